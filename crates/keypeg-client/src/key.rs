@@ -1,0 +1,148 @@
+//! Keys on the wire. A key's value is in [`NewKey`] alone, and in no `Debug`.
+
+use crate::time::UnixMs;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A key's value. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyState {
+    /// Free to be lent.
+    Available,
+    /// Lent.
+    Leased,
+    /// Back, but not served until a time.
+    Resting,
+    /// Out of rotation until somebody puts it back.
+    Quarantined,
+}
+
+/// A key without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Its public handle.
+    pub id: String,
+    /// Its pool.
+    pub pool: String,
+    /// Where it stands.
+    pub state: KeyState,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When it is purged if nobody keeps it alive; null never.
+    pub expires_at: Option<UnixMs>,
+    /// Until when it rests, if it does.
+    pub rests_until: Option<UnixMs>,
+    /// Why it is out of rotation, if it is.
+    pub reason: Option<String>,
+    /// Its running lease, if any.
+    pub lease: Option<KeyLease>,
+}
+
+/// What everybody may see of a key's running lease: not its id, which is a right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyLease {
+    /// Who said to hold it.
+    pub holder: Option<String>,
+    /// Its fencing token.
+    pub fencing_token: u64,
+    /// When it was granted.
+    pub granted_at: UnixMs,
+    /// When it ends.
+    pub expires_at: UnixMs,
+}
+
+/// A key just made, with its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewKey {
+    /// Its public handle.
+    pub id: String,
+    /// Its value.
+    pub key: Secret,
+    /// Where it stands.
+    pub state: KeyState,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When it is purged if nobody keeps it alive; null never.
+    pub expires_at: Option<UnixMs>,
+}
+
+/// Keys just made, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewKeys {
+    /// The keys.
+    pub keys: Vec<NewKey>,
+}
+
+/// Asks for keys to be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerateRequest {
+    /// How many; one when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+}
+
+/// Asks for keys to be kept alive: those of `ids`, or all. Neither or both is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepAliveRequest {
+    /// The keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<String>>,
+    /// Every key of the pool; only ever true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+}
+
+/// A key kept alive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The key.
+    pub id: String,
+    /// When it is purged if nobody keeps it alive again; null never.
+    pub expires_at: Option<UnixMs>,
+}
+
+/// Keys kept alive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptMany {
+    /// How many distinct keys.
+    pub kept: u64,
+    /// Those that are not there.
+    pub missing: Vec<String>,
+}
+
+/// Whether putting a key back changed anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freed {
+    /// False when it was free already.
+    pub released: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_does_not_show_a_value() {
+        let key = NewKey {
+            id: "0".into(),
+            key: Secret("hunter2".into()),
+            state: KeyState::Available,
+            created_at: UnixMs(0),
+            expires_at: None,
+        };
+        assert!(!format!("{key:?}").contains("hunter2"));
+        assert!(serde_json::to_string(&key).unwrap().contains(r#""key":"hunter2""#));
+    }
+}

@@ -1,0 +1,74 @@
+//! Leases on the wire. A key's value is in [`Grant`] alone.
+
+use crate::key::Secret;
+use crate::time::{Seconds, UnixMs};
+use serde::{Deserialize, Serialize};
+
+/// A lease just granted, with its key's value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The lease's handle: who shows it holds the lease.
+    pub id: String,
+    /// The pool.
+    pub pool: String,
+    /// The key lent.
+    pub key_id: String,
+    /// The key's value.
+    pub key: Secret,
+    /// The fencing token: grows with every grant of the key.
+    pub fencing_token: u64,
+    /// Who said to hold it.
+    pub holder: Option<String>,
+    /// When it was granted.
+    pub granted_at: UnixMs,
+    /// How long the request waited.
+    pub waited_seconds: Seconds,
+    /// When it ends.
+    pub expires_at: UnixMs,
+    /// How long it lasts from the answer on.
+    pub expires_in_seconds: Seconds,
+    /// When its key is purged if nobody keeps it alive; null never.
+    pub key_expires_at: Option<UnixMs>,
+}
+
+/// A running lease, without its key's value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The lease's handle.
+    pub id: String,
+    /// The pool.
+    pub pool: String,
+    /// The key lent.
+    pub key_id: String,
+    /// The fencing token.
+    pub fencing_token: u64,
+    /// Who said to hold it.
+    pub holder: Option<String>,
+    /// When it was granted.
+    pub granted_at: UnixMs,
+    /// When it ends.
+    pub expires_at: UnixMs,
+    /// How long it lasts from the answer on.
+    pub expires_in_seconds: Seconds,
+    /// When its key is purged if nobody keeps it alive; null never.
+    pub key_expires_at: Option<UnixMs>,
+}
+
+/// Asks for a key to be lent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcquireRequest {
+    /// How long; the policy's length when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<Seconds>,
+    /// Who says to hold it: at most 128 printable characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+}
+
+/// Asks for a lease to last longer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// How long from now; the policy's length when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<Seconds>,
+}

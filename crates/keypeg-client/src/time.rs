@@ -1,0 +1,146 @@
+//! Instants and lengths as the wire has them: RFC 3339 in UTC with exactly milliseconds, and
+//! seconds as a JSON number.
+//!
+//! Both are whole milliseconds inside, so nothing is lost between a server and a client.
+
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// An instant: milliseconds since 1970-01-01 UTC, written `2026-11-22T21:30:00.000Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMs(pub u64);
+
+/// A length in milliseconds, written as a number of seconds: `60`, `0.5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seconds {
+    /// The length in milliseconds.
+    pub ms: u64,
+}
+
+impl fmt::Display for UnixMs {
+    /// Writes RFC 3339; an instant past the year 9999 is written as that year's end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instant = i64::try_from(self.0)
+            .ok()
+            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+            .unwrap_or(jiff::Timestamp::MAX);
+        write!(f, "{instant:.3}")
+    }
+}
+
+impl Serialize for UnixMs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for UnixMs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let instant: jiff::Timestamp = text.parse().map_err(D::Error::custom)?;
+        u64::try_from(instant.as_millisecond()).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl Seconds {
+    /// Takes a length in milliseconds.
+    pub fn from_ms(ms: u64) -> Self {
+        Self { ms }
+    }
+
+    /// Takes a number of seconds, rounded up to milliseconds; what is not above zero is zero, and
+    /// what does not fit is the longest there is.
+    pub fn from_number(seconds: f64) -> Self {
+        let ms = seconds * 1_000.0;
+        // 0.14 s are 140 ms, though the product is a little more: not rounded up to 141.
+        let near = ms.round();
+        let whole = (ms - near).abs() <= near.abs() * 4.0 * f64::EPSILON;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float becomes the nearest integer there is, which is what is promised"
+        )]
+        let ms = if whole { near } else { ms.ceil() } as u64;
+        Self { ms }
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.ms.is_multiple_of(1_000) {
+            return serializer.serialize_u64(self.ms / 1_000);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "exact below 285 000 years")]
+        serializer.serialize_f64(self.ms as f64 / 1_000.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds")
+            }
+
+            fn visit_u64<E: Error>(self, seconds: u64) -> Result<Seconds, E> {
+                Ok(Seconds::from_ms(seconds.saturating_mul(1_000)))
+            }
+
+            fn visit_f64<E: Error>(self, seconds: f64) -> Result<Seconds, E> {
+                Ok(Seconds::from_number(seconds))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_have_exactly_milliseconds_and_read_back() {
+        for (ms, text) in [
+            (0, "\"1970-01-01T00:00:00.000Z\""),
+            (1_795_383_000_000, "\"2026-11-22T21:30:00.000Z\""),
+            (1_795_383_000_007, "\"2026-11-22T21:30:00.007Z\""),
+            (253_402_207_200_999, "\"9999-12-30T22:00:00.999Z\""),
+        ] {
+            assert_eq!(serde_json::to_string(&UnixMs(ms)).unwrap(), text);
+            assert_eq!(serde_json::from_str::<UnixMs>(text).unwrap(), UnixMs(ms));
+        }
+        assert!(UnixMs(u64::MAX).to_string().starts_with("9999-12-30T"));
+    }
+
+    #[test]
+    fn whole_seconds_are_integers_and_all_milliseconds_read_back() {
+        for (ms, text) in [(0, "0"), (60_000, "60"), (500, "0.5"), (1, "0.001"), (1_234, "1.234")] {
+            assert_eq!(serde_json::to_string(&Seconds::from_ms(ms)).unwrap(), text);
+        }
+        for ms in 0..100_000 {
+            let text = serde_json::to_string(&Seconds::from_ms(ms)).unwrap();
+            assert_eq!(serde_json::from_str::<Seconds>(&text).unwrap().ms, ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_rounded_up_to_milliseconds() {
+        for (seconds, ms) in [
+            (0.001, 1),
+            (0.000_1, 1),
+            (0.001_000_001, 2),
+            (0.14, 140),
+            (0.001_1, 2),
+            (604_800.0, 604_800_000),
+            (0.0, 0),
+            (-1.0, 0),
+            (1e300, u64::MAX),
+        ] {
+            assert_eq!(Seconds::from_number(seconds).ms, ms, "{seconds}");
+        }
+    }
+}

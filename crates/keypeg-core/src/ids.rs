@@ -1,0 +1,178 @@
+//! Public handles of keys and leases: what a client may hold that is not a secret.
+//!
+//! A key's id is a keyed hash of its pool and its value, so one index finds a key by either and
+//! nobody without the hash key can aim at a bucket. A lease's id is its token under a MAC of 75
+//! bits, so it cannot be guessed. The hash key is the installation's and never leaves it.
+
+use std::fmt;
+
+/// A key's public handle: 128 bits that tell nothing of the secret. Written as 26 of `0-9a-v`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(pub u128);
+
+/// A lease's handle: who shows it holds, or held, that lease. Written as 26 of `0-9a-v`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub u128);
+
+/// Bits of a lease id that carry its fencing token.
+const TOKEN_BITS: u32 = 53;
+/// The bound of fencing tokens: every JSON reader can hold an integer below 2^53.
+pub const TOKEN_MAX: u64 = (1 << TOKEN_BITS) - 1;
+
+impl KeyId {
+    /// Reads the written form; `None` for anything [`Display`](fmt::Display) would not write.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_128(text).map(Self)
+    }
+
+    /// The bits that place this key in an index.
+    pub(crate) fn hash(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+}
+
+impl LeaseId {
+    /// Reads the written form; `None` for anything [`Display`](fmt::Display) would not write.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_128(text).map(Self)
+    }
+
+    /// The fencing token this id claims; believe it only after [`IdKey::owns`].
+    pub fn token(self) -> u64 {
+        u64::try_from(self.0 & u128::from(TOKEN_MAX)).expect("invariant: 53 bits")
+    }
+}
+
+/// The installation's hash key: made once, kept in its directory and its backups.
+#[derive(Clone)]
+pub struct IdKey([u8; 32]);
+
+impl IdKey {
+    /// Takes 32 random bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Computes the id of the key with this value in this pool.
+    pub fn key_id(&self, pool: u32, value: &[u8]) -> KeyId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"key:").update(&pool.to_le_bytes()).update(value);
+        KeyId(first_128(&hasher))
+    }
+
+    /// Computes the id of the lease that `token` was granted for in this pool.
+    pub fn lease_id(&self, pool: u32, token: u64) -> LeaseId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"lease:").update(&pool.to_le_bytes()).update(&token.to_le_bytes());
+        LeaseId((first_128(&hasher) << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
+    }
+
+    /// Tells whether this installation made that lease id, for that pool.
+    pub fn owns(&self, pool: u32, lease: LeaseId) -> bool {
+        self.lease_id(pool, lease.token()) == lease
+    }
+}
+
+fn first_128(hasher: &blake3::Hasher) -> u128 {
+    let hash = hasher.finalize();
+    let (head, _) = hash.as_bytes().split_first_chunk::<16>().expect("invariant: 32 bytes");
+    u128::from_le_bytes(*head)
+}
+
+const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+/// Digits of 5 bits that 128 bits take; the first carries three.
+const DIGITS_LEN: usize = 26;
+
+fn write_128(bits: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut text = [0; DIGITS_LEN];
+    let mut rest = bits;
+    for digit in text.iter_mut().rev() {
+        *digit = DIGITS[(rest & 31) as usize];
+        rest >>= 5;
+    }
+    f.write_str(std::str::from_utf8(&text).expect("invariant: ASCII digits"))
+}
+
+fn parse_128(text: &str) -> Option<u128> {
+    let text: &[u8; DIGITS_LEN] = text.as_bytes().try_into().ok()?;
+    if text[0] > b'7' {
+        return None;
+    }
+    text.iter().try_fold(0, |bits, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'v' => byte - b'a' + 10,
+            _ => return None,
+        };
+        Some((bits << 5) | u128::from(digit))
+    })
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_128(self.0, f)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_128(self.0, f)
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_128(self.0, f)
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    /// A lease id is a right: only its token, which is no secret, is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseId(token {})", self.token())
+    }
+}
+
+impl fmt::Debug for IdKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdKey(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_what_they_write_and_nothing_else() {
+        let ids = IdKey::new([7; 32]);
+        let id = ids.key_id(1, b"secret");
+        assert_eq!(KeyId::parse(&id.to_string()), Some(id));
+        for bits in [0, 1, u128::MAX, u128::MAX >> 1] {
+            assert_eq!(KeyId::parse(&KeyId(bits).to_string()), Some(KeyId(bits)));
+        }
+        let overlong = format!("8{}", "0".repeat(25));
+        for bad in ["", "0", &overlong, "0000000000000000000000000w", "0000000000000000000000000A"]
+        {
+            assert_eq!(KeyId::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_id_holds_only_for_its_pool_and_token() {
+        let ids = IdKey::new([7; 32]);
+        let lease = ids.lease_id(3, 42);
+        assert_eq!(lease.token(), 42);
+        assert!(ids.owns(3, lease));
+        assert!(!ids.owns(4, lease));
+        assert!(!ids.owns(3, LeaseId(lease.0 ^ (1 << 60))));
+        assert!(!ids.owns(3, LeaseId(lease.0 + 1)));
+    }
+
+    #[test]
+    fn the_same_value_has_another_id_in_another_pool_or_installation() {
+        let ids = IdKey::new([7; 32]);
+        assert_ne!(ids.key_id(1, b"a"), ids.key_id(2, b"a"));
+        assert_ne!(ids.key_id(1, b"a"), IdKey::new([8; 32]).key_id(1, b"a"));
+    }
+}

@@ -1,0 +1,116 @@
+//! What all pools share: the counters that never go back, the server's bounds, the hash key, and
+//! a bounded memory of how leases ended.
+
+use crate::fact::{Fact, Sink};
+use crate::ids::{IdKey, TOKEN_MAX};
+use crate::refusal::EndCause;
+
+/// Tokens reserved at a time: what an unclean start skips at most.
+pub const TOKEN_BLOCK: u64 = 1 << 20;
+/// Ended leases whose cause is remembered.
+const ENDED_MAX: usize = 1 << 16;
+
+/// The server's bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most pools.
+    pub pools: usize,
+    /// The most keys in all pools together.
+    pub keys: u64,
+}
+
+/// Counters a journal must never let go back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// The next key's number.
+    pub next_key: u64,
+    /// The next pool's number.
+    pub next_pool: u32,
+    /// Tokens below this may have been granted.
+    pub tokens_reserved: u64,
+}
+
+/// What the pools share.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    pub(crate) ids: IdKey,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Counters,
+    pub(crate) next_token: u64,
+    pub(crate) keys: u64,
+    pub(crate) ended: Ended,
+}
+
+impl Ledger {
+    /// Begins a ledger whose first token is at least `first_token`.
+    pub(crate) fn new(ids: IdKey, limits: Limits, first_token: u64) -> Self {
+        let first = first_token.max(1);
+        Self {
+            ids,
+            limits,
+            counters: Counters { next_key: 1, next_pool: 1, tokens_reserved: first },
+            next_token: first,
+            keys: 0,
+            ended: Ended::default(),
+        }
+    }
+
+    /// Takes the next fencing token, reserving a block first where the last one is used up.
+    pub(crate) fn take_token(&mut self, facts: &mut dyn Sink) -> u64 {
+        if self.next_token >= self.counters.tokens_reserved {
+            assert!(
+                self.next_token < TOKEN_MAX,
+                "fencing tokens are used up: that takes centuries"
+            );
+            let until = (self.next_token + TOKEN_BLOCK).min(TOKEN_MAX);
+            self.counters.tokens_reserved = until;
+            facts.fact(&Fact::TokensReserved { until });
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        token
+    }
+
+    /// Takes `count` key numbers and gives the first.
+    pub(crate) fn take_numbers(&mut self, count: u32) -> u64 {
+        let first = self.counters.next_key;
+        self.counters.next_key += u64::from(count);
+        self.keys += u64::from(count);
+        first
+    }
+}
+
+/// How the last leases ended: one place for each of the latest tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ended {
+    ring: Vec<EndedLease>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndedLease {
+    pub(crate) token: u64,
+    /// The key it lent.
+    pub(crate) number: u64,
+    pub(crate) slot: u32,
+    pub(crate) cause: EndCause,
+}
+
+impl Ended {
+    pub(crate) fn note(&mut self, lease: EndedLease) {
+        let at = place(lease.token);
+        if at >= self.ring.len() {
+            // Grows as tokens come, so that many small rings cost little in tests.
+            let none = EndedLease { token: 0, number: 0, slot: 0, cause: EndCause::Expired };
+            self.ring.resize((at + 1).next_power_of_two(), none);
+        }
+        self.ring[at] = lease;
+    }
+
+    pub(crate) fn find(&self, token: u64) -> Option<EndedLease> {
+        self.ring.get(place(token)).copied().filter(|lease| lease.token == token)
+    }
+}
+
+fn place(token: u64) -> usize {
+    usize::try_from(token % ENDED_MAX as u64).expect("invariant: below 2^16")
+}

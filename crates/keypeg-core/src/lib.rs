@@ -1,0 +1,45 @@
+//! The pools: what may happen to keys and leases, and nothing else.
+//!
+//! Pure: no clock, no I/O, no lock, no async, no serialisation. Time ([`Now`]) and chance
+//! ([`Chance`]) are arguments; what happened comes out as [`Fact`]s, and facts in order give the
+//! pools back. Start reading at `pool.rs`.
+
+mod available;
+mod chunks;
+mod clocks;
+mod deadlines;
+mod fact;
+mod ids;
+mod index;
+mod key;
+mod lease;
+mod ledger;
+mod policy;
+mod pool;
+mod pools;
+mod rebuild;
+mod refusal;
+mod slots;
+mod symbols;
+
+pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
+pub use fact::{Fact, Grant, Sink, Values};
+pub use ids::{IdKey, KeyId, LeaseId, TOKEN_MAX};
+pub use key::{KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret, VALUE_MAX};
+pub use ledger::{Counters, Ledger, Limits, TOKEN_BLOCK};
+pub use policy::{
+    KEY_LENGTH, KEY_PREFIX_MAX, LENGTH_MAX_MS, MAX_KEYS_MAX, OutOfRange, Policy, PolicyPatch,
+    PoolName,
+};
+pub use pool::{Pool, Step};
+pub use pools::{Pools, Retelling};
+pub use rebuild::{Carried, LoadedKey, Misfit, Rebuild};
+pub use refusal::{Counts, EndCause, NoKeyCause, Refusal};
+
+/// Where chance comes from: an argument, so that a seed can play it.
+pub trait Chance {
+    /// Draws a number below `bound`, each as likely; `bound` is at least 1.
+    fn below(&mut self, bound: u32) -> u32;
+    /// Fills `bytes` from the operating system's CSPRNG: what secrets are made of.
+    fn fill(&mut self, bytes: &mut [u8]);
+}

@@ -1,0 +1,704 @@
+//! One pool: which keys it has, who holds which, what ends when.
+//!
+//! The methods stand in the order of a key's life. Each takes the step it is part of (time,
+//! chance, who takes the facts) and either does it all or refuses and changes nothing but what
+//! time has ended anyway. No method is O(n) in the keys. Two clocks: `returns` ends leases and
+//! rests on lease time, `lives` ends keys on serving time; a deadline is over when `now >= it`.
+//!
+//! ```text
+//!            acquire                    release, expire
+//! available ─────────► leased ───────────────────────────► available
+//!     ▲                   └──── where the policy rests ───► resting ─┐
+//!     └──────────────────────────────────────────────────────────────┘
+//! any state ── delete (a call) · purge (nobody kept it alive) ──► gone, for ever
+//! ```
+
+mod check;
+mod replay;
+
+use crate::Chance;
+use crate::available::Available;
+use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
+use crate::deadlines::Deadlines;
+use crate::fact::{Fact, Grant, Sink, ValuesBuilder};
+use crate::ids::{IdKey, KeyId, LeaseId};
+use crate::index::Index;
+use crate::key::{KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret};
+use crate::lease::{Hold, Holds};
+use crate::ledger::{EndedLease, Ledger};
+use crate::policy::{OutOfRange, Policy, PoolName};
+use crate::refusal::{Counts, EndCause, NoKeyCause, Refusal};
+use crate::slots::Slots;
+use crate::symbols::Symbols;
+use hashbrown::HashSet;
+
+/// One step of a turn: when it is, where chance comes from, who takes the facts.
+pub struct Step<'a> {
+    /// The instant of the whole turn.
+    pub now: Now,
+    /// Where chance comes from.
+    pub chance: &'a mut dyn Chance,
+    /// Who takes the facts.
+    pub facts: &'a mut dyn Sink,
+    /// How many more leases, rests and keys this turn may end because they are due.
+    pub budget: u32,
+    /// Whether time ended a lease or a rest, which leaves no fact: the clock must be remembered.
+    pub ended_by_time: bool,
+}
+
+/// A pool's keys and leases.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    number: u32,
+    name: PoolName,
+    policy: Policy,
+    slots: Slots,
+    by_id: Index,
+    available: Available,
+    holds: Holds,
+    /// When holds end, in lease time.
+    returns: Deadlines,
+    /// When keys end, in serving time. Every key is in it.
+    lives: Deadlines,
+    resting: u64,
+    quarantined: u64,
+    /// Imported values that were deleted or purged: never used again.
+    retired: HashSet<KeyId, foldhash::fast::RandomState>,
+}
+
+impl Pool {
+    pub(crate) fn new(number: u32, name: PoolName, policy: Policy) -> Self {
+        Self {
+            number,
+            name,
+            policy,
+            slots: Slots::default(),
+            by_id: Index::default(),
+            available: Available::default(),
+            holds: Holds::default(),
+            returns: Deadlines::default(),
+            lives: Deadlines::default(),
+            resting: 0,
+            quarantined: 0,
+            retired: HashSet::default(),
+        }
+    }
+
+    /// Its number, never used twice.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &PoolName {
+        &self.name
+    }
+
+    /// What it allows.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// How many keys stand where. O(1). What is due may still be counted, for a second at most.
+    pub fn counts(&self) -> Counts {
+        let away = self.holds.len() as u64;
+        Counts {
+            available: self.available.len() as u64,
+            leased: away - self.resting,
+            resting: self.resting,
+            quarantined: self.quarantined,
+        }
+    }
+
+    /// When the next leased or resting key comes back, in lease time.
+    pub fn next_return_us(&self) -> Option<u64> {
+        self.returns.first().map(|(at, _)| at)
+    }
+
+    /// When the next key is purged, in serving time; `None` when none ever is.
+    pub fn next_purge_us(&self) -> Option<u64> {
+        self.lives.first().map(|(at, _)| at).filter(|&at| at < NEVER_US)
+    }
+
+    /// Makes `count` keys of random symbols, all or none. O(count log n).
+    pub fn generate(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        count: u32,
+    ) -> Result<Vec<NewKey>, Refusal> {
+        self.room_for(ledger, step, count)?;
+        let length = self.policy.key_prefix.len() + usize::from(self.policy.key_length);
+        let mut values = ValuesBuilder::with_capacity(count as usize, length);
+        let mut keys = Vec::with_capacity(count as usize);
+        let first = ledger.take_numbers(count);
+        let mut symbols = Symbols::default();
+        let mut value = Vec::with_capacity(length);
+        for number in first..first + u64::from(count) {
+            let id = loop {
+                symbols.make(&self.policy, step.chance, &mut value);
+                let id = ledger.ids.key_id(self.number, &value);
+                if !self.ever_had(id, &value) {
+                    break id;
+                }
+            };
+            values.push(&value);
+            let slot = self.admit(&ledger.ids, step.now, number, (id, &value), false);
+            keys.push(self.new_key(step.now, id, slot));
+        }
+        step.facts.fact(&Fact::Born {
+            pool: self.number,
+            first,
+            at_ms: step.now.wall_us / US_PER_MS,
+            imported: false,
+            values: values.values(),
+        });
+        Ok(keys)
+    }
+
+    /// Brings values in, all or none; one that is here, or was brought in before and is gone, is
+    /// refused. O(values log n).
+    pub fn import(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        imported: &[Secret],
+    ) -> Result<Vec<NewKey>, Refusal> {
+        let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
+        let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
+        let mut values = ValuesBuilder::default();
+        for (at, value) in imported.iter().enumerate() {
+            let id = ledger.ids.key_id(self.number, value.bytes());
+            // One that is due is over: it is purged, which retires it if it was brought in.
+            let _ = self.touch(ledger, step, &KeyRef::Value(value.clone()));
+            if self.ever_had(id, value.bytes()) || !seen.insert(id) {
+                return Err(Refusal::KeyExists { at });
+            }
+            values.push(value.bytes());
+        }
+        self.room_for(ledger, step, count)?;
+        let first = ledger.take_numbers(count);
+        let keys = (first..)
+            .zip(imported)
+            .map(|(number, value)| {
+                let id = ledger.ids.key_id(self.number, value.bytes());
+                let named = (id, value.bytes());
+                let slot = self.admit(&ledger.ids, step.now, number, named, true);
+                self.new_key(step.now, id, slot)
+            })
+            .collect();
+        step.facts.fact(&Fact::Born {
+            pool: self.number,
+            first,
+            at_ms: step.now.wall_us / US_PER_MS,
+            imported: true,
+            values: values.values(),
+        });
+        Ok(keys)
+    }
+
+    fn room_for(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        count: u32,
+    ) -> Result<(), Refusal> {
+        self.settle_lives(ledger, step);
+        let total = self.counts().total();
+        let of_pool = self.policy.max_keys.filter(|max| total + u64::from(count) > *max);
+        let of_server =
+            (ledger.keys + u64::from(count) > ledger.limits.keys).then_some(ledger.limits.keys);
+        match (of_pool, of_server) {
+            (None, None) => Ok(()),
+            _ if self.life_is_due(step.now) => Err(Refusal::Settling),
+            (Some(max), _) => Err(Refusal::PoolFull { max, of_server: false }),
+            (None, Some(max)) => Err(Refusal::PoolFull { max, of_server: true }),
+        }
+    }
+
+    /// Whether this value is in the pool, or was brought in once and is gone.
+    fn ever_had(&self, id: KeyId, value: &[u8]) -> bool {
+        self.find_value(id, value).is_some() || self.retired.contains(&id)
+    }
+
+    /// Puts a key in: available, with its full keep-alive time. Gives its slot.
+    fn admit(
+        &mut self,
+        ids: &IdKey,
+        now: Now,
+        number: u64,
+        (id, value): (KeyId, &[u8]),
+        imported: bool,
+    ) -> u32 {
+        let slot = self.slots.add(number, value, now.wall_us / US_PER_MS, imported);
+        let (slots, pool) = (&self.slots, self.number);
+        self.by_id.insert(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        self.available.insert(slot, &mut self.slots);
+        self.lives.set(slot, self.life_until(now), &mut self.slots);
+        slot
+    }
+
+    fn new_key(&self, now: Now, id: KeyId, slot: u32) -> NewKey {
+        NewKey {
+            id,
+            value: Secret::of_pool(self.slots.value(slot)),
+            created_at_ms: self.slots.created_ms(slot),
+            expires_at_ms: now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
+        }
+    }
+
+    /// Lends a free key, each as likely, for `ttl_ms` or the policy's length. O(log n).
+    ///
+    /// [`Refusal::NoKey`] is only said when nothing of this pool is due; where the turn's budget
+    /// does not reach that far it is [`Refusal::Settling`].
+    pub fn acquire(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        ttl_ms: Option<u64>,
+        holder: Option<&str>,
+    ) -> Result<(LeaseView, Secret), Refusal> {
+        let length_us = self.length_us(ttl_ms)?;
+        self.settle_returns(ledger, step);
+        let slot = loop {
+            let Some(slot) = self.available.draw(step.chance) else {
+                return Err(self.no_key(ledger, step));
+            };
+            if self.lives.deadline(slot, &self.slots) > step.now.serving_us {
+                break slot;
+            }
+            if step.budget == 0 {
+                return Err(Refusal::Settling);
+            }
+            step.budget -= 1;
+            self.purge(ledger, step, slot);
+        };
+        let token = ledger.take_token(step.facts);
+        let lease = Grant {
+            granted_us: step.now.lease_us,
+            until_us: after(step.now.lease_us, length_us),
+            hold_until_us: after(step.now.lease_us, self.policy.hold_us()),
+            rest_us: self.policy.rest_ms * US_PER_MS,
+            holder,
+        };
+        let key = self.slots.number(slot);
+        self.lend(ledger, slot, token, &lease);
+        step.facts.fact(&Fact::Granted { pool: self.number, key, token, lease });
+        let view = self.lease_view(&ledger.ids, step.now, self.slots.place(slot));
+        Ok((view, Secret::of_pool(self.slots.value(slot))))
+    }
+
+    fn length_us(&self, ttl_ms: Option<u64>) -> Result<u64, Refusal> {
+        let ttl_ms = ttl_ms.unwrap_or(self.policy.lease_ttl_ms);
+        if (1..=self.policy.lease_ttl_ms).contains(&ttl_ms) {
+            return Ok(ttl_ms * US_PER_MS);
+        }
+        let allowed = "0.001..lease_ttl_seconds of the pool";
+        Err(Refusal::Invalid(OutOfRange { field: "ttl_seconds", allowed }))
+    }
+
+    fn no_key(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Refusal {
+        self.settle_lives(ledger, step);
+        let due = |at: Option<u64>, now| at.is_some_and(|at| at <= now);
+        if due(self.next_return_us(), step.now.lease_us) || self.life_is_due(step.now) {
+            return Refusal::Settling;
+        }
+        let counts = self.counts();
+        let cause = match counts {
+            Counts { leased: 0, resting: 0, quarantined: 0, .. } => NoKeyCause::PoolEmpty,
+            Counts { resting: 0, quarantined: 0, .. } => NoKeyCause::AllLeased,
+            Counts { leased: 0, quarantined: 0, .. } => NoKeyCause::AllResting,
+            Counts { leased: 0, resting: 0, .. } => NoKeyCause::AllQuarantined,
+            _ => NoKeyCause::NoneFree,
+        };
+        let back_in_ms = self
+            .next_return_us()
+            .map(|at| at.saturating_sub(step.now.lease_us).div_ceil(US_PER_MS));
+        Refusal::NoKey { cause, counts, back_in_ms }
+    }
+
+    /// Makes a key leased, whatever it was.
+    fn lend(&mut self, ledger: &mut Ledger, slot: u32, token: u64, lease: &Grant<'_>) {
+        self.detach(ledger, slot, EndCause::Expired);
+        let hold = self.holds.add(Hold::new(slot, token, lease));
+        self.slots.set_state(slot, KeyState::Leased);
+        self.slots.set_place(slot, hold);
+        self.returns.set(hold, lease.until_us, &mut self.holds);
+    }
+
+    /// Gives a running lease more time, up to its longest hold. O(log n).
+    pub fn renew(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        lease: LeaseId,
+        ttl_ms: Option<u64>,
+    ) -> Result<LeaseView, Refusal> {
+        let hold = self.running(ledger, step, lease)?;
+        let length_us = self.length_us(ttl_ms)?;
+        let Hold { slot, token, latest_us, .. } = *self.holds.get(hold);
+        let until_us = after(step.now.lease_us, length_us).min(latest_us);
+        let present_us = self.returns.deadline(hold, &self.holds);
+        if until_us <= present_us {
+            let expires_at_ms = step.now.wall_ms_of_lease(present_us);
+            return Err(Refusal::MaxHoldReached { expires_at_ms });
+        }
+        self.returns.set(hold, until_us, &mut self.holds);
+        let key = self.slots.number(slot);
+        step.facts.fact(&Fact::Renewed { pool: self.number, key, token, until_us });
+        Ok(self.lease_view(&ledger.ids, step.now, hold))
+    }
+
+    /// Gives a running lease's key back. O(log n).
+    pub fn release(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        lease: LeaseId,
+    ) -> Result<(), Refusal> {
+        let hold = self.running(ledger, step, lease)?;
+        self.end_by_call(ledger, step, hold);
+        Ok(())
+    }
+
+    /// Puts a key back whoever holds it; ends rest and quarantine too. Tells whether that changed
+    /// anything. O(log n).
+    pub fn release_key(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        key: &KeyRef,
+    ) -> Result<bool, Refusal> {
+        let slot = self.touch(ledger, step, key)?;
+        match self.slots.state(slot).expect("invariant: found keys are in") {
+            KeyState::Available => return Ok(false),
+            KeyState::Leased => self.end_by_call(ledger, step, self.slots.place(slot)),
+            KeyState::Resting | KeyState::Quarantined => {
+                self.free(ledger, slot, EndCause::Released);
+                let key = self.slots.number(slot);
+                step.facts.fact(&Fact::Restored { pool: self.number, key });
+            }
+        }
+        Ok(true)
+    }
+
+    fn end_by_call(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, hold: u32) {
+        let Hold { slot, token, rest_us, .. } = *self.holds.get(hold);
+        let key = self.slots.number(slot);
+        let rest_until_us = if rest_us > 0 { after(step.now.lease_us, rest_us) } else { 0 };
+        self.end_lease(ledger, hold, rest_until_us, EndCause::Released);
+        step.facts.fact(&Fact::Released { pool: self.number, key, token, rest_until_us });
+    }
+
+    /// Ends a lease: its key rests until a time, or is free when that is 0.
+    fn end_lease(&mut self, ledger: &mut Ledger, hold: u32, rest_until_us: u64, cause: EndCause) {
+        let slot = self.holds.get(hold).slot;
+        if rest_until_us == 0 {
+            self.free(ledger, slot, cause);
+            return;
+        }
+        self.note_end(ledger, hold, cause);
+        self.slots.set_state(slot, KeyState::Resting);
+        self.resting += 1;
+        self.returns.set(hold, rest_until_us, &mut self.holds);
+    }
+
+    /// The hold of a lease that runs at this instant.
+    fn running(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        lease: LeaseId,
+    ) -> Result<u32, Refusal> {
+        if !ledger.ids.owns(self.number, lease) {
+            return Err(Refusal::LeaseEnded { cause: None });
+        }
+        if let Some(hold) = self.holds.find(lease.token()) {
+            let slot = self.holds.get(hold).slot;
+            if self.settle_key(ledger, step, slot)
+                && self.slots.state(slot) == Some(KeyState::Leased)
+            {
+                return Ok(hold);
+            }
+        } else if let Some(ended) = ledger.ended.find(lease.token())
+            && self.state_of(ended).is_some()
+        {
+            // The cause tells of the key as it is now, so what is due of it is over.
+            self.settle_key(ledger, step, ended.slot);
+        }
+        Err(Refusal::LeaseEnded { cause: self.end_cause(ledger, lease.token()) })
+    }
+
+    /// The state of the key that an ended lease lent; `None` when it is gone.
+    fn state_of(&self, EndedLease { slot, number, .. }: EndedLease) -> Option<KeyState> {
+        self.slots.state(slot).filter(|_| self.slots.number(slot) == number)
+    }
+
+    fn end_cause(&self, ledger: &Ledger, token: u64) -> Option<EndCause> {
+        let ended = ledger.ended.find(token)?;
+        Some(match (self.state_of(ended), ended.cause) {
+            (None, _) => EndCause::KeyGone,
+            (Some(KeyState::Leased), EndCause::Expired) => EndCause::Superseded,
+            (Some(_), cause) => cause,
+        })
+    }
+
+    /// Gives one key its full keep-alive time again. O(log n).
+    pub fn keep_alive(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        key: &KeyRef,
+    ) -> Result<(KeyId, Option<u64>), Refusal> {
+        let slot = self.touch(ledger, step, key)?;
+        let until_us = self.life_until(step.now);
+        self.lives.set(slot, until_us, &mut self.slots);
+        let id = self.id_of(&ledger.ids, slot);
+        Ok((id, step.now.wall_ms_of_serving(until_us)))
+    }
+
+    /// Keeps many keys alive; gives how many distinct ones and which are not there. O(k log n).
+    pub fn keep_alive_many(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        keys: &[KeyId],
+    ) -> (u64, Vec<KeyId>) {
+        let mut seen = HashSet::with_capacity_and_hasher(keys.len(), Hasher::default());
+        let mut missing = Vec::new();
+        for id in keys.iter().filter(|id| seen.insert(**id)) {
+            if self.keep_alive(ledger, step, &KeyRef::Id(*id)).is_err() {
+                missing.push(*id);
+            }
+        }
+        ((seen.len() - missing.len()) as u64, missing)
+    }
+
+    /// Gives every key its full keep-alive time again, in one step; none that is due is raised.
+    /// O(1) beside what was due; [`Refusal::Settling`] where more is due than the budget allows.
+    pub fn keep_alive_all(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+    ) -> Result<u64, Refusal> {
+        self.settle_lives(ledger, step);
+        if self.life_is_due(step.now) {
+            return Err(Refusal::Settling);
+        }
+        self.lives.raise_all(self.life_until(step.now));
+        Ok(self.counts().total())
+    }
+
+    /// Deletes a key in any state; a lease on it ends. O(log n).
+    pub fn delete(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        key: &KeyRef,
+    ) -> Result<(), Refusal> {
+        let slot = self.touch(ledger, step, key)?;
+        let key = self.slots.number(slot);
+        self.forget(ledger, slot);
+        step.facts.fact(&Fact::Deleted { pool: self.number, key });
+        Ok(())
+    }
+
+    /// Shows a key, all but its value. O(1) beside what is due of it.
+    pub fn show(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        key: &KeyRef,
+    ) -> Result<KeyView, Refusal> {
+        let slot = self.touch(ledger, step, key)?;
+        let state = self.slots.state(slot).expect("invariant: found keys are in");
+        let hold = self.slots.place(slot);
+        let lease =
+            (state == KeyState::Leased).then(|| self.lease_view(&ledger.ids, step.now, hold));
+        let rests_until_ms = (state == KeyState::Resting)
+            .then(|| step.now.wall_ms_of_lease(self.returns.deadline(hold, &self.holds)));
+        Ok(KeyView {
+            id: self.id_of(&ledger.ids, slot),
+            state,
+            created_at_ms: self.slots.created_ms(slot),
+            expires_at_ms: step.now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
+            rests_until_ms,
+            lease,
+        })
+    }
+
+    /// Ends what is due, at most the step's budget. O(log n) for each.
+    pub fn expire(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
+        self.settle_returns(ledger, step);
+        self.settle_lives(ledger, step);
+    }
+
+    /// Whether something of this pool is due.
+    pub(crate) fn is_due(&self, now: Now) -> bool {
+        self.next_return_us().is_some_and(|at| at <= now.lease_us) || self.life_is_due(now)
+    }
+
+    fn life_is_due(&self, now: Now) -> bool {
+        self.next_purge_us().is_some_and(|at| at <= now.serving_us)
+    }
+
+    fn settle_returns(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
+        while let Some((at, hold)) = self.returns.first()
+            && at <= step.now.lease_us
+            && step.budget > 0
+        {
+            step.budget -= 1;
+            self.come_back(ledger, step, hold, at);
+        }
+    }
+
+    fn settle_lives(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
+        while let Some((at, slot)) = self.lives.first()
+            && at <= step.now.serving_us
+            && step.budget > 0
+        {
+            step.budget -= 1;
+            self.purge(ledger, step, slot);
+        }
+    }
+
+    /// Ends what is due of one key; false when that was the key itself.
+    fn settle_key(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, slot: u32) -> bool {
+        // Mostly nothing at all is due, and then the key's own deadline, a cache miss, need not be
+        // looked up.
+        if self.life_is_due(step.now)
+            && self.lives.deadline(slot, &self.slots) <= step.now.serving_us
+        {
+            self.purge(ledger, step, slot);
+            return false;
+        }
+        while matches!(self.slots.state(slot), Some(KeyState::Leased | KeyState::Resting)) {
+            let hold = self.slots.place(slot);
+            let at = self.returns.deadline(hold, &self.holds);
+            if at > step.now.lease_us {
+                break;
+            }
+            self.come_back(ledger, step, hold, at);
+        }
+        true
+    }
+
+    /// A hold's time is over: a lease ends, and its key rests where its grant said so.
+    fn come_back(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, hold: u32, at_us: u64) {
+        step.ended_by_time = true;
+        let Hold { slot, rest_us, .. } = *self.holds.get(hold);
+        let leased = self.slots.state(slot) == Some(KeyState::Leased);
+        let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
+        if leased {
+            self.end_lease(ledger, hold, rest_until_us, EndCause::Expired);
+        } else {
+            self.free(ledger, slot, EndCause::Expired);
+        }
+    }
+
+    /// Removes a key because nobody kept it alive.
+    fn purge(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, slot: u32) {
+        let key = self.slots.number(slot);
+        self.forget(ledger, slot);
+        step.facts.fact(&Fact::Purged { pool: self.number, key });
+    }
+
+    /// Makes a key available, whatever it was.
+    fn free(&mut self, ledger: &mut Ledger, slot: u32, cause: EndCause) {
+        self.detach(ledger, slot, cause);
+        self.slots.set_state(slot, KeyState::Available);
+        self.available.insert(slot, &mut self.slots);
+    }
+
+    /// Takes a key out of the state it is in; a lease on it ends for this cause.
+    fn detach(&mut self, ledger: &mut Ledger, slot: u32, cause: EndCause) {
+        match self.slots.state(slot).expect("invariant: detached keys are in") {
+            KeyState::Available => self.available.remove(slot, &mut self.slots),
+            KeyState::Quarantined => self.quarantined -= 1,
+            state @ (KeyState::Leased | KeyState::Resting) => {
+                let hold = self.slots.place(slot);
+                if state == KeyState::Leased {
+                    self.note_end(ledger, hold, cause);
+                } else {
+                    self.resting -= 1;
+                }
+                self.returns.cancel(hold, &mut self.holds);
+                self.holds.remove(hold);
+            }
+        }
+    }
+
+    fn note_end(&mut self, ledger: &mut Ledger, hold: u32, cause: EndCause) {
+        let Hold { slot, token, .. } = *self.holds.get(hold);
+        let number = self.slots.number(slot);
+        ledger.ended.note(EndedLease { token, number, slot, cause });
+    }
+
+    /// Removes a key for ever; an imported value is remembered.
+    fn forget(&mut self, ledger: &mut Ledger, slot: u32) {
+        let id = self.id_of(&ledger.ids, slot);
+        self.detach(ledger, slot, EndCause::KeyGone);
+        self.lives.cancel(slot, &mut self.slots);
+        let (slots, pool, ids) = (&self.slots, self.number, &ledger.ids);
+        self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        if self.slots.imported(slot) {
+            self.retired.insert(id);
+        }
+        self.slots.remove(slot);
+        ledger.keys -= 1;
+    }
+
+    /// Finds a key and ends what is due of it; a key that is due is not there.
+    fn touch(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        key: &KeyRef,
+    ) -> Result<u32, Refusal> {
+        let found = match key {
+            KeyRef::Id(id) => self.find(&ledger.ids, *id),
+            KeyRef::Value(value) => {
+                let id = ledger.ids.key_id(self.number, value.bytes());
+                self.find_value(id, value.bytes())
+            }
+        };
+        found.filter(|&slot| self.settle_key(ledger, step, slot)).ok_or(Refusal::UnknownKey)
+    }
+
+    fn find(&self, ids: &IdKey, id: KeyId) -> Option<u32> {
+        self.by_id.find(id.hash(), |slot| self.id_of(ids, slot) == id)
+    }
+
+    fn find_value(&self, id: KeyId, value: &[u8]) -> Option<u32> {
+        self.by_id.find(id.hash(), |slot| self.slots.value(slot) == value)
+    }
+
+    fn id_of(&self, ids: &IdKey, slot: u32) -> KeyId {
+        ids.key_id(self.number, self.slots.value(slot))
+    }
+
+    fn life_until(&self, now: Now) -> u64 {
+        self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
+    }
+
+    fn lease_view(&self, ids: &IdKey, now: Now, hold: u32) -> LeaseView {
+        let Hold { slot, token, granted_us, ref holder, .. } = *self.holds.get(hold);
+        let until_us = self.returns.deadline(hold, &self.holds);
+        LeaseView {
+            id: ids.lease_id(self.number, token),
+            key_id: self.id_of(ids, slot),
+            token,
+            holder: holder.clone(),
+            granted_at_ms: now.wall_ms_of_lease(granted_us),
+            expires_at_ms: now.wall_ms_of_lease(until_us),
+            expires_in_ms: until_us.saturating_sub(now.lease_us) / US_PER_MS,
+            key_expires_at_ms: now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
+        }
+    }
+}
+
+type Hasher = foldhash::fast::RandomState;

@@ -1,0 +1,46 @@
+//! What must hold of a pool between any two steps. For tests, and for small pools in debug builds.
+
+use super::Pool;
+use crate::deadlines::{NOWHERE, Places};
+use crate::ids::KeyId;
+use crate::key::KeyState;
+use crate::ledger::Ledger;
+
+impl Pool {
+    /// The ids of all keys, in no order. O(n).
+    pub fn key_ids(&self, ledger: &Ledger) -> Vec<KeyId> {
+        let slots = (0..self.slots.len()).filter(|slot| self.slots.state(*slot).is_some());
+        slots.map(|slot| self.id_of(&ledger.ids, slot)).collect()
+    }
+
+    /// Panics unless the pool's parts agree with each other. O(n).
+    pub fn check_invariants(&self, ledger: &Ledger) {
+        let mut by_state = [0_u64; 4];
+        let keys = (0..self.slots.len()).filter_map(|slot| Some((slot, self.slots.state(slot)?)));
+        for (slot, state) in keys {
+            by_state[state as usize] += 1;
+            let id = self.id_of(&ledger.ids, slot);
+            assert_eq!(self.find(&ledger.ids, id), Some(slot), "a key is found by its id");
+            assert!(!self.retired.contains(&id), "a retired value is not in the pool");
+            assert_ne!(Places::place(&self.slots, slot), NOWHERE, "every key has a deadline");
+            if matches!(state, KeyState::Leased | KeyState::Resting) {
+                let hold = self.slots.place(slot);
+                let record = self.holds.get(hold);
+                assert_eq!(record.slot, slot, "a hold and its key agree");
+                assert!(self.returns.deadline(hold, &self.holds) > 0, "a hold ends");
+                assert_eq!(self.holds.find(record.token), Some(hold), "a hold is found by token");
+                assert!(record.token < ledger.next_token, "tokens only grow");
+            }
+        }
+        let counts = self.counts();
+        let told = [counts.available, counts.leased, counts.resting, counts.quarantined];
+        assert_eq!(told, by_state, "counts are counters that agree with the keys");
+        let total = usize::try_from(counts.total()).expect("small");
+        assert_eq!(self.by_id.len(), total, "the index holds every key once");
+        assert_eq!(self.lives.len(), total, "every key has one keep-alive deadline");
+        assert_eq!(self.returns.len(), self.holds.len(), "every hold has one end");
+        self.available.check_invariants(&self.slots);
+        self.lives.check_invariants(&self.slots);
+        self.returns.check_invariants(&self.holds);
+    }
+}

@@ -1,0 +1,169 @@
+//! A pool made again from facts: the same changes as the calls made, without their questions.
+//!
+//! Each method takes what a fact carries and the slot of the key it is about. Ends by time are not
+//! among them: the journal's clock tells those, and the ordinary steps play them.
+
+use super::{Hold, Pool};
+use crate::clocks::{Now, US_PER_MS};
+use crate::fact::{Fact, Grant, Sink, Values};
+use crate::ids::KeyId;
+use crate::key::KeyState;
+use crate::ledger::Ledger;
+use crate::rebuild::LoadedKey;
+use crate::refusal::EndCause;
+
+impl Pool {
+    /// Keeps slots of keys that go from being used again until [`Pool::start`]: the keys a database
+    /// kept are found by their order.
+    pub(crate) fn replay_begin(&mut self) {
+        self.slots.keep_order(true);
+    }
+
+    /// Puts a key back that a database kept; gives its slot.
+    pub(crate) fn replay_loaded(&mut self, ledger: &Ledger, key: u64, row: &LoadedKey<'_>) -> u32 {
+        let now = Now { wall_us: row.created_at_ms * US_PER_MS, ..Now::default() };
+        let id = ledger.ids.key_id(self.number, row.value);
+        self.admit(&ledger.ids, now, key, (id, row.value), row.imported)
+    }
+
+    pub(crate) fn replay_retired(&mut self, id: KeyId) {
+        self.retired.insert(id);
+    }
+
+    /// Finds a key among the first `loaded` slots, whose numbers rise. O(log n).
+    pub(crate) fn slot_of(&self, key: u64, loaded: u32) -> Option<u32> {
+        let (mut low, mut high) = (0, loaded);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.slots.number(middle) < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let found = low < loaded && self.slots.number(low) == key;
+        (found && self.slots.state(low).is_some()).then_some(low)
+    }
+
+    /// Puts born keys in; gives each one's slot to `at`, in order. False when one is in already.
+    pub(crate) fn replay_born(
+        &mut self,
+        ledger: &Ledger,
+        (first, at_ms, imported): (u64, u64, bool),
+        values: Values<'_>,
+        mut at: impl FnMut(u64, u32),
+    ) -> bool {
+        let now = Now { wall_us: at_ms * US_PER_MS, ..Now::default() };
+        for (number, value) in (first..).zip(values.iter()) {
+            let id = ledger.ids.key_id(self.number, value);
+            if self.ever_had(id, value) {
+                return false;
+            }
+            let slot = self.admit(&ledger.ids, now, number, (id, value), imported);
+            at(number, slot);
+        }
+        true
+    }
+
+    pub(crate) fn replay_granted(
+        &mut self,
+        ledger: &mut Ledger,
+        slot: u32,
+        token: u64,
+        lease: &Grant<'_>,
+    ) {
+        self.lend(ledger, slot, token, lease);
+    }
+
+    /// Makes a key rest after the lease of that token, whatever it was.
+    pub(crate) fn replay_resting(
+        &mut self,
+        ledger: &mut Ledger,
+        slot: u32,
+        token: u64,
+        until_us: u64,
+    ) {
+        let (granted_us, hold_until_us) = (until_us, until_us);
+        let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None };
+        self.lend(ledger, slot, token, &lease);
+        self.end_lease(ledger, self.slots.place(slot), until_us, EndCause::Expired);
+    }
+
+    /// Gives the lease a new end. False when the key is not lent for that token.
+    pub(crate) fn replay_renewed(&mut self, slot: u32, token: u64, until_us: u64) -> bool {
+        let Some(hold) = self.lent_for(slot, token) else { return false };
+        self.returns.set(hold, until_us, &mut self.holds);
+        true
+    }
+
+    /// Ends the lease. False when the key is not lent for that token.
+    pub(crate) fn replay_released(
+        &mut self,
+        ledger: &mut Ledger,
+        slot: u32,
+        token: u64,
+        rest_until_us: u64,
+    ) -> bool {
+        let Some(hold) = self.lent_for(slot, token) else { return false };
+        self.end_lease(ledger, hold, rest_until_us, EndCause::Released);
+        true
+    }
+
+    pub(crate) fn replay_restored(&mut self, ledger: &mut Ledger, slot: u32) {
+        // A key that is put back rested: where it is still lent here, time has ended the lease.
+        self.free(ledger, slot, EndCause::Expired);
+    }
+
+    pub(crate) fn replay_gone(&mut self, ledger: &mut Ledger, slot: u32) {
+        self.forget(ledger, slot);
+    }
+
+    /// Gives every key its full keep-alive time: what a start does.
+    pub(crate) fn start(&mut self, now: Now) {
+        self.slots.keep_order(false);
+        self.lives.raise_all(self.life_until(now));
+    }
+
+    fn lent_for(&self, slot: u32, token: u64) -> Option<u32> {
+        let hold = (self.slots.state(slot) == Some(KeyState::Leased)).then(|| {
+            let at = self.slots.place(slot);
+            let Hold { token, .. } = *self.holds.get(at);
+            (at, token)
+        });
+        hold.filter(|(_, lent)| *lent == token).map(|(at, _)| at)
+    }
+}
+
+/// What is told anew of a pool, so that older segments of its journal can go.
+impl Pool {
+    /// Emits what holds keys away, at most `max` holds from `from` on; gives where to go on, or
+    /// `None` at the end. O(max).
+    pub(crate) fn retell(&self, from: u32, max: u32, facts: &mut dyn Sink) -> Option<u32> {
+        let end = self.holds.end();
+        for at in from..end.min(from + max) {
+            self.retell_hold(at, facts);
+        }
+        (from + max < end).then(|| from + max)
+    }
+
+    pub(crate) fn has_holds_from(&self, from: u32) -> bool {
+        from < self.holds.end()
+    }
+
+    fn retell_hold(&self, at: u32, facts: &mut dyn Sink) {
+        let Hold { slot, token, granted_us, latest_us, rest_us, ref holder, .. } =
+            *self.holds.get(at);
+        if !self.holds.is_in(at) {
+            return;
+        }
+        let (pool, key) = (self.number, self.slots.number(slot));
+        let until_us = self.returns.deadline(at, &self.holds);
+        if self.slots.state(slot) == Some(KeyState::Resting) {
+            facts.fact(&Fact::Resting { pool, key, token, until_us });
+            return;
+        }
+        let holder = holder.as_deref();
+        let lease = Grant { granted_us, until_us, hold_until_us: latest_us, rest_us, holder };
+        facts.fact(&Fact::Held { pool, key, token, lease });
+    }
+}

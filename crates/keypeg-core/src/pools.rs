@@ -1,0 +1,324 @@
+//! Many pools: found by name, and ended in turn when something of them is due.
+//!
+//! Keeps the soonest deadline of every pool on each clock. A pool with much that is due is served
+//! a slice at a time, in rotation, so that it delays no other.
+
+use crate::clocks::Now;
+use crate::deadlines::{Deadlines, NOWHERE, Places};
+use crate::fact::{Fact, Sink};
+use crate::ids::{IdKey, KeyId};
+use crate::ledger::{Counters, Ledger, Limits};
+use crate::policy::{Policy, PolicyPatch, PoolName};
+use crate::pool::{Pool, Step};
+use crate::refusal::Refusal;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Ends one pool gets before the next one's turn.
+const SLICE: u32 = 256;
+/// Keys up to which a debug build checks a pool after each step.
+const CHECKED_MAX: u64 = 32;
+
+/// All pools of a server.
+#[derive(Clone, Debug)]
+pub struct Pools {
+    seats: Vec<Option<Seat>>,
+    free: Vec<u32>,
+    by_name: HashMap<PoolName, u32, foldhash::fast::RandomState>,
+    ledger: Ledger,
+    /// The soonest return of each pool, in lease time.
+    returns: Deadlines,
+    /// The soonest purge of each pool, in serving time.
+    lives: Deadlines,
+    /// Pools of which something is due.
+    rotation: VecDeque<u32>,
+}
+
+/// How far a retelling has come; the default is its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retelling {
+    seat: u32,
+    hold: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Seat {
+    pool: Pool,
+    return_place: u32,
+    life_place: u32,
+    in_rotation: bool,
+}
+
+impl Pools {
+    /// Begins without any pool; the first fencing token is at least `first_token`.
+    pub fn new(ids: IdKey, limits: Limits, first_token: u64) -> Self {
+        Self {
+            seats: Vec::new(),
+            free: Vec::new(),
+            by_name: HashMap::default(),
+            ledger: Ledger::new(ids, limits, first_token),
+            returns: Deadlines::default(),
+            lives: Deadlines::default(),
+            rotation: VecDeque::new(),
+        }
+    }
+
+    /// Makes a pool, or changes the policy of one; tells whether it was made. A new one takes
+    /// `base` for what the change leaves out.
+    pub fn put(
+        &mut self,
+        step: &mut Step<'_>,
+        name: &PoolName,
+        base: &Policy,
+        patch: PolicyPatch,
+    ) -> Result<bool, Refusal> {
+        if let Some(&at) = self.by_name.get(name) {
+            let pool = &mut self.seats[at as usize].as_mut().expect(SEATED).pool;
+            let policy = pool.policy().patched(patch).map_err(Refusal::Invalid)?;
+            pool.set_policy(policy.clone());
+            step.facts.fact(&Fact::PolicySet { pool: pool.number(), policy });
+            return Ok(false);
+        }
+        let policy = base.patched(patch).map_err(Refusal::Invalid)?;
+        let max = self.ledger.limits.pools;
+        if self.by_name.len() >= max {
+            return Err(Refusal::TooManyPools { max });
+        }
+        let number = self.ledger.counters.next_pool;
+        self.seat(number, name.clone(), policy.clone());
+        step.facts.fact(&Fact::PoolMade { pool: number, name: name.as_str(), policy });
+        Ok(true)
+    }
+
+    /// Seats a new pool and gives its seat.
+    pub(crate) fn seat(&mut self, number: u32, name: PoolName, policy: Policy) -> u32 {
+        let counters = &mut self.ledger.counters;
+        counters.next_pool = counters.next_pool.max(number + 1);
+        let seat = Seat {
+            pool: Pool::new(number, name.clone(), policy),
+            return_place: NOWHERE,
+            life_place: NOWHERE,
+            in_rotation: false,
+        };
+        let at = if let Some(at) = self.free.pop() {
+            self.seats[at as usize] = Some(seat);
+            at
+        } else {
+            self.seats.push(Some(seat));
+            u32::try_from(self.seats.len() - 1).expect("invariant: pools are bounded")
+        };
+        self.by_name.insert(name, at);
+        at
+    }
+
+    /// Removes a pool with all its keys and gives it back, so that freeing its memory, which is
+    /// O(n), can be done elsewhere. O(log pools).
+    pub fn remove(&mut self, step: &mut Step<'_>, name: &PoolName) -> Result<Pool, Refusal> {
+        if name.as_str() == PoolName::DEFAULT {
+            return Err(Refusal::DefaultPool);
+        }
+        let at = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
+        let pool = self.unseat(at);
+        step.facts.fact(&Fact::PoolGone { pool: pool.number() });
+        Ok(pool)
+    }
+
+    pub(crate) fn unseat(&mut self, at: u32) -> Pool {
+        self.returns.cancel(at, &mut Returning(&mut self.seats));
+        self.lives.cancel(at, &mut Living(&mut self.seats));
+        let seat = self.seats[at as usize].take().expect(SEATED);
+        self.by_name.remove(seat.pool.name());
+        self.free.push(at);
+        self.ledger.keys -= seat.pool.counts().total();
+        seat.pool
+    }
+
+    /// Plays one step on the pool of that name.
+    pub fn on<T>(
+        &mut self,
+        name: &PoolName,
+        step: &mut Step<'_>,
+        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let at = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
+        let pool = &mut self.seats[at as usize].as_mut().expect(SEATED).pool;
+        let played = play(pool, &mut self.ledger, step);
+        self.schedule(at);
+        played
+    }
+
+    /// The pool of that name.
+    pub fn get(&self, name: &PoolName) -> Option<&Pool> {
+        self.by_name.get(name).map(|&at| &self.seats[at as usize].as_ref().expect(SEATED).pool)
+    }
+
+    /// All pools, in no order. O(pools).
+    pub fn iter(&self) -> impl Iterator<Item = &Pool> {
+        self.seats.iter().flatten().map(|seat| &seat.pool)
+    }
+
+    pub(crate) fn parts(&mut self, at: u32) -> (&mut Pool, &mut Ledger) {
+        (&mut self.seats[at as usize].as_mut().expect(SEATED).pool, &mut self.ledger)
+    }
+
+    pub(crate) fn at(&self, seat: u32) -> &Pool {
+        &self.seats[seat as usize].as_ref().expect(SEATED).pool
+    }
+
+    /// Tells anew what holds keys away, from a place on, at most `max` holds; gives where to go on,
+    /// or `None` when all pools have been told. O(max).
+    pub fn retell(&self, from: Retelling, max: u32, facts: &mut dyn Sink) -> Option<Retelling> {
+        let seats = u32::try_from(self.seats.len()).expect("invariant: pools are bounded");
+        for seat in from.seat..seats.min(from.seat + max) {
+            let hold = if seat == from.seat { from.hold } else { 0 };
+            let Some(Seat { pool, .. }) = &self.seats[seat as usize] else { continue };
+            if pool.has_holds_from(hold) {
+                return Some(match pool.retell(hold, max, facts) {
+                    Some(hold) => Retelling { seat, hold },
+                    None => Retelling { seat: seat + 1, hold: 0 },
+                });
+            }
+        }
+        (from.seat + max < seats).then(|| Retelling { seat: from.seat + max, hold: 0 })
+    }
+
+    pub(crate) fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// The counters that must never go back.
+    pub fn counters(&self) -> Counters {
+        self.ledger.counters
+    }
+
+    /// The next fencing token.
+    pub fn next_token(&self) -> u64 {
+        self.ledger.next_token
+    }
+
+    /// Keys in all pools together. O(1).
+    pub fn keys(&self) -> u64 {
+        self.ledger.keys
+    }
+
+    /// Ends what is due, pools in rotation, at most the step's budget; true when more is due.
+    pub fn expire(&mut self, step: &mut Step<'_>) -> bool {
+        self.rotate_in(step.now);
+        while step.budget > 0
+            && let Some(at) = self.rotation.pop_front()
+        {
+            let Some(seat) = &mut self.seats[at as usize] else { continue };
+            let mut slice = Step {
+                budget: SLICE.min(step.budget),
+                now: step.now,
+                ended_by_time: false,
+                chance: step.chance,
+                facts: step.facts,
+            };
+            let given = slice.budget;
+            seat.pool.expire(&mut self.ledger, &mut slice);
+            let (left, by_time) = (slice.budget, slice.ended_by_time);
+            step.budget -= given - left;
+            step.ended_by_time |= by_time;
+            if seat.pool.is_due(step.now) {
+                self.rotation.push_back(at);
+            } else {
+                seat.in_rotation = false;
+                self.schedule(at);
+            }
+        }
+        !self.rotation.is_empty()
+    }
+
+    fn rotate_in(&mut self, now: Now) {
+        while let Some((at_us, at)) = self.returns.first()
+            && at_us <= now.lease_us
+        {
+            self.enrol(at);
+        }
+        while let Some((at_us, at)) = self.lives.first()
+            && at_us <= now.serving_us
+        {
+            self.enrol(at);
+        }
+    }
+
+    fn enrol(&mut self, at: u32) {
+        self.returns.cancel(at, &mut Returning(&mut self.seats));
+        self.lives.cancel(at, &mut Living(&mut self.seats));
+        self.seats[at as usize].as_mut().expect(SEATED).in_rotation = true;
+        self.rotation.push_back(at);
+    }
+
+    /// When something is due next: in lease time and in serving time.
+    pub fn next_due(&self) -> (Option<u64>, Option<u64>) {
+        if !self.rotation.is_empty() {
+            return (Some(0), Some(0));
+        }
+        (self.returns.first().map(|(at, _)| at), self.lives.first().map(|(at, _)| at))
+    }
+
+    /// Notes a pool's soonest deadlines; one in rotation is looked at anyway.
+    pub(crate) fn schedule(&mut self, at: u32) {
+        let seat = self.seats[at as usize].as_ref().expect(SEATED);
+        if cfg!(debug_assertions) && seat.pool.counts().total() <= CHECKED_MAX {
+            seat.pool.check_invariants(&self.ledger);
+        }
+        if seat.in_rotation {
+            return;
+        }
+        let (back, purge) = (seat.pool.next_return_us(), seat.pool.next_purge_us());
+        note(&mut self.returns, at, back, &mut Returning(&mut self.seats));
+        note(&mut self.lives, at, purge, &mut Living(&mut self.seats));
+    }
+
+    /// The ids of a pool's keys, in no order: for tests. O(n).
+    pub fn key_ids(&self, name: &PoolName) -> Vec<KeyId> {
+        self.get(name).map_or_else(Vec::new, |pool| pool.key_ids(&self.ledger))
+    }
+
+    /// Panics unless the pools and their shared parts agree. O(n).
+    pub fn check_invariants(&self) {
+        for pool in self.iter() {
+            pool.check_invariants(&self.ledger);
+        }
+        let keys: u64 = self.iter().map(|pool| pool.counts().total()).sum();
+        assert_eq!(keys, self.ledger.keys, "the server counts the keys of its pools");
+        assert_eq!(self.by_name.len() + self.free.len(), self.seats.len(), "seats are accounted");
+    }
+}
+
+const SEATED: &str = "invariant: a pool that is named has a seat";
+
+/// Sets or cancels a pool's deadline, leaving the heap alone where nothing changed.
+fn note(heap: &mut Deadlines, at: u32, due_us: Option<u64>, places: &mut impl Places) {
+    let present = (places.place(at) != NOWHERE).then(|| heap.deadline(at, places));
+    match due_us {
+        _ if due_us == present => {}
+        Some(due_us) => heap.set(at, due_us, places),
+        None => heap.cancel(at, places),
+    }
+}
+
+/// Seats in the heap of returns.
+struct Returning<'a>(&'a mut Vec<Option<Seat>>);
+/// Seats in the heap of purges.
+struct Living<'a>(&'a mut Vec<Option<Seat>>);
+
+impl Places for Returning<'_> {
+    fn place(&self, item: u32) -> u32 {
+        self.0[item as usize].as_ref().expect(SEATED).return_place
+    }
+    fn set_place(&mut self, item: u32, place: u32) {
+        self.0[item as usize].as_mut().expect(SEATED).return_place = place;
+    }
+}
+
+impl Places for Living<'_> {
+    fn place(&self, item: u32) -> u32 {
+        self.0[item as usize].as_ref().expect(SEATED).life_place
+    }
+    fn set_place(&mut self, item: u32, place: u32) {
+        self.0[item as usize].as_mut().expect(SEATED).life_place = place;
+    }
+}

@@ -1,0 +1,300 @@
+//! Pools made again from facts, in the order they happened.
+//!
+//! A fact that does not fit what went before it means that facts are missing or foreign: it is
+//! refused, and whoever replays says where it stood.
+
+use crate::clocks::Now;
+use crate::fact::Fact;
+use crate::ids::{IdKey, KeyId, TOKEN_MAX};
+use crate::ledger::{Counters, Limits};
+use crate::policy::{Policy, PoolName};
+use crate::pools::Pools;
+use hashbrown::HashMap;
+
+/// Pools on their way back: first what a database kept, then the facts of the journal.
+#[derive(Debug)]
+pub struct Rebuild {
+    pools: Pools,
+    /// Each pool by number.
+    seats: HashMap<u32, Rebuilt, foldhash::fast::RandomState>,
+    /// The seat and slot of each key born in the journal, by number.
+    keys: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
+    /// The next token, when the last thing that happened was a clean stop.
+    stopped_at: Option<u64>,
+    /// The last segment that can go, as the facts so far tell.
+    dropped: u64,
+    /// Whether the journal is whole: no segment of its beginning has been dropped.
+    whole: bool,
+}
+
+/// A pool on its way back.
+#[derive(Clone, Copy, Debug)]
+struct Rebuilt {
+    seat: u32,
+    /// Its first slots hold the keys the database kept, in the order of their numbers.
+    loaded: u32,
+}
+
+/// A key as a database kept it.
+#[derive(Clone, Copy)]
+pub struct LoadedKey<'a> {
+    /// Its value.
+    pub value: &'a [u8],
+    /// When it was made, wall time in milliseconds.
+    pub created_at_ms: u64,
+    /// Whether it was brought in.
+    pub imported: bool,
+}
+
+/// Whether a fact's changes to the set of keys are in the database already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// They are: births, deaths and policies are passed over, and what is about a key that is
+    /// gone since is too. Leases live in the journal alone and are played.
+    Yes,
+    /// They are not: everything is played, and must fit.
+    No,
+}
+
+/// A fact that does not fit what went before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misfit(pub &'static str);
+
+impl Rebuild {
+    /// Begins without any pool; the arguments are those of [`Pools::new`].
+    pub fn new(ids: IdKey, limits: Limits, first_token: u64) -> Self {
+        Self {
+            pools: Pools::new(ids, limits, first_token),
+            seats: HashMap::default(),
+            keys: HashMap::default(),
+            stopped_at: None,
+            dropped: 0,
+            whole: true,
+        }
+    }
+
+    /// Says that the journal's first segments have been dropped.
+    pub fn begins_late(&mut self) {
+        self.whole = false;
+    }
+
+    /// Puts a pool back that a database kept.
+    pub fn load_pool(&mut self, number: u32, name: &str, policy: Policy) -> Result<(), Misfit> {
+        let name = PoolName::parse(name).ok_or(Misfit("a pool's name is no name"))?;
+        let twice = self.pools.get(&name).is_some() || self.seats.contains_key(&number);
+        fits(!twice, "a pool is made twice")?;
+        let seat = self.pools.seat(number, name, policy);
+        self.pools.parts(seat).0.replay_begin();
+        self.seats.insert(number, Rebuilt { seat, loaded: 0 });
+        Ok(())
+    }
+
+    /// Puts a key back that a database kept. A pool's keys come in the order of their numbers.
+    pub fn load_key(&mut self, pool: u32, key: u64, row: &LoadedKey<'_>) -> Result<(), Misfit> {
+        let rebuilt = self.seats.get_mut(&pool).ok_or(NO_POOL)?;
+        let (pool, ledger) = self.pools.parts(rebuilt.seat);
+        let slot = pool.replay_loaded(ledger, key, row);
+        fits(slot == rebuilt.loaded, "a pool's keys are out of order")?;
+        rebuilt.loaded += 1;
+        ledger.keys += 1;
+        Ok(())
+    }
+
+    /// Puts back that an imported value was in a pool and is never used again.
+    pub fn load_retired(&mut self, pool: u32, id: KeyId) -> Result<(), Misfit> {
+        let seat = self.seat(pool)?;
+        self.pools.parts(seat).0.replay_retired(id);
+        Ok(())
+    }
+
+    /// Raises the counters to what a segment's header says they were.
+    pub fn counters(&mut self, counters: Counters) {
+        let ours = &mut self.pools.ledger_mut().counters;
+        ours.next_key = ours.next_key.max(counters.next_key);
+        ours.next_pool = ours.next_pool.max(counters.next_pool);
+        ours.tokens_reserved = ours.tokens_reserved.max(counters.tokens_reserved);
+    }
+
+    /// The pools so far.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The last segment of the journal that can go, as the facts so far tell.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Plays the next fact.
+    pub fn apply(&mut self, fact: &Fact<'_>, carried: Carried) -> Result<(), Misfit> {
+        self.stopped_at = None;
+        match fact {
+            Fact::PoolMade { .. } | Fact::PolicySet { .. } | Fact::PoolGone { .. } => match carried
+            {
+                Carried::Yes => Ok(()),
+                Carried::No => self.apply_to_pool(fact),
+            },
+            Fact::Born { .. } | Fact::Deleted { .. } | Fact::Purged { .. } => match carried {
+                Carried::Yes => Ok(()),
+                Carried::No => self.apply_to_key_set(fact),
+            },
+            Fact::Granted { pool, key, .. }
+            | Fact::Held { pool, key, .. }
+            | Fact::Resting { pool, key, .. }
+            | Fact::Renewed { pool, key, .. }
+            | Fact::Released { pool, key, .. }
+            | Fact::Restored { pool, key } => match (self.key(*pool, *key), carried) {
+                (Ok((seat, slot)), _) => self.apply_to_lease(seat, slot, fact),
+                (Err(_), Carried::Yes) => Ok(()),
+                (Err(misfit), Carried::No) => Err(misfit),
+            },
+            Fact::TokensReserved { until } => self.reserve(*until, carried),
+            Fact::Dropped { through } => {
+                fits(*through >= self.dropped, "a segment is dropped twice")?;
+                self.dropped = *through;
+                Ok(())
+            }
+            Fact::Stopped { next_token } => {
+                let reserved = self.pools.counters().tokens_reserved;
+                fits(*next_token <= reserved, "a token was granted beyond its reservation")?;
+                let fell = *next_token < self.pools.next_token();
+                fits(!fell, "a token that was granted would be granted again")?;
+                self.stopped_at = Some(*next_token);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_to_pool(&mut self, fact: &Fact<'_>) -> Result<(), Misfit> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
+        match fact {
+            Fact::PoolMade { pool, name, policy } => self.load_pool(*pool, name, policy.clone()),
+            Fact::PolicySet { pool, policy } => {
+                let seat = self.seat(*pool)?;
+                self.pools.parts(seat).0.set_policy(policy.clone());
+                Ok(())
+            }
+            Fact::PoolGone { pool } => {
+                let Rebuilt { seat, .. } = self.seats.remove(pool).ok_or(NO_POOL)?;
+                // Its keys' numbers never come again; what is left of them here is not asked for.
+                self.pools.unseat(seat);
+                Ok(())
+            }
+            _ => unreachable!("invariant: this is about a pool"),
+        }
+    }
+
+    fn apply_to_key_set(&mut self, fact: &Fact<'_>) -> Result<(), Misfit> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
+        match fact {
+            Fact::Born { pool, first, at_ms, imported, values } => {
+                let seat = self.seat(*pool)?;
+                let (pool, ledger) = self.pools.parts(seat);
+                let keys = &mut self.keys;
+                let note = |number, slot| {
+                    keys.insert(number, (seat, slot));
+                };
+                let fresh = pool.replay_born(ledger, (*first, *at_ms, *imported), *values, note);
+                fits(fresh, "a key is born twice")?;
+                let end = first + u64::from(values.count());
+                fits(*first >= ledger.counters.next_key, "a key's number is used twice")?;
+                ledger.counters.next_key = end;
+                ledger.keys += u64::from(values.count());
+                Ok(())
+            }
+            Fact::Deleted { pool, key } | Fact::Purged { pool, key } => {
+                let (seat, slot) = self.key(*pool, *key)?;
+                self.keys.remove(key);
+                let (pool, ledger) = self.pools.parts(seat);
+                pool.replay_gone(ledger, slot);
+                Ok(())
+            }
+            _ => unreachable!("invariant: this is about the set of keys"),
+        }
+    }
+
+    /// Plays what is about a lease. A renewal or a release of one that does not run is passed
+    /// over where segments have been dropped: the grant was in one of them, and since the lease
+    /// had ended it was not told anew.
+    fn apply_to_lease(&mut self, seat: u32, slot: u32, fact: &Fact<'_>) -> Result<(), Misfit> {
+        let whole = self.whole;
+        let (pool, ledger) = self.pools.parts(seat);
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these six alone")]
+        match fact {
+            Fact::Granted { token, lease, .. } => {
+                fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
+                fits(*token >= ledger.next_token, "a token is granted twice")?;
+                ledger.next_token = token + 1;
+                pool.replay_granted(ledger, slot, *token, lease);
+                Ok(())
+            }
+            Fact::Held { token, lease, .. } => {
+                fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
+                ledger.next_token = ledger.next_token.max(token + 1);
+                pool.replay_granted(ledger, slot, *token, lease);
+                Ok(())
+            }
+            Fact::Resting { token, until_us, .. } => {
+                fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
+                ledger.next_token = ledger.next_token.max(token + 1);
+                pool.replay_resting(ledger, slot, *token, *until_us);
+                Ok(())
+            }
+            Fact::Renewed { token, until_us, .. } => {
+                let fit = pool.replay_renewed(slot, *token, *until_us);
+                fits(fit || !whole, "a lease that does not run is renewed")
+            }
+            Fact::Released { token, rest_until_us, .. } => {
+                let fit = pool.replay_released(ledger, slot, *token, *rest_until_us);
+                fits(fit || !whole, "a lease that does not run is released")
+            }
+            Fact::Restored { .. } => {
+                pool.replay_restored(ledger, slot);
+                Ok(())
+            }
+            _ => unreachable!("invariant: this is about a lease"),
+        }
+    }
+
+    /// Gives the pools as they are at a start: every key with its full keep-alive time, the next
+    /// token beyond all that may have been granted. Leases go on where they were.
+    pub fn finish(mut self, now: Now) -> Pools {
+        let ledger = self.pools.ledger_mut();
+        ledger.next_token = self.stopped_at.unwrap_or(ledger.counters.tokens_reserved);
+        for &Rebuilt { seat, .. } in self.seats.values() {
+            self.pools.parts(seat).0.start(now);
+            self.pools.schedule(seat);
+        }
+        self.pools
+    }
+
+    fn reserve(&mut self, until: u64, carried: Carried) -> Result<(), Misfit> {
+        let ledger = self.pools.ledger_mut();
+        let reserved = ledger.counters.tokens_reserved;
+        if carried == Carried::Yes && until <= reserved {
+            return Ok(());
+        }
+        let grows = until > reserved && until <= TOKEN_MAX;
+        fits(grows, "a token reservation does not grow")?;
+        ledger.counters.tokens_reserved = until;
+        Ok(())
+    }
+
+    fn seat(&self, pool: u32) -> Result<u32, Misfit> {
+        self.seats.get(&pool).map(|rebuilt| rebuilt.seat).ok_or(NO_POOL)
+    }
+
+    /// The seat and slot of a key that is there.
+    fn key(&self, pool: u32, key: u64) -> Result<(u32, u32), Misfit> {
+        let Rebuilt { seat, loaded } = *self.seats.get(&pool).ok_or(NO_POOL)?;
+        let born = self.keys.get(&key).copied().filter(|(at, _)| *at == seat);
+        let found = born.or_else(|| Some((seat, self.pools.at(seat).slot_of(key, loaded)?)));
+        found.ok_or(Misfit("a key that is not there is spoken of"))
+    }
+}
+
+const NO_POOL: Misfit = Misfit("a pool that is not there is spoken of");
+
+fn fits(fit: bool, why_not: &'static str) -> Result<(), Misfit> {
+    if fit { Ok(()) } else { Err(Misfit(why_not)) }
+}

@@ -1,0 +1,107 @@
+//! Why a pool says no: a closed set, as data. A refusal has changed nothing.
+
+use crate::policy::OutOfRange;
+
+/// How many keys stand where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Free to be lent.
+    pub available: u64,
+    /// Lent.
+    pub leased: u64,
+    /// Back, but not served yet.
+    pub resting: u64,
+    /// Out of rotation.
+    pub quarantined: u64,
+}
+
+impl Counts {
+    /// Keys that are away for a time: leased or resting.
+    pub fn total_away(&self) -> u64 {
+        self.leased + self.resting
+    }
+
+    /// All keys there are.
+    pub fn total(&self) -> u64 {
+        self.available + self.leased + self.resting + self.quarantined
+    }
+}
+
+/// Why no key is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoKeyCause {
+    /// The pool has no keys.
+    PoolEmpty,
+    /// All are lent.
+    AllLeased,
+    /// All rest.
+    AllResting,
+    /// All are out of rotation.
+    AllQuarantined,
+    /// Some of each.
+    NoneFree,
+}
+
+/// How a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndCause {
+    /// A call gave the key back.
+    Released,
+    /// Its time was over.
+    Expired,
+    /// Its time was over and somebody else holds the key now.
+    Superseded,
+    /// Its key was deleted or purged.
+    KeyGone,
+}
+
+/// Why a pool says no. Instants are wall time in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no pool of that name.
+    UnknownPool,
+    /// The default pool cannot be removed.
+    DefaultPool,
+    /// The server keeps as many pools as it may.
+    TooManyPools {
+        /// Its bound.
+        max: usize,
+    },
+    /// A value is out of its range.
+    Invalid(OutOfRange),
+    /// The pool, or the server, keeps as many keys as it may.
+    PoolFull {
+        /// The bound that would be passed, in keys.
+        max: u64,
+        /// Whether it is the whole server's bound.
+        of_server: bool,
+    },
+    /// A value to import is in the pool, or was and is never used again.
+    KeyExists {
+        /// Its place in the request, from 0.
+        at: usize,
+    },
+    /// No key is free.
+    NoKey {
+        /// Why.
+        cause: NoKeyCause,
+        /// How many stand where.
+        counts: Counts,
+        /// How long until the first comes back, in milliseconds, where one does.
+        back_in_ms: Option<u64>,
+    },
+    /// There is no such key: never was, deleted, or purged.
+    UnknownKey,
+    /// The lease has ended, or never was.
+    LeaseEnded {
+        /// How, as far as that is known.
+        cause: Option<EndCause>,
+    },
+    /// The lease cannot be made to end later than it does.
+    MaxHoldReached {
+        /// When it ends.
+        expires_at_ms: u64,
+    },
+    /// More is due than one turn may settle: to be asked again in the next turn.
+    Settling,
+}

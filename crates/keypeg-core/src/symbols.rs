@@ -1,0 +1,34 @@
+//! How a value is made: random symbols of the operating system's CSPRNG behind the prefix.
+
+use crate::Chance;
+use crate::policy::Policy;
+
+const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Bytes at or above the largest multiple of 62 are drawn again: no symbol is likelier.
+const FAIR_BELOW: u8 = 62 * 4;
+
+/// Random bytes not yet used. One value of 20 symbols carries 119 bits.
+#[derive(Default)]
+pub(crate) struct Symbols {
+    bytes: Vec<u8>,
+}
+
+impl Symbols {
+    /// Makes one value by the policy's form, in `value`.
+    pub(crate) fn make(&mut self, policy: &Policy, chance: &mut dyn Chance, value: &mut Vec<u8>) {
+        value.clear();
+        value.extend_from_slice(policy.key_prefix.as_bytes());
+        let length = value.len() + usize::from(policy.key_length);
+        while value.len() < length {
+            let byte = self.bytes.pop().unwrap_or_else(|| {
+                self.bytes.resize(64, 0);
+                chance.fill(&mut self.bytes);
+                self.bytes.pop().expect("invariant: just filled")
+            });
+            if byte < FAIR_BELOW {
+                value.push(SYMBOLS[usize::from(byte % 62)]);
+            }
+        }
+        debug_assert_eq!(value.len(), length);
+    }
+}

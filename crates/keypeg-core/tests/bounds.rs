@@ -1,0 +1,265 @@
+//! Work is bounded: a step ends no more than its budget and the keys it names, pools take turns,
+//! and a pool that grows and shrinks by many keys stays whole.
+//!
+//! Also what a step tells of time: whether a lease or a rest ended in it, which leaves no fact.
+
+#[path = "support/rng.rs"]
+mod rng;
+
+use keypeg_core::{
+    Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
+    PoolName, Pools, Refusal, Secret, Step,
+};
+use rng::Rng;
+
+#[derive(Clone)]
+struct World {
+    pools: Pools,
+    now: Now,
+    chance: Rng,
+    budget: u32,
+    /// What the last step left of its budget, purged, and told of time.
+    left: u32,
+    purged: usize,
+    ended_by_time: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let limits = Limits { pools: 10, keys: 1_000_000 };
+        let mut world = Self {
+            pools: Pools::new(IdKey::new([1; 32]), limits, 1),
+            now: Now::default(),
+            chance: Rng::new(1),
+            budget: 0,
+            left: 0,
+            purged: 0,
+            ended_by_time: false,
+        };
+        world.pool("default", PolicyPatch::default());
+        world
+    }
+
+    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut Step<'_>) -> T) -> T {
+        let mut purged = 0;
+        let mut sink = |fact: &Fact<'_>| purged += usize::from(matches!(fact, Fact::Purged { .. }));
+        let (now, chance, facts) = (self.now, &mut self.chance, &mut sink);
+        let mut step = Step { now, chance, facts, budget: self.budget, ended_by_time: false };
+        let answer = play(&mut self.pools, &mut step);
+        (self.left, self.ended_by_time) = (step.budget, step.ended_by_time);
+        self.purged = purged;
+        answer
+    }
+
+    fn pool(&mut self, name: &str, patch: PolicyPatch) {
+        let put = self.step(|pools, step| pools.put(step, &named(name), &Policy::default(), patch));
+        assert!(put.is_ok());
+    }
+
+    fn on<T>(
+        &mut self,
+        name: &str,
+        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        self.step(|pools, step| pools.on(&named(name), step, play))
+    }
+
+    fn generate(&mut self, name: &str, count: u32) -> Vec<KeyId> {
+        let keys = self.on(name, |pool, ledger, step| pool.generate(ledger, step, count));
+        keys.expect("room").into_iter().map(|key| key.id).collect()
+    }
+
+    fn acquire(&mut self, name: &str) -> (KeyId, LeaseId) {
+        let lent = self.on(name, |pool, ledger, step| pool.acquire(ledger, step, None, None));
+        let (lease, _) = lent.expect("a free key");
+        (lease.key_id, lease.id)
+    }
+
+    fn leased(&self, name: &str) -> u64 {
+        self.pools.get(&named(name)).expect("a pool").counts().leased
+    }
+
+    fn expire(&mut self) -> bool {
+        self.step(Pools::expire)
+    }
+}
+
+fn named(name: &str) -> PoolName {
+    PoolName::parse(name).expect("a name")
+}
+
+type Call = fn(&mut Pool, &mut Ledger, &mut Step<'_>, &[KeyId], LeaseId) -> bool;
+
+/// Every call, on keys of which the first three are named; the number is how many it names.
+const CALLS: [(&str, usize, Call); 11] = [
+    ("generate", 0, |pool, ledger, step, _, _| pool.generate(ledger, step, 5).is_ok()),
+    ("import", 1, |pool, ledger, step, _, _| {
+        pool.import(ledger, step, &[Secret::new("v").expect("a value")]).is_ok()
+    }),
+    ("acquire", 0, |pool, ledger, step, _, _| pool.acquire(ledger, step, None, None).is_ok()),
+    ("renew", 1, |pool, ledger, step, _, lease| pool.renew(ledger, step, lease, None).is_ok()),
+    ("release", 1, |pool, ledger, step, _, lease| pool.release(ledger, step, lease).is_ok()),
+    ("release_key", 1, |pool, ledger, step, keys, _| {
+        pool.release_key(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    }),
+    ("keep_alive", 1, |pool, ledger, step, keys, _| {
+        pool.keep_alive(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    }),
+    ("keep_alive_many", 3, |pool, ledger, step, keys, _| {
+        pool.keep_alive_many(ledger, step, &keys[..3]).0 > 0
+    }),
+    ("keep_alive_all", 0, |pool, ledger, step, _, _| pool.keep_alive_all(ledger, step).is_ok()),
+    ("delete", 1, |pool, ledger, step, keys, _| {
+        pool.delete(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    }),
+    ("show", 1, |pool, ledger, step, keys, _| {
+        pool.show(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    }),
+];
+
+#[test]
+fn no_call_ends_more_leases_than_its_budget_and_what_it_names() {
+    let mut world = World::new();
+    world.generate("default", 100);
+    let leases: Vec<(KeyId, LeaseId)> = (0..100).map(|_| world.acquire("default")).collect();
+    let keys: Vec<KeyId> = leases.iter().map(|lease| lease.0).collect();
+    world.now.lease_us += 60_000_000;
+    for (name, names, call) in CALLS {
+        for budget in [0, 1, 10, 1_000] {
+            let mut world = World { budget, ..world.clone() };
+            let _ = world.on("default", |pool, ledger, step| {
+                Ok(call(pool, ledger, step, &keys, leases[0].1))
+            });
+            let lent = u64::from(name == "acquire" && budget > 0);
+            let ended = usize::try_from(100 + lent - world.leased("default")).expect("few");
+            let spent = (budget - world.left) as usize;
+            assert!(ended <= spent + names, "{name} ended {ended} with a budget of {budget}");
+            assert_eq!(world.ended_by_time, ended > 0, "{name} tells whether time ended a lease");
+        }
+    }
+}
+
+#[test]
+fn no_call_ends_more_keys_than_its_budget_and_what_it_names() {
+    let mut world = World::new();
+    world.generate("default", 100);
+    let (first, lease) = world.acquire("default");
+    let mut keys = world.generate("default", 3);
+    keys.insert(0, first);
+    world.now.serving_us += 300_000_000;
+    for (name, names, call) in CALLS {
+        for budget in [0, 1, 10, 1_000] {
+            let mut world = World { budget, ..world.clone() };
+            let _ = world
+                .on("default", |pool, ledger, step| Ok(call(pool, ledger, step, &keys, lease)));
+            let spent = (budget - world.left) as usize;
+            assert!(world.purged <= spent + names, "{name} purged {} of {budget}", world.purged);
+            assert!(!world.ended_by_time, "{name}: a purge is a fact and needs no telling");
+        }
+    }
+}
+
+#[test]
+fn expiring_spends_its_budget_to_the_last_and_no_more() {
+    let mut world = World::new();
+    world.generate("default", 1_000);
+    for _ in 0..1_000 {
+        world.acquire("default");
+    }
+    assert!(!world.expire(), "nothing is due");
+    world.now.lease_us += 60_000_000;
+    world.budget = 300;
+    for left in [700, 400, 100] {
+        assert!(world.expire(), "more is due");
+        assert!(world.ended_by_time, "no fact tells it, so the step must");
+        assert_eq!((world.leased("default"), world.left), (left, 0));
+        assert_eq!(world.pools.next_due(), (Some(0), Some(0)), "to be gone on with at once");
+    }
+    assert!(!world.expire() && world.ended_by_time);
+    assert_eq!((world.leased("default"), world.left), (0, 200));
+    assert!(!world.expire() && !world.ended_by_time);
+    assert_eq!(world.pools.next_due(), (None, Some(300_000_000)));
+}
+
+#[test]
+fn a_pool_with_much_that_is_due_delays_no_other() {
+    let mut world = World::new();
+    world.generate("default", 5_000);
+    for name in ["a", "b", "c"] {
+        world.pool(name, PolicyPatch::default());
+        world.generate(name, 2);
+    }
+    world.now.serving_us += 300_000_000;
+    world.budget = 300;
+    assert!(world.expire());
+    for name in ["a", "b", "c"] {
+        let left = world.pools.get(&named(name)).expect("a pool").counts().total();
+        assert_eq!(left, 0, "{name} had its turn");
+    }
+}
+
+/// A seat whose pool was dropped while it had a backlog is used again: the old place in the
+/// rotation must neither be taken for the new pool's nor be gone round for ever.
+#[test]
+fn a_pool_dropped_in_a_backlog_leaves_nothing_behind() {
+    let mut world = World::new();
+    world.pool("a", PolicyPatch::default());
+    world.generate("a", 1_000);
+    world.now.serving_us += 300_000_000;
+    world.budget = 10;
+    assert!(world.expire());
+    let gone = world.step(|pools, step| pools.remove(step, &named("a")));
+    assert_eq!(gone.expect("it was there").counts().total(), 990);
+    assert_eq!(world.pools.keys(), 0);
+    world.pool("b", PolicyPatch::default());
+    world.generate("b", 20);
+    world.generate("default", 20);
+    assert!(!world.expire());
+    assert_eq!(world.left, 10);
+    assert_eq!(world.pools.next_due(), (None, Some(600_000_000)));
+    world.now.serving_us += 300_000_000;
+    for _ in 0..3 {
+        assert!(world.expire());
+    }
+    assert!(!world.expire());
+    assert_eq!((world.pools.keys(), world.left), (0, 0));
+    world.pools.check_invariants();
+}
+
+/// Far over the edges of chunks, shards and rounds of the index.
+#[test]
+fn a_pool_that_grows_and_shrinks_by_many_keys_stays_whole() {
+    let mut world = World::new();
+    world.budget = 100_000;
+    let mut keys = vec![];
+    for _ in 0..3 {
+        for _ in 0..6 {
+            keys.extend(world.generate("default", 2_000));
+        }
+        let leases: Vec<(KeyId, LeaseId)> = (0..6_000).map(|_| world.acquire("default")).collect();
+        world.pools.check_invariants();
+        for (at, (_, lease)) in leases.into_iter().enumerate() {
+            if at % 3 > 0 {
+                let done =
+                    world.on("default", |pool, ledger, step| pool.release(ledger, step, lease));
+                assert_eq!(done, Ok(()));
+            }
+        }
+        while keys.len() > 1_000 {
+            let at = world.chance.below(u32::try_from(keys.len()).expect("few")) as usize;
+            let key = KeyRef::Id(keys.swap_remove(at));
+            let done = world.on("default", |pool, ledger, step| pool.delete(ledger, step, &key));
+            assert_eq!(done, Ok(()));
+        }
+        world.pools.check_invariants();
+    }
+    for key in &keys {
+        let shown =
+            world.on("default", |pool, ledger, step| pool.show(ledger, step, &KeyRef::Id(*key)));
+        assert_eq!(shown.map(|view| view.id), Ok(*key));
+    }
+    world.now.serving_us += 300_000_000;
+    assert!(!world.expire());
+    assert_eq!((world.purged, world.pools.keys()), (1_000, 0));
+    world.pools.check_invariants();
+}

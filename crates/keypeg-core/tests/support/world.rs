@@ -1,0 +1,435 @@
+//! The small language of `script.rs`: one call a line, `call -> answer`, played on real pools.
+//!
+//! Keys and leases have names within a script. An answer is its first word and facts about it;
+//! a line names the first word and as many of the facts as it is about. A line without an answer
+//! must not be refused. Invariants are checked after every line, and at the end the journal must
+//! give pools back.
+
+use super::journal::Journal;
+use super::rng::Rng;
+use keypeg_core::{
+    IdKey, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey, Now, OutOfRange,
+    Policy, PolicyPatch, PoolName, Pools, Refusal, Secret, Step,
+};
+use std::collections::HashMap;
+
+const FIRST_TOKEN: u64 = 1_000;
+const IDS: [u8; 32] = [7; 32];
+/// What a turn may end where a script does not say.
+const BUDGET: u32 = 1_000;
+
+/// Plays a script on one `default` pool with the default policy and checks every answer.
+pub(crate) fn check(script: &str) {
+    World::new(Limits { pools: 3, keys: 1_000_000 }).play(script);
+}
+
+/// Plays a script under other bounds of the server.
+pub(crate) fn check_within(limits: Limits, script: &str) {
+    World::new(limits).play(script);
+}
+
+struct World {
+    pools: Pools,
+    limits: Limits,
+    journal: Journal,
+    chance: Rng,
+    now: Now,
+    budget: u32,
+    /// The pool that lines speak of.
+    pool: PoolName,
+    keys: HashMap<String, (KeyId, Secret)>,
+    leases: HashMap<String, LeaseView>,
+    last_token: u64,
+}
+
+type Answer = Result<String, Refusal>;
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        let now = Now { lease_us: 5_000_000, serving_us: 0, wall_us: 1_700_000_000_000_000 };
+        let mut world = Self {
+            pools: Pools::new(IdKey::new(IDS), limits, FIRST_TOKEN),
+            limits,
+            journal: Journal::default(),
+            chance: Rng::new(1),
+            now,
+            budget: BUDGET,
+            pool: PoolName::default_pool(),
+            keys: HashMap::new(),
+            leases: HashMap::new(),
+            last_token: 0,
+        };
+        world.put(&PoolName::default_pool(), PolicyPatch::default()).expect("a first pool");
+        world
+    }
+
+    fn play(mut self, script: &str) {
+        for (at, line) in script.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let (call, expected) = line.split_once("->").unwrap_or((line, ""));
+            let words: Vec<&str> = call.split_whitespace().collect();
+            let answer = self.call(words[0], &words[1..]);
+            let refused = answer.is_err();
+            let answer = answer.unwrap_or_else(|refusal| refused_text(self.now, &refusal));
+            let mut expected = expected.split_whitespace();
+            let fits = match expected.next() {
+                None => !refused,
+                Some(first) => {
+                    let told: Vec<&str> = answer.split_whitespace().collect();
+                    told[0] == first && expected.all(|fact| told.contains(&fact))
+                }
+            };
+            assert!(fits, "line {}: {line}\n   answered: {answer}\n{script}", at + 1);
+            self.pools.check_invariants();
+        }
+        let parts = (IdKey::new(IDS), self.limits, FIRST_TOKEN);
+        self.journal.rebuild(parts, self.now).expect("facts fit").check_invariants();
+    }
+
+    fn call(&mut self, verb: &str, args: &[&str]) -> Answer {
+        match verb {
+            "generate" => self.generate(args),
+            "import" => self.import(args),
+            "acquire" => self.acquire(args[0], &args[1..]),
+            "release" => {
+                let lease = self.lease(args[0]);
+                self.on(|pool, ledger, step| pool.release(ledger, step, lease))?;
+                Ok("released".into())
+            }
+            "renew" => {
+                let (lease, ttl) = (self.lease(args[0]), ttl_of(&args[1..]));
+                let view = self.on(|pool, ledger, step| pool.renew(ledger, step, lease, ttl))?;
+                Ok(format!("renewed ttl={}", length(view.expires_in_ms)))
+            }
+            "unblock" => {
+                let key = self.key(args[0]);
+                let changed = self.on(|pool, ledger, step| pool.release_key(ledger, step, &key))?;
+                Ok(if changed { "unblocked" } else { "free_already" }.into())
+            }
+            "delete" => {
+                let key = self.key(args[0]);
+                self.on(|pool, ledger, step| pool.delete(ledger, step, &key))?;
+                Ok("deleted".into())
+            }
+            "show" => {
+                let key = self.key(args[0]);
+                let view = self.on(|pool, ledger, step| pool.show(ledger, step, &key))?;
+                Ok(view_text(self.now, &view))
+            }
+            "keepalive" => self.keep_alive(args),
+            _ => self.call_on_all(verb, args),
+        }
+    }
+
+    /// Calls that are about pools, time and the server.
+    fn call_on_all(&mut self, verb: &str, args: &[&str]) -> Answer {
+        match verb {
+            "tick" => self.tick(args),
+            "budget" => self.budget = args[0].parse().expect("a number"),
+            "in" => self.pool = PoolName::parse(args[0]).expect("a name"),
+            "pool" => {
+                self.pool = PoolName::parse(args[0]).expect("a name");
+                let name = self.pool.clone();
+                let made = self.put(&name, patch_of(&args[1..]))?;
+                let number = self.pools.get(&name).expect("just put").number();
+                let word = if made { "made" } else { "changed" };
+                return Ok(format!("{word} number={number}"));
+            }
+            "policy" => {
+                let name = self.pool.clone();
+                self.put(&name, patch_of(args))?;
+            }
+            "drop" => {
+                let name = PoolName::parse(args[0]).expect("a name");
+                let (pools, mut step) = self.parts();
+                pools.remove(&mut step, &name)?;
+            }
+            "expire" => {
+                let (pools, mut step) = self.parts();
+                let more = pools.expire(&mut step);
+                return Ok(format!("expired more={more} left={}", step.budget));
+            }
+            "counts" => return self.counts(),
+            "restart" => {
+                let parts = (IdKey::new(IDS), self.limits, FIRST_TOKEN);
+                self.now.serving_us = 0;
+                self.pools = self.journal.rebuild(parts, self.now).expect("facts fit");
+            }
+            _ => panic!("no such verb: {verb}"),
+        }
+        Ok("done".into())
+    }
+
+    fn generate(&mut self, args: &[&str]) -> Answer {
+        let many = args.first().and_then(|arg| arg.parse().ok());
+        let count = many.unwrap_or_else(|| u32::try_from(args.len()).expect("few"));
+        let made = self.on(|pool, ledger, step| pool.generate(ledger, step, count))?;
+        assert_eq!(made.len(), count as usize);
+        if many.is_none() {
+            self.name(args, &made);
+        }
+        Ok(format!("made life={} {}", self.life(made[0].expires_at_ms), form(&made[0])))
+    }
+
+    fn import(&mut self, args: &[&str]) -> Answer {
+        let values: Vec<Secret> = args.iter().map(|arg| self.value(arg)).collect();
+        let made = self.on(|pool, ledger, step| pool.import(ledger, step, &values))?;
+        assert!(made.iter().map(|key| &key.value).eq(&values), "values come back in order");
+        self.name(args, &made);
+        Ok(format!("made life={}", self.life(made[0].expires_at_ms)))
+    }
+
+    fn acquire(&mut self, name: &str, args: &[&str]) -> Answer {
+        let ttl = ttl_of(args);
+        let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
+        let (lease, value) =
+            self.on(|pool, ledger, step| pool.acquire(ledger, step, ttl, holder))?;
+        assert!(lease.token > self.last_token, "tokens grow over all pools");
+        self.last_token = lease.token;
+        let named = self.keys.iter().find(|(_, (id, _))| *id == lease.key_id);
+        let key = named.map_or("?", |(name, (_, known))| {
+            assert_eq!(*known, value, "the value of the key that is lent");
+            name
+        });
+        let text = format!(
+            "granted key={key} token={} ttl={} life={}",
+            lease.token - FIRST_TOKEN + 1,
+            length(lease.expires_in_ms),
+            self.life(lease.key_expires_at_ms),
+        );
+        self.leases.insert(name.into(), lease);
+        Ok(text)
+    }
+
+    fn keep_alive(&mut self, args: &[&str]) -> Answer {
+        match args {
+            ["all"] => {
+                let kept = self.on(keypeg_core::Pool::keep_alive_all)?;
+                Ok(format!("kept count={kept}"))
+            }
+            [one] => {
+                let key = self.key(one);
+                let (_, until) =
+                    self.on(|pool, ledger, step| pool.keep_alive(ledger, step, &key))?;
+                Ok(format!("kept life={}", self.life(until)))
+            }
+            many => {
+                let ids: Vec<KeyId> = many.iter().map(|name| self.keys[*name].0).collect();
+                let (kept, missing) =
+                    self.on(|pool, ledger, step| Ok(pool.keep_alive_many(ledger, step, &ids)))?;
+                let missing: Vec<&str> = missing.iter().map(|id| self.name_of(*id)).collect();
+                Ok(format!("kept count={kept} missing={}", missing.join(",")))
+            }
+        }
+    }
+
+    fn counts(&self) -> Answer {
+        let pool = self.pools.get(&self.pool).ok_or(Refusal::UnknownPool)?;
+        let counts = pool.counts();
+        let until = |at: Option<u64>, now: u64| match at {
+            None => "never".into(),
+            Some(at) => at.checked_sub(now).map_or("past".into(), |left| length(left / 1_000)),
+        };
+        Ok(format!(
+            "counts available={} leased={} resting={} quarantined={} total={} server={} \
+             return={} purge={}",
+            counts.available,
+            counts.leased,
+            counts.resting,
+            counts.quarantined,
+            counts.total(),
+            self.pools.keys(),
+            until(pool.next_return_us(), self.now.lease_us),
+            until(pool.next_purge_us(), self.now.serving_us),
+        ))
+    }
+
+    fn tick(&mut self, args: &[&str]) {
+        let (clocks, by) = match args {
+            [by] => ("both", micros(by)),
+            [clocks, by] => (*clocks, micros(by)),
+            _ => panic!("tick [lease|serving] LENGTH"),
+        };
+        if clocks != "serving" {
+            self.now.lease_us += by;
+            self.now.wall_us += by;
+        }
+        if clocks != "lease" {
+            self.now.serving_us += by;
+        }
+    }
+
+    fn put(&mut self, name: &PoolName, patch: PolicyPatch) -> Result<bool, Refusal> {
+        let (pools, mut step) = self.parts();
+        pools.put(&mut step, name, &Policy::default(), patch)
+    }
+
+    fn parts(&mut self) -> (&mut Pools, Step<'_>) {
+        let step = Step {
+            now: self.now,
+            chance: &mut self.chance,
+            facts: &mut self.journal,
+            budget: self.budget,
+            ended_by_time: false,
+        };
+        (&mut self.pools, step)
+    }
+
+    fn on<T>(
+        &mut self,
+        play: impl FnOnce(
+            &mut keypeg_core::Pool,
+            &mut keypeg_core::Ledger,
+            &mut Step<'_>,
+        ) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let name = self.pool.clone();
+        let (pools, mut step) = self.parts();
+        pools.on(&name, &mut step, play)
+    }
+
+    fn name(&mut self, names: &[&str], made: &[NewKey]) {
+        for (name, key) in names.iter().zip(made) {
+            self.keys.insert((*name).into(), (key.id, key.value.clone()));
+        }
+    }
+
+    fn name_of(&self, id: KeyId) -> &str {
+        self.keys.iter().find(|(_, key)| key.0 == id).map_or("?", |(name, _)| name)
+    }
+
+    /// A key by its name, by `value:` and its name, or by the lease that lends it, `of:` L.
+    fn key(&self, name: &str) -> KeyRef {
+        if let Some(lease) = name.strip_prefix("of:") {
+            return KeyRef::Id(self.leases[lease].key_id);
+        }
+        if let Some(value) = name.strip_prefix("value:") {
+            return KeyRef::Value(self.value(value));
+        }
+        self.keys.get(name).map_or(KeyRef::Id(KeyId(0)), |(id, _)| KeyRef::Id(*id))
+    }
+
+    /// The value of a key that was made or brought in, else the word itself.
+    fn value(&self, word: &str) -> Secret {
+        let known = self.keys.get(word).map(|(_, value)| value.clone());
+        known.unwrap_or_else(|| Secret::new(word).expect("a value"))
+    }
+
+    /// A lease by its name; `forged:` L has the token of L and another MAC.
+    fn lease(&self, name: &str) -> LeaseId {
+        if let Some(lease) = name.strip_prefix("forged:") {
+            return LeaseId(self.leases[lease].id.0 ^ (1 << 60));
+        }
+        self.leases.get(name).map_or(LeaseId(0), |lease| lease.id)
+    }
+
+    fn life(&self, expires_at_ms: Option<u64>) -> String {
+        life_text(self.now, expires_at_ms)
+    }
+}
+
+fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
+    expires_at_ms.map_or("never".into(), |at| length(at - now.wall_us / 1_000))
+}
+
+fn form(key: &NewKey) -> String {
+    let text = key.value.reveal();
+    let prefix: String = text.chars().take_while(|c| *c != '_').collect();
+    let prefix = if prefix.len() == text.len() { "" } else { &prefix };
+    format!("length={} prefix={prefix}", text.len())
+}
+
+fn view_text(now: Now, view: &KeyView) -> String {
+    let life = life_text(now, view.expires_at_ms);
+    match (view.state, &view.lease, view.rests_until_ms) {
+        (KeyState::Available, None, None) => format!("available life={life}"),
+        (KeyState::Leased, Some(lease), None) => format!(
+            "leased by={} token={} ttl={} life={life}",
+            lease.holder.as_deref().unwrap_or("-"),
+            lease.token - FIRST_TOKEN + 1,
+            length(lease.expires_in_ms),
+        ),
+        (KeyState::Resting, None, Some(until)) => {
+            format!("resting back={} life={life}", length(until - now.wall_us / 1_000))
+        }
+        other => panic!("a view that contradicts itself: {other:?}"),
+    }
+}
+
+fn refused_text(now: Now, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::UnknownPool => "unknown_pool".into(),
+        Refusal::DefaultPool => "default_pool".into(),
+        Refusal::TooManyPools { max } => format!("too_many_pools max={max}"),
+        Refusal::Invalid(OutOfRange { field, .. }) => format!("invalid {field}"),
+        Refusal::PoolFull { max, of_server } => {
+            format!("full max={max} of={}", if *of_server { "server" } else { "pool" })
+        }
+        Refusal::KeyExists { at } => format!("key_exists at={at}"),
+        Refusal::NoKey { cause, counts, back_in_ms } => format!(
+            "no_key {cause:?} available={} leased={} resting={} quarantined={} back={}",
+            counts.available,
+            counts.leased,
+            counts.resting,
+            counts.quarantined,
+            back_in_ms.map_or("never".into(), length),
+        ),
+        Refusal::UnknownKey => "unknown_key".into(),
+        Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
+        Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
+        Refusal::MaxHoldReached { expires_at_ms } => {
+            format!("max_hold_reached ends={}", length(expires_at_ms - now.wall_us / 1_000))
+        }
+        Refusal::Settling => "settling".into(),
+    }
+}
+
+/// Milliseconds as seconds: `60s`, `0.001s`.
+fn length(ms: u64) -> String {
+    let text = format!("{}.{:03}", ms / 1_000, ms % 1_000);
+    format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Reads `60s`, `59.999s`, `59.999999s`, `1us`.
+fn micros(text: &str) -> u64 {
+    if let Some(us) = text.strip_suffix("us") {
+        return us.parse().expect("microseconds");
+    }
+    let seconds = text.strip_suffix('s').expect("a length in seconds");
+    let (whole, part) = seconds.split_once('.').unwrap_or((seconds, ""));
+    let part: u64 = format!("{part:0<6}").parse().expect("at most six decimals");
+    whole.parse::<u64>().expect("seconds") * 1_000_000 + part
+}
+
+fn millis(text: &str) -> u64 {
+    micros(text).div_ceil(1_000)
+}
+
+fn ttl_of(args: &[&str]) -> Option<u64> {
+    args.iter().find_map(|arg| arg.strip_prefix("ttl=")).map(millis)
+}
+
+fn patch_of(args: &[&str]) -> PolicyPatch {
+    let mut patch = PolicyPatch::default();
+    let or_null = |text: &str| (text != "null").then(|| millis(text));
+    for arg in args {
+        let (field, value) = arg.split_once('=').expect("field=value");
+        match field {
+            "lease_ttl" => patch.lease_ttl_ms = Some(millis(value)),
+            "max_hold" => patch.max_hold_ms = Some(or_null(value)),
+            "keepalive" => patch.keepalive_ttl_ms = Some(or_null(value)),
+            "rest" => patch.rest_ms = Some(millis(value)),
+            "key_length" => patch.key_length = Some(value.parse().expect("a number")),
+            "prefix" => patch.key_prefix = Some(value.into()),
+            "max_keys" => {
+                let max = (value != "null").then(|| value.parse().expect("a number"));
+                patch.max_keys = Some(max);
+            }
+            _ => panic!("no such field: {field}"),
+        }
+    }
+    patch
+}

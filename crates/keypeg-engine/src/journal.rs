@@ -1,0 +1,336 @@
+//! The journal's writing end: one frame a batch, one write and one sync, then it stands.
+//!
+//! Segments are made ready ahead (zeroed, synced, named), so that a commit changes no metadata. A
+//! failed write or sync is final: whoever gets the error must answer nothing and end. Reading back
+//! is `recover.rs`' business.
+
+use crate::carrier::Progress;
+use crate::core::Counters;
+use crate::disk::{Disk, DiskFile};
+use crate::frame::{BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes of a segment. A batch that is larger gets a segment of its own size.
+pub const SEGMENT_LEN: u64 = 16 << 20;
+const PREFIX: &str = "journal-";
+/// What a file is called until it is whole.
+pub(crate) const UNFINISHED: &str = ".new";
+
+/// Where batches are appended.
+pub(crate) struct Journal {
+    disk: Arc<dyn Disk>,
+    segment_len: u64,
+    file: Box<dyn DiskFile>,
+    /// The header of the segment being written, as it was begun.
+    head: SegmentHead,
+    /// Where the next batch goes.
+    at: u64,
+    /// The length of the segment being written.
+    len: u64,
+    /// The position of the last batch that is durable.
+    position: u64,
+    /// The counters after that batch.
+    counters: Counters,
+    maker: Option<Maker>,
+    frame: Vec<u8>,
+    /// Every segment there is, oldest first: its number, where it begins, its length.
+    segments: VecDeque<(u64, u64, u64)>,
+    /// Who wants to know how far it is durable.
+    progress: Option<Arc<Progress>>,
+}
+
+/// A segment made ready.
+pub(crate) struct Spare {
+    segment: u64,
+    file: Box<dyn DiskFile>,
+    len: u64,
+}
+
+/// What a batch carries beside its records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) lease_us: u64,
+    pub(crate) counters: Counters,
+}
+
+/// A batch that is rewritten into a fresh segment: its position, its clock, its records.
+pub(crate) type OldBatch = (u64, u64, Vec<u8>);
+
+impl Journal {
+    /// Begins a fresh segment with batches that were not proven to be durable, whole or not at
+    /// all: it gets its name when it is synced. `head` tells the counters before those batches,
+    /// `counters` those after them.
+    pub(crate) fn begin(
+        disk: Arc<dyn Disk>,
+        segment_len: u64,
+        head: SegmentHead,
+        unproven: &[OldBatch],
+        counters: Counters,
+    ) -> io::Result<Self> {
+        let mut body = Vec::new();
+        let mut frame = Vec::new();
+        for (position, lease_us, records) in unproven {
+            let batch = BatchHead {
+                installation: head.installation,
+                segment: head.segment,
+                position: *position,
+                synced_through: head.synced_through,
+                lease_us: *lease_us,
+            };
+            batch.write(records, &mut frame);
+            body.extend_from_slice(&frame);
+        }
+        let at = (SEGMENT_HEAD + body.len()) as u64;
+        let len = segment_len.max(at);
+        let name = file_name(head.segment);
+        let unfinished = format!("{name}{UNFINISHED}");
+        let file = disk.create(&unfinished, len)?;
+        file.write_at(0, &head.write())?;
+        file.write_at(SEGMENT_HEAD as u64, &body)?;
+        file.sync()?;
+        disk.rename(&unfinished, &name)?;
+        disk.sync_dir()?;
+        let position = head.starts_at - 1 + unproven.len() as u64;
+        let maker = None;
+        let segments = [(head.segment, head.starts_at, len)].into();
+        Ok(Self {
+            disk,
+            segment_len,
+            file,
+            head,
+            at,
+            len,
+            position,
+            counters,
+            maker,
+            frame,
+            segments,
+            progress: None,
+        })
+    }
+
+    /// Appends one batch and makes it durable.
+    pub(crate) fn commit(&mut self, records: &[u8], stamp: Stamp) -> io::Result<()> {
+        let padded = (BATCH_HEAD + records.len()).next_multiple_of(crate::frame::ALIGN) as u64;
+        if self.at + padded > self.len {
+            self.roll(padded, stamp)?;
+        }
+        let batch = BatchHead {
+            installation: self.head.installation,
+            segment: self.head.segment,
+            position: self.position + 1,
+            synced_through: self.position,
+            lease_us: stamp.lease_us,
+        };
+        batch.write(records, &mut self.frame);
+        self.file.write_at(self.at, &self.frame)?;
+        self.file.sync()?;
+        self.at += padded;
+        self.position += 1;
+        self.counters = stamp.counters;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        if let Some(progress) = &self.progress {
+            progress.synced.store(self.position, Ordering::Release);
+        }
+    }
+
+    /// Tells `progress` from now on how far the journal is durable.
+    pub(crate) fn follow(&mut self, progress: Arc<Progress>) {
+        self.progress = Some(progress);
+        self.publish();
+    }
+
+    /// Counts segments of before this start, oldest first.
+    pub(crate) fn knows(&mut self, older: impl IntoIterator<Item = (u64, u64, u64)>) {
+        let newer = std::mem::take(&mut self.segments);
+        self.segments.extend(older);
+        self.segments.extend(newer);
+    }
+
+    /// Bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|(.., len)| len).sum()
+    }
+
+    /// The oldest segment.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.segments.front().map_or(self.head.segment, |(segment, ..)| *segment)
+    }
+
+    /// The last segment before the present one whose batches are all in the database.
+    pub(crate) fn droppable(&self, carried: u64) -> Option<u64> {
+        let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
+        let whole = pairs.filter(|(_, (_, next_starts_at, _))| next_starts_at - 1 <= carried);
+        whole.map(|((segment, ..), _)| *segment).max()
+    }
+
+    /// Removes the segments up to one, oldest first, each durably before the next: a start finds
+    /// no gap. Nothing of them may count any more.
+    pub(crate) fn drop_through(&mut self, segment: u64) -> io::Result<()> {
+        while self.segments.front().is_some_and(|(oldest, ..)| *oldest <= segment) {
+            let (oldest, ..) = self.segments.pop_front().expect("invariant: just looked at");
+            match &mut self.maker {
+                Some(maker) => maker.remove(oldest),
+                None => remove(&*self.disk, oldest)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on in the next segment. Its header is durable before its first batch is written.
+    fn roll(&mut self, room: u64, stamp: Stamp) -> io::Result<()> {
+        let segment = self.head.segment + 1;
+        let len = self.segment_len.max(SEGMENT_HEAD as u64 + room);
+        let ready = self.maker.as_mut().map_or(Ok(None), Maker::take)?;
+        let spare = match ready.filter(|spare| spare.segment == segment && spare.len >= len) {
+            Some(spare) => spare,
+            None => Spare::make(&*self.disk, segment, len)?,
+        };
+        self.head = SegmentHead {
+            segment,
+            starts_at: self.position + 1,
+            synced_through: self.position,
+            boot_us: self.head.boot_us.wrapping_add(stamp.lease_us - self.head.lease_us),
+            lease_us: stamp.lease_us,
+            counters: self.counters,
+            ..self.head
+        };
+        self.file = spare.file;
+        self.file.write_at(0, &self.head.write())?;
+        self.file.sync()?;
+        self.at = SEGMENT_HEAD as u64;
+        self.len = spare.len;
+        self.segments.push_back((segment, self.head.starts_at, self.len));
+        self.ask_ahead();
+        Ok(())
+    }
+
+    /// Has segments made ready ahead from now on, by a thread of their own.
+    pub(crate) fn make_ahead(&mut self) -> io::Result<()> {
+        self.maker = Some(Maker::start(Arc::clone(&self.disk))?);
+        self.ask_ahead();
+        Ok(())
+    }
+
+    fn ask_ahead(&mut self) {
+        if let Some(maker) = &mut self.maker {
+            maker.ask(self.head.segment + 1, self.segment_len);
+        }
+    }
+}
+
+impl Spare {
+    /// Makes a segment ready: zeroed, synced, named.
+    pub(crate) fn make(disk: &dyn Disk, segment: u64, len: u64) -> io::Result<Self> {
+        let name = file_name(segment);
+        let unfinished = format!("{name}{UNFINISHED}");
+        let file = disk.create(&unfinished, len)?;
+        file.sync()?;
+        disk.rename(&unfinished, &name)?;
+        disk.sync_dir()?;
+        Ok(Self { segment, file, len })
+    }
+}
+
+/// Removes a segment, durably. One that is gone already is fine: a start may remove it too.
+pub(crate) fn remove(disk: &dyn Disk, segment: u64) -> io::Result<()> {
+    match disk.remove(&file_name(segment)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => disk.sync_dir(),
+    }
+}
+
+/// What the segments' thread does next.
+enum Order {
+    /// Make this segment ready, with this length.
+    Make(u64, u64),
+    /// Remove this one.
+    Remove(u64),
+}
+
+/// Makes segments ready and removes them on a thread of its own; ends when it is dropped.
+struct Maker {
+    orders: SyncSender<Order>,
+    made: Receiver<io::Result<Spare>>,
+    asked: bool,
+    /// Segments to remove that have not been ordered yet.
+    removals: VecDeque<u64>,
+}
+
+/// Orders that may wait for the thread; removals beyond stay here and are ordered later.
+const ORDERS_MAX: usize = 64;
+
+impl Maker {
+    fn start(disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let (orders, todo) = sync_channel::<Order>(ORDERS_MAX);
+        let (done, made) = sync_channel(1);
+        std::thread::Builder::new().name("keypeg-segments".into()).spawn(move || {
+            for order in todo {
+                match order {
+                    Order::Make(segment, len) => {
+                        if done.send(Spare::make(&*disk, segment, len)).is_err() {
+                            return;
+                        }
+                    }
+                    Order::Remove(segment) => {
+                        if let Err(error) = remove(&*disk, segment) {
+                            tracing::warn!(segment, %error, "a segment that is done stays");
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(Self { orders, made, asked: false, removals: VecDeque::new() })
+    }
+
+    fn ask(&mut self, segment: u64, len: u64) {
+        self.asked = self.orders.try_send(Order::Make(segment, len)).is_ok();
+        while let Some(segment) = self.removals.front()
+            && self.orders.try_send(Order::Remove(*segment)).is_ok()
+        {
+            self.removals.pop_front();
+        }
+    }
+
+    fn remove(&mut self, segment: u64) {
+        let full = !self.removals.is_empty();
+        if full || self.orders.try_send(Order::Remove(segment)).is_err() {
+            self.removals.push_back(segment);
+        }
+    }
+
+    /// What was asked for; waits for it where it is not ready yet.
+    fn take(&mut self) -> io::Result<Option<Spare>> {
+        if !std::mem::take(&mut self.asked) {
+            return Ok(None);
+        }
+        let gone = || io::Error::other("the thread that makes segments ready is gone");
+        self.made.recv().map_err(|_| gone())?.map(Some)
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { head, at, position, .. } = self;
+        write!(f, "Journal(segment {}, at {at}, position {position})", head.segment)
+    }
+}
+
+/// The name of a segment's file.
+pub(crate) fn file_name(segment: u64) -> String {
+    format!("{PREFIX}{segment:012}")
+}
+
+/// The segment whose file has this name.
+pub(crate) fn segment_of(name: &str) -> Option<u64> {
+    let segment = name.strip_prefix(PREFIX)?.parse().ok()?;
+    (file_name(segment) == name).then_some(segment)
+}

@@ -1,0 +1,466 @@
+//! The key set's long memory: which pools and keys there are, in a well-kept database.
+//!
+//! redb over our [`Disk`]. The position of the journal that has been carried into it stands in the
+//! same transaction as the changes, so after any crash both agree. Leases are not in it. Who reads
+//! the journal and when is `carrier.rs`' business.
+
+use crate::core::{Counters, Fact, IdKey, KeyId, LoadedKey, Misfit, Policy, Rebuild};
+use crate::disk::{Disk, DiskFile};
+use crate::record::{self, BadRecord};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableDefinition,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The file's name.
+pub(crate) const KEYSET: &str = "keyset";
+/// What redb may keep of its pages in memory.
+const CACHE: usize = 64 << 20;
+/// Keys of a removed pool that one change takes out.
+const TRIM: usize = 20_000;
+
+/// Sum (four bytes), flags, when it was made (six bytes, milliseconds), value; by pool and number.
+const KEYS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("keys");
+/// A `PoolMade` record, by number.
+const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
+/// Imported values that are gone: a sum, by pool and id.
+const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
+/// Removed pools whose rows are still to be taken out.
+const GONE: TableDefinition<u32, ()> = TableDefinition::new("gone");
+/// The position that is carried, and the counters there.
+const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
+
+const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
+
+const IMPORTED: u8 = 1;
+/// Bytes of a row before the value.
+const KEY_HEAD: usize = 11;
+
+/// Pools by number: name and policy.
+pub(crate) type PoolRows = BTreeMap<u32, (String, Policy)>;
+
+/// The open database.
+pub(crate) struct Keyset {
+    /// There until it is dropped.
+    database: Option<Database>,
+    ids: IdKey,
+}
+
+/// What a change of the key set is made of: the net of many facts.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// The journal's position up to which this carries.
+    pub(crate) position: u64,
+    pub(crate) counters: Counters,
+    pools: PoolRows,
+    gone: BTreeSet<u32>,
+    births: BTreeMap<(u32, u64), Vec<u8>>,
+    deaths: BTreeSet<(u32, u64)>,
+    retired: BTreeSet<(u32, u128)>,
+    facts: usize,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeysetError {
+    /// The disk said no.
+    #[error("{KEYSET}: {0}")]
+    Io(#[from] io::Error),
+    /// Its content is not what was written.
+    #[error("{KEYSET} is damaged: {0}. Restore the data directory from a backup")]
+    Damaged(String),
+}
+
+impl Keyset {
+    /// Makes an empty one, or opens the one there is.
+    pub(crate) fn open(disk: &dyn Disk, ids: IdKey) -> Result<Self, KeysetError> {
+        let there = disk.list()?.iter().any(|name| name == KEYSET);
+        let file = if there { disk.open(KEYSET)? } else { disk.create(KEYSET, 0)? };
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE);
+        let database = unpanicked(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
+        disk.sync_dir()?;
+        let this = Self { database: Some(database), ids };
+        if !there {
+            this.carry(&Change::default())?;
+        }
+        Ok(this)
+    }
+
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("invariant: there until it is dropped")
+    }
+
+    /// Puts everything back into `rebuild`; gives the position carried. O(keys).
+    pub(crate) fn load(&self, rebuild: &mut Rebuild) -> Result<u64, KeysetError> {
+        unpanicked(|| self.read_into(rebuild))
+    }
+
+    fn read_into(&self, rebuild: &mut Rebuild) -> Result<u64, KeysetError> {
+        let reading = self.database().begin_read().map_err(failed)?;
+        let (position, counters) = state(&reading)?;
+        rebuild.counters(counters);
+        let pools = reading.open_table(POOLS).map_err(failed)?;
+        let keys = reading.open_table(KEYS).map_err(failed)?;
+        let retired = reading.open_table(RETIRED).map_err(failed)?;
+        let mut loaded = 0;
+        for row in pools.iter().map_err(failed)? {
+            let (pool, record) = row.map_err(failed)?;
+            let pool = pool.value();
+            let (name, policy) = read_pool(pool, record.value())?;
+            rebuild.load_pool(pool, &name, policy).map_err(misfit)?;
+            for row in keys.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
+                let (at, row) = row.map_err(failed)?;
+                let key = read_key(at.value(), row.value())?;
+                rebuild.load_key(pool, at.value().1, &key).map_err(misfit)?;
+                loaded += 1;
+            }
+            for row in retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)? {
+                let (at, found) = row.map_err(failed)?;
+                if found.value() != retired_sum(at.value()) {
+                    return Err(damaged("a retired value's row does not match its sum"));
+                }
+                rebuild.load_retired(pool, KeyId(at.value().1)).map_err(misfit)?;
+            }
+        }
+        let gone = reading.open_table(GONE).map_err(failed)?;
+        if gone.is_empty().map_err(failed)? && loaded != keys.len().map_err(failed)? {
+            return Err(damaged("keys are missing"));
+        }
+        Ok(position)
+    }
+
+    /// The pools there are by number, the position carried and the counters there.
+    pub(crate) fn pools(&self) -> Result<(PoolRows, u64, Counters), KeysetError> {
+        let reading = self.database().begin_read().map_err(failed)?;
+        let mut pools = BTreeMap::new();
+        let table = reading.open_table(POOLS).map_err(failed)?;
+        for row in table.iter().map_err(failed)? {
+            let (pool, record) = row.map_err(failed)?;
+            let pool = pool.value();
+            pools.insert(pool, read_pool(pool, record.value())?);
+        }
+        let (position, counters) = state(&reading)?;
+        Ok((pools, position, counters))
+    }
+
+    /// Makes one change durable, position and counters with it; true when rows of removed pools
+    /// are left to be taken out.
+    pub(crate) fn carry(&self, change: &Change) -> Result<bool, KeysetError> {
+        let mut writing = self.database().begin_write().map_err(failed)?;
+        writing.set_durability(Durability::Immediate).map_err(failed)?;
+        // Without it, opening after a crash would read the whole file to repair it.
+        writing.set_quick_repair(true);
+        let left = self.write(&writing, change).map_err(KeysetError::from)?;
+        writing.commit().map_err(failed)?;
+        Ok(left)
+    }
+
+    fn write(
+        &self,
+        writing: &redb::WriteTransaction,
+        change: &Change,
+    ) -> Result<bool, redb::Error> {
+        let mut pools = writing.open_table(POOLS)?;
+        let mut keys = writing.open_table(KEYS)?;
+        let mut retired = writing.open_table(RETIRED)?;
+        let mut gone = writing.open_table(GONE)?;
+        for (pool, (name, policy)) in &change.pools {
+            pools.insert(pool, write_pool(*pool, name, policy).as_slice())?;
+        }
+        for at in &change.deaths {
+            let Some(row) = keys.remove(at)? else { continue };
+            if let Some(value) = imported_value(row.value()) {
+                let at = (at.0, self.ids.key_id(at.0, value).0);
+                retired.insert(at, retired_sum(at))?;
+            }
+        }
+        for (at, row) in &change.births {
+            keys.insert(at, row.as_slice())?;
+        }
+        for at in &change.retired {
+            retired.insert(at, retired_sum(*at))?;
+        }
+        for pool in &change.gone {
+            pools.remove(pool)?;
+            gone.insert(pool, ())?;
+        }
+        let left = trim(&mut gone, &mut keys, &mut retired)?;
+        let mut state = writing.open_table(STATE)?;
+        let Counters { next_key, next_pool, tokens_reserved } = change.counters;
+        let numbers = [change.position, next_key, u64::from(next_pool), tokens_reserved];
+        for (name, number) in STATE_NAMES.into_iter().zip(numbers) {
+            state.insert(name, number)?;
+        }
+        state.insert("sum", state_sum(numbers))?;
+        Ok(left)
+    }
+}
+
+/// The database does not expect its pages to be damaged and panics where they are: at a start,
+/// before anything is served, that is damage to be told like any other.
+fn unpanicked<T>(read: impl FnOnce() -> Result<T, KeysetError>) -> Result<T, KeysetError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(damaged("a page is damaged")))
+}
+
+/// The position carried and the counters there.
+fn state(reading: &redb::ReadTransaction) -> Result<(u64, Counters), KeysetError> {
+    let state = reading.open_table(STATE).map_err(failed)?;
+    let number = |name| -> Result<u64, KeysetError> {
+        Ok(state.get(name).map_err(failed)?.map_or(0, |number| number.value()))
+    };
+    let mut numbers = [0; 4];
+    for (at, name) in STATE_NAMES.into_iter().enumerate() {
+        numbers[at] = number(name)?;
+    }
+    if number("sum")? != state_sum(numbers) {
+        return Err(damaged("the state does not match its sum"));
+    }
+    let [position, next_key, next_pool, tokens_reserved] = numbers;
+    let next_pool = u32::try_from(next_pool).map_err(|_| damaged("a counter is out of range"))?;
+    Ok((position, Counters { next_key, next_pool, tokens_reserved }))
+}
+
+impl Drop for Keyset {
+    /// All that was carried is durable; what the database still writes at its close serves its own
+    /// next start alone, and must not take the process with it.
+    fn drop(&mut self) {
+        let database = self.database.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+    }
+}
+
+/// Takes out a slice of a removed pool's rows; true when more are left.
+fn trim(
+    gone: &mut redb::Table<'_, u32, ()>,
+    keys: &mut redb::Table<'_, (u32, u64), &'static [u8]>,
+    retired: &mut redb::Table<'_, (u32, u128), u32>,
+) -> Result<bool, redb::Error> {
+    let Some(pool) = gone.first()?.map(|(pool, _)| pool.value()) else { return Ok(false) };
+    let mut numbers = Vec::with_capacity(TRIM);
+    for row in keys.range((pool, 0)..=(pool, u64::MAX))?.take(TRIM) {
+        numbers.push(row?.0.value());
+    }
+    for at in &numbers {
+        keys.remove(at)?;
+    }
+    let mut ids = Vec::new();
+    for row in retired.range((pool, 0)..=(pool, u128::MAX))?.take(TRIM - numbers.len()) {
+        ids.push(row?.0.value());
+    }
+    for at in &ids {
+        retired.remove(at)?;
+    }
+    if numbers.len() + ids.len() < TRIM {
+        gone.remove(pool)?;
+    }
+    Ok(gone.first()?.is_some())
+}
+
+impl Change {
+    /// Begins a change that goes on from a position.
+    pub(crate) fn after(position: u64, counters: Counters) -> Self {
+        Self { position, counters, ..Self::default() }
+    }
+
+    /// Facts it has taken.
+    pub(crate) fn facts(&self) -> usize {
+        self.facts
+    }
+
+    /// Takes a fact; those that are not about the key set pass by. `pools` are the pools there are
+    /// after the facts so far.
+    pub(crate) fn take(&mut self, fact: &Fact<'_>, ids: &IdKey, pools: &mut PoolRows) {
+        self.facts += 1;
+        match fact {
+            Fact::PoolMade { pool, name, policy } => {
+                self.counters.next_pool = self.counters.next_pool.max(pool + 1);
+                self.put_pool(*pool, ((*name).to_owned(), policy.clone()), pools);
+            }
+            Fact::PolicySet { pool, policy } => {
+                if let Some((name, _)) = pools.get(pool).cloned() {
+                    self.put_pool(*pool, (name, policy.clone()), pools);
+                }
+            }
+            Fact::PoolGone { pool } => {
+                pools.remove(pool);
+                self.pools.remove(pool);
+                self.births.retain(|(of, _), _| of != pool);
+                self.gone.insert(*pool);
+            }
+            Fact::Born { pool, first, at_ms, imported, values } => {
+                for (number, value) in (*first..).zip(values.iter()) {
+                    let at = (*pool, number);
+                    self.births.insert(at, write_key(at, *at_ms, *imported, value));
+                    self.counters.next_key = self.counters.next_key.max(number + 1);
+                    self.facts += 1;
+                }
+            }
+            Fact::Deleted { pool, key } | Fact::Purged { pool, key } => {
+                self.die((*pool, *key), ids);
+            }
+            Fact::TokensReserved { until } => {
+                self.counters.tokens_reserved = self.counters.tokens_reserved.max(*until);
+            }
+            Fact::Granted { .. }
+            | Fact::Held { .. }
+            | Fact::Resting { .. }
+            | Fact::Renewed { .. }
+            | Fact::Released { .. }
+            | Fact::Restored { .. }
+            | Fact::Dropped { .. }
+            | Fact::Stopped { .. } => {}
+        }
+    }
+
+    fn put_pool(&mut self, pool: u32, row: (String, Policy), pools: &mut PoolRows) {
+        pools.insert(pool, row.clone());
+        self.pools.insert(pool, row);
+    }
+
+    fn die(&mut self, at: (u32, u64), ids: &IdKey) {
+        match self.births.remove(&at) {
+            None => {
+                self.deaths.insert(at);
+            }
+            Some(row) => {
+                if let Some(value) = imported_value(&row) {
+                    self.retired.insert((at.0, ids.key_id(at.0, value).0));
+                }
+            }
+        }
+    }
+}
+
+/// A row: under a sum of its own, since the database does not check what it reads.
+fn write_key(at: (u32, u64), at_ms: u64, imported: bool, value: &[u8]) -> Vec<u8> {
+    let [m0, m1, m2, m3, m4, m5, ..] = at_ms.to_le_bytes();
+    let mut row = Vec::with_capacity(KEY_HEAD + value.len());
+    row.extend_from_slice(&[0; 4]);
+    row.extend_from_slice(&[if imported { IMPORTED } else { 0 }, m0, m1, m2, m3, m4, m5]);
+    row.extend_from_slice(value);
+    let sum = sum(at, &row[4..]);
+    row[..4].copy_from_slice(&sum.to_le_bytes());
+    row
+}
+
+fn sum((pool, key): (u32, u64), rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&pool.to_le_bytes());
+    hasher.update(&key.to_le_bytes());
+    hasher.update(rest);
+    hasher.finalize()
+}
+
+fn read_key(at: (u32, u64), row: &[u8]) -> Result<LoadedKey<'_>, KeysetError> {
+    let (found, rest) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
+    if u32::from_le_bytes(*found) != sum(at, rest) {
+        return Err(damaged("a key's row does not match its sum"));
+    }
+    let [flags, m0, m1, m2, m3, m4, m5, value @ ..] = rest else {
+        return Err(damaged("a row is cut"));
+    };
+    Ok(LoadedKey {
+        value,
+        created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
+        imported: flags & IMPORTED != 0,
+    })
+}
+
+fn retired_sum((pool, id): (u32, u128)) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&pool.to_le_bytes());
+    hasher.update(&id.to_le_bytes());
+    hasher.finalize()
+}
+
+/// The value of an imported key; `None` for one that was made here.
+fn imported_value(row: &[u8]) -> Option<&[u8]> {
+    let (head, value) = row.split_at_checked(KEY_HEAD)?;
+    (head[4] & IMPORTED != 0).then_some(value)
+}
+
+/// A row: a record behind its sum.
+fn write_pool(pool: u32, name: &str, policy: &Policy) -> Vec<u8> {
+    let record = record::write_one(&Fact::PoolMade { pool, name, policy: policy.clone() });
+    [&crc32fast::hash(&record).to_le_bytes()[..], &record].concat()
+}
+
+fn read_pool(number: u32, row: &[u8]) -> Result<(String, Policy), KeysetError> {
+    let (sum, record) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
+    if u32::from_le_bytes(*sum) != crc32fast::hash(record) {
+        return Err(damaged("a pool's row does not match its sum"));
+    }
+    match record::read(record, 0) {
+        Ok((Fact::PoolMade { pool, name, policy }, [])) if pool == number => {
+            Ok((name.to_owned(), policy))
+        }
+        Ok(_) => Err(damaged("a pool's row is another record")),
+        Err(BadRecord(why)) => Err(damaged(why)),
+    }
+}
+
+/// The sum over the numbers of the state.
+fn state_sum(numbers: [u64; 4]) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
+    u64::from(hasher.finalize())
+}
+
+fn damaged(why: &str) -> KeysetError {
+    KeysetError::Damaged(why.to_owned())
+}
+
+fn misfit(Misfit(why): Misfit) -> KeysetError {
+    damaged(why)
+}
+
+fn failed(error: impl Into<redb::Error>) -> KeysetError {
+    let error = error.into();
+    if let redb::Error::Io(error) = error {
+        return KeysetError::Io(error);
+    }
+    KeysetError::Damaged(error.to_string())
+}
+
+impl From<redb::Error> for KeysetError {
+    fn from(error: redb::Error) -> Self {
+        failed(error)
+    }
+}
+
+/// Our disk as redb wants it.
+struct Backend(Box<dyn DiskFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Backend")
+    }
+}

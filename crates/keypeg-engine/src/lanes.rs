@@ -1,0 +1,468 @@
+//! Lanes: how requests reach the engine's thread and answers leave it, in bulk.
+//!
+//! One lane a core of the server. Requests are pushed under a lock that is held for a push; the
+//! engine swaps the whole queue out. Answers come back as one `Vec` and one wake-up, and
+//! [`Lane::deliver`], a future that runs on the lane's own core, hands each to its call. A lane is
+//! bounded: over the bound a call is answered [`Refusal::Overloaded`] at once; calls that give
+//! back or keep alive have room of their own. Knows nothing of what a request means, but that a
+//! grant nobody received must be taken back.
+
+use crate::request::{Call, Principal, Refusal, Reply, Request};
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::thread::Thread;
+
+/// Requests that may wait in one lane before new work is refused.
+pub const LANE_MAX: usize = 16_384;
+/// Room above [`LANE_MAX`] for calls that give back, keep alive or delete.
+pub const LANE_RESERVE: usize = 16_384;
+
+/// The end of a lane that a core of the server holds. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    shared: Arc<Shared>,
+}
+
+/// The end of a lane that the engine's thread holds.
+#[derive(Debug)]
+pub(crate) struct EngineLane {
+    shared: Arc<Shared>,
+    asked: Vec<(Slot, Request)>,
+    answers: Vec<(Slot, Reply)>,
+}
+
+/// A call's place in its lane.
+pub(crate) type Slot = u32;
+
+#[derive(Debug, Default)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    outbox: Mutex<Outbox>,
+    calls: Mutex<Calls>,
+    bell: Bell,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    queue: Vec<(Slot, Request)>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    answers: Vec<(Slot, Reply)>,
+    deliverer: Option<Waker>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    states: Vec<CallState>,
+    free: Vec<Slot>,
+}
+
+#[derive(Debug)]
+enum CallState {
+    Free,
+    Waiting(Option<Waker>),
+    Dropped,
+    Answered(Reply),
+}
+
+/// Wakes the engine's thread; rings once for any number of pushes until it is heard.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bell {
+    inner: Arc<BellInner>,
+}
+
+#[derive(Debug, Default)]
+struct BellInner {
+    rung: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Bell {
+    /// Names the thread to wake; rings before this are remembered.
+    pub(crate) fn listen(&self) {
+        self.inner.thread.get_or_init(std::thread::current);
+    }
+
+    pub(crate) fn ring(&self) {
+        if !self.inner.rung.swap(true, Ordering::AcqRel)
+            && let Some(thread) = self.inner.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Tells whether it rang since the last time it was asked.
+    pub(crate) fn heard(&self) -> bool {
+        self.inner.rung.swap(false, Ordering::AcqRel)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while a lane's lock is held would be a bug in this file; its data is whole at every
+    // point a push or a pop can panic.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Makes a lane: the server's end and the engine's.
+pub(crate) fn lane(bell: &Bell) -> (Lane, EngineLane) {
+    let shared = Arc::new(Shared { bell: bell.clone(), ..Shared::default() });
+    (
+        Lane { shared: Arc::clone(&shared) },
+        EngineLane { shared, asked: Vec::new(), answers: Vec::new() },
+    )
+}
+
+impl Lane {
+    /// Asks; the future gives the answer. A refusal for want of room is there at once. Dropping
+    /// the future before its answer was taken lets the request run; a grant is then taken back.
+    pub fn call(&self, request: Request) -> Answer {
+        let slot = locked(&self.shared.calls).open();
+        match self.push(slot, request) {
+            Ok(()) => Answer { lane: self.clone(), slot: Some(slot), refused: None },
+            Err(refusal) => {
+                locked(&self.shared.calls).close(slot);
+                Answer { lane: self.clone(), slot: None, refused: Some(refusal) }
+            }
+        }
+    }
+
+    fn push(&self, slot: Slot, request: Request) -> Result<(), Refusal> {
+        let room = if request.call.is_new_work() { LANE_MAX } else { LANE_MAX + LANE_RESERVE };
+        {
+            let mut inbox = locked(&self.shared.inbox);
+            if inbox.closed {
+                return Err(Refusal::ShuttingDown);
+            }
+            if inbox.queue.len() >= room {
+                return Err(Refusal::Overloaded);
+            }
+            inbox.queue.push((slot, request));
+        }
+        self.shared.bell.ring();
+        Ok(())
+    }
+
+    /// Hands answers to their calls until the engine has closed the lane and all are handed out.
+    /// To be run once, on the lane's own core.
+    pub async fn deliver(&self) {
+        let mut batch = Vec::new();
+        while self.next_batch(&mut batch).await {
+            let mut taken_back = Vec::new();
+            {
+                let mut calls = locked(&self.shared.calls);
+                for (slot, reply) in batch.drain(..) {
+                    calls.answer(slot, reply, &mut taken_back);
+                }
+            }
+            for call in taken_back {
+                drop(self.call(Request { by: Principal::Server, call }));
+            }
+        }
+    }
+
+    async fn next_batch(&self, batch: &mut Vec<(Slot, Reply)>) -> bool {
+        std::future::poll_fn(|context| {
+            let mut outbox = locked(&self.shared.outbox);
+            if !outbox.answers.is_empty() {
+                mem::swap(&mut outbox.answers, batch);
+                return Poll::Ready(true);
+            }
+            if outbox.closed {
+                return Poll::Ready(false);
+            }
+            outbox.deliverer = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl EngineLane {
+    /// Takes all that was asked, in order.
+    pub(crate) fn take(&mut self, mut each: impl FnMut(Slot, Request)) {
+        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.asked);
+        for (slot, request) in self.asked.drain(..) {
+            each(slot, request);
+        }
+    }
+
+    /// Puts an answer aside until [`EngineLane::flush`].
+    pub(crate) fn answer(&mut self, slot: Slot, reply: Reply) {
+        self.answers.push((slot, reply));
+    }
+
+    /// Gives the answers put aside away, with one wake-up.
+    pub(crate) fn flush(&mut self) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let waker = {
+            let mut outbox = locked(&self.shared.outbox);
+            if outbox.answers.is_empty() {
+                mem::swap(&mut outbox.answers, &mut self.answers);
+            } else {
+                outbox.answers.append(&mut self.answers);
+            }
+            outbox.deliverer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Refuses calls to come; those already pushed can still be taken and answered.
+    pub(crate) fn close_inbox(&self) {
+        locked(&self.shared.inbox).closed = true;
+    }
+
+    /// Says that no answer will come after those flushed.
+    pub(crate) fn close_outbox(&self) {
+        let waker = {
+            let mut outbox = locked(&self.shared.outbox);
+            outbox.closed = true;
+            outbox.deliverer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Calls {
+    fn open(&mut self) -> Slot {
+        if let Some(slot) = self.free.pop() {
+            self.states[slot as usize] = CallState::Waiting(None);
+            return slot;
+        }
+        let slot = Slot::try_from(self.states.len()).expect("invariant: connections are bounded");
+        self.states.push(CallState::Waiting(None));
+        slot
+    }
+
+    fn close(&mut self, slot: Slot) -> CallState {
+        self.free.push(slot);
+        mem::replace(&mut self.states[slot as usize], CallState::Free)
+    }
+
+    fn answer(&mut self, slot: Slot, reply: Reply, taken_back: &mut Vec<Call>) {
+        match mem::replace(&mut self.states[slot as usize], CallState::Free) {
+            CallState::Waiting(waker) => {
+                self.states[slot as usize] = CallState::Answered(reply);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            CallState::Dropped => {
+                self.free.push(slot);
+                taken_back.extend(take_back(&reply));
+            }
+            CallState::Free | CallState::Answered(_) => {
+                unreachable!("invariant: a call is answered once")
+            }
+        }
+    }
+}
+
+/// What undoes a reply that nobody received: a grant is given back, all else stands.
+fn take_back(reply: &Reply) -> Option<Call> {
+    let Reply::Granted { lease, pool, .. } = reply else { return None };
+    Some(Call::Release { pool: pool.clone(), lease: lease.id })
+}
+
+/// The answer to one call, to come.
+#[derive(Debug)]
+#[must_use = "a call that is dropped is not answered"]
+pub struct Answer {
+    lane: Lane,
+    slot: Option<Slot>,
+    refused: Option<Refusal>,
+}
+
+impl Future for Answer {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
+        if let Some(refusal) = self.refused.take() {
+            return Poll::Ready(Reply::Refused(refusal));
+        }
+        let slot = self.slot.expect("invariant: not polled after it is ready");
+        let mut calls = locked(&self.lane.shared.calls);
+        if let CallState::Waiting(waker) = &mut calls.states[slot as usize] {
+            match waker {
+                Some(old) if old.will_wake(context.waker()) => {}
+                _ => *waker = Some(context.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        let state = calls.close(slot);
+        drop(calls);
+        self.slot = None;
+        match state {
+            CallState::Answered(reply) => Poll::Ready(reply),
+            CallState::Free | CallState::Waiting(_) | CallState::Dropped => {
+                unreachable!("invariant: a call that is polled waits or is answered")
+            }
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let mut unread = Vec::new();
+        {
+            let mut calls = locked(&self.lane.shared.calls);
+            let state = &mut calls.states[slot as usize];
+            if let CallState::Answered(reply) = state {
+                unread.extend(take_back(reply));
+                calls.close(slot);
+            } else {
+                *state = CallState::Dropped;
+            }
+        }
+        for call in unread {
+            drop(self.lane.call(Request { by: Principal::Server, call }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
+    use std::pin::pin;
+
+    fn request(call: Call) -> Request {
+        Request { by: Principal::Anyone, call }
+    }
+
+    fn acquire() -> Request {
+        request(Call::Acquire { pool: PoolName::default_pool(), ttl_ms: None, holder: None })
+    }
+
+    fn granted(token: u128) -> Reply {
+        let lease = LeaseView {
+            id: LeaseId(token),
+            key_id: KeyId(1),
+            token: 1,
+            holder: None,
+            granted_at_ms: 0,
+            expires_at_ms: 0,
+            expires_in_ms: 0,
+            key_expires_at_ms: None,
+        };
+        let value = Secret::new("x").expect("short");
+        Reply::Granted { pool: PoolName::default_pool(), lease: Box::new(lease), value }
+    }
+
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn taken(engine: &mut EngineLane) -> Vec<(Slot, Request)> {
+        let mut all = Vec::new();
+        engine.take(|slot, request| all.push((slot, request)));
+        all
+    }
+
+    #[test]
+    fn each_call_gets_its_own_answer() {
+        let (lane, mut engine) = lane(&Bell::default());
+        let mut deliver = pin!(lane.deliver());
+        let mut answers: Vec<_> = (0..3).map(|_| Box::pin(lane.call(acquire()))).collect();
+        let asked = taken(&mut engine);
+        for (at, (slot, _)) in asked.into_iter().enumerate().rev() {
+            engine.answer(slot, granted(at as u128));
+        }
+        assert!(poll(answers[0].as_mut()).is_pending());
+        engine.flush();
+        assert!(poll(deliver.as_mut()).is_pending());
+        for (at, answer) in answers.iter_mut().enumerate() {
+            let Poll::Ready(Reply::Granted { lease, .. }) = poll(answer.as_mut()) else {
+                panic!("an answer")
+            };
+            assert_eq!(lease.id, LeaseId(at as u128));
+        }
+    }
+
+    #[test]
+    fn a_grant_nobody_received_is_given_back_whenever_its_call_was_dropped() {
+        for drop_when in 0..3 {
+            let (lane, mut engine) = lane(&Bell::default());
+            let mut deliver = pin!(lane.deliver());
+            let mut answer = Some(lane.call(acquire()));
+            if drop_when == 0 {
+                answer = None;
+            }
+            let (slot, _) = taken(&mut engine).pop().expect("asked");
+            if drop_when == 1 {
+                answer = None;
+            }
+            engine.answer(slot, granted(7));
+            engine.flush();
+            assert!(poll(deliver.as_mut()).is_pending());
+            drop(answer);
+            let back = taken(&mut engine);
+            let [(_, Request { by: Principal::Server, call: Call::Release { lease, .. } })] =
+                &back[..]
+            else {
+                panic!("dropped at {drop_when}: {back:?}")
+            };
+            assert_eq!(*lease, LeaseId(7));
+        }
+    }
+
+    #[test]
+    fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
+        let (lane, mut engine) = lane(&Bell::default());
+        let release = || {
+            let (pool, lease) = (PoolName::default_pool(), LeaseId(1));
+            request(Call::Release { pool, lease })
+        };
+        let refused = |request| {
+            matches!(
+                poll(pin!(lane.call(request))),
+                Poll::Ready(Reply::Refused(Refusal::Overloaded))
+            )
+        };
+        let _kept: Vec<_> = (0..LANE_MAX).map(|_| lane.call(acquire())).collect();
+        assert!(refused(acquire()));
+        let _more: Vec<_> = (0..LANE_RESERVE).map(|_| lane.call(release())).collect();
+        assert!(refused(release()));
+        assert_eq!(taken(&mut engine).len(), LANE_MAX + LANE_RESERVE);
+        assert!(!refused(acquire()), "there is room again at once");
+    }
+
+    #[test]
+    fn a_closed_lane_refuses_and_its_delivery_ends() {
+        let (lane, engine) = lane(&Bell::default());
+        engine.close_inbox();
+        let answer = poll(pin!(lane.call(acquire())));
+        assert!(matches!(answer, Poll::Ready(Reply::Refused(Refusal::ShuttingDown))));
+        engine.close_outbox();
+        assert!(poll(pin!(lane.deliver())).is_ready());
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let (lane, mut engine) = lane(&Bell::default());
+        let mut deliver = pin!(lane.deliver());
+        for _ in 0..100 {
+            let mut answer = pin!(lane.call(acquire()));
+            let (slot, _) = taken(&mut engine).pop().expect("asked");
+            engine.answer(slot, Reply::Done);
+            engine.flush();
+            assert!(poll(deliver.as_mut()).is_pending());
+            assert!(poll(answer.as_mut()).is_ready());
+        }
+        assert_eq!(locked(&lane.shared.calls).states.len(), 1);
+    }
+}

@@ -1,0 +1,353 @@
+//! How a directory becomes pools again, or is refused.
+//!
+//! The journal is replayed batch by batch. Damage at or below a position that some frame says was
+//! synced is corruption: refused, with file and offset. Damage above it is the tail of a crash:
+//! cut. What is valid but not proven is written into a fresh segment and synced before anything is
+//! answered: bytes that were read from a page cache after a failed sync are never built upon.
+
+use crate::core::{Carried, Counters, IdKey, Limits, Misfit, Now, Pools, Rebuild};
+use crate::disk::Disk;
+use crate::frame::{ALIGN, BadHead, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead};
+use crate::journal::{Journal, OldBatch, UNFINISHED, file_name, segment_of};
+use crate::keyset::{KEYSET, Keyset, KeysetError};
+use crate::meta::{META, Meta};
+use crate::record::{self, BadRecord};
+use crate::times::LastClock;
+use crate::{Reading, StartError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a journal held.
+pub(crate) struct Replayed {
+    pub(crate) rebuild: Rebuild,
+    pub(crate) last: LastClock,
+    pub(crate) starts: u64,
+    pub(crate) batches_cut: u64,
+    /// The journal's segments: number, where it begins, length.
+    segments: Vec<(u64, u64, u64)>,
+    head: SegmentHead,
+    /// What is at or below this position is in the key set.
+    carried: u64,
+    synced: u64,
+    /// Batches that no frame proves, each with the counters before it.
+    unproven: VecDeque<(Counters, OldBatch)>,
+    /// The position the next batch must have.
+    next: u64,
+}
+
+/// Finds out what the directory is: its meta where it was made, `None` where it is to be made.
+pub(crate) fn examine(disk: &dyn Disk) -> Result<Option<Meta>, StartError> {
+    let names = disk.list().map_err(io("listing the data directory"))?;
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let unfinished = format!("{META}{UNFINISHED}");
+    if has(META) {
+        let bytes = disk.read(META).map_err(io("reading meta"))?;
+        return Meta::read(&bytes).map(Some);
+    }
+    let segments = names.iter().filter(|name| segment_of(name).is_some());
+    if !has(&unfinished) && segments.clone().next().is_some() {
+        return Err(StartError::Data(format!(
+            "the data directory has a journal but no {META}: part of it is missing. Put the file \
+             back; nothing was changed"
+        )));
+    }
+    // A making that did not finish never served anybody: it begins again.
+    let ours =
+        |name: &&String| **name == unfinished || *name == KEYSET || name.starts_with("journal-");
+    for name in names.iter().filter(ours) {
+        disk.remove(name).map_err(io("removing what an unfinished start left"))?;
+    }
+    Ok(None)
+}
+
+/// Opens the key set of a directory that is made. The first version made none: it gets an empty
+/// one, and the whole journal is carried into it.
+pub(crate) fn keyset(disk: &dyn Disk, meta: &mut Meta) -> Result<Keyset, StartError> {
+    let names = disk.list().map_err(io("listing the data directory"))?;
+    let there = names.iter().any(|name| name == KEYSET);
+    let ids = IdKey::new(meta.id_key);
+    if meta.has_keyset {
+        if !there {
+            return Err(missing(KEYSET));
+        }
+        return Keyset::open(disk, ids).map_err(StartError::from);
+    }
+    if there {
+        disk.remove(KEYSET).map_err(io("removing an unfinished key set"))?;
+    }
+    let keyset = Keyset::open(disk, ids)?;
+    meta.has_keyset = true;
+    meta.prepare(disk).and_then(|()| Meta::finish(disk)).map_err(io("writing meta"))?;
+    Ok(keyset)
+}
+
+/// Loads the key set and replays the whole journal over it.
+pub(crate) fn replay(
+    disk: &dyn Disk,
+    meta: &Meta,
+    limits: Limits,
+    keyset: &Keyset,
+) -> Result<Replayed, StartError> {
+    let Segments { heads, all } = segments(disk, meta)?;
+    let first = *heads.first().ok_or_else(|| missing("the journal"))?;
+    let mut rebuild = Rebuild::new(IdKey::new(meta.id_key), limits, 1);
+    let carried = keyset.load(&mut rebuild)?;
+    if carried + 1 < first.starts_at {
+        return Err(missing(&file_name(first.segment - 1)));
+    }
+    if first.segment > 1 {
+        rebuild.begins_late();
+    }
+    let mut replayed = Replayed {
+        rebuild,
+        last: LastClock { boot_id: 0, boot_us: 0, lease_us: 0 },
+        starts: 0,
+        batches_cut: 0,
+        segments: all,
+        head: first,
+        carried,
+        // Nothing is carried that was not durable.
+        synced: carried,
+        unproven: VecDeque::new(),
+        next: first.starts_at,
+    };
+    for (at, head) in heads.iter().enumerate() {
+        let limit = heads.get(at + 1).map(|next| next.starts_at);
+        replayed.segment(disk, *head, limit)?;
+    }
+    if replayed.rebuild.dropped() + 1 < first.segment {
+        return Err(missing(&file_name(first.segment - 1)));
+    }
+    Ok(replayed)
+}
+
+fn missing(what: &str) -> StartError {
+    StartError::Data(format!(
+        "{what} is missing from the data directory. Put it back; nothing was changed"
+    ))
+}
+
+/// The segments of a journal.
+struct Segments {
+    /// The headers of those that were begun, in order.
+    heads: Vec<SegmentHead>,
+    /// Those there are up to the last that was begun: number, where it begins, length.
+    all: Vec<(u64, u64, u64)>,
+}
+
+/// Reads the headers of all segments: none may be missing in between.
+fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
+    let names = disk.list().map_err(io("listing the data directory"))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
+    numbers.sort_unstable();
+    let (mut heads, mut all) = (Vec::new(), Vec::new());
+    // Named and not begun, or begun when the disk failed. Where batches of it are missing, the
+    // next segment does not go on where the one before ends, and that is refused.
+    let mut not_begun = Vec::new();
+    for (expected, segment) in (numbers.first().copied().unwrap_or(1)..).zip(&numbers) {
+        if *segment != expected {
+            return Err(missing(&file_name(expected)));
+        }
+        let len = disk.open(&file_name(*segment)).and_then(|file| file.length());
+        let len = len.map_err(io(&file_name(*segment)))?;
+        match head(disk, meta, *segment)? {
+            None => not_begun.push((*segment, len)),
+            Some(head) => {
+                let empty =
+                    not_begun.drain(..).map(|(segment, len)| (segment, head.starts_at, len));
+                all.extend(empty);
+                all.push((*segment, head.starts_at, len));
+                heads.push(head);
+            }
+        }
+    }
+    Ok(Segments { heads, all })
+}
+
+/// The header of a segment; `None` where it was not begun.
+fn head(disk: &dyn Disk, meta: &Meta, segment: u64) -> Result<Option<SegmentHead>, StartError> {
+    let name = file_name(segment);
+    let bytes = disk.read_head(&name, SEGMENT_HEAD).map_err(io(&name))?;
+    match SegmentHead::read(&bytes) {
+        Ok(head) if head.installation == meta.installation && head.segment == segment => {
+            Ok(Some(head))
+        }
+        Ok(_) => Err(corrupt(&name, 0, "it belongs to another directory or place")),
+        Err(BadHead::Newer(format)) => Err(StartError::Data(format!(
+            "{name} has format {format}; this version reads up to {FORMAT}: use a newer keypeg. \
+             Nothing was changed"
+        ))),
+        Err(BadHead::Unused | BadHead::Damaged) => {
+            let bytes = disk.read(&name).map_err(io(&name))?;
+            if bytes.get(SEGMENT_HEAD..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+                return Err(corrupt(&name, 0, "its header is damaged"));
+            }
+            Ok(None)
+        }
+    }
+}
+
+impl Replayed {
+    /// Replays one segment, up to where the next one begins.
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        head: SegmentHead,
+        limit: Option<u64>,
+    ) -> Result<(), StartError> {
+        let name = file_name(head.segment);
+        if head.starts_at != self.next {
+            return Err(corrupt(&name, 0, "it does not go on where the one before it ends"));
+        }
+        self.rebuild.counters(head.counters);
+        self.starts = self.starts.max(head.starts);
+        self.prove(head.synced_through);
+        self.head = head;
+        self.clock(head.lease_us);
+        let bytes = disk.read(&name).map_err(io(&name))?;
+        let mut at = SEGMENT_HEAD;
+        while limit.is_none_or(|limit| self.next < limit) {
+            let Some((batch, records, len)) = BatchHead::read(&bytes[at.min(bytes.len())..])
+                .filter(|(batch, ..)| self.fits(batch))
+            else {
+                return self.end_of(&name, &bytes, at, limit);
+            };
+            self.prove(batch.synced_through);
+            self.clock(batch.lease_us);
+            let counters = self.rebuild.pools().counters();
+            self.batch(records, batch.lease_us).map_err(|why| corrupt(&name, at, why))?;
+            let old = (batch.position, batch.lease_us, records.to_vec());
+            self.unproven.push_back((counters, old));
+            self.next += 1;
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn fits(&self, batch: &BatchHead) -> bool {
+        batch.installation == self.head.installation
+            && batch.segment == self.head.segment
+            && batch.position == self.next
+    }
+
+    fn batch(&mut self, records: &[u8], lease_us: u64) -> Result<(), &'static str> {
+        let carried = if self.next <= self.carried { Carried::Yes } else { Carried::No };
+        let mut rest = records;
+        while !rest.is_empty() {
+            let fact;
+            (fact, rest) = record::read(rest, lease_us).map_err(|BadRecord(why)| why)?;
+            self.rebuild.apply(&fact, carried).map_err(|Misfit(why)| why)?;
+        }
+        Ok(())
+    }
+
+    /// Tells a torn tail from corruption where no further batch is whole.
+    fn end_of(
+        &mut self,
+        name: &str,
+        bytes: &[u8],
+        at: usize,
+        limit: Option<u64>,
+    ) -> Result<(), StartError> {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let mut torn = false;
+        for (offset, word) in rest.chunks(ALIGN).enumerate() {
+            if word.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            torn = true;
+            // A whole batch behind the damage may prove that what is damaged was durable once.
+            if let Some((batch, ..)) = BatchHead::read(&rest[offset * ALIGN..])
+                && batch.installation == self.head.installation
+                && batch.segment == self.head.segment
+            {
+                self.prove(batch.synced_through);
+            }
+        }
+        if limit.is_some() || self.synced >= self.next {
+            return Err(corrupt(name, at, "a batch that was durable is damaged"));
+        }
+        self.batches_cut += u64::from(torn);
+        Ok(())
+    }
+
+    /// Notes that batches up to `position` were durable.
+    fn prove(&mut self, position: u64) {
+        self.synced = self.synced.max(position);
+        while self.unproven.front().is_some_and(|(_, (at, ..))| *at <= self.synced) {
+            self.unproven.pop_front();
+        }
+    }
+
+    fn clock(&mut self, lease_us: u64) {
+        if lease_us >= self.last.lease_us || self.last.boot_id != self.head.boot_id {
+            let SegmentHead { boot_id, boot_us, lease_us: head_us, .. } = self.head;
+            let boot_us = boot_us.wrapping_add(lease_us.wrapping_sub(head_us));
+            let lease_us = lease_us.max(self.last.lease_us);
+            self.last = LastClock { boot_id, boot_us, lease_us };
+        }
+    }
+
+    /// Begins a fresh segment with what is not proven, and gives the pools as a start finds them.
+    pub(crate) fn resume(
+        self,
+        disk: Arc<dyn Disk>,
+        segment_len: u64,
+        reading: Reading,
+        now: Now,
+    ) -> Result<(Journal, Pools), StartError> {
+        let counters_now = self.rebuild.pools().counters();
+        let counters = self.unproven.front().map_or(counters_now, |(before, _)| *before);
+        let unproven: Vec<_> = self.unproven.into_iter().map(|(_, batch)| batch).collect();
+        let head = SegmentHead {
+            installation: self.head.installation,
+            segment: self.head.segment + 1,
+            starts_at: self.next - unproven.len() as u64,
+            synced_through: self.synced,
+            starts: self.starts + 1,
+            boot_id: reading.boot_id,
+            boot_us: reading.boot_us,
+            lease_us: now.lease_us,
+            counters,
+        };
+        remove_unfinished(&*disk)?;
+        let mut journal = Journal::begin(disk, segment_len, head, &unproven, counters_now)
+            .map_err(io("beginning a fresh segment"))?;
+        journal.knows(self.segments);
+        journal
+            .drop_through(self.rebuild.dropped())
+            .map_err(io("removing segments that are done"))?;
+        Ok((journal, self.rebuild.finish(now)))
+    }
+}
+
+fn remove_unfinished(disk: &dyn Disk) -> Result<(), StartError> {
+    for name in disk.list().map_err(io("listing the data directory"))? {
+        if name.strip_suffix(UNFINISHED).is_some_and(|name| segment_of(name).is_some()) {
+            disk.remove(&name).map_err(io("removing an unfinished segment"))?;
+        }
+    }
+    Ok(())
+}
+
+fn corrupt(name: &str, at: usize, why: &str) -> StartError {
+    StartError::Data(format!(
+        "{name} is damaged at byte {at}: {why}. Restore the data directory from a backup; nothing \
+         was changed"
+    ))
+}
+
+impl From<KeysetError> for StartError {
+    fn from(error: KeysetError) -> Self {
+        match error {
+            KeysetError::Io(error) => Self::Io { doing: KEYSET.into(), error },
+            KeysetError::Damaged(_) => Self::Data(error.to_string()),
+        }
+    }
+}
+
+/// Wraps a disk's error with what was being done.
+pub(crate) fn io(doing: &str) -> impl FnOnce(std::io::Error) -> StartError {
+    let doing = doing.to_owned();
+    move |error| StartError::Io { doing, error }
+}

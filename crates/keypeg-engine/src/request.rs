@@ -1,0 +1,245 @@
+//! The seam: what can be asked of an engine, and what it answers, as data.
+//!
+//! Every engine answers the same requests in the same words. Nothing here knows of HTTP, of a
+//! disk or of time.
+
+use keypeg_core::{
+    Counts, KeyId, KeyRef, KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolName,
+    Refusal as Denied, Secret,
+};
+
+/// Who asks. Access tokens will add names; until then everybody is the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// Whoever reached a server that has no access tokens configured.
+    Anyone,
+    /// The server itself: a grant nobody received is taken back in its name.
+    Server,
+}
+
+/// One thing asked of the engine, by somebody.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Who asks.
+    pub by: Principal,
+    /// What.
+    pub call: Call,
+}
+
+/// What can be asked. Lengths are in milliseconds.
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// All pools, by name: answered by [`Reply::Pools`].
+    ListPools,
+    /// Make a pool or change its policy: [`Reply::Pool`].
+    PutPool {
+        /// Its name.
+        pool: PoolName,
+        /// What to change; a new pool starts from the default policy.
+        patch: PolicyPatch,
+    },
+    /// One pool with its counts: [`Reply::Pool`].
+    ShowPool {
+        /// Its name.
+        pool: PoolName,
+    },
+    /// Remove a pool with all its keys: [`Reply::Done`].
+    DropPool {
+        /// Its name.
+        pool: PoolName,
+    },
+    /// Make keys, all or none: [`Reply::Keys`].
+    Generate {
+        /// The pool.
+        pool: PoolName,
+        /// How many, 1 to [`GENERATE_MAX`].
+        count: u32,
+    },
+    /// Bring values in, all or none: [`Reply::Keys`].
+    Import {
+        /// The pool.
+        pool: PoolName,
+        /// The values, at most [`GENERATE_MAX`].
+        values: Vec<Secret>,
+    },
+    /// Lend a random free key: [`Reply::Granted`].
+    Acquire {
+        /// The pool.
+        pool: PoolName,
+        /// How long; the policy's length when left out.
+        ttl_ms: Option<u64>,
+        /// Who says to hold it.
+        holder: Option<Box<str>>,
+    },
+    /// Give a lease's key back: [`Reply::Done`].
+    Release {
+        /// The pool.
+        pool: PoolName,
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Give a lease more time: [`Reply::Renewed`].
+    Renew {
+        /// The pool.
+        pool: PoolName,
+        /// The lease.
+        lease: LeaseId,
+        /// How long from now; the policy's length when left out.
+        ttl_ms: Option<u64>,
+    },
+    /// Put a key back whoever holds it: [`Reply::Freed`].
+    ReleaseKey {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+    },
+    /// Delete a key in any state: [`Reply::Done`].
+    DeleteKey {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+    },
+    /// Keep one key alive: [`Reply::Kept`].
+    KeepAlive {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+    },
+    /// Keep many keys alive: [`Reply::KeptMany`].
+    KeepAliveMany {
+        /// The pool.
+        pool: PoolName,
+        /// The keys, at most [`GENERATE_MAX`].
+        keys: Vec<KeyId>,
+    },
+    /// Keep every key of a pool alive: [`Reply::KeptMany`].
+    KeepAliveAll {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// One key without its value: [`Reply::Key`].
+    ShowKey {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+    },
+}
+
+impl Call {
+    /// Tells whether this asks for something new, which is refused first when room is short;
+    /// giving back and keeping alive have room of their own.
+    pub(crate) fn is_new_work(&self) -> bool {
+        match self {
+            Self::ListPools
+            | Self::PutPool { .. }
+            | Self::ShowPool { .. }
+            | Self::DropPool { .. }
+            | Self::Generate { .. }
+            | Self::Import { .. }
+            | Self::Acquire { .. }
+            | Self::ShowKey { .. } => true,
+            Self::Release { .. }
+            | Self::Renew { .. }
+            | Self::ReleaseKey { .. }
+            | Self::DeleteKey { .. }
+            | Self::KeepAlive { .. }
+            | Self::KeepAliveMany { .. }
+            | Self::KeepAliveAll { .. } => false,
+        }
+    }
+}
+
+/// The most keys one call makes, imports or keeps alive.
+pub const GENERATE_MAX: u32 = 10_000;
+
+/// What an engine answers. What it shows is durable. Instants are wall time in milliseconds.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// All pools, by name.
+    Pools(Vec<PoolView>),
+    /// One pool.
+    Pool {
+        /// The pool.
+        pool: Box<PoolView>,
+        /// Whether this call made it.
+        made: bool,
+    },
+    /// It is done.
+    Done,
+    /// The keys made or brought in, in order.
+    Keys(Vec<NewKey>),
+    /// A key lent.
+    Granted {
+        /// The pool.
+        pool: PoolName,
+        /// The lease.
+        lease: Box<LeaseView>,
+        /// The key's value.
+        value: Secret,
+    },
+    /// A lease with its new end.
+    Renewed(Box<LeaseView>),
+    /// Whether putting a key back changed anything.
+    Freed {
+        /// False when it was free already.
+        released: bool,
+    },
+    /// A key kept alive.
+    Kept {
+        /// The key.
+        id: KeyId,
+        /// Its new end; `None` never.
+        expires_at_ms: Option<u64>,
+    },
+    /// Keys kept alive.
+    KeptMany {
+        /// How many distinct keys.
+        kept: u64,
+        /// Those that are not there.
+        missing: Vec<KeyId>,
+    },
+    /// One key.
+    Key(Box<KeyView>),
+    /// No, and why; nothing was changed.
+    Refused(Refusal),
+}
+
+/// Why an engine says no. All of these mean: nothing was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The pools said so. [`Denied::Settling`] asks to come again in a second.
+    Denied(Denied),
+    /// More was asked than there is room for: come again in a second.
+    Overloaded,
+    /// The engine is stopping.
+    ShuttingDown,
+    /// The disk is full.
+    StorageFull,
+}
+
+/// A pool as it is shown. Instants are wall time in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolView {
+    /// Its name.
+    pub name: PoolName,
+    /// What it allows.
+    pub policy: Policy,
+    /// How many keys stand where.
+    pub counts: Counts,
+    /// Requests that wait for a key.
+    pub waiting: u64,
+    /// When the next leased or resting key comes back by itself.
+    pub next_return_at_ms: Option<u64>,
+    /// When the next key is purged if nobody keeps it alive.
+    pub next_purge_at_ms: Option<u64>,
+}
+
+impl From<Denied> for Reply {
+    fn from(denied: Denied) -> Self {
+        Self::Refused(Refusal::Denied(denied))
+    }
+}

@@ -1,0 +1,87 @@
+//! The thread around the works: takes what the lanes bring, plays a turn, gives the answers back,
+//! and sleeps until something is due or asked.
+
+use crate::lanes::{Bell, EngineLane};
+use crate::request::{Reply, Request};
+use crate::works::{CommitError, Next, Ticket, Works};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often serving time is counted while a keep-alive deadline runs.
+const SERVING_TICK: Duration = Duration::from_millis(100);
+
+/// What the thread owns.
+pub(crate) struct Run {
+    pub(crate) works: Works,
+    pub(crate) lanes: Vec<EngineLane>,
+    pub(crate) bell: Bell,
+    pub(crate) stopping: Arc<AtomicBool>,
+}
+
+impl Run {
+    /// Plays turns until it is told to stop and nothing is left to answer.
+    pub(crate) fn run(mut self) -> Result<(), CommitError> {
+        self.bell.listen();
+        let mut asked = VecDeque::new();
+        let mut replies = Vec::new();
+        loop {
+            let stopping = self.stopping.load(Ordering::Acquire);
+            if stopping {
+                self.lanes.iter().for_each(EngineLane::close_inbox);
+            }
+            self.take(&mut asked);
+            let next = self.works.turn(&mut asked, &mut replies)?;
+            self.answer(&mut replies);
+            free_elsewhere(&mut self.works);
+            if stopping && asked.is_empty() && self.works.late() == 0 {
+                break;
+            }
+            if asked.is_empty() {
+                self.sleep(next);
+            }
+        }
+        self.works.close()?;
+        self.lanes.iter().for_each(EngineLane::close_outbox);
+        Ok(())
+    }
+
+    fn take(&mut self, asked: &mut VecDeque<(Ticket, Request)>) {
+        for (at, lane) in (0..).zip(&mut self.lanes) {
+            lane.take(|slot, request| asked.push_back((Ticket { lane: at, slot }, request)));
+        }
+    }
+
+    fn answer(&mut self, replies: &mut Vec<(Ticket, Reply)>) {
+        for (ticket, reply) in replies.drain(..) {
+            self.lanes[ticket.lane as usize].answer(ticket.slot, reply);
+        }
+        self.lanes.iter_mut().for_each(EngineLane::flush);
+    }
+
+    /// Sleeps until the bell rings or something is due.
+    fn sleep(&mut self, next: Next) {
+        if self.bell.heard() || next.due_in_us == Some(0) {
+            return;
+        }
+        let due = next.due_in_us.map(Duration::from_micros);
+        let tick = next.counts_serving.then_some(SERVING_TICK);
+        match [due, tick].into_iter().flatten().min() {
+            None => std::thread::park(),
+            Some(length) => std::thread::park_timeout(length),
+        }
+        // Asked for what it resets: whatever rang is taken in the next turn.
+        let _ = self.bell.heard();
+    }
+}
+
+/// Frees removed pools on a thread of their own: that takes O(n).
+fn free_elsewhere(works: &mut Works) {
+    let gone = works.take_gone();
+    if !gone.is_empty() {
+        // Where no thread can be had they are freed here: slow, but right.
+        let spawned = std::thread::Builder::new().name("keypeg-free".into()).spawn(|| drop(gone));
+        drop(spawned);
+    }
+}

@@ -1,0 +1,118 @@
+//! One turn: what is due ends, then the requests are played, in the order they came.
+//!
+//! Pure: pools, the instant, chance and requests go in; facts go to the batch and replies come
+//! out. Whether and when the batch is durable is not known here.
+
+use crate::core::{Ledger, Policy, Pool, PoolName, Pools, Refusal as Denied, Step};
+use crate::request::{Call, PoolView, Refusal, Reply, Request};
+
+/// Ends by time that a turn plays before its requests, and as many again within them.
+pub(crate) const EXPIRE_MAX: u32 = 4_096;
+
+/// Plays one request. `gone` takes a pool that was removed: freeing it is O(n) and not for here.
+pub(crate) fn play(
+    pools: &mut Pools,
+    step: &mut Step<'_>,
+    request: &Request,
+    gone: &mut Vec<Pool>,
+) -> Reply {
+    let reply = match &request.call {
+        Call::ListPools => return list(pools, step),
+        Call::PutPool { pool, patch } => pools
+            .put(step, pool, &Policy::default(), patch.clone())
+            .and_then(|made| shown(pools, step, pool, made)),
+        Call::ShowPool { pool } => pools
+            .on(pool, step, |pool, ledger, step| {
+                pool.expire(ledger, step);
+                Ok(())
+            })
+            .and_then(|()| shown(pools, step, pool, false)),
+        Call::DropPool { pool } => pools.remove(step, pool).map(|pool| {
+            gone.push(pool);
+            Reply::Done
+        }),
+        Call::Generate { pool, .. }
+        | Call::Import { pool, .. }
+        | Call::Acquire { pool, .. }
+        | Call::Release { pool, .. }
+        | Call::Renew { pool, .. }
+        | Call::ReleaseKey { pool, .. }
+        | Call::DeleteKey { pool, .. }
+        | Call::KeepAlive { pool, .. }
+        | Call::KeepAliveMany { pool, .. }
+        | Call::KeepAliveAll { pool }
+        | Call::ShowKey { pool, .. } => {
+            pools.on(pool, step, |pool, ledger, step| on_pool(pool, ledger, step, &request.call))
+        }
+    };
+    reply.unwrap_or_else(Reply::from)
+}
+
+fn on_pool(
+    pool: &mut Pool,
+    ledger: &mut Ledger,
+    step: &mut Step<'_>,
+    call: &Call,
+) -> Result<Reply, Denied> {
+    match call {
+        Call::Generate { count, .. } => pool.generate(ledger, step, *count).map(Reply::Keys),
+        Call::Import { values, .. } => pool.import(ledger, step, values).map(Reply::Keys),
+        Call::Acquire { pool: name, ttl_ms, holder } => {
+            let (lease, value) = pool.acquire(ledger, step, *ttl_ms, holder.as_deref())?;
+            Ok(Reply::Granted { pool: name.clone(), lease: Box::new(lease), value })
+        }
+        Call::Release { lease, .. } => pool.release(ledger, step, *lease).map(|()| Reply::Done),
+        Call::Renew { lease, ttl_ms, .. } => {
+            let lease = pool.renew(ledger, step, *lease, *ttl_ms)?;
+            Ok(Reply::Renewed(Box::new(lease)))
+        }
+        Call::ReleaseKey { key, .. } => {
+            let released = pool.release_key(ledger, step, key)?;
+            Ok(Reply::Freed { released })
+        }
+        Call::DeleteKey { key, .. } => pool.delete(ledger, step, key).map(|()| Reply::Done),
+        Call::KeepAlive { key, .. } => {
+            let (id, expires_at_ms) = pool.keep_alive(ledger, step, key)?;
+            Ok(Reply::Kept { id, expires_at_ms })
+        }
+        Call::KeepAliveMany { keys, .. } => {
+            let (kept, missing) = pool.keep_alive_many(ledger, step, keys);
+            Ok(Reply::KeptMany { kept, missing })
+        }
+        Call::KeepAliveAll { .. } => {
+            let kept = pool.keep_alive_all(ledger, step)?;
+            Ok(Reply::KeptMany { kept, missing: Vec::new() })
+        }
+        Call::ShowKey { key, .. } => Ok(Reply::Key(Box::new(pool.show(ledger, step, key)?))),
+        Call::ListPools | Call::PutPool { .. } | Call::ShowPool { .. } | Call::DropPool { .. } => {
+            unreachable!("invariant: these are not played on one pool's keys")
+        }
+    }
+}
+
+fn list(pools: &Pools, step: &Step<'_>) -> Reply {
+    let mut views: Vec<_> = pools.iter().map(|pool| view(pool, step)).collect();
+    views.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Reply::Pools(views)
+}
+
+fn shown(pools: &Pools, step: &Step<'_>, name: &PoolName, made: bool) -> Result<Reply, Denied> {
+    let pool = pools.get(name).ok_or(Denied::UnknownPool)?;
+    Ok(Reply::Pool { pool: Box::new(view(pool, step)), made })
+}
+
+fn view(pool: &Pool, step: &Step<'_>) -> PoolView {
+    PoolView {
+        name: pool.name().clone(),
+        policy: pool.policy().clone(),
+        counts: pool.counts(),
+        waiting: 0,
+        next_return_at_ms: pool.next_return_us().map(|at| step.now.wall_ms_of_lease(at)),
+        next_purge_at_ms: pool.next_purge_us().and_then(|at| step.now.wall_ms_of_serving(at)),
+    }
+}
+
+/// Whether a reply asks for another turn: more was due than this one could settle.
+pub(crate) fn is_settling(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(Refusal::Denied(Denied::Settling)))
+}

@@ -1,0 +1,447 @@
+//! An engine but for its thread: what the thread calls in a loop, a test calls by hand.
+//!
+//! It opens a directory, and plays turns: read the clocks once, play, commit, and only then hand
+//! the replies out. After a failed commit nothing more may be asked of it.
+
+use crate::carrier::{Carrier, Progress};
+use crate::core::{
+    Fact, IdKey, Limits, Now, PolicyPatch, Pool, PoolName, Pools, Retelling, Sink, Step,
+};
+use crate::disk::Disk;
+use crate::journal::{Journal, SEGMENT_LEN, Stamp};
+use crate::keyset::Keyset;
+use crate::meta::Meta;
+use crate::record::Batch;
+use crate::recover::{self, io};
+use crate::request::{Reply, Request};
+use crate::times::Times;
+use crate::turn::{self, EXPIRE_MAX};
+use crate::{Chance, Clock, Reading, Recovered, Setup, StartError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Pools a server keeps at most.
+pub const POOLS_MAX: usize = 10_000;
+/// Requests a turn plays at most.
+const TURN_MAX: usize = 8_192;
+/// Bytes of records after which a turn takes no further request.
+const BATCH_FULL: usize = 1 << 20;
+/// How long a request goes over into next turns before it is told to come again.
+const SETTLE_MAX_US: u64 = 50_000;
+/// Holds told anew in one turn.
+const RETELL_MAX: u32 = 256;
+/// Bytes that a hold told anew takes, about.
+const HELD_BYTES: u64 = 64;
+/// How long after the last facts an empty batch is written, whose frame proves theirs durable:
+/// damage to it is from then on told from a torn tail.
+const PROVE_AFTER_US: u64 = 1_000_000;
+
+/// Where a reply goes: whatever tells the asker apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Which lane.
+    pub lane: u32,
+    /// Which call of that lane.
+    pub slot: u32,
+}
+
+/// Pools, their journal and their clocks.
+pub struct Works {
+    pools: Pools,
+    journal: Option<Journal>,
+    times: Times,
+    chance: Box<dyn Chance + Send>,
+    batch: Batch,
+    /// Requests that go over into the next turn, and since when.
+    late: VecDeque<(Ticket, Request, u64)>,
+    /// Carries the key set into the database, until a thread takes it.
+    carrier: Option<Carrier>,
+    progress: Arc<Progress>,
+    sizes: Sizes,
+    dropping: Option<Dropping>,
+    /// Removed pools whose memory is still to be freed, elsewhere.
+    gone: Vec<Pool>,
+    /// Whether the last batch holds facts that no later frame proves to be durable.
+    unproven: bool,
+    /// When the last batch was committed, in lease time.
+    committed_us: u64,
+    now: Now,
+}
+
+/// Sizes of the journal, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of a segment.
+    pub segment: u64,
+    /// Of all segments together, where what lives of them is small.
+    pub journal: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { segment: SEGMENT_LEN, journal: 256 << 20 }
+    }
+}
+
+/// What lives of old segments is being told anew, so that they can go.
+#[derive(Clone, Copy, Debug)]
+struct Dropping {
+    at: Retelling,
+    /// The last segment that goes.
+    through: u64,
+    /// Whether all has been told and the last of it is in the batch.
+    told: bool,
+}
+
+/// What a turn leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// When something is due next, in microseconds from now; 0 when something is due already.
+    pub due_in_us: Option<u64>,
+    /// Whether a keep-alive deadline runs: serving time must be counted.
+    pub counts_serving: bool,
+}
+
+/// The disk failed: nothing of the turn was acknowledged, and nothing more may be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal cannot be written: {0}")]
+pub struct CommitError(#[from] pub std::io::Error);
+
+impl From<CommitError> for std::io::Error {
+    fn from(CommitError(error): CommitError) -> Self {
+        error
+    }
+}
+
+impl Works {
+    /// Opens a directory, or begins in memory alone where `disk` is `None`.
+    pub fn open(
+        disk: Option<Arc<dyn Disk>>,
+        sizes: Sizes,
+        setup: &Setup,
+        mut clock: Box<dyn Clock>,
+        mut chance: Box<dyn Chance + Send>,
+    ) -> Result<(Self, Recovered), StartError> {
+        let limits = Limits { pools: POOLS_MAX, keys: setup.max_keys };
+        let reading = clock.read();
+        let found = disk.as_deref().map_or(Ok(None), recover::examine)?;
+        match (disk, found) {
+            (Some(disk), Some(mut meta)) => {
+                let keyset = recover::keyset(&*disk, &mut meta)?;
+                let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
+                let mut times = Times::resume(clock, reading, Some(replayed.last));
+                let now = times.now();
+                let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
+                // The replay took time: the header pairs lease time with the boot time of `now`.
+                let reading = Reading { boot_us: times.boot_us(), ..reading };
+                let (journal, pools) =
+                    replayed.resume(Arc::clone(&disk), sizes.segment, reading, now)?;
+                let carrier = Some(carrier(disk, keyset, &meta, journal.oldest())?);
+                let mut works = Self::new(pools, Some(journal), carrier, times, chance);
+                works.sizes = sizes;
+                // The first batch proves what was written into the fresh segment.
+                works.prove().map_err(|CommitError(error)| io("writing the journal")(error))?;
+                let recovered = works.recovered(setup);
+                Ok((works, Recovered { batches_cut, starts_before, ..recovered }))
+            }
+            (disk, _) => {
+                let meta = Meta::draw(&mut *chance);
+                let ids = IdKey::new(meta.id_key);
+                let pools = Pools::new(ids, limits, reading.wall_us);
+                let times = Times::resume(clock, reading, None);
+                let (mut journal, mut carries) = (None, None);
+                if let Some(disk) = &disk {
+                    let begun = begin(disk, sizes.segment, &meta, reading, &pools);
+                    journal = Some(begun.map_err(io("making the data directory"))?);
+                    let keyset = Keyset::open(&**disk, IdKey::new(meta.id_key))?;
+                    carries = Some(carrier(Arc::clone(disk), keyset, &meta, 1)?);
+                }
+                let mut works = Self::new(pools, journal, carries, times, chance);
+                works.sizes = sizes;
+                works.make_default_pool(setup)?;
+                if let Some(disk) = disk {
+                    Meta::finish(&*disk).map_err(io("making the data directory"))?;
+                }
+                let recovered = works.recovered(setup);
+                Ok((works, Recovered { made: true, ..recovered }))
+            }
+        }
+    }
+
+    fn new(
+        pools: Pools,
+        mut journal: Option<Journal>,
+        carrier: Option<Carrier>,
+        mut times: Times,
+        chance: Box<dyn Chance + Send>,
+    ) -> Self {
+        let now = times.now();
+        let progress = carrier.as_ref().map_or_else(Arc::default, Carrier::progress);
+        if let Some(journal) = &mut journal {
+            journal.follow(Arc::clone(&progress));
+        }
+        Self {
+            pools,
+            journal,
+            times,
+            chance,
+            batch: Batch::default(),
+            late: VecDeque::new(),
+            carrier,
+            progress,
+            sizes: Sizes::default(),
+            dropping: None,
+            gone: Vec::new(),
+            unproven: false,
+            committed_us: now.lease_us,
+            now,
+        }
+    }
+
+    fn make_default_pool(&mut self, setup: &Setup) -> Result<(), StartError> {
+        self.begin_step();
+        let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+        self.pools
+            .put(
+                &mut step,
+                &PoolName::default_pool(),
+                &setup.default_policy,
+                PolicyPatch::default(),
+            )
+            .map_err(|refusal| {
+                StartError::Data(format!("the default pool's policy is refused: {refusal:?}"))
+            })?;
+        self.commit(true).map_err(|CommitError(error)| io("writing the journal")(error))
+    }
+
+    fn recovered(&self, setup: &Setup) -> Recovered {
+        let stored = self.pools.get(&PoolName::default_pool()).map(Pool::policy);
+        Recovered {
+            pools: self.pools.iter().count() as u64,
+            keys: self.pools.keys(),
+            leases: self.pools.iter().map(|pool| pool.counts().leased).sum(),
+            default_policy_kept: stored.filter(|kept| **kept != setup.default_policy).cloned(),
+            ..Recovered::default()
+        }
+    }
+
+    /// Has journal segments made ready ahead, by a thread of their own.
+    pub fn make_ahead(&mut self) -> Result<(), CommitError> {
+        self.journal.as_mut().map_or(Ok(()), |journal| Ok(journal.make_ahead()?))
+    }
+
+    /// Gives the carrier away, to be stepped by a thread or by hand.
+    pub fn take_carrier(&mut self) -> Option<Carrier> {
+        self.carrier.take()
+    }
+
+    /// How far engine and carrier have come.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Plays one turn: takes requests from the front of `asked` and, once all it did is durable,
+    /// gives the replies. Requests that do not fit into one turn stay where they are.
+    pub fn turn(
+        &mut self,
+        asked: &mut VecDeque<(Ticket, Request)>,
+        replies: &mut Vec<(Ticket, Reply)>,
+    ) -> Result<Next, CommitError> {
+        let begun = replies.len();
+        self.begin_step();
+        let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+        self.pools.expire(&mut step);
+        let by_time = step.ended_by_time;
+        let clock_matters = by_time | self.play(asked, replies) | self.proof_is_due();
+        self.tell_anew();
+        if let Err(error) = self.commit(clock_matters).and_then(|()| self.drop_told()) {
+            replies.truncate(begun);
+            return Err(error);
+        }
+        Ok(self.next())
+    }
+
+    /// Plays what goes over from the last turn and then what is asked; true when time ended
+    /// something.
+    fn play(
+        &mut self,
+        asked: &mut VecDeque<(Ticket, Request)>,
+        replies: &mut Vec<(Ticket, Reply)>,
+    ) -> bool {
+        let now_us = self.now.lease_us;
+        let mut ended_by_time = false;
+        let mut budget = EXPIRE_MAX;
+        let late = self.late.len();
+        for played in 0..TURN_MAX.max(late) {
+            let next = if played < late {
+                self.late.pop_front()
+            } else {
+                asked.pop_front().map(|(ticket, request)| (ticket, request, now_us))
+            };
+            let Some((ticket, request, since_us)) = next else { break };
+            let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+            step.budget = budget;
+            let reply = turn::play(&mut self.pools, &mut step, &request, &mut self.gone);
+            budget = step.budget;
+            ended_by_time |= step.ended_by_time;
+            if turn::is_settling(&reply) && now_us - since_us < SETTLE_MAX_US {
+                self.late.push_back((ticket, request, since_us));
+            } else {
+                replies.push((ticket, reply));
+            }
+            if self.batch.bytes().len() >= BATCH_FULL && played + 1 >= late {
+                break;
+            }
+        }
+        ended_by_time
+    }
+
+    /// Where the journal has grown too large, tells a slice of what lives of its old segments anew,
+    /// from memory, into this turn's batch.
+    fn tell_anew(&mut self) {
+        let Some(journal) = &self.journal else { return };
+        let Some(dropping) = &mut self.dropping else {
+            if journal.bytes() > self.most_bytes()
+                && let Some(through) = journal.droppable(self.progress.carried())
+            {
+                self.dropping = Some(Dropping { at: Retelling::default(), through, told: false });
+            }
+            return;
+        };
+        if let Some(at) = self.pools.retell(dropping.at, RETELL_MAX, &mut self.batch) {
+            dropping.at = at;
+        } else {
+            Sink::fact(&mut self.batch, &Fact::Dropped { through: dropping.through });
+            dropping.told = true;
+        }
+    }
+
+    /// Bytes of journal from which on old segments are dropped.
+    fn most_bytes(&self) -> u64 {
+        let most = self.sizes.journal / 4 * 3;
+        let journal = self.journal.as_ref().map_or(0, Journal::bytes);
+        if journal <= most {
+            return most;
+        }
+        let away: u64 = self.pools.iter().map(|pool| pool.counts().total_away()).sum();
+        most.max(2 * away * HELD_BYTES)
+    }
+
+    /// Drops the old segments once all that lives of them has been told anew, durably.
+    fn drop_told(&mut self) -> Result<(), CommitError> {
+        if let Some(Dropping { through, told: true, .. }) = self.dropping
+            && let Some(journal) = &mut self.journal
+        {
+            self.dropping = None;
+            journal.drop_through(through)?;
+        }
+        Ok(())
+    }
+
+    fn begin_step(&mut self) {
+        self.now = self.times.now();
+        self.batch.begin(self.now.lease_us);
+    }
+
+    /// Makes the batch durable: always where it has records, and where `clock_matters`, since an
+    /// answer then rests on a deadline that has passed.
+    fn commit(&mut self, clock_matters: bool) -> Result<(), CommitError> {
+        let records = self.batch.bytes();
+        if records.is_empty() && !clock_matters {
+            return Ok(());
+        }
+        if let Some(journal) = &mut self.journal {
+            let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
+            journal.commit(records, stamp)?;
+            self.unproven = !records.is_empty();
+            self.committed_us = self.now.lease_us;
+        }
+        Ok(())
+    }
+
+    fn proof_is_due(&self) -> bool {
+        self.unproven && self.now.lease_us - self.committed_us >= PROVE_AFTER_US
+    }
+
+    /// Writes an empty batch, whose frame proves the one before it.
+    fn prove(&mut self) -> Result<(), CommitError> {
+        self.begin_step();
+        self.commit(true)
+    }
+
+    /// Remembers a clean stop: the next start goes on with the next token.
+    pub fn close(&mut self) -> Result<(), CommitError> {
+        self.begin_step();
+        let next_token = self.pools.next_token();
+        Sink::fact(&mut self.batch, &Fact::Stopped { next_token });
+        self.commit(true)
+    }
+
+    fn next(&self) -> Next {
+        let (back, purge) = self.pools.next_due();
+        let back = back.map(|at| at.saturating_sub(self.now.lease_us));
+        let life = purge.map(|at| at.saturating_sub(self.now.serving_us));
+        let over = (!self.late.is_empty() || self.dropping.is_some()).then_some(0);
+        let proof_at = self.committed_us + PROVE_AFTER_US;
+        let proof = self.unproven.then(|| proof_at.saturating_sub(self.now.lease_us));
+        let due = [back, life, over, proof];
+        Next { due_in_us: due.into_iter().flatten().min(), counts_serving: purge.is_some() }
+    }
+
+    /// Requests that go over into the next turn.
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// Takes the removed pools, whose memory takes O(n) to free.
+    pub fn take_gone(&mut self) -> Vec<Pool> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// The pools, to be looked at.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+}
+
+fn step<'a>(now: Now, chance: &'a mut dyn Chance, facts: &'a mut Batch) -> Step<'a> {
+    Step { now, chance, facts, budget: EXPIRE_MAX, ended_by_time: false }
+}
+
+fn carrier(
+    disk: Arc<dyn Disk>,
+    keyset: Keyset,
+    meta: &Meta,
+    oldest: u64,
+) -> Result<Carrier, StartError> {
+    let ids = (IdKey::new(meta.id_key), meta.installation);
+    Ok(Carrier::new(disk, keyset, ids, oldest)?)
+}
+
+fn begin(
+    disk: &Arc<dyn Disk>,
+    segment_len: u64,
+    meta: &Meta,
+    reading: Reading,
+    pools: &Pools,
+) -> std::io::Result<Journal> {
+    meta.prepare(&**disk)?;
+    let head = crate::frame::SegmentHead {
+        installation: meta.installation,
+        segment: 1,
+        starts_at: 1,
+        synced_through: 0,
+        starts: 1,
+        boot_id: reading.boot_id,
+        boot_us: reading.boot_us,
+        lease_us: 0,
+        counters: pools.counters(),
+    };
+    Journal::begin(Arc::clone(disk), segment_len, head, &[], head.counters)
+}
+
+impl std::fmt::Debug for Works {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Works").field("journal", &self.journal).finish_non_exhaustive()
+    }
+}

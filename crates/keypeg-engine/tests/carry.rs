@@ -1,0 +1,239 @@
+//! The long memory: what is carried into the database, what the journal then may forget, and that
+//! nothing is told twice or lost between the two.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use keypeg_engine::core::{KeyRef, KeyState, PolicyPatch, PoolName, Refusal as Denied, Secret};
+use keypeg_engine::disk::Disk;
+use keypeg_engine::{Call, Refusal, Reply};
+use std::sync::Arc;
+use support::sim_disk::SimDisk;
+use support::story::{Story, TURNS, expected, picture, play, tick};
+use support::{Driver, GivenClock, SMALL_JOURNAL, SMALL_SEGMENT, default_pool};
+
+fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
+    Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
+}
+
+fn segments(disk: &SimDisk) -> Vec<String> {
+    let mut names = disk.list().unwrap();
+    names.retain(|name| name.starts_with("journal"));
+    names.sort();
+    names
+}
+
+/// Facts × {before, after the carried position}: the story makes every kind of fact, and is
+/// carried after each of its turns once.
+#[test]
+fn every_fact_counts_once_on_either_side_of_the_carried_position() {
+    let mut dropped = 0;
+    for carried_after in 0..=TURNS {
+        for turns in [carried_after, TURNS] {
+            let (disk, clock) = (SimDisk::new(), GivenClock::new());
+            let mut driver = Driver::open(Arc::new(disk.clone()), &clock, 7).unwrap();
+            let mut story = Story::default();
+            for turn in 0..turns {
+                tick(&clock, turn);
+                play(&mut driver, &mut story, turn).unwrap();
+                if turn + 1 == carried_after {
+                    driver.carry().unwrap();
+                }
+            }
+            drop(driver);
+            dropped += u32::from(segments(&disk)[0] != "journal-000000000001");
+            let found = picture(&mut open(&disk, &clock));
+            assert_eq!(found, expected(turns, false), "carried after {carried_after} of {turns}");
+        }
+    }
+    assert!(dropped > 5, "segments were dropped in {dropped} runs");
+}
+
+#[test]
+fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let ids = driver.generate(4);
+    let (lease, key, token) = driver.acquire("from the beginning").unwrap();
+    let mut greatest = 0;
+    for round in 0..600 {
+        clock.tick_ms(10);
+        let (lease, ..) = driver.acquire("somebody").unwrap();
+        driver.call(Call::Release { pool: default_pool(), lease });
+        if round % 7 == 0 {
+            driver.carry().unwrap();
+        }
+        let bytes: usize = segments(&disk).iter().map(|name| disk.read(name).unwrap().len()).sum();
+        greatest = greatest.max(bytes as u64);
+    }
+    let bound = SMALL_JOURNAL + SMALL_SEGMENT;
+    assert!(greatest <= bound, "{greatest} bytes of journal at most, {bound} allowed");
+    drop(driver);
+    assert!(segments(&disk)[0].as_str() > "journal-000000000020", "{:?}", segments(&disk));
+    let mut driver = open(&disk, &clock);
+    assert_eq!((driver.recovered.keys, driver.recovered.leases), (4, 1));
+    let call = Call::ShowKey { pool: default_pool(), key: KeyRef::Id(key) };
+    let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
+    let held = shown.lease.unwrap();
+    assert_eq!((held.id, held.token), (lease, token));
+    assert_eq!(held.holder.as_deref(), Some("from the beginning"));
+    let renewed = driver.call(Call::Renew { pool: default_pool(), lease, ttl_ms: None });
+    let Reply::Refused(Refusal::Denied(Denied::MaxHoldReached { .. })) = renewed else {
+        panic!("its longest hold is remembered too: {renewed:?}")
+    };
+    assert_eq!(ids.len(), 4);
+    clock.tick_ms(60_000);
+    driver.call(Call::ListPools);
+    assert!(driver.acquire("a").is_some());
+}
+
+#[test]
+fn a_rest_outlives_the_segment_it_was_told_in() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let side = PoolName::parse("side").unwrap();
+    let patch = PolicyPatch { rest_ms: Some(3_600_000), ..PolicyPatch::default() };
+    driver.call(Call::PutPool { pool: side.clone(), patch });
+    driver.call(Call::Generate { pool: side.clone(), count: 1 });
+    let call = Call::Acquire { pool: side.clone(), ttl_ms: None, holder: None };
+    let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
+    driver.call(Call::Release { pool: side.clone(), lease: lease.id });
+    driver.generate(1);
+    for _ in 0..300 {
+        let (lease, ..) = driver.acquire("somebody").unwrap();
+        driver.call(Call::Release { pool: default_pool(), lease });
+        driver.carry().unwrap();
+    }
+    drop(driver);
+    assert_ne!(segments(&disk)[0], "journal-000000000001");
+    let mut driver = open(&disk, &clock);
+    let call = Call::ShowKey { pool: side, key: KeyRef::Id(lease.key_id) };
+    let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
+    assert_eq!(shown.state, KeyState::Resting);
+}
+
+#[test]
+fn a_retired_value_is_never_used_again_wherever_its_end_was_told() {
+    let side = || PoolName::parse("side").unwrap();
+    let import =
+        |value: &str| Call::Import { pool: side(), values: vec![Secret::new(value).unwrap()] };
+    for carried in [0, 1, 2, 3] {
+        let (disk, clock) = (SimDisk::new(), GivenClock::new());
+        let mut driver = open(&disk, &clock);
+        let carry_at = |driver: &mut Driver, point| {
+            if point == carried {
+                driver.carry().unwrap();
+            }
+        };
+        driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
+        driver.call(import("value"));
+        carry_at(&mut driver, 1);
+        let key = KeyRef::Value(Secret::new("value").unwrap());
+        driver.call(Call::DeleteKey { pool: side(), key });
+        carry_at(&mut driver, 2);
+        for _ in 0..2 {
+            drop(driver);
+            driver = open(&disk, &clock);
+            carry_at(&mut driver, 3);
+            let reply = driver.call(import("value"));
+            let Reply::Refused(Refusal::Denied(Denied::KeyExists { at: 0 })) = reply else {
+                panic!("carried at {carried}: {reply:?}")
+            };
+        }
+        driver.call(Call::DropPool { pool: side() });
+        driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
+        assert!(
+            matches!(driver.call(import("value")), Reply::Keys(_)),
+            "as long as the pool lives"
+        );
+    }
+}
+
+#[test]
+fn a_removed_pool_is_taken_out_in_slices_and_its_name_is_free_at_once() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let side = || PoolName::parse("side").unwrap();
+    driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
+    for _ in 0..3 {
+        driver.call(Call::Generate { pool: side(), count: 10_000 });
+    }
+    driver.carry().unwrap();
+    driver.call(Call::DropPool { pool: side() });
+    driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
+    driver.call(Call::Generate { pool: side(), count: 2 });
+    let carrier = driver.carrier.as_mut().unwrap();
+    let mut steps = 0;
+    while carrier.step().unwrap() {
+        steps += 1;
+    }
+    assert!(steps >= 1, "30 000 rows are more than one change takes out");
+    drop(driver);
+    let driver = open(&disk, &clock);
+    assert_eq!((driver.recovered.pools, driver.recovered.keys), (2, 2));
+}
+
+#[test]
+fn a_missing_part_is_refused_and_named() {
+    for part in ["keyset", "journal-000000000001", "meta"] {
+        let (disk, clock) = (SimDisk::new(), GivenClock::new());
+        let mut driver = open(&disk, &clock);
+        driver.generate(3);
+        driver.carry().unwrap();
+        drop(driver);
+        disk.delete(part);
+        let told = Driver::open(Arc::new(disk), &clock, 1).err().expect("refused");
+        let journal = part.starts_with("journal") && told.contains("journal is missing");
+        assert!((told.contains(part) || journal) && told.contains("missing"), "{part}: {told}");
+    }
+}
+
+#[test]
+fn a_journal_that_lost_what_was_carried_is_refused() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(3);
+    driver.carry().unwrap();
+    drop(driver);
+    // The last batch, which no later frame proves, but which is in the database.
+    disk.damage("journal-000000000001", |bytes| {
+        let last = bytes.windows(4).rposition(|four| four == b"KPGB").unwrap();
+        bytes[last + 30] ^= 1;
+    });
+    let told = Driver::open(Arc::new(disk), &clock, 1).err().expect("refused");
+    assert!(told.contains("damaged"), "{told}");
+}
+
+#[test]
+fn a_flipped_byte_of_the_database_is_refused_or_harmless() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let mut story = Story::default();
+    for turn in 0..TURNS {
+        tick(&clock, turn);
+        play(&mut driver, &mut story, turn).unwrap();
+    }
+    driver.carry().unwrap();
+    drop(driver);
+    let whole = picture(&mut open(&disk.copy(), &clock));
+    let bytes = disk.read("keyset").unwrap();
+    let (mut refused, mut harmless) = (0, 0);
+    let used = (0..bytes.len()).filter(|at| bytes[*at] != 0);
+    for at in used.step_by(61) {
+        let disk = disk.copy();
+        disk.damage("keyset", |bytes| bytes[at] ^= 0x20);
+        match Driver::open(Arc::new(disk), &clock, 1) {
+            Err(told) => {
+                assert!(told.contains("keyset"), "{told}");
+                refused += 1;
+            }
+            Ok(mut driver) => {
+                assert_eq!(picture(&mut driver), whole, "byte {at} changed what is there");
+                harmless += 1;
+            }
+        }
+    }
+    println!("refused {refused}, harmless {harmless}");
+    assert!(refused > 10, "{refused}");
+}

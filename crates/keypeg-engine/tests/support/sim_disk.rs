@@ -1,0 +1,353 @@
+//! A disk in memory that forgets at a crash what was not synced: each dirty sector by itself, each
+//! change of a name from some point on. It can crash at any operation, before or after its effect.
+
+use super::Dice;
+use keypeg_engine::disk::{Disk, DiskFile};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+const SECTOR: usize = 512;
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    durable: Vec<u8>,
+    /// What a reader sees: `durable`, then `phantom`, then `dirty`.
+    seen: Vec<u8>,
+    dirty: Vec<Change>,
+    /// Written before a sync that failed: still read back, never durable, whatever is synced.
+    phantom: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Len(usize),
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Link(String, usize),
+    Unlink(String),
+    Rename(String, String),
+}
+
+/// When the disk stops working.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CrashAt {
+    /// The operation, counted from 0.
+    pub(crate) operation: u64,
+    /// Whether that operation still has its effect.
+    pub(crate) after: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    changes: Vec<NameChange>,
+    operations: u64,
+    crash_at: Option<CrashAt>,
+    fail_sync_at: Option<u64>,
+    crashed: bool,
+}
+
+/// The disk. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+}
+
+impl SimDisk {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets when it crashes, counted from now.
+    pub(crate) fn crash_at(&self, at: Option<CrashAt>) {
+        let mut state = self.lock();
+        state.operations = 0;
+        state.crash_at = at;
+    }
+
+    /// Operations since [`SimDisk::crash_at`] was last called.
+    pub(crate) fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// Sets which operation, counted from now, fails if it is a file's sync: its process ends, the
+    /// machine goes on.
+    pub(crate) fn fail_sync_at(&self, operation: Option<u64>) {
+        let mut state = self.lock();
+        state.operations = 0;
+        state.fail_sync_at = operation;
+        state.crashed = false;
+    }
+
+    pub(crate) fn has_crashed(&self) -> bool {
+        self.lock().crashed
+    }
+
+    /// What a new start finds: what was synced, and of the rest what chance leaves.
+    pub(crate) fn after_crash(&self, dice: &mut Dice) -> Self {
+        let state = self.lock();
+        let kept = dice.below(state.changes.len() as u64 + 1);
+        let mut names = state.durable_names.clone();
+        for change in &state.changes[..usize::try_from(kept).unwrap()] {
+            apply(&mut names, change);
+        }
+        let inodes = state.inodes.iter().map(|inode| inode.after_crash(dice)).collect();
+        let after = State { inodes, durable_names: names.clone(), names, ..State::default() };
+        Self { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// A disk of its own with the same contents.
+    pub(crate) fn copy(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.lock().clone())) }
+    }
+
+    /// Changes a file's bytes behind everybody's back.
+    pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let inode = state.names[name];
+        let mut whole = state.inodes[inode].volatile().to_vec();
+        change(&mut whole);
+        state.inodes[inode] = Inode::holding(whole);
+    }
+
+    pub(crate) fn delete(&self, name: &str) {
+        let mut state = self.lock();
+        state.names.remove(name).expect("there");
+        state.durable_names = state.names.clone();
+        state.changes.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Counts an operation; runs its effect unless the disk crashes before it.
+    fn operate<T>(&self, effect: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.lock();
+        let dead = || io::Error::other("the simulated disk has crashed");
+        if state.crashed {
+            return Err(dead());
+        }
+        let now = state.operations;
+        state.operations += 1;
+        match state.crash_at.filter(|at| at.operation == now) {
+            None => effect(&mut state),
+            Some(CrashAt { after, .. }) => {
+                if after {
+                    effect(&mut state)?;
+                }
+                state.crashed = true;
+                Err(dead())
+            }
+        }
+    }
+}
+
+impl Inode {
+    fn holding(bytes: Vec<u8>) -> Self {
+        Self { durable: bytes.clone(), seen: bytes, ..Self::default() }
+    }
+
+    fn volatile(&self) -> &[u8] {
+        &self.seen
+    }
+
+    fn write(&mut self, change: Change) {
+        change.apply(&mut self.seen);
+        self.dirty.push(change);
+    }
+
+    /// Makes what is dirty durable.
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.dirty) {
+            change.apply(&mut self.durable);
+        }
+    }
+
+    fn after_crash(&self, dice: &mut Dice) -> Self {
+        let mut bytes = self.durable.clone();
+        // A mood for each file: all lost, all kept, or each sector by itself.
+        let mood = dice.below(3);
+        for change in &self.dirty {
+            match change {
+                Change::Len(_) if mood == 1 || (mood == 2 && dice.below(2) == 0) => {
+                    change.apply(&mut bytes);
+                }
+                Change::Len(_) => {}
+                Change::Write(at, part) => keep_some(&mut bytes, *at, part, mood, dice),
+            }
+        }
+        Self::holding(bytes)
+    }
+}
+
+fn keep_some(bytes: &mut Vec<u8>, at: usize, part: &[u8], mood: u64, dice: &mut Dice) {
+    let mut begin = 0;
+    while begin < part.len() {
+        let end = ((at + begin) / SECTOR * SECTOR + SECTOR - at).min(part.len());
+        if mood == 1 || (mood == 2 && dice.below(2) == 0) {
+            put(bytes, at + begin, &part[begin..end]);
+        }
+        begin = end;
+    }
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, part) => put(bytes, *at, part),
+            Self::Len(len) => bytes.resize(*len, 0),
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, at: usize, part: &[u8]) {
+    if bytes.len() < at + part.len() {
+        bytes.resize(at + part.len(), 0);
+    }
+    bytes[at..at + part.len()].copy_from_slice(part);
+}
+
+fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
+    match change {
+        NameChange::Link(name, inode) => {
+            names.insert(name.clone(), *inode);
+        }
+        NameChange::Unlink(name) => {
+            names.remove(name);
+        }
+        NameChange::Rename(from, to) => {
+            let inode = names.remove(from).expect("there");
+            names.insert(to.clone(), inode);
+        }
+    }
+}
+
+impl State {
+    fn change(&mut self, change: NameChange) {
+        apply(&mut self.names, &change);
+        self.changes.push(change);
+    }
+
+    fn inode(&self, name: &str) -> io::Result<usize> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().names.keys().cloned().collect())
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let state = self.lock();
+        Ok(state.inodes[state.inode(name)?].volatile().to_vec())
+    }
+
+    fn read_head(&self, name: &str, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.read(name)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let inode = self.lock().inode(name)?;
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
+        let inode = self.operate(|state| {
+            if state.names.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let inode = state.inodes.len();
+            let zeros = vec![0; usize::try_from(len).unwrap()];
+            let mut made = Inode::default();
+            made.write(Change::Write(0, zeros));
+            state.inodes.push(made);
+            state.change(NameChange::Link(name.into(), inode));
+            Ok(inode)
+        })?;
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.operate(|state| {
+            state.inode(from)?;
+            state.change(NameChange::Rename(from.into(), to.into()));
+            Ok(())
+        })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.operate(|state| {
+            state.inode(name)?;
+            state.change(NameChange::Unlink(name.into()));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.operate(|state| {
+            state.durable_names = state.names.clone();
+            state.changes.clear();
+            Ok(())
+        })
+    }
+}
+
+impl DiskFile for SimFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.disk.lock().inodes[self.inode].volatile().len() as u64)
+    }
+
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let state = self.disk.lock();
+        let whole = state.inodes[self.inode].volatile();
+        let at = usize::try_from(at).unwrap();
+        let part = whole.get(at..at + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(part);
+        Ok(())
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.operate(|state| {
+            let at = usize::try_from(at).unwrap();
+            state.inodes[self.inode].write(Change::Write(at, bytes.to_vec()));
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.operate(|state| {
+            state.inodes[self.inode].write(Change::Len(usize::try_from(len).unwrap()));
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.operate(|state| {
+            let fails = state.fail_sync_at == Some(state.operations - 1);
+            let inode = &mut state.inodes[self.inode];
+            if !fails {
+                inode.sync();
+                return Ok(());
+            }
+            let lost = std::mem::take(&mut inode.dirty);
+            inode.phantom.extend(lost);
+            state.crashed = true;
+            Err(io::Error::other("the simulated disk failed to sync"))
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! A story of turns that makes every kind of fact, and the picture of what it leaves.
+
+use super::sim_disk::SimDisk;
+use super::{Driver, GivenClock, default_pool};
+use keypeg_engine::core::{KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Secret};
+use keypeg_engine::{Call, Reply};
+use std::sync::Arc;
+
+/// What the story remembers between its turns.
+#[derive(Default)]
+pub(crate) struct Story {
+    keys: Vec<KeyRef>,
+    leases: Vec<LeaseId>,
+    pub(crate) greatest_token: u64,
+}
+
+pub(crate) const TURNS: usize = 30;
+
+/// How the clock moves before a turn: in some, leases and rests end and keys are purged.
+pub(crate) fn tick(clock: &GivenClock, turn: usize) {
+    clock.tick_ms(if matches!(turn % 10, 6 | 7) { 1_600 } else { 700 });
+}
+
+/// One turn of the story.
+pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Result<(), String> {
+    let side = || PoolName::parse("side").unwrap();
+    let acquire =
+        |pool, holder: &str| Call::Acquire { pool, ttl_ms: None, holder: Some(holder.into()) };
+    let calls = match turn % 10 {
+        0 => vec![Call::Generate { pool: default_pool(), count: 7 }],
+        1 => vec![
+            acquire(default_pool(), "a"),
+            acquire(default_pool(), "b"),
+            acquire(default_pool(), "c"),
+        ],
+        2 => vec![Call::PutPool {
+            pool: side(),
+            patch: PolicyPatch {
+                lease_ttl_ms: Some(1_000),
+                rest_ms: Some(900 + turn as u64),
+                keepalive_ttl_ms: Some(Some(1_500)),
+                ..PolicyPatch::default()
+            },
+        }],
+        3 => vec![
+            Call::Import {
+                pool: side(),
+                values: vec![
+                    Secret::new(&format!("value {turn}")).unwrap(),
+                    Secret::new(&"long ".repeat(50 + turn)).unwrap(),
+                ],
+            },
+            acquire(side(), "d"),
+        ],
+        4 => story
+            .leases
+            .first()
+            .map(|lease| {
+                vec![
+                    Call::Renew { pool: default_pool(), lease: *lease, ttl_ms: None },
+                    Call::Release { pool: default_pool(), lease: story.leases[1] },
+                ]
+            })
+            .unwrap_or_default(),
+        5 => vec![
+            Call::ReleaseKey { pool: default_pool(), key: story.keys[0].clone() },
+            Call::DeleteKey { pool: default_pool(), key: story.keys[1].clone() },
+        ],
+        6 | 7 => vec![acquire(default_pool(), ""), Call::ShowPool { pool: side() }],
+        8 => vec![Call::KeepAliveAll { pool: default_pool() }, acquire(default_pool(), "e")],
+        _ if turn > 15 => vec![Call::DropPool { pool: side() }],
+        _ => vec![Call::ShowPool { pool: side() }],
+    };
+    for reply in driver.turn(calls).map_err(|error| error.to_string())? {
+        match reply {
+            Reply::Keys(keys) => story.keys.extend(keys.iter().map(|key| KeyRef::Id(key.id))),
+            Reply::Granted { lease, .. } => {
+                assert!(lease.token > story.greatest_token, "tokens only grow");
+                story.greatest_token = lease.token;
+                story.leases.insert(0, lease.id);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// All that a client can see and a crash must not change: each key with its state, its lease and
+/// its holder, and each pool with its policy.
+pub(crate) fn picture(driver: &mut Driver) -> Vec<String> {
+    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("pools") };
+    let mut lines = Vec::new();
+    for pool in pools {
+        lines.push(format!("{:?} {:?} {:?}", pool.name, pool.policy, pool.counts));
+        let page = driver.works.pools().key_ids(&pool.name);
+        for id in page {
+            let call = Call::ShowKey { pool: pool.name.clone(), key: KeyRef::Id(id) };
+            let Reply::Key(key) = driver.call(call) else { panic!("a key that is there") };
+            let lease = key.lease.map(|lease| (lease.id, lease.token, lease.holder));
+            let leased = lease.is_some();
+            assert_eq!(leased, key.state == KeyState::Leased);
+            let rest = key.rests_until_ms;
+            lines.push(format!("  {id} {:?} {} {lease:?} {rest:?}", key.state, key.created_at_ms));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// The picture a clean start finds after `turns` turns, when the clock has moved for the next one
+/// already if `ticked`.
+pub(crate) fn expected(turns: usize, ticked: bool) -> Vec<String> {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = Driver::open(Arc::new(disk.clone()), &clock, 7).unwrap();
+    let mut story = Story::default();
+    for turn in 0..turns {
+        tick(&clock, turn);
+        play(&mut driver, &mut story, turn).unwrap();
+    }
+    if ticked {
+        tick(&clock, turns);
+    }
+    picture(&mut Driver::open(Arc::new(disk), &clock, 8).unwrap())
+}

@@ -1,0 +1,111 @@
+//! The only file that reads time.
+//!
+//! Time since boot decides; wall time is shown. The wall time given is time since boot plus an
+//! offset that stays the same while the system's clock is merely slewed, so that instants shown in
+//! one run keep their exact distances; only a step of more than half a second is followed.
+
+use crate::failure::{Failure, exit};
+use keypeg_engine::{Clock, Reading};
+use rustix::time::{ClockId, Timespec};
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// How far the system's wall clock may be from the one shown before it is followed.
+const STEP_MIN_US: u64 = 500_000;
+
+/// The system's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    boot_id: u128,
+    wall: Wall,
+}
+
+/// How far wall time is ahead of time since boot, as it is shown.
+#[derive(Debug)]
+struct Wall {
+    offset_us: u64,
+}
+
+impl SystemClock {
+    /// Finds out which boot this is.
+    pub fn new() -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(BOOT_ID)
+            .map_err(|error| Failure::new(exit::OS, format!("reading {BOOT_ID}: {error}")))?;
+        let boot_id = parse_boot_id(&text)
+            .ok_or_else(|| Failure::new(exit::OS, format!("{BOOT_ID} holds no boot id")))?;
+        let (boot_us, wall_us) = read_us();
+        Ok(Self { boot_id, wall: Wall { offset_us: wall_us.saturating_sub(boot_us) } })
+    }
+}
+
+impl Clock for SystemClock {
+    fn read(&mut self) -> Reading {
+        let (boot_us, wall_us) = read_us();
+        Reading { boot_us, boot_id: self.boot_id, wall_us: self.wall.shown(boot_us, wall_us) }
+    }
+}
+
+impl Wall {
+    fn shown(&mut self, boot_us: u64, wall_us: u64) -> u64 {
+        let offset_us = wall_us.saturating_sub(boot_us);
+        if offset_us.abs_diff(self.offset_us) > STEP_MIN_US {
+            self.offset_us = offset_us;
+        }
+        boot_us + self.offset_us
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+fn read_us() -> (u64, u64) {
+    let us = |time: Timespec| {
+        let whole = u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000;
+        whole + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
+    };
+    let boot = rustix::time::clock_gettime(ClockId::Boottime);
+    let wall = rustix::time::clock_gettime(ClockId::Realtime);
+    (us(boot), us(wall))
+}
+
+fn parse_boot_id(text: &str) -> Option<u128> {
+    let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
+    if digits.len() != 32 {
+        return None;
+    }
+    u128::from_str_radix(&digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shown_time_keeps_its_distances_until_the_clock_is_stepped() {
+        let mut wall = Wall { offset_us: 1_000_000_000 };
+        for (boot_us, wall_us, shown) in [
+            (0, 1_000_000_000, 1_000_000_000),
+            (7, 1_000_000_107, 1_000_000_007),
+            (10, 1_000_500_010, 1_000_000_010),
+            (20, 1_000_500_021, 1_000_500_021),
+            (30, 999_000_000, 999_000_000),
+        ] {
+            assert_eq!(wall.shown(boot_us, wall_us), shown, "at {boot_us}");
+        }
+    }
+
+    #[test]
+    fn a_boot_id_is_128_bits_of_hex() {
+        let id = "0c3f7b51-3a0e-4a6b-9d55-0f6c6b0a2f11\n";
+        assert_eq!(parse_boot_id(id), Some(0x0c3f_7b51_3a0e_4a6b_9d55_0f6c_6b0a_2f11));
+        for bad in ["", "0", "zc3f7b51-3a0e-4a6b-9d55-0f6c6b0a2f11"] {
+            assert_eq!(parse_boot_id(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_system_clock_runs() {
+        let mut clock = SystemClock::new().unwrap();
+        let (first, second) = (clock.read(), clock.read());
+        assert!(second.boot_us >= first.boot_us);
+        assert_eq!(second.boot_id, first.boot_id);
+        assert_ne!(first.boot_id, 0);
+    }
+}

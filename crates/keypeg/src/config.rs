@@ -1,0 +1,204 @@
+//! What the server is told: the command line and `KEYPEG_*`, read once and checked.
+//!
+//! A flag wins over the environment, the environment over the default. A variable that is set but
+//! empty is an error: it is a script's mistake, not a wish.
+
+use crate::failure::{Failure, exit};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use keypeg_engine::core::{LENGTH_MAX_MS, Policy, PolicyPatch};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Lends API keys from pools: exclusive, fenced, exact in time, durable.
+#[derive(Debug, Parser)]
+#[command(name = "keypeg", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the server
+    Serve(ServeArgs),
+}
+
+/// The options of `keypeg serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address and port to listen on; port 0 takes any free one
+    #[arg(long, env = "KEYPEG_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+
+    /// Directory that keeps everything; made when it is not there
+    #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = "./keypeg-data")]
+    data: PathBuf,
+
+    /// Keeps everything in memory alone: --data is not used, and a restart forgets all
+    #[arg(long, env = "KEYPEG_EPHEMERAL")]
+    ephemeral: bool,
+
+    /// How long a lease of the default pool lasts, such as 500ms, 2s, 5m or 1h [default: 60s]
+    ///
+    /// Only for a new directory: a stored policy stands.
+    #[arg(long, env = "KEYPEG_LEASE_TTL", value_name = "LENGTH", value_parser = length_ms)]
+    lease_ttl: Option<u64>,
+
+    /// How long a key of the default pool lives without a keep-alive [default: 5m]
+    ///
+    /// Only for a new directory: a stored policy stands.
+    #[arg(long, env = "KEYPEG_KEEPALIVE_TTL", value_name = "LENGTH", value_parser = length_ms)]
+    keepalive_ttl: Option<u64>,
+
+    /// Allows to listen beyond this machine, where everybody who can connect has every key
+    #[arg(long, env = "KEYPEG_INSECURE_LISTEN")]
+    insecure_listen: bool,
+}
+
+/// What the server is told, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The directory that keeps everything; `None` keeps it in memory.
+    pub data: Option<PathBuf>,
+    /// The default pool's policy when the directory is made new.
+    pub default_policy: Policy,
+    /// Whether that policy was asked for, rather than being the default.
+    pub policy_asked: bool,
+    /// The most keys in all pools together.
+    pub max_keys: u64,
+}
+
+impl Cli {
+    /// Reads the command line and the environment.
+    pub fn read() -> Result<Self, clap::Error> {
+        refuse_empty_variables(&Self::command())?;
+        Self::try_parse()
+    }
+}
+
+fn refuse_empty_variables(command: &clap::Command) -> Result<(), clap::Error> {
+    for argument in command.get_subcommands().flat_map(clap::Command::get_arguments) {
+        let Some(variable) = argument.get_env() else { continue };
+        if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
+            let message =
+                format!("{} is set but empty: unset it or give it a value\n", variable.display());
+            return Err(clap::Error::raw(clap::error::ErrorKind::InvalidValue, message));
+        }
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Checks what was given as a whole.
+    pub fn new(args: ServeArgs) -> Result<Self, Failure> {
+        if !args.listen.ip().is_loopback() && !args.insecure_listen {
+            return Err(Failure::new(
+                exit::CONFIG,
+                format!(
+                    "listening on {} would give every key to whoever can connect: \
+                     listen on 127.0.0.1 or [::1], or say --insecure-listen",
+                    args.listen
+                ),
+            ));
+        }
+        let patch = PolicyPatch {
+            lease_ttl_ms: args.lease_ttl,
+            keepalive_ttl_ms: args.keepalive_ttl.map(Some),
+            ..PolicyPatch::default()
+        };
+        let default_policy = Policy::default().patched(patch).map_err(|wrong| {
+            Failure::new(exit::CONFIG, format!("{} must be {}", wrong.field, wrong.allowed))
+        })?;
+        Ok(Self {
+            listen: args.listen,
+            data: (!args.ephemeral).then_some(args.data),
+            default_policy,
+            policy_asked: args.lease_ttl.is_some() || args.keepalive_ttl.is_some(),
+            max_keys: crate::memory::max_keys(),
+        })
+    }
+}
+
+/// Reads a length such as `500ms`, `2s`, `5m` or `1h`, of 1 ms to 7 days.
+fn length_ms(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a length is a whole number and ms, s, m or h, such as 500ms or 5m".into()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit_ms))
+        .filter(|ms| (1..=LENGTH_MAX_MS).contains(ms))
+        .ok_or_else(|| "a length is 1ms to 168h (7 days)".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(line: &str) -> Result<Config, u8> {
+        let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|_| exit::USAGE)?;
+        let Command::Serve(args) = cli.command;
+        Config::new(args).map_err(|failure| failure.exit)
+    }
+
+    #[test]
+    fn lengths_have_a_unit_and_a_range() {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("2s", 2_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("168h", 604_800_000),
+        ] {
+            assert_eq!(length_ms(text), Ok(ms), "{text}");
+        }
+        for bad in ["", "5", "s", "0s", "-1s", "1.5s", "1 s", "1d", "169h", "99999999999999999999h"]
+        {
+            assert!(length_ms(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn defaults_need_no_configuration() {
+        let config = config("keypeg serve").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
+        assert_eq!(config.data, Some("./keypeg-data".into()));
+        assert_eq!(config.default_policy, Policy::default());
+        assert!(!config.policy_asked);
+    }
+
+    #[test]
+    fn what_is_given_is_taken_or_refused() {
+        let both = config("keypeg serve --lease-ttl 300ms --keepalive-ttl 1s").unwrap();
+        assert_eq!(both.default_policy.lease_ttl_ms, 300);
+        assert_eq!(both.default_policy.keepalive_ttl_ms, Some(1_000));
+        assert!(both.policy_asked);
+        assert_eq!(config("keypeg serve --ephemeral").unwrap().data, None);
+        for (line, code) in [
+            ("keypeg serve --listen 0.0.0.0:8000", exit::CONFIG),
+            ("keypeg serve --listen [::]:0", exit::CONFIG),
+            ("keypeg serve --listen 8000", exit::USAGE),
+            ("keypeg serve --lease-ttl soon", exit::USAGE),
+            ("keypeg serve --lease", exit::USAGE),
+            ("keypeg", exit::USAGE),
+        ] {
+            assert_eq!(config(line).map(|_| ()), Err(code), "{line}");
+        }
+        for line in
+            ["keypeg serve --listen [::1]:0", "keypeg serve --listen 0.0.0.0:0 --insecure-listen"]
+        {
+            assert!(config(line).is_ok(), "{line}");
+        }
+    }
+}

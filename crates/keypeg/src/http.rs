@@ -1,0 +1,262 @@
+//! The HTTP face: one request in, one answer out.
+//!
+//! Routes are a match over the path's segments beside the methods each has, so HEAD, `Allow` and
+//! unknown routes are decided in one place (a router crate answers HEAD by running the GET, which
+//! here would lend a key). Every answer gets its `x-request-id`; a panic is its request's 500 and
+//! nothing more. Handlers parse, ask the engine through their core's lane, and map the reply.
+
+pub(crate) mod accept;
+mod body;
+mod error;
+mod keys;
+mod leases;
+mod ops;
+mod plain;
+mod pools;
+mod seed;
+mod wire;
+
+use bytes::Bytes;
+use error::Problem;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode, Version};
+use keypeg_client::Code;
+use keypeg_engine::core::{PoolName, Refusal as Denied};
+use keypeg_engine::{Call, Lane, Principal, Refusal, Reply, Request as Asked};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+
+type Request = hyper::Request<Incoming>;
+type Response = hyper::Response<Full<Bytes>>;
+type Answered = Result<Response, Problem>;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Why a reply of another shape cannot be.
+const SHAPES: &str = "invariant: the engine answers each call in its own shape";
+
+/// What one core of the server answers with.
+#[derive(Debug)]
+pub(crate) struct App {
+    lane: Lane,
+    server: Arc<Server>,
+    core: usize,
+    requests: AtomicU64,
+}
+
+/// What all cores know.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Set when the server begins to stop.
+    stopping: AtomicBool,
+    /// Tells this run's request ids from those of other runs.
+    run: u64,
+}
+
+impl App {
+    /// Asks the engine; a refusal becomes its problem.
+    async fn ask(&self, call: Call) -> Result<Reply, Problem> {
+        let reply = self.lane.call(Asked { by: Principal::Anyone, call }).await;
+        let Reply::Refused(refusal) = reply else { return Ok(reply) };
+        Err(Problem::refused(&refusal))
+    }
+
+    /// Lets what was read of a request pass; where it was wrong, the pool has the first word: one
+    /// that does not exist is told rather than what is wrong with the request to it.
+    async fn judged<T>(&self, pool: &PoolName, read: Result<T, Problem>) -> Result<T, Problem> {
+        match read {
+            Ok(read) => Ok(read),
+            Err(problem) => {
+                self.ask(Call::ShowPool { pool: pool.clone() }).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    fn next_request_id(&self) -> String {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:012x}-{:x}-{request:x}", self.server.run, self.core)
+    }
+}
+
+/// Answers one request, whatever it is. `ambiguous` tells that its framing can be read in two
+/// ways, see [`wire::Wire::ambiguous`].
+pub(crate) async fn respond(app: &App, ambiguous: bool, request: Request) -> Response {
+    let id = app.next_request_id();
+    let change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let secret = may_carry_secrets(request.uri().path());
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let answered = guarded(async {
+        check_framing(ambiguous, &request)?;
+        route(app, request).await
+    });
+    let mut response = match answered.await {
+        Some(Ok(response)) => response,
+        Some(Err(problem)) => problem.into_response(&id, change),
+        None => Problem::panicked().into_response(&id, change),
+    };
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("invariant: hex and dashes"));
+    if secret {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    // The end of a chunked body is not followed, so the next head could not be watched.
+    if chunked {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Runs a handler; `None` when it panicked.
+async fn guarded<T>(handling: impl Future<Output = T>) -> Option<T> {
+    let mut handling = pin!(handling);
+    std::future::poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}
+
+fn may_carry_secrets(path: &str) -> bool {
+    ["/v1/", "/api/", "/keys"].iter().any(|start| path.starts_with(start))
+}
+
+/// Refuses what two readers of the same bytes could take for two different requests.
+fn check_framing(ambiguous: bool, request: &Request) -> Result<(), Problem> {
+    if ambiguous && request.headers().contains_key(TRANSFER_ENCODING) {
+        let detail = "Content-Length and Transfer-Encoding exclude each other.";
+        return Err(Problem::new(Code::Malformed, detail).closing());
+    }
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        let detail = "HTTP/1.1 wants exactly one Host header.";
+        return Err(Problem::new(Code::Malformed, detail).closing());
+    }
+    Ok(())
+}
+
+/// Names and ids are made of characters that need no escape, so segments are taken as they are:
+/// one with a `%` is no name and no id.
+async fn route(app: &App, request: Request) -> Answered {
+    const SEGMENTS_MAX: usize = 6;
+    let uri = request.uri().clone();
+    let path = uri.path().strip_prefix('/').ok_or_else(Problem::not_found)?;
+    let mut segments = [""; SEGMENTS_MAX];
+    let mut count = 0;
+    for segment in path.split('/') {
+        *segments.get_mut(count).ok_or_else(Problem::not_found)? = segment;
+        count += 1;
+    }
+    match &segments[..count] {
+        ["v1", "pools", rest @ ..] if !rest.contains(&"") => canonical(app, rest, request).await,
+        ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
+            seed::keys(app, request).await
+        }
+        ["api", "v1", "start_scheduler"] | ["api", "v1", "start_scheduler", ""] => {
+            seed::start_scheduler(&request)
+        }
+        ["keys"] => plain::keys(app, request).await,
+        ["keys", key] if !key.is_empty() => plain::key(app, key, &request).await,
+        ["keepalive", key] if !key.is_empty() => plain::keep_alive(app, key, &request).await,
+        ["livez"] => ops::live(&request),
+        ["readyz"] => ops::ready(app, &request),
+        ["version"] => ops::version(&request),
+        _ => Err(Problem::not_found()),
+    }
+}
+
+/// The canonical API: what is below `/v1/pools`.
+async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
+    let method = request.method().clone();
+    match segments {
+        [] => match method {
+            Method::GET | Method::HEAD => pools::list(app).await,
+            _ => Err(Problem::method_not_allowed("GET, HEAD")),
+        },
+        [pool] => match method {
+            Method::GET | Method::HEAD => pools::show(app, pool).await,
+            Method::PUT => pools::put(app, pool, request).await,
+            Method::DELETE => pools::remove(app, pool).await,
+            _ => Err(Problem::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        },
+        [pool, "keys", key] => match method {
+            Method::GET | Method::HEAD => keys::show(app, pool, key).await,
+            Method::DELETE => keys::remove(app, pool, key).await,
+            _ => Err(Problem::method_not_allowed("GET, HEAD, DELETE")),
+        },
+        [_, "keys" | "leases" | "keepalive"]
+        | [_, "keys", _, "release" | "keepalive"]
+        | [_, "leases", _, "release" | "renew"]
+            if method != Method::POST =>
+        {
+            Err(Problem::method_not_allowed("POST"))
+        }
+        [pool, "leases"] => leases::acquire(app, pool, request).await,
+        [pool, "leases", lease, "release"] => leases::release(app, pool, lease, request).await,
+        [pool, "leases", lease, "renew"] => leases::renew(app, pool, lease, request).await,
+        [pool, "keys"] => keys::generate(app, pool, request).await,
+        [pool, "keys", key, "release"] => keys::release(app, pool, key, request).await,
+        [pool, "keys", key, "keepalive"] => keys::keep_alive(app, pool, key, request).await,
+        [pool, "keepalive"] => keys::keep_alive_many(app, pool, request).await,
+        _ => Err(Problem::not_found()),
+    }
+}
+
+/// Reads a pool's name in a path; one that cannot be a name is the name of no pool.
+fn pool_name(text: &str) -> Result<PoolName, Problem> {
+    PoolName::parse(text).ok_or_else(|| Problem::refused(&Refusal::Denied(Denied::UnknownPool)))
+}
+
+/// Refuses a header whose feature is still to come, rather than dropping its promise silently.
+fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key("idempotency-key") {
+        return Err(Problem::not_yet("Idempotency-Key"));
+    }
+    Ok(())
+}
+
+/// Refuses a grant by GET that a page of another site made a browser ask for.
+fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err(Problem::new(Code::Forbidden, "Another site's page may not take a key."));
+    }
+    Ok(())
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("invariant: wire types always serialise");
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn no_content() -> Response {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_request_alone() {
+        assert_eq!(guarded(async { 7 }).await, Some(7));
+        let panics = async {
+            tokio::task::yield_now().await;
+            assert!(may_carry_secrets("/livez"), "on purpose");
+        };
+        assert_eq!(guarded(panics).await, None);
+        let response = Problem::panicked().into_response("id", true);
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

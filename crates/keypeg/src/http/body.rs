@@ -1,0 +1,275 @@
+//! Bodies: read within their bounds, then field by field, so that every error names its field and
+//! what it may be.
+//!
+//! JSON is taken strictly: one object, no name twice in any object, nothing after it. An empty
+//! body is no body, whatever its type, and reads as an object without fields.
+
+use super::Request;
+use super::error::Problem;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+use keypeg_client::{Code, Seconds};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::fmt;
+use std::time::Duration;
+
+/// The largest body.
+const BODY_MAX: usize = 1 << 20;
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// Bytes of a client's own words that an error repeats.
+const ECHO_MAX: usize = 64;
+
+/// A JSON object's fields, each taken once.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Map<String, Value>);
+
+/// Which fields a request may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// Those there are.
+    pub(super) now: &'static [&'static str],
+    /// Those of the contract that this version does not have yet.
+    pub(super) later: &'static [&'static str],
+}
+
+impl Known {
+    /// No field at all.
+    pub(super) const NONE: Self = Self { now: &[], later: &[] };
+}
+
+impl Fields {
+    /// Reads a request's body: an object with no fields but those known.
+    pub(super) async fn read(request: Request, known: Known) -> Result<Self, Problem> {
+        let fields = Self::read_any(request).await?;
+        fields.refuse_unknown(known)?;
+        Ok(fields)
+    }
+
+    /// Reads a request's body: an object with whatever fields.
+    pub(super) async fn read_any(request: Request) -> Result<Self, Problem> {
+        let (head, body) = request.into_parts();
+        if body.is_end_stream() {
+            return Ok(Self::default());
+        }
+        let bytes = collect(body).await?;
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        check_content_type(&head.headers)?;
+        Self::parse(&bytes)
+    }
+
+    fn parse(json: &[u8]) -> Result<Self, Problem> {
+        let strict: Strict = serde_json::from_slice(json)
+            .map_err(|error| Problem::new(Code::Malformed, format!("The body: {error}.")))?;
+        let Value::Object(fields) = strict.0 else {
+            return Err(wrong_type("body", "an object", &strict.0));
+        };
+        Ok(Self(fields))
+    }
+
+    fn refuse_unknown(&self, known: Known) -> Result<(), Problem> {
+        let Some(field) = self.0.keys().find(|field| !known.now.contains(&field.as_str())) else {
+            return Ok(());
+        };
+        if known.later.contains(&field.as_str()) {
+            return Err(Problem::not_yet(field));
+        }
+        let field = echo(field);
+        let allowed = match known.now {
+            [] => "no fields".into(),
+            now => now.join(", "),
+        };
+        let detail = format!("There is no field {field} here; allowed: {allowed}.");
+        Err(Problem::invalid(field, allowed, detail))
+    }
+
+    /// Takes a field's value, whatever it is.
+    pub(super) fn take(&mut self, field: &str) -> Option<Value> {
+        self.0.remove(field)
+    }
+
+    /// Takes a number of seconds that is not negative, in milliseconds rounded up. Narrower ranges
+    /// are for those who know them to check: what is beyond them all stays beyond.
+    pub(super) fn seconds(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
+        self.take(field).map(|value| seconds(field, allowed, &value)).transpose()
+    }
+
+    /// Takes a number of seconds or null.
+    #[expect(clippy::option_option, reason = "left out, null and a value are three things here")]
+    pub(super) fn seconds_or_null(
+        &mut self,
+        field: &str,
+        allowed: &str,
+    ) -> Result<Option<Option<u64>>, Problem> {
+        let given = self.take(field);
+        given.map(|value| or_null(&value, || seconds(field, allowed, &value))).transpose()
+    }
+
+    /// Takes a whole number that is not negative.
+    pub(super) fn integer(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
+        self.take(field).map(|value| integer(field, allowed, &value)).transpose()
+    }
+
+    /// Takes a whole number that is not negative, or null.
+    #[expect(clippy::option_option, reason = "left out, null and a value are three things here")]
+    pub(super) fn integer_or_null(
+        &mut self,
+        field: &str,
+        allowed: &str,
+    ) -> Result<Option<Option<u64>>, Problem> {
+        let given = self.take(field);
+        given.map(|value| or_null(&value, || integer(field, allowed, &value))).transpose()
+    }
+
+    /// Takes a string.
+    pub(super) fn text(&mut self, field: &str, allowed: &str) -> Result<Option<String>, Problem> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        let Value::String(text) = value else { return Err(wrong_type(field, allowed, &value)) };
+        Ok(Some(text))
+    }
+}
+
+fn or_null<T>(
+    value: &Value,
+    read: impl FnOnce() -> Result<T, Problem>,
+) -> Result<Option<T>, Problem> {
+    if value.is_null() { Ok(None) } else { read().map(Some) }
+}
+
+fn seconds(field: &str, allowed: &str, value: &Value) -> Result<u64, Problem> {
+    let number = value.as_f64().ok_or_else(|| wrong_type(field, allowed, value))?;
+    if number < 0.0 {
+        return Err(Problem::out_of_range(field, allowed));
+    }
+    Ok(Seconds::from_number(number).ms)
+}
+
+fn integer(field: &str, allowed: &str, value: &Value) -> Result<u64, Problem> {
+    let Value::Number(number) = value else { return Err(wrong_type(field, allowed, value)) };
+    number.as_u64().ok_or_else(|| Problem::out_of_range(field, allowed))
+}
+
+/// A value of another type than it must be; the value itself is not repeated.
+pub(super) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    };
+    Problem::invalid(field, allowed, format!("{field} must be {allowed}, not {found}."))
+}
+
+fn echo(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ECHO_MAX)]
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let json =
+        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+            let essence = value.split_once(';').map_or(value, |(essence, _)| essence);
+            essence.trim().eq_ignore_ascii_case("application/json")
+        });
+    if json {
+        return Ok(());
+    }
+    Err(Problem::new(Code::UnsupportedMediaType, "A body's Content-Type is application/json."))
+}
+
+async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
+    let too_large =
+        || Problem::new(Code::TooLarge, format!("A body has at most {BODY_MAX} bytes.")).closing();
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_large());
+    }
+    let reading = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|_| Problem::new(Code::Malformed, "The body ended early.").closing())?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > BODY_MAX {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    };
+    tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
+        let detail = format!("A body arrives within {} s.", BODY_TIME.as_secs());
+        Err(Problem::new(Code::Timeout, detail).closing())
+    })
+}
+
+/// A JSON value in which no object has a name twice.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.into()))
+    }
+
+    fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Strict(value)) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let Strict(value) = map.next_value()?;
+            if fields.insert(name, value).is_some() {
+                return Err(A::Error::custom("a name twice in one object"));
+            }
+        }
+        Ok(Value::Object(fields))
+    }
+}

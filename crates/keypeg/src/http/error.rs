@@ -1,0 +1,227 @@
+//! Problems: how a refusal becomes an answer.
+//!
+//! The codes' statuses and titles are keypeg-client's one table; here is which refusal has which
+//! code, what it says to people, and what goes beside it. A problem says nothing of the inside.
+
+use super::{Answered, Response};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::StatusCode;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use keypeg_client::{Code, More, Outcome, Problem as Wire, UnixMs};
+use keypeg_engine::Refusal;
+use keypeg_engine::core::{Counts, EndCause, NoKeyCause, OutOfRange, Refusal as Denied};
+use std::borrow::Cow;
+
+/// Why a request gets no other answer. Boxed: the answers that are not problems stay small.
+#[derive(Debug)]
+pub(super) struct Problem(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    code: Code,
+    status: u16,
+    detail: Cow<'static, str>,
+    outcome: Option<Outcome>,
+    more: More,
+    retry_after_s: Option<u64>,
+    allow: Option<&'static str>,
+    close: bool,
+}
+
+impl Problem {
+    pub(super) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Parts {
+            code,
+            status: code.status(),
+            detail: detail.into(),
+            outcome: None,
+            more: More::default(),
+            retry_after_s: None,
+            allow: None,
+            close: false,
+        }))
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(Code::NotFound, "There is no such route.")
+    }
+
+    /// The route is there, the method is not; `allow` is what it has.
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let mut problem =
+            Self::new(Code::MethodNotAllowed, format!("This route's methods: {allow}."));
+        problem.0.allow = Some(allow);
+        problem
+    }
+
+    /// Ends the connection after the answer: what follows on it cannot be told apart.
+    pub(super) fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    pub(super) fn invalid(field: &str, allowed: impl Into<String>, detail: String) -> Self {
+        let mut problem = Self::new(Code::Invalid, detail);
+        problem.0.more.field = Some(field.into());
+        problem.0.more.allowed = Some(allowed.into());
+        problem
+    }
+
+    /// A value of the right type that may not be.
+    pub(super) fn out_of_range(field: &str, allowed: &str) -> Self {
+        Self::invalid(field, allowed, format!("{field} must be {allowed}."))
+    }
+
+    /// A field of the contract that this version does not have: refused, never ignored.
+    pub(super) fn not_yet(field: &str) -> Self {
+        Self::invalid(field, "left out", format!("This version does not have {field} yet."))
+    }
+
+    /// A panic: whether the change was made is not known.
+    pub(super) fn panicked() -> Self {
+        let mut problem = Self::new(Code::Internal, "The server failed at this request.");
+        problem.0.outcome = Some(Outcome::Unknown);
+        problem
+    }
+
+    /// What an engine's refusal is to a client.
+    pub(super) fn refused(refusal: &Refusal) -> Self {
+        let again = |code, detail: &'static str| Self::new(code, detail).retry_after_ms(1_000);
+        match refusal {
+            Refusal::Denied(denied) => Self::denied(denied),
+            Refusal::Overloaded => again(Code::Overloaded, "More is asked than there is room for."),
+            Refusal::ShuttingDown => again(Code::ShuttingDown, "The server is stopping."),
+            Refusal::StorageFull => Self::new(Code::StorageFull, "The server's disk is full."),
+        }
+    }
+
+    fn denied(denied: &Denied) -> Self {
+        match *denied {
+            Denied::UnknownPool => Self::new(Code::UnknownPool, "There is no pool of this name."),
+            Denied::DefaultPool => Self::new(Code::DefaultPool, "The default pool always exists."),
+            Denied::TooManyPools { max } => {
+                let mut problem =
+                    Self::new(Code::TooManyPools, format!("The server keeps {max} pools at most."));
+                problem.0.more.max = u64::try_from(max).ok();
+                problem
+            }
+            Denied::Invalid(OutOfRange { field, allowed }) => Self::out_of_range(field, allowed),
+            Denied::PoolFull { max, of_server } => {
+                let whose = if of_server { "server" } else { "pool" };
+                let mut problem =
+                    Self::new(Code::PoolFull, format!("The {whose} keeps {max} keys at most."));
+                problem.0.more.max = Some(max);
+                problem
+            }
+            Denied::KeyExists { at } => Self::new(
+                Code::KeyExists,
+                format!("Value {at} (from 0) is in the pool, or was: it is not used again."),
+            ),
+            Denied::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
+            Denied::UnknownKey => {
+                Self::new(Code::UnknownKey, "There is no such key: deleted, purged, or never made.")
+            }
+            Denied::LeaseEnded { cause } => Self::lease_ended(cause),
+            Denied::MaxHoldReached { expires_at_ms } => {
+                let detail = "The lease ends when the longest hold is over, and no later.";
+                let mut problem = Self::new(Code::MaxHoldReached, detail);
+                problem.0.more.expires_at = Some(UnixMs(expires_at_ms));
+                problem
+            }
+            Denied::Settling => {
+                Self::new(Code::Settling, "Many keys are due at once.").retry_after_ms(1_000)
+            }
+        }
+    }
+
+    fn no_key(cause: NoKeyCause, counts: Counts, back_in_ms: Option<u64>) -> Self {
+        let (cause, detail) = match cause {
+            NoKeyCause::PoolEmpty => ("pool_empty", "The pool has no keys."),
+            NoKeyCause::AllLeased => ("all_leased", "All keys are leased."),
+            NoKeyCause::AllResting => ("all_resting", "All keys are resting."),
+            NoKeyCause::AllQuarantined => ("all_quarantined", "All keys are out of rotation."),
+            NoKeyCause::NoneFree => ("none_free", "No key is free."),
+        };
+        let mut problem = Self::new(Code::NoKeyAvailable, detail);
+        problem.0.more = More {
+            cause: Some(cause.into()),
+            available: Some(counts.available),
+            leased: Some(counts.leased),
+            resting: Some(counts.resting),
+            quarantined: Some(counts.quarantined),
+            total: Some(counts.total()),
+            ..More::default()
+        };
+        match back_in_ms {
+            Some(ms) => problem.retry_after_ms(ms),
+            None => problem,
+        }
+    }
+
+    /// A lease that ended, or never was.
+    pub(super) fn lease_ended(cause: Option<EndCause>) -> Self {
+        let cause = cause.map(|cause| match cause {
+            EndCause::Released => ("released", "The lease was released."),
+            EndCause::Expired => ("expired", "The lease's time is over."),
+            EndCause::Superseded => ("superseded", "The lease is over; somebody has the key now."),
+            EndCause::KeyGone => ("key_gone", "The lease's key is gone."),
+        });
+        let detail = cause.map_or("There is no such lease, or no longer.", |(_, detail)| detail);
+        let mut problem = Self::new(Code::LeaseEnded, detail);
+        problem.0.more.cause = cause.map(|(cause, _)| cause.into());
+        problem
+    }
+
+    /// Says that nothing was changed, where the method alone does not tell that it was a change.
+    pub(super) fn of_grant(mut self) -> Self {
+        self.0.outcome.get_or_insert(Outcome::NotApplied);
+        if self.0.code == Code::StorageFull {
+            self.0.status = 503;
+            return self.retry_after_ms(1_000);
+        }
+        self
+    }
+
+    /// Gives another answer in place of a problem with this code.
+    pub(super) fn instead_of(self, code: Code, own: impl FnOnce() -> Response) -> Answered {
+        if self.0.code == code { Ok(own()) } else { Err(self) }
+    }
+
+    fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.0.retry_after_s = Some(ms.div_ceil(1_000));
+        self
+    }
+
+    /// Makes the answer; `change` tells that the request would have changed something.
+    pub(super) fn into_response(self, request_id: &str, change: bool) -> Response {
+        let Parts { code, status, detail, outcome, more, retry_after_s, allow, close } = *self.0;
+        let grants = outcome == Some(Outcome::NotApplied);
+        let problem = Wire {
+            kind: format!("/problems/{}", code.as_str()),
+            title: code.title().into(),
+            status,
+            code,
+            detail: detail.into(),
+            request_id: request_id.into(),
+            outcome: (change || grants).then_some(outcome.unwrap_or(Outcome::NotApplied)),
+            more,
+        };
+        let body = serde_json::to_vec(&problem).expect("invariant: wire types always serialise");
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() =
+            StatusCode::from_u16(status).expect("invariant: the table holds statuses");
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,162 @@
+//! The server as a library: `main.rs` is thin, and tests can start [`serve`] on a port of theirs.
+//!
+//! What the pools may do is keypeg-core's, what is durable is keypeg-engine's, how things look on
+//! the wire is keypeg-client's. Here is what is left: HTTP, configuration, the system's clock and
+//! chance, signals.
+
+mod clock;
+mod config;
+mod failure;
+mod http;
+mod memory;
+mod random;
+mod signals;
+
+pub use clock::SystemClock;
+pub use config::{Cli, Command, Config, ServeArgs};
+pub use failure::{Failure, exit};
+pub use random::SystemChance;
+pub use signals::stop_signal;
+
+use keypeg_engine::{Engine, Recovered, Setup};
+use std::fmt;
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+/// What a server that is ready has to say about itself.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// What its start found.
+    pub recovered: Recovered,
+    /// Its directory; `None` for memory alone.
+    pub data: Option<PathBuf>,
+}
+
+/// Takes the address to listen on; connections wait until [`serve`].
+pub fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    TcpListener::bind(config.listen).map_err(|error| {
+        let listen = config.listen;
+        let kind = error.kind();
+        if kind == ErrorKind::AddrInUse {
+            let message =
+                format!("{listen} is in use by another process: stop it, or use another --listen");
+            Failure::new(exit::UNAVAILABLE, message)
+        } else if kind == ErrorKind::PermissionDenied {
+            let message = format!("not permitted to listen on {listen}: take a port above 1023");
+            Failure::new(exit::PERMISSION, message)
+        } else {
+            Failure::new(exit::UNAVAILABLE, format!("listening on {listen}: {error}"))
+        }
+    })
+}
+
+/// Runs the server on `listener` until `stop` is ready and what was begun is answered. `ready` is
+/// called once, when the directory is recovered and before the first connection is taken.
+pub fn serve(
+    config: &Config,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), Failure> {
+    http::accept::raise_descriptor_limit();
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let setup = Setup {
+        data: config.data.clone(),
+        lanes: cores,
+        default_policy: config.default_policy.clone(),
+        max_keys: config.max_keys,
+    };
+    let clock = Box::new(SystemClock::new()?);
+    let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemChance::new()))?;
+    if recovered.batches_cut > 0 {
+        tracing::info!("the last start ended in the middle of a batch, which nobody was told of");
+    }
+    if config.policy_asked && recovered.default_policy_kept.is_some() {
+        tracing::warn!(
+            "the default pool's stored policy stands: --lease-ttl and --keepalive-ttl are for a \
+             new directory; PUT /v1/pools/default changes it"
+        );
+    }
+    let addr = listener
+        .local_addr()
+        .map_err(|error| Failure::new(exit::OS, format!("asking for the address: {error}")))?;
+    ready(&Ready { addr, recovered, data: config.data.clone() });
+    let served = http::accept::run(listener, lanes, stop);
+    engine.stop();
+    tracing::info!("stopped");
+    served.map_err(|error| Failure::new(exit::OS, format!("taking connections: {error}")))
+}
+
+/// Sends the log to stderr, at the level `KEYPEG_LOG` names (`info` when it is not set).
+pub fn log_to_stderr() -> Result<(), Failure> {
+    let wanted = std::env::var("KEYPEG_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::builder().parse(&wanted).map_err(|error| {
+        Failure::new(exit::CONFIG, format!("KEYPEG_LOG={wanted:?} is no log level: {error}"))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    Ok(())
+}
+
+impl fmt::Display for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Recovered { keys, pools, leases, made, .. } = &self.recovered;
+        write!(
+            f,
+            "keypeg {} ready on http://{}: {} in {}, {} running",
+            env!("CARGO_PKG_VERSION"),
+            self.addr,
+            Count(*keys, "key"),
+            Count(*pools, "pool"),
+            Count(*leases, "lease"),
+        )?;
+        match &self.data {
+            None => f.write_str(" (in memory alone)"),
+            Some(data) if *made => write!(f, " (made {})", data.display()),
+            Some(data) => write!(f, " (recovered from {})", data.display()),
+        }
+    }
+}
+
+struct Count(u64, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} {}{plural}", self.0, self.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_counts_in_words() {
+        let ready = |keys, made, data: Option<&str>| Ready {
+            addr: "127.0.0.1:8000".parse().unwrap(),
+            recovered: Recovered { keys, pools: 1, leases: 1, made, ..Recovered::default() },
+            data: data.map(Into::into),
+        };
+        let start = format!("keypeg {} ready on http://127.0.0.1:8000:", env!("CARGO_PKG_VERSION"));
+        for (ready, rest) in [
+            (
+                ready(3, false, Some("./keypeg-data")),
+                "3 keys in 1 pool, 1 lease running (recovered from ./keypeg-data)",
+            ),
+            (ready(1, true, Some("d")), "1 key in 1 pool, 1 lease running (made d)"),
+            (ready(0, true, None), "0 keys in 1 pool, 1 lease running (in memory alone)"),
+        ] {
+            assert_eq!(ready.to_string(), format!("{start} {rest}"));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The binary: parses the command line, runs the command, says why it ended.
+//!
+//! Everything else is the library's. Exit codes are those of sysexits.h.
+
+use clap::error::ErrorKind;
+use keypeg::{Cli, Command, Config, Failure, exit};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody left to tell when stderr is closed.
+            let _ = writeln!(std::io::stderr(), "keypeg: {failure}");
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print();
+            std::process::exit(if asked { 0 } else { exit::USAGE.into() });
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => serve(&Config::new(args)?),
+    }
+}
+
+fn serve(config: &Config) -> Result<(), Failure> {
+    keypeg::log_to_stderr()?;
+    let stop = keypeg::stop_signal()?;
+    let listener = keypeg::listen(config)?;
+    keypeg::serve(config, listener, stop, |ready| {
+        let mut out = std::io::stdout().lock();
+        // A closed stdout is no reason not to serve.
+        let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
+    })
+}

@@ -1,0 +1,53 @@
+//! How many keys this machine's memory can hold: the default bound.
+//!
+//! Half of what the machine, or the control group this process is in, may use, at a measured
+//! upper bound of bytes a key.
+
+use std::fs;
+
+/// Resident bytes a key may take, all included.
+const BYTES_PER_KEY: u64 = 100;
+/// The bound when the system does not say how much memory there is.
+const MEMORY_UNKNOWN: u64 = 1 << 30;
+
+/// Tells the most keys to keep.
+pub(crate) fn max_keys() -> u64 {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
+    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_limit(&text));
+    let memory = machine.unwrap_or(MEMORY_UNKNOWN).min(group.unwrap_or(u64::MAX));
+    memory / 2 / BYTES_PER_KEY
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The lowest limit from this process's group up to the root; a container sees its own as root.
+fn group_limit(cgroup: &str) -> Option<u64> {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
+    std::path::Path::new(path)
+        .ancestors()
+        .filter_map(|group| group.strip_prefix("/").ok())
+        .map(|group| std::path::Path::new("/sys/fs/cgroup").join(group).join("memory.max"))
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_as_the_kernel_writes_it() {
+        let meminfo = "MemTotal:       16314540 kB\nMemFree:         1017864 kB\n";
+        assert_eq!(mem_total(meminfo), Some(16_314_540 * 1024));
+        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
+        assert_eq!(
+            group_limit("0::/there/is/no/such/group-here\n").filter(|&max| max < 4096),
+            None
+        );
+        assert!(max_keys() > 100_000);
+    }
+}

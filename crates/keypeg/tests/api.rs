@@ -1,0 +1,350 @@
+//! The canonical API: what each call answers.
+
+use crate::support::{Client, Server};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+const UNKNOWN_KEY: &str = "00000000000000000000000000";
+
+/// Sends one request to the server of a table of cases, and takes its answer for what it must be.
+#[track_caller]
+fn check(client: &mut Client, request: &str, body: &Value, status: u16, expected: &Value) -> Value {
+    let answer = client.send(request, body);
+    assert!(answer.header("x-request-id").is_some(), "{answer:?}");
+    assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+    answer.is(status, expected)
+}
+
+fn generate(client: &mut Client, pool: &str, count: usize) -> Vec<Value> {
+    let answer = client.send(&format!("POST /v1/pools/{pool}/keys"), &json!({ "count": count }));
+    let body = answer.is(201, &json!({ "keys": "*" }));
+    let keys = body["keys"].as_array().unwrap().clone();
+    assert_eq!(keys.len(), count);
+    keys
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn names(object: &Value) -> Vec<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_pool_is_made_changed_shown_listed_and_removed() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let fresh = json!({
+        "pool": "ci", "lease_ttl_seconds": 60, "max_hold_seconds": null,
+        "keepalive_ttl_seconds": 300, "keepalive_every_seconds": 120, "rest_seconds": 0,
+        "key_length": 20, "key_prefix": "", "max_keys": null,
+        "available": 0, "leased": 0, "resting": 0, "quarantined": 0, "total": 0, "waiting": 0,
+        "next_return_at": null, "next_purge_at": null,
+    });
+    let made = check(client, "PUT /v1/pools/ci", &Value::Null, 201, &fresh);
+    assert_eq!(made, fresh, "no member more");
+    let policy = json!({
+        "lease_ttl_seconds": 0.25, "max_hold_seconds": 90, "keepalive_ttl_seconds": null,
+        "rest_seconds": 0, "key_length": 32, "key_prefix": "ci_", "max_keys": 7,
+    });
+    let mut changed = policy.clone();
+    changed["keepalive_every_seconds"] = Value::Null;
+    check(client, "PUT /v1/pools/ci", &policy, 200, &changed);
+    check(client, "PUT /v1/pools/ci", &json!({}), 200, &changed);
+    check(
+        client,
+        "PUT /v1/pools/ci",
+        &json!({ "max_hold_seconds": null }),
+        200,
+        &json!({
+            "lease_ttl_seconds": 0.25, "max_hold_seconds": null, "max_keys": 7,
+        }),
+    );
+    check(client, "GET /v1/pools/ci", &Value::Null, 200, &json!({ "key_prefix": "ci_" }));
+    let key = &generate(client, "ci", 1)[0]["key"];
+    assert!(text(key).starts_with("ci_") && text(key).len() == 35, "{key}");
+    check(
+        client,
+        "GET /v1/pools",
+        &Value::Null,
+        200,
+        &json!({
+            "pools": [{ "pool": "ci", "available": 1, "total": 1 }, { "pool": "default", "total": 0 }],
+        }),
+    );
+    check(client, "DELETE /v1/pools/ci", &Value::Null, 204, &Value::Null);
+    client.ask("GET /v1/pools/ci").problem(404, "unknown_pool");
+    client.ask("DELETE /v1/pools/ci").problem(404, "unknown_pool");
+    client.ask("DELETE /v1/pools/default").problem(409, "default_pool");
+}
+
+#[test]
+fn a_key_is_generated_shown_kept_alive_and_deleted() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let one = check(
+        client,
+        "POST /v1/pools/default/keys",
+        &Value::Null,
+        201,
+        &json!({
+            "keys": [{ "id": "*", "key": "*", "state": "available", "created_at": "*", "expires_at": "*" }],
+        }),
+    );
+    assert_eq!(names(&one["keys"][0]), ["created_at", "expires_at", "id", "key", "state"]);
+    let keys = generate(client, "default", 100);
+    let values: HashSet<&str> = keys.iter().map(|key| text(&key["key"])).collect();
+    assert_eq!(values.len(), 100);
+    assert!(
+        values.iter().all(
+            |value| value.len() == 20 && value.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        )
+    );
+
+    let id = text(&keys[0]["id"]);
+    let path = format!("/v1/pools/default/keys/{id}");
+    let shown = check(
+        client,
+        &format!("GET {path}"),
+        &Value::Null,
+        200,
+        &json!({
+            "id": id, "pool": "default", "state": "available", "created_at": keys[0]["created_at"],
+            "expires_at": keys[0]["expires_at"], "rests_until": null, "reason": null, "lease": null,
+        }),
+    );
+    assert!(!shown.to_string().contains(text(&keys[0]["key"])), "no secret");
+    check(
+        client,
+        &format!("POST {path}/keepalive"),
+        &json!({}),
+        200,
+        &json!({
+            "id": id, "expires_at": "*",
+        }),
+    );
+    check(client, &format!("DELETE {path}"), &Value::Null, 204, &Value::Null);
+    for request in ["GET", "DELETE"].map(|method| format!("{method} {path}")) {
+        client.ask(&request).problem(404, "unknown_key");
+    }
+    for call in ["keepalive", "release"] {
+        client.ask(&format!("POST {path}/{call}")).problem(404, "unknown_key");
+    }
+}
+
+#[test]
+fn keep_alive_of_many_names_those_that_are_missing() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let keys = generate(client, "default", 3);
+    let (a, b) = (text(&keys[0]["id"]), text(&keys[1]["id"]));
+    let path = "POST /v1/pools/default/keepalive";
+    check(
+        client,
+        path,
+        &json!({ "ids": [a, UNKNOWN_KEY, b, a, "nonsense"] }),
+        200,
+        &json!({
+            "kept": 2, "missing": ["nonsense", UNKNOWN_KEY],
+        }),
+    );
+    check(client, path, &json!({ "ids": [] }), 200, &json!({ "kept": 0, "missing": [] }));
+    check(client, path, &json!({ "all": true }), 200, &json!({ "kept": 3, "missing": [] }));
+    for (body, field) in [
+        (json!({}), "ids"),
+        (json!({ "all": false }), "all"),
+        (json!({ "all": 1 }), "all"),
+        (json!({ "ids": [a], "all": true }), "all"),
+        (json!({ "ids": "x" }), "ids"),
+        (json!({ "ids": [1] }), "ids"),
+        (json!({ "ids": vec![UNKNOWN_KEY; 10_001] }), "ids"),
+    ] {
+        let problem = client.send(path, &body).problem(422, "invalid");
+        assert_eq!(problem["field"], field, "{body}");
+    }
+}
+
+#[test]
+fn a_lease_is_granted_renewed_released_and_then_over() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let keys = generate(client, "default", 1);
+    let body = json!({ "ttl_seconds": 30, "holder": "job-7 ✓" });
+    let grant = check(
+        client,
+        "POST /v1/pools/default/leases",
+        &body,
+        201,
+        &json!({
+            "id": "*", "pool": "default", "key_id": keys[0]["id"], "key": keys[0]["key"],
+            "fencing_token": "*", "holder": "job-7 ✓", "granted_at": "*", "waited_seconds": 0,
+            "expires_at": "*", "expires_in_seconds": 30, "key_expires_at": keys[0]["expires_at"],
+        }),
+    );
+    assert_eq!(grant.as_object().unwrap().len(), 11, "no member more");
+    let key = format!("/v1/pools/default/keys/{}", text(&grant["key_id"]));
+    check(
+        client,
+        &format!("GET {key}"),
+        &Value::Null,
+        200,
+        &json!({
+            "state": "leased",
+            "lease": {
+                "holder": "job-7 ✓", "fencing_token": grant["fencing_token"],
+                "granted_at": grant["granted_at"], "expires_at": grant["expires_at"],
+            },
+        }),
+    );
+    check(
+        client,
+        "GET /v1/pools/default",
+        &Value::Null,
+        200,
+        &json!({
+            "available": 0, "leased": 1, "total": 1, "next_return_at": grant["expires_at"],
+        }),
+    );
+
+    let lease = format!("/v1/pools/default/leases/{}", text(&grant["id"]));
+    let renewed = check(
+        client,
+        &format!("POST {lease}/renew"),
+        &json!({ "ttl_seconds": 40 }),
+        200,
+        &json!({
+            "id": grant["id"], "key_id": grant["key_id"], "fencing_token": grant["fencing_token"],
+            "holder": "job-7 ✓", "granted_at": grant["granted_at"], "expires_at": "*",
+        }),
+    );
+    assert!(text(&renewed["expires_at"]) > text(&grant["expires_at"]));
+    assert!(renewed.get("key").is_none(), "no secret");
+    check(client, &format!("POST {lease}/release"), &Value::Null, 204, &Value::Null);
+    for call in ["release", "renew"] {
+        let ended = client.ask(&format!("POST {lease}/{call}")).problem(410, "lease_ended");
+        assert_eq!(
+            (&ended["cause"], &ended["outcome"]),
+            (&json!("released"), &json!("not_applied"))
+        );
+    }
+    check(
+        client,
+        &format!("GET {key}"),
+        &Value::Null,
+        200,
+        &json!({ "state": "available", "lease": null }),
+    );
+    let next = check(
+        client,
+        "POST /v1/pools/default/leases",
+        &json!({}),
+        201,
+        &json!({
+            "key_id": grant["key_id"], "holder": null, "expires_in_seconds": 60,
+        }),
+    );
+    assert!(next["fencing_token"].as_u64() > grant["fencing_token"].as_u64());
+}
+
+#[test]
+fn a_lease_is_not_renewed_past_the_longest_hold() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    generate(client, "default", 1);
+    let grant = client.ask("POST /v1/pools/default/leases").is(201, &json!({ "id": "*" }));
+    let renew = format!("POST /v1/pools/default/leases/{}/renew", text(&grant["id"]));
+    let problem = client.ask(&renew).problem(409, "max_hold_reached");
+    assert_eq!(problem["expires_at"], grant["expires_at"]);
+}
+
+#[test]
+fn a_key_is_put_back_whoever_holds_it() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    generate(client, "default", 1);
+    let grant = client.ask("POST /v1/pools/default/leases").is(201, &json!({ "id": "*" }));
+    let release = format!("POST /v1/pools/default/keys/{}/release", text(&grant["key_id"]));
+    check(client, &release, &json!({}), 200, &json!({ "released": true }));
+    check(client, &release, &Value::Null, 200, &json!({ "released": false }));
+    let lease = format!("POST /v1/pools/default/leases/{}/release", text(&grant["id"]));
+    client.ask(&lease).problem(410, "lease_ended");
+}
+
+#[test]
+fn no_key_says_why_and_when_to_come_again() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let acquire = "POST /v1/pools/default/leases";
+    let empty = client.ask(acquire);
+    assert_eq!(empty.header("retry-after"), None, "{empty:?}");
+    let problem = empty.problem(404, "no_key_available");
+    assert_eq!(problem["cause"], "pool_empty");
+    generate(client, "default", 1);
+    client.send(acquire, &json!({ "ttl_seconds": 1.2 })).is(201, &json!({}));
+    let leased = client.ask(acquire);
+    let retry_after: u64 = leased.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=2).contains(&retry_after), "{leased:?}");
+    leased.problem(404, "no_key_available");
+    let problem = client.ask(acquire).is(
+        404,
+        &json!({
+            "cause": "all_leased", "outcome": "not_applied",
+            "available": 0, "leased": 1, "resting": 0, "quarantined": 0, "total": 1,
+        }),
+    );
+    assert_eq!(problem["title"], "No key available");
+}
+
+#[test]
+fn a_full_pool_takes_no_more_and_generate_is_all_or_nothing() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.send("PUT /v1/pools/small", &json!({ "max_keys": 3 })).is(201, &json!({}));
+    let path = "POST /v1/pools/small/keys";
+    let full = client.send(path, &json!({ "count": 4 })).problem(507, "pool_full");
+    assert_eq!((&full["max"], &full["outcome"]), (&json!(3), &json!("not_applied")));
+    client.ask("GET /v1/pools/small").is(200, &json!({ "total": 0 }));
+    generate(client, "small", 3);
+    client.ask(path).problem(507, "pool_full");
+}
+
+#[test]
+fn a_key_or_lease_of_one_pool_is_nothing_in_another() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("PUT /v1/pools/other").is(201, &json!({}));
+    generate(client, "default", 1);
+    let grant = client.ask("POST /v1/pools/default/leases").is(201, &json!({ "id": "*" }));
+    let (key, lease) = (text(&grant["key_id"]), text(&grant["id"]));
+    client.ask(&format!("DELETE /v1/pools/other/keys/{key}")).problem(404, "unknown_key");
+    let release = |pool| format!("POST /v1/pools/{pool}/leases/{lease}/release");
+    client.ask(&release("other")).problem(410, "lease_ended");
+    client.ask(&release("default")).is(204, &Value::Null);
+}
+
+#[test]
+fn head_reads_what_get_reads_without_the_body() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    for path in ["/v1/pools", "/v1/pools/default", "/livez", "/readyz", "/version"] {
+        let length = client.ask(&format!("GET {path}")).header("content-length").map(str::to_owned);
+        let head = client.ask(&format!("HEAD {path}"));
+        assert_eq!(head.header("content-length"), length.as_deref(), "{path}");
+        head.is(200, &Value::Null);
+    }
+}
+
+#[test]
+fn the_server_tells_about_itself() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("GET /livez").is(200, &json!({ "status": "live" }));
+    client.ask("GET /readyz").is(200, &json!({ "status": "ready" }));
+    let version = env!("CARGO_PKG_VERSION");
+    client.ask("GET /version").is(200, &json!({ "name": "keypeg", "version": version }));
+    let ids: HashSet<String> = (0..100)
+        .map(|_| client.ask("GET /livez").header("x-request-id").unwrap().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 100);
+}

@@ -1,0 +1,18 @@
+//! The server from outside: the real binary, on a port of its own, over HTTP.
+//!
+//! Each module is one subject. Nothing here asserts that something was fast, only that it was
+//! right and never early.
+
+#![expect(clippy::unwrap_used, reason = "a test that is surprised ends")]
+
+mod api;
+mod cli;
+mod framing;
+mod kill;
+mod plain;
+mod refusals;
+mod restart;
+mod seed;
+mod support;
+mod tidy;
+mod timing;

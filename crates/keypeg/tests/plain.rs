@@ -1,0 +1,54 @@
+//! The plain face: six calls over the default pool.
+
+use crate::support::Server;
+use serde_json::{Value, json};
+
+#[test]
+fn a_key_goes_through_its_life() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("GET /keys").is(404, &json!({}));
+    let made = client.ask("POST /keys").is(201, &json!({ "keyId": "*", "key": "*" }));
+    let path = format!("/keys/{}", made["keyId"].as_str().unwrap());
+    let show = format!("GET {path}");
+    client.ask(&show).is(
+        200,
+        &json!({
+            "isBlocked": false, "blockedAt": null, "createdAt": "*",
+        }),
+    );
+    assert_eq!(client.ask("GET /keys").is(200, &made), made);
+    client.ask(&show).is(200, &json!({ "isBlocked": true, "blockedAt": "*", "createdAt": "*" }));
+    client.ask("GET /keys").is(404, &json!({}));
+    client.ask(&format!("HEAD {path}")).is(200, &Value::Null);
+    for _ in 0..2 {
+        client.ask(&format!("PUT {path}")).is(200, &json!({}));
+    }
+    client.ask(&show).is(200, &json!({ "isBlocked": false, "blockedAt": null }));
+    client.ask(&format!("PUT /keepalive/{}", made["keyId"].as_str().unwrap())).is(200, &json!({}));
+    client.ask(&format!("DELETE {path}")).is(200, &json!({}));
+    for method in ["GET", "PUT", "DELETE"] {
+        client.ask(&format!("{method} {path}")).is(404, &json!({}));
+    }
+    client.ask("PUT /keepalive/nonsense").is(404, &json!({}));
+}
+
+#[test]
+fn no_key_is_lent_by_head_or_to_another_sites_page() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("POST /keys").is(201, &json!({}));
+    let head = client.ask("HEAD /keys");
+    assert_eq!(head.header("allow"), Some("GET, POST"));
+    head.is(405, &Value::Null);
+    let cross = [("Sec-Fetch-Site", "cross-site")];
+    client.try_send("GET /keys", &cross, "").unwrap().problem(403, "forbidden");
+    for (request, allow) in
+        [("POST /keys/x", "GET, HEAD, PUT, DELETE"), ("GET /keepalive/x", "PUT")]
+    {
+        let answer = client.ask(request);
+        assert_eq!(answer.header("allow"), Some(allow), "{request}");
+        answer.problem(405, "method_not_allowed");
+    }
+    client.ask("GET /keys").is(200, &json!({ "keyId": "*", "key": "*" }));
+}

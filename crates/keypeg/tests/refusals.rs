@@ -1,0 +1,176 @@
+//! The canonical API: how each wrong request is refused.
+
+use crate::support::Server;
+use serde_json::{Value, json};
+
+const NOT_THERE: &str = "00000000000000000000000000";
+
+#[test]
+fn every_wrong_field_is_named_with_what_it_may_be() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let acquire = "POST /v1/pools/default/leases";
+    let generate = "POST /v1/pools/default/keys";
+    let put = "PUT /v1/pools/default";
+    let release = format!("POST /v1/pools/default/leases/{NOT_THERE}/release");
+    let renew = format!("POST /v1/pools/default/leases/{NOT_THERE}/renew");
+    let keep = format!("POST /v1/pools/default/keys/{NOT_THERE}/keepalive");
+    for (request, body, field, allowed) in [
+        (generate, json!({ "count": 0 }), "count", "1..10000"),
+        (generate, json!({ "count": 10_001 }), "count", "1..10000"),
+        (generate, json!({ "count": -1 }), "count", "1..10000"),
+        (generate, json!({ "count": 1.5 }), "count", "1..10000"),
+        (generate, json!({ "count": "1" }), "count", "1..10000"),
+        (generate, json!({ "count": null }), "count", "1..10000"),
+        (generate, json!({ "n": 1 }), "n", "count"),
+        (generate, json!([]), "body", "an object"),
+        (acquire, json!({ "ttl_seconds": 0 }), "ttl_seconds", "*"),
+        (acquire, json!({ "ttl_seconds": -1 }), "ttl_seconds", "*"),
+        (acquire, json!({ "ttl_seconds": 60.001 }), "ttl_seconds", "*"),
+        (acquire, json!({ "ttl_seconds": 1e300 }), "ttl_seconds", "*"),
+        (acquire, json!({ "ttl_seconds": "60" }), "ttl_seconds", "*"),
+        (acquire, json!({ "holder": 7 }), "holder", "*"),
+        (acquire, json!({ "holder": "a\nb" }), "holder", "*"),
+        (acquire, json!({ "holder": "x".repeat(129) }), "holder", "*"),
+        (acquire, json!({ "hodler": "x" }), "hodler", "ttl_seconds, holder"),
+        (&release, json!({ "why": 1 }), "why", "no fields"),
+        (&renew, json!({ "ttl_seconds": [] }), "ttl_seconds", "*"),
+        (&keep, json!({ "ttl_seconds": 1 }), "ttl_seconds", "no fields"),
+        (put, json!({ "lease_ttl_seconds": 0 }), "lease_ttl_seconds", "0.001..604800"),
+        (put, json!({ "lease_ttl_seconds": 604_800.001 }), "lease_ttl_seconds", "0.001..604800"),
+        (put, json!({ "lease_ttl_seconds": null }), "lease_ttl_seconds", "0.001..604800"),
+        (put, json!({ "max_hold_seconds": 1 }), "max_hold_seconds", "*"),
+        (put, json!({ "keepalive_ttl_seconds": 0 }), "keepalive_ttl_seconds", "*"),
+        (put, json!({ "rest_seconds": -1 }), "rest_seconds", "*"),
+        (put, json!({ "key_length": 15 }), "key_length", "16..128"),
+        (put, json!({ "key_length": 100_000 }), "key_length", "16..128"),
+        (put, json!({ "key_prefix": "a b" }), "key_prefix", "*"),
+        (put, json!({ "max_keys": 0 }), "max_keys", "*"),
+        ("PUT /v1/pools/Bad", json!({}), "pool", "[a-z0-9][a-z0-9_.-]{0,63}"),
+    ] {
+        let problem = client.send(request, &body).problem(422, "invalid");
+        assert_eq!(problem["field"], field, "{request} {body}");
+        assert_eq!(problem["outcome"], "not_applied", "{request} {body}");
+        let found = problem["allowed"].as_str().expect("what it may be");
+        assert!(allowed == "*" || allowed == found, "{request} {body}: {found}");
+    }
+    client.ask("GET /v1/pools/default").is(200, &json!({ "available": 1, "total": 1 }));
+}
+
+#[test]
+fn what_is_still_to_come_is_refused_and_never_ignored() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let release = format!("POST /v1/pools/default/leases/{NOT_THERE}/release");
+    for (request, body, field) in [
+        ("POST /v1/pools/default/leases", json!({ "wait_seconds": 1 }), "wait_seconds"),
+        ("POST /v1/pools/default/keys", json!({ "values": ["a"] }), "values"),
+        ("PUT /v1/pools/default", json!({ "rest_seconds": 1 }), "rest_seconds"),
+        (&release, json!({ "rest_seconds": 1 }), "rest_seconds"),
+        (&release, json!({ "quarantine": true }), "quarantine"),
+        (&release, json!({ "reason": "x" }), "reason"),
+    ] {
+        let problem = client.send(request, &body).problem(422, "invalid");
+        assert_eq!(problem["field"], field, "{request}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("does not have") && detail.contains(field), "{detail}");
+    }
+    for path in ["leases", "keys"] {
+        let request = format!("POST /v1/pools/default/{path}");
+        let answer = client.try_send(&request, &[("Idempotency-Key", "once")], "").unwrap();
+        assert_eq!(answer.problem(422, "invalid")["field"], "Idempotency-Key");
+    }
+    client.ask("GET /v1/pools/default").is(200, &json!({ "available": 1, "total": 1 }));
+}
+
+#[test]
+fn the_pool_has_the_first_word_and_the_body_the_second() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let json_type = [("content-type", "application/json")];
+    for pool in ["nope", "Bad", "%64efault"] {
+        for (request, body) in [
+            (format!("GET /v1/pools/{pool}"), ""),
+            (format!("DELETE /v1/pools/{pool}"), ""),
+            (format!("POST /v1/pools/{pool}/keys"), ""),
+            (format!("POST /v1/pools/{pool}/keys"), "{"),
+            (format!("POST /v1/pools/{pool}/keys"), "{\"count\":0}"),
+            (format!("POST /v1/pools/{pool}/leases"), "{\"ttl_seconds\":0}"),
+            (format!("POST /v1/pools/{pool}/leases/x/release"), ""),
+            (format!("POST /v1/pools/{pool}/leases/x/renew"), "{}"),
+            (format!("POST /v1/pools/{pool}/keepalive"), "{}"),
+            (format!("GET /v1/pools/{pool}/keys/x"), ""),
+            (format!("DELETE /v1/pools/{pool}/keys/x"), ""),
+            (format!("POST /v1/pools/{pool}/keys/x/keepalive"), "{}"),
+            (format!("POST /v1/pools/{pool}/keys/x/release"), "x"),
+        ] {
+            client.try_send(&request, &json_type, body).unwrap().problem(404, "unknown_pool");
+        }
+    }
+    for id in ["x", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ", NOT_THERE] {
+        let key = format!("/v1/pools/default/keys/{id}");
+        client.ask(&format!("GET {key}")).problem(404, "unknown_key");
+        client.ask(&format!("DELETE {key}")).problem(404, "unknown_key");
+        client.ask(&format!("POST {key}/release")).problem(404, "unknown_key");
+        client.ask(&format!("POST {key}/keepalive")).problem(404, "unknown_key");
+        let lease = format!("/v1/pools/default/leases/{id}");
+        client.ask(&format!("POST {lease}/release")).problem(410, "lease_ended");
+        client.ask(&format!("POST {lease}/renew")).problem(410, "lease_ended");
+    }
+}
+
+#[test]
+fn unknown_routes_and_wrong_methods_say_so() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/pools/",
+        "/v1/pools//keys",
+        "/v1/pools/default/",
+        "/v1/nope",
+        "/v1/pools/default/nope",
+        "/v1/pools/default/keys/x/nope",
+        "/v1/pools/default/leases/x",
+        "/v1/pools/default/keys/x/release/more",
+        "/a/b/c/d/e/f/g/h",
+        "/V1/pools",
+        "/api/v1/",
+        "/livez/",
+        "/keys/",
+        "/keepalive",
+    ] {
+        let answer = client.ask(&format!("GET {path}"));
+        let outcome = answer.problem(404, "not_found").get("outcome").cloned();
+        assert_eq!(outcome, None, "reading changes nothing anyway: {path}");
+    }
+    for (request, allow) in [
+        ("POST /v1/pools", "GET, HEAD"),
+        ("POST /v1/pools/default", "GET, HEAD, PUT, DELETE"),
+        ("BREW /v1/pools/default", "GET, HEAD, PUT, DELETE"),
+        ("GET /v1/pools/default/keys", "POST"),
+        ("GET /v1/pools/default/leases", "POST"),
+        ("HEAD /v1/pools/default/leases", "POST"),
+        ("PUT /v1/pools/default/keepalive", "POST"),
+        ("PATCH /v1/pools/default/keys/x", "GET, HEAD, DELETE"),
+        ("GET /v1/pools/default/keys/x/release", "POST"),
+        ("DELETE /v1/pools/default/keys/x/keepalive", "POST"),
+        ("GET /v1/pools/default/leases/x/renew", "POST"),
+        ("OPTIONS /v1/pools/default/leases/x/release", "POST"),
+        ("POST /livez", "GET, HEAD"),
+        ("DELETE /readyz", "GET, HEAD"),
+        ("PUT /version", "GET, HEAD"),
+    ] {
+        let answer = client.try_send(request, &[], "").unwrap();
+        assert_eq!(answer.header("allow"), Some(allow), "{request}");
+        if request.starts_with("HEAD") {
+            answer.is(405, &Value::Null);
+        } else {
+            answer.problem(405, "method_not_allowed");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A small blocking HTTP/1.1 client: one connection, kept alive, opened anew when it was closed.
+
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long an answer may take before the test gives up.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// One connection to a server.
+pub(crate) struct Client {
+    addr: SocketAddr,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Client {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self { addr, stream: None }
+    }
+
+    /// Sends `METHOD path` with a JSON body, unless that is null.
+    pub(crate) fn send(&mut self, request: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.try_send(request, &[("content-type", "application/json")], &body).unwrap()
+    }
+
+    /// Sends `METHOD path` without a body.
+    pub(crate) fn ask(&mut self, request: &str) -> Answer {
+        self.try_send(request, &[], "").unwrap()
+    }
+
+    /// Sends `METHOD path` with headers and a body as they are.
+    pub(crate) fn try_send(
+        &mut self,
+        request: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<Answer> {
+        let mut text = format!("{request} HTTP/1.1\r\nhost: {}\r\n", self.addr);
+        for (name, value) in headers {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        if !body.is_empty() {
+            text.extend(["content-length: ", &body.len().to_string(), "\r\n"]);
+        }
+        text.push_str("\r\n");
+        text.push_str(body);
+        self.raw(text.as_bytes())
+    }
+
+    /// Sends bytes and reads one answer.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> io::Result<Answer> {
+        let head_only = bytes.starts_with(b"HEAD ");
+        self.write(bytes)?;
+        self.read(head_only)
+    }
+
+    /// Sends bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let stream = TcpStream::connect(self.addr)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                none.insert(BufReader::new(stream))
+            }
+        };
+        stream.get_mut().write_all(bytes)
+    }
+
+    /// Reads one answer; gives the connection up where the answer does.
+    pub(crate) fn read(&mut self, head_only: bool) -> io::Result<Answer> {
+        let stream = self.stream.as_mut().expect("something was sent");
+        let answer = read_answer(stream, head_only);
+        if answer.as_ref().map_or(true, |answer| answer.header("connection") == Some("close")) {
+            self.stream = None;
+        }
+        answer
+    }
+
+    /// Reads until the server closes; true when nothing more came.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        let Some(mut stream) = self.stream.take() else { return true };
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).map_or(true, |len| len == 0)
+    }
+}
+
+fn read_answer(stream: &mut BufReader<TcpStream>, head_only: bool) -> io::Result<Answer> {
+    let status_line = line(stream)?;
+    let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let mut headers = Vec::new();
+    loop {
+        let line = line(stream)?;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = line.split_once(": ").expect("a header");
+        headers.push((name.to_ascii_lowercase(), value.into()));
+    }
+    let mut answer =
+        Answer { status: status.expect("a status line"), headers, body: String::new() };
+    if !head_only {
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body)?;
+        answer.body = String::from_utf8(body).unwrap();
+    }
+    Ok(answer)
+}
+
+fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+    let mut line = String::new();
+    if stream.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line.trim_end().into())
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// One member of the body, a string.
+    pub(crate) fn text(&self, member: &str) -> String {
+        self.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {self:?}")).into()
+    }
+
+    /// Takes an answer for what it must be, and gives its body. `expected` is a part of the body:
+    /// members it does not name are not looked at, and `"*"` stands for anything but null.
+    #[track_caller]
+    pub(crate) fn is(self, status: u16, expected: &Value) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        if expected.is_null() {
+            assert_eq!(self.body, "", "{self:?}");
+            return Value::Null;
+        }
+        let body = self.json();
+        if let Some(wrong) = difference(expected, &body) {
+            panic!("{wrong}: {self:?}");
+        }
+        body
+    }
+
+    /// Takes an answer for a problem with this code, and its status and common members.
+    #[track_caller]
+    pub(crate) fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let id = self.header("x-request-id").expect("a request id").to_owned();
+        self.is(
+            status,
+            &serde_json::json!({
+                "type": format!("/problems/{code}"),
+                "title": "*",
+                "status": status,
+                "code": code,
+                "detail": "*",
+                "request_id": id,
+            }),
+        )
+    }
+}
+
+fn difference(expected: &Value, found: &Value) -> Option<String> {
+    match (expected, found) {
+        (Value::String(any), found) if any == "*" && !found.is_null() => None,
+        (Value::Object(expected), Value::Object(found)) => {
+            expected.iter().find_map(|(name, expected)| match found.get(name) {
+                Some(found) => difference(expected, found),
+                None => Some(format!("no {name}")),
+            })
+        }
+        (Value::Array(expected), Value::Array(found)) if expected.len() == found.len() => {
+            expected.iter().zip(found).find_map(|(expected, found)| difference(expected, found))
+        }
+        _ => (expected != found).then(|| format!("{found} should be {expected}")),
+    }
+}
