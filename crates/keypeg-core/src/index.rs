@@ -22,6 +22,13 @@ impl Default for Index {
 }
 
 impl Index {
+    /// Begins with room for about `count` values, so that filling it places each only once.
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        let shards = (count / SHARD_FILL).max(1);
+        let each = count.min(SHARD_FILL);
+        Self { shards: (0..shards).map(|_| HashTable::with_capacity(each)).collect(), len: 0 }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -78,13 +78,21 @@ impl Rebuild {
         self.whole = false;
     }
 
-    /// Puts a pool back that a database kept.
-    pub fn load_pool(&mut self, number: u32, name: &str, policy: Policy) -> Result<(), Misfit> {
+    /// Puts a pool back that a database kept. `keys` is about how many it will get: a hint.
+    pub fn load_pool(
+        &mut self,
+        number: u32,
+        name: &str,
+        policy: Policy,
+        keys: u64,
+    ) -> Result<(), Misfit> {
         let name = PoolName::parse(name).ok_or(Misfit("a pool's name is no name"))?;
         let twice = self.pools.get(&name).is_some() || self.seats.contains_key(&number);
         fits(!twice, "a pool is made twice")?;
         let seat = self.pools.seat(number, name, policy);
-        self.pools.parts(seat).0.replay_begin();
+        let limit = self.pools.ledger_mut().limits.keys;
+        let keys = usize::try_from(keys.min(limit)).unwrap_or(0);
+        self.pools.parts(seat).0.replay_begin(keys);
         self.seats.insert(number, Rebuilt { seat, loaded: 0 });
         Ok(())
     }
@@ -168,7 +176,7 @@ impl Rebuild {
     fn apply_to_pool(&mut self, fact: &Fact<'_>) -> Result<(), Misfit> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
         match fact {
-            Fact::PoolMade { pool, name, policy } => self.load_pool(*pool, name, policy.clone()),
+            Fact::PoolMade { pool, name, policy } => self.load_pool(*pool, name, policy.clone(), 0),
             Fact::PolicySet { pool, policy } => {
                 let seat = self.seat(*pool)?;
                 self.pools.parts(seat).0.set_policy(policy.clone());

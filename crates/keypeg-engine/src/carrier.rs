@@ -10,6 +10,7 @@ use crate::frame::{ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
 use crate::journal::file_name;
 use crate::keyset::{Change, Keyset, KeysetError, PoolRows};
 use crate::record::{self, BadRecord};
+use crate::spares::is_full;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,11 @@ use std::time::Duration;
 const FACTS_MAX: usize = 50_000;
 /// How long the carrier rests between changes while more is to be carried.
 const BREATH: Duration = Duration::from_millis(20);
+/// How long it waits for room on a full disk.
+const FULL_REST: Duration = Duration::from_secs(1);
+/// A file that is there to be removed when the disk is full.
+pub(crate) const BALLAST: &str = "ballast";
+const BALLAST_LEN: u64 = 8 << 20;
 /// How long it rests when all is carried.
 const REST: Duration = Duration::from_millis(250);
 
@@ -42,8 +48,11 @@ impl Progress {
 /// Where the carrier stands.
 pub struct Carrier {
     disk: Arc<dyn Disk>,
-    keyset: Keyset,
+    /// There but for the time after the disk was full.
+    keyset: Option<Keyset>,
     ids: IdKey,
+    /// The segment of the last batch that is carried: where to read again from after a failure.
+    carried_segment: u64,
     progress: Arc<Progress>,
     pools: PoolRows,
     counters: Counters,
@@ -88,18 +97,72 @@ impl Carrier {
     ) -> Result<Self, KeysetError> {
         let (pools, carried, counters) = keyset.pools()?;
         let reading = Reading::open(&*disk, installation, first)?;
+        let (keyset, carried_segment) = (Some(keyset), first);
         let progress = Arc::new(Progress::default());
         progress.carried.store(carried, Ordering::Release);
         let trimming = true;
-        Ok(Self { disk, keyset, ids, progress, pools, counters, reading, trimming })
+        Ok(Self {
+            disk,
+            keyset,
+            ids,
+            carried_segment,
+            progress,
+            pools,
+            counters,
+            reading,
+            trimming,
+        })
     }
 
     pub(crate) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 
-    /// Carries the next change; false when all that is synced has been carried.
+    /// Carries the next change; false when all that is synced has been carried. After
+    /// [`CarryError::Full`] it can be called again, when there may be room.
     pub fn step(&mut self) -> Result<bool, CarryError> {
+        if self.keyset.is_none() {
+            self.reopen()?;
+        }
+        let carried = self.carry_next();
+        if matches!(carried, Err(CarryError::Full)) {
+            // The database does not go on after a failed write; what it had carried stands.
+            self.keyset = None;
+            self.free_ballast()?;
+        }
+        carried
+    }
+
+    /// Opens the database again, and reads on from what it has.
+    fn reopen(&mut self) -> Result<(), CarryError> {
+        let keyset = Keyset::open(&*self.disk, self.ids.clone())?;
+        (self.pools, _, self.counters) = keyset.pools()?;
+        self.keyset = Some(keyset);
+        let installation = self.reading.installation;
+        self.reading = Reading::open(&*self.disk, installation, self.carried_segment)?;
+        Ok(())
+    }
+
+    /// Keeps some room aside for the database: what it carries is what makes room in the journal.
+    /// Where there is none it is tried again later.
+    pub fn keep_ballast(&self) -> Result<(), CarryError> {
+        if self.disk.list()?.iter().any(|name| name == BALLAST) {
+            return Ok(());
+        }
+        match self.disk.create(BALLAST, BALLAST_LEN).and_then(|file| file.sync()) {
+            Err(error) if is_full(&error) => self.free_ballast(),
+            other => Ok(other?),
+        }
+    }
+
+    fn free_ballast(&self) -> Result<(), CarryError> {
+        match self.disk.remove(BALLAST) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn carry_next(&mut self) -> Result<bool, CarryError> {
         let synced = self.progress.synced.load(Ordering::Acquire);
         let carried = self.progress.carried.load(Ordering::Acquire);
         let mut change = Change::after(carried, self.counters);
@@ -113,8 +176,10 @@ impl Carrier {
         if change.position == carried && !self.trimming {
             return Ok(false);
         }
-        self.trimming = self.keyset.carry(&change).map_err(CarryError::from)?;
+        let keyset = self.keyset.as_ref().expect("invariant: opened before a step");
+        self.trimming = keyset.carry(&change)?;
         self.counters = change.counters;
+        self.carried_segment = self.reading.segment;
         self.progress.carried.store(change.position, Ordering::Release);
         Ok(change.position < synced || self.trimming)
     }
@@ -132,9 +197,20 @@ impl Carrier {
 
     /// Carries until it is told to end. The error is one that the process must not survive.
     pub(crate) fn run(mut self) -> Result<(), CarryError> {
+        self.keep_ballast()?;
         while !self.progress.stopping.load(Ordering::Acquire) {
-            let more = self.step()?;
-            std::thread::park_timeout(if more { BREATH } else { REST });
+            let rest = match self.step() {
+                Ok(true) => BREATH,
+                Ok(false) => REST,
+                Err(CarryError::Full) => {
+                    tracing::warn!("the disk is full: the key set is carried when there is room");
+                    std::thread::park_timeout(FULL_REST);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            self.keep_ballast()?;
+            std::thread::park_timeout(rest);
         }
         Ok(())
     }
@@ -221,7 +297,7 @@ impl Reading {
 impl From<KeysetError> for CarryError {
     fn from(error: KeysetError) -> Self {
         match error {
-            KeysetError::Io(ref error) if error.kind() == io::ErrorKind::StorageFull => Self::Full,
+            KeysetError::Io(ref error) if is_full(error) => Self::Full,
             KeysetError::Io(_) | KeysetError::Damaged(_) => Self::Keyset(error.to_string()),
         }
     }

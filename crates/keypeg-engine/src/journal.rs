@@ -8,21 +8,23 @@ use crate::carrier::Progress;
 use crate::core::Counters;
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
+use crate::spares::{READY, Spare, Spares};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bytes of a segment. A batch that is larger gets a segment of its own size.
 pub const SEGMENT_LEN: u64 = 16 << 20;
+/// Bytes of the last segment that are left unused when no further one is ready: more than a turn
+/// that only gives back can write.
+const LAST_ROOM: u64 = 1 << 20;
 const PREFIX: &str = "journal-";
 /// What a file is called until it is whole.
 pub(crate) const UNFINISHED: &str = ".new";
 
 /// Where batches are appended.
 pub(crate) struct Journal {
-    disk: Arc<dyn Disk>,
     segment_len: u64,
     file: Box<dyn DiskFile>,
     /// The header of the segment being written, as it was begun.
@@ -35,7 +37,7 @@ pub(crate) struct Journal {
     position: u64,
     /// The counters after that batch.
     counters: Counters,
-    maker: Option<Maker>,
+    spares: Spares,
     frame: Vec<u8>,
     /// Every segment there is, oldest first: its number, where it begins, its length.
     segments: VecDeque<(u64, u64, u64)>,
@@ -43,11 +45,17 @@ pub(crate) struct Journal {
     progress: Option<Arc<Progress>>,
 }
 
-/// A segment made ready.
-pub(crate) struct Spare {
-    segment: u64,
-    file: Box<dyn DiskFile>,
-    len: u64,
+/// What there is still room for, when the disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Room {
+    /// For nothing that writes.
+    Nothing,
+    /// For what gives back: releases, deletions, purges.
+    GivingBack,
+    /// For that and for grants.
+    Grants,
+    /// For all.
+    Plenty,
 }
 
 /// What a batch carries beside its records.
@@ -63,13 +71,15 @@ pub(crate) type OldBatch = (u64, u64, Vec<u8>);
 impl Journal {
     /// Begins a fresh segment with batches that were not proven to be durable, whole or not at
     /// all: it gets its name when it is synced. `head` tells the counters before those batches,
-    /// `counters` those after them.
+    /// `counters` those after them. A segment `unused` that was made ready for its place is taken,
+    /// so that a start needs no room on a disk that is full.
     pub(crate) fn begin(
-        disk: Arc<dyn Disk>,
+        disk: &Arc<dyn Disk>,
         segment_len: u64,
         head: SegmentHead,
         unproven: &[OldBatch],
         counters: Counters,
+        unused: Option<u64>,
     ) -> io::Result<Self> {
         let mut body = Vec::new();
         let mut frame = Vec::new();
@@ -88,17 +98,24 @@ impl Journal {
         let len = segment_len.max(at);
         let name = file_name(head.segment);
         let unfinished = format!("{name}{UNFINISHED}");
-        let file = disk.create(&unfinished, len)?;
+        let (file, len) = match unused.filter(|unused| *unused >= len) {
+            Some(unused) => {
+                // Durably, before a byte is written: half written it must not have its name.
+                disk.rename(&name, &unfinished)?;
+                disk.sync_dir()?;
+                (disk.open(&unfinished)?, unused)
+            }
+            None => (disk.create(&unfinished, len)?, len),
+        };
         file.write_at(0, &head.write())?;
         file.write_at(SEGMENT_HEAD as u64, &body)?;
         file.sync()?;
         disk.rename(&unfinished, &name)?;
         disk.sync_dir()?;
         let position = head.starts_at - 1 + unproven.len() as u64;
-        let maker = None;
+        let spares = Spares::new(Arc::clone(disk), segment_len);
         let segments = [(head.segment, head.starts_at, len)].into();
         Ok(Self {
-            disk,
             segment_len,
             file,
             head,
@@ -106,7 +123,7 @@ impl Journal {
             len,
             position,
             counters,
-            maker,
+            spares,
             frame,
             segments,
             progress: None,
@@ -177,10 +194,7 @@ impl Journal {
     pub(crate) fn drop_through(&mut self, segment: u64) -> io::Result<()> {
         while self.segments.front().is_some_and(|(oldest, ..)| *oldest <= segment) {
             let (oldest, ..) = self.segments.pop_front().expect("invariant: just looked at");
-            match &mut self.maker {
-                Some(maker) => maker.remove(oldest),
-                None => remove(&*self.disk, oldest)?,
-            }
+            self.spares.remove(oldest)?;
         }
         Ok(())
     }
@@ -189,11 +203,7 @@ impl Journal {
     fn roll(&mut self, room: u64, stamp: Stamp) -> io::Result<()> {
         let segment = self.head.segment + 1;
         let len = self.segment_len.max(SEGMENT_HEAD as u64 + room);
-        let ready = self.maker.as_mut().map_or(Ok(None), Maker::take)?;
-        let spare = match ready.filter(|spare| spare.segment == segment && spare.len >= len) {
-            Some(spare) => spare,
-            None => Spare::make(&*self.disk, segment, len)?,
-        };
+        let spare = self.spares.take(segment, len, stamp.lease_us)?;
         self.head = SegmentHead {
             segment,
             starts_at: self.position + 1,
@@ -209,111 +219,40 @@ impl Journal {
         self.at = SEGMENT_HEAD as u64;
         self.len = spare.len;
         self.segments.push_back((segment, self.head.starts_at, self.len));
-        self.ask_ahead();
         Ok(())
     }
 
-    /// Has segments made ready ahead from now on, by a thread of their own.
-    pub(crate) fn make_ahead(&mut self) -> io::Result<()> {
-        self.maker = Some(Maker::start(Arc::clone(&self.disk))?);
-        self.ask_ahead();
-        Ok(())
+    /// Has segments made ready ahead from now on: by a thread, or in [`Journal::tend`].
+    pub(crate) fn make_ahead(&mut self, on_a_thread: bool) -> io::Result<()> {
+        self.spares.begin(on_a_thread)?;
+        self.tend(self.head.lease_us)
     }
 
-    fn ask_ahead(&mut self) {
-        if let Some(maker) = &mut self.maker {
-            maker.ask(self.head.segment + 1, self.segment_len);
-        }
-    }
-}
-
-impl Spare {
-    /// Makes a segment ready: zeroed, synced, named.
-    pub(crate) fn make(disk: &dyn Disk, segment: u64, len: u64) -> io::Result<Self> {
-        let name = file_name(segment);
-        let unfinished = format!("{name}{UNFINISHED}");
-        let file = disk.create(&unfinished, len)?;
-        file.sync()?;
-        disk.rename(&unfinished, &name)?;
-        disk.sync_dir()?;
-        Ok(Self { segment, file, len })
-    }
-}
-
-/// Removes a segment, durably. One that is gone already is fine: a start may remove it too.
-pub(crate) fn remove(disk: &dyn Disk, segment: u64) -> io::Result<()> {
-    match disk.remove(&file_name(segment)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => disk.sync_dir(),
-    }
-}
-
-/// What the segments' thread does next.
-enum Order {
-    /// Make this segment ready, with this length.
-    Make(u64, u64),
-    /// Remove this one.
-    Remove(u64),
-}
-
-/// Makes segments ready and removes them on a thread of its own; ends when it is dropped.
-struct Maker {
-    orders: SyncSender<Order>,
-    made: Receiver<io::Result<Spare>>,
-    asked: bool,
-    /// Segments to remove that have not been ordered yet.
-    removals: VecDeque<u64>,
-}
-
-/// Orders that may wait for the thread; removals beyond stay here and are ordered later.
-const ORDERS_MAX: usize = 64;
-
-impl Maker {
-    fn start(disk: Arc<dyn Disk>) -> io::Result<Self> {
-        let (orders, todo) = sync_channel::<Order>(ORDERS_MAX);
-        let (done, made) = sync_channel(1);
-        std::thread::Builder::new().name("keypeg-segments".into()).spawn(move || {
-            for order in todo {
-                match order {
-                    Order::Make(segment, len) => {
-                        if done.send(Spare::make(&*disk, segment, len)).is_err() {
-                            return;
-                        }
-                    }
-                    Order::Remove(segment) => {
-                        if let Err(error) = remove(&*disk, segment) {
-                            tracing::warn!(segment, %error, "a segment that is done stays");
-                        }
-                    }
-                }
-            }
-        })?;
-        Ok(Self { orders, made, asked: false, removals: VecDeque::new() })
+    /// Takes a segment in that was made ready before this start; it must be the next one.
+    pub(crate) fn adopt(&mut self, spare: Spare) {
+        self.spares.adopt(spare, self.head.segment);
     }
 
-    fn ask(&mut self, segment: u64, len: u64) {
-        self.asked = self.orders.try_send(Order::Make(segment, len)).is_ok();
-        while let Some(segment) = self.removals.front()
-            && self.orders.try_send(Order::Remove(*segment)).is_ok()
-        {
-            self.removals.pop_front();
+    /// Looks after the segments made ready; to be called once a turn.
+    pub(crate) fn tend(&mut self, now_us: u64) -> io::Result<()> {
+        self.spares.tend(self.head.segment, now_us)
+    }
+
+    /// What there is room for. Segments that are ready when no more can be made are kept for what
+    /// gives back.
+    pub(crate) fn room(&self) -> Room {
+        match self.spares.left() {
+            None | Some(READY..) => Room::Plenty,
+            Some(2) => Room::Grants,
+            Some(1) => Room::GivingBack,
+            Some(_) if self.len - self.at > LAST_ROOM => Room::GivingBack,
+            Some(_) => Room::Nothing,
         }
     }
 
-    fn remove(&mut self, segment: u64) {
-        let full = !self.removals.is_empty();
-        if full || self.orders.try_send(Order::Remove(segment)).is_err() {
-            self.removals.push_back(segment);
-        }
-    }
-
-    /// What was asked for; waits for it where it is not ready yet.
-    fn take(&mut self) -> io::Result<Option<Spare>> {
-        if !std::mem::take(&mut self.asked) {
-            return Ok(None);
-        }
-        let gone = || io::Error::other("the thread that makes segments ready is gone");
-        self.made.recv().map_err(|_| gone())?.map(Some)
+    /// Whether no further segment can be made ready.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.spares.left().is_some()
     }
 }
 

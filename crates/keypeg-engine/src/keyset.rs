@@ -28,6 +28,8 @@ const KEYS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("keys");
 const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
 /// Imported values that are gone: a sum, by pool and id.
 const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
+/// How many keys a pool has, by number: a hint for who loads them.
+const COUNTS: TableDefinition<u32, u64> = TableDefinition::new("counts");
 /// Removed pools whose rows are still to be taken out.
 const GONE: TableDefinition<u32, ()> = TableDefinition::new("gone");
 /// The position that is carried, and the counters there.
@@ -106,12 +108,14 @@ impl Keyset {
         let pools = reading.open_table(POOLS).map_err(failed)?;
         let keys = reading.open_table(KEYS).map_err(failed)?;
         let retired = reading.open_table(RETIRED).map_err(failed)?;
+        let counts = reading.open_table(COUNTS).map_err(failed)?;
         let mut loaded = 0;
         for row in pools.iter().map_err(failed)? {
             let (pool, record) = row.map_err(failed)?;
             let pool = pool.value();
             let (name, policy) = read_pool(pool, record.value())?;
-            rebuild.load_pool(pool, &name, policy).map_err(misfit)?;
+            let count = counts.get(pool).map_err(failed)?.map_or(0, |count| count.value());
+            rebuild.load_pool(pool, &name, policy, count).map_err(misfit)?;
             for row in keys.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
                 let (at, row) = row.map_err(failed)?;
                 let key = read_key(at.value(), row.value())?;
@@ -168,11 +172,14 @@ impl Keyset {
         let mut keys = writing.open_table(KEYS)?;
         let mut retired = writing.open_table(RETIRED)?;
         let mut gone = writing.open_table(GONE)?;
+        let mut counts = writing.open_table(COUNTS)?;
+        let mut changed: BTreeMap<u32, i64> = BTreeMap::new();
         for (pool, (name, policy)) in &change.pools {
             pools.insert(pool, write_pool(*pool, name, policy).as_slice())?;
         }
         for at in &change.deaths {
             let Some(row) = keys.remove(at)? else { continue };
+            *changed.entry(at.0).or_default() -= 1;
             if let Some(value) = imported_value(row.value()) {
                 let at = (at.0, self.ids.key_id(at.0, value).0);
                 retired.insert(at, retired_sum(at))?;
@@ -180,12 +187,18 @@ impl Keyset {
         }
         for (at, row) in &change.births {
             keys.insert(at, row.as_slice())?;
+            *changed.entry(at.0).or_default() += 1;
         }
         for at in &change.retired {
             retired.insert(at, retired_sum(*at))?;
         }
+        for (pool, by) in changed {
+            let count = counts.get(pool)?.map_or(0, |count| count.value());
+            counts.insert(pool, count.saturating_add_signed(by))?;
+        }
         for pool in &change.gone {
             pools.remove(pool)?;
+            counts.remove(pool)?;
             gone.insert(pool, ())?;
         }
         let left = trim(&mut gone, &mut keys, &mut retired)?;

@@ -11,9 +11,11 @@ mod journal;
 mod keyset;
 mod lanes;
 mod meta;
+mod preview;
 mod record;
 mod recover;
 mod request;
+mod spares;
 mod thread;
 mod times;
 mod turn;
@@ -21,6 +23,7 @@ pub mod works;
 
 use crate::carrier::{Carrier, Progress};
 use crate::disk::{Directory, Disk};
+use crate::preview::Preview;
 use crate::thread::Run;
 use crate::works::{Sizes, Works};
 
@@ -62,6 +65,8 @@ pub struct Setup {
     pub default_policy: core::Policy,
     /// The most keys in all pools together.
     pub max_keys: u64,
+    /// Refuses to make a directory: one must be there.
+    pub existing: bool,
 }
 
 /// What a start found.
@@ -106,9 +111,12 @@ impl Engine {
         clock: Box<dyn Clock>,
         chance: Box<dyn Chance + Send>,
     ) -> Result<(Self, Vec<Lane>, Recovered), StartError> {
+        if let Some(path) = setup.data.as_deref().filter(|path| setup.existing && !path.is_dir()) {
+            return Err(StartError::NotThere { dir: path.display().to_string() });
+        }
         let disk = setup.data.as_deref().map(lock).transpose()?;
         let (mut works, recovered) = Works::open(disk, Sizes::default(), setup, clock, chance)?;
-        works.make_ahead().map_err(|error| StartError::Io {
+        works.make_ahead(true).map_err(|error| StartError::Io {
             doing: "making segments ready".into(),
             error: error.into(),
         })?;
@@ -135,6 +143,28 @@ impl Engine {
             carrier.join().expect("invariant: a panic of the carrier aborts");
         }
     }
+}
+
+/// Tells what a start would make of a directory, without changing anything in it: what it would
+/// recover, or why it would refuse. O(keys), like a start.
+pub fn check(
+    path: &Path,
+    clock: Box<dyn Clock>,
+    chance: Box<dyn Chance + Send>,
+) -> Result<Recovered, StartError> {
+    if !path.is_dir() {
+        return Err(StartError::NotThere { dir: path.display().to_string() });
+    }
+    let preview: Arc<dyn Disk> = Arc::new(Preview::over(lock(path)?));
+    let setup = Setup {
+        data: None,
+        lanes: 0,
+        default_policy: core::Policy::default(),
+        max_keys: u64::MAX,
+        existing: true,
+    };
+    let (_, recovered) = Works::open(Some(preview), Sizes::default(), &setup, clock, chance)?;
+    Ok(recovered)
 }
 
 fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
@@ -188,6 +218,12 @@ pub enum StartError {
     /// Another process has the directory.
     #[error("{dir} is in use by another process: stop it, or use another --data")]
     InUse {
+        /// The directory.
+        dir: String,
+    },
+    /// There is no data directory, and none may be made.
+    #[error("{dir} holds no data: check the path and its mount, or leave --existing out")]
+    NotThere {
         /// The directory.
         dir: String,
     },

@@ -5,6 +5,7 @@
 //! cut. What is valid but not proven is written into a fresh segment and synced before anything is
 //! answered: bytes that were read from a page cache after a failed sync are never built upon.
 
+use crate::carrier::BALLAST;
 use crate::core::{Carried, Counters, IdKey, Limits, Misfit, Now, Pools, Rebuild};
 use crate::disk::Disk;
 use crate::frame::{ALIGN, BadHead, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead};
@@ -12,6 +13,7 @@ use crate::journal::{Journal, OldBatch, UNFINISHED, file_name, segment_of};
 use crate::keyset::{KEYSET, Keyset, KeysetError};
 use crate::meta::{META, Meta};
 use crate::record::{self, BadRecord};
+use crate::spares::Spare;
 use crate::times::LastClock;
 use crate::{Reading, StartError};
 use std::collections::VecDeque;
@@ -25,6 +27,8 @@ pub(crate) struct Replayed {
     pub(crate) batches_cut: u64,
     /// The journal's segments: number, where it begins, length.
     segments: Vec<(u64, u64, u64)>,
+    /// Segments made ready and never begun: number, length.
+    unused: Vec<(u64, u64)>,
     head: SegmentHead,
     /// What is at or below this position is in the key set.
     carried: u64,
@@ -35,8 +39,9 @@ pub(crate) struct Replayed {
     next: u64,
 }
 
-/// Finds out what the directory is: its meta where it was made, `None` where it is to be made.
-pub(crate) fn examine(disk: &dyn Disk) -> Result<Option<Meta>, StartError> {
+/// Finds out what the directory is: its meta where it was made, `None` where it is to be made. What
+/// an unfinished making left is removed, unless the directory must be there already.
+pub(crate) fn examine(disk: &dyn Disk, existing: bool) -> Result<Option<Meta>, StartError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     let unfinished = format!("{META}{UNFINISHED}");
@@ -51,9 +56,14 @@ pub(crate) fn examine(disk: &dyn Disk) -> Result<Option<Meta>, StartError> {
              back; nothing was changed"
         )));
     }
+    if existing {
+        return Ok(None);
+    }
     // A making that did not finish never served anybody: it begins again.
-    let ours =
-        |name: &&String| **name == unfinished || *name == KEYSET || name.starts_with("journal-");
+    let ours = |name: &&String| {
+        let part = [unfinished.as_str(), KEYSET, BALLAST].contains(&name.as_str());
+        part || name.starts_with("journal-")
+    };
     for name in names.iter().filter(ours) {
         disk.remove(name).map_err(io("removing what an unfinished start left"))?;
     }
@@ -88,7 +98,7 @@ pub(crate) fn replay(
     limits: Limits,
     keyset: &Keyset,
 ) -> Result<Replayed, StartError> {
-    let Segments { heads, all } = segments(disk, meta)?;
+    let Segments { heads, all, unused } = segments(disk, meta)?;
     let first = *heads.first().ok_or_else(|| missing("the journal"))?;
     let mut rebuild = Rebuild::new(IdKey::new(meta.id_key), limits, 1);
     let carried = keyset.load(&mut rebuild)?;
@@ -104,6 +114,7 @@ pub(crate) fn replay(
         starts: 0,
         batches_cut: 0,
         segments: all,
+        unused,
         head: first,
         carried,
         // Nothing is carried that was not durable.
@@ -133,6 +144,8 @@ struct Segments {
     heads: Vec<SegmentHead>,
     /// Those there are up to the last that was begun: number, where it begins, length.
     all: Vec<(u64, u64, u64)>,
+    /// Those made ready behind it: number, length.
+    unused: Vec<(u64, u64)>,
 }
 
 /// Reads the headers of all segments: none may be missing in between.
@@ -161,7 +174,7 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
             }
         }
     }
-    Ok(Segments { heads, all })
+    Ok(Segments { heads, all, unused: not_begun })
 }
 
 /// The header of a segment; `None` where it was not begun.
@@ -291,7 +304,7 @@ impl Replayed {
     /// Begins a fresh segment with what is not proven, and gives the pools as a start finds them.
     pub(crate) fn resume(
         self,
-        disk: Arc<dyn Disk>,
+        disk: &Arc<dyn Disk>,
         segment_len: u64,
         reading: Reading,
         now: Now,
@@ -310,15 +323,31 @@ impl Replayed {
             lease_us: now.lease_us,
             counters,
         };
-        remove_unfinished(&*disk)?;
-        let mut journal = Journal::begin(disk, segment_len, head, &unproven, counters_now)
-            .map_err(io("beginning a fresh segment"))?;
+        remove_unfinished(&**disk)?;
+        let mut unused = self.unused.into_iter();
+        let next = unused.next().filter(|(segment, _)| *segment == head.segment);
+        let next = next.map(|(_, len)| len);
+        let begun = Journal::begin(disk, segment_len, head, &unproven, counters_now, next);
+        let mut journal = begun.map_err(io("beginning a fresh segment"))?;
+        for (segment, len) in unused {
+            adopt(&**disk, &mut journal, segment, len)?;
+        }
         journal.knows(self.segments);
         journal
             .drop_through(self.rebuild.dropped())
             .map_err(io("removing segments that are done"))?;
         Ok((journal, self.rebuild.finish(now)))
     }
+}
+
+/// Takes a segment in that is ready: all zero.
+fn adopt(disk: &dyn Disk, journal: &mut Journal, segment: u64, len: u64) -> Result<(), StartError> {
+    let name = file_name(segment);
+    if disk.read(&name).map_err(io(&name))?.iter().all(|byte| *byte == 0) {
+        let file = disk.open(&name).map_err(io(&name))?;
+        journal.adopt(Spare { segment, file, len });
+    }
+    Ok(())
 }
 
 fn remove_unfinished(disk: &dyn Disk) -> Result<(), StartError> {

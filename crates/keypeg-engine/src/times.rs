@@ -47,11 +47,14 @@ impl Times {
         self.boot_us
     }
 
-    /// Reads the clocks; neither of the two that decide ever goes back.
-    pub(crate) fn now(&mut self) -> Now {
+    /// Reads the clocks; neither of the two that decide ever goes back. Serving time stands still
+    /// where the server does not serve.
+    pub(crate) fn now(&mut self, serving: bool) -> Now {
         let reading = self.clock.read();
         let boot_us = reading.boot_us.max(self.boot_us);
-        self.serving_us += (boot_us - self.boot_us).min(SERVING_STEP_MAX_US);
+        if serving {
+            self.serving_us += (boot_us - self.boot_us).min(SERVING_STEP_MAX_US);
+        }
         self.boot_us = boot_us;
         Now {
             lease_us: boot_us.wrapping_add(self.shift),
@@ -86,7 +89,7 @@ mod tests {
 
     fn lease_after(last: Option<LastClock>, boot_id: u128, boot_us: u64) -> u64 {
         let clock = Box::new(Given([boot_us].into()));
-        Times::resume(clock, reading(boot_id, boot_us), last).now().lease_us
+        Times::resume(clock, reading(boot_id, boot_us), last).now(true).lease_us
     }
 
     #[test]
@@ -105,7 +108,7 @@ mod tests {
         let clock = Box::new(Given([10, 5, 20, 20 + 400 * US_PER_S].into()));
         let mut times = Times::resume(clock, reading(1, 0), None);
         let mut steps = || {
-            let now = times.now();
+            let now = times.now(true);
             (now.lease_us, now.serving_us)
         };
         assert_eq!(steps(), (10, 10));

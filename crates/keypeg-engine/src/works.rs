@@ -8,12 +8,12 @@ use crate::core::{
     Fact, IdKey, Limits, Now, PolicyPatch, Pool, PoolName, Pools, Retelling, Sink, Step,
 };
 use crate::disk::Disk;
-use crate::journal::{Journal, SEGMENT_LEN, Stamp};
+use crate::journal::{Journal, Room, SEGMENT_LEN, Stamp};
 use crate::keyset::Keyset;
 use crate::meta::Meta;
 use crate::record::Batch;
 use crate::recover::{self, io};
-use crate::request::{Reply, Request};
+use crate::request::{Call, Refusal, Reply, Request};
 use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX};
 use crate::{Chance, Clock, Reading, Recovered, Setup, StartError};
@@ -124,18 +124,22 @@ impl Works {
     ) -> Result<(Self, Recovered), StartError> {
         let limits = Limits { pools: POOLS_MAX, keys: setup.max_keys };
         let reading = clock.read();
-        let found = disk.as_deref().map_or(Ok(None), recover::examine)?;
+        let found =
+            disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, setup.existing))?;
+        if disk.is_some() && found.is_none() && setup.existing {
+            let dir = setup.data.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
+            return Err(StartError::NotThere { dir });
+        }
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
                 let keyset = recover::keyset(&*disk, &mut meta)?;
                 let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
-                let now = times.now();
+                let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
                 // The replay took time: the header pairs lease time with the boot time of `now`.
                 let reading = Reading { boot_us: times.boot_us(), ..reading };
-                let (journal, pools) =
-                    replayed.resume(Arc::clone(&disk), sizes.segment, reading, now)?;
+                let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
                 let carrier = Some(carrier(disk, keyset, &meta, journal.oldest())?);
                 let mut works = Self::new(pools, Some(journal), carrier, times, chance);
                 works.sizes = sizes;
@@ -175,7 +179,7 @@ impl Works {
         mut times: Times,
         chance: Box<dyn Chance + Send>,
     ) -> Self {
-        let now = times.now();
+        let now = times.now(true);
         let progress = carrier.as_ref().map_or_else(Arc::default, Carrier::progress);
         if let Some(journal) = &mut journal {
             journal.follow(Arc::clone(&progress));
@@ -225,9 +229,9 @@ impl Works {
         }
     }
 
-    /// Has journal segments made ready ahead, by a thread of their own.
-    pub fn make_ahead(&mut self) -> Result<(), CommitError> {
-        self.journal.as_mut().map_or(Ok(()), |journal| Ok(journal.make_ahead()?))
+    /// Has journal segments made ready ahead: by a thread of their own, or, for tests, in each turn.
+    pub fn make_ahead(&mut self, on_a_thread: bool) -> Result<(), CommitError> {
+        self.journal.as_mut().map_or(Ok(()), |journal| Ok(journal.make_ahead(on_a_thread)?))
     }
 
     /// Gives the carrier away, to be stepped by a thread or by hand.
@@ -249,6 +253,9 @@ impl Works {
     ) -> Result<Next, CommitError> {
         let begun = replies.len();
         self.begin_step();
+        if let Some(journal) = &mut self.journal {
+            journal.tend(self.now.lease_us)?;
+        }
         let mut step = step(self.now, &mut *self.chance, &mut self.batch);
         self.pools.expire(&mut step);
         let by_time = step.ended_by_time;
@@ -272,6 +279,7 @@ impl Works {
         let mut ended_by_time = false;
         let mut budget = EXPIRE_MAX;
         let late = self.late.len();
+        let room = self.journal.as_ref().map_or(Room::Plenty, Journal::room);
         for played in 0..TURN_MAX.max(late) {
             let next = if played < late {
                 self.late.pop_front()
@@ -279,6 +287,10 @@ impl Works {
                 asked.pop_front().map(|(ticket, request)| (ticket, request, now_us))
             };
             let Some((ticket, request, since_us)) = next else { break };
+            if room < room_for(&request.call) {
+                replies.push((ticket, Reply::Refused(Refusal::StorageFull)));
+                continue;
+            }
             let mut step = step(self.now, &mut *self.chance, &mut self.batch);
             step.budget = budget;
             let reply = turn::play(&mut self.pools, &mut step, &request, &mut self.gone);
@@ -318,6 +330,9 @@ impl Works {
 
     /// Bytes of journal from which on old segments are dropped.
     fn most_bytes(&self) -> u64 {
+        if self.journal.as_ref().is_some_and(Journal::is_starved) {
+            return 0;
+        }
         let most = self.sizes.journal / 4 * 3;
         let journal = self.journal.as_ref().map_or(0, Journal::bytes);
         if journal <= most {
@@ -339,7 +354,9 @@ impl Works {
     }
 
     fn begin_step(&mut self) {
-        self.now = self.times.now();
+        // With no room left to remember a purge, nothing may be purged: serving time stands still.
+        let room = self.journal.as_ref().map_or(Room::Plenty, Journal::room);
+        self.now = self.times.now(room > Room::Nothing);
         self.batch.begin(self.now.lease_us);
     }
 
@@ -408,6 +425,25 @@ fn step<'a>(now: Now, chance: &'a mut dyn Chance, facts: &'a mut Batch) -> Step<
     Step { now, chance, facts, budget: EXPIRE_MAX, ended_by_time: false }
 }
 
+/// The room that a call needs: what makes keys is refused first when the disk is full, then
+/// grants; what gives back goes on as long as it can. What reads needs none.
+fn room_for(call: &Call) -> Room {
+    match call {
+        Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => Room::Plenty,
+        Call::Acquire { .. } | Call::Renew { .. } => Room::Grants,
+        Call::Release { .. }
+        | Call::ReleaseKey { .. }
+        | Call::DeleteKey { .. }
+        | Call::DropPool { .. } => Room::GivingBack,
+        Call::ListPools
+        | Call::ShowPool { .. }
+        | Call::ShowKey { .. }
+        | Call::KeepAlive { .. }
+        | Call::KeepAliveMany { .. }
+        | Call::KeepAliveAll { .. } => Room::Nothing,
+    }
+}
+
 fn carrier(
     disk: Arc<dyn Disk>,
     keyset: Keyset,
@@ -437,7 +473,7 @@ fn begin(
         lease_us: 0,
         counters: pools.counters(),
     };
-    Journal::begin(Arc::clone(disk), segment_len, head, &[], head.counters)
+    Journal::begin(disk, segment_len, head, &[], head.counters, None)
 }
 
 impl std::fmt::Debug for Works {

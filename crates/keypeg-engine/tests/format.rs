@@ -151,6 +151,40 @@ fn make(fixture: &Path) {
     std::fs::write(fixture.join("expected.txt"), text).unwrap();
 }
 
+/// What a check tells is what a start then does, and the check changes nothing.
+#[test]
+fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
+    let (dir, clock) = (Temporary::new("check"), GivenClock::new());
+    let check =
+        || keypeg_engine::check(&dir.0, Box::new(clock.clone()), Box::new(support::Dice(1)));
+    let told = check().expect_err("nothing there").to_string();
+    assert!(told.contains("holds no data"), "{told}");
+    assert!(!dir.0.exists());
+    let mut driver = open(&dir.0, &clock).unwrap();
+    driver.generate(3);
+    driver.acquire("job-7").unwrap();
+    let told = check().expect_err("in use").to_string();
+    assert!(told.contains("in use"), "{told}");
+    drop(driver);
+    let files = || {
+        let names = std::fs::read_dir(&dir.0).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = names.map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    for _ in 0..2 {
+        let found = check().unwrap();
+        assert_eq!((found.keys, found.leases, found.batches_cut), (3, 1, 0));
+        assert!(files() == before, "the check changed something");
+    }
+    let (mut damaged, path) = before.last().cloned().unwrap();
+    damaged[20] ^= 1;
+    std::fs::write(path, damaged).unwrap();
+    let told = check().expect_err("damaged").to_string();
+    assert!(told.contains("damaged"), "{told}");
+}
+
 #[test]
 fn a_real_directory_holds_over_a_restart_and_one_process_has_it() {
     let (dir, clock) = (Temporary::new("real"), GivenClock::new());

@@ -194,7 +194,7 @@ fn the_journal_rolls_and_every_segment_counts() {
 fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
     let (disk, clock) = used();
     let mut driver = open(&disk, &clock);
-    driver.works.make_ahead().expect("starts");
+    driver.works.make_ahead(true).expect("starts");
     for _ in 0..100 {
         let (lease, ..) = driver.acquire("somebody").expect("free");
         driver.call(Call::Release { pool: default_pool(), lease });

@@ -23,6 +23,16 @@ pub struct Cli {
 pub enum Command {
     /// Runs the server
     Serve(ServeArgs),
+    /// Tells what a start would make of a data directory, and changes nothing in it
+    Check(CheckArgs),
+}
+
+/// The options of `keypeg check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The data directory
+    #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = "./keypeg-data")]
+    pub data: PathBuf,
 }
 
 /// The options of `keypeg serve`.
@@ -35,6 +45,10 @@ pub struct ServeArgs {
     /// Directory that keeps everything; made when it is not there
     #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = "./keypeg-data")]
     data: PathBuf,
+
+    /// Refuses to make the directory: for volumes that may not be mounted yet
+    #[arg(long, env = "KEYPEG_EXISTING", conflicts_with = "ephemeral")]
+    existing: bool,
 
     /// Keeps everything in memory alone: --data is not used, and a restart forgets all
     #[arg(long, env = "KEYPEG_EPHEMERAL")]
@@ -64,6 +78,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The directory that keeps everything; `None` keeps it in memory.
     pub data: Option<PathBuf>,
+    /// Whether that directory must be there already.
+    pub existing: bool,
     /// The default pool's policy when the directory is made new.
     pub default_policy: Policy,
     /// Whether that policy was asked for, rather than being the default.
@@ -116,6 +132,7 @@ impl Config {
         Ok(Self {
             listen: args.listen,
             data: (!args.ephemeral).then_some(args.data),
+            existing: args.existing,
             default_policy,
             policy_asked: args.lease_ttl.is_some() || args.keepalive_ttl.is_some(),
             max_keys: crate::memory::max_keys(),
@@ -148,7 +165,7 @@ mod tests {
 
     fn config(line: &str) -> Result<Config, u8> {
         let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|_| exit::USAGE)?;
-        let Command::Serve(args) = cli.command;
+        let Command::Serve(args) = cli.command else { panic!("serve") };
         Config::new(args).map_err(|failure| failure.exit)
     }
 

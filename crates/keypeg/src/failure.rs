@@ -9,6 +9,8 @@ pub mod exit {
     pub const USAGE: u8 = 64;
     /// The data directory's content is damaged, or of a newer version.
     pub const DATA: u8 = 65;
+    /// There is no data directory, and none may be made.
+    pub const NO_INPUT: u8 = 66;
     /// Something needed is taken or unavailable: the address is in use.
     pub const UNAVAILABLE: u8 = 69;
     /// The operating system would not give what every program gets.
@@ -50,6 +52,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
             StartError::InUse { .. } => exit::TEMPORARY,
+            StartError::NotThere { .. } => exit::NO_INPUT,
             StartError::Data(_) => exit::DATA,
             StartError::Io { .. } => exit::IO,
         };

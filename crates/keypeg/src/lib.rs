@@ -24,7 +24,7 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 
 /// What a server that is ready has to say about itself.
@@ -71,6 +71,7 @@ pub fn serve(
         lanes: cores,
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,
+        existing: config.existing,
     };
     let clock = Box::new(SystemClock::new()?);
     let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemChance::new()))?;
@@ -91,6 +92,39 @@ pub fn serve(
     engine.stop();
     tracing::info!("stopped");
     served.map_err(|error| Failure::new(exit::OS, format!("taking connections: {error}")))
+}
+
+/// What a start would make of a data directory.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    data: PathBuf,
+    recovered: Recovered,
+}
+
+/// Tells what a start would make of a data directory, and changes nothing in it.
+pub fn check(data: &Path) -> Result<Checked, Failure> {
+    let (clock, chance) = (Box::new(SystemClock::new()?), Box::new(SystemChance::new()));
+    let recovered = keypeg_engine::check(data, clock, chance)?;
+    Ok(Checked { data: data.to_owned(), recovered })
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Recovered { keys, pools, leases, starts_before, batches_cut, .. } = &self.recovered;
+        write!(
+            f,
+            "{} is whole: {} in {}, {} running, {} so far",
+            self.data.display(),
+            Count(*keys, "key"),
+            Count(*pools, "pool"),
+            Count(*leases, "lease"),
+            Count(*starts_before, "start"),
+        )?;
+        if *batches_cut > 0 {
+            f.write_str("; a start would cut a tail that a crash tore and nobody was answered")?;
+        }
+        Ok(())
+    }
 }
 
 /// Sends the log to stderr, at the level `KEYPEG_LOG` names (`info` when it is not set).

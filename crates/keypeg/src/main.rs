@@ -5,6 +5,7 @@
 use clap::error::ErrorKind;
 use keypeg::{Cli, Command, Config, Failure, exit};
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -29,7 +30,15 @@ fn run() -> Result<(), Failure> {
     };
     match cli.command {
         Command::Serve(args) => serve(&Config::new(args)?),
+        Command::Check(args) => check(&args.data),
     }
+}
+
+fn check(data: &Path) -> Result<(), Failure> {
+    let found = keypeg::check(data)?;
+    // A closed stdout is no reason to fail: the exit code tells too.
+    let _ = writeln!(std::io::stdout(), "{found}");
+    Ok(())
 }
 
 fn serve(config: &Config) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ fn a_variable_that_is_set_but_empty_is_an_error() {
         "KEYPEG_LISTEN",
         "KEYPEG_DATA",
         "KEYPEG_EPHEMERAL",
+        "KEYPEG_EXISTING",
         "KEYPEG_LEASE_TTL",
         "KEYPEG_KEEPALIVE_TTL",
         "KEYPEG_INSECURE_LISTEN",
@@ -68,4 +69,16 @@ fn flags_set_the_default_pools_policy() {
             "lease_ttl_seconds": 90, "keepalive_ttl_seconds": 3600,
         }),
     );
+}
+
+#[test]
+fn a_directory_that_must_be_there_is_not_made() {
+    let dir = TempDir::new();
+    let data = dir.path().join("data");
+    let args = ["--data", data.to_str().unwrap(), "--existing"];
+    check(&args, &[], 66, "holds no data");
+    assert!(!data.exists());
+    std::fs::create_dir(&data).unwrap();
+    check(&args, &[], 66, "holds no data");
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
 }

@@ -7,6 +7,7 @@ use super::{Hold, Pool};
 use crate::clocks::{Now, US_PER_MS};
 use crate::fact::{Fact, Grant, Sink, Values};
 use crate::ids::KeyId;
+use crate::index::Index;
 use crate::key::KeyState;
 use crate::ledger::Ledger;
 use crate::rebuild::LoadedKey;
@@ -14,9 +15,10 @@ use crate::refusal::EndCause;
 
 impl Pool {
     /// Keeps slots of keys that go from being used again until [`Pool::start`]: the keys a database
-    /// kept are found by their order.
-    pub(crate) fn replay_begin(&mut self) {
+    /// kept are found by their order. `keys` is about how many will come.
+    pub(crate) fn replay_begin(&mut self, keys: usize) {
         self.slots.keep_order(true);
+        self.by_id = Index::with_capacity(keys);
     }
 
     /// Puts a key back that a database kept; gives its slot.

@@ -97,7 +97,13 @@ impl Clock for GivenClock {
 }
 
 pub(crate) fn setup() -> Setup {
-    Setup { data: None, lanes: 1, default_policy: Policy::default(), max_keys: 1_000_000 }
+    Setup {
+        data: None,
+        lanes: 1,
+        default_policy: Policy::default(),
+        max_keys: 1_000_000,
+        existing: false,
+    }
 }
 
 pub(crate) fn default_pool() -> PoolName {

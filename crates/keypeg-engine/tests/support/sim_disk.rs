@@ -50,6 +50,8 @@ struct State {
     operations: u64,
     crash_at: Option<CrashAt>,
     fail_sync_at: Option<u64>,
+    /// Bytes it holds at most.
+    capacity: Option<usize>,
     crashed: bool,
 }
 
@@ -105,6 +107,16 @@ impl SimDisk {
         let inodes = state.inodes.iter().map(|inode| inode.after_crash(dice)).collect();
         let after = State { inodes, durable_names: names.clone(), names, ..State::default() };
         Self { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// Sets how many bytes it holds at most.
+    pub(crate) fn hold_at_most(&self, capacity: Option<usize>) {
+        self.lock().capacity = capacity;
+    }
+
+    /// Bytes it holds.
+    pub(crate) fn used(&self) -> usize {
+        self.lock().used()
     }
 
     /// A disk of its own with the same contents.
@@ -240,6 +252,20 @@ impl State {
         self.changes.push(change);
     }
 
+    fn used(&self) -> usize {
+        self.names.values().map(|inode| self.inodes[*inode].seen.len()).sum()
+    }
+
+    /// Refuses to grow beyond what it holds.
+    fn grow(&self, by: usize) -> io::Result<()> {
+        match self.capacity {
+            Some(capacity) if by > 0 && self.used() + by > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn inode(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -271,6 +297,7 @@ impl Disk for SimDisk {
             if state.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
+            state.grow(usize::try_from(len).unwrap())?;
             let inode = state.inodes.len();
             let zeros = vec![0; usize::try_from(len).unwrap()];
             let mut made = Inode::default();
@@ -324,6 +351,8 @@ impl DiskFile for SimFile {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk.operate(|state| {
             let at = usize::try_from(at).unwrap();
+            let len = state.inodes[self.inode].seen.len();
+            state.grow((at + bytes.len()).saturating_sub(len))?;
             state.inodes[self.inode].write(Change::Write(at, bytes.to_vec()));
             Ok(())
         })
@@ -331,7 +360,9 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.operate(|state| {
-            state.inodes[self.inode].write(Change::Len(usize::try_from(len).unwrap()));
+            let len = usize::try_from(len).unwrap();
+            state.grow(len.saturating_sub(state.inodes[self.inode].seen.len()))?;
+            state.inodes[self.inode].write(Change::Len(len));
             Ok(())
         })
     }

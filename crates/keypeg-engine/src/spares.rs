@@ -1,0 +1,247 @@
+//! Segments made ready ahead: zeroed, synced and named by a thread of their own, so that a commit
+//! never meets a disk that is full.
+//!
+//! Several are kept. When no more can be made, those left are for what gives room back: the journal
+//! tells from their number what may still be asked. Also where segments that are done are removed.
+
+use crate::disk::{Disk, DiskFile};
+use crate::journal::{UNFINISHED, file_name};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+/// Segments kept ready. All but the first are kept for releases, deletions and purges.
+pub(crate) const READY: usize = 3;
+/// How long after a failure for want of room the next try is made, microseconds of lease time.
+const RETRY_US: u64 = 1_000_000;
+/// Orders that may wait for the thread; removals beyond stay here and are ordered later.
+const ORDERS_MAX: usize = 64;
+
+/// A segment made ready.
+pub(crate) struct Spare {
+    pub(crate) segment: u64,
+    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) len: u64,
+}
+
+/// The segments that are ready, and who makes more.
+pub(crate) struct Spares {
+    disk: Arc<dyn Disk>,
+    segment_len: u64,
+    ready: VecDeque<Spare>,
+    maker: Maker,
+    /// Orders that have not been answered.
+    pending: usize,
+    /// When there was no room for the last one; tried again after a while.
+    starved_us: Option<u64>,
+    removals: VecDeque<u64>,
+}
+
+/// Who makes segments ready.
+enum Maker {
+    /// Nobody: each is made when it is needed.
+    Nobody,
+    /// Whoever calls [`Spares::tend`]: for tests, where threads would play with chance.
+    Caller,
+    Thread {
+        orders: SyncSender<Order>,
+        made: Receiver<io::Result<Spare>>,
+    },
+}
+
+/// What the thread does next.
+enum Order {
+    Make(u64, u64),
+    Remove(u64),
+}
+
+impl Spares {
+    pub(crate) fn new(disk: Arc<dyn Disk>, segment_len: u64) -> Self {
+        let (ready, removals) = (VecDeque::new(), VecDeque::new());
+        let maker = Maker::Nobody;
+        Self { disk, segment_len, ready, maker, pending: 0, starved_us: None, removals }
+    }
+
+    /// Makes segments ready from now on, on a thread or in [`Spares::tend`].
+    pub(crate) fn begin(&mut self, on_a_thread: bool) -> io::Result<()> {
+        if !on_a_thread {
+            self.maker = Maker::Caller;
+            return Ok(());
+        }
+        let disk = Arc::clone(&self.disk);
+        let (orders, todo) = sync_channel::<Order>(ORDERS_MAX);
+        let (done, made) = sync_channel(READY);
+        std::thread::Builder::new().name("keypeg-segments".into()).spawn(move || {
+            for order in todo {
+                match order {
+                    Order::Make(segment, len) => {
+                        if done.send(Spare::make(&*disk, segment, len)).is_err() {
+                            return;
+                        }
+                    }
+                    Order::Remove(segment) => {
+                        if let Err(error) = remove(&*disk, segment) {
+                            tracing::warn!(segment, %error, "a segment that is done stays");
+                        }
+                    }
+                }
+            }
+        })?;
+        self.maker = Maker::Thread { orders, made };
+        Ok(())
+    }
+
+    /// Takes a segment in that was made ready before this start, if it follows those that are.
+    pub(crate) fn adopt(&mut self, spare: Spare, last: u64) {
+        if spare.segment == last + 1 + self.ready.len() as u64 && spare.len >= self.segment_len {
+            self.ready.push_back(spare);
+        }
+    }
+
+    /// Takes in what has been made and orders more. `last` is the segment being written. An error
+    /// other than want of room is final.
+    pub(crate) fn tend(&mut self, last: u64, now_us: u64) -> io::Result<()> {
+        while let Some(made) = self.poll()? {
+            self.take_in(made, now_us)?;
+        }
+        let waits = self.starved_us.is_some_and(|at| now_us < at + RETRY_US);
+        while !waits && self.ready.len() + self.pending < READY {
+            let segment = last + 1 + (self.ready.len() + self.pending) as u64;
+            match &self.maker {
+                Maker::Nobody => break,
+                Maker::Caller => {
+                    let made = Spare::make(&*self.disk, segment, self.segment_len);
+                    let failed = made.is_err();
+                    self.take_in(made, now_us)?;
+                    if failed {
+                        break;
+                    }
+                }
+                Maker::Thread { orders, .. } => {
+                    if orders.try_send(Order::Make(segment, self.segment_len)).is_err() {
+                        break;
+                    }
+                    self.pending += 1;
+                    // After a failure one at a time, until one has been made.
+                    if self.starved_us.is_some() {
+                        self.starved_us = Some(now_us);
+                        break;
+                    }
+                }
+            }
+        }
+        self.order_removals();
+        Ok(())
+    }
+
+    fn poll(&mut self) -> io::Result<Option<io::Result<Spare>>> {
+        let Maker::Thread { made, .. } = &self.maker else { return Ok(None) };
+        match made.try_recv() {
+            Ok(made) => {
+                self.pending -= 1;
+                Ok(Some(made))
+            }
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(gone()),
+        }
+    }
+
+    fn take_in(&mut self, made: io::Result<Spare>, now_us: u64) -> io::Result<()> {
+        match made {
+            Ok(spare) => {
+                self.starved_us = None;
+                // Orders in flight behind one that failed come out of step: made again later.
+                if self.ready.back().is_none_or(|last| last.segment + 1 == spare.segment) {
+                    self.ready.push_back(spare);
+                }
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                if self.starved_us.is_none() {
+                    tracing::warn!("the disk is full: new keys, then leases are refused");
+                }
+                self.starved_us = Some(now_us);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the next segment, of at least `len` bytes; waits for the thread where one is on its
+    /// way, and makes it where none is.
+    pub(crate) fn take(&mut self, segment: u64, len: u64, now_us: u64) -> io::Result<Spare> {
+        while self.ready.is_empty() && self.pending > 0 {
+            let Maker::Thread { made, .. } = &self.maker else { break };
+            let made = made.recv().map_err(|_| gone())?;
+            self.pending -= 1;
+            self.take_in(made, now_us)?;
+        }
+        match self.ready.pop_front().filter(|spare| spare.segment == segment) {
+            Some(spare) if spare.len >= len => Ok(spare),
+            _ => Spare::make(&*self.disk, segment, len.max(self.segment_len)),
+        }
+    }
+
+    /// How many are ready when no more can be made; `None` while more can.
+    pub(crate) fn left(&self) -> Option<usize> {
+        self.starved_us.map(|_| self.ready.len())
+    }
+
+    /// Removes a segment that is done, durably.
+    pub(crate) fn remove(&mut self, segment: u64) -> io::Result<()> {
+        if matches!(self.maker, Maker::Thread { .. }) {
+            self.removals.push_back(segment);
+            self.order_removals();
+            return Ok(());
+        }
+        remove(&*self.disk, segment)
+    }
+
+    fn order_removals(&mut self) {
+        let Maker::Thread { orders, .. } = &self.maker else { return };
+        while let Some(segment) = self.removals.front()
+            && orders.try_send(Order::Remove(*segment)).is_ok()
+        {
+            self.removals.pop_front();
+        }
+    }
+}
+
+impl Spare {
+    /// Makes a segment ready: zeroed, synced, named. Where that fails nothing of it is left.
+    fn make(disk: &dyn Disk, segment: u64, len: u64) -> io::Result<Self> {
+        let name = file_name(segment);
+        let unfinished = format!("{name}{UNFINISHED}");
+        let made = disk.create(&unfinished, len).and_then(|file| {
+            file.sync()?;
+            disk.rename(&unfinished, &name)?;
+            disk.sync_dir()?;
+            Ok(Self { segment, file, len })
+        });
+        if made.as_ref().is_err_and(is_full) {
+            match disk.remove(&unfinished) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        made
+    }
+}
+
+/// Removes a segment, durably. One that is gone already is fine: a start may remove it too.
+fn remove(disk: &dyn Disk, segment: u64) -> io::Result<()> {
+    match disk.remove(&file_name(segment)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => disk.sync_dir(),
+    }
+}
+
+/// Whether an error says that the disk, or this user's share of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that makes segments ready is gone")
+}

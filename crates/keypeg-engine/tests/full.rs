@@ -1,0 +1,118 @@
+//! A full disk hurts nobody: what makes keys is refused first, then grants; giving back goes on;
+//! nothing is lost, and all resumes by itself when there is room again.
+
+mod support;
+
+use keypeg_engine::core::{KeyRef, LeaseId};
+use keypeg_engine::works::{Sizes, Works};
+use keypeg_engine::{Call, Refusal, Reply};
+use std::sync::Arc;
+use support::sim_disk::SimDisk;
+use support::{Dice, Driver, GivenClock, default_pool, setup};
+
+/// A segment with more room than what is kept unused at the end of the last one.
+const SEGMENT: u64 = (1 << 20) + 16_384;
+/// So large that no segment is dropped unless the disk is full.
+const JOURNAL: u64 = 1 << 40;
+
+fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
+    let sizes = Sizes { segment: SEGMENT, journal: JOURNAL };
+    let disk = Arc::new(disk.clone());
+    let (works, recovered) =
+        Works::open(Some(disk), sizes, &setup(), Box::new(clock.clone()), Box::new(Dice(1)))
+            .expect("opens");
+    let mut driver = Driver { works, recovered, clock: clock.clone(), carrier: None };
+    driver.carrier = driver.works.take_carrier();
+    driver.works.make_ahead(false).expect("there is room");
+    driver
+}
+
+fn is_full(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(Refusal::StorageFull))
+}
+
+fn generate(driver: &mut Driver, count: u32) -> Reply {
+    driver.call(Call::Generate { pool: default_pool(), count })
+}
+
+fn acquire(driver: &mut Driver) -> Reply {
+    driver.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None })
+}
+
+/// Leaves room for nothing more, and lets the engine notice.
+fn fill(disk: &SimDisk, driver: &mut Driver) {
+    disk.hold_at_most(Some(disk.used()));
+    for _ in 0..200 {
+        if is_full(&generate(driver, 2_000)) {
+            return;
+        }
+    }
+    panic!("the disk does not fill");
+}
+
+#[test]
+fn keys_then_grants_are_refused_giving_back_goes_on_and_all_resumes() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let ids = driver.generate(1_000);
+    let mut leases: Vec<LeaseId> = Vec::new();
+    for _ in 0..500 {
+        let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("free") };
+        leases.push(lease.id);
+    }
+    fill(&disk, &mut driver);
+    assert!(!is_full(&acquire(&mut driver)), "grants go on in the first segment that is kept");
+    let mut granted = 0;
+    loop {
+        let reply = acquire(&mut driver);
+        if is_full(&reply) {
+            break;
+        }
+        let Reply::Granted { lease, .. } = reply else { panic!("{reply:?}") };
+        driver.call(Call::Release { pool: default_pool(), lease: lease.id });
+        granted += 1;
+        assert!(granted < 100_000, "grants are refused in the end");
+    }
+    assert!(is_full(&generate(&mut driver, 1)));
+    for lease in leases {
+        let reply = driver.call(Call::Release { pool: default_pool(), lease });
+        assert!(matches!(reply, Reply::Done), "{reply:?}");
+    }
+    let reply = driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    let keys = driver.works.pools().keys();
+    drop(driver);
+    let mut driver = open(&disk, &clock);
+    assert_eq!(driver.recovered.keys, keys, "a start on a full disk keeps all");
+    disk.hold_at_most(None);
+    clock.tick_ms(1_000);
+    assert!(matches!(generate(&mut driver, 10), Reply::Keys(_)), "all resumes by itself");
+    assert!(matches!(acquire(&mut driver), Reply::Granted { .. }));
+}
+
+#[test]
+fn what_is_carried_makes_room_on_a_full_disk() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(1_000);
+    driver.carry().unwrap();
+    driver.carrier.as_ref().unwrap().keep_ballast().unwrap();
+    for _ in 0..30_000 {
+        let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("free") };
+        driver.call(Call::Release { pool: default_pool(), lease: lease.id });
+    }
+    // No room for one more segment, and hardly any key since the last carrying.
+    disk.hold_at_most(Some(disk.used() + 65_536));
+    assert!(driver.carry().unwrap_err().contains("full"));
+    driver.carry().expect("what was kept aside makes room");
+    for _ in 0..60_000 {
+        clock.tick_ms(1);
+        let reply = acquire(&mut driver);
+        if let Reply::Granted { lease, .. } = &reply {
+            driver.call(Call::Release { pool: default_pool(), lease: lease.id });
+        } else {
+            assert!(is_full(&reply), "{reply:?}");
+        }
+    }
+    assert!(matches!(acquire(&mut driver), Reply::Granted { .. }), "segments were dropped");
+}
