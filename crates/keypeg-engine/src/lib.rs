@@ -11,6 +11,7 @@ mod journal;
 mod keyset;
 mod lanes;
 mod meta;
+pub mod meter;
 mod preview;
 mod record;
 mod recover;
@@ -92,6 +93,7 @@ pub struct Recovered {
 #[derive(Debug)]
 pub struct Engine {
     bell: lanes::Bell,
+    meter: Arc<meter::Meter>,
     stopping: Arc<AtomicBool>,
     thread: JoinHandle<()>,
     progress: Arc<Progress>,
@@ -123,13 +125,19 @@ impl Engine {
         let (progress, carrier) = (works.progress(), works.take_carrier());
         let carrier = carrier.map(carry).transpose()?;
         let (bell, stopping) = (lanes::Bell::default(), Arc::new(AtomicBool::new(false)));
+        let meter = works.meter();
         let (outside, inside) = (0..setup.lanes).map(|_| lanes::lane(&bell)).unzip();
         let run = Run { works, lanes: inside, bell: bell.clone(), stopping: Arc::clone(&stopping) };
         let thread = std::thread::Builder::new()
             .name("keypeg-engine".into())
             .spawn(move || end_process_with(run))
             .map_err(|error| StartError::Io { doing: "starting the engine".into(), error })?;
-        Ok((Self { bell, stopping, thread, progress, carrier }, outside, recovered))
+        Ok((Self { bell, meter, stopping, thread, progress, carrier }, outside, recovered))
+    }
+
+    /// What the engine counts of its work.
+    pub fn meter(&self) -> Arc<meter::Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// Refuses new requests, plays those already asked, syncs, and waits for the thread to end.

@@ -47,6 +47,11 @@ impl Times {
         self.boot_us
     }
 
+    /// Boot time now, to measure with; the clocks that decide do not move.
+    pub(crate) fn stopwatch_us(&mut self) -> u64 {
+        self.clock.read().boot_us
+    }
+
     /// Reads the clocks; neither of the two that decide ever goes back. Serving time stands still
     /// where the server does not serve.
     pub(crate) fn now(&mut self, serving: bool) -> Now {

@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::journal::{Journal, Room, SEGMENT_LEN, Stamp};
 use crate::keyset::Keyset;
 use crate::meta::Meta;
+use crate::meter::{ANSWERS, COMMIT_US, Meter};
 use crate::record::Batch;
 use crate::recover::{self, io};
 use crate::request::{Call, Refusal, Reply, Request};
@@ -66,6 +67,7 @@ pub struct Works {
     /// When the last batch was committed, in lease time.
     committed_us: u64,
     now: Now,
+    meter: Arc<Meter>,
 }
 
 /// Sizes of the journal, in bytes.
@@ -199,6 +201,7 @@ impl Works {
             unproven: false,
             committed_us: now.lease_us,
             now,
+            meter: Arc::default(),
         }
     }
 
@@ -264,6 +267,10 @@ impl Works {
         if let Err(error) = self.commit(clock_matters).and_then(|()| self.drop_told()) {
             replies.truncate(begun);
             return Err(error);
+        }
+        let answers = replies.len() - begun;
+        if answers > 0 {
+            self.meter.answers.count(&ANSWERS, answers as u64);
         }
         Ok(self.next())
     }
@@ -369,7 +376,10 @@ impl Works {
         }
         if let Some(journal) = &mut self.journal {
             let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
+            let begun_us = self.times.stopwatch_us();
             journal.commit(records, stamp)?;
+            let took_us = self.times.stopwatch_us().saturating_sub(begun_us);
+            self.meter.commit_us.count(&COMMIT_US, took_us);
             self.unproven = !records.is_empty();
             self.committed_us = self.now.lease_us;
         }
@@ -413,6 +423,11 @@ impl Works {
     /// Takes the removed pools, whose memory takes O(n) to free.
     pub fn take_gone(&mut self) -> Vec<Pool> {
         std::mem::take(&mut self.gone)
+    }
+
+    /// What is counted of this work.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// The pools, to be looked at.

@@ -1,12 +1,15 @@
-//! What the server is told: the command line and `KEYPEG_*`, read once and checked.
+//! What the server is told: the command line, `KEYPEG_*` and the file, read once and checked.
 //!
-//! A flag wins over the environment, the environment over the default. A variable that is set but
+//! A flag wins over the environment, the environment over the file, the file over the default. A
+//! variable that is set but
 //! empty is an error: it is a script's mistake, not a wish.
 
 use crate::failure::{Failure, exit};
+use crate::file::File;
+use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use keypeg_engine::core::{LENGTH_MAX_MS, Policy, PolicyPatch};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Lends API keys from pools: exclusive, fenced, exact in time, durable.
@@ -38,21 +41,27 @@ pub struct CheckArgs {
 /// The options of `keypeg serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address and port to listen on; port 0 takes any free one
-    #[arg(long, env = "KEYPEG_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
+    /// A file of these options, in TOML: a flag or a variable wins over it
+    #[arg(long, env = "KEYPEG_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 
-    /// Directory that keeps everything; made when it is not there
-    #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = "./keypeg-data")]
-    data: PathBuf,
+    /// Address and port to listen on; port 0 takes any free one [default: 127.0.0.1:8000]
+    #[arg(long, env = "KEYPEG_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Directory that keeps everything; made when it is not there [default: ./keypeg-data]
+    #[arg(long, env = "KEYPEG_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
 
     /// Refuses to make the directory: for volumes that may not be mounted yet
-    #[arg(long, env = "KEYPEG_EXISTING", conflicts_with = "ephemeral")]
-    existing: bool,
+    #[arg(long, env = "KEYPEG_EXISTING", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    existing: Option<bool>,
 
     /// Keeps everything in memory alone: --data is not used, and a restart forgets all
-    #[arg(long, env = "KEYPEG_EPHEMERAL")]
-    ephemeral: bool,
+    #[arg(long, env = "KEYPEG_EPHEMERAL", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ephemeral: Option<bool>,
 
     /// How long a lease of the default pool lasts, such as 500ms, 2s, 5m or 1h [default: 60s]
     ///
@@ -67,9 +76,15 @@ pub struct ServeArgs {
     keepalive_ttl: Option<u64>,
 
     /// Allows to listen beyond this machine, where everybody who can connect has every key
-    #[arg(long, env = "KEYPEG_INSECURE_LISTEN")]
-    insecure_listen: bool,
+    #[arg(long, env = "KEYPEG_INSECURE_LISTEN", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    insecure_listen: Option<bool>,
 }
+
+/// Where to listen when nothing else is said.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+/// The directory when nothing else is said.
+const DATA: &str = "./keypeg-data";
 
 /// What the server is told, checked.
 #[derive(Clone, Debug)]
@@ -109,39 +124,45 @@ fn refuse_empty_variables(command: &clap::Command) -> Result<(), clap::Error> {
 }
 
 impl Config {
-    /// Checks what was given as a whole.
+    /// Reads the file, if one is named, and checks what was given as a whole.
     pub fn new(args: ServeArgs) -> Result<Self, Failure> {
-        if !args.listen.ip().is_loopback() && !args.insecure_listen {
+        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
+        let lease_ttl_ms = args.lease_ttl.or(file.lease_ttl_ms);
+        let keepalive_ttl_ms = args.keepalive_ttl.or(file.keepalive_ttl_ms);
+        let insecure_listen = args.insecure_listen.or(file.insecure_listen).unwrap_or(false);
+        if !listen.ip().is_loopback() && !insecure_listen {
             return Err(Failure::new(
                 exit::CONFIG,
                 format!(
-                    "listening on {} would give every key to whoever can connect: \
-                     listen on 127.0.0.1 or [::1], or say --insecure-listen",
-                    args.listen
+                    "listening on {listen} would give every key to whoever can connect: \
+                     listen on 127.0.0.1 or [::1], or say --insecure-listen"
                 ),
             ));
         }
         let patch = PolicyPatch {
-            lease_ttl_ms: args.lease_ttl,
-            keepalive_ttl_ms: args.keepalive_ttl.map(Some),
+            lease_ttl_ms,
+            keepalive_ttl_ms: keepalive_ttl_ms.map(Some),
             ..PolicyPatch::default()
         };
         let default_policy = Policy::default().patched(patch).map_err(|wrong| {
             Failure::new(exit::CONFIG, format!("{} must be {}", wrong.field, wrong.allowed))
         })?;
+        let ephemeral = args.ephemeral.or(file.ephemeral).unwrap_or(false);
+        let data = args.data.or(file.data).unwrap_or_else(|| DATA.into());
         Ok(Self {
-            listen: args.listen,
-            data: (!args.ephemeral).then_some(args.data),
-            existing: args.existing,
+            listen,
+            data: (!ephemeral).then_some(data),
+            existing: args.existing.or(file.existing).unwrap_or(false),
             default_policy,
-            policy_asked: args.lease_ttl.is_some() || args.keepalive_ttl.is_some(),
+            policy_asked: lease_ttl_ms.is_some() || keepalive_ttl_ms.is_some(),
             max_keys: crate::memory::max_keys(),
         })
     }
 }
 
 /// Reads a length such as `500ms`, `2s`, `5m` or `1h`, of 1 ms to 7 days.
-fn length_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn length_ms(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {

@@ -9,7 +9,7 @@ pub mod exit {
     pub const USAGE: u8 = 64;
     /// The data directory's content is damaged, or of a newer version.
     pub const DATA: u8 = 65;
-    /// There is no data directory, and none may be made.
+    /// A file that was named, or a data directory that must be there, is not.
     pub const NO_INPUT: u8 = 66;
     /// Something needed is taken or unavailable: the address is in use.
     pub const UNAVAILABLE: u8 = 69;

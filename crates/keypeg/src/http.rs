@@ -10,12 +10,14 @@ mod body;
 mod error;
 mod keys;
 mod leases;
+mod metrics;
 mod ops;
 mod plain;
 mod pools;
 mod seed;
 mod wire;
 
+use crate::clock;
 use bytes::Bytes;
 use error::Problem;
 use http_body_util::Full;
@@ -26,6 +28,7 @@ use hyper::{Method, StatusCode, Version};
 use keypeg_client::Code;
 use keypeg_engine::core::{PoolName, Refusal as Denied};
 use keypeg_engine::{Call, Lane, Principal, Refusal, Reply, Request as Asked};
+pub(crate) use metrics::Begun;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -47,6 +50,7 @@ pub(crate) struct App {
     server: Arc<Server>,
     core: usize,
     requests: AtomicU64,
+    counts: Arc<metrics::CoreCounts>,
 }
 
 /// What all cores know.
@@ -56,6 +60,8 @@ pub(crate) struct Server {
     stopping: AtomicBool,
     /// Tells this run's request ids from those of other runs.
     run: u64,
+    /// What is told at `/metrics`.
+    metrics: metrics::Metrics,
 }
 
 impl App {
@@ -78,6 +84,11 @@ impl App {
         }
     }
 
+    fn refuse(&self, problem: Problem, request_id: &str, change: bool) -> Response {
+        self.counts.refused(problem.code());
+        problem.into_response(request_id, change)
+    }
+
     fn next_request_id(&self) -> String {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         format!("{:012x}-{:x}-{request:x}", self.server.run, self.core)
@@ -87,19 +98,24 @@ impl App {
 /// Answers one request, whatever it is. `ambiguous` tells that its framing can be read in two
 /// ways, see [`wire::Wire::ambiguous`].
 pub(crate) async fn respond(app: &App, ambiguous: bool, request: Request) -> Response {
-    let id = app.next_request_id();
+    let (id, begun) = (app.next_request_id(), clock::stopwatch());
+    let family = metrics::Family::of(request.uri().path());
     let change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let secret = may_carry_secrets(request.uri().path());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let answered = guarded(async {
         check_framing(ambiguous, &request)?;
+        if change {
+            refuse_cross_site(request.headers())?;
+        }
         route(app, request).await
     });
     let mut response = match answered.await {
         Some(Ok(response)) => response,
-        Some(Err(problem)) => problem.into_response(&id, change),
-        None => Problem::panicked().into_response(&id, change),
+        Some(Err(problem)) => app.refuse(problem, &id, change),
+        None => app.refuse(Problem::panicked(), &id, change),
     };
+    app.counts.answered(family, response.status(), begun.elapsed());
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("invariant: hex and dashes"));
     if secret {
@@ -134,12 +150,28 @@ fn check_framing(ambiguous: bool, request: &Request) -> Result<(), Problem> {
         let detail = "Content-Length and Transfer-Encoding exclude each other.";
         return Err(Problem::new(Code::Malformed, detail).closing());
     }
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-        let detail = "HTTP/1.1 wants exactly one Host header.";
+    let mut encodings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let first = encodings.next();
+    let chunked = first.is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if !chunked || encodings.next().is_some() {
+        let detail = "The one Transfer-Encoding there is here is chunked, once.";
+        return Err(Problem::new(Code::Malformed, detail).closing());
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let first = hosts.next();
+    let missing = first.is_none() && request.version() == Version::HTTP_11;
+    if missing || hosts.next().is_some() || !first.is_none_or(is_host) {
+        let detail = "HTTP/1.1 wants exactly one Host header, a name or address and its port.";
         return Err(Problem::new(Code::Malformed, detail).closing());
     }
     Ok(())
+}
+
+/// Tells whether a header's value has only characters that a host and a port are made of, see
+/// RFC 3986, 3.2.2; an empty one is what a client without a host to name has to send.
+fn is_host(value: &HeaderValue) -> bool {
+    let sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte);
+    value.as_bytes().iter().all(sign)
 }
 
 /// Names and ids are made of characters that need no escape, so segments are taken as they are:
@@ -165,6 +197,7 @@ async fn route(app: &App, request: Request) -> Answered {
         ["keys"] => plain::keys(app, request).await,
         ["keys", key] if !key.is_empty() => plain::key(app, key, &request).await,
         ["keepalive", key] if !key.is_empty() => plain::keep_alive(app, key, &request).await,
+        ["metrics"] => ops::metrics(app, &request).await,
         ["livez"] => ops::live(&request),
         ["readyz"] => ops::ready(app, &request),
         ["version"] => ops::version(&request),
@@ -222,10 +255,14 @@ fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses a grant by GET that a page of another site made a browser ask for.
+/// Refuses what a page of another site made a browser ask for: a change, which needs no body and so
+/// no leave of ours, or a grant by GET.
 fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
-        return Err(Problem::new(Code::Forbidden, "Another site's page may not take a key."));
+        return Err(Problem::new(
+            Code::Forbidden,
+            "Another site's page may not take or change a key.",
+        ));
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ fn mistakes_are_told_with_the_exit_codes_of_sysexits() {
 #[test]
 fn a_variable_that_is_set_but_empty_is_an_error() {
     for variable in [
+        "KEYPEG_CONFIG",
         "KEYPEG_LISTEN",
         "KEYPEG_DATA",
         "KEYPEG_EPHEMERAL",
@@ -81,4 +82,49 @@ fn a_directory_that_must_be_there_is_not_made() {
     std::fs::create_dir(&data).unwrap();
     check(&args, &[], 66, "holds no data");
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let dir = TempDir::new();
+    let file = dir.path().join("keypeg.toml");
+    let text =
+        "listen = \"0.0.0.0:1\"\nephemeral = true\nlease_ttl = \"7s\"\nkeepalive_ttl = \"9m\"\n";
+    std::fs::write(&file, text).unwrap();
+    let named = ["--config", file.to_str().unwrap()];
+    let lease = |server: &Server, seconds: u64| {
+        let policy = json!({ "lease_ttl_seconds": seconds, "keepalive_ttl_seconds": 540 });
+        server.client().ask("GET /v1/pools/default").is(200, &policy);
+    };
+    let server = Server::given(&named, &[]);
+    assert!(server.ready().ends_with("(in memory alone)"), "{}", server.ready());
+    lease(&server, 7);
+    lease(&Server::given(&named, &[("KEYPEG_LEASE_TTL", "8s")]), 8);
+    let both = [&named[..], &["--lease-ttl", "6s"]].concat();
+    lease(&Server::given(&both, &[("KEYPEG_LEASE_TTL", "8s")]), 6);
+    let data = dir.path().join("data");
+    let on = [("KEYPEG_EPHEMERAL", "false"), ("KEYPEG_DATA", data.to_str().unwrap())];
+    let server = Server::given(&named, &on);
+    assert!(server.ready().contains("(made "), "{}", server.ready());
+    check(&named, &[], 78, "0.0.0.0:1");
+    check(&[], &[("KEYPEG_CONFIG", named[1]), ("KEYPEG_LISTEN", "[::]:0")], 78, "[::]:0");
+}
+
+#[test]
+fn a_file_that_is_wrong_or_missing_is_told() {
+    let dir = TempDir::new();
+    let file = dir.path().join("keypeg.toml");
+    let path = file.to_str().unwrap();
+    check(&["--config", path], &[], 66, path);
+    check(&["--config", dir.path().to_str().unwrap()], &[], 74, "reading");
+    for (text, says) in [
+        ("\nlease_ttl = \"soon\"\n", "keypeg.toml line 2: lease_ttl = \"soon\": it must be 1ms to"),
+        ("colour = 1\n", "keypeg.toml line 1: unknown field `colour`"),
+        ("listen = [\n", "keypeg.toml line 1"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        check(&["--config", path], &[], 78, says);
+    }
+    std::fs::write(&file, b"data = '\xff'\n").unwrap();
+    check(&["--config", path], &[], 78, "UTF-8");
 }

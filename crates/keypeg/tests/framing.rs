@@ -1,6 +1,6 @@
 //! Raw bytes: heads that can be read in two ways, and bodies that are not what they should be.
 
-use crate::support::Server;
+use crate::support::{Server, eventually};
 use serde_json::json;
 
 const KEYS: &str = "/v1/pools/default/keys";
@@ -12,6 +12,7 @@ fn a_head_that_can_be_read_in_two_ways_is_refused_and_the_connection_ended() {
     for (why, request) in [
         ("no Host", "POST /keys HTTP/1.1\r\n\r\n".into()),
         ("two Hosts", "POST /keys HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".into()),
+        ("no host in Host", "POST /keys HTTP/1.1\r\nHost: a b/c@d\r\n\r\n".into()),
         ("two Hosts of HTTP/1.0", "POST /keys HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n".into()),
         (
             "Content-Length before Transfer-Encoding",
@@ -33,6 +34,28 @@ fn a_head_that_can_be_read_in_two_ways_is_refused_and_the_connection_ended() {
         assert_eq!(answer.header("connection"), Some("close"), "{why}");
         let problem = answer.problem(400, "malformed");
         assert_eq!(problem["outcome"], "not_applied", "{why}");
+    }
+    server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 0 }));
+}
+
+/// hyper drops every Content-Length beside a Transfer-Encoding, readable or not, and takes any
+/// list of encodings that ends in chunked: these were once answered 201.
+#[test]
+fn a_transfer_encoding_is_chunked_once_and_beside_no_content_length_at_all() {
+    let server = Server::in_memory(&[]);
+    for headers in [
+        "Transfer-Encoding: chunked\r\nContent-Length: x",
+        "Transfer-Encoding: chunked\r\nContent-Length:",
+        "Transfer-Encoding: chunked\r\nContent-Length: 18446744073709551616",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ] {
+        let client = &mut server.client();
+        let request = format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n0\r\n\r\n");
+        let answer = client.raw(request.as_bytes()).unwrap();
+        assert_eq!(answer.header("connection"), Some("close"), "{headers}");
+        answer.problem(400, "malformed");
     }
     server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 0 }));
 }
@@ -197,6 +220,38 @@ fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
     let client = &mut server.client();
     let fits = format!("{head}Content-Length: 1048576\r\n\r\n{{}}{}", " ".repeat(1_048_574));
     client.raw(fits.as_bytes()).unwrap().is(201, &json!({}));
+}
+
+/// Each body had its bound and all of them together had none: as many clients as may connect, each
+/// with a body that never ends, could take all memory there is.
+#[test]
+fn bodies_together_have_a_bound_that_small_ones_never_meet() {
+    let server = Server::in_memory(&[]);
+    let head = format!(
+        "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+         Content-Length: 1048576\r\n\r\n"
+    );
+    let most = format!("{head}{}", " ".repeat(1_048_570));
+    let whole = format!("{most}  {{}}  ");
+    let answers = || server.client().raw(whole.as_bytes()).unwrap();
+    let mut holding = Vec::new();
+    let mut hold_one_more = || {
+        let mut client = server.client();
+        client.write(most.as_bytes()).unwrap();
+        holding.push(client);
+    };
+    (0..128).for_each(|_| hold_one_more());
+    // Which of several that come at once is refused is nobody's to say.
+    let refused = eventually("no room", || {
+        hold_one_more();
+        Some(answers()).filter(|answer| answer.status == 503)
+    });
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    refused.problem(503, "overloaded");
+    let small = json!({ "count": 2 });
+    server.client().send(&format!("POST {KEYS}"), &small).is(201, &json!({}));
+    drop(holding);
+    eventually("room again", || (answers().status == 201).then_some(()));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod api;
 mod cli;
 mod framing;
 mod kill;
+mod metrics;
 mod plain;
 mod refusals;
 mod restart;

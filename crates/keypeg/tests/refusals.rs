@@ -174,3 +174,31 @@ fn unknown_routes_and_wrong_methods_say_so() {
         }
     }
 }
+
+/// A change without a body needs no leave for a page of another site to send it: such a page could
+/// not read the answer, but it could take every key of a server on the reader's own machine.
+#[test]
+fn a_page_of_another_site_changes_nothing() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let from = |site| [("sec-fetch-site", site)];
+    for request in [
+        "POST /v1/pools/default/leases",
+        "POST /v1/pools/default/keys",
+        "PUT /v1/pools/default",
+        "DELETE /v1/pools/default",
+        "POST /keys",
+        "POST /api/v1/random_api_key/",
+    ] {
+        let answer = client.try_send(request, &from("cross-site"), "").unwrap();
+        let problem = answer.problem(403, "forbidden");
+        assert_eq!(problem["outcome"], "not_applied", "{request}");
+    }
+    let counts = json!({ "available": 1, "total": 1 });
+    client.try_send("GET /v1/pools/default", &from("cross-site"), "").unwrap().is(200, &counts);
+    for site in ["none", "same-origin", "same-site"] {
+        let made = client.try_send("POST /v1/pools/default/keys", &from(site), "").unwrap();
+        made.is(201, &json!({}));
+    }
+}

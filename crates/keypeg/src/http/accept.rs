@@ -4,6 +4,7 @@
 //! one over the bound is closed at once. When the server stops, nothing more is accepted, idle
 //! connections are closed, and what was begun has a while to be answered.
 
+use super::metrics::{Begun, CoreCounts, Metrics};
 use super::wire::Wire;
 use super::{App, Server, respond};
 use hyper::server::conn::http1;
@@ -63,17 +64,25 @@ pub(crate) fn raise_descriptor_limit() {
 pub(crate) fn run(
     listener: TcpListener,
     lanes: Vec<Lane>,
+    begun: Begun,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let server = Arc::new(Server { stopping: AtomicBool::new(false), run: run_number() });
+    let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let server = Arc::new(Server {
+        stopping: AtomicBool::new(false),
+        run: run_number(),
+        metrics: Metrics::new(begun, counts.clone(), Arc::clone(&connections), CONNECTIONS_MAX),
+    });
     let (phase, watched) = watch::channel(Phase::Serving);
     let mut cores = Vec::new();
     let mut senders = Vec::new();
     let mut threads = Vec::new();
-    for (core, lane) in lanes.into_iter().enumerate() {
+    for (core, (lane, counts)) in lanes.into_iter().zip(counts).enumerate() {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
-        let app = App { lane, server: Arc::clone(&server), core, requests: AtomicU64::new(0) };
+        let (server, requests) = (Arc::clone(&server), AtomicU64::new(0));
+        let app = App { lane, server, core, requests, counts };
         cores.push(Core { app: Arc::new(app), arrivals, phase: watched.clone() });
     }
     let mut cores = cores.into_iter();
@@ -81,7 +90,6 @@ pub(crate) fn run(
     for (at, core) in cores.enumerate() {
         threads.push(spawn(core, at + 1)?);
     }
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let outcome = runtime()?.block_on(async {
         tokio::spawn(first.run());
         let accepted = tokio::select! {

@@ -10,16 +10,22 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use keypeg_client::{Code, Seconds};
+use keypeg_engine::Refusal;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The largest body.
 const BODY_MAX: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// Bytes that all bodies together may hold while they arrive, beyond the first of each.
+const BODIES_MAX: usize = 128 << 20;
+/// The first bytes of a body, which are always taken: as many as most bodies have.
+const BODY_FREE: usize = 16 << 10;
 /// Bytes of a client's own words that an error repeats.
 const ECHO_MAX: usize = 64;
 
@@ -191,6 +197,7 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
     }
     let reading = async {
         let mut bytes = Vec::new();
+        let mut room = Room::default();
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|_| Problem::new(Code::Malformed, "The body ended early.").closing())?;
@@ -198,6 +205,7 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
             if bytes.len() + data.len() > BODY_MAX {
                 return Err(too_large());
             }
+            room.hold(bytes.len() + data.len())?;
             bytes.extend_from_slice(&data);
         }
         Ok(bytes)
@@ -206,6 +214,33 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
         let detail = format!("A body arrives within {} s.", BODY_TIME.as_secs());
         Err(Problem::new(Code::Timeout, detail).closing())
     })
+}
+
+/// Bytes that all bodies hold now.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// What one body holds of [`BODIES_MAX`], given back when it is dropped.
+#[derive(Default)]
+struct Room {
+    held: usize,
+}
+
+impl Room {
+    /// Holds room for a body of `len` bytes so far.
+    fn hold(&mut self, len: usize) -> Result<(), Problem> {
+        let more = len.saturating_sub(BODY_FREE).saturating_sub(self.held);
+        self.held += more;
+        if HELD.fetch_add(more, Ordering::Relaxed) + more > BODIES_MAX && more > 0 {
+            return Err(Problem::refused(&Refusal::Overloaded).closing());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.held, Ordering::Relaxed);
+    }
 }
 
 /// A JSON value in which no object has a name twice.

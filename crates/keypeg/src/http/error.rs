@@ -183,6 +183,10 @@ impl Problem {
         self
     }
 
+    pub(super) fn code(&self) -> Code {
+        self.0.code
+    }
+
     /// Gives another answer in place of a problem with this code.
     pub(super) fn instead_of(self, code: Code, own: impl FnOnce() -> Response) -> Answered {
         if self.0.code == code { Ok(own()) } else { Err(self) }

@@ -1,9 +1,10 @@
 //! What tells about the server rather than about keys: whether it lives, is ready, and is which.
 
 use super::error::Problem;
-use super::{Answered, App, Request, json};
+use super::{Answered, App, Request, Response, SHAPES, json};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
-use keypeg_engine::Refusal;
+use keypeg_engine::{Call, Refusal, Reply};
 use serde_json::json as value;
 use std::sync::atomic::Ordering;
 
@@ -27,6 +28,16 @@ pub(super) fn version(request: &Request) -> Answered {
     only_read(request)?;
     let version = env!("CARGO_PKG_VERSION");
     Ok(json(StatusCode::OK, &value!({ "name": "keypeg", "version": version })))
+}
+
+/// What the server counts, as `OpenMetrics` text.
+pub(super) async fn metrics(app: &App, request: &Request) -> Answered {
+    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    only_read(request)?;
+    let Reply::Pools(pools) = app.ask(Call::ListPools).await? else { unreachable!("{SHAPES}") };
+    let mut response = Response::new(app.server.metrics.text(&pools).into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
+    Ok(response)
 }
 
 fn only_read(request: &Request) -> Result<(), Problem> {

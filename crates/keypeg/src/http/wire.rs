@@ -179,6 +179,9 @@ enum Phase {
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
     begun: bool,
+    /// Whether it has a Content-Length, of whatever value.
+    lengths: bool,
+    /// The length it tells, where that can be read.
     length: Option<u64>,
     encoded: bool,
 }
@@ -234,10 +237,8 @@ impl Framing {
         } else if !self.head.begun {
             self.head.begun = true;
         } else if let Some(value) = value_of(line, b"content-length:") {
+            self.head.lengths = true;
             self.head.length = std::str::from_utf8(value).ok().and_then(|v| v.trim().parse().ok());
-            if self.head.length.is_none() {
-                self.phase = Phase::Unfollowed;
-            }
         } else if value_of(line, b"transfer-encoding:").is_some() {
             self.head.encoded = true;
         }
@@ -246,9 +247,10 @@ impl Framing {
     fn end_head(&mut self) {
         let head = std::mem::take(&mut self.head);
         self.met = true;
-        self.ambiguous |= head.encoded && head.length.is_some();
+        self.ambiguous |= head.encoded && head.lengths;
         self.phase = match head.length {
             _ if head.encoded => Phase::Unfollowed,
+            None if head.lengths => Phase::Unfollowed,
             None | Some(0) => Phase::Head,
             Some(length) => Phase::Body(length),
         };
@@ -310,6 +312,10 @@ mod tests {
         let one = "Transfer-Encoding: chunked\r\n\r\n";
         check(&format!("{LENGTH}12345POST / HTTP/1.1\r\n{one}"), Phase::Unfollowed, false);
         check(&format!("POST / HTTP/1.1\r\n{one}0\r\n\r\n{LENGTH}"), Phase::Unfollowed, false);
+        for length in ["", "x", "-1", "18446744073709551616"] {
+            let both = format!("{}Content-Length: {length}\r\n\r\n", &one[..one.len() - 2]);
+            check(&format!("POST / HTTP/1.1\r\n{both}"), Phase::Unfollowed, true);
+        }
     }
 
     #[test]

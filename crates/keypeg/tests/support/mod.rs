@@ -58,6 +58,11 @@ impl Server {
         Self::run(keypeg(args).arg("--data").arg(dir.path().join("data")))
     }
 
+    /// Starts one with what is given and nothing else.
+    pub(crate) fn given(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::run(keypeg(args).envs(env.iter().copied()))
+    }
+
     fn run(command: &mut Command) -> Self {
         command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().unwrap();

@@ -1,0 +1,162 @@
+//! The configuration file: TOML whose keys are the long flags, with `_` for `-`.
+//!
+//! Every complaint names the file, the line, the key, its value and what it may be. A key that is
+//! not known is refused: it is a spelling mistake, not a wish.
+
+use crate::config::length_ms;
+use crate::failure::{Failure, exit};
+use serde::Deserialize;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::{Spanned, Value};
+
+/// What the file says; what it leaves out is `None`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct File {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) existing: Option<bool>,
+    pub(crate) ephemeral: Option<bool>,
+    pub(crate) lease_ttl_ms: Option<u64>,
+    pub(crate) keepalive_ttl_ms: Option<u64>,
+    pub(crate) insecure_listen: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    listen: Option<Spanned<Value>>,
+    data: Option<Spanned<Value>>,
+    existing: Option<Spanned<Value>>,
+    ephemeral: Option<Spanned<Value>>,
+    lease_ttl: Option<Spanned<Value>>,
+    keepalive_ttl: Option<Spanned<Value>>,
+    insecure_listen: Option<Spanned<Value>>,
+}
+
+impl File {
+    /// Reads it from `path`.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let code = [
+                (ErrorKind::NotFound, exit::NO_INPUT),
+                (ErrorKind::PermissionDenied, exit::PERMISSION),
+                (ErrorKind::InvalidData, exit::CONFIG),
+            ]
+            .into_iter()
+            .find(|(kind, _)| *kind == error.kind())
+            .map_or(exit::IO, |(_, code)| code);
+            Failure::new(code, format!("reading {}: {error}", path.display()))
+        })?;
+        Self::parse(&text)
+            .map_err(|wrong| Failure::new(exit::CONFIG, format!("{}{wrong}", path.display())))
+    }
+
+    /// Reads it from its text; an error begins with where it is.
+    fn parse(text: &str) -> Result<Self, String> {
+        let given: Given = toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(String::new(), |span| line(text, span.start));
+            format!("{at}: {}", error.message())
+        })?;
+        let read = Read { text };
+        Ok(Self {
+            listen: read.string("listen", given.listen, "ADDR:PORT", |s| s.parse().ok())?,
+            data: read
+                .string("data", given.data, "a path", |s| (!s.is_empty()).then(|| s.into()))?,
+            existing: read.boolean("existing", given.existing)?,
+            ephemeral: read.boolean("ephemeral", given.ephemeral)?,
+            lease_ttl_ms: read.length("lease_ttl", given.lease_ttl)?,
+            keepalive_ttl_ms: read.length("keepalive_ttl", given.keepalive_ttl)?,
+            insecure_listen: read.boolean("insecure_listen", given.insecure_listen)?,
+        })
+    }
+}
+
+/// Reads values out of a text, to which errors point.
+struct Read<'a> {
+    text: &'a str,
+}
+
+impl Read<'_> {
+    fn value<T>(
+        &self,
+        key: &str,
+        given: Option<Spanned<Value>>,
+        allowed: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(given) = given else { return Ok(None) };
+        let value = given.get_ref();
+        let at = line(self.text, given.span().start);
+        let wrong = || format!("{at}: {key} = {value}: it must be {allowed}");
+        read(value).map(Some).ok_or_else(wrong)
+    }
+
+    fn string<T>(
+        &self,
+        key: &str,
+        given: Option<Spanned<Value>>,
+        allowed: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        self.value(key, given, &format!("{allowed}, in quotes"), |value| read(value.as_str()?))
+    }
+
+    fn boolean(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<bool>, String> {
+        self.value(key, given, "true or false", Value::as_bool)
+    }
+
+    fn length(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<u64>, String> {
+        let allowed = "1ms to 168h, such as 500ms, 2s, 5m or 1h";
+        self.string(key, given, allowed, |text| length_ms(text).ok())
+    }
+}
+
+/// Names the line that a position is in.
+fn line(text: &str, at: usize) -> String {
+    format!(" line {}", text[..at].matches('\n').count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "# all\nlisten = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\ninsecure_listen = false\n";
+        let file = File {
+            listen: Some("[::1]:9".parse().unwrap()),
+            data: Some("d".into()),
+            existing: Some(false),
+            ephemeral: Some(true),
+            lease_ttl_ms: Some(2_000),
+            keepalive_ttl_ms: Some(3_600_000),
+            insecure_listen: Some(false),
+        };
+        assert_eq!(File::parse(text), Ok(file));
+        assert_eq!(File::parse(""), Ok(File::default()));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_key_value_and_range() {
+        for (text, says) in [
+            ("\nlease_ttl = \"soon\"", &["line 2", "lease_ttl", "\"soon\"", "1ms to 168h"][..]),
+            ("lease_ttl = 5", &["line 1", "lease_ttl = 5", "in quotes"]),
+            ("lease_ttl = \"169h\"", &["line 1", "\"169h\"", "1ms to 168h"]),
+            ("ephemeral = \"yes\"", &["line 1", "ephemeral", "\"yes\"", "true or false"]),
+            ("data = \"\"", &["line 1", "data", "a path"]),
+            ("\n\nlisten = \"8000\"", &["line 3", "listen", "\"8000\"", "ADDR:PORT"]),
+            ("\nlease-ttl = \"1s\"", &["line 2", "lease-ttl", "lease_ttl"]),
+            ("listen = \"[::1]:9\"\nlisten = \"[::1]:9\"", &["line 2", "duplicate key"]),
+            ("[server]\nlisten = 1", &["line 1", "server"]),
+            ("listen = ", &["line 1"]),
+        ] {
+            let wrong = File::parse(text).expect_err(text);
+            for word in says {
+                assert!(wrong.contains(word), "{text:?}: {wrong}");
+            }
+        }
+    }
+}

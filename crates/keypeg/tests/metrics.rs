@@ -1,0 +1,93 @@
+//! `/metrics`: what was counted is what happened, and nothing a client said is in it.
+
+use crate::support::{Client, Server, TempDir};
+use serde_json::{Value, json};
+
+/// The value of one sample, by its name and labels as they are written.
+#[track_caller]
+fn sample(client: &mut Client, name: &str) -> f64 {
+    let answer = client.ask("GET /metrics");
+    let line = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {answer:?}"))
+}
+
+#[track_caller]
+fn check(client: &mut Client, samples: &[(&str, f64)]) {
+    for (name, value) in samples {
+        let found = sample(client, name);
+        assert!((found - value).abs() < f64::EPSILON, "{name} {found}, not {value}");
+    }
+}
+
+#[test]
+fn what_happened_is_counted() {
+    let dir = TempDir::new();
+    let mut server = Server::on(&dir, &[]);
+    let client = &mut server.client();
+    client.send("POST /v1/pools/default/keys", &json!({ "count": 3 })).is(201, &json!({}));
+    let lease = client.ask("POST /v1/pools/default/leases").text("id");
+    client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
+    let release = format!("POST /v1/pools/default/leases/{lease}/release");
+    client.ask(&release).is(204, &Value::Null);
+    client.ask(&release).problem(410, "lease_ended");
+    client.ask("GET /v1/pools/nope").problem(404, "unknown_pool");
+    let _another = server.client().ask("GET /livez");
+    check(
+        client,
+        &[
+            ("keypeg_http_requests_total{route=\"keys\",status=\"2xx\"}", 1.0),
+            ("keypeg_http_requests_total{route=\"leases\",status=\"2xx\"}", 3.0),
+            ("keypeg_http_requests_total{route=\"leases\",status=\"4xx\"}", 1.0),
+            ("keypeg_http_requests_total{route=\"pools\",status=\"4xx\"}", 1.0),
+            ("keypeg_http_requests_total{route=\"seed\",status=\"2xx\"}", 0.0),
+            ("keypeg_refusals_total{code=\"lease_ended\"}", 1.0),
+            ("keypeg_refusals_total{code=\"unknown_pool\"}", 1.0),
+            ("keypeg_refusals_total{code=\"internal\"}", 0.0),
+            ("keypeg_keys{state=\"available\"}", 2.0),
+            ("keypeg_keys{state=\"leased\"}", 1.0),
+            ("keypeg_pools", 1.0),
+            ("keypeg_starts", 1.0),
+            ("keypeg_batches_cut", 0.0),
+        ],
+    );
+    assert!(sample(client, "keypeg_http_request_seconds_count") >= 20.0);
+    assert!(sample(client, "keypeg_commit_seconds_count") >= 4.0);
+    assert!(sample(client, "keypeg_commit_seconds_sum") > 0.0);
+    assert!(sample(client, "keypeg_turn_answers_sum") >= 8.0);
+    server.kill();
+    let server = Server::on(&dir, &[]);
+    check(&mut server.client(), &[("keypeg_starts", 2.0), ("keypeg_keys{state=\"leased\"}", 1.0)]);
+}
+
+#[test]
+fn the_text_is_open_metrics_and_tells_nothing_of_what_clients_said() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("PUT /v1/pools/hidden").is(201, &json!({}));
+    let made = client.ask("POST /v1/pools/hidden/keys").json();
+    client.send("POST /v1/pools/hidden/leases", &json!({ "holder": "hidden" })).is(201, &json!({}));
+    client.ask("GET /hidden?api_key=hidden").problem(404, "not_found");
+    let answer = client.ask("GET /metrics");
+    let content_type = answer.header("content-type").unwrap();
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(answer.body.ends_with("# EOF\n"));
+    for said in ["hidden", made["keys"][0]["id"].as_str().unwrap()] {
+        assert!(!answer.body.contains(said), "{said}: {}", answer.body);
+    }
+    client.ask("POST /metrics").problem(405, "method_not_allowed");
+}
+
+#[test]
+fn connections_are_counted_while_they_are_open() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let mut others: Vec<_> = (0..3).map(|_| server.client()).collect();
+    for other in &mut others {
+        other.ask("GET /livez").is(200, &json!({}));
+    }
+    check(client, &[("keypeg_http_connections", 4.0)]);
+    drop(others);
+    crate::support::eventually("they are closed", || {
+        (sample(client, "keypeg_http_connections") < 1.5).then_some(())
+    });
+}
