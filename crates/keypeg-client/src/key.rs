@@ -44,10 +44,19 @@ pub struct Key {
     pub expires_at: Option<UnixMs>,
     /// Until when it rests, if it does.
     pub rests_until: Option<UnixMs>,
-    /// Why it is out of rotation, if it is.
+    /// Why it rests or is out of rotation, where its last holder said so.
     pub reason: Option<String>,
     /// Its running lease, if any.
     pub lease: Option<KeyLease>,
+}
+
+/// Some keys of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPage {
+    /// The keys; there may be none while the listing goes on.
+    pub keys: Vec<Key>,
+    /// What to ask for next; null at the end.
+    pub next_cursor: Option<String>,
 }
 
 /// What everybody may see of a key's running lease: not its id, which is a right.
@@ -85,12 +94,15 @@ pub struct NewKeys {
     pub keys: Vec<NewKey>,
 }
 
-/// Asks for keys to be made.
+/// Asks for keys to be made, or for values to be brought in; both is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerateRequest {
     /// How many; one when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
+    /// Values to bring in instead, at most 10 000 of 1 to 4096 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<Secret>>,
 }
 
 /// Asks for keys to be kept alive: those of `ids`, or all. Neither or both is refused.

@@ -60,9 +60,26 @@ pub struct AcquireRequest {
     /// How long; the policy's length when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<Seconds>,
+    /// How long to wait for a key where none is free, at most 300 s; not at all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<Seconds>,
     /// Who says to hold it: at most 128 printable characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
+}
+
+/// Gives a key back, with what its holder says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// How long the key rests; as the policy said at its grant when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_seconds: Option<Seconds>,
+    /// Whether the key is to be out of rotation until somebody puts it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<bool>,
+    /// Why: at most 256 printable characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Asks for a lease to last longer.

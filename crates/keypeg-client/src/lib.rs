@@ -1,8 +1,13 @@
 //! The contract of Keypeg's HTTP API as types: what requests and answers look like on the wire.
 //!
 //! Server and clients share these, so there is one spelling of every field, route and error code.
-//! Nothing here knows of an engine, a socket or a clock, and no type here decides anything.
+//! No type here knows of an engine, a socket or a clock, and none decides anything. The feature
+//! `client` adds what calls: [`Client`], and [`LeaseGuard`], which keeps a lease while it lives.
 
+#[cfg(feature = "client")]
+mod client;
+#[cfg(feature = "client")]
+mod guard;
 mod key;
 mod lease;
 mod pool;
@@ -10,11 +15,15 @@ mod problem;
 pub mod routes;
 mod time;
 
+#[cfg(feature = "client")]
+pub use client::{Client, Error, ServerVersion};
+#[cfg(feature = "client")]
+pub use guard::LeaseGuard;
 pub use key::{
-    Freed, GenerateRequest, KeepAliveRequest, Kept, KeptMany, Key, KeyLease, KeyState, NewKey,
-    NewKeys, Secret,
+    Freed, GenerateRequest, KeepAliveRequest, Kept, KeptMany, Key, KeyLease, KeyPage, KeyState,
+    NewKey, NewKeys, Secret,
 };
-pub use lease::{AcquireRequest, Grant, Lease, RenewRequest};
+pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 pub use pool::{PolicyRequest, Pool, Pools};
 pub use problem::{Code, More, Outcome, Problem};
 pub use time::{Seconds, UnixMs};

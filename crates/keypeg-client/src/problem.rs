@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Code {
     /// The request is not HTTP or JSON as it should be.
     Malformed,
+    /// A cursor of no listing that goes on.
+    BadCursor,
     /// Not allowed.
     Forbidden,
     /// No such route.
@@ -57,8 +59,9 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
+        Self::BadCursor,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -86,6 +89,7 @@ impl Code {
     fn row(self) -> (&'static str, u16, &'static str) {
         match self {
             Self::Malformed => ("malformed", 400, "Malformed request"),
+            Self::BadCursor => ("bad_cursor", 400, "Bad cursor"),
             Self::Forbidden => ("forbidden", 403, "Forbidden"),
             Self::NotFound => ("not_found", 404, "No such route"),
             Self::UnknownPool => ("unknown_pool", 404, "No such pool"),
@@ -175,6 +179,9 @@ pub struct More {
     /// What that field may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
+    /// Which of the values exists already, by its place from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
     /// When the lease that cannot be longer ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<UnixMs>,

@@ -11,6 +11,9 @@ pub const READYZ: &str = "/readyz";
 /// Which version the server is.
 pub const VERSION: &str = "/version";
 
+/// What the server counts.
+pub const METRICS: &str = "/metrics";
+
 /// One pool.
 pub fn pool(pool: &str) -> String {
     format!("{POOLS}/{pool}")

@@ -9,7 +9,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Step,
+    PoolName, Pools, Refusal, Step, Verdict,
 };
 use rng::Rng;
 use std::hint::black_box;
@@ -159,7 +159,9 @@ impl World {
         }
         let release = timed(|| {
             for lease in leases {
-                self.on(|pool, ledger, step| pool.release(ledger, step, lease));
+                self.on(|pool, ledger, step| {
+                    pool.release(ledger, step, lease, &Verdict::default())
+                });
             }
         });
         let named: Vec<usize> = (0..calls).map(|_| self.draw()).collect();

@@ -89,6 +89,8 @@ pub enum Fact<'a> {
         token: u64,
         /// Until when, lease time in microseconds.
         until_us: u64,
+        /// Why, where that was said.
+        reason: Option<&'a str>,
     },
     /// A lease was given more time.
     Renewed {
@@ -111,6 +113,17 @@ pub enum Fact<'a> {
         token: u64,
         /// Until when the key rests, lease time in microseconds; 0 for not at all.
         rest_until_us: u64,
+        /// Why it rests, where that was said.
+        reason: Option<&'a str>,
+    },
+    /// A key was taken out of rotation by a call, which ended the lease on it.
+    Quarantined {
+        /// The pool.
+        pool: u32,
+        /// The key.
+        key: u64,
+        /// Why, where that was said.
+        reason: Option<&'a str>,
     },
     /// A key that rested or was out of rotation was put back.
     Restored {

@@ -14,6 +14,13 @@ pub struct KeyId(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub u128);
 
+/// Where a listing goes on: a slot of one pool, in one run of the server. Written as 26 of
+/// `0-9a-v`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(pub u128);
+
+/// Bits of a cursor that carry its slot.
+const SLOT_BITS: u32 = 32;
 /// Bits of a lease id that carry its fencing token.
 const TOKEN_BITS: u32 = 53;
 /// The bound of fencing tokens: every JSON reader can hold an integer below 2^53.
@@ -43,6 +50,13 @@ impl LeaseId {
     }
 }
 
+impl Cursor {
+    /// Reads the written form; `None` for anything [`Display`](fmt::Display) would not write.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_128(text).map(Self)
+    }
+}
+
 /// The installation's hash key: made once, kept in its directory and its backups.
 #[derive(Clone)]
 pub struct IdKey([u8; 32]);
@@ -65,6 +79,20 @@ impl IdKey {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"lease:").update(&pool.to_le_bytes()).update(&token.to_le_bytes());
         LeaseId((first_128(&hasher) << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
+    }
+
+    /// Makes the cursor of a listing of this pool that goes on at `slot`, in this run.
+    pub(crate) fn cursor(&self, pool: u32, run: u64, slot: u32) -> Cursor {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"page:").update(&pool.to_le_bytes()).update(&run.to_le_bytes());
+        hasher.update(&slot.to_le_bytes());
+        Cursor((first_128(&hasher) << SLOT_BITS) | u128::from(slot))
+    }
+
+    /// Reads the slot of a cursor that was made for this pool in this run.
+    pub(crate) fn position(&self, pool: u32, run: u64, cursor: Cursor) -> Option<u32> {
+        let slot = u32::try_from(cursor.0 & u128::from(u32::MAX)).expect("invariant: 32 bits");
+        (self.cursor(pool, run, slot) == cursor).then_some(slot)
     }
 
     /// Tells whether this installation made that lease id, for that pool.
@@ -120,6 +148,18 @@ impl fmt::Debug for KeyId {
     }
 }
 
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_128(self.0, f)
+    }
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_128(self.0, f)
+    }
+}
+
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_128(self.0, f)
@@ -167,6 +207,18 @@ mod tests {
         assert!(!ids.owns(4, lease));
         assert!(!ids.owns(3, LeaseId(lease.0 ^ (1 << 60))));
         assert!(!ids.owns(3, LeaseId(lease.0 + 1)));
+    }
+
+    #[test]
+    fn a_cursor_holds_only_for_its_pool_its_run_and_its_slot() {
+        let ids = IdKey::new([7; 32]);
+        let cursor = ids.cursor(3, 9, 42);
+        assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        assert_eq!(ids.position(3, 9, cursor), Some(42));
+        assert_eq!(ids.position(4, 9, cursor), None);
+        assert_eq!(ids.position(3, 8, cursor), None);
+        assert_eq!(ids.position(3, 9, Cursor(cursor.0 + 1)), None);
+        assert_eq!(ids.position(3, 9, Cursor(cursor.0 ^ (1 << 127))), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! How a pool keeps a million of them in little memory is `slots.rs`' business, not this file's.
 
-use crate::ids::{KeyId, LeaseId};
+use crate::ids::{Cursor, KeyId, LeaseId};
 use std::fmt;
 
 /// The longest value a key can have, in bytes.
@@ -62,6 +62,17 @@ pub enum KeyRef {
     Value(Secret),
 }
 
+/// What a holder says of the key it gives back; by default nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// How long the key rests, in milliseconds; as the policy said at its grant when left out.
+    pub rest_ms: Option<u64>,
+    /// Whether it is out of rotation until somebody puts it back, rather than for a time.
+    pub quarantine: bool,
+    /// Why: shown while the key rests or is out of rotation.
+    pub reason: Option<Box<str>>,
+}
+
 /// A key just made, with its value. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewKey {
@@ -88,8 +99,19 @@ pub struct KeyView {
     pub expires_at_ms: Option<u64>,
     /// Until when it rests, if it does.
     pub rests_until_ms: Option<u64>,
+    /// Why it rests or is out of rotation, where that was said.
+    pub reason: Option<Box<str>>,
     /// Its running lease, if any.
     pub lease: Option<LeaseView>,
+}
+
+/// Some keys of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPage {
+    /// The keys; none at all where none of those looked at is of the state that is listed.
+    pub keys: Vec<KeyView>,
+    /// Where the listing goes on; `None` at its end.
+    pub next: Option<Cursor>,
 }
 
 /// A running lease as it is shown. Instants are wall time in milliseconds.

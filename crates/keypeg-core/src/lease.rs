@@ -21,7 +21,8 @@ pub(crate) struct Hold {
     pub(crate) latest_us: u64,
     /// How long the key rests after the lease.
     pub(crate) rest_us: u64,
-    pub(crate) holder: Option<Box<str>>,
+    /// Who said to hold it; while the key rests, why it does.
+    pub(crate) words: Option<Box<str>>,
 }
 
 /// All holds of a pool. Indices are stable while a hold lasts and reused after.
@@ -73,6 +74,11 @@ impl Holds {
         self.by_token.find(spread(token), |at| self.records[at].token == token)
     }
 
+    /// Notes that the key is back and rests, and why where that was said.
+    pub(crate) fn rest(&mut self, at: u32, reason: Option<&str>) {
+        self.records[at].words = reason.map(Into::into);
+    }
+
     pub(crate) fn get(&self, at: u32) -> &Hold {
         &self.records[at]
     }
@@ -87,7 +93,7 @@ impl Hold {
             granted_us: lease.granted_us,
             latest_us: lease.hold_until_us,
             rest_us: lease.rest_us,
-            holder: lease.holder.map(Into::into),
+            words: lease.holder.map(Into::into),
         }
     }
 
@@ -99,7 +105,7 @@ impl Hold {
             granted_us: 0,
             latest_us: 0,
             rest_us: 0,
-            holder: None,
+            words: None,
         }
     }
 }

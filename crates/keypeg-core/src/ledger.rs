@@ -3,12 +3,17 @@
 
 use crate::fact::{Fact, Sink};
 use crate::ids::{IdKey, TOKEN_MAX};
-use crate::refusal::EndCause;
+use crate::pool::Lent;
+use crate::refusal::{EndCause, Refusal};
+use hashbrown::HashMap;
 
 /// Tokens reserved at a time: what an unclean start skips at most.
 pub const TOKEN_BLOCK: u64 = 1 << 20;
 /// Ended leases whose cause is remembered.
 const ENDED_MAX: usize = 1 << 16;
+
+/// Waiters in all pools together: whoever would be one more is refused.
+pub const WAITERS_MAX: usize = 100_000;
 
 /// The server's bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,22 @@ pub struct Ledger {
     pub(crate) counters: Counters,
     pub(crate) next_token: u64,
     pub(crate) keys: u64,
+    /// Tells this run's cursors from those of others, which may have had keys in other slots.
+    pub(crate) run: u64,
     pub(crate) ended: Ended,
+    /// Who waits, by ticket: the pool's seat and the place in its line.
+    pub(crate) waiters: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
+    /// What those who waited got, until it is taken.
+    pub(crate) handed: Vec<Handed>,
+}
+
+/// What somebody who waited got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// Who.
+    pub ticket: u64,
+    /// A lease, or why not.
+    pub outcome: Result<Lent, Refusal>,
 }
 
 impl Ledger {
@@ -51,7 +71,10 @@ impl Ledger {
             counters: Counters { next_key: 1, next_pool: 1, tokens_reserved: first },
             next_token: first,
             keys: 0,
+            run: 0,
             ended: Ended::default(),
+            waiters: HashMap::default(),
+            handed: Vec::new(),
         }
     }
 

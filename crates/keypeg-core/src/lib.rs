@@ -14,6 +14,7 @@ mod index;
 mod key;
 mod lease;
 mod ledger;
+mod line;
 mod policy;
 mod pool;
 mod pools;
@@ -24,14 +25,14 @@ mod symbols;
 
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
 pub use fact::{Fact, Grant, Sink, Values};
-pub use ids::{IdKey, KeyId, LeaseId, TOKEN_MAX};
-pub use key::{KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret, VALUE_MAX};
-pub use ledger::{Counters, Ledger, Limits, TOKEN_BLOCK};
+pub use ids::{Cursor, IdKey, KeyId, LeaseId, TOKEN_MAX};
+pub use key::{KeyPage, KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret, VALUE_MAX, Verdict};
+pub use ledger::{Counters, Handed, Ledger, Limits, TOKEN_BLOCK, WAITERS_MAX};
 pub use policy::{
     KEY_LENGTH, KEY_PREFIX_MAX, LENGTH_MAX_MS, MAX_KEYS_MAX, OutOfRange, Policy, PolicyPatch,
     PoolName,
 };
-pub use pool::{Pool, Step};
+pub use pool::{Lent, Pool, Step};
 pub use pools::{Pools, Retelling};
 pub use rebuild::{Carried, LoadedKey, Misfit, Rebuild};
 pub use refusal::{Counts, EndCause, NoKeyCause, Refusal};

@@ -7,6 +7,8 @@ use crate::clocks::US_PER_MS;
 
 /// The longest a lease, a hold or a rest can last, and the longest keep-alive time: 7 days.
 pub const LENGTH_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// How long a key may rest, as it is told.
+pub(crate) const REST: &str = "0, or 0.001..604800";
 /// The shortest and the longest value this server makes, in symbols after the prefix.
 pub const KEY_LENGTH: std::ops::RangeInclusive<u16> = 16..=128;
 /// The longest prefix of made values, in symbols.
@@ -107,7 +109,7 @@ impl Policy {
                 "keepalive_ttl_seconds",
                 "null, or 0.001..604800",
             ),
-            (self.rest_ms <= LENGTH_MAX_MS, "rest_seconds", "0, or 0.001..604800"),
+            (self.rest_ms <= LENGTH_MAX_MS, "rest_seconds", REST),
             (KEY_LENGTH.contains(&self.key_length), "key_length", "16..128"),
             (prefix_ok, "key_prefix", "at most 32 of A-Z a-z 0-9 _ -"),
             (

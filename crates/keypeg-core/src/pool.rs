@@ -8,13 +8,17 @@
 //! ```text
 //!            acquire                    release, expire
 //! available ─────────► leased ───────────────────────────► available
-//!     ▲                   └──── where the policy rests ───► resting ─┐
-//!     └──────────────────────────────────────────────────────────────┘
+//!     ▲                   ├──── where it is to rest ──────► resting ──────┐ time, a call
+//!     │                   └──── where its holder says so ─► quarantined ──┤ a call
+//!     └───────────────────────────────────────────────────────────────────┘
 //! any state ── delete (a call) · purge (nobody kept it alive) ──► gone, for ever
 //! ```
 
 mod check;
+mod health;
+mod page;
 mod replay;
+mod wait;
 
 use crate::Chance;
 use crate::available::Available;
@@ -26,11 +30,14 @@ use crate::index::Index;
 use crate::key::{KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret};
 use crate::lease::{Hold, Holds};
 use crate::ledger::{EndedLease, Ledger};
+use crate::line::Line;
 use crate::policy::{OutOfRange, Policy, PoolName};
 use crate::refusal::{Counts, EndCause, NoKeyCause, Refusal};
 use crate::slots::Slots;
 use crate::symbols::Symbols;
 use hashbrown::HashSet;
+use health::Reasons;
+pub use wait::Lent;
 
 /// One step of a turn: when it is, where chance comes from, who takes the facts.
 pub struct Step<'a> {
@@ -50,6 +57,8 @@ pub struct Step<'a> {
 #[derive(Clone, Debug)]
 pub struct Pool {
     number: u32,
+    /// Where it stands among the pools.
+    pub(crate) seat: u32,
     name: PoolName,
     policy: Policy,
     slots: Slots,
@@ -62,6 +71,9 @@ pub struct Pool {
     lives: Deadlines,
     resting: u64,
     quarantined: u64,
+    reasons: Reasons,
+    /// Who waits for a key.
+    line: Line,
     /// Imported values that were deleted or purged: never used again.
     retired: HashSet<KeyId, foldhash::fast::RandomState>,
 }
@@ -70,6 +82,7 @@ impl Pool {
     pub(crate) fn new(number: u32, name: PoolName, policy: Policy) -> Self {
         Self {
             number,
+            seat: 0,
             name,
             policy,
             slots: Slots::default(),
@@ -80,6 +93,8 @@ impl Pool {
             lives: Deadlines::default(),
             resting: 0,
             quarantined: 0,
+            reasons: Reasons::default(),
+            line: Line::default(),
             retired: HashSet::default(),
         }
     }
@@ -264,19 +279,41 @@ impl Pool {
     ) -> Result<(LeaseView, Secret), Refusal> {
         let length_us = self.length_us(ttl_ms)?;
         self.settle_returns(ledger, step);
-        let slot = loop {
-            let Some(slot) = self.available.draw(step.chance) else {
-                return Err(self.no_key(ledger, step));
-            };
+        self.serve_line(ledger, step);
+        if !self.line.is_empty() {
+            // Whoever stands in line comes first.
+            return Err(self.no_key(ledger, step));
+        }
+        match self.draw(ledger, step) {
+            Ok(slot) => Ok(self.grant(ledger, step, slot, (length_us, holder))),
+            Err(Undrawn::Settling) => Err(Refusal::Settling),
+            Err(Undrawn::None) => Err(self.no_key(ledger, step)),
+        }
+    }
+
+    /// Draws a free key, each as likely, and purges those that are due on the way.
+    fn draw(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Result<u32, Undrawn> {
+        while let Some(slot) = self.available.draw(step.chance) {
             if self.lives.deadline(slot, &self.slots) > step.now.serving_us {
-                break slot;
+                return Ok(slot);
             }
             if step.budget == 0 {
-                return Err(Refusal::Settling);
+                return Err(Undrawn::Settling);
             }
             step.budget -= 1;
             self.purge(ledger, step, slot);
-        };
+        }
+        Err(Undrawn::None)
+    }
+
+    /// Lends a free key.
+    fn grant(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        slot: u32,
+        (length_us, holder): (u64, Option<&str>),
+    ) -> (LeaseView, Secret) {
         let token = ledger.take_token(step.facts);
         let lease = Grant {
             granted_us: step.now.lease_us,
@@ -289,7 +326,7 @@ impl Pool {
         self.lend(ledger, slot, token, &lease);
         step.facts.fact(&Fact::Granted { pool: self.number, key, token, lease });
         let view = self.lease_view(&ledger.ids, step.now, self.slots.place(slot));
-        Ok((view, Secret::of_pool(self.slots.value(slot))))
+        (view, Secret::of_pool(self.slots.value(slot)))
     }
 
     fn length_us(&self, ttl_ms: Option<u64>) -> Result<u64, Refusal> {
@@ -303,8 +340,7 @@ impl Pool {
 
     fn no_key(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Refusal {
         self.settle_lives(ledger, step);
-        let due = |at: Option<u64>, now| at.is_some_and(|at| at <= now);
-        if due(self.next_return_us(), step.now.lease_us) || self.life_is_due(step.now) {
+        if self.key_is_due(step.now) {
             return Refusal::Settling;
         }
         let counts = self.counts();
@@ -353,18 +389,6 @@ impl Pool {
         Ok(self.lease_view(&ledger.ids, step.now, hold))
     }
 
-    /// Gives a running lease's key back. O(log n).
-    pub fn release(
-        &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        lease: LeaseId,
-    ) -> Result<(), Refusal> {
-        let hold = self.running(ledger, step, lease)?;
-        self.end_by_call(ledger, step, hold);
-        Ok(())
-    }
-
     /// Puts a key back whoever holds it; ends rest and quarantine too. Tells whether that changed
     /// anything. O(log n).
     pub fn release_key(
@@ -376,7 +400,11 @@ impl Pool {
         let slot = self.touch(ledger, step, key)?;
         match self.slots.state(slot).expect("invariant: found keys are in") {
             KeyState::Available => return Ok(false),
-            KeyState::Leased => self.end_by_call(ledger, step, self.slots.place(slot)),
+            KeyState::Leased => {
+                let hold = self.slots.place(slot);
+                let rest_us = self.holds.get(hold).rest_us;
+                self.end_by_call(ledger, step, hold, (rest_us, None));
+            }
             KeyState::Resting | KeyState::Quarantined => {
                 self.free(ledger, slot, EndCause::Released);
                 let key = self.slots.number(slot);
@@ -384,27 +412,6 @@ impl Pool {
             }
         }
         Ok(true)
-    }
-
-    fn end_by_call(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, hold: u32) {
-        let Hold { slot, token, rest_us, .. } = *self.holds.get(hold);
-        let key = self.slots.number(slot);
-        let rest_until_us = if rest_us > 0 { after(step.now.lease_us, rest_us) } else { 0 };
-        self.end_lease(ledger, hold, rest_until_us, EndCause::Released);
-        step.facts.fact(&Fact::Released { pool: self.number, key, token, rest_until_us });
-    }
-
-    /// Ends a lease: its key rests until a time, or is free when that is 0.
-    fn end_lease(&mut self, ledger: &mut Ledger, hold: u32, rest_until_us: u64, cause: EndCause) {
-        let slot = self.holds.get(hold).slot;
-        if rest_until_us == 0 {
-            self.free(ledger, slot, cause);
-            return;
-        }
-        self.note_end(ledger, hold, cause);
-        self.slots.set_state(slot, KeyState::Resting);
-        self.resting += 1;
-        self.returns.set(hold, rest_until_us, &mut self.holds);
     }
 
     /// The hold of a lease that runs at this instant.
@@ -515,31 +522,31 @@ impl Pool {
         key: &KeyRef,
     ) -> Result<KeyView, Refusal> {
         let slot = self.touch(ledger, step, key)?;
-        let state = self.slots.state(slot).expect("invariant: found keys are in");
-        let hold = self.slots.place(slot);
-        let lease =
-            (state == KeyState::Leased).then(|| self.lease_view(&ledger.ids, step.now, hold));
-        let rests_until_ms = (state == KeyState::Resting)
-            .then(|| step.now.wall_ms_of_lease(self.returns.deadline(hold, &self.holds)));
-        Ok(KeyView {
-            id: self.id_of(&ledger.ids, slot),
-            state,
-            created_at_ms: self.slots.created_ms(slot),
-            expires_at_ms: step.now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
-            rests_until_ms,
-            lease,
-        })
+        Ok(self.key_view(ledger, step.now, slot))
     }
 
     /// Ends what is due, at most the step's budget. O(log n) for each.
     pub fn expire(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
         self.settle_returns(ledger, step);
         self.settle_lives(ledger, step);
+        self.serve_line(ledger, step);
+        self.settle_waits(ledger, step);
     }
 
     /// Whether something of this pool is due.
     pub(crate) fn is_due(&self, now: Now) -> bool {
+        self.next_of_lease_us().is_some_and(|at| at <= now.lease_us) || self.life_is_due(now)
+    }
+
+    /// Whether a lease, a rest or a key of this pool is due.
+    fn key_is_due(&self, now: Now) -> bool {
         self.next_return_us().is_some_and(|at| at <= now.lease_us) || self.life_is_due(now)
+    }
+
+    /// When something of this pool is due next in lease time: a return, or the end of a wait.
+    pub(crate) fn next_of_lease_us(&self) -> Option<u64> {
+        let end = self.line.next_end().map(|(at, _)| at);
+        [self.next_return_us(), end].into_iter().flatten().min()
     }
 
     fn life_is_due(&self, now: Now) -> bool {
@@ -594,7 +601,7 @@ impl Pool {
         let leased = self.slots.state(slot) == Some(KeyState::Leased);
         let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
         if leased {
-            self.end_lease(ledger, hold, rest_until_us, EndCause::Expired);
+            self.end_lease(ledger, hold, (rest_until_us, None), EndCause::Expired);
         } else {
             self.free(ledger, slot, EndCause::Expired);
         }
@@ -618,7 +625,10 @@ impl Pool {
     fn detach(&mut self, ledger: &mut Ledger, slot: u32, cause: EndCause) {
         match self.slots.state(slot).expect("invariant: detached keys are in") {
             KeyState::Available => self.available.remove(slot, &mut self.slots),
-            KeyState::Quarantined => self.quarantined -= 1,
+            KeyState::Quarantined => {
+                self.quarantined -= 1;
+                self.reasons.remove(self.slots.place(slot));
+            }
             state @ (KeyState::Leased | KeyState::Resting) => {
                 let hold = self.slots.place(slot);
                 if state == KeyState::Leased {
@@ -686,19 +696,27 @@ impl Pool {
     }
 
     fn lease_view(&self, ids: &IdKey, now: Now, hold: u32) -> LeaseView {
-        let Hold { slot, token, granted_us, ref holder, .. } = *self.holds.get(hold);
+        let Hold { slot, token, granted_us, ref words, .. } = *self.holds.get(hold);
         let until_us = self.returns.deadline(hold, &self.holds);
         LeaseView {
             id: ids.lease_id(self.number, token),
             key_id: self.id_of(ids, slot),
             token,
-            holder: holder.clone(),
+            holder: words.clone(),
             granted_at_ms: now.wall_ms_of_lease(granted_us),
             expires_at_ms: now.wall_ms_of_lease(until_us),
             expires_in_ms: until_us.saturating_sub(now.lease_us) / US_PER_MS,
             key_expires_at_ms: now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
         }
     }
+}
+
+/// Why no key was drawn.
+enum Undrawn {
+    /// None is free.
+    None,
+    /// More is due than the step's budget allows to purge.
+    Settling,
 }
 
 type Hasher = foldhash::fast::RandomState;

@@ -3,11 +3,13 @@
 //! Keeps the soonest deadline of every pool on each clock. A pool with much that is due is served
 //! a slice at a time, in rotation, so that it delays no other.
 
+use crate::Chance;
 use crate::clocks::Now;
 use crate::deadlines::{Deadlines, NOWHERE, Places};
 use crate::fact::{Fact, Sink};
 use crate::ids::{IdKey, KeyId};
-use crate::ledger::{Counters, Ledger, Limits};
+use crate::ledger::{Counters, Handed, Ledger, Limits};
+use crate::line::Line;
 use crate::policy::{Policy, PolicyPatch, PoolName};
 use crate::pool::{Pool, Step};
 use crate::refusal::Refusal;
@@ -16,7 +18,7 @@ use std::collections::VecDeque;
 
 /// Ends one pool gets before the next one's turn.
 const SLICE: u32 = 256;
-/// Keys up to which a debug build checks a pool after each step.
+/// Keys and waiters up to which a debug build checks a pool after each step.
 const CHECKED_MAX: u64 = 32;
 
 /// All pools of a server.
@@ -26,12 +28,14 @@ pub struct Pools {
     free: Vec<u32>,
     by_name: HashMap<PoolName, u32, foldhash::fast::RandomState>,
     ledger: Ledger,
-    /// The soonest return of each pool, in lease time.
+    /// The soonest return, or end of a wait, of each pool, in lease time.
     returns: Deadlines,
     /// The soonest purge of each pool, in serving time.
     lives: Deadlines,
     /// Pools of which something is due.
     rotation: VecDeque<u32>,
+    /// Lines of removed pools: who stands there is still to be told.
+    orphans: VecDeque<Line>,
 }
 
 /// How far a retelling has come; the default is its beginning.
@@ -60,6 +64,7 @@ impl Pools {
             returns: Deadlines::default(),
             lives: Deadlines::default(),
             rotation: VecDeque::new(),
+            orphans: VecDeque::new(),
         }
     }
 
@@ -107,6 +112,7 @@ impl Pools {
             self.seats.push(Some(seat));
             u32::try_from(self.seats.len() - 1).expect("invariant: pools are bounded")
         };
+        self.seats[at as usize].as_mut().expect(SEATED).pool.seat = at;
         self.by_name.insert(name, at);
         at
     }
@@ -118,7 +124,11 @@ impl Pools {
             return Err(Refusal::DefaultPool);
         }
         let at = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
-        let pool = self.unseat(at);
+        let mut pool = self.unseat(at);
+        let line = pool.take_line();
+        if !line.is_empty() {
+            self.orphans.push_back(line);
+        }
         step.facts.fact(&Fact::PoolGone { pool: pool.number() });
         Ok(pool)
     }
@@ -133,7 +143,7 @@ impl Pools {
         seat.pool
     }
 
-    /// Plays one step on the pool of that name.
+    /// Plays one step on the pool of that name; what it made available goes to those in line.
     pub fn on<T>(
         &mut self,
         name: &PoolName,
@@ -143,8 +153,61 @@ impl Pools {
         let at = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
         let pool = &mut self.seats[at as usize].as_mut().expect(SEATED).pool;
         let played = play(pool, &mut self.ledger, step);
+        pool.serve_line(&mut self.ledger, step);
         self.schedule(at);
         played
+    }
+
+    /// Takes somebody out of line; false when nobody with that ticket waits. O(log n).
+    pub fn leave(&mut self, ticket: u64) -> bool {
+        let Some(&(seat, at)) = self.ledger.waiters.get(&ticket) else { return false };
+        // The seat may be another pool's by now, and the one asked for an orphan, told soon.
+        let Some(seated) = &mut self.seats[seat as usize] else { return false };
+        let left = seated.pool.leave(&mut self.ledger, at, ticket);
+        self.schedule(seat);
+        left
+    }
+
+    /// Takes what those who waited got since the last time: to be called after every step.
+    pub fn take_handed(&mut self) -> std::vec::Drain<'_, Handed> {
+        self.ledger.handed.drain(..)
+    }
+
+    /// Sends everybody away who waits, each told of by ticket. O(waiters): for a stop.
+    pub fn turn_away(&mut self, mut each: impl FnMut(u64)) {
+        for (ticket, _) in self.ledger.waiters.drain() {
+            each(ticket);
+        }
+        self.orphans.clear();
+        for at in 0..u32::try_from(self.seats.len()).expect("invariant: pools are bounded") {
+            if let Some(seat) = &mut self.seats[at as usize] {
+                drop(seat.pool.take_line());
+                self.schedule(at);
+            }
+        }
+    }
+
+    /// How many wait in all pools together. O(1).
+    pub fn waiting(&self) -> usize {
+        self.ledger.waiters.len()
+    }
+
+    /// Tells those in line for removed pools.
+    fn tell_orphans(&mut self, step: &mut Step<'_>) {
+        while step.budget > 0
+            && let Some(line) = self.orphans.front_mut()
+        {
+            step.budget -= 1;
+            match line.first() {
+                None => drop(self.orphans.pop_front()),
+                Some(first) => {
+                    let ticket = line.leave(first).ticket;
+                    self.ledger.waiters.remove(&ticket);
+                    let outcome = Err(Refusal::UnknownPool);
+                    self.ledger.handed.push(Handed { ticket, outcome });
+                }
+            }
+        }
     }
 
     /// The pool of that name.
@@ -186,6 +249,13 @@ impl Pools {
         &mut self.ledger
     }
 
+    /// Names this run of the server, so that no cursor of another run is taken for one of it.
+    pub fn begin_run(&mut self, chance: &mut dyn Chance) {
+        let mut run = [0; 8];
+        chance.fill(&mut run);
+        self.ledger.run = u64::from_le_bytes(run);
+    }
+
     /// The counters that must never go back.
     pub fn counters(&self) -> Counters {
         self.ledger.counters
@@ -204,6 +274,7 @@ impl Pools {
     /// Ends what is due, pools in rotation, at most the step's budget; true when more is due.
     pub fn expire(&mut self, step: &mut Step<'_>) -> bool {
         self.rotate_in(step.now);
+        self.tell_orphans(step);
         while step.budget > 0
             && let Some(at) = self.rotation.pop_front()
         {
@@ -227,7 +298,7 @@ impl Pools {
                 self.schedule(at);
             }
         }
-        !self.rotation.is_empty()
+        !self.rotation.is_empty() || !self.orphans.is_empty()
     }
 
     fn rotate_in(&mut self, now: Now) {
@@ -252,7 +323,7 @@ impl Pools {
 
     /// When something is due next: in lease time and in serving time.
     pub fn next_due(&self) -> (Option<u64>, Option<u64>) {
-        if !self.rotation.is_empty() {
+        if !self.rotation.is_empty() || !self.orphans.is_empty() {
             return (Some(0), Some(0));
         }
         (self.returns.first().map(|(at, _)| at), self.lives.first().map(|(at, _)| at))
@@ -261,13 +332,14 @@ impl Pools {
     /// Notes a pool's soonest deadlines; one in rotation is looked at anyway.
     pub(crate) fn schedule(&mut self, at: u32) {
         let seat = self.seats[at as usize].as_ref().expect(SEATED);
-        if cfg!(debug_assertions) && seat.pool.counts().total() <= CHECKED_MAX {
+        let size = seat.pool.counts().total() + self.ledger.waiters.len() as u64;
+        if cfg!(debug_assertions) && size <= CHECKED_MAX {
             seat.pool.check_invariants(&self.ledger);
         }
         if seat.in_rotation {
             return;
         }
-        let (back, purge) = (seat.pool.next_return_us(), seat.pool.next_purge_us());
+        let (back, purge) = (seat.pool.next_of_lease_us(), seat.pool.next_purge_us());
         note(&mut self.returns, at, back, &mut Returning(&mut self.seats));
         note(&mut self.lives, at, purge, &mut Living(&mut self.seats));
     }

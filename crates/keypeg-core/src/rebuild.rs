@@ -108,6 +108,15 @@ impl Rebuild {
         Ok(())
     }
 
+    /// Puts back that a key is out of rotation; the key has been put back before.
+    pub fn load_quarantined(&mut self, pool: u32, key: u64, reason: &str) -> Result<(), Misfit> {
+        let (seat, slot) = self.key(pool, key)?;
+        let (pool, ledger) = self.pools.parts(seat);
+        let reason = Some(reason).filter(|reason| !reason.is_empty());
+        pool.replay_quarantined(ledger, slot, reason);
+        Ok(())
+    }
+
     /// Puts back that an imported value was in a pool and is never used again.
     pub fn load_retired(&mut self, pool: u32, id: KeyId) -> Result<(), Misfit> {
         let seat = self.seat(pool)?;
@@ -151,6 +160,7 @@ impl Rebuild {
             | Fact::Resting { pool, key, .. }
             | Fact::Renewed { pool, key, .. }
             | Fact::Released { pool, key, .. }
+            | Fact::Quarantined { pool, key, .. }
             | Fact::Restored { pool, key } => match (self.key(*pool, *key), carried) {
                 (Ok((seat, slot)), _) => self.apply_to_lease(seat, slot, fact),
                 (Err(_), Carried::Yes) => Ok(()),
@@ -227,7 +237,7 @@ impl Rebuild {
     fn apply_to_lease(&mut self, seat: u32, slot: u32, fact: &Fact<'_>) -> Result<(), Misfit> {
         let whole = self.whole;
         let (pool, ledger) = self.pools.parts(seat);
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these six alone")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these seven alone")]
         match fact {
             Fact::Granted { token, lease, .. } => {
                 fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
@@ -242,19 +252,24 @@ impl Rebuild {
                 pool.replay_granted(ledger, slot, *token, lease);
                 Ok(())
             }
-            Fact::Resting { token, until_us, .. } => {
+            Fact::Resting { token, until_us, reason, .. } => {
                 fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
                 ledger.next_token = ledger.next_token.max(token + 1);
-                pool.replay_resting(ledger, slot, *token, *until_us);
+                pool.replay_resting(ledger, slot, *token, (*until_us, *reason));
                 Ok(())
             }
             Fact::Renewed { token, until_us, .. } => {
                 let fit = pool.replay_renewed(slot, *token, *until_us);
                 fits(fit || !whole, "a lease that does not run is renewed")
             }
-            Fact::Released { token, rest_until_us, .. } => {
-                let fit = pool.replay_released(ledger, slot, *token, *rest_until_us);
+            Fact::Released { token, rest_until_us, reason, .. } => {
+                let rest = (*rest_until_us, *reason);
+                let fit = pool.replay_released(ledger, slot, *token, rest);
                 fits(fit || !whole, "a lease that does not run is released")
+            }
+            Fact::Quarantined { reason, .. } => {
+                pool.replay_quarantined(ledger, slot, *reason);
+                Ok(())
             }
             Fact::Restored { .. } => {
                 pool.replay_restored(ledger, slot);

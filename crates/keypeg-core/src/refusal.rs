@@ -90,6 +90,11 @@ pub enum Refusal {
         /// How long until the first comes back, in milliseconds, where one does.
         back_in_ms: Option<u64>,
     },
+    /// As many wait as may, on the whole server.
+    LineFull {
+        /// Its bound.
+        max: usize,
+    },
     /// There is no such key: never was, deleted, or purged.
     UnknownKey,
     /// The lease has ended, or never was.
@@ -97,6 +102,8 @@ pub enum Refusal {
         /// How, as far as that is known.
         cause: Option<EndCause>,
     },
+    /// A cursor of another pool or another run, or none at all.
+    BadCursor,
     /// The lease cannot be made to end later than it does.
     MaxHoldReached {
         /// When it ends.

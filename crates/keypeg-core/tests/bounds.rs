@@ -8,7 +8,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Secret, Step,
+    PoolName, Pools, Refusal, Secret, Step, Verdict,
 };
 use rng::Rng;
 
@@ -98,7 +98,9 @@ const CALLS: [(&str, usize, Call); 11] = [
     }),
     ("acquire", 0, |pool, ledger, step, _, _| pool.acquire(ledger, step, None, None).is_ok()),
     ("renew", 1, |pool, ledger, step, _, lease| pool.renew(ledger, step, lease, None).is_ok()),
-    ("release", 1, |pool, ledger, step, _, lease| pool.release(ledger, step, lease).is_ok()),
+    ("release", 1, |pool, ledger, step, _, lease| {
+        pool.release(ledger, step, lease, &Verdict::default()).is_ok()
+    }),
     ("release_key", 1, |pool, ledger, step, keys, _| {
         pool.release_key(ledger, step, &KeyRef::Id(keys[0])).is_ok()
     }),
@@ -240,8 +242,9 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_whole() {
         world.pools.check_invariants();
         for (at, (_, lease)) in leases.into_iter().enumerate() {
             if at % 3 > 0 {
-                let done =
-                    world.on("default", |pool, ledger, step| pool.release(ledger, step, lease));
+                let done = world.on("default", |pool, ledger, step| {
+                    pool.release(ledger, step, lease, &Verdict::default())
+                });
                 assert_eq!(done, Ok(()));
             }
         }

@@ -9,7 +9,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Fact, IdKey, KeyId, KeyRef, KeyView, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch,
-    Pool, PoolName, Pools, Refusal, Step,
+    Pool, PoolName, Pools, Refusal, Step, Verdict,
 };
 use rng::Rng;
 use std::collections::{HashMap, HashSet};
@@ -87,7 +87,9 @@ fn churned(seed: u64) -> (World, Vec<KeyId>) {
             1 if !leases.is_empty() => {
                 let lease = leases.swap_remove(leases.len() / 2);
                 // Its key may have been deleted meanwhile.
-                let _ = world.on(|pool, ledger, step| Ok(pool.release(ledger, step, lease)));
+                let _ = world.on(|pool, ledger, step| {
+                    Ok(pool.release(ledger, step, lease, &Verdict::default()))
+                });
             }
             2 if keys.len() > 100 => {
                 let key = KeyRef::Id(keys.swap_remove(at));

@@ -17,8 +17,8 @@ mod rng;
 use agree::{LIMITS, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
-    Chance, Fact, KeyId, KeyRef, LeaseId, Ledger, NewKey, Now, Policy, PolicyPatch, Pool, Pools,
-    Refusal, Secret, Sink, Step,
+    Chance, Fact, KeyId, KeyRef, KeyState, LeaseId, Ledger, NewKey, Now, Policy, PolicyPatch, Pool,
+    Pools, Refusal, Secret, Sink, Step, Verdict,
 };
 use naive::{NEVER, Naive};
 use rng::Rng;
@@ -30,7 +30,7 @@ const SEEDS: u64 = 200;
 const STEPS: u32 = 400;
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
 /// What must have been said, so that the runs are known to go everywhere.
-const REFUSALS: [&str; 20] = [
+const REFUSALS: [&str; 21] = [
     "UnknownPool",
     "DefaultPool",
     "TooManyPools",
@@ -41,6 +41,7 @@ const REFUSALS: [&str; 20] = [
     "PoolEmpty",
     "AllLeased",
     "AllResting",
+    "AllQuarantined",
     "NoneFree",
     "UnknownKey",
     "ended: None",
@@ -167,14 +168,16 @@ impl Run {
                     self.acquire(name);
                 }
             }
-            98..114 => self.release(name),
+            98..112 => self.release(name),
+            112..114 => self.quarantine_all(name),
             114..128 => self.renew(name),
             128..136 => self.release_key(name),
             136..148 => self.keep_alive(name),
             148..154 => self.keep_alive_many(name),
             154..159 => self.keep_alive_all(name),
             159..169 => self.delete(name),
-            169..175 => self.show(name),
+            169..173 => self.show(name),
+            173..175 => self.list(name),
             175..185 => {
                 let patch = self.a_patch();
                 self.put(name, &patch);
@@ -420,12 +423,37 @@ impl Run {
     }
 
     fn release(&mut self, name: &str) {
-        let id = self.a_lease();
-        self.last = format!("release {id:?} of {name}");
-        let told = self.call(name, |pool, ledger, step| pool.release(ledger, step, id));
-        let expected = self.naive.release(self.now, name, id);
+        let (id, verdict) = (self.a_lease(), self.a_verdict());
+        self.release_as(name, id, &verdict);
+    }
+
+    fn release_as(&mut self, name: &str, id: LeaseId, verdict: &Verdict) {
+        self.last = format!("release {id:?} of {name}: {verdict:?}");
+        let told = self.call(name, |pool, ledger, step| pool.release(ledger, step, id, verdict));
+        let expected = self.naive.release(self.now, name, id, verdict);
         let expected = self.remembered(&told.reply, expected);
         Self::judge(&told, &expected, (1, 1));
+    }
+
+    /// Lends whatever is free, and each goes out of rotation.
+    fn quarantine_all(&mut self, name: &str) {
+        let before = self.leases.len();
+        for _ in 0..12 {
+            self.acquire(name);
+        }
+        for at in before..self.leases.len() {
+            let (id, verdict) = (self.leases[at], Verdict { quarantine: true, ..self.a_verdict() });
+            self.release_as(name, id, &verdict);
+        }
+        self.acquire(name);
+    }
+
+    /// What a holder says of a key: mostly nothing.
+    fn a_verdict(&mut self) -> Verdict {
+        let lengths = [0, 1, 20, 60_000, WEEK_MS, WEEK_MS + 1];
+        let rest_ms = (self.roll(3) == 0).then(|| self.pick(&lengths));
+        let reason = self.pick(&[None, None, Some("".into()), Some("429 ✗".into())]);
+        Verdict { rest_ms, quarantine: self.roll(3) == 0, reason }
     }
 
     fn renew(&mut self, name: &str) {
@@ -518,6 +546,33 @@ impl Run {
         let told = self.call(name, |pool, ledger, step| pool.show(ledger, step, &key));
         let expected = self.naive.show(self.now, name, &key);
         Self::judge(&told, &expected, (1, 0));
+    }
+
+    /// A whole listing, page by page; what of it is due ends on the way.
+    fn list(&mut self, name: &str) {
+        let states = [None, None, Some(KeyState::Available), Some(KeyState::Leased)];
+        let (state, limit) = (self.pick(&states), self.roll(9) + 1);
+        self.last = format!("list {limit} a page of {name}, {state:?}");
+        let (mut found, mut cursor) = (vec![], None);
+        loop {
+            let told = self
+                .call(name, |pool, ledger, step| pool.page(ledger, step, (state, limit), cursor));
+            assert_eq!(told.facts, 0, "a listing changes nothing");
+            let Ok(page) = told.reply else {
+                assert_eq!(told.reply.err(), self.naive.pool(name).err());
+                return;
+            };
+            assert!(page.keys.len() <= limit);
+            found.extend(page.keys);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let mut expected = self.naive.list(self.now, name, state);
+        found.sort_by_key(|key| key.id);
+        expected.sort_by_key(|key| key.id);
+        assert_eq!(found, expected);
     }
 
     /// A change of a policy: mostly short lengths, sometimes out of range.
@@ -622,8 +677,13 @@ fn kind(refusal: &Refusal) -> String {
         Refusal::Invalid(_) => "Invalid".into(),
         Refusal::TooManyPools { .. } => "TooManyPools".into(),
         Refusal::KeyExists { .. } => "KeyExists".into(),
+        Refusal::LineFull { .. } => "LineFull".into(),
         Refusal::MaxHoldReached { .. } => "MaxHoldReached".into(),
-        Refusal::UnknownPool | Refusal::DefaultPool | Refusal::UnknownKey | Refusal::Settling => {
+        Refusal::UnknownPool
+        | Refusal::DefaultPool
+        | Refusal::UnknownKey
+        | Refusal::BadCursor
+        | Refusal::Settling => {
             format!("{refusal:?}")
         }
     }

@@ -45,7 +45,7 @@ fn sound() -> Rebuild {
         granted(1, 1, 49),
         granted(1, 1, 50),
         granted(1, 2, 51),
-        Fact::Released { pool: 1, key: 2, token: 51, rest_until_us: 0 },
+        Fact::Released { pool: 1, key: 2, token: 51, rest_until_us: 0, reason: None },
         Fact::Deleted { pool: 1, key: 3 },
     ];
     for fact in facts {
@@ -59,7 +59,9 @@ fn sound() -> Rebuild {
 #[test]
 fn a_fact_that_does_not_fit_is_refused() {
     let renewed = |key, token| Fact::Renewed { pool: 1, key, token, until_us: 1 };
-    let released = |key, token| Fact::Released { pool: 1, key, token, rest_until_us: 0 };
+    let released =
+        |key, token| Fact::Released { pool: 1, key, token, rest_until_us: 0, reason: None };
+    let quarantined = |key| Fact::Quarantined { pool: 1, key, reason: Some("401") };
     let unfit = [
         made(1, "third"),
         made(3, "default"),
@@ -73,6 +75,7 @@ fn a_fact_that_does_not_fit_is_refused() {
         Fact::Deleted { pool: 2, key: 1 },
         Fact::Purged { pool: 3, key: 1 },
         Fact::Restored { pool: 1, key: 3 },
+        quarantined(3),
         granted(1, 3, 52),
         granted(2, 1, 52),
         granted(1, 2, 51),
@@ -104,6 +107,8 @@ fn a_fact_that_does_not_fit_is_refused() {
         renewed(1, 50),
         released(1, 50),
         Fact::Restored { pool: 1, key: 1 },
+        quarantined(1),
+        quarantined(2),
         Fact::Purged { pool: 1, key: 1 },
         Fact::TokensReserved { until: 101 },
         Fact::Stopped { next_token: 52 },

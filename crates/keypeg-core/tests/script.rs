@@ -324,6 +324,83 @@ fn a_key_can_be_deleted_in_any_state() {
 }
 
 #[test]
+fn a_holder_says_how_long_a_key_rests() {
+    check(
+        "
+        generate a
+        acquire A
+        release A rest=604800.001s -> invalid rest_seconds
+        show a                -> leased
+        release A rest=30s reason=429 -> released
+        show a                -> resting back=30s why=429
+        acquire X             -> no_key AllResting resting=1 back=30s
+        release A rest=1s     -> lease_ended Released
+        restart
+        show a                -> resting back=30s why=429
+        tick 29.999s
+        show a                -> resting back=0.001s why=429
+        tick 0.001s
+        show a                -> available
+        acquire B             -> granted key=a
+        tick 60s
+        show a                -> available                  # the reason went with its rest
+        policy rest=10s
+        acquire C
+        release C rest=0s reason=none -> released
+        show a                -> available                  # the policy's rest is overridden
+        acquire D
+        release D reason=slow -> released
+        show a                -> resting back=10s why=slow
+        unblock a             -> unblocked
+        show a                -> available
+        acquire E
+        release E rest=604800s
+        show a                -> resting back=604800s why=-
+        tick lease 604800s
+        show a                -> available
+        ",
+    );
+}
+
+#[test]
+fn a_key_out_of_rotation_is_lent_to_nobody_until_it_is_put_back() {
+    check(
+        "
+        generate a b
+        acquire A
+        release A quarantine rest=5s reason=401 -> released
+        counts                -> counts available=1 leased=0 quarantined=1 total=2 return=never
+        show of:A             -> quarantined why=401
+        release A             -> lease_ended Released
+        renew A               -> lease_ended Released
+        acquire B             -> granted token=2
+        acquire X             -> no_key NoneFree leased=1 quarantined=1 back=60s
+        release B quarantine
+        acquire X             -> no_key AllQuarantined quarantined=2 back=never
+        show of:B             -> quarantined why=-
+        restart
+        show of:A             -> quarantined why=401
+        show of:B             -> quarantined why=-
+        keepalive of:A        -> kept life=300s
+        tick 100s             # no lease's time brings it back
+        acquire X             -> no_key AllQuarantined
+        unblock of:A          -> unblocked
+        unblock of:A          -> free_already
+        acquire C             -> granted
+        show of:C             -> leased
+        release C quarantine reason=again
+        show of:C             -> quarantined why=again
+        delete of:C           -> deleted
+        tick 200s             # and nobody kept the other alive
+        show of:B             -> unknown_key
+        counts                -> counts quarantined=0 total=0
+        restart
+        counts                -> counts quarantined=0 total=0
+        ",
+    );
+}
+
+#[test]
 fn no_key_says_why_and_when_one_comes_back() {
     check(
         "

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p keypeg-engine --bench churn -- DIR CYCLES`
 
-use keypeg_engine::core::{Policy, PoolName};
+use keypeg_engine::core::{Policy, PoolName, Verdict};
 use keypeg_engine::{
     Answer, Call, Chance, Clock, Engine, Lane, Principal, Reading, Reply, Request, Setup,
 };
@@ -134,14 +134,15 @@ fn report(line: &str) {
 
 /// Lends and returns many keys at once; gives how many.
 fn lend_and_return(lane: &Lane) -> u64 {
-    let acquire = || Call::Acquire { pool: PoolName::default_pool(), ttl_ms: None, holder: None };
+    let acquire =
+        || Call::Acquire { pool: PoolName::default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
     let grants: Vec<_> = (0..AT_ONCE).map(|_| ask(lane, acquire())).collect();
     let releases: Vec<_> = grants
         .into_iter()
         .map(block_on)
         .map(|reply| {
             let Reply::Granted { pool, lease, .. } = reply else { panic!("{reply:?}") };
-            ask(lane, Call::Release { pool, lease: lease.id })
+            ask(lane, Call::Release { pool, lease: lease.id, verdict: Verdict::default() })
         })
         .collect();
     for release in releases {

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 pub const SEGMENT_LEN: u64 = 16 << 20;
 /// Bytes of the last segment that are left unused when no further one is ready: more than a turn
 /// that only gives back can write.
-const LAST_ROOM: u64 = 1 << 20;
+const LAST_ROOM: u64 = 2 << 20;
 const PREFIX: &str = "journal-";
 /// What a file is called until it is whole.
 pub(crate) const UNFINISHED: &str = ".new";
@@ -98,7 +98,16 @@ impl Journal {
         let len = segment_len.max(at);
         let name = file_name(head.segment);
         let unfinished = format!("{name}{UNFINISHED}");
+        let begun_before = disk.list()?.contains(&unfinished);
         let (file, len) = match unused.filter(|unused| *unused >= len) {
+            // A start that was cut short left it. It is not removed: without it, and with more
+            // segments made ready behind, a later start would miss it.
+            _ if begun_before => {
+                let file = disk.open(&unfinished)?;
+                file.set_len(0)?;
+                file.set_len(len)?;
+                (file, len)
+            }
             Some(unused) => {
                 // Durably, before a byte is written: half written it must not have its name.
                 disk.rename(&name, &unfinished)?;
@@ -177,16 +186,43 @@ impl Journal {
         self.segments.iter().map(|(.., len)| len).sum()
     }
 
-    /// The oldest segment.
-    pub(crate) fn oldest(&self) -> u64 {
-        self.segments.front().map_or(self.head.segment, |(segment, ..)| *segment)
+    /// The segment that holds a position; the oldest for one before all.
+    pub(crate) fn holding(&self, position: u64) -> u64 {
+        let mut before = self.segments.iter().filter(|(_, starts_at, _)| *starts_at <= position);
+        let found = before.next_back().or_else(|| self.segments.front());
+        found.map_or(self.head.segment, |(segment, ..)| *segment)
+    }
+
+    /// Bytes of the segments up to one.
+    pub(crate) fn bytes_through(&self, through: u64) -> u64 {
+        let up_to = self.segments.iter().filter(|(segment, ..)| *segment <= through);
+        up_to.map(|(.., len)| len).sum()
+    }
+
+    /// Bytes that can still be written when no further segment can be made, what is kept for
+    /// giving back aside; `None` while more can be made.
+    pub(crate) fn room_bytes(&self) -> Option<u64> {
+        let left = self.spares.left()? as u64;
+        Some((self.len - self.at + left * self.segment_len).saturating_sub(LAST_ROOM))
     }
 
     /// The last segment before the present one whose batches are all in the database.
     pub(crate) fn droppable(&self, carried: u64) -> Option<u64> {
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
-        let whole = pairs.filter(|(_, (_, next_starts_at, _))| next_starts_at - 1 <= carried);
+        // The segment that holds the carried position stays: the carrier reads on from it.
+        let whole = pairs.filter(|(_, (_, next_starts_at, _))| *next_starts_at <= carried);
         whole.map(|((segment, ..), _)| *segment).max()
+    }
+
+    /// Bytes of the segments that hold something not carried yet.
+    pub(crate) fn bytes_to_carry(&self, carried: u64) -> u64 {
+        if carried >= self.position {
+            return 0;
+        }
+        let ends = self.segments.iter().skip(1).map(|(_, starts_at, _)| starts_at - 1);
+        let ends = ends.chain([self.position]);
+        let left = self.segments.iter().zip(ends).filter(|(_, end)| *end > carried);
+        left.map(|((.., len), _)| len).sum()
     }
 
     /// Removes the segments up to one, oldest first, each durably before the next: a start finds

@@ -4,12 +4,17 @@
 //! same transaction as the changes, so after any crash both agree. Leases are not in it. Who reads
 //! the journal and when is `carrier.rs`' business.
 
-use crate::core::{Counters, Fact, IdKey, KeyId, LoadedKey, Misfit, Policy, Rebuild};
+mod rows;
+
+use crate::core::{Counters, Fact, IdKey, KeyId, Misfit, Policy, Rebuild};
 use crate::disk::{Disk, DiskFile};
-use crate::record::{self, BadRecord};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
     TableDefinition,
+};
+use rows::{
+    imported_value, read_aside, read_key, read_pool, retired_sum, state_sum, write_aside,
+    write_key, write_pool,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -28,6 +33,8 @@ const KEYS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("keys");
 const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
 /// Imported values that are gone: a sum, by pool and id.
 const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
+/// Why keys are out of rotation, behind a sum of four bytes; by pool and number.
+const ASIDE: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("aside");
 /// How many keys a pool has, by number: a hint for who loads them.
 const COUNTS: TableDefinition<u32, u64> = TableDefinition::new("counts");
 /// Removed pools whose rows are still to be taken out.
@@ -36,10 +43,6 @@ const GONE: TableDefinition<u32, ()> = TableDefinition::new("gone");
 const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 
 const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
-
-const IMPORTED: u8 = 1;
-/// Bytes of a row before the value.
-const KEY_HEAD: usize = 11;
 
 /// Pools by number: name and policy.
 pub(crate) type PoolRows = BTreeMap<u32, (String, Policy)>;
@@ -62,6 +65,8 @@ pub(crate) struct Change {
     births: BTreeMap<(u32, u64), Vec<u8>>,
     deaths: BTreeSet<(u32, u64)>,
     retired: BTreeSet<(u32, u128)>,
+    /// Keys that went out of rotation, and why; `None` for those put back.
+    aside: BTreeMap<(u32, u64), Option<String>>,
     facts: usize,
 }
 
@@ -109,6 +114,7 @@ impl Keyset {
         let keys = reading.open_table(KEYS).map_err(failed)?;
         let retired = reading.open_table(RETIRED).map_err(failed)?;
         let counts = reading.open_table(COUNTS).map_err(failed)?;
+        let aside = opened_aside(&reading)?;
         let mut loaded = 0;
         for row in pools.iter().map_err(failed)? {
             let (pool, record) = row.map_err(failed)?;
@@ -121,6 +127,13 @@ impl Keyset {
                 let key = read_key(at.value(), row.value())?;
                 rebuild.load_key(pool, at.value().1, &key).map_err(misfit)?;
                 loaded += 1;
+            }
+            if let Some(aside) = &aside {
+                for row in aside.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
+                    let (at, row) = row.map_err(failed)?;
+                    let reason = read_aside(at.value(), row.value())?;
+                    rebuild.load_quarantined(pool, at.value().1, reason).map_err(misfit)?;
+                }
             }
             for row in retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)? {
                 let (at, found) = row.map_err(failed)?;
@@ -173,6 +186,7 @@ impl Keyset {
         let mut retired = writing.open_table(RETIRED)?;
         let mut gone = writing.open_table(GONE)?;
         let mut counts = writing.open_table(COUNTS)?;
+        let mut aside = writing.open_table(ASIDE)?;
         let mut changed: BTreeMap<u32, i64> = BTreeMap::new();
         for (pool, (name, policy)) in &change.pools {
             pools.insert(pool, write_pool(*pool, name, policy).as_slice())?;
@@ -180,6 +194,7 @@ impl Keyset {
         for at in &change.deaths {
             let Some(row) = keys.remove(at)? else { continue };
             *changed.entry(at.0).or_default() -= 1;
+            aside.remove(at)?;
             if let Some(value) = imported_value(row.value()) {
                 let at = (at.0, self.ids.key_id(at.0, value).0);
                 retired.insert(at, retired_sum(at))?;
@@ -188,6 +203,12 @@ impl Keyset {
         for (at, row) in &change.births {
             keys.insert(at, row.as_slice())?;
             *changed.entry(at.0).or_default() += 1;
+        }
+        for (at, reason) in &change.aside {
+            match reason {
+                Some(reason) => aside.insert(at, write_aside(*at, reason).as_slice())?,
+                None => aside.remove(at)?,
+            };
         }
         for at in &change.retired {
             retired.insert(at, retired_sum(*at))?;
@@ -201,7 +222,7 @@ impl Keyset {
             counts.remove(pool)?;
             gone.insert(pool, ())?;
         }
-        let left = trim(&mut gone, &mut keys, &mut retired)?;
+        let left = trim(&mut gone, &mut keys, &mut aside, &mut retired)?;
         let mut state = writing.open_table(STATE)?;
         let Counters { next_key, next_pool, tokens_reserved } = change.counters;
         let numbers = [change.position, next_key, u64::from(next_pool), tokens_reserved];
@@ -250,6 +271,7 @@ impl Drop for Keyset {
 fn trim(
     gone: &mut redb::Table<'_, u32, ()>,
     keys: &mut redb::Table<'_, (u32, u64), &'static [u8]>,
+    aside: &mut redb::Table<'_, (u32, u64), &'static [u8]>,
     retired: &mut redb::Table<'_, (u32, u128), u32>,
 ) -> Result<bool, redb::Error> {
     let Some(pool) = gone.first()?.map(|(pool, _)| pool.value()) else { return Ok(false) };
@@ -259,6 +281,8 @@ fn trim(
     }
     for at in &numbers {
         keys.remove(at)?;
+        // Whatever is out of rotation is a key.
+        aside.remove(at)?;
     }
     let mut ids = Vec::new();
     for row in retired.range((pool, 0)..=(pool, u128::MAX))?.take(TRIM - numbers.len()) {
@@ -302,6 +326,7 @@ impl Change {
                 pools.remove(pool);
                 self.pools.remove(pool);
                 self.births.retain(|(of, _), _| of != pool);
+                self.aside.retain(|(of, _), _| of != pool);
                 self.gone.insert(*pool);
             }
             Fact::Born { pool, first, at_ms, imported, values } => {
@@ -315,6 +340,12 @@ impl Change {
             Fact::Deleted { pool, key } | Fact::Purged { pool, key } => {
                 self.die((*pool, *key), ids);
             }
+            Fact::Quarantined { pool, key, reason } => {
+                self.aside.insert((*pool, *key), Some(reason.unwrap_or_default().to_owned()));
+            }
+            Fact::Restored { pool, key } => {
+                self.aside.insert((*pool, *key), None);
+            }
             Fact::TokensReserved { until } => {
                 self.counters.tokens_reserved = self.counters.tokens_reserved.max(*until);
             }
@@ -323,7 +354,6 @@ impl Change {
             | Fact::Resting { .. }
             | Fact::Renewed { .. }
             | Fact::Released { .. }
-            | Fact::Restored { .. }
             | Fact::Dropped { .. }
             | Fact::Stopped { .. } => {}
         }
@@ -335,6 +365,7 @@ impl Change {
     }
 
     fn die(&mut self, at: (u32, u64), ids: &IdKey) {
+        self.aside.remove(&at);
         match self.births.remove(&at) {
             None => {
                 self.deaths.insert(at);
@@ -348,81 +379,15 @@ impl Change {
     }
 }
 
-/// A row: under a sum of its own, since the database does not check what it reads.
-fn write_key(at: (u32, u64), at_ms: u64, imported: bool, value: &[u8]) -> Vec<u8> {
-    let [m0, m1, m2, m3, m4, m5, ..] = at_ms.to_le_bytes();
-    let mut row = Vec::with_capacity(KEY_HEAD + value.len());
-    row.extend_from_slice(&[0; 4]);
-    row.extend_from_slice(&[if imported { IMPORTED } else { 0 }, m0, m1, m2, m3, m4, m5]);
-    row.extend_from_slice(value);
-    let sum = sum(at, &row[4..]);
-    row[..4].copy_from_slice(&sum.to_le_bytes());
-    row
-}
+type AsideRows = redb::ReadOnlyTable<(u32, u64), &'static [u8]>;
 
-fn sum((pool, key): (u32, u64), rest: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&pool.to_le_bytes());
-    hasher.update(&key.to_le_bytes());
-    hasher.update(rest);
-    hasher.finalize()
-}
-
-fn read_key(at: (u32, u64), row: &[u8]) -> Result<LoadedKey<'_>, KeysetError> {
-    let (found, rest) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
-    if u32::from_le_bytes(*found) != sum(at, rest) {
-        return Err(damaged("a key's row does not match its sum"));
+/// The keys out of rotation; none in a database that was made before there were any.
+fn opened_aside(reading: &redb::ReadTransaction) -> Result<Option<AsideRows>, KeysetError> {
+    match reading.open_table(ASIDE) {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(failed(error)),
     }
-    let [flags, m0, m1, m2, m3, m4, m5, value @ ..] = rest else {
-        return Err(damaged("a row is cut"));
-    };
-    Ok(LoadedKey {
-        value,
-        created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
-        imported: flags & IMPORTED != 0,
-    })
-}
-
-fn retired_sum((pool, id): (u32, u128)) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&pool.to_le_bytes());
-    hasher.update(&id.to_le_bytes());
-    hasher.finalize()
-}
-
-/// The value of an imported key; `None` for one that was made here.
-fn imported_value(row: &[u8]) -> Option<&[u8]> {
-    let (head, value) = row.split_at_checked(KEY_HEAD)?;
-    (head[4] & IMPORTED != 0).then_some(value)
-}
-
-/// A row: a record behind its sum.
-fn write_pool(pool: u32, name: &str, policy: &Policy) -> Vec<u8> {
-    let record = record::write_one(&Fact::PoolMade { pool, name, policy: policy.clone() });
-    [&crc32fast::hash(&record).to_le_bytes()[..], &record].concat()
-}
-
-fn read_pool(number: u32, row: &[u8]) -> Result<(String, Policy), KeysetError> {
-    let (sum, record) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
-    if u32::from_le_bytes(*sum) != crc32fast::hash(record) {
-        return Err(damaged("a pool's row does not match its sum"));
-    }
-    match record::read(record, 0) {
-        Ok((Fact::PoolMade { pool, name, policy }, [])) if pool == number => {
-            Ok((name.to_owned(), policy))
-        }
-        Ok(_) => Err(damaged("a pool's row is another record")),
-        Err(BadRecord(why)) => Err(damaged(why)),
-    }
-}
-
-/// The sum over the numbers of the state.
-fn state_sum(numbers: [u64; 4]) -> u64 {
-    let mut hasher = crc32fast::Hasher::new();
-    for number in numbers {
-        hasher.update(&number.to_le_bytes());
-    }
-    u64::from(hasher.finalize())
 }
 
 fn damaged(why: &str) -> KeysetError {

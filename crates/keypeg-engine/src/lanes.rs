@@ -5,8 +5,9 @@
 //! [`Lane::deliver`], a future that runs on the lane's own core, hands each to its call. A lane is
 //! bounded: over the bound a call is answered [`Refusal::Overloaded`] at once; calls that give
 //! back or keep alive have room of their own. Knows nothing of what a request means, but that a
-//! grant nobody received must be taken back.
+//! grant nobody received must be taken back, and that whoever waits in line and has gone must leave.
 
+use crate::core::Verdict;
 use crate::request::{Call, Principal, Refusal, Reply, Request};
 use std::future::Future;
 use std::mem;
@@ -122,14 +123,16 @@ pub(crate) fn lane(bell: &Bell) -> (Lane, EngineLane) {
 
 impl Lane {
     /// Asks; the future gives the answer. A refusal for want of room is there at once. Dropping
-    /// the future before its answer was taken lets the request run; a grant is then taken back.
+    /// the future before its answer was taken lets the request run, but for one that waits in
+    /// line, which leaves it; a grant is then taken back.
     pub fn call(&self, request: Request) -> Answer {
         let slot = locked(&self.shared.calls).open();
+        let waits = request.call.waits();
         match self.push(slot, request) {
-            Ok(()) => Answer { lane: self.clone(), slot: Some(slot), refused: None },
+            Ok(()) => Answer { lane: self.clone(), slot: Some(slot), waits, refused: None },
             Err(refusal) => {
                 locked(&self.shared.calls).close(slot);
-                Answer { lane: self.clone(), slot: None, refused: Some(refusal) }
+                Answer { lane: self.clone(), slot: None, waits, refused: Some(refusal) }
             }
         }
     }
@@ -148,6 +151,20 @@ impl Lane {
         }
         self.shared.bell.ring();
         Ok(())
+    }
+
+    /// Tells the engine that nobody is left to take this call's answer. Has room of its own: there
+    /// is at most one for each call. To be called while the slot is held, so that whoever gets it
+    /// next asks after this.
+    fn leave(&self, slot: Slot) {
+        {
+            let mut inbox = locked(&self.shared.inbox);
+            if inbox.closed {
+                return;
+            }
+            inbox.queue.push((slot, Request { by: Principal::Server, call: Call::Leave }));
+        }
+        self.shared.bell.ring();
     }
 
     /// Hands answers to their calls until the engine has closed the lane and all are handed out.
@@ -274,7 +291,8 @@ impl Calls {
 /// What undoes a reply that nobody received: a grant is given back, all else stands.
 fn take_back(reply: &Reply) -> Option<Call> {
     let Reply::Granted { lease, pool, .. } = reply else { return None };
-    Some(Call::Release { pool: pool.clone(), lease: lease.id })
+    let verdict = Verdict::default();
+    Some(Call::Release { pool: pool.clone(), lease: lease.id, verdict })
 }
 
 /// The answer to one call, to come.
@@ -283,6 +301,8 @@ fn take_back(reply: &Reply) -> Option<Call> {
 pub struct Answer {
     lane: Lane,
     slot: Option<Slot>,
+    /// Whether its answer can be long in coming.
+    waits: bool,
     refused: Option<Refusal>,
 }
 
@@ -326,6 +346,9 @@ impl Drop for Answer {
                 calls.close(slot);
             } else {
                 *state = CallState::Dropped;
+                if self.waits {
+                    self.lane.leave(slot);
+                }
             }
         }
         for call in unread {
@@ -335,134 +358,4 @@ impl Drop for Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
-    use std::pin::pin;
-
-    fn request(call: Call) -> Request {
-        Request { by: Principal::Anyone, call }
-    }
-
-    fn acquire() -> Request {
-        request(Call::Acquire { pool: PoolName::default_pool(), ttl_ms: None, holder: None })
-    }
-
-    fn granted(token: u128) -> Reply {
-        let lease = LeaseView {
-            id: LeaseId(token),
-            key_id: KeyId(1),
-            token: 1,
-            holder: None,
-            granted_at_ms: 0,
-            expires_at_ms: 0,
-            expires_in_ms: 0,
-            key_expires_at_ms: None,
-        };
-        let value = Secret::new("x").expect("short");
-        Reply::Granted { pool: PoolName::default_pool(), lease: Box::new(lease), value }
-    }
-
-    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-        future.poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    fn taken(engine: &mut EngineLane) -> Vec<(Slot, Request)> {
-        let mut all = Vec::new();
-        engine.take(|slot, request| all.push((slot, request)));
-        all
-    }
-
-    #[test]
-    fn each_call_gets_its_own_answer() {
-        let (lane, mut engine) = lane(&Bell::default());
-        let mut deliver = pin!(lane.deliver());
-        let mut answers: Vec<_> = (0..3).map(|_| Box::pin(lane.call(acquire()))).collect();
-        let asked = taken(&mut engine);
-        for (at, (slot, _)) in asked.into_iter().enumerate().rev() {
-            engine.answer(slot, granted(at as u128));
-        }
-        assert!(poll(answers[0].as_mut()).is_pending());
-        engine.flush();
-        assert!(poll(deliver.as_mut()).is_pending());
-        for (at, answer) in answers.iter_mut().enumerate() {
-            let Poll::Ready(Reply::Granted { lease, .. }) = poll(answer.as_mut()) else {
-                panic!("an answer")
-            };
-            assert_eq!(lease.id, LeaseId(at as u128));
-        }
-    }
-
-    #[test]
-    fn a_grant_nobody_received_is_given_back_whenever_its_call_was_dropped() {
-        for drop_when in 0..3 {
-            let (lane, mut engine) = lane(&Bell::default());
-            let mut deliver = pin!(lane.deliver());
-            let mut answer = Some(lane.call(acquire()));
-            if drop_when == 0 {
-                answer = None;
-            }
-            let (slot, _) = taken(&mut engine).pop().expect("asked");
-            if drop_when == 1 {
-                answer = None;
-            }
-            engine.answer(slot, granted(7));
-            engine.flush();
-            assert!(poll(deliver.as_mut()).is_pending());
-            drop(answer);
-            let back = taken(&mut engine);
-            let [(_, Request { by: Principal::Server, call: Call::Release { lease, .. } })] =
-                &back[..]
-            else {
-                panic!("dropped at {drop_when}: {back:?}")
-            };
-            assert_eq!(*lease, LeaseId(7));
-        }
-    }
-
-    #[test]
-    fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
-        let (lane, mut engine) = lane(&Bell::default());
-        let release = || {
-            let (pool, lease) = (PoolName::default_pool(), LeaseId(1));
-            request(Call::Release { pool, lease })
-        };
-        let refused = |request| {
-            matches!(
-                poll(pin!(lane.call(request))),
-                Poll::Ready(Reply::Refused(Refusal::Overloaded))
-            )
-        };
-        let _kept: Vec<_> = (0..LANE_MAX).map(|_| lane.call(acquire())).collect();
-        assert!(refused(acquire()));
-        let _more: Vec<_> = (0..LANE_RESERVE).map(|_| lane.call(release())).collect();
-        assert!(refused(release()));
-        assert_eq!(taken(&mut engine).len(), LANE_MAX + LANE_RESERVE);
-        assert!(!refused(acquire()), "there is room again at once");
-    }
-
-    #[test]
-    fn a_closed_lane_refuses_and_its_delivery_ends() {
-        let (lane, engine) = lane(&Bell::default());
-        engine.close_inbox();
-        let answer = poll(pin!(lane.call(acquire())));
-        assert!(matches!(answer, Poll::Ready(Reply::Refused(Refusal::ShuttingDown))));
-        engine.close_outbox();
-        assert!(poll(pin!(lane.deliver())).is_ready());
-    }
-
-    #[test]
-    fn slots_are_used_again() {
-        let (lane, mut engine) = lane(&Bell::default());
-        let mut deliver = pin!(lane.deliver());
-        for _ in 0..100 {
-            let mut answer = pin!(lane.call(acquire()));
-            let (slot, _) = taken(&mut engine).pop().expect("asked");
-            engine.answer(slot, Reply::Done);
-            engine.flush();
-            assert!(poll(deliver.as_mut()).is_pending());
-            assert!(poll(answer.as_mut()).is_ready());
-        }
-        assert_eq!(locked(&lane.shared.calls).states.len(), 1);
-    }
-}
+mod tests;

@@ -32,7 +32,9 @@ pub use journal::SEGMENT_LEN;
 pub use keypeg_core as core;
 pub use keypeg_core::Chance;
 pub use lanes::{Answer, LANE_MAX, LANE_RESERVE, Lane};
-pub use request::{Call, GENERATE_MAX, PoolView, Principal, Refusal, Reply, Request};
+pub use request::{
+    Call, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Refusal, Reply, Request, WAIT_MAX_MS,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,6 +97,7 @@ pub struct Engine {
     bell: lanes::Bell,
     meter: Arc<meter::Meter>,
     stopping: Arc<AtomicBool>,
+    turns_away: Arc<AtomicBool>,
     thread: JoinHandle<()>,
     progress: Arc<Progress>,
     carrier: Option<JoinHandle<()>>,
@@ -124,20 +127,38 @@ impl Engine {
         })?;
         let (progress, carrier) = (works.progress(), works.take_carrier());
         let carrier = carrier.map(carry).transpose()?;
-        let (bell, stopping) = (lanes::Bell::default(), Arc::new(AtomicBool::new(false)));
         let meter = works.meter();
+        let bell = lanes::Bell::default();
+        let (stopping, turns_away) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let (outside, inside) = (0..setup.lanes).map(|_| lanes::lane(&bell)).unzip();
-        let run = Run { works, lanes: inside, bell: bell.clone(), stopping: Arc::clone(&stopping) };
+        let run = Run {
+            works,
+            lanes: inside,
+            bell: bell.clone(),
+            stopping: Arc::clone(&stopping),
+            turns_away: Arc::clone(&turns_away),
+        };
         let thread = std::thread::Builder::new()
             .name("keypeg-engine".into())
             .spawn(move || end_process_with(run))
             .map_err(|error| StartError::Io { doing: "starting the engine".into(), error })?;
-        Ok((Self { bell, meter, stopping, thread, progress, carrier }, outside, recovered))
+        Ok((
+            Self { bell, meter, stopping, turns_away, thread, progress, carrier },
+            outside,
+            recovered,
+        ))
     }
 
     /// What the engine counts of its work.
     pub fn meter(&self) -> Arc<meter::Meter> {
         Arc::clone(&self.meter)
+    }
+
+    /// Sends away whoever waits for a key, or would from now on: the server begins to stop, and
+    /// nobody who waits shall hold it up.
+    pub fn turn_waiters_away(&self) {
+        self.turns_away.store(true, Ordering::Release);
+        self.bell.ring();
     }
 
     /// Refuses new requests, plays those already asked, syncs, and waits for the thread to end.

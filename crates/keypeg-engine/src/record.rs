@@ -51,6 +51,7 @@ const STOPPED: u8 = 12;
 const HELD: u8 = 13;
 const RESTING: u8 = 14;
 const DROPPED: u8 = 15;
+const QUARANTINED: u8 = 20;
 
 /// The fields' tags, one number for one meaning in every kind. A number is never given a new one.
 mod tag {
@@ -72,8 +73,9 @@ mod tag {
     pub(super) const KEY_PREFIX: u8 = 16;
     pub(super) const MAX_KEYS: u8 = 17;
     pub(super) const SEGMENT: u8 = 18;
+    pub(super) const REASON: u8 = 30;
     /// From here on a field is bytes behind a length; below it is a number.
-    pub(super) const BYTES: [u8; 4] = [HOLDER, VALUES, NAME, KEY_PREFIX];
+    pub(super) const BYTES: [u8; 5] = [HOLDER, VALUES, NAME, KEY_PREFIX, REASON];
 }
 
 fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
@@ -109,16 +111,26 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::REST, lease.rest_us);
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
         }
-        Fact::Renewed { pool, key, token, until_us }
-        | Fact::Resting { pool, key, token, until_us } => {
+        Fact::Renewed { pool, key, token, until_us } => {
             fields.key(*pool, *key);
             fields.number(tag::TOKEN, *token);
             fields.number(tag::UNTIL, *until_us);
         }
-        Fact::Released { pool, key, token, rest_until_us } => {
+        Fact::Resting { pool, key, token, until_us, reason } => {
+            fields.key(*pool, *key);
+            fields.number(tag::TOKEN, *token);
+            fields.number(tag::UNTIL, *until_us);
+            fields.bytes(tag::REASON, reason.unwrap_or_default().as_bytes());
+        }
+        Fact::Released { pool, key, token, rest_until_us, reason } => {
             fields.key(*pool, *key);
             fields.number(tag::TOKEN, *token);
             fields.number(tag::REST, *rest_until_us);
+            fields.bytes(tag::REASON, reason.unwrap_or_default().as_bytes());
+        }
+        Fact::Quarantined { pool, key, reason } => {
+            fields.key(*pool, *key);
+            fields.bytes(tag::REASON, reason.unwrap_or_default().as_bytes());
         }
         Fact::TokensReserved { until } => fields.number(tag::TOKEN, *until),
         Fact::Stopped { next_token } => fields.number(tag::TOKEN, *next_token),
@@ -161,6 +173,7 @@ fn kind(fact: &Fact<'_>) -> u8 {
         Fact::Restored { .. } => RESTORED,
         Fact::TokensReserved { .. } => TOKENS_RESERVED,
         Fact::Stopped { .. } => STOPPED,
+        Fact::Quarantined { .. } => QUARANTINED,
         Fact::Held { .. } => HELD,
         Fact::Resting { .. } => RESTING,
         Fact::Dropped { .. } => DROPPED,
@@ -206,10 +219,17 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Ba
             let lease = fields.lease(fields.number(AT), until_us, latest_us)?;
             Fact::Held { pool, key, token, lease }
         }
-        RESTING => Fact::Resting { pool, key, token, until_us: fields.number(UNTIL) },
+        RESTING => {
+            let (until_us, reason) = (fields.number(UNTIL), fields.words(tag::REASON)?);
+            Fact::Resting { pool, key, token, until_us, reason }
+        }
         DROPPED => Fact::Dropped { through: fields.number(tag::SEGMENT) },
         RENEWED => Fact::Renewed { pool, key, token, until_us: fields.number(UNTIL) },
-        RELEASED => Fact::Released { pool, key, token, rest_until_us: fields.number(REST) },
+        RELEASED => {
+            let rest_until_us = fields.number(REST);
+            Fact::Released { pool, key, token, rest_until_us, reason: fields.words(tag::REASON)? }
+        }
+        QUARANTINED => Fact::Quarantined { pool, key, reason: fields.words(tag::REASON)? },
         RESTORED => Fact::Restored { pool, key },
         TOKENS_RESERVED => Fact::TokensReserved { until: token },
         STOPPED => Fact::Stopped { next_token: token },
@@ -269,7 +289,12 @@ struct Fields<'a> {
     bytes: [&'a [u8]; TAGS],
 }
 
-const TAGS: usize = 19;
+const TAGS: usize = 31;
+
+/// Whether a tag has a meaning.
+fn is_known(tag: u8) -> bool {
+    (tag::POOL..=tag::SEGMENT).contains(&tag) || tag == tag::REASON
+}
 
 impl<'a> Fields<'a> {
     fn read(mut rest: &'a [u8]) -> Result<Self, BadRecord> {
@@ -277,7 +302,7 @@ impl<'a> Fields<'a> {
         let mut fields = Self { numbers: [0; TAGS], bytes: [&[]; TAGS] };
         while let Some((&tag, after)) = rest.split_first() {
             let at = usize::from(tag);
-            if !(1..TAGS).contains(&at) {
+            if !is_known(tag) {
                 return Err(BadRecord("a field is one this version does not know"));
             }
             let (number, after) = varint(after).ok_or(CUT)?;
@@ -308,8 +333,12 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(self.bytes(tag)).map_err(|_| BadRecord("text is not UTF-8"))
     }
 
+    /// Text that may be left out; empty is left out.
+    fn words(&self, tag: u8) -> Result<Option<&'a str>, BadRecord> {
+        Ok(Some(self.text(tag)?).filter(|text| !text.is_empty()))
+    }
+
     fn lease(&self, at_us: u64, until_us: u64, latest_us: u64) -> Result<Grant<'a>, BadRecord> {
-        let holder = self.text(tag::HOLDER)?;
         let in_order = at_us <= until_us && until_us <= latest_us && latest_us <= NEVER_US;
         if !in_order {
             return Err(BadRecord("an instant is out of range"));
@@ -319,7 +348,7 @@ impl<'a> Fields<'a> {
             until_us,
             hold_until_us: latest_us,
             rest_us: self.number(tag::REST),
-            holder: (!holder.is_empty()).then_some(holder),
+            holder: self.words(tag::HOLDER)?,
         })
     }
 
@@ -391,13 +420,16 @@ mod tests {
             Fact::Granted { pool: 1, key: 7, token: 1 << 52, lease },
             Fact::Granted { pool: 1, key: 7, token: 1, lease: bare },
             Fact::Renewed { pool: 1, key: 7, token: 1, until_us: 77 },
-            Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 0 },
-            Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 5 },
+            Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 0, reason: None },
+            Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 5, reason: Some("429 ✗") },
+            Fact::Quarantined { pool: 1, key: 7, reason: None },
+            Fact::Quarantined { pool: 1, key: 7, reason: Some("401") },
             Fact::Restored { pool: 1, key: 7 },
             Fact::TokensReserved { until: 5 },
             Fact::Stopped { next_token: 4 },
             Fact::Held { pool: 1, key: 7, token: 1, lease: Grant { granted_us: 3, ..lease } },
-            Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5 },
+            Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5, reason: None },
+            Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5, reason: Some("429") },
             Fact::Dropped { through: 9 },
         ]
     }

@@ -31,7 +31,7 @@ pub(crate) struct Replayed {
     unused: Vec<(u64, u64)>,
     head: SegmentHead,
     /// What is at or below this position is in the key set.
-    carried: u64,
+    pub(crate) carried: u64,
     synced: u64,
     /// Batches that no frame proves, each with the counters before it.
     unproven: VecDeque<(Counters, OldBatch)>,
@@ -159,7 +159,17 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
     let mut not_begun = Vec::new();
     for (expected, segment) in (numbers.first().copied().unwrap_or(1)..).zip(&numbers) {
         if *segment != expected {
-            return Err(missing(&file_name(expected)));
+            // A start takes a segment that was made ready by another name until it is whole. Cut
+            // short there, it leaves a gap before the rest of those made ready.
+            let unfinished = format!("{}{UNFINISHED}", file_name(expected));
+            let mut begun = false;
+            for behind in numbers.iter().filter(|number| **number >= *segment) {
+                begun |= head(disk, meta, *behind)?.is_some();
+            }
+            if begun || !names.contains(&unfinished) {
+                return Err(missing(&file_name(expected)));
+            }
+            break;
         }
         let len = disk.open(&file_name(*segment)).and_then(|file| file.length());
         let len = len.map_err(io(&file_name(*segment)))?;
@@ -323,7 +333,7 @@ impl Replayed {
             lease_us: now.lease_us,
             counters,
         };
-        remove_unfinished(&**disk)?;
+        remove_unfinished(&**disk, head.segment)?;
         let mut unused = self.unused.into_iter();
         let next = unused.next().filter(|(segment, _)| *segment == head.segment);
         let next = next.map(|(_, len)| len);
@@ -350,9 +360,11 @@ fn adopt(disk: &dyn Disk, journal: &mut Journal, segment: u64, len: u64) -> Resu
     Ok(())
 }
 
-fn remove_unfinished(disk: &dyn Disk) -> Result<(), StartError> {
+/// Removes segments that were not made ready to their end, but for the one that is begun now.
+fn remove_unfinished(disk: &dyn Disk, fresh: u64) -> Result<(), StartError> {
     for name in disk.list().map_err(io("listing the data directory"))? {
-        if name.strip_suffix(UNFINISHED).is_some_and(|name| segment_of(name).is_some()) {
+        let segment = name.strip_suffix(UNFINISHED).and_then(segment_of);
+        if segment.is_some_and(|segment| segment != fresh) {
             disk.remove(&name).map_err(io("removing an unfinished segment"))?;
         }
     }

@@ -4,8 +4,8 @@
 //! disk or of time.
 
 use keypeg_core::{
-    Counts, KeyId, KeyRef, KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolName,
-    Refusal as Denied, Secret,
+    Counts, Cursor, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey, Policy,
+    PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
 };
 
 /// Who asks. Access tokens will add names; until then everybody is the same.
@@ -70,13 +70,19 @@ pub enum Call {
         ttl_ms: Option<u64>,
         /// Who says to hold it.
         holder: Option<Box<str>>,
+        /// How long to wait in line where none is free, at most [`WAIT_MAX_MS`].
+        wait_ms: u64,
     },
+    /// Leave the line: whoever asked with this call's ticket has gone. Never answered itself.
+    Leave,
     /// Give a lease's key back: [`Reply::Done`].
     Release {
         /// The pool.
         pool: PoolName,
         /// The lease.
         lease: LeaseId,
+        /// What its holder says of the key.
+        verdict: Verdict,
     },
     /// Give a lease more time: [`Reply::Renewed`].
     Renew {
@@ -120,6 +126,17 @@ pub enum Call {
         /// The pool.
         pool: PoolName,
     },
+    /// Some keys without their values: [`Reply::Page`].
+    ListKeys {
+        /// The pool.
+        pool: PoolName,
+        /// Of which state; of all when left out.
+        state: Option<KeyState>,
+        /// How many at most, 1 to [`PAGE_MAX`].
+        limit: usize,
+        /// Where the listing goes on; it begins when left out.
+        cursor: Option<Cursor>,
+    },
     /// One key without its value: [`Reply::Key`].
     ShowKey {
         /// The pool.
@@ -130,6 +147,12 @@ pub enum Call {
 }
 
 impl Call {
+    /// Tells whether its answer can be long in coming, so that the engine must be told when nobody
+    /// is left to take it.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, Self::Acquire { wait_ms: 1.., .. })
+    }
+
     /// Tells whether this asks for something new, which is refused first when room is short;
     /// giving back and keeping alive have room of their own.
     pub(crate) fn is_new_work(&self) -> bool {
@@ -141,8 +164,10 @@ impl Call {
             | Self::Generate { .. }
             | Self::Import { .. }
             | Self::Acquire { .. }
+            | Self::ListKeys { .. }
             | Self::ShowKey { .. } => true,
-            Self::Release { .. }
+            Self::Leave
+            | Self::Release { .. }
             | Self::Renew { .. }
             | Self::ReleaseKey { .. }
             | Self::DeleteKey { .. }
@@ -155,6 +180,12 @@ impl Call {
 
 /// The most keys one call makes, imports or keeps alive.
 pub const GENERATE_MAX: u32 = 10_000;
+
+/// The longest wait for a key, in milliseconds.
+pub const WAIT_MAX_MS: u64 = 300_000;
+
+/// The most keys one page of a listing holds.
+pub const PAGE_MAX: usize = 1_000;
 
 /// What an engine answers. What it shows is durable. Instants are wall time in milliseconds.
 #[derive(Clone, Debug)]
@@ -180,6 +211,8 @@ pub enum Reply {
         lease: Box<LeaseView>,
         /// The key's value.
         value: Secret,
+        /// How long it was waited for, in milliseconds; never more than that.
+        waited_ms: u64,
     },
     /// A lease with its new end.
     Renewed(Box<LeaseView>),
@@ -202,6 +235,8 @@ pub enum Reply {
         /// Those that are not there.
         missing: Vec<KeyId>,
     },
+    /// Some keys of a listing.
+    Page(KeyPage),
     /// One key.
     Key(Box<KeyView>),
     /// No, and why; nothing was changed.

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 /// Segments kept ready. All but the first are kept for releases, deletions and purges.
 pub(crate) const READY: usize = 3;
 /// How long after a failure for want of room the next try is made, microseconds of lease time.
-const RETRY_US: u64 = 1_000_000;
+pub(crate) const RETRY_US: u64 = 1_000_000;
 /// Orders that may wait for the thread; removals beyond stay here and are ordered later.
 const ORDERS_MAX: usize = 64;
 
@@ -36,6 +36,8 @@ pub(crate) struct Spares {
     /// When there was no room for the last one; tried again after a while.
     starved_us: Option<u64>,
     removals: VecDeque<u64>,
+    /// The segment being written.
+    last: u64,
 }
 
 /// Who makes segments ready.
@@ -60,7 +62,7 @@ impl Spares {
     pub(crate) fn new(disk: Arc<dyn Disk>, segment_len: u64) -> Self {
         let (ready, removals) = (VecDeque::new(), VecDeque::new());
         let maker = Maker::Nobody;
-        Self { disk, segment_len, ready, maker, pending: 0, starved_us: None, removals }
+        Self { disk, segment_len, ready, maker, pending: 0, starved_us: None, removals, last: 0 }
     }
 
     /// Makes segments ready from now on, on a thread or in [`Spares::tend`].
@@ -102,6 +104,7 @@ impl Spares {
     /// Takes in what has been made and orders more. `last` is the segment being written. An error
     /// other than want of room is final.
     pub(crate) fn tend(&mut self, last: u64, now_us: u64) -> io::Result<()> {
+        self.last = last;
         while let Some(made) = self.poll()? {
             self.take_in(made, now_us)?;
         }
@@ -149,14 +152,13 @@ impl Spares {
 
     fn take_in(&mut self, made: io::Result<Spare>, now_us: u64) -> io::Result<()> {
         match made {
-            Ok(spare) => {
+            Ok(spare) if spare.segment == self.last + 1 + self.ready.len() as u64 => {
                 self.starved_us = None;
-                // Orders in flight behind one that failed come out of step: made again later.
-                if self.ready.back().is_none_or(|last| last.segment + 1 == spare.segment) {
-                    self.ready.push_back(spare);
-                }
+                self.ready.push_back(spare);
                 Ok(())
             }
+            // An order in flight behind one that failed: left there it would be a gap.
+            Ok(spare) => remove(&*self.disk, spare.segment),
             Err(error) if is_full(&error) => {
                 if self.starved_us.is_none() {
                     tracing::warn!("the disk is full: new keys, then leases are refused");
@@ -171,6 +173,7 @@ impl Spares {
     /// Takes the next segment, of at least `len` bytes; waits for the thread where one is on its
     /// way, and makes it where none is.
     pub(crate) fn take(&mut self, segment: u64, len: u64, now_us: u64) -> io::Result<Spare> {
+        self.last = segment - 1;
         while self.ready.is_empty() && self.pending > 0 {
             let Maker::Thread { made, .. } = &self.maker else { break };
             let made = made.recv().map_err(|_| gone())?;

@@ -18,6 +18,7 @@ pub(crate) struct Run {
     pub(crate) lanes: Vec<EngineLane>,
     pub(crate) bell: Bell,
     pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) turns_away: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -30,6 +31,9 @@ impl Run {
             let stopping = self.stopping.load(Ordering::Acquire);
             if stopping {
                 self.lanes.iter().for_each(EngineLane::close_inbox);
+            }
+            if stopping || self.turns_away.load(Ordering::Acquire) {
+                self.works.turn_waiters_away();
             }
             self.take(&mut asked);
             let next = self.works.turn(&mut asked, &mut replies)?;

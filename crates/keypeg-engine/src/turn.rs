@@ -3,21 +3,24 @@
 //! Pure: pools, the instant, chance and requests go in; facts go to the batch and replies come
 //! out. Whether and when the batch is durable is not known here.
 
-use crate::core::{Ledger, Policy, Pool, PoolName, Pools, Refusal as Denied, Step};
+use crate::core::{
+    LeaseView, Ledger, Lent, Policy, Pool, PoolName, Pools, Refusal as Denied, Secret, Step,
+};
 use crate::request::{Call, PoolView, Refusal, Reply, Request};
 
 /// Ends by time that a turn plays before its requests, and as many again within them.
 pub(crate) const EXPIRE_MAX: u32 = 4_096;
 
-/// Plays one request. `gone` takes a pool that was removed: freeing it is O(n) and not for here.
+/// Plays one request; `None` where its asker, known by `ticket`, now waits in line. `gone` takes a
+/// pool that was removed: freeing it is O(n) and not for here.
 pub(crate) fn play(
     pools: &mut Pools,
     step: &mut Step<'_>,
-    request: &Request,
+    (ticket, request): (u64, &Request),
     gone: &mut Vec<Pool>,
-) -> Reply {
+) -> Option<Reply> {
     let reply = match &request.call {
-        Call::ListPools => return list(pools, step),
+        Call::ListPools => Ok(list(pools, step)),
         Call::PutPool { pool, patch } => pools
             .put(step, pool, &Policy::default(), patch.clone())
             .and_then(|made| shown(pools, step, pool, made)),
@@ -31,9 +34,20 @@ pub(crate) fn play(
             gone.push(pool);
             Reply::Done
         }),
+        Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
+            let wish = (*ttl_ms, holder.as_deref());
+            let lent = pools.on(name, step, |pool, ledger, step| {
+                pool.acquire_or_wait(ledger, step, wish, (ticket, *wait_ms))
+            });
+            match lent {
+                Ok(None) => return None,
+                Ok(Some((lease, value))) => Ok(granted(name.clone(), lease, value, 0)),
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Call::Leave => unreachable!("invariant: who leaves the line asks for nothing"),
         Call::Generate { pool, .. }
         | Call::Import { pool, .. }
-        | Call::Acquire { pool, .. }
         | Call::Release { pool, .. }
         | Call::Renew { pool, .. }
         | Call::ReleaseKey { pool, .. }
@@ -41,11 +55,24 @@ pub(crate) fn play(
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool }
+        | Call::ListKeys { pool, .. }
         | Call::ShowKey { pool, .. } => {
             pools.on(pool, step, |pool, ledger, step| on_pool(pool, ledger, step, &request.call))
         }
     };
-    reply.unwrap_or_else(Reply::from)
+    Some(reply.unwrap_or_else(Reply::from))
+}
+
+/// What somebody who waited is answered.
+pub(crate) fn handed(outcome: Result<Lent, Denied>) -> Reply {
+    match outcome {
+        Ok(Lent { pool, lease, value, waited_ms }) => granted(pool, lease, value, waited_ms),
+        Err(denied) => Reply::from(denied),
+    }
+}
+
+fn granted(pool: PoolName, lease: LeaseView, value: Secret, waited_ms: u64) -> Reply {
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms }
 }
 
 fn on_pool(
@@ -57,11 +84,9 @@ fn on_pool(
     match call {
         Call::Generate { count, .. } => pool.generate(ledger, step, *count).map(Reply::Keys),
         Call::Import { values, .. } => pool.import(ledger, step, values).map(Reply::Keys),
-        Call::Acquire { pool: name, ttl_ms, holder } => {
-            let (lease, value) = pool.acquire(ledger, step, *ttl_ms, holder.as_deref())?;
-            Ok(Reply::Granted { pool: name.clone(), lease: Box::new(lease), value })
+        Call::Release { lease, verdict, .. } => {
+            pool.release(ledger, step, *lease, verdict).map(|()| Reply::Done)
         }
-        Call::Release { lease, .. } => pool.release(ledger, step, *lease).map(|()| Reply::Done),
         Call::Renew { lease, ttl_ms, .. } => {
             let lease = pool.renew(ledger, step, *lease, *ttl_ms)?;
             Ok(Reply::Renewed(Box::new(lease)))
@@ -83,8 +108,16 @@ fn on_pool(
             let kept = pool.keep_alive_all(ledger, step)?;
             Ok(Reply::KeptMany { kept, missing: Vec::new() })
         }
+        Call::ListKeys { state, limit, cursor, .. } => {
+            pool.page(ledger, step, (*state, *limit), *cursor).map(Reply::Page)
+        }
         Call::ShowKey { key, .. } => Ok(Reply::Key(Box::new(pool.show(ledger, step, key)?))),
-        Call::ListPools | Call::PutPool { .. } | Call::ShowPool { .. } | Call::DropPool { .. } => {
+        Call::ListPools
+        | Call::PutPool { .. }
+        | Call::ShowPool { .. }
+        | Call::DropPool { .. }
+        | Call::Acquire { .. }
+        | Call::Leave => {
             unreachable!("invariant: these are not played on one pool's keys")
         }
     }
@@ -106,7 +139,7 @@ fn view(pool: &Pool, step: &Step<'_>) -> PoolView {
         name: pool.name().clone(),
         policy: pool.policy().clone(),
         counts: pool.counts(),
-        waiting: 0,
+        waiting: pool.waiting(),
         next_return_at_ms: pool.next_return_us().map(|at| step.now.wall_ms_of_lease(at)),
         next_purge_at_ms: pool.next_purge_us().and_then(|at| step.now.wall_ms_of_serving(at)),
     }

@@ -3,10 +3,12 @@
 //! It opens a directory, and plays turns: read the clocks once, play, commit, and only then hand
 //! the replies out. After a failed commit nothing more may be asked of it.
 
+mod dropping;
+mod room;
+mod waits;
+
 use crate::carrier::{Carrier, Progress};
-use crate::core::{
-    Fact, IdKey, Limits, Now, PolicyPatch, Pool, PoolName, Pools, Retelling, Sink, Step,
-};
+use crate::core::{Fact, IdKey, Limits, Now, PolicyPatch, Pool, PoolName, Pools, Sink, Step};
 use crate::disk::Disk;
 use crate::journal::{Journal, Room, SEGMENT_LEN, Stamp};
 use crate::keyset::Keyset;
@@ -14,12 +16,15 @@ use crate::meta::Meta;
 use crate::meter::{ANSWERS, COMMIT_US, Meter};
 use crate::record::Batch;
 use crate::recover::{self, io};
-use crate::request::{Call, Refusal, Reply, Request};
+use crate::request::{Refusal, Reply, Request};
+use crate::spares::RETRY_US;
 use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX};
 use crate::{Chance, Clock, Reading, Recovered, Setup, StartError};
-use std::collections::VecDeque;
+use dropping::{Dropping, HELD_BYTES};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+pub use waits::Ticket;
 
 /// Pools a server keeps at most.
 pub const POOLS_MAX: usize = 10_000;
@@ -29,22 +34,11 @@ const TURN_MAX: usize = 8_192;
 const BATCH_FULL: usize = 1 << 20;
 /// How long a request goes over into next turns before it is told to come again.
 const SETTLE_MAX_US: u64 = 50_000;
-/// Holds told anew in one turn.
-const RETELL_MAX: u32 = 256;
-/// Bytes that a hold told anew takes, about.
-const HELD_BYTES: u64 = 64;
+/// How many journals of the usual bound may wait to be carried before new keys are refused.
+const LAG_MAX: u64 = 4;
 /// How long after the last facts an empty batch is written, whose frame proves theirs durable:
 /// damage to it is from then on told from a torn tail.
 const PROVE_AFTER_US: u64 = 1_000_000;
-
-/// Where a reply goes: whatever tells the asker apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// Which lane.
-    pub lane: u32,
-    /// Which call of that lane.
-    pub slot: u32,
-}
 
 /// Pools, their journal and their clocks.
 pub struct Works {
@@ -55,11 +49,17 @@ pub struct Works {
     batch: Batch,
     /// Requests that go over into the next turn, and since when.
     late: VecDeque<(Ticket, Request, u64)>,
+    /// Tickets whose askers have gone while their requests go over.
+    left: HashSet<Ticket>,
+    /// Whether those who wait are sent away: the server stops.
+    turns_away: bool,
     /// Carries the key set into the database, until a thread takes it.
     carrier: Option<Carrier>,
     progress: Arc<Progress>,
     sizes: Sizes,
     dropping: Option<Dropping>,
+    /// Bytes that one hold took when it was told anew last, on average.
+    told_each: u64,
     /// Removed pools whose memory is still to be freed, elsewhere.
     gone: Vec<Pool>,
     /// Whether the last batch holds facts that no later frame proves to be durable.
@@ -83,16 +83,6 @@ impl Default for Sizes {
     fn default() -> Self {
         Self { segment: SEGMENT_LEN, journal: 256 << 20 }
     }
-}
-
-/// What lives of old segments is being told anew, so that they can go.
-#[derive(Clone, Copy, Debug)]
-struct Dropping {
-    at: Retelling,
-    /// The last segment that goes.
-    through: u64,
-    /// Whether all has been told and the last of it is in the batch.
-    told: bool,
 }
 
 /// What a turn leaves to do.
@@ -139,10 +129,11 @@ impl Works {
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
+                let reached = replayed.carried;
                 // The replay took time: the header pairs lease time with the boot time of `now`.
                 let reading = Reading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
-                let carrier = Some(carrier(disk, keyset, &meta, journal.oldest())?);
+                let carrier = Some(carrier(disk, keyset, &meta, journal.holding(reached))?);
                 let mut works = Self::new(pools, Some(journal), carrier, times, chance);
                 works.sizes = sizes;
                 // The first batch proves what was written into the fresh segment.
@@ -175,12 +166,13 @@ impl Works {
     }
 
     fn new(
-        pools: Pools,
+        mut pools: Pools,
         mut journal: Option<Journal>,
         carrier: Option<Carrier>,
         mut times: Times,
-        chance: Box<dyn Chance + Send>,
+        mut chance: Box<dyn Chance + Send>,
     ) -> Self {
+        pools.begin_run(&mut *chance);
         let now = times.now(true);
         let progress = carrier.as_ref().map_or_else(Arc::default, Carrier::progress);
         if let Some(journal) = &mut journal {
@@ -193,10 +185,13 @@ impl Works {
             chance,
             batch: Batch::default(),
             late: VecDeque::new(),
+            left: HashSet::new(),
+            turns_away: false,
             carrier,
             progress,
             sizes: Sizes::default(),
             dropping: None,
+            told_each: HELD_BYTES,
             gone: Vec::new(),
             unproven: false,
             committed_us: now.lease_us,
@@ -259,9 +254,13 @@ impl Works {
         if let Some(journal) = &mut self.journal {
             journal.tend(self.now.lease_us)?;
         }
+        if self.journal.as_ref().is_some_and(|journal| journal.room() < Room::Grants) {
+            self.turn_away(&Refusal::StorageFull, replies);
+        }
         let mut step = step(self.now, &mut *self.chance, &mut self.batch);
         self.pools.expire(&mut step);
         let by_time = step.ended_by_time;
+        self.hand_out(replies);
         let clock_matters = by_time | self.play(asked, replies) | self.proof_is_due();
         self.tell_anew();
         if let Err(error) = self.commit(clock_matters).and_then(|()| self.drop_told()) {
@@ -286,7 +285,8 @@ impl Works {
         let mut ended_by_time = false;
         let mut budget = EXPIRE_MAX;
         let late = self.late.len();
-        let room = self.journal.as_ref().map_or(Room::Plenty, Journal::room);
+        let room = self.room();
+        let lags = self.carrier_lags();
         for played in 0..TURN_MAX.max(late) {
             let next = if played < late {
                 self.late.pop_front()
@@ -294,75 +294,42 @@ impl Works {
                 asked.pop_front().map(|(ticket, request)| (ticket, request, now_us))
             };
             let Some((ticket, request, since_us)) = next else { break };
-            if room < room_for(&request.call) {
-                replies.push((ticket, Reply::Refused(Refusal::StorageFull)));
+            if self.has_left(ticket, &request, played < late, replies) {
+                continue;
+            }
+            if let Some(refusal) = room::refusal(&request.call, room, lags) {
+                replies.push((ticket, Reply::Refused(refusal)));
                 continue;
             }
             let mut step = step(self.now, &mut *self.chance, &mut self.batch);
             step.budget = budget;
-            let reply = turn::play(&mut self.pools, &mut step, &request, &mut self.gone);
+            let asked = (ticket.bits(), &request);
+            let reply = turn::play(&mut self.pools, &mut step, asked, &mut self.gone);
             budget = step.budget;
             ended_by_time |= step.ended_by_time;
-            if turn::is_settling(&reply) && now_us - since_us < SETTLE_MAX_US {
-                self.late.push_back((ticket, request, since_us));
-            } else {
-                replies.push((ticket, reply));
+            self.hand_out(replies);
+            match reply {
+                Some(reply) if turn::is_settling(&reply) && now_us - since_us < SETTLE_MAX_US => {
+                    self.late.push_back((ticket, request, since_us));
+                }
+                reply => replies.extend(reply.map(|reply| (ticket, reply))),
             }
             if self.batch.bytes().len() >= BATCH_FULL && played + 1 >= late {
                 break;
             }
         }
+        if self.late.is_empty() {
+            self.left.clear();
+        }
+        if self.turns_away {
+            self.turn_away(&Refusal::ShuttingDown, replies);
+        }
         ended_by_time
-    }
-
-    /// Where the journal has grown too large, tells a slice of what lives of its old segments anew,
-    /// from memory, into this turn's batch.
-    fn tell_anew(&mut self) {
-        let Some(journal) = &self.journal else { return };
-        let Some(dropping) = &mut self.dropping else {
-            if journal.bytes() > self.most_bytes()
-                && let Some(through) = journal.droppable(self.progress.carried())
-            {
-                self.dropping = Some(Dropping { at: Retelling::default(), through, told: false });
-            }
-            return;
-        };
-        if let Some(at) = self.pools.retell(dropping.at, RETELL_MAX, &mut self.batch) {
-            dropping.at = at;
-        } else {
-            Sink::fact(&mut self.batch, &Fact::Dropped { through: dropping.through });
-            dropping.told = true;
-        }
-    }
-
-    /// Bytes of journal from which on old segments are dropped.
-    fn most_bytes(&self) -> u64 {
-        if self.journal.as_ref().is_some_and(Journal::is_starved) {
-            return 0;
-        }
-        let most = self.sizes.journal / 4 * 3;
-        let journal = self.journal.as_ref().map_or(0, Journal::bytes);
-        if journal <= most {
-            return most;
-        }
-        let away: u64 = self.pools.iter().map(|pool| pool.counts().total_away()).sum();
-        most.max(2 * away * HELD_BYTES)
-    }
-
-    /// Drops the old segments once all that lives of them has been told anew, durably.
-    fn drop_told(&mut self) -> Result<(), CommitError> {
-        if let Some(Dropping { through, told: true, .. }) = self.dropping
-            && let Some(journal) = &mut self.journal
-        {
-            self.dropping = None;
-            journal.drop_through(through)?;
-        }
-        Ok(())
     }
 
     fn begin_step(&mut self) {
         // With no room left to remember a purge, nothing may be purged: serving time stands still.
-        let room = self.journal.as_ref().map_or(Room::Plenty, Journal::room);
+        let room = self.room();
         self.now = self.times.now(room > Room::Nothing);
         self.batch.begin(self.now.lease_us);
     }
@@ -407,11 +374,15 @@ impl Works {
     fn next(&self) -> Next {
         let (back, purge) = self.pools.next_due();
         let back = back.map(|at| at.saturating_sub(self.now.lease_us));
-        let life = purge.map(|at| at.saturating_sub(self.now.serving_us));
+        // Where serving time stands still no purge comes nearer.
+        let serves = self.room() > Room::Nothing;
+        let life = purge.filter(|_| serves).map(|at| at.saturating_sub(self.now.serving_us));
+        let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
+        let retry = starved.then_some(RETRY_US);
         let over = (!self.late.is_empty() || self.dropping.is_some()).then_some(0);
         let proof_at = self.committed_us + PROVE_AFTER_US;
         let proof = self.unproven.then(|| proof_at.saturating_sub(self.now.lease_us));
-        let due = [back, life, over, proof];
+        let due = [back, life, over, proof, retry];
         Next { due_in_us: due.into_iter().flatten().min(), counts_serving: purge.is_some() }
     }
 
@@ -438,25 +409,6 @@ impl Works {
 
 fn step<'a>(now: Now, chance: &'a mut dyn Chance, facts: &'a mut Batch) -> Step<'a> {
     Step { now, chance, facts, budget: EXPIRE_MAX, ended_by_time: false }
-}
-
-/// The room that a call needs: what makes keys is refused first when the disk is full, then
-/// grants; what gives back goes on as long as it can. What reads needs none.
-fn room_for(call: &Call) -> Room {
-    match call {
-        Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => Room::Plenty,
-        Call::Acquire { .. } | Call::Renew { .. } => Room::Grants,
-        Call::Release { .. }
-        | Call::ReleaseKey { .. }
-        | Call::DeleteKey { .. }
-        | Call::DropPool { .. } => Room::GivingBack,
-        Call::ListPools
-        | Call::ShowPool { .. }
-        | Call::ShowKey { .. }
-        | Call::KeepAlive { .. }
-        | Call::KeepAliveMany { .. }
-        | Call::KeepAliveAll { .. } => Room::Nothing,
-    }
 }
 
 fn carrier(

@@ -5,7 +5,9 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, KeyState, PolicyPatch, PoolName, Refusal as Denied, Secret};
+use keypeg_engine::core::{
+    KeyRef, KeyState, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::{Call, Refusal, Reply};
 use std::sync::Arc;
@@ -60,7 +62,7 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
     for round in 0..600 {
         clock.tick_ms(10);
         let (lease, ..) = driver.acquire("somebody").unwrap();
-        driver.call(Call::Release { pool: default_pool(), lease });
+        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
         if round % 7 == 0 {
             driver.carry().unwrap();
         }
@@ -89,6 +91,26 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
 }
 
 #[test]
+fn new_keys_wait_for_a_carrier_that_lags_and_nothing_else_does() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let generate = || Call::Generate { pool: default_pool(), count: 20 };
+    let mut made = 0;
+    while matches!(driver.call(generate()), Reply::Keys(_)) {
+        made += 1;
+        assert!(made < 1_000, "the lag is bounded");
+    }
+    assert!(matches!(driver.call(generate()), Reply::Refused(Refusal::Overloaded)));
+    let (lease, ..) = driver.acquire("goes on").unwrap();
+    assert!(matches!(
+        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() }),
+        Reply::Done
+    ));
+    driver.carry().unwrap();
+    assert!(matches!(driver.call(generate()), Reply::Keys(_)), "and goes on when it has caught up");
+}
+
+#[test]
 fn a_rest_outlives_the_segment_it_was_told_in() {
     let (disk, clock) = (SimDisk::new(), GivenClock::new());
     let mut driver = open(&disk, &clock);
@@ -96,13 +118,13 @@ fn a_rest_outlives_the_segment_it_was_told_in() {
     let patch = PolicyPatch { rest_ms: Some(3_600_000), ..PolicyPatch::default() };
     driver.call(Call::PutPool { pool: side.clone(), patch });
     driver.call(Call::Generate { pool: side.clone(), count: 1 });
-    let call = Call::Acquire { pool: side.clone(), ttl_ms: None, holder: None };
+    let call = Call::Acquire { pool: side.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
     let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
-    driver.call(Call::Release { pool: side.clone(), lease: lease.id });
+    driver.call(Call::Release { pool: side.clone(), lease: lease.id, verdict: Verdict::default() });
     driver.generate(1);
     for _ in 0..300 {
         let (lease, ..) = driver.acquire("somebody").unwrap();
-        driver.call(Call::Release { pool: default_pool(), lease });
+        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
         driver.carry().unwrap();
     }
     drop(driver);
@@ -111,6 +133,50 @@ fn a_rest_outlives_the_segment_it_was_told_in() {
     let call = Call::ShowKey { pool: side, key: KeyRef::Id(lease.key_id) };
     let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
     assert_eq!(shown.state, KeyState::Resting);
+}
+
+/// A quarantine is for ever: it is of the key set, and carried with it.
+#[test]
+fn a_quarantine_outlives_the_segment_it_was_told_in_and_so_does_its_end() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(3);
+    let mut aside = Vec::new();
+    for reason in [Some("401 ✗".into()), None] {
+        let (lease, key, _) = driver.acquire("finds out").unwrap();
+        let verdict = Verdict { quarantine: true, reason, ..Verdict::default() };
+        driver.call(Call::Release { pool: default_pool(), lease, verdict });
+        aside.push(KeyRef::Id(key));
+    }
+    // In another pool, so that no later grant tells anything of these keys.
+    let side = || PoolName::parse("side").unwrap();
+    driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
+    driver.call(Call::Generate { pool: side(), count: 1 });
+    let turn_over = |driver: &mut Driver| {
+        for _ in 0..300 {
+            let call = Call::Acquire { pool: side(), ttl_ms: None, holder: None, wait_ms: 0 };
+            let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
+            let (lease, verdict) = (lease.id, Verdict::default());
+            driver.call(Call::Release { pool: side(), lease, verdict });
+            driver.carry().unwrap();
+        }
+    };
+    let shown = |driver: &mut Driver, key: &KeyRef| {
+        let call = Call::ShowKey { pool: default_pool(), key: key.clone() };
+        let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
+        (shown.state, shown.reason)
+    };
+    turn_over(&mut driver);
+    assert_ne!(segments(&disk)[0], "journal-000000000001");
+    let mut driver = open(&disk, &clock);
+    assert_eq!(shown(&mut driver, &aside[0]), (KeyState::Quarantined, Some("401 ✗".into())));
+    assert_eq!(shown(&mut driver, &aside[1]), (KeyState::Quarantined, None));
+    driver.call(Call::ReleaseKey { pool: default_pool(), key: aside[0].clone() });
+    driver.call(Call::DeleteKey { pool: default_pool(), key: aside[1].clone() });
+    turn_over(&mut driver);
+    let mut driver = open(&disk, &clock);
+    assert_eq!(shown(&mut driver, &aside[0]), (KeyState::Available, None));
+    assert_eq!(driver.recovered.keys, 3);
 }
 
 #[test]
@@ -158,6 +224,7 @@ fn a_removed_pool_is_taken_out_in_slices_and_its_name_is_free_at_once() {
     driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
     for _ in 0..3 {
         driver.call(Call::Generate { pool: side(), count: 10_000 });
+        driver.carry().unwrap();
     }
     driver.carry().unwrap();
     driver.call(Call::DropPool { pool: side() });

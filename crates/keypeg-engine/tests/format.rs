@@ -6,7 +6,7 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, Policy, PolicyPatch, PoolName, Secret};
+use keypeg_engine::core::{KeyRef, Policy, PolicyPatch, PoolName, Secret, Verdict};
 use keypeg_engine::disk::Directory;
 use keypeg_engine::{Call, Reply};
 use std::fmt::Write as _;
@@ -77,11 +77,11 @@ fn story(driver: &mut Driver, clock: &GivenClock) {
     driver.call(Call::Import { pool: side(), values: values.into() });
     driver.call(Call::DeleteKey { pool: side(), key: retired });
     for key in ["imported", "imported too"].map(|v| KeyRef::Value(Secret::new(v).unwrap())) {
-        driver.call(Call::Acquire { pool: side(), ttl_ms: Some(10_000), holder: None });
+        driver.call(Call::Acquire { pool: side(), ttl_ms: Some(10_000), holder: None, wait_ms: 0 });
         driver.call(Call::ReleaseKey { pool: side(), key: key.clone() });
         driver.call(Call::ReleaseKey { pool: side(), key });
     }
-    driver.call(Call::Release { pool: default_pool(), lease: second });
+    driver.call(Call::Release { pool: default_pool(), lease: second, verdict: Verdict::default() });
     driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
     let key = KeyRef::Id(ids[1]);
     for _ in 0..300 {

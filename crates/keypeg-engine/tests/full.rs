@@ -3,15 +3,17 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, LeaseId};
+use keypeg_engine::core::{KeyRef, LeaseId, PolicyPatch, PoolName, Verdict};
+use keypeg_engine::works::Ticket;
 use keypeg_engine::works::{Sizes, Works};
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::{Call, Principal, Refusal, Reply, Request};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
 use support::{Dice, Driver, GivenClock, default_pool, setup};
 
 /// A segment with more room than what is kept unused at the end of the last one.
-const SEGMENT: u64 = (1 << 20) + 16_384;
+const SEGMENT: u64 = (2 << 20) + 16_384;
 /// So large that no segment is dropped unless the disk is full.
 const JOURNAL: u64 = 1 << 40;
 
@@ -36,7 +38,7 @@ fn generate(driver: &mut Driver, count: u32) -> Reply {
 }
 
 fn acquire(driver: &mut Driver) -> Reply {
-    driver.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None })
+    driver.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 })
 }
 
 /// Leaves room for nothing more, and lets the engine notice.
@@ -69,13 +71,18 @@ fn keys_then_grants_are_refused_giving_back_goes_on_and_all_resumes() {
             break;
         }
         let Reply::Granted { lease, .. } = reply else { panic!("{reply:?}") };
-        driver.call(Call::Release { pool: default_pool(), lease: lease.id });
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease: lease.id,
+            verdict: Verdict::default(),
+        });
         granted += 1;
         assert!(granted < 100_000, "grants are refused in the end");
     }
     assert!(is_full(&generate(&mut driver, 1)));
     for lease in leases {
-        let reply = driver.call(Call::Release { pool: default_pool(), lease });
+        let reply =
+            driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
         assert!(matches!(reply, Reply::Done), "{reply:?}");
     }
     let reply = driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
@@ -99,7 +106,11 @@ fn what_is_carried_makes_room_on_a_full_disk() {
     driver.carrier.as_ref().unwrap().keep_ballast().unwrap();
     for _ in 0..30_000 {
         let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("free") };
-        driver.call(Call::Release { pool: default_pool(), lease: lease.id });
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease: lease.id,
+            verdict: Verdict::default(),
+        });
     }
     // No room for one more segment, and hardly any key since the last carrying.
     disk.hold_at_most(Some(disk.used() + 65_536));
@@ -109,10 +120,38 @@ fn what_is_carried_makes_room_on_a_full_disk() {
         clock.tick_ms(1);
         let reply = acquire(&mut driver);
         if let Reply::Granted { lease, .. } = &reply {
-            driver.call(Call::Release { pool: default_pool(), lease: lease.id });
+            driver.call(Call::Release {
+                pool: default_pool(),
+                lease: lease.id,
+                verdict: Verdict::default(),
+            });
         } else {
             assert!(is_full(&reply), "{reply:?}");
         }
     }
     assert!(matches!(acquire(&mut driver), Reply::Granted { .. }), "segments were dropped");
+}
+
+/// A key that came back while the disk was full would have been given to the first in line, and
+/// that grant would have ended the process.
+#[test]
+fn nobody_waits_while_no_grant_could_be_remembered() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(1_000);
+    let side = PoolName::parse("side").unwrap();
+    driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
+    let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
+    let request = Request { by: Principal::Anyone, call };
+    let mut asked = VecDeque::from([(Ticket { lane: 9, slot: 0 }, request)]);
+    driver.works.turn(&mut asked, &mut Vec::new()).unwrap();
+    assert_eq!(driver.works.pools().waiting(), 1);
+    fill(&disk, &mut driver);
+    for _ in 0..100_000 {
+        let Reply::Granted { lease, .. } = acquire(&mut driver) else { break };
+        let (lease, verdict) = (lease.id, Verdict::default());
+        driver.call(Call::Release { pool: default_pool(), lease, verdict });
+    }
+    assert!(is_full(&acquire(&mut driver)));
+    assert_eq!(driver.works.pools().waiting(), 0, "sent away");
 }

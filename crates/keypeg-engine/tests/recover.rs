@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal as Denied};
+use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal as Denied, Verdict};
 use keypeg_engine::works::Ticket;
 use keypeg_engine::{Call, Principal, Refusal, Reply, Request, Setup};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn used() -> (SimDisk, GivenClock) {
     for _ in 0..60 {
         clock.tick_ms(10);
         let (lease, ..) = driver.acquire("somebody").expect("free");
-        driver.call(Call::Release { pool: default_pool(), lease });
+        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
     }
     driver.acquire("job-7").expect("free");
     (disk, clock)
@@ -167,7 +167,10 @@ fn a_lease_is_held_by_its_id_over_a_restart_and_its_token_never_comes_again() {
     assert_eq!((held.id, held.token, held.holder.as_deref()), (lease, token, Some("job-7")));
     assert_eq!(shown.state, KeyState::Leased);
     assert!(driver.acquire("other").is_none());
-    assert!(matches!(driver.call(Call::Release { pool: default_pool(), lease }), Reply::Done));
+    assert!(matches!(
+        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() }),
+        Reply::Done
+    ));
     assert!(driver.acquire("other").expect("free").2 > token);
 }
 
@@ -197,7 +200,7 @@ fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
     driver.works.make_ahead(true).expect("starts");
     for _ in 0..100 {
         let (lease, ..) = driver.acquire("somebody").expect("free");
-        driver.call(Call::Release { pool: default_pool(), lease });
+        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
     }
     drop(driver);
     let mut names = keypeg_engine::disk::Disk::list(&disk).expect("lists");
@@ -321,6 +324,7 @@ fn starts_are_counted_and_a_stored_policy_stands() {
 fn a_failed_commit_answers_nothing() {
     let (disk, clock) = used();
     let mut driver = open(&disk, &clock);
+    driver.carry().expect("carries");
     disk.crash_at(Some(support::sim_disk::CrashAt { operation: 1, after: false }));
     let mut asked = (0..5)
         .map(|slot| {
@@ -349,7 +353,7 @@ fn with_a_backlog() -> Driver {
 }
 
 fn acquire() -> Call {
-    Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None }
+    Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 }
 }
 
 #[test]

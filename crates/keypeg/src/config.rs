@@ -25,7 +25,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs the server
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Asks a running server
+    #[cfg(feature = "cli")]
+    #[command(flatten)]
+    Ask(crate::cli::Ask),
     /// Tells what a start would make of a data directory, and changes nothing in it
     Check(CheckArgs),
 }
@@ -186,8 +190,8 @@ mod tests {
 
     fn config(line: &str) -> Result<Config, u8> {
         let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|_| exit::USAGE)?;
-        let Command::Serve(args) = cli.command else { panic!("serve") };
-        Config::new(args).map_err(|failure| failure.exit)
+        let Command::Serve(args) = cli.command else { return Err(exit::USAGE) };
+        Config::new(*args).map_err(|failure| failure.exit)
     }
 
     #[test]

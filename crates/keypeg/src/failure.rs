@@ -13,12 +13,18 @@ pub mod exit {
     pub const NO_INPUT: u8 = 66;
     /// Something needed is taken or unavailable: the address is in use.
     pub const UNAVAILABLE: u8 = 69;
+    /// The server failed at the request.
+    pub const SOFTWARE: u8 = 70;
     /// The operating system would not give what every program gets.
     pub const OS: u8 = 71;
-    /// The disk failed.
+    /// There is no room for more keys, pools or data.
+    pub const CANNOT_CREATE: u8 = 73;
+    /// The disk failed, or stdout.
     pub const IO: u8 = 74;
-    /// Try again later: another process has the data directory.
+    /// Try again later: another process has the data directory, or no key is free.
     pub const TEMPORARY: u8 = 75;
+    /// What answered is no Keypeg.
+    pub const PROTOCOL: u8 = 76;
     /// Not permitted, such as a port below 1024.
     pub const PERMISSION: u8 = 77;
     /// The configuration is refused.

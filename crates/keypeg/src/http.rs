@@ -14,6 +14,8 @@ mod metrics;
 mod ops;
 mod plain;
 mod pools;
+mod prefer;
+mod query;
 mod seed;
 mod wire;
 
@@ -224,7 +226,12 @@ async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
             Method::DELETE => keys::remove(app, pool, key).await,
             _ => Err(Problem::method_not_allowed("GET, HEAD, DELETE")),
         },
-        [_, "keys" | "leases" | "keepalive"]
+        [pool, "keys"] => match method {
+            Method::GET | Method::HEAD => keys::list(app, pool, request.uri().query()).await,
+            Method::POST => keys::add(app, pool, request).await,
+            _ => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        },
+        [_, "leases" | "keepalive"]
         | [_, "keys", _, "release" | "keepalive"]
         | [_, "leases", _, "release" | "renew"]
             if method != Method::POST =>
@@ -234,7 +241,6 @@ async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
         [pool, "leases"] => leases::acquire(app, pool, request).await,
         [pool, "leases", lease, "release"] => leases::release(app, pool, lease, request).await,
         [pool, "leases", lease, "renew"] => leases::renew(app, pool, lease, request).await,
-        [pool, "keys"] => keys::generate(app, pool, request).await,
         [pool, "keys", key, "release"] => keys::release(app, pool, key, request).await,
         [pool, "keys", key, "keepalive"] => keys::keep_alive(app, pool, key, request).await,
         [pool, "keepalive"] => keys::keep_alive_many(app, pool, request).await,

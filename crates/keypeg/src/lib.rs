@@ -4,6 +4,8 @@
 //! the wire is keypeg-client's. Here is what is left: HTTP, configuration, the system's clock and
 //! chance, signals.
 
+#[cfg(feature = "cli")]
+mod cli;
 mod clock;
 mod config;
 mod failure;
@@ -13,6 +15,8 @@ mod memory;
 mod random;
 mod signals;
 
+#[cfg(feature = "cli")]
+pub use cli::{Ask, To, Wanted};
 pub use clock::SystemClock;
 pub use config::{Cli, Command, Config, ServeArgs};
 pub use failure::{Failure, exit};
@@ -102,6 +106,11 @@ pub fn serve(
         .map_err(|error| Failure::new(exit::OS, format!("asking for the address: {error}")))?;
     let begun = http::Begun { recovered: recovered.clone(), meter: engine.meter() };
     ready(&Ready { addr, recovered, data: config.data.clone() });
+    let stop = async {
+        stop.await;
+        // Nobody who waits for a key holds the stop up.
+        engine.turn_waiters_away();
+    };
     let served = http::accept::run(listener, lanes, begun, stop);
     engine.stop();
     tracing::info!("stopped");
@@ -196,8 +205,8 @@ mod tests {
     #[test]
     fn hundreds_of_connections_may_wait_to_be_accepted() {
         let cli = Cli::try_parse_from(["keypeg", "serve", "--listen", "127.0.0.1:0"]).unwrap();
-        let Command::Serve(args) = cli.command else { panic!("serve") };
-        let listener = listen(&Config::new(args).unwrap()).unwrap();
+        let Command::Serve(args) = cli.command else { panic!("serve was asked for") };
+        let listener = listen(&Config::new(*args).unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
         let patience = Duration::from_secs(10);
         let waiting = (0..500).map(|_| TcpStream::connect_timeout(&addr, patience));

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             // Nobody left to tell when stderr is closed.
             let _ = writeln!(std::io::stderr(), "keypeg: {failure}");
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Failure> {
+fn run() -> Result<u8, Failure> {
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
@@ -29,8 +29,10 @@ fn run() -> Result<(), Failure> {
         }
     };
     match cli.command {
-        Command::Serve(args) => serve(&Config::new(args)?),
-        Command::Check(args) => check(&args.data),
+        Command::Serve(args) => serve(&Config::new(*args)?).map(|()| 0),
+        Command::Check(args) => check(&args.data).map(|()| 0),
+        #[cfg(feature = "cli")]
+        Command::Ask(ask) => ask.run(),
     }
 }
 

@@ -203,7 +203,8 @@ fn a_body_says_that_it_is_json_unless_it_is_empty() {
 #[test]
 fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
     let server = Server::in_memory(&[]);
-    let head = format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
+    let keep = "/v1/pools/default/keepalive";
+    let head = format!("POST {keep} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
     let client = &mut server.client();
     let early = format!("{head}Content-Length: 1048577\r\n\r\n");
     client.raw(early.as_bytes()).unwrap().problem(413, "too_large");
@@ -218,7 +219,17 @@ fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
     client.raw(chunked.as_bytes()).unwrap().problem(413, "too_large");
 
     let client = &mut server.client();
-    let fits = format!("{head}Content-Length: 1048576\r\n\r\n{{}}{}", " ".repeat(1_048_574));
+    let all = "{\"all\":true}";
+    let blanks = " ".repeat(1_048_576 - all.len());
+    let fits = format!("{head}Content-Length: 1048576\r\n\r\n{all}{blanks}");
+    client.raw(fits.as_bytes()).unwrap().is(200, &json!({ "kept": 0 }));
+
+    let head = format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
+    let client = &mut server.client();
+    let early = format!("{head}Content-Length: 8388609\r\n\r\n");
+    client.raw(early.as_bytes()).unwrap().problem(413, "too_large");
+    let client = &mut server.client();
+    let fits = format!("{head}Content-Length: 8388608\r\n\r\n{{}}{}", " ".repeat(8_388_606));
     client.raw(fits.as_bytes()).unwrap().is(201, &json!({}));
 }
 

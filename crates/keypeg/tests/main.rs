@@ -7,8 +7,15 @@
 
 mod api;
 mod cli;
+#[cfg(feature = "cli")]
+mod client;
+#[cfg(feature = "cli")]
+mod commands;
 mod framing;
+mod health;
+mod import;
 mod kill;
+mod list;
 mod metrics;
 mod plain;
 mod refusals;
@@ -17,3 +24,4 @@ mod seed;
 mod support;
 mod tidy;
 mod timing;
+mod wait;

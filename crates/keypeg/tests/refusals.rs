@@ -4,6 +4,8 @@ use crate::support::Server;
 use serde_json::{Value, json};
 
 const NOT_THERE: &str = "00000000000000000000000000";
+const REST: &str = "0, or 0.001..604800";
+const VALUES: &str = "an array of 1..10000 strings of 1..4096 bytes";
 
 #[test]
 fn every_wrong_field_is_named_with_what_it_may_be() {
@@ -23,18 +25,38 @@ fn every_wrong_field_is_named_with_what_it_may_be() {
         (generate, json!({ "count": 1.5 }), "count", "1..10000"),
         (generate, json!({ "count": "1" }), "count", "1..10000"),
         (generate, json!({ "count": null }), "count", "1..10000"),
-        (generate, json!({ "n": 1 }), "n", "count"),
+        (generate, json!({ "n": 1 }), "n", "count, values"),
+        (generate, json!({ "count": 1, "values": ["a"] }), "count", "left out beside values"),
+        (generate, json!({ "values": [] }), "values", VALUES),
+        (generate, json!({ "values": "a" }), "values", VALUES),
+        (generate, json!({ "values": null }), "values", VALUES),
+        (generate, json!({ "values": ["a", 1] }), "values", VALUES),
+        (generate, json!({ "values": ["a", ""] }), "values", VALUES),
+        (generate, json!({ "values": ["x".repeat(4_097)] }), "values", VALUES),
+        (generate, json!({ "values": ["é".repeat(2_049)] }), "values", VALUES),
+        (generate, json!({ "values": vec!["x"; 10_001] }), "values", VALUES),
         (generate, json!([]), "body", "an object"),
         (acquire, json!({ "ttl_seconds": 0 }), "ttl_seconds", "*"),
         (acquire, json!({ "ttl_seconds": -1 }), "ttl_seconds", "*"),
         (acquire, json!({ "ttl_seconds": 60.001 }), "ttl_seconds", "*"),
         (acquire, json!({ "ttl_seconds": 1e300 }), "ttl_seconds", "*"),
         (acquire, json!({ "ttl_seconds": "60" }), "ttl_seconds", "*"),
+        (acquire, json!({ "wait_seconds": 300.001 }), "wait_seconds", "0..300"),
+        (acquire, json!({ "wait_seconds": -1 }), "wait_seconds", "0..300"),
+        (acquire, json!({ "wait_seconds": null }), "wait_seconds", "0..300"),
         (acquire, json!({ "holder": 7 }), "holder", "*"),
         (acquire, json!({ "holder": "a\nb" }), "holder", "*"),
         (acquire, json!({ "holder": "x".repeat(129) }), "holder", "*"),
-        (acquire, json!({ "hodler": "x" }), "hodler", "ttl_seconds, holder"),
-        (&release, json!({ "why": 1 }), "why", "no fields"),
+        (acquire, json!({ "hodler": "x" }), "hodler", "ttl_seconds, wait_seconds, holder"),
+        (&release, json!({ "why": 1 }), "why", "rest_seconds, quarantine, reason"),
+        (&release, json!({ "rest_seconds": 604_800.001 }), "rest_seconds", REST),
+        (&release, json!({ "rest_seconds": -0.001 }), "rest_seconds", REST),
+        (&release, json!({ "rest_seconds": null }), "rest_seconds", REST),
+        (&release, json!({ "quarantine": 1 }), "quarantine", "true or false"),
+        (&release, json!({ "quarantine": null }), "quarantine", "true or false"),
+        (&release, json!({ "reason": 401 }), "reason", "at most 256 printable characters"),
+        (&release, json!({ "reason": "a\tb" }), "reason", "at most 256 printable characters"),
+        (&release, json!({ "reason": "x".repeat(257) }), "reason", "*"),
         (&renew, json!({ "ttl_seconds": [] }), "ttl_seconds", "*"),
         (&keep, json!({ "ttl_seconds": 1 }), "ttl_seconds", "no fields"),
         (put, json!({ "lease_ttl_seconds": 0 }), "lease_ttl_seconds", "0.001..604800"),
@@ -42,7 +64,8 @@ fn every_wrong_field_is_named_with_what_it_may_be() {
         (put, json!({ "lease_ttl_seconds": null }), "lease_ttl_seconds", "0.001..604800"),
         (put, json!({ "max_hold_seconds": 1 }), "max_hold_seconds", "*"),
         (put, json!({ "keepalive_ttl_seconds": 0 }), "keepalive_ttl_seconds", "*"),
-        (put, json!({ "rest_seconds": -1 }), "rest_seconds", "*"),
+        (put, json!({ "rest_seconds": -1 }), "rest_seconds", REST),
+        (put, json!({ "rest_seconds": 604_800.001 }), "rest_seconds", REST),
         (put, json!({ "key_length": 15 }), "key_length", "16..128"),
         (put, json!({ "key_length": 100_000 }), "key_length", "16..128"),
         (put, json!({ "key_prefix": "a b" }), "key_prefix", "*"),
@@ -59,24 +82,39 @@ fn every_wrong_field_is_named_with_what_it_may_be() {
 }
 
 #[test]
+fn every_wrong_parameter_is_named() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    for (query, field, allowed) in [
+        ("limit=0", "limit", "1..1000"),
+        ("limit=1001", "limit", "1..1000"),
+        ("limit=", "limit", "1..1000"),
+        ("limit=%2B1", "limit", "1..1000"),
+        ("limit=99999999999999999999999", "limit", "1..1000"),
+        ("limit=1&limit=1", "limit", "there once"),
+        ("state=blocked", "state", "available, leased, resting, quarantined"),
+        ("state=", "state", "available, leased, resting, quarantined"),
+        ("stat%65=leased&page=2", "page", "state, limit, cursor"),
+        ("page", "page", "state, limit, cursor"),
+    ] {
+        let answer = client.ask(&format!("GET /v1/pools/default/keys?{query}"));
+        let problem = answer.problem(422, "invalid");
+        assert_eq!((&problem["field"], &problem["allowed"]), (&json!(field), &json!(allowed)));
+    }
+    for cursor in ["", "x", NOT_THERE] {
+        let answer = client.ask(&format!("GET /v1/pools/default/keys?cursor={cursor}"));
+        answer.problem(400, "bad_cursor");
+    }
+    for query in ["", "?limit=0", "?cursor=x"] {
+        client.ask(&format!("GET /v1/pools/nope/keys{query}")).problem(404, "unknown_pool");
+    }
+}
+
+#[test]
 fn what_is_still_to_come_is_refused_and_never_ignored() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
-    let release = format!("POST /v1/pools/default/leases/{NOT_THERE}/release");
-    for (request, body, field) in [
-        ("POST /v1/pools/default/leases", json!({ "wait_seconds": 1 }), "wait_seconds"),
-        ("POST /v1/pools/default/keys", json!({ "values": ["a"] }), "values"),
-        ("PUT /v1/pools/default", json!({ "rest_seconds": 1 }), "rest_seconds"),
-        (&release, json!({ "rest_seconds": 1 }), "rest_seconds"),
-        (&release, json!({ "quarantine": true }), "quarantine"),
-        (&release, json!({ "reason": "x" }), "reason"),
-    ] {
-        let problem = client.send(request, &body).problem(422, "invalid");
-        assert_eq!(problem["field"], field, "{request}");
-        let detail = problem["detail"].as_str().unwrap();
-        assert!(detail.contains("does not have") && detail.contains(field), "{detail}");
-    }
     for path in ["leases", "keys"] {
         let request = format!("POST /v1/pools/default/{path}");
         let answer = client.try_send(&request, &[("Idempotency-Key", "once")], "").unwrap();
@@ -152,7 +190,7 @@ fn unknown_routes_and_wrong_methods_say_so() {
         ("POST /v1/pools", "GET, HEAD"),
         ("POST /v1/pools/default", "GET, HEAD, PUT, DELETE"),
         ("BREW /v1/pools/default", "GET, HEAD, PUT, DELETE"),
-        ("GET /v1/pools/default/keys", "POST"),
+        ("PUT /v1/pools/default/keys", "GET, HEAD, POST"),
         ("GET /v1/pools/default/leases", "POST"),
         ("HEAD /v1/pools/default/leases", "POST"),
         ("PUT /v1/pools/default/keepalive", "POST"),

@@ -16,6 +16,7 @@ impl Pool {
     /// Panics unless the pool's parts agree with each other. O(n).
     pub fn check_invariants(&self, ledger: &Ledger) {
         let mut by_state = [0_u64; 4];
+        let mut reasons = 0;
         let keys = (0..self.slots.len()).filter_map(|slot| Some((slot, self.slots.state(slot)?)));
         for (slot, state) in keys {
             by_state[state as usize] += 1;
@@ -23,6 +24,8 @@ impl Pool {
             assert_eq!(self.find(&ledger.ids, id), Some(slot), "a key is found by its id");
             assert!(!self.retired.contains(&id), "a retired value is not in the pool");
             assert_ne!(Places::place(&self.slots, slot), NOWHERE, "every key has a deadline");
+            let set_aside = state == KeyState::Quarantined;
+            reasons += usize::from(set_aside && self.reason(slot).is_some());
             if matches!(state, KeyState::Leased | KeyState::Resting) {
                 let hold = self.slots.place(slot);
                 let record = self.holds.get(hold);
@@ -32,6 +35,7 @@ impl Pool {
                 assert!(record.token < ledger.next_token, "tokens only grow");
             }
         }
+        assert_eq!(self.reasons.len(), reasons, "a reason is of a key out of rotation");
         let counts = self.counts();
         let told = [counts.available, counts.leased, counts.resting, counts.quarantined];
         assert_eq!(told, by_state, "counts are counters that agree with the keys");
@@ -39,6 +43,10 @@ impl Pool {
         assert_eq!(self.by_id.len(), total, "the index holds every key once");
         assert_eq!(self.lives.len(), total, "every key has one keep-alive deadline");
         assert_eq!(self.returns.len(), self.holds.len(), "every hold has one end");
+        let listed = |waiters: &&(u32, u32)| waiters.0 == self.seat;
+        let waiting = ledger.waiters.values().filter(listed).count();
+        assert!(waiting >= self.line.len(), "everybody in line is found by ticket");
+        self.line.check_invariants();
         self.available.check_invariants(&self.slots);
         self.lives.check_invariants(&self.slots);
         self.returns.check_invariants(&self.holds);

@@ -83,12 +83,12 @@ impl Pool {
         ledger: &mut Ledger,
         slot: u32,
         token: u64,
-        until_us: u64,
+        (until_us, reason): (u64, Option<&str>),
     ) {
         let (granted_us, hold_until_us) = (until_us, until_us);
         let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None };
         self.lend(ledger, slot, token, &lease);
-        self.end_lease(ledger, self.slots.place(slot), until_us, EndCause::Expired);
+        self.end_lease(ledger, self.slots.place(slot), (until_us, reason), EndCause::Expired);
     }
 
     /// Gives the lease a new end. False when the key is not lent for that token.
@@ -104,15 +104,26 @@ impl Pool {
         ledger: &mut Ledger,
         slot: u32,
         token: u64,
-        rest_until_us: u64,
+        rest: (u64, Option<&str>),
     ) -> bool {
         let Some(hold) = self.lent_for(slot, token) else { return false };
-        self.end_lease(ledger, hold, rest_until_us, EndCause::Released);
+        self.end_lease(ledger, hold, rest, EndCause::Released);
         true
     }
 
+    /// Takes a key out of rotation, whatever it was.
+    pub(crate) fn replay_quarantined(
+        &mut self,
+        ledger: &mut Ledger,
+        slot: u32,
+        reason: Option<&str>,
+    ) {
+        self.set_aside(ledger, slot, reason);
+    }
+
     pub(crate) fn replay_restored(&mut self, ledger: &mut Ledger, slot: u32) {
-        // A key that is put back rested: where it is still lent here, time has ended the lease.
+        // A key that is put back rested or was out of rotation: where it is still lent here, time
+        // has ended the lease.
         self.free(ledger, slot, EndCause::Expired);
     }
 
@@ -153,7 +164,7 @@ impl Pool {
     }
 
     fn retell_hold(&self, at: u32, facts: &mut dyn Sink) {
-        let Hold { slot, token, granted_us, latest_us, rest_us, ref holder, .. } =
+        let Hold { slot, token, granted_us, latest_us, rest_us, ref words, .. } =
             *self.holds.get(at);
         if !self.holds.is_in(at) {
             return;
@@ -161,10 +172,11 @@ impl Pool {
         let (pool, key) = (self.number, self.slots.number(slot));
         let until_us = self.returns.deadline(at, &self.holds);
         if self.slots.state(slot) == Some(KeyState::Resting) {
-            facts.fact(&Fact::Resting { pool, key, token, until_us });
+            let reason = words.as_deref();
+            facts.fact(&Fact::Resting { pool, key, token, until_us, reason });
             return;
         }
-        let holder = holder.as_deref();
+        let holder = words.as_deref();
         let lease = Grant { granted_us, until_us, hold_until_us: latest_us, rest_us, holder };
         facts.fact(&Fact::Held { pool, key, token, lease });
     }

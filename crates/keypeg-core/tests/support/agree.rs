@@ -8,6 +8,7 @@ use super::naive::{Naive, NaivePool};
 use super::rng::Rng;
 use keypeg_core::{
     Fact, IdKey, KeyRef, Ledger, Limits, Now, Pool, PoolName, Pools, Refusal, Secret, Sink, Step,
+    Verdict,
 };
 
 /// The bounds of both.
@@ -102,7 +103,7 @@ fn compare_keys(
     }
     for past in naive.past.iter().rev().take(10) {
         let cause = naive.how_ended(pool, past.id);
-        let told = own.release(ledger, step, past.id);
+        let told = own.release(ledger, step, past.id, &Verdict::default());
         let forgot = naive.forgetful && told == Err(Refusal::LeaseEnded { cause: None });
         assert!(forgot || told == Err(Refusal::LeaseEnded { cause }), "{told:?}, was {cause:?}");
     }

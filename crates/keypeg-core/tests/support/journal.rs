@@ -14,7 +14,7 @@ pub(crate) struct Journal {
 struct Entry {
     /// The fact with nothing in the place of what it borrows.
     fact: Fact<'static>,
-    /// What it borrows: a name, packed values, a holder.
+    /// What it borrows: a name, packed values, a holder, a reason.
     borrowed: Option<Vec<u8>>,
 }
 
@@ -68,8 +68,13 @@ impl Entry {
             Fact::Renewed { pool, key, token, until_us } => {
                 Fact::Renewed { pool, key, token, until_us }
             }
-            Fact::Released { pool, key, token, rest_until_us } => {
-                Fact::Released { pool, key, token, rest_until_us }
+            Fact::Released { pool, key, token, rest_until_us, reason } => {
+                borrowed = reason.map(|reason| reason.as_bytes().to_vec());
+                Fact::Released { pool, key, token, rest_until_us, reason: None }
+            }
+            Fact::Quarantined { pool, key, reason } => {
+                borrowed = reason.map(|reason| reason.as_bytes().to_vec());
+                Fact::Quarantined { pool, key, reason: None }
             }
             Fact::Restored { pool, key } => Fact::Restored { pool, key },
             Fact::TokensReserved { until } => Fact::TokensReserved { until },
@@ -88,12 +93,12 @@ impl Entry {
                 *values = Values::parse(packed).expect("whole values");
             }
             Fact::Granted { lease, .. } => lease.holder = text(),
+            Fact::Released { reason, .. } | Fact::Quarantined { reason, .. } => *reason = text(),
             Fact::PolicySet { .. }
             | Fact::PoolGone { .. }
             | Fact::Deleted { .. }
             | Fact::Purged { .. }
             | Fact::Renewed { .. }
-            | Fact::Released { .. }
             | Fact::Restored { .. }
             | Fact::TokensReserved { .. }
             | Fact::Held { .. }

@@ -6,7 +6,7 @@
 
 use keypeg_core::{
     Counts, EndCause, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey,
-    NoKeyCause, Now, Policy, PolicyPatch, Refusal,
+    NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, Refusal, Verdict,
 };
 use std::collections::HashSet;
 
@@ -56,8 +56,10 @@ pub(crate) struct Key {
 pub(crate) enum State {
     Free,
     Leased(Lease),
-    /// Until when, in lease time.
-    Resting(u64),
+    /// Until when, in lease time, and why.
+    Resting(u64, Option<String>),
+    /// Why.
+    Quarantined(Option<String>),
 }
 
 /// A running lease; instants in lease time.
@@ -114,9 +116,9 @@ impl Naive {
                 {
                     let how = EndCause::Expired;
                     past.push(Past { id: lease.id, pool: number, serial: key.serial, how });
-                    key.state = State::Resting(lease.until + lease.rest);
+                    key.state = State::Resting(lease.until + lease.rest, None);
                 }
-                if matches!(key.state, State::Resting(until) if until <= now.lease_us) {
+                if matches!(key.state, State::Resting(until, _) if until <= now.lease_us) {
                     key.state = State::Free;
                 }
             }
@@ -275,6 +277,7 @@ impl Naive {
         let counts = pool.counts();
         let cause = match (counts.total(), counts.leased, counts.resting) {
             (0, ..) => NoKeyCause::PoolEmpty,
+            (all, ..) if counts.quarantined == all => NoKeyCause::AllQuarantined,
             (all, leased, _) if leased == all => NoKeyCause::AllLeased,
             (all, _, resting) if resting == all => NoKeyCause::AllResting,
             _ => NoKeyCause::NoneFree,
@@ -309,20 +312,36 @@ impl Naive {
         key.lease_view(now).expect("just lent")
     }
 
-    pub(crate) fn release(&mut self, now: Now, name: &str, id: LeaseId) -> Result<(), Refusal> {
+    pub(crate) fn release(
+        &mut self,
+        now: Now,
+        name: &str,
+        id: LeaseId,
+        verdict: &Verdict,
+    ) -> Result<(), Refusal> {
+        self.pool(name)?;
+        if verdict.rest_ms.is_some_and(|ms| ms > WEEK_MS) {
+            let (field, allowed) = ("rest_seconds", "0, or 0.001..604800");
+            return Err(Refusal::Invalid(OutOfRange { field, allowed }));
+        }
         let (pool, key) = self.running(name, id)?;
-        self.give_back(now, pool, key);
+        self.give_back(now, pool, key, verdict);
         Ok(())
     }
 
-    fn give_back(&mut self, now: Now, pool: usize, key: usize) {
+    fn give_back(&mut self, now: Now, pool: usize, key: usize, verdict: &Verdict) {
         let number = self.pools[pool].number;
         let key = &mut self.pools[pool].keys[key];
         let State::Leased(lease) = &key.state else { panic!("only a leased key is given back") };
         let how = EndCause::Released;
         self.past.push(Past { id: lease.id, pool: number, serial: key.serial, how });
-        let rests = lease.rest > 0;
-        key.state = if rests { State::Resting(now.lease_us + lease.rest) } else { State::Free };
+        let rest = verdict.rest_ms.map_or(lease.rest, |ms| ms * 1_000);
+        let why = verdict.reason.as_deref().filter(|why| !why.is_empty()).map(String::from);
+        key.state = match verdict {
+            Verdict { quarantine: true, .. } => State::Quarantined(why),
+            _ if rest > 0 => State::Resting(now.lease_us + rest, why),
+            _ => State::Free,
+        };
     }
 
     pub(crate) fn renew(
@@ -382,8 +401,10 @@ impl Naive {
         let (pool, key) = self.find(name, key)?;
         match self.pools[pool].keys[key].state {
             State::Free => return Ok(false),
-            State::Leased(_) => self.give_back(now, pool, key),
-            State::Resting(_) => self.pools[pool].keys[key].state = State::Free,
+            State::Leased(_) => self.give_back(now, pool, key, &Verdict::default()),
+            State::Resting(..) | State::Quarantined(_) => {
+                self.pools[pool].keys[key].state = State::Free;
+            }
         }
         Ok(true)
     }
@@ -433,6 +454,12 @@ impl Naive {
         Ok(())
     }
 
+    pub(crate) fn list(&self, now: Now, name: &str, state: Option<KeyState>) -> Vec<KeyView> {
+        let keys = &self.pool(name).expect("it answered").keys;
+        let views = keys.iter().map(|key| key.view(now));
+        views.filter(|view| state.is_none_or(|state| view.state == state)).collect()
+    }
+
     pub(crate) fn show(&self, now: Now, name: &str, key: &KeyRef) -> Result<KeyView, Refusal> {
         let (pool, key) = self.find(name, key)?;
         Ok(self.pools[pool].keys[key].view(now))
@@ -449,7 +476,7 @@ impl NaivePool {
         let ms = ms.unwrap_or(self.policy.lease_ttl_ms);
         if ms == 0 || ms > self.policy.lease_ttl_ms {
             let (field, allowed) = ("ttl_seconds", "0.001..lease_ttl_seconds of the pool");
-            return Err(Refusal::Invalid(keypeg_core::OutOfRange { field, allowed }));
+            return Err(Refusal::Invalid(OutOfRange { field, allowed }));
         }
         Ok(ms * 1_000)
     }
@@ -470,7 +497,8 @@ impl NaivePool {
             match key.state {
                 State::Free => counts.available += 1,
                 State::Leased(_) => counts.leased += 1,
-                State::Resting(_) => counts.resting += 1,
+                State::Resting(..) => counts.resting += 1,
+                State::Quarantined(_) => counts.quarantined += 1,
             }
         }
         counts
@@ -488,17 +516,20 @@ impl NaivePool {
 impl Key {
     pub(crate) fn comes_back(&self) -> Option<u64> {
         match &self.state {
-            State::Free => None,
+            State::Free | State::Quarantined(_) => None,
             State::Leased(lease) => Some(lease.until),
-            State::Resting(until) => Some(*until),
+            State::Resting(until, _) => Some(*until),
         }
     }
 
     fn view(&self, now: Now) -> KeyView {
-        let (state, rests) = match self.state {
-            State::Free => (KeyState::Available, None),
-            State::Leased(_) => (KeyState::Leased, None),
-            State::Resting(until) => (KeyState::Resting, Some(wall_of_lease(now, until))),
+        let (state, rests, why) = match &self.state {
+            State::Free => (KeyState::Available, None, &None),
+            State::Leased(_) => (KeyState::Leased, None, &None),
+            State::Resting(until, why) => {
+                (KeyState::Resting, Some(wall_of_lease(now, *until)), why)
+            }
+            State::Quarantined(why) => (KeyState::Quarantined, None, why),
         };
         KeyView {
             id: self.id,
@@ -506,6 +537,7 @@ impl Key {
             created_at_ms: self.created_ms,
             expires_at_ms: wall_of_serving(now, self.life),
             rests_until_ms: rests,
+            reason: why.as_deref().map(Into::into),
             lease: self.lease_view(now),
         }
     }

@@ -8,8 +8,8 @@
 use super::journal::Journal;
 use super::rng::Rng;
 use keypeg_core::{
-    IdKey, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey, Now, OutOfRange,
-    Policy, PolicyPatch, PoolName, Pools, Refusal, Secret, Step,
+    Handed, IdKey, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Lent, Limits, NewKey, Now,
+    OutOfRange, Policy, PolicyPatch, PoolName, Pools, Refusal, Secret, Step, Verdict,
 };
 use std::collections::HashMap;
 
@@ -39,6 +39,10 @@ struct World {
     pool: PoolName,
     keys: HashMap<String, (KeyId, Secret)>,
     leases: HashMap<String, LeaseView>,
+    /// Who waits or waited, by ticket.
+    tickets: Vec<String>,
+    /// What those who waited got.
+    got: HashMap<String, Result<Lent, Refusal>>,
     last_token: u64,
 }
 
@@ -57,6 +61,8 @@ impl World {
             pool: PoolName::default_pool(),
             keys: HashMap::new(),
             leases: HashMap::new(),
+            tickets: vec![],
+            got: HashMap::new(),
             last_token: 0,
         };
         world.put(&PoolName::default_pool(), PolicyPatch::default()).expect("a first pool");
@@ -73,6 +79,7 @@ impl World {
             let words: Vec<&str> = call.split_whitespace().collect();
             let answer = self.call(words[0], &words[1..]);
             let refused = answer.is_err();
+            self.take_handed();
             let answer = answer.unwrap_or_else(|refusal| refused_text(self.now, &refusal));
             let mut expected = expected.split_whitespace();
             let fits = match expected.next() {
@@ -95,8 +102,8 @@ impl World {
             "import" => self.import(args),
             "acquire" => self.acquire(args[0], &args[1..]),
             "release" => {
-                let lease = self.lease(args[0]);
-                self.on(|pool, ledger, step| pool.release(ledger, step, lease))?;
+                let (lease, verdict) = (self.lease(args[0]), verdict_of(&args[1..]));
+                self.on(|pool, ledger, step| pool.release(ledger, step, lease, &verdict))?;
                 Ok("released".into())
             }
             "renew" => {
@@ -120,6 +127,20 @@ impl World {
                 Ok(view_text(self.now, &view))
             }
             "keepalive" => self.keep_alive(args),
+            "wait" => self.wait(args[0], &args[1..]),
+            "leave" => {
+                let ticket = self.tickets.iter().rposition(|name| name == args[0]);
+                let left = self.pools.leave(ticket.map_or(u64::MAX, |ticket| ticket as u64));
+                Ok(if left { "left" } else { "not_in_line" }.into())
+            }
+            "got" => match self.got.get(args[0]).cloned() {
+                None => Ok("nothing".into()),
+                Some(outcome) => {
+                    let Lent { lease, value, waited_ms, .. } = outcome?;
+                    let text = self.granted(args[0], lease, &value);
+                    Ok(format!("{text} waited={}", length(waited_ms)))
+                }
+            },
             _ => self.call_on_all(verb, args),
         }
     }
@@ -187,11 +208,36 @@ impl World {
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let (lease, value) =
             self.on(|pool, ledger, step| pool.acquire(ledger, step, ttl, holder))?;
+        Ok(self.granted(name, lease, &value))
+    }
+
+    /// `wait W for=10s ttl=5s holder=x`: what comes of it is told by `got W`.
+    fn wait(&mut self, name: &str, args: &[&str]) -> Answer {
+        let (ttl, ticket) = (ttl_of(args), self.tickets.len() as u64);
+        let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
+        let wait = args.iter().find_map(|arg| arg.strip_prefix("for=")).map_or(10_000, millis);
+        self.tickets.push(name.into());
+        let lent = self.on(|pool, ledger, step| {
+            pool.acquire_or_wait(ledger, step, (ttl, holder), (ticket, wait))
+        })?;
+        let Some((lease, value)) = lent else { return Ok("waits".into()) };
+        Ok(self.granted(name, lease, &value))
+    }
+
+    fn take_handed(&mut self) {
+        let handed: Vec<_> = self.pools.take_handed().collect();
+        for Handed { ticket, outcome } in handed {
+            let name = self.tickets[usize::try_from(ticket).expect("few")].clone();
+            self.got.insert(name, outcome);
+        }
+    }
+
+    fn granted(&mut self, name: &str, lease: LeaseView, value: &Secret) -> String {
         assert!(lease.token > self.last_token, "tokens grow over all pools");
         self.last_token = lease.token;
         let named = self.keys.iter().find(|(_, (id, _))| *id == lease.key_id);
         let key = named.map_or("?", |(name, (_, known))| {
-            assert_eq!(*known, value, "the value of the key that is lent");
+            assert_eq!(known, value, "the value of the key that is lent");
             name
         });
         let text = format!(
@@ -201,7 +247,7 @@ impl World {
             self.life(lease.key_expires_at_ms),
         );
         self.leases.insert(name.into(), lease);
-        Ok(text)
+        text
     }
 
     fn keep_alive(&mut self, args: &[&str]) -> Answer {
@@ -235,13 +281,14 @@ impl World {
         };
         Ok(format!(
             "counts available={} leased={} resting={} quarantined={} total={} server={} \
-             return={} purge={}",
+             waiting={} return={} purge={}",
             counts.available,
             counts.leased,
             counts.resting,
             counts.quarantined,
             counts.total(),
             self.pools.keys(),
+            pool.waiting(),
             until(pool.next_return_us(), self.now.lease_us),
             until(pool.next_purge_us(), self.now.serving_us),
         ))
@@ -344,16 +391,21 @@ fn form(key: &NewKey) -> String {
 
 fn view_text(now: Now, view: &KeyView) -> String {
     let life = life_text(now, view.expires_at_ms);
+    let why = view.reason.as_deref();
     match (view.state, &view.lease, view.rests_until_ms) {
-        (KeyState::Available, None, None) => format!("available life={life}"),
-        (KeyState::Leased, Some(lease), None) => format!(
+        (KeyState::Available, None, None) if why.is_none() => format!("available life={life}"),
+        (KeyState::Leased, Some(lease), None) if why.is_none() => format!(
             "leased by={} token={} ttl={} life={life}",
             lease.holder.as_deref().unwrap_or("-"),
             lease.token - FIRST_TOKEN + 1,
             length(lease.expires_in_ms),
         ),
         (KeyState::Resting, None, Some(until)) => {
-            format!("resting back={} life={life}", length(until - now.wall_us / 1_000))
+            let back = length(until - now.wall_us / 1_000);
+            format!("resting back={back} life={life} why={}", why.unwrap_or("-"))
+        }
+        (KeyState::Quarantined, None, None) => {
+            format!("quarantined life={life} why={}", why.unwrap_or("-"))
         }
         other => panic!("a view that contradicts itself: {other:?}"),
     }
@@ -377,7 +429,9 @@ fn refused_text(now: Now, refusal: &Refusal) -> String {
             counts.quarantined,
             back_in_ms.map_or("never".into(), length),
         ),
+        Refusal::LineFull { max } => format!("line_full max={max}"),
         Refusal::UnknownKey => "unknown_key".into(),
+        Refusal::BadCursor => "bad_cursor".into(),
         Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
         Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
         Refusal::MaxHoldReached { expires_at_ms } => {
@@ -410,6 +464,14 @@ fn millis(text: &str) -> u64 {
 
 fn ttl_of(args: &[&str]) -> Option<u64> {
     args.iter().find_map(|arg| arg.strip_prefix("ttl=")).map(millis)
+}
+
+fn verdict_of(args: &[&str]) -> Verdict {
+    Verdict {
+        rest_ms: args.iter().find_map(|arg| arg.strip_prefix("rest=")).map(millis),
+        quarantine: args.contains(&"quarantine"),
+        reason: args.iter().find_map(|arg| arg.strip_prefix("reason=")).map(Into::into),
+    }
 }
 
 fn patch_of(args: &[&str]) -> PolicyPatch {

@@ -184,7 +184,7 @@ impl Driver {
     /// Acquires: the lease's id, its key and its token.
     pub(crate) fn acquire(&mut self, holder: &str) -> Option<(LeaseId, KeyId, u64)> {
         let holder = (!holder.is_empty()).then(|| holder.into());
-        match self.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder }) {
+        match self.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder, wait_ms: 0 }) {
             Reply::Granted { lease, .. } => Some((lease.id, lease.key_id, lease.token)),
             Reply::Refused(_) => None,
             other => panic!("{other:?}"),

@@ -2,7 +2,7 @@
 
 use super::sim_disk::SimDisk;
 use super::{Driver, GivenClock, default_pool};
-use keypeg_engine::core::{KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Secret};
+use keypeg_engine::core::{KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Secret, Verdict};
 use keypeg_engine::{Call, Reply};
 use std::sync::Arc;
 
@@ -24,8 +24,14 @@ pub(crate) fn tick(clock: &GivenClock, turn: usize) {
 /// One turn of the story.
 pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Result<(), String> {
     let side = || PoolName::parse("side").unwrap();
-    let acquire =
-        |pool, holder: &str| Call::Acquire { pool, ttl_ms: None, holder: Some(holder.into()) };
+    let acquire = |pool, holder: &str| {
+        let holder = Some(holder.into());
+        Call::Acquire { pool, ttl_ms: None, holder, wait_ms: 0 }
+    };
+    let release = |lease, quarantine: bool| {
+        let verdict = Verdict { rest_ms: Some(800), quarantine, reason: Some("429".into()) };
+        Call::Release { pool: default_pool(), lease, verdict }
+    };
     let calls = match turn % 10 {
         0 => vec![Call::Generate { pool: default_pool(), count: 7 }],
         1 => vec![
@@ -58,7 +64,8 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
             .map(|lease| {
                 vec![
                     Call::Renew { pool: default_pool(), lease: *lease, ttl_ms: None },
-                    Call::Release { pool: default_pool(), lease: story.leases[1] },
+                    release(story.leases[1], false),
+                    release(story.leases[2], true),
                 ]
             })
             .unwrap_or_default(),
@@ -99,8 +106,9 @@ pub(crate) fn picture(driver: &mut Driver) -> Vec<String> {
             let lease = key.lease.map(|lease| (lease.id, lease.token, lease.holder));
             let leased = lease.is_some();
             assert_eq!(leased, key.state == KeyState::Leased);
-            let rest = key.rests_until_ms;
-            lines.push(format!("  {id} {:?} {} {lease:?} {rest:?}", key.state, key.created_at_ms));
+            let (state, rest, why) = (key.state, key.rests_until_ms, key.reason);
+            let made = key.created_at_ms;
+            lines.push(format!("  {id} {state:?} {made} {lease:?} {rest:?} {why:?}"));
         }
     }
     lines.sort();

@@ -20,8 +20,12 @@ use std::time::Duration;
 
 /// The largest body.
 const BODY_MAX: usize = 1 << 20;
+/// The largest body of a route that takes values to bring in.
+pub(super) const VALUES_BODY_MAX: usize = 8 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// What a key's rest may be, as the pools tell it too.
+pub(super) const REST: &str = "0, or 0.001..604800";
 /// Bytes that all bodies together may hold while they arrive, beyond the first of each.
 const BODIES_MAX: usize = 128 << 20;
 /// The first bytes of a body, which are always taken: as many as most bodies have.
@@ -34,34 +38,36 @@ const ECHO_MAX: usize = 64;
 pub(super) struct Fields(Map<String, Value>);
 
 /// Which fields a request may have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
-    /// Those there are.
-    pub(super) now: &'static [&'static str],
-    /// Those of the contract that this version does not have yet.
-    pub(super) later: &'static [&'static str],
-}
-
-impl Known {
-    /// No field at all.
-    pub(super) const NONE: Self = Self { now: &[], later: &[] };
-}
+pub(super) type Known = &'static [&'static str];
 
 impl Fields {
     /// Reads a request's body: an object with no fields but those known.
     pub(super) async fn read(request: Request, known: Known) -> Result<Self, Problem> {
-        let fields = Self::read_any(request).await?;
+        Self::read_up_to(BODY_MAX, request, known).await
+    }
+
+    /// Reads a request's body of at most `max` bytes: an object with no fields but those known.
+    pub(super) async fn read_up_to(
+        max: usize,
+        request: Request,
+        known: Known,
+    ) -> Result<Self, Problem> {
+        let fields = Self::read_object(max, request).await?;
         fields.refuse_unknown(known)?;
         Ok(fields)
     }
 
     /// Reads a request's body: an object with whatever fields.
     pub(super) async fn read_any(request: Request) -> Result<Self, Problem> {
+        Self::read_object(BODY_MAX, request).await
+    }
+
+    async fn read_object(max: usize, request: Request) -> Result<Self, Problem> {
         let (head, body) = request.into_parts();
         if body.is_end_stream() {
             return Ok(Self::default());
         }
-        let bytes = collect(body).await?;
+        let bytes = collect(body, max).await?;
         if bytes.is_empty() {
             return Ok(Self::default());
         }
@@ -79,16 +85,13 @@ impl Fields {
     }
 
     fn refuse_unknown(&self, known: Known) -> Result<(), Problem> {
-        let Some(field) = self.0.keys().find(|field| !known.now.contains(&field.as_str())) else {
+        let Some(field) = self.0.keys().find(|field| !known.contains(&field.as_str())) else {
             return Ok(());
         };
-        if known.later.contains(&field.as_str()) {
-            return Err(Problem::not_yet(field));
-        }
         let field = echo(field);
-        let allowed = match known.now {
+        let allowed = match known {
             [] => "no fields".into(),
-            now => now.join(", "),
+            known => known.join(", "),
         };
         let detail = format!("There is no field {field} here; allowed: {allowed}.");
         Err(Problem::invalid(field, allowed, detail))
@@ -132,6 +135,15 @@ impl Fields {
         given.map(|value| or_null(&value, || integer(field, allowed, &value))).transpose()
     }
 
+    /// Takes true or false.
+    pub(super) fn boolean(&mut self, field: &str) -> Result<Option<bool>, Problem> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        let Value::Bool(given) = value else {
+            return Err(wrong_type(field, "true or false", &value));
+        };
+        Ok(Some(given))
+    }
+
     /// Takes a string.
     pub(super) fn text(&mut self, field: &str, allowed: &str) -> Result<Option<String>, Problem> {
         let Some(value) = self.take(field) else { return Ok(None) };
@@ -173,7 +185,7 @@ pub(super) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
     Problem::invalid(field, allowed, format!("{field} must be {allowed}, not {found}."))
 }
 
-fn echo(text: &str) -> &str {
+pub(super) fn echo(text: &str) -> &str {
     &text[..text.floor_char_boundary(ECHO_MAX)]
 }
 
@@ -189,10 +201,10 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::UnsupportedMediaType, "A body's Content-Type is application/json."))
 }
 
-async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
+async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
     let too_large =
-        || Problem::new(Code::TooLarge, format!("A body has at most {BODY_MAX} bytes.")).closing();
-    if body.size_hint().lower() > BODY_MAX as u64 {
+        || Problem::new(Code::TooLarge, format!("A body has at most {max} bytes here.")).closing();
+    if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
     let reading = async {
@@ -202,7 +214,7 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
             let frame = frame
                 .map_err(|_| Problem::new(Code::Malformed, "The body ended early.").closing())?;
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > BODY_MAX {
+            if bytes.len() + data.len() > max {
                 return Err(too_large());
             }
             room.hold(bytes.len() + data.len())?;

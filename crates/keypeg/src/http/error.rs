@@ -7,11 +7,14 @@ use super::{Answered, Response};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use keypeg_client::{Code, More, Outcome, Problem as Wire, UnixMs};
 use keypeg_engine::Refusal;
 use keypeg_engine::core::{Counts, EndCause, NoKeyCause, OutOfRange, Refusal as Denied};
 use std::borrow::Cow;
+
+/// RFC 7240.
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Why a request gets no other answer. Boxed: the answers that are not problems stay small.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ struct Parts {
     more: More,
     retry_after_s: Option<u64>,
     allow: Option<&'static str>,
+    applied: Option<HeaderValue>,
     close: bool,
 }
 
@@ -39,6 +43,7 @@ impl Problem {
             more: More::default(),
             retry_after_s: None,
             allow: None,
+            applied: None,
             close: false,
         }))
     }
@@ -53,6 +58,12 @@ impl Problem {
             Self::new(Code::MethodNotAllowed, format!("This route's methods: {allow}."));
         problem.0.allow = Some(allow);
         problem
+    }
+
+    /// Tells which preference of the request was met.
+    pub(super) fn applying(mut self, applied: Option<HeaderValue>) -> Self {
+        self.0.applied = applied;
+        self
     }
 
     /// Ends the connection after the answer: what follows on it cannot be told apart.
@@ -107,6 +118,10 @@ impl Problem {
                 problem
             }
             Denied::Invalid(OutOfRange { field, allowed }) => Self::out_of_range(field, allowed),
+            Denied::LineFull { max } => {
+                let detail = format!("{max} requests wait for keys, which is as many as may.");
+                Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
+            }
             Denied::PoolFull { max, of_server } => {
                 let whose = if of_server { "server" } else { "pool" };
                 let mut problem =
@@ -114,13 +129,14 @@ impl Problem {
                 problem.0.more.max = Some(max);
                 problem
             }
-            Denied::KeyExists { at } => Self::new(
-                Code::KeyExists,
-                format!("Value {at} (from 0) is in the pool, or was: it is not used again."),
-            ),
+            Denied::KeyExists { at } => Self::key_exists(at),
             Denied::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
             Denied::UnknownKey => {
                 Self::new(Code::UnknownKey, "There is no such key: deleted, purged, or never made.")
+            }
+            Denied::BadCursor => {
+                let detail = "The cursor is of no listing of this pool that goes on: begin anew.";
+                Self::new(Code::BadCursor, detail)
             }
             Denied::LeaseEnded { cause } => Self::lease_ended(cause),
             Denied::MaxHoldReached { expires_at_ms } => {
@@ -133,6 +149,15 @@ impl Problem {
                 Self::new(Code::Settling, "Many keys are due at once.").retry_after_ms(1_000)
             }
         }
+    }
+
+    /// Tells which value by its place: the value itself is a secret.
+    fn key_exists(at: usize) -> Self {
+        let detail =
+            format!("values[{at}] is in the pool, or was, or comes twice: not used again.");
+        let mut problem = Self::new(Code::KeyExists, detail);
+        problem.0.more.index = u64::try_from(at).ok();
+        problem
     }
 
     fn no_key(cause: NoKeyCause, counts: Counts, back_in_ms: Option<u64>) -> Self {
@@ -199,7 +224,8 @@ impl Problem {
 
     /// Makes the answer; `change` tells that the request would have changed something.
     pub(super) fn into_response(self, request_id: &str, change: bool) -> Response {
-        let Parts { code, status, detail, outcome, more, retry_after_s, allow, close } = *self.0;
+        let Parts { code, status, detail, outcome, more, retry_after_s, allow, applied, close } =
+            *self.0;
         let grants = outcome == Some(Outcome::NotApplied);
         let problem = Wire {
             kind: format!("/problems/{}", code.as_str()),
@@ -222,6 +248,9 @@ impl Problem {
         }
         if let Some(allow) = allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(applied) = applied {
+            headers.insert(PREFERENCE_APPLIED, applied);
         }
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,39 +1,109 @@
-//! Keys over HTTP: generate, show, put back, delete, keep alive.
+//! Keys over HTTP: generate, import, list, show, put back, delete, keep alive.
 
-use super::body::{Fields, Known, wrong_type};
+use super::body::{Fields, Known, VALUES_BODY_MAX, wrong_type};
 use super::error::Problem;
+use super::query::Query;
 use super::{Answered, App, Request, SHAPES, json, no_content, pool_name, refuse_idempotency_key};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
 use keypeg_engine::core::{
-    KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal as Denied,
+    Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal as Denied,
+    Secret,
 };
-use keypeg_engine::{Call, GENERATE_MAX, Refusal, Reply};
+use keypeg_engine::{Call, GENERATE_MAX, PAGE_MAX, Refusal, Reply};
 use serde_json::Value;
 
-const GENERATE: Known = Known { now: &["count"], later: &["values"] };
+const GENERATE: Known = &["count", "values"];
 const COUNT: &str = "1..10000";
-const KEEP_ALIVE: Known = Known { now: &["ids", "all"], later: &[] };
+const VALUES: &str = "an array of 1..10000 strings of 1..4096 bytes";
+const STATES: &str = "available, leased, resting, quarantined";
+/// Keys of a page where the request does not say.
+const LIMIT: usize = 100;
+const KEEP_ALIVE: Known = &["ids", "all"];
 const IDS: &str = "an array of at most 10000 key ids";
 
-pub(super) async fn generate(app: &App, pool: &str, request: Request) -> Answered {
+/// Lists keys, without their values.
+pub(super) async fn list(app: &App, pool: &str, query: Option<&str>) -> Answered {
     let pool = pool_name(pool)?;
-    let count = app.judged(&pool, count(request).await).await?;
-    let Reply::Keys(keys) = app.ask(Call::Generate { pool, count }).await? else {
-        unreachable!("{SHAPES}")
+    let (state, limit, cursor) = app.judged(&pool, listed(query)).await?;
+    let call = Call::ListKeys { pool: pool.clone(), state, limit, cursor };
+    let Reply::Page(page) = app.ask(call).await? else { unreachable!("{SHAPES}") };
+    let next_cursor = page.next.map(|cursor| cursor.to_string());
+    let keys = page.keys.into_iter().map(|key| shown(&pool, key)).collect();
+    Ok(json(StatusCode::OK, &wire::KeyPage { keys, next_cursor }))
+}
+
+type Listed = (Option<KeyState>, usize, Option<Cursor>);
+
+fn listed(query: Option<&str>) -> Result<Listed, Problem> {
+    let query = Query::read(query, &["state", "limit", "cursor"])?;
+    let state = match query.get("state") {
+        None => None,
+        Some("available") => Some(KeyState::Available),
+        Some("leased") => Some(KeyState::Leased),
+        Some("resting") => Some(KeyState::Resting),
+        Some("quarantined") => Some(KeyState::Quarantined),
+        Some(_) => return Err(Problem::out_of_range("state", STATES)),
     };
+    let limit = query.get("limit").map_or(Ok(LIMIT), |text| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let limit = digits.then(|| text.parse().ok()).flatten();
+        limit
+            .filter(|limit| (1..=PAGE_MAX).contains(limit))
+            .ok_or_else(|| Problem::out_of_range("limit", "1..1000"))
+    });
+    let bad_cursor = || Problem::refused(&Refusal::Denied(Denied::BadCursor));
+    let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
+    Ok((state, limit?, cursor.transpose()?))
+}
+
+/// Makes keys, or brings values in.
+pub(super) async fn add(app: &App, pool: &str, request: Request) -> Answered {
+    let pool = pool_name(pool)?;
+    let call = match app.judged(&pool, added(request).await).await? {
+        Added::Made(count) => Call::Generate { pool, count },
+        Added::BroughtIn(values) => Call::Import { pool, values },
+    };
+    let Reply::Keys(keys) = app.ask(call).await? else { unreachable!("{SHAPES}") };
     let keys = keys.iter().map(new_key).collect();
     Ok(json(StatusCode::CREATED, &wire::NewKeys { keys }))
 }
 
-async fn count(request: Request) -> Result<u32, Problem> {
+enum Added {
+    Made(u32),
+    BroughtIn(Vec<Secret>),
+}
+
+async fn added(request: Request) -> Result<Added, Problem> {
     refuse_idempotency_key(request.headers())?;
-    let count = Fields::read(request, GENERATE).await?.integer("count", COUNT)?.unwrap_or(1);
-    u32::try_from(count)
-        .ok()
-        .filter(|count| (1..=GENERATE_MAX).contains(count))
-        .ok_or_else(|| Problem::out_of_range("count", COUNT))
+    let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, GENERATE).await?;
+    let count = fields.integer("count", COUNT)?;
+    match (count, fields.take("values")) {
+        (None, Some(values)) => brought_in(values).map(Added::BroughtIn),
+        (Some(_), Some(_)) => Err(Problem::out_of_range("count", "left out beside values")),
+        (count, None) => u32::try_from(count.unwrap_or(1))
+            .ok()
+            .filter(|count| (1..=GENERATE_MAX).contains(count))
+            .map(Added::Made)
+            .ok_or_else(|| Problem::out_of_range("count", COUNT)),
+    }
+}
+
+fn brought_in(values: Value) -> Result<Vec<Secret>, Problem> {
+    let Value::Array(values) = values else { return Err(wrong_type("values", VALUES, &values)) };
+    if values.is_empty() || values.len() > GENERATE_MAX as usize {
+        return Err(Problem::out_of_range("values", VALUES));
+    }
+    let secret = |value: &Value| match value {
+        Value::String(text) => {
+            Secret::new(text).ok_or_else(|| Problem::out_of_range("values", VALUES))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Err(wrong_type("values", VALUES, value))
+        }
+    };
+    values.iter().map(secret).collect()
 }
 
 pub(super) async fn show(app: &App, pool: &str, key: &str) -> Answered {
@@ -74,7 +144,7 @@ pub(super) async fn keep_alive(app: &App, pool: &str, key: &str, request: Reques
 
 /// Reads a request that names a key and has nothing else to say.
 async fn bare(request: Request, key: &str) -> Result<KeyRef, Problem> {
-    Fields::read(request, Known::NONE).await?;
+    Fields::read(request, &[]).await?;
     key_ref(key)
 }
 
@@ -156,7 +226,7 @@ fn shown(pool: &PoolName, view: KeyView) -> wire::Key {
         created_at: UnixMs(view.created_at_ms),
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),
-        reason: None,
+        reason: view.reason.map(Into::into),
         lease: view.lease.map(shown_lease),
     }
 }

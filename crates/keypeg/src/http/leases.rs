@@ -1,54 +1,117 @@
 //! Leases over HTTP: acquire, release, renew.
 
-use super::body::{Fields, Known};
-use super::error::Problem;
+use super::body::{Fields, Known, REST};
+use super::error::{PREFERENCE_APPLIED, Problem};
+use super::prefer;
 use super::{Answered, App, Request, SHAPES, json, no_content, pool_name, refuse_idempotency_key};
 use hyper::StatusCode;
+use hyper::header::HeaderValue;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{LeaseId, LeaseView, PoolName, Secret};
-use keypeg_engine::{Call, Reply};
+use keypeg_engine::core::{LeaseId, LeaseView, PoolName, Secret, Verdict};
+use keypeg_engine::{Call, Reply, WAIT_MAX_MS};
 
-const ACQUIRE: Known = Known { now: &["ttl_seconds", "holder"], later: &["wait_seconds"] };
-const RELEASE: Known = Known { now: &[], later: &["rest_seconds", "quarantine", "reason"] };
-const RENEW: Known = Known { now: &["ttl_seconds"], later: &[] };
+const ACQUIRE: Known = &["ttl_seconds", "wait_seconds", "holder"];
+const RELEASE: Known = &["rest_seconds", "quarantine", "reason"];
+const RENEW: Known = &["ttl_seconds"];
 const TTL: &str = "0.001..lease_ttl_seconds of the pool";
+const WAIT: &str = "0..300";
 const HOLDER: &str = "at most 128 printable characters";
 const HOLDER_MAX: usize = 128;
+const REASON: &str = "at most 256 printable characters";
+const REASON_MAX: usize = 256;
 
 pub(super) async fn acquire(app: &App, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let (ttl_ms, holder) = app.judged(&pool, wanted(request).await).await?;
-    let reply = app.ask(Call::Acquire { pool, ttl_ms, holder }).await;
-    let Reply::Granted { pool, lease, value } = reply.map_err(Problem::of_grant)? else {
-        unreachable!("{SHAPES}")
-    };
-    Ok(json(StatusCode::CREATED, &grant(&pool, *lease, &value)))
+    let Wanted { ttl_ms, holder, wait } = app.judged(&pool, wanted(request).await).await?;
+    let wait_ms = wait.ms();
+    let reply = app.ask(Call::Acquire { pool, ttl_ms, holder, wait_ms }).await;
+    let reply = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
+    let Reply::Granted { pool, lease, value, waited_ms } = reply else { unreachable!("{SHAPES}") };
+    let mut response = json(StatusCode::CREATED, &grant(&pool, *lease, &value, waited_ms));
+    if let Some(applied) = wait.applied() {
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
 }
 
-async fn wanted(request: Request) -> Result<(Option<u64>, Option<Box<str>>), Problem> {
+struct Wanted {
+    ttl_ms: Option<u64>,
+    holder: Option<Box<str>>,
+    wait: Wait,
+}
+
+async fn wanted(request: Request) -> Result<Wanted, Problem> {
     refuse_idempotency_key(request.headers())?;
+    let preferred = prefer::wait_s(request.headers());
     let mut fields = Fields::read(request, ACQUIRE).await?;
     let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
+    let wait_ms = fields.seconds("wait_seconds", WAIT)?;
+    if wait_ms.is_some_and(|ms| ms > WAIT_MAX_MS) {
+        return Err(Problem::out_of_range("wait_seconds", WAIT));
+    }
     let holder = fields.text("holder", HOLDER)?;
-    if holder.as_deref().is_some_and(|holder| !is_holder(holder)) {
+    if holder.as_deref().is_some_and(|holder| !is_printable(holder, HOLDER_MAX)) {
         return Err(Problem::out_of_range("holder", HOLDER));
     }
-    Ok((ttl_ms, holder.map(String::into_boxed_str)))
+    let wait = match (wait_ms, preferred) {
+        (Some(ms), _) => Wait::Asked { ms },
+        (None, Some(seconds)) => Wait::Preferred { seconds },
+        (None, None) => Wait::Asked { ms: 0 },
+    };
+    Ok(Wanted { ttl_ms, holder: holder.map(String::into_boxed_str), wait })
 }
 
-fn is_holder(text: &str) -> bool {
-    text.chars().count() <= HOLDER_MAX && !text.chars().any(char::is_control)
+/// How long to wait for a key.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// The body says so, or nobody does.
+    Asked { ms: u64 },
+    /// The header does: whoever sent it is told what became of it.
+    Preferred { seconds: u64 },
+}
+
+impl Wait {
+    /// A preference that is longer than waits are is met as far as they go.
+    fn ms(self) -> u64 {
+        match self {
+            Self::Asked { ms } => ms,
+            Self::Preferred { seconds } => seconds.saturating_mul(1_000).min(WAIT_MAX_MS),
+        }
+    }
+
+    fn applied(self) -> Option<HeaderValue> {
+        let Self::Preferred { .. } = self else { return None };
+        let applied = format!("wait={}", self.ms() / 1_000);
+        Some(HeaderValue::try_from(applied).expect("invariant: letters and digits"))
+    }
+}
+
+fn is_printable(text: &str, max: usize) -> bool {
+    text.chars().count() <= max && !text.chars().any(char::is_control)
 }
 
 pub(super) async fn release(app: &App, pool: &str, lease: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let lease = Fields::read(request, RELEASE).await.and_then(|_| lease_id(lease));
-    let lease = app.judged(&pool, lease).await?;
-    let Reply::Done = app.ask(Call::Release { pool, lease }).await? else {
+    let read = Fields::read(request, RELEASE).await.and_then(|fields| {
+        let verdict = verdict(fields)?;
+        Ok((lease_id(lease)?, verdict))
+    });
+    let (lease, verdict) = app.judged(&pool, read).await?;
+    let Reply::Done = app.ask(Call::Release { pool, lease, verdict }).await? else {
         unreachable!("{SHAPES}")
     };
     Ok(no_content())
+}
+
+fn verdict(mut fields: Fields) -> Result<Verdict, Problem> {
+    let rest_ms = fields.seconds("rest_seconds", REST)?;
+    let quarantine = fields.boolean("quarantine")?.unwrap_or(false);
+    let reason = fields.text("reason", REASON)?;
+    if reason.as_deref().is_some_and(|reason| !is_printable(reason, REASON_MAX)) {
+        return Err(Problem::out_of_range("reason", REASON));
+    }
+    Ok(Verdict { rest_ms, quarantine, reason: reason.map(String::into_boxed_str) })
 }
 
 pub(super) async fn renew(app: &App, pool: &str, lease: &str, request: Request) -> Answered {
@@ -67,7 +130,7 @@ fn lease_id(text: &str) -> Result<LeaseId, Problem> {
     LeaseId::parse(text).ok_or_else(|| Problem::lease_ended(None))
 }
 
-fn grant(pool: &PoolName, lease: LeaseView, value: &Secret) -> wire::Grant {
+fn grant(pool: &PoolName, lease: LeaseView, value: &Secret, waited_ms: u64) -> wire::Grant {
     wire::Grant {
         id: lease.id.to_string(),
         pool: pool.as_str().into(),
@@ -76,7 +139,7 @@ fn grant(pool: &PoolName, lease: LeaseView, value: &Secret) -> wire::Grant {
         fencing_token: lease.token,
         holder: lease.holder.map(Into::into),
         granted_at: UnixMs(lease.granted_at_ms),
-        waited_seconds: Seconds::from_ms(0),
+        waited_seconds: Seconds::from_ms(waited_ms),
         expires_at: UnixMs(lease.expires_at_ms),
         expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
         key_expires_at: lease.key_expires_at_ms.map(UnixMs),

@@ -1,6 +1,6 @@
 //! The plain face, over the default pool: the shape most public answers to this brief share.
 
-use super::body::{Fields, Known};
+use super::body::Fields;
 use super::error::Problem;
 use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site};
 use hyper::{Method, StatusCode};
@@ -54,7 +54,7 @@ fn kept(pool: PoolName, key: KeyRef) -> Call {
 }
 
 async fn make(app: &App, request: Request) -> Answered {
-    Fields::read(request, Known::NONE).await?;
+    Fields::read(request, &[]).await?;
     let call = Call::Generate { pool: PoolName::default_pool(), count: 1 };
     let Reply::Keys(keys) = app.ask(call).await? else { unreachable!("{SHAPES}") };
     let key = keys.first().expect("invariant: one key was asked for");
@@ -65,7 +65,8 @@ async fn make(app: &App, request: Request) -> Answered {
 async fn lend(app: &App, request: &Request) -> Answered {
     refuse_cross_site(request.headers())?;
     let pool = PoolName::default_pool();
-    let reply = match app.ask(Call::Acquire { pool, ttl_ms: None, holder: None }).await {
+    let reply = match app.ask(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await
+    {
         Ok(reply) => reply,
         Err(problem) => return problem.instead_of(Code::NoKeyAvailable, not_there),
     };

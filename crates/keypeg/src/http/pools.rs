@@ -1,6 +1,6 @@
 //! Pools over HTTP: list, show, make or change, remove.
 
-use super::body::{Fields, Known};
+use super::body::{Fields, Known, REST};
 use super::error::Problem;
 use super::{Answered, App, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
@@ -9,18 +9,15 @@ use keypeg_client::{Seconds, UnixMs};
 use keypeg_engine::core::{PolicyPatch, PoolName};
 use keypeg_engine::{Call, PoolView, Reply};
 
-const POLICY: Known = Known {
-    now: &[
-        "lease_ttl_seconds",
-        "max_hold_seconds",
-        "keepalive_ttl_seconds",
-        "rest_seconds",
-        "key_length",
-        "key_prefix",
-        "max_keys",
-    ],
-    later: &[],
-};
+const POLICY: Known = &[
+    "lease_ttl_seconds",
+    "max_hold_seconds",
+    "keepalive_ttl_seconds",
+    "rest_seconds",
+    "key_length",
+    "key_prefix",
+    "max_keys",
+];
 
 pub(super) async fn list(app: &App) -> Answered {
     let Reply::Pools(pools) = app.ask(Call::ListPools).await? else { unreachable!("{SHAPES}") };
@@ -55,10 +52,6 @@ pub(super) async fn remove(app: &App, pool: &str) -> Answered {
 
 /// Types are checked here, ranges where policies are made.
 fn policy(mut fields: Fields) -> Result<PolicyPatch, Problem> {
-    let rest_ms = fields.seconds("rest_seconds", "0")?;
-    if rest_ms.is_some_and(|ms| ms > 0) {
-        return Err(Problem::not_yet("rest_seconds"));
-    }
     let key_length = fields.integer("key_length", "16..128")?;
     Ok(PolicyPatch {
         lease_ttl_ms: fields.seconds("lease_ttl_seconds", "0.001..604800")?,
@@ -66,7 +59,7 @@ fn policy(mut fields: Fields) -> Result<PolicyPatch, Problem> {
             .seconds_or_null("max_hold_seconds", "null, or lease_ttl_seconds..604800")?,
         keepalive_ttl_ms: fields
             .seconds_or_null("keepalive_ttl_seconds", "null, or 0.001..604800")?,
-        rest_ms,
+        rest_ms: fields.seconds("rest_seconds", REST)?,
         key_length: key_length.map(|length| u16::try_from(length).unwrap_or(u16::MAX)),
         key_prefix: fields
             .text("key_prefix", "at most 32 of A-Z a-z 0-9 _ -")?

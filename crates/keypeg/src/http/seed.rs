@@ -5,6 +5,7 @@
 
 use super::body::Fields;
 use super::error::Problem;
+use super::query::decoded;
 use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
@@ -75,7 +76,8 @@ fn value_of(given: &Value) -> Result<Secret, String> {
 async fn lend(app: &App, request: &Request) -> Answered {
     refuse_cross_site(request.headers())?;
     let pool = PoolName::default_pool();
-    let reply = match app.ask(Call::Acquire { pool, ttl_ms: None, holder: None }).await {
+    let reply = match app.ask(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await
+    {
         Ok(reply) => reply,
         Err(problem) => return problem.instead_of(Code::NoKeyAvailable, no_key),
     };
@@ -137,50 +139,4 @@ fn named(request: &Request) -> Option<Secret> {
         (decoded(name) == "api_key").then(|| decoded(value))
     };
     Secret::new(&query.split('&').filter_map(parameter).next_back()?)
-}
-
-/// Decodes a form's escapes; what is no escape stands for itself.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        match (first, after) {
-            (b'+', _) => bytes.push(b' '),
-            (b'%', [high, low, after @ ..]) => match (nibble(*high), nibble(*low)) {
-                (Some(high), Some(low)) => {
-                    bytes.push(high << 4 | low);
-                    rest = after;
-                }
-                _ => bytes.push(b'%'),
-            },
-            (byte, _) => bytes.push(*byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|nibble| u8::try_from(nibble).ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_is_decoded_like_a_form() {
-        for (text, plain) in [
-            ("abc", "abc"),
-            ("a+b%20c", "a b c"),
-            ("%2B%26%3d%25", "+&=%"),
-            ("%C3%A4", "ä"),
-            ("100%", "100%"),
-            ("%4", "%4"),
-            ("%zz%4a", "%zzJ"),
-            ("%ff", "\u{fffd}"),
-        ] {
-            assert_eq!(decoded(text), plain, "{text:?}");
-        }
-    }
 }

@@ -1,0 +1,298 @@
+//! The client: each route of the canonical API as a call.
+//!
+//! It asks once and tells what came; whether to ask again is its caller's to say, who knows
+//! whether a change may happen twice. Connections are kept and shared by clones. There is no TLS
+//! yet, so only `http://` is spoken.
+
+use crate::{
+    AcquireRequest, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key, Lease,
+    LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem, RenewRequest, routes,
+};
+use reqwest::redirect::Policy;
+use reqwest::{Method, Response};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a connection may take to open.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long a call may take, waiting in line aside; well above what the server itself allows.
+const CALL_TIME: Duration = Duration::from_mins(1);
+
+/// Calls one server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// Why a call gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server said no, and why; [`Problem::outcome`] tells whether a change was made.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+    /// No answer came. A change may or may not have been made.
+    #[error("the server cannot be reached: {}", root(.0))]
+    Unreachable(#[source] reqwest::Error),
+    /// An answer came that is none of Keypeg's.
+    #[error("not an answer of Keypeg (status {status}): {detail}")]
+    Unexpected {
+        /// Its HTTP status.
+        status: u16,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// What was given cannot be part of a call, so none was made.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl Error {
+    /// What the server said, where it said no.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            Self::Unreachable(_) | Self::Unexpected { .. } | Self::Unusable(_) => None,
+        }
+    }
+}
+
+/// The last cause of an error, which says the most.
+fn root(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Which version a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerVersion {
+    /// `keypeg`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Client {
+    /// Makes a client of the server at `base`, such as `http://127.0.0.1:8000`. Asks nothing yet.
+    pub fn new(base: &str) -> Result<Self, Error> {
+        let host = base.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@']));
+        let Some(host) = host else {
+            let message = format!("{base} is no http://HOST:PORT; there is no TLS yet");
+            return Err(Error::Unusable(message));
+        };
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIME)
+            .redirect(Policy::none())
+            .build()
+            .map_err(|error| Error::Unusable(root(&error)))?;
+        Ok(Self { http, base: format!("http://{host}") })
+    }
+
+    /// All pools, by name.
+    pub async fn pools(&self) -> Result<Vec<Pool>, Error> {
+        let Pools { pools } = self.get(routes::POOLS.into()).await?;
+        Ok(pools)
+    }
+
+    /// One pool with its counts.
+    pub async fn pool(&self, pool: &str) -> Result<Pool, Error> {
+        self.get(routes::pool(part(pool)?)).await
+    }
+
+    /// Makes a pool or changes its policy.
+    pub async fn put_pool(&self, pool: &str, policy: &PolicyRequest) -> Result<Pool, Error> {
+        json(self.send(Method::PUT, routes::pool(part(pool)?), Some(policy)).await?).await
+    }
+
+    /// Removes a pool with all its keys.
+    pub async fn delete_pool(&self, pool: &str) -> Result<(), Error> {
+        self.send::<()>(Method::DELETE, routes::pool(part(pool)?), None).await.map(drop)
+    }
+
+    /// Makes keys, all or none.
+    pub async fn generate(&self, pool: &str, request: &GenerateRequest) -> Result<NewKeys, Error> {
+        self.post(routes::keys(part(pool)?), request).await
+    }
+
+    /// One key, without its value.
+    pub async fn key(&self, pool: &str, key: &str) -> Result<Key, Error> {
+        self.get(routes::key(part(pool)?, part(key)?)).await
+    }
+
+    /// Deletes a key in any state, for ever.
+    pub async fn delete_key(&self, pool: &str, key: &str) -> Result<(), Error> {
+        let route = routes::key(part(pool)?, part(key)?);
+        self.send::<()>(Method::DELETE, route, None).await.map(drop)
+    }
+
+    /// Puts a key back, whoever holds it.
+    pub async fn release_key(&self, pool: &str, key: &str) -> Result<Freed, Error> {
+        self.bare(routes::key_release(part(pool)?, part(key)?)).await
+    }
+
+    /// Keeps one key alive.
+    pub async fn keep_alive(&self, pool: &str, key: &str) -> Result<Kept, Error> {
+        self.bare(routes::key_keepalive(part(pool)?, part(key)?)).await
+    }
+
+    /// Keeps many keys alive, or all of a pool.
+    pub async fn keep_alive_many(
+        &self,
+        pool: &str,
+        request: &KeepAliveRequest,
+    ) -> Result<KeptMany, Error> {
+        self.post(routes::keepalive(part(pool)?), request).await
+    }
+
+    /// Borrows a random free key. The lease runs on by itself: see [`Client::hold`].
+    pub async fn acquire(&self, pool: &str, request: &AcquireRequest) -> Result<Grant, Error> {
+        let wait = request.wait_seconds.map_or(0, |wait| wait.ms);
+        let within = CALL_TIME + Duration::from_millis(wait);
+        let route = routes::leases(part(pool)?);
+        json(self.send_within(within, Method::POST, route, Some(request)).await?).await
+    }
+
+    /// Borrows a random free key and keeps the lease as long as the guard lives and the pool's
+    /// longest hold allows. To be called on a tokio runtime.
+    pub async fn hold(&self, pool: &str, request: &AcquireRequest) -> Result<LeaseGuard, Error> {
+        LeaseGuard::acquire(self.clone(), pool, request).await
+    }
+
+    /// Gives a lease's key back.
+    pub async fn release(&self, pool: &str, lease: &str) -> Result<(), Error> {
+        let route = routes::lease_release(part(pool)?, part(lease)?);
+        self.send::<()>(Method::POST, route, None).await.map(drop)
+    }
+
+    /// Gives a lease more time.
+    pub async fn renew(
+        &self,
+        pool: &str,
+        lease: &str,
+        request: &RenewRequest,
+    ) -> Result<Lease, Error> {
+        self.post(routes::lease_renew(part(pool)?, part(lease)?), request).await
+    }
+
+    /// Whether the server's process runs.
+    pub async fn live(&self) -> Result<(), Error> {
+        self.send::<()>(Method::GET, routes::LIVEZ.into(), None).await.map(drop)
+    }
+
+    /// Whether the server takes requests.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.send::<()>(Method::GET, routes::READYZ.into(), None).await.map(drop)
+    }
+
+    /// Which version the server is.
+    pub async fn version(&self) -> Result<ServerVersion, Error> {
+        self.get(routes::VERSION.into()).await
+    }
+
+    /// What the server counts, as `OpenMetrics` text.
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let response = self.send::<()>(Method::GET, routes::METRICS.into(), None).await?;
+        response.text().await.map_err(Error::Unreachable)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, route: String) -> Result<T, Error> {
+        json(self.send::<()>(Method::GET, route, None).await?).await
+    }
+
+    async fn bare<T: DeserializeOwned>(&self, route: String) -> Result<T, Error> {
+        json(self.send::<()>(Method::POST, route, None).await?).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        route: String,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        json(self.send(Method::POST, route, Some(body)).await?).await
+    }
+
+    async fn send<B: Serialize>(
+        &self,
+        method: Method,
+        route: String,
+        body: Option<&B>,
+    ) -> Result<Response, Error> {
+        self.send_within(CALL_TIME, method, route, body).await
+    }
+
+    async fn send_within<B: Serialize>(
+        &self,
+        within: Duration,
+        method: Method,
+        route: String,
+        body: Option<&B>,
+    ) -> Result<Response, Error> {
+        let mut request =
+            self.http.request(method, format!("{}{route}", self.base)).timeout(within);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| {
+            if error.is_builder() {
+                Error::Unusable(root(&error))
+            } else {
+                Error::Unreachable(error)
+            }
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let body = response.bytes().await.map_err(Error::Unreachable)?;
+        Err(serde_json::from_slice(&body).map_or_else(
+            |error| Error::Unexpected { status, detail: error.to_string() },
+            |problem| Error::Refused(Box::new(problem)),
+        ))
+    }
+}
+
+async fn json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {
+    let status = response.status().as_u16();
+    let body = response.bytes().await.map_err(Error::Unreachable)?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Error::Unexpected { status, detail: error.to_string() })
+}
+
+/// Lets a name or an id into a path: it can be neither another path nor above this one.
+fn part(text: &str) -> Result<&str, Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if text.chars().all(plain) && !matches!(text, "" | "." | "..") {
+        return Ok(text);
+    }
+    Err(Error::Unusable(format!("{text:?} is no name and no id")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_is_a_host_and_nothing_more() {
+        for base in ["http://127.0.0.1:8000", "http://localhost/", "http://[::1]:8000"] {
+            assert!(Client::new(base).is_ok(), "{base}");
+        }
+        for base in ["", "localhost:8000", "https://a", "http://", "http://a/b", "http://a@b"] {
+            assert!(matches!(Client::new(base), Err(Error::Unusable(_))), "{base}");
+        }
+    }
+
+    #[test]
+    fn what_would_lead_elsewhere_is_no_part_of_a_path() {
+        for good in ["default", "a..", "A-b_0"] {
+            assert_eq!(part(good).unwrap(), good);
+        }
+        for bad in ["", ".", "..", "a/b", "a?b", "%2e", "ä", "a b"] {
+            assert!(part(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Waiting for a key: whatever makes a key available gives it to the first in line within the same
+//! step, so after a step nobody waits while a key is free and settled.
+//!
+//! A hand-over is a grant like any other, with its fact. A waiter whose time is over is refused
+//! only when nothing of the pool is due: never a false "none".
+
+use super::{Pool, Step};
+use crate::clocks::{US_PER_MS, after};
+use crate::key::{LeaseView, Secret};
+use crate::ledger::{Handed, Ledger, WAITERS_MAX};
+use crate::line::{Line, Waiter};
+use crate::policy::PoolName;
+use crate::refusal::Refusal;
+
+/// A key that was lent to somebody who waited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lent {
+    /// The pool.
+    pub pool: PoolName,
+    /// The lease.
+    pub lease: LeaseView,
+    /// The key's value.
+    pub value: Secret,
+    /// How long it was waited for, in milliseconds; never more than that.
+    pub waited_ms: u64,
+}
+
+impl Pool {
+    /// How many wait for a key. O(1).
+    pub fn waiting(&self) -> u64 {
+        self.line.len() as u64
+    }
+
+    /// Lends a free key as [`Pool::acquire`] does, or puts the asker in line for `wait_ms`, known
+    /// by `ticket`: then it gives `None`, and the outcome comes from
+    /// [`Pools::take_handed`](crate::Pools::take_handed). O(log n).
+    pub fn acquire_or_wait(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        (ttl_ms, holder): (Option<u64>, Option<&str>),
+        (ticket, wait_ms): (u64, u64),
+    ) -> Result<Option<(LeaseView, Secret)>, Refusal> {
+        match self.acquire(ledger, step, ttl_ms, holder) {
+            Ok(lent) => Ok(Some(lent)),
+            Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
+                if ledger.waiters.len() >= WAITERS_MAX {
+                    return Err(Refusal::LineFull { max: WAITERS_MAX });
+                }
+                let waiter = Waiter::new(ticket, step.now.lease_us, ttl_ms, holder);
+                let until_us = after(step.now.lease_us, wait_ms.saturating_mul(US_PER_MS));
+                let at = self.line.join(waiter, until_us);
+                ledger.waiters.insert(ticket, (self.seat, at));
+                Ok(None)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Takes somebody out of line; false when no such one is in this line. O(log n).
+    pub(crate) fn leave(&mut self, ledger: &mut Ledger, at: u32, ticket: u64) -> bool {
+        let here = self.line.has(at, ticket);
+        if here {
+            self.line.leave(at);
+            ledger.waiters.remove(&ticket);
+        }
+        here
+    }
+
+    /// Takes the whole line away: of a pool that is removed.
+    pub(crate) fn take_line(&mut self) -> Line {
+        std::mem::take(&mut self.line)
+    }
+
+    /// Gives free keys to those in line, in their order. Bounded by the keys that became free
+    /// since the last step; what must be purged on the way costs the budget.
+    pub(crate) fn serve_line(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
+        while let Some(first) = self.line.first() {
+            // Nothing is free, or more is due than the turn may settle.
+            let Ok(slot) = self.draw(ledger, step) else { return };
+            let waiter = self.line.leave(first);
+            ledger.waiters.remove(&waiter.ticket);
+            // The policy may have changed since: no grant is longer than it says.
+            let most_ms = self.policy.lease_ttl_ms;
+            let ttl_us = waiter.ttl_ms.map_or(most_ms, |ms| ms.min(most_ms)) * US_PER_MS;
+            let (lease, value) = self.grant(ledger, step, slot, (ttl_us, waiter.holder.as_deref()));
+            let waited_ms = (step.now.lease_us - waiter.since_us) / US_PER_MS;
+            let lent = Lent { pool: self.name.clone(), lease, value, waited_ms };
+            ledger.handed.push(Handed { ticket: waiter.ticket, outcome: Ok(lent) });
+        }
+    }
+
+    /// Refuses those whose time is over. To be called after all else was settled: with budget left,
+    /// nothing of the pool is due that could still give them a key.
+    pub(super) fn settle_waits(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
+        while let Some((until_us, at)) = self.line.next_end()
+            && until_us <= step.now.lease_us
+            && step.budget > 0
+        {
+            debug_assert!(!self.key_is_due(step.now), "settled before");
+            step.budget -= 1;
+            let refusal = self.no_key(ledger, step);
+            let ticket = self.line.leave(at).ticket;
+            ledger.waiters.remove(&ticket);
+            ledger.handed.push(Handed { ticket, outcome: Err(refusal) });
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! How old segments of the journal go: what lives of them is told anew from memory, a slice a turn,
+//! and once that is durable they are removed.
+//!
+//! It begins only where it frees more than it writes and, on a full disk, where what it writes has
+//! room: so it never feeds on itself and never takes the room that giving back needs.
+
+use super::{CommitError, Works};
+use crate::core::{Fact, Retelling, Sink};
+use crate::journal::{Journal, Room};
+
+/// Holds told anew in one turn.
+const RETELL_MAX: u32 = 256;
+/// Bytes that a hold told anew takes, as long as none has been.
+pub(super) const HELD_BYTES: u64 = 64;
+
+/// What lives of old segments is being told anew.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dropping {
+    at: Retelling,
+    /// The last segment that goes.
+    through: u64,
+    /// Bytes told so far.
+    bytes: u64,
+    /// Whether all has been told and the last of it is in the batch.
+    told: bool,
+}
+
+impl Works {
+    /// Where the journal has grown too large, tells a slice of what lives of its old segments anew,
+    /// into this turn's batch.
+    pub(super) fn tell_anew(&mut self) {
+        if self.room() == Room::Nothing {
+            return;
+        }
+        let Some(mut dropping) = self.dropping else {
+            let begun =
+                |through| Dropping { at: Retelling::default(), through, bytes: 0, told: false };
+            self.dropping = self.to_drop().map(begun);
+            return;
+        };
+        let before = self.batch.bytes().len();
+        if let Some(at) = self.pools.retell(dropping.at, RETELL_MAX, &mut self.batch) {
+            dropping.at = at;
+        } else {
+            Sink::fact(&mut self.batch, &Fact::Dropped { through: dropping.through });
+            dropping.told = true;
+        }
+        dropping.bytes += (self.batch.bytes().len() - before) as u64;
+        self.dropping = Some(dropping);
+    }
+
+    /// The last segment that is to go now, if any is.
+    fn to_drop(&self) -> Option<u64> {
+        let journal = self.journal.as_ref()?;
+        let (bytes, most) = (journal.bytes(), self.sizes.journal / 4 * 3);
+        if bytes <= most && !journal.is_starved() {
+            return None;
+        }
+        let through = journal.droppable(self.progress.carried())?;
+        let telling = self.away() * self.told_each;
+        let large = journal.is_starved() || bytes > most.max(2 * telling);
+        let frees = journal.bytes_through(through) > telling;
+        let fits = journal.room_bytes().is_none_or(|room| telling <= room);
+        (large && frees && fits).then_some(through)
+    }
+
+    fn away(&self) -> u64 {
+        self.pools.iter().map(|pool| pool.counts().total_away()).sum()
+    }
+
+    /// Drops the old segments once all that lives of them has been told anew, durably.
+    pub(super) fn drop_told(&mut self) -> Result<(), CommitError> {
+        let Some(Dropping { through, told: true, bytes, .. }) = self.dropping else {
+            return Ok(());
+        };
+        self.told_each = (bytes / self.away().max(1)).max(HELD_BYTES);
+        self.dropping = None;
+        self.journal
+            .as_mut()
+            .map_or(Ok(()), |journal: &mut Journal| journal.drop_through(through))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! The commands that call a server: over `keypeg-client` alone, as anybody else would.
+//!
+//! What was asked for goes to stdout, everything else to stderr; the exit code tells the kind of
+//! a failure, see [`exit`].
+
+mod exec;
+mod output;
+
+use crate::config::length_ms;
+use crate::failure::{Failure, exit};
+use clap::{Args, Subcommand, value_parser};
+use keypeg_client::{
+    AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, Problem, RenewRequest,
+    Seconds,
+};
+use output::Output;
+use std::ffi::OsString;
+
+/// What can be asked of a running server.
+#[derive(Debug, Subcommand)]
+pub enum Ask {
+    /// Makes keys
+    Generate {
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000))]
+        count: u32,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Borrows a random free key; it comes back by itself, or by `release`
+    Acquire {
+        /// What lease is wanted.
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Gives a key back by its lease
+    Release {
+        /// The lease's id
+        lease: String,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Gives a lease more time
+    Renew {
+        /// The lease's id
+        lease: String,
+        /// How long from now, such as 500ms, 2s or 5m [default: the pool's]
+        #[arg(long, value_name = "LENGTH", value_parser = length_ms)]
+        ttl: Option<u64>,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Puts a key back, whoever holds it
+    Unblock {
+        /// The key's id
+        key: String,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Deletes a key in any state, for ever
+    Delete {
+        /// The key's id
+        key: String,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Keeps keys alive
+    Keepalive {
+        /// The keys' ids
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        keys: Vec<String>,
+        /// Every key of the pool
+        #[arg(long)]
+        all: bool,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Shows a key, or the pool
+    Show {
+        /// The key's id; the pool when left out
+        key: Option<String>,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Lists the pools
+    Pools {
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Runs a command with a key lent to it, and gives the key back at its end
+    ///
+    /// The command finds the key in `KEYPEG_KEY`, its id in `KEYPEG_KEY_ID` and the fencing token in
+    /// `KEYPEG_FENCING_TOKEN`. While it runs the lease is renewed and the key kept alive. Signals are
+    /// passed on, and so is its exit code.
+    Exec {
+        /// What lease is wanted.
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+        /// The command and its arguments
+        #[arg(required = true, last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+}
+
+/// Where to ask, and how to tell.
+#[derive(Debug, Args)]
+pub struct To {
+    /// The server
+    #[arg(
+        long,
+        env = "KEYPEG_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8000"
+    )]
+    server: String,
+    /// The pool
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pool: String,
+    /// For people or for programs
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// What lease is wanted.
+#[derive(Debug, Args)]
+pub struct Wanted {
+    /// How long, such as 500ms, 2s or 5m [default: the pool's]
+    #[arg(long, value_name = "LENGTH", value_parser = length_ms)]
+    ttl: Option<u64>,
+    /// Who is to be shown as holding the key
+    #[arg(long, value_name = "TEXT")]
+    holder: Option<String>,
+    /// How long to wait in line for a key, at most 5m [default: not at all; 5m when no length is said]
+    #[arg(long, value_name = "LENGTH", value_parser = length_ms)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "5m")]
+    wait: Option<u64>,
+}
+
+impl Wanted {
+    fn request(self) -> AcquireRequest {
+        AcquireRequest {
+            ttl_seconds: self.ttl.map(Seconds::from_ms),
+            wait_seconds: self.wait.map(Seconds::from_ms),
+            holder: self.holder,
+        }
+    }
+}
+
+impl Ask {
+    /// Asks, tells, and gives the code to exit with.
+    pub fn run(self) -> Result<u8, Failure> {
+        let failed = |error| Failure::new(exit::OS, format!("starting: {error}"));
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        runtime.block_on(self.ask())
+    }
+
+    async fn ask(self) -> Result<u8, Failure> {
+        match self {
+            Self::Generate { count, to } => {
+                let request = GenerateRequest { count: Some(count), ..GenerateRequest::default() };
+                let made = to.client()?.generate(&to.pool, &request).await?;
+                to.output.rows(&made, &made.keys, &["id", "key", "expires_at"])
+            }
+            Self::Acquire { wanted, to } => {
+                to.output.fields(&to.client()?.acquire(&to.pool, &wanted.request()).await?)
+            }
+            Self::Release { lease, to } => {
+                to.client()?.release(&to.pool, &lease).await?;
+                Ok(0)
+            }
+            Self::Renew { lease, ttl, to } => {
+                let request = RenewRequest { ttl_seconds: ttl.map(Seconds::from_ms) };
+                to.output.fields(&to.client()?.renew(&to.pool, &lease, &request).await?)
+            }
+            Self::Unblock { key, to } => {
+                to.output.fields(&to.client()?.release_key(&to.pool, &key).await?)
+            }
+            Self::Delete { key, to } => {
+                to.client()?.delete_key(&to.pool, &key).await?;
+                Ok(0)
+            }
+            Self::Keepalive { keys, all, to } => {
+                let request =
+                    KeepAliveRequest { ids: (!all).then_some(keys), all: all.then_some(true) };
+                let kept = to.client()?.keep_alive_many(&to.pool, &request).await?;
+                to.output.fields(&kept)?;
+                if kept.missing.is_empty() {
+                    return Ok(0);
+                }
+                let message = format!("{} of the keys are not there", kept.missing.len());
+                Err(Failure::new(exit::NO_INPUT, message))
+            }
+            Self::Show { key: Some(key), to } => {
+                to.output.fields(&to.client()?.key(&to.pool, &key).await?)
+            }
+            Self::Show { key: None, to } => to.output.fields(&to.client()?.pool(&to.pool).await?),
+            Self::Pools { to } => {
+                let pools = to.client()?.pools().await?;
+                let columns =
+                    ["pool", "available", "leased", "resting", "quarantined", "total", "waiting"];
+                to.output.rows(&pools, &pools, &columns)
+            }
+            Self::Exec { wanted, to, command } => {
+                exec::run(&to.client()?, &to.pool, &wanted.request(), &command).await
+            }
+        }
+    }
+}
+
+impl To {
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(&self.server)?)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::Refused(problem) => exit_of(problem),
+            Error::Unreachable(_) => exit::UNAVAILABLE,
+            Error::Unexpected { .. } => exit::PROTOCOL,
+            Error::Unusable(_) => exit::USAGE,
+        };
+        let word = error.problem().map(|problem| format!(" ({})", problem.code.as_str()));
+        Self::new(code, format!("{error}{}", word.unwrap_or_default()))
+    }
+}
+
+/// By the status, so that a code that comes later has a place.
+fn exit_of(problem: &Problem) -> u8 {
+    match problem.status {
+        _ if problem.code == Code::NoKeyAvailable => exit::TEMPORARY,
+        401 | 403 => exit::PERMISSION,
+        404 | 410 => exit::NO_INPUT,
+        408 | 429 | 503 => exit::TEMPORARY,
+        507 => exit::CANNOT_CREATE,
+        500.. => exit::SOFTWARE,
+        _ => exit::DATA,
+    }
+}

@@ -1,0 +1,82 @@
+//! Queries: a form's escapes, and parameters each taken once, so that every error names its
+//! parameter. Knows no route's parameters; nothing here repeats a value.
+
+use super::body::echo;
+use super::error::Problem;
+
+/// A query's parameters.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a query with no parameters but those known, and none twice.
+    pub(super) fn read(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+        let mut read = Self::default();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decoded(name);
+            let allowed = known.join(", ");
+            if !known.contains(&name.as_str()) {
+                let name = echo(&name);
+                let detail = format!("There is no parameter {name} here; allowed: {allowed}.");
+                return Err(Problem::invalid(name, allowed, detail));
+            }
+            if read.0.iter().any(|(other, _)| *other == name) {
+                return Err(Problem::out_of_range(&name, "there once"));
+            }
+            read.0.push((name, decoded(value)));
+        }
+        Ok(read)
+    }
+
+    /// The value of a parameter that is there.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Decodes a form's escapes; what is no escape stands for itself.
+pub(super) fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [high, low, after @ ..]) => match (nibble(*high), nibble(*low)) {
+                (Some(high), Some(low)) => {
+                    bytes.push(high << 4 | low);
+                    rest = after;
+                }
+                _ => bytes.push(b'%'),
+            },
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|nibble| u8::try_from(nibble).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_decoded_like_a_form() {
+        for (text, plain) in [
+            ("abc", "abc"),
+            ("a+b%20c", "a b c"),
+            ("%2B%26%3d%25", "+&=%"),
+            ("%C3%A4", "ä"),
+            ("100%", "100%"),
+            ("%4", "%4"),
+            ("%zz%4a", "%zzJ"),
+            ("%ff", "\u{fffd}"),
+        ] {
+            assert_eq!(decoded(text), plain, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The commands that call a server, from a shell's point of view: what they print, what they exit
+//! with, and what `exec` does to the command it runs.
+
+use crate::support::{Server, eventually, now};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+fn tool(server: &Server, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    command.args(args).env_clear().env("KEYPEG_SERVER", format!("http://{}", server.addr()));
+    command
+}
+
+fn said(output: &[u8]) -> String {
+    String::from_utf8(output.to_vec()).unwrap()
+}
+
+/// Runs it to its end: it must exit so, and must have said so on stderr.
+#[track_caller]
+fn check(mut command: Command, exit: i32, says: &str) -> Output {
+    let output = command.output().unwrap();
+    let stderr = said(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit), "{command:?}: {stderr}");
+    assert!(stderr.contains(says), "{command:?}: {stderr}");
+    output
+}
+
+#[track_caller]
+fn told(server: &Server, args: &[&str]) -> Value {
+    let output = check(tool(server, &[args, &["--output", "json"]].concat()), 0, "");
+    assert_eq!(said(&output.stderr), "");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn counts(server: &Server, pool: &str, expected: &Value) {
+    server.client().ask(&format!("GET /v1/pools/{pool}")).is(200, expected);
+}
+
+#[test]
+fn each_command_does_what_it_says() {
+    let server = Server::in_memory(&[]);
+    server.client().send("PUT /v1/pools/ci", &json!({ "max_hold_seconds": 600 }));
+    let ci = ["--pool", "ci"];
+    let made = told(&server, &["generate", "-n", "2", "--pool", "ci"]);
+    assert_eq!(made["keys"].as_array().unwrap().len(), 2);
+    let acquire = ["acquire", "--pool", "ci", "--ttl", "5s", "--holder", "job-7"];
+    let grant = told(&server, &acquire);
+    let (lease, key) = (grant["id"].as_str().unwrap(), grant["key_id"].as_str().unwrap());
+    assert_eq!(grant["holder"], "job-7");
+    let shown = told(&server, &["show", key, "--pool", "ci"]);
+    assert_eq!(shown["state"], "leased");
+    let renewed = told(&server, &["renew", lease, "--ttl", "50s", "--pool", "ci"]);
+    assert_eq!(renewed["expires_in_seconds"], 50);
+    check(tool(&server, &["release", lease, "--pool", "ci"]), 0, "");
+    check(tool(&server, &["release", lease, "--pool", "ci"]), 66, "(lease_ended)");
+    assert_eq!(told(&server, &["unblock", key, "--pool", "ci"]), json!({ "released": false }));
+    let kept = told(&server, &["keepalive", key, "--pool", "ci"]);
+    assert_eq!(kept, json!({ "kept": 1, "missing": [] }));
+    assert_eq!(told(&server, &["keepalive", "--all", "--pool", "ci"])["kept"], 2);
+    check(tool(&server, &["delete", key, "--pool", "ci"]), 0, "");
+    check(tool(&server, &["keepalive", key, "--pool", "ci"]), 66, "1 of the keys are not there");
+    assert_eq!(told(&server, &[&["show"][..], &ci].concat())["total"], 1);
+    assert_eq!(told(&server, &["pools"]).as_array().unwrap().len(), 2);
+    let table = said(&check(tool(&server, &["pools"]), 0, "").stdout);
+    assert_eq!(
+        table,
+        "POOL     AVAILABLE  LEASED  RESTING  QUARANTINED  TOTAL  WAITING\n\
+         ci       1          0       0        0            1      0\n\
+         default  0          0       0        0            0      0\n"
+    );
+}
+
+#[test]
+fn failures_have_the_exit_codes_of_sysexits() {
+    let mut server = Server::in_memory(&[]);
+    check(tool(&server, &["acquire"]), 75, "The pool has no keys. (no_key_available)");
+    check(tool(&server, &["show", "x"]), 66, "(unknown_key)");
+    check(tool(&server, &["show", "--pool", "nope"]), 66, "(unknown_pool)");
+    check(tool(&server, &["show", "../x"]), 64, "is no name");
+    check(tool(&server, &["acquire", "--ttl", "2h"]), 65, "(invalid)");
+    check(tool(&server, &["acquire", "--ttl", "soon"]), 64, "500ms");
+    check(tool(&server, &["generate", "-n", "0"]), 64, "10000");
+    check(tool(&server, &["keepalive"]), 64, "KEYS");
+    check(tool(&server, &["keepalive", "x", "--all"]), 64, "--all");
+    check(tool(&server, &["pools", "--server", "https://localhost"]), 64, "TLS");
+    let mut empty = tool(&server, &["pools"]);
+    empty.env("KEYPEG_SERVER", "");
+    check(empty, 64, "KEYPEG_SERVER");
+    server.kill();
+    check(tool(&server, &["pools"]), 69, "refused");
+}
+
+#[test]
+fn exec_lends_a_key_passes_the_exit_code_on_and_gives_the_key_back() {
+    let server = Server::in_memory(&[]);
+    let made = told(&server, &["generate"])["keys"][0].clone();
+    let script = "echo $KEYPEG_KEY $KEYPEG_KEY_ID $KEYPEG_FENCING_TOKEN; exit 3";
+    let output = check(tool(&server, &["exec", "--", "/bin/sh", "-c", script]), 3, "60s at most");
+    let words = said(&output.stdout);
+    let words: Vec<_> = words.split_whitespace().collect();
+    assert_eq!(words[..2], [made["key"].as_str().unwrap(), made["id"].as_str().unwrap()]);
+    assert!(words[2].parse::<u64>().unwrap() > 0);
+    counts(&server, "default", &json!({ "available": 1 }));
+    check(tool(&server, &["exec", "--", "/bin/sh", "-c", "kill -9 $$"]), 128 + 9, "");
+    check(tool(&server, &["exec", "--", "/no/such/program"]), 127, "/no/such/program");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    check(tool(&server, &["exec", "--", text]), 126, text);
+    check(tool(&server, &["exec"]), 64, "CMD");
+    counts(&server, "default", &json!({ "available": 1 }));
+}
+
+#[test]
+fn exec_renews_the_lease_and_keeps_the_key_alive() {
+    let server = Server::in_memory(&[]);
+    let policy = json!({
+        "lease_ttl_seconds": 0.6, "max_hold_seconds": 600, "keepalive_ttl_seconds": 0.8,
+    });
+    server.client().send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
+    told(&server, &["generate", "--pool", "ci"]);
+    let started = now();
+    check(tool(&server, &["exec", "--pool", "ci", "--", "/bin/sleep", "2"]), 0, "600s at most");
+    assert!(started.elapsed() >= Duration::from_secs(2));
+    counts(&server, "ci", &json!({ "available": 1, "total": 1 }));
+}
+
+#[test]
+fn exec_passes_signals_on() {
+    let server = Server::in_memory(&[]);
+    told(&server, &["generate"]);
+    let script = "trap 'exit 7' TERM; trap 'echo again' USR1; echo ready; \
+                  while :; do /bin/sleep 0.05; done";
+    let mut command = tool(&server, &["exec", "--", "/bin/sh", "-c", script]);
+    let mut process =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let pid = Pid::from_child(&process);
+    kill_process(pid, Signal::USR1).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "again");
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(7));
+    counts(&server, "default", &json!({ "available": 1 }));
+}
+
+/// While nothing runs yet, a signal ends `exec` itself: a server that is silent cannot keep it.
+#[test]
+fn exec_can_be_ended_while_it_waits_for_the_server() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", silent.local_addr().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut process = command.args(["exec", "--server", &server, "--", "x"]).spawn().unwrap();
+    let _asked = silent.accept().unwrap();
+    kill_process(Pid::from_child(&process), Signal::INT).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(128 + 2));
+}
+
+#[test]
+fn exec_ends_a_command_with_its_lease_whatever_the_command_thinks_of_it() {
+    let server = Server::in_memory(&["--lease-ttl", "300ms"]);
+    told(&server, &["generate"]);
+    let polite = ["exec", "--", "/bin/sleep", "100"];
+    check(tool(&server, &polite), 75, "the lease is over");
+    let stubborn = ["exec", "--", "/bin/sh", "-c", "trap '' TERM; while :; do /bin/sleep 1; done"];
+    let started = now();
+    eventually("a key", || {
+        let output = tool(&server, &stubborn).output().unwrap();
+        (said(&output.stderr).contains("the lease is over")).then_some(())
+    });
+    assert!(started.elapsed() >= Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn exec_ends_a_command_whose_key_is_deleted() {
+    let server = Server::in_memory(&[]);
+    let policy = json!({ "keepalive_ttl_seconds": 1 });
+    server.client().send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
+    let key = told(&server, &["generate", "--pool", "ci"])["keys"][0]["id"].clone();
+    let delete = format!("DELETE /v1/pools/ci/keys/{}", key.as_str().unwrap());
+    let command = ["exec", "--pool", "ci", "--", "/bin/sleep", "100"];
+    let process = tool(&server, &command).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("leased", || {
+        let leased = server.client().ask("GET /v1/pools/ci").json()["leased"] == 1;
+        leased.then_some(())
+    });
+    server.client().ask(&delete).is(204, &Value::Null);
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", said(&output.stderr));
+}
