@@ -248,3 +248,26 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 fn gone() -> io::Error {
     io::Error::other("the thread that makes segments ready is gone")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Directory;
+
+    /// A segment that was made behind one that failed was once left on the disk: the gap before it
+    /// made the next start refuse.
+    #[test]
+    fn a_segment_out_of_step_is_not_left_behind() {
+        let path = std::env::temp_dir().join(format!("keypeg-spares-{}", std::process::id()));
+        let disk: Arc<dyn Disk> = Arc::new(Directory::open(&path).expect("a directory"));
+        let mut spares = Spares::new(Arc::clone(&disk), 4096);
+        spares.last = 1;
+        spares.take_in(Spare::make(&*disk, 2, 4096), 0).expect("in step");
+        spares.take_in(Err(io::ErrorKind::StorageFull.into()), 0).expect("told, not final");
+        spares.take_in(Spare::make(&*disk, 4, 4096), 0).expect("out of step");
+        assert_eq!(spares.left(), Some(1), "the disk still counts as full");
+        assert_eq!(disk.list().expect("lists"), [file_name(2)]);
+        drop(spares);
+        std::fs::remove_dir_all(path).expect("removes");
+    }
+}

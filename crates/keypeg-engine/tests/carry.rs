@@ -110,6 +110,32 @@ fn new_keys_wait_for_a_carrier_that_lags_and_nothing_else_does() {
     assert!(matches!(driver.call(generate()), Reply::Keys(_)), "and goes on when it has caught up");
 }
 
+/// The carrier of a start once read from the oldest segment on, though all of it was carried; the
+/// engine dropped that segment in its first turns, and the process ended for want of it.
+#[test]
+fn a_start_that_drops_at_once_takes_no_segment_from_its_carrier() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(3);
+    let lend = |driver: &mut Driver, times| {
+        for _ in 0..times {
+            let (lease, ..) = driver.acquire("somebody").unwrap();
+            let verdict = Verdict::default();
+            driver.call(Call::Release { pool: default_pool(), lease, verdict });
+        }
+    };
+    lend(&mut driver, 200);
+    driver.carry().unwrap();
+    drop(driver);
+    assert_eq!(segments(&disk)[0], "journal-000000000001");
+    let mut driver = open(&disk, &clock);
+    lend(&mut driver, 50);
+    assert_ne!(segments(&disk)[0], "journal-000000000001", "the start dropped");
+    driver.carry().expect("reads on from where it had come");
+    lend(&mut driver, 200);
+    driver.carry().expect("and from there");
+}
+
 #[test]
 fn a_rest_outlives_the_segment_it_was_told_in() {
     let (disk, clock) = (SimDisk::new(), GivenClock::new());
