@@ -24,6 +24,8 @@ const CALL_TIME: Duration = Duration::from_mins(1);
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    /// Under which Idempotency-Key it asks.
+    once: Option<String>,
 }
 
 /// Why a call gave nothing.
@@ -90,7 +92,15 @@ impl Client {
             .redirect(Policy::none())
             .build()
             .map_err(|error| Error::Unusable(root(&error)))?;
-        Ok(Self { http, base: format!("http://{host}") })
+        Ok(Self { http, base: format!("http://{host}"), once: None })
+    }
+
+    /// Makes a client whose [`generate`](Self::generate) and [`acquire`](Self::acquire) are made
+    /// under this Idempotency-Key, 1 to 128 visible characters: asked again they are answered the
+    /// same, and nothing happens twice. Take a new one for each thing that is to happen.
+    #[must_use]
+    pub fn once(&self, key: &str) -> Self {
+        Self { once: Some(key.into()), ..self.clone() }
     }
 
     /// All pools, by name.
@@ -236,6 +246,9 @@ impl Client {
             self.http.request(method, format!("{}{route}", self.base)).timeout(within);
         if let Some(body) = body {
             request = request.json(body);
+        }
+        if let Some(key) = &self.once {
+            request = request.header("idempotency-key", key);
         }
         let response = request.send().await.map_err(|error| {
             if error.is_builder() {

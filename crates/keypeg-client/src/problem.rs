@@ -37,6 +37,12 @@ pub enum Code {
     LeaseEnded,
     /// The lease cannot be made to end later.
     MaxHoldReached,
+    /// The Idempotency-Key was used with another body.
+    IdempotencyMismatch,
+    /// Keys that the Idempotency-Key's answer told of are gone.
+    KeysGone,
+    /// The same Idempotency-Key was asked again, and that request has this one's place in line.
+    TakenOver,
     /// The default pool cannot be removed.
     DefaultPool,
     /// A value to bring in is there already, or was.
@@ -59,7 +65,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::BadCursor,
         Self::Forbidden,
@@ -74,6 +80,9 @@ impl Code {
         Self::NoKeyAvailable,
         Self::LeaseEnded,
         Self::MaxHoldReached,
+        Self::IdempotencyMismatch,
+        Self::KeysGone,
+        Self::TakenOver,
         Self::DefaultPool,
         Self::KeyExists,
         Self::TooManyPools,
@@ -100,12 +109,17 @@ impl Code {
             Self::MaxHoldReached => ("max_hold_reached", 409, "Held as long as allowed"),
             Self::DefaultPool => ("default_pool", 409, "The default pool stays"),
             Self::KeyExists => ("key_exists", 409, "Key exists"),
+            Self::TakenOver => ("taken_over", 409, "Taken over by a repeat"),
+            Self::KeysGone => ("keys_gone", 410, "Keys gone"),
             Self::LeaseEnded => ("lease_ended", 410, "Lease ended"),
             Self::TooLarge => ("too_large", 413, "Body too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", 415, "Unsupported content type")
             }
             Self::Invalid => ("invalid", 422, "Invalid field"),
+            Self::IdempotencyMismatch => {
+                ("idempotency_mismatch", 422, "Idempotency key used with another body")
+            }
             Self::Internal => ("internal", 500, "Internal error"),
             Self::Overloaded => ("overloaded", 503, "Overloaded"),
             Self::ShuttingDown => ("shutting_down", 503, "Shutting down"),

@@ -4,6 +4,7 @@
 //! decides (the end of a lease, the end of a rest) is no fact, since the clock in the journal
 //! tells it; a purge is one, since no key may come back from it. Facts carry numbers, not names.
 
+use crate::ids::{AnswerId, Digest};
 use crate::policy::Policy;
 
 /// Something that happened to a pool or a key. Key numbers are the server's and never used twice.
@@ -132,6 +133,21 @@ pub enum Fact<'a> {
         /// The key.
         key: u64,
     },
+    /// What an Idempotency-Key was answered: in the same batch as what it tells of, and told anew,
+    /// like [`Fact::Held`].
+    Answered {
+        /// The pool.
+        pool: u32,
+        /// The answer.
+        answer: Answer,
+    },
+    /// An answer was never received and what it gave has been taken back: it is forgotten.
+    Unanswered {
+        /// The pool.
+        pool: u32,
+        /// Which answer.
+        id: AnswerId,
+    },
     /// Tokens below `until` may be granted; a start that is not clean goes on from there.
     TokensReserved {
         /// The bound.
@@ -162,6 +178,49 @@ pub struct Grant<'a> {
     pub rest_us: u64,
     /// Who said to hold it.
     pub holder: Option<&'a str>,
+}
+
+/// What an Idempotency-Key was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which answer it is.
+    pub id: AnswerId,
+    /// What was asked.
+    pub body: Digest,
+    /// How long it is kept at least, lease time in microseconds.
+    pub until_us: u64,
+    /// What it told.
+    pub said: Said,
+}
+
+/// What an answer told that is not to be found elsewhere later. Instants that end in `_ms` are wall
+/// time, as they were shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A key was lent.
+    Lease {
+        /// The key.
+        key: u64,
+        /// The fencing token.
+        token: u64,
+        /// When the lease was to end, lease time in microseconds: another end is a renewal's.
+        until_us: u64,
+        /// When it was granted.
+        granted_at_ms: u64,
+        /// When it was to end.
+        expires_at_ms: u64,
+        /// When its key was to be purged; `None` never.
+        key_expires_at_ms: Option<u64>,
+    },
+    /// Keys were made or brought in: numbers `first`, `first + 1`, ….
+    Keys {
+        /// The first key's number.
+        first: u64,
+        /// How many.
+        count: u32,
+        /// When they were to be purged; `None` never.
+        expires_at_ms: Option<u64>,
+    },
 }
 
 /// Who takes facts: a journal's batch, a feed, a test.

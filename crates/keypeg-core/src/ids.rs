@@ -14,6 +14,14 @@ pub struct KeyId(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub u128);
 
+/// What one Idempotency-Key of one caller asks of one pool: which answer is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AnswerId(pub u128);
+
+/// What tells two bodies apart: the first 128 bits of a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub u128);
+
 /// Where a listing goes on: a slot of one pool, in one run of the server. Written as 26 of
 /// `0-9a-v`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +43,20 @@ impl KeyId {
     /// The bits that place this key in an index.
     pub(crate) fn hash(self) -> u64 {
         (self.0 >> 64) as u64
+    }
+}
+
+impl AnswerId {
+    /// The bits that place this answer in an index.
+    pub(crate) fn hash(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+}
+
+impl Digest {
+    /// Computes the digest of a body.
+    pub fn of(body: &[u8]) -> Self {
+        Self(first_128(blake3::Hasher::new().update(body)))
     }
 }
 
@@ -79,6 +101,15 @@ impl IdKey {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"lease:").update(&pool.to_le_bytes()).update(&token.to_le_bytes());
         LeaseId((first_128(&hasher) << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
+    }
+
+    /// Computes the id of the answer that `by` asks of `route` in this pool under an
+    /// Idempotency-Key.
+    pub(crate) fn answer_id(&self, pool: u32, route: u8, by: &str, key: &str) -> AnswerId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"answer:").update(&pool.to_le_bytes()).update(&[route]);
+        hasher.update(&(by.len() as u64).to_le_bytes()).update(by.as_bytes());
+        AnswerId(first_128(hasher.update(key.as_bytes())))
     }
 
     /// Makes the cursor of a listing of this pool that goes on at `slot`, in this run.

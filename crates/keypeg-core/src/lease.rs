@@ -79,6 +79,12 @@ impl Holds {
         self.records[at].words = reason.map(Into::into);
     }
 
+    /// Sets what a grant that is told anew says of the hold.
+    pub(crate) fn set_grant(&mut self, at: u32, lease: &crate::Grant<'_>) {
+        let Hold { slot, place, token, .. } = self.records[at];
+        self.records[at] = Hold { place, ..Hold::new(slot, token, lease) };
+    }
+
     pub(crate) fn get(&self, at: u32) -> &Hold {
         &self.records[at]
     }
@@ -111,7 +117,7 @@ impl Hold {
 }
 
 /// Tokens are counted, so their bits must be spread before they place anything.
-fn spread(token: u64) -> u64 {
+pub(crate) fn spread(token: u64) -> u64 {
     let mixed = (token ^ (token >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 29)
 }

@@ -48,6 +48,10 @@ pub struct Ledger {
     pub(crate) ended: Ended,
     /// Who waits, by ticket: the pool's seat and the place in its line.
     pub(crate) waiters: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
+    /// What the answers of all pools count of [`ANSWERS_MAX`](crate::ANSWERS_MAX).
+    pub(crate) answers: usize,
+    /// Answers of ended leases in all pools.
+    pub(crate) ended_answers: usize,
     /// What those who waited got, until it is taken.
     pub(crate) handed: Vec<Handed>,
 }
@@ -74,6 +78,8 @@ impl Ledger {
             run: 0,
             ended: Ended::default(),
             waiters: HashMap::default(),
+            answers: 0,
+            ended_answers: 0,
             handed: Vec::new(),
         }
     }

@@ -20,22 +20,24 @@ mod pool;
 mod pools;
 mod rebuild;
 mod refusal;
+mod replays;
 mod slots;
 mod symbols;
 
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
-pub use fact::{Fact, Grant, Sink, Values};
-pub use ids::{Cursor, IdKey, KeyId, LeaseId, TOKEN_MAX};
+pub use fact::{Answer, Fact, Grant, Said, Sink, Values};
+pub use ids::{AnswerId, Cursor, Digest, IdKey, KeyId, LeaseId, TOKEN_MAX};
 pub use key::{KeyPage, KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret, VALUE_MAX, Verdict};
 pub use ledger::{Counters, Handed, Ledger, Limits, TOKEN_BLOCK, WAITERS_MAX};
 pub use policy::{
     KEY_LENGTH, KEY_PREFIX_MAX, LENGTH_MAX_MS, MAX_KEYS_MAX, OutOfRange, Policy, PolicyPatch,
     PoolName,
 };
-pub use pool::{Lent, Pool, Step};
+pub use pool::{Lent, Once, Pool, Step};
 pub use pools::{Pools, Retelling};
 pub use rebuild::{Carried, LoadedKey, Misfit, Rebuild};
 pub use refusal::{Counts, EndCause, NoKeyCause, Refusal};
+pub use replays::ANSWERS_MAX;
 
 /// Where chance comes from: an argument, so that a seed can play it.
 pub trait Chance {

@@ -5,6 +5,7 @@
 
 use crate::chunks::Chunks;
 use crate::deadlines::{Deadlines, NOWHERE, Places};
+use crate::replays::Asked;
 
 /// Who waits, and for what.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Waiter {
     pub(crate) ttl_ms: Option<u64>,
     /// Who says to hold it.
     pub(crate) holder: Option<Box<str>>,
+    /// Under which Idempotency-Key it waits.
+    pub(crate) asked: Option<Box<Asked>>,
     ahead: u32,
     behind: u32,
     /// In the heap of deadlines.
@@ -32,7 +35,12 @@ impl Waiter {
     ) -> Self {
         let holder = holder.map(Into::into);
         let (ahead, behind, place) = (NOWHERE, NOWHERE, NOWHERE);
-        Self { ticket, since_us, ttl_ms, holder, ahead, behind, place }
+        Self { ticket, since_us, ttl_ms, holder, asked: None, ahead, behind, place }
+    }
+
+    /// Has it wait under an Idempotency-Key.
+    pub(crate) fn under(self, asked: Option<Asked>) -> Self {
+        Self { asked: asked.map(Box::new), ..self }
     }
 }
 
@@ -99,6 +107,21 @@ impl Line {
         let len = self.waiters.0.len();
         (at as usize) < len
             && self.waiters.0[at].as_ref().is_some_and(|waiter| waiter.ticket == ticket)
+    }
+
+    /// Gives a place to another ticket, which waits since now and until `until_us`; gives the one
+    /// that had it. O(log n).
+    pub(crate) fn take_over(&mut self, at: u32, ticket: u64, now_us: u64, until_us: u64) -> u64 {
+        let waiter = self.waiters.get_mut(at);
+        waiter.since_us = now_us;
+        let before = std::mem::replace(&mut waiter.ticket, ticket);
+        self.ends.set(at, until_us, &mut self.waiters);
+        before
+    }
+
+    /// Under which Idempotency-Key the waiter at this place waits.
+    pub(crate) fn asked(&self, at: u32) -> Option<&Asked> {
+        self.waiters.get(at).asked.as_deref()
     }
 
     /// Takes a waiter out, wherever it stands. O(log n).

@@ -16,6 +16,7 @@
 
 mod check;
 mod health;
+mod once;
 mod page;
 mod replay;
 mod wait;
@@ -33,10 +34,12 @@ use crate::ledger::{EndedLease, Ledger};
 use crate::line::Line;
 use crate::policy::{OutOfRange, Policy, PoolName};
 use crate::refusal::{Counts, EndCause, NoKeyCause, Refusal};
+use crate::replays::Replays;
 use crate::slots::Slots;
 use crate::symbols::Symbols;
 use hashbrown::HashSet;
 use health::Reasons;
+pub use once::Once;
 pub use wait::Lent;
 
 /// One step of a turn: when it is, where chance comes from, who takes the facts.
@@ -74,6 +77,8 @@ pub struct Pool {
     reasons: Reasons,
     /// Who waits for a key.
     line: Line,
+    /// What Idempotency-Keys were answered.
+    replays: Replays,
     /// Imported values that were deleted or purged: never used again.
     retired: HashSet<KeyId, foldhash::fast::RandomState>,
 }
@@ -95,6 +100,7 @@ impl Pool {
             quarantined: 0,
             reasons: Reasons::default(),
             line: Line::default(),
+            replays: Replays::default(),
             retired: HashSet::default(),
         }
     }
@@ -646,6 +652,7 @@ impl Pool {
         let Hold { slot, token, .. } = *self.holds.get(hold);
         let number = self.slots.number(slot);
         ledger.ended.note(EndedLease { token, number, slot, cause });
+        self.replays.lease_ended(ledger, token);
     }
 
     /// Removes a key for ever; an imported value is remembered.

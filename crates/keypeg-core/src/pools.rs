@@ -43,6 +43,7 @@ pub struct Pools {
 pub struct Retelling {
     seat: u32,
     hold: u32,
+    answer: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -140,6 +141,7 @@ impl Pools {
         self.by_name.remove(seat.pool.name());
         self.free.push(at);
         self.ledger.keys -= seat.pool.counts().total();
+        seat.pool.leave_answers(&mut self.ledger);
         seat.pool
     }
 
@@ -228,21 +230,23 @@ impl Pools {
         &self.seats[seat as usize].as_ref().expect(SEATED).pool
     }
 
-    /// Tells anew what holds keys away, from a place on, at most `max` holds; gives where to go on,
+    /// Tells anew what holds keys away and what Idempotency-Keys were answered, from a place on, at
+    /// most `max` of them; gives where to go on,
     /// or `None` when all pools have been told. O(max).
     pub fn retell(&self, from: Retelling, max: u32, facts: &mut dyn Sink) -> Option<Retelling> {
         let seats = u32::try_from(self.seats.len()).expect("invariant: pools are bounded");
         for seat in from.seat..seats.min(from.seat + max) {
-            let hold = if seat == from.seat { from.hold } else { 0 };
+            let (hold, answer) = if seat == from.seat { (from.hold, from.answer) } else { (0, 0) };
             let Some(Seat { pool, .. }) = &self.seats[seat as usize] else { continue };
-            if pool.has_holds_from(hold) {
-                return Some(match pool.retell(hold, max, facts) {
-                    Some(hold) => Retelling { seat, hold },
-                    None => Retelling { seat: seat + 1, hold: 0 },
+            if !pool.is_told((hold, answer)) {
+                return Some(match pool.retell((hold, answer), max, facts) {
+                    Some((hold, answer)) => Retelling { seat, hold, answer },
+                    None => Retelling { seat: seat + 1, ..Retelling::default() },
                 });
             }
         }
-        (from.seat + max < seats).then(|| Retelling { seat: from.seat + max, hold: 0 })
+        let seat = from.seat + max;
+        (seat < seats).then(|| Retelling { seat, ..Retelling::default() })
     }
 
     pub(crate) fn ledger_mut(&mut self) -> &mut Ledger {

@@ -166,6 +166,14 @@ impl Rebuild {
                 (Err(_), Carried::Yes) => Ok(()),
                 (Err(misfit), Carried::No) => Err(misfit),
             },
+            Fact::Answered { pool, .. } | Fact::Unanswered { pool, .. } => {
+                match (self.seats.get(pool).copied(), carried) {
+                    (Some(rebuilt), _) => self.apply_to_answers(rebuilt, fact),
+                    (None, Carried::Yes) => {}
+                    (None, Carried::No) => return Err(NO_POOL),
+                }
+                Ok(())
+            }
             Fact::TokensReserved { until } => self.reserve(*until, carried),
             Fact::Dropped { through } => {
                 fits(*through >= self.dropped, "a segment is dropped twice")?;
@@ -276,6 +284,21 @@ impl Rebuild {
                 Ok(())
             }
             _ => unreachable!("invariant: this is about a lease"),
+        }
+    }
+
+    fn apply_to_answers(&mut self, Rebuilt { seat, loaded }: Rebuilt, fact: &Fact<'_>) {
+        let (keys, (pool, ledger)) = (&self.keys, self.pools.parts(seat));
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these two alone")]
+        match fact {
+            Fact::Answered { answer, .. } => {
+                pool.replay_answered(ledger, *answer, |pool, number| {
+                    let born = keys.get(&number).filter(|(at, _)| *at == seat);
+                    born.map(|(_, slot)| *slot).or_else(|| pool.slot_of(number, loaded))
+                });
+            }
+            Fact::Unanswered { id, .. } => pool.replay_unanswered(ledger, *id),
+            _ => unreachable!("invariant: this is about an answer"),
         }
     }
 

@@ -102,6 +102,17 @@ pub enum Refusal {
         /// How, as far as that is known.
         cause: Option<EndCause>,
     },
+    /// The Idempotency-Key was used with another body.
+    IdempotencyMismatch,
+    /// Keys that the Idempotency-Key's answer told of are gone.
+    KeysGone,
+    /// The same Idempotency-Key was asked again, and that request has this one's place in line.
+    TakenOver,
+    /// As many answers of Idempotency-Keys are kept as may be, on the whole server.
+    TooManyAnswers {
+        /// Its bound.
+        max: usize,
+    },
     /// A cursor of another pool or another run, or none at all.
     BadCursor,
     /// The lease cannot be made to end later than it does.

@@ -683,6 +683,10 @@ fn kind(refusal: &Refusal) -> String {
         | Refusal::DefaultPool
         | Refusal::UnknownKey
         | Refusal::BadCursor
+        | Refusal::IdempotencyMismatch
+        | Refusal::KeysGone
+        | Refusal::TakenOver
+        | Refusal::TooManyAnswers { .. }
         | Refusal::Settling => {
             format!("{refusal:?}")
         }

@@ -354,6 +354,8 @@ impl Change {
             | Fact::Resting { .. }
             | Fact::Renewed { .. }
             | Fact::Released { .. }
+            | Fact::Answered { .. }
+            | Fact::Unanswered { .. }
             | Fact::Dropped { .. }
             | Fact::Stopped { .. } => {}
         }

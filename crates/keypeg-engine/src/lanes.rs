@@ -7,7 +7,6 @@
 //! back or keep alive have room of their own. Knows nothing of what a request means, but that a
 //! grant nobody received must be taken back, and that whoever waits in line and has gone must leave.
 
-use crate::core::Verdict;
 use crate::request::{Call, Principal, Refusal, Reply, Request};
 use std::future::Future;
 use std::mem;
@@ -290,9 +289,8 @@ impl Calls {
 
 /// What undoes a reply that nobody received: a grant is given back, all else stands.
 fn take_back(reply: &Reply) -> Option<Call> {
-    let Reply::Granted { lease, pool, .. } = reply else { return None };
-    let verdict = Verdict::default();
-    Some(Call::Release { pool: pool.clone(), lease: lease.id, verdict })
+    let Reply::Granted { lease, pool, again: false, .. } = reply else { return None };
+    Some(Call::TakeBack { pool: pool.clone(), lease: lease.id })
 }
 
 /// The answer to one call, to come.

@@ -4,7 +4,10 @@
 //! out; a tag or a kind that is not known is refused, so an older server never guesses at a newer
 //! one's journal. Core types do not know of this form.
 
-use crate::core::{Fact, Grant, NEVER_US, Policy, Sink, Values};
+mod fields;
+
+use crate::core::{Answer, AnswerId, Fact, Said, Sink, Values};
+use fields::{Fields, Writer, tag};
 
 /// The facts of one turn, as bytes.
 #[derive(Debug, Default)]
@@ -51,32 +54,10 @@ const STOPPED: u8 = 12;
 const HELD: u8 = 13;
 const RESTING: u8 = 14;
 const DROPPED: u8 = 15;
+const ANSWERED_LEASE: u8 = 16;
+const ANSWERED_KEYS: u8 = 17;
+const UNANSWERED: u8 = 18;
 const QUARANTINED: u8 = 20;
-
-/// The fields' tags, one number for one meaning in every kind. A number is never given a new one.
-mod tag {
-    pub(super) const POOL: u8 = 1;
-    pub(super) const KEY: u8 = 2;
-    pub(super) const TOKEN: u8 = 3;
-    pub(super) const AT: u8 = 4;
-    pub(super) const UNTIL: u8 = 5;
-    pub(super) const HOLD_UNTIL: u8 = 6;
-    pub(super) const REST: u8 = 7;
-    pub(super) const HOLDER: u8 = 8;
-    pub(super) const IMPORTED: u8 = 9;
-    pub(super) const VALUES: u8 = 10;
-    pub(super) const NAME: u8 = 11;
-    pub(super) const LEASE_TTL: u8 = 12;
-    pub(super) const MAX_HOLD: u8 = 13;
-    pub(super) const KEEPALIVE_TTL: u8 = 14;
-    pub(super) const KEY_LENGTH: u8 = 15;
-    pub(super) const KEY_PREFIX: u8 = 16;
-    pub(super) const MAX_KEYS: u8 = 17;
-    pub(super) const SEGMENT: u8 = 18;
-    pub(super) const REASON: u8 = 30;
-    /// From here on a field is bytes behind a length; below it is a number.
-    pub(super) const BYTES: [u8; 5] = [HOLDER, VALUES, NAME, KEY_PREFIX, REASON];
-}
 
 fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
     let begin = out.len();
@@ -144,6 +125,14 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
         }
         Fact::Dropped { through } => fields.number(tag::SEGMENT, *through),
+        Fact::Answered { pool, answer } => {
+            fields.number(tag::POOL, u64::from(*pool));
+            fields.answer(answer);
+        }
+        Fact::Unanswered { pool, id } => {
+            fields.number(tag::POOL, u64::from(*pool));
+            fields.bytes(tag::ANSWER, &id.0.to_le_bytes());
+        }
     }
     let len = u32::try_from(out.len() - begin - HEAD).expect("invariant: a batch is bounded");
     out[begin + 1..begin + HEAD].copy_from_slice(&len.to_le_bytes());
@@ -177,6 +166,9 @@ fn kind(fact: &Fact<'_>) -> u8 {
         Fact::Held { .. } => HELD,
         Fact::Resting { .. } => RESTING,
         Fact::Dropped { .. } => DROPPED,
+        Fact::Answered { answer: Answer { said: Said::Lease { .. }, .. }, .. } => ANSWERED_LEASE,
+        Fact::Answered { answer: Answer { said: Said::Keys { .. }, .. }, .. } => ANSWERED_KEYS,
+        Fact::Unanswered { .. } => UNANSWERED,
     }
 }
 
@@ -233,160 +225,32 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Ba
         RESTORED => Fact::Restored { pool, key },
         TOKENS_RESERVED => Fact::TokensReserved { until: token },
         STOPPED => Fact::Stopped { next_token: token },
+        ANSWERED_LEASE => {
+            let said = Said::Lease {
+                key,
+                token,
+                until_us: fields.number(UNTIL),
+                granted_at_ms: fields.number(AT),
+                expires_at_ms: fields.number(tag::EXPIRES),
+                key_expires_at_ms: fields.number(tag::KEY_EXPIRES).checked_sub(1),
+            };
+            Fact::Answered { pool, answer: fields.answer(said)? }
+        }
+        ANSWERED_KEYS => {
+            let count = fields.small(tag::COUNT)?;
+            let expires_at_ms = fields.number(tag::KEY_EXPIRES).checked_sub(1);
+            let said = Said::Keys { first: key, count, expires_at_ms };
+            Fact::Answered { pool, answer: fields.answer(said)? }
+        }
+        UNANSWERED => Fact::Unanswered { pool, id: AnswerId(fields.wide(tag::ANSWER)?) },
         _ => return Err(BadRecord("a record is of a kind this version does not know")),
     })
-}
-
-struct Writer<'a> {
-    out: &'a mut Vec<u8>,
-}
-
-impl Writer<'_> {
-    fn number(&mut self, tag: u8, number: u64) {
-        if number > 0 {
-            self.out.push(tag);
-            self.varint(number);
-        }
-    }
-
-    fn bytes(&mut self, tag: u8, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.out.push(tag);
-            self.varint(bytes.len() as u64);
-            self.out.extend_from_slice(bytes);
-        }
-    }
-
-    fn key(&mut self, pool: u32, key: u64) {
-        self.number(tag::POOL, u64::from(pool));
-        self.number(tag::KEY, key);
-    }
-
-    /// Lengths in milliseconds; one that may be `None` is written plus one, and `None` as nothing.
-    fn policy(&mut self, policy: &Policy) {
-        self.number(tag::LEASE_TTL, policy.lease_ttl_ms);
-        self.number(tag::MAX_HOLD, policy.max_hold_ms.map_or(0, |ms| ms + 1));
-        self.number(tag::KEEPALIVE_TTL, policy.keepalive_ttl_ms.map_or(0, |ms| ms + 1));
-        self.number(tag::REST, policy.rest_ms);
-        self.number(tag::KEY_LENGTH, u64::from(policy.key_length));
-        self.bytes(tag::KEY_PREFIX, policy.key_prefix.as_bytes());
-        self.number(tag::MAX_KEYS, policy.max_keys.map_or(0, |keys| keys + 1));
-    }
-
-    fn varint(&mut self, number: u64) {
-        let mut rest = number;
-        while rest >= 0x80 {
-            self.out.push((rest & 0x7f) as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.out.push((rest & 0x7f) as u8);
-    }
-}
-
-/// The fields of one record by tag; what is absent is zero or empty.
-struct Fields<'a> {
-    numbers: [u64; TAGS],
-    bytes: [&'a [u8]; TAGS],
-}
-
-const TAGS: usize = 31;
-
-/// Whether a tag has a meaning.
-fn is_known(tag: u8) -> bool {
-    (tag::POOL..=tag::SEGMENT).contains(&tag) || tag == tag::REASON
-}
-
-impl<'a> Fields<'a> {
-    fn read(mut rest: &'a [u8]) -> Result<Self, BadRecord> {
-        const CUT: BadRecord = BadRecord("a field is cut");
-        let mut fields = Self { numbers: [0; TAGS], bytes: [&[]; TAGS] };
-        while let Some((&tag, after)) = rest.split_first() {
-            let at = usize::from(tag);
-            if !is_known(tag) {
-                return Err(BadRecord("a field is one this version does not know"));
-            }
-            let (number, after) = varint(after).ok_or(CUT)?;
-            rest = after;
-            if tag::BYTES.contains(&tag) {
-                let len = usize::try_from(number).map_err(|_| CUT)?;
-                (fields.bytes[at], rest) = after.split_at_checked(len).ok_or(CUT)?;
-            } else {
-                fields.numbers[at] = number;
-            }
-        }
-        Ok(fields)
-    }
-
-    fn number(&self, tag: u8) -> u64 {
-        self.numbers[usize::from(tag)]
-    }
-
-    fn small<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, BadRecord> {
-        T::try_from(self.number(tag)).map_err(|_| BadRecord("a number is out of range"))
-    }
-
-    fn bytes(&self, tag: u8) -> &'a [u8] {
-        self.bytes[usize::from(tag)]
-    }
-
-    fn text(&self, tag: u8) -> Result<&'a str, BadRecord> {
-        std::str::from_utf8(self.bytes(tag)).map_err(|_| BadRecord("text is not UTF-8"))
-    }
-
-    /// Text that may be left out; empty is left out.
-    fn words(&self, tag: u8) -> Result<Option<&'a str>, BadRecord> {
-        Ok(Some(self.text(tag)?).filter(|text| !text.is_empty()))
-    }
-
-    fn lease(&self, at_us: u64, until_us: u64, latest_us: u64) -> Result<Grant<'a>, BadRecord> {
-        let in_order = at_us <= until_us && until_us <= latest_us && latest_us <= NEVER_US;
-        if !in_order {
-            return Err(BadRecord("an instant is out of range"));
-        }
-        Ok(Grant {
-            granted_us: at_us,
-            until_us,
-            hold_until_us: latest_us,
-            rest_us: self.number(tag::REST),
-            holder: self.words(tag::HOLDER)?,
-        })
-    }
-
-    fn policy(&self) -> Result<Policy, BadRecord> {
-        let policy = Policy {
-            lease_ttl_ms: self.number(tag::LEASE_TTL),
-            max_hold_ms: self.number(tag::MAX_HOLD).checked_sub(1),
-            keepalive_ttl_ms: self.number(tag::KEEPALIVE_TTL).checked_sub(1),
-            rest_ms: self.number(tag::REST),
-            key_length: self.small(tag::KEY_LENGTH)?,
-            key_prefix: self.text(tag::KEY_PREFIX)?.into(),
-            max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
-        };
-        policy.patched(crate::core::PolicyPatch::default()).map_err(|_| BadRecord(BAD_POLICY))
-    }
-}
-
-const BAD_POLICY: &str = "a policy is out of its ranges";
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0;
-    for (at, byte) in bytes.iter().enumerate().take(10) {
-        let part = u64::from(byte & 0x7f);
-        let shift = 7 * u32::try_from(at).ok()?;
-        if part << shift >> shift != part {
-            return None;
-        }
-        number |= part << shift;
-        if byte & 0x80 == 0 {
-            return Some((number, &bytes[at + 1..]));
-        }
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{Digest, Grant, Policy};
 
     const NOW: u64 = 1_000_000;
 
@@ -408,6 +272,16 @@ mod tests {
         };
         let bare = Grant { holder: None, rest_us: 0, hold_until_us: NOW + 5, ..lease };
         let values = Values::parse(&[1, 0, b'a', 2, 0, b'b', b'c']).expect("whole");
+        let said = Said::Lease {
+            key: 7,
+            token: 1 << 52,
+            until_us: NOW + 5,
+            granted_at_ms: 1 << 40,
+            expires_at_ms: 3,
+            key_expires_at_ms: Some(0),
+        };
+        let answer = Answer { id: AnswerId(u128::MAX), body: Digest(0), until_us: NOW, said };
+        let keys = Said::Keys { first: 7, count: 10_000, expires_at_ms: None };
         vec![
             Fact::PoolMade { pool: 1, name: "default", policy: Policy::default() },
             Fact::PoolMade { pool: u32::MAX, name: "ci", policy: policy.clone() },
@@ -431,6 +305,9 @@ mod tests {
             Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5, reason: None },
             Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5, reason: Some("429") },
             Fact::Dropped { through: 9 },
+            Fact::Answered { pool: 1, answer },
+            Fact::Answered { pool: 1, answer: Answer { said: keys, ..answer } },
+            Fact::Unanswered { pool: 1, id: AnswerId(1) },
         ]
     }
 

@@ -4,8 +4,8 @@
 //! disk or of time.
 
 use keypeg_core::{
-    Counts, Cursor, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey, Policy,
-    PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+    Counts, Cursor, Digest, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey,
+    Policy, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
 };
 
 /// Who asks. Access tokens will add names; until then everybody is the same.
@@ -15,6 +15,15 @@ pub enum Principal {
     Anyone,
     /// The server itself: a grant nobody received is taken back in its name.
     Server,
+}
+
+impl Principal {
+    /// Whose Idempotency-Keys are whose.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Anyone | Self::Server => "",
+        }
+    }
 }
 
 /// One thing asked of the engine, by somebody.
@@ -72,6 +81,23 @@ pub enum Call {
         holder: Option<Box<str>>,
         /// How long to wait in line where none is free, at most [`WAIT_MAX_MS`].
         wait_ms: u64,
+    },
+    /// What is in it, once: asked again under the same Idempotency-Key it is answered as before.
+    /// That is [`Call::Generate`], [`Call::Import`] or [`Call::Acquire`].
+    Once {
+        /// The Idempotency-Key.
+        key: Box<str>,
+        /// Tells what is asked from what else could be.
+        body: Digest,
+        /// What is asked.
+        call: Box<Call>,
+    },
+    /// Take a grant back that nobody received: [`Reply::Done`].
+    TakeBack {
+        /// The pool.
+        pool: PoolName,
+        /// The lease.
+        lease: LeaseId,
     },
     /// Leave the line: whoever asked with this call's ticket has gone. Never answered itself.
     Leave,
@@ -150,7 +176,12 @@ impl Call {
     /// Tells whether its answer can be long in coming, so that the engine must be told when nobody
     /// is left to take it.
     pub(crate) fn waits(&self) -> bool {
-        matches!(self, Self::Acquire { wait_ms: 1.., .. })
+        matches!(self.itself(), Self::Acquire { wait_ms: 1.., .. })
+    }
+
+    /// What is asked, whether or not under an Idempotency-Key.
+    pub(crate) fn itself(&self) -> &Self {
+        if let Self::Once { call, .. } = self { call } else { self }
     }
 
     /// Tells whether this asks for something new, which is refused first when room is short;
@@ -164,9 +195,11 @@ impl Call {
             | Self::Generate { .. }
             | Self::Import { .. }
             | Self::Acquire { .. }
+            | Self::Once { .. }
             | Self::ListKeys { .. }
             | Self::ShowKey { .. } => true,
             Self::Leave
+            | Self::TakeBack { .. }
             | Self::Release { .. }
             | Self::Renew { .. }
             | Self::ReleaseKey { .. }
@@ -213,6 +246,9 @@ pub enum Reply {
         value: Secret,
         /// How long it was waited for, in milliseconds; never more than that.
         waited_ms: u64,
+        /// Whether it was told before, under the same Idempotency-Key: then it is not taken back
+        /// when nobody receives it.
+        again: bool,
     },
     /// A lease with its new end.
     Renewed(Box<LeaseView>),

@@ -4,7 +4,8 @@
 //! out. Whether and when the batch is durable is not known here.
 
 use crate::core::{
-    LeaseView, Ledger, Lent, Policy, Pool, PoolName, Pools, Refusal as Denied, Secret, Step,
+    LeaseView, Ledger, Lent, NewKey, Once, Policy, Pool, PoolName, Pools, Refusal as Denied,
+    Secret, Step,
 };
 use crate::request::{Call, PoolView, Refusal, Reply, Request};
 
@@ -45,10 +46,19 @@ pub(crate) fn play(
                 Err(refusal) => Err(refusal),
             }
         }
+        Call::Once { key, body, call } => {
+            let once = Once { by: request.by.name(), key, body: *body };
+            match play_once(pools, step, ticket, call, &once) {
+                Ok(None) => return None,
+                Ok(Some(reply)) => Ok(reply),
+                Err(refusal) => Err(refusal),
+            }
+        }
         Call::Leave => unreachable!("invariant: who leaves the line asks for nothing"),
         Call::Generate { pool, .. }
         | Call::Import { pool, .. }
         | Call::Release { pool, .. }
+        | Call::TakeBack { pool, .. }
         | Call::Renew { pool, .. }
         | Call::ReleaseKey { pool, .. }
         | Call::DeleteKey { pool, .. }
@@ -63,6 +73,55 @@ pub(crate) fn play(
     Some(reply.unwrap_or_else(Reply::from))
 }
 
+/// Plays a call under an Idempotency-Key.
+fn play_once(
+    pools: &mut Pools,
+    step: &mut Step<'_>,
+    ticket: u64,
+    call: &Call,
+    once: &Once<'_>,
+) -> Result<Option<Reply>, Denied> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
+    match call {
+        Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
+            let (wish, wait) = ((*ttl_ms, holder.as_deref()), (ticket, *wait_ms));
+            let lent = pools.on(name, step, |pool, ledger, step| {
+                pool.acquire_once(ledger, step, wish, wait, once)
+            })?;
+            Ok(lent.map(|(lease, value, again)| Reply::Granted {
+                pool: name.clone(),
+                lease: Box::new(lease),
+                value,
+                waited_ms: 0,
+                again,
+            }))
+        }
+        Call::Generate { pool, .. } | Call::Import { pool, .. } => {
+            let keys = pools.on(pool, step, |pool, ledger, step| {
+                pool.add_once(ledger, step, once, |pool, ledger, step| {
+                    add(pool, ledger, step, call)
+                })
+            })?;
+            Ok(Some(Reply::Keys(keys)))
+        }
+        _ => unreachable!("invariant: no other call is asked once"),
+    }
+}
+
+fn add(
+    pool: &mut Pool,
+    ledger: &mut Ledger,
+    step: &mut Step<'_>,
+    call: &Call,
+) -> Result<Vec<NewKey>, Denied> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "these two alone make keys")]
+    match call {
+        Call::Generate { count, .. } => pool.generate(ledger, step, *count),
+        Call::Import { values, .. } => pool.import(ledger, step, values),
+        _ => unreachable!("invariant: no other call makes keys"),
+    }
+}
+
 /// What somebody who waited is answered.
 pub(crate) fn handed(outcome: Result<Lent, Denied>) -> Reply {
     match outcome {
@@ -72,7 +131,7 @@ pub(crate) fn handed(outcome: Result<Lent, Denied>) -> Reply {
 }
 
 fn granted(pool: PoolName, lease: LeaseView, value: Secret, waited_ms: u64) -> Reply {
-    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms }
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, again: false }
 }
 
 fn on_pool(
@@ -82,8 +141,10 @@ fn on_pool(
     call: &Call,
 ) -> Result<Reply, Denied> {
     match call {
-        Call::Generate { count, .. } => pool.generate(ledger, step, *count).map(Reply::Keys),
-        Call::Import { values, .. } => pool.import(ledger, step, values).map(Reply::Keys),
+        Call::Generate { .. } | Call::Import { .. } => {
+            add(pool, ledger, step, call).map(Reply::Keys)
+        }
+        Call::TakeBack { lease, .. } => pool.take_back(ledger, step, *lease).map(|()| Reply::Done),
         Call::Release { lease, verdict, .. } => {
             pool.release(ledger, step, *lease, verdict).map(|()| Reply::Done)
         }
@@ -117,6 +178,7 @@ fn on_pool(
         | Call::ShowPool { .. }
         | Call::DropPool { .. }
         | Call::Acquire { .. }
+        | Call::Once { .. }
         | Call::Leave => {
             unreachable!("invariant: these are not played on one pool's keys")
         }

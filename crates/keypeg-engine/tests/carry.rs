@@ -12,7 +12,7 @@ use keypeg_engine::disk::Disk;
 use keypeg_engine::{Call, Refusal, Reply};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::story::{Story, TURNS, expected, picture, play, tick};
+use support::story::{Story, TURNS, expected, picture, picture_with_answers, play, tick};
 use support::{Driver, GivenClock, SMALL_JOURNAL, SMALL_SEGMENT, default_pool};
 
 fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
@@ -45,7 +45,7 @@ fn every_fact_counts_once_on_either_side_of_the_carried_position() {
             }
             drop(driver);
             dropped += u32::from(segments(&disk)[0] != "journal-000000000001");
-            let found = picture(&mut open(&disk, &clock));
+            let found = picture_with_answers(&mut open(&disk, &clock));
             assert_eq!(found, expected(turns, false), "carried after {carried_after} of {turns}");
         }
     }

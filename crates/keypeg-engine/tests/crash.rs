@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::story::{Story, TURNS, expected, picture, play, tick};
+use support::story::{Story, TURNS, expected, picture, picture_with_answers, play, tick};
 use support::{Dice, Driver, GivenClock};
 
 /// What a crash leaves of what was not synced is drawn this many times.
@@ -117,7 +117,7 @@ fn check(
         operation += 1;
     };
     disk.crash_at(None);
-    let found = picture(&mut driver);
+    let found = picture_with_answers(&mut driver);
     let Some(acknowledged) = acknowledged else { return };
     let (before, after) = &pictures[acknowledged];
     assert!(

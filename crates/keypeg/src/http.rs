@@ -11,6 +11,7 @@ mod error;
 mod keys;
 mod leases;
 mod metrics;
+mod once;
 mod ops;
 mod plain;
 mod pools;
@@ -251,14 +252,6 @@ async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
 /// Reads a pool's name in a path; one that cannot be a name is the name of no pool.
 fn pool_name(text: &str) -> Result<PoolName, Problem> {
     PoolName::parse(text).ok_or_else(|| Problem::refused(&Refusal::Denied(Denied::UnknownPool)))
-}
-
-/// Refuses a header whose feature is still to come, rather than dropping its promise silently.
-fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key("idempotency-key") {
-        return Err(Problem::not_yet("Idempotency-Key"));
-    }
-    Ok(())
 }
 
 /// Refuses what a page of another site made a browser ask for: a change, which needs no body and so

@@ -17,6 +17,7 @@ mod import;
 mod kill;
 mod list;
 mod metrics;
+mod once;
 mod plain;
 mod refusals;
 mod restart;

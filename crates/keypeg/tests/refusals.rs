@@ -111,19 +111,6 @@ fn every_wrong_parameter_is_named() {
 }
 
 #[test]
-fn what_is_still_to_come_is_refused_and_never_ignored() {
-    let server = Server::in_memory(&[]);
-    let client = &mut server.client();
-    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
-    for path in ["leases", "keys"] {
-        let request = format!("POST /v1/pools/default/{path}");
-        let answer = client.try_send(&request, &[("Idempotency-Key", "once")], "").unwrap();
-        assert_eq!(answer.problem(422, "invalid")["field"], "Idempotency-Key");
-    }
-    client.ask("GET /v1/pools/default").is(200, &json!({ "available": 1, "total": 1 }));
-}
-
-#[test]
 fn the_pool_has_the_first_word_and_the_body_the_second() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();

@@ -2,6 +2,7 @@
 
 use super::Pool;
 use crate::deadlines::{NOWHERE, Places};
+use crate::fact::Said;
 use crate::ids::KeyId;
 use crate::key::KeyState;
 use crate::ledger::Ledger;
@@ -46,9 +47,29 @@ impl Pool {
         let listed = |waiters: &&(u32, u32)| waiters.0 == self.seat;
         let waiting = ledger.waiters.values().filter(listed).count();
         assert!(waiting >= self.line.len(), "everybody in line is found by ticket");
+        self.check_answers();
         self.line.check_invariants();
         self.available.check_invariants(&self.slots);
         self.lives.check_invariants(&self.slots);
         self.returns.check_invariants(&self.holds);
+    }
+    fn check_answers(&self) {
+        let kept = (0..self.replays.end()).filter_map(|at| self.replays.at(at));
+        assert_eq!(kept.clone().count(), self.replays.len(), "every answer is found by its id");
+        for answer in kept.map(|kept| kept.answer) {
+            if let Said::Lease { key, token, .. } = answer.said {
+                let hold = self.holds.find(token).filter(|hold| {
+                    let slot = self.holds.get(*hold).slot;
+                    let leased = self.slots.state(slot) == Some(KeyState::Leased);
+                    leased && self.slots.number(slot) == key
+                });
+                let runs = self.replays.of_token(token).is_some();
+                assert_eq!(runs, hold.is_some(), "an answer knows whether its lease runs");
+            }
+        }
+        for (id, (at, body)) in &self.replays.waiting {
+            let asked = self.line.asked(*at).map(|asked| (asked.id, asked.body));
+            assert_eq!(asked, Some((*id, *body)), "who waits under a key is found by it");
+        }
     }
 }

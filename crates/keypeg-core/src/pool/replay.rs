@@ -74,7 +74,13 @@ impl Pool {
         token: u64,
         lease: &Grant<'_>,
     ) {
-        self.lend(ledger, slot, token, lease);
+        // One that is told anew goes on: whoever knows of it still does.
+        if let Some(hold) = self.lent_for(slot, token) {
+            self.holds.set_grant(hold, lease);
+            self.returns.set(hold, lease.until_us, &mut self.holds);
+        } else {
+            self.lend(ledger, slot, token, lease);
+        }
     }
 
     /// Makes a key rest after the lease of that token, whatever it was.
@@ -137,7 +143,7 @@ impl Pool {
         self.lives.raise_all(self.life_until(now));
     }
 
-    fn lent_for(&self, slot: u32, token: u64) -> Option<u32> {
+    pub(super) fn lent_for(&self, slot: u32, token: u64) -> Option<u32> {
         let hold = (self.slots.state(slot) == Some(KeyState::Leased)).then(|| {
             let at = self.slots.place(slot);
             let Hold { token, .. } = *self.holds.get(at);
@@ -149,18 +155,31 @@ impl Pool {
 
 /// What is told anew of a pool, so that older segments of its journal can go.
 impl Pool {
-    /// Emits what holds keys away, at most `max` holds from `from` on; gives where to go on, or
-    /// `None` at the end. O(max).
-    pub(crate) fn retell(&self, from: u32, max: u32, facts: &mut dyn Sink) -> Option<u32> {
-        let end = self.holds.end();
-        for at in from..end.min(from + max) {
-            self.retell_hold(at, facts);
+    /// Emits what holds keys away and then what Idempotency-Keys were answered, at most `max` of
+    /// them from a hold and an answer on; gives where to go on, or `None` at the end. O(max).
+    pub(crate) fn retell(
+        &self,
+        (hold, answer): (u32, u32),
+        max: u32,
+        facts: &mut dyn Sink,
+    ) -> Option<(u32, u32)> {
+        let (holds, answers) = (self.holds.end(), self.replays.end());
+        if hold < holds {
+            let end = holds.min(hold + max);
+            for at in hold..end {
+                self.retell_hold(at, facts);
+            }
+            return (end < holds || answer < answers).then_some((end, answer));
         }
-        (from + max < end).then(|| from + max)
+        let end = answers.min(answer + max);
+        for kept in (answer..end).filter_map(|at| self.replays.at(at)) {
+            facts.fact(&Fact::Answered { pool: self.number, answer: kept.answer });
+        }
+        (end < answers).then_some((holds, end))
     }
 
-    pub(crate) fn has_holds_from(&self, from: u32) -> bool {
-        from < self.holds.end()
+    pub(crate) fn is_told(&self, (hold, answer): (u32, u32)) -> bool {
+        hold >= self.holds.end() && answer >= self.replays.end()
     }
 
     fn retell_hold(&self, at: u32, facts: &mut dyn Sink) {

@@ -44,31 +44,51 @@ impl Pool {
         match self.acquire(ledger, step, ttl_ms, holder) {
             Ok(lent) => Ok(Some(lent)),
             Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                if ledger.waiters.len() >= WAITERS_MAX {
-                    return Err(Refusal::LineFull { max: WAITERS_MAX });
-                }
                 let waiter = Waiter::new(ticket, step.now.lease_us, ttl_ms, holder);
-                let until_us = after(step.now.lease_us, wait_ms.saturating_mul(US_PER_MS));
-                let at = self.line.join(waiter, until_us);
-                ledger.waiters.insert(ticket, (self.seat, at));
-                Ok(None)
+                self.join(ledger, waiter, wait_until(step, wait_ms)).map(|_| None)
             }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// Puts somebody in line until a time; gives the place.
+    pub(super) fn join(
+        &mut self,
+        ledger: &mut Ledger,
+        waiter: Waiter,
+        until_us: u64,
+    ) -> Result<u32, Refusal> {
+        if ledger.waiters.len() >= WAITERS_MAX {
+            return Err(Refusal::LineFull { max: WAITERS_MAX });
+        }
+        let ticket = waiter.ticket;
+        let at = self.line.join(waiter, until_us);
+        ledger.waiters.insert(ticket, (self.seat, at));
+        Ok(at)
+    }
+
+    /// Takes whoever stands at this place out of line.
+    fn depart(&mut self, ledger: &mut Ledger, at: u32) -> Waiter {
+        let waiter = self.line.leave(at);
+        ledger.waiters.remove(&waiter.ticket);
+        if let Some(asked) = &waiter.asked {
+            self.replays.waiting.remove(&asked.id);
+        }
+        waiter
     }
 
     /// Takes somebody out of line; false when no such one is in this line. O(log n).
     pub(crate) fn leave(&mut self, ledger: &mut Ledger, at: u32, ticket: u64) -> bool {
         let here = self.line.has(at, ticket);
         if here {
-            self.line.leave(at);
-            ledger.waiters.remove(&ticket);
+            self.depart(ledger, at);
         }
         here
     }
 
     /// Takes the whole line away: of a pool that is removed.
     pub(crate) fn take_line(&mut self) -> Line {
+        self.replays.waiting.clear();
         std::mem::take(&mut self.line)
     }
 
@@ -78,12 +98,14 @@ impl Pool {
         while let Some(first) = self.line.first() {
             // Nothing is free, or more is due than the turn may settle.
             let Ok(slot) = self.draw(ledger, step) else { return };
-            let waiter = self.line.leave(first);
-            ledger.waiters.remove(&waiter.ticket);
+            let waiter = self.depart(ledger, first);
             // The policy may have changed since: no grant is longer than it says.
             let most_ms = self.policy.lease_ttl_ms;
             let ttl_us = waiter.ttl_ms.map_or(most_ms, |ms| ms.min(most_ms)) * US_PER_MS;
             let (lease, value) = self.grant(ledger, step, slot, (ttl_us, waiter.holder.as_deref()));
+            if let Some(asked) = waiter.asked {
+                self.keep_grant(ledger, step, *asked, &lease);
+            }
             let waited_ms = (step.now.lease_us - waiter.since_us) / US_PER_MS;
             let lent = Lent { pool: self.name.clone(), lease, value, waited_ms };
             ledger.handed.push(Handed { ticket: waiter.ticket, outcome: Ok(lent) });
@@ -100,9 +122,13 @@ impl Pool {
             debug_assert!(!self.key_is_due(step.now), "settled before");
             step.budget -= 1;
             let refusal = self.no_key(ledger, step);
-            let ticket = self.line.leave(at).ticket;
-            ledger.waiters.remove(&ticket);
+            let ticket = self.depart(ledger, at).ticket;
             ledger.handed.push(Handed { ticket, outcome: Err(refusal) });
         }
     }
+}
+
+/// When a wait that begins now is over.
+pub(super) fn wait_until(step: &Step<'_>, wait_ms: u64) -> u64 {
+    after(step.now.lease_us, wait_ms.saturating_mul(US_PER_MS))
 }

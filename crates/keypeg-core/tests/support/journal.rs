@@ -77,6 +77,8 @@ impl Entry {
                 Fact::Quarantined { pool, key, reason: None }
             }
             Fact::Restored { pool, key } => Fact::Restored { pool, key },
+            Fact::Answered { pool, answer } => Fact::Answered { pool, answer },
+            Fact::Unanswered { pool, id } => Fact::Unanswered { pool, id },
             Fact::TokensReserved { until } => Fact::TokensReserved { until },
             Fact::Stopped { next_token } => Fact::Stopped { next_token },
         };
@@ -100,6 +102,8 @@ impl Entry {
             | Fact::Purged { .. }
             | Fact::Renewed { .. }
             | Fact::Restored { .. }
+            | Fact::Answered { .. }
+            | Fact::Unanswered { .. }
             | Fact::TokensReserved { .. }
             | Fact::Held { .. }
             | Fact::Resting { .. }

@@ -8,8 +8,9 @@
 use super::journal::Journal;
 use super::rng::Rng;
 use keypeg_core::{
-    Handed, IdKey, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Lent, Limits, NewKey, Now,
-    OutOfRange, Policy, PolicyPatch, PoolName, Pools, Refusal, Secret, Step, Verdict,
+    Digest, Handed, IdKey, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Ledger, Lent,
+    Limits, NewKey, Now, Once, OutOfRange, Policy, PolicyPatch, Pool, PoolName, Pools, Refusal,
+    Secret, Step, Verdict,
 };
 use std::collections::HashMap;
 
@@ -111,6 +112,11 @@ impl World {
                 let view = self.on(|pool, ledger, step| pool.renew(ledger, step, lease, ttl))?;
                 Ok(format!("renewed ttl={}", length(view.expires_in_ms)))
             }
+            "takeback" => {
+                let lease = self.lease(args[0]);
+                self.on(|pool, ledger, step| pool.take_back(ledger, step, lease))?;
+                Ok("taken_back".into())
+            }
             "unblock" => {
                 let key = self.key(args[0]);
                 let changed = self.on(|pool, ledger, step| pool.release_key(ledger, step, &key))?;
@@ -184,11 +190,28 @@ impl World {
         Ok("done".into())
     }
 
+    /// Plays keys being made, under `once=K`, where it is said, with the body `body=B`.
+    fn add(
+        &mut self,
+        args: &[&str],
+        add: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<Vec<NewKey>, Refusal>,
+    ) -> Result<Vec<NewKey>, Refusal> {
+        let once = once_of(args);
+        self.on(|pool, ledger, step| match once {
+            None => add(pool, ledger, step),
+            Some(once) => pool.add_once(ledger, step, &once, add),
+        })
+    }
+
     fn generate(&mut self, args: &[&str]) -> Answer {
+        let (args, all) = (&plain(args)[..], args);
         let many = args.first().and_then(|arg| arg.parse().ok());
         let count = many.unwrap_or_else(|| u32::try_from(args.len()).expect("few"));
-        let made = self.on(|pool, ledger, step| pool.generate(ledger, step, count))?;
+        let made = self.add(all, |pool, ledger, step| pool.generate(ledger, step, count))?;
         assert_eq!(made.len(), count as usize);
+        if let Some(answer) = self.told_before(args, all, &made) {
+            return Ok(answer);
+        }
         if many.is_none() {
             self.name(args, &made);
         }
@@ -196,9 +219,13 @@ impl World {
     }
 
     fn import(&mut self, args: &[&str]) -> Answer {
+        let (args, all) = (&plain(args)[..], args);
         let values: Vec<Secret> = args.iter().map(|arg| self.value(arg)).collect();
-        let made = self.on(|pool, ledger, step| pool.import(ledger, step, &values))?;
+        let made = self.add(all, |pool, ledger, step| pool.import(ledger, step, &values))?;
         assert!(made.iter().map(|key| &key.value).eq(&values), "values come back in order");
+        if let Some(answer) = self.told_before(args, all, &made) {
+            return Ok(answer);
+        }
         self.name(args, &made);
         Ok(format!("made life={}", self.life(made[0].expires_at_ms)))
     }
@@ -217,11 +244,34 @@ impl World {
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let wait = args.iter().find_map(|arg| arg.strip_prefix("for=")).map_or(10_000, millis);
         self.tickets.push(name.into());
+        if let Some(once) = once_of(args) {
+            let lent = self.on(|pool, ledger, step| {
+                pool.acquire_once(ledger, step, (ttl, holder), (ticket, wait), &once)
+            })?;
+            return Ok(match lent {
+                None => "waits".into(),
+                Some((lease, value, false)) => self.granted(name, lease, &value),
+                Some((lease, value, true)) => self.again(name, lease, &value),
+            });
+        }
         let lent = self.on(|pool, ledger, step| {
             pool.acquire_or_wait(ledger, step, (ttl, holder), (ticket, wait))
         })?;
         let Some((lease, value)) = lent else { return Ok("waits".into()) };
         Ok(self.granted(name, lease, &value))
+    }
+
+    /// A lease told again: the one that was told before, in every part but the time left.
+    fn again(&mut self, name: &str, lease: LeaseView, value: &Secret) -> String {
+        let mut same = self.leases.values().filter(|before| before.token == lease.token);
+        let before = same.next().expect("it was told before").clone();
+        let left = LeaseView { expires_in_ms: before.expires_in_ms, ..lease.clone() };
+        let as_before = if left == before { "same" } else { "changed" };
+        let (_, known) = self.keys.values().find(|(id, _)| *id == lease.key_id).expect("named");
+        assert_eq!(known, value, "the value of the key that is lent");
+        let text = format!("again {as_before} ttl={}", length(lease.expires_in_ms));
+        self.leases.insert(name.into(), lease);
+        text
     }
 
     fn take_handed(&mut self) {
@@ -253,7 +303,7 @@ impl World {
     fn keep_alive(&mut self, args: &[&str]) -> Answer {
         match args {
             ["all"] => {
-                let kept = self.on(keypeg_core::Pool::keep_alive_all)?;
+                let kept = self.on(Pool::keep_alive_all)?;
                 Ok(format!("kept count={kept}"))
             }
             [one] => {
@@ -327,11 +377,7 @@ impl World {
 
     fn on<T>(
         &mut self,
-        play: impl FnOnce(
-            &mut keypeg_core::Pool,
-            &mut keypeg_core::Ledger,
-            &mut Step<'_>,
-        ) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let name = self.pool.clone();
         let (pools, mut step) = self.parts();
@@ -342,6 +388,16 @@ impl World {
         for (name, key) in names.iter().zip(made) {
             self.keys.insert((*name).into(), (key.id, key.value.clone()));
         }
+    }
+
+    /// Whether keys made under an Idempotency-Key are those that have these names already.
+    fn told_before(&self, names: &[&str], all: &[&str], made: &[NewKey]) -> Option<String> {
+        once_of(all)?;
+        let known: Option<Vec<_>> = names.iter().map(|name| self.keys.get(*name)).collect();
+        let told = made.iter().map(|key| (key.id, key.value.clone()));
+        let same = known?.into_iter().cloned().eq(told);
+        let life = self.life(made[0].expires_at_ms);
+        Some(format!("{} life={life}", if same { "same" } else { "others" }))
     }
 
     fn name_of(&self, id: KeyId) -> &str {
@@ -379,7 +435,9 @@ impl World {
 }
 
 fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
-    expires_at_ms.map_or("never".into(), |at| length(at - now.wall_us / 1_000))
+    expires_at_ms.map_or("never".into(), |at| {
+        at.checked_sub(now.wall_us / 1_000).map_or("past".into(), length)
+    })
 }
 
 fn form(key: &NewKey) -> String {
@@ -432,6 +490,10 @@ fn refused_text(now: Now, refusal: &Refusal) -> String {
         Refusal::LineFull { max } => format!("line_full max={max}"),
         Refusal::UnknownKey => "unknown_key".into(),
         Refusal::BadCursor => "bad_cursor".into(),
+        Refusal::IdempotencyMismatch => "mismatch".into(),
+        Refusal::KeysGone => "keys_gone".into(),
+        Refusal::TakenOver => "taken_over".into(),
+        Refusal::TooManyAnswers { .. } => "too_many_answers".into(),
         Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
         Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
         Refusal::MaxHoldReached { expires_at_ms } => {
@@ -439,6 +501,18 @@ fn refused_text(now: Now, refusal: &Refusal) -> String {
         }
         Refusal::Settling => "settling".into(),
     }
+}
+
+/// `once=K body=B`: an Idempotency-Key and what tells this body from others.
+fn once_of<'a>(args: &[&'a str]) -> Option<Once<'a>> {
+    let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
+    let body = Digest::of(arg("body=").unwrap_or_default().as_bytes());
+    Some(Once { by: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
+}
+
+fn plain<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let of_once = |arg: &str| ["once=", "body=", "by="].iter().any(|name| arg.starts_with(name));
+    args.iter().copied().filter(|arg| !of_once(arg)).collect()
 }
 
 /// Milliseconds as seconds: `60s`, `0.001s`.

@@ -1,7 +1,7 @@
 //! A lane played by hand from both of its ends.
 
 use super::*;
-use crate::core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
+use crate::core::{KeyId, LeaseId, LeaseView, PoolName, Secret, Verdict};
 use std::pin::pin;
 
 fn request(call: Call) -> Request {
@@ -29,7 +29,8 @@ fn granted(token: u128) -> Reply {
         key_expires_at_ms: None,
     };
     let value = Secret::new("x").expect("short");
-    Reply::Granted { pool: PoolName::default_pool(), lease: Box::new(lease), value, waited_ms: 0 }
+    let pool = PoolName::default_pool();
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms: 0, again: false }
 }
 
 fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -80,7 +81,8 @@ fn a_grant_nobody_received_is_given_back_whenever_its_call_was_dropped() {
         assert!(poll(deliver.as_mut()).is_pending());
         drop(answer);
         let back = taken(&mut engine);
-        let [(_, Request { by: Principal::Server, call: Call::Release { lease, .. } })] = &back[..]
+        let [(_, Request { by: Principal::Server, call: Call::TakeBack { lease, .. } })] =
+            &back[..]
         else {
             panic!("dropped at {drop_when}: {back:?}")
         };
@@ -140,7 +142,7 @@ fn a_call_that_waits_and_is_dropped_leaves_and_its_slot_is_used_after_that() {
     assert!(poll(deliver.as_mut()).is_pending());
     drop(kept);
     let back = taken(&mut engine);
-    assert!(matches!(back[..], [(_, Request { call: Call::Release { .. }, .. })]), "{back:?}");
+    assert!(matches!(back[..], [(_, Request { call: Call::TakeBack { .. }, .. })]), "{back:?}");
 }
 
 #[test]

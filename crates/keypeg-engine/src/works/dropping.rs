@@ -8,9 +8,9 @@ use super::{CommitError, Works};
 use crate::core::{Fact, Retelling, Sink};
 use crate::journal::{Journal, Room};
 
-/// Holds told anew in one turn.
+/// Holds and answers told anew in one turn.
 const RETELL_MAX: u32 = 256;
-/// Bytes that a hold told anew takes, as long as none has been.
+/// Bytes that one of them takes, as long as none has been told.
 pub(super) const HELD_BYTES: u64 = 64;
 
 /// What lives of old segments is being told anew.
@@ -57,15 +57,16 @@ impl Works {
             return None;
         }
         let through = journal.droppable(self.progress.carried())?;
-        let telling = self.away() * self.told_each;
+        let telling = self.told() * self.told_each;
         let large = journal.is_starved() || bytes > most.max(2 * telling);
         let frees = journal.bytes_through(through) > telling;
         let fits = journal.room_bytes().is_none_or(|room| telling <= room);
         (large && frees && fits).then_some(through)
     }
 
-    fn away(&self) -> u64 {
-        self.pools.iter().map(|pool| pool.counts().total_away()).sum()
+    /// How much is to be told: what holds keys away, and answers.
+    fn told(&self) -> u64 {
+        self.pools.iter().map(|pool| pool.counts().total_away() + pool.answers()).sum()
     }
 
     /// Drops the old segments once all that lives of them has been told anew, durably.
@@ -73,7 +74,7 @@ impl Works {
         let Some(Dropping { through, told: true, bytes, .. }) = self.dropping else {
             return Ok(());
         };
-        self.told_each = (bytes / self.away().max(1)).max(HELD_BYTES);
+        self.told_each = (bytes / self.told().max(1)).max(HELD_BYTES);
         self.dropping = None;
         self.journal
             .as_mut()

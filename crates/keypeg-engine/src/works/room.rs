@@ -21,6 +21,7 @@ impl Works {
 /// Why a call cannot be played with this much room, or while the carrier lags, which only what
 /// makes keys waits for.
 pub(super) fn refusal(call: &Call, room: Room, lags: bool) -> Option<Refusal> {
+    let call = call.itself();
     let makes_keys = matches!(call, Call::Generate { .. } | Call::Import { .. });
     if room < room_for(call) {
         Some(Refusal::StorageFull)
@@ -36,11 +37,13 @@ fn room_for(call: &Call) -> Room {
         Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => Room::Plenty,
         Call::Acquire { .. } | Call::Renew { .. } => Room::Grants,
         Call::Release { .. }
+        | Call::TakeBack { .. }
         | Call::ReleaseKey { .. }
         | Call::DeleteKey { .. }
         | Call::DropPool { .. } => Room::GivingBack,
         Call::ListPools
         | Call::Leave
+        | Call::Once { .. }
         | Call::ListKeys { .. }
         | Call::ShowPool { .. }
         | Call::ShowKey { .. }

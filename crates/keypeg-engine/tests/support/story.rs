@@ -2,8 +2,10 @@
 
 use super::sim_disk::SimDisk;
 use super::{Driver, GivenClock, default_pool};
-use keypeg_engine::core::{KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Secret, Verdict};
-use keypeg_engine::{Call, Reply};
+use keypeg_engine::core::{
+    Digest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+};
+use keypeg_engine::{Call, Refusal, Reply};
 use std::sync::Arc;
 
 /// What the story remembers between its turns.
@@ -21,6 +23,27 @@ pub(crate) fn tick(clock: &GivenClock, turn: usize) {
     clock.tick_ms(if matches!(turn % 10, 6 | 7) { 1_600 } else { 700 });
 }
 
+/// A call under this turn's Idempotency-Key.
+fn once(turn: usize, call: Call) -> Call {
+    Call::Once { key: format!("turn {turn}").into(), body: Digest(0), call: Box::new(call) }
+}
+
+/// Whether an Idempotency-Key of the story was answered: asked with another body, which changes
+/// nothing where it was, nor, since it is too much, where it was not.
+fn was_answered(driver: &mut Driver, turn: usize) -> bool {
+    let count = u32::MAX;
+    let call = Box::new(match turn % 10 {
+        0 => Call::Generate { pool: default_pool(), count },
+        _ => Call::Acquire { pool: default_pool(), ttl_ms: Some(0), holder: None, wait_ms: 0 },
+    });
+    let key = format!("turn {turn}").into();
+    match driver.call(Call::Once { key, body: Digest(1), call }) {
+        Reply::Refused(Refusal::Denied(Denied::IdempotencyMismatch)) => true,
+        Reply::Refused(Refusal::Denied(Denied::PoolFull { .. } | Denied::Invalid(_))) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// One turn of the story.
 pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Result<(), String> {
     let side = || PoolName::parse("side").unwrap();
@@ -33,9 +56,9 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
         Call::Release { pool: default_pool(), lease, verdict }
     };
     let calls = match turn % 10 {
-        0 => vec![Call::Generate { pool: default_pool(), count: 7 }],
+        0 => vec![once(turn, Call::Generate { pool: default_pool(), count: 7 })],
         1 => vec![
-            acquire(default_pool(), "a"),
+            once(turn, acquire(default_pool(), "a")),
             acquire(default_pool(), "b"),
             acquire(default_pool(), "c"),
         ],
@@ -115,6 +138,17 @@ pub(crate) fn picture(driver: &mut Driver) -> Vec<String> {
     lines
 }
 
+/// The picture with what Idempotency-Keys were answered; carries what is to be carried.
+pub(crate) fn picture_with_answers(driver: &mut Driver) -> Vec<String> {
+    let mut lines = picture(driver);
+    // What makes keys waits for a carrier that lags.
+    driver.carry().unwrap();
+    for turn in (0..TURNS).filter(|turn| matches!(turn % 10, 0 | 1)) {
+        lines.push(format!("turn {turn} answered: {}", was_answered(driver, turn)));
+    }
+    lines
+}
+
 /// The picture a clean start finds after `turns` turns, when the clock has moved for the next one
 /// already if `ticked`.
 pub(crate) fn expected(turns: usize, ticked: bool) -> Vec<String> {
@@ -128,5 +162,5 @@ pub(crate) fn expected(turns: usize, ticked: bool) -> Vec<String> {
     if ticked {
         tick(&clock, turns);
     }
-    picture(&mut Driver::open(Arc::new(disk), &clock, 8).unwrap())
+    picture_with_answers(&mut Driver::open(Arc::new(disk), &clock, 8).unwrap())
 }

@@ -97,6 +97,13 @@ impl Fields {
         Err(Problem::invalid(field, allowed, detail))
     }
 
+    /// Bytes that tell these fields from others, in whatever order and spacing they came.
+    pub(super) fn canonical(&self) -> Vec<u8> {
+        let mut fields: Vec<_> = self.0.iter().collect();
+        fields.sort_unstable_by_key(|(name, _)| *name);
+        serde_json::to_vec(&fields).expect("invariant: what was JSON is JSON")
+    }
+
     /// Takes a field's value, whatever it is.
     pub(super) fn take(&mut self, field: &str) -> Option<Value> {
         self.0.remove(field)

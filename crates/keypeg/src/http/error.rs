@@ -84,11 +84,6 @@ impl Problem {
         Self::invalid(field, allowed, format!("{field} must be {allowed}."))
     }
 
-    /// A field of the contract that this version does not have: refused, never ignored.
-    pub(super) fn not_yet(field: &str) -> Self {
-        Self::invalid(field, "left out", format!("This version does not have {field} yet."))
-    }
-
     /// A panic: whether the change was made is not known.
     pub(super) fn panicked() -> Self {
         let mut problem = Self::new(Code::Internal, "The server failed at this request.");
@@ -133,6 +128,23 @@ impl Problem {
             Denied::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
             Denied::UnknownKey => {
                 Self::new(Code::UnknownKey, "There is no such key: deleted, purged, or never made.")
+            }
+            Denied::IdempotencyMismatch => {
+                let detail = "This Idempotency-Key was used with another body: use another key.";
+                Self::new(Code::IdempotencyMismatch, detail)
+            }
+            Denied::KeysGone => {
+                let detail = "Keys that this Idempotency-Key's answer told of are gone.";
+                Self::new(Code::KeysGone, detail)
+            }
+            Denied::TakenOver => {
+                let detail = "The same Idempotency-Key was asked again, and that request waits on \
+                              in this one's place.";
+                Self::new(Code::TakenOver, detail)
+            }
+            Denied::TooManyAnswers { max } => {
+                let detail = format!("{max} answers of Idempotency-Keys are kept, which is all.");
+                Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
             Denied::BadCursor => {
                 let detail = "The cursor is of no listing of this pool that goes on: begin anew.";

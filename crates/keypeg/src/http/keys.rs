@@ -2,8 +2,9 @@
 
 use super::body::{Fields, Known, VALUES_BODY_MAX, wrong_type};
 use super::error::Problem;
+use super::once::{self, Once};
 use super::query::Query;
-use super::{Answered, App, Request, SHAPES, json, no_content, pool_name, refuse_idempotency_key};
+use super::{Answered, App, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
@@ -61,11 +62,14 @@ fn listed(query: Option<&str>) -> Result<Listed, Problem> {
 /// Makes keys, or brings values in.
 pub(super) async fn add(app: &App, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let call = match app.judged(&pool, added(request).await).await? {
+    let (once, added) = app.judged(&pool, added(request).await).await?;
+    let call = match added {
         Added::Made(count) => Call::Generate { pool, count },
         Added::BroughtIn(values) => Call::Import { pool, values },
     };
-    let Reply::Keys(keys) = app.ask(call).await? else { unreachable!("{SHAPES}") };
+    let Reply::Keys(keys) = app.ask(once::asked(once, call)).await? else {
+        unreachable!("{SHAPES}")
+    };
     let keys = keys.iter().map(new_key).collect();
     Ok(json(StatusCode::CREATED, &wire::NewKeys { keys }))
 }
@@ -75,11 +79,12 @@ enum Added {
     BroughtIn(Vec<Secret>),
 }
 
-async fn added(request: Request) -> Result<Added, Problem> {
-    refuse_idempotency_key(request.headers())?;
+async fn added(request: Request) -> Result<(Option<Once>, Added), Problem> {
+    let key = once::key(request.headers())?;
     let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, GENERATE).await?;
+    let once = Once::of(key, &fields);
     let count = fields.integer("count", COUNT)?;
-    match (count, fields.take("values")) {
+    let added = match (count, fields.take("values")) {
         (None, Some(values)) => brought_in(values).map(Added::BroughtIn),
         (Some(_), Some(_)) => Err(Problem::out_of_range("count", "left out beside values")),
         (count, None) => u32::try_from(count.unwrap_or(1))
@@ -87,7 +92,8 @@ async fn added(request: Request) -> Result<Added, Problem> {
             .filter(|count| (1..=GENERATE_MAX).contains(count))
             .map(Added::Made)
             .ok_or_else(|| Problem::out_of_range("count", COUNT)),
-    }
+    };
+    Ok((once, added?))
 }
 
 fn brought_in(values: Value) -> Result<Vec<Secret>, Problem> {

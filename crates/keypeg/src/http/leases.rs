@@ -2,8 +2,9 @@
 
 use super::body::{Fields, Known, REST};
 use super::error::{PREFERENCE_APPLIED, Problem};
+use super::once::{self, Once};
 use super::prefer;
-use super::{Answered, App, Request, SHAPES, json, no_content, pool_name, refuse_idempotency_key};
+use super::{Answered, App, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use keypeg_client as wire;
@@ -23,11 +24,14 @@ const REASON_MAX: usize = 256;
 
 pub(super) async fn acquire(app: &App, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let Wanted { ttl_ms, holder, wait } = app.judged(&pool, wanted(request).await).await?;
+    let Wanted { ttl_ms, holder, wait, once } = app.judged(&pool, wanted(request).await).await?;
     let wait_ms = wait.ms();
-    let reply = app.ask(Call::Acquire { pool, ttl_ms, holder, wait_ms }).await;
+    let call = Call::Acquire { pool, ttl_ms, holder, wait_ms };
+    let reply = app.ask(once::asked(once, call)).await;
     let reply = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
-    let Reply::Granted { pool, lease, value, waited_ms } = reply else { unreachable!("{SHAPES}") };
+    let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
+        unreachable!("{SHAPES}")
+    };
     let mut response = json(StatusCode::CREATED, &grant(&pool, *lease, &value, waited_ms));
     if let Some(applied) = wait.applied() {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -39,12 +43,14 @@ struct Wanted {
     ttl_ms: Option<u64>,
     holder: Option<Box<str>>,
     wait: Wait,
+    once: Option<Once>,
 }
 
 async fn wanted(request: Request) -> Result<Wanted, Problem> {
-    refuse_idempotency_key(request.headers())?;
+    let key = once::key(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
     let mut fields = Fields::read(request, ACQUIRE).await?;
+    let once = Once::of(key, &fields);
     let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
     let wait_ms = fields.seconds("wait_seconds", WAIT)?;
     if wait_ms.is_some_and(|ms| ms > WAIT_MAX_MS) {
@@ -59,7 +65,7 @@ async fn wanted(request: Request) -> Result<Wanted, Problem> {
         (None, Some(seconds)) => Wait::Preferred { seconds },
         (None, None) => Wait::Asked { ms: 0 },
     };
-    Ok(Wanted { ttl_ms, holder: holder.map(String::into_boxed_str), wait })
+    Ok(Wanted { ttl_ms, holder: holder.map(String::into_boxed_str), wait, once })
 }
 
 /// How long to wait for a key.

@@ -1,0 +1,235 @@
+//! The tagged fields of a record: numbers as varints, bytes behind a length.
+//!
+//! What is zero or empty is left out; a tag that is not known is refused.
+
+use super::BadRecord;
+use crate::core::{Answer, AnswerId, Digest, Grant, NEVER_US, Policy, Said};
+
+/// The fields' tags, one number for one meaning in every kind. A number is never given a new one.
+pub(super) mod tag {
+    pub(crate) const POOL: u8 = 1;
+    pub(crate) const KEY: u8 = 2;
+    pub(crate) const TOKEN: u8 = 3;
+    pub(crate) const AT: u8 = 4;
+    pub(crate) const UNTIL: u8 = 5;
+    pub(crate) const HOLD_UNTIL: u8 = 6;
+    pub(crate) const REST: u8 = 7;
+    pub(crate) const HOLDER: u8 = 8;
+    pub(crate) const IMPORTED: u8 = 9;
+    pub(crate) const VALUES: u8 = 10;
+    pub(crate) const NAME: u8 = 11;
+    pub(crate) const LEASE_TTL: u8 = 12;
+    pub(crate) const MAX_HOLD: u8 = 13;
+    pub(crate) const KEEPALIVE_TTL: u8 = 14;
+    pub(crate) const KEY_LENGTH: u8 = 15;
+    pub(crate) const KEY_PREFIX: u8 = 16;
+    pub(crate) const MAX_KEYS: u8 = 17;
+    pub(crate) const SEGMENT: u8 = 18;
+    pub(crate) const ANSWER: u8 = 19;
+    pub(crate) const BODY: u8 = 20;
+    pub(crate) const KEPT_UNTIL: u8 = 21;
+    pub(crate) const COUNT: u8 = 22;
+    pub(crate) const EXPIRES: u8 = 23;
+    pub(crate) const KEY_EXPIRES: u8 = 24;
+    pub(crate) const REASON: u8 = 30;
+    /// These fields are bytes behind a length; the others are numbers.
+    pub(crate) const BYTES: [u8; 7] = [HOLDER, VALUES, NAME, KEY_PREFIX, ANSWER, BODY, REASON];
+}
+
+/// Writes the fields of one record.
+pub(super) struct Writer<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+}
+
+impl Writer<'_> {
+    pub(super) fn number(&mut self, tag: u8, number: u64) {
+        if number > 0 {
+            self.out.push(tag);
+            self.varint(number);
+        }
+    }
+
+    pub(super) fn bytes(&mut self, tag: u8, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.out.push(tag);
+            self.varint(bytes.len() as u64);
+            self.out.extend_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn key(&mut self, pool: u32, key: u64) {
+        self.number(tag::POOL, u64::from(pool));
+        self.number(tag::KEY, key);
+    }
+
+    /// Lengths in milliseconds; one that may be `None` is written plus one, and `None` as nothing.
+    pub(super) fn policy(&mut self, policy: &Policy) {
+        self.number(tag::LEASE_TTL, policy.lease_ttl_ms);
+        self.number(tag::MAX_HOLD, policy.max_hold_ms.map_or(0, |ms| ms + 1));
+        self.number(tag::KEEPALIVE_TTL, policy.keepalive_ttl_ms.map_or(0, |ms| ms + 1));
+        self.number(tag::REST, policy.rest_ms);
+        self.number(tag::KEY_LENGTH, u64::from(policy.key_length));
+        self.bytes(tag::KEY_PREFIX, policy.key_prefix.as_bytes());
+        self.number(tag::MAX_KEYS, policy.max_keys.map_or(0, |keys| keys + 1));
+    }
+
+    /// An instant that may be `None` is written plus one, and `None` as nothing.
+    pub(super) fn answer(&mut self, answer: &Answer) {
+        let never = |at_ms: &Option<u64>| at_ms.map_or(0, |ms| ms + 1);
+        self.bytes(tag::ANSWER, &answer.id.0.to_le_bytes());
+        self.bytes(tag::BODY, &answer.body.0.to_le_bytes());
+        self.number(tag::KEPT_UNTIL, answer.until_us);
+        match &answer.said {
+            Said::Lease {
+                key,
+                token,
+                until_us,
+                granted_at_ms,
+                expires_at_ms,
+                key_expires_at_ms,
+            } => {
+                self.number(tag::KEY, *key);
+                self.number(tag::TOKEN, *token);
+                self.number(tag::UNTIL, *until_us);
+                self.number(tag::AT, *granted_at_ms);
+                self.number(tag::EXPIRES, *expires_at_ms);
+                self.number(tag::KEY_EXPIRES, never(key_expires_at_ms));
+            }
+            Said::Keys { first, count, expires_at_ms } => {
+                self.number(tag::KEY, *first);
+                self.number(tag::COUNT, u64::from(*count));
+                self.number(tag::KEY_EXPIRES, never(expires_at_ms));
+            }
+        }
+    }
+
+    fn varint(&mut self, number: u64) {
+        let mut rest = number;
+        while rest >= 0x80 {
+            self.out.push((rest & 0x7f) as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.out.push((rest & 0x7f) as u8);
+    }
+}
+
+/// The fields of one record by tag; what is absent is zero or empty.
+pub(super) struct Fields<'a> {
+    numbers: [u64; TAGS],
+    bytes: [&'a [u8]; TAGS],
+}
+
+const TAGS: usize = 31;
+
+/// Whether a tag has a meaning.
+fn is_known(tag: u8) -> bool {
+    (tag::POOL..=tag::KEY_EXPIRES).contains(&tag) || tag == tag::REASON
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn read(mut rest: &'a [u8]) -> Result<Self, BadRecord> {
+        const CUT: BadRecord = BadRecord("a field is cut");
+        let mut fields = Self { numbers: [0; TAGS], bytes: [&[]; TAGS] };
+        while let Some((&tag, after)) = rest.split_first() {
+            let at = usize::from(tag);
+            if !is_known(tag) {
+                return Err(BadRecord("a field is one this version does not know"));
+            }
+            let (number, after) = varint(after).ok_or(CUT)?;
+            rest = after;
+            if tag::BYTES.contains(&tag) {
+                let len = usize::try_from(number).map_err(|_| CUT)?;
+                (fields.bytes[at], rest) = after.split_at_checked(len).ok_or(CUT)?;
+            } else {
+                fields.numbers[at] = number;
+            }
+        }
+        Ok(fields)
+    }
+
+    pub(super) fn number(&self, tag: u8) -> u64 {
+        self.numbers[usize::from(tag)]
+    }
+
+    pub(super) fn small<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, BadRecord> {
+        T::try_from(self.number(tag)).map_err(|_| BadRecord("a number is out of range"))
+    }
+
+    pub(super) fn bytes(&self, tag: u8) -> &'a [u8] {
+        self.bytes[usize::from(tag)]
+    }
+
+    /// 16 bytes.
+    pub(super) fn wide(&self, tag: u8) -> Result<u128, BadRecord> {
+        let bytes = self.bytes(tag).try_into();
+        bytes.map(u128::from_le_bytes).map_err(|_| BadRecord("an answer's id is none"))
+    }
+
+    pub(super) fn answer(&self, said: Said) -> Result<Answer, BadRecord> {
+        Ok(Answer {
+            id: AnswerId(self.wide(tag::ANSWER)?),
+            body: Digest(self.wide(tag::BODY)?),
+            until_us: self.number(tag::KEPT_UNTIL),
+            said,
+        })
+    }
+
+    pub(super) fn text(&self, tag: u8) -> Result<&'a str, BadRecord> {
+        std::str::from_utf8(self.bytes(tag)).map_err(|_| BadRecord("text is not UTF-8"))
+    }
+
+    /// Text that may be left out; empty is left out.
+    pub(super) fn words(&self, tag: u8) -> Result<Option<&'a str>, BadRecord> {
+        Ok(Some(self.text(tag)?).filter(|text| !text.is_empty()))
+    }
+
+    pub(super) fn lease(
+        &self,
+        at_us: u64,
+        until_us: u64,
+        latest_us: u64,
+    ) -> Result<Grant<'a>, BadRecord> {
+        let in_order = at_us <= until_us && until_us <= latest_us && latest_us <= NEVER_US;
+        if !in_order {
+            return Err(BadRecord("an instant is out of range"));
+        }
+        Ok(Grant {
+            granted_us: at_us,
+            until_us,
+            hold_until_us: latest_us,
+            rest_us: self.number(tag::REST),
+            holder: self.words(tag::HOLDER)?,
+        })
+    }
+
+    pub(super) fn policy(&self) -> Result<Policy, BadRecord> {
+        let policy = Policy {
+            lease_ttl_ms: self.number(tag::LEASE_TTL),
+            max_hold_ms: self.number(tag::MAX_HOLD).checked_sub(1),
+            keepalive_ttl_ms: self.number(tag::KEEPALIVE_TTL).checked_sub(1),
+            rest_ms: self.number(tag::REST),
+            key_length: self.small(tag::KEY_LENGTH)?,
+            key_prefix: self.text(tag::KEY_PREFIX)?.into(),
+            max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
+        };
+        policy.patched(crate::core::PolicyPatch::default()).map_err(|_| BadRecord(BAD_POLICY))
+    }
+}
+
+const BAD_POLICY: &str = "a policy is out of its ranges";
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0;
+    for (at, byte) in bytes.iter().enumerate().take(10) {
+        let part = u64::from(byte & 0x7f);
+        let shift = 7 * u32::try_from(at).ok()?;
+        if part << shift >> shift != part {
+            return None;
+        }
+        number |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some((number, &bytes[at + 1..]));
+        }
+    }
+    None
+}
