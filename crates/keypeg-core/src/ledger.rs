@@ -52,6 +52,10 @@ pub struct Ledger {
     pub(crate) answers: usize,
     /// Answers of ended leases in all pools.
     pub(crate) ended_answers: usize,
+    /// Under which mark the facts of this turn are kept, from 1 on, and up to which a database has
+    /// them.
+    pub(crate) mark: u64,
+    pub(crate) taken_over: u64,
     /// What those who waited got, until it is taken.
     pub(crate) handed: Vec<Handed>,
 }
@@ -80,6 +84,8 @@ impl Ledger {
             waiters: HashMap::default(),
             answers: 0,
             ended_answers: 0,
+            mark: 1,
+            taken_over: 0,
             handed: Vec::new(),
         }
     }

@@ -21,6 +21,7 @@ mod pools;
 mod rebuild;
 mod refusal;
 mod replays;
+mod retired;
 mod slots;
 mod symbols;
 

@@ -35,6 +35,7 @@ use crate::line::Line;
 use crate::policy::{OutOfRange, Policy, PoolName};
 use crate::refusal::{Counts, EndCause, NoKeyCause, Refusal};
 use crate::replays::Replays;
+use crate::retired::Retired;
 use crate::slots::Slots;
 use crate::symbols::Symbols;
 use hashbrown::HashSet;
@@ -80,7 +81,7 @@ pub struct Pool {
     /// What Idempotency-Keys were answered.
     replays: Replays,
     /// Imported values that were deleted or purged: never used again.
-    retired: HashSet<KeyId, foldhash::fast::RandomState>,
+    retired: Retired,
 }
 
 impl Pool {
@@ -101,7 +102,7 @@ impl Pool {
             reasons: Reasons::default(),
             line: Line::default(),
             replays: Replays::default(),
-            retired: HashSet::default(),
+            retired: Retired::default(),
         }
     }
 
@@ -182,12 +183,13 @@ impl Pool {
     }
 
     /// Brings values in, all or none; one that is here, or was brought in before and is gone, is
-    /// refused. O(values log n).
+    /// refused: `gone` is the first of which a database says so. O(values log n).
     pub fn import(
         &mut self,
         ledger: &mut Ledger,
         step: &mut Step<'_>,
         imported: &[Secret],
+        gone: Option<usize>,
     ) -> Result<Vec<NewKey>, Refusal> {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
@@ -196,7 +198,8 @@ impl Pool {
             let id = ledger.ids.key_id(self.number, value.bytes());
             // One that is due is over: it is purged, which retires it if it was brought in.
             let _ = self.touch(ledger, step, &KeyRef::Value(value.clone()));
-            if self.ever_had(id, value.bytes()) || !seen.insert(id) {
+            let was_here = gone == Some(at) || self.ever_had(id, value.bytes());
+            if was_here || !seen.insert(id) {
                 return Err(Refusal::KeyExists { at });
             }
             values.push(value.bytes());
@@ -241,9 +244,16 @@ impl Pool {
         }
     }
 
+    /// The ids to look up before these values are brought in: of those that a database may know to
+    /// be gone; none where it knows of none. O(values).
+    pub fn to_look_up(&self, ledger: &Ledger, values: &[Secret]) -> Option<Vec<KeyId>> {
+        let id = |value: &Secret| ledger.ids.key_id(self.number, value.bytes());
+        self.retired.is_elsewhere().then(|| values.iter().map(id).collect())
+    }
+
     /// Whether this value is in the pool, or was brought in once and is gone.
     fn ever_had(&self, id: KeyId, value: &[u8]) -> bool {
-        self.find_value(id, value).is_some() || self.retired.contains(&id)
+        self.find_value(id, value).is_some() || self.retired.contains(id)
     }
 
     /// Puts a key in: available, with its full keep-alive time. Gives its slot.
@@ -663,7 +673,7 @@ impl Pool {
         let (slots, pool, ids) = (&self.slots, self.number, &ledger.ids);
         self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
         if self.slots.imported(slot) {
-            self.retired.insert(id);
+            self.retired.insert(id, ledger.mark, ledger.taken_over);
         }
         self.slots.remove(slot);
         ledger.keys -= 1;

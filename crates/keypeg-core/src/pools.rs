@@ -8,6 +8,7 @@ use crate::clocks::Now;
 use crate::deadlines::{Deadlines, NOWHERE, Places};
 use crate::fact::{Fact, Sink};
 use crate::ids::{IdKey, KeyId};
+use crate::key::Secret;
 use crate::ledger::{Counters, Handed, Ledger, Limits};
 use crate::line::Line;
 use crate::policy::{Policy, PolicyPatch, PoolName};
@@ -18,6 +19,9 @@ use std::collections::VecDeque;
 
 /// Ends one pool gets before the next one's turn.
 const SLICE: u32 = 256;
+/// Seats that a mark looks at, and retired values that leave one of them.
+const SEATS_A_MARK: usize = 16;
+const LEAVE_A_MARK: usize = 256;
 /// Keys and waiters up to which a debug build checks a pool after each step.
 const CHECKED_MAX: u64 = 32;
 
@@ -36,6 +40,8 @@ pub struct Pools {
     rotation: VecDeque<u32>,
     /// Lines of removed pools: who stands there is still to be told.
     orphans: VecDeque<Line>,
+    /// Seats below this one may keep retired values that a database has.
+    leaving: usize,
 }
 
 /// How far a retelling has come; the default is its beginning.
@@ -66,6 +72,7 @@ impl Pools {
             lives: Deadlines::default(),
             rotation: VecDeque::new(),
             orphans: VecDeque::new(),
+            leaving: 0,
         }
     }
 
@@ -258,6 +265,30 @@ impl Pools {
         let mut run = [0; 8];
         chance.fill(&mut run);
         self.ledger.run = u64::from_le_bytes(run);
+    }
+
+    /// Names the mark of the facts to come, which never falls, and up to which one a database has
+    /// taken over what is gone for ever: that leaves this memory, a slice a call, pools in turn.
+    pub fn mark(&mut self, mark: u64, taken_over: u64) {
+        let risen = taken_over > self.ledger.taken_over;
+        (self.ledger.mark, self.ledger.taken_over) = (mark, taken_over);
+        if risen && self.leaving == 0 {
+            self.leaving = self.seats.len();
+        }
+        for _ in 0..SEATS_A_MARK {
+            let Some(at) = self.leaving.checked_sub(1) else { return };
+            let pool = self.seats.get_mut(at).and_then(Option::as_mut);
+            if pool.is_some_and(|seat| seat.pool.leave_retired(taken_over, LEAVE_A_MARK)) {
+                return;
+            }
+            self.leaving = at;
+        }
+    }
+
+    /// The ids to look up before values are brought into the pool of that name, if any are.
+    pub fn to_look_up(&self, name: &PoolName, values: &[Secret]) -> Option<(u32, Vec<KeyId>)> {
+        let pool = self.get(name)?;
+        pool.to_look_up(&self.ledger, values).map(|ids| (pool.number(), ids))
     }
 
     /// The counters that must never go back.

@@ -5,7 +5,7 @@
 
 use crate::clocks::Now;
 use crate::fact::Fact;
-use crate::ids::{IdKey, KeyId, TOKEN_MAX};
+use crate::ids::{IdKey, TOKEN_MAX};
 use crate::ledger::{Counters, Limits};
 use crate::policy::{Policy, PoolName};
 use crate::pools::Pools;
@@ -117,11 +117,17 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Puts back that an imported value was in a pool and is never used again.
-    pub fn load_retired(&mut self, pool: u32, id: KeyId) -> Result<(), Misfit> {
+    /// Puts back that imported values were in a pool and are never used again: the database knows
+    /// which.
+    pub fn load_retired(&mut self, pool: u32) -> Result<(), Misfit> {
         let seat = self.seat(pool)?;
-        self.pools.parts(seat).0.replay_retired(id);
+        self.pools.parts(seat).0.replay_retired();
         Ok(())
+    }
+
+    /// Names the mark of the facts to come, see [`Pools::mark`].
+    pub fn mark(&mut self, mark: u64) {
+        self.pools.ledger_mut().mark = mark;
     }
 
     /// Raises the counters to what a segment's header says they were.

@@ -94,7 +94,7 @@ type Call = fn(&mut Pool, &mut Ledger, &mut Step<'_>, &[KeyId], LeaseId) -> bool
 const CALLS: [(&str, usize, Call); 11] = [
     ("generate", 0, |pool, ledger, step, _, _| pool.generate(ledger, step, 5).is_ok()),
     ("import", 1, |pool, ledger, step, _, _| {
-        pool.import(ledger, step, &[Secret::new("v").expect("a value")]).is_ok()
+        pool.import(ledger, step, &[Secret::new("v").expect("a value")], None).is_ok()
     }),
     ("acquire", 0, |pool, ledger, step, _, _| pool.acquire(ledger, step, None, None).is_ok()),
     ("renew", 1, |pool, ledger, step, _, lease| pool.renew(ledger, step, lease, None).is_ok()),

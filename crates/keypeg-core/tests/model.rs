@@ -316,7 +316,7 @@ impl Run {
         let count = self.roll(3) + 1;
         let values: Vec<Secret> = (0..count).map(|_| self.a_value()).collect();
         self.last = format!("import {count} into {name}");
-        let told = self.call(name, |pool, ledger, step| pool.import(ledger, step, &values));
+        let told = self.call(name, |pool, ledger, step| pool.import(ledger, step, &values, None));
         let texts: Vec<String> = values.iter().map(|value| value.reveal().into()).collect();
         let room = self.naive.new_to(name, &texts);
         let room = room.and_then(|()| self.naive.room(name, count as u64));

@@ -28,7 +28,7 @@ fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
     let (keys, lease): (Vec<NewKey>, LeaseView) = pools
         .on(&name, &mut step, |pool, ledger, step| {
             let mut keys = pool.generate(ledger, step, 1)?;
-            keys.extend(pool.import(ledger, step, std::slice::from_ref(&long))?);
+            keys.extend(pool.import(ledger, step, std::slice::from_ref(&long), None)?);
             Ok((keys, pool.acquire(ledger, step, None, None)?.0))
         })
         .expect("room and a free key");

@@ -9,6 +9,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::frame::{ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
 use crate::journal::file_name;
 use crate::keyset::{Change, Keyset, KeysetError, PoolRows};
+use crate::lookups::{Found, Lookups};
 use crate::record::{self, BadRecord};
 use crate::spares::is_full;
 use std::io;
@@ -54,6 +55,7 @@ pub struct Carrier {
     /// The segment of the last batch that is carried: where to read again from after a failure.
     carried_segment: u64,
     progress: Arc<Progress>,
+    lookups: Arc<Lookups>,
     pools: PoolRows,
     counters: Counters,
     reading: Reading,
@@ -107,6 +109,7 @@ impl Carrier {
             ids,
             carried_segment,
             progress,
+            lookups: Arc::default(),
             pools,
             counters,
             reading,
@@ -116,6 +119,23 @@ impl Carrier {
 
     pub(crate) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
+    }
+
+    /// What it is asked to look up.
+    pub(crate) fn lookups(&self) -> Arc<Lookups> {
+        Arc::clone(&self.lookups)
+    }
+
+    /// Looks up what it was asked to.
+    pub fn answer(&self) -> Result<(), CarryError> {
+        while let Some(lookup) = self.lookups.next() {
+            let found = match &self.keyset {
+                None => Found::Full,
+                Some(keyset) => Found::First(keyset.first_retired(lookup.pool, &lookup.ids)?),
+            };
+            self.lookups.answer(found);
+        }
+        Ok(())
     }
 
     /// Carries the next change; false when all that is synced has been carried. After
@@ -198,7 +218,9 @@ impl Carrier {
     /// Carries until it is told to end. The error is one that the process must not survive.
     pub(crate) fn run(mut self) -> Result<(), CarryError> {
         self.keep_ballast()?;
+        self.lookups.answered_here();
         while !self.progress.stopping.load(Ordering::Acquire) {
+            self.answer()?;
             let rest = match self.step() {
                 Ok(true) => BREATH,
                 Ok(false) => REST,

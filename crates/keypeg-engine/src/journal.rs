@@ -168,6 +168,11 @@ impl Journal {
         }
     }
 
+    /// The position that the next batch has.
+    pub(crate) fn next_position(&self) -> u64 {
+        self.position + 1
+    }
+
     /// Tells `progress` from now on how far the journal is durable.
     pub(crate) fn follow(&mut self, progress: Arc<Progress>) {
         self.progress = Some(progress);

@@ -135,12 +135,9 @@ impl Keyset {
                     rebuild.load_quarantined(pool, at.value().1, reason).map_err(misfit)?;
                 }
             }
-            for row in retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)? {
-                let (at, found) = row.map_err(failed)?;
-                if found.value() != retired_sum(at.value()) {
-                    return Err(damaged("a retired value's row does not match its sum"));
-                }
-                rebuild.load_retired(pool, KeyId(at.value().1)).map_err(misfit)?;
+            let mut gone = retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)?;
+            if gone.next().is_some() {
+                rebuild.load_retired(pool).map_err(misfit)?;
             }
         }
         let gone = reading.open_table(GONE).map_err(failed)?;
@@ -148,6 +145,26 @@ impl Keyset {
             return Err(damaged("keys are missing"));
         }
         Ok(position)
+    }
+
+    /// The first of these ids that is of a value that was in the pool and is gone for ever.
+    /// O(ids log n).
+    pub(crate) fn first_retired(
+        &self,
+        pool: u32,
+        ids: &[KeyId],
+    ) -> Result<Option<usize>, KeysetError> {
+        let reading = self.database().begin_read().map_err(failed)?;
+        let retired = reading.open_table(RETIRED).map_err(failed)?;
+        for (place, id) in ids.iter().enumerate() {
+            let at = (pool, id.0);
+            let Some(row) = retired.get(at).map_err(failed)? else { continue };
+            if row.value() != retired_sum(at) {
+                return Err(damaged("a retired value's row does not match its sum"));
+            }
+            return Ok(Some(place));
+        }
+        Ok(None)
     }
 
     /// The pools there are by number, the position carried and the counters there.

@@ -105,7 +105,7 @@ impl Bell {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while a lane's lock is held would be a bug in this file; its data is whole at every
     // point a push or a pop can panic.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

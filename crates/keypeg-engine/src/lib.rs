@@ -10,6 +10,7 @@ mod frame;
 mod journal;
 mod keyset;
 mod lanes;
+mod lookups;
 mod meta;
 pub mod meter;
 mod preview;
@@ -128,7 +129,7 @@ impl Engine {
         let (progress, carrier) = (works.progress(), works.take_carrier());
         let carrier = carrier.map(carry).transpose()?;
         let meter = works.meter();
-        let bell = lanes::Bell::default();
+        let bell = works.bell();
         let (stopping, turns_away) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let (outside, inside) = (0..setup.lanes).map(|_| lanes::lane(&bell)).unzip();
         let run = Run {

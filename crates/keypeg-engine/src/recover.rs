@@ -254,6 +254,7 @@ impl Replayed {
     }
 
     fn batch(&mut self, records: &[u8], lease_us: u64) -> Result<(), &'static str> {
+        self.rebuild.mark(self.next);
         let carried = if self.next <= self.carried { Carried::Yes } else { Carried::No };
         let mut rest = records;
         while !rest.is_empty() {

@@ -12,12 +12,13 @@ use crate::request::{Call, PoolView, Refusal, Reply, Request};
 /// Ends by time that a turn plays before its requests, and as many again within them.
 pub(crate) const EXPIRE_MAX: u32 = 4_096;
 
-/// Plays one request; `None` where its asker, known by `ticket`, now waits in line. `gone` takes a
-/// pool that was removed: freeing it is O(n) and not for here.
+/// Plays one request; `None` where its asker, known by `ticket`, now waits in line. Of an import it
+/// comes with the first value that a database knows was there before. `gone` takes a pool that was
+/// removed: freeing it is O(n) and not for here.
 pub(crate) fn play(
     pools: &mut Pools,
     step: &mut Step<'_>,
-    (ticket, request): (u64, &Request),
+    (ticket, request, gone_before): (u64, &Request, Option<usize>),
     gone: &mut Vec<Pool>,
 ) -> Option<Reply> {
     let reply = match &request.call {
@@ -48,7 +49,7 @@ pub(crate) fn play(
         }
         Call::Once { key, body, call } => {
             let once = Once { by: request.by.name(), key, body: *body };
-            match play_once(pools, step, ticket, call, &once) {
+            match play_once(pools, step, (ticket, gone_before), call, &once) {
                 Ok(None) => return None,
                 Ok(Some(reply)) => Ok(reply),
                 Err(refusal) => Err(refusal),
@@ -66,9 +67,9 @@ pub(crate) fn play(
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
-        | Call::ShowKey { pool, .. } => {
-            pools.on(pool, step, |pool, ledger, step| on_pool(pool, ledger, step, &request.call))
-        }
+        | Call::ShowKey { pool, .. } => pools.on(pool, step, |pool, ledger, step| {
+            on_pool(pool, ledger, step, (&request.call, gone_before))
+        }),
     };
     Some(reply.unwrap_or_else(Reply::from))
 }
@@ -77,7 +78,7 @@ pub(crate) fn play(
 fn play_once(
     pools: &mut Pools,
     step: &mut Step<'_>,
-    ticket: u64,
+    (ticket, gone_before): (u64, Option<usize>),
     call: &Call,
     once: &Once<'_>,
 ) -> Result<Option<Reply>, Denied> {
@@ -99,7 +100,7 @@ fn play_once(
         Call::Generate { pool, .. } | Call::Import { pool, .. } => {
             let keys = pools.on(pool, step, |pool, ledger, step| {
                 pool.add_once(ledger, step, once, |pool, ledger, step| {
-                    add(pool, ledger, step, call)
+                    add(pool, ledger, step, (call, gone_before))
                 })
             })?;
             Ok(Some(Reply::Keys(keys)))
@@ -112,12 +113,12 @@ fn add(
     pool: &mut Pool,
     ledger: &mut Ledger,
     step: &mut Step<'_>,
-    call: &Call,
+    (call, gone_before): (&Call, Option<usize>),
 ) -> Result<Vec<NewKey>, Denied> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "these two alone make keys")]
     match call {
         Call::Generate { count, .. } => pool.generate(ledger, step, *count),
-        Call::Import { values, .. } => pool.import(ledger, step, values),
+        Call::Import { values, .. } => pool.import(ledger, step, values, gone_before),
         _ => unreachable!("invariant: no other call makes keys"),
     }
 }
@@ -138,11 +139,11 @@ fn on_pool(
     pool: &mut Pool,
     ledger: &mut Ledger,
     step: &mut Step<'_>,
-    call: &Call,
+    (call, gone_before): (&Call, Option<usize>),
 ) -> Result<Reply, Denied> {
     match call {
         Call::Generate { .. } | Call::Import { .. } => {
-            add(pool, ledger, step, call).map(Reply::Keys)
+            add(pool, ledger, step, (call, gone_before)).map(Reply::Keys)
         }
         Call::TakeBack { lease, .. } => pool.take_back(ledger, step, *lease).map(|()| Reply::Done),
         Call::Release { lease, verdict, .. } => {

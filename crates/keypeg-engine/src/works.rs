@@ -4,6 +4,7 @@
 //! the replies out. After a failed commit nothing more may be asked of it.
 
 mod dropping;
+mod imports;
 mod room;
 mod waits;
 
@@ -12,6 +13,8 @@ use crate::core::{Fact, IdKey, Limits, Now, PolicyPatch, Pool, PoolName, Pools, 
 use crate::disk::Disk;
 use crate::journal::{Journal, Room, SEGMENT_LEN, Stamp};
 use crate::keyset::Keyset;
+use crate::lanes::Bell;
+use crate::lookups::Lookups;
 use crate::meta::Meta;
 use crate::meter::{ANSWERS, COMMIT_US, Meter};
 use crate::record::Batch;
@@ -22,6 +25,7 @@ use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX};
 use crate::{Chance, Clock, Reading, Recovered, Setup, StartError};
 use dropping::{Dropping, HELD_BYTES};
+use imports::{Parked, Parking, Turned};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 pub use waits::Ticket;
@@ -47,8 +51,14 @@ pub struct Works {
     times: Times,
     chance: Box<dyn Chance + Send>,
     batch: Batch,
-    /// Requests that go over into the next turn, and since when.
-    late: VecDeque<(Ticket, Request, u64)>,
+    /// Requests that go over into the next turn.
+    late: VecDeque<Turned>,
+    /// Imports that wait for what the database says.
+    parked: VecDeque<Parked>,
+    parked_bytes: usize,
+    /// Imports of which the database has said what it knows.
+    looked_up: VecDeque<Turned>,
+    lookups: Arc<Lookups>,
     /// Tickets whose askers have gone while their requests go over.
     left: HashSet<Ticket>,
     /// Whether those who wait are sent away: the server stops.
@@ -175,6 +185,7 @@ impl Works {
         pools.begin_run(&mut *chance);
         let now = times.now(true);
         let progress = carrier.as_ref().map_or_else(Arc::default, Carrier::progress);
+        let lookups = carrier.as_ref().map_or_else(Arc::default, Carrier::lookups);
         if let Some(journal) = &mut journal {
             journal.follow(Arc::clone(&progress));
         }
@@ -185,6 +196,10 @@ impl Works {
             chance,
             batch: Batch::default(),
             late: VecDeque::new(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            looked_up: VecDeque::new(),
+            lookups,
             left: HashSet::new(),
             turns_away: false,
             carrier,
@@ -242,6 +257,11 @@ impl Works {
         Arc::clone(&self.progress)
     }
 
+    /// Rung when the carrier has an answer for a turn to take.
+    pub(crate) fn bell(&self) -> Bell {
+        self.lookups.bell()
+    }
+
     /// Plays one turn: takes requests from the front of `asked` and, once all it did is durable,
     /// gives the replies. Requests that do not fit into one turn stay where they are.
     pub fn turn(
@@ -261,6 +281,7 @@ impl Works {
         self.pools.expire(&mut step);
         let by_time = step.ended_by_time;
         self.hand_out(replies);
+        self.take_looked_up(replies);
         let clock_matters = by_time | self.play(asked, replies) | self.proof_is_due();
         self.tell_anew();
         if let Err(error) = self.commit(clock_matters).and_then(|()| self.drop_told()) {
@@ -284,37 +305,58 @@ impl Works {
         let now_us = self.now.lease_us;
         let mut ended_by_time = false;
         let mut budget = EXPIRE_MAX;
-        let late = self.late.len();
+        let (looked_up, late) = (self.looked_up.len(), self.late.len());
+        let owed = looked_up + late;
         let room = self.room();
         let lags = self.carrier_lags();
-        for played in 0..TURN_MAX.max(late) {
-            let next = if played < late {
+        for played in 0..TURN_MAX.max(owed) {
+            let next = if played < looked_up {
+                self.looked_up.pop_front()
+            } else if played < owed {
                 self.late.pop_front()
             } else {
-                asked.pop_front().map(|(ticket, request)| (ticket, request, now_us))
+                let turned = |(ticket, request)| Turned {
+                    ticket,
+                    request,
+                    since_us: now_us,
+                    looked_up: None,
+                };
+                asked.pop_front().map(turned)
             };
-            let Some((ticket, request, since_us)) = next else { break };
-            if self.has_left(ticket, &request, played < late, replies) {
+            let Some(turned) = next else { break };
+            if self.has_left(turned.ticket, &turned.request, played < owed, replies) {
                 continue;
             }
-            if let Some(refusal) = room::refusal(&request.call, room, lags) {
-                replies.push((ticket, Reply::Refused(refusal)));
+            if let Some(refusal) = room::refusal(&turned.request.call, room, lags) {
+                replies.push((turned.ticket, Reply::Refused(refusal)));
                 continue;
             }
+            let ticket = turned.ticket;
+            let turned = match self.park(turned) {
+                Parking::Parked => continue,
+                Parking::Play(turned) => turned,
+                Parking::Refused => {
+                    replies.push((ticket, Reply::Refused(Refusal::Overloaded)));
+                    continue;
+                }
+            };
             let mut step = step(self.now, &mut *self.chance, &mut self.batch);
             step.budget = budget;
-            let asked = (ticket.bits(), &request);
+            let gone = turned.looked_up.and_then(|looked_up| looked_up.gone);
+            let asked = (ticket.bits(), &turned.request, gone);
             let reply = turn::play(&mut self.pools, &mut step, asked, &mut self.gone);
             budget = step.budget;
             ended_by_time |= step.ended_by_time;
             self.hand_out(replies);
             match reply {
-                Some(reply) if turn::is_settling(&reply) && now_us - since_us < SETTLE_MAX_US => {
-                    self.late.push_back((ticket, request, since_us));
+                Some(reply)
+                    if turn::is_settling(&reply) && now_us - turned.since_us < SETTLE_MAX_US =>
+                {
+                    self.late.push_back(Turned { looked_up: None, ..turned });
                 }
                 reply => replies.extend(reply.map(|reply| (ticket, reply))),
             }
-            if self.batch.bytes().len() >= BATCH_FULL && played + 1 >= late {
+            if self.batch.bytes().len() >= BATCH_FULL && played + 1 >= owed {
                 break;
             }
         }
@@ -332,6 +374,9 @@ impl Works {
         let room = self.room();
         self.now = self.times.now(room > Room::Nothing);
         self.batch.begin(self.now.lease_us);
+        let taken_over = self.taken_over();
+        let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
+        self.pools.mark(position, taken_over);
     }
 
     /// Makes the batch durable: always where it has records, and where `clock_matters`, since an
@@ -379,16 +424,17 @@ impl Works {
         let life = purge.filter(|_| serves).map(|at| at.saturating_sub(self.now.serving_us));
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
         let retry = starved.then_some(RETRY_US);
-        let over = (!self.late.is_empty() || self.dropping.is_some()).then_some(0);
+        let owed = !self.late.is_empty() || !self.looked_up.is_empty();
+        let over = (owed || self.dropping.is_some()).then_some(0);
         let proof_at = self.committed_us + PROVE_AFTER_US;
         let proof = self.unproven.then(|| proof_at.saturating_sub(self.now.lease_us));
         let due = [back, life, over, proof, retry];
         Next { due_in_us: due.into_iter().flatten().min(), counts_serving: purge.is_some() }
     }
 
-    /// Requests that go over into the next turn.
+    /// Requests that have been taken and are not answered yet, those in line aside.
     pub fn late(&self) -> usize {
-        self.late.len()
+        self.late.len() + self.parked.len() + self.looked_up.len()
     }
 
     /// Takes the removed pools, whose memory takes O(n) to free.

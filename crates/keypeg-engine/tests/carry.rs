@@ -9,7 +9,9 @@ use keypeg_engine::core::{
     KeyRef, KeyState, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
 };
 use keypeg_engine::disk::Disk;
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::works::Ticket;
+use keypeg_engine::{Call, Principal, Refusal, Reply, Request};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
 use support::story::{Story, TURNS, expected, picture, picture_with_answers, play, tick};
@@ -240,6 +242,62 @@ fn a_retired_value_is_never_used_again_wherever_its_end_was_told() {
             "as long as the pool lives"
         );
     }
+}
+
+/// A value that goes while an import of it waits for the database, which did not know of it yet when
+/// it was asked, and has taken it over when the import is played.
+#[test]
+fn a_value_that_goes_while_the_database_is_asked_is_not_brought_back() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let secret = |value: &str| Secret::new(value).unwrap();
+    let import = |values: &[&str]| Call::Import {
+        pool: default_pool(),
+        values: values.iter().map(|v| secret(v)).collect(),
+    };
+    let delete =
+        |value| Call::DeleteKey { pool: default_pool(), key: KeyRef::Value(secret(value)) };
+    driver.call(import(&["first", "second"]));
+    driver.call(delete("first"));
+    driver.carry().unwrap();
+    // The database has the first one now, and memory lets go of it: it must be asked.
+    driver.call(Call::ListPools);
+    let mut asked = VecDeque::new();
+    for (slot, call) in (0..).zip([import(&["new", "second"]), delete("second")]) {
+        asked.push_back((Ticket { lane: 0, slot }, Request { by: Principal::Anyone, call }));
+    }
+    let mut replies = Vec::new();
+    driver.works.turn(&mut asked, &mut replies).unwrap();
+    assert!(matches!(replies[..], [(Ticket { slot: 1, .. }, Reply::Done)]), "{replies:?}");
+    assert_eq!(driver.works.late(), 1, "the import waits");
+    driver.carrier.as_ref().unwrap().answer().unwrap();
+    driver.carry().unwrap();
+    driver.works.turn(&mut asked, &mut replies).unwrap();
+    let told = format!("{:?}", replies[1]);
+    assert!(told.contains("KeyExists { at: 1 }"), "{told}");
+    let told = format!("{:?}", driver.call(import(&["new", "first"])));
+    assert!(told.contains("KeyExists { at: 1 }"), "{told}");
+    assert!(matches!(driver.call(import(&["new"])), Reply::Keys(_)));
+}
+
+/// What waits for the database is bounded, and told so.
+#[test]
+fn imports_that_wait_for_the_database_are_bounded() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let import = |value: String| Call::Import {
+        pool: default_pool(),
+        values: vec![Secret::new(&value).unwrap()],
+    };
+    driver.call(import("gone".into()));
+    let key = KeyRef::Value(Secret::new("gone").unwrap());
+    driver.call(Call::DeleteKey { pool: default_pool(), key });
+    driver.carry().unwrap();
+    driver.call(Call::ListPools);
+    let replies = driver.turn((0..300).map(|n| import(format!("value {n}"))).collect()).unwrap();
+    let made = replies.iter().filter(|reply| matches!(reply, Reply::Keys(_))).count();
+    let refused = |reply: &&Reply| matches!(reply, Reply::Refused(Refusal::Overloaded));
+    assert_eq!((made, replies.iter().filter(refused).count()), (256, 44));
 }
 
 #[test]

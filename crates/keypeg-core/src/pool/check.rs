@@ -23,7 +23,7 @@ impl Pool {
             by_state[state as usize] += 1;
             let id = self.id_of(&ledger.ids, slot);
             assert_eq!(self.find(&ledger.ids, id), Some(slot), "a key is found by its id");
-            assert!(!self.retired.contains(&id), "a retired value is not in the pool");
+            assert!(!self.retired.contains(id), "a retired value is not in the pool");
             assert_ne!(Places::place(&self.slots, slot), NOWHERE, "every key has a deadline");
             let set_aside = state == KeyState::Quarantined;
             reasons += usize::from(set_aside && self.reason(slot).is_some());

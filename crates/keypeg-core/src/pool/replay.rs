@@ -6,7 +6,6 @@
 use super::{Hold, Pool};
 use crate::clocks::{Now, US_PER_MS};
 use crate::fact::{Fact, Grant, Sink, Values};
-use crate::ids::KeyId;
 use crate::index::Index;
 use crate::key::KeyState;
 use crate::ledger::Ledger;
@@ -28,8 +27,14 @@ impl Pool {
         self.admit(&ledger.ids, now, key, (id, row.value), row.imported)
     }
 
-    pub(crate) fn replay_retired(&mut self, id: KeyId) {
-        self.retired.insert(id);
+    /// Says that a database knows of values that are gone.
+    pub(crate) fn replay_retired(&mut self) {
+        self.retired.are_elsewhere();
+    }
+
+    /// Lets go of retired values that a database has, at most `max`; true when more are to go.
+    pub(crate) fn leave_retired(&mut self, taken_over: u64, max: usize) -> bool {
+        self.retired.leave(taken_over, max)
     }
 
     /// Finds a key among the first `loaded` slots, whose numbers rise. O(log n).

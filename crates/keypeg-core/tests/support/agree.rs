@@ -109,7 +109,7 @@ fn compare_keys(
     }
     for value in &pool.retired {
         let values = [Secret::new(value).expect("a value")];
-        assert_eq!(own.import(ledger, step, &values), Err(Refusal::KeyExists { at: 0 }));
+        assert_eq!(own.import(ledger, step, &values, None), Err(Refusal::KeyExists { at: 0 }));
     }
     let mut free = naive.free_keys(step.now, &pool.name, None).unwrap_or_default();
     while let Ok((lease, _)) = own.acquire(ledger, step, None, None) {

@@ -160,6 +160,9 @@ impl Driver {
         let mut replies = Vec::new();
         self.works.turn(&mut asked, &mut replies)?;
         while replies.len() < count {
+            if let Some(carrier) = &self.carrier {
+                carrier.answer().expect("what is asked of the database is answered");
+            }
             self.works.turn(&mut asked, &mut replies)?;
         }
         if self.works.pools().keys() < 1_000 {

@@ -71,16 +71,13 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
                 ..PolicyPatch::default()
             },
         }],
-        3 => vec![
-            Call::Import {
-                pool: side(),
-                values: vec![
-                    Secret::new(&format!("value {turn}")).unwrap(),
-                    Secret::new(&"long ".repeat(50 + turn)).unwrap(),
-                ],
-            },
-            acquire(side(), "d"),
-        ],
+        3 => vec![Call::Import {
+            pool: side(),
+            values: vec![
+                Secret::new(&format!("value {turn}")).unwrap(),
+                Secret::new(&"long ".repeat(50 + turn)).unwrap(),
+            ],
+        }],
         4 => story
             .leases
             .first()
@@ -95,6 +92,7 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
         5 => vec![
             Call::ReleaseKey { pool: default_pool(), key: story.keys[0].clone() },
             Call::DeleteKey { pool: default_pool(), key: story.keys[1].clone() },
+            acquire(side(), "d"),
         ],
         6 | 7 => vec![acquire(default_pool(), ""), Call::ShowPool { pool: side() }],
         8 => vec![Call::KeepAliveAll { pool: default_pool() }, acquire(default_pool(), "e")],

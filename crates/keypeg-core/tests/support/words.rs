@@ -1,0 +1,142 @@
+//! The words of scripts: what a call's arguments mean, and how an answer is told.
+
+use super::FIRST_TOKEN;
+use keypeg_core::{
+    Digest, KeyState, KeyView, NewKey, Now, Once, OutOfRange, PolicyPatch, Refusal, Verdict,
+};
+
+pub(super) fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
+    expires_at_ms.map_or("never".into(), |at| {
+        at.checked_sub(now.wall_us / 1_000).map_or("past".into(), length)
+    })
+}
+
+pub(super) fn form(key: &NewKey) -> String {
+    let text = key.value.reveal();
+    let prefix: String = text.chars().take_while(|c| *c != '_').collect();
+    let prefix = if prefix.len() == text.len() { "" } else { &prefix };
+    format!("length={} prefix={prefix}", text.len())
+}
+
+pub(super) fn view_text(now: Now, view: &KeyView) -> String {
+    let life = life_text(now, view.expires_at_ms);
+    let why = view.reason.as_deref();
+    match (view.state, &view.lease, view.rests_until_ms) {
+        (KeyState::Available, None, None) if why.is_none() => format!("available life={life}"),
+        (KeyState::Leased, Some(lease), None) if why.is_none() => format!(
+            "leased by={} token={} ttl={} life={life}",
+            lease.holder.as_deref().unwrap_or("-"),
+            lease.token - FIRST_TOKEN + 1,
+            length(lease.expires_in_ms),
+        ),
+        (KeyState::Resting, None, Some(until)) => {
+            let back = length(until - now.wall_us / 1_000);
+            format!("resting back={back} life={life} why={}", why.unwrap_or("-"))
+        }
+        (KeyState::Quarantined, None, None) => {
+            format!("quarantined life={life} why={}", why.unwrap_or("-"))
+        }
+        other => panic!("a view that contradicts itself: {other:?}"),
+    }
+}
+
+pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::UnknownPool => "unknown_pool".into(),
+        Refusal::DefaultPool => "default_pool".into(),
+        Refusal::TooManyPools { max } => format!("too_many_pools max={max}"),
+        Refusal::Invalid(OutOfRange { field, .. }) => format!("invalid {field}"),
+        Refusal::PoolFull { max, of_server } => {
+            format!("full max={max} of={}", if *of_server { "server" } else { "pool" })
+        }
+        Refusal::KeyExists { at } => format!("key_exists at={at}"),
+        Refusal::NoKey { cause, counts, back_in_ms } => format!(
+            "no_key {cause:?} available={} leased={} resting={} quarantined={} back={}",
+            counts.available,
+            counts.leased,
+            counts.resting,
+            counts.quarantined,
+            back_in_ms.map_or("never".into(), length),
+        ),
+        Refusal::LineFull { max } => format!("line_full max={max}"),
+        Refusal::UnknownKey => "unknown_key".into(),
+        Refusal::BadCursor => "bad_cursor".into(),
+        Refusal::IdempotencyMismatch => "mismatch".into(),
+        Refusal::KeysGone => "keys_gone".into(),
+        Refusal::TakenOver => "taken_over".into(),
+        Refusal::TooManyAnswers { .. } => "too_many_answers".into(),
+        Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
+        Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
+        Refusal::MaxHoldReached { expires_at_ms } => {
+            format!("max_hold_reached ends={}", length(expires_at_ms - now.wall_us / 1_000))
+        }
+        Refusal::Settling => "settling".into(),
+    }
+}
+
+/// `once=K body=B`: an Idempotency-Key and what tells this body from others.
+pub(super) fn once_of<'a>(args: &[&'a str]) -> Option<Once<'a>> {
+    let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
+    let body = Digest::of(arg("body=").unwrap_or_default().as_bytes());
+    Some(Once { by: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
+}
+
+pub(super) fn plain<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let of_once = |arg: &str| ["once=", "body=", "by="].iter().any(|name| arg.starts_with(name));
+    args.iter().copied().filter(|arg| !of_once(arg)).collect()
+}
+
+/// Milliseconds as seconds: `60s`, `0.001s`.
+pub(super) fn length(ms: u64) -> String {
+    let text = format!("{}.{:03}", ms / 1_000, ms % 1_000);
+    format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Reads `60s`, `59.999s`, `59.999999s`, `1us`.
+pub(super) fn micros(text: &str) -> u64 {
+    if let Some(us) = text.strip_suffix("us") {
+        return us.parse().expect("microseconds");
+    }
+    let seconds = text.strip_suffix('s').expect("a length in seconds");
+    let (whole, part) = seconds.split_once('.').unwrap_or((seconds, ""));
+    let part: u64 = format!("{part:0<6}").parse().expect("at most six decimals");
+    whole.parse::<u64>().expect("seconds") * 1_000_000 + part
+}
+
+pub(super) fn millis(text: &str) -> u64 {
+    micros(text).div_ceil(1_000)
+}
+
+pub(super) fn ttl_of(args: &[&str]) -> Option<u64> {
+    args.iter().find_map(|arg| arg.strip_prefix("ttl=")).map(millis)
+}
+
+pub(super) fn verdict_of(args: &[&str]) -> Verdict {
+    Verdict {
+        rest_ms: args.iter().find_map(|arg| arg.strip_prefix("rest=")).map(millis),
+        quarantine: args.contains(&"quarantine"),
+        reason: args.iter().find_map(|arg| arg.strip_prefix("reason=")).map(Into::into),
+    }
+}
+
+pub(super) fn patch_of(args: &[&str]) -> PolicyPatch {
+    let mut patch = PolicyPatch::default();
+    let or_null = |text: &str| (text != "null").then(|| millis(text));
+    for arg in args {
+        let (field, value) = arg.split_once('=').expect("field=value");
+        match field {
+            "lease_ttl" => patch.lease_ttl_ms = Some(millis(value)),
+            "max_hold" => patch.max_hold_ms = Some(or_null(value)),
+            "keepalive" => patch.keepalive_ttl_ms = Some(or_null(value)),
+            "rest" => patch.rest_ms = Some(millis(value)),
+            "key_length" => patch.key_length = Some(value.parse().expect("a number")),
+            "prefix" => patch.key_prefix = Some(value.into()),
+            "max_keys" => {
+                let max = (value != "null").then(|| value.parse().expect("a number"));
+                patch.max_keys = Some(max);
+            }
+            _ => panic!("no such field: {field}"),
+        }
+    }
+    patch
+}

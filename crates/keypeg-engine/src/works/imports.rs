@@ -1,0 +1,99 @@
+//! Imports that wait until the database was asked whether a value was there before.
+//!
+//! The carrier asks it, off the engine's thread. What went for ever since the question was asked is
+//! kept in memory until it is answered and the import is played, so nothing falls in between.
+
+use super::{Ticket, Works};
+use crate::lookups::{Found, Lookup};
+use crate::request::{Call, Refusal, Reply, Request};
+
+/// Imports that may wait, and bytes of their values.
+const PARKED_MAX: usize = 256;
+const PARKED_BYTES_MAX: usize = 64 << 20;
+
+/// A request on its way through the turns.
+#[derive(Debug)]
+pub(super) struct Turned {
+    pub(super) ticket: Ticket,
+    pub(super) request: Request,
+    /// When it came, lease time in microseconds.
+    pub(super) since_us: u64,
+    /// What the database said of an import.
+    pub(super) looked_up: Option<LookedUp>,
+}
+
+/// What the database said of an import.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LookedUp {
+    /// The first value that was there before.
+    pub(super) gone: Option<usize>,
+    /// What was carried when it was asked.
+    carried: u64,
+}
+
+/// What becomes of a request that might have to wait for the database.
+pub(super) enum Parking {
+    /// It waits.
+    Parked,
+    /// It has nothing to wait for.
+    Play(Turned),
+    /// No more may wait.
+    Refused,
+}
+
+/// An import that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Parked {
+    turned: Turned,
+    carried: u64,
+    bytes: usize,
+}
+
+impl Works {
+    /// What a database has surely taken over, whoever still waits for its answer.
+    pub(super) fn taken_over(&self) -> u64 {
+        let waits = self.parked.front().map(|parked| parked.carried);
+        let played = self.looked_up.front().and_then(|turned| turned.looked_up);
+        let asked = [waits, played.map(|looked_up| looked_up.carried)];
+        asked.into_iter().flatten().fold(self.progress.carried(), u64::min)
+    }
+
+    /// Takes the database's answers: those imports are played in this turn.
+    pub(super) fn take_looked_up(&mut self, replies: &mut Vec<(Ticket, Reply)>) {
+        while let Some(found) = self.lookups.found() {
+            let parked = self.parked.pop_front().expect("invariant: answers come in order");
+            self.parked_bytes -= parked.bytes;
+            let Parked { turned, carried, .. } = parked;
+            match found {
+                Found::Full => {
+                    replies.push((turned.ticket, Reply::Refused(Refusal::StorageFull)));
+                }
+                Found::First(gone) => {
+                    let looked_up = Some(LookedUp { gone, carried });
+                    self.looked_up.push_back(Turned { looked_up, ..turned });
+                }
+            }
+        }
+    }
+
+    /// Has an import wait for the database, where that may know of values it would bring back.
+    pub(super) fn park(&mut self, turned: Turned) -> Parking {
+        let Call::Import { pool, values } = turned.request.call.itself() else {
+            return Parking::Play(turned);
+        };
+        if turned.looked_up.is_some() {
+            return Parking::Play(turned);
+        }
+        let Some((pool, ids)) = self.pools.to_look_up(pool, values) else {
+            return Parking::Play(turned);
+        };
+        let bytes = values.iter().map(|value| value.bytes().len()).sum();
+        if self.parked.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
+            return Parking::Refused;
+        }
+        self.parked_bytes += bytes;
+        self.parked.push_back(Parked { turned, carried: self.progress.carried(), bytes });
+        self.lookups.ask(Lookup { pool, ids });
+        Parking::Parked
+    }
+}
