@@ -4,6 +4,7 @@
 //! decides (the end of a lease, the end of a rest) is no fact, since the clock in the journal
 //! tells it; a purge is one, since no key may come back from it. Facts carry numbers, not names.
 
+use crate::event::Event;
 use crate::ids::{AnswerId, Digest};
 use crate::policy::Policy;
 
@@ -227,6 +228,14 @@ pub enum Said {
 pub trait Sink {
     /// Takes one fact; it stands once the batch it is part of is durable.
     fn fact(&mut self, fact: &Fact<'_>);
+
+    /// Tells whether somebody follows this pool: only then are its events made.
+    fn follows(&self, _pool: u32) -> bool {
+        false
+    }
+
+    /// Takes an event of a followed pool; it stands once the facts told with it do.
+    fn event(&mut self, _pool: u32, _event: &Event<'_>) {}
 }
 
 impl<F: FnMut(&Fact<'_>)> Sink for F {

@@ -8,6 +8,7 @@ mod available;
 mod chunks;
 mod clocks;
 mod deadlines;
+mod event;
 mod fact;
 mod ids;
 mod index;
@@ -26,6 +27,7 @@ mod slots;
 mod symbols;
 
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
+pub use event::Event;
 pub use fact::{Answer, Fact, Grant, Said, Sink, Values};
 pub use ids::{AnswerId, Cursor, Digest, IdKey, KeyId, LeaseId, TOKEN_MAX};
 pub use key::{KeyPage, KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret, VALUE_MAX, Verdict};

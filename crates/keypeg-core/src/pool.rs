@@ -25,6 +25,7 @@ use crate::Chance;
 use crate::available::Available;
 use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
 use crate::deadlines::Deadlines;
+use crate::event::Event;
 use crate::fact::{Fact, Grant, Sink, ValuesBuilder};
 use crate::ids::{IdKey, KeyId, LeaseId};
 use crate::index::Index;
@@ -179,6 +180,7 @@ impl Pool {
             imported: false,
             values: values.values(),
         });
+        self.tell(step, || Event::Born { imported: false, keys: &keys });
         Ok(keys)
     }
 
@@ -206,7 +208,7 @@ impl Pool {
         }
         self.room_for(ledger, step, count)?;
         let first = ledger.take_numbers(count);
-        let keys = (first..)
+        let keys: Vec<_> = (first..)
             .zip(imported)
             .map(|(number, value)| {
                 let id = ledger.ids.key_id(self.number, value.bytes());
@@ -222,6 +224,7 @@ impl Pool {
             imported: true,
             values: values.values(),
         });
+        self.tell(step, || Event::Born { imported: true, keys: &keys });
         Ok(keys)
     }
 
@@ -342,6 +345,8 @@ impl Pool {
         self.lend(ledger, slot, token, &lease);
         step.facts.fact(&Fact::Granted { pool: self.number, key, token, lease });
         let view = self.lease_view(&ledger.ids, step.now, self.slots.place(slot));
+        let (key, until_us) = (view.key_id, lease.until_us);
+        self.tell(step, || Event::Granted { key, token, holder, until_us });
         (view, Secret::of_pool(self.slots.value(slot)))
     }
 
@@ -402,7 +407,9 @@ impl Pool {
         self.returns.set(hold, until_us, &mut self.holds);
         let key = self.slots.number(slot);
         step.facts.fact(&Fact::Renewed { pool: self.number, key, token, until_us });
-        Ok(self.lease_view(&ledger.ids, step.now, hold))
+        let view = self.lease_view(&ledger.ids, step.now, hold);
+        self.tell(step, || Event::Renewed { key: view.key_id, token, until_us });
+        Ok(view)
     }
 
     /// Puts a key back whoever holds it; ends rest and quarantine too. Tells whether that changed
@@ -421,10 +428,11 @@ impl Pool {
                 let rest_us = self.holds.get(hold).rest_us;
                 self.end_by_call(ledger, step, hold, (rest_us, None));
             }
-            KeyState::Resting | KeyState::Quarantined => {
+            was @ (KeyState::Resting | KeyState::Quarantined) => {
                 self.free(ledger, slot, EndCause::Released);
                 let key = self.slots.number(slot);
                 step.facts.fact(&Fact::Restored { pool: self.number, key });
+                self.tell(step, || Event::Restored { key: self.id_of(&ledger.ids, slot), was });
             }
         }
         Ok(true)
@@ -524,9 +532,10 @@ impl Pool {
         key: &KeyRef,
     ) -> Result<(), Refusal> {
         let slot = self.touch(ledger, step, key)?;
-        let key = self.slots.number(slot);
-        self.forget(ledger, slot);
-        step.facts.fact(&Fact::Deleted { pool: self.number, key });
+        let number = self.slots.number(slot);
+        let (key, was) = self.forget(ledger, slot);
+        step.facts.fact(&Fact::Deleted { pool: self.number, key: number });
+        self.tell(step, || Event::Deleted { key, was });
         Ok(())
     }
 
@@ -613,7 +622,7 @@ impl Pool {
     /// A hold's time is over: a lease ends, and its key rests where its grant said so.
     fn come_back(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, hold: u32, at_us: u64) {
         step.ended_by_time = true;
-        let Hold { slot, rest_us, .. } = *self.holds.get(hold);
+        let Hold { slot, token, rest_us, .. } = *self.holds.get(hold);
         let leased = self.slots.state(slot) == Some(KeyState::Leased);
         let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
         if leased {
@@ -621,13 +630,29 @@ impl Pool {
         } else {
             self.free(ledger, slot, EndCause::Expired);
         }
+        self.tell(step, || {
+            let key = self.id_of(&ledger.ids, slot);
+            if leased {
+                Event::Expired { key, token, rest_until_us }
+            } else {
+                Event::Restored { key, was: KeyState::Resting }
+            }
+        });
     }
 
     /// Removes a key because nobody kept it alive.
     fn purge(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, slot: u32) {
-        let key = self.slots.number(slot);
-        self.forget(ledger, slot);
-        step.facts.fact(&Fact::Purged { pool: self.number, key });
+        let number = self.slots.number(slot);
+        let (key, was) = self.forget(ledger, slot);
+        step.facts.fact(&Fact::Purged { pool: self.number, key: number });
+        self.tell(step, || Event::Purged { key, was });
+    }
+
+    /// Tells those who follow this pool, if there are any, what the closure then makes.
+    fn tell<'a>(&self, step: &mut Step<'_>, event: impl FnOnce() -> Event<'a>) {
+        if step.facts.follows(self.number) {
+            step.facts.event(self.number, &event());
+        }
     }
 
     /// Makes a key available, whatever it was.
@@ -665,9 +690,10 @@ impl Pool {
         self.replays.lease_ended(ledger, token);
     }
 
-    /// Removes a key for ever; an imported value is remembered.
-    fn forget(&mut self, ledger: &mut Ledger, slot: u32) {
+    /// Removes a key for ever; an imported value is remembered. Gives its id and where it was.
+    fn forget(&mut self, ledger: &mut Ledger, slot: u32) -> (KeyId, KeyState) {
         let id = self.id_of(&ledger.ids, slot);
+        let was = self.slots.state(slot).expect("invariant: forgotten keys are in");
         self.detach(ledger, slot, EndCause::KeyGone);
         self.lives.cancel(slot, &mut self.slots);
         let (slots, pool, ids) = (&self.slots, self.number, &ledger.ids);
@@ -677,6 +703,7 @@ impl Pool {
         }
         self.slots.remove(slot);
         ledger.keys -= 1;
+        (id, was)
     }
 
     /// Finds a key and ends what is due of it; a key that is due is not there.

@@ -291,6 +291,11 @@ impl Pools {
         pool.to_look_up(&self.ledger, values).map(|ids| (pool.number(), ids))
     }
 
+    /// What tells this run of the server from others; no secret.
+    pub fn run(&self) -> u64 {
+        self.ledger.run
+    }
+
     /// The counters that must never go back.
     pub fn counters(&self) -> Counters {
         self.ledger.counters

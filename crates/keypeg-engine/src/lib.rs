@@ -6,6 +6,7 @@
 
 pub mod carrier;
 pub mod disk;
+pub mod feed;
 mod frame;
 mod journal;
 mod keyset;

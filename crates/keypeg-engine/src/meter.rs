@@ -21,6 +21,12 @@ pub struct Meter {
     pub commit_us: Histogram<15>,
     /// How many requests each turn answered, of the turns that answered any.
     pub answers: Histogram<15>,
+    /// Who follows a pool now. Like the next two this is written by those who read the feed.
+    pub followers: AtomicU64,
+    /// Events told, to each who was told.
+    pub events: AtomicU64,
+    /// How often a follower was told the counts, since not all that came before was there.
+    pub resyncs: AtomicU64,
 }
 
 /// Counts of values by size: `N - 1` bounded places and one for what is above.

@@ -6,22 +6,25 @@
 
 mod fields;
 
-use crate::core::{Answer, AnswerId, Fact, Said, Sink, Values};
+use crate::core::{Answer, AnswerId, Event, Fact, Now, Said, Sink, Values};
+use crate::feed::Feed;
 use fields::{Fields, Writer, tag};
 
-/// The facts of one turn, as bytes.
+/// The facts of one turn, as bytes; and what those who follow a pool are told of it.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
+    pub(crate) feed: Feed,
     /// The clock of the turn: what is equal to it is not written again.
     lease_us: u64,
 }
 
 impl Batch {
     /// Begins a batch that is committed with this clock.
-    pub(crate) fn begin(&mut self, lease_us: u64) {
+    pub(crate) fn begin(&mut self, now: Now) {
         self.bytes.clear();
-        self.lease_us = lease_us;
+        self.lease_us = now.lease_us;
+        self.feed.begin(now);
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -32,6 +35,15 @@ impl Batch {
 impl Sink for Batch {
     fn fact(&mut self, fact: &Fact<'_>) {
         write(&mut self.bytes, fact, self.lease_us);
+        self.feed.fact(fact);
+    }
+
+    fn follows(&self, pool: u32) -> bool {
+        self.feed.follows(pool)
+    }
+
+    fn event(&mut self, pool: u32, event: &Event<'_>) {
+        self.feed.event(pool, event);
     }
 }
 
@@ -314,7 +326,7 @@ mod tests {
     #[test]
     fn every_fact_reads_back_as_it_was() {
         let mut batch = Batch::default();
-        batch.begin(NOW);
+        batch.begin(Now { lease_us: NOW, ..Now::default() });
         for fact in facts() {
             batch.fact(&fact);
         }
@@ -331,7 +343,7 @@ mod tests {
     fn a_record_cut_or_damaged_anywhere_is_refused_or_another_fact_but_never_a_panic() {
         for fact in facts() {
             let mut batch = Batch::default();
-            batch.begin(NOW);
+            batch.begin(Now { lease_us: NOW, ..Now::default() });
             batch.fact(&fact);
             let whole = batch.bytes();
             for cut in 0..whole.len() {

@@ -3,6 +3,7 @@
 //! Every engine answers the same requests in the same words. Nothing here knows of HTTP, of a
 //! disk or of time.
 
+use crate::feed::Following;
 use keypeg_core::{
     Counts, Cursor, Digest, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey,
     Policy, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
@@ -98,6 +99,11 @@ pub enum Call {
         pool: PoolName,
         /// The lease.
         lease: LeaseId,
+    },
+    /// Be told what happens to a pool: [`Reply::Following`].
+    Follow {
+        /// The pool.
+        pool: PoolName,
     },
     /// Leave the line: whoever asked with this call's ticket has gone. Never answered itself.
     Leave,
@@ -196,6 +202,7 @@ impl Call {
             | Self::Import { .. }
             | Self::Acquire { .. }
             | Self::Once { .. }
+            | Self::Follow { .. }
             | Self::ListKeys { .. }
             | Self::ShowKey { .. } => true,
             Self::Leave
@@ -275,6 +282,8 @@ pub enum Reply {
     Page(KeyPage),
     /// One key.
     Key(Box<KeyView>),
+    /// What follows a pool.
+    Following(Following),
     /// No, and why; nothing was changed.
     Refused(Refusal),
 }

@@ -55,7 +55,9 @@ pub(crate) fn play(
                 Err(refusal) => Err(refusal),
             }
         }
-        Call::Leave => unreachable!("invariant: who leaves the line asks for nothing"),
+        Call::Leave | Call::Follow { .. } => {
+            unreachable!("invariant: these are not played on the pools")
+        }
         Call::Generate { pool, .. }
         | Call::Import { pool, .. }
         | Call::Release { pool, .. }
@@ -180,6 +182,7 @@ fn on_pool(
         | Call::DropPool { .. }
         | Call::Acquire { .. }
         | Call::Once { .. }
+        | Call::Follow { .. }
         | Call::Leave => {
             unreachable!("invariant: these are not played on one pool's keys")
         }

@@ -4,6 +4,7 @@
 //! the replies out. After a failed commit nothing more may be asked of it.
 
 mod dropping;
+mod follow;
 mod imports;
 mod room;
 mod waits;
@@ -25,7 +26,7 @@ use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX};
 use crate::{Chance, Clock, Reading, Recovered, Setup, StartError};
 use dropping::{Dropping, HELD_BYTES};
-use imports::{Parked, Parking, Turned};
+use imports::{Admission, Parked, Turned};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 pub use waits::Ticket;
@@ -288,6 +289,7 @@ impl Works {
             replies.truncate(begun);
             return Err(error);
         }
+        self.batch.feed.tell(&self.pools);
         let answers = replies.len() - begun;
         if answers > 0 {
             self.meter.answers.count(&ANSWERS, answers as u64);
@@ -315,28 +317,18 @@ impl Works {
             } else if played < owed {
                 self.late.pop_front()
             } else {
-                let turned = |(ticket, request)| Turned {
-                    ticket,
-                    request,
-                    since_us: now_us,
-                    looked_up: None,
-                };
-                asked.pop_front().map(turned)
+                asked.pop_front().map(|asked| Turned::new(asked, now_us))
             };
             let Some(turned) = next else { break };
             if self.has_left(turned.ticket, &turned.request, played < owed, replies) {
                 continue;
             }
-            if let Some(refusal) = room::refusal(&turned.request.call, room, lags) {
-                replies.push((turned.ticket, Reply::Refused(refusal)));
-                continue;
-            }
             let ticket = turned.ticket;
-            let turned = match self.park(turned) {
-                Parking::Parked => continue,
-                Parking::Play(turned) => turned,
-                Parking::Refused => {
-                    replies.push((ticket, Reply::Refused(Refusal::Overloaded)));
+            let turned = match self.admit(turned, room, lags) {
+                Admission::Parked => continue,
+                Admission::Play(turned) => turned,
+                Admission::Answered(reply) => {
+                    replies.push((ticket, reply));
                     continue;
                 }
             };
@@ -373,10 +365,10 @@ impl Works {
         // With no room left to remember a purge, nothing may be purged: serving time stands still.
         let room = self.room();
         self.now = self.times.now(room > Room::Nothing);
-        self.batch.begin(self.now.lease_us);
         let taken_over = self.taken_over();
         let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
         self.pools.mark(position, taken_over);
+        self.batch.begin(self.now);
     }
 
     /// Makes the batch durable: always where it has records, and where `clock_matters`, since an

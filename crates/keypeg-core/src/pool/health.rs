@@ -9,6 +9,7 @@ use super::Step;
 use crate::chunks::Chunks;
 use crate::clocks::{US_PER_MS, after};
 use crate::deadlines::NOWHERE;
+use crate::event::Event;
 use crate::fact::Fact;
 use crate::ids::LeaseId;
 use crate::key::{KeyState, Verdict};
@@ -32,10 +33,12 @@ impl Pool {
         // An empty reason is none: a journal cannot tell the two apart.
         let reason = verdict.reason.as_deref().filter(|reason| !reason.is_empty());
         if verdict.quarantine {
-            let slot = self.holds.get(hold).slot;
+            let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
             let key = self.slots.number(slot);
             self.set_aside(ledger, slot, reason);
             step.facts.fact(&Fact::Quarantined { pool: self.number, key, reason });
+            let id = || self.id_of(&ledger.ids, slot);
+            self.tell(step, || Event::Quarantined { key: id(), token, reason });
         } else {
             let as_granted = self.holds.get(hold).rest_us;
             let rest_us = verdict.rest_ms.map_or(as_granted, |ms| ms * US_PER_MS);
@@ -59,6 +62,8 @@ impl Pool {
         self.end_lease(ledger, hold, (rest_until_us, reason), EndCause::Released);
         let pool = self.number;
         step.facts.fact(&Fact::Released { pool, key, token, rest_until_us, reason });
+        let id = || self.id_of(&ledger.ids, slot);
+        self.tell(step, || Event::Released { key: id(), token, rest_until_us, reason });
     }
 
     /// Ends a lease: its key rests until a time, or is free when that is 0.

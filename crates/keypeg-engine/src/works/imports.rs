@@ -3,7 +3,8 @@
 //! The carrier asks it, off the engine's thread. What went for ever since the question was asked is
 //! kept in memory until it is answered and the import is played, so nothing falls in between.
 
-use super::{Ticket, Works};
+use super::{Ticket, Works, room};
+use crate::journal::Room;
 use crate::lookups::{Found, Lookup};
 use crate::request::{Call, Refusal, Reply, Request};
 
@@ -31,14 +32,21 @@ pub(super) struct LookedUp {
     carried: u64,
 }
 
-/// What becomes of a request that might have to wait for the database.
-pub(super) enum Parking {
-    /// It waits.
+impl Turned {
+    /// A request that has just come.
+    pub(super) fn new((ticket, request): (Ticket, Request), since_us: u64) -> Self {
+        Self { ticket, request, since_us, looked_up: None }
+    }
+}
+
+/// What becomes of a request before it is played.
+pub(super) enum Admission {
+    /// It waits for the database.
     Parked,
-    /// It has nothing to wait for.
+    /// It is played.
     Play(Turned),
-    /// No more may wait.
-    Refused,
+    /// It needs no playing.
+    Answered(Reply),
 }
 
 /// An import that waits for its answer.
@@ -76,24 +84,35 @@ impl Works {
         }
     }
 
-    /// Has an import wait for the database, where that may know of values it would bring back.
-    pub(super) fn park(&mut self, turned: Turned) -> Parking {
+    /// Lets a request be played, answers it without, or has it wait for the database.
+    pub(super) fn admit(&mut self, turned: Turned, room: Room, lags: bool) -> Admission {
+        if let Call::Follow { pool } = &turned.request.call {
+            return Admission::Answered(self.follow(pool));
+        }
+        match room::refusal(&turned.request.call, room, lags) {
+            Some(refusal) => Admission::Answered(Reply::Refused(refusal)),
+            None => self.park(turned),
+        }
+    }
+
+    /// Has an import wait, where the database may know of values it would bring back.
+    fn park(&mut self, turned: Turned) -> Admission {
         let Call::Import { pool, values } = turned.request.call.itself() else {
-            return Parking::Play(turned);
+            return Admission::Play(turned);
         };
         if turned.looked_up.is_some() {
-            return Parking::Play(turned);
+            return Admission::Play(turned);
         }
         let Some((pool, ids)) = self.pools.to_look_up(pool, values) else {
-            return Parking::Play(turned);
+            return Admission::Play(turned);
         };
         let bytes = values.iter().map(|value| value.bytes().len()).sum();
         if self.parked.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
-            return Parking::Refused;
+            return Admission::Answered(Reply::Refused(Refusal::Overloaded));
         }
         self.parked_bytes += bytes;
         self.parked.push_back(Parked { turned, carried: self.progress.carried(), bytes });
         self.lookups.ask(Lookup { pool, ids });
-        Parking::Parked
+        Admission::Parked
     }
 }

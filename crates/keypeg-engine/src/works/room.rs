@@ -44,6 +44,7 @@ fn room_for(call: &Call) -> Room {
         Call::ListPools
         | Call::Leave
         | Call::Once { .. }
+        | Call::Follow { .. }
         | Call::ListKeys { .. }
         | Call::ShowPool { .. }
         | Call::ShowKey { .. }

@@ -25,9 +25,11 @@ impl Ticket {
 }
 
 impl Works {
-    /// Sends everybody away who waits, or would, from the next turn on: the server stops.
+    /// Sends everybody away who waits, or would, from the next turn on, and ends all that follow:
+    /// the server stops.
     pub fn turn_waiters_away(&mut self) {
         self.turns_away = true;
+        self.batch.feed.close();
     }
 
     /// Refuses everybody who waits. O(waiters): for a stop, and for a full disk, on which no grant
