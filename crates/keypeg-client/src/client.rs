@@ -5,11 +5,11 @@
 //! yet, so only `http://` is spoken.
 
 use crate::{
-    AcquireRequest, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key, Lease,
-    LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem, RenewRequest, routes,
+    AcquireRequest, Events, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
+    Lease, LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem, RenewRequest, routes,
 };
 use reqwest::redirect::Policy;
-use reqwest::{Method, Response};
+use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -18,6 +18,10 @@ use std::time::Duration;
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long a call may take, waiting in line aside; well above what the server itself allows.
 const CALL_TIME: Duration = Duration::from_mins(1);
+
+/// How long a stream of events may be silent, after which its connection is taken for dead: three
+/// times what a server lets pass.
+const SILENT_TIME: Duration = Duration::from_secs(45);
 
 /// Calls one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -87,11 +91,7 @@ impl Client {
             let message = format!("{base} is no http://HOST:PORT; there is no TLS yet");
             return Err(Error::Unusable(message));
         };
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIME)
-            .redirect(Policy::none())
-            .build()
-            .map_err(|error| Error::Unusable(root(&error)))?;
+        let http = connecting().build().map_err(|error| Error::Unusable(root(&error)))?;
         Ok(Self { http, base: format!("http://{host}"), once: None })
     }
 
@@ -189,6 +189,21 @@ impl Client {
         self.post(routes::lease_renew(part(pool)?, part(lease)?), request).await
     }
 
+    /// What happens to a pool from now on, as it happens; after the event with the id `after` where
+    /// the server still has all that came since. A stream that does not go on there begins with
+    /// [`Event::Resync`](crate::Event::Resync).
+    pub async fn events(&self, pool: &str, after: Option<&str>) -> Result<Events, Error> {
+        // A client of its own, since no other call may be as silent as long as it likes.
+        let http = connecting().read_timeout(SILENT_TIME).build();
+        let http = http.map_err(|error| Error::Unusable(root(&error)))?;
+        let route = routes::events(part(pool)?);
+        let mut request = http.get(format!("{}{route}", self.base));
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        Ok(Events::new(sent(request).await?, after))
+    }
+
     /// Whether the server's process runs.
     pub async fn live(&self) -> Result<(), Error> {
         self.send::<()>(Method::GET, routes::LIVEZ.into(), None).await.map(drop)
@@ -250,23 +265,28 @@ impl Client {
         if let Some(key) = &self.once {
             request = request.header("idempotency-key", key);
         }
-        let response = request.send().await.map_err(|error| {
-            if error.is_builder() {
-                Error::Unusable(root(&error))
-            } else {
-                Error::Unreachable(error)
-            }
-        })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status().as_u16();
-        let body = response.bytes().await.map_err(Error::Unreachable)?;
-        Err(serde_json::from_slice(&body).map_or_else(
-            |error| Error::Unexpected { status, detail: error.to_string() },
-            |problem| Error::Refused(Box::new(problem)),
-        ))
+        sent(request).await
     }
+}
+
+fn connecting() -> ClientBuilder {
+    reqwest::Client::builder().connect_timeout(CONNECT_TIME).redirect(Policy::none())
+}
+
+/// Sends a request and gives its answer, where that is no refusal.
+async fn sent(request: RequestBuilder) -> Result<Response, Error> {
+    let response = request.send().await.map_err(|error| {
+        if error.is_builder() { Error::Unusable(root(&error)) } else { Error::Unreachable(error) }
+    })?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status().as_u16();
+    let body = response.bytes().await.map_err(Error::Unreachable)?;
+    Err(serde_json::from_slice(&body).map_or_else(
+        |error| Error::Unexpected { status, detail: error.to_string() },
+        |problem| Error::Refused(Box::new(problem)),
+    ))
 }
 
 async fn json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {

@@ -6,6 +6,9 @@
 
 #[cfg(feature = "client")]
 mod client;
+mod event;
+#[cfg(feature = "client")]
+mod events;
 #[cfg(feature = "client")]
 mod guard;
 mod key;
@@ -17,6 +20,12 @@ mod time;
 
 #[cfg(feature = "client")]
 pub use client::{Client, Error, ServerVersion};
+pub use event::{
+    Event, Granted, KeyMoved, KeysAdded, LeaseOver, PolicyChanged, PoolDropped, Quarantined,
+    Renewed, Resync,
+};
+#[cfg(feature = "client")]
+pub use events::Events;
 #[cfg(feature = "client")]
 pub use guard::LeaseGuard;
 pub use key::{

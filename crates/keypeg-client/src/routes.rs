@@ -44,6 +44,11 @@ pub fn keepalive(pool: &str) -> String {
     format!("{POOLS}/{pool}/keepalive")
 }
 
+/// What happens to a pool, as it happens.
+pub fn events(pool: &str) -> String {
+    format!("{POOLS}/{pool}/events")
+}
+
 /// A pool's leases.
 pub fn leases(pool: &str) -> String {
     format!("{POOLS}/{pool}/leases")

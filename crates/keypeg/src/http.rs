@@ -6,8 +6,10 @@
 //! nothing more. Handlers parse, ask the engine through their core's lane, and map the reply.
 
 pub(crate) mod accept;
+mod answer;
 mod body;
 mod error;
+mod events;
 mod keys;
 mod leases;
 mod metrics;
@@ -21,9 +23,8 @@ mod seed;
 mod wire;
 
 use crate::clock;
-use bytes::Bytes;
+use answer::Body;
 use error::Problem;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -39,7 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 type Request = hyper::Request<Incoming>;
-type Response = hyper::Response<Full<Bytes>>;
+type Response = hyper::Response<Body>;
 type Answered = Result<Response, Problem>;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -232,6 +233,10 @@ async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
             Method::POST => keys::add(app, pool, request).await,
             _ => Err(Problem::method_not_allowed("GET, HEAD, POST")),
         },
+        [pool, "events"] => match method {
+            Method::GET | Method::HEAD => events::follow(app, pool, request).await,
+            _ => Err(Problem::method_not_allowed("GET, HEAD")),
+        },
         [_, "leases" | "keepalive"]
         | [_, "keys", _, "release" | "keepalive"]
         | [_, "leases", _, "release" | "renew"]
@@ -268,14 +273,14 @@ fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Problem> {
 
 fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
     let body = serde_json::to_vec(body).expect("invariant: wire types always serialise");
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 fn no_content() -> Response {
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }

@@ -11,6 +11,8 @@ mod cli;
 mod client;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod events;
 mod framing;
 mod health;
 mod import;

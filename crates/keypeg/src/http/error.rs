@@ -4,13 +4,12 @@
 //! code, what it says to people, and what goes beside it. A problem says nothing of the inside.
 
 use super::{Answered, Response};
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use keypeg_client::{Code, More, Outcome, Problem as Wire, UnixMs};
 use keypeg_engine::Refusal;
 use keypeg_engine::core::{Counts, EndCause, NoKeyCause, OutOfRange, Refusal as Denied};
+use keypeg_engine::feed::FOLLOWERS_MAX;
 use std::borrow::Cow;
 
 /// RFC 7240.
@@ -82,6 +81,12 @@ impl Problem {
     /// A value of the right type that may not be.
     pub(super) fn out_of_range(field: &str, allowed: &str) -> Self {
         Self::invalid(field, allowed, format!("{field} must be {allowed}."))
+    }
+
+    /// As many follow pools as may.
+    pub(super) fn too_many_followers() -> Self {
+        let detail = format!("{FOLLOWERS_MAX} follow events, which is as many as may.");
+        Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
     }
 
     /// A panic: whether the change was made is not known.
@@ -250,7 +255,7 @@ impl Problem {
             more,
         };
         let body = serde_json::to_vec(&problem).expect("invariant: wire types always serialise");
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let mut response = Response::new(body.into());
         *response.status_mut() =
             StatusCode::from_u16(status).expect("invariant: the table holds statuses");
         let headers = response.headers_mut();

@@ -33,6 +33,7 @@ pub(super) enum Family {
     Keys,
     Leases,
     KeepAlive,
+    Events,
     Seed,
     Plain,
     Ops,
@@ -40,11 +41,12 @@ pub(super) enum Family {
 }
 
 impl Family {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Pools, "pools"),
         (Self::Keys, "keys"),
         (Self::Leases, "leases"),
         (Self::KeepAlive, "keepalive"),
+        (Self::Events, "events"),
         (Self::Seed, "seed"),
         (Self::Plain, "plain"),
         (Self::Ops, "ops"),
@@ -59,6 +61,7 @@ impl Family {
                 Some("keys") => Self::Keys,
                 Some("leases") => Self::Leases,
                 Some("keepalive") => Self::KeepAlive,
+                Some("events") => Self::Events,
                 Some(_) => Self::Other,
             };
         }
@@ -133,6 +136,7 @@ impl Metrics {
     }
 
     fn snapshot(&self, pools: &[PoolView]) -> Snapshot {
+        let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let sum = |of: fn(&PoolView) -> u64| pools.iter().map(of).sum();
         Snapshot {
             answered: std::array::from_fn(|family| {
@@ -151,6 +155,9 @@ impl Metrics {
                 ("quarantined", sum(|pool| pool.counts.quarantined)),
             ],
             waiting: sum(|pool| pool.waiting),
+            followers: told(&self.begun.meter.followers),
+            events: told(&self.begun.meter.events),
+            resyncs: told(&self.begun.meter.resyncs),
             starts: self.begun.recovered.starts_before + 1,
             batches_cut: self.begun.recovered.batches_cut,
         }
@@ -173,6 +180,9 @@ struct Snapshot {
     pools: u64,
     keys: [(&'static str, u64); 4],
     waiting: u64,
+    followers: u64,
+    events: u64,
+    resyncs: u64,
     starts: u64,
     batches_cut: u64,
 }
@@ -248,6 +258,10 @@ impl Snapshot {
             ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
         }
         gauge(to, "waiting", "Requests that wait for a key", self.waiting)?;
+        gauge(to, "followers", "Clients that follow a pool's events", self.followers)?;
+        counter(to, "events", "Events told, to each client that was told", self.events)?;
+        let help = "How often a client was told the counts, since events before were not there";
+        counter(to, "resyncs", help, self.resyncs)?;
         gauge(to, "starts", "Starts of the data directory, this one included", self.starts)?;
         let help = "Batches that this start cut from the journal's end";
         gauge(to, "batches_cut", help, self.batches_cut)
@@ -257,6 +271,11 @@ impl Snapshot {
 fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     let encoder = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
     ConstGauge::new(value).encode(encoder)
+}
+
+fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
+    let encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(count).encode(encoder)
 }
 
 fn histogram(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, told: &Told) -> fmt::Result {
@@ -287,6 +306,7 @@ mod tests {
             ("/v1/pools/ci/keys/x/release", Family::Keys),
             ("/v1/pools/ci/leases/x/renew", Family::Leases),
             ("/v1/pools/ci/keepalive", Family::KeepAlive),
+            ("/v1/pools/ci/events", Family::Events),
             ("/v1/pools/ci/nope", Family::Other),
             ("/api/v1/random_api_key/", Family::Seed),
             ("/keys/x", Family::Plain),

@@ -1,0 +1,312 @@
+//! Events over HTTP, read with the client: what is told as it happens, what a client that comes
+//! back is told, and that neither slow readers nor a stop hold anything up.
+
+use crate::support::{Server, TempDir, eventually};
+use keypeg_client::{
+    AcquireRequest, Client, Code, Event, Events, GenerateRequest, KeyState, KeysAdded,
+    PolicyRequest, Seconds,
+};
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// How long an event may take before the test gives up.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn client(server: &Server) -> Client {
+    Client::new(&format!("http://{}", server.addr())).unwrap()
+}
+
+fn keys(count: u32) -> GenerateRequest {
+    GenerateRequest { count: Some(count), ..GenerateRequest::default() }
+}
+
+async fn next(events: &mut Events) -> Option<Event> {
+    tokio::time::timeout(PATIENCE, events.next()).await.expect("in time").unwrap()
+}
+
+/// The names of the next events.
+async fn names(events: &mut Events, count: usize) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for _ in 0..count {
+        names.push(next(events).await.expect("goes on").name());
+    }
+    names
+}
+
+#[tokio::test]
+async fn what_happens_to_a_pool_is_told_as_it_happens() {
+    let server = Server::in_memory(&[]);
+    let client = client(&server);
+    let policy = PolicyRequest {
+        lease_ttl_seconds: Some(Seconds::from_ms(60_000)),
+        max_hold_seconds: Some(Some(Seconds::from_ms(600_000))),
+        ..PolicyRequest::default()
+    };
+    client.put_pool("ci", &policy).await.unwrap();
+    let mut events = client.events("ci", None).await.unwrap();
+    let Some(Event::Resync(resync)) = next(&mut events).await else { panic!("resync") };
+    assert_eq!((resync.pool.as_str(), resync.total), ("ci", 0));
+    let made = client.generate("ci", &keys(1)).await.unwrap().keys;
+    let Some(Event::Generated(KeysAdded { count: 1, key_ids, expires_at, .. })) =
+        next(&mut events).await
+    else {
+        panic!("generated")
+    };
+    assert_eq!((&key_ids[0], expires_at), (&made[0].id, made[0].expires_at));
+    let request = AcquireRequest {
+        ttl_seconds: Some(Seconds::from_ms(5_000)),
+        holder: Some("job \"7\" \\ ü".into()),
+        ..AcquireRequest::default()
+    };
+    let lease = client.acquire("ci", &request).await.unwrap();
+    let Some(Event::Granted(granted)) = next(&mut events).await else { panic!("granted") };
+    assert_eq!((&granted.key_id, &granted.holder), (&lease.key_id, &request.holder));
+    assert_eq!(
+        (granted.fencing_token, granted.expires_at, granted.at),
+        (lease.fencing_token, lease.expires_at, lease.granted_at)
+    );
+    let longer = client.renew("ci", &lease.id, &keypeg_client::RenewRequest::default()).await;
+    let Some(Event::Renewed(renewed)) = next(&mut events).await else { panic!("renewed") };
+    assert_eq!(renewed.expires_at, longer.unwrap().expires_at);
+    client.release("ci", &lease.id).await.unwrap();
+    let Some(Event::Released(released)) = next(&mut events).await else { panic!("released") };
+    assert_eq!((released.state, released.rests_until), (KeyState::Available, None));
+    client.delete_key("ci", &lease.key_id).await.unwrap();
+    let Some(Event::Deleted(deleted)) = next(&mut events).await else { panic!("deleted") };
+    assert_eq!((deleted.key_id, deleted.was), (lease.key_id, KeyState::Available));
+    let policy = PolicyRequest { rest_seconds: Some(Seconds::from_ms(1_500)), ..policy };
+    client.put_pool("ci", &policy).await.unwrap();
+    let Some(Event::Policy(changed)) = next(&mut events).await else { panic!("policy") };
+    assert_eq!(changed.rest_seconds, Seconds::from_ms(1_500));
+    client.delete_pool("ci").await.unwrap();
+    let Some(Event::Dropped(_)) = next(&mut events).await else { panic!("dropped") };
+    assert_eq!(next(&mut events).await, None);
+}
+
+#[tokio::test]
+async fn what_time_ends_is_told_without_anybody_asking() {
+    let server = Server::in_memory(&[]);
+    let client = client(&server);
+    let short = Some(Seconds::from_ms(50));
+    let policy = PolicyRequest {
+        lease_ttl_seconds: short,
+        rest_seconds: short,
+        keepalive_ttl_seconds: Some(Some(Seconds::from_ms(400))),
+        ..PolicyRequest::default()
+    };
+    client.put_pool("ci", &policy).await.unwrap();
+    let mut events = client.events("ci", None).await.unwrap();
+    assert_eq!(names(&mut events, 1).await, ["resync"]);
+    client.generate("ci", &keys(1)).await.unwrap();
+    client.acquire("ci", &AcquireRequest::default()).await.unwrap();
+    let told = names(&mut events, 5).await;
+    assert_eq!(told, ["generated", "granted", "expired", "restored", "purged"]);
+}
+
+/// The lines of one raw stream.
+fn raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
+    // A small window, so that what is not read stays with the server.
+    let address = server.addr();
+    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 4_096).unwrap();
+    net::connect(&socket, &address).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "GET /v1/pools/default/events HTTP/1.1\r\nhost: x\r\n";
+    stream.write_all(format!("{head}{headers}\r\n").as_bytes()).unwrap();
+    BufReader::new(stream)
+}
+
+/// Reads lines up to one that has this in it.
+#[track_caller]
+fn until(stream: &mut BufReader<TcpStream>, what: &str) -> String {
+    let mut text = String::new();
+    while !text.lines().next_back().is_some_and(|line| line.contains(what)) {
+        let len = stream.read_line(&mut text).unwrap();
+        assert!(len > 0 && !text.ends_with("\n:\n"), "no {what}, but its end or silence: {text}");
+    }
+    text
+}
+
+#[test]
+fn a_stream_is_written_as_the_standard_has_it_and_tells_no_secret() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let mut stream = raw(&server, "last-event-id: \u{e9}\r\n");
+    until(&mut stream, "resync");
+    let values: Vec<_> = (0..3).map(|at| format!("brought-in-{at}")).collect();
+    let made = client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    client.send("POST /v1/pools/default/keys", &json!({ "values": values })).is(201, &json!({}));
+    let mut leases = Vec::new();
+    for _ in 0..4 {
+        let body = json!({ "holder": "h" });
+        leases.push(client.send("POST /v1/pools/default/leases", &body).text("id"));
+    }
+    for (lease, body) in leases.iter().zip([
+        json!({ "rest_seconds": 5, "reason": "why" }),
+        json!({ "quarantine": true }),
+        json!({}),
+    ]) {
+        let path = format!("POST /v1/pools/default/leases/{lease}/release");
+        client.send(&path, &body).is(204, &Value::Null);
+    }
+    client.send("PUT /v1/pools/default", &json!({ "rest_seconds": 1 })).is(200, &json!({}));
+    until(&mut stream, "event: policy");
+    let again = &mut raw(&server, "");
+    let head = until(again, "retry");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    for header in ["content-type: text/event-stream", "cache-control: no-store"] {
+        assert!(head.contains(header), "{head}");
+    }
+    let from =
+        until(again, "data").lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
+    let run = from.unwrap();
+    // All that was told since the first event, once more.
+    let id = format!("last-event-id: {}-1\r\n", run.rsplit_once('-').unwrap().0);
+    let mut all = raw(&server, &id);
+    let text = until(&mut all, "rest_seconds");
+    let values = values.iter().map(String::as_str);
+    let secret = made["keys"][0]["key"].as_str().unwrap();
+    for hidden in values.chain([secret]).chain(leases.iter().map(String::as_str)) {
+        assert!(!text.contains(hidden), "{hidden} in {text}");
+    }
+    for name in ["generated", "imported", "granted", "released", "quarantined", "policy"] {
+        assert!(text.contains(&format!("\nevent: {name}\ndata: {{\"at\":\"20")), "{name}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_is_told_exactly_what_it_missed() {
+    let server = Server::in_memory(&[]);
+    let client = client(&server);
+    let mut events = client.events("default", None).await.unwrap();
+    names(&mut events, 1).await;
+    client.generate("default", &keys(3)).await.unwrap();
+    names(&mut events, 1).await;
+    let id = events.last_id().unwrap().to_owned();
+    drop(events);
+    let mut granted = Vec::new();
+    for _ in 0..3 {
+        let lease = client.acquire("default", &AcquireRequest::default()).await.unwrap();
+        granted.push(lease.fencing_token);
+        client.release("default", &lease.id).await.unwrap();
+    }
+    let mut events = client.events("default", Some(&id)).await.unwrap();
+    assert_eq!(events.last_id(), Some(id.as_str()));
+    for token in granted {
+        let Some(Event::Granted(event)) = next(&mut events).await else { panic!("granted") };
+        assert_eq!(event.fencing_token, token);
+        let Some(Event::Released(event)) = next(&mut events).await else { panic!("released") };
+        assert_eq!(event.fencing_token, token);
+    }
+    client.generate("default", &keys(1)).await.unwrap();
+    assert_eq!(names(&mut events, 1).await, ["generated"]);
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_stream_and_the_next_start_tells_the_counts() {
+    let dir = TempDir::new();
+    let mut server = Server::on(&dir, &[]);
+    let first = client(&server);
+    let mut events = first.events("default", None).await.unwrap();
+    assert_eq!(names(&mut events, 1).await, ["resync"]);
+    first.generate("default", &keys(2)).await.unwrap();
+    first.acquire("default", &AcquireRequest::default()).await.unwrap();
+    assert_eq!(names(&mut events, 2).await, ["generated", "granted"]);
+    let id = events.last_id().unwrap().to_owned();
+    assert_eq!(server.terminate().code(), Some(0), "a stream does not hold a stop up");
+    assert_eq!(next(&mut events).await, None, "it came to its end and was not cut off");
+    let server = Server::on(&dir, &[]);
+    let mut events = client(&server).events("default", Some(&id)).await.unwrap();
+    let Some(Event::Resync(resync)) = next(&mut events).await else { panic!("resync") };
+    assert_eq!((resync.available, resync.leased, resync.total), (1, 1, 2));
+}
+
+#[tokio::test]
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other event is to be told here")]
+async fn a_reader_that_never_reads_holds_nobody_up_and_resumes_with_the_counts() {
+    const GRANTS: usize = 12_000;
+    let server = Server::in_memory(&[]);
+    let client = client(&server);
+    client.generate("default", &keys(100)).await.unwrap();
+    let mut stuck = raw(&server, "");
+    until(&mut stuck, "resync");
+    let mut reader = client.events("default", None).await.unwrap();
+    assert_eq!(names(&mut reader, 1).await, ["resync"]);
+    let work = (0..20).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for _ in 0..GRANTS / 20 {
+                let request = AcquireRequest {
+                    holder: Some("\u{1d11e}".repeat(128)),
+                    ..AcquireRequest::default()
+                };
+                let lease = client.acquire("default", &request).await.unwrap();
+                client.release("default", &lease.id).await.unwrap();
+            }
+        })
+    });
+    let work: Vec<_> = work.collect();
+    let mut granted = 0;
+    while granted < GRANTS {
+        match next(&mut reader).await.expect("goes on") {
+            Event::Granted(_) => granted += 1,
+            Event::Released(_) => {}
+            other => panic!("who keeps up misses nothing: {}", other.name()),
+        }
+    }
+    for each in work {
+        each.await.unwrap();
+    }
+    // What the kernel held of it, and then that not all was there.
+    let text = until(&mut stuck, "event: resync");
+    assert!(text.matches("event: granted").count() < GRANTS);
+    let data = until(&mut stuck, "data: ");
+    assert!(data.contains("\"available\":100,\"leased\":0"), "{data}");
+    drop(stuck);
+    drop(reader);
+    // A client's connections end on its own runtime, so that must not be blocked meanwhile.
+    let gone = async {
+        loop {
+            let metrics = client.metrics().await.unwrap();
+            if metrics.contains("\nkeypeg_followers 0\n") {
+                break metrics;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let metrics = tokio::time::timeout(PATIENCE, gone).await.expect("nobody follows");
+    assert!(metrics.contains("\nkeypeg_resyncs_total 3\n"), "{metrics}");
+    let line = metrics.lines().find_map(|line| line.strip_prefix("keypeg_events_total "));
+    let told: usize = line.unwrap().parse().unwrap();
+    assert!((2 * GRANTS..4 * GRANTS).contains(&told), "{told} told to two");
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_is_refused_before_a_stream_begins() {
+    let server = Server::in_memory(&[]);
+    let refused = client(&server).events("nope", None).await.unwrap_err();
+    assert_eq!(refused.problem().map(|problem| problem.code), Some(Code::UnknownPool));
+    let client = &mut server.client();
+    client.ask("GET /v1/pools/No/events").problem(404, "unknown_pool");
+    let answer = client.ask("POST /v1/pools/default/events");
+    assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+    answer.problem(405, "method_not_allowed");
+    let head = client.ask("HEAD /v1/pools/default/events");
+    assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(client.ask("HEAD /v1/pools/nope/events").status, 404);
+    let all: Vec<_> = (0..1_000).map(|_| raw(&server, "")).collect();
+    eventually("a thousand follow", || {
+        client.ask("GET /metrics").body.contains("\nkeypeg_followers 1000\n").then_some(())
+    });
+    let problem = client.ask("GET /v1/pools/default/events");
+    assert_eq!(problem.header("retry-after"), Some("1"));
+    problem.problem(503, "overloaded");
+    drop(all);
+    eventually("all have left", || {
+        client.ask("GET /metrics").body.contains("\nkeypeg_followers 0\n").then_some(())
+    });
+}
