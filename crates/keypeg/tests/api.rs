@@ -133,6 +133,22 @@ fn a_key_is_generated_shown_kept_alive_and_deleted() {
     }
 }
 
+/// JSON has one kind of number, and some clients write a whole one with a fraction of zero.
+#[test]
+fn a_whole_number_is_whole_however_it_is_written() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let json_type = [("content-type", "application/json")];
+    for body in ["{\"count\":2.0}", "{\"count\":2e0}", "{\"count\":0.2E1}"] {
+        let request = "POST /v1/pools/default/keys";
+        let answer = client.try_send(request, &json_type, body).unwrap();
+        answer.is(201, &json!({ "keys": ["*", "*"] }));
+    }
+    let policy = "{\"key_length\":32.0,\"max_keys\":1e9}";
+    let put = client.try_send("PUT /v1/pools/ci", &json_type, policy).unwrap();
+    put.is(201, &json!({ "key_length": 32, "max_keys": 1_000_000_000 }));
+}
+
 #[test]
 fn keep_alive_of_many_names_those_that_are_missing() {
     let server = Server::in_memory(&[]);

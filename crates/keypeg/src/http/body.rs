@@ -176,7 +176,20 @@ fn seconds(field: &str, allowed: &str, value: &Value) -> Result<u64, Problem> {
 
 fn integer(field: &str, allowed: &str, value: &Value) -> Result<u64, Problem> {
     let Value::Number(number) = value else { return Err(wrong_type(field, allowed, value)) };
-    number.as_u64().ok_or_else(|| Problem::out_of_range(field, allowed))
+    let whole = number.as_u64().or_else(|| number.as_f64().and_then(whole));
+    whole.ok_or_else(|| Problem::out_of_range(field, allowed))
+}
+
+/// Takes `3.0` for 3, as JSON does not tell them apart: some clients write all numbers so.
+fn whole(number: f64) -> Option<u64> {
+    /// Below it a float holds every integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an integer within what both hold"
+    )]
+    (number.fract() == 0.0 && (0.0..EXACT).contains(&number)).then_some(number as u64)
 }
 
 /// A value of another type than it must be; the value itself is not repeated.
