@@ -6,7 +6,9 @@ use std::fmt;
 
 /// A key's value. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(transparent)]
+#[cfg_attr(feature = "openapi", schemars(inline))]
 pub struct Secret(pub String);
 
 impl fmt::Debug for Secret {
@@ -17,6 +19,7 @@ impl fmt::Debug for Secret {
 
 /// Where a key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
     /// Free to be lent.
@@ -31,6 +34,7 @@ pub enum KeyState {
 
 /// A key without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Key {
     /// Its public handle.
     pub id: String,
@@ -52,6 +56,7 @@ pub struct Key {
 
 /// Some keys of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeyPage {
     /// The keys; there may be none while the listing goes on.
     pub keys: Vec<Key>,
@@ -61,6 +66,7 @@ pub struct KeyPage {
 
 /// What everybody may see of a key's running lease: not its id, which is a right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeyLease {
     /// Who said to hold it.
     pub holder: Option<String>,
@@ -74,6 +80,7 @@ pub struct KeyLease {
 
 /// A key just made, with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct NewKey {
     /// Its public handle.
     pub id: String,
@@ -89,6 +96,7 @@ pub struct NewKey {
 
 /// Keys just made, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct NewKeys {
     /// The keys.
     pub keys: Vec<NewKey>,
@@ -96,6 +104,7 @@ pub struct NewKeys {
 
 /// Asks for keys to be made, or for values to be brought in; both is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct GenerateRequest {
     /// How many; one when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +116,7 @@ pub struct GenerateRequest {
 
 /// Asks for keys to be kept alive: those of `ids`, or all. Neither or both is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeepAliveRequest {
     /// The keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,6 +128,7 @@ pub struct KeepAliveRequest {
 
 /// A key kept alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Kept {
     /// The key.
     pub id: String,
@@ -127,6 +138,7 @@ pub struct Kept {
 
 /// Keys kept alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeptMany {
     /// How many distinct keys.
     pub kept: u64,
@@ -136,6 +148,7 @@ pub struct KeptMany {
 
 /// Whether putting a key back changed anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Freed {
     /// False when it was free already.
     pub released: bool,

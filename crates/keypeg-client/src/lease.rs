@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A lease just granted, with its key's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Grant {
     /// The lease's handle: who shows it holds the lease.
     pub id: String,
@@ -33,6 +34,7 @@ pub struct Grant {
 
 /// A running lease, without its key's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Lease {
     /// The lease's handle.
     pub id: String,
@@ -56,6 +58,7 @@ pub struct Lease {
 
 /// Asks for a key to be lent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct AcquireRequest {
     /// How long; the policy's length when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +73,7 @@ pub struct AcquireRequest {
 
 /// Gives a key back, with what its holder says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ReleaseRequest {
     /// How long the key rests; as the policy said at its grant when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +88,7 @@ pub struct ReleaseRequest {
 
 /// Asks for a lease to last longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct RenewRequest {
     /// How long from now; the policy's length when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

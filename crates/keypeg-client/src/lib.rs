@@ -2,7 +2,8 @@
 //!
 //! Server and clients share these, so there is one spelling of every field, route and error code.
 //! No type here knows of an engine, a socket or a clock, and none decides anything. The feature
-//! `client` adds what calls: [`Client`], and [`LeaseGuard`], which keeps a lease while it lives.
+//! `client` adds what calls: [`Client`], and [`LeaseGuard`], which keeps a lease while it lives;
+//! `openapi` adds the document that describes all this.
 
 #[cfg(feature = "client")]
 mod client;
@@ -13,6 +14,8 @@ mod events;
 mod guard;
 mod key;
 mod lease;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 mod pool;
 mod problem;
 pub mod routes;

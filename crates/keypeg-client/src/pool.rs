@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A pool: its policy and how many keys stand where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Pool {
     /// Its name.
     pub pool: String,
@@ -44,6 +45,7 @@ pub struct Pool {
 
 /// All pools, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Pools {
     /// The pools.
     pub pools: Vec<Pool>,
@@ -51,6 +53,7 @@ pub struct Pools {
 
 /// A policy to set: what is left out stays as it is; `Some(None)` is written as null.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PolicyRequest {
     /// See [`Pool::lease_ttl_seconds`].

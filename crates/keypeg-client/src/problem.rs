@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What went wrong, as a stable word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The request is not HTTP or JSON as it should be.
@@ -148,6 +149,7 @@ impl Code {
 
 /// Whether a change that failed was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Nothing was changed.
@@ -158,6 +160,7 @@ pub enum Outcome {
 
 /// Problem details: what every error's body is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// `/problems/<code>`.
     #[serde(rename = "type")]
@@ -182,6 +185,7 @@ pub struct Problem {
 
 /// Members that only some codes have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct More {
     /// Why no key is free, or how a lease ended.

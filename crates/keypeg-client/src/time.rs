@@ -98,6 +98,45 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
+#[cfg(feature = "openapi")]
+mod schemas {
+    use super::{Seconds, UnixMs};
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+    use std::borrow::Cow;
+
+    impl JsonSchema for UnixMs {
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn schema_name() -> Cow<'static, str> {
+            "Instant".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({
+                "type": "string",
+                "format": "date-time",
+                "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
+            })
+        }
+    }
+
+    impl JsonSchema for Seconds {
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn schema_name() -> Cow<'static, str> {
+            "Seconds".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({ "type": "number", "minimum": 0 })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,14 @@
 //! The HTTP face: one request in, one answer out.
 //!
-//! Routes are a match over the path's segments beside the methods each has, so HEAD, `Allow` and
-//! unknown routes are decided in one place (a router crate answers HEAD by running the GET, which
-//! here would lend a key). Every answer gets its `x-request-id`; a panic is its request's 500 and
+//! Routes are a match over methods and the path's segments (a router crate answers HEAD by running
+//! the GET, which here would lend a key); whatever it does not take, keypeg-client's table of routes
+//! tells to be 404, or 405 and with which `Allow`. Every answer gets its `x-request-id`; a panic is its request's 500 and
 //! nothing more. Handlers parse, ask the engine through their core's lane, and map the reply.
 
 pub(crate) mod accept;
 mod answer;
 mod body;
+mod docs;
 mod error;
 mod events;
 mod keys;
@@ -29,7 +30,7 @@ use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Version};
-use keypeg_client::Code;
+use keypeg_client::{Code, routes};
 use keypeg_engine::core::{PoolName, Refusal as Denied};
 use keypeg_engine::{Call, Lane, Principal, Refusal, Reply, Request as Asked};
 pub(crate) use metrics::Begun;
@@ -205,53 +206,49 @@ async fn route(app: &App, request: Request) -> Answered {
         ["livez"] => ops::live(&request),
         ["readyz"] => ops::ready(app, &request),
         ["version"] => ops::version(&request),
-        _ => Err(Problem::not_found()),
+        ["openapi.json"] => docs::openapi(&request),
+        ["docs"] => docs::page(&request),
+        ["docs", "style.css"] => docs::style(&request),
+        _ => Err(unrouted(uri.path())),
     }
 }
 
 /// The canonical API: what is below `/v1/pools`.
 async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
     let method = request.method().clone();
-    match segments {
-        [] => match method {
-            Method::GET | Method::HEAD => pools::list(app).await,
-            _ => Err(Problem::method_not_allowed("GET, HEAD")),
-        },
-        [pool] => match method {
-            Method::GET | Method::HEAD => pools::show(app, pool).await,
-            Method::PUT => pools::put(app, pool, request).await,
-            Method::DELETE => pools::remove(app, pool).await,
-            _ => Err(Problem::method_not_allowed("GET, HEAD, PUT, DELETE")),
-        },
-        [pool, "keys", key] => match method {
-            Method::GET | Method::HEAD => keys::show(app, pool, key).await,
-            Method::DELETE => keys::remove(app, pool, key).await,
-            _ => Err(Problem::method_not_allowed("GET, HEAD, DELETE")),
-        },
-        [pool, "keys"] => match method {
-            Method::GET | Method::HEAD => keys::list(app, pool, request.uri().query()).await,
-            Method::POST => keys::add(app, pool, request).await,
-            _ => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        },
-        [pool, "events"] => match method {
-            Method::GET | Method::HEAD => events::follow(app, pool, request).await,
-            _ => Err(Problem::method_not_allowed("GET, HEAD")),
-        },
-        [_, "leases" | "keepalive"]
-        | [_, "keys", _, "release" | "keepalive"]
-        | [_, "leases", _, "release" | "renew"]
-            if method != Method::POST =>
-        {
-            Err(Problem::method_not_allowed("POST"))
+    match (method, segments) {
+        (Method::GET | Method::HEAD, []) => pools::list(app).await,
+        (Method::GET | Method::HEAD, [pool]) => pools::show(app, pool).await,
+        (Method::GET | Method::HEAD, [pool, "events"]) => events::follow(app, pool, request).await,
+        (Method::PUT, [pool]) => pools::put(app, pool, request).await,
+        (Method::DELETE, [pool]) => pools::remove(app, pool).await,
+        (Method::GET | Method::HEAD, [pool, "keys"]) => {
+            keys::list(app, pool, request.uri().query()).await
         }
-        [pool, "leases"] => leases::acquire(app, pool, request).await,
-        [pool, "leases", lease, "release"] => leases::release(app, pool, lease, request).await,
-        [pool, "leases", lease, "renew"] => leases::renew(app, pool, lease, request).await,
-        [pool, "keys", key, "release"] => keys::release(app, pool, key, request).await,
-        [pool, "keys", key, "keepalive"] => keys::keep_alive(app, pool, key, request).await,
-        [pool, "keepalive"] => keys::keep_alive_many(app, pool, request).await,
-        _ => Err(Problem::not_found()),
+        (Method::POST, [pool, "keys"]) => keys::add(app, pool, request).await,
+        (Method::GET | Method::HEAD, [pool, "keys", key]) => keys::show(app, pool, key).await,
+        (Method::DELETE, [pool, "keys", key]) => keys::remove(app, pool, key).await,
+        (Method::POST, [pool, "keys", key, "release"]) => {
+            keys::release(app, pool, key, request).await
+        }
+        (Method::POST, [pool, "keys", key, "keepalive"]) => {
+            keys::keep_alive(app, pool, key, request).await
+        }
+        (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(app, pool, request).await,
+        (Method::POST, [pool, "leases"]) => leases::acquire(app, pool, request).await,
+        (Method::POST, [pool, "leases", lease, "release"]) => {
+            leases::release(app, pool, lease, request).await
+        }
+        (Method::POST, [pool, "leases", lease, "renew"]) => {
+            leases::renew(app, pool, lease, request).await
+        }
+        _ => Err(unrouted(request.uri().path())),
     }
+}
+
+/// Why no handler takes a request: the table of routes knows whether its path is one.
+fn unrouted(path: &str) -> Problem {
+    routes::allow(path).map_or_else(Problem::not_found, Problem::method_not_allowed)
 }
 
 /// Reads a pool's name in a path; one that cannot be a name is the name of no pool.

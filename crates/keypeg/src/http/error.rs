@@ -27,7 +27,7 @@ struct Parts {
     outcome: Option<Outcome>,
     more: More,
     retry_after_s: Option<u64>,
-    allow: Option<&'static str>,
+    allow: Option<String>,
     applied: Option<HeaderValue>,
     close: bool,
 }
@@ -52,7 +52,7 @@ impl Problem {
     }
 
     /// The route is there, the method is not; `allow` is what it has.
-    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+    pub(super) fn method_not_allowed(allow: String) -> Self {
         let mut problem =
             Self::new(Code::MethodNotAllowed, format!("This route's methods: {allow}."));
         problem.0.allow = Some(allow);
@@ -264,7 +264,8 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(allow) = allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+            headers
+                .insert(ALLOW, HeaderValue::try_from(allow).expect("invariant: names of methods"));
         }
         if let Some(applied) = applied {
             headers.insert(PREFERENCE_APPLIED, applied);

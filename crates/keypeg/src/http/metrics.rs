@@ -68,7 +68,7 @@ impl Family {
         match path.split('/').nth(1) {
             Some("api") => Self::Seed,
             Some("keys" | "keepalive") => Self::Plain,
-            Some("livez" | "readyz" | "version" | "metrics") => Self::Ops,
+            Some("livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs") => Self::Ops,
             _ => Self::Other,
         }
     }

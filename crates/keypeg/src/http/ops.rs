@@ -1,7 +1,7 @@
 //! What tells about the server rather than about keys: whether it lives, is ready, and is which.
 
 use super::error::Problem;
-use super::{Answered, App, Request, Response, SHAPES, json};
+use super::{Answered, App, Request, Response, SHAPES, json, unrouted};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
 use keypeg_engine::{Call, Refusal, Reply};
@@ -43,6 +43,6 @@ pub(super) async fn metrics(app: &App, request: &Request) -> Answered {
 fn only_read(request: &Request) -> Result<(), Problem> {
     match *request.method() {
         Method::GET | Method::HEAD => Ok(()),
-        _ => Err(Problem::method_not_allowed("GET, HEAD")),
+        _ => Err(unrouted(request.uri().path())),
     }
 }

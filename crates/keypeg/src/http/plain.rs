@@ -2,7 +2,7 @@
 
 use super::body::Fields;
 use super::error::Problem;
-use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site};
+use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site, unrouted};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_engine::core::{KeyId, KeyRef, KeyState, KeyView, PoolName};
@@ -14,7 +14,7 @@ pub(super) async fn keys(app: &App, request: Request) -> Answered {
     match *request.method() {
         Method::POST => make(app, request).await,
         Method::GET => lend(app, &request).await.map_err(Problem::of_grant),
-        _ => Err(Problem::method_not_allowed("GET, POST")),
+        _ => Err(unrouted(request.uri().path())),
     }
 }
 
@@ -24,7 +24,7 @@ pub(super) async fn key(app: &App, key: &str, request: &Request) -> Answered {
         Method::GET | Method::HEAD => named,
         Method::PUT => freed,
         Method::DELETE => deleted,
-        _ => return Err(Problem::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        _ => return Err(unrouted(request.uri().path())),
     };
     by_key(app, key, method).await
 }
@@ -33,7 +33,7 @@ pub(super) async fn key(app: &App, key: &str, request: &Request) -> Answered {
 pub(super) async fn keep_alive(app: &App, key: &str, request: &Request) -> Answered {
     match *request.method() {
         Method::PUT => by_key(app, key, kept).await,
-        _ => Err(Problem::method_not_allowed("PUT")),
+        _ => Err(unrouted(request.uri().path())),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::body::Fields;
 use super::error::Problem;
 use super::query::decoded;
-use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site};
+use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site, unrouted};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_engine::core::{KeyRef, PoolName, Secret, VALUE_MAX};
@@ -25,7 +25,7 @@ pub(super) async fn keys(app: &App, request: Request) -> Answered {
         Method::PUT => put_back(app, &request).await,
         Method::DELETE => remove(app, &request).await,
         Method::PATCH => keep_alive(app, &request).await,
-        _ => Err(Problem::method_not_allowed("GET, POST, PUT, PATCH, DELETE")),
+        _ => Err(unrouted(request.uri().path())),
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn keys(app: &App, request: Request) -> Answered {
 pub(super) fn start_scheduler(request: &Request) -> Answered {
     match *request.method() {
         Method::GET | Method::HEAD => Ok(json(StatusCode::OK, &value!({ "message": SCHEDULER }))),
-        _ => Err(Problem::method_not_allowed("GET, HEAD")),
+        _ => Err(unrouted(request.uri().path())),
     }
 }
 

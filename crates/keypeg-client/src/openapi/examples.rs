@@ -1,0 +1,169 @@
+//! Examples for the document. Each has gone through its wire type, so it can be what the server
+//! writes or reads.
+
+use crate::{
+    AcquireRequest, Code, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
+    KeyPage, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest,
+    RenewRequest,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+pub(super) const KEY_ID: &str = "3q2v7m0c9t41p8sdk5h6rj2unb";
+pub(super) const LEASE_ID: &str = "5b81tmlg0pavb3d7n2oqk4c6hs";
+pub(super) const VALUE: &str = "x5Tq0ZbW8mKd3RfYc1Lh";
+pub(super) const AT: &str = "2026-11-22T21:29:00.000Z";
+pub(super) const LATER: &str = "2026-11-22T21:34:00.000Z";
+const RETURN_AT: &str = "2026-11-22T21:30:00.000Z";
+const TOKEN: u64 = 1_763_847_000_000_123;
+
+fn of<T: Serialize + DeserializeOwned>(example: Value) -> Value {
+    let typed: T = serde_json::from_value(example).expect("invariant: an example is of its type");
+    serde_json::to_value(typed).expect("invariant: wire types always serialise")
+}
+
+pub(super) fn pool() -> Value {
+    of::<Pool>(json!({
+        "pool": "ci", "lease_ttl_seconds": 60, "max_hold_seconds": null,
+        "keepalive_ttl_seconds": 300, "keepalive_every_seconds": 120, "rest_seconds": 0,
+        "key_length": 20, "key_prefix": "", "max_keys": null,
+        "available": 2, "leased": 1, "resting": 0, "quarantined": 0, "total": 3, "waiting": 0,
+        "next_return_at": RETURN_AT, "next_purge_at": LATER,
+    }))
+}
+
+pub(super) fn pools() -> Value {
+    of::<Pools>(json!({ "pools": [pool()] }))
+}
+
+pub(super) fn policies() -> Vec<(&'static str, Value)> {
+    vec![
+        ("defaults", of::<PolicyRequest>(json!({}))),
+        (
+            "accounts that others made",
+            of::<PolicyRequest>(json!({
+                "lease_ttl_seconds": 600, "max_hold_seconds": 3600, "keepalive_ttl_seconds": null,
+                "rest_seconds": 2.5,
+            })),
+        ),
+    ]
+}
+
+pub(super) fn new_keys() -> Value {
+    of::<NewKeys>(json!({
+        "keys": [{
+            "id": KEY_ID, "key": VALUE, "state": "available", "created_at": AT, "expires_at": LATER,
+        }],
+    }))
+}
+
+pub(super) fn generates() -> Vec<(&'static str, Value)> {
+    vec![
+        ("generate", of::<GenerateRequest>(json!({ "count": 3 }))),
+        ("import", of::<GenerateRequest>(json!({ "values": ["alpha-1", "alpha-2"] }))),
+    ]
+}
+
+pub(super) fn key() -> Value {
+    of::<Key>(json!({
+        "id": KEY_ID, "pool": "ci", "state": "leased", "created_at": AT, "expires_at": LATER,
+        "rests_until": null, "reason": null,
+        "lease": {
+            "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": RETURN_AT,
+        },
+    }))
+}
+
+pub(super) fn page() -> Value {
+    of::<KeyPage>(json!({ "keys": [key()], "next_cursor": null }))
+}
+
+pub(super) fn freed() -> Value {
+    of::<Freed>(json!({ "released": true }))
+}
+
+pub(super) fn kept() -> Value {
+    of::<Kept>(json!({ "id": KEY_ID, "expires_at": LATER }))
+}
+
+pub(super) fn kept_many() -> Value {
+    of::<KeptMany>(json!({ "kept": 1, "missing": ["00000000000000000000000000"] }))
+}
+
+pub(super) fn keep_alives() -> Vec<(&'static str, Value)> {
+    let ids = json!({ "ids": [KEY_ID, "00000000000000000000000000"] });
+    vec![
+        ("these", of::<KeepAliveRequest>(ids)),
+        ("all", of::<KeepAliveRequest>(json!({ "all": true }))),
+    ]
+}
+
+pub(super) fn grant() -> Value {
+    of::<Grant>(json!({
+        "id": LEASE_ID, "pool": "ci", "key_id": KEY_ID, "key": VALUE, "fencing_token": TOKEN,
+        "holder": "job-7", "granted_at": AT, "waited_seconds": 0, "expires_at": RETURN_AT,
+        "expires_in_seconds": 60, "key_expires_at": LATER,
+    }))
+}
+
+pub(super) fn lease() -> Value {
+    of::<Lease>(json!({
+        "id": LEASE_ID, "pool": "ci", "key_id": KEY_ID, "fencing_token": TOKEN, "holder": "job-7",
+        "granted_at": AT, "expires_at": RETURN_AT, "expires_in_seconds": 60, "key_expires_at": LATER,
+    }))
+}
+
+pub(super) fn acquires() -> Vec<(&'static str, Value)> {
+    let waits = json!({ "ttl_seconds": 30, "wait_seconds": 0.5, "holder": "job-7" });
+    vec![("at once", of::<AcquireRequest>(json!({}))), ("in line", of::<AcquireRequest>(waits))]
+}
+
+pub(super) fn releases() -> Vec<(&'static str, Value)> {
+    let rests = json!({ "rest_seconds": 30, "reason": "rate limited" });
+    let out = json!({ "quarantine": true, "reason": "401 from upstream" });
+    vec![
+        ("well", of::<ReleaseRequest>(json!({}))),
+        ("tired", of::<ReleaseRequest>(rests)),
+        ("broken", of::<ReleaseRequest>(out)),
+    ]
+}
+
+pub(super) fn renews() -> Vec<(&'static str, Value)> {
+    vec![("half a minute", of::<RenewRequest>(json!({ "ttl_seconds": 30 })))]
+}
+
+pub(super) fn seed_adds() -> Vec<(&'static str, Value)> {
+    vec![("made", json!({})), ("given", json!({ "api_key": VALUE }))]
+}
+
+/// A problem with this code, where something should have been changed.
+pub(super) fn problem(code: Code) -> Value {
+    let outcome = if code == Code::Internal { Outcome::Unknown } else { Outcome::NotApplied };
+    let mut problem = json!({
+        "type": format!("/problems/{}", code.as_str()), "title": code.title(),
+        "status": code.status(), "code": code, "detail": format!("{}.", code.title()),
+        "request_id": "5f0c7e1a9b3d-0-2a", "outcome": outcome,
+    });
+    let members = [
+        (
+            Code::NoKeyAvailable,
+            json!({
+                "cause": "all_leased",
+                "available": 0, "leased": 3, "resting": 0, "quarantined": 0, "total": 3,
+            }),
+        ),
+        (Code::Invalid, json!({ "field": "count", "allowed": "1..10000" })),
+        (Code::LeaseEnded, json!({ "cause": "expired" })),
+        (Code::KeyExists, json!({ "index": 0 })),
+        (Code::MaxHoldReached, json!({ "expires_at": RETURN_AT })),
+        (Code::PoolFull, json!({ "max": 10_000 })),
+        (Code::TooManyPools, json!({ "max": 10_000 })),
+    ];
+    for (_, more) in members.iter().filter(|(of, _)| *of == code) {
+        for (member, value) in more.as_object().into_iter().flatten() {
+            problem[member] = value.clone();
+        }
+    }
+    of::<Problem>(problem)
+}

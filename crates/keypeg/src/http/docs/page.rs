@@ -1,0 +1,335 @@
+//! The reference page, written from an `OpenAPI` document.
+//!
+//! Reads only what our own document has. Every text goes through [`escaped`] or [`prose`].
+
+use keypeg_client::{Code, routes};
+use serde_json::{Map, Value};
+use std::fmt::Write;
+
+const INTRO: &str = include_str!("../../../ui/docs/intro.html");
+/// Where the examples ask.
+const BASE: &str = "http://127.0.0.1:8000";
+
+/// Writes the page.
+pub(super) fn render(document: &str) -> String {
+    let document: Value =
+        serde_json::from_str(document).expect("invariant: the embedded document is JSON");
+    let page = Page { document: &document };
+    let version = escaped(page.text("/info/version"));
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>Keypeg API</title>\n\
+         <link rel=\"stylesheet\" href=\"{}\">\n</head>\n<body>\n{}<main>\n\
+         <h1>Keypeg API <small>{version}</small></h1>\n{INTRO}",
+        routes::DOCS_STYLE,
+        page.nav(),
+    );
+    for tag in page.tags() {
+        let name = text_of(tag, "name");
+        put(&mut html, format_args!("<h2 id=\"{name}\">{name}</h2>\n"));
+        html.push_str(&prose(text_of(tag, "description")));
+        for (route, operation) in page.operations(name) {
+            html.push_str(&page.article(route, operation));
+        }
+    }
+    html.push_str(&page.codes());
+    html.push_str("</main>\n</body>\n</html>\n");
+    html
+}
+
+struct Page<'a> {
+    document: &'a Value,
+}
+
+impl<'a> Page<'a> {
+    fn text(&self, pointer: &str) -> &'a str {
+        self.document.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn tags(&self) -> &'a [Value] {
+        self.document["tags"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// The operations with this tag, in the table's order.
+    fn operations(&self, tag: &str) -> impl Iterator<Item = (&'static routes::Route, &'a Value)> {
+        routes::ROUTES.iter().filter_map(move |route| {
+            let operation = &self.document["paths"][route.path][route.method.to_ascii_lowercase()];
+            (operation["tags"][0] == tag).then_some((route, operation))
+        })
+    }
+
+    /// Follows a reference, if it is one.
+    fn met(&self, schema: &'a Value) -> &'a Value {
+        let Some(to) = schema["$ref"].as_str() else { return schema };
+        self.document.pointer(to.trim_start_matches('#')).unwrap_or(schema)
+    }
+
+    fn nav(&self) -> String {
+        let mut html = String::from(
+            "<nav>\n<strong>Keypeg</strong>\n<a href=\"#words\">Words</a>\n\
+             <a href=\"#conventions\">Conventions</a>\n<a href=\"#codes\">Error codes</a>\n\
+             <a href=\"/openapi.json\">OpenAPI document</a>\n",
+        );
+        for tag in self.tags() {
+            let name = text_of(tag, "name");
+            put(&mut html, format_args!("<h3>{name}</h3>\n"));
+            for (route, _) in self.operations(name) {
+                let summary = escaped(route.summary);
+                put(&mut html, format_args!("<a href=\"#{}\">{summary}</a>\n", route.operation));
+            }
+        }
+        html.push_str("</nav>\n");
+        html
+    }
+
+    fn article(&self, route: &routes::Route, operation: &'a Value) -> String {
+        let (method, path) = (route.method, escaped(route.path));
+        let mut html = format!(
+            "<article id=\"{}\">\n<h3><span class=\"method {method}\">{method}</span>{path}</h3>\n\
+             <p><strong>{}.</strong></p>\n",
+            route.operation,
+            escaped(route.summary),
+        );
+        html.push_str(&prose(text_of(operation, "description")));
+        if let Some(parameters) = operation["parameters"].as_array() {
+            html.push_str("<h4>Parameters</h4>\n<table>\n");
+            for parameter in parameters {
+                let name = escaped(text_of(parameter, "name"));
+                let place = escaped(text_of(parameter, "in"));
+                let kind = self.kind(&parameter["schema"]);
+                let text = prose(text_of(parameter, "description"));
+                put(
+                    &mut html,
+                    format_args!(
+                        "<tr><td><code>{name}</code></td><td class=\"kind\">{place}, {kind}</td>\
+                         <td>{text}</td></tr>\n"
+                    ),
+                );
+            }
+            html.push_str("</table>\n");
+        }
+        let body = &operation["requestBody"];
+        let taken = self.met(&body["content"]["application/json"]["schema"]);
+        if let Some(members) = taken["properties"].as_object() {
+            let may = if body["required"] == true { "" } else { ", may be left out" };
+            put(&mut html, format_args!("<h4>Body{may}</h4>\n{}", self.members(taken, members)));
+        }
+        html.push_str(&self.answers(operation));
+        put(&mut html, format_args!("<h4>Example</h4>\n<pre>{}</pre>\n", curl(route, operation)));
+        html.push_str(&success(operation));
+        html.push_str("</article>\n");
+        html
+    }
+
+    fn members(&self, schema: &Value, members: &'a Map<String, Value>) -> String {
+        let mut html = String::from("<table>\n");
+        let order = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
+        let first = order.iter().filter_map(|name| members.get_key_value(name.as_str()?));
+        let rest = members.iter().filter(|(name, _)| !order.iter().any(|first| first == *name));
+        for (name, member) in first.chain(rest) {
+            let (name, kind) = (escaped(name), self.kind(member));
+            let text = prose(text_of(member, "description"));
+            put(
+                &mut html,
+                format_args!(
+                    "<tr><td><code>{name}</code></td><td class=\"kind\">{kind}</td>\
+                     <td>{text}</td></tr>\n"
+                ),
+            );
+        }
+        html.push_str("</table>\n");
+        html
+    }
+
+    fn answers(&self, operation: &'a Value) -> String {
+        let mut html = String::from("<h4>Answers</h4>\n<table>\n");
+        let Some(answers) = operation["responses"].as_object() else { return html };
+        for (status, answer) in answers {
+            let text = prose(text_of(self.met(answer), "description"));
+            put(
+                &mut html,
+                format_args!("<tr><td><code>{status}</code></td><td>{text}</td></tr>\n"),
+            );
+        }
+        html.push_str("</table>\n");
+        let given = answers.iter().find(|(status, _)| status.starts_with('2'));
+        let given =
+            given.map(|(_, answer)| self.met(&answer["content"]["application/json"]["schema"]));
+        if let Some(schema) = given
+            && let Some(members) = schema["properties"].as_object()
+            && !members.is_empty()
+        {
+            put(
+                &mut html,
+                format_args!(
+                    "<details><summary>Fields of the answer</summary>\n{}</details>\n",
+                    self.members(schema, members)
+                ),
+            );
+        }
+        html
+    }
+
+    /// What a value may be, in a few words.
+    fn kind(&self, schema: &'a Value) -> String {
+        let schema = self.met(schema);
+        if let Some(either) = schema["anyOf"].as_array() {
+            return either.iter().map(|one| self.kind(one)).collect::<Vec<_>>().join(" or ");
+        }
+        if let Some(words) = schema["oneOf"].as_array() {
+            let words = words
+                .iter()
+                .map(|word| format!("<code>{}</code>", escaped(text_of(word, "const"))));
+            return words.collect::<Vec<_>>().join(", ");
+        }
+        let one = schema["type"].as_str().into_iter();
+        let many = schema["type"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let types: Vec<_> = one.chain(many).collect();
+        let mut kind = types.join(" or ");
+        if schema["type"] == "array" {
+            put(&mut kind, format_args!(" of {}", self.kind(&schema["items"])));
+        }
+        let bound = |name: &str| schema[name].is_number().then(|| schema[name].to_string());
+        match (bound("minimum"), bound("maximum")) {
+            (Some(min), Some(max)) => put(&mut kind, format_args!(", {min}..{max}")),
+            (Some(min), None) if min != "0" => put(&mut kind, format_args!(", from {min}")),
+            _ => {}
+        }
+        if let Some(max) = bound("maxLength").or_else(|| bound("maxItems")) {
+            put(&mut kind, format_args!(", at most {max}"));
+        }
+        if let Some(format) = schema["format"].as_str().filter(|format| *format == "date-time") {
+            put(&mut kind, format_args!(", {format}"));
+        }
+        kind
+    }
+
+    fn codes(&self) -> String {
+        let mut html = String::from(
+            "<h2 id=\"codes\">Error codes</h2>\n<table>\n\
+             <tr><th>code</th><th>status</th><th>what it means</th></tr>\n",
+        );
+        let words = self.document.pointer("/components/schemas/Code/oneOf");
+        for code in Code::ALL {
+            let word = words
+                .and_then(Value::as_array)
+                .and_then(|words| words.iter().find(|word| word["const"] == code.as_str()));
+            let text = word.map_or(code.title(), |word| text_of(word, "description"));
+            put(
+                &mut html,
+                format_args!(
+                    "<tr><td><code>{}</code></td><td>{}</td><td>{}</td></tr>\n",
+                    code.as_str(),
+                    code.status(),
+                    prose(text),
+                ),
+            );
+        }
+        html.push_str("</table>\n");
+        html
+    }
+}
+
+/// How to ask from a shell.
+fn curl(route: &routes::Route, operation: &Value) -> String {
+    let mut path = route.path.to_owned();
+    let mut headers = String::new();
+    for parameter in operation["parameters"].as_array().into_iter().flatten() {
+        let (name, example) = (text_of(parameter, "name"), text_of(parameter, "example"));
+        path = path.replace(&format!("{{{name}}}"), example);
+    }
+    let examples = operation["requestBody"]["content"]["application/json"]["examples"].as_object();
+    let body = examples.and_then(|examples| {
+        let values = examples.values().map(|example| &example["value"]);
+        values.into_iter().find(|value| value.as_object().is_some_and(|value| !value.is_empty()))
+    });
+    if let Some(body) = body {
+        headers = format!(" \\\n  -H 'content-type: application/json' -d '{body}'");
+    }
+    let method =
+        if route.method == "GET" { String::new() } else { format!(" -X {}", route.method) };
+    escaped(&format!("curl{method} {BASE}{path}{headers}"))
+}
+
+/// The answer of the example.
+fn success(operation: &Value) -> String {
+    let Some(answers) = operation["responses"].as_object() else { return String::new() };
+    let given = answers.iter().find(|(status, _)| status.starts_with('2'));
+    let Some((_, answer)) = given else { return String::new() };
+    let example = &answer["content"]["application/json"]["example"];
+    if example.is_null() {
+        return String::new();
+    }
+    let text = serde_json::to_string_pretty(example).unwrap_or_default();
+    format!("<pre>{}</pre>\n", escaped(&text))
+}
+
+fn text_of<'v>(value: &'v Value, member: &str) -> &'v str {
+    value[member].as_str().unwrap_or_default()
+}
+
+fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
+    html.write_fmt(text).expect("invariant: a string takes all that is written");
+}
+
+fn escaped(text: &str) -> String {
+    let mut html = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '"' => html.push_str("&quot;"),
+            c => html.push(c),
+        }
+    }
+    html
+}
+
+/// Paragraphs, with what stands between backticks as code.
+fn prose(text: &str) -> String {
+    let mut html = String::new();
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+        html.push_str("<p>");
+        for (at, part) in paragraph.split('`').enumerate() {
+            let part = escaped(part);
+            if at % 2 == 1 {
+                put(&mut html, format_args!("<code>{part}</code>"));
+            } else {
+                html.push_str(&part);
+            }
+        }
+        html.push_str("</p>");
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_becomes_markup() {
+        assert_eq!(escaped("a<b> & \"c\""), "a&lt;b&gt; &amp; &quot;c&quot;");
+        assert_eq!(prose("a `<b>`\n\nc"), "<p>a <code>&lt;b&gt;</code></p><p>c</p>");
+        assert_eq!(prose(""), "");
+    }
+
+    #[test]
+    fn the_page_tells_each_route_and_each_code() {
+        let page = render(super::super::DOCUMENT);
+        for route in routes::ROUTES {
+            assert!(page.contains(&format!("<article id=\"{}\">", route.operation)), "{route:?}");
+            assert!(page.contains(&format!("<a href=\"#{}\">", route.operation)), "{route:?}");
+        }
+        assert!(!page.contains("</code></td><td></td>"), "each row of answers says what it is");
+        for code in Code::ALL {
+            let row =
+                format!("<tr><td><code>{}</code></td><td>{}</td>", code.as_str(), code.status());
+            assert!(page.contains(&row), "{code:?}");
+        }
+        for outside in ["<script", "http://cdn", "https://", "style=", "src="] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+}
