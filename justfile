@@ -20,6 +20,10 @@ bench:
 soak seeds="2000":
     KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-core --test model
 
+# Many more requests made from the OpenAPI document than a test run sends, from another seed each time.
+soak-api cases="500" seconds="1800":
+    KEYPEG_API_CASES={{cases}} KEYPEG_API_SECONDS={{seconds}} KEYPEG_API_SEED=$(date +%s) crates/keypeg/tests/schemathesis/run
+
 # Exactly what CI calls.
 ci:
     .ci/run
