@@ -6,7 +6,8 @@
 
 use crate::{
     AcquireRequest, Events, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
-    Lease, LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem, RenewRequest, routes,
+    KeyPage, KeyState, Lease, LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem,
+    RenewRequest, Secret, routes,
 };
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
@@ -127,6 +128,33 @@ impl Client {
     /// Makes keys, all or none.
     pub async fn generate(&self, pool: &str, request: &GenerateRequest) -> Result<NewKeys, Error> {
         self.post(routes::keys(part(pool)?), request).await
+    }
+
+    /// Brings values in, in their order; all or none.
+    pub async fn import(&self, pool: &str, values: Vec<Secret>) -> Result<NewKeys, Error> {
+        let request = GenerateRequest { values: Some(values), ..GenerateRequest::default() };
+        self.generate(pool, &request).await
+    }
+
+    /// One page of a pool's keys, without their values: at most `limit`, 100 when left out, from
+    /// `cursor` on. See [`Client::list`] for all of them.
+    pub async fn list_keys(
+        &self,
+        pool: &str,
+        state: Option<KeyState>,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<KeyPage, Error> {
+        let mut query = Vec::new();
+        query.extend(state.map(|state| format!("state={}", state.as_str())));
+        query.extend(limit.map(|limit| format!("limit={limit}")));
+        query.extend(cursor.map(part).transpose()?.map(|cursor| format!("cursor={cursor}")));
+        self.get(format!("{}?{}", routes::keys(part(pool)?), query.join("&"))).await
+    }
+
+    /// All keys of a pool, or those in one state, page by page. Asks nothing yet.
+    pub fn list(&self, pool: &str, state: Option<KeyState>) -> KeyPages {
+        KeyPages { client: self.clone(), pool: pool.into(), state, cursor: None, over: false }
     }
 
     /// One key, without its value.
@@ -287,6 +315,35 @@ async fn sent(request: RequestBuilder) -> Result<Response, Error> {
         |error| Error::Unexpected { status, detail: error.to_string() },
         |problem| Error::Refused(Box::new(problem)),
     ))
+}
+
+/// A listing that goes on from page to page.
+#[derive(Clone, Debug)]
+pub struct KeyPages {
+    client: Client,
+    pool: String,
+    state: Option<KeyState>,
+    cursor: Option<String>,
+    over: bool,
+}
+
+/// Keys of a page; the most there may be.
+const PAGE: u32 = 1_000;
+
+impl KeyPages {
+    /// The next page, which may have no keys; `None` at the end. After an error it can be asked for
+    /// again.
+    pub async fn next(&mut self) -> Result<Option<Vec<Key>>, Error> {
+        if self.over {
+            return Ok(None);
+        }
+        let asked =
+            self.client.list_keys(&self.pool, self.state, Some(PAGE), self.cursor.as_deref());
+        let KeyPage { keys, next_cursor } = asked.await?;
+        self.over = next_cursor.is_none();
+        self.cursor = next_cursor;
+        Ok(Some(keys))
+    }
 }
 
 async fn json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {

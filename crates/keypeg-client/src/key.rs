@@ -32,6 +32,21 @@ pub enum KeyState {
     Quarantined,
 }
 
+impl KeyState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Available, Self::Leased, Self::Resting, Self::Quarantined];
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Leased => "leased",
+            Self::Resting => "resting",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
 /// A key without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
@@ -157,6 +172,15 @@ pub struct Freed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_state_has_its_word_and_reads_back() {
+        for state in KeyState::ALL {
+            let word = format!("{:?}", state.as_str());
+            assert_eq!(serde_json::to_string(&state).unwrap(), word);
+            assert_eq!(serde_json::from_str::<KeyState>(&word).unwrap(), state);
+        }
+    }
 
     #[test]
     fn debug_does_not_show_a_value() {

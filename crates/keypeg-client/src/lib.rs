@@ -22,7 +22,7 @@ pub mod routes;
 mod time;
 
 #[cfg(feature = "client")]
-pub use client::{Client, Error, ServerVersion};
+pub use client::{Client, Error, KeyPages, ServerVersion};
 pub use event::{
     Event, Granted, KeyMoved, KeysAdded, LeaseOver, PolicyChanged, PoolDropped, Quarantined,
     Renewed, Resync,

@@ -4,16 +4,17 @@
 //! a failure, see [`exit`].
 
 mod exec;
+mod import;
 mod output;
 
 use crate::config::length_ms;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand, value_parser};
 use keypeg_client::{
-    AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, Problem, RenewRequest,
-    Seconds,
+    AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
+    RenewRequest, Seconds,
 };
-use output::Output;
+use output::{Output, Rows};
 use std::ffi::OsString;
 
 /// What can be asked of a running server.
@@ -24,6 +25,18 @@ pub enum Ask {
         /// How many
         #[arg(short = 'n', long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000))]
         count: u32,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Brings values in from a file, one a line
+    ///
+    /// The file is checked as a whole before anything is imported. It goes in parts of at most 10000
+    /// values, each all or nothing: when one fails, those before it stay, and the lines are told.
+    Import {
+        /// The file; - for stdin
+        #[arg(value_name = "FILE")]
+        file: String,
         /// Where to ask, and how to tell.
         #[command(flatten)]
         to: To,
@@ -80,6 +93,15 @@ pub enum Ask {
         /// Every key of the pool
         #[arg(long)]
         all: bool,
+        /// Where to ask, and how to tell.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Lists the pool's keys, without their values
+    List {
+        /// Only keys that are available, leased, resting or quarantined
+        #[arg(long, value_name = "STATE", value_parser = state)]
+        state: Option<KeyState>,
         /// Where to ask, and how to tell.
         #[command(flatten)]
         to: To,
@@ -176,6 +198,9 @@ impl Ask {
                 let made = to.client()?.generate(&to.pool, &request).await?;
                 to.output.rows(&made, &made.keys, &["id", "key", "expires_at"])
             }
+            Self::Import { file, to } => {
+                import::run(&to.client()?, &to.pool, &file, to.output).await
+            }
             Self::Acquire { wanted, to } => {
                 to.output.fields(&to.client()?.acquire(&to.pool, &wanted.request()).await?)
             }
@@ -205,6 +230,7 @@ impl Ask {
                 let message = format!("{} of the keys are not there", kept.missing.len());
                 Err(Failure::new(exit::NO_INPUT, message))
             }
+            Self::List { state, to } => list(&to, state).await,
             Self::Show { key: Some(key), to } => {
                 to.output.fields(&to.client()?.key(&to.pool, &key).await?)
             }
@@ -226,6 +252,23 @@ impl To {
     fn client(&self) -> Result<Client, Failure> {
         Ok(Client::new(&self.server)?)
     }
+}
+
+async fn list(to: &To, state: Option<KeyState>) -> Result<u8, Failure> {
+    let client = to.client()?;
+    let columns = &["id", "state", "expires_at", "rests_until", "lease.holder", "reason"];
+    let mut rows = Rows::new(to.output, "keys", columns);
+    let mut pages = client.list(&to.pool, state);
+    while let Some(keys) = pages.next().await? {
+        rows.tell(&keys)?;
+    }
+    rows.end()
+}
+
+/// Reads a key's state by its word on the wire.
+fn state(word: &str) -> Result<KeyState, String> {
+    let found = KeyState::ALL.into_iter().find(|state| state.as_str() == word);
+    found.ok_or_else(|| "it is available, leased, resting or quarantined".into())
 }
 
 impl From<Error> for Failure {

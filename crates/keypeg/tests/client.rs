@@ -3,7 +3,7 @@
 use crate::support::Server;
 use keypeg_client::{
     AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Outcome,
-    PolicyRequest, RenewRequest, Seconds,
+    PolicyRequest, RenewRequest, Seconds, Secret,
 };
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -153,4 +153,33 @@ async fn a_guard_ends_at_the_longest_hold_and_one_that_is_dropped_gives_back() {
     let guard = guard.join().unwrap();
     std::thread::spawn(move || drop(guard)).join().unwrap();
     assert_eq!(client.pool("long").await.unwrap().leased, 1);
+}
+
+#[tokio::test]
+async fn a_listing_goes_on_from_page_to_page() {
+    let server = Server::in_memory(&[]);
+    let client = client(&server);
+    let values = (0..1_500).map(|at| Secret(format!("value-{at}"))).collect();
+    let made = client.import("default", values).await.unwrap().keys;
+    assert_eq!((made.len(), &*made[7].key.0), (1_500, "value-7"));
+    let page = client.list_keys("default", None, Some(2), None).await.unwrap();
+    let cursor = page.next_cursor.unwrap();
+    let next = client.list_keys("default", None, Some(2), Some(&cursor)).await.unwrap();
+    assert!(page.keys.len() == 2 && next.keys.len() == 2 && page.keys[0].id != next.keys[0].id);
+    for (state, expected) in
+        [(None, 1_500), (Some(KeyState::Available), 1_500), (Some(KeyState::Leased), 0)]
+    {
+        let mut pages = client.list("default", state);
+        let mut found = 0;
+        while let Some(keys) = pages.next().await.unwrap() {
+            found += keys.len();
+        }
+        assert_eq!(found, expected, "{state:?}");
+        assert_eq!(pages.next().await.unwrap(), None, "the end stays the end");
+    }
+    let forged = client.list_keys("default", None, None, Some("a&limit=1")).await;
+    assert!(matches!(forged, Err(Error::Unusable(_))), "{forged:?}");
+    refused(client.list_keys("default", None, None, Some("x")).await, Code::BadCursor);
+    refused(client.import("default", vec![Secret("value-7".into())]).await, Code::KeyExists);
+    refused(client.list("nope", None).next().await, Code::UnknownPool);
 }

@@ -1,10 +1,11 @@
 //! The commands that call a server, from a shell's point of view: what they print, what they exit
 //! with, and what `exec` does to the command it runs.
 
-use crate::support::{Server, eventually, now};
+use crate::support::{Server, TempDir, eventually, now};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -92,6 +93,95 @@ fn failures_have_the_exit_codes_of_sysexits() {
     check(empty, 64, "KEYPEG_SERVER");
     server.kill();
     check(tool(&server, &["pools"]), 69, "refused");
+}
+
+#[test]
+fn list_tells_every_key_of_every_page_or_those_in_one_state() {
+    let server = Server::in_memory(&[]);
+    assert_eq!(told(&server, &["list"]), json!({ "keys": [] }));
+    told(&server, &["generate", "-n", "2500"]);
+    let grant = told(&server, &["acquire", "--holder", "job-7"]);
+    let listed = told(&server, &["list"]);
+    let keys = listed["keys"].as_array().unwrap();
+    let ids: HashSet<_> = keys.iter().map(|key| key["id"].as_str().unwrap()).collect();
+    assert_eq!((keys.len(), ids.len()), (2_500, 2_500));
+    let leased = told(&server, &["list", "--state", "leased"])["keys"].clone();
+    assert_eq!(leased.as_array().unwrap().len(), 1);
+    assert_eq!(leased[0]["id"], grant["key_id"]);
+    assert_eq!(leased[0].get("key"), None, "no value");
+    let table = said(&check(tool(&server, &["list", "--state", "leased"]), 0, "").stdout);
+    let (head, row) = table.trim_end().split_once('\n').unwrap();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(head), ["ID", "STATE", "EXPIRES_AT", "RESTS_UNTIL", "LEASE.HOLDER", "REASON"]);
+    assert_eq!(words(row)[..2], [grant["key_id"].as_str().unwrap(), "leased"]);
+    assert_eq!(words(row)[3..], ["-", "job-7", "-"]);
+    check(tool(&server, &["list", "--state", "blocked"]), 64, "quarantined");
+    check(tool(&server, &["list", "--pool", "nope"]), 66, "(unknown_pool)");
+}
+
+#[test]
+fn import_brings_a_files_lines_in() {
+    let server = Server::in_memory(&[]);
+    let dir = TempDir::new();
+    let file = dir.path().join("values");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, "alpha\r\n\nbe ta\nγ\n").unwrap();
+    let made = told(&server, &["import", file]);
+    let values: Vec<_> = made["keys"].as_array().unwrap().iter().map(|key| &key["key"]).collect();
+    assert_eq!(values, ["alpha", "be ta", "γ"]);
+    let mut command = tool(&server, &["import", "-", "--output", "json"]);
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(b"delta").unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(made["keys"][0]["key"], "delta");
+    counts(&server, "default", &json!({ "total": 4 }));
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_by_its_line_and_changes_nothing() {
+    let server = Server::in_memory(&[]);
+    let dir = TempDir::new();
+    let file = dir.path().join("values");
+    let path = file.to_str().unwrap();
+    check(tool(&server, &["import", path]), 66, path);
+    for (text, says) in [
+        (&b"one\ntwo\n\nsecret-1\nthree\nsecret-1\n"[..], "line 6 is the same as line 4"),
+        (b"one\n\xff\n", "line 2 is not UTF-8"),
+        (&[&b"one\n"[..], &[b'x'; 4_097]].concat(), "line 2 has more than 4096 bytes"),
+        (b"\n\r\n", "no value"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let output = check(tool(&server, &["import", path]), 65, says);
+        assert_eq!(said(&output.stdout), "");
+        assert!(!said(&output.stderr).contains("secret"), "no value is repeated");
+    }
+    counts(&server, "default", &json!({ "total": 0 }));
+}
+
+/// A file takes several calls, so a later one can fail when the earlier ones are done.
+#[test]
+fn import_tells_what_stands_when_a_later_part_fails() {
+    let server = Server::in_memory(&[]);
+    let dir = TempDir::new();
+    let file = dir.path().join("values");
+    let path = file.to_str().unwrap();
+    // A line with nothing on it: lines and places of values are not the same.
+    let mut lines: Vec<_> = (0..25_000).map(|at| format!("v-{at}")).collect();
+    lines.insert(5, String::new());
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let there = json!({ "values": ["v-20003"] });
+    server.client().send("POST /v1/pools/default/keys", &there).is(201, &json!({}));
+    let import = ["import", path, "--output", "json"];
+    let output = check(tool(&server, &import), 65, "line 20005: values[3] is in the pool");
+    let stderr = said(&output.stderr);
+    assert!(stderr.contains("Lines 20002 to 25001 were not imported"), "{stderr}");
+    assert!(stderr.contains("The 20000 values before line 20002 were imported."), "{stderr}");
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let made = made["keys"].as_array().unwrap();
+    assert_eq!((made.len(), &made[19_999]["key"]), (20_000, &json!("v-19999")));
+    counts(&server, "default", &json!({ "total": 20_001 }));
 }
 
 #[test]

@@ -46,6 +46,85 @@ impl Output {
     }
 }
 
+/// Tells many things as they come: rows under one head, or one JSON object with a list that grows.
+/// What was told is whole whenever [`Rows::end`] is reached.
+pub(super) struct Rows {
+    form: Output,
+    /// The list's name in JSON.
+    name: &'static str,
+    columns: &'static [&'static str],
+    /// Of the columns, as the first rows have them.
+    widths: Option<Vec<usize>>,
+    begun: bool,
+}
+
+impl Rows {
+    pub(super) fn new(form: Output, name: &'static str, columns: &'static [&'static str]) -> Self {
+        Self { form, name, columns, widths: None, begun: false }
+    }
+
+    /// Tells some more.
+    pub(super) fn tell(&mut self, rows: &[impl Serialize]) -> Result<(), Failure> {
+        print(&self.more(rows)).map(drop)
+    }
+
+    /// Tells that there are no more.
+    pub(super) fn end(mut self) -> Result<u8, Failure> {
+        print(&self.rest())
+    }
+
+    /// Nothing for no rows: the first ones that come tell how wide the columns are.
+    fn more(&mut self, rows: &[impl Serialize]) -> String {
+        if rows.is_empty() {
+            return String::new();
+        }
+        let text = match self.form {
+            Output::Json => self.json(rows),
+            Output::Table => self.table(rows),
+        };
+        self.begun = true;
+        text
+    }
+
+    fn rest(&mut self) -> String {
+        let none: &[Value] = &[];
+        match self.form {
+            Output::Json if self.begun => "]}\n".into(),
+            Output::Json => format!("{}]}}\n", self.json(none)),
+            Output::Table if self.begun => String::new(),
+            Output::Table => self.table(none),
+        }
+    }
+
+    fn json(&self, rows: &[impl Serialize]) -> String {
+        let mut text = if self.begun { String::new() } else { format!("{{\"{}\":[", self.name) };
+        for (at, row) in rows.iter().enumerate() {
+            if self.begun || at > 0 {
+                text.push(',');
+            }
+            text.push_str(&value(row).to_string());
+        }
+        text
+    }
+
+    fn table(&mut self, rows: &[impl Serialize]) -> String {
+        let mut lines = Vec::new();
+        if !self.begun {
+            lines.push(self.columns.iter().map(|column| column.to_uppercase()).collect());
+        }
+        for row in rows.iter().map(value) {
+            lines.push(self.columns.iter().map(|column| text(cell(&row, column))).collect());
+        }
+        let widths = self.widths.get_or_insert_with(|| widths(&lines));
+        aligned(lines, widths)
+    }
+}
+
+/// A row's member, or its member's member: `lease.holder`.
+fn cell<'a>(row: &'a Value, column: &str) -> &'a Value {
+    column.split('.').fold(row, |value, name| &value[name])
+}
+
 fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).expect("invariant: wire types always serialise")
 }
@@ -61,14 +140,21 @@ fn text(value: &Value) -> String {
 
 /// Aligns columns; no line ends in blanks.
 fn table(lines: Vec<Vec<String>>) -> String {
+    let widths = widths(&lines);
+    aligned(lines, &widths)
+}
+
+fn widths(lines: &[Vec<String>]) -> Vec<usize> {
     let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        lines.iter().map(|line: &Vec<String>| line[column].chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
+    let width =
+        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    (0..columns).map(width).collect()
+}
+
+fn aligned(lines: Vec<Vec<String>>, widths: &[usize]) -> String {
     let mut text = String::new();
     for line in lines {
-        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = line.iter().zip(widths).map(|(cell, &width)| format!("{cell:width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -94,6 +180,35 @@ mod tests {
         let lines = vec![line(&["A", "LONG", "C"]), line(&["äöü", "b", ""])];
         assert_eq!(table(lines), "A    LONG  C\näöü  b\n");
         assert_eq!(table(Vec::new()), "");
+    }
+
+    /// Tells these parts one after the other; a page of a listing can be empty.
+    fn told(form: Output, parts: &[&[Value]]) -> String {
+        let mut rows = Rows::new(form, "keys", &["id", "lease.holder"]);
+        let mut text: String = parts.iter().map(|part| rows.more(part)).collect();
+        text.push_str(&rows.rest());
+        text
+    }
+
+    #[test]
+    fn a_list_that_grows_is_one_object_however_it_came() {
+        let all = [1, 2, 3].map(Value::from);
+        for parts in [&[&all[..2], &[], &all[2..]][..], &[&[], &all[..1], &all[1..]], &[&all]] {
+            assert_eq!(told(Output::Json, parts), "{\"keys\":[1,2,3]}\n");
+        }
+        assert_eq!(told(Output::Json, &[&[]]), "{\"keys\":[]}\n");
+    }
+
+    #[test]
+    fn later_rows_stand_under_the_first_ones_columns() {
+        let row = |id, holder| serde_json::json!({ "id": id, "lease": { "holder": holder } });
+        let free = serde_json::json!({ "id": "d", "lease": null });
+        let (first, later) = ([row("abc", "x")], [free, row("efghi", "y")]);
+        assert_eq!(
+            told(Output::Table, &[&[], &first, &later]),
+            "ID   LEASE.HOLDER\nabc  x\nd    -\nefghi  y\n"
+        );
+        assert_eq!(told(Output::Table, &[]), "ID  LEASE.HOLDER\n");
     }
 
     #[test]
