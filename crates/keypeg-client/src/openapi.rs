@@ -19,7 +19,7 @@ Keypeg keeps pools of API keys, lends a random free one to whoever asks, takes i
 forgets keys nobody keeps alive.\n\n\
 HEAD is answered wherever GET is, but where GET would lend a key. A path that is none of these is \
 refused with 404 `not_found`, a method that is none of its path's with 405 `method_not_allowed` and \
-`Allow`, a head that is no HTTP with 400 `malformed`. Every problem is `application/problem+json` \
+`Allow`, a head that is no HTTP with 400 `malformed`, one over 64 KiB with 431 `too_large`. Every problem is `application/problem+json` \
 (RFC 9457) and every answer has its `x-request-id`.";
 
 const PROBLEM: &str = "application/problem+json";

@@ -22,7 +22,7 @@ pub enum Code {
     MethodNotAllowed,
     /// The request was not complete in time.
     Timeout,
-    /// The body is too large.
+    /// The body is too large; or the head, which has status 431.
     TooLarge,
     /// The body is not JSON by its content type.
     UnsupportedMediaType,
@@ -113,7 +113,7 @@ impl Code {
             Self::TakenOver => ("taken_over", 409, "Taken over by a repeat"),
             Self::KeysGone => ("keys_gone", 410, "Keys gone"),
             Self::LeaseEnded => ("lease_ended", 410, "Lease ended"),
-            Self::TooLarge => ("too_large", 413, "Body too large"),
+            Self::TooLarge => ("too_large", 413, "Too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", 415, "Unsupported content type")
             }

@@ -21,6 +21,7 @@ mod pools;
 mod prefer;
 mod query;
 mod seed;
+mod unread;
 mod wire;
 
 use crate::clock;

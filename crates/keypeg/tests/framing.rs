@@ -88,6 +88,7 @@ fn an_answer_does_not_wait_for_what_follows_its_request() {
     }
 }
 
+/// hyper's own refusals were bare: no body, no request id.
 #[test]
 fn heads_that_are_no_http_are_refused_by_the_parser() {
     let server = Server::in_memory(&[]);
@@ -117,10 +118,14 @@ fn heads_that_are_no_http_are_refused_by_the_parser() {
             format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(100_000)),
             431,
         ),
+        ("a target that is too long", format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(65_600)), 431),
     ] {
         let client = &mut server.client();
         let answer = client.raw(request.as_bytes()).unwrap();
-        assert_eq!(answer.status, status, "{why}: {answer:?}");
+        let code = if status == 400 { "malformed" } else { "too_large" };
+        assert_eq!(answer.header("connection"), Some("close"), "{why}");
+        assert!(answer.header("date").is_some(), "{why}");
+        assert_eq!(answer.problem(status, code)["outcome"], "not_applied", "{why}");
         assert!(client.is_closed(), "{why}");
     }
 }

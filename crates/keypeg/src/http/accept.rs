@@ -5,6 +5,7 @@
 //! connections are closed, and what was begun has a while to be answered.
 
 use super::metrics::{Begun, CoreCounts, Metrics};
+use super::unread::Unread;
 use super::wire::Wire;
 use super::{App, Server, respond};
 use hyper::server::conn::http1;
@@ -195,7 +196,7 @@ async fn reached(watched: &mut watch::Receiver<Phase>, phase: Phase) {
 
 async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<Phase>) {
     let Arrival { socket, permit: _permit } = arrival;
-    let Ok(wire) = wire(socket) else { return };
+    let Ok(wire) = wire(socket, Unread::new(Arc::clone(&app))) else { return };
     let ambiguous = wire.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
@@ -219,9 +220,9 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
     connection.into_parts().io.into_inner().linger().await;
 }
 
-fn wire(socket: TcpStream) -> io::Result<Wire> {
+fn wire(socket: TcpStream, unread: Unread) -> io::Result<Wire> {
     socket.set_nodelay(true)?;
-    Ok(Wire::new(tokio::net::TcpStream::from_std(socket)?))
+    Ok(Wire::new(tokio::net::TcpStream::from_std(socket)?, unread))
 }
 
 /// Without `pipeline_flush`: with it, hyper 1.12 keeps finished answers back as long as any byte

@@ -239,10 +239,15 @@ impl Problem {
         self
     }
 
-    /// Makes the answer; `change` tells that the request would have changed something.
-    pub(super) fn into_response(self, request_id: &str, change: bool) -> Response {
-        let Parts { code, status, detail, outcome, more, retry_after_s, allow, applied, close } =
-            *self.0;
+    /// A head that could not be read, which was refused with this status: nothing was changed.
+    pub(super) fn unread(mut self, status: StatusCode) -> Self {
+        self.0.status = status.as_u16();
+        self
+    }
+
+    /// Makes the answer's body alone.
+    pub(super) fn into_body(self, request_id: &str, change: bool) -> Vec<u8> {
+        let Parts { code, status, detail, outcome, more, .. } = *self.0;
         let grants = outcome == Some(Outcome::NotApplied);
         let problem = Wire {
             kind: format!("/problems/{}", code.as_str()),
@@ -254,8 +259,14 @@ impl Problem {
             outcome: (change || grants).then_some(outcome.unwrap_or(Outcome::NotApplied)),
             more,
         };
-        let body = serde_json::to_vec(&problem).expect("invariant: wire types always serialise");
-        let mut response = Response::new(body.into());
+        serde_json::to_vec(&problem).expect("invariant: wire types always serialise")
+    }
+
+    /// Makes the answer; `change` tells that the request would have changed something.
+    pub(super) fn into_response(mut self, request_id: &str, change: bool) -> Response {
+        let Parts { status, retry_after_s, close, .. } = *self.0;
+        let (allow, applied) = (self.0.allow.take(), self.0.applied.take());
+        let mut response = Response::new(self.into_body(request_id, change).into());
         *response.status_mut() =
             StatusCode::from_u16(status).expect("invariant: the table holds statuses");
         let headers = response.headers_mut();

@@ -3,13 +3,15 @@
 //! hyper drops a Content-Length that stands beside a Transfer-Encoding before a service can see
 //! it, and its timer for heads is also its timer for idle connections. So the bytes are watched as
 //! they pass: [`Framing`] follows heads and bodies, no more than is needed to notice both headers
-//! in one head, a head that is late, and a close with bytes still to come.
+//! in one head, a head that is late, and a close with bytes still to come. What hyper says by itself
+//! of a head it cannot read goes through [`Unread`].
 
+use super::unread::Unread;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,6 +31,7 @@ pub(super) struct Wire {
     socket: TcpStream,
     framing: Framing,
     ambiguous: Arc<AtomicBool>,
+    unread: Unread,
     head_timer: Timer,
     write_timer: Timer,
 }
@@ -37,11 +40,12 @@ pub(super) struct Wire {
 type Timer = Option<Pin<Box<Sleep>>>;
 
 impl Wire {
-    pub(super) fn new(socket: TcpStream) -> Self {
+    pub(super) fn new(socket: TcpStream, unread: Unread) -> Self {
         Self {
             socket,
             framing: Framing::default(),
             ambiguous: Arc::default(),
+            unread,
             head_timer: None,
             write_timer: None,
         }
@@ -112,6 +116,9 @@ impl AsyncWrite for Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
+        if wire.unread.take(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut wire.socket).poll_write(context, bytes);
         wire.watch_write(written, context)
     }
@@ -122,6 +129,11 @@ impl AsyncWrite for Wire {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
+        if let [bytes] = bytes
+            && wire.unread.take(bytes)
+        {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut wire.socket).poll_write_vectored(context, bytes);
         wire.watch_write(written, context)
     }
@@ -131,15 +143,31 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(context)
+        let wire = self.get_mut();
+        ready!(wire.poll_unread(context))?;
+        Pin::new(&mut wire.socket).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+        let wire = self.get_mut();
+        ready!(wire.poll_unread(context))?;
+        Pin::new(&mut wire.socket).poll_shutdown(context)
     }
 }
 
 impl Wire {
+    /// Sends what stands in for a refusal of hyper's own, which hyper takes for sent.
+    fn poll_unread(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unread.rest().is_empty() {
+            let written = Pin::new(&mut self.socket).poll_write(context, self.unread.rest());
+            match ready!(self.watch_write(written, context))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                len => self.unread.sent(len),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn watch_write(
         &mut self,
         written: Poll<io::Result<usize>>,
