@@ -5,6 +5,7 @@
 
 mod calls;
 mod examples;
+mod parameters;
 mod schemas;
 
 use crate::Code;

@@ -4,6 +4,7 @@
 //! what every route refuses is told by the document's assembly.
 
 use super::examples;
+use super::parameters::{api_key, idempotency_key, listing, prefer};
 use crate::Code;
 use serde_json::{Value, json};
 
@@ -133,9 +134,17 @@ fn keys(operation: &str) -> Option<Call> {
              operating system's chance. With them it takes those values in, in their order; one that was \
              brought in and then deleted or purged is not used again as long as the pool lives.",
             vec![named(201, "The keys, with their values.", "NewKeys", examples::new_keys())],
-            &[Code::KeyExists, Code::PoolFull, Code::StorageFull, Code::Settling],
+            &[
+                Code::KeyExists,
+                Code::KeysGone,
+                Code::IdempotencyMismatch,
+                Code::PoolFull,
+                Code::StorageFull,
+                Code::Settling,
+            ],
         )
-        .maybe("GenerateRequest", examples::generates()),
+        .maybe("GenerateRequest", examples::generates())
+        .with(vec![idempotency_key()]),
         "showKey" => Call::new(
             "",
             vec![named(200, "The key.", "Key", examples::key())],
@@ -179,10 +188,17 @@ fn leases(operation: &str) -> Option<Call> {
             "Each free key is equally likely. Where none is free it waits in line, first come, first served, \
              if it was told to; a caller that hangs up leaves the line, and no key is lost with it.",
             vec![named(201, "A key is lent.", "Grant", examples::grant())],
-            &[Code::NoKeyAvailable, Code::StorageFull, Code::Settling],
+            &[
+                Code::NoKeyAvailable,
+                Code::LeaseEnded,
+                Code::TakenOver,
+                Code::IdempotencyMismatch,
+                Code::StorageFull,
+                Code::Settling,
+            ],
         )
         .maybe("AcquireRequest", examples::acquires())
-        .with(vec![prefer()]),
+        .with(vec![prefer(), idempotency_key()]),
         "release" => Call::new(
             "An old lease never touches the key's present holder.",
             vec![done("The key is back.")],
@@ -401,40 +417,4 @@ pub(super) fn links(operation: &str) -> Value {
         "plainAcquire" => json!({ "release": plain("plainRelease") }),
         _ => Value::Null,
     }
-}
-
-fn listing() -> Vec<Value> {
-    let parameter = |name, schema, text| json!({ "name": name, "in": "query", "schema": schema, "description": text });
-    vec![
-        parameter(
-            "state",
-            json!({ "$ref": "#/components/schemas/KeyState" }),
-            "Only keys that stand so; all when left out.",
-        ),
-        parameter(
-            "limit",
-            json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
-            "Keys on a page.",
-        ),
-        parameter(
-            "cursor",
-            json!({ "type": "string" }),
-            "The last page's `next_cursor`; the beginning when left out.",
-        ),
-    ]
-}
-
-fn prefer() -> Value {
-    json!({
-        "name": "Prefer", "in": "header", "schema": { "type": "string" }, "example": "wait=30",
-        "description": "`wait=N` (RFC 7240) is the same wait as `wait_seconds`, which wins. A wish: \
-                        what cannot be read of it is as if it were not there.",
-    })
-}
-
-fn api_key() -> Value {
-    json!({
-        "name": "api_key", "in": "query", "schema": { "type": "string" },
-        "description": "The key's value. Without it no key is meant.",
-    })
 }
