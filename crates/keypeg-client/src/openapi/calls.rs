@@ -4,7 +4,7 @@
 //! what every route refuses is told by the document's assembly.
 
 use super::examples;
-use super::parameters::{api_key, idempotency_key, listing, prefer};
+use super::parameters::{api_key, idempotency_key, last_event_id, listing, prefer};
 use crate::Code;
 use serde_json::{Value, json};
 
@@ -110,6 +110,17 @@ fn pools(operation: &str) -> Option<Call> {
             &[Code::TooManyPools, Code::StorageFull],
         )
         .maybe("PolicyRequest", examples::policies()),
+        "followEvents" => Call::new(
+            "Server-sent events, each once it is durable, ends by time included. A stream begins with one \
+             `resync`, which tells the counts, unless `Last-Event-ID` names an event after which all is \
+             still there. Events are `resync`, `generated`, `imported`, `granted`, `renewed`, `released`, \
+             `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and `dropped`, which ends \
+             the stream; pass over those you do not know. No event has a key's value or a lease's id. \
+             Silence is never longer than 15 s: then a comment comes.",
+            vec![text("text/event-stream", "The stream, without end.", examples::EVENT)],
+            &[],
+        )
+        .with(vec![last_event_id()]),
         "deletePool" => Call::new(
             "Its keys are purged behind the scenes, and its memory of retired values goes with it.",
             vec![done("It is removed.")],

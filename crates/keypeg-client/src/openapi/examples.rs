@@ -15,6 +15,9 @@ pub(super) const LEASE_ID: &str = "5b81tmlg0pavb3d7n2oqk4c6hs";
 pub(super) const VALUE: &str = "x5Tq0ZbW8mKd3RfYc1Lh";
 pub(super) const AT: &str = "2026-11-22T21:29:00.000Z";
 pub(super) const LATER: &str = "2026-11-22T21:34:00.000Z";
+pub(super) const EVENT: &str = "id: 5f0c7e1a9b3d-2-1c\nevent: granted\ndata: {\"at\":\"2026-11-22T21:29:00.000Z\",\
+    \"pool\":\"ci\",\"key_id\":\"3q2v7m0c9t41p8sdk5h6rj2unb\",\"holder\":\"job-7\",\
+    \"fencing_token\":1763847000000123,\"expires_at\":\"2026-11-22T21:30:00.000Z\"}\n\n";
 const RETURN_AT: &str = "2026-11-22T21:30:00.000Z";
 const TOKEN: u64 = 1_763_847_000_000_123;
 

@@ -31,6 +31,14 @@ pub(super) fn prefer() -> Value {
     })
 }
 
+pub(super) fn last_event_id() -> Value {
+    json!({
+        "name": "Last-Event-ID", "in": "header", "schema": { "type": "string" },
+        "description": "The `id` of the last event that was taken: the stream goes on after it, or \
+                        begins with a `resync`.",
+    })
+}
+
 pub(super) fn idempotency_key() -> Value {
     json!({
         "name": "Idempotency-Key", "in": "header",

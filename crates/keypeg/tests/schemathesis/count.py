@@ -15,7 +15,7 @@ except (OSError, ValueError) as error:
 cases, operations = report["test_cases"], report["operations"]
 failing = {str(name) for failure in report["failures"] for name in failure["operations"]}
 failed = max(len(failing) + operations["errored"], 1 if code else 0)
-skipped = operations["total"] - operations["tested"]
+skipped = operations["selected"] - operations["tested"]
 print(
     f"schemathesis: {cases['generated']} cases over {operations['tested']} operations, "
     f"{cases['with_failures']} of them failures, seed {report['seed']}"
