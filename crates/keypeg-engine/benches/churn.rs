@@ -3,74 +3,16 @@
 //!
 //! `cargo bench -p keypeg-engine --bench churn -- DIR CYCLES`
 
+mod support;
+
 use keypeg_engine::core::{Policy, PoolName, Verdict};
-use keypeg_engine::{
-    Answer, Call, Chance, Clock, Engine, Lane, Principal, Reading, Reply, Request, Setup,
-};
+use keypeg_engine::{Call, Engine, Lane, Reply, Setup};
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
-use std::time::Instant;
+use support::{Cheap, Real, ask, begin, block_on, report};
 
 /// Calls under way at once.
 const AT_ONCE: u64 = 4_000;
 const KEYS: u32 = 10_000;
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Real;
-
-impl Clock for Real {
-    #[expect(clippy::disallowed_methods, reason = "a bench reads the machine's clock")]
-    fn read(&mut self) -> Reading {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let us = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000;
-        let boot_us = us + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000;
-        Reading { boot_us, boot_id: 1, wall_us: boot_us }
-    }
-}
-
-/// Cheap chance: what is drawn does not matter here.
-struct Cheap(u64);
-
-impl Chance for Cheap {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u32::try_from((self.0 >> 32) % u64::from(bound)).unwrap_or(0)
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for byte in bytes {
-            *byte = u8::try_from(self.below(256)).unwrap_or(0);
-        }
-    }
-}
-
-fn ask(lane: &Lane, call: Call) -> Answer {
-    lane.call(Request { by: Principal::Anyone, call })
-}
 
 fn bytes_in(dir: &Path) -> (u64, u64) {
     let (mut journal, mut all) = (0, 0);
@@ -120,16 +62,6 @@ fn main() {
         mib(most.1),
         mib(bytes_in(&dir).1)
     ));
-}
-
-#[expect(clippy::disallowed_methods, reason = "a bench measures time")]
-fn begin() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::print_stdout, reason = "a bench reports")]
-fn report(line: &str) {
-    println!("{line}");
 }
 
 /// Lends and returns many keys at once; gives how many.

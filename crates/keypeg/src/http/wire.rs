@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -66,6 +66,8 @@ impl Wire {
         }
         let socket = &mut self.socket;
         let listening = async move {
+            // Whoever took too long gets no answer, but is told at once that none will come.
+            let _ = socket.shutdown().await;
             let mut unread = [0; 4096];
             let mut left = LINGER_MAX;
             while let Ok(len @ 1..) = socket.read(&mut unread).await
