@@ -41,6 +41,8 @@ const COUNTS: TableDefinition<u32, u64> = TableDefinition::new("counts");
 const GONE: TableDefinition<u32, ()> = TableDefinition::new("gone");
 /// The position that is carried, and the counters there.
 const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
+/// Whose key set it is, among the state.
+const OWNER: &str = "owner";
 
 const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
 
@@ -109,6 +111,7 @@ impl Keyset {
     fn read_into(&self, rebuild: &mut Rebuild) -> Result<u64, KeysetError> {
         let reading = self.database().begin_read().map_err(failed)?;
         let (position, counters) = state(&reading)?;
+        self.check_owner(&reading)?;
         rebuild.counters(counters);
         let pools = reading.open_table(POOLS).map_err(failed)?;
         let keys = reading.open_table(KEYS).map_err(failed)?;
@@ -165,6 +168,23 @@ impl Keyset {
             return Ok(Some(place));
         }
         Ok(None)
+    }
+
+    /// Refuses the key set of another directory: its keys are not ours, and its position says
+    /// nothing of our journal. One that was made before this was written down does not say.
+    fn check_owner(&self, reading: &redb::ReadTransaction) -> Result<(), KeysetError> {
+        let state = reading.open_table(STATE).map_err(failed)?;
+        let owner = state.get(OWNER).map_err(failed)?.map(|owner| owner.value());
+        if owner.is_some_and(|owner| owner != self.owner()) {
+            return Err(damaged("it belongs to another directory"));
+        }
+        Ok(())
+    }
+
+    /// A number that only this directory's key of ids makes.
+    fn owner(&self) -> u64 {
+        let KeyId(digest) = self.ids.key_id(0, OWNER.as_bytes());
+        u64::try_from(digest >> 64).expect("invariant: half of the bits")
     }
 
     /// The pools there are by number, the position carried and the counters there.
@@ -247,6 +267,7 @@ impl Keyset {
             state.insert(name, number)?;
         }
         state.insert("sum", state_sum(numbers))?;
+        state.insert(OWNER, self.owner())?;
         Ok(left)
     }
 }
@@ -420,6 +441,11 @@ fn misfit(Misfit(why): Misfit) -> KeysetError {
 fn failed(error: impl Into<redb::Error>) -> KeysetError {
     let error = error.into();
     if let redb::Error::Io(error) = error {
+        // What the database says of bytes that are none of its own, or end too early.
+        let content = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+        if content.contains(&error.kind()) {
+            return damaged(&error.to_string());
+        }
         return KeysetError::Io(error);
     }
     KeysetError::Damaged(error.to_string())
