@@ -6,10 +6,14 @@
 use crate::config::length_ms;
 use crate::failure::{Failure, exit};
 use serde::Deserialize;
-use std::io::ErrorKind;
+use std::fs;
+use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::{Spanned, Value};
+
+/// The largest file, in bytes.
+const FILE_MAX: u64 = 1 << 20;
 
 /// What the file says; what it leaves out is `None`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,11 +42,12 @@ struct Given {
 impl File {
     /// Reads it from `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = text(path).map_err(|error| {
             let code = [
                 (ErrorKind::NotFound, exit::NO_INPUT),
                 (ErrorKind::PermissionDenied, exit::PERMISSION),
                 (ErrorKind::InvalidData, exit::CONFIG),
+                (ErrorKind::FileTooLarge, exit::CONFIG),
             ]
             .into_iter()
             .find(|(kind, _)| *kind == error.kind())
@@ -111,6 +116,17 @@ impl Read<'_> {
         let allowed = "1ms to 168h, such as 500ms, 2s, 5m or 1h";
         self.string(key, given, allowed, |text| length_ms(text).ok())
     }
+}
+
+/// Reads a text that is no larger than a configuration can be.
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX {
+        let message = format!("it is larger than {FILE_MAX} bytes");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
 }
 
 /// Names the line that a position is in.

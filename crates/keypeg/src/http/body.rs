@@ -8,7 +8,7 @@ use super::Request;
 use super::error::Problem;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use keypeg_client::{Code, Seconds};
 use keypeg_engine::Refusal;
 use serde::Deserialize;
@@ -209,7 +209,13 @@ pub(super) fn echo(text: &str) -> &str {
     &text[..text.floor_char_boundary(ECHO_MAX)]
 }
 
+/// Refuses a body that says it is anything but JSON as it stands: an encoded one is never decoded.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let detail = "A body has no Content-Encoding here.";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
     let json =
         headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
             let essence = value.split_once(';').map_or(value, |(essence, _)| essence);
