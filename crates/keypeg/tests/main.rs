@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is surprised ends")]
 
 mod api;
+mod bad_input;
 mod cli;
 #[cfg(feature = "cli")]
 mod client;

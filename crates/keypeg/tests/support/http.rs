@@ -96,7 +96,7 @@ impl Client {
     }
 }
 
-fn read_answer(stream: &mut BufReader<TcpStream>, head_only: bool) -> io::Result<Answer> {
+fn read_answer(stream: &mut impl BufRead, head_only: bool) -> io::Result<Answer> {
     let status_line = line(stream)?;
     let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
     let mut headers = Vec::new();
@@ -119,7 +119,7 @@ fn read_answer(stream: &mut BufReader<TcpStream>, head_only: bool) -> io::Result
     Ok(answer)
 }
 
-fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+fn line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -128,6 +128,16 @@ fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
 }
 
 impl Answer {
+    /// Takes all that came on a connection for answers, none of them to HEAD.
+    pub(crate) fn all(bytes: &[u8]) -> Vec<Self> {
+        let mut rest = BufReader::new(bytes);
+        let mut answers = Vec::new();
+        while rest.fill_buf().is_ok_and(|bytes| !bytes.is_empty()) {
+            answers.push(read_answer(&mut rest, false).unwrap());
+        }
+        answers
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
