@@ -24,6 +24,16 @@ soak seeds="2000":
 soak-api cases="500" seconds="1800":
     KEYPEG_API_CASES={{cases}} KEYPEG_API_SECONDS={{seconds}} KEYPEG_API_SEED=$(date +%s) crates/keypeg/tests/schemathesis/run
 
+# Power cuts under load, on a file system of their own: needs root, loop devices, strace.
+power-cuts cuts="200":
+    cargo build --release -p keypeg
+    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_POWER_CUTS={{cuts}} cargo test -p keypeg --test server -- --nocapture power::
+
+# SIGKILL under load.
+kills rounds="500":
+    cargo build --release -p keypeg
+    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_KILL_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture kill::
+
 # Exactly what CI calls.
 ci:
     .ci/run

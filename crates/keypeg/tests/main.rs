@@ -23,6 +23,7 @@ mod metrics;
 mod once;
 mod openapi;
 mod plain;
+mod power;
 mod refusals;
 mod restart;
 mod routes;

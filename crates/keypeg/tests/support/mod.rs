@@ -2,6 +2,8 @@
 //! client that shows what came, byte for byte.
 
 mod http;
+pub(crate) mod story;
+pub(crate) mod volume;
 
 pub(crate) use http::{Answer, Client};
 
@@ -24,10 +26,15 @@ pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     pub(crate) fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// One within another directory than the usual.
+    pub(crate) fn within(dir: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keypeg-test-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = dir.join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
