@@ -27,6 +27,9 @@ use tokio::time::{sleep, timeout};
 
 /// Connections at once; the next are closed.
 const CONNECTIONS_MAX: usize = 10_000;
+/// Descriptors that are not for connections: the journal and the key set must be able to open files
+/// whatever clients do.
+const DESCRIPTORS_KEPT: usize = 64;
 /// Connections on their way to a core.
 const ARRIVALS_MAX: usize = 1_024;
 /// The largest head, and about as much of a body is read ahead.
@@ -60,6 +63,17 @@ pub(crate) fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+/// How many connections there may be at once: as many as descriptors allow.
+fn connections_max() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
+    let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX);
+    let max = CONNECTIONS_MAX.min(limit - DESCRIPTORS_KEPT.min(limit / 2));
+    if max < CONNECTIONS_MAX {
+        tracing::warn!(max, limit, "fewer connections than 10 000: the descriptor limit is low");
+    }
+    max
+}
+
 /// Serves `listener` on one core a lane until `stop` is ready and what was begun is answered, or
 /// its time is over.
 pub(crate) fn run(
@@ -69,11 +83,12 @@ pub(crate) fn run(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections_max = connections_max();
+    let connections = Arc::new(Semaphore::new(connections_max));
     let server = Arc::new(Server {
         stopping: AtomicBool::new(false),
         run: run_number(),
-        metrics: Metrics::new(begun, counts.clone(), Arc::clone(&connections), CONNECTIONS_MAX),
+        metrics: Metrics::new(begun, counts.clone(), Arc::clone(&connections), connections_max),
     });
     let (phase, watched) = watch::channel(Phase::Serving);
     let mut cores = Vec::new();
@@ -99,9 +114,9 @@ pub(crate) fn run(
         };
         server.stopping.store(true, Ordering::Relaxed);
         phase.send_replace(Phase::Draining);
-        let all = u32::try_from(CONNECTIONS_MAX).expect("invariant: a bound of some thousands");
+        let all = u32::try_from(connections_max).expect("invariant: a bound of some thousands");
         if timeout(DRAIN_TIME, connections.acquire_many(all)).await.is_err() {
-            let open = CONNECTIONS_MAX - connections.available_permits();
+            let open = connections_max - connections.available_permits();
             tracing::warn!(open, "cutting connections off that are not done");
         }
         accepted
