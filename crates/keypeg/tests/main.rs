@@ -14,6 +14,7 @@ mod client;
 mod commands;
 #[cfg(feature = "cli")]
 mod events;
+mod faults;
 mod framing;
 mod health;
 mod import;

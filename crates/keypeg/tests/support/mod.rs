@@ -26,15 +26,10 @@ pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     pub(crate) fn new() -> Self {
-        Self::within(&std::env::temp_dir())
-    }
-
-    /// One within another directory than the usual.
-    pub(crate) fn within(dir: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keypeg-test-{}-{count}", std::process::id());
-        let path = dir.join(name);
+        let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -51,6 +46,7 @@ impl Drop for TempDir {
 }
 
 /// A running server; killed when dropped.
+#[derive(Debug)]
 pub(crate) struct Server {
     process: Child,
     addr: SocketAddr,

@@ -5,6 +5,7 @@
 //! where they are not to be had, making one tells why.
 
 use super::{TempDir, eventually};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -52,10 +53,9 @@ pub(crate) struct Volume {
 impl Volume {
     /// Makes one of so many MiB and mounts it; tells why it cannot.
     pub(crate) fn new(size: u32) -> Result<Self, String> {
+        let mut volume = Self { dir: TempDir::new(), mounted: false };
         // In memory: what is lost is lost above the file, so the file need not be on a disk.
-        let memory = Path::new("/dev/shm");
-        let dir = if memory.is_dir() { TempDir::within(memory) } else { TempDir::new() };
-        let mut volume = Self { dir, mounted: false };
+        run("mount", &["-t", "tmpfs", "-o", "size=1G", "tmpfs", &text(volume.dir.path())])?;
         std::fs::create_dir(volume.path()).map_err(|error| error.to_string())?;
         run("truncate", &["-s", &format!("{size}M"), &text(&volume.image())])?;
         run("mkfs.ext4", &["-q", "-F", &text(&volume.image())])?;
@@ -74,7 +74,10 @@ impl Volume {
 
     /// Mounts it: the kernel plays the file system's own journal back, as after a power cut.
     pub(crate) fn mount(&mut self) -> Result<(), String> {
-        run("mount", &["-o", "loop,commit=60", &text(&self.image()), &text(&self.path())])?;
+        run(
+            "mount",
+            &["-o", "loop,commit=60,errors=remount-ro", &text(&self.image()), &text(&self.path())],
+        )?;
         self.mounted = true;
         Ok(())
     }
@@ -90,6 +93,33 @@ impl Volume {
         run("perl", &["-e", CUT, &text(&self.path()), &pages, &seed]).expect("cuts");
     }
 
+    /// Lets the file that is the disk grow no more: what is written to new places is taken and cannot
+    /// be kept.
+    pub(crate) fn starve(&self) {
+        run("sync", &["-f", &text(&self.path())]).expect("syncs");
+        // A tmpfs takes no less than it holds.
+        let used = std::fs::metadata(self.image()).expect("an image").blocks() * 512;
+        self.resize(used + (1 << 20));
+    }
+
+    /// Lets it grow again.
+    pub(crate) fn feed(&self) {
+        self.resize(1 << 30);
+    }
+
+    fn resize(&self, bytes: u64) {
+        let size = format!("remount,size={bytes}");
+        run("mount", &["-o", &size, &text(self.dir.path())]).expect("remounts");
+    }
+
+    /// Makes the kernel take the file system for damaged, which makes it read-only.
+    pub(crate) fn make_read_only(&self) {
+        let find = Command::new("findmnt").args(["-no", "SOURCE"]).arg(self.path()).output();
+        let device = String::from_utf8(find.expect("findmnt").stdout).expect("a path");
+        let name = device.trim().trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "test").expect("triggers");
+    }
+
     /// Unmounts it, once nobody uses it any more.
     pub(crate) fn unmount(&mut self) {
         eventually("unmounted", || run("umount", &[&text(&self.path())]).ok());
@@ -102,6 +132,7 @@ impl Drop for Volume {
         if self.mounted {
             let _ = run("umount", &["-l", &text(&self.path())]);
         }
+        let _ = run("umount", &["-l", &text(self.dir.path())]);
     }
 }
 

@@ -1,0 +1,392 @@
+//! Faults of the disk, of memory and of descriptors, on the real binary under load: the server ends
+//! and says why, or goes on; after the next start all that was acknowledged holds.
+//!
+//! `KEYPEG_FAULT_POINTS` sets how many calls of each kind fail, one a round.
+
+use crate::support::story::{ARGS, Dice, Shared, begin, given, play};
+use crate::support::volume::{Volume, run};
+use crate::support::{Server, TempDir, eventually, keypeg, keypeg_under, now, pause, skipped};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+fn serve(under: &[&str], data: &Path) -> Command {
+    let mut command = if under.is_empty() { keypeg(&ARGS) } else { keypeg_under(under, &ARGS) };
+    command.arg("--data").arg(data).env("KEYPEG_LOG", "info");
+    command
+}
+
+fn has(tool: &str, test: &str) -> bool {
+    run(tool, &["--version"]).map_err(|why| skipped(test, &why)).is_ok()
+}
+
+/// Waits for a server to end by itself, for at most `time`.
+fn ends_within(server: &mut Server, time: Duration) -> Option<ExitStatus> {
+    let begun = now();
+    while begun.elapsed() < time {
+        if let Some(status) = server.ended() {
+            return Some(status);
+        }
+        pause(Duration::from_millis(5));
+    }
+    None
+}
+
+/// Each of the first calls of a kind fails, one a round, at a start or under load.
+#[test]
+fn a_call_that_fails_ends_the_server_or_harms_nobody() {
+    if !has("strace", "a_call_that_fails_ends_the_server_or_harms_nobody") {
+        return;
+    }
+    let points = given("KEYPEG_FAULT_POINTS").unwrap_or(3);
+    let seed = given("KEYPEG_FAULT_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("KEYPEG_FAULT_SEED={seed} KEYPEG_FAULT_POINTS={points}");
+    let (dir, dice, story) = (TempDir::new(), &mut Dice(seed), Shared::default());
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    let (mut ended, mut went_on) = (0, 0);
+    // The first openat calls are the loader's; a start makes some 20 syncs and as many writes.
+    for (call, error, first, step) in [
+        ("fdatasync", "EIO", 1, 7),
+        ("fsync", "EIO", 1, 2),
+        ("pwrite64", "EIO", 1, 9),
+        ("pwrite64", "ENOSPC", 3, 11),
+        ("openat", "EMFILE", 14, 3),
+        ("renameat", "EIO", 1, 1),
+        ("renameat2", "EIO", 1, 1),
+        ("unlinkat", "EIO", 1, 1),
+        ("ftruncate", "EIO", 1, 1),
+        ("flock", "EIO", 1, 1),
+    ] {
+        for point in 0..points {
+            let when = first + point * step;
+            let inject = format!("--inject={call}:error={error}:when={when}");
+            println!("{inject}");
+            let trace = format!("trace={call}");
+            let words = ["strace", "-D", "-f", "-q", "-o", "/dev/null", "-e", &trace, &inject];
+            std::fs::write(&log, "").unwrap();
+            let status = match Server::try_logged(&mut serve(&words, &data), &log) {
+                Err(status) => Some(status),
+                Ok(mut server) => {
+                    let mut status = None;
+                    play(&mut server, &story, dice, |server| {
+                        status = ends_within(server, Duration::from_millis(150));
+                        server.kill();
+                    });
+                    status
+                }
+            };
+            let said = std::fs::read_to_string(&log).unwrap();
+            assert!(!said.contains("panicked"), "{inject}: {said}");
+            if let Some(status) = status {
+                ended += 1;
+                let codes = [66, 71, 74];
+                assert!(
+                    status.code().is_some_and(|code| codes.contains(&code)),
+                    "{status}: {said}"
+                );
+                assert!(
+                    said.contains("keypeg: ") || said.contains(" ERROR "),
+                    "{inject}: {status}, and not why: {said}"
+                );
+            } else {
+                went_on += 1;
+            }
+            begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+        }
+    }
+    let (acked, grants, _) = story.lock().unwrap().counts();
+    println!("{ended} ended, {went_on} went on; {acked} acknowledged, {grants} grants");
+    assert!(ended > 0 && went_on > 0 && grants > 0);
+}
+
+/// The kernel takes each write and cannot bring it to the disk, which only the sync tells.
+#[test]
+fn a_sync_that_fails_for_real_ends_the_server_or_counts_as_full() {
+    let test = "a_sync_that_fails_for_real_ends_the_server_or_counts_as_full";
+    let mut volume = match Volume::new(400) {
+        Ok(volume) => volume,
+        Err(why) => return skipped(test, &why),
+    };
+    let (dice, story) = (&mut Dice(u64::from(std::process::id())), Shared::default());
+    let (logs, data) = (TempDir::new(), volume.path().join("data"));
+    let log = logs.path().join("log");
+    let mut server = Server::logged(&mut serve(&[], &data), &log);
+    begin(&server, &story);
+    // From now on the file that is the disk takes nothing new, though the file system has room.
+    volume.starve();
+    let mut status = None;
+    play(&mut server, &story, dice, |server| {
+        let mut client = server.client();
+        let many = json!({ "count": 10_000 }).to_string();
+        let json_type = [("content-type", "application/json")];
+        let ask = "POST /v1/pools/bulk/keys";
+        let _ = client.try_send("PUT /v1/pools/bulk", &json_type, "{\"key_length\":128}");
+        for _ in 0..60 {
+            match client.try_send(ask, &json_type, &many) {
+                Ok(answer) if answer.status == 201 => {}
+                Ok(answer) => {
+                    assert!([503, 507].contains(&answer.status), "{answer:?}");
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        status = ends_within(server, Duration::from_millis(300));
+        server.kill();
+    });
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    match status {
+        Some(status) => assert_eq!(status.code(), Some(74), "{said}"),
+        None => assert!(said.contains("the disk is full"), "it met no fault: {said}"),
+    }
+    println!("{status:?}: {said}");
+    volume.unmount();
+    volume.feed();
+    volume.mount().unwrap();
+    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    assert!(story.lock().unwrap().counts().1 > 0);
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost() {
+    let test = "a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost";
+    let mut volume = match Volume::new(400) {
+        Ok(volume) => volume,
+        Err(why) => return skipped(test, &why),
+    };
+    let (dice, story) = (&mut Dice(u64::from(std::process::id())), Shared::default());
+    let (logs, data) = (TempDir::new(), volume.path().join("data"));
+    let log = logs.path().join("log");
+    for _ in 0..2 {
+        let mut server = Server::logged(&mut serve(&[], &data), &log);
+        begin(&server, &story);
+        play(&mut server, &story, dice, |server| {
+            pause(Duration::from_millis(150));
+            volume.make_read_only();
+            let status = ends_within(server, Duration::from_mins(1));
+            assert_eq!(status.and_then(|status| status.code()), Some(74));
+        });
+        volume.unmount();
+        volume.mount().unwrap();
+    }
+    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("Read-only file system") && !said.contains("panicked"), "{said}");
+}
+
+/// Whoever asks for memory that is not there is aborted: no more than a crash.
+#[test]
+fn out_of_memory_is_no_more_than_a_crash() {
+    if !has("prlimit", "out_of_memory_is_no_more_than_a_crash") {
+        return;
+    }
+    let (dir, story) = (TempDir::new(), Shared::default());
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let dice = &mut Dice(u64::from(std::process::id()));
+    let mut server = Server::logged(&mut serve(&[], &data), &log);
+    begin(&server, &story);
+    play(&mut server, &story, dice, |server| {
+        pause(Duration::from_millis(100));
+        let pid = server.pid().as_raw_nonzero().to_string();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
+        let now_kb: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let limit = format!("--as={}", (now_kb + 4096) * 1024);
+        run("prlimit", &["--pid", &pid, &limit]).unwrap();
+        let mut client = server.client();
+        let many = json!({ "count": 10_000 }).to_string();
+        let json_type = [("content-type", "application/json")];
+        let _ = client.try_send("PUT /v1/pools/bulk", &json_type, "{\"key_length\":128}");
+        let mut made = 0;
+        while client.try_send("POST /v1/pools/bulk/keys", &json_type, &many).is_ok() {
+            made += 1;
+            assert!(made < 400, "four million keys in 4 MiB");
+        }
+        assert!(ends_within(server, Duration::from_mins(1)).is_some());
+    });
+    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    assert!(story.lock().unwrap().counts().1 > 0);
+}
+
+/// Clients that take every descriptor once made the next segment fail, and that ended the server.
+#[test]
+fn clients_cannot_take_the_descriptors_that_the_disk_needs() {
+    if !has("prlimit", "clients_cannot_take_the_descriptors_that_the_disk_needs") {
+        return;
+    }
+    let dir = TempDir::new();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let mut server =
+        Server::logged(&mut serve(&["prlimit", "--nofile=128:128", "--"], &data), &log);
+    let client = &mut server.client();
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let idle: Vec<TcpStream> =
+        (0..300).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    // More than a segment, so that another has to be opened.
+    let many = json!({ "count": 10_000 });
+    client.send("PUT /v1/pools/bulk", &json!({ "key_length": 128 })).is(201, &json!({}));
+    for _ in 0..16 {
+        client.send("POST /v1/pools/bulk/keys", &many).is(201, &json!({}));
+    }
+    drop(idle);
+    eventually("a new connection is served", || {
+        let answer = server.client().try_send("GET /livez", &[], "").ok()?;
+        (answer.status == 200).then_some(())
+    });
+    assert_eq!(server.ended(), None);
+    assert_eq!(server.terminate().code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
+    assert!(!std::fs::read_to_string(&log).unwrap().contains("panicked"));
+}
+
+#[test]
+fn of_many_starts_on_one_directory_one_serves() {
+    let dir = TempDir::new();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let start = || Server::try_logged(&mut serve(&[], &data), &log);
+    let mut started: Vec<_> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..12).map(|_| scope.spawn(start)).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    let refused = started.iter().filter_map(|start| start.as_ref().err());
+    assert!(refused.clone().all(|status| status.code() == Some(75)), "{started:?}");
+    assert_eq!(refused.count(), 11);
+    let server = started.iter_mut().find_map(|start| start.as_mut().ok()).unwrap();
+    server.client().ask("POST /v1/pools/default/keys").is(201, &json!({}));
+}
+
+/// The time in which it could not take keep-alives costs no key its life; leases do run on.
+#[test]
+fn a_pause_longer_than_the_keep_alive_time_purges_nothing() {
+    let dir = TempDir::new();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let server = Server::logged(&mut serve(&[], &data), &log);
+    let client = &mut server.client();
+    let policy = json!({ "lease_ttl_seconds": 1, "keepalive_ttl_seconds": 2.5 });
+    client.send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
+    let keys = client.send("POST /v1/pools/ci/keys", &json!({ "count": 3 })).json();
+    let lease = client.ask("POST /v1/pools/ci/leases").json();
+    let pid: Pid = server.pid();
+    kill_process(pid, Signal::STOP).unwrap();
+    pause(Duration::from_secs(4));
+    kill_process(pid, Signal::CONT).unwrap();
+    for key in keys["keys"].as_array().unwrap() {
+        let id = key["id"].as_str().unwrap();
+        client.ask(&format!("POST /v1/pools/ci/keys/{id}/keepalive")).is(200, &json!({}));
+    }
+    let release = format!("POST /v1/pools/ci/leases/{}/release", lease["id"].as_str().unwrap());
+    client.ask(&release).problem(410, "lease_ended");
+    client.ask("GET /v1/pools/ci").is(200, &json!({ "available": 3, "leased": 0 }));
+    // And the clock goes on: nobody keeps them alive now.
+    eventually("purged", || (client.ask("GET /v1/pools/ci").json()["total"] == 0).then_some(()));
+    client.ask(&release).problem(410, "lease_ended");
+}
+
+/// Steps of the wall clock by ten years, either way, while it runs and over restarts.
+#[test]
+fn steps_of_the_wall_clock_change_nothing() {
+    let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
+    if !library.exists() {
+        return skipped("steps_of_the_wall_clock_change_nothing", "no libfaketime");
+    }
+    let dir = TempDir::new();
+    let (data, log, wall) =
+        (dir.path().join("data"), dir.path().join("log"), dir.path().join("wall"));
+    let step = |to: &str| std::fs::write(&wall, format!("{to}\n")).unwrap();
+    let start = || {
+        let mut command = serve(&[], &data);
+        command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &wall);
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Server::logged(&mut command, &log)
+    };
+    step("+0");
+    let mut server = start();
+    let client = &mut server.client();
+    let policy = json!({ "lease_ttl_seconds": 60, "keepalive_ttl_seconds": 60 });
+    client.send("PUT /v1/pools/default", &policy).is(200, &json!({}));
+    client.send("POST /v1/pools/default/keys", &json!({ "count": 8 })).is(201, &json!({}));
+    let first = client.ask("POST /v1/pools/default/leases").json();
+    let year = |grant: &Value| grant["granted_at"].as_str().unwrap()[..4].parse::<i32>().unwrap();
+    let (mut held, mut token, mut years) = (1, first["fencing_token"].as_u64(), vec![]);
+    for (at, to) in ["+3650d", "-3650d", "+0", "-3650d", "+3650d"].into_iter().enumerate() {
+        step(to);
+        if at >= 2 {
+            server.kill();
+            server = start();
+        }
+        let client = &mut server.client();
+        let counts = json!({ "leased": held, "available": 8 - held, "total": 8 });
+        client.ask("GET /v1/pools/default").is(200, &counts);
+        let grant = client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
+        assert!(grant["fencing_token"].as_u64() > token, "{grant}");
+        (held, token) = (held + 1, grant["fencing_token"].as_u64());
+        years.push(year(&grant) - year(&first));
+        let id = grant["id"].as_str().unwrap();
+        client.ask(&format!("POST /v1/pools/default/leases/{id}/release")).is(204, &Value::Null);
+        held -= 1;
+    }
+    assert!(
+        years[0] >= 9 && years[1] <= -9 && years[3] <= -9,
+        "the clock was not stepped: {years:?}"
+    );
+}
+
+/// A reboot is another boot id, or boot time that has gone back: a lease keeps what it had left.
+/// Boot time that has gone on under the same boot id is downtime, which counts.
+#[test]
+fn a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime() {
+    let test = "a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime";
+    let ns = ["unshare", "--mount", "--time", "--boottime"];
+    if let Err(why) = run(ns[0], &["--mount", "--time", "--boottime", "1", "--fork", "true"]) {
+        return skipped(test, &why);
+    }
+    let dir = TempDir::new();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let boot = dir.path().join("boot_id");
+    let bind =
+        "[ -z \"$BOOT\" ] || mount --bind \"$BOOT\" /proc/sys/kernel/random/boot_id; exec \"$@\"";
+    let start = |boottime: &str, boot_id: &str| {
+        let words =
+            [&ns[..], &[boottime, "--fork", "--kill-child", "sh", "-c", bind, "sh"]].concat();
+        // Whom the last one was run under has ended; it may take it a moment to end too.
+        eventually("started", || {
+            let mut command = keypeg_under(&words, &["--lease-ttl", "1h", "--data"]);
+            command.arg(&data).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            if !boot_id.is_empty() {
+                std::fs::write(&boot, format!("{boot_id}\n")).unwrap();
+                command.env("BOOT", &boot);
+            }
+            Server::try_logged(&mut command, &log).ok()
+        })
+    };
+    let leased = |server: &Server| {
+        let pool = server.client().ask("GET /v1/pools/default").json();
+        pool["leased"].as_u64().unwrap()
+    };
+    let mut server = start("1000000", "");
+    let client = &mut server.client();
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let token = client.ask("POST /v1/pools/default/leases").json()["fencing_token"].as_u64();
+    server.kill();
+    for (boottime, boot_id, still) in [
+        // Boot time went back.
+        ("500000", "", 1),
+        // Another boot, whose boot time happens to be days ahead.
+        ("2000000", "6a4f5c2e-0000-4000-8000-000000000001", 1),
+        // The same boot, ten minutes later, then days later.
+        ("2000600", "6a4f5c2e-0000-4000-8000-000000000001", 1),
+        ("4000000", "6a4f5c2e-0000-4000-8000-000000000001", 0),
+    ] {
+        let mut server = start(boottime, boot_id);
+        assert_eq!(leased(&server), still, "{boottime} {boot_id}");
+        if still == 0 {
+            let again = server.client().ask("POST /v1/pools/default/leases").is(201, &json!({}));
+            assert!(again["fencing_token"].as_u64() > token);
+        }
+        server.kill();
+    }
+}
