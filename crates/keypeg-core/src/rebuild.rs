@@ -262,12 +262,14 @@ impl Rebuild {
             }
             Fact::Held { token, lease, .. } => {
                 fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
+                fits(pool.has_for(*token).is_none_or(|of| of == slot), "a token is held twice")?;
                 ledger.next_token = ledger.next_token.max(token + 1);
                 pool.replay_granted(ledger, slot, *token, lease);
                 Ok(())
             }
             Fact::Resting { token, until_us, reason, .. } => {
                 fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
+                fits(pool.has_for(*token).is_none_or(|of| of == slot), "a token is held twice")?;
                 ledger.next_token = ledger.next_token.max(token + 1);
                 pool.replay_resting(ledger, slot, *token, (*until_us, *reason));
                 Ok(())

@@ -8,6 +8,7 @@ mod fields;
 
 use crate::core::{Answer, AnswerId, Event, Fact, Now, Said, Sink, Values};
 use crate::feed::Feed;
+use crate::recover::{KEYS_EVER, TOKENS_EVER};
 use fields::{Fields, Writer, tag};
 
 /// The facts of one turn, as bytes; and what those who follow a pool are told of it.
@@ -194,11 +195,22 @@ pub(crate) fn read(bytes: &[u8], lease_us: u64) -> Result<(Fact<'_>, &[u8]), Bad
     Ok((fact(kind, &Fields::read(fields)?, lease_us)?, rest))
 }
 
+/// No instant or length is beyond, in whatever unit.
+const INSTANT_MAX: u64 = 1 << 53;
+
 fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, BadRecord> {
     use tag::{AT, IMPORTED, NAME, POOL, REST, TOKEN, UNTIL, VALUES};
     let pool = fields.small(POOL)?;
     let key = fields.number(tag::KEY);
     let token = fields.number(TOKEN);
+    if key > KEYS_EVER || token > TOKENS_EVER {
+        return Err(BadRecord("a number is out of range"));
+    }
+    let instants = [AT, UNTIL, tag::HOLD_UNTIL, REST];
+    let ends = !matches!(kind, HELD | RESTING | RENEWED) || fields.number(UNTIL) > 0;
+    if !ends || instants.into_iter().any(|tag| fields.number(tag) > INSTANT_MAX) {
+        return Err(BadRecord("an instant is out of range"));
+    }
     let plus = |a: u64, b: u64| a.checked_add(b).ok_or(BadRecord("an instant is out of range"));
     Ok(match kind {
         POOL_MADE => Fact::PoolMade { pool, name: fields.text(NAME)?, policy: fields.policy()? },
@@ -301,7 +313,7 @@ mod tests {
             Fact::PoolGone { pool: 2 },
             Fact::Born { pool: 1, first: 300, at_ms: 1 << 40, imported: true, values },
             Fact::Born { pool: 1, first: 1, at_ms: 0, imported: false, values },
-            Fact::Deleted { pool: 1, key: u64::MAX },
+            Fact::Deleted { pool: 1, key: u64::MAX / 2 },
             Fact::Purged { pool: 1, key: 128 },
             Fact::Granted { pool: 1, key: 7, token: 1 << 52, lease },
             Fact::Granted { pool: 1, key: 7, token: 1, lease: bare },

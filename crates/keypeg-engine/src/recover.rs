@@ -6,7 +6,9 @@
 //! answered: bytes that were read from a page cache after a failed sync are never built upon.
 
 use crate::carrier::BALLAST;
-use crate::core::{Carried, Counters, IdKey, Limits, Misfit, Now, Pools, Rebuild};
+use crate::core::{
+    Carried, Counters, IdKey, Limits, Misfit, NEVER_US, Now, Pools, Rebuild, TOKEN_MAX,
+};
 use crate::disk::Disk;
 use crate::frame::{ALIGN, BadHead, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead};
 use crate::journal::{Journal, OldBatch, UNFINISHED, file_name, segment_of};
@@ -18,6 +20,12 @@ use crate::times::LastClock;
 use crate::{Reading, StartError};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// No server ever makes so many keys, so a number beyond is none of a key.
+pub(crate) const KEYS_EVER: u64 = u64::MAX / 2;
+
+/// No token is this near the last there can be: more than a server can grant are left behind it.
+pub(crate) const TOKENS_EVER: u64 = TOKEN_MAX - (1 << 50);
 
 /// What a journal held.
 pub(crate) struct Replayed {
@@ -187,6 +195,14 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
     Ok(Segments { heads, all, unused: not_begun })
 }
 
+/// Refuses a clock that no server reaches: nothing could be due after it.
+fn check_clock(name: &str, at: usize, lease_us: u64) -> Result<(), StartError> {
+    if lease_us < NEVER_US / 2 {
+        return Ok(());
+    }
+    Err(corrupt(name, at, "its clock is out of range"))
+}
+
 /// The header of a segment; `None` where it was not begun.
 fn head(disk: &dyn Disk, meta: &Meta, segment: u64) -> Result<Option<SegmentHead>, StartError> {
     let name = file_name(segment);
@@ -222,6 +238,11 @@ impl Replayed {
         if head.starts_at != self.next {
             return Err(corrupt(&name, 0, "it does not go on where the one before it ends"));
         }
+        check_clock(&name, 0, head.lease_us)?;
+        let Counters { next_key, next_pool, tokens_reserved } = head.counters;
+        if next_key > KEYS_EVER || next_pool > u32::MAX / 2 || tokens_reserved > TOKENS_EVER {
+            return Err(corrupt(&name, 0, "its counters are out of range"));
+        }
         self.rebuild.counters(head.counters);
         self.starts = self.starts.max(head.starts);
         self.prove(head.synced_through);
@@ -235,6 +256,7 @@ impl Replayed {
             else {
                 return self.end_of(&name, &bytes, at, limit);
             };
+            check_clock(&name, at, batch.lease_us)?;
             self.prove(batch.synced_through);
             self.clock(batch.lease_us);
             let counters = self.rebuild.pools().counters();

@@ -116,6 +116,10 @@ impl From<CommitError> for std::io::Error {
     }
 }
 
+/// The greatest a new directory's first token can be: a wall clock that is centuries ahead must not
+/// use the tokens up.
+const FIRST_TOKEN_MAX: u64 = 1 << 52;
+
 impl Works {
     /// Opens a directory, or begins in memory alone where `disk` is `None`.
     pub fn open(
@@ -155,7 +159,7 @@ impl Works {
             (disk, _) => {
                 let meta = Meta::draw(&mut *chance);
                 let ids = IdKey::new(meta.id_key);
-                let pools = Pools::new(ids, limits, reading.wall_us);
+                let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
                 let times = Times::resume(clock, reading, None);
                 let (mut journal, mut carries) = (None, None);
                 if let Some(disk) = &disk {

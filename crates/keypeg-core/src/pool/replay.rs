@@ -88,6 +88,11 @@ impl Pool {
         }
     }
 
+    /// The key that is lent or rests for that token.
+    pub(crate) fn has_for(&self, token: u64) -> Option<u32> {
+        self.holds.find(token).map(|hold| self.holds.get(hold).slot)
+    }
+
     /// Makes a key rest after the lease of that token, whatever it was.
     pub(crate) fn replay_resting(
         &mut self,
