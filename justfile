@@ -34,6 +34,21 @@ kills rounds="500":
     cargo build --release -p keypeg
     KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_KILL_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture kill::
 
+# Mutants of directories, requests, configurations and ids, many more than a test run feeds.
+soak-fuzz runs="100000" seed="2":
+    KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg-core -p keypeg-engine --test fuzz -- --nocapture
+    KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg --test server -- --nocapture fuzz::
+
+# Mixed load while memory, descriptors and the directory are sampled: flat is a pass.
+soak-server length="30m":
+    cargo build --release -p keypeg
+    python3 bench/soak.py {{length}}
+
+# Many connections against few, on a fast disk and on slow ones: ratios.
+overload:
+    cargo build --release -p keypeg
+    python3 bench/overload.py
+
 # Exactly what CI calls.
 ci:
     .ci/run

@@ -19,6 +19,9 @@ fn serve(under: &[&str], data: &Path) -> Command {
     command
 }
 
+/// Where Debian has it.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 fn has(tool: &str, test: &str) -> bool {
     run(tool, &["--version"]).map_err(|why| skipped(test, &why)).is_ok()
 }
@@ -289,7 +292,7 @@ fn a_pause_longer_than_the_keep_alive_time_purges_nothing() {
 /// Steps of the wall clock by ten years, either way, while it runs and over restarts.
 #[test]
 fn steps_of_the_wall_clock_change_nothing() {
-    let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
+    let library = Path::new(FAKETIME);
     if !library.exists() {
         return skipped("steps_of_the_wall_clock_change_nothing", "no libfaketime");
     }
@@ -333,6 +336,33 @@ fn steps_of_the_wall_clock_change_nothing() {
         years[0] >= 9 && years[1] <= -9 && years[3] <= -9,
         "the clock was not stepped: {years:?}"
     );
+}
+
+/// A directory made under a clock of the year 2326 once began with a token beyond the last there is:
+/// the first acquire ended the server.
+#[test]
+fn a_clock_that_is_centuries_ahead_leaves_tokens() {
+    let library = Path::new(FAKETIME);
+    if !library.exists() {
+        return skipped("a_clock_that_is_centuries_ahead_leaves_tokens", "no libfaketime");
+    }
+    let dir = TempDir::new();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let mut token = 0;
+    for _ in 0..2 {
+        let mut command = serve(&[], &data);
+        command.env("LD_PRELOAD", library).env("FAKETIME", "+109500d");
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let mut server = Server::logged(&mut command, &log);
+        let client = &mut server.client();
+        client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+        let grant = client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
+        assert!(grant["granted_at"].as_str().unwrap().starts_with("23"), "{grant}");
+        let found = grant["fencing_token"].as_u64().unwrap();
+        assert!(found > token && found < 1 << 53, "{grant}");
+        token = found;
+        server.kill();
+    }
 }
 
 /// A reboot is another boot id, or boot time that has gone back: a lease keeps what it had left.

@@ -16,6 +16,7 @@ mod commands;
 mod events;
 mod faults;
 mod framing;
+mod fuzz;
 mod health;
 mod import;
 mod kill;

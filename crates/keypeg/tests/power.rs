@@ -97,7 +97,10 @@ fn check_bulk(server: &Server, acked: u64) {
     if pool.status == 200 {
         let total = pool.json()["total"].as_u64().unwrap();
         let calls = acked * MANY..=(acked + 1) * MANY;
-        assert!(calls.contains(&total) && total % MANY == 0, "{acked} calls, {total} keys");
+        assert!(
+            calls.contains(&total) && total.is_multiple_of(MANY),
+            "{acked} calls, {total} keys"
+        );
         client.ask("DELETE /v1/pools/bulk").is(204, &Value::Null);
     } else {
         assert_eq!(acked, 0, "{pool:?}");

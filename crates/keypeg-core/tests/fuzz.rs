@@ -1,0 +1,85 @@
+//! Texts that are nearly ids, names and values: read only where they are written the one way.
+//!
+//! `KEYPEG_FUZZ_RUNS` sets the texts of each kind, `KEYPEG_SEED` repeats a run.
+
+#[path = "support/mutate.rs"]
+mod mutate;
+
+use keypeg_core::{Cursor, KeyId, LeaseId, PoolName, Secret, VALUE_MAX};
+use mutate::mutate;
+
+/// A small seeded generator (splitmix64).
+fn dice(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |bound| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).expect("below the bound")
+    }
+}
+
+fn given(name: &str, or: u64) -> u64 {
+    std::env::var(name).ok().map_or(or, |text| text.parse().expect("a number"))
+}
+
+/// Feeds mutants of `corpus`; tells how many were taken.
+fn feed(kind: &str, corpus: &[&str], take: impl Fn(&str) -> bool) -> String {
+    let (runs, seed) = (given("KEYPEG_FUZZ_RUNS", 50_000), given("KEYPEG_SEED", 1));
+    let mut below = dice(seed);
+    let mut taken = 0;
+    for run in 0..runs {
+        let mut bytes = corpus[below(corpus.len())].as_bytes().to_vec();
+        if run > 0 {
+            mutate(&mut bytes, &mut below);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        taken += u64::from(take(&text));
+    }
+    assert!(taken > 0 && taken < runs, "{kind}: {taken} of {runs} taken, KEYPEG_SEED={seed}");
+    format!("{kind}: {runs} runs, {taken} taken, KEYPEG_SEED={seed}")
+}
+
+const ID: &str = "2ej19pm89nq3c7q0s7a70bh303";
+
+#[test]
+fn an_id_has_one_written_form() {
+    let corpus = [ID, "00000000000000000000000000", "7vvvvvvvvvvvvvvvvvvvvvvvvv"];
+    let told = feed("ids", &corpus, |text| {
+        let key = KeyId::parse(text).map(|id| id.to_string());
+        let lease = LeaseId::parse(text).map(|id| id.to_string());
+        let cursor = Cursor::parse(text).map(|id| id.to_string());
+        for read in [&key, &lease, &cursor] {
+            assert!(read.as_deref().is_none_or(|read| read == text), "{text:?} read as {read:?}");
+        }
+        assert!(key == lease && key == cursor, "{text:?}");
+        key.is_some()
+    });
+    println!("{told}");
+}
+
+#[test]
+fn a_pools_name_is_of_few_signs() {
+    let told = feed("names", &["default", "ci-2.prod_x", "0", &"a".repeat(64)], |text| {
+        let name = PoolName::parse(text);
+        let signs = "abcdefghijklmnopqrstuvwxyz0123456789_.-";
+        let plain = text.len() <= 64 && text.chars().all(|c| signs.contains(c));
+        let right = plain && text.chars().next().is_some_and(|first| !"_.-".contains(first));
+        assert_eq!(name.is_some(), right, "{text:?}");
+        assert!(name.is_none_or(|name| name.as_str() == text), "{text:?}");
+        right
+    });
+    println!("{told}");
+}
+
+#[test]
+fn a_value_is_anything_that_is_not_too_long() {
+    let corpus = ["", "12NOPlOE6IhXch6y9A3k", "ä", &"x".repeat(VALUE_MAX - 8)];
+    let told = feed("values", &corpus, |text| {
+        let value = Secret::new(text);
+        assert_eq!(value.is_some(), (1..=VALUE_MAX).contains(&text.len()), "{} bytes", text.len());
+        assert!(value.is_none_or(|value| value.reveal() == text));
+        !text.is_empty()
+    });
+    println!("{told}");
+}
