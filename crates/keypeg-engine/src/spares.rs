@@ -75,6 +75,8 @@ impl Spares {
         let (orders, todo) = sync_channel::<Order>(ORDERS_MAX);
         let (done, made) = sync_channel(READY);
         std::thread::Builder::new().name("keypeg-segments".into()).spawn(move || {
+            // As many as the journal has segments, at most.
+            let mut done_with = VecDeque::new();
             for order in todo {
                 match order {
                     Order::Make(segment, len) => {
@@ -83,9 +85,8 @@ impl Spares {
                         }
                     }
                     Order::Remove(segment) => {
-                        if let Err(error) = remove(&*disk, segment) {
-                            tracing::warn!(segment, %error, "a segment that is done stays");
-                        }
+                        done_with.push_back(segment);
+                        remove_in_order(&*disk, &mut done_with);
                     }
                 }
             }
@@ -240,6 +241,18 @@ fn remove(disk: &dyn Disk, segment: u64) -> io::Result<()> {
     }
 }
 
+/// Removes segments, oldest first. One that cannot be removed keeps those behind it too, until it can:
+/// the next start would take a gap for a loss.
+fn remove_in_order(disk: &dyn Disk, done_with: &mut VecDeque<u64>) {
+    while let Some(segment) = done_with.front() {
+        if let Err(error) = remove(disk, *segment) {
+            tracing::warn!(segment, %error, "a segment that is done stays for now");
+            return;
+        }
+        done_with.pop_front();
+    }
+}
+
 /// Whether an error says that the disk, or this user's share of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -268,6 +281,27 @@ mod tests {
         assert_eq!(spares.left(), Some(1), "the disk still counts as full");
         assert_eq!(disk.list().expect("lists"), [file_name(2)]);
         drop(spares);
+        std::fs::remove_dir_all(path).expect("removes");
+    }
+
+    /// One unlink that failed once left its segment behind while those after it went, and the next
+    /// start refused the directory: a segment in the middle was missing.
+    #[test]
+    fn a_segment_that_cannot_be_removed_keeps_those_behind_it() {
+        let path = std::env::temp_dir().join(format!("keypeg-removals-{}", std::process::id()));
+        let disk = Directory::open(&path).expect("a directory");
+        // An unlink of a directory fails.
+        std::fs::create_dir(path.join(file_name(1))).expect("makes");
+        for segment in [2, 3] {
+            Spare::make(&disk, segment, 4096).expect("makes");
+        }
+        let mut done_with = VecDeque::from([1, 2]);
+        remove_in_order(&disk, &mut done_with);
+        assert_eq!(disk.list().expect("lists").len(), 3, "none went");
+        std::fs::remove_dir(path.join(file_name(1))).expect("removes");
+        done_with.push_back(3);
+        remove_in_order(&disk, &mut done_with);
+        assert!(disk.list().expect("lists").is_empty() && done_with.is_empty());
         std::fs::remove_dir_all(path).expect("removes");
     }
 }
