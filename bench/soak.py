@@ -6,13 +6,15 @@
 Clients acquire, renew, release, keep alive, delete and make keys, so that the number of keys stays the same
 while the keys do not; some let leases run out, some hang up in the middle. It is flat, and passes, when over
 the last half of the time neither memory, nor descriptors, nor the directory grew by more than a twentieth
-and 16 MiB (one segment) beyond the most of the first half, and nothing was answered with a 5xx.
+and 16 MiB (one segment) beyond the most of the first half (the directory: beyond its bound), and nothing was answered with a 5xx.
 """
 
 import argparse, asyncio, json, os, random, re, resource, signal, subprocess, sys, tempfile, time
 
 COUNTS = {"answers": 0, "grants": 0, "failures": 0, "hung_up": 0}
 KEYS_PER_CLIENT = 20
+# The journal grows to its bound of 256 MiB; segments made ready, ballast and key set come on top.
+DIRECTORY_MIB = 256 + 16 * 4 + 8 + 32
 
 
 def seconds(text):
@@ -121,7 +123,7 @@ def verdict(samples):
     for name in samples[0]:
         before, after = max(one[name] for one in first), max(one[name] for one in last)
         spare = 16 if name.endswith("mib") else 2
-        grew = after > before * 1.05 + spare
+        grew = after > max(before * 1.05 + spare, DIRECTORY_MIB if name == "directory_mib" else 0)
         flat &= not grew
         print(f"{name}: at most {before:.0f} in the first half, {after:.0f} in the last{': GREW' if grew else ''}")
     return flat
