@@ -37,6 +37,7 @@ pub(crate) struct Replayed {
     segments: Vec<(u64, u64, u64)>,
     /// Segments made ready and never begun: number, length.
     unused: Vec<(u64, u64)>,
+    stranded: Vec<u64>,
     head: SegmentHead,
     /// What is at or below this position is in the key set.
     pub(crate) carried: u64,
@@ -106,7 +107,7 @@ pub(crate) fn replay(
     limits: Limits,
     keyset: &Keyset,
 ) -> Result<Replayed, StartError> {
-    let Segments { heads, all, unused } = segments(disk, meta)?;
+    let Segments { heads, all, unused, stranded } = segments(disk, meta)?;
     let first = *heads.first().ok_or_else(|| missing("the journal"))?;
     let mut rebuild = Rebuild::new(IdKey::new(meta.id_key), limits, 1);
     let carried = keyset.load(&mut rebuild)?;
@@ -123,6 +124,7 @@ pub(crate) fn replay(
         batches_cut: 0,
         segments: all,
         unused,
+        stranded,
         head: first,
         carried,
         // Nothing is carried that was not durable.
@@ -154,6 +156,8 @@ struct Segments {
     all: Vec<(u64, u64, u64)>,
     /// Those made ready behind it: number, length.
     unused: Vec<(u64, u64)>,
+    /// Those made ready behind one that a start has taken by another name.
+    stranded: Vec<u64>,
 }
 
 /// Reads the headers of all segments: none may be missing in between.
@@ -165,6 +169,7 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
     // Named and not begun, or begun when the disk failed. Where batches of it are missing, the
     // next segment does not go on where the one before ends, and that is refused.
     let mut not_begun = Vec::new();
+    let mut stranded = Vec::new();
     for (expected, segment) in (numbers.first().copied().unwrap_or(1)..).zip(&numbers) {
         if *segment != expected {
             // A start takes a segment that was made ready by another name until it is whole. Cut
@@ -177,6 +182,7 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
             if begun || !names.contains(&unfinished) {
                 return Err(missing(&file_name(expected)));
             }
+            stranded.extend(numbers.iter().copied().filter(|number| *number >= *segment));
             break;
         }
         let len = disk.open(&file_name(*segment)).and_then(|file| file.length());
@@ -192,7 +198,7 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
             }
         }
     }
-    Ok(Segments { heads, all, unused: not_begun })
+    Ok(Segments { heads, all, unused: not_begun, stranded })
 }
 
 /// Refuses a clock that no server reaches: nothing could be due after it.
@@ -356,6 +362,7 @@ impl Replayed {
             lease_us: now.lease_us,
             counters,
         };
+        remove_stranded(&**disk, head.segment, &self.stranded)?;
         remove_unfinished(&**disk, head.segment)?;
         let mut unused = self.unused.into_iter();
         let next = unused.next().filter(|(segment, _)| *segment == head.segment);
@@ -381,6 +388,19 @@ fn adopt(disk: &dyn Disk, journal: &mut Journal, segment: u64, len: u64) -> Resu
         journal.adopt(Spare { segment, file, len });
     }
     Ok(())
+}
+
+/// Removes segments made ready behind one that an earlier start had taken by another name, where
+/// this one takes another: without that name they would look like the end of a journal that lost a
+/// part. They go first, durably.
+fn remove_stranded(disk: &dyn Disk, fresh: u64, stranded: &[u64]) -> Result<(), StartError> {
+    if stranded.first().is_none_or(|first| *first == fresh + 1) {
+        return Ok(());
+    }
+    for segment in stranded {
+        disk.remove(&file_name(*segment)).map_err(io("removing a segment made ready"))?;
+    }
+    disk.sync_dir().map_err(io("removing segments made ready"))
 }
 
 /// Removes segments that were not made ready to their end, but for the one that is begun now.

@@ -4,11 +4,12 @@
 mod support;
 
 use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal as Denied, Verdict};
+use keypeg_engine::disk::Disk;
 use keypeg_engine::works::Ticket;
 use keypeg_engine::{Call, Principal, Refusal, Reply, Request, Setup};
 use std::sync::Arc;
-use support::sim_disk::SimDisk;
-use support::{Driver, GivenClock, default_pool, setup};
+use support::sim_disk::{CrashAt, SimDisk};
+use support::{Dice, Driver, GivenClock, default_pool, setup};
 
 fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
@@ -177,7 +178,7 @@ fn a_lease_is_held_by_its_id_over_a_restart_and_its_token_never_comes_again() {
 #[test]
 fn the_journal_rolls_and_every_segment_counts() {
     let (disk, clock) = used();
-    let mut names: Vec<_> = keypeg_engine::disk::Disk::list(&disk).expect("lists");
+    let mut names: Vec<_> = Disk::list(&disk).expect("lists");
     names.sort();
     assert!(names.len() > 5, "{names:?}");
     // The last one needs the segment made ready behind it to be missed; that has its own test.
@@ -203,7 +204,7 @@ fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
         driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
     }
     drop(driver);
-    let mut names = keypeg_engine::disk::Disk::list(&disk).expect("lists");
+    let mut names = Disk::list(&disk).expect("lists");
     names.retain(|name| name.starts_with("journal") && !name.ends_with("new"));
     names.sort();
     let [.., begun, _ready] = &names[..] else { panic!("{names:?}") };
@@ -214,10 +215,10 @@ fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
 #[test]
 fn every_flipped_byte_is_refused_or_a_cut_tail() {
     let (disk, clock) = used();
-    let names = keypeg_engine::disk::Disk::list(&disk).expect("lists");
+    let names = Disk::list(&disk).expect("lists");
     let (mut refusals, mut cuts, mut harmless) = (0, 0, 0);
     for name in names.into_iter().filter(|name| name != "keyset") {
-        let len = keypeg_engine::disk::Disk::read(&disk, &name).expect("reads").len();
+        let len = Disk::read(&disk, &name).expect("reads").len();
         for at in (0..len).step_by(if len > 4096 { 7 } else { 1 }) {
             let disk = disk.copy();
             disk.damage(&name, |bytes| bytes[at] ^= 0x40);
@@ -241,7 +242,7 @@ fn every_flipped_byte_is_refused_or_a_cut_tail() {
 #[test]
 fn a_cut_tail_loses_the_last_batch_alone_and_is_counted() {
     let (disk, clock) = used();
-    let mut names = keypeg_engine::disk::Disk::list(&disk).expect("lists");
+    let mut names = Disk::list(&disk).expect("lists");
     names.retain(|name| name.starts_with("journal"));
     names.sort();
     let last = names.last().expect("a segment").clone();
@@ -297,12 +298,12 @@ fn a_directory_of_a_newer_format_is_refused_untouched() {
 fn an_unfinished_making_begins_again_and_foreign_files_are_left_alone() {
     let disk = SimDisk::new();
     for name in ["meta.new", "journal-000000000001", "journal-000000000002.new"] {
-        keypeg_engine::disk::Disk::create(&disk, name, 10).expect("creates");
+        Disk::create(&disk, name, 10).expect("creates");
     }
-    keypeg_engine::disk::Disk::create(&disk, "lost+found", 0).expect("creates");
+    Disk::create(&disk, "lost+found", 0).expect("creates");
     let driver = open(&disk, &GivenClock::new());
     assert!(driver.recovered.made);
-    let names = keypeg_engine::disk::Disk::list(&disk).expect("lists");
+    let names = Disk::list(&disk).expect("lists");
     assert!(names.contains(&"lost+found".into()), "{names:?}");
 }
 
@@ -325,7 +326,7 @@ fn a_failed_commit_answers_nothing() {
     let (disk, clock) = used();
     let mut driver = open(&disk, &clock);
     driver.carry().expect("carries");
-    disk.crash_at(Some(support::sim_disk::CrashAt { operation: 1, after: false }));
+    disk.crash_at(Some(CrashAt { operation: 1, after: false }));
     let mut asked = (0..5)
         .map(|slot| {
             let call = Call::Generate { pool: default_pool(), count: 1 };
@@ -382,4 +383,34 @@ fn a_request_that_cannot_be_settled_in_50_ms_is_told_to_come_again() {
     let [(_, Reply::Refused(Refusal::Denied(Denied::Settling)))] = &replies[..] else {
         panic!("{replies:?}")
     };
+}
+
+/// A start takes the next segment that is ready by another name until it is whole. Once the power
+/// went just then, the header of the segment before it was lost, so the next start took that one,
+/// removed the other, and was killed: the segments ready behind the gap looked like the end of a
+/// journal that had lost a part, and no start went on. Found by the simulation.
+#[test]
+fn no_start_that_is_cut_short_leaves_a_gap_in_what_is_ready() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.works.make_ahead(false).expect("makes ready");
+    driver.generate(3);
+    drop(driver);
+    let taken = "journal-000000000003";
+    disk.rename(taken, &format!("{taken}.new")).expect("it was ready");
+    disk.sync_dir().expect("syncs");
+    let mut operation = 0;
+    loop {
+        let mut cut_short = disk.copy();
+        cut_short.crash_at(Some(CrashAt { operation, after: true }));
+        let opened = Driver::open(Arc::new(cut_short.clone()), &clock, 1);
+        if !cut_short.has_crashed() {
+            break;
+        }
+        drop(opened);
+        cut_short = cut_short.after_crash(&mut Dice(operation));
+        assert_eq!(open(&cut_short, &clock).recovered.keys, 3, "cut short at {operation}");
+        operation += 1;
+    }
+    assert!(operation > 8, "{operation} operations");
 }

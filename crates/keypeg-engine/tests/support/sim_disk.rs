@@ -7,7 +7,37 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+/// What a crash leaves or takes as a whole, unless [`SimDisk::tears_at`] says otherwise.
 const SECTOR: usize = 512;
+
+/// What is done to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Rename,
+    Remove,
+    SyncDir,
+    Write,
+    SetLen,
+    Sync,
+}
+
+/// What becomes of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It has its effect.
+    Done,
+    /// It fails and has half of its effect at most; a sync that fails takes with it what it was to
+    /// make durable.
+    Fails,
+    /// The process or the machine ends before it, or after it.
+    Ends { after: bool },
+}
+
+/// Who decides what becomes of each operation. It may use the disk itself meanwhile.
+pub(crate) trait Weather: Send + Sync {
+    fn before(&self, operation: Operation, name: &str) -> Fate;
+}
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
@@ -52,23 +82,70 @@ struct State {
     fail_sync_at: Option<u64>,
     /// Bytes it holds at most.
     capacity: Option<usize>,
+    /// Bytes that a crash leaves or takes as a whole.
+    sector: usize,
     crashed: bool,
 }
 
 /// The disk. Clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct SimDisk {
     state: Arc<Mutex<State>>,
+    weather: Option<Arc<dyn Weather>>,
 }
 
 struct SimFile {
     disk: SimDisk,
     inode: usize,
+    name: String,
 }
 
 impl SimDisk {
     pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// A disk whose operations somebody decides on, and which tears at `sector` bytes.
+    pub(crate) fn under(weather: Arc<dyn Weather>, sector: usize) -> Self {
+        let disk = Self { weather: Some(weather), ..Self::default() };
+        disk.lock().sector = sector;
+        disk
+    }
+
+    /// Ends the process that uses it: nothing it still does has an effect. What it wrote stays in
+    /// the page cache.
+    pub(crate) fn end_process(&self) {
+        self.lock().crashed = true;
+    }
+
+    /// Lets the next process use it. Of what a failed sync left in the page cache chance tells what
+    /// is still there.
+    pub(crate) fn next_process(&self, dice: &mut Dice) {
+        let mut state = self.lock();
+        state.crashed = false;
+        for inode in &mut state.inodes {
+            if !inode.phantom.is_empty() && dice.below(2) == 0 {
+                inode.seen.clone_from(&inode.durable);
+                for change in &inode.dirty {
+                    change.apply(&mut inode.seen);
+                }
+            }
+            inode.phantom.clear();
+        }
+    }
+
+    /// Cuts the power: what the next process finds is what was synced, and of the rest what chance
+    /// leaves.
+    pub(crate) fn cut_power(&self, dice: &mut Dice) {
+        let after = self.after_crash(dice);
+        let mut after = after.lock().clone();
+        after.capacity = self.lock().capacity;
+        for (at, inode) in after.inodes.iter_mut().enumerate() {
+            if !after.names.values().any(|named| *named == at) {
+                *inode = Inode::default();
+            }
+        }
+        *self.lock() = after;
     }
 
     /// Sets when it crashes, counted from now.
@@ -104,9 +181,11 @@ impl SimDisk {
         for change in &state.changes[..usize::try_from(kept).unwrap()] {
             apply(&mut names, change);
         }
-        let inodes = state.inodes.iter().map(|inode| inode.after_crash(dice)).collect();
-        let after = State { inodes, durable_names: names.clone(), names, ..State::default() };
-        Self { state: Arc::new(Mutex::new(after)) }
+        let sector = if state.sector == 0 { SECTOR } else { state.sector };
+        let inodes = state.inodes.iter().map(|inode| inode.after_crash(sector, dice)).collect();
+        let after =
+            State { inodes, durable_names: names.clone(), names, sector, ..State::default() };
+        Self { state: Arc::new(Mutex::new(after)), weather: self.weather.clone() }
     }
 
     /// Sets how many bytes it holds at most.
@@ -119,9 +198,17 @@ impl SimDisk {
         self.lock().used()
     }
 
+    /// Bytes of all files whose names begin so.
+    pub(crate) fn bytes_of(&self, prefix: &str) -> u64 {
+        let state = self.lock();
+        let files = state.names.iter().filter(|(name, _)| name.starts_with(prefix));
+        files.map(|(_, inode)| state.inodes[*inode].seen.len() as u64).sum()
+    }
+
     /// A disk of its own with the same contents.
     pub(crate) fn copy(&self) -> Self {
-        Self { state: Arc::new(Mutex::new(self.lock().clone())) }
+        let state = Arc::new(Mutex::new(self.lock().clone()));
+        Self { state, weather: self.weather.clone() }
     }
 
     /// Changes a file's bytes behind everybody's back.
@@ -145,19 +232,43 @@ impl SimDisk {
     }
 
     /// Counts an operation; runs its effect unless the disk crashes before it.
-    fn operate<T>(&self, effect: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.lock();
+    fn operate<T>(
+        &self,
+        operation: Operation,
+        name: &str,
+        effect: impl FnOnce(&mut State, bool) -> io::Result<T>,
+    ) -> io::Result<T> {
         let dead = || io::Error::other("the simulated disk has crashed");
+        if self.lock().crashed {
+            return Err(dead());
+        }
+        let fate = self.weather.as_ref().map_or(Fate::Done, |all| all.before(operation, name));
+        let mut state = self.lock();
         if state.crashed {
             return Err(dead());
+        }
+        match fate {
+            Fate::Done => {}
+            Fate::Fails => {
+                // What it still did, it did to nobody's knowledge.
+                drop(effect(&mut state, true));
+                return Err(io::Error::other("the simulated disk fails"));
+            }
+            Fate::Ends { after } => {
+                if after {
+                    effect(&mut state, false)?;
+                }
+                state.crashed = true;
+                return Err(dead());
+            }
         }
         let now = state.operations;
         state.operations += 1;
         match state.crash_at.filter(|at| at.operation == now) {
-            None => effect(&mut state),
+            None => effect(&mut state, false),
             Some(CrashAt { after, .. }) => {
                 if after {
-                    effect(&mut state)?;
+                    effect(&mut state, false)?;
                 }
                 state.crashed = true;
                 Err(dead())
@@ -187,7 +298,7 @@ impl Inode {
         }
     }
 
-    fn after_crash(&self, dice: &mut Dice) -> Self {
+    fn after_crash(&self, sector: usize, dice: &mut Dice) -> Self {
         let mut bytes = self.durable.clone();
         // A mood for each file: all lost, all kept, or each sector by itself.
         let mood = dice.below(3);
@@ -197,17 +308,24 @@ impl Inode {
                     change.apply(&mut bytes);
                 }
                 Change::Len(_) => {}
-                Change::Write(at, part) => keep_some(&mut bytes, *at, part, mood, dice),
+                Change::Write(at, part) => {
+                    keep_some(&mut bytes, (*at, part), (sector, mood), dice);
+                }
             }
         }
         Self::holding(bytes)
     }
 }
 
-fn keep_some(bytes: &mut Vec<u8>, at: usize, part: &[u8], mood: u64, dice: &mut Dice) {
+fn keep_some(
+    bytes: &mut Vec<u8>,
+    (at, part): (usize, &[u8]),
+    (sector, mood): (usize, u64),
+    dice: &mut Dice,
+) {
     let mut begin = 0;
     while begin < part.len() {
-        let end = ((at + begin) / SECTOR * SECTOR + SECTOR - at).min(part.len());
+        let end = ((at + begin) / sector * sector + sector - at).min(part.len());
         if mood == 1 || (mood == 2 && dice.below(2) == 0) {
             put(bytes, at + begin, &part[begin..end]);
         }
@@ -289,44 +407,59 @@ impl Disk for SimDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let inode = self.lock().inode(name)?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode, name: name.into() }))
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
-        let inode = self.operate(|state| {
+        let inode = self.operate(Operation::Create, name, |state, fails| {
             if state.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            state.grow(usize::try_from(len).unwrap())?;
+            let len = usize::try_from(len).unwrap();
+            let grown = state.grow(len);
+            // Where the room ends, it is there as far as it could be written.
+            let there = match state.capacity {
+                Some(capacity) if grown.is_err() => capacity.saturating_sub(state.used()),
+                _ if fails => len / 2,
+                _ => len,
+            };
             let inode = state.inodes.len();
-            let zeros = vec![0; usize::try_from(len).unwrap()];
             let mut made = Inode::default();
-            made.write(Change::Write(0, zeros));
+            made.write(Change::Write(0, vec![0; there]));
             state.inodes.push(made);
             state.change(NameChange::Link(name.into(), inode));
-            Ok(inode)
+            grown.map(|()| inode)
         })?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode, name: name.into() }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.operate(|state| {
+        self.operate(Operation::Rename, to, |state, fails| {
             state.inode(from)?;
+            if fails {
+                return Ok(());
+            }
             state.change(NameChange::Rename(from.into(), to.into()));
             Ok(())
         })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.operate(|state| {
+        self.operate(Operation::Remove, name, |state, fails| {
             state.inode(name)?;
+            if fails {
+                return Ok(());
+            }
             state.change(NameChange::Unlink(name.into()));
             Ok(())
         })
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.operate(|state| {
+        self.operate(Operation::SyncDir, "", |state, fails| {
+            if fails {
+                return Ok(());
+            }
             state.durable_names = state.names.clone();
             state.changes.clear();
             Ok(())
@@ -349,7 +482,8 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.operate(|state| {
+        self.disk.operate(Operation::Write, &self.name, |state, fails| {
+            let bytes = if fails { &bytes[..bytes.len() / 2] } else { bytes };
             let at = usize::try_from(at).unwrap();
             let len = state.inodes[self.inode].seen.len();
             state.grow((at + bytes.len()).saturating_sub(len))?;
@@ -359,7 +493,10 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.operate(|state| {
+        self.disk.operate(Operation::SetLen, &self.name, |state, fails| {
+            if fails {
+                return Ok(());
+            }
             let len = usize::try_from(len).unwrap();
             state.grow(len.saturating_sub(state.inodes[self.inode].seen.len()))?;
             state.inodes[self.inode].write(Change::Len(len));
@@ -368,16 +505,16 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.operate(|state| {
-            let fails = state.fail_sync_at == Some(state.operations - 1);
+        self.disk.operate(Operation::Sync, &self.name, |state, fails| {
+            let ends = !fails && state.fail_sync_at == Some(state.operations - 1);
             let inode = &mut state.inodes[self.inode];
-            if !fails {
+            if !fails && !ends {
                 inode.sync();
                 return Ok(());
             }
             let lost = std::mem::take(&mut inode.dirty);
             inode.phantom.extend(lost);
-            state.crashed = true;
+            state.crashed |= ends;
             Err(io::Error::other("the simulated disk failed to sync"))
         })
     }
