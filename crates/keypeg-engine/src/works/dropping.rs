@@ -21,6 +21,8 @@ pub(super) struct Dropping {
     through: u64,
     /// Bytes told so far.
     bytes: u64,
+    /// How many holds and answers those tell of.
+    many: u64,
     /// Whether all has been told and the last of it is in the batch.
     told: bool,
 }
@@ -33,13 +35,18 @@ impl Works {
             return;
         }
         let Some(mut dropping) = self.dropping else {
-            let begun =
-                |through| Dropping { at: Retelling::default(), through, bytes: 0, told: false };
+            let at = Retelling::default();
+            let begun = |through| Dropping { at, through, bytes: 0, many: 0, told: false };
             self.dropping = self.to_drop().map(begun);
             return;
         };
         let before = self.batch.bytes().len();
-        if let Some(at) = self.pools.retell(dropping.at, RETELL_MAX, &mut self.batch) {
+        let batch = &mut self.batch;
+        let mut tell = |fact: &Fact<'_>| {
+            dropping.many += 1;
+            batch.fact(fact);
+        };
+        if let Some(at) = self.pools.retell(dropping.at, RETELL_MAX, &mut tell) {
             dropping.at = at;
         } else {
             Sink::fact(&mut self.batch, &Fact::Dropped { through: dropping.through });
@@ -71,10 +78,11 @@ impl Works {
 
     /// Drops the old segments once all that lives of them has been told anew, durably.
     pub(super) fn drop_told(&mut self) -> Result<(), CommitError> {
-        let Some(Dropping { through, told: true, bytes, .. }) = self.dropping else {
+        let Some(Dropping { through, told: true, bytes, many, .. }) = self.dropping else {
             return Ok(());
         };
-        self.told_each = (bytes / self.told().max(1)).max(HELD_BYTES);
+        // By what was told, not by what there is now: most of it may have ended meanwhile.
+        self.told_each = (bytes / many.max(1)).max(HELD_BYTES);
         self.dropping = None;
         self.journal
             .as_mut()
