@@ -80,10 +80,16 @@ impl Pool {
             return;
         }
         self.note_end(ledger, hold, cause);
+        self.begin_rest(hold, rest_until_us, reason);
+    }
+
+    /// Lets the key of a lease that has ended rest until a time.
+    pub(super) fn begin_rest(&mut self, hold: u32, until_us: u64, reason: Option<&str>) {
+        let slot = self.holds.get(hold).slot;
         self.slots.set_state(slot, KeyState::Resting);
         self.resting += 1;
         self.holds.rest(hold, reason);
-        self.returns.set(hold, rest_until_us, &mut self.holds);
+        self.returns.set(hold, until_us, &mut self.holds);
     }
 
     /// Takes a key out of rotation, whatever it was.

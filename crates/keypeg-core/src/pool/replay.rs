@@ -104,7 +104,8 @@ impl Pool {
         let (granted_us, hold_until_us) = (until_us, until_us);
         let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None };
         self.lend(ledger, slot, token, &lease);
-        self.end_lease(ledger, self.slots.place(slot), (until_us, reason), EndCause::Expired);
+        // How that lease ended is not told here; what an earlier fact told of it stands.
+        self.begin_rest(self.slots.place(slot), until_us, reason);
     }
 
     /// Gives the lease a new end. False when the key is not lent for that token.
