@@ -16,9 +16,11 @@ test:
 bench:
     cargo bench -p keypeg-core --bench cost
 
-# Many more seeds beside the model than a test run plays.
+# Many more seeds than a test run plays, of the core beside its model and of the simulation.
 soak seeds="2000":
     KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-core --test model
+    KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-engine --test sim -- --nocapture
+    KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-engine --features sabotage --test sim -- --nocapture
 
 # Many more requests made from the OpenAPI document than a test run sends, from another seed each time.
 soak-api cases="500" seconds="1800":

@@ -5,6 +5,7 @@ use crate::fact::{Fact, Sink};
 use crate::ids::{IdKey, TOKEN_MAX};
 use crate::pool::Lent;
 use crate::refusal::{EndCause, Refusal};
+use crate::sabotage::{Bound, bound};
 use hashbrown::HashMap;
 
 /// Tokens reserved at a time: what an unclean start skips at most.
@@ -97,7 +98,7 @@ impl Ledger {
                 self.next_token < TOKEN_MAX,
                 "fencing tokens are used up: that takes centuries"
             );
-            let until = (self.next_token + TOKEN_BLOCK).min(TOKEN_MAX);
+            let until = (self.next_token + bound(Bound::TokenBlock, TOKEN_BLOCK)).min(TOKEN_MAX);
             self.counters.tokens_reserved = until;
             facts.fact(&Fact::TokensReserved { until });
         }

@@ -23,6 +23,7 @@ mod rebuild;
 mod refusal;
 mod replays;
 mod retired;
+pub mod sabotage;
 mod slots;
 mod symbols;
 

@@ -37,6 +37,7 @@ use crate::policy::{OutOfRange, Policy, PoolName};
 use crate::refusal::{Counts, EndCause, NoKeyCause, Refusal};
 use crate::replays::Replays;
 use crate::retired::Retired;
+use crate::sabotage::{Sabotage, on};
 use crate::slots::Slots;
 use crate::symbols::Symbols;
 use hashbrown::HashSet;
@@ -173,13 +174,19 @@ impl Pool {
             let slot = self.admit(&ledger.ids, step.now, number, (id, &value), false);
             keys.push(self.new_key(step.now, id, slot));
         }
-        step.facts.fact(&Fact::Born {
-            pool: self.number,
-            first,
-            at_ms: step.now.wall_us / US_PER_MS,
-            imported: false,
-            values: values.values(),
-        });
+        let pool = self.number;
+        let at_ms = step.now.wall_us / US_PER_MS;
+        if on(Sabotage::HalfBatch) {
+            for (first, value) in (first..).zip(values.values().iter()) {
+                let mut alone = ValuesBuilder::default();
+                alone.push(value);
+                let values = alone.values();
+                step.facts.fact(&Fact::Born { pool, first, at_ms, imported: false, values });
+            }
+            return Ok(keys);
+        }
+        let values = values.values();
+        step.facts.fact(&Fact::Born { pool, first, at_ms, imported: false, values });
         self.tell(step, || Event::Born { imported: false, keys: &keys });
         Ok(keys)
     }
@@ -298,8 +305,10 @@ impl Pool {
     ) -> Result<(LeaseView, Secret), Refusal> {
         let length_us = self.length_us(ttl_ms)?;
         self.settle_returns(ledger, step);
-        self.serve_line(ledger, step);
-        if !self.line.is_empty() {
+        if !on(Sabotage::NewcomerFirst) {
+            self.serve_line(ledger, step);
+        }
+        if !self.line.is_empty() && !on(Sabotage::NewcomerFirst) {
             // Whoever stands in line comes first.
             return Err(self.no_key(ledger, step));
         }
@@ -313,7 +322,7 @@ impl Pool {
     /// Draws a free key, each as likely, and purges those that are due on the way.
     fn draw(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Result<u32, Undrawn> {
         while let Some(slot) = self.available.draw(step.chance) {
-            if self.lives.deadline(slot, &self.slots) > step.now.serving_us {
+            if !is_over(self.lives.deadline(slot, &self.slots), step.now.serving_us) {
                 return Ok(slot);
             }
             if step.budget == 0 {
@@ -361,7 +370,7 @@ impl Pool {
 
     fn no_key(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Refusal {
         self.settle_lives(ledger, step);
-        if self.key_is_due(step.now) {
+        if self.key_is_due(step.now) && !on(Sabotage::FalseNone) {
             return Refusal::Settling;
         }
         let counts = self.counts();
@@ -404,7 +413,9 @@ impl Pool {
             let expires_at_ms = step.now.wall_ms_of_lease(present_us);
             return Err(Refusal::MaxHoldReached { expires_at_ms });
         }
-        self.returns.set(hold, until_us, &mut self.holds);
+        if !on(Sabotage::OldTimerEndsLease) {
+            self.returns.set(hold, until_us, &mut self.holds);
+        }
         let key = self.slots.number(slot);
         step.facts.fact(&Fact::Renewed { pool: self.number, key, token, until_us });
         let view = self.lease_view(&ledger.ids, step.now, hold);
@@ -460,6 +471,9 @@ impl Pool {
         {
             // The cause tells of the key as it is now, so what is due of it is over.
             self.settle_key(ledger, step, ended.slot);
+            if on(Sabotage::ReleaseWhoeverHolds) && self.state_of(ended) == Some(KeyState::Leased) {
+                return Ok(self.slots.place(ended.slot));
+            }
         }
         Err(Refusal::LeaseEnded { cause: self.end_cause(ledger, lease.token()) })
     }
@@ -575,7 +589,7 @@ impl Pool {
     }
 
     fn life_is_due(&self, now: Now) -> bool {
-        self.next_purge_us().is_some_and(|at| at <= now.serving_us)
+        self.next_purge_us().is_some_and(|at| is_over(at, now.serving_us))
     }
 
     fn settle_returns(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
@@ -590,7 +604,7 @@ impl Pool {
 
     fn settle_lives(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
         while let Some((at, slot)) = self.lives.first()
-            && at <= step.now.serving_us
+            && is_over(at, step.now.serving_us)
             && step.budget > 0
         {
             step.budget -= 1;
@@ -603,7 +617,7 @@ impl Pool {
         // Mostly nothing at all is due, and then the key's own deadline, a cache miss, need not be
         // looked up.
         if self.life_is_due(step.now)
-            && self.lives.deadline(slot, &self.slots) <= step.now.serving_us
+            && is_over(self.lives.deadline(slot, &self.slots), step.now.serving_us)
         {
             self.purge(ledger, step, slot);
             return false;
@@ -644,7 +658,9 @@ impl Pool {
     fn purge(&mut self, ledger: &mut Ledger, step: &mut Step<'_>, slot: u32) {
         let number = self.slots.number(slot);
         let (key, was) = self.forget(ledger, slot);
-        step.facts.fact(&Fact::Purged { pool: self.number, key: number });
+        if !on(Sabotage::ForgetPurge) {
+            step.facts.fact(&Fact::Purged { pool: self.number, key: number });
+        }
         self.tell(step, || Event::Purged { key, was });
     }
 
@@ -698,7 +714,7 @@ impl Pool {
         self.lives.cancel(slot, &mut self.slots);
         let (slots, pool, ids) = (&self.slots, self.number, &ledger.ids);
         self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
-        if self.slots.imported(slot) {
+        if self.slots.imported(slot) && !on(Sabotage::ForgetRetired) {
             self.retired.insert(id, ledger.mark, ledger.taken_over);
         }
         self.slots.remove(slot);
@@ -761,6 +777,11 @@ enum Undrawn {
     None,
     /// More is due than the step's budget allows to purge.
     Settling,
+}
+
+/// Whether the end of a key's life has come.
+fn is_over(at_us: u64, serving_us: u64) -> bool {
+    if on(Sabotage::RaiseAtDeadline) { at_us < serving_us } else { at_us <= serving_us }
 }
 
 type Hasher = foldhash::fast::RandomState;

@@ -14,6 +14,7 @@ use crate::line::Line;
 use crate::policy::{Policy, PolicyPatch, PoolName};
 use crate::pool::{Pool, Step};
 use crate::refusal::Refusal;
+use crate::sabotage::{Sabotage, on};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -162,7 +163,9 @@ impl Pools {
         let at = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
         let pool = &mut self.seats[at as usize].as_mut().expect(SEATED).pool;
         let played = play(pool, &mut self.ledger, step);
-        pool.serve_line(&mut self.ledger, step);
+        if !on(Sabotage::NewcomerFirst) {
+            pool.serve_line(&mut self.ledger, step);
+        }
         self.schedule(at);
         played
     }

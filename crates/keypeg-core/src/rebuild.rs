@@ -9,6 +9,7 @@ use crate::ids::{IdKey, TOKEN_MAX};
 use crate::ledger::{Counters, Limits};
 use crate::policy::{Policy, PoolName};
 use crate::pools::Pools;
+use crate::sabotage::{Sabotage, on};
 use hashbrown::HashMap;
 
 /// Pools on their way back: first what a database kept, then the facts of the journal.
@@ -314,7 +315,9 @@ impl Rebuild {
     /// token beyond all that may have been granted. Leases go on where they were.
     pub fn finish(mut self, now: Now) -> Pools {
         let ledger = self.pools.ledger_mut();
-        ledger.next_token = self.stopped_at.unwrap_or(ledger.counters.tokens_reserved);
+        if !on(Sabotage::RepeatTokens) {
+            ledger.next_token = self.stopped_at.unwrap_or(ledger.counters.tokens_reserved);
+        }
         for &Rebuilt { seat, .. } in self.seats.values() {
             self.pools.parts(seat).0.start(now);
             self.pools.schedule(seat);

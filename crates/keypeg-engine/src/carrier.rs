@@ -4,6 +4,7 @@
 //! batches into one change. Where it stands is in the database, so a crash at any point only makes
 //! it read again what it had not carried. Leases pass it by.
 
+use crate::core::sabotage::{Bound, Sabotage, bound, on};
 use crate::core::{Counters, IdKey};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
@@ -186,8 +187,14 @@ impl Carrier {
         let synced = self.progress.synced.load(Ordering::Acquire);
         let carried = self.progress.carried.load(Ordering::Acquire);
         let mut change = Change::after(carried, self.counters);
-        while change.position < synced && change.facts() < FACTS_MAX {
-            let (position, records, lease_us) = self.reading.next(&*self.disk)?;
+        let reads_on = on(Sabotage::CarryPastSynced);
+        let facts_max = bound(Bound::Facts, FACTS_MAX as u64);
+        while (change.position < synced || reads_on) && (change.facts() as u64) < facts_max {
+            let next = self.reading.next(&*self.disk);
+            if reads_on && next.is_err() && change.position >= synced {
+                break;
+            }
+            let (position, records, lease_us) = next?;
             if position > carried {
                 self.fold(&records, lease_us, &mut change)?;
                 change.position = position;

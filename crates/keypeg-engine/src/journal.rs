@@ -6,6 +6,7 @@
 
 use crate::carrier::Progress;
 use crate::core::Counters;
+use crate::core::sabotage::{Bound, Sabotage, bound, on};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
 use crate::spares::{READY, Spare, Spares};
@@ -120,7 +121,9 @@ impl Journal {
         file.write_at(SEGMENT_HEAD as u64, &body)?;
         file.sync()?;
         disk.rename(&unfinished, &name)?;
-        disk.sync_dir()?;
+        if !on(Sabotage::ForgetDirectorySync) {
+            disk.sync_dir()?;
+        }
         let position = head.starts_at - 1 + unproven.len() as u64;
         let spares = Spares::new(Arc::clone(disk), segment_len);
         let segments = [(head.segment, head.starts_at, len)].into();
@@ -153,8 +156,16 @@ impl Journal {
             lease_us: stamp.lease_us,
         };
         batch.write(records, &mut self.frame);
+        if on(Sabotage::AnswerBeforeSync) {
+            self.file.sync()?;
+        }
         self.file.write_at(self.at, &self.frame)?;
-        self.file.sync()?;
+        if !on(Sabotage::AnswerBeforeSync) {
+            let synced = self.file.sync();
+            if !on(Sabotage::IgnoreFailedSync) {
+                synced?;
+            }
+        }
         self.at += padded;
         self.position += 1;
         self.counters = stamp.counters;
@@ -208,13 +219,14 @@ impl Journal {
     /// giving back aside; `None` while more can be made.
     pub(crate) fn room_bytes(&self) -> Option<u64> {
         let left = self.spares.left()? as u64;
-        Some((self.len - self.at + left * self.segment_len).saturating_sub(LAST_ROOM))
+        Some((self.len - self.at + left * self.segment_len).saturating_sub(last_room()))
     }
 
     /// The last segment before the present one whose batches are all in the database.
     pub(crate) fn droppable(&self, carried: u64) -> Option<u64> {
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
         // The segment that holds the carried position stays: the carrier reads on from it.
+        let carried = if on(Sabotage::DropBeforeCarry) { u64::MAX } else { carried };
         let whole = pairs.filter(|(_, (_, next_starts_at, _))| *next_starts_at <= carried);
         whole.map(|((segment, ..), _)| *segment).max()
     }
@@ -286,7 +298,7 @@ impl Journal {
             None | Some(READY..) => Room::Plenty,
             Some(2) => Room::Grants,
             Some(1) => Room::GivingBack,
-            Some(_) if self.len - self.at > LAST_ROOM => Room::GivingBack,
+            Some(_) if self.len - self.at > last_room() => Room::GivingBack,
             Some(_) => Room::Nothing,
         }
     }
@@ -302,6 +314,10 @@ impl std::fmt::Debug for Journal {
         let Self { head, at, position, .. } = self;
         write!(f, "Journal(segment {}, at {at}, position {position})", head.segment)
     }
+}
+
+fn last_room() -> u64 {
+    bound(Bound::LastRoom, LAST_ROOM)
 }
 
 /// The name of a segment's file.

@@ -7,6 +7,7 @@
 //! back or keep alive have room of their own. Knows nothing of what a request means, but that a
 //! grant nobody received must be taken back, and that whoever waits in line and has gone must leave.
 
+use crate::core::sabotage::{Sabotage, on};
 use crate::request::{Call, Principal, Refusal, Reply, Request};
 use std::future::Future;
 use std::mem;
@@ -288,7 +289,10 @@ impl Calls {
 }
 
 /// What undoes a reply that nobody received: a grant is given back, all else stands.
-fn take_back(reply: &Reply) -> Option<Call> {
+pub fn take_back(reply: &Reply) -> Option<Call> {
+    if on(Sabotage::KeepUndelivered) {
+        return None;
+    }
     let Reply::Granted { lease, pool, again: false, .. } = reply else { return None };
     Some(Call::TakeBack { pool: pool.clone(), lease: lease.id })
 }

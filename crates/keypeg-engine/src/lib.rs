@@ -33,7 +33,7 @@ use crate::works::{Sizes, Works};
 pub use journal::SEGMENT_LEN;
 pub use keypeg_core as core;
 pub use keypeg_core::Chance;
-pub use lanes::{Answer, LANE_MAX, LANE_RESERVE, Lane};
+pub use lanes::{Answer, LANE_MAX, LANE_RESERVE, Lane, take_back};
 pub use request::{
     Call, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Refusal, Reply, Request, WAIT_MAX_MS,
 };

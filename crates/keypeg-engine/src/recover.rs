@@ -6,6 +6,7 @@
 //! answered: bytes that were read from a page cache after a failed sync are never built upon.
 
 use crate::carrier::BALLAST;
+use crate::core::sabotage::{Sabotage, on};
 use crate::core::{
     Carried, Counters, IdKey, Limits, Misfit, NEVER_US, Now, Pools, Rebuild, TOKEN_MAX,
 };
@@ -350,7 +351,10 @@ impl Replayed {
     ) -> Result<(Journal, Pools), StartError> {
         let counters_now = self.rebuild.pools().counters();
         let counters = self.unproven.front().map_or(counters_now, |(before, _)| *before);
-        let unproven: Vec<_> = self.unproven.into_iter().map(|(_, batch)| batch).collect();
+        let mut unproven: Vec<_> = self.unproven.into_iter().map(|(_, batch)| batch).collect();
+        if on(Sabotage::TrustUnprovenTail) {
+            unproven.clear();
+        }
         let head = SegmentHead {
             installation: self.head.installation,
             segment: self.head.segment + 1,

@@ -4,6 +4,7 @@
 //! Several are kept. When no more can be made, those left are for what gives room back: the journal
 //! tells from their number what may still be asked. Also where segments that are done are removed.
 
+use crate::core::sabotage::{Sabotage, on};
 use crate::disk::{Disk, DiskFile};
 use crate::journal::{UNFINISHED, file_name};
 use std::collections::VecDeque;
@@ -220,7 +221,9 @@ impl Spare {
         let made = disk.create(&unfinished, len).and_then(|file| {
             file.sync()?;
             disk.rename(&unfinished, &name)?;
-            disk.sync_dir()?;
+            if !on(Sabotage::ForgetDirectorySync) {
+                disk.sync_dir()?;
+            }
             Ok(Self { segment, file, len })
         });
         if made.as_ref().is_err_and(is_full) {

@@ -4,6 +4,7 @@
 //! restart in the same boot downtime counts, over a reboot it does not, so a lease can end late
 //! but never early. Serving time adds at most a second a step, so that no key pays for a stop.
 
+use crate::core::sabotage::{Sabotage, on};
 use crate::core::{Now, US_PER_S};
 use crate::{Clock, Reading};
 
@@ -32,12 +33,16 @@ pub(crate) struct LastClock {
 impl Times {
     /// Goes on from where the journal stood; from zero without one.
     pub(crate) fn resume(clock: Box<dyn Clock>, reading: Reading, last: Option<LastClock>) -> Self {
+        let reading = taken(reading);
         let shift = match last {
             None => 0_u64.wrapping_sub(reading.boot_us),
             Some(last) if last.boot_id == reading.boot_id && last.boot_us <= reading.boot_us => {
                 last.lease_us.wrapping_sub(last.boot_us)
             }
-            Some(last) => last.lease_us.wrapping_sub(reading.boot_us),
+            Some(last) => {
+                let off = if on(Sabotage::ShortenAfterReboot) { 5 * US_PER_S } else { 0 };
+                (last.lease_us + off).wrapping_sub(reading.boot_us)
+            }
         };
         Self { clock, shift, boot_us: reading.boot_us, serving_us: 0 }
     }
@@ -55,10 +60,12 @@ impl Times {
     /// Reads the clocks; neither of the two that decide ever goes back. Serving time stands still
     /// where the server does not serve.
     pub(crate) fn now(&mut self, serving: bool) -> Now {
-        let reading = self.clock.read();
+        let reading = taken(self.clock.read());
         let boot_us = reading.boot_us.max(self.boot_us);
         if serving {
-            self.serving_us += (boot_us - self.boot_us).min(SERVING_STEP_MAX_US);
+            let uncapped = on(Sabotage::PurgeByLeaseClock);
+            let most_us = if uncapped { u64::MAX } else { SERVING_STEP_MAX_US };
+            self.serving_us += (boot_us - self.boot_us).min(most_us);
         }
         self.boot_us = boot_us;
         Now {
@@ -67,6 +74,12 @@ impl Times {
             wall_us: reading.wall_us,
         }
     }
+}
+
+/// What of a reading decides.
+fn taken(reading: Reading) -> Reading {
+    let boot_us = if on(Sabotage::CountWallTime) { reading.wall_us } else { reading.boot_us };
+    Reading { boot_us, ..reading }
 }
 
 impl std::fmt::Debug for Times {

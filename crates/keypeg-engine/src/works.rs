@@ -10,6 +10,7 @@ mod room;
 mod waits;
 
 use crate::carrier::{Carrier, Progress};
+use crate::core::sabotage::{Bound, Sabotage, bound, on};
 use crate::core::{Fact, IdKey, Limits, Now, PolicyPatch, Pool, PoolName, Pools, Sink, Step};
 use crate::disk::Disk;
 use crate::journal::{Journal, Room, SEGMENT_LEN, Stamp};
@@ -18,7 +19,7 @@ use crate::lanes::Bell;
 use crate::lookups::Lookups;
 use crate::meta::Meta;
 use crate::meter::{ANSWERS, COMMIT_US, Meter};
-use crate::record::Batch;
+use crate::record::{self, Batch};
 use crate::recover::{self, io};
 use crate::request::{Refusal, Reply, Request};
 use crate::spares::RETRY_US;
@@ -310,7 +311,7 @@ impl Works {
     ) -> bool {
         let now_us = self.now.lease_us;
         let mut ended_by_time = false;
-        let mut budget = EXPIRE_MAX;
+        let mut budget = expire_max();
         let (looked_up, late) = (self.looked_up.len(), self.late.len());
         let owed = looked_up + late;
         let room = self.room();
@@ -378,13 +379,19 @@ impl Works {
     /// Makes the batch durable: always where it has records, and where `clock_matters`, since an
     /// answer then rests on a deadline that has passed.
     fn commit(&mut self, clock_matters: bool) -> Result<(), CommitError> {
-        let records = self.batch.bytes();
-        if records.is_empty() && !clock_matters {
+        let mut records = self.batch.bytes();
+        if records.is_empty() && (!clock_matters || on(Sabotage::ForgetTheClock)) {
             return Ok(());
         }
         if let Some(journal) = &mut self.journal {
             let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
             let begun_us = self.times.stopwatch_us();
+            if on(Sabotage::HalfBatch)
+                && let Ok((_, rest)) = record::read(records, stamp.lease_us)
+            {
+                journal.commit(&records[..records.len() - rest.len()], stamp)?;
+                records = rest;
+            }
             journal.commit(records, stamp)?;
             let took_us = self.times.stopwatch_us().saturating_sub(begun_us);
             self.meter.commit_us.count(&COMMIT_US, took_us);
@@ -450,7 +457,11 @@ impl Works {
 }
 
 fn step<'a>(now: Now, chance: &'a mut dyn Chance, facts: &'a mut Batch) -> Step<'a> {
-    Step { now, chance, facts, budget: EXPIRE_MAX, ended_by_time: false }
+    Step { now, chance, facts, budget: expire_max(), ended_by_time: false }
+}
+
+fn expire_max() -> u32 {
+    u32::try_from(bound(Bound::Expire, u64::from(EXPIRE_MAX))).unwrap_or(EXPIRE_MAX)
 }
 
 fn carrier(

@@ -11,6 +11,7 @@ use crate::key::KeyState;
 use crate::ledger::Ledger;
 use crate::rebuild::LoadedKey;
 use crate::refusal::EndCause;
+use crate::sabotage::{Sabotage, on};
 
 impl Pool {
     /// Keeps slots of keys that go from being used again until [`Pool::start`]: the keys a database
@@ -207,6 +208,8 @@ impl Pool {
             return;
         }
         let holder = words.as_deref();
+        let until_us =
+            if on(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
         let lease = Grant { granted_us, until_us, hold_until_us: latest_us, rest_us, holder };
         facts.fact(&Fact::Held { pool, key, token, lease });
     }

@@ -11,6 +11,7 @@ use crate::ledger::{Handed, Ledger, WAITERS_MAX};
 use crate::line::{Line, Waiter};
 use crate::policy::PoolName;
 use crate::refusal::Refusal;
+use crate::sabotage::{Bound, bound};
 
 /// A key that was lent to somebody who waited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,11 @@ pub struct Lent {
     pub value: Secret,
     /// How long it was waited for, in milliseconds; never more than that.
     pub waited_ms: u64,
+}
+
+fn waiters_max() -> usize {
+    let max = bound(Bound::Waiters, WAITERS_MAX as u64);
+    usize::try_from(max).expect("invariant: it fits, or is made smaller")
 }
 
 impl Pool {
@@ -58,8 +64,9 @@ impl Pool {
         waiter: Waiter,
         until_us: u64,
     ) -> Result<u32, Refusal> {
-        if ledger.waiters.len() >= WAITERS_MAX {
-            return Err(Refusal::LineFull { max: WAITERS_MAX });
+        let max = waiters_max();
+        if ledger.waiters.len() >= max {
+            return Err(Refusal::LineFull { max });
         }
         let ticket = waiter.ticket;
         let at = self.line.join(waiter, until_us);

@@ -5,6 +5,7 @@
 //! room: so it never feeds on itself and never takes the room that giving back needs.
 
 use super::{CommitError, Works};
+use crate::core::sabotage::{Bound, Sabotage, bound, on};
 use crate::core::{Fact, Retelling, Sink};
 use crate::journal::{Journal, Room};
 
@@ -41,12 +42,15 @@ impl Works {
             return;
         };
         let before = self.batch.bytes().len();
+        let most = u32::try_from(bound(Bound::Retell, u64::from(RETELL_MAX))).unwrap_or(RETELL_MAX);
         let batch = &mut self.batch;
         let mut tell = |fact: &Fact<'_>| {
             dropping.many += 1;
             batch.fact(fact);
         };
-        if let Some(at) = self.pools.retell(dropping.at, RETELL_MAX, &mut tell) {
+        if !on(Sabotage::SkipRetelling)
+            && let Some(at) = self.pools.retell(dropping.at, most, &mut tell)
+        {
             dropping.at = at;
         } else {
             Sink::fact(&mut self.batch, &Fact::Dropped { through: dropping.through });

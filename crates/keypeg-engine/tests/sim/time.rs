@@ -1,0 +1,68 @@
+//! The clocks of a simulation, in whole milliseconds: the true time that nobody in it can read, and
+//! what the machine says of it.
+
+use keypeg_engine::{Clock, Reading};
+use std::sync::{Arc, Mutex};
+
+/// Where the wall clock begins: 2026-11-22T00:00:00Z.
+const WALL_MS: i64 = 1_795_305_600_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Instants {
+    /// Never goes back and never stands still.
+    true_ms: u64,
+    boot_ms: u64,
+    boot_id: u128,
+    /// Wall time less true time.
+    wall_shift_ms: i64,
+}
+
+/// The clocks. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct SimClock(Arc<Mutex<Instants>>);
+
+impl SimClock {
+    pub(crate) fn new() -> Self {
+        let begun = Instants { true_ms: 0, boot_ms: 1_000, boot_id: 1, wall_shift_ms: WALL_MS };
+        Self(Arc::new(Mutex::new(begun)))
+    }
+
+    pub(crate) fn advance(&self, ms: u64) {
+        let mut now = self.0.lock().unwrap();
+        now.true_ms += ms;
+        now.boot_ms += ms;
+    }
+
+    /// The machine is off for so long, and boots.
+    pub(crate) fn reboot(&self, off_ms: u64) {
+        let mut now = self.0.lock().unwrap();
+        now.true_ms += off_ms;
+        now.boot_ms = off_ms % 50;
+        now.boot_id += 1;
+    }
+
+    pub(crate) fn step_wall(&self, by_ms: i64) {
+        self.0.lock().unwrap().wall_shift_ms = WALL_MS + by_ms;
+    }
+
+    pub(crate) fn true_ms(&self) -> u64 {
+        self.0.lock().unwrap().true_ms
+    }
+
+    pub(crate) fn boot_ms(&self) -> u64 {
+        self.0.lock().unwrap().boot_ms
+    }
+
+    pub(crate) fn wall_ms(&self) -> u64 {
+        let now = self.0.lock().unwrap();
+        now.true_ms.checked_add_signed(now.wall_shift_ms).unwrap()
+    }
+}
+
+impl Clock for SimClock {
+    fn read(&mut self) -> Reading {
+        let wall_us = self.wall_ms() * 1_000;
+        let now = self.0.lock().unwrap();
+        Reading { boot_us: now.boot_ms * 1_000, boot_id: now.boot_id, wall_us }
+    }
+}

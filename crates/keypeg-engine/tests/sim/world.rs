@@ -1,0 +1,796 @@
+//! One simulation: engine, carrier, clocks, disk and clients in one thread under one seed.
+//!
+//! Each beat lets time pass, asks a turn of calls, and lets the carrier work; whatever can befall a
+//! process or its machine may befall it at any operation of the disk. Every answer goes to the
+//! model, and after every start all that is there is looked at.
+
+use crate::calls::{Clients, Wish};
+use crate::guess::{Found, Lost, explain};
+use crate::model::{Checked, Instant, Model, Rules, State, Told, ensure, itself, pool_of};
+use crate::support::Dice;
+use crate::support::sim_disk::SimDisk;
+use crate::tally::Tally;
+use crate::time::SimClock;
+use crate::weather::{Blow, Part, Sky};
+use keypeg_engine::core::sabotage::Bound;
+use keypeg_engine::core::{KeyRef, LeaseId, Policy};
+use keypeg_engine::works::{Next, Sizes, Ticket, Works};
+use keypeg_engine::{Call, Principal, Refusal, Reply, Request, Setup};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// What can befall one simulation, drawn for it: some of everything, each time another part.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) beats: u64,
+    pub(crate) rules: Rules,
+    pub(crate) sizes: Sizes,
+    /// Bounds made small, where the build lets them.
+    pub(crate) bounds: Vec<(Bound, u64)>,
+    pub(crate) sector: usize,
+    pub(crate) policy: Policy,
+    /// One beat in so many is struck; 0 none.
+    pub(crate) struck_one_in: u64,
+    pub(crate) fails: bool,
+    pub(crate) power_cuts: bool,
+    pub(crate) stops: bool,
+    pub(crate) slow_one_in: u64,
+    pub(crate) carries_one_in: u64,
+    /// One beat in so many the carrier works between turns.
+    pub(crate) carrier_one_in: u64,
+    pub(crate) pauses: bool,
+    pub(crate) wall_steps: bool,
+    pub(crate) lost_replies: bool,
+}
+
+pub(crate) struct World {
+    plan: Plan,
+    dice: Dice,
+    clock: SimClock,
+    sky: Sky,
+    disk: SimDisk,
+    works: Option<Works>,
+    /// What may be true, each with lease time now, or at most where a reboot left it open.
+    models: Vec<(Model, u64)>,
+    /// Whether lease time is known.
+    exact: bool,
+    /// Boot time up to which lease time is counted.
+    counted_ms: u64,
+    clients: Clients,
+    /// Serving time at the last turn, and boot time there.
+    serving: (u64, u64),
+    slots: u32,
+    /// The greatest token that was told.
+    token: u64,
+    /// Grants since the last token that was passed over.
+    in_a_row: u64,
+    /// Grants that nobody received: to be given back in the next turn.
+    undelivered: Vec<(LeaseId, Option<Call>)>,
+    next: Option<Next>,
+    pub(crate) tally: Tally,
+    pub(crate) trace: Trace,
+}
+
+/// What happened, in words: the last of it, and a hash of all.
+pub(crate) struct Trace {
+    pub(crate) hash: u64,
+    pub(crate) lines: VecDeque<String>,
+}
+
+const TRACE_LINES: usize = 60;
+/// Models that may be true at once at most.
+const MODELS_MAX: usize = 64;
+
+impl Trace {
+    fn note(&mut self, line: String) {
+        for byte in line.bytes() {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        if self.lines.len() >= TRACE_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let clock = SimClock::new();
+        let counted_ms = clock.boot_ms();
+        let sky = Sky::new(Dice(dice.next()), &clock);
+        sky.settle(plan.slow_one_in, plan.carries_one_in);
+        let disk = SimDisk::under(Arc::new(sky.clone()), plan.sector);
+        let model = Model::new(plan.policy.clone(), plan.rules);
+        let purges = !plan.rules.full && !plan.rules.lags;
+        let wish = Wish::draw(&mut dice, !plan.rules.lags, purges);
+        Self {
+            plan,
+            dice,
+            clock,
+            sky,
+            disk,
+            works: None,
+            models: vec![(model, 0)],
+            exact: false,
+            counted_ms,
+            clients: Clients::wishing(wish),
+            serving: (0, 0),
+            slots: 0,
+            token: 0,
+            in_a_row: 0,
+            undelivered: Vec::new(),
+            next: None,
+            tally: Tally::default(),
+            trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new() },
+        }
+    }
+
+    /// Plays it to its end. The error is what was promised and not kept.
+    pub(crate) fn run(&mut self) -> Checked {
+        self.start(None)?;
+        for _ in 0..self.plan.beats {
+            self.beat()?;
+            if self.models.len() > MODELS_MAX {
+                // Too many lost answers at once: nothing more could be told right from wrong.
+                self.tally.count("seeds ended early: too much may be true");
+                return Ok(());
+            }
+        }
+        self.comes_to_rest()
+    }
+
+    fn chance(&mut self, one_in: u64) -> bool {
+        one_in > 0 && self.dice.below(one_in) == 0
+    }
+
+    fn note(&mut self, line: &str) {
+        let at = self.clock.true_ms();
+        self.trace.note(format!("{at:>9} {line}"));
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.clock.advance(ms);
+        self.count_time();
+    }
+
+    /// Counts lease time up to now.
+    fn count_time(&mut self) {
+        let boot = self.clock.boot_ms();
+        for (_, lease) in &mut self.models {
+            *lease += boot - self.counted_ms;
+        }
+        self.counted_ms = boot;
+    }
+
+    fn beat(&mut self) -> Checked {
+        self.tally.count("beats");
+        let ms = self.pass();
+        self.advance(ms);
+        if self.plan.wall_steps && self.chance(20) {
+            let by = self.dice.below(20 * 365 * 86_400_000).cast_signed() - 10 * 365 * 86_400_000;
+            self.clock.step_wall(by);
+            self.tally.count("the wall clock was stepped");
+        }
+        if self.plan.rules.full && self.chance(12) {
+            let room = (self.dice.below(3) > 0)
+                .then(|| self.disk.used() + self.dice.below(4_096) as usize);
+            self.disk.hold_at_most(room);
+            self.note(&format!("the disk holds {room:?}"));
+        }
+        let struck = self.chance(self.plan.struck_one_in);
+        if struck {
+            let fails = self.plan.fails && self.chance(3);
+            let after = self.chance(2);
+            let blow = if fails { Blow::Fails } else { Blow::Ends { after } };
+            let within = [3, 8, 30][self.dice.below(3) as usize];
+            self.sky.brew(Some((self.dice.below(within), blow)));
+        }
+        let many = self.dice.below(if self.plan.rules.lags { 9 } else { 5 });
+        let keys = self.models[0].0.pools.values().map(|pool| pool.keys.len()).sum();
+        let calls: Vec<_> = (0..many).map(|_| self.clients.call(&mut self.dice, keys)).collect();
+        self.turn(calls)?;
+        if self.works.is_some() && self.chance(self.plan.carrier_one_in) {
+            self.sky.carry();
+            self.carrier_may_have_ended()?;
+        }
+        self.sky.brew(None);
+        if self.works.is_some() && self.plan.stops && self.chance(40) {
+            self.stop()?;
+        }
+        if self.works.is_some() && self.chance(self.plan.struck_one_in * 4) {
+            self.note("killed between turns");
+            self.end(None)?;
+        }
+        Ok(())
+    }
+
+    /// How long until the next turn: often just to a deadline, or a millisecond beside it.
+    fn pass(&mut self) -> u64 {
+        let drawn = self.dice.below(100);
+        match drawn {
+            0..10 => 0,
+            10..45 => self.dice.below(300),
+            45..85 => self.until_deadline(),
+            85..97 => self.dice.below(1_500),
+            _ if self.plan.pauses => {
+                self.tally.count("the process was stopped for long");
+                self.dice.below(600_000)
+            }
+            _ => 1,
+        }
+    }
+
+    fn until_deadline(&mut self) -> u64 {
+        let (model, lease) = &self.models[0];
+        let lease = *lease;
+        let since = self.clock.boot_ms() - self.serving.1;
+        let serving = self.serving.0 + since.min(1_000);
+        let mut lengths = Vec::new();
+        for pool in model.pools.values() {
+            lengths.extend(pool.line.iter().map(|waiter| waiter.end.saturating_sub(lease)));
+            for key in &pool.keys {
+                match &key.state {
+                    State::Leased(lease_of) => lengths.push(lease_of.until.saturating_sub(lease)),
+                    State::Resting { until, .. } => lengths.push(until.saturating_sub(lease)),
+                    State::Free | State::Aside { .. } => {}
+                }
+                lengths.extend(key.life.map(|life| life.saturating_sub(serving)));
+            }
+        }
+        lengths.sort_unstable();
+        let near = lengths.len().min(3) as u64;
+        if near == 0 {
+            return 100;
+        }
+        let length = lengths[self.dice.below(near) as usize].min(1_000);
+        (length + self.dice.below(3)).saturating_sub(1)
+    }
+
+    /// When a turn is played now, by each model.
+    fn instants(&self) -> Vec<Instant> {
+        let (serving, wall) = (self.serving.0, self.clock.wall_ms());
+        self.models.iter().map(|(_, lease)| Instant { lease: *lease, serving, wall }).collect()
+    }
+
+    /// Counts serving time up to the turn that begins now.
+    fn serve(&mut self) {
+        let boot = self.clock.boot_ms();
+        let (serving, last) = self.serving;
+        self.serving = (serving + (boot - last).min(1_000), boot);
+    }
+
+    fn turn(&mut self, calls: Vec<Call>) -> Checked {
+        let mut asked: Vec<(u32, Principal, Call)> = Vec::new();
+        let mut taken_back = Vec::new();
+        for (lease, call) in std::mem::take(&mut self.undelivered) {
+            taken_back.push(lease);
+            asked.extend(call.map(|call| (self.slot(), Principal::Server, call)));
+        }
+        for call in calls {
+            match call {
+                // Whoever leaves is named by the slot of what was asked.
+                Call::Leave => {
+                    let waiting = self.clients.waiting.pop();
+                    asked.extend(waiting.map(|slot| (slot, Principal::Server, Call::Leave)));
+                }
+                call => asked.push((self.slot(), Principal::Anyone, call)),
+            }
+        }
+        self.count_time();
+        self.serve();
+        let begun = self.clock.true_ms();
+        let instants = self.instants();
+        for (slot, _, call) in &asked {
+            self.note(&format!("#{slot} {call:?}"));
+            self.clients.send(*slot, call, begun);
+            self.count_call(call);
+        }
+        let calls: Vec<_> = asked.iter().map(|(slot, _, call)| (*slot, call.clone())).collect();
+        self.tally.add("calls", calls.len() as u64);
+        let mut queue: VecDeque<_> = asked
+            .into_iter()
+            .map(|(slot, by, call)| (Ticket { lane: 0, slot }, Request { by, call }))
+            .collect();
+        let mut replies = Vec::new();
+        let works = self.works.as_mut().expect("the engine runs");
+        self.sky.enter(Part::Turn);
+        let played = works.turn(&mut queue, &mut replies);
+        self.sky.enter(Part::Nobody);
+        match played {
+            Ok(next) => {
+                self.next = Some(next);
+                if works.late() > 0 {
+                    self.tally.count("a call went over into the next turn");
+                }
+                if works.pools().keys() < 100 {
+                    works.pools().check_invariants();
+                }
+                ensure!(queue.is_empty(), "a turn leaves calls behind");
+                self.check(&instants, &calls, replies, begun)?;
+                for lease in taken_back {
+                    self.is_given_back(lease)?;
+                }
+                self.carrier_may_have_ended()
+            }
+            Err(error) => {
+                self.note(&format!("the turn was cut short: {error}"));
+                self.tally.count("turns lost");
+                self.end(Some((error.to_string(), instants, calls)))
+            }
+        }
+    }
+
+    fn slot(&mut self) -> u32 {
+        self.slots += 1;
+        self.slots
+    }
+
+    fn is_given_back(&mut self, lease: LeaseId) -> Checked {
+        let runs = |(model, _): &(Model, u64)| {
+            let mut keys = model.pools.values().flat_map(|pool| &pool.keys);
+            keys.any(|key| matches!(&key.state, State::Leased(of) if of.id == Some(lease)))
+        };
+        if self.models.iter().any(|(model, _)| model.was_told_again(lease)) {
+            self.tally.count("an undelivered grant was told again");
+            return Ok(());
+        }
+        ensure!(
+            !self.models.iter().all(runs),
+            "nobody received {lease:?} and it is not taken back"
+        );
+        self.tally.count("an undelivered grant was taken back");
+        Ok(())
+    }
+
+    /// Checks a turn's answers, and hands them to those that still want them.
+    fn check(
+        &mut self,
+        instants: &[Instant],
+        calls: &[(u32, Call)],
+        replies: Vec<(Ticket, Reply)>,
+        begun: u64,
+    ) -> Checked {
+        let mut order = Vec::new();
+        let mut by_slot = BTreeMap::new();
+        for (ticket, reply) in replies {
+            order.push(ticket.slot);
+            if by_slot.insert(ticket.slot, reply).is_some() {
+                return Err(format!("#{} is answered twice", ticket.slot));
+            }
+        }
+        for (slot, reply) in &by_slot {
+            self.trace.note(format!("          #{slot} -> {reply:?}"));
+        }
+        self.count_replies(&by_slot);
+        let mut left = Vec::new();
+        let mut why = None;
+        for ((mut model, lease), now) in std::mem::take(&mut self.models).into_iter().zip(instants)
+        {
+            let mut answers = by_slot.clone();
+            match model.turn(*now, calls, &mut Told::Seen(&mut answers)) {
+                Ok(()) => left.push((model, lease)),
+                Err(because) => why = why.or(Some(because)),
+            }
+        }
+        if left.is_empty() {
+            return Err(why.unwrap());
+        }
+        self.models = left;
+        let takes = calls.iter().any(|(_, call)| {
+            matches!(call, Call::ReleaseKey { .. } | Call::DeleteKey { .. } | Call::DropPool { .. })
+        });
+        for slot in order {
+            let reply = &by_slot[&slot];
+            if let Reply::Granted { lease, again: false, .. } = reply {
+                let last = std::mem::replace(&mut self.token, lease.token);
+                ensure!(lease.token > last, "tokens only grow: {} after {last}", lease.token);
+                if self.plan.bounds.contains(&(Bound::TokenBlock, 4)) && lease.token == last + 1 {
+                    self.in_a_row += 1;
+                    if self.in_a_row > 4 {
+                        self.tally.count("a token reservation was used up");
+                    }
+                } else {
+                    self.in_a_row = 0;
+                }
+            }
+            if let Some((_, call)) = calls.iter().find(|(of, _)| *of == slot)
+                && let Some(pool) = pool_of(call)
+            {
+                self.clients.learn(pool, reply);
+            }
+            let left = calls.iter().any(|(of, call)| *of == slot && matches!(call, Call::Leave));
+            if left || (self.plan.lost_replies && self.chance(12)) {
+                // Who has gone is known where the server looks; an answer that is lost on its way
+                // is not.
+                if let Reply::Granted { lease, .. } = reply
+                    && (left || self.chance(2))
+                {
+                    self.undelivered.push((lease.id, keypeg_engine::take_back(reply)));
+                }
+                self.tally.count("an answer got lost");
+                continue;
+            }
+            self.clients.receive(slot, reply, (begun, takes))?;
+        }
+        for (_, call) in calls {
+            self.clients.give_up(call);
+        }
+        Ok(())
+    }
+
+    fn count_call(&mut self, call: &Call) {
+        let model = &self.models[0].0;
+        let pool = pool_of(call).and_then(|pool| model.pools.get(pool.as_str()));
+        let Some(pool) = pool else { return };
+        let leased = pool.keys.iter().any(|key| matches!(key.state, State::Leased(_)));
+        match call {
+            Call::PutPool { .. } if leased => {
+                self.tally.count("a policy changed while keys were leased");
+            }
+            Call::DropPool { .. } if leased => {
+                self.tally.count("a pool was dropped while keys were leased");
+            }
+            Call::DropPool { .. } if !pool.line.is_empty() => {
+                self.tally.count("a pool was dropped while somebody waited");
+            }
+            _ => {}
+        }
+        let (model, lease) = &self.models[0];
+        let lease = *lease;
+        let of_lease = |id: &LeaseId| {
+            let mut keys = model.pools.values().flat_map(|pool| &pool.keys);
+            keys.find_map(|key| match &key.state {
+                State::Leased(lease) if lease.id == Some(*id) => Some(lease.until),
+                _ => None,
+            })
+        };
+        let life = |key: &KeyRef| {
+            let KeyRef::Id(id) = key else { return None };
+            pool.keys.iter().find(|known| known.id == Some(*id)).and_then(|known| known.life)
+        };
+        let at_deadline = match call {
+            Call::Renew { lease: id, .. } if of_lease(id) == Some(lease) => {
+                "a renewal came at the very deadline"
+            }
+            Call::Release { lease: id, .. } if of_lease(id) == Some(lease) => {
+                "a release came at the very deadline"
+            }
+            Call::KeepAlive { key, .. } if life(key) == Some(self.serving.0) => {
+                "a keep-alive came at the very deadline"
+            }
+            Call::KeepAlive { key, .. } if life(key) == Some(self.serving.0 + 1) => {
+                "a keep-alive came a millisecond before the deadline"
+            }
+            _ => return,
+        };
+        self.tally.count(at_deadline);
+    }
+
+    fn count_replies(&mut self, replies: &BTreeMap<u32, Reply>) {
+        let model = &self.models[0].0;
+        let mut tokens = 0;
+        for (slot, reply) in replies {
+            let waited = model.pools.values().any(|pool| pool.line.iter().any(|w| w.slot == *slot));
+            match reply {
+                Reply::Granted { .. } if waited => self.tally.count("somebody in line was served"),
+                Reply::Granted { again: true, .. } => {
+                    self.tally.count("a repeat was told of the same lease");
+                }
+                Reply::Granted { .. } => self.tally.count("grants"),
+                Reply::Refused(Refusal::StorageFull) if waited => {
+                    self.tally.count("somebody in line was sent away from a full disk");
+                }
+                Reply::Refused(Refusal::StorageFull) => {
+                    self.tally.count("the disk was full for a call");
+                }
+                Reply::Refused(Refusal::Overloaded) => {
+                    self.tally.count("new keys waited for the carrier");
+                }
+                Reply::Refused(Refusal::Denied(keypeg_engine::core::Refusal::LineFull {
+                    ..
+                })) => {
+                    self.tally.count("the line was full");
+                }
+                Reply::Refused(Refusal::Denied(keypeg_engine::core::Refusal::Settling)) => {
+                    self.tally.count("a call was told to come again");
+                }
+                Reply::Refused(Refusal::Denied(keypeg_engine::core::Refusal::UnknownPool))
+                    if waited => {}
+                _ => {}
+            }
+            tokens += u64::from(matches!(reply, Reply::Granted { .. }));
+        }
+        self.tally.add("tokens", tokens);
+    }
+
+    fn carrier_may_have_ended(&mut self) -> Checked {
+        match self.sky.carrier_ended() {
+            None if self.disk.has_crashed() => self.end(None),
+            None => Ok(()),
+            Some(why) => {
+                self.note(&format!("the carrier ended: {why}"));
+                self.end(Some((why, Vec::new(), Vec::new())))
+            }
+        }
+    }
+
+    /// Stops cleanly, and starts again.
+    fn stop(&mut self) -> Checked {
+        self.note("stops");
+        let works = self.works.as_mut().expect("the engine runs");
+        self.sky.enter(Part::Turn);
+        let closed = works.close();
+        self.sky.enter(Part::Nobody);
+        match closed {
+            Ok(()) => {
+                self.tally.count("clean stops");
+                self.works = None;
+                *self.sky.carrier.lock().unwrap() = None;
+                self.end(None)
+            }
+            Err(error) => self.end(Some((error.to_string(), Vec::new(), Vec::new()))),
+        }
+    }
+
+    /// The process ends, and perhaps its machine; then all starts again. What it was about when it
+    /// ended may have happened or not.
+    fn end(&mut self, about: Option<(String, Vec<Instant>, Vec<(u32, Call)>)>) -> Checked {
+        self.sky.enter(Part::Nobody);
+        self.sky.brew(None);
+        let carrier = self.sky.carrier_ended();
+        let struck = self.sky.struck();
+        let mut lost = None;
+        if let Some((why, instants, calls)) = about {
+            let expected = struck.is_some() || self.plan.rules.full;
+            ensure!(expected, "it ended though nothing befell it: {why}; carrier: {carrier:?}");
+            if struck.is_none() {
+                self.tally.count("it ended on a full disk");
+            }
+            if !instants.is_empty() {
+                lost = Some((instants, calls));
+            }
+        }
+        self.go_down();
+        self.start(lost)
+    }
+
+    /// Ends the process. Where the machine goes too, what was not synced goes with it.
+    fn go_down(&mut self) {
+        let machine = self.plan.power_cuts && self.chance(2);
+        self.count_time();
+        self.disk.end_process();
+        self.works = None;
+        *self.sky.carrier.lock().unwrap() = None;
+        self.clients.cut_off();
+        self.undelivered.clear();
+        if machine {
+            self.disk.cut_power(&mut self.dice);
+            let off = [5, 3_000, 400_000][self.dice.below(3) as usize] + self.dice.below(100);
+            self.clock.reboot(off);
+            self.exact = false;
+            self.counted_ms = self.clock.boot_ms();
+            self.note("the power goes, and comes back");
+            self.tally.count("power cuts");
+        } else {
+            self.disk.next_process(&mut self.dice);
+            let down = [0, 10, 2_000, 400_000][self.dice.below(4) as usize];
+            self.advance(down);
+            self.note("the process is gone, the machine is not");
+            self.tally.count("kills");
+        }
+    }
+
+    /// Starts, as often as it takes, and looks at all there is.
+    fn start(&mut self, lost: Option<(Vec<Instant>, Vec<(u32, Call)>)>) -> Checked {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            if self.plan.struck_one_in > 0 && attempts < 6 && self.chance(3) {
+                let after = self.chance(2);
+                let fails = self.plan.fails && self.chance(3);
+                let blow = if fails { Blow::Fails } else { Blow::Ends { after } };
+                let at = self.dice.below(40);
+                self.sky.brew(Some((at, blow)));
+            }
+            self.sky.enter(Part::Start);
+            let opened = self.open();
+            self.sky.enter(Part::Nobody);
+            self.sky.brew(None);
+            let struck = self.sky.struck().is_some();
+            match opened {
+                Ok(works) if !self.disk.has_crashed() => {
+                    self.works = Some(works);
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) if struck => self.note(&format!("the start was cut short: {error}")),
+                Err(error) if self.plan.rules.full && attempts < 20 => {
+                    self.note(&format!("the start met a full disk: {error}"));
+                    self.tally.count("a start met a full disk");
+                    self.disk.hold_at_most(None);
+                }
+                Err(error) => return Err(format!("a start is refused: {error}")),
+            }
+            self.tally.count("starts cut short");
+            self.go_down();
+        }
+        self.serving = (0, self.clock.boot_ms());
+        self.audit(lost)
+    }
+
+    fn open(&mut self) -> Result<Works, String> {
+        let setup = Setup {
+            data: None,
+            lanes: 1,
+            default_policy: self.plan.policy.clone(),
+            max_keys: 1_000_000,
+            existing: false,
+        };
+        let (clock, chance) = (Box::new(self.clock.clone()), Box::new(Dice(self.dice.next())));
+        let disk = Arc::new(self.disk.clone());
+        let opened = Works::open(Some(disk), self.plan.sizes, &setup, clock, chance);
+        let (mut works, recovered) = opened.map_err(|error| error.to_string())?;
+        if recovered.batches_cut > 0 {
+            self.tally.count("a torn tail was cut");
+        }
+        works.make_ahead(false).map_err(|error| error.to_string())?;
+        *self.sky.carrier.lock().unwrap() = works.take_carrier();
+        Ok(works)
+    }
+
+    /// Asks for all there is, without anything befalling.
+    fn audit(&mut self, lost: Option<(Vec<Instant>, Vec<(u32, Call)>)>) -> Checked {
+        self.sky.settle(0, 0);
+        let capacity = self.plan.rules.full;
+        let found = self.look(lost.as_ref().map(|(_, calls)| calls.as_slice()));
+        self.sky.settle(self.plan.slow_one_in, self.plan.carries_one_in);
+        let found = match found {
+            Ok(found) => found,
+            Err(error) if capacity => {
+                self.note(&format!("it ended on a full disk while it was looked at: {error}"));
+                self.tally.count("it ended on a full disk");
+                self.disk.hold_at_most(None);
+                self.go_down();
+                return self.start(lost);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut left = Vec::new();
+        let mut why = None;
+        for (at, (model, latest)) in std::mem::take(&mut self.models).into_iter().enumerate() {
+            let lost = lost
+                .as_ref()
+                .map(|(instants, calls)| Lost { now: instants[at], calls: calls.clone() });
+            match explain(&model, lost.as_ref(), &found, (self.exact, latest)) {
+                Ok(found) => left.extend(found),
+                Err(because) => why = why.or(Some(because)),
+            }
+        }
+        if left.is_empty() {
+            return Err(why.unwrap());
+        }
+        if lost.is_some() {
+            self.tally.count(
+                match (left.iter().any(|(.., did)| *did), left.iter().all(|(.., did)| *did)) {
+                    (false, _) => "a lost turn had not happened",
+                    (_, true) => "a lost turn had happened",
+                    (true, false) => "a lost turn changed nothing",
+                },
+            );
+        }
+        self.models = left.into_iter().map(|(model, lease, _)| (model, lease)).collect();
+        self.exact = true;
+        self.token =
+            self.models.iter().map(|(model, _)| model.token).max().unwrap().max(self.token);
+        self.note(&format!("started: {} models", self.models.len()));
+        Ok(())
+    }
+
+    fn look(&mut self, lost: Option<&[(u32, Call)]>) -> Checked<Found> {
+        let Some(Reply::Pools(views)) = self.ask(vec![Call::ListPools])?.pop() else {
+            return Err("lists no pools".into());
+        };
+        let mut found = Found { wall: self.clock.wall_ms(), ..Found::default() };
+        let list = |pool| Call::ListKeys { pool, state: None, limit: 1_000, cursor: None };
+        let pages = self.ask(views.iter().map(|view| list(view.name.clone())).collect())?;
+        for (view, page) in views.into_iter().zip(pages) {
+            let Reply::Page(page) = page else { return Err(format!("lists no keys: {page:?}")) };
+            found.pools.push((view, page.keys));
+        }
+        for (_, call) in lost.unwrap_or_default() {
+            let Call::Import { pool, values } = itself(call) else { continue };
+            let show = |value| Call::ShowKey { pool: pool.clone(), key: KeyRef::Value(value) };
+            let shown = self.ask(values.iter().cloned().map(show).collect())?;
+            for (value, reply) in values.iter().zip(shown) {
+                if let Reply::Key(view) = reply {
+                    let at = (pool.as_str().to_owned(), value.reveal().to_owned());
+                    found.by_value.insert(at, view.id);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks beside the clients, with the clocks standing still.
+    fn ask(&mut self, calls: Vec<Call>) -> Checked<Vec<Reply>> {
+        let by = || Principal::Anyone;
+        let mut queue: VecDeque<_> = calls
+            .into_iter()
+            .map(|call| (Ticket { lane: 1, slot: self.slot() }, Request { by: by(), call }))
+            .collect();
+        let (many, mut replies) = (queue.len(), Vec::new());
+        let works = self.works.as_mut().expect("the engine runs");
+        let played = works.turn(&mut queue, &mut replies);
+        played.map_err(|error| format!("a start that went well fails: {error}"))?;
+        ensure!(replies.len() == many, "what was found is not told: {replies:?}");
+        Ok(replies.into_iter().map(|(_, reply)| reply).collect())
+    }
+
+    /// Faults stop: all must come to rest.
+    fn comes_to_rest(&mut self) -> Checked {
+        self.note("all faults end");
+        self.plan.struck_one_in = 0;
+        self.plan.lost_replies = false;
+        self.sky.settle(0, 0);
+        self.disk.hold_at_most(None);
+        self.advance(2_000);
+        for _ in 0..400 {
+            let due = self
+                .next
+                .take()
+                .and_then(|next| next.due_in_us)
+                .map_or(1_000, |us| us.div_ceil(1_000));
+            self.advance(due.clamp(250, 1_000));
+            self.turn(Vec::new())?;
+            while self.sky.carry() {}
+            self.carrier_may_have_ended()?;
+            let (model, _) = &self.models[0];
+            let mut keys = model.pools.values().flat_map(|pool| &pool.keys);
+            let away =
+                keys.any(|key| matches!(key.state, State::Leased(_) | State::Resting { .. }));
+            if !away && model.waiting() == 0 && self.journal_is_small() {
+                return self.serves();
+            }
+        }
+        let bytes = self.disk.bytes_of("journal-");
+        Err(format!("it does not come to rest: {bytes} bytes of journal, {:?}", self.models[0].0))
+    }
+
+    fn journal_is_small(&self) -> bool {
+        let Sizes { segment, journal } = self.plan.sizes;
+        let pools = self.works.as_ref().expect("the engine runs").pools();
+        let answers: u64 = pools.iter().map(keypeg_engine::core::Pool::answers).sum();
+        // An answer that is kept with its part of a frame; most of a segment is its header here.
+        let living = 112 * answers * segment / (segment - 4_096);
+        // The segments made ready, and the one being written, are beside the bound.
+        self.disk.bytes_of("journal-") <= journal.max(3 * living) + 4 * segment
+    }
+
+    /// After all that it serves like a new one.
+    fn serves(&mut self) -> Checked {
+        let pool = keypeg_engine::core::PoolName::parse("last").unwrap();
+        let patch = keypeg_engine::core::PolicyPatch::default();
+        let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
+        self.turn(vec![
+            Call::PutPool { pool: pool.clone(), patch },
+            Call::Generate { pool: pool.clone(), count: 1 },
+            acquire,
+        ])?;
+        let model = &self.models[0].0;
+        let served = model
+            .pools
+            .get("last")
+            .is_some_and(|pool| pool.keys.iter().any(|key| matches!(key.state, State::Leased(_))));
+        ensure!(served, "it serves nobody any more");
+        Ok(())
+    }
+
+    /// All that was counted.
+    pub(crate) fn counted(&self) -> Tally {
+        let mut tally = self.tally.clone();
+        tally.join(&self.sky.tally());
+        tally.add("simulated seconds", self.clock.true_ms() / 1_000);
+        tally
+    }
+}
