@@ -79,6 +79,8 @@ pub struct Works {
     /// When the last batch was committed, in lease time.
     committed_us: u64,
     now: Now,
+    /// Lease time, also while it stands still for what is decided.
+    unheld_us: u64,
     meter: Arc<Meter>,
 }
 
@@ -217,6 +219,7 @@ impl Works {
             unproven: false,
             committed_us: now.lease_us,
             now,
+            unheld_us: now.lease_us,
             meter: Arc::default(),
         }
     }
@@ -278,7 +281,7 @@ impl Works {
         let begun = replies.len();
         self.begin_step();
         if let Some(journal) = &mut self.journal {
-            journal.tend(self.now.lease_us)?;
+            journal.tend(self.unheld_us)?;
         }
         if self.journal.as_ref().is_some_and(|journal| journal.room() < Room::Grants) {
             self.turn_away(&Refusal::StorageFull, replies);
@@ -367,9 +370,13 @@ impl Works {
     }
 
     fn begin_step(&mut self) {
-        // With no room left to remember a purge, nothing may be purged: serving time stands still.
-        let room = self.room();
-        self.now = self.times.now(room > Room::Nothing);
+        // With no room left to remember a purge or that a deadline has passed, none may pass: both
+        // clocks stand still.
+        let remembers = self.room() > Room::Nothing;
+        let now = self.times.now(remembers);
+        let lease_us = if remembers { now.lease_us } else { self.now.lease_us };
+        self.unheld_us = now.lease_us;
+        self.now = Now { lease_us, ..now };
         let taken_over = self.taken_over();
         let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
         self.pools.mark(position, taken_over);
@@ -421,10 +428,10 @@ impl Works {
 
     fn next(&self) -> Next {
         let (back, purge) = self.pools.next_due();
-        let back = back.map(|at| at.saturating_sub(self.now.lease_us));
-        // Where serving time stands still no purge comes nearer.
-        let serves = self.room() > Room::Nothing;
-        let life = purge.filter(|_| serves).map(|at| at.saturating_sub(self.now.serving_us));
+        // Where the clocks stand still no deadline comes nearer.
+        let remembers = self.room() > Room::Nothing;
+        let back = back.filter(|_| remembers).map(|at| at.saturating_sub(self.now.lease_us));
+        let life = purge.filter(|_| remembers).map(|at| at.saturating_sub(self.now.serving_us));
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
         let retry = starved.then_some(RETRY_US);
         let owed = !self.late.is_empty() || !self.looked_up.is_empty();

@@ -4,6 +4,7 @@
 mod support;
 
 use keypeg_engine::core::{KeyRef, LeaseId, PolicyPatch, PoolName, Verdict};
+use keypeg_engine::disk::Disk;
 use keypeg_engine::works::Ticket;
 use keypeg_engine::works::{Sizes, Works};
 use keypeg_engine::{Call, Principal, Refusal, Reply, Request};
@@ -154,4 +155,50 @@ fn nobody_waits_while_no_grant_could_be_remembered() {
     }
     assert!(is_full(&acquire(&mut driver)));
     assert_eq!(driver.works.pools().waiting(), 0, "sent away");
+}
+
+/// On a disk without room for anything, each lease that ended used to be remembered by an empty
+/// batch all the same, until there was none left and the process ended.
+#[test]
+fn time_stands_still_where_its_passing_could_not_be_remembered() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let ids = driver.generate(40_000);
+    for n in 0..200 {
+        let call = Call::Acquire {
+            pool: default_pool(),
+            ttl_ms: Some(50_000 + n * 10),
+            holder: None,
+            wait_ms: 0,
+        };
+        assert!(matches!(driver.call(call), Reply::Granted { .. }));
+    }
+    fill(&disk, &mut driver);
+    while matches!(acquire(&mut driver), Reply::Granted { .. }) {}
+    let mut deletions =
+        ids.into_iter().map(|id| Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(id) });
+    while !is_full(&driver.call(deletions.next().expect("the disk fills before"))) {}
+    let leased =
+        |driver: &Driver| driver.works.pools().get(&default_pool()).unwrap().counts().leased;
+    let (held, journal) = (leased(&driver), journal(&disk));
+    assert!(held > 100, "{held}");
+    for _ in 0..400 {
+        clock.tick_ms(1_000);
+        let call = Call::ShowPool { pool: default_pool() };
+        let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
+    }
+    assert_eq!(leased(&driver), held, "no lease ends that would not be remembered to have ended");
+    assert!(journal == self::journal(&disk), "nothing is written");
+    disk.hold_at_most(None);
+    for _ in 0..3 {
+        clock.tick_ms(1_000);
+        driver.call(Call::ShowPool { pool: default_pool() });
+    }
+    assert_eq!(leased(&driver), 0, "their time is over as soon as that can be remembered");
+}
+
+/// All that the journal's files hold.
+fn journal(disk: &SimDisk) -> Vec<Vec<u8>> {
+    let names = disk.list().unwrap().into_iter().filter(|name| name.starts_with("journal"));
+    names.map(|name| disk.read(&name).unwrap()).collect()
 }
