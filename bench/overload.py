@@ -7,15 +7,15 @@ Needs wrk and strace (Debian: apt-get install wrk strace). Goodput is what the s
 by its own metrics. Nothing here passes or fails: the figures go to docs/reliability.md.
 """
 
-import argparse, json, os, re, resource, signal, socket, subprocess, tempfile, time, urllib.request
+import argparse, http.client, json, os, re, resource, signal, socket, subprocess, tempfile, threading, time, urllib.error, urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Server:
-    def __init__(self, binary, under=()):
+    def __init__(self, binary, under=(), *options):
         self.dir = tempfile.TemporaryDirectory()
-        command = [*under, binary, "serve", "--listen", "127.0.0.1:0", "--data", self.dir.name + "/data"]
+        command = [*under, binary, "serve", "--listen", "127.0.0.1:0", "--data", self.dir.name + "/data", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.url = re.search(r"http://[0-9.:]+[0-9]", self.process.stdout.readline()).group()
         self.ask("POST", "/v1/pools/default/keys", {"count": 10000})
@@ -49,7 +49,10 @@ class Server:
     def latency_ms(self):
         """How long one more client waits for one answer."""
         begun = time.monotonic()
-        self.ask("GET", "/v1/pools/default")
+        try:
+            self.ask("GET", "/v1/pools/default")
+        except urllib.error.HTTPError as refused:
+            assert refused.code == 503, refused
         return (time.monotonic() - begun) * 1000
 
     def stop(self):
@@ -57,11 +60,11 @@ class Server:
         self.process.wait()
 
 
-def load(server, connections, seconds):
+def load(server, connections, seconds, script="overload.lua"):
     """Closed loop: as many requests at once as there are connections."""
     wrk = subprocess.Popen(
         ["wrk", "-t2", f"-c{connections}", f"-d{seconds + 2}s", "--timeout", "30s",
-         "-s", f"{HERE}/overload.lua", server.url],
+         "-s", f"{HERE}/{script}", server.url],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(2)  # until all are connected
     begun, good, refused = time.monotonic(), *server.counts()
@@ -93,6 +96,57 @@ def compare(name, server, few, many, seconds):
     print(f"   goodput {many} / {few}: {(good[1] + good[2]) / (good[0] + good[3]):.2f}"
           f" · per server CPU second: {(cpu[1] + cpu[2]) / (cpu[0] + cpu[3]):.2f}"
           f" · after it / before it: {good[3] / good[0]:.2f}")
+
+
+def percentiles(waits):
+    waits = sorted(waits)
+    return {"p50_ms": round(waits[len(waits) // 2], 1), "p99_ms": round(waits[int(len(waits) * 0.99)], 1)}
+
+
+def probe(server, seconds, path, body, answers):
+    """One client that asks this again and again: how often it is refused, and how long it waits."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begun = time.monotonic()
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        waited = (time.monotonic() - begun) * 1000
+        retry = answer.getheader("Retry-After")
+        answers.append((answer.status, waited, retry))
+
+
+def small_lanes(binary, seconds):
+    """Capacity set by a disk of 50 ms and short queues; then five times as much is asked."""
+    slow = ["strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync",
+            "--inject=fdatasync:delay_exit=50000"]
+    server = Server(binary, slow, "--max-queued", "64")
+    pool = json.loads(server.ask("POST", "/v1/pools/default/keys", {"count": 1}))
+    kept = pool["keys"][0]["id"]
+    capacity = load(server, 320, seconds)
+    asked = 5 * capacity["good_per_s"]
+    connections = int(asked * 0.05)
+    seen = {"acquire": [], "keepalive": []}
+    probes = [
+        threading.Thread(target=probe, args=(server, seconds, "/v1/pools/default/leases", '{"ttl_seconds":1}', seen["acquire"])),
+        threading.Thread(target=probe, args=(server, seconds, f"/v1/pools/default/keys/{kept}/keepalive", None, seen["keepalive"])),
+    ]
+    [thread.start() for thread in probes]
+    over = load(server, connections, seconds, "overload_paced.lua")
+    [thread.join() for thread in probes]
+    after = load(server, 320, seconds)
+    print(f"\nsyncs of 50 ms, 64 places a core: capacity {capacity['good_per_s']}/s; {connections} connections ask for up to {asked}/s")
+    for figures in (capacity, over, after):
+        print("  ", json.dumps(figures))
+    print(f"   goodput {over['good_per_s'] / capacity['good_per_s']:.2f} of capacity, afterwards {after['good_per_s'] / capacity['good_per_s']:.2f}")
+    for name, answers in seen.items():
+        refused = [(wait, retry) for status, wait, retry in answers if status == 503]
+        served = [wait for status, wait, _ in answers if status < 300]
+        print(f"   {name}: {len(served)} served {percentiles(served) if served else ''}, {len(refused)} refused"
+              + (f" {percentiles([wait for wait, _ in refused])}, Retry-After on {sum(retry is not None for _, retry in refused)}" if refused else ""))
+    server.stop()
 
 
 def over_the_bound(server):
@@ -130,10 +184,14 @@ def main():
     parser.add_argument("--binary", default="target/release/keypeg")
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--many", type=int, default=9_900)
+    parser.add_argument("--only-small", action="store_true", help="the short queues alone")
     arguments = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
+    small_lanes(arguments.binary, arguments.seconds)
+    if arguments.only_small:
+        return
     server = Server(arguments.binary)
     compare("CPU-bound", server, 256, arguments.many, arguments.seconds)
     over_the_bound(server)

@@ -12,7 +12,7 @@ use crate::request::{Call, Principal, Refusal, Reply, Request};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
@@ -45,6 +45,8 @@ struct Shared {
     outbox: Mutex<Outbox>,
     calls: Mutex<Calls>,
     bell: Bell,
+    /// How many places fewer than [`LANE_MAX`] it has, and its reserve as many fewer.
+    narrowed: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +124,12 @@ pub(crate) fn lane(bell: &Bell) -> (Lane, EngineLane) {
 }
 
 impl Lane {
+    /// Has at most so many requests wait before new work is refused, up to [`LANE_MAX`], and as
+    /// many again of the others.
+    pub fn hold_at_most(&self, requests: usize) {
+        self.shared.narrowed.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
+    }
+
     /// Asks; the future gives the answer. A refusal for want of room is there at once. Dropping
     /// the future before its answer was taken lets the request run, but for one that waits in
     /// line, which leaves it; a grant is then taken back.
@@ -138,7 +146,11 @@ impl Lane {
     }
 
     fn push(&self, slot: Slot, request: Request) -> Result<(), Refusal> {
-        let room = if request.call.is_new_work() { LANE_MAX } else { LANE_MAX + LANE_RESERVE };
+        let narrowed = self.shared.narrowed.load(Ordering::Relaxed);
+        let (most, reserve) = (LANE_MAX - narrowed, LANE_RESERVE - narrowed);
+        // What the server asks for itself is for those who look after it.
+        let is_new = request.call.is_new_work() && request.by != Principal::Server;
+        let room = if is_new { most } else { most + reserve };
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {

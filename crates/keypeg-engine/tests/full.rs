@@ -199,6 +199,6 @@ fn time_stands_still_where_its_passing_could_not_be_remembered() {
 
 /// All that the journal's files hold.
 fn journal(disk: &SimDisk) -> Vec<Vec<u8>> {
-    let names = disk.list().unwrap().into_iter().filter(|name| name.starts_with("journal"));
-    names.map(|name| disk.read(&name).unwrap()).collect()
+    let names = disk.list().expect("there").into_iter().filter(|name| name.starts_with("journal"));
+    names.map(|name| disk.read(&name).expect("there")).collect()
 }

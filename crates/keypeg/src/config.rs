@@ -8,6 +8,7 @@ use crate::failure::{Failure, exit};
 use crate::file::File;
 use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use keypeg_engine::LANE_MAX;
 use keypeg_engine::core::{LENGTH_MAX_MS, Policy, PolicyPatch};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -79,6 +80,13 @@ pub struct ServeArgs {
     #[arg(long, env = "KEYPEG_KEEPALIVE_TTL", value_name = "LENGTH", value_parser = length_ms)]
     keepalive_ttl: Option<u64>,
 
+    /// How many requests of each core may wait for the engine before new work is refused with 503,
+    /// 16 to 16384 [default: 16384]
+    ///
+    /// As many again are kept for releases, renewals, keep-alives and deletions.
+    #[arg(long, env = "KEYPEG_MAX_QUEUED", value_name = "N", value_parser = max_queued)]
+    max_queued: Option<usize>,
+
     /// Allows to listen beyond this machine, where everybody who can connect has every key
     #[arg(long, env = "KEYPEG_INSECURE_LISTEN", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -87,6 +95,8 @@ pub struct ServeArgs {
 
 /// Where to listen when nothing else is said.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+/// The fewest requests that `--max-queued` lets wait.
+const MAX_QUEUED_MIN: usize = 16;
 /// The directory when nothing else is said.
 const DATA: &str = "./keypeg-data";
 
@@ -105,6 +115,8 @@ pub struct Config {
     pub policy_asked: bool,
     /// The most keys in all pools together.
     pub max_keys: u64,
+    /// Requests of a core that may wait for the engine.
+    pub max_queued: usize,
 }
 
 impl Cli {
@@ -161,8 +173,15 @@ impl Config {
             default_policy,
             policy_asked: lease_ttl_ms.is_some() || keepalive_ttl_ms.is_some(),
             max_keys: crate::memory::max_keys(),
+            max_queued: args.max_queued.or(file.max_queued).unwrap_or(LANE_MAX),
         })
     }
+}
+
+/// Reads how many requests may wait.
+pub(crate) fn max_queued(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (MAX_QUEUED_MIN..=LANE_MAX).contains(count));
+    count.ok_or_else(|| format!("must be {MAX_QUEUED_MIN}..{LANE_MAX}"))
 }
 
 /// Reads a length such as `500ms`, `2s`, `5m` or `1h`, of 1 ms to 7 days.

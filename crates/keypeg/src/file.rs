@@ -3,7 +3,7 @@
 //! Every complaint names the file, the line, the key, its value and what it may be. A key that is
 //! not known is refused: it is a spelling mistake, not a wish.
 
-use crate::config::length_ms;
+use crate::config::{length_ms, max_queued};
 use crate::failure::{Failure, exit};
 use serde::Deserialize;
 use std::fs;
@@ -24,6 +24,7 @@ pub(crate) struct File {
     pub(crate) ephemeral: Option<bool>,
     pub(crate) lease_ttl_ms: Option<u64>,
     pub(crate) keepalive_ttl_ms: Option<u64>,
+    pub(crate) max_queued: Option<usize>,
     pub(crate) insecure_listen: Option<bool>,
 }
 
@@ -36,6 +37,7 @@ struct Given {
     ephemeral: Option<Spanned<Value>>,
     lease_ttl: Option<Spanned<Value>>,
     keepalive_ttl: Option<Spanned<Value>>,
+    max_queued: Option<Spanned<Value>>,
     insecure_listen: Option<Spanned<Value>>,
 }
 
@@ -73,6 +75,7 @@ impl File {
             ephemeral: read.boolean("ephemeral", given.ephemeral)?,
             lease_ttl_ms: read.length("lease_ttl", given.lease_ttl)?,
             keepalive_ttl_ms: read.length("keepalive_ttl", given.keepalive_ttl)?,
+            max_queued: read.queued("max_queued", given.max_queued)?,
             insecure_listen: read.boolean("insecure_listen", given.insecure_listen)?,
         })
     }
@@ -116,6 +119,11 @@ impl Read<'_> {
         let allowed = "1ms to 168h, such as 500ms, 2s, 5m or 1h";
         self.string(key, given, allowed, |text| length_ms(text).ok())
     }
+
+    fn queued(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<usize>, String> {
+        let text = |value: &Value| value.as_integer().map(|count| count.to_string());
+        self.value(key, given, "16 to 16384", |value| max_queued(&text(value)?).ok())
+    }
 }
 
 /// Reads a text that is no larger than a configuration can be.
@@ -141,8 +149,9 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# all\nlisten = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
-                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\ninsecure_listen = false\n";
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\ninsecure_listen = false\n";
         let file = File {
+            max_queued: Some(64),
             listen: Some("[::1]:9".parse().unwrap()),
             data: Some("d".into()),
             existing: Some(false),

@@ -73,7 +73,12 @@ pub(crate) struct Server {
 impl App {
     /// Asks the engine; a refusal becomes its problem.
     async fn ask(&self, call: Call) -> Result<Reply, Problem> {
-        let reply = self.lane.call(Asked { by: Principal::Anyone, call }).await;
+        self.ask_as(Principal::Anyone, call).await
+    }
+
+    /// Asks the engine in somebody's name; a refusal becomes its problem.
+    async fn ask_as(&self, by: Principal, call: Call) -> Result<Reply, Problem> {
+        let reply = self.lane.call(Asked { by, call }).await;
         let Reply::Refused(refusal) = reply else { return Ok(reply) };
         Err(Problem::refused(&refusal))
     }

@@ -92,6 +92,9 @@ pub fn serve(
     };
     let clock = Box::new(SystemClock::new()?);
     let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemChance::new()))?;
+    for lane in &lanes {
+        lane.hold_at_most(config.max_queued);
+    }
     if recovered.batches_cut > 0 {
         tracing::info!("the last start ended in the middle of a batch, which nobody was told of");
     }

@@ -100,12 +100,19 @@ fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
     let refused = |request| {
         matches!(poll(pin!(lane.call(request))), Poll::Ready(Reply::Refused(Refusal::Overloaded)))
     };
-    let _kept: Vec<_> = (0..LANE_MAX).map(|_| lane.call(acquire())).collect();
-    assert!(refused(acquire()));
-    let _more: Vec<_> = (0..LANE_RESERVE).map(|_| lane.call(release())).collect();
-    assert!(refused(release()));
-    assert_eq!(taken(&mut engine).len(), LANE_MAX + LANE_RESERVE);
-    assert!(!refused(acquire()), "there is room again at once");
+    for most in [LANE_MAX, 16] {
+        lane.hold_at_most(most);
+        let kept: Vec<_> = (0..most).map(|_| lane.call(acquire())).collect();
+        assert!(refused(acquire()));
+        let figures = Request { by: Principal::Server, call: Call::ListPools };
+        let figures = lane.call(figures);
+        let more: Vec<_> = (1..most).map(|_| lane.call(release())).collect();
+        assert!(refused(release()));
+        assert_eq!(taken(&mut engine).len(), 2 * most);
+        assert!(!refused(acquire()), "there is room again at once");
+        taken(&mut engine);
+        drop((kept, figures, more));
+    }
 }
 
 #[test]
