@@ -127,7 +127,7 @@ def small_lanes(binary, seconds):
     kept = pool["keys"][0]["id"]
     capacity = load(server, 320, seconds)
     asked = 5 * capacity["good_per_s"]
-    connections = int(asked * 0.05)
+    connections = int(asked * 0.1)
     seen = {"acquire": [], "keepalive": []}
     probes = [
         threading.Thread(target=probe, args=(server, seconds, "/v1/pools/default/leases", '{"ttl_seconds":1}', seen["acquire"])),

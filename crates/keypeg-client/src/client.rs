@@ -7,7 +7,7 @@
 use crate::{
     AcquireRequest, Events, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
     KeyPage, KeyState, Lease, LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem,
-    RenewRequest, Secret, routes,
+    ReleaseRequest, RenewRequest, Secret, routes,
 };
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
@@ -205,6 +205,17 @@ impl Client {
     pub async fn release(&self, pool: &str, lease: &str) -> Result<(), Error> {
         let route = routes::lease_release(part(pool)?, part(lease)?);
         self.send::<()>(Method::POST, route, None).await.map(drop)
+    }
+
+    /// Gives a lease's key back, with what its holder says of it: a rest, a quarantine, why.
+    pub async fn release_with(
+        &self,
+        pool: &str,
+        lease: &str,
+        request: &ReleaseRequest,
+    ) -> Result<(), Error> {
+        let route = routes::lease_release(part(pool)?, part(lease)?);
+        self.send(Method::POST, route, Some(request)).await.map(drop)
     }
 
     /// Gives a lease more time.

@@ -12,7 +12,7 @@ use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand, value_parser};
 use keypeg_client::{
     AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
-    RenewRequest, Seconds,
+    ReleaseRequest, RenewRequest, Seconds,
 };
 use output::{Output, Rows};
 use std::ffi::OsString;
@@ -54,6 +54,15 @@ pub enum Ask {
     Release {
         /// The lease's id
         lease: String,
+        /// How long the key rests, such as 0s, 30s or 5m [default: as the pool says]
+        #[arg(long, value_name = "LENGTH", value_parser = rest_ms)]
+        rest: Option<u64>,
+        /// Takes the key out of rotation until somebody unblocks it
+        #[arg(long)]
+        quarantine: bool,
+        /// Why, for whoever looks at the key
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         /// Where to ask, and how to tell.
         #[command(flatten)]
         to: To,
@@ -204,8 +213,11 @@ impl Ask {
             Self::Acquire { wanted, to } => {
                 to.output.fields(&to.client()?.acquire(&to.pool, &wanted.request()).await?)
             }
-            Self::Release { lease, to } => {
-                to.client()?.release(&to.pool, &lease).await?;
+            Self::Release { lease, rest, quarantine, reason, to } => {
+                let rest_seconds = rest.map(Seconds::from_ms);
+                let quarantine = quarantine.then_some(true);
+                let request = ReleaseRequest { rest_seconds, quarantine, reason };
+                to.client()?.release_with(&to.pool, &lease, &request).await?;
                 Ok(0)
             }
             Self::Renew { lease, ttl, to } => {
@@ -263,6 +275,11 @@ async fn list(to: &To, state: Option<KeyState>) -> Result<u8, Failure> {
         rows.tell(&keys)?;
     }
     rows.end()
+}
+
+/// Reads how long a key rests, which may be not at all.
+fn rest_ms(text: &str) -> Result<u64, String> {
+    if text == "0s" { Ok(0) } else { length_ms(text) }
 }
 
 /// Reads a key's state by its word on the wire.

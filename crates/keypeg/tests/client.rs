@@ -3,7 +3,7 @@
 use crate::support::Server;
 use keypeg_client::{
     AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Outcome,
-    PolicyRequest, RenewRequest, Seconds, Secret,
+    PolicyRequest, ReleaseRequest, RenewRequest, Seconds, Secret,
 };
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -50,6 +50,13 @@ async fn each_call_does_what_its_route_does() {
     assert!(renewed.expires_at > grant.expires_at);
     client.release("ci", &grant.id).await.unwrap();
     refused(client.release("ci", &grant.id).await, Code::LeaseEnded);
+    let other = client.acquire("ci", &AcquireRequest::default()).await.unwrap();
+    let rest_seconds = Some(Seconds::from_ms(60_000));
+    let tired = ReleaseRequest { rest_seconds, reason: Some("429".into()), quarantine: None };
+    client.release_with("ci", &other.id, &tired).await.unwrap();
+    let key = client.key("ci", &other.key_id).await.unwrap();
+    assert_eq!((key.state, key.reason.as_deref()), (KeyState::Resting, Some("429")));
+    assert!(client.release_key("ci", &other.key_id).await.unwrap().released);
     assert!(!client.release_key("ci", &grant.key_id).await.unwrap().released);
     assert_eq!(client.keep_alive("ci", &grant.key_id).await.unwrap().id, grant.key_id);
     let all = KeepAliveRequest { all: Some(true), ids: None };

@@ -59,6 +59,15 @@ fn each_command_does_what_it_says() {
     check(tool(&server, &["release", lease, "--pool", "ci"]), 0, "");
     check(tool(&server, &["release", lease, "--pool", "ci"]), 66, "(lease_ended)");
     assert_eq!(told(&server, &["unblock", key, "--pool", "ci"]), json!({ "released": false }));
+    for (how, state) in [(&["--quarantine"][..], "quarantined"), (&["--rest", "1h"], "resting")] {
+        let grant = told(&server, &["acquire", "--pool", "ci"]);
+        let (lease, lent) = (grant["id"].as_str().unwrap(), grant["key_id"].as_str().unwrap());
+        let release = ["release", lease, "--pool", "ci", "--reason", "401"];
+        check(tool(&server, &[&release[..], how].concat()), 0, "");
+        let shown = told(&server, &["show", lent, "--pool", "ci"]);
+        assert_eq!((&shown["state"], &shown["reason"]), (&json!(state), &json!("401")));
+        assert_eq!(told(&server, &["unblock", lent, "--pool", "ci"]), json!({ "released": true }));
+    }
     let kept = told(&server, &["keepalive", key, "--pool", "ci"]);
     assert_eq!(kept, json!({ "kept": 1, "missing": [] }));
     assert_eq!(told(&server, &["keepalive", "--all", "--pool", "ci"])["kept"], 2);

@@ -65,7 +65,9 @@ async fn wanted(request: Request) -> Result<Wanted, Problem> {
         (None, Some(seconds)) => Wait::Preferred { seconds },
         (None, None) => Wait::Asked { ms: 0 },
     };
-    Ok(Wanted { ttl_ms, holder: holder.map(String::into_boxed_str), wait, once })
+    // An empty name is none: a journal cannot tell the two apart.
+    let holder = holder.filter(|holder| !holder.is_empty()).map(String::into_boxed_str);
+    Ok(Wanted { ttl_ms, holder, wait, once })
 }
 
 /// How long to wait for a key.
