@@ -9,6 +9,7 @@ mod fields;
 use crate::core::{Answer, AnswerId, Event, Fact, Now, Said, Sink, Values};
 use crate::feed::Feed;
 use crate::recover::{KEYS_EVER, TOKENS_EVER};
+use crate::request::GENERATE_MAX;
 use fields::{Fields, Writer, tag};
 
 /// The facts of one turn, as bytes; and what those who follow a pool are told of it.
@@ -206,9 +207,10 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Ba
     if key > KEYS_EVER || token > TOKENS_EVER {
         return Err(BadRecord("a number is out of range"));
     }
-    let instants = [AT, UNTIL, tag::HOLD_UNTIL, REST];
+    let told = [tag::KEPT_UNTIL, tag::EXPIRES, tag::KEY_EXPIRES];
+    let mut instants = [AT, UNTIL, tag::HOLD_UNTIL, REST].into_iter().chain(told);
     let ends = !matches!(kind, HELD | RESTING | RENEWED) || fields.number(UNTIL) > 0;
-    if !ends || instants.into_iter().any(|tag| fields.number(tag) > INSTANT_MAX) {
+    if !ends || instants.any(|tag| fields.number(tag) > INSTANT_MAX) {
         return Err(BadRecord("an instant is out of range"));
     }
     let plus = |a: u64, b: u64| a.checked_add(b).ok_or(BadRecord("an instant is out of range"));
@@ -262,6 +264,9 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Ba
         }
         ANSWERED_KEYS => {
             let count = fields.small(tag::COUNT)?;
+            if count > GENERATE_MAX {
+                return Err(BadRecord("a number is out of range"));
+            }
             let expires_at_ms = fields.number(tag::KEY_EXPIRES).checked_sub(1);
             let said = Said::Keys { first: key, count, expires_at_ms };
             Fact::Answered { pool, answer: fields.answer(said)? }
@@ -367,6 +372,36 @@ mod tests {
                     damaged[at] ^= 1 << bit;
                     let _ = read(&damaged, NOW);
                 }
+            }
+        }
+    }
+
+    /// What no server writes is refused where it is read, whatever its sums say: it would panic where
+    /// it is used.
+    #[test]
+    fn a_number_beyond_all_there_are_is_refused() {
+        let numbers: [(u8, u8, u64); 10] = [
+            (DELETED, tag::KEY, KEYS_EVER),
+            (RELEASED, tag::TOKEN, TOKENS_EVER),
+            (STOPPED, tag::TOKEN, TOKENS_EVER),
+            (BORN, tag::AT, INSTANT_MAX),
+            (RENEWED, tag::UNTIL, INSTANT_MAX),
+            (RELEASED, tag::REST, INSTANT_MAX),
+            (ANSWERED_KEYS, tag::COUNT, u64::from(GENERATE_MAX)),
+            (ANSWERED_KEYS, tag::KEY_EXPIRES, INSTANT_MAX),
+            (ANSWERED_LEASE, tag::EXPIRES, INSTANT_MAX),
+            (ANSWERED_LEASE, tag::KEPT_UNTIL, INSTANT_MAX),
+        ];
+        for (kind, tag, most) in numbers {
+            for (number, is_read) in [(most, true), (most + 1, false)] {
+                let mut record = vec![kind, 0, 0, 0, 0];
+                let mut fields = Writer { out: &mut record };
+                fields.number(tag, number);
+                fields.bytes(tag::ANSWER, &[1; 16]);
+                fields.bytes(tag::BODY, &[1; 16]);
+                let len = u32::try_from(record.len() - HEAD).expect("short");
+                record[1..HEAD].copy_from_slice(&len.to_le_bytes());
+                assert_eq!(read(&record, 0).is_ok(), is_read, "kind {kind}, tag {tag}: {number}");
             }
         }
     }
