@@ -148,9 +148,13 @@ impl Lane {
     fn push(&self, slot: Slot, request: Request) -> Result<(), Refusal> {
         let narrowed = self.shared.narrowed.load(Ordering::Relaxed);
         let (most, reserve) = (LANE_MAX - narrowed, LANE_RESERVE - narrowed);
-        // What the server asks for itself is for those who look after it.
-        let is_new = request.call.is_new_work() && request.by != Principal::Server;
-        let room = if is_new { most } else { most + reserve };
+        // What the server asks for itself takes grants back that nobody received, or is for those who
+        // look after it; connections bound how much that can be.
+        let room = match request.by {
+            Principal::Server => usize::MAX,
+            _ if request.call.is_new_work() => most,
+            _ => most + reserve,
+        };
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {

@@ -104,14 +104,15 @@ fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
         lane.hold_at_most(most);
         let kept: Vec<_> = (0..most).map(|_| lane.call(acquire())).collect();
         assert!(refused(acquire()));
-        let figures = Request { by: Principal::Server, call: Call::ListPools };
-        let figures = lane.call(figures);
-        let more: Vec<_> = (1..most).map(|_| lane.call(release())).collect();
+        let more: Vec<_> = (0..most).map(|_| lane.call(release())).collect();
         assert!(refused(release()));
-        assert_eq!(taken(&mut engine).len(), 2 * most);
+        let own =
+            [Call::ListPools, Call::TakeBack { pool: PoolName::default_pool(), lease: LeaseId(1) }];
+        let own = own.map(|call| lane.call(Request { by: Principal::Server, call }));
+        assert_eq!(taken(&mut engine).len(), 2 * most + own.len(), "what the server asks has room");
         assert!(!refused(acquire()), "there is room again at once");
         taken(&mut engine);
-        drop((kept, figures, more));
+        drop((kept, own, more));
     }
 }
 
