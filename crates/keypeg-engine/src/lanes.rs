@@ -150,10 +150,12 @@ impl Lane {
         let (most, reserve) = (LANE_MAX - narrowed, LANE_RESERVE - narrowed);
         // What the server asks for itself takes grants back that nobody received, or is for those who
         // look after it; connections bound how much that can be.
-        let room = match request.by {
-            Principal::Server => usize::MAX,
-            _ if request.call.is_new_work() => most,
-            _ => most + reserve,
+        let room = if request.by == Principal::Server {
+            usize::MAX
+        } else if request.call.is_new_work() {
+            most
+        } else {
+            most + reserve
         };
         {
             let mut inbox = locked(&self.shared.inbox);
