@@ -81,6 +81,8 @@ pub struct Works {
     now: Now,
     /// Lease time, also while it stands still for what is decided.
     unheld_us: u64,
+    /// Whether it stands still in this turn.
+    held: bool,
     meter: Arc<Meter>,
 }
 
@@ -220,6 +222,7 @@ impl Works {
             committed_us: now.lease_us,
             now,
             unheld_us: now.lease_us,
+            held: false,
             meter: Arc::default(),
         }
     }
@@ -282,6 +285,10 @@ impl Works {
         self.begin_step();
         if let Some(journal) = &mut self.journal {
             journal.tend(self.unheld_us)?;
+        }
+        if self.held && self.room() > Room::Nothing {
+            // There is room again: what is played from here on is of this instant.
+            self.begin_step();
         }
         if self.journal.as_ref().is_some_and(|journal| journal.room() < Room::Grants) {
             self.turn_away(&Refusal::StorageFull, replies);
@@ -375,6 +382,7 @@ impl Works {
         let remembers = self.room() > Room::Nothing;
         let now = self.times.now(remembers);
         let lease_us = if remembers { now.lease_us } else { self.now.lease_us };
+        self.held = !remembers;
         self.unheld_us = now.lease_us;
         self.now = Now { lease_us, ..now };
         let taken_over = self.taken_over();

@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, LeaseId, PolicyPatch, PoolName, Verdict};
+use keypeg_engine::core::{KeyRef, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Verdict};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::works::Ticket;
 use keypeg_engine::works::{Sizes, Works};
@@ -190,10 +190,23 @@ fn time_stands_still_where_its_passing_could_not_be_remembered() {
     assert_eq!(leased(&driver), held, "no lease ends that would not be remembered to have ended");
     assert!(journal == self::journal(&disk), "nothing is written");
     disk.hold_at_most(None);
-    for _ in 0..3 {
+    // In the very turn in which there is room again time goes on: a lease begun on the clock that
+    // stood still would end before its time.
+    clock.tick_ms(1_000);
+    let (id, begun) = loop {
+        if let Reply::Granted { lease, .. } = acquire(&mut driver) {
+            break (lease.id, clock.boot_ms());
+        }
         clock.tick_ms(1_000);
-        driver.call(Call::ShowPool { pool: default_pool() });
-    }
+    };
+    clock.tick_ms(begun + 59_999 - clock.boot_ms());
+    let renew = Call::Renew { pool: default_pool(), lease: id, ttl_ms: None };
+    let reply = driver.call(renew.clone());
+    let runs = matches!(reply, Reply::Refused(Refusal::Denied(Denied::MaxHoldReached { .. })));
+    assert!(runs, "{reply:?}");
+    clock.tick_ms(1);
+    let reply = driver.call(renew);
+    assert!(matches!(reply, Reply::Refused(Refusal::Denied(Denied::LeaseEnded { .. }))));
     assert_eq!(leased(&driver), 0, "their time is over as soon as that can be remembered");
 }
 

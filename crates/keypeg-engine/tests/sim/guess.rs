@@ -247,6 +247,15 @@ fn lease_times(model: &Model, found: &Found, latest: u64) -> Vec<u64> {
     times.into_iter().filter(|time| (model.durable..=latest).contains(time)).rev().collect()
 }
 
+fn is_like(seen: KeyState, known: &State) -> bool {
+    match known {
+        State::Free => seen == KeyState::Available,
+        State::Leased(_) => seen == KeyState::Leased,
+        State::Resting { .. } => seen == KeyState::Resting,
+        State::Aside { .. } => seen == KeyState::Quarantined,
+    }
+}
+
 fn agrees(model: &mut Model, now: Instant, found: &Found) -> Checked {
     let nothing = Found::default();
     let mut silent = Guess::new(&nothing, &[], Vec::new(), model);
@@ -260,11 +269,14 @@ fn agrees(model: &mut Model, now: Instant, found: &Found) -> Checked {
         }
         let pool = model.pools.get_mut(name).expect("just compared");
         let known: BTreeSet<_> = pool.keys.iter().filter_map(|key| key.id).collect();
-        let mut new = keys.iter().filter(|view| !known.contains(&view.id));
+        let mut new: Vec<_> = keys.iter().filter(|view| !known.contains(&view.id)).collect();
         for key in pool.keys.iter_mut().filter(|key| key.id.is_none()) {
-            key.id = Some(new.next().ok_or("fewer keys than there should be")?.id);
+            // Nobody was told which of them was lent before it came back: their states tell.
+            let alike = new.iter().position(|view| is_like(view.state, &key.state));
+            ensure!(!new.is_empty(), "fewer keys than there should be");
+            key.id = Some(new.remove(alike.unwrap_or(0)).id);
         }
-        if let Some(view) = new.next() {
+        if let Some(view) = new.first() {
             return Err(format!("{} should not be there", view.id));
         }
         for key in &pool.keys {
