@@ -3,9 +3,12 @@
 //! What was asked for goes to stdout, everything else to stderr; the exit code tells the kind of
 //! a failure, see [`exit`].
 
+mod bench;
 mod exec;
 mod import;
 mod output;
+
+pub use bench::BenchArgs;
 
 use crate::config::length_ms;
 use crate::failure::{Failure, exit};
@@ -145,6 +148,11 @@ pub enum Ask {
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
+    /// Loads a server and tells what it did: requests a second, latencies, processor time, memory
+    ///
+    /// Latencies are of whole requests over HTTP. With --rate they count from when a request was due,
+    /// so that a server that stalls cannot hide it.
+    Bench(Box<BenchArgs>),
 }
 
 /// Where to ask, and how to tell.
@@ -256,6 +264,7 @@ impl Ask {
             Self::Exec { wanted, to, command } => {
                 exec::run(&to.client()?, &to.pool, &wanted.request(), &command).await
             }
+            Self::Bench(args) => args.run().await,
         }
     }
 }

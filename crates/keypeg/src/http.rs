@@ -8,6 +8,8 @@
 pub(crate) mod accept;
 mod answer;
 mod body;
+#[cfg(feature = "bench-constant")]
+mod constant;
 mod docs;
 mod error;
 mod events;
@@ -241,6 +243,12 @@ async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
             keys::keep_alive(app, pool, key, request).await
         }
         (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(app, pool, request).await,
+        #[cfg(feature = "bench-constant")]
+        (Method::POST, ["bench-constant", "leases"]) => constant::grant(request).await,
+        #[cfg(feature = "bench-constant")]
+        (Method::POST, ["bench-constant", "leases", _, "release"]) => {
+            constant::released(request).await
+        }
         (Method::POST, [pool, "leases"]) => leases::acquire(app, pool, request).await,
         (Method::POST, [pool, "leases", lease, "release"]) => {
             leases::release(app, pool, lease, request).await

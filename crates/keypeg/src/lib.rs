@@ -16,7 +16,7 @@ mod random;
 mod signals;
 
 #[cfg(feature = "cli")]
-pub use cli::{Ask, To, Wanted};
+pub use cli::{Ask, BenchArgs, To, Wanted};
 pub use clock::SystemClock;
 pub use config::{Cli, Command, Config, ServeArgs};
 pub use failure::{Failure, exit};

@@ -7,6 +7,8 @@
 
 mod api;
 mod bad_input;
+#[cfg(feature = "cli")]
+mod bench;
 mod cli;
 #[cfg(feature = "cli")]
 mod client;
