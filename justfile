@@ -16,6 +16,18 @@ test:
 bench:
     cargo bench -p keypeg-core --bench cost
 
+# Beside Redis, beanstalkd, PostgreSQL, Django and nginx, on this machine: 15 minutes, or --quick.
+bench-peers *args:
+    bench/run {{args}}
+
+# What millions of keys cost, and a restart with them.
+bench-scale *args:
+    bench/scale {{args}}
+
+# Latencies at half load while something else goes on.
+bench-tail *args:
+    bench/tail {{args}}
+
 # Many more seeds than a test run plays, of the core beside its model and of the simulation.
 soak seeds="2000":
     KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-core --test model

@@ -1,0 +1,1 @@
+"""What bench/run, bench/scale and bench/tail share: servers, measuring, tables, charts."""

@@ -1,0 +1,260 @@
+"""What Keypeg is compared with: how each is started, filled and asked, and what it needs for that.
+
+Each peer is what somebody would take for the same job, set up as kindly as its documentation says. One that
+cannot be had raises `Missing`; the table says so.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from .measure import KEYPEG, ROOT, Process, free_port, keypeg_serve, say, wait_for_port, wait_until
+
+HERE = ROOT / "bench"
+VENV = ROOT / "target" / "bench-venv"
+GRANT = (
+    '{"id":"6674ecnpkeibtvvpj0t7ngvphl","pool":"bench-constant","key_id":"3e19ob8uiq8ulb0e3v7o7kaciu",'
+    '"key":"EP4EHmEDGjNsr9emT5fE","fencing_token":1795407714706997,"holder":"bench-17",'
+    '"granted_at":"2026-11-23T04:21:55.745Z","waited_seconds":0,"expires_at":"2026-11-23T04:22:55.745Z",'
+    '"expires_in_seconds":60,"key_expires_at":"2026-11-23T04:26:55.733Z"}'
+)
+
+
+class Missing(Exception):
+    """A peer that is not here and cannot be installed."""
+
+
+def need(program, package):
+    """Finds a program; installs its Debian package where that is allowed."""
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found:
+        return found
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"installing {package}")
+        env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        if subprocess.run(command, **quiet).returncode != 0:
+            subprocess.run(["apt-get", "update", "-qq"], **quiet)
+            subprocess.run(command, **quiet)
+        found = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
+        if found:
+            return found
+    raise Missing(f"{program} is not here and {package} could not be installed")
+
+
+class Peer:
+    """A server that runs: its name in the tables, what is asked of it, and how."""
+
+    job = "acquire and release"
+    scenario = "acquire-release"
+    more = ()
+
+    def __init__(self, size=None):
+        self.size = size
+
+    def stop(self):
+        self.process.stop()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+
+class Keypeg(Peer):
+    name = "Keypeg"
+    durable = True
+
+    def start(self, directory):
+        self.process, self.url = keypeg_serve(directory, durable=self.durable)
+        self.more = ("--pool", "bench")
+        fill = [KEYPEG, "bench", "--server", self.url, "--pool", "bench", "--keys", self.size, "--for", "100ms",
+                "--output", "json", "--connections", 1]
+        done = subprocess.run([str(word) for word in fill], capture_output=True, text=True)
+        if done.returncode not in (0, 70):
+            raise RuntimeError(done.stderr)
+
+
+class KeypegEphemeral(Keypeg):
+    name = "Keypeg --ephemeral"
+    durable = False
+
+
+class KeypegConstant(Peer):
+    name = "Keypeg's HTTP, constant answer"
+    job = "constant answer"
+    more = ("--pool", "bench-constant")
+
+    def start(self, directory):
+        self.process, self.url = keypeg_serve(directory, durable=False)
+
+
+class Nginx(Peer):
+    name = "nginx return"
+    job = "constant answer"
+    more = ("--pool", "bench-constant")
+
+    def start(self, directory):
+        nginx = need("nginx", "nginx-light")
+        port = free_port()
+        conf = directory / "nginx.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        conf.write_text(f"""
+            {user} worker_processes auto; pid {directory}/pid; error_log {directory}/error;
+            events {{ worker_connections 4096; }}
+            http {{
+                access_log off; keepalive_requests 1000000000; default_type application/json;
+                client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+                fastcgi_temp_path {directory}/fcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+                server {{
+                    listen 127.0.0.1:{port} reuseport;
+                    add_header Cache-Control no-store always; add_header X-Request-Id $connection-$connection_requests always;
+                    location = /v1/pools/bench-constant/leases {{ return 201 '{GRANT}'; }}
+                    location /v1/pools/bench-constant/leases/ {{ return 204; }}
+                }}
+            }}""")
+        self.process = Process([nginx, "-p", directory, "-c", conf, "-g", "daemon off;"], directory / "log")
+        wait_for_port(port, self.process)
+        self.url = f"http://127.0.0.1:{port}"
+
+
+class Redis(Peer):
+    scenario = "redis"
+
+    def start(self, directory):
+        server = need("redis-server", "redis-server")
+        port = free_port()
+        self.process = Process(
+            [server, "--port", port, "--bind", "127.0.0.1", "--dir", directory, "--save", "",
+             "--appendonly", "yes", "--appendfsync", self.fsync, "--daemonize", "no"], directory / "log")
+        wait_for_port(port, self.process)
+        self.url = f"http://127.0.0.1:{port}"
+        redis_fill(port, self.size)
+
+
+def redis_fill(port, size):
+    """A set of keys as long as Keypeg's."""
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        answers = sock.makefile("rb")
+        for start in range(0, size, 1000):
+            values = [f"{number:020}" for number in range(start, min(start + 1000, size))]
+            words = ["SADD", "free", *values]
+            text = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+            sock.sendall(text.encode())
+            if not answers.readline().startswith(b":"):
+                raise RuntimeError("Redis does not take members")
+
+
+class RedisAlways(Redis):
+    name = "Redis, appendfsync always"
+    fsync = "always"
+
+
+class RedisEverysec(Redis):
+    name = "Redis, appendfsync everysec"
+    fsync = "everysec"
+
+
+class Beanstalkd(Peer):
+    name = "beanstalkd, memory"
+    scenario = "beanstalk"
+
+    def start(self, directory):
+        server = need("beanstalkd", "beanstalkd")
+        port = free_port()
+        self.process = Process([server, "-l", "127.0.0.1", "-p", port], directory / "log")
+        wait_for_port(port, self.process)
+        self.url = f"http://127.0.0.1:{port}"
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            answers = sock.makefile("rb")
+            for start in range(0, self.size, 500):
+                count = min(500, self.size - start)
+                sock.sendall(b"".join(b"put 0 0 3600 20\r\n%020d\r\n" % (start + at) for at in range(count)))
+                for _ in range(count):
+                    if not answers.readline().startswith(b"INSERTED"):
+                        raise RuntimeError("beanstalkd does not take jobs")
+
+
+class Postgres(Peer):
+    name = "PostgreSQL, SKIP LOCKED"
+    scenario = "postgres"
+
+    def start(self, directory):
+        if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")) and not shutil.which("postgres"):
+            need("pg_ctlcluster", "postgresql")
+        bins = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+        tool = lambda name: str(bins[-1] / name) if bins else need(name, "postgresql")
+        data, port = directory / "data", free_port()
+        data.mkdir()
+        user = []
+        if os.geteuid() == 0:
+            try:
+                owner = pwd.getpwnam("postgres")
+            except KeyError as error:
+                raise Missing("PostgreSQL does not run as root, and there is no user postgres") from error
+            for path in (data, directory):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+            user = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
+        quiet = {"check": True, "capture_output": True, "cwd": directory}
+        subprocess.run([*user, tool("initdb"), "-D", data, "-A", "trust", "-U", "bench"], **quiet)
+        settings = {
+            "port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": str(directory),
+            "max_connections": 400, "shared_buffers": "256MB", "max_wal_size": "4GB", "fsync": "on",
+            "synchronous_commit": "on", "autovacuum_naptime": "5s",
+        }
+        flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self.process = Process([*user, tool("postgres"), "-D", data, *flags], directory / "log", cwd=directory)
+        wait_for_port(port, self.process)
+        self.url = f"http://127.0.0.1:{port}"
+        psql = [tool("psql"), "-h", "127.0.0.1", "-p", str(port), "-U", "bench", "-v", "ON_ERROR_STOP=1", "-q"]
+        wait_until(lambda: subprocess.run([tool("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode == 0)
+        subprocess.run([*psql, "-d", "postgres", "-c", "CREATE DATABASE bench"], **quiet)
+        sql = f"""CREATE SEQUENCE token CACHE 1;
+            CREATE TABLE items (id int PRIMARY KEY, value text, token bigint, held_until timestamptz)
+                WITH (fillfactor = 50);
+            INSERT INTO items SELECT n, lpad(n::text, 20, '0'), 0, '-infinity' FROM generate_series(1, {self.size}) n;"""
+        subprocess.run([*psql, "-d", "bench", "-c", sql], **quiet)
+        subprocess.run([*psql, "-d", "bench", "-c", "VACUUM ANALYZE items"], **quiet)
+        self.more = ("--pool", "items", "--rows", self.size)
+
+    def stop(self):
+        # SIGINT: without waiting for clients.
+        import signal
+
+        self.process.stop(signal.SIGINT)
+
+
+class Django(Peer):
+    name = "Django, SQLite, gunicorn"
+    scenario = "seed"
+
+    def start(self, directory):
+        python = VENV / "bin" / "python"
+        if not (VENV / "bin" / "gunicorn").exists():
+            say("installing Django into target/bench-venv")
+            made = subprocess.run([sys.executable, "-m", "venv", VENV]).returncode == 0
+            pip = [python, "-m", "pip", "install", "-q", "-r", HERE / "django" / "requirements.txt"]
+            if not made or subprocess.run(pip).returncode != 0:
+                raise Missing("Django could not be installed: Python's venv and a package registry are needed")
+        env = dict(os.environ, BENCH_DATABASE=str(directory / "db.sqlite3"), PYTHONDONTWRITEBYTECODE="1")
+        app = HERE / "django"
+        subprocess.run([python, "wsgi.py", str(self.size)], cwd=app, env=env, check=True)
+        port = free_port()
+        self.process = Process(
+            [VENV / "bin" / "gunicorn", "wsgi:application", "--bind", f"127.0.0.1:{port}", "--workers", 1,
+             "--threads", 8, "--keep-alive", 75, "--log-level", "warning"], directory / "log", env=env, cwd=app)
+        wait_for_port(port, self.process)
+        self.url = f"http://127.0.0.1:{port}"
+
+
+def all_peers(sizes, django=1_000):
+    """Every row of the comparison."""
+    rows = [KeypegConstant(), Nginx()]
+    for size in sizes:
+        for peer in (Keypeg, KeypegEphemeral, RedisAlways, RedisEverysec, Beanstalkd, Postgres):
+            rows.append(peer(size))
+    return [*rows, Django(django)]
