@@ -98,9 +98,10 @@ impl Tally {
 struct Run {
     plan: Plan,
     pace: Option<Pace>,
-    /// All connections are open; the clock has started.
+    /// All connections are open; the clock has started; memory is told, so they may close.
     open: Barrier,
     go: Barrier,
+    told: Barrier,
     begin: OnceLock<Instant>,
     failed: OnceLock<String>,
 }
@@ -112,6 +113,7 @@ pub(super) fn run(plan: Plan) -> Result<Loaded, String> {
         pace: plan.schedule.map(Pace::new),
         open: Barrier::new(threads + 1),
         go: Barrier::new(threads + 1),
+        told: Barrier::new(threads + 1),
         begin: OnceLock::new(),
         failed: OnceLock::new(),
         plan,
@@ -137,15 +139,16 @@ pub(super) fn run(plan: Plan) -> Result<Loaded, String> {
     let length = stopwatch().saturating_duration_since(begin);
     let after = process::cpu_seconds(&run.plan.pids);
     let own_cpu_seconds = process::own_cpu_seconds() - own;
+    let resident_bytes = process::resident_bytes(&run.plan.pids);
+    run.told.wait();
     let unsent = run.pace.as_ref().map_or(0, Pace::unsent);
     let mut tally = Tally::new(run.plan.kinds.len());
     for thread in spawned {
         tally.merge(thread.join().expect("invariant: a connection's thread does not panic"));
     }
-    let server = before.zip(after).map(|(before, after)| Server {
-        cpu_seconds: after - before,
-        resident_bytes: process::resident_bytes(&run.plan.pids),
-    });
+    let server = before
+        .zip(after)
+        .map(|(before, after)| Server { cpu_seconds: after - before, resident_bytes });
     match run.failed.get() {
         Some(why) => Err(why.clone()),
         None => Ok(Loaded { tally, length, unsent, server, own_cpu_seconds }),
@@ -178,10 +181,13 @@ fn work(run: &Arc<Run>, thread: usize) -> Tally {
     run.open.wait();
     run.go.wait();
     let begin = *run.begin.get().expect("invariant: the clock starts before it is gone");
+    let mut open = Vec::new();
     if let (Ok(runtime), None) = (&runtime, run.failed.get()) {
         let local = LocalSet::new();
-        local.block_on(runtime, drive_all(run, lines, begin, &tally));
+        open = local.block_on(runtime, drive_all(run, lines, begin, &tally));
     }
+    run.told.wait();
+    drop(open);
     tally.take()
 }
 
@@ -195,7 +201,14 @@ async fn open(run: &Run, thread: usize) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-async fn drive_all(run: &Arc<Run>, lines: Vec<Line>, begin: Instant, tally: &Rc<RefCell<Tally>>) {
+/// Drives connections to the end and leaves them open: a server of a process each has its memory in
+/// them.
+async fn drive_all(
+    run: &Arc<Run>,
+    lines: Vec<Line>,
+    begin: Instant,
+    tally: &Rc<RefCell<Tally>>,
+) -> Vec<Line> {
     let driven: Vec<_> = lines
         .into_iter()
         .map(|line| {
@@ -204,23 +217,27 @@ async fn drive_all(run: &Arc<Run>, lines: Vec<Line>, begin: Instant, tally: &Rc<
         })
         .collect();
     let late = begin + run.plan.length + GRACE;
+    let mut open = Vec::new();
     for each in driven {
-        if timeout_at(late.into(), each).await.is_err() {
+        if let Ok(ended) = timeout_at(late.into(), each).await {
+            open.extend(ended.ok().flatten());
+        } else {
             let mut tally = tally.borrow_mut();
             tally.broken += 1;
             tally.why = Some("no answer long after the end".into());
         }
     }
+    open
 }
 
-/// One connection, until the end.
-async fn drive(run: &Run, mut line: Line, begin: Instant, tally: &RefCell<Tally>) {
+/// One connection, until the end; `None` when it could not be opened again.
+async fn drive(run: &Run, mut line: Line, begin: Instant, tally: &RefCell<Tally>) -> Option<Line> {
     let end = begin + run.plan.length;
     let mut now = stopwatch();
     loop {
         let over = now >= end;
         if over && !line.talk.owes() {
-            break;
+            return Some(line);
         }
         let from = match &run.pace {
             Some(pace) if !over => pace.next(begin).await,
@@ -253,7 +270,7 @@ async fn drive(run: &Run, mut line: Line, begin: Instant, tally: &RefCell<Tally>
             }
         };
         if closes && line.reopen(&run.plan).await.is_err() {
-            break;
+            return None;
         }
     }
 }
