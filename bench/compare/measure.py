@@ -19,6 +19,10 @@ BUILT = KEYPEG.with_name("commit")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+# So that what was started is ended, whoever asks for the end.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
