@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Ways that one lost turn is played in at most.
 const WAYS_MAX: usize = 20_000;
+/// What is said of a lost turn that could have gone in more ways.
+pub(crate) const TOO_MANY: &str = "a lost turn can have gone in too many ways";
 
 /// What a start was found to have.
 #[derive(Debug, Default)]
@@ -200,7 +202,7 @@ fn ways_of(model: &Model, lost: &Lost, found: &Found) -> Checked<Vec<Model>> {
             Some(next) => script = next,
         }
     }
-    Err(format!("more than {WAYS_MAX} ways: the simulation asks too much of itself"))
+    Err(TOO_MANY.into())
 }
 
 fn named_in(call: &Call) -> Option<KeyRef> {

@@ -8,6 +8,7 @@ mod counts;
 mod starts;
 
 use crate::calls::{Clients, Wish};
+use crate::guess::TOO_MANY;
 use crate::model::{Checked, Instant, Model, Rules, State, Told, ensure, pool_of};
 use crate::support::Dice;
 use crate::support::sim_disk::SimDisk;
@@ -132,12 +133,14 @@ impl World {
     pub(crate) fn run(&mut self) -> Checked {
         self.start(None)?;
         for _ in 0..self.plan.beats {
-            self.beat()?;
-            if self.models.len() > MODELS_MAX {
+            let beaten = self.beat();
+            let too_many = beaten.as_ref().is_err_and(|why| why == TOO_MANY);
+            if too_many || self.models.len() > MODELS_MAX {
                 // Too many lost answers at once: nothing more could be told right from wrong.
                 self.tally.count("seeds ended early: too much may be true");
                 return Ok(());
             }
+            beaten?;
         }
         self.comes_to_rest()
     }
