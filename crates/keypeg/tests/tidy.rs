@@ -41,6 +41,7 @@ const LONG: [(&str, &str); 6] = [
         "the story, its hostile steps and its comparison in one place",
     ),
     ("crates/keypeg-core/tests/support/naive.rs", "the whole contract, told naively"),
+    ("crates/keypeg-engine/tests/support/sim_disk.rs", "one disk and all that can befall it"),
     (
         "crates/keypeg-engine/tests/sim/model.rs",
         "the whole contract, as far as a client can see it",
