@@ -7,8 +7,9 @@
 use crate::{
     AcquireRequest, Events, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
     KeyPage, KeyState, Lease, LeaseGuard, NewKeys, PolicyRequest, Pool, Pools, Problem,
-    ReleaseRequest, RenewRequest, Secret, routes,
+    ReleaseRequest, RenewRequest, Revealed, Secret, routes,
 };
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
@@ -31,6 +32,8 @@ pub struct Client {
     base: String,
     /// Under which Idempotency-Key it asks.
     once: Option<String>,
+    /// What it shows to be let in; marked as sensitive, so that it is in no `Debug`.
+    token: Option<HeaderValue>,
 }
 
 /// Why a call gave nothing.
@@ -93,7 +96,18 @@ impl Client {
             return Err(Error::Unusable(message));
         };
         let http = connecting().build().map_err(|error| Error::Unusable(root(&error)))?;
-        Ok(Self { http, base: format!("http://{host}"), once: None })
+        Ok(Self { http, base: format!("http://{host}"), once: None, token: None })
+    }
+
+    /// Makes a client that shows this access token with each call.
+    pub fn with_token(&self, token: &str) -> Result<Self, Error> {
+        let visible = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let shown = HeaderValue::try_from(format!("Bearer {token}")).ok().filter(|_| visible);
+        let Some(mut shown) = shown else {
+            return Err(Error::Unusable("an access token has visible characters alone".into()));
+        };
+        shown.set_sensitive(true);
+        Ok(Self { token: Some(shown), ..self.clone() })
     }
 
     /// Makes a client whose [`generate`](Self::generate) and [`acquire`](Self::acquire) are made
@@ -173,6 +187,11 @@ impl Client {
         self.bare(routes::key_release(part(pool)?, part(key)?)).await
     }
 
+    /// Shows a key's value, whoever holds it.
+    pub async fn reveal(&self, pool: &str, key: &str) -> Result<Revealed, Error> {
+        self.bare(routes::key_reveal(part(pool)?, part(key)?)).await
+    }
+
     /// Keeps one key alive.
     pub async fn keep_alive(&self, pool: &str, key: &str) -> Result<Kept, Error> {
         self.bare(routes::key_keepalive(part(pool)?, part(key)?)).await
@@ -240,6 +259,9 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
         Ok(Events::new(sent(request).await?, after))
     }
 
@@ -303,6 +325,9 @@ impl Client {
         }
         if let Some(key) = &self.once {
             request = request.header("idempotency-key", key);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
         }
         sent(request).await
     }

@@ -161,6 +161,16 @@ pub struct KeptMany {
     pub missing: Vec<String>,
 }
 
+/// A key's value, shown to somebody it was not lent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+pub struct Revealed {
+    /// The key.
+    pub id: String,
+    /// Its value.
+    pub key: Secret,
+}
+
 /// Whether putting a key back changed anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]

@@ -33,7 +33,7 @@ pub use events::Events;
 pub use guard::LeaseGuard;
 pub use key::{
     Freed, GenerateRequest, KeepAliveRequest, Kept, KeptMany, Key, KeyLease, KeyPage, KeyState,
-    NewKey, NewKeys, Secret,
+    NewKey, NewKeys, Revealed, Secret,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 pub use pool::{PolicyRequest, Pool, Pools};

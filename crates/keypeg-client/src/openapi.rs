@@ -9,7 +9,7 @@ mod parameters;
 mod schemas;
 
 use crate::Code;
-use crate::routes::{ROUTES, Route, Scope};
+use crate::routes::{Access, ROUTES, Route, Scope};
 use calls::{Call, Gives, Takes, call};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -71,6 +71,10 @@ pub fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas, "headers": headers(), "responses": shared,
+            "securitySchemes": { "token": {
+                "type": "http", "scheme": "bearer",
+                "description": "An access token, where the server has any: else nothing is wanted.",
+            } },
             "examples": Map::from_iter(problems),
         },
     })
@@ -82,6 +86,8 @@ fn headers() -> Value {
     json!({
         "RequestId": header(string(), "The request's id, as problems name it."),
         "CacheControl": header(json!({ "const": "no-store" }), "A secret may be in the body."),
+        "WwwAuthenticate": header(
+            string(), "`Bearer`, with the error of RFC 6750 where a token was shown."),
         "RetryAfter": header(
             json!({ "type": "integer", "minimum": 0 }),
             "Whole seconds after which asking again may help.",
@@ -98,8 +104,18 @@ fn operation(route: &Route, call: &Call) -> Value {
         "summary": route.summary,
         "tags": [tag(route.path)],
     });
-    if !call.about.is_empty() {
-        operation["description"] = call.about.into();
+    let mut about = call.about.to_owned();
+    match route.access {
+        Access::Open => {}
+        Access::Token => operation["security"] = json!([{}, { "token": [] }]),
+        Access::Scope(scope) => {
+            operation["security"] = json!([{}, { "token": [scope.as_str()] }]);
+            let wants = format!("A token wants the scope `{}`.", scope.as_str());
+            about = if about.is_empty() { wants } else { format!("{about}\n\n{wants}") };
+        }
+    }
+    if !about.is_empty() {
+        operation["description"] = about.into();
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -153,7 +169,7 @@ fn tag(path: &str) -> &'static str {
 
 /// Whether the route makes, ends or lends something.
 fn changes(route: &Route) -> bool {
-    route.method != "GET" || route.scope == Some(Scope::Lend)
+    route.method != "GET" || route.access == Access::Scope(Scope::Lend)
 }
 
 /// Whether a body's bytes can be why the route refuses.
@@ -163,15 +179,18 @@ fn reads_body(call: &Call) -> bool {
 
 /// Every problem of a route: its own, and those it shares.
 fn codes(route: &Route, call: &Call) -> Vec<Code> {
-    let mut codes = vec![Code::Malformed, Code::Internal];
+    let mut codes = vec![Code::Malformed, Code::Misdirected, Code::Internal];
     codes.extend(call.refuses);
-    if changes(route) {
+    if route.access != Access::Open {
+        codes.extend([Code::Unauthorized, Code::RateLimited]);
+    }
+    if changes(route) || matches!(route.access, Access::Scope(_)) {
         codes.push(Code::Forbidden);
     }
     if reads_body(call) {
         codes.extend([Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType, Code::Invalid]);
     }
-    if route.scope.is_some() {
+    if matches!(route.access, Access::Scope(_)) {
         codes.extend([Code::Overloaded, Code::ShuttingDown]);
     }
     if route.path.contains("{pool}") && route.operation != "putPool" {
@@ -281,7 +300,10 @@ fn headers_of(route: &Route, status: u16, own: bool) -> Value {
     if own && ["/v1/", "/api/", "/keys"].iter().any(|start| route.path.starts_with(start)) {
         headers["Cache-Control"] = header("CacheControl");
     }
-    if status == 503 || (route.operation == "acquire" && status == 404) {
+    if status == 401 || status == 403 {
+        headers["WWW-Authenticate"] = header("WwwAuthenticate");
+    }
+    if status == 503 || status == 429 || (route.operation == "acquire" && status == 404) {
         headers["Retry-After"] = header("RetryAfter");
     }
     if route.operation == "acquire" && [201, 404, 503].contains(&status) {

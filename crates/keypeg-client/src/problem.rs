@@ -14,7 +14,9 @@ pub enum Code {
     Malformed,
     /// A cursor of no listing that goes on.
     BadCursor,
-    /// Not allowed.
+    /// An access token is wanted, and none that is valid was shown.
+    Unauthorized,
+    /// Not allowed: by the access token's scopes or pools, or a page of another site asks.
     Forbidden,
     /// No such route.
     NotFound,
@@ -26,8 +28,12 @@ pub enum Code {
     TooLarge,
     /// The body is not JSON by its content type.
     UnsupportedMediaType,
+    /// The `Host` is none that this server goes by.
+    Misdirected,
     /// A field is unknown, of the wrong type or out of its range.
     Invalid,
+    /// The access token, or the address, asks more often than it may.
+    RateLimited,
     /// No such pool.
     UnknownPool,
     /// No such key: never was, deleted, or purged.
@@ -66,16 +72,19 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::Malformed,
         Self::BadCursor,
+        Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Timeout,
         Self::TooLarge,
         Self::UnsupportedMediaType,
+        Self::Misdirected,
         Self::Invalid,
+        Self::RateLimited,
         Self::UnknownPool,
         Self::UnknownKey,
         Self::NoKeyAvailable,
@@ -100,6 +109,7 @@ impl Code {
         match self {
             Self::Malformed => ("malformed", 400, "Malformed request"),
             Self::BadCursor => ("bad_cursor", 400, "Bad cursor"),
+            Self::Unauthorized => ("unauthorized", 401, "Access token wanted"),
             Self::Forbidden => ("forbidden", 403, "Forbidden"),
             Self::NotFound => ("not_found", 404, "No such route"),
             Self::UnknownPool => ("unknown_pool", 404, "No such pool"),
@@ -117,6 +127,8 @@ impl Code {
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", 415, "Unsupported content type")
             }
+            Self::Misdirected => ("misdirected", 421, "Not this server's host"),
+            Self::RateLimited => ("rate_limited", 429, "Too many requests"),
             Self::Invalid => ("invalid", 422, "Invalid field"),
             Self::IdempotencyMismatch => {
                 ("idempotency_mismatch", 422, "Idempotency key used with another body")
@@ -191,6 +203,9 @@ pub struct More {
     /// Why no key is free, or how a lease ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// The scope that the access token lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// The field that is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,

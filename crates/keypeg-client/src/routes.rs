@@ -26,6 +26,11 @@ pub fn pool(pool: &str) -> String {
     format!("{POOLS}/{pool}")
 }
 
+/// Shows a key's value.
+pub fn key_reveal(pool: &str, key: &str) -> String {
+    format!("{POOLS}/{pool}/keys/{key}/reveal")
+}
+
 /// A pool's keys.
 pub fn keys(pool: &str) -> String {
     format!("{POOLS}/{pool}/keys")
@@ -71,21 +76,53 @@ pub fn lease_renew(pool: &str, lease: &str) -> String {
     format!("{POOLS}/{pool}/leases/{lease}/renew")
 }
 
-/// What an access token must allow for a route.
+/// What an access token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// To look, at everything but values.
     Read,
-    /// To borrow keys, and to keep what is borrowed.
+    /// To borrow keys, to keep what is borrowed, and to give it back.
     Lend,
     /// To make keys and to end them.
     Keys,
     /// To take a key from whoever holds it.
     Force,
-    /// To see what the server counts.
+    /// To be shown the value of a key that was not lent to the asker.
+    Reveal,
+    /// To see what the server counts, over all pools.
     Metrics,
-    /// To change pools.
+    /// Everything, and alone to change pools.
     Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 7] =
+        [Self::Read, Self::Lend, Self::Keys, Self::Force, Self::Reveal, Self::Metrics, Self::Admin];
+
+    /// Its word, as it stands in a tokens' file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Lend => "lend",
+            Self::Keys => "keys",
+            Self::Force => "force",
+            Self::Reveal => "reveal",
+            Self::Metrics => "metrics",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who may use a route of a server that has access tokens; of one that has none, everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody: it tells nothing that is not public.
+    Open,
+    /// Whoever has a token, whatever it allows.
+    Token,
+    /// Whoever has a token of this scope.
+    Scope(Scope),
 }
 
 /// One route.
@@ -99,47 +136,48 @@ pub struct Route {
     pub operation: &'static str,
     /// What it does.
     pub summary: &'static str,
-    /// What it takes to be allowed to; `None` is open to everybody.
-    pub scope: Option<Scope>,
+    /// Who may.
+    pub access: Access,
 }
 
 /// Every route there is.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[
-    Route::new("GET", POOLS, "listPools", "Lists the pools", Some(Scope::Read)),
-    Route::new("GET", "/v1/pools/{pool}", "showPool", "Shows a pool and its counts", Some(Scope::Read)),
-    Route::new("PUT", "/v1/pools/{pool}", "putPool", "Makes a pool, or changes its policy", Some(Scope::Admin)),
-    Route::new("DELETE", "/v1/pools/{pool}", "deletePool", "Removes a pool with all its keys", Some(Scope::Admin)),
-    Route::new("GET", "/v1/pools/{pool}/keys", "listKeys", "Lists keys, without their values", Some(Scope::Read)),
-    Route::new("POST", "/v1/pools/{pool}/keys", "addKeys", "Generates keys, or imports values", Some(Scope::Keys)),
-    Route::new("GET", "/v1/pools/{pool}/keys/{id}", "showKey", "Shows a key, without its value", Some(Scope::Read)),
-    Route::new("DELETE", "/v1/pools/{pool}/keys/{id}", "deleteKey", "Deletes a key in any state, for ever", Some(Scope::Keys)),
-    Route::new("POST", "/v1/pools/{pool}/keys/{id}/release", "releaseKey", "Puts a key back, whoever holds it", Some(Scope::Force)),
-    Route::new("POST", "/v1/pools/{pool}/keys/{id}/keepalive", "keepKeyAlive", "Keeps a key alive", Some(Scope::Lend)),
-    Route::new("POST", "/v1/pools/{pool}/keepalive", "keepAlive", "Keeps many keys alive, or all of the pool", Some(Scope::Lend)),
-    Route::new("GET", "/v1/pools/{pool}/events", "followEvents", "Tells what happens to a pool, as it happens", Some(Scope::Read)),
-    Route::new("POST", "/v1/pools/{pool}/leases", "acquire", "Acquires a random free key", Some(Scope::Lend)),
-    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/release", "release", "Gives a lease's key back", Some(Scope::Lend)),
-    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/renew", "renew", "Gives a lease more time", Some(Scope::Lend)),
-    Route::new("GET", "/api/v1/random_api_key/", "seedAcquire", "Acquires a random free key of the default pool", Some(Scope::Lend)),
-    Route::new("POST", "/api/v1/random_api_key/", "seedAdd", "Generates a key, or adds the given one", Some(Scope::Keys)),
-    Route::new("PUT", "/api/v1/random_api_key/", "seedRelease", "Unblocks a key", Some(Scope::Force)),
-    Route::new("PATCH", "/api/v1/random_api_key/", "seedKeepAlive", "Keeps a key alive", Some(Scope::Lend)),
-    Route::new("DELETE", "/api/v1/random_api_key/", "seedDelete", "Deletes a key", Some(Scope::Keys)),
-    Route::new("GET", "/api/v1/start_scheduler/", "seedStartScheduler", "Does nothing: the clockwork always runs", None),
-    Route::new("GET", "/keys", "plainAcquire", "Acquires a random free key of the default pool", Some(Scope::Lend)),
-    Route::new("POST", "/keys", "plainGenerate", "Generates a key", Some(Scope::Keys)),
-    Route::new("GET", "/keys/{id}", "plainShow", "Shows whether a key is blocked", Some(Scope::Read)),
-    Route::new("PUT", "/keys/{id}", "plainRelease", "Unblocks a key", Some(Scope::Force)),
-    Route::new("DELETE", "/keys/{id}", "plainDelete", "Deletes a key", Some(Scope::Keys)),
-    Route::new("PUT", "/keepalive/{id}", "plainKeepAlive", "Keeps a key alive", Some(Scope::Lend)),
-    Route::new("GET", LIVEZ, "live", "Tells that the process runs", None),
-    Route::new("GET", READYZ, "ready", "Tells whether the server takes requests", None),
-    Route::new("GET", VERSION, "version", "Tells which version the server is", None),
-    Route::new("GET", METRICS, "metrics", "Tells what the server counts", Some(Scope::Metrics)),
-    Route::new("GET", OPENAPI, "openapi", "This document", None),
-    Route::new("GET", DOCS, "docs", "This document as a page", None),
-    Route::new("GET", DOCS_STYLE, "docsStyle", "How that page looks", None),
+    Route::new("GET", POOLS, "listPools", "Lists the pools", Access::Scope(Scope::Read)),
+    Route::new("GET", "/v1/pools/{pool}", "showPool", "Shows a pool and its counts", Access::Scope(Scope::Read)),
+    Route::new("PUT", "/v1/pools/{pool}", "putPool", "Makes a pool, or changes its policy", Access::Scope(Scope::Admin)),
+    Route::new("DELETE", "/v1/pools/{pool}", "deletePool", "Removes a pool with all its keys", Access::Scope(Scope::Admin)),
+    Route::new("GET", "/v1/pools/{pool}/keys", "listKeys", "Lists keys, without their values", Access::Scope(Scope::Read)),
+    Route::new("POST", "/v1/pools/{pool}/keys", "addKeys", "Generates keys, or imports values", Access::Scope(Scope::Keys)),
+    Route::new("GET", "/v1/pools/{pool}/keys/{id}", "showKey", "Shows a key, without its value", Access::Scope(Scope::Read)),
+    Route::new("DELETE", "/v1/pools/{pool}/keys/{id}", "deleteKey", "Deletes a key in any state, for ever", Access::Scope(Scope::Keys)),
+    Route::new("POST", "/v1/pools/{pool}/keys/{id}/release", "releaseKey", "Puts a key back, whoever holds it", Access::Scope(Scope::Force)),
+    Route::new("POST", "/v1/pools/{pool}/keys/{id}/keepalive", "keepKeyAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/v1/pools/{pool}/keys/{id}/reveal", "revealKey", "Shows a key's value", Access::Scope(Scope::Reveal)),
+    Route::new("POST", "/v1/pools/{pool}/keepalive", "keepAlive", "Keeps many keys alive, or all of the pool", Access::Scope(Scope::Lend)),
+    Route::new("GET", "/v1/pools/{pool}/events", "followEvents", "Tells what happens to a pool, as it happens", Access::Scope(Scope::Read)),
+    Route::new("POST", "/v1/pools/{pool}/leases", "acquire", "Acquires a random free key", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/release", "release", "Gives a lease's key back", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/renew", "renew", "Gives a lease more time", Access::Scope(Scope::Lend)),
+    Route::new("GET", "/api/v1/random_api_key/", "seedAcquire", "Acquires a random free key of the default pool", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/api/v1/random_api_key/", "seedAdd", "Generates a key, or adds the given one", Access::Scope(Scope::Keys)),
+    Route::new("PUT", "/api/v1/random_api_key/", "seedRelease", "Unblocks a key", Access::Scope(Scope::Force)),
+    Route::new("PATCH", "/api/v1/random_api_key/", "seedKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
+    Route::new("DELETE", "/api/v1/random_api_key/", "seedDelete", "Deletes a key", Access::Scope(Scope::Keys)),
+    Route::new("GET", "/api/v1/start_scheduler/", "seedStartScheduler", "Does nothing: the clockwork always runs", Access::Token),
+    Route::new("GET", "/keys", "plainAcquire", "Acquires a random free key of the default pool", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/keys", "plainGenerate", "Generates a key", Access::Scope(Scope::Keys)),
+    Route::new("GET", "/keys/{id}", "plainShow", "Shows whether a key is blocked", Access::Scope(Scope::Read)),
+    Route::new("PUT", "/keys/{id}", "plainRelease", "Unblocks a key", Access::Scope(Scope::Force)),
+    Route::new("DELETE", "/keys/{id}", "plainDelete", "Deletes a key", Access::Scope(Scope::Keys)),
+    Route::new("PUT", "/keepalive/{id}", "plainKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
+    Route::new("GET", LIVEZ, "live", "Tells that the process runs", Access::Open),
+    Route::new("GET", READYZ, "ready", "Tells whether the server takes requests", Access::Open),
+    Route::new("GET", VERSION, "version", "Tells which version the server is", Access::Token),
+    Route::new("GET", METRICS, "metrics", "Tells what the server counts", Access::Scope(Scope::Metrics)),
+    Route::new("GET", OPENAPI, "openapi", "This document", Access::Open),
+    Route::new("GET", DOCS, "docs", "This document as a page", Access::Open),
+    Route::new("GET", DOCS_STYLE, "docsStyle", "How that page looks", Access::Open),
 ];
 
 impl Route {
@@ -148,14 +186,37 @@ impl Route {
         path: &'static str,
         operation: &'static str,
         summary: &'static str,
-        scope: Option<Scope>,
+        access: Access,
     ) -> Self {
-        Self { method, path, operation, summary, scope }
+        Self { method, path, operation, summary, access }
     }
 
     /// Whether HEAD is answered as GET is: not where that would lend a key.
     pub fn has_head(&self) -> bool {
-        self.method == "GET" && self.scope != Some(Scope::Lend)
+        self.method == "GET" && !self.lends()
+    }
+
+    fn lends(&self) -> bool {
+        self.access == Access::Scope(Scope::Lend)
+    }
+
+    /// Whether it changes something for somebody, or shows a secret that was not lent: what an audit
+    /// log tells. Keeping alive only moves the time at which a key is forgotten.
+    pub fn is_audited(&self) -> bool {
+        let keeps = self.path.ends_with("/keepalive")
+            || self.path.starts_with("/keepalive/")
+            || self.method == "PATCH";
+        (self.method != "GET" || self.lends()) && !keeps
+    }
+
+    /// The pool that a path of this route is about; that of the older faces is the default one.
+    pub fn pool_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let Some(below) = self.path.strip_prefix("/v1/pools/") else {
+            let old = ["/api/v1/random_api_key", "/keys", "/keepalive"];
+            return old.iter().any(|start| self.path.starts_with(start)).then_some("default");
+        };
+        debug_assert!(below.starts_with("{pool}"));
+        path.split('/').nth(3)
     }
 
     /// Whether `path` is one of this route's. A parameter is anything but nothing.
@@ -186,6 +247,13 @@ pub fn allow(path: &str) -> Option<String> {
     (!methods.is_empty()).then(|| methods.join(", "))
 }
 
+/// The route that takes `method` at `path`; HEAD is its GET's.
+pub fn find(method: &str, path: &str) -> Option<&'static Route> {
+    let (method, head) = if method == "HEAD" { ("GET", true) } else { (method, false) };
+    let found = ROUTES.iter().find(|route| route.method == method && route.is_at(path))?;
+    (!head || found.has_head()).then_some(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +277,7 @@ mod tests {
             (key("a", "b"), "GET, HEAD, DELETE"),
             (key_release("a", "b"), "POST"),
             (key_keepalive("a", "b"), "POST"),
+            (key_reveal("a", "b"), "POST"),
             (keepalive("a"), "POST"),
             (events("a"), "GET, HEAD"),
             (leases("a"), "POST"),
@@ -238,5 +307,38 @@ mod tests {
         ] {
             assert_eq!(allow(path).as_deref(), methods, "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_request_finds_its_route_and_its_pool() {
+        for (method, path, operation, pool) in [
+            ("GET", "/v1/pools", "listPools", None),
+            ("HEAD", "/v1/pools/ci", "showPool", Some("ci")),
+            ("POST", "/v1/pools/ci/leases/x/renew", "renew", Some("ci")),
+            ("GET", "/api/v1/random_api_key", "seedAcquire", Some("default")),
+            ("PUT", "/keepalive/x", "plainKeepAlive", Some("default")),
+            ("GET", "/api/v1/start_scheduler/", "seedStartScheduler", None),
+            ("GET", METRICS, "metrics", None),
+        ] {
+            let route = find(method, path).unwrap();
+            assert_eq!((route.operation, route.pool_of(path)), (operation, pool), "{path}");
+        }
+        for (method, path) in
+            [("HEAD", "/keys"), ("HEAD", "/v1/pools/ci/leases"), ("PUT", POOLS), ("GET", "/nope")]
+        {
+            assert_eq!(find(method, path), None, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_moves_or_shows_a_key_is_audited() {
+        let left: Vec<_> = ROUTES.iter().filter(|route| !route.is_audited()).collect();
+        let told = ["keepKeyAlive", "keepAlive", "seedKeepAlive", "plainKeepAlive"];
+        for route in left {
+            let reads = route.method == "GET" && !route.lends();
+            assert!(reads || told.contains(&route.operation), "{}", route.operation);
+        }
+        assert!(find("GET", "/keys").unwrap().is_audited());
+        assert!(find("POST", "/v1/pools/a/keys/b/reveal").unwrap().is_audited());
     }
 }

@@ -564,6 +564,18 @@ impl Pool {
         Ok(self.key_view(ledger, step.now, slot))
     }
 
+    /// Shows a key's value, whoever holds it.
+    pub fn reveal(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        key: &KeyRef,
+    ) -> Result<(KeyId, Secret), Refusal> {
+        let slot = self.touch(ledger, step, key)?;
+        let value = self.slots.value(slot);
+        Ok((ledger.ids.key_id(self.number, value), Secret::of_pool(value)))
+    }
+
     /// Ends what is due, at most the step's budget. O(log n) for each.
     pub fn expire(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
         self.settle_returns(ledger, step);

@@ -8,20 +8,24 @@ use keypeg_core::{
     Counts, Cursor, Digest, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey,
     Policy, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
 };
+use std::sync::Arc;
 
-/// Who asks. Access tokens will add names; until then everybody is the same.
+/// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
     /// Whoever reached a server that has no access tokens configured.
     Anyone,
+    /// Whoever showed the access token of this name.
+    Token(Arc<str>),
     /// The server itself: a grant nobody received is taken back in its name.
     Server,
 }
 
 impl Principal {
-    /// Whose Idempotency-Keys are whose.
+    /// Whose Idempotency-Keys are whose: a token that gets another name has new ones.
     pub(crate) fn name(&self) -> &str {
         match self {
+            Self::Token(name) => name,
             Self::Anyone | Self::Server => "",
         }
     }
@@ -125,6 +129,13 @@ pub enum Call {
         /// How long from now; the policy's length when left out.
         ttl_ms: Option<u64>,
     },
+    /// One key's value: [`Reply::Revealed`].
+    Reveal {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+    },
     /// Put a key back whoever holds it: [`Reply::Freed`].
     ReleaseKey {
         /// The pool.
@@ -204,7 +215,8 @@ impl Call {
             | Self::Once { .. }
             | Self::Follow { .. }
             | Self::ListKeys { .. }
-            | Self::ShowKey { .. } => true,
+            | Self::ShowKey { .. }
+            | Self::Reveal { .. } => true,
             Self::Leave
             | Self::TakeBack { .. }
             | Self::Release { .. }
@@ -259,6 +271,13 @@ pub enum Reply {
     },
     /// A lease with its new end.
     Renewed(Box<LeaseView>),
+    /// A key's value.
+    Revealed {
+        /// The key.
+        id: KeyId,
+        /// Its value.
+        value: Secret,
+    },
     /// Whether putting a key back changed anything.
     Freed {
         /// False when it was free already.

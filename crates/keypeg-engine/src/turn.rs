@@ -69,7 +69,8 @@ pub(crate) fn play(
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
-        | Call::ShowKey { pool, .. } => pools.on(pool, step, |pool, ledger, step| {
+        | Call::ShowKey { pool, .. }
+        | Call::Reveal { pool, .. } => pools.on(pool, step, |pool, ledger, step| {
             on_pool(pool, ledger, step, (&request.call, gone_before))
         }),
     };
@@ -176,6 +177,10 @@ fn on_pool(
             pool.page(ledger, step, (*state, *limit), *cursor).map(Reply::Page)
         }
         Call::ShowKey { key, .. } => Ok(Reply::Key(Box::new(pool.show(ledger, step, key)?))),
+        Call::Reveal { key, .. } => {
+            let (id, value) = pool.reveal(ledger, step, key)?;
+            Ok(Reply::Revealed { id, value })
+        }
         Call::ListPools
         | Call::PutPool { .. }
         | Call::ShowPool { .. }

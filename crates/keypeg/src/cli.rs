@@ -19,6 +19,15 @@ use keypeg_client::{
 };
 use output::{Output, Rows};
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// The variable of an access token.
+const TOKEN: &str = "KEYPEG_TOKEN";
+/// The variable of a file that holds one.
+const TOKEN_FILE: &str = "KEYPEG_TOKEN_FILE";
+const TOKEN_FILE_MAX: u64 = 4_096;
 
 /// What can be asked of a running server.
 #[derive(Debug, Subcommand)]
@@ -166,6 +175,9 @@ pub struct To {
         default_value = "http://127.0.0.1:8000"
     )]
     server: String,
+    /// A file that holds an access token and nothing else [default: the variable `KEYPEG_TOKEN`]
+    #[arg(long, env = TOKEN_FILE, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// The pool
     #[arg(long, value_name = "NAME", default_value = "default")]
     pool: String,
@@ -271,7 +283,31 @@ impl Ask {
 
 impl To {
     fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.server)?)
+        let client = Client::new(&self.server)?;
+        match self.token()? {
+            None => Ok(client),
+            Some(token) => Ok(client.with_token(token.trim())?),
+        }
+    }
+
+    /// The access token; never an argument, which everybody on the machine can see.
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.token_file else {
+            let Some(token) = std::env::var_os(TOKEN) else { return Ok(None) };
+            let text = token.into_string().ok().filter(|text| !text.trim().is_empty());
+            let wrong = || Failure::new(exit::USAGE, format!("{TOKEN} is set but is no token"));
+            return text.map(Some).ok_or_else(wrong);
+        };
+        let mut text = String::new();
+        let read =
+            File::open(path).and_then(|file| file.take(TOKEN_FILE_MAX).read_to_string(&mut text));
+        match read {
+            Ok(_) => Ok(Some(text)),
+            Err(error) => {
+                let message = format!("reading the token in {}: {error}", path.display());
+                Err(Failure::new(exit::NO_INPUT, message))
+            }
+        }
     }
 }
 

@@ -26,6 +26,13 @@ pub(crate) fn stopwatch() -> Instant {
     Instant::now()
 }
 
+/// Reads the wall clock, for what is shown and for what somebody dated: milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+pub(crate) fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// How far wall time is ahead of time since boot, as it is shown.
 #[derive(Debug)]
 struct Wall {

@@ -4,10 +4,11 @@
 //! variable that is set but
 //! empty is an error: it is a script's mistake, not a wish.
 
+use crate::access::{AuditSettings, Hosts, Mint};
 use crate::failure::{Failure, exit};
 use crate::file::File;
 use clap::builder::BoolishValueParser;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, value_parser};
 use keypeg_engine::LANE_MAX;
 use keypeg_engine::core::{LENGTH_MAX_MS, Policy, PolicyPatch};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,6 +34,9 @@ pub enum Command {
     Ask(crate::cli::Ask),
     /// Tells what a start would make of a data directory, and changes nothing in it
     Check(CheckArgs),
+    /// Makes access tokens
+    #[command(subcommand)]
+    Token(Mint),
 }
 
 /// The options of `keypeg check`.
@@ -87,6 +91,33 @@ pub struct ServeArgs {
     #[arg(long, env = "KEYPEG_MAX_QUEUED", value_name = "N", value_parser = max_queued)]
     max_queued: Option<usize>,
 
+    /// A file of access tokens, read anew within a second of a change; see `keypeg token new`
+    ///
+    /// Without it everybody who can connect may do everything.
+    #[arg(long, env = "KEYPEG_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+
+    /// A file that is told of each change: who, what, and what came of it
+    #[arg(long, env = "KEYPEG_AUDIT", value_name = "FILE")]
+    audit: Option<PathBuf>,
+
+    /// MiB after which another file of the audit log is begun [default: 64]
+    #[arg(long, env = "KEYPEG_AUDIT_MIB", value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    audit_mib: Option<u32>,
+
+    /// Older files of the audit log that are kept [default: 8]
+    #[arg(long, env = "KEYPEG_AUDIT_KEEP", value_name = "N", value_parser = value_parser!(u32).range(0..=1_000))]
+    audit_keep: Option<u32>,
+
+    /// A name this server goes by, beside localhost and addresses; may be said again, * is any
+    #[arg(
+        long = "allow-host",
+        env = "KEYPEG_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    allow_hosts: Vec<String>,
+
     /// Allows to listen beyond this machine, where everybody who can connect has every key
     #[arg(long, env = "KEYPEG_INSECURE_LISTEN", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -99,6 +130,11 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000
 const MAX_QUEUED_MIN: usize = 16;
 /// The directory when nothing else is said.
 const DATA: &str = "./keypeg-data";
+
+/// MiB of an audit file when nothing else is said.
+const AUDIT_MIB: u32 = 64;
+/// Older audit files that are kept when nothing else is said.
+const AUDIT_KEEP: u32 = 8;
 
 /// What the server is told, checked.
 #[derive(Clone, Debug)]
@@ -117,6 +153,12 @@ pub struct Config {
     pub max_keys: u64,
     /// Requests of a core that may wait for the engine.
     pub max_queued: usize,
+    /// The file of access tokens; `None` where everybody may do everything.
+    pub tokens: Option<PathBuf>,
+    /// Where what was done is told.
+    pub(crate) audit: Option<AuditSettings>,
+    /// The names this server goes by.
+    pub hosts: Hosts,
 }
 
 impl Cli {
@@ -147,15 +189,35 @@ impl Config {
         let lease_ttl_ms = args.lease_ttl.or(file.lease_ttl_ms);
         let keepalive_ttl_ms = args.keepalive_ttl.or(file.keepalive_ttl_ms);
         let insecure_listen = args.insecure_listen.or(file.insecure_listen).unwrap_or(false);
+        let tokens = args.tokens.or(file.tokens);
         if !listen.ip().is_loopback() && !insecure_listen {
+            let why = if tokens.is_some() {
+                "send keys and tokens for all on the way to read, since there is no TLS yet"
+            } else {
+                "give every key to whoever can connect"
+            };
             return Err(Failure::new(
                 exit::CONFIG,
                 format!(
-                    "listening on {listen} would give every key to whoever can connect: \
+                    "listening on {listen} would {why}: \
                      listen on 127.0.0.1 or [::1], or say --insecure-listen"
                 ),
             ));
         }
+        let named =
+            if args.allow_hosts.is_empty() { file.allow_hosts } else { Some(args.allow_hosts) };
+        let hosts = Hosts::new(&named.unwrap_or_default()).ok_or_else(|| {
+            let message =
+                "--allow-host takes names without scheme and port, such as keys.example, or *";
+            Failure::new(exit::CONFIG, message)
+        })?;
+        let audit_mib = args.audit_mib.or(file.audit_mib).unwrap_or(AUDIT_MIB);
+        let audit_keep = args.audit_keep.or(file.audit_keep).unwrap_or(AUDIT_KEEP);
+        let audit = args.audit.or(file.audit).map(|path| AuditSettings {
+            path,
+            file_max: u64::from(audit_mib) << 20,
+            keep: audit_keep,
+        });
         let patch = PolicyPatch {
             lease_ttl_ms,
             keepalive_ttl_ms: keepalive_ttl_ms.map(Some),
@@ -174,6 +236,9 @@ impl Config {
             policy_asked: lease_ttl_ms.is_some() || keepalive_ttl_ms.is_some(),
             max_keys: crate::memory::max_keys(),
             max_queued: args.max_queued.or(file.max_queued).unwrap_or(LANE_MAX),
+            tokens,
+            audit,
+            hosts,
         })
     }
 }

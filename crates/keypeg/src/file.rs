@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::{Spanned, Value};
 
@@ -25,6 +26,11 @@ pub(crate) struct File {
     pub(crate) lease_ttl_ms: Option<u64>,
     pub(crate) keepalive_ttl_ms: Option<u64>,
     pub(crate) max_queued: Option<usize>,
+    pub(crate) tokens: Option<PathBuf>,
+    pub(crate) audit: Option<PathBuf>,
+    pub(crate) audit_mib: Option<u32>,
+    pub(crate) audit_keep: Option<u32>,
+    pub(crate) allow_hosts: Option<Vec<String>>,
     pub(crate) insecure_listen: Option<bool>,
 }
 
@@ -38,6 +44,11 @@ struct Given {
     lease_ttl: Option<Spanned<Value>>,
     keepalive_ttl: Option<Spanned<Value>>,
     max_queued: Option<Spanned<Value>>,
+    tokens: Option<Spanned<Value>>,
+    audit: Option<Spanned<Value>>,
+    audit_mib: Option<Spanned<Value>>,
+    audit_keep: Option<Spanned<Value>>,
+    allow_host: Option<Spanned<Value>>,
     insecure_listen: Option<Spanned<Value>>,
 }
 
@@ -69,13 +80,26 @@ impl File {
         let read = Read { text };
         Ok(Self {
             listen: read.string("listen", given.listen, "ADDR:PORT", |s| s.parse().ok())?,
-            data: read
-                .string("data", given.data, "a path", |s| (!s.is_empty()).then(|| s.into()))?,
+            data: read.path("data", given.data)?,
             existing: read.boolean("existing", given.existing)?,
             ephemeral: read.boolean("ephemeral", given.ephemeral)?,
             lease_ttl_ms: read.length("lease_ttl", given.lease_ttl)?,
             keepalive_ttl_ms: read.length("keepalive_ttl", given.keepalive_ttl)?,
             max_queued: read.queued("max_queued", given.max_queued)?,
+            tokens: read.path("tokens", given.tokens)?,
+            audit: read.path("audit", given.audit)?,
+            audit_mib: read.number("audit_mib", given.audit_mib, 1..=65_536)?,
+            audit_keep: read.number("audit_keep", given.audit_keep, 0..=1_000)?,
+            allow_hosts: read.value(
+                "allow_host",
+                given.allow_host,
+                "an array of names",
+                |value| {
+                    let names =
+                        value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned));
+                    names.collect()
+                },
+            )?,
             insecure_listen: read.boolean("insecure_listen", given.insecure_listen)?,
         })
     }
@@ -109,6 +133,22 @@ impl Read<'_> {
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, String> {
         self.value(key, given, &format!("{allowed}, in quotes"), |value| read(value.as_str()?))
+    }
+
+    fn path(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<PathBuf>, String> {
+        self.string(key, given, "a path", |text| (!text.is_empty()).then(|| text.into()))
+    }
+
+    fn number(
+        &self,
+        key: &str,
+        given: Option<Spanned<Value>>,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, String> {
+        let allowed = format!("{}..{}", range.start(), range.end());
+        self.value(key, given, &allowed, |value| {
+            u32::try_from(value.as_integer()?).ok().filter(|number| range.contains(number))
+        })
     }
 
     fn boolean(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<bool>, String> {
@@ -149,7 +189,8 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# all\nlisten = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
-                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\ninsecure_listen = false\n";
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\ninsecure_listen = false\n\
+                    tokens = 't'\naudit = 'a'\naudit_mib = 1\naudit_keep = 0\nallow_host = ['h']\n";
         let file = File {
             max_queued: Some(64),
             listen: Some("[::1]:9".parse().unwrap()),
@@ -158,6 +199,11 @@ mod tests {
             ephemeral: Some(true),
             lease_ttl_ms: Some(2_000),
             keepalive_ttl_ms: Some(3_600_000),
+            tokens: Some("t".into()),
+            audit: Some("a".into()),
+            audit_mib: Some(1),
+            audit_keep: Some(0),
+            allow_hosts: Some(vec!["h".into()]),
             insecure_listen: Some(false),
         };
         assert_eq!(File::parse(text), Ok(file));
@@ -171,6 +217,8 @@ mod tests {
             ("lease_ttl = 5", &["line 1", "lease_ttl = 5", "in quotes"]),
             ("lease_ttl = \"169h\"", &["line 1", "\"169h\"", "1ms to 168h"]),
             ("ephemeral = \"yes\"", &["line 1", "ephemeral", "\"yes\"", "true or false"]),
+            ("audit_mib = 0", &["line 1", "audit_mib = 0", "1..65536"]),
+            ("allow_host = \"a\"", &["line 1", "allow_host", "an array of names"]),
             ("data = \"\"", &["line 1", "data", "a path"]),
             ("\n\nlisten = \"8000\"", &["line 3", "listen", "\"8000\"", "ADDR:PORT"]),
             ("\nlease-ttl = \"1s\"", &["line 2", "lease-ttl", "lease_ttl"]),

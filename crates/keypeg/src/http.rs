@@ -6,6 +6,7 @@
 //! nothing more. Handlers parse, ask the engine through their core's lane, and map the reply.
 
 pub(crate) mod accept;
+mod admit;
 mod answer;
 mod body;
 #[cfg(feature = "bench-constant")]
@@ -26,17 +27,21 @@ mod seed;
 mod unread;
 mod wire;
 
+use crate::access::Access;
 use crate::clock;
+use admit::Asking;
 use answer::Body;
 use error::Problem;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, StatusCode, Version};
 use keypeg_client::{Code, routes};
 use keypeg_engine::core::{PoolName, Refusal as Denied};
-use keypeg_engine::{Call, Lane, Principal, Refusal, Reply, Request as Asked};
+use keypeg_engine::{Lane, Refusal};
 pub(crate) use metrics::Begun;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -48,6 +53,8 @@ type Response = hyper::Response<Body>;
 type Answered = Result<Response, Problem>;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What an answer that is no page lets a browser do.
+const NOTHING_NEEDED: &str = "default-src 'none'; frame-ancestors 'none'";
 /// Why a reply of another shape cannot be.
 const SHAPES: &str = "invariant: the engine answers each call in its own shape";
 
@@ -68,35 +75,13 @@ pub(crate) struct Server {
     stopping: AtomicBool,
     /// Tells this run's request ids from those of other runs.
     run: u64,
+    /// Who may do what.
+    access: Arc<Access>,
     /// What is told at `/metrics`.
     metrics: metrics::Metrics,
 }
 
 impl App {
-    /// Asks the engine; a refusal becomes its problem.
-    async fn ask(&self, call: Call) -> Result<Reply, Problem> {
-        self.ask_as(Principal::Anyone, call).await
-    }
-
-    /// Asks the engine in somebody's name; a refusal becomes its problem.
-    async fn ask_as(&self, by: Principal, call: Call) -> Result<Reply, Problem> {
-        let reply = self.lane.call(Asked { by, call }).await;
-        let Reply::Refused(refusal) = reply else { return Ok(reply) };
-        Err(Problem::refused(&refusal))
-    }
-
-    /// Lets what was read of a request pass; where it was wrong, the pool has the first word: one
-    /// that does not exist is told rather than what is wrong with the request to it.
-    async fn judged<T>(&self, pool: &PoolName, read: Result<T, Problem>) -> Result<T, Problem> {
-        match read {
-            Ok(read) => Ok(read),
-            Err(problem) => {
-                self.ask(Call::ShowPool { pool: pool.clone() }).await?;
-                Err(problem)
-            }
-        }
-    }
-
     fn refuse(&self, problem: Problem, request_id: &str, change: bool) -> Response {
         self.counts.refused(problem.code());
         problem.into_response(request_id, change)
@@ -110,7 +95,12 @@ impl App {
 
 /// Answers one request, whatever it is. `ambiguous` tells that its framing can be read in two
 /// ways, see [`wire::Wire::ambiguous`].
-pub(crate) async fn respond(app: &App, ambiguous: bool, request: Request) -> Response {
+pub(crate) async fn respond(
+    app: &App,
+    from: Option<IpAddr>,
+    ambiguous: bool,
+    request: Request,
+) -> Response {
     let (id, begun) = (app.next_request_id(), clock::stopwatch());
     let family = metrics::Family::of(request.uri().path());
     let change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -118,10 +108,14 @@ pub(crate) async fn respond(app: &App, ambiguous: bool, request: Request) -> Res
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let answered = guarded(async {
         check_framing(ambiguous, &request)?;
+        check_host(app, &request)?;
         if change {
             refuse_cross_site(request.headers())?;
         }
-        route(app, request).await
+        let asking = admit::admit(app, &request, (from, &id, begun))?;
+        let answered = route(&asking, request).await;
+        asking.end(&answered);
+        answered
     });
     let mut response = match answered.await {
         Some(Ok(response)) => response,
@@ -130,6 +124,9 @@ pub(crate) async fn respond(app: &App, ambiguous: bool, request: Request) -> Res
     };
     app.counts.answered(family, response.status(), begun.elapsed());
     let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // What is no page needs nothing; a page has said what it needs.
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_NEEDED));
     headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("invariant: hex and dashes"));
     if secret {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -187,9 +184,22 @@ fn is_host(value: &HeaderValue) -> bool {
     value.as_bytes().iter().all(sign)
 }
 
+/// Refuses a host that is not this server: see [`Hosts`](crate::access::Hosts).
+fn check_host(app: &App, request: &Request) -> Result<(), Problem> {
+    let hosts = &app.server.access.hosts;
+    let named = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"));
+    let target = request.uri().scheme().and(request.uri().host());
+    if named.into_iter().chain(target).all(|host| hosts.take(host)) {
+        return Ok(());
+    }
+    let detail =
+        "This server goes by another name: localhost, an address, or what --allow-host says.";
+    Err(Problem::new(Code::Misdirected, detail))
+}
+
 /// Names and ids are made of characters that need no escape, so segments are taken as they are:
 /// one with a `%` is no name and no id.
-async fn route(app: &App, request: Request) -> Answered {
+async fn route(app: &Asking<'_>, request: Request) -> Answered {
     const SEGMENTS_MAX: usize = 6;
     let uri = request.uri().clone();
     let path = uri.path().strip_prefix('/').ok_or_else(Problem::not_found)?;
@@ -222,7 +232,7 @@ async fn route(app: &App, request: Request) -> Answered {
 }
 
 /// The canonical API: what is below `/v1/pools`.
-async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
+async fn canonical(app: &Asking<'_>, segments: &[&str], request: Request) -> Answered {
     let method = request.method().clone();
     match (method, segments) {
         (Method::GET | Method::HEAD, []) => pools::list(app).await,
@@ -241,6 +251,9 @@ async fn canonical(app: &App, segments: &[&str], request: Request) -> Answered {
         }
         (Method::POST, [pool, "keys", key, "keepalive"]) => {
             keys::keep_alive(app, pool, key, request).await
+        }
+        (Method::POST, [pool, "keys", key, "reveal"]) => {
+            keys::reveal(app, pool, key, request).await
         }
         (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(app, pool, request).await,
         #[cfg(feature = "bench-constant")]

@@ -4,6 +4,7 @@
 //! the wire is keypeg-client's. Here is what is left: HTTP, configuration, the system's clock and
 //! chance, signals.
 
+mod access;
 #[cfg(feature = "cli")]
 mod cli;
 mod clock;
@@ -15,6 +16,7 @@ mod memory;
 mod random;
 mod signals;
 
+pub use access::{Hosts, Mint};
 #[cfg(feature = "cli")]
 pub use cli::{Ask, BenchArgs, To, Wanted};
 pub use clock::SystemClock;
@@ -23,6 +25,7 @@ pub use failure::{Failure, exit};
 pub use random::SystemChance;
 pub use signals::stop_signal;
 
+use access::{Access, Audit, AuditWriter, Gate};
 use keypeg_engine::{Engine, Recovered, Setup};
 use std::fmt;
 use std::future::Future;
@@ -30,6 +33,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// What a server that is ready has to say about itself.
@@ -81,8 +85,11 @@ pub fn serve(
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
+    memory::keep_private();
     http::accept::raise_descriptor_limit();
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let (access, writer) = access(config)?;
+    let access = Arc::new(access);
     let setup = Setup {
         data: config.data.clone(),
         lanes: cores,
@@ -107,7 +114,7 @@ pub fn serve(
     let addr = listener
         .local_addr()
         .map_err(|error| Failure::new(exit::OS, format!("asking for the address: {error}")))?;
-    let begun = http::Begun { recovered: recovered.clone(), meter: engine.meter() };
+    let begun = http::Begun { recovered: recovered.clone(), access, meter: engine.meter() };
     ready(&Ready { addr, recovered, data: config.data.clone() });
     let stop = async {
         stop.await;
@@ -116,8 +123,24 @@ pub fn serve(
     };
     let served = http::accept::run(listener, lanes, begun, stop);
     engine.stop();
+    if let Some(writer) = writer {
+        writer.end();
+    }
     tracing::info!("stopped");
     served.map_err(|error| Failure::new(exit::OS, format!("taking connections: {error}")))
+}
+
+/// Reads the tokens and opens the audit log, as far as they are configured.
+fn access(config: &Config) -> Result<(Access, Option<AuditWriter>), Failure> {
+    let gate = config.tokens.clone().map(|path| {
+        let opened = Gate::open(path.clone(), http::accept::connections_max());
+        opened.map(Arc::new).map_err(|unread| unread.failure(&path))
+    });
+    let gate = gate.transpose()?;
+    gate.as_ref().map_or(Ok(()), access::watch)?;
+    let (audit, writer) = config.audit.clone().map(Audit::open).transpose()?.unzip();
+    let audit = audit.map(Arc::new);
+    Ok((Access { hosts: config.hosts.clone(), gate, audit }, writer))
 }
 
 /// What a start would make of a data directory.

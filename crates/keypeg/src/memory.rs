@@ -1,14 +1,26 @@
-//! How many keys this machine's memory can hold: the default bound.
+//! How many keys this machine's memory can hold, the default bound; and keeping it private.
 //!
 //! Half of what the machine, or the control group this process is in, may use, at a measured
 //! upper bound of bytes a key.
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use std::fs;
 
 /// Resident bytes a key may take, all included.
 const BYTES_PER_KEY: u64 = 100;
 /// The bound when the system does not say how much memory there is.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
+
+/// Keeps what is in memory, keys and tokens, out of core dumps and away from debuggers of the same
+/// user.
+pub(crate) fn keep_private() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, none);
+    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = limited.and(hidden) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+}
 
 /// Tells the most keys to keep.
 pub(crate) fn max_keys() -> u64 {

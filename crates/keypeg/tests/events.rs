@@ -115,7 +115,7 @@ fn raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
     net::connect(&socket, &address).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = "GET /v1/pools/default/events HTTP/1.1\r\nhost: x\r\n";
+    let head = "GET /v1/pools/default/events HTTP/1.1\r\nhost: localhost\r\n";
     stream.write_all(format!("{head}{headers}\r\n").as_bytes()).unwrap();
     BufReader::new(stream)
 }

@@ -11,20 +11,23 @@ fn a_head_that_can_be_read_in_two_ways_is_refused_and_the_connection_ended() {
     let chunked = "5\r\n{}   \r\n0\r\n\r\n";
     for (why, request) in [
         ("no Host", "POST /keys HTTP/1.1\r\n\r\n".into()),
-        ("two Hosts", "POST /keys HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".into()),
+        ("two Hosts", "POST /keys HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into()),
         ("no host in Host", "POST /keys HTTP/1.1\r\nHost: a b/c@d\r\n\r\n".into()),
-        ("two Hosts of HTTP/1.0", "POST /keys HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n".into()),
+        (
+            "two Hosts of HTTP/1.0",
+            "POST /keys HTTP/1.0\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into(),
+        ),
         (
             "Content-Length before Transfer-Encoding",
             format!(
-                "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                  Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"
             ),
         ),
         (
             "Transfer-Encoding before Content-Length",
             format!(
-                "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                  transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n{chunked}"
             ),
         ),
@@ -52,7 +55,8 @@ fn a_transfer_encoding_is_chunked_once_and_beside_no_content_length_at_all() {
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
     ] {
         let client = &mut server.client();
-        let request = format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n0\r\n\r\n");
+        let request =
+            format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n0\r\n\r\n");
         let answer = client.raw(request.as_bytes()).unwrap();
         assert_eq!(answer.header("connection"), Some("close"), "{headers}");
         answer.problem(400, "malformed");
@@ -64,10 +68,10 @@ fn a_transfer_encoding_is_chunked_once_and_beside_no_content_length_at_all() {
 fn both_lengths_are_noticed_behind_other_requests_on_one_connection() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    let plain = format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    let plain = format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     let both = format!(
-        "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
-         0\r\n\r\nPOST {KEYS} HTTP/1.1\r\nHost: a\r\n\r\n"
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
+         0\r\n\r\nPOST {KEYS} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     );
     client.write(format!("{plain}{plain}{both}").as_bytes()).unwrap();
     client.read(false).unwrap().is(201, &json!({}));
@@ -80,7 +84,7 @@ fn both_lengths_are_noticed_behind_other_requests_on_one_connection() {
 #[test]
 fn an_answer_does_not_wait_for_what_follows_its_request() {
     let server = Server::in_memory(&[]);
-    let plain = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let plain = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for more in ["\r\n", "GET /li", plain] {
         let client = &mut server.client();
         client.write(format!("{plain}{more}").as_bytes()).unwrap();
@@ -95,27 +99,27 @@ fn heads_that_are_no_http_are_refused_by_the_parser() {
     for (why, request, status) in [
         ("no version", "GET /livez\r\n\r\n".to_owned(), 400),
         ("a space before the colon", "GET /livez HTTP/1.1\r\nHost : a\r\n\r\n".into(), 400),
-        ("a folded header", "GET /livez HTTP/1.1\r\nHost: a\r\n b\r\n\r\n".into(), 400),
+        ("a folded header", "GET /livez HTTP/1.1\r\nHost: localhost\r\n b\r\n\r\n".into(), 400),
         (
             "lengths that differ",
             format!(
-                "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{{}}"
+                "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{{}}"
             ),
             400,
         ),
         (
             "a length that is no number",
-            format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\n{{}}"),
+            format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: +2\r\n\r\n{{}}"),
             400,
         ),
         (
             "an encoding that is not chunked",
-            format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n"),
+            format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n"),
             400,
         ),
         (
             "a head that is too large",
-            format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(100_000)),
+            format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000)),
             431,
         ),
         ("a target that is too long", format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(65_600)), 431),
@@ -137,7 +141,7 @@ fn http_1_0_and_chunked_bodies_are_understood() {
     client.raw(b"GET /livez HTTP/1.0\r\n\r\n").unwrap().is(200, &json!({ "status": "live" }));
     let client = &mut server.client();
     let chunked = format!(
-        "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Transfer-Encoding: chunked\r\n\r\n4\r\n{{\"co\r\n8\r\nunt\":2}} \r\n0\r\n\r\n"
     );
     client.raw(chunked.as_bytes()).unwrap().is(201, &json!({ "keys": ["*", "*"] }));
@@ -176,7 +180,7 @@ fn a_body_is_one_json_object_and_nothing_else() {
         assert_eq!(problem["outcome"], "not_applied", "{body}");
     }
     let not_utf8 = format!(
-        "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                             Content-Length: 9\r\n\r\n{{\"x\":\""
     );
     let bytes = [not_utf8.as_bytes(), b"\xff\"}"].concat();
@@ -209,7 +213,8 @@ fn a_body_says_that_it_is_json_unless_it_is_empty() {
 fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
     let server = Server::in_memory(&[]);
     let keep = "/v1/pools/default/keepalive";
-    let head = format!("POST {keep} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
+    let head =
+        format!("POST {keep} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     let client = &mut server.client();
     let early = format!("{head}Content-Length: 1048577\r\n\r\n");
     client.raw(early.as_bytes()).unwrap().problem(413, "too_large");
@@ -229,7 +234,8 @@ fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
     let fits = format!("{head}Content-Length: 1048576\r\n\r\n{all}{blanks}");
     client.raw(fits.as_bytes()).unwrap().is(200, &json!({ "kept": 0 }));
 
-    let head = format!("POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
+    let head =
+        format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     let client = &mut server.client();
     let early = format!("{head}Content-Length: 8388609\r\n\r\n");
     client.raw(early.as_bytes()).unwrap().problem(413, "too_large");
@@ -244,7 +250,7 @@ fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
 fn bodies_together_have_a_bound_that_small_ones_never_meet() {
     let server = Server::in_memory(&[]);
     let head = format!(
-        "POST {KEYS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: 1048576\r\n\r\n"
     );
     let most = format!("{head}{}", " ".repeat(1_048_570));

@@ -152,7 +152,7 @@ fn requests_that_nobody_meant() {
 }
 
 fn ask(client: &mut Client, request: &str, body: &[u8]) -> crate::support::Answer {
-    let mut bytes = format!("{request} HTTP/1.1\r\nhost: a\r\n");
+    let mut bytes = format!("{request} HTTP/1.1\r\nhost: localhost\r\n");
     if !body.is_empty() {
         let length = body.len().to_string();
         bytes.extend(["content-type: application/json\r\ncontent-length: ", &length, "\r\n"]);

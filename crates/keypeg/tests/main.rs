@@ -5,10 +5,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised ends")]
 
+mod access;
 mod api;
+mod audit;
 mod bad_input;
 #[cfg(feature = "cli")]
 mod bench;
+mod browser;
+mod canary;
 mod cli;
 #[cfg(feature = "cli")]
 mod client;

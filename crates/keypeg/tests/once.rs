@@ -110,7 +110,7 @@ fn a_repeat_takes_the_place_of_what_still_waits() {
     };
     let send = |key: &str| {
         let mut client = server.client();
-        let head = format!("POST {LEASES} HTTP/1.1\r\nHost: a\r\nPrefer: wait=300\r\n");
+        let head = format!("POST {LEASES} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=300\r\n");
         client.write(format!("{head}Idempotency-Key: {key}\r\n\r\n").as_bytes()).unwrap();
         client
     };

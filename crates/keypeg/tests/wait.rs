@@ -9,7 +9,7 @@ const POOL: &str = "/v1/pools/default";
 
 fn acquire(client: &mut Client, body: &Value) {
     let body = body.to_string();
-    let head = "HTTP/1.1\r\nHost: a\r\nContent-Type: application/json";
+    let head = "HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
     let length = body.len();
     let text = format!("POST {POOL}/leases {head}\r\nContent-Length: {length}\r\n\r\n{body}");
     client.write(text.as_bytes()).unwrap();
@@ -74,7 +74,8 @@ fn a_wait_that_is_over_is_a_404_with_its_cause() {
 fn a_caller_that_hangs_up_leaves_the_line_and_no_key_is_lost() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    let text = format!("POST {POOL}/leases HTTP/1.1\r\nHost: a\r\nPrefer: wait=300\r\n\r\n");
+    let text =
+        format!("POST {POOL}/leases HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=300\r\n\r\n");
     for half in [false, true] {
         let mut gone = TcpStream::connect(server.addr()).unwrap();
         gone.write_all(text.as_bytes()).unwrap();
@@ -96,7 +97,7 @@ fn whoever_waits_for_a_pool_that_goes_or_a_server_that_stops_is_told() {
     let client = &mut server.client();
     client.ask("PUT /v1/pools/ci").is(201, &json!({}));
     let waiter = &mut server.client();
-    let text = "POST /v1/pools/ci/leases HTTP/1.1\r\nHost: a\r\nPrefer: wait=300\r\n\r\n";
+    let text = "POST /v1/pools/ci/leases HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=300\r\n\r\n";
     waiter.write(text.as_bytes()).unwrap();
     eventually("it waits", || {
         (client.ask("GET /v1/pools/ci").json()["waiting"] == 1).then_some(())

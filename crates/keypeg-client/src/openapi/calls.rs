@@ -173,6 +173,12 @@ fn keys(operation: &str) -> Option<Call> {
             &[Code::UnknownKey, Code::StorageFull],
         )
         .maybe("Empty", Vec::new()),
+        "revealKey" => Call::new(
+            "In any state, and no lease is touched. Told in the audit log.",
+            vec![named(200, "The key's value.", "Revealed", examples::revealed())],
+            &[Code::UnknownKey],
+        )
+        .maybe("Empty", Vec::new()),
         "keepKeyAlive" => Call::new(
             "Gives it its full keep-alive time again. One that is due is gone, and is not raised.",
             vec![named(200, "It is kept.", "Kept", examples::kept())],
@@ -414,6 +420,7 @@ pub(super) fn links(operation: &str) -> Value {
             "show": key("showKey", "$response.body#/keys/0/id"),
             "delete": key("deleteKey", "$response.body#/keys/0/id"),
             "keepAlive": key("keepKeyAlive", "$response.body#/keys/0/id"),
+            "reveal": key("revealKey", "$response.body#/keys/0/id"),
         }),
         "acquire" => json!({
             "release": lease("release"),

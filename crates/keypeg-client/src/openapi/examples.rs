@@ -4,7 +4,7 @@
 use crate::{
     AcquireRequest, Code, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
     KeyPage, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest,
-    RenewRequest,
+    RenewRequest, Revealed,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,6 +82,10 @@ pub(super) fn page() -> Value {
     of::<KeyPage>(json!({ "keys": [key()], "next_cursor": null }))
 }
 
+pub(super) fn revealed() -> Value {
+    of::<Revealed>(json!({ "id": KEY_ID, "key": VALUE }))
+}
+
 pub(super) fn freed() -> Value {
     of::<Freed>(json!({ "released": true }))
 }
@@ -156,6 +160,7 @@ pub(super) fn problem(code: Code) -> Value {
                 "available": 0, "leased": 3, "resting": 0, "quarantined": 0, "total": 3,
             }),
         ),
+        (Code::Forbidden, json!({ "scope": "lend" })),
         (Code::Invalid, json!({ "field": "count", "allowed": "1..10000" })),
         (Code::LeaseEnded, json!({ "cause": "expired" })),
         (Code::KeyExists, json!({ "index": 0 })),

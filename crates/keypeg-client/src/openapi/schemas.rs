@@ -7,7 +7,7 @@
 use crate::{
     AcquireRequest, Code, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
     KeyLease, KeyPage, KeyState, Lease, NewKey, NewKeys, Outcome, PolicyRequest, Pool, Pools,
-    Problem, ReleaseRequest, RenewRequest,
+    Problem, ReleaseRequest, RenewRequest, Revealed,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -69,6 +69,7 @@ fn write_those(generator: &mut SchemaGenerator) {
     with::<Kept>(generator);
     with::<KeptMany>(generator);
     with::<Freed>(generator);
+    with::<Revealed>(generator);
     with::<Grant>(generator);
     with::<Lease>(generator);
     with::<Problem>(generator);

@@ -48,6 +48,7 @@ fn room_for(call: &Call) -> Room {
         | Call::ListKeys { .. }
         | Call::ShowPool { .. }
         | Call::ShowKey { .. }
+        | Call::Reveal { .. }
         | Call::KeepAlive { .. }
         | Call::KeepAliveMany { .. }
         | Call::KeepAliveAll { .. } => Room::Nothing,

@@ -462,6 +462,7 @@ impl Model {
             Call::ReleaseKey { key, .. }
             | Call::DeleteKey { key, .. }
             | Call::KeepAlive { key, .. }
+            | Call::Reveal { key, .. }
             | Call::ShowKey { key, .. } => self.on_key(now, (slot, name), (call, key), told)?,
             _ => unreachable!("played above"),
         }
@@ -855,6 +856,18 @@ impl Model {
                     _ => Err("it is there".into()),
                 })
             }
+            Call::Reveal { .. } => {
+                let key = &pool.keys[at];
+                told.check(slot, |reply| match reply {
+                    Reply::Revealed { id, value } => {
+                        ensure!(Some(*id) == key.id, "another key");
+                        let known = key.value.as_deref();
+                        ensure!(known.is_none_or(|known| known == value.reveal()), "another value");
+                        Ok(())
+                    }
+                    _ => Err("it is there".into()),
+                })
+            }
             Call::KeepAlive { .. } => {
                 let life = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
                 let key = &mut pool.keys[at];
@@ -962,6 +975,7 @@ pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
+        | Call::Reveal { pool, .. }
         | Call::ShowKey { pool, .. } => Some(pool),
     }
 }

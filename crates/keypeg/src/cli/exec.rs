@@ -67,6 +67,9 @@ fn start(guard: &LeaseGuard, command: &[OsString]) -> Result<Child, Failure> {
     let mut command = Command::new(program);
     command
         .args(arguments)
+        // What lets this program in is not lent.
+        .env_remove(super::TOKEN)
+        .env_remove(super::TOKEN_FILE)
         .env("KEYPEG_KEY", &grant.key.0)
         .env("KEYPEG_KEY_ID", &grant.key_id)
         .env("KEYPEG_FENCING_TOKEN", grant.fencing_token.to_string());

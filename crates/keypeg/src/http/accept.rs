@@ -64,14 +64,10 @@ pub(crate) fn raise_descriptor_limit() {
 }
 
 /// How many connections there may be at once: as many as descriptors allow.
-fn connections_max() -> usize {
+pub(crate) fn connections_max() -> usize {
     let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
     let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX);
-    let max = CONNECTIONS_MAX.min(limit - DESCRIPTORS_KEPT.min(limit / 2));
-    if max < CONNECTIONS_MAX {
-        tracing::warn!(max, limit, "fewer connections than 10 000: the descriptor limit is low");
-    }
-    max
+    CONNECTIONS_MAX.min(limit - DESCRIPTORS_KEPT.min(limit / 2))
 }
 
 /// Serves `listener` on one core a lane until `stop` is ready and what was begun is answered, or
@@ -84,8 +80,14 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
     let connections_max = connections_max();
+    if connections_max < CONNECTIONS_MAX {
+        let max = connections_max;
+        tracing::warn!(max, "fewer connections than 10 000: the descriptor limit is low");
+    }
     let connections = Arc::new(Semaphore::new(connections_max));
+    let access = Arc::clone(&begun.access);
     let server = Arc::new(Server {
+        access,
         stopping: AtomicBool::new(false),
         run: run_number(),
         metrics: Metrics::new(begun, counts.clone(), Arc::clone(&connections), connections_max),
@@ -211,11 +213,14 @@ async fn reached(watched: &mut watch::Receiver<Phase>, phase: Phase) {
 
 async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<Phase>) {
     let Arrival { socket, permit: _permit } = arrival;
+    // Asked for where somebody wants to know.
+    let from = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
+    let from = from.map(|from| from.ip());
     let Ok(wire) = wire(socket, Unread::new(Arc::clone(&app))) else { return };
     let ambiguous = wire.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
-        async move { Ok::<_, Infallible>(respond(&app, ambiguous, request).await) }
+        async move { Ok::<_, Infallible>(respond(&app, from, ambiguous, request).await) }
     });
     let mut connection = http().serve_connection(TokioIo::new(wire), service);
     let served = tokio::select! {

@@ -5,6 +5,7 @@
 
 use super::{Answered, Response};
 use hyper::StatusCode;
+use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use keypeg_client::{Code, More, Outcome, Problem as Wire, UnixMs};
 use keypeg_engine::Refusal;
@@ -29,6 +30,7 @@ struct Parts {
     retry_after_s: Option<u64>,
     allow: Option<String>,
     applied: Option<HeaderValue>,
+    challenge: Option<String>,
     close: bool,
 }
 
@@ -43,6 +45,7 @@ impl Problem {
             retry_after_s: None,
             allow: None,
             applied: None,
+            challenge: None,
             close: false,
         }))
     }
@@ -225,8 +228,24 @@ impl Problem {
         self
     }
 
+    /// Tells how to be let in, see RFC 6750, 3.
+    pub(super) fn challenging(mut self, challenge: String) -> Self {
+        self.0.challenge = Some(challenge);
+        self
+    }
+
+    /// Names the scope that is lacking.
+    pub(super) fn of_scope(mut self, scope: &str) -> Self {
+        self.0.more.scope = Some(scope.into());
+        self
+    }
+
     pub(super) fn code(&self) -> Code {
         self.0.code
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.0.status
     }
 
     /// Gives another answer in place of a problem with this code.
@@ -234,7 +253,7 @@ impl Problem {
         if self.0.code == code { Ok(own()) } else { Err(self) }
     }
 
-    fn retry_after_ms(mut self, ms: u64) -> Self {
+    pub(super) fn retry_after_ms(mut self, ms: u64) -> Self {
         self.0.retry_after_s = Some(ms.div_ceil(1_000));
         self
     }
@@ -266,6 +285,7 @@ impl Problem {
     pub(super) fn into_response(mut self, request_id: &str, change: bool) -> Response {
         let Parts { status, retry_after_s, close, .. } = *self.0;
         let (allow, applied) = (self.0.allow.take(), self.0.applied.take());
+        let challenge = self.0.challenge.take();
         let mut response = Response::new(self.into_body(request_id, change).into());
         *response.status_mut() =
             StatusCode::from_u16(status).expect("invariant: the table holds statuses");
@@ -277,6 +297,10 @@ impl Problem {
         if let Some(allow) = allow {
             headers
                 .insert(ALLOW, HeaderValue::try_from(allow).expect("invariant: names of methods"));
+        }
+        if let Some(challenge) = challenge {
+            let challenge = HeaderValue::try_from(challenge);
+            headers.insert(WWW_AUTHENTICATE, challenge.expect("invariant: words and quotes"));
         }
         if let Some(applied) = applied {
             headers.insert(PREFERENCE_APPLIED, applied);

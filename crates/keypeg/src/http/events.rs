@@ -4,9 +4,10 @@
 //! the client takes nothing, nothing is read, until the wire's own time for that is over. It ends
 //! when the pool is removed or the server stops.
 
+use super::admit::Leave;
 use super::answer::Body;
 use super::error::Problem;
-use super::{Answered, App, Request, Response, SHAPES, pool_name};
+use super::{Answered, Asking, Request, Response, SHAPES, pool_name};
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -36,7 +37,7 @@ const BEAT_TIME: Duration = Duration::from_secs(15);
 const OPENING: &str = "retry: 1000\n\n";
 const BEAT: &str = ":\n\n";
 
-pub(super) async fn follow(app: &App, pool: &str, request: Request) -> Answered {
+pub(super) async fn follow(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let body = if request.method() == Method::HEAD {
         app.ask(Call::ShowPool { pool }).await?;
@@ -48,7 +49,7 @@ pub(super) async fn follow(app: &App, pool: &str, request: Request) -> Answered 
         // What is no id at all is an id of nothing here: answered with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
         let follower = following.follow(last).ok_or_else(Problem::too_many_followers)?;
-        Body::Events(Box::new(Stream::new(follower)))
+        Body::Events(Box::new(Stream::new(follower, app.leave())))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -61,6 +62,8 @@ pub(super) async fn follow(app: &App, pool: &str, request: Request) -> Answered 
 #[derive(Debug)]
 pub(crate) struct Stream {
     follower: Follower,
+    /// Told nothing more, and ended at the next beat, once its token is over.
+    leave: Option<Leave>,
     opened: bool,
     /// Whether more is let come together, until `pace` is over.
     rests: bool,
@@ -69,9 +72,13 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    fn new(follower: Follower) -> Self {
+    fn new(follower: Follower, leave: Option<Leave>) -> Self {
         let (pace, beat) = (Box::pin(sleep(PACE_TIME)), Box::pin(sleep(BEAT_TIME)));
-        Self { follower, opened: false, rests: false, pace, beat }
+        Self { follower, leave, opened: false, rests: false, pace, beat }
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.leave.as_ref().is_none_or(Leave::holds)
     }
 
     /// What is to be sent next; `None` at the end.
@@ -84,7 +91,11 @@ impl Stream {
             ready!(self.pace.as_mut().poll(context));
             self.rests = false;
         }
-        match self.follower.poll_next(context, SLICE_MAX) {
+        let told = self.follower.poll_next(context, SLICE_MAX);
+        if told.is_ready() && !self.may_go_on() {
+            return Poll::Ready(None);
+        }
+        match told {
             Poll::Ready(Some(slice)) => {
                 self.rests = !matches!(&slice, Slice::Events(all) if all.len() == SLICE_MAX);
                 if self.rests {
@@ -96,6 +107,9 @@ impl Stream {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 ready!(self.beat.as_mut().poll(context));
+                if !self.may_go_on() {
+                    return Poll::Ready(None);
+                }
                 self.beat.as_mut().set(sleep(BEAT_TIME));
                 Poll::Ready(Some(BEAT.into()))
             }

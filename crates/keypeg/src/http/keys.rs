@@ -4,7 +4,7 @@ use super::body::{Fields, Known, VALUES_BODY_MAX, wrong_type};
 use super::error::Problem;
 use super::once::{self, Once};
 use super::query::Query;
-use super::{Answered, App, Request, SHAPES, json, no_content, pool_name};
+use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
@@ -25,7 +25,7 @@ const KEEP_ALIVE: Known = &["ids", "all"];
 const IDS: &str = "an array of at most 10000 key ids";
 
 /// Lists keys, without their values.
-pub(super) async fn list(app: &App, pool: &str, query: Option<&str>) -> Answered {
+pub(super) async fn list(app: &Asking<'_>, pool: &str, query: Option<&str>) -> Answered {
     let pool = pool_name(pool)?;
     let (state, limit, cursor) = app.judged(&pool, listed(query)).await?;
     let call = Call::ListKeys { pool: pool.clone(), state, limit, cursor };
@@ -60,7 +60,7 @@ fn listed(query: Option<&str>) -> Result<Listed, Problem> {
 }
 
 /// Makes keys, or brings values in.
-pub(super) async fn add(app: &App, pool: &str, request: Request) -> Answered {
+pub(super) async fn add(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let (once, added) = app.judged(&pool, added(request).await).await?;
     let call = match added {
@@ -112,7 +112,7 @@ fn brought_in(values: Value) -> Result<Vec<Secret>, Problem> {
     values.iter().map(secret).collect()
 }
 
-pub(super) async fn show(app: &App, pool: &str, key: &str) -> Answered {
+pub(super) async fn show(app: &Asking<'_>, pool: &str, key: &str) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, key_ref(key)).await?;
     let call = Call::ShowKey { pool: pool.clone(), key };
@@ -120,7 +120,19 @@ pub(super) async fn show(app: &App, pool: &str, key: &str) -> Answered {
     Ok(json(StatusCode::OK, &shown(&pool, *view)))
 }
 
-pub(super) async fn remove(app: &App, pool: &str, key: &str) -> Answered {
+/// Shows a key's value to somebody it was not lent to.
+pub(super) async fn reveal(app: &Asking<'_>, pool: &str, key: &str, request: Request) -> Answered {
+    let pool = pool_name(pool)?;
+    let read = Fields::read(request, &[]).await.and_then(|_| key_ref(key));
+    let key = app.judged(&pool, read).await?;
+    let Reply::Revealed { id, value } = app.ask(Call::Reveal { pool, key }).await? else {
+        unreachable!("{SHAPES}")
+    };
+    let key = wire::Secret(value.reveal().into());
+    Ok(json(StatusCode::OK, &wire::Revealed { id: id.to_string(), key }))
+}
+
+pub(super) async fn remove(app: &Asking<'_>, pool: &str, key: &str) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, key_ref(key)).await?;
     let Reply::Done = app.ask(Call::DeleteKey { pool, key }).await? else {
@@ -129,7 +141,7 @@ pub(super) async fn remove(app: &App, pool: &str, key: &str) -> Answered {
     Ok(no_content())
 }
 
-pub(super) async fn release(app: &App, pool: &str, key: &str, request: Request) -> Answered {
+pub(super) async fn release(app: &Asking<'_>, pool: &str, key: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, bare(request, key).await).await?;
     let Reply::Freed { released } = app.ask(Call::ReleaseKey { pool, key }).await? else {
@@ -138,7 +150,12 @@ pub(super) async fn release(app: &App, pool: &str, key: &str, request: Request) 
     Ok(json(StatusCode::OK, &wire::Freed { released }))
 }
 
-pub(super) async fn keep_alive(app: &App, pool: &str, key: &str, request: Request) -> Answered {
+pub(super) async fn keep_alive(
+    app: &Asking<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, bare(request, key).await).await?;
     let Reply::Kept { id, expires_at_ms } = app.ask(Call::KeepAlive { pool, key }).await? else {
@@ -154,7 +171,7 @@ async fn bare(request: Request, key: &str) -> Result<KeyRef, Problem> {
     key_ref(key)
 }
 
-pub(super) async fn keep_alive_many(app: &App, pool: &str, request: Request) -> Answered {
+pub(super) async fn keep_alive_many(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let fields = Fields::read(request, KEEP_ALIVE).await;
     let asked = app.judged(&pool, fields.and_then(kept_alive)).await?;

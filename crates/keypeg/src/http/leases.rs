@@ -4,7 +4,7 @@ use super::body::{Fields, Known, REST};
 use super::error::{PREFERENCE_APPLIED, Problem};
 use super::once::{self, Once};
 use super::prefer;
-use super::{Answered, App, Request, SHAPES, json, no_content, pool_name};
+use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use keypeg_client as wire;
@@ -22,7 +22,7 @@ const HOLDER_MAX: usize = 128;
 const REASON: &str = "at most 256 printable characters";
 const REASON_MAX: usize = 256;
 
-pub(super) async fn acquire(app: &App, pool: &str, request: Request) -> Answered {
+pub(super) async fn acquire(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let Wanted { ttl_ms, holder, wait, once } = app.judged(&pool, wanted(request).await).await?;
     let wait_ms = wait.ms();
@@ -99,7 +99,12 @@ fn is_printable(text: &str, max: usize) -> bool {
     text.chars().count() <= max && !text.chars().any(char::is_control)
 }
 
-pub(super) async fn release(app: &App, pool: &str, lease: &str, request: Request) -> Answered {
+pub(super) async fn release(
+    app: &Asking<'_>,
+    pool: &str,
+    lease: &str,
+    request: Request,
+) -> Answered {
     let pool = pool_name(pool)?;
     let read = Fields::read(request, RELEASE).await.and_then(|fields| {
         let verdict = verdict(fields)?;
@@ -109,6 +114,7 @@ pub(super) async fn release(app: &App, pool: &str, lease: &str, request: Request
     let Reply::Done = app.ask(Call::Release { pool, lease, verdict }).await? else {
         unreachable!("{SHAPES}")
     };
+    app.note_lease(lease.token());
     Ok(no_content())
 }
 
@@ -122,7 +128,7 @@ fn verdict(mut fields: Fields) -> Result<Verdict, Problem> {
     Ok(Verdict { rest_ms, quarantine, reason: reason.map(String::into_boxed_str) })
 }
 
-pub(super) async fn renew(app: &App, pool: &str, lease: &str, request: Request) -> Answered {
+pub(super) async fn renew(app: &Asking<'_>, pool: &str, lease: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let wanted = Fields::read(request, RENEW).await.and_then(|mut fields| {
         let ttl_ms = fields.seconds("ttl_seconds", TTL)?;

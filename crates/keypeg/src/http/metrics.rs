@@ -3,6 +3,7 @@
 //! Each core has counters of its own, which only that core writes: counting takes no lock and
 //! shares no cache line. A scrape sums them. No label is made from anything a client said.
 
+use crate::access::Access;
 use hyper::StatusCode;
 use keypeg_client::Code;
 use keypeg_engine::meter::{ANSWERS, COMMIT_US, Histogram, Meter};
@@ -103,6 +104,8 @@ impl CoreCounts {
 pub(crate) struct Begun {
     /// What the start found.
     pub(crate) recovered: Recovered,
+    /// Who may do what.
+    pub(crate) access: Arc<Access>,
     /// What the engine counts.
     pub(crate) meter: Arc<Meter>,
 }
@@ -160,6 +163,8 @@ impl Metrics {
             resyncs: told(&self.begun.meter.resyncs),
             starts: self.begun.recovered.starts_before + 1,
             batches_cut: self.begun.recovered.batches_cut,
+            tokens: self.begun.access.gate.as_ref().map(|gate| gate.told()),
+            audit: self.begun.access.audit.as_ref().map(|audit| audit.told()),
         }
     }
 
@@ -185,6 +190,10 @@ struct Snapshot {
     resyncs: u64,
     starts: u64,
     batches_cut: u64,
+    /// How many, how often read anew, whether the file is broken.
+    tokens: Option<(u64, u64, bool)>,
+    /// Lines, changes refused, whether it cannot be written.
+    audit: Option<(u64, u64, bool)>,
 }
 
 /// A histogram as it is told: each bound with the values that are not above it and above the one
@@ -222,7 +231,8 @@ fn float(number: u64) -> f64 {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_http(&mut encoder)?;
-        self.encode_engine(&mut encoder)
+        self.encode_engine(&mut encoder)?;
+        self.encode_access(&mut encoder)
     }
 }
 
@@ -265,6 +275,25 @@ impl Snapshot {
         gauge(to, "starts", "Starts of the data directory, this one included", self.starts)?;
         let help = "Batches that this start cut from the journal's end";
         gauge(to, "batches_cut", help, self.batches_cut)
+    }
+}
+
+impl Snapshot {
+    fn encode_access(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some((tokens, reloads, broken)) = self.tokens {
+            gauge(to, "tokens", "Access tokens there are", tokens)?;
+            counter(to, "token_reloads", "How often the tokens' file was taken anew", reloads)?;
+            let help = "1 while the tokens' file cannot be taken and an older one holds";
+            gauge(to, "tokens_broken", help, broken.into())?;
+        }
+        if let Some((lines, refused, failing)) = self.audit {
+            counter(to, "audit_lines", "Lines written to the audit log", lines)?;
+            let help = "Changes refused since the audit log had no room for them";
+            counter(to, "audit_refusals", help, refused)?;
+            let help = "1 while the audit log cannot be written and changes are refused";
+            gauge(to, "audit_failing", help, failing.into())?;
+        }
+        Ok(())
     }
 }
 

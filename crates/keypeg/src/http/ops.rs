@@ -1,7 +1,7 @@
 //! What tells about the server rather than about keys: whether it lives, is ready, and is which.
 
 use super::error::Problem;
-use super::{Answered, App, Request, Response, SHAPES, json, unrouted};
+use super::{Answered, Asking, Request, Response, SHAPES, json, unrouted};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
 use keypeg_engine::{Call, Principal, Refusal, Reply};
@@ -15,7 +15,7 @@ pub(super) fn live(request: &Request) -> Answered {
 }
 
 /// The server takes requests: recovered, and not stopping.
-pub(super) fn ready(app: &App, request: &Request) -> Answered {
+pub(super) fn ready(app: &Asking<'_>, request: &Request) -> Answered {
     only_read(request)?;
     if app.server.stopping.load(Ordering::Relaxed) {
         return Err(Problem::refused(&Refusal::ShuttingDown));
@@ -31,7 +31,7 @@ pub(super) fn version(request: &Request) -> Answered {
 }
 
 /// What the server counts, as `OpenMetrics` text.
-pub(super) async fn metrics(app: &App, request: &Request) -> Answered {
+pub(super) async fn metrics(app: &Asking<'_>, request: &Request) -> Answered {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     only_read(request)?;
     // In the server's name: figures are wanted most when there is more work than room.

@@ -2,7 +2,7 @@
 
 use super::body::Fields;
 use super::error::Problem;
-use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site, unrouted};
+use super::{Answered, Asking, Request, Response, SHAPES, json, refuse_cross_site, unrouted};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_engine::core::{KeyId, KeyRef, KeyState, KeyView, PoolName};
@@ -10,7 +10,7 @@ use keypeg_engine::{Call, Reply};
 use serde_json::json as value;
 
 /// All that is asked of `/keys`.
-pub(super) async fn keys(app: &App, request: Request) -> Answered {
+pub(super) async fn keys(app: &Asking<'_>, request: Request) -> Answered {
     match *request.method() {
         Method::POST => make(app, request).await,
         Method::GET => lend(app, &request).await.map_err(Problem::of_grant),
@@ -19,7 +19,7 @@ pub(super) async fn keys(app: &App, request: Request) -> Answered {
 }
 
 /// All that is asked of `/keys/{id}`.
-pub(super) async fn key(app: &App, key: &str, request: &Request) -> Answered {
+pub(super) async fn key(app: &Asking<'_>, key: &str, request: &Request) -> Answered {
     let method = match *request.method() {
         Method::GET | Method::HEAD => named,
         Method::PUT => freed,
@@ -30,7 +30,7 @@ pub(super) async fn key(app: &App, key: &str, request: &Request) -> Answered {
 }
 
 /// All that is asked of `/keepalive/{id}`.
-pub(super) async fn keep_alive(app: &App, key: &str, request: &Request) -> Answered {
+pub(super) async fn keep_alive(app: &Asking<'_>, key: &str, request: &Request) -> Answered {
     match *request.method() {
         Method::PUT => by_key(app, key, kept).await,
         _ => Err(unrouted(request.uri().path())),
@@ -53,7 +53,7 @@ fn kept(pool: PoolName, key: KeyRef) -> Call {
     Call::KeepAlive { pool, key }
 }
 
-async fn make(app: &App, request: Request) -> Answered {
+async fn make(app: &Asking<'_>, request: Request) -> Answered {
     Fields::read(request, &[]).await?;
     let call = Call::Generate { pool: PoolName::default_pool(), count: 1 };
     let Reply::Keys(keys) = app.ask(call).await? else { unreachable!("{SHAPES}") };
@@ -62,7 +62,7 @@ async fn make(app: &App, request: Request) -> Answered {
     Ok(json(StatusCode::CREATED, &body))
 }
 
-async fn lend(app: &App, request: &Request) -> Answered {
+async fn lend(app: &Asking<'_>, request: &Request) -> Answered {
     refuse_cross_site(request.headers())?;
     let pool = PoolName::default_pool();
     let reply = match app.ask(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await
@@ -75,7 +75,7 @@ async fn lend(app: &App, request: &Request) -> Answered {
     Ok(json(StatusCode::OK, &body))
 }
 
-async fn by_key(app: &App, key: &str, call: fn(PoolName, KeyRef) -> Call) -> Answered {
+async fn by_key(app: &Asking<'_>, key: &str, call: fn(PoolName, KeyRef) -> Call) -> Answered {
     let Some(id) = KeyId::parse(key) else { return Ok(not_there()) };
     match app.ask(call(PoolName::default_pool(), KeyRef::Id(id))).await {
         Ok(Reply::Key(view)) => Ok(json(StatusCode::OK, &shown(&view))),

@@ -2,7 +2,7 @@
 
 use super::body::{Fields, Known, REST};
 use super::error::Problem;
-use super::{Answered, App, Request, SHAPES, json, no_content, pool_name};
+use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
@@ -19,13 +19,13 @@ const POLICY: Known = &[
     "max_keys",
 ];
 
-pub(super) async fn list(app: &App) -> Answered {
+pub(super) async fn list(app: &Asking<'_>) -> Answered {
     let Reply::Pools(pools) = app.ask(Call::ListPools).await? else { unreachable!("{SHAPES}") };
-    let pools = pools.into_iter().map(shown).collect();
+    let pools = pools.into_iter().filter(|pool| app.sees(&pool.name)).map(shown).collect();
     Ok(json(StatusCode::OK, &wire::Pools { pools }))
 }
 
-pub(super) async fn show(app: &App, pool: &str) -> Answered {
+pub(super) async fn show(app: &Asking<'_>, pool: &str) -> Answered {
     let pool = pool_name(pool)?;
     let Reply::Pool { pool, .. } = app.ask(Call::ShowPool { pool }).await? else {
         unreachable!("{SHAPES}")
@@ -33,7 +33,7 @@ pub(super) async fn show(app: &App, pool: &str) -> Answered {
     Ok(json(StatusCode::OK, &shown(*pool)))
 }
 
-pub(super) async fn put(app: &App, pool: &str, request: Request) -> Answered {
+pub(super) async fn put(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = PoolName::parse(pool)
         .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
     let patch = policy(Fields::read(request, POLICY).await?)?;
@@ -44,7 +44,7 @@ pub(super) async fn put(app: &App, pool: &str, request: Request) -> Answered {
     Ok(json(status, &shown(*pool)))
 }
 
-pub(super) async fn remove(app: &App, pool: &str) -> Answered {
+pub(super) async fn remove(app: &Asking<'_>, pool: &str) -> Answered {
     let pool = pool_name(pool)?;
     let Reply::Done = app.ask(Call::DropPool { pool }).await? else { unreachable!("{SHAPES}") };
     Ok(no_content())

@@ -6,7 +6,7 @@
 use super::body::Fields;
 use super::error::Problem;
 use super::query::decoded;
-use super::{Answered, App, Request, Response, SHAPES, json, refuse_cross_site, unrouted};
+use super::{Answered, Asking, Request, Response, SHAPES, json, refuse_cross_site, unrouted};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_engine::core::{KeyRef, PoolName, Secret, VALUE_MAX};
@@ -18,7 +18,7 @@ const SCHEDULER: &str =
     "Scheduler has been started to unblock keys at given condition, Kindly do not hit again ";
 
 /// All that is asked of `/api/v1/random_api_key/`.
-pub(super) async fn keys(app: &App, request: Request) -> Answered {
+pub(super) async fn keys(app: &Asking<'_>, request: Request) -> Answered {
     match *request.method() {
         Method::POST => make(app, request).await,
         Method::GET => lend(app, &request).await.map_err(Problem::of_grant),
@@ -37,7 +37,7 @@ pub(super) fn start_scheduler(request: &Request) -> Answered {
     }
 }
 
-async fn make(app: &App, request: Request) -> Answered {
+async fn make(app: &Asking<'_>, request: Request) -> Answered {
     let pool = PoolName::default_pool();
     let call = match Fields::read_any(request).await?.take("api_key") {
         None => Call::Generate { pool, count: 1 },
@@ -73,7 +73,7 @@ fn value_of(given: &Value) -> Result<Secret, String> {
     }
 }
 
-async fn lend(app: &App, request: &Request) -> Answered {
+async fn lend(app: &Asking<'_>, request: &Request) -> Answered {
     refuse_cross_site(request.headers())?;
     let pool = PoolName::default_pool();
     let reply = match app.ask(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await
@@ -85,7 +85,7 @@ async fn lend(app: &App, request: &Request) -> Answered {
     Ok(json(StatusCode::OK, &value!({ "api_key": value.reveal() })))
 }
 
-async fn put_back(app: &App, request: &Request) -> Answered {
+async fn put_back(app: &Asking<'_>, request: &Request) -> Answered {
     let pool = PoolName::default_pool();
     let Some(value) = named(request) else { return Ok(no_such_key()) };
     let call = Call::ReleaseKey { pool, key: KeyRef::Value(value.clone()) };
@@ -95,7 +95,7 @@ async fn put_back(app: &App, request: &Request) -> Answered {
     }
 }
 
-async fn remove(app: &App, request: &Request) -> Answered {
+async fn remove(app: &Asking<'_>, request: &Request) -> Answered {
     let pool = PoolName::default_pool();
     let Some(value) = named(request) else { return Ok(no_such_key()) };
     match app.ask(Call::DeleteKey { pool, key: KeyRef::Value(value) }).await {
@@ -104,7 +104,7 @@ async fn remove(app: &App, request: &Request) -> Answered {
     }
 }
 
-async fn keep_alive(app: &App, request: &Request) -> Answered {
+async fn keep_alive(app: &Asking<'_>, request: &Request) -> Answered {
     let pool = PoolName::default_pool();
     let Some(value) = named(request) else { return Ok(no_such_key()) };
     let call = Call::KeepAlive { pool, key: KeyRef::Value(value.clone()) };

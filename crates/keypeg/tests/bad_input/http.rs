@@ -181,7 +181,7 @@ fn bytes_that_are_no_requests() {
             let mut expected = connection.answers.clone();
             if !connection.ends {
                 // Still in step, and still served.
-                let last = b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+                let last = b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
                 stream.write_all(last).unwrap();
                 expected.push("200".into());
             }
@@ -262,7 +262,7 @@ impl Asked {
     fn ask(&self, client: &mut Client) -> Answer {
         let body =
             self.body_hex.as_ref().map_or_else(|| self.body.clone().into_bytes(), |hex| unhex(hex));
-        let mut head = format!("{} HTTP/1.1\r\nhost: a\r\n", self.request);
+        let mut head = format!("{} HTTP/1.1\r\nhost: localhost\r\n", self.request);
         for (name, value) in &self.headers {
             head.extend([name, ": ", value, "\r\n"]);
         }

@@ -1,8 +1,9 @@
 //! A small blocking HTTP/1.1 client: one connection, kept alive, opened anew when it was closed.
 
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long an answer may take before the test gives up.
@@ -25,6 +26,22 @@ pub(crate) struct Answer {
 impl Client {
     pub(crate) fn new(addr: SocketAddr) -> Self {
         Self { addr, stream: None }
+    }
+
+    /// One that comes from an address of its own, and stays there as long as its connection does.
+    pub(crate) fn from(addr: SocketAddr, source: Ipv4Addr) -> Self {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
+        connect(&socket, &addr).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { addr, stream: Some(BufReader::new(stream)) }
+    }
+
+    /// Sends `METHOD path` with an access token.
+    pub(crate) fn with(&mut self, token: &str, request: &str) -> Answer {
+        let bearer = format!("Bearer {token}");
+        self.try_send(request, &[("authorization", &bearer)], "").unwrap()
     }
 
     /// Sends `METHOD path` with a JSON body, unless that is null.
@@ -86,6 +103,14 @@ impl Client {
             self.stream = None;
         }
         answer
+    }
+
+    /// Reads until the server closes: all that came, as it came.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let mut stream = self.stream.take().expect("something was sent");
+        stream.read_to_end(&mut rest).unwrap();
+        String::from_utf8(rest).unwrap()
     }
 
     /// Reads until the server closes; true when nothing more came.

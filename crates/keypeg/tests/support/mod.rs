@@ -3,6 +3,7 @@
 
 mod http;
 pub(crate) mod story;
+pub(crate) mod tokens;
 pub(crate) mod volume;
 
 pub(crate) use http::{Answer, Client};

@@ -1,0 +1,283 @@
+//! Whether a request is let through, in whose name it asks the engine, and what the audit log is
+//! told of it.
+//!
+//! Whoever is let through is an [`Asking`], and no handler has another way to the engine. Which
+//! scope a route wants is its row in keypeg-client's table; a path without a row reaches no handler.
+
+use super::error::Problem;
+use super::{Answered, App, Request, unrouted};
+use crate::access::{Admitted, Entry, Gate, Outcome, Refused, Shown};
+use hyper::header::AUTHORIZATION;
+use hyper::{StatusCode, http::HeaderMap};
+use keypeg_client::Code;
+use keypeg_client::routes::{self, Access as Needs, Route};
+use keypeg_engine::core::{KeyRef, PoolName};
+use keypeg_engine::{Call, Principal, Reply, Request as Asked};
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// A request that was let through.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    app: &'a App,
+    admitted: Option<Admitted>,
+    /// Locked never for long, and by this request alone: it makes what waits for an answer movable.
+    entry: Option<Mutex<Entry>>,
+}
+
+impl Deref for Asking<'_> {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        self.app
+    }
+}
+
+/// Lets a request through, or says why not.
+pub(super) fn admit<'a>(
+    app: &'a App,
+    request: &Request,
+    (from, id, now): (Option<IpAddr>, &str, Instant),
+) -> Result<Asking<'a>, Problem> {
+    let access = &app.server.access;
+    if access.gate.is_none() && access.audit.is_none() {
+        return Ok(Asking { app, admitted: None, entry: None });
+    }
+    let path = request.uri().path();
+    let route = routes::find(request.method().as_str(), path).ok_or_else(|| unrouted(path))?;
+    let pool = route.pool_of(path);
+    let mut entry = None;
+    if let Some(audit) = access.audit.as_ref().filter(|_| route.is_audited()) {
+        let mut begun = audit.begin().ok_or_else(Problem::audit_is_full)?;
+        begun.line.request_id = id.into();
+        begun.line.address = from.map(|from| from.to_canonical());
+        begun.line.operation = route.operation;
+        if let Some(pool) = pool {
+            begun.line.pool(pool);
+        }
+        entry = Some(begun);
+    }
+    let gate = access.gate.as_ref().filter(|_| route.access != Needs::Open);
+    let admitted = gate.map(|gate| pass(gate, (route, pool), request.headers(), from, now));
+    match admitted.transpose() {
+        Ok(admitted) => {
+            if let (Some(entry), Some(admitted)) = (&mut entry, &admitted) {
+                entry.line.token = Some(Arc::clone(&admitted.shown.token.name));
+            }
+            Ok(Asking { app, admitted, entry: entry.map(Mutex::new) })
+        }
+        Err((shown, problem)) => {
+            if let Some(mut entry) = entry {
+                entry.line.token = shown.map(|shown| Arc::clone(&shown.token.name));
+                entry.end(Outcome::Refused, problem.status(), Some(problem.code().as_str()));
+            }
+            Err(problem)
+        }
+    }
+}
+
+fn pass(
+    gate: &Gate,
+    (route, pool): (&Route, Option<&str>),
+    headers: &HeaderMap,
+    from: Option<IpAddr>,
+    now: Instant,
+) -> Result<Admitted, (Option<Shown>, Problem)> {
+    let shown = bearer(headers).map_err(|problem| (None, problem))?;
+    gate.admit((route, pool), shown, from, now).map_err(|(shown, refused)| {
+        let problem = match refused {
+            Refused::NoToken => Problem::unauthorized(None),
+            Refused::BadToken => Problem::unauthorized(Some("invalid_token")),
+            Refused::Guesses(wait) => {
+                Problem::too_often("Too many wrong access tokens.", wait).closing()
+            }
+            Refused::Scope(scope) => Problem::lacks_scope(scope),
+            Refused::Pool => Problem::other_pool(),
+            Refused::TooOften(wait) => {
+                Problem::too_often("The access token's requests_per_second are used up.", wait)
+            }
+            Refused::TooMany => {
+                let detail = "The access token has its share of the server's requests under way.";
+                Problem::too_often(detail, std::time::Duration::from_secs(1)).closing()
+            }
+        };
+        (shown, problem)
+    })
+}
+
+/// The token that a request shows, see RFC 6750, 2.1; the other two ways would put it into bodies
+/// and queries.
+fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let Some(first) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(Problem::unauthorized(Some("invalid_token")));
+    }
+    let value = first.as_bytes();
+    let end = value.iter().position(|&byte| byte == b' ').unwrap_or(value.len());
+    let (scheme, token) = value.split_at(end);
+    // Another scheme is none of ours: as if nothing was shown.
+    Ok(scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii()))
+}
+
+impl Asking<'_> {
+    /// Asks the engine; a refusal becomes its problem.
+    pub(super) async fn ask(&self, call: Call) -> Result<Reply, Problem> {
+        self.note_asked(&call).await;
+        let reply = self.call(call).await;
+        if let Reply::Refused(refusal) = reply {
+            return Err(Problem::refused(&refusal));
+        }
+        self.note_reply(&reply);
+        Ok(reply)
+    }
+
+    /// Asks in the server's own name what is no caller's to be told of: nothing of it is audited.
+    pub(super) async fn ask_as(&self, by: Principal, call: Call) -> Result<Reply, Problem> {
+        match self.app.lane.call(Asked { by, call }).await {
+            Reply::Refused(refusal) => Err(Problem::refused(&refusal)),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn call(&self, call: Call) -> Reply {
+        let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
+            Principal::Token(Arc::clone(&admitted.shown.token.name))
+        });
+        self.app.lane.call(Asked { by, call }).await
+    }
+
+    /// Lets what was read of a request pass; where it was wrong, the pool has the first word: one
+    /// that does not exist is told rather than what is wrong with the request to it.
+    pub(super) async fn judged<T>(
+        &self,
+        pool: &PoolName,
+        read: Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        match read {
+            Ok(read) => Ok(read),
+            Err(problem) => {
+                self.ask(Call::ShowPool { pool: pool.clone() }).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// Whether a pool may be shown in a list.
+    pub(super) fn sees(&self, pool: &PoolName) -> bool {
+        self.admitted.as_ref().is_none_or(|admitted| admitted.shown.token.is_for(pool.as_str()))
+    }
+
+    /// What a long answer has to be asked again and again: whether it may still be given.
+    pub(super) fn leave(&self) -> Option<Leave> {
+        let gate = Arc::clone(self.app.server.access.gate.as_ref()?);
+        Some(Leave { gate, shown: self.admitted.as_ref()?.shown.clone() })
+    }
+
+    /// Tells the audit log what came of it.
+    pub(super) fn end(self, answered: &Answered) {
+        let Some(entry) = self.entry else { return };
+        let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match answered {
+            Ok(response) => {
+                let applied = response.status() < StatusCode::BAD_REQUEST;
+                let outcome = if applied { Outcome::Applied } else { Outcome::Refused };
+                entry.end(outcome, response.status().as_u16(), None);
+            }
+            Err(problem) => {
+                entry.end(Outcome::Refused, problem.status(), Some(problem.code().as_str()));
+            }
+        }
+    }
+
+    async fn note_asked(&self, call: &Call) {
+        let Some(entry) = &self.entry else { return };
+        // All others tell their keys with their replies, if at all.
+        let (Call::ReleaseKey { pool, key }
+        | Call::DeleteKey { pool, key }
+        | Call::Reveal { pool, key }) = call
+        else {
+            return;
+        };
+        let id = match key {
+            KeyRef::Id(id) => *id,
+            // The older face names keys by their values, which a log does not hold.
+            KeyRef::Value(_) => {
+                let show = Call::ShowKey { pool: pool.clone(), key: key.clone() };
+                let Reply::Key(view) = self.call(show).await else { return };
+                view.id
+            }
+        };
+        entry.lock().unwrap_or_else(PoisonError::into_inner).line.keys([id].into_iter());
+    }
+
+    fn note_reply(&self, reply: &Reply) {
+        let Some(entry) = &self.entry else { return };
+        let line = &mut entry.lock().unwrap_or_else(PoisonError::into_inner).line;
+        if let Reply::Keys(keys) = reply {
+            line.keys(keys.iter().map(|key| key.id));
+        }
+        if let Reply::Granted { lease, .. } | Reply::Renewed(lease) = reply {
+            line.keys([lease.key_id].into_iter());
+            line.fencing_token = Some(lease.token);
+        }
+    }
+
+    /// Tells the audit log which lease was meant: its token, never its id.
+    pub(super) fn note_lease(&self, token: u64) {
+        if let Some(entry) = &self.entry {
+            entry.lock().unwrap_or_else(PoisonError::into_inner).line.fencing_token = Some(token);
+        }
+    }
+}
+
+/// What a stream was let through with.
+#[derive(Debug)]
+pub(super) struct Leave {
+    gate: Arc<Gate>,
+    shown: Shown,
+}
+
+impl Leave {
+    /// Whether it would be let through now.
+    pub(super) fn holds(&self) -> bool {
+        self.gate.still_admits(&self.shown)
+    }
+}
+
+impl Problem {
+    /// No valid token; `error` as RFC 6750, 3.1 names it, where something was shown.
+    fn unauthorized(error: Option<&'static str>) -> Self {
+        let (detail, challenge) = match error {
+            None => ("An access token is wanted: Authorization: Bearer TOKEN.", "Bearer".into()),
+            Some(error) => (
+                "The access token is unknown, expired or revoked.",
+                format!("Bearer error=\"{error}\""),
+            ),
+        };
+        Self::new(Code::Unauthorized, detail).challenging(challenge)
+    }
+
+    fn lacks_scope(scope: &'static str) -> Self {
+        let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+        let detail = format!("The access token lacks the scope {scope}.");
+        Self::new(Code::Forbidden, detail).of_scope(scope).challenging(challenge)
+    }
+
+    /// Says the same whether or not there is such a pool.
+    fn other_pool() -> Self {
+        Self::new(Code::Forbidden, "The access token is for other pools.")
+            .challenging("Bearer error=\"insufficient_scope\"".into())
+    }
+
+    fn too_often(detail: &'static str, wait: std::time::Duration) -> Self {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        Self::new(Code::RateLimited, detail).retry_after_ms(wait_ms)
+    }
+
+    fn audit_is_full() -> Self {
+        Self::new(Code::Overloaded, "The audit log cannot be written now.").retry_after_ms(1_000)
+    }
+}

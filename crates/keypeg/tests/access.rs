@@ -1,0 +1,261 @@
+//! Access tokens: each route with each kind of token, and tokens that come and go while requests do.
+
+use crate::support::tokens::Tokens;
+use crate::support::{Answer, Client, Server, eventually, now};
+use keypeg_client::routes::{Access, ROUTES, Route, Scope};
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const WRONG: &str = "kpt_0000000000000000000000000000000000000000000000000000000000000000";
+const POOL: &str = "/v1/pools/default";
+
+fn start(tokens: &Tokens) -> Server {
+    Server::in_memory(&tokens.args().each_ref().map(String::as_str))
+}
+
+fn request(route: &Route) -> String {
+    let path = route.path.replace("{pool}", "default").replace("{id}", "x").replace("{lease}", "x");
+    format!("{} {path}", route.method)
+}
+
+/// A client from an address that nobody else comes from: wrong tokens count by address.
+fn elsewhere(server: &Server, at: usize) -> Client {
+    let (high, low) = (u8::try_from(at / 250).unwrap(), u8::try_from(at % 250).unwrap());
+    Client::from(server.addr(), Ipv4Addr::new(127, 1, high, low + 1))
+}
+
+#[track_caller]
+fn challenged(answer: Answer, status: u16, code: &str, challenge: &str) -> serde_json::Value {
+    assert_eq!(answer.header("www-authenticate"), Some(challenge), "{answer:?}");
+    answer.problem(status, code)
+}
+
+fn let_through(answer: &Answer) -> bool {
+    ![401, 403, 429].contains(&answer.status)
+}
+
+/// The table: each route with no token, a wrong, an expired and a revoked one, one of another pool,
+/// one of each other scope, the right one, and admin.
+#[test]
+fn each_route_takes_who_it_says_and_nobody_else() {
+    let tokens = Tokens::new();
+    let scopes = Scope::ALL.map(|scope| {
+        let name = scope.as_str();
+        (scope, tokens.add(name, "default", &[name], &[]))
+    });
+    let past = ["--expires-at", "2020-01-01T00:00:00Z"];
+    let expired = tokens.add("expired", "*", &["admin"], &past);
+    let revoked = tokens.add("revoked", "*", &["admin"], &[]);
+    let other = tokens.add("other", "other-*", &["admin"], &[]);
+    let server = start(&tokens);
+    assert!(let_through(&server.client().with(&revoked, "GET /version")));
+    tokens.revoke("revoked");
+    eventually("revoked", || {
+        (server.client().with(&revoked, "GET /version").status != 200).then_some(())
+    });
+    let (mut asked, mut clients) = (0, 0);
+    for route in ROUTES {
+        let request = request(route);
+        let mut client = || {
+            clients += 1;
+            elsewhere(&server, clients)
+        };
+        if route.access == Access::Open {
+            assert!(let_through(&client().ask(&request)), "{request}");
+            assert!(let_through(&client().with(WRONG, &request)), "{request}");
+            asked += 2;
+            continue;
+        }
+        challenged(client().ask(&request), 401, "unauthorized", "Bearer");
+        for bad in [WRONG, &expired, &revoked, "", "\u{e4}", &"x".repeat(9_999)] {
+            let answer = client().with(bad, &request);
+            challenged(answer, 401, "unauthorized", "Bearer error=\"invalid_token\"");
+        }
+        asked += 7;
+        if route.pool_of("/v1/pools/default/x").is_some() {
+            let answer = client().with(&other, &request);
+            let challenge = "Bearer error=\"insufficient_scope\"";
+            let problem = challenged(answer, 403, "forbidden", challenge);
+            assert!(problem.get("scope").is_none());
+            asked += 1;
+        }
+        for (scope, token) in &scopes {
+            let answer = client().with(token, &request);
+            asked += 1;
+            match route.access {
+                Access::Scope(wanted) if *scope != wanted && *scope != Scope::Admin => {
+                    let wanted = wanted.as_str();
+                    let challenge =
+                        format!("Bearer error=\"insufficient_scope\", scope=\"{wanted}\"");
+                    let problem = challenged(answer, 403, "forbidden", &challenge);
+                    assert_eq!(problem["scope"], wanted, "{request}");
+                }
+                Access::Open | Access::Token | Access::Scope(_) => {
+                    assert!(let_through(&answer), "{request} {}: {answer:?}", scope.as_str())
+                }
+            }
+        }
+    }
+    println!("{} routes, {asked} requests", ROUTES.len());
+    assert!(asked > 400, "{asked}");
+}
+
+/// What is open says nothing that is not in this repository; whatever comes is not open by mistake.
+#[test]
+fn what_is_open_is_named_here() {
+    let open = ROUTES.iter().filter(|route| route.access == Access::Open);
+    let open: Vec<_> = open.map(|route| route.path).collect();
+    assert_eq!(open, ["/livez", "/readyz", "/openapi.json", "/docs", "/docs/style.css"]);
+}
+
+#[test]
+fn a_token_of_other_pools_does_not_learn_which_there_are() {
+    let tokens = Tokens::new();
+    let ci = tokens.add("ci", "ci-*", &["admin"], &[]);
+    let all = tokens.add("all", "*", &["admin"], &[]);
+    let server = start(&tokens);
+    let client = &mut server.client();
+    for pool in ["ci-1", "ci-2", "web"] {
+        client.with(&all, &format!("PUT /v1/pools/{pool}")).is(201, &json!({}));
+    }
+    let told = |pool: &str| {
+        let mut problem = server.client().with(&ci, &format!("GET /v1/pools/{pool}")).json();
+        problem.as_object_mut().unwrap().remove("request_id");
+        problem
+    };
+    assert_eq!(told("web"), told("nope"));
+    assert_eq!(told("web")["code"], "forbidden");
+    client.with(&ci, "GET /v1/pools/ci-nope").problem(404, "unknown_pool");
+    let names = |token: &str| {
+        let pools = server.client().with(token, "GET /v1/pools").json();
+        let pools = pools["pools"].as_array().unwrap().clone();
+        pools.iter().map(|pool| pool["pool"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&ci), ["ci-1", "ci-2"]);
+    assert_eq!(names(&all), ["ci-1", "ci-2", "default", "web"]);
+}
+
+#[test]
+fn two_tokens_have_idempotency_keys_of_their_own() {
+    let tokens = Tokens::new();
+    let [a, b] = ["a", "b"].map(|name| tokens.add(name, "*", &["keys"], &[]));
+    let server = start(&tokens);
+    let made = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer), ("idempotency-key", "once")];
+        let request = format!("POST {POOL}/keys");
+        server.client().try_send(&request, &headers, "").unwrap().json()["keys"][0]["id"].clone()
+    };
+    let [first, again, others] = [made(&a), made(&a), made(&b)];
+    assert_eq!(first, again);
+    assert_ne!(first, others);
+}
+
+#[test]
+fn a_key_is_revealed_to_who_may_and_no_lease_is_touched() {
+    let tokens = Tokens::new();
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let reveal = tokens.add("reveal", "*", &["reveal"], &[]);
+    let server = start(&tokens);
+    let client = &mut server.client();
+    client.with(&admin, &format!("POST {POOL}/keys"));
+    let grant = client.with(&admin, &format!("POST {POOL}/leases")).json();
+    let id = grant["key_id"].as_str().unwrap();
+    let answer = client.with(&reveal, &format!("POST {POOL}/keys/{id}/reveal"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    answer.is(200, &json!({ "id": id, "key": grant["key"] }));
+    let gone = format!("POST {POOL}/keys/00000000000000000000000000/reveal");
+    client.with(&reveal, &gone).problem(404, "unknown_key");
+    let lease = grant["id"].as_str().unwrap();
+    client.with(&admin, &format!("POST {POOL}/leases/{lease}/release")).is(204, &json!(null));
+    // Without tokens everybody may do everything.
+    let open = Server::in_memory(&[]);
+    let id = open.client().ask(&format!("POST {POOL}/keys")).json()["keys"][0]["id"].clone();
+    let revealed = format!("POST {POOL}/keys/{}/reveal", id.as_str().unwrap());
+    open.client().ask(&revealed).is(200, &json!({ "id": id, "key": "*" }));
+}
+
+#[test]
+fn a_token_has_its_pace_and_an_address_its_guesses() {
+    let tokens = Tokens::new();
+    let slow = tokens.add("slow", "*", &["read"], &["--requests-per-second", "1"]);
+    let quick = tokens.add("quick", "*", &["read"], &[]);
+    let server = start(&tokens);
+    let request = "GET /v1/pools";
+    let limited = eventually("over its pace", || {
+        let answer = server.client().with(&slow, request);
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!(limited.header("retry-after"), Some("1"));
+    limited.problem(429, "rate_limited");
+    assert_eq!(server.client().with(&quick, request).status, 200, "another's pace is its own");
+    let (mut guesses, mut refused) = (0, None);
+    while refused.is_none() && guesses < 5_000 {
+        let answer = server.client().with(WRONG, request);
+        refused = (answer.status != 401).then_some(answer);
+        guesses += 1;
+    }
+    let refused = refused.expect("somebody who guesses is told to wait");
+    assert!(refused.header("retry-after").is_some() && guesses > 20, "{guesses}");
+    refused.problem(429, "rate_limited");
+    assert_eq!(server.client().with(&quick, request).status, 200, "what is right is right");
+    assert_eq!(elsewhere(&server, 1).with(WRONG, request).status, 401);
+}
+
+/// While a file is replaced again and again, broken ones among them, no valid token is refused; a
+/// revoked one is, and so is what it follows.
+#[test]
+fn tokens_come_and_go_under_load() {
+    let tokens = Tokens::new();
+    let stays = tokens.add("stays", "*", &["read", "keys", "metrics"], &[]);
+    let whole = tokens.text();
+    let goes = tokens.add("goes", "*", &["read", "keys"], &[]);
+    let both = tokens.text();
+    let server = start(&tokens);
+    let mut followed = server.client();
+    let head =
+        format!("GET {POOL}/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {goes}");
+    followed.write(format!("{head}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let revoked_after = std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut client = server.client();
+                while !over.load(Ordering::Relaxed) {
+                    let answer = client.with(&stays, "GET /v1/pools");
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut client = server.client();
+        let mut status = |token: &str| client.with(token, "GET /v1/pools").status;
+        for _ in 0..3 {
+            tokens.replace("[[token]]\nname = \"half a fi");
+            kill_process(server.pid(), Signal::HUP).unwrap();
+            eventually("told to be broken", || is_broken(&server, &stays).then_some(()));
+            assert_eq!((status(&goes), status(&stays)), (200, 200), "the old ones hold");
+            tokens.replace(&both);
+            kill_process(server.pid(), Signal::HUP).unwrap();
+            eventually("whole again", || (!is_broken(&server, &stays)).then_some(()));
+        }
+        tokens.replace(&whole);
+        let begun = now();
+        eventually("revoked", || (status(&goes) == 401).then_some(()));
+        let took = begun.elapsed();
+        over.store(true, Ordering::Relaxed);
+        took
+    });
+    // What happens from now on is not told to who may not be told any more.
+    server.client().with(&stays, &format!("POST {POOL}/keys")).is(201, &json!({}));
+    let told = followed.rest();
+    assert!(told.contains("event: resync") && !told.contains("event: generated"), "{told}");
+    println!("revoked after {revoked_after:?}, {asked:?} requests with the other, 0 refused");
+}
+
+fn is_broken(server: &Server, token: &str) -> bool {
+    let metrics = server.client().with(token, "GET /metrics").body;
+    metrics.lines().any(|line| line == "keypeg_tokens_broken 1")
+}
