@@ -136,10 +136,9 @@ impl Asking<'_> {
 
     /// Asks in the server's own name what is no caller's to be told of: nothing of it is audited.
     pub(super) async fn ask_as(&self, by: Principal, call: Call) -> Result<Reply, Problem> {
-        match self.app.lane.call(Asked { by, call }).await {
-            Reply::Refused(refusal) => Err(Problem::refused(&refusal)),
-            reply => Ok(reply),
-        }
+        let reply = self.app.lane.call(Asked { by, call }).await;
+        let Reply::Refused(refusal) = reply else { return Ok(reply) };
+        Err(Problem::refused(&refusal))
     }
 
     async fn call(&self, call: Call) -> Reply {
