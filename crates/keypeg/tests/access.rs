@@ -93,7 +93,7 @@ fn each_route_takes_who_it_says_and_nobody_else() {
                     assert_eq!(problem["scope"], wanted, "{request}");
                 }
                 Access::Open | Access::Token | Access::Scope(_) => {
-                    assert!(let_through(&answer), "{request} {}: {answer:?}", scope.as_str())
+                    assert!(let_through(&answer), "{request} {}: {answer:?}", scope.as_str());
                 }
             }
         }
