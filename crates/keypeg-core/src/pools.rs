@@ -23,6 +23,8 @@ const SLICE: u32 = 256;
 /// Seats that a mark looks at, and retired values that leave one of them.
 const SEATS_A_MARK: usize = 16;
 const LEAVE_A_MARK: usize = 256;
+/// Answers whose time is over that a turn forgets of one pool, at most.
+const FORGET_A_TURN: usize = 4_096;
 /// Keys and waiters up to which a debug build checks a pool after each step.
 const CHECKED_MAX: u64 = 32;
 
@@ -43,6 +45,8 @@ pub struct Pools {
     orphans: VecDeque<Line>,
     /// Seats below this one may keep retired values that a database has.
     leaving: usize,
+    /// Seats below this one may keep answers whose time is over.
+    forgetting: usize,
 }
 
 /// How far a retelling has come; the default is its beginning.
@@ -74,6 +78,7 @@ impl Pools {
             rotation: VecDeque::new(),
             orphans: VecDeque::new(),
             leaving: 0,
+            forgetting: 0,
         }
     }
 
@@ -317,6 +322,7 @@ impl Pools {
     /// Ends what is due, pools in rotation, at most the step's budget; true when more is due.
     pub fn expire(&mut self, step: &mut Step<'_>) -> bool {
         self.rotate_in(step.now);
+        self.forget_answers(step.now);
         self.tell_orphans(step);
         while step.budget > 0
             && let Some(at) = self.rotation.pop_front()
@@ -342,6 +348,20 @@ impl Pools {
             }
         }
         !self.rotation.is_empty() || !self.orphans.is_empty()
+    }
+
+    /// Forgets answers whose time is over, pools in turn: one that is never asked again must not keep
+    /// the room of all.
+    fn forget_answers(&mut self, now: Now) {
+        for _ in 0..SEATS_A_MARK.min(self.seats.len()) {
+            let at = self.forgetting.checked_sub(1).unwrap_or(self.seats.len() - 1);
+            let Self { seats, ledger, .. } = self;
+            let pool = seats.get_mut(at).and_then(Option::as_mut);
+            if pool.is_some_and(|seat| seat.pool.forget_answers(ledger, now, FORGET_A_TURN)) {
+                return;
+            }
+            self.forgetting = at;
+        }
     }
 
     fn rotate_in(&mut self, now: Now) {

@@ -63,7 +63,7 @@ impl Replays {
 
     /// Whether one more answer may be kept.
     pub(crate) fn has_room(&mut self, ledger: &mut Ledger, now_us: u64) -> bool {
-        self.forget_due(ledger, now_us);
+        self.forget_due(ledger, now_us, usize::MAX);
         ledger.answers < ANSWERS_MAX
     }
 
@@ -171,21 +171,32 @@ impl Replays {
         }
     }
 
-    /// Forgets what has been kept long enough. Each answer costs this once.
-    fn forget_due(&mut self, ledger: &mut Ledger, now_us: u64) {
-        while let Some(&at) = self.made.front()
-            && self.kept[at].as_ref().is_none_or(|kept| kept.answer.until_us <= now_us)
-        {
-            self.made.pop_front();
-            if self.kept[at].is_some() && !self.runs(at) {
-                self.forget(ledger, at);
+    /// Forgets what has been kept long enough, at most `max` answers of either kind; true when more
+    /// is to be forgotten. Each answer costs this once.
+    pub(crate) fn forget_due(&mut self, ledger: &mut Ledger, now_us: u64, max: usize) -> bool {
+        for _ in 0..max {
+            let (made, ended) =
+                (self.first_due(&self.made, now_us), self.first_due(&self.ended, now_us));
+            if made.is_none() && ended.is_none() {
+                return false;
+            }
+            if let Some(at) = made {
+                self.made.pop_front();
+                if self.kept[at].is_some() && !self.runs(at) {
+                    self.forget(ledger, at);
+                }
+            }
+            if ended.is_some() {
+                self.forget_oldest_ended(ledger);
             }
         }
-        while let Some(&at) = self.ended.front()
-            && self.kept[at].as_ref().is_none_or(|kept| kept.answer.until_us <= now_us)
-        {
-            self.forget_oldest_ended(ledger);
-        }
+        true
+    }
+
+    fn first_due(&self, line: &VecDeque<u32>, now_us: u64) -> Option<u32> {
+        let is_due =
+            |at: &u32| self.kept[*at].as_ref().is_none_or(|kept| kept.answer.until_us <= now_us);
+        line.front().copied().filter(is_due)
     }
 
     /// Counts them no more: their pool is removed, and their memory goes with it.

@@ -294,6 +294,14 @@ impl Server {
         })
     }
 
+    fn turns(&mut self, turns: u32) {
+        for _ in 0..turns {
+            let (facts, budget) = (&mut |_: &Fact<'_>| {}, 0);
+            let (now, chance) = (self.now, &mut self.chance);
+            self.pools.expire(&mut Step { now, chance, facts, budget, ended_by_time: false });
+        }
+    }
+
     fn drop_pool(&mut self, pool: &str) {
         let mut sink = |_: &Fact<'_>| {};
         let mut step = Step {
@@ -336,6 +344,11 @@ fn answers_are_bounded() {
     }
     assert_eq!(server.ask("large", "more", false), full);
     server.now.lease_us += 3_600_000_000;
+    server.turns(300);
+    // Whoever is asked now: the pool that has them all may never be asked again.
+    assert_eq!(server.ask("other", "first", false), Ok(true));
+    let large = server.pools.get(&PoolName::parse("large").expect("a name")).expect("there");
+    assert_eq!(large.answers(), 0, "and they are not told anew for ever");
     for n in 0..300_000 {
         server.now.lease_us += 1_000;
         assert_eq!(server.ask("large", &format!("lease {n}"), true), Ok(false), "{n}");

@@ -6,7 +6,7 @@
 
 use super::wait::wait_until;
 use super::{Pool, Step};
-use crate::clocks::after;
+use crate::clocks::{Now, after};
 use crate::fact::{Answer, Fact, Said};
 use crate::ids::{Digest, LeaseId};
 use crate::key::{LeaseView, NewKey, Secret, Verdict};
@@ -245,6 +245,11 @@ impl Pool {
 
     pub(crate) fn replay_unanswered(&mut self, ledger: &mut Ledger, id: crate::AnswerId) {
         self.replays.forget_id(ledger, id);
+    }
+
+    /// Forgets answers whose time is over, at most `max`; true when more are to go.
+    pub(crate) fn forget_answers(&mut self, ledger: &mut Ledger, now: Now, max: usize) -> bool {
+        self.replays.forget_due(ledger, now.lease_us, max)
     }
 
     /// Counts this pool's answers no more: it is removed.
