@@ -20,6 +20,8 @@ pub(crate) const KEPT_US: u64 = 3_600 * US_PER_S;
 pub const ANSWERS_MAX: usize = 1 << 20;
 /// Answers of ended leases that all pools together keep.
 pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;
+/// Answers of ended leases that each pool keeps, however many others have.
+const ENDED_ANSWERS_MIN: usize = 64;
 
 /// What somebody asks under an Idempotency-Key: which answer it is, and to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +138,10 @@ impl Replays {
     fn note_ended(&mut self, ledger: &mut Ledger, at: u32) {
         self.ended.push_back(at);
         ledger.ended_answers += 1;
-        while ledger.ended_answers > ENDED_ANSWERS_MAX && self.forget_oldest_ended(ledger) {}
+        while ledger.ended_answers > ENDED_ANSWERS_MAX
+            && self.ended.len() > ENDED_ANSWERS_MIN
+            && self.forget_oldest_ended(ledger)
+        {}
     }
 
     fn forget_oldest_ended(&mut self, ledger: &mut Ledger) -> bool {

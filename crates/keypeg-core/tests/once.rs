@@ -357,6 +357,13 @@ fn answers_are_bounded() {
     let over = matches!(ended, Err(Refusal::LeaseEnded { .. }));
     assert!(over, "of the last ones it is known that they ended: {ended:?}");
     assert_eq!(server.ask("large", "lease 5", true), Ok(false), "the first are forgotten");
+    // One pool's many leave another's few their place.
+    assert_eq!(server.ask("other", "lease", true), Ok(false));
+    server.now.lease_us += 1_000;
+    for _ in 0..2 {
+        let ended = server.ask("other", "lease", true);
+        assert!(matches!(ended, Err(Refusal::LeaseEnded { .. })), "not a second grant: {ended:?}");
+    }
     assert!(
         server.pools.get(&PoolName::parse("large").expect("a name")).expect("there").answers()
             < 270_000
