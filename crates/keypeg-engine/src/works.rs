@@ -158,7 +158,9 @@ impl Works {
         if self.journal.as_ref().is_some_and(|journal| journal.room() < Room::Grants) {
             self.turn_away(&Refusal::StorageFull, replies);
         }
+        let budget = self.budget();
         let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+        step.budget = budget;
         self.pools.expire(&mut step);
         let by_time = step.ended_by_time;
         self.hand_out(replies);
@@ -184,9 +186,10 @@ impl Works {
         asked: &mut VecDeque<(Ticket, Request)>,
         replies: &mut Vec<(Ticket, Reply)>,
     ) -> bool {
-        let now_us = self.now.lease_us;
+        // Also while the clocks that decide stand still nobody settles for ever.
+        let now_us = self.unheld_us;
         let mut ended_by_time = false;
-        let mut budget = expire_max();
+        let mut budget = self.budget();
         let (looked_up, late) = (self.looked_up.len(), self.late.len());
         let owed = looked_up + late;
         let room = self.room();
@@ -239,6 +242,12 @@ impl Works {
             self.turn_away(&Refusal::ShuttingDown, replies);
         }
         ended_by_time
+    }
+
+    /// Ends by time that may be played: none where they could not be remembered, though they were
+    /// due before the clocks stood still.
+    fn budget(&self) -> u32 {
+        if self.room() > Room::Nothing { expire_max() } else { 0 }
     }
 
     fn begin_step(&mut self) {

@@ -210,6 +210,29 @@ fn time_stands_still_where_its_passing_could_not_be_remembered() {
     assert_eq!(leased(&driver), 0, "their time is over as soon as that can be remembered");
 }
 
+/// Keys that were due already when the room for remembering purges ended used to be purged all the same,
+/// until there was none left and the process ended.
+#[test]
+fn a_backlog_of_purges_stands_still_too_where_none_could_be_remembered() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    for _ in 0..90 {
+        driver.generate(10_000);
+    }
+    fill(&disk, &mut driver);
+    for _ in 0..400 {
+        clock.tick_ms(1_000);
+        let call = Call::ShowPool { pool: default_pool() };
+        let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
+    }
+    for _ in 0..400 {
+        let call = Call::ShowPool { pool: default_pool() };
+        let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
+    }
+    let left = driver.works.pools().keys();
+    assert!(left > 0, "there is no room for all");
+}
+
 /// All that the journal's files hold.
 fn journal(disk: &SimDisk) -> Vec<Vec<u8>> {
     let names = disk.list().expect("there").into_iter().filter(|name| name.starts_with("journal"));
