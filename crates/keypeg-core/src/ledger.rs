@@ -57,6 +57,8 @@ pub struct Ledger {
     /// them.
     pub(crate) mark: u64,
     pub(crate) taken_over: u64,
+    /// Whether nothing can be remembered: what is due is over, and stays until it can.
+    pub(crate) held: bool,
     /// What those who waited got, until it is taken.
     pub(crate) handed: Vec<Handed>,
 }
@@ -86,6 +88,7 @@ impl Ledger {
             answers: 0,
             ended_answers: 0,
             mark: 1,
+            held: false,
             taken_over: 0,
             handed: Vec::new(),
         }

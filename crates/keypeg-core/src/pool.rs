@@ -631,10 +631,14 @@ impl Pool {
         if self.life_is_due(step.now)
             && is_over(self.lives.deadline(slot, &self.slots), step.now.serving_us)
         {
-            self.purge(ledger, step, slot);
+            if !ledger.held {
+                self.purge(ledger, step, slot);
+            }
             return false;
         }
-        while matches!(self.slots.state(slot), Some(KeyState::Leased | KeyState::Resting)) {
+        while !ledger.held
+            && matches!(self.slots.state(slot), Some(KeyState::Leased | KeyState::Resting))
+        {
             let hold = self.slots.place(slot);
             let at = self.returns.deadline(hold, &self.holds);
             if at > step.now.lease_us {

@@ -12,7 +12,7 @@ use crate::key::Secret;
 use crate::ledger::{Counters, Handed, Ledger, Limits};
 use crate::line::Line;
 use crate::policy::{Policy, PolicyPatch, PoolName};
-use crate::pool::{Pool, Step};
+use crate::pool::{Once, Pool, Step};
 use crate::refusal::Refusal;
 use crate::sabotage::{Sabotage, on};
 use hashbrown::HashMap;
@@ -291,6 +291,18 @@ impl Pools {
             }
             self.leaving = at;
         }
+    }
+
+    /// Says whether nothing can be remembered: then no key is purged and no lease ends, and what is
+    /// due of a key that is asked for is over all the same.
+    pub fn hold(&mut self, held: bool) {
+        self.ledger.held = held;
+    }
+
+    /// Whether what is asked of the pool of that name under an Idempotency-Key is answered already;
+    /// `lends` tells the two routes apart. O(1).
+    pub fn is_answered(&self, name: &PoolName, lends: bool, once: &Once<'_>, now_us: u64) -> bool {
+        self.get(name).is_some_and(|pool| pool.is_answered(&self.ledger, lends, once, now_us))
     }
 
     /// The ids to look up before values are brought into the pool of that name, if any are.

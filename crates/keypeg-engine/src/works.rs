@@ -257,8 +257,11 @@ impl Works {
         let now = self.times.now(remembers);
         let lease_us = if remembers { now.lease_us } else { self.now.lease_us };
         self.held = !remembers;
+        self.pools.hold(self.held);
         self.unheld_us = now.lease_us;
-        self.now = Now { lease_us, ..now };
+        // What is shown of a lease stands still with it.
+        let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
+        self.now = Now { lease_us, wall_us, ..now };
         let taken_over = self.taken_over();
         let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
         self.pools.mark(position, taken_over);

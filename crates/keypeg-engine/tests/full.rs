@@ -3,7 +3,9 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Verdict};
+use keypeg_engine::core::{
+    Digest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Verdict,
+};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::works::Ticket;
 use keypeg_engine::works::{Sizes, Works};
@@ -231,6 +233,58 @@ fn a_backlog_of_purges_stands_still_too_where_none_could_be_remembered() {
     }
     let left = driver.works.pools().keys();
     assert!(left > 0, "there is no room for all");
+    // Nor by being asked for, though what is due is over for whoever asks.
+    let mut cursor = None;
+    loop {
+        let call = Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor };
+        let Reply::Page(page) = driver.call(call) else { panic!("listing goes on") };
+        assert!(page.keys.is_empty(), "what is due is over");
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(driver.works.pools().keys(), left);
+}
+
+/// What was answered is told again whatever there is room for: whoever was told "not applied" of it
+/// would have lost keys that are theirs.
+#[test]
+fn an_answer_is_told_again_on_a_full_disk() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let once =
+        |key: &str, call| Call::Once { key: key.into(), body: Digest(1), call: Box::new(call) };
+    let wish = || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+    let make = || Call::Generate { pool: default_pool(), count: 40_000 };
+    let Reply::Keys(keys) = driver.call(once("make", make())) else { panic!("made") };
+    let Reply::Granted { lease, .. } = driver.call(once("lend", wish())) else { panic!("lent") };
+    let shown = |driver: &mut Driver| {
+        let call = Call::ShowKey { pool: default_pool(), key: KeyRef::Id(lease.key_id) };
+        let Reply::Key(view) = driver.call(call) else { panic!("it is there") };
+        view.lease.expect("it is lent").expires_at_ms
+    };
+    fill(&disk, &mut driver);
+    while matches!(acquire(&mut driver), Reply::Granted { .. }) {}
+    let mut deletions = keys
+        .iter()
+        .filter(|key| key.id != lease.key_id)
+        .map(|key| Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(key.id) });
+    let Reply::Keys(again) = driver.call(once("make", make())) else { panic!("told again") };
+    assert_eq!(again, keys);
+    while !is_full(&driver.call(deletions.next().expect("the disk fills before"))) {}
+    let before = shown(&mut driver);
+    for _ in 0..3 {
+        clock.tick_ms(100_000);
+        let reply = driver.call(once("lend", wish()));
+        let Reply::Granted { lease: again, again: true, .. } = reply else { panic!("{reply:?}") };
+        assert_eq!((again.id, again.expires_at_ms), (lease.id, lease.expires_at_ms));
+        assert_eq!(shown(&mut driver), before, "what is shown of a lease stands still with it");
+    }
+    assert!(is_full(&driver.call(once("other", wish()))));
+    let reply = driver.call(once("make", make()));
+    let gone = matches!(reply, Reply::Refused(Refusal::Denied(Denied::KeysGone)));
+    assert!(gone, "{reply:?}");
 }
 
 /// All that the journal's files hold.

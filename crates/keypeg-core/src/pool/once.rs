@@ -115,6 +115,18 @@ impl Pool {
         Ok(())
     }
 
+    /// Whether this was asked before, and its answer is kept.
+    pub(crate) fn is_answered(
+        &self,
+        ledger: &Ledger,
+        lends: bool,
+        once: &Once<'_>,
+        now_us: u64,
+    ) -> bool {
+        let asked = self.asked(ledger, if lends { LENDS } else { MAKES_KEYS }, once);
+        self.replays.find(asked.id, now_us).is_some()
+    }
+
     fn asked(&self, ledger: &Ledger, route: u8, once: &Once<'_>) -> Asked {
         let id = ledger.ids.answer_id(self.number, route, once.by, once.key);
         Asked { id, body: once.body }

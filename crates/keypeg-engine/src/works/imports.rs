@@ -4,6 +4,7 @@
 //! kept in memory until it is answered and the import is played, so nothing falls in between.
 
 use super::{Ticket, Works, room};
+use crate::core::{Once, Pool};
 use crate::journal::Room;
 use crate::lookups::{Found, Lookup};
 use crate::request::{Call, Refusal, Reply, Request};
@@ -28,6 +29,8 @@ pub(super) struct Turned {
 pub(super) struct LookedUp {
     /// The first value that was there before.
     pub(super) gone: Option<usize>,
+    /// The number of the pool that was asked about.
+    pool: u32,
     /// What was carried when it was asked.
     carried: u64,
 }
@@ -53,6 +56,8 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct Parked {
     turned: Turned,
+    /// The number of the pool it is for.
+    pool: u32,
     carried: u64,
     bytes: usize,
 }
@@ -71,13 +76,13 @@ impl Works {
         while let Some(found) = self.lookups.found() {
             let parked = self.parked.pop_front().expect("invariant: answers come in order");
             self.parked_bytes -= parked.bytes;
-            let Parked { turned, carried, .. } = parked;
+            let Parked { turned, pool, carried, .. } = parked;
             match found {
                 Found::Full => {
                     replies.push((turned.ticket, Reply::Refused(Refusal::StorageFull)));
                 }
                 Found::First(gone) => {
-                    let looked_up = Some(LookedUp { gone, carried });
+                    let looked_up = Some(LookedUp { gone, pool, carried });
                     self.looked_up.push_back(Turned { looked_up, ..turned });
                 }
             }
@@ -89,9 +94,29 @@ impl Works {
         if let Call::Follow { pool } = &turned.request.call {
             return Admission::Answered(self.follow(pool));
         }
+        // Telling again what was told needs no room, and no database.
+        if self.was_told(&turned.request) {
+            return Admission::Play(turned);
+        }
         match room::refusal(&turned.request.call, room, lags) {
             Some(refusal) => Admission::Answered(Reply::Refused(refusal)),
             None => self.park(turned),
+        }
+    }
+
+    /// Whether this was asked before under its Idempotency-Key, and its answer is kept.
+    fn was_told(&self, Request { by, call }: &Request) -> bool {
+        let Call::Once { key, body, call } = call else { return false };
+        let once = Once { by: by.name(), key, body: *body };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
+        match &**call {
+            Call::Acquire { pool, .. } => {
+                self.pools.is_answered(pool, true, &once, self.now.lease_us)
+            }
+            Call::Generate { pool, .. } | Call::Import { pool, .. } => {
+                self.pools.is_answered(pool, false, &once, self.now.lease_us)
+            }
+            _ => false,
         }
     }
 
@@ -100,18 +125,20 @@ impl Works {
         let Call::Import { pool, values } = turned.request.call.itself() else {
             return Admission::Play(turned);
         };
-        if turned.looked_up.is_some() {
+        let number = self.pools.get(pool).map(Pool::number);
+        if turned.looked_up.is_some_and(|looked_up| Some(looked_up.pool) == number) {
             return Admission::Play(turned);
         }
         let Some((pool, ids)) = self.pools.to_look_up(pool, values) else {
-            return Admission::Play(turned);
+            // What was looked up is of a pool of this name that has been removed meanwhile.
+            return Admission::Play(Turned { looked_up: None, ..turned });
         };
         let bytes = values.iter().map(|value| value.bytes().len()).sum();
         if self.parked.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
             return Admission::Answered(Reply::Refused(Refusal::Overloaded));
         }
         self.parked_bytes += bytes;
-        self.parked.push_back(Parked { turned, carried: self.progress.carried(), bytes });
+        self.parked.push_back(Parked { turned, pool, carried: self.progress.carried(), bytes });
         self.lookups.ask(Lookup { pool, ids });
         Admission::Parked
     }
