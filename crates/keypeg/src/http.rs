@@ -125,8 +125,11 @@ pub(crate) async fn respond(
     app.counts.answered(family, response.status(), begun.elapsed());
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // What is no page needs nothing; a page has said what it needs.
-    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_NEEDED));
+    if !change {
+        // What is no page needs nothing; a page has said what it needs. What a change answers is JSON
+        // or nothing, and nothing to look at.
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_NEEDED));
+    }
     headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("invariant: hex and dashes"));
     if secret {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -24,7 +24,7 @@ pub(super) struct Asking<'a> {
     app: &'a App,
     admitted: Option<Admitted>,
     /// Locked never for long, and by this request alone: it makes what waits for an answer movable.
-    entry: Option<Mutex<Entry>>,
+    entry: Option<Box<Mutex<Entry>>>,
 }
 
 impl Deref for Asking<'_> {
@@ -66,7 +66,7 @@ pub(super) fn admit<'a>(
             if let (Some(entry), Some(admitted)) = (&mut entry, &admitted) {
                 entry.line.token = Some(Arc::clone(&admitted.shown.token.name));
             }
-            Ok(Asking { app, admitted, entry: entry.map(Mutex::new) })
+            Ok(Asking { app, admitted, entry: entry.map(|entry| Box::new(Mutex::new(entry))) })
         }
         Err((shown, problem)) => {
             if let Some(mut entry) = entry {
