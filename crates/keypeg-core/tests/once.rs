@@ -315,6 +315,23 @@ impl Server {
     }
 }
 
+/// Where nothing can be remembered no lease ends, but one that is due is over: it is told to nobody.
+#[test]
+fn a_lease_that_is_due_is_not_told_again_while_nothing_can_be_remembered() {
+    let limits = Limits { pools: 1, keys: 10 };
+    let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
+    let pools = Pools::new(IdKey::new([1; 32]), limits, 1);
+    let mut server = Server { pools, now, facts: 0, chance: Rng::new(1) };
+    server.ask("p", "make", false).expect("made");
+    assert_eq!(server.ask("p", "lend", true), Ok(false));
+    server.now.lease_us += 999;
+    server.pools.hold(true);
+    assert_eq!(server.ask("p", "lend", true), Ok(true), "it runs for another microsecond");
+    server.now.lease_us += 1;
+    let over = server.ask("p", "lend", true);
+    assert!(matches!(over, Err(Refusal::LeaseEnded { .. })), "{over:?}");
+}
+
 /// The bound is refused clearly and in time: what is asked beyond it changes nothing. Old answers
 /// make room after their hour, and a pool's when it goes. Answers of ended leases make room by
 /// themselves, the oldest first.

@@ -280,6 +280,34 @@ fn a_value_that_goes_while_the_database_is_asked_is_not_brought_back() {
     assert!(matches!(driver.call(import(&["new"])), Reply::Keys(_)));
 }
 
+/// A pool that is removed while an import waits, and made again under its name: the answer that
+/// comes is of the removed one, whose values are forgotten.
+#[test]
+fn an_import_is_not_judged_by_what_a_removed_pool_of_its_name_had() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let side = || PoolName::parse("side").unwrap();
+    let secret = || Secret::new("value").unwrap();
+    let import = || Call::Import { pool: side(), values: vec![secret()] };
+    let put = || Call::PutPool { pool: side(), patch: PolicyPatch::default() };
+    driver.call(put());
+    driver.call(import());
+    driver.call(Call::DeleteKey { pool: side(), key: KeyRef::Value(secret()) });
+    driver.carry().unwrap();
+    driver.call(Call::ListPools);
+    let request = |call| Request { by: Principal::Anyone, call };
+    let mut asked = VecDeque::new();
+    for (slot, call) in (0..).zip([import(), Call::DropPool { pool: side() }, put()]) {
+        asked.push_back((Ticket { lane: 0, slot }, request(call)));
+    }
+    let mut replies = Vec::new();
+    driver.works.turn(&mut asked, &mut replies).unwrap();
+    assert_eq!((replies.len(), driver.works.late()), (2, 1), "the import waits");
+    driver.carrier.as_ref().unwrap().answer().unwrap();
+    driver.works.turn(&mut asked, &mut replies).unwrap();
+    assert!(matches!(replies[2], (Ticket { slot: 0, .. }, Reply::Keys(_))), "{:?}", replies[2]);
+}
+
 /// What waits for the database is bounded, and told so.
 #[test]
 fn imports_that_wait_for_the_database_are_bounded() {
