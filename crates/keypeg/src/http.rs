@@ -23,6 +23,7 @@ mod plain;
 mod pools;
 mod prefer;
 mod query;
+mod quick;
 mod seed;
 mod unread;
 mod wire;
@@ -41,12 +42,14 @@ use keypeg_client::{Code, routes};
 use keypeg_engine::core::{PoolName, Refusal as Denied};
 use keypeg_engine::{Lane, Refusal};
 pub(crate) use metrics::Begun;
+use std::fmt;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
+use std::time::Instant;
 
 type Request = hyper::Request<Incoming>;
 type Response = hyper::Response<Body>;
@@ -66,6 +69,7 @@ pub(crate) struct App {
     core: usize,
     requests: AtomicU64,
     counts: Arc<metrics::CoreCounts>,
+    buffers: quick::Buffers,
 }
 
 /// What all cores know.
@@ -82,14 +86,28 @@ pub(crate) struct Server {
 }
 
 impl App {
-    fn refuse(&self, problem: Problem, request_id: &str, change: bool) -> Response {
+    fn refuse(&self, problem: Problem, request_id: RequestId, change: bool) -> Response {
         self.counts.refused(problem.code());
         problem.into_response(request_id, change)
     }
 
-    fn next_request_id(&self) -> String {
+    fn next_request_id(&self) -> RequestId {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
-        format!("{:012x}-{:x}-{request:x}", self.server.run, self.core)
+        RequestId { run: self.server.run, core: self.core, request }
+    }
+}
+
+/// Tells a request from all others, of other runs too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestId {
+    run: u64,
+    core: usize,
+    request: u64,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}-{:x}-{:x}", self.run, self.core, self.request)
     }
 }
 
@@ -112,17 +130,32 @@ pub(crate) async fn respond(
         if change {
             refuse_cross_site(request.headers())?;
         }
-        let asking = admit::admit(app, &request, (from, &id, begun))?;
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let bearer = || admit::bearer_of(request.headers());
+        let asking = admit::admit(app, (method, path), bearer, &Came { from, id, begun })?;
         let answered = route(&asking, request).await;
-        asking.end(&answered);
+        asking.end(match &answered {
+            Ok(response) => (response.status(), None),
+            Err(problem) => (problem.status(), Some(problem.code())),
+        });
         answered
     });
     let mut response = match answered.await {
         Some(Ok(response)) => response,
-        Some(Err(problem)) => app.refuse(problem, &id, change),
-        None => app.refuse(Problem::panicked(), &id, change),
+        Some(Err(problem)) => app.refuse(problem, id, change),
+        None => app.refuse(Problem::panicked(), id, change),
     };
     app.counts.answered(family, response.status(), begun.elapsed());
+    dress(&mut response, id, change, secret);
+    // The end of a chunked body is not followed, so the next head could not be watched.
+    if chunked {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Gives an answer the headers that answers have.
+fn dress(response: &mut Response, id: RequestId, change: bool, secret: bool) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !change {
@@ -130,15 +163,20 @@ pub(crate) async fn respond(
         // or nothing, and nothing to look at.
         headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_NEEDED));
     }
-    headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("invariant: hex and dashes"));
+    let id = HeaderValue::try_from(id.to_string()).expect("invariant: hex and dashes");
+    headers.insert(REQUEST_ID, id);
     if secret {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    // The end of a chunked body is not followed, so the next head could not be watched.
-    if chunked {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+}
+
+/// Where a request came from, and when.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    /// Known where somebody wants to know.
+    from: Option<IpAddr>,
+    id: RequestId,
+    begun: Instant,
 }
 
 /// Runs a handler; `None` when it panicked.
@@ -173,7 +211,7 @@ fn check_framing(ambiguous: bool, request: &Request) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let first = hosts.next();
     let missing = first.is_none() && request.version() == Version::HTTP_11;
-    if missing || hosts.next().is_some() || !first.is_none_or(is_host) {
+    if missing || hosts.next().is_some() || !first.is_none_or(|host| is_host(host.as_bytes())) {
         let detail = "HTTP/1.1 wants exactly one Host header, a name or address and its port.";
         return Err(Problem::new(Code::Malformed, detail).closing());
     }
@@ -182,9 +220,9 @@ fn check_framing(ambiguous: bool, request: &Request) -> Result<(), Problem> {
 
 /// Tells whether a header's value has only characters that a host and a port are made of, see
 /// RFC 3986, 3.2.2; an empty one is what a client without a host to name has to send.
-fn is_host(value: &HeaderValue) -> bool {
+fn is_host(value: &[u8]) -> bool {
     let sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte);
-    value.as_bytes().iter().all(sign)
+    value.iter().all(sign)
 }
 
 /// Refuses a host that is not this server: see [`Hosts`](crate::access::Hosts).
@@ -259,12 +297,6 @@ async fn canonical(app: &Asking<'_>, segments: &[&str], request: Request) -> Ans
             keys::reveal(app, pool, key, request).await
         }
         (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(app, pool, request).await,
-        #[cfg(feature = "bench-constant")]
-        (Method::POST, ["bench-constant", "leases"]) => constant::grant(request).await,
-        #[cfg(feature = "bench-constant")]
-        (Method::POST, ["bench-constant", "leases", _, "release"]) => {
-            constant::released(request).await
-        }
         (Method::POST, [pool, "leases"]) => leases::acquire(app, pool, request).await,
         (Method::POST, [pool, "leases", lease, "release"]) => {
             leases::release(app, pool, lease, request).await

@@ -5,8 +5,9 @@
 //! connections are closed, and what was begun has a while to be answered.
 
 use super::metrics::{Begun, CoreCounts, Metrics};
+use super::quick::{self, Buffers, Left};
 use super::unread::Unread;
-use super::wire::Wire;
+use super::wire::{Wire, linger};
 use super::{App, Server, respond};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,7 +16,7 @@ use keypeg_engine::{Chance, Lane};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,7 +37,7 @@ const ARRIVALS_MAX: usize = 1_024;
 const HEAD_MAX: usize = 64 << 10;
 /// How long a connection may be idle between requests. Clients tend to give theirs up at 60 s, and
 /// who closes second has no request cut off.
-const IDLE_TIME: Duration = Duration::from_secs(75);
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
 /// How long what was begun may take when the server stops.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process or the system is out of descriptors or memory.
@@ -44,7 +45,7 @@ const SHORTAGE_TIME: Duration = Duration::from_millis(50);
 
 /// Where the server is in its life, as the cores see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+pub(super) enum Phase {
     Serving,
     Draining,
     Over,
@@ -100,7 +101,8 @@ pub(crate) fn run(
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
         let (server, requests) = (Arc::clone(&server), AtomicU64::new(0));
-        let app = App { lane, server, core, requests, counts };
+        let buffers = Buffers::default();
+        let app = App { lane, server, core, requests, counts, buffers };
         cores.push(Core { app: Arc::new(app), arrivals, phase: watched.clone() });
     }
     let mut cores = cores.into_iter();
@@ -206,7 +208,7 @@ impl Core {
     }
 }
 
-async fn reached(watched: &mut watch::Receiver<Phase>, phase: Phase) {
+pub(super) async fn reached(watched: &mut watch::Receiver<Phase>, phase: Phase) {
     // Nobody left to say how far it is means that it is over.
     let _ = watched.wait_for(|now| *now >= phase).await;
 }
@@ -216,7 +218,24 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
     // Asked for where somebody wants to know.
     let from = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
     let from = from.map(|from| from.ip());
-    let Ok(wire) = wire(socket, Unread::new(Arc::clone(&app))) else { return };
+    let Ok(mut socket) = socket.set_nodelay(true).and_then(|()| registered(socket)) else { return };
+    match quick::serve(&app, from, &mut socket, &mut phase).await {
+        Left::Over { unread: false } => {}
+        Left::Over { unread: true } => linger(socket).await,
+        Left::Other { bytes, waited } => {
+            let wire = Wire::new(socket, Unread::new(Arc::clone(&app)), bytes, waited);
+            // Most connections never come to it, and would hold its room all the same.
+            Box::pin(other(app, from, wire, phase)).await;
+        }
+    }
+}
+
+fn registered(socket: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    tokio::net::TcpStream::from_std(socket)
+}
+
+/// Serves a connection by hyper until its end.
+async fn other(app: Arc<App>, from: Option<IpAddr>, wire: Wire, mut phase: watch::Receiver<Phase>) {
     let ambiguous = wire.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
@@ -238,11 +257,6 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
         tracing::debug!(%error, "a connection ended early");
     }
     connection.into_parts().io.into_inner().linger().await;
-}
-
-fn wire(socket: TcpStream, unread: Unread) -> io::Result<Wire> {
-    socket.set_nodelay(true)?;
-    Ok(Wire::new(tokio::net::TcpStream::from_std(socket)?, unread))
 }
 
 /// Without `pipeline_flush`: with it, hyper 1.12 keeps finished answers back as long as any byte

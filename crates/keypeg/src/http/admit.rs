@@ -5,7 +5,7 @@
 //! scope a route wants is its row in keypeg-client's table; a path without a row reaches no handler.
 
 use super::error::Problem;
-use super::{Answered, App, Request, unrouted};
+use super::{App, Came, unrouted};
 use crate::access::{Admitted, Entry, Gate, Outcome, Refused, Shown};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
@@ -13,10 +13,8 @@ use keypeg_client::Code;
 use keypeg_client::routes::{self, Access as Needs, Route};
 use keypeg_engine::core::{KeyRef, PoolName};
 use keypeg_engine::{Call, Principal, Reply, Request as Asked};
-use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 /// A request that was let through.
 #[derive(Debug)]
@@ -36,23 +34,24 @@ impl Deref for Asking<'_> {
 }
 
 /// Lets a request through, or says why not.
-pub(super) fn admit<'a>(
+/// `bearer` reads the token it shows, if anybody wants to know.
+pub(super) fn admit<'a, 'b>(
     app: &'a App,
-    request: &Request,
-    (from, id, now): (Option<IpAddr>, &str, Instant),
+    (method, path): (&str, &str),
+    bearer: impl FnOnce() -> Result<Option<&'b [u8]>, Problem>,
+    came: &Came,
 ) -> Result<Asking<'a>, Problem> {
     let access = &app.server.access;
     if access.gate.is_none() && access.audit.is_none() {
         return Ok(Asking { app, admitted: None, entry: None });
     }
-    let path = request.uri().path();
-    let route = routes::find(request.method().as_str(), path).ok_or_else(|| unrouted(path))?;
+    let route = routes::find(method, path).ok_or_else(|| unrouted(path))?;
     let pool = route.pool_of(path);
     let mut entry = None;
     if let Some(audit) = access.audit.as_ref().filter(|_| route.is_audited()) {
         let mut begun = audit.begin().ok_or_else(Problem::audit_is_full)?;
-        begun.line.request_id = id.into();
-        begun.line.address = from.map(|from| from.to_canonical());
+        begun.line.request_id = came.id.to_string();
+        begun.line.address = came.from.map(|from| from.to_canonical());
         begun.line.operation = route.operation;
         if let Some(pool) = pool {
             begun.line.pool(pool);
@@ -60,7 +59,10 @@ pub(super) fn admit<'a>(
         entry = Some(begun);
     }
     let gate = access.gate.as_ref().filter(|_| route.access != Needs::Open);
-    let admitted = gate.map(|gate| pass(gate, (route, pool), request.headers(), from, now));
+    let admitted = gate.map(|gate| {
+        let shown = bearer().map_err(|problem| (None, problem))?;
+        pass(gate, (route, pool), shown, came)
+    });
     match admitted.transpose() {
         Ok(admitted) => {
             if let (Some(entry), Some(admitted)) = (&mut entry, &admitted) {
@@ -71,7 +73,11 @@ pub(super) fn admit<'a>(
         Err((shown, problem)) => {
             if let Some(mut entry) = entry {
                 entry.line.token = shown.map(|shown| Arc::clone(&shown.token.name));
-                entry.end(Outcome::Refused, problem.status(), Some(problem.code().as_str()));
+                entry.end(
+                    Outcome::Refused,
+                    problem.status().as_u16(),
+                    Some(problem.code().as_str()),
+                );
             }
             Err(problem)
         }
@@ -81,12 +87,10 @@ pub(super) fn admit<'a>(
 fn pass(
     gate: &Gate,
     (route, pool): (&Route, Option<&str>),
-    headers: &HeaderMap,
-    from: Option<IpAddr>,
-    now: Instant,
+    shown: Option<&[u8]>,
+    came: &Came,
 ) -> Result<Admitted, (Option<Shown>, Problem)> {
-    let shown = bearer(headers).map_err(|problem| (None, problem))?;
-    gate.admit((route, pool), shown, from, now).map_err(|(shown, refused)| {
+    gate.admit((route, pool), shown, came.from, came.begun).map_err(|(shown, refused)| {
         let problem = match refused {
             Refused::NoToken => Problem::unauthorized(None),
             Refused::BadToken => Problem::unauthorized(Some("invalid_token")),
@@ -109,17 +113,21 @@ fn pass(
 
 /// The token that a request shows, see RFC 6750, 2.1; the other two ways would put it into bodies
 /// and queries.
-fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
+pub(super) fn bearer_of(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let Some(first) = all.next() else { return Ok(None) };
     if all.next().is_some() {
         return Err(Problem::unauthorized(Some("invalid_token")));
     }
-    let value = first.as_bytes();
+    Ok(bearer(first.as_bytes()))
+}
+
+/// The token in the header's value.
+pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
     let end = value.iter().position(|&byte| byte == b' ').unwrap_or(value.len());
     let (scheme, token) = value.split_at(end);
     // Another scheme is none of ours: as if nothing was shown.
-    Ok(scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii()))
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii())
 }
 
 impl Asking<'_> {
@@ -175,20 +183,13 @@ impl Asking<'_> {
         Some(Leave { gate, shown: self.admitted.as_ref()?.shown.clone() })
     }
 
-    /// Tells the audit log what came of it.
-    pub(super) fn end(self, answered: &Answered) {
+    /// Tells the audit log what came of it: its status, and its code where it is a problem.
+    pub(super) fn end(self, (status, code): (StatusCode, Option<Code>)) {
         let Some(entry) = self.entry else { return };
         let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match answered {
-            Ok(response) => {
-                let applied = response.status() < StatusCode::BAD_REQUEST;
-                let outcome = if applied { Outcome::Applied } else { Outcome::Refused };
-                entry.end(outcome, response.status().as_u16(), None);
-            }
-            Err(problem) => {
-                entry.end(Outcome::Refused, problem.status(), Some(problem.code().as_str()));
-            }
-        }
+        let applied = code.is_none() && status < StatusCode::BAD_REQUEST;
+        let outcome = if applied { Outcome::Applied } else { Outcome::Refused };
+        entry.end(outcome, status.as_u16(), code.map(Code::as_str));
     }
 
     async fn note_asked(&self, call: &Call) {

@@ -3,7 +3,6 @@
 
 use super::events::Stream;
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,21 +11,21 @@ use std::task::{Context, Poll};
 /// What an answer carries.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// All of it is here.
-    Whole(Full<Bytes>),
+    /// All of it that was not taken yet.
+    Whole(Bytes),
     /// It comes as it happens.
     Events(Box<Stream>),
 }
 
 impl Default for Body {
     fn default() -> Self {
-        Self::Whole(Full::default())
+        Self::Whole(Bytes::new())
     }
 }
 
 impl<T: Into<Bytes>> From<T> for Body {
     fn from(whole: T) -> Self {
-        Self::Whole(Full::new(whole.into()))
+        Self::Whole(whole.into())
     }
 }
 
@@ -39,7 +38,8 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
+            Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
             Self::Events(stream) => {
                 stream.poll_bytes(context).map(|bytes| bytes.map(Frame::data).map(Ok))
             }
@@ -48,14 +48,14 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Whole(whole) => whole.is_empty(),
             Self::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => whole.size_hint(),
+            Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Self::Events(_) => SizeHint::default(),
         }
     }

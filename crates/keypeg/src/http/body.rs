@@ -75,6 +75,16 @@ impl Fields {
         Self::parse(&bytes)
     }
 
+    /// Reads a body that is all here, whose Content-Type and nothing else is known: `None` where
+    /// [`Fields::read`] would refuse it.
+    pub(super) fn of_whole(body: &[u8], content_type: Option<&[u8]>, known: Known) -> Option<Self> {
+        if body.is_empty() {
+            return Some(Self::default());
+        }
+        let fields = content_type.filter(|it| is_json(it)).and_then(|_| Self::parse(body).ok())?;
+        fields.refuse_unknown(known).is_ok().then_some(fields)
+    }
+
     fn parse(json: &[u8]) -> Result<Self, Problem> {
         let strict: Strict = serde_json::from_slice(json)
             .map_err(|error| Problem::new(Code::Malformed, format!("The body: {error}.")))?;
@@ -216,15 +226,18 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
         let detail = "A body has no Content-Encoding here.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let json =
-        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
-            let essence = value.split_once(';').map_or(value, |(essence, _)| essence);
-            essence.trim().eq_ignore_ascii_case("application/json")
-        });
+    let json = headers.get(CONTENT_TYPE).is_some_and(|value| is_json(value.as_bytes()));
     if json {
         return Ok(());
     }
     Err(Problem::new(Code::UnsupportedMediaType, "A body's Content-Type is application/json."))
+}
+
+/// Tells whether a Content-Type, whatever its parameters, is JSON's.
+fn is_json(value: &[u8]) -> bool {
+    let essence = value.split(|&byte| byte == b';').next().unwrap_or_default();
+    let visible = |byte: &u8| *byte == b'\t' || (b' '..=b'~').contains(byte);
+    value.iter().all(visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {

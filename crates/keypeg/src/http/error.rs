@@ -3,7 +3,7 @@
 //! The codes' statuses and titles are keypeg-client's one table; here is which refusal has which
 //! code, what it says to people, and what goes beside it. A problem says nothing of the inside.
 
-use super::{Answered, Response};
+use super::{Answered, RequestId, Response};
 use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -244,8 +244,8 @@ impl Problem {
         self.0.code
     }
 
-    pub(super) fn status(&self) -> u16 {
-        self.0.status
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.status).expect("invariant: the table holds statuses")
     }
 
     /// Gives another answer in place of a problem with this code.
@@ -265,7 +265,7 @@ impl Problem {
     }
 
     /// Makes the answer's body alone.
-    pub(super) fn into_body(self, request_id: &str, change: bool) -> Vec<u8> {
+    pub(super) fn into_body(self, request_id: RequestId, change: bool) -> Vec<u8> {
         let Parts { code, status, detail, outcome, more, .. } = *self.0;
         let grants = outcome == Some(Outcome::NotApplied);
         let problem = Wire {
@@ -274,7 +274,7 @@ impl Problem {
             status,
             code,
             detail: detail.into(),
-            request_id: request_id.into(),
+            request_id: request_id.to_string(),
             outcome: (change || grants).then_some(outcome.unwrap_or(Outcome::NotApplied)),
             more,
         };
@@ -282,13 +282,13 @@ impl Problem {
     }
 
     /// Makes the answer; `change` tells that the request would have changed something.
-    pub(super) fn into_response(mut self, request_id: &str, change: bool) -> Response {
-        let Parts { status, retry_after_s, close, .. } = *self.0;
+    pub(super) fn into_response(mut self, request_id: RequestId, change: bool) -> Response {
+        let status = self.status();
+        let Parts { retry_after_s, close, .. } = *self.0;
         let (allow, applied) = (self.0.allow.take(), self.0.applied.take());
         let challenge = self.0.challenge.take();
         let mut response = Response::new(self.into_body(request_id, change).into());
-        *response.status_mut() =
-            StatusCode::from_u16(status).expect("invariant: the table holds statuses");
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after_s {

@@ -158,11 +158,19 @@ pub(super) async fn keep_alive(
 ) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, bare(request, key).await).await?;
+    Ok(json(StatusCode::OK, &keep(app, pool, key).await?))
+}
+
+/// Keeps one key alive.
+pub(super) async fn keep(
+    app: &Asking<'_>,
+    pool: PoolName,
+    key: KeyRef,
+) -> Result<wire::Kept, Problem> {
     let Reply::Kept { id, expires_at_ms } = app.ask(Call::KeepAlive { pool, key }).await? else {
         unreachable!("{SHAPES}")
     };
-    let kept = wire::Kept { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) };
-    Ok(json(StatusCode::OK, &kept))
+    Ok(wire::Kept { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) })
 }
 
 /// Reads a request that names a key and has nothing else to say.

@@ -12,9 +12,9 @@ use keypeg_client::{Seconds, UnixMs};
 use keypeg_engine::core::{LeaseId, LeaseView, PoolName, Secret, Verdict};
 use keypeg_engine::{Call, Reply, WAIT_MAX_MS};
 
-const ACQUIRE: Known = &["ttl_seconds", "wait_seconds", "holder"];
-const RELEASE: Known = &["rest_seconds", "quarantine", "reason"];
-const RENEW: Known = &["ttl_seconds"];
+pub(super) const ACQUIRE: Known = &["ttl_seconds", "wait_seconds", "holder"];
+pub(super) const RELEASE: Known = &["rest_seconds", "quarantine", "reason"];
+pub(super) const RENEW: Known = &["ttl_seconds"];
 const TTL: &str = "0.001..lease_ttl_seconds of the pool";
 const WAIT: &str = "0..300";
 const HOLDER: &str = "at most 128 printable characters";
@@ -24,22 +24,41 @@ const REASON_MAX: usize = 256;
 
 pub(super) async fn acquire(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let Wanted { ttl_ms, holder, wait, once } = app.judged(&pool, wanted(request).await).await?;
-    let wait_ms = wait.ms();
-    let call = Call::Acquire { pool, ttl_ms, holder, wait_ms };
-    let reply = app.ask(once::asked(once, call)).await;
-    let reply = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
-    let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
-        unreachable!("{SHAPES}")
-    };
-    let mut response = json(StatusCode::CREATED, &grant(&pool, *lease, &value, waited_ms));
-    if let Some(applied) = wait.applied() {
+    let wanted = app.judged(&pool, wanted(request).await).await?;
+    let applied = wanted.wait.applied();
+    let mut response = json(StatusCode::CREATED, &lend(app, pool, wanted).await?.told());
+    if let Some(applied) = applied {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     Ok(response)
 }
 
-struct Wanted {
+/// Lends a key.
+pub(super) async fn lend(
+    app: &Asking<'_>,
+    pool: PoolName,
+    wanted: Wanted,
+) -> Result<Granted, Problem> {
+    let Wanted { ttl_ms, holder, wait, once } = wanted;
+    let call = Call::Acquire { pool, ttl_ms, holder, wait_ms: wait.ms() };
+    let reply = app.ask(once::asked(once, call)).await;
+    let reply = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
+    let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
+        unreachable!("{SHAPES}")
+    };
+    Ok(Granted { pool, lease: *lease, value, waited_ms })
+}
+
+/// A key that was lent.
+pub(super) struct Granted {
+    pool: PoolName,
+    lease: LeaseView,
+    value: Secret,
+    waited_ms: u64,
+}
+
+/// What an acquire asks for.
+pub(super) struct Wanted {
     ttl_ms: Option<u64>,
     holder: Option<Box<str>>,
     wait: Wait,
@@ -49,31 +68,46 @@ struct Wanted {
 async fn wanted(request: Request) -> Result<Wanted, Problem> {
     let key = once::key(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
-    let mut fields = Fields::read(request, ACQUIRE).await?;
+    let fields = Fields::read(request, ACQUIRE).await?;
     let once = Once::of(key, &fields);
-    let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
-    let wait_ms = fields.seconds("wait_seconds", WAIT)?;
-    if wait_ms.is_some_and(|ms| ms > WAIT_MAX_MS) {
-        return Err(Problem::out_of_range("wait_seconds", WAIT));
-    }
-    let holder = fields.text("holder", HOLDER)?;
-    if holder.as_deref().is_some_and(|holder| !is_printable(holder, HOLDER_MAX)) {
-        return Err(Problem::out_of_range("holder", HOLDER));
-    }
-    let wait = match (wait_ms, preferred) {
-        (Some(ms), _) => Wait::Asked { ms },
-        (None, Some(seconds)) => Wait::Preferred { seconds },
-        (None, None) => Wait::Asked { ms: 0 },
+    let wanted = Wanted::of(fields)?;
+    let wait = match (wanted.wait, preferred) {
+        (Wait::None, Some(seconds)) => Wait::Preferred { seconds },
+        (wait, _) => wait,
     };
-    // An empty name is none: a journal cannot tell the two apart.
-    let holder = holder.filter(|holder| !holder.is_empty()).map(String::into_boxed_str);
-    Ok(Wanted { ttl_ms, holder, wait, once })
+    Ok(Wanted { wait, once, ..wanted })
+}
+
+impl Wanted {
+    /// Reads what the body asks for.
+    pub(super) fn of(mut fields: Fields) -> Result<Self, Problem> {
+        let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
+        let wait_ms = fields.seconds("wait_seconds", WAIT)?;
+        if wait_ms.is_some_and(|ms| ms > WAIT_MAX_MS) {
+            return Err(Problem::out_of_range("wait_seconds", WAIT));
+        }
+        let holder = fields.text("holder", HOLDER)?;
+        if holder.as_deref().is_some_and(|holder| !is_printable(holder, HOLDER_MAX)) {
+            return Err(Problem::out_of_range("holder", HOLDER));
+        }
+        // An empty name is none: a journal cannot tell the two apart.
+        let holder = holder.filter(|holder| !holder.is_empty()).map(String::into_boxed_str);
+        let wait = wait_ms.map_or(Wait::None, |ms| Wait::Asked { ms });
+        Ok(Self { ttl_ms, holder, wait, once: None })
+    }
+
+    /// Whether it may wait in line.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.ms() > 0
+    }
 }
 
 /// How long to wait for a key.
 #[derive(Clone, Copy)]
 enum Wait {
-    /// The body says so, or nobody does.
+    /// Nobody says.
+    None,
+    /// The body says so.
     Asked { ms: u64 },
     /// The header does: whoever sent it is told what became of it.
     Preferred { seconds: u64 },
@@ -83,6 +117,7 @@ impl Wait {
     /// A preference that is longer than waits are is met as far as they go.
     fn ms(self) -> u64 {
         match self {
+            Self::None => 0,
             Self::Asked { ms } => ms,
             Self::Preferred { seconds } => seconds.saturating_mul(1_000).min(WAIT_MAX_MS),
         }
@@ -111,14 +146,26 @@ pub(super) async fn release(
         Ok((lease_id(lease)?, verdict))
     });
     let (lease, verdict) = app.judged(&pool, read).await?;
+    give_back(app, pool, lease, verdict).await?;
+    Ok(no_content())
+}
+
+/// Gives a lease's key back.
+pub(super) async fn give_back(
+    app: &Asking<'_>,
+    pool: PoolName,
+    lease: LeaseId,
+    verdict: Verdict,
+) -> Result<(), Problem> {
     let Reply::Done = app.ask(Call::Release { pool, lease, verdict }).await? else {
         unreachable!("{SHAPES}")
     };
     app.note_lease(lease.token());
-    Ok(no_content())
+    Ok(())
 }
 
-fn verdict(mut fields: Fields) -> Result<Verdict, Problem> {
+/// Reads what a release says of the key.
+pub(super) fn verdict(mut fields: Fields) -> Result<Verdict, Problem> {
     let rest_ms = fields.seconds("rest_seconds", REST)?;
     let quarantine = fields.boolean("quarantine")?.unwrap_or(false);
     let reason = fields.text("reason", REASON)?;
@@ -130,33 +177,56 @@ fn verdict(mut fields: Fields) -> Result<Verdict, Problem> {
 
 pub(super) async fn renew(app: &Asking<'_>, pool: &str, lease: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let wanted = Fields::read(request, RENEW).await.and_then(|mut fields| {
-        let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
+    let wanted = Fields::read(request, RENEW).await.and_then(|fields| {
+        let ttl_ms = longer(fields)?;
         Ok((ttl_ms, lease_id(lease)?))
     });
     let (ttl_ms, lease) = app.judged(&pool, wanted).await?;
-    let call = Call::Renew { pool: pool.clone(), lease, ttl_ms };
-    let Reply::Renewed(lease) = app.ask(call).await? else { unreachable!("{SHAPES}") };
-    Ok(json(StatusCode::OK, &renewed(&pool, *lease)))
+    Ok(json(StatusCode::OK, &prolong(app, pool, lease, ttl_ms).await?))
 }
 
-fn lease_id(text: &str) -> Result<LeaseId, Problem> {
+/// Reads how long a renewal wants its lease to last.
+pub(super) fn longer(mut fields: Fields) -> Result<Option<u64>, Problem> {
+    fields.seconds("ttl_seconds", TTL)
+}
+
+/// Gives a lease more time.
+pub(super) async fn prolong(
+    app: &Asking<'_>,
+    pool: PoolName,
+    lease: LeaseId,
+    ttl_ms: Option<u64>,
+) -> Result<wire::Lease, Problem> {
+    let call = Call::Renew { pool: pool.clone(), lease, ttl_ms };
+    let Reply::Renewed(lease) = app.ask(call).await? else { unreachable!("{SHAPES}") };
+    Ok(renewed(&pool, *lease))
+}
+
+pub(super) fn lease_id(text: &str) -> Result<LeaseId, Problem> {
     LeaseId::parse(text).ok_or_else(|| Problem::lease_ended(None))
 }
 
-fn grant(pool: &PoolName, lease: LeaseView, value: &Secret, waited_ms: u64) -> wire::Grant {
-    wire::Grant {
-        id: lease.id.to_string(),
-        pool: pool.as_str().into(),
-        key_id: lease.key_id.to_string(),
-        key: wire::Secret(value.reveal().into()),
-        fencing_token: lease.token,
-        holder: lease.holder.map(Into::into),
-        granted_at: UnixMs(lease.granted_at_ms),
-        waited_seconds: Seconds::from_ms(waited_ms),
-        expires_at: UnixMs(lease.expires_at_ms),
-        expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
-        key_expires_at: lease.key_expires_at_ms.map(UnixMs),
+impl Granted {
+    /// What takes it back, where nobody received it.
+    pub(super) fn taken_back(&self) -> Call {
+        Call::TakeBack { pool: self.pool.clone(), lease: self.lease.id }
+    }
+
+    pub(super) fn told(&self) -> wire::Grant {
+        let Self { pool, lease, value, waited_ms } = self;
+        wire::Grant {
+            id: lease.id.to_string(),
+            pool: pool.as_str().into(),
+            key_id: lease.key_id.to_string(),
+            key: wire::Secret(value.reveal().into()),
+            fencing_token: lease.token,
+            holder: lease.holder.as_deref().map(Into::into),
+            granted_at: UnixMs(lease.granted_at_ms),
+            waited_seconds: Seconds::from_ms(*waited_ms),
+            expires_at: UnixMs(lease.expires_at_ms),
+            expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
+            key_expires_at: lease.key_expires_at_ms.map(UnixMs),
+        }
     }
 }
 

@@ -81,7 +81,7 @@ fn answer(app: &App, refusal: &Refusal<'_>) -> Vec<u8> {
     let id = app.next_request_id();
     app.counts.refused(code);
     app.counts.answered(Family::Other, status, Duration::ZERO);
-    let body = Problem::new(code, detail).unread(status).into_body(&id, true);
+    let body = Problem::new(code, detail).unread(status).into_body(id, true);
     let head = format!(
         "{before}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\n{REQUEST_ID}: {id}\r\n{after}",
         body.len(),

@@ -15,12 +15,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
 
 /// How long a head may take, from a new connection or from its first byte on.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a client may take no byte of its answer.
-const WRITE_TIME: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long, and how many bytes, a client is listened to after the last answer.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_MAX: usize = 16 << 20;
@@ -29,6 +29,10 @@ const LINGER_MAX: usize = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: TcpStream,
+    /// What was read of it already.
+    ahead: Vec<u8>,
+    /// How long the first head may take.
+    first_time: Duration,
     framing: Framing,
     ambiguous: Arc<AtomicBool>,
     unread: Unread,
@@ -40,9 +44,12 @@ pub(super) struct Wire {
 type Timer = Option<Pin<Box<Sleep>>>;
 
 impl Wire {
-    pub(super) fn new(socket: TcpStream, unread: Unread) -> Self {
+    /// Watches a connection of which `ahead` was read, the first of it so long ago.
+    pub(super) fn new(socket: TcpStream, unread: Unread, ahead: Vec<u8>, waited: Duration) -> Self {
         Self {
             socket,
+            ahead,
+            first_time: HEAD_TIME.saturating_sub(waited),
             framing: Framing::default(),
             ambiguous: Arc::default(),
             unread,
@@ -58,27 +65,30 @@ impl Wire {
         Arc::clone(&self.ambiguous)
     }
 
-    /// Lets a client that still sends get to its answer: closing with bytes unread would make the
-    /// kernel take the answer back from it. To be called when the answer's end has been sent.
-    pub(super) async fn linger(mut self) {
-        if self.framing.is_between_messages() {
-            return;
+    /// Lets a client that still sends get to its answer, see [`linger`].
+    pub(super) async fn linger(self) {
+        if !self.framing.is_between_messages() {
+            linger(self.socket).await;
         }
-        let socket = &mut self.socket;
-        let listening = async move {
-            // Whoever took too long gets no answer, but is told at once that none will come.
-            let _ = socket.shutdown().await;
-            let mut unread = [0; 4096];
-            let mut left = LINGER_MAX;
-            while let Ok(len @ 1..) = socket.read(&mut unread).await
-                && left > 0
-            {
-                left = left.saturating_sub(len);
-            }
-        };
-        // Whoever is not done by then is cut off.
-        let _ = tokio::time::timeout(LINGER_TIME, listening).await;
     }
+}
+
+/// Lets a client that still sends get to its answer: closing with bytes unread would make the
+/// kernel take the answer back from it. To be called when the answer's end has been sent.
+pub(super) async fn linger(mut socket: TcpStream) {
+    let listening = async move {
+        // Whoever took too long gets no answer, but is told at once that none will come.
+        let _ = socket.shutdown().await;
+        let mut unread = [0; 4096];
+        let mut left = LINGER_MAX;
+        while let Ok(len @ 1..) = socket.read(&mut unread).await
+            && left > 0
+        {
+            left = left.saturating_sub(len);
+        }
+    };
+    // Whoever is not done by then is cut off.
+    let _ = timeout(LINGER_TIME, listening).await;
 }
 
 /// Fails when the timer, started at the first call, is over.
@@ -95,7 +105,14 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
         let before = buffer.filled().len();
-        let read = Pin::new(&mut wire.socket).poll_read(context, buffer);
+        let read = if wire.ahead.is_empty() {
+            Pin::new(&mut wire.socket).poll_read(context, buffer)
+        } else {
+            let len = wire.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&wire.ahead[..len]);
+            wire.ahead.drain(..len);
+            Poll::Ready(Ok(()))
+        };
         if read.is_ready() {
             wire.framing.follow(&buffer.filled()[before..]);
             if wire.framing.ambiguous {
@@ -105,7 +122,8 @@ impl AsyncRead for Wire {
         if !wire.framing.awaits_head() {
             wire.head_timer = None;
         } else if read.is_pending() {
-            return poll_timer(&mut wire.head_timer, HEAD_TIME, context).map(Err);
+            let time = if wire.framing.met { HEAD_TIME } else { wire.first_time };
+            return poll_timer(&mut wire.head_timer, time, context).map(Err);
         }
         read
     }

@@ -1,0 +1,422 @@
+//! The calls that workers make all day, answered ahead of hyper: acquire, renew, release, and
+//! keeping one key alive.
+//!
+//! A request is taken here when all of it has come, in one of the plain forms that nearly every
+//! client sends ([`head`]), and nothing is wrong with it. Whatever is not like that goes to hyper,
+//! with the same bytes, and all that follows on its connection: so there is one place that refuses
+//! what cannot be read. From there on a request is what it would be over there: let through by the
+//! same gate, asked by the same handlers, counted by the same counters. A connection that waits here
+//! for its next request holds no buffer.
+
+mod head;
+mod told;
+
+use super::accept::{IDLE_TIME, Phase, reached};
+use super::admit::{self, Asking};
+use super::body::Fields;
+#[cfg(feature = "bench-constant")]
+use super::constant;
+use super::error::Problem;
+use super::leases::{self, Granted, Wanted};
+use super::metrics::Family;
+use super::wire::{HEAD_TIME, WRITE_TIME};
+use super::{App, Came, Response, dress, guarded, is_host, keys};
+use crate::clock;
+use head::{Head, Read};
+use hyper::StatusCode;
+use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName, Verdict};
+use keypeg_engine::{Principal, Request as Asked};
+use std::io;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep, timeout};
+
+/// Bytes of requests that are looked at at once.
+const READ_MAX: usize = 16 << 10;
+/// How long the rest of a request is waited for, which many clients send right behind its head.
+/// What takes longer is hyper's, and counts from its first byte on.
+const REST_TIME: Duration = Duration::from_millis(500);
+
+/// What one core reads into and writes from: held while bytes are moved, never while waiting.
+#[derive(Debug)]
+pub(super) struct Buffers(Mutex<Both>);
+
+#[derive(Debug)]
+struct Both {
+    read: Box<[u8]>,
+    written: told::Writer,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        let read = vec![0; READ_MAX].into_boxed_slice();
+        Self(Mutex::new(Both { read, written: told::Writer::default() }))
+    }
+}
+
+impl Buffers {
+    fn lock(&self) -> MutexGuard<'_, Both> {
+        // Nothing in it outlives the request it was for.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a connection.
+pub(super) enum Left {
+    /// It is over, with bytes unread or without.
+    Over { unread: bool },
+    /// It goes on elsewhere, with these bytes, the first of which came so long ago.
+    Other { bytes: Vec<u8>, waited: Duration },
+}
+
+/// Answers a connection's requests for as long as they are of these.
+pub(super) async fn serve(
+    app: &App,
+    from: Option<IpAddr>,
+    socket: &mut TcpStream,
+    phase: &mut watch::Receiver<Phase>,
+) -> Left {
+    let now = clock::stopwatch();
+    let mut waiting = Waiting {
+        app,
+        from,
+        kept: Vec::new(),
+        looked: true,
+        since: now,
+        until: now + HEAD_TIME,
+        timer: pin!(sleep(HEAD_TIME)),
+        draining: pin!(reached(phase, Phase::Draining)),
+    };
+    loop {
+        let taken = match std::future::poll_fn(|context| waiting.poll(socket, context)).await {
+            Ok(taken) => taken,
+            Err(left) => return left,
+        };
+        match answer(app, taken, socket).await {
+            Ok(false) => waiting.until = clock::stopwatch() + IDLE_TIME,
+            Ok(true) => return Left::Over { unread: !waiting.kept.is_empty() },
+            Err(_) => return Left::Over { unread: false },
+        }
+    }
+}
+
+/// A connection between two requests.
+struct Waiting<'a, D> {
+    app: &'a App,
+    from: Option<IpAddr>,
+    /// What came and was not taken: the beginning of a request, or requests sent ahead.
+    kept: Vec<u8>,
+    /// Whether that was looked at.
+    looked: bool,
+    /// When the first of it came.
+    since: Instant,
+    /// When waiting is over.
+    until: Instant,
+    /// Rings then or sooner, so that it need not be set for each request.
+    timer: Pin<&'a mut Sleep>,
+    draining: Pin<&'a mut D>,
+}
+
+impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
+    /// Waits for a request to take; where there is none, tells why.
+    fn poll(
+        &mut self,
+        socket: &mut TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Taken<'a>, Left>> {
+        if !self.looked {
+            let kept = std::mem::take(&mut self.kept);
+            if let Some(next) = self.look(&kept) {
+                return Poll::Ready(next);
+            }
+        }
+        let mut both = self.app.buffers.lock();
+        loop {
+            let have = self.kept.len();
+            if have == READ_MAX {
+                return Poll::Ready(Err(self.leave()));
+            }
+            both.read[..have].copy_from_slice(&self.kept);
+            let mut buffer = ReadBuf::new(&mut both.read[have..]);
+            match Pin::new(&mut *socket).poll_read(context, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Left::Over { unread: false })),
+                Poll::Ready(Ok(())) => {}
+            }
+            let len = buffer.filled().len();
+            if len == 0 {
+                return Poll::Ready(Err(self.leave()));
+            }
+            if have == 0 {
+                self.since = clock::stopwatch();
+            }
+            if let Some(next) = self.look(&both.read[..have + len]) {
+                return Poll::Ready(next);
+            }
+        }
+        drop(both);
+        self.poll_end(context).map(Err)
+    }
+
+    /// Looks at bytes that came; `None` where more must come.
+    fn look(&mut self, bytes: &[u8]) -> Option<Result<Taken<'a>, Left>> {
+        // A panic here would be one over there too, and there it is answered.
+        let looked =
+            catch_unwind(AssertUnwindSafe(|| look(self.app, self.from, bytes, self.since)));
+        self.looked = true;
+        match looked.unwrap_or(Look::Other) {
+            Look::Taken(taken, used) => {
+                self.kept = bytes[used..].to_vec();
+                self.looked = self.kept.is_empty();
+                Some(Ok(taken))
+            }
+            Look::Part => {
+                self.kept = bytes.to_vec();
+                self.until = self.since + REST_TIME;
+                self.timer.as_mut().reset(self.until.into());
+                None
+            }
+            Look::Other => {
+                self.kept = bytes.to_vec();
+                Some(Err(self.leave()))
+            }
+        }
+    }
+
+    /// Ready when nothing is waited for any longer.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Left> {
+        while self.timer.as_mut().poll(context).is_ready() {
+            if clock::stopwatch() >= self.until {
+                return Poll::Ready(self.leave());
+            }
+            self.timer.as_mut().reset(self.until.into());
+        }
+        ready!(self.draining.as_mut().poll(context));
+        Poll::Ready(self.leave())
+    }
+
+    /// Leaves: who has begun to ask is listened to elsewhere.
+    fn leave(&mut self) -> Left {
+        let bytes = std::mem::take(&mut self.kept);
+        if bytes.is_empty() {
+            return Left::Over { unread: false };
+        }
+        Left::Other { bytes, waited: clock::stopwatch().saturating_duration_since(self.since) }
+    }
+}
+
+/// A request that was let through, or why it was not.
+struct Taken<'a> {
+    came: Came,
+    family: Family,
+    asking: Result<Asking<'a>, Problem>,
+    hot: Hot,
+}
+
+/// What it asks.
+enum Hot {
+    Acquire(PoolName, Wanted),
+    Renew(PoolName, LeaseId, Option<u64>),
+    Release(PoolName, LeaseId, Verdict),
+    KeepAlive(PoolName, KeyRef),
+    #[cfg(feature = "bench-constant")]
+    Constant(constant::Constant),
+}
+
+/// What bytes that came are.
+enum Look<'a> {
+    /// A request in the first so many of them.
+    Taken(Taken<'a>, usize),
+    Part,
+    Other,
+}
+
+fn look<'a>(app: &'a App, from: Option<IpAddr>, bytes: &[u8], begun: Instant) -> Look<'a> {
+    let (head, used) = match head::read(bytes) {
+        Read::Whole(head, used) => (head, used),
+        Read::Part => return Look::Part,
+        Read::Other => return Look::Other,
+    };
+    let Some(hot) = Hot::read(app, &head) else { return Look::Other };
+    let came = Came { from, id: app.next_request_id(), begun };
+    let bearer = || Ok(head.authorization.and_then(admit::bearer));
+    let asking = admit::admit(app, ("POST", head.path), bearer, &came);
+    Look::Taken(Taken { came, family: Family::of(head.path), asking, hot }, used)
+}
+
+impl Hot {
+    /// Reads what is asked; `None` where it is anything else, or would be refused.
+    fn read(app: &App, head: &Head<'_>) -> Option<Self> {
+        let host = std::str::from_utf8(head.host).ok()?;
+        if !is_host(head.host) || !app.server.access.hosts.take(host) {
+            return None;
+        }
+        let fields = |known| Fields::of_whole(head.body, head.content_type, known);
+        let mut segments = head.path.strip_prefix("/v1/pools/")?.split('/');
+        let pool = PoolName::parse(segments.next()?)?;
+        let below = [segments.next(), segments.next(), segments.next(), segments.next()];
+        #[cfg(feature = "bench-constant")]
+        if pool.as_str() == constant::POOL {
+            return constant::Constant::read(below, fields).map(Self::Constant);
+        }
+        match below {
+            [Some("leases"), None, ..] => {
+                let wanted = Wanted::of(fields(leases::ACQUIRE)?).ok()?;
+                // Who waits in line may hang up meanwhile, which is listened for over there.
+                (!wanted.waits()).then_some(Self::Acquire(pool, wanted))
+            }
+            [Some("leases"), Some(lease), Some("release"), None] => {
+                let verdict = leases::verdict(fields(leases::RELEASE)?).ok()?;
+                Some(Self::Release(pool, LeaseId::parse(lease)?, verdict))
+            }
+            [Some("leases"), Some(lease), Some("renew"), None] => {
+                let ttl_ms = leases::longer(fields(leases::RENEW)?).ok()?;
+                Some(Self::Renew(pool, LeaseId::parse(lease)?, ttl_ms))
+            }
+            [Some("keys"), Some(key), Some("keepalive"), None] => {
+                fields(&[])?;
+                Some(Self::KeepAlive(pool, KeyRef::Id(KeyId::parse(key)?)))
+            }
+            _ => None,
+        }
+    }
+
+    async fn play(self, app: &Asking<'_>) -> Result<Told, Problem> {
+        match self {
+            Self::Acquire(pool, wanted) => {
+                leases::lend(app, pool, wanted).await.map(Box::new).map(Told::Granted)
+            }
+            Self::Release(pool, lease, verdict) => {
+                leases::give_back(app, pool, lease, verdict).await.map(|()| Told::Released)
+            }
+            Self::Renew(pool, lease, ttl_ms) => {
+                leases::prolong(app, pool, lease, ttl_ms).await.map(Box::new).map(Told::Renewed)
+            }
+            Self::KeepAlive(pool, key) => keys::keep(app, pool, key).await.map(Told::Kept),
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(constant) => Ok(Told::Constant(constant)),
+        }
+    }
+}
+
+/// What a request is told when all is well.
+enum Told {
+    Granted(Box<Granted>),
+    Renewed(Box<keypeg_client::Lease>),
+    Kept(keypeg_client::Kept),
+    Released,
+    #[cfg(feature = "bench-constant")]
+    Constant(constant::Constant),
+}
+
+impl Told {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Granted(_) => StatusCode::CREATED,
+            Self::Renewed(_) | Self::Kept(_) => StatusCode::OK,
+            Self::Released => StatusCode::NO_CONTENT,
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(constant) => constant.status(),
+        }
+    }
+
+    fn write(&self, body: &mut Vec<u8>) {
+        let written = match self {
+            Self::Granted(granted) => serde_json::to_writer(body, &granted.told()),
+            Self::Renewed(lease) => serde_json::to_writer(body, lease),
+            Self::Kept(kept) => serde_json::to_writer(body, kept),
+            Self::Released => Ok(()),
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(constant) => {
+                body.extend_from_slice(constant.body());
+                Ok(())
+            }
+        };
+        written.expect("invariant: wire types always serialise");
+    }
+}
+
+/// Plays and answers; true when the connection is over with it.
+async fn answer(app: &App, taken: Taken<'_>, socket: &mut TcpStream) -> io::Result<bool> {
+    let Taken { came, family, asking, hot } = taken;
+    let played = guarded(async {
+        let asking = asking?;
+        let played = hot.play(&asking).await;
+        asking.end(match &played {
+            Ok(told) => (told.status(), None),
+            Err(problem) => (problem.status(), Some(problem.code())),
+        });
+        played
+    });
+    let played = played.await.unwrap_or_else(|| Err(Problem::panicked()));
+    let undelivered = match &played {
+        Ok(Told::Granted(granted)) => Some(granted.taken_back()),
+        _ => None,
+    };
+    let sent = if undelivered.is_some() && has_left(socket).await {
+        Err(io::ErrorKind::ConnectionAborted.into())
+    } else {
+        begin(app, socket, played, (came, family)).await
+    };
+    if sent.is_err()
+        && let Some(call) = undelivered
+    {
+        drop(app.lane.call(Asked { by: Principal::Server, call }));
+    }
+    let (rest, last) = sent?;
+    if !rest.is_empty() {
+        timeout(WRITE_TIME, socket.write_all(&rest)).await??;
+    }
+    Ok(last)
+}
+
+/// Tells whether a client has closed its end since it asked.
+async fn has_left(socket: &TcpStream) -> bool {
+    let mut ready = pin!(socket.ready(Interest::READABLE));
+    std::future::poll_fn(|context| {
+        Poll::Ready(match ready.as_mut().poll(context) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        })
+    })
+    .await
+}
+
+/// Writes an answer; gives what the socket did not take, and whether it is the last.
+async fn begin(
+    app: &App,
+    socket: &mut TcpStream,
+    played: Result<Told, Problem>,
+    (Came { id, begun, .. }, family): (Came, Family),
+) -> io::Result<(Vec<u8>, bool)> {
+    let last = app.server.stopping.load(Ordering::Relaxed);
+    let made = played.map_err(|problem| {
+        let mut made = app.refuse(problem, id, true);
+        dress(&mut made, id, true, true);
+        made
+    });
+    let status = made.as_ref().map_or_else(Response::status, Told::status);
+    app.counts.answered(family, status, begun.elapsed());
+    std::future::poll_fn(|context| {
+        let mut both = app.buffers.lock();
+        let (bytes, last) = match &made {
+            Ok(told) => (both.written.tell(status, |body| told.write(body), id, last), last),
+            Err(made) => both.written.tell_made(made, last),
+        };
+        let sent = match Pin::new(&mut *socket).poll_write(context, bytes) {
+            Poll::Ready(sent) => sent?,
+            Poll::Pending => 0,
+        };
+        Poll::Ready(Ok((bytes[sent..].to_vec(), last)))
+    })
+    .await
+}
