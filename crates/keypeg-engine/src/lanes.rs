@@ -21,9 +21,6 @@ use std::thread::Thread;
 pub const LANE_MAX: usize = 16_384;
 /// Room above [`LANE_MAX`] for calls that give back, keep alive or delete.
 pub const LANE_RESERVE: usize = 16_384;
-/// Requests that are gathered before the engine is woken, while their core has more to do. A turn
-/// costs as much for one as for many, and this many take a core less time than a sync takes a disk.
-const GATHER_MAX: usize = 32;
 
 /// The end of a lane that a core of the server holds. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,11 +53,6 @@ struct Shared {
 struct Inbox {
     queue: Vec<(Slot, Request)>,
     closed: bool,
-    /// How many the engine was not woken for yet.
-    gathered: usize,
-    /// Whoever wakes it when the core has done all that it could do at once: woken with the first
-    /// that is gathered, it comes after all that was ready then.
-    gatherer: Option<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -174,9 +166,6 @@ impl Lane {
                 return Err(Refusal::Overloaded);
             }
             inbox.queue.push((slot, request));
-            if !inbox.has_to_wake() {
-                return Ok(());
-            }
         }
         self.shared.bell.ring();
         Ok(())
@@ -192,7 +181,6 @@ impl Lane {
                 return;
             }
             inbox.queue.push((slot, Request { by: Principal::Server, call: Call::Leave }));
-            inbox.gathered = 0;
         }
         self.shared.bell.ring();
     }
@@ -217,9 +205,6 @@ impl Lane {
 
     async fn next_batch(&self, batch: &mut Vec<(Slot, Reply)>) -> bool {
         std::future::poll_fn(|context| {
-            if locked(&self.shared.inbox).gather(context.waker()) {
-                self.shared.bell.ring();
-            }
             let mut outbox = locked(&self.shared.outbox);
             if !outbox.answers.is_empty() {
                 mem::swap(&mut outbox.answers, batch);
@@ -235,40 +220,10 @@ impl Lane {
     }
 }
 
-impl Inbox {
-    /// Counts one more; tells whether the engine must be woken for it now.
-    fn has_to_wake(&mut self) -> bool {
-        self.gathered += 1;
-        match &self.gatherer {
-            Some(gatherer) if self.gathered < GATHER_MAX => {
-                if self.gathered == 1 {
-                    gatherer.wake_by_ref();
-                }
-                return false;
-            }
-            _ => self.gathered = 0,
-        }
-        true
-    }
-
-    /// Ends a gathering, and makes this task the one that ends the next; tells whether the engine
-    /// must be woken.
-    fn gather(&mut self, waker: &Waker) -> bool {
-        if !self.gatherer.as_ref().is_some_and(|gatherer| gatherer.will_wake(waker)) {
-            self.gatherer = Some(waker.clone());
-        }
-        mem::take(&mut self.gathered) > 0
-    }
-}
-
 impl EngineLane {
     /// Takes all that was asked, in order.
     pub(crate) fn take(&mut self, mut each: impl FnMut(Slot, Request)) {
-        {
-            let mut inbox = locked(&self.shared.inbox);
-            mem::swap(&mut inbox.queue, &mut self.asked);
-            inbox.gathered = 0;
-        }
+        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.asked);
         for (slot, request) in self.asked.drain(..) {
             each(slot, request);
         }

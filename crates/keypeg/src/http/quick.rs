@@ -172,19 +172,19 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
         let looked =
             catch_unwind(AssertUnwindSafe(|| look(self.app, self.from, bytes, self.since)));
         self.looked = true;
-        match looked.unwrap_or(Err(NotTaken::Other)) {
-            Ok((taken, used)) => {
+        match looked.unwrap_or(Look::Other) {
+            Look::Taken(taken, used) => {
                 self.kept = bytes[used..].to_vec();
                 self.looked = self.kept.is_empty();
                 Some(Ok(taken))
             }
-            Err(NotTaken::Part) => {
+            Look::Part => {
                 self.kept = bytes.to_vec();
                 self.until = self.since + REST_TIME;
                 self.timer.as_mut().reset(self.until.into());
                 None
             }
-            Err(NotTaken::Other) => {
+            Look::Other => {
                 self.kept = bytes.to_vec();
                 Some(Err(self.leave()))
             }
@@ -231,31 +231,25 @@ enum Hot {
     Constant(constant::Constant),
 }
 
-/// Why bytes that came are no request to take.
-enum NotTaken {
-    /// They may become one.
+/// What bytes that came are.
+enum Look<'a> {
+    /// A request in the first so many of them.
+    Taken(Taken<'a>, usize),
     Part,
-    /// They are something else.
     Other,
 }
 
-/// Takes the first request of `bytes`; gives how many of them it is.
-fn look<'a>(
-    app: &'a App,
-    from: Option<IpAddr>,
-    bytes: &[u8],
-    begun: Instant,
-) -> Result<(Taken<'a>, usize), NotTaken> {
+fn look<'a>(app: &'a App, from: Option<IpAddr>, bytes: &[u8], begun: Instant) -> Look<'a> {
     let (head, used) = match head::read(bytes) {
         Read::Whole(head, used) => (head, used),
-        Read::Part => return Err(NotTaken::Part),
-        Read::Other => return Err(NotTaken::Other),
+        Read::Part => return Look::Part,
+        Read::Other => return Look::Other,
     };
-    let hot = Hot::read(app, &head).ok_or(NotTaken::Other)?;
+    let Some(hot) = Hot::read(app, &head) else { return Look::Other };
     let came = Came { from, id: app.next_request_id(), begun };
     let bearer = || Ok(head.authorization.and_then(admit::bearer));
     let asking = admit::admit(app, ("POST", head.path), bearer, &came);
-    Ok((Taken { came, family: Family::of(head.path), asking, hot }, used))
+    Look::Taken(Taken { came, family: Family::of(head.path), asking, hot }, used)
 }
 
 impl Hot {
