@@ -356,7 +356,8 @@ mod tests {
             assert!(may_carry_secrets("/livez"), "on purpose");
         };
         assert_eq!(guarded(panics).await, None);
-        let response = Problem::panicked().into_response("id", true);
+        let id = RequestId { run: 1, core: 2, request: 3 };
+        let response = Problem::panicked().into_response(id, true);
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

@@ -221,10 +221,10 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
     let Ok(mut socket) = socket.set_nodelay(true).and_then(|()| registered(socket)) else { return };
     match quick::serve(&app, from, &mut socket, &mut phase).await {
         Left::Over { unread: false } => {}
-        Left::Over { unread: true } => linger(socket).await,
+        // Boxed, as the last: few connections come to it, and all would hold its room.
+        Left::Over { unread: true } => Box::pin(linger(socket)).await,
         Left::Other { bytes, waited } => {
             let wire = Wire::new(socket, Unread::new(Arc::clone(&app)), bytes, waited);
-            // Most connections never come to it, and would hold its room all the same.
             Box::pin(other(app, from, wire, phase)).await;
         }
     }

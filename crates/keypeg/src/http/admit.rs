@@ -12,7 +12,7 @@ use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
 use keypeg_client::routes::{self, Access as Needs, Route};
 use keypeg_engine::core::{KeyRef, PoolName};
-use keypeg_engine::{Call, Principal, Reply, Request as Asked};
+use keypeg_engine::{Answer, Call, Principal, Reply, Request as Asked};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -134,7 +134,21 @@ impl Asking<'_> {
     /// Asks the engine; a refusal becomes its problem.
     pub(super) async fn ask(&self, call: Call) -> Result<Reply, Problem> {
         self.note_asked(&call).await;
-        let reply = self.call(call).await;
+        let reply = self.begin(call).await;
+        self.heard(reply)
+    }
+
+    /// Asks the engine what the audit log need not be told of before: the answer is to be
+    /// [`heard`](Asking::heard).
+    pub(super) fn begin(&self, call: Call) -> Answer {
+        let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
+            Principal::Token(Arc::clone(&admitted.shown.token.name))
+        });
+        self.app.lane.call(Asked { by, call })
+    }
+
+    /// Takes what the engine said; a refusal becomes its problem.
+    pub(super) fn heard(&self, reply: Reply) -> Result<Reply, Problem> {
         if let Reply::Refused(refusal) = reply {
             return Err(Problem::refused(&refusal));
         }
@@ -147,13 +161,6 @@ impl Asking<'_> {
         let reply = self.app.lane.call(Asked { by, call }).await;
         let Reply::Refused(refusal) = reply else { return Ok(reply) };
         Err(Problem::refused(&refusal))
-    }
-
-    async fn call(&self, call: Call) -> Reply {
-        let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
-            Principal::Token(Arc::clone(&admitted.shown.token.name))
-        });
-        self.app.lane.call(Asked { by, call }).await
     }
 
     /// Lets what was read of a request pass; where it was wrong, the pool has the first word: one
@@ -206,7 +213,7 @@ impl Asking<'_> {
             // The older face names keys by their values, which a log does not hold.
             KeyRef::Value(_) => {
                 let show = Call::ShowKey { pool: pool.clone(), key: key.clone() };
-                let Reply::Key(view) = self.call(show).await else { return };
+                let Reply::Key(view) = self.begin(show).await else { return };
                 view.id
             }
         };

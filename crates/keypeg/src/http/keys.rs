@@ -158,19 +158,13 @@ pub(super) async fn keep_alive(
 ) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, bare(request, key).await).await?;
-    Ok(json(StatusCode::OK, &keep(app, pool, key).await?))
+    let reply = app.ask(Call::KeepAlive { pool, key }).await?;
+    Ok(json(StatusCode::OK, &kept(&reply)))
 }
 
-/// Keeps one key alive.
-pub(super) async fn keep(
-    app: &Asking<'_>,
-    pool: PoolName,
-    key: KeyRef,
-) -> Result<wire::Kept, Problem> {
-    let Reply::Kept { id, expires_at_ms } = app.ask(Call::KeepAlive { pool, key }).await? else {
-        unreachable!("{SHAPES}")
-    };
-    Ok(wire::Kept { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) })
+pub(super) fn kept(reply: &Reply) -> wire::Kept {
+    let Reply::Kept { id, expires_at_ms } = *reply else { unreachable!("{SHAPES}") };
+    wire::Kept { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
 }
 
 /// Reads a request that names a key and has nothing else to say.

@@ -24,35 +24,21 @@ const REASON_MAX: usize = 256;
 
 pub(super) async fn acquire(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
-    let wanted = app.judged(&pool, wanted(request).await).await?;
-    let applied = wanted.wait.applied();
-    let mut response = json(StatusCode::CREATED, &lend(app, pool, wanted).await?.told());
-    if let Some(applied) = applied {
+    let (once, wanted) = app.judged(&pool, wanted(request).await).await?;
+    let wait = wanted.wait;
+    let reply = app.ask(once::asked(once, wanted.call(pool))).await;
+    let granted = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
+    let mut response = json(StatusCode::CREATED, &Granted::of(granted).told());
+    if let Some(applied) = wait.applied() {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     Ok(response)
 }
 
-/// Lends a key.
-pub(super) async fn lend(
-    app: &Asking<'_>,
-    pool: PoolName,
-    wanted: Wanted,
-) -> Result<Granted, Problem> {
-    let Wanted { ttl_ms, holder, wait, once } = wanted;
-    let call = Call::Acquire { pool, ttl_ms, holder, wait_ms: wait.ms() };
-    let reply = app.ask(once::asked(once, call)).await;
-    let reply = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
-    let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
-        unreachable!("{SHAPES}")
-    };
-    Ok(Granted { pool, lease: *lease, value, waited_ms })
-}
-
 /// A key that was lent.
 pub(super) struct Granted {
     pool: PoolName,
-    lease: LeaseView,
+    lease: Box<LeaseView>,
     value: Secret,
     waited_ms: u64,
 }
@@ -62,10 +48,9 @@ pub(super) struct Wanted {
     ttl_ms: Option<u64>,
     holder: Option<Box<str>>,
     wait: Wait,
-    once: Option<Once>,
 }
 
-async fn wanted(request: Request) -> Result<Wanted, Problem> {
+async fn wanted(request: Request) -> Result<(Option<Once>, Wanted), Problem> {
     let key = once::key(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
     let fields = Fields::read(request, ACQUIRE).await?;
@@ -75,7 +60,7 @@ async fn wanted(request: Request) -> Result<Wanted, Problem> {
         (Wait::None, Some(seconds)) => Wait::Preferred { seconds },
         (wait, _) => wait,
     };
-    Ok(Wanted { wait, once, ..wanted })
+    Ok((once, Wanted { wait, ..wanted }))
 }
 
 impl Wanted {
@@ -93,7 +78,12 @@ impl Wanted {
         // An empty name is none: a journal cannot tell the two apart.
         let holder = holder.filter(|holder| !holder.is_empty()).map(String::into_boxed_str);
         let wait = wait_ms.map_or(Wait::None, |ms| Wait::Asked { ms });
-        Ok(Self { ttl_ms, holder, wait, once: None })
+        Ok(Self { ttl_ms, holder, wait })
+    }
+
+    pub(super) fn call(self, pool: PoolName) -> Call {
+        let Self { ttl_ms, holder, wait } = self;
+        Call::Acquire { pool, ttl_ms, holder, wait_ms: wait.ms() }
     }
 
     /// Whether it may wait in line.
@@ -146,22 +136,11 @@ pub(super) async fn release(
         Ok((lease_id(lease)?, verdict))
     });
     let (lease, verdict) = app.judged(&pool, read).await?;
-    give_back(app, pool, lease, verdict).await?;
-    Ok(no_content())
-}
-
-/// Gives a lease's key back.
-pub(super) async fn give_back(
-    app: &Asking<'_>,
-    pool: PoolName,
-    lease: LeaseId,
-    verdict: Verdict,
-) -> Result<(), Problem> {
     let Reply::Done = app.ask(Call::Release { pool, lease, verdict }).await? else {
         unreachable!("{SHAPES}")
     };
     app.note_lease(lease.token());
-    Ok(())
+    Ok(no_content())
 }
 
 /// Reads what a release says of the key.
@@ -182,7 +161,8 @@ pub(super) async fn renew(app: &Asking<'_>, pool: &str, lease: &str, request: Re
         Ok((ttl_ms, lease_id(lease)?))
     });
     let (ttl_ms, lease) = app.judged(&pool, wanted).await?;
-    Ok(json(StatusCode::OK, &prolong(app, pool, lease, ttl_ms).await?))
+    let reply = app.ask(Call::Renew { pool: pool.clone(), lease, ttl_ms }).await?;
+    Ok(json(StatusCode::OK, &renewed(&pool, reply)))
 }
 
 /// Reads how long a renewal wants its lease to last.
@@ -190,23 +170,18 @@ pub(super) fn longer(mut fields: Fields) -> Result<Option<u64>, Problem> {
     fields.seconds("ttl_seconds", TTL)
 }
 
-/// Gives a lease more time.
-pub(super) async fn prolong(
-    app: &Asking<'_>,
-    pool: PoolName,
-    lease: LeaseId,
-    ttl_ms: Option<u64>,
-) -> Result<wire::Lease, Problem> {
-    let call = Call::Renew { pool: pool.clone(), lease, ttl_ms };
-    let Reply::Renewed(lease) = app.ask(call).await? else { unreachable!("{SHAPES}") };
-    Ok(renewed(&pool, *lease))
-}
-
 pub(super) fn lease_id(text: &str) -> Result<LeaseId, Problem> {
     LeaseId::parse(text).ok_or_else(|| Problem::lease_ended(None))
 }
 
 impl Granted {
+    pub(super) fn of(reply: Reply) -> Self {
+        let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
+            unreachable!("{SHAPES}")
+        };
+        Self { pool, lease, value, waited_ms }
+    }
+
     /// What takes it back, where nobody received it.
     pub(super) fn taken_back(&self) -> Call {
         Call::TakeBack { pool: self.pool.clone(), lease: self.lease.id }
@@ -230,7 +205,8 @@ impl Granted {
     }
 }
 
-fn renewed(pool: &PoolName, lease: LeaseView) -> wire::Lease {
+pub(super) fn renewed(pool: &PoolName, reply: Reply) -> wire::Lease {
+    let Reply::Renewed(lease) = reply else { unreachable!("{SHAPES}") };
     wire::Lease {
         id: lease.id.to_string(),
         pool: pool.as_str().into(),

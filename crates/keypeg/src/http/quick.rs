@@ -20,12 +20,12 @@ use super::error::Problem;
 use super::leases::{self, Granted, Wanted};
 use super::metrics::Family;
 use super::wire::{HEAD_TIME, WRITE_TIME};
-use super::{App, Came, Response, dress, guarded, is_host, keys};
+use super::{App, Came, Response, dress, is_host, keys};
 use crate::clock;
 use head::{Head, Read};
 use hyper::StatusCode;
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName, Verdict};
-use keypeg_engine::{Principal, Request as Asked};
+use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName};
+use keypeg_engine::{Call, Principal, Reply, Request as Asked};
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -172,19 +172,19 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
         let looked =
             catch_unwind(AssertUnwindSafe(|| look(self.app, self.from, bytes, self.since)));
         self.looked = true;
-        match looked.unwrap_or(Look::Other) {
-            Look::Taken(taken, used) => {
+        match looked.unwrap_or(Err(NotTaken::Other)) {
+            Ok((taken, used)) => {
                 self.kept = bytes[used..].to_vec();
                 self.looked = self.kept.is_empty();
                 Some(Ok(taken))
             }
-            Look::Part => {
+            Err(NotTaken::Part) => {
                 self.kept = bytes.to_vec();
                 self.until = self.since + REST_TIME;
                 self.timer.as_mut().reset(self.until.into());
                 None
             }
-            Look::Other => {
+            Err(NotTaken::Other) => {
                 self.kept = bytes.to_vec();
                 Some(Err(self.leave()))
             }
@@ -221,35 +221,45 @@ struct Taken<'a> {
     hot: Hot,
 }
 
-/// What it asks.
+/// What is asked, and what its reply will be.
 enum Hot {
-    Acquire(PoolName, Wanted),
-    Renew(PoolName, LeaseId, Option<u64>),
-    Release(PoolName, LeaseId, Verdict),
-    KeepAlive(PoolName, KeyRef),
+    Asked(Call, Kind),
     #[cfg(feature = "bench-constant")]
     Constant(constant::Constant),
 }
 
-/// What bytes that came are.
-enum Look<'a> {
-    /// A request in the first so many of them.
-    Taken(Taken<'a>, usize),
+enum Kind {
+    Acquire,
+    Renew(PoolName),
+    Release(LeaseId),
+    KeepAlive,
+}
+
+/// Why bytes that came are no request to take.
+enum NotTaken {
+    /// They may become one.
     Part,
+    /// They are something else.
     Other,
 }
 
-fn look<'a>(app: &'a App, from: Option<IpAddr>, bytes: &[u8], begun: Instant) -> Look<'a> {
+/// Takes the first request of `bytes`; gives how many of them it is.
+fn look<'a>(
+    app: &'a App,
+    from: Option<IpAddr>,
+    bytes: &[u8],
+    begun: Instant,
+) -> Result<(Taken<'a>, usize), NotTaken> {
     let (head, used) = match head::read(bytes) {
         Read::Whole(head, used) => (head, used),
-        Read::Part => return Look::Part,
-        Read::Other => return Look::Other,
+        Read::Part => return Err(NotTaken::Part),
+        Read::Other => return Err(NotTaken::Other),
     };
-    let Some(hot) = Hot::read(app, &head) else { return Look::Other };
+    let hot = Hot::read(app, &head).ok_or(NotTaken::Other)?;
     let came = Came { from, id: app.next_request_id(), begun };
     let bearer = || Ok(head.authorization.and_then(admit::bearer));
     let asking = admit::admit(app, ("POST", head.path), bearer, &came);
-    Look::Taken(Taken { came, family: Family::of(head.path), asking, hot }, used)
+    Ok((Taken { came, family: Family::of(head.path), asking, hot }, used))
 }
 
 impl Hot {
@@ -267,49 +277,55 @@ impl Hot {
         if pool.as_str() == constant::POOL {
             return constant::Constant::read(below, fields).map(Self::Constant);
         }
-        match below {
+        let (call, kind) = match below {
             [Some("leases"), None, ..] => {
                 let wanted = Wanted::of(fields(leases::ACQUIRE)?).ok()?;
                 // Who waits in line may hang up meanwhile, which is listened for over there.
-                (!wanted.waits()).then_some(Self::Acquire(pool, wanted))
+                if wanted.waits() {
+                    return None;
+                }
+                (wanted.call(pool), Kind::Acquire)
             }
             [Some("leases"), Some(lease), Some("release"), None] => {
                 let verdict = leases::verdict(fields(leases::RELEASE)?).ok()?;
-                Some(Self::Release(pool, LeaseId::parse(lease)?, verdict))
+                let lease = LeaseId::parse(lease)?;
+                (Call::Release { pool, lease, verdict }, Kind::Release(lease))
             }
             [Some("leases"), Some(lease), Some("renew"), None] => {
                 let ttl_ms = leases::longer(fields(leases::RENEW)?).ok()?;
-                Some(Self::Renew(pool, LeaseId::parse(lease)?, ttl_ms))
+                let lease = LeaseId::parse(lease)?;
+                (Call::Renew { pool: pool.clone(), lease, ttl_ms }, Kind::Renew(pool))
             }
             [Some("keys"), Some(key), Some("keepalive"), None] => {
                 fields(&[])?;
-                Some(Self::KeepAlive(pool, KeyRef::Id(KeyId::parse(key)?)))
+                let key = KeyRef::Id(KeyId::parse(key)?);
+                (Call::KeepAlive { pool, key }, Kind::KeepAlive)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Self::Asked(call, kind))
     }
+}
 
-    async fn play(self, app: &Asking<'_>) -> Result<Told, Problem> {
-        match self {
-            Self::Acquire(pool, wanted) => {
-                leases::lend(app, pool, wanted).await.map(Box::new).map(Told::Granted)
+impl Kind {
+    fn told(self, app: &Asking<'_>, reply: Reply) -> Result<Told, Problem> {
+        let reply = app.heard(reply);
+        Ok(match self {
+            Self::Acquire => Told::Granted(Granted::of(reply.map_err(Problem::of_grant)?)),
+            Self::Renew(pool) => Told::Renewed(Box::new(leases::renewed(&pool, reply?))),
+            Self::Release(lease) => {
+                reply?;
+                app.note_lease(lease.token());
+                Told::Released
             }
-            Self::Release(pool, lease, verdict) => {
-                leases::give_back(app, pool, lease, verdict).await.map(|()| Told::Released)
-            }
-            Self::Renew(pool, lease, ttl_ms) => {
-                leases::prolong(app, pool, lease, ttl_ms).await.map(Box::new).map(Told::Renewed)
-            }
-            Self::KeepAlive(pool, key) => keys::keep(app, pool, key).await.map(Told::Kept),
-            #[cfg(feature = "bench-constant")]
-            Self::Constant(constant) => Ok(Told::Constant(constant)),
-        }
+            Self::KeepAlive => Told::Kept(keys::kept(&reply?)),
+        })
     }
 }
 
 /// What a request is told when all is well.
 enum Told {
-    Granted(Box<Granted>),
+    Granted(Granted),
     Renewed(Box<keypeg_client::Lease>),
     Kept(keypeg_client::Kept),
     Released,
@@ -347,16 +363,10 @@ impl Told {
 /// Plays and answers; true when the connection is over with it.
 async fn answer(app: &App, taken: Taken<'_>, socket: &mut TcpStream) -> io::Result<bool> {
     let Taken { came, family, asking, hot } = taken;
-    let played = guarded(async {
-        let asking = asking?;
-        let played = hot.play(&asking).await;
-        asking.end(match &played {
-            Ok(told) => (told.status(), None),
-            Err(problem) => (problem.status(), Some(problem.code())),
-        });
-        played
-    });
-    let played = played.await.unwrap_or_else(|| Err(Problem::panicked()));
+    let played = match asking {
+        Ok(asking) => play(asking, hot).await,
+        Err(problem) => Err(problem),
+    };
     let undelivered = match &played {
         Ok(Told::Granted(granted)) => Some(granted.taken_back()),
         _ => None,
@@ -376,6 +386,22 @@ async fn answer(app: &App, taken: Taken<'_>, socket: &mut TcpStream) -> io::Resu
         timeout(WRITE_TIME, socket.write_all(&rest)).await??;
     }
     Ok(last)
+}
+
+async fn play(app: Asking<'_>, hot: Hot) -> Result<Told, Problem> {
+    let (call, kind) = match hot {
+        Hot::Asked(call, kind) => (call, kind),
+        #[cfg(feature = "bench-constant")]
+        Hot::Constant(constant) => return Ok(Told::Constant(constant)),
+    };
+    let reply = app.begin(call).await;
+    let told = catch_unwind(AssertUnwindSafe(|| kind.told(&app, reply)));
+    let told = told.unwrap_or_else(|_| Err(Problem::panicked()));
+    app.end(match &told {
+        Ok(told) => (told.status(), None),
+        Err(problem) => (problem.status(), Some(problem.code())),
+    });
+    told
 }
 
 /// Tells whether a client has closed its end since it asked.

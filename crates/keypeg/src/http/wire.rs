@@ -68,7 +68,7 @@ impl Wire {
     /// Lets a client that still sends get to its answer, see [`linger`].
     pub(super) async fn linger(self) {
         if !self.framing.is_between_messages() {
-            linger(self.socket).await;
+            Box::pin(linger(self.socket)).await;
         }
     }
 }
