@@ -192,7 +192,7 @@ pub enum Call {
 impl Call {
     /// Tells whether its answer can be long in coming, so that the engine must be told when nobody
     /// is left to take it.
-    pub(crate) fn waits(&self) -> bool {
+    pub fn waits(&self) -> bool {
         matches!(self.itself(), Self::Acquire { wait_ms: 1.., .. })
     }
 

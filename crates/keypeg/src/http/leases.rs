@@ -85,11 +85,6 @@ impl Wanted {
         let Self { ttl_ms, holder, wait } = self;
         Call::Acquire { pool, ttl_ms, holder, wait_ms: wait.ms() }
     }
-
-    /// Whether it may wait in line.
-    pub(super) fn waits(&self) -> bool {
-        self.wait.ms() > 0
-    }
 }
 
 /// How long to wait for a key.

@@ -100,8 +100,15 @@ pub(super) async fn serve(
             Ok(taken) => taken,
             Err(left) => return left,
         };
-        match answer(app, taken, socket).await {
-            Ok(false) => waiting.until = clock::stopwatch() + IDLE_TIME,
+        let before = waiting.kept.len();
+        let answered = answer(app, taken, socket, &mut waiting.kept).await;
+        let now = clock::stopwatch();
+        if waiting.kept.len() > before {
+            waiting.looked = false;
+            waiting.since = now;
+        }
+        match answered {
+            Ok(false) => waiting.until = now + IDLE_TIME,
             Ok(true) => return Left::Over { unread: !waiting.kept.is_empty() },
             Err(_) => return Left::Over { unread: false },
         }
@@ -280,10 +287,6 @@ impl Hot {
         let (call, kind) = match below {
             [Some("leases"), None, ..] => {
                 let wanted = Wanted::of(fields(leases::ACQUIRE)?).ok()?;
-                // Who waits in line may hang up meanwhile, which is listened for over there.
-                if wanted.waits() {
-                    return None;
-                }
                 (wanted.call(pool), Kind::Acquire)
             }
             [Some("leases"), Some(lease), Some("release"), None] => {
@@ -361,10 +364,15 @@ impl Told {
 }
 
 /// Plays and answers; true when the connection is over with it.
-async fn answer(app: &App, taken: Taken<'_>, socket: &mut TcpStream) -> io::Result<bool> {
+async fn answer(
+    app: &App,
+    taken: Taken<'_>,
+    socket: &mut TcpStream,
+    kept: &mut Vec<u8>,
+) -> io::Result<bool> {
     let Taken { came, family, asking, hot } = taken;
     let played = match asking {
-        Ok(asking) => play(asking, hot).await,
+        Ok(asking) => play(asking, hot, socket, kept).await?,
         Err(problem) => Err(problem),
     };
     let undelivered = match &played {
@@ -388,20 +396,57 @@ async fn answer(app: &App, taken: Taken<'_>, socket: &mut TcpStream) -> io::Resu
     Ok(last)
 }
 
-async fn play(app: Asking<'_>, hot: Hot) -> Result<Told, Problem> {
+/// Plays a request; fails when its caller hangs up while it waits.
+async fn play(
+    app: Asking<'_>,
+    hot: Hot,
+    socket: &mut TcpStream,
+    kept: &mut Vec<u8>,
+) -> io::Result<Result<Told, Problem>> {
     let (call, kind) = match hot {
         Hot::Asked(call, kind) => (call, kind),
         #[cfg(feature = "bench-constant")]
-        Hot::Constant(constant) => return Ok(Told::Constant(constant)),
+        Hot::Constant(constant) => return Ok(Ok(Told::Constant(constant))),
     };
-    let reply = app.begin(call).await;
+    let waits = call.waits();
+    let mut reply = pin!(app.begin(call));
+    let reply = std::future::poll_fn(|context| match reply.as_mut().poll(context) {
+        Poll::Ready(reply) => Poll::Ready(Ok(reply)),
+        // Given up, it leaves the line.
+        Poll::Pending if waits => app.poll_gone(socket, kept, context).map(Err),
+        Poll::Pending => Poll::Pending,
+    });
+    let reply = reply.await?;
     let told = catch_unwind(AssertUnwindSafe(|| kind.told(&app, reply)));
     let told = told.unwrap_or_else(|_| Err(Problem::panicked()));
     app.end(match &told {
         Ok(told) => (told.status(), None),
         Err(problem) => (problem.status(), Some(problem.code())),
     });
-    told
+    Ok(told)
+}
+
+impl App {
+    /// Listens to a caller who waits: keeps what he sends ahead, and is ready when he has gone. Who
+    /// sends more than is kept is not listened to any further.
+    fn poll_gone(
+        &self,
+        socket: &mut TcpStream,
+        kept: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Error> {
+        while kept.len() < READ_MAX {
+            let mut both = self.buffers.lock();
+            let mut buffer = ReadBuf::new(&mut both.read[kept.len()..]);
+            let read = ready!(Pin::new(&mut *socket).poll_read(context, &mut buffer));
+            match read.map(|()| buffer.filled()) {
+                Ok([]) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
+                Ok(more) => kept.extend_from_slice(more),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// Tells whether a client has closed its end since it asked.
