@@ -59,6 +59,9 @@ pub struct BenchArgs {
     /// Keys that one request of `generate` makes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u16).range(1..=10_000))]
     count: u16,
+    /// Characters of the holder's name that `acquire-release` gives
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u8).range(8..=128))]
+    holder: u8,
     /// The path that `constant` asks for
     #[arg(long, value_name = "PATH", default_value = "/livez", value_parser = path)]
     path: String,
@@ -235,8 +238,10 @@ impl BenchArgs {
         match self.scenario {
             Scenario::AcquireRelease => {
                 let give = request("POST", &format!("{pool}/leases/*/release"), "");
+                let length = usize::from(self.holder);
                 Box::new(move |number| {
-                    let body = format!("{{\"holder\":\"bench-{number}\"}}");
+                    let holder = format!("bench-{number}");
+                    let body = format!("{{\"holder\":\"{holder:.<length$}\"}}");
                     let take = request("POST", &format!("{pool}/leases"), &body);
                     Box::new(Pair::new(take, "\"id\":", &give))
                 })

@@ -2,8 +2,8 @@
 //!
 //! Connections are opened and greeted before the clock starts. What is answered within the run
 //! counts; what was still to be given back at its end is asked, and counted apart. An open loop
-//! takes the instants of its requests from [`Pace`]. Cheap on purpose: it shares a machine with what
-//! it measures.
+//! takes the instants of its requests from [`Pace`], and tells the latency of each of them, of those
+//! answered after the end too. Cheap on purpose: it shares a machine with what it measures.
 
 use super::Broken;
 use super::histogram::Histogram;
@@ -24,6 +24,8 @@ use tokio::time::timeout_at;
 
 /// How long what is under way at the end may take.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long what was due in time is still sent after the end.
+const LATE: Duration = Duration::from_secs(5);
 /// How long a connection may take to open.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// The longest answer.
@@ -64,11 +66,13 @@ pub(super) struct Server {
 /// What was counted.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Good answers by kind, within the run.
+    /// Good answers by kind: those within the run, and of an open loop all that were due within it.
     pub(super) lengths: Vec<Histogram>,
+    /// How many of those came after the end.
+    pub(super) late: u64,
     /// Answers that were no success, by status.
     pub(super) refused: BTreeMap<u16, u64>,
-    /// Good answers after the run: what was given back.
+    /// Good answers after the run: what came late, and what was given back.
     pub(super) after: u64,
     /// Requests whose connection was lost, or whose answer was not understood.
     pub(super) broken: u64,
@@ -88,6 +92,7 @@ impl Tally {
         for (status, count) in other.refused {
             *self.refused.entry(status).or_default() += count;
         }
+        self.late += other.late;
         self.after += other.after;
         self.broken += other.broken;
         self.why = other.why.or(self.why.take());
@@ -233,21 +238,21 @@ async fn drive_all(
 /// One connection, until the end; `None` when it could not be opened again.
 async fn drive(run: &Run, mut line: Line, begin: Instant, tally: &RefCell<Tally>) -> Option<Line> {
     let end = begin + run.plan.length;
+    let mut pace = run.pace.as_ref();
     let mut now = stopwatch();
     loop {
-        let over = now >= end;
-        if over && !line.talk.owes() {
+        let due = match pace.filter(|_| now < end + LATE) {
+            Some(pace) => pace.next(begin).await,
+            None => None,
+        };
+        if due.is_none() && run.pace.is_some() {
+            // The schedule is over, and so is the run but for what is to be given back.
+            (pace, now) = (None, end.max(stopwatch()));
+        }
+        if due.is_none() && now >= end && !line.talk.owes() {
             return Some(line);
         }
-        let from = match &run.pace {
-            Some(pace) if !over => pace.next(begin).await,
-            Some(_) | None => Some(now),
-        };
-        let Some(from) = from else {
-            // The schedule is over, so the run is.
-            now = end.max(stopwatch());
-            continue;
-        };
+        let from = due.unwrap_or(now);
         let exchanged = line.exchange().await;
         now = stopwatch();
         let closes = match exchanged {
@@ -255,10 +260,13 @@ async fn drive(run: &Run, mut line: Line, begin: Instant, tally: &RefCell<Tally>
                 let mut tally = tally.borrow_mut();
                 if heard.status >= 300 {
                     *tally.refused.entry(heard.status).or_default() += 1;
-                } else if now <= end {
-                    tally.lengths[kind].record(now.saturating_duration_since(from));
                 } else {
-                    tally.after += 1;
+                    let late = now > end;
+                    if !late || due.is_some() {
+                        tally.lengths[kind].record(now.saturating_duration_since(from));
+                    }
+                    tally.late += u64::from(late && due.is_some());
+                    tally.after += u64::from(late);
                 }
                 heard.closes
             }

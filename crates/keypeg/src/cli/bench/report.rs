@@ -24,12 +24,12 @@ pub(super) struct Report {
     /// Connections lost and answers not understood, and why the last one was.
     broken: u64,
     broken_why: Option<String>,
-    /// Due within the time and not sent: more than 0 says that the server, or this client, cannot
-    /// keep up with the rate, so that the latencies are lower bounds.
+    /// Due within the time and not sent even seconds after it: more than 0 says that the server, or
+    /// this client, cannot keep up with the rate, so that the latencies are lower bounds.
     unsent: u64,
-    /// Given back after the time, counted nowhere else.
+    /// Good answers after the time: what was due within it and came late, and what was given back.
     after: u64,
-    /// Of all good answers, and by kind.
+    /// Of all good answers within the time, and by kind; on a schedule also of those that came late.
     latency: Latency,
     by: BTreeMap<&'static str, Latency>,
     /// The server's processes; null where they were not found.
@@ -74,8 +74,9 @@ impl Report {
         }
         let by = about.kinds.iter().copied().zip(tally.lengths.iter().map(Latency::of)).collect();
         let seconds = length.as_secs_f64();
+        let requests = all.count() - tally.late;
         let process = server.map(|Server { cpu_seconds, resident_bytes }| {
-            let per = (cpu_seconds > 0.0).then(|| rounded(all.count() as f64 / cpu_seconds, 10.0));
+            let per = (cpu_seconds > 0.0).then(|| rounded(requests as f64 / cpu_seconds, 10.0));
             Process {
                 cpu_seconds: rounded(cpu_seconds, 100.0),
                 requests_per_cpu_second: per,
@@ -89,8 +90,8 @@ impl Report {
             threads: about.threads,
             rate: about.rate,
             seconds: rounded(seconds, 1_000.0),
-            requests: all.count(),
-            requests_per_second: rounded(all.count() as f64 / seconds, 10.0),
+            requests,
+            requests_per_second: rounded(requests as f64 / seconds, 10.0),
             refused: tally.refused,
             broken: tally.broken,
             broken_why: tally.why,
