@@ -12,21 +12,13 @@ check:
 test:
     ./test
 
-# What the core costs, to 10 million keys.
-bench:
-    cargo bench -p keypeg-core --bench cost
+# Writes bench/RESULTS.md: the core, beside peers, many keys, the tail: 40 minutes, or such as `just bench cost tail`.
+bench *parts:
+    bench/all {{parts}}
 
-# Beside Redis, beanstalkd, PostgreSQL, Django and nginx, on this machine: 15 minutes, or --quick.
-bench-peers *args:
-    bench/run {{args}}
-
-# What millions of keys cost, and a restart with them.
-bench-scale *args:
-    bench/scale {{args}}
-
-# Latencies at half load while something else goes on.
-bench-tail *args:
-    bench/tail {{args}}
+# Instructions a call takes, compared with bench/cost.json: half a minute; --bless keeps them.
+cost *args:
+    bench/cost {{args}}
 
 # Many more seeds than a test run plays, of the core beside its model and of the simulation.
 soak seeds="2000":
