@@ -5,7 +5,7 @@
 
 use crate::clocks::Now;
 use crate::fact::Fact;
-use crate::ids::{IdKey, TOKEN_MAX};
+use crate::ids::{IdKey, KeyId, TOKEN_MAX};
 use crate::ledger::{Counters, Limits};
 use crate::policy::{Policy, PoolName};
 use crate::pools::Pools;
@@ -41,6 +41,9 @@ struct Rebuilt {
 pub struct LoadedKey<'a> {
     /// Its value.
     pub value: &'a [u8],
+    /// Its id, as [`IdKey::key_id`] makes it: most of what putting a key back costs, so whoever
+    /// reads makes it.
+    pub id: KeyId,
     /// When it was made, wall time in milliseconds.
     pub created_at_ms: u64,
     /// Whether it was brought in.

@@ -4,6 +4,7 @@
 //! same transaction as the changes, so after any crash both agree. Leases are not in it. Who reads
 //! the journal and when is `carrier.rs`' business.
 
+mod load;
 mod rows;
 
 use crate::core::{Counters, Fact, IdKey, KeyId, Misfit, Policy, Rebuild};
@@ -13,8 +14,8 @@ use redb::{
     TableDefinition,
 };
 use rows::{
-    imported_value, read_aside, read_key, read_pool, retired_sum, state_sum, write_aside,
-    write_key, write_pool,
+    imported_value, read_aside, read_pool, retired_sum, state_sum, write_aside, write_key,
+    write_pool,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -118,19 +119,17 @@ impl Keyset {
         let retired = reading.open_table(RETIRED).map_err(failed)?;
         let counts = reading.open_table(COUNTS).map_err(failed)?;
         let aside = opened_aside(&reading)?;
-        let mut loaded = 0;
+        let mut numbers = Vec::new();
         for row in pools.iter().map_err(failed)? {
             let (pool, record) = row.map_err(failed)?;
             let pool = pool.value();
             let (name, policy) = read_pool(pool, record.value())?;
             let count = counts.get(pool).map_err(failed)?.map_or(0, |count| count.value());
             rebuild.load_pool(pool, &name, policy, count).map_err(misfit)?;
-            for row in keys.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
-                let (at, row) = row.map_err(failed)?;
-                let key = read_key(at.value(), row.value())?;
-                rebuild.load_key(pool, at.value().1, &key).map_err(misfit)?;
-                loaded += 1;
-            }
+            numbers.push(pool);
+        }
+        let loaded = load::keys(&keys, &numbers, &self.ids, rebuild)?;
+        for pool in numbers {
             if let Some(aside) = &aside {
                 for row in aside.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
                     let (at, row) = row.map_err(failed)?;

@@ -24,8 +24,12 @@ impl Pool {
     /// Puts a key back that a database kept; gives its slot.
     pub(crate) fn replay_loaded(&mut self, ledger: &Ledger, key: u64, row: &LoadedKey<'_>) -> u32 {
         let now = Now { wall_us: row.created_at_ms * US_PER_MS, ..Now::default() };
-        let id = ledger.ids.key_id(self.number, row.value);
-        self.admit(&ledger.ids, now, key, (id, row.value), row.imported)
+        debug_assert_eq!(
+            row.id,
+            ledger.ids.key_id(self.number, row.value),
+            "an id is of its value"
+        );
+        self.admit(&ledger.ids, now, key, (row.id, row.value), row.imported)
     }
 
     /// Says that a database knows of values that are gone.

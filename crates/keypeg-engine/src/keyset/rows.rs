@@ -2,7 +2,7 @@
 //! reads. Knows nothing of the database.
 
 use super::{KeysetError, damaged};
-use crate::core::{Fact, LoadedKey, Policy};
+use crate::core::{Fact, IdKey, LoadedKey, Policy};
 use crate::record::{self, BadRecord};
 
 const IMPORTED: u8 = 1;
@@ -42,7 +42,11 @@ fn sum((pool, key): (u32, u64), rest: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-pub(super) fn read_key(at: (u32, u64), row: &[u8]) -> Result<LoadedKey<'_>, KeysetError> {
+pub(super) fn read_key<'a>(
+    at: (u32, u64),
+    row: &'a [u8],
+    ids: &IdKey,
+) -> Result<LoadedKey<'a>, KeysetError> {
     let (found, rest) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
     if u32::from_le_bytes(*found) != sum(at, rest) {
         return Err(damaged("a key's row does not match its sum"));
@@ -52,6 +56,7 @@ pub(super) fn read_key(at: (u32, u64), row: &[u8]) -> Result<LoadedKey<'_>, Keys
     };
     Ok(LoadedKey {
         value,
+        id: ids.key_id(at.0, value),
         created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
         imported: flags & IMPORTED != 0,
     })
