@@ -5,10 +5,10 @@
 
 mod support;
 
-use keypeg_engine::core::{Policy, PoolName, Verdict};
-use keypeg_engine::{Call, Engine, Lane, Reply, Setup};
-use std::path::{Path, PathBuf};
-use support::{Cheap, Real, ask, begin, block_on, report};
+use keypeg_engine::core::{PoolName, Verdict};
+use keypeg_engine::{Call, Lane, Reply};
+use std::path::Path;
+use support::{Started, argument, ask, begin, block_on, directory, report};
 
 /// Calls under way at once.
 const AT_ONCE: u64 = 4_000;
@@ -27,22 +27,10 @@ fn bytes_in(dir: &Path) -> (u64, u64) {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().filter(|word| !word.starts_with("--")).collect();
-    let dir =
-        arguments.get(1).map_or_else(|| std::env::temp_dir().join("keypeg-churn"), PathBuf::from);
-    let cycles: u64 = arguments.get(2).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
-    let setup = Setup {
-        data: Some(dir.clone()),
-        lanes: 1,
-        default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
-        max_keys: 100_000,
-        existing: false,
-    };
-    let (engine, lanes, _) =
-        Engine::start(&setup, Box::new(Real), Box::new(Cheap(1))).expect("a directory to use");
-    let lane = lanes.into_iter().next().expect("one lane");
-    let deliverer = lane.clone();
-    let delivering = std::thread::spawn(move || block_on(deliverer.deliver()));
+    let cycles: u64 = argument(2).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
+    let dir = directory("keypeg-churn");
+    let started = Started::on(dir.clone(), 100_000);
+    let lane = started.lane.clone();
     let (begun, mut most) = (begin(), (0, 0));
     block_on(ask(&lane, Call::Generate { pool: PoolName::default_pool(), count: KEYS }));
     let mut done = 0;
@@ -52,8 +40,7 @@ fn main() {
         most = (most.0.max(now.0), most.1.max(now.1));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    engine.stop();
-    delivering.join().expect("delivered");
+    started.stop();
     let mib = |bytes: u64| bytes >> 20;
     report(&format!(
         "{done} cycles in {seconds:.0} s; journal at most {} MiB, directory at most {} MiB, \

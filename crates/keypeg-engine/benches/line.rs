@@ -5,11 +5,10 @@
 
 mod support;
 
-use keypeg_engine::core::{Policy, PoolName};
-use keypeg_engine::{Call, Engine, Reply, Setup};
+use keypeg_engine::core::PoolName;
+use keypeg_engine::{Call, Reply};
 use std::collections::HashSet;
-use std::path::PathBuf;
-use support::{Cheap, Real, ask, begin, block_on, report};
+use support::{Started, argument, ask, begin, block_on, directory, report};
 
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -19,22 +18,9 @@ fn resident() -> u64 {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().filter(|word| !word.starts_with("--")).collect();
-    let dir =
-        arguments.get(1).map_or_else(|| std::env::temp_dir().join("keypeg-line"), PathBuf::from);
-    let waiters: u32 = arguments.get(2).and_then(|count| count.parse().ok()).unwrap_or(100_000);
-    let setup = Setup {
-        data: Some(dir),
-        lanes: 1,
-        default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
-        max_keys: 1_000_000,
-        existing: false,
-    };
-    let (engine, lanes, _) =
-        Engine::start(&setup, Box::new(Real), Box::new(Cheap(1))).expect("a directory to use");
-    let lane = lanes.into_iter().next().expect("one lane");
-    let deliverer = lane.clone();
-    let delivering = std::thread::spawn(move || block_on(deliverer.deliver()));
+    let waiters: u32 = argument(2).and_then(|count| count.parse().ok()).unwrap_or(100_000);
+    let started = Started::on(directory("keypeg-line"), 1_000_000);
+    let lane = started.lane.clone();
     let pool = PoolName::default_pool;
     let before = resident();
     let mut waiting = Vec::new();
@@ -65,8 +51,7 @@ fn main() {
         assert!(keys.insert(lease.key_id), "a key is lent twice");
     }
     let seconds = begun.elapsed().as_secs_f64();
-    engine.stop();
-    delivering.join().expect("delivered");
+    started.stop();
     report(&format!(
         "{waiters} waiters, {each} bytes each; {} keys made, each waiter has one of its own \
          within {seconds:.2} s",

@@ -1,11 +1,57 @@
-//! What benches of the engine share: a real clock, cheap chance, and a way to wait for answers.
+//! What benches of the engine share: an engine on a directory, a real clock, cheap chance, and a way
+//! to wait for answers.
 
-use keypeg_engine::{Answer, Call, Chance, Clock, Lane, Principal, Reading, Request};
+use keypeg_engine::core::Policy;
+use keypeg_engine::{
+    Answer, Call, Chance, Clock, Engine, Lane, Principal, Reading, Request, Setup,
+};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::thread::{JoinHandle, Thread};
 use std::time::Instant;
+
+/// An engine on a directory, with one lane whose answers a thread delivers.
+pub(crate) struct Started {
+    pub(crate) lane: Lane,
+    engine: Engine,
+    delivering: JoinHandle<()>,
+}
+
+impl Started {
+    pub(crate) fn on(dir: PathBuf, max_keys: u64) -> Self {
+        let setup = Setup {
+            data: Some(dir),
+            lanes: 1,
+            default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
+            max_keys,
+            existing: false,
+        };
+        let (engine, lanes, _) =
+            Engine::start(&setup, Box::new(Real), Box::new(Cheap(1))).expect("a directory to use");
+        let lane = lanes.into_iter().next().expect("one lane");
+        let deliverer = lane.clone();
+        let delivering = std::thread::spawn(move || block_on(deliverer.deliver()));
+        Self { lane, engine, delivering }
+    }
+
+    /// Stops it, once all is answered.
+    pub(crate) fn stop(self) {
+        self.engine.stop();
+        self.delivering.join().expect("delivered");
+    }
+}
+
+/// The directory that is the first argument, or one of that name in the system's.
+pub(crate) fn directory(name: &str) -> PathBuf {
+    argument(1).map_or_else(|| std::env::temp_dir().join(name), PathBuf::from)
+}
+
+/// An argument by its place, those of `cargo bench` apart.
+pub(crate) fn argument(place: usize) -> Option<String> {
+    std::env::args().filter(|word| !word.starts_with("--")).nth(place)
+}
 
 struct Unpark(Thread);
 
