@@ -464,3 +464,30 @@ fn leases_that_end_while_they_are_told_anew_do_not_let_the_journal_grow() {
     }
     assert!(most < 12 * SMALL_JOURNAL, "{most} bytes of journal for 21 leases");
 }
+
+/// A start reads keys in batches of a thousand and some: none is lost at their edges, and each comes
+/// back to its own pool under its own id.
+#[test]
+fn keys_of_several_pools_come_back_from_the_database() {
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    let mut keys = Vec::new();
+    for (name, count) in [("empty", 0), ("one", 1), ("edge", 1_024), ("many", 2_500)] {
+        let pool = PoolName::parse(name).unwrap();
+        driver.call(Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() });
+        if count > 0 {
+            let Reply::Keys(new) = driver.call(Call::Generate { pool: pool.clone(), count }) else {
+                panic!("{name}: no keys")
+            };
+            keys.extend(new.into_iter().map(|key| (pool.clone(), key)));
+        }
+    }
+    driver.carry().unwrap();
+    drop(driver);
+    let mut driver = open(&disk, &clock);
+    for (pool, key) in keys {
+        let reply = driver.call(Call::Reveal { pool, key: KeyRef::Id(key.id) });
+        let Reply::Revealed { id, value } = reply else { panic!("{:?}: {reply:?}", key.id) };
+        assert_eq!((id, value.reveal()), (key.id, key.value.reveal()));
+    }
+}
