@@ -32,7 +32,7 @@ pub enum Code {
     Misdirected,
     /// A field is unknown, of the wrong type or out of its range.
     Invalid,
-    /// The access token, or the address, asks more often than it may.
+    /// The access token, or the address, asks more often than it may, or has all the leases it may.
     RateLimited,
     /// No such pool.
     UnknownPool,

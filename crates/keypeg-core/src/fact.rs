@@ -166,7 +166,7 @@ pub enum Fact<'a> {
     },
 }
 
-/// The times and the holder of a lease. Lease time in microseconds.
+/// The times of a lease, its holder and in whose name it is. Lease time in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant<'a> {
     /// When it was granted.
@@ -179,6 +179,8 @@ pub struct Grant<'a> {
     pub rest_us: u64,
     /// Who said to hold it.
     pub holder: Option<&'a str>,
+    /// In whose name: its borrower's number, or 0.
+    pub by: u64,
 }
 
 /// What an Idempotency-Key was answered.

@@ -21,6 +21,8 @@ pub(crate) struct Hold {
     pub(crate) latest_us: u64,
     /// How long the key rests after the lease.
     pub(crate) rest_us: u64,
+    /// In whose name it is lent: a borrower's number, or 0.
+    pub(crate) by: u64,
     /// Who said to hold it; while the key rests, why it does.
     pub(crate) words: Option<Box<str>>,
 }
@@ -99,6 +101,7 @@ impl Hold {
             granted_us: lease.granted_us,
             latest_us: lease.hold_until_us,
             rest_us: lease.rest_us,
+            by: lease.by,
             words: lease.holder.map(Into::into),
         }
     }
@@ -111,6 +114,7 @@ impl Hold {
             granted_us: 0,
             latest_us: 0,
             rest_us: 0,
+            by: 0,
             words: None,
         }
     }

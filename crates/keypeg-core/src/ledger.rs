@@ -1,6 +1,7 @@
 //! What all pools share: the counters that never go back, the server's bounds, the hash key, and
 //! a bounded memory of how leases ended.
 
+use crate::borrowers::Borrowers;
 use crate::fact::{Fact, Sink};
 use crate::ids::{IdKey, TOKEN_MAX};
 use crate::pool::Lent;
@@ -59,6 +60,8 @@ pub struct Ledger {
     pub(crate) taken_over: u64,
     /// Whether nothing can be remembered: what is due is over, and stays until it can.
     pub(crate) held: bool,
+    /// Leases by borrower, those that are waited for among them.
+    pub(crate) borrowers: Borrowers,
     /// What those who waited got, until it is taken.
     pub(crate) handed: Vec<Handed>,
 }
@@ -90,6 +93,7 @@ impl Ledger {
             mark: 1,
             held: false,
             taken_over: 0,
+            borrowers: Borrowers::default(),
             handed: Vec::new(),
         }
     }

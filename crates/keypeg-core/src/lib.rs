@@ -5,6 +5,7 @@
 //! pools back. Start reading at `pool.rs`.
 
 mod available;
+mod borrowers;
 mod chunks;
 mod clocks;
 mod deadlines;
@@ -27,6 +28,7 @@ pub mod sabotage;
 mod slots;
 mod symbols;
 
+pub use borrowers::Borrower;
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
 pub use event::Event;
 pub use fact::{Answer, Fact, Grant, Said, Sink, Values};
@@ -37,7 +39,7 @@ pub use policy::{
     KEY_LENGTH, KEY_PREFIX_MAX, LENGTH_MAX_MS, MAX_KEYS_MAX, OutOfRange, Policy, PolicyPatch,
     PoolName,
 };
-pub use pool::{Lent, Once, Pool, Step};
+pub use pool::{Lent, Once, Pool, Step, Wish};
 pub use pools::{Pools, Retelling};
 pub use rebuild::{Carried, LoadedKey, Misfit, Rebuild};
 pub use refusal::{Counts, EndCause, NoKeyCause, Refusal};

@@ -5,6 +5,7 @@
 
 use crate::chunks::Chunks;
 use crate::deadlines::{Deadlines, NOWHERE, Places};
+use crate::pool::Wish;
 use crate::replays::Asked;
 
 /// Who waits, and for what.
@@ -18,6 +19,8 @@ pub(crate) struct Waiter {
     pub(crate) ttl_ms: Option<u64>,
     /// Who says to hold it.
     pub(crate) holder: Option<Box<str>>,
+    /// In whose name: a borrower's number, or 0.
+    pub(crate) by: u64,
     /// Under which Idempotency-Key it waits.
     pub(crate) asked: Option<Box<Asked>>,
     ahead: u32,
@@ -27,15 +30,11 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn new(
-        ticket: u64,
-        since_us: u64,
-        ttl_ms: Option<u64>,
-        holder: Option<&str>,
-    ) -> Self {
-        let holder = holder.map(Into::into);
+    pub(crate) fn new(ticket: u64, since_us: u64, wish: &Wish<'_>) -> Self {
+        let Wish { ttl_ms, holder, by } = *wish;
+        let (holder, by) = (holder.map(Into::into), by.number);
         let (ahead, behind, place) = (NOWHERE, NOWHERE, NOWHERE);
-        Self { ticket, since_us, ttl_ms, holder, asked: None, ahead, behind, place }
+        Self { ticket, since_us, ttl_ms, holder, by, asked: None, ahead, behind, place }
     }
 
     /// Has it wait under an Idempotency-Key.
@@ -144,6 +143,16 @@ impl Line {
         waiter
     }
 
+    /// In whose names they wait, in their order. O(waiters).
+    pub(crate) fn borrowers(&self) -> impl Iterator<Item = u64> {
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            let waiter = (next != NOWHERE).then(|| self.waiters.get(next))?;
+            next = waiter.behind;
+            Some(waiter.by)
+        })
+    }
+
     /// Panics unless the line is one line and the heap agrees with it. O(n).
     pub(crate) fn check_invariants(&self) {
         let (mut at, mut ahead, mut count) = (self.first, NOWHERE, 0);
@@ -201,7 +210,7 @@ mod tests {
             let growing = (ticket / 500) % 2 == 0;
             if next(10) < if growing { 7 } else { 3 } {
                 let until_us = next(1_000);
-                let at = line.join(Waiter::new(ticket, 0, None, None), until_us);
+                let at = line.join(Waiter::new(ticket, 0, &Wish::default()), until_us);
                 queue.push_back((ticket, at, until_us));
             } else if !queue.is_empty() {
                 let any = usize::try_from(next(queue.len() as u64)).expect("small");

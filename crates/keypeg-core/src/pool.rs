@@ -14,6 +14,7 @@
 //! any state ── delete (a call) · purge (nobody kept it alive) ──► gone, for ever
 //! ```
 
+mod borrow;
 mod check;
 mod due;
 mod health;
@@ -24,6 +25,7 @@ mod wait;
 
 use crate::Chance;
 use crate::available::Available;
+use crate::borrowers::{Borrower, Borrowers};
 use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
 use crate::deadlines::Deadlines;
 use crate::event::Event;
@@ -60,6 +62,17 @@ pub struct Step<'a> {
     pub ended_by_time: bool,
 }
 
+/// What somebody who asks for a key wants of the lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    /// How long; the policy's length when left out.
+    pub ttl_ms: Option<u64>,
+    /// Who says to hold it.
+    pub holder: Option<&'a str>,
+    /// In whose name.
+    pub by: Borrower,
+}
+
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -83,6 +96,8 @@ pub struct Pool {
     line: Line,
     /// What Idempotency-Keys were answered.
     replays: Replays,
+    /// What this pool's leases and waits count in the ledger's borrowers.
+    borrowers: Borrowers,
     /// Imported values that were deleted or purged: never used again.
     retired: Retired,
 }
@@ -105,6 +120,7 @@ impl Pool {
             reasons: Reasons::default(),
             line: Line::default(),
             replays: Replays::default(),
+            borrowers: Borrowers::default(),
             retired: Retired::default(),
         }
     }
@@ -293,10 +309,7 @@ impl Pool {
         }
     }
 
-    /// Lends a free key, each as likely, for `ttl_ms` or the policy's length. O(log n).
-    ///
-    /// [`Refusal::NoKey`] is only said when nothing of this pool is due; where the turn's budget
-    /// does not reach that far it is [`Refusal::Settling`].
+    /// Lends a free key in nobody's name, as [`Pool::acquire_as`] does.
     pub fn acquire(
         &mut self,
         ledger: &mut Ledger,
@@ -304,8 +317,22 @@ impl Pool {
         ttl_ms: Option<u64>,
         holder: Option<&str>,
     ) -> Result<(LeaseView, Secret), Refusal> {
-        let length_us = self.length_us(ttl_ms)?;
+        self.acquire_as(ledger, step, &Wish { ttl_ms, holder, ..Wish::default() })
+    }
+
+    /// Lends a free key, each as likely, for as long as is wished or the policy's length. O(log n).
+    ///
+    /// [`Refusal::NoKey`] is only said when nothing of this pool is due; where the turn's budget
+    /// does not reach that far it is [`Refusal::Settling`].
+    pub fn acquire_as(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        wish: &Wish<'_>,
+    ) -> Result<(LeaseView, Secret), Refusal> {
+        let length_us = self.length_us(wish.ttl_ms)?;
         self.settle_returns(ledger, step);
+        self.may_borrow(ledger, step, wish.by)?;
         if !on(Sabotage::NewcomerFirst) {
             self.serve_line(ledger, step);
         }
@@ -314,7 +341,9 @@ impl Pool {
             return Err(self.no_key(ledger, step));
         }
         match self.draw(ledger, step) {
-            Ok(slot) => Ok(self.grant(ledger, step, slot, (length_us, holder))),
+            Ok(slot) => {
+                Ok(self.grant(ledger, step, slot, (length_us, wish.holder, wish.by.number)))
+            }
             Err(Undrawn::Settling) => Err(Refusal::Settling),
             Err(Undrawn::None) => Err(self.no_key(ledger, step)),
         }
@@ -341,7 +370,7 @@ impl Pool {
         ledger: &mut Ledger,
         step: &mut Step<'_>,
         slot: u32,
-        (length_us, holder): (u64, Option<&str>),
+        (length_us, holder, by): (u64, Option<&str>, u64),
     ) -> (LeaseView, Secret) {
         let token = ledger.take_token(step.facts);
         let lease = Grant {
@@ -350,6 +379,7 @@ impl Pool {
             hold_until_us: after(step.now.lease_us, self.policy.hold_us()),
             rest_us: self.policy.rest_ms * US_PER_MS,
             holder,
+            by,
         };
         let key = self.slots.number(slot);
         self.lend(ledger, slot, token, &lease);
@@ -392,6 +422,7 @@ impl Pool {
     fn lend(&mut self, ledger: &mut Ledger, slot: u32, token: u64, lease: &Grant<'_>) {
         self.detach(ledger, slot, EndCause::Expired);
         let hold = self.holds.add(Hold::new(slot, token, lease));
+        self.count(ledger, lease.by);
         self.slots.set_state(slot, KeyState::Leased);
         self.slots.set_place(slot, hold);
         self.returns.set(hold, lease.until_us, &mut self.holds);
@@ -614,7 +645,8 @@ impl Pool {
     }
 
     fn note_end(&mut self, ledger: &mut Ledger, hold: u32, cause: EndCause) {
-        let Hold { slot, token, .. } = *self.holds.get(hold);
+        let Hold { slot, token, by, .. } = *self.holds.get(hold);
+        self.count_less(ledger, by);
         let number = self.slots.number(slot);
         ledger.ended.note(EndedLease { token, number, slot, cause });
         self.replays.lease_ended(ledger, token);

@@ -4,6 +4,7 @@
 //! a slice at a time, in rotation, so that it delays no other.
 
 use crate::Chance;
+use crate::borrowers::{Borrower, Borrowers};
 use crate::clocks::Now;
 use crate::deadlines::{Deadlines, NOWHERE, Places};
 use crate::fact::{Fact, Sink};
@@ -155,6 +156,7 @@ impl Pools {
         self.free.push(at);
         self.ledger.keys -= seat.pool.counts().total();
         seat.pool.leave_answers(&mut self.ledger);
+        seat.pool.leave_borrowers(&mut self.ledger);
         seat.pool
     }
 
@@ -172,7 +174,18 @@ impl Pools {
             pool.serve_line(&mut self.ledger, step);
         }
         self.schedule(at);
+        if matches!(played, Err(Refusal::TooManyLeases { .. })) && self.is_due(step.now) {
+            // One of them may be over, in a pool whose turn has not come.
+            return Err(Refusal::Settling);
+        }
         played
+    }
+
+    /// Whether something of any pool is due. O(1).
+    fn is_due(&self, now: Now) -> bool {
+        let (of_lease, of_serving) = self.next_due();
+        of_lease.is_some_and(|at| at <= now.lease_us)
+            || of_serving.is_some_and(|at| at <= now.serving_us)
     }
 
     /// Takes somebody out of line; false when nobody with that ticket waits. O(log n).
@@ -198,7 +211,7 @@ impl Pools {
         self.orphans.clear();
         for at in 0..u32::try_from(self.seats.len()).expect("invariant: pools are bounded") {
             if let Some(seat) = &mut self.seats[at as usize] {
-                drop(seat.pool.take_line());
+                seat.pool.drop_line(&mut self.ledger);
                 self.schedule(at);
             }
         }
@@ -207,6 +220,11 @@ impl Pools {
     /// How many wait in all pools together. O(1).
     pub fn waiting(&self) -> usize {
         self.ledger.waiters.len()
+    }
+
+    /// How many leases run in that name, those that are waited for among them. O(1).
+    pub fn borrowed(&self, by: Borrower) -> u64 {
+        self.ledger.borrowers.has(by.number)
     }
 
     /// Tells those in line for removed pools.
@@ -431,6 +449,11 @@ impl Pools {
         }
         let keys: u64 = self.iter().map(|pool| pool.counts().total()).sum();
         assert_eq!(keys, self.ledger.keys, "the server counts the keys of its pools");
+        let mut borrowers = Borrowers::default();
+        for pool in self.iter() {
+            borrowers.add_all(pool.borrowers());
+        }
+        assert_eq!(borrowers, self.ledger.borrowers, "the server counts the leases of its pools");
         assert_eq!(self.by_name.len() + self.free.len(), self.seats.len(), "seats are accounted");
     }
 }

@@ -95,6 +95,11 @@ pub enum Refusal {
         /// Its bound.
         max: usize,
     },
+    /// The borrower has as many leases as it may, those it waits for among them.
+    TooManyLeases {
+        /// Its bound.
+        max: u32,
+    },
     /// There is no such key: never was, deleted, or purged.
     UnknownKey,
     /// The lease has ended, or never was.

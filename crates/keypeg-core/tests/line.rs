@@ -9,8 +9,8 @@ mod rng;
 mod world;
 
 use keypeg_core::{
-    Chance, Fact, Handed, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch,
-    Pool, PoolName, Pools, Refusal, Step, US_PER_MS, Verdict, WAITERS_MAX,
+    Borrower, Chance, Fact, Handed, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy,
+    PolicyPatch, Pool, PoolName, Pools, Refusal, Step, US_PER_MS, Verdict, WAITERS_MAX, Wish,
 };
 use rng::Rng;
 use std::collections::{HashMap, VecDeque};
@@ -235,6 +235,10 @@ struct Run {
     refused: usize,
 }
 
+fn wish() -> Wish<'static> {
+    Wish { by: Borrower::new("ci", None), ..Wish::default() }
+}
+
 impl Run {
     fn new(seed: u64) -> Self {
         let limits = Limits { pools: 3, keys: 1_000 };
@@ -301,11 +305,12 @@ impl Run {
         assert!(before.is_none_or(|(_, until)| until <= self.now.lease_us), "held twice");
     }
 
+    /// In somebody's name, so that invariants count leases and waits in it.
     fn acquire(&mut self, wait_ms: u64) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let lent = self.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, (None, None), (ticket, wait_ms))
+            pool.acquire_or_wait(ledger, step, &wish(), (ticket, wait_ms))
         });
         match lent {
             Ok(Some((lease, _))) => {
@@ -402,9 +407,7 @@ fn a_line_is_bounded_over_all_pools() {
         run.acquire(1_000);
     }
     let over = |run: &mut Run, ticket| {
-        run.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, (None, None), (ticket, 1_000))
-        })
+        run.on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish(), (ticket, 1_000)))
     };
     assert_eq!(over(&mut run, bound), Err(Refusal::LineFull { max: WAITERS_MAX }));
     assert!(run.pools.leave(0));

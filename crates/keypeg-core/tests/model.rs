@@ -14,11 +14,11 @@ mod naive;
 #[path = "support/rng.rs"]
 mod rng;
 
-use agree::{LIMITS, drain, ids, pool_name};
+use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
-    Chance, Fact, KeyId, KeyRef, KeyState, LeaseId, Ledger, NewKey, Now, Policy, PolicyPatch, Pool,
-    Pools, Refusal, Secret, Sink, Step, Verdict,
+    Borrower, Chance, Fact, KeyId, KeyRef, KeyState, LeaseId, Ledger, NewKey, Now, Policy,
+    PolicyPatch, Pool, Pools, Refusal, Secret, Sink, Step, Verdict, Wish,
 };
 use naive::{NEVER, Naive};
 use rng::Rng;
@@ -30,7 +30,7 @@ const SEEDS: u64 = 200;
 const STEPS: u32 = 400;
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
 /// What must have been said, so that the runs are known to go everywhere.
-const REFUSALS: [&str; 21] = [
+const REFUSALS: [&str; 22] = [
     "UnknownPool",
     "DefaultPool",
     "TooManyPools",
@@ -50,6 +50,7 @@ const REFUSALS: [&str; 21] = [
     "ended: Some(Superseded)",
     "ended: Some(KeyGone)",
     "MaxHoldReached",
+    "TooManyLeases",
     "Settling",
     "Settling and ended some",
 ];
@@ -386,11 +387,23 @@ impl Run {
     fn acquire(&mut self, name: &str) {
         let ttl = self.a_ttl(name);
         let holder = self.pick(&[None, Some("job-7"), Some("")]);
-        self.last = format!("acquire of {name}, ttl {ttl:?}");
+        let (by, max) = self.a_borrower();
+        self.last = format!("acquire of {name}, ttl {ttl:?}, by {by:?}, {max:?} at most");
         let reserved = self.real.next_token() >= self.real.counters().tokens_reserved;
-        let told = self.call(name, |pool, ledger, step| pool.acquire(ledger, step, ttl, holder));
+        let borrower = by.map_or_else(Borrower::default, |by| Borrower::new(by, max));
+        let wish = Wish { ttl_ms: ttl, holder, by: borrower };
+        let told = self.call(name, |pool, ledger, step| pool.acquire_as(ledger, step, &wish));
         told.within_budget(0);
-        match (&told.reply, self.naive.free_keys(self.now, name, ttl)) {
+        let may = self.naive.may_borrow((name, ttl), (by, max));
+        let full = max.is_some_and(|max| self.real.borrowed(borrower) >= u64::from(max));
+        if full && told.reply == Err(Refusal::Settling) {
+            // What is due may be this name's, in whatever pool; one in rotation was due.
+            let rotates = self.real.next_due() == (Some(0), Some(0));
+            assert!(rotates || self.is_behind(), "nothing is due, so nothing is to be settled");
+            return assert_eq!(told.facts, 0);
+        }
+        let free = may.and_then(|()| self.naive.free_keys(self.now, name, ttl));
+        match (&told.reply, free) {
             (Ok((lease, value)), Ok(free)) => {
                 assert!(free.contains(&lease.key_id), "a key that may not be lent");
                 assert!(self.keys.contains(&(lease.key_id, value.clone())), "another key's value");
@@ -398,7 +411,7 @@ impl Run {
                 assert_eq!(told.facts, 1 + u32::from(reserved));
                 self.last_token = lease.token;
                 self.leases.push(lease.id);
-                let expected = self.naive.lend(self.now, name, (lease, ttl), holder);
+                let expected = self.naive.lend(self.now, name, (lease, ttl), (holder, by));
                 assert_eq!(*lease, expected);
             }
             (Err(Refusal::Settling), _) => self.settling(name, &told, 0),
@@ -408,6 +421,12 @@ impl Run {
             (Ok(lent), Err(expected)) => panic!("lent {lent:?}, must be {expected:?}"),
             (Err(refusal), Ok(free)) => panic!("{refusal:?} though {free:?} are free"),
         }
+    }
+
+    /// In whose name, and how many leases that may have: nobody's, or one of few with few.
+    fn a_borrower(&mut self) -> (Option<&'static str>, Option<u32>) {
+        let by = self.pick(&[None, Some(BORROWERS[0]), Some(BORROWERS[0]), Some(BORROWERS[1])]);
+        (by, self.pick(&[None, Some(1), Some(2), Some(5)]))
     }
 
     /// A lease's id: mostly of late, of any pool, sometimes forged.
@@ -628,14 +647,15 @@ impl Run {
         let told = self.call_all(|pools, step| Ok(pools.expire(step)));
         told.within_budget(0);
         assert_eq!(told.facts, 0);
-        let behind = self
-            .naive
-            .pools
-            .iter()
-            .any(|pool| agree::is_behind(&self.real, &self.naive, &pool.name));
+        let behind = self.is_behind();
         let more = told.reply == Ok(true);
         assert!(more || !behind, "more is due than it says");
         assert!(!more || told.left == 0, "budget is left though more is due");
+    }
+
+    fn is_behind(&self) -> bool {
+        let mut pools = self.naive.pools.iter();
+        pools.any(|pool| agree::is_behind(&self.real, &self.naive, &pool.name))
     }
 
     /// Stops, cleanly or not, and starts again from the facts.
@@ -678,6 +698,7 @@ fn kind(refusal: &Refusal) -> String {
         Refusal::TooManyPools { .. } => "TooManyPools".into(),
         Refusal::KeyExists { .. } => "KeyExists".into(),
         Refusal::LineFull { .. } => "LineFull".into(),
+        Refusal::TooManyLeases { .. } => "TooManyLeases".into(),
         Refusal::MaxHoldReached { .. } => "MaxHoldReached".into(),
         Refusal::UnknownPool
         | Refusal::DefaultPool

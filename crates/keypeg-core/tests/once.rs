@@ -10,7 +10,7 @@ mod world;
 
 use keypeg_core::{
     ANSWERS_MAX, Digest, Fact, IdKey, Limits, Now, Once, Policy, PolicyPatch, PoolName, Pools,
-    Refusal, Step,
+    Refusal, Step, Wish,
 };
 use rng::Rng;
 use world::{check, check_within};
@@ -289,7 +289,8 @@ impl Server {
                 })?;
                 return Ok(made.len() == 1);
             }
-            let lent = pool.acquire_once(ledger, step, (Some(1), None), (0, 0), &once)?;
+            let wish = Wish { ttl_ms: Some(1), ..Wish::default() };
+            let lent = pool.acquire_once(ledger, step, &wish, (0, 0), &once)?;
             Ok(lent.is_some_and(|(.., again)| again))
         })
     }

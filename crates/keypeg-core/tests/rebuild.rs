@@ -30,7 +30,7 @@ fn born(first: u64, packed: &[u8]) -> Fact<'_> {
 
 fn granted(pool: u32, key: u64, token: u64) -> Fact<'static> {
     let (granted_us, until_us, hold_until_us) = (0, 60_000_000, 60_000_000);
-    let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None };
+    let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None, by: 0 };
     Fact::Granted { pool, key, token, lease }
 }
 

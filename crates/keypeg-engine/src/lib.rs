@@ -35,7 +35,7 @@ pub use keypeg_core as core;
 pub use keypeg_core::Chance;
 pub use lanes::{Answer, LANE_MAX, LANE_RESERVE, Lane, take_back};
 pub use request::{
-    Call, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Refusal, Reply, Request, WAIT_MAX_MS,
+    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Refusal, Reply, Request, WAIT_MAX_MS,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -105,6 +105,7 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::HOLD_UNTIL, lease.hold_until_us - lease.until_us);
             fields.number(tag::REST, lease.rest_us);
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
+            fields.number(tag::BORROWER, lease.by);
         }
         Fact::Renewed { pool, key, token, until_us } => {
             fields.key(*pool, *key);
@@ -137,6 +138,7 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::HOLD_UNTIL, lease.hold_until_us);
             fields.number(tag::REST, lease.rest_us);
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
+            fields.number(tag::BORROWER, lease.by);
         }
         Fact::Dropped { through } => fields.number(tag::SEGMENT, *through),
         Fact::Answered { pool, answer } => {
@@ -298,8 +300,9 @@ mod tests {
             hold_until_us: NOW + 9,
             rest_us: 3,
             holder: Some("jöb-7"),
+            by: (1 << 56) - 1,
         };
-        let bare = Grant { holder: None, rest_us: 0, hold_until_us: NOW + 5, ..lease };
+        let bare = Grant { holder: None, by: 0, rest_us: 0, hold_until_us: NOW + 5, ..lease };
         let values = Values::parse(&[1, 0, b'a', 2, 0, b'b', b'c']).expect("whole");
         let said = Said::Lease {
             key: 7,

@@ -5,8 +5,8 @@
 
 use crate::feed::Following;
 use keypeg_core::{
-    Counts, Cursor, Digest, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey,
-    Policy, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+    Borrower, Counts, Cursor, Digest, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId,
+    LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
 };
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use std::sync::Arc;
 pub enum Principal {
     /// Whoever reached a server that has no access tokens configured.
     Anyone,
-    /// Whoever showed the access token of this name.
-    Token(Arc<str>),
+    /// Whoever showed an access token.
+    Token(Arc<Caller>),
     /// The server itself: a grant nobody received is taken back in its name.
     Server,
 }
@@ -25,9 +25,42 @@ impl Principal {
     /// Whose Idempotency-Keys are whose: a token that gets another name has new ones.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::Token(name) => name,
+            Self::Token(caller) => &caller.name,
             Self::Anyone | Self::Server => "",
         }
+    }
+
+    /// In whose name keys are lent: nobody's without a token.
+    pub(crate) fn borrower(&self) -> Borrower {
+        match self {
+            Self::Token(caller) => caller.borrower,
+            Self::Anyone | Self::Server => Borrower::default(),
+        }
+    }
+}
+
+/// Who has an access token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    name: Box<str>,
+    borrower: Borrower,
+}
+
+impl Caller {
+    /// Whoever goes by that name, and how many leases it may have at once: another name is another
+    /// caller.
+    pub fn new(name: &str, leases_max: Option<u32>) -> Self {
+        Self { name: name.into(), borrower: Borrower::new(name, leases_max) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// In whose name it is lent to.
+    pub fn borrower(&self) -> Borrower {
+        self.borrower
     }
 }
 

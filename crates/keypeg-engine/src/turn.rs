@@ -5,7 +5,7 @@
 
 use crate::core::{
     LeaseView, Ledger, Lent, NewKey, Once, Policy, Pool, PoolName, Pools, Refusal as Denied,
-    Secret, Step,
+    Secret, Step, Wish,
 };
 use crate::request::{Call, PoolView, Refusal, Reply, Request};
 
@@ -37,9 +37,9 @@ pub(crate) fn play(
             Reply::Done
         }),
         Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
-            let wish = (*ttl_ms, holder.as_deref());
+            let wish = wish(*ttl_ms, holder.as_deref(), request);
             let lent = pools.on(name, step, |pool, ledger, step| {
-                pool.acquire_or_wait(ledger, step, wish, (ticket, *wait_ms))
+                pool.acquire_or_wait(ledger, step, &wish, (ticket, *wait_ms))
             });
             match lent {
                 Ok(None) => return None,
@@ -49,7 +49,7 @@ pub(crate) fn play(
         }
         Call::Once { key, body, call } => {
             let once = Once { by: request.by.name(), key, body: *body };
-            match play_once(pools, step, (ticket, gone_before), call, &once) {
+            match play_once(pools, step, (ticket, gone_before), (call, request), &once) {
                 Ok(None) => return None,
                 Ok(Some(reply)) => Ok(reply),
                 Err(refusal) => Err(refusal),
@@ -77,20 +77,25 @@ pub(crate) fn play(
     Some(reply.unwrap_or_else(Reply::from))
 }
 
+fn wish<'a>(ttl_ms: Option<u64>, holder: Option<&'a str>, request: &Request) -> Wish<'a> {
+    Wish { ttl_ms, holder, by: request.by.borrower() }
+}
+
 /// Plays a call under an Idempotency-Key.
 fn play_once(
     pools: &mut Pools,
     step: &mut Step<'_>,
     (ticket, gone_before): (u64, Option<usize>),
-    call: &Call,
+    (call, request): (&Call, &Request),
     once: &Once<'_>,
 ) -> Result<Option<Reply>, Denied> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
     match call {
         Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
-            let (wish, wait) = ((*ttl_ms, holder.as_deref()), (ticket, *wait_ms));
+            let wish = wish(*ttl_ms, holder.as_deref(), request);
+            let wait = (ticket, *wait_ms);
             let lent = pools.on(name, step, |pool, ledger, step| {
-                pool.acquire_once(ledger, step, wish, wait, once)
+                pool.acquire_once(ledger, step, &wish, wait, once)
             })?;
             Ok(lent.map(|(lease, value, again)| Reply::Granted {
                 pool: name.clone(),

@@ -26,7 +26,8 @@ fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
     let (works, recovered) =
         Works::open(Some(disk), sizes, &setup(), Box::new(clock.clone()), Box::new(Dice(1)))
             .expect("opens");
-    let mut driver = Driver { works, recovered, clock: clock.clone(), carrier: None };
+    let (clock, by) = (clock.clone(), Principal::Anyone);
+    let mut driver = Driver { works, recovered, clock, carrier: None, by };
     driver.carrier = driver.works.take_carrier();
     driver.works.make_ahead(false).expect("there is room");
     driver

@@ -27,6 +27,7 @@ mod health;
 mod import;
 mod kill;
 mod list;
+mod max_leases;
 mod metrics;
 mod once;
 mod openapi;

@@ -1,6 +1,7 @@
 //! What must hold of a pool between any two steps. For tests, and for small pools in debug builds.
 
 use super::Pool;
+use crate::borrowers::Borrowers;
 use crate::deadlines::{NOWHERE, Places};
 use crate::fact::Said;
 use crate::ids::KeyId;
@@ -18,6 +19,8 @@ impl Pool {
     pub fn check_invariants(&self, ledger: &Ledger) {
         let mut by_state = [0_u64; 4];
         let mut reasons = 0;
+        let mut borrowers = Borrowers::default();
+        self.line.borrowers().for_each(|by| borrowers.add(by));
         let keys = (0..self.slots.len()).filter_map(|slot| Some((slot, self.slots.state(slot)?)));
         for (slot, state) in keys {
             by_state[state as usize] += 1;
@@ -31,11 +34,15 @@ impl Pool {
                 let hold = self.slots.place(slot);
                 let record = self.holds.get(hold);
                 assert_eq!(record.slot, slot, "a hold and its key agree");
+                if state == KeyState::Leased {
+                    borrowers.add(record.by);
+                }
                 assert!(self.returns.deadline(hold, &self.holds) > 0, "a hold ends");
                 assert_eq!(self.holds.find(record.token), Some(hold), "a hold is found by token");
                 assert!(record.token < ledger.next_token, "tokens only grow");
             }
         }
+        assert_eq!(borrowers, self.borrowers, "leases and waits are counted by borrower");
         assert_eq!(self.reasons.len(), reasons, "a reason is of a key out of rotation");
         let counts = self.counts();
         let told = [counts.available, counts.leased, counts.resting, counts.quarantined];
@@ -53,6 +60,7 @@ impl Pool {
         self.lives.check_invariants(&self.slots);
         self.returns.check_invariants(&self.holds);
     }
+
     fn check_answers(&self) {
         let kept = (0..self.replays.end()).filter_map(|at| self.replays.at(at));
         assert_eq!(kept.clone().count(), self.replays.len(), "every answer is found by its id");

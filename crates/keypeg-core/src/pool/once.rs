@@ -5,7 +5,7 @@
 //! crash, or neither.
 
 use super::wait::wait_until;
-use super::{Pool, Step};
+use super::{Pool, Step, Wish};
 use crate::clocks::{Now, after};
 use crate::fact::{Answer, Fact, Said};
 use crate::ids::{Digest, LeaseId};
@@ -60,7 +60,7 @@ impl Pool {
         &mut self,
         ledger: &mut Ledger,
         step: &mut Step<'_>,
-        (ttl_ms, holder): (Option<u64>, Option<&str>),
+        wish: &Wish<'_>,
         (ticket, wait_ms): (u64, u64),
         once: &Once<'_>,
     ) -> Result<Option<(LeaseView, Secret, bool)>, Refusal> {
@@ -79,13 +79,13 @@ impl Pool {
             return Ok(None);
         }
         self.room_for_answer(ledger, step)?;
-        match self.acquire(ledger, step, ttl_ms, holder) {
+        match self.acquire_as(ledger, step, wish) {
             Ok((lease, value)) => {
                 self.keep_grant(ledger, step, asked, &lease);
                 Ok(Some((lease, value, false)))
             }
             Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                let waiter = Waiter::new(ticket, step.now.lease_us, ttl_ms, holder);
+                let waiter = Waiter::new(ticket, step.now.lease_us, wish);
                 let at = self.join(ledger, waiter.under(Some(asked)), until_us)?;
                 self.replays.waiting.insert(asked.id, (at, asked.body));
                 Ok(None)

@@ -86,6 +86,9 @@ impl Pool {
     ) {
         // One that is told anew goes on: whoever knows of it still does.
         if let Some(hold) = self.lent_for(slot, token) {
+            let before = self.holds.get(hold).by;
+            self.count_less(ledger, before);
+            self.count(ledger, lease.by);
             self.holds.set_grant(hold, lease);
             self.returns.set(hold, lease.until_us, &mut self.holds);
         } else {
@@ -107,7 +110,7 @@ impl Pool {
         (until_us, reason): (u64, Option<&str>),
     ) {
         let (granted_us, hold_until_us) = (until_us, until_us);
-        let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None };
+        let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None, by: 0 };
         self.lend(ledger, slot, token, &lease);
         // How that lease ended is not told here; what an earlier fact told of it stands.
         self.begin_rest(self.slots.place(slot), until_us, reason);
@@ -199,7 +202,7 @@ impl Pool {
     }
 
     fn retell_hold(&self, at: u32, facts: &mut dyn Sink) {
-        let Hold { slot, token, granted_us, latest_us, rest_us, ref words, .. } =
+        let Hold { slot, token, granted_us, latest_us, rest_us, by, ref words, .. } =
             *self.holds.get(at);
         if !self.holds.is_in(at) {
             return;
@@ -214,7 +217,8 @@ impl Pool {
         let holder = words.as_deref();
         let until_us =
             if on(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
-        let lease = Grant { granted_us, until_us, hold_until_us: latest_us, rest_us, holder };
+        let hold_until_us = latest_us;
+        let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, by };
         facts.fact(&Fact::Held { pool, key, token, lease });
     }
 }

@@ -4,7 +4,7 @@
 //! A hand-over is a grant like any other, with its fact. A waiter whose time is over is refused
 //! only when nothing of the pool is due: never a false "none".
 
-use super::{Pool, Step};
+use super::{Pool, Step, Wish};
 use crate::clocks::{US_PER_MS, after};
 use crate::key::{LeaseView, Secret};
 use crate::ledger::{Handed, Ledger, WAITERS_MAX};
@@ -37,20 +37,20 @@ impl Pool {
         self.line.len() as u64
     }
 
-    /// Lends a free key as [`Pool::acquire`] does, or puts the asker in line for `wait_ms`, known
+    /// Lends a free key as [`Pool::acquire_as`] does, or puts the asker in line for `wait_ms`, known
     /// by `ticket`: then it gives `None`, and the outcome comes from
     /// [`Pools::take_handed`](crate::Pools::take_handed). O(log n).
     pub fn acquire_or_wait(
         &mut self,
         ledger: &mut Ledger,
         step: &mut Step<'_>,
-        (ttl_ms, holder): (Option<u64>, Option<&str>),
+        wish: &Wish<'_>,
         (ticket, wait_ms): (u64, u64),
     ) -> Result<Option<(LeaseView, Secret)>, Refusal> {
-        match self.acquire(ledger, step, ttl_ms, holder) {
+        match self.acquire_as(ledger, step, wish) {
             Ok(lent) => Ok(Some(lent)),
             Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                let waiter = Waiter::new(ticket, step.now.lease_us, ttl_ms, holder);
+                let waiter = Waiter::new(ticket, step.now.lease_us, wish);
                 self.join(ledger, waiter, wait_until(step, wait_ms)).map(|_| None)
             }
             Err(refusal) => Err(refusal),
@@ -68,6 +68,7 @@ impl Pool {
         if ledger.waiters.len() >= max {
             return Err(Refusal::LineFull { max });
         }
+        self.count(ledger, waiter.by);
         let ticket = waiter.ticket;
         let at = self.line.join(waiter, until_us);
         ledger.waiters.insert(ticket, (self.seat, at));
@@ -77,6 +78,7 @@ impl Pool {
     /// Takes whoever stands at this place out of line.
     fn depart(&mut self, ledger: &mut Ledger, at: u32) -> Waiter {
         let waiter = self.line.leave(at);
+        self.count_less(ledger, waiter.by);
         ledger.waiters.remove(&waiter.ticket);
         if let Some(asked) = &waiter.asked {
             self.replays.waiting.remove(&asked.id);
@@ -99,6 +101,14 @@ impl Pool {
         std::mem::take(&mut self.line)
     }
 
+    /// Sends the whole line away: whoever waits is told elsewhere. O(waiters).
+    pub(crate) fn drop_line(&mut self, ledger: &mut Ledger) {
+        let line = self.take_line();
+        for by in line.borrowers() {
+            self.count_less(ledger, by);
+        }
+    }
+
     /// Gives free keys to those in line, in their order. Bounded by the keys that became free
     /// since the last step; what must be purged on the way costs the budget.
     pub(crate) fn serve_line(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) {
@@ -109,7 +119,8 @@ impl Pool {
             // The policy may have changed since: no grant is longer than it says.
             let most_ms = self.policy.lease_ttl_ms;
             let ttl_us = waiter.ttl_ms.map_or(most_ms, |ms| ms.min(most_ms)) * US_PER_MS;
-            let (lease, value) = self.grant(ledger, step, slot, (ttl_us, waiter.holder.as_deref()));
+            let wish = (ttl_us, waiter.holder.as_deref(), waiter.by);
+            let (lease, value) = self.grant(ledger, step, slot, wish);
             if let Some(asked) = waiter.asked {
                 self.keep_grant(ledger, step, *asked, &lease);
             }

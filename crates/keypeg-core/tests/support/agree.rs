@@ -7,12 +7,15 @@ use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
 use super::rng::Rng;
 use keypeg_core::{
-    Fact, IdKey, KeyRef, Ledger, Limits, Now, Pool, PoolName, Pools, Refusal, Secret, Sink, Step,
-    Verdict,
+    Borrower, Fact, IdKey, KeyRef, Ledger, Limits, Now, Pool, PoolName, Pools, Refusal, Secret,
+    Sink, Step, Verdict,
 };
 
 /// The bounds of both.
 pub(crate) const LIMITS: Limits = Limits { pools: 3, keys: 40 };
+
+/// In whose names keys are lent.
+pub(crate) const BORROWERS: [&str; 2] = ["ci", "web"];
 
 pub(crate) fn ids() -> IdKey {
     IdKey::new([9; 32])
@@ -68,6 +71,10 @@ pub(crate) fn compare(real: &Pools, naive: &Naive, now: Now, journal: &Journal) 
 fn compare_pools(real: &mut Pools, naive: &Naive, now: Now) {
     assert_eq!(real.iter().count(), naive.pools.len());
     assert_eq!(real.keys(), naive.keys());
+    for name in BORROWERS {
+        let told = real.borrowed(Borrower::new(name, None));
+        assert_eq!(told, naive.borrowed(name), "leases of {name}");
+    }
     for pool in &naive.pools {
         let name = pool_name(&pool.name);
         let own = real.get(&name).expect("the same pools");

@@ -54,8 +54,7 @@ impl Entry {
             }
             Fact::Granted { pool, key, token, lease } => {
                 borrowed = lease.holder.map(|holder| holder.as_bytes().to_vec());
-                let Grant { granted_us, until_us, hold_until_us, rest_us, .. } = lease;
-                let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder: None };
+                let lease = Grant { holder: None, ..lease };
                 Fact::Granted { pool, key, token, lease }
             }
             Fact::Held { .. } | Fact::Resting { .. } | Fact::Dropped { .. } => {

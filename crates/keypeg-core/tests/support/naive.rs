@@ -72,6 +72,7 @@ pub(crate) struct Lease {
     latest: u64,
     rest: u64,
     holder: Option<String>,
+    by: Option<&'static str>,
 }
 
 /// A lease that is over.
@@ -286,13 +287,31 @@ impl Naive {
         Err(Refusal::NoKey { cause, counts, back_in_ms })
     }
 
+    /// How many leases run in this name, in all pools together.
+    pub(crate) fn borrowed(&self, name: &str) -> u64 {
+        let keys = self.pools.iter().flat_map(|pool| &pool.keys);
+        let of = |key: &&Key| matches!(&key.state, State::Leased(l) if l.by == Some(name));
+        keys.filter(of).count() as u64
+    }
+
+    /// Why a key may not be lent in this name, which may have `max` leases; nobody's is not counted.
+    pub(crate) fn may_borrow(
+        &self,
+        (name, ttl_ms): (&str, Option<u64>),
+        (by, max): (Option<&str>, Option<u32>),
+    ) -> Result<(), Refusal> {
+        self.pool(name)?.ttl(ttl_ms)?;
+        let full = |by| max.filter(|max| self.borrowed(by) >= u64::from(*max));
+        by.and_then(full).map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
+    }
+
     /// Takes the real pools' word for which key was drawn; gives what the lease must look like.
     pub(crate) fn lend(
         &mut self,
         now: Now,
         name: &str,
         (told, ttl_ms): (&LeaseView, Option<u64>),
-        holder: Option<&str>,
+        (holder, by): (Option<&str>, Option<&'static str>),
     ) -> LeaseView {
         let at = self.pool_at(name).expect("it was there");
         let pool = &mut self.pools[at];
@@ -306,6 +325,7 @@ impl Naive {
             latest: now.lease_us + hold_ms * 1_000,
             rest: pool.policy.rest_ms * 1_000,
             holder: holder.map(Into::into),
+            by,
         };
         let key = pool.keys.iter_mut().find(|key| key.id == told.key_id).expect("a key of it");
         key.state = State::Leased(lease);

@@ -2,7 +2,8 @@
 
 use super::FIRST_TOKEN;
 use keypeg_core::{
-    Digest, KeyState, KeyView, NewKey, Now, Once, OutOfRange, PolicyPatch, Refusal, Verdict,
+    Borrower, Digest, KeyState, KeyView, NewKey, Now, Once, OutOfRange, PolicyPatch, Refusal,
+    Verdict,
 };
 
 pub(super) fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
@@ -59,6 +60,7 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
             back_in_ms.map_or("never".into(), length),
         ),
         Refusal::LineFull { max } => format!("line_full max={max}"),
+        Refusal::TooManyLeases { max } => format!("too_many_leases max={max}"),
         Refusal::UnknownKey => "unknown_key".into(),
         Refusal::BadCursor => "bad_cursor".into(),
         Refusal::IdempotencyMismatch => "mismatch".into(),
@@ -72,6 +74,13 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
         }
         Refusal::Settling => "settling".into(),
     }
+}
+
+/// `as=NAME max=N`: in whose name, and how many leases that may have.
+pub(super) fn borrower_of(args: &[&str]) -> Borrower {
+    let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
+    let max = arg("max=").map(|max| max.parse().expect("a number"));
+    arg("as=").map_or_else(Borrower::default, |name| Borrower::new(name, max))
 }
 
 /// `once=K body=B`: an Idempotency-Key and what tells this body from others.

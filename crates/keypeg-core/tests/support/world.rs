@@ -11,13 +11,13 @@ mod words;
 use super::journal::Journal;
 use super::rng::Rng;
 use keypeg_core::{
-    Handed, IdKey, KeyId, KeyRef, LeaseId, LeaseView, Ledger, Lent, Limits, NewKey, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, Refusal, Secret, Step,
+    Borrower, Handed, IdKey, KeyId, KeyRef, LeaseId, LeaseView, Ledger, Lent, Limits, NewKey, Now,
+    Policy, PolicyPatch, Pool, PoolName, Pools, Refusal, Secret, Step, Wish,
 };
 use std::collections::HashMap;
 use words::{
-    form, length, life_text, micros, millis, once_of, patch_of, plain, refused_text, ttl_of,
-    verdict_of, view_text,
+    borrower_of, form, length, life_text, micros, millis, once_of, patch_of, plain, refused_text,
+    ttl_of, verdict_of, view_text,
 };
 
 const FIRST_TOKEN: u64 = 1_000;
@@ -186,6 +186,13 @@ impl World {
                 return Ok(format!("expired more={more} left={}", step.budget));
             }
             "counts" => return self.counts(),
+            "borrowed" => {
+                let borrower = Borrower::new(args[0], None);
+                return Ok(format!("borrowed {}", self.pools.borrowed(borrower)));
+            }
+            "stop" => {
+                self.pools.turn_away(|_| {});
+            }
             "restart" => {
                 let parts = (IdKey::new(IDS), self.limits, FIRST_TOKEN);
                 self.now.serving_us = 0;
@@ -239,20 +246,21 @@ impl World {
     fn acquire(&mut self, name: &str, args: &[&str]) -> Answer {
         let ttl = ttl_of(args);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
-        let (lease, value) =
-            self.on(|pool, ledger, step| pool.acquire(ledger, step, ttl, holder))?;
+        let wish = Wish { ttl_ms: ttl, holder, by: borrower_of(args) };
+        let (lease, value) = self.on(|pool, ledger, step| pool.acquire_as(ledger, step, &wish))?;
         Ok(self.granted(name, lease, &value))
     }
 
-    /// `wait W for=10s ttl=5s holder=x`: what comes of it is told by `got W`.
+    /// `wait W for=10s ttl=5s holder=x as=x max=2`: what comes of it is told by `got W`.
     fn wait(&mut self, name: &str, args: &[&str]) -> Answer {
         let (ttl, ticket) = (ttl_of(args), self.tickets.len() as u64);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let wait = args.iter().find_map(|arg| arg.strip_prefix("for=")).map_or(10_000, millis);
+        let wish = Wish { ttl_ms: ttl, holder, by: borrower_of(args) };
         self.tickets.push(name.into());
         if let Some(once) = once_of(args) {
             let lent = self.on(|pool, ledger, step| {
-                pool.acquire_once(ledger, step, (ttl, holder), (ticket, wait), &once)
+                pool.acquire_once(ledger, step, &wish, (ticket, wait), &once)
             })?;
             return Ok(match lent {
                 None => "waits".into(),
@@ -260,9 +268,8 @@ impl World {
                 Some((lease, value, true)) => self.again(name, lease, &value),
             });
         }
-        let lent = self.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, (ttl, holder), (ticket, wait))
-        })?;
+        let lent = self
+            .on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish, (ticket, wait)))?;
         let Some((lease, value)) = lent else { return Ok("waits".into()) };
         Ok(self.granted(name, lease, &value))
     }

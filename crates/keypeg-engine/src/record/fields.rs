@@ -31,6 +31,7 @@ pub(super) mod tag {
     pub(crate) const COUNT: u8 = 22;
     pub(crate) const EXPIRES: u8 = 23;
     pub(crate) const KEY_EXPIRES: u8 = 24;
+    pub(crate) const BORROWER: u8 = 25;
     pub(crate) const REASON: u8 = 30;
     /// These fields are bytes behind a length; the others are numbers.
     pub(crate) const BYTES: [u8; 7] = [HOLDER, VALUES, NAME, KEY_PREFIX, ANSWER, BODY, REASON];
@@ -123,7 +124,7 @@ const TAGS: usize = 31;
 
 /// Whether a tag has a meaning.
 fn is_known(tag: u8) -> bool {
-    (tag::POOL..=tag::KEY_EXPIRES).contains(&tag) || tag == tag::REASON
+    (tag::POOL..=tag::BORROWER).contains(&tag) || tag == tag::REASON
 }
 
 impl<'a> Fields<'a> {
@@ -199,6 +200,7 @@ impl<'a> Fields<'a> {
             hold_until_us: latest_us,
             rest_us: self.number(tag::REST),
             holder: self.words(tag::HOLDER)?,
+            by: self.number(tag::BORROWER),
         })
     }
 

@@ -279,7 +279,7 @@ impl World {
                     let waiting = self.clients.waiting.pop();
                     asked.extend(waiting.map(|slot| (slot, Principal::Server, Call::Leave)));
                 }
-                call => asked.push((self.slot(), Principal::Anyone, call)),
+                call => asked.push((self.slot(), counts::somebody(), call)),
             }
         }
         self.count_time();
@@ -310,6 +310,7 @@ impl World {
                 }
                 if works.pools().keys() < 100 {
                     works.pools().check_invariants();
+                    counts::all_is_somebodys(works)?;
                 }
                 ensure!(queue.is_empty(), "a turn leaves calls behind");
                 self.check(&instants, &calls, replies, begun)?;

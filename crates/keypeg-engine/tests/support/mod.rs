@@ -116,6 +116,8 @@ pub(crate) struct Driver {
     pub(crate) recovered: Recovered,
     pub(crate) clock: GivenClock,
     pub(crate) carrier: Option<Carrier>,
+    /// Who asks.
+    pub(crate) by: Principal,
 }
 
 /// A segment small enough that a test rolls through many.
@@ -140,7 +142,8 @@ impl Driver {
         let (mut works, recovered) =
             Works::open(disk, sizes, setup, boxed, chance).map_err(|error| error.to_string())?;
         let carrier = works.take_carrier();
-        Ok(Self { works, recovered, clock: clock.clone(), carrier })
+        let by = Principal::Anyone;
+        Ok(Self { works, recovered, clock: clock.clone(), carrier, by })
     }
 
     /// Carries all that is synced into the database.
@@ -155,7 +158,7 @@ impl Driver {
         let count = calls.len();
         let mut asked: VecDeque<_> = (0..)
             .zip(calls)
-            .map(|(slot, call)| (Ticket { lane: 0, slot }, Request { by: Principal::Anyone, call }))
+            .map(|(slot, call)| (Ticket { lane: 0, slot }, Request { by: self.by.clone(), call }))
             .collect();
         let mut replies = Vec::new();
         self.works.turn(&mut asked, &mut replies)?;

@@ -1,11 +1,12 @@
-//! A story of turns that makes every kind of fact, and the picture of what it leaves.
+//! A story of turns that makes every kind of fact, in the name of two callers in turns, and the
+//! picture of what it leaves.
 
 use super::sim_disk::SimDisk;
 use super::{Driver, GivenClock, default_pool};
 use keypeg_engine::core::{
     Digest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
 };
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::{Call, Caller, Principal, Refusal, Reply};
 use std::sync::Arc;
 
 /// What the story remembers between its turns.
@@ -23,6 +24,10 @@ pub(crate) fn tick(clock: &GivenClock, turn: usize) {
     clock.tick_ms(if matches!(turn % 10, 6 | 7) { 1_600 } else { 700 });
 }
 
+fn caller(which: usize) -> Caller {
+    Caller::new(["even", "odd"][which], None)
+}
+
 /// A call under this turn's Idempotency-Key.
 fn once(turn: usize, call: Call) -> Call {
     Call::Once { key: format!("turn {turn}").into(), body: Digest(0), call: Box::new(call) }
@@ -37,7 +42,10 @@ fn was_answered(driver: &mut Driver, turn: usize) -> bool {
         _ => Call::Acquire { pool: default_pool(), ttl_ms: Some(0), holder: None, wait_ms: 0 },
     });
     let key = format!("turn {turn}").into();
-    match driver.call(Call::Once { key, body: Digest(1), call }) {
+    driver.by = Principal::Token(Arc::new(caller(turn % 2)));
+    let reply = driver.call(Call::Once { key, body: Digest(1), call });
+    driver.by = Principal::Anyone;
+    match reply {
         Reply::Refused(Refusal::Denied(Denied::IdempotencyMismatch)) => true,
         Reply::Refused(Refusal::Denied(Denied::PoolFull { .. } | Denied::Invalid(_))) => false,
         other => panic!("{other:?}"),
@@ -99,7 +107,10 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
         _ if turn > 15 => vec![Call::DropPool { pool: side() }],
         _ => vec![Call::ShowPool { pool: side() }],
     };
-    for reply in driver.turn(calls).map_err(|error| error.to_string())? {
+    driver.by = Principal::Token(Arc::new(caller(turn % 2)));
+    let played = driver.turn(calls);
+    driver.by = Principal::Anyone;
+    for reply in played.map_err(|error| error.to_string())? {
         match reply {
             Reply::Keys(keys) => story.keys.extend(keys.iter().map(|key| KeyRef::Id(key.id))),
             Reply::Granted { lease, .. } => {
@@ -118,6 +129,10 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
 pub(crate) fn picture(driver: &mut Driver) -> Vec<String> {
     let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("pools") };
     let mut lines = Vec::new();
+    let leased: u64 = pools.iter().map(|pool| pool.counts.leased).sum();
+    let borrowed = [0, 1].map(|which| driver.works.pools().borrowed(caller(which).borrower()));
+    assert_eq!(borrowed.iter().sum::<u64>(), leased, "every lease is somebody's");
+    lines.push(format!("borrowed {borrowed:?}"));
     for pool in pools {
         lines.push(format!("{:?} {:?} {:?}", pool.name, pool.policy, pool.counts));
         let page = driver.works.pools().key_ids(&pool.name);

@@ -38,6 +38,10 @@ pub struct New {
     /// How many requests a second it may make [default: any]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests_per_second: Option<u32>,
+    /// How many leases it may have at once, those it waits for among them [default: any]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(tokens::LEASES_MAX)))]
+    max_leases: Option<u32>,
     /// Adds the stanza to this file, made where it is not there, and prints the token alone
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
@@ -97,6 +101,9 @@ impl New {
         }
         if let Some(per_second) = self.requests_per_second {
             stanza.extend(["requests_per_second = ", &per_second.to_string(), "\n"]);
+        }
+        if let Some(max) = self.max_leases {
+            stanza.extend(["max_leases = ", &max.to_string(), "\n"]);
         }
         Ok(stanza)
     }

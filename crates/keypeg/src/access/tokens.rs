@@ -6,6 +6,7 @@
 
 use super::pace::Pace;
 use keypeg_client::routes::Scope;
+use keypeg_engine::Caller;
 use keypeg_engine::core::PoolName;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,8 @@ pub(crate) const PREFIX: &str = "kpt_";
 pub(crate) const TOKEN_LEN: usize = 32;
 const NAME_MAX: usize = 64;
 const PER_SECOND_MAX: u32 = 1_000_000;
+/// The greatest bound on leases that can be told from none.
+pub(crate) const LEASES_MAX: u32 = 10_000_000;
 /// The longest token that is looked at.
 const SHOWN_MAX: usize = 512;
 
@@ -52,6 +55,8 @@ pub(crate) struct Shown {
 #[derive(Debug)]
 pub(crate) struct Token {
     pub(crate) name: Arc<str>,
+    /// As the engine knows it, with how many leases it may have.
+    pub(crate) caller: Arc<Caller>,
     pools: Vec<Bound>,
     scopes: Vec<Scope>,
     expires_at_ms: Option<u64>,
@@ -83,6 +88,7 @@ struct Stanza {
     scopes: Vec<String>,
     expires_at: Option<String>,
     requests_per_second: Option<u32>,
+    max_leases: Option<u32>,
 }
 
 /// Two while a token is replaced by another.
@@ -206,12 +212,17 @@ impl Token {
         if per_second.is_some_and(|per_second| !(1..=PER_SECOND_MAX).contains(&per_second)) {
             return Err(format!("requests_per_second must be 1..{PER_SECOND_MAX}"));
         }
+        let max_leases = stanza.max_leases;
+        if max_leases.is_some_and(|max| !(1..=LEASES_MAX).contains(&max)) {
+            return Err(format!("max_leases must be 1..{LEASES_MAX}"));
+        }
         let paced = |per_second: u32| {
             let old = before.and_then(|token| token.pace.as_ref());
             let old = old.filter(|pace| pace.is(per_second)).map(Arc::clone);
             old.unwrap_or_else(|| Arc::new(Pace::new(per_second)))
         };
         Ok(Self {
+            caller: Arc::new(Caller::new(&stanza.name, max_leases)),
             name: stanza.name.into(),
             pools,
             scopes,
@@ -368,6 +379,9 @@ mod tests {
             (stanza("a", "t", "pools = [\"*\"]"), "missing field `scopes`"),
             (a.clone() + "expires_at = \"soon\"", "\"soon\" is no instant"),
             (a.clone() + "requests_per_second = 0", "requests_per_second"),
+            (a.clone() + "max_leases = 0", "max_leases must be 1..10000000"),
+            (a.clone() + "max_leases = 10000001", "max_leases must be"),
+            (a.clone() + "max_leases = -1", "line 6"),
             (a.replace("sha256 = \"", "sha256 = \"x"), "64 hexadecimal"),
             (format!("{a}[[token]]\nname=\"b\"\nsha256=\"{hash}"), "line 8"),
         ] {

@@ -142,7 +142,7 @@ impl Asking<'_> {
     /// [`heard`](Asking::heard).
     pub(super) fn begin(&self, call: Call) -> Answer {
         let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
-            Principal::Token(Arc::clone(&admitted.shown.token.name))
+            Principal::Token(Arc::clone(&admitted.shown.token.caller))
         });
         self.app.lane.call(Asked { by, call })
     }

@@ -125,6 +125,7 @@ impl Problem {
                 let detail = format!("{max} requests wait for keys, which is as many as may.");
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
+            Denied::TooManyLeases { max } => Self::too_many_leases(max),
             Denied::PoolFull { max, of_server } => {
                 let whose = if of_server { "server" } else { "pool" };
                 let mut problem =
@@ -177,6 +178,18 @@ impl Problem {
             format!("values[{at}] is in the pool, or was, or comes twice: not used again.");
         let mut problem = Self::new(Code::KeyExists, detail);
         problem.0.more.index = u64::try_from(at).ok();
+        problem
+    }
+
+    /// When one of them ends is not told: it may be in another pool, and whoever has it can release
+    /// it at once.
+    fn too_many_leases(max: u32) -> Self {
+        let detail = format!(
+            "The access token has {max} leases, its max_leases, those it waits for among them: \
+             release one, or wait until one ends."
+        );
+        let mut problem = Self::new(Code::RateLimited, detail).retry_after_ms(1_000);
+        problem.0.more.max = Some(u64::from(max));
         problem
     }
 

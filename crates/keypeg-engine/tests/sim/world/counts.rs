@@ -1,10 +1,30 @@
 //! What a simulation counts of its calls and of what it was told: that rare states were reached.
 
 use super::World;
-use crate::model::{State, pool_of};
+use crate::model::{Checked, State, ensure, pool_of};
 use keypeg_engine::core::{KeyRef, LeaseId};
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::works::Works;
+use keypeg_engine::{Call, Caller, Principal, Refusal, Reply};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn caller() -> Caller {
+    Caller::new("somebody", None)
+}
+
+/// Everybody asks in one name.
+pub(super) fn somebody() -> Principal {
+    Principal::Token(Arc::new(caller()))
+}
+
+/// Every lease, and every wait for one, is counted in that name, over restarts too.
+pub(super) fn all_is_somebodys(works: &Works) -> Checked {
+    let counts = works.pools().iter().map(|pool| pool.counts().leased + pool.waiting());
+    let (counted, all) = (caller().borrower(), counts.sum::<u64>());
+    let counted = works.pools().borrowed(counted);
+    ensure!(counted == all, "{all} leases and waits, {counted} are counted");
+    Ok(())
+}
 
 impl World {
     pub(super) fn count_call(&mut self, call: &Call) {

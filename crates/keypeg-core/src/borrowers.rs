@@ -1,0 +1,111 @@
+//! In whose name keys are lent, and how many leases each name has: running ones and those that are
+//! waited for.
+//!
+//! Leases in nobody's name are not counted. A name without a lease takes no memory, so what is kept
+//! is bounded by the leases there are. Knows nothing of how somebody proves to be who.
+
+use hashbrown::HashMap;
+
+/// In whose name a key is lent, and how many leases that name may have at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Borrower {
+    /// Which name: a part of its digest; 0 is nobody's.
+    pub(crate) number: u64,
+    max: Option<u32>,
+}
+
+impl Borrower {
+    /// The borrower of that name. Without a bound it is counted all the same: one may come later.
+    pub fn new(name: &str, max: Option<u32>) -> Self {
+        let digest = blake3::hash(name.as_bytes());
+        let (head, _) =
+            digest.as_bytes().split_first_chunk::<8>().expect("invariant: a digest has 32 bytes");
+        // 56 bits are 8 bytes in a journal.
+        Self { number: (u64::from_le_bytes(*head) >> 8).max(1), max }
+    }
+
+    /// The most leases it may have, where it has fewer than `has`, or as many.
+    pub(crate) fn passed(self, has: u64) -> Option<u32> {
+        self.max.filter(|max| has >= u64::from(*max))
+    }
+}
+
+/// How many leases each borrower has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Borrowers(HashMap<u64, u64, foldhash::fast::RandomState>);
+
+impl Borrowers {
+    pub(crate) fn has(&self, number: u64) -> u64 {
+        self.0.get(&number).copied().unwrap_or(0)
+    }
+
+    /// Counts one more.
+    pub(crate) fn add(&mut self, number: u64) {
+        if number > 0 {
+            *self.0.entry(number).or_insert(0) += 1;
+        }
+    }
+
+    /// Counts one less.
+    pub(crate) fn remove(&mut self, number: u64) {
+        if number > 0 {
+            self.take(number, 1);
+        }
+    }
+
+    /// Counts all that `others` count no more. O(borrowers among them).
+    pub(crate) fn remove_all(&mut self, others: &Self) {
+        for (number, count) in &others.0 {
+            self.take(*number, *count);
+        }
+    }
+
+    fn take(&mut self, number: u64, count: u64) {
+        let has = self.0.get_mut(&number).expect("invariant: what ends was counted");
+        *has -= count;
+        if *has == 0 {
+            self.0.remove(&number);
+            if self.0.is_empty() {
+                // The memory of many goes with them.
+                self.0 = HashMap::default();
+            }
+        }
+    }
+
+    pub(crate) fn add_all(&mut self, others: &Self) {
+        for (number, count) in &others.0 {
+            *self.0.entry(*number).or_insert(0) += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_lease_takes_no_memory() {
+        let mut all = Borrowers::default();
+        for number in 1..10_000 {
+            all.add(number);
+            all.add(0);
+        }
+        for number in 1..10_000 {
+            assert_eq!(all.has(number), 1);
+            all.remove(number);
+            all.remove(0);
+        }
+        assert_eq!((all.0.len(), all.0.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn a_borrower_is_its_name() {
+        let [a, b] = ["a", "b"].map(|name| Borrower::new(name, None));
+        assert_eq!(Borrower::new("a", Some(3)).number, a.number);
+        assert_ne!(a.number, b.number);
+        assert!((1..1 << 56).contains(&a.number), "8 bytes in a journal");
+        assert_eq!(a.passed(u64::MAX), None);
+        let few = Borrower::new("a", Some(3));
+        assert_eq!([2, 3, 4].map(|has| few.passed(has)), [None, Some(3), Some(3)]);
+    }
+}

@@ -1,0 +1,52 @@
+//! In whose names this pool lends and is waited for: what it adds to the server's counts, and takes
+//! from them at every end.
+//!
+//! A lease is counted from its grant, or from when somebody joined the line for it, until it ends,
+//! however it does. What the pool counts it keeps beside, so that it can leave with one look at each
+//! borrower, not at each lease.
+
+use super::{Pool, Step};
+use crate::borrowers::{Borrower, Borrowers};
+use crate::ledger::Ledger;
+use crate::refusal::Refusal;
+
+impl Pool {
+    /// Refuses a borrower who has as many leases as it may. Those in other pools that are over and
+    /// not ended yet still count: [`Pools::on`](crate::Pools::on) tells that it settles.
+    pub(super) fn may_borrow(
+        &mut self,
+        ledger: &mut Ledger,
+        step: &mut Step<'_>,
+        by: Borrower,
+    ) -> Result<(), Refusal> {
+        if by.passed(ledger.borrowers.has(by.number)).is_none() {
+            return Ok(());
+        }
+        self.settle_lives(ledger, step);
+        match by.passed(ledger.borrowers.has(by.number)) {
+            None => Ok(()),
+            Some(_) if self.key_is_due(step.now) => Err(Refusal::Settling),
+            Some(max) => Err(Refusal::TooManyLeases { max }),
+        }
+    }
+
+    /// Counts a lease, or a wait for one, in its borrower's name.
+    pub(super) fn count(&mut self, ledger: &mut Ledger, by: u64) {
+        self.borrowers.add(by);
+        ledger.borrowers.add(by);
+    }
+
+    pub(super) fn count_less(&mut self, ledger: &mut Ledger, by: u64) {
+        self.borrowers.remove(by);
+        ledger.borrowers.remove(by);
+    }
+
+    /// Counts this pool's leases and waits no more: it is removed. O(borrowers in it).
+    pub(crate) fn leave_borrowers(&self, ledger: &mut Ledger) {
+        ledger.borrowers.remove_all(&self.borrowers);
+    }
+
+    pub(crate) fn borrowers(&self) -> &Borrowers {
+        &self.borrowers
+    }
+}
