@@ -332,7 +332,7 @@ impl Pool {
     ) -> Result<(LeaseView, Secret), Refusal> {
         let length_us = self.length_us(wish.ttl_ms)?;
         self.settle_returns(ledger, step);
-        self.may_borrow(ledger, step, wish.by)?;
+        Self::may_borrow(ledger, wish.by)?;
         if !on(Sabotage::NewcomerFirst) {
             self.serve_line(ledger, step);
         }

@@ -5,29 +5,17 @@
 //! however it does. What the pool counts it keeps beside, so that it can leave with one look at each
 //! borrower, not at each lease.
 
-use super::{Pool, Step};
+use super::Pool;
 use crate::borrowers::{Borrower, Borrowers};
 use crate::ledger::Ledger;
 use crate::refusal::Refusal;
 
 impl Pool {
-    /// Refuses a borrower who has as many leases as it may. Those in other pools that are over and
-    /// not ended yet still count: [`Pools::on`](crate::Pools::on) tells that it settles.
-    pub(super) fn may_borrow(
-        &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        by: Borrower,
-    ) -> Result<(), Refusal> {
-        if by.passed(ledger.borrowers.has(by.number)).is_none() {
-            return Ok(());
-        }
-        self.settle_lives(ledger, step);
-        match by.passed(ledger.borrowers.has(by.number)) {
-            None => Ok(()),
-            Some(_) if self.key_is_due(step.now) => Err(Refusal::Settling),
-            Some(max) => Err(Refusal::TooManyLeases { max }),
-        }
+    /// Refuses a borrower who has as many leases as it may. One that is over and not ended yet still
+    /// counts: where something is due, [`Pools::on`](crate::Pools::on) tells that it settles.
+    pub(super) fn may_borrow(ledger: &Ledger, by: Borrower) -> Result<(), Refusal> {
+        let passed = by.passed(|number| ledger.borrowers.has(number));
+        passed.map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
     }
 
     /// Counts a lease, or a wait for one, in its borrower's name.
