@@ -13,6 +13,7 @@ mod failure;
 mod file;
 mod http;
 mod memory;
+mod panics;
 mod random;
 mod signals;
 
@@ -22,6 +23,7 @@ pub use cli::{Ask, BenchArgs, To, Wanted};
 pub use clock::SystemClock;
 pub use config::{Cli, Command, Config, ServeArgs};
 pub use failure::{Failure, exit};
+pub use panics::install as tell_panics;
 pub use random::SystemChance;
 pub use signals::stop_signal;
 

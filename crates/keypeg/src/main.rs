@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    keypeg::tell_panics();
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
