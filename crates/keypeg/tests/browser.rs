@@ -1,6 +1,7 @@
 //! What a browser is kept from: pages of other sites, names that were made to lead here, frames.
 
 use crate::support::{Server, TempDir};
+use keypeg_client::routes::ROUTES;
 use serde_json::json;
 
 #[test]
@@ -69,6 +70,60 @@ fn no_answer_lets_another_site_in() {
         assert!(policy.starts_with("default-src 'none'"), "{request}: {policy}");
         assert!(policy.contains("frame-ancestors 'none'"), "{request}: {policy}");
     }
+}
+
+/// Heads that no handler sees are refused in words of ours too.
+#[test]
+fn what_cannot_be_read_lets_no_site_in_either() {
+    let server = Server::in_memory(&[]);
+    let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(70_000));
+    for (head, status) in [("GET / HTTP/9.9\r\n\r\n", 400), ("\0\r\n\r\n", 400), (&long, 431)] {
+        let answer = server.client().raw(head.as_bytes()).unwrap();
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
+        let policy = answer.header("content-security-policy").unwrap();
+        assert_eq!(policy, "default-src 'none'; frame-ancestors 'none'");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    }
+}
+
+/// Every page there is: nothing that is written in it runs, nothing comes from elsewhere, and the
+/// browser is told so.
+#[test]
+fn no_page_runs_what_is_not_a_file_of_ours() {
+    let server = Server::in_memory(&[]);
+    let mut pages = Vec::new();
+    for route in ROUTES.iter().filter(|route| route.method == "GET" && !route.path.contains('{')) {
+        let answer = server.client().ask(&format!("GET {}", route.path));
+        if !answer.header("content-type").is_some_and(|kind| kind.contains("html")) {
+            continue;
+        }
+        pages.push(route.path);
+        let policy = answer.header("content-security-policy").unwrap();
+        let allowed: Vec<_> = policy.split("; ").collect();
+        assert!(allowed.contains(&"default-src 'none'"), "{policy}");
+        for hole in ["unsafe-", "data:", "*", "http"] {
+            assert!(!policy.contains(hole), "{policy}");
+        }
+        let page = answer.body.to_ascii_lowercase();
+        assert!(page.starts_with("<!doctype html>") && page.len() > 10_000, "{}", route.path);
+        let tags = page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap_or_default());
+        for tag in tags {
+            let name = tag.split(|sign: char| !sign.is_ascii_alphanumeric()).next().unwrap();
+            let own = name == "script" && tag.starts_with("script src=\"/");
+            let forbidden = ["script", "style", "iframe", "object", "embed", "base", "form"];
+            assert!(own || !forbidden.contains(&name), "<{tag}>");
+            let mut names = tag.split_ascii_whitespace().skip(1);
+            assert!(
+                !names.any(|name| name.starts_with("on") || name.starts_with("style=")),
+                "<{tag}>"
+            );
+            for elsewhere in ["javascript:", "=\"//", "=\"data:", "src=\"http"] {
+                assert!(!tag.contains(elsewhere), "<{tag}>");
+            }
+        }
+    }
+    assert!(pages.contains(&"/docs"), "{pages:?}");
 }
 
 /// A holder or a reason is words from somebody else: they come back as JSON, which no browser runs,

@@ -6,8 +6,9 @@
 
 use super::error::Problem;
 use super::metrics::Family;
-use super::{App, REQUEST_ID};
+use super::{App, NOTHING_NEEDED, REQUEST_ID};
 use hyper::StatusCode;
+use hyper::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use keypeg_client::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +84,9 @@ fn answer(app: &App, refusal: &Refusal<'_>) -> Vec<u8> {
     app.counts.answered(Family::Other, status, Duration::ZERO);
     let body = Problem::new(code, detail).unread(status).into_body(id, true);
     let head = format!(
-        "{before}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\n{REQUEST_ID}: {id}\r\n{after}",
+        "{before}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\n\
+         {X_CONTENT_TYPE_OPTIONS}: nosniff\r\n{CONTENT_SECURITY_POLICY}: {NOTHING_NEEDED}\r\n\
+         {REQUEST_ID}: {id}\r\n{after}",
         body.len(),
     );
     [head.into_bytes(), body].concat()
