@@ -87,7 +87,7 @@ pub(crate) struct Admitted {
 impl Gate {
     /// Reads the file; `room` is how many requests there is room for at once.
     pub(crate) fn open(path: PathBuf, room: usize) -> Result<Self, reload::Unread> {
-        let tokens = Tokens::parse(&read(&path)?, None).map_err(reload::Unread::Content)?;
+        let tokens = Tokens::parse(&read(&path)?.text, None).map_err(reload::Unread::Content)?;
         Ok(Self {
             path,
             tokens: RwLock::new(Arc::new(tokens)),

@@ -20,7 +20,8 @@ use keypeg_client::{
 use output::{Output, Rows};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 /// The variable of an access token.
@@ -28,6 +29,7 @@ const TOKEN: &str = "KEYPEG_TOKEN";
 /// The variable of a file that holds one.
 const TOKEN_FILE: &str = "KEYPEG_TOKEN_FILE";
 const TOKEN_FILE_MAX: u64 = 4_096;
+const READABLE_BY_ALL: u32 = 0o004;
 
 /// What can be asked of a running server.
 #[derive(Debug, Subcommand)]
@@ -298,16 +300,30 @@ impl To {
             let wrong = || Failure::new(exit::USAGE, format!("{TOKEN} is set but is no token"));
             return text.map(Some).ok_or_else(wrong);
         };
+        let failed = |error: io::Error| {
+            let codes = [
+                (io::ErrorKind::PermissionDenied, exit::PERMISSION),
+                (io::ErrorKind::InvalidData, exit::USAGE),
+            ];
+            let known = codes.into_iter().find(|(kind, _)| *kind == error.kind());
+            let code = known.map_or(exit::NO_INPUT, |(_, code)| code);
+            Failure::new(code, format!("reading the token in {}: {error}", path.display()))
+        };
         let mut text = String::new();
-        let read =
-            File::open(path).and_then(|file| file.take(TOKEN_FILE_MAX).read_to_string(&mut text));
-        match read {
-            Ok(_) => Ok(Some(text)),
-            Err(error) => {
-                let message = format!("reading the token in {}: {error}", path.display());
-                Err(Failure::new(exit::NO_INPUT, message))
-            }
+        let file = File::open(path).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        file.take(TOKEN_FILE_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+        if text.trim().is_empty() || text.len() as u64 > TOKEN_FILE_MAX {
+            let message = format!("{} does not hold an access token alone", path.display());
+            return Err(Failure::new(exit::USAGE, message));
         }
+        if mode & READABLE_BY_ALL != 0 {
+            // Not refused: that is how secrets are mounted into containers, where nobody else is.
+            let path = path.display();
+            let warning = "everybody on this machine can read this access token: chmod 0600";
+            let _ = writeln!(io::stderr(), "keypeg: {path}: {warning}");
+        }
+        Ok(Some(text))
     }
 }
 

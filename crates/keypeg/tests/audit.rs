@@ -89,6 +89,54 @@ fn each_change_is_told_with_who_what_and_what_came_of_it() {
     }
 }
 
+/// A log that cannot go on: changes are refused, and nothing is changed; reading and keeping alive go
+/// on, and all resumes by itself.
+#[test]
+fn nothing_is_changed_that_could_not_be_told() {
+    let dir = TempDir::new();
+    let below = dir.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    let log = below.join("audit");
+    let args = ["--audit", log.to_str().unwrap(), "--audit-mib", "1", "--audit-keep", "0"];
+    let mut server = Server::in_memory(&args);
+    let client = &mut server.client();
+    // The next file would be begun in a directory that is not there.
+    std::fs::remove_dir_all(&below).unwrap();
+    let (mut made, many) = (0, json!({ "count": 100 }));
+    let refused = loop {
+        let answer = client.send("POST /v1/pools/default/keys", &many);
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 100;
+        assert!(made < 1_000_000, "the log grows for ever");
+    };
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.problem(503, "overloaded")["outcome"], "not_applied");
+    for change in [
+        "POST /v1/pools/default/leases",
+        "PUT /v1/pools/ci",
+        "GET /keys",
+        "GET /api/v1/random_api_key/",
+        "POST /api/v1/random_api_key/",
+    ] {
+        client.ask(change).problem(503, "overloaded");
+    }
+    let keep = json!({ "all": true });
+    let kept = client.send("POST /v1/pools/default/keepalive", &keep);
+    kept.is(200, &json!({ "kept": made }));
+    let counts = json!({ "total": made, "leased": 0 });
+    client.ask("GET /v1/pools/default").is(200, &counts);
+    let metrics = client.ask("GET /metrics").body;
+    assert!(metrics.contains("\nkeypeg_audit_failing 1\n"), "{metrics}");
+    std::fs::create_dir(&below).unwrap();
+    eventually("resumes", || {
+        (client.ask("POST /v1/pools/default/leases").status == 201).then_some(())
+    });
+    server.terminate();
+    assert!(lines(&log).iter().any(|line| line["operation"] == "acquire"));
+}
+
 /// Whoever hangs up is told of too.
 #[test]
 fn a_change_whose_asker_has_gone_is_told() {

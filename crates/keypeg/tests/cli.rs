@@ -1,7 +1,8 @@
 //! The command line: what is refused before anything is served, and with which exit code.
 
-use crate::support::{Server, TempDir, exit_of, keypeg};
+use crate::support::{Server, TempDir, binary, exit_of, keypeg};
 use serde_json::json;
+use std::process::Command;
 
 fn check(args: &[&str], env: &[(&str, &str)], exit: i32, says: &str) {
     let (code, said) = exit_of(keypeg(args).envs(env.iter().copied()));
@@ -22,17 +23,20 @@ fn mistakes_are_told_with_the_exit_codes_of_sysexits() {
 
 #[test]
 fn a_variable_that_is_set_but_empty_is_an_error() {
-    for variable in [
-        "KEYPEG_CONFIG",
-        "KEYPEG_LISTEN",
-        "KEYPEG_DATA",
-        "KEYPEG_EPHEMERAL",
-        "KEYPEG_EXISTING",
-        "KEYPEG_LEASE_TTL",
-        "KEYPEG_KEEPALIVE_TTL",
-        "KEYPEG_INSECURE_LISTEN",
-    ] {
-        check(&[], &[(variable, "")], 64, variable);
+    let help = Command::new(binary()).args(["serve", "--help"]).env_clear().output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let variables: Vec<_> = help
+        .split("[env: ")
+        .skip(1)
+        .map(|rest| rest.split_once('=').expect("a variable and its value").0)
+        .collect();
+    for known in ["KEYPEG_LISTEN", "KEYPEG_TOKENS", "KEYPEG_AUDIT_KEEP", "KEYPEG_ALLOW_HOST"] {
+        assert!(variables.contains(&known), "{variables:?}");
+    }
+    assert!(variables.len() >= 14, "{variables:?}");
+    for variable in variables {
+        let says = format!("{variable} is set but empty");
+        check(&["--ephemeral"], &[(variable, "")], 64, &says);
     }
 }
 

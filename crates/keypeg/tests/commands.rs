@@ -1,12 +1,15 @@
 //! The commands that call a server, from a shell's point of view: what they print, what they exit
 //! with, and what `exec` does to the command it runs.
 
+use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, eventually, now};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::fs::{Permissions, set_permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -102,6 +105,57 @@ fn failures_have_the_exit_codes_of_sysexits() {
     check(empty, 64, "KEYPEG_SERVER");
     server.kill();
     check(tool(&server, &["pools"]), 69, "refused");
+}
+
+/// An access token comes from a file or a variable, the file first, and is shown nowhere.
+#[test]
+fn a_command_shows_the_token_it_is_given() {
+    let tokens = Tokens::new();
+    let [right, other] = ["right", "other"].map(|name| tokens.add(name, "*", &["read"], &[]));
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let dir = TempDir::new();
+    let file = dir.path().join("token");
+    let named = ["pools", "--token-file", file.to_str().unwrap()];
+    let keep = |text: &str, mode: u32| {
+        std::fs::write(&file, text).unwrap();
+        set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    };
+    check(tool(&server, &["pools"]), 77, "(unauthorized)");
+    for text in [right.clone(), format!("{right}\n"), format!("  {right}\r\n\n")] {
+        keep(&text, 0o600);
+        let output = check(tool(&server, &named), 0, "");
+        assert_eq!(said(&output.stderr), "", "{text:?}");
+        let mut by_variable = tool(&server, &["pools"]);
+        by_variable.env("KEYPEG_TOKEN_FILE", &file);
+        check(by_variable, 0, "");
+    }
+    let mut variable = tool(&server, &["pools"]);
+    variable.env("KEYPEG_TOKEN", &right);
+    check(variable, 0, "");
+    let mut both = tool(&server, &named);
+    both.env("KEYPEG_TOKEN", "kpt_wrong");
+    check(both, 0, "");
+    keep("kpt_wrong", 0o600);
+    let mut both = tool(&server, &named);
+    both.env("KEYPEG_TOKEN", &right);
+    let output = check(both, 77, "(unauthorized)");
+    assert!(!said(&output.stderr).contains("kpt_"), "a token is shown nowhere");
+    for (text, says) in [
+        ("", "does not hold an access token alone"),
+        (" \n", "does not hold an access token alone"),
+        (&*format!("{right}\n{other}\n"), "visible characters"),
+        (&"x".repeat(5_000), "does not hold an access token alone"),
+    ] {
+        keep(text, 0o600);
+        let output = check(tool(&server, &named), 64, says);
+        assert!(!said(&output.stderr).contains(&right), "a token is shown nowhere");
+    }
+    keep(&right, 0o640);
+    assert_eq!(said(&check(tool(&server, &named), 0, "").stderr), "");
+    keep(&right, 0o644);
+    check(tool(&server, &named), 0, "everybody on this machine can read this access token");
+    std::fs::remove_file(&file).unwrap();
+    check(tool(&server, &named), 66, "reading the token in");
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn add(path: &Path, stanza: &str) -> Result<(), Failure> {
     };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(&error))?;
-    let before = super::read(path).map_err(|unread| unread.failure(path))?;
+    let before = super::read(path).map_err(|unread| unread.failure(path))?.text;
     let parted = if before.is_empty() { stanza.to_owned() } else { format!("\n{stanza}") };
     if let Err(wrong) = tokens::Tokens::parse(&format!("{before}{parted}"), None) {
         return Err(Failure::new(exit::CONFIG, format!("{}: {wrong}", path.display())));

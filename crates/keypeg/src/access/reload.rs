@@ -5,7 +5,7 @@
 
 use super::Gate;
 use crate::failure::{Failure, exit};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -52,16 +52,25 @@ impl Unread {
     }
 }
 
-/// Reads the file, if nobody but its owner can write it. Links are followed: that is how secrets are
+/// What was read, and whether everybody on the machine can read it too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) text: String,
+    pub(crate) readable: bool,
+}
+
+/// Reads the file, if nobody but its owner can write it or put another in its place. Links are followed: that is how secrets are
 /// mounted into containers. What it leads to is what is judged.
-pub(crate) fn read(path: &Path) -> Result<String, Unread> {
+pub(crate) fn read(path: &Path) -> Result<Found, Unread> {
+    check_directories(path)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = open(path, flags, Mode::empty()).map_err(|error| Unread::Io(error.into()))?;
     let stat = fstat(&file).map_err(|error| Unread::Io(error.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Unread::Mode("it is no file".into()));
     }
-    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if mode.intersects(Mode::WGRP | Mode::WOTH) {
         return Err(Unread::Mode("others can write it: chmod 0600".into()));
     }
     let mut text = String::new();
@@ -69,7 +78,26 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     if text.len() as u64 > FILE_MAX {
         return Err(Unread::Content(format!("it is larger than {FILE_MAX} bytes")));
     }
-    Ok(text)
+    Ok(Found { text, readable: mode.contains(Mode::ROTH) })
+}
+
+/// Refuses a file in a directory in which anybody may put another in its place: of the file as it is
+/// named, and where a link leads, of what it leads to.
+fn check_directories(path: &Path) -> Result<(), Unread> {
+    let real = std::fs::canonicalize(path).map_err(Unread::Io)?;
+    for file in [path, &real] {
+        let directory = match file.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let mode = stat(directory).map_err(|error| Unread::Io(error.into()))?.st_mode;
+        let mode = Mode::from_raw_mode(mode);
+        if mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX) {
+            let directory = directory.display();
+            return Err(Unread::Mode(format!("others can write in {directory}: chmod o-w")));
+        }
+    }
+    Ok(())
 }
 
 /// Follows the file as long as the gate is there.
@@ -89,14 +117,24 @@ pub(crate) fn watch(gate: &Arc<Gate>) -> Result<(), Failure> {
 async fn follow(gate: Weak<Gate>, mut hangup: Signal) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = None;
+    let (mut last, mut was_readable) = (None, false);
     loop {
         let asked = tokio::select! {
             _ = ticks.tick() => false,
             _ = hangup.recv() => true,
         };
         let Some(gate) = gate.upgrade() else { return };
-        let text = read(&gate.path);
+        let found = read(&gate.path);
+        let readable = found.as_ref().is_ok_and(|found| found.readable);
+        if readable && !was_readable {
+            let path = gate.path.display();
+            tracing::warn!(
+                "tokens in {path}: everybody on this machine can read their names and hashes: \
+                 chmod 0640 or 0600"
+            );
+        }
+        was_readable = readable;
+        let text = found.map(|found| found.text);
         // What is as wrong as before is said once; what somebody asks for is always answered.
         let now = text.as_ref().map(String::clone).map_err(ToString::to_string);
         if last.as_ref() == Some(&now) && !asked {

@@ -32,6 +32,10 @@ fn command_lines_that_cannot_be_meant() {
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
     std::fs::write(path("file"), "").unwrap();
     std::fs::create_dir(path("dir")).unwrap();
+    std::fs::write(path("half"), "[[token]]\nname = \"half a fi").unwrap();
+    std::fs::write(path("open"), "[[token]]\n").unwrap();
+    std::fs::set_permissions(path("open"), Permissions::from_mode(0o666)).unwrap();
+    std::fs::write(path("binary"), [0xff; 40]).unwrap();
     let server = Server::on(&dir, &[]);
     let names = [
         ("taken", server.addr().to_string()),
@@ -39,6 +43,9 @@ fn command_lines_that_cannot_be_meant() {
         ("used", text(path("data"))),
         ("dir", text(path("dir"))),
         ("file", text(path("file"))),
+        ("half", text(path("half"))),
+        ("open", text(path("open"))),
+        ("binary", text(path("binary"))),
     ];
     let lines = cases::<Line>("cli.toml", &names);
     each(

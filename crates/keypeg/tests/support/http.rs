@@ -105,6 +105,11 @@ impl Client {
         answer
     }
 
+    /// Reads one line; `None` when the server has closed.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        line(self.stream.as_mut().expect("something was sent")).ok()
+    }
+
     /// Reads until the server closes: all that came, as it came.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = Vec::new();

@@ -1,0 +1,94 @@
+//! The files of access tokens: who may read and write them, and what a command makes of its own.
+
+use crate::support::tokens::Tokens;
+use crate::support::{Server, TempDir, eventually, exit_of, keypeg};
+use rustix::process::{Signal, kill_process};
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+fn chmod(path: &Path, mode: u32) {
+    set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[track_caller]
+fn refused(path: &Path, exit: i32, says: &str) {
+    let mut command = keypeg(&["--ephemeral", "--listen", "127.0.0.1:0", "--tokens"]);
+    let (code, said) = exit_of(command.arg(path));
+    assert_eq!(code, exit, "{said}");
+    assert!(said.contains(says), "{said}");
+}
+
+/// Whoever can write the file, or put another in its place, can do everything.
+#[test]
+fn a_file_that_others_can_write_is_refused() {
+    let tokens = Tokens::new();
+    tokens.add("ci", "*", &["read"], &[]);
+    let (path, dir) = (tokens.path(), TempDir::new());
+    for mode in [0o620, 0o602, 0o666] {
+        chmod(&path, mode);
+        refused(&path, 78, "others can write it: chmod 0600");
+    }
+    chmod(&path, 0o600);
+    let link = dir.path().join("link");
+    symlink(&path, &link).unwrap();
+    for directory in [path.parent().unwrap(), dir.path()] {
+        chmod(directory, 0o777);
+        refused(&link, 78, "others can write in");
+        // As /tmp is: nobody puts a file in another's place.
+        chmod(directory, 0o1777);
+    }
+    drop(Server::in_memory(&["--tokens", link.to_str().unwrap()]));
+    refused(dir.path(), 78, "it is no file");
+    refused(&dir.path().join("none"), 66, "none");
+}
+
+/// While the server runs it keeps the tokens it has, and says so.
+#[test]
+fn a_file_that_others_can_write_changes_nothing() {
+    let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let before = tokens.add("before", "*", &["read", "metrics"], &[]);
+    let log = dir.path().join("log");
+    let server = Server::logged(keypeg(&["--ephemeral"]).args(tokens.args()), &log);
+    let said = || std::fs::read_to_string(&log).unwrap();
+    chmod(&tokens.path(), 0o620);
+    let after = tokens.add_unchecked("after", &["admin"]);
+    kill_process(server.pid(), Signal::HUP).unwrap();
+    eventually("told", || said().contains("others can write it").then_some(()));
+    assert_eq!(server.client().with(&after, "GET /v1/pools").status, 401);
+    assert_eq!(server.client().with(&before, "GET /v1/pools").status, 200);
+    let metrics = server.client().with(&before, "GET /metrics").body;
+    assert!(metrics.contains("\nkeypeg_tokens_broken 1\n"), "{metrics}");
+    chmod(&tokens.path(), 0o600);
+    eventually("taken", || {
+        (server.client().with(&after, "GET /v1/pools").status == 200).then_some(())
+    });
+}
+
+/// Who reads it learns names and hashes, no token: told once, and served.
+#[test]
+fn a_file_that_all_can_read_is_told() {
+    let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let token = tokens.add("ci", "*", &["read"], &[]);
+    let log = dir.path().join("log");
+    chmod(&tokens.path(), 0o640);
+    let server = Server::logged(keypeg(&["--ephemeral"]).args(tokens.args()), &log);
+    let told = || {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.matches("everybody on this machine can read their names").count()
+    };
+    let reload = || {
+        let read = || std::fs::read_to_string(&log).unwrap().matches("read anew").count();
+        let before = read();
+        kill_process(server.pid(), Signal::HUP).unwrap();
+        eventually("read anew", || (read() > before).then_some(()));
+    };
+    reload();
+    assert_eq!(told(), 0, "a group is who it is for");
+    chmod(&tokens.path(), 0o644);
+    reload();
+    assert_eq!(told(), 1);
+    reload();
+    assert_eq!(told(), 1, "once");
+    assert_eq!(server.client().with(&token, "GET /v1/pools").status, 200);
+}
