@@ -5,6 +5,7 @@ use crate::support::{Answer, Client, Server, eventually, now};
 use keypeg_client::routes::{Access, ROUTES, Route, Scope};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,9 +16,20 @@ fn start(tokens: &Tokens) -> Server {
     Server::in_memory(&tokens.args().each_ref().map(String::as_str))
 }
 
-fn request(route: &Route) -> String {
-    let path = route.path.replace("{pool}", "default").replace("{id}", "x").replace("{lease}", "x");
-    format!("{} {path}", route.method)
+/// What is asked of a route: of something that cannot be, and of what could be and is not. The server
+/// reads the two in different places.
+fn requests(route: &Route) -> Vec<String> {
+    let ids = if route.path.contains("{id}") || route.path.contains("{lease}") {
+        &["x", "00000000000000000000000000"][..]
+    } else {
+        &[""]
+    };
+    let asked = |id: &&str| {
+        let path = route.path.replace("{pool}", "default");
+        let path = path.replace("{id}", id).replace("{lease}", id);
+        format!("{} {path}", route.method)
+    };
+    ids.iter().map(asked).collect()
 }
 
 /// A client from an address that nobody else comes from: wrong tokens count by address.
@@ -55,9 +67,11 @@ fn each_route_takes_who_it_says_and_nobody_else() {
     eventually("revoked", || {
         (server.client().with(&revoked, "GET /version").status != 200).then_some(())
     });
-    let (mut asked, mut clients) = (0, 0);
-    for route in ROUTES {
-        let request = request(route);
+    let (mut tally, mut clients) = (BTreeMap::new(), 0);
+    let mut count = |kind| *tally.entry(kind).or_insert(0) += 1;
+    let requests =
+        ROUTES.iter().flat_map(|route| requests(route).into_iter().map(move |it| (route, it)));
+    for (route, request) in requests {
         let mut client = || {
             clients += 1;
             elsewhere(&server, clients)
@@ -65,25 +79,29 @@ fn each_route_takes_who_it_says_and_nobody_else() {
         if route.access == Access::Open {
             assert!(let_through(&client().ask(&request)), "{request}");
             assert!(let_through(&client().with(WRONG, &request)), "{request}");
-            asked += 2;
+            count("open");
+            count("open");
             continue;
         }
         challenged(client().ask(&request), 401, "unauthorized", "Bearer");
-        for bad in [WRONG, &expired, &revoked, "", "\u{e4}", &"x".repeat(9_999)] {
+        count("no token");
+        let long = "x".repeat(9_999);
+        let bad = [("expired", &*expired), ("revoked", &revoked)];
+        let wrong = [WRONG, "", "\u{e4}", &long].map(|wrong| ("wrong", wrong));
+        for (kind, bad) in bad.into_iter().chain(wrong) {
+            count(kind);
             let answer = client().with(bad, &request);
             challenged(answer, 401, "unauthorized", "Bearer error=\"invalid_token\"");
         }
-        asked += 7;
         if route.pool_of("/v1/pools/default/x").is_some() {
             let answer = client().with(&other, &request);
             let challenge = "Bearer error=\"insufficient_scope\"";
             let problem = challenged(answer, 403, "forbidden", challenge);
             assert!(problem.get("scope").is_none());
-            asked += 1;
+            count("other pool");
         }
         for (scope, token) in &scopes {
             let answer = client().with(token, &request);
-            asked += 1;
             match route.access {
                 Access::Scope(wanted) if *scope != wanted && *scope != Scope::Admin => {
                     let wanted = wanted.as_str();
@@ -91,15 +109,18 @@ fn each_route_takes_who_it_says_and_nobody_else() {
                         format!("Bearer error=\"insufficient_scope\", scope=\"{wanted}\"");
                     let problem = challenged(answer, 403, "forbidden", &challenge);
                     assert_eq!(problem["scope"], wanted, "{request}");
+                    count("missing scope");
                 }
                 Access::Open | Access::Token | Access::Scope(_) => {
                     assert!(let_through(&answer), "{request} {}: {answer:?}", scope.as_str());
+                    count("right");
                 }
             }
         }
     }
-    println!("{} routes, {asked} requests", ROUTES.len());
-    assert!(asked > 400, "{asked}");
+    let asked: u32 = tally.values().sum();
+    println!("{} routes, {asked} requests: {tally:?}", ROUTES.len());
+    assert!(asked > 600, "{asked}");
 }
 
 /// What is open says nothing that is not in this repository; whatever comes is not open by mistake.

@@ -20,7 +20,13 @@ fn a_name_that_was_made_to_lead_here_is_refused() {
         ("localhost.evil.example", false),
         ("127.0.0.1.evil.example", false),
     ] {
-        for request in ["GET /v1/pools", "POST /keys", "GET /docs", "GET /livez"] {
+        for request in [
+            "GET /v1/pools",
+            "POST /keys",
+            "POST /v1/pools/default/leases",
+            "GET /docs",
+            "GET /livez",
+        ] {
             let head = format!("{request} HTTP/1.1\r\nhost: {host}\r\n\r\n");
             let answer = server.client().raw(head.as_bytes()).unwrap();
             if taken {
