@@ -359,6 +359,21 @@ mod tests {
         assert!(rest.is_empty());
     }
 
+    /// What is in journals already must be read as it was meant: tags are for ever.
+    #[test]
+    fn a_grant_in_somebodys_name_has_these_bytes() {
+        let (granted_us, until_us, hold_until_us) = (NOW, NOW + 5, NOW + 5);
+        let lease =
+            Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: Some("a"), by: 300 };
+        let fact = Fact::Granted { pool: 1, key: 7, token: 9, lease };
+        let bytes = [7, 14, 0, 0, 0, 1, 1, 2, 7, 3, 9, 5, 5, 8, 1, b'a', 25, 0xac, 2];
+        assert_eq!(read(&bytes, NOW), Ok((fact.clone(), &[][..])));
+        let mut batch = Batch::default();
+        batch.begin(Now { lease_us: NOW, ..Now::default() });
+        batch.fact(&fact);
+        assert_eq!(batch.bytes(), bytes);
+    }
+
     #[test]
     fn a_record_cut_or_damaged_anywhere_is_refused_or_another_fact_but_never_a_panic() {
         for fact in facts() {
