@@ -1,7 +1,7 @@
 //! The files of access tokens: who may read and write them, and what a command makes of its own.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Server, TempDir, eventually, exit_of, keypeg};
+use crate::support::{Server, TempDir, eventually, exit_within, keypeg};
 use rustix::process::{Signal, kill_process};
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,8 +14,8 @@ fn chmod(path: &Path, mode: u32) {
 #[track_caller]
 fn refused(path: &Path, exit: i32, says: &str) {
     let mut command = keypeg(&["--ephemeral", "--listen", "127.0.0.1:0", "--tokens"]);
-    let (code, said) = exit_of(command.arg(path));
-    assert_eq!(code, exit, "{said}");
+    let (code, _, said) = exit_within(command.arg(path));
+    assert_eq!(code, Some(exit), "{said}");
     assert!(said.contains(says), "{said}");
 }
 
