@@ -27,6 +27,8 @@ pub enum Sabotage {
     SkipRetelling,
     /// A lease is told anew with an earlier end.
     RetellOldEnd,
+    /// A lease is told anew in nobody's name.
+    ForgetBorrower,
     /// A start goes on with the tokens that were reserved and not seen in the journal.
     RepeatTokens,
     /// A release does not compare the lease: it ends whichever runs on that key.
@@ -55,7 +57,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -66,6 +68,7 @@ impl Sabotage {
         Self::CarryPastSynced,
         Self::SkipRetelling,
         Self::RetellOldEnd,
+        Self::ForgetBorrower,
         Self::RepeatTokens,
         Self::ReleaseWhoeverHolds,
         Self::OldTimerEndsLease,

@@ -218,6 +218,7 @@ impl Pool {
         let until_us =
             if on(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
         let hold_until_us = latest_us;
+        let by = if on(Sabotage::ForgetBorrower) { 0 } else { by };
         let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, by };
         facts.fact(&Fact::Held { pool, key, token, lease });
     }

@@ -249,6 +249,7 @@ fn seen_by(why: &str) -> &'static str {
         ("it ended though", "nothing ends by itself"),
         ("it does not come to rest", "all comes to rest"),
         ("an invariant", "an invariant of the pools"),
+        ("uncounted", "every lease is somebody's"),
     ];
     let found = checks.iter().find(|(begins, _)| why.starts_with(begins));
     found.map_or("the model's answer is another", |(_, check)| check)

@@ -22,7 +22,7 @@ pub(super) fn all_is_somebodys(works: &Works) -> Checked {
     let counts = works.pools().iter().map(|pool| pool.counts().leased + pool.waiting());
     let (counted, all) = (caller().borrower(), counts.sum::<u64>());
     let counted = works.pools().borrowed(counted);
-    ensure!(counted == all, "{all} leases and waits, {counted} are counted");
+    ensure!(counted == all, "uncounted: {all} leases and waits, of which {counted} are somebody's");
     Ok(())
 }
 
