@@ -6,6 +6,9 @@
 
 use hashbrown::HashMap;
 
+/// Names whose room is kept when none has a lease.
+const KEPT_MAX: usize = 16;
+
 /// In whose name a key is lent, and how many leases that name may have at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Borrower {
@@ -66,8 +69,8 @@ impl Borrowers {
         *has -= count;
         if *has == 0 {
             self.0.remove(&number);
-            if self.0.is_empty() {
-                // The memory of many goes with them.
+            if self.0.is_empty() && self.0.capacity() > KEPT_MAX {
+                // The memory of many goes with them; that of few is taken again at the next grant.
                 self.0 = HashMap::default();
             }
         }
@@ -85,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_without_a_lease_takes_no_memory() {
+    fn names_without_a_lease_take_no_memory() {
         let mut all = Borrowers::default();
         for number in 1..10_000 {
             all.add(number);
@@ -96,7 +99,7 @@ mod tests {
             all.remove(number);
             all.remove(0);
         }
-        assert_eq!((all.0.len(), all.0.capacity()), (0, 0));
+        assert!(all.0.is_empty() && all.0.capacity() <= KEPT_MAX, "{}", all.0.capacity());
     }
 
     #[test]
