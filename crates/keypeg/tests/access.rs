@@ -123,6 +123,25 @@ fn each_route_takes_who_it_says_and_nobody_else() {
     assert!(asked > 600, "{asked}");
 }
 
+/// Two tokens are none: readers of a request could take either.
+#[test]
+fn two_tokens_in_one_request_are_none() {
+    let tokens = Tokens::new();
+    let right = tokens.add("right", "*", &["admin"], &[]);
+    let server = start(&tokens);
+    let (right, wrong) = (format!("Bearer {right}"), format!("Bearer {WRONG}"));
+    for request in [&format!("GET {POOL}"), &format!("POST {POOL}/leases"), "POST /keys"] {
+        for pair in [[&right, &right], [&right, &wrong], [&wrong, &right]] {
+            let headers = pair.map(|shown| ("authorization", &**shown));
+            let answer = server.client().try_send(request, &headers, "").unwrap();
+            challenged(answer, 401, "unauthorized", "Bearer error=\"invalid_token\"");
+        }
+        let basic = [("authorization", "Basic a2V5cGVnOmtleXBlZw==")];
+        let answer = server.client().try_send(request, &basic, "").unwrap();
+        challenged(answer, 401, "unauthorized", "Bearer");
+    }
+}
+
 /// What is open says nothing that is not in this repository; whatever comes is not open by mistake.
 #[test]
 fn what_is_open_is_named_here() {

@@ -6,6 +6,9 @@ use crate::support::{Answer, Server, TempDir, keypeg};
 use serde_json::json;
 use std::collections::BTreeSet;
 
+/// A token that is none.
+const GUESSED: &str = "kpt_guessed_by_somebody_who_has_none";
+
 /// What was told, each with where, and what must be in none of it.
 #[derive(Default)]
 struct Canary {
@@ -42,7 +45,7 @@ fn no_secret_is_anywhere_but_in_the_bodies_that_carry_it() {
     let mut canary = Canary::default();
     let admin = tokens.add("admin", "*", &["admin"], &[]);
     let lend = tokens.add("lend", "default", &["lend"], &[]);
-    for token in [&admin, &lend, "kpt_guessed_by_somebody_who_has_none"] {
+    for token in [&admin, &lend, GUESSED] {
         canary.secret(token);
     }
     let (log, audit) = (dir.path().join("log"), dir.path().join("audit"));
@@ -108,12 +111,21 @@ fn use_it(server: &Server, canary: &mut Canary, (admin, lend): (&str, &str)) {
         canary.secret(made["keys"][0]["key"].as_str().unwrap());
         let id = made["keys"][0]["id"].as_str().unwrap();
         canary.told("a key", &client.with(admin, &format!("GET {pool}/keys/{id}")));
-        let grant = client.with(lend, &format!("POST {pool}/leases")).json();
+        // What workers ask all day is answered elsewhere, on connections where nothing else is asked.
+        let mut worker = server.client();
+        let grant = worker.with(lend, &format!("POST {pool}/leases")).json();
         let lease = grant["id"].as_str().unwrap().to_owned();
         canary.secret(&lease);
         let released = format!("POST {pool}/leases/{lease}/release");
-        canary.told("a release", &client.with(lend, &released));
-        canary.told("a second release", &client.with(lend, &released));
+        let renew = format!("POST {pool}/leases/{lease}/renew");
+        let keep = format!("POST {pool}/keys/{id}/keepalive");
+        canary.told("a renewal", &worker.with(lend, &renew));
+        canary.told("a keep-alive", &worker.with(lend, &keep));
+        canary.told("a release", &worker.with(lend, &released));
+        canary.told("a second release", &worker.with(lend, &released));
+        canary.told("a release elsewhere", &client.with(lend, &released));
+        canary.told("a worker without a token", &worker.ask(&released));
+        canary.told("a worker's guess", &worker.with(GUESSED, &format!("POST {pool}/leases")));
         canary.told("a scope", &client.with(lend, &format!("POST {pool}/keys/{id}/reveal")));
     }
     let face = "/api/v1/random_api_key";
@@ -127,8 +139,7 @@ fn use_it(server: &Server, canary: &mut Canary, (admin, lend): (&str, &str)) {
         canary.told("no token", &client.ask(&delete));
         canary.told("a path", &client.with(admin, &format!("GET /nope/x?api_key={value}")));
     }
-    let guessed = "kpt_guessed_by_somebody_who_has_none";
-    canary.told("a guess", &client.with(guessed, &format!("GET {pool}")));
+    canary.told("a guess", &client.with(GUESSED, &format!("GET {pool}")));
     for request in ["/v1/pools", pool, &format!("{pool}/keys?limit=1000"), "/metrics", "/version"] {
         canary.told(request, &client.with(admin, &format!("GET {request}")));
     }

@@ -216,9 +216,14 @@ fn a_page_of_another_site_changes_nothing() {
         "POST /keys",
         "POST /api/v1/random_api_key/",
     ] {
-        let answer = client.try_send(request, &from("cross-site"), "").unwrap();
-        let problem = answer.problem(403, "forbidden");
-        assert_eq!(problem["outcome"], "not_applied", "{request}");
+        // On a connection of its own, which may be listened to elsewhere, and on one of many.
+        for own in [true, false] {
+            let mut other = server.client();
+            let client = if own { &mut other } else { &mut *client };
+            let answer = client.try_send(request, &from("cross-site"), "").unwrap();
+            let problem = answer.problem(403, "forbidden");
+            assert_eq!(problem["outcome"], "not_applied", "{request}");
+        }
     }
     let counts = json!({ "available": 1, "total": 1 });
     client.try_send("GET /v1/pools/default", &from("cross-site"), "").unwrap().is(200, &counts);
