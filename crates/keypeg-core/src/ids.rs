@@ -56,7 +56,7 @@ impl AnswerId {
 impl Digest {
     /// Computes the digest of a body.
     pub fn of(body: &[u8]) -> Self {
-        Self(first_128(blake3::Hasher::new().update(body)))
+        Self(first_128(&blake3::hash(body)))
     }
 }
 
@@ -91,16 +91,13 @@ impl IdKey {
 
     /// Computes the id of the key with this value in this pool.
     pub fn key_id(&self, pool: u32, value: &[u8]) -> KeyId {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(b"key:").update(&pool.to_le_bytes()).update(value);
-        KeyId(first_128(&hasher))
+        KeyId(self.keyed([b"key:", &pool.to_le_bytes(), value]))
     }
 
     /// Computes the id of the lease that `token` was granted for in this pool.
     pub fn lease_id(&self, pool: u32, token: u64) -> LeaseId {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(b"lease:").update(&pool.to_le_bytes()).update(&token.to_le_bytes());
-        LeaseId((first_128(&hasher) << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
+        let mac = self.keyed([b"lease:", &pool.to_le_bytes(), &token.to_le_bytes()]);
+        LeaseId((mac << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
     }
 
     /// Computes the id of the answer that `by` asks of `route` in this pool under an
@@ -109,7 +106,7 @@ impl IdKey {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"answer:").update(&pool.to_le_bytes()).update(&[route]);
         hasher.update(&(by.len() as u64).to_le_bytes()).update(by.as_bytes());
-        AnswerId(first_128(hasher.update(key.as_bytes())))
+        AnswerId(first_128(&hasher.update(key.as_bytes()).finalize()))
     }
 
     /// Makes the cursor of a listing of this pool that goes on at `slot`, in this run.
@@ -117,7 +114,7 @@ impl IdKey {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"page:").update(&pool.to_le_bytes()).update(&run.to_le_bytes());
         hasher.update(&slot.to_le_bytes());
-        Cursor((first_128(&hasher) << SLOT_BITS) | u128::from(slot))
+        Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot))
     }
 
     /// Reads the slot of a cursor that was made for this pool in this run.
@@ -126,14 +123,33 @@ impl IdKey {
         (self.cursor(pool, run, slot) == cursor).then_some(slot)
     }
 
+    /// The keyed hash of a few bytes in parts: most fit into one block, which takes less at once than
+    /// bit by bit.
+    fn keyed(&self, parts: [&[u8]; 3]) -> u128 {
+        let mut block = [0; blake3::BLOCK_LEN];
+        let len = parts.iter().map(|part| part.len()).sum();
+        let Some(mut rest) = block.get_mut(..len) else {
+            let mut hasher = blake3::Hasher::new_keyed(&self.0);
+            for part in parts {
+                hasher.update(part);
+            }
+            return first_128(&hasher.finalize());
+        };
+        for part in parts {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        first_128(&blake3::keyed_hash(&self.0, &block[..len]))
+    }
+
     /// Tells whether this installation made that lease id, for that pool.
     pub fn owns(&self, pool: u32, lease: LeaseId) -> bool {
         self.lease_id(pool, lease.token()) == lease
     }
 }
 
-fn first_128(hasher: &blake3::Hasher) -> u128 {
-    let hash = hasher.finalize();
+fn first_128(hash: &blake3::Hash) -> u128 {
     let (head, _) = hash.as_bytes().split_first_chunk::<16>().expect("invariant: 32 bytes");
     u128::from_le_bytes(*head)
 }
@@ -226,6 +242,18 @@ mod tests {
         for bad in ["", "0", &overlong, "0000000000000000000000000w", "0000000000000000000000000A"]
         {
             assert_eq!(KeyId::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    /// Directories hold ids: what fits into a block must hash as what does not.
+    #[test]
+    fn an_id_is_the_keyed_hash_of_its_parts_however_long() {
+        let key = [7; 32];
+        for len in [1, 20, 55, 56, 57, 64, 65, 1_024, 4_096] {
+            let value = vec![b'x'; len];
+            let whole = [&b"key:"[..], &9_u32.to_le_bytes(), &value].concat();
+            let hash = blake3::Hasher::new_keyed(&key).update(&whole).finalize();
+            assert_eq!(IdKey::new(key).key_id(9, &value), KeyId(first_128(&hash)), "{len} bytes");
         }
     }
 

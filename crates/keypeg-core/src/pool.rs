@@ -535,7 +535,10 @@ impl Pool {
         let slot = self.touch(ledger, step, key)?;
         let until_us = self.life_until(step.now);
         self.lives.set(slot, until_us, &mut self.slots);
-        let id = self.id_of(&ledger.ids, slot);
+        let id = match key {
+            KeyRef::Id(id) => *id,
+            KeyRef::Value(_) => self.id_of(&ledger.ids, slot),
+        };
         Ok((id, step.now.wall_ms_of_serving(until_us)))
     }
 
