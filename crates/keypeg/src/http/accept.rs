@@ -223,8 +223,8 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
         Left::Over { unread: false } => {}
         // Boxed, as the last: few connections come to it, and all would hold its room.
         Left::Over { unread: true } => Box::pin(linger(socket)).await,
-        Left::Other { bytes, waited } => {
-            let wire = Wire::new(socket, Unread::new(Arc::clone(&app)), bytes, waited);
+        Left::Other { bytes, waited, met } => {
+            let wire = Wire::new(socket, Unread::new(Arc::clone(&app)), bytes, waited, met);
             Box::pin(other(app, from, wire, phase)).await;
         }
     }

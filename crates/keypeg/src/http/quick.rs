@@ -73,8 +73,9 @@ impl Buffers {
 pub(super) enum Left {
     /// It is over, with bytes unread or without.
     Over { unread: bool },
-    /// It goes on elsewhere, with these bytes, the first of which came so long ago.
-    Other { bytes: Vec<u8>, waited: Duration },
+    /// It goes on elsewhere, with these bytes, the first of which came so long ago. `met` tells
+    /// that a request was answered before them.
+    Other { bytes: Vec<u8>, waited: Duration, met: bool },
 }
 
 /// Answers a connection's requests for as long as they are of these.
@@ -90,6 +91,7 @@ pub(super) async fn serve(
         from,
         kept: Vec::new(),
         looked: true,
+        met: false,
         since: now,
         until: now + HEAD_TIME,
         timer: pin!(sleep(HEAD_TIME)),
@@ -100,15 +102,12 @@ pub(super) async fn serve(
             Ok(taken) => taken,
             Err(left) => return left,
         };
+        waiting.met = true;
         let before = waiting.kept.len();
         let answered = answer(app, taken, socket, &mut waiting.kept).await;
-        let now = clock::stopwatch();
-        if waiting.kept.len() > before {
-            waiting.looked = false;
-            waiting.since = now;
-        }
+        waiting.looked &= waiting.kept.len() == before;
         match answered {
-            Ok(false) => waiting.until = now + IDLE_TIME,
+            Ok(false) => waiting.until = clock::stopwatch() + IDLE_TIME,
             Ok(true) => return Left::Over { unread: !waiting.kept.is_empty() },
             Err(_) => return Left::Over { unread: false },
         }
@@ -123,7 +122,9 @@ struct Waiting<'a, D> {
     kept: Vec<u8>,
     /// Whether that was looked at.
     looked: bool,
-    /// When the first of it came.
+    /// Whether a request was taken.
+    met: bool,
+    /// When the first of it came, or, where it came behind a request, when that was answered.
     since: Instant,
     /// When waiting is over.
     until: Instant,
@@ -141,7 +142,8 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
     ) -> Poll<Result<Taken<'a>, Left>> {
         if !self.looked {
             let kept = std::mem::take(&mut self.kept);
-            if let Some(next) = self.look(&kept) {
+            self.since = clock::stopwatch();
+            if let Some(next) = self.look(&kept, self.since) {
                 return Poll::Ready(next);
             }
         }
@@ -162,10 +164,11 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
             if len == 0 {
                 return Poll::Ready(Err(self.leave()));
             }
+            let now = clock::stopwatch();
             if have == 0 {
-                self.since = clock::stopwatch();
+                self.since = now;
             }
-            if let Some(next) = self.look(&both.read[..have + len]) {
+            if let Some(next) = self.look(&both.read[..have + len], now) {
                 return Poll::Ready(next);
             }
         }
@@ -173,11 +176,10 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
         self.poll_end(context).map(Err)
     }
 
-    /// Looks at bytes that came; `None` where more must come.
-    fn look(&mut self, bytes: &[u8]) -> Option<Result<Taken<'a>, Left>> {
+    /// Looks at bytes that came, the last of them now; `None` where more must come.
+    fn look(&mut self, bytes: &[u8], now: Instant) -> Option<Result<Taken<'a>, Left>> {
         // A panic here would be one over there too, and there it is answered.
-        let looked =
-            catch_unwind(AssertUnwindSafe(|| look(self.app, self.from, bytes, self.since)));
+        let looked = catch_unwind(AssertUnwindSafe(|| look(self.app, self.from, bytes, now)));
         self.looked = true;
         match looked.unwrap_or(Err(NotTaken::Other)) {
             Ok((taken, used)) => {
@@ -216,7 +218,8 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
         if bytes.is_empty() {
             return Left::Over { unread: false };
         }
-        Left::Other { bytes, waited: clock::stopwatch().saturating_duration_since(self.since) }
+        let waited = clock::stopwatch().saturating_duration_since(self.since);
+        Left::Other { bytes, waited, met: self.met }
     }
 }
 

@@ -31,8 +31,8 @@ pub(super) struct Wire {
     socket: TcpStream,
     /// What was read of it already.
     ahead: Vec<u8>,
-    /// How long the first head may take.
-    first_time: Duration,
+    /// How long the head that is waited for may take: less where a part of it came before.
+    head_time: Duration,
     framing: Framing,
     ambiguous: Arc<AtomicBool>,
     unread: Unread,
@@ -44,13 +44,20 @@ pub(super) struct Wire {
 type Timer = Option<Pin<Box<Sleep>>>;
 
 impl Wire {
-    /// Watches a connection of which `ahead` was read, the first of it so long ago.
-    pub(super) fn new(socket: TcpStream, unread: Unread, ahead: Vec<u8>, waited: Duration) -> Self {
+    /// Watches a connection of which `ahead` was read, the first of it so long ago; `met` tells
+    /// that a request was answered before it, so that no first head is waited for.
+    pub(super) fn new(
+        socket: TcpStream,
+        unread: Unread,
+        ahead: Vec<u8>,
+        waited: Duration,
+        met: bool,
+    ) -> Self {
         Self {
             socket,
             ahead,
-            first_time: HEAD_TIME.saturating_sub(waited),
-            framing: Framing::default(),
+            head_time: HEAD_TIME.saturating_sub(waited),
+            framing: Framing { met, ..Framing::default() },
             ambiguous: Arc::default(),
             unread,
             head_timer: None,
@@ -119,10 +126,13 @@ impl AsyncRead for Wire {
                 wire.ambiguous.store(true, Ordering::Relaxed);
             }
         }
-        if !wire.framing.awaits_head() {
+        let ended = std::mem::take(&mut wire.framing.ended);
+        if ended || !wire.framing.awaits_head() {
             wire.head_timer = None;
-        } else if read.is_pending() {
-            let time = if wire.framing.met { HEAD_TIME } else { wire.first_time };
+            wire.head_time = HEAD_TIME;
+        }
+        if wire.framing.awaits_head() && read.is_pending() {
+            let time = wire.head_time;
             return poll_timer(&mut wire.head_timer, time, context).map(Err);
         }
         read
@@ -211,6 +221,8 @@ struct Framing {
     head: Head,
     /// Whether any head has been complete.
     met: bool,
+    /// Whether one has been since somebody looked.
+    ended: bool,
     ambiguous: bool,
 }
 
@@ -295,6 +307,7 @@ impl Framing {
     fn end_head(&mut self) {
         let head = std::mem::take(&mut self.head);
         self.met = true;
+        self.ended = true;
         self.ambiguous |= head.encoded && head.lengths;
         self.phase = match head.length {
             _ if head.encoded => Phase::Unfollowed,

@@ -122,3 +122,116 @@ fn digits(value: &[u8]) -> Option<usize> {
     let digits = (1..=9).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     digits.then(|| value.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "POST /v1/pools/ci/leases HTTP/1.1\r\n";
+
+    /// What a request of these headers, a Host among them, and this body is taken for.
+    fn check(headers: &str, body: &str) -> &'static str {
+        let text = format!("{LINE}Host: a\r\n{headers}\r\n{body}");
+        match read(text.as_bytes()) {
+            Read::Whole(head, used) => {
+                assert_eq!((head.path, head.host), ("/v1/pools/ci/leases", &b"a"[..]));
+                assert_eq!(used, text.len(), "{text:?}");
+                assert_eq!(head.body, body.as_bytes());
+                "whole"
+            }
+            Read::Part => "part",
+            Read::Other => "other",
+        }
+    }
+
+    #[test]
+    fn plain_requests_are_taken() {
+        for (headers, body) in [
+            ("", ""),
+            ("Content-Length: 0\r\n", ""),
+            ("content-length: 000000002\r\nContent-Type: x\r\n", "{}"),
+            ("Connection: Keep-Alive\r\nAuthorization: Bearer x\r\n", ""),
+            ("Accept: */*\r\nUser-Agent: x\r\nAccept-Encoding: gzip\r\nX:\t\u{e4} \r\n", ""),
+            ("X: y\n", ""),
+        ] {
+            assert_eq!(check(headers, body), "whole", "{headers:?}");
+        }
+        let large = " ".repeat(BODY_MAX);
+        assert_eq!(check(&format!("Content-Length: {BODY_MAX}\r\n"), &large), "whole");
+        assert_eq!(check(&"X: y\r\n".repeat(HEADERS_MAX - 1), ""), "whole");
+    }
+
+    /// Were one of these taken, whoever sent it would not get what it asks for.
+    #[test]
+    fn whatever_means_something_elsewhere_is_left_to_it() {
+        for name in [
+            "Transfer-Encoding",
+            "Content-Encoding",
+            "Idempotency-Key",
+            "Sec-Fetch-Site",
+            "Expect",
+            "Prefer",
+            "Trailer",
+            "Upgrade",
+            "TE",
+        ] {
+            for name in [name.to_owned(), name.to_ascii_lowercase(), name.to_ascii_uppercase()] {
+                assert_eq!(check(&format!("{name}: x\r\n"), ""), "other", "{name}");
+            }
+        }
+        for headers in [
+            "Host: a\r\n",
+            "Connection: close\r\n",
+            "Connection: keep-alive, close\r\n",
+            "Connection: keep-alive\r\nConnection: close\r\n",
+            "Content-Length: 0\r\nContent-Length: 0\r\n",
+            "Content-Length: 0000000000\r\n",
+            "Content-Length: 4097\r\n",
+            "Content-Length: +0\r\n",
+            "Content-Length: 0 0\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Content-Type: a\r\nContent-Type: a\r\n",
+            "Authorization: a\r\nAuthorization: a\r\n",
+            " folded\r\n",
+            "X : y\r\n",
+        ] {
+            assert_eq!(check(headers, ""), "other", "{headers:?}");
+        }
+        assert_eq!(check(&"X: y\r\n".repeat(HEADERS_MAX), ""), "other");
+    }
+
+    #[test]
+    fn another_line_is_not_for_here() {
+        let host = "Host: a\r\n\r\n";
+        for line in [
+            "GET /v1/pools/ci HTTP/1.1\r\n",
+            "POST /v1/pools HTTP/1.1\r\n",
+            "POST /v1/pools/ci/leases HTTP/1.0\r\n",
+            "POST /v1/pools/ci/leases?x HTTP/1.1\r\n",
+            "POST /v1/pools/%63i/leases HTTP/1.1\r\n",
+            "POST  /v1/pools/ci/leases HTTP/1.1\r\n",
+            "POST /v1/pools/ci/leases\r\n",
+            "post /v1/pools/ci/leases HTTP/1.1\r\n",
+            "POST http://a/v1/pools/ci/leases HTTP/1.1\r\n",
+            "\r\nPOST /v1/pools/ci/leases HTTP/1.1\r\n",
+        ] {
+            assert_eq!(read(format!("{line}{host}").as_bytes()), Read::Other, "{line:?}");
+        }
+        assert_eq!(read(format!("{LINE}\r\n").as_bytes()), Read::Other, "no Host");
+    }
+
+    /// At each cut it may still become a request; what stands behind it is not its own.
+    #[test]
+    fn the_beginning_of_a_request_is_no_request_and_what_follows_is_not_its_own() {
+        let text = format!("{LINE}Host: a\r\nContent-Length: 2\r\n\r\n{{}}");
+        for cut in 0..text.len() {
+            assert_eq!(read(&text.as_bytes()[..cut]), Read::Part, "{cut}");
+        }
+        for more in ["P", "\r\n", "{}", &text] {
+            let bytes = [text.as_bytes(), more.as_bytes()].concat();
+            let Read::Whole(head, used) = read(&bytes) else { panic!("{more:?}") };
+            assert_eq!((head.body, used), (&b"{}"[..], text.len()));
+        }
+    }
+}

@@ -52,12 +52,11 @@ impl Writer {
     /// connection closed.
     pub(super) fn tell_made(&mut self, made: &Response, last: bool) -> (&[u8], bool) {
         self.begin(made.status());
-        let mut closes = last;
+        let (mut closes, mut said) = (last, false);
         for (name, value) in made.headers() {
-            if name == CONNECTION {
-                closes = true;
-                continue;
-            }
+            // There is no other than `close`, and it stands where it was put.
+            closes |= name == CONNECTION;
+            said |= name == CONNECTION;
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 self.head.extend_from_slice(part);
             }
@@ -66,7 +65,7 @@ impl Writer {
             Body::Whole(body) => body,
             Body::Events(_) => unreachable!("invariant: no call here follows events"),
         };
-        self.end(Some(body.len()), closes);
+        self.end(Some(body.len()), closes && !said);
         self.head.extend_from_slice(body);
         (&self.head, closes)
     }
