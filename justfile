@@ -43,7 +43,7 @@ kills rounds="500":
 # Mutants of directories, requests, configurations and ids, many more than a test run feeds.
 soak-fuzz runs="100000" seed="2":
     KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg-core -p keypeg-engine --test fuzz -- --nocapture
-    KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg --test server -- --nocapture fuzz::
+    KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg --test server -- --nocapture fuzz:: quick::mutants
 
 # Mixed load while memory, descriptors and the directory are sampled: flat is a pass.
 soak-server length="30m":

@@ -5,7 +5,7 @@
 //! each kind, `KEYPEG_SEED` repeats them.
 
 #[path = "../../keypeg-core/tests/support/mutate.rs"]
-mod mutate;
+pub(crate) mod mutate;
 
 use crate::support::story::{Dice, given};
 use crate::support::{Client, Server, TempDir, keypeg};
@@ -14,7 +14,7 @@ use keypeg::{Cli, Command, Config};
 use mutate::mutate;
 use serde_json::json;
 
-fn below(dice: &mut Dice) -> impl FnMut(usize) -> usize {
+pub(crate) fn below(dice: &mut Dice) -> impl FnMut(usize) -> usize {
     |bound| usize::try_from(dice.below(u64::try_from(bound).unwrap())).unwrap()
 }
 

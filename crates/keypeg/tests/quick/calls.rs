@@ -1,0 +1,456 @@
+//! Every hot call with everything that can be right or wrong with it, each way.
+
+use super::{LAST, Names, Sides, Told, Way, Wire, masked, request};
+use crate::support::tokens::Tokens;
+use crate::support::{Server, TempDir};
+use serde_json::json;
+
+const ACQUIRE: &str = "POST /v1/pools/<pool>/leases";
+const RELEASE: &str = "POST /v1/pools/<pool>/leases/<lease>/release";
+const RENEW: &str = "POST /v1/pools/<pool>/leases/<lease>/renew";
+const KEEP: &str = "POST /v1/pools/<pool>/keys/<key>/keepalive";
+const CALLS: [(&str, &str); 4] =
+    [(ACQUIRE, "201"), (RELEASE, "204"), (RENEW, "200"), (KEEP, "200")];
+const JSON: &str = "Content-Type: application/json\r\n";
+
+type Case = (String, Vec<u8>, &'static str);
+
+fn case(line: &str, headers: &str, body: &str, status: &'static str) -> Case {
+    (format!("{line} {headers:?} {body:.40}"), request(line, headers, body), status)
+}
+
+/// A request whose headers are all given.
+fn raw(text: &str, status: &'static str) -> Case {
+    (format!("{text:.200?}"), text.as_bytes().to_vec(), status)
+}
+
+/// Plays a case on a pool of its own everywhere: its answers, and whether the connection lives on.
+/// What follows comes `at_once`, or when the answer has come.
+#[track_caller]
+fn play(sides: &Sides, at: usize, case: &Case, at_once: bool, token: Option<&str>) -> Vec<Told> {
+    let (what, bytes, status) = case;
+    let told = sides.same(what, |way, server| {
+        let client = &mut server.client();
+        let names = match token {
+            None => Names::made(
+                client,
+                &format!("c{at}-{at_once}"),
+                &json!({ "max_hold_seconds": 600 }),
+            ),
+            Some(_) => {
+                Names { pool: "ci".into(), key: "x".into(), lease: "x".into(), ended: "x".into() }
+            }
+        };
+        let bytes = way.bytes(&names.fill(bytes));
+        let mut wire = Wire::on(server.addr(), way);
+        if at_once {
+            wire.send(&[&bytes, LAST.as_bytes()].concat());
+            return wire.rest();
+        }
+        wire.send(&bytes);
+        let first = wire.told().ok().flatten();
+        wire.send(LAST.as_bytes());
+        first.into_iter().chain(wire.rest()).collect()
+    });
+    let first = told.first().map_or("", |told| &told.status);
+    assert_eq!(first.split(' ').nth(1).unwrap_or("none"), *status, "{what}: {told:?}");
+    told
+}
+
+#[track_caller]
+fn play_all(sides: &Sides, cases: &[Case]) -> usize {
+    for (at, case) in cases.iter().enumerate() {
+        for at_once in [false, true] {
+            play(sides, at, case, at_once, None);
+        }
+    }
+    sides.same("what was counted", |_, server| counted(server));
+    cases.len()
+}
+
+/// The counters that a request moves, but for those that the ways themselves move.
+fn counted(server: &Server) -> Vec<String> {
+    let text = server.client().ask("GET /metrics").body;
+    let starts =
+        ["keypeg_http_requests_total{", "keypeg_refusals_total{", "keypeg_keys{", "keypeg_audit"];
+    let moved = |line: &&str| starts.iter().any(|start| line.starts_with(start));
+    let ways = |line: &&str| {
+        !line.contains("\"ops\"") && !line.contains("route=\"leases\",status=\"2xx\"")
+    };
+    let default =
+        |line: &&str| !line.contains("state=\"available\"") && !line.contains("state=\"leased\"");
+    text.lines().filter(moved).filter(ways).filter(default).map(Into::into).collect()
+}
+
+fn what_is_right() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (line, status) in CALLS {
+        for (headers, body) in [
+            ("", ""),
+            ("", "{}"),
+            ("", " {} \n"),
+            ("Content-Length: 0\r\n", ""),
+            ("Content-Type: text/plain\r\nContent-Length: 0\r\n", ""),
+            ("Content-Encoding: gzip\r\n", ""),
+            ("Connection: keep-alive\r\n", ""),
+            ("Connection: Keep-Alive\r\n", "{}"),
+            ("Connection: close\r\n", "{}"),
+            ("Connection: x, CLOSE\r\n", ""),
+            ("Connection: te\r\nConnection: keep-alive\r\n", ""),
+            ("Accept: */*\r\nUser-Agent: x\r\nX-\u{7e}: \u{e4}\t \r\n", "{}"),
+            ("Trailer: x\r\n", ""),
+            ("Upgrade: h2c\r\n", ""),
+            ("Sec-Fetch-Site: same-origin\r\n", ""),
+            ("Transfer-Encoding: chunked\r\n", ""),
+            ("Expect: 100-continue\r\n", ""),
+            ("Expect: 200-ok\r\n", "{}"),
+            ("Prefer: respond-async\r\n", ""),
+            ("Authorization: Bearer x\r\n", ""),
+            ("Authorization: Bearer x\r\nAuthorization: Bearer y\r\n", ""),
+        ] {
+            let mut case = case(line, headers, body, status);
+            if headers.starts_with("Transfer") {
+                case.1.extend(b"0\r\n\r\n");
+            }
+            cases.push(case);
+        }
+    }
+    cases.extend([
+        case(ACQUIRE, "", r#"{"ttl_seconds":30,"holder":"job-7"}"#, "201"),
+        case(ACQUIRE, "", r#"{"wait_seconds":0,"holder":""}"#, "201"),
+        case(ACQUIRE, "", r#"{"wait_seconds":0.5}"#, "201"),
+        case(ACQUIRE, "", r#"{"holder":"\u00e4\ud83d\ude00 \"\\ /"}"#, "201"),
+        case(ACQUIRE, "Prefer: wait=1\r\n", "", "201"),
+        case(ACQUIRE, "Prefer: wait=1\r\n", r#"{"wait_seconds":0}"#, "201"),
+        case(ACQUIRE, "Idempotency-Key: a\r\n", "", "201"),
+        case(RELEASE, "Idempotency-Key: a\r\n", "", "204"),
+        case(RELEASE, "", r#"{"rest_seconds":1.5,"quarantine":false,"reason":"429"}"#, "204"),
+        case(RELEASE, "", r#"{"quarantine":true,"reason":"401"}"#, "204"),
+        case(RENEW, "", r#"{"ttl_seconds":60}"#, "200"),
+        case(RENEW, "Expect: 100-continue\r\n", r#"{"ttl_seconds":60}"#, "100"),
+    ]);
+    cases
+}
+
+/// What is refused by what is asked.
+fn what_is_asked_wrongly() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (line, _) in CALLS {
+        for pool in ["nope", "Bad", "%64efault", "", "a_b.c-d", "-a", ".", "..", &"a".repeat(65)] {
+            let line = line.replace("<pool>", pool);
+            cases.push(case(&line, "", "", "404"));
+            cases.push(case(&line, "", "{", "404"));
+        }
+        for end in ["/", "//", "/x", "%20", "/..", "\u{e4}"] {
+            cases.push(case(&format!("{line}{end}"), "", "", "404"));
+        }
+        for query in ["?", "?a=b", "?wait=1#f"] {
+            let status = CALLS.iter().find(|(it, _)| *it == line).map_or("", |(_, status)| status);
+            cases.push(case(&format!("{line}{query}"), "", "", status));
+        }
+        cases.push(case(&line.replace("/v1", "//v1"), "", "", "404"));
+        cases.push(case(&line.replace("/v1/pools", "/v1//pools"), "", "", "404"));
+        cases.push(case(&line.replace("pools/", "POOLS/"), "", "", "404"));
+        cases.push(case(&line.replace("POST /", "POST http://localhost:1/"), "", "", "20"));
+        cases.push(case(&line.replace("POST /", "POST http://evil.example/"), "", "", "421"));
+        for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW", "post"] {
+            cases.push(case(&line.replace("POST", method), "", "", "405"));
+        }
+        cases.push(case(line, "Sec-Fetch-Site: cross-site\r\n", "{}", "403"));
+        for body in ["{", "[]", "{} x", "{\"a\":1,\"a\":1}", "null", "{'a':1}", "\u{feff}{}", "   "]
+        {
+            cases.push(case(
+                line,
+                "",
+                body,
+                if body == "[]" || body == "null" { "422" } else { "400" },
+            ));
+        }
+        for field in ["x", "count", "ttl_secondS", "\\u0000"] {
+            cases.push(case(line, "", &format!("{{\"{field}\":1}}"), "422"));
+        }
+        for kind in [
+            "text/plain",
+            "",
+            "application/jsonx",
+            "application/json\r\nContent-Type: text/plain",
+            "\u{e4}",
+        ] {
+            let text = format!(
+                "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 2\r\n\r\n{{}}"
+            );
+            let twice = kind.contains('\r');
+            cases.push(raw(&text, if twice { "20" } else { "415" }));
+        }
+        cases.push(raw(
+            &format!("{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}"),
+            "415",
+        ));
+        cases.push(case(line, "Content-Encoding: gzip\r\n", "{}", "415"));
+        cases.push(case(line, "Content-Encoding: identity\r\n", "{}", "20"));
+    }
+    for lease in ["<ended>", "x", "0", &"z".repeat(26), &"0".repeat(26), "<key>", "<lease>0"] {
+        for line in [RELEASE, RENEW] {
+            cases.push(case(&line.replace("<lease>", lease), "", "", "410"));
+        }
+        if lease != "<key>" {
+            cases.push(case(&KEEP.replace("<key>", lease), "", "", "404"));
+        }
+    }
+    for body in [
+        r#"{"ttl_seconds":0}"#,
+        r#"{"ttl_seconds":60.001}"#,
+        r#"{"ttl_seconds":"60"}"#,
+        r#"{"ttl_seconds":null}"#,
+        r#"{"wait_seconds":301}"#,
+        r#"{"wait_seconds":-1}"#,
+        r#"{"holder":7}"#,
+        r#"{"holder":"\n"}"#,
+    ] {
+        cases.push(case(ACQUIRE, "", body, "422"));
+    }
+    cases.push(case(ACQUIRE, "Idempotency-Key:\r\n", "", "422"));
+    cases.push(case(RENEW, "", r#"{"ttl_seconds":0}"#, "422"));
+    cases.push(case(RENEW, "", r#"{"ttl_seconds":601}"#, "422"));
+    cases.push(case(RELEASE, "", r#"{"rest_seconds":604801}"#, "422"));
+    cases.push(case(RELEASE, "", r#"{"quarantine":1}"#, "422"));
+    cases.push(case(RELEASE, "", r#"{"reason":"\u0000"}"#, "422"));
+    cases
+}
+
+/// What is refused by how it is written, or taken in spite of it.
+fn what_is_written_oddly() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (line, status) in CALLS {
+        let with =
+            |headers: &str, status| raw(&format!("{line} HTTP/1.1\r\n{headers}\r\n"), status);
+        for (headers, status) in [
+            ("", "400"),
+            ("Host: localhost\r\nHost: localhost\r\n", "400"),
+            ("Host: evil.example\r\n", "421"),
+            ("Host: localhost.evil.example:8000\r\n", "421"),
+            ("Host: a b\r\n", "400"),
+            ("Host: \u{e4}\r\n", "400"),
+            ("Host:\r\n", status),
+            ("Host: [::1]:80\r\n", status),
+            ("HOST: LOCALHOST:8000\t \r\n", status),
+            ("Host : localhost\r\n", "400"),
+            ("Host: localhost\r\n folded\r\n", "400"),
+            (" Host: localhost\r\n", "400"),
+            ("Host: localhost\nX: y\n", status),
+            ("Host: localhost\r\nX:\u{7f}\r\n", "400"),
+            ("Host: localhost\r\nX\u{e4}: y\r\n", "400"),
+            ("Host: localhost\r\n: y\r\n", "400"),
+            ("Host: localhost\r\nX\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: +0\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: -1\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: 0x2\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: 0 0\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: 0, 0\r\n", "400"),
+            ("Host: localhost\r\nContent-Length:\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: 18446744073709551616\r\n", "400"),
+            ("Host: localhost\r\nContent-Length: 18446744073709551615\r\n", "431"),
+            ("Host: localhost\r\nContent-Length: 0\r\nContent-Length: 0\r\n", status),
+            ("Host: localhost\r\nContent-Length: 0\r\nContent-Length: 1\r\n", "400"),
+            ("Host: localhost\r\nContent-Length:  00000000000000000000000 \r\n", status),
+            ("Host: localhost\r\nTransfer-Encoding: gzip\r\n", "400"),
+            ("Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n", "400"),
+        ] {
+            cases.push(with(headers, status));
+        }
+        let zeros = format!("{JSON}Content-Length: 000000002\r\n");
+        cases.push(raw(
+            &format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n")
+                .replace("Host: a", &format!("Host: localhost\r\n{}", zeros.trim_end())),
+            status,
+        ));
+        cases.last_mut().unwrap().1.extend(b"{}");
+        for version in ["HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "http/1.1", ""] {
+            let text = format!("{line} {version}\r\nHost: localhost\r\n\r\n");
+            cases.push(raw(&text, if version == "HTTP/1.0" { "20" } else { "400" }));
+        }
+        for before in ["\r\n", "\n\r\n\n", "\r", " "] {
+            let text = format!("{before}{line} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            cases.push(raw(&text, if before.contains('\n') { status } else { "400" }));
+        }
+        for headers in [31, 32, 33, 99, 120] {
+            let many = "x: y\r\n".repeat(headers - 1);
+            cases.push(case(line, &many, "", if headers > 100 { "431" } else { status }));
+        }
+        for head in [8 << 10, 12 << 10, 16 << 10, 17 << 10, 60 << 10, 70 << 10] {
+            let large = format!("x: {}\r\n", "y".repeat(head));
+            cases.push(case(line, &large, "", if head > 64 << 10 { "431" } else { status }));
+        }
+        for body in [4_095, 4_096, 4_097, 16 << 10, 1 << 20] {
+            cases.push(case(line, "", &format!("{{}}{}", " ".repeat(body - 2)), status));
+        }
+        cases.push(case(line, "", &" ".repeat((1 << 20) + 1), "413"));
+    }
+    cases
+}
+
+/// A status that is only begun stands for whichever the call has.
+fn settled(cases: Vec<Case>) -> Vec<Case> {
+    let settle = |(what, bytes, status): Case| {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let own = if text.contains("/release ") {
+            "204"
+        } else if text.contains("/leases ") {
+            "201"
+        } else {
+            "200"
+        };
+        let status = match status {
+            "20" => own,
+            status => status,
+        };
+        (what, bytes, status)
+    };
+    cases.into_iter().map(settle).collect()
+}
+
+#[test]
+fn what_is_right_is_answered_the_same() {
+    println!("{} cases", play_all(&Sides::new(&[]), &settled(what_is_right())));
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_the_same() {
+    println!("{} cases", play_all(&Sides::new(&[]), &settled(what_is_asked_wrongly())));
+}
+
+#[test]
+fn what_is_written_oddly_is_taken_or_refused_the_same() {
+    println!("{} cases", play_all(&Sides::new(&[]), &settled(what_is_written_oddly())));
+}
+
+/// Refusals that come from the state of a pool.
+#[test]
+fn what_cannot_be_had_is_refused_the_same() {
+    let sides = Sides::new(&["--max-queued", "64"]);
+    for (pool, policy, keys, status) in [
+        ("empty", json!({}), 0, "404"),
+        ("leased", json!({}), 1, "404"),
+        ("resting", json!({ "rest_seconds": 60 }), 1, "404"),
+    ] {
+        let told = sides.same(pool, |way, server| {
+            let client = &mut server.client();
+            client.send(&format!("PUT /v1/pools/{pool}"), &policy).is(201, &json!({}));
+            if keys > 0 {
+                client.ask(&format!("POST /v1/pools/{pool}/keys"));
+            }
+            let acquire = way.bytes(&request(&ACQUIRE.replace("<pool>", pool), "", ""));
+            let mut wire = Wire::on(server.addr(), way);
+            let lent = (keys > 0).then(|| {
+                let request = format!("POST /v1/pools/{pool}/leases");
+                client.try_send(&request, &[("te", "trailers")], "").unwrap().text("id")
+            });
+            let mut told = Vec::new();
+            let names = Names {
+                pool: pool.into(),
+                key: String::new(),
+                lease: lent.unwrap_or_default(),
+                ended: String::new(),
+            };
+            let mut lines = vec![acquire.clone()];
+            if pool == "resting" {
+                lines.insert(0, way.bytes(&names.fill(&request(RELEASE, "", ""))));
+            }
+            if pool == "leased" {
+                lines.push(way.bytes(&names.fill(&request(RENEW, "", r#"{"ttl_seconds":1}"#))));
+            }
+            for line in lines {
+                wire.send(&line);
+                told.push(wire.told().unwrap().unwrap());
+            }
+            told
+        });
+        assert!(told.iter().any(|told| told.status.contains(status)), "{told:?}");
+        let waits = told
+            .iter()
+            .any(|told| told.headers.contains(&("retry-after".into(), "seconds".into())));
+        assert_eq!(waits, pool != "empty", "{told:?}");
+    }
+}
+
+#[test]
+fn tokens_are_read_the_same_and_all_is_told_to_the_audit_log() {
+    let tokens = Tokens::new();
+    let right = tokens.add("right", "*", &["lend"], &[]);
+    let other = tokens.add("other", "other-*", &["admin"], &[]);
+    let reader = tokens.add("reader", "*", &["read"], &[]);
+    let slow = tokens.add("slow", "*", &["lend"], &["--requests-per-second", "1"]);
+    let past = tokens.add("past", "*", &["lend"], &["--expires-at", "2020-01-01T00:00:00Z"]);
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let [flag, file] = tokens.args();
+    let dir = TempDir::new();
+    let log = |way: Way| dir.path().join(format!("{way:?}"));
+    let mut sides = Sides {
+        sides: Way::ALL
+            .map(|way| {
+                let log = log(way);
+                (way, Server::in_memory(&[&flag, &file, "--audit", log.to_str().unwrap()]))
+            })
+            .into(),
+    };
+    for (_, server) in &sides.sides {
+        server.client().with(&admin, "PUT /v1/pools/ci").is(201, &json!({}));
+        for _ in 0..9 {
+            server.client().with(&admin, "POST /v1/pools/ci/keys").is(201, &json!({}));
+        }
+    }
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let wrong = format!("kpt_{}", "0".repeat(64));
+    for (line, own) in CALLS {
+        let own = match own {
+            "201" => "201",
+            _ if line == KEEP => "404",
+            _ => "410",
+        };
+        for (headers, status) in [
+            (String::new(), "401"),
+            (bearer(&right), own),
+            (bearer(&right).replace("Bearer ", "bEARER   "), own),
+            (bearer(&right).replace("Authorization", "AUTHORIZATION"), own),
+            (bearer(&right).replace("Bearer", "Basic"), "401"),
+            (bearer(&right).replace("Bearer ", "Bearer\t"), "401"),
+            (bearer(&other), "403"),
+            (bearer(&reader), "403"),
+            (bearer(&wrong), "401"),
+            (bearer(&past), "401"),
+            (bearer(""), "401"),
+            (bearer(&right).repeat(2), "401"),
+        ] {
+            play(&sides, 0, &case(line, &headers, "", status), false, Some(&right));
+        }
+    }
+    for status in ["410", "429"] {
+        play(&sides, 0, &case(RENEW, &bearer(&slow), "", status), false, Some(&right));
+    }
+    // Somebody who guesses is told to wait, and his connection is closed.
+    let guesses = sides.same("guesses", |way, server| {
+        let guess = way.bytes(&request("POST /v1/pools/ci/leases", &bearer(&wrong), ""));
+        loop {
+            let mut wire = Wire::on(server.addr(), Way::Quick);
+            wire.send(&guess);
+            let told = wire.told().unwrap().unwrap();
+            if !told.status.contains("401") {
+                assert!(wire.told().unwrap().is_none(), "closed");
+                break told;
+            }
+        }
+    });
+    assert!(guesses.status.contains("429"), "{guesses:?}");
+    for (_, server) in &mut sides.sides {
+        server.terminate();
+    }
+    let told = sides.same("the audit log", |way, _| {
+        let text = std::fs::read_to_string(log(way)).unwrap();
+        // How many guesses there were is a matter of time; and one way has its own call before.
+        let lines = text.lines().filter(|line| {
+            !line.contains("\"unauthorized\"") && !line.contains("\"pool\":\"default\"")
+        });
+        lines.map(masked).collect::<Vec<_>>()
+    });
+    assert!(told.len() > 20, "{told:?}");
+}
