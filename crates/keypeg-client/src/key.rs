@@ -4,14 +4,14 @@ use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A key's value. `Debug` does not show it.
+/// A key's value, in whatever holds text. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 #[cfg_attr(feature = "openapi", schemars(inline))]
-pub struct Secret(pub String);
+pub struct Secret<Text = String>(pub Text);
 
-impl fmt::Debug for Secret {
+impl<Text> fmt::Debug for Secret<Text> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }

@@ -4,22 +4,24 @@ use crate::key::Secret;
 use crate::time::{Seconds, UnixMs};
 use serde::{Deserialize, Serialize};
 
-/// A lease just granted, with its key's value.
+/// A lease just granted, with its key's value. `Text` is whatever holds text: a server writes what it
+/// has, a client reads strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-pub struct Grant {
+#[cfg_attr(feature = "openapi", schemars(rename = "Grant"))]
+pub struct Grant<Text = String> {
     /// The lease's handle: who shows it holds the lease.
-    pub id: String,
+    pub id: Text,
     /// The pool.
-    pub pool: String,
+    pub pool: Text,
     /// The key lent.
-    pub key_id: String,
+    pub key_id: Text,
     /// The key's value.
-    pub key: Secret,
+    pub key: Secret<Text>,
     /// The fencing token: grows with every grant of the key.
     pub fencing_token: u64,
     /// Who said to hold it.
-    pub holder: Option<String>,
+    pub holder: Option<Text>,
     /// When it was granted.
     pub granted_at: UnixMs,
     /// How long the request waited.

@@ -9,8 +9,9 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{LeaseId, LeaseView, PoolName, Secret, Verdict};
+use keypeg_engine::core::{KeyId, LeaseId, LeaseView, PoolName, Secret, Verdict};
 use keypeg_engine::{Call, Reply, WAIT_MAX_MS};
+use serde::{Serialize, Serializer};
 
 pub(super) const ACQUIRE: Known = &["ttl_seconds", "wait_seconds", "holder"];
 pub(super) const RELEASE: Known = &["rest_seconds", "quarantine", "reason"];
@@ -182,20 +183,37 @@ impl Granted {
         Call::TakeBack { pool: self.pool.clone(), lease: self.lease.id }
     }
 
-    pub(super) fn told(&self) -> wire::Grant {
+    pub(super) fn told(&self) -> wire::Grant<Word<'_>> {
         let Self { pool, lease, value, waited_ms } = self;
         wire::Grant {
-            id: lease.id.to_string(),
-            pool: pool.as_str().into(),
-            key_id: lease.key_id.to_string(),
-            key: wire::Secret(value.reveal().into()),
+            id: Word::Lease(lease.id),
+            pool: Word::Text(pool.as_str()),
+            key_id: Word::Key(lease.key_id),
+            key: wire::Secret(Word::Text(value.reveal())),
             fencing_token: lease.token,
-            holder: lease.holder.as_deref().map(Into::into),
+            holder: lease.holder.as_deref().map(Word::Text),
             granted_at: UnixMs(lease.granted_at_ms),
             waited_seconds: Seconds::from_ms(*waited_ms),
             expires_at: UnixMs(lease.expires_at_ms),
             expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
             key_expires_at: lease.key_expires_at_ms.map(UnixMs),
+        }
+    }
+}
+
+/// What is text on the wire, and need not be made so before.
+pub(super) enum Word<'a> {
+    Lease(LeaseId),
+    Key(KeyId),
+    Text(&'a str),
+}
+
+impl Serialize for Word<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Lease(id) => serializer.collect_str(id),
+            Self::Key(id) => serializer.collect_str(id),
+            Self::Text(text) => serializer.serialize_str(text),
         }
     }
 }

@@ -38,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
+use told::About;
 
 /// Bytes of requests that are looked at at once.
 const READ_MAX: usize = 16 << 10;
@@ -92,6 +93,7 @@ pub(super) async fn serve(
         kept: Vec::new(),
         looked: true,
         met: false,
+        host: Vec::new(),
         since: now,
         until: now + HEAD_TIME,
         timer: pin!(sleep(HEAD_TIME)),
@@ -107,8 +109,8 @@ pub(super) async fn serve(
         let answered = answer(app, taken, socket, &mut waiting.kept).await;
         waiting.looked &= waiting.kept.len() == before;
         match answered {
-            Ok(false) => waiting.until = clock::stopwatch() + IDLE_TIME,
-            Ok(true) => return Left::Over { unread: !waiting.kept.is_empty() },
+            Ok(Sent { last: false, at }) => waiting.until = at + IDLE_TIME,
+            Ok(Sent { last: true, .. }) => return Left::Over { unread: !waiting.kept.is_empty() },
             Err(_) => return Left::Over { unread: false },
         }
     }
@@ -124,6 +126,8 @@ struct Waiting<'a, D> {
     looked: bool,
     /// Whether a request was taken.
     met: bool,
+    /// The last Host that was taken: a client tends to send the same.
+    host: Vec<u8>,
     /// When the first of it came, or, where it came behind a request, when that was answered.
     since: Instant,
     /// When waiting is over.
@@ -179,7 +183,8 @@ impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
     /// Looks at bytes that came, the last of them now; `None` where more must come.
     fn look(&mut self, bytes: &[u8], now: Instant) -> Option<Result<Taken<'a>, Left>> {
         // A panic here would be one over there too, and there it is answered.
-        let looked = catch_unwind(AssertUnwindSafe(|| look(self.app, self.from, bytes, now)));
+        let (app, from, host) = (self.app, self.from, &mut self.host);
+        let looked = catch_unwind(AssertUnwindSafe(|| look(app, (from, now), bytes, host)));
         self.looked = true;
         match looked.unwrap_or(Err(NotTaken::Other)) {
             Ok((taken, used)) => {
@@ -256,29 +261,32 @@ enum NotTaken {
 /// Takes the first request of `bytes`; gives how many of them it is.
 fn look<'a>(
     app: &'a App,
-    from: Option<IpAddr>,
+    (from, begun): (Option<IpAddr>, Instant),
     bytes: &[u8],
-    begun: Instant,
+    host: &mut Vec<u8>,
 ) -> Result<(Taken<'a>, usize), NotTaken> {
     let (head, used) = match head::read(bytes) {
         Read::Whole(head, used) => (head, used),
         Read::Part => return Err(NotTaken::Part),
         Read::Other => return Err(NotTaken::Other),
     };
-    let hot = Hot::read(app, &head).ok_or(NotTaken::Other)?;
+    if *host != head.host {
+        if !app.goes_by(head.host) {
+            return Err(NotTaken::Other);
+        }
+        host.clear();
+        host.extend_from_slice(head.host);
+    }
+    let asked = Hot::read(&head).ok_or(NotTaken::Other)?;
     let came = Came { from, id: app.next_request_id(), begun };
     let bearer = || Ok(head.authorization.and_then(admit::bearer));
     let asking = admit::admit(app, ("POST", head.path), bearer, &came);
-    Ok((Taken { came, family: Family::of(head.path), asking, hot }, used))
+    Ok((Taken { came, family: Family::of(head.path), asking, hot: asked }, used))
 }
 
 impl Hot {
     /// Reads what is asked; `None` where it is anything else, or would be refused.
-    fn read(app: &App, head: &Head<'_>) -> Option<Self> {
-        let host = std::str::from_utf8(head.host).ok()?;
-        if !is_host(head.host) || !app.server.access.hosts.take(host) {
-            return None;
-        }
+    fn read(head: &Head<'_>) -> Option<Self> {
         let fields = |known| Fields::of_whole(head.body, head.content_type, known);
         let mut segments = head.path.strip_prefix("/v1/pools/")?.split('/');
         let pool = PoolName::parse(segments.next()?)?;
@@ -366,37 +374,48 @@ impl Told {
     }
 }
 
-/// Plays and answers; true when the connection is over with it.
+/// An answer that was sent.
+struct Sent {
+    /// Whether the connection is over with it.
+    last: bool,
+    at: Instant,
+}
+
+/// Plays and answers.
 async fn answer(
     app: &App,
     taken: Taken<'_>,
     socket: &mut TcpStream,
     kept: &mut Vec<u8>,
-) -> io::Result<bool> {
+) -> io::Result<Sent> {
     let Taken { came, family, asking, hot } = taken;
     let played = match asking {
         Ok(asking) => play(asking, hot, socket, kept).await?,
         Err(problem) => Err(problem),
     };
-    let undelivered = match &played {
-        Ok(Told::Granted(granted)) => Some(granted.taken_back()),
-        _ => None,
-    };
-    let sent = if undelivered.is_some() && has_left(socket).await {
-        Err(io::ErrorKind::ConnectionAborted.into())
-    } else {
-        begin(app, socket, played, (came, family)).await
-    };
+    let made = played.map_err(|problem| {
+        let mut made = app.refuse(problem, came.id, true);
+        dress(&mut made, came.id, true, true);
+        made
+    });
+    let sending = std::future::poll_fn(|context| {
+        if matches!(made, Ok(Told::Granted(_))) && has_left(socket, context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Poll::Ready(begin(app, socket, &made, (&came, family), context))
+    });
+    let sent = sending.await;
     if sent.is_err()
-        && let Some(call) = undelivered
+        && let Ok(Told::Granted(granted)) = &made
     {
+        let call = granted.taken_back();
         drop(app.lane.call(Asked { by: Principal::Server, call }));
     }
-    let (rest, last) = sent?;
+    let (sent, rest) = sent?;
     if !rest.is_empty() {
         timeout(WRITE_TIME, socket.write_all(&rest)).await??;
     }
-    Ok(last)
+    Ok(sent)
 }
 
 /// Plays a request; fails when its caller hangs up while it waits.
@@ -430,6 +449,12 @@ async fn play(
 }
 
 impl App {
+    /// Whether a Host is one, and this server's.
+    fn goes_by(&self, host: &[u8]) -> bool {
+        let hosts = &self.server.access.hosts;
+        is_host(host) && std::str::from_utf8(host).is_ok_and(|host| hosts.take(host))
+    }
+
     /// Listens to a caller who waits: keeps what he sends ahead, and is ready when he has gone. Who
     /// sends more than is kept is not listened to any further.
     fn poll_gone(
@@ -453,44 +478,39 @@ impl App {
 }
 
 /// Tells whether a client has closed its end since it asked.
-async fn has_left(socket: &TcpStream) -> bool {
-    let mut ready = pin!(socket.ready(Interest::READABLE));
-    std::future::poll_fn(|context| {
-        Poll::Ready(match ready.as_mut().poll(context) {
-            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        })
-    })
-    .await
+fn has_left(socket: &TcpStream, context: &mut Context<'_>) -> bool {
+    if socket.poll_read_ready(context).is_pending() {
+        return false;
+    }
+    // More of its requests, or that there will be none.
+    match pin!(socket.ready(Interest::READABLE)).poll(context) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
+    }
 }
 
-/// Writes an answer; gives what the socket did not take, and whether it is the last.
-async fn begin(
+/// Writes an answer; gives what the socket did not take.
+fn begin(
     app: &App,
     socket: &mut TcpStream,
-    played: Result<Told, Problem>,
-    (Came { id, begun, .. }, family): (Came, Family),
-) -> io::Result<(Vec<u8>, bool)> {
-    let last = app.server.stopping.load(Ordering::Relaxed);
-    let made = played.map_err(|problem| {
-        let mut made = app.refuse(problem, id, true);
-        dress(&mut made, id, true, true);
-        made
-    });
+    made: &Result<Told, Response>,
+    (came, family): (&Came, Family),
+    context: &mut Context<'_>,
+) -> io::Result<(Sent, Vec<u8>)> {
     let status = made.as_ref().map_or_else(Response::status, Told::status);
-    app.counts.answered(family, status, begun.elapsed());
-    std::future::poll_fn(|context| {
-        let mut both = app.buffers.lock();
-        let (bytes, last) = match &made {
-            Ok(told) => (both.written.tell(status, |body| told.write(body), id, last), last),
-            Err(made) => both.written.tell_made(made, last),
-        };
-        let sent = match Pin::new(&mut *socket).poll_write(context, bytes) {
-            Poll::Ready(sent) => sent?,
-            Poll::Pending => 0,
-        };
-        Poll::Ready(Ok((bytes[sent..].to_vec(), last)))
-    })
-    .await
+    let at = clock::stopwatch();
+    app.counts.answered(family, status, at.saturating_duration_since(came.begun));
+    let last = app.server.stopping.load(Ordering::Relaxed);
+    let mut both = app.buffers.lock();
+    let about = About { id: came.id, last, at };
+    let (bytes, last) = match made {
+        Ok(told) => (both.written.tell(status, |body| told.write(body), &about), last),
+        Err(made) => both.written.tell_made(made, &about),
+    };
+    let sent = match Pin::new(socket).poll_write(context, bytes) {
+        Poll::Ready(sent) => sent?,
+        Poll::Pending => 0,
+    };
+    Ok((Sent { last, at }, bytes[sent..].to_vec()))
 }
