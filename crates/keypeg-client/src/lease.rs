@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 /// has, a client reads strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "openapi", schemars(rename = "Grant"))]
+#[cfg_attr(
+    feature = "openapi",
+    schemars(rename = "Grant", description = "A lease just granted, with its key's value.")
+)]
 pub struct Grant<Text = String> {
     /// The lease's handle: who shows it holds the lease.
     pub id: Text,
