@@ -244,6 +244,26 @@ fn a_token_has_its_pace_and_an_address_its_guesses() {
     assert_eq!(elsewhere(&server, 1).with(WRONG, request).status, 401);
 }
 
+/// Of two requests that came together the second is asked when the first is answered: once it was
+/// judged by when it came, at which its token's pace was used up.
+#[test]
+fn what_is_sent_ahead_is_paced_by_when_it_is_asked() {
+    let tokens = Tokens::new();
+    let slow = tokens.add("slow", "*", &["lend"], &["--requests-per-second", "1"]);
+    let server = start(&tokens);
+    let body = json!({ "wait_seconds": 1.2 }).to_string();
+    let head = format!(
+        "POST {POOL}/leases HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {slow}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut client = server.client();
+    client.write(format!("{head}{body}{head}{body}").as_bytes()).unwrap();
+    for _ in 0..2 {
+        client.read(false).unwrap().problem(404, "no_key_available");
+    }
+}
+
 /// While a file is replaced again and again, broken ones among them, no valid token is refused; a
 /// revoked one is, and so is what it follows.
 #[test]
