@@ -1,5 +1,5 @@
-//! What a panic tells: where it was, and no words that were made at run time, since those can hold
-//! what was being worked on: a key's value, a token.
+//! What a panic tells: where it was, and of words that were made at run time no more than the invariant
+//! they name, since the rest can hold what was being worked on: a key's value, a token.
 //!
 //! Knows nothing of what a panic ends.
 
@@ -19,8 +19,11 @@ pub fn install() {
 /// and lines, not what was in them.
 fn tell(info: &PanicHookInfo<'_>, out: &mut impl Write) -> io::Result<()> {
     let thread = std::thread::current();
-    let words = info.payload().downcast_ref::<&'static str>();
-    let words = words.copied().unwrap_or("what it was about is not told: it may hold a secret");
+    let words = match info.payload().downcast_ref::<&'static str>() {
+        Some(words) => Some(*words),
+        None => info.payload().downcast_ref::<String>().and_then(|made| invariant(made)),
+    };
+    let words = words.unwrap_or("what it was about is not told: it may hold a secret");
     write!(out, "keypeg: thread {} panicked", thread.name().unwrap_or("without a name"))?;
     if let Some(at) = info.location() {
         write!(out, " at {at}")?;
@@ -33,6 +36,15 @@ fn tell(info: &PanicHookInfo<'_>, out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
+/// The invariant that words made at run time name, which stands in the program: `expect` and
+/// `unreachable!` write it out again. What `expect` says of an error comes behind a colon.
+fn invariant(made: &str) -> Option<&str> {
+    let said = made.strip_prefix("internal error: entered unreachable code: ").unwrap_or(made);
+    let named = said.strip_prefix("invariant: ")?;
+    let end = named.find(": ").unwrap_or(named.len());
+    said.get(..said.len() - named.len() + end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,13 +53,16 @@ mod tests {
 
     const CHILD: &str = "KEYPEG_TEST_PANICS";
     const SECRET: &str = "sécret-of-a-key";
+    const WORDS: &str = "what cannot be";
 
     /// What the standard library says of a cut through a character is the whole text.
     fn panics() {
         let secret = std::hint::black_box(SECRET);
         let _ = catch_unwind(|| secret[..2].len());
         let refused: Result<(), &str> = std::hint::black_box(Err(secret));
-        let _ = catch_unwind(|| refused.expect("invariant: none"));
+        let _ = catch_unwind(|| refused.expect("invariant: an error has no secret"));
+        let _ = catch_unwind(|| secret.get(99..).expect("invariant: an option is told"));
+        let _ = catch_unwind(|| unreachable!("invariant: {WORDS}"));
         let _ = catch_unwind(|| panic!("of {secret}"));
         let _ = catch_unwind(|| panic::panic_any(secret.to_owned()));
         let _ = catch_unwind(|| panic!("words of the program"));
@@ -66,7 +81,10 @@ mod tests {
         let output = child.output().unwrap();
         assert!(output.status.success());
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.matches("panicked at ").count(), 5, "{said}");
+        assert_eq!(said.matches("panicked at ").count(), 7, "{said}");
+        for words in ["an error has no secret", "an option is told", WORDS] {
+            assert!(said.contains(&format!(": invariant: {words}\n")), "{words}: {said}");
+        }
         assert!(said.contains("src/panics.rs:") && said.contains(": words of the program\n"));
         assert!(said.contains("panics::tests"), "a backtrace, where it is asked for: {said}");
         for part in [SECRET, "cret-of-a-key"] {
