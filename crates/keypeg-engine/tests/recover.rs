@@ -414,3 +414,33 @@ fn no_start_that_is_cut_short_leaves_a_gap_in_what_is_ready() {
     }
     assert!(operation > 8, "{operation} operations");
 }
+
+/// The database panics where a page is not what it wrote: as a start opens it in a debug build, on the
+/// thread that reads rows in a release build. Either is told as damage, and neither thread waits on.
+#[test]
+fn a_damaged_page_of_keys_is_told_as_damage() {
+    const PAGE: usize = 4_096;
+    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(6_000);
+    driver.carry().expect("carries");
+    drop(driver);
+    let pages = disk.read("keyset").expect("reads").len() / PAGE;
+    let mut refused = 0;
+    for page in 1..pages {
+        let damaged = disk.copy();
+        damaged.damage("keyset", |bytes| bytes[page * PAGE..][..64].fill(0xff));
+        match Driver::open(Arc::new(damaged), &clock, 1) {
+            Err(told) => {
+                assert!(told.contains("damaged"), "page {page}: {told}");
+                refused += 1;
+            }
+            Ok(driver) => {
+                assert_eq!(driver.recovered.keys, 6_000, "page {page}");
+                // Its last commit may read the page, and would panic for it.
+                std::mem::forget(driver);
+            }
+        }
+    }
+    assert!(refused > 50, "keys take as many pages: {refused} of {pages}");
+}
