@@ -38,6 +38,8 @@ use told::About;
 
 /// Bytes of requests that are looked at at once.
 const READ_MAX: usize = 16 << 10;
+/// The longest Host that a connection remembers: of a name 253, a dot, a colon and a port.
+const HOST_MAX: usize = 260;
 /// How long the rest of a request is waited for, which many clients send right behind its head.
 /// What takes longer is hyper's, and counts from its first byte on.
 const REST_TIME: Duration = Duration::from_millis(500);
@@ -256,14 +258,23 @@ fn look<'a>(
         if !app.goes_by(head.host) {
             return Err(NotTaken::Other);
         }
-        host.clear();
-        host.extend_from_slice(head.host);
+        remember(host, head.host);
     }
     let asked = Hot::read(&head).ok_or(NotTaken::Other)?;
     let came = Came { from, id: app.next_request_id(), begun };
     let bearer = || Ok(head.authorization.and_then(admit::bearer));
     let asking = admit::admit(app, ("POST", head.path), bearer, &came);
     Ok((Taken { came, family: Family::of(head.path), asking, hot: asked }, used))
+}
+
+/// Remembers a Host that was taken, but for one that is longer than any name and its port: a
+/// connection that waits holds no buffer. Nothing remembered is as an empty one, which any server goes
+/// by.
+fn remember(known: &mut Vec<u8>, host: &[u8]) {
+    known.clear();
+    if host.len() <= HOST_MAX {
+        known.extend_from_slice(host);
+    }
 }
 
 /// An answer that was sent.
@@ -405,4 +416,25 @@ fn begin(
         Poll::Pending => 0,
     };
     Ok((Sent { last, at }, bytes[sent..].to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `localhost:` and 15 000 more were once kept as long as their connection was open.
+    #[test]
+    fn a_connection_remembers_no_more_of_a_host_than_a_name() {
+        let mut known = Vec::new();
+        for (host, kept) in [
+            (&b"localhost:8000"[..], &b"localhost:8000"[..]),
+            (&[b'a'; HOST_MAX], &[b'a'; HOST_MAX]),
+            (&[b'a'; HOST_MAX + 1], b""),
+            (&[b'a'; READ_MAX], b""),
+        ] {
+            remember(&mut known, host);
+            assert_eq!(known, kept);
+            assert!(known.capacity() <= 2 * HOST_MAX, "{}", known.capacity());
+        }
+    }
 }
