@@ -1,11 +1,12 @@
 //! The files of access tokens: who may read and write them, and what a command makes of its own.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Server, TempDir, eventually, exit_within, keypeg};
+use crate::support::{Server, TempDir, binary, eventually, exit_of, exit_within, keypeg};
 use rustix::process::{Signal, kill_process};
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 fn chmod(path: &Path, mode: u32) {
     set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -41,6 +42,22 @@ fn a_file_that_others_can_write_is_refused() {
     drop(Server::in_memory(&["--tokens", link.to_str().unwrap()]));
     refused(dir.path(), 78, "it is no file");
     refused(&dir.path().join("none"), 66, "none");
+}
+
+/// What cannot be kept where it was to be is not left there either.
+#[test]
+fn a_file_is_not_made_where_others_could_replace_it() {
+    let dir = TempDir::new();
+    chmod(dir.path(), 0o777);
+    let path = dir.path().join("tokens.toml");
+    let args = ["token", "new", "--name", "ci", "--pool", "*", "--scope", "read", "--tokens"];
+    let (code, said) = exit_of(Command::new(binary()).args(args).arg(&path).env_clear());
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("others can write in") && !path.exists(), "{said}");
+    // One that was there before stays.
+    std::fs::write(&path, "").unwrap();
+    let (code, _) = exit_of(Command::new(binary()).args(args).arg(&path).env_clear());
+    assert!(code == 78 && path.exists());
 }
 
 /// While the server runs it keeps the tokens it has, and says so.

@@ -6,6 +6,7 @@ use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand};
 use keypeg_engine::Chance;
 use rustix::fs::{Mode, OFlags, fsync, open};
+use rustix::io::Errno;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
@@ -114,9 +115,22 @@ fn add(path: &Path, stanza: &str) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(exit::CANNOT_CREATE, format!("adding to {}: {error}", path.display()))
     };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(&error))?;
-    let before = super::read(path).map_err(|unread| unread.failure(path))?.text;
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let made = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
+    let is_new = made.is_ok();
+    let file = match made {
+        Err(Errno::EXIST) => open(path, flags, Mode::empty()),
+        made => made,
+    };
+    let file = file.map_err(|error| failed(&error))?;
+    let before = super::read(path).map_err(|unread| {
+        if is_new {
+            // Not left behind in a directory where it must not be.
+            let _ = std::fs::remove_file(path);
+        }
+        unread.failure(path)
+    });
+    let before = before?.text;
     let parted = if before.is_empty() { stanza.to_owned() } else { format!("\n{stanza}") };
     if let Err(wrong) = tokens::Tokens::parse(&format!("{before}{parted}"), None) {
         return Err(Failure::new(exit::CONFIG, format!("{}: {wrong}", path.display())));

@@ -15,6 +15,7 @@ mod told;
 use super::accept::{IDLE_TIME, Phase, reached};
 use super::admit::{self, Asking};
 use super::error::Problem;
+use super::leases::Granted;
 use super::metrics::Family;
 use super::wire::{HEAD_TIME, WRITE_TIME};
 use super::{App, Came, Response, dress, is_host};
@@ -301,24 +302,13 @@ async fn answer(
         dress(&mut made, came.id, true, true);
         made
     });
-    let sending = std::future::poll_fn(|context| {
-        if matches!(made, Ok(Told::Granted(_))) && has_left(socket, context) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        Poll::Ready(begin(app, socket, &made, (&came, family), context))
-    });
-    let sent = sending.await;
+    let sent = send(app, socket, &made, (&came, family)).await;
     if sent.is_err()
         && let Ok(Told::Granted(granted)) = &made
     {
-        let call = granted.taken_back();
-        drop(app.lane.call(Asked { by: Principal::Server, call }));
+        app.take_back(granted);
     }
-    let (sent, rest) = sent?;
-    if !rest.is_empty() {
-        timeout(WRITE_TIME, socket.write_all(&rest)).await??;
-    }
-    Ok(sent)
+    sent
 }
 
 /// Plays a request; fails when its caller hangs up while it waits.
@@ -344,6 +334,12 @@ async fn play(
     let reply = reply.await?;
     let told = catch_unwind(AssertUnwindSafe(|| kind.told(&app, reply)));
     let told = told.unwrap_or_else(|_| Err(Problem::panicked()));
+    if let Ok(Told::Granted(granted)) = &told
+        && std::future::poll_fn(|context| Poll::Ready(has_left(socket, context))).await
+    {
+        app.take_back(granted);
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
     app.end(match &told {
         Ok(told) => (told.status(), None),
         Err(problem) => (problem.status(), Some(problem.code())),
@@ -352,6 +348,12 @@ async fn play(
 }
 
 impl App {
+    /// Has a grant taken back that nobody received.
+    fn take_back(&self, granted: &Granted) {
+        let call = granted.taken_back();
+        drop(self.lane.call(Asked { by: Principal::Server, call }));
+    }
+
     /// Whether a Host is one, and this server's.
     fn goes_by(&self, host: &[u8]) -> bool {
         let hosts = &self.server.access.hosts;
@@ -391,6 +393,22 @@ fn has_left(socket: &TcpStream, context: &mut Context<'_>) -> bool {
         Poll::Ready(Err(_)) => true,
         Poll::Pending => false,
     }
+}
+
+/// Writes an answer.
+async fn send(
+    app: &App,
+    socket: &mut TcpStream,
+    made: &Result<Told, Response>,
+    about: (&Came, Family),
+) -> io::Result<Sent> {
+    let begun =
+        std::future::poll_fn(|context| Poll::Ready(begin(app, socket, made, about, context)));
+    let (sent, rest) = begun.await?;
+    if !rest.is_empty() {
+        timeout(WRITE_TIME, socket.write_all(&rest)).await??;
+    }
+    Ok(sent)
 }
 
 /// Writes an answer; gives what the socket did not take.
