@@ -97,19 +97,21 @@ impl Volume {
     /// be kept.
     pub(crate) fn starve(&self) {
         run("sync", &["-f", &text(&self.path())]).expect("syncs");
-        // A tmpfs takes no less than it holds.
-        let used = std::fs::metadata(self.image()).expect("an image").blocks() * 512;
-        self.resize(used + (1 << 20));
+        // A tmpfs takes no less than it holds, and the disk grows while it is looked at.
+        eventually("starved", || {
+            let used = std::fs::metadata(self.image()).expect("an image").blocks() * 512;
+            self.resize(used + (1 << 20)).ok()
+        });
     }
 
     /// Lets it grow again.
     pub(crate) fn feed(&self) {
-        self.resize(1 << 30);
+        self.resize(1 << 30).expect("remounts");
     }
 
-    fn resize(&self, bytes: u64) {
+    fn resize(&self, bytes: u64) -> Result<(), String> {
         let size = format!("remount,size={bytes}");
-        run("mount", &["-o", &size, &text(self.dir.path())]).expect("remounts");
+        run("mount", &["-o", &size, &text(self.dir.path())])
     }
 
     /// Makes the kernel take the file system for damaged, which makes it read-only.
