@@ -218,7 +218,8 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
     // Asked for where somebody wants to know.
     let from = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
     let from = from.map(|from| from.ip());
-    let Ok(mut socket) = socket.set_nodelay(true).and_then(|()| registered(socket)) else { return };
+    let socket = socket.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
+    let Ok(mut socket) = socket else { return };
     match quick::serve(&app, from, &mut socket, &mut phase).await {
         Left::Over { unread: false } => {}
         // Boxed, as the last: few connections come to it, and all would hold its room.
@@ -228,10 +229,6 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
             Box::pin(other(app, from, wire, phase)).await;
         }
     }
-}
-
-fn registered(socket: TcpStream) -> io::Result<tokio::net::TcpStream> {
-    tokio::net::TcpStream::from_std(socket)
 }
 
 /// Serves a connection by hyper until its end.

@@ -105,6 +105,25 @@ fn who_reads_nothing_holds_nobody_up_and_keeps_nothing() {
     });
 }
 
+/// Nor does the one answer that he was in the middle of, when he goes, keep its key.
+#[test]
+fn who_goes_in_the_middle_of_an_answer_takes_no_key_along() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.send("POST /v1/pools/default/keys", &json!({ "count": 10_000 }));
+    let mut stuck = narrow(server.addr(), Way::Quick);
+    stuck.send(&ACQUIRE.as_bytes().repeat(8_000));
+    let mut before = 0;
+    eventually("stuck", || {
+        pause(Duration::from_millis(100));
+        let now = leased(client);
+        (std::mem::replace(&mut before, now) == now && now > 0).then_some(())
+    });
+    assert!(before < 8_000, "all were answered: the connection is not narrow");
+    drop(stuck);
+    eventually("the last is back", || (leased(client) == before - 1).then_some(()));
+}
+
 /// What a slow client does on its connection, and what must come of it.
 type Slow = fn(SocketAddr, Way, &str);
 
