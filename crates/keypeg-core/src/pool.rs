@@ -309,22 +309,11 @@ impl Pool {
         }
     }
 
-    /// Lends a free key in nobody's name, as [`Pool::acquire_as`] does.
-    pub fn acquire(
-        &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        ttl_ms: Option<u64>,
-        holder: Option<&str>,
-    ) -> Result<(LeaseView, Secret), Refusal> {
-        self.acquire_as(ledger, step, &Wish { ttl_ms, holder, ..Wish::default() })
-    }
-
     /// Lends a free key, each as likely, for as long as is wished or the policy's length. O(log n).
     ///
     /// [`Refusal::NoKey`] is only said when nothing of this pool is due; where the turn's budget
     /// does not reach that far it is [`Refusal::Settling`].
-    pub fn acquire_as(
+    pub fn acquire(
         &mut self,
         ledger: &mut Ledger,
         step: &mut Step<'_>,

@@ -8,7 +8,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Secret, Step, Verdict,
+    PoolName, Pools, Refusal, Secret, Step, Verdict, Wish,
 };
 use rng::Rng;
 
@@ -70,7 +70,7 @@ impl World {
     }
 
     fn acquire(&mut self, name: &str) -> (KeyId, LeaseId) {
-        let lent = self.on(name, |pool, ledger, step| pool.acquire(ledger, step, None, None));
+        let lent = self.on(name, |pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
         let (lease, _) = lent.expect("a free key");
         (lease.key_id, lease.id)
     }
@@ -96,7 +96,7 @@ const CALLS: [(&str, usize, Call); 11] = [
     ("import", 1, |pool, ledger, step, _, _| {
         pool.import(ledger, step, &[Secret::new("v").expect("a value")], None).is_ok()
     }),
-    ("acquire", 0, |pool, ledger, step, _, _| pool.acquire(ledger, step, None, None).is_ok()),
+    ("acquire", 0, |pool, ledger, step, _, _| pool.acquire(ledger, step, &Wish::default()).is_ok()),
     ("renew", 1, |pool, ledger, step, _, lease| pool.renew(ledger, step, lease, None).is_ok()),
     ("release", 1, |pool, ledger, step, _, lease| {
         pool.release(ledger, step, lease, &Verdict::default()).is_ok()

@@ -9,7 +9,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Fact, IdKey, KeyId, KeyRef, KeyView, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch,
-    Pool, PoolName, Pools, Refusal, Step, Verdict,
+    Pool, PoolName, Pools, Refusal, Step, Verdict, Wish,
 };
 use rng::Rng;
 use std::collections::{HashMap, HashSet};
@@ -63,13 +63,13 @@ impl World {
     }
 
     fn acquire(&mut self) -> (KeyId, LeaseId) {
-        let (lease, _) = self.on(|pool, ledger, step| pool.acquire(ledger, step, None, None));
+        let (lease, _) = self.on(|pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
         (lease.key_id, lease.id)
     }
 
     fn draw(&self, chance: &mut dyn Chance) -> KeyId {
         let lent = |pool: &mut Pool, ledger: &mut Ledger, step: &mut Step<'_>| {
-            pool.acquire(ledger, step, None, None)
+            pool.acquire(ledger, step, &Wish::default())
         };
         self.clone().on_with(chance, lent).0.key_id
     }

@@ -392,7 +392,7 @@ impl Run {
         let reserved = self.real.next_token() >= self.real.counters().tokens_reserved;
         let borrower = by.map_or_else(Borrower::default, |by| Borrower::new(by, max));
         let wish = Wish { ttl_ms: ttl, holder, by: borrower };
-        let told = self.call(name, |pool, ledger, step| pool.acquire_as(ledger, step, &wish));
+        let told = self.call(name, |pool, ledger, step| pool.acquire(ledger, step, &wish));
         told.within_budget(0);
         let may = self.naive.may_borrow((name, ttl), (by, max));
         let full = max.is_some_and(|max| self.real.borrowed(borrower) >= u64::from(max));

@@ -6,7 +6,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Cursor, Fact, IdKey, KeyId, KeyPage, KeyRef, KeyState, Ledger, Limits, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, Refusal, Step, US_PER_S, Verdict,
+    PolicyPatch, Pool, PoolName, Pools, Refusal, Step, US_PER_S, Verdict, Wish,
 };
 use rng::Rng;
 use std::collections::HashMap;
@@ -77,7 +77,7 @@ impl World {
             2 => self.now.lease_us += US_PER_S,
             quarantine => {
                 let _ = self.on("default", |pool, ledger, step| {
-                    let (lease, _) = pool.acquire(ledger, step, None, None)?;
+                    let (lease, _) = pool.acquire(ledger, step, &Wish::default())?;
                     let verdict = Verdict { quarantine: quarantine == 3, ..Verdict::default() };
                     pool.release(ledger, step, lease.id, &verdict)
                 });
@@ -131,7 +131,8 @@ fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
     for _ in 0..10 {
         world.generate(1_000);
     }
-    let one = world.on("default", |pool, ledger, step| pool.acquire(ledger, step, None, None));
+    let one =
+        world.on("default", |pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
     let lent = one.expect("free").0.key_id;
     let (mut found, mut cursor, mut pages, mut empty) = (vec![], None, 0, 0);
     loop {
@@ -155,7 +156,8 @@ fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
 fn what_is_due_is_over_on_every_page() {
     let mut world = World::new();
     let keys = world.generate(2);
-    let lent = world.on("default", |pool, ledger, step| pool.acquire(ledger, step, None, None));
+    let lent =
+        world.on("default", |pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
     let lent = lent.expect("free").0.key_id;
     let policy = PolicyPatch { keepalive_ttl_ms: Some(Some(70_000)), ..PolicyPatch::default() };
     world.step(|pools, step| pools.put(step, &named("default"), &Policy::default(), policy)).ok();

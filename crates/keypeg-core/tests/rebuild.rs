@@ -9,7 +9,7 @@ mod rng;
 
 use keypeg_core::{
     Carried, Counters, Fact, Grant, IdKey, Limits, Misfit, Now, Policy, PolicyPatch, PoolName,
-    Pools, Rebuild, Step, TOKEN_BLOCK, TOKEN_MAX, Values,
+    Pools, Rebuild, Step, TOKEN_BLOCK, TOKEN_MAX, Values, Wish,
 };
 use rng::Rng;
 
@@ -171,7 +171,7 @@ fn the_last_tokens_can_be_reserved_and_replayed() {
     assert_eq!(made, Ok(true));
     let tokens = pools.on(&name, &mut step, |pool, ledger, step| {
         pool.generate(ledger, step, 3)?;
-        let lend = |_| pool.acquire(ledger, step, None, None).map(|(lease, _)| lease.token);
+        let lend = |_| pool.acquire(ledger, step, &Wish::default()).map(|(lease, _)| lease.token);
         (0..3).map(lend).collect()
     });
     assert_eq!(tokens, Ok(vec![first, first + 1, first + 2]));

@@ -8,7 +8,7 @@ mod rng;
 
 use keypeg_core::{
     Fact, IdKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, PoolName, Pools,
-    Secret, Step,
+    Secret, Step, Wish,
 };
 use rng::Rng;
 use std::fmt::Write;
@@ -29,7 +29,7 @@ fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
         .on(&name, &mut step, |pool, ledger, step| {
             let mut keys = pool.generate(ledger, step, 1)?;
             keys.extend(pool.import(ledger, step, std::slice::from_ref(&long), None)?);
-            Ok((keys, pool.acquire(ledger, step, None, None)?.0))
+            Ok((keys, pool.acquire(ledger, step, &Wish::default())?.0))
         })
         .expect("room and a free key");
     let named = KeyRef::Value(long);

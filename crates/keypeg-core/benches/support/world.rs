@@ -8,7 +8,7 @@ mod rng;
 
 use keypeg_core::{
     Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Step, Verdict,
+    PoolName, Pools, Refusal, Step, Verdict, Wish,
 };
 use rng::Rng;
 use std::hint::black_box;
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn acquire(&mut self) -> LeaseId {
-        self.on(|pool, ledger, step| pool.acquire(ledger, step, None, None)).0.id
+        self.on(|pool, ledger, step| pool.acquire(ledger, step, &Wish::default())).0.id
     }
 
     fn draw(&mut self, take: impl FnOnce(&mut Vec<KeyId>, usize) -> KeyId) -> KeyId {
@@ -135,8 +135,9 @@ impl World {
         self.named = (0..calls).map(|_| KeyRef::Id(self.draw(Vec::swap_remove))).collect();
         measure(self, Self::counted_delete);
         measure(self, Self::counted_generate);
+        let wish = Wish { ttl_ms: Some(1_000), ..Wish::default() };
         for _ in 0..calls {
-            self.on(|pool, ledger, step| pool.acquire(ledger, step, Some(1_000), None));
+            self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish));
         }
         self.now.lease_us += 1_000_000;
         measure(self, Self::counted_expire);

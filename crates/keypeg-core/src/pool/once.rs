@@ -79,7 +79,7 @@ impl Pool {
             return Ok(None);
         }
         self.room_for_answer(ledger, step)?;
-        match self.acquire_as(ledger, step, wish) {
+        match self.acquire(ledger, step, wish) {
             Ok((lease, value)) => {
                 self.keep_grant(ledger, step, asked, &lease);
                 Ok(Some((lease, value, false)))

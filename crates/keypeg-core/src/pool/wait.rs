@@ -37,7 +37,7 @@ impl Pool {
         self.line.len() as u64
     }
 
-    /// Lends a free key as [`Pool::acquire_as`] does, or puts the asker in line for `wait_ms`, known
+    /// Lends a free key as [`Pool::acquire`] does, or puts the asker in line for `wait_ms`, known
     /// by `ticket`: then it gives `None`, and the outcome comes from
     /// [`Pools::take_handed`](crate::Pools::take_handed). O(log n).
     pub fn acquire_or_wait(
@@ -47,7 +47,7 @@ impl Pool {
         wish: &Wish<'_>,
         (ticket, wait_ms): (u64, u64),
     ) -> Result<Option<(LeaseView, Secret)>, Refusal> {
-        match self.acquire_as(ledger, step, wish) {
+        match self.acquire(ledger, step, wish) {
             Ok(lent) => Ok(Some(lent)),
             Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
                 let waiter = Waiter::new(ticket, step.now.lease_us, wish);

@@ -8,7 +8,7 @@ use super::naive::{Naive, NaivePool};
 use super::rng::Rng;
 use keypeg_core::{
     Borrower, Fact, IdKey, KeyRef, Ledger, Limits, Now, Pool, PoolName, Pools, Refusal, Secret,
-    Sink, Step, Verdict,
+    Sink, Step, Verdict, Wish,
 };
 
 /// The bounds of both.
@@ -119,7 +119,7 @@ fn compare_keys(
         assert_eq!(own.import(ledger, step, &values, None), Err(Refusal::KeyExists { at: 0 }));
     }
     let mut free = naive.free_keys(step.now, &pool.name, None).unwrap_or_default();
-    while let Ok((lease, _)) = own.acquire(ledger, step, None, None) {
+    while let Ok((lease, _)) = own.acquire(ledger, step, &Wish::default()) {
         let at = free.iter().position(|id| *id == lease.key_id).expect("a key that was free");
         free.swap_remove(at);
     }

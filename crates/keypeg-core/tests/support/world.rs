@@ -247,7 +247,7 @@ impl World {
         let ttl = ttl_of(args);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let wish = Wish { ttl_ms: ttl, holder, by: borrower_of(args) };
-        let (lease, value) = self.on(|pool, ledger, step| pool.acquire_as(ledger, step, &wish))?;
+        let (lease, value) = self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish))?;
         Ok(self.granted(name, lease, &value))
     }
 
