@@ -3,7 +3,7 @@
 //! Insert, remove and a uniform draw are O(1): the last entry fills the hole. Draws are uniform
 //! only because the array has no holes and no key twice.
 
-use crate::Chance;
+use crate::RandomSource;
 use crate::chunks::Chunks;
 use crate::slots::Slots;
 
@@ -35,9 +35,9 @@ impl Available {
     }
 
     /// Draws one, each as likely; it stays in. `None` when there is none.
-    pub(crate) fn draw(&self, chance: &mut dyn Chance) -> Option<u32> {
+    pub(crate) fn draw(&self, random: &mut dyn RandomSource) -> Option<u32> {
         let len = u32::try_from(self.slots.len()).expect("invariant: bounded");
-        (len > 0).then(|| self.slots[chance.below(len)])
+        (len > 0).then(|| self.slots[random.below(len)])
     }
 
     /// Panics unless each key is where it says. O(n).

@@ -43,21 +43,21 @@ impl Borrowers {
         self.0.get(&number).copied().unwrap_or(0)
     }
 
-    /// Counts one more.
+    /// KeyCounts one more.
     pub(crate) fn add(&mut self, number: u64) {
         if number > 0 {
             *self.0.entry(number).or_insert(0) += 1;
         }
     }
 
-    /// Counts one less.
+    /// KeyCounts one less.
     pub(crate) fn remove(&mut self, number: u64) {
         if number > 0 {
             self.take(number, 1);
         }
     }
 
-    /// Counts all that `others` count no more. O(borrowers among them).
+    /// KeyCounts all that `others` count no more. O(borrowers among them).
     pub(crate) fn remove_all(&mut self, others: &Self) {
         for (number, count) in &others.0 {
             self.take(*number, *count);

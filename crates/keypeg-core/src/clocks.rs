@@ -24,13 +24,13 @@ pub struct Now {
 
 impl Now {
     /// Tells the wall time, in milliseconds, at which lease time is, or was, `lease_us`.
-    pub fn wall_ms_of_lease(&self, lease_us: u64) -> u64 {
+    pub fn lease_to_wall_ms(&self, lease_us: u64) -> u64 {
         shifted(self.wall_us, self.lease_us, lease_us) / US_PER_MS
     }
 
     /// Tells the wall time, in milliseconds, at which serving time would be `serving_us` if it
     /// ran on without a stop; `None` for [`NEVER_US`].
-    pub fn wall_ms_of_serving(&self, serving_us: u64) -> Option<u64> {
+    pub fn serving_to_wall_ms(&self, serving_us: u64) -> Option<u64> {
         (serving_us < NEVER_US)
             .then(|| shifted(self.wall_us, self.serving_us, serving_us) / US_PER_MS)
     }

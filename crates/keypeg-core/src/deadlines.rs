@@ -1,6 +1,6 @@
 //! An indexed 4-ary heap: which item is due first, exactly.
 //!
-//! Items know their place in the heap through [`Places`], so a deadline is set or cancelled in
+//! Items know their place in the heap through [`HeapIndex`], so a deadline is set or cancelled in
 //! O(log n). All items can be given one new deadline in O(1): a heap whose items are equal is a
 //! heap however they lie, so only the round is counted on. Knows neither keys nor clocks.
 
@@ -8,13 +8,13 @@ use crate::chunks::Chunks;
 use crate::clocks::NEVER_US;
 
 /// Where each item says it is in the heap.
-pub(crate) trait Places {
+pub(crate) trait HeapIndex {
     fn place(&self, item: u32) -> u32;
     fn set_place(&mut self, item: u32, place: u32);
 }
 
 /// The place of an item that is in no heap.
-pub(crate) const NOWHERE: u32 = u32::MAX;
+pub(crate) const NO_INDEX: u32 = u32::MAX;
 
 const WAYS: u32 = 4;
 const ROUND_BITS: u32 = 44;
@@ -64,18 +64,18 @@ impl Deadlines {
     }
 
     /// The deadline of an item that is in. O(1).
-    pub(crate) fn deadline(&self, item: u32, places: &impl Places) -> u64 {
+    pub(crate) fn deadline(&self, item: u32, places: &impl HeapIndex) -> u64 {
         let entry = self.heap[places.place(item)];
         debug_assert_eq!(entry.item(), item, "an item is where it says");
         self.due(entry)
     }
 
     /// Sets an item's deadline, putting it in if it is not. O(log n).
-    pub(crate) fn set(&mut self, item: u32, at_us: u64, places: &mut impl Places) {
+    pub(crate) fn set(&mut self, item: u32, at_us: u64, places: &mut impl HeapIndex) {
         let entry = Entry::new(at_us, self.round, item);
         self.touched = true;
         match places.place(item) {
-            NOWHERE => {
+            NO_INDEX => {
                 self.heap.push(entry);
                 self.settle(index(self.heap.len() - 1), places);
             }
@@ -87,14 +87,14 @@ impl Deadlines {
     }
 
     /// Takes an item out, if it is in. O(log n).
-    pub(crate) fn cancel(&mut self, item: u32, places: &mut impl Places) {
+    pub(crate) fn cancel(&mut self, item: u32, places: &mut impl HeapIndex) {
         let place = places.place(item);
-        if place == NOWHERE {
+        if place == NO_INDEX {
             return;
         }
         let removed = self.heap.swap_remove(place);
         debug_assert_eq!(removed.item(), item, "an item is where it says");
-        places.set_place(item, NOWHERE);
+        places.set_place(item, NO_INDEX);
         if (place as usize) < self.heap.len() {
             self.settle(place, places);
         }
@@ -114,7 +114,7 @@ impl Deadlines {
     }
 
     /// Moves the entry at `place` up or down to where it belongs.
-    fn settle(&mut self, place: u32, places: &mut impl Places) {
+    fn settle(&mut self, place: u32, places: &mut impl HeapIndex) {
         let entry = self.heap[place];
         let due = self.due(entry);
         let mut hole = place;
@@ -146,13 +146,13 @@ impl Deadlines {
             .min_by_key(|&(_, entry)| self.due(entry))
     }
 
-    fn put(&mut self, place: u32, entry: Entry, places: &mut impl Places) {
+    fn put(&mut self, place: u32, entry: Entry, places: &mut impl HeapIndex) {
         self.heap[place] = entry;
         places.set_place(entry.item(), place);
     }
 
     /// Panics unless every item is where it says and no item is due before its parent. O(n).
-    pub(crate) fn check_invariants(&self, places: &impl Places) {
+    pub(crate) fn check_invariants(&self, places: &impl HeapIndex) {
         for place in 0..index(self.heap.len()) {
             let entry = self.heap[place];
             assert_eq!(places.place(entry.item()), place, "an item is where it says");
@@ -177,7 +177,7 @@ mod tests {
     #[derive(Default)]
     struct Table(Vec<u32>);
 
-    impl Places for Table {
+    impl HeapIndex for Table {
         fn place(&self, item: u32) -> u32 {
             self.0[item as usize]
         }
@@ -189,7 +189,7 @@ mod tests {
     /// A naive list beside the heap, driven by a linear congruence.
     #[test]
     fn it_agrees_with_a_sorted_list() {
-        let mut table = Table(vec![NOWHERE; 300]);
+        let mut table = Table(vec![NO_INDEX; 300]);
         let mut heap = Deadlines::default();
         let mut list: Vec<Option<u64>> = vec![None; 300];
         let mut state = 1_u64;

@@ -14,7 +14,7 @@ use crate::key::{KeyState, NewKey};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Keys came to be, all by one call; they are available.
-    Born {
+    KeysCreated {
         /// Whether they were brought in.
         imported: bool,
         /// The keys.
@@ -70,7 +70,7 @@ pub enum Event<'a> {
         reason: Option<&'a str>,
     },
     /// A key that rested or was out of rotation is available again, by a call or by time.
-    Restored {
+    KeyFreed {
         /// The key.
         key: KeyId,
         /// Where it was.

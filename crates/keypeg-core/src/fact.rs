@@ -5,14 +5,14 @@
 //! tells it; a purge is one, since no key may come back from it. Facts carry numbers, not names.
 
 use crate::event::Event;
-use crate::ids::{AnswerId, Digest};
+use crate::ids::{BodyDigest, IdempotencyId};
 use crate::policy::Policy;
 
 /// Something that happened to a pool or a key. Key numbers are the server's and never used twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact<'a> {
     /// A pool was made.
-    PoolMade {
+    PoolCreated {
         /// Its number, never used twice.
         pool: u32,
         /// Its name.
@@ -21,19 +21,19 @@ pub enum Fact<'a> {
         policy: Policy,
     },
     /// A pool's policy was changed.
-    PolicySet {
+    PolicyChanged {
         /// The pool.
         pool: u32,
         /// What it is now.
         policy: Policy,
     },
     /// A pool was removed with all its keys.
-    PoolGone {
+    PoolDeleted {
         /// The pool.
         pool: u32,
     },
     /// Keys came to be: numbers `first`, `first + 1`, …, one for each value.
-    Born {
+    KeysCreated {
         /// The pool.
         pool: u32,
         /// The first key's number.
@@ -43,17 +43,17 @@ pub enum Fact<'a> {
         /// Whether they were brought in: their values are then never used again.
         imported: bool,
         /// Their values.
-        values: Values<'a>,
+        values: PackedValues<'a>,
     },
     /// A key was deleted by a call.
-    Deleted {
+    KeyDeleted {
         /// The pool.
         pool: u32,
         /// The key.
         key: u64,
     },
     /// A key was purged by time.
-    Purged {
+    KeyPurged {
         /// The pool.
         pool: u32,
         /// The key.
@@ -71,7 +71,7 @@ pub enum Fact<'a> {
         lease: Grant<'a>,
     },
     /// A lease runs: told anew, so that what was written of it before can be forgotten.
-    Held {
+    LeaseSnapshot {
         /// The pool.
         pool: u32,
         /// The key.
@@ -81,8 +81,8 @@ pub enum Fact<'a> {
         /// The lease as it is now.
         lease: Grant<'a>,
     },
-    /// A key rests after the lease of this token: told anew, like [`Fact::Held`].
-    Resting {
+    /// A key rests after the lease of this token: told anew, like [`Fact::LeaseSnapshot`].
+    RestSnapshot {
         /// The pool.
         pool: u32,
         /// The key.
@@ -128,26 +128,26 @@ pub enum Fact<'a> {
         reason: Option<&'a str>,
     },
     /// A key that rested or was out of rotation was put back.
-    Restored {
+    KeyFreed {
         /// The pool.
         pool: u32,
         /// The key.
         key: u64,
     },
     /// What an Idempotency-Key was answered: in the same batch as what it tells of, and told anew,
-    /// like [`Fact::Held`].
-    Answered {
+    /// like [`Fact::LeaseSnapshot`].
+    AnswerStored {
         /// The pool.
         pool: u32,
         /// The answer.
-        answer: Answer,
+        answer: IdempotencyRecord,
     },
     /// An answer was never received and what it gave has been taken back: it is forgotten.
-    Unanswered {
+    AnswerRevoked {
         /// The pool.
         pool: u32,
         /// Which answer.
-        id: AnswerId,
+        id: IdempotencyId,
     },
     /// Tokens below `until` may be granted; a start that is not clean goes on from there.
     TokensReserved {
@@ -155,7 +155,7 @@ pub enum Fact<'a> {
         until: u64,
     },
     /// All that still counts of the segments up to this one has been told anew: they can go.
-    Dropped {
+    SegmentsDropped {
         /// The last segment that can go.
         through: u64,
     },
@@ -185,21 +185,21 @@ pub struct Grant<'a> {
 
 /// What an Idempotency-Key was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct IdempotencyRecord {
     /// Which answer it is.
-    pub id: AnswerId,
+    pub id: IdempotencyId,
     /// What was asked.
-    pub body: Digest,
+    pub body: BodyDigest,
     /// How long it is kept at least, lease time in microseconds.
     pub until_us: u64,
     /// What it told.
-    pub said: Said,
+    pub said: IdempotentResult,
 }
 
 /// What an answer told that is not to be found elsewhere later. Instants that end in `_ms` are wall
 /// time, as they were shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum IdempotentResult {
     /// A key was lent.
     Lease {
         /// The key.
@@ -227,33 +227,33 @@ pub enum Said {
 }
 
 /// Who takes facts: a journal's batch, a feed, a test.
-pub trait Sink {
+pub trait FactSink {
     /// Takes one fact; it stands once the batch it is part of is durable.
-    fn fact(&mut self, fact: &Fact<'_>);
+    fn record(&mut self, fact: &Fact<'_>);
 
     /// Tells whether somebody follows this pool: only then are its events made.
-    fn follows(&self, _pool: u32) -> bool {
+    fn has_subscribers(&self, _pool: u32) -> bool {
         false
     }
 
     /// Takes an event of a followed pool; it stands once the facts told with it do.
-    fn event(&mut self, _pool: u32, _event: &Event<'_>) {}
+    fn emit(&mut self, _pool: u32, _event: &Event<'_>) {}
 }
 
-impl<F: FnMut(&Fact<'_>)> Sink for F {
-    fn fact(&mut self, fact: &Fact<'_>) {
+impl<F: FnMut(&Fact<'_>)> FactSink for F {
+    fn record(&mut self, fact: &Fact<'_>) {
         self(fact);
     }
 }
 
-/// Values laid end to end, each behind its length (two bytes, little-endian).
+/// PackedValues laid end to end, each behind its length (two bytes, little-endian).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Values<'a> {
+pub struct PackedValues<'a> {
     packed: &'a [u8],
     count: u32,
 }
 
-impl<'a> Values<'a> {
+impl<'a> PackedValues<'a> {
     /// Takes packed bytes; `None` when they are not whole values of 1 to 4096 bytes of UTF-8.
     pub fn parse(packed: &'a [u8]) -> Option<Self> {
         let mut values = Self { packed, count: 0 };
@@ -291,9 +291,9 @@ impl<'a> Values<'a> {
     }
 }
 
-impl std::fmt::Debug for Values<'_> {
+impl std::fmt::Debug for PackedValues<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Values({} of them)", self.count)
+        write!(f, "PackedValues({} of them)", self.count)
     }
 }
 
@@ -302,14 +302,14 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))
 }
 
-/// Values being laid end to end.
+/// PackedValues being laid end to end.
 #[derive(Default)]
-pub(crate) struct ValuesBuilder {
+pub(crate) struct PackedValuesBuilder {
     packed: Vec<u8>,
     count: u32,
 }
 
-impl ValuesBuilder {
+impl PackedValuesBuilder {
     pub(crate) fn with_capacity(count: usize, value_len: usize) -> Self {
         Self { packed: Vec::with_capacity(count * (value_len + 2)), count: 0 }
     }
@@ -321,8 +321,8 @@ impl ValuesBuilder {
         self.count += 1;
     }
 
-    pub(crate) fn values(&self) -> Values<'_> {
-        Values { packed: &self.packed, count: self.count }
+    pub(crate) fn values(&self) -> PackedValues<'_> {
+        PackedValues { packed: &self.packed, count: self.count }
     }
 }
 
@@ -332,19 +332,19 @@ mod tests {
 
     #[test]
     fn values_read_back_and_damage_is_refused() {
-        let mut builder = ValuesBuilder::default();
+        let mut builder = PackedValuesBuilder::default();
         for value in ["a", "bc", &"x".repeat(4096)] {
             builder.push(value.as_bytes());
         }
         let packed = builder.packed.clone();
-        let values = Values::parse(&packed).expect("whole");
+        let values = PackedValues::parse(&packed).expect("whole");
         assert_eq!(values.count(), 3);
         assert_eq!(values.iter().map(<[u8]>::len).collect::<Vec<_>>(), [1, 2, 4096]);
         for cut in 1..packed.len() {
             let whole = [3, 7, packed.len()].contains(&cut);
-            assert_eq!(Values::parse(&packed[..cut]).is_some(), whole, "cut at {cut}");
+            assert_eq!(PackedValues::parse(&packed[..cut]).is_some(), whole, "cut at {cut}");
         }
-        assert!(Values::parse(&[0, 0]).is_none(), "an empty value");
-        assert!(Values::parse(&[1, 0, 0xff]).is_none(), "not UTF-8");
+        assert!(PackedValues::parse(&[0, 0]).is_none(), "an empty value");
+        assert!(PackedValues::parse(&[1, 0, 0xff]).is_none(), "not UTF-8");
     }
 }

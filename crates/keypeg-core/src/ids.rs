@@ -16,11 +16,11 @@ pub struct LeaseId(pub u128);
 
 /// What one Idempotency-Key of one caller asks of one pool: which answer is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AnswerId(pub u128);
+pub struct IdempotencyId(pub u128);
 
 /// What tells two bodies apart: the first 128 bits of a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest(pub u128);
+pub struct BodyDigest(pub u128);
 
 /// Where a listing goes on: a slot of one pool, in one run of the server. Written as 26 of
 /// `0-9a-v`.
@@ -46,14 +46,14 @@ impl KeyId {
     }
 }
 
-impl AnswerId {
+impl IdempotencyId {
     /// The bits that place this answer in an index.
     pub(crate) fn hash(self) -> u64 {
         (self.0 >> 64) as u64
     }
 }
 
-impl Digest {
+impl BodyDigest {
     /// Computes the digest of a body.
     pub fn of(body: &[u8]) -> Self {
         Self(first_128(&blake3::hash(body)))
@@ -66,7 +66,7 @@ impl LeaseId {
         parse_128(text).map(Self)
     }
 
-    /// The fencing token this id claims; believe it only after [`IdKey::owns`].
+    /// The fencing token this id claims; believe it only after [`IdHashKey::owns`].
     pub fn token(self) -> u64 {
         u64::try_from(self.0 & u128::from(TOKEN_MAX)).expect("invariant: 53 bits")
     }
@@ -81,9 +81,9 @@ impl Cursor {
 
 /// The installation's hash key: made once, kept in its directory and its backups.
 #[derive(Clone)]
-pub struct IdKey([u8; 32]);
+pub struct IdHashKey([u8; 32]);
 
-impl IdKey {
+impl IdHashKey {
     /// Takes 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -102,11 +102,11 @@ impl IdKey {
 
     /// Computes the id of the answer that `by` asks of `route` in this pool under an
     /// Idempotency-Key.
-    pub(crate) fn answer_id(&self, pool: u32, route: u8, by: &str, key: &str) -> AnswerId {
+    pub(crate) fn answer_id(&self, pool: u32, route: u8, by: &str, key: &str) -> IdempotencyId {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"answer:").update(&pool.to_le_bytes()).update(&[route]);
         hasher.update(&(by.len() as u64).to_le_bytes()).update(by.as_bytes());
-        AnswerId(first_128(&hasher.update(key.as_bytes()).finalize()))
+        IdempotencyId(first_128(&hasher.update(key.as_bytes()).finalize()))
     }
 
     /// Makes the cursor of a listing of this pool that goes on at `slot`, in this run.
@@ -144,7 +144,7 @@ impl IdKey {
     }
 
     /// Tells whether this installation made that lease id, for that pool.
-    pub fn owns(&self, pool: u32, lease: LeaseId) -> bool {
+    pub fn verifies(&self, pool: u32, lease: LeaseId) -> bool {
         self.lease_id(pool, lease.token()) == lease
     }
 }
@@ -220,9 +220,9 @@ impl fmt::Debug for LeaseId {
     }
 }
 
-impl fmt::Debug for IdKey {
+impl fmt::Debug for IdHashKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("IdKey(…)")
+        f.write_str("IdHashKey(…)")
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn ids_read_back_what_they_write_and_nothing_else() {
-        let ids = IdKey::new([7; 32]);
+        let ids = IdHashKey::new([7; 32]);
         let id = ids.key_id(1, b"secret");
         assert_eq!(KeyId::parse(&id.to_string()), Some(id));
         for bits in [0, 1, u128::MAX, u128::MAX >> 1] {
@@ -253,24 +253,28 @@ mod tests {
             let value = vec![b'x'; len];
             let whole = [&b"key:"[..], &9_u32.to_le_bytes(), &value].concat();
             let hash = blake3::Hasher::new_keyed(&key).update(&whole).finalize();
-            assert_eq!(IdKey::new(key).key_id(9, &value), KeyId(first_128(&hash)), "{len} bytes");
+            assert_eq!(
+                IdHashKey::new(key).key_id(9, &value),
+                KeyId(first_128(&hash)),
+                "{len} bytes"
+            );
         }
     }
 
     #[test]
     fn a_lease_id_holds_only_for_its_pool_and_token() {
-        let ids = IdKey::new([7; 32]);
+        let ids = IdHashKey::new([7; 32]);
         let lease = ids.lease_id(3, 42);
         assert_eq!(lease.token(), 42);
-        assert!(ids.owns(3, lease));
-        assert!(!ids.owns(4, lease));
-        assert!(!ids.owns(3, LeaseId(lease.0 ^ (1 << 60))));
-        assert!(!ids.owns(3, LeaseId(lease.0 + 1)));
+        assert!(ids.verifies(3, lease));
+        assert!(!ids.verifies(4, lease));
+        assert!(!ids.verifies(3, LeaseId(lease.0 ^ (1 << 60))));
+        assert!(!ids.verifies(3, LeaseId(lease.0 + 1)));
     }
 
     #[test]
     fn a_cursor_holds_only_for_its_pool_its_run_and_its_slot() {
-        let ids = IdKey::new([7; 32]);
+        let ids = IdHashKey::new([7; 32]);
         let cursor = ids.cursor(3, 9, 42);
         assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
         assert_eq!(ids.position(3, 9, cursor), Some(42));
@@ -282,8 +286,8 @@ mod tests {
 
     #[test]
     fn the_same_value_has_another_id_in_another_pool_or_installation() {
-        let ids = IdKey::new([7; 32]);
+        let ids = IdHashKey::new([7; 32]);
         assert_ne!(ids.key_id(1, b"a"), ids.key_id(2, b"a"));
-        assert_ne!(ids.key_id(1, b"a"), IdKey::new([8; 32]).key_id(1, b"a"));
+        assert_ne!(ids.key_id(1, b"a"), IdHashKey::new([8; 32]).key_id(1, b"a"));
     }
 }

@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 /// Entries a shard has on average before the next one is split.
 const SHARD_FILL: usize = 1_600;
 
-/// Values found by a hash and a comparison.
+/// PackedValues found by a hash and a comparison.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
     shards: Vec<HashTable<u32>>,
@@ -30,7 +30,7 @@ impl Index {
         let whole = if shards == round { 0..0 } else { shards - round / 2..round / 2 };
         let shards = (0..shards).map(|at| {
             let each = count.div_ceil(if whole.contains(&at) { round / 2 } else { round });
-            // Chance fills them unevenly: by more than four deviations, one in thirty thousand.
+            // RandomSource fills them unevenly: by more than four deviations, one in thirty thousand.
             HashTable::with_capacity(each + 4 * each.isqrt())
         });
         Self { shards: shards.collect(), len: 0 }

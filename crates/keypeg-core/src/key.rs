@@ -45,7 +45,7 @@ impl fmt::Debug for Secret {
 pub enum KeyState {
     /// Free to be lent.
     Available,
-    /// Lent: one holder has it until its lease ends.
+    /// GrantedLease: one holder has it until its lease ends.
     Leased,
     /// Back, but not served until a time.
     Resting,
@@ -64,7 +64,7 @@ pub enum KeyRef {
 
 /// What a holder says of the key it gives back; by default nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ReleaseOptions {
     /// How long the key rests, in milliseconds; as the policy said at its grant when left out.
     pub rest_ms: Option<u64>,
     /// Whether it is out of rotation until somebody puts it back, rather than for a time.

@@ -6,7 +6,7 @@
 use crate::clocks::US_PER_MS;
 
 /// The longest a lease, a hold or a rest can last, and the longest keep-alive time: 7 days.
-pub const LENGTH_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+pub const DURATION_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// How long a key may rest, as it is told.
 pub(crate) const REST: &str = "0, or 0.001..604800";
 /// The shortest and the longest value this server makes, in symbols after the prefix.
@@ -14,7 +14,7 @@ pub const KEY_LENGTH: std::ops::RangeInclusive<u16> = 16..=128;
 /// The longest prefix of made values, in symbols.
 pub const KEY_PREFIX_MAX: usize = 32;
 /// The most keys a pool can be told to keep; the server's own bound may be lower.
-pub const MAX_KEYS_MAX: u64 = 1_000_000_000;
+pub const POOL_KEYS_MAX: u64 = 1_000_000_000;
 
 /// What one pool allows. Lengths are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct OutOfRange {
 
 impl Policy {
     /// Applies a change; refuses a policy with any value out of its range.
-    pub fn patched(&self, patch: PolicyPatch) -> Result<Self, OutOfRange> {
+    pub fn with_patch(&self, patch: PolicyPatch) -> Result<Self, OutOfRange> {
         let policy = Self {
             lease_ttl_ms: patch.lease_ttl_ms.unwrap_or(self.lease_ttl_ms),
             max_hold_ms: patch.max_hold_ms.unwrap_or(self.max_hold_ms),
@@ -94,13 +94,13 @@ impl Policy {
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
-        let length = 1..=LENGTH_MAX_MS;
+        let length = 1..=DURATION_MAX_MS;
         let prefix_ok = self.key_prefix.len() <= KEY_PREFIX_MAX
             && self.key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         let checks = [
             (length.contains(&self.lease_ttl_ms), "lease_ttl_seconds", "0.001..604800"),
             (
-                self.max_hold_ms.is_none_or(|ms| ms <= LENGTH_MAX_MS && ms >= self.lease_ttl_ms),
+                self.max_hold_ms.is_none_or(|ms| ms <= DURATION_MAX_MS && ms >= self.lease_ttl_ms),
                 "max_hold_seconds",
                 "null, or lease_ttl_seconds..604800",
             ),
@@ -109,11 +109,11 @@ impl Policy {
                 "keepalive_ttl_seconds",
                 "null, or 0.001..604800",
             ),
-            (self.rest_ms <= LENGTH_MAX_MS, "rest_seconds", REST),
+            (self.rest_ms <= DURATION_MAX_MS, "rest_seconds", REST),
             (KEY_LENGTH.contains(&self.key_length), "key_length", "16..128"),
             (prefix_ok, "key_prefix", "at most 32 of A-Z a-z 0-9 _ -"),
             (
-                self.max_keys.is_none_or(|n| (1..=MAX_KEYS_MAX).contains(&n)),
+                self.max_keys.is_none_or(|n| (1..=POOL_KEYS_MAX).contains(&n)),
                 "max_keys",
                 "null, or 1..1000000000",
             ),
@@ -177,12 +177,15 @@ mod tests {
     fn a_policy_names_the_field_that_is_out_of_range() {
         let base = Policy::default();
         let hold = |ms| PolicyPatch { max_hold_ms: Some(Some(ms)), ..PolicyPatch::default() };
-        assert_eq!(base.patched(hold(60_000)).map(|p| p.hold_us()), Ok(60_000_000));
-        assert_eq!(base.patched(hold(59_999)).unwrap_err().field, "max_hold_seconds");
-        assert_eq!(base.patched(hold(LENGTH_MAX_MS + 1)).unwrap_err().field, "max_hold_seconds");
+        assert_eq!(base.with_patch(hold(60_000)).map(|p| p.hold_us()), Ok(60_000_000));
+        assert_eq!(base.with_patch(hold(59_999)).unwrap_err().field, "max_hold_seconds");
+        assert_eq!(
+            base.with_patch(hold(DURATION_MAX_MS + 1)).unwrap_err().field,
+            "max_hold_seconds"
+        );
         let ttl = PolicyPatch { lease_ttl_ms: Some(0), ..PolicyPatch::default() };
-        assert_eq!(base.patched(ttl).unwrap_err().field, "lease_ttl_seconds");
+        assert_eq!(base.with_patch(ttl).unwrap_err().field, "lease_ttl_seconds");
         let prefix = PolicyPatch { key_prefix: Some("a b".into()), ..PolicyPatch::default() };
-        assert_eq!(base.patched(prefix).unwrap_err().field, "key_prefix");
+        assert_eq!(base.with_patch(prefix).unwrap_err().field, "key_prefix");
     }
 }

@@ -1,7 +1,7 @@
 //! One pool: which keys it has, who holds which, what ends when.
 //!
 //! The methods stand in the order of a key's life. Each takes the step it is part of (time,
-//! chance, who takes the facts) and either does it all or refuses and changes nothing but what
+//! random, who takes the facts) and either does it all or refuses and changes nothing but what
 //! time has ended anyway. No method is O(n) in the keys. Two clocks: `returns` ends leases and
 //! rests on lease time, `lives` ends keys on serving time; a deadline is over when `now >= it`.
 //!
@@ -18,44 +18,44 @@ mod borrow;
 mod check;
 mod due;
 mod health;
-mod once;
+mod idempotent;
 mod page;
 mod replay;
 mod wait;
 
-use crate::Chance;
+use crate::RandomSource;
 use crate::available::Available;
 use crate::borrowers::{Borrower, Borrowers};
 use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
 use crate::deadlines::Deadlines;
 use crate::event::Event;
-use crate::fact::{Fact, Grant, Sink, ValuesBuilder};
-use crate::ids::{IdKey, KeyId, LeaseId};
+use crate::fact::{Fact, FactSink, Grant, PackedValuesBuilder};
+use crate::holds::{Hold, Holds};
+use crate::idempotency_store::IdempotencyStore;
+use crate::ids::{IdHashKey, KeyId, LeaseId};
 use crate::index::Index;
 use crate::key::{KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret};
-use crate::lease::{Hold, Holds};
-use crate::ledger::{EndedLease, Ledger};
-use crate::line::Line;
 use crate::policy::{OutOfRange, Policy, PoolName};
-use crate::refusal::{Counts, EndCause, NoKeyCause, Refusal};
-use crate::replays::Replays;
+use crate::refusal::{EndCause, KeyCounts, NoKeyCause, Refusal};
 use crate::retired::Retired;
-use crate::sabotage::{Sabotage, on};
+use crate::sabotage::{Sabotage, enabled};
+use crate::shared::{EndedLease, SharedState};
 use crate::slots::Slots;
 use crate::symbols::Symbols;
+use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 use health::Reasons;
-pub use once::Once;
-pub use wait::Lent;
+pub use idempotent::IdempotencyKey;
+pub use wait::GrantedLease;
 
-/// One step of a turn: when it is, where chance comes from, who takes the facts.
-pub struct Step<'a> {
+/// One step of a turn: when it is, where random comes from, who takes the facts.
+pub struct StepContext<'a> {
     /// The instant of the whole turn.
     pub now: Now,
-    /// Where chance comes from.
-    pub chance: &'a mut dyn Chance,
+    /// Where random comes from.
+    pub random: &'a mut dyn RandomSource,
     /// Who takes the facts.
-    pub facts: &'a mut dyn Sink,
+    pub facts: &'a mut dyn FactSink,
     /// How many more leases, rests and keys this turn may end because they are due.
     pub budget: u32,
     /// Whether time ended a lease or a rest, which leaves no fact: the clock must be remembered.
@@ -64,7 +64,7 @@ pub struct Step<'a> {
 
 /// What somebody who asks for a key wants of the lease.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wish<'a> {
+pub struct AcquireOptions<'a> {
     /// How long; the policy's length when left out.
     pub ttl_ms: Option<u64>,
     /// Who says to hold it.
@@ -93,9 +93,9 @@ pub struct Pool {
     quarantined: u64,
     reasons: Reasons,
     /// Who waits for a key.
-    line: Line,
+    line: WaitQueue,
     /// What Idempotency-Keys were answered.
-    replays: Replays,
+    replays: IdempotencyStore,
     /// What this pool's leases and waits count in the ledger's borrowers.
     borrowers: Borrowers,
     /// Imported values that were deleted or purged: never used again.
@@ -118,15 +118,15 @@ impl Pool {
             resting: 0,
             quarantined: 0,
             reasons: Reasons::default(),
-            line: Line::default(),
-            replays: Replays::default(),
+            line: WaitQueue::default(),
+            replays: IdempotencyStore::default(),
             borrowers: Borrowers::default(),
             retired: Retired::default(),
         }
     }
 
     /// Its number, never used twice.
-    pub fn number(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.number
     }
 
@@ -145,9 +145,9 @@ impl Pool {
     }
 
     /// How many keys stand where. O(1). What is due may still be counted, for a second at most.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> KeyCounts {
         let away = self.holds.len() as u64;
-        Counts {
+        KeyCounts {
             available: self.available.len() as u64,
             leased: away - self.resting,
             resting: self.resting,
@@ -156,7 +156,7 @@ impl Pool {
     }
 
     /// When the next leased or resting key comes back, in lease time.
-    pub fn next_return_us(&self) -> Option<u64> {
+    pub fn next_hold_end_us(&self) -> Option<u64> {
         self.returns.first().map(|(at, _)| at)
     }
 
@@ -168,20 +168,20 @@ impl Pool {
     /// Makes `count` keys of random symbols, all or none. O(count log n).
     pub fn generate(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         count: u32,
     ) -> Result<Vec<NewKey>, Refusal> {
         self.room_for(ledger, step, count)?;
         let length = self.policy.key_prefix.len() + usize::from(self.policy.key_length);
-        let mut values = ValuesBuilder::with_capacity(count as usize, length);
+        let mut values = PackedValuesBuilder::with_capacity(count as usize, length);
         let mut keys = Vec::with_capacity(count as usize);
         let first = ledger.take_numbers(count);
         let mut symbols = Symbols::default();
         let mut value = Vec::with_capacity(length);
         for number in first..first + u64::from(count) {
             let id = loop {
-                symbols.make(&self.policy, step.chance, &mut value);
+                symbols.make(&self.policy, step.random, &mut value);
                 let id = ledger.ids.key_id(self.number, &value);
                 if !self.ever_had(id, &value) {
                     break id;
@@ -193,18 +193,24 @@ impl Pool {
         }
         let pool = self.number;
         let at_ms = step.now.wall_us / US_PER_MS;
-        if on(Sabotage::HalfBatch) {
+        if enabled(Sabotage::HalfBatch) {
             for (first, value) in (first..).zip(values.values().iter()) {
-                let mut alone = ValuesBuilder::default();
+                let mut alone = PackedValuesBuilder::default();
                 alone.push(value);
                 let values = alone.values();
-                step.facts.fact(&Fact::Born { pool, first, at_ms, imported: false, values });
+                step.facts.record(&Fact::KeysCreated {
+                    pool,
+                    first,
+                    at_ms,
+                    imported: false,
+                    values,
+                });
             }
             return Ok(keys);
         }
         let values = values.values();
-        step.facts.fact(&Fact::Born { pool, first, at_ms, imported: false, values });
-        self.tell(step, || Event::Born { imported: false, keys: &keys });
+        step.facts.record(&Fact::KeysCreated { pool, first, at_ms, imported: false, values });
+        self.tell(step, || Event::KeysCreated { imported: false, keys: &keys });
         Ok(keys)
     }
 
@@ -212,14 +218,14 @@ impl Pool {
     /// refused: `gone` is the first of which a database says so. O(values log n).
     pub fn import(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         imported: &[Secret],
         gone: Option<usize>,
     ) -> Result<Vec<NewKey>, Refusal> {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
-        let mut values = ValuesBuilder::default();
+        let mut values = PackedValuesBuilder::default();
         for (at, value) in imported.iter().enumerate() {
             let id = ledger.ids.key_id(self.number, value.bytes());
             // One that is due is over: it is purged, which retires it if it was brought in.
@@ -241,21 +247,21 @@ impl Pool {
                 self.new_key(step.now, id, slot)
             })
             .collect();
-        step.facts.fact(&Fact::Born {
+        step.facts.record(&Fact::KeysCreated {
             pool: self.number,
             first,
             at_ms: step.now.wall_us / US_PER_MS,
             imported: true,
             values: values.values(),
         });
-        self.tell(step, || Event::Born { imported: true, keys: &keys });
+        self.tell(step, || Event::KeysCreated { imported: true, keys: &keys });
         Ok(keys)
     }
 
     fn room_for(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         count: u32,
     ) -> Result<(), Refusal> {
         self.settle_lives(ledger, step);
@@ -273,7 +279,7 @@ impl Pool {
 
     /// The ids to look up before these values are brought in: of those that a database may know to
     /// be gone; none where it knows of none. O(values).
-    pub fn to_look_up(&self, ledger: &Ledger, values: &[Secret]) -> Option<Vec<KeyId>> {
+    pub fn ids_to_check(&self, ledger: &SharedState, values: &[Secret]) -> Option<Vec<KeyId>> {
         let id = |value: &Secret| ledger.ids.key_id(self.number, value.bytes());
         self.retired.is_elsewhere().then(|| values.iter().map(id).collect())
     }
@@ -286,7 +292,7 @@ impl Pool {
     /// Puts a key in: available, with its full keep-alive time. Gives its slot.
     fn admit(
         &mut self,
-        ids: &IdKey,
+        ids: &IdHashKey,
         now: Now,
         number: u64,
         (id, value): (KeyId, &[u8]),
@@ -305,7 +311,7 @@ impl Pool {
             id,
             value: Secret::of_pool(self.slots.value(slot)),
             created_at_ms: self.slots.created_ms(slot),
-            expires_at_ms: now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
+            expires_at_ms: now.serving_to_wall_ms(self.lives.deadline(slot, &self.slots)),
         }
     }
 
@@ -315,17 +321,17 @@ impl Pool {
     /// does not reach that far it is [`Refusal::Settling`].
     pub fn acquire(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        wish: &Wish<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
+        wish: &AcquireOptions<'_>,
     ) -> Result<(LeaseView, Secret), Refusal> {
         let length_us = self.length_us(wish.ttl_ms)?;
         self.settle_returns(ledger, step);
         Self::may_borrow(ledger, wish.by)?;
-        if !on(Sabotage::NewcomerFirst) {
+        if !enabled(Sabotage::NewcomerFirst) {
             self.serve_line(ledger, step);
         }
-        if !self.line.is_empty() && !on(Sabotage::NewcomerFirst) {
+        if !self.line.is_empty() && !enabled(Sabotage::NewcomerFirst) {
             // Whoever stands in line comes first.
             return Err(self.no_key(ledger, step));
         }
@@ -339,8 +345,12 @@ impl Pool {
     }
 
     /// Draws a free key, each as likely, and purges those that are due on the way.
-    fn draw(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Result<u32, Undrawn> {
-        while let Some(slot) = self.available.draw(step.chance) {
+    fn draw(
+        &mut self,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
+    ) -> Result<u32, Undrawn> {
+        while let Some(slot) = self.available.draw(step.random) {
             if !is_over(self.lives.deadline(slot, &self.slots), step.now.serving_us) {
                 return Ok(slot);
             }
@@ -356,8 +366,8 @@ impl Pool {
     /// Lends a free key.
     fn grant(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         slot: u32,
         (length_us, holder, by): (u64, Option<&str>, u64),
     ) -> (LeaseView, Secret) {
@@ -372,7 +382,7 @@ impl Pool {
         };
         let key = self.slots.number(slot);
         self.lend(ledger, slot, token, &lease);
-        step.facts.fact(&Fact::Granted { pool: self.number, key, token, lease });
+        step.facts.record(&Fact::Granted { pool: self.number, key, token, lease });
         let view = self.lease_view(&ledger.ids, step.now, self.slots.place(slot));
         let (key, until_us) = (view.key_id, lease.until_us);
         self.tell(step, || Event::Granted { key, token, holder, until_us });
@@ -388,27 +398,27 @@ impl Pool {
         Err(Refusal::Invalid(OutOfRange { field: "ttl_seconds", allowed }))
     }
 
-    fn no_key(&mut self, ledger: &mut Ledger, step: &mut Step<'_>) -> Refusal {
+    fn no_key(&mut self, ledger: &mut SharedState, step: &mut StepContext<'_>) -> Refusal {
         self.settle_lives(ledger, step);
-        if self.key_is_due(step.now) && !on(Sabotage::FalseNone) {
+        if self.key_is_due(step.now) && !enabled(Sabotage::FalseNone) {
             return Refusal::Settling;
         }
         let counts = self.counts();
         let cause = match counts {
-            Counts { leased: 0, resting: 0, quarantined: 0, .. } => NoKeyCause::PoolEmpty,
-            Counts { resting: 0, quarantined: 0, .. } => NoKeyCause::AllLeased,
-            Counts { leased: 0, quarantined: 0, .. } => NoKeyCause::AllResting,
-            Counts { leased: 0, resting: 0, .. } => NoKeyCause::AllQuarantined,
+            KeyCounts { leased: 0, resting: 0, quarantined: 0, .. } => NoKeyCause::PoolEmpty,
+            KeyCounts { resting: 0, quarantined: 0, .. } => NoKeyCause::AllLeased,
+            KeyCounts { leased: 0, quarantined: 0, .. } => NoKeyCause::AllResting,
+            KeyCounts { leased: 0, resting: 0, .. } => NoKeyCause::AllQuarantined,
             _ => NoKeyCause::NoneFree,
         };
         let back_in_ms = self
-            .next_return_us()
+            .next_hold_end_us()
             .map(|at| at.saturating_sub(step.now.lease_us).div_ceil(US_PER_MS));
         Refusal::NoKey { cause, counts, back_in_ms }
     }
 
     /// Makes a key leased, whatever it was.
-    fn lend(&mut self, ledger: &mut Ledger, slot: u32, token: u64, lease: &Grant<'_>) {
+    fn lend(&mut self, ledger: &mut SharedState, slot: u32, token: u64, lease: &Grant<'_>) {
         self.detach(ledger, slot, EndCause::Expired);
         let hold = self.holds.add(Hold::new(slot, token, lease));
         self.count(ledger, lease.by);
@@ -420,8 +430,8 @@ impl Pool {
     /// Gives a running lease more time, up to its longest hold. O(log n).
     pub fn renew(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         lease: LeaseId,
         ttl_ms: Option<u64>,
     ) -> Result<LeaseView, Refusal> {
@@ -431,14 +441,14 @@ impl Pool {
         let until_us = after(step.now.lease_us, length_us).min(latest_us);
         let present_us = self.returns.deadline(hold, &self.holds);
         if until_us <= present_us {
-            let expires_at_ms = step.now.wall_ms_of_lease(present_us);
+            let expires_at_ms = step.now.lease_to_wall_ms(present_us);
             return Err(Refusal::MaxHoldReached { expires_at_ms });
         }
-        if !on(Sabotage::OldTimerEndsLease) {
+        if !enabled(Sabotage::OldTimerEndsLease) {
             self.returns.set(hold, until_us, &mut self.holds);
         }
         let key = self.slots.number(slot);
-        step.facts.fact(&Fact::Renewed { pool: self.number, key, token, until_us });
+        step.facts.record(&Fact::Renewed { pool: self.number, key, token, until_us });
         let view = self.lease_view(&ledger.ids, step.now, hold);
         self.tell(step, || Event::Renewed { key: view.key_id, token, until_us });
         Ok(view)
@@ -446,10 +456,10 @@ impl Pool {
 
     /// Puts a key back whoever holds it; ends rest and quarantine too. Tells whether that changed
     /// anything. O(log n).
-    pub fn release_key(
+    pub fn force_release(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         key: &KeyRef,
     ) -> Result<bool, Refusal> {
         let slot = self.touch(ledger, step, key)?;
@@ -463,8 +473,8 @@ impl Pool {
             was @ (KeyState::Resting | KeyState::Quarantined) => {
                 self.free(ledger, slot, EndCause::Released);
                 let key = self.slots.number(slot);
-                step.facts.fact(&Fact::Restored { pool: self.number, key });
-                self.tell(step, || Event::Restored { key: self.id_of(&ledger.ids, slot), was });
+                step.facts.record(&Fact::KeyFreed { pool: self.number, key });
+                self.tell(step, || Event::KeyFreed { key: self.id_of(&ledger.ids, slot), was });
             }
         }
         Ok(true)
@@ -473,11 +483,11 @@ impl Pool {
     /// The hold of a lease that runs at this instant.
     fn running(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         lease: LeaseId,
     ) -> Result<u32, Refusal> {
-        if !ledger.ids.owns(self.number, lease) {
+        if !ledger.ids.verifies(self.number, lease) {
             return Err(Refusal::LeaseEnded { cause: None });
         }
         if let Some(hold) = self.holds.find(lease.token()) {
@@ -493,7 +503,9 @@ impl Pool {
         {
             // The cause tells of the key as it is now, so what is due of it is over.
             self.settle_key(ledger, step, ended.slot);
-            if on(Sabotage::ReleaseWhoeverHolds) && self.state_of(ended) == Some(KeyState::Leased) {
+            if enabled(Sabotage::ReleaseWhoeverHolds)
+                && self.state_of(ended) == Some(KeyState::Leased)
+            {
                 return Ok(self.slots.place(ended.slot));
             }
         }
@@ -505,7 +517,7 @@ impl Pool {
         self.slots.state(slot).filter(|_| self.slots.number(slot) == number)
     }
 
-    fn end_cause(&self, ledger: &Ledger, token: u64) -> Option<EndCause> {
+    fn end_cause(&self, ledger: &SharedState, token: u64) -> Option<EndCause> {
         let ended = ledger.ended.find(token)?;
         Some(match (self.state_of(ended), ended.cause) {
             (None, _) => EndCause::KeyGone,
@@ -517,8 +529,8 @@ impl Pool {
     /// Gives one key its full keep-alive time again. O(log n).
     pub fn keep_alive(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         key: &KeyRef,
     ) -> Result<(KeyId, Option<u64>), Refusal> {
         let slot = self.touch(ledger, step, key)?;
@@ -528,14 +540,14 @@ impl Pool {
             KeyRef::Id(id) => *id,
             KeyRef::Value(_) => self.id_of(&ledger.ids, slot),
         };
-        Ok((id, step.now.wall_ms_of_serving(until_us)))
+        Ok((id, step.now.serving_to_wall_ms(until_us)))
     }
 
     /// Keeps many keys alive; gives how many distinct ones and which are not there. O(k log n).
     pub fn keep_alive_many(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         keys: &[KeyId],
     ) -> (u64, Vec<KeyId>) {
         let mut seen = HashSet::with_capacity_and_hasher(keys.len(), Hasher::default());
@@ -552,8 +564,8 @@ impl Pool {
     /// O(1) beside what was due; [`Refusal::Settling`] where more is due than the budget allows.
     pub fn keep_alive_all(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
     ) -> Result<u64, Refusal> {
         self.settle_lives(ledger, step);
         if self.life_is_due(step.now) {
@@ -566,23 +578,23 @@ impl Pool {
     /// Deletes a key in any state; a lease on it ends. O(log n).
     pub fn delete(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         key: &KeyRef,
     ) -> Result<(), Refusal> {
         let slot = self.touch(ledger, step, key)?;
         let number = self.slots.number(slot);
         let (key, was) = self.forget(ledger, slot);
-        step.facts.fact(&Fact::Deleted { pool: self.number, key: number });
+        step.facts.record(&Fact::KeyDeleted { pool: self.number, key: number });
         self.tell(step, || Event::Deleted { key, was });
         Ok(())
     }
 
     /// Shows a key, all but its value. O(1) beside what is due of it.
-    pub fn show(
+    pub fn get_key(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         key: &KeyRef,
     ) -> Result<KeyView, Refusal> {
         let slot = self.touch(ledger, step, key)?;
@@ -592,8 +604,8 @@ impl Pool {
     /// Shows a key's value, whoever holds it.
     pub fn reveal(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         key: &KeyRef,
     ) -> Result<(KeyId, Secret), Refusal> {
         let slot = self.touch(ledger, step, key)?;
@@ -602,21 +614,21 @@ impl Pool {
     }
 
     /// Tells those who follow this pool, if there are any, what the closure then makes.
-    fn tell<'a>(&self, step: &mut Step<'_>, event: impl FnOnce() -> Event<'a>) {
-        if step.facts.follows(self.number) {
-            step.facts.event(self.number, &event());
+    fn tell<'a>(&self, step: &mut StepContext<'_>, event: impl FnOnce() -> Event<'a>) {
+        if step.facts.has_subscribers(self.number) {
+            step.facts.emit(self.number, &event());
         }
     }
 
     /// Makes a key available, whatever it was.
-    fn free(&mut self, ledger: &mut Ledger, slot: u32, cause: EndCause) {
+    fn free(&mut self, ledger: &mut SharedState, slot: u32, cause: EndCause) {
         self.detach(ledger, slot, cause);
         self.slots.set_state(slot, KeyState::Available);
         self.available.insert(slot, &mut self.slots);
     }
 
     /// Takes a key out of the state it is in; a lease on it ends for this cause.
-    fn detach(&mut self, ledger: &mut Ledger, slot: u32, cause: EndCause) {
+    fn detach(&mut self, ledger: &mut SharedState, slot: u32, cause: EndCause) {
         match self.slots.state(slot).expect("invariant: detached keys are in") {
             KeyState::Available => self.available.remove(slot, &mut self.slots),
             KeyState::Quarantined => {
@@ -636,7 +648,7 @@ impl Pool {
         }
     }
 
-    fn note_end(&mut self, ledger: &mut Ledger, hold: u32, cause: EndCause) {
+    fn note_end(&mut self, ledger: &mut SharedState, hold: u32, cause: EndCause) {
         let Hold { slot, token, by, .. } = *self.holds.get(hold);
         self.count_less(ledger, by);
         let number = self.slots.number(slot);
@@ -645,14 +657,14 @@ impl Pool {
     }
 
     /// Removes a key for ever; an imported value is remembered. Gives its id and where it was.
-    fn forget(&mut self, ledger: &mut Ledger, slot: u32) -> (KeyId, KeyState) {
+    fn forget(&mut self, ledger: &mut SharedState, slot: u32) -> (KeyId, KeyState) {
         let id = self.id_of(&ledger.ids, slot);
         let was = self.slots.state(slot).expect("invariant: forgotten keys are in");
         self.detach(ledger, slot, EndCause::KeyGone);
         self.lives.cancel(slot, &mut self.slots);
         let (slots, pool, ids) = (&self.slots, self.number, &ledger.ids);
         self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
-        if self.slots.imported(slot) && !on(Sabotage::ForgetRetired) {
+        if self.slots.imported(slot) && !enabled(Sabotage::ForgetRetired) {
             self.retired.insert(id, ledger.mark, ledger.taken_over);
         }
         self.slots.remove(slot);
@@ -663,8 +675,8 @@ impl Pool {
     /// Finds a key and ends what is due of it; a key that is due is not there.
     fn touch(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         key: &KeyRef,
     ) -> Result<u32, Refusal> {
         let found = match key {
@@ -677,7 +689,7 @@ impl Pool {
         found.filter(|&slot| self.settle_key(ledger, step, slot)).ok_or(Refusal::UnknownKey)
     }
 
-    fn find(&self, ids: &IdKey, id: KeyId) -> Option<u32> {
+    fn find(&self, ids: &IdHashKey, id: KeyId) -> Option<u32> {
         self.by_id.find(id.hash(), |slot| self.id_of(ids, slot) == id)
     }
 
@@ -685,7 +697,7 @@ impl Pool {
         self.by_id.find(id.hash(), |slot| self.slots.value(slot) == value)
     }
 
-    fn id_of(&self, ids: &IdKey, slot: u32) -> KeyId {
+    fn id_of(&self, ids: &IdHashKey, slot: u32) -> KeyId {
         ids.key_id(self.number, self.slots.value(slot))
     }
 
@@ -693,7 +705,7 @@ impl Pool {
         self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
     }
 
-    fn lease_view(&self, ids: &IdKey, now: Now, hold: u32) -> LeaseView {
+    fn lease_view(&self, ids: &IdHashKey, now: Now, hold: u32) -> LeaseView {
         let Hold { slot, token, granted_us, ref words, .. } = *self.holds.get(hold);
         let until_us = self.returns.deadline(hold, &self.holds);
         LeaseView {
@@ -701,10 +713,10 @@ impl Pool {
             key_id: self.id_of(ids, slot),
             token,
             holder: words.clone(),
-            granted_at_ms: now.wall_ms_of_lease(granted_us),
-            expires_at_ms: now.wall_ms_of_lease(until_us),
+            granted_at_ms: now.lease_to_wall_ms(granted_us),
+            expires_at_ms: now.lease_to_wall_ms(until_us),
             expires_in_ms: until_us.saturating_sub(now.lease_us) / US_PER_MS,
-            key_expires_at_ms: now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
+            key_expires_at_ms: now.serving_to_wall_ms(self.lives.deadline(slot, &self.slots)),
         }
     }
 }
@@ -719,7 +731,7 @@ enum Undrawn {
 
 /// Whether the end of a key's life has come.
 fn is_over(at_us: u64, serving_us: u64) -> bool {
-    if on(Sabotage::RaiseAtDeadline) { at_us < serving_us } else { at_us <= serving_us }
+    if enabled(Sabotage::RaiseAtDeadline) { at_us < serving_us } else { at_us <= serving_us }
 }
 
 type Hasher = foldhash::fast::RandomState;

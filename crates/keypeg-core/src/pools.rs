@@ -3,19 +3,19 @@
 //! Keeps the soonest deadline of every pool on each clock. A pool with much that is due is served
 //! a slice at a time, in rotation, so that it delays no other.
 
-use crate::Chance;
+use crate::RandomSource;
 use crate::borrowers::{Borrower, Borrowers};
 use crate::clocks::Now;
-use crate::deadlines::{Deadlines, NOWHERE, Places};
-use crate::fact::{Fact, Sink};
-use crate::ids::{IdKey, KeyId};
+use crate::deadlines::{Deadlines, HeapIndex, NO_INDEX};
+use crate::fact::{Fact, FactSink};
+use crate::ids::{IdHashKey, KeyId};
 use crate::key::Secret;
-use crate::ledger::{Counters, Handed, Ledger, Limits};
-use crate::line::Line;
 use crate::policy::{Policy, PolicyPatch, PoolName};
-use crate::pool::{Once, Pool, Step};
+use crate::pool::{IdempotencyKey, Pool, StepContext};
 use crate::refusal::Refusal;
-use crate::sabotage::{Sabotage, on};
+use crate::sabotage::{Sabotage, enabled};
+use crate::shared::{Counters, Limits, SharedState, WaitOutcome};
+use crate::wait_queue::WaitQueue;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -32,10 +32,10 @@ const CHECKED_MAX: u64 = 32;
 /// All pools of a server.
 #[derive(Clone, Debug)]
 pub struct Pools {
-    seats: Vec<Option<Seat>>,
+    seats: Vec<Option<PoolEntry>>,
     free: Vec<u32>,
     by_name: HashMap<PoolName, u32, foldhash::fast::RandomState>,
-    ledger: Ledger,
+    ledger: SharedState,
     /// The soonest return, or end of a wait, of each pool, in lease time.
     returns: Deadlines,
     /// The soonest purge of each pool, in serving time.
@@ -43,7 +43,7 @@ pub struct Pools {
     /// Pools of which something is due.
     rotation: VecDeque<u32>,
     /// Lines of removed pools: who stands there is still to be told.
-    orphans: VecDeque<Line>,
+    orphans: VecDeque<WaitQueue>,
     /// Seats below this one may keep retired values that a database has.
     leaving: usize,
     /// Seats below this one may keep answers whose time is over.
@@ -52,14 +52,14 @@ pub struct Pools {
 
 /// How far a retelling has come; the default is its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retelling {
+pub struct SnapshotCursor {
     seat: u32,
     hold: u32,
     answer: u32,
 }
 
 #[derive(Clone, Debug)]
-struct Seat {
+struct PoolEntry {
     pool: Pool,
     return_place: u32,
     life_place: u32,
@@ -68,12 +68,12 @@ struct Seat {
 
 impl Pools {
     /// Begins without any pool; the first fencing token is at least `first_token`.
-    pub fn new(ids: IdKey, limits: Limits, first_token: u64) -> Self {
+    pub fn new(ids: IdHashKey, limits: Limits, first_token: u64) -> Self {
         Self {
             seats: Vec::new(),
             free: Vec::new(),
             by_name: HashMap::default(),
-            ledger: Ledger::new(ids, limits, first_token),
+            ledger: SharedState::new(ids, limits, first_token),
             returns: Deadlines::default(),
             lives: Deadlines::default(),
             rotation: VecDeque::new(),
@@ -85,28 +85,28 @@ impl Pools {
 
     /// Makes a pool, or changes the policy of one; tells whether it was made. A new one takes
     /// `base` for what the change leaves out.
-    pub fn put(
+    pub fn create_or_update(
         &mut self,
-        step: &mut Step<'_>,
+        step: &mut StepContext<'_>,
         name: &PoolName,
         base: &Policy,
         patch: PolicyPatch,
     ) -> Result<bool, Refusal> {
         if let Some(&at) = self.by_name.get(name) {
             let pool = &mut self.seats[at as usize].as_mut().expect(SEATED).pool;
-            let policy = pool.policy().patched(patch).map_err(Refusal::Invalid)?;
+            let policy = pool.policy().with_patch(patch).map_err(Refusal::Invalid)?;
             pool.set_policy(policy.clone());
-            step.facts.fact(&Fact::PolicySet { pool: pool.number(), policy });
+            step.facts.record(&Fact::PolicyChanged { pool: pool.id(), policy });
             return Ok(false);
         }
-        let policy = base.patched(patch).map_err(Refusal::Invalid)?;
+        let policy = base.with_patch(patch).map_err(Refusal::Invalid)?;
         let max = self.ledger.limits.pools;
         if self.by_name.len() >= max {
             return Err(Refusal::TooManyPools { max });
         }
         let number = self.ledger.counters.next_pool;
         self.seat(number, name.clone(), policy.clone());
-        step.facts.fact(&Fact::PoolMade { pool: number, name: name.as_str(), policy });
+        step.facts.record(&Fact::PoolCreated { pool: number, name: name.as_str(), policy });
         Ok(true)
     }
 
@@ -114,10 +114,10 @@ impl Pools {
     pub(crate) fn seat(&mut self, number: u32, name: PoolName, policy: Policy) -> u32 {
         let counters = &mut self.ledger.counters;
         counters.next_pool = counters.next_pool.max(number + 1);
-        let seat = Seat {
+        let seat = PoolEntry {
             pool: Pool::new(number, name.clone(), policy),
-            return_place: NOWHERE,
-            life_place: NOWHERE,
+            return_place: NO_INDEX,
+            life_place: NO_INDEX,
             in_rotation: false,
         };
         let at = if let Some(at) = self.free.pop() {
@@ -134,7 +134,7 @@ impl Pools {
 
     /// Removes a pool with all its keys and gives it back, so that freeing its memory, which is
     /// O(n), can be done elsewhere. O(log pools).
-    pub fn remove(&mut self, step: &mut Step<'_>, name: &PoolName) -> Result<Pool, Refusal> {
+    pub fn remove(&mut self, step: &mut StepContext<'_>, name: &PoolName) -> Result<Pool, Refusal> {
         if name.as_str() == PoolName::DEFAULT {
             return Err(Refusal::DefaultPool);
         }
@@ -144,7 +144,7 @@ impl Pools {
         if !line.is_empty() {
             self.orphans.push_back(line);
         }
-        step.facts.fact(&Fact::PoolGone { pool: pool.number() });
+        step.facts.record(&Fact::PoolDeleted { pool: pool.id() });
         Ok(pool)
     }
 
@@ -161,16 +161,16 @@ impl Pools {
     }
 
     /// Plays one step on the pool of that name; what it made available goes to those in line.
-    pub fn on<T>(
+    pub fn with_pool<T>(
         &mut self,
         name: &PoolName,
-        step: &mut Step<'_>,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        step: &mut StepContext<'_>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let at = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
         let pool = &mut self.seats[at as usize].as_mut().expect(SEATED).pool;
         let played = play(pool, &mut self.ledger, step);
-        if !on(Sabotage::NewcomerFirst) {
+        if !enabled(Sabotage::NewcomerFirst) {
             pool.serve_line(&mut self.ledger, step);
         }
         self.schedule(at);
@@ -188,25 +188,25 @@ impl Pools {
             || of_serving.is_some_and(|at| at <= now.serving_us)
     }
 
-    /// Takes somebody out of line; false when nobody with that ticket waits. O(log n).
-    pub fn leave(&mut self, ticket: u64) -> bool {
-        let Some(&(seat, at)) = self.ledger.waiters.get(&ticket) else { return false };
+    /// Takes somebody out of line; false when nobody with that waiter_id waits. O(log n).
+    pub fn cancel_wait(&mut self, waiter_id: u64) -> bool {
+        let Some(&(seat, at)) = self.ledger.waiters.get(&waiter_id) else { return false };
         // The seat may be another pool's by now, and the one asked for an orphan, told soon.
         let Some(seated) = &mut self.seats[seat as usize] else { return false };
-        let left = seated.pool.leave(&mut self.ledger, at, ticket);
+        let left = seated.pool.leave(&mut self.ledger, at, waiter_id);
         self.schedule(seat);
         left
     }
 
     /// Takes what those who waited got since the last time: to be called after every step.
-    pub fn take_handed(&mut self) -> std::vec::Drain<'_, Handed> {
+    pub fn drain_wait_outcomes(&mut self) -> std::vec::Drain<'_, WaitOutcome> {
         self.ledger.handed.drain(..)
     }
 
-    /// Sends everybody away who waits, each told of by ticket. O(waiters): for a stop.
-    pub fn turn_away(&mut self, mut each: impl FnMut(u64)) {
-        for (ticket, _) in self.ledger.waiters.drain() {
-            each(ticket);
+    /// Sends everybody away who waits, each told of by waiter_id. O(waiters): for a stop.
+    pub fn cancel_all_waits(&mut self, mut each: impl FnMut(u64)) {
+        for (waiter_id, _) in self.ledger.waiters.drain() {
+            each(waiter_id);
         }
         self.orphans.clear();
         for at in 0..u32::try_from(self.seats.len()).expect("invariant: pools are bounded") {
@@ -218,17 +218,17 @@ impl Pools {
     }
 
     /// How many wait in all pools together. O(1).
-    pub fn waiting(&self) -> usize {
+    pub fn waiter_count(&self) -> usize {
         self.ledger.waiters.len()
     }
 
     /// How many leases run in that name, those that are waited for among them. O(1).
-    pub fn borrowed(&self, by: Borrower) -> u64 {
+    pub fn lease_count(&self, by: Borrower) -> u64 {
         self.ledger.borrowers.has(by.number)
     }
 
     /// Tells those in line for removed pools.
-    fn tell_orphans(&mut self, step: &mut Step<'_>) {
+    fn tell_orphans(&mut self, step: &mut StepContext<'_>) {
         while step.budget > 0
             && let Some(line) = self.orphans.front_mut()
         {
@@ -236,10 +236,10 @@ impl Pools {
             match line.first() {
                 None => drop(self.orphans.pop_front()),
                 Some(first) => {
-                    let ticket = line.leave(first).ticket;
-                    self.ledger.waiters.remove(&ticket);
+                    let waiter_id = line.leave(first).waiter_id;
+                    self.ledger.waiters.remove(&waiter_id);
                     let outcome = Err(Refusal::UnknownPool);
-                    self.ledger.handed.push(Handed { ticket, outcome });
+                    self.ledger.handed.push(WaitOutcome { waiter_id, outcome });
                 }
             }
         }
@@ -255,7 +255,7 @@ impl Pools {
         self.seats.iter().flatten().map(|seat| &seat.pool)
     }
 
-    pub(crate) fn parts(&mut self, at: u32) -> (&mut Pool, &mut Ledger) {
+    pub(crate) fn parts(&mut self, at: u32) -> (&mut Pool, &mut SharedState) {
         (&mut self.seats[at as usize].as_mut().expect(SEATED).pool, &mut self.ledger)
     }
 
@@ -266,36 +266,41 @@ impl Pools {
     /// Tells anew what holds keys away and what Idempotency-Keys were answered, from a place on, at
     /// most `max` of them; gives where to go on,
     /// or `None` when all pools have been told. O(max).
-    pub fn retell(&self, from: Retelling, max: u32, facts: &mut dyn Sink) -> Option<Retelling> {
+    pub fn write_snapshot(
+        &self,
+        from: SnapshotCursor,
+        max: u32,
+        facts: &mut dyn FactSink,
+    ) -> Option<SnapshotCursor> {
         let seats = u32::try_from(self.seats.len()).expect("invariant: pools are bounded");
         for seat in from.seat..seats.min(from.seat + max) {
             let (hold, answer) = if seat == from.seat { (from.hold, from.answer) } else { (0, 0) };
-            let Some(Seat { pool, .. }) = &self.seats[seat as usize] else { continue };
+            let Some(PoolEntry { pool, .. }) = &self.seats[seat as usize] else { continue };
             if !pool.is_told((hold, answer)) {
-                return Some(match pool.retell((hold, answer), max, facts) {
-                    Some((hold, answer)) => Retelling { seat, hold, answer },
-                    None => Retelling { seat: seat + 1, ..Retelling::default() },
+                return Some(match pool.write_snapshot((hold, answer), max, facts) {
+                    Some((hold, answer)) => SnapshotCursor { seat, hold, answer },
+                    None => SnapshotCursor { seat: seat + 1, ..SnapshotCursor::default() },
                 });
             }
         }
         let seat = from.seat + max;
-        (seat < seats).then(|| Retelling { seat, ..Retelling::default() })
+        (seat < seats).then(|| SnapshotCursor { seat, ..SnapshotCursor::default() })
     }
 
-    pub(crate) fn ledger_mut(&mut self) -> &mut Ledger {
+    pub(crate) fn ledger_mut(&mut self) -> &mut SharedState {
         &mut self.ledger
     }
 
     /// Names this run of the server, so that no cursor of another run is taken for one of it.
-    pub fn begin_run(&mut self, chance: &mut dyn Chance) {
+    pub fn set_run_id(&mut self, random: &mut dyn RandomSource) {
         let mut run = [0; 8];
-        chance.fill(&mut run);
+        random.fill(&mut run);
         self.ledger.run = u64::from_le_bytes(run);
     }
 
     /// Names the mark of the facts to come, which never falls, and up to which one a database has
     /// taken over what is gone for ever: that leaves this memory, a slice a call, pools in turn.
-    pub fn mark(&mut self, mark: u64, taken_over: u64) {
+    pub fn set_positions(&mut self, mark: u64, taken_over: u64) {
         let risen = taken_over > self.ledger.taken_over;
         (self.ledger.mark, self.ledger.taken_over) = (mark, taken_over);
         if risen && self.leaving == 0 {
@@ -313,24 +318,30 @@ impl Pools {
 
     /// Says whether nothing can be remembered: then no key is purged and no lease ends, and what is
     /// due of a key that is asked for is over all the same.
-    pub fn hold(&mut self, held: bool) {
+    pub fn set_clocks_frozen(&mut self, held: bool) {
         self.ledger.held = held;
     }
 
     /// Whether what is asked of the pool of that name under an Idempotency-Key is answered already;
     /// `lends` tells the two routes apart. O(1).
-    pub fn is_answered(&self, name: &PoolName, lends: bool, once: &Once<'_>, now_us: u64) -> bool {
-        self.get(name).is_some_and(|pool| pool.is_answered(&self.ledger, lends, once, now_us))
+    pub fn has_stored_answer(
+        &self,
+        name: &PoolName,
+        lends: bool,
+        once: &IdempotencyKey<'_>,
+        now_us: u64,
+    ) -> bool {
+        self.get(name).is_some_and(|pool| pool.has_stored_answer(&self.ledger, lends, once, now_us))
     }
 
     /// The ids to look up before values are brought into the pool of that name, if any are.
-    pub fn to_look_up(&self, name: &PoolName, values: &[Secret]) -> Option<(u32, Vec<KeyId>)> {
+    pub fn ids_to_check(&self, name: &PoolName, values: &[Secret]) -> Option<(u32, Vec<KeyId>)> {
         let pool = self.get(name)?;
-        pool.to_look_up(&self.ledger, values).map(|ids| (pool.number(), ids))
+        pool.ids_to_check(&self.ledger, values).map(|ids| (pool.id(), ids))
     }
 
     /// What tells this run of the server from others; no secret.
-    pub fn run(&self) -> u64 {
+    pub fn run_id(&self) -> u64 {
         self.ledger.run
     }
 
@@ -345,12 +356,12 @@ impl Pools {
     }
 
     /// Keys in all pools together. O(1).
-    pub fn keys(&self) -> u64 {
+    pub fn key_count(&self) -> u64 {
         self.ledger.keys
     }
 
     /// Ends what is due, pools in rotation, at most the step's budget; true when more is due.
-    pub fn expire(&mut self, step: &mut Step<'_>) -> bool {
+    pub fn expire(&mut self, step: &mut StepContext<'_>) -> bool {
         self.rotate_in(step.now);
         self.forget_answers(step.now);
         self.tell_orphans(step);
@@ -358,11 +369,11 @@ impl Pools {
             && let Some(at) = self.rotation.pop_front()
         {
             let Some(seat) = &mut self.seats[at as usize] else { continue };
-            let mut slice = Step {
+            let mut slice = StepContext {
                 budget: SLICE.min(step.budget),
                 now: step.now,
                 ended_by_time: false,
-                chance: step.chance,
+                random: step.random,
                 facts: step.facts,
             };
             let given = slice.budget;
@@ -461,8 +472,8 @@ impl Pools {
 const SEATED: &str = "invariant: a pool that is named has a seat";
 
 /// Sets or cancels a pool's deadline, leaving the heap alone where nothing changed.
-fn note(heap: &mut Deadlines, at: u32, due_us: Option<u64>, places: &mut impl Places) {
-    let present = (places.place(at) != NOWHERE).then(|| heap.deadline(at, places));
+fn note(heap: &mut Deadlines, at: u32, due_us: Option<u64>, places: &mut impl HeapIndex) {
+    let present = (places.place(at) != NO_INDEX).then(|| heap.deadline(at, places));
     match due_us {
         _ if due_us == present => {}
         Some(due_us) => heap.set(at, due_us, places),
@@ -471,11 +482,11 @@ fn note(heap: &mut Deadlines, at: u32, due_us: Option<u64>, places: &mut impl Pl
 }
 
 /// Seats in the heap of returns.
-struct Returning<'a>(&'a mut Vec<Option<Seat>>);
+struct Returning<'a>(&'a mut Vec<Option<PoolEntry>>);
 /// Seats in the heap of purges.
-struct Living<'a>(&'a mut Vec<Option<Seat>>);
+struct Living<'a>(&'a mut Vec<Option<PoolEntry>>);
 
-impl Places for Returning<'_> {
+impl HeapIndex for Returning<'_> {
     fn place(&self, item: u32) -> u32 {
         self.0[item as usize].as_ref().expect(SEATED).return_place
     }
@@ -484,7 +495,7 @@ impl Places for Returning<'_> {
     }
 }
 
-impl Places for Living<'_> {
+impl HeapIndex for Living<'_> {
     fn place(&self, item: u32) -> u32 {
         self.0[item as usize].as_ref().expect(SEATED).life_place
     }

@@ -4,10 +4,10 @@ use crate::policy::OutOfRange;
 
 /// How many keys stand where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct KeyCounts {
     /// Free to be lent.
     pub available: u64,
-    /// Lent.
+    /// GrantedLease.
     pub leased: u64,
     /// Back, but not served yet.
     pub resting: u64,
@@ -15,7 +15,7 @@ pub struct Counts {
     pub quarantined: u64,
 }
 
-impl Counts {
+impl KeyCounts {
     /// Keys that are away for a time: leased or resting.
     pub fn total_away(&self) -> u64 {
         self.leased + self.resting
@@ -86,12 +86,12 @@ pub enum Refusal {
         /// Why.
         cause: NoKeyCause,
         /// How many stand where.
-        counts: Counts,
+        counts: KeyCounts,
         /// How long until the first comes back, in milliseconds, where one does.
         back_in_ms: Option<u64>,
     },
     /// As many wait as may, on the whole server.
-    LineFull {
+    WaitQueueFull {
         /// Its bound.
         max: usize,
     },

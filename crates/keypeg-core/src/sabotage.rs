@@ -86,13 +86,13 @@ impl Sabotage {
 
 /// A bound that a simulation can make small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
+pub enum TestLimit {
     /// Waiters in all pools together.
     Waiters,
     /// Ends by time that a turn plays.
     Expire,
     /// Tokens reserved at a time.
-    TokenBlock,
+    TokenReservation,
     /// Bytes of the last segment that are kept.
     LastRoom,
     /// Facts that one change of the key set takes.
@@ -103,44 +103,45 @@ pub enum Bound {
 
 #[cfg(not(feature = "sabotage"))]
 mod set {
-    use super::{Bound, Sabotage};
+    use super::{Sabotage, TestLimit};
 
     /// Tells whether a defect is switched on: never.
     #[inline]
-    pub const fn on(_: Sabotage) -> bool {
+    pub const fn enabled(_: Sabotage) -> bool {
         false
     }
 
     /// Tells a bound: the usual one.
     #[inline]
-    pub const fn bound(_: Bound, usual: u64) -> u64 {
+    pub const fn limit(_: TestLimit, usual: u64) -> u64 {
         usual
     }
 }
 
 #[cfg(feature = "sabotage")]
 mod set {
-    use super::{Bound, Sabotage};
+    use super::{Sabotage, TestLimit};
     use std::cell::{Cell, RefCell};
 
     thread_local! {
         static ON: Cell<Option<Sabotage>> = const { Cell::new(None) };
-        static BOUNDS: RefCell<Vec<(Bound, u64)>> = const { RefCell::new(Vec::new()) };
+        static BOUNDS: RefCell<Vec<(TestLimit, u64)>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Tells whether a defect is switched on, on this thread.
-    pub fn on(sabotage: Sabotage) -> bool {
+    pub fn enabled(sabotage: Sabotage) -> bool {
         ON.get() == Some(sabotage)
     }
 
     /// Tells a bound, on this thread.
-    pub fn bound(bound: Bound, usual: u64) -> u64 {
-        let set = |bounds: &Vec<(Bound, u64)>| bounds.iter().find(|(of, _)| *of == bound).copied();
+    pub fn limit(bound: TestLimit, usual: u64) -> u64 {
+        let set =
+            |bounds: &Vec<(TestLimit, u64)>| bounds.iter().find(|(of, _)| *of == bound).copied();
         BOUNDS.with_borrow(set).map_or(usual, |(_, small)| small)
     }
 
     /// Switches one defect on, or all off, and sets bounds, on this thread.
-    pub fn switch(sabotage: Option<Sabotage>, bounds: Vec<(Bound, u64)>) {
+    pub fn configure(sabotage: Option<Sabotage>, bounds: Vec<(TestLimit, u64)>) {
         ON.set(sabotage);
         BOUNDS.replace(bounds);
     }

@@ -4,7 +4,7 @@
 //! what is `pool.rs`' business.
 
 use crate::chunks::Chunks;
-use crate::deadlines::{NOWHERE, Places};
+use crate::deadlines::{HeapIndex, NO_INDEX};
 use crate::key::KeyState;
 
 /// Bytes of a value that a slot holds itself.
@@ -46,7 +46,7 @@ impl Default for Slots {
     fn default() -> Self {
         Self {
             records: Chunks::default(),
-            first_free: NOWHERE,
+            first_free: NO_INDEX,
             keep_order: false,
             long: vec![],
             long_free: vec![],
@@ -71,10 +71,10 @@ impl Slots {
             created_ms: [c0, c1, c2, c3, c4, c5],
             len,
             flags: state_bits(KeyState::Available) | if imported { IMPORTED } else { 0 },
-            place: NOWHERE,
-            life: NOWHERE,
+            place: NO_INDEX,
+            life: NO_INDEX,
         };
-        if self.first_free == NOWHERE || self.keep_order {
+        if self.first_free == NO_INDEX || self.keep_order {
             let at = u32::try_from(self.records.len()).expect("invariant: keys are bounded");
             self.records.push(slot);
             at
@@ -182,7 +182,7 @@ impl std::fmt::Debug for Slots {
 }
 
 /// Slots in the heap of keep-alive deadlines.
-impl Places for Slots {
+impl HeapIndex for Slots {
     fn place(&self, item: u32) -> u32 {
         self.records[item].life
     }

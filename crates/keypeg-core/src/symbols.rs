@@ -1,6 +1,6 @@
 //! How a value is made: random symbols of the operating system's CSPRNG behind the prefix.
 
-use crate::Chance;
+use crate::RandomSource;
 use crate::policy::Policy;
 
 const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -15,14 +15,19 @@ pub(crate) struct Symbols {
 
 impl Symbols {
     /// Makes one value by the policy's form, in `value`.
-    pub(crate) fn make(&mut self, policy: &Policy, chance: &mut dyn Chance, value: &mut Vec<u8>) {
+    pub(crate) fn make(
+        &mut self,
+        policy: &Policy,
+        random: &mut dyn RandomSource,
+        value: &mut Vec<u8>,
+    ) {
         value.clear();
         value.extend_from_slice(policy.key_prefix.as_bytes());
         let length = value.len() + usize::from(policy.key_length);
         while value.len() < length {
             let byte = self.bytes.pop().unwrap_or_else(|| {
                 self.bytes.resize(64, 0);
-                chance.fill(&mut self.bytes);
+                random.fill(&mut self.bytes);
                 self.bytes.pop().expect("invariant: just filled")
             });
             if byte < FAIR_BELOW {

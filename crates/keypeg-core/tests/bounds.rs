@@ -7,8 +7,8 @@
 mod rng;
 
 use keypeg_core::{
-    Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Secret, Step, Verdict, Wish,
+    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch,
+    Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 use rng::Rng;
 
@@ -16,7 +16,7 @@ use rng::Rng;
 struct World {
     pools: Pools,
     now: Now,
-    chance: Rng,
+    random: Rng,
     budget: u32,
     /// What the last step left of its budget, purged, and told of time.
     left: u32,
@@ -28,9 +28,9 @@ impl World {
     fn new() -> Self {
         let limits = Limits { pools: 10, keys: 1_000_000 };
         let mut world = Self {
-            pools: Pools::new(IdKey::new([1; 32]), limits, 1),
+            pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             now: Now::default(),
-            chance: Rng::new(1),
+            random: Rng::new(1),
             budget: 0,
             left: 0,
             purged: 0,
@@ -40,11 +40,13 @@ impl World {
         world
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut Step<'_>) -> T) -> T {
+    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
         let mut purged = 0;
-        let mut sink = |fact: &Fact<'_>| purged += usize::from(matches!(fact, Fact::Purged { .. }));
-        let (now, chance, facts) = (self.now, &mut self.chance, &mut sink);
-        let mut step = Step { now, chance, facts, budget: self.budget, ended_by_time: false };
+        let mut sink =
+            |fact: &Fact<'_>| purged += usize::from(matches!(fact, Fact::KeyPurged { .. }));
+        let (now, random, facts) = (self.now, &mut self.random, &mut sink);
+        let mut step =
+            StepContext { now, random, facts, budget: self.budget, ended_by_time: false };
         let answer = play(&mut self.pools, &mut step);
         (self.left, self.ended_by_time) = (step.budget, step.ended_by_time);
         self.purged = purged;
@@ -52,16 +54,18 @@ impl World {
     }
 
     fn pool(&mut self, name: &str, patch: PolicyPatch) {
-        let put = self.step(|pools, step| pools.put(step, &named(name), &Policy::default(), patch));
+        let put = self.step(|pools, step| {
+            pools.create_or_update(step, &named(name), &Policy::default(), patch)
+        });
         assert!(put.is_ok());
     }
 
     fn on<T>(
         &mut self,
         name: &str,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.on(&named(name), step, play))
+        self.step(|pools, step| pools.with_pool(&named(name), step, play))
     }
 
     fn generate(&mut self, name: &str, count: u32) -> Vec<KeyId> {
@@ -70,7 +74,8 @@ impl World {
     }
 
     fn acquire(&mut self, name: &str) -> (KeyId, LeaseId) {
-        let lent = self.on(name, |pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
+        let lent = self
+            .on(name, |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
         let (lease, _) = lent.expect("a free key");
         (lease.key_id, lease.id)
     }
@@ -88,7 +93,7 @@ fn named(name: &str) -> PoolName {
     PoolName::parse(name).expect("a name")
 }
 
-type Call = fn(&mut Pool, &mut Ledger, &mut Step<'_>, &[KeyId], LeaseId) -> bool;
+type Call = fn(&mut Pool, &mut SharedState, &mut StepContext<'_>, &[KeyId], LeaseId) -> bool;
 
 /// Every call, on keys of which the first three are named; the number is how many it names.
 const CALLS: [(&str, usize, Call); 11] = [
@@ -96,13 +101,15 @@ const CALLS: [(&str, usize, Call); 11] = [
     ("import", 1, |pool, ledger, step, _, _| {
         pool.import(ledger, step, &[Secret::new("v").expect("a value")], None).is_ok()
     }),
-    ("acquire", 0, |pool, ledger, step, _, _| pool.acquire(ledger, step, &Wish::default()).is_ok()),
+    ("acquire", 0, |pool, ledger, step, _, _| {
+        pool.acquire(ledger, step, &AcquireOptions::default()).is_ok()
+    }),
     ("renew", 1, |pool, ledger, step, _, lease| pool.renew(ledger, step, lease, None).is_ok()),
     ("release", 1, |pool, ledger, step, _, lease| {
-        pool.release(ledger, step, lease, &Verdict::default()).is_ok()
+        pool.release(ledger, step, lease, &ReleaseOptions::default()).is_ok()
     }),
-    ("release_key", 1, |pool, ledger, step, keys, _| {
-        pool.release_key(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    ("force_release", 1, |pool, ledger, step, keys, _| {
+        pool.force_release(ledger, step, &KeyRef::Id(keys[0])).is_ok()
     }),
     ("keep_alive", 1, |pool, ledger, step, keys, _| {
         pool.keep_alive(ledger, step, &KeyRef::Id(keys[0])).is_ok()
@@ -115,7 +122,7 @@ const CALLS: [(&str, usize, Call); 11] = [
         pool.delete(ledger, step, &KeyRef::Id(keys[0])).is_ok()
     }),
     ("show", 1, |pool, ledger, step, keys, _| {
-        pool.show(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+        pool.get_key(ledger, step, &KeyRef::Id(keys[0])).is_ok()
     }),
 ];
 
@@ -212,7 +219,7 @@ fn a_pool_dropped_in_a_backlog_leaves_nothing_behind() {
     assert!(world.expire());
     let gone = world.step(|pools, step| pools.remove(step, &named("a")));
     assert_eq!(gone.expect("it was there").counts().total(), 990);
-    assert_eq!(world.pools.keys(), 0);
+    assert_eq!(world.pools.key_count(), 0);
     world.pool("b", PolicyPatch::default());
     world.generate("b", 20);
     world.generate("default", 20);
@@ -224,7 +231,7 @@ fn a_pool_dropped_in_a_backlog_leaves_nothing_behind() {
         assert!(world.expire());
     }
     assert!(!world.expire());
-    assert_eq!((world.pools.keys(), world.left), (0, 0));
+    assert_eq!((world.pools.key_count(), world.left), (0, 0));
     world.pools.check_invariants();
 }
 
@@ -243,13 +250,13 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_whole() {
         for (at, (_, lease)) in leases.into_iter().enumerate() {
             if at % 3 > 0 {
                 let done = world.on("default", |pool, ledger, step| {
-                    pool.release(ledger, step, lease, &Verdict::default())
+                    pool.release(ledger, step, lease, &ReleaseOptions::default())
                 });
                 assert_eq!(done, Ok(()));
             }
         }
         while keys.len() > 1_000 {
-            let at = world.chance.below(u32::try_from(keys.len()).expect("few")) as usize;
+            let at = world.random.below(u32::try_from(keys.len()).expect("few")) as usize;
             let key = KeyRef::Id(keys.swap_remove(at));
             let done = world.on("default", |pool, ledger, step| pool.delete(ledger, step, &key));
             assert_eq!(done, Ok(()));
@@ -258,11 +265,11 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_whole() {
     }
     for key in &keys {
         let shown =
-            world.on("default", |pool, ledger, step| pool.show(ledger, step, &KeyRef::Id(*key)));
+            world.on("default", |pool, ledger, step| pool.get_key(ledger, step, &KeyRef::Id(*key)));
         assert_eq!(shown.map(|view| view.id), Ok(*key));
     }
     world.now.serving_us += 300_000_000;
     assert!(!world.expire());
-    assert_eq!((world.purged, world.pools.keys()), (1_000, 0));
+    assert_eq!((world.purged, world.pools.key_count()), (1_000, 0));
     world.pools.check_invariants();
 }

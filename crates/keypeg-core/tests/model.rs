@@ -17,8 +17,9 @@ mod rng;
 use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
-    Borrower, Chance, Fact, KeyId, KeyRef, KeyState, LeaseId, Ledger, NewKey, Now, Policy,
-    PolicyPatch, Pool, Pools, Refusal, Secret, Sink, Step, Verdict, Wish,
+    AcquireOptions, Borrower, Fact, FactSink, KeyId, KeyRef, KeyState, LeaseId, NewKey, Now,
+    Policy, PolicyPatch, Pool, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
+    StepContext,
 };
 use naive::{NEVER, Naive};
 use rng::Rng;
@@ -95,7 +96,7 @@ struct Run {
     /// The call being played.
     last: String,
     rng: Rng,
-    chance: Rng,
+    random: Rng,
     now: Now,
     real: Pools,
     naive: Naive,
@@ -129,7 +130,7 @@ impl Run {
             step: 0,
             last: String::new(),
             rng: Rng::new(seed),
-            chance: Rng::new(!seed),
+            random: Rng::new(!seed),
             now,
             real: Pools::new(ids(), LIMITS, 1),
             naive: Naive::new(LIMITS),
@@ -172,7 +173,7 @@ impl Run {
             98..112 => self.release(name),
             112..114 => self.quarantine_all(name),
             114..128 => self.renew(name),
-            128..136 => self.release_key(name),
+            128..136 => self.force_release(name),
             136..148 => self.keep_alive(name),
             148..154 => self.keep_alive_many(name),
             154..159 => self.keep_alive_all(name),
@@ -231,25 +232,25 @@ impl Run {
     fn call<T>(
         &mut self,
         name: &str,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Told<T> {
-        self.call_all(|pools, step| pools.on(&pool_name(name), step, play))
+        self.call_all(|pools, step| pools.with_pool(&pool_name(name), step, play))
     }
 
     fn call_all<T>(
         &mut self,
-        play: impl FnOnce(&mut Pools, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Told<T> {
         let budget = self.a_budget();
         let (mut purged, mut facts) = (0, 0);
         let journal = &mut self.journal;
         let mut sink = |fact: &Fact<'_>| {
-            journal.fact(fact);
-            *(if matches!(fact, Fact::Purged { .. }) { &mut purged } else { &mut facts }) += 1;
+            journal.record(fact);
+            *(if matches!(fact, Fact::KeyPurged { .. }) { &mut purged } else { &mut facts }) += 1;
         };
-        let mut step = Step {
+        let mut step = StepContext {
             now: self.now,
-            chance: &mut self.chance,
+            random: &mut self.random,
             facts: &mut sink,
             budget,
             ended_by_time: false,
@@ -346,7 +347,7 @@ impl Run {
             }
             // Other pools' keys that are due take room of the server's until they are ended.
             (Err(Refusal::PoolFull { of_server: true, .. }), Ok(()))
-                if !self.holds_dead_keys(name) && self.real.keys() > self.naive.keys() =>
+                if !self.holds_dead_keys(name) && self.real.key_count() > self.naive.keys() =>
             {
                 told.within_budget(named);
                 assert_eq!(told.facts, 0);
@@ -391,11 +392,11 @@ impl Run {
         self.last = format!("acquire of {name}, ttl {ttl:?}, by {by:?}, {max:?} at most");
         let reserved = self.real.next_token() >= self.real.counters().tokens_reserved;
         let borrower = by.map_or_else(Borrower::default, |by| Borrower::new(by, max));
-        let wish = Wish { ttl_ms: ttl, holder, by: borrower };
+        let wish = AcquireOptions { ttl_ms: ttl, holder, by: borrower };
         let told = self.call(name, |pool, ledger, step| pool.acquire(ledger, step, &wish));
         told.within_budget(0);
         let may = self.naive.may_borrow((name, ttl), (by, max));
-        let full = max.is_some_and(|max| self.real.borrowed(borrower) >= u64::from(max));
+        let full = max.is_some_and(|max| self.real.lease_count(borrower) >= u64::from(max));
         if full && told.reply == Err(Refusal::Settling) {
             // What is due may be this name's, in whatever pool; one in rotation was due.
             let rotates = self.real.next_due() == (Some(0), Some(0));
@@ -446,7 +447,7 @@ impl Run {
         self.release_as(name, id, &verdict);
     }
 
-    fn release_as(&mut self, name: &str, id: LeaseId, verdict: &Verdict) {
+    fn release_as(&mut self, name: &str, id: LeaseId, verdict: &ReleaseOptions) {
         self.last = format!("release {id:?} of {name}: {verdict:?}");
         let told = self.call(name, |pool, ledger, step| pool.release(ledger, step, id, verdict));
         let expected = self.naive.release(self.now, name, id, verdict);
@@ -461,18 +462,19 @@ impl Run {
             self.acquire(name);
         }
         for at in before..self.leases.len() {
-            let (id, verdict) = (self.leases[at], Verdict { quarantine: true, ..self.a_verdict() });
+            let (id, verdict) =
+                (self.leases[at], ReleaseOptions { quarantine: true, ..self.a_verdict() });
             self.release_as(name, id, &verdict);
         }
         self.acquire(name);
     }
 
     /// What a holder says of a key: mostly nothing.
-    fn a_verdict(&mut self) -> Verdict {
+    fn a_verdict(&mut self) -> ReleaseOptions {
         let lengths = [0, 1, 20, 60_000, WEEK_MS, WEEK_MS + 1];
         let rest_ms = (self.roll(3) == 0).then(|| self.pick(&lengths));
         let reason = self.pick(&[None, None, Some("".into()), Some("429 ✗".into())]);
-        Verdict { rest_ms, quarantine: self.roll(3) == 0, reason }
+        ReleaseOptions { rest_ms, quarantine: self.roll(3) == 0, reason }
     }
 
     fn renew(&mut self, name: &str) {
@@ -510,11 +512,11 @@ impl Run {
         if self.roll(3) == 0 { KeyRef::Value(value) } else { KeyRef::Id(id) }
     }
 
-    fn release_key(&mut self, name: &str) {
+    fn force_release(&mut self, name: &str) {
         let key = self.a_key();
         self.last = format!("release key {key:?} of {name}");
-        let told = self.call(name, |pool, ledger, step| pool.release_key(ledger, step, &key));
-        let expected = self.naive.release_key(self.now, name, &key);
+        let told = self.call(name, |pool, ledger, step| pool.force_release(ledger, step, &key));
+        let expected = self.naive.force_release(self.now, name, &key);
         Self::judge(&told, &expected, (1, u32::from(expected == Ok(true))));
     }
 
@@ -562,7 +564,7 @@ impl Run {
     fn show(&mut self, name: &str) {
         let key = self.a_key();
         self.last = format!("show {key:?} of {name}");
-        let told = self.call(name, |pool, ledger, step| pool.show(ledger, step, &key));
+        let told = self.call(name, |pool, ledger, step| pool.get_key(ledger, step, &key));
         let expected = self.naive.show(self.now, name, &key);
         Self::judge(&told, &expected, (1, 0));
     }
@@ -574,8 +576,9 @@ impl Run {
         self.last = format!("list {limit} a page of {name}, {state:?}");
         let (mut found, mut cursor) = (vec![], None);
         loop {
-            let told = self
-                .call(name, |pool, ledger, step| pool.page(ledger, step, (state, limit), cursor));
+            let told = self.call(name, |pool, ledger, step| {
+                pool.list_keys(ledger, step, (state, limit), cursor)
+            });
             assert_eq!(told.facts, 0, "a listing changes nothing");
             let Ok(page) = told.reply else {
                 assert_eq!(told.reply.err(), self.naive.pool(name).err());
@@ -618,7 +621,8 @@ impl Run {
         self.last = format!("put {name}: {patch:?}");
         let wrong = self.naive.wrong_fields(name, patch);
         let (base, put) = (Policy::default(), patch.clone());
-        let told = self.call_all(|pools, step| pools.put(step, &pool_name(name), &base, put));
+        let told =
+            self.call_all(|pools, step| pools.create_or_update(step, &pool_name(name), &base, put));
         if let Err(Refusal::Invalid(out)) = &told.reply {
             assert!(wrong.contains(&out.field), "{out:?}, must be one of {wrong:?}");
             assert_eq!(told.facts, 0);
@@ -628,7 +632,7 @@ impl Run {
         let expected = self.naive.put(name, patch);
         Self::judge(&told, &expected, (0, 1));
         if expected == Ok(true) {
-            let number = self.real.get(&pool_name(name)).expect("just made").number();
+            let number = self.real.get(&pool_name(name)).expect("just made").id();
             assert!(number > self.last_pool, "a pool's number is never used twice");
             self.last_pool = number;
             self.naive.pools.last_mut().expect("just made").number = number;
@@ -662,12 +666,12 @@ impl Run {
     fn restart(&mut self) {
         let clean = self.roll(2) == 0;
         self.last = format!("restart, clean: {clean}");
-        let keys = self.real.keys();
+        let keys = self.real.key_count();
         drain(&mut self.real, self.now, &mut self.journal);
-        self.stopped &= keys == self.real.keys();
+        self.stopped &= keys == self.real.key_count();
         let next_token = self.real.next_token();
         if clean {
-            self.journal.fact(&Fact::Stopped { next_token });
+            self.journal.record(&Fact::Stopped { next_token });
             self.stopped = true;
         }
         self.now.lease_us += self.pick(&[0, 1, 5_000, 100_000_000]);
@@ -697,7 +701,7 @@ fn kind(refusal: &Refusal) -> String {
         Refusal::Invalid(_) => "Invalid".into(),
         Refusal::TooManyPools { .. } => "TooManyPools".into(),
         Refusal::KeyExists { .. } => "KeyExists".into(),
-        Refusal::LineFull { .. } => "LineFull".into(),
+        Refusal::WaitQueueFull { .. } => "WaitQueueFull".into(),
         Refusal::TooManyLeases { .. } => "TooManyLeases".into(),
         Refusal::MaxHoldReached { .. } => "MaxHoldReached".into(),
         Refusal::UnknownPool

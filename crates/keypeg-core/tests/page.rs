@@ -5,8 +5,9 @@
 mod rng;
 
 use keypeg_core::{
-    Chance, Cursor, Fact, IdKey, KeyId, KeyPage, KeyRef, KeyState, Ledger, Limits, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, Refusal, Step, US_PER_S, Verdict, Wish,
+    AcquireOptions, Cursor, Fact, IdHashKey, KeyId, KeyPage, KeyRef, KeyState, Limits, Now, Policy,
+    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
+    StepContext, US_PER_S,
 };
 use rng::Rng;
 use std::collections::HashMap;
@@ -14,38 +15,40 @@ use std::collections::HashMap;
 struct World {
     pools: Pools,
     now: Now,
-    chance: Rng,
+    random: Rng,
     facts: usize,
 }
 
 impl World {
     fn new() -> Self {
         let limits = Limits { pools: 10, keys: 1_000_000 };
-        let pools = Pools::new(IdKey::new([1; 32]), limits, 1);
-        let mut world = Self { pools, now: Now::default(), chance: Rng::new(1), facts: 0 };
+        let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
+        let mut world = Self { pools, now: Now::default(), random: Rng::new(1), facts: 0 };
         for name in ["default", "other"] {
             world.step(|pools, step| {
                 let policy = Policy { keepalive_ttl_ms: None, ..Policy::default() };
-                pools.put(step, &named(name), &policy, PolicyPatch::default()).expect("room")
+                pools
+                    .create_or_update(step, &named(name), &policy, PolicyPatch::default())
+                    .expect("room")
             });
         }
         world
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut Step<'_>) -> T) -> T {
+    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
         let facts = &mut self.facts;
         let mut sink = |_: &Fact<'_>| *facts += 1;
-        let (now, chance, facts) = (self.now, &mut self.chance, &mut sink);
-        let mut step = Step { now, chance, facts, budget: 100, ended_by_time: false };
+        let (now, random, facts) = (self.now, &mut self.random, &mut sink);
+        let mut step = StepContext { now, random, facts, budget: 100, ended_by_time: false };
         play(&mut self.pools, &mut step)
     }
 
     fn on<T>(
         &mut self,
         name: &str,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.on(&named(name), step, play))
+        self.step(|pools, step| pools.with_pool(&named(name), step, play))
     }
 
     fn generate(&mut self, count: u32) -> Vec<KeyId> {
@@ -60,15 +63,15 @@ impl World {
         limit: usize,
         cursor: Option<Cursor>,
     ) -> Result<KeyPage, Refusal> {
-        self.on(name, |pool, ledger, step| pool.page(ledger, step, (state, limit), cursor))
+        self.on(name, |pool, ledger, step| pool.list_keys(ledger, step, (state, limit), cursor))
     }
 
     /// One random change of any key but those that stay.
     fn change(&mut self, passing: &mut Vec<KeyId>) {
-        match self.chance.below(6) {
+        match self.random.below(6) {
             0 => passing.extend(self.generate(1)),
             1 if !passing.is_empty() => {
-                let at = self.chance.below(u32::try_from(passing.len()).expect("small"));
+                let at = self.random.below(u32::try_from(passing.len()).expect("small"));
                 let key = KeyRef::Id(passing.swap_remove(at as usize));
                 let deleted =
                     self.on("default", |pool, ledger, step| pool.delete(ledger, step, &key));
@@ -77,8 +80,9 @@ impl World {
             2 => self.now.lease_us += US_PER_S,
             quarantine => {
                 let _ = self.on("default", |pool, ledger, step| {
-                    let (lease, _) = pool.acquire(ledger, step, &Wish::default())?;
-                    let verdict = Verdict { quarantine: quarantine == 3, ..Verdict::default() };
+                    let (lease, _) = pool.acquire(ledger, step, &AcquireOptions::default())?;
+                    let verdict =
+                        ReleaseOptions { quarantine: quarantine == 3, ..ReleaseOptions::default() };
                     pool.release(ledger, step, lease.id, &verdict)
                 });
             }
@@ -94,7 +98,7 @@ fn named(name: &str) -> PoolName {
 fn a_key_that_stays_is_listed_once_whatever_comes_and_goes() {
     for seed in 0..20 {
         let mut world = World::new();
-        world.chance = Rng::new(seed);
+        world.random = Rng::new(seed);
         let mut passing = world.generate(300);
         let mut staying = world.generate(300);
         passing.extend(world.generate(300));
@@ -105,7 +109,7 @@ fn a_key_that_stays_is_listed_once_whatever_comes_and_goes() {
         let mut listed = HashMap::new();
         let mut cursor = None;
         loop {
-            let limit = world.chance.below(20) as usize + 1;
+            let limit = world.random.below(20) as usize + 1;
             let page = world.page("default", None, limit, cursor).expect("a page");
             assert!(page.keys.len() <= limit);
             for key in page.keys {
@@ -131,8 +135,8 @@ fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
     for _ in 0..10 {
         world.generate(1_000);
     }
-    let one =
-        world.on("default", |pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
+    let one = world
+        .on("default", |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
     let lent = one.expect("free").0.key_id;
     let (mut found, mut cursor, mut pages, mut empty) = (vec![], None, 0, 0);
     loop {
@@ -156,11 +160,15 @@ fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
 fn what_is_due_is_over_on_every_page() {
     let mut world = World::new();
     let keys = world.generate(2);
-    let lent =
-        world.on("default", |pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
+    let lent = world
+        .on("default", |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
     let lent = lent.expect("free").0.key_id;
     let policy = PolicyPatch { keepalive_ttl_ms: Some(Some(70_000)), ..PolicyPatch::default() };
-    world.step(|pools, step| pools.put(step, &named("default"), &Policy::default(), policy)).ok();
+    world
+        .step(|pools, step| {
+            pools.create_or_update(step, &named("default"), &Policy::default(), policy)
+        })
+        .ok();
     let mortal = world.generate(1)[0];
     world.now.lease_us += 60 * US_PER_S - 1;
     let leased = world.page("default", Some(KeyState::Leased), 9, None).expect("a page").keys;
@@ -184,7 +192,7 @@ fn a_cursor_of_another_pool_or_run_or_of_nobody_is_refused() {
         let forged = Some(Cursor(forged));
         assert_eq!(world.page("default", None, 1, forged), Err(Refusal::BadCursor));
     }
-    let mut chance = Rng::new(5);
-    world.pools.begin_run(&mut chance);
+    let mut random = Rng::new(5);
+    world.pools.set_run_id(&mut random);
     assert_eq!(world.page("default", None, 1, Some(cursor)), Err(Refusal::BadCursor));
 }

@@ -7,8 +7,8 @@
 mod rng;
 
 use keypeg_core::{
-    Fact, IdKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, PoolName, Pools,
-    Secret, Step, Wish,
+    AcquireOptions, Fact, IdHashKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch,
+    PoolName, Pools, Secret, StepContext,
 };
 use rng::Rng;
 use std::fmt::Write;
@@ -16,20 +16,20 @@ use std::fmt::Write;
 #[test]
 fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
     let limits = Limits { pools: 1, keys: 100 };
-    let mut pools = Pools::new(IdKey::new([251; 32]), limits, 1);
+    let mut pools = Pools::new(IdHashKey::new([251; 32]), limits, 1);
     let name = PoolName::default_pool();
     let mut told = String::new();
     let mut sink = |fact: &Fact<'_>| write!(told, "{fact:?}").expect("a string");
-    let (now, chance, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
-    let mut step = Step { now, chance, facts, budget: 0, ended_by_time: false };
-    let made = pools.put(&mut step, &name, &Policy::default(), PolicyPatch::default());
+    let (now, random, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
+    let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
+    let made = pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());
     assert_eq!(made, Ok(true));
     let long = Secret::new(&"lengthy".repeat(10)).expect("a value");
     let (keys, lease): (Vec<NewKey>, LeaseView) = pools
-        .on(&name, &mut step, |pool, ledger, step| {
+        .with_pool(&name, &mut step, |pool, ledger, step| {
             let mut keys = pool.generate(ledger, step, 1)?;
             keys.extend(pool.import(ledger, step, std::slice::from_ref(&long), None)?);
-            Ok((keys, pool.acquire(ledger, step, &Wish::default())?.0))
+            Ok((keys, pool.acquire(ledger, step, &AcquireOptions::default())?.0))
         })
         .expect("room and a free key");
     let named = KeyRef::Value(long);

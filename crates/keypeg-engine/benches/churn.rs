@@ -5,7 +5,7 @@
 
 mod support;
 
-use keypeg_engine::core::{PoolName, Verdict};
+use keypeg_engine::core::{PoolName, ReleaseOptions};
 use keypeg_engine::{Call, Lane, Reply};
 use std::path::Path;
 use support::{Started, argument, ask, begin, block_on, directory, report};
@@ -61,7 +61,7 @@ fn lend_and_return(lane: &Lane) -> u64 {
         .map(block_on)
         .map(|reply| {
             let Reply::Granted { pool, lease, .. } = reply else { panic!("{reply:?}") };
-            ask(lane, Call::Release { pool, lease: lease.id, verdict: Verdict::default() })
+            ask(lane, Call::Release { pool, lease: lease.id, verdict: ReleaseOptions::default() })
         })
         .collect();
     for release in releases {

@@ -1,25 +1,25 @@
 //! The feed: what is told of a pool to those who follow it, once it is durable.
 //!
 //! A followed pool has a ring of its latest events. The engine's thread alone puts events in,
-//! after the commit of their turn, and never waits: a [`Follower`] reads at its own pace and its
+//! after the commit of their turn, and never waits: a [`Subscriber`] reads at its own pace and its
 //! own place, and one that has fallen out of the ring is told the counts anew. A pool that nobody
 //! follows, nor did a minute ago, has no ring and costs nothing. Knows of no HTTP and no runtime.
 
-mod told;
+mod event;
 
-use crate::core::{Counts, Event, Fact, Now, Pool, PoolName, Pools, US_PER_MS};
-use crate::meter::Meter;
+use crate::core::{Event, Fact, KeyCounts, Now, Pool, PoolName, Pools, US_PER_MS};
+use crate::metrics::EngineMetrics;
+use event::bytes_of;
+pub use event::{FeedEvent, FeedEventKind};
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use told::bytes_of;
-pub use told::{Told, What};
 
 /// Followers a server has at most.
-pub const FOLLOWERS_MAX: u64 = 1_000;
+pub const SUBSCRIBERS_MAX: u64 = 1_000;
 /// Rings at once: some more than followers, so that there is always one that nobody reads.
 const RINGS_MAX: usize = 1_024;
 /// Events in one ring.
@@ -57,7 +57,7 @@ pub(crate) struct Feed {
 #[derive(Debug)]
 struct Open {
     shared: Arc<Shared>,
-    pending: Vec<Told>,
+    pending: Vec<FeedEvent>,
     touched: bool,
     /// Since when nobody follows it, as far as a sweep has seen.
     idle_since_us: Option<u64>,
@@ -79,28 +79,28 @@ impl Feed {
         }
     }
 
-    pub(crate) fn follows(&self, pool: u32) -> bool {
+    pub(crate) fn has_subscribers(&self, pool: u32) -> bool {
         !self.rings.is_empty() && self.rings.contains_key(&pool)
     }
 
-    pub(crate) fn event(&mut self, pool: u32, event: &Event<'_>) {
+    pub(crate) fn emit(&mut self, pool: u32, event: &Event<'_>) {
         let now = self.now;
-        What::of(event, now, |what| self.keep(pool, what));
+        FeedEventKind::of(event, now, |what| self.keep(pool, what));
     }
 
     /// Takes what of a fact is told as it is: what happens to a pool rather than to its keys.
-    pub(crate) fn fact(&mut self, fact: &Fact<'_>) {
+    pub(crate) fn record(&mut self, fact: &Fact<'_>) {
         if self.rings.is_empty() {
             return;
         }
-        if let Fact::PolicySet { pool, policy } = fact {
-            self.keep(*pool, What::PolicySet(Box::new(policy.clone())));
-        } else if let Fact::PoolGone { pool } = fact {
-            self.keep(*pool, What::Dropped);
+        if let Fact::PolicyChanged { pool, policy } = fact {
+            self.keep(*pool, FeedEventKind::PolicyChanged(Box::new(policy.clone())));
+        } else if let Fact::PoolDeleted { pool } = fact {
+            self.keep(*pool, FeedEventKind::PoolDeleted);
         }
     }
 
-    fn keep(&mut self, pool: u32, what: What) {
+    fn keep(&mut self, pool: u32, what: FeedEventKind) {
         let Some(open) = self.rings.get_mut(&pool) else { return };
         if !open.touched {
             open.touched = true;
@@ -108,14 +108,19 @@ impl Feed {
         }
         self.seq += 1;
         let at_ms = self.now.wall_us / US_PER_MS;
-        open.pending.push(Told { seq: self.seq, at_ms, what });
+        open.pending.push(FeedEvent { seq: self.seq, at_ms, what });
     }
 
     /// Lets a pool be followed from this turn on; `None` where no more can be.
-    pub(crate) fn open(&mut self, pool: &Pool, run: u64, meter: &Arc<Meter>) -> Option<Following> {
-        if let Some(open) = self.rings.get_mut(&pool.number()) {
+    pub(crate) fn open(
+        &mut self,
+        pool: &Pool,
+        run: u64,
+        metrics: &Arc<EngineMetrics>,
+    ) -> Option<Subscription> {
+        if let Some(open) = self.rings.get_mut(&pool.id()) {
             open.idle_since_us = None;
-            return Some(Following { shared: Arc::clone(&open.shared) });
+            return Some(Subscription { shared: Arc::clone(&open.shared) });
         }
         if self.rings.len() >= RINGS_MAX {
             self.free(|open| !open.shared.is_followed());
@@ -127,17 +132,17 @@ impl Feed {
         self.seq += 1;
         let shared = Arc::new(Shared {
             run,
-            pool: pool.number(),
+            pool: pool.id(),
             name: pool.name().clone(),
-            meter: Arc::clone(meter),
+            metrics: Arc::clone(metrics),
             followers: AtomicU64::new(0),
             ring: Mutex::new(Ring::beginning_at(self.seq)),
         });
-        let following = Following { shared: Arc::clone(&shared) };
+        let following = Subscription { shared: Arc::clone(&shared) };
         let open = Open { shared, pending: Vec::new(), touched: true, idle_since_us: None };
-        self.rings.insert(pool.number(), open);
+        self.rings.insert(pool.id(), open);
         // The counts are told when this turn is committed.
-        self.touched.push(pool.number());
+        self.touched.push(pool.id());
         Some(following)
     }
 
@@ -154,8 +159,8 @@ impl Feed {
             ring.trim(|bytes| others + bytes > RINGS_BYTES_MAX);
             self.bytes += ring.bytes;
             ring.at_ms = self.now.wall_us / US_PER_MS;
-            let pool = pools.get(&open.shared.name).filter(|pool| pool.number() == number);
-            ring.counts = pool.map_or(Counts::default(), Pool::counts);
+            let pool = pools.get(&open.shared.name).filter(|pool| pool.id() == number);
+            ring.counts = pool.map_or(KeyCounts::default(), Pool::counts);
             ring.closed = pool.is_none();
             woken.extend(ring.wakers.drain().map(|(_, waker)| waker));
             let closed = ring.closed;
@@ -203,13 +208,13 @@ impl Feed {
     }
 }
 
-/// What the engine's thread and the followers of one pool share.
+/// FeedEventKind the engine's thread and the followers of one pool share.
 struct Shared {
     /// Tells this run of the server from others.
     run: u64,
     pool: u32,
     name: PoolName,
-    meter: Arc<Meter>,
+    metrics: Arc<EngineMetrics>,
     followers: AtomicU64,
     ring: Mutex<Ring>,
 }
@@ -234,14 +239,14 @@ impl fmt::Debug for Shared {
 
 /// The latest events of one pool.
 struct Ring {
-    events: VecDeque<Told>,
+    events: VecDeque<FeedEvent>,
     bytes: usize,
     /// The number up to which events are not here: they fell out, or were before it began.
     lost: u64,
     /// The number of the last event.
     last: u64,
     /// How many keys stood where after the last event, and when that was.
-    counts: Counts,
+    counts: KeyCounts,
     at_ms: u64,
     closed: bool,
     wakers: HashMap<u64, Waker>,
@@ -256,7 +261,7 @@ impl Ring {
             bytes: 0,
             lost: seq,
             last: seq,
-            counts: Counts::default(),
+            counts: KeyCounts::default(),
             at_ms: 0,
             closed: false,
             wakers: HashMap::default(),
@@ -264,7 +269,7 @@ impl Ring {
         }
     }
 
-    fn append(&mut self, pending: &mut Vec<Told>) {
+    fn append(&mut self, pending: &mut Vec<FeedEvent>) {
         for told in pending.drain(..) {
             self.last = told.seq;
             self.bytes += bytes_of(&told);
@@ -289,7 +294,7 @@ impl Ring {
     /// Where whoever lost the thread goes on: at the present, or before the pool's end.
     fn present(&self) -> u64 {
         match self.events.back() {
-            Some(Told { seq, what: What::Dropped, .. }) => seq - 1,
+            Some(FeedEvent { seq, what: FeedEventKind::PoolDeleted, .. }) => seq - 1,
             _ => self.last,
         }
     }
@@ -297,19 +302,19 @@ impl Ring {
 
 /// A pool that can be followed: what an engine answers who asks for it.
 #[derive(Clone, Debug)]
-pub struct Following {
+pub struct Subscription {
     shared: Arc<Shared>,
 }
 
-impl Following {
+impl Subscription {
     /// Begins to read: after `last`, the id of an event, where all that came since is there, else
-    /// with [`Slice::Resync`]. `None` where as many as may do follow.
-    pub fn follow(&self, last: Option<&str>) -> Option<Follower> {
+    /// with [`FeedBatch::Resync`]. `None` where as many as may do follow.
+    pub fn follow(&self, last: Option<&str>) -> Option<Subscriber> {
         let shared = Arc::clone(&self.shared);
-        let total = &shared.meter.followers;
+        let total = &shared.metrics.followers;
         total
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-                (count < FOLLOWERS_MAX).then_some(count + 1)
+                (count < SUBSCRIBERS_MAX).then_some(count + 1)
             })
             .ok()?;
         shared.followers.fetch_add(1, Ordering::AcqRel);
@@ -320,56 +325,56 @@ impl Following {
             .and_then(|last| read_id(last, shared.run, shared.pool))
             .filter(|seq| (ring.lost..=ring.last).contains(seq));
         drop(ring);
-        Some(Follower { shared, number, read })
+        Some(Subscriber { shared, number, read })
     }
 }
 
-/// One who follows a pool, at a place of its own. Dropping it ends that.
+/// One who follows a pool, at a place of its own. SegmentDrop it ends that.
 #[derive(Debug)]
-pub struct Follower {
+pub struct Subscriber {
     shared: Arc<Shared>,
     number: u64,
     /// The last event read; `None` where the counts are to be told first.
     read: Option<u64>,
 }
 
-/// What a follower reads at once.
+/// FeedEventKind a follower reads at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slice {
+pub enum FeedBatch {
     /// The next events, in their order, at least one.
-    Events(Vec<Told>),
-    /// What came before is not told, or not all of it: how many keys stood where after the event
-    /// of this number. What comes next is told from there on.
+    Events(Vec<FeedEvent>),
+    /// FeedEventKind came before is not told, or not all of it: how many keys stood where after the event
+    /// of this number. FeedEventKind comes next is told from there on.
     Resync {
         /// That number.
         seq: u64,
         /// When that was.
         at_ms: u64,
         /// How many keys stood where.
-        counts: Counts,
+        counts: KeyCounts,
     },
 }
 
-impl Follower {
+impl Subscriber {
     /// The followed pool.
     pub fn pool(&self) -> &PoolName {
         &self.shared.name
     }
 
-    /// Writes the id of the event of this number: for [`Following::follow`], in this run alone.
+    /// Writes the id of the event of this number: for [`Subscription::follow`], in this run alone.
     pub fn id(&self, seq: u64) -> String {
         format!("{:016x}-{:x}-{seq:x}", self.shared.run, self.shared.pool)
     }
 
     /// Reads on, at most `max` events; `None` at the end: the pool was removed or the server
     /// stops. Never waits for anybody but the engine's thread while that puts a turn in.
-    pub fn poll_next(&mut self, context: &mut Context<'_>, max: usize) -> Poll<Option<Slice>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>, max: usize) -> Poll<Option<FeedBatch>> {
         let mut ring = self.shared.lock();
         let Some(read) = self.read.filter(|read| *read >= ring.lost) else {
             let (seq, at_ms, counts) = (ring.present(), ring.at_ms, ring.counts);
             self.read = Some(seq);
-            self.shared.meter.resyncs.fetch_add(1, Ordering::Relaxed);
-            return Poll::Ready(Some(Slice::Resync { seq, at_ms, counts }));
+            self.shared.metrics.resyncs.fetch_add(1, Ordering::Relaxed);
+            return Poll::Ready(Some(FeedBatch::Resync { seq, at_ms, counts }));
         };
         let from = ring.events.partition_point(|told| told.seq <= read);
         let to = ring.events.len().min(from + max);
@@ -383,16 +388,16 @@ impl Follower {
         let events: Vec<_> = ring.events.range(from..to).cloned().collect();
         drop(ring);
         self.read = events.last().map(|told| told.seq);
-        self.shared.meter.events.fetch_add(events.len() as u64, Ordering::Relaxed);
-        Poll::Ready(Some(Slice::Events(events)))
+        self.shared.metrics.events.fetch_add(events.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Some(FeedBatch::Events(events)))
     }
 }
 
-impl Drop for Follower {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         self.shared.lock().wakers.remove(&self.number);
         self.shared.followers.fetch_sub(1, Ordering::AcqRel);
-        self.shared.meter.followers.fetch_sub(1, Ordering::AcqRel);
+        self.shared.metrics.followers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

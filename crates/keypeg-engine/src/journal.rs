@@ -1,15 +1,15 @@
 //! The journal's writing end: one frame a batch, one write and one sync, then it stands.
 //!
 //! Segments are made ready ahead (zeroed, synced, named), so that a commit changes no metadata. A
-//! failed write or sync is final: whoever gets the error must answer nothing and end. Reading back
+//! failed write or sync is final: whoever gets the error must answer nothing and end. ClockReading back
 //! is `recover.rs`' business.
 
-use crate::carrier::Progress;
+use crate::checkpointer::CheckpointProgress;
 use crate::core::Counters;
-use crate::core::sabotage::{Bound, Sabotage, bound, on};
+use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
-use crate::spares::{READY, Spare, Spares};
+use crate::preallocator::{Preallocator, READY, ReadySegment};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -38,25 +38,25 @@ pub(crate) struct Journal {
     position: u64,
     /// The counters after that batch.
     counters: Counters,
-    spares: Spares,
+    spares: Preallocator,
     frame: Vec<u8>,
     /// Every segment there is, oldest first: its number, where it begins, its length.
     segments: VecDeque<(u64, u64, u64)>,
     /// Who wants to know how far it is durable.
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<CheckpointProgress>>,
 }
 
 /// What there is still room for, when the disk is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Room {
+pub(crate) enum DiskSpace {
     /// For nothing that writes.
-    Nothing,
+    Full,
     /// For what gives back: releases, deletions, purges.
-    GivingBack,
+    ReleasesOnly,
     /// For that and for grants.
-    Grants,
+    NoNewKeys,
     /// For all.
-    Plenty,
+    Normal,
 }
 
 /// What a batch carries beside its records.
@@ -67,7 +67,7 @@ pub(crate) struct Stamp {
 }
 
 /// A batch that is rewritten into a fresh segment: its position, its clock, its records.
-pub(crate) type OldBatch = (u64, u64, Vec<u8>);
+pub(crate) type UnprovenBatch = (u64, u64, Vec<u8>);
 
 impl Journal {
     /// Begins a fresh segment with batches that were not proven to be durable, whole or not at
@@ -78,7 +78,7 @@ impl Journal {
         disk: &Arc<dyn Disk>,
         segment_len: u64,
         head: SegmentHead,
-        unproven: &[OldBatch],
+        unproven: &[UnprovenBatch],
         counters: Counters,
         unused: Option<u64>,
     ) -> io::Result<Self> {
@@ -121,11 +121,11 @@ impl Journal {
         file.write_at(SEGMENT_HEAD as u64, &body)?;
         file.sync()?;
         disk.rename(&unfinished, &name)?;
-        if !on(Sabotage::ForgetDirectorySync) {
+        if !enabled(Sabotage::ForgetDirectorySync) {
             disk.sync_dir()?;
         }
         let position = head.starts_at - 1 + unproven.len() as u64;
-        let spares = Spares::new(Arc::clone(disk), segment_len);
+        let spares = Preallocator::new(Arc::clone(disk), segment_len);
         let segments = [(head.segment, head.starts_at, len)].into();
         Ok(Self {
             segment_len,
@@ -156,13 +156,13 @@ impl Journal {
             lease_us: stamp.lease_us,
         };
         batch.write(records, &mut self.frame);
-        if on(Sabotage::AnswerBeforeSync) {
+        if enabled(Sabotage::AnswerBeforeSync) {
             self.file.sync()?;
         }
         self.file.write_at(self.at, &self.frame)?;
-        if !on(Sabotage::AnswerBeforeSync) {
+        if !enabled(Sabotage::AnswerBeforeSync) {
             let synced = self.file.sync();
-            if !on(Sabotage::IgnoreFailedSync) {
+            if !enabled(Sabotage::IgnoreFailedSync) {
                 synced?;
             }
         }
@@ -185,12 +185,12 @@ impl Journal {
     }
 
     /// Tells `progress` from now on how far the journal is durable.
-    pub(crate) fn follow(&mut self, progress: Arc<Progress>) {
+    pub(crate) fn follow(&mut self, progress: Arc<CheckpointProgress>) {
         self.progress = Some(progress);
         self.publish();
     }
 
-    /// Counts segments of before this start, oldest first.
+    /// KeyCounts segments of before this start, oldest first.
     pub(crate) fn knows(&mut self, older: impl IntoIterator<Item = (u64, u64, u64)>) {
         let newer = std::mem::take(&mut self.segments);
         self.segments.extend(older);
@@ -226,7 +226,7 @@ impl Journal {
     pub(crate) fn droppable(&self, carried: u64) -> Option<u64> {
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
         // The segment that holds the carried position stays: the carrier reads on from it.
-        let carried = if on(Sabotage::DropBeforeCarry) { u64::MAX } else { carried };
+        let carried = if enabled(Sabotage::DropBeforeCarry) { u64::MAX } else { carried };
         let whole = pairs.filter(|(_, (_, next_starts_at, _))| *next_starts_at <= carried);
         whole.map(|((segment, ..), _)| *segment).max()
     }
@@ -276,13 +276,13 @@ impl Journal {
     }
 
     /// Has segments made ready ahead from now on: by a thread, or in [`Journal::tend`].
-    pub(crate) fn make_ahead(&mut self, on_a_thread: bool) -> io::Result<()> {
+    pub(crate) fn start_preallocation(&mut self, on_a_thread: bool) -> io::Result<()> {
         self.spares.begin(on_a_thread)?;
         self.tend(self.head.lease_us)
     }
 
     /// Takes a segment in that was made ready before this start; it must be the next one.
-    pub(crate) fn adopt(&mut self, spare: Spare) {
+    pub(crate) fn adopt(&mut self, spare: ReadySegment) {
         self.spares.adopt(spare, self.head.segment);
     }
 
@@ -293,13 +293,13 @@ impl Journal {
 
     /// What there is room for. Segments that are ready when no more can be made are kept for what
     /// gives back.
-    pub(crate) fn room(&self) -> Room {
+    pub(crate) fn room(&self) -> DiskSpace {
         match self.spares.left() {
-            None | Some(READY..) => Room::Plenty,
-            Some(2) => Room::Grants,
-            Some(1) => Room::GivingBack,
-            Some(_) if self.len - self.at > last_room() => Room::GivingBack,
-            Some(_) => Room::Nothing,
+            None | Some(READY..) => DiskSpace::Normal,
+            Some(2) => DiskSpace::NoNewKeys,
+            Some(1) => DiskSpace::ReleasesOnly,
+            Some(_) if self.len - self.at > last_room() => DiskSpace::ReleasesOnly,
+            Some(_) => DiskSpace::Full,
         }
     }
 
@@ -317,7 +317,7 @@ impl std::fmt::Debug for Journal {
 }
 
 fn last_room() -> u64 {
-    bound(Bound::LastRoom, LAST_ROOM)
+    limit(TestLimit::LastRoom, LAST_ROOM)
 }
 
 /// The name of a segment's file.

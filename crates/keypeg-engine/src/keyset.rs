@@ -7,7 +7,7 @@
 mod load;
 mod rows;
 
-use crate::core::{Counters, Fact, IdKey, KeyId, Misfit, Policy, Rebuild};
+use crate::core::{Counters, Fact, IdHashKey, KeyId, Policy, ReplayError, Replayer};
 use crate::disk::{Disk, DiskFile};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
@@ -51,15 +51,15 @@ const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_res
 pub(crate) type PoolRows = BTreeMap<u32, (String, Policy)>;
 
 /// The open database.
-pub(crate) struct Keyset {
+pub(crate) struct KeySetDb {
     /// There until it is dropped.
     database: Option<Database>,
-    ids: IdKey,
+    ids: IdHashKey,
 }
 
 /// What a change of the key set is made of: the net of many facts.
 #[derive(Debug, Default)]
-pub(crate) struct Change {
+pub(crate) struct KeySetDelta {
     /// The journal's position up to which this carries.
     pub(crate) position: u64,
     pub(crate) counters: Counters,
@@ -84,9 +84,9 @@ pub(crate) enum KeysetError {
     Damaged(String),
 }
 
-impl Keyset {
+impl KeySetDb {
     /// Makes an empty one, or opens the one there is.
-    pub(crate) fn open(disk: &dyn Disk, ids: IdKey) -> Result<Self, KeysetError> {
+    pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeysetError> {
         let there = disk.list()?.iter().any(|name| name == KEYSET);
         let file = if there { disk.open(KEYSET)? } else { disk.create(KEYSET, 0)? };
         let mut builder = Database::builder();
@@ -95,7 +95,7 @@ impl Keyset {
         disk.sync_dir()?;
         let this = Self { database: Some(database), ids };
         if !there {
-            this.carry(&Change::default())?;
+            this.carry(&KeySetDelta::default())?;
         }
         Ok(this)
     }
@@ -105,15 +105,15 @@ impl Keyset {
     }
 
     /// Puts everything back into `rebuild`; gives the position carried. O(keys).
-    pub(crate) fn load(&self, rebuild: &mut Rebuild) -> Result<u64, KeysetError> {
+    pub(crate) fn load(&self, rebuild: &mut Replayer) -> Result<u64, KeysetError> {
         unpanicked(|| self.read_into(rebuild))
     }
 
-    fn read_into(&self, rebuild: &mut Rebuild) -> Result<u64, KeysetError> {
+    fn read_into(&self, rebuild: &mut Replayer) -> Result<u64, KeysetError> {
         let reading = self.database().begin_read().map_err(failed)?;
         let (position, counters) = state(&reading)?;
         self.check_owner(&reading)?;
-        rebuild.counters(counters);
+        rebuild.raise_counters(counters);
         let pools = reading.open_table(POOLS).map_err(failed)?;
         let keys = reading.open_table(KEYS).map_err(failed)?;
         let retired = reading.open_table(RETIRED).map_err(failed)?;
@@ -139,7 +139,7 @@ impl Keyset {
             }
             let mut gone = retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)?;
             if gone.next().is_some() {
-                rebuild.load_retired(pool).map_err(misfit)?;
+                rebuild.set_has_retired(pool).map_err(misfit)?;
             }
         }
         let gone = reading.open_table(GONE).map_err(failed)?;
@@ -202,7 +202,7 @@ impl Keyset {
 
     /// Makes one change durable, position and counters with it; true when rows of removed pools
     /// are left to be taken out.
-    pub(crate) fn carry(&self, change: &Change) -> Result<bool, KeysetError> {
+    pub(crate) fn carry(&self, change: &KeySetDelta) -> Result<bool, KeysetError> {
         let mut writing = self.database().begin_write().map_err(failed)?;
         writing.set_durability(Durability::Immediate).map_err(failed)?;
         // Without it, opening after a crash would read the whole file to repair it.
@@ -215,7 +215,7 @@ impl Keyset {
     fn write(
         &self,
         writing: &redb::WriteTransaction,
-        change: &Change,
+        change: &KeySetDelta,
     ) -> Result<bool, redb::Error> {
         let mut pools = writing.open_table(POOLS)?;
         let mut keys = writing.open_table(KEYS)?;
@@ -295,7 +295,7 @@ fn state(reading: &redb::ReadTransaction) -> Result<(u64, Counters), KeysetError
     Ok((position, Counters { next_key, next_pool, tokens_reserved }))
 }
 
-impl Drop for Keyset {
+impl Drop for KeySetDb {
     /// All that was carried is durable; what the database still writes at its close serves its own
     /// next start alone, and must not take the process with it.
     fn drop(&mut self) {
@@ -334,7 +334,7 @@ fn trim(
     Ok(gone.first()?.is_some())
 }
 
-impl Change {
+impl KeySetDelta {
     /// Begins a change that goes on from a position.
     pub(crate) fn after(position: u64, counters: Counters) -> Self {
         Self { position, counters, ..Self::default() }
@@ -347,26 +347,26 @@ impl Change {
 
     /// Takes a fact; those that are not about the key set pass by. `pools` are the pools there are
     /// after the facts so far.
-    pub(crate) fn take(&mut self, fact: &Fact<'_>, ids: &IdKey, pools: &mut PoolRows) {
+    pub(crate) fn take(&mut self, fact: &Fact<'_>, ids: &IdHashKey, pools: &mut PoolRows) {
         self.facts += 1;
         match fact {
-            Fact::PoolMade { pool, name, policy } => {
+            Fact::PoolCreated { pool, name, policy } => {
                 self.counters.next_pool = self.counters.next_pool.max(pool + 1);
                 self.put_pool(*pool, ((*name).to_owned(), policy.clone()), pools);
             }
-            Fact::PolicySet { pool, policy } => {
+            Fact::PolicyChanged { pool, policy } => {
                 if let Some((name, _)) = pools.get(pool).cloned() {
                     self.put_pool(*pool, (name, policy.clone()), pools);
                 }
             }
-            Fact::PoolGone { pool } => {
+            Fact::PoolDeleted { pool } => {
                 pools.remove(pool);
                 self.pools.remove(pool);
                 self.births.retain(|(of, _), _| of != pool);
                 self.aside.retain(|(of, _), _| of != pool);
                 self.gone.insert(*pool);
             }
-            Fact::Born { pool, first, at_ms, imported, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
                 for (number, value) in (*first..).zip(values.iter()) {
                     let at = (*pool, number);
                     self.births.insert(at, write_key(at, *at_ms, *imported, value));
@@ -374,26 +374,26 @@ impl Change {
                     self.facts += 1;
                 }
             }
-            Fact::Deleted { pool, key } | Fact::Purged { pool, key } => {
+            Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
                 self.die((*pool, *key), ids);
             }
             Fact::Quarantined { pool, key, reason } => {
                 self.aside.insert((*pool, *key), Some(reason.unwrap_or_default().to_owned()));
             }
-            Fact::Restored { pool, key } => {
+            Fact::KeyFreed { pool, key } => {
                 self.aside.insert((*pool, *key), None);
             }
             Fact::TokensReserved { until } => {
                 self.counters.tokens_reserved = self.counters.tokens_reserved.max(*until);
             }
             Fact::Granted { .. }
-            | Fact::Held { .. }
-            | Fact::Resting { .. }
+            | Fact::LeaseSnapshot { .. }
+            | Fact::RestSnapshot { .. }
             | Fact::Renewed { .. }
             | Fact::Released { .. }
-            | Fact::Answered { .. }
-            | Fact::Unanswered { .. }
-            | Fact::Dropped { .. }
+            | Fact::AnswerStored { .. }
+            | Fact::AnswerRevoked { .. }
+            | Fact::SegmentsDropped { .. }
             | Fact::Stopped { .. } => {}
         }
     }
@@ -403,7 +403,7 @@ impl Change {
         self.pools.insert(pool, row);
     }
 
-    fn die(&mut self, at: (u32, u64), ids: &IdKey) {
+    fn die(&mut self, at: (u32, u64), ids: &IdHashKey) {
         self.aside.remove(&at);
         match self.births.remove(&at) {
             None => {
@@ -433,7 +433,7 @@ fn damaged(why: &str) -> KeysetError {
     KeysetError::Damaged(why.to_owned())
 }
 
-fn misfit(Misfit(why): Misfit) -> KeysetError {
+fn misfit(ReplayError(why): ReplayError) -> KeysetError {
     damaged(why)
 }
 

@@ -2,13 +2,13 @@
 //!
 //! One lane a core of the server. Requests are pushed under a lock that is held for a push; the
 //! engine swaps the whole queue out. Answers come back as one `Vec` and one wake-up, and
-//! [`Lane::deliver`], a future that runs on the lane's own core, hands each to its call. A lane is
-//! bounded: over the bound a call is answered [`Refusal::Overloaded`] at once; calls that give
+//! [`Lane::run_delivery`], a future that runs on the lane's own core, hands each to its call. A lane is
+//! bounded: over the bound a call is answered [`RequestError::Overloaded`] at once; calls that give
 //! back or keep alive have room of their own. Knows nothing of what a request means, but that a
 //! grant nobody received must be taken back, and that whoever waits in line and has gone must leave.
 
-use crate::core::sabotage::{Sabotage, on};
-use crate::request::{Call, Principal, Refusal, Reply, Request};
+use crate::core::sabotage::{Sabotage, enabled};
+use crate::request::{Call, Principal, Reply, Request, RequestError};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use std::thread::Thread;
 
 /// Requests that may wait in one lane before new work is refused.
 pub const LANE_MAX: usize = 16_384;
-/// Room above [`LANE_MAX`] for calls that give back, keep alive or delete.
+/// DiskSpace above [`LANE_MAX`] for calls that give back, keep alive or delete.
 pub const LANE_RESERVE: usize = 16_384;
 
 /// The end of a lane that a core of the server holds. Cheap to clone.
@@ -44,7 +44,7 @@ struct Shared {
     inbox: Mutex<Inbox>,
     outbox: Mutex<Outbox>,
     calls: Mutex<Calls>,
-    bell: Bell,
+    wakeup: Wakeup,
     /// How many places fewer than [`LANE_MAX`] it has, and its reserve as many fewer.
     narrowed: AtomicUsize,
 }
@@ -78,23 +78,23 @@ enum CallState {
 
 /// Wakes the engine's thread; rings once for any number of pushes until it is heard.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bell {
-    inner: Arc<BellInner>,
+pub(crate) struct Wakeup {
+    inner: Arc<WakeupInner>,
 }
 
 #[derive(Debug, Default)]
-struct BellInner {
+struct WakeupInner {
     rung: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
-impl Bell {
+impl Wakeup {
     /// Names the thread to wake; rings before this are remembered.
     pub(crate) fn listen(&self) {
         self.inner.thread.get_or_init(std::thread::current);
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify(&self) {
         if !self.inner.rung.swap(true, Ordering::AcqRel)
             && let Some(thread) = self.inner.thread.get()
         {
@@ -103,7 +103,7 @@ impl Bell {
     }
 
     /// Tells whether it rang since the last time it was asked.
-    pub(crate) fn heard(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         self.inner.rung.swap(false, Ordering::AcqRel)
     }
 }
@@ -115,8 +115,8 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes a lane: the server's end and the engine's.
-pub(crate) fn lane(bell: &Bell) -> (Lane, EngineLane) {
-    let shared = Arc::new(Shared { bell: bell.clone(), ..Shared::default() });
+pub(crate) fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
+    let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
         EngineLane { shared, asked: Vec::new(), answers: Vec::new() },
@@ -126,26 +126,26 @@ pub(crate) fn lane(bell: &Bell) -> (Lane, EngineLane) {
 impl Lane {
     /// Has at most so many requests wait before new work is refused, up to [`LANE_MAX`], and as
     /// many again of the others.
-    pub fn hold_at_most(&self, requests: usize) {
+    pub fn set_capacity(&self, requests: usize) {
         self.shared.narrowed.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
     }
 
-    /// Asks; the future gives the answer. A refusal for want of room is there at once. Dropping
+    /// Asks; the future gives the answer. A refusal for want of room is there at once. SegmentDrop
     /// the future before its answer was taken lets the request run, but for one that waits in
     /// line, which leaves it; a grant is then taken back.
-    pub fn call(&self, request: Request) -> Answer {
+    pub fn submit(&self, request: Request) -> PendingReply {
         let slot = locked(&self.shared.calls).open();
-        let waits = request.call.waits();
+        let waits = request.call.may_wait();
         match self.push(slot, request) {
-            Ok(()) => Answer { lane: self.clone(), slot: Some(slot), waits, refused: None },
+            Ok(()) => PendingReply { lane: self.clone(), slot: Some(slot), waits, refused: None },
             Err(refusal) => {
                 locked(&self.shared.calls).close(slot);
-                Answer { lane: self.clone(), slot: None, waits, refused: Some(refusal) }
+                PendingReply { lane: self.clone(), slot: None, waits, refused: Some(refusal) }
             }
         }
     }
 
-    fn push(&self, slot: Slot, request: Request) -> Result<(), Refusal> {
+    fn push(&self, slot: Slot, request: Request) -> Result<(), RequestError> {
         let narrowed = self.shared.narrowed.load(Ordering::Relaxed);
         let (most, reserve) = (LANE_MAX - narrowed, LANE_RESERVE - narrowed);
         // What the server asks for itself takes grants back that nobody received, or is for those who
@@ -160,14 +160,14 @@ impl Lane {
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {
-                return Err(Refusal::ShuttingDown);
+                return Err(RequestError::ShuttingDown);
             }
             if inbox.queue.len() >= room {
-                return Err(Refusal::Overloaded);
+                return Err(RequestError::Overloaded);
             }
             inbox.queue.push((slot, request));
         }
-        self.shared.bell.ring();
+        self.shared.wakeup.notify();
         Ok(())
     }
 
@@ -180,14 +180,14 @@ impl Lane {
             if inbox.closed {
                 return;
             }
-            inbox.queue.push((slot, Request { by: Principal::Server, call: Call::Leave }));
+            inbox.queue.push((slot, Request { by: Principal::Server, call: Call::CancelWait }));
         }
-        self.shared.bell.ring();
+        self.shared.wakeup.notify();
     }
 
     /// Hands answers to their calls until the engine has closed the lane and all are handed out.
     /// To be run once, on the lane's own core.
-    pub async fn deliver(&self) {
+    pub async fn run_delivery(&self) {
         let mut batch = Vec::new();
         while self.next_batch(&mut batch).await {
             let mut taken_back = Vec::new();
@@ -198,7 +198,7 @@ impl Lane {
                 }
             }
             for call in taken_back {
-                drop(self.call(Request { by: Principal::Server, call }));
+                drop(self.submit(Request { by: Principal::Server, call }));
             }
         }
     }
@@ -297,7 +297,7 @@ impl Calls {
             }
             CallState::Dropped => {
                 self.free.push(slot);
-                taken_back.extend(take_back(&reply));
+                taken_back.extend(undo_undelivered(&reply));
             }
             CallState::Free | CallState::Answered(_) => {
                 unreachable!("invariant: a call is answered once")
@@ -307,26 +307,26 @@ impl Calls {
 }
 
 /// What undoes a reply that nobody received: a grant is given back, all else stands.
-pub fn take_back(reply: &Reply) -> Option<Call> {
-    if on(Sabotage::KeepUndelivered) {
+pub fn undo_undelivered(reply: &Reply) -> Option<Call> {
+    if enabled(Sabotage::KeepUndelivered) {
         return None;
     }
     let Reply::Granted { lease, pool, again: false, .. } = reply else { return None };
-    Some(Call::TakeBack { pool: pool.clone(), lease: lease.id })
+    Some(Call::RevokeUndelivered { pool: pool.clone(), lease: lease.id })
 }
 
 /// The answer to one call, to come.
 #[derive(Debug)]
 #[must_use = "a call that is dropped is not answered"]
-pub struct Answer {
+pub struct PendingReply {
     lane: Lane,
     slot: Option<Slot>,
     /// Whether its answer can be long in coming.
     waits: bool,
-    refused: Option<Refusal>,
+    refused: Option<RequestError>,
 }
 
-impl Future for Answer {
+impl Future for PendingReply {
     type Output = Reply;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
@@ -354,7 +354,7 @@ impl Future for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for PendingReply {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
         let mut unread = Vec::new();
@@ -362,7 +362,7 @@ impl Drop for Answer {
             let mut calls = locked(&self.lane.shared.calls);
             let state = &mut calls.states[slot as usize];
             if let CallState::Answered(reply) = state {
-                unread.extend(take_back(reply));
+                unread.extend(undo_undelivered(reply));
                 calls.close(slot);
             } else {
                 *state = CallState::Dropped;
@@ -372,7 +372,7 @@ impl Drop for Answer {
             }
         }
         for call in unread {
-            drop(self.lane.call(Request { by: Principal::Server, call }));
+            drop(self.lane.submit(Request { by: Principal::Server, call }));
         }
     }
 }

@@ -2,9 +2,9 @@
 //! to the journal in one write and one sync, then the answers go out.
 //!
 //! No tokio and no HTTP: a thread, a journal and the [`Request`]s of `request.rs`, which is the
-//! seam. Time and chance come in as [`Clock`] and [`Chance`].
+//! seam. Time and random come in as [`Clock`] and [`RandomSource`].
 
-pub mod carrier;
+pub mod checkpointer;
 pub mod disk;
 pub mod feed;
 mod frame;
@@ -13,29 +13,30 @@ mod keyset;
 mod lanes;
 mod lookups;
 mod meta;
-pub mod meter;
+pub mod metrics;
+mod preallocator;
 mod preview;
 mod record;
 mod recover;
 mod request;
-mod spares;
+pub mod state;
 mod thread;
 mod times;
 mod turn;
-pub mod works;
 
-use crate::carrier::{Carrier, Progress};
+use crate::checkpointer::{CheckpointProgress, Checkpointer};
 use crate::disk::{Directory, Disk};
 use crate::preview::Preview;
+use crate::state::{EngineState, JournalSizes};
 use crate::thread::Run;
-use crate::works::{Sizes, Works};
 
 pub use journal::SEGMENT_LEN;
 pub use keypeg_core as core;
-pub use keypeg_core::Chance;
-pub use lanes::{Answer, LANE_MAX, LANE_RESERVE, Lane, take_back};
+pub use keypeg_core::RandomSource;
+pub use lanes::{LANE_MAX, LANE_RESERVE, Lane, PendingReply, undo_undelivered};
 pub use request::{
-    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Refusal, Reply, Request, WAIT_MAX_MS,
+    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,
+    WAIT_MAX_MS,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,12 +46,12 @@ use std::thread::JoinHandle;
 /// Where time comes from.
 pub trait Clock: Send {
     /// Reads both clocks now.
-    fn read(&mut self) -> Reading;
+    fn read(&mut self) -> ClockReading;
 }
 
 /// What the clocks say, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     /// Time since boot, suspend included.
     pub boot_us: u64,
     /// Which boot that is.
@@ -61,7 +62,7 @@ pub struct Reading {
 
 /// What an engine is started with.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct EngineConfig {
     /// Where the journal is; `None` keeps everything in memory alone.
     pub data: Option<PathBuf>,
     /// How many lanes: one a core of the server.
@@ -76,7 +77,7 @@ pub struct Setup {
 
 /// What a start found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
+pub struct RecoveryReport {
     /// Whether the directory was made by this start.
     pub made: bool,
     /// Pools there are.
@@ -93,15 +94,15 @@ pub struct Recovered {
     pub default_policy_kept: Option<core::Policy>,
 }
 
-/// A running engine. Dropping it without [`Engine::stop`] leaves its thread running.
+/// A running engine. SegmentDrop it without [`Engine::stop`] leaves its thread running.
 #[derive(Debug)]
 pub struct Engine {
-    bell: lanes::Bell,
-    meter: Arc<meter::Meter>,
+    wakeup: lanes::Wakeup,
+    metrics: Arc<metrics::EngineMetrics>,
     stopping: Arc<AtomicBool>,
     turns_away: Arc<AtomicBool>,
     thread: JoinHandle<()>,
-    progress: Arc<Progress>,
+    progress: Arc<CheckpointProgress>,
     carrier: Option<JoinHandle<()>>,
 }
 
@@ -114,29 +115,30 @@ impl Engine {
     /// A journal that cannot be written later ends the process: nothing of the batch that failed
     /// is acknowledged, and the journal is right at the next start. A panic of the thread aborts.
     pub fn start(
-        setup: &Setup,
+        setup: &EngineConfig,
         clock: Box<dyn Clock>,
-        chance: Box<dyn Chance + Send>,
-    ) -> Result<(Self, Vec<Lane>, Recovered), StartError> {
+        random: Box<dyn RandomSource + Send>,
+    ) -> Result<(Self, Vec<Lane>, RecoveryReport), StartError> {
         if let Some(path) = setup.data.as_deref().filter(|path| setup.existing && !path.is_dir()) {
-            return Err(StartError::NotThere { dir: path.display().to_string() });
+            return Err(StartError::NotFound { dir: path.display().to_string() });
         }
         let disk = setup.data.as_deref().map(lock).transpose()?;
-        let (mut works, recovered) = Works::open(disk, Sizes::default(), setup, clock, chance)?;
-        works.make_ahead(true).map_err(|error| StartError::Io {
+        let (mut works, recovered) =
+            EngineState::open(disk, JournalSizes::default(), setup, clock, random)?;
+        works.start_preallocation(true).map_err(|error| StartError::Io {
             doing: "making segments ready".into(),
             error: error.into(),
         })?;
-        let (progress, carrier) = (works.progress(), works.take_carrier());
+        let (progress, carrier) = (works.progress(), works.take_checkpointer());
         let carrier = carrier.map(carry).transpose()?;
-        let meter = works.meter();
-        let bell = works.bell();
+        let metrics = works.metrics();
+        let wakeup = works.wakeup();
         let (stopping, turns_away) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let (outside, inside) = (0..setup.lanes).map(|_| lanes::lane(&bell)).unzip();
+        let (outside, inside) = (0..setup.lanes).map(|_| lanes::lane(&wakeup)).unzip();
         let run = Run {
             works,
             lanes: inside,
-            bell: bell.clone(),
+            wakeup: wakeup.clone(),
             stopping: Arc::clone(&stopping),
             turns_away: Arc::clone(&turns_away),
         };
@@ -145,28 +147,28 @@ impl Engine {
             .spawn(move || end_process_with(run))
             .map_err(|error| StartError::Io { doing: "starting the engine".into(), error })?;
         Ok((
-            Self { bell, meter, stopping, turns_away, thread, progress, carrier },
+            Self { wakeup, metrics, stopping, turns_away, thread, progress, carrier },
             outside,
             recovered,
         ))
     }
 
     /// What the engine counts of its work.
-    pub fn meter(&self) -> Arc<meter::Meter> {
-        Arc::clone(&self.meter)
+    pub fn metrics(&self) -> Arc<metrics::EngineMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Sends away whoever waits for a key, or would from now on: the server begins to stop, and
     /// nobody who waits shall hold it up.
-    pub fn turn_waiters_away(&self) {
+    pub fn cancel_waits(&self) {
         self.turns_away.store(true, Ordering::Release);
-        self.bell.ring();
+        self.wakeup.notify();
     }
 
     /// Refuses new requests, plays those already asked, syncs, and waits for the thread to end.
     pub fn stop(self) {
         self.stopping.store(true, Ordering::Release);
-        self.bell.ring();
+        self.wakeup.notify();
         self.thread.join().expect("invariant: a panic of the engine's thread aborts");
         if let Some(carrier) = self.carrier {
             self.progress.stopping.store(true, Ordering::Release);
@@ -181,20 +183,21 @@ impl Engine {
 pub fn check(
     path: &Path,
     clock: Box<dyn Clock>,
-    chance: Box<dyn Chance + Send>,
-) -> Result<Recovered, StartError> {
+    random: Box<dyn RandomSource + Send>,
+) -> Result<RecoveryReport, StartError> {
     if !path.is_dir() {
-        return Err(StartError::NotThere { dir: path.display().to_string() });
+        return Err(StartError::NotFound { dir: path.display().to_string() });
     }
     let preview: Arc<dyn Disk> = Arc::new(Preview::over(lock(path)?));
-    let setup = Setup {
+    let setup = EngineConfig {
         data: None,
         lanes: 0,
         default_policy: core::Policy::default(),
         max_keys: u64::MAX,
         existing: true,
     };
-    let (_, recovered) = Works::open(Some(preview), Sizes::default(), &setup, clock, chance)?;
+    let (_, recovered) =
+        EngineState::open(Some(preview), JournalSizes::default(), &setup, clock, random)?;
     Ok(recovered)
 }
 
@@ -210,7 +213,7 @@ fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
 }
 
 /// Starts the carrier's thread; where it cannot go on, the process does not either.
-fn carry(carrier: Carrier) -> Result<JoinHandle<()>, StartError> {
+fn carry(carrier: Checkpointer) -> Result<JoinHandle<()>, StartError> {
     let run = move || {
         let _guard = AbortOnPanic;
         if let Err(error) = carrier.run() {
@@ -254,13 +257,13 @@ pub enum StartError {
     },
     /// There is no data directory, and none may be made.
     #[error("{dir} holds no data: check the path and its mount, or leave --existing out")]
-    NotThere {
+    NotFound {
         /// The directory.
         dir: String,
     },
     /// The directory's data is damaged or of a newer format, or parts of it are missing.
     #[error("{0}")]
-    Data(String),
+    Corrupt(String),
     /// The disk said no.
     #[error("{doing}: {error}")]
     Io {

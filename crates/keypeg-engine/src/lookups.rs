@@ -1,10 +1,10 @@
 //! What the engine asks the carrier to look up in the database, and what it found.
 //!
 //! Asked and answered in order, by two threads that never wait for each other: a question wakes the
-//! carrier, an answer rings the engine's bell.
+//! carrier, an answer rings the engine's wakeup.
 
 use crate::core::KeyId;
-use crate::lanes::{Bell, locked};
+use crate::lanes::{Wakeup, locked};
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
@@ -14,7 +14,7 @@ use std::thread::Thread;
 pub(crate) struct Lookups {
     asked: Mutex<VecDeque<Lookup>>,
     found: Mutex<VecDeque<Found>>,
-    bell: Bell,
+    wakeup: Wakeup,
     carrier: OnceLock<Thread>,
 }
 
@@ -36,8 +36,8 @@ pub(crate) enum Found {
 
 impl Lookups {
     /// Rung by each answer.
-    pub(crate) fn bell(&self) -> Bell {
-        self.bell.clone()
+    pub(crate) fn wakeup(&self) -> Wakeup {
+        self.wakeup.clone()
     }
 
     pub(crate) fn ask(&self, lookup: Lookup) {
@@ -54,7 +54,7 @@ impl Lookups {
 
     pub(crate) fn answer(&self, found: Found) {
         locked(&self.found).push_back(found);
-        self.bell.ring();
+        self.wakeup.notify();
     }
 
     /// The next answer, in the order of the questions.

@@ -6,7 +6,7 @@
 use crate::disk::Disk;
 use crate::frame::FORMAT;
 use crate::journal::UNFINISHED;
-use crate::{Chance, StartError};
+use crate::{RandomSource, StartError};
 use std::fmt::Write as _;
 use std::io;
 
@@ -30,10 +30,10 @@ const PARTS_BEFORE_THE_KEYSET: &str = "journal";
 
 impl Meta {
     /// Draws a new installation.
-    pub(crate) fn draw(chance: &mut dyn Chance) -> Self {
+    pub(crate) fn draw(random: &mut dyn RandomSource) -> Self {
         let (mut installation, mut id_key) = ([0; 16], [0; 32]);
-        chance.fill(&mut installation);
-        chance.fill(&mut id_key);
+        random.fill(&mut installation);
+        random.fill(&mut id_key);
         Self { installation: u128::from_le_bytes(installation), id_key, has_keyset: true }
     }
 
@@ -54,7 +54,7 @@ impl Meta {
     /// Reads it back; anything else is refused and told.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, StartError> {
         let damaged = || {
-            StartError::Data(format!(
+            StartError::Corrupt(format!(
                 "{META} is damaged. Restore the data directory from a backup; nothing was changed"
             ))
         };
@@ -70,7 +70,7 @@ impl Meta {
         let format: u32 = field("format")?.parse().map_err(|_| damaged())?;
         let parts = field("parts")?;
         if format > FORMAT || ![PARTS, PARTS_BEFORE_THE_KEYSET].contains(&parts) {
-            return Err(StartError::Data(format!(
+            return Err(StartError::Corrupt(format!(
                 "the data directory has format {format}; this version reads up to {FORMAT}: use a \
                  newer keypeg. Nothing was changed"
             )));

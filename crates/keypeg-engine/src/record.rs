@@ -6,7 +6,9 @@
 
 mod fields;
 
-use crate::core::{Answer, AnswerId, Event, Fact, Now, Said, Sink, Values};
+use crate::core::{
+    Event, Fact, FactSink, IdempotencyId, IdempotencyRecord, IdempotentResult, Now, PackedValues,
+};
 use crate::feed::Feed;
 use crate::recover::{KEYS_EVER, TOKENS_EVER};
 use crate::request::GENERATE_MAX;
@@ -34,24 +36,24 @@ impl Batch {
     }
 }
 
-impl Sink for Batch {
-    fn fact(&mut self, fact: &Fact<'_>) {
+impl FactSink for Batch {
+    fn record(&mut self, fact: &Fact<'_>) {
         write(&mut self.bytes, fact, self.lease_us);
-        self.feed.fact(fact);
+        self.feed.record(fact);
     }
 
-    fn follows(&self, pool: u32) -> bool {
-        self.feed.follows(pool)
+    fn has_subscribers(&self, pool: u32) -> bool {
+        self.feed.has_subscribers(pool)
     }
 
-    fn event(&mut self, pool: u32, event: &Event<'_>) {
-        self.feed.event(pool, event);
+    fn emit(&mut self, pool: u32, event: &Event<'_>) {
+        self.feed.emit(pool, event);
     }
 }
 
 /// Why bytes are no fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BadRecord(pub(crate) &'static str);
+pub(crate) struct RecordError(pub(crate) &'static str);
 
 const POOL_MADE: u8 = 1;
 const POLICY_SET: u8 = 2;
@@ -78,23 +80,25 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
     out.extend_from_slice(&[kind(fact), 0, 0, 0, 0]);
     let mut fields = Writer { out };
     match fact {
-        Fact::PoolMade { pool, name, policy } => {
+        Fact::PoolCreated { pool, name, policy } => {
             fields.number(tag::POOL, u64::from(*pool));
             fields.bytes(tag::NAME, name.as_bytes());
             fields.policy(policy);
         }
-        Fact::PolicySet { pool, policy } => {
+        Fact::PolicyChanged { pool, policy } => {
             fields.number(tag::POOL, u64::from(*pool));
             fields.policy(policy);
         }
-        Fact::PoolGone { pool } => fields.number(tag::POOL, u64::from(*pool)),
-        Fact::Born { pool, first, at_ms, imported, values } => {
+        Fact::PoolDeleted { pool } => fields.number(tag::POOL, u64::from(*pool)),
+        Fact::KeysCreated { pool, first, at_ms, imported, values } => {
             fields.key(*pool, *first);
             fields.number(tag::AT, *at_ms);
             fields.number(tag::IMPORTED, u64::from(*imported));
             fields.bytes(tag::VALUES, values.packed());
         }
-        Fact::Deleted { pool, key } | Fact::Purged { pool, key } | Fact::Restored { pool, key } => {
+        Fact::KeyDeleted { pool, key }
+        | Fact::KeyPurged { pool, key }
+        | Fact::KeyFreed { pool, key } => {
             fields.key(*pool, *key);
         }
         Fact::Granted { pool, key, token, lease } => {
@@ -112,7 +116,7 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::TOKEN, *token);
             fields.number(tag::UNTIL, *until_us);
         }
-        Fact::Resting { pool, key, token, until_us, reason } => {
+        Fact::RestSnapshot { pool, key, token, until_us, reason } => {
             fields.key(*pool, *key);
             fields.number(tag::TOKEN, *token);
             fields.number(tag::UNTIL, *until_us);
@@ -130,7 +134,7 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
         }
         Fact::TokensReserved { until } => fields.number(tag::TOKEN, *until),
         Fact::Stopped { next_token } => fields.number(tag::TOKEN, *next_token),
-        Fact::Held { pool, key, token, lease } => {
+        Fact::LeaseSnapshot { pool, key, token, lease } => {
             fields.key(*pool, *key);
             fields.number(tag::TOKEN, *token);
             fields.number(tag::AT, lease.granted_us);
@@ -140,12 +144,12 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
             fields.number(tag::BORROWER, lease.by);
         }
-        Fact::Dropped { through } => fields.number(tag::SEGMENT, *through),
-        Fact::Answered { pool, answer } => {
+        Fact::SegmentsDropped { through } => fields.number(tag::SEGMENT, *through),
+        Fact::AnswerStored { pool, answer } => {
             fields.number(tag::POOL, u64::from(*pool));
             fields.answer(answer);
         }
-        Fact::Unanswered { pool, id } => {
+        Fact::AnswerRevoked { pool, id } => {
             fields.number(tag::POOL, u64::from(*pool));
             fields.bytes(tag::ANSWER, &id.0.to_le_bytes());
         }
@@ -166,68 +170,74 @@ const HEAD: usize = 5;
 
 fn kind(fact: &Fact<'_>) -> u8 {
     match fact {
-        Fact::PoolMade { .. } => POOL_MADE,
-        Fact::PolicySet { .. } => POLICY_SET,
-        Fact::PoolGone { .. } => POOL_GONE,
-        Fact::Born { .. } => BORN,
-        Fact::Deleted { .. } => DELETED,
-        Fact::Purged { .. } => PURGED,
+        Fact::PoolCreated { .. } => POOL_MADE,
+        Fact::PolicyChanged { .. } => POLICY_SET,
+        Fact::PoolDeleted { .. } => POOL_GONE,
+        Fact::KeysCreated { .. } => BORN,
+        Fact::KeyDeleted { .. } => DELETED,
+        Fact::KeyPurged { .. } => PURGED,
         Fact::Granted { .. } => GRANTED,
         Fact::Renewed { .. } => RENEWED,
         Fact::Released { .. } => RELEASED,
-        Fact::Restored { .. } => RESTORED,
+        Fact::KeyFreed { .. } => RESTORED,
         Fact::TokensReserved { .. } => TOKENS_RESERVED,
         Fact::Stopped { .. } => STOPPED,
         Fact::Quarantined { .. } => QUARANTINED,
-        Fact::Held { .. } => HELD,
-        Fact::Resting { .. } => RESTING,
-        Fact::Dropped { .. } => DROPPED,
-        Fact::Answered { answer: Answer { said: Said::Lease { .. }, .. }, .. } => ANSWERED_LEASE,
-        Fact::Answered { answer: Answer { said: Said::Keys { .. }, .. }, .. } => ANSWERED_KEYS,
-        Fact::Unanswered { .. } => UNANSWERED,
+        Fact::LeaseSnapshot { .. } => HELD,
+        Fact::RestSnapshot { .. } => RESTING,
+        Fact::SegmentsDropped { .. } => DROPPED,
+        Fact::AnswerStored {
+            answer: IdempotencyRecord { said: IdempotentResult::Lease { .. }, .. },
+            ..
+        } => ANSWERED_LEASE,
+        Fact::AnswerStored {
+            answer: IdempotencyRecord { said: IdempotentResult::Keys { .. }, .. },
+            ..
+        } => ANSWERED_KEYS,
+        Fact::AnswerRevoked { .. } => UNANSWERED,
     }
 }
 
 /// Reads one record from the front of `bytes`, committed with the clock `lease_us`; gives the
 /// rest too.
-pub(crate) fn read(bytes: &[u8], lease_us: u64) -> Result<(Fact<'_>, &[u8]), BadRecord> {
-    let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or(BadRecord("a record is cut"))?;
+pub(crate) fn read(bytes: &[u8], lease_us: u64) -> Result<(Fact<'_>, &[u8]), RecordError> {
+    let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or(RecordError("a record is cut"))?;
     let [kind, len @ ..] = *head;
     let len = u32::from_le_bytes(len) as usize;
-    let (fields, rest) = rest.split_at_checked(len).ok_or(BadRecord("a record is cut"))?;
+    let (fields, rest) = rest.split_at_checked(len).ok_or(RecordError("a record is cut"))?;
     Ok((fact(kind, &Fields::read(fields)?, lease_us)?, rest))
 }
 
 /// No instant or length is beyond, in whatever unit.
 const INSTANT_MAX: u64 = 1 << 53;
 
-fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, BadRecord> {
+fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, RecordError> {
     use tag::{AT, IMPORTED, NAME, POOL, REST, TOKEN, UNTIL, VALUES};
     let pool = fields.small(POOL)?;
     let key = fields.number(tag::KEY);
     let token = fields.number(TOKEN);
     if key > KEYS_EVER || token > TOKENS_EVER {
-        return Err(BadRecord("a number is out of range"));
+        return Err(RecordError("a number is out of range"));
     }
     let told = [tag::KEPT_UNTIL, tag::EXPIRES, tag::KEY_EXPIRES];
     let mut instants = [AT, UNTIL, tag::HOLD_UNTIL, REST].into_iter().chain(told);
     let ends = !matches!(kind, HELD | RESTING | RENEWED) || fields.number(UNTIL) > 0;
     if !ends || instants.any(|tag| fields.number(tag) > INSTANT_MAX) {
-        return Err(BadRecord("an instant is out of range"));
+        return Err(RecordError("an instant is out of range"));
     }
-    let plus = |a: u64, b: u64| a.checked_add(b).ok_or(BadRecord("an instant is out of range"));
+    let plus = |a: u64, b: u64| a.checked_add(b).ok_or(RecordError("an instant is out of range"));
     Ok(match kind {
-        POOL_MADE => Fact::PoolMade { pool, name: fields.text(NAME)?, policy: fields.policy()? },
-        POLICY_SET => Fact::PolicySet { pool, policy: fields.policy()? },
-        POOL_GONE => Fact::PoolGone { pool },
+        POOL_MADE => Fact::PoolCreated { pool, name: fields.text(NAME)?, policy: fields.policy()? },
+        POLICY_SET => Fact::PolicyChanged { pool, policy: fields.policy()? },
+        POOL_GONE => Fact::PoolDeleted { pool },
         BORN => {
-            let values = Values::parse(fields.bytes(VALUES));
-            let values = values.ok_or(BadRecord("values are no values"))?;
+            let values = PackedValues::parse(fields.bytes(VALUES));
+            let values = values.ok_or(RecordError("values are no values"))?;
             let imported = fields.number(IMPORTED) != 0;
-            Fact::Born { pool, first: key, at_ms: fields.number(AT), imported, values }
+            Fact::KeysCreated { pool, first: key, at_ms: fields.number(AT), imported, values }
         }
-        DELETED => Fact::Deleted { pool, key },
-        PURGED => Fact::Purged { pool, key },
+        DELETED => Fact::KeyDeleted { pool, key },
+        PURGED => Fact::KeyPurged { pool, key },
         GRANTED => {
             let until_us = plus(lease_us, fields.number(UNTIL))?;
             let hold_until_us = plus(until_us, fields.number(tag::HOLD_UNTIL))?;
@@ -237,24 +247,24 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Ba
         HELD => {
             let (until_us, latest_us) = (fields.number(UNTIL), fields.number(tag::HOLD_UNTIL));
             let lease = fields.lease(fields.number(AT), until_us, latest_us)?;
-            Fact::Held { pool, key, token, lease }
+            Fact::LeaseSnapshot { pool, key, token, lease }
         }
         RESTING => {
             let (until_us, reason) = (fields.number(UNTIL), fields.words(tag::REASON)?);
-            Fact::Resting { pool, key, token, until_us, reason }
+            Fact::RestSnapshot { pool, key, token, until_us, reason }
         }
-        DROPPED => Fact::Dropped { through: fields.number(tag::SEGMENT) },
+        DROPPED => Fact::SegmentsDropped { through: fields.number(tag::SEGMENT) },
         RENEWED => Fact::Renewed { pool, key, token, until_us: fields.number(UNTIL) },
         RELEASED => {
             let rest_until_us = fields.number(REST);
             Fact::Released { pool, key, token, rest_until_us, reason: fields.words(tag::REASON)? }
         }
         QUARANTINED => Fact::Quarantined { pool, key, reason: fields.words(tag::REASON)? },
-        RESTORED => Fact::Restored { pool, key },
+        RESTORED => Fact::KeyFreed { pool, key },
         TOKENS_RESERVED => Fact::TokensReserved { until: token },
         STOPPED => Fact::Stopped { next_token: token },
         ANSWERED_LEASE => {
-            let said = Said::Lease {
+            let said = IdempotentResult::Lease {
                 key,
                 token,
                 until_us: fields.number(UNTIL),
@@ -262,26 +272,26 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Ba
                 expires_at_ms: fields.number(tag::EXPIRES),
                 key_expires_at_ms: fields.number(tag::KEY_EXPIRES).checked_sub(1),
             };
-            Fact::Answered { pool, answer: fields.answer(said)? }
+            Fact::AnswerStored { pool, answer: fields.answer(said)? }
         }
         ANSWERED_KEYS => {
             let count = fields.small(tag::COUNT)?;
             if count > GENERATE_MAX {
-                return Err(BadRecord("a number is out of range"));
+                return Err(RecordError("a number is out of range"));
             }
             let expires_at_ms = fields.number(tag::KEY_EXPIRES).checked_sub(1);
-            let said = Said::Keys { first: key, count, expires_at_ms };
-            Fact::Answered { pool, answer: fields.answer(said)? }
+            let said = IdempotentResult::Keys { first: key, count, expires_at_ms };
+            Fact::AnswerStored { pool, answer: fields.answer(said)? }
         }
-        UNANSWERED => Fact::Unanswered { pool, id: AnswerId(fields.wide(tag::ANSWER)?) },
-        _ => return Err(BadRecord("a record is of a kind this version does not know")),
+        UNANSWERED => Fact::AnswerRevoked { pool, id: IdempotencyId(fields.wide(tag::ANSWER)?) },
+        _ => return Err(RecordError("a record is of a kind this version does not know")),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Digest, Grant, Policy};
+    use crate::core::{BodyDigest, Grant, Policy};
 
     const NOW: u64 = 1_000_000;
 
@@ -303,8 +313,8 @@ mod tests {
             by: (1 << 56) - 1,
         };
         let bare = Grant { holder: None, by: 0, rest_us: 0, hold_until_us: NOW + 5, ..lease };
-        let values = Values::parse(&[1, 0, b'a', 2, 0, b'b', b'c']).expect("whole");
-        let said = Said::Lease {
+        let values = PackedValues::parse(&[1, 0, b'a', 2, 0, b'b', b'c']).expect("whole");
+        let said = IdempotentResult::Lease {
             key: 7,
             token: 1 << 52,
             until_us: NOW + 5,
@@ -312,17 +322,22 @@ mod tests {
             expires_at_ms: 3,
             key_expires_at_ms: Some(0),
         };
-        let answer = Answer { id: AnswerId(u128::MAX), body: Digest(0), until_us: NOW, said };
-        let keys = Said::Keys { first: 7, count: 10_000, expires_at_ms: None };
+        let answer = IdempotencyRecord {
+            id: IdempotencyId(u128::MAX),
+            body: BodyDigest(0),
+            until_us: NOW,
+            said,
+        };
+        let keys = IdempotentResult::Keys { first: 7, count: 10_000, expires_at_ms: None };
         vec![
-            Fact::PoolMade { pool: 1, name: "default", policy: Policy::default() },
-            Fact::PoolMade { pool: u32::MAX, name: "ci", policy: policy.clone() },
-            Fact::PolicySet { pool: 2, policy },
-            Fact::PoolGone { pool: 2 },
-            Fact::Born { pool: 1, first: 300, at_ms: 1 << 40, imported: true, values },
-            Fact::Born { pool: 1, first: 1, at_ms: 0, imported: false, values },
-            Fact::Deleted { pool: 1, key: u64::MAX / 2 },
-            Fact::Purged { pool: 1, key: 128 },
+            Fact::PoolCreated { pool: 1, name: "default", policy: Policy::default() },
+            Fact::PoolCreated { pool: u32::MAX, name: "ci", policy: policy.clone() },
+            Fact::PolicyChanged { pool: 2, policy },
+            Fact::PoolDeleted { pool: 2 },
+            Fact::KeysCreated { pool: 1, first: 300, at_ms: 1 << 40, imported: true, values },
+            Fact::KeysCreated { pool: 1, first: 1, at_ms: 0, imported: false, values },
+            Fact::KeyDeleted { pool: 1, key: u64::MAX / 2 },
+            Fact::KeyPurged { pool: 1, key: 128 },
             Fact::Granted { pool: 1, key: 7, token: 1 << 52, lease },
             Fact::Granted { pool: 1, key: 7, token: 1, lease: bare },
             Fact::Renewed { pool: 1, key: 7, token: 1, until_us: 77 },
@@ -330,16 +345,21 @@ mod tests {
             Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 5, reason: Some("429 ✗") },
             Fact::Quarantined { pool: 1, key: 7, reason: None },
             Fact::Quarantined { pool: 1, key: 7, reason: Some("401") },
-            Fact::Restored { pool: 1, key: 7 },
+            Fact::KeyFreed { pool: 1, key: 7 },
             Fact::TokensReserved { until: 5 },
             Fact::Stopped { next_token: 4 },
-            Fact::Held { pool: 1, key: 7, token: 1, lease: Grant { granted_us: 3, ..lease } },
-            Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5, reason: None },
-            Fact::Resting { pool: 1, key: 7, token: 1, until_us: 5, reason: Some("429") },
-            Fact::Dropped { through: 9 },
-            Fact::Answered { pool: 1, answer },
-            Fact::Answered { pool: 1, answer: Answer { said: keys, ..answer } },
-            Fact::Unanswered { pool: 1, id: AnswerId(1) },
+            Fact::LeaseSnapshot {
+                pool: 1,
+                key: 7,
+                token: 1,
+                lease: Grant { granted_us: 3, ..lease },
+            },
+            Fact::RestSnapshot { pool: 1, key: 7, token: 1, until_us: 5, reason: None },
+            Fact::RestSnapshot { pool: 1, key: 7, token: 1, until_us: 5, reason: Some("429") },
+            Fact::SegmentsDropped { through: 9 },
+            Fact::AnswerStored { pool: 1, answer },
+            Fact::AnswerStored { pool: 1, answer: IdempotencyRecord { said: keys, ..answer } },
+            Fact::AnswerRevoked { pool: 1, id: IdempotencyId(1) },
         ]
     }
 
@@ -348,7 +368,7 @@ mod tests {
         let mut batch = Batch::default();
         batch.begin(Now { lease_us: NOW, ..Now::default() });
         for fact in facts() {
-            batch.fact(&fact);
+            batch.record(&fact);
         }
         let mut rest = batch.bytes();
         for fact in facts() {
@@ -370,7 +390,7 @@ mod tests {
         assert_eq!(read(&bytes, NOW), Ok((fact.clone(), &[][..])));
         let mut batch = Batch::default();
         batch.begin(Now { lease_us: NOW, ..Now::default() });
-        batch.fact(&fact);
+        batch.record(&fact);
         assert_eq!(batch.bytes(), bytes);
     }
 
@@ -379,7 +399,7 @@ mod tests {
         for fact in facts() {
             let mut batch = Batch::default();
             batch.begin(Now { lease_us: NOW, ..Now::default() });
-            batch.fact(&fact);
+            batch.record(&fact);
             let whole = batch.bytes();
             for cut in 0..whole.len() {
                 assert!(read(&whole[..cut], NOW).is_err(), "{fact:?} cut at {cut}");

@@ -5,20 +5,21 @@
 //! cut. What is valid but not proven is written into a fresh segment and synced before anything is
 //! answered: bytes that were read from a page cache after a failed sync are never built upon.
 
-use crate::carrier::BALLAST;
-use crate::core::sabotage::{Sabotage, on};
+use crate::checkpointer::BALLAST;
+use crate::core::sabotage::{Sabotage, enabled};
 use crate::core::{
-    Carried, Counters, IdKey, Limits, Misfit, NEVER_US, Now, Pools, Rebuild, TOKEN_MAX,
+    Checkpointed, Counters, IdHashKey, Limits, NEVER_US, Now, Pools, ReplayError, Replayer,
+    TOKEN_MAX,
 };
 use crate::disk::Disk;
 use crate::frame::{ALIGN, BadHead, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead};
-use crate::journal::{Journal, OldBatch, UNFINISHED, file_name, segment_of};
-use crate::keyset::{KEYSET, Keyset, KeysetError};
+use crate::journal::{Journal, UNFINISHED, UnprovenBatch, file_name, segment_of};
+use crate::keyset::{KEYSET, KeySetDb, KeysetError};
 use crate::meta::{META, Meta};
-use crate::record::{self, BadRecord};
-use crate::spares::Spare;
+use crate::preallocator::ReadySegment;
+use crate::record::{self, RecordError};
 use crate::times::LastClock;
-use crate::{Reading, StartError};
+use crate::{ClockReading, StartError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ pub(crate) const KEYS_EVER: u64 = u64::MAX / 2;
 pub(crate) const TOKENS_EVER: u64 = TOKEN_MAX - (1 << 50);
 
 /// What a journal held.
-pub(crate) struct Replayed {
-    pub(crate) rebuild: Rebuild,
+pub(crate) struct ReplayedJournal {
+    pub(crate) rebuild: Replayer,
     pub(crate) last: LastClock,
     pub(crate) starts: u64,
     pub(crate) batches_cut: u64,
@@ -44,7 +45,7 @@ pub(crate) struct Replayed {
     pub(crate) carried: u64,
     synced: u64,
     /// Batches that no frame proves, each with the counters before it.
-    unproven: VecDeque<(Counters, OldBatch)>,
+    unproven: VecDeque<(Counters, UnprovenBatch)>,
     /// The position the next batch must have.
     next: u64,
 }
@@ -61,7 +62,7 @@ pub(crate) fn examine(disk: &dyn Disk, existing: bool) -> Result<Option<Meta>, S
     }
     let segments = names.iter().filter(|name| segment_of(name).is_some());
     if !has(&unfinished) && segments.clone().next().is_some() {
-        return Err(StartError::Data(format!(
+        return Err(StartError::Corrupt(format!(
             "the data directory has a journal but no {META}: part of it is missing. Put the file \
              back; nothing was changed"
         )));
@@ -82,20 +83,20 @@ pub(crate) fn examine(disk: &dyn Disk, existing: bool) -> Result<Option<Meta>, S
 
 /// Opens the key set of a directory that is made. The first version made none: it gets an empty
 /// one, and the whole journal is carried into it.
-pub(crate) fn keyset(disk: &dyn Disk, meta: &mut Meta) -> Result<Keyset, StartError> {
+pub(crate) fn keyset(disk: &dyn Disk, meta: &mut Meta) -> Result<KeySetDb, StartError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let there = names.iter().any(|name| name == KEYSET);
-    let ids = IdKey::new(meta.id_key);
+    let ids = IdHashKey::new(meta.id_key);
     if meta.has_keyset {
         if !there {
             return Err(missing(KEYSET));
         }
-        return Keyset::open(disk, ids).map_err(StartError::from);
+        return KeySetDb::open(disk, ids).map_err(StartError::from);
     }
     if there {
         disk.remove(KEYSET).map_err(io("removing an unfinished key set"))?;
     }
-    let keyset = Keyset::open(disk, ids)?;
+    let keyset = KeySetDb::open(disk, ids)?;
     meta.has_keyset = true;
     meta.prepare(disk).and_then(|()| Meta::finish(disk)).map_err(io("writing meta"))?;
     Ok(keyset)
@@ -106,19 +107,19 @@ pub(crate) fn replay(
     disk: &dyn Disk,
     meta: &Meta,
     limits: Limits,
-    keyset: &Keyset,
-) -> Result<Replayed, StartError> {
+    keyset: &KeySetDb,
+) -> Result<ReplayedJournal, StartError> {
     let Segments { heads, all, unused, stranded } = segments(disk, meta)?;
     let first = *heads.first().ok_or_else(|| missing("the journal"))?;
-    let mut rebuild = Rebuild::new(IdKey::new(meta.id_key), limits, 1);
+    let mut rebuild = Replayer::new(IdHashKey::new(meta.id_key), limits, 1);
     let carried = keyset.load(&mut rebuild)?;
     if carried + 1 < first.starts_at {
         return Err(missing(&file_name(first.segment - 1)));
     }
     if first.segment > 1 {
-        rebuild.begins_late();
+        rebuild.set_truncated();
     }
-    let mut replayed = Replayed {
+    let mut replayed = ReplayedJournal {
         rebuild,
         last: LastClock { boot_id: 0, boot_us: 0, lease_us: 0 },
         starts: 0,
@@ -137,14 +138,14 @@ pub(crate) fn replay(
         let limit = heads.get(at + 1).map(|next| next.starts_at);
         replayed.segment(disk, *head, limit)?;
     }
-    if replayed.rebuild.dropped() + 1 < first.segment {
+    if replayed.rebuild.droppable_through() + 1 < first.segment {
         return Err(missing(&file_name(first.segment - 1)));
     }
     Ok(replayed)
 }
 
 fn missing(what: &str) -> StartError {
-    StartError::Data(format!(
+    StartError::Corrupt(format!(
         "{what} is missing from the data directory. Put it back; nothing was changed"
     ))
 }
@@ -219,7 +220,7 @@ fn head(disk: &dyn Disk, meta: &Meta, segment: u64) -> Result<Option<SegmentHead
             Ok(Some(head))
         }
         Ok(_) => Err(corrupt(&name, 0, "it belongs to another directory or place")),
-        Err(BadHead::Newer(format)) => Err(StartError::Data(format!(
+        Err(BadHead::Newer(format)) => Err(StartError::Corrupt(format!(
             "{name} has format {format}; this version reads up to {FORMAT}: use a newer keypeg. \
              Nothing was changed"
         ))),
@@ -233,7 +234,7 @@ fn head(disk: &dyn Disk, meta: &Meta, segment: u64) -> Result<Option<SegmentHead
     }
 }
 
-impl Replayed {
+impl ReplayedJournal {
     /// Replays one segment, up to where the next one begins.
     fn segment(
         &mut self,
@@ -250,7 +251,7 @@ impl Replayed {
         if next_key > KEYS_EVER || next_pool > u32::MAX / 2 || tokens_reserved > TOKENS_EVER {
             return Err(corrupt(&name, 0, "its counters are out of range"));
         }
-        self.rebuild.counters(head.counters);
+        self.rebuild.raise_counters(head.counters);
         self.starts = self.starts.max(head.starts);
         self.prove(head.synced_through);
         self.head = head;
@@ -283,13 +284,13 @@ impl Replayed {
     }
 
     fn batch(&mut self, records: &[u8], lease_us: u64) -> Result<(), &'static str> {
-        self.rebuild.mark(self.next);
-        let carried = if self.next <= self.carried { Carried::Yes } else { Carried::No };
+        self.rebuild.set_position(self.next);
+        let carried = if self.next <= self.carried { Checkpointed::Yes } else { Checkpointed::No };
         let mut rest = records;
         while !rest.is_empty() {
             let fact;
-            (fact, rest) = record::read(rest, lease_us).map_err(|BadRecord(why)| why)?;
-            self.rebuild.apply(&fact, carried).map_err(|Misfit(why)| why)?;
+            (fact, rest) = record::read(rest, lease_us).map_err(|RecordError(why)| why)?;
+            self.rebuild.apply(&fact, carried).map_err(|ReplayError(why)| why)?;
         }
         Ok(())
     }
@@ -346,13 +347,13 @@ impl Replayed {
         self,
         disk: &Arc<dyn Disk>,
         segment_len: u64,
-        reading: Reading,
+        reading: ClockReading,
         now: Now,
     ) -> Result<(Journal, Pools), StartError> {
         let counters_now = self.rebuild.pools().counters();
         let counters = self.unproven.front().map_or(counters_now, |(before, _)| *before);
         let mut unproven: Vec<_> = self.unproven.into_iter().map(|(_, batch)| batch).collect();
-        if on(Sabotage::TrustUnprovenTail) {
+        if enabled(Sabotage::TrustUnprovenTail) {
             unproven.clear();
         }
         let head = SegmentHead {
@@ -378,7 +379,7 @@ impl Replayed {
         }
         journal.knows(self.segments);
         journal
-            .drop_through(self.rebuild.dropped())
+            .drop_through(self.rebuild.droppable_through())
             .map_err(io("removing segments that are done"))?;
         Ok((journal, self.rebuild.finish(now)))
     }
@@ -389,7 +390,7 @@ fn adopt(disk: &dyn Disk, journal: &mut Journal, segment: u64, len: u64) -> Resu
     let name = file_name(segment);
     if disk.read(&name).map_err(io(&name))?.iter().all(|byte| *byte == 0) {
         let file = disk.open(&name).map_err(io(&name))?;
-        journal.adopt(Spare { segment, file, len });
+        journal.adopt(ReadySegment { segment, file, len });
     }
     Ok(())
 }
@@ -419,7 +420,7 @@ fn remove_unfinished(disk: &dyn Disk, fresh: u64) -> Result<(), StartError> {
 }
 
 fn corrupt(name: &str, at: usize, why: &str) -> StartError {
-    StartError::Data(format!(
+    StartError::Corrupt(format!(
         "{name} is damaged at byte {at}: {why}. Restore the data directory from a backup; nothing \
          was changed"
     ))
@@ -429,7 +430,7 @@ impl From<KeysetError> for StartError {
     fn from(error: KeysetError) -> Self {
         match error {
             KeysetError::Io(error) => Self::Io { doing: KEYSET.into(), error },
-            KeysetError::Damaged(_) => Self::Data(error.to_string()),
+            KeysetError::Damaged(_) => Self::Corrupt(error.to_string()),
         }
     }
 }

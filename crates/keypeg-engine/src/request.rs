@@ -3,10 +3,10 @@
 //! Every engine answers the same requests in the same words. Nothing here knows of HTTP, of a
 //! disk or of time.
 
-use crate::feed::Following;
+use crate::feed::Subscription;
 use keypeg_core::{
-    Borrower, Counts, Cursor, Digest, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId,
-    LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+    BodyDigest, Borrower, Cursor, KeyCounts, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId,
+    LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use std::sync::Arc;
 
@@ -86,12 +86,12 @@ pub enum Call {
         patch: PolicyPatch,
     },
     /// One pool with its counts: [`Reply::Pool`].
-    ShowPool {
+    GetPool {
         /// Its name.
         pool: PoolName,
     },
     /// Remove a pool with all its keys: [`Reply::Done`].
-    DropPool {
+    DeletePool {
         /// Its name.
         pool: PoolName,
     },
@@ -122,28 +122,28 @@ pub enum Call {
     },
     /// What is in it, once: asked again under the same Idempotency-Key it is answered as before.
     /// That is [`Call::Generate`], [`Call::Import`] or [`Call::Acquire`].
-    Once {
+    Idempotent {
         /// The Idempotency-Key.
         key: Box<str>,
         /// Tells what is asked from what else could be.
-        body: Digest,
+        body: BodyDigest,
         /// What is asked.
         call: Box<Call>,
     },
     /// Take a grant back that nobody received: [`Reply::Done`].
-    TakeBack {
+    RevokeUndelivered {
         /// The pool.
         pool: PoolName,
         /// The lease.
         lease: LeaseId,
     },
-    /// Be told what happens to a pool: [`Reply::Following`].
-    Follow {
+    /// Be told what happens to a pool: [`Reply::Subscription`].
+    Subscribe {
         /// The pool.
         pool: PoolName,
     },
-    /// Leave the line: whoever asked with this call's ticket has gone. Never answered itself.
-    Leave,
+    /// Leave the line: whoever asked with this call's call_id has gone. Never answered itself.
+    CancelWait,
     /// Give a lease's key back: [`Reply::Done`].
     Release {
         /// The pool.
@@ -151,7 +151,7 @@ pub enum Call {
         /// The lease.
         lease: LeaseId,
         /// What its holder says of the key.
-        verdict: Verdict,
+        verdict: ReleaseOptions,
     },
     /// Give a lease more time: [`Reply::Renewed`].
     Renew {
@@ -169,8 +169,8 @@ pub enum Call {
         /// The key.
         key: KeyRef,
     },
-    /// Put a key back whoever holds it: [`Reply::Freed`].
-    ReleaseKey {
+    /// Put a key back whoever holds it: [`Reply::KeyReleased`].
+    ForceRelease {
         /// The pool.
         pool: PoolName,
         /// The key.
@@ -183,21 +183,21 @@ pub enum Call {
         /// The key.
         key: KeyRef,
     },
-    /// Keep one key alive: [`Reply::Kept`].
+    /// Keep one key alive: [`Reply::KeptAlive`].
     KeepAlive {
         /// The pool.
         pool: PoolName,
         /// The key.
         key: KeyRef,
     },
-    /// Keep many keys alive: [`Reply::KeptMany`].
+    /// Keep many keys alive: [`Reply::KeptAliveMany`].
     KeepAliveMany {
         /// The pool.
         pool: PoolName,
         /// The keys, at most [`GENERATE_MAX`].
         keys: Vec<KeyId>,
     },
-    /// Keep every key of a pool alive: [`Reply::KeptMany`].
+    /// Keep every key of a pool alive: [`Reply::KeptAliveMany`].
     KeepAliveAll {
         /// The pool.
         pool: PoolName,
@@ -214,7 +214,7 @@ pub enum Call {
         cursor: Option<Cursor>,
     },
     /// One key without its value: [`Reply::Key`].
-    ShowKey {
+    GetKey {
         /// The pool.
         pool: PoolName,
         /// The key.
@@ -225,13 +225,13 @@ pub enum Call {
 impl Call {
     /// Tells whether its answer can be long in coming, so that the engine must be told when nobody
     /// is left to take it.
-    pub fn waits(&self) -> bool {
+    pub fn may_wait(&self) -> bool {
         matches!(self.itself(), Self::Acquire { wait_ms: 1.., .. })
     }
 
     /// What is asked, whether or not under an Idempotency-Key.
     pub(crate) fn itself(&self) -> &Self {
-        if let Self::Once { call, .. } = self { call } else { self }
+        if let Self::Idempotent { call, .. } = self { call } else { self }
     }
 
     /// Tells whether this asks for something new, which is refused first when room is short;
@@ -240,21 +240,21 @@ impl Call {
         match self {
             Self::ListPools
             | Self::PutPool { .. }
-            | Self::ShowPool { .. }
-            | Self::DropPool { .. }
+            | Self::GetPool { .. }
+            | Self::DeletePool { .. }
             | Self::Generate { .. }
             | Self::Import { .. }
             | Self::Acquire { .. }
-            | Self::Once { .. }
-            | Self::Follow { .. }
+            | Self::Idempotent { .. }
+            | Self::Subscribe { .. }
             | Self::ListKeys { .. }
-            | Self::ShowKey { .. }
+            | Self::GetKey { .. }
             | Self::Reveal { .. } => true,
-            Self::Leave
-            | Self::TakeBack { .. }
+            Self::CancelWait
+            | Self::RevokeUndelivered { .. }
             | Self::Release { .. }
             | Self::Renew { .. }
-            | Self::ReleaseKey { .. }
+            | Self::ForceRelease { .. }
             | Self::DeleteKey { .. }
             | Self::KeepAlive { .. }
             | Self::KeepAliveMany { .. }
@@ -312,19 +312,19 @@ pub enum Reply {
         value: Secret,
     },
     /// Whether putting a key back changed anything.
-    Freed {
+    KeyReleased {
         /// False when it was free already.
         released: bool,
     },
     /// A key kept alive.
-    Kept {
+    KeptAlive {
         /// The key.
         id: KeyId,
         /// Its new end; `None` never.
         expires_at_ms: Option<u64>,
     },
     /// Keys kept alive.
-    KeptMany {
+    KeptAliveMany {
         /// How many distinct keys.
         kept: u64,
         /// Those that are not there.
@@ -335,16 +335,16 @@ pub enum Reply {
     /// One key.
     Key(Box<KeyView>),
     /// What follows a pool.
-    Following(Following),
+    Subscription(Subscription),
     /// No, and why; nothing was changed.
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
 /// Why an engine says no. All of these mean: nothing was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The pools said so. [`Denied::Settling`] asks to come again in a second.
-    Denied(Denied),
+pub enum RequestError {
+    /// The pools said so. [`Refusal::Settling`] asks to come again in a second.
+    Refused(Refusal),
     /// More was asked than there is room for: come again in a second.
     Overloaded,
     /// The engine is stopping.
@@ -361,17 +361,17 @@ pub struct PoolView {
     /// What it allows.
     pub policy: Policy,
     /// How many keys stand where.
-    pub counts: Counts,
+    pub counts: KeyCounts,
     /// Requests that wait for a key.
     pub waiting: u64,
     /// When the next leased or resting key comes back by itself.
-    pub next_return_at_ms: Option<u64>,
+    pub next_hold_end_at_ms: Option<u64>,
     /// When the next key is purged if nobody keeps it alive.
     pub next_purge_at_ms: Option<u64>,
 }
 
-impl From<Denied> for Reply {
-    fn from(denied: Denied) -> Self {
-        Self::Refused(Refusal::Denied(denied))
+impl From<Refusal> for Reply {
+    fn from(denied: Refusal) -> Self {
+        Self::Refused(RequestError::Refused(denied))
     }
 }

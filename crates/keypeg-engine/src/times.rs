@@ -4,9 +4,9 @@
 //! restart in the same boot downtime counts, over a reboot it does not, so a lease can end late
 //! but never early. Serving time adds at most a second a step, so that no key pays for a stop.
 
-use crate::core::sabotage::{Sabotage, on};
+use crate::core::sabotage::{Sabotage, enabled};
 use crate::core::{Now, US_PER_S};
-use crate::{Clock, Reading};
+use crate::{Clock, ClockReading};
 
 /// The most serving time that one step can add, however long it was: nobody could reach a server
 /// that was stopped, suspended or waiting for its disk.
@@ -32,7 +32,11 @@ pub(crate) struct LastClock {
 
 impl Times {
     /// Goes on from where the journal stood; from zero without one.
-    pub(crate) fn resume(clock: Box<dyn Clock>, reading: Reading, last: Option<LastClock>) -> Self {
+    pub(crate) fn resume(
+        clock: Box<dyn Clock>,
+        reading: ClockReading,
+        last: Option<LastClock>,
+    ) -> Self {
         let reading = taken(reading);
         let shift = match last {
             None => 0_u64.wrapping_sub(reading.boot_us),
@@ -40,7 +44,7 @@ impl Times {
                 last.lease_us.wrapping_sub(last.boot_us)
             }
             Some(last) => {
-                let off = if on(Sabotage::ShortenAfterReboot) { 5 * US_PER_S } else { 0 };
+                let off = if enabled(Sabotage::ShortenAfterReboot) { 5 * US_PER_S } else { 0 };
                 (last.lease_us + off).wrapping_sub(reading.boot_us)
             }
         };
@@ -63,7 +67,7 @@ impl Times {
         let reading = taken(self.clock.read());
         let boot_us = reading.boot_us.max(self.boot_us);
         if serving {
-            let uncapped = on(Sabotage::PurgeByLeaseClock);
+            let uncapped = enabled(Sabotage::PurgeByLeaseClock);
             let most_us = if uncapped { u64::MAX } else { SERVING_STEP_MAX_US };
             self.serving_us += (boot_us - self.boot_us).min(most_us);
         }
@@ -77,9 +81,9 @@ impl Times {
 }
 
 /// What of a reading decides.
-fn taken(reading: Reading) -> Reading {
-    let boot_us = if on(Sabotage::CountWallTime) { reading.wall_us } else { reading.boot_us };
-    Reading { boot_us, ..reading }
+fn taken(reading: ClockReading) -> ClockReading {
+    let boot_us = if enabled(Sabotage::CountWallTime) { reading.wall_us } else { reading.boot_us };
+    ClockReading { boot_us, ..reading }
 }
 
 impl std::fmt::Debug for Times {
@@ -96,13 +100,13 @@ mod tests {
     struct Given(VecDeque<u64>);
 
     impl Clock for Given {
-        fn read(&mut self) -> Reading {
+        fn read(&mut self) -> ClockReading {
             reading(1, self.0.pop_front().expect("given"))
         }
     }
 
-    fn reading(boot_id: u128, boot_us: u64) -> Reading {
-        Reading { boot_us, boot_id, wall_us: 0 }
+    fn reading(boot_id: u128, boot_us: u64) -> ClockReading {
+        ClockReading { boot_us, boot_id, wall_us: 0 }
     }
 
     fn lease_after(last: Option<LastClock>, boot_id: u128, boot_us: u64) -> u64 {

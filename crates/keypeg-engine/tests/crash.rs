@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
 use support::story::{Story, TURNS, expected, picture, picture_with_answers, play, tick};
-use support::{Dice, Driver, GivenClock};
+use support::{Driver, GivenClock, SeededRandom};
 
 /// What a crash leaves of what was not synced is drawn this many times.
 const SEEDS: u64 = 2;
@@ -15,7 +15,7 @@ const SEEDS: u64 = 2;
 /// Opens with segments made ready ahead, as a server does: a start then takes one of them.
 fn open(disk: &SimDisk, clock: &GivenClock, seed: u64) -> Result<Driver, String> {
     let mut driver = Driver::open(Arc::new(disk.clone()), clock, seed)?;
-    driver.works.make_ahead(false).map_err(|error| error.to_string())?;
+    driver.works.start_preallocation(false).map_err(|error| error.to_string())?;
     Ok(driver)
 }
 
@@ -88,7 +88,7 @@ fn what_a_failed_sync_left_in_the_page_cache_is_not_built_upon() {
         let ids = driver.generate(2);
         let shown = picture(&mut driver);
         for seed in 0..3 {
-            let disk = disk.after_crash(&mut Dice(seed));
+            let disk = disk.after_crash(&mut SeededRandom(seed));
             let mut driver = Driver::open(Arc::new(disk), &clock, 10).unwrap();
             assert_eq!(picture(&mut driver), shown, "sync {operation}: {ids:?} were acknowledged");
         }
@@ -104,16 +104,16 @@ fn check(
     seed: u64,
     pictures: &[(Vec<String>, Vec<String>)],
 ) {
-    let dice = &mut Dice(seed);
-    let mut disk = disk.after_crash(dice);
+    let random = &mut SeededRandom(seed);
+    let mut disk = disk.after_crash(random);
     let mut operation = 0;
     let mut driver = loop {
-        disk.crash_at(Some(CrashAt { operation, after: dice.below(2) == 0 }));
+        disk.crash_at(Some(CrashAt { operation, after: random.below(2) == 0 }));
         match open(&disk, clock, 100 + seed) {
             Ok(driver) => break driver,
             Err(error) => assert!(disk.has_crashed(), "recovery refuses: {error}"),
         }
-        disk = disk.after_crash(dice);
+        disk = disk.after_crash(random);
         operation += 1;
     };
     disk.crash_at(None);

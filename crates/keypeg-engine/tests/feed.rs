@@ -6,10 +6,12 @@
 mod support;
 
 use keypeg_engine::core::{
-    Counts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Verdict,
+    KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
 };
-use keypeg_engine::feed::{FOLLOWERS_MAX, Follower, Following, Slice, Told, What};
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::feed::{
+    FeedBatch, FeedEvent, FeedEventKind, SUBSCRIBERS_MAX, Subscriber, Subscription,
+};
+use keypeg_engine::{Call, Reply, RequestError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -24,29 +26,29 @@ fn name(text: &str) -> PoolName {
     PoolName::parse(text).expect("a name")
 }
 
-fn following(driver: &mut Driver, pool: &str) -> Following {
-    match driver.call(Call::Follow { pool: name(pool) }) {
-        Reply::Following(following) => following,
+fn following(driver: &mut Driver, pool: &str) -> Subscription {
+    match driver.call(Call::Subscribe { pool: name(pool) }) {
+        Reply::Subscription(following) => following,
         other => panic!("{other:?}"),
     }
 }
 
-fn follow(driver: &mut Driver, pool: &str) -> Follower {
+fn follow(driver: &mut Driver, pool: &str) -> Subscriber {
     following(driver, pool).follow(None).expect("room for one")
 }
 
 /// What is there to read.
-fn next(follower: &mut Follower) -> Poll<Option<Slice>> {
+fn next(follower: &mut Subscriber) -> Poll<Option<FeedBatch>> {
     follower.poll_next(&mut Context::from_waker(Waker::noop()), 7)
 }
 
 /// All events that are there to read.
 #[track_caller]
-fn events(follower: &mut Follower) -> Vec<Told> {
+fn events(follower: &mut Subscriber) -> Vec<FeedEvent> {
     let mut all = Vec::new();
     while let Poll::Ready(slice) = next(follower) {
         match slice {
-            Some(Slice::Events(events)) => all.extend(events),
+            Some(FeedBatch::Events(events)) => all.extend(events),
             other => panic!("no events but {other:?}"),
         }
     }
@@ -54,24 +56,24 @@ fn events(follower: &mut Follower) -> Vec<Told> {
 }
 
 #[track_caller]
-fn whats(follower: &mut Follower) -> Vec<What> {
+fn whats(follower: &mut Subscriber) -> Vec<FeedEventKind> {
     events(follower).into_iter().map(|told| told.what).collect()
 }
 
 #[track_caller]
-fn resync(follower: &mut Follower) -> (u64, Counts) {
+fn resync(follower: &mut Subscriber) -> (u64, KeyCounts) {
     match next(follower) {
-        Poll::Ready(Some(Slice::Resync { seq, counts, .. })) => (seq, counts),
+        Poll::Ready(Some(FeedBatch::Resync { seq, counts, .. })) => (seq, counts),
         other => panic!("no resync but {other:?}"),
     }
 }
 
-fn release(lease: LeaseId, verdict: Verdict) -> Call {
+fn release(lease: LeaseId, verdict: ReleaseOptions) -> Call {
     Call::Release { pool: default_pool(), lease, verdict }
 }
 
 fn by_key(key: KeyId) -> Call {
-    Call::ReleaseKey { pool: default_pool(), key: KeyRef::Id(key) }
+    Call::ForceRelease { pool: default_pool(), key: KeyRef::Id(key) }
 }
 
 fn patched(driver: &mut Driver, pool: &str, patch: PolicyPatch) {
@@ -83,14 +85,14 @@ fn patched(driver: &mut Driver, pool: &str, patch: PolicyPatch) {
 fn a_leases_whole_life_is_told_in_order_with_its_ends_by_time() {
     let mut driver = in_memory();
     let mut follower = follow(&mut driver, "default");
-    assert_eq!(resync(&mut follower).1, Counts::default());
+    assert_eq!(resync(&mut follower).1, KeyCounts::default());
     let key = driver.generate(1)[0];
     let (lease, _, token) = driver.acquire("job-7").expect("free");
     driver.clock.tick_ms(1_000);
     let at_ms = |driver: &Driver| (WALL_US / 1_000) + driver.clock.boot_ms();
     let patch = PolicyPatch { max_hold_ms: Some(Some(90_000)), ..PolicyPatch::default() };
     patched(&mut driver, "default", patch);
-    driver.call(release(lease, Verdict::default()));
+    driver.call(release(lease, ReleaseOptions::default()));
     let (lease, _, second) = driver.acquire("").expect("free");
     driver.clock.tick_ms(2_000);
     driver.call(Call::Renew { pool: default_pool(), lease, ttl_ms: None });
@@ -102,13 +104,19 @@ fn a_leases_whole_life_is_told_in_order_with_its_ends_by_time() {
     let what: Vec<_> = told.iter().map(|told| told.what.clone()).collect();
     let born_at = at_ms(&driver) - 63_000;
     let [
-        What::Born { imported: false, keys, expires_at_ms },
-        What::Granted { key: lent, token: first, holder, expires_at_ms: until },
-        What::PolicySet(policy),
-        What::Ended { by_time: false, rests_until_ms: None, reason: None, token: released, .. },
-        What::Granted { holder: None, .. },
-        What::Renewed { expires_at_ms: longer, .. },
-        What::Ended { by_time: true, token: expired, rests_until_ms: None, .. },
+        FeedEventKind::KeysCreated { imported: false, keys, expires_at_ms },
+        FeedEventKind::Granted { key: lent, token: first, holder, expires_at_ms: until },
+        FeedEventKind::PolicyChanged(policy),
+        FeedEventKind::LeaseEnded {
+            by_time: false,
+            rests_until_ms: None,
+            reason: None,
+            token: released,
+            ..
+        },
+        FeedEventKind::Granted { holder: None, .. },
+        FeedEventKind::Renewed { expires_at_ms: longer, .. },
+        FeedEventKind::LeaseEnded { by_time: true, token: expired, rests_until_ms: None, .. },
     ] = &what[..]
     else {
         panic!("{what:#?}")
@@ -128,21 +136,28 @@ fn rests_quarantine_deletions_and_purges_tell_where_the_key_was() {
     driver.generate(4);
     let mut follower = follow(&mut driver, "default");
     let (_, counts) = resync(&mut follower);
-    assert_eq!(counts, Counts { available: 4, ..Counts::default() });
+    assert_eq!(counts, KeyCounts { available: 4, ..KeyCounts::default() });
     let leases: Vec<_> = (0..4).map(|_| driver.acquire("").expect("free")).collect();
     events(&mut follower);
     let [(rests, resting, _), (apart, set_aside, third), (_, doomed, _), _] = leases[..] else {
         panic!("four")
     };
-    let rest = Verdict { rest_ms: Some(5_000), reason: Some("429".into()), quarantine: false };
+    let rest =
+        ReleaseOptions { rest_ms: Some(5_000), reason: Some("429".into()), quarantine: false };
     driver.call(release(rests, rest));
-    let quarantine = Verdict { quarantine: true, reason: Some("bad".into()), rest_ms: None };
+    let quarantine = ReleaseOptions { quarantine: true, reason: Some("bad".into()), rest_ms: None };
     driver.call(release(apart, quarantine));
     driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(doomed) });
     let [
-        What::Ended { by_time: false, key: first, rests_until_ms: Some(until), reason, .. },
-        What::Quarantined { key: second, token, reason: why },
-        What::Gone { by_time: false, key: deleted, was: KeyState::Leased },
+        FeedEventKind::LeaseEnded {
+            by_time: false,
+            key: first,
+            rests_until_ms: Some(until),
+            reason,
+            ..
+        },
+        FeedEventKind::Quarantined { key: second, token, reason: why },
+        FeedEventKind::KeyRemoved { by_time: false, key: deleted, was: KeyState::Leased },
     ] = &whats(&mut follower)[..]
     else {
         panic!("three")
@@ -153,7 +168,7 @@ fn rests_quarantine_deletions_and_purges_tell_where_the_key_was() {
     driver.clock.tick_ms(5_000);
     driver.turn(vec![]).expect("memory");
     driver.call(by_key(set_aside));
-    let back = |key, was| What::Restored { key, was };
+    let back = |key, was| FeedEventKind::KeyFreed { key, was };
     let both = [back(resting, KeyState::Resting), back(set_aside, KeyState::Quarantined)];
     assert_eq!(whats(&mut follower), both);
     // Serving time adds a second a step.
@@ -162,10 +177,14 @@ fn rests_quarantine_deletions_and_purges_tell_where_the_key_was() {
         driver.turn(vec![]).expect("memory");
     }
     let gone = whats(&mut follower);
-    let purged =
-        |gone: &&What| matches!(gone, What::Gone { by_time: true, was: KeyState::Available, .. });
+    let purged = |gone: &&FeedEventKind| {
+        matches!(gone, FeedEventKind::KeyRemoved { by_time: true, was: KeyState::Available, .. })
+    };
     assert_eq!(gone.iter().filter(purged).count(), 3, "{gone:?}");
-    assert!(matches!(gone[0], What::Ended { by_time: true, .. }), "its lease ended before");
+    assert!(
+        matches!(gone[0], FeedEventKind::LeaseEnded { by_time: true, .. }),
+        "its lease ended before"
+    );
     assert_eq!(gone.len(), 4);
 }
 
@@ -259,13 +278,13 @@ fn who_falls_out_of_the_ring_goes_on_from_the_present() {
     let mut read = 0;
     for _ in 0..17_000 {
         let (lease, ..) = driver.acquire("").expect("free");
-        driver.call(release(lease, Verdict::default()));
+        driver.call(release(lease, ReleaseOptions::default()));
         read += events(&mut quick).len();
     }
     assert_eq!(read, 34_000, "who keeps up misses nothing");
     driver.acquire("").expect("free");
     let (seq, counts) = resync(&mut slow);
-    assert_eq!(counts, Counts { leased: 1, ..Counts::default() });
+    assert_eq!(counts, KeyCounts { leased: 1, ..KeyCounts::default() });
     assert_eq!(next(&mut slow), Poll::Pending);
     assert_eq!(events(&mut quick).last().map(|told| told.seq), Some(seq));
     let mut back = following(&mut driver, "default").follow(Some(&slow.id(seq - 32_768)));
@@ -284,19 +303,19 @@ fn a_removed_pool_is_told_and_then_nothing_more() {
     resync(&mut quick);
     // Made again in the same turn: another pool, which nobody follows.
     let put = Call::PutPool { pool: name("ci"), patch: PolicyPatch::default() };
-    let drop = Call::DropPool { pool: name("ci") };
+    let drop = Call::DeletePool { pool: name("ci") };
     driver.turn(vec![drop, put, Call::Generate { pool: name("ci"), count: 1 }]).expect("memory");
     assert!(
-        matches!(next(&mut quick), Poll::Ready(Some(Slice::Events(told))) if told[0].what == What::Dropped)
+        matches!(next(&mut quick), Poll::Ready(Some(FeedBatch::Events(told))) if told[0].what == FeedEventKind::PoolDeleted)
     );
     assert_eq!(next(&mut quick), Poll::Ready(None));
     resync(&mut late);
     assert!(
-        matches!(next(&mut late), Poll::Ready(Some(Slice::Events(told))) if told[0].what == What::Dropped)
+        matches!(next(&mut late), Poll::Ready(Some(FeedBatch::Events(told))) if told[0].what == FeedEventKind::PoolDeleted)
     );
     assert_eq!(next(&mut late), Poll::Ready(None));
-    let unknown = driver.call(Call::Follow { pool: name("nope") });
-    assert!(matches!(unknown, Reply::Refused(Refusal::Denied(Denied::UnknownPool))));
+    let unknown = driver.call(Call::Subscribe { pool: name("nope") });
+    assert!(matches!(unknown, Reply::Refused(RequestError::Refused(Refusal::UnknownPool))));
 }
 
 #[test]
@@ -306,12 +325,12 @@ fn a_stop_ends_all_who_follow_and_lets_nobody_follow_any_more() {
     let mut follower = follow(&mut driver, "default");
     resync(&mut follower);
     driver.acquire("").expect("free");
-    driver.works.turn_waiters_away();
+    driver.works.cancel_waits();
     let told = next(&mut follower);
     assert!(matches!(told, Poll::Ready(Some(_))), "what was told before can be read: {told:?}");
     assert_eq!(next(&mut follower), Poll::Ready(None));
-    let refused = driver.call(Call::Follow { pool: default_pool() });
-    assert!(matches!(refused, Reply::Refused(Refusal::ShuttingDown)), "{refused:?}");
+    let refused = driver.call(Call::Subscribe { pool: default_pool() });
+    assert!(matches!(refused, Reply::Refused(RequestError::ShuttingDown)), "{refused:?}");
 }
 
 #[test]
@@ -335,7 +354,7 @@ fn a_ring_stays_a_minute_after_its_last_follower_and_no_longer() {
         driver.acquire("").expect("free");
         let mut back = following(&mut driver, "default").follow(Some(&id)).expect("room");
         if missed {
-            assert!(matches!(whats(&mut back)[..], [What::Granted { .. }]));
+            assert!(matches!(whats(&mut back)[..], [FeedEventKind::Granted { .. }]));
         } else {
             resync(&mut back);
         }
@@ -346,13 +365,13 @@ fn a_ring_stays_a_minute_after_its_last_follower_and_no_longer() {
 fn as_many_as_may_follow_do_and_one_who_leaves_makes_room() {
     let mut driver = in_memory();
     let here = following(&mut driver, "default");
-    let mut all: Vec<_> = (0..FOLLOWERS_MAX).map(|_| here.follow(None).expect("room")).collect();
+    let mut all: Vec<_> = (0..SUBSCRIBERS_MAX).map(|_| here.follow(None).expect("room")).collect();
     assert!(here.follow(None).is_none());
-    assert_eq!(driver.works.meter().followers.load(Ordering::Relaxed), FOLLOWERS_MAX);
+    assert_eq!(driver.works.metrics().followers.load(Ordering::Relaxed), SUBSCRIBERS_MAX);
     all.pop();
     assert!(here.follow(None).is_some());
     drop(all);
-    assert_eq!(driver.works.meter().followers.load(Ordering::Relaxed), 0);
+    assert_eq!(driver.works.metrics().followers.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -363,7 +382,7 @@ fn ten_thousand_keys_are_told_in_parts_that_name_each_once() {
     let made = driver.generate(10_000);
     let mut named = Vec::new();
     for what in whats(&mut follower) {
-        let What::Born { keys, .. } = what else { panic!("{what:?}") };
+        let FeedEventKind::KeysCreated { keys, .. } = what else { panic!("{what:?}") };
         assert!((1..=100).contains(&keys.len()));
         named.extend_from_slice(&keys);
     }
@@ -386,7 +405,7 @@ fn whoever_waits_is_woken_once_a_turn_that_tells_something_of_its_pool() {
     resync(&mut follower);
     let rings = Arc::new(Rings(AtomicU64::new(0)));
     let waker = Waker::from(Arc::clone(&rings));
-    let waits = |follower: &mut Follower| {
+    let waits = |follower: &mut Subscriber| {
         assert!(follower.poll_next(&mut Context::from_waker(&waker), 9).is_pending());
     };
     waits(&mut follower);
@@ -398,6 +417,6 @@ fn whoever_waits_is_woken_once_a_turn_that_tells_something_of_its_pool() {
     assert_eq!(rings.0.load(Ordering::Relaxed), 1, "it has not asked again");
     assert_eq!(events(&mut follower).len(), 2);
     waits(&mut follower);
-    driver.works.turn_waiters_away();
+    driver.works.cancel_waits();
     assert_eq!(rings.0.load(Ordering::Relaxed), 2);
 }

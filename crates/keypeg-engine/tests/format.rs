@@ -6,7 +6,7 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, Policy, PolicyPatch, PoolName, Secret, Verdict};
+use keypeg_engine::core::{KeyRef, Policy, PolicyPatch, PoolName, ReleaseOptions, Secret};
 use keypeg_engine::disk::Directory;
 use keypeg_engine::{Call, Reply};
 use std::fmt::Write as _;
@@ -69,7 +69,7 @@ fn story(driver: &mut Driver, clock: &GivenClock) {
         let pool = PoolName::parse(name).unwrap();
         driver.call(Call::PutPool { pool, patch: patch.clone() });
     }
-    driver.call(Call::DropPool { pool: PoolName::parse("gone").unwrap() });
+    driver.call(Call::DeletePool { pool: PoolName::parse("gone").unwrap() });
     let patch = PolicyPatch { keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
     driver.call(Call::PutPool { pool: side(), patch });
     let values = ["imported", "imported too", "retired"].map(|v| Secret::new(v).unwrap());
@@ -78,10 +78,14 @@ fn story(driver: &mut Driver, clock: &GivenClock) {
     driver.call(Call::DeleteKey { pool: side(), key: retired });
     for key in ["imported", "imported too"].map(|v| KeyRef::Value(Secret::new(v).unwrap())) {
         driver.call(Call::Acquire { pool: side(), ttl_ms: Some(10_000), holder: None, wait_ms: 0 });
-        driver.call(Call::ReleaseKey { pool: side(), key: key.clone() });
-        driver.call(Call::ReleaseKey { pool: side(), key });
+        driver.call(Call::ForceRelease { pool: side(), key: key.clone() });
+        driver.call(Call::ForceRelease { pool: side(), key });
     }
-    driver.call(Call::Release { pool: default_pool(), lease: second, verdict: Verdict::default() });
+    driver.call(Call::Release {
+        pool: default_pool(),
+        lease: second,
+        verdict: ReleaseOptions::default(),
+    });
     driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
     let key = KeyRef::Id(ids[1]);
     for _ in 0..300 {
@@ -89,7 +93,7 @@ fn story(driver: &mut Driver, clock: &GivenClock) {
         driver.call(Call::KeepAliveMany { pool: default_pool(), keys });
         clock.tick_ms(1_000);
     }
-    let reply = driver.call(Call::ShowKey { pool: default_pool(), key });
+    let reply = driver.call(Call::GetKey { pool: default_pool(), key });
     assert!(matches!(reply, Reply::Refused(_)), "purged");
     driver.acquire("held").unwrap();
     driver.works.close().unwrap();
@@ -105,7 +109,7 @@ fn seen(driver: &mut Driver) -> String {
         ids.sort();
         for id in ids {
             let key = KeyRef::Id(id);
-            let call = Call::ShowKey { pool: pool.name.clone(), key };
+            let call = Call::GetKey { pool: pool.name.clone(), key };
             let Reply::Key(key) = driver.call(call) else { panic!("a key") };
             let lease = key.lease.map(|lease| (lease.id.to_string(), lease.token, lease.holder));
             writeln!(text, "  {id} {:?} {} {lease:?}", key.state, key.created_at_ms).unwrap();
@@ -155,8 +159,9 @@ fn make(fixture: &Path) {
 #[test]
 fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     let (dir, clock) = (Temporary::new("check"), GivenClock::new());
-    let check =
-        || keypeg_engine::check(&dir.0, Box::new(clock.clone()), Box::new(support::Dice(1)));
+    let check = || {
+        keypeg_engine::check(&dir.0, Box::new(clock.clone()), Box::new(support::SeededRandom(1)))
+    };
     let told = check().expect_err("nothing there").to_string();
     assert!(told.contains("holds no data"), "{told}");
     assert!(!dir.0.exists());

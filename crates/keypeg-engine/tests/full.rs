@@ -4,16 +4,16 @@
 mod support;
 
 use keypeg_engine::core::{
-    Digest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Verdict,
+    BodyDigest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
 };
 use keypeg_engine::disk::Disk;
-use keypeg_engine::works::Ticket;
-use keypeg_engine::works::{Sizes, Works};
-use keypeg_engine::{Call, Principal, Refusal, Reply, Request};
+use keypeg_engine::state::CallId;
+use keypeg_engine::state::{EngineState, JournalSizes};
+use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Dice, Driver, GivenClock, default_pool, setup};
+use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
 
 /// A segment with more room than what is kept unused at the end of the last one.
 const SEGMENT: u64 = (2 << 20) + 16_384;
@@ -21,20 +21,25 @@ const SEGMENT: u64 = (2 << 20) + 16_384;
 const JOURNAL: u64 = 1 << 40;
 
 fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
-    let sizes = Sizes { segment: SEGMENT, journal: JOURNAL };
+    let sizes = JournalSizes { segment: SEGMENT, journal: JOURNAL };
     let disk = Arc::new(disk.clone());
-    let (works, recovered) =
-        Works::open(Some(disk), sizes, &setup(), Box::new(clock.clone()), Box::new(Dice(1)))
-            .expect("opens");
+    let (works, recovered) = EngineState::open(
+        Some(disk),
+        sizes,
+        &setup(),
+        Box::new(clock.clone()),
+        Box::new(SeededRandom(1)),
+    )
+    .expect("opens");
     let (clock, by) = (clock.clone(), Principal::Anyone);
     let mut driver = Driver { works, recovered, clock, carrier: None, by };
-    driver.carrier = driver.works.take_carrier();
-    driver.works.make_ahead(false).expect("there is room");
+    driver.carrier = driver.works.take_checkpointer();
+    driver.works.start_preallocation(false).expect("there is room");
     driver
 }
 
 fn is_full(reply: &Reply) -> bool {
-    matches!(reply, Reply::Refused(Refusal::StorageFull))
+    matches!(reply, Reply::Refused(RequestError::StorageFull))
 }
 
 fn generate(driver: &mut Driver, count: u32) -> Reply {
@@ -47,7 +52,7 @@ fn acquire(driver: &mut Driver) -> Reply {
 
 /// Leaves room for nothing more, and lets the engine notice.
 fn fill(disk: &SimDisk, driver: &mut Driver) {
-    disk.hold_at_most(Some(disk.used()));
+    disk.set_capacity(Some(disk.used()));
     for _ in 0..200 {
         if is_full(&generate(driver, 2_000)) {
             return;
@@ -78,24 +83,27 @@ fn keys_then_grants_are_refused_giving_back_goes_on_and_all_resumes() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease: lease.id,
-            verdict: Verdict::default(),
+            verdict: ReleaseOptions::default(),
         });
         granted += 1;
         assert!(granted < 100_000, "grants are refused in the end");
     }
     assert!(is_full(&generate(&mut driver, 1)));
     for lease in leases {
-        let reply =
-            driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
+        let reply = driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default(),
+        });
         assert!(matches!(reply, Reply::Done), "{reply:?}");
     }
     let reply = driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
     assert!(matches!(reply, Reply::Done), "{reply:?}");
-    let keys = driver.works.pools().keys();
+    let keys = driver.works.pools().key_count();
     drop(driver);
     let mut driver = open(&disk, &clock);
     assert_eq!(driver.recovered.keys, keys, "a start on a full disk keeps all");
-    disk.hold_at_most(None);
+    disk.set_capacity(None);
     clock.tick_ms(1_000);
     assert!(matches!(generate(&mut driver, 10), Reply::Keys(_)), "all resumes by itself");
     assert!(matches!(acquire(&mut driver), Reply::Granted { .. }));
@@ -113,11 +121,11 @@ fn what_is_carried_makes_room_on_a_full_disk() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease: lease.id,
-            verdict: Verdict::default(),
+            verdict: ReleaseOptions::default(),
         });
     }
     // No room for one more segment, and hardly any key since the last carrying.
-    disk.hold_at_most(Some(disk.used() + 65_536));
+    disk.set_capacity(Some(disk.used() + 65_536));
     assert!(driver.carry().unwrap_err().contains("full"));
     driver.carry().expect("what was kept aside makes room");
     for _ in 0..60_000 {
@@ -127,7 +135,7 @@ fn what_is_carried_makes_room_on_a_full_disk() {
             driver.call(Call::Release {
                 pool: default_pool(),
                 lease: lease.id,
-                verdict: Verdict::default(),
+                verdict: ReleaseOptions::default(),
             });
         } else {
             assert!(is_full(&reply), "{reply:?}");
@@ -147,17 +155,17 @@ fn nobody_waits_while_no_grant_could_be_remembered() {
     driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
     let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
     let request = Request { by: Principal::Anyone, call };
-    let mut asked = VecDeque::from([(Ticket { lane: 9, slot: 0 }, request)]);
+    let mut asked = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
     driver.works.turn(&mut asked, &mut Vec::new()).unwrap();
-    assert_eq!(driver.works.pools().waiting(), 1);
+    assert_eq!(driver.works.pools().waiter_count(), 1);
     fill(&disk, &mut driver);
     for _ in 0..100_000 {
         let Reply::Granted { lease, .. } = acquire(&mut driver) else { break };
-        let (lease, verdict) = (lease.id, Verdict::default());
+        let (lease, verdict) = (lease.id, ReleaseOptions::default());
         driver.call(Call::Release { pool: default_pool(), lease, verdict });
     }
     assert!(is_full(&acquire(&mut driver)));
-    assert_eq!(driver.works.pools().waiting(), 0, "sent away");
+    assert_eq!(driver.works.pools().waiter_count(), 0, "sent away");
 }
 
 /// On a disk without room for anything, each lease that ended used to be remembered by an empty
@@ -187,12 +195,12 @@ fn time_stands_still_where_its_passing_could_not_be_remembered() {
     assert!(held > 100, "{held}");
     for _ in 0..400 {
         clock.tick_ms(1_000);
-        let call = Call::ShowPool { pool: default_pool() };
+        let call = Call::GetPool { pool: default_pool() };
         let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
     }
     assert_eq!(leased(&driver), held, "no lease ends that would not be remembered to have ended");
     assert!(journal == self::journal(&disk), "nothing is written");
-    disk.hold_at_most(None);
+    disk.set_capacity(None);
     // In the very turn in which there is room again time goes on: a lease begun on the clock that
     // stood still would end before its time.
     clock.tick_ms(1_000);
@@ -205,11 +213,12 @@ fn time_stands_still_where_its_passing_could_not_be_remembered() {
     clock.tick_ms(begun + 59_999 - clock.boot_ms());
     let renew = Call::Renew { pool: default_pool(), lease: id, ttl_ms: None };
     let reply = driver.call(renew.clone());
-    let runs = matches!(reply, Reply::Refused(Refusal::Denied(Denied::MaxHoldReached { .. })));
+    let runs =
+        matches!(reply, Reply::Refused(RequestError::Refused(Refusal::MaxHoldReached { .. })));
     assert!(runs, "{reply:?}");
     clock.tick_ms(1);
     let reply = driver.call(renew);
-    assert!(matches!(reply, Reply::Refused(Refusal::Denied(Denied::LeaseEnded { .. }))));
+    assert!(matches!(reply, Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. }))));
     assert_eq!(leased(&driver), 0, "their time is over as soon as that can be remembered");
 }
 
@@ -225,14 +234,14 @@ fn a_backlog_of_purges_stands_still_too_where_none_could_be_remembered() {
     fill(&disk, &mut driver);
     for _ in 0..400 {
         clock.tick_ms(1_000);
-        let call = Call::ShowPool { pool: default_pool() };
+        let call = Call::GetPool { pool: default_pool() };
         let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
     }
     for _ in 0..400 {
-        let call = Call::ShowPool { pool: default_pool() };
+        let call = Call::GetPool { pool: default_pool() };
         let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
     }
-    let left = driver.works.pools().keys();
+    let left = driver.works.pools().key_count();
     assert!(left > 0, "there is no room for all");
     // Nor by being asked for, though what is due is over for whoever asks.
     let mut cursor = None;
@@ -245,7 +254,7 @@ fn a_backlog_of_purges_stands_still_too_where_none_could_be_remembered() {
             break;
         }
     }
-    assert_eq!(driver.works.pools().keys(), left);
+    assert_eq!(driver.works.pools().key_count(), left);
 }
 
 /// What was answered is told again whatever there is room for: whoever was told "not applied" of it
@@ -254,14 +263,17 @@ fn a_backlog_of_purges_stands_still_too_where_none_could_be_remembered() {
 fn an_answer_is_told_again_on_a_full_disk() {
     let (disk, clock) = (SimDisk::new(), GivenClock::new());
     let mut driver = open(&disk, &clock);
-    let once =
-        |key: &str, call| Call::Once { key: key.into(), body: Digest(1), call: Box::new(call) };
+    let once = |key: &str, call| Call::Idempotent {
+        key: key.into(),
+        body: BodyDigest(1),
+        call: Box::new(call),
+    };
     let wish = || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
     let make = || Call::Generate { pool: default_pool(), count: 40_000 };
     let Reply::Keys(keys) = driver.call(once("make", make())) else { panic!("made") };
     let Reply::Granted { lease, .. } = driver.call(once("lend", wish())) else { panic!("lent") };
     let shown = |driver: &mut Driver| {
-        let call = Call::ShowKey { pool: default_pool(), key: KeyRef::Id(lease.key_id) };
+        let call = Call::GetKey { pool: default_pool(), key: KeyRef::Id(lease.key_id) };
         let Reply::Key(view) = driver.call(call) else { panic!("it is there") };
         view.lease.expect("it is lent").expires_at_ms
     };
@@ -284,7 +296,7 @@ fn an_answer_is_told_again_on_a_full_disk() {
     }
     assert!(is_full(&driver.call(once("other", wish()))));
     let reply = driver.call(once("make", make()));
-    let gone = matches!(reply, Reply::Refused(Refusal::Denied(Denied::KeysGone)));
+    let gone = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
     assert!(gone, "{reply:?}");
 }
 

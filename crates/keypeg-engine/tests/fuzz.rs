@@ -15,7 +15,7 @@ use mutate::mutate;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
 use support::story::{Story, TURNS, play, tick};
-use support::{Dice, Driver, GivenClock, default_pool};
+use support::{Driver, GivenClock, SeededRandom, default_pool};
 
 fn given(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().map_or(or, |text| text.parse().expect("a number"))
@@ -102,9 +102,9 @@ fn a_start_survives_every_directory() {
     let (disks, clock) = corpus();
     let mut opened = [0_u64; 2];
     for run in 0..runs {
-        let mut dice = Dice(seed.wrapping_mul(1 << 32).wrapping_add(run));
+        let mut random = SeededRandom(seed.wrapping_mul(1 << 32).wrapping_add(run));
         let mut below =
-            |bound: usize| usize::try_from(dice.below(bound as u64)).expect("below the bound");
+            |bound: usize| usize::try_from(random.below(bound as u64)).expect("below the bound");
         let disk = disks[below(disks.len())].copy();
         let mut names = disk.list().expect("lists");
         names.sort();

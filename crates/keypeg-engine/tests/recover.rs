@@ -3,13 +3,13 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal as Denied, Verdict};
+use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal, ReleaseOptions};
 use keypeg_engine::disk::Disk;
-use keypeg_engine::works::Ticket;
-use keypeg_engine::{Call, Principal, Refusal, Reply, Request, Setup};
+use keypeg_engine::state::CallId;
+use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Dice, Driver, GivenClock, default_pool, setup};
+use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
 
 fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
@@ -30,14 +30,18 @@ fn used() -> (SimDisk, GivenClock) {
     for _ in 0..60 {
         clock.tick_ms(10);
         let (lease, ..) = driver.acquire("somebody").expect("free");
-        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default(),
+        });
     }
     driver.acquire("job-7").expect("free");
     (disk, clock)
 }
 
 fn leased(driver: &mut Driver) -> u64 {
-    let Reply::Pool { pool, .. } = driver.call(Call::ShowPool { pool: default_pool() }) else {
+    let Reply::Pool { pool, .. } = driver.call(Call::GetPool { pool: default_pool() }) else {
         panic!("a pool")
     };
     assert_eq!(pool.counts.total(), 3);
@@ -113,13 +117,12 @@ fn downtime_kills_no_key_and_each_start_gives_the_full_time() {
         clock.tick_ms(1_000);
         driver.call(Call::ListPools);
     }
-    let Reply::Pool { pool, .. } = driver.call(Call::ShowPool { pool: default_pool() }) else {
+    let Reply::Pool { pool, .. } = driver.call(Call::GetPool { pool: default_pool() }) else {
         panic!("a pool")
     };
     assert_eq!(pool.counts.total(), 0, "300 s of serving time without a keep-alive");
     drop(driver);
-    let Reply::Pool { pool, .. } =
-        open(&disk, &clock).call(Call::ShowPool { pool: default_pool() })
+    let Reply::Pool { pool, .. } = open(&disk, &clock).call(Call::GetPool { pool: default_pool() })
     else {
         panic!("a pool")
     };
@@ -133,7 +136,7 @@ fn a_stop_of_six_minutes_purges_nothing() {
     let id = driver.generate(1)[0];
     clock.tick_ms(360_000);
     let reply = driver.call(Call::KeepAlive { pool: default_pool(), key: KeyRef::Id(id) });
-    assert!(matches!(reply, Reply::Kept { .. }), "{reply:?}");
+    assert!(matches!(reply, Reply::KeptAlive { .. }), "{reply:?}");
 }
 
 #[test]
@@ -161,7 +164,7 @@ fn a_lease_is_held_by_its_id_over_a_restart_and_its_token_never_comes_again() {
     let (lease, key, token) = driver.acquire("job-7").expect("free");
     let mut driver = open(&disk, &clock);
     let key = KeyRef::Id(key);
-    let Reply::Key(shown) = driver.call(Call::ShowKey { pool: default_pool(), key }) else {
+    let Reply::Key(shown) = driver.call(Call::GetKey { pool: default_pool(), key }) else {
         panic!("a key")
     };
     let held = shown.lease.expect("leased");
@@ -169,7 +172,11 @@ fn a_lease_is_held_by_its_id_over_a_restart_and_its_token_never_comes_again() {
     assert_eq!(shown.state, KeyState::Leased);
     assert!(driver.acquire("other").is_none());
     assert!(matches!(
-        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() }),
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default()
+        }),
         Reply::Done
     ));
     assert!(driver.acquire("other").expect("free").2 > token);
@@ -198,10 +205,14 @@ fn the_journal_rolls_and_every_segment_counts() {
 fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
     let (disk, clock) = used();
     let mut driver = open(&disk, &clock);
-    driver.works.make_ahead(true).expect("starts");
+    driver.works.start_preallocation(true).expect("starts");
     for _ in 0..100 {
         let (lease, ..) = driver.acquire("somebody").expect("free");
-        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default(),
+        });
     }
     drop(driver);
     let mut names = Disk::list(&disk).expect("lists");
@@ -311,7 +322,7 @@ fn an_unfinished_making_begins_again_and_foreign_files_are_left_alone() {
 fn starts_are_counted_and_a_stored_policy_stands() {
     let (disk, clock) = used();
     let other = Policy { lease_ttl_ms: 5_000, ..Policy::default() };
-    let setup = Setup { default_policy: other, ..setup() };
+    let setup = EngineConfig { default_policy: other, ..setup() };
     for before in 1..4 {
         let driver =
             Driver::open_with(Some(Arc::new(disk.clone())), &clock, 1, &setup).expect("opens");
@@ -330,7 +341,7 @@ fn a_failed_commit_answers_nothing() {
     let mut asked = (0..5)
         .map(|slot| {
             let call = Call::Generate { pool: default_pool(), count: 1 };
-            (Ticket { lane: 0, slot }, Request { by: Principal::Anyone, call })
+            (CallId { lane: 0, slot }, Request { by: Principal::Anyone, call })
         })
         .collect();
     let mut replies = Vec::new();
@@ -362,7 +373,7 @@ fn no_key_is_only_said_when_nothing_is_due() {
     let mut driver = with_a_backlog();
     // More is due than a turn may settle: the request goes over until it is answered rightly.
     let reply = driver.call(acquire());
-    let Reply::Refused(Refusal::Denied(Denied::NoKey { counts, .. })) = reply else {
+    let Reply::Refused(RequestError::Refused(Refusal::NoKey { counts, .. })) = reply else {
         panic!("{reply:?}")
     };
     assert_eq!(counts.total(), 0);
@@ -372,7 +383,7 @@ fn no_key_is_only_said_when_nothing_is_due() {
 fn a_request_that_cannot_be_settled_in_50_ms_is_told_to_come_again() {
     let mut driver = with_a_backlog();
     let request = Request { by: Principal::Anyone, call: acquire() };
-    let mut asked = [(Ticket { lane: 0, slot: 0 }, request)].into();
+    let mut asked = [(CallId { lane: 0, slot: 0 }, request)].into();
     let mut replies = Vec::new();
     for until_next_ms in [20, 29, 1] {
         driver.works.turn(&mut asked, &mut replies).expect("in memory");
@@ -380,7 +391,7 @@ fn a_request_that_cannot_be_settled_in_50_ms_is_told_to_come_again() {
         driver.clock.tick_ms(until_next_ms);
     }
     driver.works.turn(&mut asked, &mut replies).expect("in memory");
-    let [(_, Reply::Refused(Refusal::Denied(Denied::Settling)))] = &replies[..] else {
+    let [(_, Reply::Refused(RequestError::Refused(Refusal::Settling)))] = &replies[..] else {
         panic!("{replies:?}")
     };
 }
@@ -393,7 +404,7 @@ fn a_request_that_cannot_be_settled_in_50_ms_is_told_to_come_again() {
 fn no_start_that_is_cut_short_leaves_a_gap_in_what_is_ready() {
     let (disk, clock) = (SimDisk::new(), GivenClock::new());
     let mut driver = open(&disk, &clock);
-    driver.works.make_ahead(false).expect("makes ready");
+    driver.works.start_preallocation(false).expect("makes ready");
     driver.generate(3);
     drop(driver);
     let taken = "journal-000000000003";
@@ -408,7 +419,7 @@ fn no_start_that_is_cut_short_leaves_a_gap_in_what_is_ready() {
             break;
         }
         drop(opened);
-        cut_short = cut_short.after_crash(&mut Dice(operation));
+        cut_short = cut_short.after_crash(&mut SeededRandom(operation));
         assert_eq!(open(&cut_short, &clock).recovered.keys, 3, "cut short at {operation}");
         operation += 1;
     }

@@ -5,7 +5,7 @@
 //! one run keep their exact distances; only a step of more than half a second is followed.
 
 use crate::failure::{Failure, exit};
-use keypeg_engine::{Clock, Reading};
+use keypeg_engine::{Clock, ClockReading};
 use rustix::time::ClockId;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,9 +52,9 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self) -> ClockReading {
         let (boot_us, wall_us) = read_us();
-        Reading { boot_us, boot_id: self.boot_id, wall_us: self.wall.shown(boot_us, wall_us) }
+        ClockReading { boot_us, boot_id: self.boot_id, wall_us: self.wall.shown(boot_us, wall_us) }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::file::File;
 use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, value_parser};
 use keypeg_engine::LANE_MAX;
-use keypeg_engine::core::{LENGTH_MAX_MS, Policy, PolicyPatch};
+use keypeg_engine::core::{DURATION_MAX_MS, Policy, PolicyPatch};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -223,7 +223,7 @@ impl Config {
             keepalive_ttl_ms: keepalive_ttl_ms.map(Some),
             ..PolicyPatch::default()
         };
-        let default_policy = Policy::default().patched(patch).map_err(|wrong| {
+        let default_policy = Policy::default().with_patch(patch).map_err(|wrong| {
             Failure::new(exit::CONFIG, format!("{} must be {}", wrong.field, wrong.allowed))
         })?;
         let ephemeral = args.ephemeral.or(file.ephemeral).unwrap_or(false);
@@ -264,7 +264,7 @@ pub(crate) fn length_ms(text: &str) -> Result<u64, String> {
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(unit_ms))
-        .filter(|ms| (1..=LENGTH_MAX_MS).contains(ms))
+        .filter(|ms| (1..=DURATION_MAX_MS).contains(ms))
         .ok_or_else(|| "a length is 1ms to 168h (7 days)".into())
 }
 

@@ -58,8 +58,8 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
             StartError::InUse { .. } => exit::TEMPORARY,
-            StartError::NotThere { .. } => exit::NO_INPUT,
-            StartError::Data(_) => exit::DATA,
+            StartError::NotFound { .. } => exit::NO_INPUT,
+            StartError::Corrupt(_) => exit::DATA,
             StartError::Io { .. } => exit::IO,
         };
         Self::new(exit, error.to_string())

@@ -39,8 +39,8 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::header::{TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, StatusCode, Version};
 use keypeg_client::{Code, routes};
-use keypeg_engine::core::{PoolName, Refusal as Denied};
-use keypeg_engine::{Lane, Refusal};
+use keypeg_engine::core::{PoolName, Refusal};
+use keypeg_engine::{Lane, RequestError};
 pub(crate) use metrics::Begun;
 use std::fmt;
 use std::net::IpAddr;
@@ -315,7 +315,8 @@ fn unrouted(path: &str) -> Problem {
 
 /// Reads a pool's name in a path; one that cannot be a name is the name of no pool.
 fn pool_name(text: &str) -> Result<PoolName, Problem> {
-    PoolName::parse(text).ok_or_else(|| Problem::refused(&Refusal::Denied(Denied::UnknownPool)))
+    PoolName::parse(text)
+        .ok_or_else(|| Problem::refused(&RequestError::Refused(Refusal::UnknownPool)))
 }
 
 /// Refuses what a page of another site made a browser ask for: a change, which needs no body and so

@@ -2,7 +2,7 @@
 //!
 //! What the pools may do is keypeg-core's, what is durable is keypeg-engine's, how things look on
 //! the wire is keypeg-client's. Here is what is left: HTTP, configuration, the system's clock and
-//! chance, signals.
+//! random, signals.
 
 mod access;
 #[cfg(feature = "cli")]
@@ -28,7 +28,7 @@ pub use random::SystemChance;
 pub use signals::stop_signal;
 
 use access::{Access, Audit, AuditWriter, Gate};
-use keypeg_engine::{Engine, Recovered, Setup};
+use keypeg_engine::{Engine, EngineConfig, RecoveryReport};
 use std::fmt;
 use std::future::Future;
 use std::io::ErrorKind;
@@ -44,7 +44,7 @@ pub struct Ready {
     /// Where it listens.
     pub addr: SocketAddr,
     /// What its start found.
-    pub recovered: Recovered,
+    pub recovered: RecoveryReport,
     /// Its directory; `None` for memory alone.
     pub data: Option<PathBuf>,
 }
@@ -92,7 +92,7 @@ pub fn serve(
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let (access, writer) = access(config)?;
     let access = Arc::new(access);
-    let setup = Setup {
+    let setup = EngineConfig {
         data: config.data.clone(),
         lanes: cores,
         default_policy: config.default_policy.clone(),
@@ -102,7 +102,7 @@ pub fn serve(
     let clock = Box::new(SystemClock::new()?);
     let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemChance::new()))?;
     for lane in &lanes {
-        lane.hold_at_most(config.max_queued);
+        lane.set_capacity(config.max_queued);
     }
     if recovered.batches_cut > 0 {
         tracing::info!("the last start ended in the middle of a batch, which nobody was told of");
@@ -116,12 +116,12 @@ pub fn serve(
     let addr = listener
         .local_addr()
         .map_err(|error| Failure::new(exit::OS, format!("asking for the address: {error}")))?;
-    let begun = http::Begun { recovered: recovered.clone(), access, meter: engine.meter() };
+    let begun = http::Begun { recovered: recovered.clone(), access, meter: engine.metrics() };
     ready(&Ready { addr, recovered, data: config.data.clone() });
     let stop = async {
         stop.await;
         // Nobody who waits for a key holds the stop up.
-        engine.turn_waiters_away();
+        engine.cancel_waits();
     };
     let served = http::accept::run(listener, lanes, begun, stop);
     engine.stop();
@@ -149,19 +149,20 @@ fn access(config: &Config) -> Result<(Access, Option<AuditWriter>), Failure> {
 #[derive(Clone, Debug)]
 pub struct Checked {
     data: PathBuf,
-    recovered: Recovered,
+    recovered: RecoveryReport,
 }
 
 /// Tells what a start would make of a data directory, and changes nothing in it.
 pub fn check(data: &Path) -> Result<Checked, Failure> {
-    let (clock, chance) = (Box::new(SystemClock::new()?), Box::new(SystemChance::new()));
-    let recovered = keypeg_engine::check(data, clock, chance)?;
+    let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemChance::new()));
+    let recovered = keypeg_engine::check(data, clock, random)?;
     Ok(Checked { data: data.to_owned(), recovered })
 }
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Recovered { keys, pools, leases, starts_before, batches_cut, .. } = &self.recovered;
+        let RecoveryReport { keys, pools, leases, starts_before, batches_cut, .. } =
+            &self.recovered;
         write!(
             f,
             "{} is whole: {} in {}, {} running, {} so far",
@@ -194,7 +195,7 @@ pub fn log_to_stderr() -> Result<(), Failure> {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Recovered { keys, pools, leases, made, .. } = &self.recovered;
+        let RecoveryReport { keys, pools, leases, made, .. } = &self.recovered;
         write!(
             f,
             "keypeg {} ready on http://{}: {} in {}, {} running",
@@ -246,7 +247,13 @@ mod tests {
     fn the_ready_line_counts_in_words() {
         let ready = |keys, made, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
-            recovered: Recovered { keys, pools: 1, leases: 1, made, ..Recovered::default() },
+            recovered: RecoveryReport {
+                keys,
+                pools: 1,
+                leases: 1,
+                made,
+                ..RecoveryReport::default()
+            },
             data: data.map(Into::into),
         };
         let start = format!("keypeg {} ready on http://127.0.0.1:8000:", env!("CARGO_PKG_VERSION"));

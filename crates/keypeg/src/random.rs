@@ -1,16 +1,16 @@
-//! The only file that draws chance.
+//! The only file that draws random.
 //!
 //! Picks come from a fast generator that the operating system seeds; secrets are the operating
 //! system's own random bytes, fetched a page at a time. Without them there is no key worth making,
 //! so the process ends.
 
-use keypeg_engine::Chance;
+use keypeg_engine::RandomSource;
 use rand::RngExt;
 
 /// Random bytes fetched from the operating system at once.
 const PAGE: usize = 4096;
 
-/// Chance from the operating system.
+/// RandomSource from the operating system.
 pub struct SystemChance {
     page: Box<[u8; PAGE]>,
     used: usize,
@@ -35,7 +35,7 @@ impl std::fmt::Debug for SystemChance {
     }
 }
 
-impl Chance for SystemChance {
+impl RandomSource for SystemChance {
     #[expect(clippy::disallowed_methods, reason = "the one place that draws")]
     fn below(&mut self, bound: u32) -> u32 {
         rand::rng().random_range(0..bound)
@@ -73,26 +73,26 @@ mod tests {
 
     #[test]
     fn bytes_are_drawn_once_over_the_ends_of_pages() {
-        let mut chance = SystemChance::new();
+        let mut random = SystemChance::new();
         let mut seen = std::collections::HashSet::new();
         for _ in 0..3 * PAGE / 20 {
             let mut secret = [0; 20];
-            chance.fill(&mut secret);
+            random.fill(&mut secret);
             assert!(seen.insert(secret));
         }
         let mut long = vec![0; 3 * PAGE];
-        chance.fill(&mut long);
+        random.fill(&mut long);
         assert!(long.chunks(16).all(|chunk| chunk.iter().any(|&byte| byte != 0)));
     }
 
     #[test]
     fn a_pick_is_below_its_bound() {
-        let mut chance = SystemChance::new();
+        let mut random = SystemChance::new();
         let mut seen = [0; 3];
         for _ in 0..300 {
-            seen[chance.below(3) as usize] += 1;
+            seen[random.below(3) as usize] += 1;
         }
         assert!(seen.iter().all(|&count| count > 0), "{seen:?}");
-        assert_eq!(chance.below(1), 0);
+        assert_eq!(random.below(1), 0);
     }
 }

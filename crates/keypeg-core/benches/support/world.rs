@@ -7,8 +7,8 @@
 mod rng;
 
 use keypeg_core::{
-    Chance, Fact, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Step, Verdict, Wish,
+    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch,
+    Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState, StepContext,
 };
 use rng::Rng;
 use std::hint::black_box;
@@ -50,7 +50,7 @@ impl World {
     pub(crate) fn new() -> Self {
         let limits = Limits { pools: 1, keys: 20_000_000 };
         let mut world = Self {
-            pools: Pools::new(IdKey::new([1; 32]), limits, 1),
+            pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             name: PoolName::default_pool(),
             now: Now { wall_us: 1_700_000_000_000_000, ..Now::default() },
             rng: Rng::new(1),
@@ -65,27 +65,33 @@ impl World {
         world
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut Step<'_>, &PoolName) -> T) -> T {
+    fn step<T>(
+        &mut self,
+        play: impl FnOnce(&mut Pools, &mut StepContext<'_>, &PoolName) -> T,
+    ) -> T {
         // No two calls at the same instant: every deadline is another one.
         self.now.lease_us += 1;
         self.now.serving_us += 1;
         let mut sink = |fact: &Fact<'_>| {
             black_box(fact);
         };
-        let (now, chance, facts) = (self.now, &mut self.rng, &mut sink);
-        let mut step = Step { now, chance, facts, budget: u32::MAX, ended_by_time: false };
+        let (now, random, facts) = (self.now, &mut self.rng, &mut sink);
+        let mut step = StepContext { now, random, facts, budget: u32::MAX, ended_by_time: false };
         play(&mut self.pools, &mut step, &self.name)
     }
 
     fn on<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> T {
-        self.step(|pools, step, name| pools.on(name, step, play)).expect("a call that is granted")
+        self.step(|pools, step, name| pools.with_pool(name, step, play))
+            .expect("a call that is granted")
     }
 
     fn policy(&mut self, patch: PolicyPatch) {
-        let put = self.step(|pools, step, name| pools.put(step, name, &Policy::default(), patch));
+        let put = self.step(|pools, step, name| {
+            pools.create_or_update(step, name, &Policy::default(), patch)
+        });
         put.expect("a policy in range");
     }
 
@@ -112,7 +118,7 @@ impl World {
     }
 
     fn acquire(&mut self) -> LeaseId {
-        self.on(|pool, ledger, step| pool.acquire(ledger, step, &Wish::default())).0.id
+        self.on(|pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default())).0.id
     }
 
     fn draw(&mut self, take: impl FnOnce(&mut Vec<KeyId>, usize) -> KeyId) -> KeyId {
@@ -135,7 +141,7 @@ impl World {
         self.named = (0..calls).map(|_| KeyRef::Id(self.draw(Vec::swap_remove))).collect();
         measure(self, Self::counted_delete);
         measure(self, Self::counted_generate);
-        let wish = Wish { ttl_ms: Some(1_000), ..Wish::default() };
+        let wish = AcquireOptions { ttl_ms: Some(1_000), ..AcquireOptions::default() };
         for _ in 0..calls {
             self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish));
         }
@@ -159,7 +165,9 @@ impl World {
     #[inline(never)]
     fn counted_release(&mut self) {
         for lease in std::mem::take(&mut self.leases) {
-            self.on(|pool, ledger, step| pool.release(ledger, step, lease, &Verdict::default()));
+            self.on(|pool, ledger, step| {
+                pool.release(ledger, step, lease, &ReleaseOptions::default())
+            });
         }
     }
 

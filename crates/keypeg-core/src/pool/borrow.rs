@@ -7,30 +7,30 @@
 
 use super::Pool;
 use crate::borrowers::{Borrower, Borrowers};
-use crate::ledger::Ledger;
 use crate::refusal::Refusal;
+use crate::shared::SharedState;
 
 impl Pool {
     /// Refuses a borrower who has as many leases as it may. One that is over and not ended yet still
     /// counts: where something is due, [`Pools::on`](crate::Pools::on) tells that it settles.
-    pub(super) fn may_borrow(ledger: &Ledger, by: Borrower) -> Result<(), Refusal> {
+    pub(super) fn may_borrow(ledger: &SharedState, by: Borrower) -> Result<(), Refusal> {
         let passed = by.passed(|number| ledger.borrowers.has(number));
         passed.map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
     }
 
-    /// Counts a lease, or a wait for one, in its borrower's name.
-    pub(super) fn count(&mut self, ledger: &mut Ledger, by: u64) {
+    /// KeyCounts a lease, or a wait for one, in its borrower's name.
+    pub(super) fn count(&mut self, ledger: &mut SharedState, by: u64) {
         self.borrowers.add(by);
         ledger.borrowers.add(by);
     }
 
-    pub(super) fn count_less(&mut self, ledger: &mut Ledger, by: u64) {
+    pub(super) fn count_less(&mut self, ledger: &mut SharedState, by: u64) {
         self.borrowers.remove(by);
         ledger.borrowers.remove(by);
     }
 
-    /// Counts this pool's leases and waits no more: it is removed. O(borrowers in it).
-    pub(crate) fn leave_borrowers(&self, ledger: &mut Ledger) {
+    /// KeyCounts this pool's leases and waits no more: it is removed. O(borrowers in it).
+    pub(crate) fn leave_borrowers(&self, ledger: &mut SharedState) {
         ledger.borrowers.remove_all(&self.borrowers);
     }
 

@@ -2,21 +2,21 @@
 
 use super::Pool;
 use crate::borrowers::Borrowers;
-use crate::deadlines::{NOWHERE, Places};
-use crate::fact::Said;
+use crate::deadlines::{HeapIndex, NO_INDEX};
+use crate::fact::IdempotentResult;
 use crate::ids::KeyId;
 use crate::key::KeyState;
-use crate::ledger::Ledger;
+use crate::shared::SharedState;
 
 impl Pool {
     /// The ids of all keys, in no order. O(n).
-    pub fn key_ids(&self, ledger: &Ledger) -> Vec<KeyId> {
+    pub fn key_ids(&self, ledger: &SharedState) -> Vec<KeyId> {
         let slots = (0..self.slots.len()).filter(|slot| self.slots.state(*slot).is_some());
         slots.map(|slot| self.id_of(&ledger.ids, slot)).collect()
     }
 
     /// Panics unless the pool's parts agree with each other. O(n).
-    pub fn check_invariants(&self, ledger: &Ledger) {
+    pub fn check_invariants(&self, ledger: &SharedState) {
         let mut by_state = [0_u64; 4];
         let mut reasons = 0;
         let mut borrowers = Borrowers::default();
@@ -27,7 +27,7 @@ impl Pool {
             let id = self.id_of(&ledger.ids, slot);
             assert_eq!(self.find(&ledger.ids, id), Some(slot), "a key is found by its id");
             assert!(!self.retired.contains(id), "a retired value is not in the pool");
-            assert_ne!(Places::place(&self.slots, slot), NOWHERE, "every key has a deadline");
+            assert_ne!(HeapIndex::place(&self.slots, slot), NO_INDEX, "every key has a deadline");
             let set_aside = state == KeyState::Quarantined;
             reasons += usize::from(set_aside && self.reason(slot).is_some());
             if matches!(state, KeyState::Leased | KeyState::Resting) {
@@ -53,7 +53,7 @@ impl Pool {
         assert_eq!(self.returns.len(), self.holds.len(), "every hold has one end");
         let listed = |waiters: &&(u32, u32)| waiters.0 == self.seat;
         let waiting = ledger.waiters.values().filter(listed).count();
-        assert!(waiting >= self.line.len(), "everybody in line is found by ticket");
+        assert!(waiting >= self.line.len(), "everybody in line is found by waiter_id");
         self.check_answers();
         self.line.check_invariants();
         self.available.check_invariants(&self.slots);
@@ -65,7 +65,7 @@ impl Pool {
         let kept = (0..self.replays.end()).filter_map(|at| self.replays.at(at));
         assert_eq!(kept.clone().count(), self.replays.len(), "every answer is found by its id");
         for answer in kept.map(|kept| kept.answer) {
-            if let Said::Lease { key, token, .. } = answer.said {
+            if let IdempotentResult::Lease { key, token, .. } = answer.said {
                 let hold = self.holds.find(token).filter(|hold| {
                     let slot = self.holds.get(*hold).slot;
                     let leased = self.slots.state(slot) == Some(KeyState::Leased);

@@ -5,28 +5,28 @@
 //! nobody said anything about takes no memory for it.
 
 use super::Pool;
-use super::Step;
+use super::StepContext;
 use crate::chunks::Chunks;
 use crate::clocks::{US_PER_MS, after};
-use crate::deadlines::NOWHERE;
+use crate::deadlines::NO_INDEX;
 use crate::event::Event;
 use crate::fact::Fact;
 use crate::ids::LeaseId;
-use crate::key::{KeyState, Verdict};
-use crate::ledger::Ledger;
-use crate::policy::{LENGTH_MAX_MS, OutOfRange, REST};
+use crate::key::{KeyState, ReleaseOptions};
+use crate::policy::{DURATION_MAX_MS, OutOfRange, REST};
 use crate::refusal::{EndCause, Refusal};
+use crate::shared::SharedState;
 
 impl Pool {
     /// Gives a running lease's key back, with what its holder says of it. O(log n).
     pub fn release(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         lease: LeaseId,
-        verdict: &Verdict,
+        verdict: &ReleaseOptions,
     ) -> Result<(), Refusal> {
-        if verdict.rest_ms.is_some_and(|ms| ms > LENGTH_MAX_MS) {
+        if verdict.rest_ms.is_some_and(|ms| ms > DURATION_MAX_MS) {
             return Err(Refusal::Invalid(OutOfRange { field: "rest_seconds", allowed: REST }));
         }
         let hold = self.running(ledger, step, lease)?;
@@ -36,7 +36,7 @@ impl Pool {
             let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
             let key = self.slots.number(slot);
             self.set_aside(ledger, slot, reason);
-            step.facts.fact(&Fact::Quarantined { pool: self.number, key, reason });
+            step.facts.record(&Fact::Quarantined { pool: self.number, key, reason });
             let id = || self.id_of(&ledger.ids, slot);
             self.tell(step, || Event::Quarantined { key: id(), token, reason });
         } else {
@@ -50,8 +50,8 @@ impl Pool {
     /// Ends a lease because a call said so: the key rests for so long, for this reason.
     pub(super) fn end_by_call(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         hold: u32,
         (rest_us, reason): (u64, Option<&str>),
     ) {
@@ -61,7 +61,7 @@ impl Pool {
         let reason = reason.filter(|_| rest_us > 0);
         self.end_lease(ledger, hold, (rest_until_us, reason), EndCause::Released);
         let pool = self.number;
-        step.facts.fact(&Fact::Released { pool, key, token, rest_until_us, reason });
+        step.facts.record(&Fact::Released { pool, key, token, rest_until_us, reason });
         let id = || self.id_of(&ledger.ids, slot);
         self.tell(step, || Event::Released { key: id(), token, rest_until_us, reason });
     }
@@ -69,7 +69,7 @@ impl Pool {
     /// Ends a lease: its key rests until a time, or is free when that is 0.
     pub(super) fn end_lease(
         &mut self,
-        ledger: &mut Ledger,
+        ledger: &mut SharedState,
         hold: u32,
         (rest_until_us, reason): (u64, Option<&str>),
         cause: EndCause,
@@ -93,7 +93,7 @@ impl Pool {
     }
 
     /// Takes a key out of rotation, whatever it was.
-    pub(super) fn set_aside(&mut self, ledger: &mut Ledger, slot: u32, reason: Option<&str>) {
+    pub(super) fn set_aside(&mut self, ledger: &mut SharedState, slot: u32, reason: Option<&str>) {
         self.detach(ledger, slot, EndCause::Released);
         self.slots.set_state(slot, KeyState::Quarantined);
         self.slots.set_place(slot, self.reasons.add(reason));
@@ -123,9 +123,9 @@ impl Reasons {
         self.texts.len() - self.free.len()
     }
 
-    /// Keeps a reason and gives its place; that of none is [`NOWHERE`].
+    /// Keeps a reason and gives its place; that of none is [`NO_INDEX`].
     fn add(&mut self, reason: Option<&str>) -> u32 {
-        let Some(reason) = reason else { return NOWHERE };
+        let Some(reason) = reason else { return NO_INDEX };
         if let Some(at) = self.free.pop() {
             self.texts[at] = reason.into();
             return at;
@@ -135,13 +135,13 @@ impl Reasons {
     }
 
     pub(super) fn remove(&mut self, at: u32) {
-        if at != NOWHERE {
+        if at != NO_INDEX {
             self.texts[at] = Box::default();
             self.free.push(at);
         }
     }
 
     fn get(&self, at: u32) -> Option<&str> {
-        (at != NOWHERE).then(|| &*self.texts[at])
+        (at != NO_INDEX).then(|| &*self.texts[at])
     }
 }

@@ -4,21 +4,21 @@
 //! A page looks at a bounded number of slots, whatever the pool's size; what is due of them ends
 //! first, so no page shows a key or a lease that is over.
 
-use super::{Pool, Step};
+use super::{Pool, StepContext};
 use crate::ids::Cursor;
 use crate::key::{KeyPage, KeyState, KeyView};
-use crate::ledger::Ledger;
 use crate::refusal::Refusal;
+use crate::shared::SharedState;
 
 /// Slots that one page looks at.
 const LOOK_MAX: u32 = 4_096;
 
 impl Pool {
     /// Lists at most `limit` keys, of one state or of all, from a cursor on. O(page).
-    pub fn page(
+    pub fn list_keys(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         (state, limit): (Option<KeyState>, usize),
         cursor: Option<Cursor>,
     ) -> Result<KeyPage, Refusal> {
@@ -47,17 +47,17 @@ impl Pool {
     }
 
     /// Shows a key that is in and of which nothing is due.
-    pub(super) fn key_view(&self, ledger: &Ledger, now: crate::Now, slot: u32) -> KeyView {
+    pub(super) fn key_view(&self, ledger: &SharedState, now: crate::Now, slot: u32) -> KeyView {
         let state = self.slots.state(slot).expect("invariant: keys that are shown are in");
         let hold = self.slots.place(slot);
         let lease = (state == KeyState::Leased).then(|| self.lease_view(&ledger.ids, now, hold));
         let rests_until_ms = (state == KeyState::Resting)
-            .then(|| now.wall_ms_of_lease(self.returns.deadline(hold, &self.holds)));
+            .then(|| now.lease_to_wall_ms(self.returns.deadline(hold, &self.holds)));
         KeyView {
             id: self.id_of(&ledger.ids, slot),
             state,
             created_at_ms: self.slots.created_ms(slot),
-            expires_at_ms: now.wall_ms_of_serving(self.lives.deadline(slot, &self.slots)),
+            expires_at_ms: now.serving_to_wall_ms(self.lives.deadline(slot, &self.slots)),
             rests_until_ms,
             reason: self.reason(slot).map(Into::into),
             lease,

@@ -5,13 +5,13 @@
 
 use super::{Hold, Pool};
 use crate::clocks::{Now, US_PER_MS};
-use crate::fact::{Fact, Grant, Sink, Values};
+use crate::fact::{Fact, FactSink, Grant, PackedValues};
 use crate::index::Index;
 use crate::key::KeyState;
-use crate::ledger::Ledger;
-use crate::rebuild::LoadedKey;
 use crate::refusal::EndCause;
-use crate::sabotage::{Sabotage, on};
+use crate::replayer::StoredKey;
+use crate::sabotage::{Sabotage, enabled};
+use crate::shared::SharedState;
 
 impl Pool {
     /// Keeps slots of keys that go from being used again until [`Pool::start`]: the keys a database
@@ -22,7 +22,12 @@ impl Pool {
     }
 
     /// Puts a key back that a database kept; gives its slot.
-    pub(crate) fn replay_loaded(&mut self, ledger: &Ledger, key: u64, row: &LoadedKey<'_>) -> u32 {
+    pub(crate) fn replay_loaded(
+        &mut self,
+        ledger: &SharedState,
+        key: u64,
+        row: &StoredKey<'_>,
+    ) -> u32 {
         let now = Now { wall_us: row.created_at_ms * US_PER_MS, ..Now::default() };
         debug_assert_eq!(
             row.id,
@@ -60,9 +65,9 @@ impl Pool {
     /// Puts born keys in; gives each one's slot to `at`, in order. False when one is in already.
     pub(crate) fn replay_born(
         &mut self,
-        ledger: &Ledger,
+        ledger: &SharedState,
         (first, at_ms, imported): (u64, u64, bool),
-        values: Values<'_>,
+        values: PackedValues<'_>,
         mut at: impl FnMut(u64, u32),
     ) -> bool {
         let now = Now { wall_us: at_ms * US_PER_MS, ..Now::default() };
@@ -79,7 +84,7 @@ impl Pool {
 
     pub(crate) fn replay_granted(
         &mut self,
-        ledger: &mut Ledger,
+        ledger: &mut SharedState,
         slot: u32,
         token: u64,
         lease: &Grant<'_>,
@@ -104,7 +109,7 @@ impl Pool {
     /// Makes a key rest after the lease of that token, whatever it was.
     pub(crate) fn replay_resting(
         &mut self,
-        ledger: &mut Ledger,
+        ledger: &mut SharedState,
         slot: u32,
         token: u64,
         (until_us, reason): (u64, Option<&str>),
@@ -126,7 +131,7 @@ impl Pool {
     /// Ends the lease. False when the key is not lent for that token.
     pub(crate) fn replay_released(
         &mut self,
-        ledger: &mut Ledger,
+        ledger: &mut SharedState,
         slot: u32,
         token: u64,
         rest: (u64, Option<&str>),
@@ -139,20 +144,20 @@ impl Pool {
     /// Takes a key out of rotation, whatever it was.
     pub(crate) fn replay_quarantined(
         &mut self,
-        ledger: &mut Ledger,
+        ledger: &mut SharedState,
         slot: u32,
         reason: Option<&str>,
     ) {
         self.set_aside(ledger, slot, reason);
     }
 
-    pub(crate) fn replay_restored(&mut self, ledger: &mut Ledger, slot: u32) {
+    pub(crate) fn replay_restored(&mut self, ledger: &mut SharedState, slot: u32) {
         // A key that is put back rested or was out of rotation: where it is still lent here, time
         // has ended the lease.
         self.free(ledger, slot, EndCause::Expired);
     }
 
-    pub(crate) fn replay_gone(&mut self, ledger: &mut Ledger, slot: u32) {
+    pub(crate) fn replay_gone(&mut self, ledger: &mut SharedState, slot: u32) {
         self.forget(ledger, slot);
     }
 
@@ -176,11 +181,11 @@ impl Pool {
 impl Pool {
     /// Emits what holds keys away and then what Idempotency-Keys were answered, at most `max` of
     /// them from a hold and an answer on; gives where to go on, or `None` at the end. O(max).
-    pub(crate) fn retell(
+    pub(crate) fn write_snapshot(
         &self,
         (hold, answer): (u32, u32),
         max: u32,
-        facts: &mut dyn Sink,
+        facts: &mut dyn FactSink,
     ) -> Option<(u32, u32)> {
         let (holds, answers) = (self.holds.end(), self.replays.end());
         if hold < holds {
@@ -192,7 +197,7 @@ impl Pool {
         }
         let end = answers.min(answer + max);
         for kept in (answer..end).filter_map(|at| self.replays.at(at)) {
-            facts.fact(&Fact::Answered { pool: self.number, answer: kept.answer });
+            facts.record(&Fact::AnswerStored { pool: self.number, answer: kept.answer });
         }
         (end < answers).then_some((holds, end))
     }
@@ -201,7 +206,7 @@ impl Pool {
         hold >= self.holds.end() && answer >= self.replays.end()
     }
 
-    fn retell_hold(&self, at: u32, facts: &mut dyn Sink) {
+    fn retell_hold(&self, at: u32, facts: &mut dyn FactSink) {
         let Hold { slot, token, granted_us, latest_us, rest_us, by, ref words, .. } =
             *self.holds.get(at);
         if !self.holds.is_in(at) {
@@ -211,15 +216,15 @@ impl Pool {
         let until_us = self.returns.deadline(at, &self.holds);
         if self.slots.state(slot) == Some(KeyState::Resting) {
             let reason = words.as_deref();
-            facts.fact(&Fact::Resting { pool, key, token, until_us, reason });
+            facts.record(&Fact::RestSnapshot { pool, key, token, until_us, reason });
             return;
         }
         let holder = words.as_deref();
         let until_us =
-            if on(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
+            if enabled(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
         let hold_until_us = latest_us;
-        let by = if on(Sabotage::ForgetBorrower) { 0 } else { by };
+        let by = if enabled(Sabotage::ForgetBorrower) { 0 } else { by };
         let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, by };
-        facts.fact(&Fact::Held { pool, key, token, lease });
+        facts.record(&Fact::LeaseSnapshot { pool, key, token, lease });
     }
 }

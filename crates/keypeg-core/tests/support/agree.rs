@@ -7,8 +7,8 @@ use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
 use super::rng::Rng;
 use keypeg_core::{
-    Borrower, Fact, IdKey, KeyRef, Ledger, Limits, Now, Pool, PoolName, Pools, Refusal, Secret,
-    Sink, Step, Verdict, Wish,
+    AcquireOptions, Borrower, Fact, FactSink, IdHashKey, KeyRef, Limits, Now, Pool, PoolName,
+    Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 
 /// The bounds of both.
@@ -17,8 +17,8 @@ pub(crate) const LIMITS: Limits = Limits { pools: 3, keys: 40 };
 /// In whose names keys are lent.
 pub(crate) const BORROWERS: [&str; 2] = ["ci", "web"];
 
-pub(crate) fn ids() -> IdKey {
-    IdKey::new([9; 32])
+pub(crate) fn ids() -> IdHashKey {
+    IdHashKey::new([9; 32])
 }
 
 pub(crate) fn pool_name(name: &str) -> PoolName {
@@ -37,7 +37,7 @@ pub(crate) fn look(real: &Pools, naive: &Naive, now: Now) {
     let (mut back, mut purge) = (None, None);
     for pool in &naive.pools {
         let own = real.get(&pool_name(&pool.name)).expect("the same pools");
-        let (next_back, next_purge) = (own.next_return_us(), own.next_purge_us());
+        let (next_back, next_purge) = (own.next_hold_end_us(), own.next_purge_us());
         let due = next_back.is_some_and(|at| at <= now.lease_us)
             || next_purge.is_some_and(|at| at <= now.serving_us);
         assert_eq!(is_behind(real, naive, &pool.name), due, "behind exactly where it says so");
@@ -70,23 +70,24 @@ pub(crate) fn compare(real: &Pools, naive: &Naive, now: Now, journal: &Journal) 
 
 fn compare_pools(real: &mut Pools, naive: &Naive, now: Now) {
     assert_eq!(real.iter().count(), naive.pools.len());
-    assert_eq!(real.keys(), naive.keys());
+    assert_eq!(real.key_count(), naive.keys());
     for name in BORROWERS {
-        let told = real.borrowed(Borrower::new(name, None));
+        let told = real.lease_count(Borrower::new(name, None));
         assert_eq!(told, naive.borrowed(name), "leases of {name}");
     }
     for pool in &naive.pools {
         let name = pool_name(&pool.name);
         let own = real.get(&name).expect("the same pools");
-        assert_eq!((own.number(), own.policy()), (pool.number, &pool.policy));
+        assert_eq!((own.id(), own.policy()), (pool.number, &pool.policy));
         assert_eq!(own.counts(), pool.counts());
-        assert_eq!(own.next_return_us(), pool.next_return());
+        assert_eq!(own.next_hold_end_us(), pool.next_return());
         assert_eq!(own.next_purge_us(), pool.next_purge());
         let mut sink = |_: &Fact<'_>| {};
-        let mut chance = Rng::new(0);
+        let mut random = Rng::new(0);
         let facts = &mut sink;
-        let mut step = Step { now, chance: &mut chance, facts, budget: 0, ended_by_time: false };
-        let played = real.on(&name, &mut step, |own, ledger, step| {
+        let mut step =
+            StepContext { now, random: &mut random, facts, budget: 0, ended_by_time: false };
+        let played = real.with_pool(&name, &mut step, |own, ledger, step| {
             compare_keys(own, ledger, step, (naive, pool));
             Ok(())
         });
@@ -98,19 +99,19 @@ fn compare_pools(real: &mut Pools, naive: &Naive, now: Now) {
 /// Compares one pool key by key, its past leases, what it retired, and what it would lend.
 fn compare_keys(
     own: &mut Pool,
-    ledger: &mut Ledger,
-    step: &mut Step<'_>,
+    ledger: &mut SharedState,
+    step: &mut StepContext<'_>,
     (naive, pool): (&Naive, &NaivePool),
 ) {
     for key in &pool.keys {
         let expected = naive.show(step.now, &pool.name, &KeyRef::Id(key.id));
-        assert_eq!(own.show(ledger, step, &KeyRef::Id(key.id)), expected);
+        assert_eq!(own.get_key(ledger, step, &KeyRef::Id(key.id)), expected);
         let value = KeyRef::Value(Secret::new(&key.value).expect("a value"));
-        assert_eq!(own.show(ledger, step, &value), expected);
+        assert_eq!(own.get_key(ledger, step, &value), expected);
     }
     for past in naive.past.iter().rev().take(10) {
         let cause = naive.how_ended(pool, past.id);
-        let told = own.release(ledger, step, past.id, &Verdict::default());
+        let told = own.release(ledger, step, past.id, &ReleaseOptions::default());
         let forgot = naive.forgetful && told == Err(Refusal::LeaseEnded { cause: None });
         assert!(forgot || told == Err(Refusal::LeaseEnded { cause }), "{told:?}, was {cause:?}");
     }
@@ -119,7 +120,7 @@ fn compare_keys(
         assert_eq!(own.import(ledger, step, &values, None), Err(Refusal::KeyExists { at: 0 }));
     }
     let mut free = naive.free_keys(step.now, &pool.name, None).unwrap_or_default();
-    while let Ok((lease, _)) = own.acquire(ledger, step, &Wish::default()) {
+    while let Ok((lease, _)) = own.acquire(ledger, step, &AcquireOptions::default()) {
         let at = free.iter().position(|id| *id == lease.key_id).expect("a key that was free");
         free.swap_remove(at);
     }
@@ -127,9 +128,9 @@ fn compare_keys(
 }
 
 /// Ends all that is due.
-pub(crate) fn drain(pools: &mut Pools, now: Now, facts: &mut dyn Sink) {
-    let mut chance = Rng::new(0);
-    let chance = &mut chance;
-    let mut step = Step { now, chance, facts, budget: 1_000_000, ended_by_time: false };
+pub(crate) fn drain(pools: &mut Pools, now: Now, facts: &mut dyn FactSink) {
+    let mut random = Rng::new(0);
+    let random = &mut random;
+    let mut step = StepContext { now, random, facts, budget: 1_000_000, ended_by_time: false };
     assert!(!pools.expire(&mut step));
 }

@@ -2,7 +2,9 @@
 //!
 //! Facts borrow, so what they borrow is kept beside them. Knows nothing of bytes on a disk.
 
-use keypeg_core::{Fact, Grant, IdKey, Limits, Misfit, Now, Pools, Rebuild, Sink, Values};
+use keypeg_core::{
+    Fact, FactSink, Grant, IdHashKey, Limits, Now, PackedValues, Pools, ReplayError, Replayer,
+};
 
 /// Every fact so far, in order.
 #[derive(Clone, Debug, Default)]
@@ -22,19 +24,19 @@ impl Journal {
     /// Gives the pools that these facts make, as they are at a start.
     pub(crate) fn rebuild(
         &self,
-        (ids, limits, first_token): (IdKey, Limits, u64),
+        (ids, limits, first_token): (IdHashKey, Limits, u64),
         now: Now,
-    ) -> Result<Pools, Misfit> {
-        let mut rebuild = Rebuild::new(ids, limits, first_token);
+    ) -> Result<Pools, ReplayError> {
+        let mut rebuild = Replayer::new(ids, limits, first_token);
         for entry in &self.entries {
-            rebuild.apply(&entry.whole(), keypeg_core::Carried::No)?;
+            rebuild.apply(&entry.whole(), keypeg_core::Checkpointed::No)?;
         }
         Ok(rebuild.finish(now))
     }
 }
 
-impl Sink for Journal {
-    fn fact(&mut self, fact: &Fact<'_>) {
+impl FactSink for Journal {
+    fn record(&mut self, fact: &Fact<'_>) {
         self.entries.push(Entry::of(fact));
     }
 }
@@ -43,27 +45,29 @@ impl Entry {
     fn of(fact: &Fact<'_>) -> Self {
         let mut borrowed = None;
         let fact = match fact.clone() {
-            Fact::PoolMade { pool, name, policy } => {
+            Fact::PoolCreated { pool, name, policy } => {
                 borrowed = Some(name.as_bytes().to_vec());
-                Fact::PoolMade { pool, name: "", policy }
+                Fact::PoolCreated { pool, name: "", policy }
             }
-            Fact::Born { pool, first, at_ms, imported, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
                 borrowed = Some(values.packed().to_vec());
-                let values = Values::parse(&[]).expect("no values");
-                Fact::Born { pool, first, at_ms, imported, values }
+                let values = PackedValues::parse(&[]).expect("no values");
+                Fact::KeysCreated { pool, first, at_ms, imported, values }
             }
             Fact::Granted { pool, key, token, lease } => {
                 borrowed = lease.holder.map(|holder| holder.as_bytes().to_vec());
                 let lease = Grant { holder: None, ..lease };
                 Fact::Granted { pool, key, token, lease }
             }
-            Fact::Held { .. } | Fact::Resting { .. } | Fact::Dropped { .. } => {
+            Fact::LeaseSnapshot { .. }
+            | Fact::RestSnapshot { .. }
+            | Fact::SegmentsDropped { .. } => {
                 unreachable!("these stories drop no segment")
             }
-            Fact::PolicySet { pool, policy } => Fact::PolicySet { pool, policy },
-            Fact::PoolGone { pool } => Fact::PoolGone { pool },
-            Fact::Deleted { pool, key } => Fact::Deleted { pool, key },
-            Fact::Purged { pool, key } => Fact::Purged { pool, key },
+            Fact::PolicyChanged { pool, policy } => Fact::PolicyChanged { pool, policy },
+            Fact::PoolDeleted { pool } => Fact::PoolDeleted { pool },
+            Fact::KeyDeleted { pool, key } => Fact::KeyDeleted { pool, key },
+            Fact::KeyPurged { pool, key } => Fact::KeyPurged { pool, key },
             Fact::Renewed { pool, key, token, until_us } => {
                 Fact::Renewed { pool, key, token, until_us }
             }
@@ -75,9 +79,9 @@ impl Entry {
                 borrowed = reason.map(|reason| reason.as_bytes().to_vec());
                 Fact::Quarantined { pool, key, reason: None }
             }
-            Fact::Restored { pool, key } => Fact::Restored { pool, key },
-            Fact::Answered { pool, answer } => Fact::Answered { pool, answer },
-            Fact::Unanswered { pool, id } => Fact::Unanswered { pool, id },
+            Fact::KeyFreed { pool, key } => Fact::KeyFreed { pool, key },
+            Fact::AnswerStored { pool, answer } => Fact::AnswerStored { pool, answer },
+            Fact::AnswerRevoked { pool, id } => Fact::AnswerRevoked { pool, id },
             Fact::TokensReserved { until } => Fact::TokensReserved { until },
             Fact::Stopped { next_token } => Fact::Stopped { next_token },
         };
@@ -88,25 +92,25 @@ impl Entry {
         let text = || self.borrowed.as_deref().map(|b| std::str::from_utf8(b).expect("text"));
         let mut fact: Fact<'_> = self.fact.clone();
         match &mut fact {
-            Fact::PoolMade { name, .. } => *name = text().expect("a pool has a name"),
-            Fact::Born { values, .. } => {
+            Fact::PoolCreated { name, .. } => *name = text().expect("a pool has a name"),
+            Fact::KeysCreated { values, .. } => {
                 let packed = self.borrowed.as_deref().expect("a birth has values");
-                *values = Values::parse(packed).expect("whole values");
+                *values = PackedValues::parse(packed).expect("whole values");
             }
             Fact::Granted { lease, .. } => lease.holder = text(),
             Fact::Released { reason, .. } | Fact::Quarantined { reason, .. } => *reason = text(),
-            Fact::PolicySet { .. }
-            | Fact::PoolGone { .. }
-            | Fact::Deleted { .. }
-            | Fact::Purged { .. }
+            Fact::PolicyChanged { .. }
+            | Fact::PoolDeleted { .. }
+            | Fact::KeyDeleted { .. }
+            | Fact::KeyPurged { .. }
             | Fact::Renewed { .. }
-            | Fact::Restored { .. }
-            | Fact::Answered { .. }
-            | Fact::Unanswered { .. }
+            | Fact::KeyFreed { .. }
+            | Fact::AnswerStored { .. }
+            | Fact::AnswerRevoked { .. }
             | Fact::TokensReserved { .. }
-            | Fact::Held { .. }
-            | Fact::Resting { .. }
-            | Fact::Dropped { .. }
+            | Fact::LeaseSnapshot { .. }
+            | Fact::RestSnapshot { .. }
+            | Fact::SegmentsDropped { .. }
             | Fact::Stopped { .. } => {}
         }
         fact

@@ -5,8 +5,8 @@
 //! those it takes from the real pools' answers, after judging them.
 
 use keypeg_core::{
-    Counts, EndCause, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey,
-    NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, Refusal, Verdict,
+    EndCause, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey,
+    NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, Refusal, ReleaseOptions,
 };
 use std::collections::HashSet;
 
@@ -33,7 +33,7 @@ pub(crate) struct NaivePool {
     pub(crate) name: String,
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
-    /// Values that were brought in and are gone.
+    /// PackedValues that were brought in and are gone.
     pub(crate) retired: HashSet<String>,
 }
 
@@ -337,7 +337,7 @@ impl Naive {
         now: Now,
         name: &str,
         id: LeaseId,
-        verdict: &Verdict,
+        verdict: &ReleaseOptions,
     ) -> Result<(), Refusal> {
         self.pool(name)?;
         if verdict.rest_ms.is_some_and(|ms| ms > WEEK_MS) {
@@ -349,7 +349,7 @@ impl Naive {
         Ok(())
     }
 
-    fn give_back(&mut self, now: Now, pool: usize, key: usize, verdict: &Verdict) {
+    fn give_back(&mut self, now: Now, pool: usize, key: usize, verdict: &ReleaseOptions) {
         let number = self.pools[pool].number;
         let key = &mut self.pools[pool].keys[key];
         let State::Leased(lease) = &key.state else { panic!("only a leased key is given back") };
@@ -358,7 +358,7 @@ impl Naive {
         let rest = verdict.rest_ms.map_or(lease.rest, |ms| ms * 1_000);
         let why = verdict.reason.as_deref().filter(|why| !why.is_empty()).map(String::from);
         key.state = match verdict {
-            Verdict { quarantine: true, .. } => State::Quarantined(why),
+            ReleaseOptions { quarantine: true, .. } => State::Quarantined(why),
             _ if rest > 0 => State::Resting(now.lease_us + rest, why),
             _ => State::Free,
         };
@@ -412,7 +412,7 @@ impl Naive {
         Ok((pool, key))
     }
 
-    pub(crate) fn release_key(
+    pub(crate) fn force_release(
         &mut self,
         now: Now,
         name: &str,
@@ -421,7 +421,7 @@ impl Naive {
         let (pool, key) = self.find(name, key)?;
         match self.pools[pool].keys[key].state {
             State::Free => return Ok(false),
-            State::Leased(_) => self.give_back(now, pool, key, &Verdict::default()),
+            State::Leased(_) => self.give_back(now, pool, key, &ReleaseOptions::default()),
             State::Resting(..) | State::Quarantined(_) => {
                 self.pools[pool].keys[key].state = State::Free;
             }
@@ -511,8 +511,8 @@ impl NaivePool {
         }
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+    pub(crate) fn counts(&self) -> KeyCounts {
+        let mut counts = KeyCounts::default();
         for key in &self.keys {
             match key.state {
                 State::Free => counts.available += 1,

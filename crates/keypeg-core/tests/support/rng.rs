@@ -1,9 +1,9 @@
-//! A small seeded generator (splitmix64): what chance is in tests and benches.
+//! A small seeded generator (splitmix64): what random is in tests and benches.
 //!
 //! The same seed gives the same run, so a failure that prints its seed can be played again. Not
 //! for secrets.
 
-use keypeg_core::Chance;
+use keypeg_core::RandomSource;
 
 /// A stream of numbers from one seed.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ impl Rng {
     }
 }
 
-impl Chance for Rng {
+impl RandomSource for Rng {
     fn below(&mut self, bound: u32) -> u32 {
         // The high part of a product: its bias, below 2^-32, no test here can see.
         u32::try_from((u128::from(self.bits()) * u128::from(bound)) >> 64).expect("below a u32")

@@ -5,20 +5,21 @@
 //! must not be refused. Invariants are checked after every line, and at the end the journal must
 //! give pools back.
 
-#[path = "words.rs"]
-mod words;
+#[path = "script_words.rs"]
+mod script_words;
 
 use super::journal::Journal;
 use super::rng::Rng;
 use keypeg_core::{
-    Borrower, Handed, IdKey, KeyId, KeyRef, LeaseId, LeaseView, Ledger, Lent, Limits, NewKey, Now,
-    Policy, PolicyPatch, Pool, PoolName, Pools, Refusal, Secret, Step, Wish,
+    AcquireOptions, Borrower, GrantedLease, IdHashKey, KeyId, KeyRef, LeaseId, LeaseView, Limits,
+    NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools, Refusal, Secret, SharedState,
+    StepContext, WaitOutcome,
 };
-use std::collections::HashMap;
-use words::{
+use script_words::{
     borrower_of, form, length, life_text, micros, millis, once_of, patch_of, plain, refused_text,
     ttl_of, verdict_of, view_text,
 };
+use std::collections::HashMap;
 
 const FIRST_TOKEN: u64 = 1_000;
 const IDS: [u8; 32] = [7; 32];
@@ -39,36 +40,36 @@ struct World {
     pools: Pools,
     limits: Limits,
     journal: Journal,
-    chance: Rng,
+    random: Rng,
     now: Now,
     budget: u32,
     /// The pool that lines speak of.
     pool: PoolName,
     keys: HashMap<String, (KeyId, Secret)>,
     leases: HashMap<String, LeaseView>,
-    /// Who waits or waited, by ticket.
-    tickets: Vec<String>,
+    /// Who waits or waited, by waiter_id.
+    waiter_ids: Vec<String>,
     /// What those who waited got.
-    got: HashMap<String, Result<Lent, Refusal>>,
+    got: HashMap<String, Result<GrantedLease, Refusal>>,
     last_token: u64,
 }
 
-type Answer = Result<String, Refusal>;
+type IdempotencyRecord = Result<String, Refusal>;
 
 impl World {
     fn new(limits: Limits) -> Self {
         let now = Now { lease_us: 5_000_000, serving_us: 0, wall_us: 1_700_000_000_000_000 };
         let mut world = Self {
-            pools: Pools::new(IdKey::new(IDS), limits, FIRST_TOKEN),
+            pools: Pools::new(IdHashKey::new(IDS), limits, FIRST_TOKEN),
             limits,
             journal: Journal::default(),
-            chance: Rng::new(1),
+            random: Rng::new(1),
             now,
             budget: BUDGET,
             pool: PoolName::default_pool(),
             keys: HashMap::new(),
             leases: HashMap::new(),
-            tickets: vec![],
+            waiter_ids: vec![],
             got: HashMap::new(),
             last_token: 0,
         };
@@ -86,7 +87,7 @@ impl World {
             let words: Vec<&str> = call.split_whitespace().collect();
             let answer = self.call(words[0], &words[1..]);
             let refused = answer.is_err();
-            self.take_handed();
+            self.drain_wait_outcomes();
             let answer = answer.unwrap_or_else(|refusal| refused_text(self.now, &refusal));
             let mut expected = expected.split_whitespace();
             let fits = match expected.next() {
@@ -99,11 +100,11 @@ impl World {
             assert!(fits, "line {}: {line}\n   answered: {answer}\n{script}", at + 1);
             self.pools.check_invariants();
         }
-        let parts = (IdKey::new(IDS), self.limits, FIRST_TOKEN);
+        let parts = (IdHashKey::new(IDS), self.limits, FIRST_TOKEN);
         self.journal.rebuild(parts, self.now).expect("facts fit").check_invariants();
     }
 
-    fn call(&mut self, verb: &str, args: &[&str]) -> Answer {
+    fn call(&mut self, verb: &str, args: &[&str]) -> IdempotencyRecord {
         match verb {
             "generate" => self.generate(args),
             "import" => self.import(args),
@@ -120,12 +121,13 @@ impl World {
             }
             "takeback" => {
                 let lease = self.lease(args[0]);
-                self.on(|pool, ledger, step| pool.take_back(ledger, step, lease))?;
+                self.on(|pool, ledger, step| pool.revoke_undelivered(ledger, step, lease))?;
                 Ok("taken_back".into())
             }
             "unblock" => {
                 let key = self.key(args[0]);
-                let changed = self.on(|pool, ledger, step| pool.release_key(ledger, step, &key))?;
+                let changed =
+                    self.on(|pool, ledger, step| pool.force_release(ledger, step, &key))?;
                 Ok(if changed { "unblocked" } else { "free_already" }.into())
             }
             "delete" => {
@@ -135,20 +137,22 @@ impl World {
             }
             "show" => {
                 let key = self.key(args[0]);
-                let view = self.on(|pool, ledger, step| pool.show(ledger, step, &key))?;
+                let view = self.on(|pool, ledger, step| pool.get_key(ledger, step, &key))?;
                 Ok(view_text(self.now, &view))
             }
             "keepalive" => self.keep_alive(args),
             "wait" => self.wait(args[0], &args[1..]),
             "leave" => {
-                let ticket = self.tickets.iter().rposition(|name| name == args[0]);
-                let left = self.pools.leave(ticket.map_or(u64::MAX, |ticket| ticket as u64));
+                let waiter_id = self.waiter_ids.iter().rposition(|name| name == args[0]);
+                let left = self
+                    .pools
+                    .cancel_wait(waiter_id.map_or(u64::MAX, |waiter_id| waiter_id as u64));
                 Ok(if left { "left" } else { "not_in_line" }.into())
             }
             "got" => match self.got.get(args[0]).cloned() {
                 None => Ok("nothing".into()),
                 Some(outcome) => {
-                    let Lent { lease, value, waited_ms, .. } = outcome?;
+                    let GrantedLease { lease, value, waited_ms, .. } = outcome?;
                     let text = self.granted(args[0], lease, &value);
                     Ok(format!("{text} waited={}", length(waited_ms)))
                 }
@@ -158,7 +162,7 @@ impl World {
     }
 
     /// Calls that are about pools, time and the server.
-    fn call_on_all(&mut self, verb: &str, args: &[&str]) -> Answer {
+    fn call_on_all(&mut self, verb: &str, args: &[&str]) -> IdempotencyRecord {
         match verb {
             "tick" => self.tick(args),
             "budget" => self.budget = args[0].parse().expect("a number"),
@@ -167,7 +171,7 @@ impl World {
                 self.pool = PoolName::parse(args[0]).expect("a name");
                 let name = self.pool.clone();
                 let made = self.put(&name, patch_of(&args[1..]))?;
-                let number = self.pools.get(&name).expect("just put").number();
+                let number = self.pools.get(&name).expect("just put").id();
                 let word = if made { "made" } else { "changed" };
                 return Ok(format!("{word} number={number}"));
             }
@@ -188,13 +192,13 @@ impl World {
             "counts" => return self.counts(),
             "borrowed" => {
                 let borrower = Borrower::new(args[0], None);
-                return Ok(format!("borrowed {}", self.pools.borrowed(borrower)));
+                return Ok(format!("borrowed {}", self.pools.lease_count(borrower)));
             }
             "stop" => {
-                self.pools.turn_away(|_| {});
+                self.pools.cancel_all_waits(|_| {});
             }
             "restart" => {
-                let parts = (IdKey::new(IDS), self.limits, FIRST_TOKEN);
+                let parts = (IdHashKey::new(IDS), self.limits, FIRST_TOKEN);
                 self.now.serving_us = 0;
                 self.pools = self.journal.rebuild(parts, self.now).expect("facts fit");
             }
@@ -207,16 +211,20 @@ impl World {
     fn add(
         &mut self,
         args: &[&str],
-        add: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<Vec<NewKey>, Refusal>,
+        add: impl FnOnce(
+            &mut Pool,
+            &mut SharedState,
+            &mut StepContext<'_>,
+        ) -> Result<Vec<NewKey>, Refusal>,
     ) -> Result<Vec<NewKey>, Refusal> {
         let once = once_of(args);
         self.on(|pool, ledger, step| match once {
             None => add(pool, ledger, step),
-            Some(once) => pool.add_once(ledger, step, &once, add),
+            Some(once) => pool.add_idempotent(ledger, step, &once, add),
         })
     }
 
-    fn generate(&mut self, args: &[&str]) -> Answer {
+    fn generate(&mut self, args: &[&str]) -> IdempotencyRecord {
         let (args, all) = (&plain(args)[..], args);
         let many = args.first().and_then(|arg| arg.parse().ok());
         let count = many.unwrap_or_else(|| u32::try_from(args.len()).expect("few"));
@@ -231,7 +239,7 @@ impl World {
         Ok(format!("made life={} {}", self.life(made[0].expires_at_ms), form(&made[0])))
     }
 
-    fn import(&mut self, args: &[&str]) -> Answer {
+    fn import(&mut self, args: &[&str]) -> IdempotencyRecord {
         let (args, all) = (&plain(args)[..], args);
         let values: Vec<Secret> = args.iter().map(|arg| self.value(arg)).collect();
         let made = self.add(all, |pool, ledger, step| pool.import(ledger, step, &values, None))?;
@@ -243,24 +251,24 @@ impl World {
         Ok(format!("made life={}", self.life(made[0].expires_at_ms)))
     }
 
-    fn acquire(&mut self, name: &str, args: &[&str]) -> Answer {
+    fn acquire(&mut self, name: &str, args: &[&str]) -> IdempotencyRecord {
         let ttl = ttl_of(args);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
-        let wish = Wish { ttl_ms: ttl, holder, by: borrower_of(args) };
+        let wish = AcquireOptions { ttl_ms: ttl, holder, by: borrower_of(args) };
         let (lease, value) = self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish))?;
         Ok(self.granted(name, lease, &value))
     }
 
     /// `wait W for=10s ttl=5s holder=x as=x max=2`: what comes of it is told by `got W`.
-    fn wait(&mut self, name: &str, args: &[&str]) -> Answer {
-        let (ttl, ticket) = (ttl_of(args), self.tickets.len() as u64);
+    fn wait(&mut self, name: &str, args: &[&str]) -> IdempotencyRecord {
+        let (ttl, waiter_id) = (ttl_of(args), self.waiter_ids.len() as u64);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let wait = args.iter().find_map(|arg| arg.strip_prefix("for=")).map_or(10_000, millis);
-        let wish = Wish { ttl_ms: ttl, holder, by: borrower_of(args) };
-        self.tickets.push(name.into());
+        let wish = AcquireOptions { ttl_ms: ttl, holder, by: borrower_of(args) };
+        self.waiter_ids.push(name.into());
         if let Some(once) = once_of(args) {
             let lent = self.on(|pool, ledger, step| {
-                pool.acquire_once(ledger, step, &wish, (ticket, wait), &once)
+                pool.acquire_idempotent(ledger, step, &wish, (waiter_id, wait), &once)
             })?;
             return Ok(match lent {
                 None => "waits".into(),
@@ -268,8 +276,9 @@ impl World {
                 Some((lease, value, true)) => self.again(name, lease, &value),
             });
         }
-        let lent = self
-            .on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish, (ticket, wait)))?;
+        let lent = self.on(|pool, ledger, step| {
+            pool.acquire_or_wait(ledger, step, &wish, (waiter_id, wait))
+        })?;
         let Some((lease, value)) = lent else { return Ok("waits".into()) };
         Ok(self.granted(name, lease, &value))
     }
@@ -287,10 +296,10 @@ impl World {
         text
     }
 
-    fn take_handed(&mut self) {
-        let handed: Vec<_> = self.pools.take_handed().collect();
-        for Handed { ticket, outcome } in handed {
-            let name = self.tickets[usize::try_from(ticket).expect("few")].clone();
+    fn drain_wait_outcomes(&mut self) {
+        let handed: Vec<_> = self.pools.drain_wait_outcomes().collect();
+        for WaitOutcome { waiter_id, outcome } in handed {
+            let name = self.waiter_ids[usize::try_from(waiter_id).expect("few")].clone();
             self.got.insert(name, outcome);
         }
     }
@@ -313,7 +322,7 @@ impl World {
         text
     }
 
-    fn keep_alive(&mut self, args: &[&str]) -> Answer {
+    fn keep_alive(&mut self, args: &[&str]) -> IdempotencyRecord {
         match args {
             ["all"] => {
                 let kept = self.on(Pool::keep_alive_all)?;
@@ -335,7 +344,7 @@ impl World {
         }
     }
 
-    fn counts(&self) -> Answer {
+    fn counts(&self) -> IdempotencyRecord {
         let pool = self.pools.get(&self.pool).ok_or(Refusal::UnknownPool)?;
         let counts = pool.counts();
         let until = |at: Option<u64>, now: u64| match at {
@@ -350,9 +359,9 @@ impl World {
             counts.resting,
             counts.quarantined,
             counts.total(),
-            self.pools.keys(),
-            pool.waiting(),
-            until(pool.next_return_us(), self.now.lease_us),
+            self.pools.key_count(),
+            pool.waiter_count(),
+            until(pool.next_hold_end_us(), self.now.lease_us),
             until(pool.next_purge_us(), self.now.serving_us),
         ))
     }
@@ -374,13 +383,13 @@ impl World {
 
     fn put(&mut self, name: &PoolName, patch: PolicyPatch) -> Result<bool, Refusal> {
         let (pools, mut step) = self.parts();
-        pools.put(&mut step, name, &Policy::default(), patch)
+        pools.create_or_update(&mut step, name, &Policy::default(), patch)
     }
 
-    fn parts(&mut self) -> (&mut Pools, Step<'_>) {
-        let step = Step {
+    fn parts(&mut self) -> (&mut Pools, StepContext<'_>) {
+        let step = StepContext {
             now: self.now,
-            chance: &mut self.chance,
+            random: &mut self.random,
             facts: &mut self.journal,
             budget: self.budget,
             ended_by_time: false,
@@ -390,11 +399,11 @@ impl World {
 
     fn on<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let name = self.pool.clone();
         let (pools, mut step) = self.parts();
-        pools.on(&name, &mut step, play)
+        pools.with_pool(&name, &mut step, play)
     }
 
     fn name(&mut self, names: &[&str], made: &[NewKey]) {

@@ -1,9 +1,10 @@
-//! What benches of the engine share: an engine on a directory, a real clock, cheap chance, and a way
+//! What benches of the engine share: an engine on a directory, a real clock, cheap random, and a way
 //! to wait for answers.
 
 use keypeg_engine::core::Policy;
 use keypeg_engine::{
-    Answer, Call, Chance, Clock, Engine, Lane, Principal, Reading, Request, Setup,
+    Call, Clock, ClockReading, Engine, EngineConfig, Lane, PendingReply, Principal, RandomSource,
+    Request,
 };
 use std::path::PathBuf;
 use std::pin::pin;
@@ -21,7 +22,7 @@ pub(crate) struct Started {
 
 impl Started {
     pub(crate) fn on(dir: PathBuf, max_keys: u64) -> Self {
-        let setup = Setup {
+        let setup = EngineConfig {
             data: Some(dir),
             lanes: 1,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
@@ -32,7 +33,7 @@ impl Started {
             Engine::start(&setup, Box::new(Real), Box::new(Cheap(1))).expect("a directory to use");
         let lane = lanes.into_iter().next().expect("one lane");
         let deliverer = lane.clone();
-        let delivering = std::thread::spawn(move || block_on(deliverer.deliver()));
+        let delivering = std::thread::spawn(move || block_on(deliverer.run_delivery()));
         Self { lane, engine, delivering }
     }
 
@@ -78,18 +79,18 @@ pub(crate) struct Real;
 
 impl Clock for Real {
     #[expect(clippy::disallowed_methods, reason = "a bench reads the machine's clock")]
-    fn read(&mut self) -> Reading {
+    fn read(&mut self) -> ClockReading {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let us = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000;
         let boot_us = us + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000;
-        Reading { boot_us, boot_id: 1, wall_us: boot_us }
+        ClockReading { boot_us, boot_id: 1, wall_us: boot_us }
     }
 }
 
-/// Cheap chance: what is drawn does not matter here.
+/// Cheap random: what is drawn does not matter here.
 pub(crate) struct Cheap(pub(crate) u64);
 
-impl Chance for Cheap {
+impl RandomSource for Cheap {
     fn below(&mut self, bound: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -103,8 +104,8 @@ impl Chance for Cheap {
     }
 }
 
-pub(crate) fn ask(lane: &Lane, call: Call) -> Answer {
-    lane.call(Request { by: Principal::Anyone, call })
+pub(crate) fn ask(lane: &Lane, call: Call) -> PendingReply {
+    lane.submit(Request { by: Principal::Anyone, call })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures time")]

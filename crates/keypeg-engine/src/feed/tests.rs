@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::core::KeyId;
-use crate::core::{Chance, IdKey, Limits, Policy, PolicyPatch, Step};
+use crate::core::{IdHashKey, Limits, Policy, PolicyPatch, RandomSource, StepContext};
 
 struct NoChance;
 
-impl Chance for NoChance {
+impl RandomSource for NoChance {
     fn below(&mut self, _: u32) -> u32 {
         0
     }
@@ -18,14 +18,15 @@ impl Chance for NoChance {
 
 fn pools(count: usize) -> (Pools, Vec<PoolName>) {
     let limits = Limits { pools: count, keys: 1 };
-    let mut pools = Pools::new(IdKey::new([1; 32]), limits, 1);
+    let mut pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
     let names: Vec<_> =
         (0..count).map(|at| PoolName::parse(&format!("p{at}")).expect("a name")).collect();
     let (now, mut nobody) = (Now::default(), |_: &Fact<'_>| {});
-    let (chance, facts) = (&mut NoChance, &mut nobody);
-    let mut step = Step { now, chance, facts, budget: 0, ended_by_time: false };
+    let (random, facts) = (&mut NoChance, &mut nobody);
+    let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
     for name in &names {
-        let put = pools.put(&mut step, name, &Policy::default(), PolicyPatch::default());
+        let put =
+            pools.create_or_update(&mut step, name, &Policy::default(), PolicyPatch::default());
         put.expect("room for a pool");
     }
     (pools, names)
@@ -35,20 +36,20 @@ fn pools(count: usize) -> (Pools, Vec<PoolName>) {
 fn rings_are_bounded_each_and_together_and_each_keeps_some() {
     const COUNT: usize = 40;
     let (pools, names) = pools(COUNT);
-    let (mut feed, meter) = (Feed::default(), Arc::default());
+    let (mut feed, metrics) = (Feed::default(), Arc::default());
     feed.begin(Now::default());
     let open = |feed: &mut Feed, name| {
         let pool = pools.get(name).expect("made");
-        feed.open(pool, 1, &meter).expect("room").follow(None).expect("room")
+        feed.open(pool, 1, &metrics).expect("room").follow(None).expect("room")
     };
     let mut followers: Vec<_> = names.iter().map(|name| open(&mut feed, name)).collect();
     let holder = "h".repeat(512);
     let grant = Event::Granted { key: KeyId(1), token: 1, holder: Some(&holder), until_us: 1 };
     for name in &names {
-        let number = pools.get(name).expect("made").number();
+        let number = pools.get(name).expect("made").id();
         for _ in 0..20 {
             feed.begin(Now::default());
-            (0..500).for_each(|_| feed.event(number, &grant));
+            (0..500).for_each(|_| feed.emit(number, &grant));
             feed.tell(&pools);
         }
     }
@@ -61,17 +62,17 @@ fn rings_are_bounded_each_and_together_and_each_keeps_some() {
     feed.close();
     assert_eq!(feed.bytes, 0);
     drop(followers.pop());
-    assert_eq!(meter.followers.load(Ordering::Relaxed), COUNT as u64 - 1);
+    assert_eq!(metrics.followers.load(Ordering::Relaxed), COUNT as u64 - 1);
 }
 
 #[test]
 fn as_many_pools_as_have_room_are_followed_and_rings_nobody_reads_make_room() {
     const FOLLOWED: usize = 1_000;
-    assert_eq!(FOLLOWERS_MAX, FOLLOWED as u64);
+    assert_eq!(SUBSCRIBERS_MAX, FOLLOWED as u64);
     let (pools, names) = pools(RINGS_MAX + 1);
-    let (mut feed, meter) = (Feed::default(), Arc::default());
+    let (mut feed, metrics) = (Feed::default(), Arc::default());
     feed.begin(Now::default());
-    let open = |feed: &mut Feed, name| feed.open(pools.get(name).expect("made"), 1, &meter);
+    let open = |feed: &mut Feed, name| feed.open(pools.get(name).expect("made"), 1, &metrics);
     let all: Vec<_> = names.iter().take(FOLLOWED).map(|name| open(&mut feed, name)).collect();
     let read: Vec<_> = all.iter().flatten().map(|following| following.follow(None)).collect();
     for name in &names[all.len()..] {

@@ -6,7 +6,7 @@
 
 use super::rows::read_key;
 use super::{KeysetError, damaged, failed, misfit};
-use crate::core::{IdKey, KeyId, LoadedKey, Rebuild};
+use crate::core::{IdHashKey, KeyId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Keys in a batch.
@@ -37,8 +37,8 @@ struct ReadKey {
 pub(super) fn keys(
     rows: &KeyRows,
     pools: &[u32],
-    ids: &IdKey,
-    rebuild: &mut Rebuild,
+    ids: &IdHashKey,
+    rebuild: &mut Replayer,
 ) -> Result<u64, KeysetError> {
     std::thread::scope(|scope| {
         let (batches, read) = sync_channel(AHEAD);
@@ -55,7 +55,7 @@ pub(super) fn keys(
 fn read_all(
     rows: &KeyRows,
     pools: &[u32],
-    ids: &IdKey,
+    ids: &IdHashKey,
     batches: &SyncSender<Batch>,
 ) -> Result<(), KeysetError> {
     for &pool in pools {
@@ -64,7 +64,7 @@ fn read_all(
             let (at, row) = row.map_err(failed)?;
             let key = read_key(at.value(), row.value(), ids)?;
             batch.values.extend_from_slice(key.value);
-            let LoadedKey { id, created_at_ms, imported, .. } = key;
+            let StoredKey { id, created_at_ms, imported, .. } = key;
             let (number, end) = (at.value().1, batch.values.len());
             batch.keys.push(ReadKey { number, id, created_at_ms, imported, end });
             if batch.keys.len() == BATCH {
@@ -82,7 +82,7 @@ fn read_all(
     Ok(())
 }
 
-fn put_all(read: Receiver<Batch>, rebuild: &mut Rebuild) -> Result<u64, KeysetError> {
+fn put_all(read: Receiver<Batch>, rebuild: &mut Replayer) -> Result<u64, KeysetError> {
     let mut loaded = 0;
     for batch in read {
         let mut from = 0;
@@ -90,7 +90,7 @@ fn put_all(read: Receiver<Batch>, rebuild: &mut Rebuild) -> Result<u64, KeysetEr
             let value = &batch.values[from..key.end];
             from = key.end;
             let ReadKey { id, created_at_ms, imported, .. } = *key;
-            let row = LoadedKey { value, id, created_at_ms, imported };
+            let row = StoredKey { value, id, created_at_ms, imported };
             rebuild.load_key(batch.pool, key.number, &row).map_err(misfit)?;
         }
         loaded += batch.keys.len() as u64;

@@ -2,8 +2,8 @@
 //! reads. Knows nothing of the database.
 
 use super::{KeysetError, damaged};
-use crate::core::{Fact, IdKey, LoadedKey, Policy};
-use crate::record::{self, BadRecord};
+use crate::core::{Fact, IdHashKey, Policy, StoredKey};
+use crate::record::{self, RecordError};
 
 const IMPORTED: u8 = 1;
 /// Bytes of a row before the value.
@@ -45,8 +45,8 @@ fn sum((pool, key): (u32, u64), rest: &[u8]) -> u32 {
 pub(super) fn read_key<'a>(
     at: (u32, u64),
     row: &'a [u8],
-    ids: &IdKey,
-) -> Result<LoadedKey<'a>, KeysetError> {
+    ids: &IdHashKey,
+) -> Result<StoredKey<'a>, KeysetError> {
     let (found, rest) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
     if u32::from_le_bytes(*found) != sum(at, rest) {
         return Err(damaged("a key's row does not match its sum"));
@@ -54,7 +54,7 @@ pub(super) fn read_key<'a>(
     let [flags, m0, m1, m2, m3, m4, m5, value @ ..] = rest else {
         return Err(damaged("a row is cut"));
     };
-    Ok(LoadedKey {
+    Ok(StoredKey {
         value,
         id: ids.key_id(at.0, value),
         created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
@@ -77,7 +77,7 @@ pub(super) fn imported_value(row: &[u8]) -> Option<&[u8]> {
 
 /// A row: a record behind its sum.
 pub(super) fn write_pool(pool: u32, name: &str, policy: &Policy) -> Vec<u8> {
-    let record = record::write_one(&Fact::PoolMade { pool, name, policy: policy.clone() });
+    let record = record::write_one(&Fact::PoolCreated { pool, name, policy: policy.clone() });
     [&crc32fast::hash(&record).to_le_bytes()[..], &record].concat()
 }
 
@@ -87,11 +87,11 @@ pub(super) fn read_pool(number: u32, row: &[u8]) -> Result<(String, Policy), Key
         return Err(damaged("a pool's row does not match its sum"));
     }
     match record::read(record, 0) {
-        Ok((Fact::PoolMade { pool, name, policy }, [])) if pool == number => {
+        Ok((Fact::PoolCreated { pool, name, policy }, [])) if pool == number => {
             Ok((name.to_owned(), policy))
         }
         Ok(_) => Err(damaged("a pool's row is another record")),
-        Err(BadRecord(why)) => Err(damaged(why)),
+        Err(RecordError(why)) => Err(damaged(why)),
     }
 }
 

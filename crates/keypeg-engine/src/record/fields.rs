@@ -2,8 +2,10 @@
 //!
 //! What is zero or empty is left out; a tag that is not known is refused.
 
-use super::BadRecord;
-use crate::core::{Answer, AnswerId, Digest, Grant, NEVER_US, Policy, Said};
+use super::RecordError;
+use crate::core::{
+    BodyDigest, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, NEVER_US, Policy,
+};
 
 /// The fields' tags, one number for one meaning in every kind. A number is never given a new one.
 pub(super) mod tag {
@@ -75,13 +77,13 @@ impl Writer<'_> {
     }
 
     /// An instant that may be `None` is written plus one, and `None` as nothing.
-    pub(super) fn answer(&mut self, answer: &Answer) {
+    pub(super) fn answer(&mut self, answer: &IdempotencyRecord) {
         let never = |at_ms: &Option<u64>| at_ms.map_or(0, |ms| ms + 1);
         self.bytes(tag::ANSWER, &answer.id.0.to_le_bytes());
         self.bytes(tag::BODY, &answer.body.0.to_le_bytes());
         self.number(tag::KEPT_UNTIL, answer.until_us);
         match &answer.said {
-            Said::Lease {
+            IdempotentResult::Lease {
                 key,
                 token,
                 until_us,
@@ -96,7 +98,7 @@ impl Writer<'_> {
                 self.number(tag::EXPIRES, *expires_at_ms);
                 self.number(tag::KEY_EXPIRES, never(key_expires_at_ms));
             }
-            Said::Keys { first, count, expires_at_ms } => {
+            IdempotentResult::Keys { first, count, expires_at_ms } => {
                 self.number(tag::KEY, *first);
                 self.number(tag::COUNT, u64::from(*count));
                 self.number(tag::KEY_EXPIRES, never(expires_at_ms));
@@ -128,13 +130,13 @@ fn is_known(tag: u8) -> bool {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn read(mut rest: &'a [u8]) -> Result<Self, BadRecord> {
-        const CUT: BadRecord = BadRecord("a field is cut");
+    pub(super) fn read(mut rest: &'a [u8]) -> Result<Self, RecordError> {
+        const CUT: RecordError = RecordError("a field is cut");
         let mut fields = Self { numbers: [0; TAGS], bytes: [&[]; TAGS] };
         while let Some((&tag, after)) = rest.split_first() {
             let at = usize::from(tag);
             if !is_known(tag) {
-                return Err(BadRecord("a field is one this version does not know"));
+                return Err(RecordError("a field is one this version does not know"));
             }
             let (number, after) = varint(after).ok_or(CUT)?;
             rest = after;
@@ -152,8 +154,8 @@ impl<'a> Fields<'a> {
         self.numbers[usize::from(tag)]
     }
 
-    pub(super) fn small<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, BadRecord> {
-        T::try_from(self.number(tag)).map_err(|_| BadRecord("a number is out of range"))
+    pub(super) fn small<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, RecordError> {
+        T::try_from(self.number(tag)).map_err(|_| RecordError("a number is out of range"))
     }
 
     pub(super) fn bytes(&self, tag: u8) -> &'a [u8] {
@@ -161,26 +163,26 @@ impl<'a> Fields<'a> {
     }
 
     /// 16 bytes.
-    pub(super) fn wide(&self, tag: u8) -> Result<u128, BadRecord> {
+    pub(super) fn wide(&self, tag: u8) -> Result<u128, RecordError> {
         let bytes = self.bytes(tag).try_into();
-        bytes.map(u128::from_le_bytes).map_err(|_| BadRecord("an answer's id is none"))
+        bytes.map(u128::from_le_bytes).map_err(|_| RecordError("an answer's id is none"))
     }
 
-    pub(super) fn answer(&self, said: Said) -> Result<Answer, BadRecord> {
-        Ok(Answer {
-            id: AnswerId(self.wide(tag::ANSWER)?),
-            body: Digest(self.wide(tag::BODY)?),
+    pub(super) fn answer(&self, said: IdempotentResult) -> Result<IdempotencyRecord, RecordError> {
+        Ok(IdempotencyRecord {
+            id: IdempotencyId(self.wide(tag::ANSWER)?),
+            body: BodyDigest(self.wide(tag::BODY)?),
             until_us: self.number(tag::KEPT_UNTIL),
             said,
         })
     }
 
-    pub(super) fn text(&self, tag: u8) -> Result<&'a str, BadRecord> {
-        std::str::from_utf8(self.bytes(tag)).map_err(|_| BadRecord("text is not UTF-8"))
+    pub(super) fn text(&self, tag: u8) -> Result<&'a str, RecordError> {
+        std::str::from_utf8(self.bytes(tag)).map_err(|_| RecordError("text is not UTF-8"))
     }
 
     /// Text that may be left out; empty is left out.
-    pub(super) fn words(&self, tag: u8) -> Result<Option<&'a str>, BadRecord> {
+    pub(super) fn words(&self, tag: u8) -> Result<Option<&'a str>, RecordError> {
         Ok(Some(self.text(tag)?).filter(|text| !text.is_empty()))
     }
 
@@ -189,10 +191,10 @@ impl<'a> Fields<'a> {
         at_us: u64,
         until_us: u64,
         latest_us: u64,
-    ) -> Result<Grant<'a>, BadRecord> {
+    ) -> Result<Grant<'a>, RecordError> {
         let in_order = at_us <= until_us && until_us <= latest_us && latest_us <= NEVER_US;
         if !in_order {
-            return Err(BadRecord("an instant is out of range"));
+            return Err(RecordError("an instant is out of range"));
         }
         Ok(Grant {
             granted_us: at_us,
@@ -204,7 +206,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub(super) fn policy(&self) -> Result<Policy, BadRecord> {
+    pub(super) fn policy(&self) -> Result<Policy, RecordError> {
         let policy = Policy {
             lease_ttl_ms: self.number(tag::LEASE_TTL),
             max_hold_ms: self.number(tag::MAX_HOLD).checked_sub(1),
@@ -214,7 +216,7 @@ impl<'a> Fields<'a> {
             key_prefix: self.text(tag::KEY_PREFIX)?.into(),
             max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
         };
-        policy.patched(crate::core::PolicyPatch::default()).map_err(|_| BadRecord(BAD_POLICY))
+        policy.with_patch(crate::core::PolicyPatch::default()).map_err(|_| RecordError(BAD_POLICY))
     }
 }
 

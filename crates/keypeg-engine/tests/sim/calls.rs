@@ -2,9 +2,9 @@
 //! come back with leases that ended long ago, and like to come at the very instant of a deadline.
 
 use crate::model::itself;
-use crate::support::Dice;
+use crate::support::SeededRandom;
 use keypeg_engine::core::{
-    Digest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Secret, Verdict,
+    BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
 };
 use keypeg_engine::{Call, Reply};
 use std::collections::BTreeMap;
@@ -24,12 +24,12 @@ pub(crate) struct Clients {
     held: BTreeMap<KeyId, (LeaseId, u64, u64)>,
     /// When each call was sent, in true time, while its answer is open.
     sent: BTreeMap<u32, u64>,
-    pub(crate) wish: Wish,
+    pub(crate) wish: AcquireOptions,
 }
 
 /// What the clients of one simulation like to do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wish {
+pub(crate) struct AcquireOptions {
     /// How likely each kind of call is.
     pub(crate) weights: [u64; KINDS],
     pub(crate) waits: bool,
@@ -45,140 +45,144 @@ pub(crate) const KINDS: usize = 17;
 /// Things clients know at most.
 const KNOWN_MAX: usize = 40;
 
-impl Wish {
+impl AcquireOptions {
     /// Draws a liking: some calls often, some never.
-    pub(crate) fn draw(dice: &mut Dice, waits: bool, purges: bool) -> Self {
+    pub(crate) fn draw(random: &mut SeededRandom, waits: bool, purges: bool) -> Self {
         // In the order of `Clients::call`.
         let usual = [10, 4, 30, 16, 8, 5, 4, 8, 3, 2, 3, 2, 2, 2, 1, 6, 2];
-        let mut weights = usual.map(|weight: u64| weight * [0, 1, 1, 2][dice.below(4) as usize]);
+        let mut weights = usual.map(|weight: u64| weight * [0, 1, 1, 2][random.below(4) as usize]);
         for must in [0, 2] {
             weights[must] = weights[must].max(usual[must]);
         }
-        let once_one_in = [8, 20, 1 << 40][dice.below(3) as usize];
-        Self { weights, waits, once_one_in, purges, keys_max: 4 + dice.below(10) as usize }
+        let once_one_in = [8, 20, 1 << 40][random.below(3) as usize];
+        Self { weights, waits, once_one_in, purges, keys_max: 4 + random.below(10) as usize }
     }
 }
 
-fn pick<T: Clone>(dice: &mut Dice, all: &[T]) -> Option<T> {
+fn pick<T: Clone>(random: &mut SeededRandom, all: &[T]) -> Option<T> {
     // The latest are the most interesting.
     let len = all.len() as u64;
-    let back =
-        if dice.below(2) == 0 { dice.below(3.min(len.max(1))) } else { dice.below(len.max(1)) };
+    let back = if random.below(2) == 0 {
+        random.below(3.min(len.max(1)))
+    } else {
+        random.below(len.max(1))
+    };
     all.len().checked_sub(1 + usize::try_from(back).unwrap()).map(|at| all[at].clone())
 }
 
-fn pool(dice: &mut Dice) -> PoolName {
-    let name = ["default", "default", "default", "a", "a", "b"][dice.below(6) as usize];
+fn pool(random: &mut SeededRandom) -> PoolName {
+    let name = ["default", "default", "default", "a", "a", "b"][random.below(6) as usize];
     PoolName::parse(name).unwrap()
 }
 
-fn patch(dice: &mut Dice, purges: bool) -> PolicyPatch {
+fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
     let mut patch = PolicyPatch::default();
-    let lease = 200 + dice.below(40) * 50;
-    if dice.below(2) == 0 {
+    let lease = 200 + random.below(40) * 50;
+    if random.below(2) == 0 {
         patch.lease_ttl_ms = Some(lease);
     }
-    if dice.below(2) == 0 {
-        patch.max_hold_ms = Some([None, Some(lease), Some(lease * 3)][dice.below(3) as usize]);
+    if random.below(2) == 0 {
+        patch.max_hold_ms = Some([None, Some(lease), Some(lease * 3)][random.below(3) as usize]);
     }
-    if dice.below(3) == 0 {
-        patch.rest_ms = Some([0, 0, 100, 900][dice.below(4) as usize]);
+    if random.below(3) == 0 {
+        patch.rest_ms = Some([0, 0, 100, 900][random.below(4) as usize]);
     }
-    if dice.below(2) == 0 && purges {
+    if random.below(2) == 0 && purges {
         patch.keepalive_ttl_ms =
-            Some([None, Some(700 + dice.below(30) * 100)][dice.below(2) as usize]);
+            Some([None, Some(700 + random.below(30) * 100)][random.below(2) as usize]);
     } else if !purges {
         patch.keepalive_ttl_ms = Some(None);
     }
-    if dice.below(4) == 0 {
-        patch.max_keys = Some([None, Some(6)][dice.below(2) as usize]);
+    if random.below(4) == 0 {
+        patch.max_keys = Some([None, Some(6)][random.below(2) as usize]);
     }
-    if dice.below(6) == 0 {
-        patch.key_prefix = Some(["", "k_"][dice.below(2) as usize].into());
-        patch.key_length = Some([16, 20][dice.below(2) as usize]);
+    if random.below(6) == 0 {
+        patch.key_prefix = Some(["", "k_"][random.below(2) as usize].into());
+        patch.key_length = Some([16, 20][random.below(2) as usize]);
     }
     patch
 }
 
 impl Clients {
-    pub(crate) fn wishing(wish: Wish) -> Self {
+    pub(crate) fn wishing(wish: AcquireOptions) -> Self {
         Self { wish, ..Self::default() }
     }
 
     /// Draws a call. `keys` is how many there are.
-    pub(crate) fn call(&mut self, dice: &mut Dice, keys: usize) -> Call {
-        if dice.below(self.wish.once_one_in) == 0
-            && let Some(Call::Once { key, body, call }) = pick(dice, &self.asked)
+    pub(crate) fn call(&mut self, random: &mut SeededRandom, keys: usize) -> Call {
+        if random.below(self.wish.once_one_in) == 0
+            && let Some(Call::Idempotent { key, body, call }) = pick(random, &self.asked)
         {
             // Now and then with another body.
-            let body = if dice.below(12) == 0 { Digest(7) } else { body };
-            return Call::Once { key, body, call };
+            let body = if random.below(12) == 0 { BodyDigest(7) } else { body };
+            return Call::Idempotent { key, body, call };
         }
-        let call = self.fresh(dice, keys);
+        let call = self.fresh(random, keys);
         let once =
             matches!(call, Call::Acquire { .. } | Call::Generate { .. } | Call::Import { .. });
-        if !once || dice.below(self.wish.once_one_in / 2) > 0 {
+        if !once || random.below(self.wish.once_one_in / 2) > 0 {
             return call;
         }
         self.idempotency_keys += 1;
         let key = format!("i{}", self.idempotency_keys).into();
-        let body = Digest(u128::from(1_000 + self.idempotency_keys));
-        let call = Call::Once { key, body, call: Box::new(call) };
+        let body = BodyDigest(u128::from(1_000 + self.idempotency_keys));
+        let call = Call::Idempotent { key, body, call: Box::new(call) };
         self.asked.push(call.clone());
         let many = self.asked.len().saturating_sub(KNOWN_MAX);
         self.asked.drain(..many);
         call
     }
 
-    fn fresh(&mut self, dice: &mut Dice, keys: usize) -> Call {
+    fn fresh(&mut self, random: &mut SeededRandom, keys: usize) -> Call {
         let all: u64 = self.wish.weights.iter().sum();
-        let mut at = dice.below(all);
+        let mut at = random.below(all);
         let kind = self.wish.weights.iter().position(|weight| {
             let here = at < *weight;
             at = at.saturating_sub(*weight);
             here
         });
-        let (pool, name) = (pool(dice), PoolName::parse("default").unwrap());
+        let (pool, name) = (pool(random), PoolName::parse("default").unwrap());
         match kind.unwrap() {
             0 if keys < self.wish.keys_max => {
-                let count = 1 + u32::try_from(dice.below(4)).unwrap();
+                let count = 1 + u32::try_from(random.below(4)).unwrap();
                 Call::Generate { pool, count }
             }
             1 if keys < self.wish.keys_max => {
-                let value =
-                    |dice: &mut Dice| Secret::new(&format!("value-{}", dice.below(12))).unwrap();
-                let values = (0..=dice.below(3)).map(|_| value(dice)).collect();
+                let value = |random: &mut SeededRandom| {
+                    Secret::new(&format!("value-{}", random.below(12))).unwrap()
+                };
+                let values = (0..=random.below(3)).map(|_| value(random)).collect();
                 Call::Import { pool, values }
             }
-            0..=2 => self.acquire(dice, pool),
-            3 => self.release(dice, pool),
+            0..=2 => self.acquire(random, pool),
+            3 => self.release(random, pool),
             4 => {
-                let (pool, lease, _) = self.lease(dice, pool);
-                let ttl_ms = [None, Some(50), Some(400), Some(200 + dice.below(40) * 50)];
-                Call::Renew { pool, lease, ttl_ms: ttl_ms[dice.below(4) as usize] }
+                let (pool, lease, _) = self.lease(random, pool);
+                let ttl_ms = [None, Some(50), Some(400), Some(200 + random.below(40) * 50)];
+                Call::Renew { pool, lease, ttl_ms: ttl_ms[random.below(4) as usize] }
             }
             5 => {
-                let (pool, key) = self.key(dice, pool);
-                Call::ReleaseKey { pool, key }
+                let (pool, key) = self.key(random, pool);
+                Call::ForceRelease { pool, key }
             }
             6 => {
-                let (pool, key) = self.key(dice, pool);
+                let (pool, key) = self.key(random, pool);
                 Call::DeleteKey { pool, key }
             }
             7 => {
-                let (pool, key) = self.key(dice, pool);
+                let (pool, key) = self.key(random, pool);
                 Call::KeepAlive { pool, key }
             }
             8 => {
-                let keys = (0..dice.below(5)).map(|_| self.any_key(dice)).collect();
+                let keys = (0..random.below(5)).map(|_| self.any_key(random)).collect();
                 Call::KeepAliveMany { pool, keys }
             }
             9 => Call::KeepAliveAll { pool },
             10 => {
-                let patch = patch(dice, self.wish.purges);
+                let patch = patch(random, self.wish.purges);
                 Call::PutPool { pool, patch }
             }
-            11 => Call::ShowPool { pool },
+            11 => Call::GetPool { pool },
             12 => Call::ListPools,
             13 => {
                 let states = [
@@ -188,65 +192,65 @@ impl Clients {
                     Some(KeyState::Resting),
                     Some(KeyState::Quarantined),
                 ];
-                let state = states[dice.below(5) as usize];
-                let limit = [1, 3, 1_000][dice.below(3) as usize];
+                let state = states[random.below(5) as usize];
+                let limit = [1, 3, 1_000][random.below(3) as usize];
                 Call::ListKeys { pool, state, limit, cursor: None }
             }
-            14 => Call::DropPool {
+            14 => Call::DeletePool {
                 pool: if pool == name { PoolName::parse("b").unwrap() } else { pool },
             },
             15 => {
-                let (pool, key) = self.key(dice, pool);
-                Call::ShowKey { pool, key }
+                let (pool, key) = self.key(random, pool);
+                Call::GetKey { pool, key }
             }
-            _ => Call::Leave,
+            _ => Call::CancelWait,
         }
     }
 
-    fn acquire(&mut self, dice: &mut Dice, pool: PoolName) -> Call {
+    fn acquire(&mut self, random: &mut SeededRandom, pool: PoolName) -> Call {
         self.holders += 1;
         let holder = Some(format!("h{}", self.holders).into());
         let ttl_ms =
-            [None, None, Some(100), Some(300 + dice.below(10) * 100)][dice.below(4) as usize];
-        let waits = self.wish.waits && dice.below(2) == 0;
-        let wait_ms = if waits { 1 + dice.below(40) * 50 } else { 0 };
+            [None, None, Some(100), Some(300 + random.below(10) * 100)][random.below(4) as usize];
+        let waits = self.wish.waits && random.below(2) == 0;
+        let wait_ms = if waits { 1 + random.below(40) * 50 } else { 0 };
         Call::Acquire { pool, ttl_ms, holder, wait_ms }
     }
 
-    fn release(&mut self, dice: &mut Dice, pool: PoolName) -> Call {
-        let (pool, lease, _) = self.lease(dice, pool);
-        let rest_ms = [None, None, Some(0), Some(300)][dice.below(4) as usize];
-        let quarantine = dice.below(8) == 0;
-        let reason = (dice.below(3) == 0).then(|| "429".into());
-        Call::Release { pool, lease, verdict: Verdict { rest_ms, quarantine, reason } }
+    fn release(&mut self, random: &mut SeededRandom, pool: PoolName) -> Call {
+        let (pool, lease, _) = self.lease(random, pool);
+        let rest_ms = [None, None, Some(0), Some(300)][random.below(4) as usize];
+        let quarantine = random.below(8) == 0;
+        let reason = (random.below(3) == 0).then(|| "429".into());
+        Call::Release { pool, lease, verdict: ReleaseOptions { rest_ms, quarantine, reason } }
     }
 
     /// A lease that was told of once, or, rarely, one that never was.
-    fn lease(&self, dice: &mut Dice, pool: PoolName) -> (PoolName, LeaseId, KeyId) {
-        let known = if dice.below(30) == 0 { None } else { pick(dice, &self.leases) };
+    fn lease(&self, random: &mut SeededRandom, pool: PoolName) -> (PoolName, LeaseId, KeyId) {
+        let known = if random.below(30) == 0 { None } else { pick(random, &self.leases) };
         let (of, lease, key) =
-            known.unwrap_or((pool.clone(), LeaseId(u128::from(dice.next())), KeyId(1)));
+            known.unwrap_or((pool.clone(), LeaseId(u128::from(random.next())), KeyId(1)));
         // Now and then by way of another pool.
-        (if dice.below(40) == 0 { pool } else { of }, lease, key)
+        (if random.below(40) == 0 { pool } else { of }, lease, key)
     }
 
-    fn key(&self, dice: &mut Dice, pool: PoolName) -> (PoolName, KeyRef) {
-        match pick(dice, &self.keys) {
+    fn key(&self, random: &mut SeededRandom, pool: PoolName) -> (PoolName, KeyRef) {
+        match pick(random, &self.keys) {
             Some((of, id, value)) => {
-                let key = if dice.below(3) == 0 { KeyRef::Value(value) } else { KeyRef::Id(id) };
-                (if dice.below(40) == 0 { pool } else { of }, key)
+                let key = if random.below(3) == 0 { KeyRef::Value(value) } else { KeyRef::Id(id) };
+                (if random.below(40) == 0 { pool } else { of }, key)
             }
-            None => (pool, KeyRef::Id(KeyId(u128::from(dice.next())))),
+            None => (pool, KeyRef::Id(KeyId(u128::from(random.next())))),
         }
     }
 
-    fn any_key(&self, dice: &mut Dice) -> KeyId {
-        pick(dice, &self.keys).map_or(KeyId(7), |(_, id, _)| id)
+    fn any_key(&self, random: &mut SeededRandom) -> KeyId {
+        pick(random, &self.keys).map_or(KeyId(7), |(_, id, _)| id)
     }
 
     /// Notes what is sent: whoever gives a key back, or has it taken away, may no longer use it.
     pub(crate) fn send(&mut self, slot: u32, call: &Call, true_ms: u64) {
-        if !matches!(call, Call::Leave) {
+        if !matches!(call, Call::CancelWait) {
             self.sent.insert(slot, true_ms);
         }
         if matches!(itself(call), Call::Acquire { wait_ms: 1.., .. }) {
@@ -259,20 +263,20 @@ impl Clients {
     /// after its turn, in which the key may have been lent before it.
     pub(crate) fn give_up(&mut self, call: &Call) {
         match call {
-            Call::Release { lease, .. } | Call::TakeBack { lease, .. } => {
+            Call::Release { lease, .. } | Call::RevokeUndelivered { lease, .. } => {
                 self.held.retain(|_, (held, ..)| held != lease);
             }
-            Call::ReleaseKey { key: KeyRef::Id(id), .. }
+            Call::ForceRelease { key: KeyRef::Id(id), .. }
             | Call::DeleteKey { key: KeyRef::Id(id), .. } => {
                 self.held.remove(id);
             }
-            Call::ReleaseKey { key: KeyRef::Value(value), .. }
+            Call::ForceRelease { key: KeyRef::Value(value), .. }
             | Call::DeleteKey { key: KeyRef::Value(value), .. } => {
                 for (_, id, _) in self.keys.iter().filter(|(_, _, known)| known == value) {
                     self.held.remove(id);
                 }
             }
-            Call::DropPool { .. } => self.held.clear(),
+            Call::DeletePool { .. } => self.held.clear(),
             _ => {}
         }
     }

@@ -90,10 +90,10 @@ impl<'a> Guess<'a> {
             Call::PutPool { .. } => self.room < 3,
             Call::Acquire { .. } | Call::Renew { .. } => self.room < 2,
             Call::Release { .. }
-            | Call::TakeBack { .. }
-            | Call::ReleaseKey { .. }
+            | Call::RevokeUndelivered { .. }
+            | Call::ForceRelease { .. }
             | Call::DeleteKey { .. }
-            | Call::DropPool { .. } => self.room < 1,
+            | Call::DeletePool { .. } => self.room < 1,
             _ => false,
         }
     }
@@ -207,7 +207,7 @@ fn ways_of(model: &Model, lost: &Lost, found: &Found) -> Checked<Vec<Model>> {
 
 fn named_in(call: &Call) -> Option<KeyRef> {
     match call {
-        Call::ReleaseKey { key, .. } | Call::DeleteKey { key, .. } => Some(key.clone()),
+        Call::ForceRelease { key, .. } | Call::DeleteKey { key, .. } => Some(key.clone()),
         _ => None,
     }
 }

@@ -1,5 +1,5 @@
 //! The engine, its carrier, its clocks, its disk and its clients in one thread under one seed:
-//! whatever befalls it, no answer is wrong and nothing that was told is lost.
+//! whatever next_fault it, no answer is wrong and nothing that was told is lost.
 //!
 //! `KEYPEG_SEED=7` plays one seed again and prints its trace, `KEYPEG_SEEDS=5000` plays as many.
 
@@ -17,20 +17,20 @@
 mod support;
 
 mod calls;
+mod faults;
 mod guess;
+mod idempotency;
 mod model;
-mod once;
 mod tally;
 mod time;
 mod views;
-mod weather;
 mod world;
 
 use keypeg_engine::core::Policy;
-use keypeg_engine::core::sabotage::{Bound, Sabotage};
-use keypeg_engine::works::Sizes;
+use keypeg_engine::core::sabotage::{Sabotage, TestLimit};
+use keypeg_engine::state::JournalSizes;
 use model::Rules;
-use support::Dice;
+use support::SeededRandom;
 use tally::Tally;
 use world::{Plan, World};
 
@@ -38,8 +38,8 @@ use world::{Plan, World};
 const SEEDS: u64 = 60;
 
 fn plan(seed: u64) -> Plan {
-    let dice = &mut Dice(seed ^ 0x5eed);
-    let mut one_in = |many: u64| dice.below(many) == 0;
+    let random = &mut SeededRandom(seed ^ 0x5eed);
+    let mut one_in = |many: u64| random.below(many) == 0;
     let small = cfg!(feature = "sabotage");
     let lags = small && one_in(8);
     let full = small && !lags && one_in(8);
@@ -48,36 +48,36 @@ fn plan(seed: u64) -> Plan {
     let sector = if one_in(2) { 512 } else { 4_096 };
     let (fails, power_cuts, stops) = (!one_in(3), !one_in(4), !one_in(3));
     let (pauses, wall_steps, lost_replies) = (one_in(2), one_in(2), !one_in(3));
-    let mut bounds = vec![(Bound::Waiters, 5), (Bound::Retell, 2)];
+    let mut bounds = vec![(TestLimit::Waiters, 5), (TestLimit::Retell, 2)];
     if lags {
-        bounds.push((Bound::Expire, 1));
+        bounds.push((TestLimit::Expire, 1));
     }
     if full {
-        bounds.push((Bound::LastRoom, 3_072));
+        bounds.push((TestLimit::LastRoom, 3_072));
     }
     if one_in(2) {
-        bounds.push((Bound::TokenBlock, 4));
+        bounds.push((TestLimit::TokenReservation, 4));
     }
     if one_in(2) {
-        bounds.push((Bound::Facts, 3));
+        bounds.push((TestLimit::Facts, 3));
     }
     let slow_one_in = if one_in(3) { 40 } else { 0 };
     let carries_one_in = if one_in(2) { 6 } else { 0 };
-    let struck_one_in = [0, 5, 10, 25][dice.below(4) as usize];
-    let carrier_one_in = [2, 5, 30][dice.below(3) as usize];
-    let keepalive = [None, Some(1_500), Some(3_000), Some(8_000)][dice.below(4) as usize];
-    let lease_ttl_ms = [300, 1_000, 4_000][dice.below(3) as usize];
+    let struck_one_in = [0, 5, 10, 25][random.below(4) as usize];
+    let carrier_one_in = [2, 5, 30][random.below(3) as usize];
+    let keepalive = [None, Some(1_500), Some(3_000), Some(8_000)][random.below(4) as usize];
+    let lease_ttl_ms = [300, 1_000, 4_000][random.below(3) as usize];
     let policy = Policy {
         lease_ttl_ms,
-        max_hold_ms: [None, Some(lease_ttl_ms * 2)][dice.below(2) as usize],
-        rest_ms: [0, 0, 250][dice.below(3) as usize],
+        max_hold_ms: [None, Some(lease_ttl_ms * 2)][random.below(2) as usize],
+        rest_ms: [0, 0, 250][random.below(3) as usize],
         keepalive_ttl_ms: keepalive.filter(|_| !full && !lags),
         ..Policy::default()
     };
     Plan {
-        beats: 60 + dice.below(160),
+        beats: 60 + random.below(160),
         rules,
-        sizes: Sizes { segment, journal: 4 * segment },
+        sizes: JournalSizes { segment, journal: 4 * segment },
         bounds,
         sector,
         policy,
@@ -107,7 +107,7 @@ struct Played {
 fn play(seed: u64, sabotage: Option<Sabotage>) -> Played {
     let plan = plan(seed);
     #[cfg(feature = "sabotage")]
-    keypeg_engine::core::sabotage::switch(sabotage, plan.bounds.clone());
+    keypeg_engine::core::sabotage::configure(sabotage, plan.bounds.clone());
     assert!(sabotage.is_none() || cfg!(feature = "sabotage"), "nothing to switch on");
     let told = format!("{plan:?}");
     let mut world = World::new(plan, seed);
@@ -118,7 +118,7 @@ fn play(seed: u64, sabotage: Option<Sabotage>) -> Played {
     // What is left of it does nothing that is looked at.
     drop(world);
     #[cfg(feature = "sabotage")]
-    keypeg_engine::core::sabotage::switch(None, Vec::new());
+    keypeg_engine::core::sabotage::configure(None, Vec::new());
     played
 }
 

@@ -1,14 +1,14 @@
 //! What every answer must be: pools as lists that are searched from one end to the other, in whole
 //! milliseconds, played beside the engine call by call.
 //!
-//! It shares no code with the engine. Chance it takes from the answer (which key was drawn, which
+//! It shares no code with the engine. RandomSource it takes from the answer (which key was drawn, which
 //! value was made) and checks that it was possible. A turn whose answers nobody got is played as
 //! far as what was found after the crash tells: see `guess.rs`.
 
 use crate::guess::Guess;
-use crate::once::{Answers, Once};
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, Policy, PoolName, Secret, Verdict};
-use keypeg_engine::{Call, Refusal, Reply};
+use crate::idempotency::{Answers, Once};
+use keypeg_engine::core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
+use keypeg_engine::{Call, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What was wrong, or nothing.
@@ -141,7 +141,7 @@ impl Told<'_, '_> {
 
     pub(crate) fn refusal(&mut self, slot: u32, refusal: &keypeg_engine::core::Refusal) -> Checked {
         self.check(slot, |reply| match reply {
-            Reply::Refused(Refusal::Denied(told)) if told == refusal => Ok(()),
+            Reply::Refused(RequestError::Refused(told)) if told == refusal => Ok(()),
             _ => Err(format!("should be refused: {refusal:?}")),
         })
     }
@@ -154,7 +154,7 @@ impl Told<'_, '_> {
     }
 }
 
-use keypeg_engine::core::Refusal as Denied;
+use keypeg_engine::core::Refusal;
 
 impl Model {
     /// Plays a turn: what time ends, then the calls in their order.
@@ -206,17 +206,17 @@ impl Model {
         match told {
             Told::Unseen(guess) => Ok(guess.had_no_room(call)),
             Told::Seen(replies) => match replies.get(&slot) {
-                Some(Reply::Refused(Refusal::StorageFull)) => {
+                Some(Reply::Refused(RequestError::StorageFull)) => {
                     ensure!(full, "#{slot}: the disk is not full");
                     replies.remove(&slot);
                     Ok(true)
                 }
-                Some(Reply::Refused(Refusal::Denied(Denied::Settling))) => {
+                Some(Reply::Refused(RequestError::Refused(Refusal::Settling))) => {
                     ensure!(self.rules.lags, "#{slot}: not so much is due");
                     replies.remove(&slot);
                     Ok(true)
                 }
-                Some(Reply::Refused(Refusal::Overloaded)) => {
+                Some(Reply::Refused(RequestError::Overloaded)) => {
                     let makes = matches!(itself(call), Call::Generate { .. } | Call::Import { .. });
                     ensure!(makes, "#{slot}: only new keys wait for the carrier");
                     replies.remove(&slot);
@@ -237,7 +237,7 @@ impl Model {
             Told::Unseen(_) => {}
         }
         for slot in std::mem::take(&mut self.orphans) {
-            told.refusal(slot, &Denied::UnknownPool)?;
+            told.refusal(slot, &Refusal::UnknownPool)?;
         }
         let names: Vec<_> = self.pools.keys().cloned().collect();
         for name in names {
@@ -250,8 +250,9 @@ impl Model {
     fn send_away(&mut self, replies: &mut BTreeMap<u32, Reply>) -> Checked {
         let lines = self.pools.values().flat_map(|pool| &pool.line).map(|waiter| waiter.slot);
         let waiting: Vec<u32> = lines.chain(self.orphans.iter().copied()).collect();
-        let full =
-            |slot: &&u32| matches!(replies.get(slot), Some(Reply::Refused(Refusal::StorageFull)));
+        let full = |slot: &&u32| {
+            matches!(replies.get(slot), Some(Reply::Refused(RequestError::StorageFull)))
+        };
         let away = waiting.iter().filter(full).count();
         if away == 0 {
             return Ok(());
@@ -326,7 +327,12 @@ impl Model {
             let Some(waiter) = pool.line.pop_front() else { return Ok(()) };
             let most = pool.policy.lease_ttl_ms;
             let ttl = waiter.ttl.map_or(most, |ttl| ttl.min(most));
-            let wish = Wish { ttl, holder: waiter.holder, since: waiter.since, once: waiter.once };
+            let wish = AcquireOptions {
+                ttl,
+                holder: waiter.holder,
+                since: waiter.since,
+                once: waiter.once,
+            };
             self.grant(now, (waiter.slot, name), wish, told)?;
         }
     }
@@ -335,7 +341,7 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        Wish { ttl, holder, since, once }: Wish,
+        AcquireOptions { ttl, holder, since, once }: AcquireOptions,
         told: &mut Told<'_, '_>,
     ) -> Checked {
         self.next_lease += 1;
@@ -410,7 +416,7 @@ impl Model {
     fn play(&mut self, now: Instant, slot: u32, call: &Call, told: &mut Told<'_, '_>) -> Checked {
         let Some(name) = pool_of(call) else {
             return match call {
-                Call::Leave => self.leave(slot, told),
+                Call::CancelWait => self.leave(slot, told),
                 Call::ListPools => {
                     let (pools, lags) = (&self.pools, self.rules.lags);
                     told.check(slot, |reply| crate::views::pools(reply, pools, now, lags))
@@ -423,11 +429,11 @@ impl Model {
             return self.put(now, slot, (name, patch), told);
         }
         if !self.pools.contains_key(name) {
-            return told.refusal(slot, &Denied::UnknownPool);
+            return told.refusal(slot, &Refusal::UnknownPool);
         }
         match call {
-            Call::DropPool { .. } => self.drop_pool(now, slot, name, told)?,
-            Call::ShowPool { .. } => {
+            Call::DeletePool { .. } => self.drop_pool(now, slot, name, told)?,
+            Call::GetPool { .. } => {
                 let (pool, lags) = (&self.pools[name], self.rules.lags);
                 told.check(slot, |reply| {
                     crate::views::shown(reply, (name, pool), now, (false, lags))
@@ -445,8 +451,10 @@ impl Model {
             Call::Release { lease, verdict, .. } => {
                 self.release(now, (slot, name), (*lease, verdict), told)?;
             }
-            Call::TakeBack { lease, .. } => self.take_back(now, (slot, name), *lease, told)?,
-            Call::Once { key, body, call } => {
+            Call::RevokeUndelivered { lease, .. } => {
+                self.undo_undelivered(now, (slot, name), *lease, told)?
+            }
+            Call::Idempotent { key, body, call } => {
                 self.once(now, (slot, name), (key, *body, call), told)?;
             }
             Call::Renew { lease, ttl_ms, .. } => {
@@ -459,11 +467,11 @@ impl Model {
                 let asked = (*state, *limit, cursor.is_some());
                 told.check(slot, |reply| crate::views::page(reply, pool, asked, now))?;
             }
-            Call::ReleaseKey { key, .. }
+            Call::ForceRelease { key, .. }
             | Call::DeleteKey { key, .. }
             | Call::KeepAlive { key, .. }
             | Call::Reveal { key, .. }
-            | Call::ShowKey { key, .. } => self.on_key(now, (slot, name), (call, key), told)?,
+            | Call::GetKey { key, .. } => self.on_key(now, (slot, name), (call, key), told)?,
             _ => unreachable!("played above"),
         }
         self.serve_line(now, name, told)
@@ -500,7 +508,7 @@ impl Model {
         };
         if policy.max_hold_ms.is_some_and(|hold| hold < policy.lease_ttl_ms) {
             return told.check(slot, |reply| match reply {
-                Reply::Refused(Refusal::Denied(Denied::Invalid(_))) => Ok(()),
+                Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
                 _ => Err("its hold is shorter than its lease".into()),
             });
         }
@@ -526,7 +534,7 @@ impl Model {
         told: &mut Told<'_, '_>,
     ) -> Checked {
         if name == PoolName::DEFAULT {
-            return told.refusal(slot, &Denied::DefaultPool);
+            return told.refusal(slot, &Refusal::DefaultPool);
         }
         let pool = self.pools.remove(name).expect("it is there");
         self.durable = now.lease;
@@ -609,7 +617,7 @@ impl Model {
 
     fn pool_full(&self, slot: u32, name: &str, told: &mut Told<'_, '_>) -> Checked {
         let max = self.pools[name].policy.max_keys.unwrap_or_default();
-        told.refusal(slot, &Denied::PoolFull { max, of_server: false })
+        told.refusal(slot, &Refusal::PoolFull { max, of_server: false })
     }
 
     pub(crate) fn import(
@@ -626,7 +634,7 @@ impl Model {
                 || values[..at].contains(&value)
         };
         if let Some(at) = values.iter().enumerate().position(|(at, value)| known(at, value)) {
-            return told.refusal(slot, &Denied::KeyExists { at });
+            return told.refusal(slot, &Refusal::KeyExists { at });
         }
         if !self.has_room(name, values.len()) {
             return self.pool_full(slot, name, told);
@@ -665,14 +673,14 @@ impl Model {
         let length = ttl.unwrap_or(pool.policy.lease_ttl_ms);
         if length == 0 || length > pool.policy.lease_ttl_ms {
             return told.check(slot, |reply| match reply {
-                Reply::Refused(Refusal::Denied(Denied::Invalid(_))) => Ok(()),
+                Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
                 _ => Err("longer than the policy says".into()),
             });
         }
         let free = pool.keys.iter().any(|key| key.state == State::Free);
         if free && pool.line.is_empty() {
             let holder = holder.map(Into::into);
-            let wish = Wish { ttl: length, holder, since: now.lease, once };
+            let wish = AcquireOptions { ttl: length, holder, since: now.lease, once };
             return self.grant(now, (slot, name), wish, told);
         }
         if wait == 0 {
@@ -681,7 +689,7 @@ impl Model {
         let waiters: usize = self.pools.values().map(|pool| pool.line.len()).sum();
         let max = self.rules.waiters;
         if waiters + self.orphans.len() >= max {
-            return told.refusal(slot, &Denied::LineFull { max });
+            return told.refusal(slot, &Refusal::WaitQueueFull { max });
         }
         let pool = self.pools.get_mut(name).expect("it is there");
         let holder = holder.map(Into::into);
@@ -712,7 +720,7 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        (lease, verdict): (LeaseId, &Verdict),
+        (lease, verdict): (LeaseId, &ReleaseOptions),
         told: &mut Told<'_, '_>,
     ) -> Checked {
         let Some(at) = self.running(name, lease) else {
@@ -771,14 +779,14 @@ impl Model {
         let State::Leased(running) = &mut key.state else { unreachable!("it runs") };
         if length == 0 || length > most {
             return told.check(slot, |reply| match reply {
-                Reply::Refused(Refusal::Denied(Denied::Invalid(_))) => Ok(()),
+                Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
                 _ => Err("longer than the policy says".into()),
             });
         }
         let until = (now.lease + length).min(running.latest);
         if until <= running.until {
             let expires_at_ms = now.wall + running.until - now.lease;
-            return told.refusal(slot, &Denied::MaxHoldReached { expires_at_ms });
+            return told.refusal(slot, &Refusal::MaxHoldReached { expires_at_ms });
         }
         running.until = until;
         self.durable = now.lease;
@@ -808,7 +816,9 @@ impl Model {
             }
         }
         told.check(slot, |reply| {
-            let Reply::KeptMany { kept, missing } = reply else { return Err("it keeps".into()) };
+            let Reply::KeptAliveMany { kept, missing } = reply else {
+                return Err("it keeps".into());
+            };
             let told: BTreeSet<_> = missing.iter().copied().collect();
             ensure!(*kept == there.len() as u64, "{} are there", there.len());
             ensure!(told == not_there && told.len() == missing.len(), "missing: {not_there:?}");
@@ -828,7 +838,9 @@ impl Model {
         }
         let total = pool.keys.len() as u64;
         told.check(slot, |reply| match reply {
-            Reply::KeptMany { kept, missing } if *kept == total && missing.is_empty() => Ok(()),
+            Reply::KeptAliveMany { kept, missing } if *kept == total && missing.is_empty() => {
+                Ok(())
+            }
             _ => Err(format!("keeps all {total}")),
         })
     }
@@ -846,10 +858,10 @@ impl Model {
         };
         let pool = self.pools.get_mut(name).expect("it is there");
         let Some(at) = pool.keys.iter().position(named) else {
-            return told.refusal(slot, &Denied::UnknownKey);
+            return told.refusal(slot, &Refusal::UnknownKey);
         };
         match call {
-            Call::ShowKey { .. } => {
+            Call::GetKey { .. } => {
                 let key = &pool.keys[at];
                 told.check(slot, |reply| match reply {
                     Reply::Key(view) => crate::views::key(view, key, now),
@@ -873,7 +885,7 @@ impl Model {
                 let key = &mut pool.keys[at];
                 key.life = life;
                 told.check(slot, |reply| match reply {
-                    Reply::Kept { id, expires_at_ms } => {
+                    Reply::KeptAlive { id, expires_at_ms } => {
                         ensure!(Some(*id) == key.id, "another key");
                         crate::views::life(*expires_at_ms, life, now)
                     }
@@ -892,7 +904,7 @@ impl Model {
                 self.durable = now.lease;
                 told.done(slot)
             }
-            Call::ReleaseKey { .. } => {
+            Call::ForceRelease { .. } => {
                 let released = pool.keys[at].state != State::Free;
                 match &pool.keys[at].state {
                     State::Free => {}
@@ -902,7 +914,7 @@ impl Model {
                     }
                 }
                 told.check(slot, |reply| match reply {
-                    Reply::Freed { released: told } if *told == released => Ok(()),
+                    Reply::KeyReleased { released: told } if *told == released => Ok(()),
                     _ => Err(format!("released is {released}")),
                 })
             }
@@ -944,7 +956,7 @@ impl Waiter {
 }
 
 /// What is wished of a grant.
-struct Wish {
+struct AcquireOptions {
     ttl: u64,
     holder: Option<String>,
     since: u64,
@@ -953,29 +965,31 @@ struct Wish {
 
 /// What is asked, whether or not under an Idempotency-Key.
 pub(crate) fn itself(call: &Call) -> &Call {
-    if let Call::Once { call, .. } = call { call } else { call }
+    if let Call::Idempotent { call, .. } = call { call } else { call }
 }
 
 /// The pool a call is about.
 pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
     match itself(call) {
-        Call::ListPools | Call::Leave | Call::Once { .. } | Call::Follow { .. } => None,
+        Call::ListPools | Call::CancelWait | Call::Idempotent { .. } | Call::Subscribe { .. } => {
+            None
+        }
         Call::PutPool { pool, .. }
-        | Call::ShowPool { pool }
-        | Call::DropPool { pool }
+        | Call::GetPool { pool }
+        | Call::DeletePool { pool }
         | Call::Generate { pool, .. }
         | Call::Import { pool, .. }
         | Call::Acquire { pool, .. }
         | Call::Release { pool, .. }
-        | Call::TakeBack { pool, .. }
+        | Call::RevokeUndelivered { pool, .. }
         | Call::Renew { pool, .. }
-        | Call::ReleaseKey { pool, .. }
+        | Call::ForceRelease { pool, .. }
         | Call::DeleteKey { pool, .. }
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
         | Call::Reveal { pool, .. }
-        | Call::ShowKey { pool, .. } => Some(pool),
+        | Call::GetKey { pool, .. } => Some(pool),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Counts by name.
+/// KeyCounts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally(pub(crate) BTreeMap<&'static str, u64>);
 

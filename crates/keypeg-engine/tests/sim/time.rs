@@ -1,7 +1,7 @@
 //! The clocks of a simulation, in whole milliseconds: the true time that nobody in it can read, and
 //! what the machine says of it.
 
-use keypeg_engine::{Clock, Reading};
+use keypeg_engine::{Clock, ClockReading};
 use std::sync::{Arc, Mutex};
 
 /// Where the wall clock begins: 2026-11-22T00:00:00Z.
@@ -60,9 +60,9 @@ impl SimClock {
 }
 
 impl Clock for SimClock {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self) -> ClockReading {
         let wall_us = self.wall_ms() * 1_000;
         let now = self.0.lock().unwrap();
-        Reading { boot_us: now.boot_ms * 1_000, boot_id: now.boot_id, wall_us }
+        ClockReading { boot_us: now.boot_ms * 1_000, boot_id: now.boot_id, wall_us }
     }
 }

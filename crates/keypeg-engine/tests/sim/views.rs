@@ -2,9 +2,9 @@
 
 use crate::model::{Checked, Ended, Instant, Key, Lease, Pool, State, ensure};
 use keypeg_engine::core::{
-    EndCause, KeyState, KeyView, LeaseView, NewKey, NoKeyCause, Policy, Refusal as Denied,
+    EndCause, KeyState, KeyView, LeaseView, NewKey, NoKeyCause, Policy, Refusal,
 };
-use keypeg_engine::{PoolView, Refusal, Reply};
+use keypeg_engine::{PoolView, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Wall time when lease time is `lease`.
@@ -78,7 +78,8 @@ fn next_return(pool: &Pool) -> Option<u64> {
 }
 
 pub(crate) fn no_key(reply: &Reply, pool: &Pool, now: Instant) -> Checked {
-    let Reply::Refused(Refusal::Denied(Denied::NoKey { cause, counts: told, back_in_ms })) = reply
+    let Reply::Refused(RequestError::Refused(Refusal::NoKey { cause, counts: told, back_in_ms })) =
+        reply
     else {
         return Err("none is free".into());
     };
@@ -115,7 +116,7 @@ pub(crate) fn pool(
     let told = [told.available, told.leased, told.resting, told.quarantined];
     ensure!(told == counts(pool), "{name}'s counts are {:?}", counts(pool));
     let back = next_return(pool).map(|at| wall_of_lease(now, at));
-    ensure!(view.next_return_at_ms == back, "{name}'s next return is {back:?}");
+    ensure!(view.next_hold_end_at_ms == back, "{name}'s next return is {back:?}");
     let purge = pool.keys.iter().filter_map(|key| key.life).min();
     let purge = purge.map(|life| now.wall + life - now.serving);
     ensure!(view.next_purge_at_ms == purge, "{name}'s next purge is {purge:?}");
@@ -159,7 +160,7 @@ pub(crate) fn page(
     let page = match reply {
         Reply::Page(page) => page,
         // A cursor of another pool or another run.
-        Reply::Refused(Refusal::Denied(Denied::BadCursor)) if goes_on => return Ok(()),
+        Reply::Refused(RequestError::Refused(Refusal::BadCursor)) if goes_on => return Ok(()),
         _ => return Err("a page of keys".into()),
     };
     ensure!(page.keys.len() <= limit, "at most {limit}");
@@ -186,7 +187,7 @@ pub(crate) fn page(
 }
 
 pub(crate) fn lease_ended(reply: &Reply, ended: Option<Ended>, pool: &Pool) -> Checked {
-    let Reply::Refused(Refusal::Denied(Denied::LeaseEnded { cause })) = reply else {
+    let Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { cause })) = reply else {
         return Err("the lease has ended".into());
     };
     let Some(cause) = cause else { return Ok(()) };

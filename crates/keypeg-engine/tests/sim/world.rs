@@ -7,17 +7,17 @@
 mod counts;
 mod starts;
 
-use crate::calls::{Clients, Wish};
+use crate::calls::{AcquireOptions, Clients};
+use crate::faults::{Fault, FaultInjector, Part};
 use crate::guess::TOO_MANY;
 use crate::model::{Checked, Instant, Model, Rules, State, Told, ensure, pool_of};
-use crate::support::Dice;
+use crate::support::SeededRandom;
 use crate::support::sim_disk::SimDisk;
 use crate::tally::Tally;
 use crate::time::SimClock;
-use crate::weather::{Blow, Part, Sky};
-use keypeg_engine::core::sabotage::Bound;
+use keypeg_engine::core::sabotage::TestLimit;
 use keypeg_engine::core::{LeaseId, Policy};
-use keypeg_engine::works::{Next, Sizes, Ticket, Works};
+use keypeg_engine::state::{CallId, EngineState, JournalSizes, NextWakeup};
 use keypeg_engine::{Call, Principal, Reply, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use std::sync::Arc;
 pub(crate) struct Plan {
     pub(crate) beats: u64,
     pub(crate) rules: Rules,
-    pub(crate) sizes: Sizes,
+    pub(crate) sizes: JournalSizes,
     /// Bounds made small, where the build lets them.
-    pub(crate) bounds: Vec<(Bound, u64)>,
+    pub(crate) bounds: Vec<(TestLimit, u64)>,
     pub(crate) sector: usize,
     pub(crate) policy: Policy,
     /// One beat in so many is struck; 0 none.
@@ -48,11 +48,11 @@ pub(crate) struct Plan {
 
 pub(crate) struct World {
     plan: Plan,
-    dice: Dice,
+    random: SeededRandom,
     clock: SimClock,
-    sky: Sky,
+    sky: FaultInjector,
     disk: SimDisk,
-    works: Option<Works>,
+    works: Option<EngineState>,
     /// What may be true, each with lease time now, or at most where a reboot left it open.
     models: Vec<(Model, u64)>,
     /// Whether lease time is known.
@@ -69,7 +69,7 @@ pub(crate) struct World {
     in_a_row: u64,
     /// Grants that nobody received: to be given back in the next turn.
     undelivered: Vec<(LeaseId, Option<Call>)>,
-    next: Option<Next>,
+    next: Option<NextWakeup>,
     pub(crate) tally: Tally,
     pub(crate) trace: Trace,
 }
@@ -98,18 +98,18 @@ impl Trace {
 
 impl World {
     pub(crate) fn new(plan: Plan, seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut random = SeededRandom(seed);
         let clock = SimClock::new();
         let counted_ms = clock.boot_ms();
-        let sky = Sky::new(Dice(dice.next()), &clock);
+        let sky = FaultInjector::new(SeededRandom(random.next()), &clock);
         sky.settle(plan.slow_one_in, plan.carries_one_in);
         let disk = SimDisk::under(Arc::new(sky.clone()), plan.sector);
         let model = Model::new(plan.policy.clone(), plan.rules);
         let purges = !plan.rules.full && !plan.rules.lags;
-        let wish = Wish::draw(&mut dice, !plan.rules.lags, purges);
+        let wish = AcquireOptions::draw(&mut random, !plan.rules.lags, purges);
         Self {
             plan,
-            dice,
+            random,
             clock,
             sky,
             disk,
@@ -145,8 +145,8 @@ impl World {
         self.comes_to_rest()
     }
 
-    fn chance(&mut self, one_in: u64) -> bool {
-        one_in > 0 && self.dice.below(one_in) == 0
+    fn random(&mut self, one_in: u64) -> bool {
+        one_in > 0 && self.random.below(one_in) == 0
     }
 
     fn note(&mut self, line: &str) {
@@ -159,7 +159,7 @@ impl World {
         self.count_time();
     }
 
-    /// Counts lease time up to now.
+    /// KeyCounts lease time up to now.
     fn count_time(&mut self) {
         let boot = self.clock.boot_ms();
         for (_, lease) in &mut self.models {
@@ -172,38 +172,38 @@ impl World {
         self.tally.count("beats");
         let ms = self.pass();
         self.advance(ms);
-        if self.plan.wall_steps && self.chance(20) {
-            let by = self.dice.below(20 * 365 * 86_400_000).cast_signed() - 10 * 365 * 86_400_000;
+        if self.plan.wall_steps && self.random(20) {
+            let by = self.random.below(20 * 365 * 86_400_000).cast_signed() - 10 * 365 * 86_400_000;
             self.clock.step_wall(by);
             self.tally.count("the wall clock was stepped");
         }
-        if self.plan.rules.full && self.chance(12) {
-            let room = (self.dice.below(3) > 0)
-                .then(|| self.disk.used() + self.dice.below(4_096) as usize);
-            self.disk.hold_at_most(room);
+        if self.plan.rules.full && self.random(12) {
+            let room = (self.random.below(3) > 0)
+                .then(|| self.disk.used() + self.random.below(4_096) as usize);
+            self.disk.set_capacity(room);
             self.note(&format!("the disk holds {room:?}"));
         }
-        let struck = self.chance(self.plan.struck_one_in);
+        let struck = self.random(self.plan.struck_one_in);
         if struck {
-            let fails = self.plan.fails && self.chance(3);
-            let after = self.chance(2);
-            let blow = if fails { Blow::Fails } else { Blow::Ends { after } };
-            let within = [3, 8, 30][self.dice.below(3) as usize];
-            self.sky.brew(Some((self.dice.below(within), blow)));
+            let fails = self.plan.fails && self.random(3);
+            let after = self.random(2);
+            let blow = if fails { Fault::Fails } else { Fault::Ends { after } };
+            let within = [3, 8, 30][self.random.below(3) as usize];
+            self.sky.schedule(Some((self.random.below(within), blow)));
         }
-        let many = self.dice.below(if self.plan.rules.lags { 9 } else { 5 });
+        let many = self.random.below(if self.plan.rules.lags { 9 } else { 5 });
         let keys = self.models[0].0.pools.values().map(|pool| pool.keys.len()).sum();
-        let calls: Vec<_> = (0..many).map(|_| self.clients.call(&mut self.dice, keys)).collect();
+        let calls: Vec<_> = (0..many).map(|_| self.clients.call(&mut self.random, keys)).collect();
         self.turn(calls)?;
-        if self.works.is_some() && self.chance(self.plan.carrier_one_in) {
+        if self.works.is_some() && self.random(self.plan.carrier_one_in) {
             self.sky.carry();
             self.carrier_may_have_ended()?;
         }
-        self.sky.brew(None);
-        if self.works.is_some() && self.plan.stops && self.chance(40) {
+        self.sky.schedule(None);
+        if self.works.is_some() && self.plan.stops && self.random(40) {
             self.stop()?;
         }
-        if self.works.is_some() && self.chance(self.plan.struck_one_in * 4) {
+        if self.works.is_some() && self.random(self.plan.struck_one_in * 4) {
             self.note("killed between turns");
             self.end(None)?;
         }
@@ -212,15 +212,15 @@ impl World {
 
     /// How long until the next turn: often just to a deadline, or a millisecond beside it.
     fn pass(&mut self) -> u64 {
-        let drawn = self.dice.below(100);
+        let drawn = self.random.below(100);
         match drawn {
             0..10 => 0,
-            10..45 => self.dice.below(300),
+            10..45 => self.random.below(300),
             45..85 => self.until_deadline(),
-            85..97 => self.dice.below(1_500),
+            85..97 => self.random.below(1_500),
             _ if self.plan.pauses => {
                 self.tally.count("the process was stopped for long");
-                self.dice.below(600_000)
+                self.random.below(600_000)
             }
             _ => 1,
         }
@@ -248,8 +248,8 @@ impl World {
         if near == 0 {
             return 100;
         }
-        let length = lengths[self.dice.below(near) as usize].min(1_000);
-        (length + self.dice.below(3)).saturating_sub(1)
+        let length = lengths[self.random.below(near) as usize].min(1_000);
+        (length + self.random.below(3)).saturating_sub(1)
     }
 
     /// When a turn is played now, by each model.
@@ -258,7 +258,7 @@ impl World {
         self.models.iter().map(|(_, lease)| Instant { lease: *lease, serving, wall }).collect()
     }
 
-    /// Counts serving time up to the turn that begins now.
+    /// KeyCounts serving time up to the turn that begins now.
     fn serve(&mut self) {
         let boot = self.clock.boot_ms();
         let (serving, last) = self.serving;
@@ -275,9 +275,9 @@ impl World {
         for call in calls {
             match call {
                 // Whoever leaves is named by the slot of what was asked.
-                Call::Leave => {
+                Call::CancelWait => {
                     let waiting = self.clients.waiting.pop();
-                    asked.extend(waiting.map(|slot| (slot, Principal::Server, Call::Leave)));
+                    asked.extend(waiting.map(|slot| (slot, Principal::Server, Call::CancelWait)));
                 }
                 call => asked.push((self.slot(), counts::somebody(), call)),
             }
@@ -295,7 +295,7 @@ impl World {
         self.tally.add("calls", calls.len() as u64);
         let mut queue: VecDeque<_> = asked
             .into_iter()
-            .map(|(slot, by, call)| (Ticket { lane: 0, slot }, Request { by, call }))
+            .map(|(slot, by, call)| (CallId { lane: 0, slot }, Request { by, call }))
             .collect();
         let mut replies = Vec::new();
         let works = self.works.as_mut().expect("the engine runs");
@@ -308,7 +308,7 @@ impl World {
                 if works.late() > 0 {
                     self.tally.count("a call went over into the next turn");
                 }
-                if works.pools().keys() < 100 {
+                if works.pools().key_count() < 100 {
                     works.pools().check_invariants();
                     counts::all_is_somebodys(works)?;
                 }
@@ -354,15 +354,15 @@ impl World {
         &mut self,
         instants: &[Instant],
         calls: &[(u32, Call)],
-        replies: Vec<(Ticket, Reply)>,
+        replies: Vec<(CallId, Reply)>,
         begun: u64,
     ) -> Checked {
         let mut order = Vec::new();
         let mut by_slot = BTreeMap::new();
-        for (ticket, reply) in replies {
-            order.push(ticket.slot);
-            if by_slot.insert(ticket.slot, reply).is_some() {
-                return Err(format!("#{} is answered twice", ticket.slot));
+        for (call_id, reply) in replies {
+            order.push(call_id.slot);
+            if by_slot.insert(call_id.slot, reply).is_some() {
+                return Err(format!("#{} is answered twice", call_id.slot));
             }
         }
         for (slot, reply) in &by_slot {
@@ -384,14 +384,19 @@ impl World {
         }
         self.models = left;
         let takes = calls.iter().any(|(_, call)| {
-            matches!(call, Call::ReleaseKey { .. } | Call::DeleteKey { .. } | Call::DropPool { .. })
+            matches!(
+                call,
+                Call::ForceRelease { .. } | Call::DeleteKey { .. } | Call::DeletePool { .. }
+            )
         });
         for slot in order {
             let reply = &by_slot[&slot];
             if let Reply::Granted { lease, again: false, .. } = reply {
                 let last = std::mem::replace(&mut self.token, lease.token);
                 ensure!(lease.token > last, "tokens only grow: {} after {last}", lease.token);
-                if self.plan.bounds.contains(&(Bound::TokenBlock, 4)) && lease.token == last + 1 {
+                if self.plan.bounds.contains(&(TestLimit::TokenReservation, 4))
+                    && lease.token == last + 1
+                {
                     self.in_a_row += 1;
                     if self.in_a_row > 4 {
                         self.tally.count("a token reservation was used up");
@@ -405,14 +410,15 @@ impl World {
             {
                 self.clients.learn(pool, reply);
             }
-            let left = calls.iter().any(|(of, call)| *of == slot && matches!(call, Call::Leave));
-            if left || (self.plan.lost_replies && self.chance(12)) {
+            let left =
+                calls.iter().any(|(of, call)| *of == slot && matches!(call, Call::CancelWait));
+            if left || (self.plan.lost_replies && self.random(12)) {
                 // Who has gone is known where the server looks; an answer that is lost on its way
                 // is not.
                 if let Reply::Granted { lease, .. } = reply
-                    && (left || self.chance(2))
+                    && (left || self.random(2))
                 {
-                    self.undelivered.push((lease.id, keypeg_engine::take_back(reply)));
+                    self.undelivered.push((lease.id, keypeg_engine::undo_undelivered(reply)));
                 }
                 self.tally.count("an answer got lost");
                 continue;
@@ -458,7 +464,7 @@ impl World {
     /// ended may have happened or not.
     fn end(&mut self, about: Option<(String, Vec<Instant>, Vec<(u32, Call)>)>) -> Checked {
         self.sky.enter(Part::Nobody);
-        self.sky.brew(None);
+        self.sky.schedule(None);
         let carrier = self.sky.carrier_ended();
         let struck = self.sky.struck();
         let mut lost = None;

@@ -1,4 +1,4 @@
-//! What engine tests are played with: a clock and chance that are given, a disk that forgets what
+//! What engine tests are played with: a clock and random that are given, a disk that forgets what
 //! was not synced, and a driver that plays turns by hand.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
@@ -7,20 +7,23 @@
 pub(crate) mod sim_disk;
 pub(crate) mod story;
 
-use keypeg_engine::carrier::Carrier;
+use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::disk::Disk;
-use keypeg_engine::works::{CommitError, Sizes, Ticket, Works};
-use keypeg_engine::{Call, Chance, Clock, Principal, Reading, Recovered, Reply, Request, Setup};
+use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
+use keypeg_engine::{
+    Call, Clock, ClockReading, EngineConfig, Principal, RandomSource, RecoveryReport, Reply,
+    Request,
+};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A small seeded generator (splitmix64): the same everywhere, for ever.
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(pub u64);
+pub(crate) struct SeededRandom(pub u64);
 
-impl Dice {
+impl SeededRandom {
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -34,9 +37,9 @@ impl Dice {
     }
 }
 
-impl Chance for Dice {
+impl RandomSource for SeededRandom {
     fn below(&mut self, bound: u32) -> u32 {
-        u32::try_from(Dice::below(self, u64::from(bound))).unwrap()
+        u32::try_from(SeededRandom::below(self, u64::from(bound))).unwrap()
     }
 
     fn fill(&mut self, bytes: &mut [u8]) {
@@ -88,16 +91,16 @@ impl GivenClock {
 }
 
 impl Clock for GivenClock {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self) -> ClockReading {
         let boot_us =
             self.boot_us.fetch_add(self.reading_us.load(Ordering::Relaxed), Ordering::Relaxed);
         let boot_id = *self.boot_id.lock().unwrap();
-        Reading { boot_us, boot_id, wall_us: WALL_US + boot_us }
+        ClockReading { boot_us, boot_id, wall_us: WALL_US + boot_us }
     }
 }
 
-pub(crate) fn setup() -> Setup {
-    Setup {
+pub(crate) fn setup() -> EngineConfig {
+    EngineConfig {
         data: None,
         lanes: 1,
         default_policy: Policy::default(),
@@ -112,10 +115,10 @@ pub(crate) fn default_pool() -> PoolName {
 
 /// An engine played by hand.
 pub(crate) struct Driver {
-    pub(crate) works: Works,
-    pub(crate) recovered: Recovered,
+    pub(crate) works: EngineState,
+    pub(crate) recovered: RecoveryReport,
     pub(crate) clock: GivenClock,
-    pub(crate) carrier: Option<Carrier>,
+    pub(crate) carrier: Option<Checkpointer>,
     /// Who asks.
     pub(crate) by: Principal,
 }
@@ -134,14 +137,14 @@ impl Driver {
         disk: Option<Arc<dyn Disk>>,
         clock: &GivenClock,
         seed: u64,
-        setup: &Setup,
+        setup: &EngineConfig,
     ) -> Result<Self, String> {
         let boxed = Box::new(clock.clone());
-        let chance = Box::new(Dice(seed));
-        let sizes = Sizes { segment: SMALL_SEGMENT, journal: SMALL_JOURNAL };
-        let (mut works, recovered) =
-            Works::open(disk, sizes, setup, boxed, chance).map_err(|error| error.to_string())?;
-        let carrier = works.take_carrier();
+        let random = Box::new(SeededRandom(seed));
+        let sizes = JournalSizes { segment: SMALL_SEGMENT, journal: SMALL_JOURNAL };
+        let (mut works, recovered) = EngineState::open(disk, sizes, setup, boxed, random)
+            .map_err(|error| error.to_string())?;
+        let carrier = works.take_checkpointer();
         let by = Principal::Anyone;
         Ok(Self { works, recovered, clock: clock.clone(), carrier, by })
     }
@@ -158,7 +161,7 @@ impl Driver {
         let count = calls.len();
         let mut asked: VecDeque<_> = (0..)
             .zip(calls)
-            .map(|(slot, call)| (Ticket { lane: 0, slot }, Request { by: self.by.clone(), call }))
+            .map(|(slot, call)| (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }))
             .collect();
         let mut replies = Vec::new();
         self.works.turn(&mut asked, &mut replies)?;
@@ -168,10 +171,10 @@ impl Driver {
             }
             self.works.turn(&mut asked, &mut replies)?;
         }
-        if self.works.pools().keys() < 1_000 {
+        if self.works.pools().key_count() < 1_000 {
             self.works.pools().check_invariants();
         }
-        replies.sort_by_key(|(ticket, _)| ticket.slot);
+        replies.sort_by_key(|(call_id, _)| call_id.slot);
         Ok(replies.into_iter().map(|(_, reply)| reply).collect())
     }
 

@@ -1,7 +1,7 @@
 //! A disk in memory that forgets at a crash what was not synced: each dirty sector by itself, each
 //! change of a name from some point on. It can crash at any operation, before or after its effect.
 
-use super::Dice;
+use super::SeededRandom;
 use keypeg_engine::disk::{Disk, DiskFile};
 use std::collections::BTreeMap;
 use std::io;
@@ -35,7 +35,7 @@ pub(crate) enum Fate {
 }
 
 /// Who decides what becomes of each operation. It may use the disk itself meanwhile.
-pub(crate) trait Weather: Send + Sync {
+pub(crate) trait FaultPolicy: Send + Sync {
     fn before(&self, operation: Operation, name: &str) -> Fate;
 }
 
@@ -91,7 +91,7 @@ struct State {
 #[derive(Clone, Default)]
 pub(crate) struct SimDisk {
     state: Arc<Mutex<State>>,
-    weather: Option<Arc<dyn Weather>>,
+    weather: Option<Arc<dyn FaultPolicy>>,
 }
 
 struct SimFile {
@@ -106,7 +106,7 @@ impl SimDisk {
     }
 
     /// A disk whose operations somebody decides on, and which tears at `sector` bytes.
-    pub(crate) fn under(weather: Arc<dyn Weather>, sector: usize) -> Self {
+    pub(crate) fn under(weather: Arc<dyn FaultPolicy>, sector: usize) -> Self {
         let disk = Self { weather: Some(weather), ..Self::default() };
         disk.lock().sector = sector;
         disk
@@ -118,13 +118,13 @@ impl SimDisk {
         self.lock().crashed = true;
     }
 
-    /// Lets the next process use it. Of what a failed sync left in the page cache chance tells what
+    /// Lets the next process use it. Of what a failed sync left in the page cache random tells what
     /// is still there.
-    pub(crate) fn next_process(&self, dice: &mut Dice) {
+    pub(crate) fn next_process(&self, random: &mut SeededRandom) {
         let mut state = self.lock();
         state.crashed = false;
         for inode in &mut state.inodes {
-            if !inode.phantom.is_empty() && dice.below(2) == 0 {
+            if !inode.phantom.is_empty() && random.below(2) == 0 {
                 inode.seen.clone_from(&inode.durable);
                 for change in &inode.dirty {
                     change.apply(&mut inode.seen);
@@ -134,10 +134,10 @@ impl SimDisk {
         }
     }
 
-    /// Cuts the power: what the next process finds is what was synced, and of the rest what chance
+    /// Cuts the power: what the next process finds is what was synced, and of the rest what random
     /// leaves.
-    pub(crate) fn cut_power(&self, dice: &mut Dice) {
-        let after = self.after_crash(dice);
+    pub(crate) fn cut_power(&self, random: &mut SeededRandom) {
+        let after = self.after_crash(random);
         let mut after = after.lock().clone();
         after.capacity = self.lock().capacity;
         for (at, inode) in after.inodes.iter_mut().enumerate() {
@@ -173,23 +173,23 @@ impl SimDisk {
         self.lock().crashed
     }
 
-    /// What a new start finds: what was synced, and of the rest what chance leaves.
-    pub(crate) fn after_crash(&self, dice: &mut Dice) -> Self {
+    /// What a new start finds: what was synced, and of the rest what random leaves.
+    pub(crate) fn after_crash(&self, random: &mut SeededRandom) -> Self {
         let state = self.lock();
-        let kept = dice.below(state.changes.len() as u64 + 1);
+        let kept = random.below(state.changes.len() as u64 + 1);
         let mut names = state.durable_names.clone();
         for change in &state.changes[..usize::try_from(kept).unwrap()] {
             apply(&mut names, change);
         }
         let sector = if state.sector == 0 { SECTOR } else { state.sector };
-        let inodes = state.inodes.iter().map(|inode| inode.after_crash(sector, dice)).collect();
+        let inodes = state.inodes.iter().map(|inode| inode.after_crash(sector, random)).collect();
         let after =
             State { inodes, durable_names: names.clone(), names, sector, ..State::default() };
         Self { state: Arc::new(Mutex::new(after)), weather: self.weather.clone() }
     }
 
     /// Sets how many bytes it holds at most.
-    pub(crate) fn hold_at_most(&self, capacity: Option<usize>) {
+    pub(crate) fn set_capacity(&self, capacity: Option<usize>) {
         self.lock().capacity = capacity;
     }
 
@@ -231,7 +231,7 @@ impl SimDisk {
         self.state.lock().unwrap()
     }
 
-    /// Counts an operation; runs its effect unless the disk crashes before it.
+    /// KeyCounts an operation; runs its effect unless the disk crashes before it.
     fn operate<T>(
         &self,
         operation: Operation,
@@ -298,18 +298,18 @@ impl Inode {
         }
     }
 
-    fn after_crash(&self, sector: usize, dice: &mut Dice) -> Self {
+    fn after_crash(&self, sector: usize, random: &mut SeededRandom) -> Self {
         let mut bytes = self.durable.clone();
         // A mood for each file: all lost, all kept, or each sector by itself.
-        let mood = dice.below(3);
+        let mood = random.below(3);
         for change in &self.dirty {
             match change {
-                Change::Len(_) if mood == 1 || (mood == 2 && dice.below(2) == 0) => {
+                Change::Len(_) if mood == 1 || (mood == 2 && random.below(2) == 0) => {
                     change.apply(&mut bytes);
                 }
                 Change::Len(_) => {}
                 Change::Write(at, part) => {
-                    keep_some(&mut bytes, (*at, part), (sector, mood), dice);
+                    keep_some(&mut bytes, (*at, part), (sector, mood), random);
                 }
             }
         }
@@ -321,12 +321,12 @@ fn keep_some(
     bytes: &mut Vec<u8>,
     (at, part): (usize, &[u8]),
     (sector, mood): (usize, u64),
-    dice: &mut Dice,
+    random: &mut SeededRandom,
 ) {
     let mut begin = 0;
     while begin < part.len() {
         let end = ((at + begin) / sector * sector + sector - at).min(part.len());
-        if mood == 1 || (mood == 2 && dice.below(2) == 0) {
+        if mood == 1 || (mood == 2 && random.below(2) == 0) {
             put(bytes, at + begin, &part[begin..end]);
         }
         begin = end;

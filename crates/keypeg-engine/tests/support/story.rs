@@ -4,9 +4,9 @@
 use super::sim_disk::SimDisk;
 use super::{Driver, GivenClock, default_pool};
 use keypeg_engine::core::{
-    Digest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+    BodyDigest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
-use keypeg_engine::{Call, Caller, Principal, Refusal, Reply};
+use keypeg_engine::{Call, Caller, Principal, Reply, RequestError};
 use std::sync::Arc;
 
 /// What the story remembers between its turns.
@@ -30,7 +30,11 @@ fn caller(which: usize) -> Caller {
 
 /// A call under this turn's Idempotency-Key.
 fn once(turn: usize, call: Call) -> Call {
-    Call::Once { key: format!("turn {turn}").into(), body: Digest(0), call: Box::new(call) }
+    Call::Idempotent {
+        key: format!("turn {turn}").into(),
+        body: BodyDigest(0),
+        call: Box::new(call),
+    }
 }
 
 /// Whether an Idempotency-Key of the story was answered: asked with another body, which changes
@@ -43,11 +47,13 @@ fn was_answered(driver: &mut Driver, turn: usize) -> bool {
     });
     let key = format!("turn {turn}").into();
     driver.by = Principal::Token(Arc::new(caller(turn % 2)));
-    let reply = driver.call(Call::Once { key, body: Digest(1), call });
+    let reply = driver.call(Call::Idempotent { key, body: BodyDigest(1), call });
     driver.by = Principal::Anyone;
     match reply {
-        Reply::Refused(Refusal::Denied(Denied::IdempotencyMismatch)) => true,
-        Reply::Refused(Refusal::Denied(Denied::PoolFull { .. } | Denied::Invalid(_))) => false,
+        Reply::Refused(RequestError::Refused(Refusal::IdempotencyMismatch)) => true,
+        Reply::Refused(RequestError::Refused(Refusal::PoolFull { .. } | Refusal::Invalid(_))) => {
+            false
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -60,7 +66,7 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
         Call::Acquire { pool, ttl_ms: None, holder, wait_ms: 0 }
     };
     let release = |lease, quarantine: bool| {
-        let verdict = Verdict { rest_ms: Some(800), quarantine, reason: Some("429".into()) };
+        let verdict = ReleaseOptions { rest_ms: Some(800), quarantine, reason: Some("429".into()) };
         Call::Release { pool: default_pool(), lease, verdict }
     };
     let calls = match turn % 10 {
@@ -98,14 +104,14 @@ pub(crate) fn play(driver: &mut Driver, story: &mut Story, turn: usize) -> Resul
             })
             .unwrap_or_default(),
         5 => vec![
-            Call::ReleaseKey { pool: default_pool(), key: story.keys[0].clone() },
+            Call::ForceRelease { pool: default_pool(), key: story.keys[0].clone() },
             Call::DeleteKey { pool: default_pool(), key: story.keys[1].clone() },
             acquire(side(), "d"),
         ],
-        6 | 7 => vec![acquire(default_pool(), ""), Call::ShowPool { pool: side() }],
+        6 | 7 => vec![acquire(default_pool(), ""), Call::GetPool { pool: side() }],
         8 => vec![Call::KeepAliveAll { pool: default_pool() }, acquire(default_pool(), "e")],
-        _ if turn > 15 => vec![Call::DropPool { pool: side() }],
-        _ => vec![Call::ShowPool { pool: side() }],
+        _ if turn > 15 => vec![Call::DeletePool { pool: side() }],
+        _ => vec![Call::GetPool { pool: side() }],
     };
     driver.by = Principal::Token(Arc::new(caller(turn % 2)));
     let played = driver.turn(calls);
@@ -130,14 +136,14 @@ pub(crate) fn picture(driver: &mut Driver) -> Vec<String> {
     let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("pools") };
     let mut lines = Vec::new();
     let leased: u64 = pools.iter().map(|pool| pool.counts.leased).sum();
-    let borrowed = [0, 1].map(|which| driver.works.pools().borrowed(caller(which).borrower()));
+    let borrowed = [0, 1].map(|which| driver.works.pools().lease_count(caller(which).borrower()));
     assert_eq!(borrowed.iter().sum::<u64>(), leased, "every lease is somebody's");
     lines.push(format!("borrowed {borrowed:?}"));
     for pool in pools {
         lines.push(format!("{:?} {:?} {:?}", pool.name, pool.policy, pool.counts));
         let page = driver.works.pools().key_ids(&pool.name);
         for id in page {
-            let call = Call::ShowKey { pool: pool.name.clone(), key: KeyRef::Id(id) };
+            let call = Call::GetKey { pool: pool.name.clone(), key: KeyRef::Id(id) };
             let Reply::Key(key) = driver.call(call) else { panic!("a key that is there") };
             let lease = key.lease.map(|lease| (lease.id, lease.token, lease.holder));
             let leased = lease.is_some();

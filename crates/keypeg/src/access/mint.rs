@@ -4,7 +4,7 @@ use super::tokens::{self, Bound, Hash, PREFIX, TOKEN_LEN};
 use crate::SystemChance;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand};
-use keypeg_engine::Chance;
+use keypeg_engine::RandomSource;
 use rustix::fs::{Mode, OFlags, fsync, open};
 use rustix::io::Errno;
 use std::fmt::Write as _;

@@ -69,7 +69,7 @@ impl Failures {
         Self { hasher: RandomState::new(), sets: Mutex::new(sets) }
     }
 
-    /// Counts a wrong token; over the bound it says how long to wait.
+    /// KeyCounts a wrong token; over the bound it says how long to wait.
     pub(crate) fn count(&self, address: IpAddr, now_ns: u64) -> Result<(), Duration> {
         let address = network(address);
         let at = usize::try_from(self.hasher.hash_one(address) % SETS as u64)

@@ -1,6 +1,6 @@
 //! Access tokens: what a tokens' file says, and which token was shown.
 //!
-//! The file holds the SHA-256 of each token, never a token. A token is 256 bits of chance, so its
+//! The file holds the SHA-256 of each token, never a token. A token is 256 bits of random, so its
 //! plain hash cannot be turned back; where a hash is looked up is drawn anew for each run, and what
 //! is found there is compared in constant time. Knows nothing of HTTP.
 
@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 
 /// What a token begins with, so that whoever finds one knows what it is.
 pub(crate) const PREFIX: &str = "kpt_";
-/// Bytes of chance in a token.
+/// Bytes of random in a token.
 pub(crate) const TOKEN_LEN: usize = 32;
 const NAME_MAX: usize = 64;
 const PER_SECOND_MAX: u32 = 1_000_000;

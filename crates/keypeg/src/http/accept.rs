@@ -12,7 +12,7 @@ use super::{App, Server, respond};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use keypeg_engine::{Chance, Lane};
+use keypeg_engine::{Lane, RandomSource};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::io;
@@ -200,7 +200,7 @@ struct Core {
 impl Core {
     async fn run(mut self) {
         let lane = self.app.lane.clone();
-        tokio::spawn(async move { lane.deliver().await });
+        tokio::spawn(async move { lane.run_delivery().await });
         while let Some(arrival) = self.arrivals.recv().await {
             tokio::spawn(connection(Arc::clone(&self.app), arrival, self.phase.clone()));
         }

@@ -12,7 +12,7 @@ use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
 use keypeg_client::routes::{self, Access as Needs, Route};
 use keypeg_engine::core::{KeyRef, PoolName};
-use keypeg_engine::{Answer, Call, Principal, Reply, Request as Asked};
+use keypeg_engine::{Call, PendingReply, Principal, Reply, Request as Asked};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -140,11 +140,11 @@ impl Asking<'_> {
 
     /// Asks the engine what the audit log need not be told of before: the answer is to be
     /// [`heard`](Asking::heard).
-    pub(super) fn begin(&self, call: Call) -> Answer {
+    pub(super) fn begin(&self, call: Call) -> PendingReply {
         let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
             Principal::Token(Arc::clone(&admitted.shown.token.caller))
         });
-        self.app.lane.call(Asked { by, call })
+        self.app.lane.submit(Asked { by, call })
     }
 
     /// Takes what the engine said; a refusal becomes its problem.
@@ -158,7 +158,7 @@ impl Asking<'_> {
 
     /// Asks in the server's own name what is no caller's to be told of: nothing of it is audited.
     pub(super) async fn ask_as(&self, by: Principal, call: Call) -> Result<Reply, Problem> {
-        let reply = self.app.lane.call(Asked { by, call }).await;
+        let reply = self.app.lane.submit(Asked { by, call }).await;
         let Reply::Refused(refusal) = reply else { return Ok(reply) };
         Err(Problem::refused(&refusal))
     }
@@ -173,7 +173,7 @@ impl Asking<'_> {
         match read {
             Ok(read) => Ok(read),
             Err(problem) => {
-                self.ask(Call::ShowPool { pool: pool.clone() }).await?;
+                self.ask(Call::GetPool { pool: pool.clone() }).await?;
                 Err(problem)
             }
         }
@@ -202,7 +202,7 @@ impl Asking<'_> {
     async fn note_asked(&self, call: &Call) {
         let Some(entry) = &self.entry else { return };
         // All others tell their keys with their replies, if at all.
-        let (Call::ReleaseKey { pool, key }
+        let (Call::ForceRelease { pool, key }
         | Call::DeleteKey { pool, key }
         | Call::Reveal { pool, key }) = call
         else {
@@ -212,7 +212,7 @@ impl Asking<'_> {
             KeyRef::Id(id) => *id,
             // The older face names keys by their values, which a log does not hold.
             KeyRef::Value(_) => {
-                let show = Call::ShowKey { pool: pool.clone(), key: key.clone() };
+                let show = Call::GetKey { pool: pool.clone(), key: key.clone() };
                 let Reply::Key(view) = self.begin(show).await else { return };
                 view.id
             }

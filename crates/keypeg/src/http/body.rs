@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use keypeg_client::{Code, Seconds};
-use keypeg_engine::Refusal;
+use keypeg_engine::RequestError;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -282,7 +282,7 @@ impl Room {
         let more = len.saturating_sub(BODY_FREE).saturating_sub(self.held);
         self.held += more;
         if HELD.fetch_add(more, Ordering::Relaxed) + more > BODIES_MAX && more > 0 {
-            return Err(Problem::refused(&Refusal::Overloaded).closing());
+            return Err(Problem::refused(&RequestError::Overloaded).closing());
         }
         Ok(())
     }

@@ -8,9 +8,9 @@ use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use keypeg_client::{Code, More, Outcome, Problem as Wire, UnixMs};
-use keypeg_engine::Refusal;
-use keypeg_engine::core::{Counts, EndCause, NoKeyCause, OutOfRange, Refusal as Denied};
-use keypeg_engine::feed::FOLLOWERS_MAX;
+use keypeg_engine::RequestError;
+use keypeg_engine::core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
+use keypeg_engine::feed::SUBSCRIBERS_MAX;
 use std::borrow::Cow;
 
 /// RFC 7240.
@@ -88,7 +88,7 @@ impl Problem {
 
     /// As many follow pools as may.
     pub(super) fn too_many_followers() -> Self {
-        let detail = format!("{FOLLOWERS_MAX} follow events, which is as many as may.");
+        let detail = format!("{SUBSCRIBERS_MAX} follow events, which is as many as may.");
         Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
     }
 
@@ -100,73 +100,75 @@ impl Problem {
     }
 
     /// What an engine's refusal is to a client.
-    pub(super) fn refused(refusal: &Refusal) -> Self {
+    pub(super) fn refused(refusal: &RequestError) -> Self {
         let again = |code, detail: &'static str| Self::new(code, detail).retry_after_ms(1_000);
         match refusal {
-            Refusal::Denied(denied) => Self::denied(denied),
-            Refusal::Overloaded => again(Code::Overloaded, "More is asked than there is room for."),
-            Refusal::ShuttingDown => again(Code::ShuttingDown, "The server is stopping."),
-            Refusal::StorageFull => Self::new(Code::StorageFull, "The server's disk is full."),
+            RequestError::Refused(denied) => Self::denied(denied),
+            RequestError::Overloaded => {
+                again(Code::Overloaded, "More is asked than there is room for.")
+            }
+            RequestError::ShuttingDown => again(Code::ShuttingDown, "The server is stopping."),
+            RequestError::StorageFull => Self::new(Code::StorageFull, "The server's disk is full."),
         }
     }
 
-    fn denied(denied: &Denied) -> Self {
+    fn denied(denied: &Refusal) -> Self {
         match *denied {
-            Denied::UnknownPool => Self::new(Code::UnknownPool, "There is no pool of this name."),
-            Denied::DefaultPool => Self::new(Code::DefaultPool, "The default pool always exists."),
-            Denied::TooManyPools { max } => {
+            Refusal::UnknownPool => Self::new(Code::UnknownPool, "There is no pool of this name."),
+            Refusal::DefaultPool => Self::new(Code::DefaultPool, "The default pool always exists."),
+            Refusal::TooManyPools { max } => {
                 let mut problem =
                     Self::new(Code::TooManyPools, format!("The server keeps {max} pools at most."));
                 problem.0.more.max = u64::try_from(max).ok();
                 problem
             }
-            Denied::Invalid(OutOfRange { field, allowed }) => Self::out_of_range(field, allowed),
-            Denied::LineFull { max } => {
+            Refusal::Invalid(OutOfRange { field, allowed }) => Self::out_of_range(field, allowed),
+            Refusal::WaitQueueFull { max } => {
                 let detail = format!("{max} requests wait for keys, which is as many as may.");
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
-            Denied::TooManyLeases { max } => Self::too_many_leases(max),
-            Denied::PoolFull { max, of_server } => {
+            Refusal::TooManyLeases { max } => Self::too_many_leases(max),
+            Refusal::PoolFull { max, of_server } => {
                 let whose = if of_server { "server" } else { "pool" };
                 let mut problem =
                     Self::new(Code::PoolFull, format!("The {whose} keeps {max} keys at most."));
                 problem.0.more.max = Some(max);
                 problem
             }
-            Denied::KeyExists { at } => Self::key_exists(at),
-            Denied::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
-            Denied::UnknownKey => {
+            Refusal::KeyExists { at } => Self::key_exists(at),
+            Refusal::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
+            Refusal::UnknownKey => {
                 Self::new(Code::UnknownKey, "There is no such key: deleted, purged, or never made.")
             }
-            Denied::IdempotencyMismatch => {
+            Refusal::IdempotencyMismatch => {
                 let detail = "This Idempotency-Key was used with another body: use another key.";
                 Self::new(Code::IdempotencyMismatch, detail)
             }
-            Denied::KeysGone => {
+            Refusal::KeysGone => {
                 let detail = "Keys that this Idempotency-Key's answer told of are gone.";
                 Self::new(Code::KeysGone, detail)
             }
-            Denied::TakenOver => {
+            Refusal::TakenOver => {
                 let detail = "The same Idempotency-Key was asked again, and that request waits on \
                               in this one's place.";
                 Self::new(Code::TakenOver, detail)
             }
-            Denied::TooManyAnswers { max } => {
+            Refusal::TooManyAnswers { max } => {
                 let detail = format!("{max} answers of Idempotency-Keys are kept, which is all.");
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
-            Denied::BadCursor => {
+            Refusal::BadCursor => {
                 let detail = "The cursor is of no listing of this pool that goes on: begin anew.";
                 Self::new(Code::BadCursor, detail)
             }
-            Denied::LeaseEnded { cause } => Self::lease_ended(cause),
-            Denied::MaxHoldReached { expires_at_ms } => {
+            Refusal::LeaseEnded { cause } => Self::lease_ended(cause),
+            Refusal::MaxHoldReached { expires_at_ms } => {
                 let detail = "The lease ends when the longest hold is over, and no later.";
                 let mut problem = Self::new(Code::MaxHoldReached, detail);
                 problem.0.more.expires_at = Some(UnixMs(expires_at_ms));
                 problem
             }
-            Denied::Settling => {
+            Refusal::Settling => {
                 Self::new(Code::Settling, "Many keys are due at once.").retry_after_ms(1_000)
             }
         }
@@ -193,7 +195,7 @@ impl Problem {
         problem
     }
 
-    fn no_key(cause: NoKeyCause, counts: Counts, back_in_ms: Option<u64>) -> Self {
+    fn no_key(cause: NoKeyCause, counts: KeyCounts, back_in_ms: Option<u64>) -> Self {
         let (cause, detail) = match cause {
             NoKeyCause::PoolEmpty => ("pool_empty", "The pool has no keys."),
             NoKeyCause::AllLeased => ("all_leased", "All keys are leased."),

@@ -13,8 +13,8 @@ use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{Counts, KeyState, Policy};
-use keypeg_engine::feed::{Follower, Slice, Told, What};
+use keypeg_engine::core::{KeyCounts, KeyState, Policy};
+use keypeg_engine::feed::{FeedBatch, FeedEvent, FeedEventKind, Subscriber};
 use keypeg_engine::{Call, Reply};
 use std::fmt::{self, Write};
 use std::future::Future;
@@ -40,10 +40,10 @@ const BEAT: &str = ":\n\n";
 pub(super) async fn follow(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let body = if request.method() == Method::HEAD {
-        app.ask(Call::ShowPool { pool }).await?;
+        app.ask(Call::GetPool { pool }).await?;
         Body::default()
     } else {
-        let Reply::Following(following) = app.ask(Call::Follow { pool }).await? else {
+        let Reply::Subscription(following) = app.ask(Call::Subscribe { pool }).await? else {
             unreachable!("{SHAPES}")
         };
         // What is no id at all is an id of nothing here: answered with the counts.
@@ -61,8 +61,8 @@ pub(super) async fn follow(app: &Asking<'_>, pool: &str, request: Request) -> An
 /// One client's stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    follower: Follower,
-    /// Told nothing more, and ended at the next beat, once its token is over.
+    follower: Subscriber,
+    /// FeedEvent nothing more, and ended at the next beat, once its token is over.
     leave: Option<Leave>,
     opened: bool,
     /// Whether more is let come together, until `pace` is over.
@@ -72,7 +72,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    fn new(follower: Follower, leave: Option<Leave>) -> Self {
+    fn new(follower: Subscriber, leave: Option<Leave>) -> Self {
         let (pace, beat) = (Box::pin(sleep(PACE_TIME)), Box::pin(sleep(BEAT_TIME)));
         Self { follower, leave, opened: false, rests: false, pace, beat }
     }
@@ -97,7 +97,7 @@ impl Stream {
         }
         match told {
             Poll::Ready(Some(slice)) => {
-                self.rests = !matches!(&slice, Slice::Events(all) if all.len() == SLICE_MAX);
+                self.rests = !matches!(&slice, FeedBatch::Events(all) if all.len() == SLICE_MAX);
                 if self.rests {
                     self.pace.as_mut().set(sleep(PACE_TIME));
                 }
@@ -117,15 +117,15 @@ impl Stream {
     }
 }
 
-fn text(follower: &Follower, slice: Slice) -> String {
+fn text(follower: &Subscriber, slice: FeedBatch) -> String {
     const EACH: usize = 256;
     let pool = follower.pool().as_str();
     let mut text = String::new();
     let written = match slice {
-        Slice::Resync { seq, at_ms, counts } => {
+        FeedBatch::Resync { seq, at_ms, counts } => {
             write(&mut text, &follower.id(seq), &resync(pool, at_ms, counts))
         }
-        Slice::Events(all) => {
+        FeedBatch::Events(all) => {
             text.reserve(all.len() * EACH);
             all.into_iter().try_for_each(|told| {
                 let id = follower.id(told.seq);
@@ -143,7 +143,7 @@ fn write(text: &mut String, id: &str, event: &wire::Event) -> fmt::Result {
     write!(text, "id: {id}\nevent: {}\ndata: {data}\n\n", event.name())
 }
 
-fn resync(pool: &str, at_ms: u64, counts: Counts) -> wire::Event {
+fn resync(pool: &str, at_ms: u64, counts: KeyCounts) -> wire::Event {
     wire::Event::Resync(wire::Resync {
         at: UnixMs(at_ms),
         pool: pool.into(),
@@ -155,11 +155,11 @@ fn resync(pool: &str, at_ms: u64, counts: Counts) -> wire::Event {
     })
 }
 
-fn event(pool: &str, told: Told) -> wire::Event {
+fn event(pool: &str, told: FeedEvent) -> wire::Event {
     let (at, pool) = (UnixMs(told.at_ms), String::from(pool));
     let words = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
     match told.what {
-        What::Born { imported, keys, expires_at_ms } => {
+        FeedEventKind::KeysCreated { imported, keys, expires_at_ms } => {
             let added = wire::KeysAdded {
                 at,
                 pool,
@@ -169,7 +169,7 @@ fn event(pool: &str, told: Told) -> wire::Event {
             };
             if imported { wire::Event::Imported(added) } else { wire::Event::Generated(added) }
         }
-        What::Granted { key, token, holder, expires_at_ms } => {
+        FeedEventKind::Granted { key, token, holder, expires_at_ms } => {
             wire::Event::Granted(wire::Granted {
                 at,
                 pool,
@@ -179,14 +179,16 @@ fn event(pool: &str, told: Told) -> wire::Event {
                 expires_at: UnixMs(expires_at_ms),
             })
         }
-        What::Renewed { key, token, expires_at_ms } => wire::Event::Renewed(wire::Renewed {
-            at,
-            pool,
-            key_id: key.to_string(),
-            fencing_token: token,
-            expires_at: UnixMs(expires_at_ms),
-        }),
-        What::Ended { by_time, key, token, rests_until_ms, reason } => {
+        FeedEventKind::Renewed { key, token, expires_at_ms } => {
+            wire::Event::Renewed(wire::Renewed {
+                at,
+                pool,
+                key_id: key.to_string(),
+                fencing_token: token,
+                expires_at: UnixMs(expires_at_ms),
+            })
+        }
+        FeedEventKind::LeaseEnded { by_time, key, token, rests_until_ms, reason } => {
             let rests = rests_until_ms.is_some();
             let over = wire::LeaseOver {
                 at,
@@ -199,25 +201,27 @@ fn event(pool: &str, told: Told) -> wire::Event {
             };
             if by_time { wire::Event::Expired(over) } else { wire::Event::Released(over) }
         }
-        What::Quarantined { key, token, reason } => wire::Event::Quarantined(wire::Quarantined {
-            at,
-            pool,
-            key_id: key.to_string(),
-            fencing_token: token,
-            reason: words(reason),
-        }),
-        What::Restored { key, was } => wire::Event::Restored(wire::KeyMoved {
+        FeedEventKind::Quarantined { key, token, reason } => {
+            wire::Event::Quarantined(wire::Quarantined {
+                at,
+                pool,
+                key_id: key.to_string(),
+                fencing_token: token,
+                reason: words(reason),
+            })
+        }
+        FeedEventKind::KeyFreed { key, was } => wire::Event::Restored(wire::KeyMoved {
             at,
             pool,
             key_id: key.to_string(),
             was: state(was),
         }),
-        What::Gone { by_time, key, was } => {
+        FeedEventKind::KeyRemoved { by_time, key, was } => {
             let moved = wire::KeyMoved { at, pool, key_id: key.to_string(), was: state(was) };
             if by_time { wire::Event::Purged(moved) } else { wire::Event::Deleted(moved) }
         }
-        What::PolicySet(policy) => wire::Event::Policy(changed(at, pool, *policy)),
-        What::Dropped => wire::Event::Dropped(wire::PoolDropped { at, pool }),
+        FeedEventKind::PolicyChanged(policy) => wire::Event::Policy(changed(at, pool, *policy)),
+        FeedEventKind::PoolDeleted => wire::Event::Dropped(wire::PoolDropped { at, pool }),
     }
 }
 

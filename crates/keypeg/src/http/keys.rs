@@ -9,10 +9,9 @@ use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
 use keypeg_engine::core::{
-    Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal as Denied,
-    Secret,
+    Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal, Secret,
 };
-use keypeg_engine::{Call, GENERATE_MAX, PAGE_MAX, Refusal, Reply};
+use keypeg_engine::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
 use serde_json::Value;
 
 const GENERATE: Known = &["count", "values"];
@@ -54,7 +53,7 @@ fn listed(query: Option<&str>) -> Result<Listed, Problem> {
             .filter(|limit| (1..=PAGE_MAX).contains(limit))
             .ok_or_else(|| Problem::out_of_range("limit", "1..1000"))
     });
-    let bad_cursor = || Problem::refused(&Refusal::Denied(Denied::BadCursor));
+    let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
     Ok((state, limit?, cursor.transpose()?))
 }
@@ -115,7 +114,7 @@ fn brought_in(values: Value) -> Result<Vec<Secret>, Problem> {
 pub(super) async fn show(app: &Asking<'_>, pool: &str, key: &str) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, key_ref(key)).await?;
-    let call = Call::ShowKey { pool: pool.clone(), key };
+    let call = Call::GetKey { pool: pool.clone(), key };
     let Reply::Key(view) = app.ask(call).await? else { unreachable!("{SHAPES}") };
     Ok(json(StatusCode::OK, &shown(&pool, *view)))
 }
@@ -144,7 +143,7 @@ pub(super) async fn remove(app: &Asking<'_>, pool: &str, key: &str) -> Answered 
 pub(super) async fn release(app: &Asking<'_>, pool: &str, key: &str, request: Request) -> Answered {
     let pool = pool_name(pool)?;
     let key = app.judged(&pool, bare(request, key).await).await?;
-    let Reply::Freed { released } = app.ask(Call::ReleaseKey { pool, key }).await? else {
+    let Reply::KeyReleased { released } = app.ask(Call::ForceRelease { pool, key }).await? else {
         unreachable!("{SHAPES}")
     };
     Ok(json(StatusCode::OK, &wire::Freed { released }))
@@ -163,7 +162,7 @@ pub(super) async fn keep_alive(
 }
 
 pub(super) fn kept(reply: &Reply) -> wire::Kept {
-    let Reply::Kept { id, expires_at_ms } = *reply else { unreachable!("{SHAPES}") };
+    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{SHAPES}") };
     wire::Kept { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
 }
 
@@ -181,7 +180,7 @@ pub(super) async fn keep_alive_many(app: &Asking<'_>, pool: &str, request: Reque
         KeptAlive::All => (Call::KeepAliveAll { pool }, Vec::new()),
         KeptAlive::These { keys, ill_formed } => (Call::KeepAliveMany { pool, keys }, ill_formed),
     };
-    let Reply::KeptMany { kept, missing: not_there } = app.ask(call).await? else {
+    let Reply::KeptAliveMany { kept, missing: not_there } = app.ask(call).await? else {
         unreachable!("{SHAPES}")
     };
     missing.extend(not_there.iter().map(KeyId::to_string));
@@ -225,7 +224,7 @@ fn these(ids: Value) -> Result<KeptAlive, Problem> {
 pub(super) fn key_ref(text: &str) -> Result<KeyRef, Problem> {
     KeyId::parse(text)
         .map(KeyRef::Id)
-        .ok_or_else(|| Problem::refused(&Refusal::Denied(Denied::UnknownKey)))
+        .ok_or_else(|| Problem::refused(&RequestError::Refused(Refusal::UnknownKey)))
 }
 
 fn new_key(key: &NewKey) -> wire::NewKey {

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{KeyId, LeaseId, LeaseView, PoolName, Secret, Verdict};
+use keypeg_engine::core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
 use keypeg_engine::{Call, Reply, WAIT_MAX_MS};
 use serde::{Serialize, Serializer};
 
@@ -140,14 +140,14 @@ pub(super) async fn release(
 }
 
 /// Reads what a release says of the key.
-pub(super) fn verdict(mut fields: Fields) -> Result<Verdict, Problem> {
+pub(super) fn verdict(mut fields: Fields) -> Result<ReleaseOptions, Problem> {
     let rest_ms = fields.seconds("rest_seconds", REST)?;
     let quarantine = fields.boolean("quarantine")?.unwrap_or(false);
     let reason = fields.text("reason", REASON)?;
     if reason.as_deref().is_some_and(|reason| !is_printable(reason, REASON_MAX)) {
         return Err(Problem::out_of_range("reason", REASON));
     }
-    Ok(Verdict { rest_ms, quarantine, reason: reason.map(String::into_boxed_str) })
+    Ok(ReleaseOptions { rest_ms, quarantine, reason: reason.map(String::into_boxed_str) })
 }
 
 pub(super) async fn renew(app: &Asking<'_>, pool: &str, lease: &str, request: Request) -> Answered {
@@ -180,7 +180,7 @@ impl Granted {
 
     /// What takes it back, where nobody received it.
     pub(super) fn taken_back(&self) -> Call {
-        Call::TakeBack { pool: self.pool.clone(), lease: self.lease.id }
+        Call::RevokeUndelivered { pool: self.pool.clone(), lease: self.lease.id }
     }
 
     pub(super) fn told(&self) -> wire::Grant<Word<'_>> {

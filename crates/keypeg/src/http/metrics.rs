@@ -6,8 +6,10 @@
 use crate::access::Access;
 use hyper::StatusCode;
 use keypeg_client::Code;
-use keypeg_engine::meter::{ANSWERS, COMMIT_US, Histogram, Meter};
-use keypeg_engine::{PoolView, Recovered};
+use keypeg_engine::metrics::{
+    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics, Histogram,
+};
+use keypeg_engine::{PoolView, RecoveryReport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -85,7 +87,7 @@ pub(super) struct CoreCounts {
 }
 
 impl CoreCounts {
-    /// Counts an answer and how long it took from the head's end on.
+    /// KeyCounts an answer and how long it took from the head's end on.
     pub(super) fn answered(&self, family: Family, status: StatusCode, took: Duration) {
         let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1);
         self.answered[family as usize][class].fetch_add(1, Ordering::Relaxed);
@@ -93,7 +95,7 @@ impl CoreCounts {
         self.latency_us.count(&LATENCY_US, took_us);
     }
 
-    /// Counts a problem.
+    /// KeyCounts a problem.
     pub(super) fn refused(&self, code: Code) {
         self.refused[code as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -103,11 +105,11 @@ impl CoreCounts {
 #[derive(Debug)]
 pub(crate) struct Begun {
     /// What the start found.
-    pub(crate) recovered: Recovered,
+    pub(crate) recovered: RecoveryReport,
     /// Who may do what.
     pub(crate) access: Arc<Access>,
     /// What the engine counts.
-    pub(crate) meter: Arc<Meter>,
+    pub(crate) meter: Arc<EngineMetrics>,
 }
 
 /// Where all that is told at a scrape comes from.
@@ -147,8 +149,8 @@ impl Metrics {
             }),
             refused: std::array::from_fn(|code| self.total(|core| &core.refused[code])),
             latency: Told::sum(1e6, &LATENCY_US, self.cores.iter().map(|core| &core.latency_us)),
-            commit: Told::sum(1e6, &COMMIT_US, [&self.begun.meter.commit_us]),
-            answers: Told::sum(1.0, &ANSWERS, [&self.begun.meter.answers]),
+            commit: Told::sum(1e6, &COMMIT_BUCKETS_US, [&self.begun.meter.commit_us]),
+            answers: Told::sum(1.0, &ANSWERS_PER_TURN_BUCKETS, [&self.begun.meter.answers]),
             connections: self.connections_max - self.connections.available_permits(),
             pools: pools.len() as u64,
             keys: [

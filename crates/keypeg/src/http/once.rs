@@ -6,7 +6,7 @@ use super::body::Fields;
 use super::error::Problem;
 use hyper::header::HeaderMap;
 use keypeg_engine::Call;
-use keypeg_engine::core::Digest;
+use keypeg_engine::core::BodyDigest;
 
 const HEADER: &str = "idempotency-key";
 const KEY_MAX: usize = 128;
@@ -15,7 +15,7 @@ const KEY_MAX: usize = 128;
 #[derive(Debug)]
 pub(super) struct Once {
     key: Box<str>,
-    body: Digest,
+    body: BodyDigest,
 }
 
 /// Reads the header; `None` where it is not there.
@@ -34,7 +34,7 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 impl Once {
     /// Ties a key to what is asked under it.
     pub(super) fn of(key: Option<Box<str>>, fields: &Fields) -> Option<Self> {
-        key.map(|key| Self { key, body: Digest::of(&fields.canonical()) })
+        key.map(|key| Self { key, body: BodyDigest::of(&fields.canonical()) })
     }
 }
 
@@ -42,6 +42,6 @@ impl Once {
 pub(super) fn asked(once: Option<Once>, call: Call) -> Call {
     match once {
         None => call,
-        Some(Once { key, body }) => Call::Once { key, body, call: Box::new(call) },
+        Some(Once { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },
     }
 }

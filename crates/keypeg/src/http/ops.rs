@@ -4,7 +4,7 @@ use super::error::Problem;
 use super::{Answered, Asking, Request, Response, SHAPES, json, unrouted};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
-use keypeg_engine::{Call, Principal, Refusal, Reply};
+use keypeg_engine::{Call, Principal, Reply, RequestError};
 use serde_json::json as value;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ pub(super) fn live(request: &Request) -> Answered {
 pub(super) fn ready(app: &Asking<'_>, request: &Request) -> Answered {
     only_read(request)?;
     if app.server.stopping.load(Ordering::Relaxed) {
-        return Err(Problem::refused(&Refusal::ShuttingDown));
+        return Err(Problem::refused(&RequestError::ShuttingDown));
     }
     Ok(json(StatusCode::OK, &value!({ "status": "ready" })))
 }

@@ -38,11 +38,11 @@ pub(super) async fn keep_alive(app: &Asking<'_>, key: &str, request: &Request) -
 }
 
 fn named(pool: PoolName, key: KeyRef) -> Call {
-    Call::ShowKey { pool, key }
+    Call::GetKey { pool, key }
 }
 
 fn freed(pool: PoolName, key: KeyRef) -> Call {
-    Call::ReleaseKey { pool, key }
+    Call::ForceRelease { pool, key }
 }
 
 fn deleted(pool: PoolName, key: KeyRef) -> Call {

@@ -27,7 +27,7 @@ pub(super) async fn list(app: &Asking<'_>) -> Answered {
 
 pub(super) async fn show(app: &Asking<'_>, pool: &str) -> Answered {
     let pool = pool_name(pool)?;
-    let Reply::Pool { pool, .. } = app.ask(Call::ShowPool { pool }).await? else {
+    let Reply::Pool { pool, .. } = app.ask(Call::GetPool { pool }).await? else {
         unreachable!("{SHAPES}")
     };
     Ok(json(StatusCode::OK, &shown(*pool)))
@@ -46,7 +46,7 @@ pub(super) async fn put(app: &Asking<'_>, pool: &str, request: Request) -> Answe
 
 pub(super) async fn remove(app: &Asking<'_>, pool: &str) -> Answered {
     let pool = pool_name(pool)?;
-    let Reply::Done = app.ask(Call::DropPool { pool }).await? else { unreachable!("{SHAPES}") };
+    let Reply::Done = app.ask(Call::DeletePool { pool }).await? else { unreachable!("{SHAPES}") };
     Ok(no_content())
 }
 
@@ -69,7 +69,7 @@ fn policy(mut fields: Fields) -> Result<PolicyPatch, Problem> {
 }
 
 fn shown(view: PoolView) -> wire::Pool {
-    let PoolView { name, policy, counts, waiting, next_return_at_ms, next_purge_at_ms } = view;
+    let PoolView { name, policy, counts, waiting, next_hold_end_at_ms, next_purge_at_ms } = view;
     wire::Pool {
         pool: name.as_str().into(),
         lease_ttl_seconds: Seconds::from_ms(policy.lease_ttl_ms),
@@ -86,7 +86,7 @@ fn shown(view: PoolView) -> wire::Pool {
         quarantined: counts.quarantined,
         total: counts.total(),
         waiting,
-        next_return_at: next_return_at_ms.map(UnixMs),
+        next_return_at: next_hold_end_at_ms.map(UnixMs),
         next_purge_at: next_purge_at_ms.map(UnixMs),
     }
 }

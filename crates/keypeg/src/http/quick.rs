@@ -306,7 +306,7 @@ async fn answer(
     if sent.is_err()
         && let Ok(Told::Granted(granted)) = &made
     {
-        app.take_back(granted);
+        app.undo_undelivered(granted);
     }
     sent
 }
@@ -323,7 +323,7 @@ async fn play(
         #[cfg(feature = "bench-constant")]
         Hot::Constant(constant) => return Ok(Ok(Told::Constant(constant))),
     };
-    let waits = call.waits();
+    let waits = call.may_wait();
     let mut reply = pin!(app.begin(call));
     let reply = std::future::poll_fn(|context| match reply.as_mut().poll(context) {
         Poll::Ready(reply) => Poll::Ready(Ok(reply)),
@@ -337,7 +337,7 @@ async fn play(
     if let Ok(Told::Granted(granted)) = &told
         && std::future::poll_fn(|context| Poll::Ready(has_left(socket, context))).await
     {
-        app.take_back(granted);
+        app.undo_undelivered(granted);
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     app.end(match &told {
@@ -349,9 +349,9 @@ async fn play(
 
 impl App {
     /// Has a grant taken back that nobody received.
-    fn take_back(&self, granted: &Granted) {
+    fn undo_undelivered(&self, granted: &Granted) {
         let call = granted.taken_back();
-        drop(self.lane.call(Asked { by: Principal::Server, call }));
+        drop(self.lane.submit(Asked { by: Principal::Server, call }));
     }
 
     /// Whether a Host is one, and this server's.

@@ -88,7 +88,7 @@ async fn lend(app: &Asking<'_>, request: &Request) -> Answered {
 async fn put_back(app: &Asking<'_>, request: &Request) -> Answered {
     let pool = PoolName::default_pool();
     let Some(value) = named(request) else { return Ok(no_such_key()) };
-    let call = Call::ReleaseKey { pool, key: KeyRef::Value(value.clone()) };
+    let call = Call::ForceRelease { pool, key: KeyRef::Value(value.clone()) };
     match app.ask(call).await {
         Ok(_) => Ok(json(StatusCode::OK, &value!({ "api_key": value.reveal() }))),
         Err(problem) => problem.instead_of(Code::UnknownKey, no_such_key),
@@ -112,7 +112,7 @@ async fn keep_alive(app: &Asking<'_>, request: &Request) -> Answered {
         Ok(reply) => reply,
         Err(problem) => return problem.instead_of(Code::UnknownKey, no_such_key),
     };
-    let Reply::Kept { expires_at_ms, .. } = reply else { unreachable!("{SHAPES}") };
+    let Reply::KeptAlive { expires_at_ms, .. } = reply else { unreachable!("{SHAPES}") };
     let expires_at = expires_at_ms.map(UnixMs);
     Ok(json(StatusCode::OK, &value!({ "api_key": value.reveal(), "expires_at": expires_at })))
 }

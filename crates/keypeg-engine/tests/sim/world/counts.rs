@@ -3,8 +3,8 @@
 use super::World;
 use crate::model::{Checked, State, ensure, pool_of};
 use keypeg_engine::core::{KeyRef, LeaseId};
-use keypeg_engine::works::Works;
-use keypeg_engine::{Call, Caller, Principal, Refusal, Reply};
+use keypeg_engine::state::EngineState;
+use keypeg_engine::{Call, Caller, Principal, Reply, RequestError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ pub(super) fn somebody() -> Principal {
 }
 
 /// Every lease, and every wait for one, is counted in that name, over restarts too.
-pub(super) fn all_is_somebodys(works: &Works) -> Checked {
-    let counts = works.pools().iter().map(|pool| pool.counts().leased + pool.waiting());
+pub(super) fn all_is_somebodys(works: &EngineState) -> Checked {
+    let counts = works.pools().iter().map(|pool| pool.counts().leased + pool.waiter_count());
     let (counted, all) = (caller().borrower(), counts.sum::<u64>());
-    let counted = works.pools().borrowed(counted);
+    let counted = works.pools().lease_count(counted);
     ensure!(counted == all, "uncounted: {all} leases and waits, of which {counted} are somebody's");
     Ok(())
 }
@@ -36,10 +36,10 @@ impl World {
             Call::PutPool { .. } if leased => {
                 self.tally.count("a policy changed while keys were leased");
             }
-            Call::DropPool { .. } if leased => {
+            Call::DeletePool { .. } if leased => {
                 self.tally.count("a pool was dropped while keys were leased");
             }
-            Call::DropPool { .. } if !pool.line.is_empty() => {
+            Call::DeletePool { .. } if !pool.line.is_empty() => {
                 self.tally.count("a pool was dropped while somebody waited");
             }
             _ => {}
@@ -86,25 +86,26 @@ impl World {
                     self.tally.count("a repeat was told of the same lease");
                 }
                 Reply::Granted { .. } => self.tally.count("grants"),
-                Reply::Refused(Refusal::StorageFull) if waited => {
+                Reply::Refused(RequestError::StorageFull) if waited => {
                     self.tally.count("somebody in line was sent away from a full disk");
                 }
-                Reply::Refused(Refusal::StorageFull) => {
+                Reply::Refused(RequestError::StorageFull) => {
                     self.tally.count("the disk was full for a call");
                 }
-                Reply::Refused(Refusal::Overloaded) => {
+                Reply::Refused(RequestError::Overloaded) => {
                     self.tally.count("new keys waited for the carrier");
                 }
-                Reply::Refused(Refusal::Denied(keypeg_engine::core::Refusal::LineFull {
-                    ..
-                })) => {
+                Reply::Refused(RequestError::Refused(
+                    keypeg_engine::core::Refusal::WaitQueueFull { .. },
+                )) => {
                     self.tally.count("the line was full");
                 }
-                Reply::Refused(Refusal::Denied(keypeg_engine::core::Refusal::Settling)) => {
+                Reply::Refused(RequestError::Refused(keypeg_engine::core::Refusal::Settling)) => {
                     self.tally.count("a call was told to come again");
                 }
-                Reply::Refused(Refusal::Denied(keypeg_engine::core::Refusal::UnknownPool))
-                    if waited => {}
+                Reply::Refused(RequestError::Refused(
+                    keypeg_engine::core::Refusal::UnknownPool,
+                )) if waited => {}
                 _ => {}
             }
             tokens += u64::from(matches!(reply, Reply::Granted { .. }));

@@ -1,21 +1,21 @@
 //! Ends and starts of a simulated process, what a start is found to have, and whether all comes to
-//! rest when nothing befalls it any more.
+//! rest when nothing next_fault it any more.
 
 use super::World;
+use crate::faults::{Fault, Part};
 use crate::guess::{Found, Lost, explain};
 use crate::model::{Checked, Instant, State, ensure, itself};
-use crate::support::Dice;
-use crate::weather::{Blow, Part};
+use crate::support::SeededRandom;
 use keypeg_engine::core::KeyRef;
-use keypeg_engine::works::{Sizes, Ticket, Works};
-use keypeg_engine::{Call, Principal, Reply, Request, Setup};
+use keypeg_engine::state::{CallId, EngineState, JournalSizes};
+use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 impl World {
     /// Ends the process. Where the machine goes too, what was not synced goes with it.
     pub(super) fn go_down(&mut self) {
-        let machine = self.plan.power_cuts && self.chance(2);
+        let machine = self.plan.power_cuts && self.random(2);
         self.count_time();
         self.disk.end_process();
         self.works = None;
@@ -23,16 +23,16 @@ impl World {
         self.clients.cut_off();
         self.undelivered.clear();
         if machine {
-            self.disk.cut_power(&mut self.dice);
-            let off = [5, 3_000, 400_000][self.dice.below(3) as usize] + self.dice.below(100);
+            self.disk.cut_power(&mut self.random);
+            let off = [5, 3_000, 400_000][self.random.below(3) as usize] + self.random.below(100);
             self.clock.reboot(off);
             self.exact = false;
             self.counted_ms = self.clock.boot_ms();
             self.note("the power goes, and comes back");
             self.tally.count("power cuts");
         } else {
-            self.disk.next_process(&mut self.dice);
-            let down = [0, 10, 2_000, 400_000][self.dice.below(4) as usize];
+            self.disk.next_process(&mut self.random);
+            let down = [0, 10, 2_000, 400_000][self.random.below(4) as usize];
             self.advance(down);
             self.note("the process is gone, the machine is not");
             self.tally.count("kills");
@@ -44,17 +44,17 @@ impl World {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            if self.plan.struck_one_in > 0 && attempts < 6 && self.chance(3) {
-                let after = self.chance(2);
-                let fails = self.plan.fails && self.chance(3);
-                let blow = if fails { Blow::Fails } else { Blow::Ends { after } };
-                let at = self.dice.below(40);
-                self.sky.brew(Some((at, blow)));
+            if self.plan.struck_one_in > 0 && attempts < 6 && self.random(3) {
+                let after = self.random(2);
+                let fails = self.plan.fails && self.random(3);
+                let blow = if fails { Fault::Fails } else { Fault::Ends { after } };
+                let at = self.random.below(40);
+                self.sky.schedule(Some((at, blow)));
             }
             self.sky.enter(Part::Start);
             let opened = self.open();
             self.sky.enter(Part::Nobody);
-            self.sky.brew(None);
+            self.sky.schedule(None);
             let struck = self.sky.struck().is_some();
             match opened {
                 Ok(works) if !self.disk.has_crashed() => {
@@ -66,7 +66,7 @@ impl World {
                 Err(error) if self.plan.rules.full && attempts < 20 => {
                     self.note(&format!("the start met a full disk: {error}"));
                     self.tally.count("a start met a full disk");
-                    self.disk.hold_at_most(None);
+                    self.disk.set_capacity(None);
                 }
                 Err(error) => return Err(format!("a start is refused: {error}")),
             }
@@ -77,23 +77,24 @@ impl World {
         self.audit(lost)
     }
 
-    pub(super) fn open(&mut self) -> Result<Works, String> {
-        let setup = Setup {
+    pub(super) fn open(&mut self) -> Result<EngineState, String> {
+        let setup = EngineConfig {
             data: None,
             lanes: 1,
             default_policy: self.plan.policy.clone(),
             max_keys: 1_000_000,
             existing: false,
         };
-        let (clock, chance) = (Box::new(self.clock.clone()), Box::new(Dice(self.dice.next())));
+        let (clock, random) =
+            (Box::new(self.clock.clone()), Box::new(SeededRandom(self.random.next())));
         let disk = Arc::new(self.disk.clone());
-        let opened = Works::open(Some(disk), self.plan.sizes, &setup, clock, chance);
+        let opened = EngineState::open(Some(disk), self.plan.sizes, &setup, clock, random);
         let (mut works, recovered) = opened.map_err(|error| error.to_string())?;
         if recovered.batches_cut > 0 {
             self.tally.count("a torn tail was cut");
         }
-        works.make_ahead(false).map_err(|error| error.to_string())?;
-        *self.sky.carrier.lock().unwrap() = works.take_carrier();
+        works.start_preallocation(false).map_err(|error| error.to_string())?;
+        *self.sky.carrier.lock().unwrap() = works.take_checkpointer();
         Ok(works)
     }
 
@@ -108,7 +109,7 @@ impl World {
             Err(error) if capacity => {
                 self.note(&format!("it ended on a full disk while it was looked at: {error}"));
                 self.tally.count("it ended on a full disk");
-                self.disk.hold_at_most(None);
+                self.disk.set_capacity(None);
                 self.go_down();
                 return self.start(lost);
             }
@@ -158,7 +159,7 @@ impl World {
         }
         for (_, call) in lost.unwrap_or_default() {
             let Call::Import { pool, values } = itself(call) else { continue };
-            let show = |value| Call::ShowKey { pool: pool.clone(), key: KeyRef::Value(value) };
+            let show = |value| Call::GetKey { pool: pool.clone(), key: KeyRef::Value(value) };
             let shown = self.ask(values.iter().cloned().map(show).collect())?;
             for (value, reply) in values.iter().zip(shown) {
                 if let Reply::Key(view) = reply {
@@ -175,7 +176,7 @@ impl World {
         let by = || Principal::Anyone;
         let mut queue: VecDeque<_> = calls
             .into_iter()
-            .map(|call| (Ticket { lane: 1, slot: self.slot() }, Request { by: by(), call }))
+            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request { by: by(), call }))
             .collect();
         let (many, mut replies) = (queue.len(), Vec::new());
         let works = self.works.as_mut().expect("the engine runs");
@@ -191,7 +192,7 @@ impl World {
         self.plan.struck_one_in = 0;
         self.plan.lost_replies = false;
         self.sky.settle(0, 0);
-        self.disk.hold_at_most(None);
+        self.disk.set_capacity(None);
         self.advance(2_000);
         for _ in 0..400 {
             let due = self
@@ -216,9 +217,9 @@ impl World {
     }
 
     pub(super) fn journal_is_small(&self) -> bool {
-        let Sizes { segment, journal } = self.plan.sizes;
+        let JournalSizes { segment, journal } = self.plan.sizes;
         let pools = self.works.as_ref().expect("the engine runs").pools();
-        let answers: u64 = pools.iter().map(keypeg_engine::core::Pool::answers).sum();
+        let answers: u64 = pools.iter().map(keypeg_engine::core::Pool::stored_answer_count).sum();
         // An answer that is kept with its part of a frame; most of a segment is its header here.
         let living = 112 * answers * segment / (segment - 4_096);
         // The segments made ready, and the one being written, are beside the bound.

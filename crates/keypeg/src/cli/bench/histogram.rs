@@ -11,7 +11,7 @@ const STEPS: u64 = 1 << STEP_BITS;
 /// Up to `STEPS` each value has its own step, and so has each 128th of every doubling above.
 const SIZE: usize = ((64 - STEP_BITS as usize) + 1) << STEP_BITS;
 
-/// Counts lengths of time.
+/// KeyCounts lengths of time.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     counts: Box<[u64]>,

@@ -3,7 +3,7 @@
 //! In an open loop request number k is due k/rate seconds after the begin, whatever became of those
 //! before it, and its latency counts from then: a server that stalls cannot make its stall look
 //! short by being asked less meanwhile. What is due within the run is sent even after its end, where
-//! no connection was idle before. Which connection sends it is chance: the next idle one.
+//! no connection was idle before. Which connection sends it is random: the next idle one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

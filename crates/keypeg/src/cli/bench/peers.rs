@@ -172,23 +172,23 @@ impl Talk for Beanstalk {
 pub(super) struct Postgres {
     table: String,
     rows: u64,
-    chance: u64,
+    random: u64,
     greeted: bool,
     held: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Postgres {
     pub(super) fn new(table: &str, rows: u64, number: usize) -> Self {
-        let chance = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self { table: table.into(), rows: rows.max(1), chance, greeted: false, held: None }
+        let random = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self { table: table.into(), rows: rows.max(1), random, greeted: false, held: None }
     }
 
     /// xorshift: any row will do.
     fn draw(&mut self) -> u64 {
-        self.chance ^= self.chance << 13;
-        self.chance ^= self.chance >> 7;
-        self.chance ^= self.chance << 17;
-        self.chance % self.rows + 1
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % self.rows + 1
     }
 
     fn message(out: &mut Vec<u8>, kind: u8, body: &[u8]) {

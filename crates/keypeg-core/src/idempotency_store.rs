@@ -2,15 +2,15 @@
 //!
 //! An answer that lent a key is kept while its lease runs, and then among the last that ended, so
 //! that a repeat is told so; one that made keys is kept for an hour. Bounded by whoever asks
-//! [`Replays::has_room`] first. Knows nothing of leases and keys but their numbers.
+//! [`IdempotencyStore::has_room`] first. Knows nothing of leases and keys but their numbers.
 
 use crate::chunks::Chunks;
 use crate::clocks::US_PER_S;
-use crate::fact::{Answer, Said};
-use crate::ids::{AnswerId, Digest};
+use crate::fact::{IdempotencyRecord, IdempotentResult};
+use crate::holds::spread;
+use crate::ids::{BodyDigest, IdempotencyId};
 use crate::index::Index;
-use crate::lease::spread;
-use crate::ledger::Ledger;
+use crate::shared::SharedState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -25,15 +25,15 @@ const ENDED_ANSWERS_MIN: usize = 64;
 
 /// What somebody asks under an Idempotency-Key: which answer it is, and to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) id: AnswerId,
-    pub(crate) body: Digest,
+pub(crate) struct IdempotentRequest {
+    pub(crate) id: IdempotencyId,
+    pub(crate) body: BodyDigest,
 }
 
 /// An answer that is kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
-    pub(crate) answer: Answer,
+pub(crate) struct StoredAnswer {
+    pub(crate) answer: IdempotencyRecord,
     /// Where the keys it made lie: a slot and how many from there on, in order.
     pub(crate) slots: Box<[(u32, u32)]>,
     /// Whether it was given again: whoever has it now must keep it.
@@ -42,8 +42,8 @@ pub(crate) struct Kept {
 
 /// The answers of one pool.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Replays {
-    kept: Chunks<Option<Kept>>,
+pub(crate) struct IdempotencyStore {
+    kept: Chunks<Option<StoredAnswer>>,
     free: Vec<u32>,
     /// What all of them count of [`ANSWERS_MAX`].
     weight: usize,
@@ -55,32 +55,32 @@ pub(crate) struct Replays {
     /// Those whose lease ended, the oldest first; some may be forgotten already.
     ended: VecDeque<u32>,
     /// Who waits under an Idempotency-Key: the place in line, and for what.
-    pub(crate) waiting: HashMap<AnswerId, (u32, Digest), foldhash::fast::RandomState>,
+    pub(crate) waiting: HashMap<IdempotencyId, (u32, BodyDigest), foldhash::fast::RandomState>,
 }
 
-impl Replays {
+impl IdempotencyStore {
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
 
     /// Whether one more answer may be kept.
-    pub(crate) fn has_room(&mut self, ledger: &mut Ledger, now_us: u64) -> bool {
+    pub(crate) fn has_room(&mut self, ledger: &mut SharedState, now_us: u64) -> bool {
         self.forget_due(ledger, now_us, usize::MAX);
         ledger.answers < ANSWERS_MAX
     }
 
     /// Finds an answer that is still kept.
-    pub(crate) fn find(&self, id: AnswerId, now_us: u64) -> Option<u32> {
+    pub(crate) fn find(&self, id: IdempotencyId, now_us: u64) -> Option<u32> {
         let at = self.find_any(id)?;
         let kept = self.get(at);
         (kept.answer.until_us > now_us || self.runs(at)).then_some(at)
     }
 
-    fn find_any(&self, id: AnswerId) -> Option<u32> {
+    fn find_any(&self, id: IdempotencyId) -> Option<u32> {
         self.by_id.find(id.hash(), |at| self.get(at).answer.id == id)
     }
 
-    pub(crate) fn get(&self, at: u32) -> &Kept {
+    pub(crate) fn get(&self, at: u32) -> &StoredAnswer {
         self.kept[at].as_ref().expect(KEPT)
     }
 
@@ -104,7 +104,7 @@ impl Replays {
 
     /// Keeps an answer; `runs` says of one that lent a key whether its lease runs. One that was
     /// kept under the same id is replaced.
-    pub(crate) fn keep(&mut self, ledger: &mut Ledger, kept: Kept, runs: bool) {
+    pub(crate) fn keep(&mut self, ledger: &mut SharedState, kept: StoredAnswer, runs: bool) {
         if let Some(at) = self.find_any(kept.answer.id) {
             self.forget(ledger, at);
         }
@@ -128,14 +128,14 @@ impl Replays {
     }
 
     /// Notes that a lease ended: a repeat of what lent it is told so for as long as there is room.
-    pub(crate) fn lease_ended(&mut self, ledger: &mut Ledger, token: u64) {
+    pub(crate) fn lease_ended(&mut self, ledger: &mut SharedState, token: u64) {
         let Some(at) = self.of_token(token) else { return };
         let all = &self.kept;
         self.by_token.remove(spread(token), at, |at| spread_of(all, at));
         self.note_ended(ledger, at);
     }
 
-    fn note_ended(&mut self, ledger: &mut Ledger, at: u32) {
+    fn note_ended(&mut self, ledger: &mut SharedState, at: u32) {
         self.ended.push_back(at);
         ledger.ended_answers += 1;
         while ledger.ended_answers > ENDED_ANSWERS_MAX
@@ -144,7 +144,7 @@ impl Replays {
         {}
     }
 
-    fn forget_oldest_ended(&mut self, ledger: &mut Ledger) -> bool {
+    fn forget_oldest_ended(&mut self, ledger: &mut SharedState) -> bool {
         let Some(at) = self.ended.pop_front() else { return false };
         ledger.ended_answers -= 1;
         let over = self.kept[at].as_ref().is_some_and(|kept| token_of(kept).is_some());
@@ -155,7 +155,7 @@ impl Replays {
     }
 
     /// Forgets an answer, wherever it stands.
-    pub(crate) fn forget(&mut self, ledger: &mut Ledger, at: u32) {
+    pub(crate) fn forget(&mut self, ledger: &mut SharedState, at: u32) {
         let all = &self.kept;
         let kept = self.get(at);
         let (id, token, weight) = (kept.answer.id, token_of(kept), weight(kept));
@@ -170,7 +170,7 @@ impl Replays {
     }
 
     /// Forgets the answer of that id, if it is kept.
-    pub(crate) fn forget_id(&mut self, ledger: &mut Ledger, id: AnswerId) {
+    pub(crate) fn forget_id(&mut self, ledger: &mut SharedState, id: IdempotencyId) {
         if let Some(at) = self.find_any(id) {
             self.forget(ledger, at);
         }
@@ -178,7 +178,7 @@ impl Replays {
 
     /// Forgets what has been kept long enough, at most `max` answers of either kind; true when more
     /// is to be forgotten. Each answer costs this once.
-    pub(crate) fn forget_due(&mut self, ledger: &mut Ledger, now_us: u64, max: usize) -> bool {
+    pub(crate) fn forget_due(&mut self, ledger: &mut SharedState, now_us: u64, max: usize) -> bool {
         for _ in 0..max {
             let (made, ended) =
                 (self.first_due(&self.made, now_us), self.first_due(&self.ended, now_us));
@@ -204,8 +204,8 @@ impl Replays {
         line.front().copied().filter(is_due)
     }
 
-    /// Counts them no more: their pool is removed, and their memory goes with it.
-    pub(crate) fn leave(&self, ledger: &mut Ledger) {
+    /// KeyCounts them no more: their pool is removed, and their memory goes with it.
+    pub(crate) fn leave(&self, ledger: &mut SharedState) {
         ledger.answers -= self.weight;
         ledger.ended_answers -= self.ended.len();
     }
@@ -215,26 +215,26 @@ impl Replays {
         u32::try_from(self.kept.len()).expect("invariant: answers are bounded")
     }
 
-    /// The answer at a place below [`Replays::end`].
-    pub(crate) fn at(&self, at: u32) -> Option<&Kept> {
+    /// The answer at a place below [`IdempotencyStore::end`].
+    pub(crate) fn at(&self, at: u32) -> Option<&StoredAnswer> {
         self.kept[at].as_ref()
     }
 }
 
 const KEPT: &str = "invariant: an answer that is found is kept";
 
-fn spread_of(all: &Chunks<Option<Kept>>, at: u32) -> u64 {
+fn spread_of(all: &Chunks<Option<StoredAnswer>>, at: u32) -> u64 {
     all[at].as_ref().and_then(token_of).map_or(0, spread)
 }
 
-fn token_of(kept: &Kept) -> Option<u64> {
+fn token_of(kept: &StoredAnswer) -> Option<u64> {
     match kept.answer.said {
-        Said::Lease { token, .. } => Some(token),
-        Said::Keys { .. } => None,
+        IdempotentResult::Lease { token, .. } => Some(token),
+        IdempotentResult::Keys { .. } => None,
     }
 }
 
 /// What an answer counts of [`ANSWERS_MAX`].
-fn weight(kept: &Kept) -> usize {
+fn weight(kept: &StoredAnswer) -> usize {
     1 + kept.slots.len()
 }

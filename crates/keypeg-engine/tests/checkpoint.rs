@@ -6,11 +6,11 @@
 mod support;
 
 use keypeg_engine::core::{
-    KeyRef, KeyState, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+    KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
-use keypeg_engine::works::Ticket;
-use keypeg_engine::{Call, Principal, Refusal, Reply, Request};
+use keypeg_engine::state::CallId;
+use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
@@ -64,7 +64,11 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
     for round in 0..600 {
         clock.tick_ms(10);
         let (lease, ..) = driver.acquire("somebody").unwrap();
-        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default(),
+        });
         if round % 7 == 0 {
             driver.carry().unwrap();
         }
@@ -77,13 +81,13 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
     assert!(segments(&disk)[0].as_str() > "journal-000000000020", "{:?}", segments(&disk));
     let mut driver = open(&disk, &clock);
     assert_eq!((driver.recovered.keys, driver.recovered.leases), (4, 1));
-    let call = Call::ShowKey { pool: default_pool(), key: KeyRef::Id(key) };
+    let call = Call::GetKey { pool: default_pool(), key: KeyRef::Id(key) };
     let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
     let held = shown.lease.unwrap();
     assert_eq!((held.id, held.token), (lease, token));
     assert_eq!(held.holder.as_deref(), Some("from the beginning"));
     let renewed = driver.call(Call::Renew { pool: default_pool(), lease, ttl_ms: None });
-    let Reply::Refused(Refusal::Denied(Denied::MaxHoldReached { .. })) = renewed else {
+    let Reply::Refused(RequestError::Refused(Refusal::MaxHoldReached { .. })) = renewed else {
         panic!("its longest hold is remembered too: {renewed:?}")
     };
     assert_eq!(ids.len(), 4);
@@ -102,10 +106,14 @@ fn new_keys_wait_for_a_carrier_that_lags_and_nothing_else_does() {
         made += 1;
         assert!(made < 1_000, "the lag is bounded");
     }
-    assert!(matches!(driver.call(generate()), Reply::Refused(Refusal::Overloaded)));
+    assert!(matches!(driver.call(generate()), Reply::Refused(RequestError::Overloaded)));
     let (lease, ..) = driver.acquire("goes on").unwrap();
     assert!(matches!(
-        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() }),
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default()
+        }),
         Reply::Done
     ));
     driver.carry().unwrap();
@@ -122,7 +130,7 @@ fn a_start_that_drops_at_once_takes_no_segment_from_its_carrier() {
     let lend = |driver: &mut Driver, times| {
         for _ in 0..times {
             let (lease, ..) = driver.acquire("somebody").unwrap();
-            let verdict = Verdict::default();
+            let verdict = ReleaseOptions::default();
             driver.call(Call::Release { pool: default_pool(), lease, verdict });
         }
     };
@@ -148,17 +156,25 @@ fn a_rest_outlives_the_segment_it_was_told_in() {
     driver.call(Call::Generate { pool: side.clone(), count: 1 });
     let call = Call::Acquire { pool: side.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
     let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
-    driver.call(Call::Release { pool: side.clone(), lease: lease.id, verdict: Verdict::default() });
+    driver.call(Call::Release {
+        pool: side.clone(),
+        lease: lease.id,
+        verdict: ReleaseOptions::default(),
+    });
     driver.generate(1);
     for _ in 0..300 {
         let (lease, ..) = driver.acquire("somebody").unwrap();
-        driver.call(Call::Release { pool: default_pool(), lease, verdict: Verdict::default() });
+        driver.call(Call::Release {
+            pool: default_pool(),
+            lease,
+            verdict: ReleaseOptions::default(),
+        });
         driver.carry().unwrap();
     }
     drop(driver);
     assert_ne!(segments(&disk)[0], "journal-000000000001");
     let mut driver = open(&disk, &clock);
-    let call = Call::ShowKey { pool: side, key: KeyRef::Id(lease.key_id) };
+    let call = Call::GetKey { pool: side, key: KeyRef::Id(lease.key_id) };
     let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
     assert_eq!(shown.state, KeyState::Resting);
 }
@@ -172,7 +188,7 @@ fn a_quarantine_outlives_the_segment_it_was_told_in_and_so_does_its_end() {
     let mut aside = Vec::new();
     for reason in [Some("401 ✗".into()), None] {
         let (lease, key, _) = driver.acquire("finds out").unwrap();
-        let verdict = Verdict { quarantine: true, reason, ..Verdict::default() };
+        let verdict = ReleaseOptions { quarantine: true, reason, ..ReleaseOptions::default() };
         driver.call(Call::Release { pool: default_pool(), lease, verdict });
         aside.push(KeyRef::Id(key));
     }
@@ -184,13 +200,13 @@ fn a_quarantine_outlives_the_segment_it_was_told_in_and_so_does_its_end() {
         for _ in 0..300 {
             let call = Call::Acquire { pool: side(), ttl_ms: None, holder: None, wait_ms: 0 };
             let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
-            let (lease, verdict) = (lease.id, Verdict::default());
+            let (lease, verdict) = (lease.id, ReleaseOptions::default());
             driver.call(Call::Release { pool: side(), lease, verdict });
             driver.carry().unwrap();
         }
     };
     let shown = |driver: &mut Driver, key: &KeyRef| {
-        let call = Call::ShowKey { pool: default_pool(), key: key.clone() };
+        let call = Call::GetKey { pool: default_pool(), key: key.clone() };
         let Reply::Key(shown) = driver.call(call) else { panic!("a key") };
         (shown.state, shown.reason)
     };
@@ -199,7 +215,7 @@ fn a_quarantine_outlives_the_segment_it_was_told_in_and_so_does_its_end() {
     let mut driver = open(&disk, &clock);
     assert_eq!(shown(&mut driver, &aside[0]), (KeyState::Quarantined, Some("401 ✗".into())));
     assert_eq!(shown(&mut driver, &aside[1]), (KeyState::Quarantined, None));
-    driver.call(Call::ReleaseKey { pool: default_pool(), key: aside[0].clone() });
+    driver.call(Call::ForceRelease { pool: default_pool(), key: aside[0].clone() });
     driver.call(Call::DeleteKey { pool: default_pool(), key: aside[1].clone() });
     turn_over(&mut driver);
     let mut driver = open(&disk, &clock);
@@ -231,11 +247,11 @@ fn a_retired_value_is_never_used_again_wherever_its_end_was_told() {
             driver = open(&disk, &clock);
             carry_at(&mut driver, 3);
             let reply = driver.call(import("value"));
-            let Reply::Refused(Refusal::Denied(Denied::KeyExists { at: 0 })) = reply else {
+            let Reply::Refused(RequestError::Refused(Refusal::KeyExists { at: 0 })) = reply else {
                 panic!("carried at {carried}: {reply:?}")
             };
         }
-        driver.call(Call::DropPool { pool: side() });
+        driver.call(Call::DeletePool { pool: side() });
         driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
         assert!(
             matches!(driver.call(import("value")), Reply::Keys(_)),
@@ -264,11 +280,11 @@ fn a_value_that_goes_while_the_database_is_asked_is_not_brought_back() {
     driver.call(Call::ListPools);
     let mut asked = VecDeque::new();
     for (slot, call) in (0..).zip([import(&["new", "second"]), delete("second")]) {
-        asked.push_back((Ticket { lane: 0, slot }, Request { by: Principal::Anyone, call }));
+        asked.push_back((CallId { lane: 0, slot }, Request { by: Principal::Anyone, call }));
     }
     let mut replies = Vec::new();
     driver.works.turn(&mut asked, &mut replies).unwrap();
-    assert!(matches!(replies[..], [(Ticket { slot: 1, .. }, Reply::Done)]), "{replies:?}");
+    assert!(matches!(replies[..], [(CallId { slot: 1, .. }, Reply::Done)]), "{replies:?}");
     assert_eq!(driver.works.late(), 1, "the import waits");
     driver.carrier.as_ref().unwrap().answer().unwrap();
     driver.carry().unwrap();
@@ -297,15 +313,15 @@ fn an_import_is_not_judged_by_what_a_removed_pool_of_its_name_had() {
     driver.call(Call::ListPools);
     let request = |call| Request { by: Principal::Anyone, call };
     let mut asked = VecDeque::new();
-    for (slot, call) in (0..).zip([import(), Call::DropPool { pool: side() }, put()]) {
-        asked.push_back((Ticket { lane: 0, slot }, request(call)));
+    for (slot, call) in (0..).zip([import(), Call::DeletePool { pool: side() }, put()]) {
+        asked.push_back((CallId { lane: 0, slot }, request(call)));
     }
     let mut replies = Vec::new();
     driver.works.turn(&mut asked, &mut replies).unwrap();
     assert_eq!((replies.len(), driver.works.late()), (2, 1), "the import waits");
     driver.carrier.as_ref().unwrap().answer().unwrap();
     driver.works.turn(&mut asked, &mut replies).unwrap();
-    assert!(matches!(replies[2], (Ticket { slot: 0, .. }, Reply::Keys(_))), "{:?}", replies[2]);
+    assert!(matches!(replies[2], (CallId { slot: 0, .. }, Reply::Keys(_))), "{:?}", replies[2]);
 }
 
 /// What waits for the database is bounded, and told so.
@@ -324,7 +340,7 @@ fn imports_that_wait_for_the_database_are_bounded() {
     driver.call(Call::ListPools);
     let replies = driver.turn((0..300).map(|n| import(format!("value {n}"))).collect()).unwrap();
     let made = replies.iter().filter(|reply| matches!(reply, Reply::Keys(_))).count();
-    let refused = |reply: &&Reply| matches!(reply, Reply::Refused(Refusal::Overloaded));
+    let refused = |reply: &&Reply| matches!(reply, Reply::Refused(RequestError::Overloaded));
     assert_eq!((made, replies.iter().filter(refused).count()), (256, 44));
 }
 
@@ -339,7 +355,7 @@ fn a_removed_pool_is_taken_out_in_slices_and_its_name_is_free_at_once() {
         driver.carry().unwrap();
     }
     driver.carry().unwrap();
-    driver.call(Call::DropPool { pool: side() });
+    driver.call(Call::DeletePool { pool: side() });
     driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
     driver.call(Call::Generate { pool: side(), count: 2 });
     let carrier = driver.carrier.as_mut().unwrap();
@@ -429,7 +445,7 @@ fn leases_that_end_while_they_are_told_anew_do_not_let_the_journal_grow() {
         Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }
     };
     let release = |lease| {
-        let (pool, verdict) = (default_pool(), Verdict::default());
+        let (pool, verdict) = (default_pool(), ReleaseOptions::default());
         Call::Release { pool, lease, verdict }
     };
     let grants = |replies: Vec<Reply>| {

@@ -29,10 +29,10 @@ fn main() {
         waiting.push(ask(&lane, call));
         if at % 4_000 == 0 {
             // All before it are in line once this is answered.
-            block_on(ask(&lane, Call::ShowPool { pool: pool() }));
+            block_on(ask(&lane, Call::GetPool { pool: pool() }));
         }
     }
-    let Reply::Pool { pool: shown, .. } = block_on(ask(&lane, Call::ShowPool { pool: pool() }))
+    let Reply::Pool { pool: shown, .. } = block_on(ask(&lane, Call::GetPool { pool: pool() }))
     else {
         panic!("the pool is there")
     };

@@ -6,20 +6,20 @@
 mod support;
 
 use keypeg_engine::core::{
-    Digest, EndCause, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal as Denied, Secret, Verdict,
+    BodyDigest, EndCause, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::{Call, Reply, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Dice, Driver, GivenClock, default_pool};
+use support::{Driver, GivenClock, SeededRandom, default_pool};
 
 fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).unwrap()
 }
 
 fn once(key: &str, call: Call) -> Call {
-    Call::Once { key: key.into(), body: Digest(1), call: Box::new(call) }
+    Call::Idempotent { key: key.into(), body: BodyDigest(1), call: Box::new(call) }
 }
 
 fn generate(key: &str, count: u32) -> Call {
@@ -64,7 +64,7 @@ fn turn_over(driver: &mut Driver, disk: &SimDisk) {
     for _ in 0..300 {
         let call = Call::Acquire { pool: side(), ttl_ms: None, holder: None, wait_ms: 0 };
         let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
-        let verdict = Verdict::default();
+        let verdict = ReleaseOptions::default();
         driver.call(Call::Release { pool: side(), lease: lease.id, verdict });
         driver.carry().unwrap();
     }
@@ -86,7 +86,7 @@ fn an_answer_is_the_same_after_a_start_wherever_its_facts_have_gone() {
         let Reply::Granted { lease: ended, .. } = driver.call(acquire("ended")) else {
             panic!("a key is free")
         };
-        let (id, verdict) = (ended.id, Verdict::default());
+        let (id, verdict) = (ended.id, ReleaseOptions::default());
         driver.call(Call::Release { pool: default_pool(), lease: id, verdict });
         match gone {
             "carried" => driver.carry().unwrap(),
@@ -102,7 +102,8 @@ fn an_answer_is_the_same_after_a_start_wherever_its_facts_have_gone() {
             assert_eq!(told(driver.call(import())), imported, "{gone}, start {start}");
             assert_eq!(told(driver.call(acquire("lease"))), lease, "{gone}, start {start}");
             let over = driver.call(acquire("ended"));
-            let ended = matches!(over, Reply::Refused(Refusal::Denied(Denied::LeaseEnded { .. })));
+            let ended =
+                matches!(over, Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. })));
             assert!(ended, "{gone}, start {start}: {over:?}");
         }
     }
@@ -120,7 +121,7 @@ fn what_a_key_tells_of_that_is_gone_is_told_so_after_a_start() {
         }
         for _ in 0..2 {
             let reply = driver.call(generate("keys", 3));
-            let gone = matches!(reply, Reply::Refused(Refusal::Denied(Denied::KeysGone)));
+            let gone = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
             assert!(gone, "{reply:?}");
             driver = open(&disk, &clock);
         }
@@ -137,7 +138,7 @@ fn what_was_not_durable_was_not_answered() {
         disk.crash_at(Some(CrashAt { operation: 1, after: seed % 2 == 1 }));
         assert!(driver.turn(vec![generate("keys", 3), acquire("lease")]).is_err());
         drop(driver);
-        let mut driver = open(&disk.after_crash(&mut Dice(seed)), &clock);
+        let mut driver = open(&disk.after_crash(&mut SeededRandom(seed)), &clock);
         // Either the whole batch was lost or all of it was kept: an answer is one with its keys.
         let there = driver.recovered.keys == 4;
         assert!(there || driver.recovered.keys == 1);
@@ -145,7 +146,7 @@ fn what_was_not_durable_was_not_answered() {
         kept[usize::from(there)] += 1;
         let Reply::Keys(keys) = driver.call(generate("keys", 3)) else { panic!("answered") };
         assert_eq!(keys.len(), 3);
-        assert_eq!(driver.works.pools().keys(), 4, "made once, whatever the crash kept");
+        assert_eq!(driver.works.pools().key_count(), 4, "made once, whatever the crash kept");
         driver.call(acquire("lease"));
         let leased = driver.works.pools().get(&default_pool()).unwrap().counts().leased;
         assert_eq!(leased, 1, "lent once, whatever the crash kept");
@@ -163,17 +164,17 @@ fn a_grant_taken_back_is_asked_for_anew_after_a_start() {
         let Reply::Granted { lease, again, .. } = driver.call(acquire("k")) else { panic!("free") };
         assert!(!again && last != Some(lease.id));
         last = Some(lease.id);
-        driver.call(Call::TakeBack { pool: default_pool(), lease: lease.id });
+        driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
         driver = open(&disk, &clock);
     }
     // One that was told again is somebody's.
     let Reply::Granted { lease, .. } = driver.call(acquire("k")) else { panic!("free") };
     let Reply::Granted { again: true, .. } = driver.call(acquire("k")) else { panic!("again") };
-    driver.call(Call::TakeBack { pool: default_pool(), lease: lease.id });
-    let (id, verdict) = (lease.id, Verdict::default());
+    driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
+    let (id, verdict) = (lease.id, ReleaseOptions::default());
     let release = Call::Release { pool: default_pool(), lease: id, verdict };
     assert!(matches!(driver.call(release), Reply::Done));
     let reply = driver.call(acquire("k"));
-    let cause = Denied::LeaseEnded { cause: Some(EndCause::Released) };
-    assert!(matches!(&reply, Reply::Refused(Refusal::Denied(denied)) if *denied == cause));
+    let cause = Refusal::LeaseEnded { cause: Some(EndCause::Released) };
+    assert!(matches!(&reply, Reply::Refused(RequestError::Refused(denied)) if *denied == cause));
 }

@@ -1,6 +1,6 @@
 //! The pick is uniform over the keys that are free, and values are uniform in their symbols.
 //!
-//! Judged by chi-square with seeded chance, so a run never flickers. Each test also shows that a
+//! Judged by chi-square with seeded random, so a run never flickers. Each test also shows that a
 //! draw known to be bad fails by the same judgement. Every draw is made on a fresh copy of the
 //! pool: returning keys would shuffle the places and hide a bias between them.
 
@@ -8,13 +8,14 @@
 mod rng;
 
 use keypeg_core::{
-    Chance, Fact, IdKey, KeyId, KeyRef, KeyView, LeaseId, Ledger, Limits, Now, Policy, PolicyPatch,
-    Pool, PoolName, Pools, Refusal, Step, Verdict, Wish,
+    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, KeyView, LeaseId, Limits, Now, Policy,
+    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
+    StepContext,
 };
 use rng::Rng;
 use std::collections::{HashMap, HashSet};
 
-/// One pool, its time and its chance.
+/// One pool, its time and its random.
 #[derive(Clone)]
 struct World {
     pools: Pools,
@@ -25,36 +26,36 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let limits = Limits { pools: 1, keys: 100_000 };
-        let pools = Pools::new(IdKey::new([1; 32]), limits, 1);
+        let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
         let mut world = Self { pools, now: Now::default(), rng: Rng::new(seed) };
         let (base, patch) = (Policy::default(), PolicyPatch::default());
         let mut sink = |_: &Fact<'_>| {};
-        let (now, chance, facts) = (world.now, &mut world.rng, &mut sink);
-        let mut step = Step { now, chance, facts, budget: 0, ended_by_time: false };
-        let made = world.pools.put(&mut step, &PoolName::default_pool(), &base, patch);
+        let (now, random, facts) = (world.now, &mut world.rng, &mut sink);
+        let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
+        let made = world.pools.create_or_update(&mut step, &PoolName::default_pool(), &base, patch);
         assert_eq!(made, Ok(true));
         world
     }
 
     fn on<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> T {
-        let mut chance = self.rng.clone();
-        let answer = self.on_with(&mut chance, play);
-        self.rng = chance;
+        let mut random = self.rng.clone();
+        let answer = self.on_with(&mut random, play);
+        self.rng = random;
         answer
     }
 
     fn on_with<T>(
         &mut self,
-        chance: &mut dyn Chance,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        random: &mut dyn RandomSource,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> T {
         let mut sink = |_: &Fact<'_>| {};
         let (now, facts) = (self.now, &mut sink);
-        let mut step = Step { now, chance, facts, budget: 1_000, ended_by_time: false };
-        self.pools.on(&PoolName::default_pool(), &mut step, play).expect("done")
+        let mut step = StepContext { now, random, facts, budget: 1_000, ended_by_time: false };
+        self.pools.with_pool(&PoolName::default_pool(), &mut step, play).expect("done")
     }
 
     fn generate(&mut self, count: u32) -> Vec<KeyId> {
@@ -63,15 +64,16 @@ impl World {
     }
 
     fn acquire(&mut self) -> (KeyId, LeaseId) {
-        let (lease, _) = self.on(|pool, ledger, step| pool.acquire(ledger, step, &Wish::default()));
+        let (lease, _) =
+            self.on(|pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
         (lease.key_id, lease.id)
     }
 
-    fn draw(&self, chance: &mut dyn Chance) -> KeyId {
-        let lent = |pool: &mut Pool, ledger: &mut Ledger, step: &mut Step<'_>| {
-            pool.acquire(ledger, step, &Wish::default())
+    fn draw(&self, random: &mut dyn RandomSource) -> KeyId {
+        let lent = |pool: &mut Pool, ledger: &mut SharedState, step: &mut StepContext<'_>| {
+            pool.acquire(ledger, step, &AcquireOptions::default())
         };
-        self.clone().on_with(chance, lent).0.key_id
+        self.clone().on_with(random, lent).0.key_id
     }
 }
 
@@ -88,7 +90,7 @@ fn churned(seed: u64) -> (World, Vec<KeyId>) {
                 let lease = leases.swap_remove(leases.len() / 2);
                 // Its key may have been deleted meanwhile.
                 let _ = world.on(|pool, ledger, step| {
-                    Ok(pool.release(ledger, step, lease, &Verdict::default()))
+                    Ok(pool.release(ledger, step, lease, &ReleaseOptions::default()))
                 });
             }
             2 if keys.len() > 100 => {
@@ -101,7 +103,7 @@ fn churned(seed: u64) -> (World, Vec<KeyId>) {
     }
     let free = |world: &mut World| -> Vec<KeyId> {
         let mut view = |id: &KeyId| -> KeyView {
-            world.on(|pool, ledger, step| pool.show(ledger, step, &KeyRef::Id(*id)))
+            world.on(|pool, ledger, step| pool.get_key(ledger, step, &KeyRef::Id(*id)))
         };
         keys.iter().copied().filter(|id| view(id).lease.is_none()).collect()
     };
@@ -135,10 +137,10 @@ fn is_uniform(counts: &[u64]) -> bool {
     (quantile(-3.09)..quantile(3.09)).contains(&chi_square(counts))
 }
 
-fn count_draws(world: &World, keys: &[KeyId], chance: &mut dyn Chance) -> Vec<u64> {
+fn count_draws(world: &World, keys: &[KeyId], random: &mut dyn RandomSource) -> Vec<u64> {
     let mut counts: HashMap<KeyId, u64> = keys.iter().map(|id| (*id, 0)).collect();
     for _ in 0..20_000 {
-        *counts.get_mut(&world.draw(chance)).expect("a key that may be lent") += 1;
+        *counts.get_mut(&world.draw(random)).expect("a key that may be lent") += 1;
     }
     counts.into_values().collect()
 }
@@ -168,7 +170,7 @@ fn the_draw_is_uniform_beside_a_backlog() {
 /// Draws as one byte modulo the bound would: the first places come more often.
 struct ByteModulo(Rng);
 
-impl Chance for ByteModulo {
+impl RandomSource for ByteModulo {
     fn below(&mut self, bound: u32) -> u32 {
         u32::from(u8::try_from(self.0.bits() >> 56).expect("a byte")) % bound
     }
@@ -180,7 +182,7 @@ impl Chance for ByteModulo {
 /// Goes round the places: each comes as often, and far too evenly.
 struct RoundRobin(u32);
 
-impl Chance for RoundRobin {
+impl RandomSource for RoundRobin {
     fn below(&mut self, bound: u32) -> u32 {
         self.0 += 1;
         self.0 % bound
@@ -193,7 +195,7 @@ impl Chance for RoundRobin {
 /// Never draws the last place.
 struct NeverLast(Rng);
 
-impl Chance for NeverLast {
+impl RandomSource for NeverLast {
     fn below(&mut self, bound: u32) -> u32 {
         self.0.below(bound - 1)
     }
@@ -205,13 +207,13 @@ impl Chance for NeverLast {
 #[test]
 fn bad_draws_do_not_pass_for_uniform() {
     let (world, free) = churned(0);
-    let bad: [(&str, &mut dyn Chance); 3] = [
+    let bad: [(&str, &mut dyn RandomSource); 3] = [
         ("modulo", &mut ByteModulo(Rng::new(0))),
         ("round robin", &mut RoundRobin(0)),
         ("never the last", &mut NeverLast(Rng::new(0))),
     ];
-    for (name, chance) in bad {
-        let counts = count_draws(&world, &free, chance);
+    for (name, random) in bad {
+        let counts = count_draws(&world, &free, random);
         assert!(!is_uniform(&counts), "{name} passes: {}", chi_square(&counts));
     }
 }

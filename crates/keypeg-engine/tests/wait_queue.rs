@@ -3,19 +3,19 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyId, LeaseId, PolicyPatch, Refusal as Denied, Verdict, WAITERS_MAX};
-use keypeg_engine::works::Ticket;
-use keypeg_engine::{Call, Principal, Refusal, Reply, Request};
+use keypeg_engine::core::{KeyId, LeaseId, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
+use keypeg_engine::state::CallId;
+use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Dice, Driver, GivenClock, default_pool, setup};
+use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
 
 /// What a driver does not do: calls whose answers come later.
 struct Waiting {
     driver: Driver,
-    asked: VecDeque<(Ticket, Request)>,
-    replies: Vec<(Ticket, Reply)>,
+    asked: VecDeque<(CallId, Request)>,
+    replies: Vec<(CallId, Reply)>,
 }
 
 impl Waiting {
@@ -26,7 +26,7 @@ impl Waiting {
 
     fn ask(&mut self, slot: u32, call: Call) {
         let by = Principal::Anyone;
-        self.asked.push_back((Ticket { lane: 3, slot }, Request { by, call }));
+        self.asked.push_back((CallId { lane: 3, slot }, Request { by, call }));
     }
 
     fn wait(&mut self, slot: u32, wait_ms: u64) {
@@ -42,7 +42,7 @@ impl Waiting {
                 break;
             }
         }
-        self.replies.drain(..).map(|(ticket, reply)| (ticket.slot, reply)).collect()
+        self.replies.drain(..).map(|(call_id, reply)| (call_id.slot, reply)).collect()
     }
 
     fn generate(&mut self, count: u32) {
@@ -50,11 +50,11 @@ impl Waiting {
     }
 
     fn waiting(&mut self) -> u64 {
-        let Reply::Pool { pool, .. } = self.driver.call(Call::ShowPool { pool: default_pool() })
+        let Reply::Pool { pool, .. } = self.driver.call(Call::GetPool { pool: default_pool() })
         else {
             panic!("a pool")
         };
-        assert_eq!(pool.waiting, self.driver.works.pools().waiting() as u64);
+        assert_eq!(pool.waiting, self.driver.works.pools().waiter_count() as u64);
         pool.waiting
     }
 }
@@ -73,7 +73,8 @@ fn as_many_as_may_wait_get_one_key_each_in_their_order() {
     }
     run.wait(all, 1);
     let told = run.play();
-    let [(slot, Reply::Refused(Refusal::Denied(Denied::LineFull { .. })))] = &told[..] else {
+    let [(slot, Reply::Refused(RequestError::Refused(Refusal::WaitQueueFull { .. })))] = &told[..]
+    else {
         panic!("{} replies", told.len())
     };
     assert_eq!((*slot, run.waiting()), (all, u64::from(all)));
@@ -98,45 +99,45 @@ fn as_many_as_may_wait_get_one_key_each_in_their_order() {
 #[test]
 fn callers_hang_up_at_random_and_no_key_is_lost() {
     for seed in 0..30 {
-        let (mut run, mut dice) = (Waiting::new(), Dice(seed));
+        let (mut run, mut random) = (Waiting::new(), SeededRandom(seed));
         run.generate(5);
         run.play();
-        // What each ticket is about: nothing, or somebody who is there, or has gone.
+        // What each call_id is about: nothing, or somebody who is there, or has gone.
         let mut calls: HashMap<u32, bool> = HashMap::new();
         let mut holders: HashMap<u32, LeaseId> = HashMap::new();
         for _ in 0..300 {
-            for _ in 0..dice.below(6) {
-                let slot = u32::try_from(dice.below(20)).expect("small");
+            for _ in 0..random.below(6) {
+                let slot = u32::try_from(random.below(20)).expect("small");
                 match calls.get(&slot) {
                     None if !holders.contains_key(&slot) => {
                         calls.insert(slot, true);
-                        run.wait(slot, 1 + dice.below(2_000));
+                        run.wait(slot, 1 + random.below(2_000));
                     }
-                    Some(true) if dice.below(2) == 0 => {
+                    Some(true) if random.below(2) == 0 => {
                         calls.insert(slot, false);
-                        run.ask(slot, Call::Leave);
+                        run.ask(slot, Call::CancelWait);
                     }
                     _ => {}
                 }
             }
-            if dice.below(3) == 0
+            if random.below(3) == 0
                 && let Some(slot) = holders.keys().next().copied()
             {
-                let (lease, verdict) = (holders[&slot], Verdict::default());
+                let (lease, verdict) = (holders[&slot], ReleaseOptions::default());
                 holders.remove(&slot);
                 run.ask(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
             }
-            run.driver.clock.tick_ms(dice.below(200));
+            run.driver.clock.tick_ms(random.below(200));
             for (slot, reply) in run.play() {
                 if slot == u32::MAX {
                     continue;
                 }
-                // A ticket is answered once, and then free: this panics otherwise.
+                // A call_id is answered once, and then free: this panics otherwise.
                 let there = calls.remove(&slot).expect("asked and not answered yet");
                 match (there, lent(&reply)) {
                     (true, Some((_, lease, _))) => drop(holders.insert(slot, lease)),
                     (false, Some((_, lease, _))) => {
-                        let verdict = Verdict::default();
+                        let verdict = ReleaseOptions::default();
                         let back = Call::Release { pool: default_pool(), lease, verdict };
                         run.ask(u32::MAX, back);
                     }
@@ -149,7 +150,7 @@ fn callers_hang_up_at_random_and_no_key_is_lost() {
         let there = calls.values().filter(|there| **there).count() as u64;
         assert_eq!(run.waiting(), there, "seed {seed}: only who is there waits");
         for lease in holders.into_values() {
-            let verdict = Verdict::default();
+            let verdict = ReleaseOptions::default();
             run.ask(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
         }
         run.driver.clock.tick_ms(3_000);
@@ -182,7 +183,7 @@ fn who_leaves_while_much_is_due_does_not_wait_after_it() {
         (2, 0),
         "more is due than a turn ends"
     );
-    run.ask(1, Call::Leave);
+    run.ask(1, Call::CancelWait);
     let told = run.play();
     assert!(matches!(told[..], [(1, Reply::Done)]), "{told:?}");
     assert_eq!(run.waiting(), 1, "the other one waits");
@@ -194,11 +195,11 @@ fn a_stop_sends_everybody_away_and_nobody_waits_after_it() {
     run.wait(1, 300_000);
     run.wait(2, 300_000);
     assert!(run.play().is_empty());
-    run.driver.works.turn_waiters_away();
+    run.driver.works.cancel_waits();
     run.wait(3, 300_000);
     let mut told: Vec<u32> = Vec::new();
     for (slot, reply) in run.play() {
-        assert!(matches!(reply, Reply::Refused(Refusal::ShuttingDown)), "{reply:?}");
+        assert!(matches!(reply, Reply::Refused(RequestError::ShuttingDown)), "{reply:?}");
         told.push(slot);
     }
     told.sort_unstable();
@@ -230,7 +231,7 @@ fn a_hand_over_is_on_the_disk_before_it_is_told() {
     assert_eq!((again.recovered.keys, again.recovered.leases), (1, 1));
     assert!(again.acquire("other").is_none(), "{key} is lent");
     let release =
-        |lease| Call::Release { pool: default_pool(), lease, verdict: Verdict::default() };
+        |lease| Call::Release { pool: default_pool(), lease, verdict: ReleaseOptions::default() };
     assert!(matches!(again.call(release(first)), Reply::Refused(_)));
     assert!(matches!(again.call(release(lease)), Reply::Done));
 }

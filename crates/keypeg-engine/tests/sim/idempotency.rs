@@ -1,8 +1,8 @@
 //! What an Idempotency-Key must be answered when it comes again: the same, over any crash.
 
 use crate::model::{Checked, Instant, Key, Lease, Model, State, Told, ensure};
-use keypeg_engine::core::{Digest, LeaseId, NewKey, Refusal as Denied, Secret};
-use keypeg_engine::{Call, Refusal, Reply};
+use keypeg_engine::core::{BodyDigest, LeaseId, NewKey, Refusal, Secret};
+use keypeg_engine::{Call, Reply, RequestError};
 use std::collections::BTreeMap;
 
 /// How long an answer that made keys is kept.
@@ -12,7 +12,7 @@ const KEPT_MS: u64 = 3_600_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Once {
     key: String,
-    body: Digest,
+    body: BodyDigest,
 }
 
 /// The answers of a pool, by route and Idempotency-Key.
@@ -21,22 +21,22 @@ pub(crate) struct Answers(BTreeMap<(bool, String), Answer>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
-    body: Digest,
+    body: BodyDigest,
     until: u64,
-    said: Said,
+    said: IdempotentResult,
     /// Whether it was told again by this run of the server.
     again: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Said {
+enum IdempotentResult {
     Lease { key: u64, lease: u64, until: u64, granted_at: u64, expires_at: u64 },
     Keys { keys: Vec<u64>, expires_at: Option<u64> },
 }
 
 impl Answers {
     pub(crate) fn lent(&mut self, once: Once, key: &Key, lease: &Lease, now: Instant) {
-        let said = Said::Lease {
+        let said = IdempotentResult::Lease {
             key: key.serial,
             lease: lease.serial,
             until: lease.until,
@@ -54,7 +54,7 @@ impl Answers {
 }
 
 fn runs<'a>(keys: &'a [Key], answer: &Answer) -> Option<(&'a Key, &'a Lease)> {
-    let Said::Lease { lease: wanted, .. } = answer.said else { return None };
+    let IdempotentResult::Lease { lease: wanted, .. } = answer.said else { return None };
     keys.iter().find_map(|key| match &key.state {
         State::Leased(lease) if lease.serial == wanted => Some((key, lease)),
         _ => None,
@@ -66,7 +66,7 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        (key, body, call): (&str, Digest, &Call),
+        (key, body, call): (&str, BodyDigest, &Call),
         told: &mut Told<'_, '_>,
     ) -> Checked {
         let lends = matches!(call, Call::Acquire { .. });
@@ -81,7 +81,7 @@ impl Model {
         let answer = pool.answers.0.get(&at).cloned();
         if let Some(answer) = answer.filter(|answer| kept(answer, told)) {
             if answer.body != body {
-                return told.refusal(slot, &Denied::IdempotencyMismatch);
+                return told.refusal(slot, &Refusal::IdempotencyMismatch);
             }
             return self.again(now, (slot, name), (&at, &answer), told);
         }
@@ -119,9 +119,9 @@ impl Model {
         };
         match replies.get(&slot) {
             Some(Reply::Keys(keys)) => keys.iter().any(|key| !self.is_new(key.id)),
-            Some(Reply::Refused(Refusal::Denied(denied))) => matches!(
+            Some(Reply::Refused(RequestError::Refused(denied))) => matches!(
                 denied,
-                Denied::LeaseEnded { .. } | Denied::KeysGone | Denied::IdempotencyMismatch
+                Refusal::LeaseEnded { .. } | Refusal::KeysGone | Refusal::IdempotencyMismatch
             ),
             _ => false,
         }
@@ -137,16 +137,16 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        (place, body, wait): (usize, Digest, u64),
+        (place, body, wait): (usize, BodyDigest, u64),
         told: &mut Told<'_, '_>,
     ) -> Checked {
         let waiter = &mut self.pools.get_mut(name).expect("it is there").line[place];
         if waiter.once.as_ref().is_some_and(|once| once.body != body) {
-            return told.refusal(slot, &Denied::IdempotencyMismatch);
+            return told.refusal(slot, &Refusal::IdempotencyMismatch);
         }
         let before = std::mem::replace(&mut waiter.slot, slot);
         waiter.take_time(now.lease, wait);
-        told.refusal(before, &Denied::TakenOver)
+        told.refusal(before, &Refusal::TakenOver)
     }
 
     /// Keeps what made keys told of, if it made any.
@@ -157,7 +157,7 @@ impl Model {
         }
         let keys = pool.keys[before..].iter().map(|key| key.serial).collect();
         let expires_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.wall + ttl);
-        let said = Said::Keys { keys, expires_at };
+        let said = IdempotentResult::Keys { keys, expires_at };
         let answer = Answer { body, until: now.lease + KEPT_MS, said, again: false };
         pool.answers.0.insert((false, key), answer);
     }
@@ -171,21 +171,21 @@ impl Model {
     ) -> Checked {
         let pool = self.pools.get_mut(name).expect("it is there");
         match &answer.said {
-            Said::Keys { keys, expires_at } => {
+            IdempotentResult::Keys { keys, expires_at } => {
                 let there = |serial: &u64| pool.keys.iter().any(|key| key.serial == *serial);
                 if !keys.iter().all(there) {
-                    return told.refusal(slot, &Denied::KeysGone);
+                    return told.refusal(slot, &Refusal::KeysGone);
                 }
                 told.check(slot, |reply| match reply {
                     Reply::Keys(told) => same_keys(told, (keys, *expires_at), &mut pool.keys),
                     _ => Err("the same keys again".into()),
                 })
             }
-            Said::Lease { key, until, granted_at, expires_at, .. } => {
+            IdempotentResult::Lease { key, until, granted_at, expires_at, .. } => {
                 let Some((_, lease)) = runs(&pool.keys, answer) else {
                     let there = pool.keys.iter().any(|known| known.serial == *key);
                     return told.check(slot, |reply| match reply {
-                        Reply::Refused(Refusal::Denied(Denied::LeaseEnded { .. })) => Ok(()),
+                        Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. })) => Ok(()),
                         _ => Err(format!("its lease has ended; its key is there: {there}")),
                     });
                 };
@@ -208,7 +208,7 @@ impl Model {
     }
 
     /// A grant that nobody received is taken back, unless it was told again meanwhile.
-    pub(crate) fn take_back(
+    pub(crate) fn undo_undelivered(
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
@@ -228,7 +228,7 @@ impl Model {
         let pool = self.pools.get_mut(name).expect("it is there");
         let State::Leased(Lease { serial, .. }) = pool.keys[at].state else { unreachable!("runs") };
         pool.answers.0.retain(
-            |_, answer| !matches!(answer.said, Said::Lease { lease, .. } if lease == serial),
+            |_, answer| !matches!(answer.said, IdempotentResult::Lease { lease, .. } if lease == serial),
         );
         self.give_back(now, (name, at), None, None);
         told.done(slot)

@@ -9,8 +9,8 @@ mod rng;
 mod world;
 
 use keypeg_core::{
-    ANSWERS_MAX, Digest, Fact, IdKey, Limits, Now, Once, Policy, PolicyPatch, PoolName, Pools,
-    Refusal, Step, Wish,
+    ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, Limits, Now, Policy,
+    PolicyPatch, PoolName, Pools, Refusal, StepContext,
 };
 use rng::Rng;
 use world::{check, check_within};
@@ -260,19 +260,19 @@ struct Server {
     pools: Pools,
     now: Now,
     facts: usize,
-    chance: Rng,
+    random: Rng,
 }
 
 impl Server {
     fn ask(&mut self, pool: &str, key: &str, lends: bool) -> Result<bool, Refusal> {
-        let once = Once { by: "", key, body: Digest(0) };
+        let once = IdempotencyKey { by: "", key, body: BodyDigest(0) };
         let facts = &mut self.facts;
         let mut sink = |fact: &Fact<'_>| {
-            *facts += usize::from(matches!(fact, Fact::Answered { .. }));
+            *facts += usize::from(matches!(fact, Fact::AnswerStored { .. }));
         };
-        let mut step = Step {
+        let mut step = StepContext {
             now: self.now,
-            chance: &mut self.chance,
+            random: &mut self.random,
             facts: &mut sink,
             budget: 1_000,
             ended_by_time: false,
@@ -280,17 +280,17 @@ impl Server {
         let name = PoolName::parse(pool).expect("a name");
         if self.pools.get(&name).is_none() {
             let (policy, patch) = (Policy::default(), PolicyPatch::default());
-            self.pools.put(&mut step, &name, &policy, patch).expect("room");
+            self.pools.create_or_update(&mut step, &name, &policy, patch).expect("room");
         }
-        self.pools.on(&name, &mut step, |pool, ledger, step| {
+        self.pools.with_pool(&name, &mut step, |pool, ledger, step| {
             if !lends {
-                let made = pool.add_once(ledger, step, &once, |pool, ledger, step| {
+                let made = pool.add_idempotent(ledger, step, &once, |pool, ledger, step| {
                     pool.generate(ledger, step, 1)
                 })?;
                 return Ok(made.len() == 1);
             }
-            let wish = Wish { ttl_ms: Some(1), ..Wish::default() };
-            let lent = pool.acquire_once(ledger, step, &wish, (0, 0), &once)?;
+            let wish = AcquireOptions { ttl_ms: Some(1), ..AcquireOptions::default() };
+            let lent = pool.acquire_idempotent(ledger, step, &wish, (0, 0), &once)?;
             Ok(lent.is_some_and(|(.., again)| again))
         })
     }
@@ -298,16 +298,22 @@ impl Server {
     fn turns(&mut self, turns: u32) {
         for _ in 0..turns {
             let (facts, budget) = (&mut |_: &Fact<'_>| {}, 0);
-            let (now, chance) = (self.now, &mut self.chance);
-            self.pools.expire(&mut Step { now, chance, facts, budget, ended_by_time: false });
+            let (now, random) = (self.now, &mut self.random);
+            self.pools.expire(&mut StepContext {
+                now,
+                random,
+                facts,
+                budget,
+                ended_by_time: false,
+            });
         }
     }
 
     fn drop_pool(&mut self, pool: &str) {
         let mut sink = |_: &Fact<'_>| {};
-        let mut step = Step {
+        let mut step = StepContext {
             now: self.now,
-            chance: &mut self.chance,
+            random: &mut self.random,
             facts: &mut sink,
             budget: 1_000,
             ended_by_time: false,
@@ -321,12 +327,12 @@ impl Server {
 fn a_lease_that_is_due_is_not_told_again_while_nothing_can_be_remembered() {
     let limits = Limits { pools: 1, keys: 10 };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
-    let pools = Pools::new(IdKey::new([1; 32]), limits, 1);
-    let mut server = Server { pools, now, facts: 0, chance: Rng::new(1) };
+    let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
+    let mut server = Server { pools, now, facts: 0, random: Rng::new(1) };
     server.ask("p", "make", false).expect("made");
     assert_eq!(server.ask("p", "lend", true), Ok(false));
     server.now.lease_us += 999;
-    server.pools.hold(true);
+    server.pools.set_clocks_frozen(true);
     assert_eq!(server.ask("p", "lend", true), Ok(true), "it runs for another microsecond");
     server.now.lease_us += 1;
     let over = server.ask("p", "lend", true);
@@ -341,21 +347,25 @@ fn answers_are_bounded() {
     let limits = Limits { pools: 9, keys: 10_000_000 };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
     let mut server = Server {
-        pools: Pools::new(IdKey::new([1; 32]), limits, 1),
+        pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
         now,
         facts: 0,
-        chance: Rng::new(1),
+        random: Rng::new(1),
     };
     for n in 0..ANSWERS_MAX / 2 {
         let pool = if n < 10 { "small" } else { "large" };
         assert_eq!(server.ask(pool, &n.to_string(), false), Ok(true));
     }
     let full = Err(Refusal::TooManyAnswers { max: ANSWERS_MAX });
-    let keys = server.pools.keys();
+    let keys = server.pools.key_count();
     assert_eq!(server.ask("large", "more", false), full);
     assert_eq!(server.ask("small", "more", true), full);
     assert_eq!(server.ask("small", "3", false), Ok(true), "asked again it is there");
-    assert_eq!((server.pools.keys(), server.facts), (keys, ANSWERS_MAX / 2), "nothing was changed");
+    assert_eq!(
+        (server.pools.key_count(), server.facts),
+        (keys, ANSWERS_MAX / 2),
+        "nothing was changed"
+    );
     server.drop_pool("small");
     for n in 0..10 {
         assert_eq!(server.ask("large", &format!("more {n}"), false), Ok(true));
@@ -366,7 +376,7 @@ fn answers_are_bounded() {
     // Whoever is asked now: the pool that has them all may never be asked again.
     assert_eq!(server.ask("other", "first", false), Ok(true));
     let large = server.pools.get(&PoolName::parse("large").expect("a name")).expect("there");
-    assert_eq!(large.answers(), 0, "and they are not told anew for ever");
+    assert_eq!(large.stored_answer_count(), 0, "and they are not told anew for ever");
     for n in 0..300_000 {
         server.now.lease_us += 1_000;
         assert_eq!(server.ask("large", &format!("lease {n}"), true), Ok(false), "{n}");
@@ -383,7 +393,11 @@ fn answers_are_bounded() {
         assert!(matches!(ended, Err(Refusal::LeaseEnded { .. })), "not a second grant: {ended:?}");
     }
     assert!(
-        server.pools.get(&PoolName::parse("large").expect("a name")).expect("there").answers()
+        server
+            .pools
+            .get(&PoolName::parse("large").expect("a name"))
+            .expect("there")
+            .stored_answer_count()
             < 270_000
     );
 }

@@ -1,17 +1,17 @@
 //! How works begin: from a directory as a start finds it, in a fresh one, or in memory alone.
 
-use super::dropping::HELD_BYTES;
-use super::{CommitError, POOLS_MAX, Sizes, Works, step};
-use crate::carrier::Carrier;
-use crate::core::{IdKey, Limits, PolicyPatch, Pool, PoolName, Pools};
+use super::segment_drop::HELD_BYTES;
+use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
+use crate::checkpointer::Checkpointer;
+use crate::core::{IdHashKey, Limits, PolicyPatch, Pool, PoolName, Pools};
 use crate::disk::Disk;
 use crate::journal::Journal;
-use crate::keyset::Keyset;
+use crate::keyset::KeySetDb;
 use crate::meta::Meta;
 use crate::record::Batch;
 use crate::recover::{self, io};
 use crate::times::Times;
-use crate::{Chance, Clock, Reading, Recovered, Setup, StartError};
+use crate::{Clock, ClockReading, EngineConfig, RandomSource, RecoveryReport, StartError};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -19,22 +19,22 @@ use std::sync::Arc;
 /// use the tokens up.
 const FIRST_TOKEN_MAX: u64 = 1 << 52;
 
-impl Works {
+impl EngineState {
     /// Opens a directory, or begins in memory alone where `disk` is `None`.
     pub fn open(
         disk: Option<Arc<dyn Disk>>,
-        sizes: Sizes,
-        setup: &Setup,
+        sizes: JournalSizes,
+        setup: &EngineConfig,
         mut clock: Box<dyn Clock>,
-        mut chance: Box<dyn Chance + Send>,
-    ) -> Result<(Self, Recovered), StartError> {
+        mut random: Box<dyn RandomSource + Send>,
+    ) -> Result<(Self, RecoveryReport), StartError> {
         let limits = Limits { pools: POOLS_MAX, keys: setup.max_keys };
         let reading = clock.read();
         let found =
             disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, setup.existing))?;
         if disk.is_some() && found.is_none() && setup.existing {
             let dir = setup.data.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
-            return Err(StartError::NotThere { dir });
+            return Err(StartError::NotFound { dir });
         }
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
@@ -45,36 +45,36 @@ impl Works {
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
                 let reached = replayed.carried;
                 // The replay took time: the header pairs lease time with the boot time of `now`.
-                let reading = Reading { boot_us: times.boot_us(), ..reading };
+                let reading = ClockReading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
                 let carrier = Some(carrier(disk, keyset, &meta, journal.holding(reached))?);
-                let mut works = Self::new(pools, Some(journal), carrier, times, chance);
+                let mut works = Self::new(pools, Some(journal), carrier, times, random);
                 works.sizes = sizes;
                 // The first batch proves what was written into the fresh segment.
                 works.prove().map_err(|CommitError(error)| io("writing the journal")(error))?;
                 let recovered = works.recovered(setup);
-                Ok((works, Recovered { batches_cut, starts_before, ..recovered }))
+                Ok((works, RecoveryReport { batches_cut, starts_before, ..recovered }))
             }
             (disk, _) => {
-                let meta = Meta::draw(&mut *chance);
-                let ids = IdKey::new(meta.id_key);
+                let meta = Meta::draw(&mut *random);
+                let ids = IdHashKey::new(meta.id_key);
                 let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
                 let times = Times::resume(clock, reading, None);
                 let (mut journal, mut carries) = (None, None);
                 if let Some(disk) = &disk {
                     let begun = begin(disk, sizes.segment, &meta, reading, &pools);
                     journal = Some(begun.map_err(io("making the data directory"))?);
-                    let keyset = Keyset::open(&**disk, IdKey::new(meta.id_key))?;
+                    let keyset = KeySetDb::open(&**disk, IdHashKey::new(meta.id_key))?;
                     carries = Some(carrier(Arc::clone(disk), keyset, &meta, 1)?);
                 }
-                let mut works = Self::new(pools, journal, carries, times, chance);
+                let mut works = Self::new(pools, journal, carries, times, random);
                 works.sizes = sizes;
                 works.make_default_pool(setup)?;
                 if let Some(disk) = disk {
                     Meta::finish(&*disk).map_err(io("making the data directory"))?;
                 }
                 let recovered = works.recovered(setup);
-                Ok((works, Recovered { made: true, ..recovered }))
+                Ok((works, RecoveryReport { made: true, ..recovered }))
             }
         }
     }
@@ -82,14 +82,14 @@ impl Works {
     fn new(
         mut pools: Pools,
         mut journal: Option<Journal>,
-        carrier: Option<Carrier>,
+        carrier: Option<Checkpointer>,
         mut times: Times,
-        mut chance: Box<dyn Chance + Send>,
+        mut random: Box<dyn RandomSource + Send>,
     ) -> Self {
-        pools.begin_run(&mut *chance);
+        pools.set_run_id(&mut *random);
         let now = times.now(true);
-        let progress = carrier.as_ref().map_or_else(Arc::default, Carrier::progress);
-        let lookups = carrier.as_ref().map_or_else(Arc::default, Carrier::lookups);
+        let progress = carrier.as_ref().map_or_else(Arc::default, Checkpointer::progress);
+        let lookups = carrier.as_ref().map_or_else(Arc::default, Checkpointer::lookups);
         if let Some(journal) = &mut journal {
             journal.follow(Arc::clone(&progress));
         }
@@ -97,7 +97,7 @@ impl Works {
             pools,
             journal,
             times,
-            chance,
+            random,
             batch: Batch::default(),
             late: VecDeque::new(),
             parked: VecDeque::new(),
@@ -108,7 +108,7 @@ impl Works {
             turns_away: false,
             carrier,
             progress,
-            sizes: Sizes::default(),
+            sizes: JournalSizes::default(),
             dropping: None,
             told_each: HELD_BYTES,
             gone: Vec::new(),
@@ -117,53 +117,53 @@ impl Works {
             now,
             unheld_us: now.lease_us,
             held: false,
-            meter: Arc::default(),
+            metrics: Arc::default(),
         }
     }
 
-    fn make_default_pool(&mut self, setup: &Setup) -> Result<(), StartError> {
+    fn make_default_pool(&mut self, setup: &EngineConfig) -> Result<(), StartError> {
         self.begin_step();
-        let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+        let mut step = step(self.now, &mut *self.random, &mut self.batch);
         self.pools
-            .put(
+            .create_or_update(
                 &mut step,
                 &PoolName::default_pool(),
                 &setup.default_policy,
                 PolicyPatch::default(),
             )
             .map_err(|refusal| {
-                StartError::Data(format!("the default pool's policy is refused: {refusal:?}"))
+                StartError::Corrupt(format!("the default pool's policy is refused: {refusal:?}"))
             })?;
         self.commit(true).map_err(|CommitError(error)| io("writing the journal")(error))
     }
 
-    fn recovered(&self, setup: &Setup) -> Recovered {
+    fn recovered(&self, setup: &EngineConfig) -> RecoveryReport {
         let stored = self.pools.get(&PoolName::default_pool()).map(Pool::policy);
-        Recovered {
+        RecoveryReport {
             pools: self.pools.iter().count() as u64,
-            keys: self.pools.keys(),
+            keys: self.pools.key_count(),
             leases: self.pools.iter().map(|pool| pool.counts().leased).sum(),
             default_policy_kept: stored.filter(|kept| **kept != setup.default_policy).cloned(),
-            ..Recovered::default()
+            ..RecoveryReport::default()
         }
     }
 }
 
 fn carrier(
     disk: Arc<dyn Disk>,
-    keyset: Keyset,
+    keyset: KeySetDb,
     meta: &Meta,
     oldest: u64,
-) -> Result<Carrier, StartError> {
-    let ids = (IdKey::new(meta.id_key), meta.installation);
-    Ok(Carrier::new(disk, keyset, ids, oldest)?)
+) -> Result<Checkpointer, StartError> {
+    let ids = (IdHashKey::new(meta.id_key), meta.installation);
+    Ok(Checkpointer::new(disk, keyset, ids, oldest)?)
 }
 
 fn begin(
     disk: &Arc<dyn Disk>,
     segment_len: u64,
     meta: &Meta,
-    reading: Reading,
+    reading: ClockReading,
     pools: &Pools,
 ) -> std::io::Result<Journal> {
     meta.prepare(&**disk)?;

@@ -8,8 +8,9 @@
 mod rng;
 
 use keypeg_core::{
-    Carried, Counters, Fact, Grant, IdKey, Limits, Misfit, Now, Policy, PolicyPatch, PoolName,
-    Pools, Rebuild, Step, TOKEN_BLOCK, TOKEN_MAX, Values, Wish,
+    AcquireOptions, Checkpointed, Counters, Fact, Grant, IdHashKey, Limits, Now, PackedValues,
+    Policy, PolicyPatch, PoolName, Pools, ReplayError, Replayer, StepContext, TOKEN_MAX,
+    TOKEN_RESERVATION,
 };
 use rng::Rng;
 
@@ -20,12 +21,12 @@ const D: &[u8] = b"\x01\x00d";
 const E: &[u8] = b"\x01\x00e";
 
 fn made(pool: u32, name: &str) -> Fact<'_> {
-    Fact::PoolMade { pool, name, policy: Policy::default() }
+    Fact::PoolCreated { pool, name, policy: Policy::default() }
 }
 
 fn born(first: u64, packed: &[u8]) -> Fact<'_> {
-    let values = Values::parse(packed).expect("whole values");
-    Fact::Born { pool: 1, first, at_ms: 0, imported: false, values }
+    let values = PackedValues::parse(packed).expect("whole values");
+    Fact::KeysCreated { pool: 1, first, at_ms: 0, imported: false, values }
 }
 
 fn granted(pool: u32, key: u64, token: u64) -> Fact<'static> {
@@ -35,8 +36,8 @@ fn granted(pool: u32, key: u64, token: u64) -> Fact<'static> {
 }
 
 /// Two pools; keys 1, 2 and 3 in the first; key 1 lent for token 50, key 2 released, key 3 gone.
-fn sound() -> Rebuild {
-    let mut rebuild = Rebuild::new(IdKey::new([1; 32]), LIMITS, 1);
+fn sound() -> Replayer {
+    let mut rebuild = Replayer::new(IdHashKey::new([1; 32]), LIMITS, 1);
     let facts = [
         made(1, "default"),
         made(2, "other"),
@@ -46,10 +47,10 @@ fn sound() -> Rebuild {
         granted(1, 1, 50),
         granted(1, 2, 51),
         Fact::Released { pool: 1, key: 2, token: 51, rest_until_us: 0, reason: None },
-        Fact::Deleted { pool: 1, key: 3 },
+        Fact::KeyDeleted { pool: 1, key: 3 },
     ];
     for fact in facts {
-        assert_eq!(rebuild.apply(&fact, Carried::No), Ok(()), "{fact:?}");
+        assert_eq!(rebuild.apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
     }
     rebuild
 }
@@ -66,15 +67,15 @@ fn a_fact_that_does_not_fit_is_refused() {
         made(1, "third"),
         made(3, "default"),
         made(3, "No Name"),
-        Fact::PolicySet { pool: 3, policy: Policy::default() },
-        Fact::PoolGone { pool: 3 },
+        Fact::PolicyChanged { pool: 3, policy: Policy::default() },
+        Fact::PoolDeleted { pool: 3 },
         born(4, ABC),
         born(3, D),
-        Fact::Deleted { pool: 1, key: 3 },
-        Fact::Deleted { pool: 1, key: 4 },
-        Fact::Deleted { pool: 2, key: 1 },
-        Fact::Purged { pool: 3, key: 1 },
-        Fact::Restored { pool: 1, key: 3 },
+        Fact::KeyDeleted { pool: 1, key: 3 },
+        Fact::KeyDeleted { pool: 1, key: 4 },
+        Fact::KeyDeleted { pool: 2, key: 1 },
+        Fact::KeyPurged { pool: 3, key: 1 },
+        Fact::KeyFreed { pool: 1, key: 3 },
         quarantined(3),
         granted(1, 3, 52),
         granted(2, 1, 52),
@@ -95,34 +96,37 @@ fn a_fact_that_does_not_fit_is_refused() {
         Fact::Stopped { next_token: 51 },
     ];
     for fact in unfit {
-        assert!(matches!(sound().apply(&fact, Carried::No), Err(Misfit(_))), "{fact:?} was let in");
+        assert!(
+            matches!(sound().apply(&fact, Checkpointed::No), Err(ReplayError(_))),
+            "{fact:?} was let in"
+        );
     }
     let fit = [
         made(3, "third"),
-        Fact::PoolGone { pool: 2 },
+        Fact::PoolDeleted { pool: 2 },
         born(4, D),
         born(9, D),
         granted(1, 1, 52),
         granted(1, 2, 99),
         renewed(1, 50),
         released(1, 50),
-        Fact::Restored { pool: 1, key: 1 },
+        Fact::KeyFreed { pool: 1, key: 1 },
         quarantined(1),
         quarantined(2),
-        Fact::Purged { pool: 1, key: 1 },
+        Fact::KeyPurged { pool: 1, key: 1 },
         Fact::TokensReserved { until: 101 },
         Fact::Stopped { next_token: 52 },
         Fact::Stopped { next_token: 100 },
     ];
     for fact in fit {
-        assert_eq!(sound().apply(&fact, Carried::No), Ok(()), "{fact:?}");
+        assert_eq!(sound().apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
     }
 }
 
 fn pools(facts: &[Fact<'_>]) -> Pools {
     let mut rebuild = sound();
     for fact in facts {
-        assert_eq!(rebuild.apply(fact, Carried::No), Ok(()), "{fact:?}");
+        assert_eq!(rebuild.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
     }
     let pools = rebuild.finish(Now::default());
     pools.check_invariants();
@@ -136,42 +140,44 @@ fn tokens_go_on_after_a_clean_stop_and_beyond_the_block_after_any_other() {
     assert_eq!(pools(std::slice::from_ref(&stopped)).next_token(), 60);
     assert_eq!(pools(&[stopped.clone(), granted(1, 2, 60)]).next_token(), 100);
     assert_eq!(pools(&[stopped, born(4, D)]).next_token(), 100);
-    let more = Fact::TokensReserved { until: 100 + TOKEN_BLOCK };
-    assert_eq!(pools(&[more]).next_token(), 100 + TOKEN_BLOCK);
+    let more = Fact::TokensReserved { until: 100 + TOKEN_RESERVATION };
+    assert_eq!(pools(&[more]).next_token(), 100 + TOKEN_RESERVATION);
 }
 
 #[test]
 fn counters_never_go_back() {
     let mut rebuild = sound();
-    rebuild.counters(Counters { next_key: 40, next_pool: 1, tokens_reserved: 500 });
-    rebuild.counters(Counters { next_key: 2, next_pool: 7, tokens_reserved: 5 });
-    assert!(rebuild.apply(&born(39, D), Carried::No).is_err(), "a number below the counter");
+    rebuild.raise_counters(Counters { next_key: 40, next_pool: 1, tokens_reserved: 500 });
+    rebuild.raise_counters(Counters { next_key: 2, next_pool: 7, tokens_reserved: 5 });
+    assert!(rebuild.apply(&born(39, D), Checkpointed::No).is_err(), "a number below the counter");
     let mut rebuild = sound();
-    rebuild.counters(Counters { next_key: 40, next_pool: 7, tokens_reserved: 500 });
-    assert_eq!(rebuild.apply(&born(40, E), Carried::No), Ok(()));
+    rebuild.raise_counters(Counters { next_key: 40, next_pool: 7, tokens_reserved: 500 });
+    assert_eq!(rebuild.apply(&born(40, E), Checkpointed::No), Ok(()));
     let pools = rebuild.finish(Now::default());
     let expected = Counters { next_key: 41, next_pool: 7, tokens_reserved: 500 };
-    assert_eq!((pools.counters(), pools.next_token(), pools.keys()), (expected, 500, 3));
+    assert_eq!((pools.counters(), pools.next_token(), pools.key_count()), (expected, 500, 3));
 }
 
 /// The last block of tokens was reserved beyond the bound of tokens, which the replay of that
 /// very fact refuses: a server whose tokens had come near it could not have started again.
 #[test]
 fn the_last_tokens_can_be_reserved_and_replayed() {
-    let ids = || IdKey::new([1; 32]);
+    let ids = || IdHashKey::new([1; 32]);
     let first = TOKEN_MAX - 3;
     let (mut pools, mut rebuild) =
-        (Pools::new(ids(), LIMITS, first), Rebuild::new(ids(), LIMITS, first));
+        (Pools::new(ids(), LIMITS, first), Replayer::new(ids(), LIMITS, first));
     let mut sink =
-        |fact: &Fact<'_>| assert_eq!(rebuild.apply(fact, Carried::No), Ok(()), "{fact:?}");
-    let (now, chance, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
-    let mut step = Step { now, chance, facts, budget: 0, ended_by_time: false };
+        |fact: &Fact<'_>| assert_eq!(rebuild.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
+    let (now, random, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
+    let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
     let name = PoolName::default_pool();
-    let made = pools.put(&mut step, &name, &Policy::default(), PolicyPatch::default());
+    let made = pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());
     assert_eq!(made, Ok(true));
-    let tokens = pools.on(&name, &mut step, |pool, ledger, step| {
+    let tokens = pools.with_pool(&name, &mut step, |pool, ledger, step| {
         pool.generate(ledger, step, 3)?;
-        let lend = |_| pool.acquire(ledger, step, &Wish::default()).map(|(lease, _)| lease.token);
+        let lend = |_| {
+            pool.acquire(ledger, step, &AcquireOptions::default()).map(|(lease, _)| lease.token)
+        };
         (0..3).map(lend).collect()
     });
     assert_eq!(tokens, Ok(vec![first, first + 1, first + 2]));

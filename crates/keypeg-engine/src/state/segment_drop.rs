@@ -4,10 +4,10 @@
 //! It begins only where it frees more than it writes and, on a full disk, where what it writes has
 //! room: so it never feeds on itself and never takes the room that giving back needs.
 
-use super::{CommitError, Works};
-use crate::core::sabotage::{Bound, Sabotage, bound, on};
-use crate::core::{Fact, Retelling, Sink};
-use crate::journal::{Journal, Room};
+use super::{CommitError, EngineState};
+use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use crate::core::{Fact, FactSink, SnapshotCursor};
+use crate::journal::{DiskSpace, Journal};
 
 /// Holds and answers told anew in one turn.
 const RETELL_MAX: u32 = 256;
@@ -16,8 +16,8 @@ pub(super) const HELD_BYTES: u64 = 64;
 
 /// What lives of old segments is being told anew.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Dropping {
-    at: Retelling,
+pub(super) struct SegmentDrop {
+    at: SnapshotCursor,
     /// The last segment that goes.
     through: u64,
     /// Bytes told so far.
@@ -28,32 +28,33 @@ pub(super) struct Dropping {
     told: bool,
 }
 
-impl Works {
+impl EngineState {
     /// Where the journal has grown too large, tells a slice of what lives of its old segments anew,
     /// into this turn's batch.
     pub(super) fn tell_anew(&mut self) {
-        if self.room() == Room::Nothing {
+        if self.room() == DiskSpace::Full {
             return;
         }
         let Some(mut dropping) = self.dropping else {
-            let at = Retelling::default();
-            let begun = |through| Dropping { at, through, bytes: 0, many: 0, told: false };
+            let at = SnapshotCursor::default();
+            let begun = |through| SegmentDrop { at, through, bytes: 0, many: 0, told: false };
             self.dropping = self.to_drop().map(begun);
             return;
         };
         let before = self.batch.bytes().len();
-        let most = u32::try_from(bound(Bound::Retell, u64::from(RETELL_MAX))).unwrap_or(RETELL_MAX);
+        let most =
+            u32::try_from(limit(TestLimit::Retell, u64::from(RETELL_MAX))).unwrap_or(RETELL_MAX);
         let batch = &mut self.batch;
         let mut tell = |fact: &Fact<'_>| {
             dropping.many += 1;
-            batch.fact(fact);
+            batch.record(fact);
         };
-        if !on(Sabotage::SkipRetelling)
-            && let Some(at) = self.pools.retell(dropping.at, most, &mut tell)
+        if !enabled(Sabotage::SkipRetelling)
+            && let Some(at) = self.pools.write_snapshot(dropping.at, most, &mut tell)
         {
             dropping.at = at;
         } else {
-            Sink::fact(&mut self.batch, &Fact::Dropped { through: dropping.through });
+            FactSink::record(&mut self.batch, &Fact::SegmentsDropped { through: dropping.through });
             dropping.told = true;
         }
         dropping.bytes += (self.batch.bytes().len() - before) as u64;
@@ -77,12 +78,12 @@ impl Works {
 
     /// How much is to be told: what holds keys away, and answers.
     fn told(&self) -> u64 {
-        self.pools.iter().map(|pool| pool.counts().total_away() + pool.answers()).sum()
+        self.pools.iter().map(|pool| pool.counts().total_away() + pool.stored_answer_count()).sum()
     }
 
     /// Drops the old segments once all that lives of them has been told anew, durably.
     pub(super) fn drop_told(&mut self) -> Result<(), CommitError> {
-        let Some(Dropping { through, told: true, bytes, many, .. }) = self.dropping else {
+        let Some(SegmentDrop { through, told: true, bytes, many, .. }) = self.dropping else {
             return Ok(());
         };
         // By what was told, not by what there is now: most of it may have ended meanwhile.

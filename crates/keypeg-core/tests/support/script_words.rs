@@ -2,8 +2,8 @@
 
 use super::FIRST_TOKEN;
 use keypeg_core::{
-    Borrower, Digest, KeyState, KeyView, NewKey, Now, Once, OutOfRange, PolicyPatch, Refusal,
-    Verdict,
+    BodyDigest, Borrower, IdempotencyKey, KeyState, KeyView, NewKey, Now, OutOfRange, PolicyPatch,
+    Refusal, ReleaseOptions,
 };
 
 pub(super) fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
@@ -59,7 +59,7 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
             counts.quarantined,
             back_in_ms.map_or("never".into(), length),
         ),
-        Refusal::LineFull { max } => format!("line_full max={max}"),
+        Refusal::WaitQueueFull { max } => format!("line_full max={max}"),
         Refusal::TooManyLeases { max } => format!("too_many_leases max={max}"),
         Refusal::UnknownKey => "unknown_key".into(),
         Refusal::BadCursor => "bad_cursor".into(),
@@ -84,10 +84,10 @@ pub(super) fn borrower_of(args: &[&str]) -> Borrower {
 }
 
 /// `once=K body=B`: an Idempotency-Key and what tells this body from others.
-pub(super) fn once_of<'a>(args: &[&'a str]) -> Option<Once<'a>> {
+pub(super) fn once_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
     let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
-    let body = Digest::of(arg("body=").unwrap_or_default().as_bytes());
-    Some(Once { by: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
+    let body = BodyDigest::of(arg("body=").unwrap_or_default().as_bytes());
+    Some(IdempotencyKey { by: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
 }
 
 pub(super) fn plain<'a>(args: &[&'a str]) -> Vec<&'a str> {
@@ -120,8 +120,8 @@ pub(super) fn ttl_of(args: &[&str]) -> Option<u64> {
     args.iter().find_map(|arg| arg.strip_prefix("ttl=")).map(millis)
 }
 
-pub(super) fn verdict_of(args: &[&str]) -> Verdict {
-    Verdict {
+pub(super) fn verdict_of(args: &[&str]) -> ReleaseOptions {
+    ReleaseOptions {
         rest_ms: args.iter().find_map(|arg| arg.strip_prefix("rest=")).map(millis),
         quarantine: args.contains(&"quarantine"),
         reason: args.iter().find_map(|arg| arg.strip_prefix("reason=")).map(Into::into),

@@ -5,16 +5,16 @@
 
 use crate::clocks::Now;
 use crate::fact::Fact;
-use crate::ids::{IdKey, KeyId, TOKEN_MAX};
-use crate::ledger::{Counters, Limits};
+use crate::ids::{IdHashKey, KeyId, TOKEN_MAX};
 use crate::policy::{Policy, PoolName};
 use crate::pools::Pools;
-use crate::sabotage::{Sabotage, on};
+use crate::sabotage::{Sabotage, enabled};
+use crate::shared::{Counters, Limits};
 use hashbrown::HashMap;
 
 /// Pools on their way back: first what a database kept, then the facts of the journal.
 #[derive(Debug)]
-pub struct Rebuild {
+pub struct Replayer {
     pools: Pools,
     /// Each pool by number.
     seats: HashMap<u32, Rebuilt, foldhash::fast::RandomState>,
@@ -38,10 +38,10 @@ struct Rebuilt {
 
 /// A key as a database kept it.
 #[derive(Clone, Copy)]
-pub struct LoadedKey<'a> {
+pub struct StoredKey<'a> {
     /// Its value.
     pub value: &'a [u8],
-    /// Its id, as [`IdKey::key_id`] makes it: most of what putting a key back costs, so whoever
+    /// Its id, as [`IdHashKey::key_id`] makes it: most of what putting a key back costs, so whoever
     /// reads makes it.
     pub id: KeyId,
     /// When it was made, wall time in milliseconds.
@@ -52,7 +52,7 @@ pub struct LoadedKey<'a> {
 
 /// Whether a fact's changes to the set of keys are in the database already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carried {
+pub enum Checkpointed {
     /// They are: births, deaths and policies are passed over, and what is about a key that is
     /// gone since is too. Leases live in the journal alone and are played.
     Yes,
@@ -62,11 +62,11 @@ pub enum Carried {
 
 /// A fact that does not fit what went before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misfit(pub &'static str);
+pub struct ReplayError(pub &'static str);
 
-impl Rebuild {
+impl Replayer {
     /// Begins without any pool; the arguments are those of [`Pools::new`].
-    pub fn new(ids: IdKey, limits: Limits, first_token: u64) -> Self {
+    pub fn new(ids: IdHashKey, limits: Limits, first_token: u64) -> Self {
         Self {
             pools: Pools::new(ids, limits, first_token),
             seats: HashMap::default(),
@@ -78,7 +78,7 @@ impl Rebuild {
     }
 
     /// Says that the journal's first segments have been dropped.
-    pub fn begins_late(&mut self) {
+    pub fn set_truncated(&mut self) {
         self.whole = false;
     }
 
@@ -89,8 +89,8 @@ impl Rebuild {
         name: &str,
         policy: Policy,
         keys: u64,
-    ) -> Result<(), Misfit> {
-        let name = PoolName::parse(name).ok_or(Misfit("a pool's name is no name"))?;
+    ) -> Result<(), ReplayError> {
+        let name = PoolName::parse(name).ok_or(ReplayError("a pool's name is no name"))?;
         let twice = self.pools.get(&name).is_some() || self.seats.contains_key(&number);
         fits(!twice, "a pool is made twice")?;
         let seat = self.pools.seat(number, name, policy);
@@ -102,7 +102,12 @@ impl Rebuild {
     }
 
     /// Puts a key back that a database kept. A pool's keys come in the order of their numbers.
-    pub fn load_key(&mut self, pool: u32, key: u64, row: &LoadedKey<'_>) -> Result<(), Misfit> {
+    pub fn load_key(
+        &mut self,
+        pool: u32,
+        key: u64,
+        row: &StoredKey<'_>,
+    ) -> Result<(), ReplayError> {
         let rebuilt = self.seats.get_mut(&pool).ok_or(NO_POOL)?;
         let (pool, ledger) = self.pools.parts(rebuilt.seat);
         let slot = pool.replay_loaded(ledger, key, row);
@@ -113,7 +118,12 @@ impl Rebuild {
     }
 
     /// Puts back that a key is out of rotation; the key has been put back before.
-    pub fn load_quarantined(&mut self, pool: u32, key: u64, reason: &str) -> Result<(), Misfit> {
+    pub fn load_quarantined(
+        &mut self,
+        pool: u32,
+        key: u64,
+        reason: &str,
+    ) -> Result<(), ReplayError> {
         let (seat, slot) = self.key(pool, key)?;
         let (pool, ledger) = self.pools.parts(seat);
         let reason = Some(reason).filter(|reason| !reason.is_empty());
@@ -123,19 +133,19 @@ impl Rebuild {
 
     /// Puts back that imported values were in a pool and are never used again: the database knows
     /// which.
-    pub fn load_retired(&mut self, pool: u32) -> Result<(), Misfit> {
+    pub fn set_has_retired(&mut self, pool: u32) -> Result<(), ReplayError> {
         let seat = self.seat(pool)?;
         self.pools.parts(seat).0.replay_retired();
         Ok(())
     }
 
     /// Names the mark of the facts to come, see [`Pools::mark`].
-    pub fn mark(&mut self, mark: u64) {
+    pub fn set_position(&mut self, mark: u64) {
         self.pools.ledger_mut().mark = mark;
     }
 
     /// Raises the counters to what a segment's header says they were.
-    pub fn counters(&mut self, counters: Counters) {
+    pub fn raise_counters(&mut self, counters: Counters) {
         let ours = &mut self.pools.ledger_mut().counters;
         ours.next_key = ours.next_key.max(counters.next_key);
         ours.next_pool = ours.next_pool.max(counters.next_pool);
@@ -148,44 +158,47 @@ impl Rebuild {
     }
 
     /// The last segment of the journal that can go, as the facts so far tell.
-    pub fn dropped(&self) -> u64 {
+    pub fn droppable_through(&self) -> u64 {
         self.dropped
     }
 
     /// Plays the next fact.
-    pub fn apply(&mut self, fact: &Fact<'_>, carried: Carried) -> Result<(), Misfit> {
+    pub fn apply(&mut self, fact: &Fact<'_>, carried: Checkpointed) -> Result<(), ReplayError> {
         self.stopped_at = None;
         match fact {
-            Fact::PoolMade { .. } | Fact::PolicySet { .. } | Fact::PoolGone { .. } => match carried
-            {
-                Carried::Yes => Ok(()),
-                Carried::No => self.apply_to_pool(fact),
-            },
-            Fact::Born { .. } | Fact::Deleted { .. } | Fact::Purged { .. } => match carried {
-                Carried::Yes => Ok(()),
-                Carried::No => self.apply_to_key_set(fact),
-            },
+            Fact::PoolCreated { .. } | Fact::PolicyChanged { .. } | Fact::PoolDeleted { .. } => {
+                match carried {
+                    Checkpointed::Yes => Ok(()),
+                    Checkpointed::No => self.apply_to_pool(fact),
+                }
+            }
+            Fact::KeysCreated { .. } | Fact::KeyDeleted { .. } | Fact::KeyPurged { .. } => {
+                match carried {
+                    Checkpointed::Yes => Ok(()),
+                    Checkpointed::No => self.apply_to_key_set(fact),
+                }
+            }
             Fact::Granted { pool, key, .. }
-            | Fact::Held { pool, key, .. }
-            | Fact::Resting { pool, key, .. }
+            | Fact::LeaseSnapshot { pool, key, .. }
+            | Fact::RestSnapshot { pool, key, .. }
             | Fact::Renewed { pool, key, .. }
             | Fact::Released { pool, key, .. }
             | Fact::Quarantined { pool, key, .. }
-            | Fact::Restored { pool, key } => match (self.key(*pool, *key), carried) {
+            | Fact::KeyFreed { pool, key } => match (self.key(*pool, *key), carried) {
                 (Ok((seat, slot)), _) => self.apply_to_lease(seat, slot, fact),
-                (Err(_), Carried::Yes) => Ok(()),
-                (Err(misfit), Carried::No) => Err(misfit),
+                (Err(_), Checkpointed::Yes) => Ok(()),
+                (Err(misfit), Checkpointed::No) => Err(misfit),
             },
-            Fact::Answered { pool, .. } | Fact::Unanswered { pool, .. } => {
+            Fact::AnswerStored { pool, .. } | Fact::AnswerRevoked { pool, .. } => {
                 match (self.seats.get(pool).copied(), carried) {
                     (Some(rebuilt), _) => self.apply_to_answers(rebuilt, fact),
-                    (None, Carried::Yes) => {}
-                    (None, Carried::No) => return Err(NO_POOL),
+                    (None, Checkpointed::Yes) => {}
+                    (None, Checkpointed::No) => return Err(NO_POOL),
                 }
                 Ok(())
             }
             Fact::TokensReserved { until } => self.reserve(*until, carried),
-            Fact::Dropped { through } => {
+            Fact::SegmentsDropped { through } => {
                 fits(*through >= self.dropped, "a segment is dropped twice")?;
                 self.dropped = *through;
                 Ok(())
@@ -201,16 +214,18 @@ impl Rebuild {
         }
     }
 
-    fn apply_to_pool(&mut self, fact: &Fact<'_>) -> Result<(), Misfit> {
+    fn apply_to_pool(&mut self, fact: &Fact<'_>) -> Result<(), ReplayError> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
         match fact {
-            Fact::PoolMade { pool, name, policy } => self.load_pool(*pool, name, policy.clone(), 0),
-            Fact::PolicySet { pool, policy } => {
+            Fact::PoolCreated { pool, name, policy } => {
+                self.load_pool(*pool, name, policy.clone(), 0)
+            }
+            Fact::PolicyChanged { pool, policy } => {
                 let seat = self.seat(*pool)?;
                 self.pools.parts(seat).0.set_policy(policy.clone());
                 Ok(())
             }
-            Fact::PoolGone { pool } => {
+            Fact::PoolDeleted { pool } => {
                 let Rebuilt { seat, .. } = self.seats.remove(pool).ok_or(NO_POOL)?;
                 // Its keys' numbers never come again; what is left of them here is not asked for.
                 self.pools.unseat(seat);
@@ -220,10 +235,10 @@ impl Rebuild {
         }
     }
 
-    fn apply_to_key_set(&mut self, fact: &Fact<'_>) -> Result<(), Misfit> {
+    fn apply_to_key_set(&mut self, fact: &Fact<'_>) -> Result<(), ReplayError> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
         match fact {
-            Fact::Born { pool, first, at_ms, imported, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
                 let seat = self.seat(*pool)?;
                 let (pool, ledger) = self.pools.parts(seat);
                 let keys = &mut self.keys;
@@ -238,7 +253,7 @@ impl Rebuild {
                 ledger.keys += u64::from(values.count());
                 Ok(())
             }
-            Fact::Deleted { pool, key } | Fact::Purged { pool, key } => {
+            Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
                 let (seat, slot) = self.key(*pool, *key)?;
                 self.keys.remove(key);
                 let (pool, ledger) = self.pools.parts(seat);
@@ -252,7 +267,7 @@ impl Rebuild {
     /// Plays what is about a lease. A renewal or a release of one that does not run is passed
     /// over where segments have been dropped: the grant was in one of them, and since the lease
     /// had ended it was not told anew.
-    fn apply_to_lease(&mut self, seat: u32, slot: u32, fact: &Fact<'_>) -> Result<(), Misfit> {
+    fn apply_to_lease(&mut self, seat: u32, slot: u32, fact: &Fact<'_>) -> Result<(), ReplayError> {
         let whole = self.whole;
         let (pool, ledger) = self.pools.parts(seat);
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these seven alone")]
@@ -264,14 +279,14 @@ impl Rebuild {
                 pool.replay_granted(ledger, slot, *token, lease);
                 Ok(())
             }
-            Fact::Held { token, lease, .. } => {
+            Fact::LeaseSnapshot { token, lease, .. } => {
                 fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
                 fits(pool.has_for(*token).is_none_or(|of| of == slot), "a token is held twice")?;
                 ledger.next_token = ledger.next_token.max(token + 1);
                 pool.replay_granted(ledger, slot, *token, lease);
                 Ok(())
             }
-            Fact::Resting { token, until_us, reason, .. } => {
+            Fact::RestSnapshot { token, until_us, reason, .. } => {
                 fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
                 fits(pool.has_for(*token).is_none_or(|of| of == slot), "a token is held twice")?;
                 ledger.next_token = ledger.next_token.max(token + 1);
@@ -291,7 +306,7 @@ impl Rebuild {
                 pool.replay_quarantined(ledger, slot, *reason);
                 Ok(())
             }
-            Fact::Restored { .. } => {
+            Fact::KeyFreed { .. } => {
                 pool.replay_restored(ledger, slot);
                 Ok(())
             }
@@ -303,13 +318,13 @@ impl Rebuild {
         let (keys, (pool, ledger)) = (&self.keys, self.pools.parts(seat));
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these two alone")]
         match fact {
-            Fact::Answered { answer, .. } => {
+            Fact::AnswerStored { answer, .. } => {
                 pool.replay_answered(ledger, *answer, |pool, number| {
                     let born = keys.get(&number).filter(|(at, _)| *at == seat);
                     born.map(|(_, slot)| *slot).or_else(|| pool.slot_of(number, loaded))
                 });
             }
-            Fact::Unanswered { id, .. } => pool.replay_unanswered(ledger, *id),
+            Fact::AnswerRevoked { id, .. } => pool.replay_unanswered(ledger, *id),
             _ => unreachable!("invariant: this is about an answer"),
         }
     }
@@ -318,7 +333,7 @@ impl Rebuild {
     /// token beyond all that may have been granted. Leases go on where they were.
     pub fn finish(mut self, now: Now) -> Pools {
         let ledger = self.pools.ledger_mut();
-        if !on(Sabotage::RepeatTokens) {
+        if !enabled(Sabotage::RepeatTokens) {
             ledger.next_token = self.stopped_at.unwrap_or(ledger.counters.tokens_reserved);
         }
         for &Rebuilt { seat, .. } in self.seats.values() {
@@ -328,10 +343,10 @@ impl Rebuild {
         self.pools
     }
 
-    fn reserve(&mut self, until: u64, carried: Carried) -> Result<(), Misfit> {
+    fn reserve(&mut self, until: u64, carried: Checkpointed) -> Result<(), ReplayError> {
         let ledger = self.pools.ledger_mut();
         let reserved = ledger.counters.tokens_reserved;
-        if carried == Carried::Yes && until <= reserved {
+        if carried == Checkpointed::Yes && until <= reserved {
             return Ok(());
         }
         let grows = until > reserved && until <= TOKEN_MAX;
@@ -340,21 +355,21 @@ impl Rebuild {
         Ok(())
     }
 
-    fn seat(&self, pool: u32) -> Result<u32, Misfit> {
+    fn seat(&self, pool: u32) -> Result<u32, ReplayError> {
         self.seats.get(&pool).map(|rebuilt| rebuilt.seat).ok_or(NO_POOL)
     }
 
     /// The seat and slot of a key that is there.
-    fn key(&self, pool: u32, key: u64) -> Result<(u32, u32), Misfit> {
+    fn key(&self, pool: u32, key: u64) -> Result<(u32, u32), ReplayError> {
         let Rebuilt { seat, loaded } = *self.seats.get(&pool).ok_or(NO_POOL)?;
         let born = self.keys.get(&key).copied().filter(|(at, _)| *at == seat);
         let found = born.or_else(|| Some((seat, self.pools.at(seat).slot_of(key, loaded)?)));
-        found.ok_or(Misfit("a key that is not there is spoken of"))
+        found.ok_or(ReplayError("a key that is not there is spoken of"))
     }
 }
 
-const NO_POOL: Misfit = Misfit("a pool that is not there is spoken of");
+const NO_POOL: ReplayError = ReplayError("a pool that is not there is spoken of");
 
-fn fits(fit: bool, why_not: &'static str) -> Result<(), Misfit> {
-    if fit { Ok(()) } else { Err(Misfit(why_not)) }
+fn fits(fit: bool, why_not: &'static str) -> Result<(), ReplayError> {
+    if fit { Ok(()) } else { Err(ReplayError(why_not)) }
 }

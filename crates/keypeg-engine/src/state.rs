@@ -3,31 +3,31 @@
 //! It opens a directory, and plays turns: read the clocks once, play, commit, and only then hand
 //! the replies out. After a failed commit nothing more may be asked of it.
 
-mod dropping;
-mod follow;
-mod imports;
+mod admission;
+mod disk_space;
 mod opening;
-mod room;
+mod segment_drop;
+mod subscribe;
 mod waits;
 
-use crate::Chance;
-use crate::carrier::{Carrier, Progress};
-use crate::core::sabotage::{Bound, Sabotage, bound, on};
-use crate::core::{Fact, Now, Pool, Pools, Sink, Step};
-use crate::journal::{Journal, Room, SEGMENT_LEN, Stamp};
-use crate::lanes::Bell;
+use crate::RandomSource;
+use crate::checkpointer::{CheckpointProgress, Checkpointer};
+use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use crate::core::{Fact, FactSink, Now, Pool, Pools, StepContext};
+use crate::journal::{DiskSpace, Journal, SEGMENT_LEN, Stamp};
+use crate::lanes::Wakeup;
 use crate::lookups::Lookups;
-use crate::meter::{ANSWERS, COMMIT_US, Meter};
+use crate::metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics};
+use crate::preallocator::RETRY_US;
 use crate::record::{self, Batch};
-use crate::request::{Refusal, Reply, Request};
-use crate::spares::RETRY_US;
+use crate::request::{Reply, Request, RequestError};
 use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX};
-use dropping::Dropping;
-use imports::{Admission, Parked, Turned};
+use admission::{Admission, Parked, QueuedRequest};
+use segment_drop::SegmentDrop;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-pub use waits::Ticket;
+pub use waits::CallId;
 
 /// Pools a server keeps at most.
 pub const POOLS_MAX: usize = 10_000;
@@ -44,29 +44,29 @@ const LAG_MAX: u64 = 4;
 const PROVE_AFTER_US: u64 = 1_000_000;
 
 /// Pools, their journal and their clocks.
-pub struct Works {
+pub struct EngineState {
     pools: Pools,
     journal: Option<Journal>,
     times: Times,
-    chance: Box<dyn Chance + Send>,
+    random: Box<dyn RandomSource + Send>,
     batch: Batch,
     /// Requests that go over into the next turn.
-    late: VecDeque<Turned>,
+    late: VecDeque<QueuedRequest>,
     /// Imports that wait for what the database says.
     parked: VecDeque<Parked>,
     parked_bytes: usize,
     /// Imports of which the database has said what it knows.
-    looked_up: VecDeque<Turned>,
+    looked_up: VecDeque<QueuedRequest>,
     lookups: Arc<Lookups>,
     /// Tickets whose askers have gone while their requests go over.
-    left: HashSet<Ticket>,
+    left: HashSet<CallId>,
     /// Whether those who wait are sent away: the server stops.
     turns_away: bool,
     /// Carries the key set into the database, until a thread takes it.
-    carrier: Option<Carrier>,
-    progress: Arc<Progress>,
-    sizes: Sizes,
-    dropping: Option<Dropping>,
+    carrier: Option<Checkpointer>,
+    progress: Arc<CheckpointProgress>,
+    sizes: JournalSizes,
+    dropping: Option<SegmentDrop>,
     /// Bytes that one hold took when it was told anew last, on average.
     told_each: u64,
     /// Removed pools whose memory is still to be freed, elsewhere.
@@ -80,19 +80,19 @@ pub struct Works {
     unheld_us: u64,
     /// Whether it stands still in this turn.
     held: bool,
-    meter: Arc<Meter>,
+    metrics: Arc<EngineMetrics>,
 }
 
-/// Sizes of the journal, in bytes.
+/// JournalSizes of the journal, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub struct JournalSizes {
     /// Of a segment.
     pub segment: u64,
     /// Of all segments together, where what lives of them is small.
     pub journal: u64,
 }
 
-impl Default for Sizes {
+impl Default for JournalSizes {
     fn default() -> Self {
         Self { segment: SEGMENT_LEN, journal: 256 << 20 }
     }
@@ -100,7 +100,7 @@ impl Default for Sizes {
 
 /// What a turn leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
+pub struct NextWakeup {
     /// When something is due next, in microseconds from now; 0 when something is due already.
     pub due_in_us: Option<u64>,
     /// Whether a keep-alive deadline runs: serving time must be counted.
@@ -118,48 +118,50 @@ impl From<CommitError> for std::io::Error {
     }
 }
 
-impl Works {
+impl EngineState {
     /// Has journal segments made ready ahead: by a thread of their own, or, for tests, in each turn.
-    pub fn make_ahead(&mut self, on_a_thread: bool) -> Result<(), CommitError> {
-        self.journal.as_mut().map_or(Ok(()), |journal| Ok(journal.make_ahead(on_a_thread)?))
+    pub fn start_preallocation(&mut self, on_a_thread: bool) -> Result<(), CommitError> {
+        self.journal
+            .as_mut()
+            .map_or(Ok(()), |journal| Ok(journal.start_preallocation(on_a_thread)?))
     }
 
     /// Gives the carrier away, to be stepped by a thread or by hand.
-    pub fn take_carrier(&mut self) -> Option<Carrier> {
+    pub fn take_checkpointer(&mut self) -> Option<Checkpointer> {
         self.carrier.take()
     }
 
     /// How far engine and carrier have come.
-    pub(crate) fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Arc<CheckpointProgress> {
         Arc::clone(&self.progress)
     }
 
     /// Rung when the carrier has an answer for a turn to take.
-    pub(crate) fn bell(&self) -> Bell {
-        self.lookups.bell()
+    pub(crate) fn wakeup(&self) -> Wakeup {
+        self.lookups.wakeup()
     }
 
     /// Plays one turn: takes requests from the front of `asked` and, once all it did is durable,
     /// gives the replies. Requests that do not fit into one turn stay where they are.
     pub fn turn(
         &mut self,
-        asked: &mut VecDeque<(Ticket, Request)>,
-        replies: &mut Vec<(Ticket, Reply)>,
-    ) -> Result<Next, CommitError> {
+        asked: &mut VecDeque<(CallId, Request)>,
+        replies: &mut Vec<(CallId, Reply)>,
+    ) -> Result<NextWakeup, CommitError> {
         let begun = replies.len();
         self.begin_step();
         if let Some(journal) = &mut self.journal {
             journal.tend(self.unheld_us)?;
         }
-        if self.held && self.room() > Room::Nothing {
+        if self.held && self.room() > DiskSpace::Full {
             // There is room again: what is played from here on is of this instant.
             self.begin_step();
         }
-        if self.journal.as_ref().is_some_and(|journal| journal.room() < Room::Grants) {
-            self.turn_away(&Refusal::StorageFull, replies);
+        if self.journal.as_ref().is_some_and(|journal| journal.room() < DiskSpace::NoNewKeys) {
+            self.cancel_all_waits(&RequestError::StorageFull, replies);
         }
         let budget = self.budget();
-        let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+        let mut step = step(self.now, &mut *self.random, &mut self.batch);
         step.budget = budget;
         self.pools.expire(&mut step);
         let by_time = step.ended_by_time;
@@ -174,7 +176,7 @@ impl Works {
         self.batch.feed.tell(&self.pools);
         let answers = replies.len() - begun;
         if answers > 0 {
-            self.meter.answers.count(&ANSWERS, answers as u64);
+            self.metrics.answers.count(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
         }
         Ok(self.next())
     }
@@ -183,8 +185,8 @@ impl Works {
     /// something.
     fn play(
         &mut self,
-        asked: &mut VecDeque<(Ticket, Request)>,
-        replies: &mut Vec<(Ticket, Reply)>,
+        asked: &mut VecDeque<(CallId, Request)>,
+        replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
         // Also while the clocks that decide stand still nobody settles for ever.
         let now_us = self.unheld_us;
@@ -200,25 +202,25 @@ impl Works {
             } else if played < owed {
                 self.late.pop_front()
             } else {
-                asked.pop_front().map(|asked| Turned::new(asked, now_us))
+                asked.pop_front().map(|asked| QueuedRequest::new(asked, now_us))
             };
             let Some(turned) = next else { break };
-            if self.has_left(turned.ticket, &turned.request, played < owed, replies) {
+            if self.has_left(turned.call_id, &turned.request, played < owed, replies) {
                 continue;
             }
-            let ticket = turned.ticket;
+            let call_id = turned.call_id;
             let turned = match self.admit(turned, room, lags) {
                 Admission::Parked => continue,
                 Admission::Play(turned) => turned,
                 Admission::Answered(reply) => {
-                    replies.push((ticket, reply));
+                    replies.push((call_id, reply));
                     continue;
                 }
             };
-            let mut step = step(self.now, &mut *self.chance, &mut self.batch);
+            let mut step = step(self.now, &mut *self.random, &mut self.batch);
             step.budget = budget;
             let gone = turned.looked_up.and_then(|looked_up| looked_up.gone);
-            let asked = (ticket.bits(), &turned.request, gone);
+            let asked = (call_id.bits(), &turned.request, gone);
             let reply = turn::play(&mut self.pools, &mut step, asked, &mut self.gone);
             budget = step.budget;
             ended_by_time |= step.ended_by_time;
@@ -227,9 +229,9 @@ impl Works {
                 Some(reply)
                     if turn::is_settling(&reply) && now_us - turned.since_us < SETTLE_MAX_US =>
                 {
-                    self.late.push_back(Turned { looked_up: None, ..turned });
+                    self.late.push_back(QueuedRequest { looked_up: None, ..turned });
                 }
-                reply => replies.extend(reply.map(|reply| (ticket, reply))),
+                reply => replies.extend(reply.map(|reply| (call_id, reply))),
             }
             if self.batch.bytes().len() >= BATCH_FULL && played + 1 >= owed {
                 break;
@@ -239,7 +241,7 @@ impl Works {
             self.left.clear();
         }
         if self.turns_away {
-            self.turn_away(&Refusal::ShuttingDown, replies);
+            self.cancel_all_waits(&RequestError::ShuttingDown, replies);
         }
         ended_by_time
     }
@@ -247,24 +249,24 @@ impl Works {
     /// Ends by time that may be played: none where they could not be remembered, though they were
     /// due before the clocks stood still.
     fn budget(&self) -> u32 {
-        if self.room() > Room::Nothing { expire_max() } else { 0 }
+        if self.room() > DiskSpace::Full { expire_max() } else { 0 }
     }
 
     fn begin_step(&mut self) {
         // With no room left to remember a purge or that a deadline has passed, none may pass: both
         // clocks stand still.
-        let remembers = self.room() > Room::Nothing;
+        let remembers = self.room() > DiskSpace::Full;
         let now = self.times.now(remembers);
         let lease_us = if remembers { now.lease_us } else { self.now.lease_us };
         self.held = !remembers;
-        self.pools.hold(self.held);
+        self.pools.set_clocks_frozen(self.held);
         self.unheld_us = now.lease_us;
         // What is shown of a lease stands still with it.
         let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
         self.now = Now { lease_us, wall_us, ..now };
         let taken_over = self.taken_over();
         let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
-        self.pools.mark(position, taken_over);
+        self.pools.set_positions(position, taken_over);
         self.batch.begin(self.now);
     }
 
@@ -272,13 +274,13 @@ impl Works {
     /// answer then rests on a deadline that has passed.
     fn commit(&mut self, clock_matters: bool) -> Result<(), CommitError> {
         let mut records = self.batch.bytes();
-        if records.is_empty() && (!clock_matters || on(Sabotage::ForgetTheClock)) {
+        if records.is_empty() && (!clock_matters || enabled(Sabotage::ForgetTheClock)) {
             return Ok(());
         }
         if let Some(journal) = &mut self.journal {
             let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
             let begun_us = self.times.stopwatch_us();
-            if on(Sabotage::HalfBatch)
+            if enabled(Sabotage::HalfBatch)
                 && let Ok((_, rest)) = record::read(records, stamp.lease_us)
             {
                 journal.commit(&records[..records.len() - rest.len()], stamp)?;
@@ -286,7 +288,7 @@ impl Works {
             }
             journal.commit(records, stamp)?;
             let took_us = self.times.stopwatch_us().saturating_sub(begun_us);
-            self.meter.commit_us.count(&COMMIT_US, took_us);
+            self.metrics.commit_us.count(&COMMIT_BUCKETS_US, took_us);
             self.unproven = !records.is_empty();
             self.committed_us = self.now.lease_us;
         }
@@ -307,14 +309,14 @@ impl Works {
     pub fn close(&mut self) -> Result<(), CommitError> {
         self.begin_step();
         let next_token = self.pools.next_token();
-        Sink::fact(&mut self.batch, &Fact::Stopped { next_token });
+        FactSink::record(&mut self.batch, &Fact::Stopped { next_token });
         self.commit(true)
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> NextWakeup {
         let (back, purge) = self.pools.next_due();
         // Where the clocks stand still no deadline comes nearer.
-        let remembers = self.room() > Room::Nothing;
+        let remembers = self.room() > DiskSpace::Full;
         let back = back.filter(|_| remembers).map(|at| at.saturating_sub(self.now.lease_us));
         let life = purge.filter(|_| remembers).map(|at| at.saturating_sub(self.now.serving_us));
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
@@ -324,7 +326,7 @@ impl Works {
         let proof_at = self.committed_us + PROVE_AFTER_US;
         let proof = self.unproven.then(|| proof_at.saturating_sub(self.now.lease_us));
         let due = [back, life, over, proof, retry];
-        Next { due_in_us: due.into_iter().flatten().min(), counts_serving: purge.is_some() }
+        NextWakeup { due_in_us: due.into_iter().flatten().min(), counts_serving: purge.is_some() }
     }
 
     /// Requests that have been taken and are not answered yet, those in line aside.
@@ -333,13 +335,13 @@ impl Works {
     }
 
     /// Takes the removed pools, whose memory takes O(n) to free.
-    pub fn take_gone(&mut self) -> Vec<Pool> {
+    pub fn take_deleted_pools(&mut self) -> Vec<Pool> {
         std::mem::take(&mut self.gone)
     }
 
     /// What is counted of this work.
-    pub fn meter(&self) -> Arc<Meter> {
-        Arc::clone(&self.meter)
+    pub fn metrics(&self) -> Arc<EngineMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// The pools, to be looked at.
@@ -348,16 +350,16 @@ impl Works {
     }
 }
 
-fn step<'a>(now: Now, chance: &'a mut dyn Chance, facts: &'a mut Batch) -> Step<'a> {
-    Step { now, chance, facts, budget: expire_max(), ended_by_time: false }
+fn step<'a>(now: Now, random: &'a mut dyn RandomSource, facts: &'a mut Batch) -> StepContext<'a> {
+    StepContext { now, random, facts, budget: expire_max(), ended_by_time: false }
 }
 
 fn expire_max() -> u32 {
-    u32::try_from(bound(Bound::Expire, u64::from(EXPIRE_MAX))).unwrap_or(EXPIRE_MAX)
+    u32::try_from(limit(TestLimit::Expire, u64::from(EXPIRE_MAX))).unwrap_or(EXPIRE_MAX)
 }
 
-impl std::fmt::Debug for Works {
+impl std::fmt::Debug for EngineState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Works").field("journal", &self.journal).finish_non_exhaustive()
+        f.debug_struct("EngineState").field("journal", &self.journal).finish_non_exhaustive()
     }
 }

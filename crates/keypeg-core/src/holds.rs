@@ -4,7 +4,7 @@
 //! in the pool's heap of returns, whose items are holds.
 
 use crate::chunks::Chunks;
-use crate::deadlines::{NOWHERE, Places};
+use crate::deadlines::{HeapIndex, NO_INDEX};
 use crate::ids::TOKEN_MAX;
 use crate::index::Index;
 
@@ -47,7 +47,7 @@ impl Holds {
 
     /// Whether there is a hold at an index below [`Holds::end`].
     pub(crate) fn is_in(&self, at: u32) -> bool {
-        self.records[at].slot != NOWHERE
+        self.records[at].slot != NO_INDEX
     }
 
     /// Puts a hold in; `leased` says whether it can be found by its token.
@@ -96,7 +96,7 @@ impl Hold {
     pub(crate) fn new(slot: u32, token: u64, lease: &crate::Grant<'_>) -> Self {
         Self {
             slot,
-            place: NOWHERE,
+            place: NO_INDEX,
             token,
             granted_us: lease.granted_us,
             latest_us: lease.hold_until_us,
@@ -108,8 +108,8 @@ impl Hold {
 
     fn none() -> Self {
         Self {
-            slot: NOWHERE,
-            place: NOWHERE,
+            slot: NO_INDEX,
+            place: NO_INDEX,
             token: TOKEN_MAX + 1,
             granted_us: 0,
             latest_us: 0,
@@ -127,7 +127,7 @@ pub(crate) fn spread(token: u64) -> u64 {
 }
 
 /// Holds in the heap of returns.
-impl Places for Holds {
+impl HeapIndex for Holds {
     fn place(&self, item: u32) -> u32 {
         self.records[item].place
     }

@@ -2,15 +2,15 @@
 //! a bounded memory of how leases ended.
 
 use crate::borrowers::Borrowers;
-use crate::fact::{Fact, Sink};
-use crate::ids::{IdKey, TOKEN_MAX};
-use crate::pool::Lent;
+use crate::fact::{Fact, FactSink};
+use crate::ids::{IdHashKey, TOKEN_MAX};
+use crate::pool::GrantedLease;
 use crate::refusal::{EndCause, Refusal};
-use crate::sabotage::{Bound, bound};
+use crate::sabotage::{TestLimit, limit};
 use hashbrown::HashMap;
 
 /// Tokens reserved at a time: what an unclean start skips at most.
-pub const TOKEN_BLOCK: u64 = 1 << 20;
+pub const TOKEN_RESERVATION: u64 = 1 << 20;
 /// Ended leases whose cause is remembered.
 const ENDED_MAX: usize = 1 << 16;
 
@@ -39,8 +39,8 @@ pub struct Counters {
 
 /// What the pools share.
 #[derive(Clone, Debug)]
-pub struct Ledger {
-    pub(crate) ids: IdKey,
+pub struct SharedState {
+    pub(crate) ids: IdHashKey,
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
     pub(crate) next_token: u64,
@@ -48,7 +48,7 @@ pub struct Ledger {
     /// Tells this run's cursors from those of others, which may have had keys in other slots.
     pub(crate) run: u64,
     pub(crate) ended: Ended,
-    /// Who waits, by ticket: the pool's seat and the place in its line.
+    /// Who waits, by waiter_id: the pool's seat and the place in its line.
     pub(crate) waiters: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
     /// What the answers of all pools count of [`ANSWERS_MAX`](crate::ANSWERS_MAX).
     pub(crate) answers: usize,
@@ -63,21 +63,21 @@ pub struct Ledger {
     /// Leases by borrower, those that are waited for among them.
     pub(crate) borrowers: Borrowers,
     /// What those who waited got, until it is taken.
-    pub(crate) handed: Vec<Handed>,
+    pub(crate) handed: Vec<WaitOutcome>,
 }
 
 /// What somebody who waited got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handed {
+pub struct WaitOutcome {
     /// Who.
-    pub ticket: u64,
+    pub waiter_id: u64,
     /// A lease, or why not.
-    pub outcome: Result<Lent, Refusal>,
+    pub outcome: Result<GrantedLease, Refusal>,
 }
 
-impl Ledger {
+impl SharedState {
     /// Begins a ledger whose first token is at least `first_token`.
-    pub(crate) fn new(ids: IdKey, limits: Limits, first_token: u64) -> Self {
+    pub(crate) fn new(ids: IdHashKey, limits: Limits, first_token: u64) -> Self {
         let first = first_token.max(1);
         Self {
             ids,
@@ -99,15 +99,16 @@ impl Ledger {
     }
 
     /// Takes the next fencing token, reserving a block first where the last one is used up.
-    pub(crate) fn take_token(&mut self, facts: &mut dyn Sink) -> u64 {
+    pub(crate) fn take_token(&mut self, facts: &mut dyn FactSink) -> u64 {
         if self.next_token >= self.counters.tokens_reserved {
             assert!(
                 self.next_token < TOKEN_MAX,
                 "fencing tokens are used up: that takes centuries"
             );
-            let until = (self.next_token + bound(Bound::TokenBlock, TOKEN_BLOCK)).min(TOKEN_MAX);
+            let until = (self.next_token + limit(TestLimit::TokenReservation, TOKEN_RESERVATION))
+                .min(TOKEN_MAX);
             self.counters.tokens_reserved = until;
-            facts.fact(&Fact::TokensReserved { until });
+            facts.record(&Fact::TokensReserved { until });
         }
         let token = self.next_token;
         self.next_token += 1;

@@ -5,18 +5,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Upper bounds of [`Meter::commit_us`], in microseconds; what is above the last has a place of
+/// Upper bounds of [`EngineMetrics::commit_us`], in microseconds; what is above the last has a place of
 /// its own.
-pub const COMMIT_US: [u64; 14] = [
+pub const COMMIT_BUCKETS_US: [u64; 14] = [
     50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 102_400, 409_600,
     1_638_400,
 ];
-/// Upper bounds of [`Meter::answers`], in answers a turn.
-pub const ANSWERS: [u64; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192];
+/// Upper bounds of [`EngineMetrics::answers`], in answers a turn.
+pub const ANSWERS_PER_TURN_BUCKETS: [u64; 14] =
+    [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192];
 
 /// The engine's counters since its start.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct EngineMetrics {
     /// How long each write and sync of a batch took: as many as there were batches.
     pub commit_us: Histogram<15>,
     /// How many requests each turn answered, of the turns that answered any.
@@ -29,7 +30,7 @@ pub struct Meter {
     pub resyncs: AtomicU64,
 }
 
-/// Counts of values by size: `N - 1` bounded places and one for what is above.
+/// KeyCounts of values by size: `N - 1` bounded places and one for what is above.
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {
     places: [AtomicU64; N],
@@ -43,7 +44,7 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts a value; `bounds` are the upper bounds, one fewer than there are places.
+    /// KeyCounts a value; `bounds` are the upper bounds, one fewer than there are places.
     pub fn count(&self, bounds: &[u64], value: u64) {
         let place = bounds.partition_point(|&bound| bound < value);
         self.places[place].fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Waiting for a key, as tables and as chance: first come, first served; whatever makes a key
+//! Waiting for a key, as tables and as random: first come, first served; whatever makes a key
 //! available hands it over in the same step; nobody is refused early or falsely.
 
 #[path = "support/journal.rs"]
@@ -9,8 +9,9 @@ mod rng;
 mod world;
 
 use keypeg_core::{
-    Borrower, Chance, Fact, Handed, IdKey, KeyId, KeyRef, LeaseId, Ledger, Limits, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, Refusal, Step, US_PER_MS, Verdict, WAITERS_MAX, Wish,
+    AcquireOptions, Borrower, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy,
+    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
+    StepContext, US_PER_MS, WAITERS_MAX, WaitOutcome,
 };
 use rng::Rng;
 use std::collections::{HashMap, VecDeque};
@@ -223,10 +224,10 @@ fn keys_that_nobody_keeps_alive_are_handed_to_nobody() {
 
 struct Run {
     pools: Pools,
-    chance: Rng,
+    random: Rng,
     now: Now,
     next_ticket: u64,
-    /// Who waits: ticket, since, until.
+    /// Who waits: waiter_id, since, until.
     line: VecDeque<(u64, u64, u64)>,
     /// Who holds what until when.
     held: HashMap<KeyId, (LeaseId, u64)>,
@@ -235,16 +236,16 @@ struct Run {
     refused: usize,
 }
 
-fn wish() -> Wish<'static> {
-    Wish { by: Borrower::new("ci", None), ..Wish::default() }
+fn wish() -> AcquireOptions<'static> {
+    AcquireOptions { by: Borrower::new("ci", None), ..AcquireOptions::default() }
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
         let limits = Limits { pools: 3, keys: 1_000 };
         let mut run = Self {
-            pools: Pools::new(IdKey::new([3; 32]), limits, 1),
-            chance: Rng::new(seed),
+            pools: Pools::new(IdHashKey::new([3; 32]), limits, 1),
+            random: Rng::new(seed),
             now: Now::default(),
             next_ticket: 0,
             line: VecDeque::new(),
@@ -255,17 +256,17 @@ impl Run {
         };
         let policy = Policy { lease_ttl_ms: 50, keepalive_ttl_ms: None, ..Policy::default() };
         let (name, patch) = (PoolName::default_pool(), PolicyPatch::default());
-        run.step(|pools, step| pools.put(step, &name, &policy, patch)).expect("room");
+        run.step(|pools, step| pools.create_or_update(step, &name, &policy, patch)).expect("room");
         run
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut Step<'_>) -> T) -> T {
-        let budget = [0, 1, 2, 1_000][self.chance.below(4) as usize];
+    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
+        let budget = [0, 1, 2, 1_000][self.random.below(4) as usize];
         let mut sink = |_: &Fact<'_>| {};
-        let (now, chance, facts) = (self.now, &mut self.chance, &mut sink);
-        let mut step = Step { now, chance, facts, budget, ended_by_time: false };
+        let (now, random, facts) = (self.now, &mut self.random, &mut sink);
+        let mut step = StepContext { now, random, facts, budget, ended_by_time: false };
         let answer = play(&mut self.pools, &mut step);
-        let handed: Vec<_> = self.pools.take_handed().collect();
+        let handed: Vec<_> = self.pools.drain_wait_outcomes().collect();
         for each in handed {
             self.judge(each);
         }
@@ -274,22 +275,23 @@ impl Run {
 
     fn on<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut Ledger, &mut Step<'_>) -> Result<T, Refusal>,
+        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.on(&PoolName::default_pool(), step, play))
+        self.step(|pools, step| pools.with_pool(&PoolName::default_pool(), step, play))
     }
 
-    fn judge(&mut self, handed: Handed) {
+    fn judge(&mut self, handed: WaitOutcome) {
         match handed.outcome {
             Ok(lent) => {
-                let (ticket, since, _) = self.line.pop_front().expect("somebody waits");
-                assert_eq!(handed.ticket, ticket, "first come, first served");
+                let (waiter_id, since, _) = self.line.pop_front().expect("somebody waits");
+                assert_eq!(handed.waiter_id, waiter_id, "first come, first served");
                 assert_eq!(lent.waited_ms, (self.now.lease_us - since) / US_PER_MS);
                 self.hold(lent.lease.key_id, lent.lease.id);
                 self.served += 1;
             }
             Err(refusal) => {
-                let at = self.line.iter().position(|(ticket, ..)| *ticket == handed.ticket);
+                let at =
+                    self.line.iter().position(|(waiter_id, ..)| *waiter_id == handed.waiter_id);
                 let (_, _, until) = self.line.remove(at.expect("who is told waits")).expect("in");
                 assert!(until <= self.now.lease_us, "refused before its time");
                 let Refusal::NoKey { counts, .. } = refusal else { panic!("{refusal:?}") };
@@ -307,10 +309,10 @@ impl Run {
 
     /// In somebody's name, so that invariants count leases and waits in it.
     fn acquire(&mut self, wait_ms: u64) {
-        let ticket = self.next_ticket;
+        let waiter_id = self.next_ticket;
         self.next_ticket += 1;
         let lent = self.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, &wish(), (ticket, wait_ms))
+            pool.acquire_or_wait(ledger, step, &wish(), (waiter_id, wait_ms))
         });
         match lent {
             Ok(Some((lease, _))) => {
@@ -319,7 +321,7 @@ impl Run {
             }
             Ok(None) => {
                 let since = self.now.lease_us;
-                self.line.push_back((ticket, since, since + wait_ms * US_PER_MS));
+                self.line.push_back((waiter_id, since, since + wait_ms * US_PER_MS));
             }
             Err(Refusal::NoKey { .. }) => assert_eq!(wait_ms, 0),
             Err(refusal) => assert_eq!(refusal, Refusal::Settling),
@@ -327,31 +329,31 @@ impl Run {
     }
 
     fn one(&mut self) {
-        match self.chance.below(20) {
+        match self.random.below(20) {
             0..6 => self.acquire(0),
             6..11 => {
-                let wait_ms = u64::from(self.chance.below(40)) + 1;
+                let wait_ms = u64::from(self.random.below(40)) + 1;
                 self.acquire(wait_ms);
             }
             11..13 => {
-                let by = [1, 999, 1_000, 5_000, 20_000][self.chance.below(5) as usize];
+                let by = [1, 999, 1_000, 5_000, 20_000][self.random.below(5) as usize];
                 self.now.lease_us += by;
             }
             13 if self.keys.len() < 20 => {
-                let count = self.chance.below(3) + 1;
+                let count = self.random.below(3) + 1;
                 let made = self.on(|pool, ledger, step| pool.generate(ledger, step, count));
                 self.keys.extend(made.iter().flatten().map(|key| key.id));
             }
             14 if !self.keys.is_empty() => {
-                let at = self.chance.below(u32::try_from(self.keys.len()).expect("few")) as usize;
+                let at = self.random.below(u32::try_from(self.keys.len()).expect("few")) as usize;
                 let key = KeyRef::Id(self.keys.swap_remove(at));
                 self.on(|pool, ledger, step| pool.delete(ledger, step, &key)).expect("there");
             }
             15 if !self.line.is_empty() => {
-                let at = self.chance.below(u32::try_from(self.line.len()).expect("few")) as usize;
-                let (ticket, ..) = self.line.remove(at).expect("within");
-                assert!(self.pools.leave(ticket));
-                assert!(!self.pools.leave(ticket));
+                let at = self.random.below(u32::try_from(self.line.len()).expect("few")) as usize;
+                let (waiter_id, ..) = self.line.remove(at).expect("within");
+                assert!(self.pools.cancel_wait(waiter_id));
+                assert!(!self.pools.cancel_wait(waiter_id));
             }
             16 => {
                 self.step(Pools::expire);
@@ -361,7 +363,7 @@ impl Run {
                 // It is given back before the step, in which somebody else may get it.
                 self.held.remove(&key);
                 let ended = self.on(|pool, ledger, step| {
-                    pool.release(ledger, step, lease, &Verdict::default())
+                    pool.release(ledger, step, lease, &ReleaseOptions::default())
                 });
                 assert!(ended.is_ok() || until <= self.now.lease_us || !self.keys.contains(&key));
             }
@@ -373,12 +375,12 @@ impl Run {
         while self.step(Pools::expire) {}
         let counts = {
             let pool = self.pools.get(&PoolName::default_pool()).expect("there");
-            assert_eq!(pool.waiting(), self.line.len() as u64);
+            assert_eq!(pool.waiter_count(), self.line.len() as u64);
             pool.counts()
         };
         assert!(self.line.is_empty() || counts.available == 0, "somebody waits while one is free");
         assert!(self.line.iter().all(|(.., until)| *until > self.now.lease_us), "told in time");
-        assert_eq!(self.pools.waiting(), self.line.len());
+        assert_eq!(self.pools.waiter_count(), self.line.len());
         self.pools.check_invariants();
     }
 }
@@ -406,14 +408,14 @@ fn a_line_is_bounded_over_all_pools() {
     for _ in 0..bound {
         run.acquire(1_000);
     }
-    let over = |run: &mut Run, ticket| {
-        run.on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish(), (ticket, 1_000)))
+    let over = |run: &mut Run, waiter_id| {
+        run.on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish(), (waiter_id, 1_000)))
     };
-    assert_eq!(over(&mut run, bound), Err(Refusal::LineFull { max: WAITERS_MAX }));
-    assert!(run.pools.leave(0));
+    assert_eq!(over(&mut run, bound), Err(Refusal::WaitQueueFull { max: WAITERS_MAX }));
+    assert!(run.pools.cancel_wait(0));
     assert_eq!(over(&mut run, bound), Ok(None));
     let mut away = 0;
-    run.pools.turn_away(|_| away += 1);
-    assert_eq!((away, run.pools.waiting()), (WAITERS_MAX, 0));
+    run.pools.cancel_all_waits(|_| away += 1);
+    assert_eq!((away, run.pools.waiter_count()), (WAITERS_MAX, 0));
     run.pools.check_invariants();
 }

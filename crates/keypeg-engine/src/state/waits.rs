@@ -1,19 +1,19 @@
 //! Who waits in line, as the works see it: what they got, who has gone, who is sent away.
 
-use super::Works;
-use crate::request::{Call, Refusal, Reply, Request};
+use super::EngineState;
+use crate::request::{Call, Reply, Request, RequestError};
 use crate::turn;
 
 /// Where a reply goes: whatever tells the asker apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket {
+pub struct CallId {
     /// Which lane.
     pub lane: u32,
     /// Which call of that lane.
     pub slot: u32,
 }
 
-impl Ticket {
+impl CallId {
     pub(super) fn bits(self) -> u64 {
         u64::from(self.lane) << 32 | u64::from(self.slot)
     }
@@ -24,48 +24,52 @@ impl Ticket {
     }
 }
 
-impl Works {
+impl EngineState {
     /// Sends everybody away who waits, or would, from the next turn on, and ends all that follow:
     /// the server stops.
-    pub fn turn_waiters_away(&mut self) {
+    pub fn cancel_waits(&mut self) {
         self.turns_away = true;
         self.batch.feed.close();
     }
 
     /// Refuses everybody who waits. O(waiters): for a stop, and for a full disk, on which no grant
     /// could be remembered.
-    pub(super) fn turn_away(&mut self, why: &Refusal, replies: &mut Vec<(Ticket, Reply)>) {
-        let sent_away = |ticket| (Ticket::of(ticket), Reply::Refused(why.clone()));
-        self.pools.turn_away(|ticket| replies.push(sent_away(ticket)));
+    pub(super) fn cancel_all_waits(
+        &mut self,
+        why: &RequestError,
+        replies: &mut Vec<(CallId, Reply)>,
+    ) {
+        let sent_away = |call_id| (CallId::of(call_id), Reply::Refused(why.clone()));
+        self.pools.cancel_all_waits(|call_id| replies.push(sent_away(call_id)));
     }
 
     /// Gives those who waited what they got.
-    pub(super) fn hand_out(&mut self, replies: &mut Vec<(Ticket, Reply)>) {
-        for handed in self.pools.take_handed() {
-            replies.push((Ticket::of(handed.ticket), turn::handed(handed.outcome)));
+    pub(super) fn hand_out(&mut self, replies: &mut Vec<(CallId, Reply)>) {
+        for handed in self.pools.drain_wait_outcomes() {
+            replies.push((CallId::of(handed.waiter_id), turn::handed(handed.outcome)));
         }
     }
 
     /// Plays a leave, or skips a request that goes over and whose asker has left. Whoever left is
-    /// answered all the same: that frees the ticket.
+    /// answered all the same: that frees the call_id.
     pub(super) fn has_left(
         &mut self,
-        ticket: Ticket,
+        call_id: CallId,
         request: &Request,
         goes_over: bool,
-        replies: &mut Vec<(Ticket, Reply)>,
+        replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
-        let leaves = matches!(request.call, Call::Leave);
+        let leaves = matches!(request.call, Call::CancelWait);
         let gone = if leaves {
-            self.pools.leave(ticket.bits())
+            self.pools.cancel_wait(call_id.bits())
         } else {
-            // A ticket that comes again is somebody else's.
-            self.left.remove(&ticket) && goes_over
+            // A call_id that comes again is somebody else's.
+            self.left.remove(&call_id) && goes_over
         };
         if gone {
-            replies.push((ticket, Reply::Done));
+            replies.push((call_id, Reply::Done));
         } else if leaves && !self.late.is_empty() {
-            self.left.insert(ticket);
+            self.left.insert(call_id);
         }
         leaves || gone
     }

@@ -9,20 +9,20 @@ const NAMED_MAX: usize = 100;
 
 /// An event as it is kept. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct FeedEvent {
     /// Its number, which grows over the whole server.
     pub seq: u64,
     /// When it was.
     pub at_ms: u64,
-    /// What it was.
-    pub what: What,
+    /// What happened.
+    pub what: FeedEventKind,
 }
 
-/// What an event tells. Instants are wall time in milliseconds.
+/// What an event reports. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FeedEventKind {
     /// Keys came to be, available.
-    Born {
+    KeysCreated {
         /// Whether they were brought in.
         imported: bool,
         /// The keys, at most a hundred.
@@ -51,7 +51,7 @@ pub enum What {
         expires_at_ms: u64,
     },
     /// A lease ended; its key is available, or rests.
-    Ended {
+    LeaseEnded {
         /// Whether time ended it.
         by_time: bool,
         /// The key.
@@ -73,14 +73,14 @@ pub enum What {
         reason: Option<Arc<str>>,
     },
     /// A key that rested or was out of rotation is available again.
-    Restored {
+    KeyFreed {
         /// The key.
         key: KeyId,
         /// Where it was.
         was: KeyState,
     },
     /// A key was deleted by a call or purged by time.
-    Gone {
+    KeyRemoved {
         /// Whether time did it.
         by_time: bool,
         /// The key.
@@ -89,19 +89,19 @@ pub enum What {
         was: KeyState,
     },
     /// The pool's policy was changed.
-    PolicySet(Box<Policy>),
+    PolicyChanged(Box<Policy>),
     /// The pool was removed with all its keys: nothing comes after this.
-    Dropped,
+    PoolDeleted,
 }
 
-impl What {
+impl FeedEventKind {
     /// Takes an event; those of many keys are cut into parts.
     pub(super) fn of(event: &Event<'_>, now: Now, mut each: impl FnMut(Self)) {
-        let rests = |until_us: u64| (until_us > 0).then(|| now.wall_ms_of_lease(until_us));
+        let rests = |until_us: u64| (until_us > 0).then(|| now.lease_to_wall_ms(until_us));
         each(match *event {
-            Event::Born { imported, keys } => {
+            Event::KeysCreated { imported, keys } => {
                 for part in keys.chunks(NAMED_MAX) {
-                    each(Self::Born {
+                    each(Self::KeysCreated {
                         imported,
                         keys: part.iter().map(|key| key.id).collect(),
                         expires_at_ms: part[0].expires_at_ms,
@@ -113,12 +113,12 @@ impl What {
                 key,
                 token,
                 holder: holder.map(Arc::from),
-                expires_at_ms: now.wall_ms_of_lease(until_us),
+                expires_at_ms: now.lease_to_wall_ms(until_us),
             },
             Event::Renewed { key, token, until_us } => {
-                Self::Renewed { key, token, expires_at_ms: now.wall_ms_of_lease(until_us) }
+                Self::Renewed { key, token, expires_at_ms: now.lease_to_wall_ms(until_us) }
             }
-            Event::Released { key, token, rest_until_us, reason } => Self::Ended {
+            Event::Released { key, token, rest_until_us, reason } => Self::LeaseEnded {
                 by_time: false,
                 key,
                 token,
@@ -127,31 +127,34 @@ impl What {
             },
             Event::Expired { key, token, rest_until_us } => {
                 let rests_until_ms = rests(rest_until_us);
-                Self::Ended { by_time: true, key, token, rests_until_ms, reason: None }
+                Self::LeaseEnded { by_time: true, key, token, rests_until_ms, reason: None }
             }
             Event::Quarantined { key, token, reason } => {
                 Self::Quarantined { key, token, reason: reason.map(Arc::from) }
             }
-            Event::Restored { key, was } => Self::Restored { key, was },
-            Event::Deleted { key, was } => Self::Gone { by_time: false, key, was },
-            Event::Purged { key, was } => Self::Gone { by_time: true, key, was },
+            Event::KeyFreed { key, was } => Self::KeyFreed { key, was },
+            Event::Deleted { key, was } => Self::KeyRemoved { by_time: false, key, was },
+            Event::Purged { key, was } => Self::KeyRemoved { by_time: true, key, was },
         });
     }
 
     /// Bytes that it takes beside its place in a ring.
     fn outside(&self) -> usize {
         match self {
-            Self::Born { keys, .. } => size_of_val::<[KeyId]>(keys),
+            Self::KeysCreated { keys, .. } => size_of_val::<[KeyId]>(keys),
             Self::Granted { holder: text, .. }
-            | Self::Ended { reason: text, .. }
+            | Self::LeaseEnded { reason: text, .. }
             | Self::Quarantined { reason: text, .. } => text.as_ref().map_or(0, |text| text.len()),
-            Self::PolicySet(policy) => size_of::<Policy>() + policy.key_prefix.len(),
-            Self::Renewed { .. } | Self::Restored { .. } | Self::Gone { .. } | Self::Dropped => 0,
+            Self::PolicyChanged(policy) => size_of::<Policy>() + policy.key_prefix.len(),
+            Self::Renewed { .. }
+            | Self::KeyFreed { .. }
+            | Self::KeyRemoved { .. }
+            | Self::PoolDeleted => 0,
         }
     }
 }
 
 /// Bytes that it takes in a ring.
-pub(super) fn bytes_of(told: &Told) -> usize {
-    size_of::<Told>() + told.what.outside()
+pub(super) fn bytes_of(told: &FeedEvent) -> usize {
+    size_of::<FeedEvent>() + told.what.outside()
 }

@@ -4,7 +4,7 @@
 //! Several are kept. When no more can be made, those left are for what gives room back: the journal
 //! tells from their number what may still be asked. Also where segments that are done are removed.
 
-use crate::core::sabotage::{Sabotage, on};
+use crate::core::sabotage::{Sabotage, enabled};
 use crate::disk::{Disk, DiskFile};
 use crate::journal::{UNFINISHED, file_name};
 use std::collections::VecDeque;
@@ -20,17 +20,17 @@ pub(crate) const RETRY_US: u64 = 1_000_000;
 const ORDERS_MAX: usize = 64;
 
 /// A segment made ready.
-pub(crate) struct Spare {
+pub(crate) struct ReadySegment {
     pub(crate) segment: u64,
     pub(crate) file: Box<dyn DiskFile>,
     pub(crate) len: u64,
 }
 
 /// The segments that are ready, and who makes more.
-pub(crate) struct Spares {
+pub(crate) struct Preallocator {
     disk: Arc<dyn Disk>,
     segment_len: u64,
-    ready: VecDeque<Spare>,
+    ready: VecDeque<ReadySegment>,
     maker: Maker,
     /// Orders that have not been answered.
     pending: usize,
@@ -45,11 +45,11 @@ pub(crate) struct Spares {
 enum Maker {
     /// Nobody: each is made when it is needed.
     Nobody,
-    /// Whoever calls [`Spares::tend`]: for tests, where threads would play with chance.
+    /// Whoever calls [`Preallocator::tend`]: for tests, where threads would play with random.
     Caller,
     Thread {
         orders: SyncSender<Order>,
-        made: Receiver<io::Result<Spare>>,
+        made: Receiver<io::Result<ReadySegment>>,
     },
 }
 
@@ -59,14 +59,14 @@ enum Order {
     Remove(u64),
 }
 
-impl Spares {
+impl Preallocator {
     pub(crate) fn new(disk: Arc<dyn Disk>, segment_len: u64) -> Self {
         let (ready, removals) = (VecDeque::new(), VecDeque::new());
         let maker = Maker::Nobody;
         Self { disk, segment_len, ready, maker, pending: 0, starved_us: None, removals, last: 0 }
     }
 
-    /// Makes segments ready from now on, on a thread or in [`Spares::tend`].
+    /// Makes segments ready from now on, on a thread or in [`Preallocator::tend`].
     pub(crate) fn begin(&mut self, on_a_thread: bool) -> io::Result<()> {
         if !on_a_thread {
             self.maker = Maker::Caller;
@@ -81,7 +81,7 @@ impl Spares {
             for order in todo {
                 match order {
                     Order::Make(segment, len) => {
-                        if done.send(Spare::make(&*disk, segment, len)).is_err() {
+                        if done.send(ReadySegment::make(&*disk, segment, len)).is_err() {
                             return;
                         }
                     }
@@ -97,7 +97,7 @@ impl Spares {
     }
 
     /// Takes a segment in that was made ready before this start, if it follows those that are.
-    pub(crate) fn adopt(&mut self, spare: Spare, last: u64) {
+    pub(crate) fn adopt(&mut self, spare: ReadySegment, last: u64) {
         if spare.segment == last + 1 + self.ready.len() as u64 && spare.len >= self.segment_len {
             self.ready.push_back(spare);
         }
@@ -116,7 +116,7 @@ impl Spares {
             match &self.maker {
                 Maker::Nobody => break,
                 Maker::Caller => {
-                    let made = Spare::make(&*self.disk, segment, self.segment_len);
+                    let made = ReadySegment::make(&*self.disk, segment, self.segment_len);
                     let failed = made.is_err();
                     self.take_in(made, now_us)?;
                     if failed {
@@ -140,7 +140,7 @@ impl Spares {
         Ok(())
     }
 
-    fn poll(&mut self) -> io::Result<Option<io::Result<Spare>>> {
+    fn poll(&mut self) -> io::Result<Option<io::Result<ReadySegment>>> {
         let Maker::Thread { made, .. } = &self.maker else { return Ok(None) };
         match made.try_recv() {
             Ok(made) => {
@@ -152,7 +152,7 @@ impl Spares {
         }
     }
 
-    fn take_in(&mut self, made: io::Result<Spare>, now_us: u64) -> io::Result<()> {
+    fn take_in(&mut self, made: io::Result<ReadySegment>, now_us: u64) -> io::Result<()> {
         match made {
             Ok(spare) if spare.segment == self.last + 1 + self.ready.len() as u64 => {
                 self.starved_us = None;
@@ -174,7 +174,7 @@ impl Spares {
 
     /// Takes the next segment, of at least `len` bytes; waits for the thread where one is on its
     /// way, and makes it where none is.
-    pub(crate) fn take(&mut self, segment: u64, len: u64, now_us: u64) -> io::Result<Spare> {
+    pub(crate) fn take(&mut self, segment: u64, len: u64, now_us: u64) -> io::Result<ReadySegment> {
         self.last = segment - 1;
         while self.ready.is_empty() && self.pending > 0 {
             let Maker::Thread { made, .. } = &self.maker else { break };
@@ -184,7 +184,7 @@ impl Spares {
         }
         match self.ready.pop_front().filter(|spare| spare.segment == segment) {
             Some(spare) if spare.len >= len => Ok(spare),
-            _ => Spare::make(&*self.disk, segment, len.max(self.segment_len)),
+            _ => ReadySegment::make(&*self.disk, segment, len.max(self.segment_len)),
         }
     }
 
@@ -213,7 +213,7 @@ impl Spares {
     }
 }
 
-impl Spare {
+impl ReadySegment {
     /// Makes a segment ready: zeroed, synced, named. Where that fails nothing of it is left.
     fn make(disk: &dyn Disk, segment: u64, len: u64) -> io::Result<Self> {
         let name = file_name(segment);
@@ -221,7 +221,7 @@ impl Spare {
         let made = disk.create(&unfinished, len).and_then(|file| {
             file.sync()?;
             disk.rename(&unfinished, &name)?;
-            if !on(Sabotage::ForgetDirectorySync) {
+            if !enabled(Sabotage::ForgetDirectorySync) {
                 disk.sync_dir()?;
             }
             Ok(Self { segment, file, len })
@@ -276,11 +276,11 @@ mod tests {
     fn a_segment_out_of_step_is_not_left_behind() {
         let path = std::env::temp_dir().join(format!("keypeg-spares-{}", std::process::id()));
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(&path).expect("a directory"));
-        let mut spares = Spares::new(Arc::clone(&disk), 4096);
+        let mut spares = Preallocator::new(Arc::clone(&disk), 4096);
         spares.last = 1;
-        spares.take_in(Spare::make(&*disk, 2, 4096), 0).expect("in step");
+        spares.take_in(ReadySegment::make(&*disk, 2, 4096), 0).expect("in step");
         spares.take_in(Err(io::ErrorKind::StorageFull.into()), 0).expect("told, not final");
-        spares.take_in(Spare::make(&*disk, 4, 4096), 0).expect("out of step");
+        spares.take_in(ReadySegment::make(&*disk, 4, 4096), 0).expect("out of step");
         assert_eq!(spares.left(), Some(1), "the disk still counts as full");
         assert_eq!(disk.list().expect("lists"), [file_name(2)]);
         drop(spares);
@@ -296,7 +296,7 @@ mod tests {
         // An unlink of a directory fails.
         std::fs::create_dir(path.join(file_name(1))).expect("makes");
         for segment in [2, 3] {
-            Spare::make(&disk, segment, 4096).expect("makes");
+            ReadySegment::make(&disk, segment, 4096).expect("makes");
         }
         let mut done_with = VecDeque::from([1, 2]);
         remove_in_order(&disk, &mut done_with);

@@ -1,13 +1,13 @@
 //! Which calls are refused first when the disk fills, and which last.
 
-use super::{LAG_MAX, Works};
-use crate::journal::{Journal, Room};
-use crate::request::{Call, Refusal};
+use super::{EngineState, LAG_MAX};
+use crate::journal::{DiskSpace, Journal};
+use crate::request::{Call, RequestError};
 
-impl Works {
+impl EngineState {
     /// What there is room for: all of it in memory alone.
-    pub(super) fn room(&self) -> Room {
-        self.journal.as_ref().map_or(Room::Plenty, Journal::room)
+    pub(super) fn room(&self) -> DiskSpace {
+        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::room)
     }
 
     /// Whether so much is to be carried that new keys must wait: the journal cannot shrink before.
@@ -20,37 +20,37 @@ impl Works {
 
 /// Why a call cannot be played with this much room, or while the carrier lags, which only what
 /// makes keys waits for.
-pub(super) fn refusal(call: &Call, room: Room, lags: bool) -> Option<Refusal> {
+pub(super) fn refusal(call: &Call, room: DiskSpace, lags: bool) -> Option<RequestError> {
     let call = call.itself();
     let makes_keys = matches!(call, Call::Generate { .. } | Call::Import { .. });
     if room < room_for(call) {
-        Some(Refusal::StorageFull)
+        Some(RequestError::StorageFull)
     } else {
-        (makes_keys && lags).then_some(Refusal::Overloaded)
+        (makes_keys && lags).then_some(RequestError::Overloaded)
     }
 }
 
 /// The room that a call needs: what makes keys is refused first when the disk is full, then
 /// grants; what gives back goes on as long as it can. What reads needs none.
-fn room_for(call: &Call) -> Room {
+fn room_for(call: &Call) -> DiskSpace {
     match call {
-        Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => Room::Plenty,
-        Call::Acquire { .. } | Call::Renew { .. } => Room::Grants,
+        Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => DiskSpace::Normal,
+        Call::Acquire { .. } | Call::Renew { .. } => DiskSpace::NoNewKeys,
         Call::Release { .. }
-        | Call::TakeBack { .. }
-        | Call::ReleaseKey { .. }
+        | Call::RevokeUndelivered { .. }
+        | Call::ForceRelease { .. }
         | Call::DeleteKey { .. }
-        | Call::DropPool { .. } => Room::GivingBack,
+        | Call::DeletePool { .. } => DiskSpace::ReleasesOnly,
         Call::ListPools
-        | Call::Leave
-        | Call::Once { .. }
-        | Call::Follow { .. }
+        | Call::CancelWait
+        | Call::Idempotent { .. }
+        | Call::Subscribe { .. }
         | Call::ListKeys { .. }
-        | Call::ShowPool { .. }
-        | Call::ShowKey { .. }
+        | Call::GetPool { .. }
+        | Call::GetKey { .. }
         | Call::Reveal { .. }
         | Call::KeepAlive { .. }
         | Call::KeepAliveMany { .. }
-        | Call::KeepAliveAll { .. } => Room::Nothing,
+        | Call::KeepAliveAll { .. } => DiskSpace::Full,
     }
 }

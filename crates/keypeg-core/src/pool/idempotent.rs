@@ -5,25 +5,25 @@
 //! crash, or neither.
 
 use super::wait::wait_until;
-use super::{Pool, Step, Wish};
+use super::{AcquireOptions, Pool, StepContext};
 use crate::clocks::{Now, after};
-use crate::fact::{Answer, Fact, Said};
-use crate::ids::{Digest, LeaseId};
-use crate::key::{LeaseView, NewKey, Secret, Verdict};
-use crate::ledger::{Handed, Ledger};
-use crate::line::Waiter;
+use crate::fact::{Fact, IdempotencyRecord, IdempotentResult};
+use crate::idempotency_store::{ANSWERS_MAX, IdempotentRequest, KEPT_US, StoredAnswer};
+use crate::ids::{BodyDigest, LeaseId};
+use crate::key::{LeaseView, NewKey, ReleaseOptions, Secret};
 use crate::refusal::Refusal;
-use crate::replays::{ANSWERS_MAX, Asked, KEPT_US, Kept};
+use crate::shared::{SharedState, WaitOutcome};
+use crate::wait_queue::Waiter;
 
 /// An Idempotency-Key: whose it is, what it is, and what was asked under it.
 #[derive(Clone, Copy, Debug)]
-pub struct Once<'a> {
+pub struct IdempotencyKey<'a> {
     /// Who asks: the same key is another's with another caller.
     pub by: &'a str,
     /// The key.
     pub key: &'a str,
     /// What is asked: the same key with another body is refused.
-    pub body: Digest,
+    pub body: BodyDigest,
 }
 
 const MAKES_KEYS: u8 = 1;
@@ -32,12 +32,16 @@ const LENDS: u8 = 2;
 impl Pool {
     /// Makes or brings in keys by `make`, once: asked again, it tells of the same keys.
     /// O(keys log n).
-    pub fn add_once(
+    pub fn add_idempotent(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        once: &Once<'_>,
-        make: impl FnOnce(&mut Self, &mut Ledger, &mut Step<'_>) -> Result<Vec<NewKey>, Refusal>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
+        once: &IdempotencyKey<'_>,
+        make: impl FnOnce(
+            &mut Self,
+            &mut SharedState,
+            &mut StepContext<'_>,
+        ) -> Result<Vec<NewKey>, Refusal>,
     ) -> Result<Vec<NewKey>, Refusal> {
         let asked = self.asked(ledger, MAKES_KEYS, once);
         if let Some(at) = self.answered(step, asked)? {
@@ -49,20 +53,26 @@ impl Pool {
         let count = u32::try_from(keys.len()).expect("invariant: a request is bounded");
         let expires_at_ms = keys.first().and_then(|key| key.expires_at_ms);
         let slots = ranges(keys.iter().filter_map(|key| self.find(&ledger.ids, key.id)));
-        self.keep(ledger, step, asked, Said::Keys { first, count, expires_at_ms }, slots);
+        self.keep(
+            ledger,
+            step,
+            asked,
+            IdempotentResult::Keys { first, count, expires_at_ms },
+            slots,
+        );
         Ok(keys)
     }
 
     /// Lends a key as [`Pool::acquire_or_wait`] does, once: asked again while the lease runs, it
     /// tells of the same lease, and the last part is true; asked again in line, it has the place.
     /// O(log n).
-    pub fn acquire_once(
+    pub fn acquire_idempotent(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        wish: &Wish<'_>,
-        (ticket, wait_ms): (u64, u64),
-        once: &Once<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
+        wish: &AcquireOptions<'_>,
+        (waiter_id, wait_ms): (u64, u64),
+        once: &IdempotencyKey<'_>,
     ) -> Result<Option<(LeaseView, Secret, bool)>, Refusal> {
         let asked = self.asked(ledger, LENDS, once);
         if let Some(at) = self.answered(step, asked)? {
@@ -71,11 +81,11 @@ impl Pool {
         let until_us = wait_until(step, wait_ms);
         if let Some(&(at, body)) = self.replays.waiting.get(&asked.id) {
             same_body(body, asked)?;
-            let before = self.line.take_over(at, ticket, step.now.lease_us, until_us);
+            let before = self.line.take_over(at, waiter_id, step.now.lease_us, until_us);
             ledger.waiters.remove(&before);
-            ledger.waiters.insert(ticket, (self.seat, at));
+            ledger.waiters.insert(waiter_id, (self.seat, at));
             let outcome = Err(Refusal::TakenOver);
-            ledger.handed.push(Handed { ticket: before, outcome });
+            ledger.handed.push(WaitOutcome { waiter_id: before, outcome });
             return Ok(None);
         }
         self.room_for_answer(ledger, step)?;
@@ -85,7 +95,7 @@ impl Pool {
                 Ok(Some((lease, value, false)))
             }
             Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                let waiter = Waiter::new(ticket, step.now.lease_us, wish);
+                let waiter = Waiter::new(waiter_id, step.now.lease_us, wish);
                 let at = self.join(ledger, waiter.under(Some(asked)), until_us)?;
                 self.replays.waiting.insert(asked.id, (at, asked.body));
                 Ok(None)
@@ -96,10 +106,10 @@ impl Pool {
 
     /// Gives back a grant that nobody received. One that an Idempotency-Key has told of since is
     /// somebody's, and stays. O(log n).
-    pub fn take_back(
+    pub fn revoke_undelivered(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         lease: LeaseId,
     ) -> Result<(), Refusal> {
         let answered = self.replays.of_token(lease.token());
@@ -107,39 +117,52 @@ impl Pool {
             return Ok(());
         }
         let id = answered.map(|at| self.replays.get(at).answer.id);
-        self.release(ledger, step, lease, &Verdict::default())?;
+        self.release(ledger, step, lease, &ReleaseOptions::default())?;
         if let Some(id) = id {
             self.replays.forget_id(ledger, id);
-            step.facts.fact(&Fact::Unanswered { pool: self.number, id });
+            step.facts.record(&Fact::AnswerRevoked { pool: self.number, id });
         }
         Ok(())
     }
 
     /// Whether this was asked before, and its answer is kept.
-    pub(crate) fn is_answered(
+    pub(crate) fn has_stored_answer(
         &self,
-        ledger: &Ledger,
+        ledger: &SharedState,
         lends: bool,
-        once: &Once<'_>,
+        once: &IdempotencyKey<'_>,
         now_us: u64,
     ) -> bool {
         let asked = self.asked(ledger, if lends { LENDS } else { MAKES_KEYS }, once);
         self.replays.find(asked.id, now_us).is_some()
     }
 
-    fn asked(&self, ledger: &Ledger, route: u8, once: &Once<'_>) -> Asked {
+    fn asked(
+        &self,
+        ledger: &SharedState,
+        route: u8,
+        once: &IdempotencyKey<'_>,
+    ) -> IdempotentRequest {
         let id = ledger.ids.answer_id(self.number, route, once.by, once.key);
-        Asked { id, body: once.body }
+        IdempotentRequest { id, body: once.body }
     }
 
     /// The answer that is kept, if this was asked before.
-    fn answered(&self, step: &Step<'_>, asked: Asked) -> Result<Option<u32>, Refusal> {
+    fn answered(
+        &self,
+        step: &StepContext<'_>,
+        asked: IdempotentRequest,
+    ) -> Result<Option<u32>, Refusal> {
         let Some(at) = self.replays.find(asked.id, step.now.lease_us) else { return Ok(None) };
         same_body(self.replays.get(at).answer.body, asked)?;
         Ok(Some(at))
     }
 
-    fn room_for_answer(&mut self, ledger: &mut Ledger, step: &Step<'_>) -> Result<(), Refusal> {
+    fn room_for_answer(
+        &mut self,
+        ledger: &mut SharedState,
+        step: &StepContext<'_>,
+    ) -> Result<(), Refusal> {
         if self.replays.has_room(ledger, step.now.lease_us) {
             return Ok(());
         }
@@ -149,13 +172,13 @@ impl Pool {
     /// Keeps what a grant told.
     pub(super) fn keep_grant(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        asked: Asked,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
+        asked: IdempotentRequest,
         lease: &LeaseView,
     ) {
         let hold = self.holds.find(lease.token).expect("invariant: just lent");
-        let said = Said::Lease {
+        let said = IdempotentResult::Lease {
             key: self.slots.number(self.holds.get(hold).slot),
             token: lease.token,
             until_us: self.returns.deadline(hold, &self.holds),
@@ -168,27 +191,27 @@ impl Pool {
 
     fn keep(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
-        Asked { id, body }: Asked,
-        said: Said,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
+        IdempotentRequest { id, body }: IdempotentRequest,
+        said: IdempotentResult,
         slots: Box<[(u32, u32)]>,
     ) {
         let until_us = after(step.now.lease_us, KEPT_US);
-        let answer = Answer { id, body, until_us, said };
-        self.replays.keep(ledger, Kept { answer, slots, again: false }, true);
-        step.facts.fact(&Fact::Answered { pool: self.number, answer });
+        let answer = IdempotencyRecord { id, body, until_us, said };
+        self.replays.keep(ledger, StoredAnswer { answer, slots, again: false }, true);
+        step.facts.record(&Fact::AnswerStored { pool: self.number, answer });
     }
 
     /// Tells of the keys again that an answer told of, as it did; refused when one is gone.
     fn keys_again(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         at: u32,
     ) -> Result<Vec<NewKey>, Refusal> {
-        let Kept { answer, slots, .. } = self.replays.get(at);
-        let Said::Keys { first, count, expires_at_ms } = answer.said else {
+        let StoredAnswer { answer, slots, .. } = self.replays.get(at);
+        let IdempotentResult::Keys { first, count, expires_at_ms } = answer.said else {
             unreachable!("{ROUTED}")
         };
         let slots = slots.clone();
@@ -213,19 +236,19 @@ impl Pool {
     /// was renewed since, its end is the present one.
     fn lease_again(
         &mut self,
-        ledger: &mut Ledger,
-        step: &mut Step<'_>,
+        ledger: &mut SharedState,
+        step: &mut StepContext<'_>,
         at: u32,
     ) -> Result<(LeaseView, Secret), Refusal> {
         let said = self.replays.get(at).answer.said;
-        let Said::Lease { token, until_us, granted_at_ms, .. } = said else {
+        let IdempotentResult::Lease { token, until_us, granted_at_ms, .. } = said else {
             unreachable!("{ROUTED}")
         };
         let hold = self.running(ledger, step, ledger.ids.lease_id(self.number, token))?;
         self.replays.give_again(at);
         let mut view = self.lease_view(&ledger.ids, step.now, hold);
         view.granted_at_ms = granted_at_ms;
-        if let Said::Lease { expires_at_ms, key_expires_at_ms, .. } = said
+        if let IdempotentResult::Lease { expires_at_ms, key_expires_at_ms, .. } = said
             && self.returns.deadline(hold, &self.holds) == until_us
         {
             (view.expires_at_ms, view.key_expires_at_ms) = (expires_at_ms, key_expires_at_ms);
@@ -237,47 +260,52 @@ impl Pool {
     /// Keeps an answer that facts tell of; `slot_of` finds a key by its number.
     pub(crate) fn replay_answered(
         &mut self,
-        ledger: &mut Ledger,
-        answer: Answer,
+        ledger: &mut SharedState,
+        answer: IdempotencyRecord,
         slot_of: impl Fn(&Self, u64) -> Option<u32>,
     ) {
         let (mut slots, mut runs) = (Box::default(), true);
         match answer.said {
-            Said::Lease { key, token, .. } => {
+            IdempotentResult::Lease { key, token, .. } => {
                 let lent = |slot| self.lent_for(slot, token).is_some();
                 runs = slot_of(self, key).is_some_and(lent);
             }
-            Said::Keys { first, count, .. } => {
+            IdempotentResult::Keys { first, count, .. } => {
                 let numbers = first..first.saturating_add(u64::from(count));
                 slots = ranges(numbers.map_while(|number| slot_of(self, number)));
             }
         }
-        self.replays.keep(ledger, Kept { answer, slots, again: false }, runs);
+        self.replays.keep(ledger, StoredAnswer { answer, slots, again: false }, runs);
     }
 
-    pub(crate) fn replay_unanswered(&mut self, ledger: &mut Ledger, id: crate::AnswerId) {
+    pub(crate) fn replay_unanswered(&mut self, ledger: &mut SharedState, id: crate::IdempotencyId) {
         self.replays.forget_id(ledger, id);
     }
 
     /// Forgets answers whose time is over, at most `max`; true when more are to go.
-    pub(crate) fn forget_answers(&mut self, ledger: &mut Ledger, now: Now, max: usize) -> bool {
+    pub(crate) fn forget_answers(
+        &mut self,
+        ledger: &mut SharedState,
+        now: Now,
+        max: usize,
+    ) -> bool {
         self.replays.forget_due(ledger, now.lease_us, max)
     }
 
-    /// Counts this pool's answers no more: it is removed.
-    pub(crate) fn leave_answers(&self, ledger: &mut Ledger) {
+    /// KeyCounts this pool's answers no more: it is removed.
+    pub(crate) fn leave_answers(&self, ledger: &mut SharedState) {
         self.replays.leave(ledger);
     }
 
     /// Answers that are kept. O(1).
-    pub fn answers(&self) -> u64 {
+    pub fn stored_answer_count(&self) -> u64 {
         self.replays.len() as u64
     }
 }
 
 const ROUTED: &str = "invariant: an answer's id tells its route";
 
-fn same_body(body: Digest, asked: Asked) -> Result<(), Refusal> {
+fn same_body(body: BodyDigest, asked: IdempotentRequest) -> Result<(), Refusal> {
     if body == asked.body { Ok(()) } else { Err(Refusal::IdempotencyMismatch) }
 }
 

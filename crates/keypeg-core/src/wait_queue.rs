@@ -1,18 +1,18 @@
 //! Who waits for a key of a pool: first come, first served, each until a deadline in lease time.
 //!
 //! Joining, leaving from anywhere and the soonest deadline cost O(log n). A waiter is known by its
-//! ticket, whatever that is to the asker; nothing of a line is ever a fact: waiting is memory only.
+//! waiter_id, whatever that is to the asker; nothing of a line is ever a fact: waiting is memory only.
 
 use crate::chunks::Chunks;
-use crate::deadlines::{Deadlines, NOWHERE, Places};
-use crate::pool::Wish;
-use crate::replays::Asked;
+use crate::deadlines::{Deadlines, HeapIndex, NO_INDEX};
+use crate::idempotency_store::IdempotentRequest;
+use crate::pool::AcquireOptions;
 
 /// Who waits, and for what.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiter {
     /// What tells it from all others that wait.
-    pub(crate) ticket: u64,
+    pub(crate) waiter_id: u64,
     /// Since when, lease time in microseconds.
     pub(crate) since_us: u64,
     /// How long its lease is to be; the policy's length when left out.
@@ -22,7 +22,7 @@ pub(crate) struct Waiter {
     /// In whose name: a borrower's number, or 0.
     pub(crate) by: u64,
     /// Under which Idempotency-Key it waits.
-    pub(crate) asked: Option<Box<Asked>>,
+    pub(crate) asked: Option<Box<IdempotentRequest>>,
     ahead: u32,
     behind: u32,
     /// In the heap of deadlines.
@@ -30,22 +30,22 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn new(ticket: u64, since_us: u64, wish: &Wish<'_>) -> Self {
-        let Wish { ttl_ms, holder, by } = *wish;
+    pub(crate) fn new(waiter_id: u64, since_us: u64, wish: &AcquireOptions<'_>) -> Self {
+        let AcquireOptions { ttl_ms, holder, by } = *wish;
         let (holder, by) = (holder.map(Into::into), by.number);
-        let (ahead, behind, place) = (NOWHERE, NOWHERE, NOWHERE);
-        Self { ticket, since_us, ttl_ms, holder, by, asked: None, ahead, behind, place }
+        let (ahead, behind, place) = (NO_INDEX, NO_INDEX, NO_INDEX);
+        Self { waiter_id, since_us, ttl_ms, holder, by, asked: None, ahead, behind, place }
     }
 
     /// Has it wait under an Idempotency-Key.
-    pub(crate) fn under(self, asked: Option<Asked>) -> Self {
+    pub(crate) fn under(self, asked: Option<IdempotentRequest>) -> Self {
         Self { asked: asked.map(Box::new), ..self }
     }
 }
 
 /// One pool's line.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct WaitQueue {
     waiters: Waiters,
     free: Vec<u32>,
     ends: Deadlines,
@@ -56,14 +56,14 @@ pub(crate) struct Line {
 #[derive(Clone, Debug, Default)]
 struct Waiters(Chunks<Option<Waiter>>);
 
-impl Default for Line {
+impl Default for WaitQueue {
     fn default() -> Self {
         let (waiters, free, ends) = (Waiters::default(), Vec::new(), Deadlines::default());
-        Self { waiters, free, ends, first: NOWHERE, last: NOWHERE }
+        Self { waiters, free, ends, first: NO_INDEX, last: NO_INDEX }
     }
 }
 
-impl Line {
+impl WaitQueue {
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -83,7 +83,7 @@ impl Line {
             u32::try_from(self.waiters.0.len() - 1).expect("invariant: a line is bounded")
         };
         match self.last {
-            NOWHERE => self.first = at,
+            NO_INDEX => self.first = at,
             last => self.waiters.get_mut(last).behind = at,
         }
         self.last = at;
@@ -93,7 +93,7 @@ impl Line {
 
     /// Who is first in line.
     pub(crate) fn first(&self) -> Option<u32> {
-        (self.first != NOWHERE).then_some(self.first)
+        (self.first != NO_INDEX).then_some(self.first)
     }
 
     /// Whose time is over first, and when.
@@ -101,25 +101,25 @@ impl Line {
         self.ends.first()
     }
 
-    /// Whether the waiter at this place has this ticket.
-    pub(crate) fn has(&self, at: u32, ticket: u64) -> bool {
+    /// Whether the waiter at this place has this waiter_id.
+    pub(crate) fn has(&self, at: u32, waiter_id: u64) -> bool {
         let len = self.waiters.0.len();
         (at as usize) < len
-            && self.waiters.0[at].as_ref().is_some_and(|waiter| waiter.ticket == ticket)
+            && self.waiters.0[at].as_ref().is_some_and(|waiter| waiter.waiter_id == waiter_id)
     }
 
-    /// Gives a place to another ticket, which waits since now and until `until_us`; gives the one
+    /// Gives a place to another waiter_id, which waits since now and until `until_us`; gives the one
     /// that had it. O(log n).
-    pub(crate) fn take_over(&mut self, at: u32, ticket: u64, now_us: u64, until_us: u64) -> u64 {
+    pub(crate) fn take_over(&mut self, at: u32, waiter_id: u64, now_us: u64, until_us: u64) -> u64 {
         let waiter = self.waiters.get_mut(at);
         waiter.since_us = now_us;
-        let before = std::mem::replace(&mut waiter.ticket, ticket);
+        let before = std::mem::replace(&mut waiter.waiter_id, waiter_id);
         self.ends.set(at, until_us, &mut self.waiters);
         before
     }
 
     /// Under which Idempotency-Key the waiter at this place waits.
-    pub(crate) fn asked(&self, at: u32) -> Option<&Asked> {
+    pub(crate) fn asked(&self, at: u32) -> Option<&IdempotentRequest> {
         self.waiters.get(at).asked.as_deref()
     }
 
@@ -128,11 +128,11 @@ impl Line {
         self.ends.cancel(at, &mut self.waiters);
         let waiter = self.waiters.0[at].take().expect("invariant: who leaves is in line");
         match waiter.ahead {
-            NOWHERE => self.first = waiter.behind,
+            NO_INDEX => self.first = waiter.behind,
             ahead => self.waiters.get_mut(ahead).behind = waiter.behind,
         }
         match waiter.behind {
-            NOWHERE => self.last = waiter.ahead,
+            NO_INDEX => self.last = waiter.ahead,
             behind => self.waiters.get_mut(behind).ahead = waiter.ahead,
         }
         self.free.push(at);
@@ -147,7 +147,7 @@ impl Line {
     pub(crate) fn borrowers(&self) -> impl Iterator<Item = u64> {
         let mut next = self.first;
         std::iter::from_fn(move || {
-            let waiter = (next != NOWHERE).then(|| self.waiters.get(next))?;
+            let waiter = (next != NO_INDEX).then(|| self.waiters.get(next))?;
             next = waiter.behind;
             Some(waiter.by)
         })
@@ -155,8 +155,8 @@ impl Line {
 
     /// Panics unless the line is one line and the heap agrees with it. O(n).
     pub(crate) fn check_invariants(&self) {
-        let (mut at, mut ahead, mut count) = (self.first, NOWHERE, 0);
-        while at != NOWHERE {
+        let (mut at, mut ahead, mut count) = (self.first, NO_INDEX, 0);
+        while at != NO_INDEX {
             let waiter = self.waiters.get(at);
             assert_eq!(waiter.ahead, ahead, "neighbours agree");
             (ahead, at) = (at, waiter.behind);
@@ -180,7 +180,7 @@ impl Waiters {
     }
 }
 
-impl Places for Waiters {
+impl HeapIndex for Waiters {
     fn place(&self, item: u32) -> u32 {
         self.get(item).place
     }
@@ -198,32 +198,32 @@ mod tests {
     /// A plain queue beside the line, driven by a linear congruence.
     #[test]
     fn it_agrees_with_a_queue() {
-        let mut line = Line::default();
+        let mut line = WaitQueue::default();
         let mut queue: VecDeque<(u64, u32, u64)> = VecDeque::new();
         let mut state = 1_u64;
         let mut next = |bound: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) % bound
         };
-        for ticket in 0..20_000 {
+        for waiter_id in 0..20_000 {
             // It grows to some hundreds and then shrinks to nothing, again and again.
-            let growing = (ticket / 500) % 2 == 0;
+            let growing = (waiter_id / 500) % 2 == 0;
             if next(10) < if growing { 7 } else { 3 } {
                 let until_us = next(1_000);
-                let at = line.join(Waiter::new(ticket, 0, &Wish::default()), until_us);
-                queue.push_back((ticket, at, until_us));
+                let at = line.join(Waiter::new(waiter_id, 0, &AcquireOptions::default()), until_us);
+                queue.push_back((waiter_id, at, until_us));
             } else if !queue.is_empty() {
                 let any = usize::try_from(next(queue.len() as u64)).expect("small");
                 let which = if next(2) == 0 { 0 } else { any };
-                let (ticket, at, _) = queue.remove(which).expect("within");
-                assert!(line.has(at, ticket));
-                assert_eq!(line.leave(at).ticket, ticket);
-                assert!(!line.has(at, ticket));
+                let (waiter_id, at, _) = queue.remove(which).expect("within");
+                assert!(line.has(at, waiter_id));
+                assert_eq!(line.leave(at).waiter_id, waiter_id);
+                assert!(!line.has(at, waiter_id));
             }
             assert_eq!(line.first(), queue.front().map(|(_, at, _)| *at));
             let soonest = queue.iter().map(|(.., until_us)| *until_us).min();
             assert_eq!(line.next_end().map(|(until_us, _)| until_us), soonest);
-            if ticket % 100 == 0 {
+            if waiter_id % 100 == 0 {
                 line.check_invariants();
                 assert_eq!(line.len(), queue.len());
             }

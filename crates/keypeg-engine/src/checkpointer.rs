@@ -4,15 +4,15 @@
 //! batches into one change. Where it stands is in the database, so a crash at any point only makes
 //! it read again what it had not carried. Leases pass it by.
 
-use crate::core::sabotage::{Bound, Sabotage, bound, on};
-use crate::core::{Counters, IdKey};
+use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use crate::core::{Counters, IdHashKey};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
 use crate::journal::file_name;
-use crate::keyset::{Change, Keyset, KeysetError, PoolRows};
+use crate::keyset::{KeySetDb, KeySetDelta, KeysetError, PoolRows};
 use crate::lookups::{Found, Lookups};
-use crate::record::{self, BadRecord};
-use crate::spares::is_full;
+use crate::preallocator::is_full;
+use crate::record::{self, RecordError};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// Facts one change takes at most; a batch is never cut in two.
 const FACTS_MAX: usize = 50_000;
 /// How long the carrier rests between changes while more is to be carried.
-const BREATH: Duration = Duration::from_millis(20);
+const PAUSE_BETWEEN_CHECKPOINTS: Duration = Duration::from_millis(20);
 /// How long it waits for room on a full disk.
 const FULL_REST: Duration = Duration::from_secs(1);
 /// A file that is there to be removed when the disk is full.
@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_millis(250);
 
 /// How far engine and carrier have come: positions of the journal.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct CheckpointProgress {
     /// Batches up to here are durable.
     pub(crate) synced: AtomicU64,
     /// Batches up to here are in the database.
@@ -41,31 +41,31 @@ pub(crate) struct Progress {
     pub(crate) stopping: AtomicBool,
 }
 
-impl Progress {
+impl CheckpointProgress {
     pub(crate) fn carried(&self) -> u64 {
         self.carried.load(Ordering::Acquire)
     }
 }
 
 /// Where the carrier stands.
-pub struct Carrier {
+pub struct Checkpointer {
     disk: Arc<dyn Disk>,
     /// There but for the time after the disk was full.
-    keyset: Option<Keyset>,
-    ids: IdKey,
+    keyset: Option<KeySetDb>,
+    ids: IdHashKey,
     /// The segment of the last batch that is carried: where to read again from after a failure.
     carried_segment: u64,
-    progress: Arc<Progress>,
+    progress: Arc<CheckpointProgress>,
     lookups: Arc<Lookups>,
     pools: PoolRows,
     counters: Counters,
-    reading: Reading,
+    reading: JournalReader,
     /// Whether rows of removed pools are left to be taken out.
     trimming: bool,
 }
 
 /// The segment being read.
-struct Reading {
+struct JournalReader {
     installation: u128,
     segment: u64,
     file: Box<dyn DiskFile>,
@@ -78,10 +78,10 @@ struct Reading {
 
 /// Why carrying cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum CarryError {
+pub enum CheckpointError {
     /// The database cannot be written.
     #[error("{0}")]
-    Keyset(String),
+    KeySetDb(String),
     /// The disk is full: to be tried again when there is room.
     #[error("the disk is full")]
     Full,
@@ -90,18 +90,18 @@ pub enum CarryError {
     Journal(#[from] io::Error),
 }
 
-impl Carrier {
+impl Checkpointer {
     /// Goes on from what the database says it has. `first` is the oldest segment there is.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
-        keyset: Keyset,
-        (ids, installation): (IdKey, u128),
+        keyset: KeySetDb,
+        (ids, installation): (IdHashKey, u128),
         first: u64,
     ) -> Result<Self, KeysetError> {
         let (pools, carried, counters) = keyset.pools()?;
-        let reading = Reading::open(&*disk, installation, first)?;
+        let reading = JournalReader::open(&*disk, installation, first)?;
         let (keyset, carried_segment) = (Some(keyset), first);
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(CheckpointProgress::default());
         progress.carried.store(carried, Ordering::Release);
         let trimming = true;
         Ok(Self {
@@ -118,7 +118,7 @@ impl Carrier {
         })
     }
 
-    pub(crate) fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Arc<CheckpointProgress> {
         Arc::clone(&self.progress)
     }
 
@@ -128,7 +128,7 @@ impl Carrier {
     }
 
     /// Looks up what it was asked to.
-    pub fn answer(&self) -> Result<(), CarryError> {
+    pub fn answer(&self) -> Result<(), CheckpointError> {
         while let Some(lookup) = self.lookups.next() {
             let found = match &self.keyset {
                 None => Found::Full,
@@ -140,13 +140,13 @@ impl Carrier {
     }
 
     /// Carries the next change; false when all that is synced has been carried. After
-    /// [`CarryError::Full`] it can be called again, when there may be room.
-    pub fn step(&mut self) -> Result<bool, CarryError> {
+    /// [`CheckpointError::Full`] it can be called again, when there may be room.
+    pub fn step(&mut self) -> Result<bool, CheckpointError> {
         if self.keyset.is_none() {
             self.reopen()?;
         }
         let carried = self.carry_next();
-        if matches!(carried, Err(CarryError::Full)) {
+        if matches!(carried, Err(CheckpointError::Full)) {
             // The database does not go on after a failed write; what it had carried stands.
             self.keyset = None;
             self.free_ballast()?;
@@ -155,18 +155,18 @@ impl Carrier {
     }
 
     /// Opens the database again, and reads on from what it has.
-    fn reopen(&mut self) -> Result<(), CarryError> {
-        let keyset = Keyset::open(&*self.disk, self.ids.clone())?;
+    fn reopen(&mut self) -> Result<(), CheckpointError> {
+        let keyset = KeySetDb::open(&*self.disk, self.ids.clone())?;
         (self.pools, _, self.counters) = keyset.pools()?;
         self.keyset = Some(keyset);
         let installation = self.reading.installation;
-        self.reading = Reading::open(&*self.disk, installation, self.carried_segment)?;
+        self.reading = JournalReader::open(&*self.disk, installation, self.carried_segment)?;
         Ok(())
     }
 
     /// Keeps some room aside for the database: what it carries is what makes room in the journal.
     /// Where there is none it is tried again later.
-    pub fn keep_ballast(&self) -> Result<(), CarryError> {
+    pub fn keep_ballast(&self) -> Result<(), CheckpointError> {
         if self.disk.list()?.iter().any(|name| name == BALLAST) {
             return Ok(());
         }
@@ -176,19 +176,19 @@ impl Carrier {
         }
     }
 
-    fn free_ballast(&self) -> Result<(), CarryError> {
+    fn free_ballast(&self) -> Result<(), CheckpointError> {
         match self.disk.remove(BALLAST) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    fn carry_next(&mut self) -> Result<bool, CarryError> {
+    fn carry_next(&mut self) -> Result<bool, CheckpointError> {
         let synced = self.progress.synced.load(Ordering::Acquire);
         let carried = self.progress.carried.load(Ordering::Acquire);
-        let mut change = Change::after(carried, self.counters);
-        let reads_on = on(Sabotage::CarryPastSynced);
-        let facts_max = bound(Bound::Facts, FACTS_MAX as u64);
+        let mut change = KeySetDelta::after(carried, self.counters);
+        let reads_on = enabled(Sabotage::CarryPastSynced);
+        let facts_max = limit(TestLimit::Facts, FACTS_MAX as u64);
         while (change.position < synced || reads_on) && (change.facts() as u64) < facts_max {
             let next = self.reading.next(&*self.disk);
             if reads_on && next.is_err() && change.position >= synced {
@@ -211,27 +211,27 @@ impl Carrier {
         Ok(change.position < synced || self.trimming)
     }
 
-    fn fold(&mut self, records: &[u8], lease_us: u64, change: &mut Change) -> io::Result<()> {
+    fn fold(&mut self, records: &[u8], lease_us: u64, change: &mut KeySetDelta) -> io::Result<()> {
         let mut rest = records;
         while !rest.is_empty() {
             let fact;
             (fact, rest) = record::read(rest, lease_us)
-                .map_err(|BadRecord(why)| io::Error::new(io::ErrorKind::InvalidData, why))?;
+                .map_err(|RecordError(why)| io::Error::new(io::ErrorKind::InvalidData, why))?;
             change.take(&fact, &self.ids, &mut self.pools);
         }
         Ok(())
     }
 
     /// Carries until it is told to end. The error is one that the process must not survive.
-    pub(crate) fn run(mut self) -> Result<(), CarryError> {
+    pub(crate) fn run(mut self) -> Result<(), CheckpointError> {
         self.keep_ballast()?;
         self.lookups.answered_here();
         while !self.progress.stopping.load(Ordering::Acquire) {
             self.answer()?;
             let rest = match self.step() {
-                Ok(true) => BREATH,
+                Ok(true) => PAUSE_BETWEEN_CHECKPOINTS,
                 Ok(false) => REST,
-                Err(CarryError::Full) => {
+                Err(CheckpointError::Full) => {
                     tracing::warn!("the disk is full: the key set is carried when there is room");
                     std::thread::park_timeout(FULL_REST);
                     continue;
@@ -245,7 +245,7 @@ impl Carrier {
     }
 }
 
-impl Reading {
+impl JournalReader {
     fn open(disk: &dyn Disk, installation: u128, segment: u64) -> io::Result<Self> {
         let file = disk.open(&file_name(segment))?;
         let mut head = vec![0; SEGMENT_HEAD];
@@ -323,17 +323,17 @@ impl Reading {
     }
 }
 
-impl From<KeysetError> for CarryError {
+impl From<KeysetError> for CheckpointError {
     fn from(error: KeysetError) -> Self {
         match error {
             KeysetError::Io(ref error) if is_full(error) => Self::Full,
-            KeysetError::Io(_) | KeysetError::Damaged(_) => Self::Keyset(error.to_string()),
+            KeysetError::Io(_) | KeysetError::Damaged(_) => Self::KeySetDb(error.to_string()),
         }
     }
 }
 
-impl std::fmt::Debug for Carrier {
+impl std::fmt::Debug for Checkpointer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Carrier({:?})", self.progress)
+        write!(f, "Checkpointer({:?})", self.progress)
     }
 }

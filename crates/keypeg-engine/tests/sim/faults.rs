@@ -1,13 +1,13 @@
-//! What befalls the disk of a simulation: at an operation drawn before, the process or the machine
+//! What next_fault the disk of a simulation: at an operation drawn before, the process or the machine
 //! ends, or the operation fails; between operations time passes and the carrier goes on.
 //!
 //! It knows which part of the program is at work, so that it can be told where a fault struck.
 
-use crate::support::Dice;
-use crate::support::sim_disk::{Fate, Operation, Weather};
+use crate::support::SeededRandom;
+use crate::support::sim_disk::{Fate, FaultPolicy, Operation};
 use crate::tally::Tally;
 use crate::time::SimClock;
-use keypeg_engine::carrier::{Carrier, CarryError};
+use keypeg_engine::checkpointer::{CheckpointError, Checkpointer};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Which part of the program uses the disk.
@@ -17,12 +17,12 @@ pub(crate) enum Part {
     Nobody,
     Start,
     Turn,
-    Carrier,
+    Checkpointer,
 }
 
 /// What is to befall an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blow {
+pub(crate) enum Fault {
     /// The process ends, or the machine.
     Ends { after: bool },
     /// A write, a sync or a change of a name fails.
@@ -31,20 +31,20 @@ pub(crate) enum Blow {
 
 /// The weather of one simulation. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Sky {
+pub(crate) struct FaultInjector {
     shared: Arc<Mutex<Shared>>,
     /// Where the carrier is while it is not at work.
-    pub(crate) carrier: Arc<Mutex<Option<Carrier>>>,
+    pub(crate) carrier: Arc<Mutex<Option<Checkpointer>>>,
     clock: SimClock,
 }
 
 struct Shared {
-    dice: Dice,
+    random: SeededRandom,
     part: Part,
-    /// What befalls the operation after so many more.
-    blow: Option<(u64, Blow)>,
+    /// What next_fault the operation after so many more.
+    blow: Option<(u64, Fault)>,
     /// What struck, and where, since it was last asked.
-    struck: Option<(Blow, Part, Operation, String)>,
+    struck: Option<(Fault, Part, Operation, String)>,
     /// Of how many operations one takes long; 0 none.
     slow_one_in: u64,
     /// Of how many of a turn's operations one is followed by a step of the carrier; 0 none.
@@ -56,10 +56,10 @@ struct Shared {
     tally: Tally,
 }
 
-impl Sky {
-    pub(crate) fn new(dice: Dice, clock: &SimClock) -> Self {
+impl FaultInjector {
+    pub(crate) fn new(random: SeededRandom, clock: &SimClock) -> Self {
         let shared = Shared {
-            dice,
+            random,
             part: Part::Nobody,
             blow: None,
             struck: None,
@@ -84,7 +84,7 @@ impl Sky {
     }
 
     /// Lets a blow fall after so many operations, or none at all.
-    pub(crate) fn brew(&self, blow: Option<(u64, Blow)>) {
+    pub(crate) fn schedule(&self, blow: Option<(u64, Fault)>) {
         self.lock().blow = blow;
     }
 
@@ -94,7 +94,7 @@ impl Sky {
     }
 
     /// What struck since this was last asked.
-    pub(crate) fn struck(&self) -> Option<Blow> {
+    pub(crate) fn struck(&self) -> Option<Fault> {
         self.lock().struck.take().map(|(blow, ..)| blow)
     }
 
@@ -113,13 +113,13 @@ impl Sky {
     /// Lets the carrier do one step; true when more is left.
     pub(crate) fn carry(&self) -> bool {
         let Some(mut carrier) = self.carrier.lock().unwrap().take() else { return false };
-        let before = std::mem::replace(&mut self.lock().part, Part::Carrier);
+        let before = std::mem::replace(&mut self.lock().part, Part::Checkpointer);
         let stepped = carrier.step();
         let mut shared = self.lock();
         shared.part = before;
         let more = match stepped {
             Ok(more) => more,
-            Err(CarryError::Full) => {
+            Err(CheckpointError::Full) => {
                 shared.tally.count("the carrier met a full disk");
                 shared.carrier_met_full = true;
                 false
@@ -136,7 +136,7 @@ impl Sky {
 }
 
 impl Shared {
-    fn befalls(&mut self, operation: Operation, name: &str) -> Fate {
+    fn next_fault(&mut self, operation: Operation, name: &str) -> Fate {
         let Some((left, blow)) = self.blow else { return Fate::Done };
         if left > 0 {
             self.blow = Some((left - 1, blow));
@@ -146,7 +146,7 @@ impl Shared {
         let journal = name.starts_with("journal-");
         let place = match (self.part, operation) {
             (Part::Start, _) => "struck while recovering",
-            (Part::Carrier, _) => "struck while carrying",
+            (Part::Checkpointer, _) => "struck while carrying",
             (Part::Turn, Operation::Remove) if journal => "struck while dropping segments",
             (Part::Turn, Operation::Create | Operation::Rename) if journal => {
                 "struck while making a segment ready"
@@ -159,8 +159,8 @@ impl Shared {
         self.tally.count(place);
         self.struck = Some((blow, self.part, operation, name.to_owned()));
         match blow {
-            Blow::Ends { after } => Fate::Ends { after },
-            Blow::Fails => {
+            Fault::Ends { after } => Fate::Ends { after },
+            Fault::Fails => {
                 self.tally.count(match operation {
                     Operation::Sync | Operation::SyncDir => "a sync failed",
                     Operation::Write => "a write failed",
@@ -175,15 +175,15 @@ impl Shared {
     }
 }
 
-impl Weather for Sky {
+impl FaultPolicy for FaultInjector {
     fn before(&self, operation: Operation, name: &str) -> Fate {
         let carries = {
             let mut shared = self.lock();
             shared.operations += 1;
             if shared.slow_one_in > 0 && shared.part != Part::Start {
                 let one_in = shared.slow_one_in;
-                if shared.dice.below(one_in) == 0 {
-                    let ms = 1 << shared.dice.below(12);
+                if shared.random.below(one_in) == 0 {
+                    let ms = 1 << shared.random.below(12);
                     self.clock.advance(ms);
                     shared.tally.count("an operation took long");
                 }
@@ -191,7 +191,7 @@ impl Weather for Sky {
             // Between a write and its sync it is most likely to go wrong.
             let one_in =
                 shared.carries_one_in.min(if operation == Operation::Sync { 2 } else { 99 });
-            shared.part == Part::Turn && one_in > 0 && shared.dice.below(one_in) == 0
+            shared.part == Part::Turn && one_in > 0 && shared.random.below(one_in) == 0
         };
         if carries {
             self.carry();
@@ -202,6 +202,6 @@ impl Weather for Sky {
                 return Fate::Ends { after: false };
             }
         }
-        self.lock().befalls(operation, name)
+        self.lock().next_fault(operation, name)
     }
 }

@@ -3,11 +3,11 @@
 //! The carrier asks it, off the engine's thread. What went for ever since the question was asked is
 //! kept in memory until it is answered and the import is played, so nothing falls in between.
 
-use super::{Ticket, Works, room};
-use crate::core::{Once, Pool};
-use crate::journal::Room;
+use super::{CallId, EngineState, disk_space};
+use crate::core::{IdempotencyKey, Pool};
+use crate::journal::DiskSpace;
 use crate::lookups::{Found, Lookup};
-use crate::request::{Call, Refusal, Reply, Request};
+use crate::request::{Call, Reply, Request, RequestError};
 
 /// Imports that may wait, and bytes of their values.
 const PARKED_MAX: usize = 256;
@@ -15,8 +15,8 @@ const PARKED_BYTES_MAX: usize = 64 << 20;
 
 /// A request on its way through the turns.
 #[derive(Debug)]
-pub(super) struct Turned {
-    pub(super) ticket: Ticket,
+pub(super) struct QueuedRequest {
+    pub(super) call_id: CallId,
     pub(super) request: Request,
     /// When it came, lease time in microseconds.
     pub(super) since_us: u64,
@@ -35,10 +35,10 @@ pub(super) struct LookedUp {
     carried: u64,
 }
 
-impl Turned {
+impl QueuedRequest {
     /// A request that has just come.
-    pub(super) fn new((ticket, request): (Ticket, Request), since_us: u64) -> Self {
-        Self { ticket, request, since_us, looked_up: None }
+    pub(super) fn new((call_id, request): (CallId, Request), since_us: u64) -> Self {
+        Self { call_id, request, since_us, looked_up: None }
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) enum Admission {
     /// It waits for the database.
     Parked,
     /// It is played.
-    Play(Turned),
+    Play(QueuedRequest),
     /// It needs no playing.
     Answered(Reply),
 }
@@ -55,14 +55,14 @@ pub(super) enum Admission {
 /// An import that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Parked {
-    turned: Turned,
+    turned: QueuedRequest,
     /// The number of the pool it is for.
     pool: u32,
     carried: u64,
     bytes: usize,
 }
 
-impl Works {
+impl EngineState {
     /// What a database has surely taken over, whoever still waits for its answer.
     pub(super) fn taken_over(&self) -> u64 {
         let waits = self.parked.front().map(|parked| parked.carried);
@@ -72,33 +72,38 @@ impl Works {
     }
 
     /// Takes the database's answers: those imports are played in this turn.
-    pub(super) fn take_looked_up(&mut self, replies: &mut Vec<(Ticket, Reply)>) {
+    pub(super) fn take_looked_up(&mut self, replies: &mut Vec<(CallId, Reply)>) {
         while let Some(found) = self.lookups.found() {
             let parked = self.parked.pop_front().expect("invariant: answers come in order");
             self.parked_bytes -= parked.bytes;
             let Parked { turned, pool, carried, .. } = parked;
             match found {
                 Found::Full => {
-                    replies.push((turned.ticket, Reply::Refused(Refusal::StorageFull)));
+                    replies.push((turned.call_id, Reply::Refused(RequestError::StorageFull)));
                 }
                 Found::First(gone) => {
                     let looked_up = Some(LookedUp { gone, pool, carried });
-                    self.looked_up.push_back(Turned { looked_up, ..turned });
+                    self.looked_up.push_back(QueuedRequest { looked_up, ..turned });
                 }
             }
         }
     }
 
     /// Lets a request be played, answers it without, or has it wait for the database.
-    pub(super) fn admit(&mut self, turned: Turned, room: Room, lags: bool) -> Admission {
-        if let Call::Follow { pool } = &turned.request.call {
+    pub(super) fn admit(
+        &mut self,
+        turned: QueuedRequest,
+        room: DiskSpace,
+        lags: bool,
+    ) -> Admission {
+        if let Call::Subscribe { pool } = &turned.request.call {
             return Admission::Answered(self.follow(pool));
         }
         // Telling again what was told needs no room, and no database.
         if self.was_told(&turned.request) {
             return Admission::Play(turned);
         }
-        match room::refusal(&turned.request.call, room, lags) {
+        match disk_space::refusal(&turned.request.call, room, lags) {
             Some(refusal) => Admission::Answered(Reply::Refused(refusal)),
             None => self.park(turned),
         }
@@ -106,36 +111,36 @@ impl Works {
 
     /// Whether this was asked before under its Idempotency-Key, and its answer is kept.
     fn was_told(&self, Request { by, call }: &Request) -> bool {
-        let Call::Once { key, body, call } = call else { return false };
-        let once = Once { by: by.name(), key, body: *body };
+        let Call::Idempotent { key, body, call } = call else { return false };
+        let once = IdempotencyKey { by: by.name(), key, body: *body };
         #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
         match &**call {
             Call::Acquire { pool, .. } => {
-                self.pools.is_answered(pool, true, &once, self.now.lease_us)
+                self.pools.has_stored_answer(pool, true, &once, self.now.lease_us)
             }
             Call::Generate { pool, .. } | Call::Import { pool, .. } => {
-                self.pools.is_answered(pool, false, &once, self.now.lease_us)
+                self.pools.has_stored_answer(pool, false, &once, self.now.lease_us)
             }
             _ => false,
         }
     }
 
     /// Has an import wait, where the database may know of values it would bring back.
-    fn park(&mut self, turned: Turned) -> Admission {
+    fn park(&mut self, turned: QueuedRequest) -> Admission {
         let Call::Import { pool, values } = turned.request.call.itself() else {
             return Admission::Play(turned);
         };
-        let number = self.pools.get(pool).map(Pool::number);
+        let number = self.pools.get(pool).map(Pool::id);
         if turned.looked_up.is_some_and(|looked_up| Some(looked_up.pool) == number) {
             return Admission::Play(turned);
         }
-        let Some((pool, ids)) = self.pools.to_look_up(pool, values) else {
+        let Some((pool, ids)) = self.pools.ids_to_check(pool, values) else {
             // What was looked up is of a pool of this name that has been removed meanwhile.
-            return Admission::Play(Turned { looked_up: None, ..turned });
+            return Admission::Play(QueuedRequest { looked_up: None, ..turned });
         };
         let bytes = values.iter().map(|value| value.bytes().len()).sum();
         if self.parked.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
-            return Admission::Answered(Reply::Refused(Refusal::Overloaded));
+            return Admission::Answered(Reply::Refused(RequestError::Overloaded));
         }
         self.parked_bytes += bytes;
         self.parked.push_back(Parked { turned, pool, carried: self.progress.carried(), bytes });
