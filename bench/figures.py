@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Figures of waiting, listing and slow clients, taken on a release binary.
+"""Measures waiting, listing and slow clients on a release binary.
 
     cargo build --release && bench/figures.py [handover crowd hangups listing slow]
 
-Starts a server of its own for each, on loopback and in a directory of its own, and prints what it
-saw. Standard library only. A figure that breaks a promise ends it with exit code 1.
+Starts a server with its own directory on loopback for each measurement, and prints the results. Standard library only.
+Exits with 1 if a guarantee is violated.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ KEYS = "/v1/pools/default/keys"
 
 
 class Server:
-    """A server on a directory of its own; on disk, so every answer is durable."""
+    """A server with its own directory on a disk, so that every response is durable."""
 
     def __init__(self, *options):
         self.data = tempfile.mkdtemp(prefix="keypeg-figures-")
@@ -52,7 +52,7 @@ class Server:
 
 
 class Connection:
-    """One connection that asks one thing at a time."""
+    """One HTTP/1.1 connection with one request at a time."""
 
     @classmethod
     async def open(cls, server):
@@ -65,52 +65,53 @@ class Connection:
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}"
         self.writer.write(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
 
-    async def answer(self):
+    async def response(self):
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         length = re.search(r"(?i)content-length: (\d+)", head)
         body = await self.reader.readexactly(int(length.group(1))) if length else b""
         return int(head.split()[1]), json.loads(body) if body else None
 
-    async def ask(self, method, path, body=None):
+    async def request(self, method, path, body=None):
         self.send(method, path, body)
-        return await self.answer()
+        return await self.response()
 
-    def hang_up(self):
+    def disconnect(self):
         self.writer.transport.abort()
 
 
-async def settled(pool, member, value):
-    while (await pool.ask("GET", "/v1/pools/default"))[1][member] != value:
+async def wait_for_count(control, member, value):
+    """Waits until a count of the pool has this value."""
+    while (await control.request("GET", "/v1/pools/default"))[1][member] != value:
         await asyncio.sleep(0.01)
 
 
 async def handover(server):
-    """Three waiters and one key: each gets it in its order, soon after the release before it."""
+    """Three waiters and one key: they get it in order, soon after the previous release."""
     gaps = []
     control = await Connection.open(server)
-    await control.ask("POST", KEYS, {"count": 1})
+    await control.request("POST", KEYS, {"count": 1})
     for _ in range(100):
-        _, held = await control.ask("POST", LEASES, {})
+        _, held = await control.request("POST", LEASES, {})
         waiters = [await Connection.open(server) for _ in range(3)]
-        for place, waiter in enumerate(waiters):
-            waiter.send("POST", LEASES, {"wait_seconds": 60, "holder": str(place)})
-            await settled(control, "waiting", place + 1)
-        for place, waiter in enumerate(waiters):
+        for index, waiter in enumerate(waiters):
+            waiter.send("POST", LEASES, {"wait_seconds": 60, "holder": str(index)})
+            await wait_for_count(control, "waiting", index + 1)
+        for index, waiter in enumerate(waiters):
             released = time.perf_counter()
-            await control.ask("POST", f"{LEASES}/{held['id']}/release")
-            status, held = await waiter.answer()
+            await control.request("POST", f"{LEASES}/{held['id']}/release")
+            status, held = await waiter.response()
             gaps.append(time.perf_counter() - released)
-            assert (status, held["holder"]) == (201, str(place)), "out of order"
-        await control.ask("POST", f"{LEASES}/{held['id']}/release")
+            assert (status, held["holder"]) == (201, str(index)), "out of order"
+        await control.request("POST", f"{LEASES}/{held['id']}/release")
         for waiter in waiters:
-            waiter.hang_up()
+            waiter.disconnect()
     ms = sorted(gap * 1000 for gap in gaps)
     print(f"handover: 100 times three waiters and one key, all in order; release sent to grant read: "
           f"median {statistics.median(ms):.2f} ms, p99 {ms[int(len(ms) * 0.99)]:.2f} ms, greatest {ms[-1]:.2f} ms")
 
 
 async def crowd(server, count=9_900):
-    """So many wait on an empty pool; then as many keys come: each gets one, none twice."""
+    """`count` waiters on an empty pool, then as many keys: each waiter gets one, no key is granted twice."""
     control = await Connection.open(server)
     before = server.resident()
     waiters = []
@@ -119,126 +120,127 @@ async def crowd(server, count=9_900):
     connected = server.resident()
     for waiter in waiters:
         waiter.send("POST", LEASES, {"wait_seconds": 300})
-    await settled(control, "waiting", count)
+    await wait_for_count(control, "waiting", count)
     waiting = server.resident()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for at in range(0, count, 10_000):
-        status, _ = await control.ask("POST", KEYS, {"count": min(10_000, count - at)})
+        status, _ = await control.request("POST", KEYS, {"count": min(10_000, count - at)})
         assert status == 201
-    grants = await asyncio.gather(*(waiter.answer() for waiter in waiters))
-    took = time.perf_counter() - begun
+    grants = await asyncio.gather(*(waiter.response() for waiter in waiters))
+    took = time.perf_counter() - started
     keys = {grant["key_id"] for status, grant in grants if status == 201}
-    assert len(keys) == count, "somebody got none, or one was lent twice"
-    print(f"crowd: {count} waiters over HTTP, {count} keys made: each got one of its own within {took:.2f} s; "
+    assert len(keys) == count, "a waiter got no key, or a key was granted twice"
+    print(f"crowd: {count} waiters over HTTP, {count} keys generated: each got a key within {took:.2f} s; "
           f"resident {(connected - before) / count:.0f} bytes a connection, {(waiting - connected) / count:.0f} more while it waits")
 
 
 async def hangups(server):
-    """A thousand wait, half of them hang up at random while keys come: no key is lost."""
+    """1000 waiters, half of which disconnect at random while keys are generated: no key is lost."""
     control = await Connection.open(server)
     waiters = [await Connection.open(server) for _ in range(1_000)]
-    gone = set(random.sample(range(1_000), 500))
-    for place, waiter in enumerate(waiters):
-        # Whose answer was on its way when they hung up hold a lease that ends by itself.
-        waiter.send("POST", LEASES, {"wait_seconds": 300, "ttl_seconds": 2 if place in gone else 60})
-    await settled(control, "waiting", 1_000)
+    leaving = set(random.sample(range(1_000), 500))
+    for index, waiter in enumerate(waiters):
+        # A waiter that disconnects while its response is in flight holds a lease that expires after 2 s.
+        waiter.send("POST", LEASES, {"wait_seconds": 300, "ttl_seconds": 2 if index in leaving else 60})
+    await wait_for_count(control, "waiting", 1_000)
 
-    async def leave():
-        for place in random.sample(sorted(gone), 500):
-            waiters[place].hang_up()
+    async def disconnect():
+        for index in random.sample(sorted(leaving), 500):
+            waiters[index].disconnect()
             await asyncio.sleep(random.random() / 500)
 
-    async def come():
+    async def generate():
         for _ in range(100):
-            await control.ask("POST", KEYS, {"count": 7})
+            await control.request("POST", KEYS, {"count": 7})
             await asyncio.sleep(random.random() / 100)
 
-    await asyncio.gather(leave(), come())
-    live = [waiters[place] for place in range(1_000) if place not in gone]
-    grants = await asyncio.gather(*(waiter.answer() for waiter in live))
+    await asyncio.gather(disconnect(), generate())
+    live = [waiters[index] for index in range(1_000) if index not in leaving]
+    grants = await asyncio.gather(*(waiter.response() for waiter in live))
     held = {grant["key_id"] for status, grant in grants if status == 201}
-    assert len(held) == 500, "a live caller got none"
-    pool = (await control.ask("GET", "/v1/pools/default"))[1]
-    on_its_way = pool["leased"] - 500
-    await settled(control, "leased", 500)
-    await settled(control, "available", 200)
-    print(f"hangups: 1000 waiters, 500 hung up while 700 keys came: 500 live callers hold 500 keys, 200 are available; "
-          f"{on_its_way} had been sent to somebody who was gone and came back by themselves")
+    assert len(held) == 500, "a connected waiter got no key"
+    pool = (await control.request("GET", "/v1/pools/default"))[1]
+    in_flight = pool["leased"] - 500
+    await wait_for_count(control, "leased", 500)
+    await wait_for_count(control, "available", 200)
+    print(f"hangups: 1000 waiters, 500 disconnected while 700 keys were generated: 500 connected waiters hold 500 keys, 200 are "
+          f"available; {in_flight} had been sent to a disconnected client and were released")
 
 
 async def pages(connection, limit=1_000):
     cursor, listed, times, count = "", [], [], 0
     while cursor is not None:
-        asked = time.perf_counter()
-        _, page = await connection.ask("GET", f"{KEYS}?limit={limit}" + (f"&cursor={cursor}" if cursor else ""))
-        times.append(time.perf_counter() - asked)
+        sent = time.perf_counter()
+        _, page = await connection.request("GET", f"{KEYS}?limit={limit}" + (f"&cursor={cursor}" if cursor else ""))
+        times.append(time.perf_counter() - sent)
         listed += (key["id"] for key in page["keys"])
         cursor, count = page["next_cursor"], count + 1
     return listed, times, count
 
 
 async def listing(server):
-    """A million keys in pages while keys come and go: what stays is listed once."""
+    """Lists a million keys in pages while keys are generated and deleted: a key that stays is listed once."""
     control = await Connection.open(server)
-    status, small = await control.ask("POST", KEYS, {"count": 1_000})
+    status, small = await control.request("POST", KEYS, {"count": 1_000})
     kept = {key["id"] for key in small["keys"]}
     _, times, _ = await pages(control, 100)
-    few = statistics.median(times)
+    small_pool_ms = statistics.median(times)
     for _ in range(99):
-        _, made = await control.ask("POST", KEYS, {"count": 10_000})
-        kept.update(key["id"] for key in made["keys"])
-    _, made = await control.ask("POST", KEYS, {"count": 9_000})
-    passing = [key["id"] for key in made["keys"]]
-    other, over = await Connection.open(server), asyncio.Event()
+        _, generated = await control.request("POST", KEYS, {"count": 10_000})
+        kept.update(key["id"] for key in generated["keys"])
+    _, generated = await control.request("POST", KEYS, {"count": 9_000})
+    temporary = [key["id"] for key in generated["keys"]]
+    other, stopped = await Connection.open(server), asyncio.Event()
     churned = 0
 
     async def churn():
         nonlocal churned
-        while not over.is_set():
-            if passing:
-                await other.ask("DELETE", f"{KEYS}/{passing.pop()}")
-            _, new = await other.ask("POST", KEYS, {"count": 1})
-            passing.append(new["keys"][0]["id"])
+        while not stopped.is_set():
+            if temporary:
+                await other.request("DELETE", f"{KEYS}/{temporary.pop()}")
+            _, new = await other.request("POST", KEYS, {"count": 1})
+            temporary.append(new["keys"][0]["id"])
             churned += 1
-            await other.ask("POST", LEASES, {})
+            await other.request("POST", LEASES, {})
 
     churning = asyncio.create_task(churn())
-    begun = time.perf_counter()
+    started = time.perf_counter()
     listed, times, count = await pages(control)
-    took = time.perf_counter() - begun
-    over.set()
+    took = time.perf_counter() - started
+    stopped.set()
     await churning
     assert len(listed) == len(set(listed)), "a key is listed twice"
     assert kept <= set(listed), "a key that stayed is missing"
-    _, times_of_100, _ = await pages(control, 100)
-    print(f"listing: {len(listed)} keys in {count} pages of 1000 within {took:.1f} s, while {churned} were deleted, made and lent: "
-          f"complete, none twice; median page of 100: {few * 1000:.2f} ms at 1e3 keys, {statistics.median(times_of_100) * 1000:.2f} ms at 1e6")
+    _, large_pool_times, _ = await pages(control, 100)
+    print(f"listing: {len(listed)} keys in {count} pages of 1000 within {took:.1f} s, while {churned} were deleted, generated and "
+          f"leased: "
+          f"complete, none twice; median page of 100: {small_pool_ms * 1000:.2f} ms at 1e3 keys, {statistics.median(large_pool_times) * 1000:.2f} ms at 1e6")
 
 
 async def slow(server):
-    """200 clients that send a byte a second: cut in time, and nobody else is slowed."""
+    """200 clients that send a byte a second: they are disconnected in time, and no other client is slowed down."""
 
-    async def pace(seconds):
+    async def measure_rate(seconds):
         connections = [await Connection.open(server) for _ in range(8)]
         end, done = time.perf_counter() + seconds, 0
 
         async def work(connection):
             nonlocal done
             while time.perf_counter() < end:
-                _, lease = await connection.ask("POST", LEASES, {})
-                await connection.ask("POST", f"{LEASES}/{lease['id']}/release")
+                _, lease = await connection.request("POST", LEASES, {})
+                await connection.request("POST", f"{LEASES}/{lease['id']}/release")
                 done += 2
 
         await asyncio.gather(*(work(connection) for connection in connections))
         return done / seconds
 
     control = await Connection.open(server)
-    await control.ask("POST", KEYS, {"count": 100})
-    cut = []
+    await control.request("POST", KEYS, {"count": 100})
+    cut_after = []
 
-    async def dawdle(text):
+    async def send_slow_head(text):
         connection = await Connection.open(server)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             for byte in text:
                 connection.writer.write(bytes([byte]))
@@ -253,14 +255,14 @@ async def slow(server):
                     pass
         except OSError:
             pass
-        cut.append(time.perf_counter() - begun)
+        cut_after.append(time.perf_counter() - started)
 
     head = b"POST /v1/pools/default/leases HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100
     body = b"POST /v1/pools/default/leases HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 
-    async def dawdle_in_body():
+    async def send_slow_body():
         connection = await Connection.open(server)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         connection.writer.write(body)
         try:
             for _ in range(90):
@@ -272,18 +274,18 @@ async def slow(server):
                     pass
         except OSError:
             pass
-        cut.append(time.perf_counter() - begun)
+        cut_after.append(time.perf_counter() - started)
 
-    alone = [await pace(2) for _ in range(3)]
-    dawdling = [asyncio.create_task(dawdle(head)) for _ in range(100)]
-    dawdling += [asyncio.create_task(dawdle_in_body()) for _ in range(100)]
+    rate_alone = [await measure_rate(2) for _ in range(3)]
+    slow_clients = [asyncio.create_task(send_slow_head(head)) for _ in range(100)]
+    slow_clients += [asyncio.create_task(send_slow_body()) for _ in range(100)]
     await asyncio.sleep(1)
-    beside = [await pace(2) for _ in range(3)]
-    await asyncio.gather(*dawdling)
-    heads, bodies = sorted(cut)[:100], sorted(cut)[100:]
-    print(f"slow: 200 clients a byte a second: heads cut after {heads[0]:.1f} to {heads[-1]:.1f} s (bound 10), "
-          f"bodies after {bodies[0]:.1f} to {bodies[-1]:.1f} s (bound 30); others {statistics.median(alone):.0f} requests/s alone, "
-          f"{statistics.median(beside):.0f} beside them (one slow Python client)")
+    rate_beside = [await measure_rate(2) for _ in range(3)]
+    await asyncio.gather(*slow_clients)
+    heads, bodies = sorted(cut_after)[:100], sorted(cut_after)[100:]
+    print(f"slow: 200 clients a byte a second: heads are cut after {heads[0]:.1f} to {heads[-1]:.1f} s (limit 10), "
+          f"bodies after {bodies[0]:.1f} to {bodies[-1]:.1f} s (limit 30); others {statistics.median(rate_alone):.0f} requests/s alone, "
+          f"{statistics.median(rate_beside):.0f} beside them (one slow Python client)")
 
 
 FIGURES = {"handover": handover, "crowd": crowd, "hangups": hangups, "listing": listing, "slow": slow}

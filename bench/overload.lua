@@ -1,5 +1,5 @@
--- Acquires and releases in turn: what an acquire's answer names is released by a later request of the
--- same thread. Every eighth request keeps a key alive.
+-- Acquires and releases leases: a later request of the same thread releases the lease of an earlier answer. Every
+-- eighth request is a keep-alive of one key.
 local leases, keys, count = {}, {}, 0
 local json = { ["Content-Type"] = "application/json" }
 

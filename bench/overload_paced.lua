@@ -1,5 +1,5 @@
--- As overload.lua, but each connection rests between two requests: so many connections ask for so much and
--- no more, however soon they are refused.
+-- Like overload.lua, but each connection pauses between two requests. The number of connections therefore limits the
+-- request rate, however soon requests are refused.
 dofile(debug.getinfo(1).source:match("^@(.*/)") .. "overload.lua")
 
 function delay()

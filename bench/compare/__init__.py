@@ -1,1 +1,1 @@
-"""What bench/run, bench/scale and bench/tail share: servers, measuring, tables, charts."""
+"""Shared by the scripts in bench/: starting servers, measuring, tables and charts."""

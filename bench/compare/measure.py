@@ -1,4 +1,4 @@
-"""Processes and measuring: starting servers on loopback, one slice of load, medians of many."""
+"""Starts servers on loopback, runs one slice of load, and computes medians over slices."""
 
 import json
 import os
@@ -15,35 +15,35 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYPEG = ROOT / "target" / "bench" / "keypeg"
-BUILT = KEYPEG.with_name("commit")
+BUILD_COMMIT = KEYPEG.with_name("commit")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-# So that what was started is ended, whoever asks for the end.
+# Turns SIGTERM into an exception, so that `finally` blocks stop the servers that were started.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
-def say(text):
+def progress(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def build():
-    """The release build with what only a comparison needs."""
+    """Builds the release binary with the features that only the comparison needs."""
     command = ["cargo", "build", "--release", "--locked", "-p", "keypeg", "--features", "bench-constant,bench-peers"]
     subprocess.run(command, cwd=ROOT, check=True)
     KEYPEG.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(ROOT / "target" / "release" / "keypeg", KEYPEG)
-    BUILT.write_text(described())
+    BUILD_COMMIT.write_text(git_describe())
 
 
-def workdir(given=None):
-    """A directory on a real disk: syncing to memory would compare nothing."""
-    path = Path(tempfile.mkdtemp(prefix="keypeg-bench-", dir=given))
+def workdir(parent=None):
+    """Creates a directory on a real disk. In memory a sync costs nothing, and the comparison would be meaningless."""
+    path = Path(tempfile.mkdtemp(prefix="keypeg-bench-", dir=parent))
     path.chmod(0o755)
-    kind = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True).stdout.strip()
-    if kind in ("tmpfs", "ramfs"):
+    filesystem = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True).stdout.strip()
+    if filesystem in ("tmpfs", "ramfs"):
         path.rmdir()
-        sys.exit(f"bench: {path.parent} is in memory ({kind}): name a directory on a disk with --dir")
+        sys.exit(f"bench: {path.parent} is in memory ({filesystem}): pass a directory on a disk with --dir")
     return path
 
 
@@ -60,7 +60,7 @@ def wait_for_port(port, process=None, seconds=120):
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         if process and process.poll() is not None:
-            raise RuntimeError(f"it ended with {process.returncode} before it listened")
+            raise RuntimeError(f"the server exited with {process.returncode} before it listened on port {port}")
         time.sleep(0.02)
     raise RuntimeError(f"nothing listens on port {port}")
 
@@ -69,12 +69,12 @@ def wait_until(ready, seconds=120):
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise RuntimeError("it does not become ready")
+            raise RuntimeError(f"the server is not ready after {seconds} s")
         time.sleep(0.05)
 
 
 class Process:
-    """A server of ours, with its output in a file; ended with all it started."""
+    """A server that this run started, with its output in a file. Stopping it stops its process group."""
 
     def __init__(self, command, log, env=None, cwd=None):
         self.log = Path(log)
@@ -113,45 +113,45 @@ class Process:
         self.child.wait()
 
 
-def keypeg_serve(directory, *more, durable=True, wrap=()):
-    """Starts Keypeg on a port of its own; gives the process and its URL once it is ready."""
+def keypeg_serve(directory, *options, durable=True, wrap=()):
+    """Starts Keypeg on a free port. Returns the process and its URL once the port accepts connections."""
     directory = Path(directory)
     log = directory / "log"
     port = free_port()
-    where = ["--data", directory / "data"] if durable else ["--ephemeral"]
-    process = Process([*wrap, KEYPEG, "serve", "--listen", f"127.0.0.1:{port}", *where, *more], log)
+    storage = ["--data", directory / "data"] if durable else ["--ephemeral"]
+    process = Process([*wrap, KEYPEG, "serve", "--listen", f"127.0.0.1:{port}", *storage, *options], log)
     wait_for_port(port, process, 600)
     return process, f"http://127.0.0.1:{port}"
 
 
-def load(scenario, server, pid, connections, seconds, *more):
-    """One slice of load, as `keypeg bench` tells it."""
+def load(scenario, server, pid, connections, seconds, *options):
+    """Runs one slice of load and returns the JSON report of `keypeg bench`."""
     command = [
         KEYPEG, "bench", scenario, "--server", server, "--connections", connections,
-        "--for", f"{int(seconds * 1000)}ms", "--server-pid", pid, "--output", "json", *more,
+        "--for", f"{int(seconds * 1000)}ms", "--server-pid", pid, "--output", "json", *options,
     ]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    if done.returncode not in (0, 70):
-        raise RuntimeError(f"{scenario} on {server}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    run = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if run.returncode not in (0, 70):
+        raise RuntimeError(f"{scenario} on {server}: {run.stderr.strip()}")
+    return json.loads(run.stdout)
 
 
 def resident(pid):
-    """Bytes a process has in memory."""
+    """Returns the resident bytes of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def middle(values):
+def median(values):
     values = [value for value in values if value is not None]
     return statistics.median(values) if values else None
 
 
-def ratio(ours, theirs, what):
-    """The median of the ratios of the same rounds, with the least and the greatest."""
-    pairs = [(what(a), what(b)) for a, b in zip(ours, theirs)]
+def ratio(ours, theirs, metric):
+    """Returns the median, least and greatest of the ratios `ours / theirs` of the same rounds."""
+    pairs = [(metric(a), metric(b)) for a, b in zip(ours, theirs)]
     ratios = [a / b for a, b in pairs if a and b]
     return (statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
@@ -161,7 +161,7 @@ def per_cpu(slice_):
 
 
 def machine():
-    """The machine in one line."""
+    """Returns the description of the machine, one line."""
     cpu = next(
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
          if line.startswith("model name")), platform.processor())
@@ -170,11 +170,11 @@ def machine():
     return f"{os.cpu_count()} x {cpu}, {memory} GiB, Linux {platform.release()}"
 
 
-def commit():
-    """What the binary that is measured was built from."""
-    return BUILT.read_text().strip() if BUILT.exists() else described()
+def measured_commit():
+    """Returns the commit that the measured binary was built from."""
+    return BUILD_COMMIT.read_text().strip() if BUILD_COMMIT.exists() else git_describe()
 
 
-def described():
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+def git_describe():
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.strip() or "unknown"

@@ -1,7 +1,7 @@
-"""What Keypeg is compared with: how each is started, filled and asked, and what it needs for that.
+"""The servers that Keypeg is compared with: how each is installed, started, filled and loaded.
 
-Each peer is what somebody would take for the same job, set up as kindly as its documentation says. One that
-cannot be had raises `Missing`; the table says so.
+Each peer is a server that an engineer could choose for the same purpose, configured as its documentation recommends.
+A peer that cannot be installed raises `PeerUnavailable`; the results then list it as skipped.
 """
 
 import os
@@ -12,11 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .measure import KEYPEG, ROOT, Process, free_port, keypeg_serve, say, wait_for_port, wait_until
+from .measure import KEYPEG, ROOT, Process, free_port, keypeg_serve, progress, wait_for_port, wait_until
 
 HERE = ROOT / "bench"
 VENV = ROOT / "target" / "bench-venv"
-GRANT = (
+GRANT_BODY = (
     '{"id":"6674ecnpkeibtvvpj0t7ngvphl","pool":"bench-constant","key_id":"3e19ob8uiq8ulb0e3v7o7kaciu",'
     '"key":"EP4EHmEDGjNsr9emT5fE","fencing_token":1795407714706997,"holder":"bench-17",'
     '"granted_at":"2026-11-23T04:21:55.745Z","waited_seconds":0,"expires_at":"2026-11-23T04:22:55.745Z",'
@@ -24,17 +24,17 @@ GRANT = (
 )
 
 
-class Missing(Exception):
-    """A peer that is not here and cannot be installed."""
+class PeerUnavailable(Exception):
+    """The peer is not installed and cannot be installed."""
 
 
-def need(program, package):
-    """Finds a program; installs its Debian package where that is allowed."""
+def find_or_install(program, package):
+    """Returns the path of a program. As root on Debian, installs its package if it is missing."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if found:
         return found
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        say(f"installing {package}")
+        progress(f"installing {package}")
         env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
         command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
@@ -44,15 +44,15 @@ def need(program, package):
         found = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
         if found:
             return found
-    raise Missing(f"{program} is not here and {package} could not be installed")
+    raise PeerUnavailable(f"{program} is not installed and the package {package} could not be installed")
 
 
 class Peer:
-    """A server that runs: its name in the tables, what is asked of it, and how."""
+    """A server to compare with: its name in the tables, its workload, and the scenario of `keypeg bench`."""
 
-    job = "acquire and release"
+    workload = "acquire and release"
     scenario = "acquire-release"
-    more = ()
+    options = ()
 
     def __init__(self, size=None):
         self.size = size
@@ -71,12 +71,12 @@ class Keypeg(Peer):
 
     def start(self, directory):
         self.process, self.url = keypeg_serve(directory, durable=self.durable)
-        self.more = ("--pool", "bench")
+        self.options = ("--pool", "bench")
         fill = [KEYPEG, "bench", "--server", self.url, "--pool", "bench", "--keys", self.size, "--for", "100ms",
                 "--output", "json", "--connections", 1]
-        done = subprocess.run([str(word) for word in fill], capture_output=True, text=True)
-        if done.returncode not in (0, 70):
-            raise RuntimeError(done.stderr)
+        run = subprocess.run([str(word) for word in fill], capture_output=True, text=True)
+        if run.returncode not in (0, 70):
+            raise RuntimeError(run.stderr)
 
 
 class KeypegEphemeral(Keypeg):
@@ -86,8 +86,8 @@ class KeypegEphemeral(Keypeg):
 
 class KeypegConstant(Peer):
     name = "Keypeg's HTTP, constant answer"
-    job = "constant answer"
-    more = ("--pool", "bench-constant")
+    workload = "constant answer"
+    options = ("--pool", "bench-constant")
 
     def start(self, directory):
         self.process, self.url = keypeg_serve(directory, durable=False)
@@ -95,11 +95,11 @@ class KeypegConstant(Peer):
 
 class Nginx(Peer):
     name = "nginx return"
-    job = "constant answer"
-    more = ("--pool", "bench-constant")
+    workload = "constant answer"
+    options = ("--pool", "bench-constant")
 
     def start(self, directory):
-        nginx = need("nginx", "nginx-light")
+        nginx = find_or_install("nginx", "nginx-light")
         port = free_port()
         conf = directory / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
@@ -113,7 +113,7 @@ class Nginx(Peer):
                 server {{
                     listen 127.0.0.1:{port} reuseport;
                     add_header Cache-Control no-store always; add_header X-Request-Id $connection-$connection_requests always;
-                    location = /v1/pools/bench-constant/leases {{ return 201 '{GRANT}'; }}
+                    location = /v1/pools/bench-constant/leases {{ return 201 '{GRANT_BODY}'; }}
                     location /v1/pools/bench-constant/leases/ {{ return 204; }}
                 }}
             }}""")
@@ -126,7 +126,7 @@ class Redis(Peer):
     scenario = "redis"
 
     def start(self, directory):
-        server = need("redis-server", "redis-server")
+        server = find_or_install("redis-server", "redis-server")
         port = free_port()
         self.process = Process(
             [server, "--port", port, "--bind", "127.0.0.1", "--dir", directory, "--save", "",
@@ -137,7 +137,7 @@ class Redis(Peer):
 
 
 def redis_fill(port, size):
-    """A set of keys as long as Keypeg's."""
+    """Fills the set `free` with members as long as Keypeg's keys."""
     with socket.create_connection(("127.0.0.1", port)) as sock:
         answers = sock.makefile("rb")
         for start in range(0, size, 1000):
@@ -146,7 +146,7 @@ def redis_fill(port, size):
             text = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
             sock.sendall(text.encode())
             if not answers.readline().startswith(b":"):
-                raise RuntimeError("Redis does not take members")
+                raise RuntimeError("Redis refused SADD")
 
 
 class RedisAlways(Redis):
@@ -164,7 +164,7 @@ class Beanstalkd(Peer):
     scenario = "beanstalk"
 
     def start(self, directory):
-        server = need("beanstalkd", "beanstalkd")
+        server = find_or_install("beanstalkd", "beanstalkd")
         port = free_port()
         self.process = Process([server, "-l", "127.0.0.1", "-p", port], directory / "log")
         wait_for_port(port, self.process)
@@ -173,10 +173,10 @@ class Beanstalkd(Peer):
             answers = sock.makefile("rb")
             for start in range(0, self.size, 500):
                 count = min(500, self.size - start)
-                sock.sendall(b"".join(b"put 0 0 3600 20\r\n%020d\r\n" % (start + at) for at in range(count)))
+                sock.sendall(b"".join(b"put 0 0 3600 20\r\n%020d\r\n" % (start + offset) for offset in range(count)))
                 for _ in range(count):
                     if not answers.readline().startswith(b"INSERTED"):
-                        raise RuntimeError("beanstalkd does not take jobs")
+                        raise RuntimeError("beanstalkd refused put")
 
 
 class Postgres(Peer):
@@ -185,9 +185,9 @@ class Postgres(Peer):
 
     def start(self, directory):
         if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")) and not shutil.which("postgres"):
-            need("pg_ctlcluster", "postgresql")
+            find_or_install("pg_ctlcluster", "postgresql")
         bins = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-        tool = lambda name: str(bins[-1] / name) if bins else need(name, "postgresql")
+        tool = lambda name: str(bins[-1] / name) if bins else find_or_install(name, "postgresql")
         data, port = directory / "data", free_port()
         data.mkdir()
         user = []
@@ -195,7 +195,7 @@ class Postgres(Peer):
             try:
                 owner = pwd.getpwnam("postgres")
             except KeyError as error:
-                raise Missing("PostgreSQL does not run as root, and there is no user postgres") from error
+                raise PeerUnavailable("PostgreSQL refuses to run as root, and the user postgres does not exist") from error
             for path in (data, directory):
                 os.chown(path, owner.pw_uid, owner.pw_gid)
             user = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
@@ -219,10 +219,10 @@ class Postgres(Peer):
             INSERT INTO items SELECT n, lpad(n::text, 20, '0'), 0, '-infinity' FROM generate_series(1, {self.size}) n;"""
         subprocess.run([*psql, "-d", "bench", "-c", sql], **quiet)
         subprocess.run([*psql, "-d", "bench", "-c", "VACUUM ANALYZE items"], **quiet)
-        self.more = ("--pool", "items", "--rows", self.size)
+        self.options = ("--pool", "items", "--rows", self.size)
 
     def stop(self):
-        # SIGINT: without waiting for clients.
+        # SIGINT stops PostgreSQL without waiting for clients.
         import signal
 
         self.process.stop(signal.SIGINT)
@@ -235,11 +235,11 @@ class Django(Peer):
     def start(self, directory):
         python = VENV / "bin" / "python"
         if not (VENV / "bin" / "gunicorn").exists():
-            say("installing Django into target/bench-venv")
-            made = subprocess.run([sys.executable, "-m", "venv", VENV]).returncode == 0
+            progress("installing Django into target/bench-venv")
+            has_venv = subprocess.run([sys.executable, "-m", "venv", VENV]).returncode == 0
             pip = [python, "-m", "pip", "install", "-q", "-r", HERE / "django" / "requirements.txt"]
-            if not made or subprocess.run(pip).returncode != 0:
-                raise Missing("Django could not be installed: Python's venv and a package registry are needed")
+            if not has_venv or subprocess.run(pip).returncode != 0:
+                raise PeerUnavailable("Django could not be installed: it needs Python's venv module and a package registry")
         env = dict(os.environ, BENCH_DATABASE=str(directory / "db.sqlite3"), PYTHONDONTWRITEBYTECODE="1")
         app = HERE / "django"
         subprocess.run([python, "wsgi.py", str(self.size)], cwd=app, env=env, check=True)
@@ -252,7 +252,7 @@ class Django(Peer):
 
 
 def all_peers(sizes, django=1_000):
-    """Every row of the comparison."""
+    """Returns every peer of the comparison, one per row."""
     rows = [KeypegConstant(), Nginx()]
     for size in sizes:
         for peer in (Keypeg, KeypegEphemeral, RedisAlways, RedisEverysec, Beanstalkd, Postgres):

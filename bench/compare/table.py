@@ -1,4 +1,4 @@
-"""Tables and charts: Markdown for people, SVG without a library."""
+"""Writes Markdown tables, SVG bar charts and JSON results, without a library."""
 
 import json
 from html import escape
@@ -14,14 +14,14 @@ def number(value, digits=0):
 
 
 def markdown(head, rows):
-    """A table: the first column to the left, numbers to the right."""
+    """Returns a Markdown table: first column left-aligned, the others right-aligned."""
     rule = ["---", *("---:" for _ in head[1:])]
     lines = [head, rule, *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 def bars(title, unit, rows):
-    """Horizontal bars on a logarithmic scale, for figures that are far apart; rows are (name, value, ours)."""
+    """Returns an SVG of horizontal bars on a logarithmic scale. Rows are (name, value, is_keypeg)."""
     rows = [(name, value, ours) for name, value, ours in rows if value]
     if not rows:
         return ""
@@ -38,15 +38,15 @@ def bars(title, unit, rows):
         "@media(prefers-color-scheme:dark){text{fill:#e4e7eb}.quiet{fill:#9aa5b1}.ours{fill:#6ea8e6}"
         ".theirs{fill:#616e7c}line{stroke:#3e4c59}}</style>",
         f'<text x="8" y="22" font-size="16" font-weight="600">{escape(title)}</text>',
-        f'<text x="8" y="40" class="quiet">{escape(unit)}; each line is ten times the one before</text>',
+        f'<text x="8" y="40" class="quiet">{escape(unit)}; each grid line is ten times the one before</text>',
     ]
     mark = least
     while mark <= most:
         parts.append(f'<line x1="{x(mark):.1f}" y1="{top - 6}" x2="{x(mark):.1f}" y2="{height - 26}"/>')
         parts.append(f'<text x="{x(mark):.1f}" y="{height - 10}" text-anchor="middle" class="quiet">{number(mark)}</text>')
         mark *= 10
-    for at, (name, value, ours) in enumerate(rows):
-        y = top + line * at
+    for index, (name, value, ours) in enumerate(rows):
+        y = top + line * index
         parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
         kind = "ours" if ours else "theirs"
         parts.append(f'<rect x="{left}" y="{y}" width="{max(x(value) - left, 1):.1f}" height="18" rx="2" class="{kind}"/>')
@@ -54,19 +54,19 @@ def bars(title, unit, rows):
     return "\n".join([*parts, "</svg>", ""])
 
 
-def keep(path, found, spread):
-    """Writes what was found as JSON: one line for each member of the member named `spread`."""
+def write_json(path, results, member):
+    """Writes the results as JSON, with one line for each entry of the member named `member`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    inner = found[spread]
-    listed = isinstance(inner, list)
-    lines = [json.dumps(one) for one in inner] if listed else [f"{json.dumps(str(k))}: {json.dumps(v)}" for k, v in inner.items()]
-    rest = json.dumps({name: value for name, value in found.items() if name != spread})
-    begin, end = "[]" if listed else "{}"
-    path.write_text(f'{rest[:-1]}, "{spread}": {begin}\n' + ",\n".join(lines) + f"\n{end}}}\n")
+    inner = results[member]
+    is_list = isinstance(inner, list)
+    lines = [json.dumps(one) for one in inner] if is_list else [f"{json.dumps(str(k))}: {json.dumps(v)}" for k, v in inner.items()]
+    rest = json.dumps({name: value for name, value in results.items() if name != member})
+    begin, end = "[]" if is_list else "{}"
+    path.write_text(f'{rest[:-1]}, "{member}": {begin}\n' + ",\n".join(lines) + f"\n{end}}}\n")
 
 
-def into_section(path, name, text):
-    """Puts a section between its marks in a Markdown file; appends it where they are not there yet."""
+def replace_section(path, name, text):
+    """Replaces a section of a Markdown file between its markers; appends it if the file has no markers."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     whole = path.read_text()
     section = f"{begin}\n{text.strip()}\n{end}"

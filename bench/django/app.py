@@ -1,7 +1,7 @@
-"""The same job in Django, as people write it: a row a key, a random free one by ORDER BY RANDOM().
+"""The same task in Django, as it is commonly written: one row per key, a random free key by ORDER BY RANDOM().
 
-Of our own writing after the API that docs/api.md calls the seed's face: GET lends, PUT gives back. It is
-kind to it: WAL, one transaction a call, connections that stay, and nothing that takes keys back by time.
+Written for this comparison after the Django API of docs/api.md: GET acquires a key, PUT releases it. The setup favours
+Django: WAL, one transaction per call, persistent connections, and no expiry of leases.
 """
 
 import random
@@ -38,7 +38,7 @@ class Keys(AppConfig):
 
 
 def fill(count):
-    """Makes the table and its rows."""
+    """Creates the table and its rows."""
     from django.db import connection
 
     with connection.schema_editor() as editor:

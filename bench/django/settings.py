@@ -1,4 +1,4 @@
-"""The settings of the comparison's Django app: one table in SQLite, nothing else."""
+"""Settings of the Django app for the comparison: one table in SQLite."""
 
 import os
 
@@ -7,7 +7,7 @@ DEBUG = False
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "app"
 INSTALLED_APPS = ["rest_framework", "app.Keys"]
-# CommonMiddleware gives answers their Content-Length.
+# CommonMiddleware sets Content-Length.
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 DATABASES = {
     "default": {

@@ -1,4 +1,4 @@
-"""What gunicorn runs; `python wsgi.py COUNT` makes the table first."""
+"""WSGI application for gunicorn. `python wsgi.py COUNT` creates the table with COUNT keys first."""
 
 import os
 import sys
