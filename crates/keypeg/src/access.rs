@@ -1,27 +1,26 @@
-//! Who may do what: access tokens and their paces, the names this server goes by, and the log of
-//! what was done.
+//! Access control: access tokens and their limits, the host names of this server, the audit log.
 //!
-//! Decides; `http/admit.rs` asks and tells. Where no tokens and no log are configured nothing here
-//! is asked but the host's name.
+//! Makes the decisions; `http/admit.rs` requests them, sends refusals and fills in audit lines.
+//! Without configured tokens and audit log, only the host name is checked. Knows nothing of HTTP.
 
 mod audit;
 mod hosts;
-mod mint;
-mod pace;
+mod limits;
+mod new_token;
 mod reload;
 mod tokens;
 
 pub(crate) use audit::{Audit, Entry, Outcome};
 pub(crate) use audit::{Settings as AuditSettings, Writer as AuditWriter};
 pub use hosts::Hosts;
-pub use mint::Mint;
-pub(crate) use pace::Busy;
-pub(crate) use reload::{read, watch};
+pub(crate) use limits::InFlight;
+pub use new_token::TokenCommand;
+pub(crate) use reload::{TokenFileError, read_token_file, watch};
 pub(crate) use tokens::{Shown, Token};
 
 use crate::clock;
-use keypeg_client::routes::{Access as Needs, Route};
-use pace::{Failures, Shares};
+use keypeg_client::routes::{Access as RouteAccess, Route};
+use limits::{FailedAttempts, FairShare};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +28,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokens::Tokens;
 
-/// What is asked before a request is let through.
+/// The checks before a request is admitted.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
     pub(crate) hosts: Hosts,
@@ -38,68 +37,71 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Whether somebody wants to know where requests come from.
+    /// Returns whether the client address of a request is needed.
     pub(crate) fn wants_addresses(&self) -> bool {
         self.gate.is_some() || self.audit.is_some()
     }
 }
 
-/// Lets through whoever shows a token that allows what is asked.
+/// Admits requests whose token allows them.
 #[derive(Debug)]
 pub(crate) struct Gate {
     path: PathBuf,
     tokens: RwLock<Arc<Tokens>>,
-    /// Whether the file as it is now cannot be taken, so that an older one holds.
-    broken: AtomicBool,
+    /// Whether the current token file is invalid, so that the tokens of an older one apply.
+    is_broken: AtomicBool,
     reloads: AtomicU64,
-    failures: Failures,
-    shares: Arc<Shares>,
-    begun: Instant,
+    failed_attempts: FailedAttempts,
+    fair_share: Arc<FairShare>,
+    /// The origin of the times that limits use.
+    started: Instant,
 }
 
-/// Why a request is not let through.
+/// The reason why a request is not admitted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It shows no token.
+    /// The request has no token.
     NoToken,
-    /// What it shows is none, or none any more.
+    /// The token is unknown, revoked or expired.
     BadToken,
-    /// As the last, and its address has shown many.
+    /// The token is invalid, and the address has sent too many invalid ones; retry after this time.
     Guesses(Duration),
     /// The token lacks this scope.
     Scope(&'static str),
     /// The token is for other pools.
     Pool,
-    /// The token asks more often than it may.
+    /// The token's rate limit is reached; retry after this time.
     TooOften(Duration),
-    /// The token has so many requests under way that others would come short.
+    /// The token has its fair share of the requests in flight.
     TooMany,
 }
 
-/// A request that is let through.
+/// An admitted request; it counts as in flight until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) shown: Shown,
-    #[expect(dead_code, reason = "its end is what it is kept for")]
-    pub(crate) busy: Busy,
+    #[expect(dead_code, reason = "kept for its drop")]
+    pub(crate) in_flight: InFlight,
 }
 
 impl Gate {
-    /// Reads the file; `room` is how many requests there is room for at once.
-    pub(crate) fn open(path: PathBuf, room: usize) -> Result<Self, reload::Unread> {
-        let tokens = Tokens::parse(&read(&path)?.text, None).map_err(reload::Unread::Content)?;
+    /// Reads the token file; `in_flight_max` is the server's limit on requests in flight.
+    pub(crate) fn open(path: PathBuf, in_flight_max: usize) -> Result<Self, TokenFileError> {
+        let text = read_token_file(&path)?.text;
+        let tokens = Tokens::parse(&text, None).map_err(TokenFileError::Content)?;
         Ok(Self {
             path,
             tokens: RwLock::new(Arc::new(tokens)),
-            broken: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
             reloads: AtomicU64::new(0),
-            failures: Failures::new(),
-            shares: Arc::new(Shares::new(room)),
-            begun: clock::stopwatch(),
+            failed_attempts: FailedAttempts::new(),
+            fair_share: Arc::new(FairShare::new(in_flight_max)),
+            started: clock::stopwatch(),
         })
     }
 
-    /// Decides about a request for a route that is not open to everybody.
+    /// Decides about a request for a route that requires a token. `shown` is the token it sent,
+    /// `from` its client address. A refusal contains the token if it is known.
     pub(crate) fn admit(
         &self,
         (route, pool): (&Route, Option<&str>),
@@ -107,32 +109,32 @@ impl Gate {
         from: Option<IpAddr>,
         now: Instant,
     ) -> Result<Admitted, (Option<Shown>, Refused)> {
-        let now = now.saturating_duration_since(self.begun);
+        let now = now.saturating_duration_since(self.started);
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let shown = shown.ok_or((None, Refused::NoToken))?;
         let found = self.tokens().find(shown);
-        let found = found.filter(|found| !found.token.is_over(clock::wall_ms));
+        let found = found.filter(|found| !found.token.is_expired(clock::wall_ms));
         let Some(found) = found else {
-            let guesses = from.map_or(Ok(()), |from| self.failures.count(from, now_ns));
-            return Err((None, guesses.map_or_else(Refused::Guesses, |()| Refused::BadToken)));
+            let counted = from.map_or(Ok(()), |from| self.failed_attempts.count(from, now_ns));
+            return Err((None, counted.map_or_else(Refused::Guesses, |()| Refused::BadToken)));
         };
-        match self.allow(&found.token, route, pool, now_ns) {
-            Ok(busy) => Ok(Admitted { shown: found, busy }),
+        match self.authorize(&found.token, route, pool, now_ns) {
+            Ok(in_flight) => Ok(Admitted { shown: found, in_flight }),
             Err(refused) => Err((Some(found), refused)),
         }
     }
 
-    fn allow(
+    fn authorize(
         &self,
         token: &Token,
         route: &Route,
         pool: Option<&str>,
         now_ns: u64,
-    ) -> Result<Busy, Refused> {
-        if let Some(pace) = &token.pace {
-            pace.take(now_ns).map_err(Refused::TooOften)?;
+    ) -> Result<InFlight, Refused> {
+        if let Some(rate_limit) = &token.rate_limit {
+            rate_limit.admit(now_ns).map_err(Refused::TooOften)?;
         }
-        if let Needs::Scope(scope) = route.access
+        if let RouteAccess::Scope(scope) = route.access
             && !token.allows(scope)
         {
             return Err(Refused::Scope(scope.as_str()));
@@ -140,24 +142,25 @@ impl Gate {
         if pool.is_some_and(|pool| !token.is_for(pool)) {
             return Err(Refused::Pool);
         }
-        self.shares.begin(&token.busy).ok_or(Refused::TooMany)
+        self.fair_share.admit(&token.in_flight).ok_or(Refused::TooMany)
     }
 
-    /// Whether what was let through once would be let through now, but for its pace.
+    /// Returns whether a request admitted earlier would be admitted now, its limits aside.
     pub(crate) fn still_admits(&self, shown: &Shown) -> bool {
-        self.tokens().still_has(shown) && !shown.token.is_over(clock::wall_ms)
+        self.tokens().still_has(shown) && !shown.token.is_expired(clock::wall_ms)
     }
 
     fn tokens(&self) -> Arc<Tokens> {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes another text of the file, or keeps the tokens as they are and says why.
-    fn take(&self, text: Result<String, reload::Unread>) -> Result<usize, reload::Unread> {
+    /// Replaces the tokens by those of another text of the file, and returns their number. After an
+    /// error the tokens stay unchanged.
+    fn reload(&self, text: Result<String, TokenFileError>) -> Result<usize, TokenFileError> {
         let before = self.tokens();
         let parsed = text
-            .and_then(|text| Tokens::parse(&text, Some(&before)).map_err(reload::Unread::Content));
-        self.broken.store(parsed.is_err(), Ordering::Relaxed);
+            .and_then(|text| Tokens::parse(&text, Some(&before)).map_err(TokenFileError::Content));
+        self.is_broken.store(parsed.is_err(), Ordering::Relaxed);
         let parsed = parsed?;
         let count = parsed.len();
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(parsed);
@@ -165,10 +168,11 @@ impl Gate {
         Ok(count)
     }
 
-    /// How many tokens there are, how often the file was taken anew, and whether it is broken.
-    pub(crate) fn told(&self) -> (u64, u64, bool) {
-        let (reloads, broken) = (&self.reloads, &self.broken);
+    /// Returns the number of tokens, the number of reloads, and whether the current file is
+    /// invalid.
+    pub(crate) fn counters(&self) -> (u64, u64, bool) {
+        let (reloads, is_broken) = (&self.reloads, &self.is_broken);
         let count = self.tokens().len() as u64;
-        (count, reloads.load(Ordering::Relaxed), broken.load(Ordering::Relaxed))
+        (count, reloads.load(Ordering::Relaxed), is_broken.load(Ordering::Relaxed))
     }
 }

@@ -1,7 +1,7 @@
-//! The commands that call a server: over `keypeg-client` alone, as anybody else would.
+//! The commands that call a server. They use only `keypeg-client`, as any other client does.
 //!
-//! What was asked for goes to stdout, everything else to stderr; the exit code tells the kind of
-//! a failure, see [`exit`].
+//! Results go to stdout, everything else to stderr; the exit code gives the kind of a failure, see
+//! [`exit`].
 
 mod bench;
 mod exec;
@@ -10,200 +10,207 @@ mod output;
 
 pub use bench::BenchArgs;
 
-use crate::config::length_ms;
+use crate::config::duration_ms;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand, value_parser};
 use keypeg_client::{
     AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
     ReleaseRequest, RenewRequest, Seconds,
 };
-use output::{Output, Rows};
+use output::{OutputFormat, RowPrinter};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-/// The variable of an access token.
-const TOKEN: &str = "KEYPEG_TOKEN";
-/// The variable of a file that holds one.
-const TOKEN_FILE: &str = "KEYPEG_TOKEN_FILE";
+/// The variable that contains an access token.
+const TOKEN_VARIABLE: &str = "KEYPEG_TOKEN";
+/// The variable that names a file with an access token.
+const TOKEN_FILE_VARIABLE: &str = "KEYPEG_TOKEN_FILE";
+/// The largest file with an access token, in bytes.
 const TOKEN_FILE_MAX: u64 = 4_096;
-const READABLE_BY_ALL: u32 = 0o004;
+const WORLD_READABLE: u32 = 0o004;
 
-/// What can be asked of a running server.
+/// A command that calls a running server.
 #[derive(Debug, Subcommand)]
-pub enum Ask {
-    /// Makes keys
+pub enum ClientCommand {
+    /// Generate keys with random values
     Generate {
-        /// How many
-        #[arg(short = 'n', long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000))]
+        /// Number of keys
+        #[arg(short = 'n', long, default_value_t = 1)]
+        #[arg(value_parser = value_parser!(u32).range(1..=10_000))]
         count: u32,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Brings values in from a file, one a line
+    /// Import keys from a file, one value per line
     ///
-    /// The file is checked as a whole before anything is imported. It goes in parts of at most 10000
-    /// values, each all or nothing: when one fails, those before it stay, and the lines are told.
+    /// The whole file is checked before anything is imported. It is sent in batches of at most
+    /// 10000 values, each of which is imported completely or not at all. If a batch fails, the
+    /// batches before it stay imported, and the error names the lines.
     Import {
-        /// The file; - for stdin
+        /// Path of the file; - reads stdin
         #[arg(value_name = "FILE")]
         file: String,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Borrows a random free key; it comes back by itself, or by `release`
+    /// Acquire a random available key under a lease
+    ///
+    /// The lease ends when it expires, or by `keypeg release`.
     Acquire {
-        /// What lease is wanted.
+        /// The options of the lease.
         #[command(flatten)]
-        wanted: Wanted,
-        /// Where to ask, and how to tell.
+        lease: LeaseArgs,
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Gives a key back by its lease
+    /// Release a key by the id of its lease
     Release {
-        /// The lease's id
+        /// Id of the lease
         lease: String,
-        /// How long the key rests, such as 0s, 30s or 5m [default: as the pool says]
-        #[arg(long, value_name = "LENGTH", value_parser = rest_ms)]
+        /// Rest time of the key, such as 0s, 30s or 5m [default: the pool's]
+        #[arg(long, value_name = "DURATION", value_parser = rest_ms)]
         rest: Option<u64>,
-        /// Takes the key out of rotation until somebody unblocks it
+        /// Quarantine the key: it is not lent until `keypeg unblock` force-releases it
         #[arg(long)]
         quarantine: bool,
-        /// Why, for whoever looks at the key
+        /// Reason, shown with the key
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Gives a lease more time
+    /// Renew a lease for another TTL
     Renew {
-        /// The lease's id
+        /// Id of the lease
         lease: String,
-        /// How long from now, such as 500ms, 2s or 5m [default: the pool's]
-        #[arg(long, value_name = "LENGTH", value_parser = length_ms)]
+        /// Lease TTL from now, such as 500ms, 2s or 5m [default: the pool's]
+        #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
         ttl: Option<u64>,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Puts a key back, whoever holds it
+    /// Force-release a key: end its lease, rest or quarantine
     Unblock {
-        /// The key's id
+        /// Id of the key
         key: String,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Deletes a key in any state, for ever
+    /// Delete a key permanently, whatever its state
     Delete {
-        /// The key's id
+        /// Id of the key
         key: String,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Keeps keys alive
+    /// Send a keep-alive for keys, which postpones their purge
     Keepalive {
-        /// The keys' ids
+        /// Ids of the keys
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         keys: Vec<String>,
-        /// Every key of the pool
+        /// All keys of the pool
         #[arg(long)]
         all: bool,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Lists the pool's keys, without their values
+    /// List the keys of a pool, without their values
     List {
-        /// Only keys that are available, leased, resting or quarantined
+        /// State of the keys to list: available, leased, resting or quarantined
         #[arg(long, value_name = "STATE", value_parser = state)]
         state: Option<KeyState>,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Shows a key, or the pool
+    /// Show a key, or the pool
     Show {
-        /// The key's id; the pool when left out
+        /// Id of the key; if omitted, the pool is shown
         key: Option<String>,
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Lists the pools
+    /// List the pools
     Pools {
-        /// Where to ask, and how to tell.
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
+        server: ServerArgs,
     },
-    /// Runs a command with a key lent to it, and gives the key back at its end
+    /// Run a command with an acquired key, and release the key when the command exits
     ///
-    /// The command finds the key in `KEYPEG_KEY`, its id in `KEYPEG_KEY_ID` and the fencing token in
-    /// `KEYPEG_FENCING_TOKEN`. While it runs the lease is renewed and the key kept alive. Signals are
-    /// passed on, and so is its exit code.
+    /// The command finds the key in `KEYPEG_KEY`, its id in `KEYPEG_KEY_ID` and the fencing token
+    /// in `KEYPEG_FENCING_TOKEN`. While it runs, the lease is renewed and the key is kept alive; if
+    /// the lease ends, the command is terminated. Signals are forwarded to the command, and its
+    /// exit code is returned.
     Exec {
-        /// What lease is wanted.
+        /// The options of the lease.
         #[command(flatten)]
-        wanted: Wanted,
-        /// Where to ask, and how to tell.
+        lease: LeaseArgs,
+        /// The server, the token, the pool and the output format.
         #[command(flatten)]
-        to: To,
-        /// The command and its arguments
+        server: ServerArgs,
+        /// Command to run, with its arguments
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
-    /// Loads a server and tells what it did: requests a second, latencies, processor time, memory
+    /// Load-test a server and report throughput, latency, processor time and memory
     ///
-    /// Latencies are of whole requests over HTTP. With --rate they count from when a request was due,
-    /// so that a server that stalls cannot hide it.
+    /// Latencies are those of whole HTTP requests. With --rate they count from the time a request
+    /// was due, so that a stall of the server is measured in full.
     Bench(Box<BenchArgs>),
 }
 
-/// Where to ask, and how to tell.
+/// The server, the token, the pool and the output format.
 #[derive(Debug, Args)]
-pub struct To {
-    /// The server
+pub struct ServerArgs {
+    /// URL of the server
     #[arg(
-        long,
+        long = "server",
         env = "KEYPEG_SERVER",
         value_name = "URL",
         default_value = "http://127.0.0.1:8000"
     )]
-    server: String,
-    /// A file that holds an access token and nothing else [default: the variable `KEYPEG_TOKEN`]
-    #[arg(long, env = TOKEN_FILE, value_name = "FILE")]
+    url: String,
+    /// File that contains one access token and nothing else [default: the variable `KEYPEG_TOKEN`]
+    #[arg(long, env = TOKEN_FILE_VARIABLE, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The pool
+    /// Name of the pool
     #[arg(long, value_name = "NAME", default_value = "default")]
     pool: String,
-    /// For people or for programs
-    #[arg(long, value_enum, value_name = "FORM", default_value_t = Output::Table)]
-    output: Output,
+    /// Output format
+    #[arg(long = "output", value_name = "FORMAT")]
+    #[arg(value_enum, default_value_t = OutputFormat::Table)]
+    format: OutputFormat,
 }
 
-/// What lease is wanted.
+/// The options of a lease to acquire.
 #[derive(Debug, Args)]
-pub struct Wanted {
-    /// How long, such as 500ms, 2s or 5m [default: the pool's]
-    #[arg(long, value_name = "LENGTH", value_parser = length_ms)]
+pub struct LeaseArgs {
+    /// Lease TTL, such as 500ms, 2s or 5m [default: the pool's]
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     ttl: Option<u64>,
-    /// Who is to be shown as holding the key
+    /// Name of the holder, shown with the lease
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
-    /// How long to wait in line for a key, at most 5m [default: not at all; 5m when no length is said]
-    #[arg(long, value_name = "LENGTH", value_parser = length_ms)]
+    /// Time to wait for a key, at most 5m [default: no wait; 5m without a value]
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "5m")]
     wait: Option<u64>,
 }
 
-impl Wanted {
+impl LeaseArgs {
     fn request(self) -> AcquireRequest {
         AcquireRequest {
             ttl_seconds: self.ttl.map(Seconds::from_ms),
@@ -213,92 +220,109 @@ impl Wanted {
     }
 }
 
-impl Ask {
-    /// Asks, tells, and gives the code to exit with.
+impl ClientCommand {
+    /// Runs the command, prints its result, and returns the exit code.
     pub fn run(self) -> Result<u8, Failure> {
-        let failed = |error| Failure::new(exit::OS, format!("starting: {error}"));
+        let failed =
+            |error| Failure::new(exit::OS, format!("cannot start the client's runtime: {error}"));
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        runtime.block_on(self.ask())
+        runtime.block_on(self.call())
     }
 
-    async fn ask(self) -> Result<u8, Failure> {
+    async fn call(self) -> Result<u8, Failure> {
         match self {
-            Self::Generate { count, to } => {
+            Self::Generate { count, server } => {
                 let request = GenerateRequest { count: Some(count), ..GenerateRequest::default() };
-                let made = to.client()?.generate(&to.pool, &request).await?;
-                to.output.rows(&made, &made.keys, &["id", "key", "expires_at"])
+                let generated = server.client()?.generate(&server.pool, &request).await?;
+                let columns = ["id", "key", "expires_at"];
+                server.format.print_rows(&generated, &generated.keys, &columns)
             }
-            Self::Import { file, to } => {
-                import::run(&to.client()?, &to.pool, &file, to.output).await
+            Self::Import { file, server } => {
+                import::run(&server.client()?, &server.pool, &file, server.format).await
             }
-            Self::Acquire { wanted, to } => {
-                to.output.fields(&to.client()?.acquire(&to.pool, &wanted.request()).await?)
+            Self::Acquire { lease, server } => {
+                let grant = server.client()?.acquire(&server.pool, &lease.request()).await?;
+                server.format.print_fields(&grant)
             }
-            Self::Release { lease, rest, quarantine, reason, to } => {
+            Self::Release { lease, rest, quarantine, reason, server } => {
                 let rest_seconds = rest.map(Seconds::from_ms);
                 let quarantine = quarantine.then_some(true);
                 let request = ReleaseRequest { rest_seconds, quarantine, reason };
-                to.client()?.release_with(&to.pool, &lease, &request).await?;
+                server.client()?.release_with(&server.pool, &lease, &request).await?;
                 Ok(0)
             }
-            Self::Renew { lease, ttl, to } => {
+            Self::Renew { lease, ttl, server } => {
                 let request = RenewRequest { ttl_seconds: ttl.map(Seconds::from_ms) };
-                to.output.fields(&to.client()?.renew(&to.pool, &lease, &request).await?)
+                let renewed = server.client()?.renew(&server.pool, &lease, &request).await?;
+                server.format.print_fields(&renewed)
             }
-            Self::Unblock { key, to } => {
-                to.output.fields(&to.client()?.release_key(&to.pool, &key).await?)
+            Self::Unblock { key, server } => {
+                let released = server.client()?.release_key(&server.pool, &key).await?;
+                server.format.print_fields(&released)
             }
-            Self::Delete { key, to } => {
-                to.client()?.delete_key(&to.pool, &key).await?;
+            Self::Delete { key, server } => {
+                server.client()?.delete_key(&server.pool, &key).await?;
                 Ok(0)
             }
-            Self::Keepalive { keys, all, to } => {
+            Self::Keepalive { keys, all, server } => {
+                let named = keys.len();
                 let request =
                     KeepAliveRequest { ids: (!all).then_some(keys), all: all.then_some(true) };
-                let kept = to.client()?.keep_alive_many(&to.pool, &request).await?;
-                to.output.fields(&kept)?;
+                let kept = server.client()?.keep_alive_many(&server.pool, &request).await?;
+                server.format.print_fields(&kept)?;
                 if kept.missing.is_empty() {
                     return Ok(0);
                 }
-                let message = format!("{} of the keys are not there", kept.missing.len());
+                let message = format!(
+                    "{} of {named} named keys do not exist: the output lists them as \"missing\"",
+                    kept.missing.len()
+                );
                 Err(Failure::new(exit::NO_INPUT, message))
             }
-            Self::List { state, to } => list(&to, state).await,
-            Self::Show { key: Some(key), to } => {
-                to.output.fields(&to.client()?.key(&to.pool, &key).await?)
+            Self::List { state, server } => list(&server, state).await,
+            Self::Show { key: Some(key), server } => {
+                server.format.print_fields(&server.client()?.key(&server.pool, &key).await?)
             }
-            Self::Show { key: None, to } => to.output.fields(&to.client()?.pool(&to.pool).await?),
-            Self::Pools { to } => {
-                let pools = to.client()?.pools().await?;
+            Self::Show { key: None, server } => {
+                server.format.print_fields(&server.client()?.pool(&server.pool).await?)
+            }
+            Self::Pools { server } => {
+                let pools = server.client()?.pools().await?;
                 let columns =
                     ["pool", "available", "leased", "resting", "quarantined", "total", "waiting"];
-                to.output.rows(&pools, &pools, &columns)
+                server.format.print_rows(&pools, &pools, &columns)
             }
-            Self::Exec { wanted, to, command } => {
-                exec::run(&to.client()?, &to.pool, &wanted.request(), &command).await
+            Self::Exec { lease, server, command } => {
+                exec::run(&server.client()?, &server.pool, &lease.request(), &command).await
             }
             Self::Bench(args) => args.run().await,
         }
     }
 }
 
-impl To {
+impl ServerArgs {
     fn client(&self) -> Result<Client, Failure> {
-        let client = Client::new(&self.server)?;
+        let client = Client::new(&self.url)?;
         match self.token()? {
             None => Ok(client),
             Some(token) => Ok(client.with_token(token.trim())?),
         }
     }
 
-    /// The access token; never an argument, which everybody on the machine can see.
+    /// Reads the access token. It is never an argument: every user of the machine can see those.
     fn token(&self) -> Result<Option<String>, Failure> {
         let Some(path) = &self.token_file else {
-            let Some(token) = std::env::var_os(TOKEN) else { return Ok(None) };
+            let Some(token) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(None) };
             let text = token.into_string().ok().filter(|text| !text.trim().is_empty());
-            let wrong = || Failure::new(exit::USAGE, format!("{TOKEN} is set but is no token"));
-            return text.map(Some).ok_or_else(wrong);
+            let invalid = || {
+                let message = format!(
+                    "{TOKEN_VARIABLE} is set but does not contain a token: unset it, or set it to \
+                     an access token"
+                );
+                Failure::new(exit::USAGE, message)
+            };
+            return text.map(Some).ok_or_else(invalid);
         };
         let failed = |error: io::Error| {
             let codes = [
@@ -307,46 +331,54 @@ impl To {
             ];
             let known = codes.into_iter().find(|(kind, _)| *kind == error.kind());
             let code = known.map_or(exit::NO_INPUT, |(_, code)| code);
-            Failure::new(code, format!("reading the token in {}: {error}", path.display()))
+            Failure::new(
+                code,
+                format!("cannot read the access token file {}: {error}", path.display()),
+            )
         };
         let mut text = String::new();
         let file = File::open(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.permissions().mode();
         file.take(TOKEN_FILE_MAX + 1).read_to_string(&mut text).map_err(failed)?;
         if text.trim().is_empty() || text.len() as u64 > TOKEN_FILE_MAX {
-            let message = format!("{} does not hold an access token alone", path.display());
+            let path = path.display();
+            let message = format!(
+                "{path} must contain one access token and nothing else, \
+                 in at most {TOKEN_FILE_MAX} bytes"
+            );
             return Err(Failure::new(exit::USAGE, message));
         }
-        if mode & READABLE_BY_ALL != 0 {
-            // Not refused: that is how secrets are mounted into containers, where nobody else is.
+        if mode & WORLD_READABLE != 0 {
+            // Not refused: secrets are mounted into containers this way, and those have one user.
             let path = path.display();
-            let warning = "everybody on this machine can read this access token: chmod 0600";
+            let warning =
+                "every user of this machine can read this access token: run chmod 0600 on it";
             let _ = writeln!(io::stderr(), "keypeg: {path}: {warning}");
         }
         Ok(Some(text))
     }
 }
 
-async fn list(to: &To, state: Option<KeyState>) -> Result<u8, Failure> {
-    let client = to.client()?;
+async fn list(server: &ServerArgs, state: Option<KeyState>) -> Result<u8, Failure> {
+    let client = server.client()?;
     let columns = &["id", "state", "expires_at", "rests_until", "lease.holder", "reason"];
-    let mut rows = Rows::new(to.output, "keys", columns);
-    let mut pages = client.list(&to.pool, state);
+    let mut rows = RowPrinter::new(server.format, "keys", columns);
+    let mut pages = client.list(&server.pool, state);
     while let Some(keys) = pages.next().await? {
-        rows.tell(&keys)?;
+        rows.print(&keys)?;
     }
-    rows.end()
+    rows.finish()
 }
 
-/// Reads how long a key rests, which may be not at all.
+/// Parses a rest time, which may be zero.
 fn rest_ms(text: &str) -> Result<u64, String> {
-    if text == "0s" { Ok(0) } else { length_ms(text) }
+    if text == "0s" { Ok(0) } else { duration_ms(text) }
 }
 
-/// Reads a key's state by its word on the wire.
+/// Parses a key's state as it is written on the wire.
 fn state(word: &str) -> Result<KeyState, String> {
     let found = KeyState::ALL.into_iter().find(|state| state.as_str() == word);
-    found.ok_or_else(|| "it is available, leased, resting or quarantined".into())
+    found.ok_or_else(|| "use available, leased, resting or quarantined".into())
 }
 
 impl From<Error> for Failure {
@@ -357,12 +389,12 @@ impl From<Error> for Failure {
             Error::Unexpected { .. } => exit::PROTOCOL,
             Error::Unusable(_) => exit::USAGE,
         };
-        let word = error.problem().map(|problem| format!(" ({})", problem.code.as_str()));
-        Self::new(code, format!("{error}{}", word.unwrap_or_default()))
+        let suffix = error.problem().map(|problem| format!(" ({})", problem.code.as_str()));
+        Self::new(code, format!("{error}{}", suffix.unwrap_or_default()))
     }
 }
 
-/// By the status, so that a code that comes later has a place.
+/// Maps a problem to an exit code, mostly by its status, so that future codes are covered.
 fn exit_of(problem: &Problem) -> u8 {
     match problem.status {
         _ if problem.code == Code::NoKeyAvailable => exit::TEMPORARY,

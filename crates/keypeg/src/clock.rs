@@ -1,8 +1,9 @@
 //! The only file that reads time.
 //!
-//! Time since boot decides; wall time is shown. The wall time given is time since boot plus an
-//! offset that stays the same while the system's clock is merely slewed, so that instants shown in
-//! one run keep their exact distances; only a step of more than half a second is followed.
+//! Deadlines use time since boot; wall time is only displayed. The displayed wall time is time
+//! since boot plus an offset that stays constant while the system clock is slewed, so that
+//! timestamps of one run keep their exact distances. Only a step of more than half a second changes
+//! the offset.
 
 use crate::failure::{Failure, exit};
 use keypeg_engine::{Clock, ClockReading};
@@ -10,7 +11,7 @@ use rustix::time::ClockId;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// How far the system's wall clock may be from the one shown before it is followed.
+/// Difference between the system's wall clock and the displayed one above which the offset changes.
 const STEP_MIN_US: u64 = 500_000;
 
 /// The system's clocks.
@@ -20,32 +21,33 @@ pub struct SystemClock {
     wall: Wall,
 }
 
-/// Reads the clock that lengths of requests are measured with.
+/// Reads the monotonic clock that measures request durations.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
 pub(crate) fn stopwatch() -> Instant {
     Instant::now()
 }
 
-/// Reads the wall clock, for what is shown and for what somebody dated: milliseconds since 1970.
+/// Reads the wall clock, for display and for dated expiry: milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
 pub(crate) fn wall_ms() -> u64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How far wall time is ahead of time since boot, as it is shown.
+/// The offset from time since boot to displayed wall time.
 #[derive(Debug)]
 struct Wall {
     offset_us: u64,
 }
 
 impl SystemClock {
-    /// Finds out which boot this is.
+    /// Reads the boot id and the initial offset.
     pub fn new() -> Result<Self, Failure> {
         let text = std::fs::read_to_string(BOOT_ID)
-            .map_err(|error| Failure::new(exit::OS, format!("reading {BOOT_ID}: {error}")))?;
-        let boot_id = parse_boot_id(&text)
-            .ok_or_else(|| Failure::new(exit::OS, format!("{BOOT_ID} holds no boot id")))?;
+            .map_err(|error| Failure::new(exit::OS, format!("cannot read {BOOT_ID}: {error}")))?;
+        let boot_id = parse_boot_id(&text).ok_or_else(|| {
+            Failure::new(exit::OS, format!("{BOOT_ID} does not contain a boot id"))
+        })?;
         let (boot_us, wall_us) = read_us();
         Ok(Self { boot_id, wall: Wall { offset_us: wall_us.saturating_sub(boot_us) } })
     }
@@ -54,12 +56,16 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn read(&mut self) -> ClockReading {
         let (boot_us, wall_us) = read_us();
-        ClockReading { boot_us, boot_id: self.boot_id, wall_us: self.wall.shown(boot_us, wall_us) }
+        ClockReading {
+            boot_us,
+            boot_id: self.boot_id,
+            wall_us: self.wall.displayed_us(boot_us, wall_us),
+        }
     }
 }
 
 impl Wall {
-    fn shown(&mut self, boot_us: u64, wall_us: u64) -> u64 {
+    fn displayed_us(&mut self, boot_us: u64, wall_us: u64) -> u64 {
         let offset_us = wall_us.saturating_sub(boot_us);
         if offset_us.abs_diff(self.offset_us) > STEP_MIN_US {
             self.offset_us = offset_us;
@@ -73,7 +79,7 @@ fn read_us() -> (u64, u64) {
     let boot = rustix::time::clock_gettime(ClockId::Boottime);
     let boot_us = u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000
         + u64::try_from(boot.tv_nsec).unwrap_or(0) / 1_000;
-    // Through the C library, unlike the other: there a test can step it for this process alone.
+    // Through the C library, unlike boot time: a test can step it there for this process only.
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (boot_us, u64::try_from(wall.as_micros()).unwrap_or(u64::MAX))
 }
@@ -91,16 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shown_time_keeps_its_distances_until_the_clock_is_stepped() {
+    fn displayed_time_keeps_its_distances_until_the_clock_is_stepped() {
         let mut wall = Wall { offset_us: 1_000_000_000 };
-        for (boot_us, wall_us, shown) in [
+        for (boot_us, wall_us, displayed_us) in [
             (0, 1_000_000_000, 1_000_000_000),
             (7, 1_000_000_107, 1_000_000_007),
             (10, 1_000_500_010, 1_000_000_010),
             (20, 1_000_500_021, 1_000_500_021),
             (30, 999_000_000, 999_000_000),
         ] {
-            assert_eq!(wall.shown(boot_us, wall_us), shown, "at {boot_us}");
+            assert_eq!(wall.displayed_us(boot_us, wall_us), displayed_us, "at {boot_us}");
         }
     }
 
@@ -114,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_clock_runs() {
+    fn the_system_clock_does_not_go_back() {
         let mut clock = SystemClock::new().unwrap();
         let (first, second) = (clock.read(), clock.read());
         assert!(second.boot_us >= first.boot_us);

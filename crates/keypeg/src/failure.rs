@@ -1,37 +1,39 @@
-//! Why the program ends early, and the exit codes of sysexits.h it ends with.
+//! The error type of the program, and the exit codes of sysexits.h.
+//!
+//! Knows the engine's start errors; every other module builds its own [`Failure`].
 
 use keypeg_engine::StartError;
 use std::fmt;
 
-/// Exit codes, as sysexits.h has them.
+/// Exit codes, as defined by sysexits.h.
 pub mod exit {
-    /// The command line is wrong.
+    /// The command line is invalid.
     pub const USAGE: u8 = 64;
-    /// The data directory's content is damaged, or of a newer version.
+    /// The data directory is damaged or has a newer format, or the server refused the input.
     pub const DATA: u8 = 65;
-    /// A file that was named, or a data directory that must be there, is not.
+    /// A named file, a required data directory, or a named pool, key or lease does not exist.
     pub const NO_INPUT: u8 = 66;
-    /// Something needed is taken or unavailable: the address is in use.
+    /// The address is in use, or the server cannot be reached.
     pub const UNAVAILABLE: u8 = 69;
-    /// The server failed at the request.
+    /// The server failed while processing the request.
     pub const SOFTWARE: u8 = 70;
-    /// The operating system would not give what every program gets.
+    /// A call to the operating system failed.
     pub const OS: u8 = 71;
-    /// There is no room for more keys, pools or data.
+    /// A limit on keys, pools or disk space is reached, or a file cannot be created.
     pub const CANNOT_CREATE: u8 = 73;
-    /// The disk failed, or stdout.
+    /// ClockReading or writing failed, on disk or stdout.
     pub const IO: u8 = 74;
-    /// Try again later: another process has the data directory, or no key is free.
+    /// Retry later: another process uses the data directory, or no key is available.
     pub const TEMPORARY: u8 = 75;
-    /// What answered is no Keypeg.
+    /// The response is not from a Keypeg server.
     pub const PROTOCOL: u8 = 76;
-    /// Not permitted, such as a port below 1024.
+    /// Not permitted: a port below 1024, a file, or a missing or insufficient access token.
     pub const PERMISSION: u8 = 77;
-    /// The configuration is refused.
+    /// The configuration is invalid.
     pub const CONFIG: u8 = 78;
 }
 
-/// Why the program ends, for people, and what it exits with.
+/// The reason why the program ends, as a message for users, and its exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// One of [`exit`].
@@ -40,7 +42,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Makes one; the message says what to do where something can be done.
+    /// Creates a failure; the message names the next step where there is one.
     pub fn new(exit: u8, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }

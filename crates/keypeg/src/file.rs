@@ -1,9 +1,9 @@
-//! The configuration file: TOML whose keys are the long flags, with `_` for `-`.
+//! The configuration file: TOML whose keys are the long flags, with `_` in place of `-`.
 //!
-//! Every complaint names the file, the line, the key, its value and what it may be. A key that is
-//! not known is refused: it is a spelling mistake, not a wish.
+//! Every error names the file, the line, the key, its value and the allowed values. An unknown key
+//! is refused: in practice it is a spelling mistake.
 
-use crate::config::{length_ms, max_queued};
+use crate::config::{duration_ms, max_queued};
 use crate::failure::{Failure, exit};
 use serde::Deserialize;
 use std::fs;
@@ -13,10 +13,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::{Spanned, Value};
 
-/// The largest file, in bytes.
+/// The largest configuration file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// What the file says; what it leaves out is `None`.
+/// The options in the file; one that the file omits is `None`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct File {
     pub(crate) listen: Option<SocketAddr>,
@@ -34,9 +34,10 @@ pub(crate) struct File {
     pub(crate) insecure_listen: Option<bool>,
 }
 
+/// The file's values before they are checked, each with its position.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Given {
+struct RawFile {
     listen: Option<Spanned<Value>>,
     data: Option<Spanned<Value>>,
     existing: Option<Spanned<Value>>,
@@ -53,7 +54,7 @@ struct Given {
 }
 
 impl File {
-    /// Reads it from `path`.
+    /// Reads the file at `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let text = text(path).map_err(|error| {
             let code = [
@@ -65,34 +66,37 @@ impl File {
             .into_iter()
             .find(|(kind, _)| *kind == error.kind())
             .map_or(exit::IO, |(_, code)| code);
-            Failure::new(code, format!("reading {}: {error}", path.display()))
+            Failure::new(
+                code,
+                format!("cannot read the configuration file {}: {error}", path.display()),
+            )
         })?;
         Self::parse(&text)
-            .map_err(|wrong| Failure::new(exit::CONFIG, format!("{}{wrong}", path.display())))
+            .map_err(|error| Failure::new(exit::CONFIG, format!("{}{error}", path.display())))
     }
 
-    /// Reads it from its text; an error begins with where it is.
+    /// Parses the file's text; an error message begins with its line.
     fn parse(text: &str) -> Result<Self, String> {
-        let given: Given = toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(String::new(), |span| line(text, span.start));
-            format!("{at}: {}", error.message())
+        let raw: RawFile = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(String::new(), |span| line_at(text, span.start));
+            format!("{line}: {}", error.message())
         })?;
-        let read = Read { text };
+        let values = Values { text };
         Ok(Self {
-            listen: read.string("listen", given.listen, "ADDR:PORT", |s| s.parse().ok())?,
-            data: read.path("data", given.data)?,
-            existing: read.boolean("existing", given.existing)?,
-            ephemeral: read.boolean("ephemeral", given.ephemeral)?,
-            lease_ttl_ms: read.length("lease_ttl", given.lease_ttl)?,
-            keepalive_ttl_ms: read.length("keepalive_ttl", given.keepalive_ttl)?,
-            max_queued: read.queued("max_queued", given.max_queued)?,
-            tokens: read.path("tokens", given.tokens)?,
-            audit: read.path("audit", given.audit)?,
-            audit_mib: read.number("audit_mib", given.audit_mib, 1..=65_536)?,
-            audit_keep: read.number("audit_keep", given.audit_keep, 0..=1_000)?,
-            allow_hosts: read.value(
+            listen: values.string("listen", raw.listen, "ADDR:PORT", |s| s.parse().ok())?,
+            data: values.path("data", raw.data)?,
+            existing: values.boolean("existing", raw.existing)?,
+            ephemeral: values.boolean("ephemeral", raw.ephemeral)?,
+            lease_ttl_ms: values.duration_ms("lease_ttl", raw.lease_ttl)?,
+            keepalive_ttl_ms: values.duration_ms("keepalive_ttl", raw.keepalive_ttl)?,
+            max_queued: values.max_queued("max_queued", raw.max_queued)?,
+            tokens: values.path("tokens", raw.tokens)?,
+            audit: values.path("audit", raw.audit)?,
+            audit_mib: values.number("audit_mib", raw.audit_mib, 1..=65_536)?,
+            audit_keep: values.number("audit_keep", raw.audit_keep, 0..=1_000)?,
+            allow_hosts: values.value(
                 "allow_host",
-                given.allow_host,
+                raw.allow_host,
                 "an array of names",
                 |value| {
                     let names =
@@ -100,86 +104,86 @@ impl File {
                     names.collect()
                 },
             )?,
-            insecure_listen: read.boolean("insecure_listen", given.insecure_listen)?,
+            insecure_listen: values.boolean("insecure_listen", raw.insecure_listen)?,
         })
     }
 }
 
-/// Reads values out of a text, to which errors point.
-struct Read<'a> {
+/// Checks values; its errors name the value's line in `text`.
+struct Values<'a> {
     text: &'a str,
 }
 
-impl Read<'_> {
+impl Values<'_> {
     fn value<T>(
         &self,
         key: &str,
-        given: Option<Spanned<Value>>,
+        raw: Option<Spanned<Value>>,
         allowed: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
+        parse: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>, String> {
-        let Some(given) = given else { return Ok(None) };
-        let value = given.get_ref();
-        let at = line(self.text, given.span().start);
-        let wrong = || format!("{at}: {key} = {value}: it must be {allowed}");
-        read(value).map(Some).ok_or_else(wrong)
+        let Some(raw) = raw else { return Ok(None) };
+        let value = raw.get_ref();
+        let line = line_at(self.text, raw.span().start);
+        let error = || format!("{line}: {key} = {value} is not valid: it must be {allowed}");
+        parse(value).map(Some).ok_or_else(error)
     }
 
     fn string<T>(
         &self,
         key: &str,
-        given: Option<Spanned<Value>>,
+        raw: Option<Spanned<Value>>,
         allowed: &str,
-        read: impl FnOnce(&str) -> Option<T>,
+        parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, String> {
-        self.value(key, given, &format!("{allowed}, in quotes"), |value| read(value.as_str()?))
+        self.value(key, raw, &format!("{allowed}, in quotes"), |value| parse(value.as_str()?))
     }
 
-    fn path(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<PathBuf>, String> {
-        self.string(key, given, "a path", |text| (!text.is_empty()).then(|| text.into()))
+    fn path(&self, key: &str, raw: Option<Spanned<Value>>) -> Result<Option<PathBuf>, String> {
+        self.string(key, raw, "a path", |text| (!text.is_empty()).then(|| text.into()))
     }
 
     fn number(
         &self,
         key: &str,
-        given: Option<Spanned<Value>>,
+        raw: Option<Spanned<Value>>,
         range: RangeInclusive<u32>,
     ) -> Result<Option<u32>, String> {
-        let allowed = format!("{}..{}", range.start(), range.end());
-        self.value(key, given, &allowed, |value| {
+        let allowed = format!("{} to {}", range.start(), range.end());
+        self.value(key, raw, &allowed, |value| {
             u32::try_from(value.as_integer()?).ok().filter(|number| range.contains(number))
         })
     }
 
-    fn boolean(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<bool>, String> {
-        self.value(key, given, "true or false", Value::as_bool)
+    fn boolean(&self, key: &str, raw: Option<Spanned<Value>>) -> Result<Option<bool>, String> {
+        self.value(key, raw, "true or false", Value::as_bool)
     }
 
-    fn length(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<u64>, String> {
+    fn duration_ms(&self, key: &str, raw: Option<Spanned<Value>>) -> Result<Option<u64>, String> {
         let allowed = "1ms to 168h, such as 500ms, 2s, 5m or 1h";
-        self.string(key, given, allowed, |text| length_ms(text).ok())
+        self.string(key, raw, allowed, |text| duration_ms(text).ok())
     }
 
-    fn queued(&self, key: &str, given: Option<Spanned<Value>>) -> Result<Option<usize>, String> {
+    fn max_queued(&self, key: &str, raw: Option<Spanned<Value>>) -> Result<Option<usize>, String> {
         let text = |value: &Value| value.as_integer().map(|count| count.to_string());
-        self.value(key, given, "16 to 16384", |value| max_queued(&text(value)?).ok())
+        self.value(key, raw, "16 to 16384", |value| max_queued(&text(value)?).ok())
     }
 }
 
-/// Reads a text that is no larger than a configuration can be.
+/// Reads a file of at most `FILE_MAX` bytes.
 fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_MAX {
-        let message = format!("it is larger than {FILE_MAX} bytes");
+        let message = format!("the file is larger than {FILE_MAX} bytes");
         return Err(io::Error::new(ErrorKind::FileTooLarge, message));
     }
     Ok(text)
 }
 
-/// Names the line that a position is in.
-fn line(text: &str, at: usize) -> String {
-    format!(" line {}", text[..at].matches('\n').count() + 1)
+/// Returns ` line N` for the line at a byte offset, N from 1.
+fn line_at(text: &str, offset: usize) -> String {
+    format!(" line {}", text[..offset].matches('\n').count() + 1)
 }
 
 #[cfg(test)]
@@ -189,8 +193,9 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# all\nlisten = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
-                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\ninsecure_listen = false\n\
-                    tokens = 't'\naudit = 'a'\naudit_mib = 1\naudit_keep = 0\nallow_host = ['h']\n";
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\n\
+                    insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
+                    audit_keep = 0\nallow_host = ['h']\n";
         let file = File {
             max_queued: Some(64),
             listen: Some("[::1]:9".parse().unwrap()),
@@ -211,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_line_key_value_and_range() {
+    fn errors_name_line_key_value_and_range() {
         for (text, says) in [
             ("\nlease_ttl = \"soon\"", &["line 2", "lease_ttl", "\"soon\"", "1ms to 168h"][..]),
             ("lease_ttl = 5", &["line 1", "lease_ttl = 5", "in quotes"]),
             ("lease_ttl = \"169h\"", &["line 1", "\"169h\"", "1ms to 168h"]),
             ("ephemeral = \"yes\"", &["line 1", "ephemeral", "\"yes\"", "true or false"]),
-            ("audit_mib = 0", &["line 1", "audit_mib = 0", "1..65536"]),
+            ("audit_mib = 0", &["line 1", "audit_mib = 0", "1 to 65536"]),
             ("allow_host = \"a\"", &["line 1", "allow_host", "an array of names"]),
             ("data = \"\"", &["line 1", "data", "a path"]),
             ("\n\nlisten = \"8000\"", &["line 3", "listen", "\"8000\"", "ADDR:PORT"]),
@@ -226,9 +231,9 @@ mod tests {
             ("[server]\nlisten = 1", &["line 1", "server"]),
             ("listen = ", &["line 1"]),
         ] {
-            let wrong = File::parse(text).expect_err(text);
+            let error = File::parse(text).expect_err(text);
             for word in says {
-                assert!(wrong.contains(word), "{text:?}: {wrong}");
+                assert!(error.contains(word), "{text:?}: {error}");
             }
         }
     }

@@ -1,8 +1,8 @@
-//! The server as a library: `main.rs` is thin, and tests can start [`serve`] on a port of theirs.
+//! The server as a library: `main.rs` is thin, and tests can start [`serve`] on their own port.
 //!
-//! What the pools may do is keypeg-core's, what is durable is keypeg-engine's, how things look on
-//! the wire is keypeg-client's. Here is what is left: HTTP, configuration, the system's clock and
-//! random, signals.
+//! keypeg-core owns the rules of pools, keypeg-engine owns durability and keypeg-client owns the
+//! wire format. This crate owns the rest: HTTP, configuration, the system's clock and random
+//! source, signals.
 
 mod access;
 #[cfg(feature = "cli")]
@@ -17,14 +17,14 @@ mod panics;
 mod random;
 mod signals;
 
-pub use access::{Hosts, Mint};
+pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
-pub use cli::{Ask, BenchArgs, To, Wanted};
+pub use cli::{BenchArgs, ClientCommand, LeaseArgs, ServerArgs};
 pub use clock::SystemClock;
 pub use config::{Cli, Command, Config, ServeArgs};
 pub use failure::{Failure, exit};
-pub use panics::install as tell_panics;
-pub use random::SystemChance;
+pub use panics::install as install_panic_hook;
+pub use random::SystemRandom;
 pub use signals::stop_signal;
 
 use access::{Access, Audit, AuditWriter, Gate};
@@ -38,27 +38,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
-/// What a server that is ready has to say about itself.
+/// The state of a server at the moment it is ready; its `Display` is the ready line on stdout.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    /// Where it listens.
+    /// The address the server listens on.
     pub addr: SocketAddr,
-    /// What its start found.
+    /// The result of the recovery at the start.
     pub recovered: RecoveryReport,
-    /// Its directory; `None` for memory alone.
+    /// The data directory; `None` when all data is in memory.
     pub data: Option<PathBuf>,
 }
 
 /// Connections that may wait to be accepted, as far as the system allows. The standard library
-/// takes 128, and whoever comes as one more waits for a second before it is tried again.
+/// uses 128; a client that connects beyond the backlog waits a second before its next attempt.
 const BACKLOG: i32 = 4_096;
 
-/// Takes the address to listen on; connections wait until [`serve`].
+/// Binds the listen address; connections wait in the backlog until [`serve`].
 pub fn listen(config: &Config) -> Result<TcpListener, Failure> {
     let listener = bind(config)?;
-    // On a socket that listens this changes the bound alone.
-    rustix::net::listen(&listener, BACKLOG)
-        .map_err(|error| Failure::new(exit::OS, format!("listening: {error}")))?;
+    // On a socket that already listens, this changes only the backlog.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| {
+        Failure::new(exit::OS, format!("cannot set the listen backlog: {error}"))
+    })?;
     Ok(listener)
 }
 
@@ -67,20 +68,25 @@ fn bind(config: &Config) -> Result<TcpListener, Failure> {
         let listen = config.listen;
         let kind = error.kind();
         if kind == ErrorKind::AddrInUse {
-            let message =
-                format!("{listen} is in use by another process: stop it, or use another --listen");
+            let message = format!(
+                "{listen} is in use by another process: stop that process, or use another --listen"
+            );
             Failure::new(exit::UNAVAILABLE, message)
         } else if kind == ErrorKind::PermissionDenied {
-            let message = format!("not permitted to listen on {listen}: take a port above 1023");
+            let message = format!("not permitted to listen on {listen}: use a port above 1023");
             Failure::new(exit::PERMISSION, message)
         } else {
-            Failure::new(exit::UNAVAILABLE, format!("listening on {listen}: {error}"))
+            let message =
+                format!("cannot listen on {listen}: {error}: use an address of this machine");
+            Failure::new(exit::UNAVAILABLE, message)
         }
     })
 }
 
-/// Runs the server on `listener` until `stop` is ready and what was begun is answered. `ready` is
-/// called once, when the directory is recovered and before the first connection is taken.
+/// Runs the server on `listener` until `stop` is ready and the requests in progress are answered.
+///
+/// `ready` is called once, after the data directory is recovered and before the first connection
+/// is accepted.
 pub fn serve(
     config: &Config,
     listener: TcpListener,
@@ -100,27 +106,30 @@ pub fn serve(
         existing: config.existing,
     };
     let clock = Box::new(SystemClock::new()?);
-    let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemChance::new()))?;
+    let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemRandom::new()))?;
     for lane in &lanes {
         lane.set_capacity(config.max_queued);
     }
     if recovered.batches_cut > 0 {
-        tracing::info!("the last start ended in the middle of a batch, which nobody was told of");
-    }
-    if config.policy_asked && recovered.default_policy_kept.is_some() {
-        tracing::warn!(
-            "the default pool's stored policy stands: --lease-ttl and --keepalive-ttl are for a \
-             new directory; PUT /v1/pools/default changes it"
+        tracing::info!(
+            "discarded an incomplete, unacknowledged batch at the end of the journal: the last \
+             run ended while writing it"
         );
     }
-    let addr = listener
-        .local_addr()
-        .map_err(|error| Failure::new(exit::OS, format!("asking for the address: {error}")))?;
+    if config.policy_given && recovered.default_policy_kept.is_some() {
+        tracing::warn!(
+            "--lease-ttl and --keepalive-ttl are ignored: they apply to a new data directory, and \
+             the default pool keeps its stored policy; change it with PUT /v1/pools/default"
+        );
+    }
+    let addr = listener.local_addr().map_err(|error| {
+        Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
+    })?;
     let begun = http::Begun { recovered: recovered.clone(), access, meter: engine.metrics() };
     ready(&Ready { addr, recovered, data: config.data.clone() });
     let stop = async {
         stop.await;
-        // Nobody who waits for a key holds the stop up.
+        // Waiting acquires end now, so that they do not delay the stop.
         engine.cancel_waits();
     };
     let served = http::accept::run(listener, lanes, begun, stop);
@@ -129,14 +138,14 @@ pub fn serve(
         writer.end();
     }
     tracing::info!("stopped");
-    served.map_err(|error| Failure::new(exit::OS, format!("taking connections: {error}")))
+    served.map_err(|error| Failure::new(exit::OS, format!("cannot accept connections: {error}")))
 }
 
-/// Reads the tokens and opens the audit log, as far as they are configured.
+/// Reads the token file and opens the audit log, as far as they are configured.
 fn access(config: &Config) -> Result<(Access, Option<AuditWriter>), Failure> {
     let gate = config.tokens.clone().map(|path| {
         let opened = Gate::open(path.clone(), http::accept::connections_max());
-        opened.map(Arc::new).map_err(|unread| unread.failure(&path))
+        opened.map(Arc::new).map_err(|error| error.into_failure(&path))
     });
     let gate = gate.transpose()?;
     gate.as_ref().map_or(Ok(()), access::watch)?;
@@ -145,27 +154,27 @@ fn access(config: &Config) -> Result<(Access, Option<AuditWriter>), Failure> {
     Ok((Access { hosts: config.hosts.clone(), gate, audit }, writer))
 }
 
-/// What a start would make of a data directory.
+/// The result of [`check`]; its `Display` is the line that `keypeg check` prints.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub struct CheckReport {
     data: PathBuf,
     recovered: RecoveryReport,
 }
 
-/// Tells what a start would make of a data directory, and changes nothing in it.
-pub fn check(data: &Path) -> Result<Checked, Failure> {
-    let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemChance::new()));
+/// Reports what a start would recover from a data directory, and changes nothing in it.
+pub fn check(data: &Path) -> Result<CheckReport, Failure> {
+    let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
     let recovered = keypeg_engine::check(data, clock, random)?;
-    Ok(Checked { data: data.to_owned(), recovered })
+    Ok(CheckReport { data: data.to_owned(), recovered })
 }
 
-impl fmt::Display for Checked {
+impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RecoveryReport { keys, pools, leases, starts_before, batches_cut, .. } =
             &self.recovered;
         write!(
             f,
-            "{} is whole: {} in {}, {} running, {} so far",
+            "{} is intact: {} in {}, {} active, {} so far",
             self.data.display(),
             Count(*keys, "key"),
             Count(*pools, "pool"),
@@ -173,17 +182,21 @@ impl fmt::Display for Checked {
             Count(*starts_before, "start"),
         )?;
         if *batches_cut > 0 {
-            f.write_str("; a start would cut a tail that a crash tore and nobody was answered")?;
+            f.write_str("; a start would discard the journal's torn, unacknowledged tail")?;
         }
         Ok(())
     }
 }
 
-/// Sends the log to stderr, at the level `KEYPEG_LOG` names (`info` when it is not set).
+/// Sends the log to stderr, at the level that `KEYPEG_LOG` names (`info` when it is not set).
 pub fn log_to_stderr() -> Result<(), Failure> {
-    let wanted = std::env::var("KEYPEG_LOG").unwrap_or_else(|_| "info".into());
-    let filter = EnvFilter::builder().parse(&wanted).map_err(|error| {
-        Failure::new(exit::CONFIG, format!("KEYPEG_LOG={wanted:?} is no log level: {error}"))
+    let level = std::env::var("KEYPEG_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::builder().parse(&level).map_err(|error| {
+        let message = format!(
+            "KEYPEG_LOG={level:?} is not a log level ({error}): use error, warn, info, debug or \
+             trace"
+        );
+        Failure::new(exit::CONFIG, message)
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -198,7 +211,7 @@ impl fmt::Display for Ready {
         let RecoveryReport { keys, pools, leases, made, .. } = &self.recovered;
         write!(
             f,
-            "keypeg {} ready on http://{}: {} in {}, {} running",
+            "keypeg {} ready on http://{}: {} in {}, {} active",
             env!("CARGO_PKG_VERSION"),
             self.addr,
             Count(*keys, "key"),
@@ -206,13 +219,14 @@ impl fmt::Display for Ready {
             Count(*leases, "lease"),
         )?;
         match &self.data {
-            None => f.write_str(" (in memory alone)"),
-            Some(data) if *made => write!(f, " (made {})", data.display()),
+            None => f.write_str(" (in memory only)"),
+            Some(data) if *made => write!(f, " (created {})", data.display()),
             Some(data) => write!(f, " (recovered from {})", data.display()),
         }
     }
 }
 
+/// A number and the singular noun it counts.
 struct Count(u64, &'static str);
 
 impl fmt::Display for Count {
@@ -229,22 +243,22 @@ mod tests {
     use std::net::TcpStream;
     use std::time::Duration;
 
-    /// 10 000 connections once took a minute to open: each 129th that came before it could be
-    /// accepted was dropped by the kernel, and its client tried again after a second.
+    /// With a backlog of 128, 10 000 connections took a minute to open: the kernel dropped each
+    /// connection beyond the backlog, and its client tried again after a second.
     #[test]
     fn hundreds_of_connections_may_wait_to_be_accepted() {
         let cli = Cli::try_parse_from(["keypeg", "serve", "--listen", "127.0.0.1:0"]).unwrap();
-        let Command::Serve(args) = cli.command else { panic!("serve was asked for") };
+        let Command::Serve(args) = cli.command else { panic!("the command is serve") };
         let listener = listen(&Config::new(*args).unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
-        let patience = Duration::from_secs(10);
-        let waiting = (0..500).map(|_| TcpStream::connect_timeout(&addr, patience));
+        let connect_timeout = Duration::from_secs(10);
+        let waiting = (0..500).map(|_| TcpStream::connect_timeout(&addr, connect_timeout));
         let waiting: Result<Vec<_>, _> = waiting.collect();
         assert!(waiting.is_ok(), "{waiting:?}");
     }
 
     #[test]
-    fn the_ready_line_counts_in_words() {
+    fn the_ready_line_has_singular_and_plural_counts() {
         let ready = |keys, made, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
             recovered: RecoveryReport {
@@ -260,10 +274,10 @@ mod tests {
         for (ready, rest) in [
             (
                 ready(3, false, Some("./keypeg-data")),
-                "3 keys in 1 pool, 1 lease running (recovered from ./keypeg-data)",
+                "3 keys in 1 pool, 1 lease active (recovered from ./keypeg-data)",
             ),
-            (ready(1, true, Some("d")), "1 key in 1 pool, 1 lease running (made d)"),
-            (ready(0, true, None), "0 keys in 1 pool, 1 lease running (in memory alone)"),
+            (ready(1, true, Some("d")), "1 key in 1 pool, 1 lease active (created d)"),
+            (ready(0, true, None), "0 keys in 1 pool, 1 lease active (in memory only)"),
         ] {
             assert_eq!(ready.to_string(), format!("{start} {rest}"));
         }

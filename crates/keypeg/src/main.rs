@@ -1,6 +1,6 @@
-//! The binary: parses the command line, runs the command, says why it ended.
+//! The binary: parses the command line, runs the command, and reports why it ended.
 //!
-//! Everything else is the library's. Exit codes are those of sysexits.h.
+//! Everything else is in the library. Exit codes are those of sysexits.h.
 
 use clap::error::ErrorKind;
 use keypeg::{Cli, Command, Config, Failure, exit};
@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keypeg::tell_panics();
+    keypeg::install_panic_hook();
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            // Nobody left to tell when stderr is closed.
+            // With stderr closed there is no other place to report to.
             let _ = writeln!(std::io::stderr(), "keypeg: {failure}");
             ExitCode::from(failure.exit)
         }
@@ -24,24 +24,25 @@ fn run() -> Result<u8, Failure> {
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let is_requested =
+                matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let _ = error.print();
-            std::process::exit(if asked { 0 } else { exit::USAGE.into() });
+            std::process::exit(if is_requested { 0 } else { exit::USAGE.into() });
         }
     };
     match cli.command {
         Command::Serve(args) => serve(&Config::new(*args)?).map(|()| 0),
         Command::Check(args) => check(&args.data).map(|()| 0),
-        Command::Token(mint) => mint.run().map(|()| 0),
+        Command::Token(command) => command.run().map(|()| 0),
         #[cfg(feature = "cli")]
-        Command::Ask(ask) => ask.run(),
+        Command::Client(command) => command.run(),
     }
 }
 
 fn check(data: &Path) -> Result<(), Failure> {
-    let found = keypeg::check(data)?;
-    // A closed stdout is no reason to fail: the exit code tells too.
-    let _ = writeln!(std::io::stdout(), "{found}");
+    let report = keypeg::check(data)?;
+    // A closed stdout is not a failure: the exit code carries the result too.
+    let _ = writeln!(std::io::stdout(), "{report}");
     Ok(())
 }
 
@@ -51,7 +52,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
     let listener = keypeg::listen(config)?;
     keypeg::serve(config, listener, stop, |ready| {
         let mut out = std::io::stdout().lock();
-        // A closed stdout is no reason not to serve.
+        // The server runs even when stdout is closed.
         let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
     })
 }

@@ -1,28 +1,27 @@
-//! How many keys this machine's memory can hold, the default bound; and keeping it private.
+//! The limit on keys that follows from this machine's memory, and protection of that memory.
 //!
-//! Half of what the machine, or the control group this process is in, may use, at a measured
-//! upper bound of bytes a key.
+//! The limit is half of the memory of the machine or of this process's control group, divided by a
+//! measured upper bound of bytes per key.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use std::fs;
 
-/// Resident bytes a key may take, all included.
+/// Resident bytes per key, all structures included: a measured upper bound.
 const BYTES_PER_KEY: u64 = 100;
-/// The bound when the system does not say how much memory there is.
+/// The memory size assumed when the system does not report one.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 
-/// Keeps what is in memory, keys and tokens, out of core dumps and away from debuggers of the same
-/// user.
+/// Keeps keys and tokens in memory out of core dumps and away from debuggers of the same user.
 pub(crate) fn keep_private() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none);
     let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     if let Err(error) = limited.and(hidden) {
-        tracing::warn!(%error, "core dumps could not be turned off");
+        tracing::warn!(%error, "cannot disable core dumps: they can contain keys and tokens");
     }
 }
 
-/// Tells the most keys to keep.
+/// Returns the maximum number of keys to store.
 pub(crate) fn max_keys() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
     let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_limit(&text));
@@ -36,7 +35,8 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// The lowest limit from this process's group up to the root; a container sees its own as root.
+/// Returns the lowest limit from this process's control group up to the root; a container sees its
+/// own group as the root.
 fn group_limit(cgroup: &str) -> Option<u64> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
     std::path::Path::new(path)
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_as_the_kernel_writes_it() {
+    fn kernel_memory_files_are_parsed() {
         let meminfo = "MemTotal:       16314540 kB\nMemFree:         1017864 kB\n";
         assert_eq!(mem_total(meminfo), Some(16_314_540 * 1024));
         assert_eq!(mem_total("MemFree: 1 kB\n"), None);

@@ -1,42 +1,42 @@
-//! The only file that draws random.
+//! The only file that reads random numbers.
 //!
-//! Picks come from a fast generator that the operating system seeds; secrets are the operating
-//! system's own random bytes, fetched a page at a time. Without them there is no key worth making,
-//! so the process ends.
+//! Random picks come from a fast generator that the operating system seeds; secrets are random
+//! bytes of the operating system, read a page at a time. Without them no key would be secret, so
+//! the process aborts.
 
 use keypeg_engine::RandomSource;
 use rand::RngExt;
 
-/// Random bytes fetched from the operating system at once.
+/// Random bytes read from the operating system at once.
 const PAGE: usize = 4096;
 
-/// RandomSource from the operating system.
-pub struct SystemChance {
+/// The random source of the operating system.
+pub struct SystemRandom {
     page: Box<[u8; PAGE]>,
     used: usize,
 }
 
-impl SystemChance {
-    /// Makes a source; nothing is drawn yet.
+impl SystemRandom {
+    /// Creates a source; reads nothing yet.
     pub fn new() -> Self {
         Self { page: Box::new([0; PAGE]), used: PAGE }
     }
 }
 
-impl Default for SystemChance {
+impl Default for SystemRandom {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl std::fmt::Debug for SystemChance {
+impl std::fmt::Debug for SystemRandom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SystemChance(…)")
+        f.write_str("SystemRandom(…)")
     }
 }
 
-impl RandomSource for SystemChance {
-    #[expect(clippy::disallowed_methods, reason = "the one place that draws")]
+impl RandomSource for SystemRandom {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads random numbers")]
     fn below(&mut self, bound: u32) -> u32 {
         rand::rng().random_range(0..bound)
     }
@@ -49,20 +49,20 @@ impl RandomSource for SystemChance {
             }
             let len = bytes.len().min(PAGE - self.used);
             let (now, later) = bytes.split_at_mut(len);
-            let drawn = &mut self.page[self.used..self.used + len];
-            now.copy_from_slice(drawn);
-            // What became a secret stays in no second place.
-            drawn.fill(0);
+            let bytes_of_page = &mut self.page[self.used..self.used + len];
+            now.copy_from_slice(bytes_of_page);
+            // A secret must not remain in a second place.
+            bytes_of_page.fill(0);
             self.used += len;
             bytes = later;
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that draws")]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads random numbers")]
 fn fetch(page: &mut [u8]) {
     if let Err(error) = getrandom::fill(page) {
-        tracing::error!(%error, "the operating system gives no random bytes: no key can be made");
+        tracing::error!(%error, "cannot read random bytes from the operating system: aborting");
         std::process::abort();
     }
 }
@@ -72,8 +72,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_drawn_once_over_the_ends_of_pages() {
-        let mut random = SystemChance::new();
+    fn bytes_are_used_once_across_page_ends() {
+        let mut random = SystemRandom::new();
         let mut seen = std::collections::HashSet::new();
         for _ in 0..3 * PAGE / 20 {
             let mut secret = [0; 20];
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_pick_is_below_its_bound() {
-        let mut random = SystemChance::new();
+        let mut random = SystemRandom::new();
         let mut seen = [0; 3];
         for _ in 0..300 {
             seen[random.below(3) as usize] += 1;

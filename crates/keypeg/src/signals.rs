@@ -1,16 +1,16 @@
-//! SIGTERM and SIGINT: the first asks the server to stop, the second ends the process at once.
+//! SIGTERM and SIGINT: the first signal stops the server, the second ends the process at once.
 //!
-//! They are listened to on a thread of their own, so that the second is heard whatever the others
-//! are busy with.
+//! A dedicated thread receives them, so that the second signal works even if all other threads are
+//! busy.
 
 use crate::failure::{Failure, exit};
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Begins to listen; the future is ready at the first signal.
+/// Installs the signal handlers; the future is ready at the first signal.
 pub fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let failed = |error| Failure::new(exit::OS, format!("listening to signals: {error}"));
+    let failed = |error| Failure::new(exit::OS, format!("cannot install signal handlers: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
     let signals = runtime.block_on(async { Signals::new() }).map_err(failed)?;
@@ -20,7 +20,7 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
         .spawn(move || runtime.block_on(watch(signals, stop)))
         .map_err(failed)?;
     Ok(async {
-        // A watcher that is gone cannot tell of a signal: then there is none to wait for.
+        // If the watching thread has ended, no signal can arrive: the future stays pending.
         if stopped.await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -37,7 +37,7 @@ impl Signals {
         Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next; tells what a shell would show for a process that it killed.
+    /// Waits for the next signal; returns the exit code a shell reports for a process it killed.
     async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.term.recv() => 128 + 15,
@@ -48,10 +48,10 @@ impl Signals {
 
 async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
     signals.next().await;
-    tracing::info!("stopping: no new connections, and what was begun is answered");
-    // Nobody waits when the server has ended by itself.
+    tracing::info!("stopping: new connections are refused, requests in progress are answered");
+    // The receiver is dropped if the server has already ended by itself.
     let _ = stop.send(());
     let code = signals.next().await;
-    tracing::warn!("a second signal: ending at once");
+    tracing::warn!("received a second signal: exiting at once");
     std::process::exit(code);
 }

@@ -101,7 +101,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         server.client().ask("GET /v1/pools/default").is(200, &policy);
     };
     let server = Server::given(&named, &[]);
-    assert!(server.ready().ends_with("(in memory alone)"), "{}", server.ready());
+    assert!(server.ready().ends_with("(in memory only)"), "{}", server.ready());
     lease(&server, 7);
     lease(&Server::given(&named, &[("KEYPEG_LEASE_TTL", "8s")]), 8);
     let both = [&named[..], &["--lease-ttl", "6s"]].concat();
@@ -109,7 +109,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let data = dir.path().join("data");
     let on = [("KEYPEG_EPHEMERAL", "false"), ("KEYPEG_DATA", data.to_str().unwrap())];
     let server = Server::given(&named, &on);
-    assert!(server.ready().contains("(made "), "{}", server.ready());
+    assert!(server.ready().contains("(created "), "{}", server.ready());
     check(&named, &[], 78, "0.0.0.0:1");
     check(&[], &[("KEYPEG_CONFIG", named[1]), ("KEYPEG_LISTEN", "[::]:0")], 78, "[::]:0");
 }
@@ -120,9 +120,17 @@ fn a_file_that_is_wrong_or_missing_is_told() {
     let file = dir.path().join("keypeg.toml");
     let path = file.to_str().unwrap();
     check(&["--config", path], &[], 66, path);
-    check(&["--config", dir.path().to_str().unwrap()], &[], 74, "reading");
+    check(
+        &["--config", dir.path().to_str().unwrap()],
+        &[],
+        74,
+        "cannot read the configuration file",
+    );
     for (text, says) in [
-        ("\nlease_ttl = \"soon\"\n", "keypeg.toml line 2: lease_ttl = \"soon\": it must be 1ms to"),
+        (
+            "\nlease_ttl = \"soon\"\n",
+            "keypeg.toml line 2: lease_ttl = \"soon\" is not valid: it must be 1ms to",
+        ),
         ("colour = 1\n", "keypeg.toml line 1: unknown field `colour`"),
         ("listen = [\n", "keypeg.toml line 1"),
     ] {

@@ -75,7 +75,7 @@ fn each_command_does_what_it_says() {
     assert_eq!(kept, json!({ "kept": 1, "missing": [] }));
     assert_eq!(told(&server, &["keepalive", "--all", "--pool", "ci"])["kept"], 2);
     check(tool(&server, &["delete", key, "--pool", "ci"]), 0, "");
-    check(tool(&server, &["keepalive", key, "--pool", "ci"]), 66, "1 of the keys are not there");
+    check(tool(&server, &["keepalive", key, "--pool", "ci"]), 66, "1 of 1 named keys do not exist");
     assert_eq!(told(&server, &[&["show"][..], &ci].concat())["total"], 1);
     assert_eq!(told(&server, &["pools"]).as_array().unwrap().len(), 2);
     let table = said(&check(tool(&server, &["pools"]), 0, "").stdout);
@@ -141,10 +141,10 @@ fn a_command_shows_the_token_it_is_given() {
     let output = check(both, 77, "(unauthorized)");
     assert!(!said(&output.stderr).contains("kpt_"), "a token is shown nowhere");
     for (text, says) in [
-        ("", "does not hold an access token alone"),
-        (" \n", "does not hold an access token alone"),
+        ("", "must contain one access token and nothing else"),
+        (" \n", "must contain one access token and nothing else"),
         (&*format!("{right}\n{other}\n"), "visible characters"),
-        (&"x".repeat(5_000), "does not hold an access token alone"),
+        (&"x".repeat(5_000), "must contain one access token and nothing else"),
     ] {
         keep(text, 0o600);
         let output = check(tool(&server, &named), 64, says);
@@ -153,9 +153,9 @@ fn a_command_shows_the_token_it_is_given() {
     keep(&right, 0o640);
     assert_eq!(said(&check(tool(&server, &named), 0, "").stderr), "");
     keep(&right, 0o644);
-    check(tool(&server, &named), 0, "everybody on this machine can read this access token");
+    check(tool(&server, &named), 0, "every user of this machine can read this access token");
     std::fs::remove_file(&file).unwrap();
-    check(tool(&server, &named), 66, "reading the token in");
+    check(tool(&server, &named), 66, "cannot read the access token file");
 }
 
 #[test]
@@ -316,12 +316,12 @@ fn exec_ends_a_command_with_its_lease_whatever_the_command_thinks_of_it() {
     let server = Server::in_memory(&["--lease-ttl", "300ms"]);
     told(&server, &["generate"]);
     let polite = ["exec", "--", "/bin/sleep", "100"];
-    check(tool(&server, &polite), 75, "the lease is over");
+    check(tool(&server, &polite), 75, "the lease has ended");
     let stubborn = ["exec", "--", "/bin/sh", "-c", "trap '' TERM; while :; do /bin/sleep 1; done"];
     let started = now();
     eventually("a key", || {
         let output = tool(&server, &stubborn).output().unwrap();
-        (said(&output.stderr).contains("the lease is over")).then_some(())
+        (said(&output.stderr).contains("the lease has ended")).then_some(())
     });
     assert!(started.elapsed() >= Duration::from_secs(5), "{:?}", started.elapsed());
 }

@@ -9,7 +9,7 @@ fn keys_leases_holders_and_tokens_survive_sigkill() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     assert!(
-        server.ready().contains("0 keys in 1 pool, 0 leases running (made "),
+        server.ready().contains("0 keys in 1 pool, 0 leases active (created "),
         "{}",
         server.ready()
     );
@@ -34,7 +34,7 @@ fn keys_leases_holders_and_tokens_survive_sigkill() {
     server.kill();
     let server = Server::on(&dir, &[]);
     assert!(
-        server.ready().contains("2 keys in 2 pools, 1 lease running (recovered from "),
+        server.ready().contains("2 keys in 2 pools, 1 lease active (recovered from "),
         "{}",
         server.ready()
     );
@@ -139,7 +139,7 @@ fn a_stored_policy_stands() {
 #[test]
 fn a_server_in_memory_forgets() {
     let mut server = Server::in_memory(&[]);
-    assert!(server.ready().ends_with("(in memory alone)"), "{}", server.ready());
+    assert!(server.ready().ends_with("(in memory only)"), "{}", server.ready());
     server.client().ask("POST /v1/pools/default/keys").is(201, &json!({}));
     assert_eq!(server.terminate().code(), Some(0));
     let server = Server::in_memory(&[]);

@@ -28,19 +28,19 @@ fn a_file_that_others_can_write_is_refused() {
     let (path, dir) = (tokens.path(), TempDir::new());
     for mode in [0o620, 0o602, 0o666] {
         chmod(&path, mode);
-        refused(&path, 78, "others can write it: chmod 0600");
+        refused(&path, 78, "other users can write this file: run chmod 0600");
     }
     chmod(&path, 0o600);
     let link = dir.path().join("link");
     symlink(&path, &link).unwrap();
     for directory in [path.parent().unwrap(), dir.path()] {
         chmod(directory, 0o777);
-        refused(&link, 78, "others can write in");
+        refused(&link, 78, "other users can replace this file");
         // As /tmp is: nobody puts a file in another's place.
         chmod(directory, 0o1777);
     }
     drop(Server::in_memory(&["--tokens", link.to_str().unwrap()]));
-    refused(dir.path(), 78, "it is no file");
+    refused(dir.path(), 78, "not a regular file");
     refused(&dir.path().join("none"), 66, "none");
 }
 
@@ -53,7 +53,7 @@ fn a_file_is_not_made_where_others_could_replace_it() {
     let args = ["token", "new", "--name", "ci", "--pool", "*", "--scope", "read", "--tokens"];
     let (code, said) = exit_of(Command::new(binary()).args(args).arg(&path).env_clear());
     assert_eq!(code, 78, "{said}");
-    assert!(said.contains("others can write in") && !path.exists(), "{said}");
+    assert!(said.contains("other users can replace this file") && !path.exists(), "{said}");
     // One that was there before stays.
     std::fs::write(&path, "").unwrap();
     let (code, _) = exit_of(Command::new(binary()).args(args).arg(&path).env_clear());
@@ -71,7 +71,7 @@ fn a_file_that_others_can_write_changes_nothing() {
     chmod(&tokens.path(), 0o620);
     let after = tokens.add_unchecked("after", &["admin"]);
     kill_process(server.pid(), Signal::HUP).unwrap();
-    eventually("told", || said().contains("others can write it").then_some(()));
+    eventually("told", || said().contains("other users can write this file").then_some(()));
     assert_eq!(server.client().with(&after, "GET /v1/pools").status, 401);
     assert_eq!(server.client().with(&before, "GET /v1/pools").status, 200);
     let metrics = server.client().with(&before, "GET /metrics").body;
@@ -92,13 +92,14 @@ fn a_file_that_all_can_read_is_told() {
     let server = Server::logged(keypeg(&["--ephemeral"]).args(tokens.args()), &log);
     let told = || {
         let said = std::fs::read_to_string(&log).unwrap();
-        said.matches("everybody on this machine can read their names").count()
+        said.matches("every user of this machine can read the names").count()
     };
     let reload = || {
-        let read = || std::fs::read_to_string(&log).unwrap().matches("read anew").count();
+        let read =
+            || std::fs::read_to_string(&log).unwrap().matches("reloaded the access tokens").count();
         let before = read();
         kill_process(server.pid(), Signal::HUP).unwrap();
-        eventually("read anew", || (read() > before).then_some(()));
+        eventually("reloaded", || (read() > before).then_some(()));
     };
     reload();
     assert_eq!(told(), 0, "a group is who it is for");

@@ -1,8 +1,8 @@
-//! The audit log: a line of JSON for each change that was asked for, by whom, and what came of it.
+//! The audit log: one line of JSON per requested change, with the caller and the outcome.
 //!
-//! A line has its place before the change is made: where none is free, or the file cannot be
-//! written, changes are refused, so that none is made that could not be told. Lines are written by a
-//! thread of their own, off every request's way. No line has a key's value, a lease's id or a token.
+//! A change reserves its place in the queue of lines before it is made. With a full queue or a file
+//! that cannot be written, changes are refused, so that no change lacks its line. A dedicated
+//! thread writes the lines. No line contains a key's value, a lease id or a token.
 
 use crate::clock;
 use crate::failure::{Failure, exit};
@@ -21,74 +21,75 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
-/// Lines that may wait to be written; more than there can be requests, so that those who wait in
-/// line for a key leave room.
+/// Lines that may wait to be written. More than the limit on requests, so that acquires in a wait
+/// queue, which reserve a place each, leave enough for others.
 const QUEUE_MAX: usize = 16_384;
-/// Keys that one line names; how many there were it tells in any case.
+/// Key ids in one line; the number of keys is always exact.
 const KEYS_MAX: usize = 100;
-/// Bytes written at once.
+/// Bytes per write, about.
 const WRITE_MAX: usize = 64 << 10;
-/// How long a file that cannot be written is let be.
+/// Pause before the next attempt after a failed write.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Where the log is, and how much of it is kept.
+/// The path of the log, and how much of it to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) path: PathBuf,
-    /// Bytes after which another file is begun.
+    /// Size in bytes above which the file is rotated.
     pub(crate) file_max: u64,
-    /// Older files that are kept.
+    /// Number of rotated files to keep.
     pub(crate) keep: u32,
 }
 
-/// The log as requests see it.
+/// The audit log as requests use it.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    lines: mpsc::Sender<Told>,
+    lines: mpsc::Sender<Message>,
     state: Arc<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    failing: AtomicBool,
-    stopping: AtomicBool,
+    is_failing: AtomicBool,
+    is_stopping: AtomicBool,
     written: AtomicU64,
     refused: AtomicU64,
 }
 
+/// A message to the writing thread.
 #[derive(Debug)]
-enum Told {
+enum Message {
     Line(Box<Line>),
-    Over,
+    Stop,
 }
 
-/// What came of it.
+/// The outcome of a requested change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
-    /// It was done.
+    /// The change was made.
     Applied,
-    /// It was not.
+    /// The change was not made.
     Refused,
-    /// Nobody was left to be answered, or the server failed at it.
+    /// The client disconnected before the answer, or the server failed.
     #[default]
     Unknown,
 }
 
-/// One line.
+/// One line of the log; the field names are part of its format.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Line {
     at: String,
     pub(crate) request_id: String,
-    /// The token's name; null where none is configured or none was right.
-    #[serde(serialize_with = "words")]
+    /// The token's name; null without configured tokens or a valid token.
+    #[serde(serialize_with = "serialize_name")]
     pub(crate) token: Option<Arc<str>>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) operation: &'static str,
     pub(crate) pool: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     key_ids: Vec<String>,
-    /// How many keys it was about, where it was about keys.
+    /// The number of keys, for an operation on keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,31 +99,34 @@ pub(crate) struct Line {
     code: Option<&'static str>,
 }
 
-#[expect(clippy::ref_option, reason = "what serde calls it with")]
-fn words<S: serde::Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
-    text.as_deref().serialize(to)
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn serialize_name<S: serde::Serializer>(name: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+    name.as_deref().serialize(to)
 }
 
 impl Line {
+    /// Sets the pool, if the name is valid.
     pub(crate) fn pool(&mut self, name: &str) {
         self.pool = PoolName::parse(name).map(|name| name.as_str().into());
     }
 
+    /// Sets the number of keys and the first `KEYS_MAX` ids.
     pub(crate) fn keys(&mut self, ids: impl ExactSizeIterator<Item = KeyId>) {
         self.keys = Some(ids.len());
         self.key_ids = ids.take(KEYS_MAX).map(|id| id.to_string()).collect();
     }
 }
 
-/// A line's place in the log. Dropped unfinished it tells that the outcome is not known.
+/// A line with its reserved place in the queue. Dropped before [`Entry::end`] it is written with
+/// the outcome `unknown`.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) line: Line,
-    place: Option<OwnedPermit<Told>>,
+    permit: Option<OwnedPermit<Message>>,
 }
 
 impl Entry {
-    /// Tells what came of it.
+    /// Sets the outcome and queues the line.
     pub(crate) fn end(mut self, outcome: Outcome, status: u16, code: Option<&'static str>) {
         (self.line.outcome, self.line.status, self.line.code) = (outcome, Some(status), code);
     }
@@ -130,117 +134,129 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
+        let Some(permit) = self.permit.take() else { return };
         let mut line = std::mem::take(&mut self.line);
         line.at = UnixMs(clock::wall_ms()).to_string();
-        place.send(Told::Line(Box::new(line)));
+        permit.send(Message::Line(Box::new(line)));
     }
 }
 
 impl Audit {
-    /// Opens the log and starts the thread that writes it.
+    /// Opens the log file and starts the writing thread.
     pub(crate) fn open(settings: Settings) -> Result<(Self, Writer), Failure> {
         let failed = |error: io::Error| {
-            let denied = error.kind() == io::ErrorKind::PermissionDenied;
-            let code = if denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
+            let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+            let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
             let path = settings.path.display();
-            Failure::new(code, format!("opening the audit log {path}: {error}"))
+            Failure::new(code, format!("cannot open the audit log {path}: {error}"))
         };
         let log = Log::open(&settings).map_err(failed)?;
-        let (lines, told) = mpsc::channel(QUEUE_MAX);
+        let (lines, messages) = mpsc::channel(QUEUE_MAX);
         let state = Arc::<State>::default();
         let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new()
             .name("keypeg-audit".into())
-            .spawn(move || write(told, log, &settings, &shared))
-            .map_err(|error| Failure::new(exit::OS, format!("starting the audit log: {error}")))?;
+            .spawn(move || run_writer(messages, log, &settings, &shared))
+            .map_err(|error| {
+                Failure::new(exit::OS, format!("cannot start the audit log's thread: {error}"))
+            })?;
         let writer = Writer { lines: lines.clone(), state: Arc::clone(&state), thread };
         Ok((Self { lines, state }, writer))
     }
 
-    /// Takes a place in the log; `None` where there is none, or the file cannot be written: then the
-    /// change is not to be made.
+    /// Reserves a place for a line. Returns `None` with a full queue or a file that cannot be
+    /// written: then the caller must refuse the change.
     pub(crate) fn begin(&self) -> Option<Entry> {
-        let failing = self.state.failing.load(Ordering::Relaxed);
-        let place = self.lines.clone().try_reserve_owned().ok().filter(|_| !failing);
-        if place.is_none() {
+        let is_failing = self.state.is_failing.load(Ordering::Relaxed);
+        let permit = self.lines.clone().try_reserve_owned().ok().filter(|_| !is_failing);
+        if permit.is_none() {
             self.state.refused.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Entry { line: Line::default(), place: Some(place?) })
+        Some(Entry { line: Line::default(), permit: Some(permit?) })
     }
 
-    /// Lines written, changes refused for want of the log, and whether it cannot be written now.
-    pub(crate) fn told(&self) -> (u64, u64, bool) {
-        let State { failing, written, refused, .. } = &*self.state;
+    /// Returns the lines written, the changes refused because of the log, and whether the last
+    /// write failed.
+    pub(crate) fn counters(&self) -> (u64, u64, bool) {
+        let State { is_failing, written, refused, .. } = &*self.state;
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (count(written), count(refused), failing.load(Ordering::Relaxed))
+        (count(written), count(refused), is_failing.load(Ordering::Relaxed))
     }
 }
 
-/// The thread that writes.
+/// The handle of the writing thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    lines: mpsc::Sender<Told>,
+    lines: mpsc::Sender<Message>,
     state: Arc<State>,
     thread: JoinHandle<()>,
 }
 
 impl Writer {
-    /// Has all that was told written and synced, if that can be done, and ends.
+    /// Writes and syncs all queued lines, if possible, and ends the thread.
     pub(crate) fn end(self) {
-        self.state.stopping.store(true, Ordering::Relaxed);
+        self.state.is_stopping.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();
-        let _ = self.lines.blocking_send(Told::Over);
+        let _ = self.lines.blocking_send(Message::Stop);
         if self.thread.join().is_err() {
-            tracing::error!("the audit log's thread panicked");
+            tracing::error!("the audit log's thread panicked: lines may be lost");
         }
     }
 }
 
-fn write(mut told: mpsc::Receiver<Told>, mut log: Log, settings: &Settings, state: &State) {
-    let (mut bytes, mut over) = (Vec::new(), false);
-    while !over {
+fn run_writer(
+    mut messages: mpsc::Receiver<Message>,
+    mut log: Log,
+    settings: &Settings,
+    state: &State,
+) {
+    let (mut bytes, mut is_last) = (Vec::new(), false);
+    while !is_last {
         let mut lines = 0;
-        let mut next = told.blocking_recv();
+        let mut next = messages.blocking_recv();
         loop {
             match next {
-                Some(Told::Line(line)) => {
+                Some(Message::Line(line)) => {
                     serde_json::to_writer(&mut bytes, &line)
                         .expect("invariant: a line always serialises");
                     bytes.push(b'\n');
                     lines += 1;
                 }
-                Some(Told::Over) | None => over = true,
+                Some(Message::Stop) | None => is_last = true,
             }
-            if over || bytes.len() >= WRITE_MAX {
+            if is_last || bytes.len() >= WRITE_MAX {
                 break;
             }
-            match told.try_recv() {
-                Ok(line) => next = Some(line),
+            match messages.try_recv() {
+                Ok(message) => next = Some(message),
                 Err(_) => break,
             }
         }
         while let Err(error) = log.write(settings, &bytes) {
-            if !state.failing.swap(true, Ordering::Relaxed) {
+            if !state.is_failing.swap(true, Ordering::Relaxed) {
                 let path = settings.path.display();
                 tracing::error!(
-                    "the audit log {path} cannot be written: {error}; changes are refused"
+                    "cannot write the audit log {path}: {error}; changes are refused until a write \
+                     succeeds"
                 );
             }
-            if state.stopping.load(Ordering::Relaxed) {
-                tracing::error!(lines, "lines of the audit log are lost");
+            if state.is_stopping.load(Ordering::Relaxed) {
+                tracing::error!(
+                    lines,
+                    "the audit log could not be written before the stop: lines are lost"
+                );
                 break;
             }
             std::thread::park_timeout(RETRY);
         }
         bytes.clear();
-        state.failing.store(false, Ordering::Relaxed);
+        state.is_failing.store(false, Ordering::Relaxed);
         state.written.fetch_add(lines, Ordering::Relaxed);
     }
     log.sync();
 }
 
-/// The file that is written, and how long it is.
+/// The open log file and its length.
 #[derive(Debug)]
 struct Log {
     file: Option<File>,
@@ -249,32 +265,33 @@ struct Log {
 
 impl Log {
     fn open(settings: &Settings) -> io::Result<Self> {
-        let file = open_new_or_old(&settings.path)?;
+        let file = create_or_open(&settings.path)?;
         let len = file.metadata()?.len();
         Ok(Self { file: Some(file), len })
     }
 
-    /// Adds whole lines. What a failed write left of one is cut off, as well as that goes.
+    /// Appends whole lines. After a failed write the file is truncated to its old length, if
+    /// possible.
     fn write(&mut self, settings: &Settings, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let full = self.len > 0 && self.len + bytes.len() as u64 > settings.file_max;
-        if full || self.file.is_none() {
-            if full {
+        let is_full = self.len > 0 && self.len + bytes.len() as u64 > settings.file_max;
+        if is_full || self.file.is_none() {
+            if is_full {
                 self.sync();
                 self.file = None;
                 rotate(settings)?;
             }
             *self = Self::open(settings)?;
         }
-        let file = self.file.as_mut().expect("invariant: it was opened");
+        let file = self.file.as_mut().expect("invariant: the file is open");
         let written = file.write_all(bytes);
         if written.is_ok() {
             self.len += bytes.len() as u64;
         } else {
             drop(file.set_len(self.len));
-            // Opened anew for the next try: it may be there again, or elsewhere.
+            // Reopened for the next attempt: the path may lead to another file by then.
             self.file = None;
         }
         written
@@ -282,25 +299,25 @@ impl Log {
 
     fn sync(&self) {
         if let Some(Err(error)) = self.file.as_ref().map(File::sync_data) {
-            tracing::warn!(%error, "the audit log could not be synced");
+            tracing::warn!(%error, "cannot sync the audit log");
         }
     }
 }
 
-/// A link is not followed, and what is there must be a file.
-fn open_new_or_old(path: &Path) -> io::Result<File> {
+/// Creates or opens the file. A symbolic link is not followed, and only a regular file is accepted.
+fn create_or_open(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
     if file.metadata()?.is_file() {
         return Ok(file);
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
 }
 
-/// Gives each file the next number; the last is replaced by the one before it.
+/// Renames each file to the next number, which replaces the last one.
 fn rotate(settings: &Settings) -> io::Result<()> {
-    let named = |number: u32| {
+    let path_of = |number: u32| {
         let mut name = OsString::from(settings.path.clone());
         if number > 0 {
             name.push(format!(".{number}"));
@@ -308,14 +325,14 @@ fn rotate(settings: &Settings) -> io::Result<()> {
         PathBuf::from(name)
     };
     if settings.keep == 0 {
-        return match std::fs::remove_file(named(0)) {
-            // Whoever took it away has done what was to be done.
+        return match std::fs::remove_file(path_of(0)) {
+            // Another process has removed it already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         };
     }
     for number in (0..settings.keep).rev() {
-        match rename(named(number), named(number + 1)) {
+        match rename(path_of(number), path_of(number + 1)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
@@ -327,7 +344,7 @@ fn rotate(settings: &Settings) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A directory of the test's own, removed with it.
+    /// A directory of one test, removed when dropped.
     struct Dir(PathBuf);
 
     impl Dir {
@@ -365,13 +382,13 @@ mod tests {
         drop(log);
         let mut log = Log::open(&settings).unwrap();
         log.write(&settings, b"more\n").unwrap();
-        assert_eq!(dir.lines("audit"), ["more"], "a length that was found counts");
+        assert_eq!(dir.lines("audit"), ["more"], "the length of an existing file counts");
         assert_eq!([dir.lines("audit.1"), dir.lines("audit.2")], [["line8"], ["line7"]]);
         assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 3);
     }
 
     #[test]
-    fn each_line_is_one_whatever_is_in_it() {
+    fn an_entry_is_one_line_whatever_it_contains() {
         let dir = Dir::new("lines");
         let (audit, writer) = Audit::open(dir.settings(1 << 20, 0)).unwrap();
         let mut entry = audit.begin().unwrap();
@@ -388,54 +405,54 @@ mod tests {
         };
         assert_eq!(first["request_id"], "a\"}\n{\"operation\":\"b\u{2028}\u{7f}");
         assert_eq!((&first["outcome"], &first["status"]), (&"applied".into(), &201.into()));
-        assert!(first["pool"].is_null(), "no pool can be called that");
-        assert_eq!(second["outcome"], "unknown", "nobody was left to say");
+        assert!(first["pool"].is_null(), "the pool name is invalid");
+        assert_eq!(second["outcome"], "unknown", "the entry was dropped");
     }
 
-    /// Nothing is changed that could not be told: a place is taken first, and there are so many.
+    /// A change without a line must not happen: the queue has `QUEUE_MAX` places, reserved first.
     #[test]
-    fn without_a_place_there_is_no_change() {
+    fn a_change_without_a_place_in_the_queue_is_refused() {
         let dir = Dir::new("places");
         let (audit, writer) = Audit::open(dir.settings(1 << 30, 0)).unwrap();
-        let places: Vec<_> = (0..QUEUE_MAX + 10).filter_map(|_| audit.begin()).collect();
-        assert_eq!((places.len(), audit.told().1), (QUEUE_MAX, 10));
-        drop(places);
+        let entries: Vec<_> = (0..QUEUE_MAX + 10).filter_map(|_| audit.begin()).collect();
+        assert_eq!((entries.len(), audit.counters().1), (QUEUE_MAX, 10));
+        drop(entries);
         writer.end();
         assert_eq!(dir.lines("audit").len(), QUEUE_MAX);
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_refuses_until_it_can() {
+    fn a_log_that_cannot_be_written_refuses_changes_until_it_can() {
         let dir = Dir::new("fails");
         let below = dir.0.join("below");
         std::fs::create_dir(&below).unwrap();
         let settings = Settings { path: below.join("audit"), file_max: 1, keep: 0 };
         let (audit, writer) = Audit::open(settings).unwrap();
         audit.begin().unwrap().end(Outcome::Applied, 201, None);
-        while audit.told().0 < 1 {
+        while audit.counters().0 < 1 {
             std::thread::yield_now();
         }
-        // The next line begins another file, whose directory is no longer there.
+        // The next line rotates the file, whose directory no longer exists.
         std::fs::remove_dir_all(&below).unwrap();
         audit.begin().unwrap().end(Outcome::Applied, 202, None);
-        while !audit.told().2 {
+        while !audit.counters().2 {
             std::thread::yield_now();
         }
         assert!(audit.begin().is_none());
         std::fs::create_dir(&below).unwrap();
-        while audit.told().2 {
+        while audit.counters().2 {
             writer.thread.thread().unpark();
             std::thread::yield_now();
         }
-        assert!(audit.begin().is_some(), "and what was told meanwhile is there:");
+        assert!(audit.begin().is_some(), "a write succeeded, so changes are accepted");
         writer.end();
         let text = std::fs::read_to_string(below.join("audit")).unwrap_or_default();
-        assert_eq!((text.lines().count(), audit.told().0), (1, 3), "{text}");
-        assert!(text.contains("unknown"), "the last line has a file of its own: {text}");
+        assert_eq!((text.lines().count(), audit.counters().0), (1, 3), "{text}");
+        assert!(text.contains("unknown"), "the last line is alone in its file: {text}");
     }
 
     #[test]
-    fn a_link_is_not_followed_and_others_cannot_read() {
+    fn a_link_is_not_followed_and_other_users_cannot_read_the_file() {
         use std::os::unix::fs::PermissionsExt;
         let dir = Dir::new("link");
         let elsewhere = dir.0.join("elsewhere");

@@ -1,44 +1,45 @@
-//! The names this server goes by: a page of another site whose own name was made to lead here
-//! (DNS rebinding) still sends that name in `Host`, and is refused by it.
+//! The host names of this server, as a defence against DNS rebinding: a page of another site whose
+//! name resolves to this server still sends that name in `Host`, and is refused.
 //!
-//! An address is no name that somebody else could have made lead here, so addresses are taken.
+//! IP addresses are always accepted: no other site can make an address resolve to this server.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What `Host` may say. Ports do not matter: whoever is here has found the right one.
+/// The accepted values of `Host`. Ports are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
-    named: Vec<String>,
-    any: bool,
+    names: Vec<String>,
+    allows_any: bool,
 }
 
 impl Hosts {
-    /// Takes names beside `localhost` and addresses; `*` is any. `None` where one is no name.
-    pub fn new(names: &[String]) -> Option<Self> {
+    /// Accepts these names besides `localhost` and addresses; `*` accepts any. Fails with the first
+    /// invalid name.
+    pub fn new(names: &[String]) -> Result<Self, String> {
         let mut hosts = Self::default();
-        for name in names {
-            let name = name.to_ascii_lowercase();
-            let sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        for given in names {
+            let name = given.to_ascii_lowercase();
+            let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
             match &*name {
-                "*" => hosts.any = true,
-                "" => return None,
-                name if name.bytes().all(sign) => hosts.named.push(name.into()),
-                _ => return None,
+                "*" => hosts.allows_any = true,
+                "" => return Err(given.clone()),
+                name if name.bytes().all(is_valid) => hosts.names.push(name.into()),
+                _ => return Err(given.clone()),
             }
         }
-        Some(hosts)
+        Ok(hosts)
     }
 
-    /// Tells whether `host`, with or without a port, is this server. An empty one is: it is what a
-    /// client without a name sends, and no browser does.
+    /// Returns whether `host`, with or without a port, names this server. An empty one does:
+    /// clients without a name send it, and browsers never do.
     pub(crate) fn take(&self, host: &str) -> bool {
         let name = name_of(host);
         let name = name.strip_suffix('.').unwrap_or(name);
-        self.any
+        self.allows_any
             || name.is_empty()
             || name.eq_ignore_ascii_case("localhost")
             || is_address(name)
-            || self.named.iter().any(|named| named.eq_ignore_ascii_case(name))
+            || self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
     }
 }
 
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_known_and_addresses_are_nobodys() {
+    fn configured_names_and_all_addresses_are_accepted() {
         let hosts = Hosts::new(&["Keys.example".into(), "keypeg".into()]).unwrap();
         for good in [
             "",
@@ -94,7 +95,7 @@ mod tests {
         }
         assert!(Hosts::new(&["*".into()]).unwrap().take("evil.example"));
         for bad in ["", "a b", "http://a", "a/b", "a:1", "*.example"] {
-            assert_eq!(Hosts::new(&[bad.into()]), None, "{bad}");
+            assert_eq!(Hosts::new(&[bad.into()]), Err(bad.into()), "{bad}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `keypeg exec`: runs a command while it holds a key.
+//! `keypeg exec`: runs a command under a lease.
 //!
-//! The command never runs on without its lease: when that ends, by the pool's longest hold, by
-//! somebody's hand or because the server is silent for too long, the command is ended too. That
-//! fails only when this process is killed outright; then the fencing token has to tell.
+//! The command never outlives its lease. When the lease ends, by the pool's maximum hold, by a
+//! force-release or because the server does not answer for too long, the command is terminated.
+//! This fails only if this process is killed with SIGKILL; then only the fencing token protects.
 
 use crate::failure::{Failure, exit};
 use keypeg_client::{AcquireRequest, Client, Code, Error, LeaseGuard};
@@ -16,112 +16,118 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
-/// How long a command has between SIGTERM and SIGKILL.
-const END_TIME: Duration = Duration::from_secs(5);
-/// The shortest pause between two keep-alives that fail.
+/// Time for the command between SIGTERM and SIGKILL.
+const TERMINATION_GRACE: Duration = Duration::from_secs(5);
+/// The shortest pause after a failed keep-alive.
 const RETRY_MIN: Duration = Duration::from_millis(50);
-/// What shells say of a command that cannot be run, or found.
+/// Exit code of a shell for a command that cannot be run.
 const CANNOT_RUN: u8 = 126;
+/// Exit code of a shell for a command that is not found.
 const NOT_FOUND: u8 = 127;
 
-/// Runs `command` with a key of `pool`; the code to exit with is the command's.
+/// Runs `command` with a key of `pool`, and returns the command's exit code.
 pub(super) async fn run(
     client: &Client,
     pool: &str,
     request: &AcquireRequest,
     command: &[OsString],
 ) -> Result<u8, Failure> {
-    let mut signals = Signals::new()
-        .map_err(|error| Failure::new(exit::OS, format!("listening to signals: {error}")))?;
-    let asked =
+    let mut signals = Signals::new().map_err(|error| {
+        Failure::new(exit::OS, format!("cannot install signal handlers: {error}"))
+    })?;
+    let acquired =
         async { Ok::<_, Error>((client.pool(pool).await?, client.hold(pool, request).await?)) };
-    let (shown, guard) = tokio::select! {
-        asked = asked => asked?,
-        // Nothing runs yet that it could be passed on to.
-        (signal, _) = signals.next() => return Ok(of_signal(signal.as_raw())),
+    let (pool_info, guard) = tokio::select! {
+        acquired = acquired => acquired?,
+        // No command runs yet that could receive the signal.
+        (signal, _) = signals.next() => return Ok(code_of_signal(signal.as_raw())),
     };
-    let hold = shown.max_hold_seconds.unwrap_or(shown.lease_ttl_seconds);
-    let every = shown.keepalive_every_seconds.map(|every| Duration::from_millis(every.ms));
-    say(&format!(
-        "this pool lends a key for {:?} at most; a command that runs longer is ended",
-        Duration::from_millis(hold.ms)
+    let max_hold = pool_info.max_hold_seconds.unwrap_or(pool_info.lease_ttl_seconds);
+    let interval = pool_info.keepalive_every_seconds.map(|every| Duration::from_millis(every.ms));
+    print_message(&format!(
+        "a lease of this pool lasts {:?} at most; a command that runs longer is terminated",
+        Duration::from_millis(max_hold.ms)
     ));
     let outcome = match start(&guard, command) {
         Ok(mut child) => {
-            let kept = keep_alive(client, &guard, every);
-            attend(&mut child, &mut signals, &guard, kept).await
+            let key_gone = keep_alive(client, &guard, interval);
+            supervise(&mut child, &mut signals, &guard, key_gone).await
         }
         Err(failure) => Err(failure),
     };
     match guard.release().await {
         Ok(()) => {}
-        Err(error) if error.problem().is_some_and(|told| told.code == Code::LeaseEnded) => {}
-        Err(error) => say(&format!("giving the key back: {error}; its lease ends by itself")),
+        Err(error) if error.problem().is_some_and(|problem| problem.code == Code::LeaseEnded) => {}
+        Err(error) => {
+            print_message(&format!("cannot release the key: {error}; its lease will expire"));
+        }
     }
     outcome
 }
 
 fn start(guard: &LeaseGuard, command: &[OsString]) -> Result<Child, Failure> {
-    let (program, arguments) = command.split_first().expect("invariant: clap wants a command");
+    let (program, arguments) = command.split_first().expect("invariant: clap requires a command");
     let grant = guard.grant();
     let mut command = Command::new(program);
     command
         .args(arguments)
-        // What lets this program in is not lent.
-        .env_remove(super::TOKEN)
-        .env_remove(super::TOKEN_FILE)
+        // The command gets the key, not the access token of this program.
+        .env_remove(super::TOKEN_VARIABLE)
+        .env_remove(super::TOKEN_FILE_VARIABLE)
         .env("KEYPEG_KEY", &grant.key.0)
         .env("KEYPEG_KEY_ID", &grant.key_id)
         .env("KEYPEG_FENCING_TOKEN", grant.fencing_token.to_string());
     command.spawn().map_err(|error| {
         let code = if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
-        Failure::new(code, format!("running {}: {error}", program.display()))
+        Failure::new(code, format!("cannot run {}: {error}", program.display()))
     })
 }
 
-/// Waits for the command's end, passing signals on, or ends it with its lease.
-async fn attend(
+/// Waits for the command to exit and forwards signals; terminates it when its lease ends.
+async fn supervise(
     child: &mut Child,
     signals: &mut Signals,
     guard: &LeaseGuard,
     key_gone: impl Future<Output = ()>,
 ) -> Result<u8, Failure> {
-    let lost = async {
+    let lease_ended = async {
         tokio::select! {
             () = guard.ended() => {}
             () = key_gone => {}
         }
     };
-    let mut lost = std::pin::pin!(lost);
+    let mut lease_ended = std::pin::pin!(lease_ended);
     loop {
         tokio::select! {
-            ended = child.wait() => return ended.map(code).map_err(|error| waiting(&error)),
-            (signal, of_terminal) = signals.next() => {
-                // A terminal sends its own to the command as well.
-                if !(of_terminal && signals.terminal) {
+            exited = child.wait() => {
+                return exited.map(code_of_status).map_err(|error| wait_failure(&error));
+            }
+            (signal, is_terminal_signal) = signals.next() => {
+                // A terminal sends its signals to the command as well.
+                if !(is_terminal_signal && signals.has_terminal) {
                     send(child, signal);
                 }
             }
-            () = &mut lost => break,
+            () = &mut lease_ended => break,
         }
     }
-    say("the lease is over: ending the command");
+    print_message("the lease has ended: terminating the command");
     send(child, Signal::TERM);
-    if timeout(END_TIME, child.wait()).await.is_err() {
-        child.kill().await.map_err(|error| waiting(&error))?;
+    if timeout(TERMINATION_GRACE, child.wait()).await.is_err() {
+        child.kill().await.map_err(|error| wait_failure(&error))?;
     }
-    Err(Failure::new(exit::TEMPORARY, "the command was ended because its lease was over"))
+    Err(Failure::new(exit::TEMPORARY, "the command was terminated because its lease ended"))
 }
 
-/// Keeps the key alive; ready when it is gone.
-async fn keep_alive(client: &Client, guard: &LeaseGuard, every: Option<Duration>) {
-    let Some(every) = every else { return std::future::pending().await };
+/// Keeps the key alive; ready when the key or its pool no longer exists.
+async fn keep_alive(client: &Client, guard: &LeaseGuard, interval: Option<Duration>) {
+    let Some(interval) = interval else { return std::future::pending().await };
     let grant = guard.grant();
     loop {
         let pause = match client.keep_alive(&grant.pool, &grant.key_id).await {
-            Ok(_) => every,
+            Ok(_) => interval,
             Err(error) if is_gone(&error) => return,
-            Err(_) => (every / 4).max(RETRY_MIN),
+            Err(_) => (interval / 4).max(RETRY_MIN),
         };
         sleep(pause).await;
     }
@@ -132,34 +138,34 @@ fn is_gone(error: &Error) -> bool {
     matches!(code, Some(Code::UnknownKey | Code::UnknownPool))
 }
 
-fn code(status: ExitStatus) -> u8 {
+fn code_of_status(status: ExitStatus) -> u8 {
     let exited = status.code().and_then(|code| u8::try_from(code).ok());
-    exited.or_else(|| status.signal().map(of_signal)).unwrap_or(exit::SOFTWARE)
+    exited.or_else(|| status.signal().map(code_of_signal)).unwrap_or(exit::SOFTWARE)
 }
 
-/// What shells make of a signal that ended a command.
-fn of_signal(signal: i32) -> u8 {
+/// Returns the exit code of a shell for a command that a signal ended.
+fn code_of_signal(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(exit::SOFTWARE)
 }
 
-fn waiting(error: &std::io::Error) -> Failure {
-    Failure::new(exit::OS, format!("waiting for the command: {error}"))
+fn wait_failure(error: &std::io::Error) -> Failure {
+    Failure::new(exit::OS, format!("cannot wait for the command: {error}"))
 }
 
 fn send(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // One that has just ended needs no signal.
+        // Fails if the command has just exited, which needs no signal.
         let _ = kill_process(pid, signal);
     }
 }
 
-fn say(message: &str) {
-    // Nobody left to tell when stderr is closed.
+fn print_message(message: &str) {
+    // With stderr closed there is no other place to report to.
     let _ = writeln!(std::io::stderr(), "keypeg: {message}");
 }
 
-/// The signals that are passed on.
+/// The signals that are forwarded to the command.
 struct Signals {
     term: unix::Signal,
     hangup: unix::Signal,
@@ -167,8 +173,8 @@ struct Signals {
     quit: unix::Signal,
     user1: unix::Signal,
     user2: unix::Signal,
-    /// Whether a terminal is there to send some of them.
-    terminal: bool,
+    /// Whether stdin is a terminal, which sends some of the signals to the command itself.
+    has_terminal: bool,
 }
 
 impl Signals {
@@ -180,11 +186,11 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
-            terminal: std::io::stdin().is_terminal(),
+            has_terminal: std::io::stdin().is_terminal(),
         })
     }
 
-    /// Waits for the next, and tells whether it is one of those that terminals send.
+    /// Waits for the next signal; returns it and whether terminals send it.
     async fn next(&mut self) -> (Signal, bool) {
         tokio::select! {
             _ = self.term.recv() => (Signal::TERM, false),

@@ -1,58 +1,64 @@
-//! `import`: values from a file, one a line, in as many calls as they need.
+//! `keypeg import`: imports the values of a file, one per line, in batches.
 //!
-//! The whole file is read and checked before the first call, so what is wrong with it changes
-//! nothing. A call is all or nothing; when a later one fails, what the earlier ones did stands and
-//! is told, by lines. A value is never repeated in a message.
+//! The whole file is read and checked before the first batch, so an invalid file changes nothing. A
+//! batch is imported completely or not at all. If a later batch fails, the earlier ones stay, and
+//! the error names the lines. No message contains a value.
 
-use super::output::{Output, Rows};
+use super::output::{OutputFormat, RowPrinter};
 use crate::failure::{Failure, exit};
 use keypeg_client::{Client, Error, Outcome, Secret};
 use std::collections::HashMap;
 use std::io::Read;
 
-/// The most values of a call, as the server has it.
+/// The largest number of values in a batch, which is the server's limit.
 const VALUES_MAX: usize = 10_000;
-/// The most bytes of a call's values as JSON; the server takes 8 MiB with what is around them.
+/// The largest size of a batch's values as JSON, in bytes: the server's limit of 8 MiB on a body,
+/// less the JSON around the values.
 const BYTES_MAX: usize = (8 << 20) - 64;
-/// The longest value in bytes.
+/// The longest value, in bytes.
 const VALUE_MAX: usize = 4_096;
-/// The largest file.
+/// The largest file, in bytes.
 const FILE_MAX: u64 = 1 << 30;
 
-/// A value and the line it came from, from 1.
-type Line = (usize, Secret);
+/// A value and its line in the file.
+#[derive(Clone, Debug)]
+struct Line {
+    /// From 1.
+    number: usize,
+    value: Secret,
+}
 
-/// Brings a file's values in, and tells the keys that they became.
+/// Imports the values of a file and prints the created keys.
 pub(super) async fn run(
     client: &Client,
     pool: &str,
     file: &str,
-    output: Output,
+    format: OutputFormat,
 ) -> Result<u8, Failure> {
-    let lines = values(&read(file)?)?;
-    let mut rows = Rows::new(output, "keys", &["id", "key", "expires_at"]);
+    let lines = parse(&read(file)?)?;
+    let mut rows = RowPrinter::new(format, "keys", &["id", "key", "expires_at"]);
     let mut rest = lines.as_slice();
     while !rest.is_empty() {
-        let (batch, after) = rest.split_at(fitting(rest));
-        let values = batch.iter().map(|(_, value)| value.clone()).collect();
+        let (batch, after) = rest.split_at(batch_len(rest));
+        let values = batch.iter().map(|line| line.value.clone()).collect();
         match client.import(pool, values).await {
-            Ok(made) => rows.tell(&made.keys)?,
+            Ok(imported) => rows.print(&imported.keys)?,
             Err(error) => {
-                let before = lines.len() - rest.len();
-                let failure = stopped(error, batch, before);
-                // Those that are in the pool are told in full, whatever became of the rest.
-                rows.end()?;
+                let imported = lines.len() - rest.len();
+                let failure = batch_failure(error, batch, imported);
+                // The output must be complete for the batches that were imported.
+                rows.finish()?;
                 return Err(failure);
             }
         }
         rest = after;
     }
-    rows.end()
+    rows.finish()
 }
 
 /// Reads the file, or stdin for `-`.
 fn read(file: &str) -> Result<String, Failure> {
-    let failed = |error| Failure::new(exit::NO_INPUT, format!("reading {file}: {error}"));
+    let failed = |error| Failure::new(exit::NO_INPUT, format!("cannot read {file}: {error}"));
     let mut bytes = Vec::new();
     let mut source: Box<dyn Read> = match file {
         "-" => Box::new(std::io::stdin().lock()),
@@ -60,74 +66,77 @@ fn read(file: &str) -> Result<String, Failure> {
     };
     source.by_ref().take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_MAX {
-        let message = format!("{file} has more than {FILE_MAX} bytes: import it in parts");
+        let message =
+            format!("{file} is larger than {FILE_MAX} bytes: split it, and import the parts");
         return Err(Failure::new(exit::DATA, message));
     }
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.split(|byte| *byte == b'\n').count();
-        wrong(line, "is not UTF-8")
+        invalid_line(line, "is not UTF-8")
     })
 }
 
-fn wrong(line: usize, what: &str) -> Failure {
-    Failure::new(exit::DATA, format!("line {line} {what}; nothing was imported"))
+fn invalid_line(number: usize, what: &str) -> Failure {
+    Failure::new(exit::DATA, format!("line {number} {what}; nothing was imported"))
 }
 
-/// Takes the values of a text, one a line; lines with nothing on them are none.
-fn values(text: &str) -> Result<Vec<Line>, Failure> {
+/// Parses a text with one value per line; empty lines are skipped.
+fn parse(text: &str) -> Result<Vec<Line>, Failure> {
     let mut lines = Vec::new();
-    let mut first = HashMap::new();
-    for (at, value) in text.lines().enumerate().filter(|(_, value)| !value.is_empty()) {
-        let line = at + 1;
+    let mut first_line_of = HashMap::new();
+    for (index, value) in text.lines().enumerate().filter(|(_, value)| !value.is_empty()) {
+        let number = index + 1;
         if value.len() > VALUE_MAX {
-            return Err(wrong(line, &format!("has more than {VALUE_MAX} bytes")));
+            return Err(invalid_line(number, &format!("has more than {VALUE_MAX} bytes")));
         }
-        if let Some(before) = first.insert(value, line) {
-            return Err(wrong(line, &format!("is the same as line {before}")));
+        if let Some(before) = first_line_of.insert(value, number) {
+            return Err(invalid_line(number, &format!("is the same as line {before}")));
         }
-        lines.push((line, Secret(value.into())));
+        lines.push(Line { number, value: Secret(value.into()) });
     }
     if lines.is_empty() {
-        return Err(Failure::new(exit::DATA, "there is no value in it; nothing was imported"));
+        return Err(Failure::new(exit::DATA, "the file contains no values; nothing was imported"));
     }
     Ok(lines)
 }
 
-/// How many of the lines one call takes.
-fn fitting(lines: &[Line]) -> usize {
+/// Returns how many of the lines fit into one batch, at least 1.
+fn batch_len(lines: &[Line]) -> usize {
     let mut bytes = 0;
-    let fits = |(_, Secret(value)): &Line| {
-        let json = serde_json::to_string(value).expect("invariant: a string serialises");
+    let fits = |line: &Line| {
+        let json = serde_json::to_string(&line.value.0).expect("invariant: a string serialises");
         bytes += json.len() + 1;
         bytes <= BYTES_MAX
     };
     lines.iter().take(VALUES_MAX).map(fits).take_while(|fits| *fits).count().max(1)
 }
 
-/// What is to be told when a call fails after `before` values were taken.
-fn stopped(error: Error, batch: &[Line], before: usize) -> Failure {
-    let (from, to) = (batch[0].0, batch[batch.len() - 1].0);
+/// Returns the failure of a batch after `imported` values of the file were imported.
+fn batch_failure(error: Error, batch: &[Line], imported: usize) -> Failure {
+    let (first, last) = (batch[0].number, batch[batch.len() - 1].number);
     let problem = error.problem();
-    let culprit = problem
+    let location = problem
         .and_then(|problem| usize::try_from(problem.more.index?).ok())
         .and_then(|index| batch.get(index))
-        .map(|(line, _)| format!("line {line}: "));
-    let refused = problem.is_some_and(|problem| problem.outcome == Some(Outcome::NotApplied));
-    let applied = if refused || matches!(error, Error::Unusable(_)) {
+        .map(|line| format!("line {}: ", line.number));
+    let is_refused = problem.is_some_and(|problem| problem.outcome == Some(Outcome::NotApplied));
+    let applied = if is_refused || matches!(error, Error::Unusable(_)) {
         "were not imported"
     } else {
         "may or may not have been imported"
     };
-    let done = match before {
-        0 => "Nothing was imported before.".to_owned(),
-        before => format!("The {before} values before line {from} were imported."),
+    let earlier = match imported {
+        0 => "No line before them was imported.".to_owned(),
+        imported => format!("The {imported} values before line {first} were imported."),
     };
-    let why = Failure::from(error);
-    let culprit = culprit.unwrap_or_default();
-    let message =
-        format!("{culprit}{why} Lines {from} to {to} {applied}, and none after them. {done}");
-    Failure::new(why.exit, message)
+    let cause = Failure::from(error);
+    let location = location.unwrap_or_default();
+    let message = format!(
+        "{location}{cause} Lines {first} to {last} {applied}; no line after them was imported. \
+         {earlier}"
+    );
+    Failure::new(cause.exit, message)
 }
 
 #[cfg(test)]
@@ -135,10 +144,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: Result<&[(usize, &str)], &str>) {
-        let found = values(text);
+        let found = parse(text);
         match (found, expected) {
             (Ok(found), Ok(expected)) => {
-                let found: Vec<_> = found.iter().map(|(at, value)| (*at, &*value.0)).collect();
+                let found: Vec<_> =
+                    found.iter().map(|line| (line.number, &*line.value.0)).collect();
                 assert_eq!(found, expected, "{text:?}");
             }
             (Err(failure), Err(says)) => {
@@ -149,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_a_value_a_line() {
+    fn a_file_has_one_value_per_line() {
         check("a\nb", Ok(&[(1, "a"), (2, "b")]));
         check("a\r\n\r\n b \n\n", Ok(&[(1, "a"), (3, " b ")]));
         check("", Err("no value"));
@@ -159,13 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn a_call_takes_what_the_server_does() {
-        let lines = |count: usize, value: &str| vec![(1, Secret(value.into())); count];
-        assert_eq!(fitting(&lines(3, "a")), 3);
-        assert_eq!(fitting(&lines(10_001, "a")), 10_000);
-        // Two quotes and a comma around each.
-        assert_eq!(fitting(&lines(10_000, &"a".repeat(4_096))), BYTES_MAX / 4_099);
-        // An escape is six bytes.
-        assert_eq!(fitting(&lines(10_000, &"\u{1}".repeat(4_096))), BYTES_MAX / (6 * 4_096 + 3));
+    fn a_batch_is_within_the_limits_of_the_server() {
+        let lines = |count: usize, value: &str| {
+            vec![Line { number: 1, value: Secret(value.into()) }; count]
+        };
+        assert_eq!(batch_len(&lines(3, "a")), 3);
+        assert_eq!(batch_len(&lines(10_001, "a")), 10_000);
+        // Two quotes and a comma for each value.
+        assert_eq!(batch_len(&lines(10_000, &"a".repeat(4_096))), BYTES_MAX / 4_099);
+        // An escaped control character takes six bytes.
+        assert_eq!(batch_len(&lines(10_000, &"\u{1}".repeat(4_096))), BYTES_MAX / (6 * 4_096 + 3));
     }
 }

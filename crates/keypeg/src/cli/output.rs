@@ -1,4 +1,6 @@
-//! How answers are told: JSON as it is on the wire, or tables for people.
+//! Output of results: JSON with the names of the wire format, or aligned tables.
+//!
+//! Knows nothing of what it prints but its JSON form. An error while writing is a failure.
 
 use crate::failure::{Failure, exit};
 use clap::ValueEnum;
@@ -6,18 +8,18 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
 
-/// The form of what is told.
+/// An output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// One line of JSON, as the API has it
+pub(super) enum OutputFormat {
+    /// JSON on one line, with the names of the API
     Json,
-    /// Columns
+    /// Aligned columns
     Table,
 }
 
-impl Output {
-    /// Tells one thing: a line for each of its fields.
-    pub(super) fn fields(self, whole: &impl Serialize) -> Result<u8, Failure> {
+impl OutputFormat {
+    /// Prints one object: in a table, one line per field.
+    pub(super) fn print_fields(self, whole: &impl Serialize) -> Result<u8, Failure> {
         let value = value(whole);
         match (self, &value) {
             (Self::Table, Value::Object(fields)) => {
@@ -28,8 +30,8 @@ impl Output {
         }
     }
 
-    /// Tells many things: a row for each, with these of its fields.
-    pub(super) fn rows(
+    /// Prints a list: in a table, one row per element with these fields; in JSON, `whole`.
+    pub(super) fn print_rows(
         self,
         whole: &impl Serialize,
         rows: &[impl Serialize],
@@ -46,60 +48,65 @@ impl Output {
     }
 }
 
-/// Tells many things as they come: rows under one head, or one JSON object with a list that grows.
-/// What was told is whole whenever [`Rows::end`] is reached.
-pub(super) struct Rows {
-    form: Output,
-    /// The list's name in JSON.
+/// Prints a list page by page: rows under one header, or one JSON object with one array. The output
+/// is complete after [`RowPrinter::finish`].
+pub(super) struct RowPrinter {
+    format: OutputFormat,
+    /// The array's member name in JSON.
     name: &'static str,
     columns: &'static [&'static str],
-    /// Of the columns, as the first rows have them.
+    /// The widths of the columns, from the first page with rows.
     widths: Option<Vec<usize>>,
-    begun: bool,
+    has_started: bool,
 }
 
-impl Rows {
-    pub(super) fn new(form: Output, name: &'static str, columns: &'static [&'static str]) -> Self {
-        Self { form, name, columns, widths: None, begun: false }
+impl RowPrinter {
+    pub(super) fn new(
+        format: OutputFormat,
+        name: &'static str,
+        columns: &'static [&'static str],
+    ) -> Self {
+        Self { format, name, columns, widths: None, has_started: false }
     }
 
-    /// Tells some more.
-    pub(super) fn tell(&mut self, rows: &[impl Serialize]) -> Result<(), Failure> {
-        print(&self.more(rows)).map(drop)
+    /// Prints a page of rows.
+    pub(super) fn print(&mut self, rows: &[impl Serialize]) -> Result<(), Failure> {
+        print(&self.page(rows)).map(drop)
     }
 
-    /// Tells that there are no more.
-    pub(super) fn end(mut self) -> Result<u8, Failure> {
-        print(&self.rest())
+    /// Prints the end of the list.
+    pub(super) fn finish(mut self) -> Result<u8, Failure> {
+        print(&self.end())
     }
 
-    /// Nothing for no rows: the first ones that come tell how wide the columns are.
-    fn more(&mut self, rows: &[impl Serialize]) -> String {
+    /// Returns the text of a page; an empty page has none, since it has no column widths.
+    fn page(&mut self, rows: &[impl Serialize]) -> String {
         if rows.is_empty() {
             return String::new();
         }
-        let text = match self.form {
-            Output::Json => self.json(rows),
-            Output::Table => self.table(rows),
+        let text = match self.format {
+            OutputFormat::Json => self.json(rows),
+            OutputFormat::Table => self.table(rows),
         };
-        self.begun = true;
+        self.has_started = true;
         text
     }
 
-    fn rest(&mut self) -> String {
-        let none: &[Value] = &[];
-        match self.form {
-            Output::Json if self.begun => "]}\n".into(),
-            Output::Json => format!("{}]}}\n", self.json(none)),
-            Output::Table if self.begun => String::new(),
-            Output::Table => self.table(none),
+    fn end(&mut self) -> String {
+        let no_rows: &[Value] = &[];
+        match self.format {
+            OutputFormat::Json if self.has_started => "]}\n".into(),
+            OutputFormat::Json => format!("{}]}}\n", self.json(no_rows)),
+            OutputFormat::Table if self.has_started => String::new(),
+            OutputFormat::Table => self.table(no_rows),
         }
     }
 
     fn json(&self, rows: &[impl Serialize]) -> String {
-        let mut text = if self.begun { String::new() } else { format!("{{\"{}\":[", self.name) };
-        for (at, row) in rows.iter().enumerate() {
-            if self.begun || at > 0 {
+        let mut text =
+            if self.has_started { String::new() } else { format!("{{\"{}\":[", self.name) };
+        for (index, row) in rows.iter().enumerate() {
+            if self.has_started || index > 0 {
                 text.push(',');
             }
             text.push_str(&value(row).to_string());
@@ -109,7 +116,7 @@ impl Rows {
 
     fn table(&mut self, rows: &[impl Serialize]) -> String {
         let mut lines = Vec::new();
-        if !self.begun {
+        if !self.has_started {
             lines.push(self.columns.iter().map(|column| column.to_uppercase()).collect());
         }
         for row in rows.iter().map(value) {
@@ -120,7 +127,7 @@ impl Rows {
     }
 }
 
-/// A row's member, or its member's member: `lease.holder`.
+/// Returns a member of a row, or of a nested object: `lease.holder`.
 fn cell<'a>(row: &'a Value, column: &str) -> &'a Value {
     column.split('.').fold(row, |value, name| &value[name])
 }
@@ -129,7 +136,8 @@ fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).expect("invariant: wire types always serialise")
 }
 
-/// A value as people read it: what a holder says of itself cannot steer their terminal.
+/// Formats a value for a table. Control characters are replaced, so that a text such as a holder's
+/// name cannot control the terminal.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -138,7 +146,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Aligns columns; no line ends in blanks.
+/// Aligns columns; no line ends in spaces.
 fn table(lines: Vec<Vec<String>>) -> String {
     let widths = widths(&lines);
     aligned(lines, &widths)
@@ -161,13 +169,14 @@ fn aligned(lines: Vec<Vec<String>>, widths: &[usize]) -> String {
     text
 }
 
-/// Prints, or fails: a key that was lent or made and cannot be told must not look like success.
+/// Prints to stdout, or fails: an acquired or generated key that could not be printed must not look
+/// like success.
 fn print(text: &str) -> Result<u8, Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map(|()| 0)
-        .map_err(|error| Failure::new(exit::IO, format!("writing to stdout: {error}")))
+        .map_err(|error| Failure::new(exit::IO, format!("cannot write to stdout: {error}")))
 }
 
 #[cfg(test)]
@@ -182,37 +191,37 @@ mod tests {
         assert_eq!(table(Vec::new()), "");
     }
 
-    /// Tells these parts one after the other; a page of a listing can be empty.
-    fn told(form: Output, parts: &[&[Value]]) -> String {
-        let mut rows = Rows::new(form, "keys", &["id", "lease.holder"]);
-        let mut text: String = parts.iter().map(|part| rows.more(part)).collect();
-        text.push_str(&rows.rest());
+    /// Returns the output of these pages; a page of a listing can be empty.
+    fn printed(format: OutputFormat, pages: &[&[Value]]) -> String {
+        let mut rows = RowPrinter::new(format, "keys", &["id", "lease.holder"]);
+        let mut text: String = pages.iter().map(|page| rows.page(page)).collect();
+        text.push_str(&rows.end());
         text
     }
 
     #[test]
-    fn a_list_that_grows_is_one_object_however_it_came() {
+    fn a_list_is_one_json_object_however_it_is_paged() {
         let all = [1, 2, 3].map(Value::from);
-        for parts in [&[&all[..2], &[], &all[2..]][..], &[&[], &all[..1], &all[1..]], &[&all]] {
-            assert_eq!(told(Output::Json, parts), "{\"keys\":[1,2,3]}\n");
+        for pages in [&[&all[..2], &[], &all[2..]][..], &[&[], &all[..1], &all[1..]], &[&all]] {
+            assert_eq!(printed(OutputFormat::Json, pages), "{\"keys\":[1,2,3]}\n");
         }
-        assert_eq!(told(Output::Json, &[&[]]), "{\"keys\":[]}\n");
+        assert_eq!(printed(OutputFormat::Json, &[&[]]), "{\"keys\":[]}\n");
     }
 
     #[test]
-    fn later_rows_stand_under_the_first_ones_columns() {
+    fn later_pages_use_the_column_widths_of_the_first() {
         let row = |id, holder| serde_json::json!({ "id": id, "lease": { "holder": holder } });
         let free = serde_json::json!({ "id": "d", "lease": null });
         let (first, later) = ([row("abc", "x")], [free, row("efghi", "y")]);
         assert_eq!(
-            told(Output::Table, &[&[], &first, &later]),
+            printed(OutputFormat::Table, &[&[], &first, &later]),
             "ID   LEASE.HOLDER\nabc  x\nd    -\nefghi  y\n"
         );
-        assert_eq!(told(Output::Table, &[]), "ID  LEASE.HOLDER\n");
+        assert_eq!(printed(OutputFormat::Table, &[]), "ID  LEASE.HOLDER\n");
     }
 
     #[test]
-    fn what_a_table_shows_cannot_steer_a_terminal() {
+    fn control_characters_are_replaced_in_a_table() {
         assert_eq!(text(&Value::String("a\u{1b}[2Jb\n".into())), "a?[2Jb?");
     }
 }

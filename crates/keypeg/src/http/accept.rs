@@ -135,7 +135,7 @@ pub(crate) fn run(
 
 fn run_number() -> u64 {
     let mut bytes = [0; 8];
-    crate::SystemChance::new().fill(&mut bytes[..6]);
+    crate::SystemRandom::new().fill(&mut bytes[..6]);
     u64::from_le_bytes(bytes)
 }
 

@@ -165,8 +165,8 @@ impl Metrics {
             resyncs: told(&self.begun.meter.resyncs),
             starts: self.begun.recovered.starts_before + 1,
             batches_cut: self.begun.recovered.batches_cut,
-            tokens: self.begun.access.gate.as_ref().map(|gate| gate.told()),
-            audit: self.begun.access.audit.as_ref().map(|audit| audit.told()),
+            tokens: self.begun.access.gate.as_ref().map(|gate| gate.counters()),
+            audit: self.begun.access.audit.as_ref().map(|audit| audit.counters()),
         }
     }
 

@@ -1,17 +1,18 @@
-//! A histogram of lengths of time, of fixed size and relative precision.
+//! A histogram of durations, with a fixed size and a fixed relative precision.
 //!
-//! Log-linear: each doubling is cut into 128 steps, so a quantile is told at most 0.8 % too high and
-//! never too low; the greatest value is kept exactly. Two histograms of one run can be merged.
+//! Log-linear: each power of two is divided into 128 buckets, so a reported quantile is at most 0.8
+//! % too high and never too low. The maximum is exact. Histograms of one run can be merged.
 
 use std::time::Duration;
 
-/// Steps in each doubling, as a power of two.
-const STEP_BITS: u32 = 7;
-const STEPS: u64 = 1 << STEP_BITS;
-/// Up to `STEPS` each value has its own step, and so has each 128th of every doubling above.
-const SIZE: usize = ((64 - STEP_BITS as usize) + 1) << STEP_BITS;
+/// Binary logarithm of `BUCKETS_PER_OCTAVE`.
+const BUCKET_BITS: u32 = 7;
+/// Buckets in each octave, which is the range from one power of two to the next.
+const BUCKETS_PER_OCTAVE: u64 = 1 << BUCKET_BITS;
+/// Each value below `BUCKETS_PER_OCTAVE` has its own bucket; each octave above is divided into 128.
+const SIZE: usize = ((64 - BUCKET_BITS as usize) + 1) << BUCKET_BITS;
 
-/// KeyCounts lengths of time.
+/// KeyCounts durations, with nanosecond resolution.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     counts: Box<[u64]>,
@@ -27,9 +28,9 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub(super) fn record(&mut self, length: Duration) {
-        let ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        self.counts[step(ns)] += 1;
+    pub(super) fn record(&mut self, duration: Duration) {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.counts[bucket_of(ns)] += 1;
         self.count += 1;
         self.sum_ns += u128::from(ns);
         self.max_ns = self.max_ns.max(ns);
@@ -48,14 +49,14 @@ impl Histogram {
         self.count
     }
 
-    /// The length that `per_mille` of a thousand lengths do not exceed.
+    /// Returns the duration that `per_mille` of a thousand durations do not exceed. O(buckets).
     pub(super) fn quantile(&self, per_mille: u16) -> Duration {
-        let wanted = (u128::from(self.count) * u128::from(per_mille)).div_ceil(1_000).max(1);
+        let rank = (u128::from(self.count) * u128::from(per_mille)).div_ceil(1_000).max(1);
         let mut seen = 0;
-        for (step, count) in self.counts.iter().enumerate() {
+        for (bucket, count) in self.counts.iter().enumerate() {
             seen += u128::from(*count);
-            if seen >= wanted {
-                return Duration::from_nanos(greatest(step).min(self.max_ns));
+            if seen >= rank {
+                return Duration::from_nanos(max_of(bucket).min(self.max_ns));
             }
         }
         Duration::ZERO
@@ -71,19 +72,20 @@ impl Histogram {
     }
 }
 
-/// The step a value is counted in.
-fn step(ns: u64) -> usize {
-    let doubling = (u64::BITS - ns.leading_zeros()).saturating_sub(STEP_BITS + 1);
-    let within = ns >> doubling;
-    usize::try_from(u64::from(doubling) * STEPS + within).expect("invariant: steps are thousands")
+/// Returns the bucket of a value.
+fn bucket_of(ns: u64) -> usize {
+    let octave = (u64::BITS - ns.leading_zeros()).saturating_sub(BUCKET_BITS + 1);
+    let offset = ns >> octave;
+    usize::try_from(u64::from(octave) * BUCKETS_PER_OCTAVE + offset)
+        .expect("invariant: there are only thousands of buckets")
 }
 
-/// The greatest value that is counted in a step.
-fn greatest(step: usize) -> u64 {
-    let step = step as u64;
-    let doubling = (step / STEPS).saturating_sub(1);
-    let within = step - doubling * STEPS;
-    (within << doubling) | ((1 << doubling) - 1)
+/// Returns the largest value of a bucket.
+fn max_of(bucket: usize) -> u64 {
+    let bucket = bucket as u64;
+    let octave = (bucket / BUCKETS_PER_OCTAVE).saturating_sub(1);
+    let offset = bucket - octave * BUCKETS_PER_OCTAVE;
+    (offset << octave) | ((1 << octave) - 1)
 }
 
 #[cfg(test)]
@@ -91,37 +93,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_value_is_in_the_step_that_ends_at_or_just_above_it() {
+    fn each_value_is_in_a_bucket_that_ends_at_it_or_just_above() {
         let powers = (0..64).map(|bits| 1_u64 << bits);
         let around = powers.flat_map(|power| [power - 1, power, power.saturating_add(1)]);
         for ns in around.chain([0, 300, 12_345, 98_765_432, u64::MAX]) {
-            let top = greatest(step(ns));
-            assert!(top >= ns && top - ns <= ns / STEPS, "{ns} is told as {top}");
-            assert!(top == u64::MAX || step(top + 1) == step(ns) + 1, "{ns} to {top}");
+            let max = max_of(bucket_of(ns));
+            assert!(max >= ns && max - ns <= ns / BUCKETS_PER_OCTAVE, "{ns} is reported as {max}");
+            assert!(max == u64::MAX || bucket_of(max + 1) == bucket_of(ns) + 1, "{ns} to {max}");
         }
-        assert_eq!(step(u64::MAX), SIZE - 1);
+        assert_eq!(bucket_of(u64::MAX), SIZE - 1);
     }
 
     #[test]
-    fn quantiles_are_those_of_the_sorted_lengths() {
+    fn quantiles_are_those_of_the_sorted_durations() {
         let mut histogram = Histogram::default();
-        let mut lengths: Vec<u64> = (0..10_000).map(|i| (i * 7_919 % 10_007) * 1_000).collect();
-        for &ns in &lengths {
+        let mut values: Vec<u64> = (0..10_000).map(|i| (i * 7_919 % 10_007) * 1_000).collect();
+        for &ns in &values {
             histogram.record(Duration::from_nanos(ns));
         }
-        lengths.sort_unstable();
+        values.sort_unstable();
         for per_mille in [1_u16, 500, 900, 990, 999, 1_000] {
-            let exact = lengths[usize::from(per_mille) * lengths.len() / 1_000 - 1];
-            let told = u64::try_from(histogram.quantile(per_mille).as_nanos()).unwrap();
-            assert!(told >= exact && told - exact <= exact / STEPS, "{per_mille}: {told} {exact}");
+            let exact = values[usize::from(per_mille) * values.len() / 1_000 - 1];
+            let reported = u64::try_from(histogram.quantile(per_mille).as_nanos()).unwrap();
+            let is_close = reported >= exact && reported - exact <= exact / BUCKETS_PER_OCTAVE;
+            assert!(is_close, "{per_mille}: {reported} {exact}");
         }
-        assert_eq!(histogram.max(), Duration::from_nanos(*lengths.last().unwrap()));
-        let mean = lengths.iter().sum::<u64>() / 10_000;
+        assert_eq!(histogram.max(), Duration::from_nanos(*values.last().unwrap()));
+        let mean = values.iter().sum::<u64>() / 10_000;
         assert_eq!(histogram.mean(), Duration::from_nanos(mean));
     }
 
     #[test]
-    fn what_is_merged_counts_as_if_it_had_been_recorded_once() {
+    fn a_merged_histogram_equals_one_that_recorded_all_values() {
         let (mut one, mut other) = (Histogram::default(), Histogram::default());
         one.record(Duration::from_millis(1));
         other.record(Duration::from_millis(9));
@@ -134,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_tells_zeros() {
-        let none = Histogram::default();
-        assert_eq!((none.quantile(990), none.max(), none.mean()), Default::default());
+    fn an_empty_histogram_reports_zeros() {
+        let empty = Histogram::default();
+        assert_eq!((empty.quantile(990), empty.max(), empty.mean()), Default::default());
     }
 }

@@ -1,15 +1,15 @@
-//! Loading a server: connections that each ask, hear the answer and ask again.
+//! The load: connections that each send a request, wait for the response and repeat.
 //!
-//! Connections are opened and greeted before the clock starts. What is answered within the run
-//! counts; what was still to be given back at its end is asked, and counted apart. An open loop
-//! takes the instants of its requests from [`Pace`], and tells the latency of each of them, of those
-//! answered after the end too. Cheap on purpose: it shares a machine with what it measures.
+//! Connections are opened and shake hands before the clock starts. Responses within the run count;
+//! leases still held at its end are released, and counted apart. An open loop takes the due times
+//! of its requests from [`Dispatcher`], and records the latency of each, even of those answered
+//! after the end. Cheap on purpose, since it shares a machine with the server it measures.
 
-use super::Broken;
+use super::ExchangeError;
 use super::histogram::Histogram;
-use super::pace::{Pace, Schedule};
 use super::process;
-use super::talk::{Heard, Talk};
+use super::protocol::{Protocol, Response};
+use super::schedule::{Dispatcher, Schedule};
 use crate::clock::stopwatch;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,72 +22,73 @@ use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::timeout_at;
 
-/// How long what is under way at the end may take.
+/// Time for requests in flight at the end.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long what was due in time is still sent after the end.
+/// Time after the end in which requests that were due in time are still sent.
 const LATE: Duration = Duration::from_secs(5);
-/// How long a connection may take to open.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// The longest answer.
-const ANSWER_MAX: usize = 64 << 20;
+/// Time for a connection to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest response, in bytes.
+const RESPONSE_MAX: usize = 64 << 20;
 
-/// What to load, how.
+/// The options of a run.
 pub(super) struct Plan {
     pub(super) addr: SocketAddr,
     pub(super) connections: usize,
     pub(super) threads: usize,
-    pub(super) length: Duration,
+    pub(super) duration: Duration,
     pub(super) schedule: Option<Schedule>,
     /// The names of the kinds of requests.
     pub(super) kinds: &'static [&'static str],
-    /// Makes a connection's conversation.
-    pub(super) talk: Box<dyn Fn(usize) -> Box<dyn Talk> + Send + Sync>,
-    /// Whose processor time is told.
+    /// Returns the protocol of the connection with this number.
+    pub(super) new_protocol: Box<dyn Fn(usize) -> Box<dyn Protocol> + Send + Sync>,
+    /// The server's processes, whose processor time and memory are measured.
     pub(super) pids: Vec<u32>,
 }
 
-/// What became of it.
+/// The outcome of a run.
 #[derive(Debug)]
-pub(super) struct Loaded {
+pub(super) struct Outcome {
     pub(super) tally: Tally,
-    pub(super) length: Duration,
+    pub(super) duration: Duration,
     pub(super) unsent: u64,
-    pub(super) server: Option<Server>,
+    pub(super) server: Option<ServerUsage>,
     pub(super) own_cpu_seconds: f64,
 }
 
-/// What the server's processes used: time within the run, memory at its end.
+/// The resources of the server's processes: processor time within the run, memory at its end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Server {
+pub(super) struct ServerUsage {
     pub(super) cpu_seconds: f64,
     pub(super) resident_bytes: u64,
 }
 
-/// What was counted.
+/// The counts of a run.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Good answers by kind: those within the run, and of an open loop all that were due within it.
-    pub(super) lengths: Vec<Histogram>,
-    /// How many of those came after the end.
+    /// Latencies of successes by kind: of responses within the run, and in an open loop of all
+    /// requests due within it.
+    pub(super) latencies: Vec<Histogram>,
+    /// The number of those that came after the end.
     pub(super) late: u64,
-    /// Answers that were no success, by status.
+    /// Responses other than successes, by status.
     pub(super) refused: BTreeMap<u16, u64>,
-    /// Good answers after the run: what came late, and what was given back.
+    /// Successes after the run: late responses, and releases of leases still held.
     pub(super) after: u64,
-    /// Requests whose connection was lost, or whose answer was not understood.
+    /// Requests whose connection failed or whose response could not be parsed.
     pub(super) broken: u64,
-    /// Why the last of them was.
-    pub(super) why: Option<String>,
+    /// The error of the last of them.
+    pub(super) broken_why: Option<String>,
 }
 
 impl Tally {
     fn new(kinds: usize) -> Self {
-        Self { lengths: vec![Histogram::default(); kinds], ..Self::default() }
+        Self { latencies: vec![Histogram::default(); kinds], ..Self::default() }
     }
 
     fn merge(&mut self, other: Self) {
-        for (length, more) in self.lengths.iter_mut().zip(&other.lengths) {
-            length.merge(more);
+        for (latency, more) in self.latencies.iter_mut().zip(&other.latencies) {
+            latency.merge(more);
         }
         for (status, count) in other.refused {
             *self.refused.entry(status).or_default() += count;
@@ -95,72 +96,74 @@ impl Tally {
         self.late += other.late;
         self.after += other.after;
         self.broken += other.broken;
-        self.why = other.why.or(self.why.take());
+        self.broken_why = other.broken_why.or(self.broken_why.take());
     }
 }
 
-/// What the threads of a run share.
+/// The state that the threads of a run share.
 struct Run {
     plan: Plan,
-    pace: Option<Pace>,
-    /// All connections are open; the clock has started; memory is told, so they may close.
-    open: Barrier,
-    go: Barrier,
-    told: Barrier,
-    begin: OnceLock<Instant>,
-    failed: OnceLock<String>,
+    dispatcher: Option<Dispatcher>,
+    /// Passed when all connections are open.
+    opened: Barrier,
+    /// Passed when the clock has started.
+    started: Barrier,
+    /// Passed when the server's memory is measured, so that connections may close.
+    measured: Barrier,
+    start: OnceLock<Instant>,
+    failure: OnceLock<String>,
 }
 
-/// Runs a plan; fails when a connection cannot be opened.
-pub(super) fn run(plan: Plan) -> Result<Loaded, String> {
+/// Executes a plan; fails if a connection cannot be opened.
+pub(super) fn run(plan: Plan) -> Result<Outcome, String> {
     let threads = plan.threads;
     let run = Arc::new(Run {
-        pace: plan.schedule.map(Pace::new),
-        open: Barrier::new(threads + 1),
-        go: Barrier::new(threads + 1),
-        told: Barrier::new(threads + 1),
-        begin: OnceLock::new(),
-        failed: OnceLock::new(),
+        dispatcher: plan.schedule.map(Dispatcher::new),
+        opened: Barrier::new(threads + 1),
+        started: Barrier::new(threads + 1),
+        measured: Barrier::new(threads + 1),
+        start: OnceLock::new(),
+        failure: OnceLock::new(),
         plan,
     });
     let spawned: Vec<_> = (0..threads)
         .map(|thread| {
             let run = Arc::clone(&run);
-            std::thread::spawn(move || work(&run, thread))
+            std::thread::spawn(move || run_thread(&run, thread))
         })
         .collect();
-    run.open.wait();
-    let before = process::cpu_seconds(&run.plan.pids);
-    let own = process::own_cpu_seconds();
-    let begin = *run.begin.get_or_init(stopwatch);
-    run.go.wait();
-    let failed = run.failed.get().is_some();
-    let end = begin + run.plan.length;
-    match &run.pace {
-        _ if failed => {}
-        Some(pace) => pace.run(begin, run.plan.length, stopwatch),
-        None => pass_until(end),
+    run.opened.wait();
+    let cpu_before = process::cpu_seconds(&run.plan.pids);
+    let own_cpu_before = process::own_cpu_seconds();
+    let start = *run.start.get_or_init(stopwatch);
+    run.started.wait();
+    let has_failed = run.failure.get().is_some();
+    let end = start + run.plan.duration;
+    match &run.dispatcher {
+        _ if has_failed => {}
+        Some(dispatcher) => dispatcher.run(start, run.plan.duration, stopwatch),
+        None => park_until(end),
     }
-    let length = stopwatch().saturating_duration_since(begin);
-    let after = process::cpu_seconds(&run.plan.pids);
-    let own_cpu_seconds = process::own_cpu_seconds() - own;
+    let duration = stopwatch().saturating_duration_since(start);
+    let cpu_after = process::cpu_seconds(&run.plan.pids);
+    let own_cpu_seconds = process::own_cpu_seconds() - own_cpu_before;
     let resident_bytes = process::resident_bytes(&run.plan.pids);
-    run.told.wait();
-    let unsent = run.pace.as_ref().map_or(0, Pace::unsent);
+    run.measured.wait();
+    let unsent = run.dispatcher.as_ref().map_or(0, Dispatcher::unsent);
     let mut tally = Tally::new(run.plan.kinds.len());
     for thread in spawned {
         tally.merge(thread.join().expect("invariant: a connection's thread does not panic"));
     }
-    let server = before
-        .zip(after)
-        .map(|(before, after)| Server { cpu_seconds: after - before, resident_bytes });
-    match run.failed.get() {
-        Some(why) => Err(why.clone()),
-        None => Ok(Loaded { tally, length, unsent, server, own_cpu_seconds }),
+    let server = cpu_before
+        .zip(cpu_after)
+        .map(|(before, after)| ServerUsage { cpu_seconds: after - before, resident_bytes });
+    match run.failure.get() {
+        Some(error) => Err(error.clone()),
+        None => Ok(Outcome { tally, duration, unsent, server, own_cpu_seconds }),
     }
 }
 
-fn pass_until(end: Instant) {
+fn park_until(end: Instant) {
     loop {
         let left = end.saturating_duration_since(stopwatch());
         if left.is_zero() {
@@ -170,187 +173,196 @@ fn pass_until(end: Instant) {
     }
 }
 
-/// One thread with its share of the connections.
-fn work(run: &Arc<Run>, thread: usize) -> Tally {
+/// Runs one thread with its share of the connections.
+fn run_thread(run: &Arc<Run>, thread: usize) -> Tally {
     let tally = Rc::new(RefCell::new(Tally::new(run.plan.kinds.len())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let opened = match &runtime {
-        Ok(runtime) => runtime.block_on(open(run, thread)),
+        Ok(runtime) => runtime.block_on(open_all(run, thread)),
         Err(error) => Err(error.to_string()),
     };
-    let lines = opened.unwrap_or_else(|why| {
-        // Only one reason is told, and any will do.
-        let _ = run.failed.set(why);
+    let connections = opened.unwrap_or_else(|error| {
+        // Only the first error of all threads is reported.
+        let _ = run.failure.set(error);
         Vec::new()
     });
-    run.open.wait();
-    run.go.wait();
-    let begin = *run.begin.get().expect("invariant: the clock starts before it is gone");
-    let mut open = Vec::new();
-    if let (Ok(runtime), None) = (&runtime, run.failed.get()) {
+    run.opened.wait();
+    run.started.wait();
+    let start = *run.start.get().expect("invariant: the clock starts before this barrier");
+    let mut still_open = Vec::new();
+    if let (Ok(runtime), None) = (&runtime, run.failure.get()) {
         let local = LocalSet::new();
-        open = local.block_on(runtime, drive_all(run, lines, begin, &tally));
+        still_open = local.block_on(runtime, drive_all(run, connections, start, &tally));
     }
-    run.told.wait();
-    drop(open);
+    run.measured.wait();
+    drop(still_open);
     tally.take()
 }
 
-async fn open(run: &Run, thread: usize) -> Result<Vec<Line>, String> {
-    let mut lines = Vec::new();
+async fn open_all(run: &Run, thread: usize) -> Result<Vec<Connection>, String> {
+    let mut connections = Vec::new();
     for number in (thread..run.plan.connections).step_by(run.plan.threads) {
-        let opened = Line::open(&run.plan, number).await;
         let addr = run.plan.addr;
-        lines.push(opened.map_err(|why| format!("connection {} to {addr}: {why}", number + 1))?);
+        let opened = Connection::open(&run.plan, number)
+            .await
+            .map_err(|error| format!("cannot open connection {} to {addr}: {error}", number + 1));
+        connections.push(opened?);
     }
-    Ok(lines)
+    Ok(connections)
 }
 
-/// Drives connections to the end and leaves them open: a server of a process each has its memory in
-/// them.
+/// Drives connections to the end and leaves them open: a server with one process per connection
+/// holds memory for as long as they are open.
 async fn drive_all(
     run: &Arc<Run>,
-    lines: Vec<Line>,
-    begin: Instant,
+    connections: Vec<Connection>,
+    start: Instant,
     tally: &Rc<RefCell<Tally>>,
-) -> Vec<Line> {
-    let driven: Vec<_> = lines
+) -> Vec<Connection> {
+    let tasks: Vec<_> = connections
         .into_iter()
-        .map(|line| {
+        .map(|connection| {
             let (run, tally) = (Arc::clone(run), Rc::clone(tally));
-            tokio::task::spawn_local(async move { drive(&run, line, begin, &tally).await })
+            tokio::task::spawn_local(async move { drive(&run, connection, start, &tally).await })
         })
         .collect();
-    let late = begin + run.plan.length + GRACE;
-    let mut open = Vec::new();
-    for each in driven {
-        if let Ok(ended) = timeout_at(late.into(), each).await {
-            open.extend(ended.ok().flatten());
+    let deadline = start + run.plan.duration + GRACE;
+    let mut still_open = Vec::new();
+    for task in tasks {
+        if let Ok(ended) = timeout_at(deadline.into(), task).await {
+            still_open.extend(ended.ok().flatten());
         } else {
             let mut tally = tally.borrow_mut();
             tally.broken += 1;
-            tally.why = Some("no answer long after the end".into());
+            tally.broken_why = Some("no response within 10 s after the end".into());
         }
     }
-    open
+    still_open
 }
 
-/// One connection, until the end; `None` when it could not be opened again.
-async fn drive(run: &Run, mut line: Line, begin: Instant, tally: &RefCell<Tally>) -> Option<Line> {
-    let end = begin + run.plan.length;
-    let mut pace = run.pace.as_ref();
+/// Drives one connection to the end; `None` if it could not be reopened.
+async fn drive(
+    run: &Run,
+    mut connection: Connection,
+    start: Instant,
+    tally: &RefCell<Tally>,
+) -> Option<Connection> {
+    let end = start + run.plan.duration;
+    let mut dispatcher = run.dispatcher.as_ref();
     let mut now = stopwatch();
     loop {
-        let due = match pace.filter(|_| now < end + LATE) {
-            Some(pace) => pace.next(begin).await,
+        let due = match dispatcher.filter(|_| now < end + LATE) {
+            Some(dispatcher) => dispatcher.next(start).await,
             None => None,
         };
-        if due.is_none() && run.pace.is_some() {
-            // The schedule is over, and so is the run but for what is to be given back.
-            (pace, now) = (None, end.max(stopwatch()));
+        if due.is_none() && run.dispatcher.is_some() {
+            // The schedule has ended; only leases still held remain to be released.
+            (dispatcher, now) = (None, end.max(stopwatch()));
         }
-        if due.is_none() && now >= end && !line.talk.owes() {
-            return Some(line);
+        if due.is_none() && now >= end && !connection.protocol.must_release() {
+            return Some(connection);
         }
         let from = due.unwrap_or(now);
-        let exchanged = line.exchange().await;
+        let exchanged = connection.exchange().await;
         now = stopwatch();
         let closes = match exchanged {
-            Ok((kind, heard)) => {
+            Ok((kind, response)) => {
                 let mut tally = tally.borrow_mut();
-                if heard.status >= 300 {
-                    *tally.refused.entry(heard.status).or_default() += 1;
+                if response.status >= 300 {
+                    *tally.refused.entry(response.status).or_default() += 1;
                 } else {
-                    let late = now > end;
-                    if !late || due.is_some() {
-                        tally.lengths[kind].record(now.saturating_duration_since(from));
+                    let is_late = now > end;
+                    if !is_late || due.is_some() {
+                        tally.latencies[kind].record(now.saturating_duration_since(from));
                     }
-                    tally.late += u64::from(late && due.is_some());
-                    tally.after += u64::from(late);
+                    tally.late += u64::from(is_late && due.is_some());
+                    tally.after += u64::from(is_late);
                 }
-                heard.closes
+                response.closes
             }
-            Err(why) => {
+            Err(error) => {
                 let mut tally = tally.borrow_mut();
                 tally.broken += 1;
-                tally.why = Some(why.to_string());
+                tally.broken_why = Some(error.to_string());
                 true
             }
         };
-        if closes && line.reopen(&run.plan).await.is_err() {
+        if closes && connection.reopen(&run.plan).await.is_err() {
             return None;
         }
     }
 }
 
-/// A connection and its conversation.
-struct Line {
+/// A connection with the state of its protocol.
+struct Connection {
     number: usize,
     stream: TcpStream,
-    talk: Box<dyn Talk>,
+    protocol: Box<dyn Protocol>,
     out: Vec<u8>,
-    bytes: Vec<u8>,
+    input: Vec<u8>,
+    /// The number of bytes at the start of `input` that are received and not yet parsed.
     filled: usize,
 }
 
-impl Line {
-    async fn open(plan: &Plan, number: usize) -> Result<Self, Broken> {
+impl Connection {
+    async fn open(plan: &Plan, number: usize) -> Result<Self, ExchangeError> {
         let stream = connect(plan.addr).await?;
-        let talk = (plan.talk)(number);
-        let (out, bytes) = (Vec::new(), vec![0; 4096]);
-        let mut line = Self { number, stream, talk, out, bytes, filled: 0 };
-        line.greet().await?;
-        Ok(line)
+        let protocol = (plan.new_protocol)(number);
+        let (out, input) = (Vec::new(), vec![0; 4096]);
+        let mut connection = Self { number, stream, protocol, out, input, filled: 0 };
+        connection.shake_hands().await?;
+        Ok(connection)
     }
 
-    /// Begins again on a new connection. What was held stays held if its answer never came.
-    async fn reopen(&mut self, plan: &Plan) -> Result<(), Broken> {
+    /// Connects again. A lease stays held if the response to its release never came.
+    async fn reopen(&mut self, plan: &Plan) -> Result<(), ExchangeError> {
         self.stream = connect(plan.addr).await?;
         self.filled = 0;
-        if !self.talk.owes() {
-            self.talk = (plan.talk)(self.number);
+        if !self.protocol.must_release() {
+            self.protocol = (plan.new_protocol)(self.number);
         }
-        self.greet().await
+        self.shake_hands().await
     }
 
-    async fn greet(&mut self) -> Result<(), Broken> {
-        while self.talk.greets() {
-            let (_, heard) = self.exchange().await?;
-            if heard.status >= 300 {
-                return Err(Broken::Unclear("a refusal at the greeting"));
+    async fn shake_hands(&mut self) -> Result<(), ExchangeError> {
+        while self.protocol.handshake() {
+            let (_, response) = self.exchange().await?;
+            if response.status >= 300 {
+                return Err(ExchangeError::Protocol("the server refused the handshake"));
             }
         }
         Ok(())
     }
 
-    async fn exchange(&mut self) -> Result<(usize, Heard), Broken> {
+    /// Sends the next request and waits for its response; returns the kind of the request too.
+    async fn exchange(&mut self) -> Result<(usize, Response), ExchangeError> {
         self.out.clear();
-        let kind = self.talk.ask(&mut self.out);
+        let kind = self.protocol.write_request(&mut self.out);
         self.stream.write_all(&self.out).await?;
         loop {
-            if let Some(heard) = self.talk.hear(&self.bytes[..self.filled])? {
-                self.bytes.copy_within(heard.used..self.filled, 0);
-                self.filled -= heard.used;
-                return Ok((kind, heard));
+            if let Some(response) = self.protocol.parse_response(&self.input[..self.filled])? {
+                self.input.copy_within(response.len..self.filled, 0);
+                self.filled -= response.len;
+                return Ok((kind, response));
             }
-            if self.filled == self.bytes.len() {
-                if self.filled >= ANSWER_MAX {
-                    return Err(Broken::Unclear("an answer without an end"));
+            if self.filled == self.input.len() {
+                if self.filled >= RESPONSE_MAX {
+                    return Err(ExchangeError::Protocol("a response larger than 64 MiB"));
                 }
-                self.bytes.resize(self.filled * 2, 0);
+                self.input.resize(self.filled * 2, 0);
             }
-            let read = self.stream.read(&mut self.bytes[self.filled..]).await?;
+            let read = self.stream.read(&mut self.input[self.filled..]).await?;
             if read == 0 {
-                return Err(Broken::Unclear("the end of the connection instead of an answer"));
+                return Err(ExchangeError::Protocol("the connection closed before the response"));
             }
             self.filled += read;
         }
     }
 }
 
-async fn connect(addr: SocketAddr) -> Result<TcpStream, Broken> {
-    let stream = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(addr)).await;
-    let stream = stream.map_err(|_| Broken::Unclear("no connection in 10 s"))??;
+async fn connect(addr: SocketAddr) -> Result<TcpStream, ExchangeError> {
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await;
+    let stream = stream.map_err(|_| ExchangeError::Protocol("no connection within 10 s"))??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

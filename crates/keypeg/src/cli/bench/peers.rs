@@ -1,32 +1,36 @@
-//! What others do for the same job, in their own words: Redis, beanstalkd, `PostgreSQL`.
+//! The same job on other servers, in their protocols: Redis, beanstalkd, `PostgreSQL`.
 //!
-//! Only for `bench/run`, which starts and fills them; each in the form that is kindest to it. Lent
-//! and returned as Keypeg does it: a random free one, exclusively, under a token that a late return
-//! does not match, with a deadline that is kept. What moves back what is overdue is left out for all
-//! three: for Keypeg it is not.
+//! Only for `bench/run`, which starts and fills them. Each uses its most favourable form. As in
+//! Keypeg, a lease is for a random free item, exclusive, under a token that a late release does not
+//! match, with a deadline that is stored. The expiry of overdue leases is left out for all three;
+//! Keypeg includes it.
 
-use super::Broken;
-use super::talk::{Heard, Talk};
+use super::ExchangeError;
+use super::protocol::{Protocol, Response};
 use std::str::from_utf8;
 
-const GOOD: u16 = 200;
-const NONE: u16 = 404;
-const WRONG: u16 = 500;
+/// HTTP statuses for the outcomes of the other protocols.
+const SUCCESS: u16 = 200;
+const NONE_AVAILABLE: u16 = 404;
+const ERROR: u16 = 500;
 
 fn line(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|two| two == b"\r\n")?;
     Some(&bytes[..end])
 }
 
-fn number(text: &[u8]) -> Result<usize, Broken> {
-    from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Broken::Unclear("no number"))
+fn number(text: &[u8]) -> Result<usize, ExchangeError> {
+    from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(ExchangeError::Protocol("a length that is not a number"))
 }
 
-fn heard(used: usize, status: u16) -> Heard {
-    Heard { used, status, closes: false }
+fn response(len: usize, status: u16) -> Response {
+    Response { len, status, closes: false }
 }
 
-/// `free` is a set of keys; `leased` a sorted set by deadline, `holders` a hash of tokens.
+/// `free` is a set of keys, `leased` a sorted set by deadline, `holders` a hash of tokens.
 const ACQUIRE: &str = "local k = redis.call('SPOP', 'free') if not k then return false end \
     local t = redis.call('INCR', 'token') \
     redis.call('ZADD', 'leased', redis.call('TIME')[1] + 60, k) \
@@ -35,10 +39,11 @@ const RELEASE: &str = "if redis.call('HGET', 'holders', ARGV[1]) ~= ARGV[2] then
     redis.call('ZREM', 'leased', ARGV[1]) redis.call('HDEL', 'holders', ARGV[1]) \
     redis.call('SADD', 'free', ARGV[1]) return {'1'}";
 
-/// What a bulk string holds, `None` for none, and its length with all that is around it.
+/// The content of a bulk string, `None` for a null string, and its length with prefix and line
+/// ends.
 type Bulk<'a> = (Option<&'a [u8]>, usize);
 
-/// One script to lend, one to take back, each called by its digest.
+/// One script to acquire, one to release, each called by its digest.
 #[derive(Default)]
 pub(super) struct Redis {
     scripts: Vec<Vec<u8>>,
@@ -59,10 +64,12 @@ impl Redis {
         }
     }
 
-    /// A bulk string and what it took; `None` when more is to come.
-    fn bulk(bytes: &[u8]) -> Result<Option<Bulk<'_>>, Broken> {
+    /// Parses a bulk string; `None` if it is incomplete.
+    fn bulk(bytes: &[u8]) -> Result<Option<Bulk<'_>>, ExchangeError> {
         let Some(head) = line(bytes) else { return Ok(None) };
-        let length = head.strip_prefix(b"$").ok_or(Broken::Unclear("no bulk string"))?;
+        let length = head
+            .strip_prefix(b"$")
+            .ok_or(ExchangeError::Protocol("a reply that is not a bulk string"))?;
         if length == b"-1" {
             return Ok(Some((None, head.len() + 2)));
         }
@@ -72,8 +79,8 @@ impl Redis {
     }
 }
 
-impl Talk for Redis {
-    fn ask(&mut self, out: &mut Vec<u8>) -> usize {
+impl Protocol for Redis {
+    fn write_request(&mut self, out: &mut Vec<u8>) -> usize {
         match (&self.scripts[..], &self.held) {
             ([acquire, _], None) => Self::command(out, &[b"EVALSHA", acquire, b"0"]),
             ([_, release], Some((key, token))) => {
@@ -88,14 +95,14 @@ impl Talk for Redis {
         0
     }
 
-    fn hear(&mut self, bytes: &[u8]) -> Result<Option<Heard>, Broken> {
+    fn parse_response(&mut self, bytes: &[u8]) -> Result<Option<Response>, ExchangeError> {
         let Some(head) = line(bytes) else { return Ok(None) };
         if head.first() == Some(&b'-') {
-            return Ok(Some(heard(head.len() + 2, WRONG)));
+            return Ok(Some(response(head.len() + 2, ERROR)));
         }
         let (count, mut used) = match head.strip_prefix(b"*") {
             Some(count) if count != b"-1" => (number(count)?, head.len() + 2),
-            Some(_) => return Ok(Some(heard(head.len() + 2, NONE))),
+            Some(_) => return Ok(Some(response(head.len() + 2, NONE_AVAILABLE))),
             None => (1, 0),
         };
         let mut words = Vec::with_capacity(count);
@@ -104,8 +111,8 @@ impl Talk for Redis {
             used += more;
             words.extend(word);
         }
-        let status = if words.is_empty() { NONE } else { GOOD };
-        if self.greets() {
+        let status = if words.is_empty() { NONE_AVAILABLE } else { SUCCESS };
+        if self.handshake() {
             self.scripts.extend(words.first().map(|word| word.to_vec()));
         } else {
             self.held = match &words[..] {
@@ -113,26 +120,26 @@ impl Talk for Redis {
                 _ => None,
             };
         }
-        Ok(Some(heard(used, status)))
+        Ok(Some(response(used, status)))
     }
 
-    fn owes(&self) -> bool {
+    fn must_release(&self) -> bool {
         self.held.is_some()
     }
 
-    fn greets(&self) -> bool {
+    fn handshake(&self) -> bool {
         self.scripts.len() < 2
     }
 }
 
-/// Reserve and release; a job's time to run is its deadline, its connection its holder.
+/// Reserve and release: a job's time to run is its deadline, its connection is its holder.
 #[derive(Default)]
 pub(super) struct Beanstalk {
     held: Option<Vec<u8>>,
 }
 
-impl Talk for Beanstalk {
-    fn ask(&mut self, out: &mut Vec<u8>) -> usize {
+impl Protocol for Beanstalk {
+    fn write_request(&mut self, out: &mut Vec<u8>) -> usize {
         let Some(job) = &self.held else {
             out.extend_from_slice(b"reserve-with-timeout 0\r\n");
             return 0;
@@ -143,7 +150,7 @@ impl Talk for Beanstalk {
         1
     }
 
-    fn hear(&mut self, bytes: &[u8]) -> Result<Option<Heard>, Broken> {
+    fn parse_response(&mut self, bytes: &[u8]) -> Result<Option<Response>, ExchangeError> {
         let Some(head) = line(bytes) else { return Ok(None) };
         self.held = None;
         let mut words = head.split(|&byte| byte == b' ');
@@ -154,36 +161,37 @@ impl Talk for Beanstalk {
                     return Ok(None);
                 }
                 self.held = Some(job.to_vec());
-                (used, GOOD)
+                (used, SUCCESS)
             }
-            (Some(b"RELEASED"), ..) => (head.len() + 2, GOOD),
-            (Some(b"TIMED_OUT"), ..) => (head.len() + 2, NONE),
-            _ => (head.len() + 2, WRONG),
+            (Some(b"RELEASED"), ..) => (head.len() + 2, SUCCESS),
+            (Some(b"TIMED_OUT"), ..) => (head.len() + 2, NONE_AVAILABLE),
+            _ => (head.len() + 2, ERROR),
         };
-        Ok(Some(heard(used, status)))
+        Ok(Some(response(used, status)))
     }
 
-    fn owes(&self) -> bool {
+    fn must_release(&self) -> bool {
         self.held.is_some()
     }
 }
 
-/// One prepared UPDATE to lend, from a random row on and past locked ones, one to take back.
+/// One prepared UPDATE to acquire, from a random row on and past locked ones, one to release.
 pub(super) struct Postgres {
     table: String,
     rows: u64,
+    /// The state of the random generator.
     random: u64,
-    greeted: bool,
+    has_shaken_hands: bool,
     held: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Postgres {
     pub(super) fn new(table: &str, rows: u64, number: usize) -> Self {
         let random = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self { table: table.into(), rows: rows.max(1), random, greeted: false, held: None }
+        Self { table: table.into(), rows: rows.max(1), random, has_shaken_hands: false, held: None }
     }
 
-    /// xorshift: any row will do.
+    /// Returns a random row, with xorshift: the quality of the numbers does not matter.
     fn draw(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -218,7 +226,7 @@ impl Postgres {
         Self::message(out, b'S', b"");
     }
 
-    fn greeting(&self, out: &mut Vec<u8>) {
+    fn write_handshake(&self, out: &mut Vec<u8>) {
         let body = b"\0\x03\0\0user\0bench\0database\0bench\0\0";
         out.extend_from_slice(&(u32::try_from(body.len() + 4).unwrap_or(0)).to_be_bytes());
         out.extend_from_slice(body);
@@ -238,7 +246,7 @@ impl Postgres {
         Self::message(out, b'S', b"");
     }
 
-    /// The columns of a row.
+    /// Returns the columns of a row.
     fn columns(mut row: &[u8]) -> Vec<&[u8]> {
         let mut columns = Vec::new();
         row = row.get(2..).unwrap_or_default();
@@ -251,10 +259,10 @@ impl Postgres {
     }
 }
 
-impl Talk for Postgres {
-    fn ask(&mut self, out: &mut Vec<u8>) -> usize {
-        if !self.greeted {
-            self.greeting(out);
+impl Protocol for Postgres {
+    fn write_request(&mut self, out: &mut Vec<u8>) -> usize {
+        if !self.has_shaken_hands {
+            self.write_handshake(out);
             return 0;
         }
         if let Some((id, token)) = &self.held {
@@ -266,42 +274,44 @@ impl Talk for Postgres {
         0
     }
 
-    /// Ready comes once after the start and once after what was prepared.
-    fn hear(&mut self, bytes: &[u8]) -> Result<Option<Heard>, Broken> {
-        let (mut at, mut status, mut held, mut prepared) = (0, NONE, None, 0);
+    /// The handshake has two ReadyForQuery messages: after the startup and after the statements.
+    fn parse_response(&mut self, bytes: &[u8]) -> Result<Option<Response>, ExchangeError> {
+        let (mut offset, mut status, mut held, mut prepared) = (0, NONE_AVAILABLE, None, 0);
         loop {
-            let Some(&[kind, a, b, c, d]) = bytes[at..].first_chunk::<5>() else { return Ok(None) };
+            let Some(&[kind, a, b, c, d]) = bytes[offset..].first_chunk::<5>() else {
+                return Ok(None);
+            };
             let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(0);
-            let Some(body) = bytes.get(at + 5..at + 1 + length) else { return Ok(None) };
-            at += 1 + length;
+            let Some(body) = bytes.get(offset + 5..offset + 1 + length) else { return Ok(None) };
+            offset += 1 + length;
             match kind {
-                b'E' => status = WRONG,
+                b'E' => status = ERROR,
                 b'1' => prepared += 1,
                 b'D' => {
-                    status = GOOD;
+                    status = SUCCESS;
                     if let [id, token, ..] = Self::columns(body)[..] {
                         held = Some((id.to_vec(), token.to_vec()));
                     }
                 }
-                b'Z' if !self.greeted && prepared < 2 && status != WRONG => {}
+                b'Z' if !self.has_shaken_hands && prepared < 2 && status != ERROR => {}
                 b'Z' => break,
                 _ => {}
             }
         }
-        if self.greeted {
+        if self.has_shaken_hands {
             self.held = held;
         } else {
-            self.greeted = true;
-            status = if status == WRONG { WRONG } else { GOOD };
+            self.has_shaken_hands = true;
+            status = if status == ERROR { ERROR } else { SUCCESS };
         }
-        Ok(Some(heard(at, status)))
+        Ok(Some(response(offset, status)))
     }
 
-    fn owes(&self) -> bool {
+    fn must_release(&self) -> bool {
         self.held.is_some()
     }
 
-    fn greets(&self) -> bool {
-        !self.greeted
+    fn handshake(&self) -> bool {
+        !self.has_shaken_hands
     }
 }

@@ -1,60 +1,62 @@
-//! What a server's processes used: processor time and memory, as Linux tells them.
+//! Processor time and memory of a server's processes, as Linux reports them in `/proc`.
 //!
-//! A process counts with all its descendants, those that ended included, so that servers of many
-//! processes can be compared with servers of one.
+//! A process counts with all its descendants, including those that have exited, so that servers
+//! with many processes are comparable with servers of one.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// One line of `/proc/PID/stat`, as far as it matters here.
+/// The fields of `/proc/PID/stat` that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     pid: u32,
     parent: u32,
-    /// Its own time, and that of its children that ended.
+    /// User and system time of the process.
     ticks: u64,
-    ended_ticks: u64,
+    /// User and system time of its children that exited.
+    exited_ticks: u64,
 }
 
-/// Tells the processor time that these processes and their descendants have used; `None` when none
-/// is there.
+/// Returns the processor time used by these processes and their descendants; `None` if none exists.
 pub(super) fn cpu_seconds(roots: &[u32]) -> Option<f64> {
     let stats = stats();
-    let family = family(roots, &stats);
-    let members = stats.iter().filter(|stat| family.contains(&stat.pid));
-    (!family.is_empty()).then(|| members.map(own_and_ended).sum())
+    let pids = with_descendants(roots, &stats);
+    let members = stats.iter().filter(|stat| pids.contains(&stat.pid));
+    (!pids.is_empty()).then(|| members.map(used_seconds).sum())
 }
 
-/// Tells how much memory they have; what they share counts once, in parts.
+/// Returns the resident memory of these processes and their descendants; a shared page counts once,
+/// divided between its processes.
 pub(super) fn resident_bytes(roots: &[u32]) -> u64 {
-    family(roots, &stats()).into_iter().map(resident).sum()
+    with_descendants(roots, &stats()).into_iter().map(memory_bytes).sum()
 }
 
-/// What this process has used of the processors.
+/// Returns the processor time used by this process.
 pub(super) fn own_cpu_seconds() -> f64 {
     let own = read(std::process::id(), "stat").and_then(|text| stat(&text));
-    own.as_ref().map_or(0.0, own_and_ended)
+    own.as_ref().map_or(0.0, used_seconds)
 }
 
-/// The kernel tells a process's time in whole ticks of 10 ms, which leaves nothing of hundreds of
-/// processes that each ran a little; of threads that live it also tells nanoseconds.
-fn own_and_ended(stat: &Stat) -> f64 {
+/// Returns the time of a process and its exited children. The kernel counts a process's time in
+/// whole ticks of 10 ms, which rounds hundreds of processes with little work to zero. For live
+/// threads it also reports nanoseconds, in `schedstat`.
+fn used_seconds(stat: &Stat) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", stat.pid)).into_iter().flatten();
-    let each = tasks.filter_map(|task| {
+    let thread_ns = tasks.filter_map(|task| {
         let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
         text.split(' ').next()?.parse::<u64>().ok()
     });
-    let exact = Duration::from_nanos(each.sum()).as_secs_f64();
-    seconds(stat.ended_ticks) + seconds(stat.ticks).max(exact)
+    let exact_seconds = Duration::from_nanos(thread_ns.sum()).as_secs_f64();
+    seconds(stat.exited_ticks) + seconds(stat.ticks).max(exact_seconds)
 }
 
 fn stats() -> Vec<Stat> {
     pids().filter_map(|pid| stat(&read(pid, "stat")?)).collect()
 }
 
-/// Finds the processes that listen on an address of this machine.
+/// Returns the processes that listen on an address of this machine; only for loopback addresses.
 pub(super) fn listening(addr: SocketAddr) -> Vec<u32> {
     if !addr.ip().is_loopback() {
         return Vec::new();
@@ -65,7 +67,7 @@ pub(super) fn listening(addr: SocketAddr) -> Vec<u32> {
     };
     let sockets: HashSet<String> =
         fs::read_to_string(file).map(|text| sockets(&text, addr.port())).unwrap_or_default();
-    pids().filter(|&pid| holds(pid, &sockets)).collect()
+    pids().filter(|&pid| has_socket(pid, &sockets)).collect()
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -77,7 +79,8 @@ fn read(pid: u32, file: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
 }
 
-/// A name can hold anything, so fields count from the last parenthesis.
+/// Parses `/proc/PID/stat`. The name can contain anything, so fields count from the last
+/// parenthesis.
 fn stat(text: &str) -> Option<Stat> {
     let pid = text.split(' ').next()?.parse().ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
@@ -86,31 +89,31 @@ fn stat(text: &str) -> Option<Stat> {
         both.sum::<Option<u64>>()
     };
     let parent = fields.get(1)?.parse().ok()?;
-    Some(Stat { pid, parent, ticks: ticks(11)?, ended_ticks: ticks(13)? })
+    Some(Stat { pid, parent, ticks: ticks(11)?, exited_ticks: ticks(13)? })
 }
 
-fn family(roots: &[u32], stats: &[Stat]) -> HashSet<u32> {
+fn with_descendants(roots: &[u32], stats: &[Stat]) -> HashSet<u32> {
     let parents: HashMap<u32, u32> = stats.iter().map(|stat| (stat.pid, stat.parent)).collect();
-    let belongs = |pid: &u32| {
-        let mut at = Some(*pid);
-        // No chain of parents is longer than there are processes.
+    let is_member = |pid: &u32| {
+        let mut ancestor = Some(*pid);
+        // A chain of parents is at most as long as the list of processes.
         for _ in 0..=parents.len() {
-            match at {
+            match ancestor {
                 Some(pid) if roots.contains(&pid) => return true,
-                Some(pid) => at = parents.get(&pid).copied(),
+                Some(pid) => ancestor = parents.get(&pid).copied(),
                 None => return false,
             }
         }
         false
     };
-    parents.keys().copied().filter(belongs).collect()
+    parents.keys().copied().filter(is_member).collect()
 }
 
-/// Its share of the memory it shares, where that can be read.
-fn resident(pid: u32) -> u64 {
-    let share = read(pid, "smaps_rollup").and_then(|text| kib(&text, "Pss:"));
-    let whole = || read(pid, "status").and_then(|text| kib(&text, "VmRSS:"));
-    share.or_else(whole).unwrap_or(0) * 1024
+/// Returns a process's proportional set size, or its resident size if that cannot be read.
+fn memory_bytes(pid: u32) -> u64 {
+    let proportional = read(pid, "smaps_rollup").and_then(|text| kib(&text, "Pss:"));
+    let resident = || read(pid, "status").and_then(|text| kib(&text, "VmRSS:"));
+    proportional.or_else(resident).unwrap_or(0) * 1024
 }
 
 fn kib(text: &str, name: &str) -> Option<u64> {
@@ -118,7 +121,7 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// The sockets that listen on a port, as they are named in `/proc/PID/fd`.
+/// Returns the sockets that listen on a port, as they are named in `/proc/PID/fd`.
 fn sockets(table: &str, port: u16) -> HashSet<String> {
     const LISTENS: &str = "0A";
     let local = format!(":{port:04X}");
@@ -128,13 +131,13 @@ fn sockets(table: &str, port: u16) -> HashSet<String> {
         .collect()
 }
 
-fn holds(pid: u32, sockets: &HashSet<String>) -> bool {
+fn has_socket(pid: u32, sockets: &HashSet<String>) -> bool {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
     let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     links.into_iter().any(|link| link.to_str().is_some_and(|link| sockets.contains(link)))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "ticks of one machine's life")]
+#[expect(clippy::cast_precision_loss, reason = "ticks of one machine's uptime")]
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
@@ -144,23 +147,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_stat_is_read_whatever_the_name_holds() {
+    fn a_line_of_stat_is_parsed_whatever_the_name_contains() {
         let line = "17 (a) b (c) S 4 17 17 0 -1 4194560 1 2 3 4 100 20 3 1 20 0 9 0 77 1 2";
-        assert_eq!(stat(line), Some(Stat { pid: 17, parent: 4, ticks: 120, ended_ticks: 4 }));
+        assert_eq!(stat(line), Some(Stat { pid: 17, parent: 4, ticks: 120, exited_ticks: 4 }));
         assert_eq!(stat("17 (short) S 4"), None);
     }
 
     #[test]
-    fn a_family_is_all_that_descends() {
-        let one = |pid, parent| Stat { pid, parent, ticks: 1, ended_ticks: 0 };
-        let stats = [one(1, 0), one(5, 1), one(6, 5), one(7, 6), one(8, 1)];
-        assert_eq!(family(&[5], &stats), HashSet::from([5, 6, 7]));
-        assert_eq!(family(&[7, 8], &stats), HashSet::from([7, 8]));
-        assert_eq!(family(&[99], &stats), HashSet::new());
+    fn descendants_are_found_at_any_depth() {
+        let process = |pid, parent| Stat { pid, parent, ticks: 1, exited_ticks: 0 };
+        let stats = [process(1, 0), process(5, 1), process(6, 5), process(7, 6), process(8, 1)];
+        assert_eq!(with_descendants(&[5], &stats), HashSet::from([5, 6, 7]));
+        assert_eq!(with_descendants(&[7, 8], &stats), HashSet::from([7, 8]));
+        assert_eq!(with_descendants(&[99], &stats), HashSet::new());
     }
 
     #[test]
-    fn who_listens_is_found_and_measured() {
+    fn a_listening_process_is_found_and_measured() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let own = std::process::id();
         assert!(listening(listener.local_addr().unwrap()).contains(&own));

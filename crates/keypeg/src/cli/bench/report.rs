@@ -1,38 +1,40 @@
-//! What a run is told as: one JSON object, or its lines for people.
+//! The report of a run: one JSON object, or one line per member.
+//!
+//! The members' names and units are an interface: scripts read them.
 
 use super::histogram::Histogram;
-use super::load::{Loaded, Server};
+use super::load::{Outcome, ServerUsage};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a run found.
+/// The report of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     scenario: String,
     server: String,
     connections: usize,
     threads: usize,
-    /// Requests a second that were due; null for a closed loop.
+    /// Requests per second that were due; null for a closed loop.
     rate: Option<f64>,
     seconds: f64,
-    /// Good answers within that time, and each second.
+    /// Successes within that time; then per second.
     requests: u64,
     requests_per_second: f64,
-    /// By status.
+    /// Responses other than successes, by status.
     refused: BTreeMap<u16, u64>,
-    /// Connections lost and answers not understood, and why the last one was.
+    /// Lost connections and responses that could not be parsed; then the last error.
     broken: u64,
     broken_why: Option<String>,
-    /// Due within the time and not sent even seconds after it: more than 0 says that the server, or
-    /// this client, cannot keep up with the rate, so that the latencies are lower bounds.
+    /// Requests due within the time and not sent even seconds after it. More than 0 means that the
+    /// server, or this client, cannot keep up with the rate; then the latencies are lower bounds.
     unsent: u64,
-    /// Good answers after the time: what was due within it and came late, and what was given back.
+    /// Successes after the time: late responses to requests due within it, and releases.
     after: u64,
-    /// Of all good answers within the time, and by kind; on a schedule also of those that came late.
+    /// Of all successes within the time, then by kind; with a rate, late responses are included.
     latency: Latency,
     by: BTreeMap<&'static str, Latency>,
-    /// The server's processes; null where they were not found.
+    /// The server's processes; null if they were not found.
     process: Option<Process>,
     client_cpu_seconds: f64,
 }
@@ -54,8 +56,8 @@ struct Process {
     resident_bytes: u64,
 }
 
-/// What a run was about.
-pub(super) struct About {
+/// The options of a run that its report repeats.
+pub(super) struct RunInfo {
     pub(super) scenario: String,
     pub(super) server: String,
     pub(super) connections: usize,
@@ -66,35 +68,36 @@ pub(super) struct About {
 
 impl Report {
     #[expect(clippy::cast_precision_loss, reason = "counts of one run")]
-    pub(super) fn new(about: About, loaded: Loaded) -> Self {
-        let Loaded { tally, length, unsent, server, own_cpu_seconds } = loaded;
+    pub(super) fn new(info: RunInfo, outcome: Outcome) -> Self {
+        let Outcome { tally, duration, unsent, server, own_cpu_seconds } = outcome;
         let mut all = Histogram::default();
-        for one in &tally.lengths {
-            all.merge(one);
+        for latencies in &tally.latencies {
+            all.merge(latencies);
         }
-        let by = about.kinds.iter().copied().zip(tally.lengths.iter().map(Latency::of)).collect();
-        let seconds = length.as_secs_f64();
+        let by = info.kinds.iter().copied().zip(tally.latencies.iter().map(Latency::of)).collect();
+        let seconds = duration.as_secs_f64();
         let requests = all.count() - tally.late;
-        let process = server.map(|Server { cpu_seconds, resident_bytes }| {
-            let per = (cpu_seconds > 0.0).then(|| rounded(requests as f64 / cpu_seconds, 10.0));
+        let process = server.map(|ServerUsage { cpu_seconds, resident_bytes }| {
+            let per_cpu_second =
+                (cpu_seconds > 0.0).then(|| rounded(requests as f64 / cpu_seconds, 10.0));
             Process {
                 cpu_seconds: rounded(cpu_seconds, 100.0),
-                requests_per_cpu_second: per,
+                requests_per_cpu_second: per_cpu_second,
                 resident_bytes,
             }
         });
         Self {
-            scenario: about.scenario,
-            server: about.server,
-            connections: about.connections,
-            threads: about.threads,
-            rate: about.rate,
+            scenario: info.scenario,
+            server: info.server,
+            connections: info.connections,
+            threads: info.threads,
+            rate: info.rate,
             seconds: rounded(seconds, 1_000.0),
             requests,
             requests_per_second: rounded(requests as f64 / seconds, 10.0),
             refused: tally.refused,
             broken: tally.broken,
-            broken_why: tally.why,
+            broken_why: tally.broken_why,
             unsent,
             after: tally.after,
             latency: Latency::of(&all),
@@ -104,15 +107,16 @@ impl Report {
         }
     }
 
-    /// Whether there is nothing to tell: not one good answer.
+    /// Returns whether no request succeeded within the time.
     pub(super) fn is_empty(&self) -> bool {
         self.requests == 0
     }
 
-    /// The same with members of members as `outer.inner`, for a table.
+    /// Returns the report with nested members named `outer.inner`, for a table.
     pub(super) fn flat(&self) -> serde_json::Value {
         let mut fields = serde_json::Map::new();
-        let whole = serde_json::to_value(self).expect("invariant: numbers and names");
+        let whole = serde_json::to_value(self)
+            .expect("invariant: a report of numbers and names serialises");
         flatten("", whole, &mut fields);
         fields.into()
     }
@@ -134,15 +138,15 @@ fn flatten(
 }
 
 impl Latency {
-    fn of(lengths: &Histogram) -> Self {
-        let ms = |length: Duration| rounded(length.as_secs_f64() * 1_000.0, 1_000.0);
+    fn of(latencies: &Histogram) -> Self {
+        let ms = |latency: Duration| rounded(latency.as_secs_f64() * 1_000.0, 1_000.0);
         Self {
-            count: lengths.count(),
-            mean_ms: ms(lengths.mean()),
-            p50_ms: ms(lengths.quantile(500)),
-            p99_ms: ms(lengths.quantile(990)),
-            p99_9_ms: ms(lengths.quantile(999)),
-            max_ms: ms(lengths.max()),
+            count: latencies.count(),
+            mean_ms: ms(latencies.mean()),
+            p50_ms: ms(latencies.quantile(500)),
+            p99_ms: ms(latencies.quantile(990)),
+            p99_9_ms: ms(latencies.quantile(999)),
+            max_ms: ms(latencies.max()),
         }
     }
 }

@@ -1,0 +1,226 @@
+//! Limits on requests: the rate of a token, invalid tokens from one address, and fair shares of the
+//! requests in flight under load.
+//!
+//! Time is an argument, and memory is bounded whatever clients send. Knows nothing of HTTP.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Invalid tokens that an address may send in a burst; after it, one per second.
+const FAILURE_BURST: u64 = 20;
+/// The table of addresses is set-associative: an address can be in any of the `WAYS` slots of its
+/// set.
+const SETS: usize = 1_024;
+const WAYS: usize = 4;
+
+/// A rate limit by GCRA (generic cell rate algorithm), with a burst of one second's requests.
+///
+/// Each admitted request moves the theoretical arrival time (TAT) one interval ahead; a request
+/// that would move it further ahead than the burst is refused.
+#[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
+pub(crate) struct RateLimit {
+    interval_ns: u64,
+    burst_ns: u64,
+    /// The theoretical arrival time (TAT).
+    tat_ns: AtomicU64,
+}
+
+impl RateLimit {
+    pub(crate) fn new(per_second: u32) -> Self {
+        let interval_ns = SECOND_NS / u64::from(per_second.max(1));
+        Self { interval_ns, burst_ns: SECOND_NS, tat_ns: AtomicU64::new(0) }
+    }
+
+    /// Returns whether this limit has the given rate.
+    pub(crate) fn has_rate(&self, per_second: u32) -> bool {
+        self.interval_ns == SECOND_NS / u64::from(per_second.max(1))
+    }
+
+    /// Admits a request, or returns the time to wait. A refusal does not count against the limit.
+    pub(crate) fn admit(&self, now_ns: u64) -> Result<(), Duration> {
+        let next = |tat_ns: u64| {
+            let tat_ns = tat_ns.max(now_ns) + self.interval_ns;
+            (tat_ns - now_ns <= self.burst_ns).then_some(tat_ns)
+        };
+        let updated = self.tat_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        updated.map(drop).map_err(|tat_ns| {
+            Duration::from_nanos(tat_ns + self.interval_ns - now_ns - self.burst_ns)
+        })
+    }
+}
+
+/// KeyCounts invalid tokens by client address, with GCRA in a table of fixed size.
+///
+/// An address over its limit has to wait. A client with many addresses can evict others from the
+/// table, and gains no more than a 401 from it.
+#[derive(Debug)]
+pub(crate) struct FailedAttempts {
+    hasher: RandomState,
+    sets: Mutex<Box<[[Slot; WAYS]]>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    address: u128,
+    /// The theoretical arrival time (TAT) of the address.
+    tat_ns: u64,
+}
+
+impl FailedAttempts {
+    pub(crate) fn new() -> Self {
+        let sets = vec![[Slot::default(); WAYS]; SETS].into_boxed_slice();
+        Self { hasher: RandomState::new(), sets: Mutex::new(sets) }
+    }
+
+    /// KeyCounts an invalid token; over the limit, returns the time to wait.
+    pub(crate) fn count(&self, address: IpAddr, now_ns: u64) -> Result<(), Duration> {
+        let address = network(address);
+        let set_index = usize::try_from(self.hasher.hash_one(address) % SETS as u64)
+            .expect("invariant: below the number of sets");
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = &mut sets[set_index];
+        let known = set.iter().position(|slot| slot.address == address);
+        let way = known.unwrap_or_else(|| {
+            let earliest = (0..WAYS).min_by_key(|&way| set[way].tat_ns);
+            earliest.expect("invariant: a set has slots")
+        });
+        let before_ns = if known.is_some() { set[way].tat_ns } else { 0 };
+        let tat_ns = before_ns.max(now_ns) + SECOND_NS;
+        let over_ns = (tat_ns - now_ns).saturating_sub(FAILURE_BURST * SECOND_NS);
+        if over_ns > 0 {
+            return Err(Duration::from_nanos(over_ns));
+        }
+        set[way] = Slot { address, tat_ns };
+        Ok(())
+    }
+}
+
+/// Returns the network that counts as one client: a /64 of IPv6, since one client can use all of
+/// it.
+fn network(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
+}
+
+/// Divides the requests in flight fairly between callers.
+///
+/// Below half of the server's limit, a caller may have any number of requests in flight. Above it,
+/// no caller may have more than that half divided by the number of active callers.
+#[derive(Debug)]
+pub(crate) struct FairShare {
+    /// Half of the limit on requests in flight.
+    half: usize,
+    total: AtomicUsize,
+    /// Callers with at least one request in flight.
+    active_callers: AtomicUsize,
+}
+
+/// An admitted request; it counts as in flight until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    fair_share: Arc<FairShare>,
+    of_caller: Arc<AtomicUsize>,
+}
+
+impl FairShare {
+    pub(crate) fn new(in_flight_max: usize) -> Self {
+        let (total, active_callers) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { half: in_flight_max / 2, total, active_callers }
+    }
+
+    /// Admits a request of the caller whose requests in flight `of_caller` counts; `None` if the
+    /// caller has its share.
+    pub(crate) fn admit(self: &Arc<Self>, of_caller: &Arc<AtomicUsize>) -> Option<InFlight> {
+        let before = of_caller.fetch_add(1, Ordering::Relaxed);
+        let total_before = self.total.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            self.active_callers.fetch_add(1, Ordering::Relaxed);
+        }
+        // Created before the decision, so that a refusal is subtracted again by its drop.
+        let in_flight = InFlight { fair_share: Arc::clone(self), of_caller: Arc::clone(of_caller) };
+        let share = self.half / self.active_callers.load(Ordering::Relaxed).max(1);
+        (total_before < self.half || before < share.max(1)).then_some(in_flight)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.fair_share.total.fetch_sub(1, Ordering::Relaxed);
+        if self.of_caller.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.fair_share.active_callers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_limit_admits_a_burst_of_one_second_and_then_one_per_interval() {
+        let rate_limit = RateLimit::new(4);
+        let admit_at = |ms: u64| rate_limit.admit(ms * 1_000_000);
+        assert_eq!([admit_at(0), admit_at(0), admit_at(0), admit_at(0)], [Ok(()); 4]);
+        assert_eq!(admit_at(0), Err(Duration::from_millis(250)));
+        assert_eq!(admit_at(249), Err(Duration::from_millis(1)), "a refusal does not count");
+        assert_eq!(admit_at(250), Ok(()));
+        assert_eq!(admit_at(250), Err(Duration::from_millis(250)));
+        let idle = (0..9).filter(|_| admit_at(60_000).is_ok()).count();
+        assert_eq!(idle, 4, "the burst does not grow with idle time");
+    }
+
+    #[test]
+    fn an_address_with_many_invalid_tokens_has_to_wait_and_no_other_does() {
+        let failures = FailedAttempts::new();
+        let (one, other): (IpAddr, IpAddr) =
+            ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let admitted = (0..100).filter(|_| failures.count(one, 0).is_ok()).count();
+        assert_eq!(admitted as u64, FAILURE_BURST);
+        assert_eq!(failures.count(one, 0), Err(Duration::from_secs(1)));
+        assert!(failures.count("::ffff:192.0.2.1".parse().unwrap(), 0).is_err());
+        assert_eq!(failures.count(other, 0), Ok(()));
+        assert_eq!(failures.count(one, SECOND_NS), Ok(()));
+        let of_one_network = (0..100u32)
+            .filter(|n| failures.count(format!("2001:db8::{n:x}").parse().unwrap(), 0).is_ok());
+        assert_eq!(of_one_network.count() as u64, FAILURE_BURST, "a /64 counts as one address");
+    }
+
+    /// A million addresses take no more memory than one, and a guessing address is still counted.
+    #[test]
+    fn failed_attempts_are_counted_in_bounded_memory() {
+        let failures = FailedAttempts::new();
+        for n in 0..1_000_000u32 {
+            let _ = failures.count(IpAddr::V4(n.into()), 0);
+        }
+        let sets = failures.sets.lock().unwrap();
+        assert_eq!((sets.len(), size_of_val(&sets[..])), (SETS, SETS * WAYS * 32));
+        drop(sets);
+        let guesser: IpAddr = "192.0.2.1".parse().unwrap();
+        let admitted = (0..1_000).filter(|_| failures.count(guesser, 0).is_ok()).count();
+        assert_eq!(admitted as u64, FAILURE_BURST);
+    }
+
+    /// One caller with a hundred simultaneous requests cannot keep another from its share.
+    #[test]
+    fn a_caller_with_many_requests_leaves_the_others_their_share() {
+        let fair_share = Arc::new(FairShare::new(40));
+        let [noisy, calm] = [(); 2].map(|()| Arc::<AtomicUsize>::default());
+        let alone: Vec<_> = (0..100).filter_map(|_| fair_share.admit(&noisy)).collect();
+        assert_eq!(alone.len(), 20, "half of the limit; the rest is for other callers");
+        let of_calm: Vec<_> = (0..15).filter_map(|_| fair_share.admit(&calm)).collect();
+        assert_eq!(of_calm.len(), 10, "half of that half");
+        drop(alone);
+        let late: Vec<_> = (0..100).filter_map(|_| fair_share.admit(&noisy)).collect();
+        assert_eq!((late.len(), of_calm.len()), (10, 10), "with two active callers");
+        drop((late, of_calm));
+        let counts = [&fair_share.total, &fair_share.active_callers];
+        assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
+    }
+}

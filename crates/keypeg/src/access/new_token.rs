@@ -1,0 +1,150 @@
+//! `keypeg token new`: generates a token, prints it once, and stores only its hash.
+//!
+//! An entry is checked with the whole token file before it is added, so the file stays valid.
+
+use super::tokens::{self, PREFIX, PoolPattern, TOKEN_LEN, TokenHash};
+use crate::SystemRandom;
+use crate::failure::{Failure, exit};
+use clap::{Args, Subcommand};
+use keypeg_engine::RandomSource;
+use rustix::fs::{Mode, OFlags, fsync, open};
+use rustix::io::Errno;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A command on access tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Create a token; print it, and its entry for the token file, which contains only the hash
+    ///
+    /// The token cannot be printed again.
+    New(NewToken),
+}
+
+/// The name, permissions and limits of a new token.
+#[derive(Debug, Args)]
+pub struct NewToken {
+    /// Name of the token's holder: 1 to 64 characters of A-Z a-z 0-9 - . _
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// Pool name, or a prefix ending in *; may be repeated
+    #[arg(long = "pool", value_name = "POOL", required = true)]
+    pools: Vec<String>,
+    /// Scope: read, lend, keys, force, reveal, metrics or admin; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE", required = true)]
+    scopes: Vec<String>,
+    /// Expiry time, such as 2027-01-01T00:00:00Z [default: never]
+    #[arg(long, value_name = "TIMESTAMP")]
+    expires_at: Option<String>,
+    /// Limit on requests per second [default: none]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    requests_per_second: Option<u32>,
+    /// Limit on simultaneous leases, including acquires that wait for a key [default: none]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(tokens::LEASES_MAX)))]
+    max_leases: Option<u32>,
+    /// Token file to add the entry to, created if it does not exist; only the token is printed
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+}
+
+impl TokenCommand {
+    /// Runs the command and prints its result to stdout.
+    pub fn run(&self) -> Result<(), Failure> {
+        let Self::New(options) = self;
+        let mut bytes = [0; TOKEN_LEN];
+        SystemRandom::new().fill(&mut bytes);
+        let mut token = PREFIX.to_owned();
+        for byte in bytes {
+            write!(token, "{byte:02x}").expect("invariant: writing to a string never fails");
+        }
+        let entry = options.entry(&token)?;
+        let output = match &options.tokens {
+            None => format!("{token}\n\n{entry}"),
+            Some(path) => {
+                add(path, &entry)?;
+                format!("{token}\n")
+            }
+        };
+        let mut out = std::io::stdout().lock();
+        let written = out.write_all(output.as_bytes()).and_then(|()| out.flush());
+        written.map_err(|error| Failure::new(exit::IO, format!("cannot write to stdout: {error}")))
+    }
+}
+
+impl NewToken {
+    /// Returns the token's entry for the token file.
+    fn entry(&self, token: &str) -> Result<String, Failure> {
+        let invalid = |message| Failure::new(exit::USAGE, message);
+        tokens::check_name(&self.name).map_err(invalid)?;
+        for pool in &self.pools {
+            PoolPattern::parse(pool).map_err(invalid)?;
+        }
+        for scope in &self.scopes {
+            tokens::parse_scope(scope).map_err(invalid)?;
+        }
+        if let Some(end) = &self.expires_at {
+            tokens::parse_timestamp(end).map_err(invalid)?;
+        }
+        // None of these values contains a character that TOML requires to be escaped.
+        let list = |all: &[String]| {
+            let all: Vec<_> = all.iter().map(|each| format!("\"{each}\"")).collect();
+            all.join(", ")
+        };
+        let mut entry = format!(
+            "[[token]]\nname = \"{}\"\nsha256 = \"{}\"\npools = [{}]\nscopes = [{}]\n",
+            self.name,
+            TokenHash::of(token.as_bytes()),
+            list(&self.pools),
+            list(&self.scopes),
+        );
+        if let Some(end) = &self.expires_at {
+            entry.extend(["expires_at = \"", end, "\"\n"]);
+        }
+        if let Some(per_second) = self.requests_per_second {
+            entry.extend(["requests_per_second = ", &per_second.to_string(), "\n"]);
+        }
+        if let Some(max) = self.max_leases {
+            entry.extend(["max_leases = ", &max.to_string(), "\n"]);
+        }
+        Ok(entry)
+    }
+}
+
+/// Appends an entry to the token file, if the result is valid: an existing name is refused.
+fn add(path: &Path, entry: &str) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            exit::CANNOT_CREATE,
+            format!("cannot add the token to {}: {error}", path.display()),
+        )
+    };
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
+    let is_new = created.is_ok();
+    let file = match created {
+        Err(Errno::EXIST) => open(path, flags, Mode::empty()),
+        created => created,
+    };
+    let file = file.map_err(|error| failed(&error))?;
+    let before = super::read_token_file(path).map_err(|error| {
+        if is_new {
+            // A token file must not remain in a directory where others could replace it.
+            let _ = std::fs::remove_file(path);
+        }
+        error.into_failure(path)
+    });
+    let before = before?.text;
+    let addition = if before.is_empty() { entry.to_owned() } else { format!("\n{entry}") };
+    if let Err(error) = tokens::Tokens::parse(&format!("{before}{addition}"), None) {
+        let path = path.display();
+        let message = format!("token file {path}: {error}; the token was not added");
+        return Err(Failure::new(exit::CONFIG, message));
+    }
+    // In one write, so that a server that watches the file sees the whole entry or none of it.
+    let mut file = File::from(file);
+    file.write_all(addition.as_bytes()).map_err(|error| failed(&error))?;
+    fsync(&file).map_err(|error| failed(&error))
+}
