@@ -168,8 +168,8 @@ impl Gate {
         Ok(count)
     }
 
-    /// Returns the number of tokens, the number of reloads, and whether the current file is
-    /// invalid.
+    /// Returns the number of tokens (each `sha256` counts), the number of reloads, and whether the
+    /// current file is invalid.
     pub(crate) fn counters(&self) -> (u64, u64, bool) {
         let (reloads, is_broken) = (&self.reloads, &self.is_broken);
         let count = self.tokens().len() as u64;

@@ -68,7 +68,10 @@ impl File {
             .map_or(exit::IO, |(_, code)| code);
             Failure::new(
                 code,
-                format!("cannot read the configuration file {}: {error}", path.display()),
+                format!(
+                    "cannot read the configuration file {}: {error}; check --config",
+                    path.display()
+                ),
             )
         })?;
         Self::parse(&text)

@@ -193,8 +193,7 @@ pub fn log_to_stderr() -> Result<(), Failure> {
     let level = std::env::var("KEYPEG_LOG").unwrap_or_else(|_| "info".into());
     let filter = EnvFilter::builder().parse(&level).map_err(|error| {
         let message = format!(
-            "KEYPEG_LOG={level:?} is not a log level ({error}): use error, warn, info, debug or \
-             trace"
+            "KEYPEG_LOG={level:?} is not a log filter: {error}; use a level such as info or debug"
         );
         Failure::new(exit::CONFIG, message)
     })?;

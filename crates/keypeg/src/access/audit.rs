@@ -148,7 +148,7 @@ impl Audit {
             let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
             let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
             let path = settings.path.display();
-            Failure::new(code, format!("cannot open the audit log {path}: {error}"))
+            Failure::new(code, format!("cannot open the audit log {path}: {error}; check --audit"))
         };
         let log = Log::open(&settings).map_err(failed)?;
         let (lines, messages) = mpsc::channel(QUEUE_MAX);

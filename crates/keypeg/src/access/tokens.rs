@@ -154,7 +154,7 @@ impl Tokens {
             format!("line {}: {}", line + 1, error.message())
         })?;
         if file.token.is_empty() {
-            return Err("no [[token]] in the file: add one with keypeg token new".into());
+            return Err("the file has no [[token]] entry; add one with \"keypeg token new\"".into());
         }
         let known: HashMap<_, _> = before
             .into_iter()
@@ -289,7 +289,7 @@ pub(crate) fn parse_scope(word: &str) -> Result<Scope, String> {
     let found = Scope::ALL.into_iter().find(|scope| scope.as_str() == word);
     found.ok_or_else(|| {
         let all = Scope::ALL.map(Scope::as_str).join(", ");
-        format!("{word:?} is not a scope: use {all}")
+        format!("{word:?} is not a scope: use one of {all}")
     })
 }
 

@@ -274,7 +274,7 @@ impl Protocol for Postgres {
         0
     }
 
-    /// The handshake has two ReadyForQuery messages: after the startup and after the statements.
+    /// The handshake has two `ReadyForQuery` messages, after the startup and the statements.
     fn parse_response(&mut self, bytes: &[u8]) -> Result<Option<Response>, ExchangeError> {
         let (mut offset, mut status, mut held, mut prepared) = (0, NONE_AVAILABLE, None, 0);
         loop {
