@@ -13,6 +13,7 @@ pub use bench::BenchArgs;
 use crate::config::duration_ms;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand, value_parser};
+use import::Import;
 use keypeg_client::{
     AcquireRequest, Client, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
     ReleaseRequest, RenewRequest, Seconds,
@@ -239,7 +240,9 @@ impl ClientCommand {
                 server.format.print_rows(&generated, &generated.keys, &columns)
             }
             Self::Import { file, server } => {
-                import::run(&server.client()?, &server.pool, &file, server.format).await
+                let ServerArgs { pool, format, .. } = &server;
+                let options = Import { pool, file: &file, format: *format };
+                import::run(&server.client()?, options).await
             }
             Self::Acquire { lease, server } => {
                 let grant = server.client()?.acquire(&server.pool, &lease.request()).await?;

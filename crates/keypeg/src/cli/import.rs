@@ -28,20 +28,24 @@ struct Line {
     value: Secret,
 }
 
+/// The options of an import.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Import<'a> {
+    pub(super) pool: &'a str,
+    /// A path, or `-` for stdin.
+    pub(super) file: &'a str,
+    pub(super) format: OutputFormat,
+}
+
 /// Imports the values of a file and prints the created keys.
-pub(super) async fn run(
-    client: &Client,
-    pool: &str,
-    file: &str,
-    format: OutputFormat,
-) -> Result<u8, Failure> {
-    let lines = parse(&read(file)?)?;
-    let mut rows = RowPrinter::new(format, "keys", &["id", "key", "expires_at"]);
+pub(super) async fn run(client: &Client, options: Import<'_>) -> Result<u8, Failure> {
+    let lines = parse(&read(options.file)?)?;
+    let mut rows = RowPrinter::new(options.format, "keys", &["id", "key", "expires_at"]);
     let mut rest = lines.as_slice();
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(batch_len(rest));
         let values = batch.iter().map(|line| line.value.clone()).collect();
-        match client.import(pool, values).await {
+        match client.import(options.pool, values).await {
             Ok(imported) => rows.print(&imported.keys)?,
             Err(error) => {
                 let imported = lines.len() - rest.len();
