@@ -1,42 +1,42 @@
-//! Events on the wire: what `GET /v1/pools/{pool}/events` tells, one shape a name.
+//! Events on the wire: the stream of `GET /v1/pools/{pool}/events`, one type for each event name.
 //!
-//! Each says where its key is from then on, and where it was wherever that could be more than one
-//! state, so a reader can keep counts by them. No value of a key and no lease's id is in any.
+//! Each event gives the new state of its key, and the old state if that is not clear from the name,
+//! so a subscriber can keep the counts. No event contains the value of a key or the id of a lease.
 
 use crate::key::KeyState;
 use crate::time::{Seconds, UnixMs};
 use serde::{Deserialize, Serialize};
 
-/// Something that happened to a pool. Its name stands on the `event:` line, the rest is `data:`.
+/// An event of a pool. Its name is on the `event:` line, the rest is in `data:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Event {
-    /// `resync`: what came before is not told, or not all of it.
+    /// `resync`: the stream does not contain all earlier events; the counts start here.
     Resync(Resync),
-    /// `generated`: keys were made.
+    /// `generated`: keys were generated.
     Generated(KeysAdded),
-    /// `imported`: keys were brought in.
+    /// `imported`: values were imported.
     Imported(KeysAdded),
-    /// `granted`: an available key was lent.
+    /// `granted`: an available key was leased.
     Granted(Granted),
-    /// `renewed`: a lease was given more time.
+    /// `renewed`: a lease was renewed.
     Renewed(Renewed),
-    /// `released`: a lease was ended by a call.
-    Released(LeaseOver),
-    /// `expired`: a lease was ended by time.
-    Expired(LeaseOver),
-    /// `quarantined`: a leased key was taken out of rotation.
+    /// `released`: a lease ended by a request.
+    Released(LeaseEnded),
+    /// `expired`: a lease ended by time.
+    Expired(LeaseEnded),
+    /// `quarantined`: a leased key was quarantined.
     Quarantined(Quarantined),
-    /// `restored`: a key that rested or was out of rotation is available again.
-    Restored(KeyMoved),
-    /// `deleted`: a key was deleted by a call.
-    Deleted(KeyMoved),
+    /// `restored`: a resting or quarantined key is available again.
+    Restored(KeyChanged),
+    /// `deleted`: a key was deleted by a request.
+    Deleted(KeyChanged),
     /// `purged`: a key was purged by time.
-    Purged(KeyMoved),
+    Purged(KeyChanged),
     /// `policy`: the pool's policy was changed.
     Policy(PolicyChanged),
-    /// `dropped`: the pool was removed with all its keys; nothing comes after this.
-    Dropped(PoolDropped),
+    /// `dropped`: the pool was deleted with all its keys; this is the last event.
+    Dropped(PoolDeleted),
 }
 
 impl Event {
@@ -57,7 +57,7 @@ impl Event {
         "dropped",
     ];
 
-    /// Its name on the `event:` line.
+    /// Returns the name on the `event:` line.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Resync(_) => "resync",
@@ -76,8 +76,8 @@ impl Event {
         }
     }
 
-    /// Reads the `data:` of an event of this name; `None` for a name that is not known here, as a
-    /// newer server may have.
+    /// Parses the `data:` of the event with this name; `None` for an unknown name, which a newer
+    /// server can send.
     #[cfg(feature = "client")]
     pub fn parse(name: &str, data: &str) -> Option<Result<Self, serde_json::Error>> {
         Some(match name {
@@ -99,147 +99,147 @@ impl Event {
     }
 }
 
-/// How many keys stand where at this place of the stream: what was kept by earlier events is to be
-/// read anew.
+/// The number of keys in each state at this point of the stream. A subscriber discards the states
+/// that it derived from earlier events, and reads them from the server again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
-    /// When that was so.
+    /// When the counts were taken.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// Keys free to be lent.
+    /// Available keys.
     pub available: u64,
-    /// Keys lent.
+    /// Leased keys.
     pub leased: u64,
-    /// Keys that are back, but not served yet.
+    /// Resting keys: released, and not lent before their rest ends.
     pub resting: u64,
-    /// Keys out of rotation.
+    /// Quarantined keys: not lent until they are force-released.
     pub quarantined: u64,
-    /// All keys.
+    /// All keys of the pool.
     pub total: u64,
 }
 
-/// Keys that came to be, available. A call that adds many is told in several of these.
+/// New keys, which are available. One request that adds many keys is reported in several events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeysAdded {
-    /// When.
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// How many.
+    /// The number of keys.
     pub count: u64,
-    /// Their ids, in order; at most 100.
+    /// The ids of the keys, in order; at most 100.
     pub key_ids: Vec<String>,
-    /// When they are purged if nobody keeps them alive; null never.
+    /// When the keys are purged unless they are kept alive; null: never.
     pub expires_at: Option<UnixMs>,
 }
 
-/// A key that was lent.
+/// A key that was leased.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Granted {
-    /// When.
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// The key.
+    /// The id of the key.
     pub key_id: String,
-    /// Who says to hold it.
+    /// The holder, as the acquire request named it.
     pub holder: Option<String>,
-    /// The lease's fencing token.
+    /// The fencing token of the lease.
     pub fencing_token: u64,
     /// When the lease ends.
     pub expires_at: UnixMs,
 }
 
-/// A lease that was given more time.
+/// A lease that was renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renewed {
-    /// When.
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// The key.
+    /// The id of the key.
     pub key_id: String,
-    /// The lease's fencing token.
+    /// The fencing token of the lease.
     pub fencing_token: u64,
-    /// When the lease ends now.
+    /// The new end of the lease.
     pub expires_at: UnixMs,
 }
 
-/// A lease that ended while its key stays.
+/// A lease that ended; its key still exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseOver {
-    /// When.
+pub struct LeaseEnded {
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// The key.
+    /// The id of the key.
     pub key_id: String,
-    /// The lease's fencing token.
+    /// The fencing token of the lease.
     pub fencing_token: u64,
-    /// Where the key is now: `available` or `resting`.
+    /// The new state of the key: `available` or `resting`.
     pub state: KeyState,
-    /// Until when it rests, if it does.
+    /// When the rest ends; null if the key does not rest.
     pub rests_until: Option<UnixMs>,
-    /// Why it rests, where its holder said so.
+    /// The reason that the holder gave for the rest.
     pub reason: Option<String>,
 }
 
-/// A leased key that was taken out of rotation.
+/// A leased key that was quarantined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
-    /// When.
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// The key.
+    /// The id of the key.
     pub key_id: String,
-    /// The fencing token of the lease that this ended.
+    /// The fencing token of the lease that ended.
     pub fencing_token: u64,
-    /// Why, where its holder said so.
+    /// The reason that the holder gave.
     pub reason: Option<String>,
 }
 
-/// A key that is elsewhere now, or gone, as the event's name says.
+/// A key that became available, was deleted or was purged; the name of the event says which.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyMoved {
-    /// When.
+pub struct KeyChanged {
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// The key.
+    /// The id of the key.
     pub key_id: String,
-    /// Where it was.
+    /// The old state of the key.
     pub was: KeyState,
 }
 
-/// A policy as it is from now on.
+/// The new policy of the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyChanged {
-    /// When.
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
-    /// The longest a grant lasts.
+    /// The maximum length of a lease.
     pub lease_ttl_seconds: Seconds,
-    /// The longest a renewed lease lasts from its grant; null follows the lease ttl.
+    /// The maximum length of a renewed lease, from its grant; null: `lease_ttl_seconds`.
     pub max_hold_seconds: Option<Seconds>,
-    /// How long a key lives without a keep-alive; null for ever.
+    /// How long a key lives without a keep-alive; null: it is never purged by time.
     pub keepalive_ttl_seconds: Option<Seconds>,
     /// How long a key rests after each lease.
     pub rest_seconds: Seconds,
-    /// Random symbols in a generated value.
+    /// The number of random symbols in a generated value.
     pub key_length: u16,
-    /// What a generated value begins with.
+    /// The prefix of a generated value.
     pub key_prefix: String,
-    /// The most keys in this pool; null leaves only the server's own bound.
+    /// The maximum number of keys in the pool; null: only the limit of the server applies.
     pub max_keys: Option<u64>,
 }
 
-/// A pool that is no more.
+/// A pool that was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PoolDropped {
-    /// When.
+pub struct PoolDeleted {
+    /// When it happened.
     pub at: UnixMs,
     /// The pool.
     pub pool: String,
@@ -250,25 +250,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_has_its_shape_and_reads_back() {
+    fn each_name_has_a_type_and_parses_back() {
         let (at, pool, key_id) = (UnixMs(0), "ci".to_owned(), "k".to_owned());
-        let moved = KeyMoved { at, pool: pool.clone(), key_id, was: KeyState::Resting };
+        let changed = KeyChanged { at, pool: pool.clone(), key_id, was: KeyState::Resting };
         let text = concat!(
             r#"{"at":"1970-01-01T00:00:00.000Z","pool":"ci","key_id":"k","#,
             r#""was":"resting"}"#
         );
-        for event in
-            [Event::Restored(moved.clone()), Event::Deleted(moved.clone()), Event::Purged(moved)]
-        {
+        for event in [
+            Event::Restored(changed.clone()),
+            Event::Deleted(changed.clone()),
+            Event::Purged(changed),
+        ] {
             assert_eq!(serde_json::to_string(&event).unwrap(), text);
             assert_eq!(Event::parse(event.name(), text).unwrap().unwrap(), event);
         }
-        let dropped = Event::Dropped(PoolDropped { at, pool });
+        let dropped = Event::Dropped(PoolDeleted { at, pool });
         let text = serde_json::to_string(&dropped).unwrap();
         assert_eq!(Event::parse("dropped", &text).unwrap().unwrap(), dropped);
         for name in Event::NAMES {
-            assert!(Event::parse(name, "{}").unwrap().is_err(), "{name} has no empty shape");
+            assert!(Event::parse(name, "{}").unwrap().is_err(), "{name} has no empty form");
         }
-        assert!(Event::parse("of a newer server", "{}").is_none());
+        assert!(Event::parse("from_a_newer_server", "{}").is_none());
     }
 }

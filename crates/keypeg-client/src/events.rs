@@ -1,17 +1,17 @@
-//! A pool's events as they come: the stream of [`Client::events`](crate::Client::events).
+//! The event stream of a pool, as [`Client::events`](crate::Client::events) returns it.
 //!
-//! Reads server-sent events as far as Keypeg writes them; see the HTML standard, 9.2. It does not
-//! connect again: whoever holds it does, with [`Events::last_id`].
+//! Parses the subset of server-sent events that Keypeg writes (HTML standard, 9.2). It does not
+//! reconnect: the caller does, with [`Events::last_id`].
 
 use crate::client::Error;
 use crate::event::Event;
 use reqwest::Response;
 use std::collections::VecDeque;
 
-/// The longest line, and the longest event, taken: far above what a server writes.
+/// The maximum length of a line and of an event in bytes: far above what a server writes.
 const LINE_MAX: usize = 1 << 20;
 
-/// A pool's events, as long as the connection lasts.
+/// The events of a pool on one connection.
 #[derive(Debug)]
 pub struct Events {
     response: Response,
@@ -24,9 +24,9 @@ impl Events {
         Self { response, parser: Parser::default(), last_id: last_id.map(Into::into) }
     }
 
-    /// The next event; `None` when the server ended the stream, because the pool was removed or
-    /// the server stops. Those of a name not known here are passed over. After an error nothing
-    /// more comes: connect again. Can be dropped and called anew without losing anything.
+    /// Returns the next event; `None` when the server has ended the stream, because the pool was
+    /// deleted or the server stops. Events with an unknown name are skipped. After an error the
+    /// stream cannot continue: connect again. Cancel safe: dropping the future loses no event.
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             while let Some(Message { id, name, data }) = self.parser.ready.pop_front() {
@@ -42,11 +42,11 @@ impl Events {
             let Some(bytes) = self.response.chunk().await.map_err(Error::Unreachable)? else {
                 return Ok(None);
             };
-            self.parser.take(&bytes).map_err(|detail| self.unexpected(detail.into()))?;
+            self.parser.feed(&bytes).map_err(|detail| self.unexpected(detail.into()))?;
         }
     }
 
-    /// The id of the last event given: what to resume after.
+    /// Returns the id of the last event, after which a new stream can resume.
     pub fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
@@ -56,7 +56,7 @@ impl Events {
     }
 }
 
-/// An event before its data is read.
+/// An event before its data is parsed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Message {
     id: String,
@@ -64,7 +64,7 @@ struct Message {
     data: String,
 }
 
-/// Puts lines together, and events of them.
+/// Assembles lines from chunks, and events from lines.
 #[derive(Debug, Default)]
 struct Parser {
     line: Vec<u8>,
@@ -73,16 +73,16 @@ struct Parser {
 }
 
 impl Parser {
-    fn take(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(part);
             if self.line.len() + self.message.data.len() > LINE_MAX {
-                return Err("a line without an end");
+                return Err("an event line is too long");
             }
             if self.line.pop_if(|byte| *byte == b'\n').is_some() {
                 self.line.pop_if(|byte| *byte == b'\r');
                 let line = std::mem::take(&mut self.line);
-                self.field(std::str::from_utf8(&line).map_err(|_| "events that are not UTF-8")?);
+                self.field(std::str::from_utf8(&line).map_err(|_| "an event is not UTF-8")?);
             }
         }
         Ok(())
@@ -121,25 +121,25 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_whole_however_they_are_cut() {
+    fn messages_are_complete_wherever_the_chunks_are_cut() {
         let text = ": hello\n\nretry: 1000\nid: 1-2\nevent: granted\ndata: {\"a\":1}\n\n:\n\n\
                     id: 3\r\nevent:x\r\ndata:a\r\ndata: b\r\n\r\nid: 4\ndata: not yet\n";
         let expected = [message("1-2", "granted", "{\"a\":1}"), message("3", "x", "a\nb")];
         for cut in 0..text.len() {
             let mut parser = Parser::default();
             let (first, second) = text.as_bytes().split_at(cut);
-            parser.take(first).unwrap();
-            parser.take(second).unwrap();
+            parser.feed(first).unwrap();
+            parser.feed(second).unwrap();
             assert_eq!(parser.ready, expected, "cut at {cut}");
         }
     }
 
     #[test]
-    fn a_line_without_an_end_and_bytes_that_are_no_text_are_refused() {
+    fn an_endless_line_and_invalid_utf8_are_rejected() {
         let mut parser = Parser::default();
         let long = vec![b'x'; LINE_MAX];
-        assert!(parser.take(&long).is_ok());
-        assert!(parser.take(b"x").is_err());
-        assert!(Parser::default().take(b"data: \xff\n").is_err());
+        assert!(parser.feed(&long).is_ok());
+        assert!(parser.feed(b"x").is_err());
+        assert!(Parser::default().feed(b"data: \xff\n").is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! A lease that is kept: renewed well within its time, given back at the end.
+//! A guard of a lease: a task renews the lease well before its end, and dropping releases it.
 //!
-//! Its time is counted as the contract says: from when the request was sent, so that the guard
-//! believes the lease over no later than the server does.
+//! The guard counts the time of a lease from when it sent the request, as the contract requires. So
+//! the lease ends for the guard no later than for the server.
 
 use crate::{AcquireRequest, Client, Code, Error, Grant, RenewRequest, Seconds};
 use std::time::Duration;
@@ -9,18 +9,19 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// The shortest pause between two tries to renew.
+/// The minimum pause between two attempts to renew.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 
-/// Holds a key: a task renews the lease until the guard is released or dropped, or the lease can
-/// be kept no longer. Dropping gives the key back as well as that goes without waiting; what
-/// fails then is left to the lease's own end.
+/// Holds a lease: a task renews it until the guard is released or dropped, or the lease cannot be
+/// renewed any more. Dropping the guard starts a release in the background; if that fails, the
+/// lease ends by time.
 #[derive(Debug)]
 pub struct LeaseGuard {
     client: Client,
     grant: Grant,
-    until: watch::Receiver<Option<Instant>>,
-    renewing: JoinHandle<()>,
+    /// The end of the lease; `None` after it has ended.
+    valid_until: watch::Receiver<Option<Instant>>,
+    renewal_task: JoinHandle<()>,
     released: bool,
 }
 
@@ -30,41 +31,42 @@ impl LeaseGuard {
         pool: &str,
         request: &AcquireRequest,
     ) -> Result<Self, Error> {
-        let sent = Instant::now();
+        let sent_at = Instant::now();
         let grant = client.acquire(pool, request).await?;
-        let end = sent + length(grant.waited_seconds) + length(grant.expires_in_seconds);
-        let (told, until) = watch::channel(Some(end));
+        let end = sent_at + duration(grant.waited_seconds) + duration(grant.expires_in_seconds);
+        let (end_sender, valid_until) = watch::channel(Some(end));
         let renewal = Renewal {
             client: client.clone(),
             pool: grant.pool.clone(),
             lease: grant.id.clone(),
             request: RenewRequest { ttl_seconds: request.ttl_seconds },
-            told,
+            end_sender,
         };
-        let renewing = tokio::spawn(renewal.run(end));
-        Ok(Self { client, grant, until, renewing, released: false })
+        let renewal_task = tokio::spawn(renewal.run(end));
+        Ok(Self { client, grant, valid_until, renewal_task, released: false })
     }
 
-    /// What was granted, the key's value included. Its times are those of the grant.
+    /// Returns the grant, with the value of the key. Its times are not updated by renewals.
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
-    /// Until when the key may be used, as far as is known now; `None` when the lease is over.
-    pub fn until(&self) -> Option<Instant> {
-        self.until.borrow().filter(|end| *end > Instant::now())
+    /// Returns until when the key may be used, as currently known; `None` after the lease has
+    /// ended.
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.valid_until.borrow().filter(|end| *end > Instant::now())
     }
 
-    /// Waits until the lease is over: its time ran out, or somebody ended it.
+    /// Waits until the lease ends, by time or by a request.
     pub async fn ended(&self) {
-        let mut until = self.until.clone();
-        // A task that is gone renews no more, so what it told last is the end.
-        let _ = until.wait_for(Option::is_none).await;
+        let mut valid_until = self.valid_until.clone();
+        // An error means that the task has stopped: it renews no more, so the lease has ended.
+        let _ = valid_until.wait_for(Option::is_none).await;
     }
 
-    /// Gives the key back. An error of [`Code::LeaseEnded`] says that the lease was over before.
+    /// Releases the lease. The error [`Code::LeaseEnded`] means that it had already ended.
     pub async fn release(mut self) -> Result<(), Error> {
-        self.renewing.abort();
+        self.renewal_task.abort();
         let released = self.client.release(&self.grant.pool, &self.grant.id).await;
         self.released = true;
         released
@@ -73,7 +75,7 @@ impl LeaseGuard {
 
 impl Drop for LeaseGuard {
     fn drop(&mut self) {
-        self.renewing.abort();
+        self.renewal_task.abort();
         if self.released {
             return;
         }
@@ -81,19 +83,19 @@ impl Drop for LeaseGuard {
         let (client, pool, lease) =
             (self.client.clone(), self.grant.pool.clone(), self.grant.id.clone());
         runtime.spawn(async move {
-            // Nobody is left to tell; the lease ends by itself.
+            // There is no caller to report an error to; the lease ends by time.
             let _ = client.release(&pool, &lease).await;
         });
     }
 }
 
-/// What the task of a guard does.
+/// The task of a guard.
 struct Renewal {
     client: Client,
     pool: String,
     lease: String,
     request: RenewRequest,
-    told: watch::Sender<Option<Instant>>,
+    end_sender: watch::Sender<Option<Instant>>,
 }
 
 impl Renewal {
@@ -101,40 +103,40 @@ impl Renewal {
         let mut pause = (end - Instant::now()) / 2;
         loop {
             sleep_until((Instant::now() + pause).min(end)).await;
-            let sent = Instant::now();
-            if sent >= end {
+            let sent_at = Instant::now();
+            if sent_at >= end {
                 break;
             }
-            let asked = self.client.renew(&self.pool, &self.lease, &self.request);
-            match tokio::time::timeout_at(end, asked).await {
+            let renewal = self.client.renew(&self.pool, &self.lease, &self.request);
+            match tokio::time::timeout_at(end, renewal).await {
                 Ok(Ok(lease)) => {
-                    end = sent + length(lease.expires_in_seconds);
-                    self.told.send_replace(Some(end));
-                    pause = (end - sent) / 2;
+                    end = sent_at + duration(lease.expires_in_seconds);
+                    self.end_sender.send_replace(Some(end));
+                    pause = (end - sent_at) / 2;
                 }
-                Ok(Err(error)) if is_over(&error) => break,
-                Ok(Err(error)) if is_longest(&error) => {
+                Ok(Err(error)) if has_ended(&error) => break,
+                Ok(Err(error)) if is_max_hold(&error) => {
                     sleep_until(end).await;
                     break;
                 }
-                // No answer, or not now: again, ever sooner as the end comes near.
-                Ok(Err(_)) => pause = ((end - sent) / 8).max(RETRY_MIN),
+                // No answer or a temporary refusal: retry, more often as the end comes closer.
+                Ok(Err(_)) => pause = ((end - sent_at) / 8).max(RETRY_MIN),
                 Err(_) => break,
             }
         }
-        self.told.send_replace(None);
+        self.end_sender.send_replace(None);
     }
 }
 
-fn length(seconds: Seconds) -> Duration {
+fn duration(seconds: Seconds) -> Duration {
     Duration::from_millis(seconds.ms)
 }
 
-fn is_over(error: &Error) -> bool {
+fn has_ended(error: &Error) -> bool {
     let code = error.problem().map(|problem| problem.code);
     matches!(code, Some(Code::LeaseEnded | Code::UnknownPool))
 }
 
-fn is_longest(error: &Error) -> bool {
+fn is_max_hold(error: &Error) -> bool {
     error.problem().is_some_and(|problem| problem.code == Code::MaxHoldReached)
 }

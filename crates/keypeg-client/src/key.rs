@@ -1,10 +1,13 @@
-//! Keys on the wire. A key's value is in [`NewKey`] alone, and in no `Debug`.
+//! Keys on the wire.
+//!
+//! The value of a key is in [`NewKey`] and [`RevealedKey`] only, as a [`Secret`], which `Debug`
+//! never shows.
 
 use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A key's value, in whatever holds text. `Debug` does not show it.
+/// The value of a key, in any type that holds text. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -17,26 +20,26 @@ impl<Text> fmt::Debug for Secret<Text> {
     }
 }
 
-/// Where a key stands.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
-    /// Free to be lent.
+    /// It can be lent.
     Available,
-    /// Lent.
+    /// A lease holds it.
     Leased,
-    /// Back, but not served until a time.
+    /// It was released, and is not lent before its rest ends.
     Resting,
-    /// Out of rotation until somebody puts it back.
+    /// It is not lent until it is force-released.
     Quarantined,
 }
 
 impl KeyState {
-    /// Every state.
+    /// All states.
     pub const ALL: [Self; 4] = [Self::Available, Self::Leased, Self::Resting, Self::Quarantined];
 
-    /// The word on the wire.
+    /// Returns the word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Available => "available",
@@ -51,65 +54,65 @@ impl KeyState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Key {
-    /// Its public handle.
+    /// The public id of the key.
     pub id: String,
-    /// Its pool.
+    /// The pool of the key.
     pub pool: String,
-    /// Where it stands.
+    /// The state of the key.
     pub state: KeyState,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: UnixMs,
-    /// When it is purged if nobody keeps it alive; null never.
+    /// When the key is purged unless it is kept alive; null: never.
     pub expires_at: Option<UnixMs>,
-    /// Until when it rests, if it does.
+    /// When the rest ends; null if the key does not rest.
     pub rests_until: Option<UnixMs>,
-    /// Why it rests or is out of rotation, where its last holder said so.
+    /// The reason that the last holder gave for the rest or the quarantine.
     pub reason: Option<String>,
-    /// Its running lease, if any.
+    /// The running lease of the key, if any.
     pub lease: Option<KeyLease>,
 }
 
-/// Some keys of a listing.
+/// One page of a list of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeyPage {
-    /// The keys; there may be none while the listing goes on.
+    /// The keys; a page before the last one can be empty.
     pub keys: Vec<Key>,
-    /// What to ask for next; null at the end.
+    /// The `cursor` of the next page; null on the last page.
     pub next_cursor: Option<String>,
 }
 
-/// What everybody may see of a key's running lease: not its id, which is a right.
+/// The public part of a key's running lease: without its id, which is a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeyLease {
-    /// Who said to hold it.
+    /// The holder, as the acquire request named it.
     pub holder: Option<String>,
-    /// Its fencing token.
+    /// The fencing token of the lease.
     pub fencing_token: u64,
-    /// When it was granted.
+    /// When the lease was granted.
     pub granted_at: UnixMs,
-    /// When it ends.
+    /// When the lease ends.
     pub expires_at: UnixMs,
 }
 
-/// A key just made, with its value.
+/// A new key, with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct NewKey {
-    /// Its public handle.
+    /// The public id of the key.
     pub id: String,
-    /// Its value.
+    /// The value of the key.
     pub key: Secret,
-    /// Where it stands.
+    /// The state of the key.
     pub state: KeyState,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: UnixMs,
-    /// When it is purged if nobody keeps it alive; null never.
+    /// When the key is purged unless it is kept alive; null: never.
     pub expires_at: Option<UnixMs>,
 }
 
-/// Keys just made, in order.
+/// New keys, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct NewKeys {
@@ -117,65 +120,65 @@ pub struct NewKeys {
     pub keys: Vec<NewKey>,
 }
 
-/// Asks for keys to be made, or for values to be brought in; both is refused.
+/// A request to generate keys or to import values; both together are rejected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct GenerateRequest {
-    /// How many; one when left out.
+    /// How many keys to generate. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// Values to bring in instead, at most 10 000 of 1 to 4096 bytes.
+    /// Values to import instead: at most 10 000, each of 1 to 4096 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<Secret>>,
 }
 
-/// Asks for keys to be kept alive: those of `ids`, or all. Neither or both is refused.
+/// A request to keep keys alive: those in `ids`, or all. Neither or both are rejected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct KeepAliveRequest {
-    /// The keys.
+    /// The ids of the keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<String>>,
-    /// Every key of the pool; only ever true.
+    /// Every key of the pool; only `true` is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
 }
 
-/// A key kept alive.
+/// A key that was kept alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-pub struct Kept {
-    /// The key.
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "Kept"))]
+pub struct KeptAlive {
+    /// The id of the key.
     pub id: String,
-    /// When it is purged if nobody keeps it alive again; null never.
+    /// When the key is purged unless it is kept alive again; null: never.
     pub expires_at: Option<UnixMs>,
 }
 
-/// Keys kept alive.
+/// The result of keeping many keys alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-pub struct KeptMany {
-    /// How many distinct keys.
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "KeptMany"))]
+pub struct KeptAliveMany {
+    /// How many distinct keys were kept alive.
     pub kept: u64,
-    /// Those that are not there.
+    /// The requested ids that no key has.
     pub missing: Vec<String>,
 }
 
-/// A key's value, shown to somebody it was not lent to.
+/// The value of a key, revealed to a caller that does not hold the key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-pub struct Revealed {
-    /// The key.
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "Revealed"))]
+pub struct RevealedKey {
+    /// The id of the key.
     pub id: String,
-    /// Its value.
+    /// The value of the key.
     pub key: Secret,
 }
 
-/// Whether putting a key back changed anything.
+/// The result of a force-release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-pub struct Freed {
-    /// False when it was free already.
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "Freed"))]
+pub struct KeyReleased {
+    /// False if the key was already available.
     pub released: bool,
 }
 
@@ -184,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_state_has_its_word_and_reads_back() {
+    fn each_state_has_a_word_that_parses_back() {
         for state in KeyState::ALL {
             let word = format!("{:?}", state.as_str());
             assert_eq!(serde_json::to_string(&state).unwrap(), word);

@@ -1,101 +1,101 @@
-//! Leases on the wire. A key's value is in [`Grant`] alone.
+//! Leases on the wire. Only [`Grant`] contains the value of the key.
 
 use crate::key::Secret;
 use crate::time::{Seconds, UnixMs};
 use serde::{Deserialize, Serialize};
 
-/// A lease just granted, with its key's value. `Text` is whatever holds text: a server writes what it
-/// has, a client reads strings.
+/// A new lease, with the value of its key. `Text` is any type that holds text: the server writes
+/// borrowed text, a client reads strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[cfg_attr(
     feature = "openapi",
-    schemars(rename = "Grant", description = "A lease just granted, with its key's value.")
+    schemars(rename = "Grant", description = "A new lease, with the value of its key.")
 )]
 pub struct Grant<Text = String> {
-    /// The lease's handle: who shows it holds the lease.
+    /// The id of the lease. It is a secret: it permits to renew and release the lease.
     pub id: Text,
     /// The pool.
     pub pool: Text,
-    /// The key lent.
+    /// The id of the key.
     pub key_id: Text,
-    /// The key's value.
+    /// The value of the key.
     pub key: Secret<Text>,
-    /// The fencing token: grows with every grant of the key.
+    /// The fencing token: it grows with every grant of the key.
     pub fencing_token: u64,
-    /// Who said to hold it.
+    /// The holder, as the acquire request named it.
     pub holder: Option<Text>,
-    /// When it was granted.
+    /// When the lease was granted.
     pub granted_at: UnixMs,
-    /// How long the request waited.
+    /// How long the request waited in the wait queue.
     pub waited_seconds: Seconds,
-    /// When it ends.
+    /// When the lease ends.
     pub expires_at: UnixMs,
-    /// How long it lasts from the answer on.
+    /// How long the lease lasts, counted from the answer.
     pub expires_in_seconds: Seconds,
-    /// When its key is purged if nobody keeps it alive; null never.
+    /// When the key is purged unless it is kept alive; null: never.
     pub key_expires_at: Option<UnixMs>,
 }
 
-/// A running lease, without its key's value.
+/// A running lease, without the value of its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Lease {
-    /// The lease's handle.
+    /// The id of the lease.
     pub id: String,
     /// The pool.
     pub pool: String,
-    /// The key lent.
+    /// The id of the key.
     pub key_id: String,
     /// The fencing token.
     pub fencing_token: u64,
-    /// Who said to hold it.
+    /// The holder, as the acquire request named it.
     pub holder: Option<String>,
-    /// When it was granted.
+    /// When the lease was granted.
     pub granted_at: UnixMs,
-    /// When it ends.
+    /// When the lease ends.
     pub expires_at: UnixMs,
-    /// How long it lasts from the answer on.
+    /// How long the lease lasts, counted from the answer.
     pub expires_in_seconds: Seconds,
-    /// When its key is purged if nobody keeps it alive; null never.
+    /// When the key is purged unless it is kept alive; null: never.
     pub key_expires_at: Option<UnixMs>,
 }
 
-/// Asks for a key to be lent.
+/// A request to acquire a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct AcquireRequest {
-    /// How long; the policy's length when left out.
+    /// How long the lease lasts. Default: `lease_ttl_seconds` of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<Seconds>,
-    /// How long to wait for a key where none is free, at most 300 s; not at all when left out.
+    /// How long to wait if no key is available, at most 300 s. Default: no wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<Seconds>,
-    /// Who says to hold it: at most 128 printable characters.
+    /// A name for the holder: at most 128 printable characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
 }
 
-/// Gives a key back, with what its holder says of it.
+/// A request to release a key, with what the holder reports about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ReleaseRequest {
-    /// How long the key rests; as the policy said at its grant when left out.
+    /// How long the key rests. Default: `rest_seconds` of the pool when the lease was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest_seconds: Option<Seconds>,
-    /// Whether the key is to be out of rotation until somebody puts it back.
+    /// Whether to quarantine the key: it is not lent until it is force-released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<bool>,
-    /// Why: at most 256 printable characters.
+    /// The reason: at most 256 printable characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// Asks for a lease to last longer.
+/// A request to renew a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct RenewRequest {
-    /// How long from now; the policy's length when left out.
+    /// How long the lease lasts from now. Default: `lease_ttl_seconds` of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<Seconds>,
 }

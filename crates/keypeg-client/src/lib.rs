@@ -1,9 +1,9 @@
-//! The contract of Keypeg's HTTP API as types: what requests and answers look like on the wire.
+//! The contract of Keypeg's HTTP API as types: requests, answers, events, routes and error codes.
 //!
-//! Server and clients share these, so there is one spelling of every field, route and error code.
-//! No type here knows of an engine, a socket or a clock, and none decides anything. The feature
-//! `client` adds what calls: [`Client`], and [`LeaseGuard`], which keeps a lease while it lives;
-//! `openapi` adds the document that describes all this.
+//! Server and clients share these types, so each field, route and error code is spelt in one place.
+//! The types know no engine, socket or clock, and make no decisions. The feature `client` adds
+//! [`Client`], and [`LeaseGuard`], which renews a lease while it exists. The feature `openapi` adds
+//! the document that describes the API.
 
 #[cfg(feature = "client")]
 mod client;
@@ -24,7 +24,7 @@ mod time;
 #[cfg(feature = "client")]
 pub use client::{Client, Error, KeyPages, ServerVersion};
 pub use event::{
-    Event, Granted, KeyMoved, KeysAdded, LeaseOver, PolicyChanged, PoolDropped, Quarantined,
+    Event, Granted, KeyChanged, KeysAdded, LeaseEnded, PolicyChanged, PoolDeleted, Quarantined,
     Renewed, Resync,
 };
 #[cfg(feature = "client")]
@@ -32,10 +32,10 @@ pub use events::Events;
 #[cfg(feature = "client")]
 pub use guard::LeaseGuard;
 pub use key::{
-    Freed, GenerateRequest, KeepAliveRequest, Kept, KeptMany, Key, KeyLease, KeyPage, KeyState,
-    NewKey, NewKeys, Revealed, Secret,
+    GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
+    KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 pub use pool::{PolicyRequest, Pool, Pools};
-pub use problem::{Code, More, Outcome, Problem};
+pub use problem::{Code, Outcome, Problem, ProblemExtensions, ProblemPage};
 pub use time::{Seconds, UnixMs};

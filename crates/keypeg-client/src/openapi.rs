@@ -1,7 +1,8 @@
-//! The API as an `OpenAPI` 3.1 document, made from what the code has: the table of routes, the wire
-//! types, the table of codes.
+//! The API as an `OpenAPI` 3.1 document, built from the table of routes, the wire types and the
+//! table of error codes.
 //!
-//! The server does not make it: it embeds `docs/openapi.json`, which a test holds against this.
+//! The server does not build the document: it embeds `docs/openapi.json`, and a test compares that
+//! file with [`document`].
 
 mod calls;
 mod examples;
@@ -10,44 +11,50 @@ mod schemas;
 
 use crate::Code;
 use crate::routes::{Access, ROUTES, Route, Scope};
-use calls::{Call, Gives, Takes, call};
+use calls::{Answer, Call, RequestBody, call};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// What the document begins with.
-const ABOUT: &str = "\
-Keypeg keeps pools of API keys, lends a random free one to whoever asks, takes it back in time, and \
-forgets keys nobody keeps alive.\n\n\
-HEAD is answered wherever GET is, but where GET would lend a key. A path that is none of these is \
-refused with 404 `not_found`, a method that is none of its path's with 405 `method_not_allowed` and \
-`Allow`, a head that is no HTTP with 400 `malformed`, one over 64 KiB with 431 `too_large`. Every problem is `application/problem+json` \
-(RFC 9457) and every answer has its `x-request-id`.";
+/// The description of the whole API.
+const DESCRIPTION: &str = "\
+Keypeg keeps pools of API keys. It lends a random available key to a client under a lease, takes \
+the key back when the lease ends, and purges keys that are not kept alive.\n\n\
+HEAD is supported wherever GET is, unless GET would lend a key. A path that is not listed here \
+gets 404 `not_found`. A method that its path does not support gets 405 `method_not_allowed`, with \
+`Allow`. A request head that is not valid HTTP gets 400 `malformed`, and a head of more than 64 \
+KiB gets 431 `too_large`. Every problem is `application/problem+json` (RFC 9457); its `type` is \
+the path of a page of this server that explains it. Every answer has an `x-request-id`.";
 
 const PROBLEM: &str = "application/problem+json";
 
-/// The groups of operations, in order, each with what it is about.
+/// The groups of operations, in order: name and description.
 const TAGS: [(&str, &str); 6] = [
     ("Pools", "A named set of keys with one policy. `default` always exists."),
-    ("Keys", "A secret value with a public id that tells nothing of it."),
-    ("Leases", "The exclusive, time-bounded right to use one key."),
-    ("Seed", "The Django version's calls, word for word, on the default pool."),
-    ("Plain", "The shape most services of this kind share, on the default pool."),
-    ("Server", "What tells about the server rather than about keys."),
+    ("Keys", "A secret value with a public id. The id reveals nothing about the value."),
+    ("Leases", "The exclusive right to use one key for a limited time."),
+    (
+        "Django API",
+        "The routes of the Django version, for its existing clients. They use the default pool.",
+    ),
+    ("Simple API", "A minimal API that many key services share. It uses the default pool."),
+    ("Server", "Health, version, metrics and documentation of the server."),
 ];
 
-/// Makes the document.
+/// Builds the document.
 pub fn document() -> Value {
     let mut schemas = schemas::all();
     schemas.insert(
         "Empty".into(),
         json!({
-            "description": "Nothing to say.", "type": "object", "additionalProperties": false,
+            "description": "An object without fields.",
+            "type": "object", "additionalProperties": false,
         }),
     );
     schemas.insert(
         "SeedAdd".into(),
         json!({
-            "description": "A key to be added; one is made when it is left out.", "type": "object",
+            "description": "The value to add. Without it the server generates one.",
+            "type": "object",
             "properties": { "api_key": { "type": "string", "minLength": 1, "maxLength": 4096 } },
         }),
     );
@@ -64,16 +71,16 @@ pub fn document() -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "Keypeg", "version": env!("CARGO_PKG_VERSION"), "description": ABOUT,
+            "title": "Keypeg", "version": env!("CARGO_PKG_VERSION"), "description": DESCRIPTION,
         },
         "servers": [{ "url": "/" }],
-        "tags": TAGS.map(|(name, about)| json!({ "name": name, "description": about })),
+        "tags": TAGS.map(|(name, text)| json!({ "name": name, "description": text })),
         "paths": paths,
         "components": {
             "schemas": schemas, "headers": headers(), "responses": shared,
             "securitySchemes": { "token": {
                 "type": "http", "scheme": "bearer",
-                "description": "An access token, where the server has any: else nothing is wanted.",
+                "description": "An access token. A server without access tokens requires none.",
             } },
             "examples": Map::from_iter(problems),
         },
@@ -84,15 +91,21 @@ fn headers() -> Value {
     let header = |schema: Value, text| json!({ "schema": schema, "description": text });
     let string = || json!({ "type": "string" });
     json!({
-        "RequestId": header(string(), "The request's id, as problems name it."),
-        "CacheControl": header(json!({ "const": "no-store" }), "A secret may be in the body."),
+        "RequestId": header(
+            string(),
+            "The id of the request, as in the `request_id` of a problem.",
+        ),
+        "CacheControl": header(
+            json!({ "const": "no-store" }),
+            "The body can contain a secret, so it must not be stored.",
+        ),
         "WwwAuthenticate": header(
-            string(), "`Bearer`, with the error of RFC 6750 where a token was shown."),
+            string(), "`Bearer`, with the error of RFC 6750 if the request carried a token."),
         "RetryAfter": header(
             json!({ "type": "integer", "minimum": 0 }),
-            "Whole seconds after which asking again may help.",
+            "Seconds after which the same request can succeed.",
         ),
-        "PreferenceApplied": header(string(), "`wait=N`, where `Prefer` asked for a wait."),
+        "PreferenceApplied": header(string(), "`wait=N`, if the request has `Prefer: wait=N`."),
     })
 }
 
@@ -104,29 +117,33 @@ fn operation(route: &Route, call: &Call) -> Value {
         "summary": route.summary,
         "tags": [tag(route.path)],
     });
-    let mut about = call.about.to_owned();
+    let mut description = call.description.to_owned();
     match route.access {
         Access::Open => {}
         Access::Token => operation["security"] = json!([{}, { "token": [] }]),
         Access::Scope(scope) => {
             operation["security"] = json!([{}, { "token": [scope.as_str()] }]);
-            let wants = format!("A token wants the scope `{}`.", scope.as_str());
-            about = if about.is_empty() { wants } else { format!("{about}\n\n{wants}") };
+            let requires = format!("An access token requires the scope `{}`.", scope.as_str());
+            description = if description.is_empty() {
+                requires
+            } else {
+                format!("{description}\n\n{requires}")
+            };
         }
     }
-    if !about.is_empty() {
-        operation["description"] = about.into();
+    if !description.is_empty() {
+        operation["description"] = description.into();
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
     }
-    let (schema, given, required) = match &call.takes {
-        Takes::Nothing => return operation,
-        Takes::Maybe(schema, given) => (schema, given, false),
-        Takes::Object(schema, given) => (schema, given, true),
+    let (schema, examples, required) = match &call.body {
+        RequestBody::None => return operation,
+        RequestBody::Optional(schema, examples) => (schema, examples, false),
+        RequestBody::Required(schema, examples) => (schema, examples, true),
     };
     let mut content = json!({ "schema": { "$ref": format!("#/components/schemas/{schema}") } });
-    for (name, example) in given {
+    for (name, example) in examples {
         content["examples"][name] = json!({ "value": example });
     }
     operation["requestBody"] =
@@ -141,10 +158,10 @@ fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
         let (schema, example, text) = match name {
             "pool" => {
                 let name = json!({ "type": "string", "pattern": schemas::POOL_NAME });
-                (name, "default", "The pool's name.")
+                (name, "default", "The name of the pool.")
             }
-            "lease" => (id, examples::LEASE_ID, "The lease's id."),
-            _ => (id, examples::KEY_ID, "The key's id."),
+            "lease" => (id, examples::LEASE_ID, "The id of the lease."),
+            _ => (id, examples::KEY_ID, "The id of the key."),
         };
         Some(json!({
             "name": name, "in": "path", "required": true, "schema": schema, "example": example,
@@ -159,28 +176,28 @@ fn tag(path: &str) -> &'static str {
         _ if path.ends_with("/events") => "Pools",
         _ if path.starts_with("/v1/pools/{pool}/") => "Keys",
         _ if path.starts_with("/v1/pools") => "Pools",
-        _ if path.starts_with("/api/") => "Seed",
-        _ if path.starts_with("/keys") || path.starts_with("/keepalive") => "Plain",
+        _ if path.starts_with("/api/") => "Django API",
+        _ if path.starts_with("/keys") || path.starts_with("/keepalive") => "Simple API",
         _ => "Server",
     };
     debug_assert!(TAGS.iter().any(|(name, _)| *name == tag));
     tag
 }
 
-/// Whether the route makes, ends or lends something.
+/// Returns whether the route changes something or lends a key.
 fn changes(route: &Route) -> bool {
     route.method != "GET" || route.access == Access::Scope(Scope::Lend)
 }
 
-/// Whether a body's bytes can be why the route refuses.
+/// Returns whether the route reads a body, so that the body can be a reason to refuse.
 fn reads_body(call: &Call) -> bool {
-    !matches!(call.takes, Takes::Nothing)
+    !matches!(call.body, RequestBody::None)
 }
 
-/// Every problem of a route: its own, and those it shares.
+/// Returns every problem code of a route: its own, and those that it shares.
 fn codes(route: &Route, call: &Call) -> Vec<Code> {
     let mut codes = vec![Code::Malformed, Code::Misdirected, Code::Internal];
-    codes.extend(call.refuses);
+    codes.extend(call.problems);
     if route.access != Access::Open {
         codes.extend([Code::Unauthorized, Code::RateLimited]);
     }
@@ -196,64 +213,66 @@ fn codes(route: &Route, call: &Call) -> Vec<Code> {
     if route.path.contains("{pool}") && route.operation != "putPool" {
         codes.push(Code::UnknownPool);
     }
-    // In the table's order, each once.
+    // In the order of the table, each code once.
     Code::ALL.into_iter().filter(|code| codes.contains(code)).collect()
 }
 
-/// A full disk stops grants for a while: whoever asks for a key is told to come again.
+/// Returns the status of a code on a route. A full disk rejects grants with 503, because a grant
+/// can succeed later.
 fn status(route: &Route, code: Code) -> u16 {
     let grants = ["acquire", "seedAcquire", "plainAcquire"].contains(&route.operation);
     if code == Code::StorageFull && grants { 503 } else { code.status() }
 }
 
-/// An operation's answers. Those that say no in the common words alone go to `shared`.
+/// Returns the responses of an operation. Problem responses without a text of their own go to
+/// `shared`.
 fn responses(
     route: &Route,
     call: &Call,
     schemas: &Map<String, Value>,
     shared: &mut Map<String, Value>,
 ) -> Value {
-    let mut refused: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    let mut problems: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     for code in codes(route, call) {
-        refused.entry(status(route, code)).or_default().push(code);
+        problems.entry(status(route, code)).or_default().push(code);
     }
     let mut responses = Map::new();
-    for gives in &call.gives {
-        let mut response = given(gives);
-        if let Some(codes) = refused.remove(&gives.status) {
-            let says = format!("{}\n\n{}", gives.says, meanings(&codes, schemas));
-            response["description"] = says.into();
-            response["content"][PROBLEM] = problem(route, gives.status, &codes);
+    for answer in &call.answers {
+        let mut response = response_of(answer);
+        if let Some(codes) = problems.remove(&answer.status) {
+            let text = format!("{}\n\n{}", answer.text, meanings(&codes, schemas));
+            response["description"] = text.into();
+            response["content"][PROBLEM] = problem(route, answer.status, &codes);
         }
-        response["headers"] = headers_of(route, gives.status, true);
+        response["headers"] = headers_of(route, answer.status, true);
         let links = calls::links(route.operation);
-        if gives.status < 300 && !links.is_null() {
+        if answer.status < 300 && !links.is_null() {
             response["links"] = links;
         }
-        responses.insert(gives.status.to_string(), response);
+        responses.insert(answer.status.to_string(), response);
     }
-    for (status, codes) in refused {
+    for (status, codes) in problems {
         let response = json!({
             "description": meanings(&codes, schemas),
             "content": { PROBLEM: problem(route, status, &codes) },
             "headers": headers_of(route, status, false),
         });
         let words: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-        let of = if route.method == "GET" { "" } else { ".change" };
-        let mut name = format!("{status}.{}{of}", words.join("."));
+        let suffix = if route.method == "GET" { "" } else { ".change" };
+        let mut name = format!("{status}.{}{suffix}", words.join("."));
         if *shared.entry(&*name).or_insert_with(|| response.clone()) != response {
             name = format!("{name}.{}", route.operation);
             shared.insert(name.clone(), response);
         }
-        let to = json!({ "$ref": format!("#/components/responses/{name}") });
-        responses.insert(status.to_string(), to);
+        let reference = json!({ "$ref": format!("#/components/responses/{name}") });
+        responses.insert(status.to_string(), reference);
     }
     responses.into()
 }
 
-fn given(gives: &Gives) -> Value {
-    let mut response = json!({ "description": gives.says });
-    if let Some((content_type, schema, example)) = &gives.content {
+fn response_of(answer: &Answer) -> Value {
+    let mut response = json!({ "description": answer.text });
+    if let Some((content_type, schema, example)) = &answer.content {
         let mut content = json!({ "schema": schema });
         if !example.is_null() {
             content["example"] = example.clone();
@@ -263,13 +282,13 @@ fn given(gives: &Gives) -> Value {
     response
 }
 
-/// The codes' sentences, as their type tells them.
+/// Returns the descriptions of the codes, which are the doc comments of [`Code`].
 fn meanings(codes: &[Code], schemas: &Map<String, Value>) -> String {
-    let words = schemas["Code"]["oneOf"].as_array().expect("invariant: codes are words");
+    let words = schemas["Code"]["oneOf"].as_array().expect("invariant: codes are constants");
     let meaning = |code: &Code| {
         let word = words.iter().find(|word| word["const"] == code.as_str());
-        let says = word.and_then(|word| word["description"].as_str());
-        format!("`{}`: {}", code.as_str(), says.expect("invariant: a code says what it is"))
+        let text = word.and_then(|word| word["description"].as_str());
+        format!("`{}`: {}", code.as_str(), text.expect("invariant: a code has a description"))
     };
     codes.iter().map(meaning).collect::<Vec<_>>().join("\n\n")
 }
@@ -283,7 +302,7 @@ fn problem(route: &Route, status: u16, codes: &[Code]) -> Value {
         narrowed["required"] = json!(["outcome"]);
     }
     let mut examples = json!({});
-    // The one code whose status is not always the same has its example where it is the usual one.
+    // A code with more than one status has its example at its usual status only.
     for code in codes.iter().filter(|code| code.status() == status) {
         examples[code.as_str()] =
             json!({ "$ref": format!("#/components/examples/{}", code.as_str()) });
@@ -294,10 +313,11 @@ fn problem(route: &Route, status: u16, codes: &[Code]) -> Value {
     })
 }
 
-fn headers_of(route: &Route, status: u16, own: bool) -> Value {
+fn headers_of(route: &Route, status: u16, has_own_text: bool) -> Value {
     let header = |name: &str| json!({ "$ref": format!("#/components/headers/{name}") });
     let mut headers = json!({ "x-request-id": header("RequestId") });
-    if own && ["/v1/", "/api/", "/keys"].iter().any(|start| route.path.starts_with(start)) {
+    if has_own_text && ["/v1/", "/api/", "/keys"].iter().any(|start| route.path.starts_with(start))
+    {
         headers["Cache-Control"] = header("CacheControl");
     }
     if status == 401 || status == 403 {
@@ -316,12 +336,11 @@ fn headers_of(route: &Route, status: u16, own: bool) -> Value {
 mod tests {
     use super::*;
 
-    /// Every `$ref` of the document leads to something in it.
     #[test]
-    fn what_is_referred_to_is_there() {
+    fn each_reference_has_a_target_in_the_document() {
         fn check(part: &Value, whole: &Value, count: &mut u32) {
-            if let Some(to) = part.get("$ref").and_then(Value::as_str) {
-                assert!(whole.pointer(to.trim_start_matches('#')).is_some(), "{to}");
+            if let Some(target) = part.get("$ref").and_then(Value::as_str) {
+                assert!(whole.pointer(target.trim_start_matches('#')).is_some(), "{target}");
                 *count += 1;
             }
             let (members, items) = (part.as_object(), part.as_array());
@@ -334,12 +353,12 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_the_problem_of_some_route_or_of_none() {
-        let of_none = [Code::NotFound, Code::MethodNotAllowed];
+    fn each_code_is_documented_at_a_route_or_belongs_to_no_route() {
+        let of_no_route = [Code::NotFound, Code::MethodNotAllowed];
         for code in Code::ALL {
-            let told =
+            let is_documented =
                 ROUTES.iter().any(|route| codes(route, &call(route.operation)).contains(&code));
-            assert_eq!(told, !of_none.contains(&code), "{code:?}");
+            assert_eq!(is_documented, !of_no_route.contains(&code), "{code:?}");
         }
     }
 }

@@ -3,47 +3,47 @@
 use crate::time::{Seconds, UnixMs};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A pool: its policy and how many keys stand where.
+/// A pool: its policy and the number of keys in each state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Pool {
-    /// Its name.
+    /// The name of the pool.
     pub pool: String,
-    /// The longest a grant lasts.
+    /// The maximum length of a lease.
     pub lease_ttl_seconds: Seconds,
-    /// The longest a renewed lease lasts from its grant; null follows the lease ttl.
+    /// The maximum length of a renewed lease, from its grant; null: `lease_ttl_seconds`.
     pub max_hold_seconds: Option<Seconds>,
-    /// How long a key lives without a keep-alive; null for ever.
+    /// How long a key lives without a keep-alive; null: it is never purged by time.
     pub keepalive_ttl_seconds: Option<Seconds>,
-    /// How often to keep a key alive: two fifths of `keepalive_ttl_seconds`.
+    /// The recommended interval of keep-alives: two fifths of `keepalive_ttl_seconds`.
     pub keepalive_every_seconds: Option<Seconds>,
     /// How long a key rests after each lease.
     pub rest_seconds: Seconds,
-    /// Random symbols in a generated value.
+    /// The number of random symbols in a generated value.
     pub key_length: u16,
-    /// What a generated value begins with.
+    /// The prefix of a generated value.
     pub key_prefix: String,
-    /// The most keys in this pool; null leaves only the server's own bound.
+    /// The maximum number of keys in the pool; null: only the limit of the server applies.
     pub max_keys: Option<u64>,
-    /// Keys free to be lent.
+    /// Available keys.
     pub available: u64,
-    /// Keys lent.
+    /// Leased keys.
     pub leased: u64,
-    /// Keys that are back, but not served yet.
+    /// Resting keys: released, and not lent before their rest ends.
     pub resting: u64,
-    /// Keys out of rotation.
+    /// Quarantined keys: not lent until they are force-released.
     pub quarantined: u64,
-    /// All keys.
+    /// All keys of the pool.
     pub total: u64,
-    /// Requests that wait for a key.
+    /// Requests in the wait queue.
     pub waiting: u64,
-    /// When the next leased or resting key comes back by itself.
+    /// When the next lease or rest ends by time.
     pub next_return_at: Option<UnixMs>,
-    /// When the next key is purged if nobody keeps it alive.
+    /// When the next key is purged unless it is kept alive.
     pub next_purge_at: Option<UnixMs>,
 }
 
-/// All pools, by name.
+/// All pools, sorted by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Pools {
@@ -51,7 +51,7 @@ pub struct Pools {
     pub pools: Vec<Pool>,
 }
 
-/// A policy to set: what is left out stays as it is; `Some(None)` is written as null.
+/// A change of a policy: a field that is left out keeps its value; `Some(None)` is written as null.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(default)]
@@ -79,8 +79,8 @@ pub struct PolicyRequest {
     pub max_keys: Option<Option<u64>>,
 }
 
-/// Reads a field that is there: null is then a value of its own.
-#[expect(clippy::option_option, reason = "left out, null and a value are three things here")]
+/// Reads a field that is present, so that null differs from absent.
+#[expect(clippy::option_option, reason = "absent, null and a value are three cases here")]
 fn nullable<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn left_out_null_and_a_value_are_three_things() {
+    fn absent_null_and_a_value_are_three_cases() {
         let check = |text: &str, hold: Option<Option<Seconds>>| {
             let policy: PolicyRequest = serde_json::from_str(text).unwrap();
             assert_eq!(policy.max_hold_seconds, hold, "{text}");

@@ -1,72 +1,78 @@
-//! Errors on the wire: problem details (RFC 9457) and the one table of codes.
+//! Errors on the wire: problem details (RFC 9457) and the table of error codes.
 //!
-//! A code never changes its meaning; its status and title are told here and nowhere else.
+//! This file owns the status and the title of each code; `pages` owns the page that explains it.
+//! A code never changes its meaning. Which refusal becomes which code is the server's concern.
+
+mod page;
+mod pages;
+
+pub use page::ProblemPage;
 
 use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
-/// What went wrong, as a stable word.
+/// The stable word for a kind of error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The request is not HTTP or JSON as it should be.
+    /// The request is not valid HTTP/1.1, or its body is not valid JSON.
     Malformed,
-    /// A cursor of no listing that goes on.
+    /// The cursor is invalid or expired: the listing must be restarted.
     BadCursor,
-    /// An access token is wanted, and none that is valid was shown.
+    /// An access token is required, and the request carries none or an invalid one.
     Unauthorized,
-    /// Not allowed: by the access token's scopes or pools, or a page of another site asks.
+    /// The access token lacks the scope or the pool, or a page of another site sent the request.
     Forbidden,
-    /// No such route.
+    /// There is no such route.
     NotFound,
-    /// The route has no such method; `Allow` names those it has.
+    /// The route does not support the method; the `Allow` header lists those it supports.
     MethodNotAllowed,
-    /// The request was not complete in time.
+    /// The body did not arrive in time.
     Timeout,
-    /// The body is too large; or the head, which has status 431.
+    /// The body is too large, or the request head, in which case the status is 431.
     TooLarge,
-    /// The body is not JSON by its content type.
+    /// The body is not `application/json`, or has a `Content-Encoding`.
     UnsupportedMediaType,
-    /// The `Host` is none that this server goes by.
+    /// The `Host` header does not name this server.
     Misdirected,
     /// A field is unknown, of the wrong type or out of its range.
     Invalid,
-    /// The access token, or the address, asks more often than it may, or has all the leases it may.
+    /// A rate limit of the access token or the address is reached, or the token's limit of leases.
     RateLimited,
-    /// No such pool.
+    /// There is no such pool.
     UnknownPool,
-    /// No such key: never was, deleted, or purged.
+    /// There is no such key: it was never created, or was deleted or purged.
     UnknownKey,
-    /// No key is free.
+    /// No key is available.
     NoKeyAvailable,
-    /// The lease has ended, or never was.
+    /// The lease has ended, or never existed.
     LeaseEnded,
-    /// The lease cannot be made to end later.
+    /// The lease cannot be renewed past its maximum hold.
     MaxHoldReached,
-    /// The Idempotency-Key was used with another body.
+    /// The Idempotency-Key was used before with another body.
     IdempotencyMismatch,
-    /// Keys that the Idempotency-Key's answer told of are gone.
+    /// Keys of the stored answer of this Idempotency-Key were deleted or purged.
     KeysGone,
-    /// The same Idempotency-Key was asked again, and that request has this one's place in line.
+    /// A repeat with the same Idempotency-Key has taken this request's place in the wait queue.
     TakenOver,
-    /// The default pool cannot be removed.
+    /// The default pool cannot be deleted.
     DefaultPool,
-    /// A value to bring in is there already, or was.
+    /// A value to import is already in the pool, occurs twice, or was used there before.
     KeyExists,
-    /// The server keeps as many pools as it may.
+    /// The server has reached its limit of pools.
     TooManyPools,
-    /// The pool, or the server, keeps as many keys as it may.
+    /// The pool, or the server, has reached its limit of keys.
     PoolFull,
     /// The server's disk is full.
     StorageFull,
-    /// More was asked than there is room for.
+    /// A queue or another limit of the server is reached.
     Overloaded,
-    /// The server is stopping.
+    /// The server is shutting down.
     ShuttingDown,
-    /// More is due than the server could settle before it had to answer.
+    /// More keys or leases are due than the server can expire within one request.
     Settling,
-    /// A defect of the server.
+    /// A defect in the server.
     Internal,
 }
 
@@ -104,103 +110,109 @@ impl Code {
         Self::Internal,
     ];
 
-    /// The table: word, HTTP status, title.
+    /// Returns the row of the table: wire word, HTTP status, title.
     fn row(self) -> (&'static str, u16, &'static str) {
         match self {
             Self::Malformed => ("malformed", 400, "Malformed request"),
-            Self::BadCursor => ("bad_cursor", 400, "Bad cursor"),
-            Self::Unauthorized => ("unauthorized", 401, "Access token wanted"),
+            Self::BadCursor => ("bad_cursor", 400, "Invalid cursor"),
+            Self::Unauthorized => ("unauthorized", 401, "Access token required"),
             Self::Forbidden => ("forbidden", 403, "Forbidden"),
             Self::NotFound => ("not_found", 404, "No such route"),
             Self::UnknownPool => ("unknown_pool", 404, "No such pool"),
             Self::UnknownKey => ("unknown_key", 404, "No such key"),
             Self::NoKeyAvailable => ("no_key_available", 404, "No key available"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "Method not allowed"),
-            Self::Timeout => ("timeout", 408, "Request not complete in time"),
-            Self::MaxHoldReached => ("max_hold_reached", 409, "Held as long as allowed"),
-            Self::DefaultPool => ("default_pool", 409, "The default pool stays"),
-            Self::KeyExists => ("key_exists", 409, "Key exists"),
-            Self::TakenOver => ("taken_over", 409, "Taken over by a repeat"),
-            Self::KeysGone => ("keys_gone", 410, "Keys gone"),
+            Self::Timeout => ("timeout", 408, "Request timed out"),
+            Self::MaxHoldReached => ("max_hold_reached", 409, "Maximum hold reached"),
+            Self::DefaultPool => ("default_pool", 409, "The default pool cannot be deleted"),
+            Self::KeyExists => ("key_exists", 409, "Key already exists"),
+            Self::TakenOver => ("taken_over", 409, "Replaced by a repeated request"),
+            Self::KeysGone => ("keys_gone", 410, "Keys no longer exist"),
             Self::LeaseEnded => ("lease_ended", 410, "Lease ended"),
-            Self::TooLarge => ("too_large", 413, "Too large"),
+            Self::TooLarge => ("too_large", 413, "Request too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", 415, "Unsupported content type")
             }
-            Self::Misdirected => ("misdirected", 421, "Not this server's host"),
+            Self::Misdirected => ("misdirected", 421, "Host not allowed"),
             Self::RateLimited => ("rate_limited", 429, "Too many requests"),
             Self::Invalid => ("invalid", 422, "Invalid field"),
             Self::IdempotencyMismatch => {
-                ("idempotency_mismatch", 422, "Idempotency key used with another body")
+                ("idempotency_mismatch", 422, "Idempotency key reused with another body")
             }
             Self::Internal => ("internal", 500, "Internal error"),
             Self::Overloaded => ("overloaded", 503, "Overloaded"),
             Self::ShuttingDown => ("shutting_down", 503, "Shutting down"),
-            Self::Settling => ("settling", 503, "Settling"),
+            Self::Settling => ("settling", 503, "Expiry backlog"),
             Self::TooManyPools => ("too_many_pools", 507, "Too many pools"),
             Self::PoolFull => ("pool_full", 507, "Pool full"),
             Self::StorageFull => ("storage_full", 507, "Storage full"),
         }
     }
 
-    /// The word on the wire.
+    /// Returns the word on the wire.
     pub fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The HTTP status; [`Code::StorageFull`] is 503 where a key was asked for.
+    /// Returns the usual HTTP status. [`Code::StorageFull`] is 503 when a key is acquired, and
+    /// [`Code::TooLarge`] is 431 for a request head.
     pub fn status(self) -> u16 {
         self.row().1
     }
 
-    /// A short title.
+    /// Returns the short title.
     pub fn title(self) -> &'static str {
         self.row().2
     }
+
+    /// Returns the code with this wire word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
+    }
 }
 
-/// Whether a change that failed was made.
+/// Whether a failed change was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Nothing was changed.
+    /// The server changed nothing.
     NotApplied,
-    /// It may have been.
+    /// The server may have applied the change.
     Unknown,
 }
 
-/// Problem details: what every error's body is.
+/// Problem details (RFC 9457): the body of every error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Problem {
-    /// `/problems/<code>`.
+    /// `/problems/<code>`: a page of the server that explains the code.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The code's title.
+    /// The title of the code.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What went wrong.
+    /// The error code.
     pub code: Code,
-    /// What went wrong here, for people.
+    /// What went wrong with this request, in English for people.
     pub detail: String,
-    /// The request's id, as in the `x-request-id` header.
+    /// The id of the request, as in the `x-request-id` header.
     pub request_id: String,
-    /// Of a change: whether it was made.
+    /// Whether the change was applied; only for requests that change something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Members of this code alone.
+    /// Members that only some codes have.
     #[serde(flatten)]
-    pub more: More,
+    pub extensions: ProblemExtensions,
 }
 
-/// Members that only some codes have.
+/// Extension members of a problem (RFC 9457, 3.2): each code has its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(default)]
-pub struct More {
-    /// Why no key is free, or how a lease ended.
+pub struct ProblemExtensions {
+    /// Why no key is available, or how the lease ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// The scope that the access token lacks.
@@ -209,31 +221,31 @@ pub struct More {
     /// The field that is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// What that field may be.
+    /// The allowed values of that field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
-    /// Which of the values exists already, by its place from 0.
+    /// The index of the rejected value in `values`, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
-    /// When the lease that cannot be longer ends.
+    /// When the lease that cannot be extended ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<UnixMs>,
-    /// The bound that would be passed.
+    /// The limit that is reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u64>,
-    /// Keys free to be lent.
+    /// Available keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available: Option<u64>,
-    /// Keys lent.
+    /// Leased keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leased: Option<u64>,
-    /// Keys that are back, but not served yet.
+    /// Resting keys: released, and not lent before their rest ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resting: Option<u64>,
-    /// Keys out of rotation.
+    /// Quarantined keys: not lent until they are force-released.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<u64>,
-    /// All keys.
+    /// All keys of the pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
 }
@@ -243,18 +255,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_code_has_its_own_word_and_reads_back() {
-        for (at, code) in Code::ALL.into_iter().enumerate() {
+    fn each_code_has_a_unique_word_that_parses_back() {
+        for (index, code) in Code::ALL.into_iter().enumerate() {
             let word = format!("{:?}", code.as_str());
             assert_eq!(serde_json::to_string(&code).unwrap(), word);
             assert_eq!(serde_json::from_str::<Code>(&word).unwrap(), code);
-            assert!(Code::ALL[..at].iter().all(|other| other.as_str() != code.as_str()));
+            assert_eq!(Code::from_word(code.as_str()), Some(code));
+            assert!(Code::ALL[..index].iter().all(|other| other.as_str() != code.as_str()));
             assert!((400..=507).contains(&code.status()), "{code:?}");
         }
     }
 
     #[test]
-    fn a_problem_is_flat_and_leaves_out_what_it_does_not_have() {
+    fn a_problem_is_flat_and_omits_absent_members() {
         let problem = Problem {
             kind: "/problems/invalid".into(),
             title: Code::Invalid.title().into(),
@@ -263,7 +276,10 @@ mod tests {
             detail: "d".into(),
             request_id: "r".into(),
             outcome: Some(Outcome::NotApplied),
-            more: More { field: Some("count".into()), ..More::default() },
+            extensions: ProblemExtensions {
+                field: Some("count".into()),
+                ..ProblemExtensions::default()
+            },
         };
         let text = serde_json::to_string(&problem).unwrap();
         assert_eq!(

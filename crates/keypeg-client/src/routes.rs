@@ -1,106 +1,116 @@
-//! Where things are: every route as data, and the paths of the canonical API, made in one place.
+//! The table of routes, and the functions that build the paths of the canonical API.
 //!
-//! The table tells which methods a path has and what each is for; what a call does is its
-//! handler's. Names and ids are made of characters that need no escape in a path.
+//! The table owns which methods a path has, the summary of each, and the scope that it requires;
+//! it does not know what a handler does. Names and ids consist of characters that need no escape
+//! in a path, so paths are built and compared as they are.
 
-/// All pools.
+use crate::Code;
+
+/// Path of the list of pools.
 pub const POOLS: &str = "/v1/pools";
-/// Whether the process runs.
+/// Path of the liveness probe.
 pub const LIVEZ: &str = "/livez";
-/// Whether the server takes requests.
+/// Path of the readiness probe.
 pub const READYZ: &str = "/readyz";
-/// Which version the server is.
+/// Path of the server's version.
 pub const VERSION: &str = "/version";
 
-/// What the server counts.
+/// Path of the metrics.
 pub const METRICS: &str = "/metrics";
-/// This API as an `OpenAPI` document.
+/// Path of the `OpenAPI` document.
 pub const OPENAPI: &str = "/openapi.json";
-/// This API as a page for people.
+/// Path of the documentation page.
 pub const DOCS: &str = "/docs";
-/// How that page looks.
+/// Path of the style sheet of all pages.
 pub const DOCS_STYLE: &str = "/docs/style.css";
+/// Path of the index of problem pages.
+pub const PROBLEMS: &str = "/problems";
 
-/// One pool.
+/// Returns the path of a pool.
 pub fn pool(pool: &str) -> String {
     format!("{POOLS}/{pool}")
 }
 
-/// Shows a key's value.
+/// Returns the path that reveals the value of a key.
 pub fn key_reveal(pool: &str, key: &str) -> String {
     format!("{POOLS}/{pool}/keys/{key}/reveal")
 }
 
-/// A pool's keys.
+/// Returns the path of the keys of a pool.
 pub fn keys(pool: &str) -> String {
     format!("{POOLS}/{pool}/keys")
 }
 
-/// One key.
+/// Returns the path of a key.
 pub fn key(pool: &str, key: &str) -> String {
     format!("{POOLS}/{pool}/keys/{key}")
 }
 
-/// Puts a key back, whoever holds it.
+/// Returns the path that force-releases a key.
 pub fn key_release(pool: &str, key: &str) -> String {
     format!("{POOLS}/{pool}/keys/{key}/release")
 }
 
-/// Keeps one key alive.
+/// Returns the path that keeps one key alive.
 pub fn key_keepalive(pool: &str, key: &str) -> String {
     format!("{POOLS}/{pool}/keys/{key}/keepalive")
 }
 
-/// Keeps many keys alive.
+/// Returns the path that keeps many keys alive.
 pub fn keepalive(pool: &str) -> String {
     format!("{POOLS}/{pool}/keepalive")
 }
 
-/// What happens to a pool, as it happens.
+/// Returns the path of the event stream of a pool.
 pub fn events(pool: &str) -> String {
     format!("{POOLS}/{pool}/events")
 }
 
-/// A pool's leases.
+/// Returns the path of the leases of a pool.
 pub fn leases(pool: &str) -> String {
     format!("{POOLS}/{pool}/leases")
 }
 
-/// Gives a lease's key back.
+/// Returns the path that releases a lease.
 pub fn lease_release(pool: &str, lease: &str) -> String {
     format!("{POOLS}/{pool}/leases/{lease}/release")
 }
 
-/// Gives a lease more time.
+/// Returns the path that renews a lease.
 pub fn lease_renew(pool: &str, lease: &str) -> String {
     format!("{POOLS}/{pool}/leases/{lease}/renew")
 }
 
-/// What an access token allows.
+/// Returns the path of the page that explains an error code.
+pub fn problem(code: Code) -> String {
+    format!("{PROBLEMS}/{}", code.as_str())
+}
+
+/// A right that an access token grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// To look, at everything but values.
+    /// Read everything except the values of keys.
     Read,
-    /// To borrow keys, to keep what is borrowed, and to give it back.
+    /// Acquire, renew and release leases, and keep keys alive.
     Lend,
-    /// To make keys and to end them.
+    /// Create, import and delete keys.
     Keys,
-    /// To take a key from whoever holds it.
+    /// Force-release a key.
     Force,
-    /// To be shown the value of a key that was not lent to the asker.
+    /// Reveal the value of a key that the caller does not hold.
     Reveal,
-    /// To see what the server counts, over all pools.
+    /// Read the metrics, which cover all pools.
     Metrics,
-    /// Everything, and alone to change pools.
+    /// Everything; the only scope that can create, change and delete pools.
     Admin,
 }
 
 impl Scope {
-    /// Every scope.
+    /// All scopes.
     pub const ALL: [Self; 7] =
         [Self::Read, Self::Lend, Self::Keys, Self::Force, Self::Reveal, Self::Metrics, Self::Admin];
 
-    /// Its word, as it stands in a tokens' file.
+    /// Returns the word for the scope in the token file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -114,14 +124,14 @@ impl Scope {
     }
 }
 
-/// Who may use a route of a server that has access tokens; of one that has none, everybody.
+/// What a route requires, on a server with access tokens. Without tokens every route is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody: it tells nothing that is not public.
+    /// No token: the route returns only public information.
     Open,
-    /// Whoever has a token, whatever it allows.
+    /// Any valid token.
     Token,
-    /// Whoever has a token of this scope.
+    /// A token with this scope.
     Scope(Scope),
 }
 
@@ -130,55 +140,67 @@ pub enum Access {
 pub struct Route {
     /// The HTTP method. HEAD is not listed: see [`Route::has_head`].
     pub method: &'static str,
-    /// The path, with its parameters in braces. A slash at its end may be left out.
+    /// The path, with parameters in braces. A slash at its end is optional.
     pub path: &'static str,
-    /// A name for the operation, unlike any other's.
+    /// The unique name of the operation.
     pub operation: &'static str,
-    /// What it does.
+    /// What the route does, in one line.
     pub summary: &'static str,
-    /// Who may.
+    /// What a caller needs.
     pub access: Access,
 }
 
-/// Every route there is.
+/// The routes of the API, each an operation of the `OpenAPI` document.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[
     Route::new("GET", POOLS, "listPools", "Lists the pools", Access::Scope(Scope::Read)),
     Route::new("GET", "/v1/pools/{pool}", "showPool", "Shows a pool and its counts", Access::Scope(Scope::Read)),
-    Route::new("PUT", "/v1/pools/{pool}", "putPool", "Makes a pool, or changes its policy", Access::Scope(Scope::Admin)),
-    Route::new("DELETE", "/v1/pools/{pool}", "deletePool", "Removes a pool with all its keys", Access::Scope(Scope::Admin)),
+    Route::new("PUT", "/v1/pools/{pool}", "putPool", "Creates a pool, or changes its policy", Access::Scope(Scope::Admin)),
+    Route::new("DELETE", "/v1/pools/{pool}", "deletePool", "Deletes a pool and all its keys", Access::Scope(Scope::Admin)),
     Route::new("GET", "/v1/pools/{pool}/keys", "listKeys", "Lists keys, without their values", Access::Scope(Scope::Read)),
     Route::new("POST", "/v1/pools/{pool}/keys", "addKeys", "Generates keys, or imports values", Access::Scope(Scope::Keys)),
     Route::new("GET", "/v1/pools/{pool}/keys/{id}", "showKey", "Shows a key, without its value", Access::Scope(Scope::Read)),
-    Route::new("DELETE", "/v1/pools/{pool}/keys/{id}", "deleteKey", "Deletes a key in any state, for ever", Access::Scope(Scope::Keys)),
-    Route::new("POST", "/v1/pools/{pool}/keys/{id}/release", "releaseKey", "Puts a key back, whoever holds it", Access::Scope(Scope::Force)),
+    Route::new("DELETE", "/v1/pools/{pool}/keys/{id}", "deleteKey", "Deletes a key in any state, permanently", Access::Scope(Scope::Keys)),
+    Route::new("POST", "/v1/pools/{pool}/keys/{id}/release", "releaseKey", "Force-releases a key", Access::Scope(Scope::Force)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/keepalive", "keepKeyAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
-    Route::new("POST", "/v1/pools/{pool}/keys/{id}/reveal", "revealKey", "Shows a key's value", Access::Scope(Scope::Reveal)),
-    Route::new("POST", "/v1/pools/{pool}/keepalive", "keepAlive", "Keeps many keys alive, or all of the pool", Access::Scope(Scope::Lend)),
-    Route::new("GET", "/v1/pools/{pool}/events", "followEvents", "Tells what happens to a pool, as it happens", Access::Scope(Scope::Read)),
-    Route::new("POST", "/v1/pools/{pool}/leases", "acquire", "Acquires a random free key", Access::Scope(Scope::Lend)),
-    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/release", "release", "Gives a lease's key back", Access::Scope(Scope::Lend)),
-    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/renew", "renew", "Gives a lease more time", Access::Scope(Scope::Lend)),
-    Route::new("GET", "/api/v1/random_api_key/", "seedAcquire", "Acquires a random free key of the default pool", Access::Scope(Scope::Lend)),
-    Route::new("POST", "/api/v1/random_api_key/", "seedAdd", "Generates a key, or adds the given one", Access::Scope(Scope::Keys)),
-    Route::new("PUT", "/api/v1/random_api_key/", "seedRelease", "Unblocks a key", Access::Scope(Scope::Force)),
+    Route::new("POST", "/v1/pools/{pool}/keys/{id}/reveal", "revealKey", "Reveals the value of a key", Access::Scope(Scope::Reveal)),
+    Route::new("POST", "/v1/pools/{pool}/keepalive", "keepAlive", "Keeps many keys alive, or all keys of the pool", Access::Scope(Scope::Lend)),
+    Route::new("GET", "/v1/pools/{pool}/events", "followEvents", "Streams the events of a pool", Access::Scope(Scope::Read)),
+    Route::new("POST", "/v1/pools/{pool}/leases", "acquire", "Acquires a random available key", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/release", "release", "Releases a lease", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/v1/pools/{pool}/leases/{lease}/renew", "renew", "Renews a lease", Access::Scope(Scope::Lend)),
+    Route::new("GET", "/api/v1/random_api_key/", "seedAcquire", "Acquires a random available key of the default pool", Access::Scope(Scope::Lend)),
+    Route::new("POST", "/api/v1/random_api_key/", "seedAdd", "Generates a key, or adds the given value", Access::Scope(Scope::Keys)),
+    Route::new("PUT", "/api/v1/random_api_key/", "seedRelease", "Force-releases (unblocks) a key", Access::Scope(Scope::Force)),
     Route::new("PATCH", "/api/v1/random_api_key/", "seedKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
     Route::new("DELETE", "/api/v1/random_api_key/", "seedDelete", "Deletes a key", Access::Scope(Scope::Keys)),
-    Route::new("GET", "/api/v1/start_scheduler/", "seedStartScheduler", "Does nothing: the clockwork always runs", Access::Token),
-    Route::new("GET", "/keys", "plainAcquire", "Acquires a random free key of the default pool", Access::Scope(Scope::Lend)),
+    Route::new("GET", "/api/v1/start_scheduler/", "seedStartScheduler", "Does nothing: expiry always runs", Access::Token),
+    Route::new("GET", "/keys", "plainAcquire", "Acquires a random available key of the default pool", Access::Scope(Scope::Lend)),
     Route::new("POST", "/keys", "plainGenerate", "Generates a key", Access::Scope(Scope::Keys)),
     Route::new("GET", "/keys/{id}", "plainShow", "Shows whether a key is blocked", Access::Scope(Scope::Read)),
-    Route::new("PUT", "/keys/{id}", "plainRelease", "Unblocks a key", Access::Scope(Scope::Force)),
+    Route::new("PUT", "/keys/{id}", "plainRelease", "Force-releases (unblocks) a key", Access::Scope(Scope::Force)),
     Route::new("DELETE", "/keys/{id}", "plainDelete", "Deletes a key", Access::Scope(Scope::Keys)),
     Route::new("PUT", "/keepalive/{id}", "plainKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
-    Route::new("GET", LIVEZ, "live", "Tells that the process runs", Access::Open),
-    Route::new("GET", READYZ, "ready", "Tells whether the server takes requests", Access::Open),
-    Route::new("GET", VERSION, "version", "Tells which version the server is", Access::Token),
-    Route::new("GET", METRICS, "metrics", "Tells what the server counts", Access::Scope(Scope::Metrics)),
-    Route::new("GET", OPENAPI, "openapi", "This document", Access::Open),
-    Route::new("GET", DOCS, "docs", "This document as a page", Access::Open),
-    Route::new("GET", DOCS_STYLE, "docsStyle", "How that page looks", Access::Open),
+    Route::new("GET", LIVEZ, "live", "Reports that the process runs", Access::Open),
+    Route::new("GET", READYZ, "ready", "Reports whether the server accepts requests", Access::Open),
+    Route::new("GET", VERSION, "version", "Returns the version of the server", Access::Token),
+    Route::new("GET", METRICS, "metrics", "Returns the metrics of the server", Access::Scope(Scope::Metrics)),
+    Route::new("GET", OPENAPI, "openapi", "Returns this document", Access::Open),
+    Route::new("GET", DOCS, "docs", "Shows this document as a page", Access::Open),
+    Route::new("GET", DOCS_STYLE, "docsStyle", "Returns the style sheet of that page", Access::Open),
 ];
+
+/// The routes of the problem pages. They are not operations of the API, so the `OpenAPI` document
+/// does not have them; each problem's `type` is the path of its page.
+pub const PROBLEM_ROUTES: &[Route] = &[
+    Route::new("GET", PROBLEMS, "problems", "Lists the error codes", Access::Open),
+    Route::new("GET", "/problems/{code}", "problem", "Explains an error code", Access::Open),
+];
+
+/// Returns every route of the server.
+fn all_routes() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(PROBLEM_ROUTES)
+}
 
 impl Route {
     const fn new(
@@ -191,7 +213,7 @@ impl Route {
         Self { method, path, operation, summary, access }
     }
 
-    /// Whether HEAD is answered as GET is: not where that would lend a key.
+    /// Returns whether HEAD is supported: wherever GET is, unless GET would lend a key.
     pub fn has_head(&self) -> bool {
         self.method == "GET" && !self.lends()
     }
@@ -200,45 +222,53 @@ impl Route {
         self.access == Access::Scope(Scope::Lend)
     }
 
-    /// Whether it changes something for somebody, or shows a secret that was not lent: what an audit
-    /// log tells. Keeping alive only moves the time at which a key is forgotten.
+    /// Returns whether the audit log records the route: it changes something for another caller, or
+    /// reveals a secret that was not lent. A keep-alive only moves the time at which a key is
+    /// purged, so it is not recorded.
     pub fn is_audited(&self) -> bool {
-        let keeps = self.path.ends_with("/keepalive")
+        let keeps_alive = self.path.ends_with("/keepalive")
             || self.path.starts_with("/keepalive/")
             || self.method == "PATCH";
-        (self.method != "GET" || self.lends()) && !keeps
+        (self.method != "GET" || self.lends()) && !keeps_alive
     }
 
-    /// The pool that a path of this route is about; that of the older faces is the default one.
+    /// Returns the pool that a path of this route names; the compatibility APIs use the default
+    /// pool.
     pub fn pool_of<'a>(&self, path: &'a str) -> Option<&'a str> {
         let Some(below) = self.path.strip_prefix("/v1/pools/") else {
-            let old = ["/api/v1/random_api_key", "/keys", "/keepalive"];
-            return old.iter().any(|start| self.path.starts_with(start)).then_some("default");
+            let compatibility = ["/api/v1/random_api_key", "/keys", "/keepalive"];
+            return compatibility
+                .iter()
+                .any(|start| self.path.starts_with(start))
+                .then_some("default");
         };
         debug_assert!(below.starts_with("{pool}"));
         path.split('/').nth(3)
     }
 
-    /// Whether `path` is one of this route's. A parameter is anything but nothing.
-    pub fn is_at(&self, path: &str) -> bool {
+    /// Returns whether the route has this path. `{code}` matches the known error codes, any other
+    /// parameter matches any segment that is not empty.
+    pub fn matches(&self, path: &str) -> bool {
         let template = match self.path.strip_suffix('/') {
             Some(without) if !path.ends_with('/') => without,
             _ => self.path,
         };
         let mut segments = path.split('/');
-        let alike = template.split('/').all(|part| {
-            segments.next().is_some_and(|segment| {
-                if part.starts_with('{') { !segment.is_empty() } else { segment == part }
+        let all_match = template.split('/').all(|part| {
+            segments.next().is_some_and(|segment| match part {
+                "{code}" => Code::from_word(segment).is_some(),
+                parameter if parameter.starts_with('{') => !segment.is_empty(),
+                literal => segment == literal,
             })
         });
-        alike && segments.next().is_none()
+        all_match && segments.next().is_none()
     }
 }
 
-/// The methods that `path` has, as `Allow` tells them; `None` where no route is there.
+/// Returns the value of the `Allow` header for `path`; `None` if there is no such route.
 pub fn allow(path: &str) -> Option<String> {
     let mut methods = Vec::new();
-    for route in ROUTES.iter().filter(|route| route.is_at(path)) {
+    for route in all_routes().filter(|route| route.matches(path)) {
         methods.push(route.method);
         if route.has_head() {
             methods.push("HEAD");
@@ -247,10 +277,10 @@ pub fn allow(path: &str) -> Option<String> {
     (!methods.is_empty()).then(|| methods.join(", "))
 }
 
-/// The route that takes `method` at `path`; HEAD is its GET's.
+/// Returns the route for `method` at `path`; HEAD has the route of GET.
 pub fn find(method: &str, path: &str) -> Option<&'static Route> {
     let (method, head) = if method == "HEAD" { ("GET", true) } else { (method, false) };
-    let found = ROUTES.iter().find(|route| route.method == method && route.is_at(path))?;
+    let found = all_routes().find(|route| route.method == method && route.matches(path))?;
     (!head || found.has_head()).then_some(found)
 }
 
@@ -259,9 +289,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_route_is_there_once_under_a_name_of_its_own() {
-        for (at, route) in ROUTES.iter().enumerate() {
-            for other in &ROUTES[..at] {
+    fn each_route_occurs_once_with_a_unique_name() {
+        for (index, route) in all_routes().enumerate() {
+            for other in all_routes().take(index) {
                 assert_ne!(route.operation, other.operation);
                 assert_ne!((route.method, route.path), (other.method, other.path));
             }
@@ -269,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_here_is_in_the_table() {
+    fn each_path_that_is_built_here_is_in_the_table() {
         for (path, methods) in [
             (POOLS.into(), "GET, HEAD"),
             (pool("a"), "GET, HEAD, PUT, DELETE"),
@@ -289,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_a_routes_segment_by_segment() {
+    fn a_path_matches_a_route_segment_by_segment() {
         for (path, methods) in [
             ("/api/v1/random_api_key", Some("GET, POST, PUT, PATCH, DELETE")),
             ("/api/v1/random_api_key/", Some("GET, POST, PUT, PATCH, DELETE")),
@@ -302,6 +332,10 @@ mod tests {
             ("/v1/pools/a/nope", None),
             ("/api/v1/random_api_key//", None),
             ("/livez/", None),
+            ("/problems", Some("GET, HEAD")),
+            ("/problems/unknown_pool", Some("GET, HEAD")),
+            ("/problems/nope", None),
+            ("/problems/", None),
             ("", None),
             ("*", None),
         ] {
@@ -331,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_or_shows_a_key_is_audited() {
-        let left: Vec<_> = ROUTES.iter().filter(|route| !route.is_audited()).collect();
-        let told = ["keepKeyAlive", "keepAlive", "seedKeepAlive", "plainKeepAlive"];
-        for route in left {
+    fn a_route_that_moves_or_reveals_a_key_is_audited() {
+        let not_audited: Vec<_> = all_routes().filter(|route| !route.is_audited()).collect();
+        let keep_alives = ["keepKeyAlive", "keepAlive", "seedKeepAlive", "plainKeepAlive"];
+        for route in not_audited {
             let reads = route.method == "GET" && !route.lends();
-            assert!(reads || told.contains(&route.operation), "{}", route.operation);
+            assert!(reads || keep_alives.contains(&route.operation), "{}", route.operation);
         }
         assert!(find("GET", "/keys").unwrap().is_audited());
         assert!(find("POST", "/v1/pools/a/keys/b/reveal").unwrap().is_audited());

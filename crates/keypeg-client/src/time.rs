@@ -1,7 +1,7 @@
-//! Instants and lengths as the wire has them: RFC 3339 in UTC with exactly milliseconds, and
-//! seconds as a JSON number.
+//! Instants and durations on the wire: RFC 3339 in UTC with exactly three decimals, and seconds as
+//! a JSON number.
 //!
-//! Both are whole milliseconds inside, so nothing is lost between a server and a client.
+//! Both are stored as whole milliseconds, so a value does not change between server and client.
 
 use jiff::fmt::StdFmtWrite;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -15,15 +15,15 @@ const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMs(pub u64);
 
-/// A length in milliseconds, written as a number of seconds: `60`, `0.5`.
+/// A duration in milliseconds, written as a number of seconds: `60`, `0.5`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seconds {
-    /// The length in milliseconds.
+    /// The duration in milliseconds.
     pub ms: u64,
 }
 
 impl fmt::Display for UnixMs {
-    /// Writes RFC 3339; an instant past the year 9999 is written as that year's end.
+    /// Writes RFC 3339; an instant after the year 9999 is written as the end of that year.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instant = i64::try_from(self.0)
             .ok()
@@ -48,24 +48,24 @@ impl<'de> Deserialize<'de> for UnixMs {
 }
 
 impl Seconds {
-    /// Takes a length in milliseconds.
+    /// Converts from milliseconds.
     pub fn from_ms(ms: u64) -> Self {
         Self { ms }
     }
 
-    /// Takes a number of seconds, rounded up to milliseconds; what is not above zero is zero, and
-    /// what does not fit is the longest there is.
+    /// Converts from seconds, rounded up to milliseconds. A number that is not above zero becomes
+    /// zero, and one that does not fit becomes the maximum.
     pub fn from_number(seconds: f64) -> Self {
         let ms = seconds * 1_000.0;
-        // 0.14 s are 140 ms, though the product is a little more: not rounded up to 141.
-        let near = ms.round();
-        let whole = (ms - near).abs() <= near.abs() * 4.0 * f64::EPSILON;
+        // 0.14 s is 140 ms, although the product is slightly more: do not round it up to 141.
+        let nearest = ms.round();
+        let is_whole = (ms - nearest).abs() <= nearest.abs() * 4.0 * f64::EPSILON;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "a float becomes the nearest integer there is, which is what is promised"
+            reason = "the cast saturates at zero and the maximum, as documented"
         )]
-        let ms = if whole { near } else { ms.ceil() } as u64;
+        let ms = if is_whole { nearest } else { ms.ceil() } as u64;
         Self { ms }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_have_exactly_milliseconds_and_read_back() {
+    fn instants_have_three_decimals_and_parse_back() {
         for (ms, text) in [
             (0, "\"1970-01-01T00:00:00.000Z\""),
             (1_795_383_000_000, "\"2026-11-22T21:30:00.000Z\""),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_seconds_are_integers_and_all_milliseconds_read_back() {
+    fn whole_seconds_are_integers_and_all_milliseconds_parse_back() {
         for (ms, text) in [(0, "0"), (60_000, "60"), (500, "0.5"), (1, "0.001"), (1_234, "1.234")] {
             assert_eq!(serde_json::to_string(&Seconds::from_ms(ms)).unwrap(), text);
         }

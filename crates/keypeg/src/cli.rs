@@ -261,7 +261,7 @@ impl ClientCommand {
                 server.format.print_fields(&renewed)
             }
             Self::Unblock { key, server } => {
-                let released = server.client()?.release_key(&server.pool, &key).await?;
+                let released = server.client()?.force_release(&server.pool, &key).await?;
                 server.format.print_fields(&released)
             }
             Self::Delete { key, server } => {
@@ -366,7 +366,7 @@ async fn list(server: &ServerArgs, state: Option<KeyState>) -> Result<u8, Failur
     let client = server.client()?;
     let columns = &["id", "state", "expires_at", "rests_until", "lease.holder", "reason"];
     let mut rows = RowPrinter::new(server.format, "keys", columns);
-    let mut pages = client.list(&server.pool, state);
+    let mut pages = client.list_all_keys(&server.pool, state);
     while let Some(keys) = pages.next().await? {
         rows.print(&keys)?;
     }
@@ -390,7 +390,7 @@ impl From<Error> for Failure {
             Error::Refused(problem) => exit_of(problem),
             Error::Unreachable(_) => exit::UNAVAILABLE,
             Error::Unexpected { .. } => exit::PROTOCOL,
-            Error::Unusable(_) => exit::USAGE,
+            Error::InvalidInput(_) => exit::USAGE,
         };
         let suffix = error.problem().map(|problem| format!(" ({})", problem.code.as_str()));
         Self::new(code, format!("{error}{}", suffix.unwrap_or_default()))

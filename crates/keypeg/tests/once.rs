@@ -135,14 +135,27 @@ async fn the_client_asks_once_what_it_is_told_to_ask_once() {
     let server = Server::in_memory(&[]);
     let client = keypeg_client::Client::new(&format!("http://{}", server.addr())).unwrap();
     let two = GenerateRequest { count: Some(2), ..GenerateRequest::default() };
-    let made = client.once("make").generate("default", &two).await.unwrap();
-    let again = client.once("make").generate("default", &two).await.unwrap();
+    let made = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
+    let again = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
     assert_eq!(made.keys[0].id, again.keys[0].id);
-    let lent = client.once("lend").acquire("default", &AcquireRequest::default()).await.unwrap();
-    let again = client.once("lend").acquire("default", &AcquireRequest::default()).await.unwrap();
+    let lent = client
+        .with_idempotency_key("lend")
+        .acquire("default", &AcquireRequest::default())
+        .await
+        .unwrap();
+    let again = client
+        .with_idempotency_key("lend")
+        .acquire("default", &AcquireRequest::default())
+        .await
+        .unwrap();
     assert_eq!((&lent.id, lent.expires_at), (&again.id, again.expires_at));
-    let other = client.once("other").acquire("default", &AcquireRequest::default()).await.unwrap();
+    let other = client
+        .with_idempotency_key("other")
+        .acquire("default", &AcquireRequest::default())
+        .await
+        .unwrap();
     assert_ne!(lent.id, other.id);
-    let refused = client.once("").acquire("default", &AcquireRequest::default()).await;
+    let refused =
+        client.with_idempotency_key("").acquire("default", &AcquireRequest::default()).await;
     assert_eq!(refused.unwrap_err().problem().unwrap().code, Code::Invalid);
 }

@@ -1,129 +1,138 @@
-//! What each operation takes, gives and refuses, beyond what all of them do.
+//! The part of the document that is specific to each operation: description, body, parameters,
+//! answers and problem codes.
 //!
-//! Only what is an operation's own stands here; statuses and titles are the table of codes', and
-//! what every route refuses is told by the document's assembly.
+//! Statuses and titles of problems come from the table of codes. The problems that all routes share
+//! are added when the document is built.
 
 use super::examples;
 use super::parameters::{api_key, idempotency_key, last_event_id, listing, prefer};
 use crate::Code;
 use serde_json::{Value, json};
 
-/// One operation's own part of the document.
+/// The part of the document that is specific to one operation.
 pub(super) struct Call {
-    /// What there is to know beyond the summary.
-    pub(super) about: &'static str,
-    /// The body it reads.
-    pub(super) takes: Takes,
-    /// Parameters that are not in its path.
+    /// What the summary does not say.
+    pub(super) description: &'static str,
+    pub(super) body: RequestBody,
+    /// Parameters in the query and in headers.
     pub(super) parameters: Vec<Value>,
-    /// Its answers when it succeeds, and those in its own words when it does not.
-    pub(super) gives: Vec<Gives>,
-    /// Its problems.
-    pub(super) refuses: &'static [Code],
+    /// The answers on success, and the errors that have a text of their own.
+    pub(super) answers: Vec<Answer>,
+    /// The problem codes that not every route has.
+    pub(super) problems: &'static [Code],
 }
 
-/// A body that is read.
-pub(super) enum Takes {
-    /// None: what is sent is not looked at.
-    Nothing,
+/// Which body an operation reads: schema and named examples.
+pub(super) enum RequestBody {
+    /// No body: the server ignores what is sent.
+    None,
     /// An object that may be left out.
-    Maybe(&'static str, Vec<(&'static str, Value)>),
+    Optional(&'static str, Vec<(&'static str, Value)>),
     /// An object.
-    Object(&'static str, Vec<(&'static str, Value)>),
+    Required(&'static str, Vec<(&'static str, Value)>),
 }
 
-/// One answer.
-pub(super) struct Gives {
+/// One answer of an operation.
+pub(super) struct Answer {
     pub(super) status: u16,
-    pub(super) says: &'static str,
+    pub(super) text: &'static str,
     /// Content type, schema and example.
     pub(super) content: Option<(&'static str, Value, Value)>,
 }
 
 impl Call {
-    fn new(about: &'static str, gives: Vec<Gives>, refuses: &'static [Code]) -> Self {
-        Self { about, takes: Takes::Nothing, parameters: Vec::new(), gives, refuses }
+    fn new(description: &'static str, answers: Vec<Answer>, problems: &'static [Code]) -> Self {
+        Self { description, body: RequestBody::None, parameters: Vec::new(), answers, problems }
     }
 
-    fn maybe(mut self, schema: &'static str, examples: Vec<(&'static str, Value)>) -> Self {
-        self.takes = Takes::Maybe(schema, examples);
+    fn with_optional_body(
+        mut self,
+        schema: &'static str,
+        examples: Vec<(&'static str, Value)>,
+    ) -> Self {
+        self.body = RequestBody::Optional(schema, examples);
         self
     }
 
-    fn with(mut self, parameters: Vec<Value>) -> Self {
+    fn with_parameters(mut self, parameters: Vec<Value>) -> Self {
         self.parameters = parameters;
         self
     }
 }
 
-fn named(status: u16, says: &'static str, schema: &str, example: Value) -> Gives {
+fn referenced(status: u16, text: &'static str, schema: &str, example: Value) -> Answer {
     let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
-    Gives { status, says, content: Some(("application/json", schema, example)) }
+    Answer { status, text, content: Some(("application/json", schema, example)) }
 }
 
-/// An answer whose shape is nobody else's; it has all members of its example's `schema`.
-fn own(status: u16, says: &'static str, members: &Value, example: Value) -> Gives {
+/// Returns an answer with a schema that no other operation has. All members of the example are
+/// required.
+fn inline(status: u16, text: &'static str, members: &Value, example: Value) -> Answer {
     let names: Vec<_> = example.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect();
     let schema = json!({ "type": "object", "properties": members, "required": names });
-    Gives { status, says, content: Some(("application/json", schema, example)) }
+    Answer { status, text, content: Some(("application/json", schema, example)) }
 }
 
-fn text(content_type: &'static str, says: &'static str, example: &str) -> Gives {
+fn plain_text(content_type: &'static str, text: &'static str, example: &str) -> Answer {
     let content = (content_type, json!({ "type": "string" }), example.into());
-    Gives { status: 200, says, content: Some(content) }
+    Answer { status: 200, text, content: Some(content) }
 }
 
-fn done(says: &'static str) -> Gives {
-    Gives { status: 204, says, content: None }
+fn no_content(text: &'static str) -> Answer {
+    Answer { status: 204, text, content: None }
 }
 
-/// An operation's own part; every operation of the table has one.
+/// Returns the specific part of an operation; every operation of the table has one.
 pub(super) fn call(operation: &str) -> Call {
     pools(operation)
         .or_else(|| keys(operation))
         .or_else(|| leases(operation))
-        .or_else(|| seed(operation))
-        .or_else(|| plain(operation))
+        .or_else(|| django(operation))
+        .or_else(|| simple(operation))
         .or_else(|| server(operation))
-        .unwrap_or_else(|| panic!("invariant: {operation} is described"))
+        .unwrap_or_else(|| panic!("invariant: {operation} has a description"))
 }
 
 fn pools(operation: &str) -> Option<Call> {
     Some(match operation {
         "listPools" => Call::new(
-            "All of them, by name.",
-            vec![named(200, "The pools.", "Pools", examples::pools())],
+            "All pools, sorted by name.",
+            vec![referenced(200, "The pools.", "Pools", examples::pools())],
             &[],
         ),
         "showPool" => Call::new(
-            "The counts are counters: asking costs the same whatever the pool's size.",
-            vec![named(200, "The pool.", "Pool", examples::pool())],
+            "The counts are kept as counters, so the cost does not depend on the size of the pool.",
+            vec![referenced(200, "The pool.", "Pool", examples::pool())],
             &[],
         ),
         "putPool" => Call::new(
-            "A new pool takes the default for what is left out, an old one keeps it. A change touches \
-             grants and keep-alives to come, not those that run.",
+            "A field that is left out gets its default in a new pool, and keeps its value in an \
+             existing pool. A change applies to later grants and keep-alives, not to running \
+             leases.",
             vec![
-                named(200, "Its policy is changed.", "Pool", examples::pool()),
-                named(201, "It is made.", "Pool", examples::pool()),
+                referenced(200, "The policy is changed.", "Pool", examples::pool()),
+                referenced(201, "The pool is created.", "Pool", examples::pool()),
             ],
             &[Code::TooManyPools, Code::StorageFull],
         )
-        .maybe("PolicyRequest", examples::policies()),
+        .with_optional_body("PolicyRequest", examples::policies()),
         "followEvents" => Call::new(
-            "Server-sent events, each once it is durable, ends by time included. A stream begins with one \
-             `resync`, which tells the counts, unless `Last-Event-ID` names an event after which all is \
-             still there. Events are `resync`, `generated`, `imported`, `granted`, `renewed`, `released`, \
-             `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and `dropped`, which ends \
-             the stream; pass over those you do not know. No event has a key's value or a lease's id. \
-             Silence is never longer than 15 s: then a comment comes.",
-            vec![text("text/event-stream", "The stream, without end.", examples::EVENT)],
+            "Server-sent events. An event is sent when the change is durable; a lease or key that \
+             ends by time is an event too. A stream begins with one `resync`, which has the \
+             counts, unless `Last-Event-ID` names an event and the server still has all later \
+             ones. The events are `resync`, `generated`, `imported`, `granted`, `renewed`, \
+             `released`, `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and \
+             `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No \
+             event contains the value of a key or the id of a lease. If nothing happens for 15 s, \
+             the server sends a comment.",
+            vec![plain_text("text/event-stream", "The stream; it has no end.", examples::EVENT)],
             &[],
         )
-        .with(vec![last_event_id()]),
+        .with_parameters(vec![last_event_id()]),
         "deletePool" => Call::new(
-            "Its keys are purged behind the scenes, and its memory of retired values goes with it.",
-            vec![done("It is removed.")],
+            "The keys are purged in the background. The pool's list of retired values is deleted \
+             too, so those values can be imported again.",
+            vec![no_content("The pool is deleted.")],
             &[Code::DefaultPool, Code::StorageFull],
         ),
         _ => return None,
@@ -133,18 +142,24 @@ fn pools(operation: &str) -> Option<Call> {
 fn keys(operation: &str) -> Option<Call> {
     Some(match operation {
         "listKeys" => Call::new(
-            "A page looks at a bounded number of keys: it may hold fewer than `limit`, even none, while \
-             `next_cursor` is set; at the end that is null. A key that is there during the whole listing \
-             is on exactly one page.",
-            vec![named(200, "A page.", "KeyPage", examples::page())],
+            "One request scans a bounded number of keys, so a page can have fewer than `limit` \
+             keys, even none, although `next_cursor` is set. On the last page `next_cursor` is \
+             null. A key that exists during the whole listing is on exactly one page.",
+            vec![referenced(200, "A page of keys.", "KeyPage", examples::page())],
             &[Code::BadCursor, Code::Invalid],
         )
-        .with(listing()),
+        .with_parameters(listing()),
         "addKeys" => Call::new(
-            "All or nothing. Without `values` the server makes `count` keys, one when left out, from the \
-             operating system's chance. With them it takes those values in, in their order; one that was \
-             brought in and then deleted or purged is not used again as long as the pool lives.",
-            vec![named(201, "The keys, with their values.", "NewKeys", examples::new_keys())],
+            "All or nothing. Without `values` the server generates `count` keys, one by default, \
+             from random bytes of the operating system. With `values` it imports them in their \
+             order. A value that was imported and then deleted or purged cannot be imported again \
+             while the pool exists.",
+            vec![referenced(
+                201,
+                "The new keys, with their values.",
+                "NewKeys",
+                examples::new_keys(),
+            )],
             &[
                 Code::KeyExists,
                 Code::KeysGone,
@@ -154,45 +169,53 @@ fn keys(operation: &str) -> Option<Call> {
                 Code::Settling,
             ],
         )
-        .maybe("GenerateRequest", examples::generates())
-        .with(vec![idempotency_key()]),
+        .with_optional_body("GenerateRequest", examples::generates())
+        .with_parameters(vec![idempotency_key()]),
         "showKey" => Call::new(
             "",
-            vec![named(200, "The key.", "Key", examples::key())],
+            vec![referenced(200, "The key.", "Key", examples::key())],
             &[Code::UnknownKey],
         ),
         "deleteKey" => Call::new(
-            "A lease on it ends.",
-            vec![done("It is deleted.")],
+            "A running lease of the key ends.",
+            vec![no_content("The key is deleted.")],
             &[Code::UnknownKey, Code::StorageFull],
         ),
         "releaseKey" => Call::new(
-            "Ends a rest or a quarantine too. A lease that is ended so is followed by the policy's rest, as \
-             any other.",
-            vec![named(200, "It is back.", "Freed", examples::freed())],
+            "Ends the lease, the rest or the quarantine of the key, even if another client holds \
+             it. After a lease that is ended this way the key rests as the policy says, as after \
+             any lease.",
+            vec![referenced(200, "The key is released.", "Freed", examples::freed())],
             &[Code::UnknownKey, Code::StorageFull],
         )
-        .maybe("Empty", Vec::new()),
+        .with_optional_body("Empty", Vec::new()),
         "revealKey" => Call::new(
-            "In any state, and no lease is touched. Told in the audit log.",
-            vec![named(200, "The key's value.", "Revealed", examples::revealed())],
+            "Works in any state and does not affect a lease. The audit log records it.",
+            vec![referenced(200, "The key's value.", "Revealed", examples::revealed())],
             &[Code::UnknownKey],
         )
-        .maybe("Empty", Vec::new()),
+        .with_optional_body("Empty", Vec::new()),
         "keepKeyAlive" => Call::new(
-            "Gives it its full keep-alive time again. One that is due is gone, and is not raised.",
-            vec![named(200, "It is kept.", "Kept", examples::kept())],
+            "Resets the keep-alive deadline to its full length. A key whose deadline has passed is \
+             purged; a keep-alive does not bring it back.",
+            vec![referenced(200, "The key is kept alive.", "Kept", examples::kept())],
             &[Code::UnknownKey],
         )
-        .maybe("Empty", Vec::new()),
+        .with_optional_body("Empty", Vec::new()),
         "keepAlive" => {
             let mut call = Call::new(
-                "Either `ids` or `all`. `all` is one step whatever the pool's size, and raises no key that \
-                 is due.",
-                vec![named(200, "Those that are there are kept.", "KeptMany", examples::kept_many())],
+                "Either `ids` or `all`. The cost of `all` does not depend on the size of the pool. \
+                 Keys whose deadline has passed are purged; a keep-alive does not bring them \
+                 back.",
+                vec![referenced(
+                    200,
+                    "The keys that exist are kept alive.",
+                    "KeptMany",
+                    examples::kept_many(),
+                )],
                 &[Code::Settling],
             );
-            call.takes = Takes::Object("KeepAliveRequest", examples::keep_alives());
+            call.body = RequestBody::Required("KeepAliveRequest", examples::keep_alives());
             call
         }
         _ => return None,
@@ -202,9 +225,10 @@ fn keys(operation: &str) -> Option<Call> {
 fn leases(operation: &str) -> Option<Call> {
     Some(match operation {
         "acquire" => Call::new(
-            "Each free key is equally likely. Where none is free it waits in line, first come, first served, \
-             if it was told to; a caller that hangs up leaves the line, and no key is lost with it.",
-            vec![named(201, "A key is lent.", "Grant", examples::grant())],
+            "Each available key is equally likely. If no key is available and the request asks to \
+             wait, it waits in the wait queue of the pool: first come, first served. A client that \
+             disconnects leaves the wait queue, and no key is lost.",
+            vec![referenced(201, "A key is lent.", "Grant", examples::grant())],
             &[
                 Code::NoKeyAvailable,
                 Code::LeaseEnded,
@@ -214,25 +238,26 @@ fn leases(operation: &str) -> Option<Call> {
                 Code::Settling,
             ],
         )
-        .maybe("AcquireRequest", examples::acquires())
-        .with(vec![prefer(), idempotency_key()]),
+        .with_optional_body("AcquireRequest", examples::acquires())
+        .with_parameters(vec![prefer(), idempotency_key()]),
         "release" => Call::new(
-            "An old lease never touches the key's present holder.",
-            vec![done("The key is back.")],
+            "An ended lease never affects the present holder of the key.",
+            vec![no_content("The lease is released.")],
             &[Code::LeaseEnded, Code::StorageFull],
         )
-        .maybe("ReleaseRequest", examples::releases()),
+        .with_optional_body("ReleaseRequest", examples::releases()),
         "renew" => Call::new(
-            "Its new end is this call plus `ttl_seconds`, at most its grant plus the pool's longest hold.",
-            vec![named(200, "It lasts longer.", "Lease", examples::lease())],
+            "The lease ends `ttl_seconds` after this request, but at most `max_hold_seconds` of \
+             the pool after its grant.",
+            vec![referenced(200, "The lease ends later.", "Lease", examples::lease())],
             &[Code::LeaseEnded, Code::MaxHoldReached, Code::StorageFull],
         )
-        .maybe("RenewRequest", examples::renews()),
+        .with_optional_body("RenewRequest", examples::renews()),
         _ => return None,
     })
 }
 
-fn seed(operation: &str) -> Option<Call> {
+fn django(operation: &str) -> Option<Call> {
     let key = json!({ "api_key": { "type": "string" } });
     let with_end = json!({
         "api_key": { "type": "string" },
@@ -240,20 +265,25 @@ fn seed(operation: &str) -> Option<Call> {
     });
     let message = json!({ "message": { "type": "string" } });
     let unknown = || {
-        own(
+        inline(
             400,
-            "No such key, or none was named.",
+            "There is no such key, or `api_key` is missing.",
             &message,
             json!({ "message": "Kindly send key to be updated, given key does not exist" }),
         )
     };
-    let named = vec![api_key()];
+    let by_value = vec![api_key()];
     Some(match operation {
         "seedAcquire" => Call::new(
-            "As the Django version has it: for the pool's length, without waiting.",
+            "Lends the key for `lease_ttl_seconds` of the pool. The request does not wait.",
             vec![
-                own(200, "A key is lent.", &key, json!({ "api_key": examples::VALUE })),
-                own(404, "None is free.", &message, json!({ "message": "No available key found" })),
+                inline(200, "A key is lent.", &key, json!({ "api_key": examples::VALUE })),
+                inline(
+                    404,
+                    "No key is available.",
+                    &message,
+                    json!({ "message": "No available key found" }),
+                ),
             ],
             &[Code::StorageFull, Code::Settling],
         ),
@@ -262,40 +292,51 @@ fn seed(operation: &str) -> Option<Call> {
             let why = json!({ "api_key": ["key with this api key already exists"] });
             let mut members = with_end;
             members["created_at"] = json!({ "type": "string", "format": "date-time" });
-            let made = json!({
-                "api_key": examples::VALUE, "created_at": examples::AT, "expires_at": examples::LATER,
+            let added = json!({
+                "api_key": examples::VALUE,
+                "created_at": examples::AT,
+                "expires_at": examples::LATER,
             });
             Call::new(
-                "Without `api_key` the server makes one. Other fields are ignored.",
+                "Without `api_key` the server generates a value. Other fields are ignored.",
                 vec![
-                    own(201, "The key is there.", &members, made),
-                    own(400, "That value cannot be added.", &refused, why),
+                    inline(201, "The key is added.", &members, added),
+                    inline(400, "The value cannot be added.", &refused, why),
                 ],
                 &[Code::PoolFull, Code::StorageFull, Code::Settling],
             )
-            .maybe("SeedAdd", examples::seed_adds())
+            .with_optional_body("SeedAdd", examples::django_adds())
         }
         "seedRelease" => Call::new(
-            "The value is in the query, as it always was: keep it out of proxies' logs.",
-            vec![own(200, "It is free.", &key, json!({ "api_key": examples::VALUE })), unknown()],
+            "The value is in the query, as in the Django version: configure proxies not to log it.",
+            vec![
+                inline(
+                    200,
+                    "The key is released, or was available.",
+                    &key,
+                    json!({ "api_key": examples::VALUE }),
+                ),
+                unknown(),
+            ],
             &[Code::StorageFull],
         )
-        .with(named),
+        .with_parameters(by_value),
         "seedKeepAlive" => {
-            let kept = json!({ "api_key": examples::VALUE, "expires_at": examples::LATER });
+            let kept_alive = json!({ "api_key": examples::VALUE, "expires_at": examples::LATER });
             Call::new(
-                "What the Django version lacks: gives the key its full keep-alive time again.",
-                vec![own(200, "It is kept.", &with_end, kept), unknown()],
+                "An addition to the Django version: resets the keep-alive deadline to its full \
+                 length.",
+                vec![inline(200, "The key is kept alive.", &with_end, kept_alive), unknown()],
                 &[],
             )
-            .with(named)
+            .with_parameters(by_value)
         }
         "seedDelete" => Call::new(
-            "In any state, for ever.",
+            "Deletes the key in any state, permanently.",
             vec![
-                own(
+                inline(
                     200,
-                    "It is deleted.",
+                    "The key is deleted.",
                     &message,
                     json!({ "message": "Given key has been deleted" }),
                 ),
@@ -303,14 +344,17 @@ fn seed(operation: &str) -> Option<Call> {
             ],
             &[Code::StorageFull],
         )
-        .with(named),
+        .with_parameters(by_value),
         "seedStartScheduler" => Call::new(
-            "Any number of calls is harmless.",
-            vec![own(
+            "Repeated calls have no effect.",
+            vec![inline(
                 200,
-                "It runs.",
+                "Expiry runs.",
                 &message,
-                json!({ "message": "Scheduler has been started to unblock keys at given condition, Kindly do not hit again " }),
+                json!({
+                    "message": "Scheduler has been started to unblock keys at given condition, \
+                                Kindly do not hit again ",
+                }),
             )],
             &[],
         ),
@@ -318,24 +362,24 @@ fn seed(operation: &str) -> Option<Call> {
     })
 }
 
-fn plain(operation: &str) -> Option<Call> {
+fn simple(operation: &str) -> Option<Call> {
     let key = json!({ "keyId": { "type": "string" }, "key": { "type": "string" } });
     let a_key = json!({ "keyId": examples::KEY_ID, "key": examples::VALUE });
-    let empty = |says| own(200, says, &json!({}), json!({}));
-    let gone = |says| own(404, says, &json!({}), json!({}));
-    let no_such = || gone("There is no such key.");
+    let empty = |text| inline(200, text, &json!({}), json!({}));
+    let not_found = |text| inline(404, text, &json!({}), json!({}));
+    let no_such = || not_found("There is no such key.");
     Some(match operation {
         "plainAcquire" => Call::new(
-            "For the pool's length, without waiting.",
-            vec![own(200, "A key is lent.", &key, a_key), gone("None is free.")],
+            "Lends the key for `lease_ttl_seconds` of the pool. The request does not wait.",
+            vec![inline(200, "A key is lent.", &key, a_key), not_found("No key is available.")],
             &[Code::StorageFull, Code::Settling],
         ),
         "plainGenerate" => Call::new(
-            "One key, in the default pool.",
-            vec![own(201, "The key is there.", &key, a_key)],
+            "Generates one key in the default pool.",
+            vec![inline(201, "The key is generated.", &key, a_key)],
             &[Code::PoolFull, Code::StorageFull, Code::Settling],
         )
-        .maybe("Empty", Vec::new()),
+        .with_optional_body("Empty", Vec::new()),
         "plainShow" => {
             let members = json!({
                 "isBlocked": { "type": "boolean" },
@@ -344,21 +388,21 @@ fn plain(operation: &str) -> Option<Call> {
             });
             let shown =
                 json!({ "isBlocked": true, "blockedAt": examples::AT, "createdAt": examples::AT });
-            Call::new("", vec![own(200, "The key.", &members, shown), no_such()], &[])
+            Call::new("", vec![inline(200, "The key.", &members, shown), no_such()], &[])
         }
         "plainRelease" => Call::new(
-            "A free key is free: that is no error.",
-            vec![empty("It is free."), no_such()],
+            "It is not an error if the key is already available.",
+            vec![empty("The key is released, or was available."), no_such()],
             &[Code::StorageFull],
         ),
         "plainDelete" => Call::new(
-            "In any state, for ever.",
-            vec![empty("It is deleted."), no_such()],
+            "Deletes the key in any state, permanently.",
+            vec![empty("The key is deleted."), no_such()],
             &[Code::StorageFull],
         ),
         "plainKeepAlive" => Call::new(
-            "Gives it its full keep-alive time again.",
-            vec![empty("It is kept."), no_such()],
+            "Resets the keep-alive deadline to its full length.",
+            vec![empty("The key is kept alive."), no_such()],
             &[],
         ),
         _ => return None,
@@ -368,53 +412,66 @@ fn plain(operation: &str) -> Option<Call> {
 fn server(operation: &str) -> Option<Call> {
     let status = json!({ "status": { "type": "string" } });
     Some(match operation {
-        "live" => {
-            Call::new("", vec![own(200, "It runs.", &status, json!({ "status": "live" }))], &[])
-        }
+        "live" => Call::new(
+            "",
+            vec![inline(200, "The process runs.", &status, json!({ "status": "live" }))],
+            &[],
+        ),
         "ready" => Call::new(
             "",
-            vec![own(200, "It takes requests.", &status, json!({ "status": "ready" }))],
+            vec![inline(
+                200,
+                "The server accepts requests.",
+                &status,
+                json!({ "status": "ready" }),
+            )],
             &[Code::ShuttingDown],
         ),
         "version" => {
             let members = json!({ "name": { "type": "string" }, "version": { "type": "string" } });
             let which = json!({ "name": "keypeg", "version": env!("CARGO_PKG_VERSION") });
-            Call::new("", vec![own(200, "This one.", &members, which)], &[])
+            Call::new("", vec![inline(200, "The version.", &members, which)], &[])
         }
         "metrics" => Call::new(
-            "OpenMetrics text. No label is made from anything a client said.",
-            vec![text("application/openmetrics-text", "The counters.", "# EOF\n")],
+            "OpenMetrics text. No label contains a text that a client sent.",
+            vec![plain_text("application/openmetrics-text", "The metrics.", "# EOF\n")],
             &[],
         ),
         "openapi" => {
             let schema = json!({ "type": "object", "required": ["openapi", "info", "paths"] });
             let content = Some(("application/json", schema, Value::Null));
-            let gives = Gives { status: 200, says: "The document.", content };
-            Call::new("", vec![gives], &[])
+            let answer = Answer { status: 200, text: "The document.", content };
+            Call::new("", vec![answer], &[])
         }
         "docs" => Call::new(
             "",
-            vec![text(
+            vec![plain_text(
                 "text/html",
-                "The page: no script, nothing from elsewhere.",
+                "The page. It has no script and loads nothing from other hosts.",
                 "<!doctype html>",
             )],
             &[],
         ),
-        "docsStyle" => Call::new("", vec![text("text/css", "The style sheet.", "")], &[]),
+        "docsStyle" => Call::new("", vec![plain_text("text/css", "The style sheet.", "")], &[]),
         _ => return None,
     })
 }
 
-/// What an answer's ids are good for: name, operation, its parameters.
+/// Returns the links of an operation's answer: name, operation, and its parameters.
 pub(super) fn links(operation: &str) -> Value {
     const POOL: &str = "$request.path.pool";
-    let key = |operation, id| json!({ "operationId": operation, "parameters": { "pool": POOL, "id": id } });
+    let key = |operation, id| {
+        let parameters = json!({ "pool": POOL, "id": id });
+        json!({ "operationId": operation, "parameters": parameters })
+    };
     let lease = |operation| {
         let parameters = json!({ "pool": POOL, "lease": "$response.body#/id" });
         json!({ "operationId": operation, "parameters": parameters })
     };
-    let plain = |operation| json!({ "operationId": operation, "parameters": { "id": "$response.body#/keyId" } });
+    let simple = |operation| {
+        let parameters = json!({ "id": "$response.body#/keyId" });
+        json!({ "operationId": operation, "parameters": parameters })
+    };
     match operation {
         "addKeys" => json!({
             "show": key("showKey", "$response.body#/keys/0/id"),
@@ -428,11 +485,11 @@ pub(super) fn links(operation: &str) -> Value {
             "releaseKey": key("releaseKey", "$response.body#/key_id"),
         }),
         "plainGenerate" => json!({
-            "show": plain("plainShow"),
-            "delete": plain("plainDelete"),
-            "keepAlive": plain("plainKeepAlive"),
+            "show": simple("plainShow"),
+            "delete": simple("plainDelete"),
+            "keepAlive": simple("plainKeepAlive"),
         }),
-        "plainAcquire" => json!({ "release": plain("plainRelease") }),
+        "plainAcquire" => json!({ "release": simple("plainRelease") }),
         _ => Value::Null,
     }
 }

@@ -1,10 +1,10 @@
-//! Examples for the document. Each has gone through its wire type, so it can be what the server
-//! writes or reads.
+//! Examples for the document. Each is parsed and serialised by its wire type, so the server can
+//! write or read it.
 
 use crate::{
-    AcquireRequest, Code, Freed, GenerateRequest, Grant, KeepAliveRequest, Kept, KeptMany, Key,
-    KeyPage, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest,
-    RenewRequest, Revealed,
+    AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
+    KeyPage, KeyReleased, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem,
+    ReleaseRequest, RenewRequest, RevealedKey,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,37 +15,39 @@ pub(super) const LEASE_ID: &str = "5b81tmlg0pavb3d7n2oqk4c6hs";
 pub(super) const VALUE: &str = "x5Tq0ZbW8mKd3RfYc1Lh";
 pub(super) const AT: &str = "2026-11-22T21:29:00.000Z";
 pub(super) const LATER: &str = "2026-11-22T21:34:00.000Z";
-pub(super) const EVENT: &str = "id: 5f0c7e1a9b3d-2-1c\nevent: granted\ndata: {\"at\":\"2026-11-22T21:29:00.000Z\",\
+pub(super) const EVENT: &str = "id: 5f0c7e1a9b3d-2-1c\nevent: granted\n\
+    data: {\"at\":\"2026-11-22T21:29:00.000Z\",\
     \"pool\":\"ci\",\"key_id\":\"3q2v7m0c9t41p8sdk5h6rj2unb\",\"holder\":\"job-7\",\
     \"fencing_token\":1763847000000123,\"expires_at\":\"2026-11-22T21:30:00.000Z\"}\n\n";
-const RETURN_AT: &str = "2026-11-22T21:30:00.000Z";
+const LEASE_END: &str = "2026-11-22T21:30:00.000Z";
 const TOKEN: u64 = 1_763_847_000_000_123;
 
-fn of<T: Serialize + DeserializeOwned>(example: Value) -> Value {
-    let typed: T = serde_json::from_value(example).expect("invariant: an example is of its type");
+fn through_type<T: Serialize + DeserializeOwned>(example: Value) -> Value {
+    let typed: T =
+        serde_json::from_value(example).expect("invariant: an example parses as its type");
     serde_json::to_value(typed).expect("invariant: wire types always serialise")
 }
 
 pub(super) fn pool() -> Value {
-    of::<Pool>(json!({
+    through_type::<Pool>(json!({
         "pool": "ci", "lease_ttl_seconds": 60, "max_hold_seconds": null,
         "keepalive_ttl_seconds": 300, "keepalive_every_seconds": 120, "rest_seconds": 0,
         "key_length": 20, "key_prefix": "", "max_keys": null,
         "available": 2, "leased": 1, "resting": 0, "quarantined": 0, "total": 3, "waiting": 0,
-        "next_return_at": RETURN_AT, "next_purge_at": LATER,
+        "next_return_at": LEASE_END, "next_purge_at": LATER,
     }))
 }
 
 pub(super) fn pools() -> Value {
-    of::<Pools>(json!({ "pools": [pool()] }))
+    through_type::<Pools>(json!({ "pools": [pool()] }))
 }
 
 pub(super) fn policies() -> Vec<(&'static str, Value)> {
     vec![
-        ("defaults", of::<PolicyRequest>(json!({}))),
+        ("defaults", through_type::<PolicyRequest>(json!({}))),
         (
-            "accounts that others made",
-            of::<PolicyRequest>(json!({
+            "imported accounts",
+            through_type::<PolicyRequest>(json!({
                 "lease_ttl_seconds": 600, "max_hold_seconds": 3600, "keepalive_ttl_seconds": null,
                 "rest_seconds": 2.5,
             })),
@@ -54,7 +56,7 @@ pub(super) fn policies() -> Vec<(&'static str, Value)> {
 }
 
 pub(super) fn new_keys() -> Value {
-    of::<NewKeys>(json!({
+    through_type::<NewKeys>(json!({
         "keys": [{
             "id": KEY_ID, "key": VALUE, "state": "available", "created_at": AT, "expires_at": LATER,
         }],
@@ -63,88 +65,92 @@ pub(super) fn new_keys() -> Value {
 
 pub(super) fn generates() -> Vec<(&'static str, Value)> {
     vec![
-        ("generate", of::<GenerateRequest>(json!({ "count": 3 }))),
-        ("import", of::<GenerateRequest>(json!({ "values": ["alpha-1", "alpha-2"] }))),
+        ("generate", through_type::<GenerateRequest>(json!({ "count": 3 }))),
+        ("import", through_type::<GenerateRequest>(json!({ "values": ["alpha-1", "alpha-2"] }))),
     ]
 }
 
 pub(super) fn key() -> Value {
-    of::<Key>(json!({
+    through_type::<Key>(json!({
         "id": KEY_ID, "pool": "ci", "state": "leased", "created_at": AT, "expires_at": LATER,
         "rests_until": null, "reason": null,
         "lease": {
-            "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": RETURN_AT,
+            "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": LEASE_END,
         },
     }))
 }
 
 pub(super) fn page() -> Value {
-    of::<KeyPage>(json!({ "keys": [key()], "next_cursor": null }))
+    through_type::<KeyPage>(json!({ "keys": [key()], "next_cursor": null }))
 }
 
 pub(super) fn revealed() -> Value {
-    of::<Revealed>(json!({ "id": KEY_ID, "key": VALUE }))
+    through_type::<RevealedKey>(json!({ "id": KEY_ID, "key": VALUE }))
 }
 
 pub(super) fn freed() -> Value {
-    of::<Freed>(json!({ "released": true }))
+    through_type::<KeyReleased>(json!({ "released": true }))
 }
 
 pub(super) fn kept() -> Value {
-    of::<Kept>(json!({ "id": KEY_ID, "expires_at": LATER }))
+    through_type::<KeptAlive>(json!({ "id": KEY_ID, "expires_at": LATER }))
 }
 
 pub(super) fn kept_many() -> Value {
-    of::<KeptMany>(json!({ "kept": 1, "missing": ["00000000000000000000000000"] }))
+    through_type::<KeptAliveMany>(json!({ "kept": 1, "missing": ["00000000000000000000000000"] }))
 }
 
 pub(super) fn keep_alives() -> Vec<(&'static str, Value)> {
     let ids = json!({ "ids": [KEY_ID, "00000000000000000000000000"] });
     vec![
-        ("these", of::<KeepAliveRequest>(ids)),
-        ("all", of::<KeepAliveRequest>(json!({ "all": true }))),
+        ("some keys", through_type::<KeepAliveRequest>(ids)),
+        ("all keys", through_type::<KeepAliveRequest>(json!({ "all": true }))),
     ]
 }
 
 pub(super) fn grant() -> Value {
-    of::<Grant>(json!({
+    through_type::<Grant>(json!({
         "id": LEASE_ID, "pool": "ci", "key_id": KEY_ID, "key": VALUE, "fencing_token": TOKEN,
-        "holder": "job-7", "granted_at": AT, "waited_seconds": 0, "expires_at": RETURN_AT,
+        "holder": "job-7", "granted_at": AT, "waited_seconds": 0, "expires_at": LEASE_END,
         "expires_in_seconds": 60, "key_expires_at": LATER,
     }))
 }
 
 pub(super) fn lease() -> Value {
-    of::<Lease>(json!({
+    through_type::<Lease>(json!({
         "id": LEASE_ID, "pool": "ci", "key_id": KEY_ID, "fencing_token": TOKEN, "holder": "job-7",
-        "granted_at": AT, "expires_at": RETURN_AT, "expires_in_seconds": 60, "key_expires_at": LATER,
+        "granted_at": AT, "expires_at": LEASE_END, "expires_in_seconds": 60,
+        "key_expires_at": LATER,
     }))
 }
 
 pub(super) fn acquires() -> Vec<(&'static str, Value)> {
     let waits = json!({ "ttl_seconds": 30, "wait_seconds": 0.5, "holder": "job-7" });
-    vec![("at once", of::<AcquireRequest>(json!({}))), ("in line", of::<AcquireRequest>(waits))]
+    vec![
+        ("no wait", through_type::<AcquireRequest>(json!({}))),
+        ("wait for a key", through_type::<AcquireRequest>(waits)),
+    ]
 }
 
 pub(super) fn releases() -> Vec<(&'static str, Value)> {
-    let rests = json!({ "rest_seconds": 30, "reason": "rate limited" });
-    let out = json!({ "quarantine": true, "reason": "401 from upstream" });
+    let rest = json!({ "rest_seconds": 30, "reason": "rate limited" });
+    let quarantine = json!({ "quarantine": true, "reason": "401 from upstream" });
     vec![
-        ("well", of::<ReleaseRequest>(json!({}))),
-        ("tired", of::<ReleaseRequest>(rests)),
-        ("broken", of::<ReleaseRequest>(out)),
+        ("no fields", through_type::<ReleaseRequest>(json!({}))),
+        ("with a rest", through_type::<ReleaseRequest>(rest)),
+        ("into quarantine", through_type::<ReleaseRequest>(quarantine)),
     ]
 }
 
 pub(super) fn renews() -> Vec<(&'static str, Value)> {
-    vec![("half a minute", of::<RenewRequest>(json!({ "ttl_seconds": 30 })))]
+    vec![("30 seconds", through_type::<RenewRequest>(json!({ "ttl_seconds": 30 })))]
 }
 
-pub(super) fn seed_adds() -> Vec<(&'static str, Value)> {
-    vec![("made", json!({})), ("given", json!({ "api_key": VALUE }))]
+pub(super) fn django_adds() -> Vec<(&'static str, Value)> {
+    vec![("generated", json!({})), ("given value", json!({ "api_key": VALUE }))]
 }
 
-/// A problem with this code, where something should have been changed.
+/// Returns a problem with this code, as an answer to a request that changes something.
 pub(super) fn problem(code: Code) -> Value {
     let outcome = if code == Code::Internal { Outcome::Unknown } else { Outcome::NotApplied };
     let mut problem = json!({
@@ -164,14 +170,14 @@ pub(super) fn problem(code: Code) -> Value {
         (Code::Invalid, json!({ "field": "count", "allowed": "1..10000" })),
         (Code::LeaseEnded, json!({ "cause": "expired" })),
         (Code::KeyExists, json!({ "index": 0 })),
-        (Code::MaxHoldReached, json!({ "expires_at": RETURN_AT })),
+        (Code::MaxHoldReached, json!({ "expires_at": LEASE_END })),
         (Code::PoolFull, json!({ "max": 10_000 })),
         (Code::TooManyPools, json!({ "max": 10_000 })),
     ];
-    for (_, more) in members.iter().filter(|(of, _)| *of == code) {
-        for (member, value) in more.as_object().into_iter().flatten() {
+    for (_, extensions) in members.iter().filter(|(owner, _)| *owner == code) {
+        for (member, value) in extensions.as_object().into_iter().flatten() {
             problem[member] = value.clone();
         }
     }
-    of::<Problem>(problem)
+    through_type::<Problem>(problem)
 }

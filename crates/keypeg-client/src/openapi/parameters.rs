@@ -1,41 +1,45 @@
-//! Parameters in queries and headers.
+//! The parameters in queries and headers that operations have.
 
 use serde_json::{Value, json};
 
 pub(super) fn listing() -> Vec<Value> {
-    let parameter = |name, schema, text| json!({ "name": name, "in": "query", "schema": schema, "description": text });
     vec![
-        parameter(
+        query(
             "state",
             json!({ "$ref": "#/components/schemas/KeyState" }),
-            "Only keys that stand so; all when left out.",
+            "Only keys in this state. Default: all keys.",
         ),
-        parameter(
+        query(
             "limit",
             json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
-            "Keys on a page.",
+            "The maximum of keys on a page.",
         ),
-        parameter(
+        query(
             "cursor",
             json!({ "type": "string" }),
-            "The last page's `next_cursor`; the beginning when left out.",
+            "`next_cursor` of the previous page. Default: the first page.",
         ),
     ]
+}
+
+fn query(name: &str, schema: Value, text: &str) -> Value {
+    json!({ "name": name, "in": "query", "schema": schema, "description": text })
 }
 
 pub(super) fn prefer() -> Value {
     json!({
         "name": "Prefer", "in": "header", "schema": { "type": "string" }, "example": "wait=30",
-        "description": "`wait=N` (RFC 7240) is the same wait as `wait_seconds`, which wins. A wish: \
-                        what cannot be read of it is as if it were not there.",
+        "description": "`wait=N` (RFC 7240) asks to wait N seconds, as `wait_seconds` does. If \
+                        both are sent, `wait_seconds` applies. A preference that the server cannot \
+                        read is ignored.",
     })
 }
 
 pub(super) fn last_event_id() -> Value {
     json!({
         "name": "Last-Event-ID", "in": "header", "schema": { "type": "string" },
-        "description": "The `id` of the last event that was taken: the stream goes on after it, or \
-                        begins with a `resync`.",
+        "description": "The `id` of the last event that the client has handled. The stream resumes \
+                        after it, or begins with a `resync`.",
     })
 }
 
@@ -43,14 +47,15 @@ pub(super) fn idempotency_key() -> Value {
     json!({
         "name": "Idempotency-Key", "in": "header",
         "schema": { "type": "string", "pattern": "^[!-~]{1,128}$" },
-        "description": "1 to 128 visible characters: what is asked under it happens once, and is answered \
-                        the same when it is asked again with the same body. A refusal is not remembered.",
+        "description": "1 to 128 visible characters. The server applies a request with this key \
+                        once; a repeat with the same body gets the stored answer. Refusals are not \
+                        stored.",
     })
 }
 
 pub(super) fn api_key() -> Value {
     json!({
         "name": "api_key", "in": "query", "schema": { "type": "string" },
-        "description": "The key's value. Without it no key is meant.",
+        "description": "The value of the key. Without it no key matches.",
     })
 }

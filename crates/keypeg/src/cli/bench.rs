@@ -219,7 +219,7 @@ impl BenchArgs {
 
     async fn key_ids(&self) -> Result<Arc<[String]>, Failure> {
         let mut ids = Vec::new();
-        let mut pages = self.server.client()?.list(&self.server.pool, None);
+        let mut pages = self.server.client()?.list_all_keys(&self.server.pool, None);
         while ids.len() < KEY_IDS_MAX
             && let Some(keys) = pages.next().await?
         {

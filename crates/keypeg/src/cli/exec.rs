@@ -35,8 +35,9 @@ pub(super) async fn run(
     let mut signals = Signals::new().map_err(|error| {
         Failure::new(exit::OS, format!("cannot install signal handlers: {error}"))
     })?;
-    let acquired =
-        async { Ok::<_, Error>((client.pool(pool).await?, client.hold(pool, request).await?)) };
+    let acquired = async {
+        Ok::<_, Error>((client.pool(pool).await?, client.acquire_guard(pool, request).await?))
+    };
     let (pool_info, guard) = tokio::select! {
         acquired = acquired => acquired?,
         // No command runs yet that could receive the signal.

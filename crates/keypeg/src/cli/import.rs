@@ -121,11 +121,11 @@ fn batch_failure(error: Error, batch: &[Line], imported: usize) -> Failure {
     let (first, last) = (batch[0].number, batch[batch.len() - 1].number);
     let problem = error.problem();
     let location = problem
-        .and_then(|problem| usize::try_from(problem.more.index?).ok())
+        .and_then(|problem| usize::try_from(problem.extensions.index?).ok())
         .and_then(|index| batch.get(index))
         .map(|line| format!("line {}: ", line.number));
     let is_refused = problem.is_some_and(|problem| problem.outcome == Some(Outcome::NotApplied));
-    let applied = if is_refused || matches!(error, Error::Unusable(_)) {
+    let applied = if is_refused || matches!(error, Error::InvalidInput(_)) {
         "were not imported"
     } else {
         "may or may not have been imported"

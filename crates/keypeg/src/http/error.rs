@@ -1,22 +1,38 @@
 //! Problems: how a refusal becomes an answer.
 //!
-//! The codes' statuses and titles are keypeg-client's one table; here is which refusal has which
-//! code, what it says to people, and what goes beside it. A problem says nothing of the inside.
+//! This file owns which refusal has which code, detail text, members and headers. Statuses, titles
+//! and the page of each code are a table of keypeg-client. A problem reveals no internals and no
+//! secret.
 
 use super::{Answered, RequestId, Response};
 use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use keypeg_client::{Code, More, Outcome, Problem as Wire, UnixMs};
+use keypeg_client::{Code, Outcome, Problem as Wire, ProblemExtensions, UnixMs, routes};
 use keypeg_engine::RequestError;
 use keypeg_engine::core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
 use keypeg_engine::feed::SUBSCRIBERS_MAX;
 use std::borrow::Cow;
 
-/// RFC 7240.
+/// The header that confirms a `Prefer` (RFC 7240).
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Why a request gets no other answer. Boxed: the answers that are not problems stay small.
+const UNKNOWN_POOL: &str = "There is no pool of this name. Create it with PUT /v1/pools/{pool}.";
+const DEFAULT_POOL: &str = "The pool default cannot be deleted. Delete its keys instead.";
+const UNKNOWN_KEY: &str =
+    "There is no such key in this pool: it never existed, or was deleted or purged.";
+const IDEMPOTENCY_MISMATCH: &str =
+    "This Idempotency-Key was used before with another body. Use a new one.";
+const KEYS_GONE: &str = "Keys that this Idempotency-Key created were deleted or purged. Use a new \
+                         Idempotency-Key to create keys.";
+const TAKEN_OVER: &str = "A later request with the same Idempotency-Key waits in place of this \
+                          one. Use its answer.";
+const BAD_CURSOR: &str = "The cursor is invalid or expired. Restart the listing without a cursor.";
+const MAX_HOLD_REACHED: &str = "The lease already ends at its maximum hold (see expires_at). \
+                                Acquire a new lease instead.";
+const SETTLING: &str = "Many keys or leases expire at once. Try again later.";
+
+/// A problem before it is serialised. Boxed, so that other answers stay small.
 #[derive(Debug)]
 pub(super) struct Problem(Box<Parts>);
 
@@ -26,10 +42,10 @@ struct Parts {
     status: u16,
     detail: Cow<'static, str>,
     outcome: Option<Outcome>,
-    more: More,
+    extensions: ProblemExtensions,
     retry_after_s: Option<u64>,
     allow: Option<String>,
-    applied: Option<HeaderValue>,
+    preference_applied: Option<HeaderValue>,
     challenge: Option<String>,
     close: bool,
 }
@@ -41,34 +57,35 @@ impl Problem {
             status: code.status(),
             detail: detail.into(),
             outcome: None,
-            more: More::default(),
+            extensions: ProblemExtensions::default(),
             retry_after_s: None,
             allow: None,
-            applied: None,
+            preference_applied: None,
             challenge: None,
             close: false,
         }))
     }
 
     pub(super) fn not_found() -> Self {
-        Self::new(Code::NotFound, "There is no such route.")
+        Self::new(Code::NotFound, "There is no such route. See /docs for the routes.")
     }
 
-    /// The route is there, the method is not; `allow` is what it has.
+    /// The route exists but does not support the method; `allow` lists the methods that it
+    /// supports.
     pub(super) fn method_not_allowed(allow: String) -> Self {
         let mut problem =
-            Self::new(Code::MethodNotAllowed, format!("This route's methods: {allow}."));
+            Self::new(Code::MethodNotAllowed, format!("This route supports only {allow}."));
         problem.0.allow = Some(allow);
         problem
     }
 
-    /// Tells which preference of the request was met.
+    /// Adds the preference of the request that was applied.
     pub(super) fn applying(mut self, applied: Option<HeaderValue>) -> Self {
-        self.0.applied = applied;
+        self.0.preference_applied = applied;
         self
     }
 
-    /// Ends the connection after the answer: what follows on it cannot be told apart.
+    /// Closes the connection after the answer, because the next request cannot be located on it.
     pub(super) fn closing(mut self) -> Self {
         self.0.close = true;
         self
@@ -76,164 +93,195 @@ impl Problem {
 
     pub(super) fn invalid(field: &str, allowed: impl Into<String>, detail: String) -> Self {
         let mut problem = Self::new(Code::Invalid, detail);
-        problem.0.more.field = Some(field.into());
-        problem.0.more.allowed = Some(allowed.into());
+        problem.0.extensions.field = Some(field.into());
+        problem.0.extensions.allowed = Some(allowed.into());
         problem
     }
 
-    /// A value of the right type that may not be.
+    /// A value of the right type that is not allowed.
     pub(super) fn out_of_range(field: &str, allowed: &str) -> Self {
         Self::invalid(field, allowed, format!("{field} must be {allowed}."))
     }
 
-    /// As many follow pools as may.
+    /// The limit of event streams is reached.
     pub(super) fn too_many_followers() -> Self {
-        let detail = format!("{SUBSCRIBERS_MAX} follow events, which is as many as may.");
+        let detail = format!(
+            "The limit of {SUBSCRIBERS_MAX} event streams is reached. Close a stream, or try again \
+             later."
+        );
         Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
     }
 
-    /// A panic: whether the change was made is not known.
+    /// A panic: it is unknown whether the change was applied.
     pub(super) fn panicked() -> Self {
-        let mut problem = Self::new(Code::Internal, "The server failed at this request.");
+        let mut problem = Self::new(
+            Code::Internal,
+            "The server failed while it handled this request. This is a defect; see the log of the \
+             server.",
+        );
         problem.0.outcome = Some(Outcome::Unknown);
         problem
     }
 
-    /// What an engine's refusal is to a client.
+    /// Converts a refusal of the engine.
     pub(super) fn refused(refusal: &RequestError) -> Self {
-        let again = |code, detail: &'static str| Self::new(code, detail).retry_after_ms(1_000);
+        let retry_later =
+            |code, detail: &'static str| Self::new(code, detail).retry_after_ms(1_000);
         match refusal {
             RequestError::Refused(denied) => Self::denied(denied),
             RequestError::Overloaded => {
-                again(Code::Overloaded, "More is asked than there is room for.")
+                retry_later(Code::Overloaded, "The request queue is full. Try again later.")
             }
-            RequestError::ShuttingDown => again(Code::ShuttingDown, "The server is stopping."),
-            RequestError::StorageFull => Self::new(Code::StorageFull, "The server's disk is full."),
+            RequestError::ShuttingDown => retry_later(
+                Code::ShuttingDown,
+                "The server is shutting down. Try again after its restart.",
+            ),
+            RequestError::StorageFull => Self::new(
+                Code::StorageFull,
+                "The disk of the server is full. Free disk space, or try again later.",
+            ),
         }
     }
 
     fn denied(denied: &Refusal) -> Self {
         match *denied {
-            Refusal::UnknownPool => Self::new(Code::UnknownPool, "There is no pool of this name."),
-            Refusal::DefaultPool => Self::new(Code::DefaultPool, "The default pool always exists."),
+            Refusal::UnknownPool => Self::new(Code::UnknownPool, UNKNOWN_POOL),
+            Refusal::DefaultPool => Self::new(Code::DefaultPool, DEFAULT_POOL),
             Refusal::TooManyPools { max } => {
-                let mut problem =
-                    Self::new(Code::TooManyPools, format!("The server keeps {max} pools at most."));
-                problem.0.more.max = u64::try_from(max).ok();
+                let detail = format!("The limit of {max} pools is reached. Delete a pool first.");
+                let mut problem = Self::new(Code::TooManyPools, detail);
+                problem.0.extensions.max = u64::try_from(max).ok();
                 problem
             }
             Refusal::Invalid(OutOfRange { field, allowed }) => Self::out_of_range(field, allowed),
             Refusal::WaitQueueFull { max } => {
-                let detail = format!("{max} requests wait for keys, which is as many as may.");
+                let detail = format!(
+                    "The limit of {max} requests that wait for a key is reached. Try again later."
+                );
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
             Refusal::TooManyLeases { max } => Self::too_many_leases(max),
-            Refusal::PoolFull { max, of_server } => {
-                let whose = if of_server { "server" } else { "pool" };
-                let mut problem =
-                    Self::new(Code::PoolFull, format!("The {whose} keeps {max} keys at most."));
-                problem.0.more.max = Some(max);
-                problem
-            }
-            Refusal::KeyExists { at } => Self::key_exists(at),
+            Refusal::PoolFull { max, of_server } => Self::pool_full(max, of_server),
+            Refusal::KeyExists { at: index } => Self::key_exists(index),
             Refusal::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
-            Refusal::UnknownKey => {
-                Self::new(Code::UnknownKey, "There is no such key: deleted, purged, or never made.")
-            }
+            Refusal::UnknownKey => Self::new(Code::UnknownKey, UNKNOWN_KEY),
             Refusal::IdempotencyMismatch => {
-                let detail = "This Idempotency-Key was used with another body: use another key.";
-                Self::new(Code::IdempotencyMismatch, detail)
+                Self::new(Code::IdempotencyMismatch, IDEMPOTENCY_MISMATCH)
             }
-            Refusal::KeysGone => {
-                let detail = "Keys that this Idempotency-Key's answer told of are gone.";
-                Self::new(Code::KeysGone, detail)
-            }
-            Refusal::TakenOver => {
-                let detail = "The same Idempotency-Key was asked again, and that request waits on \
-                              in this one's place.";
-                Self::new(Code::TakenOver, detail)
-            }
+            Refusal::KeysGone => Self::new(Code::KeysGone, KEYS_GONE),
+            Refusal::TakenOver => Self::new(Code::TakenOver, TAKEN_OVER),
             Refusal::TooManyAnswers { max } => {
-                let detail = format!("{max} answers of Idempotency-Keys are kept, which is all.");
+                let detail = format!(
+                    "The limit of {max} stored answers of Idempotency-Keys is reached. Try again \
+                     later, or without an Idempotency-Key."
+                );
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
-            Refusal::BadCursor => {
-                let detail = "The cursor is of no listing of this pool that goes on: begin anew.";
-                Self::new(Code::BadCursor, detail)
-            }
+            Refusal::BadCursor => Self::new(Code::BadCursor, BAD_CURSOR),
             Refusal::LeaseEnded { cause } => Self::lease_ended(cause),
             Refusal::MaxHoldReached { expires_at_ms } => {
-                let detail = "The lease ends when the longest hold is over, and no later.";
-                let mut problem = Self::new(Code::MaxHoldReached, detail);
-                problem.0.more.expires_at = Some(UnixMs(expires_at_ms));
+                let mut problem = Self::new(Code::MaxHoldReached, MAX_HOLD_REACHED);
+                problem.0.extensions.expires_at = Some(UnixMs(expires_at_ms));
                 problem
             }
-            Refusal::Settling => {
-                Self::new(Code::Settling, "Many keys are due at once.").retry_after_ms(1_000)
-            }
+            Refusal::Settling => Self::new(Code::Settling, SETTLING).retry_after_ms(1_000),
         }
     }
 
-    /// Tells which value by its place: the value itself is a secret.
-    fn key_exists(at: usize) -> Self {
-        let detail =
-            format!("values[{at}] is in the pool, or was, or comes twice: not used again.");
-        let mut problem = Self::new(Code::KeyExists, detail);
-        problem.0.more.index = u64::try_from(at).ok();
+    fn pool_full(max: u64, of_server: bool) -> Self {
+        let detail = if of_server {
+            format!("The limit of {max} keys on this server is reached. Delete keys first.")
+        } else {
+            format!(
+                "The limit of {max} keys in this pool is reached. Delete keys, or raise max_keys."
+            )
+        };
+        let mut problem = Self::new(Code::PoolFull, detail);
+        problem.0.extensions.max = Some(max);
         problem
     }
 
-    /// When one of them ends is not told: it may be in another pool, and whoever has it can release
-    /// it at once.
+    /// Names the value by its index: the value itself is a secret.
+    fn key_exists(index: usize) -> Self {
+        let detail = format!(
+            "values[{index}] is in the pool, occurs twice, or was imported before. Remove it from \
+             the request."
+        );
+        let mut problem = Self::new(Code::KeyExists, detail);
+        problem.0.extensions.index = u64::try_from(index).ok();
+        problem
+    }
+
+    /// The problem does not say when one of the leases ends: it can be in another pool, and its
+    /// holder can release it at any time.
     fn too_many_leases(max: u32) -> Self {
         let detail = format!(
-            "The access token has {max} leases, its max_leases, those it waits for among them: \
-             release one, or wait until one ends."
+            "The access token holds or waits for {max} leases, which is its max_leases. Release a \
+             lease, or wait until one ends."
         );
         let mut problem = Self::new(Code::RateLimited, detail).retry_after_ms(1_000);
-        problem.0.more.max = Some(u64::from(max));
+        problem.0.extensions.max = Some(u64::from(max));
         problem
     }
 
-    fn no_key(cause: NoKeyCause, counts: KeyCounts, back_in_ms: Option<u64>) -> Self {
+    fn no_key(cause: NoKeyCause, counts: KeyCounts, available_in_ms: Option<u64>) -> Self {
         let (cause, detail) = match cause {
-            NoKeyCause::PoolEmpty => ("pool_empty", "The pool has no keys."),
-            NoKeyCause::AllLeased => ("all_leased", "All keys are leased."),
-            NoKeyCause::AllResting => ("all_resting", "All keys are resting."),
-            NoKeyCause::AllQuarantined => ("all_quarantined", "All keys are out of rotation."),
-            NoKeyCause::NoneFree => ("none_free", "No key is free."),
+            NoKeyCause::PoolEmpty => {
+                ("pool_empty", "The pool has no keys. Add some with POST /v1/pools/{pool}/keys.")
+            }
+            NoKeyCause::AllLeased => {
+                ("all_leased", "All keys are leased. Try again later, or send wait_seconds.")
+            }
+            NoKeyCause::AllResting => {
+                ("all_resting", "All keys are resting. Try again later, or send wait_seconds.")
+            }
+            NoKeyCause::AllQuarantined => {
+                ("all_quarantined", "All keys are quarantined. Force-release one of them.")
+            }
+            NoKeyCause::NoneFree => {
+                ("none_free", "No key is available. Try again later, or send wait_seconds.")
+            }
         };
         let mut problem = Self::new(Code::NoKeyAvailable, detail);
-        problem.0.more = More {
+        problem.0.extensions = ProblemExtensions {
             cause: Some(cause.into()),
             available: Some(counts.available),
             leased: Some(counts.leased),
             resting: Some(counts.resting),
             quarantined: Some(counts.quarantined),
             total: Some(counts.total()),
-            ..More::default()
+            ..ProblemExtensions::default()
         };
-        match back_in_ms {
+        match available_in_ms {
             Some(ms) => problem.retry_after_ms(ms),
             None => problem,
         }
     }
 
-    /// A lease that ended, or never was.
+    /// A lease that has ended, or never existed.
     pub(super) fn lease_ended(cause: Option<EndCause>) -> Self {
         let cause = cause.map(|cause| match cause {
-            EndCause::Released => ("released", "The lease was released."),
-            EndCause::Expired => ("expired", "The lease's time is over."),
-            EndCause::Superseded => ("superseded", "The lease is over; somebody has the key now."),
-            EndCause::KeyGone => ("key_gone", "The lease's key is gone."),
+            EndCause::Released => ("released", "The lease was released. Acquire a new one."),
+            EndCause::Expired => ("expired", "The lease has expired. Acquire a new one."),
+            EndCause::Superseded => (
+                "superseded",
+                "The lease has ended, and another holder has the key. Acquire a new one.",
+            ),
+            EndCause::KeyGone => {
+                ("key_gone", "The key of the lease was deleted or purged. Acquire a new lease.")
+            }
         });
-        let detail = cause.map_or("There is no such lease, or no longer.", |(_, detail)| detail);
+        let detail = cause.map_or(
+            "There is no such lease, or it has ended. Acquire a new one.",
+            |(_, detail)| detail,
+        );
         let mut problem = Self::new(Code::LeaseEnded, detail);
-        problem.0.more.cause = cause.map(|(cause, _)| cause.into());
+        problem.0.extensions.cause = cause.map(|(cause, _)| cause.into());
         problem
     }
 
-    /// Says that nothing was changed, where the method alone does not tell that it was a change.
+    /// Marks the problem of an acquire: nothing was applied, although the method can be GET, and a
+    /// full disk is 503 because a grant can succeed later.
     pub(super) fn of_grant(mut self) -> Self {
         self.0.outcome.get_or_insert(Outcome::NotApplied);
         if self.0.code == Code::StorageFull {
@@ -243,15 +291,15 @@ impl Problem {
         self
     }
 
-    /// Tells how to be let in, see RFC 6750, 3.
+    /// Sets the `WWW-Authenticate` header (RFC 6750, 3).
     pub(super) fn challenging(mut self, challenge: String) -> Self {
         self.0.challenge = Some(challenge);
         self
     }
 
-    /// Names the scope that is lacking.
+    /// Names the scope that the token lacks.
     pub(super) fn of_scope(mut self, scope: &str) -> Self {
-        self.0.more.scope = Some(scope.into());
+        self.0.extensions.scope = Some(scope.into());
         self
     }
 
@@ -260,12 +308,12 @@ impl Problem {
     }
 
     pub(super) fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.0.status).expect("invariant: the table holds statuses")
+        StatusCode::from_u16(self.0.status).expect("invariant: the table contains valid statuses")
     }
 
-    /// Gives another answer in place of a problem with this code.
-    pub(super) fn instead_of(self, code: Code, own: impl FnOnce() -> Response) -> Answered {
-        if self.0.code == code { Ok(own()) } else { Err(self) }
+    /// Replaces a problem with this code by another answer.
+    pub(super) fn instead_of(self, code: Code, answer: impl FnOnce() -> Response) -> Answered {
+        if self.0.code == code { Ok(answer()) } else { Err(self) }
     }
 
     pub(super) fn retry_after_ms(mut self, ms: u64) -> Self {
@@ -273,34 +321,36 @@ impl Problem {
         self
     }
 
-    /// A head that could not be read, which was refused with this status: nothing was changed.
+    /// Sets the status with which hyper rejected an unreadable head: nothing was applied.
     pub(super) fn unread(mut self, status: StatusCode) -> Self {
         self.0.status = status.as_u16();
         self
     }
 
-    /// Makes the answer's body alone.
+    /// Serialises the body only.
     pub(super) fn into_body(self, request_id: RequestId, change: bool) -> Vec<u8> {
-        let Parts { code, status, detail, outcome, more, .. } = *self.0;
-        let grants = outcome == Some(Outcome::NotApplied);
+        let Parts { code, status, detail, outcome, extensions, .. } = *self.0;
+        // An acquire by GET sets the outcome, because the method does not show the change.
+        let is_acquire = outcome == Some(Outcome::NotApplied);
         let problem = Wire {
-            kind: format!("/problems/{}", code.as_str()),
+            kind: routes::problem(code),
             title: code.title().into(),
             status,
             code,
             detail: detail.into(),
             request_id: request_id.to_string(),
-            outcome: (change || grants).then_some(outcome.unwrap_or(Outcome::NotApplied)),
-            more,
+            outcome: (change || is_acquire).then_some(outcome.unwrap_or(Outcome::NotApplied)),
+            extensions,
         };
         serde_json::to_vec(&problem).expect("invariant: wire types always serialise")
     }
 
-    /// Makes the answer; `change` tells that the request would have changed something.
+    /// Builds the answer; `change` says whether the request would have changed something.
     pub(super) fn into_response(mut self, request_id: RequestId, change: bool) -> Response {
         let status = self.status();
         let Parts { retry_after_s, close, .. } = *self.0;
-        let (allow, applied) = (self.0.allow.take(), self.0.applied.take());
+        let allow = self.0.allow.take();
+        let preference_applied = self.0.preference_applied.take();
         let challenge = self.0.challenge.take();
         let mut response = Response::new(self.into_body(request_id, change).into());
         *response.status_mut() = status;
@@ -310,15 +360,21 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(allow) = allow {
-            headers
-                .insert(ALLOW, HeaderValue::try_from(allow).expect("invariant: names of methods"));
+            headers.insert(
+                ALLOW,
+                HeaderValue::try_from(allow)
+                    .expect("invariant: an Allow header consists of method names"),
+            );
         }
         if let Some(challenge) = challenge {
             let challenge = HeaderValue::try_from(challenge);
-            headers.insert(WWW_AUTHENTICATE, challenge.expect("invariant: words and quotes"));
+            headers.insert(
+                WWW_AUTHENTICATE,
+                challenge.expect("invariant: a challenge consists of words and quotes"),
+            );
         }
-        if let Some(applied) = applied {
-            headers.insert(PREFERENCE_APPLIED, applied);
+        if let Some(preference) = preference_applied {
+            headers.insert(PREFERENCE_APPLIED, preference);
         }
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

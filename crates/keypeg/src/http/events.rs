@@ -190,7 +190,7 @@ fn event(pool: &str, told: FeedEvent) -> wire::Event {
         }
         FeedEventKind::LeaseEnded { by_time, key, token, rests_until_ms, reason } => {
             let rests = rests_until_ms.is_some();
-            let over = wire::LeaseOver {
+            let over = wire::LeaseEnded {
                 at,
                 pool,
                 key_id: key.to_string(),
@@ -210,18 +210,18 @@ fn event(pool: &str, told: FeedEvent) -> wire::Event {
                 reason: words(reason),
             })
         }
-        FeedEventKind::KeyFreed { key, was } => wire::Event::Restored(wire::KeyMoved {
+        FeedEventKind::KeyFreed { key, was } => wire::Event::Restored(wire::KeyChanged {
             at,
             pool,
             key_id: key.to_string(),
             was: state(was),
         }),
         FeedEventKind::KeyRemoved { by_time, key, was } => {
-            let moved = wire::KeyMoved { at, pool, key_id: key.to_string(), was: state(was) };
+            let moved = wire::KeyChanged { at, pool, key_id: key.to_string(), was: state(was) };
             if by_time { wire::Event::Purged(moved) } else { wire::Event::Deleted(moved) }
         }
         FeedEventKind::PolicyChanged(policy) => wire::Event::Policy(changed(at, pool, *policy)),
-        FeedEventKind::PoolDeleted => wire::Event::Dropped(wire::PoolDropped { at, pool }),
+        FeedEventKind::PoolDeleted => wire::Event::Dropped(wire::PoolDeleted { at, pool }),
     }
 }
 

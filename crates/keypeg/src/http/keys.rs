@@ -128,7 +128,7 @@ pub(super) async fn reveal(app: &Asking<'_>, pool: &str, key: &str, request: Req
         unreachable!("{SHAPES}")
     };
     let key = wire::Secret(value.reveal().into());
-    Ok(json(StatusCode::OK, &wire::Revealed { id: id.to_string(), key }))
+    Ok(json(StatusCode::OK, &wire::RevealedKey { id: id.to_string(), key }))
 }
 
 pub(super) async fn remove(app: &Asking<'_>, pool: &str, key: &str) -> Answered {
@@ -146,7 +146,7 @@ pub(super) async fn release(app: &Asking<'_>, pool: &str, key: &str, request: Re
     let Reply::KeyReleased { released } = app.ask(Call::ForceRelease { pool, key }).await? else {
         unreachable!("{SHAPES}")
     };
-    Ok(json(StatusCode::OK, &wire::Freed { released }))
+    Ok(json(StatusCode::OK, &wire::KeyReleased { released }))
 }
 
 pub(super) async fn keep_alive(
@@ -161,9 +161,9 @@ pub(super) async fn keep_alive(
     Ok(json(StatusCode::OK, &kept(&reply)))
 }
 
-pub(super) fn kept(reply: &Reply) -> wire::Kept {
+pub(super) fn kept(reply: &Reply) -> wire::KeptAlive {
     let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{SHAPES}") };
-    wire::Kept { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
+    wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
 }
 
 /// Reads a request that names a key and has nothing else to say.
@@ -184,7 +184,7 @@ pub(super) async fn keep_alive_many(app: &Asking<'_>, pool: &str, request: Reque
         unreachable!("{SHAPES}")
     };
     missing.extend(not_there.iter().map(KeyId::to_string));
-    Ok(json(StatusCode::OK, &wire::KeptMany { kept, missing }))
+    Ok(json(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
 }
 
 enum KeptAlive {

@@ -1,4 +1,4 @@
-"""Tells a run's report in the words of cargo's tests, an operation being a test."""
+"""Prints the report of a run as a cargo test result, in which each operation is one test."""
 
 import json
 import sys

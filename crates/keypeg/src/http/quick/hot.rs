@@ -83,7 +83,7 @@ impl Kind {
 pub(super) enum Told {
     Granted(Granted),
     Renewed(Box<keypeg_client::Lease>),
-    Kept(keypeg_client::Kept),
+    Kept(keypeg_client::KeptAlive),
     Released,
     #[cfg(feature = "bench-constant")]
     Constant(constant::Constant),

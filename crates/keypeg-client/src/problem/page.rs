@@ -1,0 +1,59 @@
+//! The type of a problem page, and the members that every problem has.
+//!
+//! It holds text only: it knows neither HTML nor Markdown, nor which codes there are.
+
+/// The explanation of one error code. Its status and title are those of [`Code`](super::Code).
+#[derive(Clone, Copy, Debug)]
+pub struct ProblemPage {
+    /// What the code means, in a few sentences.
+    pub meaning: &'static str,
+    /// What to do, one step each.
+    pub remedy: &'static [&'static str],
+    /// Extension members of the problem: name and meaning.
+    pub members: &'static [(&'static str, &'static str)],
+    /// Response headers that help to handle the problem: name and meaning.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// Whether the server applied the request.
+    pub applied: &'static str,
+}
+
+impl ProblemPage {
+    /// Members that every problem has: name and meaning.
+    pub const COMMON_MEMBERS: &'static [(&'static str, &'static str)] = &[
+        ("type", "`/problems/<code>`: the path of the page that explains the code."),
+        ("title", "The title of the code."),
+        ("status", "The HTTP status."),
+        ("code", "The error code. It never changes its meaning, so programs can match on it."),
+        ("detail", "What went wrong with this request, in English for people."),
+        ("request_id", "The id of the request, as in the `x-request-id` header."),
+        (
+            "outcome",
+            "Whether the change was applied: `not_applied` or `unknown`. Only requests that change \
+             something, or acquire a key, have it.",
+        ),
+    ];
+
+    pub(super) const fn new(
+        meaning: &'static str,
+        remedy: &'static [&'static str],
+        applied: &'static str,
+    ) -> Self {
+        Self { meaning, remedy, members: &[], headers: &[], applied }
+    }
+
+    pub(super) const fn members(
+        mut self,
+        members: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.members = members;
+        self
+    }
+
+    pub(super) const fn headers(
+        mut self,
+        headers: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.headers = headers;
+        self
+    }
+}
