@@ -48,7 +48,7 @@ pub enum Code {
     NoKeyAvailable,
     /// The lease has ended, or never existed.
     LeaseEnded,
-    /// The lease cannot be renewed past its maximum hold.
+    /// The renewal would not extend the lease: the maximum hold is reached, or the ttl is short.
     MaxHoldReached,
     /// The Idempotency-Key was used before with another body.
     IdempotencyMismatch,

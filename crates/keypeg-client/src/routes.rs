@@ -222,7 +222,7 @@ impl Route {
         self.access == Access::Scope(Scope::Lend)
     }
 
-    /// Returns whether the audit log records the route: it changes something for another caller, or
+    /// Returns whether the audit log records the route: it changes something for other callers, or
     /// reveals a secret that was not lent. A keep-alive only moves the time at which a key is
     /// purged, so it is not recorded.
     pub fn is_audited(&self) -> bool {

@@ -268,6 +268,8 @@ async fn route(app: &Asking<'_>, request: Request) -> Answered {
         ["openapi.json"] => docs::openapi(&request),
         ["docs"] => docs::page(&request),
         ["docs", "style.css"] => docs::style(&request),
+        ["problems"] => docs::problems(&request),
+        ["problems", code] => docs::problem(&request, code),
         _ => Err(unrouted(uri.path())),
     }
 }

@@ -1,13 +1,14 @@
-//! What a browser is kept from: pages of other sites, names that were made to lead here, frames.
+//! Protection of browsers: cross-site pages, DNS rebinding, frames, and injected markup.
 
 use crate::support::{Server, TempDir};
-use keypeg_client::routes::ROUTES;
+use keypeg_client::Code;
+use keypeg_client::routes::{self, PROBLEM_ROUTES, ROUTES};
 use serde_json::json;
 
 #[test]
-fn a_name_that_was_made_to_lead_here_is_refused() {
+fn a_host_name_that_is_not_allowed_is_rejected() {
     let server = Server::in_memory(&["--allow-host", "keys.example,keypeg"]);
-    for (host, taken) in [
+    for (host, is_allowed) in [
         ("localhost", true),
         ("LocalHost:1", true),
         ("127.0.0.1:8000", true),
@@ -29,7 +30,7 @@ fn a_name_that_was_made_to_lead_here_is_refused() {
         ] {
             let head = format!("{request} HTTP/1.1\r\nhost: {host}\r\n\r\n");
             let answer = server.client().raw(head.as_bytes()).unwrap();
-            if taken {
+            if is_allowed {
                 assert!(answer.status < 300, "{host}: {answer:?}");
             } else {
                 answer.problem(421, "misdirected");
@@ -42,9 +43,9 @@ fn a_name_that_was_made_to_lead_here_is_refused() {
     pool.is(200, &json!({ "total": 8 }));
 }
 
-/// No page may read an answer, or be told that it could; and no answer is anything but what it says.
+/// No answer has a CORS header, and each has the headers that forbid sniffing and framing.
 #[test]
-fn no_answer_lets_another_site_in() {
+fn no_answer_permits_another_site() {
     let server = Server::in_memory(&[]);
     for request in [
         "GET /v1/pools",
@@ -54,20 +55,23 @@ fn no_answer_lets_another_site_in() {
         "GET /nope",
         "GET /docs",
         "GET /docs/style.css",
+        "GET /problems",
+        "GET /problems/internal",
+        "GET /problems/nope",
         "GET /openapi.json",
         "GET /metrics",
         "OPTIONS /v1/pools/default/keys",
         "GET /api/v1/random_api_key/",
         "GET /keys/x",
     ] {
-        let asks = [
+        let headers = [
             ("origin", "https://evil.example"),
             ("access-control-request-method", "POST"),
             ("access-control-request-headers", "authorization"),
         ];
-        let answer = server.client().try_send(request, &asks, "").unwrap();
-        let opened = answer.headers.iter().find(|(name, _)| name.starts_with("access-control-"));
-        assert_eq!(opened, None, "{request}");
+        let answer = server.client().try_send(request, &headers, "").unwrap();
+        let cors = answer.headers.iter().find(|(name, _)| name.starts_with("access-control-"));
+        assert_eq!(cors, None, "{request}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{request}");
         if request.starts_with("POST") || request.starts_with("DELETE") {
             continue;
@@ -78,9 +82,9 @@ fn no_answer_lets_another_site_in() {
     }
 }
 
-/// Heads that no handler sees are refused in words of ours too.
+/// A head that hyper rejects gets the same headers.
 #[test]
-fn what_cannot_be_read_lets_no_site_in_either() {
+fn an_unreadable_head_permits_no_other_site() {
     let server = Server::in_memory(&[]);
     let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(70_000));
     for (head, status) in [("GET / HTTP/9.9\r\n\r\n", 400), ("\0\r\n\r\n", 400), (&long, 431)] {
@@ -93,18 +97,22 @@ fn what_cannot_be_read_lets_no_site_in_either() {
     }
 }
 
-/// Every page there is: nothing that is written in it runs, nothing comes from elsewhere, and the
-/// browser is told so.
+/// Every HTML page: it has no inline script or style, loads nothing from other hosts, and its
+/// policy forbids both.
 #[test]
-fn no_page_runs_what_is_not_a_file_of_ours() {
+fn no_page_runs_or_loads_foreign_content() {
     let server = Server::in_memory(&[]);
     let mut pages = Vec::new();
-    for route in ROUTES.iter().filter(|route| route.method == "GET" && !route.path.contains('{')) {
-        let answer = server.client().ask(&format!("GET {}", route.path));
+    let all_routes = ROUTES.iter().chain(PROBLEM_ROUTES);
+    let fixed_paths = all_routes
+        .filter(|route| route.method == "GET" && !route.path.contains('{'))
+        .map(|route| route.path.to_owned());
+    for path in fixed_paths.chain(Code::ALL.map(routes::problem)) {
+        let answer = server.client().ask(&format!("GET {path}"));
         if !answer.header("content-type").is_some_and(|kind| kind.contains("html")) {
             continue;
         }
-        pages.push(route.path);
+        pages.push(path.clone());
         let policy = answer.header("content-security-policy").unwrap();
         let allowed: Vec<_> = policy.split("; ").collect();
         assert!(allowed.contains(&"default-src 'none'"), "{policy}");
@@ -112,49 +120,50 @@ fn no_page_runs_what_is_not_a_file_of_ours() {
             assert!(!policy.contains(hole), "{policy}");
         }
         let page = answer.body.to_ascii_lowercase();
-        assert!(page.starts_with("<!doctype html>") && page.len() > 10_000, "{}", route.path);
+        assert!(page.starts_with("<!doctype html>") && page.len() > 1_000, "{path}");
         let tags = page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap_or_default());
         for tag in tags {
             let name = tag.split(|sign: char| !sign.is_ascii_alphanumeric()).next().unwrap();
-            let own = name == "script" && tag.starts_with("script src=\"/");
+            let is_own_script = name == "script" && tag.starts_with("script src=\"/");
             let forbidden = ["script", "style", "iframe", "object", "embed", "base", "form"];
-            assert!(own || !forbidden.contains(&name), "<{tag}>");
+            assert!(is_own_script || !forbidden.contains(&name), "<{tag}>");
             let mut names = tag.split_ascii_whitespace().skip(1);
             assert!(
                 !names.any(|name| name.starts_with("on") || name.starts_with("style=")),
                 "<{tag}>"
             );
-            for elsewhere in ["javascript:", "=\"//", "=\"data:", "src=\"http"] {
-                assert!(!tag.contains(elsewhere), "<{tag}>");
+            for foreign in ["javascript:", "=\"//", "=\"data:", "src=\"http"] {
+                assert!(!tag.contains(foreign), "<{tag}>");
             }
         }
     }
-    assert!(pages.contains(&"/docs"), "{pages:?}");
+    assert!(pages.contains(&"/docs".to_owned()), "{pages:?}");
+    assert_eq!(pages.len(), 2 + Code::ALL.len(), "{pages:?}");
 }
 
-/// A holder or a reason is words from somebody else: they come back as JSON, which no browser runs,
-/// and on no page.
+/// A holder or a reason is a text of a client: it is returned in JSON only, which no browser runs,
+/// and is on no page.
 #[test]
-fn words_of_others_are_inert() {
+fn texts_of_clients_are_inert() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    let words = "<script>alert(1)</script>\u{2028}'\"--></style>";
+    let text = "<script>alert(1)</script>\u{2028}'\"--></style>";
     client.ask("POST /keys").is(201, &json!({}));
-    let lease = client.send("POST /v1/pools/default/leases", &json!({ "holder": words }));
+    let lease = client.send("POST /v1/pools/default/leases", &json!({ "holder": text }));
     let id = lease.json()["key_id"].as_str().unwrap().to_owned();
     let shown = client.ask(&format!("GET /v1/pools/default/keys/{id}"));
     assert_eq!(shown.header("content-type"), Some("application/json"));
-    assert_eq!(shown.json()["lease"]["holder"], words);
+    assert_eq!(shown.json()["lease"]["holder"], text);
     let release = format!("POST /v1/pools/default/leases/{}/release", lease.text("id"));
-    client.send(&release, &json!({ "quarantine": true, "reason": words }));
+    client.send(&release, &json!({ "quarantine": true, "reason": text }));
     for page in ["GET /docs", "GET /metrics", "GET /openapi.json"] {
         assert!(!client.ask(page).body.contains("alert(1)"), "{page}");
     }
 }
 
-/// Memory and files are for nobody else on the machine.
+/// No other user of the machine can read the files or the memory.
 #[test]
-fn what_is_kept_is_private() {
+fn stored_data_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let dir = TempDir::new();
     let log = dir.path().join("audit");

@@ -33,6 +33,7 @@ mod once;
 mod openapi;
 mod plain;
 mod power;
+mod problems;
 mod quick;
 mod refusals;
 mod restart;

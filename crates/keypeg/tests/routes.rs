@@ -1,19 +1,19 @@
-//! The table of routes beside the router: what the table lists reaches a handler, and whatever
-//! else is asked of its paths is refused with the methods it lists.
+//! The table of routes and the router agree: each listed method reaches a handler, and any other
+//! method of a listed path is rejected with an `Allow` header that lists the supported ones.
 
 use crate::support::{Answer, Server};
-use keypeg_client::routes::{ROUTES, allow};
+use keypeg_client::routes::{PROBLEM_ROUTES, ROUTES, allow};
 use std::collections::BTreeSet;
 
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"];
 
-/// Paths as a client would write them: each route's, and the slash at its end left out.
+/// Returns the paths of all routes as a client writes them, with and without the slash at the end.
 fn paths() -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
-    for route in ROUTES {
+    for route in ROUTES.iter().chain(PROBLEM_ROUTES) {
         let path = route.path.replace("{pool}", "default").replace("{id}", "x");
-        let path = path.replace("{lease}", "x");
+        let path = path.replace("{lease}", "x").replace("{code}", "internal");
         if path != "/" {
             paths.insert(path.trim_end_matches('/').to_owned());
         }
@@ -34,11 +34,11 @@ fn the_table_and_the_router_agree() {
     for path in &paths {
         let listed = allow(path).unwrap();
         for method in METHODS {
-            // A connection each: a stream of events has no end.
+            // One connection for each request: an event stream has no end.
             let answer = server.client().ask(&format!("{method} {path}"));
             if listed.split(", ").any(|listed| listed == method) {
-                let refused = is(&answer, 404, "not_found") || answer.status == 405;
-                assert!(!refused, "{method} {path} reaches no handler: {answer:?}");
+                let is_unrouted = is(&answer, 404, "not_found") || answer.status == 405;
+                assert!(!is_unrouted, "{method} {path} reaches no handler: {answer:?}");
                 reached += 1;
             } else {
                 assert_eq!(answer.header("allow"), Some(&*listed), "{method} {path}");
@@ -51,9 +51,9 @@ fn the_table_and_the_router_agree() {
     }
     assert!(reached >= ROUTES.len(), "{reached} of {} routes", ROUTES.len());
     for path in paths {
-        let beside = if path.ends_with('/') { format!("{path}x") } else { format!("{path}//") };
-        let there = allow(&beside).is_some();
-        let answer = server.client().ask(&format!("BREW {beside}"));
-        assert_eq!(is(&answer, 404, "not_found"), !there, "{beside}");
+        let other_path = if path.ends_with('/') { format!("{path}x") } else { format!("{path}//") };
+        let is_route = allow(&other_path).is_some();
+        let answer = server.client().ask(&format!("BREW {other_path}"));
+        assert_eq!(is(&answer, 404, "not_found"), !is_route, "{other_path}");
     }
 }

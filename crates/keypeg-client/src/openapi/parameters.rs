@@ -6,23 +6,23 @@ pub(super) fn listing() -> Vec<Value> {
     vec![
         query(
             "state",
-            json!({ "$ref": "#/components/schemas/KeyState" }),
+            &json!({ "$ref": "#/components/schemas/KeyState" }),
             "Only keys in this state. Default: all keys.",
         ),
         query(
             "limit",
-            json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
+            &json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
             "The maximum of keys on a page.",
         ),
         query(
             "cursor",
-            json!({ "type": "string" }),
+            &json!({ "type": "string" }),
             "`next_cursor` of the previous page. Default: the first page.",
         ),
     ]
 }
 
-fn query(name: &str, schema: Value, text: &str) -> Value {
+fn query(name: &str, schema: &Value, text: &str) -> Value {
     json!({ "name": name, "in": "query", "schema": schema, "description": text })
 }
 

@@ -20,437 +20,422 @@ impl Code {
     /// Returns the page that explains this code.
     pub fn page(self) -> ProblemPage {
         match self {
-            Self::Malformed
-            | Self::NotFound
-            | Self::MethodNotAllowed
-            | Self::Timeout
-            | Self::TooLarge
-            | Self::UnsupportedMediaType
-            | Self::Misdirected
-            | Self::Invalid => self.request_page(),
-            Self::Unauthorized | Self::Forbidden | Self::RateLimited => self.access_page(),
-            Self::BadCursor
-            | Self::UnknownPool
-            | Self::UnknownKey
-            | Self::KeyExists
-            | Self::DefaultPool => self.name_page(),
-            Self::NoKeyAvailable | Self::LeaseEnded | Self::MaxHoldReached => self.lease_page(),
-            Self::IdempotencyMismatch | Self::KeysGone | Self::TakenOver => self.idempotency_page(),
-            Self::TooManyPools | Self::PoolFull | Self::StorageFull => self.space_page(),
-            Self::Overloaded | Self::ShuttingDown | Self::Settling | Self::Internal => {
-                self.server_page()
-            }
-        }
-    }
-
-    /// Problems of the request itself, whatever it is for.
-    fn request_page(self) -> ProblemPage {
-        match self {
-            Self::Malformed => ProblemPage::new(
-                "The server cannot read the request. Either the head or the framing is not valid \
-                 HTTP/1.1, or the body is not one valid JSON object. A name that occurs twice in a \
-                 JSON object is rejected too.",
-                &[
-                    "Read `detail`: it names the position in the JSON, or the header at fault.",
-                    "Send exactly one `Host` header, and either `Content-Length` or \
-                     `Transfer-Encoding: chunked`.",
-                    "Correct the request before you send it again: the same bytes are rejected \
-                     again.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::NotFound => ProblemPage::new(
-                "The server has no route at this path. The path may be misspelt, or may have a \
-                 slash too many.",
-                &[
-                    "Compare the path with the list of routes at `/docs` or `/openapi.json`.",
-                    "Check that a proxy in front of the server does not change the path.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::MethodNotAllowed => ProblemPage::new(
-                "The server has a route at this path, but the route does not support the method of \
-                 the request. The `Allow` header lists the methods that it supports.",
-                &["Send one of the methods in `Allow`.", "See `/docs` for what each method does."],
-                NOT_APPLIED,
-            )
-            .headers(&[("Allow", "The methods that the route supports.")]),
-            Self::Timeout => ProblemPage::new(
-                "The body of the request did not arrive within 30 seconds after its head. The \
-                 server closes the connection after this answer.",
-                &[
-                    "Send the whole body at once, on a new connection.",
-                    "Check the network between the client and the server if this happens often.",
-                ],
-                NOT_APPLIED_RETRY,
-            ),
-            Self::TooLarge => ProblemPage::new(
-                "The request is larger than the server accepts. A body has at most 1 MiB, or 8 MiB \
-                 for `POST /v1/pools/{pool}/keys`, which imports values. A request head has at \
-                 most 64 KiB; beyond that the status is 431.",
-                &[
-                    "Split the request: an import can be sent as several requests of at most 10 \
-                     000 values.",
-                    "Remove large or needless headers, such as cookies, if the status is 431.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::UnsupportedMediaType => ProblemPage::new(
-                "The server reads only uncompressed JSON. The request has a body with another \
-                 `Content-Type`, or with a `Content-Encoding`.",
-                &[
-                    "Send `Content-Type: application/json`.",
-                    "Send the body without compression and without a `Content-Encoding` header.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::Misdirected => ProblemPage::new(
-                "The `Host` header does not name this server. The server accepts `localhost`, IP \
-                 addresses, and the names given with `--allow-host`. This check keeps web pages \
-                 from reaching the server through a DNS name of their own (DNS rebinding).",
-                &[
-                    "Send the request to `localhost`, to the address of the server, or to an \
-                     allowed name.",
-                    "To allow another name, an operator starts the server with `--allow-host \
-                     NAME`.",
-                ],
-                NOT_APPLIED,
-            ),
-            _ => ProblemPage::new(
-                "A field of the body, a query parameter or a header is unknown, has the wrong type \
-                 or is out of its range. `field` names it and `allowed` says which values are \
-                 allowed. Unknown fields are rejected, so that a misspelt name is not ignored.",
-                &[
-                    "Correct the field that `field` names, as `allowed` says.",
-                    "Compare the request with the schema at `/docs`.",
-                    "If the field is `ttl_seconds`, read the policy with `GET /v1/pools/{pool}`: \
-                     `lease_ttl_seconds` is its maximum.",
-                ],
-                NOT_APPLIED,
-            )
-            .members(&[
-                ("field", "The name of the rejected field."),
-                ("allowed", "The allowed values of that field."),
-            ]),
-        }
-    }
-
-    /// Problems of access tokens and of their limits.
-    fn access_page(self) -> ProblemPage {
-        match self {
-            Self::Unauthorized => ProblemPage::new(
-                "This server requires an access token. The request carries none, or its token is \
-                 unknown, expired or revoked. The server reads a token only from the header \
-                 `Authorization: Bearer TOKEN`.",
-                &[
-                    "Send the token as `Authorization: Bearer TOKEN`.",
-                    "Ask an operator for a new token if yours has expired or was revoked.",
-                    "An operator creates a token with `keypeg token new --tokens FILE`, which adds \
-                     it to the token file.",
-                ],
-                NOT_APPLIED,
-            )
-            .headers(&[(
-                "WWW-Authenticate",
-                "`Bearer`; with `error=\"invalid_token\"` if the request carried a token (RFC \
-                 6750).",
-            )]),
-            Self::Forbidden => ProblemPage::new(
-                "The server knows the caller, but does not allow the request. Either the access \
-                 token lacks the scope that the route requires, or the token is for other pools, \
-                 or a browser reports that a page of another site sent the request. The answer is \
-                 the same whether or not the pool exists.",
-                &[
-                    "If the problem has `scope`, use a token with that scope.",
-                    "If it does not, use a token for this pool.",
-                    "Send changes from your own program or page: the page of another site cannot \
-                     acquire or change a key.",
-                ],
-                NOT_APPLIED,
-            )
-            .members(&[("scope", "The scope that the access token lacks.")])
-            .headers(&[(
-                "WWW-Authenticate",
-                "`Bearer error=\"insufficient_scope\"`; absent for a page of another site.",
-            )]),
-            _ => ProblemPage::new(
-                "A limit on the caller is reached. The access token has used up its \
-                 `requests_per_second` or its share of the requests in progress, or it holds its \
-                 maximum of leases, or too many wrong tokens came from this address. Requests that \
-                 wait for a key count as leases.",
-                &[
-                    "Wait for the seconds in `Retry-After`, then send the request again.",
-                    "If the problem has `max`, release a lease, or wait until one expires.",
-                    "If the token is wrong, correct it before you send more requests.",
-                    "If the limit is too low, ask an operator to raise it in the token file.",
-                ],
-                NOT_APPLIED_RETRY,
-            )
-            .members(&[("max", "`max_leases` of the token, if that limit is reached.")])
-            .headers(&[RETRY_AFTER]),
-        }
-    }
-
-    /// Problems of what the request names: a pool, a key, a cursor.
-    fn name_page(self) -> ProblemPage {
-        match self {
-            Self::BadCursor => ProblemPage::new(
-                "The server did not issue this cursor, or no longer accepts it. A cursor is valid \
-                 for one pool, and only until the server restarts.",
-                &[
-                    "Restart the listing: send the request without `cursor`.",
-                    "Use each `next_cursor` unchanged, and only with the pool that it came from.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::UnknownPool => ProblemPage::new(
-                "There is no pool of this name. It was never created, or it was deleted. A request \
-                 that waits for a key gets this answer when its pool is deleted.",
-                &[
-                    "Check the name: `GET /v1/pools` lists the pools.",
-                    "Create the pool with `PUT /v1/pools/{pool}`.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::UnknownKey => ProblemPage::new(
-                "The pool has no key with this id. The key was never created, was deleted, or was \
-                 purged because its keep-alive deadline passed. A deleted or purged key never \
-                 returns.",
-                &[
-                    "Check the id: `GET /v1/pools/{pool}/keys` lists the keys.",
-                    "If the key was purged, keep keys alive more often: every \
-                     `keepalive_every_seconds` of the pool.",
-                    "Add keys with `POST /v1/pools/{pool}/keys`.",
-                ],
-                NOT_APPLIED,
-            ),
-            Self::KeyExists => ProblemPage::new(
-                "An imported value cannot be added. It is already in the pool, or it occurs twice \
-                 in the request, or it was imported before and then deleted or purged. Such a \
-                 value is never used again while the pool exists. An import is all or nothing, so \
-                 no value of the request was added.",
-                &[
-                    "Remove the value at `index` from `values`, and send the request again.",
-                    "The server reports the first such value only, so the next request may report \
-                     another one.",
-                    "`keypeg import` imports a file and reports the line of such a value.",
-                ],
-                "No. The server added none of the values.",
-            )
-            .members(&[(
-                "index",
-                "The index of the value in `values`, from 0. The value itself is a secret and is \
-                 not repeated.",
-            )]),
-            _ => ProblemPage::new(
-                "The pool `default` always exists, because the compatibility APIs (the Django API \
-                 and the simple API) use it. It cannot be deleted.",
-                &[
-                    "To change its policy, use `PUT /v1/pools/default`.",
-                    "To empty it, delete its keys with `DELETE /v1/pools/default/keys/{id}`.",
-                ],
-                NOT_APPLIED,
-            ),
-        }
-    }
-
-    /// Problems of acquiring a key and of its lease.
-    fn lease_page(self) -> ProblemPage {
-        match self {
-            Self::NoKeyAvailable => ProblemPage::new(
-                "The pool has no available key. `cause` says why, and the counts say how many keys \
-                 are in each state. A request that waits gets this answer when its wait time \
-                 ends.",
-                &[
-                    "Wait for a key: send `wait_seconds` (at most 300) or `Prefer: wait=N`.",
-                    "Or send the request again after `Retry-After`, if the answer has it.",
-                    "If `cause` is `pool_empty`, add keys with `POST /v1/pools/{pool}/keys`.",
-                    "If `cause` is `all_quarantined`, force-release a key with `POST \
-                     /v1/pools/{pool}/keys/{id}/release`.",
-                ],
-                NOT_APPLIED_RETRY,
-            )
-            .members(&[
-                (
-                    "cause",
-                    "`pool_empty`, `all_leased`, `all_resting`, `all_quarantined`, or `none_free` \
-                     for a mixture.",
-                ),
-                ("available", "Available keys."),
-                ("leased", "Leased keys."),
-                ("resting", "Resting keys: released, and not lent before their rest ends."),
-                ("quarantined", "Quarantined keys: not lent until they are force-released."),
-                ("total", "All keys of the pool."),
-            ])
-            .headers(&[(
-                "Retry-After",
-                "Seconds until the first key becomes available by time; absent if none does.",
-            )]),
-            Self::LeaseEnded => ProblemPage::new(
-                "The lease has ended, or never existed. The caller does not hold the key any more, \
-                 and must not use it. An ended lease never affects the present holder of the key.",
-                &[
-                    "Stop using the key.",
-                    "Acquire a new lease with `POST /v1/pools/{pool}/leases`.",
-                    "If `cause` is `expired`, renew leases earlier, or acquire them for longer.",
-                    "If you sent an Idempotency-Key, send a new one with the next acquire.",
-                ],
-                "No. The server changed nothing; a lease that was released before stays released.",
-            )
-            .members(&[(
-                "cause",
-                "How the lease ended: `released`, `expired`, `superseded` (another holder has the \
-                 key now) or `key_gone` (the key was deleted or purged). Absent if the server no \
-                 longer knows.",
-            )]),
-            _ => ProblemPage::new(
-                "The lease cannot be renewed to end later than it does. A lease lasts at most \
-                 `max_hold_seconds` of the pool, counted from its grant. If that is null, renewing \
-                 cannot extend a lease past its first end.",
-                &[
-                    "Finish the work before `expires_at`, then release the lease.",
-                    "If you need a key for longer, acquire a new lease.",
-                    "An operator can raise `max_hold_seconds` with `PUT /v1/pools/{pool}`; that \
-                     applies to new leases only.",
-                ],
-                "No. The lease still ends at `expires_at`.",
-            )
-            .members(&[("expires_at", "When the lease ends.")]),
-        }
-    }
-
-    /// Problems of requests with an Idempotency-Key.
-    fn idempotency_page(self) -> ProblemPage {
-        match self {
-            Self::IdempotencyMismatch => ProblemPage::new(
-                "This Idempotency-Key was used before with another body. The server compares the \
-                 fields of the body; their order and the spacing do not matter.",
-                &[
-                    "Use a new Idempotency-Key for each new operation.",
-                    "Send exactly the same body when you repeat a request.",
-                ],
-                "No. The server changed nothing because of this request. The earlier request with \
-                 this key was applied, or still waits for a key.",
-            ),
-            Self::KeysGone => ProblemPage::new(
-                "The request is a repeat: an earlier request with the same Idempotency-Key created \
-                 keys. At least one of those keys was deleted or purged since, so the stored \
-                 answer is no longer true, and the server does not return it.",
-                &[
-                    "List the keys that are left with `GET /v1/pools/{pool}/keys`.",
-                    "To create new keys, send the request with a new Idempotency-Key.",
-                ],
-                "The earlier request was applied. This one changed nothing.",
-            ),
-            _ => ProblemPage::new(
-                "The request waited for a key, and a second request with the same Idempotency-Key \
-                 arrived. The second request continues to wait in the same place of the wait \
-                 queue, and this one ends.",
-                &[
-                    "Use the answer of the second request.",
-                    "Use one Idempotency-Key for one operation, if the two requests were not meant \
-                     to be the same.",
-                ],
-                "No. The second request can still acquire a key.",
-            ),
-        }
-    }
-
-    /// Problems of limits on what the server stores.
-    fn space_page(self) -> ProblemPage {
-        match self {
-            Self::TooManyPools => ProblemPage::new(
-                "The server has reached its limit of pools, which `max` gives. Existing pools are \
-                 not affected, and their policies can still be changed.",
-                &[
-                    "Delete pools that are not needed with `DELETE /v1/pools/{pool}`.",
-                    "Run a second server if you need more pools.",
-                ],
-                NOT_APPLIED,
-            )
-            .members(&[MAX]),
-            Self::PoolFull => ProblemPage::new(
-                "Adding these keys would exceed a limit of keys, which `max` gives. It is \
-                 `max_keys` of the pool, or the limit of the whole server, which is derived from \
-                 the memory of the machine. `detail` says which of the two. Keys are added all or \
-                 nothing.",
-                &[
-                    "Delete keys that are not needed, or stop keeping them alive, so that they are \
-                     purged.",
-                    "If the limit is the pool's, raise `max_keys` with `PUT /v1/pools/{pool}`.",
-                    "If the limit is the server's, give the machine more memory.",
-                ],
-                "No. The server added none of the keys.",
-            )
-            .members(&[MAX]),
-            _ => ProblemPage::new(
-                "The disk of the server is almost full, so the server rejects new work. It rejects \
-                 new keys first, then grants and renewals; it accepts releases for the longest. \
-                 The status is 503 when a key is acquired, and 507 for everything else.",
-                &[
-                    "An operator frees disk space, or enlarges the volume of the data directory.",
-                    "The server accepts requests again by itself once there is space.",
-                    "Wait for `Retry-After`, if the answer has it, then send the request again.",
-                ],
-                NOT_APPLIED_RETRY,
-            )
-            .headers(&[("Retry-After", "Seconds to wait; only with status 503.")]),
-        }
-    }
-
-    /// Problems of the server's state.
-    fn server_page(self) -> ProblemPage {
-        match self {
-            Self::Overloaded => ProblemPage::new(
-                "A limit of the server is reached, and `detail` says which: the request queue, the \
-                 wait queue, the event streams, the stored answers of Idempotency-Keys, or the \
-                 audit log. The server rejects requests early instead of becoming slow.",
-                &[
-                    "Wait for the seconds in `Retry-After`, then send the request again.",
-                    "Make the pause longer after each such answer, and add a random part to it.",
-                    "If the request queue is full often, send fewer requests at once, or have an \
-                     operator raise `--max-queued`.",
-                    "If the audit log cannot be written, an operator checks its disk and its \
-                     permissions.",
-                ],
-                NOT_APPLIED_RETRY,
-            )
-            .headers(&[RETRY_AFTER]),
-            Self::ShuttingDown => ProblemPage::new(
-                "The server is stopping and accepts no new requests. Requests that wait for a key \
-                 get this answer too. Keys and leases are durable: they still exist after a \
-                 restart, unless the server runs with `--ephemeral`.",
-                &[
-                    "Wait for the seconds in `Retry-After`, then send the request again.",
-                    "Stop sending requests until `GET /readyz` returns 200.",
-                ],
-                NOT_APPLIED_RETRY,
-            )
-            .headers(&[RETRY_AFTER]),
-            Self::Settling => ProblemPage::new(
-                "More keys and leases of the pool are due at once than the server can expire \
-                 within one request. Expiry is bounded, so that no request becomes slow. The \
-                 server continues in the background, and the request would need a complete \
-                 result.",
-                &[
-                    "Wait for the seconds in `Retry-After`, then send the request again.",
-                    "If this happens often, spread the deadlines: do not create or keep alive all \
-                     keys at the same instant.",
-                ],
-                NOT_APPLIED_RETRY,
-            )
-            .headers(&[RETRY_AFTER]),
-            _ => ProblemPage::new(
-                "The server failed while it handled this request. This is a defect of Keypeg. The \
-                 other requests are not affected.",
-                &[
-                    "Check whether the change was applied before you repeat the request, or repeat \
-                     it with the same Idempotency-Key.",
-                    "Search the log of the server for the time of the request.",
-                    "Report the defect, with the log.",
-                ],
-                "Unknown. `outcome` is `unknown`: read the pool or the key to find out.",
-            ),
+            Self::Malformed => MALFORMED,
+            Self::BadCursor => BAD_CURSOR,
+            Self::Unauthorized => UNAUTHORIZED,
+            Self::Forbidden => FORBIDDEN,
+            Self::NotFound => NOT_FOUND,
+            Self::MethodNotAllowed => METHOD_NOT_ALLOWED,
+            Self::Timeout => TIMEOUT,
+            Self::TooLarge => TOO_LARGE,
+            Self::UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE,
+            Self::Misdirected => MISDIRECTED,
+            Self::Invalid => INVALID,
+            Self::RateLimited => RATE_LIMITED,
+            Self::UnknownPool => UNKNOWN_POOL,
+            Self::UnknownKey => UNKNOWN_KEY,
+            Self::NoKeyAvailable => NO_KEY_AVAILABLE,
+            Self::LeaseEnded => LEASE_ENDED,
+            Self::MaxHoldReached => MAX_HOLD_REACHED,
+            Self::IdempotencyMismatch => IDEMPOTENCY_MISMATCH,
+            Self::KeysGone => KEYS_GONE,
+            Self::TakenOver => TAKEN_OVER,
+            Self::DefaultPool => DEFAULT_POOL,
+            Self::KeyExists => KEY_EXISTS,
+            Self::TooManyPools => TOO_MANY_POOLS,
+            Self::PoolFull => POOL_FULL,
+            Self::StorageFull => STORAGE_FULL,
+            Self::Overloaded => OVERLOADED,
+            Self::ShuttingDown => SHUTTING_DOWN,
+            Self::Settling => SETTLING,
+            Self::Internal => INTERNAL,
         }
     }
 }
+
+const MALFORMED: ProblemPage = ProblemPage::new(
+    "The server cannot read the request. Either the head or the framing is not valid HTTP/1.1, or \
+     the body is not one valid JSON object. A name that occurs twice in a JSON object is rejected \
+     too.",
+    &[
+        "Read `detail`: it names the position in the JSON, or the header at fault.",
+        "Send exactly one `Host` header, and either `Content-Length` or `Transfer-Encoding: \
+         chunked`.",
+        "Correct the request before you send it again: the same bytes are rejected again.",
+    ],
+    NOT_APPLIED,
+);
+
+const BAD_CURSOR: ProblemPage = ProblemPage::new(
+    "The server did not issue this cursor, or no longer accepts it. A cursor is valid for one \
+     pool, and only until the server restarts.",
+    &[
+        "Restart the listing: send the request without `cursor`.",
+        "Use each `next_cursor` unchanged, and only with the pool that it came from.",
+    ],
+    NOT_APPLIED,
+);
+
+const UNAUTHORIZED: ProblemPage = ProblemPage::new(
+    "This server requires an access token. The request carries none, or its token is unknown, \
+     expired or revoked. The server reads a token only from the header `Authorization: Bearer \
+     TOKEN`.",
+    &[
+        "Send the token as `Authorization: Bearer TOKEN`.",
+        "Ask an operator for a new token if yours has expired or was revoked.",
+        "An operator creates a token with `keypeg token new --tokens FILE`, which adds it to the \
+         token file.",
+    ],
+    NOT_APPLIED,
+)
+.headers(&[(
+    "WWW-Authenticate",
+    "`Bearer`; with `error=\"invalid_token\"` if the request carried a token (RFC 6750).",
+)]);
+
+const FORBIDDEN: ProblemPage = ProblemPage::new(
+    "The server knows the caller, but does not allow the request. Either the access token lacks \
+     the scope that the route requires, or the token is for other pools, or a browser reports that \
+     a page of another site sent the request. The answer is the same whether or not the pool \
+     exists.",
+    &[
+        "If the problem has `scope`, use a token with that scope.",
+        "If it does not, use a token for this pool.",
+        "Send changes from your own program or page: a page of another site cannot acquire or \
+         change a key.",
+    ],
+    NOT_APPLIED,
+)
+.members(&[("scope", "The scope that the access token lacks.")])
+.headers(&[(
+    "WWW-Authenticate",
+    "`Bearer error=\"insufficient_scope\"`; absent for a page of another site.",
+)]);
+
+const NOT_FOUND: ProblemPage = ProblemPage::new(
+    "The server has no route at this path. The path may be misspelt, or may have a slash too \
+     many.",
+    &[
+        "Compare the path with the list of routes at `/docs` or `/openapi.json`.",
+        "Check that a proxy in front of the server does not change the path.",
+    ],
+    NOT_APPLIED,
+);
+
+const METHOD_NOT_ALLOWED: ProblemPage = ProblemPage::new(
+    "The server has a route at this path, but the route does not support the method of the \
+     request. The `Allow` header lists the methods that it supports.",
+    &["Send one of the methods in `Allow`.", "See `/docs` for what each method does."],
+    NOT_APPLIED,
+)
+.headers(&[("Allow", "The methods that the route supports.")]);
+
+const TIMEOUT: ProblemPage = ProblemPage::new(
+    "The body of the request did not arrive within 30 seconds after its head. The server closes \
+     the connection after this answer.",
+    &[
+        "Send the whole body at once, on a new connection.",
+        "Check the network between the client and the server if this happens often.",
+    ],
+    NOT_APPLIED_RETRY,
+);
+
+const TOO_LARGE: ProblemPage = ProblemPage::new(
+    "The request is larger than the server accepts. A body has at most 1 MiB, or 8 MiB for `POST \
+     /v1/pools/{pool}/keys`, which imports values. A request head has at most 64 KiB; beyond that \
+     the status is 431.",
+    &[
+        "Split the request: an import can be sent as several requests of at most 10 000 values.",
+        "Remove large or needless headers, such as cookies, if the status is 431.",
+    ],
+    NOT_APPLIED,
+);
+
+const UNSUPPORTED_MEDIA_TYPE: ProblemPage = ProblemPage::new(
+    "The server reads only uncompressed JSON. The request has a body with another `Content-Type`, \
+     or with a `Content-Encoding`.",
+    &[
+        "Send `Content-Type: application/json`.",
+        "Send the body without compression and without a `Content-Encoding` header.",
+    ],
+    NOT_APPLIED,
+);
+
+const MISDIRECTED: ProblemPage = ProblemPage::new(
+    "The `Host` header does not name this server. The server accepts `localhost`, IP addresses, \
+     and the names given with `--allow-host`. This check keeps web pages from reaching the server \
+     through a DNS name of their own (DNS rebinding).",
+    &[
+        "Send the request to `localhost`, to the address of the server, or to an allowed name.",
+        "To allow another name, an operator starts the server with `--allow-host NAME`.",
+    ],
+    NOT_APPLIED,
+);
+
+const INVALID: ProblemPage = ProblemPage::new(
+    "A field of the body, a query parameter or a header is unknown, has the wrong type or is out \
+     of its range. `field` names it and `allowed` says which values are allowed. Unknown fields \
+     are rejected, so that a misspelt name is not ignored.",
+    &[
+        "Correct the field that `field` names, as `allowed` says.",
+        "Compare the request with the schema at `/docs`.",
+        "If the field is `ttl_seconds`, read the policy with `GET /v1/pools/{pool}`: \
+         `lease_ttl_seconds` is its maximum.",
+    ],
+    NOT_APPLIED,
+)
+.members(&[
+    ("field", "The name of the rejected field."),
+    ("allowed", "The allowed values of that field."),
+]);
+
+const RATE_LIMITED: ProblemPage = ProblemPage::new(
+    "A limit on the caller is reached. The access token has used up its `requests_per_second` or \
+     its share of the requests in progress, or it holds its maximum of leases, or too many wrong \
+     tokens came from this address. Requests that wait for a key count as leases.",
+    &[
+        "Wait for the seconds in `Retry-After`, then send the request again.",
+        "If the problem has `max`, release a lease, or wait until one expires.",
+        "If the token is wrong, correct it before you send more requests.",
+        "If the limit is too low, ask an operator to raise it in the token file.",
+    ],
+    NOT_APPLIED_RETRY,
+)
+.members(&[("max", "`max_leases` of the token, if that limit is reached.")])
+.headers(&[RETRY_AFTER]);
+
+const UNKNOWN_POOL: ProblemPage = ProblemPage::new(
+    "There is no pool of this name. It was never created, or it was deleted. A request that waits \
+     for a key gets this answer when its pool is deleted.",
+    &[
+        "Check the name: `GET /v1/pools` lists the pools.",
+        "Create the pool with `PUT /v1/pools/{pool}`.",
+    ],
+    NOT_APPLIED,
+);
+
+const UNKNOWN_KEY: ProblemPage = ProblemPage::new(
+    "The pool has no key with this id. The key was never created, was deleted, or was purged \
+     because its keep-alive deadline passed. A deleted or purged key never returns.",
+    &[
+        "Check the id: `GET /v1/pools/{pool}/keys` lists the keys.",
+        "If the key was purged, keep keys alive more often: every `keepalive_every_seconds` of the \
+         pool.",
+        "Add keys with `POST /v1/pools/{pool}/keys`.",
+    ],
+    NOT_APPLIED,
+);
+
+const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
+    "The pool has no available key. `cause` says why, and the counts say how many keys are in each \
+     state. A request that waits gets this answer when its wait time ends.",
+    &[
+        "Wait for a key: send `wait_seconds` (at most 300) or `Prefer: wait=N`.",
+        "Or send the request again after `Retry-After`, if the answer has it.",
+        "If `cause` is `pool_empty`, add keys with `POST /v1/pools/{pool}/keys`.",
+        "If `cause` is `all_quarantined`, force-release a key with `POST \
+         /v1/pools/{pool}/keys/{id}/release`.",
+    ],
+    NOT_APPLIED_RETRY,
+)
+.members(&[
+    (
+        "cause",
+        "`pool_empty`, `all_leased`, `all_resting`, `all_quarantined`, or `none_free` for a \
+         mixture.",
+    ),
+    ("available", "Available keys."),
+    ("leased", "Leased keys."),
+    ("resting", "Resting keys: released, and not lent before their rest ends."),
+    ("quarantined", "Quarantined keys: not lent until they are force-released."),
+    ("total", "All keys of the pool."),
+])
+.headers(&[(
+    "Retry-After",
+    "Seconds until the first key becomes available by time; absent if none does.",
+)]);
+
+const LEASE_ENDED: ProblemPage = ProblemPage::new(
+    "The lease has ended, or never existed. The caller does not hold the key any more, and must \
+     not use it. An ended lease never affects the present holder of the key.",
+    &[
+        "Stop using the key.",
+        "Acquire a new lease with `POST /v1/pools/{pool}/leases`.",
+        "If `cause` is `expired`, renew leases earlier, or acquire them for longer.",
+        "If you sent an Idempotency-Key, send a new one with the next acquire.",
+    ],
+    "No. The server changed nothing; a lease that was released before stays released.",
+)
+.members(&[(
+    "cause",
+    "How the lease ended: `released`, `expired`, `superseded` (another holder has the key now) or \
+     `key_gone` (the key was deleted or purged). Absent if the server no longer knows.",
+)]);
+
+const MAX_HOLD_REACHED: ProblemPage = ProblemPage::new(
+    "The renewal would not extend the lease. Either the lease already ends at its maximum hold: \
+     `max_hold_seconds` of the pool after its grant, or `lease_ttl_seconds` if that is null. Or \
+     the requested `ttl_seconds` is shorter than the time that the lease still has.",
+    &[
+        "If `ttl_seconds` is short, renew later, or for longer.",
+        "Finish the work before `expires_at`, then release the lease.",
+        "If you need a key for longer, acquire a new lease.",
+        "An operator can raise `max_hold_seconds` with `PUT /v1/pools/{pool}`; that applies to new \
+         leases only.",
+    ],
+    "No. The lease still ends at `expires_at`.",
+)
+.members(&[("expires_at", "When the lease ends.")]);
+
+const IDEMPOTENCY_MISMATCH: ProblemPage = ProblemPage::new(
+    "This Idempotency-Key was used before with another body. The server compares the fields of the \
+     body; their order and the spacing do not matter.",
+    &[
+        "Use a new Idempotency-Key for each new operation.",
+        "Send exactly the same body when you repeat a request.",
+    ],
+    "No. The server changed nothing because of this request. The earlier request with this key was \
+     applied, or still waits for a key.",
+);
+
+const KEYS_GONE: ProblemPage = ProblemPage::new(
+    "The request is a repeat: an earlier request with the same Idempotency-Key created keys. At \
+     least one of those keys was deleted or purged since, so the stored answer is no longer true, \
+     and the server does not return it.",
+    &[
+        "List the keys that are left with `GET /v1/pools/{pool}/keys`.",
+        "To create new keys, send the request with a new Idempotency-Key.",
+    ],
+    "The earlier request was applied. This one changed nothing.",
+);
+
+const TAKEN_OVER: ProblemPage = ProblemPage::new(
+    "The request waited for a key, and a second request with the same Idempotency-Key arrived. The \
+     second request continues to wait in the same place of the wait queue, and this one ends.",
+    &[
+        "Use the answer of the second request.",
+        "Use one Idempotency-Key for one operation, if the two requests were not meant to be the \
+         same.",
+    ],
+    "No. The second request can still acquire a key.",
+);
+
+const DEFAULT_POOL: ProblemPage = ProblemPage::new(
+    "The pool `default` always exists, because the compatibility APIs (the Django API and the \
+     simple API) use it. It cannot be deleted.",
+    &[
+        "To change its policy, use `PUT /v1/pools/default`.",
+        "To empty it, delete its keys with `DELETE /v1/pools/default/keys/{id}`.",
+    ],
+    NOT_APPLIED,
+);
+
+const KEY_EXISTS: ProblemPage = ProblemPage::new(
+    "An imported value cannot be added. It is already in the pool, or it occurs twice in the \
+     request, or it was imported before and then deleted or purged. Such a value is never used \
+     again while the pool exists. An import is all or nothing, so no value of the request was \
+     added.",
+    &[
+        "Remove the value at `index` from `values`, and send the request again.",
+        "The server reports the first such value only, so the next request may report another \
+         one.",
+        "`keypeg import` imports a file and reports the line of such a value.",
+    ],
+    "No. The server added none of the values.",
+)
+.members(&[(
+    "index",
+    "The index of the value in `values`, from 0. The value itself is a secret and is not \
+     repeated.",
+)]);
+
+const TOO_MANY_POOLS: ProblemPage = ProblemPage::new(
+    "The server has reached its limit of pools, which `max` gives. Existing pools are not \
+     affected, and their policies can still be changed.",
+    &[
+        "Delete pools that are not needed with `DELETE /v1/pools/{pool}`.",
+        "Run a second server if you need more pools.",
+    ],
+    NOT_APPLIED,
+)
+.members(&[MAX]);
+
+const POOL_FULL: ProblemPage = ProblemPage::new(
+    "Adding these keys would exceed a limit of keys, which `max` gives. It is `max_keys` of the \
+     pool, or the limit of the whole server, which is derived from the memory of the machine. \
+     `detail` says which of the two. Keys are added all or nothing.",
+    &[
+        "Delete keys that are not needed, or stop keeping them alive, so that they are purged.",
+        "If the limit is the pool's, raise `max_keys` with `PUT /v1/pools/{pool}`.",
+        "If the limit is the server's, give the machine more memory.",
+    ],
+    "No. The server added none of the keys.",
+)
+.members(&[MAX]);
+
+const STORAGE_FULL: ProblemPage = ProblemPage::new(
+    "The disk of the server is almost full, so the server rejects new work: new keys and pools \
+     first, then grants and renewals. Releases, deletions and keep-alives work for the longest, \
+     and reads always work. The status is 503 when a key is acquired, and 507 for everything \
+     else.",
+    &[
+        "An operator frees disk space, or enlarges the volume of the data directory.",
+        "The server accepts requests again by itself once there is space.",
+        "Wait for `Retry-After`, if the answer has it, then send the request again.",
+    ],
+    NOT_APPLIED_RETRY,
+)
+.headers(&[("Retry-After", "Seconds to wait; only with status 503.")]);
+
+const OVERLOADED: ProblemPage = ProblemPage::new(
+    "A limit of the server is reached: the request queue, the memory for request bodies, the \
+     backlog of new keys to store, the wait queue, the event streams, the stored answers of \
+     Idempotency-Keys, or the audit log. The server rejects requests early instead of becoming \
+     slow.",
+    &[
+        "Wait for the seconds in `Retry-After`, then send the request again.",
+        "Make the pause longer after each such answer, and add a random part to it.",
+        "If the request queue is full often, send fewer requests at once, or have an operator \
+         raise `--max-queued`.",
+        "If the audit log cannot be written, an operator checks its disk and its permissions.",
+    ],
+    NOT_APPLIED_RETRY,
+)
+.headers(&[RETRY_AFTER]);
+
+const SHUTTING_DOWN: ProblemPage = ProblemPage::new(
+    "The server is stopping and accepts no new requests. Requests that wait for a key get this \
+     answer too. Keys and leases are durable: they still exist after a restart, unless the server \
+     runs with `--ephemeral`.",
+    &[
+        "Wait for the seconds in `Retry-After`, then send the request again.",
+        "Stop sending requests until `GET /readyz` returns 200.",
+    ],
+    NOT_APPLIED_RETRY,
+)
+.headers(&[RETRY_AFTER]);
+
+const SETTLING: ProblemPage = ProblemPage::new(
+    "More keys and leases of the pool are due at once than the server can expire within one \
+     request. Expiry is bounded, so that no request becomes slow. The server continues in the \
+     background, and the request would need a complete result.",
+    &[
+        "Wait for the seconds in `Retry-After`, then send the request again.",
+        "If this happens often, spread the deadlines: do not create or keep alive all keys at the \
+         same instant.",
+    ],
+    NOT_APPLIED_RETRY,
+)
+.headers(&[RETRY_AFTER]);
+
+const INTERNAL: ProblemPage = ProblemPage::new(
+    "The server failed while it handled this request. This is a defect of Keypeg. The other \
+     requests are not affected.",
+    &[
+        "Check whether the change was applied before you repeat the request, or repeat it with the \
+         same Idempotency-Key.",
+        "Search the log of the server for the time of the request.",
+        "Report the defect, with the log.",
+    ],
+    "Unknown. `outcome` is `unknown`: read the pool or the key to find out.",
+);

@@ -1,11 +1,15 @@
-//! The API's own description: the document as `docs/openapi.json` has it, and a page made from it.
+//! The documentation that the server serves: the `OpenAPI` document, a page made from it, and the
+//! pages of error codes.
 //!
-//! The page is static: no script, nothing from elsewhere, readable without a network. What calls
-//! there are, their fields and their answers come from the document; words and conventions are
-//! `ui/docs/intro.html`. Knows nothing of the calls themselves.
+//! Pages are static: no script, nothing from other hosts, readable without a network. Operations,
+//! fields and answers come from `docs/openapi.json`, terms and conventions from
+//! `ui/docs/intro.html`, and error codes from the table of keypeg-client. This file knows no
+//! operation.
 
 mod page;
+mod problems;
 
+use super::error::Problem;
 use super::{Answered, Request, Response, unrouted};
 use bytes::Bytes;
 use hyper::Method;
@@ -13,31 +17,45 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
+use keypeg_client::Code;
 use std::sync::OnceLock;
 
 const DOCUMENT: &str = include_str!("../../../../docs/openapi.json");
+const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = include_str!("../../ui/docs/style.css");
-/// The page takes its style sheet from here and nothing from anywhere.
-const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// A page loads its style sheet from this server, and nothing else.
+const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
 
-/// The document.
+/// Answers with the `OpenAPI` document.
 pub(super) fn openapi(request: &Request) -> Answered {
     fixed(request, "application/json", Bytes::from_static(DOCUMENT.as_bytes()))
 }
 
-/// The page.
+/// Answers with the documentation page.
 pub(super) fn page(request: &Request) -> Answered {
     static PAGE: OnceLock<Bytes> = OnceLock::new();
     let page = PAGE.get_or_init(|| page::render(DOCUMENT).into());
-    fixed(request, "text/html; charset=utf-8", page.clone())
+    fixed(request, HTML, page.clone())
 }
 
-/// How the page looks.
+/// Answers with the style sheet of all pages.
 pub(super) fn style(request: &Request) -> Answered {
     fixed(request, "text/css; charset=utf-8", Bytes::from_static(STYLE.as_bytes()))
 }
 
-/// An answer that is the same as long as the server runs.
+/// Answers with the index of problem pages.
+pub(super) fn problems(request: &Request) -> Answered {
+    fixed(request, HTML, problems::index().into())
+}
+
+/// Answers with the page of one error code; an unknown code has no route.
+pub(super) fn problem(request: &Request, word: &str) -> Answered {
+    let code = Code::from_word(word).ok_or_else(Problem::not_found)?;
+    fixed(request, HTML, problems::page(code).into())
+}
+
+/// Builds an answer that never changes while the server runs.
 fn fixed(request: &Request, content_type: &'static str, body: Bytes) -> Answered {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(unrouted(request.uri().path()));

@@ -28,8 +28,8 @@ const KEYS_GONE: &str = "Keys that this Idempotency-Key created were deleted or 
 const TAKEN_OVER: &str = "A later request with the same Idempotency-Key waits in place of this \
                           one. Use its answer.";
 const BAD_CURSOR: &str = "The cursor is invalid or expired. Restart the listing without a cursor.";
-const MAX_HOLD_REACHED: &str = "The lease already ends at its maximum hold (see expires_at). \
-                                Acquire a new lease instead.";
+const MAX_HOLD_REACHED: &str = "The renewal would not extend the lease, which ends at expires_at. \
+                                Renew it for longer, or acquire a new lease.";
 const SETTLING: &str = "Many keys or leases expire at once. Try again later.";
 
 /// A problem before it is serialised. Boxed, so that other answers stay small.
@@ -130,7 +130,7 @@ impl Problem {
         match refusal {
             RequestError::Refused(denied) => Self::denied(denied),
             RequestError::Overloaded => {
-                retry_later(Code::Overloaded, "The request queue is full. Try again later.")
+                retry_later(Code::Overloaded, "A queue of the server is full. Try again later.")
             }
             RequestError::ShuttingDown => retry_later(
                 Code::ShuttingDown,

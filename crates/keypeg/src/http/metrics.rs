@@ -71,7 +71,9 @@ impl Family {
         match path.split('/').nth(1) {
             Some("api") => Self::Seed,
             Some("keys" | "keepalive") => Self::Plain,
-            Some("livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs") => Self::Ops,
+            Some(
+                "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems",
+            ) => Self::Ops,
             _ => Self::Other,
         }
     }

@@ -1,16 +1,18 @@
-//! The reference page, written from an `OpenAPI` document.
+//! The documentation page, rendered from the `OpenAPI` document.
 //!
-//! Reads only what our own document has. Every text goes through [`escaped`] or [`prose`].
+//! It supports only what that document uses. Every text goes through [`escaped`] or [`prose`], so
+//! no text becomes markup.
 
+use super::problems;
 use keypeg_client::{Code, routes};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
 const INTRO: &str = include_str!("../../../ui/docs/intro.html");
-/// Where the examples ask.
-const BASE: &str = "http://127.0.0.1:8000";
+/// The server address in the examples.
+const BASE_URL: &str = "http://127.0.0.1:8000";
 
-/// Writes the page.
+/// Renders the page.
 pub(super) fn render(document: &str) -> String {
     let document: Value =
         serde_json::from_str(document).expect("invariant: the embedded document is JSON");
@@ -26,7 +28,8 @@ pub(super) fn render(document: &str) -> String {
     );
     for tag in page.tags() {
         let name = text_of(tag, "name");
-        put(&mut html, format_args!("<h2 id=\"{name}\">{name}</h2>\n"));
+        let id = name.replace(' ', "-");
+        put(&mut html, format_args!("<h2 id=\"{id}\">{name}</h2>\n"));
         html.push_str(&prose(text_of(tag, "description")));
         for (route, operation) in page.operations(name) {
             html.push_str(&page.article(route, operation));
@@ -50,7 +53,7 @@ impl<'a> Page<'a> {
         self.document["tags"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// The operations with this tag, in the table's order.
+    /// Returns the operations with this tag, in the order of the table of routes.
     fn operations(&self, tag: &str) -> impl Iterator<Item = (&'static routes::Route, &'a Value)> {
         routes::ROUTES.iter().filter_map(move |route| {
             let operation = &self.document["paths"][route.path][route.method.to_ascii_lowercase()];
@@ -58,15 +61,15 @@ impl<'a> Page<'a> {
         })
     }
 
-    /// Follows a reference, if it is one.
-    fn met(&self, schema: &'a Value) -> &'a Value {
-        let Some(to) = schema["$ref"].as_str() else { return schema };
-        self.document.pointer(to.trim_start_matches('#')).unwrap_or(schema)
+    /// Follows a `$ref`, if the value is one.
+    fn resolve(&self, schema: &'a Value) -> &'a Value {
+        let Some(target) = schema["$ref"].as_str() else { return schema };
+        self.document.pointer(target.trim_start_matches('#')).unwrap_or(schema)
     }
 
     fn nav(&self) -> String {
         let mut html = String::from(
-            "<nav>\n<strong>Keypeg</strong>\n<a href=\"#words\">Words</a>\n\
+            "<nav>\n<strong>Keypeg</strong>\n<a href=\"#terms\">Terms</a>\n\
              <a href=\"#conventions\">Conventions</a>\n<a href=\"#codes\">Error codes</a>\n\
              <a href=\"/openapi.json\">OpenAPI document</a>\n",
         );
@@ -109,10 +112,13 @@ impl<'a> Page<'a> {
             html.push_str("</table>\n");
         }
         let body = &operation["requestBody"];
-        let taken = self.met(&body["content"]["application/json"]["schema"]);
-        if let Some(members) = taken["properties"].as_object() {
-            let may = if body["required"] == true { "" } else { ", may be left out" };
-            put(&mut html, format_args!("<h4>Body{may}</h4>\n{}", self.members(taken, members)));
+        let schema = self.resolve(&body["content"]["application/json"]["schema"]);
+        if let Some(members) = schema["properties"].as_object() {
+            let optional = if body["required"] == true { "" } else { " (optional)" };
+            put(
+                &mut html,
+                format_args!("<h4>Body{optional}</h4>\n{}", self.members(schema, members)),
+            );
         }
         html.push_str(&self.answers(operation));
         put(&mut html, format_args!("<h4>Example</h4>\n<pre>{}</pre>\n", curl(route, operation)));
@@ -145,17 +151,17 @@ impl<'a> Page<'a> {
         let mut html = String::from("<h4>Answers</h4>\n<table>\n");
         let Some(answers) = operation["responses"].as_object() else { return html };
         for (status, answer) in answers {
-            let text = prose(text_of(self.met(answer), "description"));
+            let text = prose(text_of(self.resolve(answer), "description"));
             put(
                 &mut html,
                 format_args!("<tr><td><code>{status}</code></td><td>{text}</td></tr>\n"),
             );
         }
         html.push_str("</table>\n");
-        let given = answers.iter().find(|(status, _)| status.starts_with('2'));
-        let given =
-            given.map(|(_, answer)| self.met(&answer["content"]["application/json"]["schema"]));
-        if let Some(schema) = given
+        let success = answers.iter().find(|(status, _)| status.starts_with('2'));
+        let schema = success
+            .map(|(_, answer)| self.resolve(&answer["content"]["application/json"]["schema"]));
+        if let Some(schema) = schema
             && let Some(members) = schema["properties"].as_object()
             && !members.is_empty()
         {
@@ -170,9 +176,9 @@ impl<'a> Page<'a> {
         html
     }
 
-    /// What a value may be, in a few words.
+    /// Describes the type and the limits of a value in a few words.
     fn kind(&self, schema: &'a Value) -> String {
-        let schema = self.met(schema);
+        let schema = self.resolve(schema);
         if let Some(either) = schema["anyOf"].as_array() {
             return either.iter().map(|one| self.kind(one)).collect::<Vec<_>>().join(" or ");
         }
@@ -189,13 +195,13 @@ impl<'a> Page<'a> {
         if schema["type"] == "array" {
             put(&mut kind, format_args!(" of {}", self.kind(&schema["items"])));
         }
-        let bound = |name: &str| schema[name].is_number().then(|| schema[name].to_string());
-        match (bound("minimum"), bound("maximum")) {
+        let limit = |name: &str| schema[name].is_number().then(|| schema[name].to_string());
+        match (limit("minimum"), limit("maximum")) {
             (Some(min), Some(max)) => put(&mut kind, format_args!(", {min}..{max}")),
             (Some(min), None) if min != "0" => put(&mut kind, format_args!(", from {min}")),
             _ => {}
         }
-        if let Some(max) = bound("maxLength").or_else(|| bound("maxItems")) {
+        if let Some(max) = limit("maxLength").or_else(|| limit("maxItems")) {
             put(&mut kind, format_args!(", at most {max}"));
         }
         if let Some(format) = schema["format"].as_str().filter(|format| *format == "date-time") {
@@ -207,7 +213,7 @@ impl<'a> Page<'a> {
     fn codes(&self) -> String {
         let mut html = String::from(
             "<h2 id=\"codes\">Error codes</h2>\n<table>\n\
-             <tr><th>code</th><th>status</th><th>what it means</th></tr>\n",
+             <tr><th>code</th><th>status</th><th>meaning</th></tr>\n",
         );
         let words = self.document.pointer("/components/schemas/Code/oneOf");
         for code in Code::ALL {
@@ -218,8 +224,8 @@ impl<'a> Page<'a> {
             put(
                 &mut html,
                 format_args!(
-                    "<tr><td><code>{}</code></td><td>{}</td><td>{}</td></tr>\n",
-                    code.as_str(),
+                    "<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                    problems::link(code),
                     code.status(),
                     prose(text),
                 ),
@@ -230,7 +236,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// How to ask from a shell.
+/// Returns a curl command for the operation.
 fn curl(route: &routes::Route, operation: &Value) -> String {
     let mut path = route.path.to_owned();
     let mut headers = String::new();
@@ -248,14 +254,14 @@ fn curl(route: &routes::Route, operation: &Value) -> String {
     }
     let method =
         if route.method == "GET" { String::new() } else { format!(" -X {}", route.method) };
-    escaped(&format!("curl{method} {BASE}{path}{headers}"))
+    escaped(&format!("curl{method} {BASE_URL}{path}{headers}"))
 }
 
-/// The answer of the example.
+/// Returns the example of the successful answer.
 fn success(operation: &Value) -> String {
     let Some(answers) = operation["responses"].as_object() else { return String::new() };
-    let given = answers.iter().find(|(status, _)| status.starts_with('2'));
-    let Some((_, answer)) = given else { return String::new() };
+    let success = answers.iter().find(|(status, _)| status.starts_with('2'));
+    let Some((_, answer)) = success else { return String::new() };
     let example = &answer["content"]["application/json"]["example"];
     if example.is_null() {
         return String::new();
@@ -268,11 +274,11 @@ fn text_of<'v>(value: &'v Value, member: &str) -> &'v str {
     value[member].as_str().unwrap_or_default()
 }
 
-fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
-    html.write_fmt(text).expect("invariant: a string takes all that is written");
+pub(super) fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
+    html.write_fmt(text).expect("invariant: writing to a string never fails");
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -286,14 +292,14 @@ fn escaped(text: &str) -> String {
     html
 }
 
-/// Paragraphs, with what stands between backticks as code.
-fn prose(text: &str) -> String {
+/// Renders paragraphs; text between backticks becomes code.
+pub(super) fn prose(text: &str) -> String {
     let mut html = String::new();
     for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
         html.push_str("<p>");
-        for (at, part) in paragraph.split('`').enumerate() {
+        for (index, part) in paragraph.split('`').enumerate() {
             let part = escaped(part);
-            if at % 2 == 1 {
+            if index % 2 == 1 {
                 put(&mut html, format_args!("<code>{part}</code>"));
             } else {
                 html.push_str(&part);
@@ -316,20 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn the_page_tells_each_route_and_each_code() {
+    fn the_page_lists_each_route_and_each_code() {
         let page = render(super::super::DOCUMENT);
         for route in routes::ROUTES {
             assert!(page.contains(&format!("<article id=\"{}\">", route.operation)), "{route:?}");
             assert!(page.contains(&format!("<a href=\"#{}\">", route.operation)), "{route:?}");
         }
-        assert!(!page.contains("</code></td><td></td>"), "each row of answers says what it is");
+        assert!(!page.contains("</code></td><td></td>"), "each answer has a description");
         for code in Code::ALL {
-            let row =
-                format!("<tr><td><code>{}</code></td><td>{}</td>", code.as_str(), code.status());
+            let row = format!("<tr><td>{}</td><td>{}</td>", problems::link(code), code.status());
             assert!(page.contains(&row), "{code:?}");
         }
-        for outside in ["<script", "http://cdn", "https://", "style=", "src="] {
-            assert!(!page.contains(outside), "{outside}");
+        for forbidden in ["<script", "http://cdn", "https://", "style=", "src="] {
+            assert!(!page.contains(forbidden), "{forbidden}");
         }
     }
 }
