@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
     schemars(rename = "Grant", description = "A new lease, with the value of its key.")
 )]
 pub struct Grant<Text = String> {
-    /// The id of the lease. It is a secret: it permits to renew and release the lease.
+    /// The id of the lease. It is a secret: it gives the right to renew and release it.
     pub id: Text,
     /// The pool.
     pub pool: Text,

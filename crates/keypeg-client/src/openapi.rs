@@ -123,7 +123,7 @@ fn operation(route: &Route, call: &Call) -> Value {
         Access::Token => operation["security"] = json!([{}, { "token": [] }]),
         Access::Scope(scope) => {
             operation["security"] = json!([{}, { "token": [scope.as_str()] }]);
-            let requires = format!("An access token requires the scope `{}`.", scope.as_str());
+            let requires = format!("Required scope of the access token: `{}`.", scope.as_str());
             description = if description.is_empty() {
                 requires
             } else {

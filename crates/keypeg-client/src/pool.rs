@@ -51,7 +51,8 @@ pub struct Pools {
     pub pools: Vec<Pool>,
 }
 
-/// A change of a policy: a field that is left out keeps its value; `Some(None)` is written as null.
+// `Some(None)` is written as null.
+/// A change of a policy: a field that is left out keeps its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(default)]

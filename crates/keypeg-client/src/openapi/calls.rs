@@ -433,7 +433,7 @@ fn server(operation: &str) -> Option<Call> {
             Call::new("", vec![inline(200, "The version.", &members, which)], &[])
         }
         "metrics" => Call::new(
-            "OpenMetrics text. No label contains a text that a client sent.",
+            "OpenMetrics text. Labels never contain text from clients.",
             vec![plain_text("application/openmetrics-text", "The metrics.", "# EOF\n")],
             &[],
         ),

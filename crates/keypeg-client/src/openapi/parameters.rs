@@ -12,7 +12,7 @@ pub(super) fn listing() -> Vec<Value> {
         query(
             "limit",
             &json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
-            "The maximum of keys on a page.",
+            "The maximum number of keys on a page.",
         ),
         query(
             "cursor",
