@@ -11,21 +11,21 @@ mod answer;
 mod body;
 #[cfg(feature = "bench-constant")]
 mod constant;
+mod django;
 mod docs;
 mod error;
 mod events;
+mod fast_path;
+mod hyper_errors;
+mod idempotency;
 mod keys;
 mod leases;
 mod metrics;
-mod once;
 mod ops;
-mod plain;
 mod pools;
 mod prefer;
 mod query;
-mod quick;
-mod seed;
-mod unread;
+mod simple;
 mod wire;
 
 use crate::access::Access;
@@ -69,7 +69,7 @@ pub(crate) struct App {
     core: usize,
     requests: AtomicU64,
     counts: Arc<metrics::CoreCounts>,
-    buffers: quick::Buffers,
+    buffers: fast_path::Buffers,
 }
 
 /// What all cores know.
@@ -253,14 +253,14 @@ async fn route(app: &Asking<'_>, request: Request) -> Answered {
     match &segments[..count] {
         ["v1", "pools", rest @ ..] if !rest.contains(&"") => canonical(app, rest, request).await,
         ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
-            seed::keys(app, request).await
+            django::keys(app, request).await
         }
         ["api", "v1", "start_scheduler"] | ["api", "v1", "start_scheduler", ""] => {
-            seed::start_scheduler(&request)
+            django::start_scheduler(&request)
         }
-        ["keys"] => plain::keys(app, request).await,
-        ["keys", key] if !key.is_empty() => plain::key(app, key, &request).await,
-        ["keepalive", key] if !key.is_empty() => plain::keep_alive(app, key, &request).await,
+        ["keys"] => simple::keys(app, request).await,
+        ["keys", key] if !key.is_empty() => simple::key(app, key, &request).await,
+        ["keepalive", key] if !key.is_empty() => simple::keep_alive(app, key, &request).await,
         ["metrics"] => ops::metrics(app, &request).await,
         ["livez"] => ops::live(&request),
         ["readyz"] => ops::ready(app, &request),

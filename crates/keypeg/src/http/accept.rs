@@ -4,9 +4,9 @@
 //! one over the bound is closed at once. When the server stops, nothing more is accepted, idle
 //! connections are closed, and what was begun has a while to be answered.
 
+use super::fast_path::{self, Buffers, Left};
+use super::hyper_errors::Unread;
 use super::metrics::{Begun, CoreCounts, Metrics};
-use super::quick::{self, Buffers, Left};
-use super::unread::Unread;
 use super::wire::{Wire, linger};
 use super::{App, Server, respond};
 use hyper::server::conn::http1;
@@ -220,7 +220,7 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
     let from = from.map(|from| from.ip());
     let socket = socket.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
     let Ok(mut socket) = socket else { return };
-    match quick::serve(&app, from, &mut socket, &mut phase).await {
+    match fast_path::serve(&app, from, &mut socket, &mut phase).await {
         Left::Over { unread: false } => {}
         // Boxed, as the last: few connections come to it, and all would hold its room.
         Left::Over { unread: true } => Box::pin(linger(socket)).await,

@@ -2,7 +2,7 @@
 
 use super::body::{Fields, Known, VALUES_BODY_MAX, wrong_type};
 use super::error::Problem;
-use super::once::{self, Once};
+use super::idempotency::{self, Once};
 use super::query::Query;
 use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
@@ -66,7 +66,7 @@ pub(super) async fn add(app: &Asking<'_>, pool: &str, request: Request) -> Answe
         Added::Made(count) => Call::Generate { pool, count },
         Added::BroughtIn(values) => Call::Import { pool, values },
     };
-    let Reply::Keys(keys) = app.ask(once::asked(once, call)).await? else {
+    let Reply::Keys(keys) = app.ask(idempotency::asked(once, call)).await? else {
         unreachable!("{SHAPES}")
     };
     let keys = keys.iter().map(new_key).collect();
@@ -79,7 +79,7 @@ enum Added {
 }
 
 async fn added(request: Request) -> Result<(Option<Once>, Added), Problem> {
-    let key = once::key(request.headers())?;
+    let key = idempotency::key(request.headers())?;
     let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, GENERATE).await?;
     let once = Once::of(key, &fields);
     let count = fields.integer("count", COUNT)?;

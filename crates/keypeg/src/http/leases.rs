@@ -2,7 +2,7 @@
 
 use super::body::{Fields, Known, REST};
 use super::error::{PREFERENCE_APPLIED, Problem};
-use super::once::{self, Once};
+use super::idempotency::{self, Once};
 use super::prefer;
 use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
 use hyper::StatusCode;
@@ -27,7 +27,7 @@ pub(super) async fn acquire(app: &Asking<'_>, pool: &str, request: Request) -> A
     let pool = pool_name(pool)?;
     let (once, wanted) = app.judged(&pool, wanted(request).await).await?;
     let wait = wanted.wait;
-    let reply = app.ask(once::asked(once, wanted.call(pool))).await;
+    let reply = app.ask(idempotency::asked(once, wanted.call(pool))).await;
     let granted = reply.map_err(|problem| problem.of_grant().applying(wait.applied()))?;
     let mut response = json(StatusCode::CREATED, &Granted::of(granted).told());
     if let Some(applied) = wait.applied() {
@@ -52,7 +52,7 @@ pub(super) struct Wanted {
 }
 
 async fn wanted(request: Request) -> Result<(Option<Once>, Wanted), Problem> {
-    let key = once::key(request.headers())?;
+    let key = idempotency::key(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
     let fields = Fields::read(request, ACQUIRE).await?;
     let once = Once::of(key, &fields);

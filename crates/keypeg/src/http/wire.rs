@@ -6,7 +6,7 @@
 //! in one head, a head that is late, and a close with bytes still to come. What hyper says by itself
 //! of a head it cannot read goes through [`Unread`].
 
-use super::unread::Unread;
+use super::hyper_errors::Unread;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

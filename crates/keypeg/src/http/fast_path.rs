@@ -8,9 +8,9 @@
 //! same gate, asked by the same handlers, counted by the same counters. A connection that waits here
 //! for its next request holds no buffer.
 
+mod calls;
 mod head;
-mod hot;
-mod told;
+mod writer;
 
 use super::accept::{IDLE_TIME, Phase, reached};
 use super::admit::{self, Asking};
@@ -20,8 +20,8 @@ use super::metrics::Family;
 use super::wire::{HEAD_TIME, WRITE_TIME};
 use super::{App, Came, Response, dress, is_host};
 use crate::clock;
+use calls::{Hot, Told};
 use head::Read;
-use hot::{Hot, Told};
 use keypeg_engine::{Principal, Request as Asked};
 use std::io;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
-use told::About;
+use writer::About;
 
 /// Bytes of requests that are looked at at once.
 const READ_MAX: usize = 16 << 10;
@@ -52,13 +52,13 @@ pub(super) struct Buffers(Mutex<Both>);
 #[derive(Debug)]
 struct Both {
     read: Box<[u8]>,
-    written: told::Writer,
+    written: writer::Writer,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
         let read = vec![0; READ_MAX].into_boxed_slice();
-        Self(Mutex::new(Both { read, written: told::Writer::default() }))
+        Self(Mutex::new(Both { read, written: writer::Writer::default() }))
     }
 }
 
