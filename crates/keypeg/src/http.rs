@@ -1,9 +1,10 @@
-//! The HTTP face: one request in, one answer out.
+//! The HTTP layer: reads a request, calls the engine, and writes a response.
 //!
-//! Routes are a match over methods and the path's segments (a router crate answers HEAD by running
-//! the GET, which here would lend a key); whatever it does not take, keypeg-client's table of routes
-//! tells to be 404, or 405 and with which `Allow`. Every answer gets its `x-request-id`; a panic is its request's 500 and
-//! nothing more. Handlers parse, ask the engine through their core's lane, and map the reply.
+//! A `match` over the method and the path's segments selects the handler. A router crate would
+//! answer HEAD by running the GET handler, which here would grant a key. For every other request,
+//! keypeg-client's route table decides between 404 and 405 with its `Allow` header. Every response
+//! carries an `x-request-id`; a panic becomes a 500 for its own request only. A handler parses the
+//! request, submits a call through its core's lane, and maps the reply.
 
 pub(crate) mod accept;
 mod admit;
@@ -30,7 +31,7 @@ mod wire;
 
 use crate::access::Access;
 use crate::clock;
-use admit::Asking;
+use admit::RequestContext;
 use answer::Body;
 use error::Problem;
 use hyper::body::Incoming;
@@ -41,7 +42,7 @@ use hyper::{Method, StatusCode, Version};
 use keypeg_client::{Code, routes};
 use keypeg_engine::core::{PoolName, Refusal};
 use keypeg_engine::{Lane, RequestError};
-pub(crate) use metrics::Begun;
+pub(crate) use metrics::StartInfo;
 use std::fmt;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,194 +54,208 @@ use std::time::Instant;
 
 type Request = hyper::Request<Incoming>;
 type Response = hyper::Response<Body>;
-type Answered = Result<Response, Problem>;
+/// What a handler returns: its response, or the problem to report.
+type HandlerResult = Result<Response, Problem>;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What an answer that is no page lets a browser do.
-const NOTHING_NEEDED: &str = "default-src 'none'; frame-ancestors 'none'";
-/// Why a reply of another shape cannot be.
-const SHAPES: &str = "invariant: the engine answers each call in its own shape";
+/// The content security policy of every response that is not an HTML page: allows nothing.
+const CSP_DENY_ALL: &str = "default-src 'none'; frame-ancestors 'none'";
+/// Panic text for a reply of the wrong variant.
+const REPLY_VARIANT: &str = "invariant: the engine answers each call with its own reply variant";
 
-/// What one core of the server answers with.
+/// One core's share of the server.
 #[derive(Debug)]
 pub(crate) struct App {
     lane: Lane,
     server: Arc<Server>,
     core: usize,
+    /// The next request's number on this core.
     requests: AtomicU64,
     counts: Arc<metrics::CoreCounts>,
     buffers: fast_path::Buffers,
 }
 
-/// What all cores know.
+/// State that all cores share.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Set when the server begins to stop.
+    /// Set when the server starts to shut down.
     stopping: AtomicBool,
-    /// Tells this run's request ids from those of other runs.
-    run: u64,
-    /// Who may do what.
+    /// A random number that keeps request ids of different runs apart.
+    run_id: u64,
+    /// The access rules.
     access: Arc<Access>,
-    /// What is told at `/metrics`.
+    /// The source of `/metrics`.
     metrics: metrics::Metrics,
 }
 
 impl App {
-    fn refuse(&self, problem: Problem, request_id: RequestId, change: bool) -> Response {
+    /// KeyCounts a problem and returns its response.
+    fn refuse(&self, problem: Problem, request_id: RequestId, is_change: bool) -> Response {
         self.counts.refused(problem.code());
-        problem.into_response(request_id, change)
+        problem.into_response(request_id, is_change)
     }
 
     fn next_request_id(&self) -> RequestId {
-        let request = self.requests.fetch_add(1, Ordering::Relaxed);
-        RequestId { run: self.server.run, core: self.core, request }
+        let sequence = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId { run_id: self.server.run_id, core: self.core, sequence }
     }
 }
 
-/// Tells a request from all others, of other runs too.
+/// Identifies a request uniquely, also across runs of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestId {
-    run: u64,
+    run_id: u64,
     core: usize,
-    request: u64,
+    /// The request's number on its core.
+    sequence: u64,
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:012x}-{:x}-{:x}", self.run, self.core, self.request)
+        write!(f, "{:012x}-{:x}-{:x}", self.run_id, self.core, self.sequence)
     }
 }
 
-/// Answers one request, whatever it is. `ambiguous` tells that its framing can be read in two
-/// ways, see [`wire::Wire::ambiguous`].
+/// Answers one request that hyper has read. `ambiguous` is set when its framing can be read in two
+/// ways, see [`wire::WatchedSocket::ambiguous`].
 pub(crate) async fn respond(
     app: &App,
-    from: Option<IpAddr>,
+    client_ip: Option<IpAddr>,
     ambiguous: bool,
     request: Request,
 ) -> Response {
-    let (id, begun) = (app.next_request_id(), clock::stopwatch());
+    let (id, started) = (app.next_request_id(), clock::stopwatch());
     let family = metrics::Family::of(request.uri().path());
-    let change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let secret = may_carry_secrets(request.uri().path());
+    let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let has_secrets = may_carry_secrets(request.uri().path());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
-    let answered = guarded(async {
+    let outcome = catch_panic(async {
         check_framing(ambiguous, &request)?;
         check_host(app, &request)?;
-        if change {
+        if is_change {
             refuse_cross_site(request.headers())?;
         }
         let (method, path) = (request.method().as_str(), request.uri().path());
         let bearer = || admit::bearer_of(request.headers());
-        let asking = admit::admit(app, (method, path), bearer, &Came { from, id, begun })?;
-        let answered = route(&asking, request).await;
-        asking.end(match &answered {
+        let origin = Origin { client_ip, id, started };
+        let context = admit::admit(app, (method, path), bearer, &origin)?;
+        let result = route(&context, request).await;
+        context.finish_audit(match &result {
             Ok(response) => (response.status(), None),
             Err(problem) => (problem.status(), Some(problem.code())),
         });
-        answered
+        result
     });
-    let mut response = match answered.await {
+    let mut response = match outcome.await {
         Some(Ok(response)) => response,
-        Some(Err(problem)) => app.refuse(problem, id, change),
-        None => app.refuse(Problem::panicked(), id, change),
+        Some(Err(problem)) => app.refuse(problem, id, is_change),
+        None => app.refuse(Problem::panicked(), id, is_change),
     };
-    app.counts.answered(family, response.status(), begun.elapsed());
-    dress(&mut response, id, change, secret);
-    // The end of a chunked body is not followed, so the next head could not be watched.
+    app.counts.answered(family, response.status(), started.elapsed());
+    add_standard_headers(&mut response, ResponseTraits { id, is_change, has_secrets });
+    // `wire` does not follow a chunked body to its end, so it could not watch the next head.
     if chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// Gives an answer the headers that answers have.
-fn dress(response: &mut Response, id: RequestId, change: bool, secret: bool) {
+/// Adds the headers that every response has.
+fn add_standard_headers(response: &mut Response, of: ResponseTraits) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if !change {
-        // What is no page needs nothing; a page has said what it needs. What a change answers is JSON
-        // or nothing, and nothing to look at.
-        headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_NEEDED));
+    if !of.is_change {
+        // A page has set its own policy. The response to a change is JSON or empty, which a browser
+        // does not render, so it needs no policy.
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(CSP_DENY_ALL));
     }
-    let id = HeaderValue::try_from(id.to_string()).expect("invariant: hex and dashes");
+    let id = HeaderValue::try_from(of.id.to_string()).expect("invariant: hex and dashes");
     headers.insert(REQUEST_ID, id);
-    if secret {
+    if of.has_secrets {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
 
-/// Where a request came from, and when.
+/// The properties of a request on which the standard headers of its response depend.
 #[derive(Clone, Copy, Debug)]
-struct Came {
-    /// Known where somebody wants to know.
-    from: Option<IpAddr>,
+struct ResponseTraits {
     id: RequestId,
-    begun: Instant,
+    /// Whether the request may change something.
+    is_change: bool,
+    /// Whether the response may carry a secret.
+    has_secrets: bool,
 }
 
-/// Runs a handler; `None` when it panicked.
-async fn guarded<T>(handling: impl Future<Output = T>) -> Option<T> {
-    let mut handling = pin!(handling);
-    std::future::poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        }
+/// Where a request came from, and when.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    /// `None` unless the access rules use addresses.
+    client_ip: Option<IpAddr>,
+    id: RequestId,
+    started: Instant,
+}
+
+/// Runs a handler; returns `None` when it panics.
+async fn catch_panic<T>(handler: impl Future<Output = T>) -> Option<T> {
+    let mut handler = pin!(handler);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
     })
     .await
 }
 
 fn may_carry_secrets(path: &str) -> bool {
-    ["/v1/", "/api/", "/keys"].iter().any(|start| path.starts_with(start))
+    ["/v1/", "/api/", "/keys"].iter().any(|prefix| path.starts_with(prefix))
 }
 
-/// Refuses what two readers of the same bytes could take for two different requests.
+/// Refuses a request whose bytes two readers could take for different requests (request smuggling).
 fn check_framing(ambiguous: bool, request: &Request) -> Result<(), Problem> {
     if ambiguous && request.headers().contains_key(TRANSFER_ENCODING) {
-        let detail = "Content-Length and Transfer-Encoding exclude each other.";
+        let detail = "Send either Content-Length or Transfer-Encoding, not both.";
         return Err(Problem::new(Code::Malformed, detail).closing());
     }
     let mut encodings = request.headers().get_all(TRANSFER_ENCODING).iter();
     let first = encodings.next();
     let chunked = first.is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if !chunked || encodings.next().is_some() {
-        let detail = "The one Transfer-Encoding there is here is chunked, once.";
+        let detail = "Only a single `Transfer-Encoding: chunked` is supported.";
         return Err(Problem::new(Code::Malformed, detail).closing());
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let first = hosts.next();
     let missing = first.is_none() && request.version() == Version::HTTP_11;
     if missing || hosts.next().is_some() || !first.is_none_or(|host| is_host(host.as_bytes())) {
-        let detail = "HTTP/1.1 wants exactly one Host header, a name or address and its port.";
+        let detail =
+            "HTTP/1.1 requires exactly one Host header: a name or address, with an optional port.";
         return Err(Problem::new(Code::Malformed, detail).closing());
     }
     Ok(())
 }
 
-/// Tells whether a header's value has only characters that a host and a port are made of, see
-/// RFC 3986, 3.2.2; an empty one is what a client without a host to name has to send.
+/// Returns whether a Host value has only characters that are legal in a host and a port, see
+/// RFC 3986, 3.2.2. An empty value is legal: a client without a host name has to send it.
 fn is_host(value: &[u8]) -> bool {
-    let sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte);
-    value.iter().all(sign)
+    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte);
+    value.iter().all(legal)
 }
 
-/// Refuses a host that is not this server: see [`Hosts`](crate::access::Hosts).
+/// Refuses a request for another host, see [`Hosts`](crate::access::Hosts).
 fn check_host(app: &App, request: &Request) -> Result<(), Problem> {
     let hosts = &app.server.access.hosts;
-    let named = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"));
+    let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"));
     let target = request.uri().scheme().and(request.uri().host());
-    if named.into_iter().chain(target).all(|host| hosts.take(host)) {
+    if header.into_iter().chain(target).all(|host| hosts.take(host)) {
         return Ok(());
     }
-    let detail =
-        "This server goes by another name: localhost, an address, or what --allow-host says.";
+    let detail = "The Host header does not name this server: use localhost, an IP address, or a \
+                  name given with --allow-host.";
     Err(Problem::new(Code::Misdirected, detail))
 }
 
-/// Names and ids are made of characters that need no escape, so segments are taken as they are:
-/// one with a `%` is no name and no id.
-async fn route(app: &Asking<'_>, request: Request) -> Answered {
+/// Selects the handler by path. Names and ids have only characters that need no escape, so segments
+/// are not decoded: a segment with a `%` is not a valid name or id.
+async fn route(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     const SEGMENTS_MAX: usize = 6;
     let uri = request.uri().clone();
     let path = uri.path().strip_prefix('/').ok_or_else(Problem::not_found)?;
@@ -251,19 +266,21 @@ async fn route(app: &Asking<'_>, request: Request) -> Answered {
         count += 1;
     }
     match &segments[..count] {
-        ["v1", "pools", rest @ ..] if !rest.contains(&"") => canonical(app, rest, request).await,
+        ["v1", "pools", rest @ ..] if !rest.contains(&"") => {
+            canonical(context, rest, request).await
+        }
         ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
-            django::keys(app, request).await
+            django::keys(context, request).await
         }
         ["api", "v1", "start_scheduler"] | ["api", "v1", "start_scheduler", ""] => {
             django::start_scheduler(&request)
         }
-        ["keys"] => simple::keys(app, request).await,
-        ["keys", key] if !key.is_empty() => simple::key(app, key, &request).await,
-        ["keepalive", key] if !key.is_empty() => simple::keep_alive(app, key, &request).await,
-        ["metrics"] => ops::metrics(app, &request).await,
+        ["keys"] => simple::keys(context, request).await,
+        ["keys", key] if !key.is_empty() => simple::key(context, key, &request).await,
+        ["keepalive", key] if !key.is_empty() => simple::keep_alive(context, key, &request).await,
+        ["metrics"] => ops::metrics(context, &request).await,
         ["livez"] => ops::live(&request),
-        ["readyz"] => ops::ready(app, &request),
+        ["readyz"] => ops::ready(context, &request),
         ["version"] => ops::version(&request),
         ["openapi.json"] => docs::openapi(&request),
         ["docs"] => docs::page(&request),
@@ -274,66 +291,73 @@ async fn route(app: &Asking<'_>, request: Request) -> Answered {
     }
 }
 
-/// The canonical API: what is below `/v1/pools`.
-async fn canonical(app: &Asking<'_>, segments: &[&str], request: Request) -> Answered {
+/// Selects the handler of the canonical API: everything below `/v1/pools`.
+async fn canonical(
+    context: &RequestContext<'_>,
+    segments: &[&str],
+    request: Request,
+) -> HandlerResult {
     let method = request.method().clone();
     match (method, segments) {
-        (Method::GET | Method::HEAD, []) => pools::list(app).await,
-        (Method::GET | Method::HEAD, [pool]) => pools::show(app, pool).await,
-        (Method::GET | Method::HEAD, [pool, "events"]) => events::follow(app, pool, request).await,
-        (Method::PUT, [pool]) => pools::put(app, pool, request).await,
-        (Method::DELETE, [pool]) => pools::remove(app, pool).await,
-        (Method::GET | Method::HEAD, [pool, "keys"]) => {
-            keys::list(app, pool, request.uri().query()).await
+        (Method::GET | Method::HEAD, []) => pools::list(context).await,
+        (Method::GET | Method::HEAD, [pool]) => pools::show(context, pool).await,
+        (Method::GET | Method::HEAD, [pool, "events"]) => {
+            events::subscribe(context, pool, request).await
         }
-        (Method::POST, [pool, "keys"]) => keys::add(app, pool, request).await,
-        (Method::GET | Method::HEAD, [pool, "keys", key]) => keys::show(app, pool, key).await,
-        (Method::DELETE, [pool, "keys", key]) => keys::remove(app, pool, key).await,
+        (Method::PUT, [pool]) => pools::create_or_update(context, pool, request).await,
+        (Method::DELETE, [pool]) => pools::delete(context, pool).await,
+        (Method::GET | Method::HEAD, [pool, "keys"]) => {
+            keys::list(context, pool, request.uri().query()).await
+        }
+        (Method::POST, [pool, "keys"]) => keys::add(context, pool, request).await,
+        (Method::GET | Method::HEAD, [pool, "keys", key]) => keys::show(context, pool, key).await,
+        (Method::DELETE, [pool, "keys", key]) => keys::delete(context, pool, key).await,
         (Method::POST, [pool, "keys", key, "release"]) => {
-            keys::release(app, pool, key, request).await
+            keys::force_release(context, pool, key, request).await
         }
         (Method::POST, [pool, "keys", key, "keepalive"]) => {
-            keys::keep_alive(app, pool, key, request).await
+            keys::keep_alive(context, pool, key, request).await
         }
         (Method::POST, [pool, "keys", key, "reveal"]) => {
-            keys::reveal(app, pool, key, request).await
+            keys::reveal(context, pool, key, request).await
         }
-        (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(app, pool, request).await,
-        (Method::POST, [pool, "leases"]) => leases::acquire(app, pool, request).await,
+        (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(context, pool, request).await,
+        (Method::POST, [pool, "leases"]) => leases::acquire(context, pool, request).await,
         (Method::POST, [pool, "leases", lease, "release"]) => {
-            leases::release(app, pool, lease, request).await
+            leases::release(context, pool, lease, request).await
         }
         (Method::POST, [pool, "leases", lease, "renew"]) => {
-            leases::renew(app, pool, lease, request).await
+            leases::renew(context, pool, lease, request).await
         }
         _ => Err(unrouted(request.uri().path())),
     }
 }
 
-/// Why no handler takes a request: the table of routes knows whether its path is one.
+/// Returns the problem of a request without a handler: 405 if the route table has its path, else
+/// 404.
 fn unrouted(path: &str) -> Problem {
     routes::allow(path).map_or_else(Problem::not_found, Problem::method_not_allowed)
 }
 
-/// Reads a pool's name in a path; one that cannot be a name is the name of no pool.
+/// Parses a pool name from a path. An invalid name is reported as an unknown pool.
 fn pool_name(text: &str) -> Result<PoolName, Problem> {
     PoolName::parse(text)
         .ok_or_else(|| Problem::refused(&RequestError::Refused(Refusal::UnknownPool)))
 }
 
-/// Refuses what a page of another site made a browser ask for: a change, which needs no body and so
-/// no leave of ours, or a grant by GET.
+/// Refuses a request that a page of another site made a browser send (CSRF). It protects changes,
+/// which need no body and so no CORS preflight, and grants by GET.
 fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
-        return Err(Problem::new(
-            Code::Forbidden,
-            "Another site's page may not take or change a key.",
-        ));
+        let detail = "Cross-site requests from a browser cannot acquire or change keys \
+                      (Sec-Fetch-Site: cross-site).";
+        return Err(Problem::new(Code::Forbidden, detail));
     }
     Ok(())
 }
 
-fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
+/// Returns a JSON response.
+fn json_response(status: StatusCode, body: &impl serde::Serialize) -> Response {
     let body = serde_json::to_vec(body).expect("invariant: wire types always serialise");
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
@@ -352,14 +376,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_ends_its_own_request_alone() {
-        assert_eq!(guarded(async { 7 }).await, Some(7));
-        let panics = async {
+    async fn a_panic_fails_only_its_own_request() {
+        assert_eq!(catch_panic(async { 7 }).await, Some(7));
+        let panicking = async {
             tokio::task::yield_now().await;
             assert!(may_carry_secrets("/livez"), "on purpose");
         };
-        assert_eq!(guarded(panics).await, None);
-        let id = RequestId { run: 1, core: 2, request: 3 };
+        assert_eq!(catch_panic(panicking).await, None);
+        let id = RequestId { run_id: 1, core: 2, sequence: 3 };
         let response = Problem::panicked().into_response(id, true);
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }

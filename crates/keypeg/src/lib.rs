@@ -125,14 +125,15 @@ pub fn serve(
     let addr = listener.local_addr().map_err(|error| {
         Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
     })?;
-    let begun = http::Begun { recovered: recovered.clone(), access, meter: engine.metrics() };
+    let start_info =
+        http::StartInfo { recovery: recovered.clone(), access, engine_metrics: engine.metrics() };
     ready(&Ready { addr, recovered, data: config.data.clone() });
     let stop = async {
         stop.await;
         // Waiting acquires end now, so that they do not delay the stop.
         engine.cancel_waits();
     };
-    let served = http::accept::run(listener, lanes, begun, stop);
+    let served = http::accept::run(listener, lanes, start_info, stop);
     engine.stop();
     if let Some(writer) = writer {
         writer.end();

@@ -1,13 +1,14 @@
-//! Connections: accepted by the first core, handed round to all, served by hyper.
+//! Connections: accepted on the first core, distributed round-robin, served by the fast path and
+//! hyper.
 //!
-//! One current-thread runtime a core, each with its lane to the engine. Connections are bounded;
-//! one over the bound is closed at once. When the server stops, nothing more is accepted, idle
-//! connections are closed, and what was begun has a while to be answered.
+//! Each core has a current-thread runtime and its own lane to the engine. The number of connections
+//! is limited; a connection over the limit is closed at once. When the server stops, it accepts no
+//! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
 
-use super::fast_path::{self, Buffers, Left};
-use super::hyper_errors::Unread;
-use super::metrics::{Begun, CoreCounts, Metrics};
-use super::wire::{Wire, linger};
+use super::fast_path::{self, Buffers, ConnEnd};
+use super::hyper_errors::HyperErrorFilter;
+use super::metrics::{CoreCounts, Metrics, StartInfo};
+use super::wire::{WatchedSocket, linger};
 use super::{App, Server, respond};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,74 +27,84 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-/// Connections at once; the next are closed.
+/// The most connections at once; further ones are closed.
 const CONNECTIONS_MAX: usize = 10_000;
-/// Descriptors that are not for connections: the journal and the key set must be able to open files
+/// File descriptors reserved for the journal and the key set, which must be able to open files
 /// whatever clients do.
-const DESCRIPTORS_KEPT: usize = 64;
-/// Connections on their way to a core.
+const DESCRIPTORS_RESERVED: usize = 64;
+/// The most accepted connections in the queue of one core.
 const ARRIVALS_MAX: usize = 1_024;
-/// The largest head, and about as much of a body is read ahead.
+/// The largest request head in bytes; hyper also reads about that much of a body ahead.
 const HEAD_MAX: usize = 64 << 10;
-/// How long a connection may be idle between requests. Clients tend to give theirs up at 60 s, and
-/// who closes second has no request cut off.
+/// How long a connection may be idle between requests. Many clients close idle connections after
+/// 60 s; the side that closes later never cuts off a request.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
-/// How long what was begun may take when the server stops.
+/// How long requests in progress may take when the server stops.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
-/// How long accepting rests when the process or the system is out of descriptors or memory.
-const SHORTAGE_TIME: Duration = Duration::from_millis(50);
+/// How long accepting pauses when the process or the system is out of descriptors or memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where the server is in its life, as the cores see it.
+/// The phase of the server's life, as the cores see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
+pub(super) enum ServerPhase {
     Serving,
     Draining,
-    Over,
+    Stopped,
 }
 
-/// A connection on its way to its core.
+/// An accepted connection in the queue of its core.
 struct Arrival {
     socket: TcpStream,
+    /// KeyCounts against the connection limit until it is dropped.
     permit: OwnedSemaphorePermit,
 }
 
-/// Lets this process have as many descriptors as it is allowed: shells tend to give 1024, and a
-/// connection takes one. Where that is not granted, accepting waits for descriptors instead.
+/// Raises the soft limit of file descriptors to the hard limit: shells often set 1024, and each
+/// connection takes one. If that fails, accepting waits for free descriptors instead.
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// How many connections there may be at once: as many as descriptors allow.
+/// Returns the most connections at once that the descriptor limit allows.
 pub(crate) fn connections_max() -> usize {
     let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
     let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX);
-    CONNECTIONS_MAX.min(limit - DESCRIPTORS_KEPT.min(limit / 2))
+    CONNECTIONS_MAX.min(limit - DESCRIPTORS_RESERVED.min(limit / 2))
 }
 
-/// Serves `listener` on one core a lane until `stop` is ready and what was begun is answered, or
-/// its time is over.
+/// Serves `listener` with one core per lane until `stop` is ready, then until the requests in
+/// progress are answered or [`DRAIN_TIME`] has passed.
 pub(crate) fn run(
     listener: TcpListener,
     lanes: Vec<Lane>,
-    begun: Begun,
+    start_info: StartInfo,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
     let connections_max = connections_max();
     if connections_max < CONNECTIONS_MAX {
-        let max = connections_max;
-        tracing::warn!(max, "fewer connections than 10 000: the descriptor limit is low");
+        let (max, needed) = (connections_max, CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
+        tracing::warn!(
+            max,
+            "the open-file limit allows only {max} connections instead of {CONNECTIONS_MAX}: \
+             raise it to {needed} (`ulimit -n`, LimitNOFILE)"
+        );
     }
     let connections = Arc::new(Semaphore::new(connections_max));
-    let access = Arc::clone(&begun.access);
+    let access = Arc::clone(&start_info.access);
     let server = Arc::new(Server {
         access,
         stopping: AtomicBool::new(false),
-        run: run_number(),
-        metrics: Metrics::new(begun, counts.clone(), Arc::clone(&connections), connections_max),
+        run_id: random_run_id(),
+        metrics: Metrics::new(
+            start_info,
+            counts.clone(),
+            Arc::clone(&connections),
+            connections_max,
+        ),
     });
-    let (phase, watched) = watch::channel(Phase::Serving);
+    let (phase, watched) = watch::channel(ServerPhase::Serving);
     let mut cores = Vec::new();
     let mut senders = Vec::new();
     let mut threads = Vec::new();
@@ -107,8 +118,8 @@ pub(crate) fn run(
     }
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
-    for (at, core) in cores.enumerate() {
-        threads.push(spawn(core, at + 1)?);
+    for (index, core) in cores.enumerate() {
+        threads.push(spawn(core, index + 1)?);
     }
     let outcome = runtime()?.block_on(async {
         tokio::spawn(first.run());
@@ -117,23 +128,25 @@ pub(crate) fn run(
             failed = accept(listener, senders, Arc::clone(&connections)) => failed,
         };
         server.stopping.store(true, Ordering::Relaxed);
-        phase.send_replace(Phase::Draining);
-        let all = u32::try_from(connections_max).expect("invariant: a bound of some thousands");
+        phase.send_replace(ServerPhase::Draining);
+        let all = u32::try_from(connections_max)
+            .expect("invariant: the connection limit fits in 32 bits");
         if timeout(DRAIN_TIME, connections.acquire_many(all)).await.is_err() {
             let open = connections_max - connections.available_permits();
-            tracing::warn!(open, "cutting connections off that are not done");
+            let seconds = DRAIN_TIME.as_secs();
+            tracing::warn!(open, "closing {open} connections that did not finish in {seconds} s");
         }
         accepted
     });
-    phase.send_replace(Phase::Over);
+    phase.send_replace(ServerPhase::Stopped);
     for thread in threads {
-        // A core's panic has been told by its hook; the others are done all the same.
+        // The panic hook has reported a core's panic; the other cores finish nevertheless.
         let _ = thread.join();
     }
     outcome
 }
 
-fn run_number() -> u64 {
+fn random_run_id() -> u64 {
     let mut bytes = [0; 8];
     crate::SystemRandom::new().fill(&mut bytes[..6]);
     u64::from_le_bytes(bytes)
@@ -143,14 +156,14 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn spawn(core: Core, at: usize) -> io::Result<JoinHandle<()>> {
+fn spawn(core: Core, index: usize) -> io::Result<JoinHandle<()>> {
     let runtime = runtime()?;
     std::thread::Builder::new()
-        .name(format!("keypeg-core-{at}"))
+        .name(format!("keypeg-core-{index}"))
         .spawn(move || runtime.block_on(core.run()))
 }
 
-/// Accepts until it fails for good, handing connections round.
+/// Accepts connections and distributes them round-robin, until it fails permanently.
 async fn accept(
     listener: TcpListener,
     cores: Vec<mpsc::Sender<Arrival>>,
@@ -160,27 +173,28 @@ async fn accept(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut next = cores.iter().cycle();
     loop {
-        // A socket leaves this core's reactor for that of the core that will serve it.
+        // The socket moves from this core's reactor to that of the core that will serve it.
         match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
-                    tracing::debug!("a connection over the bound is closed");
+                    tracing::debug!("connection limit reached: closed a new connection");
                     continue;
                 };
                 let core = next.next().expect("invariant: a server has a core");
-                // A core that is behind by as many connections gets no more: this one is closed.
+                // A full queue means that the core is overloaded: the connection is closed.
                 let _ = core.try_send(Arrival { socket, permit });
             }
-            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "no connection can be taken for a moment");
-                sleep(SHORTAGE_TIME).await;
+                let pause_ms = SHORTAGE_PAUSE.as_millis();
+                tracing::warn!(%error, "cannot accept a connection: retrying in {pause_ms} ms");
+                sleep(SHORTAGE_PAUSE).await;
             }
         }
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -190,11 +204,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// One core: its lane, and the connections handed to it.
+/// One core: its lane and the connections it serves.
 struct Core {
     app: Arc<App>,
     arrivals: mpsc::Receiver<Arrival>,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<ServerPhase>,
 }
 
 impl Core {
@@ -204,45 +218,53 @@ impl Core {
         while let Some(arrival) = self.arrivals.recv().await {
             tokio::spawn(connection(Arc::clone(&self.app), arrival, self.phase.clone()));
         }
-        reached(&mut self.phase, Phase::Over).await;
+        reached(&mut self.phase, ServerPhase::Stopped).await;
     }
 }
 
-pub(super) async fn reached(watched: &mut watch::Receiver<Phase>, phase: Phase) {
-    // Nobody left to say how far it is means that it is over.
+/// Waits until the server has reached a phase.
+pub(super) async fn reached(watched: &mut watch::Receiver<ServerPhase>, phase: ServerPhase) {
+    // A dropped sender means that the server has stopped.
     let _ = watched.wait_for(|now| *now >= phase).await;
 }
 
-async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<Phase>) {
+async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<ServerPhase>) {
     let Arrival { socket, permit: _permit } = arrival;
-    // Asked for where somebody wants to know.
-    let from = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
-    let from = from.map(|from| from.ip());
+    // Read only if the access rules use addresses, to save a system call.
+    let addr = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
+    let client_ip = addr.map(|addr| addr.ip());
     let socket = socket.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
     let Ok(mut socket) = socket else { return };
-    match fast_path::serve(&app, from, &mut socket, &mut phase).await {
-        Left::Over { unread: false } => {}
-        // Boxed, as the last: few connections come to it, and all would hold its room.
-        Left::Over { unread: true } => Box::pin(linger(socket)).await,
-        Left::Other { bytes, waited, met } => {
-            let wire = Wire::new(socket, Unread::new(Arc::clone(&app)), bytes, waited, met);
-            Box::pin(other(app, from, wire, phase)).await;
+    match fast_path::serve(&app, client_ip, &mut socket, &mut phase).await {
+        ConnEnd::Closed { has_unread: false } => {}
+        // Boxed, like the next arm: few connections get here, and every connection's future would
+        // have room for it.
+        ConnEnd::Closed { has_unread: true } => Box::pin(linger(socket)).await,
+        ConnEnd::HandToHyper { read_ahead } => {
+            let filter = HyperErrorFilter::new(Arc::clone(&app));
+            let socket = WatchedSocket::new(socket, filter, read_ahead);
+            Box::pin(serve_by_hyper(app, client_ip, socket, phase)).await;
         }
     }
 }
 
-/// Serves a connection by hyper until its end.
-async fn other(app: Arc<App>, from: Option<IpAddr>, wire: Wire, mut phase: watch::Receiver<Phase>) {
-    let ambiguous = wire.ambiguous();
+/// Serves a connection with hyper until its end.
+async fn serve_by_hyper(
+    app: Arc<App>,
+    client_ip: Option<IpAddr>,
+    socket: WatchedSocket,
+    mut phase: watch::Receiver<ServerPhase>,
+) {
+    let ambiguous = socket.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
-        async move { Ok::<_, Infallible>(respond(&app, from, ambiguous, request).await) }
+        async move { Ok::<_, Infallible>(respond(&app, client_ip, ambiguous, request).await) }
     });
-    let mut connection = http().serve_connection(TokioIo::new(wire), service);
+    let mut connection = http().serve_connection(TokioIo::new(socket), service);
     let served = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),
-        () = reached(&mut phase, Phase::Draining) => None,
+        () = reached(&mut phase, ServerPhase::Draining) => None,
     };
     let ended = if let Some(ended) = served {
         ended
@@ -251,13 +273,13 @@ async fn other(app: Arc<App>, from: Option<IpAddr>, wire: Wire, mut phase: watch
         (&mut connection).await
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+        tracing::debug!(%error, "a connection ended with an error");
     }
     connection.into_parts().io.into_inner().linger().await;
 }
 
-/// Without `pipeline_flush`: with it, hyper 1.12 keeps finished answers back as long as any byte
-/// after their requests is unread, be it half a request or a stray line end.
+/// Configures hyper, without `pipeline_flush`: with it, hyper 1.12 delays finished responses while
+/// any byte after their requests is unread, even half a request or a stray line end.
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

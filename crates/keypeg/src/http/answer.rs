@@ -1,5 +1,7 @@
-//! The body of an answer: whole, or a stream of events. A whole one, which is nearly every one,
-//! takes no allocation and no indirection more than it did alone.
+//! Response bodies: complete bytes, or a stream of events.
+//!
+//! A complete body, which nearly every response has, costs no more allocation or indirection than
+//! its bytes alone.
 
 use super::events::Stream;
 use bytes::Bytes;
@@ -8,24 +10,24 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// What an answer carries.
+/// The body of a response.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// All of it that was not taken yet.
-    Whole(Bytes),
-    /// It comes as it happens.
+    /// The bytes that hyper has not taken yet.
+    Complete(Bytes),
+    /// Events, sent as they occur.
     Events(Box<Stream>),
 }
 
 impl Default for Body {
     fn default() -> Self {
-        Self::Whole(Bytes::new())
+        Self::Complete(Bytes::new())
     }
 }
 
 impl<T: Into<Bytes>> From<T> for Body {
-    fn from(whole: T) -> Self {
-        Self::Whole(whole.into())
+    fn from(bytes: T) -> Self {
+        Self::Complete(bytes.into())
     }
 }
 
@@ -35,27 +37,27 @@ impl HttpBody for Body {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
-            Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
+            Self::Complete(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Complete(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Events(stream) => {
-                stream.poll_bytes(context).map(|bytes| bytes.map(Frame::data).map(Ok))
+                stream.poll_bytes(cx).map(|bytes| bytes.map(Frame::data).map(Ok))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.is_empty(),
+            Self::Complete(bytes) => bytes.is_empty(),
             Self::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
+            Self::Complete(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Events(_) => SizeHint::default(),
         }
     }

@@ -1,8 +1,8 @@
-//! Bodies: read within their bounds, then field by field, so that every error names its field and
-//! what it may be.
+//! Request bodies: read within size, time and memory limits, then field by field, so that every
+//! error names its field and what is allowed.
 //!
-//! JSON is taken strictly: one object, no name twice in any object, nothing after it. An empty
-//! body is no body, whatever its type, and reads as an object without fields.
+//! JSON is read strictly: one object, no name twice in any object, nothing after it. An empty body,
+//! whatever its type, reads as an object without fields. Does not know any route's fields.
 
 use super::Request;
 use super::error::Problem;
@@ -18,46 +18,46 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The largest body.
+/// The largest body, in bytes.
 const BODY_MAX: usize = 1 << 20;
-/// The largest body of a route that takes values to bring in.
+/// The largest body of a route that imports values, in bytes.
 pub(super) const VALUES_BODY_MAX: usize = 8 << 20;
-/// How long a body may take to arrive.
+/// The time within which a body must arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// What a key's rest may be, as the pools tell it too.
+/// The allowed values of a rest, for pools and for releases.
 pub(super) const REST: &str = "0, or 0.001..604800";
-/// Bytes that all bodies together may hold while they arrive, beyond the first of each.
+/// The memory that all arriving bodies may use together, in bytes, beyond [`BODY_FREE`] of each.
 const BODIES_MAX: usize = 128 << 20;
-/// The first bytes of a body, which are always taken: as many as most bodies have.
+/// The first bytes of a body, which are always accepted; most bodies are not longer.
 const BODY_FREE: usize = 16 << 10;
-/// Bytes of a client's own words that an error repeats.
+/// The most bytes of a client's text that an error repeats.
 const ECHO_MAX: usize = 64;
 
 /// A JSON object's fields, each taken once.
 #[derive(Debug, Default)]
 pub(super) struct Fields(Map<String, Value>);
 
-/// Which fields a request may have.
-pub(super) type Known = &'static [&'static str];
+/// The names of the fields that a request may have.
+pub(super) type KnownFields = &'static [&'static str];
 
 impl Fields {
-    /// Reads a request's body: an object with no fields but those known.
-    pub(super) async fn read(request: Request, known: Known) -> Result<Self, Problem> {
+    /// Reads a request's body, an object with known fields only.
+    pub(super) async fn read(request: Request, known: KnownFields) -> Result<Self, Problem> {
         Self::read_up_to(BODY_MAX, request, known).await
     }
 
-    /// Reads a request's body of at most `max` bytes: an object with no fields but those known.
+    /// Reads a request's body of at most `max` bytes, an object with known fields only.
     pub(super) async fn read_up_to(
         max: usize,
         request: Request,
-        known: Known,
+        known: KnownFields,
     ) -> Result<Self, Problem> {
         let fields = Self::read_object(max, request).await?;
         fields.refuse_unknown(known)?;
         Ok(fields)
     }
 
-    /// Reads a request's body: an object with whatever fields.
+    /// Reads a request's body, an object with any fields.
     pub(super) async fn read_any(request: Request) -> Result<Self, Problem> {
         Self::read_object(BODY_MAX, request).await
     }
@@ -75,26 +75,32 @@ impl Fields {
         Self::parse(&bytes)
     }
 
-    /// Reads a body that is all here, whose Content-Type and nothing else is known: `None` where
-    /// [`Fields::read`] would refuse it.
-    pub(super) fn of_whole(body: &[u8], content_type: Option<&[u8]>, known: Known) -> Option<Self> {
+    /// Reads a complete body, given its Content-Type; returns `None` where [`Fields::read`] would
+    /// refuse it. The caller has checked that there is no Content-Encoding.
+    pub(super) fn of_whole(
+        body: &[u8],
+        content_type: Option<&[u8]>,
+        known: KnownFields,
+    ) -> Option<Self> {
         if body.is_empty() {
             return Some(Self::default());
         }
-        let fields = content_type.filter(|it| is_json(it)).and_then(|_| Self::parse(body).ok())?;
+        let fields =
+            content_type.filter(|value| is_json(value)).and_then(|_| Self::parse(body).ok())?;
         fields.refuse_unknown(known).is_ok().then_some(fields)
     }
 
     fn parse(json: &[u8]) -> Result<Self, Problem> {
-        let strict: Strict = serde_json::from_slice(json)
-            .map_err(|error| Problem::new(Code::Malformed, format!("The body: {error}.")))?;
+        let strict: Strict = serde_json::from_slice(json).map_err(|error| {
+            Problem::new(Code::Malformed, format!("The body is not valid JSON: {error}."))
+        })?;
         let Value::Object(fields) = strict.0 else {
             return Err(wrong_type("body", "an object", &strict.0));
         };
         Ok(Self(fields))
     }
 
-    fn refuse_unknown(&self, known: Known) -> Result<(), Problem> {
+    fn refuse_unknown(&self, known: KnownFields) -> Result<(), Problem> {
         let Some(field) = self.0.keys().find(|field| !known.contains(&field.as_str())) else {
             return Ok(());
         };
@@ -103,62 +109,62 @@ impl Fields {
             [] => "no fields".into(),
             known => known.join(", "),
         };
-        let detail = format!("There is no field {field} here; allowed: {allowed}.");
+        let detail = format!("Unknown field {field}; allowed: {allowed}.");
         Err(Problem::invalid(field, allowed, detail))
     }
 
-    /// Bytes that tell these fields from others, in whatever order and spacing they came.
+    /// Returns the same bytes for the same fields, whatever their order and spacing.
     pub(super) fn canonical(&self) -> Vec<u8> {
         let mut fields: Vec<_> = self.0.iter().collect();
         fields.sort_unstable_by_key(|(name, _)| *name);
-        serde_json::to_vec(&fields).expect("invariant: what was JSON is JSON")
+        serde_json::to_vec(&fields).expect("invariant: parsed JSON can be written")
     }
 
-    /// Takes a field's value, whatever it is.
+    /// Takes a field's value of any type.
     pub(super) fn take(&mut self, field: &str) -> Option<Value> {
         self.0.remove(field)
     }
 
-    /// Takes a number of seconds that is not negative, in milliseconds rounded up. Narrower ranges
-    /// are for those who know them to check: what is beyond them all stays beyond.
+    /// Takes a non-negative number of seconds, in milliseconds rounded up. The caller checks
+    /// narrower ranges: a number too large for any range saturates and stays too large.
     pub(super) fn seconds(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
         self.take(field).map(|value| seconds(field, allowed, &value)).transpose()
     }
 
     /// Takes a number of seconds or null.
-    #[expect(clippy::option_option, reason = "left out, null and a value are three things here")]
+    #[expect(clippy::option_option, reason = "absent, null and a value differ")]
     pub(super) fn seconds_or_null(
         &mut self,
         field: &str,
         allowed: &str,
     ) -> Result<Option<Option<u64>>, Problem> {
-        let given = self.take(field);
-        given.map(|value| or_null(&value, || seconds(field, allowed, &value))).transpose()
+        let value = self.take(field);
+        value.map(|value| or_null(&value, || seconds(field, allowed, &value))).transpose()
     }
 
-    /// Takes a whole number that is not negative.
+    /// Takes a non-negative integer.
     pub(super) fn integer(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
         self.take(field).map(|value| integer(field, allowed, &value)).transpose()
     }
 
-    /// Takes a whole number that is not negative, or null.
-    #[expect(clippy::option_option, reason = "left out, null and a value are three things here")]
+    /// Takes a non-negative integer or null.
+    #[expect(clippy::option_option, reason = "absent, null and a value differ")]
     pub(super) fn integer_or_null(
         &mut self,
         field: &str,
         allowed: &str,
     ) -> Result<Option<Option<u64>>, Problem> {
-        let given = self.take(field);
-        given.map(|value| or_null(&value, || integer(field, allowed, &value))).transpose()
+        let value = self.take(field);
+        value.map(|value| or_null(&value, || integer(field, allowed, &value))).transpose()
     }
 
     /// Takes true or false.
     pub(super) fn boolean(&mut self, field: &str) -> Result<Option<bool>, Problem> {
         let Some(value) = self.take(field) else { return Ok(None) };
-        let Value::Bool(given) = value else {
+        let Value::Bool(flag) = value else {
             return Err(wrong_type(field, "true or false", &value));
         };
-        Ok(Some(given))
+        Ok(Some(flag))
     }
 
     /// Takes a string.
@@ -186,23 +192,24 @@ fn seconds(field: &str, allowed: &str, value: &Value) -> Result<u64, Problem> {
 
 fn integer(field: &str, allowed: &str, value: &Value) -> Result<u64, Problem> {
     let Value::Number(number) = value else { return Err(wrong_type(field, allowed, value)) };
-    let whole = number.as_u64().or_else(|| number.as_f64().and_then(whole));
-    whole.ok_or_else(|| Problem::out_of_range(field, allowed))
+    let integer = number.as_u64().or_else(|| number.as_f64().and_then(exact_integer));
+    integer.ok_or_else(|| Problem::out_of_range(field, allowed))
 }
 
-/// Takes `3.0` for 3, as JSON does not tell them apart: some clients write all numbers so.
-fn whole(number: f64) -> Option<u64> {
-    /// Below it a float holds every integer.
+/// Reads `3.0` as 3: JSON has one number type, and some clients write every number as a float.
+fn exact_integer(number: f64) -> Option<u64> {
+    /// 2^53, below which a float represents every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "an integer within what both hold"
+        reason = "an integer that both types represent"
     )]
     (number.fract() == 0.0 && (0.0..EXACT).contains(&number)).then_some(number as u64)
 }
 
-/// A value of another type than it must be; the value itself is not repeated.
+/// Reports a value of the wrong type. The detail names the type found but never the value, which
+/// may be a secret.
 pub(super) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
     let found = match value {
         Value::Null => "null",
@@ -215,25 +222,27 @@ pub(super) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
     Problem::invalid(field, allowed, format!("{field} must be {allowed}, not {found}."))
 }
 
+/// Cuts a client's text to the length that an error may repeat.
 pub(super) fn echo(text: &str) -> &str {
     &text[..text.floor_char_boundary(ECHO_MAX)]
 }
 
-/// Refuses a body that says it is anything but JSON as it stands: an encoded one is never decoded.
+/// Refuses a body that is not declared as plain JSON. An encoded body is never decoded.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        let detail = "A body has no Content-Encoding here.";
+        let detail = "Content-Encoding is not supported: send the body uncompressed.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     let json = headers.get(CONTENT_TYPE).is_some_and(|value| is_json(value.as_bytes()));
     if json {
         return Ok(());
     }
-    Err(Problem::new(Code::UnsupportedMediaType, "A body's Content-Type is application/json."))
+    let detail = "A body needs `Content-Type: application/json`.";
+    Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
-/// Tells whether a Content-Type, whatever its parameters, is JSON's.
+/// Returns whether a Content-Type is JSON's, ignoring its parameters.
 fn is_json(value: &[u8]) -> bool {
     let essence = value.split(|&byte| byte == b';').next().unwrap_or_default();
     let visible = |byte: &u8| *byte == b'\t' || (b' '..=b'~').contains(byte);
@@ -241,60 +250,67 @@ fn is_json(value: &[u8]) -> bool {
 }
 
 async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
-    let too_large =
-        || Problem::new(Code::TooLarge, format!("A body has at most {max} bytes here.")).closing();
+    let too_large = || {
+        let detail = format!("The body is larger than the {max} bytes that this route allows.");
+        Problem::new(Code::TooLarge, detail).closing()
+    };
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
     let reading = async {
         let mut bytes = Vec::new();
-        let mut room = Room::default();
+        let mut reserved = Reservation::default();
         while let Some(frame) = body.frame().await {
-            let frame = frame
-                .map_err(|_| Problem::new(Code::Malformed, "The body ended early.").closing())?;
+            let frame = frame.map_err(|_| {
+                Problem::new(
+                    Code::Malformed,
+                    "The body is incomplete, or its chunks are malformed.",
+                )
+                .closing()
+            })?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > max {
                 return Err(too_large());
             }
-            room.hold(bytes.len() + data.len())?;
+            reserved.grow(bytes.len() + data.len())?;
             bytes.extend_from_slice(&data);
         }
         Ok(bytes)
     };
     tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
-        let detail = format!("A body arrives within {} s.", BODY_TIME.as_secs());
+        let detail = format!("The body did not arrive within {} s.", BODY_TIME.as_secs());
         Err(Problem::new(Code::Timeout, detail).closing())
     })
 }
 
-/// Bytes that all bodies hold now.
-static HELD: AtomicUsize = AtomicUsize::new(0);
+/// The bytes of [`BODIES_MAX`] that are reserved now.
+static RESERVED: AtomicUsize = AtomicUsize::new(0);
 
-/// What one body holds of [`BODIES_MAX`], given back when it is dropped.
+/// One body's share of [`BODIES_MAX`], returned on drop.
 #[derive(Default)]
-struct Room {
-    held: usize,
+struct Reservation {
+    bytes: usize,
 }
 
-impl Room {
-    /// Holds room for a body of `len` bytes so far.
-    fn hold(&mut self, len: usize) -> Result<(), Problem> {
-        let more = len.saturating_sub(BODY_FREE).saturating_sub(self.held);
-        self.held += more;
-        if HELD.fetch_add(more, Ordering::Relaxed) + more > BODIES_MAX && more > 0 {
+impl Reservation {
+    /// Reserves memory for a body that has reached `len` bytes.
+    fn grow(&mut self, len: usize) -> Result<(), Problem> {
+        let more = len.saturating_sub(BODY_FREE).saturating_sub(self.bytes);
+        self.bytes += more;
+        if RESERVED.fetch_add(more, Ordering::Relaxed) + more > BODIES_MAX && more > 0 {
             return Err(Problem::refused(&RequestError::Overloaded).closing());
         }
         Ok(())
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        HELD.fetch_sub(self.held, Ordering::Relaxed);
+        RESERVED.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// A JSON value in which no object has a name twice.
+/// A JSON value in which no object repeats a name.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -353,7 +369,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         while let Some(name) = map.next_key::<String>()? {
             let Strict(value) = map.next_value()?;
             if fields.insert(name, value).is_some() {
-                return Err(A::Error::custom("a name twice in one object"));
+                return Err(A::Error::custom("duplicate name in an object"));
             }
         }
         Ok(Value::Object(fields))

@@ -1,41 +1,44 @@
-//! Constant answers, for `bench/run` alone: what this server's HTTP costs without its engine.
+//! Constant responses, used only by `bench/run` to measure the cost of HTTP without the engine.
 //!
-//! Behind the feature `bench-constant`. The pool of that name lends always the same and takes
-//! anything back, the way acquire and release go but for the engine, with an answer as long as
-//! theirs.
+//! Compiled with the feature `bench-constant`. For the pool of that name, every acquire returns the
+//! same grant and every release succeeds. Requests are read as for a real pool, the engine is not
+//! called, and the responses are as long as real ones.
 
 use super::body::Fields;
 use super::leases;
 use hyper::StatusCode;
 
-/// The pool.
+/// The name of the pool.
 pub(super) const POOL: &str = "bench-constant";
 const GRANT: &str = r#"{"id":"6674ecnpkeibtvvpj0t7ngvphl","pool":"bench-constant","key_id":"3e19ob8uiq8ulb0e3v7o7kaciu","key":"EP4EHmEDGjNsr9emT5fE","fencing_token":1795407714706997,"holder":"bench-17","granted_at":"2026-11-23T04:21:55.745Z","waited_seconds":0,"expires_at":"2026-11-23T04:22:55.745Z","expires_in_seconds":60,"key_expires_at":"2026-11-23T04:26:55.733Z"}"#;
 
-/// What is told.
+/// A constant response.
 pub(super) enum Constant {
     Granted,
     Released,
 }
 
 impl Constant {
+    /// Reads a request from its path below the pool and its body; returns `None` for any other
+    /// call.
     pub(super) fn read<'a>(
-        below: [Option<&str>; 4],
+        segments: [Option<&str>; 4],
         fields: impl FnOnce(&'a [&'static str]) -> Option<Fields>,
     ) -> Option<Self> {
-        match below {
+        match segments {
             [Some("leases"), None, ..] => {
-                leases::Wanted::of(fields(leases::ACQUIRE)?).ok()?;
+                leases::AcquireRequest::of(fields(leases::ACQUIRE_FIELDS)?).ok()?;
                 Some(Self::Granted)
             }
             [Some("leases"), Some(_), Some("release"), None] => {
-                leases::verdict(fields(leases::RELEASE)?).ok()?;
+                leases::release_options(fields(leases::RELEASE_FIELDS)?).ok()?;
                 Some(Self::Released)
             }
             _ => None,
         }
     }
 
+    /// Returns the response's status.
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Granted => StatusCode::CREATED,
@@ -43,6 +46,7 @@ impl Constant {
         }
     }
 
+    /// Returns the response's body.
     pub(super) fn body(&self) -> &'static [u8] {
         match self {
             Self::Granted => GRANT.as_bytes(),

@@ -10,7 +10,7 @@ mod page;
 mod problems;
 
 use super::error::Problem;
-use super::{Answered, Request, Response, unrouted};
+use super::{HandlerResult, Request, Response, unrouted};
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{
@@ -28,35 +28,35 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; for
                       frame-ancestors 'none'";
 
 /// Answers with the `OpenAPI` document.
-pub(super) fn openapi(request: &Request) -> Answered {
+pub(super) fn openapi(request: &Request) -> HandlerResult {
     fixed(request, "application/json", Bytes::from_static(DOCUMENT.as_bytes()))
 }
 
 /// Answers with the documentation page.
-pub(super) fn page(request: &Request) -> Answered {
+pub(super) fn page(request: &Request) -> HandlerResult {
     static PAGE: OnceLock<Bytes> = OnceLock::new();
     let page = PAGE.get_or_init(|| page::render(DOCUMENT).into());
     fixed(request, HTML, page.clone())
 }
 
 /// Answers with the style sheet of all pages.
-pub(super) fn style(request: &Request) -> Answered {
+pub(super) fn style(request: &Request) -> HandlerResult {
     fixed(request, "text/css; charset=utf-8", Bytes::from_static(STYLE.as_bytes()))
 }
 
 /// Answers with the index of problem pages.
-pub(super) fn problems(request: &Request) -> Answered {
+pub(super) fn problems(request: &Request) -> HandlerResult {
     fixed(request, HTML, problems::index().into())
 }
 
 /// Answers with the page of one error code; an unknown code has no route.
-pub(super) fn problem(request: &Request, word: &str) -> Answered {
+pub(super) fn problem(request: &Request, word: &str) -> HandlerResult {
     let code = Code::from_word(word).ok_or_else(Problem::not_found)?;
     fixed(request, HTML, problems::page(code).into())
 }
 
 /// Builds an answer that never changes while the server runs.
-fn fixed(request: &Request, content_type: &'static str, body: Bytes) -> Answered {
+fn fixed(request: &Request, content_type: &'static str, body: Bytes) -> HandlerResult {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(unrouted(request.uri().path()));
     }

@@ -4,7 +4,7 @@
 //! and the page of each code are a table of keypeg-client. A problem reveals no internals and no
 //! secret.
 
-use super::{Answered, RequestId, Response};
+use super::{HandlerResult, RequestId, Response};
 use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -28,8 +28,8 @@ const KEYS_GONE: &str = "Keys that this Idempotency-Key created were deleted or 
 const TAKEN_OVER: &str = "A later request with the same Idempotency-Key waits in place of this \
                           one. Use its answer.";
 const BAD_CURSOR: &str = "The cursor is invalid or expired. Restart the listing without a cursor.";
-const MAX_HOLD_REACHED: &str = "The renewal would not extend the lease, which ends at expires_at. \
-                                Renew it for longer, or acquire a new lease.";
+const MAX_HOLD_REACHED: &str = "The lease already ends at its maximum hold (see expires_at). \
+                                Acquire a new lease instead.";
 const SETTLING: &str = "Many keys or leases expire at once. Try again later.";
 
 /// A problem before it is serialised. Boxed, so that other answers stay small.
@@ -130,7 +130,7 @@ impl Problem {
         match refusal {
             RequestError::Refused(denied) => Self::denied(denied),
             RequestError::Overloaded => {
-                retry_later(Code::Overloaded, "A queue of the server is full. Try again later.")
+                retry_later(Code::Overloaded, "The request queue is full. Try again later.")
             }
             RequestError::ShuttingDown => retry_later(
                 Code::ShuttingDown,
@@ -312,7 +312,7 @@ impl Problem {
     }
 
     /// Replaces a problem with this code by another answer.
-    pub(super) fn instead_of(self, code: Code, answer: impl FnOnce() -> Response) -> Answered {
+    pub(super) fn instead_of(self, code: Code, answer: impl FnOnce() -> Response) -> HandlerResult {
         if self.0.code == code { Ok(answer()) } else { Err(self) }
     }
 

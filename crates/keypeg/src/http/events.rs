@@ -1,13 +1,13 @@
-//! Events over HTTP: a pool followed as server-sent events.
+//! The event stream of a pool, as server-sent events.
 //!
-//! The stream reads the engine's feed at its client's pace and keeps nothing but one frame: where
-//! the client takes nothing, nothing is read, until the wire's own time for that is over. It ends
-//! when the pool is removed or the server stops.
+//! A stream reads the engine's feed at its client's pace and buffers one frame at most
+//! (back-pressure): while the client does not read, the stream does not read the feed either, until
+//! the connection's write timeout. It ends when the pool is deleted or the server stops.
 
-use super::admit::Leave;
+use super::admit::StreamPermit;
 use super::answer::Body;
 use super::error::Problem;
-use super::{Answered, Asking, Request, Response, SHAPES, pool_name};
+use super::{HandlerResult, REPLY_VARIANT, Request, RequestContext, Response, pool_name};
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -25,31 +25,39 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Tells nginx and those who follow it not to keep events back.
+/// Disables response buffering in nginx and compatible proxies.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// Events told at once.
-const SLICE_MAX: usize = 256;
-/// How long a stream that has told all there was lets more come together.
-const PACE_TIME: Duration = Duration::from_millis(20);
-/// How long a stream is silent at most, so that the dead are found and proxies keep it open.
-const BEAT_TIME: Duration = Duration::from_secs(15);
-/// What a stream begins with: after a lost connection a browser comes back within so long.
+/// The most events in one frame.
+const FRAME_EVENTS_MAX: usize = 256;
+/// How long a stream that has caught up collects events before it sends the next frame.
+const BATCH_DELAY: Duration = Duration::from_millis(20);
+/// The longest silence of a stream, so that dead connections are detected and proxies keep the
+/// stream open.
+const HEARTBEAT_TIME: Duration = Duration::from_secs(15);
+/// The first frame: a browser reconnects 1 s after it loses the connection.
 const OPENING: &str = "retry: 1000\n\n";
-const BEAT: &str = ":\n\n";
+/// An empty comment.
+const HEARTBEAT: &str = ":\n\n";
 
-pub(super) async fn follow(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
+/// Opens the event stream of a pool. HEAD only checks that the pool exists.
+pub(super) async fn subscribe(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
     let body = if request.method() == Method::HEAD {
-        app.ask(Call::GetPool { pool }).await?;
+        context.execute(Call::GetPool { pool }).await?;
         Body::default()
     } else {
-        let Reply::Subscription(following) = app.ask(Call::Subscribe { pool }).await? else {
-            unreachable!("{SHAPES}")
+        let Reply::Subscription(subscription) = context.execute(Call::Subscribe { pool }).await?
+        else {
+            unreachable!("{REPLY_VARIANT}")
         };
-        // What is no id at all is an id of nothing here: answered with the counts.
+        // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let follower = following.follow(last).ok_or_else(Problem::too_many_followers)?;
-        Body::Events(Box::new(Stream::new(follower, app.leave())))
+        let subscriber = subscription.follow(last).ok_or_else(Problem::too_many_followers)?;
+        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -58,78 +66,83 @@ pub(super) async fn follow(app: &Asking<'_>, pool: &str, request: Request) -> An
     Ok(response)
 }
 
-/// One client's stream.
+/// One client's event stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    follower: Subscriber,
-    /// FeedEvent nothing more, and ended at the next beat, once its token is over.
-    leave: Option<Leave>,
+pub(crate) struct EventStream {
+    subscriber: Subscriber,
+    /// Once the permit is no longer valid, the stream sends no event and ends when the next event
+    /// or heartbeat is due.
+    permit: Option<StreamPermit>,
     opened: bool,
-    /// Whether more is let come together, until `pace` is over.
-    rests: bool,
-    pace: Pin<Box<Sleep>>,
-    beat: Pin<Box<Sleep>>,
+    /// Whether the stream collects events until `batch_timer` fires.
+    collecting: bool,
+    batch_timer: Pin<Box<Sleep>>,
+    heartbeat_timer: Pin<Box<Sleep>>,
 }
 
-impl Stream {
-    fn new(follower: Subscriber, leave: Option<Leave>) -> Self {
-        let (pace, beat) = (Box::pin(sleep(PACE_TIME)), Box::pin(sleep(BEAT_TIME)));
-        Self { follower, leave, opened: false, rests: false, pace, beat }
+impl EventStream {
+    fn new(subscriber: Subscriber, permit: Option<StreamPermit>) -> Self {
+        let batch_timer = Box::pin(sleep(BATCH_DELAY));
+        let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));
+        Self { subscriber, permit, opened: false, collecting: false, batch_timer, heartbeat_timer }
     }
 
-    fn may_go_on(&self) -> bool {
-        self.leave.as_ref().is_none_or(Leave::holds)
+    fn is_permitted(&self) -> bool {
+        self.permit.as_ref().is_none_or(StreamPermit::is_valid)
     }
 
-    /// What is to be sent next; `None` at the end.
-    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// Returns the next bytes to send; `None` at the end.
+    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if !self.opened {
             self.opened = true;
             return Poll::Ready(Some(OPENING.into()));
         }
-        if self.rests {
-            ready!(self.pace.as_mut().poll(context));
-            self.rests = false;
+        if self.collecting {
+            ready!(self.batch_timer.as_mut().poll(cx));
+            self.collecting = false;
         }
-        let told = self.follower.poll_next(context, SLICE_MAX);
-        if told.is_ready() && !self.may_go_on() {
+        let next = self.subscriber.poll_next(cx, FRAME_EVENTS_MAX);
+        if next.is_ready() && !self.is_permitted() {
             return Poll::Ready(None);
         }
-        match told {
-            Poll::Ready(Some(slice)) => {
-                self.rests = !matches!(&slice, FeedBatch::Events(all) if all.len() == SLICE_MAX);
-                if self.rests {
-                    self.pace.as_mut().set(sleep(PACE_TIME));
+        match next {
+            Poll::Ready(Some(batch)) => {
+                let is_full =
+                    matches!(&batch, FeedBatch::Events(events) if events.len() == FRAME_EVENTS_MAX);
+                self.collecting = !is_full;
+                if self.collecting {
+                    self.batch_timer.as_mut().set(sleep(BATCH_DELAY));
                 }
-                self.beat.as_mut().set(sleep(BEAT_TIME));
-                Poll::Ready(Some(text(&self.follower, slice).into()))
+                self.heartbeat_timer.as_mut().set(sleep(HEARTBEAT_TIME));
+                Poll::Ready(Some(frame(&self.subscriber, batch).into()))
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                ready!(self.beat.as_mut().poll(context));
-                if !self.may_go_on() {
+                ready!(self.heartbeat_timer.as_mut().poll(cx));
+                if !self.is_permitted() {
                     return Poll::Ready(None);
                 }
-                self.beat.as_mut().set(sleep(BEAT_TIME));
-                Poll::Ready(Some(BEAT.into()))
+                self.heartbeat_timer.as_mut().set(sleep(HEARTBEAT_TIME));
+                Poll::Ready(Some(HEARTBEAT.into()))
             }
         }
     }
 }
 
-fn text(follower: &Subscriber, slice: FeedBatch) -> String {
-    const EACH: usize = 256;
-    let pool = follower.pool().as_str();
+fn frame(subscriber: &Subscriber, batch: FeedBatch) -> String {
+    /// An estimate of one event's length in bytes.
+    const EVENT_LEN: usize = 256;
+    let pool = subscriber.pool().as_str();
     let mut text = String::new();
-    let written = match slice {
+    let written = match batch {
         FeedBatch::Resync { seq, at_ms, counts } => {
-            write(&mut text, &follower.id(seq), &resync(pool, at_ms, counts))
+            write(&mut text, &subscriber.id(seq), &resync(pool, at_ms, counts))
         }
-        FeedBatch::Events(all) => {
-            text.reserve(all.len() * EACH);
-            all.into_iter().try_for_each(|told| {
-                let id = follower.id(told.seq);
-                write(&mut text, &id, &event(pool, told))
+        FeedBatch::Events(events) => {
+            text.reserve(events.len() * EVENT_LEN);
+            events.into_iter().try_for_each(|event| {
+                let id = subscriber.id(event.seq);
+                write(&mut text, &id, &wire_event(pool, event))
             })
         }
     };
@@ -137,7 +150,7 @@ fn text(follower: &Subscriber, slice: FeedBatch) -> String {
     text
 }
 
-/// JSON has no line ends of its own, so data is one line.
+/// Writes one event. Serialised JSON contains no line break, so its data is one line.
 fn write(text: &mut String, id: &str, event: &wire::Event) -> fmt::Result {
     let data = serde_json::to_string(event).expect("invariant: wire types always serialise");
     write!(text, "id: {id}\nevent: {}\ndata: {data}\n\n", event.name())
@@ -155,10 +168,10 @@ fn resync(pool: &str, at_ms: u64, counts: KeyCounts) -> wire::Event {
     })
 }
 
-fn event(pool: &str, told: FeedEvent) -> wire::Event {
-    let (at, pool) = (UnixMs(told.at_ms), String::from(pool));
-    let words = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
-    match told.what {
+fn wire_event(pool: &str, event: FeedEvent) -> wire::Event {
+    let (at, pool) = (UnixMs(event.at_ms), String::from(pool));
+    let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
+    match event.what {
         FeedEventKind::KeysCreated { imported, keys, expires_at_ms } => {
             let added = wire::KeysAdded {
                 at,
@@ -174,7 +187,7 @@ fn event(pool: &str, told: FeedEvent) -> wire::Event {
                 at,
                 pool,
                 key_id: key.to_string(),
-                holder: words(holder),
+                holder: owned(holder),
                 fencing_token: token,
                 expires_at: UnixMs(expires_at_ms),
             })
@@ -189,17 +202,17 @@ fn event(pool: &str, told: FeedEvent) -> wire::Event {
             })
         }
         FeedEventKind::LeaseEnded { by_time, key, token, rests_until_ms, reason } => {
-            let rests = rests_until_ms.is_some();
-            let over = wire::LeaseEnded {
+            let is_resting = rests_until_ms.is_some();
+            let ended = wire::LeaseEnded {
                 at,
                 pool,
                 key_id: key.to_string(),
                 fencing_token: token,
-                state: if rests { wire::KeyState::Resting } else { wire::KeyState::Available },
+                state: if is_resting { wire::KeyState::Resting } else { wire::KeyState::Available },
                 rests_until: rests_until_ms.map(UnixMs),
-                reason: words(reason),
+                reason: owned(reason),
             };
-            if by_time { wire::Event::Expired(over) } else { wire::Event::Released(over) }
+            if by_time { wire::Event::Expired(ended) } else { wire::Event::Released(ended) }
         }
         FeedEventKind::Quarantined { key, token, reason } => {
             wire::Event::Quarantined(wire::Quarantined {
@@ -207,25 +220,28 @@ fn event(pool: &str, told: FeedEvent) -> wire::Event {
                 pool,
                 key_id: key.to_string(),
                 fencing_token: token,
-                reason: words(reason),
+                reason: owned(reason),
             })
         }
         FeedEventKind::KeyFreed { key, was } => wire::Event::Restored(wire::KeyChanged {
             at,
             pool,
             key_id: key.to_string(),
-            was: state(was),
+            was: wire_state(was),
         }),
         FeedEventKind::KeyRemoved { by_time, key, was } => {
-            let moved = wire::KeyChanged { at, pool, key_id: key.to_string(), was: state(was) };
+            let moved =
+                wire::KeyChanged { at, pool, key_id: key.to_string(), was: wire_state(was) };
             if by_time { wire::Event::Purged(moved) } else { wire::Event::Deleted(moved) }
         }
-        FeedEventKind::PolicyChanged(policy) => wire::Event::Policy(changed(at, pool, *policy)),
+        FeedEventKind::PolicyChanged(policy) => {
+            wire::Event::Policy(policy_changed(at, pool, *policy))
+        }
         FeedEventKind::PoolDeleted => wire::Event::Dropped(wire::PoolDeleted { at, pool }),
     }
 }
 
-fn changed(at: UnixMs, pool: String, policy: Policy) -> wire::PolicyChanged {
+fn policy_changed(at: UnixMs, pool: String, policy: Policy) -> wire::PolicyChanged {
     wire::PolicyChanged {
         at,
         pool,
@@ -239,7 +255,7 @@ fn changed(at: UnixMs, pool: String, policy: Policy) -> wire::PolicyChanged {
     }
 }
 
-fn state(state: KeyState) -> wire::KeyState {
+fn wire_state(state: KeyState) -> wire::KeyState {
     match state {
         KeyState::Available => wire::KeyState::Available,
         KeyState::Leased => wire::KeyState::Leased,

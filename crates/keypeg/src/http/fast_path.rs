@@ -1,28 +1,27 @@
-//! The calls that workers make all day, answered ahead of hyper: acquire, renew, release, and
-//! keeping one key alive.
+//! The fast path: acquire, renew, release and the keep-alive of one key, answered without hyper.
 //!
-//! A request is taken here when all of it has come, in one of the plain forms that nearly every
-//! client sends ([`head`]), and nothing is wrong with it. Whatever is not like that goes to hyper,
-//! with the same bytes, and all that follows on its connection: so there is one place that refuses
-//! what cannot be read. From there on a request is what it would be over there: let through by the
-//! same gate, asked by the same handlers, counted by the same counters. A connection that waits here
-//! for its next request holds no buffer.
+//! A request is accepted here if it has arrived completely, has one of the plain forms that nearly
+//! every client sends ([`head`]), and is valid. Any other request goes to hyper with the same
+//! bytes, and so does all that follows on its connection: one place refuses invalid requests. From
+//! there on both paths are equal: the same admission, the same readers and wire types, the same
+//! counters, and byte-identical responses. A connection that waits for its next request holds no
+//! buffer.
 
 mod calls;
 mod head;
 mod writer;
 
-use super::accept::{IDLE_TIME, Phase, reached};
-use super::admit::{self, Asking};
+use super::accept::{IDLE_TIME, ServerPhase, reached};
+use super::admit::{self, RequestContext};
 use super::error::Problem;
 use super::leases::Granted;
 use super::metrics::Family;
 use super::wire::{HEAD_TIME, WRITE_TIME};
-use super::{App, Came, Response, dress, is_host};
+use super::{App, Origin, Response, ResponseTraits, add_standard_headers, is_host};
 use crate::clock;
-use calls::{Hot, Told};
-use head::Read;
-use keypeg_engine::{Principal, Request as Asked};
+use calls::{FastCall, FastReply};
+use head::Parsed;
+use keypeg_engine::{Principal, Request};
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,346 +34,368 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
-use writer::About;
+use writer::{ResponseInfo, ResponseWriter};
 
-/// Bytes of requests that are looked at at once.
+/// The size of the read buffer in bytes, and the most unconsumed bytes of one connection.
 const READ_MAX: usize = 16 << 10;
-/// The longest Host that a connection remembers: of a name 253, a dot, a colon and a port.
+/// The longest Host that a connection remembers: a name of 253 bytes, a dot, a colon and a port.
 const HOST_MAX: usize = 260;
-/// How long the rest of a request is waited for, which many clients send right behind its head.
-/// What takes longer is hyper's, and counts from its first byte on.
+/// How long the fast path waits for the rest of a request: many clients send the body right after
+/// the head. A slower request goes to hyper, whose timer counts from the request's first byte.
 const REST_TIME: Duration = Duration::from_millis(500);
 
-/// What one core reads into and writes from: held while bytes are moved, never while waiting.
+/// The buffers of one core, shared by its connections: locked while bytes are moved, never across a
+/// wait.
 #[derive(Debug)]
-pub(super) struct Buffers(Mutex<Both>);
+pub(super) struct Buffers(Mutex<BufferPair>);
 
 #[derive(Debug)]
-struct Both {
+struct BufferPair {
     read: Box<[u8]>,
-    written: writer::Writer,
+    writer: ResponseWriter,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
         let read = vec![0; READ_MAX].into_boxed_slice();
-        Self(Mutex::new(Both { read, written: writer::Writer::default() }))
+        Self(Mutex::new(BufferPair { read, writer: ResponseWriter::default() }))
     }
 }
 
 impl Buffers {
-    fn lock(&self) -> MutexGuard<'_, Both> {
-        // Nothing in it outlives the request it was for.
+    fn lock(&self) -> MutexGuard<'_, BufferPair> {
+        // A poisoned lock is usable: no content outlives the request it was for.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What became of a connection.
-pub(super) enum Left {
-    /// It is over, with bytes unread or without.
-    Over { unread: bool },
-    /// It goes on elsewhere, with these bytes, the first of which came so long ago. `met` tells
-    /// that a request was answered before them.
-    Other { bytes: Vec<u8>, waited: Duration, met: bool },
+/// How the fast path ends for a connection.
+pub(super) enum ConnEnd {
+    /// The connection ends, with or without unread bytes.
+    Closed { has_unread: bool },
+    /// hyper continues the connection.
+    HandToHyper { read_ahead: ReadAhead },
 }
 
-/// Answers a connection's requests for as long as they are of these.
+/// The bytes that the fast path read but did not consume.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    pub(super) bytes: Vec<u8>,
+    /// How long ago the first of them arrived.
+    pub(super) waited: Duration,
+    /// Whether a request was answered before them.
+    pub(super) answered_any: bool,
+}
+
+/// Answers a connection's requests while each of them is one for the fast path.
 pub(super) async fn serve(
     app: &App,
-    from: Option<IpAddr>,
+    client_ip: Option<IpAddr>,
     socket: &mut TcpStream,
-    phase: &mut watch::Receiver<Phase>,
-) -> Left {
+    phase: &mut watch::Receiver<ServerPhase>,
+) -> ConnEnd {
     let now = clock::stopwatch();
-    let mut waiting = Waiting {
+    let mut reader = RequestReader {
         app,
-        from,
-        kept: Vec::new(),
-        looked: true,
-        met: false,
-        host: Vec::new(),
-        since: now,
-        until: now + HEAD_TIME,
+        client_ip,
+        unconsumed: Vec::new(),
+        scanned: true,
+        answered_any: false,
+        last_host: Vec::new(),
+        first_byte_at: now,
+        deadline: now + HEAD_TIME,
         timer: pin!(sleep(HEAD_TIME)),
-        draining: pin!(reached(phase, Phase::Draining)),
+        draining: pin!(reached(phase, ServerPhase::Draining)),
     };
     loop {
-        let taken = match std::future::poll_fn(|context| waiting.poll(socket, context)).await {
-            Ok(taken) => taken,
-            Err(left) => return left,
+        let request = match std::future::poll_fn(|cx| reader.poll_next(socket, cx)).await {
+            Ok(request) => request,
+            Err(end) => return end,
         };
-        waiting.met = true;
-        let before = waiting.kept.len();
-        let answered = answer(app, taken, socket, &mut waiting.kept).await;
-        waiting.looked &= waiting.kept.len() == before;
-        match answered {
-            Ok(Sent { last: false, at }) => waiting.until = at + IDLE_TIME,
-            Ok(Sent { last: true, .. }) => return Left::Over { unread: !waiting.kept.is_empty() },
-            Err(_) => return Left::Over { unread: false },
+        reader.answered_any = true;
+        let len_before = reader.unconsumed.len();
+        let sent = respond(app, request, socket, &mut reader.unconsumed).await;
+        reader.scanned &= reader.unconsumed.len() == len_before;
+        match sent {
+            Ok(Sent { closes: false, at }) => reader.deadline = at + IDLE_TIME,
+            Ok(Sent { closes: true, .. }) => {
+                return ConnEnd::Closed { has_unread: !reader.unconsumed.is_empty() };
+            }
+            Err(_) => return ConnEnd::Closed { has_unread: false },
         }
     }
 }
 
-/// A connection between two requests.
-struct Waiting<'a, D> {
+/// Reads the next request of a connection.
+struct RequestReader<'a, D> {
     app: &'a App,
-    from: Option<IpAddr>,
-    /// What came and was not taken: the beginning of a request, or requests sent ahead.
-    kept: Vec<u8>,
-    /// Whether that was looked at.
-    looked: bool,
-    /// Whether a request was taken.
-    met: bool,
-    /// The last Host that was taken: a client tends to send the same.
-    host: Vec<u8>,
-    /// When the first of it came, or, where it came behind a request, when that was answered.
-    since: Instant,
-    /// When waiting is over.
-    until: Instant,
-    /// Rings then or sooner, so that it need not be set for each request.
+    client_ip: Option<IpAddr>,
+    /// Received bytes that no request has consumed: the beginning of a request, or pipelined
+    /// requests.
+    unconsumed: Vec<u8>,
+    /// Whether `unconsumed` was scanned for a request.
+    scanned: bool,
+    /// Whether a request was answered here.
+    answered_any: bool,
+    /// The last accepted Host, which need not be checked again: most clients repeat it.
+    last_host: Vec<u8>,
+    /// When the first byte of `unconsumed` arrived; for a pipelined request, when the request
+    /// before it was answered.
+    first_byte_at: Instant,
+    /// When to stop waiting.
+    deadline: Instant,
+    /// Fires at the deadline or earlier, so that it need not be reset for each request.
     timer: Pin<&'a mut Sleep>,
     draining: Pin<&'a mut D>,
 }
 
-impl<'a, D: Future<Output = ()>> Waiting<'a, D> {
-    /// Waits for a request to take; where there is none, tells why.
-    fn poll(
+impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
+    /// Waits for a request; without one, returns how the connection continues.
+    fn poll_next(
         &mut self,
         socket: &mut TcpStream,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Taken<'a>, Left>> {
-        if !self.looked {
-            let kept = std::mem::take(&mut self.kept);
-            self.since = clock::stopwatch();
-            if let Some(next) = self.look(&kept, self.since) {
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<FastRequest<'a>, ConnEnd>> {
+        if !self.scanned {
+            let bytes = std::mem::take(&mut self.unconsumed);
+            self.first_byte_at = clock::stopwatch();
+            if let Some(next) = self.scan(&bytes, self.first_byte_at) {
                 return Poll::Ready(next);
             }
         }
-        let mut both = self.app.buffers.lock();
+        let mut buffers = self.app.buffers.lock();
         loop {
-            let have = self.kept.len();
-            if have == READ_MAX {
-                return Poll::Ready(Err(self.leave()));
+            let old_len = self.unconsumed.len();
+            if old_len == READ_MAX {
+                return Poll::Ready(Err(self.end()));
             }
-            both.read[..have].copy_from_slice(&self.kept);
-            let mut buffer = ReadBuf::new(&mut both.read[have..]);
-            match Pin::new(&mut *socket).poll_read(context, &mut buffer) {
+            buffers.read[..old_len].copy_from_slice(&self.unconsumed);
+            let mut buffer = ReadBuf::new(&mut buffers.read[old_len..]);
+            match Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Left::Over { unread: false })),
+                Poll::Ready(Err(_)) => {
+                    return Poll::Ready(Err(ConnEnd::Closed { has_unread: false }));
+                }
                 Poll::Ready(Ok(())) => {}
             }
-            let len = buffer.filled().len();
-            if len == 0 {
-                return Poll::Ready(Err(self.leave()));
+            let new_len = buffer.filled().len();
+            if new_len == 0 {
+                return Poll::Ready(Err(self.end()));
             }
             let now = clock::stopwatch();
-            if have == 0 {
-                self.since = now;
+            if old_len == 0 {
+                self.first_byte_at = now;
             }
-            if let Some(next) = self.look(&both.read[..have + len], now) {
+            if let Some(next) = self.scan(&buffers.read[..old_len + new_len], now) {
                 return Poll::Ready(next);
             }
         }
-        drop(both);
-        self.poll_end(context).map(Err)
+        drop(buffers);
+        self.poll_end(cx).map(Err)
     }
 
-    /// Looks at bytes that came, the last of them now; `None` where more must come.
-    fn look(&mut self, bytes: &[u8], now: Instant) -> Option<Result<Taken<'a>, Left>> {
-        // A panic here would be one over there too, and there it is answered.
-        let (app, from, host) = (self.app, self.from, &mut self.host);
-        let looked = catch_unwind(AssertUnwindSafe(|| look(app, (from, now), bytes, host)));
-        self.looked = true;
-        match looked.unwrap_or(Err(NotTaken::Other)) {
-            Ok((taken, used)) => {
-                self.kept = bytes[used..].to_vec();
-                self.looked = self.kept.is_empty();
-                Some(Ok(taken))
+    /// Scans received bytes, the last of which arrived at `now`; returns `None` if more must
+    /// arrive.
+    fn scan(&mut self, bytes: &[u8], now: Instant) -> Option<Result<FastRequest<'a>, ConnEnd>> {
+        // A panic here leaves the request to hyper: it would panic there too, and is answered
+        // there.
+        let (app, client_ip, last_host) = (self.app, self.client_ip, &mut self.last_host);
+        let scanned = catch_unwind(AssertUnwindSafe(|| {
+            parse_request(app, (client_ip, now), bytes, last_host)
+        }));
+        self.scanned = true;
+        match scanned.unwrap_or(Err(NotFast::Unsupported)) {
+            Ok((request, len)) => {
+                self.unconsumed = bytes[len..].to_vec();
+                self.scanned = self.unconsumed.is_empty();
+                Some(Ok(request))
             }
-            Err(NotTaken::Part) => {
-                self.kept = bytes.to_vec();
-                self.until = self.since + REST_TIME;
-                self.timer.as_mut().reset(self.until.into());
+            Err(NotFast::Incomplete) => {
+                self.unconsumed = bytes.to_vec();
+                self.deadline = self.first_byte_at + REST_TIME;
+                self.timer.as_mut().reset(self.deadline.into());
                 None
             }
-            Err(NotTaken::Other) => {
-                self.kept = bytes.to_vec();
-                Some(Err(self.leave()))
+            Err(NotFast::Unsupported) => {
+                self.unconsumed = bytes.to_vec();
+                Some(Err(self.end()))
             }
         }
     }
 
-    /// Ready when nothing is waited for any longer.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Left> {
-        while self.timer.as_mut().poll(context).is_ready() {
-            if clock::stopwatch() >= self.until {
-                return Poll::Ready(self.leave());
+    /// Becomes ready at the deadline or when the server drains.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<ConnEnd> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if clock::stopwatch() >= self.deadline {
+                return Poll::Ready(self.end());
             }
-            self.timer.as_mut().reset(self.until.into());
+            self.timer.as_mut().reset(self.deadline.into());
         }
-        ready!(self.draining.as_mut().poll(context));
-        Poll::Ready(self.leave())
+        ready!(self.draining.as_mut().poll(cx));
+        Poll::Ready(self.end())
     }
 
-    /// Leaves: who has begun to ask is listened to elsewhere.
-    fn leave(&mut self) -> Left {
-        let bytes = std::mem::take(&mut self.kept);
+    /// Ends the fast path: hyper continues with a request that has begun.
+    fn end(&mut self) -> ConnEnd {
+        let bytes = std::mem::take(&mut self.unconsumed);
         if bytes.is_empty() {
-            return Left::Over { unread: false };
+            return ConnEnd::Closed { has_unread: false };
         }
-        let waited = clock::stopwatch().saturating_duration_since(self.since);
-        Left::Other { bytes, waited, met: self.met }
+        let waited = clock::stopwatch().saturating_duration_since(self.first_byte_at);
+        let answered_any = self.answered_any;
+        ConnEnd::HandToHyper { read_ahead: ReadAhead { bytes, waited, answered_any } }
     }
 }
 
-/// A request that was let through, or why it was not.
-struct Taken<'a> {
-    came: Came,
+/// A request that the fast path answers.
+struct FastRequest<'a> {
+    origin: Origin,
     family: Family,
-    asking: Result<Asking<'a>, Problem>,
-    hot: Hot,
+    /// The admitted request, or why it is refused.
+    context: Result<RequestContext<'a>, Problem>,
+    call: FastCall,
 }
 
-/// Why bytes that came are no request to take.
-enum NotTaken {
+/// Why received bytes are not a request for the fast path.
+enum NotFast {
     /// They may become one.
-    Part,
-    /// They are something else.
-    Other,
+    Incomplete,
+    /// hyper must read them.
+    Unsupported,
 }
 
-/// Takes the first request of `bytes`; gives how many of them it is.
-fn look<'a>(
+/// Parses and admits the first request of `bytes`; returns it with its length in bytes.
+fn parse_request<'a>(
     app: &'a App,
-    (from, begun): (Option<IpAddr>, Instant),
+    (client_ip, started): (Option<IpAddr>, Instant),
     bytes: &[u8],
-    host: &mut Vec<u8>,
-) -> Result<(Taken<'a>, usize), NotTaken> {
-    let (head, used) = match head::read(bytes) {
-        Read::Whole(head, used) => (head, used),
-        Read::Part => return Err(NotTaken::Part),
-        Read::Other => return Err(NotTaken::Other),
+    last_host: &mut Vec<u8>,
+) -> Result<(FastRequest<'a>, usize), NotFast> {
+    let (head, len) = match head::parse(bytes) {
+        Parsed::Complete(head, len) => (head, len),
+        Parsed::Incomplete => return Err(NotFast::Incomplete),
+        Parsed::Unsupported => return Err(NotFast::Unsupported),
     };
-    if *host != head.host {
-        if !app.goes_by(head.host) {
-            return Err(NotTaken::Other);
+    if *last_host != head.host {
+        if !app.accepts_host(head.host) {
+            return Err(NotFast::Unsupported);
         }
-        remember(host, head.host);
+        remember(last_host, head.host);
     }
-    let asked = Hot::read(&head).ok_or(NotTaken::Other)?;
-    let came = Came { from, id: app.next_request_id(), begun };
+    let call = FastCall::read(&head).ok_or(NotFast::Unsupported)?;
+    let origin = Origin { client_ip, id: app.next_request_id(), started };
     let bearer = || Ok(head.authorization.and_then(admit::bearer));
-    let asking = admit::admit(app, ("POST", head.path), bearer, &came);
-    Ok((Taken { came, family: Family::of(head.path), asking, hot: asked }, used))
+    let context = admit::admit(app, ("POST", head.path), bearer, &origin);
+    Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
 }
 
-/// Remembers a Host that was taken, but for one that is longer than any name and its port: a
-/// connection that waits holds no buffer. Nothing remembered is as an empty one, which any server goes
-/// by.
-fn remember(known: &mut Vec<u8>, host: &[u8]) {
-    known.clear();
+/// Remembers an accepted Host unless it is longer than any name with a port: an idle connection
+/// holds no buffer. An empty value stands for none; the server accepts an empty Host anyway.
+fn remember(last_host: &mut Vec<u8>, host: &[u8]) {
+    last_host.clear();
     if host.len() <= HOST_MAX {
-        known.extend_from_slice(host);
+        last_host.extend_from_slice(host);
     }
 }
 
-/// An answer that was sent.
+/// A response that was sent.
 struct Sent {
-    /// Whether the connection is over with it.
-    last: bool,
+    /// Whether the connection ends with it.
+    closes: bool,
     at: Instant,
 }
 
-/// Plays and answers.
-async fn answer(
+/// Runs a request and sends its response.
+async fn respond(
     app: &App,
-    taken: Taken<'_>,
+    request: FastRequest<'_>,
     socket: &mut TcpStream,
-    kept: &mut Vec<u8>,
+    unconsumed: &mut Vec<u8>,
 ) -> io::Result<Sent> {
-    let Taken { came, family, asking, hot } = taken;
-    let played = match asking {
-        Ok(asking) => play(asking, hot, socket, kept).await?,
+    let FastRequest { origin, family, context, call } = request;
+    let result = match context {
+        Ok(context) => run_call(context, call, socket, unconsumed).await?,
         Err(problem) => Err(problem),
     };
-    let made = played.map_err(|problem| {
-        let mut made = app.refuse(problem, came.id, true);
-        dress(&mut made, came.id, true, true);
-        made
+    let result = result.map_err(|problem| {
+        let mut response = app.refuse(problem, origin.id, true);
+        let traits = ResponseTraits { id: origin.id, is_change: true, has_secrets: true };
+        add_standard_headers(&mut response, traits);
+        response
     });
-    let sent = send(app, socket, &made, (&came, family)).await;
+    let sent = send(app, socket, &result, (&origin, family)).await;
     if sent.is_err()
-        && let Ok(Told::Granted(granted)) = &made
+        && let Ok(FastReply::Granted(granted)) = &result
     {
-        app.undo_undelivered(granted);
+        app.revoke_undelivered(granted);
     }
     sent
 }
 
-/// Plays a request; fails when its caller hangs up while it waits.
-async fn play(
-    app: Asking<'_>,
-    hot: Hot,
+/// Runs a call; fails if its client disconnects while the call waits.
+async fn run_call(
+    context: RequestContext<'_>,
+    call: FastCall,
     socket: &mut TcpStream,
-    kept: &mut Vec<u8>,
-) -> io::Result<Result<Told, Problem>> {
-    let (call, kind) = match hot {
-        Hot::Asked(call, kind) => (call, kind),
+    unconsumed: &mut Vec<u8>,
+) -> io::Result<Result<FastReply, Problem>> {
+    let (call, kind) = match call {
+        FastCall::Engine(call, kind) => (call, kind),
         #[cfg(feature = "bench-constant")]
-        Hot::Constant(constant) => return Ok(Ok(Told::Constant(constant))),
+        FastCall::Constant(constant) => return Ok(Ok(FastReply::Constant(constant))),
     };
-    let waits = call.may_wait();
-    let mut reply = pin!(app.begin(call));
-    let reply = std::future::poll_fn(|context| match reply.as_mut().poll(context) {
+    let may_wait = call.may_wait();
+    let mut reply = pin!(context.submit(call));
+    let reply = std::future::poll_fn(|cx| match reply.as_mut().poll(cx) {
         Poll::Ready(reply) => Poll::Ready(Ok(reply)),
-        // Given up, it leaves the line.
-        Poll::Pending if waits => app.poll_gone(socket, kept, context).map(Err),
+        // Dropping the pending reply removes the call from the wait queue.
+        Poll::Pending if may_wait => context.poll_disconnect(socket, unconsumed, cx).map(Err),
         Poll::Pending => Poll::Pending,
     });
     let reply = reply.await?;
-    let told = catch_unwind(AssertUnwindSafe(|| kind.told(&app, reply)));
-    let told = told.unwrap_or_else(|_| Err(Problem::panicked()));
-    if let Ok(Told::Granted(granted)) = &told
-        && std::future::poll_fn(|context| Poll::Ready(has_left(socket, context))).await
+    let result = catch_unwind(AssertUnwindSafe(|| kind.map_reply(&context, reply)));
+    let result = result.unwrap_or_else(|_| Err(Problem::panicked()));
+    if let Ok(FastReply::Granted(granted)) = &result
+        && std::future::poll_fn(|cx| Poll::Ready(has_disconnected(socket, cx))).await
     {
-        app.undo_undelivered(granted);
+        context.revoke_undelivered(granted);
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
-    app.end(match &told {
-        Ok(told) => (told.status(), None),
+    context.finish_audit(match &result {
+        Ok(reply) => (reply.status(), None),
         Err(problem) => (problem.status(), Some(problem.code())),
     });
-    Ok(told)
+    Ok(result)
 }
 
 impl App {
-    /// Has a grant taken back that nobody received.
-    fn undo_undelivered(&self, granted: &Granted) {
-        let call = granted.taken_back();
-        drop(self.lane.submit(Asked { by: Principal::Server, call }));
+    /// Revokes a grant that its client did not receive.
+    fn revoke_undelivered(&self, granted: &Granted) {
+        let call = granted.revoke_call();
+        drop(self.lane.submit(Request { by: Principal::Server, call }));
     }
 
-    /// Whether a Host is one, and this server's.
-    fn goes_by(&self, host: &[u8]) -> bool {
+    /// Returns whether a Host is well-formed and names this server.
+    fn accepts_host(&self, host: &[u8]) -> bool {
         let hosts = &self.server.access.hosts;
         is_host(host) && std::str::from_utf8(host).is_ok_and(|host| hosts.take(host))
     }
 
-    /// Listens to a caller who waits: keeps what he sends ahead, and is ready when he has gone. Who
-    /// sends more than is kept is not listened to any further.
-    fn poll_gone(
+    /// Reads from a client whose call waits: keeps pipelined bytes, and becomes ready when the
+    /// client has disconnected. Beyond [`READ_MAX`] bytes nothing more is read (back-pressure).
+    fn poll_disconnect(
         &self,
         socket: &mut TcpStream,
-        kept: &mut Vec<u8>,
-        context: &mut Context<'_>,
+        unconsumed: &mut Vec<u8>,
+        cx: &mut Context<'_>,
     ) -> Poll<io::Error> {
-        while kept.len() < READ_MAX {
-            let mut both = self.buffers.lock();
-            let mut buffer = ReadBuf::new(&mut both.read[kept.len()..]);
-            let read = ready!(Pin::new(&mut *socket).poll_read(context, &mut buffer));
+        while unconsumed.len() < READ_MAX {
+            let mut buffers = self.buffers.lock();
+            let mut buffer = ReadBuf::new(&mut buffers.read[unconsumed.len()..]);
+            let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer));
             match read.map(|()| buffer.filled()) {
                 Ok([]) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
-                Ok(more) => kept.extend_from_slice(more),
+                Ok(bytes) => unconsumed.extend_from_slice(bytes),
                 Err(error) => return Poll::Ready(error),
             }
         }
@@ -382,77 +403,77 @@ impl App {
     }
 }
 
-/// Tells whether a client has closed its end since it asked.
-fn has_left(socket: &TcpStream, context: &mut Context<'_>) -> bool {
-    if socket.poll_read_ready(context).is_pending() {
+/// Returns whether a client has closed its end since it sent the request.
+fn has_disconnected(socket: &TcpStream, cx: &mut Context<'_>) -> bool {
+    if socket.poll_read_ready(cx).is_pending() {
         return false;
     }
-    // More of its requests, or that there will be none.
-    match pin!(socket.ready(Interest::READABLE)).poll(context) {
+    // Readable: either a pipelined request or the end of the stream.
+    match pin!(socket.ready(Interest::READABLE)).poll(cx) {
         Poll::Ready(Ok(ready)) => ready.is_read_closed(),
         Poll::Ready(Err(_)) => true,
         Poll::Pending => false,
     }
 }
 
-/// Writes an answer.
+/// Sends a response.
 async fn send(
     app: &App,
     socket: &mut TcpStream,
-    made: &Result<Told, Response>,
-    about: (&Came, Family),
+    result: &Result<FastReply, Response>,
+    request: (&Origin, Family),
 ) -> io::Result<Sent> {
-    let begun =
-        std::future::poll_fn(|context| Poll::Ready(begin(app, socket, made, about, context)));
-    let (sent, rest) = begun.await?;
+    let written =
+        std::future::poll_fn(|cx| Poll::Ready(try_send(app, socket, result, request, cx)));
+    let (sent, rest) = written.await?;
     if !rest.is_empty() {
         timeout(WRITE_TIME, socket.write_all(&rest)).await??;
     }
     Ok(sent)
 }
 
-/// Writes an answer; gives what the socket did not take.
-fn begin(
+/// Sends as much of a response as the socket accepts; returns the rest.
+fn try_send(
     app: &App,
     socket: &mut TcpStream,
-    made: &Result<Told, Response>,
-    (came, family): (&Came, Family),
-    context: &mut Context<'_>,
+    result: &Result<FastReply, Response>,
+    (origin, family): (&Origin, Family),
+    cx: &mut Context<'_>,
 ) -> io::Result<(Sent, Vec<u8>)> {
-    let status = made.as_ref().map_or_else(Response::status, Told::status);
-    let at = clock::stopwatch();
-    app.counts.answered(family, status, at.saturating_duration_since(came.begun));
-    let last = app.server.stopping.load(Ordering::Relaxed);
-    let mut both = app.buffers.lock();
-    let about = About { id: came.id, last, at };
-    let (bytes, last) = match made {
-        Ok(told) => (both.written.tell(status, |body| told.write(body), &about), last),
-        Err(made) => both.written.tell_made(made, &about),
+    let status = result.as_ref().map_or_else(Response::status, FastReply::status);
+    let now = clock::stopwatch();
+    app.counts.answered(family, status, now.saturating_duration_since(origin.started));
+    let closes = app.server.stopping.load(Ordering::Relaxed);
+    let mut buffers = app.buffers.lock();
+    let info = ResponseInfo { id: origin.id, closes, now };
+    let (bytes, closes) = match result {
+        Ok(reply) => (buffers.writer.write_reply(status, |body| reply.write(body), &info), closes),
+        Err(response) => buffers.writer.write_response(response, &info),
     };
-    let sent = match Pin::new(socket).poll_write(context, bytes) {
-        Poll::Ready(sent) => sent?,
+    let sent_len = match Pin::new(socket).poll_write(cx, bytes) {
+        Poll::Ready(len) => len?,
         Poll::Pending => 0,
     };
-    Ok((Sent { last, at }, bytes[sent..].to_vec()))
+    Ok((Sent { closes, at: now }, bytes[sent_len..].to_vec()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `localhost:` and 15 000 more were once kept as long as their connection was open.
+    /// A Host of `localhost:` and 15 000 more bytes was once kept for the life of its connection.
     #[test]
-    fn a_connection_remembers_no_more_of_a_host_than_a_name() {
-        let mut known = Vec::new();
-        for (host, kept) in [
+    fn a_connection_remembers_no_host_longer_than_a_name_and_port() {
+        let mut last_host = Vec::new();
+        for (host, expected) in [
             (&b"localhost:8000"[..], &b"localhost:8000"[..]),
             (&[b'a'; HOST_MAX], &[b'a'; HOST_MAX]),
             (&[b'a'; HOST_MAX + 1], b""),
             (&[b'a'; READ_MAX], b""),
         ] {
-            remember(&mut known, host);
-            assert_eq!(known, kept);
-            assert!(known.capacity() <= 2 * HOST_MAX, "{}", known.capacity());
+            remember(&mut last_host, host);
+            assert_eq!(last_host, expected);
+            assert!(last_host.capacity() <= 2 * HOST_MAX, "{}", last_host.capacity());
         }
     }
 }

@@ -1,83 +1,87 @@
-//! What hyper refuses by itself: heads that it cannot read, which no handler ever sees.
+//! Replaces the responses that hyper writes by itself, to heads that it cannot parse and that no
+//! handler sees.
 //!
-//! hyper answers them with a bare status. Here such an answer is known by what every answer of ours
-//! has and it has not, and its place is taken by a problem like any other, under the same status.
-//! Where hyper's words are not known again, they go out as they are.
+//! hyper answers such a head with a bare status. [`HyperErrorFilter`] recognises that response by
+//! what every response of this server has and it lacks, and replaces it with a problem of the same
+//! status. A response of an unknown form passes unchanged.
 
 use super::error::Problem;
 use super::metrics::Family;
-use super::{App, NOTHING_NEEDED, REQUEST_ID};
+use super::{App, CSP_DENY_ALL, REQUEST_ID};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use keypeg_client::Code;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The refusals of one connection; the first is its last answer.
+/// The filter of one connection. The first response it replaces is the connection's last.
 #[derive(Debug)]
-pub(super) struct Unread {
+pub(super) struct HyperErrorFilter {
     app: Arc<App>,
-    /// What is to be sent in place of hyper's words.
-    bytes: Vec<u8>,
+    /// The bytes to send instead of hyper's.
+    replacement: Vec<u8>,
     sent: usize,
 }
 
-impl Unread {
+impl HyperErrorFilter {
     pub(super) fn new(app: Arc<App>) -> Self {
-        Self { app, bytes: Vec::new(), sent: 0 }
+        Self { app, replacement: Vec::new(), sent: 0 }
     }
 
-    /// Takes what hyper is about to write, if it is a refusal of its own: [`Unread::rest`] is then
-    /// to be sent instead.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        let Some(refusal) = Refusal::of(bytes) else { return false };
-        self.bytes = answer(&self.app, &refusal);
+    /// Checks the bytes that hyper is about to write. Returns `true` if they are an error response
+    /// of its own: the caller must drop them and send [`HyperErrorFilter::unsent`] instead.
+    pub(super) fn intercept(&mut self, bytes: &[u8]) -> bool {
+        let Some(error) = HyperError::parse(bytes) else { return false };
+        self.replacement = problem_response(&self.app, &error);
         self.sent = 0;
         true
     }
 
-    /// What is still to be sent.
-    pub(super) fn rest(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+    /// Returns the bytes of the replacement that are still to be sent.
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.replacement[self.sent..]
     }
 
-    /// Tells that so much of the rest was sent.
-    pub(super) fn sent(&mut self, len: usize) {
+    /// Marks `len` more bytes of the replacement as sent.
+    pub(super) fn mark_sent(&mut self, len: usize) {
         self.sent += len;
     }
 }
 
-/// A refusal of hyper's own.
+/// An error response that hyper wrote by itself.
 #[derive(Debug, PartialEq, Eq)]
-struct Refusal<'a> {
+struct HyperError<'a> {
     status: StatusCode,
-    /// Its head up to the length of the body it does not have.
+    /// The head up to its Content-Length, which is 0.
     before: &'a str,
-    /// The head's other headers, and its end.
+    /// The head's other headers and its end.
     after: &'a str,
 }
 
-impl<'a> Refusal<'a> {
-    fn of(bytes: &'a [u8]) -> Option<Self> {
-        // Bodies hold no CRLF, so this can be nothing but one head.
+impl<'a> HyperError<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        // Bodies contain no CRLF, so bytes that end in an empty line are one head and nothing else.
         let code = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         if code[0] != b'4' || !bytes.ends_with(b"\r\n\r\n") {
             return None;
         }
         let head = std::str::from_utf8(bytes).ok()?;
         let (before, after) = head.split_once("\r\ncontent-length: 0\r\n")?;
-        let ours = head.contains(REQUEST_ID.as_str());
+        let has_request_id = head.contains(REQUEST_ID.as_str());
         let status = StatusCode::from_bytes(code).ok()?;
-        (!ours).then_some(Self { status, before, after })
+        (!has_request_id).then_some(Self { status, before, after })
     }
 }
 
-fn answer(app: &App, refusal: &Refusal<'_>) -> Vec<u8> {
-    let Refusal { status, before, after } = *refusal;
+fn problem_response(app: &App, error: &HyperError<'_>) -> Vec<u8> {
+    let HyperError { status, before, after } = *error;
     let (code, detail) = if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
-        (Code::TooLarge, "The request's head is too large.")
+        (
+            Code::TooLarge,
+            "The request's line and headers are too large: send fewer or shorter headers.",
+        )
     } else {
-        (Code::Malformed, "The request's head is not one of HTTP/1.1.")
+        (Code::Malformed, "The request's line or headers are not valid HTTP/1.1.")
     };
     let id = app.next_request_id();
     app.counts.refused(code);
@@ -85,7 +89,7 @@ fn answer(app: &App, refusal: &Refusal<'_>) -> Vec<u8> {
     let body = Problem::new(code, detail).unread(status).into_body(id, true);
     let head = format!(
         "{before}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\n\
-         {X_CONTENT_TYPE_OPTIONS}: nosniff\r\n{CONTENT_SECURITY_POLICY}: {NOTHING_NEEDED}\r\n\
+         {X_CONTENT_TYPE_OPTIONS}: nosniff\r\n{CONTENT_SECURITY_POLICY}: {CSP_DENY_ALL}\r\n\
          {REQUEST_ID}: {id}\r\n{after}",
         body.len(),
     );
@@ -97,13 +101,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_hyper_says_by_itself_is_taken() {
-        let hypers = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\
-                      content-length: 0\r\ndate: Sun, 22 Nov 2026 21:29:00 GMT\r\n\r\n";
-        let refusal = Refusal::of(hypers.as_bytes()).unwrap();
-        assert_eq!(refusal.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-        assert!(refusal.before.ends_with("connection: close"));
-        assert!(refusal.after.starts_with("date: ") && refusal.after.ends_with("\r\n\r\n"));
+    fn only_error_responses_of_hyper_itself_are_intercepted() {
+        let bytes = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\
+                     content-length: 0\r\ndate: Sun, 22 Nov 2026 21:29:00 GMT\r\n\r\n";
+        let error = HyperError::parse(bytes.as_bytes()).unwrap();
+        assert_eq!(error.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert!(error.before.ends_with("connection: close"));
+        assert!(error.after.starts_with("date: ") && error.after.ends_with("\r\n\r\n"));
         for other in [
             "",
             "HTTP/1.1 4",
@@ -112,7 +116,7 @@ mod tests {
             "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n{}",
             "HTTP/1.1 405 Method Not Allowed\r\nx-request-id: 1-2\r\ncontent-length: 0\r\n\r\n",
         ] {
-            assert_eq!(Refusal::of(other.as_bytes()), None, "{other:?}");
+            assert_eq!(HyperError::parse(other.as_bytes()), None, "{other:?}");
         }
     }
 }

@@ -1,6 +1,8 @@
-//! `Idempotency-Key`: what is asked under one is played once, and answered the same when asked again.
+//! The `Idempotency-Key` header: the engine runs a call with a key once and answers a retry with
+//! the stored answer.
 //!
-//! Two bodies are the same when their fields are, in whatever order and spacing.
+//! Two bodies are equal when their fields are, whatever their order and spacing. Does not know
+//! where answers are stored or for how long.
 
 use super::body::Fields;
 use super::error::Problem;
@@ -9,17 +11,18 @@ use keypeg_engine::Call;
 use keypeg_engine::core::BodyDigest;
 
 const HEADER: &str = "idempotency-key";
+/// The longest key, in bytes.
 const KEY_MAX: usize = 128;
 
-/// An Idempotency-Key and what was asked under it.
+/// A request's Idempotency-Key and the digest of its body.
 #[derive(Debug)]
-pub(super) struct Once {
+pub(super) struct IdempotencyKey {
     key: Box<str>,
     body: BodyDigest,
 }
 
-/// Reads the header; `None` where it is not there.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
+/// Reads the header; returns `None` if the request has none.
+pub(super) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     let mut values = headers.get_all(HEADER).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let visible = first.as_bytes().iter().all(u8::is_ascii_graphic);
@@ -27,21 +30,24 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
         Ok(key) if visible && (1..=KEY_MAX).contains(&key.len()) && values.next().is_none() => {
             Ok(Some(key.into()))
         }
-        _ => Err(Problem::out_of_range("Idempotency-Key", "once, 1..128 visible characters")),
+        _ => Err(Problem::out_of_range(
+            "Idempotency-Key",
+            "one value of 1..128 visible ASCII characters",
+        )),
     }
 }
 
-impl Once {
-    /// Ties a key to what is asked under it.
+impl IdempotencyKey {
+    /// Combines a key with the digest of the request's body.
     pub(super) fn of(key: Option<Box<str>>, fields: &Fields) -> Option<Self> {
         key.map(|key| Self { key, body: BodyDigest::of(&fields.canonical()) })
     }
 }
 
-/// Has a call played once, where it came under an Idempotency-Key.
-pub(super) fn asked(once: Option<Once>, call: Call) -> Call {
-    match once {
+/// Makes a call idempotent if its request has an Idempotency-Key.
+pub(super) fn with_key(key: Option<IdempotencyKey>, call: Call) -> Call {
+    match key {
         None => call,
-        Some(Once { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },
+        Some(IdempotencyKey { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },
     }
 }

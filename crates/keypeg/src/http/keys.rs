@@ -1,10 +1,14 @@
-//! Keys over HTTP: generate, import, list, show, put back, delete, keep alive.
+//! The key routes: generate, import, list, show, reveal, delete, force-release, keep alive.
+//!
+//! A key's value leaves the server only when the key is created or granted, or by reveal.
 
-use super::body::{Fields, Known, VALUES_BODY_MAX, wrong_type};
+use super::body::{Fields, KnownFields, VALUES_BODY_MAX, wrong_type};
 use super::error::Problem;
-use super::idempotency::{self, Once};
+use super::idempotency::{self, KeyAndDigest};
 use super::query::Query;
-use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
+use super::{
+    HandlerResult, REPLY_VARIANT, Request, RequestContext, json_response, no_content, pool_name,
+};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
@@ -14,29 +18,38 @@ use keypeg_engine::core::{
 use keypeg_engine::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
 use serde_json::Value;
 
-const GENERATE: Known = &["count", "values"];
+const ADD_FIELDS: KnownFields = &["count", "values"];
 const COUNT: &str = "1..10000";
 const VALUES: &str = "an array of 1..10000 strings of 1..4096 bytes";
 const STATES: &str = "available, leased, resting, quarantined";
-/// Keys of a page where the request does not say.
-const LIMIT: usize = 100;
-const KEEP_ALIVE: Known = &["ids", "all"];
+/// The page size if the request gives none.
+const DEFAULT_LIMIT: usize = 100;
+const KEEP_ALIVE_FIELDS: KnownFields = &["ids", "all"];
 const IDS: &str = "an array of at most 10000 key ids";
 
 /// Lists keys, without their values.
-pub(super) async fn list(app: &Asking<'_>, pool: &str, query: Option<&str>) -> Answered {
+pub(super) async fn list(
+    context: &RequestContext<'_>,
+    pool: &str,
+    query: Option<&str>,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let (state, limit, cursor) = app.judged(&pool, listed(query)).await?;
+    let ListArgs { state, limit, cursor } =
+        context.or_unknown_pool(&pool, list_args(query)).await?;
     let call = Call::ListKeys { pool: pool.clone(), state, limit, cursor };
-    let Reply::Page(page) = app.ask(call).await? else { unreachable!("{SHAPES}") };
+    let Reply::Page(page) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
     let next_cursor = page.next.map(|cursor| cursor.to_string());
-    let keys = page.keys.into_iter().map(|key| shown(&pool, key)).collect();
-    Ok(json(StatusCode::OK, &wire::KeyPage { keys, next_cursor }))
+    let keys = page.keys.into_iter().map(|key| wire_key(&pool, key)).collect();
+    Ok(json_response(StatusCode::OK, &wire::KeyPage { keys, next_cursor }))
 }
 
-type Listed = (Option<KeyState>, usize, Option<Cursor>);
+struct ListArgs {
+    state: Option<KeyState>,
+    limit: usize,
+    cursor: Option<Cursor>,
+}
 
-fn listed(query: Option<&str>) -> Result<Listed, Problem> {
+fn list_args(query: Option<&str>) -> Result<ListArgs, Problem> {
     let query = Query::read(query, &["state", "limit", "cursor"])?;
     let state = match query.get("state") {
         None => None,
@@ -46,56 +59,60 @@ fn listed(query: Option<&str>) -> Result<Listed, Problem> {
         Some("quarantined") => Some(KeyState::Quarantined),
         Some(_) => return Err(Problem::out_of_range("state", STATES)),
     };
-    let limit = query.get("limit").map_or(Ok(LIMIT), |text| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let limit = digits.then(|| text.parse().ok()).flatten();
+    let limit = query.get("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let limit = is_number.then(|| text.parse().ok()).flatten();
         limit
             .filter(|limit| (1..=PAGE_MAX).contains(limit))
             .ok_or_else(|| Problem::out_of_range("limit", "1..1000"))
     });
     let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
-    Ok((state, limit?, cursor.transpose()?))
+    Ok(ListArgs { state, limit: limit?, cursor: cursor.transpose()? })
 }
 
-/// Makes keys, or brings values in.
-pub(super) async fn add(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
+/// Generates keys or imports values.
+pub(super) async fn add(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let (once, added) = app.judged(&pool, added(request).await).await?;
-    let call = match added {
-        Added::Made(count) => Call::Generate { pool, count },
-        Added::BroughtIn(values) => Call::Import { pool, values },
+    let (key, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
+    let call = match new {
+        KeysToAdd::Generated(count) => Call::Generate { pool, count },
+        KeysToAdd::Imported(values) => Call::Import { pool, values },
     };
-    let Reply::Keys(keys) = app.ask(idempotency::asked(once, call)).await? else {
-        unreachable!("{SHAPES}")
-    };
+    let call = idempotency::with_key(key, call);
+    let Reply::Keys(keys) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
     let keys = keys.iter().map(new_key).collect();
-    Ok(json(StatusCode::CREATED, &wire::NewKeys { keys }))
+    Ok(json_response(StatusCode::CREATED, &wire::NewKeys { keys }))
 }
 
-enum Added {
-    Made(u32),
-    BroughtIn(Vec<Secret>),
+/// The keys that a request adds.
+enum KeysToAdd {
+    Generated(u32),
+    Imported(Vec<Secret>),
 }
 
-async fn added(request: Request) -> Result<(Option<Once>, Added), Problem> {
-    let key = idempotency::key(request.headers())?;
-    let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, GENERATE).await?;
-    let once = Once::of(key, &fields);
+async fn read_add(request: Request) -> Result<(Option<KeyAndDigest>, KeysToAdd), Problem> {
+    let key = idempotency::header(request.headers())?;
+    let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, ADD_FIELDS).await?;
+    let key = KeyAndDigest::of(key, &fields);
     let count = fields.integer("count", COUNT)?;
-    let added = match (count, fields.take("values")) {
-        (None, Some(values)) => brought_in(values).map(Added::BroughtIn),
-        (Some(_), Some(_)) => Err(Problem::out_of_range("count", "left out beside values")),
+    let new = match (count, fields.take("values")) {
+        (None, Some(values)) => read_values(values).map(KeysToAdd::Imported),
+        (Some(_), Some(_)) => Err(Problem::out_of_range("count", "left out when values is given")),
         (count, None) => u32::try_from(count.unwrap_or(1))
             .ok()
             .filter(|count| (1..=GENERATE_MAX).contains(count))
-            .map(Added::Made)
+            .map(KeysToAdd::Generated)
             .ok_or_else(|| Problem::out_of_range("count", COUNT)),
     };
-    Ok((once, added?))
+    Ok((key, new?))
 }
 
-fn brought_in(values: Value) -> Result<Vec<Secret>, Problem> {
+fn read_values(values: Value) -> Result<Vec<Secret>, Problem> {
     let Value::Array(values) = values else { return Err(wrong_type("values", VALUES, &values)) };
     if values.is_empty() || values.len() > GENERATE_MAX as usize {
         return Err(Problem::out_of_range("values", VALUES));
@@ -111,116 +128,140 @@ fn brought_in(values: Value) -> Result<Vec<Secret>, Problem> {
     values.iter().map(secret).collect()
 }
 
-pub(super) async fn show(app: &Asking<'_>, pool: &str, key: &str) -> Answered {
+/// Shows a key without its value.
+pub(super) async fn show(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let key = app.judged(&pool, key_ref(key)).await?;
+    let key = context.or_unknown_pool(&pool, key_ref(key)).await?;
     let call = Call::GetKey { pool: pool.clone(), key };
-    let Reply::Key(view) = app.ask(call).await? else { unreachable!("{SHAPES}") };
-    Ok(json(StatusCode::OK, &shown(&pool, *view)))
+    let Reply::Key(view) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
+    Ok(json_response(StatusCode::OK, &wire_key(&pool, *view)))
 }
 
-/// Shows a key's value to somebody it was not lent to.
-pub(super) async fn reveal(app: &Asking<'_>, pool: &str, key: &str, request: Request) -> Answered {
+/// Returns a key's value without leasing the key.
+pub(super) async fn reveal(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let read = Fields::read(request, &[]).await.and_then(|_| key_ref(key));
-    let key = app.judged(&pool, read).await?;
-    let Reply::Revealed { id, value } = app.ask(Call::Reveal { pool, key }).await? else {
-        unreachable!("{SHAPES}")
+    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
+    let Reply::Revealed { id, value } = context.execute(Call::Reveal { pool, key }).await? else {
+        unreachable!("{REPLY_VARIANT}")
     };
     let key = wire::Secret(value.reveal().into());
-    Ok(json(StatusCode::OK, &wire::RevealedKey { id: id.to_string(), key }))
+    Ok(json_response(StatusCode::OK, &wire::RevealedKey { id: id.to_string(), key }))
 }
 
-pub(super) async fn remove(app: &Asking<'_>, pool: &str, key: &str) -> Answered {
+/// Deletes a key.
+pub(super) async fn delete(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let key = app.judged(&pool, key_ref(key)).await?;
-    let Reply::Done = app.ask(Call::DeleteKey { pool, key }).await? else {
-        unreachable!("{SHAPES}")
+    let key = context.or_unknown_pool(&pool, key_ref(key)).await?;
+    let Reply::Done = context.execute(Call::DeleteKey { pool, key }).await? else {
+        unreachable!("{REPLY_VARIANT}")
     };
     Ok(no_content())
 }
 
-pub(super) async fn release(app: &Asking<'_>, pool: &str, key: &str, request: Request) -> Answered {
-    let pool = pool_name(pool)?;
-    let key = app.judged(&pool, bare(request, key).await).await?;
-    let Reply::KeyReleased { released } = app.ask(Call::ForceRelease { pool, key }).await? else {
-        unreachable!("{SHAPES}")
-    };
-    Ok(json(StatusCode::OK, &wire::KeyReleased { released }))
-}
-
-pub(super) async fn keep_alive(
-    app: &Asking<'_>,
+/// Force-releases a key: ends its lease, rest or quarantine by the key id.
+pub(super) async fn force_release(
+    context: &RequestContext<'_>,
     pool: &str,
     key: &str,
     request: Request,
-) -> Answered {
+) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let key = app.judged(&pool, bare(request, key).await).await?;
-    let reply = app.ask(Call::KeepAlive { pool, key }).await?;
-    Ok(json(StatusCode::OK, &kept(&reply)))
+    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
+    let Reply::KeyReleased { released } = context.execute(Call::ForceRelease { pool, key }).await?
+    else {
+        unreachable!("{REPLY_VARIANT}")
+    };
+    Ok(json_response(StatusCode::OK, &wire::KeyReleased { released }))
 }
 
-pub(super) fn kept(reply: &Reply) -> wire::KeptAlive {
-    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{SHAPES}") };
+/// Keeps one key alive.
+pub(super) async fn keep_alive(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
+    let reply = context.execute(Call::KeepAlive { pool, key }).await?;
+    Ok(json_response(StatusCode::OK, &kept_alive(&reply)))
+}
+
+/// Returns the reply of a keep-alive as its wire type.
+pub(super) fn kept_alive(reply: &Reply) -> wire::KeptAlive {
+    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{REPLY_VARIANT}") };
     wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
 }
 
-/// Reads a request that names a key and has nothing else to say.
-async fn bare(request: Request, key: &str) -> Result<KeyRef, Problem> {
+/// Reads a request whose only argument is the key in its path.
+async fn read_key_only(request: Request, key: &str) -> Result<KeyRef, Problem> {
     Fields::read(request, &[]).await?;
     key_ref(key)
 }
 
-pub(super) async fn keep_alive_many(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
+/// Keeps the given keys, or all keys of a pool, alive.
+pub(super) async fn keep_alive_many(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let fields = Fields::read(request, KEEP_ALIVE).await;
-    let asked = app.judged(&pool, fields.and_then(kept_alive)).await?;
-    let (call, mut missing) = match asked {
-        KeptAlive::All => (Call::KeepAliveAll { pool }, Vec::new()),
-        KeptAlive::These { keys, ill_formed } => (Call::KeepAliveMany { pool, keys }, ill_formed),
+    let fields = Fields::read(request, KEEP_ALIVE_FIELDS).await;
+    let targets = context.or_unknown_pool(&pool, fields.and_then(keep_alive_targets)).await?;
+    let (call, mut missing) = match targets {
+        KeepAliveTargets::All => (Call::KeepAliveAll { pool }, Vec::new()),
+        KeepAliveTargets::Keys { keys, malformed } => {
+            (Call::KeepAliveMany { pool, keys }, malformed)
+        }
     };
-    let Reply::KeptAliveMany { kept, missing: not_there } = app.ask(call).await? else {
-        unreachable!("{SHAPES}")
+    let Reply::KeptAliveMany { kept, missing: unknown } = context.execute(call).await? else {
+        unreachable!("{REPLY_VARIANT}")
     };
-    missing.extend(not_there.iter().map(KeyId::to_string));
-    Ok(json(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
+    missing.extend(unknown.iter().map(KeyId::to_string));
+    Ok(json_response(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
 }
 
-enum KeptAlive {
+/// The keys that one keep-alive request names.
+enum KeepAliveTargets {
     All,
-    These { keys: Vec<KeyId>, ill_formed: Vec<String> },
+    Keys { keys: Vec<KeyId>, malformed: Vec<String> },
 }
 
-fn kept_alive(mut fields: Fields) -> Result<KeptAlive, Problem> {
+fn keep_alive_targets(mut fields: Fields) -> Result<KeepAliveTargets, Problem> {
     match (fields.take("ids"), fields.take("all")) {
-        (Some(ids), None) => these(ids),
-        (None, Some(Value::Bool(true))) => Ok(KeptAlive::All),
+        (Some(ids), None) => read_ids(ids),
+        (None, Some(Value::Bool(true))) => Ok(KeepAliveTargets::All),
         (None, Some(Value::Bool(false))) => Err(Problem::out_of_range("all", "true")),
         (None, Some(other)) => Err(wrong_type("all", "true", &other)),
-        (Some(_), Some(_)) => Err(Problem::out_of_range("all", "left out beside ids")),
-        (None, None) => Err(Problem::out_of_range("ids", "there, or all must be true")),
+        (Some(_), Some(_)) => Err(Problem::out_of_range("all", "left out when ids is given")),
+        (None, None) => Err(Problem::out_of_range("ids", "given, unless all is true")),
     }
 }
 
-/// An id that could not be a key's is missing like any other that is no key's.
-fn these(ids: Value) -> Result<KeptAlive, Problem> {
+/// Reads key ids. A malformed id is collected for the response's `missing`, like an unknown one.
+fn read_ids(ids: Value) -> Result<KeepAliveTargets, Problem> {
     let Value::Array(ids) = ids else { return Err(wrong_type("ids", IDS, &ids)) };
     if ids.len() > GENERATE_MAX as usize {
         return Err(Problem::out_of_range("ids", IDS));
     }
     let mut keys = Vec::with_capacity(ids.len());
-    let mut ill_formed = Vec::new();
+    let mut malformed = Vec::new();
     for id in ids {
         let Value::String(id) = id else { return Err(wrong_type("ids", IDS, &id)) };
         match KeyId::parse(&id) {
             Some(key) => keys.push(key),
-            None => ill_formed.push(id),
+            None => malformed.push(id),
         }
     }
-    Ok(KeptAlive::These { keys, ill_formed })
+    Ok(KeepAliveTargets::Keys { keys, malformed })
 }
 
+/// Parses a key id from a path. An invalid id is reported as an unknown key.
 pub(super) fn key_ref(text: &str) -> Result<KeyRef, Problem> {
     KeyId::parse(text)
         .map(KeyRef::Id)
@@ -237,7 +278,7 @@ fn new_key(key: &NewKey) -> wire::NewKey {
     }
 }
 
-fn shown(pool: &PoolName, view: KeyView) -> wire::Key {
+fn wire_key(pool: &PoolName, view: KeyView) -> wire::Key {
     wire::Key {
         id: view.id.to_string(),
         pool: pool.as_str().into(),
@@ -251,11 +292,11 @@ fn shown(pool: &PoolName, view: KeyView) -> wire::Key {
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),
         reason: view.reason.map(Into::into),
-        lease: view.lease.map(shown_lease),
+        lease: view.lease.map(wire_lease),
     }
 }
 
-fn shown_lease(lease: LeaseView) -> wire::KeyLease {
+fn wire_lease(lease: LeaseView) -> wire::KeyLease {
     wire::KeyLease {
         holder: lease.holder.map(Into::into),
         fencing_token: lease.token,

@@ -1,7 +1,7 @@
-//! What the server counts, and how it is told at `/metrics`.
+//! The server's metrics and their `OpenMetrics` text for `/metrics`.
 //!
-//! Each core has counters of its own, which only that core writes: counting takes no lock and
-//! shares no cache line. A scrape sums them. No label is made from anything a client said.
+//! Each core writes only its own counters, so counting takes no lock and shares no cache line. A
+//! scrape sums them. No label comes from client input, which bounds the number of series.
 
 use crate::access::Access;
 use hyper::StatusCode;
@@ -22,14 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Upper bounds of what a request may take, in microseconds.
-const LATENCY_US: [u64; 15] = [
+/// The upper bounds of the request latency buckets, in microseconds.
+const LATENCY_BUCKETS_US: [u64; 15] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
     10_000_000, 60_000_000,
 ];
-const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
-/// Which part of the API a request is for.
+/// The part of the API that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Pools,
@@ -37,26 +37,30 @@ pub(super) enum Family {
     Leases,
     KeepAlive,
     Events,
-    Seed,
-    Plain,
+    /// The Django API.
+    Django,
+    /// The simple API.
+    Simple,
     Ops,
     Other,
 }
 
 impl Family {
+    /// Every family with its value of the label `route`. The values are part of the published
+    /// metrics and keep the older names of the compatibility APIs.
     const ALL: [(Self, &'static str); 9] = [
         (Self::Pools, "pools"),
         (Self::Keys, "keys"),
         (Self::Leases, "leases"),
         (Self::KeepAlive, "keepalive"),
         (Self::Events, "events"),
-        (Self::Seed, "seed"),
-        (Self::Plain, "plain"),
+        (Self::Django, "seed"),
+        (Self::Simple, "plain"),
         (Self::Ops, "ops"),
         (Self::Other, "other"),
     ];
 
-    /// Tells it by the path alone, whether there is such a route or not.
+    /// Returns a path's family; the path need not be an existing route.
     pub(super) fn of(path: &str) -> Self {
         if let Some(below) = path.strip_prefix("/v1/pools") {
             return match below.split('/').nth(2) {
@@ -69,8 +73,8 @@ impl Family {
             };
         }
         match path.split('/').nth(1) {
-            Some("api") => Self::Seed,
-            Some("keys" | "keepalive") => Self::Plain,
+            Some("api") => Self::Django,
+            Some("keys" | "keepalive") => Self::Simple,
             Some(
                 "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems",
             ) => Self::Ops,
@@ -79,45 +83,46 @@ impl Family {
     }
 }
 
-/// What one core counts.
+/// One core's counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct CoreCounts {
-    answered: [[AtomicU64; CLASSES.len()]; Family::ALL.len()],
+    answered: [[AtomicU64; STATUS_CLASSES.len()]; Family::ALL.len()],
     refused: [AtomicU64; Code::ALL.len()],
     latency_us: Histogram<16>,
 }
 
 impl CoreCounts {
-    /// KeyCounts an answer and how long it took from the head's end on.
-    pub(super) fn answered(&self, family: Family, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1);
+    /// KeyCounts a response and its latency, measured from the end of the request's head.
+    pub(super) fn answered(&self, family: Family, status: StatusCode, latency: Duration) {
+        let class =
+            usize::from(status.as_u16() / 100).saturating_sub(2).min(STATUS_CLASSES.len() - 1);
         self.answered[family as usize][class].fetch_add(1, Ordering::Relaxed);
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.count(&LATENCY_US, took_us);
+        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latency_us.count(&LATENCY_BUCKETS_US, latency_us);
     }
 
-    /// KeyCounts a problem.
+    /// KeyCounts a problem by its code.
     pub(super) fn refused(&self, code: Code) {
         self.refused[code as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What is known when serving begins.
+/// What the server gets from its start: the recovery's results and the shared parts.
 #[derive(Debug)]
-pub(crate) struct Begun {
-    /// What the start found.
-    pub(crate) recovered: RecoveryReport,
-    /// Who may do what.
+pub(crate) struct StartInfo {
+    /// What the recovery found.
+    pub(crate) recovery: RecoveryReport,
+    /// The access rules.
     pub(crate) access: Arc<Access>,
-    /// What the engine counts.
-    pub(crate) meter: Arc<EngineMetrics>,
+    /// The engine's metrics.
+    pub(crate) engine_metrics: Arc<EngineMetrics>,
 }
 
-/// Where all that is told at a scrape comes from.
+/// The sources of a scrape.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    begun: Begun,
+    start_info: StartInfo,
     cores: Vec<Arc<CoreCounts>>,
     connections: Arc<Semaphore>,
     connections_max: usize,
@@ -125,34 +130,40 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(
-        begun: Begun,
+        start_info: StartInfo,
         cores: Vec<Arc<CoreCounts>>,
         connections: Arc<Semaphore>,
         connections_max: usize,
     ) -> Self {
-        Self { begun, cores, connections, connections_max }
+        Self { start_info, cores, connections, connections_max }
     }
 
-    /// Tells everything as `OpenMetrics` text. O(pools).
+    /// Returns all metrics as `OpenMetrics` text. O(pools).
     pub(super) fn text(&self, pools: &[PoolView]) -> String {
         let mut registry = Registry::with_prefix("keypeg");
-        registry.register_collector(Box::new(self.snapshot(pools)));
+        registry.register_collector(Box::new(self.scrape(pools)));
         let mut text = String::with_capacity(16 << 10);
         text::encode(&mut text, &registry).expect("invariant: writing to a string never fails");
         text
     }
 
-    fn snapshot(&self, pools: &[PoolView]) -> Snapshot {
-        let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    fn scrape(&self, pools: &[PoolView]) -> Scrape {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let sum = |of: fn(&PoolView) -> u64| pools.iter().map(of).sum();
-        Snapshot {
+        let StartInfo { recovery, access, engine_metrics } = &self.start_info;
+        let latencies = self.cores.iter().map(|core| &core.latency_us);
+        Scrape {
             answered: std::array::from_fn(|family| {
                 std::array::from_fn(|class| self.total(|core| &core.answered[family][class]))
             }),
             refused: std::array::from_fn(|code| self.total(|core| &core.refused[code])),
-            latency: Told::sum(1e6, &LATENCY_US, self.cores.iter().map(|core| &core.latency_us)),
-            commit: Told::sum(1e6, &COMMIT_BUCKETS_US, [&self.begun.meter.commit_us]),
-            answers: Told::sum(1.0, &ANSWERS_PER_TURN_BUCKETS, [&self.begun.meter.answers]),
+            latency: HistogramTotals::sum(1e6, &LATENCY_BUCKETS_US, latencies),
+            commit: HistogramTotals::sum(1e6, &COMMIT_BUCKETS_US, [&engine_metrics.commit_us]),
+            answers: HistogramTotals::sum(
+                1.0,
+                &ANSWERS_PER_TURN_BUCKETS,
+                [&engine_metrics.answers],
+            ),
             connections: self.connections_max - self.connections.available_permits(),
             pools: pools.len() as u64,
             keys: [
@@ -162,13 +173,13 @@ impl Metrics {
                 ("quarantined", sum(|pool| pool.counts.quarantined)),
             ],
             waiting: sum(|pool| pool.waiting),
-            followers: told(&self.begun.meter.followers),
-            events: told(&self.begun.meter.events),
-            resyncs: told(&self.begun.meter.resyncs),
-            starts: self.begun.recovered.starts_before + 1,
-            batches_cut: self.begun.recovered.batches_cut,
-            tokens: self.begun.access.gate.as_ref().map(|gate| gate.counters()),
-            audit: self.begun.access.audit.as_ref().map(|audit| audit.counters()),
+            followers: load(&engine_metrics.followers),
+            events: load(&engine_metrics.events),
+            resyncs: load(&engine_metrics.resyncs),
+            starts: recovery.starts_before + 1,
+            batches_cut: recovery.batches_cut,
+            tokens: access.gate.as_ref().map(|gate| gate.counters()),
+            audit: access.audit.as_ref().map(|audit| audit.counters()),
         }
     }
 
@@ -177,14 +188,14 @@ impl Metrics {
     }
 }
 
-/// All numbers of one scrape.
+/// All values of one scrape.
 #[derive(Debug)]
-struct Snapshot {
-    answered: [[u64; CLASSES.len()]; Family::ALL.len()],
+struct Scrape {
+    answered: [[u64; STATUS_CLASSES.len()]; Family::ALL.len()],
     refused: [u64; Code::ALL.len()],
-    latency: Told,
-    commit: Told,
-    answers: Told,
+    latency: HistogramTotals,
+    commit: HistogramTotals,
+    answers: HistogramTotals,
     connections: usize,
     pools: u64,
     keys: [(&'static str, u64); 4],
@@ -194,36 +205,37 @@ struct Snapshot {
     resyncs: u64,
     starts: u64,
     batches_cut: u64,
-    /// How many, how often read anew, whether the file is broken.
+    /// The number of tokens, the number of reloads, and whether the file is unusable.
     tokens: Option<(u64, u64, bool)>,
-    /// Lines, changes refused, whether it cannot be written.
+    /// Lines written, changes refused, and whether the log cannot be written.
     audit: Option<(u64, u64, bool)>,
 }
 
-/// A histogram as it is told: each bound with the values that are not above it and above the one
-/// before.
+/// A summed histogram. Each bucket has its upper bound and the number of values between the
+/// previous bound and it (not cumulative).
 #[derive(Debug)]
-struct Told {
+struct HistogramTotals {
     buckets: Vec<(f64, u64)>,
     sum: f64,
     count: u64,
 }
 
-impl Told {
-    /// Sums histograms over the same bounds; `unit` of what was counted are one of what is told.
+impl HistogramTotals {
+    /// Sums histograms with the same bounds and divides by `scale`: 1e6 turns microseconds into
+    /// seconds.
     fn sum<'a, const N: usize>(
-        unit: f64,
+        scale: f64,
         bounds: &[u64],
-        all: impl IntoIterator<Item = &'a Histogram<N>>,
+        histograms: impl IntoIterator<Item = &'a Histogram<N>>,
     ) -> Self {
-        let (mut places, mut sum) = ([0; N], 0);
-        for (each, of_it) in all.into_iter().map(Histogram::read) {
-            places.iter_mut().zip(each).for_each(|(total, count)| *total += count);
-            sum += of_it;
+        let (mut totals, mut sum) = ([0; N], 0);
+        for (counts, one_sum) in histograms.into_iter().map(Histogram::read) {
+            totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+            sum += one_sum;
         }
-        let bounds = bounds.iter().map(|&bound| float(bound) / unit).chain([f64::INFINITY]);
-        let buckets: Vec<_> = bounds.zip(places).collect();
-        Self { buckets, sum: float(sum) / unit, count: places.iter().sum() }
+        let bounds = bounds.iter().map(|&bound| float(bound) / scale).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(totals).collect();
+        Self { buckets, sum: float(sum) / scale, count: totals.iter().sum() }
     }
 }
 
@@ -232,7 +244,7 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-impl Collector for Snapshot {
+impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_http(&mut encoder)?;
         self.encode_engine(&mut encoder)?;
@@ -240,61 +252,67 @@ impl Collector for Snapshot {
     }
 }
 
-impl Snapshot {
+impl Scrape {
     fn encode_http(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Requests answered, by part of the API and class of status";
+        let help = "Requests answered, by part of the API and status class";
         let mut family = to.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
         for ((_, route), classes) in Family::ALL.iter().zip(&self.answered) {
-            for (class, &count) in CLASSES.iter().zip(classes) {
+            for (class, &count) in STATUS_CLASSES.iter().zip(classes) {
                 let labels = [("route", *route), ("status", *class)];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
-        let help = "Refusals, by the code of their problem";
+        let help = "Requests refused, by problem code";
         let mut family = to.encode_descriptor("refusals", help, None, MetricType::Counter)?;
         for (code, &count) in Code::ALL.iter().zip(&self.refused) {
             let labels = [("code", code.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
-        let help = "From a request's head to its answer";
+        let help = "Time from the end of a request's head to its response";
         histogram(to, "http_request_seconds", help, &self.latency)?;
         let open = self.connections as u64;
-        gauge(to, "http_connections", "Connections that are open", open)
+        gauge(to, "http_connections", "Open connections", open)
     }
 
     fn encode_engine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        histogram(to, "commit_seconds", "Write and sync of a batch", &self.commit)?;
-        histogram(to, "turn_answers", "Requests answered by one turn", &self.answers)?;
-        gauge(to, "pools", "Pools there are", self.pools)?;
+        let help = "Time to write and sync one batch of the journal";
+        histogram(to, "commit_seconds", help, &self.commit)?;
+        let help = "Requests answered in one turn of the engine";
+        histogram(to, "turn_answers", help, &self.answers)?;
+        gauge(to, "pools", "Number of pools", self.pools)?;
         let mut family =
             to.encode_descriptor("keys", "Keys of all pools, by state", None, MetricType::Gauge)?;
         for (state, count) in self.keys {
             ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
         }
-        gauge(to, "waiting", "Requests that wait for a key", self.waiting)?;
-        gauge(to, "followers", "Clients that follow a pool's events", self.followers)?;
-        counter(to, "events", "Events told, to each client that was told", self.events)?;
-        let help = "How often a client was told the counts, since events before were not there";
+        gauge(to, "waiting", "Requests waiting for a key", self.waiting)?;
+        gauge(to, "followers", "Open event streams", self.followers)?;
+        let help = "Events delivered to subscribers, counted once per subscriber";
+        counter(to, "events", help, self.events)?;
+        let help =
+            "Resync events sent to subscribers that could not continue from an earlier event";
         counter(to, "resyncs", help, self.resyncs)?;
-        gauge(to, "starts", "Starts of the data directory, this one included", self.starts)?;
-        let help = "Batches that this start cut from the journal's end";
+        let help = "Starts of the server on this data directory, including this one";
+        gauge(to, "starts", help, self.starts)?;
+        let help = "Incomplete batches that this start discarded at the end of the journal";
         gauge(to, "batches_cut", help, self.batches_cut)
     }
 }
 
-impl Snapshot {
+impl Scrape {
     fn encode_access(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         if let Some((tokens, reloads, broken)) = self.tokens {
-            gauge(to, "tokens", "Access tokens there are", tokens)?;
-            counter(to, "token_reloads", "How often the tokens' file was taken anew", reloads)?;
-            let help = "1 while the tokens' file cannot be taken and an older one holds";
+            gauge(to, "tokens", "Number of access tokens", tokens)?;
+            counter(to, "token_reloads", "Reloads of the token file", reloads)?;
+            let help =
+                "1 while the token file is unusable and the last good version applies, else 0";
             gauge(to, "tokens_broken", help, broken.into())?;
         }
         if let Some((lines, refused, failing)) = self.audit {
             counter(to, "audit_lines", "Lines written to the audit log", lines)?;
-            let help = "Changes refused since the audit log had no room for them";
+            let help = "Changes refused because the audit log could not take their entry";
             counter(to, "audit_refusals", help, refused)?;
-            let help = "1 while the audit log cannot be written and changes are refused";
+            let help = "1 while the audit log cannot be written and changes are refused, else 0";
             gauge(to, "audit_failing", help, failing.into())?;
         }
         Ok(())
@@ -311,9 +329,14 @@ fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -
     ConstCounter::new(count).encode(encoder)
 }
 
-fn histogram(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, told: &Told) -> fmt::Result {
+fn histogram(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    totals: &HistogramTotals,
+) -> fmt::Result {
     let mut encoder = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    encoder.encode_histogram::<NoLabelSet>(told.sum, told.count, &told.buckets, None)
+    encoder.encode_histogram::<NoLabelSet>(totals.sum, totals.count, &totals.buckets, None)
 }
 
 #[cfg(test)]
@@ -321,17 +344,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_family_and_code_has_its_own_place() {
-        for (at, (family, _)) in Family::ALL.into_iter().enumerate() {
-            assert_eq!(family as usize, at, "{family:?}");
+    fn each_family_and_code_indexes_its_own_counter() {
+        for (index, (family, _)) in Family::ALL.into_iter().enumerate() {
+            assert_eq!(family as usize, index, "{family:?}");
         }
-        for (at, code) in Code::ALL.into_iter().enumerate() {
-            assert_eq!(code as usize, at, "{code:?}");
+        for (index, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, index, "{code:?}");
         }
     }
 
     #[test]
-    fn a_path_tells_its_family() {
+    fn a_path_determines_its_family() {
         for (path, family) in [
             ("/v1/pools", Family::Pools),
             ("/v1/pools/keys", Family::Pools),
@@ -341,9 +364,9 @@ mod tests {
             ("/v1/pools/ci/keepalive", Family::KeepAlive),
             ("/v1/pools/ci/events", Family::Events),
             ("/v1/pools/ci/nope", Family::Other),
-            ("/api/v1/random_api_key/", Family::Seed),
-            ("/keys/x", Family::Plain),
-            ("/keepalive/x", Family::Plain),
+            ("/api/v1/random_api_key/", Family::Django),
+            ("/keys/x", Family::Simple),
+            ("/keepalive/x", Family::Simple),
             ("/metrics", Family::Ops),
             ("/", Family::Other),
             ("*", Family::Other),

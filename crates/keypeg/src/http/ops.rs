@@ -1,48 +1,52 @@
-//! What tells about the server rather than about keys: whether it lives, is ready, and is which.
+//! The operations endpoints: liveness, readiness, version, and metrics.
+//!
+//! None of them needs a pool or changes anything.
 
 use super::error::Problem;
-use super::{Answered, Asking, Request, Response, SHAPES, json, unrouted};
+use super::{
+    HandlerResult, REPLY_VARIANT, Request, RequestContext, Response, json_response, unrouted,
+};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
 use keypeg_engine::{Call, Principal, Reply, RequestError};
-use serde_json::json as value;
+use serde_json::json;
 use std::sync::atomic::Ordering;
 
-/// The process runs and answers.
-pub(super) fn live(request: &Request) -> Answered {
-    only_read(request)?;
-    Ok(json(StatusCode::OK, &value!({ "status": "live" })))
+/// Answers `/livez`: the process runs.
+pub(super) fn live(request: &Request) -> HandlerResult {
+    require_read(request)?;
+    Ok(json_response(StatusCode::OK, &json!({ "status": "live" })))
 }
 
-/// The server takes requests: recovered, and not stopping.
-pub(super) fn ready(app: &Asking<'_>, request: &Request) -> Answered {
-    only_read(request)?;
-    if app.server.stopping.load(Ordering::Relaxed) {
+/// Answers `/readyz`: the server has recovered and is not stopping.
+pub(super) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
+    require_read(request)?;
+    if context.server.stopping.load(Ordering::Relaxed) {
         return Err(Problem::refused(&RequestError::ShuttingDown));
     }
-    Ok(json(StatusCode::OK, &value!({ "status": "ready" })))
+    Ok(json_response(StatusCode::OK, &json!({ "status": "ready" })))
 }
 
-/// Which version this is.
-pub(super) fn version(request: &Request) -> Answered {
-    only_read(request)?;
+/// Answers `/version`.
+pub(super) fn version(request: &Request) -> HandlerResult {
+    require_read(request)?;
     let version = env!("CARGO_PKG_VERSION");
-    Ok(json(StatusCode::OK, &value!({ "name": "keypeg", "version": version })))
+    Ok(json_response(StatusCode::OK, &json!({ "name": "keypeg", "version": version })))
 }
 
-/// What the server counts, as `OpenMetrics` text.
-pub(super) async fn metrics(app: &Asking<'_>, request: &Request) -> Answered {
+/// Answers `/metrics` with OpenMetrics text.
+pub(super) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    only_read(request)?;
-    // In the server's name: figures are wanted most when there is more work than room.
-    let asked = app.ask_as(Principal::Server, Call::ListPools);
-    let Reply::Pools(pools) = asked.await? else { unreachable!("{SHAPES}") };
-    let mut response = Response::new(app.server.metrics.text(&pools).into());
+    require_read(request)?;
+    // As the server, which no per-caller limit applies to: metrics matter most under overload.
+    let pools = context.execute_as(Principal::Server, Call::ListPools);
+    let Reply::Pools(pools) = pools.await? else { unreachable!("{REPLY_VARIANT}") };
+    let mut response = Response::new(context.server.metrics.text(&pools).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
     Ok(response)
 }
 
-fn only_read(request: &Request) -> Result<(), Problem> {
+fn require_read(request: &Request) -> Result<(), Problem> {
     match *request.method() {
         Method::GET | Method::HEAD => Ok(()),
         _ => Err(unrouted(request.uri().path())),

@@ -1,15 +1,19 @@
-//! Pools over HTTP: list, show, make or change, remove.
+//! The pool routes: list, show, create or change, delete.
+//!
+//! Checks the types of a policy's fields; the engine checks their ranges.
 
-use super::body::{Fields, Known, REST};
+use super::body::{Fields, KnownFields, REST};
 use super::error::Problem;
-use super::{Answered, Asking, Request, SHAPES, json, no_content, pool_name};
+use super::{
+    HandlerResult, REPLY_VARIANT, Request, RequestContext, json_response, no_content, pool_name,
+};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
 use keypeg_engine::core::{PolicyPatch, PoolName};
 use keypeg_engine::{Call, PoolView, Reply};
 
-const POLICY: Known = &[
+const POLICY_FIELDS: KnownFields = &[
     "lease_ttl_seconds",
     "max_hold_seconds",
     "keepalive_ttl_seconds",
@@ -19,39 +23,48 @@ const POLICY: Known = &[
     "max_keys",
 ];
 
-pub(super) async fn list(app: &Asking<'_>) -> Answered {
-    let Reply::Pools(pools) = app.ask(Call::ListPools).await? else { unreachable!("{SHAPES}") };
-    let pools = pools.into_iter().filter(|pool| app.sees(&pool.name)).map(shown).collect();
-    Ok(json(StatusCode::OK, &wire::Pools { pools }))
-}
-
-pub(super) async fn show(app: &Asking<'_>, pool: &str) -> Answered {
-    let pool = pool_name(pool)?;
-    let Reply::Pool { pool, .. } = app.ask(Call::GetPool { pool }).await? else {
-        unreachable!("{SHAPES}")
+pub(super) async fn list(context: &RequestContext<'_>) -> HandlerResult {
+    let Reply::Pools(pools) = context.execute(Call::ListPools).await? else {
+        unreachable!("{REPLY_VARIANT}")
     };
-    Ok(json(StatusCode::OK, &shown(*pool)))
+    let pools =
+        pools.into_iter().filter(|pool| context.may_list(&pool.name)).map(wire_pool).collect();
+    Ok(json_response(StatusCode::OK, &wire::Pools { pools }))
 }
 
-pub(super) async fn put(app: &Asking<'_>, pool: &str, request: Request) -> Answered {
+pub(super) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let Reply::Pool { pool, .. } = context.execute(Call::GetPool { pool }).await? else {
+        unreachable!("{REPLY_VARIANT}")
+    };
+    Ok(json_response(StatusCode::OK, &wire_pool(*pool)))
+}
+
+pub(super) async fn create_or_update(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = PoolName::parse(pool)
         .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
-    let patch = policy(Fields::read(request, POLICY).await?)?;
-    let Reply::Pool { pool, made } = app.ask(Call::PutPool { pool, patch }).await? else {
-        unreachable!("{SHAPES}")
+    let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
+    let Reply::Pool { pool, made } = context.execute(Call::PutPool { pool, patch }).await? else {
+        unreachable!("{REPLY_VARIANT}")
     };
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(json(status, &shown(*pool)))
+    Ok(json_response(status, &wire_pool(*pool)))
 }
 
-pub(super) async fn remove(app: &Asking<'_>, pool: &str) -> Answered {
+pub(super) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let Reply::Done = app.ask(Call::DeletePool { pool }).await? else { unreachable!("{SHAPES}") };
+    let Reply::Done = context.execute(Call::DeletePool { pool }).await? else {
+        unreachable!("{REPLY_VARIANT}")
+    };
     Ok(no_content())
 }
 
-/// Types are checked here, ranges where policies are made.
-fn policy(mut fields: Fields) -> Result<PolicyPatch, Problem> {
+/// Reads the policy fields that a request sets.
+fn policy_patch(mut fields: Fields) -> Result<PolicyPatch, Problem> {
     let key_length = fields.integer("key_length", "16..128")?;
     Ok(PolicyPatch {
         lease_ttl_ms: fields.seconds("lease_ttl_seconds", "0.001..604800")?,
@@ -68,7 +81,7 @@ fn policy(mut fields: Fields) -> Result<PolicyPatch, Problem> {
     })
 }
 
-fn shown(view: PoolView) -> wire::Pool {
+fn wire_pool(view: PoolView) -> wire::Pool {
     let PoolView { name, policy, counts, waiting, next_hold_end_at_ms, next_purge_at_ms } = view;
     wire::Pool {
         pool: name.as_str().into(),

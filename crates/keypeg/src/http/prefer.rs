@@ -1,35 +1,36 @@
-//! `Prefer: wait=N` (RFC 7240): a wish, so what cannot be read of it is as if it were not there.
+//! The `Prefer: wait=N` header (RFC 7240). It is a preference, so an unreadable value is ignored
+//! and never an error.
 
 use hyper::header::HeaderMap;
 
-/// How many seconds the client would wait for its answer. The first `wait` counts.
+/// Returns how many seconds the client is willing to wait. The first `wait` counts.
 pub(super) fn wait_s(headers: &HeaderMap) -> Option<u64> {
     let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let mut preferences = preferences.flat_map(split);
     preferences.find_map(|preference| {
-        // Parameters of a preference are none of ours.
+        // The server knows no parameters of a preference.
         let preference = preference.split(';').next().unwrap_or_default();
         let (name, value) = preference.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| seconds(value.trim()))
     })?
 }
 
-/// Cuts a list at its commas, but for those within quotes.
+/// Splits a list at its commas, except those in quotes.
 fn split(list: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     list.split(move |c| {
-        let cuts = c == ',' && !quoted;
+        let is_separator = c == ',' && !quoted;
         quoted ^= c == '"' && !escaped;
         escaped = quoted && c == '\\' && !escaped;
-        cuts
+        is_separator
     })
 }
 
-/// Reads digits, with or without quotes; more than fit are as good as the most that fit.
+/// Parses digits, with or without quotes; a number too large saturates.
 fn seconds(text: &str) -> Option<u64> {
-    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    let digits = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| bare.parse().unwrap_or(u64::MAX))
+    let unquoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let is_number = !unquoted.is_empty() && unquoted.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| unquoted.parse().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod tests {
     use hyper::header::HeaderValue;
 
     #[test]
-    fn the_first_wait_counts_and_nonsense_does_not() {
+    fn the_first_wait_counts_and_unreadable_values_are_ignored() {
         for (values, expected) in [
             (&[][..], None),
             (&["wait=10"], Some(10)),

@@ -1,5 +1,7 @@
-//! Queries: a form's escapes, and parameters each taken once, so that every error names its
-//! parameter. Knows no route's parameters; nothing here repeats a value.
+//! Query strings: percent-decoding, and parameters that may each appear once, so that every error
+//! names its parameter.
+//!
+//! Does not know any route's parameters. No error repeats a value: it may be a secret.
 
 use super::body::echo;
 use super::error::Problem;
@@ -9,33 +11,33 @@ use super::error::Problem;
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads a query with no parameters but those known, and none twice.
+    /// Reads a query that has only known parameters, each at most once.
     pub(super) fn read(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
-        let mut read = Self::default();
+        let mut parameters = Self::default();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decoded(name);
             let allowed = known.join(", ");
             if !known.contains(&name.as_str()) {
                 let name = echo(&name);
-                let detail = format!("There is no parameter {name} here; allowed: {allowed}.");
+                let detail = format!("Unknown parameter {name}; allowed: {allowed}.");
                 return Err(Problem::invalid(name, allowed, detail));
             }
-            if read.0.iter().any(|(other, _)| *other == name) {
-                return Err(Problem::out_of_range(&name, "there once"));
+            if parameters.0.iter().any(|(other, _)| *other == name) {
+                return Err(Problem::out_of_range(&name, "given at most once"));
             }
-            read.0.push((name, decoded(value)));
+            parameters.0.push((name, decoded(value)));
         }
-        Ok(read)
+        Ok(parameters)
     }
 
-    /// The value of a parameter that is there.
+    /// Returns a parameter's value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Decodes a form's escapes; what is no escape stands for itself.
+/// Decodes `application/x-www-form-urlencoded` text. An invalid escape is kept as it is.
 pub(super) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,110 +1,121 @@
-//! The calls that are answered here: what each asks, and what it is told when all is well.
+//! The calls of the fast path: reads each request and builds its success response.
+//!
+//! Uses the readers and wire types of the hyper path's handlers, so both give the same responses.
 
-use super::super::admit::Asking;
+use super::super::admit::RequestContext;
 use super::super::body::Fields;
 #[cfg(feature = "bench-constant")]
 use super::super::constant;
 use super::super::error::Problem;
 use super::super::keys;
-use super::super::leases::{self, Granted, Wanted};
-use super::head::Head;
+use super::super::leases::{self, AcquireArgs, LeaseGrant};
+use super::head::RequestHead;
 use hyper::StatusCode;
 use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName};
 use keypeg_engine::{Call, Reply};
 
-/// What is asked, and what its reply will be.
-pub(super) enum Hot {
-    Asked(Call, Kind),
+/// A call that the fast path answers.
+pub(super) enum FastCall {
+    Engine(Call, CallKind),
     #[cfg(feature = "bench-constant")]
     Constant(constant::Constant),
 }
 
-pub(super) enum Kind {
+/// The kind of a call, with what its response needs from the request.
+pub(super) enum CallKind {
     Acquire,
     Renew(PoolName),
     Release(LeaseId),
     KeepAlive,
 }
 
-impl Hot {
-    /// Reads what is asked; `None` where it is anything else, or would be refused.
-    pub(super) fn read(head: &Head<'_>) -> Option<Self> {
-        let fields = |known| Fields::of_whole(head.body, head.content_type, known);
+impl FastCall {
+    /// Reads the call from a request; returns `None` for any other call and for one that would be
+    /// refused.
+    pub(super) fn read(head: &RequestHead<'_>) -> Option<Self> {
+        let fields = |known| Fields::of_complete_body(head.body, head.content_type, known);
         let mut segments = head.path.strip_prefix("/v1/pools/")?.split('/');
         let pool = PoolName::parse(segments.next()?)?;
-        let below = [segments.next(), segments.next(), segments.next(), segments.next()];
+        let below_pool = [segments.next(), segments.next(), segments.next(), segments.next()];
         #[cfg(feature = "bench-constant")]
         if pool.as_str() == constant::POOL {
-            return constant::Constant::read(below, fields).map(Self::Constant);
+            return constant::Constant::read(below_pool, fields).map(Self::Constant);
         }
-        let (call, kind) = match below {
+        let (call, kind) = match below_pool {
             [Some("leases"), None, ..] => {
-                let wanted = Wanted::of(fields(leases::ACQUIRE)?).ok()?;
-                (wanted.call(pool), Kind::Acquire)
+                let acquire = AcquireArgs::of(fields(leases::ACQUIRE_FIELDS)?).ok()?;
+                (acquire.into_call(pool), CallKind::Acquire)
             }
             [Some("leases"), Some(lease), Some("release"), None] => {
-                let verdict = leases::verdict(fields(leases::RELEASE)?).ok()?;
+                let verdict = leases::release_options(fields(leases::RELEASE_FIELDS)?).ok()?;
                 let lease = LeaseId::parse(lease)?;
-                (Call::Release { pool, lease, verdict }, Kind::Release(lease))
+                (Call::Release { pool, lease, verdict }, CallKind::Release(lease))
             }
             [Some("leases"), Some(lease), Some("renew"), None] => {
-                let ttl_ms = leases::longer(fields(leases::RENEW)?).ok()?;
+                let ttl_ms = leases::renew_ttl(fields(leases::RENEW_FIELDS)?).ok()?;
                 let lease = LeaseId::parse(lease)?;
-                (Call::Renew { pool: pool.clone(), lease, ttl_ms }, Kind::Renew(pool))
+                (Call::Renew { pool: pool.clone(), lease, ttl_ms }, CallKind::Renew(pool))
             }
             [Some("keys"), Some(key), Some("keepalive"), None] => {
                 fields(&[])?;
                 let key = KeyRef::Id(KeyId::parse(key)?);
-                (Call::KeepAlive { pool, key }, Kind::KeepAlive)
+                (Call::KeepAlive { pool, key }, CallKind::KeepAlive)
             }
             _ => return None,
         };
-        Some(Self::Asked(call, kind))
+        Some(Self::Engine(call, kind))
     }
 }
 
-impl Kind {
-    pub(super) fn told(self, app: &Asking<'_>, reply: Reply) -> Result<Told, Problem> {
-        let reply = app.heard(reply);
+impl CallKind {
+    /// Maps the engine's reply to the response.
+    pub(super) fn map_reply(
+        self,
+        context: &RequestContext<'_>,
+        reply: Reply,
+    ) -> Result<FastReply, Problem> {
+        let reply = context.check_reply(reply);
         Ok(match self {
-            Self::Acquire => Told::Granted(Granted::of(reply.map_err(Problem::of_grant)?)),
-            Self::Renew(pool) => Told::Renewed(Box::new(leases::renewed(&pool, reply?))),
+            Self::Acquire => FastReply::Granted(LeaseGrant::of(reply.map_err(Problem::of_grant)?)),
+            Self::Renew(pool) => FastReply::Renewed(Box::new(leases::renewed_lease(&pool, reply?))),
             Self::Release(lease) => {
                 reply?;
-                app.note_lease(lease.token());
-                Told::Released
+                context.audit_lease(lease.token());
+                FastReply::Released
             }
-            Self::KeepAlive => Told::Kept(keys::kept(&reply?)),
+            Self::KeepAlive => FastReply::KeptAlive(keys::kept_alive(&reply?)),
         })
     }
 }
 
-/// What a request is told when all is well.
-pub(super) enum Told {
-    Granted(Granted),
+/// A success response.
+pub(super) enum FastReply {
+    Granted(LeaseGrant),
     Renewed(Box<keypeg_client::Lease>),
-    Kept(keypeg_client::KeptAlive),
+    KeptAlive(keypeg_client::KeptAlive),
     Released,
     #[cfg(feature = "bench-constant")]
     Constant(constant::Constant),
 }
 
-impl Told {
+impl FastReply {
+    /// Returns the response's status.
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Granted(_) => StatusCode::CREATED,
-            Self::Renewed(_) | Self::Kept(_) => StatusCode::OK,
+            Self::Renewed(_) | Self::KeptAlive(_) => StatusCode::OK,
             Self::Released => StatusCode::NO_CONTENT,
             #[cfg(feature = "bench-constant")]
             Self::Constant(constant) => constant.status(),
         }
     }
 
+    /// Writes the response's body.
     pub(super) fn write(&self, body: &mut Vec<u8>) {
         let written = match self {
-            Self::Granted(granted) => serde_json::to_writer(body, &granted.told()),
+            Self::Granted(granted) => serde_json::to_writer(body, &granted.to_wire()),
             Self::Renewed(lease) => serde_json::to_writer(body, lease),
-            Self::Kept(kept) => serde_json::to_writer(body, kept),
+            Self::KeptAlive(kept) => serde_json::to_writer(body, kept),
             Self::Released => Ok(()),
             #[cfg(feature = "bench-constant")]
             Self::Constant(constant) => {

@@ -1,21 +1,21 @@
-//! Reads a request that is all here and has nothing unusual in it.
+//! Parses a request head for the fast path, given the complete request.
 //!
-//! Takes fewer requests than HTTP has, and none that two readers could take for different ones: one
-//! `POST` of HTTP/1.1 to a plain path below the pools, with one Host, at most one Content-Length in
-//! digits, and no header that somebody else here wants to see. Whatever is not like that is not
-//! refused here but left to hyper.
+//! Accepts a subset of HTTP, and nothing that two readers could interpret differently: a `POST` of
+//! HTTP/1.1 to a plain path below the pools, with one Host, at most one Content-Length in digits,
+//! and no header whose meaning only the hyper path knows. Refuses nothing: any other request is
+//! left to hyper.
 
 use httparse::Status;
 use std::mem::MaybeUninit;
 
-/// Headers that a request may have here.
+/// The most headers of a request on the fast path.
 const HEADERS_MAX: usize = 32;
-/// The largest body taken here: those of the calls answered here are far below it.
+/// The largest body on the fast path, in bytes: the bodies of its calls are far smaller.
 const BODY_MAX: usize = 4 << 10;
-/// How every request that is taken begins.
-const BEGINNING: &[u8] = b"POST /v1/pools/";
-/// Headers that say something of a request which only the long way listens to.
-const ELSEWHERE: [&str; 9] = [
+/// The first bytes of every request on the fast path.
+const PREFIX: &[u8] = b"POST /v1/pools/";
+/// Headers whose meaning only the hyper path knows.
+const HYPER_HEADERS: [&str; 9] = [
     "transfer-encoding",
     "content-encoding",
     "idempotency-key",
@@ -27,20 +27,20 @@ const ELSEWHERE: [&str; 9] = [
     "te",
 ];
 
-/// What the bytes that came are.
+/// What the received bytes are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read<'a> {
-    /// A request, in the first so many of them.
-    Whole(Head<'a>, usize),
-    /// The beginning of what may become one.
-    Part,
-    /// Not for here.
-    Other,
+pub(super) enum Parsed<'a> {
+    /// A complete request and its length in bytes.
+    Complete(RequestHead<'a>, usize),
+    /// The beginning of what may become a request for the fast path.
+    Incomplete,
+    /// A request for hyper.
+    Unsupported,
 }
 
-/// A request, as far as it matters.
+/// The parts of a request that the fast path uses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head<'a> {
+pub(super) struct RequestHead<'a> {
     pub(super) path: &'a str,
     pub(super) host: &'a [u8],
     pub(super) authorization: Option<&'a [u8]>,
@@ -48,79 +48,88 @@ pub(super) struct Head<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// Reads the first request of `bytes`.
-pub(super) fn read(bytes: &[u8]) -> Read<'_> {
-    let begun = bytes.len().min(BEGINNING.len());
-    if bytes[..begun] != BEGINNING[..begun] {
-        return Read::Other;
+/// Parses the first request of `bytes`.
+pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
+    let prefix_len = bytes.len().min(PREFIX.len());
+    if bytes[..prefix_len] != PREFIX[..prefix_len] {
+        return Parsed::Unsupported;
     }
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, &mut headers) {
-        Ok(Status::Complete(end)) => whole(&request, bytes, end).unwrap_or(Read::Other),
-        Ok(Status::Partial) => Read::Part,
-        Err(_) => Read::Other,
+        Ok(Status::Complete(end)) => with_body(&request, bytes, end).unwrap_or(Parsed::Unsupported),
+        Ok(Status::Partial) => Parsed::Incomplete,
+        Err(_) => Parsed::Unsupported,
     }
 }
 
-fn whole<'a>(request: &httparse::Request<'_, 'a>, bytes: &'a [u8], end: usize) -> Option<Read<'a>> {
+/// Combines a complete head, which ends at `head_end`, with its body; `None` if hyper must read it.
+fn with_body<'a>(
+    request: &httparse::Request<'_, 'a>,
+    bytes: &'a [u8],
+    head_end: usize,
+) -> Option<Parsed<'a>> {
     let path = request.path?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
-    if request.version != Some(1) || !path.bytes().all(plain) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
+    if request.version != Some(1) || !path.bytes().all(is_plain) {
         return None;
     }
     let (mut host, mut length) = (None, None);
     let (mut authorization, mut content_type) = (None, None);
     for header in &*request.headers {
-        let once = match kind(header.name) {
-            Kind::Host => &mut host,
-            Kind::Length => &mut length,
-            Kind::Authorization => &mut authorization,
-            Kind::ContentType => &mut content_type,
-            Kind::Connection if header.value.eq_ignore_ascii_case(b"keep-alive") => continue,
-            Kind::Connection | Kind::Elsewhere => return None,
-            Kind::Nothing => continue,
+        let slot = match kind(header.name) {
+            HeaderKind::Host => &mut host,
+            HeaderKind::Length => &mut length,
+            HeaderKind::Authorization => &mut authorization,
+            HeaderKind::ContentType => &mut content_type,
+            HeaderKind::Connection if header.value.eq_ignore_ascii_case(b"keep-alive") => continue,
+            HeaderKind::Connection | HeaderKind::Hyper => return None,
+            HeaderKind::Ignored => continue,
         };
-        if once.replace(header.value).is_some() {
+        // A repeated header is ambiguous.
+        if slot.replace(header.value).is_some() {
             return None;
         }
     }
     let length = length.map_or(Some(0), digits).filter(|&length| length <= BODY_MAX)?;
-    let (host, end_of_body) = (host?, end + length);
-    let Some(body) = bytes.get(end..end_of_body) else { return Some(Read::Part) };
-    let head = Head { path, host, authorization, content_type, body };
-    Some(Read::Whole(head, end_of_body))
+    let (host, body_end) = (host?, head_end + length);
+    let Some(body) = bytes.get(head_end..body_end) else { return Some(Parsed::Incomplete) };
+    let head = RequestHead { path, host, authorization, content_type, body };
+    Some(Parsed::Complete(head, body_end))
 }
 
-enum Kind {
+enum HeaderKind {
     Host,
     Length,
     Authorization,
     ContentType,
     Connection,
-    /// It matters, but not to anybody here.
-    Elsewhere,
-    /// It matters to nobody.
-    Nothing,
+    /// Only the hyper path knows its meaning.
+    Hyper,
+    /// The server never uses it.
+    Ignored,
 }
 
-fn kind(name: &str) -> Kind {
+fn kind(name: &str) -> HeaderKind {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
-        4 if is("host") => Kind::Host,
-        14 if is("content-length") => Kind::Length,
-        13 if is("authorization") => Kind::Authorization,
-        12 if is("content-type") => Kind::ContentType,
-        10 if is("connection") => Kind::Connection,
-        len if ELSEWHERE.iter().any(|other| other.len() == len && is(other)) => Kind::Elsewhere,
-        _ => Kind::Nothing,
+        4 if is("host") => HeaderKind::Host,
+        14 if is("content-length") => HeaderKind::Length,
+        13 if is("authorization") => HeaderKind::Authorization,
+        12 if is("content-type") => HeaderKind::ContentType,
+        10 if is("connection") => HeaderKind::Connection,
+        len if HYPER_HEADERS.iter().any(|other| other.len() == len && is(other)) => {
+            HeaderKind::Hyper
+        }
+        _ => HeaderKind::Ignored,
     }
 }
 
-/// Reads a number as RFC 9110 writes it: digits and nothing else.
+/// Parses a Content-Length as RFC 9110 writes it, digits only. At most nine, so that it cannot
+/// overflow.
 fn digits(value: &[u8]) -> Option<usize> {
-    let digits = (1..=9).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| value.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
+    let is_number = (1..=9).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    is_number.then(|| value.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
 }
 
 #[cfg(test)]
@@ -129,23 +138,23 @@ mod tests {
 
     const LINE: &str = "POST /v1/pools/ci/leases HTTP/1.1\r\n";
 
-    /// What a request of these headers, a Host among them, and this body is taken for.
-    fn check(headers: &str, body: &str) -> &'static str {
+    /// Classifies a request with a Host, these headers and this body.
+    fn classify(headers: &str, body: &str) -> &'static str {
         let text = format!("{LINE}Host: a\r\n{headers}\r\n{body}");
-        match read(text.as_bytes()) {
-            Read::Whole(head, used) => {
+        match parse(text.as_bytes()) {
+            Parsed::Complete(head, len) => {
                 assert_eq!((head.path, head.host), ("/v1/pools/ci/leases", &b"a"[..]));
-                assert_eq!(used, text.len(), "{text:?}");
+                assert_eq!(len, text.len(), "{text:?}");
                 assert_eq!(head.body, body.as_bytes());
-                "whole"
+                "complete"
             }
-            Read::Part => "part",
-            Read::Other => "other",
+            Parsed::Incomplete => "incomplete",
+            Parsed::Unsupported => "unsupported",
         }
     }
 
     #[test]
-    fn plain_requests_are_taken() {
+    fn plain_requests_are_accepted() {
         for (headers, body) in [
             ("", ""),
             ("Content-Length: 0\r\n", ""),
@@ -154,16 +163,16 @@ mod tests {
             ("Accept: */*\r\nUser-Agent: x\r\nAccept-Encoding: gzip\r\nX:\t\u{e4} \r\n", ""),
             ("X: y\n", ""),
         ] {
-            assert_eq!(check(headers, body), "whole", "{headers:?}");
+            assert_eq!(classify(headers, body), "complete", "{headers:?}");
         }
         let large = " ".repeat(BODY_MAX);
-        assert_eq!(check(&format!("Content-Length: {BODY_MAX}\r\n"), &large), "whole");
-        assert_eq!(check(&"X: y\r\n".repeat(HEADERS_MAX - 1), ""), "whole");
+        assert_eq!(classify(&format!("Content-Length: {BODY_MAX}\r\n"), &large), "complete");
+        assert_eq!(classify(&"X: y\r\n".repeat(HEADERS_MAX - 1), ""), "complete");
     }
 
-    /// Were one of these taken, whoever sent it would not get what it asks for.
+    /// The fast path would ignore the meaning of these headers.
     #[test]
-    fn whatever_means_something_elsewhere_is_left_to_it() {
+    fn a_request_with_a_header_that_only_hyper_handles_is_left_to_hyper() {
         for name in [
             "Transfer-Encoding",
             "Content-Encoding",
@@ -176,7 +185,7 @@ mod tests {
             "TE",
         ] {
             for name in [name.to_owned(), name.to_ascii_lowercase(), name.to_ascii_uppercase()] {
-                assert_eq!(check(&format!("{name}: x\r\n"), ""), "other", "{name}");
+                assert_eq!(classify(&format!("{name}: x\r\n"), ""), "unsupported", "{name}");
             }
         }
         for headers in [
@@ -196,13 +205,13 @@ mod tests {
             " folded\r\n",
             "X : y\r\n",
         ] {
-            assert_eq!(check(headers, ""), "other", "{headers:?}");
+            assert_eq!(classify(headers, ""), "unsupported", "{headers:?}");
         }
-        assert_eq!(check(&"X: y\r\n".repeat(HEADERS_MAX), ""), "other");
+        assert_eq!(classify(&"X: y\r\n".repeat(HEADERS_MAX), ""), "unsupported");
     }
 
     #[test]
-    fn another_line_is_not_for_here() {
+    fn a_request_line_of_another_form_is_left_to_hyper() {
         let host = "Host: a\r\n\r\n";
         for line in [
             "GET /v1/pools/ci HTTP/1.1\r\n",
@@ -216,22 +225,21 @@ mod tests {
             "POST http://a/v1/pools/ci/leases HTTP/1.1\r\n",
             "\r\nPOST /v1/pools/ci/leases HTTP/1.1\r\n",
         ] {
-            assert_eq!(read(format!("{line}{host}").as_bytes()), Read::Other, "{line:?}");
+            assert_eq!(parse(format!("{line}{host}").as_bytes()), Parsed::Unsupported, "{line:?}");
         }
-        assert_eq!(read(format!("{LINE}\r\n").as_bytes()), Read::Other, "no Host");
+        assert_eq!(parse(format!("{LINE}\r\n").as_bytes()), Parsed::Unsupported, "no Host");
     }
 
-    /// At each cut it may still become a request; what stands behind it is not its own.
     #[test]
-    fn the_beginning_of_a_request_is_no_request_and_what_follows_is_not_its_own() {
+    fn every_prefix_of_a_request_is_incomplete_and_bytes_after_it_are_not_part_of_it() {
         let text = format!("{LINE}Host: a\r\nContent-Length: 2\r\n\r\n{{}}");
         for cut in 0..text.len() {
-            assert_eq!(read(&text.as_bytes()[..cut]), Read::Part, "{cut}");
+            assert_eq!(parse(&text.as_bytes()[..cut]), Parsed::Incomplete, "{cut}");
         }
         for more in ["P", "\r\n", "{}", &text] {
             let bytes = [text.as_bytes(), more.as_bytes()].concat();
-            let Read::Whole(head, used) = read(&bytes) else { panic!("{more:?}") };
-            assert_eq!((head.body, used), (&b"{}"[..], text.len()));
+            let Parsed::Complete(head, len) = parse(&bytes) else { panic!("{more:?}") };
+            assert_eq!((head.body, len), (&b"{}"[..], text.len()));
         }
     }
 }

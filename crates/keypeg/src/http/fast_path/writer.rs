@@ -1,7 +1,7 @@
-//! Answers as bytes: what hyper would write of them.
+//! Writes the responses of the fast path as bytes, exactly as hyper would write them.
 //!
-//! What the calls answered here say when all is well is written straight into a buffer; a problem
-//! is first the same answer that hyper would be given.
+//! A success response is written directly into a buffer. A problem arrives as the response that
+//! hyper would get.
 
 #[cfg(test)]
 use super::super::REQUEST_ID;
@@ -15,127 +15,133 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-/// Where the answers of one core are put together.
+/// One core's response buffers.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(super) struct ResponseWriter {
     head: Vec<u8>,
     body: Vec<u8>,
-    /// What all request ids of this core begin with, once there was one.
-    ids: Vec<u8>,
+    /// The common prefix of this core's request ids, once one was written.
+    id_prefix: Vec<u8>,
     date: String,
-    /// When that date is over.
-    dated_until: Option<Instant>,
+    /// When `date` must be replaced.
+    date_valid_until: Option<Instant>,
 }
 
-/// What an answer has beside what it says.
+/// The properties of a response apart from its content.
 #[derive(Debug)]
-pub(super) struct About {
+pub(super) struct ResponseInfo {
     pub(super) id: RequestId,
-    /// Whether its connection ends with it.
-    pub(super) last: bool,
-    /// When it is.
-    pub(super) at: Instant,
+    /// Whether the connection ends with it.
+    pub(super) closes: bool,
+    /// The time at which it is written.
+    pub(super) now: Instant,
 }
 
-/// Why writing to a buffer cannot fail.
-const ROOM: &str = "invariant: a buffer takes whatever is written";
+/// Panic text for a failed write to a buffer.
+const INFALLIBLE: &str = "invariant: writing to a buffer never fails";
 
-impl Writer {
-    /// Puts together an answer of a changing call that may carry secrets, JSON or nothing; gives
+impl ResponseWriter {
+    /// Writes the response to a change that may carry secrets; its body is JSON or empty. Returns
     /// its bytes.
-    pub(super) fn tell(
+    pub(super) fn write_reply(
         &mut self,
         status: StatusCode,
-        write: impl FnOnce(&mut Vec<u8>),
-        about: &About,
+        write_body: impl FnOnce(&mut Vec<u8>),
+        info: &ResponseInfo,
     ) -> &[u8] {
         self.begin(status);
         self.body.clear();
-        write(&mut self.body);
+        write_body(&mut self.body);
         let length = Some(self.body.len()).filter(|&length| length > 0);
         if length.is_some() {
             self.head.extend_from_slice(b"content-type: application/json\r\n");
         }
         self.head.extend_from_slice(b"x-content-type-options: nosniff\r\nx-request-id: ");
-        self.push_id(about.id);
+        self.push_id(info.id);
         self.head.extend_from_slice(b"\r\ncache-control: no-store\r\n");
-        self.end(length, about.last, about.at);
+        self.end(length, info.closes, info.now);
         self.head.extend_from_slice(&self.body);
         &self.head
     }
 
-    /// Puts together an answer that is made already; gives its bytes, and whether it has its
-    /// connection closed.
-    pub(super) fn tell_made(&mut self, made: &Response, about: &About) -> (&[u8], bool) {
-        self.begin(made.status());
-        let (mut closes, mut said) = (about.last, false);
-        for (name, value) in made.headers() {
-            // There is no other than `close`, and it stands where it was put.
-            closes |= name == CONNECTION;
-            said |= name == CONNECTION;
+    /// Writes a finished response. Returns its bytes and whether it closes its connection.
+    pub(super) fn write_response(
+        &mut self,
+        response: &Response,
+        info: &ResponseInfo,
+    ) -> (&[u8], bool) {
+        self.begin(response.status());
+        let mut has_close_header = false;
+        for (name, value) in response.headers() {
+            // The server writes no Connection header but `close`. It keeps its position.
+            has_close_header |= name == CONNECTION;
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 self.head.extend_from_slice(part);
             }
         }
-        let body = match made.body() {
-            Body::Whole(body) => body,
-            Body::Events(_) => unreachable!("invariant: no call here follows events"),
+        let closes = info.closes || has_close_header;
+        let body = match response.body() {
+            Body::Complete(body) => body,
+            Body::Events(_) => unreachable!("invariant: no call of the fast path streams events"),
         };
-        self.end(Some(body.len()), closes && !said, about.at);
+        self.end(Some(body.len()), closes && !has_close_header, info.now);
         self.head.extend_from_slice(body);
         (&self.head, closes)
     }
 
+    /// Starts a response with its status line.
     fn begin(&mut self, status: StatusCode) {
         self.head.clear();
-        let usual: &[u8] = match status {
+        let common_line: &[u8] = match status {
             StatusCode::OK => b"HTTP/1.1 200 OK\r\n",
             StatusCode::CREATED => b"HTTP/1.1 201 Created\r\n",
             StatusCode::NO_CONTENT => b"HTTP/1.1 204 No Content\r\n",
             _ => b"",
         };
-        self.head.extend_from_slice(usual);
-        if usual.is_empty() {
+        self.head.extend_from_slice(common_line);
+        if common_line.is_empty() {
             let reason = status.canonical_reason().unwrap_or_default();
-            write!(self.head, "HTTP/1.1 {} {reason}\r\n", status.as_str()).expect(ROOM);
+            write!(self.head, "HTTP/1.1 {} {reason}\r\n", status.as_str()).expect(INFALLIBLE);
         }
     }
 
-    /// Writes an id as its `Display` does, see the test.
-    fn push_id(&mut self, RequestId { run, core, request }: RequestId) {
-        if self.ids.is_empty() {
-            write!(self.ids, "{run:012x}-{core:x}-").expect(ROOM);
+    /// Writes an id as its `Display` does, without the cost of formatting.
+    fn push_id(&mut self, RequestId { run_id, core, sequence }: RequestId) {
+        if self.id_prefix.is_empty() {
+            write!(self.id_prefix, "{run_id:012x}-{core:x}-").expect(INFALLIBLE);
         }
-        self.head.extend_from_slice(&self.ids);
-        let digits = request.to_be_bytes().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        let zeros = (request.leading_zeros() / 4).min(15);
-        for digit in digits.skip(zeros as usize) {
+        self.head.extend_from_slice(&self.id_prefix);
+        let digits = sequence.to_be_bytes().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let leading_zeros = (sequence.leading_zeros() / 4).min(15);
+        for digit in digits.skip(leading_zeros as usize) {
             self.head.push(b"0123456789abcdef"[usize::from(digit)]);
         }
     }
 
-    fn end(&mut self, length: Option<usize>, last: bool, at: Instant) {
-        if last {
+    /// Ends the head: Connection, Content-Length and Date.
+    fn end(&mut self, length: Option<usize>, closes: bool, now: Instant) {
+        if closes {
             self.head.extend_from_slice(b"connection: close\r\n");
         }
         if let Some(length) = length {
-            write!(self.head, "content-length: {length}\r\n").expect(ROOM);
+            write!(self.head, "content-length: {length}\r\n").expect(INFALLIBLE);
         }
-        if self.dated_until.is_none_or(|until| at >= until) {
-            self.bring_date(at);
+        if self.date_valid_until.is_none_or(|until| now >= until) {
+            self.refresh_date(now);
         }
         self.head.extend_from_slice(b"date: ");
         self.head.extend_from_slice(self.date.as_bytes());
         self.head.extend_from_slice(b"\r\n\r\n");
     }
 
-    fn bring_date(&mut self, at: Instant) {
-        let now_ms = clock::wall_ms();
-        let instant = i64::try_from(now_ms).ok();
-        let instant = instant.and_then(|now| Timestamp::from_millisecond(now).ok());
+    /// Formats the current date, which is valid until the end of the current second.
+    fn refresh_date(&mut self, now: Instant) {
+        let wall_ms = clock::wall_ms();
+        let instant = i64::try_from(wall_ms).ok();
+        let instant = instant.and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&instant.unwrap_or_default());
         self.date = date.unwrap_or_default();
-        self.dated_until = Some(at + Duration::from_millis(1_000 - now_ms % 1_000));
+        self.date_valid_until = Some(now + Duration::from_millis(1_000 - wall_ms % 1_000));
     }
 }
 
@@ -144,14 +150,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_has_the_words_that_any_other_has() {
-        for request in [0, 1, 15, 16, 255, 0x1234_5678, u64::MAX] {
-            let id = RequestId { run: 0xabc, core: 17, request };
-            let about = About { id, last: true, at: clock::stopwatch() };
-            let mut writer = Writer::default();
-            let told = writer.tell(StatusCode::OK, |body| body.extend_from_slice(b"{}"), &about);
-            let told = String::from_utf8(told.to_vec()).unwrap();
-            let (before, date) = told.split_once("date: ").unwrap();
+    fn a_response_has_the_headers_and_the_id_of_any_other() {
+        for sequence in [0, 1, 15, 16, 255, 0x1234_5678, u64::MAX] {
+            let id = RequestId { run_id: 0xabc, core: 17, sequence };
+            let info = ResponseInfo { id, closes: true, now: clock::stopwatch() };
+            let mut writer = ResponseWriter::default();
+            let write_body = |body: &mut Vec<u8>| body.extend_from_slice(b"{}");
+            let response = writer.write_reply(StatusCode::OK, write_body, &info);
+            let response = String::from_utf8(response.to_vec()).unwrap();
+            let (before, date) = response.split_once("date: ").unwrap();
             let expected = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                  x-content-type-options: nosniff\r\n{REQUEST_ID}: {id}\r\n\
@@ -164,11 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_told_until_its_second_is_over() {
-        let mut writer = Writer::default();
+    fn a_date_is_reused_until_its_second_ends() {
+        let mut writer = ResponseWriter::default();
         let now = clock::stopwatch();
-        writer.bring_date(now);
-        let until = writer.dated_until.unwrap();
+        writer.refresh_date(now);
+        let until = writer.date_valid_until.unwrap();
         assert!(until > now && until <= now + Duration::from_secs(1));
         writer.date = "old".into();
         writer.end(None, false, until.checked_sub(Duration::from_nanos(1)).unwrap());
