@@ -31,7 +31,7 @@ mod wire;
 
 use crate::access::Access;
 use crate::clock;
-use admit::RequestContext;
+use admit::{RequestContext, Target};
 use answer::Body;
 use error::Problem;
 use hyper::body::Incoming;
@@ -128,25 +128,22 @@ pub(crate) async fn respond(
     let family = metrics::Family::of(request.uri().path());
     let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let has_secrets = may_carry_secrets(request.uri().path());
-    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
-    let outcome = catch_panic(async {
+    let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let handled = catch_panic(async {
         check_framing(ambiguous, &request)?;
         check_host(app, &request)?;
         if is_change {
             refuse_cross_site(request.headers())?;
         }
-        let (method, path) = (request.method().as_str(), request.uri().path());
+        let target = Target { method: request.method().as_str(), path: request.uri().path() };
         let bearer = || admit::bearer_of(request.headers());
         let origin = Origin { client_ip, id, started };
-        let context = admit::admit(app, (method, path), bearer, &origin)?;
+        let context = admit::admit(app, target, bearer, &origin)?;
         let result = route(&context, request).await;
-        context.finish_audit(match &result {
-            Ok(response) => (response.status(), None),
-            Err(problem) => (problem.status(), Some(problem.code())),
-        });
+        context.finish_audit(result.as_ref().map(Response::status));
         result
     });
-    let mut response = match outcome.await {
+    let mut response = match handled.await {
         Some(Ok(response)) => response,
         Some(Err(problem)) => app.refuse(problem, id, is_change),
         None => app.refuse(Problem::panicked(), id, is_change),
@@ -154,7 +151,7 @@ pub(crate) async fn respond(
     app.counts.answered(family, response.status(), started.elapsed());
     add_standard_headers(&mut response, ResponseTraits { id, is_change, has_secrets });
     // `wire` does not follow a chunked body to its end, so it could not watch the next head.
-    if chunked {
+    if is_chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -205,6 +202,7 @@ async fn catch_panic<T>(handler: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
+/// Returns whether responses below a path may carry key values or lease ids.
 fn may_carry_secrets(path: &str) -> bool {
     ["/v1/", "/api/", "/keys"].iter().any(|prefix| path.starts_with(prefix))
 }
@@ -365,6 +363,7 @@ fn json_response(status: StatusCode, body: &impl serde::Serialize) -> Response {
     response
 }
 
+/// Returns an empty response.
 fn no_content() -> Response {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;

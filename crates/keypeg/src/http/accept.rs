@@ -212,6 +212,7 @@ struct Core {
 }
 
 impl Core {
+    /// Serves connections until the server has stopped.
     async fn run(mut self) {
         let lane = self.app.lane.clone();
         tokio::spawn(async move { lane.run_delivery().await });
@@ -228,6 +229,7 @@ pub(super) async fn reached(watched: &mut watch::Receiver<ServerPhase>, phase: S
     let _ = watched.wait_for(|now| *now >= phase).await;
 }
 
+/// Serves one connection: the fast path first, then hyper if needed.
 async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<ServerPhase>) {
     let Arrival { socket, permit: _permit } = arrival;
     // Read only if the access rules use addresses, to save a system call.

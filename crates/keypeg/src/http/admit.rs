@@ -36,11 +36,18 @@ impl Deref for RequestContext<'_> {
     }
 }
 
+/// The method and the path of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+}
+
 /// Admits a request, or returns the problem to report. `bearer` reads the token that the request
 /// presents; it is not called for a route that needs no token.
 pub(super) fn admit<'a, 'b>(
     app: &'a App,
-    (method, path): (&str, &str),
+    Target { method, path }: Target<'_>,
     bearer: impl FnOnce() -> Result<Option<&'b [u8]>, Problem>,
     origin: &Origin,
 ) -> Result<RequestContext<'a>, Problem> {
@@ -52,19 +59,19 @@ pub(super) fn admit<'a, 'b>(
     let pool = route.pool_of(path);
     let mut entry = None;
     if let Some(audit) = access.audit.as_ref().filter(|_| route.is_audited()) {
-        let mut new = audit.begin().ok_or_else(Problem::audit_unavailable)?;
-        new.line.request_id = origin.id.to_string();
-        new.line.address = origin.client_ip.map(|ip| ip.to_canonical());
-        new.line.operation = route.operation;
+        let mut new_entry = audit.begin().ok_or_else(Problem::audit_unavailable)?;
+        new_entry.line.request_id = origin.id.to_string();
+        new_entry.line.address = origin.client_ip.map(|ip| ip.to_canonical());
+        new_entry.line.operation = route.operation;
         if let Some(pool) = pool {
-            new.line.pool(pool);
+            new_entry.line.pool(pool);
         }
-        entry = Some(new);
+        entry = Some(new_entry);
     }
     let gate = access.gate.as_ref().filter(|_| route.access != Access::Open);
     let admitted = gate.map(|gate| {
         let token = bearer().map_err(|problem| (None, problem))?;
-        check_token(gate, (route, pool), token, origin)
+        check_token(gate, route, pool, token, origin)
     });
     match admitted.transpose() {
         Ok(admitted) => {
@@ -94,11 +101,13 @@ pub(super) fn admit<'a, 'b>(
 /// Checks the presented token; an error carries the token if it is known, for the audit log.
 fn check_token(
     gate: &Gate,
-    (route, pool): (&Route, Option<&str>),
+    route: &Route,
+    pool: Option<&str>,
     token: Option<&[u8]>,
     origin: &Origin,
 ) -> Result<Admitted, (Option<Shown>, Problem)> {
-    gate.admit((route, pool), token, origin.client_ip, origin.started).map_err(|(shown, refused)| {
+    let admitted = gate.admit((route, pool), token, origin.client_ip, origin.started);
+    admitted.map_err(|(shown, refused)| {
         let problem = match refused {
             Refused::NoToken => Problem::unauthorized(None),
             Refused::BadToken => Problem::unauthorized(Some("invalid_token")),
@@ -203,12 +212,17 @@ impl RequestContext<'_> {
         Some(StreamPermit { gate, shown: self.admitted.as_ref()?.shown.clone() })
     }
 
-    /// Completes the audit entry with the response's status, and its code if it is a problem.
-    pub(super) fn finish_audit(self, (status, code): (StatusCode, Option<Code>)) {
+    /// Completes the audit entry with the outcome of the request.
+    pub(super) fn finish_audit(self, result: Result<StatusCode, &Problem>) {
         let Some(entry) = self.entry else { return };
         let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let applied = code.is_none() && status < StatusCode::BAD_REQUEST;
-        let outcome = if applied { Outcome::Applied } else { Outcome::Refused };
+        let (status, code) = match result {
+            Ok(status) => (status, None),
+            Err(problem) => (problem.status(), Some(problem.code())),
+        };
+        // A compatibility API may refuse with a response of its own instead of a problem.
+        let is_applied = code.is_none() && status < StatusCode::BAD_REQUEST;
+        let outcome = if is_applied { Outcome::Applied } else { Outcome::Refused };
         entry.end(outcome, status.as_u16(), code.map(Code::as_str));
     }
 

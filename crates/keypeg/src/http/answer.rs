@@ -3,7 +3,7 @@
 //! A complete body, which nearly every response has, costs no more allocation or indirection than
 //! its bytes alone.
 
-use super::events::Stream;
+use super::events::EventStream;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ pub(crate) enum Body {
     /// The bytes that hyper has not taken yet.
     Complete(Bytes),
     /// Events, sent as they occur.
-    Events(Box<Stream>),
+    Events(Box<EventStream>),
 }
 
 impl Default for Body {

@@ -77,7 +77,7 @@ impl Fields {
 
     /// Reads a complete body, given its Content-Type; returns `None` where [`Fields::read`] would
     /// refuse it. The caller has checked that there is no Content-Encoding.
-    pub(super) fn of_whole(
+    pub(super) fn of_complete_body(
         body: &[u8],
         content_type: Option<&[u8]>,
         known: KnownFields,
@@ -234,8 +234,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
         let detail = "Content-Encoding is not supported: send the body uncompressed.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let json = headers.get(CONTENT_TYPE).is_some_and(|value| is_json(value.as_bytes()));
-    if json {
+    if headers.get(CONTENT_TYPE).is_some_and(|value| is_json(value.as_bytes())) {
         return Ok(());
     }
     let detail = "A body needs `Content-Type: application/json`.";
@@ -245,14 +244,18 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// Returns whether a Content-Type is JSON's, ignoring its parameters.
 fn is_json(value: &[u8]) -> bool {
     let essence = value.split(|&byte| byte == b';').next().unwrap_or_default();
-    let visible = |byte: &u8| *byte == b'\t' || (b' '..=b'~').contains(byte);
-    value.iter().all(visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    let is_visible = |byte: &u8| *byte == b'\t' || (b' '..=b'~').contains(byte);
+    value.iter().all(is_visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         let detail = format!("The body is larger than the {max} bytes that this route allows.");
         Problem::new(Code::TooLarge, detail).closing()
+    };
+    let malformed = || {
+        let detail = "The body is incomplete, or its chunks are malformed.";
+        Problem::new(Code::Malformed, detail).closing()
     };
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
@@ -261,13 +264,7 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
         let mut bytes = Vec::new();
         let mut reserved = Reservation::default();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| {
-                Problem::new(
-                    Code::Malformed,
-                    "The body is incomplete, or its chunks are malformed.",
-                )
-                .closing()
-            })?;
+            let frame = frame.map_err(|_| malformed())?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > max {
                 return Err(too_large());

@@ -27,7 +27,7 @@ impl Constant {
     ) -> Option<Self> {
         match segments {
             [Some("leases"), None, ..] => {
-                leases::AcquireRequest::of(fields(leases::ACQUIRE_FIELDS)?).ok()?;
+                leases::AcquireArgs::of(fields(leases::ACQUIRE_FIELDS)?).ok()?;
                 Some(Self::Granted)
             }
             [Some("leases"), Some(_), Some("release"), None] => {

@@ -12,9 +12,9 @@ mod head;
 mod writer;
 
 use super::accept::{IDLE_TIME, ServerPhase, reached};
-use super::admit::{self, RequestContext};
+use super::admit::{self, RequestContext, Target};
 use super::error::Problem;
-use super::leases::Granted;
+use super::leases::LeaseGrant;
 use super::metrics::Family;
 use super::wire::{HEAD_TIME, WRITE_TIME};
 use super::{App, Origin, Response, ResponseTraits, add_standard_headers, is_host};
@@ -200,9 +200,8 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
         // A panic here leaves the request to hyper: it would panic there too, and is answered
         // there.
         let (app, client_ip, last_host) = (self.app, self.client_ip, &mut self.last_host);
-        let scanned = catch_unwind(AssertUnwindSafe(|| {
-            parse_request(app, (client_ip, now), bytes, last_host)
-        }));
+        let scanned =
+            catch_unwind(AssertUnwindSafe(|| parse_request(app, client_ip, now, bytes, last_host)));
         self.scanned = true;
         match scanned.unwrap_or(Err(NotFast::Unsupported)) {
             Ok((request, len)) => {
@@ -267,12 +266,13 @@ enum NotFast {
 /// Parses and admits the first request of `bytes`; returns it with its length in bytes.
 fn parse_request<'a>(
     app: &'a App,
-    (client_ip, started): (Option<IpAddr>, Instant),
+    client_ip: Option<IpAddr>,
+    started: Instant,
     bytes: &[u8],
     last_host: &mut Vec<u8>,
 ) -> Result<(FastRequest<'a>, usize), NotFast> {
     let (head, len) = match head::parse(bytes) {
-        Parsed::Complete(head, len) => (head, len),
+        Parsed::Complete { head, len } => (head, len),
         Parsed::Incomplete => return Err(NotFast::Incomplete),
         Parsed::Unsupported => return Err(NotFast::Unsupported),
     };
@@ -284,8 +284,9 @@ fn parse_request<'a>(
     }
     let call = FastCall::read(&head).ok_or(NotFast::Unsupported)?;
     let origin = Origin { client_ip, id: app.next_request_id(), started };
+    let target = Target { method: "POST", path: head.path };
     let bearer = || Ok(head.authorization.and_then(admit::bearer));
-    let context = admit::admit(app, ("POST", head.path), bearer, &origin);
+    let context = admit::admit(app, target, bearer, &origin);
     Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
 }
 
@@ -323,11 +324,11 @@ async fn respond(
         add_standard_headers(&mut response, traits);
         response
     });
-    let sent = send(app, socket, &result, (&origin, family)).await;
+    let sent = send(app, socket, &result, &origin, family).await;
     if sent.is_err()
-        && let Ok(FastReply::Granted(granted)) = &result
+        && let Ok(FastReply::Granted(grant)) = &result
     {
-        app.revoke_undelivered(granted);
+        app.revoke_undelivered(grant);
     }
     sent
 }
@@ -355,23 +356,20 @@ async fn run_call(
     let reply = reply.await?;
     let result = catch_unwind(AssertUnwindSafe(|| kind.map_reply(&context, reply)));
     let result = result.unwrap_or_else(|_| Err(Problem::panicked()));
-    if let Ok(FastReply::Granted(granted)) = &result
+    if let Ok(FastReply::Granted(grant)) = &result
         && std::future::poll_fn(|cx| Poll::Ready(has_disconnected(socket, cx))).await
     {
-        context.revoke_undelivered(granted);
+        context.revoke_undelivered(grant);
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
-    context.finish_audit(match &result {
-        Ok(reply) => (reply.status(), None),
-        Err(problem) => (problem.status(), Some(problem.code())),
-    });
+    context.finish_audit(result.as_ref().map(FastReply::status));
     Ok(result)
 }
 
 impl App {
     /// Revokes a grant that its client did not receive.
-    fn revoke_undelivered(&self, granted: &Granted) {
-        let call = granted.revoke_call();
+    fn revoke_undelivered(&self, grant: &LeaseGrant) {
+        let call = grant.revoke_call();
         drop(self.lane.submit(Request { by: Principal::Server, call }));
     }
 
@@ -421,10 +419,11 @@ async fn send(
     app: &App,
     socket: &mut TcpStream,
     result: &Result<FastReply, Response>,
-    request: (&Origin, Family),
+    origin: &Origin,
+    family: Family,
 ) -> io::Result<Sent> {
     let written =
-        std::future::poll_fn(|cx| Poll::Ready(try_send(app, socket, result, request, cx)));
+        std::future::poll_fn(|cx| Poll::Ready(try_send(app, socket, result, origin, family, cx)));
     let (sent, rest) = written.await?;
     if !rest.is_empty() {
         timeout(WRITE_TIME, socket.write_all(&rest)).await??;
@@ -437,7 +436,8 @@ fn try_send(
     app: &App,
     socket: &mut TcpStream,
     result: &Result<FastReply, Response>,
-    (origin, family): (&Origin, Family),
+    origin: &Origin,
+    family: Family,
     cx: &mut Context<'_>,
 ) -> io::Result<(Sent, Vec<u8>)> {
     let status = result.as_ref().map_or_else(Response::status, FastReply::status);

@@ -16,7 +16,7 @@ const KEY_MAX: usize = 128;
 
 /// A request's Idempotency-Key and the digest of its body.
 #[derive(Debug)]
-pub(super) struct IdempotencyKey {
+pub(super) struct KeyAndDigest {
     key: Box<str>,
     body: BodyDigest,
 }
@@ -37,7 +37,7 @@ pub(super) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     }
 }
 
-impl IdempotencyKey {
+impl KeyAndDigest {
     /// Combines a key with the digest of the request's body.
     pub(super) fn of(key: Option<Box<str>>, fields: &Fields) -> Option<Self> {
         key.map(|key| Self { key, body: BodyDigest::of(&fields.canonical()) })
@@ -45,9 +45,9 @@ impl IdempotencyKey {
 }
 
 /// Makes a call idempotent if its request has an Idempotency-Key.
-pub(super) fn with_key(key: Option<IdempotencyKey>, call: Call) -> Call {
+pub(super) fn with_key(key: Option<KeyAndDigest>, call: Call) -> Call {
     match key {
         None => call,
-        Some(IdempotencyKey { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },
+        Some(KeyAndDigest { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },
     }
 }

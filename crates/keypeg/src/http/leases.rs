@@ -4,7 +4,7 @@
 
 use super::body::{Fields, KnownFields, REST};
 use super::error::{PREFERENCE_APPLIED, Problem};
-use super::idempotency::{self, IdempotencyKey};
+use super::idempotency::{self, KeyAndDigest};
 use super::prefer;
 use super::{
     HandlerResult, REPLY_VARIANT, Request, RequestContext, json_response, no_content, pool_name,
@@ -27,6 +27,7 @@ const HOLDER_MAX: usize = 128;
 const REASON: &str = "at most 256 printable characters";
 const REASON_MAX: usize = 256;
 
+/// Acquires a random available key under a lease.
 pub(super) async fn acquire(
     context: &RequestContext<'_>,
     pool: &str,
@@ -37,7 +38,7 @@ pub(super) async fn acquire(
     let wait = acquire.wait;
     let reply = context.execute(idempotency::with_key(key, acquire.into_call(pool))).await;
     let reply = reply.map_err(|problem| problem.of_grant().applying(wait.preference_applied()))?;
-    let mut response = json_response(StatusCode::CREATED, &Granted::of(reply).to_wire());
+    let mut response = json_response(StatusCode::CREATED, &LeaseGrant::of(reply).to_wire());
     if let Some(applied) = wait.preference_applied() {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
@@ -45,7 +46,7 @@ pub(super) async fn acquire(
 }
 
 /// A granted lease and its key's value.
-pub(super) struct Granted {
+pub(super) struct LeaseGrant {
     pool: PoolName,
     lease: Box<LeaseView>,
     value: Secret,
@@ -53,28 +54,26 @@ pub(super) struct Granted {
 }
 
 /// The arguments of an acquire.
-pub(super) struct AcquireRequest {
+pub(super) struct AcquireArgs {
     ttl_ms: Option<u64>,
     holder: Option<Box<str>>,
     wait: Wait,
 }
 
-async fn read_acquire(
-    request: Request,
-) -> Result<(Option<IdempotencyKey>, AcquireRequest), Problem> {
+async fn read_acquire(request: Request) -> Result<(Option<KeyAndDigest>, AcquireArgs), Problem> {
     let key = idempotency::header(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
     let fields = Fields::read(request, ACQUIRE_FIELDS).await?;
-    let key = IdempotencyKey::of(key, &fields);
-    let acquire = AcquireRequest::of(fields)?;
+    let key = KeyAndDigest::of(key, &fields);
+    let acquire = AcquireArgs::of(fields)?;
     let wait = match (acquire.wait, preferred) {
         (Wait::Unset, Some(seconds)) => Wait::Preferred { seconds },
         (wait, _) => wait,
     };
-    Ok((key, AcquireRequest { wait, ..acquire }))
+    Ok((key, AcquireArgs { wait, ..acquire }))
 }
 
-impl AcquireRequest {
+impl AcquireArgs {
     /// Reads the arguments from the body's fields.
     pub(super) fn of(mut fields: Fields) -> Result<Self, Problem> {
         let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
@@ -132,6 +131,7 @@ fn is_printable(text: &str, max: usize) -> bool {
     text.chars().count() <= max && !text.chars().any(char::is_control)
 }
 
+/// Releases a lease, optionally with a rest or a quarantine for its key.
 pub(super) async fn release(
     context: &RequestContext<'_>,
     pool: &str,
@@ -162,6 +162,7 @@ pub(super) fn release_options(mut fields: Fields) -> Result<ReleaseOptions, Prob
     Ok(ReleaseOptions { rest_ms, quarantine, reason: reason.map(String::into_boxed_str) })
 }
 
+/// Renews a lease.
 pub(super) async fn renew(
     context: &RequestContext<'_>,
     pool: &str,
@@ -188,7 +189,7 @@ pub(super) fn lease_id(text: &str) -> Result<LeaseId, Problem> {
     LeaseId::parse(text).ok_or_else(|| Problem::lease_ended(None))
 }
 
-impl Granted {
+impl LeaseGrant {
     /// Takes the grant from an acquire's reply.
     pub(super) fn of(reply: Reply) -> Self {
         let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {

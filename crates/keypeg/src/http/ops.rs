@@ -1,6 +1,6 @@
 //! The operations endpoints: liveness, readiness, version, and metrics.
 //!
-//! None of them needs a pool or changes anything.
+//! All of them answer GET and HEAD only, and none changes anything.
 
 use super::error::Problem;
 use super::{
@@ -34,11 +34,11 @@ pub(super) fn version(request: &Request) -> HandlerResult {
     Ok(json_response(StatusCode::OK, &json!({ "name": "keypeg", "version": version })))
 }
 
-/// Answers `/metrics` with OpenMetrics text.
+/// Answers `/metrics` with `OpenMetrics` text.
 pub(super) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     require_read(request)?;
-    // As the server, which no per-caller limit applies to: metrics matter most under overload.
+    // As the server, whose calls a full lane does not refuse: metrics matter most under overload.
     let pools = context.execute_as(Principal::Server, Call::ListPools);
     let Reply::Pools(pools) = pools.await? else { unreachable!("{REPLY_VARIANT}") };
     let mut response = Response::new(context.server.metrics.text(&pools).into());

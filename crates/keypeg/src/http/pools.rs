@@ -23,6 +23,7 @@ const POLICY_FIELDS: KnownFields = &[
     "max_keys",
 ];
 
+/// Lists the pools that the token may see.
 pub(super) async fn list(context: &RequestContext<'_>) -> HandlerResult {
     let Reply::Pools(pools) = context.execute(Call::ListPools).await? else {
         unreachable!("{REPLY_VARIANT}")
@@ -32,6 +33,7 @@ pub(super) async fn list(context: &RequestContext<'_>) -> HandlerResult {
     Ok(json_response(StatusCode::OK, &wire::Pools { pools }))
 }
 
+/// Shows a pool.
 pub(super) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let Reply::Pool { pool, .. } = context.execute(Call::GetPool { pool }).await? else {
@@ -40,6 +42,7 @@ pub(super) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerRes
     Ok(json_response(StatusCode::OK, &wire_pool(*pool)))
 }
 
+/// Creates a pool or changes its policy.
 pub(super) async fn create_or_update(
     context: &RequestContext<'_>,
     pool: &str,
@@ -55,6 +58,7 @@ pub(super) async fn create_or_update(
     Ok(json_response(status, &wire_pool(*pool)))
 }
 
+/// Deletes a pool.
 pub(super) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let Reply::Done = context.execute(Call::DeletePool { pool }).await? else {

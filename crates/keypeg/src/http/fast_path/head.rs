@@ -30,8 +30,8 @@ const HYPER_HEADERS: [&str; 9] = [
 /// What the received bytes are.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed<'a> {
-    /// A complete request and its length in bytes.
-    Complete(RequestHead<'a>, usize),
+    /// A complete request of `len` bytes.
+    Complete { head: RequestHead<'a>, len: usize },
     /// The beginning of what may become a request for the fast path.
     Incomplete,
     /// A request for hyper.
@@ -95,7 +95,7 @@ fn with_body<'a>(
     let (host, body_end) = (host?, head_end + length);
     let Some(body) = bytes.get(head_end..body_end) else { return Some(Parsed::Incomplete) };
     let head = RequestHead { path, host, authorization, content_type, body };
-    Some(Parsed::Complete(head, body_end))
+    Some(Parsed::Complete { head, len: body_end })
 }
 
 enum HeaderKind {
@@ -142,7 +142,7 @@ mod tests {
     fn classify(headers: &str, body: &str) -> &'static str {
         let text = format!("{LINE}Host: a\r\n{headers}\r\n{body}");
         match parse(text.as_bytes()) {
-            Parsed::Complete(head, len) => {
+            Parsed::Complete { head, len } => {
                 assert_eq!((head.path, head.host), ("/v1/pools/ci/leases", &b"a"[..]));
                 assert_eq!(len, text.len(), "{text:?}");
                 assert_eq!(head.body, body.as_bytes());
@@ -238,7 +238,7 @@ mod tests {
         }
         for more in ["P", "\r\n", "{}", &text] {
             let bytes = [text.as_bytes(), more.as_bytes()].concat();
-            let Parsed::Complete(head, len) = parse(&bytes) else { panic!("{more:?}") };
+            let Parsed::Complete { head, len } = parse(&bytes) else { panic!("{more:?}") };
             assert_eq!((head.body, len), (&b"{}"[..], text.len()));
         }
     }
