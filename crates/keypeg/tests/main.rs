@@ -1,9 +1,9 @@
-//! The server from outside: the real binary, on a port of its own, over HTTP.
+//! End-to-end tests: each test starts the real binary on a free port and uses it over HTTP.
 //!
-//! Each module is one subject. Nothing here asserts that something was fast, only that it was
-//! right and never early.
+//! Each module covers one subject. No test asserts that something was fast, only that the result
+//! is right and that nothing ends before its time.
 
-#![expect(clippy::unwrap_used, reason = "a test that is surprised ends")]
+#![expect(clippy::unwrap_used, reason = "a test fails on an unexpected error")]
 
 mod access;
 mod api;
@@ -18,28 +18,28 @@ mod cli;
 mod client;
 #[cfg(feature = "cli")]
 mod commands;
+mod django;
 #[cfg(feature = "cli")]
 mod events;
+mod fast_path;
 mod faults;
 mod framing;
 mod fuzz;
 mod health;
+mod idempotency;
 mod import;
 mod kill;
 mod list;
 mod max_leases;
 mod metrics;
-mod once;
 mod openapi;
-mod plain;
 mod power;
 mod problems;
-mod quick;
 mod refusals;
 mod restart;
 mod routes;
-mod seed;
 mod shares;
+mod simple;
 mod support;
 mod tidy;
 mod timing;
