@@ -3,7 +3,9 @@
 //!
 //! `KEYPEG_FAULT_POINTS` sets how many calls of each kind fail, one a round.
 
-use crate::support::story::{ARGS, Dice, Shared, begin, given, play};
+use crate::support::history::{
+    SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
+};
 use crate::support::volume::{Volume, run};
 use crate::support::{Server, TempDir, eventually, keypeg, keypeg_under, now, pause, skipped};
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +16,8 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 fn serve(under: &[&str], data: &Path) -> Command {
-    let mut command = if under.is_empty() { keypeg(&ARGS) } else { keypeg_under(under, &ARGS) };
+    let mut command =
+        if under.is_empty() { keypeg(&SERVER_ARGS) } else { keypeg_under(under, &SERVER_ARGS) };
     command.arg("--data").arg(data).env("KEYPEG_LOG", "info");
     command
 }
@@ -44,12 +47,13 @@ fn a_call_that_fails_ends_the_server_or_harms_nobody() {
     if !has("strace", "a_call_that_fails_ends_the_server_or_harms_nobody") {
         return;
     }
-    let points = given("KEYPEG_FAULT_POINTS").unwrap_or(3);
-    let seed = given("KEYPEG_FAULT_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let points = env_number("KEYPEG_FAULT_POINTS").unwrap_or(3);
+    let seed = env_number("KEYPEG_FAULT_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("KEYPEG_FAULT_SEED={seed} KEYPEG_FAULT_POINTS={points}");
-    let (dir, dice, story) = (TempDir::new(), &mut Dice(seed), Shared::default());
+    let (dir, random, history) =
+        (TempDir::new(), &mut SeededRandom(seed), SharedHistory::default());
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
     let (mut ended, mut went_on) = (0, 0);
     // The first openat calls are the loader's; a start makes some 20 syncs and as many writes.
     for (call, error, first, step) in [
@@ -75,7 +79,7 @@ fn a_call_that_fails_ends_the_server_or_harms_nobody() {
                 Err(status) => Some(status),
                 Ok(mut server) => {
                     let mut status = None;
-                    play(&mut server, &story, dice, |server| {
+                    run_clients(&mut server, &history, random, |server| {
                         status = ends_within(server, Duration::from_millis(150));
                         server.kill();
                     });
@@ -98,10 +102,10 @@ fn a_call_that_fails_ends_the_server_or_harms_nobody() {
             } else {
                 went_on += 1;
             }
-            begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+            start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
         }
     }
-    let (acked, grants, _) = story.lock().unwrap().counts();
+    let (acked, grants, _) = history.lock().unwrap().counts();
     println!("{ended} ended, {went_on} went on; {acked} acknowledged, {grants} grants");
     assert!(ended > 0 && went_on > 0 && grants > 0);
 }
@@ -114,17 +118,18 @@ fn a_sync_that_fails_for_real_ends_the_server_or_counts_as_full() {
         Ok(volume) => volume,
         Err(why) => return skipped(test, &why),
     };
-    let (dice, story) = (&mut Dice(u64::from(std::process::id())), Shared::default());
+    let (random, history) =
+        (&mut SeededRandom(u64::from(std::process::id())), SharedHistory::default());
     let (logs, data) = (TempDir::new(), volume.path().join("data"));
     let log = logs.path().join("log");
     let mut server = Server::logged(&mut serve(&[], &data), &log);
-    begin(&server, &story);
+    start_round(&server, &history);
     let mut status = None;
-    play(&mut server, &story, dice, |server| {
+    run_clients(&mut server, &history, random, |server| {
         let mut client = server.client();
-        eventually("a grant", || (story.lock().unwrap().counts().1 > 0).then_some(()));
+        eventually("a grant", || (history.lock().unwrap().counts().1 > 0).then_some(()));
         // From now on the file that is the disk takes nothing new, though the file system has room.
-        volume.starve();
+        volume.stop_growth();
         let many = json!({ "count": 10_000 }).to_string();
         let json_type = [("content-type", "application/json")];
         let ask = "POST /v1/pools/bulk/keys";
@@ -150,9 +155,9 @@ fn a_sync_that_fails_for_real_ends_the_server_or_counts_as_full() {
     }
     println!("{status:?}: {said}");
     volume.unmount();
-    volume.feed();
+    volume.allow_growth();
     volume.mount().unwrap();
-    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
 }
 
 #[test]
@@ -162,13 +167,14 @@ fn a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost() {
         Ok(volume) => volume,
         Err(why) => return skipped(test, &why),
     };
-    let (dice, story) = (&mut Dice(u64::from(std::process::id())), Shared::default());
+    let (random, history) =
+        (&mut SeededRandom(u64::from(std::process::id())), SharedHistory::default());
     let (logs, data) = (TempDir::new(), volume.path().join("data"));
     let log = logs.path().join("log");
     for _ in 0..2 {
         let mut server = Server::logged(&mut serve(&[], &data), &log);
-        begin(&server, &story);
-        play(&mut server, &story, dice, |server| {
+        start_round(&server, &history);
+        run_clients(&mut server, &history, random, |server| {
             pause(Duration::from_millis(150));
             volume.make_read_only();
             let status = ends_within(server, Duration::from_mins(1));
@@ -177,7 +183,7 @@ fn a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost() {
         volume.unmount();
         volume.mount().unwrap();
     }
-    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
+    start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.contains("Read-only file system") && !said.contains("panicked"), "{said}");
 }
@@ -188,12 +194,12 @@ fn out_of_memory_is_no_more_than_a_crash() {
     if !has("prlimit", "out_of_memory_is_no_more_than_a_crash") {
         return;
     }
-    let (dir, story) = (TempDir::new(), Shared::default());
+    let (dir, history) = (TempDir::new(), SharedHistory::default());
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-    let dice = &mut Dice(u64::from(std::process::id()));
+    let random = &mut SeededRandom(u64::from(std::process::id()));
     let mut server = Server::logged(&mut serve(&[], &data), &log);
-    begin(&server, &story);
-    play(&mut server, &story, dice, |server| {
+    start_round(&server, &history);
+    run_clients(&mut server, &history, random, |server| {
         pause(Duration::from_millis(100));
         let pid = server.pid().as_raw_nonzero().to_string();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -212,8 +218,8 @@ fn out_of_memory_is_no_more_than_a_crash() {
         }
         assert!(ends_within(server, Duration::from_mins(1)).is_some());
     });
-    begin(&Server::logged(&mut serve(&[], &data), &log), &story);
-    assert!(story.lock().unwrap().counts().1 > 0);
+    start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
+    assert!(history.lock().unwrap().counts().1 > 0);
 }
 
 /// Clients that take every descriptor once made the next segment fail, and that ended the server.

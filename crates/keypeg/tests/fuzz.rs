@@ -7,15 +7,15 @@
 #[path = "../../keypeg-core/tests/support/mutate.rs"]
 pub(crate) mod mutate;
 
-use crate::support::story::{Dice, given};
+use crate::support::history::{SeededRandom, env_number};
 use crate::support::{Client, Server, TempDir, keypeg};
 use clap::Parser;
 use keypeg::{Cli, Command, Config};
 use mutate::mutate;
 use serde_json::json;
 
-pub(crate) fn below(dice: &mut Dice) -> impl FnMut(usize) -> usize {
-    |bound| usize::try_from(dice.below(u64::try_from(bound).unwrap())).unwrap()
+pub(crate) fn below(random: &mut SeededRandom) -> impl FnMut(usize) -> usize {
+    |bound| usize::try_from(random.below(u64::try_from(bound).unwrap())).unwrap()
 }
 
 /// Requests of every route, with bodies that are fine; what is in braces is drawn anew each time.
@@ -98,7 +98,7 @@ fn as_target(bytes: &[u8]) -> String {
 #[test]
 fn requests_that_nobody_meant() {
     let (runs, seed) =
-        (given("KEYPEG_FUZZ_RUNS").unwrap_or(6_000), given("KEYPEG_SEED").unwrap_or(1));
+        (env_number("KEYPEG_FUZZ_RUNS").unwrap_or(6_000), env_number("KEYPEG_SEED").unwrap_or(1));
     let (dir, log) = (TempDir::new(), TempDir::new());
     let log = log.path().join("log");
     let mut command = keypeg(&["--data"]);
@@ -108,8 +108,8 @@ fn requests_that_nobody_meant() {
     let secret = "the-one-value-that-is-never-told";
     client.send("PUT /v1/pools/secret", &json!({ "keepalive_ttl_seconds": null }));
     client.send("POST /v1/pools/secret/keys", &json!({ "values": [secret] })).is(201, &json!({}));
-    let dice = &mut Dice(seed);
-    let mut below = below(dice);
+    let random = &mut SeededRandom(seed);
+    let mut below = below(random);
     let nothing = || vec!["x".to_owned(); 8];
     let pools = ["default", "a", "b", "c"].map(Into::into).to_vec();
     let mut named = Named { pools, keys: nothing(), leases: nothing(), cursors: nothing() };
@@ -164,7 +164,7 @@ fn ask(client: &mut Client, request: &str, body: &[u8]) -> crate::support::Answe
 #[test]
 fn configurations_that_nobody_meant() {
     let (runs, seed) =
-        (given("KEYPEG_FUZZ_RUNS").unwrap_or(3_000), given("KEYPEG_SEED").unwrap_or(1));
+        (env_number("KEYPEG_FUZZ_RUNS").unwrap_or(3_000), env_number("KEYPEG_SEED").unwrap_or(1));
     let dir = TempDir::new();
     let file = dir.path().join("keypeg.toml");
     let corpus = [
@@ -173,8 +173,8 @@ fn configurations_that_nobody_meant() {
         "insecure_listen = true\nlisten = \"0.0.0.0:80\"\n",
         "lease_ttl = \"\"\"1h\"\"\"\n\"listen\" = \"[::1]:0\"\n",
     ];
-    let dice = &mut Dice(seed);
-    let mut below = below(dice);
+    let random = &mut SeededRandom(seed);
+    let mut below = below(random);
     let (mut taken, mut refused) = (0, 0);
     for run in 0..runs {
         let mut text = corpus[below(corpus.len())].as_bytes().to_vec();

@@ -2,28 +2,30 @@
 //!
 //! `KEYPEG_KILL_ROUNDS` sets the rounds, `KEYPEG_KILL_SEED` repeats a run's choices.
 
-use crate::support::story::{ARGS, Dice, Shared, begin, given, play};
+use crate::support::history::{
+    SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
+};
 use crate::support::{Server, TempDir, pause};
 use std::time::Duration;
 
 #[test]
 fn what_was_told_holds_over_kills() {
-    let rounds = given("KEYPEG_KILL_ROUNDS").unwrap_or(6);
-    let seed = given("KEYPEG_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let rounds = env_number("KEYPEG_KILL_ROUNDS").unwrap_or(6);
+    let seed = env_number("KEYPEG_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("KEYPEG_KILL_SEED={seed} KEYPEG_KILL_ROUNDS={rounds}");
     let dir = TempDir::new();
-    let dice = &mut Dice(seed);
-    let story = Shared::default();
+    let random = &mut SeededRandom(seed);
+    let history = SharedHistory::default();
     for _ in 0..rounds {
-        let mut server = Server::on(&dir, &ARGS);
-        begin(&server, &story);
-        let wait = Duration::from_millis(50 + dice.below(350));
-        play(&mut server, &story, dice, |server| {
+        let mut server = Server::on(&dir, &SERVER_ARGS);
+        start_round(&server, &history);
+        let wait = Duration::from_millis(50 + random.below(350));
+        run_clients(&mut server, &history, random, |server| {
             pause(wait);
             server.kill();
         });
     }
-    let (acked, grants, _) = story.lock().unwrap().counts();
+    let (acked, grants, _) = history.lock().unwrap().counts();
     println!("{rounds} kills, {acked} changes acknowledged, {grants} grants among them");
     assert!(grants > 0, "the clients did something");
 }

@@ -6,7 +6,9 @@
 //! nothing, must lose data at every cut: else this rig would prove nothing.
 //! `KEYPEG_POWER_CUTS` sets the cuts, `KEYPEG_POWER_SEED` repeats a run's choices.
 
-use crate::support::story::{ARGS, Dice, Shared, begin, given, play};
+use crate::support::history::{
+    SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
+};
 use crate::support::volume::{Volume, run};
 use crate::support::{Client, Server, TempDir, keypeg, keypeg_under, pause, skipped};
 use serde_json::{Value, json};
@@ -22,7 +24,8 @@ const NO_SYNC: [&str; 5] = ["strace", "-D", "-f", "-q", "--inject=fdatasync,fsyn
 
 fn serve(under: &[&str], data: &Path) -> Command {
     let words = [under, &["-o", "/dev/null", "-e", "trace=fdatasync,fsync"]].concat();
-    let mut command = if under.is_empty() { keypeg(&ARGS) } else { keypeg_under(&words, &ARGS) };
+    let mut command =
+        if under.is_empty() { keypeg(&SERVER_ARGS) } else { keypeg_under(&words, &SERVER_ARGS) };
     command.arg("--data").arg(data).env("KEYPEG_LOG", "info");
     command
 }
@@ -37,10 +40,10 @@ fn volume(test: &str) -> Option<Volume> {
 #[test]
 fn what_was_told_holds_over_power_cuts() {
     let Some(mut volume) = volume("what_was_told_holds_over_power_cuts") else { return };
-    let cuts = given("KEYPEG_POWER_CUTS").unwrap_or(3);
-    let seed = given("KEYPEG_POWER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let cuts = env_number("KEYPEG_POWER_CUTS").unwrap_or(3);
+    let seed = env_number("KEYPEG_POWER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("KEYPEG_POWER_SEED={seed} KEYPEG_POWER_CUTS={cuts}");
-    let (dice, story) = (&mut Dice(seed), Shared::default());
+    let (random, history) = (&mut SeededRandom(seed), SharedHistory::default());
     let (logs, data) = (TempDir::new(), volume.path().join("data"));
     let log = logs.path().join("log");
     let (mut torn, mut bulk) = (0, AtomicU64::new(0));
@@ -48,13 +51,13 @@ fn what_was_told_holds_over_power_cuts() {
         let under: &[&str] = if cut % 3 == 0 { &[] } else { &SLOW };
         let mut server = Server::logged(&mut serve(under, &data), &log);
         torn += batches_cut(&server);
-        begin(&server, &story);
+        start_round(&server, &history);
         check_bulk(&server, bulk.into_inner());
         bulk = AtomicU64::new(0);
-        volume.forget();
-        let wait = Duration::from_millis(50 + dice.below(300));
-        let (pages, seed) = (if cut % 3 == 2 { 1 + dice.below(8) } else { 0 }, dice.next());
-        play(&mut server, &story, dice, |server| {
+        volume.drop_cache();
+        let wait = Duration::from_millis(50 + random.below(300));
+        let (pages, seed) = (if cut % 3 == 2 { 1 + random.below(8) } else { 0 }, random.next());
+        run_clients(&mut server, &history, random, |server| {
             std::thread::scope(|scope| {
                 let (client, bulk) = (server.client(), &bulk);
                 scope.spawn(move || make_many(client, bulk));
@@ -68,9 +71,9 @@ fn what_was_told_holds_over_power_cuts() {
     }
     let server = Server::logged(&mut serve(&[], &data), &log);
     torn += batches_cut(&server);
-    begin(&server, &story);
+    start_round(&server, &history);
     check_bulk(&server, bulk.into_inner());
-    let (acked, grants, _) = story.lock().unwrap().counts();
+    let (acked, grants, _) = history.lock().unwrap().counts();
     println!("{cuts} cuts, {acked} changes acknowledged, {grants} grants among them, {torn} torn");
     assert!(grants > 0, "the clients did something");
     let log = std::fs::read_to_string(&log).unwrap();
@@ -121,20 +124,20 @@ fn a_server_that_does_not_sync_loses_data_here() {
     if volume("a_server_that_does_not_sync_loses_data_here").is_none() {
         return;
     }
-    let cuts = given("KEYPEG_POWER_CUTS").map_or(1, |cuts| cuts.div_ceil(10));
-    let dice = &mut Dice(u64::from(std::process::id()));
+    let cuts = env_number("KEYPEG_POWER_CUTS").map_or(1, |cuts| cuts.div_ceil(10));
+    let random = &mut SeededRandom(u64::from(std::process::id()));
     let mut lost_in_all = 0;
     for _ in 0..cuts {
         let mut volume = Volume::new(400).unwrap();
         let (data, log) = (volume.path().join("data"), TempDir::new());
         let log = log.path().join("log");
-        let story = Shared::default();
+        let history = SharedHistory::default();
         // Made by a server that syncs, and stopped: what the other one adds is what can be lost.
         let mut server = Server::logged(&mut serve(&[], &data), &log);
-        begin(&server, &story);
+        start_round(&server, &history);
         assert_eq!(server.terminate().code(), Some(0));
         let mut server = Server::logged(&mut serve(&NO_SYNC, &data), &log);
-        play(&mut server, &story, dice, |server| {
+        run_clients(&mut server, &history, random, |server| {
             pause(Duration::from_millis(300));
             volume.cut(0, 0);
             server.kill();
@@ -142,9 +145,9 @@ fn a_server_that_does_not_sync_loses_data_here() {
         volume.unmount();
         volume.mount().unwrap();
         let lost = match Server::try_logged(&mut serve(&[], &data), &log) {
-            Ok(server) => story.lock().unwrap().lost(&server),
+            Ok(server) => history.lock().unwrap().lost_keys(&server),
             // A directory that does not start any more has lost everything.
-            Err(_) => story.lock().unwrap().counts().1,
+            Err(_) => history.lock().unwrap().counts().1,
         };
         assert!(lost > 0, "nothing lost without syncs: the rig cuts no power");
         lost_in_all += lost;

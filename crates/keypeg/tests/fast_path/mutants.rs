@@ -7,7 +7,7 @@ use super::{LAST, Names, Way, Wire, request};
 use crate::fuzz::below;
 use crate::fuzz::mutate::mutate;
 use crate::support::Server;
-use crate::support::story::{Dice, given};
+use crate::support::history::{SeededRandom, env_number};
 use serde_json::json;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -129,7 +129,7 @@ fn outcome(addr: SocketAddr, way: Way, bytes: &[u8], patience: Duration) -> Vec<
 #[test]
 fn mutants_of_hot_calls_are_answered_the_same() {
     let (runs, seed) =
-        (given("KEYPEG_FUZZ_RUNS").unwrap_or(2_000), given("KEYPEG_SEED").unwrap_or(1));
+        (env_number("KEYPEG_FUZZ_RUNS").unwrap_or(2_000), env_number("KEYPEG_SEED").unwrap_or(1));
     let server = Server::in_memory(&["--lease-ttl", "168h", "--keepalive-ttl", "168h"]);
     let client = &mut server.client();
     client.send("PUT /v1/pools/empty", &json!({})).is(201, &json!({}));
@@ -145,8 +145,8 @@ fn mutants_of_hot_calls_are_answered_the_same() {
             let (corpus, addr) = (&corpus, server.addr());
             let (taken, refused, silent) = (&taken, &refused, &silent);
             scope.spawn(move || {
-                let dice = &mut Dice(seed.wrapping_mul(THREADS).wrapping_add(thread));
-                let mut below = below(dice);
+                let random = &mut SeededRandom(seed.wrapping_mul(THREADS).wrapping_add(thread));
+                let mut below = below(random);
                 for run in 0..runs / THREADS {
                     let mut bytes = corpus[below(corpus.len())].clone();
                     for _ in 0..[1, 1, 1, 2, 4][below(5)] {

@@ -1,4 +1,7 @@
-//! A small blocking HTTP/1.1 client: one connection, kept alive, opened anew when it was closed.
+//! A small blocking HTTP/1.1 client with one keep-alive connection.
+//!
+//! It opens a new connection when the server has closed the last one. It follows no redirect and
+//! sends no header of its own but Host and Content-Length, so that a test controls every byte.
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde_json::Value;
@@ -6,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long an answer may take before the test gives up.
+/// The longest time to wait for an answer before the test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One connection to a server.
@@ -15,7 +18,7 @@ pub(crate) struct Client {
     stream: Option<BufReader<TcpStream>>,
 }
 
-/// An answer as it came.
+/// An answer: status, headers in the order received, and body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -28,7 +31,7 @@ impl Client {
         Self { addr, stream: None }
     }
 
-    /// One that comes from an address of its own, and stays there as long as its connection does.
+    /// Returns a client that connects from `source`. A later connection uses the default address.
     pub(crate) fn from(addr: SocketAddr, source: Ipv4Addr) -> Self {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
@@ -55,7 +58,7 @@ impl Client {
         self.try_send(request, &[], "").unwrap()
     }
 
-    /// Sends `METHOD path` with headers and a body as they are.
+    /// Sends `METHOD path` with these headers and this body, unchanged.
     pub(crate) fn try_send(
         &mut self,
         request: &str,
@@ -85,19 +88,19 @@ impl Client {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            none => {
+            slot => {
                 let stream = TcpStream::connect(self.addr)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
-                none.insert(BufReader::new(stream))
+                slot.insert(BufReader::new(stream))
             }
         };
         stream.get_mut().write_all(bytes)
     }
 
-    /// Reads one answer; gives the connection up where the answer does.
+    /// Reads one answer; drops the connection after an error or `Connection: close`.
     pub(crate) fn read(&mut self, head_only: bool) -> io::Result<Answer> {
-        let stream = self.stream.as_mut().expect("something was sent");
+        let stream = self.stream.as_mut().expect("a request was sent");
         let answer = read_answer(stream, head_only);
         if answer.as_ref().map_or(true, |answer| answer.header("connection") == Some("close")) {
             self.stream = None;
@@ -105,20 +108,20 @@ impl Client {
         answer
     }
 
-    /// Reads one line; `None` when the server has closed.
+    /// Reads one line; returns `None` when the server has closed the connection.
     pub(crate) fn line(&mut self) -> Option<String> {
-        line(self.stream.as_mut().expect("something was sent")).ok()
+        line(self.stream.as_mut().expect("a request was sent")).ok()
     }
 
-    /// Reads until the server closes: all that came, as it came.
+    /// Reads until the server closes the connection and returns all bytes as text.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = Vec::new();
-        let mut stream = self.stream.take().expect("something was sent");
+        let mut stream = self.stream.take().expect("a request was sent");
         stream.read_to_end(&mut rest).unwrap();
         String::from_utf8(rest).unwrap()
     }
 
-    /// Reads until the server closes; true when nothing more came.
+    /// Reads until the server closes the connection; returns whether it sent no more bytes.
     pub(crate) fn is_closed(&mut self) -> bool {
         let Some(mut stream) = self.stream.take() else { return true };
         let mut rest = Vec::new();
@@ -158,7 +161,7 @@ fn line(stream: &mut impl BufRead) -> io::Result<String> {
 }
 
 impl Answer {
-    /// Takes all that came on a connection for answers, none of them to HEAD.
+    /// Parses all bytes of a connection as answers, none of them to HEAD.
     pub(crate) fn all(bytes: &[u8]) -> Vec<Self> {
         let mut rest = BufReader::new(bytes);
         let mut answers = Vec::new();
@@ -176,13 +179,13 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// One member of the body, a string.
+    /// Returns one member of the body, a string.
     pub(crate) fn text(&self, member: &str) -> String {
         self.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {self:?}")).into()
     }
 
-    /// Takes an answer for what it must be, and gives its body. `expected` is a part of the body:
-    /// members it does not name are not looked at, and `"*"` stands for anything but null.
+    /// Asserts the status and a part of the body, and returns the body. Members that `expected`
+    /// does not name are not compared, and `"*"` matches anything but null.
     #[track_caller]
     pub(crate) fn is(self, status: u16, expected: &Value) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -191,13 +194,13 @@ impl Answer {
             return Value::Null;
         }
         let body = self.json();
-        if let Some(wrong) = difference(expected, &body) {
-            panic!("{wrong}: {self:?}");
+        if let Some(difference) = difference(expected, &body) {
+            panic!("{difference}: {self:?}");
         }
         body
     }
 
-    /// Takes an answer for a problem with this code, and its status and common members.
+    /// Asserts that the answer is a problem with this status and code, and its common members.
     #[track_caller]
     pub(crate) fn problem(self, status: u16, code: &str) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");

@@ -1,8 +1,10 @@
-//! What the tests share: the real binary on a directory and port of its own, and a small HTTP
-//! client that shows what came, byte for byte.
+//! Shared test support: starting and stopping the real binary, temporary directories, waiting.
+//!
+//! Each server has its own directory and a free port, and ends with its test. The HTTP client is in
+//! `http`, the checked history of clients under load in `history`.
 
+pub(crate) mod history;
 mod http;
-pub(crate) mod story;
 pub(crate) mod tokens;
 pub(crate) mod volume;
 
@@ -19,10 +21,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-/// How long anything awaited may take before the test gives up.
+/// The longest time to wait for an event before the test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A directory of the test's own, removed with it.
+/// A temporary directory, removed when dropped.
 pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
@@ -55,33 +57,33 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one in memory, with more arguments.
+    /// Starts a server in memory, with these further arguments.
     pub(crate) fn in_memory(args: &[&str]) -> Self {
         Self::run(keypeg(args).arg("--ephemeral"))
     }
 
-    /// Starts one on a directory, with more arguments.
+    /// Starts a server on a directory, with these further arguments.
     pub(crate) fn on(dir: &TempDir, args: &[&str]) -> Self {
         Self::run(keypeg(args).arg("--data").arg(dir.path().join("data")))
     }
 
-    /// Starts one with what is given and nothing else.
+    /// Starts a server with exactly these arguments and environment variables.
     pub(crate) fn given(args: &[&str], env: &[(&str, &str)]) -> Self {
         Self::run(keypeg(args).envs(env.iter().copied()))
     }
 
     fn run(command: &mut Command) -> Self {
         Self::start(command, Stdio::null())
-            .unwrap_or_else(|(_, said)| panic!("not a ready line: {said:?}"))
+            .unwrap_or_else(|(_, line)| panic!("not a ready line: {line:?}"))
     }
 
-    /// Starts one whose log goes to a file. `command` is a `serve`, whatever it is run under.
+    /// Starts a server whose log goes to a file. `command` is a `serve`, possibly run by another program.
     pub(crate) fn logged(command: &mut Command, log: &Path) -> Self {
         Self::try_logged(command, log)
             .unwrap_or_else(|status| panic!("{status}: {}", std::fs::read_to_string(log).unwrap()))
     }
 
-    /// The same for one that may end before it is ready; then how it ended.
+    /// Like [`Self::logged`], for a server that may end before it is ready; then returns its status.
     pub(crate) fn try_logged(command: &mut Command, log: &Path) -> Result<Self, ExitStatus> {
         let log = File::options().create(true).append(true).open(log).unwrap();
         Self::start(command, log.into()).map_err(|(status, _)| status)
@@ -102,7 +104,7 @@ impl Server {
         self.addr
     }
 
-    /// The one line it says when it is ready.
+    /// Returns the line that the server prints when it is ready.
     pub(crate) fn ready(&self) -> &str {
         &self.ready
     }
@@ -111,23 +113,23 @@ impl Server {
         Client::new(self.addr)
     }
 
-    /// SIGKILL: the process has no say in it.
+    /// Sends SIGKILL, which the process cannot handle.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// The process that was started: the server, or what it is run under.
+    /// Returns the started process: the server, or the program that runs it.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
-    /// How it ended, once it has.
+    /// Returns the exit status if the server has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().unwrap()
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, waits for the end and returns the exit status.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         self.process.wait().unwrap()
@@ -141,47 +143,47 @@ impl Drop for Server {
     }
 }
 
-/// The binary: the one built with the tests, or the one that `KEYPEG_BINARY` names.
+/// Returns the binary: the one built with the tests, or the one that `KEYPEG_BINARY` names.
 pub(crate) fn binary() -> OsString {
     std::env::var_os("KEYPEG_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_keypeg").into())
 }
 
-/// The binary's `serve`, without anything from the environment.
+/// Returns the command `keypeg serve` with an empty environment.
 pub(crate) fn keypeg(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.arg("serve").args(args).env_clear();
     command
 }
 
-/// The same, run by another program: what comes before the binary on the command line.
+/// Like [`keypeg`], run by another program: `words` stand before the binary on the command line.
 pub(crate) fn keypeg_under(words: &[&str], args: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(binary()).arg("serve").args(args).env_clear();
     command
 }
 
-/// Says, past the capture of libtest, that a test could not run here; `./test` counts such lines.
+/// Reports that a test could not run here. It bypasses libtest's capture; `./test` counts such lines.
 pub(crate) fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "\nskipped test: {test}: {why}");
 }
 
-/// Runs a command that ends by itself; its exit code and what it said on stderr.
+/// Runs a command that ends by itself; returns its exit code and its stderr.
 pub(crate) fn exit_of(command: &mut Command) -> (i32, String) {
     let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (process.wait().unwrap().code().expect("ended by itself"), said)
+    let mut stderr = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (process.wait().unwrap().code().expect("ended by itself"), stderr)
 }
 
-/// Runs a command that should end by itself, and ends it where it does not: its exit code, what it
-/// said on stdout, and on stderr.
+/// Runs a command that should end by itself, and kills it after [`PATIENCE`]; returns its exit code,
+/// its stdout and its stderr.
 pub(crate) fn exit_within(command: &mut Command) -> (Option<i32>, String, String) {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let process = pipes.spawn().unwrap();
     let pid = Pid::from_child(&process);
-    let (done, over) = std::sync::mpsc::sync_channel::<()>(1);
+    let (done, finished) = std::sync::mpsc::sync_channel::<()>(1);
     let watch = std::thread::spawn(move || {
-        if over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        if finished.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             let _ = kill_process(pid, Signal::KILL);
         }
     });
@@ -192,11 +194,11 @@ pub(crate) fn exit_within(command: &mut Command) -> (Option<i32>, String, String
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// Asks again and again until there is something.
-pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Polls until `poll` returns a value; fails after [`PATIENCE`].
+pub(crate) fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let start = now();
     loop {
-        if let Some(found) = ask() {
+        if let Some(found) = poll() {
             return found;
         }
         assert!(start.elapsed() < PATIENCE, "never: {what}");
@@ -204,13 +206,13 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// The clock of the clients.
-#[expect(clippy::disallowed_methods, reason = "what clients measure is the point of the tests")]
+/// Reads the clock that the clients measure with.
+#[expect(clippy::disallowed_methods, reason = "the tests check what clients measure")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Lets time pass where nothing can be waited for: between questions, before a kill.
+/// Sleeps where no event can be waited for: between two polls, before a kill.
 #[expect(clippy::disallowed_methods, reason = "polling, and kills at random moments")]
 pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);

@@ -1,16 +1,16 @@
-//! A tokens' file of a test's own, made with the command that people make theirs with.
+//! A token file for one test, written with `keypeg token new` as an operator would.
 
 use super::TempDir;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Tokens and the file that knows their hashes.
+/// Tokens and the file that contains their hashes.
 pub(crate) struct Tokens {
     dir: TempDir,
 }
 
-/// Draws a token: what is printed, and the stanza.
-pub(crate) fn draw(name: &str, pool: &str, scopes: &[&str], more: &[&str]) -> (String, String) {
+/// Creates a token; returns it and its stanza for the file, empty if the command wrote that itself.
+pub(crate) fn create(name: &str, pool: &str, scopes: &[&str], more: &[&str]) -> (String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
     command.args(["token", "new", "--name", name, "--pool", pool]).env_clear();
     for scope in scopes {
@@ -18,8 +18,8 @@ pub(crate) fn draw(name: &str, pool: &str, scopes: &[&str], more: &[&str]) -> (S
     }
     let output = command.args(more).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let told = String::from_utf8(output.stdout).unwrap();
-    let (token, stanza) = told.split_once("\n\n").unwrap_or((told.trim_end(), ""));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let (token, stanza) = stdout.split_once("\n\n").unwrap_or((stdout.trim_end(), ""));
     (token.into(), stanza.into())
 }
 
@@ -32,21 +32,21 @@ impl Tokens {
         self.dir.path().join("tokens.toml")
     }
 
-    /// What starts a server with them.
+    /// Returns the arguments that start a server with these tokens.
     pub(crate) fn args(&self) -> [String; 2] {
         ["--tokens".into(), self.path().to_str().unwrap().into()]
     }
 
-    /// Adds one to the file, and gives it.
+    /// Creates a token in the file and returns it.
     pub(crate) fn add(&self, name: &str, pool: &str, scopes: &[&str], more: &[&str]) -> String {
         let path = self.path();
         let file = ["--tokens", path.to_str().unwrap()];
-        draw(name, pool, scopes, &[&file, more].concat()).0
+        create(name, pool, scopes, &[&file, more].concat()).0
     }
 
-    /// Adds one to the file whatever is wrong with that.
+    /// Appends a token to the file without the command's checks of the file and its directory.
     pub(crate) fn add_unchecked(&self, name: &str, scopes: &[&str]) -> String {
-        let (token, stanza) = draw(name, "*", scopes, &[]);
+        let (token, stanza) = create(name, "*", scopes, &[]);
         std::fs::write(self.path(), self.text() + &stanza).unwrap();
         token
     }
@@ -55,19 +55,19 @@ impl Tokens {
         std::fs::read_to_string(self.path()).unwrap()
     }
 
-    /// Puts another text in its place, at once.
+    /// Replaces the file's text atomically.
     pub(crate) fn replace(&self, text: &str) {
-        let beside = self.dir.path().join("new");
-        std::fs::write(&beside, text).unwrap();
-        std::fs::rename(beside, self.path()).unwrap();
+        let temporary = self.dir.path().join("new");
+        std::fs::write(&temporary, text).unwrap();
+        std::fs::rename(temporary, self.path()).unwrap();
     }
 
-    /// Takes one out by its name.
+    /// Removes the token with this name from the file.
     pub(crate) fn revoke(&self, name: &str) {
-        let named = format!("name = \"{name}\"");
+        let name_line = format!("name = \"{name}\"");
         let text = self.text();
         let left: Vec<_> =
-            text.split("[[token]]\n").filter(|stanza| !stanza.starts_with(&named)).collect();
+            text.split("[[token]]\n").filter(|stanza| !stanza.starts_with(&name_line)).collect();
         self.replace(&left.join("[[token]]\n"));
     }
 }

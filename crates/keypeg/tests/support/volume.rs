@@ -1,8 +1,8 @@
-//! A small ext4 of a test's own, on a loop device, whose power can be cut.
+//! A small ext4 file system on a loop device, whose power can be cut.
 //!
-//! The cut is `EXT4_IOC_SHUTDOWN` without flushing the log: from then on nothing reaches the file
-//! that is the disk, and what was written and not synced is not on it. Needs root and loop devices;
-//! where they are not to be had, making one tells why.
+//! The cut is `EXT4_IOC_SHUTDOWN` without flushing the log: from then on nothing reaches the image
+//! file, and data that was written but not synced is not on it. This needs root and loop devices;
+//! where they are missing, creating a volume returns the reason.
 
 use super::{TempDir, eventually};
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Cuts the power of the file system that a directory is on. Before that, where `pages` is not 0, it
-/// makes so many pages of its files durable, drawn at random near the ends of what is written:
-/// a disk may write what it likes first.
+/// makes that many pages of each file durable, chosen at random near the end of the written data:
+/// a disk may write pages in any order.
 const CUT: &str = r#"
 my ($dir, $pages, $seed) = @ARGV;
 srand($seed);
@@ -35,9 +35,9 @@ my $flags = pack("L", 2);
 ioctl($here, 0x8004587d, $flags) or die "ioctl: $!";
 "#;
 
-/// Drops what the kernel keeps in memory of the journal's files: it holds them in pieces of up to
-/// 1 MiB, which become durable as a whole. Read in anew they are small, and a batch can be torn.
-const FORGET: &str = r#"
+/// Drops the kernel's page cache of the journal's files. It caches them in folios of up to 1 MiB,
+/// which become durable as a whole; read again, the folios are small, and a batch can be torn.
+const DROP_CACHE: &str = r#"
 for my $name (glob("$ARGV[0]/data/journal-*")) {
     open(my $file, "<", $name) or next;
     syscall(221, fileno($file), 0, 0, 4) == 0 or die "fadvise64: $!";
@@ -51,10 +51,10 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// Makes one of so many MiB and mounts it; tells why it cannot.
+    /// Creates a volume of `size` MiB and mounts it; returns why it cannot.
     pub(crate) fn new(size: u32) -> Result<Self, String> {
         let mut volume = Self { dir: TempDir::new(), mounted: false };
-        // In memory: what is lost is lost above the file, so the file need not be on a disk.
+        // In memory: a cut loses data above the image file, so that file need not be on a disk.
         run("mount", &["-t", "tmpfs", "-o", "size=1G", "tmpfs", &text(volume.dir.path())])?;
         std::fs::create_dir(volume.path()).map_err(|error| error.to_string())?;
         run("truncate", &["-s", &format!("{size}M"), &text(&volume.image())])?;
@@ -63,7 +63,7 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("mnt")
     }
@@ -72,7 +72,7 @@ impl Volume {
         self.dir.path().join("image")
     }
 
-    /// Mounts it: the kernel plays the file system's own journal back, as after a power cut.
+    /// Mounts it: the kernel replays the file system's own journal, as after a power cut.
     pub(crate) fn mount(&mut self) -> Result<(), String> {
         run(
             "mount",
@@ -82,30 +82,30 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes torn batches possible, see [`FORGET`].
-    pub(crate) fn forget(&self) {
-        run("perl", &["-e", FORGET, &text(&self.path())]).expect("forgets");
+    /// Drops the page cache so that a batch can be torn, see [`DROP_CACHE`].
+    pub(crate) fn drop_cache(&self) {
+        run("perl", &["-e", DROP_CACHE, &text(&self.path())]).expect("drops the cache");
     }
 
     /// Cuts the power, see [`CUT`].
     pub(crate) fn cut(&self, pages: u64, seed: u64) {
         let (pages, seed) = (pages.to_string(), seed.to_string());
-        run("perl", &["-e", CUT, &text(&self.path()), &pages, &seed]).expect("cuts");
+        run("perl", &["-e", CUT, &text(&self.path()), &pages, &seed]).expect("cuts the power");
     }
 
-    /// Lets the file that is the disk grow no more: what is written to new places is taken and cannot
-    /// be kept.
-    pub(crate) fn starve(&self) {
+    /// Stops the image file from growing: the file system accepts writes to new blocks and cannot
+    /// write them back.
+    pub(crate) fn stop_growth(&self) {
         run("sync", &["-f", &text(&self.path())]).expect("syncs");
-        // A tmpfs takes no less than it holds, and the disk grows while it is looked at.
-        eventually("starved", || {
+        // A tmpfs cannot shrink below its contents, and the image grows meanwhile.
+        eventually("the image cannot grow", || {
             let used = std::fs::metadata(self.image()).expect("an image").blocks() * 512;
             self.resize(used + (1 << 20)).ok()
         });
     }
 
-    /// Lets it grow again.
-    pub(crate) fn feed(&self) {
+    /// Lets the image file grow again.
+    pub(crate) fn allow_growth(&self) {
         self.resize(1 << 30).expect("remounts");
     }
 
@@ -114,7 +114,7 @@ impl Volume {
         run("mount", &["-o", &size, &text(self.dir.path())])
     }
 
-    /// Makes the kernel take the file system for damaged, which makes it read-only.
+    /// Makes the kernel treat the file system as damaged, which makes it read-only.
     pub(crate) fn make_read_only(&self) {
         let find = Command::new("findmnt").args(["-no", "SOURCE"]).arg(self.path()).output();
         let device = String::from_utf8(find.expect("findmnt").stdout).expect("a path");
@@ -122,7 +122,7 @@ impl Volume {
         std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "test").expect("triggers");
     }
 
-    /// Unmounts it, once nobody uses it any more.
+    /// Unmounts it as soon as no process uses it.
     pub(crate) fn unmount(&mut self) {
         eventually("unmounted", || run("umount", &[&text(&self.path())]).ok());
         self.mounted = false;
@@ -139,16 +139,16 @@ impl Drop for Volume {
 }
 
 fn text(path: &Path) -> String {
-    path.to_str().expect("a name of our own").to_owned()
+    path.to_str().expect("a path in UTF-8").to_owned()
 }
 
-/// Runs a program; what it says is why it failed.
+/// Runs a program; the error is its stderr.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<(), String> {
     let output = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("{program}: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    output.status.success().then_some(()).ok_or_else(|| format!("{program}: {}", said.trim_end()))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    output.status.success().then_some(()).ok_or_else(|| format!("{program}: {}", stderr.trim_end()))
 }
