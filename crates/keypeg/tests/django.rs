@@ -1,4 +1,4 @@
-//! The seed's face, word for word: its readme's calls, bodies and statuses.
+//! The Django API: the calls, bodies and statuses of the older server, exactly as its readme has them.
 
 use crate::support::{Client, Server};
 use serde_json::{Value, json};
@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 const PATH: &str = "/api/v1/random_api_key/";
 const NO_SUCH_KEY: &str = "Kindly send key to be updated, given key does not exist";
 
-fn made(client: &mut Client) -> String {
+fn create(client: &mut Client) -> String {
     client.ask(&format!("POST {PATH}")).text("api_key")
 }
 
 #[test]
-fn a_key_is_made_lent_put_back_kept_alive_and_deleted() {
+fn a_key_is_created_lent_released_kept_alive_and_deleted() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let no_key = json!({ "message": "No available key found" });
     assert_eq!(client.ask(&format!("GET {PATH}")).is(404, &no_key), no_key);
-    let key = made(client);
+    let key = create(client);
     assert!(key.len() == 20 && key.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{key}");
     let lent = json!({ "api_key": key });
     assert_eq!(client.ask(&format!("GET {PATH}")).is(200, &lent), lent);
@@ -27,21 +27,21 @@ fn a_key_is_made_lent_put_back_kept_alive_and_deleted() {
     client.ask(&format!("PATCH {PATH}?api_key={key}")).is(200, &lent);
     client.ask(&format!("DELETE {PATH}?api_key={key}")).is(200, &json!({ "message": "*" }));
     for method in ["PUT", "DELETE", "PATCH"] {
-        let gone = client.ask(&format!("{method} {PATH}?api_key={key}"));
-        assert_eq!(gone.header("cache-control"), Some("no-store"));
-        gone.is(400, &json!({ "message": NO_SUCH_KEY }));
+        let answer = client.ask(&format!("{method} {PATH}?api_key={key}"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        answer.is(400, &json!({ "message": NO_SUCH_KEY }));
     }
 }
 
 #[test]
-fn a_key_of_ones_own_is_added_once() {
+fn a_value_of_the_caller_is_added_only_once() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let post = format!("POST {PATH}");
-    let mine = json!({ "api_key": "my own + key/ä%", "other": [1] });
-    client.send(&post, &mine).is(201, &json!({ "api_key": "my own + key/ä%" }));
+    let body = json!({ "api_key": "my own + key/ä%", "other": [1] });
+    client.send(&post, &body).is(201, &json!({ "api_key": "my own + key/ä%" }));
     let exists = json!({ "api_key": ["key with this api key already exists"] });
-    assert_eq!(client.send(&post, &mine).is(400, &exists), exists);
+    assert_eq!(client.send(&post, &body).is(400, &exists), exists);
     let named = "my+own%20%2B+key%2F%c3%A4%25";
     client.ask(&format!("PUT {PATH}?x=1&api_key=no&api_key={named}&y")).is(
         200,
@@ -50,14 +50,14 @@ fn a_key_of_ones_own_is_added_once() {
         }),
     );
     client.ask(&format!("DELETE {PATH}?api_key={named}")).is(200, &json!({ "message": "*" }));
-    client.send(&post, &mine).is(400, &exists);
+    client.send(&post, &body).is(400, &exists);
 }
 
 #[test]
-fn a_value_that_cannot_be_a_key_is_refused_in_the_seeds_words() {
+fn an_invalid_value_is_refused_with_the_messages_of_the_older_server() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    for (value, why) in [
+    for (value, message) in [
         (json!(""), "This field may not be blank."),
         (json!(null), "This field may not be null."),
         (json!(7), "Not a valid string."),
@@ -65,7 +65,7 @@ fn a_value_that_cannot_be_a_key_is_refused_in_the_seeds_words() {
         (json!("x".repeat(4_097)), "Ensure this field has no more than 4096 bytes."),
     ] {
         let body = json!({ "api_key": value });
-        client.send(&format!("POST {PATH}"), &body).is(400, &json!({ "api_key": [why] }));
+        client.send(&format!("POST {PATH}"), &body).is(400, &json!({ "api_key": [message] }));
     }
     client
         .send(&format!("POST {PATH}"), &json!({ "api_key": "x".repeat(4_096) }))
@@ -73,10 +73,10 @@ fn a_value_that_cannot_be_a_key_is_refused_in_the_seeds_words() {
 }
 
 #[test]
-fn without_the_parameter_no_key_is_meant() {
+fn a_call_without_the_parameter_names_no_key() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    made(client);
+    create(client);
     for query in ["", "?", "?api_key", "?api_key=", "?key=a", "?API_KEY=a", "?api_key=nope"] {
         for method in ["PUT", "DELETE", "PATCH"] {
             client
@@ -100,10 +100,10 @@ fn the_slash_at_the_end_is_optional() {
 }
 
 #[test]
-fn no_key_is_lent_by_head_or_to_another_sites_page() {
+fn neither_head_nor_a_cross_site_page_gets_a_key() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    made(client);
+    create(client);
     let head = client.ask(&format!("HEAD {PATH}"));
     assert_eq!(head.header("allow"), Some("GET, POST, PUT, PATCH, DELETE"));
     head.is(405, &Value::Null);
@@ -115,7 +115,7 @@ fn no_key_is_lent_by_head_or_to_another_sites_page() {
 }
 
 #[test]
-fn framing_and_content_types_are_refused_as_everywhere() {
+fn framing_and_content_types_are_checked_as_in_the_main_api() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let post = format!("POST {PATH}");

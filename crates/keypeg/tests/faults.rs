@@ -1,7 +1,8 @@
-//! Faults of the disk, of memory and of descriptors, on the real binary under load: the server ends
-//! and says why, or goes on; after the next start all that was acknowledged holds.
+//! Faults of the disk, memory, descriptors and clocks, injected into the real binary under load.
 //!
-//! `KEYPEG_FAULT_POINTS` sets how many calls of each kind fail, one a round.
+//! The server ends with a reason, or continues to serve; after the next start every acknowledged
+//! change still holds. `KEYPEG_FAULT_POINTS` sets how many system calls of each kind fail, one a
+//! round; `KEYPEG_FAULT_SEED` repeats a run's random choices.
 
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
@@ -22,7 +23,7 @@ fn serve(under: &[&str], data: &Path) -> Command {
     command
 }
 
-/// Where Debian has it.
+/// The path of the library on Debian.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 fn has(tool: &str, test: &str) -> bool {
@@ -41,10 +42,10 @@ fn ends_within(server: &mut Server, time: Duration) -> Option<ExitStatus> {
     None
 }
 
-/// Each of the first calls of a kind fails, one a round, at a start or under load.
+/// Each of the first system calls of a kind fails, one a round, at a start or under load.
 #[test]
-fn a_call_that_fails_ends_the_server_or_harms_nobody() {
-    if !has("strace", "a_call_that_fails_ends_the_server_or_harms_nobody") {
+fn a_failed_system_call_ends_the_server_or_loses_nothing() {
+    if !has("strace", "a_failed_system_call_ends_the_server_or_loses_nothing") {
         return;
     }
     let points = env_number("KEYPEG_FAULT_POINTS").unwrap_or(3);
@@ -54,8 +55,8 @@ fn a_call_that_fails_ends_the_server_or_harms_nobody() {
         (TempDir::new(), &mut SeededRandom(seed), SharedHistory::default());
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
     start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
-    let (mut ended, mut went_on) = (0, 0);
-    // The first openat calls are the loader's; a start makes some 20 syncs and as many writes.
+    let (mut ended, mut continued) = (0, 0);
+    // The dynamic loader makes the first openat calls; a start makes some 20 syncs and 20 writes.
     for (call, error, first, step) in [
         ("fdatasync", "EIO", 1, 7),
         ("fsync", "EIO", 1, 2),
@@ -97,23 +98,23 @@ fn a_call_that_fails_ends_the_server_or_harms_nobody() {
                 );
                 assert!(
                     said.contains("keypeg: ") || said.contains(" ERROR "),
-                    "{inject}: {status}, and not why: {said}"
+                    "{inject}: {status} without a reason: {said}"
                 );
             } else {
-                went_on += 1;
+                continued += 1;
             }
             start_round(&Server::logged(&mut serve(&[], &data), &log), &history);
         }
     }
     let (acked, grants, _) = history.lock().unwrap().counts();
-    println!("{ended} ended, {went_on} went on; {acked} acknowledged, {grants} grants");
-    assert!(ended > 0 && went_on > 0 && grants > 0);
+    println!("{ended} ended, {continued} continued; {acked} acknowledged, {grants} grants");
+    assert!(ended > 0 && continued > 0 && grants > 0);
 }
 
-/// The kernel takes each write and cannot bring it to the disk, which only the sync tells.
+/// The kernel accepts each write and cannot write it back, which only a sync reports.
 #[test]
-fn a_sync_that_fails_for_real_ends_the_server_or_counts_as_full() {
-    let test = "a_sync_that_fails_for_real_ends_the_server_or_counts_as_full";
+fn a_real_sync_failure_ends_the_server_or_counts_as_a_full_disk() {
+    let test = "a_real_sync_failure_ends_the_server_or_counts_as_a_full_disk";
     let mut volume = match Volume::new(400) {
         Ok(volume) => volume,
         Err(why) => return skipped(test, &why),
@@ -128,14 +129,14 @@ fn a_sync_that_fails_for_real_ends_the_server_or_counts_as_full() {
     run_clients(&mut server, &history, random, |server| {
         let mut client = server.client();
         eventually("a grant", || (history.lock().unwrap().counts().1 > 0).then_some(()));
-        // From now on the file that is the disk takes nothing new, though the file system has room.
+        // From now on the image file cannot grow, although the file system has free space.
         volume.stop_growth();
-        let many = json!({ "count": 10_000 }).to_string();
+        let body = json!({ "count": 10_000 }).to_string();
         let json_type = [("content-type", "application/json")];
-        let ask = "POST /v1/pools/bulk/keys";
+        let generate = "POST /v1/pools/bulk/keys";
         let _ = client.try_send("PUT /v1/pools/bulk", &json_type, "{\"key_length\":128}");
         for _ in 0..60 {
-            match client.try_send(ask, &json_type, &many) {
+            match client.try_send(generate, &json_type, &body) {
                 Ok(answer) if answer.status == 201 => {}
                 Ok(answer) => {
                     assert!([503, 507].contains(&answer.status), "{answer:?}");
@@ -161,8 +162,8 @@ fn a_sync_that_fails_for_real_ends_the_server_or_counts_as_full() {
 }
 
 #[test]
-fn a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost() {
-    let test = "a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost";
+fn a_read_only_disk_ends_the_server_and_loses_nothing() {
+    let test = "a_read_only_disk_ends_the_server_and_loses_nothing";
     let mut volume = match Volume::new(400) {
         Ok(volume) => volume,
         Err(why) => return skipped(test, &why),
@@ -188,10 +189,10 @@ fn a_disk_that_becomes_read_only_ends_the_server_and_nothing_is_lost() {
     assert!(said.contains("Read-only file system") && !said.contains("panicked"), "{said}");
 }
 
-/// Whoever asks for memory that is not there is aborted: no more than a crash.
+/// An allocation that fails aborts the process, which is no worse than a crash.
 #[test]
-fn out_of_memory_is_no_more_than_a_crash() {
-    if !has("prlimit", "out_of_memory_is_no_more_than_a_crash") {
+fn out_of_memory_is_no_worse_than_a_crash() {
+    if !has("prlimit", "out_of_memory_is_no_worse_than_a_crash") {
         return;
     }
     let (dir, history) = (TempDir::new(), SharedHistory::default());
@@ -204,17 +205,17 @@ fn out_of_memory_is_no_more_than_a_crash() {
         let pid = server.pid().as_raw_nonzero().to_string();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
-        let now_kb: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        let limit = format!("--as={}", (now_kb + 4096) * 1024);
+        let size_kb: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let limit = format!("--as={}", (size_kb + 4096) * 1024);
         run("prlimit", &["--pid", &pid, &limit]).unwrap();
         let mut client = server.client();
-        let many = json!({ "count": 10_000 }).to_string();
+        let body = json!({ "count": 10_000 }).to_string();
         let json_type = [("content-type", "application/json")];
         let _ = client.try_send("PUT /v1/pools/bulk", &json_type, "{\"key_length\":128}");
-        let mut made = 0;
-        while client.try_send("POST /v1/pools/bulk/keys", &json_type, &many).is_ok() {
-            made += 1;
-            assert!(made < 400, "four million keys in 4 MiB");
+        let mut calls = 0;
+        while client.try_send("POST /v1/pools/bulk/keys", &json_type, &body).is_ok() {
+            calls += 1;
+            assert!(calls < 400, "four million keys in 4 MiB");
         }
         assert!(ends_within(server, Duration::from_mins(1)).is_some());
     });
@@ -222,10 +223,10 @@ fn out_of_memory_is_no_more_than_a_crash() {
     assert!(history.lock().unwrap().counts().1 > 0);
 }
 
-/// Clients that take every descriptor once made the next segment fail, and that ended the server.
+/// Regression: clients took every descriptor, so the next segment failed and the server ended.
 #[test]
-fn clients_cannot_take_the_descriptors_that_the_disk_needs() {
-    if !has("prlimit", "clients_cannot_take_the_descriptors_that_the_disk_needs") {
+fn clients_cannot_take_the_descriptors_that_the_journal_needs() {
+    if !has("prlimit", "clients_cannot_take_the_descriptors_that_the_journal_needs") {
         return;
     }
     let dir = TempDir::new();
@@ -236,7 +237,7 @@ fn clients_cannot_take_the_descriptors_that_the_disk_needs() {
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
     let idle: Vec<TcpStream> =
         (0..300).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
-    // More than a segment, so that another has to be opened.
+    // More than one segment, so that the server has to open another.
     let many = json!({ "count": 10_000 });
     client.send("PUT /v1/pools/bulk", &json!({ "key_length": 128 })).is(201, &json!({}));
     for _ in 0..16 {
@@ -253,7 +254,7 @@ fn clients_cannot_take_the_descriptors_that_the_disk_needs() {
 }
 
 #[test]
-fn of_many_starts_on_one_directory_one_serves() {
+fn only_one_of_many_concurrent_starts_on_a_directory_serves() {
     let dir = TempDir::new();
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
     let start = || Server::try_logged(&mut serve(&[], &data), &log);
@@ -268,9 +269,10 @@ fn of_many_starts_on_one_directory_one_serves() {
     server.client().ask("POST /v1/pools/default/keys").is(201, &json!({}));
 }
 
-/// The time in which it could not take keep-alives costs no key its life; leases do run on.
+/// While the process is stopped it cannot receive keep-alives, so keys do not expire by that time;
+/// leases do.
 #[test]
-fn a_pause_longer_than_the_keep_alive_time_purges_nothing() {
+fn a_pause_longer_than_the_keep_alive_ttl_purges_nothing() {
     let dir = TempDir::new();
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
     let server = Server::logged(&mut serve(&[], &data), &log);
@@ -290,12 +292,12 @@ fn a_pause_longer_than_the_keep_alive_time_purges_nothing() {
     let release = format!("POST /v1/pools/ci/leases/{}/release", lease["id"].as_str().unwrap());
     client.ask(&release).problem(410, "lease_ended");
     client.ask("GET /v1/pools/ci").is(200, &json!({ "available": 3, "leased": 0 }));
-    // And the clock goes on: nobody keeps them alive now.
+    // The clock runs again: without keep-alives the keys are purged.
     eventually("purged", || (client.ask("GET /v1/pools/ci").json()["total"] == 0).then_some(()));
     client.ask(&release).problem(410, "lease_ended");
 }
 
-/// Steps of the wall clock by ten years, either way, while it runs and over restarts.
+/// Steps the wall clock by ten years forwards and back, while the server runs and over restarts.
 #[test]
 fn steps_of_the_wall_clock_change_nothing() {
     let library = Path::new(FAKETIME);
@@ -305,7 +307,7 @@ fn steps_of_the_wall_clock_change_nothing() {
     let dir = TempDir::new();
     let (data, log, wall) =
         (dir.path().join("data"), dir.path().join("log"), dir.path().join("wall"));
-    let step = |to: &str| std::fs::write(&wall, format!("{to}\n")).unwrap();
+    let step = |offset: &str| std::fs::write(&wall, format!("{offset}\n")).unwrap();
     let start = || {
         let mut command = serve(&[], &data);
         command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &wall);
@@ -321,9 +323,9 @@ fn steps_of_the_wall_clock_change_nothing() {
     let first = client.ask("POST /v1/pools/default/leases").json();
     let year = |grant: &Value| grant["granted_at"].as_str().unwrap()[..4].parse::<i32>().unwrap();
     let (mut held, mut token, mut years) = (1, first["fencing_token"].as_u64(), vec![]);
-    for (at, to) in ["+3650d", "-3650d", "+0", "-3650d", "+3650d"].into_iter().enumerate() {
-        step(to);
-        if at >= 2 {
+    for (index, offset) in ["+3650d", "-3650d", "+0", "-3650d", "+3650d"].into_iter().enumerate() {
+        step(offset);
+        if index >= 2 {
             server.kill();
             server = start();
         }
@@ -340,17 +342,17 @@ fn steps_of_the_wall_clock_change_nothing() {
     }
     assert!(
         years[0] >= 9 && years[1] <= -9 && years[3] <= -9,
-        "the clock was not stepped: {years:?}"
+        "libfaketime did not step the clock: {years:?}"
     );
 }
 
-/// A directory made under a clock of the year 2326 once began with a token beyond the last there is:
-/// the first acquire ended the server.
+/// Regression: a directory created under a clock of the year 2326 began with a fencing token beyond
+/// the maximum, and the first acquire ended the server.
 #[test]
-fn a_clock_that_is_centuries_ahead_leaves_tokens() {
+fn a_clock_that_is_centuries_ahead_leaves_fencing_tokens() {
     let library = Path::new(FAKETIME);
     if !library.exists() {
-        return skipped("a_clock_that_is_centuries_ahead_leaves_tokens", "no libfaketime");
+        return skipped("a_clock_that_is_centuries_ahead_leaves_fencing_tokens", "no libfaketime");
     }
     let dir = TempDir::new();
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
@@ -371,11 +373,11 @@ fn a_clock_that_is_centuries_ahead_leaves_tokens() {
     }
 }
 
-/// A reboot is another boot id, or boot time that has gone back: a lease keeps what it had left.
-/// Boot time that has gone on under the same boot id is downtime, which counts.
+/// A reboot is a new boot id, or a boot time that went back: a lease keeps its remaining time.
+/// A boot time that advanced under the same boot id is downtime, which counts.
 #[test]
-fn a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime() {
-    let test = "a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime";
+fn a_lease_keeps_its_time_over_a_reboot_but_not_over_downtime() {
+    let test = "a_lease_keeps_its_time_over_a_reboot_but_not_over_downtime";
     let ns = ["unshare", "--mount", "--time", "--boottime"];
     if let Err(why) = run(ns[0], &["--mount", "--time", "--boottime", "1", "--fork", "true"]) {
         return skipped(test, &why);
@@ -388,7 +390,7 @@ fn a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime() {
     let start = |boottime: &str, boot_id: &str| {
         let words =
             [&ns[..], &[boottime, "--fork", "--kill-child", "sh", "-c", bind, "sh"]].concat();
-        // Whom the last one was run under has ended; it may take it a moment to end too.
+        // `unshare` of the last server has ended; that server may need a moment to end too.
         eventually("started", || {
             let mut command = keypeg_under(&words, &["--lease-ttl", "1h", "--data"]);
             command.arg(&data).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -408,8 +410,8 @@ fn a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime() {
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
     let token = client.ask("POST /v1/pools/default/leases").json()["fencing_token"].as_u64();
     server.kill();
-    for (boottime, boot_id, still) in [
-        // Boot time went back.
+    for (boottime, boot_id, leases) in [
+        // The boot time went back.
         ("500000", "", 1),
         // Another boot, whose boot time happens to be days ahead.
         ("2000000", "6a4f5c2e-0000-4000-8000-000000000001", 1),
@@ -418,8 +420,8 @@ fn a_lease_keeps_its_time_over_a_reboot_and_not_over_a_downtime() {
         ("4000000", "6a4f5c2e-0000-4000-8000-000000000001", 0),
     ] {
         let mut server = start(boottime, boot_id);
-        assert_eq!(leased(&server), still, "{boottime} {boot_id}");
-        if still == 0 {
+        assert_eq!(leased(&server), leases, "{boottime} {boot_id}");
+        if leases == 0 {
             let again = server.client().ask("POST /v1/pools/default/leases").is(201, &json!({}));
             assert!(again["fencing_token"].as_u64() > token);
         }

@@ -1,4 +1,4 @@
-//! Values brought in over HTTP: all or none, and none ever twice.
+//! Importing values over HTTP: a call imports all values or none, and no value twice.
 
 use crate::support::{Server, TempDir};
 use serde_json::{Value, json};
@@ -12,39 +12,40 @@ fn values(keys: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn values_are_brought_in_in_order_and_lent() {
+fn values_are_imported_in_order_and_lent() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let long = "é".repeat(2_048);
-    let wanted = ["sk-1", "a b\u{0}\n\"✓", long.as_str()];
-    let made = client.send(KEYS, &json!({ "values": wanted })).is(
+    let values_sent = ["sk-1", "a b\u{0}\n\"✓", long.as_str()];
+    let created = client.send(KEYS, &json!({ "values": values_sent })).is(
         201,
         &json!({ "keys": [{ "id": "*", "state": "available", "created_at": "*" }, "*", "*"] }),
     );
-    assert_eq!(values(&made), wanted);
+    assert_eq!(values(&created), values_sent);
     let mut lent = HashSet::new();
-    for _ in wanted {
+    for _ in values_sent {
         let grant = client.ask("POST /v1/pools/default/leases").is(201, &json!({ "key": "*" }));
         lent.insert(grant["key"].as_str().unwrap().to_owned());
     }
-    assert_eq!(lent, wanted.map(String::from).into());
+    assert_eq!(lent, values_sent.map(String::from).into());
 }
 
 #[test]
-fn a_value_that_exists_or_did_or_comes_twice_is_refused_by_its_place_and_none_comes_in() {
+fn an_existing_retired_or_repeated_value_is_refused_by_its_index_and_nothing_is_imported() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    let made = client.send(KEYS, &json!({ "values": ["hunter2", "gone"] })).is(201, &json!({}));
-    let gone = made["keys"][1]["id"].as_str().unwrap();
+    let created = client.send(KEYS, &json!({ "values": ["hunter2", "gone"] })).is(201, &json!({}));
+    let gone = created["keys"][1]["id"].as_str().unwrap();
     client.ask(&format!("DELETE /v1/pools/default/keys/{gone}")).is(204, &Value::Null);
-    for (wanted, index) in [
+    for (values_sent, index) in [
         (json!(["hunter2"]), 0),
         (json!(["new", "other", "hunter2"]), 2),
         (json!(["new", "gone"]), 1),
         (json!(["new", "other", "new"]), 2),
     ] {
-        let problem = client.send(KEYS, &json!({ "values": wanted })).problem(409, "key_exists");
-        assert_eq!(problem["index"], index, "{wanted}");
+        let problem =
+            client.send(KEYS, &json!({ "values": values_sent })).problem(409, "key_exists");
+        assert_eq!(problem["index"], index, "{values_sent}");
         assert_eq!(problem["outcome"], "not_applied");
         assert!(!problem.to_string().contains("hunter2"), "a secret: {problem}");
         client.ask("GET /v1/pools/default").is(200, &json!({ "total": 1 }));
@@ -55,13 +56,13 @@ fn a_value_that_exists_or_did_or_comes_twice_is_refused_by_its_place_and_none_co
 }
 
 #[test]
-fn as_much_as_may_come_at_once_comes_in_and_stays() {
+fn the_largest_import_is_applied_and_survives_a_restart() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     let client = &mut server.client();
-    let wanted: Vec<String> = (0..10_000).map(|n| format!("{n:0>800}")).collect();
-    let made = client.send(KEYS, &json!({ "values": wanted })).is(201, &json!({}));
-    assert_eq!(values(&made), wanted, "8 MB of them");
+    let values_sent: Vec<String> = (0..10_000).map(|n| format!("{n:0>800}")).collect();
+    let created = client.send(KEYS, &json!({ "values": values_sent })).is(201, &json!({}));
+    assert_eq!(values(&created), values_sent, "8 MB of values");
     client
         .send("PUT /v1/pools/small", &json!({ "max_keys": 2 }))
         .is(201, &json!({ "max_keys": 2 }));
@@ -72,7 +73,7 @@ fn as_much_as_may_come_at_once_comes_in_and_stays() {
     let client = &mut server.client();
     client.ask("GET /v1/pools/default").is(200, &json!({ "total": 10_000 }));
     client.ask("GET /v1/pools/small").is(200, &json!({ "total": 0 }));
-    let last = json!({ "values": ["new", wanted[9_999]] });
+    let last = json!({ "values": ["new", values_sent[9_999]] });
     let problem = client.send(KEYS, &last).problem(409, "key_exists");
     assert_eq!(problem["index"], 1);
 }

@@ -1,4 +1,4 @@
-//! Listing keys over HTTP: pages, states, cursors, and no secrets.
+//! Listing keys over HTTP: pages, states and cursors. A page contains no secret.
 
 use crate::support::{Client, Server, TempDir};
 use serde_json::{Value, json};
@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 const KEYS: &str = "/v1/pools/default/keys";
 
-/// All pages from the first on; how many there were, too.
-fn listed(client: &mut Client, query: &str) -> (Vec<Value>, usize) {
+/// Reads all pages; returns the keys and the number of pages.
+fn list(client: &mut Client, query: &str) -> (Vec<Value>, usize) {
     let (mut keys, mut pages, mut next) = (Vec::new(), 0, String::new());
     loop {
         let answer = client.ask(&format!("GET {KEYS}?{query}{next}"));
@@ -21,35 +21,39 @@ fn listed(client: &mut Client, query: &str) -> (Vec<Value>, usize) {
 }
 
 #[test]
-fn keys_are_listed_page_by_page_as_they_are_shown_alone() {
+fn keys_are_listed_page_by_page_with_the_same_members_as_a_single_key() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let nothing = json!({ "keys": [], "next_cursor": null });
     assert_eq!(client.ask(&format!("GET {KEYS}")).is(200, &nothing), nothing);
-    let made = client.send(&format!("POST {KEYS}"), &json!({ "count": 250 })).is(201, &json!({}));
-    let made: Vec<Value> = made["keys"].as_array().unwrap().clone();
+    let created =
+        client.send(&format!("POST {KEYS}"), &json!({ "count": 250 })).is(201, &json!({}));
+    let created: Vec<Value> = created["keys"].as_array().unwrap().clone();
     client.send("POST /v1/pools/default/leases", &json!({ "holder": "job-7" })).is(201, &json!({}));
     for (query, pages) in [("", 3), ("limit=1000", 1), ("limit=125", 2), ("limit=%37&", 36)] {
-        let (keys, found) = listed(client, query);
+        let (keys, found) = list(client, query);
         assert_eq!((keys.len(), found), (250, pages), "{query}");
         let ids: HashSet<&str> = keys.iter().map(|key| key["id"].as_str().unwrap()).collect();
-        assert!(made.iter().all(|key| ids.contains(key["id"].as_str().unwrap())), "{query}");
+        assert!(created.iter().all(|key| ids.contains(key["id"].as_str().unwrap())), "{query}");
         let text = Value::from(keys).to_string();
-        assert!(!made.iter().any(|key| text.contains(key["key"].as_str().unwrap())), "a secret");
+        assert!(
+            !created.iter().any(|key| text.contains(key["key"].as_str().unwrap())),
+            "the page contains a secret"
+        );
     }
-    let (leased, _) = listed(client, "state=leased");
+    let (leased, _) = list(client, "state=leased");
     let [leased] = &leased[..] else { panic!("{leased:?}") };
     assert_eq!(leased["lease"]["holder"], "job-7");
-    let alone = client.ask(&format!("GET {KEYS}/{}", leased["id"].as_str().unwrap()));
-    assert_eq!(alone.is(200, &json!({})), *leased);
-    assert_eq!(listed(client, "state=available").0.len(), 249);
-    assert_eq!(listed(client, "state=resting").0.len(), 0);
+    let single = client.ask(&format!("GET {KEYS}/{}", leased["id"].as_str().unwrap()));
+    assert_eq!(single.is(200, &json!({})), *leased);
+    assert_eq!(list(client, "state=available").0.len(), 249);
+    assert_eq!(list(client, "state=resting").0.len(), 0);
     client.ask(&format!("HEAD {KEYS}?limit=1")).is(200, &Value::Null);
     client.ask("GET /v1/pools/default").is(200, &json!({ "leased": 1, "available": 249 }));
 }
 
 #[test]
-fn a_cursor_is_of_its_pool_and_of_its_run() {
+fn a_cursor_is_valid_for_its_pool_and_run_only() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     let client = &mut server.client();

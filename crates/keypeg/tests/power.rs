@@ -1,10 +1,10 @@
-//! Power cuts under load, again and again on one directory: nothing acknowledged is lost.
+//! Repeated power cuts under load on one data directory: no acknowledged change is lost.
 //!
-//! The directory is on an ext4 of the test's own. A third of the cuts are plain; in the others
-//! syncs take their time, so that the cut finds a batch that is written and not yet durable, and in
-//! half of those some of its pages are durable all the same. A control, a server whose syncs do
-//! nothing, must lose data at every cut: else this rig would prove nothing.
-//! `KEYPEG_POWER_CUTS` sets the cuts, `KEYPEG_POWER_SEED` repeats a run's choices.
+//! The directory is on a separate ext4 volume. A third of the cuts are plain. In the others, syncs
+//! are slow, so that the cut finds a batch that is written and not yet durable; in half of those,
+//! some pages of the batch are durable nevertheless. A control, a server whose syncs do nothing,
+//! must lose data at every cut: otherwise these tests would prove nothing.
+//! `KEYPEG_POWER_CUTS` sets the number of cuts, `KEYPEG_POWER_SEED` repeats a run's random choices.
 
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
@@ -17,9 +17,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Every sync takes this long before it begins, microseconds.
-const SLOW: [&str; 5] = ["strace", "-D", "-f", "-q", "--inject=fdatasync,fsync:delay_enter=4000"];
-/// Every sync says that it is done and does nothing.
+/// Runs the server with every sync delayed by 4000 µs.
+const SLOW_SYNC: [&str; 5] =
+    ["strace", "-D", "-f", "-q", "--inject=fdatasync,fsync:delay_enter=4000"];
+/// Runs the server with syncs that return success and do nothing.
 const NO_SYNC: [&str; 5] = ["strace", "-D", "-f", "-q", "--inject=fdatasync,fsync:retval=0"];
 
 fn serve(under: &[&str], data: &Path) -> Command {
@@ -30,16 +31,16 @@ fn serve(under: &[&str], data: &Path) -> Command {
     command
 }
 
-/// A volume, unless this machine has none to give.
+/// Creates a volume; reports the test as skipped where this machine cannot.
 fn volume(test: &str) -> Option<Volume> {
     let tools = run("strace", &["-V"]).and_then(|()| run("perl", &["-e", "1"]));
-    let made = tools.and_then(|()| Volume::new(400));
-    made.map_err(|why| skipped(test, &why)).ok()
+    let volume = tools.and_then(|()| Volume::new(400));
+    volume.map_err(|why| skipped(test, &why)).ok()
 }
 
 #[test]
-fn what_was_told_holds_over_power_cuts() {
-    let Some(mut volume) = volume("what_was_told_holds_over_power_cuts") else { return };
+fn acknowledged_changes_survive_power_cuts() {
+    let Some(mut volume) = volume("acknowledged_changes_survive_power_cuts") else { return };
     let cuts = env_number("KEYPEG_POWER_CUTS").unwrap_or(3);
     let seed = env_number("KEYPEG_POWER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("KEYPEG_POWER_SEED={seed} KEYPEG_POWER_CUTS={cuts}");
@@ -48,7 +49,7 @@ fn what_was_told_holds_over_power_cuts() {
     let log = logs.path().join("log");
     let (mut torn, mut bulk) = (0, AtomicU64::new(0));
     for cut in 0..cuts {
-        let under: &[&str] = if cut % 3 == 0 { &[] } else { &SLOW };
+        let under: &[&str] = if cut % 3 == 0 { &[] } else { &SLOW_SYNC };
         let mut server = Server::logged(&mut serve(under, &data), &log);
         torn += batches_cut(&server);
         start_round(&server, &history);
@@ -60,7 +61,7 @@ fn what_was_told_holds_over_power_cuts() {
         run_clients(&mut server, &history, random, |server| {
             std::thread::scope(|scope| {
                 let (client, bulk) = (server.client(), &bulk);
-                scope.spawn(move || make_many(client, bulk));
+                scope.spawn(move || generate_bulk(client, bulk));
                 pause(wait);
                 volume.cut(pages, seed);
                 server.kill();
@@ -75,33 +76,33 @@ fn what_was_told_holds_over_power_cuts() {
     check_bulk(&server, bulk.into_inner());
     let (acked, grants, _) = history.lock().unwrap().counts();
     println!("{cuts} cuts, {acked} changes acknowledged, {grants} grants among them, {torn} torn");
-    assert!(grants > 0, "the clients did something");
+    assert!(grants > 0, "the clients acquired keys");
     let log = std::fs::read_to_string(&log).unwrap();
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// Keys of one call, whose batch takes many pages.
-const MANY: u64 = 500;
+/// The number of keys of one call, so that its batch takes many pages.
+const KEYS_PER_CALL: u64 = 500;
 
-/// Makes many keys a call until the server is gone; counts the calls that were acknowledged.
-fn make_many(mut client: Client, acked: &AtomicU64) {
-    let many = json!({ "count": MANY }).to_string();
+/// Generates many keys a call until the server has ended; counts the acknowledged calls.
+fn generate_bulk(mut client: Client, acked: &AtomicU64) {
+    let body = json!({ "count": KEYS_PER_CALL }).to_string();
     let json_type = [("content-type", "application/json")];
-    while let Ok(made) = client.try_send("POST /v1/pools/bulk/keys", &json_type, &many) {
-        assert_eq!(made.status, 201, "{made:?}");
+    while let Ok(answer) = client.try_send("POST /v1/pools/bulk/keys", &json_type, &body) {
+        assert_eq!(answer.status, 201, "{answer:?}");
         acked.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Each call's keys are there in full or not at all, and those of acknowledged calls are.
+/// Checks that the keys of each call exist all or not at all, and those of acknowledged calls exist.
 fn check_bulk(server: &Server, acked: u64) {
     let client = &mut server.client();
     let pool = client.ask("GET /v1/pools/bulk");
     if pool.status == 200 {
         let total = pool.json()["total"].as_u64().unwrap();
-        let calls = acked * MANY..=(acked + 1) * MANY;
+        let calls = acked * KEYS_PER_CALL..=(acked + 1) * KEYS_PER_CALL;
         assert!(
-            calls.contains(&total) && total.is_multiple_of(MANY),
+            calls.contains(&total) && total.is_multiple_of(KEYS_PER_CALL),
             "{acked} calls, {total} keys"
         );
         client.ask("DELETE /v1/pools/bulk").is(204, &Value::Null);
@@ -112,7 +113,7 @@ fn check_bulk(server: &Server, acked: u64) {
     client.send("PUT /v1/pools/bulk", &policy).is(201, &json!({}));
 }
 
-/// Batches that a start has cut from the journal's end.
+/// Returns the number of batches that starts have cut from the end of the journal.
 fn batches_cut(server: &Server) -> u64 {
     let metrics = server.client().ask("GET /metrics").body;
     let line = metrics.lines().find_map(|line| line.strip_prefix("keypeg_batches_cut "));
@@ -120,19 +121,19 @@ fn batches_cut(server: &Server) -> u64 {
 }
 
 #[test]
-fn a_server_that_does_not_sync_loses_data_here() {
-    if volume("a_server_that_does_not_sync_loses_data_here").is_none() {
+fn a_server_that_does_not_sync_loses_data() {
+    if volume("a_server_that_does_not_sync_loses_data").is_none() {
         return;
     }
     let cuts = env_number("KEYPEG_POWER_CUTS").map_or(1, |cuts| cuts.div_ceil(10));
     let random = &mut SeededRandom(u64::from(std::process::id()));
-    let mut lost_in_all = 0;
+    let mut lost_total = 0;
     for _ in 0..cuts {
         let mut volume = Volume::new(400).unwrap();
         let (data, log) = (volume.path().join("data"), TempDir::new());
         let log = log.path().join("log");
         let history = SharedHistory::default();
-        // Made by a server that syncs, and stopped: what the other one adds is what can be lost.
+        // A server that syncs creates the directory, so that only what the second one adds can be lost.
         let mut server = Server::logged(&mut serve(&[], &data), &log);
         start_round(&server, &history);
         assert_eq!(server.terminate().code(), Some(0));
@@ -146,11 +147,11 @@ fn a_server_that_does_not_sync_loses_data_here() {
         volume.mount().unwrap();
         let lost = match Server::try_logged(&mut serve(&[], &data), &log) {
             Ok(server) => history.lock().unwrap().lost_keys(&server),
-            // A directory that does not start any more has lost everything.
+            // A directory that no server can start on has lost everything.
             Err(_) => history.lock().unwrap().counts().1,
         };
-        assert!(lost > 0, "nothing lost without syncs: the rig cuts no power");
-        lost_in_all += lost;
+        assert!(lost > 0, "nothing lost without syncs: the power was not cut");
+        lost_total += lost;
     }
-    println!("{cuts} cuts without syncs lost data in each, {lost_in_all} keys in all");
+    println!("{cuts} cuts without syncs lost data in each, {lost_total} keys in all");
 }

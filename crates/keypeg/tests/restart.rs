@@ -1,11 +1,11 @@
-//! Restarts: what was acknowledged is there again, after SIGTERM and after SIGKILL.
+//! Restarts: every acknowledged change survives SIGTERM and SIGKILL.
 
 use crate::support::{Server, TempDir, eventually, now};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 #[test]
-fn keys_leases_holders_and_tokens_survive_sigkill() {
+fn keys_leases_holders_and_fencing_tokens_survive_sigkill() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     assert!(
@@ -51,42 +51,42 @@ fn keys_leases_holders_and_tokens_survive_sigkill() {
     client.ask(&format!("GET {deleted}")).problem(404, "unknown_key");
     let ended = client.ask(&release(&released)).problem(410, "lease_ended");
     assert!(ended.get("cause").is_none_or(|cause| cause == "released"), "{ended}");
-    let again = client.ask(acquire).is(
+    let regranted = client.ask(acquire).is(
         201,
         &json!({
             "key_id": released["key_id"], "key": released["key"],
         }),
     );
     for earlier in [&held, &released] {
-        assert!(again["fencing_token"].as_u64() > earlier["fencing_token"].as_u64());
+        assert!(regranted["fencing_token"].as_u64() > earlier["fencing_token"].as_u64());
     }
     let renew = format!("POST /v1/pools/ci/leases/{}/renew", held["id"].as_str().unwrap());
     client.ask(&renew).is(200, &json!({ "holder": "job-7", "key_id": held["key_id"] }));
     client.ask(&release(&held)).is(204, &Value::Null);
 }
 
-/// Each start once paired lease time after the replay with boot time before it, and every lease
-/// that outlived the next start ended early by as long as the replay had taken.
+/// Regression: each start paired the lease clock after the replay with the boot time before it, so
+/// every lease that outlived the next start ended early by the duration of the replay.
 #[test]
-fn a_lease_held_over_restarts_is_not_shortened_by_them() {
+fn restarts_do_not_shorten_a_lease() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &["--lease-ttl", "2s"]);
     server.client().ask("POST /v1/pools/default/keys").is(201, &json!({}));
-    let asked = now();
+    let acquired_at = now();
     server.client().ask("POST /v1/pools/default/leases").is(201, &json!({}));
     for _ in 0..6 {
         server.kill();
         server = Server::on(&dir, &[]);
     }
     let client = &mut server.client();
-    eventually("the key comes back", || {
+    eventually("the key is available again", || {
         (client.ask("POST /v1/pools/default/leases").status == 201).then_some(())
     });
-    assert!(asked.elapsed() >= Duration::from_secs(2), "after {:?}", asked.elapsed());
+    assert!(acquired_at.elapsed() >= Duration::from_secs(2), "after {:?}", acquired_at.elapsed());
 }
 
 #[test]
-fn sigterm_ends_the_server_cleanly_and_nothing_is_lost() {
+fn sigterm_ends_the_server_cleanly_and_loses_nothing() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     let client = &mut server.client();
@@ -105,10 +105,10 @@ fn sigterm_ends_the_server_cleanly_and_nothing_is_lost() {
 }
 
 #[test]
-fn sigterm_lets_a_request_that_was_begun_be_answered() {
+fn a_request_that_began_before_sigterm_is_answered() {
     let mut server = Server::in_memory(&[]);
     let mut client = server.client();
-    // The answer that asks for the body tells that the head was read.
+    // The 100 (Continue) shows that the server has read the head.
     let head = "POST /v1/pools/default/keys HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
                 Content-Type: application/json\r\nContent-Length: 11\r\n\r\n";
     assert_eq!(client.raw(head.as_bytes()).unwrap().status, 100);
@@ -116,7 +116,7 @@ fn sigterm_lets_a_request_that_was_begun_be_answered() {
     other.ask("GET /livez").is(200, &json!({}));
     let addr = server.addr();
     let stopping = std::thread::spawn(move || (server.terminate(), server));
-    eventually("no connection is taken any more", || std::net::TcpStream::connect(addr).err());
+    eventually("new connections are refused", || std::net::TcpStream::connect(addr).err());
     assert!(other.is_closed());
     client.write(b"{\"count\":2}").unwrap();
     let answer = client.read(false).unwrap();
@@ -126,7 +126,7 @@ fn sigterm_lets_a_request_that_was_begun_be_answered() {
 }
 
 #[test]
-fn a_stored_policy_stands() {
+fn flags_do_not_change_a_stored_policy() {
     let dir = TempDir::new();
     let policy = json!({ "lease_ttl_seconds": 7, "keepalive_ttl_seconds": 300 });
     let mut server = Server::on(&dir, &["--lease-ttl", "7s"]);
@@ -137,7 +137,7 @@ fn a_stored_policy_stands() {
 }
 
 #[test]
-fn a_server_in_memory_forgets() {
+fn a_server_in_memory_keeps_nothing() {
     let mut server = Server::in_memory(&[]);
     assert!(server.ready().ends_with("(in memory only)"), "{}", server.ready());
     server.client().ask("POST /v1/pools/default/keys").is(201, &json!({}));

@@ -1,5 +1,5 @@
-//! One token cannot take the server from the others: under overload its surplus is refused, and
-//! whatever another asks is answered.
+//! Fair shares between tokens: under overload the server refuses one token's surplus requests and
+//! answers every request of the others.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Client, Server, TempDir, eventually, keypeg_under, skipped};
@@ -7,16 +7,16 @@ use serde_json::json;
 use std::process::Command;
 
 const POOL: &str = "/v1/pools/default";
-/// Connections of a server with so few descriptors, and half of them.
-const ROOM: usize = 400 - 64;
-const HALF: usize = ROOM / 2;
+/// The number of connections of a server with 400 descriptors, and half of them.
+const CONNECTIONS: usize = 400 - 64;
+const HALF: usize = CONNECTIONS / 2;
 
 fn metric(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
 }
 
-/// Asks for a key that is not there, and waits for it.
+/// Starts an acquire that waits for a key.
 fn wait(server: &Server, token: &str) -> Client {
     let mut client = server.client();
     let head = format!("POST {POOL}/leases HTTP/1.1\r\nhost: localhost\r\nprefer: wait=300");
@@ -25,9 +25,9 @@ fn wait(server: &Server, token: &str) -> Client {
 }
 
 #[test]
-fn a_noisy_token_leaves_the_others_theirs() {
+fn a_noisy_token_leaves_the_others_their_share() {
     if Command::new("prlimit").arg("--version").output().is_err() {
-        return skipped("a_noisy_token_leaves_the_others_theirs", "no prlimit");
+        return skipped("a_noisy_token_leaves_the_others_their_share", "no prlimit");
     }
     let (tokens, dir) = (Tokens::new(), TempDir::new());
     let [noisy, calm, late] =
@@ -42,28 +42,28 @@ fn a_noisy_token_leaves_the_others_theirs() {
             .unwrap()
             .unwrap()
     };
-    // While nobody else wants any, it may have half of all there is room for, and no more.
-    let mut alone = Vec::new();
+    // While no other token has any, one token may have half of the connections, and no more.
+    let mut noisy_waits = Vec::new();
     eventually("half is taken", || {
-        let is = waiting(client) == HALF;
-        if !is {
-            alone.push(wait(&server, &noisy));
+        let is_half = waiting(client) == HALF;
+        if !is_half {
+            noisy_waits.push(wait(&server, &noisy));
         }
-        is.then_some(())
+        is_half.then_some(())
     });
     let refused = |server: &Server| {
         let answer = wait(server, &noisy).read(false).unwrap();
         assert!(answer.header("retry-after").is_some());
-        assert_eq!(answer.header("connection"), Some("close"), "so that others find room");
+        assert_eq!(answer.header("connection"), Some("close"), "so that other clients can connect");
         answer.problem(429, "rate_limited");
     };
     for _ in 0..50 {
         refused(&server);
     }
-    // All that another asks is answered, at the same time as much as is its share.
-    let asks = |client: &mut Client| {
-        let made = client.with(&calm, "PUT /v1/pools/ci");
-        assert!(made.status < 300, "{made:?}");
+    // The server answers every request of another token, also while that one fills its share.
+    let serves_calm = |client: &mut Client| {
+        let put = client.with(&calm, "PUT /v1/pools/ci");
+        assert!(put.status < 300, "{put:?}");
         for _ in 0..20 {
             client.with(&calm, "POST /v1/pools/ci/keys").is(201, &json!({}));
             let lease = client.with(&calm, "POST /v1/pools/ci/leases").text("id");
@@ -72,19 +72,23 @@ fn a_noisy_token_leaves_the_others_theirs() {
             refused(&server);
         }
     };
-    asks(client);
-    let calms: Vec<_> = (0..HALF / 2 - 2).map(|_| wait(&server, &calm)).collect();
-    eventually("both wait", || (waiting(client) == HALF + calms.len()).then_some(()));
-    asks(client);
+    serves_calm(client);
+    let calm_waits: Vec<_> = (0..HALF / 2 - 2).map(|_| wait(&server, &calm)).collect();
+    eventually("both wait", || (waiting(client) == HALF + calm_waits.len()).then_some(()));
+    serves_calm(client);
     for _ in 0..5 {
-        assert_eq!(server.client().with(&late, "GET /v1/pools").status, 200, "a third finds room");
+        assert_eq!(
+            server.client().with(&late, "GET /v1/pools").status,
+            200,
+            "a third token can connect"
+        );
     }
     let metrics = client.with(&calm, "GET /metrics").body;
     assert!(metric(&metrics, "keypeg_refusals_total{code=\"rate_limited\"}") >= 90);
-    // What is given back is there for whoever comes; nothing of it was lost.
-    alone.clear();
-    drop(calms);
-    eventually("nobody waits", || (waiting(client) == 0).then_some(()));
+    // Closed connections are free for every token; none was lost.
+    noisy_waits.clear();
+    drop(calm_waits);
+    eventually("no waiter is left", || (waiting(client) == 0).then_some(()));
     client.with(&calm, &format!("POST {POOL}/keys")).is(201, &json!({}));
     server.client().with(&noisy, &format!("POST {POOL}/leases")).is(201, &json!({}));
 }

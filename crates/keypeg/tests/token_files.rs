@@ -1,4 +1,4 @@
-//! The files of access tokens: who may read and write them, and what a command makes of its own.
+//! Token files: which permissions the server accepts, and where `keypeg token new` writes one.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, binary, eventually, exit_of, exit_within, keypeg};
@@ -20,7 +20,7 @@ fn refused(path: &Path, exit: i32, says: &str) {
     assert!(said.contains(says), "{said}");
 }
 
-/// Whoever can write the file, or put another in its place, can do everything.
+/// A user who can write the file, or replace it, has every permission.
 #[test]
 fn a_file_that_others_can_write_is_refused() {
     let tokens = Tokens::new();
@@ -28,7 +28,7 @@ fn a_file_that_others_can_write_is_refused() {
     let (path, dir) = (tokens.path(), TempDir::new());
     for mode in [0o620, 0o602, 0o666] {
         chmod(&path, mode);
-        refused(&path, 78, "other users can write this file: run chmod 0600");
+        refused(&path, 78, "others can write it: chmod 0600");
     }
     chmod(&path, 0o600);
     let link = dir.path().join("link");
@@ -36,17 +36,17 @@ fn a_file_that_others_can_write_is_refused() {
     for directory in [path.parent().unwrap(), dir.path()] {
         chmod(directory, 0o777);
         refused(&link, 78, "other users can replace this file");
-        // As /tmp is: nobody puts a file in another's place.
+        // Sticky, like /tmp: no user can replace another's file.
         chmod(directory, 0o1777);
     }
     drop(Server::in_memory(&["--tokens", link.to_str().unwrap()]));
-    refused(dir.path(), 78, "not a regular file");
+    refused(dir.path(), 78, "it is no file");
     refused(&dir.path().join("none"), 66, "none");
 }
 
-/// What cannot be kept where it was to be is not left there either.
+/// A file that the command refuses to keep is not left behind either.
 #[test]
-fn a_file_is_not_made_where_others_could_replace_it() {
+fn a_file_is_not_created_where_others_could_replace_it() {
     let dir = TempDir::new();
     chmod(dir.path(), 0o777);
     let path = dir.path().join("tokens.toml");
@@ -54,15 +54,15 @@ fn a_file_is_not_made_where_others_could_replace_it() {
     let (code, said) = exit_of(Command::new(binary()).args(args).arg(&path).env_clear());
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("other users can replace this file") && !path.exists(), "{said}");
-    // One that was there before stays.
+    // A file that existed before stays.
     std::fs::write(&path, "").unwrap();
     let (code, _) = exit_of(Command::new(binary()).args(args).arg(&path).env_clear());
     assert!(code == 78 && path.exists());
 }
 
-/// While the server runs it keeps the tokens it has, and says so.
+/// A running server keeps the tokens it has, and logs a warning.
 #[test]
-fn a_file_that_others_can_write_changes_nothing() {
+fn a_reload_of_a_file_that_others_can_write_changes_nothing() {
     let (tokens, dir) = (Tokens::new(), TempDir::new());
     let before = tokens.add("before", "*", &["read", "metrics"], &[]);
     let log = dir.path().join("log");
@@ -71,42 +71,42 @@ fn a_file_that_others_can_write_changes_nothing() {
     chmod(&tokens.path(), 0o620);
     let after = tokens.add_unchecked("after", &["admin"]);
     kill_process(server.pid(), Signal::HUP).unwrap();
-    eventually("told", || said().contains("other users can write this file").then_some(()));
+    eventually("a warning", || said().contains("other users can write this file").then_some(()));
     assert_eq!(server.client().with(&after, "GET /v1/pools").status, 401);
     assert_eq!(server.client().with(&before, "GET /v1/pools").status, 200);
     let metrics = server.client().with(&before, "GET /metrics").body;
     assert!(metrics.contains("\nkeypeg_tokens_broken 1\n"), "{metrics}");
     chmod(&tokens.path(), 0o600);
-    eventually("taken", || {
+    eventually("the new token is valid", || {
         (server.client().with(&after, "GET /v1/pools").status == 200).then_some(())
     });
 }
 
-/// Who reads it learns names and hashes, no token: told once, and served.
+/// A reader of the file learns names and hashes but no token: the server logs a warning once, and
+/// serves.
 #[test]
-fn a_file_that_all_can_read_is_told() {
+fn a_file_that_all_users_can_read_is_logged_once() {
     let (tokens, dir) = (Tokens::new(), TempDir::new());
     let token = tokens.add("ci", "*", &["read"], &[]);
     let log = dir.path().join("log");
     chmod(&tokens.path(), 0o640);
     let server = Server::logged(keypeg(&["--ephemeral"]).args(tokens.args()), &log);
-    let told = || {
+    let warnings = || {
         let said = std::fs::read_to_string(&log).unwrap();
         said.matches("every user of this machine can read the names").count()
     };
     let reload = || {
-        let read =
-            || std::fs::read_to_string(&log).unwrap().matches("reloaded the access tokens").count();
-        let before = read();
+        let reloads = || std::fs::read_to_string(&log).unwrap().matches("reloaded the access tokens").count();
+        let before = reloads();
         kill_process(server.pid(), Signal::HUP).unwrap();
-        eventually("reloaded", || (read() > before).then_some(()));
+        eventually("a reload", || (reloads() > before).then_some(()));
     };
     reload();
-    assert_eq!(told(), 0, "a group is who it is for");
+    assert_eq!(warnings(), 0, "group access is allowed");
     chmod(&tokens.path(), 0o644);
     reload();
-    assert_eq!(told(), 1);
+    assert_eq!(warnings(), 1);
     reload();
-    assert_eq!(told(), 1, "once");
+    assert_eq!(warnings(), 1, "once");
     assert_eq!(server.client().with(&token, "GET /v1/pools").status, 200);
 }

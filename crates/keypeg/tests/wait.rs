@@ -1,4 +1,4 @@
-//! Waiting for a key over HTTP.
+//! Waiting for a key over HTTP: order, timeouts, and what removes a waiter from the wait queue.
 
 use crate::support::{Client, Server, eventually};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 
 const POOL: &str = "/v1/pools/default";
 
-fn acquire(client: &mut Client, body: &Value) {
+fn start_acquire(client: &mut Client, body: &Value) {
     let body = body.to_string();
     let head = "HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
     let length = body.len();
@@ -15,8 +15,8 @@ fn acquire(client: &mut Client, body: &Value) {
     client.write(text.as_bytes()).unwrap();
 }
 
-fn until_so_many_wait(client: &mut Client, count: u64) {
-    eventually("so many wait", || {
+fn until_waiting(client: &mut Client, count: u64) {
+    eventually("the number of waiters", || {
         let pool = client.ask(&format!("GET {POOL}")).json();
         (pool["waiting"] == count).then_some(())
     });
@@ -27,26 +27,26 @@ fn generate(client: &mut Client, count: u64) {
 }
 
 #[test]
-fn who_waits_gets_a_key_in_the_order_of_coming() {
+fn waiters_get_keys_in_the_order_of_arrival() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let mut waiting: Vec<Client> = (0..5).map(|_| server.client()).collect();
-    for (at, waiter) in waiting.iter_mut().enumerate() {
-        acquire(waiter, &json!({ "wait_seconds": 300, "holder": at.to_string() }));
-        until_so_many_wait(client, at as u64 + 1);
+    for (index, waiter) in waiting.iter_mut().enumerate() {
+        start_acquire(waiter, &json!({ "wait_seconds": 300, "holder": index.to_string() }));
+        until_waiting(client, index as u64 + 1);
     }
     let newcomer = client.ask(&format!("POST {POOL}/leases"));
     newcomer.problem(404, "no_key_available");
-    for (at, waiter) in waiting.iter_mut().enumerate() {
+    for (index, waiter) in waiting.iter_mut().enumerate() {
         generate(client, 1);
-        let grant = waiter.read(false).unwrap().is(201, &json!({ "holder": at.to_string() }));
+        let grant = waiter.read(false).unwrap().is(201, &json!({ "holder": index.to_string() }));
         assert!(grant["waited_seconds"].as_f64().unwrap() < 60.0, "{grant}");
     }
     client.ask(&format!("GET {POOL}")).is(200, &json!({ "waiting": 0, "leased": 5 }));
 }
 
 #[test]
-fn a_wait_that_is_over_is_a_404_with_its_cause() {
+fn a_wait_without_a_key_ends_with_404_and_its_cause() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let request = format!("POST {POOL}/leases");
@@ -71,28 +71,28 @@ fn a_wait_that_is_over_is_a_404_with_its_cause() {
 }
 
 #[test]
-fn a_caller_that_hangs_up_leaves_the_line_and_no_key_is_lost() {
+fn a_client_that_disconnects_leaves_the_wait_queue_and_loses_no_key() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let text =
         format!("POST {POOL}/leases HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=300\r\n\r\n");
-    for half in [false, true] {
-        let mut gone = TcpStream::connect(server.addr()).unwrap();
-        gone.write_all(text.as_bytes()).unwrap();
-        until_so_many_wait(client, 1);
-        if half {
-            gone.shutdown(Shutdown::Write).unwrap();
+    for half_close in [false, true] {
+        let mut waiter = TcpStream::connect(server.addr()).unwrap();
+        waiter.write_all(text.as_bytes()).unwrap();
+        until_waiting(client, 1);
+        if half_close {
+            waiter.shutdown(Shutdown::Write).unwrap();
         } else {
-            drop(gone);
+            drop(waiter);
         }
-        until_so_many_wait(client, 0);
+        until_waiting(client, 0);
     }
     generate(client, 1);
     client.ask(&format!("GET {POOL}")).is(200, &json!({ "available": 1, "leased": 0 }));
 }
 
 #[test]
-fn whoever_waits_for_a_pool_that_goes_or_a_server_that_stops_is_told() {
+fn waiters_are_answered_when_their_pool_is_deleted_or_the_server_stops() {
     let mut server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("PUT /v1/pools/ci").is(201, &json!({}));
@@ -105,8 +105,8 @@ fn whoever_waits_for_a_pool_that_goes_or_a_server_that_stops_is_told() {
     client.ask("DELETE /v1/pools/ci").is(204, &Value::Null);
     waiter.read(false).unwrap().problem(404, "unknown_pool");
 
-    acquire(waiter, &json!({ "wait_seconds": 300 }));
-    until_so_many_wait(client, 1);
+    start_acquire(waiter, &json!({ "wait_seconds": 300 }));
+    until_waiting(client, 1);
     assert_eq!(server.terminate().code(), Some(0));
     let problem = waiter.read(false).unwrap();
     assert!(problem.header("retry-after").is_some(), "{problem:?}");
