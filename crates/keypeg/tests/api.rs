@@ -1,4 +1,4 @@
-//! The canonical API: what each call answers.
+//! The main API: the answer of each call.
 
 use crate::support::{Client, Server};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 const UNKNOWN_KEY: &str = "00000000000000000000000000";
 
-/// Sends one request to the server of a table of cases, and takes its answer for what it must be.
+/// Sends one request and asserts the headers, status and body of its answer; returns the body.
 #[track_caller]
 fn check(client: &mut Client, request: &str, body: &Value, status: u16, expected: &Value) -> Value {
     let answer = client.send(request, body);
@@ -32,7 +32,7 @@ fn names(object: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_pool_is_made_changed_shown_listed_and_removed() {
+fn a_pool_is_created_changed_shown_listed_and_deleted() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let fresh = json!({
@@ -42,8 +42,8 @@ fn a_pool_is_made_changed_shown_listed_and_removed() {
         "available": 0, "leased": 0, "resting": 0, "quarantined": 0, "total": 0, "waiting": 0,
         "next_return_at": null, "next_purge_at": null,
     });
-    let made = check(client, "PUT /v1/pools/ci", &Value::Null, 201, &fresh);
-    assert_eq!(made, fresh, "no member more");
+    let created = check(client, "PUT /v1/pools/ci", &Value::Null, 201, &fresh);
+    assert_eq!(created, fresh, "no further member");
     let policy = json!({
         "lease_ttl_seconds": 0.25, "max_hold_seconds": 90, "keepalive_ttl_seconds": null,
         "rest_seconds": 0, "key_length": 32, "key_prefix": "ci_", "max_keys": 7,
@@ -133,9 +133,9 @@ fn a_key_is_generated_shown_kept_alive_and_deleted() {
     }
 }
 
-/// JSON has one kind of number, and some clients write a whole one with a fraction of zero.
+/// JSON has one kind of number, and some clients write an integer with a fraction of zero.
 #[test]
-fn a_whole_number_is_whole_however_it_is_written() {
+fn an_integer_may_have_a_zero_fraction_or_an_exponent() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let json_type = [("content-type", "application/json")];
@@ -150,7 +150,7 @@ fn a_whole_number_is_whole_however_it_is_written() {
 }
 
 #[test]
-fn keep_alive_of_many_names_those_that_are_missing() {
+fn a_bulk_keep_alive_names_the_missing_keys() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let keys = generate(client, "default", 3);
@@ -182,7 +182,7 @@ fn keep_alive_of_many_names_those_that_are_missing() {
 }
 
 #[test]
-fn a_lease_is_granted_renewed_released_and_then_over() {
+fn a_lease_is_granted_renewed_and_released_and_then_has_ended() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let keys = generate(client, "default", 1);
@@ -198,7 +198,7 @@ fn a_lease_is_granted_renewed_released_and_then_over() {
             "expires_at": "*", "expires_in_seconds": 30, "key_expires_at": keys[0]["expires_at"],
         }),
     );
-    assert_eq!(grant.as_object().unwrap().len(), 11, "no member more");
+    assert_eq!(grant.as_object().unwrap().len(), 11, "no further member");
     let key = format!("/v1/pools/default/keys/{}", text(&grant["key_id"]));
     check(
         client,
@@ -264,7 +264,7 @@ fn a_lease_is_granted_renewed_released_and_then_over() {
 }
 
 #[test]
-fn a_lease_is_not_renewed_past_the_longest_hold() {
+fn a_lease_is_not_renewed_beyond_max_hold() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     generate(client, "default", 1);
@@ -275,7 +275,7 @@ fn a_lease_is_not_renewed_past_the_longest_hold() {
 }
 
 #[test]
-fn a_key_is_put_back_whoever_holds_it() {
+fn a_force_release_frees_a_key_of_any_holder() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     generate(client, "default", 1);
@@ -288,7 +288,7 @@ fn a_key_is_put_back_whoever_holds_it() {
 }
 
 #[test]
-fn no_key_says_why_and_when_to_come_again() {
+fn an_acquire_without_a_key_gets_the_cause_and_when_to_retry() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let acquire = "POST /v1/pools/default/leases";
@@ -313,7 +313,7 @@ fn no_key_says_why_and_when_to_come_again() {
 }
 
 #[test]
-fn a_full_pool_takes_no_more_and_generate_is_all_or_nothing() {
+fn a_full_pool_accepts_no_key_and_generate_is_all_or_nothing() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.send("PUT /v1/pools/small", &json!({ "max_keys": 3 })).is(201, &json!({}));
@@ -326,7 +326,7 @@ fn a_full_pool_takes_no_more_and_generate_is_all_or_nothing() {
 }
 
 #[test]
-fn a_key_or_lease_of_one_pool_is_nothing_in_another() {
+fn a_key_or_lease_of_one_pool_is_unknown_in_another() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("PUT /v1/pools/other").is(201, &json!({}));
@@ -340,7 +340,7 @@ fn a_key_or_lease_of_one_pool_is_nothing_in_another() {
 }
 
 #[test]
-fn head_reads_what_get_reads_without_the_body() {
+fn head_is_answered_like_get_without_the_body() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     for path in ["/v1/pools", "/v1/pools/default", "/livez", "/readyz", "/version"] {
@@ -352,7 +352,7 @@ fn head_reads_what_get_reads_without_the_body() {
 }
 
 #[test]
-fn the_server_tells_about_itself() {
+fn the_server_reports_its_health_and_version() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("GET /livez").is(200, &json!({ "status": "live" }));

@@ -1,6 +1,6 @@
-//! `keypeg bench` against a real server: what it tells agrees with what the server counted.
+//! `keypeg bench` against a real server: its report agrees with the server's own counters.
 //!
-//! Nothing here says how fast anything is.
+//! No test asserts a speed.
 
 use crate::support::{Client, Server, TempDir};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn bench(server: &Server, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn told(server: &Server, args: &[&str]) -> Value {
+fn report(server: &Server, args: &[&str]) -> Value {
     let output = bench(server, args);
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
@@ -23,7 +23,7 @@ fn count(report: &Value, member: &str) -> u64 {
     report[member].as_u64().unwrap_or_else(|| panic!("no {member}: {report}"))
 }
 
-/// Answers of one part of the API, of one class.
+/// Returns the server's count of answers on one route group with one class of status.
 fn answered(client: &mut Client, route: &str, status: &str) -> u64 {
     let name = format!("keypeg_http_requests_total{{route=\"{route}\",status=\"{status}\"}} ");
     let metrics = client.ask("GET /metrics").body;
@@ -32,12 +32,12 @@ fn answered(client: &mut Client, route: &str, status: &str) -> u64 {
 }
 
 #[test]
-fn what_is_told_is_what_the_server_counted() {
+fn the_report_agrees_with_the_counters_of_the_server() {
     let dir = TempDir::new();
     let server = Server::on(&dir, &[]);
     let client = &mut server.client();
     let report =
-        told(&server, &["--for", "300ms", "--connections", "4", "--keys", "100", "--pool", "b"]);
+        report(&server, &["--for", "300ms", "--connections", "4", "--keys", "100", "--pool", "b"]);
     let (good, after) = (count(&report, "requests"), count(&report, "after"));
     assert!(good > 0 && after <= 8, "{report}");
     assert_eq!(good + after, answered(client, "leases", "2xx"), "{report}");
@@ -45,20 +45,20 @@ fn what_is_told_is_what_the_server_counted() {
     let by = |kind: &str| report["by"][kind]["count"].as_u64().unwrap();
     assert_eq!(by("acquire") + by("release"), good);
     assert_eq!(report["latency"]["count"], good);
-    // Nothing is left lent, and no more was made than asked for.
-    let whole = json!({ "total": 100, "available": 100, "leased": 0 });
-    client.ask("GET /v1/pools/b").is(200, &whole);
+    // All leases are released, and exactly the requested keys were created.
+    let all_available = json!({ "total": 100, "available": 100, "leased": 0 });
+    client.ask("GET /v1/pools/b").is(200, &all_available);
     let process = &report["process"];
     assert!(process["resident_bytes"].as_u64().unwrap() > 1_000_000, "{report}");
     assert!(process["cpu_seconds"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 #[test]
-fn refusals_are_no_requests() {
+fn refusals_do_not_count_as_requests() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.send("POST /v1/pools/default/keys", &json!({ "count": 1 })).is(201, &json!({}));
-    let report = told(&server, &["--for", "200ms", "--connections", "3"]);
+    let report = report(&server, &["--for", "200ms", "--connections", "3"]);
     let refused = report["refused"]["404"].as_u64().unwrap();
     assert_eq!(refused, answered(client, "leases", "4xx"));
     let good = count(&report, "requests") + count(&report, "after");
@@ -70,17 +70,17 @@ fn refusals_are_no_requests() {
 }
 
 #[test]
-fn a_schedule_is_kept() {
+fn a_rate_is_kept() {
     let server = Server::in_memory(&[]);
     let args = ["--for", "400ms", "--rate", "200", "--keys", "10", "--connections", "8"];
-    let report = told(&server, &args);
-    // 81 are due from the first instant to the last; each is sent or told as not sent.
+    let report = report(&server, &args);
+    // 81 are due from the first instant to the last; each is sent or reported as not sent.
     let all = count(&report, "requests") + count(&report, "after") + count(&report, "unsent");
     assert!((81..=81 + 8).contains(&all), "{report}");
 }
 
 #[test]
-fn each_scenario_asks_for_what_it_is_named_after() {
+fn each_scenario_calls_the_routes_it_is_named_after() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.send("POST /v1/pools/default/keys", &json!({ "count": 50 })).is(201, &json!({}));
@@ -92,18 +92,18 @@ fn each_scenario_asks_for_what_it_is_named_after() {
     ] {
         let before = answered(client, route, "2xx");
         let keys = client.ask("GET /v1/pools/default").json()["total"].as_u64().unwrap();
-        let scale = [args, &["--for", "150ms", "--connections", "2", "--threads", "2"]].concat();
-        let report = told(&server, &scale);
+        let all_args = [args, &["--for", "150ms", "--connections", "2", "--threads", "2"]].concat();
+        let report = report(&server, &all_args);
         let good = count(&report, "requests") + count(&report, "after");
         assert!(good > 0 && answered(client, route, "2xx") >= before + good, "{args:?}: {report}");
-        let made = client.ask("GET /v1/pools/default").json()["total"].as_u64().unwrap() - keys;
-        assert_eq!(made, if args[0] == "generate" { 3 * good } else { 0 }, "{args:?}");
+        let created = client.ask("GET /v1/pools/default").json()["total"].as_u64().unwrap() - keys;
+        assert_eq!(created, if args[0] == "generate" { 3 * good } else { 0 }, "{args:?}");
     }
     client.ask("GET /v1/pools/default").is(200, &json!({ "leased": 0 }));
 }
 
 #[test]
-fn what_cannot_be_loaded_is_told() {
+fn mistakes_have_the_exit_codes_of_sysexits() {
     let server = Server::in_memory(&[]);
     let code = |args: &[&str]| bench(&server, args).status.code();
     assert_eq!(code(&["--server", "http://127.0.0.1:1", "--for", "50ms"]), Some(69));

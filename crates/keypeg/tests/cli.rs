@@ -1,4 +1,4 @@
-//! The command line: what is refused before anything is served, and with which exit code.
+//! The command line of `serve`: arguments, variables and files that are refused, and their exit codes.
 
 use crate::support::{Server, TempDir, binary, exit_of, keypeg};
 use serde_json::json;
@@ -11,7 +11,7 @@ fn check(args: &[&str], env: &[(&str, &str)], exit: i32, says: &str) {
 }
 
 #[test]
-fn mistakes_are_told_with_the_exit_codes_of_sysexits() {
+fn mistakes_have_the_exit_codes_of_sysexits() {
     check(&["--lease-ttl", "soon"], &[], 64, "500ms");
     check(&["--nope"], &[], 64, "--nope");
     check(&[], &[("KEYPEG_LEASE_TTL", "8d")], 64, "ms, s, m or h");
@@ -41,14 +41,14 @@ fn a_variable_that_is_set_but_empty_is_an_error() {
 }
 
 #[test]
-fn an_address_in_use_is_told() {
+fn an_address_in_use_is_reported() {
     let server = Server::in_memory(&[]);
     let addr = server.addr().to_string();
     check(&["--ephemeral", "--listen", &addr], &[], 69, "in use");
 }
 
 #[test]
-fn a_directory_in_use_is_told() {
+fn a_directory_in_use_is_reported() {
     let dir = TempDir::new();
     let _server = Server::on(&dir, &[]);
     let data = dir.path().join("data");
@@ -57,7 +57,7 @@ fn a_directory_in_use_is_told() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_told() {
+fn a_directory_that_cannot_be_created_is_reported() {
     let dir = TempDir::new();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -77,7 +77,7 @@ fn flags_set_the_default_pools_policy() {
 }
 
 #[test]
-fn a_directory_that_must_be_there_is_not_made() {
+fn existing_does_not_create_the_directory() {
     let dir = TempDir::new();
     let data = dir.path().join("data");
     let args = ["--data", data.to_str().unwrap(), "--existing"];
@@ -89,7 +89,7 @@ fn a_directory_that_must_be_there_is_not_made() {
 }
 
 #[test]
-fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+fn a_flag_overrides_the_environment_which_overrides_the_file() {
     let dir = TempDir::new();
     let file = dir.path().join("keypeg.toml");
     let text =
@@ -115,7 +115,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn a_file_that_is_wrong_or_missing_is_told() {
+fn an_invalid_or_missing_file_is_reported() {
     let dir = TempDir::new();
     let file = dir.path().join("keypeg.toml");
     let path = file.to_str().unwrap();

@@ -1,5 +1,5 @@
-//! The commands that call a server, from a shell's point of view: what they print, what they exit
-//! with, and what `exec` does to the command it runs.
+//! The commands that call a server, as a shell sees them: their output and exit codes, and how `exec`
+//! treats the command it runs.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, eventually, now};
@@ -19,66 +19,69 @@ fn tool(server: &Server, args: &[&str]) -> Command {
     command
 }
 
-fn said(output: &[u8]) -> String {
+fn utf8(output: &[u8]) -> String {
     String::from_utf8(output.to_vec()).unwrap()
 }
 
-/// Runs it to its end: it must exit so, and must have said so on stderr.
+/// Runs the command to its end; asserts its exit code and a part of its stderr.
 #[track_caller]
 fn check(mut command: Command, exit: i32, says: &str) -> Output {
     let output = command.output().unwrap();
-    let stderr = said(&output.stderr);
+    let stderr = utf8(&output.stderr);
     assert_eq!(output.status.code(), Some(exit), "{command:?}: {stderr}");
     assert!(stderr.contains(says), "{command:?}: {stderr}");
     output
 }
 
 #[track_caller]
-fn told(server: &Server, args: &[&str]) -> Value {
+fn json_of(server: &Server, args: &[&str]) -> Value {
     let output = check(tool(server, &[args, &["--output", "json"]].concat()), 0, "");
-    assert_eq!(said(&output.stderr), "");
+    assert_eq!(utf8(&output.stderr), "");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn counts(server: &Server, pool: &str, expected: &Value) {
+fn assert_counts(server: &Server, pool: &str, expected: &Value) {
     server.client().ask(&format!("GET /v1/pools/{pool}")).is(200, expected);
 }
 
 #[test]
-fn each_command_does_what_it_says() {
+fn each_command_makes_its_call_and_prints_the_answer() {
     let server = Server::in_memory(&[]);
     server.client().send("PUT /v1/pools/ci", &json!({ "max_hold_seconds": 600 }));
     let ci = ["--pool", "ci"];
-    let made = told(&server, &["generate", "-n", "2", "--pool", "ci"]);
-    assert_eq!(made["keys"].as_array().unwrap().len(), 2);
+    let generated = json_of(&server, &["generate", "-n", "2", "--pool", "ci"]);
+    assert_eq!(generated["keys"].as_array().unwrap().len(), 2);
     let acquire = ["acquire", "--pool", "ci", "--ttl", "5s", "--holder", "job-7"];
-    let grant = told(&server, &acquire);
+    let grant = json_of(&server, &acquire);
     let (lease, key) = (grant["id"].as_str().unwrap(), grant["key_id"].as_str().unwrap());
     assert_eq!(grant["holder"], "job-7");
-    let shown = told(&server, &["show", key, "--pool", "ci"]);
+    let shown = json_of(&server, &["show", key, "--pool", "ci"]);
     assert_eq!(shown["state"], "leased");
-    let renewed = told(&server, &["renew", lease, "--ttl", "50s", "--pool", "ci"]);
+    let renewed = json_of(&server, &["renew", lease, "--ttl", "50s", "--pool", "ci"]);
     assert_eq!(renewed["expires_in_seconds"], 50);
     check(tool(&server, &["release", lease, "--pool", "ci"]), 0, "");
     check(tool(&server, &["release", lease, "--pool", "ci"]), 66, "(lease_ended)");
-    assert_eq!(told(&server, &["unblock", key, "--pool", "ci"]), json!({ "released": false }));
+    assert_eq!(json_of(&server, &["unblock", key, "--pool", "ci"]), json!({ "released": false }));
     for (how, state) in [(&["--quarantine"][..], "quarantined"), (&["--rest", "1h"], "resting")] {
-        let grant = told(&server, &["acquire", "--pool", "ci"]);
+        let grant = json_of(&server, &["acquire", "--pool", "ci"]);
         let (lease, lent) = (grant["id"].as_str().unwrap(), grant["key_id"].as_str().unwrap());
         let release = ["release", lease, "--pool", "ci", "--reason", "401"];
         check(tool(&server, &[&release[..], how].concat()), 0, "");
-        let shown = told(&server, &["show", lent, "--pool", "ci"]);
+        let shown = json_of(&server, &["show", lent, "--pool", "ci"]);
         assert_eq!((&shown["state"], &shown["reason"]), (&json!(state), &json!("401")));
-        assert_eq!(told(&server, &["unblock", lent, "--pool", "ci"]), json!({ "released": true }));
+        assert_eq!(
+            json_of(&server, &["unblock", lent, "--pool", "ci"]),
+            json!({ "released": true })
+        );
     }
-    let kept = told(&server, &["keepalive", key, "--pool", "ci"]);
+    let kept = json_of(&server, &["keepalive", key, "--pool", "ci"]);
     assert_eq!(kept, json!({ "kept": 1, "missing": [] }));
-    assert_eq!(told(&server, &["keepalive", "--all", "--pool", "ci"])["kept"], 2);
+    assert_eq!(json_of(&server, &["keepalive", "--all", "--pool", "ci"])["kept"], 2);
     check(tool(&server, &["delete", key, "--pool", "ci"]), 0, "");
     check(tool(&server, &["keepalive", key, "--pool", "ci"]), 66, "1 of 1 named keys do not exist");
-    assert_eq!(told(&server, &[&["show"][..], &ci].concat())["total"], 1);
-    assert_eq!(told(&server, &["pools"]).as_array().unwrap().len(), 2);
-    let table = said(&check(tool(&server, &["pools"]), 0, "").stdout);
+    assert_eq!(json_of(&server, &[&["show"][..], &ci].concat())["total"], 1);
+    assert_eq!(json_of(&server, &["pools"]).as_array().unwrap().len(), 2);
+    let table = utf8(&check(tool(&server, &["pools"]), 0, "").stdout);
     assert_eq!(
         table,
         "POOL     AVAILABLE  LEASED  RESTING  QUARANTINED  TOTAL  WAITING\n\
@@ -107,24 +110,24 @@ fn failures_have_the_exit_codes_of_sysexits() {
     check(tool(&server, &["pools"]), 69, "refused");
 }
 
-/// An access token comes from a file or a variable, the file first, and is shown nowhere.
+/// An access token comes from a file or a variable, the file first, and is never printed.
 #[test]
-fn a_command_shows_the_token_it_is_given() {
+fn a_command_sends_its_token_and_never_prints_it() {
     let tokens = Tokens::new();
     let [right, other] = ["right", "other"].map(|name| tokens.add(name, "*", &["read"], &[]));
     let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
     let dir = TempDir::new();
     let file = dir.path().join("token");
     let named = ["pools", "--token-file", file.to_str().unwrap()];
-    let keep = |text: &str, mode: u32| {
+    let write_file = |text: &str, mode: u32| {
         std::fs::write(&file, text).unwrap();
         set_permissions(&file, Permissions::from_mode(mode)).unwrap();
     };
     check(tool(&server, &["pools"]), 77, "(unauthorized)");
     for text in [right.clone(), format!("{right}\n"), format!("  {right}\r\n\n")] {
-        keep(&text, 0o600);
+        write_file(&text, 0o600);
         let output = check(tool(&server, &named), 0, "");
-        assert_eq!(said(&output.stderr), "", "{text:?}");
+        assert_eq!(utf8(&output.stderr), "", "{text:?}");
         let mut by_variable = tool(&server, &["pools"]);
         by_variable.env("KEYPEG_TOKEN_FILE", &file);
         check(by_variable, 0, "");
@@ -135,44 +138,44 @@ fn a_command_shows_the_token_it_is_given() {
     let mut both = tool(&server, &named);
     both.env("KEYPEG_TOKEN", "kpt_wrong");
     check(both, 0, "");
-    keep("kpt_wrong", 0o600);
+    write_file("kpt_wrong", 0o600);
     let mut both = tool(&server, &named);
     both.env("KEYPEG_TOKEN", &right);
     let output = check(both, 77, "(unauthorized)");
-    assert!(!said(&output.stderr).contains("kpt_"), "a token is shown nowhere");
+    assert!(!utf8(&output.stderr).contains("kpt_"), "a token is never printed");
     for (text, says) in [
         ("", "must contain one access token and nothing else"),
         (" \n", "must contain one access token and nothing else"),
         (&*format!("{right}\n{other}\n"), "visible characters"),
         (&"x".repeat(5_000), "must contain one access token and nothing else"),
     ] {
-        keep(text, 0o600);
+        write_file(text, 0o600);
         let output = check(tool(&server, &named), 64, says);
-        assert!(!said(&output.stderr).contains(&right), "a token is shown nowhere");
+        assert!(!utf8(&output.stderr).contains(&right), "a token is never printed");
     }
-    keep(&right, 0o640);
-    assert_eq!(said(&check(tool(&server, &named), 0, "").stderr), "");
-    keep(&right, 0o644);
+    write_file(&right, 0o640);
+    assert_eq!(utf8(&check(tool(&server, &named), 0, "").stderr), "");
+    write_file(&right, 0o644);
     check(tool(&server, &named), 0, "every user of this machine can read this access token");
     std::fs::remove_file(&file).unwrap();
     check(tool(&server, &named), 66, "cannot read the access token file");
 }
 
 #[test]
-fn list_tells_every_key_of_every_page_or_those_in_one_state() {
+fn list_prints_the_keys_of_all_pages_or_those_in_one_state() {
     let server = Server::in_memory(&[]);
-    assert_eq!(told(&server, &["list"]), json!({ "keys": [] }));
-    told(&server, &["generate", "-n", "2500"]);
-    let grant = told(&server, &["acquire", "--holder", "job-7"]);
-    let listed = told(&server, &["list"]);
+    assert_eq!(json_of(&server, &["list"]), json!({ "keys": [] }));
+    json_of(&server, &["generate", "-n", "2500"]);
+    let grant = json_of(&server, &["acquire", "--holder", "job-7"]);
+    let listed = json_of(&server, &["list"]);
     let keys = listed["keys"].as_array().unwrap();
     let ids: HashSet<_> = keys.iter().map(|key| key["id"].as_str().unwrap()).collect();
     assert_eq!((keys.len(), ids.len()), (2_500, 2_500));
-    let leased = told(&server, &["list", "--state", "leased"])["keys"].clone();
+    let leased = json_of(&server, &["list", "--state", "leased"])["keys"].clone();
     assert_eq!(leased.as_array().unwrap().len(), 1);
     assert_eq!(leased[0]["id"], grant["key_id"]);
     assert_eq!(leased[0].get("key"), None, "no value");
-    let table = said(&check(tool(&server, &["list", "--state", "leased"]), 0, "").stdout);
+    let table = utf8(&check(tool(&server, &["list", "--state", "leased"]), 0, "").stdout);
     let (head, row) = table.trim_end().split_once('\n').unwrap();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(words(head), ["ID", "STATE", "EXPIRES_AT", "RESTS_UNTIL", "LEASE.HOLDER", "REASON"]);
@@ -183,27 +186,28 @@ fn list_tells_every_key_of_every_page_or_those_in_one_state() {
 }
 
 #[test]
-fn import_brings_a_files_lines_in() {
+fn import_adds_one_value_per_line() {
     let server = Server::in_memory(&[]);
     let dir = TempDir::new();
     let file = dir.path().join("values");
     let file = file.to_str().unwrap();
     std::fs::write(file, "alpha\r\n\nbe ta\nγ\n").unwrap();
-    let made = told(&server, &["import", file]);
-    let values: Vec<_> = made["keys"].as_array().unwrap().iter().map(|key| &key["key"]).collect();
+    let imported = json_of(&server, &["import", file]);
+    let values: Vec<_> =
+        imported["keys"].as_array().unwrap().iter().map(|key| &key["key"]).collect();
     assert_eq!(values, ["alpha", "be ta", "γ"]);
     let mut command = tool(&server, &["import", "-", "--output", "json"]);
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(b"delta").unwrap();
     let output = process.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(made["keys"][0]["key"], "delta");
-    counts(&server, "default", &json!({ "total": 4 }));
+    let imported: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(imported["keys"][0]["key"], "delta");
+    assert_counts(&server, "default", &json!({ "total": 4 }));
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_told_by_its_line_and_changes_nothing() {
+fn an_invalid_file_is_reported_with_its_line_and_changes_nothing() {
     let server = Server::in_memory(&[]);
     let dir = TempDir::new();
     let file = dir.path().join("values");
@@ -217,53 +221,53 @@ fn what_is_wrong_with_a_file_is_told_by_its_line_and_changes_nothing() {
     ] {
         std::fs::write(&file, text).unwrap();
         let output = check(tool(&server, &["import", path]), 65, says);
-        assert_eq!(said(&output.stdout), "");
-        assert!(!said(&output.stderr).contains("secret"), "no value is repeated");
+        assert_eq!(utf8(&output.stdout), "");
+        assert!(!utf8(&output.stderr).contains("secret"), "no value is repeated");
     }
-    counts(&server, "default", &json!({ "total": 0 }));
+    assert_counts(&server, "default", &json!({ "total": 0 }));
 }
 
-/// A file takes several calls, so a later one can fail when the earlier ones are done.
+/// A large file takes several calls, so a later call can fail after earlier ones are applied.
 #[test]
-fn import_tells_what_stands_when_a_later_part_fails() {
+fn import_reports_the_imported_lines_when_a_later_call_fails() {
     let server = Server::in_memory(&[]);
     let dir = TempDir::new();
     let file = dir.path().join("values");
     let path = file.to_str().unwrap();
-    // A line with nothing on it: lines and places of values are not the same.
-    let mut lines: Vec<_> = (0..25_000).map(|at| format!("v-{at}")).collect();
+    // An empty line, so that line numbers and value indices differ.
+    let mut lines: Vec<_> = (0..25_000).map(|index| format!("v-{index}")).collect();
     lines.insert(5, String::new());
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let there = json!({ "values": ["v-20003"] });
-    server.client().send("POST /v1/pools/default/keys", &there).is(201, &json!({}));
+    let existing = json!({ "values": ["v-20003"] });
+    server.client().send("POST /v1/pools/default/keys", &existing).is(201, &json!({}));
     let import = ["import", path, "--output", "json"];
     let output = check(tool(&server, &import), 65, "line 20005: values[3] is in the pool");
-    let stderr = said(&output.stderr);
+    let stderr = utf8(&output.stderr);
     assert!(stderr.contains("Lines 20002 to 25001 were not imported"), "{stderr}");
     assert!(stderr.contains("The 20000 values before line 20002 were imported."), "{stderr}");
-    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let made = made["keys"].as_array().unwrap();
-    assert_eq!((made.len(), &made[19_999]["key"]), (20_000, &json!("v-19999")));
-    counts(&server, "default", &json!({ "total": 20_001 }));
+    let imported: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let imported = imported["keys"].as_array().unwrap();
+    assert_eq!((imported.len(), &imported[19_999]["key"]), (20_000, &json!("v-19999")));
+    assert_counts(&server, "default", &json!({ "total": 20_001 }));
 }
 
 #[test]
-fn exec_lends_a_key_passes_the_exit_code_on_and_gives_the_key_back() {
+fn exec_acquires_a_key_returns_the_exit_code_and_releases_the_key() {
     let server = Server::in_memory(&[]);
-    let made = told(&server, &["generate"])["keys"][0].clone();
+    let generated = json_of(&server, &["generate"])["keys"][0].clone();
     let script = "echo $KEYPEG_KEY $KEYPEG_KEY_ID $KEYPEG_FENCING_TOKEN; exit 3";
     let output = check(tool(&server, &["exec", "--", "/bin/sh", "-c", script]), 3, "60s at most");
-    let words = said(&output.stdout);
+    let words = utf8(&output.stdout);
     let words: Vec<_> = words.split_whitespace().collect();
-    assert_eq!(words[..2], [made["key"].as_str().unwrap(), made["id"].as_str().unwrap()]);
+    assert_eq!(words[..2], [generated["key"].as_str().unwrap(), generated["id"].as_str().unwrap()]);
     assert!(words[2].parse::<u64>().unwrap() > 0);
-    counts(&server, "default", &json!({ "available": 1 }));
+    assert_counts(&server, "default", &json!({ "available": 1 }));
     check(tool(&server, &["exec", "--", "/bin/sh", "-c", "kill -9 $$"]), 128 + 9, "");
     check(tool(&server, &["exec", "--", "/no/such/program"]), 127, "/no/such/program");
-    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    check(tool(&server, &["exec", "--", text]), 126, text);
+    let not_executable = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    check(tool(&server, &["exec", "--", not_executable]), 126, not_executable);
     check(tool(&server, &["exec"]), 64, "CMD");
-    counts(&server, "default", &json!({ "available": 1 }));
+    assert_counts(&server, "default", &json!({ "available": 1 }));
 }
 
 #[test]
@@ -273,17 +277,17 @@ fn exec_renews_the_lease_and_keeps_the_key_alive() {
         "lease_ttl_seconds": 0.6, "max_hold_seconds": 600, "keepalive_ttl_seconds": 0.8,
     });
     server.client().send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
-    told(&server, &["generate", "--pool", "ci"]);
+    json_of(&server, &["generate", "--pool", "ci"]);
     let started = now();
     check(tool(&server, &["exec", "--pool", "ci", "--", "/bin/sleep", "2"]), 0, "600s at most");
     assert!(started.elapsed() >= Duration::from_secs(2));
-    counts(&server, "ci", &json!({ "available": 1, "total": 1 }));
+    assert_counts(&server, "ci", &json!({ "available": 1, "total": 1 }));
 }
 
 #[test]
-fn exec_passes_signals_on() {
+fn exec_forwards_signals() {
     let server = Server::in_memory(&[]);
-    told(&server, &["generate"]);
+    json_of(&server, &["generate"]);
     let script = "trap 'exit 7' TERM; trap 'echo again' USR1; echo ready; \
                   while :; do /bin/sleep 0.05; done";
     let mut command = tool(&server, &["exec", "--", "/bin/sh", "-c", script]);
@@ -296,32 +300,32 @@ fn exec_passes_signals_on() {
     assert_eq!(lines.next().unwrap().unwrap(), "again");
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(7));
-    counts(&server, "default", &json!({ "available": 1 }));
+    assert_counts(&server, "default", &json!({ "available": 1 }));
 }
 
-/// While nothing runs yet, a signal ends `exec` itself: a server that is silent cannot keep it.
+/// Before the command runs, a signal ends `exec` itself, even when the server does not answer.
 #[test]
 fn exec_can_be_ended_while_it_waits_for_the_server() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("http://{}", silent.local_addr().unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
     let mut process = command.args(["exec", "--server", &server, "--", "x"]).spawn().unwrap();
-    let _asked = silent.accept().unwrap();
+    let _connection = silent.accept().unwrap();
     kill_process(Pid::from_child(&process), Signal::INT).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(128 + 2));
 }
 
 #[test]
-fn exec_ends_a_command_with_its_lease_whatever_the_command_thinks_of_it() {
+fn exec_ends_a_command_with_its_lease_even_if_it_ignores_sigterm() {
     let server = Server::in_memory(&["--lease-ttl", "300ms"]);
-    told(&server, &["generate"]);
+    json_of(&server, &["generate"]);
     let polite = ["exec", "--", "/bin/sleep", "100"];
     check(tool(&server, &polite), 75, "the lease has ended");
     let stubborn = ["exec", "--", "/bin/sh", "-c", "trap '' TERM; while :; do /bin/sleep 1; done"];
     let started = now();
     eventually("a key", || {
         let output = tool(&server, &stubborn).output().unwrap();
-        (said(&output.stderr).contains("the lease has ended")).then_some(())
+        (utf8(&output.stderr).contains("the lease has ended")).then_some(())
     });
     assert!(started.elapsed() >= Duration::from_secs(5), "{:?}", started.elapsed());
 }
@@ -331,7 +335,7 @@ fn exec_ends_a_command_whose_key_is_deleted() {
     let server = Server::in_memory(&[]);
     let policy = json!({ "keepalive_ttl_seconds": 1 });
     server.client().send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
-    let key = told(&server, &["generate", "--pool", "ci"])["keys"][0]["id"].clone();
+    let key = json_of(&server, &["generate", "--pool", "ci"])["keys"][0]["id"].clone();
     let delete = format!("DELETE /v1/pools/ci/keys/{}", key.as_str().unwrap());
     let command = ["exec", "--pool", "ci", "--", "/bin/sleep", "100"];
     let process = tool(&server, &command).stderr(Stdio::piped()).spawn().unwrap();
@@ -341,5 +345,5 @@ fn exec_ends_a_command_whose_key_is_deleted() {
     });
     server.client().ask(&delete).is(204, &Value::Null);
     let output = process.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(75), "{}", said(&output.stderr));
+    assert_eq!(output.status.code(), Some(75), "{}", utf8(&output.stderr));
 }

@@ -1,5 +1,5 @@
-//! Events over HTTP, read with the client: what is told as it happens, what a client that comes
-//! back is told, and that neither slow readers nor a stop hold anything up.
+//! Events over HTTP, read with the client library: the event of each change, resuming after a
+//! reconnect, and that neither a slow subscriber nor an open stream delays the server.
 
 use crate::support::{Server, TempDir, eventually};
 use keypeg_client::{
@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// How long an event may take before the test gives up.
+/// The longest time to wait for an event before the test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn client(server: &Server) -> Client {
@@ -27,17 +27,17 @@ async fn next(events: &mut Events) -> Option<Event> {
     tokio::time::timeout(PATIENCE, events.next()).await.expect("in time").unwrap()
 }
 
-/// The names of the next events.
+/// Reads the next events and returns their names.
 async fn names(events: &mut Events, count: usize) -> Vec<&'static str> {
     let mut names = Vec::new();
     for _ in 0..count {
-        names.push(next(events).await.expect("goes on").name());
+        names.push(next(events).await.expect("an event").name());
     }
     names
 }
 
 #[tokio::test]
-async fn what_happens_to_a_pool_is_told_as_it_happens() {
+async fn each_change_of_a_pool_is_an_event() {
     let server = Server::in_memory(&[]);
     let client = client(&server);
     let policy = PolicyRequest {
@@ -49,13 +49,13 @@ async fn what_happens_to_a_pool_is_told_as_it_happens() {
     let mut events = client.events("ci", None).await.unwrap();
     let Some(Event::Resync(resync)) = next(&mut events).await else { panic!("resync") };
     assert_eq!((resync.pool.as_str(), resync.total), ("ci", 0));
-    let made = client.generate("ci", &keys(1)).await.unwrap().keys;
+    let generated = client.generate("ci", &keys(1)).await.unwrap().keys;
     let Some(Event::Generated(KeysAdded { count: 1, key_ids, expires_at, .. })) =
         next(&mut events).await
     else {
         panic!("generated")
     };
-    assert_eq!((&key_ids[0], expires_at), (&made[0].id, made[0].expires_at));
+    assert_eq!((&key_ids[0], expires_at), (&generated[0].id, generated[0].expires_at));
     let request = AcquireRequest {
         ttl_seconds: Some(Seconds::from_ms(5_000)),
         holder: Some("job \"7\" \\ ü".into()),
@@ -68,9 +68,9 @@ async fn what_happens_to_a_pool_is_told_as_it_happens() {
         (granted.fencing_token, granted.expires_at, granted.at),
         (lease.fencing_token, lease.expires_at, lease.granted_at)
     );
-    let longer = client.renew("ci", &lease.id, &keypeg_client::RenewRequest::default()).await;
+    let renewal = client.renew("ci", &lease.id, &keypeg_client::RenewRequest::default()).await;
     let Some(Event::Renewed(renewed)) = next(&mut events).await else { panic!("renewed") };
-    assert_eq!(renewed.expires_at, longer.unwrap().expires_at);
+    assert_eq!(renewed.expires_at, renewal.unwrap().expires_at);
     client.release("ci", &lease.id).await.unwrap();
     let Some(Event::Released(released)) = next(&mut events).await else { panic!("released") };
     assert_eq!((released.state, released.rests_until), (KeyState::Available, None));
@@ -87,7 +87,7 @@ async fn what_happens_to_a_pool_is_told_as_it_happens() {
 }
 
 #[tokio::test]
-async fn what_time_ends_is_told_without_anybody_asking() {
+async fn expiry_and_purge_are_events_without_any_request() {
     let server = Server::in_memory(&[]);
     let client = client(&server);
     let short = Some(Seconds::from_ms(50));
@@ -102,13 +102,13 @@ async fn what_time_ends_is_told_without_anybody_asking() {
     assert_eq!(names(&mut events, 1).await, ["resync"]);
     client.generate("ci", &keys(1)).await.unwrap();
     client.acquire("ci", &AcquireRequest::default()).await.unwrap();
-    let told = names(&mut events, 5).await;
-    assert_eq!(told, ["generated", "granted", "expired", "restored", "purged"]);
+    let found = names(&mut events, 5).await;
+    assert_eq!(found, ["generated", "granted", "expired", "restored", "purged"]);
 }
 
-/// The lines of one raw stream.
-fn raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
-    // A small window, so that what is not read stays with the server.
+/// Opens an event stream of the default pool and returns it unparsed.
+fn open_raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
+    // A small receive buffer, so that unread events stay with the server.
     let address = server.addr();
     let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     sockopt::set_socket_recv_buffer_size(&socket, 4_096).unwrap();
@@ -120,25 +120,28 @@ fn raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
     BufReader::new(stream)
 }
 
-/// Reads lines up to one that has this in it.
+/// Reads lines up to one that contains `what`; fails at the end of the stream or a comment line.
 #[track_caller]
 fn until(stream: &mut BufReader<TcpStream>, what: &str) -> String {
     let mut text = String::new();
     while !text.lines().next_back().is_some_and(|line| line.contains(what)) {
         let len = stream.read_line(&mut text).unwrap();
-        assert!(len > 0 && !text.ends_with("\n:\n"), "no {what}, but its end or silence: {text}");
+        assert!(
+            len > 0 && !text.ends_with("\n:\n"),
+            "the end or a comment line instead of {what}: {text}"
+        );
     }
     text
 }
 
 #[test]
-fn a_stream_is_written_as_the_standard_has_it_and_tells_no_secret() {
+fn a_stream_follows_the_sse_standard_and_contains_no_secret() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
-    let mut stream = raw(&server, "last-event-id: \u{e9}\r\n");
+    let mut stream = open_raw(&server, "last-event-id: \u{e9}\r\n");
     until(&mut stream, "resync");
-    let values: Vec<_> = (0..3).map(|at| format!("brought-in-{at}")).collect();
-    let made = client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let values: Vec<_> = (0..3).map(|index| format!("imported-{index}")).collect();
+    let generated = client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
     client.send("POST /v1/pools/default/keys", &json!({ "values": values })).is(201, &json!({}));
     let mut leases = Vec::new();
     for _ in 0..4 {
@@ -155,21 +158,21 @@ fn a_stream_is_written_as_the_standard_has_it_and_tells_no_secret() {
     }
     client.send("PUT /v1/pools/default", &json!({ "rest_seconds": 1 })).is(200, &json!({}));
     until(&mut stream, "event: policy");
-    let again = &mut raw(&server, "");
-    let head = until(again, "retry");
+    let second = &mut open_raw(&server, "");
+    let head = until(second, "retry");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     for header in ["content-type: text/event-stream", "cache-control: no-store"] {
         assert!(head.contains(header), "{head}");
     }
-    let from =
-        until(again, "data").lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
-    let run = from.unwrap();
-    // All that was told since the first event, once more.
-    let id = format!("last-event-id: {}-1\r\n", run.rsplit_once('-').unwrap().0);
-    let mut all = raw(&server, &id);
+    let first_id =
+        until(second, "data").lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
+    let first_id = first_id.unwrap();
+    // Every event after the first one again.
+    let id = format!("last-event-id: {}-1\r\n", first_id.rsplit_once('-').unwrap().0);
+    let mut all = open_raw(&server, &id);
     let text = until(&mut all, "rest_seconds");
     let values = values.iter().map(String::as_str);
-    let secret = made["keys"][0]["key"].as_str().unwrap();
+    let secret = generated["keys"][0]["key"].as_str().unwrap();
     for hidden in values.chain([secret]).chain(leases.iter().map(String::as_str)) {
         assert!(!text.contains(hidden), "{hidden} in {text}");
     }
@@ -179,7 +182,7 @@ fn a_stream_is_written_as_the_standard_has_it_and_tells_no_secret() {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_is_told_exactly_what_it_missed() {
+async fn a_subscriber_that_reconnects_gets_exactly_the_events_it_missed() {
     let server = Server::in_memory(&[]);
     let client = client(&server);
     let mut events = client.events("default", None).await.unwrap();
@@ -207,7 +210,7 @@ async fn a_client_that_comes_back_is_told_exactly_what_it_missed() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_the_stream_and_the_next_start_tells_the_counts() {
+async fn a_stop_ends_the_stream_and_the_next_start_sends_the_counts() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     let first = client(&server);
@@ -217,8 +220,8 @@ async fn a_stop_ends_the_stream_and_the_next_start_tells_the_counts() {
     first.acquire("default", &AcquireRequest::default()).await.unwrap();
     assert_eq!(names(&mut events, 2).await, ["generated", "granted"]);
     let id = events.last_id().unwrap().to_owned();
-    assert_eq!(server.terminate().code(), Some(0), "a stream does not hold a stop up");
-    assert_eq!(next(&mut events).await, None, "it came to its end and was not cut off");
+    assert_eq!(server.terminate().code(), Some(0), "a stream does not delay a stop");
+    assert_eq!(next(&mut events).await, None, "the stream ended and was not cut off");
     let server = Server::on(&dir, &[]);
     let mut events = client(&server).events("default", Some(&id)).await.unwrap();
     let Some(Event::Resync(resync)) = next(&mut events).await else { panic!("resync") };
@@ -226,17 +229,17 @@ async fn a_stop_ends_the_stream_and_the_next_start_tells_the_counts() {
 }
 
 #[tokio::test]
-#[expect(clippy::wildcard_enum_match_arm, reason = "no other event is to be told here")]
-async fn a_reader_that_never_reads_holds_nobody_up_and_resumes_with_the_counts() {
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other event may occur here")]
+async fn a_subscriber_that_does_not_read_delays_no_other_and_resumes_with_the_counts() {
     const GRANTS: usize = 12_000;
     let server = Server::in_memory(&[]);
     let client = client(&server);
     client.generate("default", &keys(100)).await.unwrap();
-    let mut stuck = raw(&server, "");
+    let mut stuck = open_raw(&server, "");
     until(&mut stuck, "resync");
     let mut reader = client.events("default", None).await.unwrap();
     assert_eq!(names(&mut reader, 1).await, ["resync"]);
-    let work = (0..20).map(|_| {
+    let tasks = (0..20).map(|_| {
         let client = client.clone();
         tokio::spawn(async move {
             for _ in 0..GRANTS / 20 {
@@ -249,27 +252,27 @@ async fn a_reader_that_never_reads_holds_nobody_up_and_resumes_with_the_counts()
             }
         })
     });
-    let work: Vec<_> = work.collect();
+    let tasks: Vec<_> = tasks.collect();
     let mut granted = 0;
     while granted < GRANTS {
-        match next(&mut reader).await.expect("goes on") {
+        match next(&mut reader).await.expect("an event") {
             Event::Granted(_) => granted += 1,
             Event::Released(_) => {}
-            other => panic!("who keeps up misses nothing: {}", other.name()),
+            other => panic!("a subscriber that keeps up misses nothing: {}", other.name()),
         }
     }
-    for each in work {
-        each.await.unwrap();
+    for task in tasks {
+        task.await.unwrap();
     }
-    // What the kernel held of it, and then that not all was there.
+    // First the events that the kernel buffered, then a resync for the missed ones.
     let text = until(&mut stuck, "event: resync");
     assert!(text.matches("event: granted").count() < GRANTS);
     let data = until(&mut stuck, "data: ");
     assert!(data.contains("\"available\":100,\"leased\":0"), "{data}");
     drop(stuck);
     drop(reader);
-    // A client's connections end on its own runtime, so that must not be blocked meanwhile.
-    let gone = async {
+    // A client's connections end on its own runtime, which must not be blocked meanwhile.
+    let unsubscribed = async {
         loop {
             let metrics = client.metrics().await.unwrap();
             if metrics.contains("\nkeypeg_followers 0\n") {
@@ -278,15 +281,15 @@ async fn a_reader_that_never_reads_holds_nobody_up_and_resumes_with_the_counts()
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let metrics = tokio::time::timeout(PATIENCE, gone).await.expect("nobody follows");
+    let metrics = tokio::time::timeout(PATIENCE, unsubscribed).await.expect("no subscriber");
     assert!(metrics.contains("\nkeypeg_resyncs_total 3\n"), "{metrics}");
     let line = metrics.lines().find_map(|line| line.strip_prefix("keypeg_events_total "));
-    let told: usize = line.unwrap().parse().unwrap();
-    assert!((2 * GRANTS..4 * GRANTS).contains(&told), "{told} told to two");
+    let sent: usize = line.unwrap().parse().unwrap();
+    assert!((2 * GRANTS..4 * GRANTS).contains(&sent), "{sent} events to two subscribers");
 }
 
 #[tokio::test]
-async fn what_cannot_be_followed_is_refused_before_a_stream_begins() {
+async fn an_invalid_subscription_is_refused_before_a_stream_begins() {
     let server = Server::in_memory(&[]);
     let refused = client(&server).events("nope", None).await.unwrap_err();
     assert_eq!(refused.problem().map(|problem| problem.code), Some(Code::UnknownPool));
@@ -298,15 +301,15 @@ async fn what_cannot_be_followed_is_refused_before_a_stream_begins() {
     let head = client.ask("HEAD /v1/pools/default/events");
     assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
     assert_eq!(client.ask("HEAD /v1/pools/nope/events").status, 404);
-    let all: Vec<_> = (0..1_000).map(|_| raw(&server, "")).collect();
-    eventually("a thousand follow", || {
+    let all: Vec<_> = (0..1_000).map(|_| open_raw(&server, "")).collect();
+    eventually("a thousand subscribers", || {
         client.ask("GET /metrics").body.contains("\nkeypeg_followers 1000\n").then_some(())
     });
     let problem = client.ask("GET /v1/pools/default/events");
     assert_eq!(problem.header("retry-after"), Some("1"));
     problem.problem(503, "overloaded");
     drop(all);
-    eventually("all have left", || {
+    eventually("no subscriber", || {
         client.ask("GET /metrics").body.contains("\nkeypeg_followers 0\n").then_some(())
     });
 }

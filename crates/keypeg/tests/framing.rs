@@ -1,4 +1,4 @@
-//! Raw bytes: heads that can be read in two ways, and bodies that are not what they should be.
+//! HTTP framing, byte for byte: ambiguous heads, malformed bodies, and limits on both.
 
 use crate::support::{Server, eventually};
 use serde_json::json;
@@ -6,10 +6,10 @@ use serde_json::json;
 const KEYS: &str = "/v1/pools/default/keys";
 
 #[test]
-fn a_head_that_can_be_read_in_two_ways_is_refused_and_the_connection_ended() {
+fn an_ambiguous_head_is_refused_and_the_connection_closed() {
     let server = Server::in_memory(&[]);
     let chunked = "5\r\n{}   \r\n0\r\n\r\n";
-    for (why, request) in [
+    for (name, request) in [
         ("no Host", "POST /keys HTTP/1.1\r\n\r\n".into()),
         ("two Hosts", "POST /keys HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into()),
         ("no host in Host", "POST /keys HTTP/1.1\r\nHost: a b/c@d\r\n\r\n".into()),
@@ -34,17 +34,17 @@ fn a_head_that_can_be_read_in_two_ways_is_refused_and_the_connection_ended() {
     ] {
         let client = &mut server.client();
         let answer = client.raw(request.as_bytes()).unwrap();
-        assert_eq!(answer.header("connection"), Some("close"), "{why}");
+        assert_eq!(answer.header("connection"), Some("close"), "{name}");
         let problem = answer.problem(400, "malformed");
-        assert_eq!(problem["outcome"], "not_applied", "{why}");
+        assert_eq!(problem["outcome"], "not_applied", "{name}");
     }
     server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 0 }));
 }
 
-/// hyper drops every Content-Length beside a Transfer-Encoding, readable or not, and takes any
-/// list of encodings that ends in chunked: these were once answered 201.
+/// Regression: hyper drops every Content-Length beside a Transfer-Encoding, valid or not, and accepts
+/// any list of encodings that ends in chunked, so that these requests got 201.
 #[test]
-fn a_transfer_encoding_is_chunked_once_and_beside_no_content_length_at_all() {
+fn a_transfer_encoding_is_chunked_once_and_without_a_content_length() {
     let server = Server::in_memory(&[]);
     for headers in [
         "Transfer-Encoding: chunked\r\nContent-Length: x",
@@ -65,7 +65,7 @@ fn a_transfer_encoding_is_chunked_once_and_beside_no_content_length_at_all() {
 }
 
 #[test]
-fn both_lengths_are_noticed_behind_other_requests_on_one_connection() {
+fn both_lengths_are_refused_also_behind_other_requests_on_a_connection() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let plain = format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
@@ -80,9 +80,9 @@ fn both_lengths_are_noticed_behind_other_requests_on_one_connection() {
     server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 2 }));
 }
 
-/// hyper's `pipeline_flush` would keep these answers back.
+/// hyper's `pipeline_flush` would delay these answers.
 #[test]
-fn an_answer_does_not_wait_for_what_follows_its_request() {
+fn an_answer_does_not_wait_for_the_bytes_behind_its_request() {
     let server = Server::in_memory(&[]);
     let plain = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for more in ["\r\n", "GET /li", plain] {
@@ -92,11 +92,11 @@ fn an_answer_does_not_wait_for_what_follows_its_request() {
     }
 }
 
-/// hyper's own refusals were bare: no body, no request id.
+/// Regression: hyper's own refusals had no body and no request id.
 #[test]
-fn heads_that_are_no_http_are_refused_by_the_parser() {
+fn malformed_heads_are_refused_with_a_problem() {
     let server = Server::in_memory(&[]);
-    for (why, request, status) in [
+    for (name, request, status) in [
         ("no version", "GET /livez\r\n\r\n".to_owned(), 400),
         ("a space before the colon", "GET /livez HTTP/1.1\r\nHost : a\r\n\r\n".into(), 400),
         ("a folded header", "GET /livez HTTP/1.1\r\nHost: localhost\r\n b\r\n\r\n".into(), 400),
@@ -108,7 +108,7 @@ fn heads_that_are_no_http_are_refused_by_the_parser() {
             400,
         ),
         (
-            "a length that is no number",
+            "a length that is not a number",
             format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: +2\r\n\r\n{{}}"),
             400,
         ),
@@ -127,15 +127,15 @@ fn heads_that_are_no_http_are_refused_by_the_parser() {
         let client = &mut server.client();
         let answer = client.raw(request.as_bytes()).unwrap();
         let code = if status == 400 { "malformed" } else { "too_large" };
-        assert_eq!(answer.header("connection"), Some("close"), "{why}");
-        assert!(answer.header("date").is_some(), "{why}");
-        assert_eq!(answer.problem(status, code)["outcome"], "not_applied", "{why}");
-        assert!(client.is_closed(), "{why}");
+        assert_eq!(answer.header("connection"), Some("close"), "{name}");
+        assert!(answer.header("date").is_some(), "{name}");
+        assert_eq!(answer.problem(status, code)["outcome"], "not_applied", "{name}");
+        assert!(client.is_closed(), "{name}");
     }
 }
 
 #[test]
-fn http_1_0_and_chunked_bodies_are_understood() {
+fn http_1_0_and_chunked_bodies_are_supported() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.raw(b"GET /livez HTTP/1.0\r\n\r\n").unwrap().is(200, &json!({ "status": "live" }));
@@ -148,7 +148,7 @@ fn http_1_0_and_chunked_bodies_are_understood() {
 }
 
 #[test]
-fn a_body_is_one_json_object_and_nothing_else() {
+fn a_body_is_exactly_one_json_object() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let deep = format!("{{\"count\":{}1{}}}", "[".repeat(200), "]".repeat(200));
@@ -189,7 +189,7 @@ fn a_body_is_one_json_object_and_nothing_else() {
 }
 
 #[test]
-fn a_body_says_that_it_is_json_unless_it_is_empty() {
+fn a_body_that_is_not_empty_needs_the_content_type_json() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let post = format!("POST {KEYS}");
@@ -210,7 +210,7 @@ fn a_body_says_that_it_is_json_unless_it_is_empty() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
+fn a_body_that_is_too_large_is_refused_by_its_length_and_while_it_arrives() {
     let server = Server::in_memory(&[]);
     let keep = "/v1/pools/default/keepalive";
     let head =
@@ -230,8 +230,8 @@ fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
 
     let client = &mut server.client();
     let all = "{\"all\":true}";
-    let blanks = " ".repeat(1_048_576 - all.len());
-    let fits = format!("{head}Content-Length: 1048576\r\n\r\n{all}{blanks}");
+    let spaces = " ".repeat(1_048_576 - all.len());
+    let fits = format!("{head}Content-Length: 1048576\r\n\r\n{all}{spaces}");
     client.raw(fits.as_bytes()).unwrap().is(200, &json!({ "kept": 0 }));
 
     let head =
@@ -244,40 +244,40 @@ fn a_body_that_is_too_large_is_refused_before_it_is_sent_and_while() {
     client.raw(fits.as_bytes()).unwrap().is(201, &json!({}));
 }
 
-/// Each body had its bound and all of them together had none: as many clients as may connect, each
-/// with a body that never ends, could take all memory there is.
+/// Regression: each body had a limit and all bodies together had none, so that the clients that may
+/// connect, each with an endless body, could use all memory.
 #[test]
-fn bodies_together_have_a_bound_that_small_ones_never_meet() {
+fn all_bodies_share_a_limit_that_does_not_apply_to_small_ones() {
     let server = Server::in_memory(&[]);
     let head = format!(
         "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: 1048576\r\n\r\n"
     );
-    let most = format!("{head}{}", " ".repeat(1_048_570));
-    let whole = format!("{most}  {{}}  ");
-    let answers = || server.client().raw(whole.as_bytes()).unwrap();
-    let mut holding = Vec::new();
-    let mut hold_one_more = || {
+    let unfinished = format!("{head}{}", " ".repeat(1_048_570));
+    let whole = format!("{unfinished}  {{}}  ");
+    let send_whole = || server.client().raw(whole.as_bytes()).unwrap();
+    let mut unfinished_clients = Vec::new();
+    let mut add_unfinished = || {
         let mut client = server.client();
-        client.write(most.as_bytes()).unwrap();
-        holding.push(client);
+        client.write(unfinished.as_bytes()).unwrap();
+        unfinished_clients.push(client);
     };
-    (0..128).for_each(|_| hold_one_more());
-    // Which of several that come at once is refused is nobody's to say.
-    let refused = eventually("no room", || {
-        hold_one_more();
-        Some(answers()).filter(|answer| answer.status == 503)
+    (0..128).for_each(|_| add_unfinished());
+    // It is not specified which of several concurrent requests is refused.
+    let refused = eventually("the limit is reached", || {
+        add_unfinished();
+        Some(send_whole()).filter(|answer| answer.status == 503)
     });
     assert_eq!(refused.header("retry-after"), Some("1"));
     refused.problem(503, "overloaded");
     let small = json!({ "count": 2 });
     server.client().send(&format!("POST {KEYS}"), &small).is(201, &json!({}));
-    drop(holding);
-    eventually("room again", || (answers().status == 201).then_some(()));
+    drop(unfinished_clients);
+    eventually("memory is free again", || (send_whole().status == 201).then_some(()));
 }
 
 #[test]
-fn an_error_repeats_no_more_of_a_request_than_a_name() {
+fn an_error_repeats_at_most_a_shortened_field_name() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let answer = client.send(&format!("POST {KEYS}"), &json!({ "ä".repeat(10_000): 1 }));

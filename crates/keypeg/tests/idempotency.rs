@@ -1,5 +1,5 @@
-//! `Idempotency-Key` over HTTP: asked again, the answer is the same to the last byte that does not
-//! tell of time, and nothing happens twice.
+//! `Idempotency-Key` over HTTP: a repeated request gets the stored answer, equal in all but the fields
+//! that count seconds, and is not applied twice.
 
 use crate::support::{Answer, Client, Server, TempDir, eventually};
 use keypeg_client::{AcquireRequest, Code, GenerateRequest};
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 const KEYS: &str = "/v1/pools/default/keys";
 const LEASES: &str = "/v1/pools/default/leases";
 
-fn once(client: &mut Client, path: &str, key: &str, body: &str) -> Answer {
+fn post(client: &mut Client, path: &str, key: &str, body: &str) -> Answer {
     let headers = [("Idempotency-Key", key), ("content-type", "application/json")];
     client.try_send(&format!("POST {path}"), &headers, body).unwrap()
 }
 
-/// An answer without what is told anew.
-fn lasting(answer: &Answer) -> Value {
+/// Returns status and body without the fields that a redelivered answer computes again.
+fn stable_part(answer: &Answer) -> Value {
     let mut body: Value = serde_json::from_str(&answer.body).unwrap();
     if let Some(fields) = body.as_object_mut() {
         fields.remove("expires_in_seconds");
@@ -24,14 +24,15 @@ fn lasting(answer: &Answer) -> Value {
 }
 
 #[test]
-fn asked_again_the_answer_is_the_same_over_a_restart_too() {
+fn a_repeated_request_gets_the_same_answer_also_after_a_restart() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     let mut client = server.client();
-    let made = lasting(&once(&mut client, KEYS, "make", "{\"count\":3}"));
-    let imported = lasting(&once(&mut client, KEYS, "bring", "{\"values\":[\"one\",\"two\"]}"));
+    let generated = stable_part(&post(&mut client, KEYS, "generate", "{\"count\":3}"));
+    let imported =
+        stable_part(&post(&mut client, KEYS, "import", "{\"values\":[\"one\",\"two\"]}"));
     let body = "{\"ttl_seconds\":60,\"holder\":\"job-7\"}";
-    let lent = lasting(&once(&mut client, LEASES, "lend", body));
+    let granted = stable_part(&post(&mut client, LEASES, "acquire", body));
     for start in 0..3 {
         if start > 0 {
             server.kill();
@@ -39,55 +40,55 @@ fn asked_again_the_answer_is_the_same_over_a_restart_too() {
             client = server.client();
         }
         let client = &mut client;
-        assert_eq!(lasting(&once(client, KEYS, "make", " { \"count\" : 3 } ")), made);
+        assert_eq!(stable_part(&post(client, KEYS, "generate", " { \"count\" : 3 } ")), generated);
         assert_eq!(
-            lasting(&once(client, KEYS, "bring", "{\"values\":[\"one\",\"two\"]}")),
+            stable_part(&post(client, KEYS, "import", "{\"values\":[\"one\",\"two\"]}")),
             imported
         );
         let other_order = "{\"holder\":\"job-7\", \"ttl_seconds\":60}";
-        assert_eq!(lasting(&once(client, LEASES, "lend", other_order)), lent);
+        assert_eq!(stable_part(&post(client, LEASES, "acquire", other_order)), granted);
         client.ask("GET /v1/pools/default").is(200, &json!({ "total": 5, "leased": 1 }));
     }
     let client = &mut client;
-    let lease = lent[1]["id"].as_str().unwrap();
+    let lease = granted[1]["id"].as_str().unwrap();
     client.ask(&format!("POST {LEASES}/{lease}/release")).is(204, &Value::Null);
-    once(client, LEASES, "lend", body).problem(410, "lease_ended");
-    let key = made[1]["keys"][1]["id"].as_str().unwrap();
+    post(client, LEASES, "acquire", body).problem(410, "lease_ended");
+    let key = generated[1]["keys"][1]["id"].as_str().unwrap();
     client.ask(&format!("DELETE {KEYS}/{key}")).is(204, &Value::Null);
-    once(client, KEYS, "make", "{\"count\":3}").problem(410, "keys_gone");
+    post(client, KEYS, "generate", "{\"count\":3}").problem(410, "keys_gone");
 }
 
 #[test]
-fn a_key_is_tied_to_its_route_its_pool_and_its_body() {
+fn a_key_belongs_to_its_route_its_pool_and_its_body() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.send("PUT /v1/pools/ci", &json!({})).is(201, &json!({}));
-    once(client, KEYS, "k", "{\"count\":2}").is(201, &json!({}));
-    once(client, "/v1/pools/ci/keys", "k", "{\"count\":2}").is(201, &json!({}));
-    once(client, LEASES, "k", "").is(201, &json!({}));
+    post(client, KEYS, "k", "{\"count\":2}").is(201, &json!({}));
+    post(client, "/v1/pools/ci/keys", "k", "{\"count\":2}").is(201, &json!({}));
+    post(client, LEASES, "k", "").is(201, &json!({}));
     client.ask("GET /v1/pools/default").is(200, &json!({ "total": 2, "leased": 1 }));
     for body in ["{\"count\":3}", "", "{\"values\":[\"v\"]}"] {
-        let problem = once(client, KEYS, "k", body).problem(422, "idempotency_mismatch");
+        let problem = post(client, KEYS, "k", body).problem(422, "idempotency_mismatch");
         assert_eq!(problem["outcome"], "not_applied");
     }
-    once(client, LEASES, "k", "{\"ttl_seconds\":5}").problem(422, "idempotency_mismatch");
-    // What is wrong in itself is told as such.
-    once(client, KEYS, "k", "{\"count\":0}").problem(422, "invalid");
-    once(client, "/v1/pools/nope/keys", "k", "{\"count\":2}").problem(404, "unknown_pool");
+    post(client, LEASES, "k", "{\"ttl_seconds\":5}").problem(422, "idempotency_mismatch");
+    // An invalid request is refused as invalid, whatever its key.
+    post(client, KEYS, "k", "{\"count\":0}").problem(422, "invalid");
+    post(client, "/v1/pools/nope/keys", "k", "{\"count\":2}").problem(404, "unknown_pool");
     client.ask("GET /v1/pools/default").is(200, &json!({ "total": 2, "leased": 1 }));
 }
 
 #[test]
-fn a_key_is_1_to_128_visible_characters_once() {
+fn a_key_is_1_to_128_visible_characters_in_one_header() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let (longest, too_long) = ("k".repeat(128), "k".repeat(129));
     for good in ["k", "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"", &longest, "!~"] {
-        once(client, KEYS, good, "").is(201, &json!({}));
+        post(client, KEYS, good, "").is(201, &json!({}));
     }
     for path in [KEYS, LEASES] {
         for bad in ["", &too_long, "a b", "ä", "a\tb"] {
-            let problem = once(client, path, bad, "").problem(422, "invalid");
+            let problem = post(client, path, bad, "").problem(422, "invalid");
             assert_eq!(problem["field"], "Idempotency-Key", "{bad:?}");
         }
         let twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "a")];
@@ -98,12 +99,12 @@ fn a_key_is_1_to_128_visible_characters_once() {
 }
 
 #[test]
-fn a_repeat_takes_the_place_of_what_still_waits() {
+fn a_repeated_request_replaces_the_one_that_still_waits() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let waiting = |count: u64| {
         let client = &mut server.client();
-        eventually("so many wait", || {
+        eventually("the number of waiters", || {
             let pool = client.ask("GET /v1/pools/default").json();
             (pool["waiting"] == count).then_some(())
         });
@@ -119,19 +120,19 @@ fn a_repeat_takes_the_place_of_what_still_waits() {
     let mut second = send("other");
     waiting(2);
     let mut repeat = send("k");
-    let told = first.read(false).unwrap();
-    told.problem(409, "taken_over");
+    let replaced = first.read(false).unwrap();
+    replaced.problem(409, "taken_over");
     waiting(2);
     client.ask(&format!("POST {KEYS}")).is(201, &json!({}));
     let grant = repeat.read(false).unwrap().is(201, &json!({}));
     assert!(grant["waited_seconds"].as_f64().unwrap() < 60.0, "{grant}");
     client.ask(&format!("POST {KEYS}")).is(201, &json!({}));
     second.read(false).unwrap().is(201, &json!({}));
-    once(client, LEASES, "k", "").is(201, &json!({ "id": grant["id"], "waited_seconds": 0 }));
+    post(client, LEASES, "k", "").is(201, &json!({ "id": grant["id"], "waited_seconds": 0 }));
 }
 
 #[tokio::test]
-async fn the_client_asks_once_what_it_is_told_to_ask_once() {
+async fn the_client_library_sends_the_key_it_is_given() {
     let server = Server::in_memory(&[]);
     let client = keypeg_client::Client::new(&format!("http://{}", server.addr())).unwrap();
     let two = GenerateRequest { count: Some(2), ..GenerateRequest::default() };

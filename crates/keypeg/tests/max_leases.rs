@@ -1,4 +1,4 @@
-//! How many leases a token may have: refused over it, and room again at every end, at once.
+//! `max_leases` of a token: an acquire beyond it is refused, and each end of a lease makes room at once.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Answer, Client, Server, TempDir, eventually};
@@ -17,14 +17,14 @@ fn acquire(server: &Server, token: &str, pool: &str, body: &Value) -> Answer {
 }
 
 #[track_caller]
-fn granted(server: &Server, token: &str) -> String {
+fn grant(server: &Server, token: &str) -> String {
     let lease = acquire(server, token, "default", &json!({}));
     assert_eq!(lease.status, 201, "{lease:?}");
     lease.text("id")
 }
 
 #[track_caller]
-fn is_full(answer: Answer, max: u64) {
+fn assert_full(answer: Answer, max: u64) {
     assert_eq!(answer.header("retry-after"), Some("1"));
     let problem = answer.problem(429, "rate_limited");
     assert_eq!((&problem["max"], &problem["outcome"]), (&json!(max), &json!("not_applied")));
@@ -36,12 +36,12 @@ fn release(server: &Server, token: &str, lease: &str) {
     assert_eq!(server.client().with(token, &request).status, 204);
 }
 
-/// A server's tokens: one that may do everything, and one with so many leases.
+/// Creates two tokens: one with every permission, and one with at most `max` leases.
 fn tokens(max: &str) -> (Tokens, String, String) {
     let tokens = Tokens::new();
     let admin = tokens.add("admin", "*", &["admin"], &[]);
-    let few = tokens.add("few", "*", &["lend"], &["--max-leases", max]);
-    (tokens, admin, few)
+    let limited = tokens.add("limited", "*", &["lend"], &["--max-leases", max]);
+    (tokens, admin, limited)
 }
 
 fn start(tokens: &Tokens) -> Server {
@@ -49,14 +49,14 @@ fn start(tokens: &Tokens) -> Server {
 }
 
 fn fill(server: &Server, admin: &str, pool: &str, count: u64) {
-    let made = format!("POST /v1/pools/{pool}/keys");
-    send(&mut server.client(), admin, &made, &json!({ "count": count })).is(201, &json!({}));
+    let generate = format!("POST /v1/pools/{pool}/keys");
+    send(&mut server.client(), admin, &generate, &json!({ "count": count })).is(201, &json!({}));
 }
 
-/// Over all pools and faces together; what others have is theirs.
+/// The limit is over all pools and all three APIs; leases of other tokens do not count.
 #[test]
-fn a_token_has_as_many_leases_as_it_may() {
-    let (tokens, admin, few) = tokens("3");
+fn a_token_holds_at_most_max_leases() {
+    let (tokens, admin, limited) = tokens("3");
     let dir = TempDir::new();
     let log = dir.path().join("audit");
     let [flag, file] = tokens.args();
@@ -65,173 +65,173 @@ fn a_token_has_as_many_leases_as_it_may() {
     client.with(&admin, "PUT /v1/pools/ci").is(201, &json!({}));
     fill(&server, &admin, "default", 20);
     fill(&server, &admin, "ci", 2);
-    let lease = granted(&server, &few);
-    acquire(&server, &few, "ci", &json!({})).is(201, &json!({}));
-    client.with(&few, "GET /keys").is(200, &json!({}));
+    let lease = grant(&server, &limited);
+    acquire(&server, &limited, "ci", &json!({})).is(201, &json!({}));
+    client.with(&limited, "GET /keys").is(200, &json!({}));
     for pool in ["default", "ci"] {
-        is_full(acquire(&server, &few, pool, &json!({})), 3);
-        is_full(acquire(&server, &few, pool, &json!({ "wait_seconds": 300 })), 3);
+        assert_full(acquire(&server, &limited, pool, &json!({})), 3);
+        assert_full(acquire(&server, &limited, pool, &json!({ "wait_seconds": 300 })), 3);
     }
-    is_full(client.with(&few, "GET /keys"), 3);
-    is_full(client.with(&few, "GET /api/v1/random_api_key/"), 3);
-    acquire(&server, &few, "nope", &json!({})).problem(404, "unknown_pool");
-    acquire(&server, &few, "ci", &json!({ "ttl_seconds": 61 })).problem(422, "invalid");
+    assert_full(client.with(&limited, "GET /keys"), 3);
+    assert_full(client.with(&limited, "GET /api/v1/random_api_key/"), 3);
+    acquire(&server, &limited, "nope", &json!({})).problem(404, "unknown_pool");
+    acquire(&server, &limited, "ci", &json!({ "ttl_seconds": 61 })).problem(422, "invalid");
     for _ in 0..5 {
-        granted(&server, &admin);
+        grant(&server, &admin);
     }
     let renew = format!("POST {POOL}/leases/{lease}/renew");
-    assert_eq!(client.with(&few, &renew).status, 409, "what runs is not touched");
-    release(&server, &few, &lease);
-    granted(&server, &few);
-    is_full(acquire(&server, &few, "ci", &json!({})), 3);
+    assert_eq!(client.with(&limited, &renew).status, 409, "a running lease is not affected");
+    release(&server, &limited, &lease);
+    grant(&server, &limited);
+    assert_full(acquire(&server, &limited, "ci", &json!({})), 3);
     client.with(&admin, "DELETE /v1/pools/ci").is(204, &Value::Null);
-    granted(&server, &few);
-    is_full(acquire(&server, &few, "default", &json!({})), 3);
+    grant(&server, &limited);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 3);
     let metrics = client.with(&admin, "GET /metrics").body;
     let refused = "keypeg_refusals_total{code=\"rate_limited\"} ";
     let refused = metrics.lines().find_map(|line| line.strip_prefix(refused)).unwrap();
     assert!(refused.parse::<u64>().unwrap() >= 8, "{refused}");
     server.terminate();
-    let told = std::fs::read_to_string(log).unwrap();
-    let refused = told.lines().filter(|line| {
-        line.contains("\"token\":\"few\"") && line.contains("\"code\":\"rate_limited\"")
+    let audit_log = std::fs::read_to_string(log).unwrap();
+    let refused = audit_log.lines().filter(|line| {
+        line.contains("\"token\":\"limited\"") && line.contains("\"code\":\"rate_limited\"")
     });
-    assert_eq!(refused.count(), 8, "{told}");
+    assert_eq!(refused.count(), 8, "{audit_log}");
 }
 
 #[test]
-fn a_lease_that_ends_by_itself_makes_room() {
-    let (tokens, admin, few) = tokens("2");
+fn an_expired_lease_makes_room() {
+    let (tokens, admin, limited) = tokens("2");
     let server = start(&tokens);
     fill(&server, &admin, "default", 5);
     for _ in 0..2 {
-        let brief = json!({ "ttl_seconds": 0.2 });
-        acquire(&server, &few, "default", &brief).is(201, &json!({}));
+        let body = json!({ "ttl_seconds": 0.2 });
+        acquire(&server, &limited, "default", &body).is(201, &json!({}));
     }
-    eventually("room", || {
-        let again = acquire(&server, &few, "default", &json!({}));
+    eventually("a free lease", || {
+        let again = acquire(&server, &limited, "default", &json!({}));
         (again.status == 201).then_some(()).or_else(|| {
-            is_full(again, 2);
+            assert_full(again, 2);
             None
         })
     });
-    // A key that is deleted takes its lease along.
+    // Deleting a key ends its lease.
     let keys = server.client().with(&admin, &format!("GET {POOL}/keys?state=leased")).json();
     for key in keys["keys"].as_array().unwrap() {
         let id = key["id"].as_str().unwrap();
         let delete = format!("DELETE {POOL}/keys/{id}");
         server.client().with(&admin, &delete).is(204, &Value::Null);
     }
-    granted(&server, &few);
-    granted(&server, &few);
-    is_full(acquire(&server, &few, "default", &json!({})), 2);
+    grant(&server, &limited);
+    grant(&server, &limited);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
 }
 
 #[test]
-fn a_restart_forgets_no_lease_of_a_token() {
-    let (tokens, admin, few) = tokens("2");
+fn leases_of_a_token_count_after_a_restart() {
+    let (tokens, admin, limited) = tokens("2");
     let dir = TempDir::new();
     let args = tokens.args();
     let args = args.each_ref().map(String::as_str);
     let mut server = Server::on(&dir, &args);
     fill(&server, &admin, "default", 5);
-    let first = granted(&server, &few);
+    let first = grant(&server, &limited);
     server.kill();
     let mut server = Server::on(&dir, &args);
-    granted(&server, &few);
-    is_full(acquire(&server, &few, "default", &json!({})), 2);
+    grant(&server, &limited);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
     server.terminate();
     let server = Server::on(&dir, &args);
-    is_full(acquire(&server, &few, "default", &json!({})), 2);
-    release(&server, &few, &first);
-    granted(&server, &few);
-    is_full(acquire(&server, &few, "default", &json!({})), 2);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
+    release(&server, &limited, &first);
+    grant(&server, &limited);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
 }
 
-/// The bound is the file's; leases that run are counted whether or not there was one.
+/// The limit is the one in the file; running leases count whether or not there was a limit before.
 #[test]
-fn a_reload_changes_the_bound_and_ends_nothing() {
-    let (tokens, admin, few) = tokens("1");
+fn a_reload_changes_the_limit_and_ends_no_lease() {
+    let (tokens, admin, limited) = tokens("1");
     let server = start(&tokens);
-    // What is asked until the file is read anew takes some.
+    // The acquires until the reload take some of these keys.
     fill(&server, &admin, "default", 10_000);
-    let with = |max: &str| {
+    let set_limit = |max: &str| {
         let text = tokens.text();
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with("max_leases")).collect();
         tokens.replace(&format!("{}\n{max}\n", lines.join("\n")));
     };
-    let lease = granted(&server, &few);
-    is_full(acquire(&server, &few, "default", &json!({})), 1);
-    with("max_leases = 2");
+    let lease = grant(&server, &limited);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 1);
+    set_limit("max_leases = 2");
     eventually("one more", || {
-        (acquire(&server, &few, "default", &json!({})).status == 201).then_some(())
+        (acquire(&server, &limited, "default", &json!({})).status == 201).then_some(())
     });
-    is_full(acquire(&server, &few, "default", &json!({})), 2);
-    with("");
+    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
+    set_limit("");
     eventually("any number", || {
-        (acquire(&server, &few, "default", &json!({})).status == 201).then_some(())
+        (acquire(&server, &limited, "default", &json!({})).status == 201).then_some(())
     });
-    granted(&server, &few);
-    with("max_leases = 3");
+    grant(&server, &limited);
+    set_limit("max_leases = 3");
     let refused = eventually("too many", || {
-        let answer = acquire(&server, &few, "default", &json!({}));
+        let answer = acquire(&server, &limited, "default", &json!({}));
         (answer.status != 201).then_some(answer)
     });
-    is_full(refused, 3);
-    release(&server, &few, &lease);
-    is_full(acquire(&server, &few, "default", &json!({})), 3);
+    assert_full(refused, 3);
+    release(&server, &limited, &lease);
+    assert_full(acquire(&server, &limited, "default", &json!({})), 3);
 }
 
-/// Whoever waits has the lease already: no grant to somebody in line passes the bound.
+/// A waiter already counts as a lease, so that no grant from the wait queue exceeds the limit.
 #[test]
-fn who_waits_counts_as_a_lease() {
-    let (tokens, admin, few) = tokens("2");
+fn a_waiter_counts_as_a_lease() {
+    let (tokens, admin, limited) = tokens("2");
     let server = start(&tokens);
     fill(&server, &admin, "default", 1);
-    let held = granted(&server, &admin);
+    let held = grant(&server, &admin);
     let body = json!({ "wait_seconds": 300 }).to_string();
     let text = format!(
-        "POST {POOL}/leases HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {few}\r\n\
+        "POST {POOL}/leases HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {limited}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut waiting: Vec<_> = (0..2).map(|_| server.client()).collect();
-    for (at, client) in waiting.iter_mut().enumerate() {
+    for (index, client) in waiting.iter_mut().enumerate() {
         client.write(text.as_bytes()).unwrap();
         eventually("waits", || {
             let pool = server.client().with(&admin, &format!("GET {POOL}")).json();
-            (pool["waiting"] == at + 1).then_some(())
+            (pool["waiting"] == index + 1).then_some(())
         });
     }
-    is_full(acquire(&server, &few, "default", &json!({ "wait_seconds": 300 })), 2);
+    assert_full(acquire(&server, &limited, "default", &json!({ "wait_seconds": 300 })), 2);
     release(&server, &admin, &held);
     let lease = waiting.remove(0).read(false).unwrap().is(201, &json!({}));
-    is_full(acquire(&server, &few, "default", &json!({})), 2);
-    // Who hangs up waits no more.
+    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
+    // A client that disconnects is no longer a waiter.
     drop(waiting);
-    eventually("room", || {
-        let answer = acquire(&server, &few, "default", &json!({}));
+    eventually("a free lease", || {
+        let answer = acquire(&server, &limited, "default", &json!({}));
         (answer.status == 404).then_some(())
     });
-    release(&server, &few, lease["id"].as_str().unwrap());
-    granted(&server, &few);
+    release(&server, &limited, lease["id"].as_str().unwrap());
+    grant(&server, &limited);
 }
 
 #[test]
-fn what_was_answered_is_told_again_at_the_bound() {
-    let (tokens, admin, few) = tokens("1");
+fn a_stored_answer_is_redelivered_at_the_limit() {
+    let (tokens, admin, limited) = tokens("1");
     let server = start(&tokens);
     fill(&server, &admin, "default", 3);
-    let bearer = format!("Bearer {few}");
-    let once = |key: &str| {
+    let bearer = format!("Bearer {limited}");
+    let acquire_once = |key: &str| {
         let headers = [("authorization", &*bearer), ("idempotency-key", key)];
         server.client().try_send(&format!("POST {POOL}/leases"), &headers, "").unwrap()
     };
-    let first = once("a").is(201, &json!({}));
-    assert_eq!(once("a").is(201, &json!({}))["id"], first["id"]);
-    is_full(once("b"), 1);
-    release(&server, &few, first["id"].as_str().unwrap());
-    // The refusal was not remembered.
-    let second = once("b").is(201, &json!({}));
+    let first = acquire_once("a").is(201, &json!({}));
+    assert_eq!(acquire_once("a").is(201, &json!({}))["id"], first["id"]);
+    assert_full(acquire_once("b"), 1);
+    release(&server, &limited, first["id"].as_str().unwrap());
+    // A refusal is not stored.
+    let second = acquire_once("b").is(201, &json!({}));
     assert_ne!(second["id"], first["id"]);
 }

@@ -1,9 +1,9 @@
-//! `/metrics`: what was counted is what happened, and nothing a client said is in it.
+//! `/metrics`: the counters agree with the requests sent, and contain no text of a client.
 
 use crate::support::{Client, Server, TempDir};
 use serde_json::{Value, json};
 
-/// The value of one sample, by its name and labels as they are written.
+/// Returns the value of one sample, by its name and labels as written.
 #[track_caller]
 fn sample(client: &mut Client, name: &str) -> f64 {
     let answer = client.ask("GET /metrics");
@@ -20,7 +20,7 @@ fn check(client: &mut Client, samples: &[(&str, f64)]) {
 }
 
 #[test]
-fn what_happened_is_counted() {
+fn requests_keys_and_starts_are_counted() {
     let dir = TempDir::new();
     let mut server = Server::on(&dir, &[]);
     let client = &mut server.client();
@@ -60,19 +60,19 @@ fn what_happened_is_counted() {
 }
 
 #[test]
-fn the_text_is_open_metrics_and_tells_nothing_of_what_clients_said() {
+fn the_text_is_open_metrics_and_contains_no_text_of_a_client() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("PUT /v1/pools/hidden").is(201, &json!({}));
-    let made = client.ask("POST /v1/pools/hidden/keys").json();
+    let created = client.ask("POST /v1/pools/hidden/keys").json();
     client.send("POST /v1/pools/hidden/leases", &json!({ "holder": "hidden" })).is(201, &json!({}));
     client.ask("GET /hidden?api_key=hidden").problem(404, "not_found");
     let answer = client.ask("GET /metrics");
     let content_type = answer.header("content-type").unwrap();
     assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(answer.body.ends_with("# EOF\n"));
-    for said in ["hidden", made["keys"][0]["id"].as_str().unwrap()] {
-        assert!(!answer.body.contains(said), "{said}: {}", answer.body);
+    for text in ["hidden", created["keys"][0]["id"].as_str().unwrap()] {
+        assert!(!answer.body.contains(text), "{text}: {}", answer.body);
     }
     client.ask("POST /metrics").problem(405, "method_not_allowed");
 }

@@ -1,23 +1,23 @@
-//! The canonical API: how each wrong request is refused.
+//! The main API: how each kind of wrong request is refused.
 
 use crate::support::Server;
 use serde_json::{Value, json};
 
-const NOT_THERE: &str = "00000000000000000000000000";
+const UNKNOWN_ID: &str = "00000000000000000000000000";
 const REST: &str = "0, or 0.001..604800";
 const VALUES: &str = "an array of 1..10000 strings of 1..4096 bytes";
 
 #[test]
-fn every_wrong_field_is_named_with_what_it_may_be() {
+fn every_invalid_field_is_named_with_its_allowed_values() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
     let acquire = "POST /v1/pools/default/leases";
     let generate = "POST /v1/pools/default/keys";
     let put = "PUT /v1/pools/default";
-    let release = format!("POST /v1/pools/default/leases/{NOT_THERE}/release");
-    let renew = format!("POST /v1/pools/default/leases/{NOT_THERE}/renew");
-    let keep = format!("POST /v1/pools/default/keys/{NOT_THERE}/keepalive");
+    let release = format!("POST /v1/pools/default/leases/{UNKNOWN_ID}/release");
+    let renew = format!("POST /v1/pools/default/leases/{UNKNOWN_ID}/renew");
+    let keep = format!("POST /v1/pools/default/keys/{UNKNOWN_ID}/keepalive");
     for (request, body, field, allowed) in [
         (generate, json!({ "count": 0 }), "count", "1..10000"),
         (generate, json!({ "count": 10_001 }), "count", "1..10000"),
@@ -87,7 +87,7 @@ fn every_wrong_field_is_named_with_what_it_may_be() {
 }
 
 #[test]
-fn every_wrong_parameter_is_named() {
+fn every_invalid_parameter_is_named() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     for (query, field, allowed) in [
@@ -106,7 +106,7 @@ fn every_wrong_parameter_is_named() {
         let problem = answer.problem(422, "invalid");
         assert_eq!((&problem["field"], &problem["allowed"]), (&json!(field), &json!(allowed)));
     }
-    for cursor in ["", "x", NOT_THERE] {
+    for cursor in ["", "x", UNKNOWN_ID] {
         let answer = client.ask(&format!("GET /v1/pools/default/keys?cursor={cursor}"));
         answer.problem(400, "bad_cursor");
     }
@@ -116,7 +116,7 @@ fn every_wrong_parameter_is_named() {
 }
 
 #[test]
-fn the_pool_has_the_first_word_and_the_body_the_second() {
+fn an_unknown_pool_is_reported_before_an_invalid_body() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let json_type = [("content-type", "application/json")];
@@ -139,7 +139,7 @@ fn the_pool_has_the_first_word_and_the_body_the_second() {
             client.try_send(&request, &json_type, body).unwrap().problem(404, "unknown_pool");
         }
     }
-    for id in ["x", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ", NOT_THERE] {
+    for id in ["x", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ", UNKNOWN_ID] {
         let key = format!("/v1/pools/default/keys/{id}");
         client.ask(&format!("GET {key}")).problem(404, "unknown_key");
         client.ask(&format!("DELETE {key}")).problem(404, "unknown_key");
@@ -152,7 +152,7 @@ fn the_pool_has_the_first_word_and_the_body_the_second() {
 }
 
 #[test]
-fn unknown_routes_and_wrong_methods_say_so() {
+fn unknown_routes_get_404_and_wrong_methods_405() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     for path in [
@@ -205,14 +205,14 @@ fn unknown_routes_and_wrong_methods_say_so() {
     }
 }
 
-/// A change without a body needs no leave for a page of another site to send it: such a page could
-/// not read the answer, but it could take every key of a server on the reader's own machine.
+/// A browser sends a cross-site change without a body and without a preflight. The page could not
+/// read the answer, but it could acquire every key of a server on the user's own machine.
 #[test]
-fn a_page_of_another_site_changes_nothing() {
+fn a_cross_site_page_changes_nothing() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
-    let from = |site| [("sec-fetch-site", site)];
+    let from_site = |site| [("sec-fetch-site", site)];
     for request in [
         "POST /v1/pools/default/leases",
         "POST /v1/pools/default/keys",
@@ -221,19 +221,22 @@ fn a_page_of_another_site_changes_nothing() {
         "POST /keys",
         "POST /api/v1/random_api_key/",
     ] {
-        // On a connection of its own, which may be listened to elsewhere, and on one of many.
-        for own in [true, false] {
-            let mut other = server.client();
-            let client = if own { &mut other } else { &mut *client };
-            let answer = client.try_send(request, &from("cross-site"), "").unwrap();
+        // On a new connection, which may be on the fast path, and on one that hyper serves.
+        for is_new in [true, false] {
+            let mut new = server.client();
+            let client = if is_new { &mut new } else { &mut *client };
+            let answer = client.try_send(request, &from_site("cross-site"), "").unwrap();
             let problem = answer.problem(403, "forbidden");
             assert_eq!(problem["outcome"], "not_applied", "{request}");
         }
     }
     let counts = json!({ "available": 1, "total": 1 });
-    client.try_send("GET /v1/pools/default", &from("cross-site"), "").unwrap().is(200, &counts);
+    client
+        .try_send("GET /v1/pools/default", &from_site("cross-site"), "")
+        .unwrap()
+        .is(200, &counts);
     for site in ["none", "same-origin", "same-site"] {
-        let made = client.try_send("POST /v1/pools/default/keys", &from(site), "").unwrap();
-        made.is(201, &json!({}));
+        let created = client.try_send("POST /v1/pools/default/keys", &from_site(site), "").unwrap();
+        created.is(201, &json!({}));
     }
 }

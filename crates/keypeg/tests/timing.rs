@@ -1,7 +1,7 @@
-//! Time over the wire: leases end and keys are purged by themselves, and never early.
+//! Time over HTTP: leases expire and keys are purged without a request, and never early.
 //!
-//! Nothing here asserts that something was soon, and no length is slept through: the server is
-//! asked until it says so, and what the clients' clock then shows is the least it may be.
+//! No test asserts that something happened soon, and none sleeps for a TTL: the tests poll the server
+//! until it reports the change, and then check the least time that the client's clock may show.
 
 use crate::support::{Client, Server, eventually, now};
 use serde_json::{Value, json};
@@ -12,22 +12,22 @@ fn unix_ms(instant: &Value) -> u64 {
 }
 
 #[test]
-fn a_lease_comes_back_by_itself_and_not_before_its_time() {
+fn a_lease_expires_without_a_request_and_not_early() {
     let server = Server::in_memory(&["--lease-ttl", "300ms"]);
     let client = &mut server.client();
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
-    let before = now();
+    let acquired_at = now();
     let first = client.ask("POST /v1/pools/default/leases").is(
         201,
         &json!({
             "expires_in_seconds": 0.3,
         }),
     );
-    let second = eventually("the key comes back", || {
+    let second = eventually("the key is available again", || {
         let answer = client.ask("POST /v1/pools/default/leases");
         (answer.status == 201).then(|| answer.json())
     });
-    assert!(before.elapsed() >= Duration::from_millis(300));
+    assert!(acquired_at.elapsed() >= Duration::from_millis(300));
     let (granted, again) = (unix_ms(&first["granted_at"]), unix_ms(&second["granted_at"]));
     assert!(again - granted >= 300, "{again} - {granted}");
     assert_eq!(unix_ms(&first["expires_at"]) - granted, 300);
@@ -39,11 +39,11 @@ fn a_lease_comes_back_by_itself_and_not_before_its_time() {
 }
 
 #[test]
-fn a_key_that_nobody_keeps_alive_is_gone_in_every_route_and_not_before_its_time() {
+fn a_key_without_keep_alives_is_purged_on_every_route_and_not_early() {
     let server = Server::in_memory(&["--keepalive-ttl", "1s"]);
     let client = &mut server.client();
-    // The key is born after this, so whenever it is seen gone, its time is over on this clock too.
-    let before = now();
+    // The key is created after this instant, so when it is purged its TTL has passed on this clock.
+    let start = now();
     let keys = client.ask("POST /v1/pools/default/keys").is(201, &json!({ "keys": ["*"] }));
     let key = &keys["keys"][0];
     assert_eq!(unix_ms(&key["expires_at"]) - unix_ms(&key["created_at"]), 1_000);
@@ -52,7 +52,7 @@ fn a_key_that_nobody_keeps_alive_is_gone_in_every_route_and_not_before_its_time(
     eventually("the key is purged", || {
         (client.ask(&format!("GET {path}")).status == 404).then_some(())
     });
-    assert!(before.elapsed() >= Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_secs(1));
     for request in ["GET", "DELETE"].map(|method| format!("{method} {path}")) {
         client.ask(&request).problem(404, "unknown_key");
     }
@@ -74,26 +74,26 @@ fn a_key_that_nobody_keeps_alive_is_gone_in_every_route_and_not_before_its_time(
     for request in [format!("GET /keys/{id}"), format!("PUT /keepalive/{id}")] {
         client.ask(&request).is(404, &json!({}));
     }
-    eventually("it is counted no more", || {
+    eventually("the key is no longer counted", || {
         (client.ask("GET /v1/pools/default").json()["total"] == 0).then_some(())
     });
 }
 
-/// Keeps one of two keys alive until the other is gone; `None` when this machine was too slow for
-/// that to say anything.
+/// Keeps one of two keys alive until the other is purged; returns `None` when this machine was too
+/// slow for the test to prove anything.
 fn outlive(client: &mut Client, ttl: Duration) -> Option<()> {
-    let mut asked = now();
+    let mut kept_at = now();
     let keys = client.send("POST /v1/pools/default/keys", &json!({ "count": 2 })).json();
-    let [kept, left] = [0, 1].map(|at| keys["keys"][at]["id"].as_str().unwrap().to_owned());
+    let [kept, other] = [0, 1].map(|index| keys["keys"][index]["id"].as_str().unwrap().to_owned());
     loop {
-        let asking = now();
+        let sent_at = now();
         let answer = client.ask(&format!("POST /v1/pools/default/keys/{kept}/keepalive"));
-        if answer.status == 404 && asked.elapsed() >= ttl {
+        if answer.status == 404 && kept_at.elapsed() >= ttl {
             return None;
         }
         answer.is(200, &json!({ "id": kept, "expires_at": "*" }));
-        asked = asking;
-        if client.ask(&format!("GET /v1/pools/default/keys/{left}")).status == 404 {
+        kept_at = sent_at;
+        if client.ask(&format!("GET /v1/pools/default/keys/{other}")).status == 404 {
             return Some(());
         }
     }
