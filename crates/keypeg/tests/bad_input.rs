@@ -1,8 +1,8 @@
-//! The catalogue of bad input: what is wrong stands in files beside this one, with what must come
-//! of it; here is what reads them, and the modules that play them against the real binary.
+//! The catalogue of bad input: TOML files of cases with the expected result of each. This file reads
+//! them; the modules run them against the real binary.
 //!
-//! Whatever is sent, said or damaged: the answer is the one written down, nothing changes, nothing
-//! panics, and the server goes on.
+//! For every request, command line and damaged file: the result is the one in the case, no state
+//! changes, nothing panics, and the server continues to serve.
 
 mod http;
 mod start;
@@ -20,7 +20,7 @@ struct Cases<T> {
     case: Vec<T>,
 }
 
-/// Some bytes: of a connection, or of an argument.
+/// Bytes of a connection or of a command-line argument.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum Piece {
@@ -40,11 +40,11 @@ impl Piece {
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
-    let pairs = (0..hex.len()).step_by(2).map(|at| &hex[at..at + 2]);
+    let pairs = (0..hex.len()).step_by(2).map(|index| &hex[index..index + 2]);
     pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-/// Reads a file of this catalogue after `{name}` was replaced by what it stands for.
+/// Reads a file of this catalogue after replacing each `{name}` by its value.
 fn read<T: DeserializeOwned>(file: &str, names: &[(&str, String)]) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad_input").join(file);
     let mut text = std::fs::read_to_string(path).unwrap();
@@ -59,20 +59,20 @@ fn cases<T: DeserializeOwned>(file: &str, names: &[(&str, String)]) -> Vec<T> {
     case
 }
 
-/// Plays each case, also those behind one that fails; fails at the end, naming them.
+/// Runs every case, also those after one that fails; fails at the end with the names of all failed ones.
 #[track_caller]
-fn each<T>(cases: &[T], name: impl Fn(&T) -> String, mut play: impl FnMut(&T)) {
+fn each<T>(cases: &[T], name: impl Fn(&T) -> String, mut run: impl FnMut(&T)) {
     let mut failed = Vec::new();
     for case in cases {
-        if catch_unwind(AssertUnwindSafe(|| play(case))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| run(case))).is_err() {
             failed.push(name(case));
         }
     }
     assert!(failed.is_empty(), "{} of {} cases: {failed:#?}", failed.len(), cases.len());
 }
 
-/// What is too long to be written down.
-fn long_names() -> Vec<(&'static str, String)> {
+/// Returns the names of values that are too long for a case file.
+fn long_values() -> Vec<(&'static str, String)> {
     let mut names: Vec<(&'static str, String)> =
         [("32", 32), ("33", 33), ("128", 128), ("129", 129), ("256", 256), ("257", 257)]
             .into_iter()
@@ -89,7 +89,7 @@ fn long_names() -> Vec<(&'static str, String)> {
     names
 }
 
-/// A log that must hold no panic, and no secret of those given.
+/// A server log that must contain no panic, no error and none of the given secrets.
 struct Log {
     path: PathBuf,
     _dir: TempDir,
@@ -106,7 +106,7 @@ impl Log {
     }
 
     #[track_caller]
-    fn is_clean(&self, secrets: &[&str]) {
+    fn assert_clean(&self, secrets: &[&str]) {
         let log = std::fs::read_to_string(&self.path).unwrap();
         for word in ["panicked", "RUST_BACKTRACE", " ERROR "].iter().chain(secrets) {
             assert!(!log.contains(word), "{word} in the log: {log}");

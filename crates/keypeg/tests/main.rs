@@ -12,7 +12,6 @@ mod bad_input;
 #[cfg(feature = "cli")]
 mod bench;
 mod browser;
-mod canary;
 mod cli;
 #[cfg(feature = "cli")]
 mod client;
@@ -29,6 +28,7 @@ mod health;
 mod idempotency;
 mod import;
 mod kill;
+mod leaks;
 mod list;
 mod max_leases;
 mod metrics;

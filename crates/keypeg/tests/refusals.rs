@@ -205,8 +205,8 @@ fn unknown_routes_get_404_and_wrong_methods_405() {
     }
 }
 
-/// A browser sends a cross-site change without a body and without a preflight. The page could not
-/// read the answer, but it could acquire every key of a server on the user's own machine.
+/// A browser sends a cross-site POST without a body directly, without a preflight. The page could
+/// not read the answer, but it could acquire every key of a server on the user's own machine.
 #[test]
 fn a_cross_site_page_changes_nothing() {
     let server = Server::in_memory(&[]);

@@ -1,6 +1,6 @@
-//! Bytes, requests and fields, against a server that has keys, leases and pools to lose.
+//! Raw bytes, requests and fields, sent to a server that has keys, leases and pools to lose.
 
-use super::{Log, Piece, cases, each, long_names, read, unhex};
+use super::{Log, Piece, cases, each, long_values, read, unhex};
 use crate::support::{Answer, Client, Server, TempDir, keypeg, now};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-/// A server with something of everything.
-struct Scene {
+/// A server with several pools, keys in several states and a lease.
+struct Fixture {
     server: Server,
     log: Log,
     names: Vec<(&'static str, String)>,
@@ -18,7 +18,7 @@ struct Scene {
     _dir: TempDir,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         let (dir, log) = (TempDir::new(), Log::new());
         let mut command = keypeg(&["--lease-ttl", "1h", "--keepalive-ttl", "1h", "--data"]);
@@ -44,7 +44,7 @@ impl Scene {
         client.ask(&format!("DELETE /v1/pools/default/keys/{gone}")).is(204, &Value::Null);
         let others = client.send("POST /v1/pools/other/keys", &json!({ "count": 2 })).json();
         let page = client.ask("GET /v1/pools/other/keys?limit=1").json();
-        let mut names = long_names();
+        let mut names = long_values();
         names.extend([
             ("lease", text(&held, "id")),
             ("key", text(&held, "key_id")),
@@ -54,12 +54,12 @@ impl Scene {
             ("other", text(&others["keys"][0], "id")),
             ("cursor", text(&page, "next_cursor")),
         ]);
-        let scene = Self { server, log, names, before: RefCell::default(), _dir: dir };
-        scene.before.replace(scene.state());
-        scene
+        let fixture = Self { server, log, names, before: RefCell::default(), _dir: dir };
+        fixture.before.replace(fixture.state());
+        fixture
     }
 
-    /// All pools, their policies and counts, but for instants, which keep-alives may move.
+    /// Returns all pools with policies and counts, without the instants that keep-alives may move.
     fn state(&self) -> Value {
         let mut pools = self.server.client().ask("GET /v1/pools").is(200, &json!({}));
         for pool in pools["pools"].as_array_mut().unwrap() {
@@ -71,17 +71,17 @@ impl Scene {
     }
 
     #[track_caller]
-    fn is_unchanged(&self, after: &str) {
+    fn assert_unchanged(&self, after: &str) {
         let now = self.state();
         let before = self.before.replace(now.clone());
         assert_eq!(now, before, "changed by {after}");
     }
 
-    fn ends_clean(mut self) {
+    fn finish(mut self) {
         assert_eq!(self.server.ended(), None);
-        self.is_unchanged("all of it");
+        self.assert_unchanged("all cases");
         let value = &self.names.iter().find(|(name, _)| *name == "value").unwrap().1;
-        self.log.is_clean(&[value]);
+        self.log.assert_clean(&[value]);
         assert_eq!(self.server.terminate().code(), Some(0));
     }
 }
@@ -99,17 +99,17 @@ struct Connection {
     why: String,
     send: Vec<Piece>,
     #[serde(default)]
-    hangs_up: bool,
+    disconnects: bool,
     #[serde(default)]
     answers: Vec<String>,
     #[serde(default = "yes")]
     ends: bool,
-    /// The least number of seconds until the server ends it.
+    /// The least number of seconds until the server closes it.
     #[serde(default)]
     after: u64,
-    /// What goes on being sent, a bit at a time.
+    /// Text that is sent again and again, slowly.
     drip: Option<String>,
-    /// Nothing is read until the server ends it.
+    /// Whether the client reads nothing until the server closes it.
     #[serde(default)]
     unread: bool,
 }
@@ -118,9 +118,9 @@ fn yes() -> bool {
     true
 }
 
-/// Whether one answer is what a pattern allows: `400|413 too_large`, the code only where one is
-/// named.
-fn fits(answer: &Answer, pattern: &str) -> bool {
+/// Returns whether an answer matches a pattern such as `400|413 too_large`; a pattern without a code
+/// matches any code.
+fn matches(answer: &Answer, pattern: &str) -> bool {
     pattern.split('|').any(|allowed| {
         let (status, code) = allowed.split_once(' ').unwrap_or((allowed, ""));
         answer.status.to_string() == status
@@ -134,7 +134,7 @@ fn check_answers(why: &str, expected: &[String], answers: &[Answer]) {
         let (pattern, times) = expected.split_once('*').unwrap_or((expected, "1"));
         for _ in 0..times.parse().unwrap() {
             match answers.next() {
-                Some(answer) => assert!(fits(answer, pattern), "{why}: {answer:?}"),
+                Some(answer) => assert!(matches(answer, pattern), "{why}: {answer:?}"),
                 None => assert!(pattern.split('|').any(str::is_empty), "{why}: no {pattern}"),
             }
         }
@@ -153,7 +153,7 @@ fn is_close(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
-/// Reads until the server closes, and takes the bytes for answers.
+/// Reads until the server closes the connection, and parses the bytes as answers.
 fn answers(stream: &mut TcpStream, why: &str) -> Vec<Answer> {
     let mut bytes = Vec::new();
     if let Err(error) = stream.read_to_end(&mut bytes) {
@@ -163,55 +163,55 @@ fn answers(stream: &mut TcpStream, why: &str) -> Vec<Answer> {
 }
 
 #[test]
-fn bytes_that_are_no_requests() {
-    let scene = Scene::new();
-    let Framing { case, .. } = read("framing.toml", &scene.names);
+fn malformed_requests_are_refused() {
+    let fixture = Fixture::new();
+    let Framing { case, .. } = read("framing.toml", &fixture.names);
     each(
         &case,
         |connection| connection.why.clone(),
         |connection| {
-            let mut stream = connect(&scene.server);
+            let mut stream = connect(&fixture.server);
             let bytes: Vec<u8> = connection.send.iter().flat_map(Piece::bytes).collect();
             if let Err(error) = stream.write_all(&bytes) {
                 assert!(connection.ends && is_close(&error), "{error}");
             }
-            if connection.hangs_up {
+            if connection.disconnects {
                 let _ = stream.shutdown(Shutdown::Write);
             }
             let mut expected = connection.answers.clone();
             if !connection.ends {
-                // Still in step, and still served.
+                // The connection is still in step and still served.
                 let last = b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
                 stream.write_all(last).unwrap();
                 expected.push("200".into());
             }
             check_answers(&connection.why, &expected, &answers(&mut stream, &connection.why));
-            scene.is_unchanged(&connection.why);
+            fixture.assert_unchanged(&connection.why);
         },
     );
-    scene.ends_clean();
+    fixture.finish();
 }
 
 #[test]
-fn bytes_that_take_their_time() {
-    let scene = Scene::new();
-    let Framing { slow, .. } = read("framing.toml", &scene.names);
+fn slow_connections_are_closed() {
+    let fixture = Fixture::new();
+    let Framing { slow, .. } = read("framing.toml", &fixture.names);
     std::thread::scope(|scope| {
         for connection in &slow {
-            let server = &scene.server;
-            scope.spawn(move || play_slowly(connection, server));
+            let server = &fixture.server;
+            scope.spawn(move || run_slowly(connection, server));
         }
     });
-    scene.ends_clean();
+    fixture.finish();
 }
 
-/// Plays one until the server ends it, which is not before its time.
-fn play_slowly(connection: &Connection, server: &Server) {
-    let begun = now();
+/// Runs a connection until the server closes it, and checks that this was not too early.
+fn run_slowly(connection: &Connection, server: &Server) {
+    let start = now();
     let mut stream = connect(server);
     let bytes: Vec<u8> = connection.send.iter().flat_map(Piece::bytes).collect();
     if connection.unread {
-        let error = stream.write_all(&bytes).expect_err("never read, and never ended");
+        let error = stream.write_all(&bytes).expect_err("the server never closed it");
         assert!(is_close(&error), "{}: {error}", connection.why);
     } else {
         stream.write_all(&bytes).unwrap();
@@ -228,17 +228,21 @@ fn play_slowly(connection: &Connection, server: &Server) {
             if let Some(drip) = &connection.drip {
                 let _ = stream.write_all(drip.as_bytes());
             }
-            assert!(begun.elapsed() < Duration::from_mins(2), "{}: never ended", connection.why);
+            assert!(
+                start.elapsed() < Duration::from_mins(2),
+                "{}: the server never closed it",
+                connection.why
+            );
         }
         check_answers(&connection.why, &connection.answers, &Answer::all(&found));
     }
     let least = Duration::from_secs(connection.after);
-    assert!(begun.elapsed() >= least, "{}: after {:?}", connection.why, begun.elapsed());
+    assert!(start.elapsed() >= least, "{}: after {:?}", connection.why, start.elapsed());
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct RequestCase {
     #[serde(default)]
     why: String,
     request: String,
@@ -258,8 +262,8 @@ struct Asked {
     headers_not: Vec<String>,
 }
 
-impl Asked {
-    fn ask(&self, client: &mut Client) -> Answer {
+impl RequestCase {
+    fn send(&self, client: &mut Client) -> Answer {
         let body =
             self.body_hex.as_ref().map_or_else(|| self.body.clone().into_bytes(), |hex| unhex(hex));
         let mut head = format!("{} HTTP/1.1\r\nhost: localhost\r\n", self.request);
@@ -302,19 +306,19 @@ impl Asked {
 }
 
 #[test]
-fn requests_that_mean_nothing_here() {
-    let scene = Scene::new();
-    let client = &mut scene.server.client();
+fn invalid_requests_are_refused() {
+    let fixture = Fixture::new();
+    let client = &mut fixture.server.client();
     each(
-        &cases::<Asked>("api.toml", &scene.names),
-        |asked| format!("{:.200} {}", asked.request, asked.why),
-        |asked| {
-            let answer = asked.ask(client);
-            asked.check(answer);
-            scene.is_unchanged(&asked.request);
+        &cases::<RequestCase>("api.toml", &fixture.names),
+        |case| format!("{:.200} {}", case.request, case.why),
+        |case| {
+            let answer = case.send(client);
+            case.check(answer);
+            fixture.assert_unchanged(&case.request);
         },
     );
-    scene.ends_clean();
+    fixture.finish();
 }
 
 #[derive(Debug, Deserialize)]
@@ -346,10 +350,10 @@ struct Fields {
 }
 
 #[test]
-fn values_that_fields_may_not_have() {
-    let scene = Scene::new();
-    let client = &mut scene.server.client();
-    let Fields { field: fields } = read("fields.toml", &scene.names);
+fn invalid_field_values_are_refused() {
+    let fixture = Fixture::new();
+    let client = &mut fixture.server.client();
+    let Fields { field: fields } = read("fields.toml", &fixture.names);
     let json_type = [("content-type", "application/json")];
     let cases: Vec<_> = fields
         .iter()
@@ -364,18 +368,18 @@ fn values_that_fields_may_not_have() {
             assert_eq!(problem["field"], *field.name, "{problem}");
             assert_eq!(problem["allowed"], *field.allowed, "{problem}");
             assert_eq!(problem["outcome"], "not_applied", "{problem}");
-            scene.is_unchanged(body);
+            fixture.assert_unchanged(body);
         },
     );
-    scene.ends_clean();
+    fixture.finish();
 }
 
-/// The other side of each bound: without it, a field that takes nothing at all would pass.
+/// Tests the valid side of each limit: without it, a field that refuses every value would pass.
 #[test]
-fn values_at_the_bounds_of_fields() {
-    let scene = Scene::new();
-    let client = &mut scene.server.client();
-    let Fields { field: fields } = read("fields.toml", &long_names());
+fn field_values_at_the_limits_are_accepted() {
+    let fixture = Fixture::new();
+    let client = &mut fixture.server.client();
+    let Fields { field: fields } = read("fields.toml", &long_values());
     let json_type = [("content-type", "application/json")];
     let cases: Vec<_> = fields
         .iter()
@@ -402,5 +406,5 @@ fn values_at_the_bounds_of_fields() {
             client.ask(&format!("DELETE {pool}")).is(204, &Value::Null);
         },
     );
-    scene.ends_clean();
+    fixture.finish();
 }

@@ -1,7 +1,7 @@
-//! Command lines, configuration files and data directories that a start must refuse, with which
-//! words and exit code, or make the best of.
+//! Command lines, configuration files and data directories that a start must refuse with the given
+//! text and exit code, and damaged data directories that it must recover.
 
-use super::{Log, Piece, cases, each, long_names, unhex};
+use super::{Log, Piece, cases, each, long_values, unhex};
 use crate::support::{Server, TempDir, binary, exit_within, keypeg};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use std::process::Command;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct CommandLine {
     #[serde(default, rename = "why")]
     _why: String,
     args: Vec<Piece>,
@@ -26,7 +26,7 @@ struct Line {
 }
 
 #[test]
-fn command_lines_that_cannot_be_meant() {
+fn invalid_command_lines_are_refused() {
     let dir = TempDir::new();
     let path = |name: &str| dir.path().join(name);
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
@@ -47,7 +47,7 @@ fn command_lines_that_cannot_be_meant() {
         ("open", text(path("open"))),
         ("binary", text(path("binary"))),
     ];
-    let lines = cases::<Line>("cli.toml", &names);
+    let lines = cases::<CommandLine>("cli.toml", &names);
     each(
         &lines,
         |line| format!("{:?} {:?}", line.args, line.env),
@@ -62,13 +62,13 @@ fn command_lines_that_cannot_be_meant() {
             assert_eq!(out, "", "on stdout: {said}");
         },
     );
-    assert_eq!(std::fs::read_dir(path("dir")).unwrap().count(), 0, "something was made");
+    assert_eq!(std::fs::read_dir(path("dir")).unwrap().count(), 0, "a file was created");
     server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 0 }));
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Text {
+struct ConfigFile {
     #[serde(default)]
     why: String,
     #[serde(default, rename = "text")]
@@ -80,10 +80,10 @@ struct Text {
 }
 
 #[test]
-fn configuration_files_that_cannot_be_meant() {
+fn invalid_configuration_files_are_refused() {
     let dir = TempDir::new();
     let file = dir.path().join("keypeg.toml");
-    let texts = cases::<Text>("config.toml", &long_names());
+    let texts = cases::<ConfigFile>("config.toml", &long_values());
     each(
         &texts,
         |case| format!("{:.200} {}", case.content, case.why),
@@ -102,7 +102,7 @@ fn configuration_files_that_cannot_be_meant() {
             assert_eq!(out, "");
         },
     );
-    assert!(!dir.path().join("data").exists(), "something was made");
+    assert!(!dir.path().join("data").exists(), "a file was created");
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,9 +116,9 @@ struct Damage {
     says: String,
     #[serde(default)]
     starts: bool,
-    /// It starts without the last batch, of which nobody was told that it was durable.
+    /// Whether it starts without the last batch, which was never acknowledged as durable.
     #[serde(default)]
-    tail: bool,
+    loses_last_batch: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,17 +141,17 @@ struct Step {
     byte: u8,
     hex: String,
     mode: String,
-    /// `at` counts from the end of what is written.
+    /// Whether `at` counts from the end of the written data.
     from_end: bool,
 }
 
 impl Step {
-    fn take(&self, dir: &Path) {
+    fn apply(&self, dir: &Path) {
         let to = || dir.join(self.to.as_ref().and_then(toml::Value::as_str).unwrap());
         let open =
             |name: &String| File::options().read(true).write(true).open(dir.join(name)).unwrap();
         if let Some(name) = &self.remove {
-            // Not every directory has as many segments as are named to be removed.
+            // The case may name more segments than the directory has.
             let _ = std::fs::remove_file(dir.join(name));
         } else if let Some(name) = &self.truncate {
             let len = self.to.as_ref().and_then(toml::Value::as_integer).unwrap();
@@ -185,18 +185,18 @@ impl Step {
     }
 
     fn offset(&self, file: &Path) -> u64 {
-        let at = if self.at < 0 || self.from_end { written(file) } else { 0 };
+        let at = if self.at < 0 || self.from_end { written_len(file) } else { 0 };
         u64::try_from(i64::try_from(at).unwrap() + self.at).unwrap()
     }
 }
 
-/// Where what is written in a segment ends: after it all is zero.
-fn written(file: &Path) -> usize {
+/// Returns the length of the written data of a segment, after which all bytes are zero.
+fn written_len(file: &Path) -> usize {
     let bytes = std::fs::read(file).unwrap();
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
-/// The journal's files, in order.
+/// Returns the journal's segment files in order.
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
@@ -205,8 +205,8 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Makes a directory by three runs that were all killed; gives what is in its pools.
-fn made(dir: &TempDir) -> Value {
+/// Creates a data directory in three runs that all end by SIGKILL; returns the state of the default pool.
+fn create_directory(dir: &TempDir) -> Value {
     for run in 0..3 {
         let mut server = Server::on(dir, &["--lease-ttl", "1h", "--keepalive-ttl", "1h"]);
         let client = &mut server.client();
@@ -214,9 +214,9 @@ fn made(dir: &TempDir) -> Value {
         client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
         if run == 2 {
             let mut state = client.ask("GET /v1/pools/default").json();
-            // A start gives each key its full time again.
+            // Each start restarts the keep-alive TTL of every key.
             state.as_object_mut().unwrap().remove("next_purge_at");
-            // The last batch is of this pool alone.
+            // The last batch contains nothing but this pool.
             client.ask("PUT /v1/pools/tail").is(201, &json!({}));
             server.kill();
             return state;
@@ -226,8 +226,8 @@ fn made(dir: &TempDir) -> Value {
     unreachable!("the last run returns")
 }
 
-/// Every file's bytes, as one sum each; what a link leads to is not looked at.
-fn sums(dir: &Path) -> BTreeMap<PathBuf, u32> {
+/// Returns a checksum of each file; links are not followed.
+fn checksums(dir: &Path) -> BTreeMap<PathBuf, u32> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
     files.map(|entry| (entry.path(), checksum(&std::fs::read(entry.path()).unwrap()))).collect()
@@ -240,27 +240,27 @@ fn checksum(bytes: &[u8]) -> u32 {
     u32::try_from(hasher.finish() >> 32).unwrap()
 }
 
-fn copied(from: &Path, to: &Path) {
+fn copy_directory(from: &Path, to: &Path) {
     let mut copy = Command::new("cp");
     let status = copy.args(["-a", "--sparse=always"]).args([from, to]).status().unwrap();
     assert!(status.success());
 }
 
 #[test]
-fn data_directories_that_are_not_what_they_were() {
+fn damaged_data_directories_are_refused_or_recovered() {
     let (whole, another) = (TempDir::new(), TempDir::new());
-    let before = made(&whole);
+    let before = create_directory(&whole);
     let mut other = Server::on(&another, &[]);
     let keys = json!({ "values": ["not", "ours"] });
     other.client().send("POST /v1/pools/default/keys", &keys).is(201, &json!({}));
     assert_eq!(other.terminate().code(), Some(0));
-    let all = segments(&whole.path().join("data"));
-    let current = all.iter().rfind(|file| written(file) > 0).unwrap();
+    let segments = segments(&whole.path().join("data"));
+    let current = segments.iter().rfind(|file| written_len(file) > 0).unwrap();
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let names = [
         ("another", another.path().join("data").to_str().unwrap().into()),
         ("current", name(current)),
-        ("last", name(all.last().unwrap())),
+        ("last", name(segments.last().unwrap())),
     ];
     each(
         &cases::<Damage>("data.toml", &names),
@@ -268,8 +268,8 @@ fn data_directories_that_are_not_what_they_were() {
         |case| {
             let dir = TempDir::new();
             let data = dir.path().join("data");
-            copied(&whole.path().join("data"), &data);
-            case.steps.iter().for_each(|step| step.take(&data));
+            copy_directory(&whole.path().join("data"), &data);
+            case.steps.iter().for_each(|step| step.apply(&data));
             case.check(&data, &before);
         },
     );
@@ -277,10 +277,10 @@ fn data_directories_that_are_not_what_they_were() {
 
 impl Damage {
     fn check(&self, data: &Path, before: &Value) {
-        let found = sums(data);
+        let original = checksums(data);
         let check = exit_within(Command::new(binary()).arg("check").arg("--data").arg(data));
         assert!(!check.2.contains("panicked"), "{}", check.2);
-        assert_eq!(sums(data), found, "check changed something");
+        assert_eq!(checksums(data), original, "check changed something");
         assert_eq!(check.0, Some(self.exit.unwrap_or(0)), "check: {}", check.2);
         let mut serve = keypeg(&["--data"]);
         serve.arg(data);
@@ -293,22 +293,26 @@ impl Damage {
             assert!(said.contains(&self.says), "{said}");
             assert!(!said.contains("panicked"), "{said}");
         }
-        let kept = |mut sums: BTreeMap<PathBuf, u32>| {
+        let without_key_set = |mut sums: BTreeMap<PathBuf, u32>| {
             sums.remove(&data.join("keyset"));
             sums
         };
-        assert_eq!(kept(sums(data)), kept(found), "the refused directory was changed");
+        assert_eq!(
+            without_key_set(checksums(data)),
+            without_key_set(original),
+            "the refused directory was changed"
+        );
     }
 
     fn check_start(&self, serve: &mut Command, before: &Value) {
-        assert!(self.starts != self.tail, "one of the two");
+        assert!(self.starts != self.loses_last_batch, "a case has exactly one of the two");
         let log = Log::new();
         let server = Server::logged(serve, log.path());
         let client = &mut server.client();
         client.ask("GET /v1/pools/default").is(200, before);
         let tail = client.ask("GET /v1/pools/tail").status;
-        assert_eq!(tail, if self.tail { 404 } else { 200 });
+        assert_eq!(tail, if self.loses_last_batch { 404 } else { 200 });
         client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
-        log.is_clean(&[]);
+        log.assert_clean(&[]);
     }
 }
