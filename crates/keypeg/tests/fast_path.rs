@@ -1,71 +1,75 @@
-//! The calls that are answered ahead of hyper: nobody can tell which way a request went.
+//! The fast path answers exactly as hyper does: a client cannot see which of the two served it.
 //!
-//! The same bytes are sent on connections that go each way, to servers in the same state, and what
-//! comes back is compared: status line, headers in their order, body, and whether the connection
-//! lives on. A connection on which hyper answered one request is hyper's for ever; one that begins
-//! with a hot call is not; and a `TE` is left to hyper.
+//! Each test sends the same bytes to servers in the same state, on connections that the fast path or
+//! hyper serves, and compares the answers: status line, headers in their order, body, and whether the
+//! connection stays open. Hyper keeps a connection once it has answered a request on it; the fast path
+//! keeps one that begins with a call of its own; and it leaves every request with a `TE` header to hyper.
 
 mod arrival;
 mod calls;
 mod ends;
 mod mutants;
 
-use crate::support::{Answer, Client, Server};
+use crate::support::{Client, Server};
 use serde_json::json;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Ends a connection that can still be talked on, and shows that it can.
-const LAST: &str = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+/// A request that shows that a connection is still open, and then closes it.
+const CLOSING_REQUEST: &str = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How a request is made to go where it goes.
+/// The code that serves a request, and how a test selects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// As it is, on a new connection: ahead of hyper, where it may.
-    Quick,
-    /// Behind a hot call that was answered.
-    Behind,
-    /// Behind a request of hyper's.
-    Long,
-    /// With a header that is hyper's alone.
-    Marked,
+enum Via {
+    /// The fast path, if it takes the request: the first one of a connection.
+    FastPath,
+    /// The fast path: behind a call that it has answered.
+    FastPathSecond,
+    /// Hyper: behind a request that it has answered.
+    HyperSecond,
+    /// Hyper: by a header that the fast path does not take.
+    HyperByHeader,
 }
 
-impl Way {
-    const ALL: [Self; 4] = [Self::Quick, Self::Behind, Self::Long, Self::Marked];
+impl Via {
+    const ALL: [Self; 4] =
+        [Self::FastPath, Self::FastPathSecond, Self::HyperSecond, Self::HyperByHeader];
 
-    /// What is sent, and answered, before the request.
-    fn before(self) -> &'static str {
+    /// Returns the request that is sent, and answered, before the tested one.
+    fn first_request(self) -> &'static str {
         match self {
-            Self::Quick | Self::Marked => "",
-            Self::Behind => "POST /v1/pools/default/leases HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            Self::Long => "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            Self::FastPath | Self::HyperByHeader => "",
+            Self::FastPathSecond => {
+                "POST /v1/pools/default/leases HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            }
+            Self::HyperSecond => "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
         }
     }
 
+    /// Returns the bytes to send for a request, with the `TE` header where this way needs it.
     fn bytes(self, request: &[u8]) -> Vec<u8> {
-        // Line ends may stand before a request.
-        let begun = request.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
-        let end = request[begun..].iter().position(|&byte| byte == b'\n');
-        let end = end.map_or(0, |end| begun + end + 1);
+        // A request may follow empty lines.
+        let start = request.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
+        let end = request[start..].iter().position(|&byte| byte == b'\n');
+        let end = end.map_or(0, |end| start + end + 1);
         let (line, rest) = request.split_at(end);
-        let mark: &[u8] = if self == Self::Marked { b"TE: trailers\r\n" } else { b"" };
-        [line, mark, rest].concat()
+        let header: &[u8] = if self == Self::HyperByHeader { b"TE: trailers\r\n" } else { b"" };
+        [line, header, rest].concat()
     }
 }
 
-/// An answer but for what is never the same twice.
+/// An answer without the values that differ between any two requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+struct Answer {
     status: String,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-/// Members whose values are their request's own.
-const OWN: [&str; 14] = [
+/// JSON members whose values differ between any two requests.
+const VARYING_MEMBERS: [&str; 14] = [
     "id",
     "key",
     "key_id",
@@ -82,14 +86,14 @@ const OWN: [&str; 14] = [
     "next_purge_at",
 ];
 
-/// Puts a star where a value is its request's own; null stays null.
+/// Replaces the values of [`VARYING_MEMBERS`] by a star; null stays null.
 fn masked(json: &str) -> String {
     let mut masked = json.to_owned();
-    for name in OWN {
-        let start = format!("\"{name}\":");
+    for name in VARYING_MEMBERS {
+        let prefix = format!("\"{name}\":");
         let mut from = 0;
-        while let Some(at) = masked[from..].find(&start) {
-            let value = from + at + start.len();
+        while let Some(index) = masked[from..].find(&prefix) {
+            let value = from + index + prefix.len();
             let rest = &masked[value..];
             let len = match rest.as_bytes().first() {
                 Some(b'"') => 2 + rest[1..].find('"').unwrap(),
@@ -105,10 +109,10 @@ fn masked(json: &str) -> String {
     masked
 }
 
-/// One connection, and what comes on it as it comes.
-struct Wire(BufReader<TcpStream>);
+/// One connection, with answers read as they arrive.
+struct Connection(BufReader<TcpStream>);
 
-impl Wire {
+impl Connection {
     fn new(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -116,17 +120,17 @@ impl Wire {
         Self(BufReader::new(stream))
     }
 
-    /// Opens one on which requests go this way.
-    fn on(addr: SocketAddr, way: Way) -> Self {
-        let mut wire = Self::new(addr);
-        if !way.before().is_empty() {
-            wire.send(way.before().as_bytes());
-            wire.told().unwrap().unwrap();
+    /// Opens a connection on which requests are served this way.
+    fn on(addr: SocketAddr, via: Via) -> Self {
+        let mut connection = Self::new(addr);
+        if !via.first_request().is_empty() {
+            connection.send(via.first_request().as_bytes());
+            connection.read_answer().unwrap().unwrap();
         }
-        wire
+        connection
     }
 
-    /// Sends bytes, as far as the server takes them.
+    /// Sends bytes, as far as the server accepts them.
     fn send(&mut self, bytes: &[u8]) {
         let _ = self.0.get_mut().write_all(bytes);
     }
@@ -137,8 +141,8 @@ impl Wire {
         Ok(String::from_utf8(line).unwrap())
     }
 
-    /// Reads one answer; `None` where the connection ended.
-    fn told(&mut self) -> io::Result<Option<Told>> {
+    /// Reads one answer; returns `None` at the end of the connection.
+    fn read_answer(&mut self) -> io::Result<Option<Answer>> {
         let status = self.line()?;
         if status.is_empty() {
             return Ok(None);
@@ -154,14 +158,14 @@ impl Wire {
                 }
                 "date" | "x-request-id" => "*",
                 "retry-after" if value.parse::<u64>().is_ok() => "seconds",
-                value_of_its_own => {
-                    headers.push((value_of_its_own.to_owned(), value.to_owned()));
+                compared => {
+                    headers.push((compared.to_owned(), value.to_owned()));
                     continue;
                 }
             };
             headers.push((name.into(), value.into()));
         }
-        // What answers HEAD tells of a length and has none.
+        // An answer to HEAD has a length but no body.
         let length = if status.contains(" 405 ") && self.0.buffer().first() != Some(&b'{') {
             0
         } else {
@@ -170,81 +174,83 @@ impl Wire {
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
         let body = masked(&String::from_utf8(body).unwrap());
-        Ok(Some(Told { status, headers, body }))
+        Ok(Some(Answer { status, headers, body }))
     }
 
-    /// Reads all answers until the connection ends, however it does.
-    fn rest(&mut self) -> Vec<Told> {
+    /// Reads all answers until the connection ends, also with an error.
+    fn rest(&mut self) -> Vec<Answer> {
         let mut all = Vec::new();
-        while let Ok(Some(told)) = self.told() {
-            all.push(told);
+        while let Ok(Some(answer)) = self.read_answer() {
+            all.push(answer);
         }
         all
     }
 }
 
-/// A server for each way.
-struct Sides {
-    sides: Vec<(Way, Server)>,
+/// One server for each [`Via`].
+struct Servers {
+    servers: Vec<(Via, Server)>,
 }
 
-impl Sides {
+impl Servers {
+    /// Starts the servers without keys.
     fn start(args: &[&str]) -> Self {
-        let sides = Way::ALL.map(|way| (way, Server::in_memory(args)));
-        Self { sides: sides.into() }
+        let servers = Via::ALL.map(|via| (via, Server::in_memory(args)));
+        Self { servers: servers.into() }
     }
 
+    /// Starts the servers with 1000 keys each in the default pool.
     fn new(args: &[&str]) -> Self {
-        let sides = Self::start(args);
-        for (_, server) in &sides.sides {
+        let all = Self::start(args);
+        for (_, server) in &all.servers {
             server.client().send("POST /v1/pools/default/keys", &json!({ "count": 1000 }));
         }
-        sides
+        all
     }
 
-    /// Does the same everywhere, and takes what came of it for the same.
+    /// Runs the same steps on every server, asserts that the results are equal and returns the result.
     #[track_caller]
-    fn same<T: PartialEq + std::fmt::Debug>(
+    fn assert_same<T: PartialEq + std::fmt::Debug>(
         &self,
         what: &str,
-        mut play: impl FnMut(Way, &Server) -> T,
+        mut run: impl FnMut(Via, &Server) -> T,
     ) -> T {
-        let mut all = self.sides.iter().map(|(way, server)| (way, play(*way, server)));
+        let mut all = self.servers.iter().map(|(via, server)| (via, run(*via, server)));
         let (_, first) = all.next().unwrap();
-        for (way, other) in all {
-            assert_eq!(first, other, "{what}: quick and {way:?}");
+        for (via, other) in all {
+            assert_eq!(first, other, "{what}: {:?} and {via:?}", Via::FastPath);
         }
         first
     }
 }
 
-/// What a pool that was made for one case holds.
+/// The names in a pool that was created for one case.
 #[derive(Debug)]
-struct Names {
+struct PoolNames {
     pool: String,
     key: String,
     lease: String,
     ended: String,
 }
 
-impl Names {
-    /// Makes a pool with a free key, a leased one, and a lease that has ended.
-    fn made(client: &mut Client, pool: &str, policy: &serde_json::Value) -> Self {
+impl PoolNames {
+    /// Creates a pool with an available key, a leased one, and a lease that has ended.
+    fn create(client: &mut Client, pool: &str, policy: &serde_json::Value) -> Self {
         let path = format!("/v1/pools/{pool}");
         client.send(&format!("PUT {path}"), policy).is(201, &json!({}));
-        let ask = |client: &mut Client, request: String| -> Answer {
+        let send = |client: &mut Client, request: String| {
             client.try_send(&request, &[("te", "trailers")], "").unwrap()
         };
-        ask(client, format!("POST {path}/keys"));
-        ask(client, format!("POST {path}/keys"));
-        let grants = [(); 2].map(|()| ask(client, format!("POST {path}/leases")));
-        let [lease, ended] = [0, 1].map(|at: usize| grants[at].text("id"));
+        send(client, format!("POST {path}/keys"));
+        send(client, format!("POST {path}/keys"));
+        let grants = [(); 2].map(|()| send(client, format!("POST {path}/leases")));
+        let [lease, ended] = [0, 1].map(|index: usize| grants[index].text("id"));
         let key = grants[0].text("key_id");
-        assert_eq!(ask(client, format!("POST {path}/leases/{ended}/release")).status, 204);
+        assert_eq!(send(client, format!("POST {path}/leases/{ended}/release")).status, 204);
         Self { pool: pool.into(), key, lease, ended }
     }
 
-    /// Puts names in their places.
+    /// Replaces the placeholders by the names.
     fn fill(&self, text: &[u8]) -> Vec<u8> {
         let mut text = text.to_vec();
         for (name, value) in [
@@ -253,15 +259,15 @@ impl Names {
             ("<lease>", &self.lease),
             ("<ended>", &self.ended),
         ] {
-            while let Some(at) = text.windows(name.len()).position(|it| it == name.as_bytes()) {
-                text.splice(at..at + name.len(), value.bytes());
+            while let Some(index) = text.windows(name.len()).position(|it| it == name.as_bytes()) {
+                text.splice(index..index + name.len(), value.bytes());
             }
         }
         text
     }
 }
 
-/// A request of this line, with a Host and these headers; a body is JSON and has its length.
+/// Returns a request with this line, a Host header and these headers; a body is JSON, with its length.
 fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {
     let mut text = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}");
     if !body.is_empty() {

@@ -1,8 +1,8 @@
-//! Requests and configuration files that nobody meant to write, drawn under a seed.
+//! Random requests and configuration files, mutated from valid ones under a seed.
 //!
-//! The server answers each with something its contract has, never with a 500, and goes on; its
-//! counts agree at the end and no error repeats a key's value. `KEYPEG_FUZZ_RUNS` sets the runs of
-//! each kind, `KEYPEG_SEED` repeats them.
+//! The server answers each request within its contract, never with 500, and continues to serve. At the
+//! end its counts agree, and no answer contains the value of a key that was never lent.
+//! `KEYPEG_FUZZ_RUNS` sets the number of runs of each kind, `KEYPEG_SEED` repeats them.
 
 #[path = "../../keypeg-core/tests/support/mutate.rs"]
 pub(crate) mod mutate;
@@ -18,7 +18,7 @@ pub(crate) fn below(random: &mut SeededRandom) -> impl FnMut(usize) -> usize {
     |bound| usize::try_from(random.below(u64::try_from(bound).unwrap())).unwrap()
 }
 
-/// Requests of every route, with bodies that are fine; what is in braces is drawn anew each time.
+/// Valid requests of every route. A name in braces is replaced by a random one on each run.
 const REQUESTS: [(&str, &str); 26] = [
     ("GET /v1/pools", ""),
     ("PUT /v1/pools/{pool}", r#"{"lease_ttl_seconds":60,"max_hold_seconds":600,"rest_seconds":0}"#),
@@ -48,15 +48,15 @@ const REQUESTS: [(&str, &str); 26] = [
     ("PUT /keepalive/{key}", ""),
 ];
 
-/// What the answers so far have named.
-struct Named {
+/// Names that occurred in earlier answers.
+struct KnownNames {
     pools: Vec<String>,
     keys: Vec<String>,
     leases: Vec<String>,
     cursors: Vec<String>,
 }
 
-impl Named {
+impl KnownNames {
     fn fill(&self, text: &str, below: &mut impl FnMut(usize) -> usize) -> String {
         let mut text = text.to_owned();
         for (name, known) in [
@@ -70,33 +70,33 @@ impl Named {
         text
     }
 
-    /// Remembers the latest of each, in place of one that was drawn.
+    /// Stores the names of an answer, each in place of a random earlier one.
     fn learn(&mut self, body: &serde_json::Value, below: &mut impl FnMut(usize) -> usize) {
-        let mut note = |known: &mut Vec<String>, value: &serde_json::Value| {
+        let mut store = |known: &mut Vec<String>, value: &serde_json::Value| {
             if let Some(text) = value.as_str() {
-                let at = below(known.len());
-                text.clone_into(&mut known[at]);
+                let index = below(known.len());
+                text.clone_into(&mut known[index]);
             }
         };
-        note(&mut self.keys, &body["keys"][0]["id"]);
-        note(&mut self.keys, &body["key_id"]);
-        note(&mut self.cursors, &body["next_cursor"]);
+        store(&mut self.keys, &body["keys"][0]["id"]);
+        store(&mut self.keys, &body["key_id"]);
+        store(&mut self.cursors, &body["next_cursor"]);
         if body["fencing_token"].is_u64() {
-            note(&mut self.leases, &body["id"]);
+            store(&mut self.leases, &body["id"]);
         }
     }
 }
 
-/// Makes a target that can stand in a request line: what cannot is framing's business.
+/// Maps bytes to a target that is valid in a request line; `framing.rs` tests invalid ones.
 fn as_target(bytes: &[u8]) -> String {
-    let sign = |byte: &u8| {
+    let char_of = |byte: &u8| {
         if byte.is_ascii_graphic() { char::from(*byte) } else { char::from(b'a' + byte % 26) }
     };
-    bytes.iter().map(sign).collect()
+    bytes.iter().map(char_of).collect()
 }
 
 #[test]
-fn requests_that_nobody_meant() {
+fn random_requests_are_answered_within_the_contract() {
     let (runs, seed) =
         (env_number("KEYPEG_FUZZ_RUNS").unwrap_or(6_000), env_number("KEYPEG_SEED").unwrap_or(1));
     let (dir, log) = (TempDir::new(), TempDir::new());
@@ -105,19 +105,20 @@ fn requests_that_nobody_meant() {
     command.arg(dir.path().join("data")).env("KEYPEG_LOG", "debug");
     let mut server = Server::logged(&mut command, &log);
     let client = &mut server.client();
-    let secret = "the-one-value-that-is-never-told";
+    let secret = "a-value-that-is-never-lent";
     client.send("PUT /v1/pools/secret", &json!({ "keepalive_ttl_seconds": null }));
     client.send("POST /v1/pools/secret/keys", &json!({ "values": [secret] })).is(201, &json!({}));
     let random = &mut SeededRandom(seed);
     let mut below = below(random);
-    let nothing = || vec!["x".to_owned(); 8];
+    let placeholders = || vec!["x".to_owned(); 8];
     let pools = ["default", "a", "b", "c"].map(Into::into).to_vec();
-    let mut named = Named { pools, keys: nothing(), leases: nothing(), cursors: nothing() };
+    let mut names =
+        KnownNames { pools, keys: placeholders(), leases: placeholders(), cursors: placeholders() };
     let mut classes = [0_u64; 6];
     for run in 0..runs {
         let (request, body) = REQUESTS[below(REQUESTS.len())];
         let (mut request, mut body) =
-            (named.fill(request, &mut below), named.fill(body, &mut below).into_bytes());
+            (names.fill(request, &mut below), names.fill(body, &mut below).into_bytes());
         if below(3) == 0 && !body.is_empty() {
             mutate(&mut body, &mut below);
         }
@@ -127,16 +128,16 @@ fn requests_that_nobody_meant() {
             mutate(&mut target, &mut below);
             request = format!("{method} /{}", as_target(target.get(1..).unwrap_or_default()));
         }
-        let answer = ask(client, &request, &body);
-        let story = || format!("run {run}: {request} {}", String::from_utf8_lossy(&body));
-        let fine = [503, 507].contains(&answer.status) || answer.status < 500;
-        assert!(fine, "{}: {answer:?}", story());
+        let answer = send(client, &request, &body);
+        let describe = || format!("run {run}: {request} {}", String::from_utf8_lossy(&body));
+        let is_allowed = [503, 507].contains(&answer.status) || answer.status < 500;
+        assert!(is_allowed, "{}: {answer:?}", describe());
         classes[usize::from(answer.status / 100)] += 1;
-        assert!(!answer.body.contains(secret), "{}: {answer:?}", story());
-        let json = answer.header("content-type").is_some_and(|kind| kind.ends_with("json"));
-        assert!(json || answer.body.is_empty() || answer.status == 200, "{}", story());
-        if json {
-            named.learn(&answer.json(), &mut below);
+        assert!(!answer.body.contains(secret), "{}: {answer:?}", describe());
+        let is_json = answer.header("content-type").is_some_and(|kind| kind.ends_with("json"));
+        assert!(is_json || answer.body.is_empty() || answer.status == 200, "{}", describe());
+        if is_json {
+            names.learn(&answer.json(), &mut below);
         }
     }
     for pool in client.ask("GET /v1/pools").json()["pools"].as_array().unwrap() {
@@ -151,7 +152,7 @@ fn requests_that_nobody_meant() {
     assert!(classes[2] > 0 && classes[4] > 0, "{classes:?}");
 }
 
-fn ask(client: &mut Client, request: &str, body: &[u8]) -> crate::support::Answer {
+fn send(client: &mut Client, request: &str, body: &[u8]) -> crate::support::Answer {
     let mut bytes = format!("{request} HTTP/1.1\r\nhost: localhost\r\n");
     if !body.is_empty() {
         let length = body.len().to_string();
@@ -162,7 +163,7 @@ fn ask(client: &mut Client, request: &str, body: &[u8]) -> crate::support::Answe
 }
 
 #[test]
-fn configurations_that_nobody_meant() {
+fn random_configuration_files_are_refused_or_valid() {
     let (runs, seed) =
         (env_number("KEYPEG_FUZZ_RUNS").unwrap_or(3_000), env_number("KEYPEG_SEED").unwrap_or(1));
     let dir = TempDir::new();
@@ -175,29 +176,29 @@ fn configurations_that_nobody_meant() {
     ];
     let random = &mut SeededRandom(seed);
     let mut below = below(random);
-    let (mut taken, mut refused) = (0, 0);
+    let (mut accepted, mut refused) = (0, 0);
     for run in 0..runs {
         let mut text = corpus[below(corpus.len())].as_bytes().to_vec();
         mutate(&mut text, &mut below);
         std::fs::write(&file, &text).unwrap();
         let line = ["keypeg", "serve", "--config", file.to_str().unwrap()];
         let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else {
-            panic!("serve was asked for")
+            panic!("not serve")
         };
         match Config::new(*args) {
             Err(failure) => {
                 refused += 1;
-                let said = failure.to_string();
-                assert!(failure.exit == 78 && said.len() > 10, "run {run}: {said}");
+                let message = failure.to_string();
+                assert!(failure.exit == 78 && message.len() > 10, "run {run}: {message}");
             }
             Ok(config) => {
-                taken += 1;
-                let open = !config.listen.ip().is_loopback();
-                let said = String::from_utf8_lossy(&text);
-                assert!(!open || said.contains("insecure_listen"), "run {run}: {said}");
+                accepted += 1;
+                let is_public = !config.listen.ip().is_loopback();
+                let text = String::from_utf8_lossy(&text);
+                assert!(!is_public || text.contains("insecure_listen"), "run {run}: {text}");
             }
         }
     }
-    println!("{runs} files, {taken} taken, {refused} refused, KEYPEG_SEED={seed}");
-    assert!(taken > 0 && refused > 0);
+    println!("{runs} files, {accepted} accepted, {refused} refused, KEYPEG_SEED={seed}");
+    assert!(accepted > 0 && refused > 0);
 }

@@ -1,110 +1,112 @@
-//! However the bytes of hot calls come, in whatever pieces and company, each is answered once, in
-//! order, and the same.
+//! Requests that arrive in pieces, pipelined, or mixed with requests for hyper: each is answered once, in
+//! order, and equally by the fast path and hyper.
 
-use super::{LAST, Names, Sides, Told, Way, Wire, request};
+use super::{Answer, CLOSING_REQUEST, Connection, PoolNames, Servers, Via, request};
 use crate::support::{Server, pause};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn names(server: &Server) -> Names {
+fn create_pool(server: &Server) -> PoolNames {
     let policy = json!({ "max_hold_seconds": 600 });
-    Names::made(&mut server.client(), "ci", &policy)
+    PoolNames::create(&mut server.client(), "ci", &policy)
 }
 
-/// A call that can be asked again and again, with a body, and its answer.
-fn renew(names: &Names) -> Vec<u8> {
+/// Returns a request with a body that can be repeated with the same answer.
+fn renew(names: &PoolNames) -> Vec<u8> {
     let line = "POST /v1/pools/<pool>/leases/<lease>/renew";
     names.fill(&request(line, "", r#"{"ttl_seconds":60}"#))
 }
 
-/// Cut into two, as some clients send head and body, at every byte, on one connection and on many.
+/// Cuts a request into two pieces at every byte, on one connection and on new ones. Some clients send
+/// head and body in this way.
 #[test]
-fn a_request_cut_at_any_byte_is_the_same() {
-    let sides = Sides::start(&[]);
-    sides.same("cut", |way, server| {
-        let names = names(server);
-        let bytes = way.bytes(&renew(&names));
-        let mut kept = Wire::on(server.addr(), way);
+fn a_request_in_two_pieces_is_answered_like_a_whole_one() {
+    let servers = Servers::start(&[]);
+    servers.assert_same("two pieces", |via, server| {
+        let names = create_pool(server);
+        let bytes = via.bytes(&renew(&names));
+        let mut kept = Connection::on(server.addr(), via);
         kept.send(&bytes);
-        let whole = kept.told().unwrap().unwrap();
+        let whole = kept.read_answer().unwrap().unwrap();
         assert!(whole.status.contains(" 200 "), "{whole:?}");
-        for rests in [Duration::ZERO, Duration::from_millis(1)] {
+        for delay in [Duration::ZERO, Duration::from_millis(1)] {
             for cut in 1..bytes.len() {
-                let mut fresh = Wire::on(server.addr(), way);
-                for wire in [&mut kept, &mut fresh] {
-                    wire.send(&bytes[..cut]);
-                    pause(rests);
-                    wire.send(&bytes[cut..]);
-                    let told = wire.told().unwrap();
-                    assert_eq!(told.as_ref(), Some(&whole), "{way:?} cut at {cut}");
+                let mut fresh = Connection::on(server.addr(), via);
+                for connection in [&mut kept, &mut fresh] {
+                    connection.send(&bytes[..cut]);
+                    pause(delay);
+                    connection.send(&bytes[cut..]);
+                    let answer = connection.read_answer().unwrap();
+                    assert_eq!(answer.as_ref(), Some(&whole), "{via:?} cut at {cut}");
                 }
             }
         }
-        let mut slow = Wire::on(server.addr(), way);
+        let mut slow = Connection::on(server.addr(), via);
         for byte in &bytes {
             slow.send(&[*byte]);
             pause(Duration::from_millis(1));
         }
-        assert_eq!(slow.told().unwrap().as_ref(), Some(&whole), "{way:?} byte by byte");
+        assert_eq!(slow.read_answer().unwrap().as_ref(), Some(&whole), "{via:?} byte by byte");
         whole
     });
 }
 
-/// Keys of a pool, each alike but for its id.
-fn keys(server: &Server, count: u64) -> Vec<String> {
+/// Generates keys and returns their ids.
+fn generate(server: &Server, count: u64) -> Vec<String> {
     let client = &mut server.client();
-    let made = client.send("POST /v1/pools/default/keys", &json!({ "count": count })).json();
-    let keys = made["keys"].as_array().unwrap();
+    let generated = client.send("POST /v1/pools/default/keys", &json!({ "count": count })).json();
+    let keys = generated["keys"].as_array().unwrap();
     keys.iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Each answer names the key that its request named.
 #[test]
-fn requests_sent_ahead_are_answered_in_order() {
-    let sides = Sides::start(&[]);
-    let alike = |count: usize, piece: usize| {
-        sides.same("ahead", |way, server| {
-            let keys = keys(server, u64::try_from(count).unwrap());
+fn pipelined_requests_are_answered_in_order() {
+    let servers = Servers::start(&[]);
+    let check = |count: usize, piece: usize| {
+        servers.assert_same("pipelined", |via, server| {
+            let keys = generate(server, u64::try_from(count).unwrap());
             let mut bytes = Vec::new();
-            for (at, key) in keys.iter().enumerate() {
-                // The first that is hyper's makes all behind it hyper's.
-                let (line, more) = match at % 5 {
+            for (index, key) in keys.iter().enumerate() {
+                // After the first request for hyper, hyper serves all the others.
+                let (line, body) = match index % 5 {
                     4 if piece % 2 == 1 => (format!("GET /v1/pools/default/keys/{key}"), ""),
-                    _ => {
-                        (format!("POST /v1/pools/default/keys/{key}/keepalive"), ["", "{}"][at % 2])
-                    }
+                    _ => (
+                        format!("POST /v1/pools/default/keys/{key}/keepalive"),
+                        ["", "{}"][index % 2],
+                    ),
                 };
-                bytes.extend(way.bytes(&request(&line, "", more)));
+                bytes.extend(via.bytes(&request(&line, "", body)));
             }
-            bytes.extend(LAST.as_bytes());
-            let mut client = Raw::on(server, way);
+            bytes.extend(CLOSING_REQUEST.as_bytes());
+            let mut client = Raw::on(server, via);
             for piece in bytes.chunks(piece) {
                 client.send(piece);
             }
             let all = client.all();
             for (key, answer) in keys.iter().zip(&all) {
-                assert!(answer.contains(key), "{way:?}: {answer}");
+                assert!(answer.contains(key), "{via:?}: {answer}");
             }
-            assert_eq!(all.len(), count + 1, "{way:?}");
+            assert_eq!(all.len(), count + 1, "{via:?}");
             all.iter().map(|answer| answer.lines().next().unwrap().to_owned()).collect::<Vec<_>>()
         })
     };
     for count in [2, 3, 17, 50] {
         for piece in [1 << 20, 1 << 10 | 1, 100, 7] {
-            alike(count, piece);
+            check(count, piece);
         }
     }
-    // More than is looked at at once: requests are cut where a read ends.
-    alike(400, 1 << 20);
-    alike(400, 5_001);
+    // More than one read takes, so that reads end within requests.
+    check(400, 1 << 20);
+    check(400, 5_001);
 }
 
-/// Answers with their bodies as they came.
-struct Raw(Wire);
+/// A connection whose answers are compared with their whole text.
+struct Raw(Connection);
 
 impl Raw {
-    fn on(server: &Server, way: Way) -> Self {
-        Self(Wire::on(server.addr(), way))
+    fn on(server: &Server, via: Via) -> Self {
+        Self(Connection::on(server.addr(), via))
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -118,10 +120,10 @@ impl Raw {
     }
 }
 
-/// Every order of hot calls and others on one connection, at once and one by one.
+/// Sends calls for the fast path and for hyper in every order on one connection, pipelined and one by one.
 #[test]
-fn hot_calls_and_others_mix_in_every_order() {
-    let sides = Sides::start(&[]);
+fn calls_for_the_fast_path_and_for_hyper_mix_in_every_order() {
+    let servers = Servers::start(&[]);
     let lines = [
         ("POST /v1/pools/<pool>/keys/<key>/keepalive", Value::Null),
         ("POST /v1/pools/<pool>/leases/<lease>/renew", json!({ "ttl_seconds": 60 })),
@@ -129,38 +131,40 @@ fn hot_calls_and_others_mix_in_every_order() {
         ("PUT /v1/pools/<pool>", json!({ "rest_seconds": 0 })),
         ("POST /v1/pools/<pool>/leases/<ended>/release", json!({})),
     ];
-    let made: Vec<_> = sides.sides.iter().map(|(way, server)| (*way, names(server))).collect();
-    let mut played = 0;
+    let pools: Vec<_> =
+        servers.servers.iter().map(|(via, server)| (*via, create_pool(server))).collect();
+    let mut count = 0;
     for order in 0..lines.len().pow(4) {
-        let order: Vec<_> = (0..4).map(|at| order / lines.len().pow(at) % lines.len()).collect();
-        let several = (1..4).any(|at| order[..at].contains(&order[at]));
-        if several && order[0] != order[3] {
+        let order: Vec<_> =
+            (0..4).map(|place| order / lines.len().pow(place) % lines.len()).collect();
+        let repeats = (1..4).any(|place| order[..place].contains(&order[place]));
+        if repeats && order[0] != order[3] {
             continue;
         }
-        played += 1;
-        for at_once in [true, false] {
-            sides.same(&format!("{order:?}"), |way, server| {
-                let (_, names) = made.iter().find(|(of, _)| *of == way).unwrap();
-                let mut wire = Wire::on(server.addr(), way);
-                let mut told: Vec<Told> = Vec::new();
+        count += 1;
+        for pipelined in [true, false] {
+            servers.assert_same(&format!("{order:?}"), |via, server| {
+                let (_, names) = pools.iter().find(|(of, _)| *of == via).unwrap();
+                let mut connection = Connection::on(server.addr(), via);
+                let mut answers: Vec<Answer> = Vec::new();
                 let mut all = Vec::new();
-                for at in &order {
-                    let (line, body) = &lines[*at];
+                for index in &order {
+                    let (line, body) = &lines[*index];
                     let body = if body.is_null() { String::new() } else { body.to_string() };
-                    let bytes = way.bytes(&names.fill(&request(line, "", &body)));
-                    if at_once {
+                    let bytes = via.bytes(&names.fill(&request(line, "", &body)));
+                    if pipelined {
                         all.extend(bytes);
                     } else {
-                        wire.send(&bytes);
-                        told.extend(wire.told().unwrap());
+                        connection.send(&bytes);
+                        answers.extend(connection.read_answer().unwrap());
                     }
                 }
-                wire.send(&[&all, LAST.as_bytes()].concat());
-                told.extend(wire.rest());
-                assert_eq!(told.len(), 5, "{way:?} {order:?}: {told:?}");
-                told
+                connection.send(&[&all, CLOSING_REQUEST.as_bytes()].concat());
+                answers.extend(connection.rest());
+                assert_eq!(answers.len(), 5, "{via:?} {order:?}: {answers:?}");
+                answers
             });
         }
     }
-    assert!(played > 100, "{played}");
+    assert!(count > 100, "{count}");
 }

@@ -1,6 +1,6 @@
-//! Every hot call with everything that can be right or wrong with it, each way.
+//! Every hot call with everything that can be right or wrong with it, each via.
 
-use super::{LAST, Names, Sides, Told, Way, Wire, masked, request};
+use super::{Answer, CLOSING_REQUEST, Connection, PoolNames, Servers, Via, masked, request};
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir};
 use serde_json::json;
@@ -27,30 +27,39 @@ fn raw(text: &str, status: &'static str) -> Case {
 /// Plays a case on a pool of its own everywhere: its answers, and whether the connection lives on.
 /// What follows comes `at_once`, or when the answer has come.
 #[track_caller]
-fn play(sides: &Sides, at: usize, case: &Case, at_once: bool, token: Option<&str>) -> Vec<Told> {
+fn play(
+    servers: &Servers,
+    at: usize,
+    case: &Case,
+    at_once: bool,
+    token: Option<&str>,
+) -> Vec<Answer> {
     let (what, bytes, status) = case;
-    let told = sides.same(what, |way, server| {
+    let told = servers.assert_same(what, |via, server| {
         let client = &mut server.client();
         let names = match token {
-            None => Names::made(
+            None => PoolNames::create(
                 client,
                 &format!("c{at}-{at_once}"),
                 &json!({ "max_hold_seconds": 600 }),
             ),
-            Some(_) => {
-                Names { pool: "ci".into(), key: "x".into(), lease: "x".into(), ended: "x".into() }
-            }
+            Some(_) => PoolNames {
+                pool: "ci".into(),
+                key: "x".into(),
+                lease: "x".into(),
+                ended: "x".into(),
+            },
         };
-        let bytes = way.bytes(&names.fill(bytes));
-        let mut wire = Wire::on(server.addr(), way);
+        let bytes = via.bytes(&names.fill(bytes));
+        let mut connection = Connection::on(server.addr(), via);
         if at_once {
-            wire.send(&[&bytes, LAST.as_bytes()].concat());
-            return wire.rest();
+            connection.send(&[&bytes, CLOSING_REQUEST.as_bytes()].concat());
+            return connection.rest();
         }
-        wire.send(&bytes);
-        let first = wire.told().ok().flatten();
-        wire.send(LAST.as_bytes());
-        first.into_iter().chain(wire.rest()).collect()
+        connection.send(&bytes);
+        let first = connection.read_answer().ok().flatten();
+        connection.send(CLOSING_REQUEST.as_bytes());
+        first.into_iter().chain(connection.rest()).collect()
     });
     let first = told.first().map_or("", |told| &told.status);
     assert_eq!(first.split(' ').nth(1).unwrap_or("none"), *status, "{what}: {told:?}");
@@ -58,13 +67,13 @@ fn play(sides: &Sides, at: usize, case: &Case, at_once: bool, token: Option<&str
 }
 
 #[track_caller]
-fn play_all(sides: &Sides, cases: &[Case]) -> usize {
+fn play_all(servers: &Servers, cases: &[Case]) -> usize {
     for (at, case) in cases.iter().enumerate() {
         for at_once in [false, true] {
-            play(sides, at, case, at_once, None);
+            play(servers, at, case, at_once, None);
         }
     }
-    sides.same("what was counted", |_, server| counted(server));
+    servers.assert_same("what was counted", |_, server| counted(server));
     cases.len()
 }
 
@@ -311,42 +320,42 @@ fn settled(cases: Vec<Case>) -> Vec<Case> {
 
 #[test]
 fn what_is_right_is_answered_the_same() {
-    println!("{} cases", play_all(&Sides::new(&[]), &settled(what_is_right())));
+    println!("{} cases", play_all(&Servers::new(&[]), &settled(what_is_right())));
 }
 
 #[test]
 fn what_is_asked_wrongly_is_refused_the_same() {
-    println!("{} cases", play_all(&Sides::new(&[]), &settled(what_is_asked_wrongly())));
+    println!("{} cases", play_all(&Servers::new(&[]), &settled(what_is_asked_wrongly())));
 }
 
 #[test]
 fn what_is_written_oddly_is_taken_or_refused_the_same() {
-    println!("{} cases", play_all(&Sides::new(&[]), &settled(what_is_written_oddly())));
+    println!("{} cases", play_all(&Servers::new(&[]), &settled(what_is_written_oddly())));
 }
 
 /// Refusals that come from the state of a pool.
 #[test]
 fn what_cannot_be_had_is_refused_the_same() {
-    let sides = Sides::new(&["--max-queued", "64"]);
+    let servers = Servers::new(&["--max-queued", "64"]);
     for (pool, policy, keys, status) in [
         ("empty", json!({}), 0, "404"),
         ("leased", json!({}), 1, "404"),
         ("resting", json!({ "rest_seconds": 60 }), 1, "404"),
     ] {
-        let told = sides.same(pool, |way, server| {
+        let told = servers.assert_same(pool, |via, server| {
             let client = &mut server.client();
             client.send(&format!("PUT /v1/pools/{pool}"), &policy).is(201, &json!({}));
             if keys > 0 {
                 client.ask(&format!("POST /v1/pools/{pool}/keys"));
             }
-            let acquire = way.bytes(&request(&ACQUIRE.replace("<pool>", pool), "", ""));
-            let mut wire = Wire::on(server.addr(), way);
+            let acquire = via.bytes(&request(&ACQUIRE.replace("<pool>", pool), "", ""));
+            let mut connection = Connection::on(server.addr(), via);
             let lent = (keys > 0).then(|| {
                 let request = format!("POST /v1/pools/{pool}/leases");
                 client.try_send(&request, &[("te", "trailers")], "").unwrap().text("id")
             });
             let mut told = Vec::new();
-            let names = Names {
+            let names = PoolNames {
                 pool: pool.into(),
                 key: String::new(),
                 lease: lent.unwrap_or_default(),
@@ -354,14 +363,14 @@ fn what_cannot_be_had_is_refused_the_same() {
             };
             let mut lines = vec![acquire.clone()];
             if pool == "resting" {
-                lines.insert(0, way.bytes(&names.fill(&request(RELEASE, "", ""))));
+                lines.insert(0, via.bytes(&names.fill(&request(RELEASE, "", ""))));
             }
             if pool == "leased" {
-                lines.push(way.bytes(&names.fill(&request(RENEW, "", r#"{"ttl_seconds":1}"#))));
+                lines.push(via.bytes(&names.fill(&request(RENEW, "", r#"{"ttl_seconds":1}"#))));
             }
             for line in lines {
-                wire.send(&line);
-                told.push(wire.told().unwrap().unwrap());
+                connection.send(&line);
+                told.push(connection.read_answer().unwrap().unwrap());
             }
             told
         });
@@ -384,16 +393,16 @@ fn tokens_are_read_the_same_and_all_is_told_to_the_audit_log() {
     let admin = tokens.add("admin", "*", &["admin"], &[]);
     let [flag, file] = tokens.args();
     let dir = TempDir::new();
-    let log = |way: Way| dir.path().join(format!("{way:?}"));
-    let mut sides = Sides {
-        sides: Way::ALL
-            .map(|way| {
-                let log = log(way);
-                (way, Server::in_memory(&[&flag, &file, "--audit", log.to_str().unwrap()]))
+    let log = |via: Via| dir.path().join(format!("{via:?}"));
+    let mut servers = Servers {
+        servers: Via::ALL
+            .map(|via| {
+                let log = log(via);
+                (via, Server::in_memory(&[&flag, &file, "--audit", log.to_str().unwrap()]))
             })
             .into(),
     };
-    for (_, server) in &sides.sides {
+    for (_, server) in &servers.servers {
         server.client().with(&admin, "PUT /v1/pools/ci").is(201, &json!({}));
         for _ in 0..9 {
             server.client().with(&admin, "POST /v1/pools/ci/keys").is(201, &json!({}));
@@ -421,32 +430,32 @@ fn tokens_are_read_the_same_and_all_is_told_to_the_audit_log() {
             (bearer(""), "401"),
             (bearer(&right).repeat(2), "401"),
         ] {
-            play(&sides, 0, &case(line, &headers, "", status), false, Some(&right));
+            play(&servers, 0, &case(line, &headers, "", status), false, Some(&right));
         }
     }
     for status in ["410", "429"] {
-        play(&sides, 0, &case(RENEW, &bearer(&slow), "", status), false, Some(&right));
+        play(&servers, 0, &case(RENEW, &bearer(&slow), "", status), false, Some(&right));
     }
     // Somebody who guesses is told to wait, and his connection is closed.
-    let guesses = sides.same("guesses", |way, server| {
-        let guess = way.bytes(&request("POST /v1/pools/ci/leases", &bearer(&wrong), ""));
+    let guesses = servers.assert_same("guesses", |via, server| {
+        let guess = via.bytes(&request("POST /v1/pools/ci/leases", &bearer(&wrong), ""));
         loop {
-            let mut wire = Wire::on(server.addr(), Way::Quick);
-            wire.send(&guess);
-            let told = wire.told().unwrap().unwrap();
+            let mut connection = Connection::on(server.addr(), Via::FastPath);
+            connection.send(&guess);
+            let told = connection.read_answer().unwrap().unwrap();
             if !told.status.contains("401") {
-                assert!(wire.told().unwrap().is_none(), "closed");
+                assert!(connection.read_answer().unwrap().is_none(), "closed");
                 break told;
             }
         }
     });
     assert!(guesses.status.contains("429"), "{guesses:?}");
-    for (_, server) in &mut sides.sides {
+    for (_, server) in &mut servers.servers {
         server.terminate();
     }
-    let told = sides.same("the audit log", |way, _| {
-        let text = std::fs::read_to_string(log(way)).unwrap();
-        // How many guesses there were is a matter of time; and one way has its own call before.
+    let told = servers.assert_same("the audit log", |via, _| {
+        let text = std::fs::read_to_string(log(via)).unwrap();
+        // How many guesses there were is a matter of time; and one via has its own call before.
         let lines = text.lines().filter(|line| {
             !line.contains("\"unauthorized\"") && !line.contains("\"pool\":\"default\"")
         });

@@ -1,7 +1,7 @@
 //! How connections with hot calls end: clients that leave, that are slow, that do not read; a
 //! server that stops. No key is lost by it, no answer is cut, and nothing goes on for ever.
 
-use super::{LAST, PATIENCE, Sides, Way, Wire, request};
+use super::{CLOSING_REQUEST, Connection, PATIENCE, Servers, Via, request};
 use crate::support::{Client, Server, eventually, now, pause};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{AddressFamily, SendFlags, SocketType, connect, send, socket};
@@ -18,8 +18,8 @@ fn leased(client: &mut Client) -> u64 {
 }
 
 /// Sends a request whose last byte and the client's end come together.
-fn send_and_leave(wire: &mut Wire, bytes: &[u8]) {
-    let stream = wire.0.get_ref();
+fn send_and_leave(connection: &mut Connection, bytes: &[u8]) {
+    let stream = connection.0.get_ref();
     assert_eq!(send(stream, bytes, SendFlags::MORE).unwrap(), bytes.len());
     stream.shutdown(Shutdown::Write).unwrap();
 }
@@ -28,41 +28,41 @@ fn send_and_leave(wire: &mut Wire, bytes: &[u8]) {
 /// lent to others at once, and he is told nothing of it.
 #[test]
 fn who_leaves_with_his_request_takes_no_key_along() {
-    let sides = Sides::new(&[]);
-    sides.same("left", |way, server| {
+    let servers = Servers::new(&[]);
+    servers.assert_same("left", |via, server| {
         let client = &mut server.client();
         let before = leased(client);
         let mut told = 0;
         for _ in 0..20 {
-            let mut wire = Wire::on(server.addr(), way);
-            send_and_leave(&mut wire, &way.bytes(ACQUIRE.as_bytes()));
-            told += wire.rest().len();
+            let mut connection = Connection::on(server.addr(), via);
+            send_and_leave(&mut connection, &via.bytes(ACQUIRE.as_bytes()));
+            told += connection.rest().len();
         }
-        let opening = if way == Way::Behind { 20 } else { 0 };
+        let opening = if via == Via::FastPathSecond { 20 } else { 0 };
         let taken_back = || (leased(&mut server.client()) == before + opening).then_some(());
         eventually("all are taken back", taken_back);
-        assert_eq!(told, 0, "{way:?}");
+        assert_eq!(told, 0, "{via:?}");
     });
 }
 
 /// Whoever closes, or resets, whenever he likes: his keys come back, after their lease at the latest.
 #[test]
 fn who_leaves_at_any_time_keeps_no_key_beyond_its_lease() {
-    let sides = Sides::new(&["--lease-ttl", "500ms"]);
-    sides.same("left", |way, server| {
+    let servers = Servers::new(&["--lease-ttl", "500ms"]);
+    servers.assert_same("left", |via, server| {
         for round in 0..60_usize {
-            let mut wire = Wire::on(server.addr(), way);
-            let bytes = way.bytes(ACQUIRE.as_bytes()).repeat(1 + round % 7);
+            let mut connection = Connection::on(server.addr(), via);
+            let bytes = via.bytes(ACQUIRE.as_bytes()).repeat(1 + round % 7);
             // Some leave in the middle of a request.
             let cut = if round % 2 == 1 { 0 } else { round % 3 };
-            wire.send(&bytes[..bytes.len() - cut]);
+            connection.send(&bytes[..bytes.len() - cut]);
             match round % 4 {
                 0 => {}
-                1 => drop(wire.told()),
+                1 => drop(connection.read_answer()),
                 2 => pause(Duration::from_micros(round as u64 * 20)),
                 _ => {
                     // Closing with an answer unread resets.
-                    let _ = wire.0.get_ref().peek(&mut [0]);
+                    let _ = connection.0.get_ref().peek(&mut [0]);
                 }
             }
         }
@@ -73,32 +73,32 @@ fn who_leaves_at_any_time_keeps_no_key_beyond_its_lease() {
 }
 
 /// A connection on which few bytes fit that nobody reads, so that answers soon wait to be written.
-fn narrow(addr: SocketAddr, way: Way) -> Wire {
+fn narrow(addr: SocketAddr, via: Via) -> Connection {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     set_socket_recv_buffer_size(&socket, 4 << 10).unwrap();
     connect(&socket, &addr).unwrap();
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut wire = Wire(BufReader::new(stream));
-    if !way.before().is_empty() {
-        wire.send(way.before().as_bytes());
-        wire.told().unwrap().unwrap();
+    let mut connection = Connection(BufReader::new(stream));
+    if !via.first_request().is_empty() {
+        connection.send(via.first_request().as_bytes());
+        connection.read_answer().unwrap().unwrap();
     }
-    wire
+    connection
 }
 
 #[test]
 fn who_reads_nothing_holds_nobody_up_and_keeps_nothing() {
-    let sides = Sides::start(&["--lease-ttl", "500ms"]);
-    sides.same("unread", |way, server| {
+    let servers = Servers::start(&["--lease-ttl", "500ms"]);
+    servers.assert_same("unread", |via, server| {
         let client = &mut server.client();
         client.send("POST /v1/pools/default/keys", &json!({ "count": 10_000 }));
-        let mut stuck = narrow(server.addr(), way);
-        stuck.send(&way.bytes(ACQUIRE.as_bytes()).repeat(8_000));
+        let mut stuck = narrow(server.addr(), via);
+        stuck.send(&via.bytes(ACQUIRE.as_bytes()).repeat(8_000));
         for _ in 0..20 {
-            let mut wire = Wire::on(server.addr(), way);
-            wire.send(&[&way.bytes(ACQUIRE.as_bytes()), LAST.as_bytes()].concat());
-            assert_eq!(wire.rest().len(), 2, "{way:?}");
+            let mut connection = Connection::on(server.addr(), via);
+            connection.send(&[&via.bytes(ACQUIRE.as_bytes()), CLOSING_REQUEST.as_bytes()].concat());
+            assert_eq!(connection.rest().len(), 2, "{via:?}");
         }
         drop(stuck);
         eventually("all are back", || (leased(&mut server.client()) == 0).then_some(()));
@@ -111,7 +111,7 @@ fn who_goes_in_the_middle_of_an_answer_takes_no_key_along() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.send("POST /v1/pools/default/keys", &json!({ "count": 10_000 }));
-    let mut stuck = narrow(server.addr(), Way::Quick);
+    let mut stuck = narrow(server.addr(), Via::FastPath);
     stuck.send(&ACQUIRE.as_bytes().repeat(8_000));
     let mut before = 0;
     eventually("stuck", || {
@@ -125,12 +125,12 @@ fn who_goes_in_the_middle_of_an_answer_takes_no_key_along() {
 }
 
 /// What a slow client does on its connection, and what must come of it.
-type Slow = fn(SocketAddr, Way, &str);
+type Slow = fn(SocketAddr, Via, &str);
 
 /// Sends a byte of this a second, and tells when the server closed.
-fn drip(wire: &mut Wire, bytes: &[u8]) -> Duration {
+fn drip(connection: &mut Connection, bytes: &[u8]) -> Duration {
     let begun = now();
-    let stream = wire.0.get_ref().try_clone().unwrap();
+    let stream = connection.0.get_ref().try_clone().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     for byte in bytes {
         let _ = (&stream).write_all(&[*byte]);
@@ -145,78 +145,78 @@ fn drip(wire: &mut Wire, bytes: &[u8]) -> Duration {
 }
 
 /// A head has its 10 s from its first byte, whoever waits for it.
-fn a_head_never_ends(addr: SocketAddr, way: Way, _: &str) {
-    let mut wire = Wire::on(addr, way);
-    if way == Way::Behind {
+fn a_head_never_ends(addr: SocketAddr, via: Via, _: &str) {
+    let mut connection = Connection::on(addr, via);
+    if via == Via::FastPathSecond {
         // Its own time begins when it does.
         pause(Duration::from_secs(4));
     }
-    let took = drip(&mut wire, ACQUIRE.as_bytes());
-    assert!((9..40).contains(&took.as_secs()), "{way:?}: {took:?}");
+    let took = drip(&mut connection, ACQUIRE.as_bytes());
+    assert!((9..40).contains(&took.as_secs()), "{via:?}: {took:?}");
 }
 
-fn nothing_is_sent(addr: SocketAddr, way: Way, _: &str) {
-    if way.before().is_empty() {
-        let (begun, mut wire) = (now(), Wire::new(addr));
-        assert_eq!(wire.rest(), [], "{way:?}");
-        assert!((9..40).contains(&begun.elapsed().as_secs()), "{way:?}: {:?}", begun.elapsed());
+fn nothing_is_sent(addr: SocketAddr, via: Via, _: &str) {
+    if via.first_request().is_empty() {
+        let (begun, mut connection) = (now(), Connection::new(addr));
+        assert_eq!(connection.rest(), [], "{via:?}");
+        assert!((9..40).contains(&begun.elapsed().as_secs()), "{via:?}: {:?}", begun.elapsed());
     }
 }
 
-fn a_body_never_ends(addr: SocketAddr, way: Way, _: &str) {
+fn a_body_never_ends(addr: SocketAddr, via: Via, _: &str) {
     let head = request("POST /v1/pools/default/leases", "", "{}");
-    let mut wire = Wire::on(addr, way);
-    wire.send(&way.bytes(&head[..head.len() - 1]));
-    let told = wire.told().unwrap().unwrap();
-    assert!(told.status.contains(" 408 "), "{way:?}: {told:?}");
-    assert_eq!(wire.rest(), [], "{way:?}");
+    let mut connection = Connection::on(addr, via);
+    connection.send(&via.bytes(&head[..head.len() - 1]));
+    let told = connection.read_answer().unwrap().unwrap();
+    assert!(told.status.contains(" 408 "), "{via:?}: {told:?}");
+    assert_eq!(connection.rest(), [], "{via:?}");
 }
 
 /// A line end behind a request, which old clients send, is no head that was begun: such a connection
 /// was once given no more than a head's time to ask again.
-fn a_line_end_is_no_request(addr: SocketAddr, way: Way, keep: &str) {
-    let mut wire = Wire::on(addr, way);
-    let bytes = way.bytes(keep.as_bytes());
-    wire.send(&[&bytes, &b"\r\n"[..]].concat());
-    assert!(wire.told().unwrap().is_some());
+fn a_line_end_is_no_request(addr: SocketAddr, via: Via, keep: &str) {
+    let mut connection = Connection::on(addr, via);
+    let bytes = via.bytes(keep.as_bytes());
+    connection.send(&[&bytes, &b"\r\n"[..]].concat());
+    assert!(connection.read_answer().unwrap().is_some());
     pause(Duration::from_secs(12));
-    wire.send(&bytes);
-    let told = wire.told().unwrap().map(|told| told.status);
-    assert!(told.as_ref().is_some_and(|told| told.contains(" 200 ")), "{way:?}: {told:?}");
+    connection.send(&bytes);
+    let told = connection.read_answer().unwrap().map(|told| told.status);
+    assert!(told.as_ref().is_some_and(|told| told.contains(" 200 ")), "{via:?}: {told:?}");
 }
 
 /// Each head has its own time: a client that is always in the middle of its next one was once cut
 /// off, since the time of the first ran on.
-fn always_in_the_middle(addr: SocketAddr, way: Way, keep: &str) {
-    let mut wire = Wire::on(addr, way);
-    let bytes = way.bytes(keep.as_bytes());
+fn always_in_the_middle(addr: SocketAddr, via: Via, keep: &str) {
+    let mut connection = Connection::on(addr, via);
+    let bytes = via.bytes(keep.as_bytes());
     let (begin, end) = bytes.split_at(30);
-    wire.send(begin);
+    connection.send(begin);
     for round in 0..13 {
-        wire.send(&[end, begin].concat());
-        let told = wire.told().ok().flatten();
-        assert!(told.is_some(), "{way:?} in round {round}");
+        connection.send(&[end, begin].concat());
+        let told = connection.read_answer().ok().flatten();
+        assert!(told.is_some(), "{via:?} in round {round}");
         pause(Duration::from_secs(1));
     }
 }
 
 /// The time of a head that came behind others begins when they are answered: it was once counted
 /// from the first of them, and this connection closed.
-fn a_head_behind_answers_that_nobody_read(addr: SocketAddr, way: Way, _: &str) {
+fn a_head_behind_answers_that_nobody_read(addr: SocketAddr, via: Via, _: &str) {
     const AHEAD: usize = 10_000;
-    let mut wire = narrow(addr, way);
+    let mut connection = narrow(addr, via);
     let line = format!("POST /v1/pools/default/leases/{}/release", "0".repeat(26));
-    let one = way.bytes(&request(&line, "", ""));
-    wire.send(&[&one.repeat(AHEAD), &one[..50]].concat());
+    let one = via.bytes(&request(&line, "", ""));
+    connection.send(&[&one.repeat(AHEAD), &one[..50]].concat());
     pause(Duration::from_secs(11));
-    set_socket_recv_buffer_size(wire.0.get_ref(), 1 << 20).unwrap();
+    set_socket_recv_buffer_size(connection.0.get_ref(), 1 << 20).unwrap();
     for at in 0..AHEAD {
-        assert!(wire.told().unwrap().is_some(), "{way:?}: {at}");
+        assert!(connection.read_answer().unwrap().is_some(), "{via:?}: {at}");
     }
     pause(Duration::from_secs(1));
-    wire.send(&one[50..]);
-    let told = wire.told().ok().flatten().map(|told| told.status);
-    assert!(told.as_ref().is_some_and(|told| told.contains(" 410 ")), "{way:?}: {told:?}");
+    connection.send(&one[50..]);
+    let told = connection.read_answer().ok().flatten().map(|told| told.status);
+    assert!(told.as_ref().is_some_and(|told| told.contains(" 410 ")), "{via:?}: {told:?}");
 }
 
 /// All at once, on one server: what is waited for is time.
@@ -236,10 +236,10 @@ fn slow_clients_have_their_time_and_no_more() {
         a_head_behind_answers_that_nobody_read,
     ];
     std::thread::scope(|scope| {
-        for way in Way::ALL {
+        for via in Via::ALL {
             for play in all {
                 let (addr, keep) = (server.addr(), &keep);
-                scope.spawn(move || play(addr, way, keep));
+                scope.spawn(move || play(addr, via, keep));
             }
         }
     });
@@ -249,15 +249,15 @@ fn slow_clients_have_their_time_and_no_more() {
 #[test]
 fn a_server_that_stops_answers_what_was_begun() {
     for begun in [0, 20, 200, usize::MAX] {
-        let sides = Sides::new(&[]);
-        let mut sides = sides.sides;
-        for (way, server) in &mut sides {
-            let bytes = way.bytes(&request("POST /v1/pools/default/leases", "", "{  }"));
+        let servers = Servers::new(&[]);
+        let mut servers = servers.servers;
+        for (via, server) in &mut servers {
+            let bytes = via.bytes(&request("POST /v1/pools/default/leases", "", "{  }"));
             let begun = begun.min(bytes.len());
-            let mut wire = Wire::on(server.addr(), *way);
-            wire.send(&bytes[..begun]);
+            let mut connection = Connection::on(server.addr(), *via);
+            connection.send(&bytes[..begun]);
             if begun == bytes.len() {
-                assert!(wire.told().unwrap().is_some());
+                assert!(connection.read_answer().unwrap().is_some());
             }
             // Nobody is told when it was read.
             pause(Duration::from_millis(20));
@@ -265,54 +265,54 @@ fn a_server_that_stops_answers_what_was_begun() {
             let mut told = Vec::new();
             if begun > 0 && begun < bytes.len() {
                 pause(Duration::from_millis(200));
-                wire.send(&bytes[begun..]);
-                told = wire.rest();
-                if *way == Way::Long && begun == 20 && told.is_empty() {
+                connection.send(&bytes[begun..]);
+                told = connection.rest();
+                if *via == Via::HyperSecond && begun == 20 && told.is_empty() {
                     // hyper takes a connection between two requests for idle until a head is whole.
                     let ended = eventually("it ends", || server.ended());
-                    assert_eq!(ended.code(), Some(0), "{way:?} {begun}");
+                    assert_eq!(ended.code(), Some(0), "{via:?} {begun}");
                     continue;
                 }
-                let [only] = &told[..] else { panic!("{way:?} {begun}: {told:?}") };
-                assert!(only.status.contains(" 201 "), "{way:?} {begun}: {told:?}");
+                let [only] = &told[..] else { panic!("{via:?} {begun}: {told:?}") };
+                assert!(only.status.contains(" 201 "), "{via:?} {begun}: {told:?}");
                 assert!(only.headers.contains(&("connection".into(), "close".into())), "{told:?}");
             } else {
-                told.extend(wire.rest());
-                assert_eq!(told, [], "{way:?} {begun}");
+                told.extend(connection.rest());
+                assert_eq!(told, [], "{via:?} {begun}");
             }
             let ended = eventually("it ends", || server.ended());
-            assert_eq!(ended.code(), Some(0), "{way:?} {begun}");
+            assert_eq!(ended.code(), Some(0), "{via:?} {begun}");
         }
     }
 }
 
-/// However many requests are under way when it stops: each answer that came is whole, the last says
+/// However many requests are under via when it stops: each answer that came is whole, the last says
 /// that it is, and what was sent ahead is not begun any more.
 #[test]
 fn a_server_that_stops_cuts_no_answer() {
     const AHEAD: usize = 2_000;
-    let mut told = [0; Way::ALL.len()];
+    let mut told = [0; Via::ALL.len()];
     for wait in 0..4 {
-        for (at, (way, mut server)) in Sides::new(&[]).sides.into_iter().enumerate() {
-            let one = way.bytes(&request("POST /v1/pools/default/leases", "", "{}"));
-            let mut wire = Wire::on(server.addr(), way);
-            wire.send(&one);
-            assert!(wire.told().unwrap().is_some());
-            wire.send(&one.repeat(AHEAD));
+        for (at, (via, mut server)) in Servers::new(&[]).servers.into_iter().enumerate() {
+            let one = via.bytes(&request("POST /v1/pools/default/leases", "", "{}"));
+            let mut connection = Connection::on(server.addr(), via);
+            connection.send(&one);
+            assert!(connection.read_answer().unwrap().is_some());
+            connection.send(&one.repeat(AHEAD));
             pause(Duration::from_millis(wait * 5));
             kill_process(server.pid(), Signal::TERM).unwrap();
             let mut bytes = Vec::new();
-            let _ = wire.0.read_to_end(&mut bytes);
+            let _ = connection.0.read_to_end(&mut bytes);
             // Whoever goes on holding on to it would be waited for.
-            drop(wire);
+            drop(connection);
             let text = String::from_utf8(bytes).unwrap();
             let answers = text.matches("HTTP/1.1 ").count();
             let whole = text.matches('}').count();
-            assert!(text.is_empty() || text.ends_with('}'), "{way:?}: {text}");
-            assert!(whole >= answers, "{way:?}: {whole} of {answers}");
+            assert!(text.is_empty() || text.ends_with('}'), "{via:?}: {text}");
+            assert!(whole >= answers, "{via:?}: {whole} of {answers}");
             let closes = text.matches("connection: close\r\n").count();
-            assert!(closes <= 1, "{way:?}: {answers}, {closes}");
-            assert!([0, AHEAD].contains(&answers) || closes == 1, "{way:?}: {answers}, {closes}");
+            assert!(closes <= 1, "{via:?}: {answers}, {closes}");
+            assert!([0, AHEAD].contains(&answers) || closes == 1, "{via:?}: {answers}, {closes}");
             told[at] += closes;
             assert_eq!(eventually("it ends", || server.ended()).code(), Some(0));
         }

@@ -1,9 +1,10 @@
-//! Bytes that nobody meant to send, each way: the same answers, as many of them, and the same end.
+//! Mutated requests: the fast path and hyper send the same answers and end the connection alike.
 //!
-//! Behind each mutant stands another request: whoever takes another number of bytes for the first
-//! one reads another second one. `KEYPEG_FUZZ_RUNS` sets the runs, `KEYPEG_SEED` repeats them.
+//! Another request follows each mutant: a parser that takes a different number of bytes for the first
+//! request reads a different second one. `KEYPEG_FUZZ_RUNS` sets the number of runs, `KEYPEG_SEED`
+//! repeats them.
 
-use super::{LAST, Names, Way, Wire, request};
+use super::{CLOSING_REQUEST, Connection, PoolNames, Via, request};
 use crate::fuzz::below;
 use crate::fuzz::mutate::mutate;
 use crate::support::Server;
@@ -15,8 +16,8 @@ use std::time::Duration;
 
 const THREADS: u64 = 4;
 
-/// Requests that can be asked again and again with the same outcome.
-fn corpus(names: &Names) -> Vec<Vec<u8>> {
+/// Returns requests that can be repeated with the same outcome.
+fn corpus(names: &PoolNames) -> Vec<Vec<u8>> {
     let inner = "POST /v1/pools/nope/leases HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let lengths = |lengths: &str| {
         let line = "POST /v1/pools/<pool>/keys/<key>/keepalive HTTP/1.1\r\nHost: localhost";
@@ -44,16 +45,16 @@ fn corpus(names: &Names) -> Vec<Vec<u8>> {
     all.map(|text| names.fill(&text)).to_vec()
 }
 
-/// Changes that know what a line is.
-fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], below: &mut impl FnMut(usize) -> usize) {
+/// Applies a random mutation, most of them on whole lines.
+fn mutate_request(bytes: &mut Vec<u8>, others: &[Vec<u8>], below: &mut impl FnMut(usize) -> usize) {
     if bytes.is_empty() {
         bytes.extend(&others[below(others.len())]);
     }
-    let ends: Vec<_> = (0..bytes.len()).filter(|&at| bytes[at] == b'\n').collect();
+    let ends: Vec<_> = (0..bytes.len()).filter(|&index| bytes[index] == b'\n').collect();
     let mut line = || {
-        let at = below(ends.len().max(1));
-        let start = if at == 0 { 0 } else { ends[at - 1] + 1 };
-        (start, ends.get(at).map_or(bytes.len(), |end| end + 1))
+        let number = below(ends.len().max(1));
+        let start = if number == 0 { 0 } else { ends[number - 1] + 1 };
+        (start, ends.get(number).map_or(bytes.len(), |end| end + 1))
     };
     let ((start, end), (to, _)) = (line(), line());
     match below(12) {
@@ -67,24 +68,24 @@ fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], below: &mut impl FnMut(usize)
             bytes.extend(&other[below(other.len())..]);
         }
         4 => {
-            let odd =
+            let odd_bytes =
                 ["\r", "\n", "\r\n", " ", "\t", ":", ",", "\0", "\u{7f}", "+", "0", "%", "//"];
-            let odd = odd[below(odd.len())];
+            let odd = odd_bytes[below(odd_bytes.len())];
             drop(bytes.splice(start..start, odd.bytes()));
         }
         5 => bytes.extend(&others[below(others.len())]),
         6 => {
-            let digits = (0..bytes.len()).filter(|&at| bytes[at].is_ascii_digit());
+            let digits = (0..bytes.len()).filter(|&index| bytes[index].is_ascii_digit());
             let digits: Vec<_> = digits.collect();
-            let at = digits.get(below(digits.len().max(1))).copied().unwrap_or(0);
-            drop(bytes.splice(at..=at, [b'0' + u8::try_from(below(10)).unwrap_or(0)]));
+            let index = digits.get(below(digits.len().max(1))).copied().unwrap_or(0);
+            drop(bytes.splice(index..=index, [b'0' + u8::try_from(below(10)).unwrap_or(0)]));
         }
         7 | 8 => {
-            let at = below(bytes.len());
-            bytes[at] = b"\r\n \t:;,/.-_%?#\x00\x7f\xe4aZ019"[below(22)];
+            let index = below(bytes.len());
+            bytes[index] = b"\r\n \t:;,/.-_%?#\x00\x7f\xe4aZ019"[below(22)];
         }
         9 => {
-            let more = [
+            let headers = [
                 "TE: trailers\r\n",
                 "Prefer: wait=0\r\n",
                 "Connection: close\r\n",
@@ -99,25 +100,26 @@ fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], below: &mut impl FnMut(usize)
                 "Expect: 100-continue\r\n",
                 "X: y\r\n",
             ];
-            drop(bytes.splice(start..start, more[below(more.len())].bytes()));
+            drop(bytes.splice(start..start, headers[below(headers.len())].bytes()));
         }
         _ => mutate(bytes, below),
     }
 }
 
-/// What comes back: statuses until the end. Where nothing comes, the client's end is closed.
-fn outcome(addr: SocketAddr, way: Way, bytes: &[u8], patience: Duration) -> Vec<String> {
-    let mut wire = Wire::on(addr, way);
-    wire.send(&[bytes, LAST.as_bytes()].concat());
-    let stream = wire.0.get_ref().try_clone().unwrap();
+/// Returns the statuses of all answers. When no answer comes in time, the client closes its sending
+/// side and continues to read.
+fn outcome(addr: SocketAddr, via: Via, bytes: &[u8], patience: Duration) -> Vec<String> {
+    let mut connection = Connection::on(addr, via);
+    connection.send(&[bytes, CLOSING_REQUEST.as_bytes()].concat());
+    let stream = connection.0.get_ref().try_clone().unwrap();
     stream.set_read_timeout(Some(patience)).unwrap();
-    let (mut all, mut waits) = (Vec::new(), true);
+    let (mut all, mut is_open) = (Vec::new(), true);
     loop {
-        match wire.told() {
-            Ok(Some(told)) => all.push(told.status),
-            Err(error) if waits && error.kind() == std::io::ErrorKind::WouldBlock => {
+        match connection.read_answer() {
+            Ok(Some(answer)) => all.push(answer.status),
+            Err(error) if is_open && error.kind() == std::io::ErrorKind::WouldBlock => {
                 all.push("silence".into());
-                waits = false;
+                is_open = false;
                 let _ = stream.shutdown(Shutdown::Write);
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             }
@@ -127,7 +129,7 @@ fn outcome(addr: SocketAddr, way: Way, bytes: &[u8], patience: Duration) -> Vec<
 }
 
 #[test]
-fn mutants_of_hot_calls_are_answered_the_same() {
+fn mutated_requests_are_answered_equally() {
     let (runs, seed) =
         (env_number("KEYPEG_FUZZ_RUNS").unwrap_or(2_000), env_number("KEYPEG_SEED").unwrap_or(1));
     let server = Server::in_memory(&["--lease-ttl", "168h", "--keepalive-ttl", "168h"]);
@@ -137,41 +139,46 @@ fn mutants_of_hot_calls_are_answered_the_same() {
         client.send("POST /v1/pools/default/keys", &json!({ "count": 10_000 })).is(201, &json!({}));
     }
     let policy = json!({ "lease_ttl_seconds": 600_000, "max_hold_seconds": 604_800 });
-    let names = Names::made(client, "ci", &policy);
+    let names = PoolNames::create(client, "ci", &policy);
     let corpus = corpus(&names);
-    let (taken, refused, silent) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (accepted, refused, silent) =
+        (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let (corpus, addr) = (&corpus, server.addr());
-            let (taken, refused, silent) = (&taken, &refused, &silent);
+            let (accepted, refused, silent) = (&accepted, &refused, &silent);
             scope.spawn(move || {
                 let random = &mut SeededRandom(seed.wrapping_mul(THREADS).wrapping_add(thread));
                 let mut below = below(random);
                 for run in 0..runs / THREADS {
                     let mut bytes = corpus[below(corpus.len())].clone();
                     for _ in 0..[1, 1, 1, 2, 4][below(5)] {
-                        change(&mut bytes, corpus, &mut below);
+                        mutate_request(&mut bytes, corpus, &mut below);
                     }
-                    let ways = [Way::Quick, Way::Behind, Way::Long];
+                    let vias = [Via::FastPath, Via::FastPathSecond, Via::HyperSecond];
                     let mut patience = Duration::from_millis(150);
-                    // Where this machine was slower than the patience, more of it decides.
+                    // If this machine was slower than the timeout, repeat with a longer one.
                     let all = loop {
-                        let all = ways.map(|way| outcome(addr, way, &bytes, patience));
+                        let all = vias.map(|via| outcome(addr, via, &bytes, patience));
                         if all[1..].iter().all(|other| *other == all[0]) || patience.as_secs() > 2 {
                             break all;
                         }
                         patience *= 5;
                     };
-                    let story = || {
+                    let describe = || {
                         format!(
                             "run {run} of {thread}, KEYPEG_SEED={seed}: {}",
                             bytes.escape_ascii()
                         )
                     };
-                    assert!(all[1..].iter().all(|other| *other == all[0]), "{all:#?} {}", story());
+                    assert!(
+                        all[1..].iter().all(|other| *other == all[0]),
+                        "{all:#?} {}",
+                        describe()
+                    );
                     let first = all[0].first().map_or("", |status| status.as_str());
                     let kind = if first.contains(" 20") {
-                        taken
+                        accepted
                     } else if first == "silence" {
                         silent
                     } else {
@@ -183,8 +190,8 @@ fn mutants_of_hot_calls_are_answered_the_same() {
         }
     });
     println!(
-        "{runs} mutants: {taken:?} taken, {refused:?} refused, {silent:?} not ended, KEYPEG_SEED={seed}"
+        "{runs} mutants: {accepted:?} accepted, {refused:?} refused, {silent:?} incomplete, KEYPEG_SEED={seed}"
     );
-    let many = |count: &AtomicUsize| count.load(Ordering::Relaxed) > 0;
-    assert!(many(&taken) && many(&refused) && many(&silent));
+    let occurred = |count: &AtomicUsize| count.load(Ordering::Relaxed) > 0;
+    assert!(occurred(&accepted) && occurred(&refused) && occurred(&silent));
 }
