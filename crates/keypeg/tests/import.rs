@@ -35,8 +35,8 @@ fn an_existing_retired_or_repeated_value_is_refused_by_its_index_and_nothing_is_
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let created = client.send(KEYS, &json!({ "values": ["hunter2", "gone"] })).is(201, &json!({}));
-    let gone = created["keys"][1]["id"].as_str().unwrap();
-    client.ask(&format!("DELETE /v1/pools/default/keys/{gone}")).is(204, &Value::Null);
+    let deleted = created["keys"][1]["id"].as_str().unwrap();
+    client.ask(&format!("DELETE /v1/pools/default/keys/{deleted}")).is(204, &Value::Null);
     for (values_sent, index) in [
         (json!(["hunter2"]), 0),
         (json!(["new", "other", "hunter2"]), 2),

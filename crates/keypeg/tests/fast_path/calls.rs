@@ -1,4 +1,5 @@
-//! Every hot call with everything that can be right or wrong with it, each via.
+//! Tables of valid, invalid and unusual requests for every call of the fast path: the fast path and hyper
+//! answer them equally, count them equally and write the same audit log.
 
 use super::{Answer, CLOSING_REQUEST, Connection, PoolNames, Servers, Via, masked, request};
 use crate::support::tokens::Tokens;
@@ -19,40 +20,35 @@ fn case(line: &str, headers: &str, body: &str, status: &'static str) -> Case {
     (format!("{line} {headers:?} {body:.40}"), request(line, headers, body), status)
 }
 
-/// A request whose headers are all given.
+/// Returns a case whose text is the whole request.
 fn raw(text: &str, status: &'static str) -> Case {
     (format!("{text:.200?}"), text.as_bytes().to_vec(), status)
 }
 
-/// Plays a case on a pool of its own everywhere: its answers, and whether the connection lives on.
-/// What follows comes `at_once`, or when the answer has come.
+/// Runs a case on every server; returns its answers and that to [`CLOSING_REQUEST`], which shows whether
+/// the connection is still open. That request is sent `pipelined`, or after the first answer. Each case
+/// has a new pool, but where the servers have tokens, it uses `ci`.
 #[track_caller]
-fn play(
+fn run(
     servers: &Servers,
-    at: usize,
+    index: usize,
     case: &Case,
-    at_once: bool,
-    token: Option<&str>,
+    pipelined: bool,
+    has_tokens: bool,
 ) -> Vec<Answer> {
     let (what, bytes, status) = case;
-    let told = servers.assert_same(what, |via, server| {
+    let answers = servers.assert_same(what, |via, server| {
         let client = &mut server.client();
-        let names = match token {
-            None => PoolNames::create(
-                client,
-                &format!("c{at}-{at_once}"),
-                &json!({ "max_hold_seconds": 600 }),
-            ),
-            Some(_) => PoolNames {
-                pool: "ci".into(),
-                key: "x".into(),
-                lease: "x".into(),
-                ended: "x".into(),
-            },
+        let names = if has_tokens {
+            let x = || "x".to_owned();
+            PoolNames { pool: "ci".into(), key: x(), lease: x(), ended: x() }
+        } else {
+            let policy = json!({ "max_hold_seconds": 600 });
+            PoolNames::create(client, &format!("c{index}-{pipelined}"), &policy)
         };
         let bytes = via.bytes(&names.fill(bytes));
         let mut connection = Connection::on(server.addr(), via);
-        if at_once {
+        if pipelined {
             connection.send(&[&bytes, CLOSING_REQUEST.as_bytes()].concat());
             return connection.rest();
         }
@@ -61,37 +57,42 @@ fn play(
         connection.send(CLOSING_REQUEST.as_bytes());
         first.into_iter().chain(connection.rest()).collect()
     });
-    let first = told.first().map_or("", |told| &told.status);
-    assert_eq!(first.split(' ').nth(1).unwrap_or("none"), *status, "{what}: {told:?}");
-    told
+    let first = answers.first().map_or("", |answer| &answer.status);
+    assert_eq!(first.split(' ').nth(1).unwrap_or("none"), *status, "{what}: {answers:?}");
+    answers
 }
 
 #[track_caller]
-fn play_all(servers: &Servers, cases: &[Case]) -> usize {
-    for (at, case) in cases.iter().enumerate() {
-        for at_once in [false, true] {
-            play(servers, at, case, at_once, None);
+fn run_all(servers: &Servers, cases: &[Case]) -> usize {
+    for (index, case) in cases.iter().enumerate() {
+        for pipelined in [false, true] {
+            run(servers, index, case, pipelined, false);
         }
     }
-    servers.assert_same("what was counted", |_, server| counted(server));
+    servers.assert_same("the counters", |_, server| counters(server));
     cases.len()
 }
 
-/// The counters that a request moves, but for those that the ways themselves move.
-fn counted(server: &Server) -> Vec<String> {
+/// Returns the counters that a tested request changes, without those that the test's own requests change.
+fn counters(server: &Server) -> Vec<String> {
     let text = server.client().ask("GET /metrics").body;
     let starts =
         ["keypeg_http_requests_total{", "keypeg_refusals_total{", "keypeg_keys{", "keypeg_audit"];
-    let moved = |line: &&str| starts.iter().any(|start| line.starts_with(start));
-    let ways = |line: &&str| {
+    let is_counter = |line: &&str| starts.iter().any(|start| line.starts_with(start));
+    let is_comparable = |line: &&str| {
         !line.contains("\"ops\"") && !line.contains("route=\"leases\",status=\"2xx\"")
     };
-    let default =
+    let is_of_cases =
         |line: &&str| !line.contains("state=\"available\"") && !line.contains("state=\"leased\"");
-    text.lines().filter(moved).filter(ways).filter(default).map(Into::into).collect()
+    text.lines()
+        .filter(is_counter)
+        .filter(is_comparable)
+        .filter(is_of_cases)
+        .map(Into::into)
+        .collect()
 }
 
-fn what_is_right() -> Vec<Case> {
+fn valid_requests() -> Vec<Case> {
     let mut cases = Vec::new();
     for (line, status) in CALLS {
         for (headers, body) in [
@@ -141,8 +142,8 @@ fn what_is_right() -> Vec<Case> {
     cases
 }
 
-/// What is refused by what is asked.
-fn what_is_asked_wrongly() -> Vec<Case> {
+/// Requests that are refused for their target, method, headers or body.
+fn invalid_requests() -> Vec<Case> {
     let mut cases = Vec::new();
     for (line, _) in CALLS {
         for pool in ["nope", "Bad", "%64efault", "", "a_b.c-d", "-a", ".", "..", &"a".repeat(65)] {
@@ -227,8 +228,8 @@ fn what_is_asked_wrongly() -> Vec<Case> {
     cases
 }
 
-/// What is refused by how it is written, or taken in spite of it.
-fn what_is_written_oddly() -> Vec<Case> {
+/// Requests with unusual syntax or size, refused or accepted.
+fn unusual_requests() -> Vec<Case> {
     let mut cases = Vec::new();
     for (line, status) in CALLS {
         let with =
@@ -298,9 +299,9 @@ fn what_is_written_oddly() -> Vec<Case> {
     cases
 }
 
-/// A status that is only begun stands for whichever the call has.
-fn settled(cases: Vec<Case>) -> Vec<Case> {
-    let settle = |(what, bytes, status): Case| {
+/// Replaces the status `20` by the success status of the call.
+fn with_success_status(cases: Vec<Case>) -> Vec<Case> {
+    let replace = |(what, bytes, status): Case| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let own = if text.contains("/release ") {
             "204"
@@ -315,34 +316,34 @@ fn settled(cases: Vec<Case>) -> Vec<Case> {
         };
         (what, bytes, status)
     };
-    cases.into_iter().map(settle).collect()
+    cases.into_iter().map(replace).collect()
 }
 
 #[test]
-fn what_is_right_is_answered_the_same() {
-    println!("{} cases", play_all(&Servers::new(&[]), &settled(what_is_right())));
+fn valid_requests_are_answered_equally() {
+    println!("{} cases", run_all(&Servers::new(&[]), &with_success_status(valid_requests())));
 }
 
 #[test]
-fn what_is_asked_wrongly_is_refused_the_same() {
-    println!("{} cases", play_all(&Servers::new(&[]), &settled(what_is_asked_wrongly())));
+fn invalid_requests_are_refused_equally() {
+    println!("{} cases", run_all(&Servers::new(&[]), &with_success_status(invalid_requests())));
 }
 
 #[test]
-fn what_is_written_oddly_is_taken_or_refused_the_same() {
-    println!("{} cases", play_all(&Servers::new(&[]), &settled(what_is_written_oddly())));
+fn unusual_requests_are_accepted_or_refused_equally() {
+    println!("{} cases", run_all(&Servers::new(&[]), &with_success_status(unusual_requests())));
 }
 
-/// Refusals that come from the state of a pool.
+/// Refusals by the state of a pool.
 #[test]
-fn what_cannot_be_had_is_refused_the_same() {
+fn an_acquire_without_a_key_is_refused_equally() {
     let servers = Servers::new(&["--max-queued", "64"]);
     for (pool, policy, keys, status) in [
         ("empty", json!({}), 0, "404"),
         ("leased", json!({}), 1, "404"),
         ("resting", json!({ "rest_seconds": 60 }), 1, "404"),
     ] {
-        let told = servers.assert_same(pool, |via, server| {
+        let answers = servers.assert_same(pool, |via, server| {
             let client = &mut server.client();
             client.send(&format!("PUT /v1/pools/{pool}"), &policy).is(201, &json!({}));
             if keys > 0 {
@@ -350,46 +351,46 @@ fn what_cannot_be_had_is_refused_the_same() {
             }
             let acquire = via.bytes(&request(&ACQUIRE.replace("<pool>", pool), "", ""));
             let mut connection = Connection::on(server.addr(), via);
-            let lent = (keys > 0).then(|| {
+            let lease = (keys > 0).then(|| {
                 let request = format!("POST /v1/pools/{pool}/leases");
                 client.try_send(&request, &[("te", "trailers")], "").unwrap().text("id")
             });
-            let mut told = Vec::new();
+            let mut answers = Vec::new();
             let names = PoolNames {
                 pool: pool.into(),
                 key: String::new(),
-                lease: lent.unwrap_or_default(),
+                lease: lease.unwrap_or_default(),
                 ended: String::new(),
             };
-            let mut lines = vec![acquire.clone()];
+            let mut requests = vec![acquire.clone()];
             if pool == "resting" {
-                lines.insert(0, via.bytes(&names.fill(&request(RELEASE, "", ""))));
+                requests.insert(0, via.bytes(&names.fill(&request(RELEASE, "", ""))));
             }
             if pool == "leased" {
-                lines.push(via.bytes(&names.fill(&request(RENEW, "", r#"{"ttl_seconds":1}"#))));
+                requests.push(via.bytes(&names.fill(&request(RENEW, "", r#"{"ttl_seconds":1}"#))));
             }
-            for line in lines {
-                connection.send(&line);
-                told.push(connection.read_answer().unwrap().unwrap());
+            for request in requests {
+                connection.send(&request);
+                answers.push(connection.read_answer().unwrap().unwrap());
             }
-            told
+            answers
         });
-        assert!(told.iter().any(|told| told.status.contains(status)), "{told:?}");
-        let waits = told
+        assert!(answers.iter().any(|answer| answer.status.contains(status)), "{answers:?}");
+        let has_retry_after = answers
             .iter()
-            .any(|told| told.headers.contains(&("retry-after".into(), "seconds".into())));
-        assert_eq!(waits, pool != "empty", "{told:?}");
+            .any(|answer| answer.headers.contains(&("retry-after".into(), "seconds".into())));
+        assert_eq!(has_retry_after, pool != "empty", "{answers:?}");
     }
 }
 
 #[test]
-fn tokens_are_read_the_same_and_all_is_told_to_the_audit_log() {
+fn tokens_are_checked_equally_and_the_audit_logs_are_equal() {
     let tokens = Tokens::new();
     let right = tokens.add("right", "*", &["lend"], &[]);
     let other = tokens.add("other", "other-*", &["admin"], &[]);
     let reader = tokens.add("reader", "*", &["read"], &[]);
-    let slow = tokens.add("slow", "*", &["lend"], &["--requests-per-second", "1"]);
-    let past = tokens.add("past", "*", &["lend"], &["--expires-at", "2020-01-01T00:00:00Z"]);
+    let limited = tokens.add("limited", "*", &["lend"], &["--requests-per-second", "1"]);
+    let expired = tokens.add("expired", "*", &["lend"], &["--expires-at", "2020-01-01T00:00:00Z"]);
     let admin = tokens.add("admin", "*", &["admin"], &[]);
     let [flag, file] = tokens.args();
     let dir = TempDir::new();
@@ -410,42 +411,42 @@ fn tokens_are_read_the_same_and_all_is_told_to_the_audit_log() {
     }
     let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
     let wrong = format!("kpt_{}", "0".repeat(64));
-    for (line, own) in CALLS {
-        let own = match own {
+    for (line, success) in CALLS {
+        let authorized = match success {
             "201" => "201",
             _ if line == KEEP => "404",
             _ => "410",
         };
         for (headers, status) in [
             (String::new(), "401"),
-            (bearer(&right), own),
-            (bearer(&right).replace("Bearer ", "bEARER   "), own),
-            (bearer(&right).replace("Authorization", "AUTHORIZATION"), own),
+            (bearer(&right), authorized),
+            (bearer(&right).replace("Bearer ", "bEARER   "), authorized),
+            (bearer(&right).replace("Authorization", "AUTHORIZATION"), authorized),
             (bearer(&right).replace("Bearer", "Basic"), "401"),
             (bearer(&right).replace("Bearer ", "Bearer\t"), "401"),
             (bearer(&other), "403"),
             (bearer(&reader), "403"),
             (bearer(&wrong), "401"),
-            (bearer(&past), "401"),
+            (bearer(&expired), "401"),
             (bearer(""), "401"),
             (bearer(&right).repeat(2), "401"),
         ] {
-            play(&servers, 0, &case(line, &headers, "", status), false, Some(&right));
+            run(&servers, 0, &case(line, &headers, "", status), false, true);
         }
     }
     for status in ["410", "429"] {
-        play(&servers, 0, &case(RENEW, &bearer(&slow), "", status), false, Some(&right));
+        run(&servers, 0, &case(RENEW, &bearer(&limited), "", status), false, true);
     }
-    // Somebody who guesses is told to wait, and his connection is closed.
+    // A client that sends many wrong tokens is rate limited, and its connection is closed.
     let guesses = servers.assert_same("guesses", |via, server| {
         let guess = via.bytes(&request("POST /v1/pools/ci/leases", &bearer(&wrong), ""));
         loop {
             let mut connection = Connection::on(server.addr(), Via::FastPath);
             connection.send(&guess);
-            let told = connection.read_answer().unwrap().unwrap();
-            if !told.status.contains("401") {
+            let answer = connection.read_answer().unwrap().unwrap();
+            if !answer.status.contains("401") {
                 assert!(connection.read_answer().unwrap().is_none(), "closed");
-                break told;
+                break answer;
             }
         }
     });
@@ -453,13 +454,13 @@ fn tokens_are_read_the_same_and_all_is_told_to_the_audit_log() {
     for (_, server) in &mut servers.servers {
         server.terminate();
     }
-    let told = servers.assert_same("the audit log", |via, _| {
+    let lines = servers.assert_same("the audit log", |via, _| {
         let text = std::fs::read_to_string(log(via)).unwrap();
-        // How many guesses there were is a matter of time; and one via has its own call before.
+        // The number of guesses depends on time, and the first request of a connection is not compared.
         let lines = text.lines().filter(|line| {
             !line.contains("\"unauthorized\"") && !line.contains("\"pool\":\"default\"")
         });
         lines.map(masked).collect::<Vec<_>>()
     });
-    assert!(told.len() > 20, "{told:?}");
+    assert!(lines.len() > 20, "{lines:?}");
 }
