@@ -1,24 +1,29 @@
-//! Habits that a machine can check: every file says what it owns, nothing is left over, no file
-//! outgrows its page, and what the documents name is there.
+//! Checks of the repository's own text: every file has a module comment, no file is too long or
+//! unfinished, and the documents and the map of ARCHITECTURE.md agree with the files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Returns the root of the workspace.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
 }
 
+/// Collects the files below `dir` with this extension, without build output, fixtures and hidden
+/// directories.
 fn files(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
         if path.is_dir() && name != "target" && name != "fixtures" && !name.starts_with('.') {
             files(&path, ending, found);
-        } else if path.extension().is_some_and(|found| found == ending) {
+        } else if path.extension().is_some_and(|extension| extension == ending) {
             found.push(path);
         }
     }
 }
 
+/// Returns path, relative to the root, and text of each file with this extension.
 fn texts(ending: &str) -> Vec<(String, String)> {
     let (root, mut found) = (root(), Vec::new());
     files(&root, ending, &mut found);
@@ -32,16 +37,16 @@ fn texts(ending: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Files over the bound, each with its defence.
+/// Files that may exceed [`LINES_MAX`], each with its reason.
 const LONG: [(&str, &str); 6] = [
     ("crates/keypeg-core/src/pool.rs", "the domain on one page: a key's whole life in order"),
     ("crates/keypeg-core/tests/script.rs", "a table of cases"),
     (
         "crates/keypeg-core/tests/model.rs",
-        "the story, its hostile steps and its comparison in one place",
+        "the random steps, the invalid ones among them, and the comparison in one place",
     ),
-    ("crates/keypeg-core/tests/support/naive.rs", "the whole contract, told naively"),
-    ("crates/keypeg-engine/tests/support/sim_disk.rs", "one disk and all that can befall it"),
+    ("crates/keypeg-core/tests/support/naive.rs", "the whole contract as a simple model"),
+    ("crates/keypeg-engine/tests/support/sim_disk.rs", "one simulated disk with all its faults"),
     (
         "crates/keypeg-engine/tests/sim/model.rs",
         "the whole contract, as far as a client can see it",
@@ -50,7 +55,7 @@ const LONG: [(&str, &str); 6] = [
 const LINES_MAX: usize = 500;
 
 #[test]
-fn every_file_says_what_it_owns() {
+fn every_file_begins_with_a_module_comment() {
     for (path, text) in texts("rs") {
         let head = text.lines().take_while(|line| line.starts_with("//!")).count();
         assert!((1..=16).contains(&head), "{path} begins with {head} lines of `//!`");
@@ -58,17 +63,17 @@ fn every_file_says_what_it_owns() {
 }
 
 #[test]
-fn no_file_outgrows_its_page_without_a_defence() {
+fn no_file_is_too_long_without_a_reason() {
     for (path, text) in texts("rs") {
         let lines = text.lines().count();
-        let defended = LONG.iter().any(|(long, _)| *long == path);
-        assert!(lines <= LINES_MAX || defended, "{path} has {lines} lines");
+        let has_reason = LONG.iter().any(|(long, _)| *long == path);
+        assert!(lines <= LINES_MAX || has_reason, "{path} has {lines} lines");
     }
 }
 
 #[test]
-fn nothing_is_left_over() {
-    let left = [
+fn no_file_contains_a_mark_of_unfinished_work() {
+    let marks = [
         "TO\u{44}O",
         "FIX\u{4d}E",
         "XX\u{58}",
@@ -77,47 +82,47 @@ fn nothing_is_left_over() {
         "#[ig\u{6e}ore",
     ];
     for (path, text) in texts("rs") {
-        for word in left {
-            assert!(!text.contains(word), "{path} holds {word}");
+        for mark in marks {
+            assert!(!text.contains(mark), "{path} contains {mark}");
         }
     }
 }
 
-#[test]
-fn the_map_names_files_that_are_there() {
-    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the map");
-    assert!(map.lines().count() <= 200, "the map is a page, not a book");
-    let mut crate_dir = PathBuf::new();
-    let mut count = 0;
+/// Returns the paths that the map names, relative to the root. A row's first cell contains a crate, such
+/// as `crates/keypeg`, or files of the last crate, such as `src/http.rs` or `src/http/{keys,pools}.rs`.
+fn paths_on_the_map() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the map");
+    assert!(text.lines().count() <= 200, "the map is a page, not a book");
+    let map = text.split("\n## ").find(|section| section.starts_with("The map")).expect("a map");
+    let (mut paths, mut crate_dir) = (BTreeSet::new(), "");
     for row in map.lines().filter(|line| line.starts_with("| `")) {
         let cell = row.split('|').nth(1).expect("a first cell");
         for name in cell.split('`').skip(1).step_by(2) {
             if name.starts_with("crates/") {
-                crate_dir = root().join(name);
+                crate_dir = name;
+                paths.insert(name.to_owned());
+                continue;
             }
-            let (dir, names) = match (name.find('{'), name.find('}')) {
-                (Some(open), Some(close)) => (&name[..open], &name[open + 1..close]),
-                _ => ("", name.trim_end_matches("/*").trim_end_matches(".rs")),
-            };
-            for each in names.split(',') {
-                let path = if each.starts_with("crates/") {
-                    crate_dir.clone()
-                } else if dir.is_empty() && !each.starts_with("src/") {
-                    crate_dir.join("src").join(format!("{each}.rs"))
-                } else {
-                    crate_dir.join(format!("{dir}{each}.rs"))
-                };
-                let found = path.exists() || path.with_extension("").is_dir();
-                assert!(found, "the map names {name}: {} is not there", path.display());
-                count += 1;
+            let name = name.strip_prefix("src/").unwrap_or(name);
+            let (before, braces) = name.split_once('{').unwrap_or((name, "}"));
+            let (alternatives, after) = braces.split_once('}').expect("a closing brace");
+            for alternative in alternatives.split(',') {
+                paths.insert(format!("{crate_dir}/src/{before}{alternative}{after}"));
             }
         }
     }
-    assert!(count > 30, "{count} files are named");
+    paths
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn the_map_names_only_files_that_exist() {
+    let paths = paths_on_the_map();
+    let missing: Vec<_> = paths.iter().filter(|path| !root().join(path).exists()).collect();
+    assert!(missing.is_empty(), "on the map, but missing: {missing:#?}");
+}
+
+#[test]
+fn links_between_documents_are_valid() {
     for (path, text) in texts("md") {
         let dir = root().join(&path).parent().expect("a directory").to_owned();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
