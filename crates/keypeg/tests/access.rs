@@ -16,8 +16,8 @@ fn start(tokens: &Tokens) -> Server {
     Server::in_memory(&tokens.args().each_ref().map(String::as_str))
 }
 
-/// Returns requests of a route with a malformed id and with an unknown one, which the server detects in
-/// different places.
+/// Returns requests of a route with a malformed id and with an unknown one, which the server
+/// detects in different places.
 fn requests(route: &Route) -> Vec<String> {
     let ids = if route.path.contains("{id}") || route.path.contains("{lease}") {
         &["x", "00000000000000000000000000"][..]
@@ -32,7 +32,7 @@ fn requests(route: &Route) -> Vec<String> {
     ids.iter().map(request).collect()
 }
 
-/// Returns a client with a source address of its own, because wrong tokens count by address.
+/// Returns a client with its own source address, because wrong tokens count by address.
 fn client_from(server: &Server, number: usize) -> Client {
     let (high, low) = (u8::try_from(number / 250).unwrap(), u8::try_from(number % 250).unwrap());
     Client::from(server.addr(), Ipv4Addr::new(127, 1, high, low + 1))
@@ -48,8 +48,8 @@ fn is_authorized(answer: &Answer) -> bool {
     ![401, 403, 429].contains(&answer.status)
 }
 
-/// Each route without a token, with wrong, expired and revoked ones, with one of another pool, one of
-/// each other scope, the right one, and admin.
+/// Each route without a token, with wrong, expired and revoked ones, with one of another pool, one
+/// of each other scope, the right one, and admin.
 #[test]
 fn each_route_accepts_exactly_its_scope_and_admin() {
     let tokens = Tokens::new();
@@ -244,8 +244,8 @@ fn requests_are_limited_by_token_and_wrong_tokens_by_address() {
     assert_eq!(client_from(&server, 1).with(WRONG, request).status, 401);
 }
 
-/// Regression: of two pipelined requests the second runs when the first is answered, but the rate limit
-/// used the time of its arrival, at which the token had no request left.
+/// Regression: of two pipelined requests the second runs when the first is answered, but the rate
+/// limit used the time of its arrival, at which the token had no request left.
 #[test]
 fn a_pipelined_request_is_rate_limited_by_the_time_it_runs() {
     let tokens = Tokens::new();
@@ -264,8 +264,8 @@ fn a_pipelined_request_is_rate_limited_by_the_time_it_runs() {
     }
 }
 
-/// While the token file is replaced repeatedly, also by broken files, the server refuses no valid token.
-/// It refuses a revoked one and ends its event streams.
+/// While the token file is replaced repeatedly, also by broken files, the server refuses no valid
+/// token. It refuses a revoked one and ends its event streams.
 #[test]
 fn the_token_file_is_reloaded_under_load() {
     let tokens = Tokens::new();

@@ -1,4 +1,4 @@
-//! The main API: the answer of each call.
+//! The canonical API: the answer of each call.
 
 use crate::support::{Client, Server};
 use serde_json::{Value, json};

@@ -91,8 +91,8 @@ fn each_change_is_logged_with_its_token_operation_and_outcome() {
     }
 }
 
-/// While the log cannot be written, the server refuses changes and applies none; reads and keep-alives
-/// still work, and changes resume without a restart.
+/// While the log cannot be written, the server refuses changes and applies none; reads and
+/// keep-alives still work, and changes resume without a restart.
 #[test]
 fn a_change_that_cannot_be_logged_is_refused() {
     let dir = TempDir::new();

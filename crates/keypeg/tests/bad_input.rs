@@ -1,5 +1,5 @@
-//! The catalogue of bad input: TOML files of cases with the expected result of each. This file reads
-//! them; the modules run them against the real binary.
+//! The catalogue of bad input: TOML files of cases with the expected result of each. This file
+//! reads them; the modules run them against the real binary.
 //!
 //! For every request, command line and damaged file: the result is the one in the case, no state
 //! changes, nothing panics, and the server continues to serve.
@@ -59,7 +59,8 @@ fn cases<T: DeserializeOwned>(file: &str, names: &[(&str, String)]) -> Vec<T> {
     case
 }
 
-/// Runs every case, also those after one that fails; fails at the end with the names of all failed ones.
+/// Runs every case, also those after one that fails; fails at the end with the names of all failed
+/// ones.
 #[track_caller]
 fn each<T>(cases: &[T], name: impl Fn(&T) -> String, mut run: impl FnMut(&T)) {
     let mut failed = Vec::new();
@@ -71,7 +72,7 @@ fn each<T>(cases: &[T], name: impl Fn(&T) -> String, mut run: impl FnMut(&T)) {
     assert!(failed.is_empty(), "{} of {} cases: {failed:#?}", failed.len(), cases.len());
 }
 
-/// Returns the names of values that are too long for a case file.
+/// Returns placeholders, with their values, for text that is too long for a case file.
 fn long_values() -> Vec<(&'static str, String)> {
     let mut names: Vec<(&'static str, String)> =
         [("32", 32), ("33", 33), ("128", 128), ("129", 129), ("256", 256), ("257", 257)]

@@ -1,4 +1,5 @@
-//! The command line of `serve`: arguments, variables and files that are refused, and their exit codes.
+//! The command line of `serve`: arguments, variables and files that are refused, and their exit
+//! codes.
 
 use crate::support::{Server, TempDir, binary, exit_of, keypeg};
 use serde_json::json;

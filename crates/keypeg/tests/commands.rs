@@ -1,5 +1,5 @@
-//! The commands that call a server, as a shell sees them: their output and exit codes, and how `exec`
-//! treats the command it runs.
+//! The commands that call a server, as a shell sees them: their output and exit codes, and how
+//! `exec` treats the command it runs.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, eventually, now};

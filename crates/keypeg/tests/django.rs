@@ -1,4 +1,5 @@
-//! The Django API: the calls, bodies and statuses of the older server, exactly as its readme has them.
+//! The Django API: the calls, bodies and statuses of the older server, exactly as its readme has
+//! them.
 
 use crate::support::{Client, Server};
 use serde_json::{Value, json};
@@ -115,7 +116,7 @@ fn neither_head_nor_a_cross_site_page_gets_a_key() {
 }
 
 #[test]
-fn framing_and_content_types_are_checked_as_in_the_main_api() {
+fn framing_and_content_types_are_checked_as_in_the_canonical_api() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let post = format!("POST {PATH}");

@@ -1,9 +1,10 @@
 //! The fast path answers exactly as hyper does: a client cannot see which of the two served it.
 //!
-//! Each test sends the same bytes to servers in the same state, on connections that the fast path or
-//! hyper serves, and compares the answers: status line, headers in their order, body, and whether the
-//! connection stays open. Hyper keeps a connection once it has answered a request on it; the fast path
-//! keeps one that begins with a call of its own; and it leaves every request with a `TE` header to hyper.
+//! Each test sends the same bytes to servers in the same state, on connections that the fast path
+//! or hyper serves, and compares the answers: status line, headers in their order, body, and
+//! whether the connection stays open. Hyper keeps a connection once it has answered a request on
+//! it; the fast path keeps one that begins with one of its calls, and it leaves every request with
+//! a `TE` header to hyper.
 
 mod arrival;
 mod calls;
@@ -48,7 +49,7 @@ impl Via {
         }
     }
 
-    /// Returns the bytes to send for a request, with the `TE` header where this way needs it.
+    /// Returns the bytes to send for a request, with the `TE` header for [`Via::HyperByHeader`].
     fn bytes(self, request: &[u8]) -> Vec<u8> {
         // A request may follow empty lines.
         let start = request.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
@@ -208,7 +209,8 @@ impl Servers {
         all
     }
 
-    /// Runs the same steps on every server, asserts that the results are equal and returns the result.
+    /// Runs the same steps on every server, asserts that the results are equal and returns the
+    /// result.
     #[track_caller]
     fn assert_same<T: PartialEq + std::fmt::Debug>(
         &self,
@@ -267,7 +269,8 @@ impl PoolNames {
     }
 }
 
-/// Returns a request with this line, a Host header and these headers; a body is JSON, with its length.
+/// Returns a request with this line, a Host header and these headers; a body is JSON, with its
+/// length.
 fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {
     let mut text = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}");
     if !body.is_empty() {

@@ -41,8 +41,8 @@ fn an_ambiguous_head_is_refused_and_the_connection_closed() {
     server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 0 }));
 }
 
-/// Regression: hyper drops every Content-Length beside a Transfer-Encoding, valid or not, and accepts
-/// any list of encodings that ends in chunked, so that these requests got 201.
+/// Regression: hyper drops every Content-Length beside a Transfer-Encoding, valid or not, and
+/// accepts any list of encodings that ends in chunked, so that these requests got 201.
 #[test]
 fn a_transfer_encoding_is_chunked_once_and_without_a_content_length() {
     let server = Server::in_memory(&[]);

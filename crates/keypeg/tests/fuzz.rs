@@ -1,7 +1,7 @@
 //! Random requests and configuration files, mutated from valid ones under a seed.
 //!
-//! The server answers each request within its contract, never with 500, and continues to serve. At the
-//! end its counts agree, and no answer contains the value of a key that was never lent.
+//! The server answers each request within its contract, never with 500, and continues to serve. At
+//! the end its counts agree, and no answer contains the value of a key that was never lent.
 //! `KEYPEG_FUZZ_RUNS` sets the number of runs of each kind, `KEYPEG_SEED` repeats them.
 
 #[path = "../../keypeg-core/tests/support/mutate.rs"]

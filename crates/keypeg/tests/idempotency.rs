@@ -1,5 +1,5 @@
-//! `Idempotency-Key` over HTTP: a repeated request gets the stored answer, equal in all but the fields
-//! that count seconds, and is not applied twice.
+//! `Idempotency-Key` over HTTP: a repeated request gets the stored answer, equal in all but the
+//! fields that count seconds, and is not applied twice.
 
 use crate::support::{Answer, Client, Server, TempDir, eventually};
 use keypeg_client::{AcquireRequest, Code, GenerateRequest};

@@ -1,6 +1,7 @@
 //! Repeated SIGKILL under load on one data directory: every acknowledged change survives.
 //!
-//! `KEYPEG_KILL_ROUNDS` sets the number of rounds, `KEYPEG_KILL_SEED` repeats a run's random choices.
+//! `KEYPEG_KILL_ROUNDS` sets the number of rounds, `KEYPEG_KILL_SEED` repeats a run's random
+//! choices.
 
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,

@@ -1,5 +1,5 @@
-//! A search for leaked secrets: a whole run at the most verbose log level, whose every secret is then
-//! searched for in all output that must not contain one.
+//! A search for leaked secrets: a whole run at the most verbose log level, whose every secret is
+//! then searched for in all output that must not contain one.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Answer, Server, TempDir, keypeg};

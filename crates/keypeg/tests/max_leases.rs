@@ -1,4 +1,5 @@
-//! `max_leases` of a token: an acquire beyond it is refused, and each end of a lease makes room at once.
+//! `max_leases` of a token: an acquire beyond it is refused, and each end of a lease makes room at
+//! once.
 
 use crate::support::tokens::Tokens;
 use crate::support::{Answer, Client, Server, TempDir, eventually};
@@ -53,7 +54,7 @@ fn fill(server: &Server, admin: &str, pool: &str, count: u64) {
     send(&mut server.client(), admin, &generate, &json!({ "count": count })).is(201, &json!({}));
 }
 
-/// The limit is over all pools and all three APIs; leases of other tokens do not count.
+/// The limit covers all pools and all three APIs; leases of other tokens do not count.
 #[test]
 fn a_token_holds_at_most_max_leases() {
     let (tokens, admin, limited) = tokens("3");

@@ -94,7 +94,8 @@ fn generate_bulk(mut client: Client, acked: &AtomicU64) {
     }
 }
 
-/// Checks that the keys of each call exist all or not at all, and those of acknowledged calls exist.
+/// Checks that the keys of each call exist all or not at all, and those of acknowledged calls
+/// exist.
 fn check_bulk(server: &Server, acked: u64) {
     let client = &mut server.client();
     let pool = client.ask("GET /v1/pools/bulk");
@@ -133,7 +134,8 @@ fn a_server_that_does_not_sync_loses_data() {
         let (data, log) = (volume.path().join("data"), TempDir::new());
         let log = log.path().join("log");
         let history = SharedHistory::default();
-        // A server that syncs creates the directory, so that only what the second one adds can be lost.
+        // A server that syncs creates the directory, so that only what the second one adds can be
+        // lost.
         let mut server = Server::logged(&mut serve(&[], &data), &log);
         start_round(&server, &history);
         assert_eq!(server.terminate().code(), Some(0));

@@ -1,4 +1,4 @@
-//! The main API: how each kind of wrong request is refused.
+//! The canonical API: how each kind of wrong request is refused.
 
 use crate::support::Server;
 use serde_json::{Value, json};

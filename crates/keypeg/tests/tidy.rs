@@ -88,8 +88,9 @@ fn no_file_contains_a_mark_of_unfinished_work() {
     }
 }
 
-/// Returns the paths that the map names, relative to the root. A row's first cell contains a crate, such
-/// as `crates/keypeg`, or files of the last crate, such as `src/http.rs` or `src/http/{keys,pools}.rs`.
+/// Returns the paths that the map names, relative to the root. A row's first cell contains a crate,
+/// such as `crates/keypeg`, or files of the last crate, such as `src/http.rs` or
+/// `src/http/{keys,pools}.rs`.
 fn paths_on_the_map() -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the map");
     assert!(text.lines().count() <= 200, "the map is a page, not a book");

@@ -1,7 +1,8 @@
 //! Time over HTTP: leases expire and keys are purged without a request, and never early.
 //!
-//! No test asserts that something happened soon, and none sleeps for a TTL: the tests poll the server
-//! until it reports the change, and then check the least time that the client's clock may show.
+//! No test asserts that something happened soon, and none sleeps for a TTL: the tests poll the
+//! server until it reports the change, and then check the least time that the client's clock may
+//! show.
 
 use crate::support::{Client, Server, eventually, now};
 use serde_json::{Value, json};

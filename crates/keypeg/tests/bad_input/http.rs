@@ -118,8 +118,8 @@ fn yes() -> bool {
     true
 }
 
-/// Returns whether an answer matches a pattern such as `400|413 too_large`; a pattern without a code
-/// matches any code.
+/// Returns whether an answer matches a pattern such as `400|413 too_large`; a pattern without a
+/// code matches any code.
 fn matches(answer: &Answer, pattern: &str) -> bool {
     pattern.split('|').any(|allowed| {
         let (status, code) = allowed.split_once(' ').unwrap_or((allowed, ""));

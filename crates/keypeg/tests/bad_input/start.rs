@@ -205,7 +205,8 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Creates a data directory in three runs that all end by SIGKILL; returns the state of the default pool.
+/// Creates a data directory in three runs that all end by SIGKILL; returns the state of the default
+/// pool.
 fn create_directory(dir: &TempDir) -> Value {
     for run in 0..3 {
         let mut server = Server::on(dir, &["--lease-ttl", "1h", "--keepalive-ttl", "1h"]);

@@ -1,5 +1,5 @@
-//! Requests that arrive in pieces, pipelined, or mixed with requests for hyper: each is answered once, in
-//! order, and equally by the fast path and hyper.
+//! Requests that arrive in pieces, pipelined, or mixed with requests for hyper: each is answered
+//! once, in order, and equally by the fast path and hyper.
 
 use super::{Answer, CLOSING_REQUEST, Connection, PoolNames, Servers, Via, request};
 use crate::support::{Server, pause};
@@ -17,8 +17,8 @@ fn renew(names: &PoolNames) -> Vec<u8> {
     names.fill(&request(line, "", r#"{"ttl_seconds":60}"#))
 }
 
-/// Cuts a request into two pieces at every byte, on one connection and on new ones. Some clients send
-/// head and body in this way.
+/// Cuts a request into two pieces at every byte, on one connection and on new ones. Some clients
+/// send head and body in this way.
 #[test]
 fn a_request_in_two_pieces_is_answered_like_a_whole_one() {
     let servers = Servers::start(&[]);
@@ -120,7 +120,8 @@ impl Raw {
     }
 }
 
-/// Sends calls for the fast path and for hyper in every order on one connection, pipelined and one by one.
+/// Sends calls for the fast path and for hyper in every order on one connection, pipelined and one
+/// by one.
 #[test]
 fn calls_for_the_fast_path_and_for_hyper_mix_in_every_order() {
     let servers = Servers::start(&[]);

@@ -1,5 +1,5 @@
-//! Tables of valid, invalid and unusual requests for every call of the fast path: the fast path and hyper
-//! answer them equally, count them equally and write the same audit log.
+//! Tables of valid, invalid and unusual requests for every call of the fast path: the fast path and
+//! hyper answer them equally, count them equally and write the same audit log.
 
 use super::{Answer, CLOSING_REQUEST, Connection, PoolNames, Servers, Via, masked, request};
 use crate::support::tokens::Tokens;
@@ -25,9 +25,9 @@ fn raw(text: &str, status: &'static str) -> Case {
     (format!("{text:.200?}"), text.as_bytes().to_vec(), status)
 }
 
-/// Runs a case on every server; returns its answers and that to [`CLOSING_REQUEST`], which shows whether
-/// the connection is still open. That request is sent `pipelined`, or after the first answer. Each case
-/// has a new pool, but where the servers have tokens, it uses `ci`.
+/// Runs a case on every server; returns its answers and that to [`CLOSING_REQUEST`], which shows
+/// whether the connection is still open. That request is sent `pipelined`, or after the first
+/// answer. Each case has a new pool, but where the servers have tokens, it uses `ci`.
 #[track_caller]
 fn run(
     servers: &Servers,
@@ -73,7 +73,8 @@ fn run_all(servers: &Servers, cases: &[Case]) -> usize {
     cases.len()
 }
 
-/// Returns the counters that a tested request changes, without those that the test's own requests change.
+/// Returns the counters that a tested request changes, without those that the test's own requests
+/// change.
 fn counters(server: &Server) -> Vec<String> {
     let text = server.client().ask("GET /metrics").body;
     let starts =
@@ -456,7 +457,8 @@ fn tokens_are_checked_equally_and_the_audit_logs_are_equal() {
     }
     let lines = servers.assert_same("the audit log", |via, _| {
         let text = std::fs::read_to_string(log(via)).unwrap();
-        // The number of guesses depends on time, and the first request of a connection is not compared.
+        // The number of guesses depends on time, and the first request of a connection is not
+        // compared.
         let lines = text.lines().filter(|line| {
             !line.contains("\"unauthorized\"") && !line.contains("\"pool\":\"default\"")
         });

@@ -1,5 +1,6 @@
-//! How connections on the fast path end: clients that disconnect, are slow or do not read, and servers
-//! that stop. No key is lost, no answer is truncated, and no connection stays open without limit.
+//! How connections on the fast path end: clients that disconnect, are slow or do not read, and
+//! servers that stop. No key is lost, no answer is truncated, and no connection stays open without
+//! limit.
 
 use super::{CLOSING_REQUEST, Connection, PATIENCE, Servers, Via, request};
 use crate::support::{Client, Server, eventually, now, pause};
@@ -24,8 +25,8 @@ fn send_and_close(connection: &mut Connection, bytes: &[u8]) {
     stream.shutdown(Shutdown::Write).unwrap();
 }
 
-/// A client that closes its sending side with its request counts as disconnected, as in hyper: it gets no
-/// answer, and its key is available to others at once.
+/// A client that closes its sending side with its request counts as disconnected, as in hyper: it
+/// gets no answer, and its key is available to others at once.
 #[test]
 fn a_client_that_closes_with_its_request_keeps_no_key() {
     let servers = Servers::new(&[]);
@@ -73,7 +74,8 @@ fn a_client_that_disconnects_at_any_time_keeps_no_key_beyond_its_lease() {
     });
 }
 
-/// Opens a connection with a small receive buffer, so that unread answers soon block the server's writes.
+/// Opens a connection with a small receive buffer, so that unread answers soon block the server's
+/// writes.
 fn with_small_buffer(addr: SocketAddr, via: Via) -> Connection {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     set_socket_recv_buffer_size(&socket, 4 << 10).unwrap();
@@ -173,8 +175,8 @@ fn a_body_never_ends(addr: SocketAddr, via: Via, _: &str) {
     assert_eq!(connection.rest(), [], "{via:?}");
 }
 
-/// Regression: a line end behind a request, which old clients send, counted as the start of a head, so
-/// that the client had only the time limit of a head until its next request.
+/// Regression: a line end behind a request, which old clients send, counted as the start of a head,
+/// so that the client had only the time limit of a head until its next request.
 fn a_line_end_does_not_begin_a_request(addr: SocketAddr, via: Via, keep: &str) {
     let mut connection = Connection::on(addr, via);
     let bytes = via.bytes(keep.as_bytes());
@@ -186,8 +188,8 @@ fn a_line_end_does_not_begin_a_request(addr: SocketAddr, via: Via, keep: &str) {
     assert!(status.as_ref().is_some_and(|text| text.contains(" 200 ")), "{via:?}: {status:?}");
 }
 
-/// Regression: the time limit of the first head also applied to later ones, so that the server closed the
-/// connection of a client that always had sent a part of its next head.
+/// Regression: the time limit of the first head also applied to later ones, so that the server
+/// closed the connection of a client that always had sent a part of its next head.
 fn each_head_has_its_own_time_limit(addr: SocketAddr, via: Via, keep: &str) {
     let mut connection = Connection::on(addr, via);
     let bytes = via.bytes(keep.as_bytes());
@@ -201,8 +203,8 @@ fn each_head_has_its_own_time_limit(addr: SocketAddr, via: Via, keep: &str) {
     }
 }
 
-/// Regression: the time limit of a pipelined head must begin when the requests before it are answered.
-/// It began with the first of them, and the server closed this connection.
+/// Regression: the time limit of a pipelined head must begin when the requests before it are
+/// answered. It began with the first of them, and the server closed this connection.
 fn a_head_behind_unread_answers_has_its_full_time(addr: SocketAddr, via: Via, _: &str) {
     const PIPELINED: usize = 10_000;
     let mut connection = with_small_buffer(addr, via);
@@ -290,8 +292,8 @@ fn a_server_that_stops_answers_requests_that_have_begun() {
     }
 }
 
-/// A server stops while requests are pipelined: every answer that arrives is complete, the last one has
-/// `Connection: close`, and the server begins none of the remaining requests.
+/// A server stops while requests are pipelined: every answer that arrives is complete, the last one
+/// has `Connection: close`, and the server begins none of the remaining requests.
 #[test]
 fn a_server_that_stops_truncates_no_answer() {
     const PIPELINED: usize = 2_000;

@@ -1,8 +1,8 @@
 //! Mutated requests: the fast path and hyper send the same answers and end the connection alike.
 //!
-//! Another request follows each mutant: a parser that takes a different number of bytes for the first
-//! request reads a different second one. `KEYPEG_FUZZ_RUNS` sets the number of runs, `KEYPEG_SEED`
-//! repeats them.
+//! Another request follows each mutant: a parser that takes a different number of bytes for the
+//! first request reads a different second one. `KEYPEG_FUZZ_RUNS` sets the number of runs,
+//! `KEYPEG_SEED` repeats them.
 
 use super::{CLOSING_REQUEST, Connection, PoolNames, Via, request};
 use crate::fuzz::below;

@@ -298,8 +298,8 @@ impl History {
     }
 }
 
-/// Checks after a restart that deleted keys stay deleted and all others exist. A delete that was not
-/// answered is now known to be applied or not, and that outcome is permanent.
+/// Checks after a restart that deleted keys stay deleted and all others exist. A delete that was
+/// not answered is now known to be applied or not, and that outcome is permanent.
 fn check_keys(server: &Server, history: &SharedHistory) {
     let client = &mut server.client();
     let history = &mut *history.lock().unwrap();

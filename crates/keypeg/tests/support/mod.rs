@@ -77,13 +77,15 @@ impl Server {
             .unwrap_or_else(|(_, line)| panic!("not a ready line: {line:?}"))
     }
 
-    /// Starts a server whose log goes to a file. `command` is a `serve`, possibly run by another program.
+    /// Starts a server whose log goes to a file. `command` is a `serve`, possibly run by another
+    /// program.
     pub(crate) fn logged(command: &mut Command, log: &Path) -> Self {
         Self::try_logged(command, log)
             .unwrap_or_else(|status| panic!("{status}: {}", std::fs::read_to_string(log).unwrap()))
     }
 
-    /// Like [`Self::logged`], for a server that may end before it is ready; then returns its status.
+    /// Like [`Self::logged`], for a server that may end before it is ready; then returns its
+    /// status.
     pub(crate) fn try_logged(command: &mut Command, log: &Path) -> Result<Self, ExitStatus> {
         let log = File::options().create(true).append(true).open(log).unwrap();
         Self::start(command, log.into()).map_err(|(status, _)| status)
@@ -162,7 +164,8 @@ pub(crate) fn keypeg_under(words: &[&str], args: &[&str]) -> Command {
     command
 }
 
-/// Reports that a test could not run here. It bypasses libtest's capture; `./test` counts such lines.
+/// Reports that a test could not run here. It bypasses libtest's capture; `./test` counts such
+/// lines.
 pub(crate) fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "\nskipped test: {test}: {why}");
 }
@@ -175,8 +178,8 @@ pub(crate) fn exit_of(command: &mut Command) -> (i32, String) {
     (process.wait().unwrap().code().expect("ended by itself"), stderr)
 }
 
-/// Runs a command that should end by itself, and kills it after [`PATIENCE`]; returns its exit code,
-/// its stdout and its stderr.
+/// Runs a command that should end by itself, and kills it after [`PATIENCE`]; returns its exit
+/// code, its stdout and its stderr.
 pub(crate) fn exit_within(command: &mut Command) -> (Option<i32>, String, String) {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let process = pipes.spawn().unwrap();
@@ -194,7 +197,7 @@ pub(crate) fn exit_within(command: &mut Command) -> (Option<i32>, String, String
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// Polls until `poll` returns a value; fails after [`PATIENCE`].
+/// Calls `poll` until it returns a value; fails after [`PATIENCE`].
 pub(crate) fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let start = now();
     loop {

@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Cuts the power of the file system that a directory is on. Before that, where `pages` is not 0, it
-/// makes that many pages of each file durable, chosen at random near the end of the written data:
-/// a disk may write pages in any order.
+/// Cuts the power of the file system that a directory is on. Before that, where `pages` is not 0,
+/// it makes that many pages of each file durable, chosen at random near the end of the written
+/// data: a disk may write pages in any order.
 const CUT: &str = r#"
 my ($dir, $pages, $seed) = @ARGV;
 srand($seed);
