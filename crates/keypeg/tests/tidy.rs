@@ -123,6 +123,20 @@ fn the_map_names_only_files_that_exist() {
 }
 
 #[test]
+fn the_map_names_every_source_file() {
+    let map = paths_on_the_map();
+    let is_source = |path: &String| path.starts_with("crates/") && path.contains("/src/");
+    let sources: Vec<_> = texts("rs").into_iter().map(|(path, _)| path).filter(is_source).collect();
+    assert!(sources.len() > 100, "{} source files", sources.len());
+    // A `tests.rs` beside its module belongs to that module's row.
+    let missing: Vec<_> = sources
+        .iter()
+        .filter(|path| !path.ends_with("/tests.rs") && !map.contains(*path))
+        .collect();
+    assert!(missing.is_empty(), "not on the map: {missing:#?}");
+}
+
+#[test]
 fn links_between_documents_are_valid() {
     for (path, text) in texts("md") {
         let dir = root().join(&path).parent().expect("a directory").to_owned();
