@@ -1,5 +1,6 @@
 //! Checks of the repository's own text: every file has a module comment, no file is too long or
-//! unfinished, and the documents and the map of ARCHITECTURE.md agree with the files.
+//! unfinished, no text has a banned word, and the documents and the map of ARCHITECTURE.md agree
+//! with the files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,24 +10,25 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
 }
 
-/// Collects the files below `dir` with this extension, without build output, fixtures and hidden
-/// directories.
-fn files(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+/// Collects the wanted files below `dir`, without build output, fixtures and hidden directories
+/// other than `.ci`.
+fn files(dir: &Path, is_wanted: &dyn Fn(&Path) -> bool, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-        if path.is_dir() && name != "target" && name != "fixtures" && !name.starts_with('.') {
-            files(&path, ending, found);
-        } else if path.extension().is_some_and(|extension| extension == ending) {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let is_skipped = ["target", "fixtures"].contains(&name) || name.starts_with('.');
+        if path.is_dir() && (!is_skipped || name == ".ci") {
+            files(&path, is_wanted, found);
+        } else if path.is_file() && is_wanted(&path) {
             found.push(path);
         }
     }
 }
 
-/// Returns path, relative to the root, and text of each file with this extension.
-fn texts(ending: &str) -> Vec<(String, String)> {
+/// Returns path, relative to the root, and text of each wanted file.
+fn texts_of(is_wanted: &dyn Fn(&Path) -> bool) -> Vec<(String, String)> {
     let (root, mut found) = (root(), Vec::new());
-    files(&root, ending, &mut found);
+    files(&root, is_wanted, &mut found);
     assert!(!found.is_empty());
     found
         .into_iter()
@@ -35,6 +37,11 @@ fn texts(ending: &str) -> Vec<(String, String)> {
             (path.strip_prefix(&root).expect("within").display().to_string(), text)
         })
         .collect()
+}
+
+/// Returns path, relative to the root, and text of each file with this extension.
+fn texts(extension: &str) -> Vec<(String, String)> {
+    texts_of(&|path| path.extension().is_some_and(|found| found == extension))
 }
 
 /// Files that may exceed [`LINES_MAX`], each with its reason.
@@ -85,6 +92,108 @@ fn no_file_contains_a_mark_of_unfinished_work() {
         for mark in marks {
             assert!(!text.contains(mark), "{path} contains {mark}");
         }
+    }
+}
+
+/// Words and phrases that no text may contain, because they hide which component does what. Each is
+/// written with a hyphen, which is removed before the search, so that this table contains none.
+const BANNED: [&str; 14] = [
+    "to-ld",
+    "te-lls",
+    "an-ew",
+    "who-ever",
+    "no-body",
+    "some-body",
+    "for ev-er",
+    "is ov-er",
+    "as ma-ny as may",
+    "in who-se name",
+    "be-fall",
+    "be-falls",
+    "made n-ew",
+    "as is wi-shed",
+];
+
+/// Returns whether a file contains prose or code: by its extension, or as a script without one.
+fn is_checked(path: &Path) -> bool {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => path.ends_with("docs/openapi.json"),
+        Some(extension) => ["rs", "md", "toml", "html", "css", "py", "lua"].contains(&extension),
+        None => {
+            let is_script = || std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!"));
+            path.ends_with("justfile") || is_script()
+        }
+    }
+}
+
+/// A word in lower case.
+struct Word {
+    text: String,
+    line: usize,
+    /// Whether only blanks, underscores, line ends and comment marks separate it from the word
+    /// before it.
+    follows: bool,
+}
+
+/// Splits a text into words. Phrases are found in sentences and in names such as `one_two`, also
+/// where a line of a comment or a paragraph ends between their words.
+fn words(text: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut follows = false;
+    for (whole_line, line) in text.lines().zip(1..) {
+        let content = whole_line.trim_start_matches([' ', '\t', '/', '!', '#', '*', '>', '-']);
+        let mut rest = content.trim_end_matches([' ', '\\']);
+        while let Some(start) = rest.find(char::is_alphanumeric) {
+            let is_blank = |sign: char| sign == ' ' || sign == '\t' || sign == '_';
+            follows &= rest[..start].chars().all(is_blank);
+            rest = &rest[start..];
+            let end = rest.find(|sign: char| !sign.is_alphanumeric()).unwrap_or(rest.len());
+            words.push(Word { text: rest[..end].to_lowercase(), line, follows });
+            rest = &rest[end..];
+            follows = true;
+        }
+        follows &= rest.is_empty() && !content.is_empty();
+    }
+    words
+}
+
+/// Returns the lines on which `phrase` begins.
+fn lines_with(words: &[Word], phrase: &str) -> Vec<usize> {
+    let phrase: Vec<&str> = phrase.split(' ').collect();
+    let is_hit = |found: &&[Word]| {
+        found.iter().zip(&phrase).all(|(word, wanted)| word.text == *wanted)
+            && found[1..].iter().all(|word| word.follows)
+    };
+    words.windows(phrase.len()).filter(is_hit).map(|found| found[0].line).collect()
+}
+
+#[test]
+fn no_text_has_a_banned_word() {
+    let mut hits = Vec::new();
+    for (path, text) in texts_of(&is_checked) {
+        let words = words(&text);
+        for phrase in BANNED.map(|banned| banned.replace('-', "")) {
+            let lines = lines_with(&words, &phrase);
+            hits.extend(lines.into_iter().map(|line| format!("{path}:{line}: {phrase}")));
+        }
+    }
+    assert!(hits.is_empty(), "{} banned words:\n{}", hits.len(), hits.join("\n"));
+}
+
+#[test]
+fn a_banned_word_is_found_in_names_and_across_lines() {
+    for (text, phrase, expected) in [
+        ("it was One, two.", "one", vec![1]),
+        ("someone or one_s", "one", vec![1]),
+        ("x\n/// it is one\n/// two\n", "one two", vec![2]),
+        ("a one \\\n   two", "one two", vec![1]),
+        ("> one\n> two", "one two", vec![1]),
+        ("fn is_one_two_or_not()", "one two", vec![1]),
+        ("one, two; one. Two", "one two", vec![]),
+        ("one.\ntwo", "one two", vec![]),
+        ("/// one\n///\n/// two", "one two", vec![]),
+    ] {
+        assert_eq!(lines_with(&words(text), phrase), expected, "{text:?}");
     }
 }
 
