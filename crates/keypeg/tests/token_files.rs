@@ -96,7 +96,8 @@ fn a_file_that_all_users_can_read_is_logged_once() {
         said.matches("every user of this machine can read the names").count()
     };
     let reload = || {
-        let reloads = || std::fs::read_to_string(&log).unwrap().matches("reloaded the access tokens").count();
+        let reloads =
+            || std::fs::read_to_string(&log).unwrap().matches("reloaded the access tokens").count();
         let before = reloads();
         kill_process(server.pid(), Signal::HUP).unwrap();
         eventually("a reload", || (reloads() > before).then_some(()));
