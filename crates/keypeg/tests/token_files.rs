@@ -28,7 +28,7 @@ fn a_file_that_others_can_write_is_refused() {
     let (path, dir) = (tokens.path(), TempDir::new());
     for mode in [0o620, 0o602, 0o666] {
         chmod(&path, mode);
-        refused(&path, 78, "others can write it: chmod 0600");
+        refused(&path, 78, "other users can write this file: chmod 0600");
     }
     chmod(&path, 0o600);
     let link = dir.path().join("link");
