@@ -6,6 +6,7 @@
 
 use crate::event::Event;
 use crate::ids::{BodyDigest, IdempotencyId};
+use crate::numbers::{BorrowerId, KeyNumber, PoolId};
 use crate::policy::Policy;
 
 /// Something that happened to a pool or a key. Key numbers are the server's and never used twice.
@@ -14,7 +15,7 @@ pub enum Fact<'a> {
     /// A pool was made.
     PoolCreated {
         /// Its number, never used twice.
-        pool: u32,
+        pool: PoolId,
         /// Its name.
         name: &'a str,
         /// Its policy.
@@ -23,21 +24,21 @@ pub enum Fact<'a> {
     /// A pool's policy was changed.
     PolicyChanged {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// What it is now.
         policy: Policy,
     },
     /// A pool was removed with all its keys.
     PoolDeleted {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
     },
     /// Keys came to be: numbers `first`, `first + 1`, …, one for each value.
     KeysCreated {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The first key's number.
-        first: u64,
+        first: KeyNumber,
         /// When, wall time in milliseconds: shown, decides nothing.
         at_ms: u64,
         /// Whether they were brought in: their values are then never used again.
@@ -48,23 +49,23 @@ pub enum Fact<'a> {
     /// A key was deleted by a call.
     KeyDeleted {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
     },
     /// A key was purged by time.
     KeyPurged {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
     },
     /// A key was lent.
     Granted {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token.
         token: u64,
         /// The lease itself.
@@ -73,9 +74,9 @@ pub enum Fact<'a> {
     /// A lease runs: told anew, so that what was written of it before can be forgotten.
     LeaseSnapshot {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token.
         token: u64,
         /// The lease as it is now.
@@ -84,9 +85,9 @@ pub enum Fact<'a> {
     /// A key rests after the lease of this token: told anew, like [`Fact::LeaseSnapshot`].
     RestSnapshot {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token of the lease it rests after.
         token: u64,
         /// Until when, lease time in microseconds.
@@ -97,9 +98,9 @@ pub enum Fact<'a> {
     /// A lease was given more time.
     Renewed {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The lease's fencing token.
         token: u64,
         /// Its new end, lease time in microseconds.
@@ -108,9 +109,9 @@ pub enum Fact<'a> {
     /// A lease was ended by a call.
     Released {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The lease's fencing token.
         token: u64,
         /// Until when the key rests, lease time in microseconds; 0 for not at all.
@@ -121,31 +122,31 @@ pub enum Fact<'a> {
     /// A key was taken out of rotation by a call, which ended the lease on it.
     Quarantined {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// Why, where that was said.
         reason: Option<&'a str>,
     },
     /// A key that rested or was out of rotation was put back.
     KeyFreed {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
     },
     /// What an Idempotency-Key was answered: in the same batch as what it tells of, and told anew,
     /// like [`Fact::LeaseSnapshot`].
     AnswerStored {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The answer.
         answer: IdempotencyRecord,
     },
     /// An answer was never received and what it gave has been taken back: it is forgotten.
     AnswerRevoked {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// Which answer.
         id: IdempotencyId,
     },
@@ -179,8 +180,8 @@ pub struct Grant<'a> {
     pub rest_us: u64,
     /// Who said to hold it.
     pub holder: Option<&'a str>,
-    /// In whose name: its borrower's number, or 0.
-    pub by: u64,
+    /// The borrower it counts for.
+    pub borrower: BorrowerId,
 }
 
 /// What an Idempotency-Key was answered.
@@ -193,7 +194,7 @@ pub struct IdempotencyRecord {
     /// How long it is kept at least, lease time in microseconds.
     pub until_us: u64,
     /// What it told.
-    pub said: IdempotentResult,
+    pub result: IdempotentResult,
 }
 
 /// What an answer told that is not to be found elsewhere later. Instants that end in `_ms` are wall
@@ -203,7 +204,7 @@ pub enum IdempotentResult {
     /// A key was lent.
     Lease {
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token.
         token: u64,
         /// When the lease was to end, lease time in microseconds: another end is a renewal's.
@@ -218,7 +219,7 @@ pub enum IdempotentResult {
     /// Keys were made or brought in: numbers `first`, `first + 1`, ….
     Keys {
         /// The first key's number.
-        first: u64,
+        first: KeyNumber,
         /// How many.
         count: u32,
         /// When they were to be purged; `None` never.
@@ -232,12 +233,12 @@ pub trait FactSink {
     fn record(&mut self, fact: &Fact<'_>);
 
     /// Tells whether somebody follows this pool: only then are its events made.
-    fn has_subscribers(&self, _pool: u32) -> bool {
+    fn has_subscribers(&self, _pool: PoolId) -> bool {
         false
     }
 
     /// Takes an event of a followed pool; it stands once the facts told with it do.
-    fn emit(&mut self, _pool: u32, _event: &Event<'_>) {}
+    fn emit(&mut self, _pool: PoolId, _event: &Event<'_>) {}
 }
 
 impl<F: FnMut(&Fact<'_>)> FactSink for F {

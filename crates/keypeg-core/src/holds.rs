@@ -7,6 +7,7 @@ use crate::chunks::Chunks;
 use crate::deadlines::{HeapIndex, NO_INDEX};
 use crate::ids::TOKEN_MAX;
 use crate::index::Index;
+use crate::numbers::BorrowerId;
 
 /// A key that is away.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Hold {
     /// How long the key rests after the lease.
     pub(crate) rest_us: u64,
     /// In whose name it is lent: a borrower's number, or 0.
-    pub(crate) by: u64,
+    pub(crate) borrower: BorrowerId,
     /// Who said to hold it; while the key rests, why it does.
     pub(crate) words: Option<Box<str>>,
 }
@@ -101,7 +102,7 @@ impl Hold {
             granted_us: lease.granted_us,
             latest_us: lease.hold_until_us,
             rest_us: lease.rest_us,
-            by: lease.by,
+            borrower: lease.borrower,
             words: lease.holder.map(Into::into),
         }
     }
@@ -114,7 +115,7 @@ impl Hold {
             granted_us: 0,
             latest_us: 0,
             rest_us: 0,
-            by: 0,
+            borrower: BorrowerId::NONE,
             words: None,
         }
     }

@@ -228,7 +228,7 @@ fn spread_of(all: &Chunks<Option<StoredAnswer>>, at: u32) -> u64 {
 }
 
 fn token_of(kept: &StoredAnswer) -> Option<u64> {
-    match kept.answer.said {
+    match kept.answer.result {
         IdempotentResult::Lease { token, .. } => Some(token),
         IdempotentResult::Keys { .. } => None,
     }

@@ -4,6 +4,7 @@
 //! nobody without the hash key can aim at a bucket. A lease's id is its token under a MAC of 75
 //! bits, so it cannot be guessed. The hash key is the installation's and never leaves it.
 
+use crate::numbers::PoolId;
 use std::fmt;
 
 /// A key's public handle: 128 bits that tell nothing of the secret. Written as 26 of `0-9a-v`.
@@ -90,35 +91,35 @@ impl IdHashKey {
     }
 
     /// Computes the id of the key with this value in this pool.
-    pub fn key_id(&self, pool: u32, value: &[u8]) -> KeyId {
-        KeyId(self.keyed([b"key:", &pool.to_le_bytes(), value]))
+    pub fn key_id(&self, pool: PoolId, value: &[u8]) -> KeyId {
+        KeyId(self.keyed([b"key:", &pool.0.to_le_bytes(), value]))
     }
 
     /// Computes the id of the lease that `token` was granted for in this pool.
-    pub fn lease_id(&self, pool: u32, token: u64) -> LeaseId {
-        let mac = self.keyed([b"lease:", &pool.to_le_bytes(), &token.to_le_bytes()]);
+    pub fn lease_id(&self, pool: PoolId, token: u64) -> LeaseId {
+        let mac = self.keyed([b"lease:", &pool.0.to_le_bytes(), &token.to_le_bytes()]);
         LeaseId((mac << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
     }
 
     /// Computes the id of the answer that `by` asks of `route` in this pool under an
     /// Idempotency-Key.
-    pub(crate) fn answer_id(&self, pool: u32, route: u8, by: &str, key: &str) -> IdempotencyId {
+    pub(crate) fn answer_id(&self, pool: PoolId, route: u8, by: &str, key: &str) -> IdempotencyId {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(b"answer:").update(&pool.to_le_bytes()).update(&[route]);
+        hasher.update(b"answer:").update(&pool.0.to_le_bytes()).update(&[route]);
         hasher.update(&(by.len() as u64).to_le_bytes()).update(by.as_bytes());
         IdempotencyId(first_128(&hasher.update(key.as_bytes()).finalize()))
     }
 
     /// Makes the cursor of a listing of this pool that goes on at `slot`, in this run.
-    pub(crate) fn cursor(&self, pool: u32, run: u64, slot: u32) -> Cursor {
+    pub(crate) fn cursor(&self, pool: PoolId, run: u64, slot: u32) -> Cursor {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(b"page:").update(&pool.to_le_bytes()).update(&run.to_le_bytes());
+        hasher.update(b"page:").update(&pool.0.to_le_bytes()).update(&run.to_le_bytes());
         hasher.update(&slot.to_le_bytes());
         Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot))
     }
 
     /// Reads the slot of a cursor that was made for this pool in this run.
-    pub(crate) fn position(&self, pool: u32, run: u64, cursor: Cursor) -> Option<u32> {
+    pub(crate) fn position(&self, pool: PoolId, run: u64, cursor: Cursor) -> Option<u32> {
         let slot = u32::try_from(cursor.0 & u128::from(u32::MAX)).expect("invariant: 32 bits");
         (self.cursor(pool, run, slot) == cursor).then_some(slot)
     }
@@ -144,7 +145,7 @@ impl IdHashKey {
     }
 
     /// Tells whether this installation made that lease id, for that pool.
-    pub fn verifies(&self, pool: u32, lease: LeaseId) -> bool {
+    pub fn verifies(&self, pool: PoolId, lease: LeaseId) -> bool {
         self.lease_id(pool, lease.token()) == lease
     }
 }
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn ids_read_back_what_they_write_and_nothing_else() {
         let ids = IdHashKey::new([7; 32]);
-        let id = ids.key_id(1, b"secret");
+        let id = ids.key_id(PoolId(1), b"secret");
         assert_eq!(KeyId::parse(&id.to_string()), Some(id));
         for bits in [0, 1, u128::MAX, u128::MAX >> 1] {
             assert_eq!(KeyId::parse(&KeyId(bits).to_string()), Some(KeyId(bits)));
@@ -254,7 +255,7 @@ mod tests {
             let whole = [&b"key:"[..], &9_u32.to_le_bytes(), &value].concat();
             let hash = blake3::Hasher::new_keyed(&key).update(&whole).finalize();
             assert_eq!(
-                IdHashKey::new(key).key_id(9, &value),
+                IdHashKey::new(key).key_id(PoolId(9), &value),
                 KeyId(first_128(&hash)),
                 "{len} bytes"
             );
@@ -264,30 +265,30 @@ mod tests {
     #[test]
     fn a_lease_id_holds_only_for_its_pool_and_token() {
         let ids = IdHashKey::new([7; 32]);
-        let lease = ids.lease_id(3, 42);
+        let lease = ids.lease_id(PoolId(3), 42);
         assert_eq!(lease.token(), 42);
-        assert!(ids.verifies(3, lease));
-        assert!(!ids.verifies(4, lease));
-        assert!(!ids.verifies(3, LeaseId(lease.0 ^ (1 << 60))));
-        assert!(!ids.verifies(3, LeaseId(lease.0 + 1)));
+        assert!(ids.verifies(PoolId(3), lease));
+        assert!(!ids.verifies(PoolId(4), lease));
+        assert!(!ids.verifies(PoolId(3), LeaseId(lease.0 ^ (1 << 60))));
+        assert!(!ids.verifies(PoolId(3), LeaseId(lease.0 + 1)));
     }
 
     #[test]
     fn a_cursor_holds_only_for_its_pool_its_run_and_its_slot() {
         let ids = IdHashKey::new([7; 32]);
-        let cursor = ids.cursor(3, 9, 42);
+        let cursor = ids.cursor(PoolId(3), 9, 42);
         assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
-        assert_eq!(ids.position(3, 9, cursor), Some(42));
-        assert_eq!(ids.position(4, 9, cursor), None);
-        assert_eq!(ids.position(3, 8, cursor), None);
-        assert_eq!(ids.position(3, 9, Cursor(cursor.0 + 1)), None);
-        assert_eq!(ids.position(3, 9, Cursor(cursor.0 ^ (1 << 127))), None);
+        assert_eq!(ids.position(PoolId(3), 9, cursor), Some(42));
+        assert_eq!(ids.position(PoolId(4), 9, cursor), None);
+        assert_eq!(ids.position(PoolId(3), 8, cursor), None);
+        assert_eq!(ids.position(PoolId(3), 9, Cursor(cursor.0 + 1)), None);
+        assert_eq!(ids.position(PoolId(3), 9, Cursor(cursor.0 ^ (1 << 127))), None);
     }
 
     #[test]
     fn the_same_value_has_another_id_in_another_pool_or_installation() {
         let ids = IdHashKey::new([7; 32]);
-        assert_ne!(ids.key_id(1, b"a"), ids.key_id(2, b"a"));
-        assert_ne!(ids.key_id(1, b"a"), IdHashKey::new([8; 32]).key_id(1, b"a"));
+        assert_ne!(ids.key_id(PoolId(1), b"a"), ids.key_id(PoolId(2), b"a"));
+        assert_ne!(ids.key_id(PoolId(1), b"a"), IdHashKey::new([8; 32]).key_id(PoolId(1), b"a"));
     }
 }

@@ -114,6 +114,35 @@ pub struct KeyPage {
     pub next: Option<Cursor>,
 }
 
+/// Which keys a page of a listing contains.
+#[derive(Clone, Copy, Debug)]
+pub struct ListOptions {
+    /// The state the keys are in; any state when `None`.
+    pub state: Option<KeyState>,
+    /// The most keys in the page.
+    pub limit: usize,
+    /// The start of the page; the beginning of the pool when `None`.
+    pub cursor: Option<Cursor>,
+}
+
+/// The result of a keep-alive of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptAlive {
+    /// The key's id.
+    pub id: KeyId,
+    /// When the key is purged without another keep-alive, wall time in milliseconds; `None` never.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// The result of a keep-alive of several keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAliveMany {
+    /// The number of distinct keys that were kept alive.
+    pub kept: u64,
+    /// The ids that name no key of the pool.
+    pub missing: Vec<KeyId>,
+}
+
 /// A running lease as it is shown. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {

@@ -16,6 +16,7 @@ mod idempotency_store;
 mod ids;
 mod index;
 mod key;
+mod numbers;
 mod policy;
 mod pool;
 mod pools;
@@ -35,17 +36,24 @@ pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, Packe
 pub use idempotency_store::ANSWERS_MAX;
 pub use ids::{BodyDigest, Cursor, IdHashKey, IdempotencyId, KeyId, LeaseId, TOKEN_MAX};
 pub use key::{
-    KeyPage, KeyRef, KeyState, KeyView, LeaseView, NewKey, ReleaseOptions, Secret, VALUE_MAX,
+    KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
+    ReleaseOptions, Secret, VALUE_MAX,
 };
+pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
 pub use policy::{
     DURATION_MAX_MS, KEY_LENGTH, KEY_PREFIX_MAX, OutOfRange, POOL_KEYS_MAX, Policy, PolicyPatch,
     PoolName,
 };
-pub use pool::{AcquireOptions, GrantedLease, IdempotencyKey, Pool, StepContext};
-pub use pools::{Pools, SnapshotCursor};
+pub use pool::{
+    AcquireOptions, Granted, GrantedLease, IdempotencyKey, IdempotentCall, Pool, StepContext,
+    WaitOptions,
+};
+pub use pools::{IdsToCheck, NextDue, Pools, SnapshotCursor};
 pub use refusal::{EndCause, KeyCounts, NoKeyCause, Refusal};
-pub use replayer::{Checkpointed, ReplayError, Replayer, StoredKey};
-pub use shared::{Counters, Limits, SharedState, TOKEN_RESERVATION, WAITERS_MAX, WaitOutcome};
+pub use replayer::{Checkpointed, ReplayError, Replayer, StoredKey, StoredPool};
+pub use shared::{
+    Counters, JournalPositions, Limits, SharedState, TOKEN_RESERVATION, WAITERS_MAX, WaitOutcome,
+};
 
 /// Where random comes from: an argument, so that a seed can play it.
 pub trait RandomSource {

@@ -34,7 +34,8 @@ use crate::holds::{Hold, Holds};
 use crate::idempotency_store::IdempotencyStore;
 use crate::ids::{IdHashKey, KeyId, LeaseId};
 use crate::index::Index;
-use crate::key::{KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret};
+use crate::key::{KeptAlive, KeptAliveMany, KeyRef, KeyState, KeyView, LeaseView, NewKey, Secret};
+use crate::numbers::{BorrowerId, KeyNumber, PoolId};
 use crate::policy::{OutOfRange, Policy, PoolName};
 use crate::refusal::{EndCause, KeyCounts, NoKeyCause, Refusal};
 use crate::retired::Retired;
@@ -45,8 +46,8 @@ use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 use health::Reasons;
-pub use idempotent::IdempotencyKey;
-pub use wait::GrantedLease;
+pub use idempotent::{IdempotencyKey, IdempotentCall};
+pub use wait::{GrantedLease, WaitOptions};
 
 /// One step of a turn: when it is, where random comes from, who takes the facts.
 pub struct StepContext<'a> {
@@ -69,14 +70,25 @@ pub struct AcquireOptions<'a> {
     pub ttl_ms: Option<u64>,
     /// Who says to hold it.
     pub holder: Option<&'a str>,
-    /// In whose name.
-    pub by: Borrower,
+    /// The borrower that the lease counts for.
+    pub borrower: Borrower,
+}
+
+/// A lease that was just granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The lease.
+    pub lease: LeaseView,
+    /// The key's value.
+    pub value: Secret,
+    /// Whether an earlier request with the same Idempotency-Key was granted this lease.
+    pub redelivered: bool,
 }
 
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    number: u32,
+    number: PoolId,
     /// Where it stands among the pools.
     pub(crate) seat: u32,
     name: PoolName,
@@ -103,7 +115,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(number: u32, name: PoolName, policy: Policy) -> Self {
+    pub(crate) fn new(number: PoolId, name: PoolName, policy: Policy) -> Self {
         Self {
             number,
             seat: 0,
@@ -126,7 +138,7 @@ impl Pool {
     }
 
     /// Its number, never used twice.
-    pub fn id(&self) -> u32 {
+    pub fn id(&self) -> PoolId {
         self.number
     }
 
@@ -179,7 +191,7 @@ impl Pool {
         let first = ledger.take_numbers(count);
         let mut symbols = Symbols::default();
         let mut value = Vec::with_capacity(length);
-        for number in first..first + u64::from(count) {
+        for number in first.range(count) {
             let id = loop {
                 symbols.make(&self.policy, step.random, &mut value);
                 let id = ledger.ids.key_id(self.number, &value);
@@ -194,7 +206,7 @@ impl Pool {
         let pool = self.number;
         let at_ms = step.now.wall_us / US_PER_MS;
         if enabled(Sabotage::HalfBatch) {
-            for (first, value) in (first..).zip(values.values().iter()) {
+            for (first, value) in first.range(count).zip(values.values().iter()) {
                 let mut alone = PackedValuesBuilder::default();
                 alone.push(value);
                 let values = alone.values();
@@ -226,19 +238,20 @@ impl Pool {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
         let mut values = PackedValuesBuilder::default();
-        for (at, value) in imported.iter().enumerate() {
+        for (index, value) in imported.iter().enumerate() {
             let id = ledger.ids.key_id(self.number, value.bytes());
             // One that is due is over: it is purged, which retires it if it was brought in.
             let _ = self.touch(ledger, step, &KeyRef::Value(value.clone()));
-            let was_here = gone == Some(at) || self.ever_had(id, value.bytes());
+            let was_here = gone == Some(index) || self.ever_had(id, value.bytes());
             if was_here || !seen.insert(id) {
-                return Err(Refusal::KeyExists { at });
+                return Err(Refusal::KeyExists { index });
             }
             values.push(value.bytes());
         }
         self.room_for(ledger, step, count)?;
         let first = ledger.take_numbers(count);
-        let keys: Vec<_> = (first..)
+        let keys: Vec<_> = first
+            .range(count)
             .zip(imported)
             .map(|(number, value)| {
                 let id = ledger.ids.key_id(self.number, value.bytes());
@@ -294,7 +307,7 @@ impl Pool {
         &mut self,
         ids: &IdHashKey,
         now: Now,
-        number: u64,
+        number: KeyNumber,
         (id, value): (KeyId, &[u8]),
         imported: bool,
     ) -> u32 {
@@ -324,10 +337,10 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         wish: &AcquireOptions<'_>,
-    ) -> Result<(LeaseView, Secret), Refusal> {
+    ) -> Result<Granted, Refusal> {
         let length_us = self.length_us(wish.ttl_ms)?;
         self.settle_returns(ledger, step);
-        Self::may_borrow(ledger, wish.by)?;
+        Self::may_borrow(ledger, wish.borrower)?;
         if !enabled(Sabotage::NewcomerFirst) {
             self.serve_line(ledger, step);
         }
@@ -337,7 +350,7 @@ impl Pool {
         }
         match self.draw(ledger, step) {
             Ok(slot) => {
-                Ok(self.grant(ledger, step, slot, (length_us, wish.holder, wish.by.number)))
+                Ok(self.grant(ledger, step, slot, (length_us, wish.holder, wish.borrower.id)))
             }
             Err(Undrawn::Settling) => Err(Refusal::Settling),
             Err(Undrawn::None) => Err(self.no_key(ledger, step)),
@@ -369,8 +382,8 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         slot: u32,
-        (length_us, holder, by): (u64, Option<&str>, u64),
-    ) -> (LeaseView, Secret) {
+        (length_us, holder, borrower): (u64, Option<&str>, BorrowerId),
+    ) -> Granted {
         let token = ledger.take_token(step.facts);
         let lease = Grant {
             granted_us: step.now.lease_us,
@@ -378,7 +391,7 @@ impl Pool {
             hold_until_us: after(step.now.lease_us, self.policy.hold_us()),
             rest_us: self.policy.rest_ms * US_PER_MS,
             holder,
-            by,
+            borrower,
         };
         let key = self.slots.number(slot);
         self.lend(ledger, slot, token, &lease);
@@ -386,7 +399,7 @@ impl Pool {
         let view = self.lease_view(&ledger.ids, step.now, self.slots.place(slot));
         let (key, until_us) = (view.key_id, lease.until_us);
         self.tell(step, || Event::Granted { key, token, holder, until_us });
-        (view, Secret::of_pool(self.slots.value(slot)))
+        Granted { lease: view, value: Secret::of_pool(self.slots.value(slot)), redelivered: false }
     }
 
     fn length_us(&self, ttl_ms: Option<u64>) -> Result<u64, Refusal> {
@@ -411,17 +424,17 @@ impl Pool {
             KeyCounts { leased: 0, resting: 0, .. } => NoKeyCause::AllQuarantined,
             _ => NoKeyCause::NoneFree,
         };
-        let back_in_ms = self
+        let next_hold_end_in_ms = self
             .next_hold_end_us()
             .map(|at| at.saturating_sub(step.now.lease_us).div_ceil(US_PER_MS));
-        Refusal::NoKey { cause, counts, back_in_ms }
+        Refusal::NoKey { cause, counts, next_hold_end_in_ms }
     }
 
     /// Makes a key leased, whatever it was.
     fn lend(&mut self, ledger: &mut SharedState, slot: u32, token: u64, lease: &Grant<'_>) {
         self.detach(ledger, slot, EndCause::Expired);
         let hold = self.holds.add(Hold::new(slot, token, lease));
-        self.count(ledger, lease.by);
+        self.count(ledger, lease.borrower);
         self.slots.set_state(slot, KeyState::Leased);
         self.slots.set_place(slot, hold);
         self.returns.set(hold, lease.until_us, &mut self.holds);
@@ -532,7 +545,7 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         key: &KeyRef,
-    ) -> Result<(KeyId, Option<u64>), Refusal> {
+    ) -> Result<KeptAlive, Refusal> {
         let slot = self.touch(ledger, step, key)?;
         let until_us = self.life_until(step.now);
         self.lives.set(slot, until_us, &mut self.slots);
@@ -540,7 +553,7 @@ impl Pool {
             KeyRef::Id(id) => *id,
             KeyRef::Value(_) => self.id_of(&ledger.ids, slot),
         };
-        Ok((id, step.now.serving_to_wall_ms(until_us)))
+        Ok(KeptAlive { id, expires_at_ms: step.now.serving_to_wall_ms(until_us) })
     }
 
     /// Keeps many keys alive; gives how many distinct ones and which are not there. O(k log n).
@@ -549,7 +562,7 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         keys: &[KeyId],
-    ) -> (u64, Vec<KeyId>) {
+    ) -> KeptAliveMany {
         let mut seen = HashSet::with_capacity_and_hasher(keys.len(), Hasher::default());
         let mut missing = Vec::new();
         for id in keys.iter().filter(|id| seen.insert(**id)) {
@@ -557,7 +570,7 @@ impl Pool {
                 missing.push(*id);
             }
         }
-        ((seen.len() - missing.len()) as u64, missing)
+        KeptAliveMany { kept: (seen.len() - missing.len()) as u64, missing }
     }
 
     /// Gives every key its full keep-alive time again, in one step; none that is due is raised.
@@ -649,8 +662,8 @@ impl Pool {
     }
 
     fn note_end(&mut self, ledger: &mut SharedState, hold: u32, cause: EndCause) {
-        let Hold { slot, token, by, .. } = *self.holds.get(hold);
-        self.count_less(ledger, by);
+        let Hold { slot, token, borrower, .. } = *self.holds.get(hold);
+        self.count_less(ledger, borrower);
         let number = self.slots.number(slot);
         ledger.ended.note(EndedLease { token, number, slot, cause });
         self.replays.lease_ended(ledger, token);
@@ -665,7 +678,7 @@ impl Pool {
         let (slots, pool, ids) = (&self.slots, self.number, &ledger.ids);
         self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
         if self.slots.imported(slot) && !enabled(Sabotage::ForgetRetired) {
-            self.retired.insert(id, ledger.mark, ledger.taken_over);
+            self.retired.insert(id, ledger.positions);
         }
         self.slots.remove(slot);
         ledger.keys -= 1;

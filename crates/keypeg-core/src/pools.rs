@@ -10,11 +10,12 @@ use crate::deadlines::{Deadlines, HeapIndex, NO_INDEX};
 use crate::fact::{Fact, FactSink};
 use crate::ids::{IdHashKey, KeyId};
 use crate::key::Secret;
+use crate::numbers::{PoolId, WaiterId};
 use crate::policy::{Policy, PolicyPatch, PoolName};
-use crate::pool::{IdempotencyKey, Pool, StepContext};
+use crate::pool::{IdempotencyKey, IdempotentCall, Pool, StepContext};
 use crate::refusal::Refusal;
 use crate::sabotage::{Sabotage, enabled};
-use crate::shared::{Counters, Limits, SharedState, WaitOutcome};
+use crate::shared::{Counters, JournalPositions, Limits, SharedState, WaitOutcome};
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -56,6 +57,24 @@ pub struct SnapshotCursor {
     seat: u32,
     hold: u32,
     answer: u32,
+}
+
+/// When the pools next need a turn, on each clock, in microseconds; `None` when nothing is due ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextDue {
+    /// The earliest end of a lease, a rest or a wait, lease time.
+    pub lease_us: Option<u64>,
+    /// The earliest purge, serving time.
+    pub serving_us: Option<u64>,
+}
+
+/// The ids that the database must look up before an import.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdsToCheck {
+    /// The pool.
+    pub pool: PoolId,
+    /// One id for each value, in the order of the request.
+    pub ids: Vec<KeyId>,
 }
 
 #[derive(Clone, Debug)]
@@ -111,9 +130,9 @@ impl Pools {
     }
 
     /// Seats a new pool and gives its seat.
-    pub(crate) fn seat(&mut self, number: u32, name: PoolName, policy: Policy) -> u32 {
+    pub(crate) fn seat(&mut self, number: PoolId, name: PoolName, policy: Policy) -> u32 {
         let counters = &mut self.ledger.counters;
-        counters.next_pool = counters.next_pool.max(number + 1);
+        counters.next_pool = counters.next_pool.max(PoolId(number.0 + 1));
         let seat = PoolEntry {
             pool: Pool::new(number, name.clone(), policy),
             return_place: NO_INDEX,
@@ -183,13 +202,13 @@ impl Pools {
 
     /// Whether something of any pool is due. O(1).
     fn is_due(&self, now: Now) -> bool {
-        let (of_lease, of_serving) = self.next_due();
-        of_lease.is_some_and(|at| at <= now.lease_us)
-            || of_serving.is_some_and(|at| at <= now.serving_us)
+        let NextDue { lease_us, serving_us } = self.next_due();
+        lease_us.is_some_and(|at| at <= now.lease_us)
+            || serving_us.is_some_and(|at| at <= now.serving_us)
     }
 
     /// Takes somebody out of line; false when nobody with that waiter_id waits. O(log n).
-    pub fn cancel_wait(&mut self, waiter_id: u64) -> bool {
+    pub fn cancel_wait(&mut self, waiter_id: WaiterId) -> bool {
         let Some(&(seat, at)) = self.ledger.waiters.get(&waiter_id) else { return false };
         // The seat may be another pool's by now, and the one asked for an orphan, told soon.
         let Some(seated) = &mut self.seats[seat as usize] else { return false };
@@ -204,7 +223,7 @@ impl Pools {
     }
 
     /// Sends everybody away who waits, each told of by waiter_id. O(waiters): for a stop.
-    pub fn cancel_all_waits(&mut self, mut each: impl FnMut(u64)) {
+    pub fn cancel_all_waits(&mut self, mut each: impl FnMut(WaiterId)) {
         for (waiter_id, _) in self.ledger.waiters.drain() {
             each(waiter_id);
         }
@@ -224,7 +243,7 @@ impl Pools {
 
     /// How many leases run in that name, those that are waited for among them. O(1).
     pub fn lease_count(&self, by: Borrower) -> u64 {
-        self.ledger.borrowers.has(by.number)
+        self.ledger.borrowers.has(by.id)
     }
 
     /// Tells those in line for removed pools.
@@ -300,16 +319,17 @@ impl Pools {
 
     /// Names the mark of the facts to come, which never falls, and up to which one a database has
     /// taken over what is gone for ever: that leaves this memory, a slice a call, pools in turn.
-    pub fn set_positions(&mut self, mark: u64, taken_over: u64) {
-        let risen = taken_over > self.ledger.taken_over;
-        (self.ledger.mark, self.ledger.taken_over) = (mark, taken_over);
+    pub fn set_positions(&mut self, positions: JournalPositions) {
+        let checkpointed = positions.checkpointed;
+        let risen = checkpointed > self.ledger.positions.checkpointed;
+        self.ledger.positions = positions;
         if risen && self.leaving == 0 {
             self.leaving = self.seats.len();
         }
         for _ in 0..SEATS_A_MARK {
             let Some(at) = self.leaving.checked_sub(1) else { return };
             let pool = self.seats.get_mut(at).and_then(Option::as_mut);
-            if pool.is_some_and(|seat| seat.pool.leave_retired(taken_over, LEAVE_A_MARK)) {
+            if pool.is_some_and(|seat| seat.pool.leave_retired(checkpointed, LEAVE_A_MARK)) {
                 return;
             }
             self.leaving = at;
@@ -327,17 +347,17 @@ impl Pools {
     pub fn has_stored_answer(
         &self,
         name: &PoolName,
-        lends: bool,
+        call: IdempotentCall,
         once: &IdempotencyKey<'_>,
         now_us: u64,
     ) -> bool {
-        self.get(name).is_some_and(|pool| pool.has_stored_answer(&self.ledger, lends, once, now_us))
+        self.get(name).is_some_and(|pool| pool.has_stored_answer(&self.ledger, call, once, now_us))
     }
 
     /// The ids to look up before values are brought into the pool of that name, if any are.
-    pub fn ids_to_check(&self, name: &PoolName, values: &[Secret]) -> Option<(u32, Vec<KeyId>)> {
+    pub fn ids_to_check(&self, name: &PoolName, values: &[Secret]) -> Option<IdsToCheck> {
         let pool = self.get(name)?;
-        pool.ids_to_check(&self.ledger, values).map(|ids| (pool.id(), ids))
+        pool.ids_to_check(&self.ledger, values).map(|ids| IdsToCheck { pool: pool.id(), ids })
     }
 
     /// What tells this run of the server from others; no secret.
@@ -426,11 +446,14 @@ impl Pools {
     }
 
     /// When something is due next: in lease time and in serving time.
-    pub fn next_due(&self) -> (Option<u64>, Option<u64>) {
+    pub fn next_due(&self) -> NextDue {
         if !self.rotation.is_empty() || !self.orphans.is_empty() {
-            return (Some(0), Some(0));
+            return NextDue { lease_us: Some(0), serving_us: Some(0) };
         }
-        (self.returns.first().map(|(at, _)| at), self.lives.first().map(|(at, _)| at))
+        NextDue {
+            lease_us: self.returns.first().map(|(at, _)| at),
+            serving_us: self.lives.first().map(|(at, _)| at),
+        }
     }
 
     /// Notes a pool's soonest deadlines; one in rotation is looked at anyway.

@@ -17,7 +17,7 @@ pub struct KeyCounts {
 
 impl KeyCounts {
     /// Keys that are away for a time: leased or resting.
-    pub fn total_away(&self) -> u64 {
+    pub fn leased_or_resting(&self) -> u64 {
         self.leased + self.resting
     }
 
@@ -78,8 +78,8 @@ pub enum Refusal {
     },
     /// A value to import is in the pool, or was and is never used again.
     KeyExists {
-        /// Its place in the request, from 0.
-        at: usize,
+        /// Its index in the request, from 0.
+        index: usize,
     },
     /// No key is free.
     NoKey {
@@ -88,7 +88,7 @@ pub enum Refusal {
         /// How many stand where.
         counts: KeyCounts,
         /// How long until the first comes back, in milliseconds, where one does.
-        back_in_ms: Option<u64>,
+        next_hold_end_in_ms: Option<u64>,
     },
     /// As many wait as may, on the whole server.
     WaitQueueFull {

@@ -6,6 +6,7 @@
 use crate::clocks::Now;
 use crate::fact::Fact;
 use crate::ids::{IdHashKey, KeyId, TOKEN_MAX};
+use crate::numbers::{KeyNumber, Lsn, PoolId};
 use crate::policy::{Policy, PoolName};
 use crate::pools::Pools;
 use crate::sabotage::{Sabotage, enabled};
@@ -17,9 +18,9 @@ use hashbrown::HashMap;
 pub struct Replayer {
     pools: Pools,
     /// Each pool by number.
-    seats: HashMap<u32, Rebuilt, foldhash::fast::RandomState>,
+    seats: HashMap<PoolId, Rebuilt, foldhash::fast::RandomState>,
     /// The seat and slot of each key born in the journal, by number.
-    keys: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
+    keys: HashMap<KeyNumber, (u32, u32), foldhash::fast::RandomState>,
     /// The next token, when the last thing that happened was a clean stop.
     stopped_at: Option<u64>,
     /// The last segment that can go, as the facts so far tell.
@@ -34,6 +35,16 @@ struct Rebuilt {
     seat: u32,
     /// Its first slots hold the keys the database kept, in the order of their numbers.
     loaded: u32,
+}
+
+/// A pool as the database stored it.
+pub struct StoredPool<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its policy.
+    pub policy: Policy,
+    /// About how many keys will be loaded into it: sizes its index, and need not be exact.
+    pub key_count: u64,
 }
 
 /// A key as a database kept it.
@@ -83,19 +94,14 @@ impl Replayer {
     }
 
     /// Puts a pool back that a database kept. `keys` is about how many it will get: a hint.
-    pub fn load_pool(
-        &mut self,
-        number: u32,
-        name: &str,
-        policy: Policy,
-        keys: u64,
-    ) -> Result<(), ReplayError> {
+    pub fn load_pool(&mut self, number: PoolId, row: StoredPool<'_>) -> Result<(), ReplayError> {
+        let StoredPool { name, policy, key_count } = row;
         let name = PoolName::parse(name).ok_or(ReplayError("a pool's name is no name"))?;
         let twice = self.pools.get(&name).is_some() || self.seats.contains_key(&number);
         fits(!twice, "a pool is made twice")?;
         let seat = self.pools.seat(number, name, policy);
         let limit = self.pools.ledger_mut().limits.keys;
-        let keys = usize::try_from(keys.min(limit)).unwrap_or(0);
+        let keys = usize::try_from(key_count.min(limit)).unwrap_or(0);
         self.pools.parts(seat).0.replay_begin(keys);
         self.seats.insert(number, Rebuilt { seat, loaded: 0 });
         Ok(())
@@ -104,8 +110,8 @@ impl Replayer {
     /// Puts a key back that a database kept. A pool's keys come in the order of their numbers.
     pub fn load_key(
         &mut self,
-        pool: u32,
-        key: u64,
+        pool: PoolId,
+        key: KeyNumber,
         row: &StoredKey<'_>,
     ) -> Result<(), ReplayError> {
         let rebuilt = self.seats.get_mut(&pool).ok_or(NO_POOL)?;
@@ -120,8 +126,8 @@ impl Replayer {
     /// Puts back that a key is out of rotation; the key has been put back before.
     pub fn load_quarantined(
         &mut self,
-        pool: u32,
-        key: u64,
+        pool: PoolId,
+        key: KeyNumber,
         reason: &str,
     ) -> Result<(), ReplayError> {
         let (seat, slot) = self.key(pool, key)?;
@@ -133,15 +139,15 @@ impl Replayer {
 
     /// Puts back that imported values were in a pool and are never used again: the database knows
     /// which.
-    pub fn set_has_retired(&mut self, pool: u32) -> Result<(), ReplayError> {
+    pub fn set_has_retired(&mut self, pool: PoolId) -> Result<(), ReplayError> {
         let seat = self.seat(pool)?;
         self.pools.parts(seat).0.replay_retired();
         Ok(())
     }
 
     /// Names the mark of the facts to come, see [`Pools::mark`].
-    pub fn set_position(&mut self, mark: u64) {
-        self.pools.ledger_mut().mark = mark;
+    pub fn set_position(&mut self, position: Lsn) {
+        self.pools.ledger_mut().positions.current = position;
     }
 
     /// Raises the counters to what a segment's header says they were.
@@ -218,7 +224,8 @@ impl Replayer {
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
         match fact {
             Fact::PoolCreated { pool, name, policy } => {
-                self.load_pool(*pool, name, policy.clone(), 0)
+                let policy = policy.clone();
+                self.load_pool(*pool, StoredPool { name, policy, key_count: 0 })
             }
             Fact::PolicyChanged { pool, policy } => {
                 let seat = self.seat(*pool)?;
@@ -247,7 +254,7 @@ impl Replayer {
                 };
                 let fresh = pool.replay_born(ledger, (*first, *at_ms, *imported), *values, note);
                 fits(fresh, "a key is born twice")?;
-                let end = first + u64::from(values.count());
+                let end = first.plus(u64::from(values.count()));
                 fits(*first >= ledger.counters.next_key, "a key's number is used twice")?;
                 ledger.counters.next_key = end;
                 ledger.keys += u64::from(values.count());
@@ -355,12 +362,12 @@ impl Replayer {
         Ok(())
     }
 
-    fn seat(&self, pool: u32) -> Result<u32, ReplayError> {
+    fn seat(&self, pool: PoolId) -> Result<u32, ReplayError> {
         self.seats.get(&pool).map(|rebuilt| rebuilt.seat).ok_or(NO_POOL)
     }
 
     /// The seat and slot of a key that is there.
-    fn key(&self, pool: u32, key: u64) -> Result<(u32, u32), ReplayError> {
+    fn key(&self, pool: PoolId, key: KeyNumber) -> Result<(u32, u32), ReplayError> {
         let Rebuilt { seat, loaded } = *self.seats.get(&pool).ok_or(NO_POOL)?;
         let born = self.keys.get(&key).copied().filter(|(at, _)| *at == seat);
         let found = born.or_else(|| Some((seat, self.pools.at(seat).slot_of(key, loaded)?)));

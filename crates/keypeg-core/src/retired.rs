@@ -5,6 +5,8 @@
 
 use crate::ids::KeyId;
 use crate::index::Index;
+use crate::numbers::Lsn;
+use crate::shared::JournalPositions;
 use std::collections::VecDeque;
 
 /// Ids in a chunk.
@@ -16,7 +18,7 @@ const LEAVE_MAX: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Retired {
     /// Chunks of ids with the mark each came under; all but the last are full.
-    chunks: VecDeque<Vec<(KeyId, u64)>>,
+    chunks: VecDeque<Vec<(KeyId, Lsn)>>,
     /// The number of the first id of the first chunk; numbers go round.
     base: u32,
     /// Ids of the first chunk that have left.
@@ -33,7 +35,8 @@ impl Retired {
 
     /// Takes a value in, under a mark that never falls; those up to `taken_over` leave, a few at a
     /// time.
-    pub(crate) fn insert(&mut self, id: KeyId, mark: u64, taken_over: u64) {
+    pub(crate) fn insert(&mut self, id: KeyId, positions: JournalPositions) {
+        let JournalPositions { current, checkpointed } = positions;
         if self.contains(id) {
             return;
         }
@@ -42,19 +45,19 @@ impl Retired {
         }
         let before = self.chunks.len() - 1;
         let last = self.chunks.back_mut().expect("invariant: just pushed");
-        last.push((id, mark));
+        last.push((id, current));
         let at = number(before * CHUNK + last.len() - 1).wrapping_add(self.base);
         let (chunks, base) = (&self.chunks, self.base);
         self.by_id.insert(id.hash(), at, |at| found(chunks, base, at).0.hash());
-        self.leave(taken_over, LEAVE_MAX);
+        self.leave(checkpointed, LEAVE_MAX);
     }
 
     /// Lets go of those that came under marks up to `taken_over`, at most `max`; true when more are
     /// to go.
-    pub(crate) fn leave(&mut self, taken_over: u64, max: usize) -> bool {
+    pub(crate) fn leave(&mut self, checkpointed: Lsn, max: usize) -> bool {
         for _ in 0..max {
-            let Some(&(id, mark)) = self.first() else { return false };
-            if mark > taken_over {
+            let Some(&(id, position)) = self.first() else { return false };
+            if position > checkpointed {
                 return false;
             }
             let at = self.base.wrapping_add(number(self.left));
@@ -68,10 +71,10 @@ impl Retired {
                 self.left = 0;
             }
         }
-        self.first().is_some_and(|(_, mark)| *mark <= taken_over)
+        self.first().is_some_and(|(_, position)| *position <= checkpointed)
     }
 
-    fn first(&self) -> Option<&(KeyId, u64)> {
+    fn first(&self) -> Option<&(KeyId, Lsn)> {
         self.chunks.front()?.get(self.left)
     }
 
@@ -90,7 +93,7 @@ impl Retired {
     }
 }
 
-fn found(chunks: &VecDeque<Vec<(KeyId, u64)>>, base: u32, at: u32) -> (KeyId, u64) {
+fn found(chunks: &VecDeque<Vec<(KeyId, Lsn)>>, base: u32, at: u32) -> (KeyId, Lsn) {
     let place = at.wrapping_sub(base) as usize;
     chunks[place / CHUNK][place % CHUNK]
 }
@@ -112,25 +115,27 @@ mod tests {
         // Numbers go round in the middle of the story.
         let mut retired = Retired { base: u32::MAX - 5_000, ..Retired::default() };
         for n in 0..20_000_u64 {
-            let (mark, taken_over) = (n / 100 + 1, (n / 100).saturating_sub(50));
-            retired.insert(id(u128::from(n)), mark, taken_over);
-            retired.insert(id(u128::from(n)), mark, taken_over);
+            let (current, checkpointed) = (Lsn(n / 100 + 1), Lsn((n / 100).saturating_sub(50)));
+            let positions = JournalPositions { current, checkpointed };
+            retired.insert(id(u128::from(n)), positions);
+            retired.insert(id(u128::from(n)), positions);
             assert!(retired.contains(id(u128::from(n))));
-            assert_eq!(retired.is_elsewhere(), taken_over > 0, "{n}");
+            assert_eq!(retired.is_elsewhere(), checkpointed > Lsn(0), "{n}");
         }
         // Marks up to 149 have been taken over: those of 14 900 values.
         assert_eq!(retired.by_id.len(), 20_000 - 14_900);
         for n in 0..20_000 {
             assert_eq!(retired.contains(id(n)), n >= 14_900, "{n}");
         }
-        assert!(retired.leave(170, 1_000));
-        assert!(!retired.leave(170, 10_000));
+        assert!(retired.leave(Lsn(170), 1_000));
+        assert!(!retired.leave(Lsn(170), 10_000));
         for n in 0..20_000 {
             assert_eq!(retired.contains(id(n)), n >= 17_000, "{n}");
         }
-        assert!(!retired.leave(u64::MAX, 10_000));
+        assert!(!retired.leave(Lsn(u64::MAX), 10_000));
         assert_eq!(retired.by_id.len(), 0);
-        retired.insert(id(1), 300, 0);
+        let (current, checkpointed) = (Lsn(300), Lsn(0));
+        retired.insert(id(1), JournalPositions { current, checkpointed });
         assert!(retired.contains(id(1)));
     }
 }

@@ -98,7 +98,7 @@ pub enum TestLimit {
     /// Facts that one change of the key set takes.
     Facts,
     /// Holds told anew in one turn.
-    Retell,
+    SnapshotRecords,
 }
 
 #[cfg(not(feature = "sabotage"))]

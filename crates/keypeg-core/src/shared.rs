@@ -4,6 +4,7 @@
 use crate::borrowers::Borrowers;
 use crate::fact::{Fact, FactSink};
 use crate::ids::{IdHashKey, TOKEN_MAX};
+use crate::numbers::{KeyNumber, Lsn, PoolId, WaiterId};
 use crate::pool::GrantedLease;
 use crate::refusal::{EndCause, Refusal};
 use crate::sabotage::{TestLimit, limit};
@@ -30,11 +31,21 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// The next key's number.
-    pub next_key: u64,
+    pub next_key: KeyNumber,
     /// The next pool's number.
-    pub next_pool: u32,
+    pub next_pool: PoolId,
     /// Tokens below this may have been granted.
     pub tokens_reserved: u64,
+}
+
+/// Where the journal stands: under which position the facts of this turn are kept, and up to which
+/// one the database has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalPositions {
+    /// The position of the batch that the next facts go into; never decreases.
+    pub current: Lsn,
+    /// The last position whose changes to the set of keys are in the database.
+    pub checkpointed: Lsn,
 }
 
 /// What the pools share.
@@ -49,15 +60,14 @@ pub struct SharedState {
     pub(crate) run: u64,
     pub(crate) ended: Ended,
     /// Who waits, by waiter_id: the pool's seat and the place in its line.
-    pub(crate) waiters: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
+    pub(crate) waiters: HashMap<WaiterId, (u32, u32), foldhash::fast::RandomState>,
     /// What the answers of all pools count of [`ANSWERS_MAX`](crate::ANSWERS_MAX).
     pub(crate) answers: usize,
     /// Answers of ended leases in all pools.
     pub(crate) ended_answers: usize,
     /// Under which mark the facts of this turn are kept, from 1 on, and up to which a database has
     /// them.
-    pub(crate) mark: u64,
-    pub(crate) taken_over: u64,
+    pub(crate) positions: JournalPositions,
     /// Whether nothing can be remembered: what is due is over, and stays until it can.
     pub(crate) held: bool,
     /// Leases by borrower, those that are waited for among them.
@@ -70,7 +80,7 @@ pub struct SharedState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitOutcome {
     /// Who.
-    pub waiter_id: u64,
+    pub waiter_id: WaiterId,
     /// A lease, or why not.
     pub outcome: Result<GrantedLease, Refusal>,
 }
@@ -82,7 +92,11 @@ impl SharedState {
         Self {
             ids,
             limits,
-            counters: Counters { next_key: 1, next_pool: 1, tokens_reserved: first },
+            counters: Counters {
+                next_key: KeyNumber(1),
+                next_pool: PoolId(1),
+                tokens_reserved: first,
+            },
             next_token: first,
             keys: 0,
             run: 0,
@@ -90,9 +104,8 @@ impl SharedState {
             waiters: HashMap::default(),
             answers: 0,
             ended_answers: 0,
-            mark: 1,
+            positions: JournalPositions { current: Lsn(1), checkpointed: Lsn(0) },
             held: false,
-            taken_over: 0,
             borrowers: Borrowers::default(),
             handed: Vec::new(),
         }
@@ -116,9 +129,9 @@ impl SharedState {
     }
 
     /// Takes `count` key numbers and gives the first.
-    pub(crate) fn take_numbers(&mut self, count: u32) -> u64 {
+    pub(crate) fn take_numbers(&mut self, count: u32) -> KeyNumber {
         let first = self.counters.next_key;
-        self.counters.next_key += u64::from(count);
+        self.counters.next_key = first.plus(u64::from(count));
         self.keys += u64::from(count);
         first
     }
@@ -134,7 +147,7 @@ pub(crate) struct Ended {
 pub(crate) struct EndedLease {
     pub(crate) token: u64,
     /// The key it lent.
-    pub(crate) number: u64,
+    pub(crate) number: KeyNumber,
     pub(crate) slot: u32,
     pub(crate) cause: EndCause,
 }
@@ -144,7 +157,8 @@ impl Ended {
         let at = place(lease.token);
         if at >= self.ring.len() {
             // Grows as tokens come, so that many small rings cost little in tests.
-            let none = EndedLease { token: 0, number: 0, slot: 0, cause: EndCause::Expired };
+            let none =
+                EndedLease { token: 0, number: KeyNumber(0), slot: 0, cause: EndCause::Expired };
             self.ring.resize((at + 1).next_power_of_two(), none);
         }
         self.ring[at] = lease;

@@ -6,6 +6,7 @@
 use crate::chunks::Chunks;
 use crate::deadlines::{HeapIndex, NO_INDEX};
 use crate::key::KeyState;
+use crate::numbers::KeyNumber;
 
 /// Bytes of a value that a slot holds itself.
 const INLINE: usize = 20;
@@ -58,7 +59,7 @@ impl Slots {
     /// Puts a key in and gives its slot; it is available and in no heap yet.
     pub(crate) fn add(
         &mut self,
-        number: u64,
+        number: KeyNumber,
         value: &[u8],
         created_ms: u64,
         imported: bool,
@@ -67,7 +68,7 @@ impl Slots {
         let [c0, c1, c2, c3, c4, c5, ..] = created_ms.to_le_bytes();
         let slot = Slot {
             value: inline,
-            number: number.to_le_bytes(),
+            number: number.0.to_le_bytes(),
             created_ms: [c0, c1, c2, c3, c4, c5],
             len,
             flags: state_bits(KeyState::Available) | if imported { IMPORTED } else { 0 },
@@ -131,8 +132,8 @@ impl Slots {
         }
     }
 
-    pub(crate) fn number(&self, at: u32) -> u64 {
-        u64::from_le_bytes(self.records[at].number)
+    pub(crate) fn number(&self, at: u32) -> KeyNumber {
+        KeyNumber(u64::from_le_bytes(self.records[at].number))
     }
 
     pub(crate) fn created_ms(&self, at: u32) -> u64 {
@@ -217,16 +218,20 @@ mod tests {
         let value = |len: usize| "x".repeat(len).into_bytes();
         let created = (1 << 48) - 1;
         for (number, len) in [(1, 1), (u64::MAX, 20), (7, 21), (8, 254), (9, 4096)] {
-            let at = slots.add(number, &value(len), created, len > 20);
+            let at = slots.add(KeyNumber(number), &value(len), created, len > 20);
             assert_eq!(slots.value(at), value(len));
-            assert_eq!(slots.number(at), number);
+            assert_eq!(slots.number(at), KeyNumber(number));
             assert_eq!(slots.created_ms(at), created);
             assert_eq!(slots.imported(at), len > 20);
         }
         slots.remove(4);
         slots.remove(0);
         assert_eq!(slots.state(4), None);
-        assert_eq!(slots.add(10, &value(300), 0, false), 0, "the last emptied slot comes first");
+        assert_eq!(
+            slots.add(KeyNumber(10), &value(300), 0, false),
+            0,
+            "the last emptied slot comes first"
+        );
         assert_eq!(slots.long.len(), 3, "room outside is used again");
         assert_eq!(slots.value(0), value(300));
         assert_eq!(slots.value(3), value(254));

@@ -6,13 +6,14 @@
 use crate::chunks::Chunks;
 use crate::deadlines::{Deadlines, HeapIndex, NO_INDEX};
 use crate::idempotency_store::IdempotentRequest;
+use crate::numbers::{BorrowerId, WaiterId};
 use crate::pool::AcquireOptions;
 
 /// Who waits, and for what.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiter {
     /// What tells it from all others that wait.
-    pub(crate) waiter_id: u64,
+    pub(crate) waiter_id: WaiterId,
     /// Since when, lease time in microseconds.
     pub(crate) since_us: u64,
     /// How long its lease is to be; the policy's length when left out.
@@ -20,7 +21,7 @@ pub(crate) struct Waiter {
     /// Who says to hold it.
     pub(crate) holder: Option<Box<str>>,
     /// In whose name: a borrower's number, or 0.
-    pub(crate) by: u64,
+    pub(crate) borrower: BorrowerId,
     /// Under which Idempotency-Key it waits.
     pub(crate) asked: Option<Box<IdempotentRequest>>,
     ahead: u32,
@@ -30,11 +31,11 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn new(waiter_id: u64, since_us: u64, wish: &AcquireOptions<'_>) -> Self {
-        let AcquireOptions { ttl_ms, holder, by } = *wish;
-        let (holder, by) = (holder.map(Into::into), by.number);
+    pub(crate) fn new(waiter_id: WaiterId, since_us: u64, wish: &AcquireOptions<'_>) -> Self {
+        let AcquireOptions { ttl_ms, holder, borrower } = *wish;
+        let (holder, borrower) = (holder.map(Into::into), borrower.id);
         let (ahead, behind, place) = (NO_INDEX, NO_INDEX, NO_INDEX);
-        Self { waiter_id, since_us, ttl_ms, holder, by, asked: None, ahead, behind, place }
+        Self { waiter_id, since_us, ttl_ms, holder, borrower, asked: None, ahead, behind, place }
     }
 
     /// Has it wait under an Idempotency-Key.
@@ -102,7 +103,7 @@ impl WaitQueue {
     }
 
     /// Whether the waiter at this place has this waiter_id.
-    pub(crate) fn has(&self, at: u32, waiter_id: u64) -> bool {
+    pub(crate) fn has(&self, at: u32, waiter_id: WaiterId) -> bool {
         let len = self.waiters.0.len();
         (at as usize) < len
             && self.waiters.0[at].as_ref().is_some_and(|waiter| waiter.waiter_id == waiter_id)
@@ -110,7 +111,13 @@ impl WaitQueue {
 
     /// Gives a place to another waiter_id, which waits since now and until `until_us`; gives the one
     /// that had it. O(log n).
-    pub(crate) fn take_over(&mut self, at: u32, waiter_id: u64, now_us: u64, until_us: u64) -> u64 {
+    pub(crate) fn take_over(
+        &mut self,
+        at: u32,
+        waiter_id: WaiterId,
+        now_us: u64,
+        until_us: u64,
+    ) -> WaiterId {
         let waiter = self.waiters.get_mut(at);
         waiter.since_us = now_us;
         let before = std::mem::replace(&mut waiter.waiter_id, waiter_id);
@@ -144,12 +151,12 @@ impl WaitQueue {
     }
 
     /// In whose names they wait, in their order. O(waiters).
-    pub(crate) fn borrowers(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn borrowers(&self) -> impl Iterator<Item = BorrowerId> {
         let mut next = self.first;
         std::iter::from_fn(move || {
             let waiter = (next != NO_INDEX).then(|| self.waiters.get(next))?;
             next = waiter.behind;
-            Some(waiter.by)
+            Some(waiter.borrower)
         })
     }
 
@@ -199,15 +206,16 @@ mod tests {
     #[test]
     fn it_agrees_with_a_queue() {
         let mut line = WaitQueue::default();
-        let mut queue: VecDeque<(u64, u32, u64)> = VecDeque::new();
+        let mut queue: VecDeque<(WaiterId, u32, u64)> = VecDeque::new();
         let mut state = 1_u64;
         let mut next = |bound: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) % bound
         };
-        for waiter_id in 0..20_000 {
+        for step in 0..20_000 {
+            let waiter_id = WaiterId(step);
             // It grows to some hundreds and then shrinks to nothing, again and again.
-            let growing = (waiter_id / 500) % 2 == 0;
+            let growing = (step / 500) % 2 == 0;
             if next(10) < if growing { 7 } else { 3 } {
                 let until_us = next(1_000);
                 let at = line.join(Waiter::new(waiter_id, 0, &AcquireOptions::default()), until_us);
@@ -223,7 +231,7 @@ mod tests {
             assert_eq!(line.first(), queue.front().map(|(_, at, _)| *at));
             let soonest = queue.iter().map(|(.., until_us)| *until_us).min();
             assert_eq!(line.next_end().map(|(until_us, _)| until_us), soonest);
-            if waiter_id % 100 == 0 {
+            if step % 100 == 0 {
                 line.check_invariants();
                 assert_eq!(line.len(), queue.len());
             }

@@ -7,7 +7,7 @@
 
 mod event;
 
-use crate::core::{Event, Fact, KeyCounts, Now, Pool, PoolName, Pools, US_PER_MS};
+use crate::core::{Event, Fact, KeyCounts, Now, Pool, PoolId, PoolName, Pools, US_PER_MS};
 use crate::metrics::EngineMetrics;
 use event::bytes_of;
 pub use event::{FeedEvent, FeedEventKind};
@@ -40,9 +40,9 @@ const PENDING_KEPT: usize = 64;
 /// The engine's end: the rings of all followed pools, and what this turn has to tell.
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
-    rings: HashMap<u32, Open>,
+    rings: HashMap<PoolId, Open>,
     /// Pools of which this turn has something to tell.
-    touched: Vec<u32>,
+    touched: Vec<PoolId>,
     /// The number of the last event.
     seq: u64,
     /// Bytes in all rings.
@@ -79,11 +79,11 @@ impl Feed {
         }
     }
 
-    pub(crate) fn has_subscribers(&self, pool: u32) -> bool {
+    pub(crate) fn has_subscribers(&self, pool: PoolId) -> bool {
         !self.rings.is_empty() && self.rings.contains_key(&pool)
     }
 
-    pub(crate) fn emit(&mut self, pool: u32, event: &Event<'_>) {
+    pub(crate) fn emit(&mut self, pool: PoolId, event: &Event<'_>) {
         let now = self.now;
         FeedEventKind::of(event, now, |what| self.keep(pool, what));
     }
@@ -100,7 +100,7 @@ impl Feed {
         }
     }
 
-    fn keep(&mut self, pool: u32, what: FeedEventKind) {
+    fn keep(&mut self, pool: PoolId, what: FeedEventKind) {
         let Some(open) = self.rings.get_mut(&pool) else { return };
         if !open.touched {
             open.touched = true;
@@ -212,7 +212,7 @@ impl Feed {
 struct Shared {
     /// Tells this run of the server from others.
     run: u64,
-    pool: u32,
+    pool: PoolId,
     name: PoolName,
     metrics: Arc<EngineMetrics>,
     followers: AtomicU64,
@@ -363,7 +363,7 @@ impl Subscriber {
 
     /// Writes the id of the event of this number: for [`Subscription::follow`], in this run alone.
     pub fn id(&self, seq: u64) -> String {
-        format!("{:016x}-{:x}-{seq:x}", self.shared.run, self.shared.pool)
+        format!("{:016x}-{:x}-{seq:x}", self.shared.run, self.shared.pool.0)
     }
 
     /// Reads on, at most `max` events; `None` at the end: the pool was removed or the server
@@ -402,11 +402,11 @@ impl Drop for Subscriber {
 }
 
 /// Reads the number of an event of this run and this pool.
-fn read_id(text: &str, run: u64, pool: u32) -> Option<u64> {
+fn read_id(text: &str, run: u64, pool: PoolId) -> Option<u64> {
     let (of_run, rest) = text.split_once('-')?;
     let (of_pool, seq) = rest.split_once('-')?;
-    let same =
-        u64::from_str_radix(of_run, 16) == Ok(run) && u32::from_str_radix(of_pool, 16) == Ok(pool);
+    let same = u64::from_str_radix(of_run, 16) == Ok(run)
+        && u32::from_str_radix(of_pool, 16) == Ok(pool.0);
     same.then(|| u64::from_str_radix(seq, 16).ok()).flatten()
 }
 

@@ -3,7 +3,7 @@
 //! Every frame is bound to its installation, its segment and its position, and its CRC covers all
 //! of that and the body: bytes of another directory, another file or another place never pass.
 
-use crate::core::Counters;
+use crate::core::{Counters, KeyNumber, PoolId};
 
 /// The format this version writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -75,8 +75,8 @@ impl SegmentHead {
             self.starts,
             self.boot_us,
             self.lease_us,
-            self.counters.next_key,
-            u64::from(self.counters.next_pool),
+            self.counters.next_key.0,
+            u64::from(self.counters.next_pool.0),
             self.counters.tokens_reserved,
         ];
         for number in numbers {
@@ -117,8 +117,8 @@ impl SegmentHead {
             boot_us: read.number(),
             lease_us: read.number(),
             counters: Counters {
-                next_key: read.number(),
-                next_pool: u32::try_from(read.number()).map_err(|_| BadHead::Damaged)?,
+                next_key: KeyNumber(read.number()),
+                next_pool: PoolId(u32::try_from(read.number()).map_err(|_| BadHead::Damaged)?),
                 tokens_reserved: read.number(),
             },
         })
@@ -208,7 +208,11 @@ mod tests {
             boot_id: 6 << 90,
             boot_us: 7,
             lease_us: 8,
-            counters: Counters { next_key: 9, next_pool: 10, tokens_reserved: 11 },
+            counters: Counters {
+                next_key: KeyNumber(9),
+                next_pool: PoolId(10),
+                tokens_reserved: 11,
+            },
         };
         let bytes = head.write();
         assert_eq!(SegmentHead::read(&bytes), Ok(head));

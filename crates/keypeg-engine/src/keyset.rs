@@ -7,7 +7,9 @@
 mod load;
 mod rows;
 
-use crate::core::{Counters, Fact, IdHashKey, KeyId, Policy, ReplayError, Replayer};
+use crate::core::{
+    Counters, Fact, IdHashKey, KeyId, KeyNumber, Policy, PoolId, ReplayError, Replayer, StoredPool,
+};
 use crate::disk::{Disk, DiskFile};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
@@ -125,7 +127,8 @@ impl KeySetDb {
             let pool = pool.value();
             let (name, policy) = read_pool(pool, record.value())?;
             let count = counts.get(pool).map_err(failed)?.map_or(0, |count| count.value());
-            rebuild.load_pool(pool, &name, policy, count).map_err(misfit)?;
+            let row = StoredPool { name: &name, policy, key_count: count };
+            rebuild.load_pool(PoolId(pool), row).map_err(misfit)?;
             numbers.push(pool);
         }
         let loaded = load::keys(&keys, &numbers, &self.ids, rebuild)?;
@@ -134,12 +137,14 @@ impl KeySetDb {
                 for row in aside.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
                     let (at, row) = row.map_err(failed)?;
                     let reason = read_aside(at.value(), row.value())?;
-                    rebuild.load_quarantined(pool, at.value().1, reason).map_err(misfit)?;
+                    rebuild
+                        .load_quarantined(PoolId(pool), KeyNumber(at.value().1), reason)
+                        .map_err(misfit)?;
                 }
             }
             let mut gone = retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)?;
             if gone.next().is_some() {
-                rebuild.set_has_retired(pool).map_err(misfit)?;
+                rebuild.set_has_retired(PoolId(pool)).map_err(misfit)?;
             }
         }
         let gone = reading.open_table(GONE).map_err(failed)?;
@@ -153,13 +158,13 @@ impl KeySetDb {
     /// O(ids log n).
     pub(crate) fn first_retired(
         &self,
-        pool: u32,
+        pool: PoolId,
         ids: &[KeyId],
     ) -> Result<Option<usize>, KeysetError> {
         let reading = self.database().begin_read().map_err(failed)?;
         let retired = reading.open_table(RETIRED).map_err(failed)?;
         for (place, id) in ids.iter().enumerate() {
-            let at = (pool, id.0);
+            let at = (pool.0, id.0);
             let Some(row) = retired.get(at).map_err(failed)? else { continue };
             if row.value() != retired_sum(at) {
                 return Err(damaged("a retired value's row does not match its sum"));
@@ -182,7 +187,7 @@ impl KeySetDb {
 
     /// A number that only this directory's key of ids makes.
     fn owner(&self) -> u64 {
-        let KeyId(digest) = self.ids.key_id(0, OWNER.as_bytes());
+        let KeyId(digest) = self.ids.key_id(PoolId(0), OWNER.as_bytes());
         u64::try_from(digest >> 64).expect("invariant: half of the bits")
     }
 
@@ -232,7 +237,7 @@ impl KeySetDb {
             *changed.entry(at.0).or_default() -= 1;
             aside.remove(at)?;
             if let Some(value) = imported_value(row.value()) {
-                let at = (at.0, self.ids.key_id(at.0, value).0);
+                let at = (at.0, self.ids.key_id(PoolId(at.0), value).0);
                 retired.insert(at, retired_sum(at))?;
             }
         }
@@ -261,7 +266,7 @@ impl KeySetDb {
         let left = trim(&mut gone, &mut keys, &mut aside, &mut retired)?;
         let mut state = writing.open_table(STATE)?;
         let Counters { next_key, next_pool, tokens_reserved } = change.counters;
-        let numbers = [change.position, next_key, u64::from(next_pool), tokens_reserved];
+        let numbers = [change.position, next_key.0, u64::from(next_pool.0), tokens_reserved];
         for (name, number) in STATE_NAMES.into_iter().zip(numbers) {
             state.insert(name, number)?;
         }
@@ -291,7 +296,9 @@ fn state(reading: &redb::ReadTransaction) -> Result<(u64, Counters), KeysetError
         return Err(damaged("the state does not match its sum"));
     }
     let [position, next_key, next_pool, tokens_reserved] = numbers;
-    let next_pool = u32::try_from(next_pool).map_err(|_| damaged("a counter is out of range"))?;
+    let next_key = KeyNumber(next_key);
+    let next_pool =
+        u32::try_from(next_pool).map(PoolId).map_err(|_| damaged("a counter is out of range"))?;
     Ok((position, Counters { next_key, next_pool, tokens_reserved }))
 }
 
@@ -351,15 +358,16 @@ impl KeySetDelta {
         self.facts += 1;
         match fact {
             Fact::PoolCreated { pool, name, policy } => {
-                self.counters.next_pool = self.counters.next_pool.max(pool + 1);
-                self.put_pool(*pool, ((*name).to_owned(), policy.clone()), pools);
+                self.counters.next_pool = self.counters.next_pool.max(PoolId(pool.0 + 1));
+                self.put_pool(pool.0, ((*name).to_owned(), policy.clone()), pools);
             }
             Fact::PolicyChanged { pool, policy } => {
-                if let Some((name, _)) = pools.get(pool).cloned() {
-                    self.put_pool(*pool, (name, policy.clone()), pools);
+                if let Some((name, _)) = pools.get(&pool.0).cloned() {
+                    self.put_pool(pool.0, (name, policy.clone()), pools);
                 }
             }
             Fact::PoolDeleted { pool } => {
+                let PoolId(pool) = pool;
                 pools.remove(pool);
                 self.pools.remove(pool);
                 self.births.retain(|(of, _), _| of != pool);
@@ -367,21 +375,21 @@ impl KeySetDelta {
                 self.gone.insert(*pool);
             }
             Fact::KeysCreated { pool, first, at_ms, imported, values } => {
-                for (number, value) in (*first..).zip(values.iter()) {
-                    let at = (*pool, number);
+                for (number, value) in first.range(values.count()).zip(values.iter()) {
+                    let at = (pool.0, number.0);
                     self.births.insert(at, write_key(at, *at_ms, *imported, value));
-                    self.counters.next_key = self.counters.next_key.max(number + 1);
+                    self.counters.next_key = self.counters.next_key.max(KeyNumber(number.0 + 1));
                     self.facts += 1;
                 }
             }
             Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
-                self.die((*pool, *key), ids);
+                self.die((pool.0, key.0), ids);
             }
             Fact::Quarantined { pool, key, reason } => {
-                self.aside.insert((*pool, *key), Some(reason.unwrap_or_default().to_owned()));
+                self.aside.insert((pool.0, key.0), Some(reason.unwrap_or_default().to_owned()));
             }
             Fact::KeyFreed { pool, key } => {
-                self.aside.insert((*pool, *key), None);
+                self.aside.insert((pool.0, key.0), None);
             }
             Fact::TokensReserved { until } => {
                 self.counters.tokens_reserved = self.counters.tokens_reserved.max(*until);
@@ -411,7 +419,7 @@ impl KeySetDelta {
             }
             Some(row) => {
                 if let Some(value) = imported_value(&row) {
-                    self.retired.insert((at.0, ids.key_id(at.0, value).0));
+                    self.retired.insert((at.0, ids.key_id(PoolId(at.0), value).0));
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Asked and answered in order, by two threads that never wait for each other: a question wakes the
 //! carrier, an answer rings the engine's wakeup.
 
-use crate::core::KeyId;
+use crate::core::{KeyId, PoolId};
 use crate::lanes::{Wakeup, locked};
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock};
@@ -21,7 +21,7 @@ pub(crate) struct Lookups {
 /// Which of these ids, of values that are to be brought into a pool, are of values that were in it.
 #[derive(Debug)]
 pub(crate) struct Lookup {
-    pub(crate) pool: u32,
+    pub(crate) pool: PoolId,
     pub(crate) ids: Vec<KeyId>,
 }
 

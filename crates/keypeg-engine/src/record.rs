@@ -7,7 +7,8 @@
 mod fields;
 
 use crate::core::{
-    Event, Fact, FactSink, IdempotencyId, IdempotencyRecord, IdempotentResult, Now, PackedValues,
+    Event, Fact, FactSink, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber, Now,
+    PackedValues, PoolId,
 };
 use crate::feed::Feed;
 use crate::recover::{KEYS_EVER, TOKENS_EVER};
@@ -42,11 +43,11 @@ impl FactSink for Batch {
         self.feed.record(fact);
     }
 
-    fn has_subscribers(&self, pool: u32) -> bool {
+    fn has_subscribers(&self, pool: PoolId) -> bool {
         self.feed.has_subscribers(pool)
     }
 
-    fn emit(&mut self, pool: u32, event: &Event<'_>) {
+    fn emit(&mut self, pool: PoolId, event: &Event<'_>) {
         self.feed.emit(pool, event);
     }
 }
@@ -81,15 +82,15 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
     let mut fields = Writer { out };
     match fact {
         Fact::PoolCreated { pool, name, policy } => {
-            fields.number(tag::POOL, u64::from(*pool));
+            fields.number(tag::POOL, u64::from(pool.0));
             fields.bytes(tag::NAME, name.as_bytes());
             fields.policy(policy);
         }
         Fact::PolicyChanged { pool, policy } => {
-            fields.number(tag::POOL, u64::from(*pool));
+            fields.number(tag::POOL, u64::from(pool.0));
             fields.policy(policy);
         }
-        Fact::PoolDeleted { pool } => fields.number(tag::POOL, u64::from(*pool)),
+        Fact::PoolDeleted { pool } => fields.number(tag::POOL, u64::from(pool.0)),
         Fact::KeysCreated { pool, first, at_ms, imported, values } => {
             fields.key(*pool, *first);
             fields.number(tag::AT, *at_ms);
@@ -109,7 +110,7 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::HOLD_UNTIL, lease.hold_until_us - lease.until_us);
             fields.number(tag::REST, lease.rest_us);
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
-            fields.number(tag::BORROWER, lease.by);
+            fields.number(tag::BORROWER, lease.borrower.0);
         }
         Fact::Renewed { pool, key, token, until_us } => {
             fields.key(*pool, *key);
@@ -142,15 +143,15 @@ fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::HOLD_UNTIL, lease.hold_until_us);
             fields.number(tag::REST, lease.rest_us);
             fields.bytes(tag::HOLDER, lease.holder.unwrap_or_default().as_bytes());
-            fields.number(tag::BORROWER, lease.by);
+            fields.number(tag::BORROWER, lease.borrower.0);
         }
         Fact::SegmentsDropped { through } => fields.number(tag::SEGMENT, *through),
         Fact::AnswerStored { pool, answer } => {
-            fields.number(tag::POOL, u64::from(*pool));
+            fields.number(tag::POOL, u64::from(pool.0));
             fields.answer(answer);
         }
         Fact::AnswerRevoked { pool, id } => {
-            fields.number(tag::POOL, u64::from(*pool));
+            fields.number(tag::POOL, u64::from(pool.0));
             fields.bytes(tag::ANSWER, &id.0.to_le_bytes());
         }
     }
@@ -187,11 +188,11 @@ fn kind(fact: &Fact<'_>) -> u8 {
         Fact::RestSnapshot { .. } => RESTING,
         Fact::SegmentsDropped { .. } => DROPPED,
         Fact::AnswerStored {
-            answer: IdempotencyRecord { said: IdempotentResult::Lease { .. }, .. },
+            answer: IdempotencyRecord { result: IdempotentResult::Lease { .. }, .. },
             ..
         } => ANSWERED_LEASE,
         Fact::AnswerStored {
-            answer: IdempotencyRecord { said: IdempotentResult::Keys { .. }, .. },
+            answer: IdempotencyRecord { result: IdempotentResult::Keys { .. }, .. },
             ..
         } => ANSWERED_KEYS,
         Fact::AnswerRevoked { .. } => UNANSWERED,
@@ -213,10 +214,10 @@ const INSTANT_MAX: u64 = 1 << 53;
 
 fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, RecordError> {
     use tag::{AT, IMPORTED, NAME, POOL, REST, TOKEN, UNTIL, VALUES};
-    let pool = fields.small(POOL)?;
-    let key = fields.number(tag::KEY);
+    let pool = PoolId(fields.small(POOL)?);
+    let key = KeyNumber(fields.number(tag::KEY));
     let token = fields.number(TOKEN);
-    if key > KEYS_EVER || token > TOKENS_EVER {
+    if key.0 > KEYS_EVER || token > TOKENS_EVER {
         return Err(RecordError("a number is out of range"));
     }
     let told = [tag::KEPT_UNTIL, tag::EXPIRES, tag::KEY_EXPIRES];
@@ -264,7 +265,7 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
         TOKENS_RESERVED => Fact::TokensReserved { until: token },
         STOPPED => Fact::Stopped { next_token: token },
         ANSWERED_LEASE => {
-            let said = IdempotentResult::Lease {
+            let result = IdempotentResult::Lease {
                 key,
                 token,
                 until_us: fields.number(UNTIL),
@@ -272,7 +273,7 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
                 expires_at_ms: fields.number(tag::EXPIRES),
                 key_expires_at_ms: fields.number(tag::KEY_EXPIRES).checked_sub(1),
             };
-            Fact::AnswerStored { pool, answer: fields.answer(said)? }
+            Fact::AnswerStored { pool, answer: fields.answer(result)? }
         }
         ANSWERED_KEYS => {
             let count = fields.small(tag::COUNT)?;
@@ -280,8 +281,8 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
                 return Err(RecordError("a number is out of range"));
             }
             let expires_at_ms = fields.number(tag::KEY_EXPIRES).checked_sub(1);
-            let said = IdempotentResult::Keys { first: key, count, expires_at_ms };
-            Fact::AnswerStored { pool, answer: fields.answer(said)? }
+            let result = IdempotentResult::Keys { first: key, count, expires_at_ms };
+            Fact::AnswerStored { pool, answer: fields.answer(result)? }
         }
         UNANSWERED => Fact::AnswerRevoked { pool, id: IdempotencyId(fields.wide(tag::ANSWER)?) },
         _ => return Err(RecordError("a record is of a kind this version does not know")),
@@ -291,7 +292,7 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{BodyDigest, Grant, Policy};
+    use crate::core::{BodyDigest, BorrowerId, Grant, Policy};
 
     const NOW: u64 = 1_000_000;
 
@@ -310,12 +311,18 @@ mod tests {
             hold_until_us: NOW + 9,
             rest_us: 3,
             holder: Some("jöb-7"),
-            by: (1 << 56) - 1,
+            borrower: BorrowerId((1 << 56) - 1),
         };
-        let bare = Grant { holder: None, by: 0, rest_us: 0, hold_until_us: NOW + 5, ..lease };
+        let bare = Grant {
+            holder: None,
+            borrower: BorrowerId::NONE,
+            rest_us: 0,
+            hold_until_us: NOW + 5,
+            ..lease
+        };
         let values = PackedValues::parse(&[1, 0, b'a', 2, 0, b'b', b'c']).expect("whole");
-        let said = IdempotentResult::Lease {
-            key: 7,
+        let result = IdempotentResult::Lease {
+            key: KeyNumber(7),
             token: 1 << 52,
             until_us: NOW + 5,
             granted_at_ms: 1 << 40,
@@ -326,40 +333,80 @@ mod tests {
             id: IdempotencyId(u128::MAX),
             body: BodyDigest(0),
             until_us: NOW,
-            said,
+            result,
         };
-        let keys = IdempotentResult::Keys { first: 7, count: 10_000, expires_at_ms: None };
+        let keys =
+            IdempotentResult::Keys { first: KeyNumber(7), count: 10_000, expires_at_ms: None };
         vec![
-            Fact::PoolCreated { pool: 1, name: "default", policy: Policy::default() },
-            Fact::PoolCreated { pool: u32::MAX, name: "ci", policy: policy.clone() },
-            Fact::PolicyChanged { pool: 2, policy },
-            Fact::PoolDeleted { pool: 2 },
-            Fact::KeysCreated { pool: 1, first: 300, at_ms: 1 << 40, imported: true, values },
-            Fact::KeysCreated { pool: 1, first: 1, at_ms: 0, imported: false, values },
-            Fact::KeyDeleted { pool: 1, key: u64::MAX / 2 },
-            Fact::KeyPurged { pool: 1, key: 128 },
-            Fact::Granted { pool: 1, key: 7, token: 1 << 52, lease },
-            Fact::Granted { pool: 1, key: 7, token: 1, lease: bare },
-            Fact::Renewed { pool: 1, key: 7, token: 1, until_us: 77 },
-            Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 0, reason: None },
-            Fact::Released { pool: 1, key: 7, token: 1, rest_until_us: 5, reason: Some("429 ✗") },
-            Fact::Quarantined { pool: 1, key: 7, reason: None },
-            Fact::Quarantined { pool: 1, key: 7, reason: Some("401") },
-            Fact::KeyFreed { pool: 1, key: 7 },
+            Fact::PoolCreated { pool: PoolId(1), name: "default", policy: Policy::default() },
+            Fact::PoolCreated { pool: PoolId(u32::MAX), name: "ci", policy: policy.clone() },
+            Fact::PolicyChanged { pool: PoolId(2), policy },
+            Fact::PoolDeleted { pool: PoolId(2) },
+            Fact::KeysCreated {
+                pool: PoolId(1),
+                first: KeyNumber(300),
+                at_ms: 1 << 40,
+                imported: true,
+                values,
+            },
+            Fact::KeysCreated {
+                pool: PoolId(1),
+                first: KeyNumber(1),
+                at_ms: 0,
+                imported: false,
+                values,
+            },
+            Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(u64::MAX / 2) },
+            Fact::KeyPurged { pool: PoolId(1), key: KeyNumber(128) },
+            Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 1 << 52, lease },
+            Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 1, lease: bare },
+            Fact::Renewed { pool: PoolId(1), key: KeyNumber(7), token: 1, until_us: 77 },
+            Fact::Released {
+                pool: PoolId(1),
+                key: KeyNumber(7),
+                token: 1,
+                rest_until_us: 0,
+                reason: None,
+            },
+            Fact::Released {
+                pool: PoolId(1),
+                key: KeyNumber(7),
+                token: 1,
+                rest_until_us: 5,
+                reason: Some("429 ✗"),
+            },
+            Fact::Quarantined { pool: PoolId(1), key: KeyNumber(7), reason: None },
+            Fact::Quarantined { pool: PoolId(1), key: KeyNumber(7), reason: Some("401") },
+            Fact::KeyFreed { pool: PoolId(1), key: KeyNumber(7) },
             Fact::TokensReserved { until: 5 },
             Fact::Stopped { next_token: 4 },
             Fact::LeaseSnapshot {
-                pool: 1,
-                key: 7,
+                pool: PoolId(1),
+                key: KeyNumber(7),
                 token: 1,
                 lease: Grant { granted_us: 3, ..lease },
             },
-            Fact::RestSnapshot { pool: 1, key: 7, token: 1, until_us: 5, reason: None },
-            Fact::RestSnapshot { pool: 1, key: 7, token: 1, until_us: 5, reason: Some("429") },
+            Fact::RestSnapshot {
+                pool: PoolId(1),
+                key: KeyNumber(7),
+                token: 1,
+                until_us: 5,
+                reason: None,
+            },
+            Fact::RestSnapshot {
+                pool: PoolId(1),
+                key: KeyNumber(7),
+                token: 1,
+                until_us: 5,
+                reason: Some("429"),
+            },
             Fact::SegmentsDropped { through: 9 },
-            Fact::AnswerStored { pool: 1, answer },
-            Fact::AnswerStored { pool: 1, answer: IdempotencyRecord { said: keys, ..answer } },
-            Fact::AnswerRevoked { pool: 1, id: IdempotencyId(1) },
+            Fact::AnswerStored { pool: PoolId(1), answer },
+            Fact::AnswerStored {
+                pool: PoolId(1),
+                answer: IdempotencyRecord { result: keys, ..answer },
+            },
+            Fact::AnswerRevoked { pool: PoolId(1), id: IdempotencyId(1) },
         ]
     }
 
@@ -383,9 +430,15 @@ mod tests {
     #[test]
     fn a_grant_in_somebodys_name_has_these_bytes() {
         let (granted_us, until_us, hold_until_us) = (NOW, NOW + 5, NOW + 5);
-        let lease =
-            Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: Some("a"), by: 300 };
-        let fact = Fact::Granted { pool: 1, key: 7, token: 9, lease };
+        let lease = Grant {
+            granted_us,
+            until_us,
+            hold_until_us,
+            rest_us: 0,
+            holder: Some("a"),
+            borrower: BorrowerId(300),
+        };
+        let fact = Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 9, lease };
         let bytes = [7, 14, 0, 0, 0, 1, 1, 2, 7, 3, 9, 5, 5, 8, 1, b'a', 25, 0xac, 2];
         assert_eq!(read(&bytes, NOW), Ok((fact.clone(), &[][..])));
         let mut batch = Batch::default();

@@ -8,8 +8,8 @@
 use crate::checkpointer::BALLAST;
 use crate::core::sabotage::{Sabotage, enabled};
 use crate::core::{
-    Checkpointed, Counters, IdHashKey, Limits, NEVER_US, Now, Pools, ReplayError, Replayer,
-    TOKEN_MAX,
+    Checkpointed, Counters, IdHashKey, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools,
+    ReplayError, Replayer, TOKEN_MAX,
 };
 use crate::disk::Disk;
 use crate::frame::{ALIGN, BadHead, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead};
@@ -248,7 +248,10 @@ impl ReplayedJournal {
         }
         check_clock(&name, 0, head.lease_us)?;
         let Counters { next_key, next_pool, tokens_reserved } = head.counters;
-        if next_key > KEYS_EVER || next_pool > u32::MAX / 2 || tokens_reserved > TOKENS_EVER {
+        if next_key > KeyNumber(KEYS_EVER)
+            || next_pool > PoolId(u32::MAX / 2)
+            || tokens_reserved > TOKENS_EVER
+        {
             return Err(corrupt(&name, 0, "its counters are out of range"));
         }
         self.rebuild.raise_counters(head.counters);
@@ -284,7 +287,7 @@ impl ReplayedJournal {
     }
 
     fn batch(&mut self, records: &[u8], lease_us: u64) -> Result<(), &'static str> {
-        self.rebuild.set_position(self.next);
+        self.rebuild.set_position(Lsn(self.next));
         let carried = if self.next <= self.carried { Checkpointed::Yes } else { Checkpointed::No };
         let mut rest = records;
         while !rest.is_empty() {

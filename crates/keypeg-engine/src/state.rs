@@ -13,7 +13,7 @@ mod waits;
 use crate::RandomSource;
 use crate::checkpointer::{CheckpointProgress, Checkpointer};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Fact, FactSink, Now, Pool, Pools, StepContext};
+use crate::core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use crate::journal::{DiskSpace, Journal, SEGMENT_LEN, Stamp};
 use crate::lanes::Wakeup;
 use crate::lookups::Lookups;
@@ -220,7 +220,7 @@ impl EngineState {
             let mut step = step(self.now, &mut *self.random, &mut self.batch);
             step.budget = budget;
             let gone = turned.looked_up.and_then(|looked_up| looked_up.gone);
-            let asked = (call_id.bits(), &turned.request, gone);
+            let asked = (call_id.waiter_id(), &turned.request, gone);
             let reply = turn::play(&mut self.pools, &mut step, asked, &mut self.gone);
             budget = step.budget;
             ended_by_time |= step.ended_by_time;
@@ -264,9 +264,9 @@ impl EngineState {
         // What is shown of a lease stands still with it.
         let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
         self.now = Now { lease_us, wall_us, ..now };
-        let taken_over = self.taken_over();
-        let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
-        self.pools.set_positions(position, taken_over);
+        let checkpointed = Lsn(self.taken_over());
+        let current = Lsn(self.journal.as_ref().map_or(u64::MAX, Journal::next_position));
+        self.pools.set_positions(JournalPositions { current, checkpointed });
         self.batch.begin(self.now);
     }
 
@@ -314,7 +314,7 @@ impl EngineState {
     }
 
     fn next(&self) -> NextWakeup {
-        let (back, purge) = self.pools.next_due();
+        let NextDue { lease_us: back, serving_us: purge } = self.pools.next_due();
         // Where the clocks stand still no deadline comes nearer.
         let remembers = self.room() > DiskSpace::Full;
         let back = back.filter(|_| remembers).map(|at| at.saturating_sub(self.now.lease_us));

@@ -4,21 +4,22 @@
 //! out. Whether and when the batch is durable is not known here.
 
 use crate::core::{
-    AcquireOptions, GrantedLease, IdempotencyKey, LeaseView, NewKey, Policy, Pool, PoolName, Pools,
-    Refusal, Secret, SharedState, StepContext,
+    AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, LeaseView,
+    ListOptions, NewKey, Policy, Pool, PoolName, Pools, Refusal, Secret, SharedState, StepContext,
+    WaitOptions, WaiterId,
 };
 use crate::request::{Call, PoolView, Reply, Request, RequestError};
 
 /// Ends by time that a turn plays before its requests, and as many again within them.
 pub(crate) const EXPIRE_MAX: u32 = 4_096;
 
-/// Plays one request; `None` where its asker, known by `call_id`, now waits in line. Of an import it
+/// Plays one request; `None` where its asker, known by `waiter_id`, now waits in line. Of an import it
 /// comes with the first value that a database knows was there before. `gone` takes a pool that was
 /// removed: freeing it is O(n) and not for here.
 pub(crate) fn play(
     pools: &mut Pools,
     step: &mut StepContext<'_>,
-    (call_id, request, gone_before): (u64, &Request, Option<usize>),
+    (waiter_id, request, gone_before): (WaiterId, &Request, Option<usize>),
     gone: &mut Vec<Pool>,
 ) -> Option<Reply> {
     let reply = match &request.call {
@@ -39,17 +40,24 @@ pub(crate) fn play(
         Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
             let wish = wish(*ttl_ms, holder.as_deref(), request);
             let lent = pools.with_pool(name, step, |pool, ledger, step| {
-                pool.acquire_or_wait(ledger, step, &wish, (call_id, *wait_ms))
+                pool.acquire_or_wait(
+                    ledger,
+                    step,
+                    &wish,
+                    WaitOptions { waiter_id, wait_ms: *wait_ms },
+                )
             });
             match lent {
                 Ok(None) => return None,
-                Ok(Some((lease, value))) => Ok(granted(name.clone(), lease, value, 0)),
+                Ok(Some(Granted { lease, value, .. })) => {
+                    Ok(granted(name.clone(), lease, value, 0))
+                }
                 Err(refusal) => Err(refusal),
             }
         }
         Call::Idempotent { key, body, call } => {
-            let once = IdempotencyKey { by: request.by.name(), key, body: *body };
-            match play_once(pools, step, (call_id, gone_before), (call, request), &once) {
+            let once = IdempotencyKey { caller: request.by.name(), key, body: *body };
+            match play_once(pools, step, (waiter_id, gone_before), (call, request), &once) {
                 Ok(None) => return None,
                 Ok(Some(reply)) => Ok(reply),
                 Err(refusal) => Err(refusal),
@@ -78,14 +86,14 @@ pub(crate) fn play(
 }
 
 fn wish<'a>(ttl_ms: Option<u64>, holder: Option<&'a str>, request: &Request) -> AcquireOptions<'a> {
-    AcquireOptions { ttl_ms, holder, by: request.by.borrower() }
+    AcquireOptions { ttl_ms, holder, borrower: request.by.borrower() }
 }
 
 /// Plays a call under an Idempotency-Key.
 fn play_once(
     pools: &mut Pools,
     step: &mut StepContext<'_>,
-    (call_id, gone_before): (u64, Option<usize>),
+    (waiter_id, gone_before): (WaiterId, Option<usize>),
     (call, request): (&Call, &Request),
     once: &IdempotencyKey<'_>,
 ) -> Result<Option<Reply>, Refusal> {
@@ -93,16 +101,16 @@ fn play_once(
     match call {
         Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
             let wish = wish(*ttl_ms, holder.as_deref(), request);
-            let wait = (call_id, *wait_ms);
+            let wait = WaitOptions { waiter_id, wait_ms: *wait_ms };
             let lent = pools.with_pool(name, step, |pool, ledger, step| {
                 pool.acquire_idempotent(ledger, step, &wish, wait, once)
             })?;
-            Ok(lent.map(|(lease, value, again)| Reply::Granted {
+            Ok(lent.map(|Granted { lease, value, redelivered }| Reply::Granted {
                 pool: name.clone(),
                 lease: Box::new(lease),
                 value,
                 waited_ms: 0,
-                again,
+                again: redelivered,
             }))
         }
         Call::Generate { pool, .. } | Call::Import { pool, .. } => {
@@ -171,11 +179,11 @@ fn on_pool(
         }
         Call::DeleteKey { key, .. } => pool.delete(ledger, step, key).map(|()| Reply::Done),
         Call::KeepAlive { key, .. } => {
-            let (id, expires_at_ms) = pool.keep_alive(ledger, step, key)?;
+            let KeptAlive { id, expires_at_ms } = pool.keep_alive(ledger, step, key)?;
             Ok(Reply::KeptAlive { id, expires_at_ms })
         }
         Call::KeepAliveMany { keys, .. } => {
-            let (kept, missing) = pool.keep_alive_many(ledger, step, keys);
+            let KeptAliveMany { kept, missing } = pool.keep_alive_many(ledger, step, keys);
             Ok(Reply::KeptAliveMany { kept, missing })
         }
         Call::KeepAliveAll { .. } => {
@@ -183,7 +191,8 @@ fn on_pool(
             Ok(Reply::KeptAliveMany { kept, missing: Vec::new() })
         }
         Call::ListKeys { state, limit, cursor, .. } => {
-            pool.list_keys(ledger, step, (*state, *limit), *cursor).map(Reply::Page)
+            let options = ListOptions { state: *state, limit: *limit, cursor: *cursor };
+            pool.list_keys(ledger, step, options).map(Reply::Page)
         }
         Call::GetKey { key, .. } => Ok(Reply::Key(Box::new(pool.get_key(ledger, step, key)?))),
         Call::Reveal { key, .. } => {

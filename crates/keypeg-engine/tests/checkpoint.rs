@@ -247,7 +247,8 @@ fn a_retired_value_is_never_used_again_wherever_its_end_was_told() {
             driver = open(&disk, &clock);
             carry_at(&mut driver, 3);
             let reply = driver.call(import("value"));
-            let Reply::Refused(RequestError::Refused(Refusal::KeyExists { at: 0 })) = reply else {
+            let Reply::Refused(RequestError::Refused(Refusal::KeyExists { index: 0 })) = reply
+            else {
                 panic!("carried at {carried}: {reply:?}")
             };
         }
@@ -290,9 +291,9 @@ fn a_value_that_goes_while_the_database_is_asked_is_not_brought_back() {
     driver.carry().unwrap();
     driver.works.turn(&mut asked, &mut replies).unwrap();
     let told = format!("{:?}", replies[1]);
-    assert!(told.contains("KeyExists { at: 1 }"), "{told}");
+    assert!(told.contains("KeyExists { index: 1 }"), "{told}");
     let told = format!("{:?}", driver.call(import(&["new", "first"])));
-    assert!(told.contains("KeyExists { at: 1 }"), "{told}");
+    assert!(told.contains("KeyExists { index: 1 }"), "{told}");
     assert!(matches!(driver.call(import(&["new"])), Reply::Keys(_)));
 }
 

@@ -35,7 +35,7 @@ impl Pool {
                 let record = self.holds.get(hold);
                 assert_eq!(record.slot, slot, "a hold and its key agree");
                 if state == KeyState::Leased {
-                    borrowers.add(record.by);
+                    borrowers.add(record.borrower);
                 }
                 assert!(self.returns.deadline(hold, &self.holds) > 0, "a hold ends");
                 assert_eq!(self.holds.find(record.token), Some(hold), "a hold is found by token");
@@ -65,7 +65,7 @@ impl Pool {
         let kept = (0..self.replays.end()).filter_map(|at| self.replays.at(at));
         assert_eq!(kept.clone().count(), self.replays.len(), "every answer is found by its id");
         for answer in kept.map(|kept| kept.answer) {
-            if let IdempotentResult::Lease { key, token, .. } = answer.said {
+            if let IdempotentResult::Lease { key, token, .. } = answer.result {
                 let hold = self.holds.find(token).filter(|hold| {
                     let slot = self.holds.get(*hold).slot;
                     let leased = self.slots.state(slot) == Some(KeyState::Leased);

@@ -4,13 +4,14 @@
 //! remembered. An answer is a fact in the batch of what it tells of, so both are there after a
 //! crash, or neither.
 
-use super::wait::wait_until;
-use super::{AcquireOptions, Pool, StepContext};
+use super::wait::{WaitOptions, wait_until};
+use super::{AcquireOptions, Granted, Pool, StepContext};
 use crate::clocks::{Now, after};
 use crate::fact::{Fact, IdempotencyRecord, IdempotentResult};
 use crate::idempotency_store::{ANSWERS_MAX, IdempotentRequest, KEPT_US, StoredAnswer};
 use crate::ids::{BodyDigest, LeaseId};
 use crate::key::{LeaseView, NewKey, ReleaseOptions, Secret};
+use crate::numbers::KeyNumber;
 use crate::refusal::Refusal;
 use crate::shared::{SharedState, WaitOutcome};
 use crate::wait_queue::Waiter;
@@ -19,15 +20,23 @@ use crate::wait_queue::Waiter;
 #[derive(Clone, Copy, Debug)]
 pub struct IdempotencyKey<'a> {
     /// Who asks: the same key is another's with another caller.
-    pub by: &'a str,
+    pub caller: &'a str,
     /// The key.
     pub key: &'a str,
     /// What is asked: the same key with another body is refused.
     pub body: BodyDigest,
 }
 
-const MAKES_KEYS: u8 = 1;
-const LENDS: u8 = 2;
+/// The kinds of calls that accept an Idempotency-Key; one key used with both names two answers.
+///
+/// The discriminants are hashed into the ids of stored answers, which the journal keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdempotentCall {
+    /// Generating or importing keys.
+    AddKeys = 1,
+    /// Acquiring a lease.
+    Acquire = 2,
+}
 
 impl Pool {
     /// Makes or brings in keys by `make`, once: asked again, it tells of the same keys.
@@ -43,7 +52,7 @@ impl Pool {
             &mut StepContext<'_>,
         ) -> Result<Vec<NewKey>, Refusal>,
     ) -> Result<Vec<NewKey>, Refusal> {
-        let asked = self.asked(ledger, MAKES_KEYS, once);
+        let asked = self.asked(ledger, IdempotentCall::AddKeys, once);
         if let Some(at) = self.answered(step, asked)? {
             return self.keys_again(ledger, step, at);
         }
@@ -71,12 +80,13 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         wish: &AcquireOptions<'_>,
-        (waiter_id, wait_ms): (u64, u64),
+        wait: WaitOptions,
         once: &IdempotencyKey<'_>,
-    ) -> Result<Option<(LeaseView, Secret, bool)>, Refusal> {
-        let asked = self.asked(ledger, LENDS, once);
+    ) -> Result<Option<Granted>, Refusal> {
+        let WaitOptions { waiter_id, wait_ms } = wait;
+        let asked = self.asked(ledger, IdempotentCall::Acquire, once);
         if let Some(at) = self.answered(step, asked)? {
-            return self.lease_again(ledger, step, at).map(|(lease, key)| Some((lease, key, true)));
+            return self.lease_again(ledger, step, at).map(Some);
         }
         let until_us = wait_until(step, wait_ms);
         if let Some(&(at, body)) = self.replays.waiting.get(&asked.id) {
@@ -90,9 +100,9 @@ impl Pool {
         }
         self.room_for_answer(ledger, step)?;
         match self.acquire(ledger, step, wish) {
-            Ok((lease, value)) => {
-                self.keep_grant(ledger, step, asked, &lease);
-                Ok(Some((lease, value, false)))
+            Ok(granted) => {
+                self.keep_grant(ledger, step, asked, &granted.lease);
+                Ok(Some(granted))
             }
             Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
                 let waiter = Waiter::new(waiter_id, step.now.lease_us, wish);
@@ -129,21 +139,21 @@ impl Pool {
     pub(crate) fn has_stored_answer(
         &self,
         ledger: &SharedState,
-        lends: bool,
+        call: IdempotentCall,
         once: &IdempotencyKey<'_>,
         now_us: u64,
     ) -> bool {
-        let asked = self.asked(ledger, if lends { LENDS } else { MAKES_KEYS }, once);
+        let asked = self.asked(ledger, call, once);
         self.replays.find(asked.id, now_us).is_some()
     }
 
     fn asked(
         &self,
         ledger: &SharedState,
-        route: u8,
+        call: IdempotentCall,
         once: &IdempotencyKey<'_>,
     ) -> IdempotentRequest {
-        let id = ledger.ids.answer_id(self.number, route, once.by, once.key);
+        let id = ledger.ids.answer_id(self.number, call as u8, once.caller, once.key);
         IdempotentRequest { id, body: once.body }
     }
 
@@ -194,11 +204,11 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         IdempotentRequest { id, body }: IdempotentRequest,
-        said: IdempotentResult,
+        result: IdempotentResult,
         slots: Box<[(u32, u32)]>,
     ) {
         let until_us = after(step.now.lease_us, KEPT_US);
-        let answer = IdempotencyRecord { id, body, until_us, said };
+        let answer = IdempotencyRecord { id, body, until_us, result };
         self.replays.keep(ledger, StoredAnswer { answer, slots, again: false }, true);
         step.facts.record(&Fact::AnswerStored { pool: self.number, answer });
     }
@@ -211,13 +221,13 @@ impl Pool {
         at: u32,
     ) -> Result<Vec<NewKey>, Refusal> {
         let StoredAnswer { answer, slots, .. } = self.replays.get(at);
-        let IdempotentResult::Keys { first, count, expires_at_ms } = answer.said else {
+        let IdempotentResult::Keys { first, count, expires_at_ms } = answer.result else {
             unreachable!("{ROUTED}")
         };
         let slots = slots.clone();
         let mut keys = Vec::with_capacity(count as usize);
         let places = slots.iter().flat_map(|(slot, run)| *slot..slot + run);
-        for (number, slot) in (first..).zip(places) {
+        for (number, slot) in first.range(count).zip(places) {
             let there = self.slots.state(slot).is_some() && self.slots.number(slot) == number;
             if !there || !self.settle_key(ledger, step, slot) {
                 return Err(Refusal::KeysGone);
@@ -239,8 +249,8 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         at: u32,
-    ) -> Result<(LeaseView, Secret), Refusal> {
-        let said = self.replays.get(at).answer.said;
+    ) -> Result<Granted, Refusal> {
+        let said = self.replays.get(at).answer.result;
         let IdempotentResult::Lease { token, until_us, granted_at_ms, .. } = said else {
             unreachable!("{ROUTED}")
         };
@@ -254,7 +264,8 @@ impl Pool {
             (view.expires_at_ms, view.key_expires_at_ms) = (expires_at_ms, key_expires_at_ms);
         }
         let slot = self.holds.get(hold).slot;
-        Ok((view, Secret::of_pool(self.slots.value(slot))))
+        let value = Secret::of_pool(self.slots.value(slot));
+        Ok(Granted { lease: view, value, redelivered: true })
     }
 
     /// Keeps an answer that facts tell of; `slot_of` finds a key by its number.
@@ -262,16 +273,16 @@ impl Pool {
         &mut self,
         ledger: &mut SharedState,
         answer: IdempotencyRecord,
-        slot_of: impl Fn(&Self, u64) -> Option<u32>,
+        slot_of: impl Fn(&Self, KeyNumber) -> Option<u32>,
     ) {
         let (mut slots, mut runs) = (Box::default(), true);
-        match answer.said {
+        match answer.result {
             IdempotentResult::Lease { key, token, .. } => {
                 let lent = |slot| self.lent_for(slot, token).is_some();
                 runs = slot_of(self, key).is_some_and(lent);
             }
             IdempotentResult::Keys { first, count, .. } => {
-                let numbers = first..first.saturating_add(u64::from(count));
+                let numbers = first.range(count);
                 slots = ranges(numbers.map_while(|number| slot_of(self, number)));
             }
         }

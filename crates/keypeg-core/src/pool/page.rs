@@ -5,8 +5,7 @@
 //! first, so no page shows a key or a lease that is over.
 
 use super::{Pool, StepContext};
-use crate::ids::Cursor;
-use crate::key::{KeyPage, KeyState, KeyView};
+use crate::key::{KeyPage, KeyState, KeyView, ListOptions};
 use crate::refusal::Refusal;
 use crate::shared::SharedState;
 
@@ -19,9 +18,9 @@ impl Pool {
         &mut self,
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
-        (state, limit): (Option<KeyState>, usize),
-        cursor: Option<Cursor>,
+        options: ListOptions,
     ) -> Result<KeyPage, Refusal> {
+        let ListOptions { state, limit, cursor } = options;
         let mut at = match cursor {
             None => 0,
             Some(cursor) => {

@@ -8,6 +8,7 @@ use crate::clocks::{Now, US_PER_MS};
 use crate::fact::{Fact, FactSink, Grant, PackedValues};
 use crate::index::Index;
 use crate::key::KeyState;
+use crate::numbers::{BorrowerId, KeyNumber, Lsn};
 use crate::refusal::EndCause;
 use crate::replayer::StoredKey;
 use crate::sabotage::{Sabotage, enabled};
@@ -25,7 +26,7 @@ impl Pool {
     pub(crate) fn replay_loaded(
         &mut self,
         ledger: &SharedState,
-        key: u64,
+        key: KeyNumber,
         row: &StoredKey<'_>,
     ) -> u32 {
         let now = Now { wall_us: row.created_at_ms * US_PER_MS, ..Now::default() };
@@ -43,12 +44,12 @@ impl Pool {
     }
 
     /// Lets go of retired values that a database has, at most `max`; true when more are to go.
-    pub(crate) fn leave_retired(&mut self, taken_over: u64, max: usize) -> bool {
-        self.retired.leave(taken_over, max)
+    pub(crate) fn leave_retired(&mut self, checkpointed: Lsn, max: usize) -> bool {
+        self.retired.leave(checkpointed, max)
     }
 
     /// Finds a key among the first `loaded` slots, whose numbers rise. O(log n).
-    pub(crate) fn slot_of(&self, key: u64, loaded: u32) -> Option<u32> {
+    pub(crate) fn slot_of(&self, key: KeyNumber, loaded: u32) -> Option<u32> {
         let (mut low, mut high) = (0, loaded);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -66,12 +67,12 @@ impl Pool {
     pub(crate) fn replay_born(
         &mut self,
         ledger: &SharedState,
-        (first, at_ms, imported): (u64, u64, bool),
+        (first, at_ms, imported): (KeyNumber, u64, bool),
         values: PackedValues<'_>,
-        mut at: impl FnMut(u64, u32),
+        mut at: impl FnMut(KeyNumber, u32),
     ) -> bool {
         let now = Now { wall_us: at_ms * US_PER_MS, ..Now::default() };
-        for (number, value) in (first..).zip(values.iter()) {
+        for (number, value) in first.range(values.count()).zip(values.iter()) {
             let id = ledger.ids.key_id(self.number, value);
             if self.ever_had(id, value) {
                 return false;
@@ -91,9 +92,9 @@ impl Pool {
     ) {
         // One that is told anew goes on: whoever knows of it still does.
         if let Some(hold) = self.lent_for(slot, token) {
-            let before = self.holds.get(hold).by;
+            let before = self.holds.get(hold).borrower;
             self.count_less(ledger, before);
-            self.count(ledger, lease.by);
+            self.count(ledger, lease.borrower);
             self.holds.set_grant(hold, lease);
             self.returns.set(hold, lease.until_us, &mut self.holds);
         } else {
@@ -115,7 +116,8 @@ impl Pool {
         (until_us, reason): (u64, Option<&str>),
     ) {
         let (granted_us, hold_until_us) = (until_us, until_us);
-        let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None, by: 0 };
+        let (rest_us, holder, borrower) = (0, None, BorrowerId::NONE);
+        let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, borrower };
         self.lend(ledger, slot, token, &lease);
         // How that lease ended is not told here; what an earlier fact told of it stands.
         self.begin_rest(self.slots.place(slot), until_us, reason);
@@ -207,7 +209,7 @@ impl Pool {
     }
 
     fn retell_hold(&self, at: u32, facts: &mut dyn FactSink) {
-        let Hold { slot, token, granted_us, latest_us, rest_us, by, ref words, .. } =
+        let Hold { slot, token, granted_us, latest_us, rest_us, borrower, ref words, .. } =
             *self.holds.get(at);
         if !self.holds.is_in(at) {
             return;
@@ -223,8 +225,8 @@ impl Pool {
         let until_us =
             if enabled(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
         let hold_until_us = latest_us;
-        let by = if enabled(Sabotage::ForgetBorrower) { 0 } else { by };
-        let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, by };
+        let borrower = if enabled(Sabotage::ForgetBorrower) { BorrowerId::NONE } else { borrower };
+        let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, borrower };
         facts.record(&Fact::LeaseSnapshot { pool, key, token, lease });
     }
 }

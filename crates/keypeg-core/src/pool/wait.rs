@@ -4,9 +4,10 @@
 //! A hand-over is a grant like any other, with its fact. A waiter whose time is over is refused
 //! only when nothing of the pool is due: never a false "none".
 
-use super::{AcquireOptions, Pool, StepContext};
+use super::{AcquireOptions, Granted, Pool, StepContext};
 use crate::clocks::{US_PER_MS, after};
 use crate::key::{LeaseView, Secret};
+use crate::numbers::WaiterId;
 use crate::policy::PoolName;
 use crate::refusal::Refusal;
 use crate::sabotage::{TestLimit, limit};
@@ -24,6 +25,15 @@ pub struct GrantedLease {
     pub value: Secret,
     /// How long it was waited for, in milliseconds; never more than that.
     pub waited_ms: u64,
+}
+
+/// How long a request may wait, and the name by which its outcome is reported.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitOptions {
+    /// The caller's name for the request.
+    pub waiter_id: WaiterId,
+    /// How long it may wait, in milliseconds; 0 means not at all.
+    pub wait_ms: u64,
 }
 
 fn waiters_max() -> usize {
@@ -45,13 +55,13 @@ impl Pool {
         ledger: &mut SharedState,
         step: &mut StepContext<'_>,
         wish: &AcquireOptions<'_>,
-        (waiter_id, wait_ms): (u64, u64),
-    ) -> Result<Option<(LeaseView, Secret)>, Refusal> {
+        wait: WaitOptions,
+    ) -> Result<Option<Granted>, Refusal> {
         match self.acquire(ledger, step, wish) {
             Ok(lent) => Ok(Some(lent)),
-            Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                let waiter = Waiter::new(waiter_id, step.now.lease_us, wish);
-                self.join(ledger, waiter, wait_until(step, wait_ms)).map(|_| None)
+            Err(Refusal::NoKey { .. }) if wait.wait_ms > 0 => {
+                let waiter = Waiter::new(wait.waiter_id, step.now.lease_us, wish);
+                self.join(ledger, waiter, wait_until(step, wait.wait_ms)).map(|_| None)
             }
             Err(refusal) => Err(refusal),
         }
@@ -68,7 +78,7 @@ impl Pool {
         if ledger.waiters.len() >= max {
             return Err(Refusal::WaitQueueFull { max });
         }
-        self.count(ledger, waiter.by);
+        self.count(ledger, waiter.borrower);
         let waiter_id = waiter.waiter_id;
         let at = self.line.join(waiter, until_us);
         ledger.waiters.insert(waiter_id, (self.seat, at));
@@ -78,7 +88,7 @@ impl Pool {
     /// Takes whoever stands at this place out of line.
     fn depart(&mut self, ledger: &mut SharedState, at: u32) -> Waiter {
         let waiter = self.line.leave(at);
-        self.count_less(ledger, waiter.by);
+        self.count_less(ledger, waiter.borrower);
         ledger.waiters.remove(&waiter.waiter_id);
         if let Some(asked) = &waiter.asked {
             self.replays.waiting.remove(&asked.id);
@@ -87,7 +97,7 @@ impl Pool {
     }
 
     /// Takes somebody out of line; false when no such one is in this line. O(log n).
-    pub(crate) fn leave(&mut self, ledger: &mut SharedState, at: u32, waiter_id: u64) -> bool {
+    pub(crate) fn leave(&mut self, ledger: &mut SharedState, at: u32, waiter_id: WaiterId) -> bool {
         let here = self.line.has(at, waiter_id);
         if here {
             self.depart(ledger, at);
@@ -104,8 +114,8 @@ impl Pool {
     /// Sends the whole line away: whoever waits is told elsewhere. O(waiters).
     pub(crate) fn drop_line(&mut self, ledger: &mut SharedState) {
         let line = self.take_line();
-        for by in line.borrowers() {
-            self.count_less(ledger, by);
+        for borrower in line.borrowers() {
+            self.count_less(ledger, borrower);
         }
     }
 
@@ -119,8 +129,8 @@ impl Pool {
             // The policy may have changed since: no grant is longer than it says.
             let most_ms = self.policy.lease_ttl_ms;
             let ttl_us = waiter.ttl_ms.map_or(most_ms, |ms| ms.min(most_ms)) * US_PER_MS;
-            let wish = (ttl_us, waiter.holder.as_deref(), waiter.by);
-            let (lease, value) = self.grant(ledger, step, slot, wish);
+            let wish = (ttl_us, waiter.holder.as_deref(), waiter.borrower);
+            let Granted { lease, value, .. } = self.grant(ledger, step, slot, wish);
             if let Some(asked) = waiter.asked {
                 self.keep_grant(ledger, step, *asked, &lease);
             }

@@ -6,7 +6,7 @@
 
 use super::rows::read_key;
 use super::{KeysetError, damaged, failed, misfit};
-use crate::core::{IdHashKey, KeyId, Replayer, StoredKey};
+use crate::core::{IdHashKey, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Keys in a batch.
@@ -91,7 +91,8 @@ fn put_all(read: Receiver<Batch>, rebuild: &mut Replayer) -> Result<u64, KeysetE
             from = key.end;
             let ReadKey { id, created_at_ms, imported, .. } = *key;
             let row = StoredKey { value, id, created_at_ms, imported };
-            rebuild.load_key(batch.pool, key.number, &row).map_err(misfit)?;
+            let (pool, number) = (PoolId(batch.pool), KeyNumber(key.number));
+            rebuild.load_key(pool, number, &row).map_err(misfit)?;
         }
         loaded += batch.keys.len() as u64;
     }

@@ -2,7 +2,7 @@
 //! reads. Knows nothing of the database.
 
 use super::{KeysetError, damaged};
-use crate::core::{Fact, IdHashKey, Policy, StoredKey};
+use crate::core::{Fact, IdHashKey, Policy, PoolId, StoredKey};
 use crate::record::{self, RecordError};
 
 const IMPORTED: u8 = 1;
@@ -56,7 +56,7 @@ pub(super) fn read_key<'a>(
     };
     Ok(StoredKey {
         value,
-        id: ids.key_id(at.0, value),
+        id: ids.key_id(PoolId(at.0), value),
         created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
         imported: flags & IMPORTED != 0,
     })
@@ -77,7 +77,8 @@ pub(super) fn imported_value(row: &[u8]) -> Option<&[u8]> {
 
 /// A row: a record behind its sum.
 pub(super) fn write_pool(pool: u32, name: &str, policy: &Policy) -> Vec<u8> {
-    let record = record::write_one(&Fact::PoolCreated { pool, name, policy: policy.clone() });
+    let record =
+        record::write_one(&Fact::PoolCreated { pool: PoolId(pool), name, policy: policy.clone() });
     [&crc32fast::hash(&record).to_le_bytes()[..], &record].concat()
 }
 
@@ -87,7 +88,7 @@ pub(super) fn read_pool(number: u32, row: &[u8]) -> Result<(String, Policy), Key
         return Err(damaged("a pool's row does not match its sum"));
     }
     match record::read(record, 0) {
-        Ok((Fact::PoolCreated { pool, name, policy }, [])) if pool == number => {
+        Ok((Fact::PoolCreated { pool, name, policy }, [])) if pool == PoolId(number) => {
             Ok((name.to_owned(), policy))
         }
         Ok(_) => Err(damaged("a pool's row is another record")),

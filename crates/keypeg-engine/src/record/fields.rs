@@ -4,7 +4,8 @@
 
 use super::RecordError;
 use crate::core::{
-    BodyDigest, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, NEVER_US, Policy,
+    BodyDigest, BorrowerId, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber,
+    NEVER_US, Policy, PoolId,
 };
 
 /// The fields' tags, one number for one meaning in every kind. A number is never given a new one.
@@ -60,9 +61,9 @@ impl Writer<'_> {
         }
     }
 
-    pub(super) fn key(&mut self, pool: u32, key: u64) {
-        self.number(tag::POOL, u64::from(pool));
-        self.number(tag::KEY, key);
+    pub(super) fn key(&mut self, pool: PoolId, key: KeyNumber) {
+        self.number(tag::POOL, u64::from(pool.0));
+        self.number(tag::KEY, key.0);
     }
 
     /// Lengths in milliseconds; one that may be `None` is written plus one, and `None` as nothing.
@@ -82,7 +83,7 @@ impl Writer<'_> {
         self.bytes(tag::ANSWER, &answer.id.0.to_le_bytes());
         self.bytes(tag::BODY, &answer.body.0.to_le_bytes());
         self.number(tag::KEPT_UNTIL, answer.until_us);
-        match &answer.said {
+        match &answer.result {
             IdempotentResult::Lease {
                 key,
                 token,
@@ -91,7 +92,7 @@ impl Writer<'_> {
                 expires_at_ms,
                 key_expires_at_ms,
             } => {
-                self.number(tag::KEY, *key);
+                self.number(tag::KEY, key.0);
                 self.number(tag::TOKEN, *token);
                 self.number(tag::UNTIL, *until_us);
                 self.number(tag::AT, *granted_at_ms);
@@ -99,7 +100,7 @@ impl Writer<'_> {
                 self.number(tag::KEY_EXPIRES, never(key_expires_at_ms));
             }
             IdempotentResult::Keys { first, count, expires_at_ms } => {
-                self.number(tag::KEY, *first);
+                self.number(tag::KEY, first.0);
                 self.number(tag::COUNT, u64::from(*count));
                 self.number(tag::KEY_EXPIRES, never(expires_at_ms));
             }
@@ -168,12 +169,15 @@ impl<'a> Fields<'a> {
         bytes.map(u128::from_le_bytes).map_err(|_| RecordError("an answer's id is none"))
     }
 
-    pub(super) fn answer(&self, said: IdempotentResult) -> Result<IdempotencyRecord, RecordError> {
+    pub(super) fn answer(
+        &self,
+        result: IdempotentResult,
+    ) -> Result<IdempotencyRecord, RecordError> {
         Ok(IdempotencyRecord {
             id: IdempotencyId(self.wide(tag::ANSWER)?),
             body: BodyDigest(self.wide(tag::BODY)?),
             until_us: self.number(tag::KEPT_UNTIL),
-            said,
+            result,
         })
     }
 
@@ -202,7 +206,7 @@ impl<'a> Fields<'a> {
             hold_until_us: latest_us,
             rest_us: self.number(tag::REST),
             holder: self.words(tag::HOLDER)?,
-            by: self.number(tag::BORROWER),
+            borrower: BorrowerId(self.number(tag::BORROWER)),
         })
     }
 

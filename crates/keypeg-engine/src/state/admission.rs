@@ -4,7 +4,7 @@
 //! kept in memory until it is answered and the import is played, so nothing falls in between.
 
 use super::{CallId, EngineState, disk_space};
-use crate::core::{IdempotencyKey, Pool};
+use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Pool, PoolId};
 use crate::journal::DiskSpace;
 use crate::lookups::{Found, Lookup};
 use crate::request::{Call, Reply, Request, RequestError};
@@ -30,7 +30,7 @@ pub(super) struct LookedUp {
     /// The first value that was there before.
     pub(super) gone: Option<usize>,
     /// The number of the pool that was asked about.
-    pool: u32,
+    pool: PoolId,
     /// What was carried when it was asked.
     carried: u64,
 }
@@ -57,7 +57,7 @@ pub(super) enum Admission {
 pub(super) struct Parked {
     turned: QueuedRequest,
     /// The number of the pool it is for.
-    pool: u32,
+    pool: PoolId,
     carried: u64,
     bytes: usize,
 }
@@ -112,15 +112,18 @@ impl EngineState {
     /// Whether this was asked before under its Idempotency-Key, and its answer is kept.
     fn was_told(&self, Request { by, call }: &Request) -> bool {
         let Call::Idempotent { key, body, call } = call else { return false };
-        let once = IdempotencyKey { by: by.name(), key, body: *body };
+        let once = IdempotencyKey { caller: by.name(), key, body: *body };
         #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
         match &**call {
-            Call::Acquire { pool, .. } => {
-                self.pools.has_stored_answer(pool, true, &once, self.now.lease_us)
-            }
-            Call::Generate { pool, .. } | Call::Import { pool, .. } => {
-                self.pools.has_stored_answer(pool, false, &once, self.now.lease_us)
-            }
+            Call::Acquire { pool, .. } => self.pools.has_stored_answer(
+                pool,
+                IdempotentCall::Acquire,
+                &once,
+                self.now.lease_us,
+            ),
+            Call::Generate { pool, .. } | Call::Import { pool, .. } => self
+                .pools
+                .has_stored_answer(pool, IdempotentCall::AddKeys, &once, self.now.lease_us),
             _ => false,
         }
     }
@@ -134,7 +137,7 @@ impl EngineState {
         if turned.looked_up.is_some_and(|looked_up| Some(looked_up.pool) == number) {
             return Admission::Play(turned);
         }
-        let Some((pool, ids)) = self.pools.ids_to_check(pool, values) else {
+        let Some(IdsToCheck { pool, ids }) = self.pools.ids_to_check(pool, values) else {
             // What was looked up is of a pool of this name that has been removed meanwhile.
             return Admission::Play(QueuedRequest { looked_up: None, ..turned });
         };

@@ -42,8 +42,8 @@ impl EngineState {
             return;
         };
         let before = self.batch.bytes().len();
-        let most =
-            u32::try_from(limit(TestLimit::Retell, u64::from(RETELL_MAX))).unwrap_or(RETELL_MAX);
+        let most = u32::try_from(limit(TestLimit::SnapshotRecords, u64::from(RETELL_MAX)))
+            .unwrap_or(RETELL_MAX);
         let batch = &mut self.batch;
         let mut tell = |fact: &Fact<'_>| {
             dropping.many += 1;
@@ -78,7 +78,10 @@ impl EngineState {
 
     /// How much is to be told: what holds keys away, and answers.
     fn told(&self) -> u64 {
-        self.pools.iter().map(|pool| pool.counts().total_away() + pool.stored_answer_count()).sum()
+        self.pools
+            .iter()
+            .map(|pool| pool.counts().leased_or_resting() + pool.stored_answer_count())
+            .sum()
     }
 
     /// Drops the old segments once all that lives of them has been told anew, durably.

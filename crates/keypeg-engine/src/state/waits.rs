@@ -1,6 +1,7 @@
 //! Who waits in line, as the works see it: what they got, who has gone, who is sent away.
 
 use super::EngineState;
+use crate::core::WaiterId;
 use crate::request::{Call, Reply, Request, RequestError};
 use crate::turn;
 
@@ -14,11 +15,11 @@ pub struct CallId {
 }
 
 impl CallId {
-    pub(super) fn bits(self) -> u64 {
-        u64::from(self.lane) << 32 | u64::from(self.slot)
+    pub(super) fn waiter_id(self) -> WaiterId {
+        WaiterId(u64::from(self.lane) << 32 | u64::from(self.slot))
     }
 
-    pub(super) fn of(bits: u64) -> Self {
+    pub(super) fn of(WaiterId(bits): WaiterId) -> Self {
         let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
         Self { lane: half(bits >> 32), slot: half(bits) }
     }
@@ -61,7 +62,7 @@ impl EngineState {
     ) -> bool {
         let leaves = matches!(request.call, Call::CancelWait);
         let gone = if leaves {
-            self.pools.cancel_wait(call_id.bits())
+            self.pools.cancel_wait(call_id.waiter_id())
         } else {
             // A call_id that comes again is somebody else's.
             self.left.remove(&call_id) && goes_over

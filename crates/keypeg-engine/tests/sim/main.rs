@@ -48,7 +48,7 @@ fn plan(seed: u64) -> Plan {
     let sector = if one_in(2) { 512 } else { 4_096 };
     let (fails, power_cuts, stops) = (!one_in(3), !one_in(4), !one_in(3));
     let (pauses, wall_steps, lost_replies) = (one_in(2), one_in(2), !one_in(3));
-    let mut bounds = vec![(TestLimit::Waiters, 5), (TestLimit::Retell, 2)];
+    let mut bounds = vec![(TestLimit::Waiters, 5), (TestLimit::SnapshotRecords, 2)];
     if lags {
         bounds.push((TestLimit::Expire, 1));
     }

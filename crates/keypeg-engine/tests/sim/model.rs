@@ -139,7 +139,7 @@ impl Told<'_, '_> {
         check(&reply).map_err(|why| format!("#{slot}: {why}; it was answered {reply:?}"))
     }
 
-    pub(crate) fn refusal(&mut self, slot: u32, refusal: &keypeg_engine::core::Refusal) -> Checked {
+    pub(crate) fn refusal(&mut self, slot: u32, refusal: &Refusal) -> Checked {
         self.check(slot, |reply| match reply {
             Reply::Refused(RequestError::Refused(told)) if told == refusal => Ok(()),
             _ => Err(format!("should be refused: {refusal:?}")),
@@ -634,7 +634,7 @@ impl Model {
                 || values[..at].contains(&value)
         };
         if let Some(at) = values.iter().enumerate().position(|(at, value)| known(at, value)) {
-            return told.refusal(slot, &Refusal::KeyExists { at });
+            return told.refusal(slot, &Refusal::KeyExists { index: at });
         }
         if !self.has_room(name, values.len()) {
             return self.pool_full(slot, name, told);

@@ -78,8 +78,11 @@ fn next_return(pool: &Pool) -> Option<u64> {
 }
 
 pub(crate) fn no_key(reply: &Reply, pool: &Pool, now: Instant) -> Checked {
-    let Reply::Refused(RequestError::Refused(Refusal::NoKey { cause, counts: told, back_in_ms })) =
-        reply
+    let Reply::Refused(RequestError::Refused(Refusal::NoKey {
+        cause,
+        counts: told,
+        next_hold_end_in_ms,
+    })) = reply
     else {
         return Err("none is free".into());
     };
@@ -95,7 +98,7 @@ pub(crate) fn no_key(reply: &Reply, pool: &Pool, now: Instant) -> Checked {
     };
     ensure!(*cause == expected, "the cause is {expected:?}");
     let back = next_return(pool).map(|at| at - now.lease);
-    ensure!(*back_in_ms == back, "the first comes back in {back:?}");
+    ensure!(*next_hold_end_in_ms == back, "the first comes back in {back:?}");
     Ok(())
 }
 

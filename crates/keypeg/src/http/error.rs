@@ -135,8 +135,10 @@ impl Problem {
                 problem.0.more.max = Some(max);
                 problem
             }
-            Refusal::KeyExists { at } => Self::key_exists(at),
-            Refusal::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
+            Refusal::KeyExists { index } => Self::key_exists(index),
+            Refusal::NoKey { cause, counts, next_hold_end_in_ms } => {
+                Self::no_key(cause, counts, next_hold_end_in_ms)
+            }
             Refusal::UnknownKey => {
                 Self::new(Code::UnknownKey, "There is no such key: deleted, purged, or never made.")
             }
