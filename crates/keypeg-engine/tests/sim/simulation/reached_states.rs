@@ -1,6 +1,6 @@
-//! What a simulation counts of its calls and of what it was told: that rare states were reached.
+//! Counts the rare states that calls and replies of a simulation reach.
 
-use super::World;
+use super::{Candidate, Simulation};
 use crate::model::{Checked, State, ensure, pool_of};
 use keypeg_engine::core::{KeyRef, LeaseId};
 use keypeg_engine::state::EngineState;
@@ -9,42 +9,42 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn caller() -> Caller {
-    Caller::new("somebody", None)
+    Caller::new("client-a", None)
 }
 
-/// Everybody asks in one name.
-pub(super) fn somebody() -> Principal {
+/// The one principal that sends all calls.
+pub(super) fn principal() -> Principal {
     Principal::Token(Arc::new(caller()))
 }
 
-/// Every lease, and every wait for one, is counted in that name, over restarts too.
-pub(super) fn all_is_somebodys(works: &EngineState) -> Checked {
-    let counts = works.pools().iter().map(|pool| pool.counts().leased + pool.waiter_count());
+/// Checks that every lease and every wait is counted for that principal, across restarts too.
+pub(super) fn check_caller_counts(engine: &EngineState) -> Checked {
+    let counts = engine.pools().iter().map(|pool| pool.counts().leased + pool.waiter_count());
     let (counted, all) = (caller().borrower(), counts.sum::<u64>());
-    let counted = works.pools().lease_count(counted);
-    ensure!(counted == all, "uncounted: {all} leases and waits, of which {counted} are somebody's");
+    let counted = engine.pools().lease_count(counted);
+    ensure!(counted == all, "uncounted: {all} leases and waits, of which {counted} are counted");
     Ok(())
 }
 
-impl World {
+impl Simulation {
     pub(super) fn count_call(&mut self, call: &Call) {
-        let model = &self.models[0].0;
+        let model = &self.models[0].model;
         let pool = pool_of(call).and_then(|pool| model.pools.get(pool.as_str()));
         let Some(pool) = pool else { return };
         let leased = pool.keys.iter().any(|key| matches!(key.state, State::Leased(_)));
         match call {
             Call::PutPool { .. } if leased => {
-                self.tally.count("a policy changed while keys were leased");
+                self.coverage.count("a policy changed while keys were leased");
             }
             Call::DeletePool { .. } if leased => {
-                self.tally.count("a pool was dropped while keys were leased");
+                self.coverage.count("a pool was deleted while keys were leased");
             }
-            Call::DeletePool { .. } if !pool.line.is_empty() => {
-                self.tally.count("a pool was dropped while somebody waited");
+            Call::DeletePool { .. } if !pool.wait_queue.is_empty() => {
+                self.coverage.count("a pool was deleted while a call waited");
             }
             _ => {}
         }
-        let (model, lease) = &self.models[0];
+        let Candidate { model, lease_ms: lease } = &self.models[0];
         let lease = *lease;
         let of_lease = |id: &LeaseId| {
             let mut keys = model.pools.values().flat_map(|pool| &pool.keys);
@@ -53,55 +53,58 @@ impl World {
                 _ => None,
             })
         };
-        let life = |key: &KeyRef| {
+        let purge_at = |key: &KeyRef| {
             let KeyRef::Id(id) = key else { return None };
-            pool.keys.iter().find(|known| known.id == Some(*id)).and_then(|known| known.life)
+            pool.keys.iter().find(|known| known.id == Some(*id)).and_then(|known| known.purge_at)
         };
         let at_deadline = match call {
             Call::Renew { lease: id, .. } if of_lease(id) == Some(lease) => {
-                "a renewal came at the very deadline"
+                "a renewal arrived at the very deadline"
             }
             Call::Release { lease: id, .. } if of_lease(id) == Some(lease) => {
-                "a release came at the very deadline"
+                "a release arrived at the very deadline"
             }
-            Call::KeepAlive { key, .. } if life(key) == Some(self.serving.0) => {
-                "a keep-alive came at the very deadline"
+            Call::KeepAlive { key, .. } if purge_at(key) == Some(self.last_turn.serving_ms) => {
+                "a keep-alive arrived at the very deadline"
             }
-            Call::KeepAlive { key, .. } if life(key) == Some(self.serving.0 + 1) => {
-                "a keep-alive came a millisecond before the deadline"
+            Call::KeepAlive { key, .. } if purge_at(key) == Some(self.last_turn.serving_ms + 1) => {
+                "a keep-alive arrived a millisecond before the deadline"
             }
             _ => return,
         };
-        self.tally.count(at_deadline);
+        self.coverage.count(at_deadline);
     }
 
     pub(super) fn count_replies(&mut self, replies: &BTreeMap<u32, Reply>) {
-        let model = &self.models[0].0;
+        let model = &self.models[0].model;
         let mut tokens = 0;
         for (slot, reply) in replies {
-            let waited = model.pools.values().any(|pool| pool.line.iter().any(|w| w.slot == *slot));
+            let waited =
+                model.pools.values().any(|pool| pool.wait_queue.iter().any(|w| w.slot == *slot));
             match reply {
-                Reply::Granted { .. } if waited => self.tally.count("somebody in line was served"),
-                Reply::Granted { again: true, .. } => {
-                    self.tally.count("a repeat was told of the same lease");
+                Reply::Granted { .. } if waited => {
+                    self.coverage.count("a waiter was granted a key")
                 }
-                Reply::Granted { .. } => self.tally.count("grants"),
+                Reply::Granted { again: true, .. } => {
+                    self.coverage.count("a repeat returned the same lease");
+                }
+                Reply::Granted { .. } => self.coverage.count("grants"),
                 Reply::Refused(RequestError::StorageFull) if waited => {
-                    self.tally.count("somebody in line was sent away from a full disk");
+                    self.coverage.count("a wait was cancelled on a full disk");
                 }
                 Reply::Refused(RequestError::StorageFull) => {
-                    self.tally.count("the disk was full for a call");
+                    self.coverage.count("a call was refused on a full disk");
                 }
                 Reply::Refused(RequestError::Overloaded) => {
-                    self.tally.count("new keys waited for the carrier");
+                    self.coverage.count("new keys were refused while the checkpointer lagged");
                 }
                 Reply::Refused(RequestError::Refused(
                     keypeg_engine::core::Refusal::WaitQueueFull { .. },
                 )) => {
-                    self.tally.count("the line was full");
+                    self.coverage.count("the wait queue was full");
                 }
                 Reply::Refused(RequestError::Refused(keypeg_engine::core::Refusal::Settling)) => {
-                    self.tally.count("a call was told to come again");
+                    self.coverage.count("a call was refused while much was due");
                 }
                 Reply::Refused(RequestError::Refused(
                     keypeg_engine::core::Refusal::UnknownPool,
@@ -110,6 +113,6 @@ impl World {
             }
             tokens += u64::from(matches!(reply, Reply::Granted { .. }));
         }
-        self.tally.add("tokens", tokens);
+        self.coverage.add("tokens", tokens);
     }
 }
