@@ -7,7 +7,7 @@
 use crate::clocks::SimClock;
 use crate::coverage::Coverage;
 use crate::support::SeededRandom;
-use crate::support::sim_disk::{Fate, FaultPolicy, Operation};
+use crate::support::sim_disk::{FaultPolicy, Operation, Outcome};
 use keypeg_engine::checkpointer::{CheckpointError, Checkpointer};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -25,9 +25,9 @@ pub(crate) enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The process or the machine ends.
-    Ends { after: bool },
+    Crash { after: bool },
     /// A write, a sync or a change of a name fails.
-    Fails,
+    Failure,
 }
 
 /// The fault policy of one simulation. Clones share it.
@@ -142,11 +142,11 @@ impl FaultInjector {
 }
 
 impl Shared {
-    fn next_fault(&mut self, operation: Operation, name: &str) -> Fate {
-        let Some((left, fault)) = self.fault else { return Fate::Done };
+    fn next_fault(&mut self, operation: Operation, name: &str) -> Outcome {
+        let Some((left, fault)) = self.fault else { return Outcome::Succeeds };
         if left > 0 {
             self.fault = Some((left - 1, fault));
-            return Fate::Done;
+            return Outcome::Succeeds;
         }
         self.fault = None;
         let journal = name.starts_with("journal-");
@@ -165,8 +165,8 @@ impl Shared {
         self.coverage.count(state);
         self.injected = Some((fault, self.part, operation, name.to_owned()));
         match fault {
-            Fault::Ends { after } => Fate::Ends { after },
-            Fault::Fails => {
+            Fault::Crash { after } => Outcome::Crashes { after },
+            Fault::Failure => {
                 self.coverage.count(match operation {
                     Operation::Sync | Operation::SyncDir => "a sync failed",
                     Operation::Write => "a write failed",
@@ -175,14 +175,14 @@ impl Shared {
                     | Operation::Remove
                     | Operation::SetLen => "a change of a name or a length failed",
                 });
-                Fate::Fails
+                Outcome::Fails
             }
         }
     }
 }
 
 impl FaultPolicy for FaultInjector {
-    fn before(&self, operation: Operation, name: &str) -> Fate {
+    fn before(&self, operation: Operation, name: &str) -> Outcome {
         let runs_checkpointer =
             {
                 let mut shared = self.lock();
@@ -207,7 +207,7 @@ impl FaultPolicy for FaultInjector {
             shared.coverage.count("the checkpointer ran within a turn");
             // A checkpointer that ends takes the process with it.
             if shared.checkpointer_ended.is_some() {
-                return Fate::Ends { after: false };
+                return Outcome::Crashes { after: false };
             }
         }
         self.lock().next_fault(operation, name)

@@ -132,7 +132,7 @@ impl Simulation {
         let counted_boot_ms = clock.boot_ms();
         let faults = FaultInjector::new(SeededRandom(random.next()), &clock);
         faults.set_background_rates(plan.slow_one_in, plan.checkpoint_in_turn_one_in);
-        let disk = SimDisk::under(Arc::new(faults.clone()), plan.sector);
+        let disk = SimDisk::with_fault_policy(Arc::new(faults.clone()), plan.sector);
         let model = Model::new(plan.policy.clone(), plan.rules);
         let purges = !plan.rules.disk_can_fill && !plan.rules.expiry_can_lag;
         let behavior = ClientBehavior::draw(&mut random, !plan.rules.expiry_can_lag, purges);
@@ -217,7 +217,7 @@ impl Simulation {
         if faulted {
             let fails = self.plan.fails && self.one_in(3);
             let after = self.one_in(2);
-            let fault = if fails { Fault::Fails } else { Fault::Ends { after } };
+            let fault = if fails { Fault::Failure } else { Fault::Crash { after } };
             let within = [3, 8, 30][self.random.below(3) as usize];
             self.faults.schedule(Some((self.random.below(within), fault)));
         }

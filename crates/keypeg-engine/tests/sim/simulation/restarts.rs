@@ -47,7 +47,7 @@ impl Simulation {
             if self.plan.fault_one_in > 0 && attempts < 6 && self.one_in(3) {
                 let after = self.one_in(2);
                 let fails = self.plan.fails && self.one_in(3);
-                let fault = if fails { Fault::Fails } else { Fault::Ends { after } };
+                let fault = if fails { Fault::Failure } else { Fault::Crash { after } };
                 let operations = self.random.below(40);
                 self.faults.schedule(Some((operations, fault)));
             }
