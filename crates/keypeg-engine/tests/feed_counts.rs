@@ -130,7 +130,7 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
     match random.below(12) {
         0 => Call::Generate { pool, count: 1 + u32::try_from(random.below(3)).expect("small") },
         1 => {
-            let value = format!("brought-{}", random.below(30));
+            let value = format!("imported-{}", random.below(30));
             let value = Secret::new(&value).expect("in range");
             Call::Import { pool, values: vec![value] }
         }

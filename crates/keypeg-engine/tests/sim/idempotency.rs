@@ -6,7 +6,7 @@ use keypeg_engine::{Call, Reply, RequestError};
 use std::collections::BTreeMap;
 
 /// How long an answer is stored.
-const KEPT_MS: u64 = 3_600_000;
+const RETENTION_MS: u64 = 3_600_000;
 
 /// An Idempotency-Key and the digest of its request body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl StoredAnswers {
         };
         let answer = StoredAnswer {
             body: idempotency.body,
-            until: now.lease + KEPT_MS,
+            until: now.lease + RETENTION_MS,
             result,
             redelivered: false,
         };
@@ -158,7 +158,7 @@ impl Model {
             return observed.refusal(slot, &Refusal::IdempotencyMismatch);
         }
         let replaced = std::mem::replace(&mut waiter.slot, slot);
-        waiter.take_time(now.lease, wait);
+        waiter.restart_wait(now.lease, wait);
         observed.refusal(replaced, &Refusal::TakenOver)
     }
 
@@ -176,7 +176,8 @@ impl Model {
         let keys = pool.keys[before..].iter().map(|key| key.serial).collect();
         let expires_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.wall + ttl);
         let result = IdempotentResult::Keys { keys, expires_at };
-        let answer = StoredAnswer { body, until: now.lease + KEPT_MS, result, redelivered: false };
+        let answer =
+            StoredAnswer { body, until: now.lease + RETENTION_MS, result, redelivered: false };
         pool.answers.0.insert((false, key), answer);
     }
 

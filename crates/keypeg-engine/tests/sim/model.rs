@@ -1016,7 +1016,7 @@ impl Model {
 
 impl Waiter {
     /// Restarts the wait at `now`.
-    pub(crate) fn take_time(&mut self, now: u64, wait: u64) {
+    pub(crate) fn restart_wait(&mut self, now: u64, wait: u64) {
         (self.since, self.end) = (now, now + wait);
     }
 }

@@ -92,7 +92,7 @@ struct LastTurn {
 /// A turn or another operation that the end of the process interrupted.
 pub(crate) struct Interrupted {
     error: String,
-    /// Empty where no turn was running.
+    /// `None` where no turn was running.
     turn: Option<SentTurn>,
 }
 
@@ -411,8 +411,8 @@ impl Simulation {
         let mut left = Vec::new();
         let mut why = None;
         for (mut candidate, now) in std::mem::take(&mut self.models).into_iter().zip(instants) {
-            let mut answers = by_slot.clone();
-            match candidate.model.turn(*now, calls, &mut Observation::Replies(&mut answers)) {
+            let mut unchecked = by_slot.clone();
+            match candidate.model.turn(*now, calls, &mut Observation::Replies(&mut unchecked)) {
                 Ok(()) => left.push(candidate),
                 Err(error) => why = why.or(Some(error)),
             }
@@ -421,7 +421,7 @@ impl Simulation {
             return Err(why.unwrap());
         }
         self.models = left;
-        let takes = calls.iter().any(|(_, call)| {
+        let takes_keys_away = calls.iter().any(|(_, call)| {
             matches!(
                 call,
                 Call::ForceRelease { .. } | Call::DeleteKey { .. } | Call::DeletePool { .. }
@@ -448,20 +448,20 @@ impl Simulation {
             {
                 self.clients.learn(pool, reply);
             }
-            let left =
+            let caller_left =
                 calls.iter().any(|(of, call)| *of == slot && matches!(call, Call::CancelWait));
-            if left || (self.plan.lost_replies && self.one_in(12)) {
+            if caller_left || (self.plan.lost_replies && self.one_in(12)) {
                 // The server notices a closed connection; a reply that is lost on the network it
                 // does not.
                 if let Reply::Granted { lease, .. } = reply
-                    && (left || self.one_in(2))
+                    && (caller_left || self.one_in(2))
                 {
                     self.undelivered.push((lease.id, keypeg_engine::undo_undelivered(reply)));
                 }
                 self.coverage.count("a reply was lost");
                 continue;
             }
-            self.clients.receive(slot, reply, (turn_start, takes))?;
+            self.clients.receive(slot, reply, (turn_start, takes_keys_away))?;
         }
         for (_, call) in calls {
             self.clients.take_keys_away(call);
@@ -498,8 +498,8 @@ impl Simulation {
         }
     }
 
-    /// The process ends, and perhaps the machine with it; then everything starts again. The
-    /// operation that was interrupted may have taken effect or not.
+    /// Ends the process, and perhaps the machine with it, and starts again. The operation that was
+    /// interrupted may have taken effect or not.
     fn restart(&mut self, interrupted: Option<Interrupted>) -> Checked {
         self.faults.enter(Part::Idle);
         self.faults.schedule(None);

@@ -138,7 +138,7 @@ pub(crate) fn run_turn(
 /// Describes everything that a client can see and a crash must not change: each key with its state,
 /// its lease and its holder, and each pool with its policy.
 pub(crate) fn visible_state(driver: &mut Driver) -> Vec<String> {
-    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("pools") };
+    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("expected pools") };
     let mut lines = Vec::new();
     let leased: u64 = pools.iter().map(|pool| pool.counts.leased).sum();
     let lease_counts =
