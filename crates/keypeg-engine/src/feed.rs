@@ -108,7 +108,7 @@ impl Feed {
         }
         self.seq += 1;
         let at_ms = self.now.wall_us / US_PER_MS;
-        open.pending.push(FeedEvent { seq: self.seq, at_ms, what });
+        open.pending.push(FeedEvent { seq: self.seq, at_ms, kind: what });
     }
 
     /// Lets a pool be followed from this turn on; `None` where no more can be.
@@ -294,7 +294,7 @@ impl Ring {
     /// Where whoever lost the thread goes on: at the present, or before the pool's end.
     fn present(&self) -> u64 {
         match self.events.back() {
-            Some(FeedEvent { seq, what: FeedEventKind::PoolDeleted, .. }) => seq - 1,
+            Some(FeedEvent { seq, kind: FeedEventKind::PoolDeleted, .. }) => seq - 1,
             _ => self.last,
         }
     }
@@ -309,9 +309,9 @@ pub struct Subscription {
 impl Subscription {
     /// Begins to read: after `last`, the id of an event, where all that came since is there, else
     /// with [`FeedBatch::Resync`]. `None` where as many as may do follow.
-    pub fn follow(&self, last: Option<&str>) -> Option<Subscriber> {
+    pub fn subscribe(&self, last: Option<&str>) -> Option<Subscriber> {
         let shared = Arc::clone(&self.shared);
-        let total = &shared.metrics.followers;
+        let total = &shared.metrics.subscribers;
         total
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
                 (count < SUBSCRIBERS_MAX).then_some(count + 1)
@@ -362,7 +362,7 @@ impl Subscriber {
     }
 
     /// Writes the id of the event of this number: for [`Subscription::follow`], in this run alone.
-    pub fn id(&self, seq: u64) -> String {
+    pub fn event_id(&self, seq: u64) -> String {
         format!("{:016x}-{:x}-{seq:x}", self.shared.run, self.shared.pool.0)
     }
 
@@ -397,7 +397,7 @@ impl Drop for Subscriber {
     fn drop(&mut self) {
         self.shared.lock().wakers.remove(&self.number);
         self.shared.followers.fetch_sub(1, Ordering::AcqRel);
-        self.shared.metrics.followers.fetch_sub(1, Ordering::AcqRel);
+        self.shared.metrics.subscribers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

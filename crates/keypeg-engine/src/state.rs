@@ -176,7 +176,7 @@ impl EngineState {
         self.batch.feed.tell(&self.pools);
         let answers = replies.len() - begun;
         if answers > 0 {
-            self.metrics.answers.count(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
+            self.metrics.answers.observe(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
         }
         Ok(self.next())
     }
@@ -288,7 +288,7 @@ impl EngineState {
             }
             journal.commit(records, stamp)?;
             let took_us = self.times.stopwatch_us().saturating_sub(begun_us);
-            self.metrics.commit_us.count(&COMMIT_BUCKETS_US, took_us);
+            self.metrics.commit_us.observe(&COMMIT_BUCKETS_US, took_us);
             self.unproven = !records.is_empty();
             self.committed_us = self.now.lease_us;
         }
@@ -330,7 +330,7 @@ impl EngineState {
     }
 
     /// Requests that have been taken and are not answered yet, those in line aside.
-    pub fn late(&self) -> usize {
+    pub fn pending_count(&self) -> usize {
         self.late.len() + self.parked.len() + self.looked_up.len()
     }
 

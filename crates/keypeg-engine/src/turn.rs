@@ -110,7 +110,7 @@ fn play_once(
                 lease: Box::new(lease),
                 value,
                 waited_ms: 0,
-                again: redelivered,
+                redelivered,
             }))
         }
         Call::Generate { pool, .. } | Call::Import { pool, .. } => {
@@ -150,7 +150,7 @@ pub(crate) fn handed(outcome: Result<GrantedLease, Refusal>) -> Reply {
 }
 
 fn granted(pool: PoolName, lease: LeaseView, value: Secret, waited_ms: u64) -> Reply {
-    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, again: false }
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, redelivered: false }
 }
 
 fn on_pool(
@@ -222,10 +222,10 @@ fn shown(
     pools: &Pools,
     step: &StepContext<'_>,
     name: &PoolName,
-    made: bool,
+    created: bool,
 ) -> Result<Reply, Refusal> {
     let pool = pools.get(name).ok_or(Refusal::UnknownPool)?;
-    Ok(Reply::Pool { pool: Box::new(view(pool, step)), made })
+    Ok(Reply::Pool { pool: Box::new(view(pool, step)), created })
 }
 
 fn view(pool: &Pool, step: &StepContext<'_>) -> PoolView {

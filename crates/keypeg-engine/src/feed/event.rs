@@ -15,7 +15,7 @@ pub struct FeedEvent {
     /// When it was.
     pub at_ms: u64,
     /// What happened.
-    pub what: FeedEventKind,
+    pub kind: FeedEventKind,
 }
 
 /// What an event reports. Instants are wall time in milliseconds.
@@ -156,5 +156,5 @@ impl FeedEventKind {
 
 /// Bytes that it takes in a ring.
 pub(super) fn bytes_of(told: &FeedEvent) -> usize {
-    size_of::<FeedEvent>() + told.what.outside()
+    size_of::<FeedEvent>() + told.kind.outside()
 }

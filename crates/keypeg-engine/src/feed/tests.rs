@@ -40,7 +40,7 @@ fn rings_are_bounded_each_and_together_and_each_keeps_some() {
     feed.begin(Now::default());
     let open = |feed: &mut Feed, name| {
         let pool = pools.get(name).expect("made");
-        feed.open(pool, 1, &metrics).expect("room").follow(None).expect("room")
+        feed.open(pool, 1, &metrics).expect("room").subscribe(None).expect("room")
     };
     let mut followers: Vec<_> = names.iter().map(|name| open(&mut feed, name)).collect();
     let holder = "h".repeat(512);
@@ -62,7 +62,7 @@ fn rings_are_bounded_each_and_together_and_each_keeps_some() {
     feed.close();
     assert_eq!(feed.bytes, 0);
     drop(followers.pop());
-    assert_eq!(metrics.followers.load(Ordering::Relaxed), COUNT as u64 - 1);
+    assert_eq!(metrics.subscribers.load(Ordering::Relaxed), COUNT as u64 - 1);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn as_many_pools_as_have_room_are_followed_and_rings_nobody_reads_make_room() {
     feed.begin(Now::default());
     let open = |feed: &mut Feed, name| feed.open(pools.get(name).expect("made"), 1, &metrics);
     let all: Vec<_> = names.iter().take(FOLLOWED).map(|name| open(&mut feed, name)).collect();
-    let read: Vec<_> = all.iter().flatten().map(|following| following.follow(None)).collect();
+    let read: Vec<_> = all.iter().flatten().map(|following| following.subscribe(None)).collect();
     for name in &names[all.len()..] {
         assert!(open(&mut feed, name).is_some());
     }

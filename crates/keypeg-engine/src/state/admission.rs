@@ -6,7 +6,7 @@
 use super::{CallId, EngineState, disk_space};
 use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Pool, PoolId};
 use crate::journal::DiskSpace;
-use crate::lookups::{Found, Lookup};
+use crate::lookups::{Lookup, LookupResult};
 use crate::request::{Call, Reply, Request, RequestError};
 
 /// Imports that may wait, and bytes of their values.
@@ -73,15 +73,15 @@ impl EngineState {
 
     /// Takes the database's answers: those imports are played in this turn.
     pub(super) fn take_looked_up(&mut self, replies: &mut Vec<(CallId, Reply)>) {
-        while let Some(found) = self.lookups.found() {
+        while let Some(found) = self.lookups.next_result() {
             let parked = self.parked.pop_front().expect("invariant: answers come in order");
             self.parked_bytes -= parked.bytes;
             let Parked { turned, pool, carried, .. } = parked;
             match found {
-                Found::Full => {
+                LookupResult::StorageFull => {
                     replies.push((turned.call_id, Reply::Refused(RequestError::StorageFull)));
                 }
-                Found::First(gone) => {
+                LookupResult::FirstRetired(gone) => {
                     let looked_up = Some(LookedUp { gone, pool, carried });
                     self.looked_up.push_back(QueuedRequest { looked_up, ..turned });
                 }
@@ -130,7 +130,7 @@ impl EngineState {
 
     /// Has an import wait, where the database may know of values it would bring back.
     fn park(&mut self, turned: QueuedRequest) -> Admission {
-        let Call::Import { pool, values } = turned.request.call.itself() else {
+        let Call::Import { pool, values } = turned.request.call.inner() else {
             return Admission::Play(turned);
         };
         let number = self.pools.get(pool).map(Pool::id);
@@ -147,7 +147,7 @@ impl EngineState {
         }
         self.parked_bytes += bytes;
         self.parked.push_back(Parked { turned, pool, carried: self.progress.carried(), bytes });
-        self.lookups.ask(Lookup { pool, ids });
+        self.lookups.request(Lookup { pool, ids });
         Admission::Parked
     }
 }

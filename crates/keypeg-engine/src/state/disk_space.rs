@@ -21,7 +21,7 @@ impl EngineState {
 /// Why a call cannot be played with this much room, or while the carrier lags, which only what
 /// makes keys waits for.
 pub(super) fn refusal(call: &Call, room: DiskSpace, lags: bool) -> Option<RequestError> {
-    let call = call.itself();
+    let call = call.inner();
     let makes_keys = matches!(call, Call::Generate { .. } | Call::Import { .. });
     if room < room_for(call) {
         Some(RequestError::StorageFull)

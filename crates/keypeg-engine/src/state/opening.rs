@@ -31,8 +31,8 @@ impl EngineState {
         let limits = Limits { pools: POOLS_MAX, keys: setup.max_keys };
         let reading = clock.read();
         let found =
-            disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, setup.existing))?;
-        if disk.is_some() && found.is_none() && setup.existing {
+            disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, setup.must_exist))?;
+        if disk.is_some() && found.is_none() && setup.must_exist {
             let dir = setup.data.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
             return Err(StartError::NotFound { dir });
         }
@@ -74,7 +74,7 @@ impl EngineState {
                     Meta::finish(&*disk).map_err(io("making the data directory"))?;
                 }
                 let recovered = works.recovered(setup);
-                Ok((works, RecoveryReport { made: true, ..recovered }))
+                Ok((works, RecoveryReport { created: true, ..recovered }))
             }
         }
     }
