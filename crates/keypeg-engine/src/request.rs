@@ -129,7 +129,7 @@ pub enum Call {
     Idempotent {
         /// The Idempotency-Key.
         key: Box<str>,
-        /// The digest that tells this request from another under the same key.
+        /// The digest that distinguishes this request from another one under the same key.
         body: BodyDigest,
         /// The call to execute.
         call: Box<Call>,
