@@ -210,13 +210,8 @@ impl EngineState {
             } else if is_carried_over {
                 self.carried_over.pop_front()
             } else {
-                let since_us = now_us;
-                requests.pop_front().map(|(call_id, request)| QueuedRequest {
-                    call_id,
-                    request,
-                    since_us,
-                    checked: None,
-                })
+                let new = requests.pop_front();
+                new.map(|(call_id, request)| QueuedRequest::new(call_id, request, now_us))
             };
             let Some(queued) = next else { break };
             let call_id = queued.call_id;

@@ -26,6 +26,13 @@ pub(super) struct QueuedRequest {
     pub(super) checked: Option<CheckedImport>,
 }
 
+impl QueuedRequest {
+    /// Wraps a new request; `since_us` is the lease time at which it was taken.
+    pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
+        Self { call_id, request, since_us, checked: None }
+    }
+}
+
 /// The result of an import's lookup, with what it is valid for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CheckedImport {

@@ -48,12 +48,12 @@ impl EngineState {
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
-                let checkpointed = replayed.carried;
+                let checkpoint_lsn = replayed.carried;
                 // The replay took time: the header pairs lease time with the boot time of `now`.
                 let reading = ClockReading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
-                let oldest = journal.holding(checkpointed);
-                let checkpointer = Some(new_checkpointer(disk, keyset, &meta, oldest)?);
+                let oldest_segment = journal.holding(checkpoint_lsn);
+                let checkpointer = Some(new_checkpointer(disk, keyset, &meta, oldest_segment)?);
                 let mut state = Self::new(pools, Some(journal), checkpointer, times, random);
                 state.sizes = sizes;
                 // The first batch proves that the records written to the new segment are durable.
@@ -163,10 +163,10 @@ fn new_checkpointer(
     disk: Arc<dyn Disk>,
     keyset: KeySetDb,
     meta: &Meta,
-    oldest: u64,
+    oldest_segment: u64,
 ) -> Result<Checkpointer, StartError> {
     let ids = (IdHashKey::new(meta.id_key), meta.installation);
-    Ok(Checkpointer::new(disk, keyset, ids, oldest)?)
+    Ok(Checkpointer::new(disk, keyset, ids, oldest_segment)?)
 }
 
 fn new_journal(
