@@ -10,7 +10,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::frame::{ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
 use crate::journal::file_name;
 use crate::keyset::{KeySetDb, KeySetDelta, KeysetError, PoolRows};
-use crate::lookups::{Found, Lookups};
+use crate::lookups::{LookupResult, Lookups};
 use crate::preallocator::is_full;
 use crate::record::{self, RecordError};
 use std::io;
@@ -129,10 +129,12 @@ impl Checkpointer {
 
     /// Looks up what it was asked to.
     pub fn answer(&self) -> Result<(), CheckpointError> {
-        while let Some(lookup) = self.lookups.next() {
+        while let Some(lookup) = self.lookups.next_request() {
             let found = match &self.keyset {
-                None => Found::Full,
-                Some(keyset) => Found::First(keyset.first_retired(lookup.pool, &lookup.ids)?),
+                None => LookupResult::StorageFull,
+                Some(keyset) => {
+                    LookupResult::FirstRetired(keyset.first_retired(lookup.pool, &lookup.ids)?)
+                }
             };
             self.lookups.answer(found);
         }
@@ -225,7 +227,7 @@ impl Checkpointer {
     /// Carries until it is told to end. The error is one that the process must not survive.
     pub(crate) fn run(mut self) -> Result<(), CheckpointError> {
         self.keep_ballast()?;
-        self.lookups.answered_here();
+        self.lookups.listen();
         while !self.progress.stopping.load(Ordering::Acquire) {
             self.answer()?;
             let rest = match self.step() {

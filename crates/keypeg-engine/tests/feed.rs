@@ -34,7 +34,7 @@ fn subscription(driver: &mut Driver, pool: &str) -> Subscription {
 }
 
 fn subscribe(driver: &mut Driver, pool: &str) -> Subscriber {
-    subscription(driver, pool).follow(None).expect("below the limit")
+    subscription(driver, pool).subscribe(None).expect("below the limit")
 }
 
 /// Returns the next batch.
@@ -57,7 +57,7 @@ fn events(subscriber: &mut Subscriber) -> Vec<FeedEvent> {
 
 #[track_caller]
 fn event_kinds(subscriber: &mut Subscriber) -> Vec<FeedEventKind> {
-    events(subscriber).into_iter().map(|event| event.what).collect()
+    events(subscriber).into_iter().map(|event| event.kind).collect()
 }
 
 #[track_caller]
@@ -101,7 +101,7 @@ fn every_event_of_a_lease_is_sent_in_order_including_its_expiry() {
     driver.turn(vec![]).expect("an engine in memory does not fail");
     let expired_at = at_ms(&driver);
     let sent = events(&mut subscriber);
-    let kinds: Vec<_> = sent.iter().map(|event| event.what.clone()).collect();
+    let kinds: Vec<_> = sent.iter().map(|event| event.kind.clone()).collect();
     let created_at = at_ms(&driver) - 63_000;
     let [
         FeedEventKind::KeysCreated { imported: false, keys, expires_at_ms },
@@ -229,12 +229,12 @@ fn a_subscriber_that_returns_receives_exactly_the_missed_events() {
     let ids: Vec<_> = [begin]
         .into_iter()
         .chain(all.iter().map(|event| event.seq))
-        .map(|seq| first.id(seq))
+        .map(|seq| first.event_id(seq))
         .collect();
     drop(first);
     for (missed_from, id) in ids.iter().enumerate() {
         let resumed = subscription(&mut driver, "default");
-        let mut subscriber = resumed.follow(Some(id)).expect("below the limit");
+        let mut subscriber = resumed.subscribe(Some(id)).expect("below the limit");
         assert_eq!(events(&mut subscriber), all[missed_from..], "after {id}");
     }
 }
@@ -253,19 +253,19 @@ fn an_unknown_event_id_causes_a_resync_with_the_counts() {
     let mut other_run = subscribe(&mut restarted.expect("opens"), "default");
     let (theirs, _) = resync(&mut other_run);
     for id in [
-        &there.id(elsewhere),
-        &other_run.id(theirs),
-        &here.id(seq + 5),
-        &here.id(seq - 1),
+        &there.event_id(elsewhere),
+        &other_run.event_id(theirs),
+        &here.event_id(seq + 5),
+        &here.event_id(seq - 1),
         "",
         "42",
         "-",
         "--",
         "x-y-z",
-        &format!("{}0", here.id(u64::MAX)),
+        &format!("{}0", here.event_id(u64::MAX)),
     ] {
         let mut subscriber =
-            subscription(&mut driver, "default").follow(Some(id)).expect("below the limit");
+            subscription(&mut driver, "default").subscribe(Some(id)).expect("below the limit");
         assert_eq!(resync(&mut subscriber).1.available, 4, "{id:?}");
         assert_eq!(next(&mut subscriber), Poll::Pending);
     }
@@ -291,10 +291,12 @@ fn a_subscriber_that_falls_behind_the_ring_resyncs_at_the_present() {
     assert_eq!(counts, KeyCounts { leased: 1, ..KeyCounts::default() });
     assert_eq!(next(&mut slow), Poll::Pending);
     assert_eq!(events(&mut fast).last().map(|event| event.seq), Some(seq));
-    let mut resumed = subscription(&mut driver, "default").follow(Some(&slow.id(seq - 32_768)));
+    let mut resumed =
+        subscription(&mut driver, "default").subscribe(Some(&slow.event_id(seq - 32_768)));
     let kept = events(resumed.as_mut().expect("below the limit"));
     assert_eq!(kept.len(), 32_768, "all events that the ring keeps");
-    let mut resumed = subscription(&mut driver, "default").follow(Some(&slow.id(seq - 32_769)));
+    let mut resumed =
+        subscription(&mut driver, "default").subscribe(Some(&slow.event_id(seq - 32_769)));
     resync(resumed.as_mut().expect("below the limit"));
 }
 
@@ -312,12 +314,12 @@ fn a_deleted_pool_sends_its_deletion_and_no_further_event() {
         .turn(vec![drop, put, Call::Generate { pool: name("ci"), count: 1 }])
         .expect("an engine in memory does not fail");
     assert!(
-        matches!(next(&mut fast), Poll::Ready(Some(FeedBatch::Events(events))) if events[0].what == FeedEventKind::PoolDeleted)
+        matches!(next(&mut fast), Poll::Ready(Some(FeedBatch::Events(events))) if events[0].kind == FeedEventKind::PoolDeleted)
     );
     assert_eq!(next(&mut fast), Poll::Ready(None));
     resync(&mut late);
     assert!(
-        matches!(next(&mut late), Poll::Ready(Some(FeedBatch::Events(events))) if events[0].what == FeedEventKind::PoolDeleted)
+        matches!(next(&mut late), Poll::Ready(Some(FeedBatch::Events(events))) if events[0].kind == FeedEventKind::PoolDeleted)
     );
     assert_eq!(next(&mut late), Poll::Ready(None));
     let unknown = driver.call(Call::Subscribe { pool: name("nope") });
@@ -346,7 +348,7 @@ fn a_ring_stays_a_minute_after_its_last_subscriber_and_no_longer() {
         driver.generate(1);
         let mut subscriber = subscribe(&mut driver, "default");
         let (seq, _) = resync(&mut subscriber);
-        let id = subscriber.id(seq);
+        let id = subscriber.event_id(seq);
         // The ring stays while there is a subscriber, even if no event occurs.
         for _ in 0..100 {
             driver.clock.advance_ms(2_000);
@@ -361,7 +363,7 @@ fn a_ring_stays_a_minute_after_its_last_subscriber_and_no_longer() {
         }
         driver.acquire("").expect("free");
         let mut resumed =
-            subscription(&mut driver, "default").follow(Some(&id)).expect("below the limit");
+            subscription(&mut driver, "default").subscribe(Some(&id)).expect("below the limit");
         if missed {
             assert!(matches!(event_kinds(&mut resumed)[..], [FeedEventKind::Granted { .. }]));
         } else {
@@ -375,13 +377,13 @@ fn subscribers_are_limited_and_one_that_leaves_frees_a_slot() {
     let mut driver = in_memory();
     let pool = subscription(&mut driver, "default");
     let mut all: Vec<_> =
-        (0..SUBSCRIBERS_MAX).map(|_| pool.follow(None).expect("below the limit")).collect();
-    assert!(pool.follow(None).is_none());
-    assert_eq!(driver.engine.metrics().followers.load(Ordering::Relaxed), SUBSCRIBERS_MAX);
+        (0..SUBSCRIBERS_MAX).map(|_| pool.subscribe(None).expect("below the limit")).collect();
+    assert!(pool.subscribe(None).is_none());
+    assert_eq!(driver.engine.metrics().subscribers.load(Ordering::Relaxed), SUBSCRIBERS_MAX);
     all.pop();
-    assert!(pool.follow(None).is_some());
+    assert!(pool.subscribe(None).is_some());
     drop(all);
-    assert_eq!(driver.engine.metrics().followers.load(Ordering::Relaxed), 0);
+    assert_eq!(driver.engine.metrics().subscribers.load(Ordering::Relaxed), 0);
 }
 
 #[test]

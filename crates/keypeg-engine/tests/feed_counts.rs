@@ -91,7 +91,7 @@ fn counts_derived_from_events_alone_match_the_pool_after_every_turn() {
         else {
             panic!("expected a subscription")
         };
-        let mut subscriber = subscription.follow(None).expect("below the limit");
+        let mut subscriber = subscription.subscribe(None).expect("below the limit");
         assert!(matches!(next(&mut subscriber), Some(FeedBatch::Resync { .. })));
         let (mut keys, mut leases) = (Vec::new(), Vec::new());
         for turn in 0..300 {
@@ -106,7 +106,7 @@ fn counts_derived_from_events_alone_match_the_pool_after_every_turn() {
             }
             while let Some(FeedBatch::Events(events)) = next(&mut subscriber) {
                 for event in events {
-                    replica.apply(&event.what);
+                    replica.apply(&event.kind);
                 }
             }
             let counts = driver.engine.pools().get(&default_pool()).expect("it exists").counts();

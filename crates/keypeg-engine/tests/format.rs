@@ -200,7 +200,11 @@ fn make_fixture(fixture: &Path) {
 fn a_check_reports_what_a_start_would_do_and_changes_nothing() {
     let (dir, clock) = (TempDir::new("check"), ManualClock::new());
     let check = || {
-        keypeg_engine::check(&dir.0, Box::new(clock.clone()), Box::new(support::SeededRandom(1)))
+        keypeg_engine::check_data_dir(
+            &dir.0,
+            Box::new(clock.clone()),
+            Box::new(support::SeededRandom(1)),
+        )
     };
     let error = check().expect_err("no data").to_string();
     assert!(error.contains("holds no data"), "{error}");
@@ -234,7 +238,7 @@ fn a_check_reports_what_a_start_would_do_and_changes_nothing() {
 fn a_real_directory_survives_a_restart_and_one_process_locks_it() {
     let (dir, clock) = (TempDir::new("real"), ManualClock::new());
     let mut driver = open(&dir.0, &clock).unwrap();
-    assert!(driver.recovery.made);
+    assert!(driver.recovery.created);
     driver.generate(3);
     let (_, _, token) = driver.acquire("job-7").unwrap();
     let error = open(&dir.0, &clock).err().expect("a second process is refused");

@@ -304,7 +304,9 @@ fn a_stored_answer_is_returned_again_on_a_full_disk() {
     for _ in 0..3 {
         clock.advance_ms(100_000);
         let reply = driver.call(with_key("lease", acquire_call()));
-        let Reply::Granted { lease: again, again: true, .. } = reply else { panic!("{reply:?}") };
+        let Reply::Granted { lease: again, redelivered: true, .. } = reply else {
+            panic!("{reply:?}")
+        };
         assert_eq!((again.id, again.expires_at_ms), (lease.id, lease.expires_at_ms));
         assert_eq!(shown_expiry(&mut driver), before, "the shown expiry is frozen with the lease");
     }

@@ -171,10 +171,10 @@ fn a_revoked_grant_is_granted_again_after_a_start() {
     driver.generate(1);
     let mut last = None::<LeaseId>;
     for _ in 0..3 {
-        let Reply::Granted { lease, again, .. } = driver.call(acquire("k")) else {
+        let Reply::Granted { lease, redelivered, .. } = driver.call(acquire("k")) else {
             panic!("a key is available")
         };
-        assert!(!again && last != Some(lease.id));
+        assert!(!redelivered && last != Some(lease.id));
         last = Some(lease.id);
         driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
         driver = open(&disk, &clock);
@@ -183,7 +183,7 @@ fn a_revoked_grant_is_granted_again_after_a_start() {
     let Reply::Granted { lease, .. } = driver.call(acquire("k")) else {
         panic!("a key is available")
     };
-    let Reply::Granted { again: true, .. } = driver.call(acquire("k")) else {
+    let Reply::Granted { redelivered: true, .. } = driver.call(acquire("k")) else {
         panic!("the same grant again")
     };
     driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });

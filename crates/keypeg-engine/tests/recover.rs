@@ -320,7 +320,7 @@ fn an_unfinished_creation_starts_again_and_foreign_files_are_kept() {
     }
     Disk::create(&disk, "lost+found", 0).expect("creates");
     let driver = open(&disk, &ManualClock::new());
-    assert!(driver.recovery.made);
+    assert!(driver.recovery.created);
     let names = Disk::list(&disk).expect("lists");
     assert!(names.contains(&"lost+found".into()), "{names:?}");
 }
@@ -335,7 +335,7 @@ fn starts_are_counted_and_a_stored_policy_is_kept() {
             Driver::open_with(Some(Arc::new(disk.clone())), &clock, 1, &config).expect("opens");
         assert_eq!(driver.recovery.starts_before, before);
         assert_eq!(driver.recovery.default_policy_kept, Some(Policy::default()));
-        assert!(!driver.recovery.made);
+        assert!(!driver.recovery.created);
     }
 }
 

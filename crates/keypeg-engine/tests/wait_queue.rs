@@ -42,7 +42,7 @@ impl DeferredDriver {
                 .engine
                 .turn(&mut self.requests, &mut self.replies)
                 .expect("an engine in memory does not fail");
-            if self.requests.is_empty() && self.driver.engine.late() == 0 {
+            if self.requests.is_empty() && self.driver.engine.pending_count() == 0 {
                 break;
             }
         }
@@ -188,7 +188,7 @@ fn a_caller_that_disconnects_while_much_is_due_does_not_wait_afterwards() {
         .turn(&mut run.requests, &mut run.replies)
         .expect("an engine in memory does not fail");
     assert_eq!(
-        (run.driver.engine.late(), run.replies.len()),
+        (run.driver.engine.pending_count(), run.replies.len()),
         (2, 0),
         "more is due than one turn expires"
     );

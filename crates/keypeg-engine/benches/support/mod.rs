@@ -27,7 +27,7 @@ impl StartedEngine {
             lanes: 1,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys,
-            existing: false,
+            must_exist: false,
         };
         let (engine, lanes, _) =
             Engine::start(&config, Box::new(SystemClock), Box::new(CheapRandom(1)))

@@ -212,7 +212,7 @@ impl Model {
                 };
                 pool.answers.0.get_mut(at).expect("just found").redelivered = true;
                 observed.check(slot, |reply| {
-                    let Reply::Granted { lease: view, waited_ms: 0, again: true, .. } = reply
+                    let Reply::Granted { lease: view, waited_ms: 0, redelivered: true, .. } = reply
                     else {
                         return Err("expected the same lease again".into());
                     };

@@ -417,11 +417,15 @@ impl Model {
             Observation::Replies(_) => {
                 let (greatest_token, ended) = (&mut self.token, &self.ended);
                 observed.check(slot, |reply| {
-                    let Reply::Granted { pool: of, lease: view, value, waited_ms, again } = reply
+                    let Reply::Granted { pool: of, lease: view, value, waited_ms, redelivered } =
+                        reply
                     else {
                         return Err("a key is available, and it is the first in the queue".into());
                     };
-                    ensure!(of.as_str() == name && !again, "a new lease on a key of its pool");
+                    ensure!(
+                        of.as_str() == name && !redelivered,
+                        "a new lease on a key of its pool"
+                    );
                     ensure!(*waited_ms == now.lease - since, "waited since {since}");
                     ensure!(!ended.contains_key(&view.id.0), "a lease id was reused");
                     *greatest_token = view.token.max(*greatest_token);

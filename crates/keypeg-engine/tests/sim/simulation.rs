@@ -341,7 +341,7 @@ impl Simulation {
         match played {
             Ok(next) => {
                 self.next = Some(next);
-                if engine.late() > 0 {
+                if engine.pending_count() > 0 {
                     self.coverage.count("a call was deferred to the next turn");
                 }
                 if engine.pools().key_count() < 100 {
@@ -429,7 +429,7 @@ impl Simulation {
         });
         for slot in order {
             let reply = &by_slot[&slot];
-            if let Reply::Granted { lease, again: false, .. } = reply {
+            if let Reply::Granted { lease, redelivered: false, .. } = reply {
                 let last = std::mem::replace(&mut self.token, lease.token);
                 ensure!(lease.token > last, "tokens only grow: {} after {last}", lease.token);
                 if self.plan.limits.contains(&(TestLimit::TokenReservation, 4))

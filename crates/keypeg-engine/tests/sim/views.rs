@@ -140,7 +140,7 @@ pub(crate) fn pool_reply(
     now: Instant,
     (created, expiry_can_lag): (bool, bool),
 ) -> Checked {
-    let Reply::Pool { pool: view, made: shown_created } = reply else {
+    let Reply::Pool { pool: view, created: shown_created } = reply else {
         return Err("the pool exists".into());
     };
     ensure!(*shown_created == created, "expected created = {created}");

@@ -85,7 +85,7 @@ impl Simulation {
                 Reply::Granted { .. } if waited => {
                     self.coverage.count("a waiter was granted a key")
                 }
-                Reply::Granted { again: true, .. } => {
+                Reply::Granted { redelivered: true, .. } => {
                     self.coverage.count("a repeat returned the same lease");
                 }
                 Reply::Granted { .. } => self.coverage.count("grants"),
