@@ -53,8 +53,8 @@ fn main() {
     let seconds = start.elapsed().as_secs_f64();
     started.stop();
     report(&format!(
-        "{waiters} waiters, {bytes_per_waiter} bytes each; {} keys created, each waiter has its own \
-         after {seconds:.2} s",
+        "{waiters} waiters, {bytes_per_waiter} bytes each; {} keys created, \
+         each waiter has its own after {seconds:.2} s",
         keys.len()
     ));
 }

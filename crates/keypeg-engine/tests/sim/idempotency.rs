@@ -256,9 +256,11 @@ impl Model {
         let State::Leased(Lease { serial, .. }) = pool.keys[at].state else {
             unreachable!("a running lease")
         };
-        pool.answers.0.retain(
-            |_, answer| !matches!(answer.result, IdempotentResult::Lease { lease, .. } if lease == serial),
-        );
+        let is_of_lease = |answer: &StoredAnswer| match answer.result {
+            IdempotentResult::Lease { lease, .. } => lease == serial,
+            IdempotentResult::Keys { .. } => false,
+        };
+        pool.answers.0.retain(|_, answer| !is_of_lease(answer));
         self.release_lease(now, (name, at), None, None);
         observed.done(slot)
     }

@@ -229,7 +229,7 @@ pub(crate) fn explain(
                 }
             }
             Err(why) => {
-                rejections.push(format!("lost turn took effect: {lost_turn_took_effect}: {why}"))
+                rejections.push(format!("lost turn took effect: {lost_turn_took_effect}: {why}"));
             }
         }
     }

@@ -11,7 +11,6 @@
     clippy::cast_possible_truncation,
     clippy::similar_names,
     clippy::struct_excessive_bools,
-    clippy::type_complexity,
     reason = "a test may panic, draws small numbers, and has many switches"
 )]
 

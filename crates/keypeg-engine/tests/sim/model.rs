@@ -508,7 +508,7 @@ impl Model {
                 self.release(now, (slot, name), (*lease, verdict), observed)?;
             }
             Call::RevokeUndelivered { lease, .. } => {
-                self.revoke_undelivered(now, (slot, name), *lease, observed)?
+                self.revoke_undelivered(now, (slot, name), *lease, observed)?;
             }
             Call::Idempotent { key, body, call } => {
                 self.apply_idempotent(now, (slot, name), (key, *body, call), observed)?;
@@ -517,7 +517,7 @@ impl Model {
                 self.renew(now, (slot, name), (*lease, *ttl_ms), observed)?;
             }
             Call::KeepAliveMany { keys, .. } => {
-                self.keep_alive_many(now, (slot, name), keys, observed)?
+                self.keep_alive_many(now, (slot, name), keys, observed)?;
             }
             Call::KeepAliveAll { .. } => self.keep_alive_all(now, (slot, name), observed)?,
             Call::ListKeys { state, limit, cursor, .. } => {
@@ -530,7 +530,7 @@ impl Model {
             | Call::KeepAlive { key, .. }
             | Call::Reveal { key, .. }
             | Call::GetKey { key, .. } => {
-                self.apply_key_call(now, (slot, name), (call, key), observed)?
+                self.apply_key_call(now, (slot, name), (call, key), observed)?;
             }
             _ => unreachable!("handled above"),
         }

@@ -83,7 +83,7 @@ impl Simulation {
                 model.pools.values().any(|pool| pool.wait_queue.iter().any(|w| w.slot == *slot));
             match reply {
                 Reply::Granted { .. } if waited => {
-                    self.coverage.count("a waiter was granted a key")
+                    self.coverage.count("a waiter was granted a key");
                 }
                 Reply::Granted { redelivered: true, .. } => {
                     self.coverage.count("a repeat returned the same lease");
