@@ -22,7 +22,7 @@ pub const SEGMENT_LEN: u64 = 16 << 20;
 const LAST_ROOM: u64 = 2 << 20;
 const PREFIX: &str = "journal-";
 /// What a file is called until it is whole.
-pub(crate) const UNFINISHED: &str = ".new";
+pub(crate) const TEMPORARY: &str = ".new";
 
 /// Where batches are appended.
 pub(crate) struct Journal {
@@ -98,7 +98,7 @@ impl Journal {
         let at = (SEGMENT_HEAD + body.len()) as u64;
         let len = segment_len.max(at);
         let name = file_name(head.segment);
-        let unfinished = format!("{name}{UNFINISHED}");
+        let unfinished = format!("{name}{TEMPORARY}");
         let begun_before = disk.list()?.contains(&unfinished);
         let (file, len) = match unused.filter(|unused| *unused >= len) {
             // A start that was cut short left it. It is not removed: without it, and with more

@@ -6,7 +6,7 @@
 
 use crate::core::sabotage::{Sabotage, enabled};
 use crate::disk::{Disk, DiskFile};
-use crate::journal::{UNFINISHED, file_name};
+use crate::journal::{TEMPORARY, file_name};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -217,7 +217,7 @@ impl ReadySegment {
     /// Makes a segment ready: zeroed, synced, named. Where that fails nothing of it is left.
     fn make(disk: &dyn Disk, segment: u64, len: u64) -> io::Result<Self> {
         let name = file_name(segment);
-        let unfinished = format!("{name}{UNFINISHED}");
+        let unfinished = format!("{name}{TEMPORARY}");
         let made = disk.create(&unfinished, len).and_then(|file| {
             file.sync()?;
             disk.rename(&unfinished, &name)?;

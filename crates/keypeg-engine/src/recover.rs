@@ -13,7 +13,7 @@ use crate::core::{
 };
 use crate::disk::Disk;
 use crate::frame::{ALIGN, BadHead, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead};
-use crate::journal::{Journal, UNFINISHED, UnprovenBatch, file_name, segment_of};
+use crate::journal::{Journal, TEMPORARY, UnprovenBatch, file_name, segment_of};
 use crate::keyset::{KEYSET, KeySetDb, KeysetError};
 use crate::meta::{META, Meta};
 use crate::preallocator::ReadySegment;
@@ -55,7 +55,7 @@ pub(crate) struct ReplayedJournal {
 pub(crate) fn examine(disk: &dyn Disk, existing: bool) -> Result<Option<Meta>, StartError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    let unfinished = format!("{META}{UNFINISHED}");
+    let unfinished = format!("{META}{TEMPORARY}");
     if has(META) {
         let bytes = disk.read(META).map_err(io("reading meta"))?;
         return Meta::read(&bytes).map(Some);
@@ -176,7 +176,7 @@ fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
         if *segment != expected {
             // A start takes a segment that was made ready by another name until it is whole. Cut
             // short there, it leaves a gap before the rest of those made ready.
-            let unfinished = format!("{}{UNFINISHED}", file_name(expected));
+            let unfinished = format!("{}{TEMPORARY}", file_name(expected));
             let mut begun = false;
             for behind in numbers.iter().filter(|number| **number >= *segment) {
                 begun |= head(disk, meta, *behind)?.is_some();
@@ -414,7 +414,7 @@ fn remove_stranded(disk: &dyn Disk, fresh: u64, stranded: &[u64]) -> Result<(), 
 /// Removes segments that were not made ready to their end, but for the one that is begun now.
 fn remove_unfinished(disk: &dyn Disk, fresh: u64) -> Result<(), StartError> {
     for name in disk.list().map_err(io("listing the data directory"))? {
-        let segment = name.strip_suffix(UNFINISHED).and_then(segment_of);
+        let segment = name.strip_suffix(TEMPORARY).and_then(segment_of);
         if segment.is_some_and(|segment| segment != fresh) {
             disk.remove(&name).map_err(io("removing an unfinished segment"))?;
         }

@@ -56,7 +56,7 @@ impl EngineState {
                 Ok((works, RecoveryReport { batches_cut, starts_before, ..recovered }))
             }
             (disk, _) => {
-                let meta = Meta::draw(&mut *random);
+                let meta = Meta::generate(&mut *random);
                 let ids = IdHashKey::new(meta.id_key);
                 let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
                 let times = Times::resume(clock, reading, None);
