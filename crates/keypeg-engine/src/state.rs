@@ -14,7 +14,7 @@ use crate::RandomSource;
 use crate::checkpointer::{CheckpointProgress, Checkpointer};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
-use crate::journal::{DiskSpace, Journal, SEGMENT_LEN, Stamp};
+use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
 use crate::lanes::Wakeup;
 use crate::lookups::Lookups;
 use crate::metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics};
@@ -35,6 +35,10 @@ pub const POOLS_MAX: usize = 10_000;
 const TURN_MAX: usize = 8_192;
 /// Bytes of records after which a turn takes no further request.
 const BATCH_FULL: usize = 1 << 20;
+
+const _: () =
+    assert!(LAST_SEGMENT_RESERVE >= 2 * BATCH_FULL as u64, "the reserve holds a turn of releases");
+
 /// How long a request goes over into next turns before it is told to come again.
 const SETTLE_MAX_US: u64 = 50_000;
 /// How many journals of the usual bound may wait to be carried before new keys are refused.
@@ -151,13 +155,14 @@ impl EngineState {
         let begun = replies.len();
         self.begin_step();
         if let Some(journal) = &mut self.journal {
-            journal.tend(self.unheld_us)?;
+            journal.maintain(self.unheld_us)?;
         }
         if self.held && self.room() > DiskSpace::Full {
             // There is room again: what is played from here on is of this instant.
             self.begin_step();
         }
-        if self.journal.as_ref().is_some_and(|journal| journal.room() < DiskSpace::NoNewKeys) {
+        if self.journal.as_ref().is_some_and(|journal| journal.disk_space() < DiskSpace::NoNewKeys)
+        {
             self.cancel_all_waits(&RequestError::StorageFull, replies);
         }
         let budget = self.budget();
@@ -264,8 +269,8 @@ impl EngineState {
         // What is shown of a lease stands still with it.
         let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
         self.now = Now { lease_us, wall_us, ..now };
-        let checkpointed = Lsn(self.taken_over());
-        let current = Lsn(self.journal.as_ref().map_or(u64::MAX, Journal::next_position));
+        let checkpointed = self.taken_over();
+        let current = self.journal.as_ref().map_or(Lsn(u64::MAX), Journal::next_lsn);
         self.pools.set_positions(JournalPositions { current, checkpointed });
         self.batch.begin(self.now);
     }

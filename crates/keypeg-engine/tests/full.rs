@@ -115,7 +115,7 @@ fn what_is_carried_makes_room_on_a_full_disk() {
     let mut driver = open(&disk, &clock);
     driver.generate(1_000);
     driver.carry().unwrap();
-    driver.carrier.as_ref().unwrap().keep_ballast().unwrap();
+    driver.carrier.as_ref().unwrap().ensure_ballast().unwrap();
     for _ in 0..30_000 {
         let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("free") };
         driver.call(Call::Release {

@@ -4,7 +4,7 @@
 //! kept in memory until it is answered and the import is played, so nothing falls in between.
 
 use super::{CallId, EngineState, disk_space};
-use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Pool, PoolId};
+use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool, PoolId};
 use crate::journal::DiskSpace;
 use crate::lookups::{Found, Lookup};
 use crate::request::{Call, Reply, Request, RequestError};
@@ -32,7 +32,7 @@ pub(super) struct LookedUp {
     /// The number of the pool that was asked about.
     pool: PoolId,
     /// What was carried when it was asked.
-    carried: u64,
+    carried: Lsn,
 }
 
 impl QueuedRequest {
@@ -58,17 +58,17 @@ pub(super) struct Parked {
     turned: QueuedRequest,
     /// The number of the pool it is for.
     pool: PoolId,
-    carried: u64,
+    carried: Lsn,
     bytes: usize,
 }
 
 impl EngineState {
     /// What a database has surely taken over, whoever still waits for its answer.
-    pub(super) fn taken_over(&self) -> u64 {
+    pub(super) fn taken_over(&self) -> Lsn {
         let waits = self.parked.front().map(|parked| parked.carried);
         let played = self.looked_up.front().and_then(|turned| turned.looked_up);
         let asked = [waits, played.map(|looked_up| looked_up.carried)];
-        asked.into_iter().flatten().fold(self.progress.carried(), u64::min)
+        asked.into_iter().flatten().fold(self.progress.checkpointed(), Lsn::min)
     }
 
     /// Takes the database's answers: those imports are played in this turn.
@@ -146,7 +146,12 @@ impl EngineState {
             return Admission::Answered(Reply::Refused(RequestError::Overloaded));
         }
         self.parked_bytes += bytes;
-        self.parked.push_back(Parked { turned, pool, carried: self.progress.carried(), bytes });
+        self.parked.push_back(Parked {
+            turned,
+            pool,
+            carried: self.progress.checkpointed(),
+            bytes,
+        });
         self.lookups.ask(Lookup { pool, ids });
         Admission::Parked
     }

@@ -7,13 +7,14 @@ use crate::request::{Call, RequestError};
 impl EngineState {
     /// What there is room for: all of it in memory alone.
     pub(super) fn room(&self) -> DiskSpace {
-        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::room)
+        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::disk_space)
     }
 
     /// Whether so much is to be carried that new keys must wait: the journal cannot shrink before.
     pub(super) fn carrier_lags(&self) -> bool {
-        let carried = self.progress.carried();
-        let to_carry = self.journal.as_ref().map_or(0, |journal| journal.bytes_to_carry(carried));
+        let carried = self.progress.checkpointed();
+        let to_carry =
+            self.journal.as_ref().map_or(0, |journal| journal.bytes_to_checkpoint(carried));
         to_carry > self.sizes.journal.saturating_mul(LAG_MAX)
     }
 }

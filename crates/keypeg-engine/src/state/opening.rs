@@ -2,10 +2,11 @@
 
 use super::segment_drop::HELD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
-use crate::checkpointer::Checkpointer;
-use crate::core::{IdHashKey, Limits, PolicyPatch, Pool, PoolName, Pools};
+use crate::checkpointer::{Checkpointer, CheckpointerOptions};
+use crate::core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
 use crate::disk::Disk;
-use crate::journal::Journal;
+use crate::frame::SegmentNumber;
+use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
 use crate::record::Batch;
@@ -38,16 +39,16 @@ impl EngineState {
         }
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
-                let keyset = recover::keyset(&*disk, &mut meta)?;
+                let keyset = recover::open_keyset(&*disk, &mut meta)?;
                 let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
-                let reached = replayed.carried;
+                let reached = replayed.checkpointed;
                 // The replay took time: the header pairs lease time with the boot time of `now`.
                 let reading = ClockReading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
-                let carrier = Some(carrier(disk, keyset, &meta, journal.holding(reached))?);
+                let carrier = Some(carrier(disk, keyset, &meta, journal.segment_with(reached))?);
                 let mut works = Self::new(pools, Some(journal), carrier, times, random);
                 works.sizes = sizes;
                 // The first batch proves what was written into the fresh segment.
@@ -65,7 +66,7 @@ impl EngineState {
                     let begun = begin(disk, sizes.segment, &meta, reading, &pools);
                     journal = Some(begun.map_err(io("making the data directory"))?);
                     let keyset = KeySetDb::open(&**disk, IdHashKey::new(meta.id_key))?;
-                    carries = Some(carrier(Arc::clone(disk), keyset, &meta, 1)?);
+                    carries = Some(carrier(Arc::clone(disk), keyset, &meta, SegmentNumber::FIRST)?);
                 }
                 let mut works = Self::new(pools, journal, carries, times, random);
                 works.sizes = sizes;
@@ -91,7 +92,7 @@ impl EngineState {
         let progress = carrier.as_ref().map_or_else(Arc::default, Checkpointer::progress);
         let lookups = carrier.as_ref().map_or_else(Arc::default, Checkpointer::lookups);
         if let Some(journal) = &mut journal {
-            journal.follow(Arc::clone(&progress));
+            journal.set_progress(Arc::clone(&progress));
         }
         Self {
             pools,
@@ -153,10 +154,10 @@ fn carrier(
     disk: Arc<dyn Disk>,
     keyset: KeySetDb,
     meta: &Meta,
-    oldest: u64,
+    segment: SegmentNumber,
 ) -> Result<Checkpointer, StartError> {
-    let ids = (IdHashKey::new(meta.id_key), meta.installation);
-    Ok(Checkpointer::new(disk, keyset, ids, oldest)?)
+    let (ids, installation) = (IdHashKey::new(meta.id_key), meta.installation);
+    Ok(Checkpointer::new(CheckpointerOptions { disk, keyset, ids, installation, segment })?)
 }
 
 fn begin(
@@ -169,14 +170,16 @@ fn begin(
     meta.prepare(&**disk)?;
     let head = crate::frame::SegmentHead {
         installation: meta.installation,
-        segment: 1,
-        starts_at: 1,
-        synced_through: 0,
+        segment: SegmentNumber::FIRST,
+        starts_at: Lsn(1),
+        synced_through: Lsn(0),
         starts: 1,
         boot_id: reading.boot_id,
         boot_us: reading.boot_us,
         lease_us: 0,
         counters: pools.counters(),
     };
-    Journal::begin(disk, segment_len, head, &[], head.counters, None)
+    let counters = head.counters;
+    let fresh = FreshSegment { segment_len, head, unproven: &[], counters, preallocated_len: None };
+    Journal::begin(disk, fresh)
 }

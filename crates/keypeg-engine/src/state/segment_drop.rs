@@ -7,6 +7,7 @@
 use super::{CommitError, EngineState};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::core::{Fact, FactSink, SnapshotCursor};
+use crate::frame::SegmentNumber;
 use crate::journal::{DiskSpace, Journal};
 
 /// Holds and answers told anew in one turn.
@@ -19,7 +20,7 @@ pub(super) const HELD_BYTES: u64 = 64;
 pub(super) struct SegmentDrop {
     at: SnapshotCursor,
     /// The last segment that goes.
-    through: u64,
+    through: SegmentNumber,
     /// Bytes told so far.
     bytes: u64,
     /// How many holds and answers those tell of.
@@ -54,7 +55,10 @@ impl EngineState {
         {
             dropping.at = at;
         } else {
-            FactSink::record(&mut self.batch, &Fact::SegmentsDropped { through: dropping.through });
+            FactSink::record(
+                &mut self.batch,
+                &Fact::SegmentsDropped { through: dropping.through.0 },
+            );
             dropping.told = true;
         }
         dropping.bytes += (self.batch.bytes().len() - before) as u64;
@@ -62,17 +66,17 @@ impl EngineState {
     }
 
     /// The last segment that is to go now, if any is.
-    fn to_drop(&self) -> Option<u64> {
+    fn to_drop(&self) -> Option<SegmentNumber> {
         let journal = self.journal.as_ref()?;
         let (bytes, most) = (journal.bytes(), self.sizes.journal / 4 * 3);
         if bytes <= most && !journal.is_starved() {
             return None;
         }
-        let through = journal.droppable(self.progress.carried())?;
+        let through = journal.droppable_through(self.progress.checkpointed())?;
         let telling = self.told() * self.told_each;
         let large = journal.is_starved() || bytes > most.max(2 * telling);
         let frees = journal.bytes_through(through) > telling;
-        let fits = journal.room_bytes().is_none_or(|room| telling <= room);
+        let fits = journal.writable_bytes().is_none_or(|room| telling <= room);
         (large && frees && fits).then_some(through)
     }
 

@@ -167,7 +167,7 @@ impl Driver {
         self.works.turn(&mut asked, &mut replies)?;
         while replies.len() < count {
             if let Some(carrier) = &self.carrier {
-                carrier.answer().expect("what is asked of the database is answered");
+                carrier.serve_lookups().expect("what is asked of the database is answered");
             }
             self.works.turn(&mut asked, &mut replies)?;
         }
