@@ -91,6 +91,7 @@ pub(crate) struct UnprovenBatch {
 }
 
 /// The first segment that a start writes.
+#[derive(Clone, Copy)]
 pub(crate) struct FreshSegment<'a> {
     /// The length of a segment in bytes.
     pub(crate) segment_len: u64,

@@ -14,7 +14,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-/// Segments kept ready. All but the first are reserved for releases, deletions and purges.
+/// Segments kept ready. On a full disk the server refuses new keys when two are left, and grants too
+/// when one is left: that one is reserved for releases, deletions and purges.
 pub(crate) const READY: usize = 3;
 /// The pause before the next attempt after the disk was full, in microseconds of lease time.
 pub(crate) const RETRY_US: u64 = 1_000_000;

@@ -32,8 +32,8 @@ use std::sync::Arc;
 /// The greatest key number accepted from disk: no server ever creates so many keys.
 pub(crate) const KEY_NUMBER_MAX: u64 = u64::MAX / 2;
 
-/// The greatest fencing token accepted from disk: the tokens above it are more than a server can
-/// grant.
+/// The greatest fencing token accepted from disk: a server cannot grant as many tokens as lie
+/// between it and [`TOKEN_MAX`].
 pub(crate) const REPLAYED_TOKEN_MAX: u64 = TOKEN_MAX - (1 << 50);
 
 /// The result of a replay.
@@ -144,7 +144,7 @@ pub(crate) fn replay(
     if first.segment > SegmentNumber::FIRST {
         replayer.set_truncated();
     }
-    let mut replayed = ReplayedJournal {
+    let mut journal = ReplayedJournal {
         replayer,
         last: LastClock { boot_id: 0, boot_us: 0, lease_us: 0 },
         starts: 0,
@@ -161,12 +161,12 @@ pub(crate) fn replay(
     };
     for (index, head) in heads.iter().enumerate() {
         let end = heads.get(index + 1).map(|next| next.starts_at);
-        replayed.replay_segment(disk, *head, end)?;
+        journal.replay_segment(disk, *head, end)?;
     }
-    if SegmentNumber(replayed.replayer.droppable_through()).next() < first.segment {
+    if SegmentNumber(journal.replayer.droppable_through()).next() < first.segment {
         return Err(missing(&file_name(first.segment.previous())));
     }
-    Ok(replayed)
+    Ok(journal)
 }
 
 fn missing(what: &str) -> StartError {
@@ -178,11 +178,11 @@ fn missing(what: &str) -> StartError {
 
 /// The segments of a journal.
 struct Segments {
-    /// The headers of the segments that contain batches or can contain them, in order.
+    /// The headers of the segments that have one, in order.
     heads: Vec<SegmentHead>,
     /// All segments up to the last one with a header.
     all: Vec<SegmentInfo>,
-    /// The preallocated segments after it.
+    /// The preallocated segments after that one.
     unused: Vec<UnusedSegment>,
     /// The preallocated segments after a gap: an interrupted start has renamed the segment before
     /// them to its temporary name.

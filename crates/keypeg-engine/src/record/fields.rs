@@ -128,6 +128,7 @@ pub(super) struct Fields<'a> {
 
 /// The times of a lease, in microseconds of lease time.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the names say the unit")]
 pub(super) struct LeaseTimes {
     pub(super) granted_us: u64,
     pub(super) until_us: u64,
