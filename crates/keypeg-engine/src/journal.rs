@@ -109,8 +109,8 @@ impl Journal {
     /// Creates a new segment that begins with the unproven batches.
     ///
     /// The segment is written and synced under a temporary name, so a later start finds it complete
-    /// or not at all. A preallocated segment of its number is reused, so a start needs no space on a
-    /// full disk.
+    /// or not at all. A preallocated segment of its number is reused, so a start needs no space on
+    /// a full disk.
     pub(crate) fn begin(disk: &Arc<dyn Disk>, fresh: FreshSegment<'_>) -> io::Result<Self> {
         let FreshSegment { segment_len, head, unproven, counters, preallocated_len } = fresh;
         let mut body = Vec::new();

@@ -4,12 +4,12 @@
 //! checkpointed, so both agree after any crash. Leases are not in the database. `checkpointer.rs`
 //! decides what is read from the journal and when.
 
+mod delta;
 mod load;
 mod rows;
 
 use crate::core::{
-    Counters, Fact, IdHashKey, KeyId, KeyNumber, Lsn, Policy, PoolId, ReplayError, Replayer,
-    StoredPool,
+    Counters, IdHashKey, KeyId, KeyNumber, Lsn, Policy, PoolId, ReplayError, Replayer, StoredPool,
 };
 use crate::disk::{Disk, DiskFile};
 use redb::{
@@ -17,13 +17,15 @@ use redb::{
     TableDefinition,
 };
 use rows::{
-    CreatedKey, imported_value, read_pool, read_quarantined, retired_crc, state_crc, write_key,
-    write_pool, write_quarantined,
+    imported_value, read_pool, read_quarantined, retired_crc, state_crc, write_pool,
+    write_quarantined,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) use delta::KeySetDelta;
 
 /// The name of the file.
 pub(crate) const KEYSET: &str = "keyset";
@@ -81,25 +83,6 @@ pub(crate) struct KeySetDb {
     /// `Some` until the value is dropped.
     database: Option<Database>,
     ids: IdHashKey,
-}
-
-/// The changes of one checkpoint: the net effect of many facts.
-#[derive(Debug, Default)]
-pub(crate) struct KeySetDelta {
-    /// The journal position up to which it contains all changes.
-    pub(crate) lsn: Lsn,
-    pub(crate) counters: Counters,
-    pools: PoolRows,
-    deleted_pools: BTreeSet<PoolId>,
-    /// The rows of created keys.
-    created: BTreeMap<RowKey, Vec<u8>>,
-    /// Keys of earlier checkpoints that were deleted or purged.
-    removed: BTreeSet<RowKey>,
-    /// Imported values that were created and removed within this delta, by pool and key id.
-    retired: BTreeSet<(u32, u128)>,
-    /// Quarantined keys with the reason; `None` for keys that left quarantine.
-    quarantined: BTreeMap<RowKey, Option<String>>,
-    facts: usize,
 }
 
 /// Why the database cannot be used. The messages reach the terminal of the operator.
@@ -180,8 +163,8 @@ impl KeySetDb {
         Ok(checkpointed)
     }
 
-    /// Returns the index of the first id whose value was imported into the pool once and is retired:
-    /// deleted or purged, and never accepted again. O(ids log n).
+    /// Returns the index of the first id whose value was imported into the pool once and is
+    /// retired: deleted or purged, and never accepted again. O(ids log n).
     pub(crate) fn first_retired(
         &self,
         pool: PoolId,
@@ -200,8 +183,8 @@ impl KeySetDb {
         Ok(None)
     }
 
-    /// Refuses the key set of another data directory: it has other keys, and its position belongs to
-    /// another journal. A key set of an early version has no owner row and is accepted.
+    /// Refuses the key set of another data directory: it has other keys, and its position belongs
+    /// to another journal. A key set of an early version has no owner row and is accepted.
     fn check_owner(&self, transaction: &redb::ReadTransaction) -> Result<(), KeySetError> {
         let state = transaction.open_table(STATE).map_err(failed)?;
         let owner = state.get(OWNER).map_err(failed)?.map(|owner| owner.value());
@@ -377,94 +360,6 @@ fn trim(
     Ok(deleted_pools.first()?.is_some())
 }
 
-impl KeySetDelta {
-    /// Creates an empty delta that continues at a position.
-    pub(crate) fn after(lsn: Lsn, counters: Counters) -> Self {
-        Self { lsn, counters, ..Self::default() }
-    }
-
-    /// Returns how many facts were applied; a created key counts as one more.
-    pub(crate) fn facts(&self) -> usize {
-        self.facts
-    }
-
-    /// Applies a fact; a fact that does not change the key set only counts. `pools` are the pools
-    /// after all facts so far.
-    pub(crate) fn apply(&mut self, fact: &Fact<'_>, ids: &IdHashKey, pools: &mut PoolRows) {
-        self.facts += 1;
-        match fact {
-            Fact::PoolCreated { pool, name, policy } => {
-                self.counters.next_pool = self.counters.next_pool.max(PoolId(pool.0 + 1));
-                let row = PoolRow { name: (*name).to_owned(), policy: policy.clone() };
-                self.set_pool(*pool, row, pools);
-            }
-            Fact::PolicyChanged { pool, policy } => {
-                if let Some(row) = pools.get(pool).cloned() {
-                    self.set_pool(*pool, PoolRow { policy: policy.clone(), ..row }, pools);
-                }
-            }
-            Fact::PoolDeleted { pool } => {
-                pools.remove(pool);
-                self.pools.remove(pool);
-                self.created.retain(|(of, _), _| *of != pool.0);
-                self.quarantined.retain(|(of, _), _| *of != pool.0);
-                self.deleted_pools.insert(*pool);
-            }
-            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
-                for (number, value) in first.range(values.count()).zip(values.iter()) {
-                    let row_key = (pool.0, number.0);
-                    let key = CreatedKey { created_at_ms: *at_ms, imported: *imported, value };
-                    self.created.insert(row_key, write_key(row_key, key));
-                    self.counters.next_key = self.counters.next_key.max(KeyNumber(number.0 + 1));
-                    self.facts += 1;
-                }
-            }
-            Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
-                self.remove_key((pool.0, key.0), ids);
-            }
-            Fact::Quarantined { pool, key, reason } => {
-                let reason = reason.unwrap_or_default().to_owned();
-                self.quarantined.insert((pool.0, key.0), Some(reason));
-            }
-            Fact::KeyFreed { pool, key } => {
-                self.quarantined.insert((pool.0, key.0), None);
-            }
-            Fact::TokensReserved { until } => {
-                self.counters.tokens_reserved = self.counters.tokens_reserved.max(*until);
-            }
-            Fact::Granted { .. }
-            | Fact::LeaseSnapshot { .. }
-            | Fact::RestSnapshot { .. }
-            | Fact::Renewed { .. }
-            | Fact::Released { .. }
-            | Fact::AnswerStored { .. }
-            | Fact::AnswerRevoked { .. }
-            | Fact::SegmentsDropped { .. }
-            | Fact::Stopped { .. } => {}
-        }
-    }
-
-    fn set_pool(&mut self, pool: PoolId, row: PoolRow, pools: &mut PoolRows) {
-        pools.insert(pool, row.clone());
-        self.pools.insert(pool, row);
-    }
-
-    fn remove_key(&mut self, row_key: RowKey, ids: &IdHashKey) {
-        self.quarantined.remove(&row_key);
-        match self.created.remove(&row_key) {
-            None => {
-                self.removed.insert(row_key);
-            }
-            Some(row) => {
-                if let Some(value) = imported_value(&row) {
-                    let (pool, _) = row_key;
-                    self.retired.insert((pool, ids.key_id(PoolId(pool), value).0));
-                }
-            }
-        }
-    }
-}
-
 type QuarantinedRows = redb::ReadOnlyTable<RowKey, &'static [u8]>;
 
 /// Opens the table of quarantined keys; `None` in a database of an early version without it.
@@ -489,7 +384,8 @@ fn replay_error(ReplayError(why): ReplayError) -> KeySetError {
 fn failed(error: impl Into<redb::Error>) -> KeySetError {
     let error = error.into();
     if let redb::Error::Io(error) = error {
-        // redb returns these kinds for bytes that it did not write, and for a file that is too short.
+        // redb returns these kinds for bytes that it did not write and for a file that is too
+        // short.
         let content = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
         if content.contains(&error.kind()) {
             return damaged(&error.to_string());

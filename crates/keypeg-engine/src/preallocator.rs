@@ -1,9 +1,9 @@
 //! Preallocated segments: a thread creates, zeroes and syncs them ahead, so that a commit never
 //! finds the disk full.
 //!
-//! Several segments are kept ready. When no more can be created, the journal decides from the number
-//! that is left which calls it still accepts. Dropped segments are deleted here too. This file does
-//! not read or write the content of a segment.
+//! Several segments are kept ready. When no more can be created, the journal decides from the
+//! number that is left which calls it still accepts. Dropped segments are deleted here too. This
+//! file does not read or write the content of a segment.
 
 use crate::core::sabotage::{Sabotage, enabled};
 use crate::disk::{Disk, DiskFile};
@@ -14,8 +14,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-/// Segments kept ready. On a full disk the server refuses new keys when two are left, and grants too
-/// when one is left: that one is reserved for releases, deletions and purges.
+/// Segments kept ready. On a full disk the server refuses new keys when two are left, and grants
+/// too when one is left: that one is reserved for releases, deletions and purges.
 pub(crate) const READY: usize = 3;
 /// The pause before the next attempt after the disk was full, in microseconds of lease time.
 pub(crate) const RETRY_US: u64 = 1_000_000;
@@ -328,8 +328,8 @@ mod tests {
         std::fs::remove_dir_all(path).expect("removes");
     }
 
-    /// One failed unlink once left its segment while the later ones were deleted, and the next start
-    /// refused the directory: a segment in the middle was missing.
+    /// One failed unlink once left its segment while the later ones were deleted, and the next
+    /// start refused the directory: a segment in the middle was missing.
     #[test]
     fn a_segment_that_cannot_be_deleted_keeps_the_later_ones() {
         let path = std::env::temp_dir().join(format!("keypeg-removals-{}", std::process::id()));

@@ -2,9 +2,11 @@
 //!
 //! The journal is replayed batch by batch. Damage at or below a position that some frame records as
 //! synced is corruption: the start is refused, with file and offset. Damage above it is a torn tail
-//! of a crash: it is discarded. Batches that are valid but not proven durable are written into a new
-//! segment and synced before the server answers: bytes read from a page cache after a failed sync
-//! are never relied on.
+//! of a crash: it is discarded. Batches that are valid but not proven durable are written into a
+//! new segment and synced before the server answers: bytes read from a page cache after a failed
+//! sync are never relied on.
+
+mod segments;
 
 use crate::checkpointer::BALLAST;
 use crate::core::sabotage::{Sabotage, enabled};
@@ -14,8 +16,7 @@ use crate::core::{
 };
 use crate::disk::Disk;
 use crate::frame::{
-    ALIGN, BadHead, BatchFrame, BatchHead, FORMAT, SEGMENT_HEAD, SegmentHead, SegmentNumber,
-    next_lsn,
+    ALIGN, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
 };
 use crate::journal::{
     FreshSegment, Journal, SegmentInfo, TEMPORARY, UnprovenBatch, file_name, parse_file_name,
@@ -26,6 +27,7 @@ use crate::preallocator::ReadySegment;
 use crate::record::{self, RecordError};
 use crate::times::LastClock;
 use crate::{ClockReading, StartError};
+use segments::{Segments, UnusedSegment, segments};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -65,14 +67,6 @@ struct ReplayedBatch {
     /// The counters before it.
     counters: Counters,
     batch: UnprovenBatch,
-}
-
-/// A segment that was preallocated and never used.
-#[derive(Clone, Copy)]
-struct UnusedSegment {
-    number: SegmentNumber,
-    /// Its length in bytes.
-    len: u64,
 }
 
 /// Returns the content of `meta`; `None` if the directory is new. What an interrupted creation left
@@ -171,71 +165,9 @@ pub(crate) fn replay(
 
 fn missing(what: &str) -> StartError {
     StartError::Corrupt(format!(
-        "{what} is missing from the data directory. Put it back, or restore the data directory from \
-         a backup; nothing was changed"
+        "{what} is missing from the data directory. Put it back, or restore the data directory \
+         from a backup; nothing was changed"
     ))
-}
-
-/// The segments of a journal.
-struct Segments {
-    /// The headers of the segments that have one, in order.
-    heads: Vec<SegmentHead>,
-    /// All segments up to the last one with a header.
-    all: Vec<SegmentInfo>,
-    /// The preallocated segments after that one.
-    unused: Vec<UnusedSegment>,
-    /// The preallocated segments after a gap: an interrupted start has renamed the segment before
-    /// them to its temporary name.
-    stranded: Vec<SegmentNumber>,
-}
-
-/// Reads the headers of all segments; a gap between them is an error.
-fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
-    let names = disk.list().map_err(io("listing the data directory"))?;
-    let mut numbers: Vec<_> = names.iter().filter_map(|name| parse_file_name(name)).collect();
-    numbers.sort_unstable();
-    let (mut heads, mut all) = (Vec::new(), Vec::new());
-    // A segment without a header was never used, or the disk failed when it was started. If batches
-    // of it are missing, the next segment does not start where the one before ends: an error then.
-    let mut without_head: Vec<UnusedSegment> = Vec::new();
-    let mut stranded = Vec::new();
-    let mut expected = numbers.first().copied().unwrap_or(SegmentNumber::FIRST);
-    for number in &numbers {
-        if *number != expected {
-            // A start gives a preallocated segment a temporary name until it is complete. If the
-            // start is interrupted, there is a gap before the other preallocated segments.
-            let temporary = format!("{}{TEMPORARY}", file_name(expected));
-            let after_gap = numbers.iter().copied().filter(|after| after >= number);
-            let mut is_used = false;
-            for after in after_gap.clone() {
-                is_used |= read_head(disk, meta, after)?.is_some();
-            }
-            if is_used || !names.contains(&temporary) {
-                return Err(missing(&file_name(expected)));
-            }
-            stranded.extend(after_gap);
-            break;
-        }
-        expected = expected.next();
-        let number = *number;
-        let len = disk.open(&file_name(number)).and_then(|file| file.length());
-        let len = len.map_err(io(&file_name(number)))?;
-        match read_head(disk, meta, number)? {
-            None => without_head.push(UnusedSegment { number, len }),
-            Some(head) => {
-                let starts_at = head.starts_at;
-                let empty = without_head.drain(..);
-                all.extend(empty.map(|UnusedSegment { number, len }| SegmentInfo {
-                    number,
-                    starts_at,
-                    len,
-                }));
-                all.push(SegmentInfo { number, starts_at, len });
-                heads.push(head);
-            }
-        }
-    }
-    Ok(Segments { heads, all, unused: without_head, stranded })
 }
 
 /// Refuses a clock value that no server reaches: no deadline could be after it.
@@ -244,33 +176,6 @@ fn check_clock(name: &str, offset: usize, lease_us: u64) -> Result<(), StartErro
         return Ok(());
     }
     Err(corrupt(name, offset, "the clock value is out of range"))
-}
-
-/// Reads the header of a segment; `None` if the segment was never used.
-fn read_head(
-    disk: &dyn Disk,
-    meta: &Meta,
-    segment: SegmentNumber,
-) -> Result<Option<SegmentHead>, StartError> {
-    let name = file_name(segment);
-    let bytes = disk.read_head(&name, SEGMENT_HEAD).map_err(io(&name))?;
-    match SegmentHead::read(&bytes) {
-        Ok(head) if head.installation == meta.installation && head.segment == segment => {
-            Ok(Some(head))
-        }
-        Ok(_) => Err(corrupt(&name, 0, "it belongs to another data directory or file name")),
-        Err(BadHead::Newer(format)) => Err(StartError::Corrupt(format!(
-            "{name} has format {format}, and this version of keypeg reads formats up to {FORMAT}: \
-             use a newer version of keypeg. Nothing was changed"
-        ))),
-        Err(BadHead::Unused | BadHead::Damaged) => {
-            let bytes = disk.read(&name).map_err(io(&name))?;
-            if bytes.get(SEGMENT_HEAD..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
-                return Err(corrupt(&name, 0, "the segment header is damaged"));
-            }
-            Ok(None)
-        }
-    }
 }
 
 impl ReplayedJournal {
