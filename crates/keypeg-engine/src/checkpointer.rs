@@ -14,7 +14,7 @@ use crate::frame::{
 };
 use crate::journal::file_name;
 use crate::keyset::{KeySetDb, KeySetDelta, KeySetError, KeySetState, PoolRows};
-use crate::lookups::{Found, Lookups};
+use crate::lookups::{LookupResult, Lookups};
 use crate::preallocator::is_full;
 use crate::record::{self, RecordError};
 use std::io;
@@ -156,10 +156,12 @@ impl Checkpointer {
 
     /// Answers all queued lookups from the database.
     pub fn serve_lookups(&self) -> Result<(), CheckpointError> {
-        while let Some(lookup) = self.lookups.next() {
+        while let Some(lookup) = self.lookups.next_request() {
             let found = match &self.keyset {
-                None => Found::Full,
-                Some(keyset) => Found::First(keyset.first_retired(lookup.pool, &lookup.ids)?),
+                None => LookupResult::StorageFull,
+                Some(keyset) => {
+                    LookupResult::FirstRetired(keyset.first_retired(lookup.pool, &lookup.ids)?)
+                }
             };
             self.lookups.answer(found);
         }
@@ -257,7 +259,7 @@ impl Checkpointer {
     /// Writes checkpoints until the engine stops. An error is final: the process must end.
     pub(crate) fn run(mut self) -> Result<(), CheckpointError> {
         self.ensure_ballast()?;
-        self.lookups.answered_here();
+        self.lookups.listen();
         while !self.progress.stopping.load(Ordering::Acquire) {
             self.serve_lookups()?;
             let pause = match self.step() {

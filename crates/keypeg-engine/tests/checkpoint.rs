@@ -286,7 +286,7 @@ fn a_value_that_goes_while_the_database_is_asked_is_not_brought_back() {
     let mut replies = Vec::new();
     driver.works.turn(&mut asked, &mut replies).unwrap();
     assert!(matches!(replies[..], [(CallId { slot: 1, .. }, Reply::Done)]), "{replies:?}");
-    assert_eq!(driver.works.late(), 1, "the import waits");
+    assert_eq!(driver.works.pending_count(), 1, "the import waits");
     driver.carrier.as_ref().unwrap().serve_lookups().unwrap();
     driver.carry().unwrap();
     driver.works.turn(&mut asked, &mut replies).unwrap();
@@ -319,7 +319,7 @@ fn an_import_is_not_judged_by_what_a_removed_pool_of_its_name_had() {
     }
     let mut replies = Vec::new();
     driver.works.turn(&mut asked, &mut replies).unwrap();
-    assert_eq!((replies.len(), driver.works.late()), (2, 1), "the import waits");
+    assert_eq!((replies.len(), driver.works.pending_count()), (2, 1), "the import waits");
     driver.carrier.as_ref().unwrap().serve_lookups().unwrap();
     driver.works.turn(&mut asked, &mut replies).unwrap();
     assert!(matches!(replies[2], (CallId { slot: 0, .. }, Reply::Keys(_))), "{:?}", replies[2]);

@@ -34,7 +34,7 @@ fn following(driver: &mut Driver, pool: &str) -> Subscription {
 }
 
 fn follow(driver: &mut Driver, pool: &str) -> Subscriber {
-    following(driver, pool).follow(None).expect("room for one")
+    following(driver, pool).subscribe(None).expect("room for one")
 }
 
 /// What is there to read.
@@ -57,7 +57,7 @@ fn events(follower: &mut Subscriber) -> Vec<FeedEvent> {
 
 #[track_caller]
 fn whats(follower: &mut Subscriber) -> Vec<FeedEventKind> {
-    events(follower).into_iter().map(|told| told.what).collect()
+    events(follower).into_iter().map(|told| told.kind).collect()
 }
 
 #[track_caller]
@@ -101,7 +101,7 @@ fn a_leases_whole_life_is_told_in_order_with_its_ends_by_time() {
     driver.turn(vec![]).expect("memory");
     let expired_at = at_ms(&driver);
     let told = events(&mut follower);
-    let what: Vec<_> = told.iter().map(|told| told.what.clone()).collect();
+    let what: Vec<_> = told.iter().map(|told| told.kind.clone()).collect();
     let born_at = at_ms(&driver) - 63_000;
     let [
         FeedEventKind::KeysCreated { imported: false, keys, expires_at_ms },
@@ -227,12 +227,12 @@ fn whoever_comes_back_is_told_exactly_what_was_missed() {
     let ids: Vec<_> = [begin]
         .into_iter()
         .chain(all.iter().map(|told| told.seq))
-        .map(|seq| first.id(seq))
+        .map(|seq| first.event_id(seq))
         .collect();
     drop(first);
     for (missed_from, id) in ids.iter().enumerate() {
         let again = following(&mut driver, "default");
-        let mut follower = again.follow(Some(id)).expect("room");
+        let mut follower = again.subscribe(Some(id)).expect("room");
         assert_eq!(events(&mut follower), all[missed_from..], "after {id}");
     }
 }
@@ -250,18 +250,18 @@ fn an_id_that_is_of_nothing_here_gives_the_counts_anew() {
     let mut other_run = follow(&mut again.expect("opens"), "default");
     let (theirs, _) = resync(&mut other_run);
     for id in [
-        &there.id(elsewhere),
-        &other_run.id(theirs),
-        &here.id(seq + 5),
-        &here.id(seq - 1),
+        &there.event_id(elsewhere),
+        &other_run.event_id(theirs),
+        &here.event_id(seq + 5),
+        &here.event_id(seq - 1),
         "",
         "42",
         "-",
         "--",
         "x-y-z",
-        &format!("{}0", here.id(u64::MAX)),
+        &format!("{}0", here.event_id(u64::MAX)),
     ] {
-        let mut follower = following(&mut driver, "default").follow(Some(id)).expect("room");
+        let mut follower = following(&mut driver, "default").subscribe(Some(id)).expect("room");
         assert_eq!(resync(&mut follower).1.available, 4, "{id:?}");
         assert_eq!(next(&mut follower), Poll::Pending);
     }
@@ -287,10 +287,10 @@ fn who_falls_out_of_the_ring_goes_on_from_the_present() {
     assert_eq!(counts, KeyCounts { leased: 1, ..KeyCounts::default() });
     assert_eq!(next(&mut slow), Poll::Pending);
     assert_eq!(events(&mut quick).last().map(|told| told.seq), Some(seq));
-    let mut back = following(&mut driver, "default").follow(Some(&slow.id(seq - 32_768)));
+    let mut back = following(&mut driver, "default").subscribe(Some(&slow.event_id(seq - 32_768)));
     let kept = events(back.as_mut().expect("room"));
     assert_eq!(kept.len(), 32_768, "as many as are kept");
-    let mut back = following(&mut driver, "default").follow(Some(&slow.id(seq - 32_769)));
+    let mut back = following(&mut driver, "default").subscribe(Some(&slow.event_id(seq - 32_769)));
     resync(back.as_mut().expect("room"));
 }
 
@@ -306,12 +306,12 @@ fn a_removed_pool_is_told_and_then_nothing_more() {
     let drop = Call::DeletePool { pool: name("ci") };
     driver.turn(vec![drop, put, Call::Generate { pool: name("ci"), count: 1 }]).expect("memory");
     assert!(
-        matches!(next(&mut quick), Poll::Ready(Some(FeedBatch::Events(told))) if told[0].what == FeedEventKind::PoolDeleted)
+        matches!(next(&mut quick), Poll::Ready(Some(FeedBatch::Events(told))) if told[0].kind == FeedEventKind::PoolDeleted)
     );
     assert_eq!(next(&mut quick), Poll::Ready(None));
     resync(&mut late);
     assert!(
-        matches!(next(&mut late), Poll::Ready(Some(FeedBatch::Events(told))) if told[0].what == FeedEventKind::PoolDeleted)
+        matches!(next(&mut late), Poll::Ready(Some(FeedBatch::Events(told))) if told[0].kind == FeedEventKind::PoolDeleted)
     );
     assert_eq!(next(&mut late), Poll::Ready(None));
     let unknown = driver.call(Call::Subscribe { pool: name("nope") });
@@ -340,7 +340,7 @@ fn a_ring_stays_a_minute_after_its_last_follower_and_no_longer() {
         driver.generate(1);
         let mut follower = follow(&mut driver, "default");
         let (seq, _) = resync(&mut follower);
-        let id = follower.id(seq);
+        let id = follower.event_id(seq);
         // As long as somebody follows, however long nothing happens.
         for _ in 0..100 {
             driver.clock.tick_ms(2_000);
@@ -352,7 +352,7 @@ fn a_ring_stays_a_minute_after_its_last_follower_and_no_longer() {
             driver.clock.tick_ms(1_000);
         }
         driver.acquire("").expect("free");
-        let mut back = following(&mut driver, "default").follow(Some(&id)).expect("room");
+        let mut back = following(&mut driver, "default").subscribe(Some(&id)).expect("room");
         if missed {
             assert!(matches!(whats(&mut back)[..], [FeedEventKind::Granted { .. }]));
         } else {
@@ -365,13 +365,14 @@ fn a_ring_stays_a_minute_after_its_last_follower_and_no_longer() {
 fn as_many_as_may_follow_do_and_one_who_leaves_makes_room() {
     let mut driver = in_memory();
     let here = following(&mut driver, "default");
-    let mut all: Vec<_> = (0..SUBSCRIBERS_MAX).map(|_| here.follow(None).expect("room")).collect();
-    assert!(here.follow(None).is_none());
-    assert_eq!(driver.works.metrics().followers.load(Ordering::Relaxed), SUBSCRIBERS_MAX);
+    let mut all: Vec<_> =
+        (0..SUBSCRIBERS_MAX).map(|_| here.subscribe(None).expect("room")).collect();
+    assert!(here.subscribe(None).is_none());
+    assert_eq!(driver.works.metrics().subscribers.load(Ordering::Relaxed), SUBSCRIBERS_MAX);
     all.pop();
-    assert!(here.follow(None).is_some());
+    assert!(here.subscribe(None).is_some());
     drop(all);
-    assert_eq!(driver.works.metrics().followers.load(Ordering::Relaxed), 0);
+    assert_eq!(driver.works.metrics().subscribers.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -160,7 +160,11 @@ fn make(fixture: &Path) {
 fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     let (dir, clock) = (Temporary::new("check"), GivenClock::new());
     let check = || {
-        keypeg_engine::check(&dir.0, Box::new(clock.clone()), Box::new(support::SeededRandom(1)))
+        keypeg_engine::check_data_dir(
+            &dir.0,
+            Box::new(clock.clone()),
+            Box::new(support::SeededRandom(1)),
+        )
     };
     let told = check().expect_err("nothing there").to_string();
     assert!(told.contains("holds no data"), "{told}");
@@ -194,7 +198,7 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
 fn a_real_directory_holds_over_a_restart_and_one_process_has_it() {
     let (dir, clock) = (Temporary::new("real"), GivenClock::new());
     let mut driver = open(&dir.0, &clock).unwrap();
-    assert!(driver.recovered.made);
+    assert!(driver.recovered.created);
     driver.generate(3);
     let (_, _, token) = driver.acquire("job-7").unwrap();
     let told = open(&dir.0, &clock).err().expect("a second one is refused");

@@ -290,7 +290,9 @@ fn an_answer_is_told_again_on_a_full_disk() {
     for _ in 0..3 {
         clock.tick_ms(100_000);
         let reply = driver.call(once("lend", wish()));
-        let Reply::Granted { lease: again, again: true, .. } = reply else { panic!("{reply:?}") };
+        let Reply::Granted { lease: again, redelivered: true, .. } = reply else {
+            panic!("{reply:?}")
+        };
         assert_eq!((again.id, again.expires_at_ms), (lease.id, lease.expires_at_ms));
         assert_eq!(shown(&mut driver), before, "what is shown of a lease stands still with it");
     }

@@ -161,15 +161,19 @@ fn a_grant_taken_back_is_asked_for_anew_after_a_start() {
     driver.generate(1);
     let mut last = None::<LeaseId>;
     for _ in 0..3 {
-        let Reply::Granted { lease, again, .. } = driver.call(acquire("k")) else { panic!("free") };
-        assert!(!again && last != Some(lease.id));
+        let Reply::Granted { lease, redelivered, .. } = driver.call(acquire("k")) else {
+            panic!("free")
+        };
+        assert!(!redelivered && last != Some(lease.id));
         last = Some(lease.id);
         driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
         driver = open(&disk, &clock);
     }
     // One that was told again is somebody's.
     let Reply::Granted { lease, .. } = driver.call(acquire("k")) else { panic!("free") };
-    let Reply::Granted { again: true, .. } = driver.call(acquire("k")) else { panic!("again") };
+    let Reply::Granted { redelivered: true, .. } = driver.call(acquire("k")) else {
+        panic!("again")
+    };
     driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
     let (id, verdict) = (lease.id, ReleaseOptions::default());
     let release = Call::Release { pool: default_pool(), lease: id, verdict };

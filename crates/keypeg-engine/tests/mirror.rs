@@ -89,7 +89,7 @@ fn a_mirror_kept_by_events_is_right_after_every_turn() {
         else {
             panic!("it can be followed")
         };
-        let mut follower = following.follow(None).expect("room for one");
+        let mut follower = following.subscribe(None).expect("room for one");
         assert!(matches!(next(&mut follower), Some(FeedBatch::Resync { .. })));
         let (mut keys, mut leases) = (Vec::new(), Vec::new());
         for turn in 0..300 {
@@ -104,7 +104,7 @@ fn a_mirror_kept_by_events_is_right_after_every_turn() {
             }
             while let Some(FeedBatch::Events(events)) = next(&mut follower) {
                 for told in events {
-                    mirror.take(&told.what);
+                    mirror.take(&told.kind);
                 }
             }
             let counts = driver.works.pools().get(&default_pool()).expect("there").counts();

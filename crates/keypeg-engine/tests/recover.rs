@@ -313,7 +313,7 @@ fn an_unfinished_making_begins_again_and_foreign_files_are_left_alone() {
     }
     Disk::create(&disk, "lost+found", 0).expect("creates");
     let driver = open(&disk, &GivenClock::new());
-    assert!(driver.recovered.made);
+    assert!(driver.recovered.created);
     let names = Disk::list(&disk).expect("lists");
     assert!(names.contains(&"lost+found".into()), "{names:?}");
 }
@@ -328,7 +328,7 @@ fn starts_are_counted_and_a_stored_policy_stands() {
             Driver::open_with(Some(Arc::new(disk.clone())), &clock, 1, &setup).expect("opens");
         assert_eq!(driver.recovered.starts_before, before);
         assert_eq!(driver.recovered.default_policy_kept, Some(Policy::default()));
-        assert!(!driver.recovered.made);
+        assert!(!driver.recovered.created);
     }
 }
 

@@ -38,7 +38,7 @@ impl Waiting {
     fn play(&mut self) -> Vec<(u32, Reply)> {
         loop {
             self.driver.works.turn(&mut self.asked, &mut self.replies).expect("memory");
-            if self.asked.is_empty() && self.driver.works.late() == 0 {
+            if self.asked.is_empty() && self.driver.works.pending_count() == 0 {
                 break;
             }
         }
@@ -179,7 +179,7 @@ fn who_leaves_while_much_is_due_does_not_wait_after_it() {
     run.wait(2, 300_000);
     run.driver.works.turn(&mut run.asked, &mut run.replies).expect("memory");
     assert_eq!(
-        (run.driver.works.late(), run.replies.len()),
+        (run.driver.works.pending_count(), run.replies.len()),
         (2, 0),
         "more is due than a turn ends"
     );

@@ -97,7 +97,7 @@ pub fn serve(
         lanes: cores,
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,
-        existing: config.existing,
+        must_exist: config.existing,
     };
     let clock = Box::new(SystemClock::new()?);
     let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemChance::new()))?;
@@ -155,7 +155,7 @@ pub struct Checked {
 /// Tells what a start would make of a data directory, and changes nothing in it.
 pub fn check(data: &Path) -> Result<Checked, Failure> {
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemChance::new()));
-    let recovered = keypeg_engine::check(data, clock, random)?;
+    let recovered = keypeg_engine::check_data_dir(data, clock, random)?;
     Ok(Checked { data: data.to_owned(), recovered })
 }
 
@@ -195,7 +195,7 @@ pub fn log_to_stderr() -> Result<(), Failure> {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RecoveryReport { keys, pools, leases, made, .. } = &self.recovered;
+        let RecoveryReport { keys, pools, leases, created, .. } = &self.recovered;
         write!(
             f,
             "keypeg {} ready on http://{}: {} in {}, {} running",
@@ -207,7 +207,7 @@ impl fmt::Display for Ready {
         )?;
         match &self.data {
             None => f.write_str(" (in memory alone)"),
-            Some(data) if *made => write!(f, " (made {})", data.display()),
+            Some(data) if *created => write!(f, " (made {})", data.display()),
             Some(data) => write!(f, " (recovered from {})", data.display()),
         }
     }
@@ -245,13 +245,13 @@ mod tests {
 
     #[test]
     fn the_ready_line_counts_in_words() {
-        let ready = |keys, made, data: Option<&str>| Ready {
+        let ready = |keys, created, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
             recovered: RecoveryReport {
                 keys,
                 pools: 1,
                 leases: 1,
-                made,
+                created,
                 ..RecoveryReport::default()
             },
             data: data.map(Into::into),

@@ -27,7 +27,7 @@ impl Started {
             lanes: 1,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys,
-            existing: false,
+            must_exist: false,
         };
         let (engine, lanes, _) =
             Engine::start(&setup, Box::new(Real), Box::new(Cheap(1))).expect("a directory to use");

@@ -191,7 +191,7 @@ impl Model {
                 };
                 pool.answers.0.get_mut(at).expect("just found").again = true;
                 told.check(slot, |reply| {
-                    let Reply::Granted { lease: view, waited_ms: 0, again: true, .. } = reply
+                    let Reply::Granted { lease: view, waited_ms: 0, redelivered: true, .. } = reply
                     else {
                         return Err("the same lease again".into());
                     };

@@ -382,7 +382,13 @@ impl Model {
             Told::Seen(_) => {
                 let (top, ended) = (&mut self.token, &self.ended);
                 told.check(slot, |reply| {
-                    let Reply::Granted { pool: of, lease: view, value, waited_ms, again } = reply
+                    let Reply::Granted {
+                        pool: of,
+                        lease: view,
+                        value,
+                        waited_ms,
+                        redelivered: again,
+                    } = reply
                     else {
                         return Err("a key is free and it is its turn".into());
                     };

@@ -132,7 +132,7 @@ pub(crate) fn shown(
     now: Instant,
     (made, lags): (bool, bool),
 ) -> Checked {
-    let Reply::Pool { pool: view, made: told } = reply else {
+    let Reply::Pool { pool: view, created: told } = reply else {
         return Err("the pool is there".into());
     };
     ensure!(*told == made, "made is {made}");

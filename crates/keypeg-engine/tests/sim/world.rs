@@ -305,7 +305,7 @@ impl World {
         match played {
             Ok(next) => {
                 self.next = Some(next);
-                if works.late() > 0 {
+                if works.pending_count() > 0 {
                     self.tally.count("a call went over into the next turn");
                 }
                 if works.pools().key_count() < 100 {
@@ -391,7 +391,7 @@ impl World {
         });
         for slot in order {
             let reply = &by_slot[&slot];
-            if let Reply::Granted { lease, again: false, .. } = reply {
+            if let Reply::Granted { lease, redelivered: false, .. } = reply {
                 let last = std::mem::replace(&mut self.token, lease.token);
                 ensure!(lease.token > last, "tokens only grow: {} after {last}", lease.token);
                 if self.plan.bounds.contains(&(TestLimit::TokenReservation, 4))

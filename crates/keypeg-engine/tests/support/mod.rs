@@ -105,7 +105,7 @@ pub(crate) fn setup() -> EngineConfig {
         lanes: 1,
         default_policy: Policy::default(),
         max_keys: 1_000_000,
-        existing: false,
+        must_exist: false,
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn follow(app: &Asking<'_>, pool: &str, request: Request) -> An
         };
         // What is no id at all is an id of nothing here: answered with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let follower = following.follow(last).ok_or_else(Problem::too_many_followers)?;
+        let follower = following.subscribe(last).ok_or_else(Problem::too_many_followers)?;
         Body::Events(Box::new(Stream::new(follower, app.leave())))
     };
     let mut response = Response::new(body);
@@ -123,12 +123,12 @@ fn text(follower: &Subscriber, slice: FeedBatch) -> String {
     let mut text = String::new();
     let written = match slice {
         FeedBatch::Resync { seq, at_ms, counts } => {
-            write(&mut text, &follower.id(seq), &resync(pool, at_ms, counts))
+            write(&mut text, &follower.event_id(seq), &resync(pool, at_ms, counts))
         }
         FeedBatch::Events(all) => {
             text.reserve(all.len() * EACH);
             all.into_iter().try_for_each(|told| {
-                let id = follower.id(told.seq);
+                let id = follower.event_id(told.seq);
                 write(&mut text, &id, &event(pool, told))
             })
         }
@@ -158,7 +158,7 @@ fn resync(pool: &str, at_ms: u64, counts: KeyCounts) -> wire::Event {
 fn event(pool: &str, told: FeedEvent) -> wire::Event {
     let (at, pool) = (UnixMs(told.at_ms), String::from(pool));
     let words = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
-    match told.what {
+    match told.kind {
         FeedEventKind::KeysCreated { imported, keys, expires_at_ms } => {
             let added = wire::KeysAdded {
                 at,

@@ -92,7 +92,7 @@ impl CoreCounts {
         let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(CLASSES.len() - 1);
         self.answered[family as usize][class].fetch_add(1, Ordering::Relaxed);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.count(&LATENCY_US, took_us);
+        self.latency_us.observe(&LATENCY_US, took_us);
     }
 
     /// KeyCounts a problem.
@@ -160,7 +160,7 @@ impl Metrics {
                 ("quarantined", sum(|pool| pool.counts.quarantined)),
             ],
             waiting: sum(|pool| pool.waiting),
-            followers: told(&self.begun.meter.followers),
+            followers: told(&self.begun.meter.subscribers),
             events: told(&self.begun.meter.events),
             resyncs: told(&self.begun.meter.resyncs),
             starts: self.begun.recovered.starts_before + 1,

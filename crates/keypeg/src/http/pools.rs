@@ -37,10 +37,10 @@ pub(super) async fn put(app: &Asking<'_>, pool: &str, request: Request) -> Answe
     let pool = PoolName::parse(pool)
         .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
     let patch = policy(Fields::read(request, POLICY).await?)?;
-    let Reply::Pool { pool, made } = app.ask(Call::PutPool { pool, patch }).await? else {
+    let Reply::Pool { pool, created } = app.ask(Call::PutPool { pool, patch }).await? else {
         unreachable!("{SHAPES}")
     };
-    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json(status, &shown(*pool)))
 }
 

@@ -82,7 +82,7 @@ impl World {
             let waited = model.pools.values().any(|pool| pool.line.iter().any(|w| w.slot == *slot));
             match reply {
                 Reply::Granted { .. } if waited => self.tally.count("somebody in line was served"),
-                Reply::Granted { again: true, .. } => {
+                Reply::Granted { redelivered: true, .. } => {
                     self.tally.count("a repeat was told of the same lease");
                 }
                 Reply::Granted { .. } => self.tally.count("grants"),

@@ -83,7 +83,7 @@ impl World {
             lanes: 1,
             default_policy: self.plan.policy.clone(),
             max_keys: 1_000_000,
-            existing: false,
+            must_exist: false,
         };
         let (clock, random) =
             (Box::new(self.clock.clone()), Box::new(SeededRandom(self.random.next())));
