@@ -15,7 +15,7 @@ use crate::RandomSource;
 use crate::checkpointer::{CheckpointProgress, Checkpointer};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
-use crate::journal::{DiskSpace, Journal, SEGMENT_LEN, Stamp};
+use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
 use crate::lanes::Wakeup;
 use crate::lookups::Lookups;
 use crate::metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics};
@@ -36,6 +36,10 @@ pub const POOLS_MAX: usize = 10_000;
 const TURN_MAX: usize = 8_192;
 /// The bytes of records after which a turn takes no further request.
 const BATCH_FULL: usize = 1 << 20;
+
+const _: () =
+    assert!(LAST_SEGMENT_RESERVE >= 2 * BATCH_FULL as u64, "the reserve holds a turn of releases");
+
 /// How long a request is carried over from turn to turn before it is refused as settling.
 const SETTLE_MAX_US: u64 = 50_000;
 /// How far the checkpointer may lag before new keys are refused, in full journals.
@@ -154,13 +158,14 @@ impl EngineState {
         let replies_before = replies.len();
         self.begin_step();
         if let Some(journal) = &mut self.journal {
-            journal.tend(self.unfrozen_us)?;
+            journal.maintain(self.unfrozen_us)?;
         }
         if self.clocks_frozen && self.disk_space() > DiskSpace::Full {
             // There is space again: the rest of the turn happens at the current instant.
             self.begin_step();
         }
-        if self.journal.as_ref().is_some_and(|journal| journal.room() < DiskSpace::NoNewKeys) {
+        if self.journal.as_ref().is_some_and(|journal| journal.disk_space() < DiskSpace::NoNewKeys)
+        {
             self.cancel_all_waits(&RequestError::StorageFull, replies);
         }
         let budget = self.expiry_budget();
@@ -276,8 +281,8 @@ impl EngineState {
         // The displayed times of a lease freeze with it.
         let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
         self.now = Now { lease_us, wall_us, ..now };
-        let checkpointed = Lsn(self.checkpointed_for_lookups());
-        let current = Lsn(self.journal.as_ref().map_or(u64::MAX, Journal::next_position));
+        let checkpointed = self.checkpointed_for_lookups();
+        let current = self.journal.as_ref().map_or(Lsn(u64::MAX), Journal::next_lsn);
         self.pools.set_positions(JournalPositions { current, checkpointed });
         self.batch.begin(self.now);
     }

@@ -300,7 +300,7 @@ fn a_value_deleted_during_a_database_lookup_is_not_imported_again() {
     driver.engine.turn(&mut requests, &mut replies).unwrap();
     assert!(matches!(replies[..], [(CallId { slot: 1, .. }, Reply::Done)]), "{replies:?}");
     assert_eq!(driver.engine.pending_count(), 1, "the import waits");
-    driver.checkpointer.as_ref().unwrap().answer().unwrap();
+    driver.checkpointer.as_ref().unwrap().serve_lookups().unwrap();
     driver.checkpoint().unwrap();
     driver.engine.turn(&mut requests, &mut replies).unwrap();
     let reply = format!("{:?}", replies[1]);
@@ -333,7 +333,7 @@ fn an_import_is_not_checked_against_a_deleted_pool_of_the_same_name() {
     let mut replies = Vec::new();
     driver.engine.turn(&mut requests, &mut replies).unwrap();
     assert_eq!((replies.len(), driver.engine.pending_count()), (2, 1), "the import waits");
-    driver.checkpointer.as_ref().unwrap().answer().unwrap();
+    driver.checkpointer.as_ref().unwrap().serve_lookups().unwrap();
     driver.engine.turn(&mut requests, &mut replies).unwrap();
     assert!(matches!(replies[2], (CallId { slot: 0, .. }, Reply::Keys(_))), "{:?}", replies[2]);
 }

@@ -120,7 +120,7 @@ fn a_checkpoint_frees_space_on_a_full_disk() {
     let mut driver = open(&disk, &clock);
     driver.generate(1_000);
     driver.checkpoint().unwrap();
-    driver.checkpointer.as_ref().unwrap().keep_ballast().unwrap();
+    driver.checkpointer.as_ref().unwrap().ensure_ballast().unwrap();
     for _ in 0..30_000 {
         let Reply::Granted { lease, .. } = acquire(&mut driver) else {
             panic!("a key is available")

@@ -5,7 +5,7 @@
 //! requested stays in memory until the import is executed, so no retired key is missed.
 
 use super::{CallId, EngineState, disk_space};
-use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Pool, PoolId};
+use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool, PoolId};
 use crate::journal::DiskSpace;
 use crate::lookups::{Lookup, LookupResult};
 use crate::request::{Call, Reply, Request, RequestError};
@@ -41,7 +41,7 @@ pub(super) struct CheckedImport {
     /// The pool that was searched.
     pool: PoolId,
     /// What was checkpointed when the lookup was requested.
-    checkpointed: u64,
+    checkpointed: Lsn,
 }
 
 /// The decision about a request before it is executed.
@@ -61,7 +61,7 @@ pub(super) struct ParkedImport {
     /// The pool that is searched.
     pool: PoolId,
     /// What was checkpointed when the lookup was requested.
-    checkpointed: u64,
+    checkpointed: Lsn,
     /// The size of its values.
     bytes: usize,
 }
@@ -69,11 +69,11 @@ pub(super) struct ParkedImport {
 impl EngineState {
     /// Returns up to where every lookup that is still in use has surely seen the database. Keys
     /// retired after that stay in memory.
-    pub(super) fn checkpointed_for_lookups(&self) -> u64 {
+    pub(super) fn checkpointed_for_lookups(&self) -> Lsn {
         let parked = self.parked_imports.front().map(|import| import.checkpointed);
         let checked = self.checked_imports.front().and_then(|queued| queued.checked);
         let lookups = [parked, checked.map(|checked| checked.checkpointed)];
-        lookups.into_iter().flatten().fold(self.progress.carried(), u64::min)
+        lookups.into_iter().flatten().fold(self.progress.checkpointed(), Lsn::min)
     }
 
     /// Takes the results of lookups; their imports are executed in this turn.
@@ -149,7 +149,7 @@ impl EngineState {
             return Admission::Answered(Reply::Refused(RequestError::Overloaded));
         }
         self.parked_bytes += bytes;
-        let checkpointed = self.progress.carried();
+        let checkpointed = self.progress.checkpointed();
         self.parked_imports.push_back(ParkedImport { queued, pool, checkpointed, bytes });
         self.lookups.request(Lookup { pool, ids });
         Admission::Parked

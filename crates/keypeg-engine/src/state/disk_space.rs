@@ -10,14 +10,15 @@ use crate::request::{Call, RequestError};
 impl EngineState {
     /// Returns the level of disk space; an engine in memory always has normal space.
     pub(super) fn disk_space(&self) -> DiskSpace {
-        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::room)
+        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::disk_space)
     }
 
     /// Returns whether the checkpointer is so far behind that new keys must wait: the journal
     /// cannot shrink before it has caught up.
     pub(super) fn checkpointer_lags(&self) -> bool {
-        let checkpointed = self.progress.carried();
-        let lag = self.journal.as_ref().map_or(0, |journal| journal.bytes_to_carry(checkpointed));
+        let checkpointed = self.progress.checkpointed();
+        let lag =
+            self.journal.as_ref().map_or(0, |journal| journal.bytes_to_checkpoint(checkpointed));
         lag > self.sizes.journal.saturating_mul(CHECKPOINT_LAG_MAX)
     }
 }

@@ -5,10 +5,11 @@
 
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
-use crate::checkpointer::Checkpointer;
-use crate::core::{IdHashKey, Limits, PolicyPatch, Pool, PoolName, Pools};
+use crate::checkpointer::{Checkpointer, CheckpointerOptions};
+use crate::core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
 use crate::disk::Disk;
-use crate::journal::Journal;
+use crate::frame::SegmentNumber;
+use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
 use crate::record::Batch;
@@ -43,16 +44,16 @@ impl EngineState {
         }
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
-                let keyset = recover::keyset(&*disk, &mut meta)?;
+                let keyset = recover::open_keyset(&*disk, &mut meta)?;
                 let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
-                let checkpoint_lsn = replayed.carried;
+                let checkpoint_lsn = replayed.checkpointed;
                 // The replay took time: the header pairs lease time with the boot time of `now`.
                 let reading = ClockReading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
-                let oldest_segment = journal.holding(checkpoint_lsn);
+                let oldest_segment = journal.segment_with(checkpoint_lsn);
                 let checkpointer = Some(new_checkpointer(disk, keyset, &meta, oldest_segment)?);
                 let mut state = Self::new(pools, Some(journal), checkpointer, times, random);
                 state.sizes = sizes;
@@ -64,7 +65,7 @@ impl EngineState {
                 Ok((state, RecoveryReport { batches_cut, starts_before, ..report }))
             }
             (disk, _) => {
-                let meta = Meta::draw(&mut *random);
+                let meta = Meta::generate(&mut *random);
                 let ids = IdHashKey::new(meta.id_key);
                 let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
                 let times = Times::resume(clock, reading, None);
@@ -73,7 +74,12 @@ impl EngineState {
                     let new = new_journal(disk, sizes.segment, &meta, reading, &pools);
                     journal = Some(new.map_err(io("creating the data directory"))?);
                     let keyset = KeySetDb::open(&**disk, IdHashKey::new(meta.id_key))?;
-                    checkpointer = Some(new_checkpointer(Arc::clone(disk), keyset, &meta, 1)?);
+                    checkpointer = Some(new_checkpointer(
+                        Arc::clone(disk),
+                        keyset,
+                        &meta,
+                        SegmentNumber::FIRST,
+                    )?);
                 }
                 let mut state = Self::new(pools, journal, checkpointer, times, random);
                 state.sizes = sizes;
@@ -99,7 +105,7 @@ impl EngineState {
         let progress = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::progress);
         let lookups = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::lookups);
         if let Some(journal) = &mut journal {
-            journal.follow(Arc::clone(&progress));
+            journal.set_progress(Arc::clone(&progress));
         }
         Self {
             pools,
@@ -163,10 +169,10 @@ fn new_checkpointer(
     disk: Arc<dyn Disk>,
     keyset: KeySetDb,
     meta: &Meta,
-    oldest_segment: u64,
+    segment: SegmentNumber,
 ) -> Result<Checkpointer, StartError> {
-    let ids = (IdHashKey::new(meta.id_key), meta.installation);
-    Ok(Checkpointer::new(disk, keyset, ids, oldest_segment)?)
+    let (ids, installation) = (IdHashKey::new(meta.id_key), meta.installation);
+    Ok(Checkpointer::new(CheckpointerOptions { disk, keyset, ids, installation, segment })?)
 }
 
 fn new_journal(
@@ -179,14 +185,16 @@ fn new_journal(
     meta.prepare(&**disk)?;
     let head = crate::frame::SegmentHead {
         installation: meta.installation,
-        segment: 1,
-        starts_at: 1,
-        synced_through: 0,
+        segment: SegmentNumber::FIRST,
+        starts_at: Lsn(1),
+        synced_through: Lsn(0),
         starts: 1,
         boot_id: reading.boot_id,
         boot_us: reading.boot_us,
         lease_us: 0,
         counters: pools.counters(),
     };
-    Journal::begin(disk, segment_len, head, &[], head.counters, None)
+    let counters = head.counters;
+    let fresh = FreshSegment { segment_len, head, unproven: &[], counters, preallocated_len: None };
+    Journal::begin(disk, fresh)
 }

@@ -7,6 +7,7 @@
 use super::{CommitError, EngineState};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::core::{Fact, FactSink, SnapshotCursor};
+use crate::frame::SegmentNumber;
 use crate::journal::{DiskSpace, Journal};
 
 /// The most snapshot records that one turn writes.
@@ -20,7 +21,7 @@ pub(super) const SNAPSHOT_RECORD_BYTES: u64 = 64;
 pub(super) struct SegmentDrop {
     cursor: SnapshotCursor,
     /// The last segment to delete.
-    through: u64,
+    through: SegmentNumber,
     /// The bytes written so far.
     bytes: u64,
     /// The number of snapshot records written so far.
@@ -59,7 +60,7 @@ impl EngineState {
         } else {
             FactSink::record(
                 &mut self.batch,
-                &Fact::SegmentsDropped { through: segment_drop.through },
+                &Fact::SegmentsDropped { through: segment_drop.through.0 },
             );
             segment_drop.complete = true;
         }
@@ -68,17 +69,17 @@ impl EngineState {
     }
 
     /// Returns the last segment to delete, if a drop must start now. O(pools).
-    fn segments_to_drop(&self) -> Option<u64> {
+    fn segments_to_drop(&self) -> Option<SegmentNumber> {
         let journal = self.journal.as_ref()?;
         let (bytes, bytes_max) = (journal.bytes(), self.sizes.journal / 4 * 3);
         if bytes <= bytes_max && !journal.is_starved() {
             return None;
         }
-        let through = journal.droppable(self.progress.carried())?;
+        let through = journal.droppable_through(self.progress.checkpointed())?;
         let snapshot_bytes = self.snapshot_record_count() * self.snapshot_record_bytes;
         let is_large = journal.is_starved() || bytes > bytes_max.max(2 * snapshot_bytes);
         let frees = journal.bytes_through(through) > snapshot_bytes;
-        let fits = journal.room_bytes().is_none_or(|room| snapshot_bytes <= room);
+        let fits = journal.writable_bytes().is_none_or(|room| snapshot_bytes <= room);
         (is_large && frees && fits).then_some(through)
     }
 

@@ -171,7 +171,7 @@ impl Driver {
         self.engine.turn(&mut requests, &mut replies)?;
         while replies.len() < count {
             if let Some(checkpointer) = &self.checkpointer {
-                checkpointer.answer().expect("the database can be read");
+                checkpointer.serve_lookups().expect("the database can be read");
             }
             self.engine.turn(&mut requests, &mut replies)?;
         }
