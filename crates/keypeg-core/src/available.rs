@@ -1,49 +1,52 @@
-//! The free keys: a dense array; each slot knows its place in it.
+//! The available keys of a pool: a dense array of slots; each slot stores its position in it.
 //!
-//! Insert, remove and a uniform draw are O(1): the last entry fills the hole. Draws are uniform
-//! only because the array has no holes and no key twice.
+//! Insertion, removal and a uniform random draw are O(1): removal moves the last entry into the
+//! hole (swap-remove). A draw is uniform only because the array has no holes and no duplicates.
 
 use crate::RandomSource;
 use crate::chunks::Chunks;
+use crate::indices::{AvailablePosition, ItemIndex, SlotIndex};
 use crate::slots::Slots;
 
-/// Slots of the keys that are free to be lent.
+/// Slots of the keys that can be leased.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Available {
-    slots: Chunks<u32>,
+    slots: Chunks<AvailablePosition, SlotIndex>,
 }
 
 impl Available {
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Puts a key in that is in neither these nor the holds.
-    pub(crate) fn insert(&mut self, slot: u32, slots: &mut Slots) {
-        slots.set_place(slot, u32::try_from(self.slots.len()).expect("invariant: bounded"));
-        self.slots.push(slot);
+    /// Inserts a key that is neither here nor among the holds.
+    pub(crate) fn insert(&mut self, slot: SlotIndex, slots: &mut Slots) {
+        let position = self.slots.push(slot);
+        slots.set_available_position(slot, position);
     }
 
-    /// Takes a key out that is in.
-    pub(crate) fn remove(&mut self, slot: u32, slots: &mut Slots) {
-        let place = slots.place(slot);
-        let removed = self.slots.swap_remove(place);
-        debug_assert_eq!(removed, slot, "a free key is where it says");
-        if (place as usize) < self.slots.len() {
-            slots.set_place(self.slots[place], place);
+    /// Removes a key that is here.
+    pub(crate) fn remove(&mut self, slot: SlotIndex, slots: &mut Slots) {
+        let position = slots.available_position(slot);
+        let removed = self.slots.swap_remove(position);
+        debug_assert_eq!(removed, slot, "an available key is at its position");
+        if (position.get() as usize) < self.slots.len() {
+            slots.set_available_position(self.slots[position], position);
         }
     }
 
-    /// Draws one, each as likely; it stays in. `None` when there is none.
-    pub(crate) fn draw(&self, random: &mut dyn RandomSource) -> Option<u32> {
-        let len = u32::try_from(self.slots.len()).expect("invariant: bounded");
-        (len > 0).then(|| self.slots[random.below(len)])
+    /// Returns a uniformly random key, which stays here; `None` when there is no key.
+    pub(crate) fn draw(&self, random: &mut dyn RandomSource) -> Option<SlotIndex> {
+        let len = u32::try_from(self.slots.len()).expect("invariant: keys are bounded");
+        (len > 0).then(|| self.slots[AvailablePosition::new(random.below(len))])
     }
 
-    /// Panics unless each key is where it says. O(n).
+    /// Panics unless each key is at its position. O(n).
     pub(crate) fn check_invariants(&self, slots: &Slots) {
-        for place in 0..u32::try_from(self.slots.len()).expect("invariant: bounded") {
-            assert_eq!(slots.place(self.slots[place]), place, "a free key is where it says");
+        for position in (0..self.slots.len()).map(AvailablePosition::of) {
+            let stored = slots.available_position(self.slots[position]);
+            assert_eq!(stored, position, "an available key is at its position");
         }
     }
 }

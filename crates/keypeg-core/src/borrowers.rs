@@ -1,84 +1,83 @@
-//! In whose name keys are lent, and how many leases each name has: running ones and those that are
-//! waited for.
+//! Borrowers, and how many leases each one has: running leases and requests that wait for one.
 //!
-//! Leases in nobody's name are not counted. A name without a lease takes no memory, so what is kept
-//! is bounded by the leases there are. Knows nothing of how somebody proves to be who.
+//! Leases without a borrower are not counted. A borrower without a lease takes no memory, so the
+//! table is bounded by the number of leases. Knows nothing of how a client proves its name.
 
+use crate::numbers::BorrowerId;
 use hashbrown::HashMap;
 
-/// Names whose room is kept when none has a lease.
+/// Entries for which an empty table keeps its memory.
 const KEPT_MAX: usize = 16;
 
-/// In whose name a key is lent, and how many leases that name may have at once.
+/// The name that a lease counts for, and how many leases that name may have at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Borrower {
-    /// Which name: a part of its digest; 0 is nobody's.
-    pub(crate) number: u64,
+    pub(crate) id: BorrowerId,
     max: Option<u32>,
 }
 
 impl Borrower {
-    /// The borrower of that name. Without a bound it is counted all the same: one may come later.
+    /// Returns the borrower of that name. Its leases are counted even without a limit, because a
+    /// limit may be set later.
     pub fn new(name: &str, max: Option<u32>) -> Self {
         let digest = blake3::hash(name.as_bytes());
         let (head, _) =
             digest.as_bytes().split_first_chunk::<8>().expect("invariant: a digest has 32 bytes");
-        // 56 bits are 8 bytes in a journal.
-        Self { number: (u64::from_le_bytes(*head) >> 8).max(1), max }
+        // 56 bits take 8 bytes as a varint in the journal.
+        Self { id: BorrowerId((u64::from_le_bytes(*head) >> 8).max(1)), max }
     }
 
-    /// The most leases it may have, where it has as many; what it has is only asked where there is a
-    /// bound.
-    pub(crate) fn passed(self, has: impl FnOnce(u64) -> u64) -> Option<u32> {
-        self.max.filter(|max| has(self.number) >= u64::from(*max))
+    /// Returns the limit if it is reached. Calls `lease_count` only where a limit is set.
+    pub(crate) fn reached_limit(self, lease_count: impl FnOnce(BorrowerId) -> u64) -> Option<u32> {
+        self.max.filter(|max| lease_count(self.id) >= u64::from(*max))
     }
 }
 
-/// How many leases each borrower has.
+/// The number of leases of each borrower.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Borrowers(HashMap<u64, u64, foldhash::fast::RandomState>);
+pub(crate) struct Borrowers(HashMap<BorrowerId, u64, foldhash::fast::RandomState>);
 
 impl Borrowers {
-    pub(crate) fn has(&self, number: u64) -> u64 {
-        self.0.get(&number).copied().unwrap_or(0)
+    pub(crate) fn lease_count(&self, id: BorrowerId) -> u64 {
+        self.0.get(&id).copied().unwrap_or(0)
     }
 
-    /// KeyCounts one more.
-    pub(crate) fn add(&mut self, number: u64) {
-        if number > 0 {
-            *self.0.entry(number).or_insert(0) += 1;
+    /// Counts one lease more.
+    pub(crate) fn add(&mut self, id: BorrowerId) {
+        if id != BorrowerId::NONE {
+            *self.0.entry(id).or_insert(0) += 1;
         }
     }
 
-    /// KeyCounts one less.
-    pub(crate) fn remove(&mut self, number: u64) {
-        if number > 0 {
-            self.take(number, 1);
+    /// Counts one lease less.
+    pub(crate) fn remove(&mut self, id: BorrowerId) {
+        if id != BorrowerId::NONE {
+            self.subtract(id, 1);
         }
     }
 
-    /// KeyCounts all that `others` count no more. O(borrowers among them).
+    /// Subtracts all counts of `others`. O(borrowers in `others`).
     pub(crate) fn remove_all(&mut self, others: &Self) {
-        for (number, count) in &others.0 {
-            self.take(*number, *count);
+        for (id, count) in &others.0 {
+            self.subtract(*id, *count);
         }
     }
 
-    fn take(&mut self, number: u64, count: u64) {
-        let has = self.0.get_mut(&number).expect("invariant: what ends was counted");
-        *has -= count;
-        if *has == 0 {
-            self.0.remove(&number);
+    fn subtract(&mut self, id: BorrowerId, count: u64) {
+        let leases = self.0.get_mut(&id).expect("invariant: a lease that ends was counted");
+        *leases -= count;
+        if *leases == 0 {
+            self.0.remove(&id);
             if self.0.is_empty() && self.0.capacity() > KEPT_MAX {
-                // The memory of many goes with them; that of few is taken again at the next grant.
+                // Frees a large table; a small one would be allocated again at the next grant.
                 self.0 = HashMap::default();
             }
         }
     }
 
     pub(crate) fn add_all(&mut self, others: &Self) {
-        for (number, count) in &others.0 {
-            *self.0.entry(*number).or_insert(0) += count;
+        for (id, count) in &others.0 {
+            *self.0.entry(*id).or_insert(0) += count;
         }
     }
 }
@@ -88,28 +87,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_without_a_lease_take_no_memory() {
+    fn borrowers_without_a_lease_take_no_memory() {
         let mut all = Borrowers::default();
         for number in 1..10_000 {
-            all.add(number);
-            all.add(0);
+            all.add(BorrowerId(number));
+            all.add(BorrowerId::NONE);
         }
         for number in 1..10_000 {
-            assert_eq!(all.has(number), 1);
-            all.remove(number);
-            all.remove(0);
+            assert_eq!(all.lease_count(BorrowerId(number)), 1);
+            all.remove(BorrowerId(number));
+            all.remove(BorrowerId::NONE);
         }
         assert!(all.0.is_empty() && all.0.capacity() <= KEPT_MAX, "{}", all.0.capacity());
     }
 
     #[test]
-    fn a_borrower_is_its_name() {
+    fn a_borrower_is_identified_by_its_name() {
         let [a, b] = ["a", "b"].map(|name| Borrower::new(name, None));
-        assert_eq!(Borrower::new("a", Some(3)).number, a.number);
-        assert_ne!(a.number, b.number);
-        assert!((1..1 << 56).contains(&a.number), "8 bytes in a journal");
-        assert_eq!(a.passed(|_| u64::MAX), None);
-        let few = Borrower::new("a", Some(3));
-        assert_eq!([2, 3, 4].map(|has| few.passed(|_| has)), [None, Some(3), Some(3)]);
+        assert_eq!(Borrower::new("a", Some(3)).id, a.id);
+        assert_ne!(a.id, b.id);
+        assert!((1..1 << 56).contains(&a.id.0), "8 bytes in the journal");
+        assert_eq!(a.reached_limit(|_| u64::MAX), None);
+        let limited = Borrower::new("a", Some(3));
+        let reached = [2, 3, 4].map(|count| limited.reached_limit(|_| count));
+        assert_eq!(reached, [None, Some(3), Some(3)]);
     }
 }

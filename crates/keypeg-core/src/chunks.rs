@@ -1,41 +1,49 @@
-//! A vector that grows in chunks: pushing never moves what is already there, so growing to ten
-//! million never stops the world, and popping gives memory back. Knows nothing of keys.
+//! A vector that grows in chunks: pushing never moves existing items, so growing to ten million
+//! items never stops the server, and popping frees memory. Knows nothing of keys.
+
+use crate::indices::ItemIndex;
+use std::marker::PhantomData;
 
 const SHIFT: u32 = 12;
 /// Items in a chunk.
 const CHUNK: usize = 1 << SHIFT;
 const MASK: usize = CHUNK - 1;
 
-/// A vector of chunks; every chunk but the last is full. Indexed by `u32`.
+/// A vector of `T` in chunks, indexed by `I`; every chunk but the last is full.
 #[derive(Clone, Debug)]
-pub(crate) struct Chunks<T> {
+pub(crate) struct Chunks<I, T> {
     chunks: Vec<Vec<T>>,
     len: usize,
+    index: PhantomData<I>,
 }
 
-impl<T> Default for Chunks<T> {
+impl<I, T> Default for Chunks<I, T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), len: 0 }
+        Self { chunks: Vec::new(), len: 0, index: PhantomData }
     }
 }
 
-impl<T> Chunks<T> {
+impl<I: ItemIndex, T> Chunks<I, T> {
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(crate) fn push(&mut self, item: T) {
+    /// Appends an item and returns its index.
+    pub(crate) fn push(&mut self, item: T) -> I {
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
-            // The first chunk grows as it needs, so that a small pool stays small.
+            // The first chunk grows by doubling, so that a small pool stays small.
             let capacity = if self.chunks.is_empty() { 0 } else { CHUNK };
             self.chunks.push(Vec::with_capacity(capacity));
         }
         self.chunks.last_mut().expect("invariant: just pushed").push(item);
         self.len += 1;
+        I::of(self.len - 1)
     }
 
     pub(crate) fn pop(&mut self) -> Option<T> {
@@ -47,23 +55,31 @@ impl<T> Chunks<T> {
         Some(item)
     }
 
-    /// Takes the item at `at` out and puts the last one in its place.
-    pub(crate) fn swap_remove(&mut self, at: u32) -> T {
-        let last = self.pop().expect("invariant: `at` is within");
-        if at as usize == self.len { last } else { std::mem::replace(&mut self[at], last) }
+    /// Removes the item at `index` and moves the last item into its position.
+    pub(crate) fn swap_remove(&mut self, index: I) -> T {
+        let last = self.pop().expect("invariant: the index is below the length");
+        if index.get() as usize == self.len {
+            last
+        } else {
+            std::mem::replace(&mut self[index], last)
+        }
     }
 }
 
-impl<T> std::ops::Index<u32> for Chunks<T> {
+impl<I: ItemIndex, T> std::ops::Index<I> for Chunks<I, T> {
     type Output = T;
-    fn index(&self, at: u32) -> &T {
-        &self.chunks[at as usize >> SHIFT][at as usize & MASK]
+    #[inline]
+    fn index(&self, index: I) -> &T {
+        let index = index.get() as usize;
+        &self.chunks[index >> SHIFT][index & MASK]
     }
 }
 
-impl<T> std::ops::IndexMut<u32> for Chunks<T> {
-    fn index_mut(&mut self, at: u32) -> &mut T {
-        &mut self.chunks[at as usize >> SHIFT][at as usize & MASK]
+impl<I: ItemIndex, T> std::ops::IndexMut<I> for Chunks<I, T> {
+    #[inline]
+    fn index_mut(&mut self, index: I) -> &mut T {
+        let index = index.get() as usize;
+        &mut self.chunks[index >> SHIFT][index & MASK]
     }
 }
 
@@ -72,20 +88,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_vector_over_the_edges_of_chunks() {
-        let mut chunks = Chunks::default();
-        let mut plain = Vec::new();
-        for n in 0..3 * CHUNK + 5 {
-            chunks.push(n);
-            plain.push(n);
+    fn it_behaves_like_a_vector_across_chunk_boundaries() {
+        let mut chunks = Chunks::<u32, usize>::default();
+        let mut vector = Vec::new();
+        for number in 0..3 * CHUNK + 5 {
+            assert_eq!(chunks.push(number) as usize, number);
+            vector.push(number);
         }
-        for at in [0, CHUNK - 1, CHUNK, 2 * CHUNK + 3, plain.len() - 1 - 4] {
-            let at32 = u32::try_from(at).expect("small");
-            assert_eq!(chunks.swap_remove(at32), plain.swap_remove(at));
+        for index in [0, CHUNK - 1, CHUNK, 2 * CHUNK + 3, vector.len() - 1 - 4] {
+            assert_eq!(chunks.swap_remove(u32::of(index)), vector.swap_remove(index));
         }
-        while let Some(n) = plain.pop() {
-            assert_eq!(chunks.len(), plain.len() + 1);
-            assert_eq!(chunks.pop(), Some(n));
+        while let Some(number) = vector.pop() {
+            assert_eq!(chunks.len(), vector.len() + 1);
+            assert_eq!(chunks.pop(), Some(number));
         }
         assert!(chunks.is_empty() && chunks.pop().is_none() && chunks.chunks.is_empty());
     }

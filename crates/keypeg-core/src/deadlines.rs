@@ -1,173 +1,197 @@
-//! An indexed 4-ary heap: which item is due first, exactly.
+//! An indexed 4-ary heap: returns the item with the earliest deadline, exactly.
 //!
-//! Items know their place in the heap through [`HeapIndex`], so a deadline is set or cancelled in
-//! O(log n). All items can be given one new deadline in O(1): a heap whose items are equal is a
-//! heap however they lie, so only the round is counted on. Knows neither keys nor clocks.
+//! Each item stores its position in the heap (see [`HeapIndex`]), so a deadline is set or
+//! cancelled in O(log n). [`Deadlines::raise_all`] gives all items one new deadline in O(1) by
+//! starting a new epoch: any order of items with equal deadlines is a valid heap. Knows neither
+//! keys nor clocks.
 
 use crate::chunks::Chunks;
 use crate::clocks::NEVER_US;
+use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP};
+use std::marker::PhantomData;
 
-/// Where each item says it is in the heap.
+/// The positions of items in one heap, stored beside the items.
 pub(crate) trait HeapIndex {
-    fn place(&self, item: u32) -> u32;
-    fn set_place(&mut self, item: u32, place: u32);
+    type Item: ItemIndex;
+
+    /// Returns [`NOT_IN_HEAP`] for an item that is not in the heap.
+    fn heap_position(&self, item: Self::Item) -> HeapPosition;
+    fn set_heap_position(&mut self, item: Self::Item, position: HeapPosition);
 }
 
-/// The place of an item that is in no heap.
-pub(crate) const NO_INDEX: u32 = u32::MAX;
+/// The most children of a node.
+const ARITY: u32 = 4;
+const EPOCH_BITS: u32 = 44;
 
-const WAYS: u32 = 4;
-const ROUND_BITS: u32 = 44;
-
-/// Deadline (52 bits), round (44 bits), item (32 bits), most significant first.
+/// Deadline (52 bits), epoch (44 bits), item (32 bits), most significant first.
 #[derive(Clone, Copy, Debug)]
 struct Entry(u128);
 
 impl Entry {
-    fn new(at_us: u64, round: u64, item: u32) -> Self {
-        debug_assert!(at_us <= NEVER_US && round < 1 << ROUND_BITS);
-        Self(u128::from(at_us) << 76 | u128::from(round) << 32 | u128::from(item))
+    #[inline]
+    fn new(at_us: u64, epoch: u64, item: u32) -> Self {
+        debug_assert!(at_us <= NEVER_US && epoch < 1 << EPOCH_BITS);
+        Self(u128::from(at_us) << 76 | u128::from(epoch) << 32 | u128::from(item))
     }
 
+    #[inline]
     fn at_us(self) -> u64 {
         u64::try_from(self.0 >> 76).expect("invariant: 52 bits")
     }
 
-    fn round(self) -> u64 {
-        u64::try_from((self.0 >> 32) & ((1 << ROUND_BITS) - 1)).expect("invariant: 44 bits")
+    #[inline]
+    fn epoch(self) -> u64 {
+        u64::try_from((self.0 >> 32) & ((1 << EPOCH_BITS) - 1)).expect("invariant: 44 bits")
     }
 
-    fn item(self) -> u32 {
-        u32::try_from(self.0 & u128::from(u32::MAX)).expect("invariant: 32 bits")
+    #[inline]
+    fn item<I: ItemIndex>(self) -> I {
+        I::new(u32::try_from(self.0 & u128::from(u32::MAX)).expect("invariant: 32 bits"))
     }
 }
 
-/// Items by deadline, soonest first.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Deadlines {
-    heap: Chunks<Entry>,
-    /// Entries of an earlier round are due at `raised_us`, whatever they say.
-    round: u64,
+/// Items ordered by deadline, earliest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Deadlines<I> {
+    heap: Chunks<HeapPosition, Entry>,
+    /// The current epoch. Entries of an earlier epoch are due at `raised_us`, whatever they store.
+    epoch: u64,
     raised_us: u64,
-    /// Whether an entry of this round can be in the heap.
+    /// Whether an entry of the current epoch can be in the heap.
     touched: bool,
+    item: PhantomData<I>,
 }
 
-impl Deadlines {
+impl<I> Default for Deadlines<I> {
+    fn default() -> Self {
+        let heap = Chunks::default();
+        Self { heap, epoch: 0, raised_us: 0, touched: false, item: PhantomData }
+    }
+}
+
+impl<I: ItemIndex> Deadlines<I> {
     pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// The soonest deadline and its item. O(1).
-    pub(crate) fn first(&self) -> Option<(u64, u32)> {
-        (!self.heap.is_empty()).then(|| (self.due(self.heap[0]), self.heap[0].item()))
+    /// Returns the earliest deadline and its item. O(1).
+    pub(crate) fn first(&self) -> Option<(u64, I)> {
+        let root = HeapPosition::new(0);
+        (!self.heap.is_empty()).then(|| (self.due(self.heap[root]), self.heap[root].item()))
     }
 
-    /// The deadline of an item that is in. O(1).
-    pub(crate) fn deadline(&self, item: u32, places: &impl HeapIndex) -> u64 {
-        let entry = self.heap[places.place(item)];
-        debug_assert_eq!(entry.item(), item, "an item is where it says");
+    /// Returns the deadline of an item that is in the heap. O(1).
+    pub(crate) fn deadline(&self, item: I, positions: &impl HeapIndex<Item = I>) -> u64 {
+        let entry = self.heap[positions.heap_position(item)];
+        debug_assert!(entry.item::<I>() == item, "an item is at its heap position");
         self.due(entry)
     }
 
-    /// Sets an item's deadline, putting it in if it is not. O(log n).
-    pub(crate) fn set(&mut self, item: u32, at_us: u64, places: &mut impl HeapIndex) {
-        let entry = Entry::new(at_us, self.round, item);
+    /// Sets an item's deadline, inserting the item if necessary. O(log n).
+    pub(crate) fn set(&mut self, item: I, at_us: u64, positions: &mut impl HeapIndex<Item = I>) {
+        let entry = Entry::new(at_us, self.epoch, item.get());
         self.touched = true;
-        match places.place(item) {
-            NO_INDEX => {
-                self.heap.push(entry);
-                self.settle(index(self.heap.len() - 1), places);
+        match positions.heap_position(item) {
+            NOT_IN_HEAP => {
+                let position = self.heap.push(entry);
+                self.sift(position, positions);
             }
-            place => {
-                self.heap[place] = entry;
-                self.settle(place, places);
+            position => {
+                self.heap[position] = entry;
+                self.sift(position, positions);
             }
         }
     }
 
-    /// Takes an item out, if it is in. O(log n).
-    pub(crate) fn cancel(&mut self, item: u32, places: &mut impl HeapIndex) {
-        let place = places.place(item);
-        if place == NO_INDEX {
+    /// Removes an item, if it is in the heap. O(log n).
+    pub(crate) fn cancel(&mut self, item: I, positions: &mut impl HeapIndex<Item = I>) {
+        let position = positions.heap_position(item);
+        if position == NOT_IN_HEAP {
             return;
         }
-        let removed = self.heap.swap_remove(place);
-        debug_assert_eq!(removed.item(), item, "an item is where it says");
-        places.set_place(item, NO_INDEX);
-        if (place as usize) < self.heap.len() {
-            self.settle(place, places);
+        let removed = self.heap.swap_remove(position);
+        debug_assert!(removed.item::<I>() == item, "an item is at its heap position");
+        positions.set_heap_position(item, NOT_IN_HEAP);
+        if (position.get() as usize) < self.heap.len() {
+            self.sift(position, positions);
         }
     }
 
-    /// Gives every item that is in the same new deadline. O(1).
+    /// Gives every item in the heap the same new deadline. O(1).
     pub(crate) fn raise_all(&mut self, at_us: u64) {
         if std::mem::take(&mut self.touched) {
-            // 2^44 rounds of a set and a raise each take years at any speed.
-            self.round += 1;
+            // 2^44 epochs last for years, even if every call starts one.
+            self.epoch += 1;
         }
         self.raised_us = at_us.min(NEVER_US);
     }
 
     fn due(&self, entry: Entry) -> u64 {
-        if entry.round() == self.round { entry.at_us() } else { self.raised_us }
+        if entry.epoch() == self.epoch { entry.at_us() } else { self.raised_us }
     }
 
-    /// Moves the entry at `place` up or down to where it belongs.
-    fn settle(&mut self, place: u32, places: &mut impl HeapIndex) {
-        let entry = self.heap[place];
+    /// Moves the entry at `position` up or down until the heap is in order.
+    fn sift(&mut self, position: HeapPosition, positions: &mut impl HeapIndex<Item = I>) {
+        let entry = self.heap[position];
         let due = self.due(entry);
-        let mut hole = place;
-        while hole > 0 {
-            let parent = (hole - 1) / WAYS;
+        let mut hole = position;
+        while hole.get() > 0 {
+            let parent = parent_of(hole);
             let above = self.heap[parent];
             if self.due(above) <= due {
                 break;
             }
-            self.put(hole, above, places);
+            self.place(hole, above, positions);
             hole = parent;
         }
-        if hole == place {
-            while let Some((child, below)) = self.soonest_child(hole)
+        if hole == position {
+            while let Some((child, below)) = self.earliest_child(hole)
                 && self.due(below) < due
             {
-                self.put(hole, below, places);
+                self.place(hole, below, positions);
                 hole = child;
             }
         }
-        self.put(hole, entry, places);
+        self.place(hole, entry, positions);
     }
 
-    fn soonest_child(&self, place: u32) -> Option<(u32, Entry)> {
-        let first = place as usize * WAYS as usize + 1;
-        let end = (first + WAYS as usize).min(self.heap.len());
+    fn earliest_child(&self, position: HeapPosition) -> Option<(HeapPosition, Entry)> {
+        let first = position.get() as usize * ARITY as usize + 1;
+        let end = (first + ARITY as usize).min(self.heap.len());
         (first..end)
-            .map(|child| (index(child), self.heap[index(child)]))
+            .map(|child| (HeapPosition::of(child), self.heap[HeapPosition::of(child)]))
             .min_by_key(|&(_, entry)| self.due(entry))
     }
 
-    fn put(&mut self, place: u32, entry: Entry, places: &mut impl HeapIndex) {
-        self.heap[place] = entry;
-        places.set_place(entry.item(), place);
+    fn place(
+        &mut self,
+        position: HeapPosition,
+        entry: Entry,
+        positions: &mut impl HeapIndex<Item = I>,
+    ) {
+        self.heap[position] = entry;
+        positions.set_heap_position(entry.item(), position);
     }
 
-    /// Panics unless every item is where it says and no item is due before its parent. O(n).
-    pub(crate) fn check_invariants(&self, places: &impl HeapIndex) {
-        for place in 0..index(self.heap.len()) {
-            let entry = self.heap[place];
-            assert_eq!(places.place(entry.item()), place, "an item is where it says");
-            assert!(entry.round() <= self.round);
-            assert!(self.touched || entry.round() < self.round || self.round == 0);
-            if place > 0 {
-                let parent = self.heap[(place - 1) / WAYS];
-                assert!(self.due(parent) <= self.due(entry), "a parent is due first");
+    /// Panics unless every item is at its position and no item is due before its parent. O(n).
+    pub(crate) fn check_invariants(&self, positions: &impl HeapIndex<Item = I>) {
+        for position in (0..self.heap.len()).map(HeapPosition::of) {
+            let entry = self.heap[position];
+            let stored = positions.heap_position(entry.item());
+            assert_eq!(stored, position, "an item is at its heap position");
+            assert!(entry.epoch() <= self.epoch);
+            assert!(self.touched || entry.epoch() < self.epoch || self.epoch == 0);
+            if position.get() > 0 {
+                let parent = self.heap[parent_of(position)];
+                assert!(self.due(parent) <= self.due(entry), "a parent is due before its children");
             }
         }
     }
 }
 
-fn index(at: usize) -> u32 {
-    u32::try_from(at).expect("invariant: a heap holds fewer than 2^32 items")
+#[inline]
+fn parent_of(position: HeapPosition) -> HeapPosition {
+    HeapPosition::new((position.get() - 1) / ARITY)
 }
 
 #[cfg(test)]
@@ -175,21 +199,22 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Table(Vec<u32>);
+    struct Table(Vec<HeapPosition>);
 
     impl HeapIndex for Table {
-        fn place(&self, item: u32) -> u32 {
+        type Item = u32;
+        fn heap_position(&self, item: u32) -> HeapPosition {
             self.0[item as usize]
         }
-        fn set_place(&mut self, item: u32, place: u32) {
-            self.0[item as usize] = place;
+        fn set_heap_position(&mut self, item: u32, position: HeapPosition) {
+            self.0[item as usize] = position;
         }
     }
 
-    /// A naive list beside the heap, driven by a linear congruence.
+    /// Random operations, drawn by a linear congruential generator, on the heap and on a plain list.
     #[test]
-    fn it_agrees_with_a_sorted_list() {
-        let mut table = Table(vec![NO_INDEX; 300]);
+    fn it_agrees_with_a_plain_list() {
+        let mut table = Table(vec![NOT_IN_HEAP; 300]);
         let mut heap = Deadlines::default();
         let mut list: Vec<Option<u64>> = vec![None; 300];
         let mut state = 1_u64;
@@ -215,8 +240,8 @@ mod tests {
                     list.iter_mut().flatten().for_each(|due| *due = at);
                 }
             }
-            let soonest = list.iter().flatten().min().copied();
-            assert_eq!(heap.first().map(|(at, _)| at), soonest, "step {step}");
+            let earliest = list.iter().flatten().min().copied();
+            assert_eq!(heap.first().map(|(at, _)| at), earliest, "step {step}");
             if let Some(due) = list[item as usize] {
                 assert_eq!(heap.deadline(item, &table), due);
             }

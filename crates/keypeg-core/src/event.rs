@@ -1,93 +1,93 @@
-//! What is told of a pool to those who follow it.
+//! Events: what the subscribers of a pool receive.
 //!
-//! Unlike a [`Fact`](crate::Fact) an event names its key by the public id, carries no value, and
-//! tells of ends by time, which leave no fact. Nothing is made again from events: a pool that
-//! nobody follows makes none, and spends nothing on them but the question.
+//! Unlike a [`Fact`](crate::Fact), an event names its key by the public id, contains no value, and
+//! also reports ends by time, which leave no fact. Nothing is rebuilt from events. A pool without
+//! subscribers creates none: it only checks whether it has subscribers.
 
 use crate::ids::KeyId;
 use crate::key::{KeyState, NewKey};
 
-/// Something that happened to keys of a followed pool. Instants are lease time in microseconds.
+/// A change to keys of a pool that has subscribers. Instants are lease time in microseconds.
 ///
-/// Each tells enough to count states by it: where a key is from now on follows from the event, and
-/// where it was is told wherever it could have been in more than one state.
+/// Events suffice to count the keys in each state: the event determines the new state, and it
+/// contains the state before wherever more than one was possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// Keys came to be, all by one call; they are available.
+    /// One call created keys, which are available.
     KeysCreated {
-        /// Whether they were brought in.
+        /// Whether they were imported.
         imported: bool,
         /// The keys.
         keys: &'a [NewKey],
     },
-    /// An available key was lent.
+    /// An available key was leased.
     Granted {
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// Who said to hold it.
+        /// The holder, as the request named it.
         holder: Option<&'a str>,
-        /// When the lease ends.
+        /// The end of the lease.
         until_us: u64,
     },
-    /// A lease was given more time.
+    /// A lease was renewed.
     Renewed {
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// When the lease ends now.
+        /// The new end of the lease.
         until_us: u64,
     },
-    /// A lease was ended by a call.
+    /// A call ended a lease.
     Released {
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// Until when the key rests; 0 for not at all: then it is available.
+        /// The end of the key's rest; 0 when it does not rest and is available.
         rest_until_us: u64,
-        /// Why it rests, where that was said.
+        /// The reason of the rest, where the call gave one.
         reason: Option<&'a str>,
     },
-    /// A lease was ended by time.
+    /// A lease expired.
     Expired {
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// Until when the key rests; 0 for not at all: then it is available.
+        /// The end of the key's rest; 0 when it does not rest and is available.
         rest_until_us: u64,
     },
-    /// A leased key was taken out of rotation by a call.
+    /// A call quarantined a leased key.
     Quarantined {
         /// The key.
         key: KeyId,
-        /// The token of the lease that this ended.
+        /// The fencing token of the lease that ended.
         token: u64,
-        /// Why, where that was said.
+        /// The reason, where the call gave one.
         reason: Option<&'a str>,
     },
-    /// A key that rested or was out of rotation is available again, by a call or by time.
+    /// A resting or quarantined key became available, by a call or by time.
     KeyFreed {
         /// The key.
         key: KeyId,
-        /// Where it was.
+        /// The state before.
         was: KeyState,
     },
-    /// A key was deleted by a call.
+    /// A call deleted a key.
     Deleted {
         /// The key.
         key: KeyId,
-        /// Where it was.
+        /// The state before.
         was: KeyState,
     },
-    /// A key was purged by time.
+    /// A key was purged.
     Purged {
         /// The key.
         key: KeyId,
-        /// Where it was.
+        /// The state before.
         was: KeyState,
     },
 }

@@ -1,20 +1,22 @@
-//! What a pool emits and a journal must remember.
+//! Facts: what the pools emit and the journal must store.
 //!
-//! A fact is past and complete: replaying all facts in order gives the pools back. What time alone
-//! decides (the end of a lease, the end of a rest) is no fact, since the clock in the journal
-//! tells it; a purge is one, since no key may come back from it. Facts carry numbers, not names.
+//! A fact is past and complete: replaying all facts in order rebuilds the pools. The end of a
+//! lease or a rest by time is not a fact, because the journal's clock implies it; a purge is a
+//! fact, because a purged key must never reappear. Facts contain numbers, not names.
 
 use crate::event::Event;
 use crate::ids::{BodyDigest, IdempotencyId};
+use crate::numbers::{BorrowerId, KeyNumber, PoolId};
 use crate::policy::Policy;
+use crate::sabotage::{Sabotage, enabled};
 
-/// Something that happened to a pool or a key. Key numbers are the server's and never used twice.
+/// A change to a pool or a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact<'a> {
-    /// A pool was made.
+    /// A pool was created.
     PoolCreated {
-        /// Its number, never used twice.
-        pool: u32,
+        /// The pool's number, never used twice.
+        pool: PoolId,
         /// Its name.
         name: &'a str,
         /// Its policy.
@@ -23,221 +25,222 @@ pub enum Fact<'a> {
     /// A pool's policy was changed.
     PolicyChanged {
         /// The pool.
-        pool: u32,
-        /// What it is now.
+        pool: PoolId,
+        /// The new policy.
         policy: Policy,
     },
-    /// A pool was removed with all its keys.
+    /// A pool was deleted with all its keys.
     PoolDeleted {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
     },
-    /// Keys came to be: numbers `first`, `first + 1`, …, one for each value.
+    /// Keys were created: numbers `first`, `first + 1`, …, one for each value.
     KeysCreated {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The first key's number.
-        first: u64,
-        /// When, wall time in milliseconds: shown, decides nothing.
+        first: KeyNumber,
+        /// The time of creation, wall time in milliseconds: only shown.
         at_ms: u64,
-        /// Whether they were brought in: their values are then never used again.
+        /// Whether they were imported: then their values are never used again.
         imported: bool,
         /// Their values.
         values: PackedValues<'a>,
     },
-    /// A key was deleted by a call.
+    /// A call deleted a key.
     KeyDeleted {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
     },
-    /// A key was purged by time.
+    /// A key was purged.
     KeyPurged {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
     },
-    /// A key was lent.
+    /// A lease was granted.
     Granted {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token.
         token: u64,
-        /// The lease itself.
+        /// The lease.
         lease: Grant<'a>,
     },
-    /// A lease runs: told anew, so that what was written of it before can be forgotten.
+    /// A lease runs: logged again, so that segments with its earlier records can be deleted.
     LeaseSnapshot {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token.
         token: u64,
         /// The lease as it is now.
         lease: Grant<'a>,
     },
-    /// A key rests after the lease of this token: told anew, like [`Fact::LeaseSnapshot`].
+    /// A key rests after the lease of this token: logged again, like [`Fact::LeaseSnapshot`].
     RestSnapshot {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
-        /// The fencing token of the lease it rests after.
+        key: KeyNumber,
+        /// The fencing token of the lease before the rest.
         token: u64,
-        /// Until when, lease time in microseconds.
+        /// The end of the rest, lease time in microseconds.
         until_us: u64,
-        /// Why, where that was said.
+        /// The reason, where the release gave one.
         reason: Option<&'a str>,
     },
-    /// A lease was given more time.
+    /// A lease was renewed.
     Renewed {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The lease's fencing token.
         token: u64,
         /// Its new end, lease time in microseconds.
         until_us: u64,
     },
-    /// A lease was ended by a call.
+    /// A call ended a lease.
     Released {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The lease's fencing token.
         token: u64,
-        /// Until when the key rests, lease time in microseconds; 0 for not at all.
+        /// The end of the key's rest, lease time in microseconds; 0 when it does not rest.
         rest_until_us: u64,
-        /// Why it rests, where that was said.
+        /// The reason of the rest, where the call gave one.
         reason: Option<&'a str>,
     },
-    /// A key was taken out of rotation by a call, which ended the lease on it.
+    /// A call quarantined a key, which ended the lease on it.
     Quarantined {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
-        /// Why, where that was said.
+        key: KeyNumber,
+        /// The reason, where the call gave one.
         reason: Option<&'a str>,
     },
-    /// A key that rested or was out of rotation was put back.
+    /// A call made a resting or quarantined key available.
     KeyFreed {
         /// The pool.
-        pool: u32,
+        pool: PoolId,
         /// The key.
-        key: u64,
+        key: KeyNumber,
     },
-    /// What an Idempotency-Key was answered: in the same batch as what it tells of, and told anew,
-    /// like [`Fact::LeaseSnapshot`].
+    /// The result of a request with an Idempotency-Key was stored: in the same batch as the change
+    /// it describes, and logged again, like [`Fact::LeaseSnapshot`].
     AnswerStored {
         /// The pool.
-        pool: u32,
-        /// The answer.
+        pool: PoolId,
+        /// The stored answer.
         answer: IdempotencyRecord,
     },
-    /// An answer was never received and what it gave has been taken back: it is forgotten.
+    /// A stored answer was removed, because the client never received it and its lease is released.
     AnswerRevoked {
         /// The pool.
-        pool: u32,
-        /// Which answer.
+        pool: PoolId,
+        /// The id of the stored answer.
         id: IdempotencyId,
     },
-    /// Tokens below `until` may be granted; a start that is not clean goes on from there.
+    /// Tokens below `until` may be granted; a start after an unclean stop continues from there.
     TokensReserved {
-        /// The bound.
+        /// The end of the reservation.
         until: u64,
     },
-    /// All that still counts of the segments up to this one has been told anew: they can go.
+    /// Everything that still counts in the segments up to this one has been logged again: they can
+    /// be deleted.
     SegmentsDropped {
-        /// The last segment that can go.
+        /// The last segment that can be deleted.
         through: u64,
     },
-    /// The server stopped cleanly: the next token is this one.
+    /// The server stopped cleanly.
     Stopped {
         /// The next token to grant.
         next_token: u64,
     },
 }
 
-/// The times of a lease, its holder and in whose name it is. Lease time in microseconds.
+/// The terms of a lease. Instants are lease time in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant<'a> {
-    /// When it was granted.
+    /// The instant of the grant.
     pub granted_us: u64,
-    /// When it ends.
+    /// The end of the lease.
     pub until_us: u64,
-    /// The latest end that renewing can give it.
+    /// The latest end that renewals can give it.
     pub hold_until_us: u64,
-    /// How long the key rests after it, a length.
+    /// How long the key rests after the lease, a duration.
     pub rest_us: u64,
-    /// Who said to hold it.
+    /// The holder, as the request named it.
     pub holder: Option<&'a str>,
-    /// In whose name: its borrower's number, or 0.
-    pub by: u64,
+    /// The borrower that the lease counts for.
+    pub borrower: BorrowerId,
 }
 
-/// What an Idempotency-Key was answered.
+/// The stored answer of a request with an Idempotency-Key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdempotencyRecord {
-    /// Which answer it is.
+    /// The id of the stored answer.
     pub id: IdempotencyId,
-    /// What was asked.
+    /// The digest of the request's body.
     pub body: BodyDigest,
-    /// How long it is kept at least, lease time in microseconds.
+    /// The instant until which it is kept at least, lease time in microseconds.
     pub until_us: u64,
-    /// What it told.
-    pub said: IdempotentResult,
+    /// The result of the request.
+    pub result: IdempotentResult,
 }
 
-/// What an answer told that is not to be found elsewhere later. Instants that end in `_ms` are wall
-/// time, as they were shown.
+/// The parts of a result that cannot be read from the pool later. Instants that end in `_ms` are
+/// wall time, as the client received them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdempotentResult {
-    /// A key was lent.
+    /// A lease was granted.
     Lease {
         /// The key.
-        key: u64,
+        key: KeyNumber,
         /// The fencing token.
         token: u64,
-        /// When the lease was to end, lease time in microseconds: another end is a renewal's.
+        /// The end of the lease, lease time in microseconds: a different end is due to a renewal.
         until_us: u64,
-        /// When it was granted.
+        /// The instant of the grant.
         granted_at_ms: u64,
-        /// When it was to end.
+        /// The end of the lease.
         expires_at_ms: u64,
-        /// When its key was to be purged; `None` never.
+        /// When the key was to be purged; `None` never.
         key_expires_at_ms: Option<u64>,
     },
-    /// Keys were made or brought in: numbers `first`, `first + 1`, ….
+    /// Keys were generated or imported: numbers `first`, `first + 1`, ….
     Keys {
         /// The first key's number.
-        first: u64,
-        /// How many.
+        first: KeyNumber,
+        /// The number of keys.
         count: u32,
         /// When they were to be purged; `None` never.
         expires_at_ms: Option<u64>,
     },
 }
 
-/// Who takes facts: a journal's batch, a feed, a test.
+/// A consumer of facts: the journal's batch, a test.
 pub trait FactSink {
-    /// Takes one fact; it stands once the batch it is part of is durable.
+    /// Records one fact; it is durable once the batch that contains it is.
     fn record(&mut self, fact: &Fact<'_>);
 
-    /// Tells whether somebody follows this pool: only then are its events made.
-    fn has_subscribers(&self, _pool: u32) -> bool {
+    /// Returns whether the pool has subscribers: only then are its events created.
+    fn has_subscribers(&self, _pool: PoolId) -> bool {
         false
     }
 
-    /// Takes an event of a followed pool; it stands once the facts told with it do.
-    fn emit(&mut self, _pool: u32, _event: &Event<'_>) {}
+    /// Emits an event of a pool that has subscribers; it is durable once the facts of its step are.
+    fn emit(&mut self, _pool: PoolId, _event: &Event<'_>) {}
 }
 
 impl<F: FnMut(&Fact<'_>)> FactSink for F {
@@ -246,7 +249,33 @@ impl<F: FnMut(&Fact<'_>)> FactSink for F {
     }
 }
 
-/// PackedValues laid end to end, each behind its length (two bytes, little-endian).
+/// Keys that one call created, as [`Fact::KeysCreated`] without its pool.
+#[derive(Clone, Copy)]
+pub(crate) struct CreatedKeys<'a> {
+    pub(crate) first: KeyNumber,
+    pub(crate) at_ms: u64,
+    pub(crate) imported: bool,
+    pub(crate) values: PackedValues<'a>,
+}
+
+impl CreatedKeys<'_> {
+    /// Records the keys as one fact, so that no batch can contain only some of them.
+    pub(crate) fn record(self, pool: PoolId, facts: &mut dyn FactSink) {
+        let Self { first, at_ms, imported, values } = self;
+        if enabled(Sabotage::HalfBatch) {
+            for (first, value) in first.range(values.count()).zip(values.iter()) {
+                let mut single = PackedValuesBuilder::default();
+                single.push(value);
+                let values = single.values();
+                facts.record(&Fact::KeysCreated { pool, first, at_ms, imported, values });
+            }
+            return;
+        }
+        facts.record(&Fact::KeysCreated { pool, first, at_ms, imported, values });
+    }
+}
+
+/// Values in one buffer, each after its length (two bytes, little-endian).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PackedValues<'a> {
     packed: &'a [u8],
@@ -254,7 +283,7 @@ pub struct PackedValues<'a> {
 }
 
 impl<'a> PackedValues<'a> {
-    /// Takes packed bytes; `None` when they are not whole values of 1 to 4096 bytes of UTF-8.
+    /// Parses a buffer; `None` unless it consists of whole values of 1 to 4096 bytes of UTF-8.
     pub fn parse(packed: &'a [u8]) -> Option<Self> {
         let mut values = Self { packed, count: 0 };
         let mut rest = packed;
@@ -270,17 +299,17 @@ impl<'a> PackedValues<'a> {
         Some(values)
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// The bytes as they can be kept.
+    /// Returns the buffer.
     pub fn packed(&self) -> &'a [u8] {
         self.packed
     }
 
-    /// Each value in turn.
+    /// Returns the values in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.packed;
         std::iter::from_fn(move || {
@@ -293,7 +322,7 @@ impl<'a> PackedValues<'a> {
 
 impl std::fmt::Debug for PackedValues<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedValues({} of them)", self.count)
+        write!(f, "PackedValues({})", self.count)
     }
 }
 
@@ -302,7 +331,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))
 }
 
-/// PackedValues being laid end to end.
+/// Builds [`PackedValues`].
 #[derive(Default)]
 pub(crate) struct PackedValuesBuilder {
     packed: Vec<u8>,
@@ -331,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_read_back_and_damage_is_refused() {
+    fn packed_values_parse_back_and_damaged_ones_are_rejected() {
         let mut builder = PackedValuesBuilder::default();
         for value in ["a", "bc", &"x".repeat(4096)] {
             builder.push(value.as_bytes());

@@ -1,138 +1,146 @@
-//! Holds: the keys that are away for a time, leased or resting, found by slot or by token.
+//! Holds: the keys that are leased or rest, found by slot or by token.
 //!
-//! A hold is a dense record beside its slot, so a free key costs nothing for it. When it ends is
-//! in the pool's heap of returns, whose items are holds.
+//! A hold is a dense record beside its slot, so an available key costs no memory for it. The
+//! pool's heap of hold ends, whose items are holds, knows when each ends.
 
+use crate::Grant;
 use crate::chunks::Chunks;
-use crate::deadlines::{HeapIndex, NO_INDEX};
+use crate::deadlines::HeapIndex;
 use crate::ids::TOKEN_MAX;
 use crate::index::Index;
+use crate::indices::{HeapPosition, HoldIndex, ItemIndex, NOT_IN_HEAP, SlotIndex};
+use crate::numbers::BorrowerId;
 
-/// A key that is away.
+/// What keeps a key from being available for a time: a lease or a rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Hold {
-    pub(crate) slot: u32,
-    /// Its place in the heap of returns.
-    place: u32,
-    /// The fencing token; of the lease before, while the key rests.
+    pub(crate) slot: SlotIndex,
+    /// The position in the heap of hold ends.
+    heap_position: HeapPosition,
+    /// The fencing token of the lease; while the key rests, of the lease before.
     pub(crate) token: u64,
     pub(crate) granted_us: u64,
-    /// The latest end that renewing can give it.
+    /// The latest end that renewals can give the lease.
     pub(crate) latest_us: u64,
     /// How long the key rests after the lease.
     pub(crate) rest_us: u64,
-    /// In whose name it is lent: a borrower's number, or 0.
-    pub(crate) by: u64,
-    /// Who said to hold it; while the key rests, why it does.
-    pub(crate) words: Option<Box<str>>,
+    /// The borrower that the lease counts for.
+    pub(crate) borrower: BorrowerId,
+    /// The holder's name; while the key rests, the reason.
+    pub(crate) holder_or_reason: Option<Box<str>>,
 }
 
-/// All holds of a pool. Indices are stable while a hold lasts and reused after.
+/// All holds of a pool: a slab with a free list. An index is stable while its hold exists.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holds {
-    records: Chunks<Hold>,
-    free: Chunks<u32>,
-    by_token: Index,
+    records: Chunks<HoldIndex, Hold>,
+    free: Chunks<u32, HoldIndex>,
+    by_token: Index<HoldIndex>,
 }
 
 impl Holds {
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.records.len() - self.free.len()
     }
 
-    /// One more than the greatest index of a hold.
-    pub(crate) fn end(&self) -> u32 {
-        u32::try_from(self.records.len()).expect("invariant: keys are bounded")
+    /// Returns the end of the range of indices in use.
+    pub(crate) fn end(&self) -> HoldIndex {
+        HoldIndex::of(self.records.len())
     }
 
-    /// Whether there is a hold at an index below [`Holds::end`].
-    pub(crate) fn is_in(&self, at: u32) -> bool {
-        self.records[at].slot != NO_INDEX
+    /// Returns whether a hold exists at an index below [`Holds::end`].
+    pub(crate) fn is_used(&self, hold: HoldIndex) -> bool {
+        self.records[hold].slot != SlotIndex::NONE
     }
 
-    /// Puts a hold in; `leased` says whether it can be found by its token.
-    pub(crate) fn add(&mut self, hold: Hold) -> u32 {
-        let token = hold.token;
-        let at = if let Some(at) = self.free.pop() {
-            self.records[at] = hold;
-            at
+    /// Inserts a hold.
+    pub(crate) fn add(&mut self, record: Hold) -> HoldIndex {
+        let token = record.token;
+        let hold = if let Some(hold) = self.free.pop() {
+            self.records[hold] = record;
+            hold
         } else {
-            self.records.push(hold);
-            u32::try_from(self.records.len() - 1).expect("invariant: keys are bounded")
+            self.records.push(record)
         };
-        self.by_token.insert(spread(token), at, |at| spread(self.records[at].token));
-        at
+        self.by_token.insert(hash_token(token), hold, |hold| hash_token(self.records[hold].token));
+        hold
     }
 
-    /// Takes a hold out.
-    pub(crate) fn remove(&mut self, at: u32) -> Hold {
-        let token = self.records[at].token;
-        self.by_token.remove(spread(token), at, |at| spread(self.records[at].token));
-        self.free.push(at);
-        std::mem::replace(&mut self.records[at], Hold::none())
+    /// Removes a hold.
+    pub(crate) fn remove(&mut self, hold: HoldIndex) -> Hold {
+        let token = self.records[hold].token;
+        self.by_token.remove(hash_token(token), hold, |hold| hash_token(self.records[hold].token));
+        self.free.push(hold);
+        std::mem::replace(&mut self.records[hold], Hold::unused())
     }
 
-    pub(crate) fn find(&self, token: u64) -> Option<u32> {
-        self.by_token.find(spread(token), |at| self.records[at].token == token)
+    pub(crate) fn find_by_token(&self, token: u64) -> Option<HoldIndex> {
+        self.by_token.find(hash_token(token), |hold| self.records[hold].token == token)
     }
 
-    /// Notes that the key is back and rests, and why where that was said.
-    pub(crate) fn rest(&mut self, at: u32, reason: Option<&str>) {
-        self.records[at].words = reason.map(Into::into);
+    /// Turns the hold of a lease into that of a rest, with the reason if one was given.
+    pub(crate) fn set_rest_reason(&mut self, hold: HoldIndex, reason: Option<&str>) {
+        self.records[hold].holder_or_reason = reason.map(Into::into);
     }
 
-    /// Sets what a grant that is told anew says of the hold.
-    pub(crate) fn set_grant(&mut self, at: u32, lease: &crate::Grant<'_>) {
-        let Hold { slot, place, token, .. } = self.records[at];
-        self.records[at] = Hold { place, ..Hold::new(slot, token, lease) };
+    /// Replaces the terms of the lease by those of a snapshot record.
+    pub(crate) fn set_grant(&mut self, hold: HoldIndex, lease: &Grant<'_>) {
+        let Hold { slot, heap_position, token, .. } = self.records[hold];
+        self.records[hold] = Hold { heap_position, ..Hold::new(slot, token, lease) };
     }
 
-    pub(crate) fn get(&self, at: u32) -> &Hold {
-        &self.records[at]
+    #[inline]
+    pub(crate) fn get(&self, hold: HoldIndex) -> &Hold {
+        &self.records[hold]
     }
 }
 
 impl Hold {
-    pub(crate) fn new(slot: u32, token: u64, lease: &crate::Grant<'_>) -> Self {
+    pub(crate) fn new(slot: SlotIndex, token: u64, lease: &Grant<'_>) -> Self {
         Self {
             slot,
-            place: NO_INDEX,
+            heap_position: NOT_IN_HEAP,
             token,
             granted_us: lease.granted_us,
             latest_us: lease.hold_until_us,
             rest_us: lease.rest_us,
-            by: lease.by,
-            words: lease.holder.map(Into::into),
+            borrower: lease.borrower,
+            holder_or_reason: lease.holder.map(Into::into),
         }
     }
 
-    fn none() -> Self {
+    fn unused() -> Self {
         Self {
-            slot: NO_INDEX,
-            place: NO_INDEX,
+            slot: SlotIndex::NONE,
+            heap_position: NOT_IN_HEAP,
             token: TOKEN_MAX + 1,
             granted_us: 0,
             latest_us: 0,
             rest_us: 0,
-            by: 0,
-            words: None,
+            borrower: BorrowerId::NONE,
+            holder_or_reason: None,
         }
     }
 }
 
-/// Tokens are counted, so their bits must be spread before they place anything.
-pub(crate) fn spread(token: u64) -> u64 {
+/// Returns a token's hash: tokens are consecutive, so their bits are mixed first.
+pub(crate) fn hash_token(token: u64) -> u64 {
     let mixed = (token ^ (token >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 29)
 }
 
-/// Holds in the heap of returns.
+/// The holds' positions in the heap of hold ends.
 impl HeapIndex for Holds {
-    fn place(&self, item: u32) -> u32 {
-        self.records[item].place
+    type Item = HoldIndex;
+
+    #[inline]
+    fn heap_position(&self, item: HoldIndex) -> HeapPosition {
+        self.records[item].heap_position
     }
 
-    fn set_place(&mut self, item: u32, place: u32) {
-        self.records[item].place = place;
+    #[inline]
+    fn set_heap_position(&mut self, item: HoldIndex, position: HeapPosition) {
+        self.records[item].heap_position = position;
     }
 }

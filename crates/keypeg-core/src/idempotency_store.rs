@@ -1,61 +1,80 @@
-//! What an Idempotency-Key was answered, so that asking again gives the same answer.
+//! Stored answers: the results of requests with an Idempotency-Key, so that a repeat gets the same
+//! result.
 //!
-//! An answer that lent a key is kept while its lease runs, and then among the last that ended, so
-//! that a repeat is told so; one that made keys is kept for an hour. Bounded by whoever asks
-//! [`IdempotencyStore::has_room`] first. Knows nothing of leases and keys but their numbers.
+//! An answer with a lease is stored while the lease runs, and afterwards among the latest ended
+//! ones, so that a repeat learns that the lease ended. An answer with keys is stored for an hour.
+//! The caller keeps the number bounded with [`IdempotencyStore::has_room`]. Knows nothing of leases
+//! and keys but their numbers.
 
 use crate::chunks::Chunks;
 use crate::clocks::US_PER_S;
 use crate::fact::{IdempotencyRecord, IdempotentResult};
-use crate::holds::spread;
+use crate::holds::hash_token;
 use crate::ids::{BodyDigest, IdempotencyId};
 use crate::index::Index;
+use crate::indices::{AnswerIndex, ItemIndex, SlotIndex, WaiterIndex};
 use crate::shared::SharedState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// How long an answer is kept, at least where it made keys: an hour.
+/// How long an answer with keys is stored: an hour. Also the least for an answer with a lease,
+/// while there is room.
 pub(crate) const KEPT_US: u64 = 3_600 * US_PER_S;
-/// Answers that all pools together keep, each counted with the ranges of slots its keys lie in.
+/// The most stored answers in all pools together; each range of slots with its keys counts as one
+/// more.
 pub const ANSWERS_MAX: usize = 1 << 20;
-/// Answers of ended leases that all pools together keep.
+/// The most stored answers of ended leases in all pools together.
 pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;
-/// Answers of ended leases that each pool keeps, however many others have.
+/// Stored answers of ended leases that each pool keeps, however many the other pools have.
 const ENDED_ANSWERS_MIN: usize = 64;
 
-/// What somebody asks under an Idempotency-Key: which answer it is, and to what.
+/// A request with an Idempotency-Key: the id of its answer, and the digest of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IdempotentRequest {
     pub(crate) id: IdempotencyId,
     pub(crate) body: BodyDigest,
 }
 
-/// An answer that is kept.
+/// A stored answer.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredAnswer {
-    pub(crate) answer: IdempotencyRecord,
-    /// Where the keys it made lie: a slot and how many from there on, in order.
-    pub(crate) slots: Box<[(u32, u32)]>,
-    /// Whether it was given again: whoever has it now must keep it.
-    pub(crate) again: bool,
+    pub(crate) record: IdempotencyRecord,
+    /// The slots of the keys in the answer, in order.
+    pub(crate) slots: Box<[SlotRange]>,
+    /// Whether a repeat received the answer: then its lease must not be revoked.
+    pub(crate) redelivered: bool,
 }
 
-/// The answers of one pool.
+/// Adjacent slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotRange {
+    pub(crate) first: SlotIndex,
+    pub(crate) count: u32,
+}
+
+/// A waiting request with an Idempotency-Key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitingRequest {
+    pub(crate) waiter: WaiterIndex,
+    pub(crate) body: BodyDigest,
+}
+
+/// The stored answers of one pool: a slab with a free list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdempotencyStore {
-    kept: Chunks<Option<StoredAnswer>>,
-    free: Vec<u32>,
-    /// What all of them count of [`ANSWERS_MAX`].
+    answers: Chunks<AnswerIndex, Option<StoredAnswer>>,
+    free: Vec<AnswerIndex>,
+    /// The total weight, which counts against [`ANSWERS_MAX`].
     weight: usize,
-    by_id: Index,
-    /// Those whose lease runs, by its token.
-    by_token: Index,
-    /// Those that made keys, in the order they are forgotten; some may be forgotten already.
-    made: VecDeque<u32>,
-    /// Those whose lease ended, the oldest first; some may be forgotten already.
-    ended: VecDeque<u32>,
-    /// Who waits under an Idempotency-Key: the place in line, and for what.
-    pub(crate) waiting: HashMap<IdempotencyId, (u32, BodyDigest), foldhash::fast::RandomState>,
+    by_id: Index<AnswerIndex>,
+    /// Answers whose lease runs, by its token.
+    by_token: Index<AnswerIndex>,
+    /// Answers with keys, in the order of their expiry; may contain removed ones.
+    with_keys: VecDeque<AnswerIndex>,
+    /// Answers whose lease ended, oldest first; may contain removed ones.
+    ended: VecDeque<AnswerIndex>,
+    /// The waiting requests that have an Idempotency-Key.
+    pub(crate) waiting: HashMap<IdempotencyId, WaitingRequest, foldhash::fast::RandomState>,
 }
 
 impl IdempotencyStore {
@@ -63,178 +82,191 @@ impl IdempotencyStore {
         self.by_id.len()
     }
 
-    /// Whether one more answer may be kept.
-    pub(crate) fn has_room(&mut self, ledger: &mut SharedState, now_us: u64) -> bool {
-        self.forget_due(ledger, now_us, usize::MAX);
-        ledger.answers < ANSWERS_MAX
+    /// Returns whether one more answer may be stored.
+    pub(crate) fn has_room(&mut self, shared: &mut SharedState, now_us: u64) -> bool {
+        self.remove_due(shared, now_us, usize::MAX);
+        shared.answer_weight < ANSWERS_MAX
     }
 
-    /// Finds an answer that is still kept.
-    pub(crate) fn find(&self, id: IdempotencyId, now_us: u64) -> Option<u32> {
-        let at = self.find_any(id)?;
-        let kept = self.get(at);
-        (kept.answer.until_us > now_us || self.runs(at)).then_some(at)
+    /// Finds an answer that has not expired.
+    pub(crate) fn find(&self, id: IdempotencyId, now_us: u64) -> Option<AnswerIndex> {
+        let answer = self.find_stored(id)?;
+        let until_us = self.get(answer).record.until_us;
+        (until_us > now_us || self.lease_runs(answer)).then_some(answer)
     }
 
-    fn find_any(&self, id: IdempotencyId) -> Option<u32> {
-        self.by_id.find(id.hash(), |at| self.get(at).answer.id == id)
+    fn find_stored(&self, id: IdempotencyId) -> Option<AnswerIndex> {
+        self.by_id.find(id.hash(), |answer| self.get(answer).record.id == id)
     }
 
-    pub(crate) fn get(&self, at: u32) -> &StoredAnswer {
-        self.kept[at].as_ref().expect(KEPT)
+    pub(crate) fn get(&self, answer: AnswerIndex) -> &StoredAnswer {
+        self.answers[answer].as_ref().expect(STORED)
     }
 
-    /// Notes that an answer is given again.
-    pub(crate) fn give_again(&mut self, at: u32) {
-        self.kept[at].as_mut().expect(KEPT).again = true;
+    /// Notes that a repeat receives the answer.
+    pub(crate) fn set_redelivered(&mut self, answer: AnswerIndex) {
+        self.answers[answer].as_mut().expect(STORED).redelivered = true;
     }
 
-    /// The answer whose lease of this token runs.
-    pub(crate) fn of_token(&self, token: u64) -> Option<u32> {
+    /// Finds the answer whose running lease has this token.
+    pub(crate) fn find_by_token(&self, token: u64) -> Option<AnswerIndex> {
         if self.by_token.len() == 0 {
             return None;
         }
-        self.by_token.find(spread(token), |at| token_of(self.get(at)) == Some(token))
+        let has_token = |answer| token_of(self.get(answer)) == Some(token);
+        self.by_token.find(hash_token(token), has_token)
     }
 
-    /// Whether the answer's lease runs.
-    fn runs(&self, at: u32) -> bool {
-        token_of(self.get(at)).is_some_and(|token| self.of_token(token) == Some(at))
+    /// Returns whether the answer's lease runs.
+    fn lease_runs(&self, answer: AnswerIndex) -> bool {
+        let token = token_of(self.get(answer));
+        token.is_some_and(|token| self.find_by_token(token) == Some(answer))
     }
 
-    /// Keeps an answer; `runs` says of one that lent a key whether its lease runs. One that was
-    /// kept under the same id is replaced.
-    pub(crate) fn keep(&mut self, ledger: &mut SharedState, kept: StoredAnswer, runs: bool) {
-        if let Some(at) = self.find_any(kept.answer.id) {
-            self.forget(ledger, at);
-        }
-        ledger.answers += weight(&kept);
-        self.weight += weight(&kept);
-        let (id, token) = (kept.answer.id, token_of(&kept));
-        let at = if let Some(at) = self.free.pop() {
-            self.kept[at] = Some(kept);
-            at
+    /// Stores an answer, in place of any answer with the same id. `lease_runs` applies to an answer
+    /// with a lease.
+    pub(crate) fn store(
+        &mut self,
+        shared: &mut SharedState,
+        stored: StoredAnswer,
+        lease_runs: bool,
+    ) {
+        self.remove_by_id(shared, stored.record.id);
+        shared.answer_weight += weight(&stored);
+        self.weight += weight(&stored);
+        let (id, token) = (stored.record.id, token_of(&stored));
+        let answer = if let Some(answer) = self.free.pop() {
+            self.answers[answer] = Some(stored);
+            answer
         } else {
-            self.kept.push(Some(kept));
-            u32::try_from(self.kept.len() - 1).expect("invariant: answers are bounded")
+            self.answers.push(Some(stored))
         };
-        let all = &self.kept;
-        self.by_id.insert(id.hash(), at, |at| all[at].as_ref().expect(KEPT).answer.id.hash());
+        let all = &self.answers;
+        self.by_id.insert(id.hash(), answer, |answer| hash_of_id(all, answer));
         match token {
-            None => self.made.push_back(at),
-            Some(token) if runs => self.by_token.insert(spread(token), at, |at| spread_of(all, at)),
-            Some(_) => self.note_ended(ledger, at),
+            None => self.with_keys.push_back(answer),
+            Some(token) if lease_runs => {
+                self.by_token
+                    .insert(hash_token(token), answer, |answer| hash_of_token(all, answer));
+            }
+            Some(_) => self.push_ended(shared, answer),
         }
     }
 
-    /// Notes that a lease ended: a repeat of what lent it is told so for as long as there is room.
-    pub(crate) fn lease_ended(&mut self, ledger: &mut SharedState, token: u64) {
-        let Some(at) = self.of_token(token) else { return };
-        let all = &self.kept;
-        self.by_token.remove(spread(token), at, |at| spread_of(all, at));
-        self.note_ended(ledger, at);
+    /// Notes that a lease ended: its answer stays, while there is room, so that a repeat learns it.
+    pub(crate) fn lease_ended(&mut self, shared: &mut SharedState, token: u64) {
+        let Some(answer) = self.find_by_token(token) else { return };
+        let all = &self.answers;
+        self.by_token.remove(hash_token(token), answer, |answer| hash_of_token(all, answer));
+        self.push_ended(shared, answer);
     }
 
-    fn note_ended(&mut self, ledger: &mut SharedState, at: u32) {
-        self.ended.push_back(at);
-        ledger.ended_answers += 1;
-        while ledger.ended_answers > ENDED_ANSWERS_MAX
+    fn push_ended(&mut self, shared: &mut SharedState, answer: AnswerIndex) {
+        self.ended.push_back(answer);
+        shared.ended_answers += 1;
+        while shared.ended_answers > ENDED_ANSWERS_MAX
             && self.ended.len() > ENDED_ANSWERS_MIN
-            && self.forget_oldest_ended(ledger)
+            && self.remove_oldest_ended(shared)
         {}
     }
 
-    fn forget_oldest_ended(&mut self, ledger: &mut SharedState) -> bool {
-        let Some(at) = self.ended.pop_front() else { return false };
-        ledger.ended_answers -= 1;
-        let over = self.kept[at].as_ref().is_some_and(|kept| token_of(kept).is_some());
-        if over && !self.runs(at) {
-            self.forget(ledger, at);
+    fn remove_oldest_ended(&mut self, shared: &mut SharedState) -> bool {
+        let Some(answer) = self.ended.pop_front() else { return false };
+        shared.ended_answers -= 1;
+        let stored = self.answers[answer].as_ref();
+        let has_lease = stored.is_some_and(|stored| token_of(stored).is_some());
+        if has_lease && !self.lease_runs(answer) {
+            self.remove(shared, answer);
         }
         true
     }
 
-    /// Forgets an answer, wherever it stands.
-    pub(crate) fn forget(&mut self, ledger: &mut SharedState, at: u32) {
-        let all = &self.kept;
-        let kept = self.get(at);
-        let (id, token, weight) = (kept.answer.id, token_of(kept), weight(kept));
-        ledger.answers -= weight;
+    fn remove(&mut self, shared: &mut SharedState, answer: AnswerIndex) {
+        let all = &self.answers;
+        let stored = self.get(answer);
+        let (id, token, weight) = (stored.record.id, token_of(stored), weight(stored));
+        shared.answer_weight -= weight;
         self.weight -= weight;
-        if let Some(token) = token.filter(|token| self.of_token(*token) == Some(at)) {
-            self.by_token.remove(spread(token), at, |at| spread_of(all, at));
+        if let Some(token) = token.filter(|token| self.find_by_token(*token) == Some(answer)) {
+            self.by_token.remove(hash_token(token), answer, |answer| hash_of_token(all, answer));
         }
-        self.by_id.remove(id.hash(), at, |at| all[at].as_ref().expect(KEPT).answer.id.hash());
-        self.kept[at] = None;
-        self.free.push(at);
+        self.by_id.remove(id.hash(), answer, |answer| hash_of_id(all, answer));
+        self.answers[answer] = None;
+        self.free.push(answer);
     }
 
-    /// Forgets the answer of that id, if it is kept.
-    pub(crate) fn forget_id(&mut self, ledger: &mut SharedState, id: IdempotencyId) {
-        if let Some(at) = self.find_any(id) {
-            self.forget(ledger, at);
+    /// Removes the answer with that id, if it is stored.
+    pub(crate) fn remove_by_id(&mut self, shared: &mut SharedState, id: IdempotencyId) {
+        if let Some(answer) = self.find_stored(id) {
+            self.remove(shared, answer);
         }
     }
 
-    /// Forgets what has been kept long enough, at most `max` answers of either kind; true when more
-    /// is to be forgotten. Each answer costs this once.
-    pub(crate) fn forget_due(&mut self, ledger: &mut SharedState, now_us: u64, max: usize) -> bool {
+    /// Removes expired answers, at most `max` of each kind. Returns whether more may be expired.
+    /// Amortised O(1) for each answer.
+    pub(crate) fn remove_due(&mut self, shared: &mut SharedState, now_us: u64, max: usize) -> bool {
         for _ in 0..max {
-            let (made, ended) =
-                (self.first_due(&self.made, now_us), self.first_due(&self.ended, now_us));
-            if made.is_none() && ended.is_none() {
+            let with_keys = self.first_due(&self.with_keys, now_us);
+            let ended = self.first_due(&self.ended, now_us);
+            if with_keys.is_none() && ended.is_none() {
                 return false;
             }
-            if let Some(at) = made {
-                self.made.pop_front();
-                if self.kept[at].is_some() && !self.runs(at) {
-                    self.forget(ledger, at);
+            if let Some(answer) = with_keys {
+                self.with_keys.pop_front();
+                if self.answers[answer].is_some() && !self.lease_runs(answer) {
+                    self.remove(shared, answer);
                 }
             }
             if ended.is_some() {
-                self.forget_oldest_ended(ledger);
+                self.remove_oldest_ended(shared);
             }
         }
         true
     }
 
-    fn first_due(&self, line: &VecDeque<u32>, now_us: u64) -> Option<u32> {
-        let is_due =
-            |at: &u32| self.kept[*at].as_ref().is_none_or(|kept| kept.answer.until_us <= now_us);
-        line.front().copied().filter(is_due)
+    fn first_due(&self, queue: &VecDeque<AnswerIndex>, now_us: u64) -> Option<AnswerIndex> {
+        let is_due = |answer: &AnswerIndex| {
+            let stored = self.answers[*answer].as_ref();
+            stored.is_none_or(|stored| stored.record.until_us <= now_us)
+        };
+        queue.front().copied().filter(is_due)
     }
 
-    /// KeyCounts them no more: their pool is removed, and their memory goes with it.
-    pub(crate) fn leave(&self, ledger: &mut SharedState) {
-        ledger.answers -= self.weight;
-        ledger.ended_answers -= self.ended.len();
+    /// Subtracts the answers from the shared counts, because their pool is deleted.
+    pub(crate) fn uncount(&self, shared: &mut SharedState) {
+        shared.answer_weight -= self.weight;
+        shared.ended_answers -= self.ended.len();
     }
 
-    /// One more than the greatest place of an answer.
-    pub(crate) fn end(&self) -> u32 {
-        u32::try_from(self.kept.len()).expect("invariant: answers are bounded")
+    /// Returns the end of the range of indices in use.
+    pub(crate) fn end(&self) -> AnswerIndex {
+        AnswerIndex::of(self.answers.len())
     }
 
-    /// The answer at a place below [`IdempotencyStore::end`].
-    pub(crate) fn at(&self, at: u32) -> Option<&StoredAnswer> {
-        self.kept[at].as_ref()
+    /// Returns the answer at an index below [`IdempotencyStore::end`].
+    pub(crate) fn get_any(&self, answer: AnswerIndex) -> Option<&StoredAnswer> {
+        self.answers[answer].as_ref()
     }
 }
 
-const KEPT: &str = "invariant: an answer that is found is kept";
+const STORED: &str = "invariant: an answer that is found is stored";
 
-fn spread_of(all: &Chunks<Option<StoredAnswer>>, at: u32) -> u64 {
-    all[at].as_ref().and_then(token_of).map_or(0, spread)
+fn hash_of_id(all: &Chunks<AnswerIndex, Option<StoredAnswer>>, answer: AnswerIndex) -> u64 {
+    all[answer].as_ref().expect(STORED).record.id.hash()
 }
 
-fn token_of(kept: &StoredAnswer) -> Option<u64> {
-    match kept.answer.said {
+fn hash_of_token(all: &Chunks<AnswerIndex, Option<StoredAnswer>>, answer: AnswerIndex) -> u64 {
+    all[answer].as_ref().and_then(token_of).map_or(0, hash_token)
+}
+
+fn token_of(stored: &StoredAnswer) -> Option<u64> {
+    match stored.record.result {
         IdempotentResult::Lease { token, .. } => Some(token),
         IdempotentResult::Keys { .. } => None,
     }
 }
 
-/// What an answer counts of [`ANSWERS_MAX`].
-fn weight(kept: &StoredAnswer) -> usize {
-    1 + kept.slots.len()
+/// Returns how much an answer counts against [`ANSWERS_MAX`].
+fn weight(stored: &StoredAnswer) -> usize {
+    1 + stored.slots.len()
 }

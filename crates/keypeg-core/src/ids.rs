@@ -1,53 +1,57 @@
-//! Public handles of keys and leases: what a client may hold that is not a secret.
+//! Public ids of keys and leases, and other values derived from the installation's hash key.
 //!
-//! A key's id is a keyed hash of its pool and its value, so one index finds a key by either and
-//! nobody without the hash key can aim at a bucket. A lease's id is its token under a MAC of 75
-//! bits, so it cannot be guessed. The hash key is the installation's and never leaves it.
+//! A key's id is a keyed hash (BLAKE3) of its pool and its value, so one index finds a key by
+//! either, and an attacker without the hash key cannot choose values that collide in it. A lease's
+//! id is its token with a MAC of 75 bits, so it cannot be guessed. The hash key never leaves the
+//! installation.
 
+use crate::indices::{ItemIndex, SlotIndex};
+use crate::numbers::PoolId;
+use crate::pool::IdempotentCall;
 use std::fmt;
 
-/// A key's public handle: 128 bits that tell nothing of the secret. Written as 26 of `0-9a-v`.
+/// A key's public id: 128 bits that reveal nothing of the value. Written as 26 of `0-9a-v`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub u128);
 
-/// A lease's handle: who shows it holds, or held, that lease. Written as 26 of `0-9a-v`.
+/// A lease's id, known only to the client that holds or held the lease. Written as 26 of `0-9a-v`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub u128);
 
-/// What one Idempotency-Key of one caller asks of one pool: which answer is meant.
+/// The id of a stored answer: one Idempotency-Key of one caller, for one kind of call on one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyId(pub u128);
 
-/// What tells two bodies apart: the first 128 bits of a hash.
+/// The digest of a request's body: the first 128 bits of its BLAKE3 hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyDigest(pub u128);
 
-/// Where a listing goes on: a slot of one pool, in one run of the server. Written as 26 of
-/// `0-9a-v`.
+/// The start of a page: a slot of one pool in one run of the server, with a MAC of 96 bits.
+/// Written as 26 of `0-9a-v`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Cursor(pub u128);
 
-/// Bits of a cursor that carry its slot.
+/// Bits of a cursor that contain its slot.
 const SLOT_BITS: u32 = 32;
-/// Bits of a lease id that carry its fencing token.
+/// Bits of a lease id that contain its fencing token.
 const TOKEN_BITS: u32 = 53;
-/// The bound of fencing tokens: every JSON reader can hold an integer below 2^53.
+/// The largest fencing token: every JSON parser represents integers below 2^53 exactly.
 pub const TOKEN_MAX: u64 = (1 << TOKEN_BITS) - 1;
 
 impl KeyId {
-    /// Reads the written form; `None` for anything [`Display`](fmt::Display) would not write.
+    /// Parses the written form; `None` for any text that [`Display`](fmt::Display) does not write.
     pub fn parse(text: &str) -> Option<Self> {
         parse_128(text).map(Self)
     }
 
-    /// The bits that place this key in an index.
+    /// Returns the bits by which an index places this key.
     pub(crate) fn hash(self) -> u64 {
         (self.0 >> 64) as u64
     }
 }
 
 impl IdempotencyId {
-    /// The bits that place this answer in an index.
+    /// Returns the bits by which an index places this answer.
     pub(crate) fn hash(self) -> u64 {
         (self.0 >> 64) as u64
     }
@@ -61,70 +65,82 @@ impl BodyDigest {
 }
 
 impl LeaseId {
-    /// Reads the written form; `None` for anything [`Display`](fmt::Display) would not write.
+    /// Parses the written form; `None` for any text that [`Display`](fmt::Display) does not write.
     pub fn parse(text: &str) -> Option<Self> {
         parse_128(text).map(Self)
     }
 
-    /// The fencing token this id claims; believe it only after [`IdHashKey::owns`].
+    /// Returns the fencing token in the id; untrusted until [`IdHashKey::verifies`].
     pub fn token(self) -> u64 {
         u64::try_from(self.0 & u128::from(TOKEN_MAX)).expect("invariant: 53 bits")
     }
 }
 
 impl Cursor {
-    /// Reads the written form; `None` for anything [`Display`](fmt::Display) would not write.
+    /// Parses the written form; `None` for any text that [`Display`](fmt::Display) does not write.
     pub fn parse(text: &str) -> Option<Self> {
         parse_128(text).map(Self)
     }
 }
 
-/// The installation's hash key: made once, kept in its directory and its backups.
+/// The installation's hash key: created once, stored in the data directory and its backups.
 #[derive(Clone)]
 pub struct IdHashKey([u8; 32]);
 
 impl IdHashKey {
-    /// Takes 32 random bytes.
+    /// Creates a hash key from 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     /// Computes the id of the key with this value in this pool.
-    pub fn key_id(&self, pool: u32, value: &[u8]) -> KeyId {
-        KeyId(self.keyed([b"key:", &pool.to_le_bytes(), value]))
+    pub fn key_id(&self, pool: PoolId, value: &[u8]) -> KeyId {
+        KeyId(self.keyed([b"key:", &pool.0.to_le_bytes(), value]))
     }
 
-    /// Computes the id of the lease that `token` was granted for in this pool.
-    pub fn lease_id(&self, pool: u32, token: u64) -> LeaseId {
-        let mac = self.keyed([b"lease:", &pool.to_le_bytes(), &token.to_le_bytes()]);
+    /// Computes the id of the lease with this token in this pool.
+    pub fn lease_id(&self, pool: PoolId, token: u64) -> LeaseId {
+        let mac = self.keyed([b"lease:", &pool.0.to_le_bytes(), &token.to_le_bytes()]);
         LeaseId((mac << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
     }
 
-    /// Computes the id of the answer that `by` asks of `route` in this pool under an
-    /// Idempotency-Key.
-    pub(crate) fn answer_id(&self, pool: u32, route: u8, by: &str, key: &str) -> IdempotencyId {
+    /// Computes the id of the stored answer to a caller's Idempotency-Key for one kind of call on
+    /// this pool.
+    pub(crate) fn answer_id(
+        &self,
+        pool: PoolId,
+        call: IdempotentCall,
+        caller: &str,
+        key: &str,
+    ) -> IdempotencyId {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(b"answer:").update(&pool.to_le_bytes()).update(&[route]);
-        hasher.update(&(by.len() as u64).to_le_bytes()).update(by.as_bytes());
+        hasher.update(b"answer:").update(&pool.0.to_le_bytes()).update(&[call as u8]);
+        hasher.update(&(caller.len() as u64).to_le_bytes()).update(caller.as_bytes());
         IdempotencyId(first_128(&hasher.update(key.as_bytes()).finalize()))
     }
 
-    /// Makes the cursor of a listing of this pool that goes on at `slot`, in this run.
-    pub(crate) fn cursor(&self, pool: u32, run: u64, slot: u32) -> Cursor {
+    /// Computes the cursor of a page of this pool that starts at `slot`, in this run.
+    pub(crate) fn cursor(&self, pool: PoolId, run_id: u64, slot: SlotIndex) -> Cursor {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(b"page:").update(&pool.to_le_bytes()).update(&run.to_le_bytes());
-        hasher.update(&slot.to_le_bytes());
-        Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot))
+        hasher.update(b"page:").update(&pool.0.to_le_bytes()).update(&run_id.to_le_bytes());
+        hasher.update(&slot.get().to_le_bytes());
+        Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot.get()))
     }
 
-    /// Reads the slot of a cursor that was made for this pool in this run.
-    pub(crate) fn position(&self, pool: u32, run: u64, cursor: Cursor) -> Option<u32> {
+    /// Returns the slot of a cursor, if the cursor is of this pool and this run.
+    pub(crate) fn verify_cursor(
+        &self,
+        pool: PoolId,
+        run_id: u64,
+        cursor: Cursor,
+    ) -> Option<SlotIndex> {
         let slot = u32::try_from(cursor.0 & u128::from(u32::MAX)).expect("invariant: 32 bits");
-        (self.cursor(pool, run, slot) == cursor).then_some(slot)
+        let slot = SlotIndex::new(slot);
+        (self.cursor(pool, run_id, slot) == cursor).then_some(slot)
     }
 
-    /// The keyed hash of a few bytes in parts: most fit into one block, which takes less at once than
-    /// bit by bit.
+    /// Computes the keyed hash of concatenated parts. Most fit into one block, and hashing one block
+    /// at once is faster than hashing its parts one by one.
     fn keyed(&self, parts: [&[u8]; 3]) -> u128 {
         let mut block = [0; blake3::BLOCK_LEN];
         let len = parts.iter().map(|part| part.len()).sum();
@@ -136,15 +152,15 @@ impl IdHashKey {
             return first_128(&hasher.finalize());
         };
         for part in parts {
-            let (here, behind) = rest.split_at_mut(part.len());
-            here.copy_from_slice(part);
-            rest = behind;
+            let (start, remaining) = rest.split_at_mut(part.len());
+            start.copy_from_slice(part);
+            rest = remaining;
         }
         first_128(&blake3::keyed_hash(&self.0, &block[..len]))
     }
 
-    /// Tells whether this installation made that lease id, for that pool.
-    pub fn verifies(&self, pool: u32, lease: LeaseId) -> bool {
+    /// Returns whether this installation issued the lease id for this pool.
+    pub fn verifies(&self, pool: PoolId, lease: LeaseId) -> bool {
         self.lease_id(pool, lease.token()) == lease
     }
 }
@@ -214,7 +230,7 @@ impl fmt::Display for LeaseId {
 }
 
 impl fmt::Debug for LeaseId {
-    /// A lease id is a right: only its token, which is no secret, is shown.
+    /// Shows only the token, which is not secret: the id authorises its bearer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LeaseId(token {})", self.token())
     }
@@ -231,9 +247,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_read_back_what_they_write_and_nothing_else() {
+    fn ids_parse_what_they_write_and_nothing_else() {
         let ids = IdHashKey::new([7; 32]);
-        let id = ids.key_id(1, b"secret");
+        let id = ids.key_id(PoolId(1), b"secret");
         assert_eq!(KeyId::parse(&id.to_string()), Some(id));
         for bits in [0, 1, u128::MAX, u128::MAX >> 1] {
             assert_eq!(KeyId::parse(&KeyId(bits).to_string()), Some(KeyId(bits)));
@@ -245,16 +261,16 @@ mod tests {
         }
     }
 
-    /// Directories hold ids: what fits into a block must hash as what does not.
+    /// Data directories contain ids: values that fit into one block must hash like longer ones.
     #[test]
-    fn an_id_is_the_keyed_hash_of_its_parts_however_long() {
+    fn an_id_is_the_keyed_hash_of_its_parts_at_any_length() {
         let key = [7; 32];
         for len in [1, 20, 55, 56, 57, 64, 65, 1_024, 4_096] {
             let value = vec![b'x'; len];
             let whole = [&b"key:"[..], &9_u32.to_le_bytes(), &value].concat();
             let hash = blake3::Hasher::new_keyed(&key).update(&whole).finalize();
             assert_eq!(
-                IdHashKey::new(key).key_id(9, &value),
+                IdHashKey::new(key).key_id(PoolId(9), &value),
                 KeyId(first_128(&hash)),
                 "{len} bytes"
             );
@@ -262,32 +278,33 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_id_holds_only_for_its_pool_and_token() {
+    fn a_lease_id_is_valid_only_for_its_pool_and_token() {
         let ids = IdHashKey::new([7; 32]);
-        let lease = ids.lease_id(3, 42);
+        let lease = ids.lease_id(PoolId(3), 42);
         assert_eq!(lease.token(), 42);
-        assert!(ids.verifies(3, lease));
-        assert!(!ids.verifies(4, lease));
-        assert!(!ids.verifies(3, LeaseId(lease.0 ^ (1 << 60))));
-        assert!(!ids.verifies(3, LeaseId(lease.0 + 1)));
+        assert!(ids.verifies(PoolId(3), lease));
+        assert!(!ids.verifies(PoolId(4), lease));
+        assert!(!ids.verifies(PoolId(3), LeaseId(lease.0 ^ (1 << 60))));
+        assert!(!ids.verifies(PoolId(3), LeaseId(lease.0 + 1)));
     }
 
     #[test]
-    fn a_cursor_holds_only_for_its_pool_its_run_and_its_slot() {
+    fn a_cursor_is_valid_only_for_its_pool_its_run_and_its_slot() {
         let ids = IdHashKey::new([7; 32]);
-        let cursor = ids.cursor(3, 9, 42);
+        let slot = SlotIndex::new(42);
+        let cursor = ids.cursor(PoolId(3), 9, slot);
         assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
-        assert_eq!(ids.position(3, 9, cursor), Some(42));
-        assert_eq!(ids.position(4, 9, cursor), None);
-        assert_eq!(ids.position(3, 8, cursor), None);
-        assert_eq!(ids.position(3, 9, Cursor(cursor.0 + 1)), None);
-        assert_eq!(ids.position(3, 9, Cursor(cursor.0 ^ (1 << 127))), None);
+        assert_eq!(ids.verify_cursor(PoolId(3), 9, cursor), Some(slot));
+        assert_eq!(ids.verify_cursor(PoolId(4), 9, cursor), None);
+        assert_eq!(ids.verify_cursor(PoolId(3), 8, cursor), None);
+        assert_eq!(ids.verify_cursor(PoolId(3), 9, Cursor(cursor.0 + 1)), None);
+        assert_eq!(ids.verify_cursor(PoolId(3), 9, Cursor(cursor.0 ^ (1 << 127))), None);
     }
 
     #[test]
-    fn the_same_value_has_another_id_in_another_pool_or_installation() {
+    fn the_same_value_has_different_ids_in_different_pools_and_installations() {
         let ids = IdHashKey::new([7; 32]);
-        assert_ne!(ids.key_id(1, b"a"), ids.key_id(2, b"a"));
-        assert_ne!(ids.key_id(1, b"a"), IdHashKey::new([8; 32]).key_id(1, b"a"));
+        assert_ne!(ids.key_id(PoolId(1), b"a"), ids.key_id(PoolId(2), b"a"));
+        assert_ne!(ids.key_id(PoolId(1), b"a"), IdHashKey::new([8; 32]).key_id(PoolId(1), b"a"));
     }
 }

@@ -1,11 +1,12 @@
 //! A key as a client knows it: its value, its state, what is shown of it.
 //!
-//! How a pool keeps a million of them in little memory is `slots.rs`' business, not this file's.
+//! How a pool stores a million keys in little memory is the business of `slots.rs`.
 
-use crate::ids::{Cursor, KeyId, LeaseId};
+use crate::ids::{Cursor, KeyId};
+use crate::lease::LeaseView;
 use std::fmt;
 
-/// The longest value a key can have, in bytes.
+/// The longest value of a key, in bytes.
 pub const VALUE_MAX: usize = 4096;
 
 /// A key's value. It has no `Display`, and `Debug` does not show it.
@@ -13,22 +14,22 @@ pub const VALUE_MAX: usize = 4096;
 pub struct Secret(Box<[u8]>);
 
 impl Secret {
-    /// Takes a value of 1 to [`VALUE_MAX`] bytes of UTF-8; `None` for any other length.
+    /// Returns a value of 1 to [`VALUE_MAX`] bytes of UTF-8; `None` for any other length.
     pub fn new(value: &str) -> Option<Self> {
         (1..=VALUE_MAX).contains(&value.len()).then(|| Self(value.as_bytes().into()))
     }
 
-    /// Takes bytes that a pool already holds.
-    pub(crate) fn of_pool(bytes: &[u8]) -> Self {
+    /// Copies bytes that a pool stores, which are valid.
+    pub(crate) fn from_stored(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
 
-    /// The value itself, to be put into a body that may carry it.
+    /// Returns the value, for a response that may contain it.
     pub fn reveal(&self) -> &str {
         std::str::from_utf8(&self.0).expect("invariant: values are UTF-8 when they enter")
     }
 
-    /// The value's bytes, to be hashed or stored.
+    /// Returns the value's bytes, for hashing or storing.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -40,97 +41,94 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a key stands.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Free to be lent.
+    /// Can be leased.
     Available,
-    /// GrantedLease: one holder has it until its lease ends.
+    /// One holder has it until its lease ends.
     Leased,
-    /// Back, but not served until a time.
+    /// Not leased out until a time.
     Resting,
-    /// Out of rotation until somebody puts it back.
+    /// Out of rotation until a call frees it.
     Quarantined,
 }
 
 /// How a request names one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRef {
-    /// By its public handle.
+    /// By its id.
     Id(KeyId),
-    /// By its value, as the seed's face does.
+    /// By its value, as the Django API does.
     Value(Secret),
 }
 
-/// What a holder says of the key it gives back; by default nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReleaseOptions {
-    /// How long the key rests, in milliseconds; as the policy said at its grant when left out.
-    pub rest_ms: Option<u64>,
-    /// Whether it is out of rotation until somebody puts it back, rather than for a time.
-    pub quarantine: bool,
-    /// Why: shown while the key rests or is out of rotation.
-    pub reason: Option<Box<str>>,
-}
-
-/// A key just made, with its value. Instants are wall time in milliseconds.
+/// A key that was just created, with its value. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewKey {
-    /// Its public handle.
+    /// Its id.
     pub id: KeyId,
     /// Its value.
     pub value: Secret,
-    /// When it was made.
+    /// The time of creation.
     pub created_at_ms: u64,
-    /// When it is purged if nobody keeps it alive; `None` never.
+    /// When it is purged without a keep-alive; `None` never.
     pub expires_at_ms: Option<u64>,
 }
 
 /// A key as it is shown: everything but its value. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyView {
-    /// Its public handle.
+    /// Its id.
     pub id: KeyId,
-    /// Where it stands.
+    /// Its state.
     pub state: KeyState,
-    /// When it was made.
+    /// The time of creation.
     pub created_at_ms: u64,
-    /// When it is purged if nobody keeps it alive; `None` never.
+    /// When it is purged without a keep-alive; `None` never.
     pub expires_at_ms: Option<u64>,
-    /// Until when it rests, if it does.
+    /// The end of its rest, if it rests.
     pub rests_until_ms: Option<u64>,
-    /// Why it rests or is out of rotation, where that was said.
+    /// Why it rests or is quarantined, where the release gave a reason.
     pub reason: Option<Box<str>>,
     /// Its running lease, if any.
     pub lease: Option<LeaseView>,
 }
 
-/// Some keys of a listing.
+/// Which keys a page of a listing contains.
+#[derive(Clone, Copy, Debug)]
+pub struct ListOptions {
+    /// The state of the keys; any state when `None`.
+    pub state: Option<KeyState>,
+    /// The most keys in the page.
+    pub limit: usize,
+    /// The start of the page; the first key of the pool when `None`.
+    pub cursor: Option<Cursor>,
+}
+
+/// A page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPage {
-    /// The keys; none at all where none of those looked at is of the state that is listed.
+    /// The keys; may be empty when the page examined only keys in other states.
     pub keys: Vec<KeyView>,
-    /// Where the listing goes on; `None` at its end.
+    /// The start of the next page; `None` at the end of the listing.
     pub next: Option<Cursor>,
 }
 
-/// A running lease as it is shown. Instants are wall time in milliseconds.
+/// The result of a keep-alive of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptAlive {
+    /// The key's id.
+    pub id: KeyId,
+    /// When it is purged without another keep-alive, wall time in milliseconds; `None` never.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// The result of a keep-alive of several keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseView {
-    /// The lease's handle: only its holder may see it.
-    pub id: LeaseId,
-    /// The key it lends.
-    pub key_id: KeyId,
-    /// Its fencing token.
-    pub token: u64,
-    /// Who said to hold it.
-    pub holder: Option<Box<str>>,
-    /// When it was granted.
-    pub granted_at_ms: u64,
-    /// When it ends.
-    pub expires_at_ms: u64,
-    /// How long it lasts from now, in milliseconds.
-    pub expires_in_ms: u64,
-    /// When its key is purged if nobody keeps it alive; `None` never.
-    pub key_expires_at_ms: Option<u64>,
+pub struct KeptAliveMany {
+    /// The number of distinct keys that were kept alive.
+    pub kept: u64,
+    /// The ids that name no key of the pool.
+    pub missing: Vec<KeyId>,
 }

@@ -1,8 +1,8 @@
-//! The pools: what may happen to keys and leases, and nothing else.
+//! The pools: the rules for keys and leases, and nothing else.
 //!
-//! Pure: no clock, no I/O, no lock, no async, no serialisation. Time ([`Now`]) and random
-//! ([`RandomSource`]) are arguments; what happened comes out as [`Fact`]s, and facts in order give the
-//! pools back. Start reading at `pool.rs`.
+//! A pure state machine without a clock, I/O, locks, async or serialisation. Time ([`Now`]) and
+//! randomness ([`RandomSource`]) are arguments; changes are emitted as [`Fact`]s, and facts replayed
+//! in order rebuild the pools. Start reading at `pool.rs`.
 
 mod available;
 mod borrowers;
@@ -15,7 +15,11 @@ mod holds;
 mod idempotency_store;
 mod ids;
 mod index;
+mod indices;
 mod key;
+mod key_counts;
+mod lease;
+mod numbers;
 mod policy;
 mod pool;
 mod pools;
@@ -35,22 +39,28 @@ pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, Packe
 pub use idempotency_store::ANSWERS_MAX;
 pub use ids::{BodyDigest, Cursor, IdHashKey, IdempotencyId, KeyId, LeaseId, TOKEN_MAX};
 pub use key::{
-    KeyPage, KeyRef, KeyState, KeyView, LeaseView, NewKey, ReleaseOptions, Secret, VALUE_MAX,
+    KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey, Secret,
+    VALUE_MAX,
 };
+pub use key_counts::KeyCounts;
+pub use lease::{AcquireOptions, Granted, GrantedLease, LeaseView, ReleaseOptions, WaitOptions};
+pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
 pub use policy::{
     DURATION_MAX_MS, KEY_LENGTH, KEY_PREFIX_MAX, OutOfRange, POOL_KEYS_MAX, Policy, PolicyPatch,
     PoolName,
 };
-pub use pool::{AcquireOptions, GrantedLease, IdempotencyKey, Pool, StepContext};
-pub use pools::{Pools, SnapshotCursor};
-pub use refusal::{EndCause, KeyCounts, NoKeyCause, Refusal};
-pub use replayer::{Checkpointed, ReplayError, Replayer, StoredKey};
-pub use shared::{Counters, Limits, SharedState, TOKEN_RESERVATION, WAITERS_MAX, WaitOutcome};
+pub use pool::{IdempotencyKey, IdempotentCall, Pool, StepContext};
+pub use pools::{IdsToCheck, NextDue, Pools, SnapshotCursor};
+pub use refusal::{EndCause, NoKeyCause, Refusal};
+pub use replayer::{Checkpointed, ReplayError, Replayer, StoredKey, StoredPool};
+pub use shared::{
+    Counters, JournalPositions, Limits, SharedState, TOKEN_RESERVATION, WAITERS_MAX, WaitOutcome,
+};
 
-/// Where random comes from: an argument, so that a seed can play it.
+/// A source of randomness: an argument, so that a seed can replace it in tests.
 pub trait RandomSource {
-    /// Draws a number below `bound`, each as likely; `bound` is at least 1.
+    /// Returns a uniformly random number below `bound`, which is at least 1.
     fn below(&mut self, bound: u32) -> u32;
-    /// Fills `bytes` from the operating system's CSPRNG: what secrets are made of.
+    /// Fills `bytes` from the operating system's CSPRNG: secrets are generated from them.
     fn fill(&mut self, bytes: &mut [u8]);
 }

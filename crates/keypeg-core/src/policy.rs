@@ -1,37 +1,38 @@
-//! What a pool allows: lengths of time, the form of its keys, how many there may be.
+//! A pool's policy: durations, the form of its keys, the limit of keys.
 //!
-//! A policy is checked here and nowhere else; one that exists is within its ranges. Changing it
-//! changes grants and keep-alives to come, not those that run.
+//! A policy is validated here and nowhere else; an existing one is within its ranges. A change
+//! affects later grants and keep-alives, not running leases.
 
 use crate::clocks::US_PER_MS;
 
-/// The longest a lease, a hold or a rest can last, and the longest keep-alive time: 7 days.
+/// The longest lease TTL, hold, rest and keep-alive TTL: 7 days.
 pub const DURATION_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
-/// How long a key may rest, as it is told.
-pub(crate) const REST: &str = "0, or 0.001..604800";
-/// The shortest and the longest value this server makes, in symbols after the prefix.
+/// The range of a rest, as error messages show it.
+pub(crate) const REST_RANGE: &str = "0, or 0.001..604800";
+/// The range of the length of generated values, in symbols after the prefix.
 pub const KEY_LENGTH: std::ops::RangeInclusive<u16> = 16..=128;
-/// The longest prefix of made values, in symbols.
+/// The longest prefix of generated values, in symbols.
 pub const KEY_PREFIX_MAX: usize = 32;
-/// The most keys a pool can be told to keep; the server's own bound may be lower.
+/// The largest limit of keys that a policy can set; the server's own limit may be lower.
 pub const POOL_KEYS_MAX: u64 = 1_000_000_000;
 
-/// What one pool allows. Lengths are in milliseconds.
+/// The policy of one pool. Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The longest a grant lasts, and its length where a request does not say.
+    /// The longest TTL of a lease, and the TTL where a request names none.
     pub lease_ttl_ms: u64,
-    /// The longest a renewed lease lasts from its grant; `None` follows the lease ttl.
+    /// The longest time from a grant to the end of the lease, renewals included; `None` means the
+    /// lease TTL.
     pub max_hold_ms: Option<u64>,
-    /// How long a key lives without a keep-alive; `None` for ever.
+    /// How long a key exists without a keep-alive; `None` means without limit.
     pub keepalive_ttl_ms: Option<u64>,
     /// How long a key rests after each lease.
     pub rest_ms: u64,
-    /// Random symbols in a made value.
+    /// The number of random symbols in a generated value.
     pub key_length: u16,
-    /// What a made value begins with.
+    /// The prefix of generated values.
     pub key_prefix: Box<str>,
-    /// The most keys this pool keeps; `None` leaves only the server's own bound.
+    /// The limit of keys in the pool; `None` leaves only the server's limit.
     pub max_keys: Option<u64>,
 }
 
@@ -49,7 +50,7 @@ impl Default for Policy {
     }
 }
 
-/// A change of a policy: what is `None` stays as it is.
+/// A change of a policy: a field that is `None` keeps its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyPatch {
     /// See [`Policy::lease_ttl_ms`].
@@ -68,17 +69,17 @@ pub struct PolicyPatch {
     pub max_keys: Option<Option<u64>>,
 }
 
-/// A value out of its range: the field by its public name and what it may be.
+/// A value out of its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutOfRange {
-    /// The field, as the contract names it.
+    /// The field's public name.
     pub field: &'static str,
-    /// What it may be.
+    /// The allowed range.
     pub allowed: &'static str,
 }
 
 impl Policy {
-    /// Applies a change; refuses a policy with any value out of its range.
+    /// Returns the policy with a change applied, or the first field that is out of its range.
     pub fn with_patch(&self, patch: PolicyPatch) -> Result<Self, OutOfRange> {
         let policy = Self {
             lease_ttl_ms: patch.lease_ttl_ms.unwrap_or(self.lease_ttl_ms),
@@ -94,22 +95,22 @@ impl Policy {
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
-        let length = 1..=DURATION_MAX_MS;
+        let duration = 1..=DURATION_MAX_MS;
         let prefix_ok = self.key_prefix.len() <= KEY_PREFIX_MAX
             && self.key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         let checks = [
-            (length.contains(&self.lease_ttl_ms), "lease_ttl_seconds", "0.001..604800"),
+            (duration.contains(&self.lease_ttl_ms), "lease_ttl_seconds", "0.001..604800"),
             (
                 self.max_hold_ms.is_none_or(|ms| ms <= DURATION_MAX_MS && ms >= self.lease_ttl_ms),
                 "max_hold_seconds",
                 "null, or lease_ttl_seconds..604800",
             ),
             (
-                self.keepalive_ttl_ms.is_none_or(|ms| length.contains(&ms)),
+                self.keepalive_ttl_ms.is_none_or(|ms| duration.contains(&ms)),
                 "keepalive_ttl_seconds",
                 "null, or 0.001..604800",
             ),
-            (self.rest_ms <= DURATION_MAX_MS, "rest_seconds", REST),
+            (self.rest_ms <= DURATION_MAX_MS, "rest_seconds", REST_RANGE),
             (KEY_LENGTH.contains(&self.key_length), "key_length", "16..128"),
             (prefix_ok, "key_prefix", "at most 32 of A-Z a-z 0-9 _ -"),
             (
@@ -124,7 +125,7 @@ impl Policy {
         }
     }
 
-    /// The longest a lease granted now can be held, renewals and all, in microseconds.
+    /// Returns the longest time from a grant to the end of the lease, in microseconds.
     pub(crate) fn hold_us(&self) -> u64 {
         self.max_hold_ms.unwrap_or(self.lease_ttl_ms) * US_PER_MS
     }
@@ -138,22 +139,22 @@ impl PoolName {
     /// The name of the pool that always exists.
     pub const DEFAULT: &'static str = "default";
 
-    /// Reads a name; `None` when it is not one.
+    /// Parses a name; `None` when it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
-        let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = text.as_bytes();
-        let ok = bytes.len() <= 64
-            && bytes.first().is_some_and(plain)
-            && bytes.iter().all(|b| plain(b) || b"_.-".contains(b));
-        ok.then(|| Self(text.into()))
+        let is_valid = bytes.len() <= 64
+            && bytes.first().is_some_and(alphanumeric)
+            && bytes.iter().all(|b| alphanumeric(b) || b"_.-".contains(b));
+        is_valid.then(|| Self(text.into()))
     }
 
-    /// The name of the pool that always exists.
+    /// Returns the name of the pool that always exists.
     pub fn default_pool() -> Self {
         Self(Self::DEFAULT.into())
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_short_lower_case_and_start_plainly() {
+    fn names_are_short_lower_case_and_start_with_a_letter_or_digit() {
         for good in ["a", "0", "ci", "a.b-c_d", &"x".repeat(64)] {
             assert!(PoolName::parse(good).is_some(), "{good:?}");
         }
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_names_the_field_that_is_out_of_range() {
+    fn a_rejected_policy_names_the_field_that_is_out_of_range() {
         let base = Policy::default();
         let hold = |ms| PolicyPatch { max_hold_ms: Some(Some(ms)), ..PolicyPatch::default() };
         assert_eq!(base.with_patch(hold(60_000)).map(|p| p.hold_us()), Ok(60_000_000));

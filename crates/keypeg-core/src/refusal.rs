@@ -1,130 +1,107 @@
-//! Why a pool says no: a closed set, as data. A refusal has changed nothing.
+//! Why the pools refuse a call: a closed set, as data. A refused call has changed nothing except
+//! what time had already ended.
 
+use crate::key_counts::KeyCounts;
 use crate::policy::OutOfRange;
 
-/// How many keys stand where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeyCounts {
-    /// Free to be lent.
-    pub available: u64,
-    /// GrantedLease.
-    pub leased: u64,
-    /// Back, but not served yet.
-    pub resting: u64,
-    /// Out of rotation.
-    pub quarantined: u64,
-}
-
-impl KeyCounts {
-    /// Keys that are away for a time: leased or resting.
-    pub fn total_away(&self) -> u64 {
-        self.leased + self.resting
-    }
-
-    /// All keys there are.
-    pub fn total(&self) -> u64 {
-        self.available + self.leased + self.resting + self.quarantined
-    }
-}
-
-/// Why no key is free.
+/// Why no key is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoKeyCause {
     /// The pool has no keys.
     PoolEmpty,
-    /// All are lent.
+    /// All keys are leased.
     AllLeased,
-    /// All rest.
+    /// All keys rest.
     AllResting,
-    /// All are out of rotation.
+    /// All keys are quarantined.
     AllQuarantined,
-    /// Some of each.
+    /// The keys are in several of these states.
     NoneFree,
 }
 
 /// How a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndCause {
-    /// A call gave the key back.
+    /// A call released it.
     Released,
-    /// Its time was over.
+    /// It expired.
     Expired,
-    /// Its time was over and somebody else holds the key now.
+    /// It expired, and another lease on the key runs now.
     Superseded,
     /// Its key was deleted or purged.
     KeyGone,
 }
 
-/// Why a pool says no. Instants are wall time in milliseconds.
+/// Why a call is refused. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no pool of that name.
+    /// No pool has that name.
     UnknownPool,
-    /// The default pool cannot be removed.
+    /// The default pool cannot be deleted.
     DefaultPool,
-    /// The server keeps as many pools as it may.
+    /// The server's limit of pools is reached.
     TooManyPools {
-        /// Its bound.
+        /// The limit.
         max: usize,
     },
     /// A value is out of its range.
     Invalid(OutOfRange),
-    /// The pool, or the server, keeps as many keys as it may.
+    /// The pool's or the server's limit of keys would be exceeded.
     PoolFull {
-        /// The bound that would be passed, in keys.
+        /// The limit, in keys.
         max: u64,
-        /// Whether it is the whole server's bound.
+        /// Whether it is the server's limit.
         of_server: bool,
     },
-    /// A value to import is in the pool, or was and is never used again.
+    /// A value to import is in the pool, or was imported before and is never used again.
     KeyExists {
-        /// Its place in the request, from 0.
-        at: usize,
+        /// Its index in the request, from 0.
+        index: usize,
     },
-    /// No key is free.
+    /// No key is available.
     NoKey {
-        /// Why.
+        /// The cause.
         cause: NoKeyCause,
-        /// How many stand where.
+        /// The number of keys in each state.
         counts: KeyCounts,
-        /// How long until the first comes back, in milliseconds, where one does.
-        back_in_ms: Option<u64>,
+        /// Milliseconds until the first lease or rest ends; `None` when no key is leased or rests.
+        next_hold_end_in_ms: Option<u64>,
     },
-    /// As many wait as may, on the whole server.
+    /// The server's limit of waiting requests is reached.
     WaitQueueFull {
-        /// Its bound.
+        /// The limit.
         max: usize,
     },
-    /// The borrower has as many leases as it may, those it waits for among them.
+    /// The borrower's limit of leases is reached; waiting requests count as leases.
     TooManyLeases {
-        /// Its bound.
+        /// The limit.
         max: u32,
     },
-    /// There is no such key: never was, deleted, or purged.
+    /// The key does not exist: it was never created, or it was deleted or purged.
     UnknownKey,
-    /// The lease has ended, or never was.
+    /// The lease has ended or never existed.
     LeaseEnded {
-        /// How, as far as that is known.
+        /// How it ended, as far as that is known.
         cause: Option<EndCause>,
     },
-    /// The Idempotency-Key was used with another body.
+    /// The Idempotency-Key was used with a different body.
     IdempotencyMismatch,
-    /// Keys that the Idempotency-Key's answer told of are gone.
+    /// Keys in the stored answer of the Idempotency-Key are deleted or purged.
     KeysGone,
-    /// The same Idempotency-Key was asked again, and that request has this one's place in line.
+    /// A later request with the same Idempotency-Key took over this one's position in the wait queue.
     TakenOver,
-    /// As many answers of Idempotency-Keys are kept as may be, on the whole server.
+    /// The server's limit of stored answers is reached.
     TooManyAnswers {
-        /// Its bound.
+        /// The limit.
         max: usize,
     },
-    /// A cursor of another pool or another run, or none at all.
+    /// The cursor is invalid, or belongs to another pool or another run of the server.
     BadCursor,
-    /// The lease cannot be made to end later than it does.
+    /// The lease cannot end later than it does.
     MaxHoldReached {
-        /// When it ends.
+        /// Its end.
         expires_at_ms: u64,
     },
-    /// More is due than one turn may settle: to be asked again in the next turn.
+    /// More is due than one turn may expire: the caller must repeat the call in the next turn.
     Settling,
 }

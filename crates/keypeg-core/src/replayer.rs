@@ -1,179 +1,196 @@
-//! Pools made again from facts, in the order they happened.
+//! Rebuilds the pools from facts, in the order they happened.
 //!
-//! A fact that does not fit what went before it means that facts are missing or foreign: it is
-//! refused, and whoever replays says where it stood.
+//! A fact that contradicts the facts before it means that facts are missing or belong to another
+//! journal: it is rejected, and the caller reports its position.
 
 use crate::clocks::Now;
-use crate::fact::Fact;
+use crate::fact::{CreatedKeys, Fact};
 use crate::ids::{IdHashKey, KeyId, TOKEN_MAX};
+use crate::indices::{ItemIndex, PoolIndex, SlotIndex};
+use crate::numbers::{KeyNumber, Lsn, PoolId};
 use crate::policy::{Policy, PoolName};
+use crate::pool::Rest;
 use crate::pools::Pools;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::{Counters, Limits};
 use hashbrown::HashMap;
 
-/// Pools on their way back: first what a database kept, then the facts of the journal.
+/// Pools during a replay: first the rows of the database, then the facts of the journal.
 #[derive(Debug)]
 pub struct Replayer {
     pools: Pools,
-    /// Each pool by number.
-    seats: HashMap<u32, Rebuilt, foldhash::fast::RandomState>,
-    /// The seat and slot of each key born in the journal, by number.
-    keys: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
-    /// The next token, when the last thing that happened was a clean stop.
+    by_id: HashMap<PoolId, ReplayedPool, foldhash::fast::RandomState>,
+    /// The keys that the journal created.
+    created: HashMap<KeyNumber, KeyLocation, foldhash::fast::RandomState>,
+    /// The next token, when the last fact was a clean stop.
     stopped_at: Option<u64>,
-    /// The last segment that can go, as the facts so far tell.
-    dropped: u64,
-    /// Whether the journal is whole: no segment of its beginning has been dropped.
-    whole: bool,
+    /// The last segment that can be deleted, as the facts so far say.
+    droppable_through: u64,
+    /// Whether the journal's first segments have been deleted.
+    truncated: bool,
 }
 
-/// A pool on its way back.
+/// A pool during a replay.
 #[derive(Clone, Copy, Debug)]
-struct Rebuilt {
-    seat: u32,
-    /// Its first slots hold the keys the database kept, in the order of their numbers.
-    loaded: u32,
+struct ReplayedPool {
+    index: PoolIndex,
+    /// The number of keys from the database; their slots are the first ones, by key number.
+    stored: u32,
 }
 
-/// A key as a database kept it.
+#[derive(Clone, Copy, Debug)]
+struct KeyLocation {
+    pool: PoolIndex,
+    slot: SlotIndex,
+}
+
+/// A pool as the database contains it.
+#[derive(Clone, Debug)]
+pub struct StoredPool<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its policy.
+    pub policy: Policy,
+    /// About how many keys will follow: a hint that sizes the pool's index.
+    pub key_count: u64,
+}
+
+/// A key as the database contains it.
 #[derive(Clone, Copy)]
 pub struct StoredKey<'a> {
     /// Its value.
     pub value: &'a [u8],
-    /// Its id, as [`IdHashKey::key_id`] makes it: most of what putting a key back costs, so whoever
-    /// reads makes it.
+    /// Its id, as [`IdHashKey::key_id`] computes it. Most of the cost of loading a key is this hash,
+    /// so the caller computes it on the thread that reads.
     pub id: KeyId,
-    /// When it was made, wall time in milliseconds.
+    /// The time of creation, wall time in milliseconds.
     pub created_at_ms: u64,
-    /// Whether it was brought in.
+    /// Whether it was imported.
     pub imported: bool,
 }
 
-/// Whether a fact's changes to the set of keys are in the database already.
+/// Whether the database already contains a fact's changes to the key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checkpointed {
-    /// They are: births, deaths and policies are passed over, and what is about a key that is
-    /// gone since is too. Leases live in the journal alone and are played.
+    /// It does: changes to pools and to the key set are skipped, and so are facts about keys that
+    /// were removed since. Leases are in the journal alone and are applied.
     Yes,
-    /// They are not: everything is played, and must fit.
+    /// It does not: every fact is applied and must be consistent.
     No,
 }
 
-/// A fact that does not fit what went before it.
+/// Why a fact contradicts the facts before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayError(pub &'static str);
 
 impl Replayer {
-    /// Begins without any pool; the arguments are those of [`Pools::new`].
+    /// Starts a replay without pools; the arguments are those of [`Pools::new`].
     pub fn new(ids: IdHashKey, limits: Limits, first_token: u64) -> Self {
         Self {
             pools: Pools::new(ids, limits, first_token),
-            seats: HashMap::default(),
-            keys: HashMap::default(),
+            by_id: HashMap::default(),
+            created: HashMap::default(),
             stopped_at: None,
-            dropped: 0,
-            whole: true,
+            droppable_through: 0,
+            truncated: false,
         }
     }
 
-    /// Says that the journal's first segments have been dropped.
+    /// Notes that the journal's first segments have been deleted.
     pub fn set_truncated(&mut self) {
-        self.whole = false;
+        self.truncated = true;
     }
 
-    /// Puts a pool back that a database kept. `keys` is about how many it will get: a hint.
-    pub fn load_pool(
-        &mut self,
-        number: u32,
-        name: &str,
-        policy: Policy,
-        keys: u64,
-    ) -> Result<(), ReplayError> {
-        let name = PoolName::parse(name).ok_or(ReplayError("a pool's name is no name"))?;
-        let twice = self.pools.get(&name).is_some() || self.seats.contains_key(&number);
-        fits(!twice, "a pool is made twice")?;
-        let seat = self.pools.seat(number, name, policy);
-        let limit = self.pools.ledger_mut().limits.keys;
-        let keys = usize::try_from(keys.min(limit)).unwrap_or(0);
-        self.pools.parts(seat).0.replay_begin(keys);
-        self.seats.insert(number, Rebuilt { seat, loaded: 0 });
+    /// Loads a pool from the database.
+    pub fn load_pool(&mut self, id: PoolId, row: StoredPool<'_>) -> Result<(), ReplayError> {
+        let StoredPool { name, policy, key_count } = row;
+        let name = PoolName::parse(name).ok_or(ReplayError("invalid pool name"))?;
+        let exists = self.pools.get(&name).is_some() || self.by_id.contains_key(&id);
+        ensure(!exists, "pool is created twice")?;
+        let index = self.pools.insert(id, name, policy);
+        let limit = self.pools.shared_mut().limits.keys;
+        let keys = usize::try_from(key_count.min(limit)).unwrap_or(0);
+        self.pools.pool_mut(index).0.begin_replay(keys);
+        self.by_id.insert(id, ReplayedPool { index, stored: 0 });
         Ok(())
     }
 
-    /// Puts a key back that a database kept. A pool's keys come in the order of their numbers.
+    /// Loads a key from the database. The keys of a pool must come in the order of their numbers.
     pub fn load_key(
         &mut self,
-        pool: u32,
-        key: u64,
+        pool: PoolId,
+        key: KeyNumber,
         row: &StoredKey<'_>,
     ) -> Result<(), ReplayError> {
-        let rebuilt = self.seats.get_mut(&pool).ok_or(NO_POOL)?;
-        let (pool, ledger) = self.pools.parts(rebuilt.seat);
-        let slot = pool.replay_loaded(ledger, key, row);
-        fits(slot == rebuilt.loaded, "a pool's keys are out of order")?;
-        rebuilt.loaded += 1;
-        ledger.keys += 1;
+        let replayed = self.by_id.get_mut(&pool).ok_or(UNKNOWN_POOL)?;
+        let (pool, shared) = self.pools.pool_mut(replayed.index);
+        let slot = pool.replay_stored(shared, key, row);
+        ensure(slot == SlotIndex::new(replayed.stored), "the keys of a pool are out of order")?;
+        replayed.stored += 1;
+        shared.key_count += 1;
         Ok(())
     }
 
-    /// Puts back that a key is out of rotation; the key has been put back before.
+    /// Quarantines a key that was loaded before.
     pub fn load_quarantined(
         &mut self,
-        pool: u32,
-        key: u64,
+        pool: PoolId,
+        key: KeyNumber,
         reason: &str,
     ) -> Result<(), ReplayError> {
-        let (seat, slot) = self.key(pool, key)?;
-        let (pool, ledger) = self.pools.parts(seat);
+        let KeyLocation { pool, slot } = self.find_key(pool, key)?;
+        let (pool, shared) = self.pools.pool_mut(pool);
         let reason = Some(reason).filter(|reason| !reason.is_empty());
-        pool.replay_quarantined(ledger, slot, reason);
+        pool.replay_quarantined(shared, slot, reason);
         Ok(())
     }
 
-    /// Puts back that imported values were in a pool and are never used again: the database knows
-    /// which.
-    pub fn set_has_retired(&mut self, pool: u32) -> Result<(), ReplayError> {
-        let seat = self.seat(pool)?;
-        self.pools.parts(seat).0.replay_retired();
+    /// Notes that the database contains retired values of a pool.
+    pub fn set_has_retired(&mut self, pool: PoolId) -> Result<(), ReplayError> {
+        let index = self.find_pool(pool)?;
+        self.pools.pool_mut(index).0.set_has_retired();
         Ok(())
     }
 
-    /// Names the mark of the facts to come, see [`Pools::mark`].
-    pub fn set_position(&mut self, mark: u64) {
-        self.pools.ledger_mut().mark = mark;
+    /// Sets the position of the batch with the next facts, see [`Pools::set_positions`].
+    pub fn set_position(&mut self, position: Lsn) {
+        self.pools.shared_mut().positions.current = position;
     }
 
-    /// Raises the counters to what a segment's header says they were.
+    /// Raises the counters to those in a segment's header.
     pub fn raise_counters(&mut self, counters: Counters) {
-        let ours = &mut self.pools.ledger_mut().counters;
+        let ours = &mut self.pools.shared_mut().counters;
         ours.next_key = ours.next_key.max(counters.next_key);
         ours.next_pool = ours.next_pool.max(counters.next_pool);
         ours.tokens_reserved = ours.tokens_reserved.max(counters.tokens_reserved);
     }
 
-    /// The pools so far.
+    /// Returns the pools so far.
     pub fn pools(&self) -> &Pools {
         &self.pools
     }
 
-    /// The last segment of the journal that can go, as the facts so far tell.
+    /// Returns the last segment of the journal that can be deleted, as the facts so far say.
     pub fn droppable_through(&self) -> u64 {
-        self.dropped
+        self.droppable_through
     }
 
-    /// Plays the next fact.
-    pub fn apply(&mut self, fact: &Fact<'_>, carried: Checkpointed) -> Result<(), ReplayError> {
+    /// Applies the next fact.
+    pub fn apply(
+        &mut self,
+        fact: &Fact<'_>,
+        checkpointed: Checkpointed,
+    ) -> Result<(), ReplayError> {
         self.stopped_at = None;
         match fact {
             Fact::PoolCreated { .. } | Fact::PolicyChanged { .. } | Fact::PoolDeleted { .. } => {
-                match carried {
+                match checkpointed {
                     Checkpointed::Yes => Ok(()),
                     Checkpointed::No => self.apply_to_pool(fact),
                 }
             }
             Fact::KeysCreated { .. } | Fact::KeyDeleted { .. } | Fact::KeyPurged { .. } => {
-                match carried {
+                match checkpointed {
                     Checkpointed::Yes => Ok(()),
                     Checkpointed::No => self.apply_to_key_set(fact),
                 }
@@ -184,30 +201,30 @@ impl Replayer {
             | Fact::Renewed { pool, key, .. }
             | Fact::Released { pool, key, .. }
             | Fact::Quarantined { pool, key, .. }
-            | Fact::KeyFreed { pool, key } => match (self.key(*pool, *key), carried) {
-                (Ok((seat, slot)), _) => self.apply_to_lease(seat, slot, fact),
+            | Fact::KeyFreed { pool, key } => match (self.find_key(*pool, *key), checkpointed) {
+                (Ok(location), _) => self.apply_to_lease(location, fact),
                 (Err(_), Checkpointed::Yes) => Ok(()),
-                (Err(misfit), Checkpointed::No) => Err(misfit),
+                (Err(error), Checkpointed::No) => Err(error),
             },
             Fact::AnswerStored { pool, .. } | Fact::AnswerRevoked { pool, .. } => {
-                match (self.seats.get(pool).copied(), carried) {
-                    (Some(rebuilt), _) => self.apply_to_answers(rebuilt, fact),
+                match (self.by_id.get(pool).copied(), checkpointed) {
+                    (Some(replayed), _) => self.apply_to_answers(replayed, fact),
                     (None, Checkpointed::Yes) => {}
-                    (None, Checkpointed::No) => return Err(NO_POOL),
+                    (None, Checkpointed::No) => return Err(UNKNOWN_POOL),
                 }
                 Ok(())
             }
-            Fact::TokensReserved { until } => self.reserve(*until, carried),
+            Fact::TokensReserved { until } => self.reserve(*until, checkpointed),
             Fact::SegmentsDropped { through } => {
-                fits(*through >= self.dropped, "a segment is dropped twice")?;
-                self.dropped = *through;
+                ensure(*through >= self.droppable_through, "segment is dropped twice")?;
+                self.droppable_through = *through;
                 Ok(())
             }
             Fact::Stopped { next_token } => {
                 let reserved = self.pools.counters().tokens_reserved;
-                fits(*next_token <= reserved, "a token was granted beyond its reservation")?;
-                let fell = *next_token < self.pools.next_token();
-                fits(!fell, "a token that was granted would be granted again")?;
+                ensure(*next_token <= reserved, "token is granted beyond its reservation")?;
+                let decreases = *next_token < self.pools.next_token();
+                ensure(!decreases, "granted token would be granted again")?;
                 self.stopped_at = Some(*next_token);
                 Ok(())
             }
@@ -215,161 +232,177 @@ impl Replayer {
     }
 
     fn apply_to_pool(&mut self, fact: &Fact<'_>) -> Result<(), ReplayError> {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three only")]
         match fact {
             Fact::PoolCreated { pool, name, policy } => {
-                self.load_pool(*pool, name, policy.clone(), 0)
+                let policy = policy.clone();
+                self.load_pool(*pool, StoredPool { name, policy, key_count: 0 })
             }
             Fact::PolicyChanged { pool, policy } => {
-                let seat = self.seat(*pool)?;
-                self.pools.parts(seat).0.set_policy(policy.clone());
+                let index = self.find_pool(*pool)?;
+                self.pools.pool_mut(index).0.set_policy(policy.clone());
                 Ok(())
             }
             Fact::PoolDeleted { pool } => {
-                let Rebuilt { seat, .. } = self.seats.remove(pool).ok_or(NO_POOL)?;
-                // Its keys' numbers never come again; what is left of them here is not asked for.
-                self.pools.unseat(seat);
+                let ReplayedPool { index, .. } = self.by_id.remove(pool).ok_or(UNKNOWN_POOL)?;
+                // Key numbers are never reused, so what `created` still contains is never read.
+                self.pools.remove_at(index);
                 Ok(())
             }
-            _ => unreachable!("invariant: this is about a pool"),
+            _ => unreachable!("invariant: the fact is about a pool"),
         }
     }
 
     fn apply_to_key_set(&mut self, fact: &Fact<'_>) -> Result<(), ReplayError> {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three alone")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three only")]
         match fact {
             Fact::KeysCreated { pool, first, at_ms, imported, values } => {
-                let seat = self.seat(*pool)?;
-                let (pool, ledger) = self.pools.parts(seat);
-                let keys = &mut self.keys;
+                let index = self.find_pool(*pool)?;
+                let (pool, shared) = self.pools.pool_mut(index);
+                let created = &mut self.created;
                 let note = |number, slot| {
-                    keys.insert(number, (seat, slot));
+                    created.insert(number, KeyLocation { pool: index, slot });
                 };
-                let fresh = pool.replay_born(ledger, (*first, *at_ms, *imported), *values, note);
-                fits(fresh, "a key is born twice")?;
-                let end = first + u64::from(values.count());
-                fits(*first >= ledger.counters.next_key, "a key's number is used twice")?;
-                ledger.counters.next_key = end;
-                ledger.keys += u64::from(values.count());
+                let (first, at_ms, imported, values) = (*first, *at_ms, *imported, *values);
+                let keys = CreatedKeys { first, at_ms, imported, values };
+                let is_new = pool.replay_created(shared, keys, note);
+                ensure(is_new, "key is created twice")?;
+                let end = first.plus(u64::from(values.count()));
+                ensure(first >= shared.counters.next_key, "key number is used twice")?;
+                shared.counters.next_key = end;
+                shared.key_count += u64::from(values.count());
                 Ok(())
             }
             Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
-                let (seat, slot) = self.key(*pool, *key)?;
-                self.keys.remove(key);
-                let (pool, ledger) = self.pools.parts(seat);
-                pool.replay_gone(ledger, slot);
+                let KeyLocation { pool, slot } = self.find_key(*pool, *key)?;
+                self.created.remove(key);
+                let (pool, shared) = self.pools.pool_mut(pool);
+                pool.replay_removed(shared, slot);
                 Ok(())
             }
-            _ => unreachable!("invariant: this is about the set of keys"),
+            _ => unreachable!("invariant: the fact is about the key set"),
         }
     }
 
-    /// Plays what is about a lease. A renewal or a release of one that does not run is passed
-    /// over where segments have been dropped: the grant was in one of them, and since the lease
-    /// had ended it was not told anew.
-    fn apply_to_lease(&mut self, seat: u32, slot: u32, fact: &Fact<'_>) -> Result<(), ReplayError> {
-        let whole = self.whole;
-        let (pool, ledger) = self.pools.parts(seat);
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these seven alone")]
+    /// Applies a fact about a lease. A renewal or a release of a lease that does not run is skipped
+    /// when the journal is truncated: its grant was in a deleted segment, and because the lease had
+    /// ended no snapshot record was written for it.
+    fn apply_to_lease(
+        &mut self,
+        location: KeyLocation,
+        fact: &Fact<'_>,
+    ) -> Result<(), ReplayError> {
+        let truncated = self.truncated;
+        let KeyLocation { pool, slot } = location;
+        let (pool, shared) = self.pools.pool_mut(pool);
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these seven only")]
         match fact {
             Fact::Granted { token, lease, .. } => {
-                fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
-                fits(*token >= ledger.next_token, "a token is granted twice")?;
-                ledger.next_token = token + 1;
-                pool.replay_granted(ledger, slot, *token, lease);
+                ensure(*token < shared.counters.tokens_reserved, NOT_RESERVED)?;
+                ensure(*token >= shared.next_token, "token is granted twice")?;
+                shared.next_token = token + 1;
+                pool.replay_granted(shared, slot, *token, lease);
                 Ok(())
             }
             Fact::LeaseSnapshot { token, lease, .. } => {
-                fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
-                fits(pool.has_for(*token).is_none_or(|of| of == slot), "a token is held twice")?;
-                ledger.next_token = ledger.next_token.max(token + 1);
-                pool.replay_granted(ledger, slot, *token, lease);
+                ensure(*token < shared.counters.tokens_reserved, NOT_RESERVED)?;
+                let holder = pool.slot_with_token(*token);
+                ensure(holder.is_none_or(|other| other == slot), TWO_KEYS)?;
+                shared.next_token = shared.next_token.max(token + 1);
+                pool.replay_granted(shared, slot, *token, lease);
                 Ok(())
             }
             Fact::RestSnapshot { token, until_us, reason, .. } => {
-                fits(*token < ledger.counters.tokens_reserved, "a token was not reserved")?;
-                fits(pool.has_for(*token).is_none_or(|of| of == slot), "a token is held twice")?;
-                ledger.next_token = ledger.next_token.max(token + 1);
-                pool.replay_resting(ledger, slot, *token, (*until_us, *reason));
+                ensure(*token < shared.counters.tokens_reserved, NOT_RESERVED)?;
+                let holder = pool.slot_with_token(*token);
+                ensure(holder.is_none_or(|other| other == slot), TWO_KEYS)?;
+                shared.next_token = shared.next_token.max(token + 1);
+                let rest = Rest { until_us: *until_us, reason: *reason };
+                pool.replay_resting(shared, slot, *token, rest);
                 Ok(())
             }
             Fact::Renewed { token, until_us, .. } => {
-                let fit = pool.replay_renewed(slot, *token, *until_us);
-                fits(fit || !whole, "a lease that does not run is renewed")
+                let runs = pool.replay_renewed(slot, *token, *until_us);
+                ensure(runs || truncated, "renewed lease does not run")
             }
             Fact::Released { token, rest_until_us, reason, .. } => {
-                let rest = (*rest_until_us, *reason);
-                let fit = pool.replay_released(ledger, slot, *token, rest);
-                fits(fit || !whole, "a lease that does not run is released")
+                let rest = Rest { until_us: *rest_until_us, reason: *reason };
+                let runs = pool.replay_released(shared, slot, *token, rest);
+                ensure(runs || truncated, "released lease does not run")
             }
             Fact::Quarantined { reason, .. } => {
-                pool.replay_quarantined(ledger, slot, *reason);
+                pool.replay_quarantined(shared, slot, *reason);
                 Ok(())
             }
             Fact::KeyFreed { .. } => {
-                pool.replay_restored(ledger, slot);
+                pool.replay_freed(shared, slot);
                 Ok(())
             }
-            _ => unreachable!("invariant: this is about a lease"),
+            _ => unreachable!("invariant: the fact is about a lease"),
         }
     }
 
-    fn apply_to_answers(&mut self, Rebuilt { seat, loaded }: Rebuilt, fact: &Fact<'_>) {
-        let (keys, (pool, ledger)) = (&self.keys, self.pools.parts(seat));
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these two alone")]
+    fn apply_to_answers(&mut self, replayed: ReplayedPool, fact: &Fact<'_>) {
+        let ReplayedPool { index, stored } = replayed;
+        let (created, (pool, shared)) = (&self.created, self.pools.pool_mut(index));
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these two only")]
         match fact {
             Fact::AnswerStored { answer, .. } => {
-                pool.replay_answered(ledger, *answer, |pool, number| {
-                    let born = keys.get(&number).filter(|(at, _)| *at == seat);
-                    born.map(|(_, slot)| *slot).or_else(|| pool.slot_of(number, loaded))
+                pool.replay_answer_stored(shared, *answer, |pool, number| {
+                    let location = created.get(&number).filter(|key| key.pool == index);
+                    location.map(|key| key.slot).or_else(|| pool.find_stored(number, stored))
                 });
             }
-            Fact::AnswerRevoked { id, .. } => pool.replay_unanswered(ledger, *id),
-            _ => unreachable!("invariant: this is about an answer"),
+            Fact::AnswerRevoked { id, .. } => pool.replay_answer_revoked(shared, *id),
+            _ => unreachable!("invariant: the fact is about a stored answer"),
         }
     }
 
-    /// Gives the pools as they are at a start: every key with its full keep-alive time, the next
-    /// token beyond all that may have been granted. Leases go on where they were.
+    /// Returns the pools as they are after a start: every key with its full keep-alive time, the next
+    /// token beyond all that may have been granted. Leases continue.
     pub fn finish(mut self, now: Now) -> Pools {
-        let ledger = self.pools.ledger_mut();
+        let shared = self.pools.shared_mut();
         if !enabled(Sabotage::RepeatTokens) {
-            ledger.next_token = self.stopped_at.unwrap_or(ledger.counters.tokens_reserved);
+            shared.next_token = self.stopped_at.unwrap_or(shared.counters.tokens_reserved);
         }
-        for &Rebuilt { seat, .. } in self.seats.values() {
-            self.pools.parts(seat).0.start(now);
-            self.pools.schedule(seat);
+        for &ReplayedPool { index, .. } in self.by_id.values() {
+            self.pools.pool_mut(index).0.finish_replay(now);
+            self.pools.schedule(index);
         }
         self.pools
     }
 
-    fn reserve(&mut self, until: u64, carried: Checkpointed) -> Result<(), ReplayError> {
-        let ledger = self.pools.ledger_mut();
-        let reserved = ledger.counters.tokens_reserved;
-        if carried == Checkpointed::Yes && until <= reserved {
+    fn reserve(&mut self, until: u64, checkpointed: Checkpointed) -> Result<(), ReplayError> {
+        let shared = self.pools.shared_mut();
+        let reserved = shared.counters.tokens_reserved;
+        if checkpointed == Checkpointed::Yes && until <= reserved {
             return Ok(());
         }
         let grows = until > reserved && until <= TOKEN_MAX;
-        fits(grows, "a token reservation does not grow")?;
-        ledger.counters.tokens_reserved = until;
+        ensure(grows, "token reservation does not grow")?;
+        shared.counters.tokens_reserved = until;
         Ok(())
     }
 
-    fn seat(&self, pool: u32) -> Result<u32, ReplayError> {
-        self.seats.get(&pool).map(|rebuilt| rebuilt.seat).ok_or(NO_POOL)
+    fn find_pool(&self, id: PoolId) -> Result<PoolIndex, ReplayError> {
+        self.by_id.get(&id).map(|replayed| replayed.index).ok_or(UNKNOWN_POOL)
     }
 
-    /// The seat and slot of a key that is there.
-    fn key(&self, pool: u32, key: u64) -> Result<(u32, u32), ReplayError> {
-        let Rebuilt { seat, loaded } = *self.seats.get(&pool).ok_or(NO_POOL)?;
-        let born = self.keys.get(&key).copied().filter(|(at, _)| *at == seat);
-        let found = born.or_else(|| Some((seat, self.pools.at(seat).slot_of(key, loaded)?)));
-        found.ok_or(ReplayError("a key that is not there is spoken of"))
+    fn find_key(&self, pool: PoolId, key: KeyNumber) -> Result<KeyLocation, ReplayError> {
+        let ReplayedPool { index, stored } = *self.by_id.get(&pool).ok_or(UNKNOWN_POOL)?;
+        let created = self.created.get(&key).copied().filter(|key| key.pool == index);
+        let found = created.or_else(|| {
+            let slot = self.pools.pool_at(index).find_stored(key, stored)?;
+            Some(KeyLocation { pool: index, slot })
+        });
+        found.ok_or(ReplayError("record refers to an unknown key"))
     }
 }
 
-const NO_POOL: ReplayError = ReplayError("a pool that is not there is spoken of");
+const UNKNOWN_POOL: ReplayError = ReplayError("record refers to an unknown pool");
+const NOT_RESERVED: &str = "token is not reserved";
+const TWO_KEYS: &str = "two keys have the same token";
 
-fn fits(fit: bool, why_not: &'static str) -> Result<(), ReplayError> {
-    if fit { Ok(()) } else { Err(ReplayError(why_not)) }
+fn ensure(holds: bool, error: &'static str) -> Result<(), ReplayError> {
+    if holds { Ok(()) } else { Err(ReplayError(error)) }
 }

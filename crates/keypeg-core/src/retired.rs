@@ -1,39 +1,50 @@
-//! Imported values that are gone and never used again, as long as they are nowhere else to be found.
+//! Retired values: imported values whose keys are deleted or purged, and which are never used
+//! again. Kept here while the database does not contain them.
 //!
-//! Where a database takes them over, in the order they went, they leave this memory; without one
-//! they stay. Growing never stops the world. Knows nothing of the database.
+//! Where checkpoints copy them to the database, in the order they were retired, they are evicted
+//! from memory; without a database they stay. Growing never stops the server. Knows nothing of the
+//! database itself.
 
 use crate::ids::KeyId;
 use crate::index::Index;
+use crate::indices::{ItemIndex, RetiredIndex};
+use crate::numbers::Lsn;
+use crate::shared::JournalPositions;
 use std::collections::VecDeque;
 
-/// Ids in a chunk.
+/// Values in a chunk.
 const CHUNK: usize = 1 << 12;
-/// How many leave at most when one comes.
-const LEAVE_MAX: usize = 4;
+/// The most values that one insertion evicts.
+const EVICT_MAX: usize = 4;
 
-/// The values of one pool, by id.
+/// The retired values of one pool, by id.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Retired {
-    /// Chunks of ids with the mark each came under; all but the last are full.
-    chunks: VecDeque<Vec<(KeyId, u64)>>,
-    /// The number of the first id of the first chunk; numbers go round.
-    base: u32,
-    /// Ids of the first chunk that have left.
-    left: usize,
-    by_id: Index,
-    /// Whether a database has some: what is not here may be there.
-    elsewhere: bool,
+    /// A queue in chunks, oldest first; all chunks but the last are full.
+    chunks: VecDeque<Vec<RetiredValue>>,
+    /// The index of the first value of the first chunk; indices wrap around.
+    base: RetiredIndex,
+    /// Values of the first chunk that are evicted already.
+    evicted: usize,
+    by_id: Index<RetiredIndex>,
+    /// Whether the database contains some: a value that is not here may be there.
+    in_database: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RetiredValue {
+    id: KeyId,
+    /// The journal position of the batch that retired it.
+    position: Lsn,
 }
 
 impl Retired {
     pub(crate) fn contains(&self, id: KeyId) -> bool {
-        self.by_id.len() > 0 && self.by_id.find(id.hash(), |at| self.id(at) == id).is_some()
+        self.by_id.len() > 0 && self.by_id.find(id.hash(), |index| self.id(index) == id).is_some()
     }
 
-    /// Takes a value in, under a mark that never falls; those up to `taken_over` leave, a few at a
-    /// time.
-    pub(crate) fn insert(&mut self, id: KeyId, mark: u64, taken_over: u64) {
+    /// Retires a value at the current position, and evicts a few of those checkpointed.
+    pub(crate) fn insert(&mut self, id: KeyId, positions: JournalPositions) {
         if self.contains(id) {
             return;
         }
@@ -42,95 +53,102 @@ impl Retired {
         }
         let before = self.chunks.len() - 1;
         let last = self.chunks.back_mut().expect("invariant: just pushed");
-        last.push((id, mark));
-        let at = number(before * CHUNK + last.len() - 1).wrapping_add(self.base);
+        last.push(RetiredValue { id, position: positions.current });
+        let index = wrapping_add(self.base, before * CHUNK + last.len() - 1);
         let (chunks, base) = (&self.chunks, self.base);
-        self.by_id.insert(id.hash(), at, |at| found(chunks, base, at).0.hash());
-        self.leave(taken_over, LEAVE_MAX);
+        self.by_id.insert(id.hash(), index, |index| value_at(chunks, base, index).id.hash());
+        self.evict(positions.checkpointed, EVICT_MAX);
     }
 
-    /// Lets go of those that came under marks up to `taken_over`, at most `max`; true when more are
-    /// to go.
-    pub(crate) fn leave(&mut self, taken_over: u64, max: usize) -> bool {
+    /// Evicts values retired at positions up to `checkpointed`, at most `max`. Returns whether more
+    /// can be evicted.
+    pub(crate) fn evict(&mut self, checkpointed: Lsn, max: usize) -> bool {
         for _ in 0..max {
-            let Some(&(id, mark)) = self.first() else { return false };
-            if mark > taken_over {
+            let Some(&RetiredValue { id, position }) = self.first() else { return false };
+            if position > checkpointed {
                 return false;
             }
-            let at = self.base.wrapping_add(number(self.left));
+            let index = wrapping_add(self.base, self.evicted);
             let (chunks, base) = (&self.chunks, self.base);
-            self.by_id.remove(id.hash(), at, |at| found(chunks, base, at).0.hash());
-            self.elsewhere = true;
-            self.left += 1;
-            if self.left == CHUNK {
+            self.by_id.remove(id.hash(), index, |index| value_at(chunks, base, index).id.hash());
+            self.in_database = true;
+            self.evicted += 1;
+            if self.evicted == CHUNK {
                 self.chunks.pop_front();
-                self.base = self.base.wrapping_add(number(CHUNK));
-                self.left = 0;
+                self.base = wrapping_add(self.base, CHUNK);
+                self.evicted = 0;
             }
         }
-        self.first().is_some_and(|(_, mark)| *mark <= taken_over)
+        self.first().is_some_and(|first| first.position <= checkpointed)
     }
 
-    fn first(&self) -> Option<&(KeyId, u64)> {
-        self.chunks.front()?.get(self.left)
+    fn first(&self) -> Option<&RetiredValue> {
+        self.chunks.front()?.get(self.evicted)
     }
 
-    /// Says that a database has some.
-    pub(crate) fn are_elsewhere(&mut self) {
-        self.elsewhere = true;
+    /// Notes that the database contains retired values of the pool.
+    pub(crate) fn set_in_database(&mut self) {
+        self.in_database = true;
     }
 
-    /// Whether a database has some.
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        self.elsewhere
+    /// Returns whether the database contains retired values of the pool.
+    pub(crate) fn is_in_database(&self) -> bool {
+        self.in_database
     }
 
-    fn id(&self, at: u32) -> KeyId {
-        found(&self.chunks, self.base, at).0
+    fn id(&self, index: RetiredIndex) -> KeyId {
+        value_at(&self.chunks, self.base, index).id
     }
 }
 
-fn found(chunks: &VecDeque<Vec<(KeyId, u64)>>, base: u32, at: u32) -> (KeyId, u64) {
-    let place = at.wrapping_sub(base) as usize;
-    chunks[place / CHUNK][place % CHUNK]
+fn value_at(
+    chunks: &VecDeque<Vec<RetiredValue>>,
+    base: RetiredIndex,
+    index: RetiredIndex,
+) -> RetiredValue {
+    let offset = index.get().wrapping_sub(base.get()) as usize;
+    chunks[offset / CHUNK][offset % CHUNK]
 }
 
-fn number(place: usize) -> u32 {
-    u32::try_from(place).expect("invariant: keys are bounded")
+fn wrapping_add(base: RetiredIndex, offset: usize) -> RetiredIndex {
+    RetiredIndex::new(base.get().wrapping_add(RetiredIndex::of(offset).get()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn id(n: u128) -> KeyId {
-        KeyId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+    fn id(number: u128) -> KeyId {
+        KeyId(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
     }
 
     #[test]
-    fn what_is_taken_over_leaves_in_order_and_nothing_else_does() {
-        // Numbers go round in the middle of the story.
-        let mut retired = Retired { base: u32::MAX - 5_000, ..Retired::default() };
+    fn checkpointed_values_are_evicted_in_order_and_no_others() {
+        // Indices wrap around in the middle of the test.
+        let base = RetiredIndex::new(u32::MAX - 5_000);
+        let mut retired = Retired { base, ..Retired::default() };
         for n in 0..20_000_u64 {
-            let (mark, taken_over) = (n / 100 + 1, (n / 100).saturating_sub(50));
-            retired.insert(id(u128::from(n)), mark, taken_over);
-            retired.insert(id(u128::from(n)), mark, taken_over);
+            let (current, checkpointed) = (Lsn(n / 100 + 1), Lsn((n / 100).saturating_sub(50)));
+            let positions = JournalPositions { current, checkpointed };
+            retired.insert(id(u128::from(n)), positions);
+            retired.insert(id(u128::from(n)), positions);
             assert!(retired.contains(id(u128::from(n))));
-            assert_eq!(retired.is_elsewhere(), taken_over > 0, "{n}");
+            assert_eq!(retired.is_in_database(), checkpointed > Lsn(0), "{n}");
         }
-        // Marks up to 149 have been taken over: those of 14 900 values.
+        // Positions up to 149 are checkpointed: those of 14 900 values.
         assert_eq!(retired.by_id.len(), 20_000 - 14_900);
         for n in 0..20_000 {
             assert_eq!(retired.contains(id(n)), n >= 14_900, "{n}");
         }
-        assert!(retired.leave(170, 1_000));
-        assert!(!retired.leave(170, 10_000));
+        assert!(retired.evict(Lsn(170), 1_000));
+        assert!(!retired.evict(Lsn(170), 10_000));
         for n in 0..20_000 {
             assert_eq!(retired.contains(id(n)), n >= 17_000, "{n}");
         }
-        assert!(!retired.leave(u64::MAX, 10_000));
+        assert!(!retired.evict(Lsn(u64::MAX), 10_000));
         assert_eq!(retired.by_id.len(), 0);
-        retired.insert(id(1), 300, 0);
+        let positions = JournalPositions { current: Lsn(300), checkpointed: Lsn(0) };
+        retired.insert(id(1), positions);
         assert!(retired.contains(id(1)));
     }
 }

@@ -1,62 +1,62 @@
-//! Defects that a test can switch on, to prove that the simulation sees each of them, and bounds
-//! that it can make small, to get to their edges.
+//! Defects that a test can enable, to prove that the simulation detects each of them, and limits
+//! that it can lower, to reach their edges.
 //!
-//! Without the feature `sabotage` every question here is answered by a constant, so that nothing
-//! of it is left in a server. What is switched is switched for one thread: a simulation is one.
+//! Without the feature `sabotage` every function here returns a constant, so that the compiler
+//! removes all of it from a server. Settings apply to one thread, because a simulation has one.
 
-/// A defect.
+/// A deliberate defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Replies go out when a batch is written; it is synced with the next one.
+    /// Replies are sent once a batch is written; it is synced with the next one.
     AnswerBeforeSync,
-    /// A commit whose sync fails is taken for durable.
+    /// A commit whose sync fails is treated as durable.
     IgnoreFailedSync,
-    /// A start takes what it read behind the last proven sync for durable.
+    /// A start treats records after the last proven sync as durable.
     TrustUnprovenTail,
-    /// Names of new segments are not synced.
+    /// The directory entries of new segments are not synced.
     ForgetDirectorySync,
-    /// An answer that rests on a deadline that has passed does not force a batch.
+    /// A response that depends on a passed deadline does not force a batch.
     ForgetTheClock,
-    /// A batch is written in two frames, each synced by itself.
+    /// A batch is written in two frames, each with its own sync.
     HalfBatch,
-    /// Segments go before what they changed of the key set is carried.
+    /// Segments are deleted before their changes to the key set are checkpointed.
     DropBeforeCarry,
-    /// The carrier reads on past what is synced.
+    /// The checkpointer reads past the last synced batch.
     CarryPastSynced,
-    /// Segments go before what lives of them has been told anew.
+    /// Segments are deleted before their live records have been logged again.
     SkipRetelling,
-    /// A lease is told anew with an earlier end.
+    /// A snapshot record of a lease contains an earlier end.
     RetellOldEnd,
-    /// A lease is told anew in nobody's name.
+    /// A snapshot record of a lease omits its borrower.
     ForgetBorrower,
-    /// A start goes on with the tokens that were reserved and not seen in the journal.
+    /// A start grants tokens that were reserved before but are not in the journal.
     RepeatTokens,
-    /// A release does not compare the lease: it ends whichever runs on that key.
+    /// A release does not compare the lease: it ends any lease that runs on the key.
     ReleaseWhoeverHolds,
-    /// A lease that was renewed ends by the timer of before.
+    /// A renewed lease expires at its end before the renewal.
     OldTimerEndsLease,
     /// Lease time is wall time.
     CountWallTime,
-    /// A reboot takes five seconds off every lease.
+    /// A reboot shortens every lease by five seconds.
     ShortenAfterReboot,
-    /// Serving time runs on while nobody could be served.
+    /// Serving time advances while the server cannot serve.
     PurgeByLeaseClock,
-    /// A purge is not remembered.
+    /// A purge is not recorded.
     ForgetPurge,
-    /// An imported value is forgotten with its key.
+    /// An imported value is not retired when its key is deleted or purged.
     ForgetRetired,
-    /// "None free" is said while something of the pool is due.
+    /// "No key" is returned although something in the pool is due.
     FalseNone,
-    /// A key that comes back is free for newcomers while others wait.
+    /// A released key is available to new requests although others wait.
     NewcomerFirst,
-    /// A key is over after its deadline only: a keep-alive at the deadline raises it.
+    /// A key is due only after its deadline: a keep-alive at the deadline still succeeds.
     RaiseAtDeadline,
-    /// A grant that nobody received is not taken back.
+    /// A grant that no client received is not revoked.
     KeepUndelivered,
 }
 
 impl Sabotage {
-    /// All of them.
+    /// All defects.
     pub const ALL: [Self; 23] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
@@ -84,37 +84,37 @@ impl Sabotage {
     ];
 }
 
-/// A bound that a simulation can make small.
+/// A limit that a simulation can lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestLimit {
-    /// Waiters in all pools together.
+    /// Waiting requests in all pools together.
     Waiters,
-    /// Ends by time that a turn plays.
+    /// Expiries in one turn.
     Expire,
     /// Tokens reserved at a time.
     TokenReservation,
-    /// Bytes of the last segment that are kept.
+    /// Bytes of the last segment that are reserved.
     LastRoom,
-    /// Facts that one change of the key set takes.
+    /// Facts in one checkpoint.
     Facts,
-    /// Holds told anew in one turn.
-    Retell,
+    /// Snapshot records written in one turn.
+    SnapshotRecords,
 }
 
 #[cfg(not(feature = "sabotage"))]
 mod set {
     use super::{Sabotage, TestLimit};
 
-    /// Tells whether a defect is switched on: never.
+    /// Returns whether a defect is enabled: never.
     #[inline]
     pub const fn enabled(_: Sabotage) -> bool {
         false
     }
 
-    /// Tells a bound: the usual one.
+    /// Returns a limit: the default.
     #[inline]
-    pub const fn limit(_: TestLimit, usual: u64) -> u64 {
-        usual
+    pub const fn limit(_: TestLimit, default: u64) -> u64 {
+        default
     }
 }
 
@@ -124,26 +124,27 @@ mod set {
     use std::cell::{Cell, RefCell};
 
     thread_local! {
-        static ON: Cell<Option<Sabotage>> = const { Cell::new(None) };
-        static BOUNDS: RefCell<Vec<(TestLimit, u64)>> = const { RefCell::new(Vec::new()) };
+        static ENABLED: Cell<Option<Sabotage>> = const { Cell::new(None) };
+        static LIMITS: RefCell<Vec<(TestLimit, u64)>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Tells whether a defect is switched on, on this thread.
+    /// Returns whether a defect is enabled on this thread.
     pub fn enabled(sabotage: Sabotage) -> bool {
-        ON.get() == Some(sabotage)
+        ENABLED.get() == Some(sabotage)
     }
 
-    /// Tells a bound, on this thread.
-    pub fn limit(bound: TestLimit, usual: u64) -> u64 {
-        let set =
-            |bounds: &Vec<(TestLimit, u64)>| bounds.iter().find(|(of, _)| *of == bound).copied();
-        BOUNDS.with_borrow(set).map_or(usual, |(_, small)| small)
+    /// Returns a limit on this thread.
+    pub fn limit(limit: TestLimit, default: u64) -> u64 {
+        let find = |limits: &Vec<(TestLimit, u64)>| {
+            limits.iter().find(|(which, _)| *which == limit).copied()
+        };
+        LIMITS.with_borrow(find).map_or(default, |(_, lowered)| lowered)
     }
 
-    /// Switches one defect on, or all off, and sets bounds, on this thread.
-    pub fn configure(sabotage: Option<Sabotage>, bounds: Vec<(TestLimit, u64)>) {
-        ON.set(sabotage);
-        BOUNDS.replace(bounds);
+    /// Enables one defect, or disables all, and lowers limits, on this thread.
+    pub fn configure(sabotage: Option<Sabotage>, limits: Vec<(TestLimit, u64)>) {
+        ENABLED.set(sabotage);
+        LIMITS.replace(limits);
     }
 }
 

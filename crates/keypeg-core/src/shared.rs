@@ -1,23 +1,25 @@
-//! What all pools share: the counters that never go back, the server's bounds, the hash key, and
-//! a bounded memory of how leases ended.
+//! The state that all pools share: the counters that never decrease, the server's limits, the hash
+//! key of ids, and a bounded record of how leases ended.
 
 use crate::borrowers::Borrowers;
 use crate::fact::{Fact, FactSink};
 use crate::ids::{IdHashKey, TOKEN_MAX};
-use crate::pool::GrantedLease;
+use crate::indices::{PoolIndex, SlotIndex, WaiterIndex};
+use crate::lease::GrantedLease;
+use crate::numbers::{KeyNumber, Lsn, PoolId, WaiterId};
 use crate::refusal::{EndCause, Refusal};
 use crate::sabotage::{TestLimit, limit};
 use hashbrown::HashMap;
 
-/// Tokens reserved at a time: what an unclean start skips at most.
+/// Tokens reserved at a time: a start after an unclean stop skips at most that many.
 pub const TOKEN_RESERVATION: u64 = 1 << 20;
 /// Ended leases whose cause is remembered.
 const ENDED_MAX: usize = 1 << 16;
 
-/// Waiters in all pools together: whoever would be one more is refused.
+/// The most waiting requests in all pools together.
 pub const WAITERS_MAX: usize = 100_000;
 
-/// The server's bounds.
+/// The server's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most pools.
@@ -26,84 +28,104 @@ pub struct Limits {
     pub keys: u64,
 }
 
-/// Counters a journal must never let go back.
+/// The counters that never decrease, not even across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// The next key's number.
-    pub next_key: u64,
+    pub next_key: KeyNumber,
     /// The next pool's number.
-    pub next_pool: u32,
-    /// Tokens below this may have been granted.
+    pub next_pool: PoolId,
+    /// The end of the reservation: tokens below this may have been granted.
     pub tokens_reserved: u64,
 }
 
-/// What the pools share.
+/// Where the journal and the database stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalPositions {
+    /// The position of the batch that contains the next facts; never decreases.
+    pub current: Lsn,
+    /// The last position whose changes to the key set are in the database.
+    pub checkpointed: Lsn,
+}
+
+/// The state that all pools share.
 #[derive(Clone, Debug)]
 pub struct SharedState {
     pub(crate) ids: IdHashKey,
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
     pub(crate) next_token: u64,
-    pub(crate) keys: u64,
-    /// Tells this run's cursors from those of others, which may have had keys in other slots.
-    pub(crate) run: u64,
-    pub(crate) ended: Ended,
-    /// Who waits, by waiter_id: the pool's seat and the place in its line.
-    pub(crate) waiters: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
-    /// What the answers of all pools count of [`ANSWERS_MAX`](crate::ANSWERS_MAX).
-    pub(crate) answers: usize,
-    /// Answers of ended leases in all pools.
+    /// Keys in all pools together.
+    pub(crate) key_count: u64,
+    /// Distinguishes this run's cursors from those of other runs, whose slots may differ.
+    pub(crate) run_id: u64,
+    pub(crate) ended_leases: EndedLeases,
+    /// Where each waiting request is.
+    pub(crate) waiters: HashMap<WaiterId, WaiterLocation, foldhash::fast::RandomState>,
+    /// The weight of the stored answers of all pools, limited by
+    /// [`ANSWERS_MAX`](crate::ANSWERS_MAX).
+    pub(crate) answer_weight: usize,
+    /// Stored answers of ended leases in all pools.
     pub(crate) ended_answers: usize,
-    /// Under which mark the facts of this turn are kept, from 1 on, and up to which a database has
-    /// them.
-    pub(crate) mark: u64,
-    pub(crate) taken_over: u64,
-    /// Whether nothing can be remembered: what is due is over, and stays until it can.
-    pub(crate) held: bool,
-    /// Leases by borrower, those that are waited for among them.
+    /// Where the journal and the database stand; the current position starts at 1.
+    pub(crate) positions: JournalPositions,
+    /// Whether no fact can be stored: nothing expires in memory then, but requests still treat
+    /// due leases and keys as ended.
+    pub(crate) clocks_frozen: bool,
+    /// Leases by borrower; waiting requests count as leases.
     pub(crate) borrowers: Borrowers,
-    /// What those who waited got, until it is taken.
-    pub(crate) handed: Vec<WaitOutcome>,
+    /// Outcomes of waiting requests, until the caller drains them.
+    pub(crate) wait_outcomes: Vec<WaitOutcome>,
 }
 
-/// What somebody who waited got.
+/// The wait queue and the position in it of a waiting request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaiterLocation {
+    pub(crate) pool: PoolIndex,
+    pub(crate) waiter: WaiterIndex,
+}
+
+/// How the wait of a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitOutcome {
-    /// Who.
-    pub waiter_id: u64,
-    /// A lease, or why not.
+    /// The waiting request.
+    pub waiter_id: WaiterId,
+    /// The granted lease, or why the request was refused.
     pub outcome: Result<GrantedLease, Refusal>,
 }
 
 impl SharedState {
-    /// Begins a ledger whose first token is at least `first_token`.
+    /// Creates the state of a server without pools; its first token is at least `first_token`.
     pub(crate) fn new(ids: IdHashKey, limits: Limits, first_token: u64) -> Self {
         let first = first_token.max(1);
         Self {
             ids,
             limits,
-            counters: Counters { next_key: 1, next_pool: 1, tokens_reserved: first },
+            counters: Counters {
+                next_key: KeyNumber(1),
+                next_pool: PoolId(1),
+                tokens_reserved: first,
+            },
             next_token: first,
-            keys: 0,
-            run: 0,
-            ended: Ended::default(),
+            key_count: 0,
+            run_id: 0,
+            ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
-            answers: 0,
+            answer_weight: 0,
             ended_answers: 0,
-            mark: 1,
-            held: false,
-            taken_over: 0,
+            positions: JournalPositions { current: Lsn(1), checkpointed: Lsn(0) },
+            clocks_frozen: false,
             borrowers: Borrowers::default(),
-            handed: Vec::new(),
+            wait_outcomes: Vec::new(),
         }
     }
 
-    /// Takes the next fencing token, reserving a block first where the last one is used up.
+    /// Returns the next fencing token, and first reserves more tokens when none is left.
     pub(crate) fn take_token(&mut self, facts: &mut dyn FactSink) -> u64 {
         if self.next_token >= self.counters.tokens_reserved {
             assert!(
                 self.next_token < TOKEN_MAX,
-                "fencing tokens are used up: that takes centuries"
+                "fencing tokens are exhausted, which takes centuries"
             );
             let until = (self.next_token + limit(TestLimit::TokenReservation, TOKEN_RESERVATION))
                 .min(TOKEN_MAX);
@@ -115,46 +137,51 @@ impl SharedState {
         token
     }
 
-    /// Takes `count` key numbers and gives the first.
-    pub(crate) fn take_numbers(&mut self, count: u32) -> u64 {
+    /// Allocates `count` key numbers, counts that many keys, and returns the first number.
+    pub(crate) fn allocate_keys(&mut self, count: u32) -> KeyNumber {
         let first = self.counters.next_key;
-        self.counters.next_key += u64::from(count);
-        self.keys += u64::from(count);
+        self.counters.next_key = first.plus(u64::from(count));
+        self.key_count += u64::from(count);
         first
     }
 }
 
-/// How the last leases ended: one place for each of the latest tokens.
+/// How the latest leases ended: a ring buffer with one entry for each of the latest tokens.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ended {
+pub(crate) struct EndedLeases {
     ring: Vec<EndedLease>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndedLease {
     pub(crate) token: u64,
-    /// The key it lent.
-    pub(crate) number: u64,
-    pub(crate) slot: u32,
+    /// The key that was leased.
+    pub(crate) number: KeyNumber,
+    pub(crate) slot: SlotIndex,
     pub(crate) cause: EndCause,
 }
 
-impl Ended {
-    pub(crate) fn note(&mut self, lease: EndedLease) {
-        let at = place(lease.token);
-        if at >= self.ring.len() {
-            // Grows as tokens come, so that many small rings cost little in tests.
-            let none = EndedLease { token: 0, number: 0, slot: 0, cause: EndCause::Expired };
-            self.ring.resize((at + 1).next_power_of_two(), none);
+impl EndedLeases {
+    pub(crate) fn add(&mut self, lease: EndedLease) {
+        let index = ring_index(lease.token);
+        if index >= self.ring.len() {
+            // Grows with the tokens, so that the many small servers of the tests take little memory.
+            let unused = EndedLease {
+                token: 0,
+                number: KeyNumber(0),
+                slot: SlotIndex::default(),
+                cause: EndCause::Expired,
+            };
+            self.ring.resize((index + 1).next_power_of_two(), unused);
         }
-        self.ring[at] = lease;
+        self.ring[index] = lease;
     }
 
     pub(crate) fn find(&self, token: u64) -> Option<EndedLease> {
-        self.ring.get(place(token)).copied().filter(|lease| lease.token == token)
+        self.ring.get(ring_index(token)).copied().filter(|lease| lease.token == token)
     }
 }
 
-fn place(token: u64) -> usize {
+fn ring_index(token: u64) -> usize {
     usize::try_from(token % ENDED_MAX as u64).expect("invariant: below 2^16")
 }

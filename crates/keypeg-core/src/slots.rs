@@ -1,18 +1,23 @@
-//! The keys of a pool in little memory: 44 bytes a slot, values of up to 20 bytes within it.
+//! The keys of a pool in little memory: 44 bytes a slot, with values of up to 20 bytes inline.
 //!
-//! A slot's number is reused after its key is gone; a key's number never is. Which states allow
-//! what is `pool.rs`' business.
+//! A slab with a free list: a slot is reused after its key is deleted or purged, a key's number
+//! never is. Which state allows which transition is the business of `pool.rs`.
 
 use crate::chunks::Chunks;
-use crate::deadlines::{HeapIndex, NO_INDEX};
+use crate::deadlines::HeapIndex;
+use crate::indices::{
+    AvailablePosition, HeapPosition, HoldIndex, ItemIndex, LongValueIndex, NOT_IN_HEAP,
+    ReasonIndex, SlotIndex,
+};
 use crate::key::KeyState;
+use crate::numbers::KeyNumber;
 
-/// Bytes of a value that a slot holds itself.
+/// Bytes of a value that a slot stores inline.
 const INLINE: usize = 20;
-/// The length that says a value lies outside its slot.
+/// The length that marks a value stored outside its slot.
 const OUTSIDE: u8 = u8::MAX;
 
-/// One key. The first four fields are the journal's; the places are derived from state.
+/// One key. The first four fields are in the journal; the positions are derived from the state.
 #[derive(Clone)]
 struct Slot {
     value: [u8; INLINE],
@@ -20,89 +25,88 @@ struct Slot {
     created_ms: [u8; 6],
     len: u8,
     flags: u8,
-    /// In the free keys when available, in the holds when leased or resting, next free slot when
-    /// empty.
-    place: u32,
-    /// In the heap of keep-alive deadlines.
-    life: u32,
+    /// By state: the position among the available keys, the hold of a leased or resting key, the
+    /// reason of a quarantined key, the next slot of the free list.
+    link: u32,
+    /// The position in the heap of key ends.
+    heap_position: HeapPosition,
 }
 
 const STATE: u8 = 0b111;
 const EMPTY: u8 = 0b111;
 const IMPORTED: u8 = 0b1000;
 
-/// All slots of a pool. `Debug` shows how many, for a slot is mostly a secret.
+/// All slots of a pool. `Debug` shows only their number, because a slot contains a secret.
 #[derive(Clone)]
 pub(crate) struct Slots {
-    records: Chunks<Slot>,
-    first_free: u32,
-    /// Whether empty slots are left alone, so that slots keep the order they were filled in.
+    records: Chunks<SlotIndex, Slot>,
+    first_free: SlotIndex,
+    /// Whether empty slots are not reused, so that slots keep the order of insertion.
     keep_order: bool,
-    long: Vec<Box<[u8]>>,
-    long_free: Vec<u32>,
+    long_values: Vec<Box<[u8]>>,
+    free_long_values: Vec<LongValueIndex>,
 }
 
 impl Default for Slots {
     fn default() -> Self {
         Self {
             records: Chunks::default(),
-            first_free: NO_INDEX,
+            first_free: SlotIndex::NONE,
             keep_order: false,
-            long: vec![],
-            long_free: vec![],
+            long_values: vec![],
+            free_long_values: vec![],
         }
     }
 }
 
 impl Slots {
-    /// Puts a key in and gives its slot; it is available and in no heap yet.
+    /// Inserts a key and returns its slot. The key is available, but neither among the available
+    /// keys nor in the heap yet.
     pub(crate) fn add(
         &mut self,
-        number: u64,
+        number: KeyNumber,
         value: &[u8],
         created_ms: u64,
         imported: bool,
-    ) -> u32 {
+    ) -> SlotIndex {
         let (inline, len) = self.store(value);
         let [c0, c1, c2, c3, c4, c5, ..] = created_ms.to_le_bytes();
-        let slot = Slot {
+        let record = Slot {
             value: inline,
-            number: number.to_le_bytes(),
+            number: number.0.to_le_bytes(),
             created_ms: [c0, c1, c2, c3, c4, c5],
             len,
             flags: state_bits(KeyState::Available) | if imported { IMPORTED } else { 0 },
-            place: NO_INDEX,
-            life: NO_INDEX,
+            link: AvailablePosition::NONE.get(),
+            heap_position: NOT_IN_HEAP,
         };
-        if self.first_free == NO_INDEX || self.keep_order {
-            let at = u32::try_from(self.records.len()).expect("invariant: keys are bounded");
-            self.records.push(slot);
-            at
+        if self.first_free == SlotIndex::NONE || self.keep_order {
+            self.records.push(record)
         } else {
-            let at = self.first_free;
-            self.first_free = self.records[at].place;
-            self.records[at] = slot;
-            at
+            let slot = self.first_free;
+            self.first_free = SlotIndex::new(self.records[slot].link);
+            self.records[slot] = record;
+            slot
         }
     }
 
-    /// Sets whether empty slots are left alone.
+    /// Sets whether empty slots are not reused.
     pub(crate) fn keep_order(&mut self, keep: bool) {
         self.keep_order = keep;
     }
 
-    /// Takes a key out; its slot will be used again.
-    pub(crate) fn remove(&mut self, at: u32) {
-        let slot = &mut self.records[at];
-        if slot.len == OUTSIDE {
-            let long = long_place(&slot.value);
-            self.long[long as usize] = Box::default();
-            self.long_free.push(long);
+    /// Removes a key; its slot joins the free list.
+    pub(crate) fn remove(&mut self, slot: SlotIndex) {
+        let record = &mut self.records[slot];
+        if record.len == OUTSIDE {
+            let long = long_value_index(&record.value);
+            self.long_values[long.get() as usize] = Box::default();
+            self.free_long_values.push(long);
         }
-        slot.value = [0; INLINE];
-        slot.flags = EMPTY;
-        slot.place = self.first_free;
-        self.first_free = at;
+        record.value = [0; INLINE];
+        record.flags = EMPTY;
+        record.link = self.first_free.get();
+        self.first_free = slot;
     }
 
     fn store(&mut self, value: &[u8]) -> ([u8; INLINE], u8) {
@@ -111,42 +115,42 @@ impl Slots {
             inline[..value.len()].copy_from_slice(value);
             return (inline, u8::try_from(value.len()).expect("invariant: at most 20"));
         }
-        let long = if let Some(long) = self.long_free.pop() {
-            self.long[long as usize] = value.into();
+        let long = if let Some(long) = self.free_long_values.pop() {
+            self.long_values[long.get() as usize] = value.into();
             long
         } else {
-            self.long.push(value.into());
-            u32::try_from(self.long.len() - 1).expect("invariant: keys are bounded")
+            self.long_values.push(value.into());
+            LongValueIndex::of(self.long_values.len() - 1)
         };
-        inline[..4].copy_from_slice(&long.to_le_bytes());
+        inline[..4].copy_from_slice(&long.get().to_le_bytes());
         (inline, OUTSIDE)
     }
 
-    pub(crate) fn value(&self, at: u32) -> &[u8] {
-        let slot = &self.records[at];
-        if slot.len == OUTSIDE {
-            &self.long[long_place(&slot.value) as usize]
+    pub(crate) fn value(&self, slot: SlotIndex) -> &[u8] {
+        let record = &self.records[slot];
+        if record.len == OUTSIDE {
+            &self.long_values[long_value_index(&record.value).get() as usize]
         } else {
-            &slot.value[..usize::from(slot.len)]
+            &record.value[..usize::from(record.len)]
         }
     }
 
-    pub(crate) fn number(&self, at: u32) -> u64 {
-        u64::from_le_bytes(self.records[at].number)
+    pub(crate) fn number(&self, slot: SlotIndex) -> KeyNumber {
+        KeyNumber(u64::from_le_bytes(self.records[slot].number))
     }
 
-    pub(crate) fn created_ms(&self, at: u32) -> u64 {
-        let [c0, c1, c2, c3, c4, c5] = self.records[at].created_ms;
+    pub(crate) fn created_ms(&self, slot: SlotIndex) -> u64 {
+        let [c0, c1, c2, c3, c4, c5] = self.records[slot].created_ms;
         u64::from_le_bytes([c0, c1, c2, c3, c4, c5, 0, 0])
     }
 
-    pub(crate) fn imported(&self, at: u32) -> bool {
-        self.records[at].flags & IMPORTED != 0
+    pub(crate) fn imported(&self, slot: SlotIndex) -> bool {
+        self.records[slot].flags & IMPORTED != 0
     }
 
-    /// The state of a key that is in; `None` for an empty slot.
-    pub(crate) fn state(&self, at: u32) -> Option<KeyState> {
-        match self.records[at].flags & STATE {
+    /// Returns the state of a key; `None` for an empty slot.
+    pub(crate) fn state(&self, slot: SlotIndex) -> Option<KeyState> {
+        match self.records[slot].flags & STATE {
             0 => Some(KeyState::Available),
             1 => Some(KeyState::Leased),
             2 => Some(KeyState::Resting),
@@ -155,40 +159,73 @@ impl Slots {
         }
     }
 
-    pub(crate) fn set_state(&mut self, at: u32, state: KeyState) {
-        let slot = &mut self.records[at];
-        slot.flags = slot.flags & !STATE | state_bits(state);
+    pub(crate) fn set_state(&mut self, slot: SlotIndex, state: KeyState) {
+        let record = &mut self.records[slot];
+        record.flags = record.flags & !STATE | state_bits(state);
     }
 
-    /// Where the key is among the free keys or the holds, by its state.
-    pub(crate) fn place(&self, at: u32) -> u32 {
-        self.records[at].place
+    /// Returns the position of an available key among the available keys.
+    #[inline]
+    pub(crate) fn available_position(&self, slot: SlotIndex) -> AvailablePosition {
+        AvailablePosition::new(self.records[slot].link)
     }
 
-    pub(crate) fn set_place(&mut self, at: u32, place: u32) {
-        self.records[at].place = place;
+    #[inline]
+    pub(crate) fn set_available_position(&mut self, slot: SlotIndex, to: AvailablePosition) {
+        self.records[slot].link = to.get();
     }
 
-    /// How many slots there are, empty ones included.
+    /// Returns the hold of a leased or resting key.
+    #[inline]
+    pub(crate) fn hold(&self, slot: SlotIndex) -> HoldIndex {
+        HoldIndex::new(self.records[slot].link)
+    }
+
+    #[inline]
+    pub(crate) fn set_hold(&mut self, slot: SlotIndex, hold: HoldIndex) {
+        self.records[slot].link = hold.get();
+    }
+
+    /// Returns the reason of a quarantined key.
+    #[inline]
+    pub(crate) fn reason(&self, slot: SlotIndex) -> ReasonIndex {
+        ReasonIndex::new(self.records[slot].link)
+    }
+
+    #[inline]
+    pub(crate) fn set_reason(&mut self, slot: SlotIndex, reason: ReasonIndex) {
+        self.records[slot].link = reason.get();
+    }
+
+    /// Returns the number of slots, empty ones included.
     pub(crate) fn len(&self) -> u32 {
         u32::try_from(self.records.len()).expect("invariant: keys are bounded")
+    }
+
+    /// Returns the slots that contain a key, in order.
+    pub(crate) fn used(&self) -> impl Iterator<Item = SlotIndex> + '_ {
+        (0..self.len()).map(SlotIndex::new).filter(|slot| self.state(*slot).is_some())
     }
 }
 
 impl std::fmt::Debug for Slots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Slots({} of them)", self.records.len())
+        write!(f, "Slots({})", self.records.len())
     }
 }
 
-/// Slots in the heap of keep-alive deadlines.
+/// The slots' positions in the heap of key ends.
 impl HeapIndex for Slots {
-    fn place(&self, item: u32) -> u32 {
-        self.records[item].life
+    type Item = SlotIndex;
+
+    #[inline]
+    fn heap_position(&self, item: SlotIndex) -> HeapPosition {
+        self.records[item].heap_position
     }
 
-    fn set_place(&mut self, item: u32, place: u32) {
-        self.records[item].life = place;
+    #[inline]
+    fn set_heap_position(&mut self, item: SlotIndex, position: HeapPosition) {
+        self.records[item].heap_position = position;
     }
 }
 
@@ -201,9 +238,9 @@ fn state_bits(state: KeyState) -> u8 {
     }
 }
 
-fn long_place(inline: &[u8; INLINE]) -> u32 {
+fn long_value_index(inline: &[u8; INLINE]) -> LongValueIndex {
     let (head, _) = inline.split_first_chunk::<4>().expect("invariant: 20 bytes");
-    u32::from_le_bytes(*head)
+    LongValueIndex::new(u32::from_le_bytes(*head))
 }
 
 #[cfg(test)]
@@ -211,24 +248,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_is_small_and_keeps_values_of_every_length() {
+    fn a_slot_is_small_and_stores_values_of_every_length() {
         assert_eq!(size_of::<Slot>(), 44);
         let mut slots = Slots::default();
         let value = |len: usize| "x".repeat(len).into_bytes();
         let created = (1 << 48) - 1;
         for (number, len) in [(1, 1), (u64::MAX, 20), (7, 21), (8, 254), (9, 4096)] {
-            let at = slots.add(number, &value(len), created, len > 20);
-            assert_eq!(slots.value(at), value(len));
-            assert_eq!(slots.number(at), number);
-            assert_eq!(slots.created_ms(at), created);
-            assert_eq!(slots.imported(at), len > 20);
+            let slot = slots.add(KeyNumber(number), &value(len), created, len > 20);
+            assert_eq!(slots.value(slot), value(len));
+            assert_eq!(slots.number(slot), KeyNumber(number));
+            assert_eq!(slots.created_ms(slot), created);
+            assert_eq!(slots.imported(slot), len > 20);
         }
-        slots.remove(4);
-        slots.remove(0);
-        assert_eq!(slots.state(4), None);
-        assert_eq!(slots.add(10, &value(300), 0, false), 0, "the last emptied slot comes first");
-        assert_eq!(slots.long.len(), 3, "room outside is used again");
-        assert_eq!(slots.value(0), value(300));
-        assert_eq!(slots.value(3), value(254));
+        let [first, fourth, fifth] = [0, 3, 4].map(SlotIndex::new);
+        slots.remove(fifth);
+        slots.remove(first);
+        assert_eq!(slots.state(fifth), None);
+        let reused = slots.add(KeyNumber(10), &value(300), 0, false);
+        assert_eq!(reused, first, "the slot emptied last is reused first");
+        assert_eq!(slots.long_values.len(), 3, "room outside the slots is reused");
+        assert_eq!(slots.value(first), value(300));
+        assert_eq!(slots.value(fourth), value(254));
     }
 }

@@ -1,21 +1,22 @@
-//! How a value is made: random symbols of the operating system's CSPRNG behind the prefix.
+//! How a value is generated: random symbols from the operating system's CSPRNG after the prefix.
 
 use crate::RandomSource;
 use crate::policy::Policy;
 
 const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Bytes at or above the largest multiple of 62 are drawn again: no symbol is likelier.
+/// Rejection sampling: bytes from the largest multiple of 62 on are discarded, so that all symbols
+/// are equally likely.
 const FAIR_BELOW: u8 = 62 * 4;
 
-/// Random bytes not yet used. One value of 20 symbols carries 119 bits.
+/// Random bytes that are not used yet. A value of 20 symbols carries 119 bits.
 #[derive(Default)]
 pub(crate) struct Symbols {
     bytes: Vec<u8>,
 }
 
 impl Symbols {
-    /// Makes one value by the policy's form, in `value`.
-    pub(crate) fn make(
+    /// Writes one value of the policy's form into `value`.
+    pub(crate) fn generate(
         &mut self,
         policy: &Policy,
         random: &mut dyn RandomSource,

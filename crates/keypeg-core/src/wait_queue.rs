@@ -1,192 +1,217 @@
-//! Who waits for a key of a pool: first come, first served, each until a deadline in lease time.
+//! The wait queue of a pool: first come, first served, each waiter until a deadline in lease time.
 //!
-//! Joining, leaving from anywhere and the soonest deadline cost O(log n). A waiter is known by its
-//! waiter_id, whatever that is to the asker; nothing of a line is ever a fact: waiting is memory only.
+//! A doubly linked list in a slab, with an indexed heap of deadlines: appending, removing anywhere
+//! and the earliest deadline cost O(log n). The caller knows a waiter by its [`WaiterId`]. Waiting
+//! is in memory only and leaves no fact.
 
 use crate::chunks::Chunks;
-use crate::deadlines::{Deadlines, HeapIndex, NO_INDEX};
+use crate::deadlines::{Deadlines, HeapIndex};
 use crate::idempotency_store::IdempotentRequest;
-use crate::pool::AcquireOptions;
+use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, WaiterIndex};
+use crate::lease::AcquireOptions;
+use crate::numbers::{BorrowerId, WaiterId};
 
-/// Who waits, and for what.
+/// A waiting request, and the terms that it requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiter {
-    /// What tells it from all others that wait.
-    pub(crate) waiter_id: u64,
-    /// Since when, lease time in microseconds.
+    pub(crate) waiter_id: WaiterId,
+    /// The start of the wait, lease time in microseconds.
     pub(crate) since_us: u64,
-    /// How long its lease is to be; the policy's length when left out.
+    /// The duration of the lease; the policy's TTL when `None`.
     pub(crate) ttl_ms: Option<u64>,
-    /// Who says to hold it.
+    /// The name of the holder.
     pub(crate) holder: Option<Box<str>>,
-    /// In whose name: a borrower's number, or 0.
-    pub(crate) by: u64,
-    /// Under which Idempotency-Key it waits.
-    pub(crate) asked: Option<Box<IdempotentRequest>>,
-    ahead: u32,
-    behind: u32,
-    /// In the heap of deadlines.
-    place: u32,
+    /// The borrower that the wait and the lease count for.
+    pub(crate) borrower: BorrowerId,
+    /// The request's Idempotency-Key, if it has one.
+    pub(crate) request: Option<Box<IdempotentRequest>>,
+    previous: WaiterIndex,
+    next: WaiterIndex,
+    /// The position in the heap of deadlines.
+    heap_position: HeapPosition,
 }
 
 impl Waiter {
-    pub(crate) fn new(waiter_id: u64, since_us: u64, wish: &AcquireOptions<'_>) -> Self {
-        let AcquireOptions { ttl_ms, holder, by } = *wish;
-        let (holder, by) = (holder.map(Into::into), by.number);
-        let (ahead, behind, place) = (NO_INDEX, NO_INDEX, NO_INDEX);
-        Self { waiter_id, since_us, ttl_ms, holder, by, asked: None, ahead, behind, place }
-    }
-
-    /// Has it wait under an Idempotency-Key.
-    pub(crate) fn under(self, asked: Option<IdempotentRequest>) -> Self {
-        Self { asked: asked.map(Box::new), ..self }
+    pub(crate) fn new(
+        waiter_id: WaiterId,
+        since_us: u64,
+        options: &AcquireOptions<'_>,
+        request: Option<IdempotentRequest>,
+    ) -> Self {
+        let AcquireOptions { ttl_ms, holder, borrower } = *options;
+        Self {
+            waiter_id,
+            since_us,
+            ttl_ms,
+            holder: holder.map(Into::into),
+            borrower: borrower.id,
+            request: request.map(Box::new),
+            previous: WaiterIndex::NONE,
+            next: WaiterIndex::NONE,
+            heap_position: NOT_IN_HEAP,
+        }
     }
 }
 
-/// One pool's line.
+/// The wait queue of one pool.
 #[derive(Clone, Debug)]
 pub(crate) struct WaitQueue {
     waiters: Waiters,
-    free: Vec<u32>,
-    ends: Deadlines,
-    first: u32,
-    last: u32,
+    free: Vec<WaiterIndex>,
+    deadlines: Deadlines<WaiterIndex>,
+    head: WaiterIndex,
+    tail: WaiterIndex,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Waiters(Chunks<Option<Waiter>>);
+struct Waiters(Chunks<WaiterIndex, Option<Waiter>>);
 
 impl Default for WaitQueue {
     fn default() -> Self {
-        let (waiters, free, ends) = (Waiters::default(), Vec::new(), Deadlines::default());
-        Self { waiters, free, ends, first: NO_INDEX, last: NO_INDEX }
+        Self {
+            waiters: Waiters::default(),
+            free: Vec::new(),
+            deadlines: Deadlines::default(),
+            head: WaiterIndex::NONE,
+            tail: WaiterIndex::NONE,
+        }
     }
 }
 
 impl WaitQueue {
     pub(crate) fn len(&self) -> usize {
-        self.ends.len()
+        self.deadlines.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Puts a waiter behind all others, until `until_us`; gives its place. O(log n).
-    pub(crate) fn join(&mut self, waiter: Waiter, until_us: u64) -> u32 {
-        let waiter = Some(Waiter { ahead: self.last, ..waiter });
-        let at = if let Some(at) = self.free.pop() {
-            self.waiters.0[at] = waiter;
-            at
+    /// Appends a waiter that waits until `until_us`. O(log n).
+    pub(crate) fn push_back(&mut self, waiter: Waiter, until_us: u64) -> WaiterIndex {
+        let waiter = Some(Waiter { previous: self.tail, ..waiter });
+        let index = if let Some(index) = self.free.pop() {
+            self.waiters.0[index] = waiter;
+            index
         } else {
-            self.waiters.0.push(waiter);
-            u32::try_from(self.waiters.0.len() - 1).expect("invariant: a line is bounded")
+            self.waiters.0.push(waiter)
         };
-        match self.last {
-            NO_INDEX => self.first = at,
-            last => self.waiters.get_mut(last).behind = at,
+        if self.tail == WaiterIndex::NONE {
+            self.head = index;
+        } else {
+            self.waiters.get_mut(self.tail).next = index;
         }
-        self.last = at;
-        self.ends.set(at, until_us, &mut self.waiters);
-        at
+        self.tail = index;
+        self.deadlines.set(index, until_us, &mut self.waiters);
+        index
     }
 
-    /// Who is first in line.
-    pub(crate) fn first(&self) -> Option<u32> {
-        (self.first != NO_INDEX).then_some(self.first)
+    /// Returns the first waiter.
+    pub(crate) fn head(&self) -> Option<WaiterIndex> {
+        (self.head != WaiterIndex::NONE).then_some(self.head)
     }
 
-    /// Whose time is over first, and when.
-    pub(crate) fn next_end(&self) -> Option<(u64, u32)> {
-        self.ends.first()
+    /// Returns the earliest deadline and its waiter.
+    pub(crate) fn next_deadline(&self) -> Option<(u64, WaiterIndex)> {
+        self.deadlines.first()
     }
 
-    /// Whether the waiter at this place has this waiter_id.
-    pub(crate) fn has(&self, at: u32, waiter_id: u64) -> bool {
-        let len = self.waiters.0.len();
-        (at as usize) < len
-            && self.waiters.0[at].as_ref().is_some_and(|waiter| waiter.waiter_id == waiter_id)
+    /// Returns whether the waiter at `index` is `waiter_id`.
+    pub(crate) fn is_at(&self, index: WaiterIndex, waiter_id: WaiterId) -> bool {
+        (index.get() as usize) < self.waiters.0.len()
+            && self.waiters.0[index].as_ref().is_some_and(|waiter| waiter.waiter_id == waiter_id)
     }
 
-    /// Gives a place to another waiter_id, which waits since now and until `until_us`; gives the one
-    /// that had it. O(log n).
-    pub(crate) fn take_over(&mut self, at: u32, waiter_id: u64, now_us: u64, until_us: u64) -> u64 {
-        let waiter = self.waiters.get_mut(at);
+    /// Gives a waiter's position in the queue to `waiter_id`, which waits from now until `until_us`.
+    /// Returns the waiter before. O(log n).
+    pub(crate) fn take_over(
+        &mut self,
+        index: WaiterIndex,
+        waiter_id: WaiterId,
+        now_us: u64,
+        until_us: u64,
+    ) -> WaiterId {
+        let waiter = self.waiters.get_mut(index);
         waiter.since_us = now_us;
         let before = std::mem::replace(&mut waiter.waiter_id, waiter_id);
-        self.ends.set(at, until_us, &mut self.waiters);
+        self.deadlines.set(index, until_us, &mut self.waiters);
         before
     }
 
-    /// Under which Idempotency-Key the waiter at this place waits.
-    pub(crate) fn asked(&self, at: u32) -> Option<&IdempotentRequest> {
-        self.waiters.get(at).asked.as_deref()
+    /// Returns the Idempotency-Key of the waiter at `index`, if it has one.
+    pub(crate) fn request(&self, index: WaiterIndex) -> Option<&IdempotentRequest> {
+        self.waiters.get(index).request.as_deref()
     }
 
-    /// Takes a waiter out, wherever it stands. O(log n).
-    pub(crate) fn leave(&mut self, at: u32) -> Waiter {
-        self.ends.cancel(at, &mut self.waiters);
-        let waiter = self.waiters.0[at].take().expect("invariant: who leaves is in line");
-        match waiter.ahead {
-            NO_INDEX => self.first = waiter.behind,
-            ahead => self.waiters.get_mut(ahead).behind = waiter.behind,
+    /// Removes a waiter from any position. O(log n).
+    pub(crate) fn remove(&mut self, index: WaiterIndex) -> Waiter {
+        self.deadlines.cancel(index, &mut self.waiters);
+        let waiter = self.waiters.0[index].take().expect(QUEUED);
+        if waiter.previous == WaiterIndex::NONE {
+            self.head = waiter.next;
+        } else {
+            self.waiters.get_mut(waiter.previous).next = waiter.next;
         }
-        match waiter.behind {
-            NO_INDEX => self.last = waiter.ahead,
-            behind => self.waiters.get_mut(behind).ahead = waiter.ahead,
+        if waiter.next == WaiterIndex::NONE {
+            self.tail = waiter.previous;
+        } else {
+            self.waiters.get_mut(waiter.next).previous = waiter.previous;
         }
-        self.free.push(at);
+        self.free.push(index);
         if self.is_empty() {
-            // A long line's memory goes with it.
+            // Frees the memory of a long queue.
             *self = Self::default();
         }
         waiter
     }
 
-    /// In whose names they wait, in their order. O(waiters).
-    pub(crate) fn borrowers(&self) -> impl Iterator<Item = u64> {
-        let mut next = self.first;
+    /// Returns the waiters' borrowers, in the order of the queue. O(waiters).
+    pub(crate) fn borrowers(&self) -> impl Iterator<Item = BorrowerId> {
+        let mut next = self.head;
         std::iter::from_fn(move || {
-            let waiter = (next != NO_INDEX).then(|| self.waiters.get(next))?;
-            next = waiter.behind;
-            Some(waiter.by)
+            let waiter = (next != WaiterIndex::NONE).then(|| self.waiters.get(next))?;
+            next = waiter.next;
+            Some(waiter.borrower)
         })
     }
 
-    /// Panics unless the line is one line and the heap agrees with it. O(n).
+    /// Panics unless the list is whole and the heap agrees with it. O(n).
     pub(crate) fn check_invariants(&self) {
-        let (mut at, mut ahead, mut count) = (self.first, NO_INDEX, 0);
-        while at != NO_INDEX {
-            let waiter = self.waiters.get(at);
-            assert_eq!(waiter.ahead, ahead, "neighbours agree");
-            (ahead, at) = (at, waiter.behind);
+        let (mut index, mut previous, mut count) = (self.head, WaiterIndex::NONE, 0);
+        while index != WaiterIndex::NONE {
+            let waiter = self.waiters.get(index);
+            assert_eq!(waiter.previous, previous, "the links of neighbours agree");
+            (previous, index) = (index, waiter.next);
             count += 1;
         }
-        assert_eq!(self.last, ahead, "the last is nobody's front man");
-        assert_eq!(self.len(), count, "everybody in line has a deadline");
-        self.ends.check_invariants(&self.waiters);
+        assert_eq!(self.tail, previous, "the tail has no successor");
+        assert_eq!(self.len(), count, "every waiter has a deadline");
+        self.deadlines.check_invariants(&self.waiters);
     }
 }
 
-const IN_LINE: &str = "invariant: whose place is known is in line";
+const QUEUED: &str = "invariant: an index in use belongs to a waiter";
 
 impl Waiters {
-    fn get(&self, at: u32) -> &Waiter {
-        self.0[at].as_ref().expect(IN_LINE)
+    fn get(&self, index: WaiterIndex) -> &Waiter {
+        self.0[index].as_ref().expect(QUEUED)
     }
 
-    fn get_mut(&mut self, at: u32) -> &mut Waiter {
-        self.0[at].as_mut().expect(IN_LINE)
+    fn get_mut(&mut self, index: WaiterIndex) -> &mut Waiter {
+        self.0[index].as_mut().expect(QUEUED)
     }
 }
 
+/// The waiters' positions in the heap of deadlines.
 impl HeapIndex for Waiters {
-    fn place(&self, item: u32) -> u32 {
-        self.get(item).place
+    type Item = WaiterIndex;
+
+    fn heap_position(&self, item: WaiterIndex) -> HeapPosition {
+        self.get(item).heap_position
     }
 
-    fn set_place(&mut self, item: u32, place: u32) {
-        self.get_mut(item).place = place;
+    fn set_heap_position(&mut self, item: WaiterIndex, position: HeapPosition) {
+        self.get_mut(item).heap_position = position;
     }
 }
 
@@ -195,37 +220,40 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
 
-    /// A plain queue beside the line, driven by a linear congruence.
+    /// Random operations, drawn by a linear congruential generator, on the queue and on a
+    /// `VecDeque`.
     #[test]
-    fn it_agrees_with_a_queue() {
-        let mut line = WaitQueue::default();
-        let mut queue: VecDeque<(u64, u32, u64)> = VecDeque::new();
+    fn it_agrees_with_a_plain_queue() {
+        let mut queue = WaitQueue::default();
+        let mut model: VecDeque<(WaiterId, WaiterIndex, u64)> = VecDeque::new();
         let mut state = 1_u64;
         let mut next = |bound: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) % bound
         };
-        for waiter_id in 0..20_000 {
-            // It grows to some hundreds and then shrinks to nothing, again and again.
-            let growing = (waiter_id / 500) % 2 == 0;
+        for step in 0..20_000 {
+            let waiter_id = WaiterId(step);
+            // The queue grows to hundreds of waiters and becomes empty again, several times.
+            let growing = (step / 500) % 2 == 0;
             if next(10) < if growing { 7 } else { 3 } {
                 let until_us = next(1_000);
-                let at = line.join(Waiter::new(waiter_id, 0, &AcquireOptions::default()), until_us);
-                queue.push_back((waiter_id, at, until_us));
-            } else if !queue.is_empty() {
-                let any = usize::try_from(next(queue.len() as u64)).expect("small");
+                let waiter = Waiter::new(waiter_id, 0, &AcquireOptions::default(), None);
+                let index = queue.push_back(waiter, until_us);
+                model.push_back((waiter_id, index, until_us));
+            } else if !model.is_empty() {
+                let any = usize::try_from(next(model.len() as u64)).expect("small");
                 let which = if next(2) == 0 { 0 } else { any };
-                let (waiter_id, at, _) = queue.remove(which).expect("within");
-                assert!(line.has(at, waiter_id));
-                assert_eq!(line.leave(at).waiter_id, waiter_id);
-                assert!(!line.has(at, waiter_id));
+                let (waiter_id, index, _) = model.remove(which).expect("within");
+                assert!(queue.is_at(index, waiter_id));
+                assert_eq!(queue.remove(index).waiter_id, waiter_id);
+                assert!(!queue.is_at(index, waiter_id));
             }
-            assert_eq!(line.first(), queue.front().map(|(_, at, _)| *at));
-            let soonest = queue.iter().map(|(.., until_us)| *until_us).min();
-            assert_eq!(line.next_end().map(|(until_us, _)| until_us), soonest);
-            if waiter_id % 100 == 0 {
-                line.check_invariants();
-                assert_eq!(line.len(), queue.len());
+            assert_eq!(queue.head(), model.front().map(|(_, index, _)| *index));
+            let earliest = model.iter().map(|(.., until_us)| *until_us).min();
+            assert_eq!(queue.next_deadline().map(|(until_us, _)| until_us), earliest);
+            if step % 100 == 0 {
+                queue.check_invariants();
+                assert_eq!(queue.len(), model.len());
             }
         }
     }

@@ -7,8 +7,9 @@
 mod rng;
 
 use keypeg_core::{
-    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch,
-    Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, NextDue, Now, Policy,
+    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
+    StepContext,
 };
 use rng::Rng;
 
@@ -76,7 +77,7 @@ impl World {
     fn acquire(&mut self, name: &str) -> (KeyId, LeaseId) {
         let lent = self
             .on(name, |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
-        let (lease, _) = lent.expect("a free key");
+        let lease = lent.expect("a free key").lease;
         (lease.key_id, lease.id)
     }
 
@@ -115,7 +116,7 @@ const CALLS: [(&str, usize, Call); 11] = [
         pool.keep_alive(ledger, step, &KeyRef::Id(keys[0])).is_ok()
     }),
     ("keep_alive_many", 3, |pool, ledger, step, keys, _| {
-        pool.keep_alive_many(ledger, step, &keys[..3]).0 > 0
+        pool.keep_alive_many(ledger, step, &keys[..3]).kept > 0
     }),
     ("keep_alive_all", 0, |pool, ledger, step, _, _| pool.keep_alive_all(ledger, step).is_ok()),
     ("delete", 1, |pool, ledger, step, keys, _| {
@@ -182,12 +183,16 @@ fn expiring_spends_its_budget_to_the_last_and_no_more() {
         assert!(world.expire(), "more is due");
         assert!(world.ended_by_time, "no fact tells it, so the step must");
         assert_eq!((world.leased("default"), world.left), (left, 0));
-        assert_eq!(world.pools.next_due(), (Some(0), Some(0)), "to be gone on with at once");
+        assert_eq!(
+            world.pools.next_due(),
+            NextDue { lease_us: Some(0), serving_us: Some(0) },
+            "to be gone on with at once"
+        );
     }
     assert!(!world.expire() && world.ended_by_time);
     assert_eq!((world.leased("default"), world.left), (0, 200));
     assert!(!world.expire() && !world.ended_by_time);
-    assert_eq!(world.pools.next_due(), (None, Some(300_000_000)));
+    assert_eq!(world.pools.next_due(), NextDue { lease_us: None, serving_us: Some(300_000_000) });
 }
 
 #[test]
@@ -225,7 +230,7 @@ fn a_pool_dropped_in_a_backlog_leaves_nothing_behind() {
     world.generate("default", 20);
     assert!(!world.expire());
     assert_eq!(world.left, 10);
-    assert_eq!(world.pools.next_due(), (None, Some(600_000_000)));
+    assert_eq!(world.pools.next_due(), NextDue { lease_us: None, serving_us: Some(600_000_000) });
     world.now.serving_us += 300_000_000;
     for _ in 0..3 {
         assert!(world.expire());

@@ -10,7 +10,7 @@ mod world;
 
 use keypeg_core::{
     ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, Limits, Now, Policy,
-    PolicyPatch, PoolName, Pools, Refusal, StepContext,
+    PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
 };
 use rng::Rng;
 use world::{check, check_within};
@@ -265,7 +265,7 @@ struct Server {
 
 impl Server {
     fn ask(&mut self, pool: &str, key: &str, lends: bool) -> Result<bool, Refusal> {
-        let once = IdempotencyKey { by: "", key, body: BodyDigest(0) };
+        let once = IdempotencyKey { caller: "", key, body: BodyDigest(0) };
         let facts = &mut self.facts;
         let mut sink = |fact: &Fact<'_>| {
             *facts += usize::from(matches!(fact, Fact::AnswerStored { .. }));
@@ -290,8 +290,14 @@ impl Server {
                 return Ok(made.len() == 1);
             }
             let wish = AcquireOptions { ttl_ms: Some(1), ..AcquireOptions::default() };
-            let lent = pool.acquire_idempotent(ledger, step, &wish, (0, 0), &once)?;
-            Ok(lent.is_some_and(|(.., again)| again))
+            let lent = pool.acquire_idempotent(
+                ledger,
+                step,
+                &wish,
+                WaitOptions { waiter_id: WaiterId(0), wait_ms: 0 },
+                &once,
+            )?;
+            Ok(lent.is_some_and(|granted| granted.redelivered))
         })
     }
 

@@ -17,9 +17,9 @@ mod rng;
 use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, FactSink, KeyId, KeyRef, KeyState, LeaseId, NewKey, Now,
-    Policy, PolicyPatch, Pool, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
-    StepContext,
+    AcquireOptions, Borrower, Fact, FactSink, Granted, KeyId, KeyRef, KeyState, LeaseId,
+    ListOptions, NewKey, NextDue, Now, Policy, PolicyPatch, Pool, PoolId, Pools, RandomSource,
+    Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 use naive::{NEVER, Naive};
 use rng::Rng;
@@ -104,7 +104,7 @@ struct Run {
     keys: Vec<(KeyId, Secret)>,
     leases: Vec<LeaseId>,
     last_token: u64,
-    last_pool: u32,
+    last_pool: PoolId,
     /// Whether the last fact is a clean stop.
     stopped: bool,
     /// How often each refusal was said.
@@ -138,7 +138,7 @@ impl Run {
             keys: vec![],
             leases: vec![],
             last_token: 0,
-            last_pool: 0,
+            last_pool: PoolId(0),
             stopped: false,
             refusals: BTreeMap::new(),
         };
@@ -392,20 +392,21 @@ impl Run {
         self.last = format!("acquire of {name}, ttl {ttl:?}, by {by:?}, {max:?} at most");
         let reserved = self.real.next_token() >= self.real.counters().tokens_reserved;
         let borrower = by.map_or_else(Borrower::default, |by| Borrower::new(by, max));
-        let wish = AcquireOptions { ttl_ms: ttl, holder, by: borrower };
+        let wish = AcquireOptions { ttl_ms: ttl, holder, borrower };
         let told = self.call(name, |pool, ledger, step| pool.acquire(ledger, step, &wish));
         told.within_budget(0);
         let may = self.naive.may_borrow((name, ttl), (by, max));
         let full = max.is_some_and(|max| self.real.lease_count(borrower) >= u64::from(max));
         if full && told.reply == Err(Refusal::Settling) {
             // What is due may be this name's, in whatever pool; one in rotation was due.
-            let rotates = self.real.next_due() == (Some(0), Some(0));
+            let rotates =
+                self.real.next_due() == NextDue { lease_us: Some(0), serving_us: Some(0) };
             assert!(rotates || self.is_behind(), "nothing is due, so nothing is to be settled");
             return assert_eq!(told.facts, 0);
         }
         let free = may.and_then(|()| self.naive.free_keys(self.now, name, ttl));
         match (&told.reply, free) {
-            (Ok((lease, value)), Ok(free)) => {
+            (Ok(Granted { lease, value, .. }), Ok(free)) => {
                 assert!(free.contains(&lease.key_id), "a key that may not be lent");
                 assert!(self.keys.contains(&(lease.key_id, value.clone())), "another key's value");
                 assert!(lease.token > self.last_token, "tokens grow");
@@ -577,7 +578,7 @@ impl Run {
         let (mut found, mut cursor) = (vec![], None);
         loop {
             let told = self.call(name, |pool, ledger, step| {
-                pool.list_keys(ledger, step, (state, limit), cursor)
+                pool.list_keys(ledger, step, ListOptions { state, limit, cursor })
             });
             assert_eq!(told.facts, 0, "a listing changes nothing");
             let Ok(page) = told.reply else {

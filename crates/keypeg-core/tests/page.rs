@@ -5,9 +5,9 @@
 mod rng;
 
 use keypeg_core::{
-    AcquireOptions, Cursor, Fact, IdHashKey, KeyId, KeyPage, KeyRef, KeyState, Limits, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
-    StepContext, US_PER_S,
+    AcquireOptions, Cursor, Fact, IdHashKey, KeyId, KeyPage, KeyRef, KeyState, Limits, ListOptions,
+    Now, Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions,
+    SharedState, StepContext, US_PER_S,
 };
 use rng::Rng;
 use std::collections::HashMap;
@@ -63,7 +63,9 @@ impl World {
         limit: usize,
         cursor: Option<Cursor>,
     ) -> Result<KeyPage, Refusal> {
-        self.on(name, |pool, ledger, step| pool.list_keys(ledger, step, (state, limit), cursor))
+        self.on(name, |pool, ledger, step| {
+            pool.list_keys(ledger, step, ListOptions { state, limit, cursor })
+        })
     }
 
     /// One random change of any key but those that stay.
@@ -80,7 +82,7 @@ impl World {
             2 => self.now.lease_us += US_PER_S,
             quarantine => {
                 let _ = self.on("default", |pool, ledger, step| {
-                    let (lease, _) = pool.acquire(ledger, step, &AcquireOptions::default())?;
+                    let lease = pool.acquire(ledger, step, &AcquireOptions::default())?.lease;
                     let verdict =
                         ReleaseOptions { quarantine: quarantine == 3, ..ReleaseOptions::default() };
                     pool.release(ledger, step, lease.id, &verdict)
@@ -137,7 +139,7 @@ fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
     }
     let one = world
         .on("default", |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
-    let lent = one.expect("free").0.key_id;
+    let lent = one.expect("free").lease.key_id;
     let (mut found, mut cursor, mut pages, mut empty) = (vec![], None, 0, 0);
     loop {
         let page = world.page("default", Some(KeyState::Leased), 1_000, cursor).expect("a page");
@@ -162,7 +164,7 @@ fn what_is_due_is_over_on_every_page() {
     let keys = world.generate(2);
     let lent = world
         .on("default", |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
-    let lent = lent.expect("free").0.key_id;
+    let lent = lent.expect("free").lease.key_id;
     let policy = PolicyPatch { keepalive_ttl_ms: Some(Some(70_000)), ..PolicyPatch::default() };
     world
         .step(|pools, step| {

@@ -8,7 +8,7 @@
 mod rng;
 
 use keypeg_core::{
-    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, KeyView, LeaseId, Limits, Now, Policy,
+    AcquireOptions, Fact, Granted, IdHashKey, KeyId, KeyRef, KeyView, LeaseId, Limits, Now, Policy,
     PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
     StepContext,
 };
@@ -64,7 +64,7 @@ impl World {
     }
 
     fn acquire(&mut self) -> (KeyId, LeaseId) {
-        let (lease, _) =
+        let Granted { lease, .. } =
             self.on(|pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
         (lease.key_id, lease.id)
     }
@@ -73,7 +73,7 @@ impl World {
         let lent = |pool: &mut Pool, ledger: &mut SharedState, step: &mut StepContext<'_>| {
             pool.acquire(ledger, step, &AcquireOptions::default())
         };
-        self.clone().on_with(random, lent).0.key_id
+        self.clone().on_with(random, lent).lease.key_id
     }
 }
 

@@ -8,9 +8,9 @@
 mod rng;
 
 use keypeg_core::{
-    AcquireOptions, Checkpointed, Counters, Fact, Grant, IdHashKey, Limits, Now, PackedValues,
-    Policy, PolicyPatch, PoolName, Pools, ReplayError, Replayer, StepContext, TOKEN_MAX,
-    TOKEN_RESERVATION,
+    AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, KeyNumber, Limits,
+    Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools, ReplayError, Replayer,
+    StepContext, TOKEN_MAX, TOKEN_RESERVATION,
 };
 use rng::Rng;
 
@@ -21,18 +21,25 @@ const D: &[u8] = b"\x01\x00d";
 const E: &[u8] = b"\x01\x00e";
 
 fn made(pool: u32, name: &str) -> Fact<'_> {
-    Fact::PoolCreated { pool, name, policy: Policy::default() }
+    Fact::PoolCreated { pool: PoolId(pool), name, policy: Policy::default() }
 }
 
 fn born(first: u64, packed: &[u8]) -> Fact<'_> {
     let values = PackedValues::parse(packed).expect("whole values");
-    Fact::KeysCreated { pool: 1, first, at_ms: 0, imported: false, values }
+    Fact::KeysCreated {
+        pool: PoolId(1),
+        first: KeyNumber(first),
+        at_ms: 0,
+        imported: false,
+        values,
+    }
 }
 
 fn granted(pool: u32, key: u64, token: u64) -> Fact<'static> {
     let (granted_us, until_us, hold_until_us) = (0, 60_000_000, 60_000_000);
-    let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None, by: 0 };
-    Fact::Granted { pool, key, token, lease }
+    let (rest_us, holder, borrower) = (0, None, BorrowerId::NONE);
+    let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, borrower };
+    Fact::Granted { pool: PoolId(pool), key: KeyNumber(key), token, lease }
 }
 
 /// Two pools; keys 1, 2 and 3 in the first; key 1 lent for token 50, key 2 released, key 3 gone.
@@ -46,8 +53,14 @@ fn sound() -> Replayer {
         granted(1, 1, 49),
         granted(1, 1, 50),
         granted(1, 2, 51),
-        Fact::Released { pool: 1, key: 2, token: 51, rest_until_us: 0, reason: None },
-        Fact::KeyDeleted { pool: 1, key: 3 },
+        Fact::Released {
+            pool: PoolId(1),
+            key: KeyNumber(2),
+            token: 51,
+            rest_until_us: 0,
+            reason: None,
+        },
+        Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(3) },
     ];
     for fact in facts {
         assert_eq!(rebuild.apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
@@ -59,23 +72,30 @@ fn sound() -> Replayer {
 /// again: the last two lines of the table tell it.
 #[test]
 fn a_fact_that_does_not_fit_is_refused() {
-    let renewed = |key, token| Fact::Renewed { pool: 1, key, token, until_us: 1 };
-    let released =
-        |key, token| Fact::Released { pool: 1, key, token, rest_until_us: 0, reason: None };
-    let quarantined = |key| Fact::Quarantined { pool: 1, key, reason: Some("401") };
+    let renewed =
+        |key, token| Fact::Renewed { pool: PoolId(1), key: KeyNumber(key), token, until_us: 1 };
+    let released = |key, token| Fact::Released {
+        pool: PoolId(1),
+        key: KeyNumber(key),
+        token,
+        rest_until_us: 0,
+        reason: None,
+    };
+    let quarantined =
+        |key| Fact::Quarantined { pool: PoolId(1), key: KeyNumber(key), reason: Some("401") };
     let unfit = [
         made(1, "third"),
         made(3, "default"),
         made(3, "No Name"),
-        Fact::PolicyChanged { pool: 3, policy: Policy::default() },
-        Fact::PoolDeleted { pool: 3 },
+        Fact::PolicyChanged { pool: PoolId(3), policy: Policy::default() },
+        Fact::PoolDeleted { pool: PoolId(3) },
         born(4, ABC),
         born(3, D),
-        Fact::KeyDeleted { pool: 1, key: 3 },
-        Fact::KeyDeleted { pool: 1, key: 4 },
-        Fact::KeyDeleted { pool: 2, key: 1 },
-        Fact::KeyPurged { pool: 3, key: 1 },
-        Fact::KeyFreed { pool: 1, key: 3 },
+        Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(3) },
+        Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(4) },
+        Fact::KeyDeleted { pool: PoolId(2), key: KeyNumber(1) },
+        Fact::KeyPurged { pool: PoolId(3), key: KeyNumber(1) },
+        Fact::KeyFreed { pool: PoolId(1), key: KeyNumber(3) },
         quarantined(3),
         granted(1, 3, 52),
         granted(2, 1, 52),
@@ -103,17 +123,17 @@ fn a_fact_that_does_not_fit_is_refused() {
     }
     let fit = [
         made(3, "third"),
-        Fact::PoolDeleted { pool: 2 },
+        Fact::PoolDeleted { pool: PoolId(2) },
         born(4, D),
         born(9, D),
         granted(1, 1, 52),
         granted(1, 2, 99),
         renewed(1, 50),
         released(1, 50),
-        Fact::KeyFreed { pool: 1, key: 1 },
+        Fact::KeyFreed { pool: PoolId(1), key: KeyNumber(1) },
         quarantined(1),
         quarantined(2),
-        Fact::KeyPurged { pool: 1, key: 1 },
+        Fact::KeyPurged { pool: PoolId(1), key: KeyNumber(1) },
         Fact::TokensReserved { until: 101 },
         Fact::Stopped { next_token: 52 },
         Fact::Stopped { next_token: 100 },
@@ -147,14 +167,26 @@ fn tokens_go_on_after_a_clean_stop_and_beyond_the_block_after_any_other() {
 #[test]
 fn counters_never_go_back() {
     let mut rebuild = sound();
-    rebuild.raise_counters(Counters { next_key: 40, next_pool: 1, tokens_reserved: 500 });
-    rebuild.raise_counters(Counters { next_key: 2, next_pool: 7, tokens_reserved: 5 });
+    rebuild.raise_counters(Counters {
+        next_key: KeyNumber(40),
+        next_pool: PoolId(1),
+        tokens_reserved: 500,
+    });
+    rebuild.raise_counters(Counters {
+        next_key: KeyNumber(2),
+        next_pool: PoolId(7),
+        tokens_reserved: 5,
+    });
     assert!(rebuild.apply(&born(39, D), Checkpointed::No).is_err(), "a number below the counter");
     let mut rebuild = sound();
-    rebuild.raise_counters(Counters { next_key: 40, next_pool: 7, tokens_reserved: 500 });
+    rebuild.raise_counters(Counters {
+        next_key: KeyNumber(40),
+        next_pool: PoolId(7),
+        tokens_reserved: 500,
+    });
     assert_eq!(rebuild.apply(&born(40, E), Checkpointed::No), Ok(()));
     let pools = rebuild.finish(Now::default());
-    let expected = Counters { next_key: 41, next_pool: 7, tokens_reserved: 500 };
+    let expected = Counters { next_key: KeyNumber(41), next_pool: PoolId(7), tokens_reserved: 500 };
     assert_eq!((pools.counters(), pools.next_token(), pools.key_count()), (expected, 500, 3));
 }
 
@@ -176,7 +208,8 @@ fn the_last_tokens_can_be_reserved_and_replayed() {
     let tokens = pools.with_pool(&name, &mut step, |pool, ledger, step| {
         pool.generate(ledger, step, 3)?;
         let lend = |_| {
-            pool.acquire(ledger, step, &AcquireOptions::default()).map(|(lease, _)| lease.token)
+            pool.acquire(ledger, step, &AcquireOptions::default())
+                .map(|granted| granted.lease.token)
         };
         (0..3).map(lend).collect()
     });

@@ -29,7 +29,7 @@ fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
         .with_pool(&name, &mut step, |pool, ledger, step| {
             let mut keys = pool.generate(ledger, step, 1)?;
             keys.extend(pool.import(ledger, step, std::slice::from_ref(&long), None)?);
-            Ok((keys, pool.acquire(ledger, step, &AcquireOptions::default())?.0))
+            Ok((keys, pool.acquire(ledger, step, &AcquireOptions::default())?.lease))
         })
         .expect("room and a free key");
     let named = KeyRef::Value(long);

@@ -9,9 +9,9 @@ mod rng;
 mod world;
 
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
-    StepContext, US_PER_MS, WAITERS_MAX, WaitOutcome,
+    AcquireOptions, Borrower, Fact, Granted, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now,
+    Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
+    StepContext, US_PER_MS, WAITERS_MAX, WaitOptions, WaitOutcome, WaiterId,
 };
 use rng::Rng;
 use std::collections::{HashMap, VecDeque};
@@ -228,7 +228,7 @@ struct Run {
     now: Now,
     next_ticket: u64,
     /// Who waits: waiter_id, since, until.
-    line: VecDeque<(u64, u64, u64)>,
+    line: VecDeque<(WaiterId, u64, u64)>,
     /// Who holds what until when.
     held: HashMap<KeyId, (LeaseId, u64)>,
     keys: Vec<KeyId>,
@@ -237,7 +237,7 @@ struct Run {
 }
 
 fn wish() -> AcquireOptions<'static> {
-    AcquireOptions { by: Borrower::new("ci", None), ..AcquireOptions::default() }
+    AcquireOptions { borrower: Borrower::new("ci", None), ..AcquireOptions::default() }
 }
 
 impl Run {
@@ -309,13 +309,13 @@ impl Run {
 
     /// In somebody's name, so that invariants count leases and waits in it.
     fn acquire(&mut self, wait_ms: u64) {
-        let waiter_id = self.next_ticket;
+        let waiter_id = WaiterId(self.next_ticket);
         self.next_ticket += 1;
         let lent = self.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, &wish(), (waiter_id, wait_ms))
+            pool.acquire_or_wait(ledger, step, &wish(), WaitOptions { waiter_id, wait_ms })
         });
         match lent {
-            Ok(Some((lease, _))) => {
+            Ok(Some(Granted { lease, .. })) => {
                 assert!(self.line.is_empty(), "a newcomer was served before the line");
                 self.hold(lease.key_id, lease.id);
             }
@@ -404,16 +404,19 @@ fn chance_finds_no_way_around_the_line() {
 #[test]
 fn a_line_is_bounded_over_all_pools() {
     let mut run = Run::new(1);
-    let bound = WAITERS_MAX as u64;
+    let (bound, next) = (WAITERS_MAX as u64, WaiterId(WAITERS_MAX as u64));
     for _ in 0..bound {
         run.acquire(1_000);
     }
     let over = |run: &mut Run, waiter_id| {
-        run.on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish(), (waiter_id, 1_000)))
+        run.on(|pool, ledger, step| {
+            let wait = WaitOptions { waiter_id, wait_ms: 1_000 };
+            pool.acquire_or_wait(ledger, step, &wish(), wait)
+        })
     };
-    assert_eq!(over(&mut run, bound), Err(Refusal::WaitQueueFull { max: WAITERS_MAX }));
-    assert!(run.pools.cancel_wait(0));
-    assert_eq!(over(&mut run, bound), Ok(None));
+    assert_eq!(over(&mut run, next), Err(Refusal::WaitQueueFull { max: WAITERS_MAX }));
+    assert!(run.pools.cancel_wait(WaiterId(0)));
+    assert_eq!(over(&mut run, next), Ok(None));
     let mut away = 0;
     run.pools.cancel_all_waits(|_| away += 1);
     assert_eq!((away, run.pools.waiter_count()), (WAITERS_MAX, 0));

@@ -1,16 +1,20 @@
-//! Carries what changed the key set from the journal into the database, in the background.
+//! The checkpointer: applies changes of the key set from the journal to the database, in the
+//! background.
 //!
-//! It reads the journal's own files, batch by batch, never past what is synced, and folds many
-//! batches into one change. Where it stands is in the database, so a crash at any point only makes
-//! it read again what it had not carried. Leases pass it by.
+//! It reads the files of the journal batch by batch, never past the last durable batch, and applies
+//! many batches as one transaction. The database stores the position reached, so a crash at any
+//! point only makes it read batches again. Lease records are skipped.
 
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Counters, IdHashKey};
+use crate::core::{Counters, IdHashKey, Lsn};
 use crate::disk::{Disk, DiskFile};
-use crate::frame::{ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
+use crate::frame::{
+    ALIGN, BATCH_HEAD, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
+    previous_lsn,
+};
 use crate::journal::file_name;
-use crate::keyset::{KeySetDb, KeySetDelta, KeysetError, PoolRows};
-use crate::lookups::{Found, Lookups};
+use crate::keyset::{KeySetDb, KeySetDelta, KeySetError, KeySetState, PoolRows};
+use crate::lookups::{LookupResult, Lookups};
 use crate::preallocator::is_full;
 use crate::record::{self, RecordError};
 use std::io;
@@ -18,297 +22,335 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Facts one change takes at most; a batch is never cut in two.
+/// Facts after which a transaction takes no further batch; a batch is never split.
 const FACTS_MAX: usize = 50_000;
-/// How long the carrier rests between changes while more is to be carried.
+/// The pause between checkpoints while batches are left.
 const PAUSE_BETWEEN_CHECKPOINTS: Duration = Duration::from_millis(20);
-/// How long it waits for room on a full disk.
-const FULL_REST: Duration = Duration::from_secs(1);
-/// A file that is there to be removed when the disk is full.
+/// The pause when all batches are checkpointed.
+const PAUSE_WHEN_IDLE: Duration = Duration::from_millis(250);
+/// The pause before the next attempt on a full disk.
+const PAUSE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// The name of a file that only reserves space: it is deleted when the disk is full.
 pub(crate) const BALLAST: &str = "ballast";
 const BALLAST_LEN: u64 = 8 << 20;
-/// How long it rests when all is carried.
-const REST: Duration = Duration::from_millis(250);
 
-/// How far engine and carrier have come: positions of the journal.
+/// How far the engine and the checkpointer have got, as positions of the journal.
 #[derive(Debug, Default)]
 pub(crate) struct CheckpointProgress {
-    /// Batches up to here are durable.
+    /// The last durable batch.
     pub(crate) synced: AtomicU64,
-    /// Batches up to here are in the database.
-    pub(crate) carried: AtomicU64,
-    /// Set when the carrier is to end.
+    /// The last batch whose changes are in the database.
+    pub(crate) checkpointed: AtomicU64,
+    /// Set when the checkpointer must end.
     pub(crate) stopping: AtomicBool,
 }
 
 impl CheckpointProgress {
-    pub(crate) fn carried(&self) -> u64 {
-        self.carried.load(Ordering::Acquire)
+    /// Returns the last batch whose changes are in the database.
+    pub(crate) fn checkpointed(&self) -> Lsn {
+        Lsn(self.checkpointed.load(Ordering::Acquire))
+    }
+
+    fn synced(&self) -> Lsn {
+        Lsn(self.synced.load(Ordering::Acquire))
+    }
+
+    fn set_checkpointed(&self, lsn: Lsn) {
+        self.checkpointed.store(lsn.0, Ordering::Release);
     }
 }
 
-/// Where the carrier stands.
+/// The checkpointer and its position in the journal.
 pub struct Checkpointer {
     disk: Arc<dyn Disk>,
-    /// There but for the time after the disk was full.
+    /// `None` from the time the disk was full until the next step.
     keyset: Option<KeySetDb>,
     ids: IdHashKey,
-    /// The segment of the last batch that is carried: where to read again from after a failure.
-    carried_segment: u64,
+    /// The segment of the last checkpointed batch: reading continues there after a failure.
+    checkpointed_segment: SegmentNumber,
     progress: Arc<CheckpointProgress>,
     lookups: Arc<Lookups>,
+    /// The pools after the batches read so far.
     pools: PoolRows,
     counters: Counters,
-    reading: JournalReader,
-    /// Whether rows of removed pools are left to be taken out.
-    trimming: bool,
+    reader: JournalReader,
+    /// Whether the database may contain rows of deleted pools.
+    is_trimming: bool,
 }
 
-/// The segment being read.
+/// The values that a [`Checkpointer`] starts with.
+pub(crate) struct CheckpointerOptions {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) keyset: KeySetDb,
+    pub(crate) ids: IdHashKey,
+    pub(crate) installation: u128,
+    /// The segment at which it starts to read.
+    pub(crate) segment: SegmentNumber,
+}
+
+/// The position in the segment being read.
 struct JournalReader {
     installation: u128,
-    segment: u64,
+    segment: SegmentNumber,
     file: Box<dyn DiskFile>,
-    at: u64,
-    /// The position of the batch read last.
-    position: u64,
-    /// Where the next segment begins, if it was begun when this one was opened.
-    ends_before: Option<u64>,
+    /// The byte offset of the next batch.
+    offset: u64,
+    /// The position of the last batch read.
+    lsn: Lsn,
+    /// The first position of the next segment, if it had been started when this one was opened.
+    ends_before: Option<Lsn>,
 }
 
-/// Why carrying cannot go on.
+/// A batch read from the journal.
+struct ReadBatch {
+    lsn: Lsn,
+    lease_us: u64,
+    records: Vec<u8>,
+}
+
+/// Why a checkpoint failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The database cannot be written.
+    /// The database cannot be read or written.
     #[error("{0}")]
-    KeySetDb(String),
-    /// The disk is full: to be tried again when there is room.
+    KeySet(String),
+    /// The disk is full; the caller tries again later.
     #[error("the disk is full")]
     Full,
-    /// The journal cannot be read back.
-    #[error("reading the journal back: {0}")]
+    /// The journal cannot be read.
+    #[error("cannot read the journal for a checkpoint: {0}")]
     Journal(#[from] io::Error),
 }
 
 impl Checkpointer {
-    /// Goes on from what the database says it has. `first` is the oldest segment there is.
-    pub(crate) fn new(
-        disk: Arc<dyn Disk>,
-        keyset: KeySetDb,
-        (ids, installation): (IdHashKey, u128),
-        first: u64,
-    ) -> Result<Self, KeysetError> {
-        let (pools, carried, counters) = keyset.pools()?;
-        let reading = JournalReader::open(&*disk, installation, first)?;
-        let (keyset, carried_segment) = (Some(keyset), first);
+    /// Creates a checkpointer that continues at the position stored in the database.
+    pub(crate) fn new(options: CheckpointerOptions) -> Result<Self, KeySetError> {
+        let CheckpointerOptions { disk, keyset, ids, installation, segment } = options;
+        let KeySetState { pools, checkpointed, counters } = keyset.state()?;
+        let reader = JournalReader::open(&*disk, installation, segment)?;
         let progress = Arc::new(CheckpointProgress::default());
-        progress.carried.store(carried, Ordering::Release);
-        let trimming = true;
+        progress.set_checkpointed(checkpointed);
         Ok(Self {
             disk,
-            keyset,
+            keyset: Some(keyset),
             ids,
-            carried_segment,
+            checkpointed_segment: segment,
             progress,
             lookups: Arc::default(),
             pools,
             counters,
-            reading,
-            trimming,
+            reader,
+            is_trimming: true,
         })
     }
 
+    /// Returns the positions that the engine and the checkpointer share.
     pub(crate) fn progress(&self) -> Arc<CheckpointProgress> {
         Arc::clone(&self.progress)
     }
 
-    /// What it is asked to look up.
+    /// Returns the queue of lookups that the engine fills.
     pub(crate) fn lookups(&self) -> Arc<Lookups> {
         Arc::clone(&self.lookups)
     }
 
-    /// Looks up what it was asked to.
-    pub fn answer(&self) -> Result<(), CheckpointError> {
-        while let Some(lookup) = self.lookups.next() {
+    /// Answers all queued lookups from the database.
+    pub fn serve_lookups(&self) -> Result<(), CheckpointError> {
+        while let Some(lookup) = self.lookups.next_request() {
             let found = match &self.keyset {
-                None => Found::Full,
-                Some(keyset) => Found::First(keyset.first_retired(lookup.pool, &lookup.ids)?),
+                None => LookupResult::StorageFull,
+                Some(keyset) => {
+                    LookupResult::FirstRetired(keyset.first_retired(lookup.pool, &lookup.ids)?)
+                }
             };
             self.lookups.answer(found);
         }
         Ok(())
     }
 
-    /// Carries the next change; false when all that is synced has been carried. After
-    /// [`CheckpointError::Full`] it can be called again, when there may be room.
+    /// Writes the next checkpoint; returns false when all durable batches are checkpointed.
+    ///
+    /// After [`CheckpointError::Full`] the caller may call it again.
     pub fn step(&mut self) -> Result<bool, CheckpointError> {
         if self.keyset.is_none() {
             self.reopen()?;
         }
-        let carried = self.carry_next();
-        if matches!(carried, Err(CheckpointError::Full)) {
-            // The database does not go on after a failed write; what it had carried stands.
+        let result = self.checkpoint_next();
+        if matches!(result, Err(CheckpointError::Full)) {
+            // The database accepts no call after a failed write; its committed content is kept.
             self.keyset = None;
-            self.free_ballast()?;
+            self.delete_ballast()?;
         }
-        carried
+        result
     }
 
-    /// Opens the database again, and reads on from what it has.
+    /// Opens the database again and continues at the position stored in it.
     fn reopen(&mut self) -> Result<(), CheckpointError> {
         let keyset = KeySetDb::open(&*self.disk, self.ids.clone())?;
-        (self.pools, _, self.counters) = keyset.pools()?;
+        let KeySetState { pools, counters, .. } = keyset.state()?;
+        (self.pools, self.counters) = (pools, counters);
         self.keyset = Some(keyset);
-        let installation = self.reading.installation;
-        self.reading = JournalReader::open(&*self.disk, installation, self.carried_segment)?;
+        let installation = self.reader.installation;
+        self.reader = JournalReader::open(&*self.disk, installation, self.checkpointed_segment)?;
         Ok(())
     }
 
-    /// Keeps some room aside for the database: what it carries is what makes room in the journal.
-    /// Where there is none it is tried again later.
-    pub fn keep_ballast(&self) -> Result<(), CheckpointError> {
+    /// Creates the ballast file if it does not exist. It reserves disk space for the database,
+    /// because a checkpoint is what allows journal segments to be deleted. On a full disk the
+    /// caller tries again later.
+    pub fn ensure_ballast(&self) -> Result<(), CheckpointError> {
         if self.disk.list()?.iter().any(|name| name == BALLAST) {
             return Ok(());
         }
         match self.disk.create(BALLAST, BALLAST_LEN).and_then(|file| file.sync()) {
-            Err(error) if is_full(&error) => self.free_ballast(),
+            Err(error) if is_full(&error) => self.delete_ballast(),
             other => Ok(other?),
         }
     }
 
-    fn free_ballast(&self) -> Result<(), CheckpointError> {
+    fn delete_ballast(&self) -> Result<(), CheckpointError> {
         match self.disk.remove(BALLAST) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    fn carry_next(&mut self) -> Result<bool, CheckpointError> {
-        let synced = self.progress.synced.load(Ordering::Acquire);
-        let carried = self.progress.carried.load(Ordering::Acquire);
-        let mut change = KeySetDelta::after(carried, self.counters);
-        let reads_on = enabled(Sabotage::CarryPastSynced);
+    fn checkpoint_next(&mut self) -> Result<bool, CheckpointError> {
+        let synced = self.progress.synced();
+        let checkpointed = self.progress.checkpointed();
+        let mut delta = KeySetDelta::after(checkpointed, self.counters);
+        let reads_past_synced = enabled(Sabotage::CarryPastSynced);
         let facts_max = limit(TestLimit::Facts, FACTS_MAX as u64);
-        while (change.position < synced || reads_on) && (change.facts() as u64) < facts_max {
-            let next = self.reading.next(&*self.disk);
-            if reads_on && next.is_err() && change.position >= synced {
+        while (delta.lsn < synced || reads_past_synced) && (delta.facts() as u64) < facts_max {
+            let next = self.reader.next(&*self.disk);
+            if reads_past_synced && next.is_err() && delta.lsn >= synced {
                 break;
             }
-            let (position, records, lease_us) = next?;
-            if position > carried {
-                self.fold(&records, lease_us, &mut change)?;
-                change.position = position;
+            let batch = next?;
+            if batch.lsn > checkpointed {
+                self.apply(&batch, &mut delta)?;
+                delta.lsn = batch.lsn;
             }
         }
-        if change.position == carried && !self.trimming {
+        if delta.lsn == checkpointed && !self.is_trimming {
             return Ok(false);
         }
         let keyset = self.keyset.as_ref().expect("invariant: opened before a step");
-        self.trimming = keyset.carry(&change)?;
-        self.counters = change.counters;
-        self.carried_segment = self.reading.segment;
-        self.progress.carried.store(change.position, Ordering::Release);
-        Ok(change.position < synced || self.trimming)
+        self.is_trimming = keyset.commit(&delta)?;
+        self.counters = delta.counters;
+        self.checkpointed_segment = self.reader.segment;
+        self.progress.set_checkpointed(delta.lsn);
+        Ok(delta.lsn < synced || self.is_trimming)
     }
 
-    fn fold(&mut self, records: &[u8], lease_us: u64, change: &mut KeySetDelta) -> io::Result<()> {
-        let mut rest = records;
+    fn apply(&mut self, batch: &ReadBatch, delta: &mut KeySetDelta) -> io::Result<()> {
+        let mut rest = &batch.records[..];
         while !rest.is_empty() {
             let fact;
-            (fact, rest) = record::read(rest, lease_us)
-                .map_err(|RecordError(why)| io::Error::new(io::ErrorKind::InvalidData, why))?;
-            change.take(&fact, &self.ids, &mut self.pools);
+            (fact, rest) = record::read(rest, batch.lease_us).map_err(|RecordError(why)| {
+                let (file, lsn) = (file_name(self.reader.segment), batch.lsn.0);
+                invalid(format!("{file}: batch {lsn}: {why}"))
+            })?;
+            delta.apply(&fact, &self.ids, &mut self.pools);
         }
         Ok(())
     }
 
-    /// Carries until it is told to end. The error is one that the process must not survive.
+    /// Writes checkpoints until the engine stops. An error is final: the process must end.
     pub(crate) fn run(mut self) -> Result<(), CheckpointError> {
-        self.keep_ballast()?;
-        self.lookups.answered_here();
+        self.ensure_ballast()?;
+        self.lookups.listen();
         while !self.progress.stopping.load(Ordering::Acquire) {
-            self.answer()?;
-            let rest = match self.step() {
+            self.serve_lookups()?;
+            let pause = match self.step() {
                 Ok(true) => PAUSE_BETWEEN_CHECKPOINTS,
-                Ok(false) => REST,
+                Ok(false) => PAUSE_WHEN_IDLE,
                 Err(CheckpointError::Full) => {
-                    tracing::warn!("the disk is full: the key set is carried when there is room");
-                    std::thread::park_timeout(FULL_REST);
+                    tracing::warn!(
+                        "the disk is full: the checkpoint of the key set waits for free space"
+                    );
+                    std::thread::park_timeout(PAUSE_WHEN_FULL);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            self.keep_ballast()?;
-            std::thread::park_timeout(rest);
+            self.ensure_ballast()?;
+            std::thread::park_timeout(pause);
         }
         Ok(())
     }
 }
 
 impl JournalReader {
-    fn open(disk: &dyn Disk, installation: u128, segment: u64) -> io::Result<Self> {
-        let file = disk.open(&file_name(segment))?;
+    fn open(disk: &dyn Disk, installation: u128, segment: SegmentNumber) -> io::Result<Self> {
+        let name = file_name(segment);
+        let file = disk.open(&name)?;
         let mut head = vec![0; SEGMENT_HEAD];
         file.read_at(0, &mut head)?;
         let head = SegmentHead::read(&head)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a segment lost its header"))?;
-        let mut reading = Self {
+            .map_err(|_| invalid(format!("{name}: the segment header is damaged")))?;
+        let mut reader = Self {
             installation,
             segment,
             file,
-            at: SEGMENT_HEAD as u64,
-            position: head.starts_at - 1,
+            offset: SEGMENT_HEAD as u64,
+            lsn: previous_lsn(head.starts_at),
             ends_before: None,
         };
-        reading.ends_before = reading.next_segment(disk)?.map(|(_, starts_at)| starts_at);
-        Ok(reading)
+        reader.ends_before = reader.next_segment(disk)?.map(|(_, starts_at)| starts_at);
+        Ok(reader)
     }
 
-    /// The next batch: its position, its records, its clock. One must be there.
-    fn next(&mut self, disk: &dyn Disk) -> io::Result<(u64, Vec<u8>, u64)> {
+    /// Returns the next batch, which must exist.
+    fn next(&mut self, disk: &dyn Disk) -> io::Result<ReadBatch> {
         loop {
-            let within = self.ends_before.is_none_or(|end| self.position + 1 < end);
-            if within && let Some(batch) = self.read()? {
+            let in_segment = self.ends_before.is_none_or(|end| next_lsn(self.lsn) < end);
+            if in_segment && let Some(batch) = self.read()? {
                 return Ok(batch);
             }
-            let missing = || io::Error::new(io::ErrorKind::InvalidData, "a batch is missing");
+            let missing = || {
+                let (file, lsn) = (file_name(self.segment), next_lsn(self.lsn).0);
+                invalid(format!("{file}: batch {lsn} is missing at byte {}", self.offset))
+            };
             let (segment, starts_at) = self.next_segment(disk)?.ok_or_else(missing)?;
-            if starts_at != self.position + 1 {
+            if starts_at != next_lsn(self.lsn) {
                 return Err(missing());
             }
             *self = Self::open(disk, self.installation, segment)?;
         }
     }
 
-    fn read(&mut self) -> io::Result<Option<(u64, Vec<u8>, u64)>> {
+    /// Returns the next batch of this segment; `None` if there is no complete one.
+    fn read(&mut self) -> io::Result<Option<ReadBatch>> {
         let end = self.file.length()?;
         let mut frame = vec![0; BATCH_HEAD];
-        if self.at + BATCH_HEAD as u64 > end {
+        if self.offset + BATCH_HEAD as u64 > end {
             return Ok(None);
         }
-        self.file.read_at(self.at, &mut frame)?;
+        self.file.read_at(self.offset, &mut frame)?;
         let len = BatchHead::body_len(&frame);
-        if self.at + (BATCH_HEAD + len) as u64 > end {
+        if self.offset + (BATCH_HEAD + len) as u64 > end {
             return Ok(None);
         }
         frame.resize(BATCH_HEAD + len, 0);
-        self.file.read_at(self.at + BATCH_HEAD as u64, &mut frame[BATCH_HEAD..])?;
-        let Some((head, records, padded)) = BatchHead::read(&frame) else { return Ok(None) };
-        let ours = head.installation == self.installation && head.segment == self.segment;
-        if !ours || head.position != self.position + 1 {
+        self.file.read_at(self.offset + BATCH_HEAD as u64, &mut frame[BATCH_HEAD..])?;
+        let Some(frame) = BatchHead::read(&frame) else { return Ok(None) };
+        let BatchFrame { head, records, padded_len } = frame;
+        let is_ours = head.installation == self.installation && head.segment == self.segment;
+        if !is_ours || head.lsn != next_lsn(self.lsn) {
             return Ok(None);
         }
-        debug_assert_eq!(padded % ALIGN, 0);
-        let batch = (head.position, records.to_vec(), head.lease_us);
-        self.at += padded as u64;
-        self.position = head.position;
+        debug_assert_eq!(padded_len % ALIGN, 0);
+        let batch = ReadBatch { lsn: head.lsn, lease_us: head.lease_us, records: records.to_vec() };
+        self.offset += padded_len as u64;
+        self.lsn = head.lsn;
         Ok(Some(batch))
     }
 
-    /// The next segment that was begun, and where it begins.
-    fn next_segment(&self, disk: &dyn Disk) -> io::Result<Option<(u64, u64)>> {
-        // One that was named and never begun may lie between; see `recover.rs`.
-        for segment in self.segment + 1..=self.segment + 2 {
+    /// Returns the next segment that has been started, and its first position.
+    fn next_segment(&self, disk: &dyn Disk) -> io::Result<Option<(SegmentNumber, Lsn)>> {
+        // One preallocated and never used segment may lie between; see `recover.rs`.
+        for segment in [self.segment.next(), self.segment.plus(2)] {
             match disk.read_head(&file_name(segment), SEGMENT_HEAD) {
                 Ok(head) => {
                     if let Ok(head) = SegmentHead::read(&head) {
@@ -323,11 +365,15 @@ impl JournalReader {
     }
 }
 
-impl From<KeysetError> for CheckpointError {
-    fn from(error: KeysetError) -> Self {
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+impl From<KeySetError> for CheckpointError {
+    fn from(error: KeySetError) -> Self {
         match error {
-            KeysetError::Io(ref error) if is_full(error) => Self::Full,
-            KeysetError::Io(_) | KeysetError::Damaged(_) => Self::KeySetDb(error.to_string()),
+            KeySetError::Io(ref error) if is_full(error) => Self::Full,
+            KeySetError::Io(_) | KeySetError::Damaged(_) => Self::KeySet(error.to_string()),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The small trait that a real directory and a simulated one both meet.
+//! The disk interface: a trait that the real directory and the simulated disk both implement.
 //!
-//! A file's bytes are durable after its `sync`, its name after `sync_dir`; nothing else is
-//! promised. Knows nothing of journals.
+//! The bytes of a file are durable after its `sync`, its name after `sync_dir`; no other guarantee
+//! is made. This file does not know the journal or any other file format.
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use std::fs::File;
@@ -9,59 +9,59 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
-/// One directory of flat files, held by this process alone.
+/// One directory of flat files, used by this process alone.
 pub trait Disk: Send + Sync {
-    /// The names in it, in no order.
+    /// Returns the names of the files, in no particular order.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A whole file.
+    /// Reads a whole file.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
-    /// At most `len` bytes from a file's beginning.
+    /// Reads at most `len` bytes from the start of a file.
     fn read_head(&self, name: &str, len: usize) -> io::Result<Vec<u8>>;
-    /// Opens a file that is there.
+    /// Opens an existing file.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Makes a file that is not there yet, `len` zero bytes long.
+    /// Creates a new file of `len` zero bytes; fails if the name exists.
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>>;
-    /// Renames a file, replacing any of the new name.
+    /// Renames a file and replaces any file that has the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes names durable.
+    /// Makes all file names durable.
     fn sync_dir(&self) -> io::Result<()>;
 }
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
-    /// Its length in bytes.
+    /// Returns the length of the file in bytes.
     fn length(&self) -> io::Result<u64>;
-    /// Reads exactly as many bytes as `bytes` holds, from an offset.
-    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()>;
-    /// Writes all of `bytes` at an offset.
-    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Cuts it, or lets it grow by zeros.
+    /// Reads from a byte offset until `bytes` is full.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at a byte offset.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Truncates the file, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Makes what was written durable. A failed one is never tried again.
+    /// Makes all written bytes durable. A failed sync is never retried.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A real directory, locked for as long as this lives.
+/// A real directory, locked until this value is dropped.
 #[derive(Debug)]
 pub struct Directory {
     dir: File,
 }
 
-/// Zero bytes written at a time.
-const ZEROS: usize = 1 << 20;
+/// Zero bytes that one write of a new file contains.
+const ZEROS_LEN: usize = 1 << 20;
 
 impl Directory {
-    /// Makes the directory if it is not there (mode 0700) and locks it.
+    /// Creates the directory (mode 0700) if it does not exist, and locks it.
     ///
-    /// The error is [`io::ErrorKind::WouldBlock`] when another process has it.
+    /// Returns [`io::ErrorKind::WouldBlock`] when another process has locked it.
     pub fn open(path: &Path) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-        // On the directory itself: unlike a lock file it cannot be removed, and unlike fcntl's
-        // locks it is not lost when some other descriptor is closed.
+        // The lock is on the directory itself: unlike a lock file it cannot be removed, and unlike
+        // an fcntl lock it is not lost when another descriptor of the directory is closed.
         rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
         rustix::fs::fchmod(&dir, Mode::RWXU)?;
         Ok(Self { dir })
@@ -105,11 +105,11 @@ impl Disk for Directory {
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
         let mut file = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
-        // Real zeros, not a hole: writing over them later changes no metadata of the file.
-        let zeros = vec![0; ZEROS.min(usize::try_from(len).unwrap_or(ZEROS))];
+        // Written zeros, not a hole: later writes then change no metadata of the file.
+        let zeros = vec![0; ZEROS_LEN.min(usize::try_from(len).unwrap_or(ZEROS_LEN))];
         let mut left = len;
         while left > 0 {
-            let part = usize::try_from(left).unwrap_or(ZEROS).min(zeros.len());
+            let part = usize::try_from(left).unwrap_or(ZEROS_LEN).min(zeros.len());
             file.write_all(&zeros[..part])?;
             left -= part as u64;
         }
@@ -135,12 +135,12 @@ impl DiskFile for File {
         Ok(self.metadata()?.len())
     }
 
-    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(bytes, at)
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
     }
 
-    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_at(bytes, at)
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

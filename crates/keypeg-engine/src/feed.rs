@@ -1,15 +1,16 @@
-//! The feed: what is told of a pool to those who follow it, once it is durable.
+//! The feed: the events of a pool, sent to its subscribers once they are durable.
 //!
-//! A followed pool has a ring of its latest events. The engine's thread alone puts events in,
-//! after the commit of their turn, and never waits: a [`Subscriber`] reads at its own pace and its
-//! own place, and one that has fallen out of the ring is told the counts anew. A pool that nobody
-//! follows, nor did a minute ago, has no ring and costs nothing. Knows of no HTTP and no runtime.
+//! A pool with subscribers has a ring buffer of its latest events. Only the engine's thread appends
+//! events, after the commit of their turn, and it never waits. A [`Subscriber`] reads at its own
+//! pace and position; one that has fallen out of the ring gets a resync with the pool's counts. A
+//! pool without subscribers now and during the last minute has no ring and costs nothing. The feed
+//! knows nothing of HTTP or an async runtime.
 
 mod event;
 
-use crate::core::{Event, Fact, KeyCounts, Now, Pool, PoolName, Pools, US_PER_MS};
+use crate::core::{Event, Fact, KeyCounts, Now, Pool, PoolId, PoolName, Pools, US_PER_MS};
 use crate::metrics::EngineMetrics;
-use event::bytes_of;
+use event::size_of_event;
 pub use event::{FeedEvent, FeedEventKind};
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -18,59 +19,61 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Followers a server has at most.
+/// The most subscribers of a server.
 pub const SUBSCRIBERS_MAX: u64 = 1_000;
-/// Rings at once: some more than followers, so that there is always one that nobody reads.
+/// The most rings. There are more than subscribers, so that one of them always has no reader.
 const RINGS_MAX: usize = 1_024;
-/// Events in one ring.
+/// The most events in one ring.
 const RING_EVENTS_MAX: usize = 32_768;
-/// Bytes of one ring's events.
+/// The most bytes of one ring's events.
 const RING_BYTES_MAX: usize = 4 << 20;
-/// Bytes of all rings together, beyond what each may have in any case.
+/// The most bytes of all rings together, except what [`RING_BYTES_MIN`] grants each.
 const RINGS_BYTES_MAX: usize = 64 << 20;
-/// Bytes of its own that no other ring takes from a ring.
+/// The bytes that each ring may use even when all rings together are full.
 const RING_BYTES_MIN: usize = 32 << 10;
-/// How long a ring is kept after its last follower left, so that one who comes back misses nothing.
+/// How long a ring is kept after its last subscriber left, so that one that reconnects misses no
+/// event.
 const LINGER_US: u64 = 60_000_000;
-/// How often rings that nobody follows are looked for.
+/// How often the feed looks for rings without subscribers.
 const SWEEP_US: u64 = 1_000_000;
-/// Events of one turn for which room is kept from turn to turn.
+/// The number of events for which a pool's pending buffer keeps its memory between turns.
 const PENDING_KEPT: usize = 64;
 
-/// The engine's end: the rings of all followed pools, and what this turn has to tell.
+/// The engine's end: the rings of all pools with subscribers, and the events of this turn.
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
-    rings: HashMap<u32, Open>,
-    /// Pools of which this turn has something to tell.
-    touched: Vec<u32>,
-    /// The number of the last event.
+    rings: HashMap<PoolId, PoolFeed>,
+    /// The pools with unpublished changes in this turn.
+    touched: Vec<PoolId>,
+    /// The sequence number of the last event.
     seq: u64,
-    /// Bytes in all rings.
+    /// The bytes of all rings.
     bytes: usize,
     now: Now,
     sweep_at_us: u64,
-    /// Whether nothing is told any more: the server stops.
+    /// Whether the feed is closed, because the server stops.
     closed: bool,
 }
 
-/// A ring, and what waits for the commit.
+/// A pool's ring, and its events that wait for the commit.
 #[derive(Debug)]
-struct Open {
+struct PoolFeed {
     shared: Arc<Shared>,
     pending: Vec<FeedEvent>,
     touched: bool,
-    /// Since when nobody follows it, as far as a sweep has seen.
+    /// The first of the latest sweeps that found no subscriber.
     idle_since_us: Option<u64>,
 }
 
 impl Feed {
-    /// Begins a turn: what an earlier one did not tell was never durable.
+    /// Begins a turn. Unpublished events of an earlier turn are discarded: they never became
+    /// durable.
     pub(crate) fn begin(&mut self, now: Now) {
         self.now = now;
         for pool in self.touched.drain(..) {
-            if let Some(open) = self.rings.get_mut(&pool) {
-                open.pending.clear();
-                open.touched = false;
+            if let Some(feed) = self.rings.get_mut(&pool) {
+                feed.pending.clear();
+                feed.touched = false;
             }
         }
         if !self.rings.is_empty() && now.lease_us >= self.sweep_at_us {
@@ -79,103 +82,105 @@ impl Feed {
         }
     }
 
-    pub(crate) fn has_subscribers(&self, pool: u32) -> bool {
+    pub(crate) fn has_subscribers(&self, pool: PoolId) -> bool {
         !self.rings.is_empty() && self.rings.contains_key(&pool)
     }
 
-    pub(crate) fn emit(&mut self, pool: u32, event: &Event<'_>) {
+    pub(crate) fn emit(&mut self, pool: PoolId, event: &Event<'_>) {
         let now = self.now;
-        FeedEventKind::of(event, now, |what| self.keep(pool, what));
+        FeedEventKind::each_of(event, now, |kind| self.push(pool, kind));
     }
 
-    /// Takes what of a fact is told as it is: what happens to a pool rather than to its keys.
+    /// Takes the facts about a pool itself. Changes of its keys arrive at [`Feed::emit`].
     pub(crate) fn record(&mut self, fact: &Fact<'_>) {
         if self.rings.is_empty() {
             return;
         }
         if let Fact::PolicyChanged { pool, policy } = fact {
-            self.keep(*pool, FeedEventKind::PolicyChanged(Box::new(policy.clone())));
+            self.push(*pool, FeedEventKind::PolicyChanged(Box::new(policy.clone())));
         } else if let Fact::PoolDeleted { pool } = fact {
-            self.keep(*pool, FeedEventKind::PoolDeleted);
+            self.push(*pool, FeedEventKind::PoolDeleted);
         }
     }
 
-    fn keep(&mut self, pool: u32, what: FeedEventKind) {
-        let Some(open) = self.rings.get_mut(&pool) else { return };
-        if !open.touched {
-            open.touched = true;
+    fn push(&mut self, pool: PoolId, kind: FeedEventKind) {
+        let Some(feed) = self.rings.get_mut(&pool) else { return };
+        if !feed.touched {
+            feed.touched = true;
             self.touched.push(pool);
         }
         self.seq += 1;
         let at_ms = self.now.wall_us / US_PER_MS;
-        open.pending.push(FeedEvent { seq: self.seq, at_ms, what });
+        feed.pending.push(FeedEvent { seq: self.seq, at_ms, kind });
     }
 
-    /// Lets a pool be followed from this turn on; `None` where no more can be.
-    pub(crate) fn open(
+    /// Returns a handle to a pool's feed, which begins within this turn; `None` when there are too
+    /// many rings.
+    pub(crate) fn subscribe(
         &mut self,
         pool: &Pool,
-        run: u64,
+        run_id: u64,
         metrics: &Arc<EngineMetrics>,
     ) -> Option<Subscription> {
-        if let Some(open) = self.rings.get_mut(&pool.id()) {
-            open.idle_since_us = None;
-            return Some(Subscription { shared: Arc::clone(&open.shared) });
+        if let Some(feed) = self.rings.get_mut(&pool.id()) {
+            feed.idle_since_us = None;
+            return Some(Subscription { shared: Arc::clone(&feed.shared) });
         }
         if self.rings.len() >= RINGS_MAX {
-            self.free(|open| !open.shared.is_followed());
+            self.close_rings(|feed| !feed.shared.has_subscribers());
             if self.rings.len() >= RINGS_MAX {
                 return None;
             }
         }
-        // One number is left out, so that nothing told before can be taken for all there was.
+        // The ring starts behind a number that no event has, so that the id of an earlier event
+        // always leads to a resync.
         self.seq += 1;
         let shared = Arc::new(Shared {
-            run,
+            run_id,
             pool: pool.id(),
             name: pool.name().clone(),
             metrics: Arc::clone(metrics),
-            followers: AtomicU64::new(0),
-            ring: Mutex::new(Ring::beginning_at(self.seq)),
+            subscribers: AtomicU64::new(0),
+            ring: Mutex::new(EventRing::starting_after(self.seq)),
         });
-        let following = Subscription { shared: Arc::clone(&shared) };
-        let open = Open { shared, pending: Vec::new(), touched: true, idle_since_us: None };
-        self.rings.insert(pool.id(), open);
-        // The counts are told when this turn is committed.
+        let subscription = Subscription { shared: Arc::clone(&shared) };
+        let feed = PoolFeed { shared, pending: Vec::new(), touched: true, idle_since_us: None };
+        self.rings.insert(pool.id(), feed);
+        // The ring gets its counts when this turn is committed.
         self.touched.push(pool.id());
-        Some(following)
+        Some(subscription)
     }
 
-    /// Tells what this turn did, now that it is durable, and wakes who waits for it.
-    pub(crate) fn tell(&mut self, pools: &Pools) {
-        let mut woken = Vec::new();
-        for number in self.touched.drain(..) {
-            let open = self.rings.get_mut(&number).expect("invariant: touched rings are open");
-            open.touched = false;
-            let mut ring = open.shared.lock();
+    /// Publishes the events of this turn, which is durable now, and wakes their subscribers.
+    pub(crate) fn publish(&mut self, pools: &Pools) {
+        let mut wakers = Vec::new();
+        for id in self.touched.drain(..) {
+            let feed = self.rings.get_mut(&id).expect("invariant: touched pools have a ring");
+            feed.touched = false;
+            let mut ring = feed.shared.lock();
             self.bytes -= ring.bytes;
-            ring.append(&mut open.pending);
-            let others = self.bytes;
-            ring.trim(|bytes| others + bytes > RINGS_BYTES_MAX);
+            ring.append(&mut feed.pending);
+            let other_bytes = self.bytes;
+            ring.trim(|bytes| other_bytes + bytes > RINGS_BYTES_MAX);
             self.bytes += ring.bytes;
             ring.at_ms = self.now.wall_us / US_PER_MS;
-            let pool = pools.get(&open.shared.name).filter(|pool| pool.id() == number);
+            let pool = pools.get(&feed.shared.name).filter(|pool| pool.id() == id);
             ring.counts = pool.map_or(KeyCounts::default(), Pool::counts);
             ring.closed = pool.is_none();
-            woken.extend(ring.wakers.drain().map(|(_, waker)| waker));
+            wakers.extend(ring.wakers.drain().map(|(_, waker)| waker));
             let closed = ring.closed;
             drop(ring);
             if closed {
-                self.bytes -= self.rings.remove(&number).map_or(0, |open| open.shared.lock().bytes);
+                self.bytes -= self.rings.remove(&id).map_or(0, |feed| feed.shared.lock().bytes);
             }
         }
-        woken.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends all that follow, and lets nobody follow any more: the server stops.
+    /// Ends all subscriptions and accepts no further ones: the server stops.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        self.free(|_| true);
+        self.close_rings(|_| true);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -184,50 +189,50 @@ impl Feed {
 
     fn sweep(&mut self) {
         let now_us = self.now.lease_us;
-        self.free(|open| {
-            if open.shared.is_followed() {
-                open.idle_since_us = None;
+        self.close_rings(|feed| {
+            if feed.shared.has_subscribers() {
+                feed.idle_since_us = None;
                 return false;
             }
-            now_us - *open.idle_since_us.get_or_insert(now_us) >= LINGER_US
+            now_us - *feed.idle_since_us.get_or_insert(now_us) >= LINGER_US
         });
     }
 
-    /// Closes rings; whoever still reads one comes to its end.
-    fn free(&mut self, mut which: impl FnMut(&mut Open) -> bool) {
-        let mut woken = Vec::new();
-        for (_, open) in self.rings.extract_if(|_, open| which(open)) {
-            let mut ring = open.shared.lock();
+    /// Closes and removes rings. A subscriber reads the remaining events, then the end.
+    fn close_rings(&mut self, mut which: impl FnMut(&mut PoolFeed) -> bool) {
+        let mut wakers = Vec::new();
+        for (_, feed) in self.rings.extract_if(|_, feed| which(feed)) {
+            let mut ring = feed.shared.lock();
             self.bytes -= ring.bytes;
             ring.closed = true;
-            woken.extend(ring.wakers.drain().map(|(_, waker)| waker));
+            wakers.extend(ring.wakers.drain().map(|(_, waker)| waker));
         }
         let rings = &self.rings;
         self.touched.retain(|pool| rings.contains_key(pool));
-        woken.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
-/// FeedEventKind the engine's thread and the followers of one pool share.
+/// What the engine's thread and the subscribers of one pool share.
 struct Shared {
-    /// Tells this run of the server from others.
-    run: u64,
-    pool: u32,
+    /// The id of this run of the server.
+    run_id: u64,
+    pool: PoolId,
     name: PoolName,
     metrics: Arc<EngineMetrics>,
-    followers: AtomicU64,
-    ring: Mutex<Ring>,
+    subscribers: AtomicU64,
+    ring: Mutex<EventRing>,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Ring> {
-        // A panic while this is held would be a bug in this file; a ring is whole at every point
-        // at which a push or a pop can panic.
+    fn lock(&self) -> MutexGuard<'_, EventRing> {
+        // A panic under this lock would be a bug of this file, and a ring is consistent at every
+        // point where a push or a pop can panic: a poisoned lock is safe to use.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_followed(&self) -> bool {
-        self.followers.load(Ordering::Acquire) > 0
+    fn has_subscribers(&self) -> bool {
+        self.subscribers.load(Ordering::Acquire) > 0
     }
 }
 
@@ -237,43 +242,43 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// The latest events of one pool.
-struct Ring {
+/// A ring buffer of the latest events of one pool.
+struct EventRing {
     events: VecDeque<FeedEvent>,
     bytes: usize,
-    /// The number up to which events are not here: they fell out, or were before it began.
-    lost: u64,
+    /// Events up to this number are missing: they fell out, or happened before the ring began.
+    lost_through: u64,
     /// The number of the last event.
-    last: u64,
-    /// How many keys stood where after the last event, and when that was.
+    last_seq: u64,
+    /// The number of keys in each state after the last event, and the time of that.
     counts: KeyCounts,
     at_ms: u64,
     closed: bool,
     wakers: HashMap<u64, Waker>,
-    /// The number of the last follower.
-    followers: u64,
+    /// The number of the last subscriber.
+    last_subscriber: u64,
 }
 
-impl Ring {
-    fn beginning_at(seq: u64) -> Self {
+impl EventRing {
+    fn starting_after(seq: u64) -> Self {
         Self {
             events: VecDeque::new(),
             bytes: 0,
-            lost: seq,
-            last: seq,
+            lost_through: seq,
+            last_seq: seq,
             counts: KeyCounts::default(),
             at_ms: 0,
             closed: false,
             wakers: HashMap::default(),
-            followers: 0,
+            last_subscriber: 0,
         }
     }
 
     fn append(&mut self, pending: &mut Vec<FeedEvent>) {
-        for told in pending.drain(..) {
-            self.last = told.seq;
-            self.bytes += bytes_of(&told);
-            self.events.push_back(told);
+        for event in pending.drain(..) {
+            self.last_seq = event.seq;
+            self.bytes += size_of_event(&event);
+            self.events.push_back(event);
         }
         if pending.capacity() > PENDING_KEPT {
             *pending = Vec::new();
@@ -285,98 +290,101 @@ impl Ring {
             || self.bytes > RING_BYTES_MAX
             || (self.bytes > RING_BYTES_MIN && all_are_full(self.bytes))
         {
-            let oldest = self.events.pop_front().expect("invariant: what has bytes is there");
-            self.bytes -= bytes_of(&oldest);
-            self.lost = oldest.seq;
+            let oldest = self.events.pop_front().expect("invariant: a ring with bytes has events");
+            self.bytes -= size_of_event(&oldest);
+            self.lost_through = oldest.seq;
         }
     }
 
-    /// Where whoever lost the thread goes on: at the present, or before the pool's end.
-    fn present(&self) -> u64 {
+    /// Returns the number after which a subscriber reads on after a resync: that of the last
+    /// event, or of the one before the pool's deletion.
+    fn resync_seq(&self) -> u64 {
         match self.events.back() {
-            Some(FeedEvent { seq, what: FeedEventKind::PoolDeleted, .. }) => seq - 1,
-            _ => self.last,
+            Some(FeedEvent { seq, kind: FeedEventKind::PoolDeleted, .. }) => seq - 1,
+            _ => self.last_seq,
         }
     }
 }
 
-/// A pool that can be followed: what an engine answers who asks for it.
+/// A handle to a pool's feed, from which any number of subscribers can be made.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     shared: Arc<Shared>,
 }
 
 impl Subscription {
-    /// Begins to read: after `last`, the id of an event, where all that came since is there, else
-    /// with [`FeedBatch::Resync`]. `None` where as many as may do follow.
-    pub fn follow(&self, last: Option<&str>) -> Option<Subscriber> {
+    /// Creates a subscriber. It starts after the event with the id `last`, if all later events are
+    /// still in the ring, else with [`FeedBatch::Resync`]. Returns `None` when
+    /// [`SUBSCRIBERS_MAX`] is reached.
+    pub fn subscribe(&self, last: Option<&str>) -> Option<Subscriber> {
         let shared = Arc::clone(&self.shared);
-        let total = &shared.metrics.followers;
+        let total = &shared.metrics.subscribers;
         total
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
                 (count < SUBSCRIBERS_MAX).then_some(count + 1)
             })
             .ok()?;
-        shared.followers.fetch_add(1, Ordering::AcqRel);
+        shared.subscribers.fetch_add(1, Ordering::AcqRel);
         let mut ring = shared.lock();
-        ring.followers += 1;
-        let number = ring.followers;
-        let read = last
-            .and_then(|last| read_id(last, shared.run, shared.pool))
-            .filter(|seq| (ring.lost..=ring.last).contains(seq));
+        ring.last_subscriber += 1;
+        let number = ring.last_subscriber;
+        let read_seq = last
+            .and_then(|last| parse_event_id(last, shared.run_id, shared.pool))
+            .filter(|seq| (ring.lost_through..=ring.last_seq).contains(seq));
         drop(ring);
-        Some(Subscriber { shared, number, read })
+        Some(Subscriber { shared, number, read_seq })
     }
 }
 
-/// One who follows a pool, at a place of its own. SegmentDrop it ends that.
+/// A reader of a pool's feed, with its own position. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Subscriber {
     shared: Arc<Shared>,
     number: u64,
-    /// The last event read; `None` where the counts are to be told first.
-    read: Option<u64>,
+    /// The last event that was read; `None` if a resync must come first.
+    read_seq: Option<u64>,
 }
 
-/// FeedEventKind a follower reads at once.
+/// What a subscriber reads at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedBatch {
-    /// The next events, in their order, at least one.
+    /// The next events in their order, at least one.
     Events(Vec<FeedEvent>),
-    /// FeedEventKind came before is not told, or not all of it: how many keys stood where after the event
-    /// of this number. FeedEventKind comes next is told from there on.
+    /// The pool's counts after the event with the number `seq`, because events before it are
+    /// missing. The next events are those after it.
     Resync {
-        /// That number.
+        /// The number of the event.
         seq: u64,
-        /// When that was.
+        /// The time of the counts.
         at_ms: u64,
-        /// How many keys stood where.
+        /// The number of keys in each state.
         counts: KeyCounts,
     },
 }
 
 impl Subscriber {
-    /// The followed pool.
+    /// Returns the name of the pool.
     pub fn pool(&self) -> &PoolName {
         &self.shared.name
     }
 
-    /// Writes the id of the event of this number: for [`Subscription::follow`], in this run alone.
-    pub fn id(&self, seq: u64) -> String {
-        format!("{:016x}-{:x}-{seq:x}", self.shared.run, self.shared.pool)
+    /// Returns the id of the event with this number, for [`Subscription::subscribe`]. An id is
+    /// valid only during this run of the server.
+    pub fn event_id(&self, seq: u64) -> String {
+        format!("{:016x}-{:x}-{seq:x}", self.shared.run_id, self.shared.pool.0)
     }
 
-    /// Reads on, at most `max` events; `None` at the end: the pool was removed or the server
-    /// stops. Never waits for anybody but the engine's thread while that puts a turn in.
+    /// Polls for at most `max` further events. Returns `None` at the end: the pool was deleted or
+    /// the server stops. Blocks only while the engine's thread appends the events of a turn.
     pub fn poll_next(&mut self, context: &mut Context<'_>, max: usize) -> Poll<Option<FeedBatch>> {
         let mut ring = self.shared.lock();
-        let Some(read) = self.read.filter(|read| *read >= ring.lost) else {
-            let (seq, at_ms, counts) = (ring.present(), ring.at_ms, ring.counts);
-            self.read = Some(seq);
+        let Some(read_seq) = self.read_seq.filter(|seq| *seq >= ring.lost_through) else {
+            let (seq, at_ms, counts) = (ring.resync_seq(), ring.at_ms, ring.counts);
+            self.read_seq = Some(seq);
             self.shared.metrics.resyncs.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(Some(FeedBatch::Resync { seq, at_ms, counts }));
         };
-        let from = ring.events.partition_point(|told| told.seq <= read);
+        let from = ring.events.partition_point(|event| event.seq <= read_seq);
         let to = ring.events.len().min(from + max);
         if from == to {
             if ring.closed {
@@ -387,7 +395,7 @@ impl Subscriber {
         }
         let events: Vec<_> = ring.events.range(from..to).cloned().collect();
         drop(ring);
-        self.read = events.last().map(|told| told.seq);
+        self.read_seq = events.last().map(|event| event.seq);
         self.shared.metrics.events.fetch_add(events.len() as u64, Ordering::Relaxed);
         Poll::Ready(Some(FeedBatch::Events(events)))
     }
@@ -396,18 +404,18 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.shared.lock().wakers.remove(&self.number);
-        self.shared.followers.fetch_sub(1, Ordering::AcqRel);
-        self.shared.metrics.followers.fetch_sub(1, Ordering::AcqRel);
+        self.shared.subscribers.fetch_sub(1, Ordering::AcqRel);
+        self.shared.metrics.subscribers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Reads the number of an event of this run and this pool.
-fn read_id(text: &str, run: u64, pool: u32) -> Option<u64> {
-    let (of_run, rest) = text.split_once('-')?;
-    let (of_pool, seq) = rest.split_once('-')?;
-    let same =
-        u64::from_str_radix(of_run, 16) == Ok(run) && u32::from_str_radix(of_pool, 16) == Ok(pool);
-    same.then(|| u64::from_str_radix(seq, 16).ok()).flatten()
+/// Parses an event id of this run and this pool and returns the event's number.
+fn parse_event_id(text: &str, run_id: u64, pool: PoolId) -> Option<u64> {
+    let (id_run, rest) = text.split_once('-')?;
+    let (id_pool, seq) = rest.split_once('-')?;
+    let is_same = u64::from_str_radix(id_run, 16) == Ok(run_id)
+        && u32::from_str_radix(id_pool, 16) == Ok(pool.0);
+    is_same.then(|| u64::from_str_radix(seq, 16).ok()).flatten()
 }
 
 #[cfg(test)]

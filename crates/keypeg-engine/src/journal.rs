@@ -1,173 +1,204 @@
-//! The journal's writing end: one frame a batch, one write and one sync, then it stands.
+//! The writing end of the journal: appends one frame per batch, with one write and one sync.
 //!
-//! Segments are made ready ahead (zeroed, synced, named), so that a commit changes no metadata. A
-//! failed write or sync is final: whoever gets the error must answer nothing and end. ClockReading back
-//! is `recover.rs`' business.
+//! Segments are preallocated (zeroed, synced, named), so a commit changes no file system metadata.
+//! A failed write or sync is final: after an error the engine acknowledges nothing more and ends.
+//! Reading is done elsewhere: by `recover.rs` at a start and by `checkpointer.rs` afterwards.
 
 use crate::checkpointer::CheckpointProgress;
-use crate::core::Counters;
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use crate::core::{Counters, Lsn};
 use crate::disk::{Disk, DiskFile};
-use crate::frame::{BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead};
-use crate::preallocator::{Preallocator, READY, ReadySegment};
+use crate::frame::{
+    ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn, previous_lsn,
+};
+use crate::preallocator::{NextSegment, Preallocator, READY, ReadySegment};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Bytes of a segment. A batch that is larger gets a segment of its own size.
+/// Bytes of a segment. A larger batch gets a segment of its own size.
 pub const SEGMENT_LEN: u64 = 16 << 20;
-/// Bytes of the last segment that are left unused when no further one is ready: more than a turn
-/// that only gives back can write.
-const LAST_ROOM: u64 = 2 << 20;
-const PREFIX: &str = "journal-";
-/// What a file is called until it is whole.
-pub(crate) const UNFINISHED: &str = ".new";
+/// Bytes at the end of the last segment that stay unused when no further segment is ready. A turn
+/// that only expires, purges and releases writes less.
+pub(crate) const LAST_SEGMENT_RESERVE: u64 = 2 << 20;
 
-/// Where batches are appended.
+const _: () = assert!(LAST_SEGMENT_RESERVE < SEGMENT_LEN, "the reserve fits into a segment");
+
+const PREFIX: &str = "journal-";
+/// The suffix of the name of a file that is not complete yet.
+pub(crate) const TEMPORARY: &str = ".new";
+
+/// The journal, open for appends.
 pub(crate) struct Journal {
     segment_len: u64,
     file: Box<dyn DiskFile>,
-    /// The header of the segment being written, as it was begun.
+    /// The header of the segment being written.
     head: SegmentHead,
-    /// Where the next batch goes.
-    at: u64,
-    /// The length of the segment being written.
+    /// The byte offset of the next batch.
+    offset: u64,
+    /// The length of the segment being written, in bytes.
     len: u64,
-    /// The position of the last batch that is durable.
-    position: u64,
+    /// The position of the last durable batch.
+    lsn: Lsn,
     /// The counters after that batch.
     counters: Counters,
-    spares: Preallocator,
+    preallocator: Preallocator,
+    /// The buffer in which a frame is built.
     frame: Vec<u8>,
-    /// Every segment there is, oldest first: its number, where it begins, its length.
-    segments: VecDeque<(u64, u64, u64)>,
-    /// Who wants to know how far it is durable.
+    /// All segments up to the one being written, oldest first.
+    segments: VecDeque<SegmentInfo>,
+    /// Where the position of the last durable batch is published for the checkpointer.
     progress: Option<Arc<CheckpointProgress>>,
 }
 
-/// What there is still room for, when the disk is full.
+/// A segment of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentInfo {
+    pub(crate) number: SegmentNumber,
+    /// The position of its first batch.
+    pub(crate) starts_at: Lsn,
+    /// Its length in bytes.
+    pub(crate) len: u64,
+}
+
+/// The calls for which the disk has space, from the fewest to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum DiskSpace {
-    /// For nothing that writes.
+    /// None that writes.
     Full,
-    /// For what gives back: releases, deletions, purges.
+    /// Those that free keys or space: releases, deletions, purges.
     ReleasesOnly,
-    /// For that and for grants.
+    /// Those and grants.
     NoNewKeys,
-    /// For all.
+    /// All.
     Normal,
 }
 
-/// What a batch carries beside its records.
+/// The values that a batch frame or the next segment header contains beside the records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
     pub(crate) lease_us: u64,
     pub(crate) counters: Counters,
 }
 
-/// A batch that is rewritten into a fresh segment: its position, its clock, its records.
-pub(crate) type UnprovenBatch = (u64, u64, Vec<u8>);
+/// A batch that no later frame proves to be durable; a start writes it again, into a new segment.
+pub(crate) struct UnprovenBatch {
+    pub(crate) lsn: Lsn,
+    /// Lease time of its turn.
+    pub(crate) lease_us: u64,
+    pub(crate) records: Vec<u8>,
+}
+
+/// The first segment that a start writes.
+#[derive(Clone, Copy)]
+pub(crate) struct FreshSegment<'a> {
+    /// The length of a segment in bytes.
+    pub(crate) segment_len: u64,
+    /// Its header, with the counters before the unproven batches.
+    pub(crate) head: SegmentHead,
+    /// The batches that it begins with.
+    pub(crate) unproven: &'a [UnprovenBatch],
+    /// The counters after the unproven batches.
+    pub(crate) counters: Counters,
+    /// The length of the preallocated segment with this number, if one exists.
+    pub(crate) preallocated_len: Option<u64>,
+}
 
 impl Journal {
-    /// Begins a fresh segment with batches that were not proven to be durable, whole or not at
-    /// all: it gets its name when it is synced. `head` tells the counters before those batches,
-    /// `counters` those after them. A segment `unused` that was made ready for its place is taken,
-    /// so that a start needs no room on a disk that is full.
-    pub(crate) fn begin(
-        disk: &Arc<dyn Disk>,
-        segment_len: u64,
-        head: SegmentHead,
-        unproven: &[UnprovenBatch],
-        counters: Counters,
-        unused: Option<u64>,
-    ) -> io::Result<Self> {
+    /// Creates a new segment that begins with the unproven batches.
+    ///
+    /// The segment is written and synced under a temporary name, so a later start finds it complete
+    /// or not at all. A preallocated segment of its number is reused, so a start needs no space on
+    /// a full disk.
+    pub(crate) fn begin(disk: &Arc<dyn Disk>, fresh: FreshSegment<'_>) -> io::Result<Self> {
+        let FreshSegment { segment_len, head, unproven, counters, preallocated_len } = fresh;
         let mut body = Vec::new();
         let mut frame = Vec::new();
-        for (position, lease_us, records) in unproven {
+        for UnprovenBatch { lsn, lease_us, records } in unproven {
             let batch = BatchHead {
                 installation: head.installation,
                 segment: head.segment,
-                position: *position,
+                lsn: *lsn,
                 synced_through: head.synced_through,
                 lease_us: *lease_us,
             };
             batch.write(records, &mut frame);
             body.extend_from_slice(&frame);
         }
-        let at = (SEGMENT_HEAD + body.len()) as u64;
-        let len = segment_len.max(at);
+        let offset = (SEGMENT_HEAD + body.len()) as u64;
+        let len = segment_len.max(offset);
         let name = file_name(head.segment);
-        let unfinished = format!("{name}{UNFINISHED}");
-        let begun_before = disk.list()?.contains(&unfinished);
-        let (file, len) = match unused.filter(|unused| *unused >= len) {
-            // A start that was cut short left it. It is not removed: without it, and with more
-            // segments made ready behind, a later start would miss it.
-            _ if begun_before => {
-                let file = disk.open(&unfinished)?;
+        let temporary = format!("{name}{TEMPORARY}");
+        let left_by_interrupted_start = disk.list()?.contains(&temporary);
+        let (file, len) = match preallocated_len.filter(|preallocated| *preallocated >= len) {
+            // The file is not removed: without it, and with more preallocated segments after it, a
+            // later start would find a gap and report a missing segment.
+            _ if left_by_interrupted_start => {
+                let file = disk.open(&temporary)?;
                 file.set_len(0)?;
                 file.set_len(len)?;
                 (file, len)
             }
-            Some(unused) => {
-                // Durably, before a byte is written: half written it must not have its name.
-                disk.rename(&name, &unfinished)?;
+            Some(preallocated) => {
+                // The rename is durable before the first write: a partly written segment must not
+                // have the final name.
+                disk.rename(&name, &temporary)?;
                 disk.sync_dir()?;
-                (disk.open(&unfinished)?, unused)
+                (disk.open(&temporary)?, preallocated)
             }
-            None => (disk.create(&unfinished, len)?, len),
+            None => (disk.create(&temporary, len)?, len),
         };
         file.write_at(0, &head.write())?;
         file.write_at(SEGMENT_HEAD as u64, &body)?;
         file.sync()?;
-        disk.rename(&unfinished, &name)?;
+        disk.rename(&temporary, &name)?;
         if !enabled(Sabotage::ForgetDirectorySync) {
             disk.sync_dir()?;
         }
-        let position = head.starts_at - 1 + unproven.len() as u64;
-        let spares = Preallocator::new(Arc::clone(disk), segment_len);
-        let segments = [(head.segment, head.starts_at, len)].into();
+        let lsn = Lsn(previous_lsn(head.starts_at).0 + unproven.len() as u64);
+        let segments = [SegmentInfo { number: head.segment, starts_at: head.starts_at, len }];
         Ok(Self {
             segment_len,
             file,
             head,
-            at,
+            offset,
             len,
-            position,
+            lsn,
             counters,
-            spares,
+            preallocator: Preallocator::new(Arc::clone(disk), segment_len),
             frame,
-            segments,
+            segments: segments.into(),
             progress: None,
         })
     }
 
     /// Appends one batch and makes it durable.
     pub(crate) fn commit(&mut self, records: &[u8], stamp: Stamp) -> io::Result<()> {
-        let padded = (BATCH_HEAD + records.len()).next_multiple_of(crate::frame::ALIGN) as u64;
-        if self.at + padded > self.len {
-            self.roll(padded, stamp)?;
+        let padded_len = (BATCH_HEAD + records.len()).next_multiple_of(ALIGN) as u64;
+        if self.offset + padded_len > self.len {
+            self.roll(padded_len, stamp)?;
         }
         let batch = BatchHead {
             installation: self.head.installation,
             segment: self.head.segment,
-            position: self.position + 1,
-            synced_through: self.position,
+            lsn: self.next_lsn(),
+            synced_through: self.lsn,
             lease_us: stamp.lease_us,
         };
         batch.write(records, &mut self.frame);
         if enabled(Sabotage::AnswerBeforeSync) {
             self.file.sync()?;
         }
-        self.file.write_at(self.at, &self.frame)?;
+        self.file.write_at(self.offset, &self.frame)?;
         if !enabled(Sabotage::AnswerBeforeSync) {
             let synced = self.file.sync();
             if !enabled(Sabotage::IgnoreFailedSync) {
                 synced?;
             }
         }
-        self.at += padded;
-        self.position += 1;
+        self.offset += padded_len;
+        self.lsn = batch.lsn;
         self.counters = stamp.counters;
         self.publish();
         Ok(())
@@ -175,158 +206,161 @@ impl Journal {
 
     fn publish(&self) {
         if let Some(progress) = &self.progress {
-            progress.synced.store(self.position, Ordering::Release);
+            progress.synced.store(self.lsn.0, Ordering::Release);
         }
     }
 
-    /// The position that the next batch has.
-    pub(crate) fn next_position(&self) -> u64 {
-        self.position + 1
+    /// Returns the position of the next batch.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        next_lsn(self.lsn)
     }
 
-    /// Tells `progress` from now on how far the journal is durable.
-    pub(crate) fn follow(&mut self, progress: Arc<CheckpointProgress>) {
+    /// Publishes the position of the last durable batch in `progress`, now and after each commit.
+    pub(crate) fn set_progress(&mut self, progress: Arc<CheckpointProgress>) {
         self.progress = Some(progress);
         self.publish();
     }
 
-    /// KeyCounts segments of before this start, oldest first.
-    pub(crate) fn knows(&mut self, older: impl IntoIterator<Item = (u64, u64, u64)>) {
+    /// Adds the segments from before this start, oldest first.
+    pub(crate) fn add_older(&mut self, older: impl IntoIterator<Item = SegmentInfo>) {
         let newer = std::mem::take(&mut self.segments);
         self.segments.extend(older);
         self.segments.extend(newer);
     }
 
-    /// Bytes of all segments.
+    /// Returns the bytes of all segments.
     pub(crate) fn bytes(&self) -> u64 {
-        self.segments.iter().map(|(.., len)| len).sum()
+        self.segments.iter().map(|segment| segment.len).sum()
     }
 
-    /// The segment that holds a position; the oldest for one before all.
-    pub(crate) fn holding(&self, position: u64) -> u64 {
-        let mut before = self.segments.iter().filter(|(_, starts_at, _)| *starts_at <= position);
+    /// Returns the segment that contains a position; the oldest segment for an earlier position.
+    pub(crate) fn segment_with(&self, lsn: Lsn) -> SegmentNumber {
+        let mut before = self.segments.iter().filter(|segment| segment.starts_at <= lsn);
         let found = before.next_back().or_else(|| self.segments.front());
-        found.map_or(self.head.segment, |(segment, ..)| *segment)
+        found.map_or(self.head.segment, |segment| segment.number)
     }
 
-    /// Bytes of the segments up to one.
-    pub(crate) fn bytes_through(&self, through: u64) -> u64 {
-        let up_to = self.segments.iter().filter(|(segment, ..)| *segment <= through);
-        up_to.map(|(.., len)| len).sum()
+    /// Returns the bytes of the segments up to and including one.
+    pub(crate) fn bytes_through(&self, through: SegmentNumber) -> u64 {
+        let dropped = self.segments.iter().filter(|segment| segment.number <= through);
+        dropped.map(|segment| segment.len).sum()
     }
 
-    /// Bytes that can still be written when no further segment can be made, what is kept for
-    /// giving back aside; `None` while more can be made.
-    pub(crate) fn room_bytes(&self) -> Option<u64> {
-        let left = self.spares.left()? as u64;
-        Some((self.len - self.at + left * self.segment_len).saturating_sub(last_room()))
+    /// Returns the bytes that can still be written although no further segment can be created,
+    /// without the reserve; `None` while segments can be created.
+    pub(crate) fn writable_bytes(&self) -> Option<u64> {
+        let ready = self.preallocator.ready_when_starved()? as u64;
+        let bytes = self.len - self.offset + ready * self.segment_len;
+        Some(bytes.saturating_sub(last_segment_reserve()))
     }
 
-    /// The last segment before the present one whose batches are all in the database.
-    pub(crate) fn droppable(&self, carried: u64) -> Option<u64> {
+    /// Returns the last segment before the present one whose batches are all checkpointed.
+    pub(crate) fn droppable_through(&self, checkpointed: Lsn) -> Option<SegmentNumber> {
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
-        // The segment that holds the carried position stays: the carrier reads on from it.
-        let carried = if enabled(Sabotage::DropBeforeCarry) { u64::MAX } else { carried };
-        let whole = pairs.filter(|(_, (_, next_starts_at, _))| *next_starts_at <= carried);
-        whole.map(|((segment, ..), _)| *segment).max()
+        // The segment of the checkpointed position stays: the checkpointer reads on from it.
+        let through = if enabled(Sabotage::DropBeforeCarry) { Lsn(u64::MAX) } else { checkpointed };
+        let droppable = pairs.filter(|(_, next)| next.starts_at <= through);
+        droppable.map(|(segment, _)| segment.number).max()
     }
 
-    /// Bytes of the segments that hold something not carried yet.
-    pub(crate) fn bytes_to_carry(&self, carried: u64) -> u64 {
-        if carried >= self.position {
+    /// Returns the bytes of the segments with batches that are not checkpointed.
+    pub(crate) fn bytes_to_checkpoint(&self, checkpointed: Lsn) -> u64 {
+        if checkpointed >= self.lsn {
             return 0;
         }
-        let ends = self.segments.iter().skip(1).map(|(_, starts_at, _)| starts_at - 1);
-        let ends = ends.chain([self.position]);
-        let left = self.segments.iter().zip(ends).filter(|(_, end)| *end > carried);
-        left.map(|((.., len), _)| len).sum()
+        let ends = self.segments.iter().skip(1).map(|next| previous_lsn(next.starts_at));
+        let ends = ends.chain([self.lsn]);
+        let rest = self.segments.iter().zip(ends).filter(|(_, end)| *end > checkpointed);
+        rest.map(|(segment, _)| segment.len).sum()
     }
 
-    /// Removes the segments up to one, oldest first, each durably before the next: a start finds
-    /// no gap. Nothing of them may count any more.
-    pub(crate) fn drop_through(&mut self, segment: u64) -> io::Result<()> {
-        while self.segments.front().is_some_and(|(oldest, ..)| *oldest <= segment) {
-            let (oldest, ..) = self.segments.pop_front().expect("invariant: just looked at");
-            self.spares.remove(oldest)?;
+    /// Deletes the segments up to and including one, oldest first. Each deletion is durable before
+    /// the next, so a start finds no gap. No record in them may be needed any more.
+    pub(crate) fn drop_through(&mut self, through: SegmentNumber) -> io::Result<()> {
+        while let Some(oldest) = self.segments.pop_front_if(|oldest| oldest.number <= through) {
+            self.preallocator.remove(oldest.number)?;
         }
         Ok(())
     }
 
-    /// Goes on in the next segment. Its header is durable before its first batch is written.
-    fn roll(&mut self, room: u64, stamp: Stamp) -> io::Result<()> {
-        let segment = self.head.segment + 1;
-        let len = self.segment_len.max(SEGMENT_HEAD as u64 + room);
-        let spare = self.spares.take(segment, len, stamp.lease_us)?;
+    /// Continues in the next segment. Its header is durable before its first batch is written.
+    fn roll(&mut self, batch_len: u64, stamp: Stamp) -> io::Result<()> {
+        let number = self.head.segment.next();
+        let min_len = self.segment_len.max(SEGMENT_HEAD as u64 + batch_len);
+        let next = NextSegment { number, min_len, now_us: stamp.lease_us };
+        let ready = self.preallocator.take(next)?;
         self.head = SegmentHead {
-            segment,
-            starts_at: self.position + 1,
-            synced_through: self.position,
+            segment: number,
+            starts_at: self.next_lsn(),
+            synced_through: self.lsn,
             boot_us: self.head.boot_us.wrapping_add(stamp.lease_us - self.head.lease_us),
             lease_us: stamp.lease_us,
             counters: self.counters,
             ..self.head
         };
-        self.file = spare.file;
+        self.file = ready.file;
         self.file.write_at(0, &self.head.write())?;
         self.file.sync()?;
-        self.at = SEGMENT_HEAD as u64;
-        self.len = spare.len;
-        self.segments.push_back((segment, self.head.starts_at, self.len));
+        self.offset = SEGMENT_HEAD as u64;
+        self.len = ready.len;
+        let starts_at = self.head.starts_at;
+        self.segments.push_back(SegmentInfo { number, starts_at, len: self.len });
         Ok(())
     }
 
-    /// Has segments made ready ahead from now on: by a thread, or in [`Journal::tend`].
+    /// Starts to preallocate segments: on a thread, or in [`Journal::maintain`].
     pub(crate) fn start_preallocation(&mut self, on_a_thread: bool) -> io::Result<()> {
-        self.spares.begin(on_a_thread)?;
-        self.tend(self.head.lease_us)
+        self.preallocator.start(on_a_thread)?;
+        self.maintain(self.head.lease_us)
     }
 
-    /// Takes a segment in that was made ready before this start; it must be the next one.
-    pub(crate) fn adopt(&mut self, spare: ReadySegment) {
-        self.spares.adopt(spare, self.head.segment);
+    /// Adds a segment that was preallocated before this start; ignored unless it is the next one.
+    pub(crate) fn adopt(&mut self, ready: ReadySegment) {
+        self.preallocator.adopt(ready, self.head.segment);
     }
 
-    /// Looks after the segments made ready; to be called once a turn.
-    pub(crate) fn tend(&mut self, now_us: u64) -> io::Result<()> {
-        self.spares.tend(self.head.segment, now_us)
+    /// Requests and collects preallocated segments; the engine calls it once per turn.
+    pub(crate) fn maintain(&mut self, now_us: u64) -> io::Result<()> {
+        self.preallocator.maintain(self.head.segment, now_us)
     }
 
-    /// What there is room for. Segments that are ready when no more can be made are kept for what
-    /// gives back.
-    pub(crate) fn room(&self) -> DiskSpace {
-        match self.spares.left() {
+    /// Returns the calls for which there is space. On a full disk the preallocated segments that
+    /// are left are reserved: first for grants and releases, then for releases alone.
+    pub(crate) fn disk_space(&self) -> DiskSpace {
+        const _: () = assert!(READY == 3, "one level for each ready segment");
+        match self.preallocator.ready_when_starved() {
             None | Some(READY..) => DiskSpace::Normal,
             Some(2) => DiskSpace::NoNewKeys,
             Some(1) => DiskSpace::ReleasesOnly,
-            Some(_) if self.len - self.at > last_room() => DiskSpace::ReleasesOnly,
+            Some(_) if self.len - self.offset > last_segment_reserve() => DiskSpace::ReleasesOnly,
             Some(_) => DiskSpace::Full,
         }
     }
 
-    /// Whether no further segment can be made ready.
+    /// Returns true while the disk is too full to preallocate a segment.
     pub(crate) fn is_starved(&self) -> bool {
-        self.spares.left().is_some()
+        self.preallocator.ready_when_starved().is_some()
     }
 }
 
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { head, at, position, .. } = self;
-        write!(f, "Journal(segment {}, at {at}, position {position})", head.segment)
+        let Self { head, offset, lsn, .. } = self;
+        write!(f, "Journal(segment {}, offset {offset}, position {})", head.segment, lsn.0)
     }
 }
 
-fn last_room() -> u64 {
-    limit(TestLimit::LastRoom, LAST_ROOM)
+fn last_segment_reserve() -> u64 {
+    limit(TestLimit::LastRoom, LAST_SEGMENT_RESERVE)
 }
 
-/// The name of a segment's file.
-pub(crate) fn file_name(segment: u64) -> String {
-    format!("{PREFIX}{segment:012}")
+/// Returns the name of the file of a segment.
+pub(crate) fn file_name(segment: SegmentNumber) -> String {
+    format!("{PREFIX}{:012}", segment.0)
 }
 
-/// The segment whose file has this name.
-pub(crate) fn segment_of(name: &str) -> Option<u64> {
-    let segment = name.strip_prefix(PREFIX)?.parse().ok()?;
+/// Returns the segment whose file has this name.
+pub(crate) fn parse_file_name(name: &str) -> Option<SegmentNumber> {
+    let segment = SegmentNumber(name.strip_prefix(PREFIX)?.parse().ok()?);
     (file_name(segment) == name).then_some(segment)
 }

@@ -1,462 +1,407 @@
-//! The key set's long memory: which pools and keys there are, in a well-kept database.
+//! The key set: the database (redb on our [`Disk`]) that stores all pools and keys.
 //!
-//! redb over our [`Disk`]. The position of the journal that has been carried into it stands in the
-//! same transaction as the changes, so after any crash both agree. Leases are not in it. Who reads
-//! the journal and when is `carrier.rs`' business.
+//! A transaction writes changes together with the journal position up to which they are
+//! checkpointed, so both agree after any crash. Leases are not in the database. `checkpointer.rs`
+//! decides what is read from the journal and when.
 
+mod delta;
 mod load;
 mod rows;
 
-use crate::core::{Counters, Fact, IdHashKey, KeyId, Policy, ReplayError, Replayer};
+use crate::core::{
+    Counters, IdHashKey, KeyId, KeyNumber, Lsn, Policy, PoolId, ReplayError, Replayer, StoredPool,
+};
 use crate::disk::{Disk, DiskFile};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
     TableDefinition,
 };
 use rows::{
-    imported_value, read_aside, read_pool, retired_sum, state_sum, write_aside, write_key,
-    write_pool,
+    imported_value, read_pool, read_quarantined, retired_crc, state_crc, write_pool,
+    write_quarantined,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The file's name.
-pub(crate) const KEYSET: &str = "keyset";
-/// What redb may keep of its pages in memory.
-const CACHE: usize = 64 << 20;
-/// Keys of a removed pool that one change takes out.
-const TRIM: usize = 20_000;
+pub(crate) use delta::KeySetDelta;
 
-/// Sum (four bytes), flags, when it was made (six bytes, milliseconds), value; by pool and number.
-const KEYS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("keys");
-/// A `PoolMade` record, by number.
+/// The name of the file.
+pub(crate) const KEYSET: &str = "keyset";
+/// Bytes of pages that redb keeps in memory at most.
+const CACHE_BYTES: usize = 64 << 20;
+/// Rows of deleted pools that one transaction deletes at most.
+const TRIM_ROWS: usize = 20_000;
+
+/// A key by pool and key number: a pair as redb stores it.
+type RowKey = (u32, u64);
+
+/// Keys: CRC (4 bytes), flags (1), creation time (6, milliseconds), value.
+const KEYS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("keys");
+/// Pools by id: CRC (4 bytes), record of kind `POOL_CREATED`.
 const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
-/// Imported values that are gone: a sum, by pool and id.
+/// Imported values that were deleted or purged, by pool and key id: CRC.
 const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
-/// Why keys are out of rotation, behind a sum of four bytes; by pool and number.
-const ASIDE: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("aside");
-/// How many keys a pool has, by number: a hint for who loads them.
+/// Quarantined keys: CRC (4 bytes), reason.
+const QUARANTINED: TableDefinition<RowKey, &[u8]> = TableDefinition::new("aside");
+/// The number of keys of a pool, by pool id: a hint for the load.
 const COUNTS: TableDefinition<u32, u64> = TableDefinition::new("counts");
-/// Removed pools whose rows are still to be taken out.
-const GONE: TableDefinition<u32, ()> = TableDefinition::new("gone");
-/// The position that is carried, and the counters there.
+/// Deleted pools with rows that are not deleted yet, by pool id.
+const DELETED_POOLS: TableDefinition<u32, ()> = TableDefinition::new("gone");
+/// The checkpointed position, the counters at it, and the owner.
 const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
-/// Whose key set it is, among the state.
+/// The name of the row that identifies the data directory of this key set.
 const OWNER: &str = "owner";
 
+/// The name of the row with the CRC of the numbers in the state.
+const STATE_CRC: &str = "sum";
+/// The names of the numbers that the CRC covers, in its order.
 const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
 
-/// Pools by number: name and policy.
-pub(crate) type PoolRows = BTreeMap<u32, (String, Policy)>;
+/// A pool as the database stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PoolRow {
+    pub(crate) name: String,
+    pub(crate) policy: Policy,
+}
+
+/// Pools by id.
+pub(crate) type PoolRows = BTreeMap<PoolId, PoolRow>;
+
+/// The content of the database without the keys.
+pub(crate) struct KeySetState {
+    pub(crate) pools: PoolRows,
+    /// The last journal position whose changes are in the database.
+    pub(crate) checkpointed: Lsn,
+    /// The counters at that position.
+    pub(crate) counters: Counters,
+}
 
 /// The open database.
 pub(crate) struct KeySetDb {
-    /// There until it is dropped.
+    /// `Some` until the value is dropped.
     database: Option<Database>,
     ids: IdHashKey,
 }
 
-/// What a change of the key set is made of: the net of many facts.
-#[derive(Debug, Default)]
-pub(crate) struct KeySetDelta {
-    /// The journal's position up to which this carries.
-    pub(crate) position: u64,
-    pub(crate) counters: Counters,
-    pools: PoolRows,
-    gone: BTreeSet<u32>,
-    births: BTreeMap<(u32, u64), Vec<u8>>,
-    deaths: BTreeSet<(u32, u64)>,
-    retired: BTreeSet<(u32, u128)>,
-    /// Keys that went out of rotation, and why; `None` for those put back.
-    aside: BTreeMap<(u32, u64), Option<String>>,
-    facts: usize,
-}
-
-/// Why the database cannot be used.
+/// Why the database cannot be used. The messages reach the terminal of the operator.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum KeysetError {
-    /// The disk said no.
+pub(crate) enum KeySetError {
+    /// The disk returned an error.
     #[error("{KEYSET}: {0}")]
     Io(#[from] io::Error),
-    /// Its content is not what was written.
+    /// The content is not what was written.
     #[error("{KEYSET} is damaged: {0}. Restore the data directory from a backup")]
     Damaged(String),
 }
 
 impl KeySetDb {
-    /// Makes an empty one, or opens the one there is.
-    pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeysetError> {
-        let there = disk.list()?.iter().any(|name| name == KEYSET);
-        let file = if there { disk.open(KEYSET)? } else { disk.create(KEYSET, 0)? };
+    /// Opens the database, or creates an empty one if the file does not exist.
+    pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeySetError> {
+        let exists = disk.list()?.iter().any(|name| name == KEYSET);
+        let file = if exists { disk.open(KEYSET)? } else { disk.create(KEYSET, 0)? };
         let mut builder = Database::builder();
-        builder.set_cache_size(CACHE);
-        let database = unpanicked(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
+        builder.set_cache_size(CACHE_BYTES);
+        let database = catch_panic(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
         disk.sync_dir()?;
         let this = Self { database: Some(database), ids };
-        if !there {
-            this.carry(&KeySetDelta::default())?;
+        if !exists {
+            this.commit(&KeySetDelta::default())?;
         }
         Ok(this)
     }
 
     fn database(&self) -> &Database {
-        self.database.as_ref().expect("invariant: there until it is dropped")
+        self.database.as_ref().expect("invariant: present until it is dropped")
     }
 
-    /// Puts everything back into `rebuild`; gives the position carried. O(keys).
-    pub(crate) fn load(&self, rebuild: &mut Replayer) -> Result<u64, KeysetError> {
-        unpanicked(|| self.read_into(rebuild))
+    /// Loads all pools and keys into `replayer`; returns the checkpointed position. O(keys).
+    pub(crate) fn load(&self, replayer: &mut Replayer) -> Result<Lsn, KeySetError> {
+        catch_panic(|| self.read_into(replayer))
     }
 
-    fn read_into(&self, rebuild: &mut Replayer) -> Result<u64, KeysetError> {
-        let reading = self.database().begin_read().map_err(failed)?;
-        let (position, counters) = state(&reading)?;
-        self.check_owner(&reading)?;
-        rebuild.raise_counters(counters);
-        let pools = reading.open_table(POOLS).map_err(failed)?;
-        let keys = reading.open_table(KEYS).map_err(failed)?;
-        let retired = reading.open_table(RETIRED).map_err(failed)?;
-        let counts = reading.open_table(COUNTS).map_err(failed)?;
-        let aside = opened_aside(&reading)?;
-        let mut numbers = Vec::new();
+    fn read_into(&self, replayer: &mut Replayer) -> Result<Lsn, KeySetError> {
+        let transaction = self.database().begin_read().map_err(failed)?;
+        let (checkpointed, counters) = read_position(&transaction)?;
+        self.check_owner(&transaction)?;
+        replayer.raise_counters(counters);
+        let pools = transaction.open_table(POOLS).map_err(failed)?;
+        let keys = transaction.open_table(KEYS).map_err(failed)?;
+        let retired = transaction.open_table(RETIRED).map_err(failed)?;
+        let counts = transaction.open_table(COUNTS).map_err(failed)?;
+        let quarantined = open_quarantined(&transaction)?;
+        let mut ids = Vec::new();
         for row in pools.iter().map_err(failed)? {
             let (pool, record) = row.map_err(failed)?;
-            let pool = pool.value();
-            let (name, policy) = read_pool(pool, record.value())?;
-            let count = counts.get(pool).map_err(failed)?.map_or(0, |count| count.value());
-            rebuild.load_pool(pool, &name, policy, count).map_err(misfit)?;
-            numbers.push(pool);
+            let id = PoolId(pool.value());
+            let PoolRow { name, policy } = read_pool(id, record.value())?;
+            let key_count = counts.get(id.0).map_err(failed)?.map_or(0, |count| count.value());
+            let row = StoredPool { name: &name, policy, key_count };
+            replayer.load_pool(id, row).map_err(replay_error)?;
+            ids.push(id);
         }
-        let loaded = load::keys(&keys, &numbers, &self.ids, rebuild)?;
-        for pool in numbers {
-            if let Some(aside) = &aside {
-                for row in aside.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
-                    let (at, row) = row.map_err(failed)?;
-                    let reason = read_aside(at.value(), row.value())?;
-                    rebuild.load_quarantined(pool, at.value().1, reason).map_err(misfit)?;
+        let loaded = load::keys(&keys, &ids, &self.ids, replayer)?;
+        for pool in ids {
+            if let Some(quarantined) = &quarantined {
+                for row in quarantined.range(rows_of(pool)).map_err(failed)? {
+                    let (row_key, row) = row.map_err(failed)?;
+                    let reason = read_quarantined(row_key.value(), row.value())?;
+                    let key = KeyNumber(row_key.value().1);
+                    replayer.load_quarantined(pool, key, reason).map_err(replay_error)?;
                 }
             }
-            let mut gone = retired.range((pool, 0)..=(pool, u128::MAX)).map_err(failed)?;
-            if gone.next().is_some() {
-                rebuild.set_has_retired(pool).map_err(misfit)?;
+            let mut retired = retired.range((pool.0, 0)..=(pool.0, u128::MAX)).map_err(failed)?;
+            if retired.next().is_some() {
+                replayer.set_has_retired(pool).map_err(replay_error)?;
             }
         }
-        let gone = reading.open_table(GONE).map_err(failed)?;
-        if gone.is_empty().map_err(failed)? && loaded != keys.len().map_err(failed)? {
-            return Err(damaged("keys are missing"));
+        let deleted_pools = transaction.open_table(DELETED_POOLS).map_err(failed)?;
+        if deleted_pools.is_empty().map_err(failed)? && loaded != keys.len().map_err(failed)? {
+            return Err(damaged("rows of keys are missing"));
         }
-        Ok(position)
+        Ok(checkpointed)
     }
 
-    /// The first of these ids that is of a value that was in the pool and is gone for ever.
-    /// O(ids log n).
+    /// Returns the index of the first id whose value was imported into the pool once and is
+    /// retired: deleted or purged, and never accepted again. O(ids log n).
     pub(crate) fn first_retired(
         &self,
-        pool: u32,
+        pool: PoolId,
         ids: &[KeyId],
-    ) -> Result<Option<usize>, KeysetError> {
-        let reading = self.database().begin_read().map_err(failed)?;
-        let retired = reading.open_table(RETIRED).map_err(failed)?;
-        for (place, id) in ids.iter().enumerate() {
-            let at = (pool, id.0);
-            let Some(row) = retired.get(at).map_err(failed)? else { continue };
-            if row.value() != retired_sum(at) {
-                return Err(damaged("a retired value's row does not match its sum"));
+    ) -> Result<Option<usize>, KeySetError> {
+        let transaction = self.database().begin_read().map_err(failed)?;
+        let retired = transaction.open_table(RETIRED).map_err(failed)?;
+        for (index, id) in ids.iter().enumerate() {
+            let row_key = (pool.0, id.0);
+            let Some(row) = retired.get(row_key).map_err(failed)? else { continue };
+            if row.value() != retired_crc(row_key) {
+                return Err(damaged("the row of a retired value does not match its CRC"));
             }
-            return Ok(Some(place));
+            return Ok(Some(index));
         }
         Ok(None)
     }
 
-    /// Refuses the key set of another directory: its keys are not ours, and its position says
-    /// nothing of our journal. One that was made before this was written down does not say.
-    fn check_owner(&self, reading: &redb::ReadTransaction) -> Result<(), KeysetError> {
-        let state = reading.open_table(STATE).map_err(failed)?;
+    /// Refuses the key set of another data directory: it has other keys, and its position belongs
+    /// to another journal. A key set of an early version has no owner row and is accepted.
+    fn check_owner(&self, transaction: &redb::ReadTransaction) -> Result<(), KeySetError> {
+        let state = transaction.open_table(STATE).map_err(failed)?;
         let owner = state.get(OWNER).map_err(failed)?.map(|owner| owner.value());
         if owner.is_some_and(|owner| owner != self.owner()) {
-            return Err(damaged("it belongs to another directory"));
+            return Err(damaged("it belongs to another data directory"));
         }
         Ok(())
     }
 
-    /// A number that only this directory's key of ids makes.
+    /// Returns the owner number: derived from the hash key of ids, so it identifies the directory.
     fn owner(&self) -> u64 {
-        let KeyId(digest) = self.ids.key_id(0, OWNER.as_bytes());
+        let KeyId(digest) = self.ids.key_id(PoolId(0), OWNER.as_bytes());
         u64::try_from(digest >> 64).expect("invariant: half of the bits")
     }
 
-    /// The pools there are by number, the position carried and the counters there.
-    pub(crate) fn pools(&self) -> Result<(PoolRows, u64, Counters), KeysetError> {
-        let reading = self.database().begin_read().map_err(failed)?;
+    /// Reads all pools, the checkpointed position and the counters. O(pools).
+    pub(crate) fn state(&self) -> Result<KeySetState, KeySetError> {
+        let transaction = self.database().begin_read().map_err(failed)?;
         let mut pools = BTreeMap::new();
-        let table = reading.open_table(POOLS).map_err(failed)?;
+        let table = transaction.open_table(POOLS).map_err(failed)?;
         for row in table.iter().map_err(failed)? {
             let (pool, record) = row.map_err(failed)?;
-            let pool = pool.value();
-            pools.insert(pool, read_pool(pool, record.value())?);
+            let id = PoolId(pool.value());
+            pools.insert(id, read_pool(id, record.value())?);
         }
-        let (position, counters) = state(&reading)?;
-        Ok((pools, position, counters))
+        let (checkpointed, counters) = read_position(&transaction)?;
+        Ok(KeySetState { pools, checkpointed, counters })
     }
 
-    /// Makes one change durable, position and counters with it; true when rows of removed pools
-    /// are left to be taken out.
-    pub(crate) fn carry(&self, change: &KeySetDelta) -> Result<bool, KeysetError> {
-        let mut writing = self.database().begin_write().map_err(failed)?;
-        writing.set_durability(Durability::Immediate).map_err(failed)?;
-        // Without it, opening after a crash would read the whole file to repair it.
-        writing.set_quick_repair(true);
-        let left = self.write(&writing, change).map_err(KeysetError::from)?;
-        writing.commit().map_err(failed)?;
-        Ok(left)
+    /// Commits the changes, the position and the counters in one durable transaction; returns true
+    /// when rows of deleted pools are left.
+    pub(crate) fn commit(&self, delta: &KeySetDelta) -> Result<bool, KeySetError> {
+        let mut transaction = self.database().begin_write().map_err(failed)?;
+        transaction.set_durability(Durability::Immediate).map_err(failed)?;
+        // Without quick repair, an open after a crash reads the whole file.
+        transaction.set_quick_repair(true);
+        let rows_left = self.write(&transaction, delta).map_err(KeySetError::from)?;
+        transaction.commit().map_err(failed)?;
+        Ok(rows_left)
     }
 
     fn write(
         &self,
-        writing: &redb::WriteTransaction,
-        change: &KeySetDelta,
+        transaction: &redb::WriteTransaction,
+        delta: &KeySetDelta,
     ) -> Result<bool, redb::Error> {
-        let mut pools = writing.open_table(POOLS)?;
-        let mut keys = writing.open_table(KEYS)?;
-        let mut retired = writing.open_table(RETIRED)?;
-        let mut gone = writing.open_table(GONE)?;
-        let mut counts = writing.open_table(COUNTS)?;
-        let mut aside = writing.open_table(ASIDE)?;
-        let mut changed: BTreeMap<u32, i64> = BTreeMap::new();
-        for (pool, (name, policy)) in &change.pools {
-            pools.insert(pool, write_pool(*pool, name, policy).as_slice())?;
+        let mut pools = transaction.open_table(POOLS)?;
+        let mut keys = transaction.open_table(KEYS)?;
+        let mut retired = transaction.open_table(RETIRED)?;
+        let mut deleted_pools = transaction.open_table(DELETED_POOLS)?;
+        let mut counts = transaction.open_table(COUNTS)?;
+        let mut quarantined = transaction.open_table(QUARANTINED)?;
+        let mut count_changes: BTreeMap<u32, i64> = BTreeMap::new();
+        for (pool, row) in &delta.pools {
+            pools.insert(pool.0, write_pool(*pool, row).as_slice())?;
         }
-        for at in &change.deaths {
-            let Some(row) = keys.remove(at)? else { continue };
-            *changed.entry(at.0).or_default() -= 1;
-            aside.remove(at)?;
+        for row_key in &delta.removed {
+            let Some(row) = keys.remove(row_key)? else { continue };
+            let (pool, _) = *row_key;
+            *count_changes.entry(pool).or_default() -= 1;
+            quarantined.remove(row_key)?;
             if let Some(value) = imported_value(row.value()) {
-                let at = (at.0, self.ids.key_id(at.0, value).0);
-                retired.insert(at, retired_sum(at))?;
+                let value_key = (pool, self.ids.key_id(PoolId(pool), value).0);
+                retired.insert(value_key, retired_crc(value_key))?;
             }
         }
-        for (at, row) in &change.births {
-            keys.insert(at, row.as_slice())?;
-            *changed.entry(at.0).or_default() += 1;
+        for (row_key, row) in &delta.created {
+            keys.insert(row_key, row.as_slice())?;
+            *count_changes.entry(row_key.0).or_default() += 1;
         }
-        for (at, reason) in &change.aside {
+        for (row_key, reason) in &delta.quarantined {
             match reason {
-                Some(reason) => aside.insert(at, write_aside(*at, reason).as_slice())?,
-                None => aside.remove(at)?,
+                Some(reason) => {
+                    quarantined.insert(row_key, write_quarantined(*row_key, reason).as_slice())?
+                }
+                None => quarantined.remove(row_key)?,
             };
         }
-        for at in &change.retired {
-            retired.insert(at, retired_sum(*at))?;
+        for value_key in &delta.retired {
+            retired.insert(value_key, retired_crc(*value_key))?;
         }
-        for (pool, by) in changed {
+        for (pool, change) in count_changes {
             let count = counts.get(pool)?.map_or(0, |count| count.value());
-            counts.insert(pool, count.saturating_add_signed(by))?;
+            counts.insert(pool, count.saturating_add_signed(change))?;
         }
-        for pool in &change.gone {
+        for PoolId(pool) in &delta.deleted_pools {
             pools.remove(pool)?;
             counts.remove(pool)?;
-            gone.insert(pool, ())?;
+            deleted_pools.insert(pool, ())?;
         }
-        let left = trim(&mut gone, &mut keys, &mut aside, &mut retired)?;
-        let mut state = writing.open_table(STATE)?;
-        let Counters { next_key, next_pool, tokens_reserved } = change.counters;
-        let numbers = [change.position, next_key, u64::from(next_pool), tokens_reserved];
+        let rows_left = trim(&mut deleted_pools, &mut keys, &mut quarantined, &mut retired)?;
+        let mut state = transaction.open_table(STATE)?;
+        let Counters { next_key, next_pool, tokens_reserved } = delta.counters;
+        let numbers = [delta.lsn.0, next_key.0, u64::from(next_pool.0), tokens_reserved];
         for (name, number) in STATE_NAMES.into_iter().zip(numbers) {
             state.insert(name, number)?;
         }
-        state.insert("sum", state_sum(numbers))?;
+        state.insert(STATE_CRC, state_crc(numbers))?;
         state.insert(OWNER, self.owner())?;
-        Ok(left)
+        Ok(rows_left)
     }
 }
 
-/// The database does not expect its pages to be damaged and panics where they are: at a start,
-/// before anything is served, that is damage to be told like any other.
-fn unpanicked<T>(read: impl FnOnce() -> Result<T, KeysetError>) -> Result<T, KeysetError> {
+/// Returns the range of the rows of a pool in the tables by key number.
+fn rows_of(pool: PoolId) -> RangeInclusive<RowKey> {
+    (pool.0, 0)..=(pool.0, u64::MAX)
+}
+
+/// Runs a read of a start and reports a panic as damage: redb expects undamaged pages and panics on
+/// a damaged one. Nothing is served at that time, so no other state can be affected.
+fn catch_panic<T>(read: impl FnOnce() -> Result<T, KeySetError>) -> Result<T, KeySetError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(damaged("a page is damaged")))
 }
 
-/// The position carried and the counters there.
-fn state(reading: &redb::ReadTransaction) -> Result<(u64, Counters), KeysetError> {
-    let state = reading.open_table(STATE).map_err(failed)?;
-    let number = |name| -> Result<u64, KeysetError> {
+/// Reads the checkpointed position and the counters at it.
+fn read_position(transaction: &redb::ReadTransaction) -> Result<(Lsn, Counters), KeySetError> {
+    let state = transaction.open_table(STATE).map_err(failed)?;
+    let number = |name| -> Result<u64, KeySetError> {
         Ok(state.get(name).map_err(failed)?.map_or(0, |number| number.value()))
     };
     let mut numbers = [0; 4];
-    for (at, name) in STATE_NAMES.into_iter().enumerate() {
-        numbers[at] = number(name)?;
+    for (index, name) in STATE_NAMES.into_iter().enumerate() {
+        numbers[index] = number(name)?;
     }
-    if number("sum")? != state_sum(numbers) {
-        return Err(damaged("the state does not match its sum"));
+    if number(STATE_CRC)? != state_crc(numbers) {
+        return Err(damaged("the state does not match its CRC"));
     }
     let [position, next_key, next_pool, tokens_reserved] = numbers;
-    let next_pool = u32::try_from(next_pool).map_err(|_| damaged("a counter is out of range"))?;
-    Ok((position, Counters { next_key, next_pool, tokens_reserved }))
+    let next_key = KeyNumber(next_key);
+    let next_pool =
+        u32::try_from(next_pool).map(PoolId).map_err(|_| damaged("a counter is out of range"))?;
+    Ok((Lsn(position), Counters { next_key, next_pool, tokens_reserved }))
 }
 
 impl Drop for KeySetDb {
-    /// All that was carried is durable; what the database still writes at its close serves its own
-    /// next start alone, and must not take the process with it.
+    /// Closes the database. All checkpoints are durable already; what redb writes at a close only
+    /// makes its next open faster, so a panic there must not end the process.
     fn drop(&mut self) {
         let database = self.database.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
 }
 
-/// Takes out a slice of a removed pool's rows; true when more are left.
+/// Deletes up to [`TRIM_ROWS`] rows of the first deleted pool; returns true when rows are left.
 fn trim(
-    gone: &mut redb::Table<'_, u32, ()>,
-    keys: &mut redb::Table<'_, (u32, u64), &'static [u8]>,
-    aside: &mut redb::Table<'_, (u32, u64), &'static [u8]>,
+    deleted_pools: &mut redb::Table<'_, u32, ()>,
+    keys: &mut redb::Table<'_, RowKey, &'static [u8]>,
+    quarantined: &mut redb::Table<'_, RowKey, &'static [u8]>,
     retired: &mut redb::Table<'_, (u32, u128), u32>,
 ) -> Result<bool, redb::Error> {
-    let Some(pool) = gone.first()?.map(|(pool, _)| pool.value()) else { return Ok(false) };
-    let mut numbers = Vec::with_capacity(TRIM);
-    for row in keys.range((pool, 0)..=(pool, u64::MAX))?.take(TRIM) {
-        numbers.push(row?.0.value());
+    let first = deleted_pools.first()?.map(|(pool, _)| PoolId(pool.value()));
+    let Some(pool) = first else { return Ok(false) };
+    let mut row_keys = Vec::with_capacity(TRIM_ROWS);
+    for row in keys.range(rows_of(pool))?.take(TRIM_ROWS) {
+        row_keys.push(row?.0.value());
     }
-    for at in &numbers {
-        keys.remove(at)?;
-        // Whatever is out of rotation is a key.
-        aside.remove(at)?;
+    for row_key in &row_keys {
+        keys.remove(row_key)?;
+        // Every quarantined key has a row among the keys, so this finds all of them.
+        quarantined.remove(row_key)?;
     }
-    let mut ids = Vec::new();
-    for row in retired.range((pool, 0)..=(pool, u128::MAX))?.take(TRIM - numbers.len()) {
-        ids.push(row?.0.value());
+    let mut value_keys = Vec::new();
+    let range = (pool.0, 0)..=(pool.0, u128::MAX);
+    for row in retired.range(range)?.take(TRIM_ROWS - row_keys.len()) {
+        value_keys.push(row?.0.value());
     }
-    for at in &ids {
-        retired.remove(at)?;
+    for value_key in &value_keys {
+        retired.remove(value_key)?;
     }
-    if numbers.len() + ids.len() < TRIM {
-        gone.remove(pool)?;
+    if row_keys.len() + value_keys.len() < TRIM_ROWS {
+        deleted_pools.remove(pool.0)?;
     }
-    Ok(gone.first()?.is_some())
+    Ok(deleted_pools.first()?.is_some())
 }
 
-impl KeySetDelta {
-    /// Begins a change that goes on from a position.
-    pub(crate) fn after(position: u64, counters: Counters) -> Self {
-        Self { position, counters, ..Self::default() }
-    }
+type QuarantinedRows = redb::ReadOnlyTable<RowKey, &'static [u8]>;
 
-    /// Facts it has taken.
-    pub(crate) fn facts(&self) -> usize {
-        self.facts
-    }
-
-    /// Takes a fact; those that are not about the key set pass by. `pools` are the pools there are
-    /// after the facts so far.
-    pub(crate) fn take(&mut self, fact: &Fact<'_>, ids: &IdHashKey, pools: &mut PoolRows) {
-        self.facts += 1;
-        match fact {
-            Fact::PoolCreated { pool, name, policy } => {
-                self.counters.next_pool = self.counters.next_pool.max(pool + 1);
-                self.put_pool(*pool, ((*name).to_owned(), policy.clone()), pools);
-            }
-            Fact::PolicyChanged { pool, policy } => {
-                if let Some((name, _)) = pools.get(pool).cloned() {
-                    self.put_pool(*pool, (name, policy.clone()), pools);
-                }
-            }
-            Fact::PoolDeleted { pool } => {
-                pools.remove(pool);
-                self.pools.remove(pool);
-                self.births.retain(|(of, _), _| of != pool);
-                self.aside.retain(|(of, _), _| of != pool);
-                self.gone.insert(*pool);
-            }
-            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
-                for (number, value) in (*first..).zip(values.iter()) {
-                    let at = (*pool, number);
-                    self.births.insert(at, write_key(at, *at_ms, *imported, value));
-                    self.counters.next_key = self.counters.next_key.max(number + 1);
-                    self.facts += 1;
-                }
-            }
-            Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
-                self.die((*pool, *key), ids);
-            }
-            Fact::Quarantined { pool, key, reason } => {
-                self.aside.insert((*pool, *key), Some(reason.unwrap_or_default().to_owned()));
-            }
-            Fact::KeyFreed { pool, key } => {
-                self.aside.insert((*pool, *key), None);
-            }
-            Fact::TokensReserved { until } => {
-                self.counters.tokens_reserved = self.counters.tokens_reserved.max(*until);
-            }
-            Fact::Granted { .. }
-            | Fact::LeaseSnapshot { .. }
-            | Fact::RestSnapshot { .. }
-            | Fact::Renewed { .. }
-            | Fact::Released { .. }
-            | Fact::AnswerStored { .. }
-            | Fact::AnswerRevoked { .. }
-            | Fact::SegmentsDropped { .. }
-            | Fact::Stopped { .. } => {}
-        }
-    }
-
-    fn put_pool(&mut self, pool: u32, row: (String, Policy), pools: &mut PoolRows) {
-        pools.insert(pool, row.clone());
-        self.pools.insert(pool, row);
-    }
-
-    fn die(&mut self, at: (u32, u64), ids: &IdHashKey) {
-        self.aside.remove(&at);
-        match self.births.remove(&at) {
-            None => {
-                self.deaths.insert(at);
-            }
-            Some(row) => {
-                if let Some(value) = imported_value(&row) {
-                    self.retired.insert((at.0, ids.key_id(at.0, value).0));
-                }
-            }
-        }
-    }
-}
-
-type AsideRows = redb::ReadOnlyTable<(u32, u64), &'static [u8]>;
-
-/// The keys out of rotation; none in a database that was made before there were any.
-fn opened_aside(reading: &redb::ReadTransaction) -> Result<Option<AsideRows>, KeysetError> {
-    match reading.open_table(ASIDE) {
+/// Opens the table of quarantined keys; `None` in a database of an early version without it.
+fn open_quarantined(
+    transaction: &redb::ReadTransaction,
+) -> Result<Option<QuarantinedRows>, KeySetError> {
+    match transaction.open_table(QUARANTINED) {
         Ok(table) => Ok(Some(table)),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn damaged(why: &str) -> KeysetError {
-    KeysetError::Damaged(why.to_owned())
+fn damaged(why: &str) -> KeySetError {
+    KeySetError::Damaged(why.to_owned())
 }
 
-fn misfit(ReplayError(why): ReplayError) -> KeysetError {
+fn replay_error(ReplayError(why): ReplayError) -> KeySetError {
     damaged(why)
 }
 
-fn failed(error: impl Into<redb::Error>) -> KeysetError {
+fn failed(error: impl Into<redb::Error>) -> KeySetError {
     let error = error.into();
     if let redb::Error::Io(error) = error {
-        // What the database says of bytes that are none of its own, or end too early.
+        // redb returns these kinds for bytes that it did not write and for a file that is too
+        // short.
         let content = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
         if content.contains(&error.kind()) {
             return damaged(&error.to_string());
         }
-        return KeysetError::Io(error);
+        return KeySetError::Io(error);
     }
-    KeysetError::Damaged(error.to_string())
+    KeySetError::Damaged(error.to_string())
 }
 
-impl From<redb::Error> for KeysetError {
+impl From<redb::Error> for KeySetError {
     fn from(error: redb::Error) -> Self {
         failed(error)
     }
 }
 
-/// Our disk as redb wants it.
+/// The storage interface of redb on a [`DiskFile`].
 struct Backend(Box<dyn DiskFile>);
 
 impl StorageBackend for Backend {

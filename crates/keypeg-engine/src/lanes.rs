@@ -1,11 +1,12 @@
-//! Lanes: how requests reach the engine's thread and answers leave it, in bulk.
+//! Lanes: bounded queues that carry requests to the engine's thread and replies back, in bulk.
 //!
-//! One lane a core of the server. Requests are pushed under a lock that is held for a push; the
-//! engine swaps the whole queue out. Answers come back as one `Vec` and one wake-up, and
-//! [`Lane::run_delivery`], a future that runs on the lane's own core, hands each to its call. A lane is
-//! bounded: over the bound a call is answered [`RequestError::Overloaded`] at once; calls that give
-//! back or keep alive have room of their own. Knows nothing of what a request means, but that a
-//! grant nobody received must be taken back, and that whoever waits in line and has gone must leave.
+//! Each core of the server has one lane. A request is pushed under a lock that is held only for
+//! the push; the engine swaps the whole queue out (double buffering). Replies return as one `Vec`
+//! with one wake-up, and [`Lane::run_delivery`], a future on the lane's own core, passes each to
+//! its call. A full lane refuses a call with [`RequestError::Overloaded`] at once (back-pressure);
+//! calls that release or keep alive have a reserve. A lane knows nothing of what a request means,
+//! except that an undelivered grant must be revoked, and that a waiter whose client has
+//! disconnected must leave the wait queue.
 
 use crate::core::sabotage::{Sabotage, enabled};
 use crate::request::{Call, Principal, Reply, Request, RequestError};
@@ -17,27 +18,34 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
 
-/// Requests that may wait in one lane before new work is refused.
+/// The most requests queued in one lane; above it new work is refused.
 pub const LANE_MAX: usize = 16_384;
-/// DiskSpace above [`LANE_MAX`] for calls that give back, keep alive or delete.
+/// The places above [`LANE_MAX`] that are reserved for calls that release, keep alive or delete.
 pub const LANE_RESERVE: usize = 16_384;
 
-/// The end of a lane that a core of the server holds. Cheap to clone.
+/// The server's end of a lane. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lane {
     shared: Arc<Shared>,
 }
 
-/// The end of a lane that the engine's thread holds.
+/// The engine thread's end of a lane.
 #[derive(Debug)]
 pub(crate) struct EngineLane {
     shared: Arc<Shared>,
-    asked: Vec<(Slot, Request)>,
-    answers: Vec<(Slot, Reply)>,
+    requests: Vec<(CallSlot, Request)>,
+    replies: Vec<(CallSlot, Reply)>,
 }
 
-/// A call's place in its lane.
-pub(crate) type Slot = u32;
+/// The index of a call in its lane's slab. A slot is reused after its call has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallSlot(pub(crate) u32);
+
+impl CallSlot {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -45,38 +53,40 @@ struct Shared {
     outbox: Mutex<Outbox>,
     calls: Mutex<Calls>,
     wakeup: Wakeup,
-    /// How many places fewer than [`LANE_MAX`] it has, and its reserve as many fewer.
-    narrowed: AtomicUsize,
+    /// By how many places a configured capacity is below [`LANE_MAX`]; the reserve shrinks by as
+    /// many.
+    capacity_cut: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
-    queue: Vec<(Slot, Request)>,
+    queue: Vec<(CallSlot, Request)>,
     closed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Outbox {
-    answers: Vec<(Slot, Reply)>,
-    deliverer: Option<Waker>,
+    replies: Vec<(CallSlot, Reply)>,
+    delivery_waker: Option<Waker>,
     closed: bool,
 }
 
+/// The calls of one lane: a slab with a free list.
 #[derive(Debug, Default)]
 struct Calls {
     states: Vec<CallState>,
-    free: Vec<Slot>,
+    free: Vec<CallSlot>,
 }
 
 #[derive(Debug)]
 enum CallState {
     Free,
-    Waiting(Option<Waker>),
+    Pending(Option<Waker>),
     Dropped,
     Answered(Reply),
 }
 
-/// Wakes the engine's thread; rings once for any number of pushes until it is heard.
+/// Wakes a thread. Any number of notifications before the thread takes them wake it once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wakeup {
     inner: Arc<WakeupInner>,
@@ -84,85 +94,88 @@ pub(crate) struct Wakeup {
 
 #[derive(Debug, Default)]
 struct WakeupInner {
-    rung: AtomicBool,
+    notified: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
 impl Wakeup {
-    /// Names the thread to wake; rings before this are remembered.
+    /// Registers the current thread as the one to wake. Earlier notifications are kept.
     pub(crate) fn listen(&self) {
         self.inner.thread.get_or_init(std::thread::current);
     }
 
     pub(crate) fn notify(&self) {
-        if !self.inner.rung.swap(true, Ordering::AcqRel)
+        if !self.inner.notified.swap(true, Ordering::AcqRel)
             && let Some(thread) = self.inner.thread.get()
         {
             thread.unpark();
         }
     }
 
-    /// Tells whether it rang since the last time it was asked.
+    /// Returns whether there was a notification since the last call, and resets it.
     pub(crate) fn take(&self) -> bool {
-        self.inner.rung.swap(false, Ordering::AcqRel)
+        self.inner.notified.swap(false, Ordering::AcqRel)
     }
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while a lane's lock is held would be a bug in this file; its data is whole at every
-    // point a push or a pop can panic.
+    // A panic under this lock would be a bug of this file, and the data is consistent at every
+    // point where a push or a pop can panic: a poisoned lock is safe to use.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Makes a lane: the server's end and the engine's.
+/// Creates a lane and returns the server's end and the engine's end.
 pub(crate) fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
     let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
-        EngineLane { shared, asked: Vec::new(), answers: Vec::new() },
+        EngineLane { shared, requests: Vec::new(), replies: Vec::new() },
     )
 }
 
 impl Lane {
-    /// Has at most so many requests wait before new work is refused, up to [`LANE_MAX`], and as
-    /// many again of the others.
+    /// Sets how many requests are queued before new work is refused, at most [`LANE_MAX`]. The
+    /// reserve for the other calls gets the same size.
     pub fn set_capacity(&self, requests: usize) {
-        self.shared.narrowed.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
+        self.shared.capacity_cut.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
     }
 
-    /// Asks; the future gives the answer. A refusal for want of room is there at once. SegmentDrop
-    /// the future before its answer was taken lets the request run, but for one that waits in
-    /// line, which leaves it; a grant is then taken back.
+    /// Submits a request; the future returns its reply. A full or closed lane refuses at once.
+    ///
+    /// Dropping the future does not stop the request, except that a waiter leaves the wait queue;
+    /// a grant that then reaches no client is revoked.
     pub fn submit(&self, request: Request) -> PendingReply {
         let slot = locked(&self.shared.calls).open();
-        let waits = request.call.may_wait();
+        let may_wait = request.call.may_wait();
         match self.push(slot, request) {
-            Ok(()) => PendingReply { lane: self.clone(), slot: Some(slot), waits, refused: None },
+            Ok(()) => {
+                PendingReply { lane: self.clone(), slot: Some(slot), may_wait, refusal: None }
+            }
             Err(refusal) => {
                 locked(&self.shared.calls).close(slot);
-                PendingReply { lane: self.clone(), slot: None, waits, refused: Some(refusal) }
+                PendingReply { lane: self.clone(), slot: None, may_wait, refusal: Some(refusal) }
             }
         }
     }
 
-    fn push(&self, slot: Slot, request: Request) -> Result<(), RequestError> {
-        let narrowed = self.shared.narrowed.load(Ordering::Relaxed);
-        let (most, reserve) = (LANE_MAX - narrowed, LANE_RESERVE - narrowed);
-        // What the server asks for itself takes grants back that nobody received, or is for those who
-        // look after it; connections bound how much that can be.
-        let room = if request.by == Principal::Server {
+    fn push(&self, slot: CallSlot, request: Request) -> Result<(), RequestError> {
+        let cut = self.shared.capacity_cut.load(Ordering::Relaxed);
+        let (capacity, reserve) = (LANE_MAX - cut, LANE_RESERVE - cut);
+        // The server's own requests revoke undelivered grants or serve its operators; the number
+        // of connections bounds them.
+        let queue_max = if request.by == Principal::Server {
             usize::MAX
         } else if request.call.is_new_work() {
-            most
+            capacity
         } else {
-            most + reserve
+            capacity + reserve
         };
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {
                 return Err(RequestError::ShuttingDown);
             }
-            if inbox.queue.len() >= room {
+            if inbox.queue.len() >= queue_max {
                 return Err(RequestError::Overloaded);
             }
             inbox.queue.push((slot, request));
@@ -171,10 +184,10 @@ impl Lane {
         Ok(())
     }
 
-    /// Tells the engine that nobody is left to take this call's answer. Has room of its own: there
-    /// is at most one for each call. To be called while the slot is held, so that whoever gets it
-    /// next asks after this.
-    fn leave(&self, slot: Slot) {
+    /// Informs the engine that the client of this call has disconnected. It is exempt from the
+    /// capacity: there is at most one for each call. It must be pushed before the slot is free, so
+    /// that the next call in this slot is queued behind it.
+    fn cancel_wait(&self, slot: CallSlot) {
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {
@@ -185,35 +198,35 @@ impl Lane {
         self.shared.wakeup.notify();
     }
 
-    /// Hands answers to their calls until the engine has closed the lane and all are handed out.
-    /// To be run once, on the lane's own core.
+    /// Passes replies to their calls until the engine has closed the lane and all replies are
+    /// delivered. Must run once, on the lane's own core.
     pub async fn run_delivery(&self) {
         let mut batch = Vec::new();
         while self.next_batch(&mut batch).await {
-            let mut taken_back = Vec::new();
+            let mut revocations = Vec::new();
             {
                 let mut calls = locked(&self.shared.calls);
                 for (slot, reply) in batch.drain(..) {
-                    calls.answer(slot, reply, &mut taken_back);
+                    calls.answer(slot, reply, &mut revocations);
                 }
             }
-            for call in taken_back {
+            for call in revocations {
                 drop(self.submit(Request { by: Principal::Server, call }));
             }
         }
     }
 
-    async fn next_batch(&self, batch: &mut Vec<(Slot, Reply)>) -> bool {
+    async fn next_batch(&self, batch: &mut Vec<(CallSlot, Reply)>) -> bool {
         std::future::poll_fn(|context| {
             let mut outbox = locked(&self.shared.outbox);
-            if !outbox.answers.is_empty() {
-                mem::swap(&mut outbox.answers, batch);
+            if !outbox.replies.is_empty() {
+                mem::swap(&mut outbox.replies, batch);
                 return Poll::Ready(true);
             }
             if outbox.closed {
                 return Poll::Ready(false);
             }
-            outbox.deliverer = Some(context.waker().clone());
+            outbox.delivery_waker = Some(context.waker().clone());
             Poll::Pending
         })
         .await
@@ -221,49 +234,49 @@ impl Lane {
 }
 
 impl EngineLane {
-    /// Takes all that was asked, in order.
-    pub(crate) fn take(&mut self, mut each: impl FnMut(Slot, Request)) {
-        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.asked);
-        for (slot, request) in self.asked.drain(..) {
+    /// Takes all queued requests, in their order.
+    pub(crate) fn take(&mut self, mut each: impl FnMut(CallSlot, Request)) {
+        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.requests);
+        for (slot, request) in self.requests.drain(..) {
             each(slot, request);
         }
     }
 
-    /// Puts an answer aside until [`EngineLane::flush`].
-    pub(crate) fn answer(&mut self, slot: Slot, reply: Reply) {
-        self.answers.push((slot, reply));
+    /// Buffers a reply until [`EngineLane::flush`].
+    pub(crate) fn answer(&mut self, slot: CallSlot, reply: Reply) {
+        self.replies.push((slot, reply));
     }
 
-    /// Gives the answers put aside away, with one wake-up.
+    /// Sends the buffered replies, with one wake-up.
     pub(crate) fn flush(&mut self) {
-        if self.answers.is_empty() {
+        if self.replies.is_empty() {
             return;
         }
         let waker = {
             let mut outbox = locked(&self.shared.outbox);
-            if outbox.answers.is_empty() {
-                mem::swap(&mut outbox.answers, &mut self.answers);
+            if outbox.replies.is_empty() {
+                mem::swap(&mut outbox.replies, &mut self.replies);
             } else {
-                outbox.answers.append(&mut self.answers);
+                outbox.replies.append(&mut self.replies);
             }
-            outbox.deliverer.take()
+            outbox.delivery_waker.take()
         };
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Refuses calls to come; those already pushed can still be taken and answered.
+    /// Refuses further requests; those already queued can still be taken and answered.
     pub(crate) fn close_inbox(&self) {
         locked(&self.shared.inbox).closed = true;
     }
 
-    /// Says that no answer will come after those flushed.
+    /// Marks the replies flushed so far as the last ones.
     pub(crate) fn close_outbox(&self) {
         let waker = {
             let mut outbox = locked(&self.shared.outbox);
             outbox.closed = true;
-            outbox.deliverer.take()
+            outbox.delivery_waker.take()
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -272,32 +285,32 @@ impl EngineLane {
 }
 
 impl Calls {
-    fn open(&mut self) -> Slot {
+    fn open(&mut self) -> CallSlot {
         if let Some(slot) = self.free.pop() {
-            self.states[slot as usize] = CallState::Waiting(None);
+            self.states[slot.index()] = CallState::Pending(None);
             return slot;
         }
-        let slot = Slot::try_from(self.states.len()).expect("invariant: connections are bounded");
-        self.states.push(CallState::Waiting(None));
-        slot
+        let slot = u32::try_from(self.states.len()).expect("invariant: connections are bounded");
+        self.states.push(CallState::Pending(None));
+        CallSlot(slot)
     }
 
-    fn close(&mut self, slot: Slot) -> CallState {
+    fn close(&mut self, slot: CallSlot) -> CallState {
         self.free.push(slot);
-        mem::replace(&mut self.states[slot as usize], CallState::Free)
+        mem::replace(&mut self.states[slot.index()], CallState::Free)
     }
 
-    fn answer(&mut self, slot: Slot, reply: Reply, taken_back: &mut Vec<Call>) {
-        match mem::replace(&mut self.states[slot as usize], CallState::Free) {
-            CallState::Waiting(waker) => {
-                self.states[slot as usize] = CallState::Answered(reply);
+    fn answer(&mut self, slot: CallSlot, reply: Reply, revocations: &mut Vec<Call>) {
+        match mem::replace(&mut self.states[slot.index()], CallState::Free) {
+            CallState::Pending(waker) => {
+                self.states[slot.index()] = CallState::Answered(reply);
                 if let Some(waker) = waker {
                     waker.wake();
                 }
             }
             CallState::Dropped => {
                 self.free.push(slot);
-                taken_back.extend(undo_undelivered(&reply));
+                revocations.extend(undo_undelivered(&reply));
             }
             CallState::Free | CallState::Answered(_) => {
                 unreachable!("invariant: a call is answered once")
@@ -306,36 +319,37 @@ impl Calls {
     }
 }
 
-/// What undoes a reply that nobody received: a grant is given back, all else stands.
+/// Returns the call that undoes a reply no client received: a grant is revoked, all other replies
+/// need no undo.
 pub fn undo_undelivered(reply: &Reply) -> Option<Call> {
     if enabled(Sabotage::KeepUndelivered) {
         return None;
     }
-    let Reply::Granted { lease, pool, again: false, .. } = reply else { return None };
+    let Reply::Granted { lease, pool, redelivered: false, .. } = reply else { return None };
     Some(Call::RevokeUndelivered { pool: pool.clone(), lease: lease.id })
 }
 
-/// The answer to one call, to come.
+/// The future reply to one call.
 #[derive(Debug)]
-#[must_use = "a call that is dropped is not answered"]
+#[must_use = "a call whose future is dropped returns no reply"]
 pub struct PendingReply {
     lane: Lane,
-    slot: Option<Slot>,
-    /// Whether its answer can be long in coming.
-    waits: bool,
-    refused: Option<RequestError>,
+    slot: Option<CallSlot>,
+    /// Whether the call can enter a wait queue.
+    may_wait: bool,
+    refusal: Option<RequestError>,
 }
 
 impl Future for PendingReply {
     type Output = Reply;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
-        if let Some(refusal) = self.refused.take() {
+        if let Some(refusal) = self.refusal.take() {
             return Poll::Ready(Reply::Refused(refusal));
         }
         let slot = self.slot.expect("invariant: not polled after it is ready");
         let mut calls = locked(&self.lane.shared.calls);
-        if let CallState::Waiting(waker) = &mut calls.states[slot as usize] {
+        if let CallState::Pending(waker) = &mut calls.states[slot.index()] {
             match waker {
                 Some(old) if old.will_wake(context.waker()) => {}
                 _ => *waker = Some(context.waker().clone()),
@@ -347,8 +361,8 @@ impl Future for PendingReply {
         self.slot = None;
         match state {
             CallState::Answered(reply) => Poll::Ready(reply),
-            CallState::Free | CallState::Waiting(_) | CallState::Dropped => {
-                unreachable!("invariant: a call that is polled waits or is answered")
+            CallState::Free | CallState::Pending(_) | CallState::Dropped => {
+                unreachable!("invariant: a polled call is pending or answered")
             }
         }
     }
@@ -357,21 +371,21 @@ impl Future for PendingReply {
 impl Drop for PendingReply {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
-        let mut unread = Vec::new();
+        let mut revocation = None;
         {
             let mut calls = locked(&self.lane.shared.calls);
-            let state = &mut calls.states[slot as usize];
+            let state = &mut calls.states[slot.index()];
             if let CallState::Answered(reply) = state {
-                unread.extend(undo_undelivered(reply));
+                revocation = undo_undelivered(reply);
                 calls.close(slot);
             } else {
                 *state = CallState::Dropped;
-                if self.waits {
-                    self.lane.leave(slot);
+                if self.may_wait {
+                    self.lane.cancel_wait(slot);
                 }
             }
         }
-        for call in unread {
+        if let Some(call) = revocation {
             drop(self.lane.submit(Request { by: Principal::Server, call }));
         }
     }

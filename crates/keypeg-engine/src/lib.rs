@@ -1,8 +1,9 @@
-//! One turn and its disk: requests come in by lanes, a turn plays them on the pools, the facts go
-//! to the journal in one write and one sync, then the answers go out.
+//! The engine: lanes bring requests, a turn applies them to the pools, one write and one sync make
+//! the turn's records durable (group commit), and only then the replies leave.
 //!
-//! No tokio and no HTTP: a thread, a journal and the [`Request`]s of `request.rs`, which is the
-//! seam. Time and random come in as [`Clock`] and [`RandomSource`].
+//! It owns a thread and a journal, and knows nothing of tokio or HTTP. Its API is the [`Request`]
+//! and [`Reply`] of `request.rs`. Time and randomness are arguments: [`Clock`] and
+//! [`RandomSource`].
 
 pub mod checkpointer;
 pub mod disk;
@@ -43,144 +44,152 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Where time comes from.
+/// The engine's source of time.
 pub trait Clock: Send {
     /// Reads both clocks now.
     fn read(&mut self) -> ClockReading;
 }
 
-/// What the clocks say, in microseconds.
+/// One reading of the machine's clocks, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockReading {
-    /// Time since boot, suspend included.
+    /// The time since boot, including suspend.
     pub boot_us: u64,
-    /// Which boot that is.
+    /// The id of this boot.
     pub boot_id: u128,
-    /// Wall time since 1970-01-01 UTC: shown, decides nothing.
+    /// Wall time since 1970-01-01 UTC. It is only displayed and decides nothing.
     pub wall_us: u64,
 }
 
-/// What an engine is started with.
+/// The options of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Where the journal is; `None` keeps everything in memory alone.
+    /// The data directory; `None` keeps all data in memory only.
     pub data: Option<PathBuf>,
-    /// How many lanes: one a core of the server.
+    /// The number of lanes: one for each core of the server.
     pub lanes: usize,
-    /// The default pool's policy when the directory is made new.
+    /// The default pool's policy in a new data directory.
     pub default_policy: core::Policy,
     /// The most keys in all pools together.
     pub max_keys: u64,
-    /// Refuses to make a directory: one must be there.
-    pub existing: bool,
+    /// Whether the data directory must exist; a start then creates none.
+    pub must_exist: bool,
 }
 
-/// What a start found.
+/// What a start recovered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
-    /// Whether the directory was made by this start.
-    pub made: bool,
-    /// Pools there are.
+    /// Whether this start created the directory.
+    pub created: bool,
+    /// The number of pools.
     pub pools: u64,
-    /// Keys there are.
+    /// The number of keys.
     pub keys: u64,
-    /// Leases that run.
+    /// The number of running leases.
     pub leases: u64,
-    /// Batches that were cut from the journal's end because a crash tore them.
+    /// The number of incomplete batches cut from the end of the journal (torn tail).
     pub batches_cut: u64,
-    /// Starts of this directory before this one.
+    /// The number of earlier starts of this directory.
     pub starts_before: u64,
-    /// The default pool's stored policy, where it differs from the one asked for.
+    /// The default pool's stored policy, where it differs from the configured one.
     pub default_policy_kept: Option<core::Policy>,
 }
 
-/// A running engine. SegmentDrop it without [`Engine::stop`] leaves its thread running.
+/// A running engine. Dropping it without [`Engine::stop`] leaves its threads running.
 #[derive(Debug)]
 pub struct Engine {
     wakeup: lanes::Wakeup,
     metrics: Arc<metrics::EngineMetrics>,
     stopping: Arc<AtomicBool>,
-    turns_away: Arc<AtomicBool>,
+    cancels_waits: Arc<AtomicBool>,
     thread: JoinHandle<()>,
     progress: Arc<CheckpointProgress>,
-    carrier: Option<JoinHandle<()>>,
+    checkpointer: Option<JoinHandle<()>>,
 }
 
-/// The exit code of a process whose journal cannot be written: `EX_IOERR` of sysexits.h.
+/// The exit code of a process that cannot write its journal: `EX_IOERR` of sysexits.h.
 const EXIT_IO: i32 = 74;
 
 impl Engine {
-    /// Opens the directory, replays its journal and starts the thread.
+    /// Opens the data directory, replays its journal and starts the engine's threads.
     ///
-    /// A journal that cannot be written later ends the process: nothing of the batch that failed
-    /// is acknowledged, and the journal is right at the next start. A panic of the thread aborts.
+    /// A later failure to write the journal ends the process: no change of the failed batch is
+    /// acknowledged, and the next start recovers the journal. A panic of a thread aborts the
+    /// process. O(keys).
     pub fn start(
-        setup: &EngineConfig,
+        config: &EngineConfig,
         clock: Box<dyn Clock>,
         random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, Vec<Lane>, RecoveryReport), StartError> {
-        if let Some(path) = setup.data.as_deref().filter(|path| setup.existing && !path.is_dir()) {
+        if let Some(path) =
+            config.data.as_deref().filter(|path| config.must_exist && !path.is_dir())
+        {
             return Err(StartError::NotFound { dir: path.display().to_string() });
         }
-        let disk = setup.data.as_deref().map(lock).transpose()?;
-        let (mut works, recovered) =
-            EngineState::open(disk, JournalSizes::default(), setup, clock, random)?;
-        works.start_preallocation(true).map_err(|error| StartError::Io {
-            doing: "making segments ready".into(),
+        let disk = config.data.as_deref().map(lock).transpose()?;
+        let (mut state, report) =
+            EngineState::open(disk, JournalSizes::default(), config, clock, random)?;
+        state.start_preallocation(true).map_err(|error| StartError::Io {
+            doing: "preallocating journal segments".into(),
             error: error.into(),
         })?;
-        let (progress, carrier) = (works.progress(), works.take_checkpointer());
-        let carrier = carrier.map(carry).transpose()?;
-        let metrics = works.metrics();
-        let wakeup = works.wakeup();
-        let (stopping, turns_away) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let (outside, inside) = (0..setup.lanes).map(|_| lanes::lane(&wakeup)).unzip();
+        let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
+        let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
+        let metrics = state.metrics();
+        let wakeup = state.wakeup();
+        let stopping = Arc::<AtomicBool>::default();
+        let cancels_waits = Arc::<AtomicBool>::default();
+        let (lanes, engine_lanes) = (0..config.lanes).map(|_| lanes::lane(&wakeup)).unzip();
         let run = Run {
-            works,
-            lanes: inside,
+            state,
+            lanes: engine_lanes,
             wakeup: wakeup.clone(),
             stopping: Arc::clone(&stopping),
-            turns_away: Arc::clone(&turns_away),
+            cancels_waits: Arc::clone(&cancels_waits),
         };
         let thread = std::thread::Builder::new()
             .name("keypeg-engine".into())
-            .spawn(move || end_process_with(run))
-            .map_err(|error| StartError::Io { doing: "starting the engine".into(), error })?;
+            .spawn(move || run_or_exit(run))
+            .map_err(|error| StartError::Io {
+                doing: "starting the engine thread".into(),
+                error,
+            })?;
         Ok((
-            Self { wakeup, metrics, stopping, turns_away, thread, progress, carrier },
-            outside,
-            recovered,
+            Self { wakeup, metrics, stopping, cancels_waits, thread, progress, checkpointer },
+            lanes,
+            report,
         ))
     }
 
-    /// What the engine counts of its work.
+    /// Returns the engine's counters.
     pub fn metrics(&self) -> Arc<metrics::EngineMetrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// Sends away whoever waits for a key, or would from now on: the server begins to stop, and
-    /// nobody who waits shall hold it up.
+    /// Refuses all requests in the wait queues, and every request that would wait from now on.
+    /// The server calls it when it begins to stop, so that no waiter delays the stop.
     pub fn cancel_waits(&self) {
-        self.turns_away.store(true, Ordering::Release);
+        self.cancels_waits.store(true, Ordering::Release);
         self.wakeup.notify();
     }
 
-    /// Refuses new requests, plays those already asked, syncs, and waits for the thread to end.
+    /// Refuses new requests, executes those already queued, syncs, and waits for the engine's
+    /// threads to end.
     pub fn stop(self) {
         self.stopping.store(true, Ordering::Release);
         self.wakeup.notify();
         self.thread.join().expect("invariant: a panic of the engine's thread aborts");
-        if let Some(carrier) = self.carrier {
+        if let Some(checkpointer) = self.checkpointer {
             self.progress.stopping.store(true, Ordering::Release);
-            carrier.thread().unpark();
-            carrier.join().expect("invariant: a panic of the carrier aborts");
+            checkpointer.thread().unpark();
+            checkpointer.join().expect("invariant: a panic of the checkpointer aborts");
         }
     }
 }
 
-/// Tells what a start would make of a directory, without changing anything in it: what it would
-/// recover, or why it would refuse. O(keys), like a start.
-pub fn check(
+/// Checks a data directory without changing it: returns what a start would recover, or the error
+/// it would end with. O(keys), like a start.
+pub fn check_data_dir(
     path: &Path,
     clock: Box<dyn Clock>,
     random: Box<dyn RandomSource + Send>,
@@ -189,16 +198,16 @@ pub fn check(
         return Err(StartError::NotFound { dir: path.display().to_string() });
     }
     let preview: Arc<dyn Disk> = Arc::new(Preview::over(lock(path)?));
-    let setup = EngineConfig {
+    let config = EngineConfig {
         data: None,
         lanes: 0,
         default_policy: core::Policy::default(),
         max_keys: u64::MAX,
-        existing: true,
+        must_exist: true,
     };
-    let (_, recovered) =
-        EngineState::open(Some(preview), JournalSizes::default(), &setup, clock, random)?;
-    Ok(recovered)
+    let (_, report) =
+        EngineState::open(Some(preview), JournalSizes::default(), &config, clock, random)?;
+    Ok(report)
 }
 
 fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
@@ -212,64 +221,65 @@ fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
     }
 }
 
-/// Starts the carrier's thread; where it cannot go on, the process does not either.
-fn carry(carrier: Checkpointer) -> Result<JoinHandle<()>, StartError> {
+/// Starts the checkpointer's thread. An error of the checkpointer ends the process.
+fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, StartError> {
     let run = move || {
         let _guard = AbortOnPanic;
-        if let Err(error) = carrier.run() {
-            tracing::error!("{error}; the journal holds all that was acknowledged");
+        if let Err(error) = checkpointer.run() {
+            tracing::error!("{error}; the journal holds all acknowledged changes");
             std::process::exit(EXIT_IO);
         }
     };
-    let spawned = std::thread::Builder::new().name("keypeg-carrier".into()).spawn(run);
-    spawned.map_err(|error| StartError::Io { doing: "starting the carrier".into(), error })
+    // Linux truncates thread names to 15 bytes.
+    let spawned = std::thread::Builder::new().name("keypeg-checkpt".into()).spawn(run);
+    spawned.map_err(|error| StartError::Io { doing: "starting the checkpointer".into(), error })
 }
 
-/// A thread that panicked leaves state that cannot be trusted.
+/// Aborts the process when its thread panics, since the state it shares may be inconsistent.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("the engine panicked: its state cannot be trusted");
+            tracing::error!("an engine thread panicked: aborting, its state cannot be trusted");
             std::process::abort();
         }
     }
 }
 
-/// Runs the thread; where it cannot go on, the process does not either.
-fn end_process_with(run: Run) {
+/// Runs the engine's loop. An error of the journal ends the process.
+fn run_or_exit(run: Run) {
     let _guard = AbortOnPanic;
     if let Err(error) = run.run() {
-        tracing::error!("{error}; nothing of the last batch was acknowledged");
+        tracing::error!("{error}; no change of the last batch was acknowledged");
         std::process::exit(EXIT_IO);
     }
 }
 
-/// Why an engine does not start. The messages name the file and what to do.
+/// The reason why an engine does not start. The messages name the file and the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another process has the directory.
-    #[error("{dir} is in use by another process: stop it, or use another --data")]
+    /// Another process has locked the directory.
+    #[error("{dir} is in use by another process: stop that process, or use another --data")]
     InUse {
         /// The directory.
         dir: String,
     },
-    /// There is no data directory, and none may be made.
-    #[error("{dir} holds no data: check the path and its mount, or leave --existing out")]
+    /// The directory has no data, and the start must not create any.
+    #[error("{dir} holds no data: check the path and its mount, or omit --existing")]
     NotFound {
         /// The directory.
         dir: String,
     },
-    /// The directory's data is damaged or of a newer format, or parts of it are missing.
+    /// The directory's data is damaged or incomplete, or has a newer format.
     #[error("{0}")]
     Corrupt(String),
-    /// The disk said no.
-    #[error("{doing}: {error}")]
+    /// An operation on the disk failed.
+    #[error("{doing} failed: {error}")]
     Io {
-        /// What was being done.
+        /// The operation, as a phrase in -ing.
         doing: String,
-        /// What the disk said.
+        /// The operating system's error.
         error: std::io::Error,
     },
 }

@@ -1,69 +1,70 @@
-//! What the engine asks the carrier to look up in the database, and what it found.
+//! Lookups of retired keys: the engine sends them to the checkpointer, which searches the database
+//! and returns the results.
 //!
-//! Asked and answered in order, by two threads that never wait for each other: a question wakes the
-//! carrier, an answer rings the engine's wakeup.
+//! Requests and results have the same order. The two threads never wait for each other: a lookup
+//! unparks the checkpointer, a result notifies the engine's [`Wakeup`].
 
-use crate::core::KeyId;
+use crate::core::{KeyId, PoolId};
 use crate::lanes::{Wakeup, locked};
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
 
-/// Questions and answers.
+/// The queues of lookups and of their results.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
-    asked: Mutex<VecDeque<Lookup>>,
-    found: Mutex<VecDeque<Found>>,
+    requests: Mutex<VecDeque<Lookup>>,
+    results: Mutex<VecDeque<LookupResult>>,
     wakeup: Wakeup,
-    carrier: OnceLock<Thread>,
+    checkpointer: OnceLock<Thread>,
 }
 
-/// Which of these ids, of values that are to be brought into a pool, are of values that were in it.
+/// A search for the ids of an import's values among the retired keys of its pool.
 #[derive(Debug)]
 pub(crate) struct Lookup {
-    pub(crate) pool: u32,
+    pub(crate) pool: PoolId,
     pub(crate) ids: Vec<KeyId>,
 }
 
-/// What was found.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// The place of the first that was in the pool, if any was.
-    First(Option<usize>),
-    /// The disk is full: the database cannot be asked.
-    Full,
+pub(crate) enum LookupResult {
+    /// The index of the first id that was in the pool before, if any.
+    FirstRetired(Option<usize>),
+    /// The disk is full: the database cannot be opened.
+    StorageFull,
 }
 
 impl Lookups {
-    /// Rung by each answer.
+    /// Returns the wakeup that each result notifies.
     pub(crate) fn wakeup(&self) -> Wakeup {
         self.wakeup.clone()
     }
 
-    pub(crate) fn ask(&self, lookup: Lookup) {
-        locked(&self.asked).push_back(lookup);
-        if let Some(carrier) = self.carrier.get() {
-            carrier.unpark();
+    pub(crate) fn request(&self, lookup: Lookup) {
+        locked(&self.requests).push_back(lookup);
+        if let Some(checkpointer) = self.checkpointer.get() {
+            checkpointer.unpark();
         }
     }
 
-    /// The next question.
-    pub(crate) fn next(&self) -> Option<Lookup> {
-        locked(&self.asked).pop_front()
+    /// Takes the next lookup.
+    pub(crate) fn next_request(&self) -> Option<Lookup> {
+        locked(&self.requests).pop_front()
     }
 
-    pub(crate) fn answer(&self, found: Found) {
-        locked(&self.found).push_back(found);
+    pub(crate) fn answer(&self, result: LookupResult) {
+        locked(&self.results).push_back(result);
         self.wakeup.notify();
     }
 
-    /// The next answer, in the order of the questions.
-    pub(crate) fn found(&self) -> Option<Found> {
-        locked(&self.found).pop_front()
+    /// Takes the next result; results have the order of the lookups.
+    pub(crate) fn next_result(&self) -> Option<LookupResult> {
+        locked(&self.results).pop_front()
     }
 
-    /// Names the thread that answers.
-    pub(crate) fn answered_here(&self) {
-        self.carrier.get_or_init(std::thread::current);
+    /// Registers the current thread as the one that serves lookups.
+    pub(crate) fn listen(&self) {
+        self.checkpointer.get_or_init(std::thread::current);
     }
 }

@@ -1,36 +1,37 @@
-//! `meta`: what a directory is, as a few lines of text under a sum.
+//! The file `meta`: identifies a data directory, as a few lines of text with a CRC.
 //!
-//! It is written once, last of all that a new directory gets, so a directory without it either is
-//! new or has lost a part.
+//! It is written once, after all other files of a new directory. A directory without `meta` is
+//! therefore either new or has lost a file.
 
 use crate::disk::Disk;
 use crate::frame::FORMAT;
-use crate::journal::UNFINISHED;
+use crate::journal::TEMPORARY;
 use crate::{RandomSource, StartError};
 use std::fmt::Write as _;
 use std::io;
 
-/// The file's name.
+/// The name of the file.
 pub(crate) const META: &str = "meta";
 
-/// What a directory is.
+/// The identity of a data directory.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// Which installation: drawn once, in every frame.
+    /// A random number that identifies the directory; every frame contains it.
     pub(crate) installation: u128,
-    /// The key of all ids. Who has it can tell which value an id belongs to.
+    /// The hash key of all ids, a secret: with it one can compute the id of a value.
     pub(crate) id_key: [u8; 32],
-    /// Whether the directory has a key set: the first version made none.
+    /// Whether the directory has a key set; the first version of Keypeg wrote none.
     pub(crate) has_keyset: bool,
 }
 
-/// The parts a directory has; one of them missing is refused.
+/// The parts of a directory; a start refuses a directory in which one is missing.
 const PARTS: &str = "journal keyset";
-const PARTS_BEFORE_THE_KEYSET: &str = "journal";
+/// The parts of a directory that the first version of Keypeg wrote.
+const PARTS_WITHOUT_KEYSET: &str = "journal";
 
 impl Meta {
-    /// Draws a new installation.
-    pub(crate) fn draw(random: &mut dyn RandomSource) -> Self {
+    /// Creates the identity of a new directory.
+    pub(crate) fn generate(random: &mut dyn RandomSource) -> Self {
         let (mut installation, mut id_key) = ([0; 16], [0; 32]);
         random.fill(&mut installation);
         random.fill(&mut id_key);
@@ -51,7 +52,7 @@ impl Meta {
         text.into_bytes()
     }
 
-    /// Reads it back; anything else is refused and told.
+    /// Parses the content of the file; the error names the file and the next step.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, StartError> {
         let damaged = || {
             StartError::Corrupt(format!(
@@ -59,20 +60,20 @@ impl Meta {
             ))
         };
         let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
-        let (summed, sum) = text.rsplit_once("sum ").ok_or_else(damaged)?;
-        if sum.trim_end() != format!("{:08x}", crc32fast::hash(summed.as_bytes())) {
+        let (summed_text, sum) = text.rsplit_once("sum ").ok_or_else(damaged)?;
+        if sum.trim_end() != format!("{:08x}", crc32fast::hash(summed_text.as_bytes())) {
             return Err(damaged());
         }
         let field = |name: &str| {
-            let mut lines = summed.lines();
+            let mut lines = summed_text.lines();
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).ok_or_else(damaged)
         };
         let format: u32 = field("format")?.parse().map_err(|_| damaged())?;
         let parts = field("parts")?;
-        if format > FORMAT || ![PARTS, PARTS_BEFORE_THE_KEYSET].contains(&parts) {
+        if format > FORMAT || ![PARTS, PARTS_WITHOUT_KEYSET].contains(&parts) {
             return Err(StartError::Corrupt(format!(
-                "the data directory has format {format}; this version reads up to {FORMAT}: use a \
-                 newer keypeg. Nothing was changed"
+                "{META}: the data directory has format {format}, and this version of keypeg reads \
+                 formats up to {FORMAT}: use a newer version of keypeg. Nothing was changed"
             )));
         }
         let installation = u128::from_str_radix(field("installation")?, 16);
@@ -81,27 +82,27 @@ impl Meta {
         Ok(Self { installation: installation.map_err(|_| damaged())?, id_key, has_keyset })
     }
 
-    /// Writes it under its unfinished name, durably.
+    /// Writes the file under its temporary name, durably.
     pub(crate) fn prepare(&self, disk: &dyn Disk) -> io::Result<()> {
         let bytes = self.write();
-        if disk.list()?.contains(&unfinished()) {
-            disk.remove(&unfinished())?;
+        if disk.list()?.contains(&temporary_name()) {
+            disk.remove(&temporary_name())?;
         }
-        let file = disk.create(&unfinished(), bytes.len() as u64)?;
+        let file = disk.create(&temporary_name(), bytes.len() as u64)?;
         file.write_at(0, &bytes)?;
         file.sync()?;
         disk.sync_dir()
     }
 
-    /// Gives it its name: from now on the directory is made.
+    /// Renames the file to its final name: the directory is then complete.
     pub(crate) fn finish(disk: &dyn Disk) -> io::Result<()> {
-        disk.rename(&unfinished(), META)?;
+        disk.rename(&temporary_name(), META)?;
         disk.sync_dir()
     }
 }
 
-fn unfinished() -> String {
-    format!("{META}{UNFINISHED}")
+fn temporary_name() -> String {
+    format!("{META}{TEMPORARY}")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -116,8 +117,8 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     if text.len() != 64 || !text.is_ascii() {
         return None;
     }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
     }
     Some(bytes)
 }
@@ -133,26 +134,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_back_and_any_flipped_bit_is_refused() {
+    fn meta_reads_back_and_any_flipped_bit_is_refused() {
         let meta = Meta { installation: 7 << 100, id_key: [0xa5; 32], has_keyset: true };
         let bytes = meta.write();
         assert_eq!(Meta::read(&bytes).expect("whole"), meta);
-        for at in 0..bytes.len() - 1 {
+        for offset in 0..bytes.len() - 1 {
             let mut damaged = bytes.clone();
-            damaged[at] ^= 1;
-            assert!(Meta::read(&damaged).is_err(), "byte {at}");
+            damaged[offset] ^= 1;
+            assert!(Meta::read(&damaged).is_err(), "byte {offset}");
         }
         assert!(Meta::read(b"").is_err());
     }
 
     #[test]
-    fn a_newer_format_is_told_as_that() {
+    fn the_error_for_a_newer_format_names_the_format() {
         let meta = Meta { installation: 1, id_key: [0; 32], has_keyset: true };
         let text = String::from_utf8(meta.write()).expect("text");
-        let (summed, _) = text.rsplit_once("sum ").expect("summed");
-        let newer = summed.replace("format 1", "format 2");
+        let (summed_text, _) = text.rsplit_once("sum ").expect("a sum");
+        let newer = summed_text.replace("format 1", "format 2");
         let newer = format!("{newer}sum {:08x}\n", crc32fast::hash(newer.as_bytes()));
-        let told = Meta::read(newer.as_bytes()).expect_err("newer").to_string();
-        assert!(told.contains("format 2"), "{told}");
+        let error = Meta::read(newer.as_bytes()).expect_err("newer").to_string();
+        assert!(error.contains("format 2"), "{error}");
     }
 }

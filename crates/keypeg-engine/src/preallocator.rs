@@ -1,134 +1,163 @@
-//! Segments made ready ahead: zeroed, synced and named by a thread of their own, so that a commit
-//! never meets a disk that is full.
+//! Preallocated segments: a thread creates, zeroes and syncs them ahead, so that a commit never
+//! finds the disk full.
 //!
-//! Several are kept. When no more can be made, those left are for what gives room back: the journal
-//! tells from their number what may still be asked. Also where segments that are done are removed.
+//! Several segments are kept ready. When no more can be created, the journal decides from the
+//! number that is left which calls it still accepts. Dropped segments are deleted here too. This
+//! file does not read or write the content of a segment.
 
 use crate::core::sabotage::{Sabotage, enabled};
 use crate::disk::{Disk, DiskFile};
-use crate::journal::{UNFINISHED, file_name};
+use crate::frame::SegmentNumber;
+use crate::journal::{TEMPORARY, file_name};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-/// Segments kept ready. All but the first are kept for releases, deletions and purges.
+/// Segments kept ready. On a full disk the server refuses new keys when two are left, and grants
+/// too when one is left: that one is reserved for releases, deletions and purges.
 pub(crate) const READY: usize = 3;
-/// How long after a failure for want of room the next try is made, microseconds of lease time.
+/// The pause before the next attempt after the disk was full, in microseconds of lease time.
 pub(crate) const RETRY_US: u64 = 1_000_000;
-/// Orders that may wait for the thread; removals beyond stay here and are ordered later.
+/// Orders that the queue of the thread holds. Further deletions wait here and are sent later.
 const ORDERS_MAX: usize = 64;
 
-/// A segment made ready.
+const _: () = assert!(ORDERS_MAX > READY, "the queue holds an order for each ready segment");
+
+/// A preallocated segment.
 pub(crate) struct ReadySegment {
-    pub(crate) segment: u64,
+    pub(crate) number: SegmentNumber,
     pub(crate) file: Box<dyn DiskFile>,
+    /// Its length in bytes.
     pub(crate) len: u64,
 }
 
-/// The segments that are ready, and who makes more.
+/// The segment in which the journal continues.
+#[derive(Clone, Copy)]
+pub(crate) struct NextSegment {
+    pub(crate) number: SegmentNumber,
+    /// The bytes that it must have at least.
+    pub(crate) min_len: u64,
+    /// Lease time.
+    pub(crate) now_us: u64,
+}
+
+/// The segments that are ready, and the worker that creates more.
 pub(crate) struct Preallocator {
     disk: Arc<dyn Disk>,
     segment_len: u64,
     ready: VecDeque<ReadySegment>,
-    maker: Maker,
-    /// Orders that have not been answered.
+    worker: Worker,
+    /// Orders whose result has not been received.
     pending: usize,
-    /// When there was no room for the last one; tried again after a while.
+    /// When the disk was full last; `None` once a segment has been created since.
     starved_us: Option<u64>,
-    removals: VecDeque<u64>,
+    /// Segments to delete that have not been sent to the thread, oldest first.
+    removals: VecDeque<SegmentNumber>,
     /// The segment being written.
-    last: u64,
+    current: SegmentNumber,
 }
 
-/// Who makes segments ready.
-enum Maker {
-    /// Nobody: each is made when it is needed.
-    Nobody,
-    /// Whoever calls [`Preallocator::tend`]: for tests, where threads would play with random.
-    Caller,
-    Thread {
-        orders: SyncSender<Order>,
-        made: Receiver<io::Result<ReadySegment>>,
-    },
+/// The place where segments are created.
+enum Worker {
+    /// None: each segment is created when the journal needs it.
+    OnDemand,
+    /// [`Preallocator::maintain`], for deterministic tests.
+    Inline,
+    /// A thread.
+    Thread { orders: SyncSender<Order>, results: Receiver<io::Result<ReadySegment>> },
 }
 
-/// What the thread does next.
+/// The next task of the thread.
 enum Order {
-    Make(u64, u64),
-    Remove(u64),
+    Create { number: SegmentNumber, len: u64 },
+    Remove(SegmentNumber),
 }
 
 impl Preallocator {
     pub(crate) fn new(disk: Arc<dyn Disk>, segment_len: u64) -> Self {
-        let (ready, removals) = (VecDeque::new(), VecDeque::new());
-        let maker = Maker::Nobody;
-        Self { disk, segment_len, ready, maker, pending: 0, starved_us: None, removals, last: 0 }
+        Self {
+            disk,
+            segment_len,
+            ready: VecDeque::new(),
+            worker: Worker::OnDemand,
+            pending: 0,
+            starved_us: None,
+            removals: VecDeque::new(),
+            current: SegmentNumber(0),
+        }
     }
 
-    /// Makes segments ready from now on, on a thread or in [`Preallocator::tend`].
-    pub(crate) fn begin(&mut self, on_a_thread: bool) -> io::Result<()> {
+    /// Starts to create segments, on a thread or in [`Preallocator::maintain`].
+    pub(crate) fn start(&mut self, on_a_thread: bool) -> io::Result<()> {
         if !on_a_thread {
-            self.maker = Maker::Caller;
+            self.worker = Worker::Inline;
             return Ok(());
         }
         let disk = Arc::clone(&self.disk);
-        let (orders, todo) = sync_channel::<Order>(ORDERS_MAX);
-        let (done, made) = sync_channel(READY);
+        let (orders, received) = sync_channel::<Order>(ORDERS_MAX);
+        let (sender, results) = sync_channel(READY);
         std::thread::Builder::new().name("keypeg-segments".into()).spawn(move || {
-            // As many as the journal has segments, at most.
-            let mut done_with = VecDeque::new();
-            for order in todo {
+            // Never longer than the number of segments of the journal.
+            let mut removals = VecDeque::new();
+            for order in received {
                 match order {
-                    Order::Make(segment, len) => {
-                        if done.send(ReadySegment::make(&*disk, segment, len)).is_err() {
+                    Order::Create { number, len } => {
+                        if sender.send(ReadySegment::create(&*disk, number, len)).is_err() {
                             return;
                         }
                     }
-                    Order::Remove(segment) => {
-                        done_with.push_back(segment);
-                        remove_in_order(&*disk, &mut done_with);
+                    Order::Remove(number) => {
+                        removals.push_back(number);
+                        remove_in_order(&*disk, &mut removals);
                     }
                 }
             }
         })?;
-        self.maker = Maker::Thread { orders, made };
+        self.worker = Worker::Thread { orders, results };
         Ok(())
     }
 
-    /// Takes a segment in that was made ready before this start, if it follows those that are.
-    pub(crate) fn adopt(&mut self, spare: ReadySegment, last: u64) {
-        if spare.segment == last + 1 + self.ready.len() as u64 && spare.len >= self.segment_len {
-            self.ready.push_back(spare);
+    /// Adds a segment that was preallocated before this start, if it follows those that are ready.
+    pub(crate) fn adopt(&mut self, segment: ReadySegment, current: SegmentNumber) {
+        self.current = current;
+        if segment.number == self.after_ready() && segment.len >= self.segment_len {
+            self.ready.push_back(segment);
         }
     }
 
-    /// Takes in what has been made and orders more. `last` is the segment being written. An error
-    /// other than want of room is final.
-    pub(crate) fn tend(&mut self, last: u64, now_us: u64) -> io::Result<()> {
-        self.last = last;
-        while let Some(made) = self.poll()? {
-            self.take_in(made, now_us)?;
+    /// Returns the number of the segment after those that are ready.
+    fn after_ready(&self) -> SegmentNumber {
+        self.current.next().plus(self.ready.len() as u64)
+    }
+
+    /// Collects created segments and orders more. `current` is the segment being written. Any error
+    /// is final; a full disk is not an error.
+    pub(crate) fn maintain(&mut self, current: SegmentNumber, now_us: u64) -> io::Result<()> {
+        self.current = current;
+        while let Some(result) = self.poll()? {
+            self.accept(result, now_us)?;
         }
-        let waits = self.starved_us.is_some_and(|at| now_us < at + RETRY_US);
-        while !waits && self.ready.len() + self.pending < READY {
-            let segment = last + 1 + (self.ready.len() + self.pending) as u64;
-            match &self.maker {
-                Maker::Nobody => break,
-                Maker::Caller => {
-                    let made = ReadySegment::make(&*self.disk, segment, self.segment_len);
-                    let failed = made.is_err();
-                    self.take_in(made, now_us)?;
+        let pauses = self.starved_us.is_some_and(|since_us| now_us < since_us + RETRY_US);
+        while !pauses && self.ready.len() + self.pending < READY {
+            let number = self.after_ready().plus(self.pending as u64);
+            match &self.worker {
+                Worker::OnDemand => break,
+                Worker::Inline => {
+                    let result = ReadySegment::create(&*self.disk, number, self.segment_len);
+                    let failed = result.is_err();
+                    self.accept(result, now_us)?;
                     if failed {
                         break;
                     }
                 }
-                Maker::Thread { orders, .. } => {
-                    if orders.try_send(Order::Make(segment, self.segment_len)).is_err() {
+                Worker::Thread { orders, .. } => {
+                    let order = Order::Create { number, len: self.segment_len };
+                    if orders.try_send(order).is_err() {
                         break;
                     }
                     self.pending += 1;
-                    // After a failure one at a time, until one has been made.
+                    // After a full disk only one is ordered at a time, until one is created.
                     if self.starved_us.is_some() {
                         self.starved_us = Some(now_us);
                         break;
@@ -141,29 +170,31 @@ impl Preallocator {
     }
 
     fn poll(&mut self) -> io::Result<Option<io::Result<ReadySegment>>> {
-        let Maker::Thread { made, .. } = &self.maker else { return Ok(None) };
-        match made.try_recv() {
-            Ok(made) => {
+        let Worker::Thread { results, .. } = &self.worker else { return Ok(None) };
+        match results.try_recv() {
+            Ok(result) => {
                 self.pending -= 1;
-                Ok(Some(made))
+                Ok(Some(result))
             }
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(gone()),
+            Err(TryRecvError::Disconnected) => Err(thread_ended()),
         }
     }
 
-    fn take_in(&mut self, made: io::Result<ReadySegment>, now_us: u64) -> io::Result<()> {
-        match made {
-            Ok(spare) if spare.segment == self.last + 1 + self.ready.len() as u64 => {
+    fn accept(&mut self, result: io::Result<ReadySegment>, now_us: u64) -> io::Result<()> {
+        match result {
+            Ok(segment) if segment.number == self.after_ready() => {
                 self.starved_us = None;
-                self.ready.push_back(spare);
+                self.ready.push_back(segment);
                 Ok(())
             }
-            // An order in flight behind one that failed: left there it would be a gap.
-            Ok(spare) => remove(&*self.disk, spare.segment),
+            // The order before this one failed. Left on the disk, this segment would follow a gap.
+            Ok(segment) => remove(&*self.disk, segment.number),
             Err(error) if is_full(&error) => {
                 if self.starved_us.is_none() {
-                    tracing::warn!("the disk is full: new keys, then leases are refused");
+                    tracing::warn!(
+                        "the disk is full: the server refuses new keys first, then new leases"
+                    );
                 }
                 self.starved_us = Some(now_us);
                 Ok(())
@@ -172,30 +203,31 @@ impl Preallocator {
         }
     }
 
-    /// Takes the next segment, of at least `len` bytes; waits for the thread where one is on its
-    /// way, and makes it where none is.
-    pub(crate) fn take(&mut self, segment: u64, len: u64, now_us: u64) -> io::Result<ReadySegment> {
-        self.last = segment - 1;
+    /// Takes the next segment. Waits for the thread if it creates one at the moment; creates the
+    /// segment here if none is ready or ordered.
+    pub(crate) fn take(&mut self, next: NextSegment) -> io::Result<ReadySegment> {
+        let NextSegment { number, min_len, now_us } = next;
+        self.current = number.previous();
         while self.ready.is_empty() && self.pending > 0 {
-            let Maker::Thread { made, .. } = &self.maker else { break };
-            let made = made.recv().map_err(|_| gone())?;
+            let Worker::Thread { results, .. } = &self.worker else { break };
+            let result = results.recv().map_err(|_| thread_ended())?;
             self.pending -= 1;
-            self.take_in(made, now_us)?;
+            self.accept(result, now_us)?;
         }
-        match self.ready.pop_front().filter(|spare| spare.segment == segment) {
-            Some(spare) if spare.len >= len => Ok(spare),
-            _ => ReadySegment::make(&*self.disk, segment, len.max(self.segment_len)),
+        match self.ready.pop_front().filter(|segment| segment.number == number) {
+            Some(segment) if segment.len >= min_len => Ok(segment),
+            _ => ReadySegment::create(&*self.disk, number, min_len.max(self.segment_len)),
         }
     }
 
-    /// How many are ready when no more can be made; `None` while more can.
-    pub(crate) fn left(&self) -> Option<usize> {
+    /// Returns how many segments are ready while the disk is full; `None` while it is not.
+    pub(crate) fn ready_when_starved(&self) -> Option<usize> {
         self.starved_us.map(|_| self.ready.len())
     }
 
-    /// Removes a segment that is done, durably.
-    pub(crate) fn remove(&mut self, segment: u64) -> io::Result<()> {
-        if matches!(self.maker, Maker::Thread { .. }) {
+    /// Deletes a dropped segment, durably: at once, or later on the thread.
+    pub(crate) fn remove(&mut self, segment: SegmentNumber) -> io::Result<()> {
+        if matches!(self.worker, Worker::Thread { .. }) {
             self.removals.push_back(segment);
             self.order_removals();
             return Ok(());
@@ -204,7 +236,7 @@ impl Preallocator {
     }
 
     fn order_removals(&mut self) {
-        let Maker::Thread { orders, .. } = &self.maker else { return };
+        let Worker::Thread { orders, .. } = &self.worker else { return };
         while let Some(segment) = self.removals.front()
             && orders.try_send(Order::Remove(*segment)).is_ok()
         {
@@ -214,55 +246,59 @@ impl Preallocator {
 }
 
 impl ReadySegment {
-    /// Makes a segment ready: zeroed, synced, named. Where that fails nothing of it is left.
-    fn make(disk: &dyn Disk, segment: u64, len: u64) -> io::Result<Self> {
-        let name = file_name(segment);
-        let unfinished = format!("{name}{UNFINISHED}");
-        let made = disk.create(&unfinished, len).and_then(|file| {
+    /// Creates a segment: zeroed, synced, named. If the disk is full, no part of it is left.
+    fn create(disk: &dyn Disk, number: SegmentNumber, len: u64) -> io::Result<Self> {
+        let name = file_name(number);
+        let temporary = format!("{name}{TEMPORARY}");
+        let created = disk.create(&temporary, len).and_then(|file| {
             file.sync()?;
-            disk.rename(&unfinished, &name)?;
+            disk.rename(&temporary, &name)?;
             if !enabled(Sabotage::ForgetDirectorySync) {
                 disk.sync_dir()?;
             }
-            Ok(Self { segment, file, len })
+            Ok(Self { number, file, len })
         });
-        if made.as_ref().is_err_and(is_full) {
-            match disk.remove(&unfinished) {
+        if created.as_ref().is_err_and(is_full) {
+            match disk.remove(&temporary) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        made
+        created
     }
 }
 
-/// Removes a segment, durably. One that is gone already is fine: a start may remove it too.
-fn remove(disk: &dyn Disk, segment: u64) -> io::Result<()> {
+/// Deletes a segment, durably. A missing file is not an error: a start may have deleted it.
+fn remove(disk: &dyn Disk, segment: SegmentNumber) -> io::Result<()> {
     match disk.remove(&file_name(segment)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => disk.sync_dir(),
     }
 }
 
-/// Removes segments, oldest first. One that cannot be removed keeps those behind it too, until it can:
-/// the next start would take a gap for a loss.
-fn remove_in_order(disk: &dyn Disk, done_with: &mut VecDeque<u64>) {
-    while let Some(segment) = done_with.front() {
+/// Deletes segments, oldest first. While one cannot be deleted, those after it stay too: the next
+/// start would report the gap as a missing segment.
+fn remove_in_order(disk: &dyn Disk, removals: &mut VecDeque<SegmentNumber>) {
+    while let Some(segment) = removals.front() {
         if let Err(error) = remove(disk, *segment) {
-            tracing::warn!(segment, %error, "a segment that is done stays for now");
+            tracing::warn!(
+                file = file_name(*segment),
+                %error,
+                "cannot delete a segment that is no longer needed; it stays until a later attempt"
+            );
             return;
         }
-        done_with.pop_front();
+        removals.pop_front();
     }
 }
 
-/// Whether an error says that the disk, or this user's share of it, is full.
+/// Returns true if the disk, or the quota of this user, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn gone() -> io::Error {
-    io::Error::other("the thread that makes segments ready is gone")
+fn thread_ended() -> io::Error {
+    io::Error::other("the thread that preallocates journal segments has ended")
 }
 
 #[cfg(test)]
@@ -270,41 +306,47 @@ mod tests {
     use super::*;
     use crate::disk::Directory;
 
-    /// A segment that was made behind one that failed was once left on the disk: the gap before it
-    /// made the next start refuse.
+    fn create(disk: &dyn Disk, number: u64) -> io::Result<ReadySegment> {
+        ReadySegment::create(disk, SegmentNumber(number), 4096)
+    }
+
+    /// A segment created after one that failed once stayed on the disk: the next start found a gap
+    /// before it and refused the directory.
     #[test]
-    fn a_segment_out_of_step_is_not_left_behind() {
-        let path = std::env::temp_dir().join(format!("keypeg-spares-{}", std::process::id()));
+    fn a_segment_after_a_failed_one_is_deleted() {
+        let path = std::env::temp_dir().join(format!("keypeg-ready-{}", std::process::id()));
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(&path).expect("a directory"));
-        let mut spares = Preallocator::new(Arc::clone(&disk), 4096);
-        spares.last = 1;
-        spares.take_in(ReadySegment::make(&*disk, 2, 4096), 0).expect("in step");
-        spares.take_in(Err(io::ErrorKind::StorageFull.into()), 0).expect("told, not final");
-        spares.take_in(ReadySegment::make(&*disk, 4, 4096), 0).expect("out of step");
-        assert_eq!(spares.left(), Some(1), "the disk still counts as full");
-        assert_eq!(disk.list().expect("lists"), [file_name(2)]);
-        drop(spares);
+        let mut preallocator = Preallocator::new(Arc::clone(&disk), 4096);
+        preallocator.current = SegmentNumber(1);
+        preallocator.accept(create(&*disk, 2), 0).expect("the next segment");
+        let full = io::ErrorKind::StorageFull.into();
+        preallocator.accept(Err(full), 0).expect("a full disk is not final");
+        preallocator.accept(create(&*disk, 4), 0).expect("a segment after a gap");
+        assert_eq!(preallocator.ready_when_starved(), Some(1), "the disk still counts as full");
+        assert_eq!(disk.list().expect("lists"), [file_name(SegmentNumber(2))]);
+        drop(preallocator);
         std::fs::remove_dir_all(path).expect("removes");
     }
 
-    /// One unlink that failed once left its segment behind while those after it went, and the next
+    /// One failed unlink once left its segment while the later ones were deleted, and the next
     /// start refused the directory: a segment in the middle was missing.
     #[test]
-    fn a_segment_that_cannot_be_removed_keeps_those_behind_it() {
+    fn a_segment_that_cannot_be_deleted_keeps_the_later_ones() {
         let path = std::env::temp_dir().join(format!("keypeg-removals-{}", std::process::id()));
         let disk = Directory::open(&path).expect("a directory");
         // An unlink of a directory fails.
-        std::fs::create_dir(path.join(file_name(1))).expect("makes");
-        for segment in [2, 3] {
-            ReadySegment::make(&disk, segment, 4096).expect("makes");
+        let first = file_name(SegmentNumber(1));
+        std::fs::create_dir(path.join(&first)).expect("creates");
+        for number in [2, 3] {
+            create(&disk, number).expect("creates");
         }
-        let mut done_with = VecDeque::from([1, 2]);
-        remove_in_order(&disk, &mut done_with);
-        assert_eq!(disk.list().expect("lists").len(), 3, "none went");
-        std::fs::remove_dir(path.join(file_name(1))).expect("removes");
-        done_with.push_back(3);
-        remove_in_order(&disk, &mut done_with);
-        assert!(disk.list().expect("lists").is_empty() && done_with.is_empty());
+        let mut removals = VecDeque::from([SegmentNumber(1), SegmentNumber(2)]);
+        remove_in_order(&disk, &mut removals);
+        assert_eq!(disk.list().expect("lists").len(), 3, "no segment is deleted");
+        std::fs::remove_dir(path.join(first)).expect("removes");
+        removals.push_back(SegmentNumber(3));
+        remove_in_order(&disk, &mut removals);
+        assert!(disk.list().expect("lists").is_empty() && removals.is_empty());
         std::fs::remove_dir_all(path).expect("removes");
     }
 }

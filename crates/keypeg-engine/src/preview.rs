@@ -1,15 +1,19 @@
-//! A disk over another that keeps every change in memory: what a start would do, without doing it.
+//! A copy-on-write disk: reads from another disk and keeps every change in memory.
 //!
-//! Only what a start does is supported well: changes are kept in blocks, and are gone with it.
+//! `check` runs a start on it to learn the result without changing the directory. Changed bytes are
+//! kept in blocks of 4 KiB and are lost when it is dropped. It is efficient only for the operations
+//! of a start.
 
 use crate::disk::{Disk, DiskFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Bytes of a block.
 const BLOCK: u64 = 4096;
 
-/// A disk that changes nothing of the one below it.
+/// A disk that never changes the disk below it.
 pub(crate) struct Preview {
     below: Arc<dyn Disk>,
     names: Mutex<Names>,
@@ -17,13 +21,13 @@ pub(crate) struct Preview {
 
 #[derive(Default)]
 struct Names {
-    /// Files that were made, opened to be changed, or renamed here.
-    ours: BTreeMap<String, Arc<Overlay>>,
-    /// Names of the disk below that are gone here.
-    gone: BTreeSet<String>,
+    /// Files that were created, opened or renamed through this disk.
+    overlays: BTreeMap<String, Arc<Overlay>>,
+    /// Names of the disk below that were removed or renamed through this disk.
+    removed: BTreeSet<String>,
 }
 
-/// A file with its changed blocks.
+/// A file and its changed blocks.
 struct Overlay {
     below: Option<Box<dyn DiskFile>>,
     state: Mutex<Blocks>,
@@ -31,9 +35,19 @@ struct Overlay {
 
 struct Blocks {
     length: u64,
-    /// The part of the file below that still counts.
+    /// The bytes of the file below that were not truncated.
     below_length: u64,
     changed: BTreeMap<u64, Vec<u8>>,
+}
+
+/// The part of a read or write that lies in one block.
+struct Piece {
+    /// The number of the block.
+    block: u64,
+    /// The range within the block.
+    in_block: Range<usize>,
+    /// The range within the bytes that are read or written.
+    in_bytes: Range<usize>,
 }
 
 impl Preview {
@@ -43,16 +57,16 @@ impl Preview {
 
     fn file(&self, name: &str) -> io::Result<Arc<Overlay>> {
         let mut names = locked(&self.names);
-        if let Some(file) = names.ours.get(name) {
+        if let Some(file) = names.overlays.get(name) {
             return Ok(Arc::clone(file));
         }
-        if names.gone.contains(name) {
+        if names.removed.contains(name) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let below = self.below.open(name)?;
         let length = below.length()?;
         let file = Arc::new(Overlay::new(Some(below), length));
-        names.ours.insert(name.to_owned(), Arc::clone(&file));
+        names.overlays.insert(name.to_owned(), Arc::clone(&file));
         Ok(file)
     }
 }
@@ -60,8 +74,8 @@ impl Preview {
 impl Disk for Preview {
     fn list(&self) -> io::Result<Vec<String>> {
         let names = locked(&self.names);
-        let mut listed: BTreeSet<String> = names.ours.keys().cloned().collect();
-        listed.extend(self.below.list()?.into_iter().filter(|name| !names.gone.contains(name)));
+        let mut listed: BTreeSet<String> = names.overlays.keys().cloned().collect();
+        listed.extend(self.below.list()?.into_iter().filter(|name| !names.removed.contains(name)));
         Ok(listed.into_iter().collect())
     }
 
@@ -84,28 +98,28 @@ impl Disk for Preview {
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
-        if self.list()?.iter().any(|there| there == name) {
+        if self.list()?.iter().any(|existing| existing == name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let file = Arc::new(Overlay::new(None, len));
-        locked(&self.names).ours.insert(name.to_owned(), Arc::clone(&file));
+        locked(&self.names).overlays.insert(name.to_owned(), Arc::clone(&file));
         Ok(Box::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let file = self.file(from)?;
         let mut names = locked(&self.names);
-        names.ours.remove(from);
-        names.gone.insert(from.to_owned());
-        names.ours.insert(to.to_owned(), file);
+        names.overlays.remove(from);
+        names.removed.insert(from.to_owned());
+        names.overlays.insert(to.to_owned(), file);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.file(name)?;
         let mut names = locked(&self.names);
-        names.ours.remove(name);
-        names.gone.insert(name.to_owned());
+        names.overlays.remove(name);
+        names.removed.insert(name.to_owned());
         Ok(())
     }
 
@@ -121,31 +135,31 @@ impl Overlay {
         Self { below, state }
     }
 
-    /// One block as it is: what was changed here, over what is below, over zeros.
+    /// Returns the content of a block: the changed block, else the bytes below, padded with zeros.
     fn block(&self, state: &Blocks, number: u64) -> io::Result<Vec<u8>> {
         if let Some(block) = state.changed.get(&number) {
             return Ok(block.clone());
         }
         let mut block = vec![0; usize::try_from(BLOCK).map_err(io::Error::other)?];
-        let at = number * BLOCK;
+        let offset = number * BLOCK;
         if let Some(below) = &self.below
-            && at < state.below_length
+            && offset < state.below_length
         {
-            let len = BLOCK.min(state.below_length - at);
-            below.read_at(at, &mut block[..usize::try_from(len).map_err(io::Error::other)?])?;
+            let len = BLOCK.min(state.below_length - offset);
+            below.read_at(offset, &mut block[..usize::try_from(len).map_err(io::Error::other)?])?;
         }
         Ok(block)
     }
 
-    /// Walks over the blocks that `len` bytes from `at` on touch: number, range within the block,
-    /// and where the bytes begin.
-    fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>, usize)> {
+    /// Splits the `len` bytes from `offset` on at block boundaries.
+    fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
         let mut done = 0;
         std::iter::from_fn(move || {
-            let from = at + done as u64;
-            let within = usize::try_from(from % BLOCK).ok()?;
-            let part = (len - done).min(usize::try_from(BLOCK).ok()? - within);
-            let piece = (from / BLOCK, within..within + part, done);
+            let start = offset + done as u64;
+            let start_in_block = usize::try_from(start % BLOCK).ok()?;
+            let part = (len - done).min(usize::try_from(BLOCK).ok()? - start_in_block);
+            let in_block = start_in_block..start_in_block + part;
+            let piece = Piece { block: start / BLOCK, in_block, in_bytes: done..done + part };
             done += part;
             (part > 0).then_some(piece)
         })
@@ -157,34 +171,33 @@ impl DiskFile for Arc<Overlay> {
         Ok(locked(&self.state).length)
     }
 
-    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let state = locked(&self.state);
-        if at + bytes.len() as u64 > state.length {
+        if offset + bytes.len() as u64 > state.length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        for (number, range, begin) in Overlay::pieces(at, bytes.len()) {
-            let block = self.block(&state, number)?;
-            bytes[begin..begin + range.len()].copy_from_slice(&block[range]);
+        for piece in Overlay::pieces(offset, bytes.len()) {
+            let block = self.block(&state, piece.block)?;
+            bytes[piece.in_bytes].copy_from_slice(&block[piece.in_block]);
         }
         Ok(())
     }
 
-    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = locked(&self.state);
-        for (number, range, begin) in Overlay::pieces(at, bytes.len()) {
-            let mut block = self.block(&state, number)?;
-            let len = range.len();
-            block[range].copy_from_slice(&bytes[begin..begin + len]);
-            state.changed.insert(number, block);
+        for piece in Overlay::pieces(offset, bytes.len()) {
+            let mut block = self.block(&state, piece.block)?;
+            block[piece.in_block].copy_from_slice(&bytes[piece.in_bytes]);
+            state.changed.insert(piece.block, block);
         }
-        state.length = state.length.max(at + bytes.len() as u64);
+        state.length = state.length.max(offset + bytes.len() as u64);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = locked(&self.state);
         if len < state.length {
-            // The cut block's end must read as zeros if the file grows again.
+            // The rest of the last block must read as zeros if the file grows again.
             let mut block = self.block(&state, len / BLOCK)?;
             block[usize::try_from(len % BLOCK).map_err(io::Error::other)?..].fill(0);
             state.changed.split_off(&(len / BLOCK));

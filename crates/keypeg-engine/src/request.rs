@@ -1,7 +1,8 @@
-//! The seam: what can be asked of an engine, and what it answers, as data.
+//! The engine's API as data: the requests a client of the engine sends and the replies it gets.
 //!
-//! Every engine answers the same requests in the same words. Nothing here knows of HTTP, of a
-//! disk or of time.
+//! It knows nothing of HTTP, disks or clocks. All values are plain data, except
+//! [`Reply::Subscription`], which carries a handle to a pool's live feed. Every engine answers the
+//! same requests with the same replies.
 
 use crate::feed::Subscription;
 use keypeg_core::{
@@ -10,19 +11,20 @@ use keypeg_core::{
 };
 use std::sync::Arc;
 
-/// Who asks.
+/// The party that sends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// Whoever reached a server that has no access tokens configured.
+    /// Any client of a server that has no access tokens configured.
     Anyone,
-    /// Whoever showed an access token.
+    /// The owner of a valid access token.
     Token(Arc<Caller>),
-    /// The server itself: a grant nobody received is taken back in its name.
+    /// The server itself, for example when it revokes a grant that no client received.
     Server,
 }
 
 impl Principal {
-    /// Whose Idempotency-Keys are whose: a token that gets another name has new ones.
+    /// Returns the namespace of this principal's Idempotency-Keys. A token that is renamed gets an
+    /// empty namespace.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Token(caller) => &caller.name,
@@ -30,7 +32,8 @@ impl Principal {
         }
     }
 
-    /// In whose name keys are lent: nobody's without a token.
+    /// Returns the borrower that this principal's leases count for; the anonymous one without a
+    /// token.
     pub(crate) fn borrower(&self) -> Borrower {
         match self {
             Self::Token(caller) => caller.borrower,
@@ -39,7 +42,7 @@ impl Principal {
     }
 }
 
-/// Who has an access token.
+/// The owner of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     name: Box<str>,
@@ -47,173 +50,175 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whoever goes by that name, and how many leases it may have at once: another name is another
-    /// caller.
+    /// Creates the caller with this token name and this limit of concurrent leases. The name is
+    /// its identity: another name is another caller.
     pub fn new(name: &str, leases_max: Option<u32>) -> Self {
         Self { name: name.into(), borrower: Borrower::new(name, leases_max) }
     }
 
-    /// Its name.
+    /// Returns the token's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// In whose name it is lent to.
+    /// Returns the borrower that this caller's leases count for.
     pub fn borrower(&self) -> Borrower {
         self.borrower
     }
 }
 
-/// One thing asked of the engine, by somebody.
+/// One request to the engine.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who asks.
+    /// The sender.
     pub by: Principal,
-    /// What.
+    /// The operation.
     pub call: Call,
 }
 
-/// What can be asked. Lengths are in milliseconds.
+/// An operation of the engine. Durations are in milliseconds.
 #[derive(Clone, Debug)]
 pub enum Call {
-    /// All pools, by name: answered by [`Reply::Pools`].
+    /// Lists all pools by name; the reply is [`Reply::Pools`].
     ListPools,
-    /// Make a pool or change its policy: [`Reply::Pool`].
+    /// Creates a pool or changes its policy; the reply is [`Reply::Pool`].
     PutPool {
-        /// Its name.
+        /// The pool's name.
         pool: PoolName,
-        /// What to change; a new pool starts from the default policy.
+        /// The fields to change; a new pool starts from the default policy.
         patch: PolicyPatch,
     },
-    /// One pool with its counts: [`Reply::Pool`].
+    /// Returns one pool with its counts, as [`Reply::Pool`].
     GetPool {
-        /// Its name.
+        /// The pool's name.
         pool: PoolName,
     },
-    /// Remove a pool with all its keys: [`Reply::Done`].
+    /// Deletes a pool with all its keys; the reply is [`Reply::Done`].
     DeletePool {
-        /// Its name.
+        /// The pool's name.
         pool: PoolName,
     },
-    /// Make keys, all or none: [`Reply::Keys`].
+    /// Creates keys with random values, all or none; the reply is [`Reply::Keys`].
     Generate {
         /// The pool.
         pool: PoolName,
         /// How many, 1 to [`GENERATE_MAX`].
         count: u32,
     },
-    /// Bring values in, all or none: [`Reply::Keys`].
+    /// Creates keys with given values, all or none; the reply is [`Reply::Keys`].
     Import {
         /// The pool.
         pool: PoolName,
         /// The values, at most [`GENERATE_MAX`].
         values: Vec<Secret>,
     },
-    /// Lend a random free key: [`Reply::Granted`].
+    /// Leases a random available key; the reply is [`Reply::Granted`].
     Acquire {
         /// The pool.
         pool: PoolName,
-        /// How long; the policy's length when left out.
+        /// The lease's TTL; `None` takes the policy's.
         ttl_ms: Option<u64>,
-        /// Who says to hold it.
+        /// The holder's name, as the client gives it.
         holder: Option<Box<str>>,
-        /// How long to wait in line where none is free, at most [`WAIT_MAX_MS`].
+        /// How long to wait in the wait queue when no key is available, at most [`WAIT_MAX_MS`].
         wait_ms: u64,
     },
-    /// What is in it, once: asked again under the same Idempotency-Key it is answered as before.
-    /// That is [`Call::Generate`], [`Call::Import`] or [`Call::Acquire`].
+    /// Executes the contained call at most once: a repeated request with the same Idempotency-Key
+    /// gets the first one's answer. The call is a [`Call::Generate`], [`Call::Import`] or
+    /// [`Call::Acquire`].
     Idempotent {
         /// The Idempotency-Key.
         key: Box<str>,
-        /// Tells what is asked from what else could be.
+        /// The digest that distinguishes this request from another one under the same key.
         body: BodyDigest,
-        /// What is asked.
+        /// The call to execute.
         call: Box<Call>,
     },
-    /// Take a grant back that nobody received: [`Reply::Done`].
+    /// Ends a lease whose grant no client received; the reply is [`Reply::Done`].
     RevokeUndelivered {
         /// The pool.
         pool: PoolName,
         /// The lease.
         lease: LeaseId,
     },
-    /// Be told what happens to a pool: [`Reply::Subscription`].
+    /// Subscribes to the events of a pool; the reply is [`Reply::Subscription`].
     Subscribe {
         /// The pool.
         pool: PoolName,
     },
-    /// Leave the line: whoever asked with this call's call_id has gone. Never answered itself.
+    /// Removes the waiter with this call's id from the wait queue, since its client has
+    /// disconnected. Gets no reply itself.
     CancelWait,
-    /// Give a lease's key back: [`Reply::Done`].
+    /// Releases a lease; the reply is [`Reply::Done`].
     Release {
         /// The pool.
         pool: PoolName,
         /// The lease.
         lease: LeaseId,
-        /// What its holder says of the key.
+        /// What becomes of the key, as its holder reports it.
         verdict: ReleaseOptions,
     },
-    /// Give a lease more time: [`Reply::Renewed`].
+    /// Extends a lease; the reply is [`Reply::Renewed`].
     Renew {
         /// The pool.
         pool: PoolName,
         /// The lease.
         lease: LeaseId,
-        /// How long from now; the policy's length when left out.
+        /// The TTL from now on; `None` takes the policy's.
         ttl_ms: Option<u64>,
     },
-    /// One key's value: [`Reply::Revealed`].
+    /// Returns one key's value, as [`Reply::Revealed`].
     Reveal {
         /// The pool.
         pool: PoolName,
         /// The key.
         key: KeyRef,
     },
-    /// Put a key back whoever holds it: [`Reply::KeyReleased`].
+    /// Makes a key available, no matter who holds it; the reply is [`Reply::KeyReleased`].
     ForceRelease {
         /// The pool.
         pool: PoolName,
         /// The key.
         key: KeyRef,
     },
-    /// Delete a key in any state: [`Reply::Done`].
+    /// Deletes a key in any state; the reply is [`Reply::Done`].
     DeleteKey {
         /// The pool.
         pool: PoolName,
         /// The key.
         key: KeyRef,
     },
-    /// Keep one key alive: [`Reply::KeptAlive`].
+    /// Extends one key's life; the reply is [`Reply::KeptAlive`].
     KeepAlive {
         /// The pool.
         pool: PoolName,
         /// The key.
         key: KeyRef,
     },
-    /// Keep many keys alive: [`Reply::KeptAliveMany`].
+    /// Extends the life of the listed keys; the reply is [`Reply::KeptAliveMany`].
     KeepAliveMany {
         /// The pool.
         pool: PoolName,
         /// The keys, at most [`GENERATE_MAX`].
         keys: Vec<KeyId>,
     },
-    /// Keep every key of a pool alive: [`Reply::KeptAliveMany`].
+    /// Extends the life of all keys of a pool; the reply is [`Reply::KeptAliveMany`].
     KeepAliveAll {
         /// The pool.
         pool: PoolName,
     },
-    /// Some keys without their values: [`Reply::Page`].
+    /// Returns one page of keys without their values, as [`Reply::Page`].
     ListKeys {
         /// The pool.
         pool: PoolName,
-        /// Of which state; of all when left out.
+        /// The state to filter by; `None` lists all keys.
         state: Option<KeyState>,
-        /// How many at most, 1 to [`PAGE_MAX`].
+        /// The most keys to return, 1 to [`PAGE_MAX`].
         limit: usize,
-        /// Where the listing goes on; it begins when left out.
+        /// Where the page starts; `None` is the beginning of the listing.
         cursor: Option<Cursor>,
     },
-    /// One key without its value: [`Reply::Key`].
+    /// Returns one key without its value, as [`Reply::Key`].
     GetKey {
         /// The pool.
         pool: PoolName,
@@ -223,19 +228,19 @@ pub enum Call {
 }
 
 impl Call {
-    /// Tells whether its answer can be long in coming, so that the engine must be told when nobody
-    /// is left to take it.
+    /// Returns whether the reply can take long, so that the engine must learn of a client that
+    /// disconnects before it.
     pub fn may_wait(&self) -> bool {
-        matches!(self.itself(), Self::Acquire { wait_ms: 1.., .. })
+        matches!(self.inner(), Self::Acquire { wait_ms: 1.., .. })
     }
 
-    /// What is asked, whether or not under an Idempotency-Key.
-    pub(crate) fn itself(&self) -> &Self {
+    /// Returns the call itself, without its Idempotency-Key.
+    pub(crate) fn inner(&self) -> &Self {
         if let Self::Idempotent { call, .. } = self { call } else { self }
     }
 
-    /// Tells whether this asks for something new, which is refused first when room is short;
-    /// giving back and keeping alive have room of their own.
+    /// Returns whether a full lane refuses this call first. Calls that release or keep alive have
+    /// the reserve [`LANE_RESERVE`](crate::LANE_RESERVE) instead.
     pub(crate) fn is_new_work(&self) -> bool {
         match self {
             Self::ListPools
@@ -263,16 +268,17 @@ impl Call {
     }
 }
 
-/// The most keys one call makes, imports or keeps alive.
+/// The most keys that one call generates, imports or keeps alive.
 pub const GENERATE_MAX: u32 = 10_000;
 
 /// The longest wait for a key, in milliseconds.
 pub const WAIT_MAX_MS: u64 = 300_000;
 
-/// The most keys one page of a listing holds.
+/// The most keys of one page of a listing.
 pub const PAGE_MAX: usize = 1_000;
 
-/// What an engine answers. What it shows is durable. Instants are wall time in milliseconds.
+/// The engine's answer to a request. All it reports is durable. Instants are wall time in
+/// milliseconds.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// All pools, by name.
@@ -281,14 +287,14 @@ pub enum Reply {
     Pool {
         /// The pool.
         pool: Box<PoolView>,
-        /// Whether this call made it.
-        made: bool,
+        /// Whether this call created it.
+        created: bool,
     },
-    /// It is done.
+    /// The operation is complete.
     Done,
-    /// The keys made or brought in, in order.
+    /// The created keys, in the order of the request.
     Keys(Vec<NewKey>),
-    /// A key lent.
+    /// A new lease.
     Granted {
         /// The pool.
         pool: PoolName,
@@ -296,11 +302,11 @@ pub enum Reply {
         lease: Box<LeaseView>,
         /// The key's value.
         value: Secret,
-        /// How long it was waited for, in milliseconds; never more than that.
+        /// How long the request waited, in milliseconds, rounded down.
         waited_ms: u64,
-        /// Whether it was told before, under the same Idempotency-Key: then it is not taken back
-        /// when nobody receives it.
-        again: bool,
+        /// Whether the answer was sent before under the same Idempotency-Key. Such a grant is not
+        /// revoked when no client receives it.
+        redelivered: bool,
     },
     /// A lease with its new end.
     Renewed(Box<LeaseView>),
@@ -308,44 +314,45 @@ pub enum Reply {
     Revealed {
         /// The key.
         id: KeyId,
-        /// Its value.
+        /// The key's value.
         value: Secret,
     },
-    /// Whether putting a key back changed anything.
+    /// The outcome of a force-release.
     KeyReleased {
-        /// False when it was free already.
+        /// Whether the key's state changed: false when it was available already.
         released: bool,
     },
     /// A key kept alive.
     KeptAlive {
         /// The key.
         id: KeyId,
-        /// Its new end; `None` never.
+        /// The key's new end; `None` means that it does not expire.
         expires_at_ms: Option<u64>,
     },
     /// Keys kept alive.
     KeptAliveMany {
-        /// How many distinct keys.
+        /// The number of distinct keys.
         kept: u64,
-        /// Those that are not there.
+        /// The requested keys that do not exist.
         missing: Vec<KeyId>,
     },
-    /// Some keys of a listing.
+    /// One page of a listing.
     Page(KeyPage),
     /// One key.
     Key(Box<KeyView>),
-    /// What follows a pool.
+    /// A handle to a pool's feed.
     Subscription(Subscription),
-    /// No, and why; nothing was changed.
+    /// A refusal with its reason; nothing was changed.
     Refused(RequestError),
 }
 
-/// Why an engine says no. All of these mean: nothing was applied.
+/// The reason for a refusal. In all cases nothing was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
-    /// The pools said so. [`Refusal::Settling`] asks to come again in a second.
+    /// The pools refuse the request. After [`Refusal::Settling`] the client should retry in a
+    /// second.
     Refused(Refusal),
-    /// More was asked than there is room for: come again in a second.
+    /// A queue or limit of the engine is full; the client should retry in a second.
     Overloaded,
     /// The engine is stopping.
     ShuttingDown,
@@ -353,25 +360,25 @@ pub enum RequestError {
     StorageFull,
 }
 
-/// A pool as it is shown. Instants are wall time in milliseconds.
+/// A pool as clients see it. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
-    /// Its name.
+    /// The pool's name.
     pub name: PoolName,
-    /// What it allows.
+    /// The pool's policy.
     pub policy: Policy,
-    /// How many keys stand where.
+    /// The number of keys in each state.
     pub counts: KeyCounts,
-    /// Requests that wait for a key.
+    /// The number of requests in the wait queue.
     pub waiting: u64,
-    /// When the next leased or resting key comes back by itself.
+    /// When the next lease expires or the next rest ends.
     pub next_hold_end_at_ms: Option<u64>,
-    /// When the next key is purged if nobody keeps it alive.
+    /// When the next key is purged, unless it is kept alive.
     pub next_purge_at_ms: Option<u64>,
 }
 
 impl From<Refusal> for Reply {
-    fn from(denied: Refusal) -> Self {
-        Self::Refused(RequestError::Refused(denied))
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(RequestError::Refused(refusal))
     }
 }

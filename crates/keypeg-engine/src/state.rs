@@ -1,7 +1,8 @@
-//! An engine but for its thread: what the thread calls in a loop, a test calls by hand.
+//! The engine without its thread: the thread calls it in a loop, a test calls it by hand.
 //!
-//! It opens a directory, and plays turns: read the clocks once, play, commit, and only then hand
-//! the replies out. After a failed commit nothing more may be asked of it.
+//! It opens a data directory and runs turns: read the clocks once, expire what is due, execute the
+//! requests, commit the batch, and only then return the replies (group commit). After a failed
+//! commit it must not be used any more.
 
 mod admission;
 mod disk_space;
@@ -13,8 +14,8 @@ mod waits;
 use crate::RandomSource;
 use crate::checkpointer::{CheckpointProgress, Checkpointer};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Fact, FactSink, Now, Pool, Pools, StepContext};
-use crate::journal::{DiskSpace, Journal, SEGMENT_LEN, Stamp};
+use crate::core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
+use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
 use crate::lanes::Wakeup;
 use crate::lookups::Lookups;
 use crate::metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics};
@@ -22,73 +23,78 @@ use crate::preallocator::RETRY_US;
 use crate::record::{self, Batch};
 use crate::request::{Reply, Request, RequestError};
 use crate::times::Times;
-use crate::turn::{self, EXPIRE_MAX};
-use admission::{Admission, Parked, QueuedRequest};
+use crate::turn::{self, EXPIRE_MAX, TurnRequest};
+use admission::{Admission, ParkedImport, QueuedRequest};
 use segment_drop::SegmentDrop;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 pub use waits::CallId;
 
-/// Pools a server keeps at most.
+/// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;
-/// Requests a turn plays at most.
+/// The most requests that one turn executes, unless more are carried over from the last one.
 const TURN_MAX: usize = 8_192;
-/// Bytes of records after which a turn takes no further request.
+/// The bytes of records after which a turn takes no further request.
 const BATCH_FULL: usize = 1 << 20;
-/// How long a request goes over into next turns before it is told to come again.
+
+const _: () =
+    assert!(LAST_SEGMENT_RESERVE >= 2 * BATCH_FULL as u64, "the reserve holds a turn of releases");
+
+/// How long a request is carried over from turn to turn before it is refused as settling.
 const SETTLE_MAX_US: u64 = 50_000;
-/// How many journals of the usual bound may wait to be carried before new keys are refused.
-const LAG_MAX: u64 = 4;
-/// How long after the last facts an empty batch is written, whose frame proves theirs durable:
-/// damage to it is from then on told from a torn tail.
+/// How far the checkpointer may lag before new keys are refused, in full journals.
+const CHECKPOINT_LAG_MAX: u64 = 4;
+/// How long after the last records an empty batch is written. Its frame proves that those records
+/// are durable: from then on, damage to them is not mistaken for a torn tail.
 const PROVE_AFTER_US: u64 = 1_000_000;
 
-/// Pools, their journal and their clocks.
+/// The pools with their journal and clocks.
 pub struct EngineState {
     pools: Pools,
     journal: Option<Journal>,
     times: Times,
     random: Box<dyn RandomSource + Send>,
     batch: Batch,
-    /// Requests that go over into the next turn.
-    late: VecDeque<QueuedRequest>,
-    /// Imports that wait for what the database says.
-    parked: VecDeque<Parked>,
+    /// Requests that are carried over into the next turn, because more was due than this turn
+    /// could expire.
+    carried_over: VecDeque<QueuedRequest>,
+    /// Imports that wait for their lookups.
+    parked_imports: VecDeque<ParkedImport>,
     parked_bytes: usize,
-    /// Imports of which the database has said what it knows.
-    looked_up: VecDeque<QueuedRequest>,
+    /// Imports whose lookups are complete.
+    checked_imports: VecDeque<QueuedRequest>,
     lookups: Arc<Lookups>,
-    /// Tickets whose askers have gone while their requests go over.
-    left: HashSet<CallId>,
-    /// Whether those who wait are sent away: the server stops.
-    turns_away: bool,
-    /// Carries the key set into the database, until a thread takes it.
-    carrier: Option<Checkpointer>,
+    /// Calls that were cancelled while their requests are carried over.
+    cancelled: HashSet<CallId>,
+    /// Whether all waiting requests are refused, because the server stops.
+    cancels_waits: bool,
+    /// The checkpointer, until a thread takes it.
+    checkpointer: Option<Checkpointer>,
     progress: Arc<CheckpointProgress>,
     sizes: JournalSizes,
-    dropping: Option<SegmentDrop>,
-    /// Bytes that one hold took when it was told anew last, on average.
-    told_each: u64,
-    /// Removed pools whose memory is still to be freed, elsewhere.
-    gone: Vec<Pool>,
-    /// Whether the last batch holds facts that no later frame proves to be durable.
+    segment_drop: Option<SegmentDrop>,
+    /// The average size of a record in the last snapshot, in bytes.
+    snapshot_record_bytes: u64,
+    /// Deleted pools whose memory another thread frees.
+    deleted_pools: Vec<Pool>,
+    /// Whether no later frame proves yet that the last batch's records are durable.
     unproven: bool,
-    /// When the last batch was committed, in lease time.
+    /// When the last batch was committed, lease time.
     committed_us: u64,
     now: Now,
-    /// Lease time, also while it stands still for what is decided.
-    unheld_us: u64,
-    /// Whether it stands still in this turn.
-    held: bool,
+    /// The lease time that continues while the deciding clocks are frozen.
+    unfrozen_us: u64,
+    /// Whether the deciding clocks are frozen in this turn, because the disk is full.
+    clocks_frozen: bool,
     metrics: Arc<EngineMetrics>,
 }
 
-/// JournalSizes of the journal, in bytes.
+/// The sizes of the journal, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalSizes {
-    /// Of a segment.
+    /// The size of a segment.
     pub segment: u64,
-    /// Of all segments together, where what lives of them is small.
+    /// The size of all segments together, unless a snapshot of the live leases is larger.
     pub journal: u64,
 }
 
@@ -98,18 +104,18 @@ impl Default for JournalSizes {
     }
 }
 
-/// What a turn leaves to do.
+/// When the next turn must run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextWakeup {
-    /// When something is due next, in microseconds from now; 0 when something is due already.
+    /// The time until the next deadline, in microseconds; 0 if something is due already.
     pub due_in_us: Option<u64>,
-    /// Whether a keep-alive deadline runs: serving time must be counted.
+    /// Whether a purge deadline runs, so that serving time must be counted.
     pub counts_serving: bool,
 }
 
-/// The disk failed: nothing of the turn was acknowledged, and nothing more may be asked.
+/// The disk failed: no change of the turn was acknowledged, and the engine must end.
 #[derive(Debug, thiserror::Error)]
-#[error("the journal cannot be written: {0}")]
+#[error("cannot write the journal: {0}")]
 pub struct CommitError(#[from] pub std::io::Error);
 
 impl From<CommitError> for std::io::Error {
@@ -119,99 +125,107 @@ impl From<CommitError> for std::io::Error {
 }
 
 impl EngineState {
-    /// Has journal segments made ready ahead: by a thread of their own, or, for tests, in each turn.
+    /// Starts to preallocate journal segments: on a thread, or, for tests, within each turn.
     pub fn start_preallocation(&mut self, on_a_thread: bool) -> Result<(), CommitError> {
         self.journal
             .as_mut()
             .map_or(Ok(()), |journal| Ok(journal.start_preallocation(on_a_thread)?))
     }
 
-    /// Gives the carrier away, to be stepped by a thread or by hand.
+    /// Takes the checkpointer, to be stepped by a thread or by hand.
     pub fn take_checkpointer(&mut self) -> Option<Checkpointer> {
-        self.carrier.take()
+        self.checkpointer.take()
     }
 
-    /// How far engine and carrier have come.
+    /// Returns the progress that engine and checkpointer share.
     pub(crate) fn progress(&self) -> Arc<CheckpointProgress> {
         Arc::clone(&self.progress)
     }
 
-    /// Rung when the carrier has an answer for a turn to take.
+    /// Returns the wakeup that the checkpointer notifies when it has the result of a lookup.
     pub(crate) fn wakeup(&self) -> Wakeup {
         self.lookups.wakeup()
     }
 
-    /// Plays one turn: takes requests from the front of `asked` and, once all it did is durable,
-    /// gives the replies. Requests that do not fit into one turn stay where they are.
+    /// Runs one turn: takes requests from the front of `requests` and adds their replies to
+    /// `replies` once all the turn did is durable. Requests that do not fit into the turn stay in
+    /// the queue.
     pub fn turn(
         &mut self,
-        asked: &mut VecDeque<(CallId, Request)>,
+        requests: &mut VecDeque<(CallId, Request)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> Result<NextWakeup, CommitError> {
-        let begun = replies.len();
+        let replies_before = replies.len();
         self.begin_step();
         if let Some(journal) = &mut self.journal {
-            journal.tend(self.unheld_us)?;
+            journal.maintain(self.unfrozen_us)?;
         }
-        if self.held && self.room() > DiskSpace::Full {
-            // There is room again: what is played from here on is of this instant.
+        if self.clocks_frozen && self.disk_space() > DiskSpace::Full {
+            // There is space again: the rest of the turn happens at the current instant.
             self.begin_step();
         }
-        if self.journal.as_ref().is_some_and(|journal| journal.room() < DiskSpace::NoNewKeys) {
+        if self.journal.as_ref().is_some_and(|journal| journal.disk_space() < DiskSpace::NoNewKeys)
+        {
             self.cancel_all_waits(&RequestError::StorageFull, replies);
         }
-        let budget = self.budget();
+        let budget = self.expiry_budget();
         let mut step = step(self.now, &mut *self.random, &mut self.batch);
         step.budget = budget;
         self.pools.expire(&mut step);
         let by_time = step.ended_by_time;
-        self.hand_out(replies);
-        self.take_looked_up(replies);
-        let clock_matters = by_time | self.play(asked, replies) | self.proof_is_due();
-        self.tell_anew();
-        if let Err(error) = self.commit(clock_matters).and_then(|()| self.drop_told()) {
-            replies.truncate(begun);
+        self.drain_wait_outcomes(replies);
+        self.take_lookup_results(replies);
+        let clock_matters =
+            by_time | self.execute_requests(requests, replies) | self.proof_is_due();
+        self.write_snapshot_records();
+        let committed = self.commit(clock_matters);
+        if let Err(error) = committed.and_then(|()| self.drop_snapshotted_segments()) {
+            replies.truncate(replies_before);
             return Err(error);
         }
-        self.batch.feed.tell(&self.pools);
-        let answers = replies.len() - begun;
+        self.batch.feed.publish(&self.pools);
+        let answers = replies.len() - replies_before;
         if answers > 0 {
-            self.metrics.answers.count(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
+            self.metrics.answers.observe(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
         }
-        Ok(self.next())
+        Ok(self.next_wakeup())
     }
 
-    /// Plays what goes over from the last turn and then what is asked; true when time ended
-    /// something.
-    fn play(
+    /// Executes checked imports, then carried-over requests, then new ones; returns whether a
+    /// deadline ended something.
+    fn execute_requests(
         &mut self,
-        asked: &mut VecDeque<(CallId, Request)>,
+        requests: &mut VecDeque<(CallId, Request)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
-        // Also while the clocks that decide stand still nobody settles for ever.
-        let now_us = self.unheld_us;
+        // This clock continues while the deciding ones are frozen, so that no request is carried
+        // over without end.
+        let now_us = self.unfrozen_us;
         let mut ended_by_time = false;
-        let mut budget = self.budget();
-        let (looked_up, late) = (self.looked_up.len(), self.late.len());
-        let owed = looked_up + late;
-        let room = self.room();
-        let lags = self.carrier_lags();
-        for played in 0..TURN_MAX.max(owed) {
-            let next = if played < looked_up {
-                self.looked_up.pop_front()
-            } else if played < owed {
-                self.late.pop_front()
+        let mut budget = self.expiry_budget();
+        let checked_count = self.checked_imports.len();
+        // The checked imports and carried-over requests, which all run in this turn.
+        let older_count = checked_count + self.carried_over.len();
+        let disk_space = self.disk_space();
+        let checkpointer_lags = self.checkpointer_lags();
+        for index in 0..TURN_MAX.max(older_count) {
+            let is_carried_over = index < older_count;
+            let next = if index < checked_count {
+                self.checked_imports.pop_front()
+            } else if is_carried_over {
+                self.carried_over.pop_front()
             } else {
-                asked.pop_front().map(|asked| QueuedRequest::new(asked, now_us))
+                let new = requests.pop_front();
+                new.map(|(call_id, request)| QueuedRequest::new(call_id, request, now_us))
             };
-            let Some(turned) = next else { break };
-            if self.has_left(turned.call_id, &turned.request, played < owed, replies) {
+            let Some(queued) = next else { break };
+            let call_id = queued.call_id;
+            if self.handle_cancel(call_id, &queued.request, is_carried_over, replies) {
                 continue;
             }
-            let call_id = turned.call_id;
-            let turned = match self.admit(turned, room, lags) {
+            let queued = match self.admit(queued, disk_space, checkpointer_lags) {
                 Admission::Parked => continue,
-                Admission::Play(turned) => turned,
+                Admission::Execute(queued) => queued,
                 Admission::Answered(reply) => {
                     replies.push((call_id, reply));
                     continue;
@@ -219,59 +233,62 @@ impl EngineState {
             };
             let mut step = step(self.now, &mut *self.random, &mut self.batch);
             step.budget = budget;
-            let gone = turned.looked_up.and_then(|looked_up| looked_up.gone);
-            let asked = (call_id.bits(), &turned.request, gone);
-            let reply = turn::play(&mut self.pools, &mut step, asked, &mut self.gone);
+            let request = TurnRequest {
+                waiter_id: call_id.waiter_id(),
+                request: &queued.request,
+                first_retired: queued.checked.and_then(|checked| checked.first_retired),
+            };
+            let reply = turn::execute(&mut self.pools, &mut step, request, &mut self.deleted_pools);
             budget = step.budget;
             ended_by_time |= step.ended_by_time;
-            self.hand_out(replies);
+            self.drain_wait_outcomes(replies);
             match reply {
                 Some(reply)
-                    if turn::is_settling(&reply) && now_us - turned.since_us < SETTLE_MAX_US =>
+                    if turn::is_settling(&reply) && now_us - queued.since_us < SETTLE_MAX_US =>
                 {
-                    self.late.push_back(QueuedRequest { looked_up: None, ..turned });
+                    self.carried_over.push_back(QueuedRequest { checked: None, ..queued });
                 }
                 reply => replies.extend(reply.map(|reply| (call_id, reply))),
             }
-            if self.batch.bytes().len() >= BATCH_FULL && played + 1 >= owed {
+            if self.batch.bytes().len() >= BATCH_FULL && index + 1 >= older_count {
                 break;
             }
         }
-        if self.late.is_empty() {
-            self.left.clear();
+        if self.carried_over.is_empty() {
+            self.cancelled.clear();
         }
-        if self.turns_away {
+        if self.cancels_waits {
             self.cancel_all_waits(&RequestError::ShuttingDown, replies);
         }
         ended_by_time
     }
 
-    /// Ends by time that may be played: none where they could not be remembered, though they were
-    /// due before the clocks stood still.
-    fn budget(&self) -> u32 {
-        if self.room() > DiskSpace::Full { expire_max() } else { 0 }
+    /// Returns how many deadlines may be executed: none while they cannot be logged, even if they
+    /// were due before the clocks froze.
+    fn expiry_budget(&self) -> u32 {
+        if self.disk_space() > DiskSpace::Full { expire_max() } else { 0 }
     }
 
     fn begin_step(&mut self) {
-        // With no room left to remember a purge or that a deadline has passed, none may pass: both
-        // clocks stand still.
-        let remembers = self.room() > DiskSpace::Full;
-        let now = self.times.now(remembers);
-        let lease_us = if remembers { now.lease_us } else { self.now.lease_us };
-        self.held = !remembers;
-        self.pools.set_clocks_frozen(self.held);
-        self.unheld_us = now.lease_us;
-        // What is shown of a lease stands still with it.
+        // With no space to log a purge or that a deadline has passed, none may pass: both deciding
+        // clocks are frozen.
+        let can_log = self.disk_space() > DiskSpace::Full;
+        let now = self.times.now(can_log);
+        let lease_us = if can_log { now.lease_us } else { self.now.lease_us };
+        self.clocks_frozen = !can_log;
+        self.pools.set_clocks_frozen(self.clocks_frozen);
+        self.unfrozen_us = now.lease_us;
+        // The displayed times of a lease freeze with it.
         let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
         self.now = Now { lease_us, wall_us, ..now };
-        let taken_over = self.taken_over();
-        let position = self.journal.as_ref().map_or(u64::MAX, Journal::next_position);
-        self.pools.set_positions(position, taken_over);
+        let checkpointed = self.checkpointed_for_lookups();
+        let current = self.journal.as_ref().map_or(Lsn(u64::MAX), Journal::next_lsn);
+        self.pools.set_positions(JournalPositions { current, checkpointed });
         self.batch.begin(self.now);
     }
 
-    /// Makes the batch durable: always where it has records, and where `clock_matters`, since an
-    /// answer then rests on a deadline that has passed.
+    /// Makes the batch durable if it has records, or if `clock_matters`, since a reply then relies
+    /// on a deadline that has passed.
     fn commit(&mut self, clock_matters: bool) -> Result<(), CommitError> {
         let mut records = self.batch.bytes();
         if records.is_empty() && (!clock_matters || enabled(Sabotage::ForgetTheClock)) {
@@ -279,7 +296,7 @@ impl EngineState {
         }
         if let Some(journal) = &mut self.journal {
             let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
-            let begun_us = self.times.stopwatch_us();
+            let started_us = self.times.stopwatch_us();
             if enabled(Sabotage::HalfBatch)
                 && let Ok((_, rest)) = record::read(records, stamp.lease_us)
             {
@@ -287,8 +304,8 @@ impl EngineState {
                 records = rest;
             }
             journal.commit(records, stamp)?;
-            let took_us = self.times.stopwatch_us().saturating_sub(begun_us);
-            self.metrics.commit_us.count(&COMMIT_BUCKETS_US, took_us);
+            let took_us = self.times.stopwatch_us().saturating_sub(started_us);
+            self.metrics.commit_us.observe(&COMMIT_BUCKETS_US, took_us);
             self.unproven = !records.is_empty();
             self.committed_us = self.now.lease_us;
         }
@@ -299,13 +316,13 @@ impl EngineState {
         self.unproven && self.now.lease_us - self.committed_us >= PROVE_AFTER_US
     }
 
-    /// Writes an empty batch, whose frame proves the one before it.
-    fn prove(&mut self) -> Result<(), CommitError> {
+    /// Writes an empty batch, whose frame proves that the one before it is durable.
+    fn write_proof(&mut self) -> Result<(), CommitError> {
         self.begin_step();
         self.commit(true)
     }
 
-    /// Remembers a clean stop: the next start goes on with the next token.
+    /// Logs a clean stop, so that the next start continues with the next token.
     pub fn close(&mut self) -> Result<(), CommitError> {
         self.begin_step();
         let next_token = self.pools.next_token();
@@ -313,38 +330,44 @@ impl EngineState {
         self.commit(true)
     }
 
-    fn next(&self) -> NextWakeup {
-        let (back, purge) = self.pools.next_due();
-        // Where the clocks stand still no deadline comes nearer.
-        let remembers = self.room() > DiskSpace::Full;
-        let back = back.filter(|_| remembers).map(|at| at.saturating_sub(self.now.lease_us));
-        let life = purge.filter(|_| remembers).map(|at| at.saturating_sub(self.now.serving_us));
+    fn next_wakeup(&self) -> NextWakeup {
+        let NextDue { lease_us, serving_us } = self.pools.next_due();
+        // While the clocks are frozen no deadline comes nearer.
+        let clocks_run = self.disk_space() > DiskSpace::Full;
+        let hold_end =
+            lease_us.filter(|_| clocks_run).map(|us| us.saturating_sub(self.now.lease_us));
+        let purge =
+            serving_us.filter(|_| clocks_run).map(|us| us.saturating_sub(self.now.serving_us));
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
         let retry = starved.then_some(RETRY_US);
-        let owed = !self.late.is_empty() || !self.looked_up.is_empty();
-        let over = (owed || self.dropping.is_some()).then_some(0);
-        let proof_at = self.committed_us + PROVE_AFTER_US;
-        let proof = self.unproven.then(|| proof_at.saturating_sub(self.now.lease_us));
-        let due = [back, life, over, proof, retry];
-        NextWakeup { due_in_us: due.into_iter().flatten().min(), counts_serving: purge.is_some() }
+        let has_requests = !self.carried_over.is_empty() || !self.checked_imports.is_empty();
+        let unfinished = (has_requests || self.segment_drop.is_some()).then_some(0);
+        let proof_at_us = self.committed_us + PROVE_AFTER_US;
+        let proof = self.unproven.then(|| proof_at_us.saturating_sub(self.now.lease_us));
+        let due = [hold_end, purge, unfinished, proof, retry];
+        NextWakeup {
+            due_in_us: due.into_iter().flatten().min(),
+            counts_serving: serving_us.is_some(),
+        }
     }
 
-    /// Requests that have been taken and are not answered yet, those in line aside.
-    pub fn late(&self) -> usize {
-        self.late.len() + self.parked.len() + self.looked_up.len()
+    /// Returns the number of requests that were taken and are not answered yet, except those in a
+    /// wait queue.
+    pub fn pending_count(&self) -> usize {
+        self.carried_over.len() + self.parked_imports.len() + self.checked_imports.len()
     }
 
-    /// Takes the removed pools, whose memory takes O(n) to free.
+    /// Takes the deleted pools; freeing their memory takes O(keys).
     pub fn take_deleted_pools(&mut self) -> Vec<Pool> {
-        std::mem::take(&mut self.gone)
+        std::mem::take(&mut self.deleted_pools)
     }
 
-    /// What is counted of this work.
+    /// Returns the engine's counters.
     pub fn metrics(&self) -> Arc<EngineMetrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// The pools, to be looked at.
+    /// Returns the pools, to inspect them.
     pub fn pools(&self) -> &Pools {
         &self.pools
     }

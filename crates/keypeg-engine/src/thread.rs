@@ -1,7 +1,10 @@
-//! The thread around the works: takes what the lanes bring, plays a turn, gives the answers back,
-//! and sleeps until something is due or asked.
+//! The engine thread's loop: it takes requests from the lanes, runs a turn, sends the replies, and
+//! sleeps until a deadline or a new request.
+//!
+//! It owns the [`EngineState`] and the engine's ends of the lanes, and knows nothing of what a
+//! request means. A reply leaves only after its turn has returned, and so is durable.
 
-use crate::lanes::{EngineLane, Wakeup};
+use crate::lanes::{CallSlot, EngineLane, Wakeup};
 use crate::request::{Reply, Request};
 use crate::state::{CallId, CommitError, EngineState, NextWakeup};
 use std::collections::VecDeque;
@@ -9,62 +12,64 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often serving time is counted while a keep-alive deadline runs.
+/// How often serving time is counted while a key's purge deadline runs.
 const SERVING_TICK: Duration = Duration::from_millis(100);
 
-/// What the thread owns.
+/// The data of the engine thread.
 pub(crate) struct Run {
-    pub(crate) works: EngineState,
+    pub(crate) state: EngineState,
     pub(crate) lanes: Vec<EngineLane>,
     pub(crate) wakeup: Wakeup,
     pub(crate) stopping: Arc<AtomicBool>,
-    pub(crate) turns_away: Arc<AtomicBool>,
+    pub(crate) cancels_waits: Arc<AtomicBool>,
 }
 
 impl Run {
-    /// Plays turns until it is told to stop and nothing is left to answer.
+    /// Runs turns until a stop is requested and every request is answered.
     pub(crate) fn run(mut self) -> Result<(), CommitError> {
         self.wakeup.listen();
-        let mut asked = VecDeque::new();
+        let mut requests = VecDeque::new();
         let mut replies = Vec::new();
         loop {
             let stopping = self.stopping.load(Ordering::Acquire);
             if stopping {
                 self.lanes.iter().for_each(EngineLane::close_inbox);
             }
-            if stopping || self.turns_away.load(Ordering::Acquire) {
-                self.works.cancel_waits();
+            if stopping || self.cancels_waits.load(Ordering::Acquire) {
+                self.state.cancel_waits();
             }
-            self.take(&mut asked);
-            let next = self.works.turn(&mut asked, &mut replies)?;
-            self.answer(&mut replies);
-            free_elsewhere(&mut self.works);
-            if stopping && asked.is_empty() && self.works.late() == 0 {
+            self.take_requests(&mut requests);
+            let next = self.state.turn(&mut requests, &mut replies)?;
+            self.send_replies(&mut replies);
+            free_deleted_pools(&mut self.state);
+            if stopping && requests.is_empty() && self.state.pending_count() == 0 {
                 break;
             }
-            if asked.is_empty() {
+            if requests.is_empty() {
                 self.sleep(next);
             }
         }
-        self.works.close()?;
+        self.state.close()?;
         self.lanes.iter().for_each(EngineLane::close_outbox);
         Ok(())
     }
 
-    fn take(&mut self, asked: &mut VecDeque<(CallId, Request)>) {
-        for (at, lane) in (0..).zip(&mut self.lanes) {
-            lane.take(|slot, request| asked.push_back((CallId { lane: at, slot }, request)));
+    fn take_requests(&mut self, requests: &mut VecDeque<(CallId, Request)>) {
+        for (index, lane) in (0..).zip(&mut self.lanes) {
+            lane.take(|CallSlot(slot), request| {
+                requests.push_back((CallId { lane: index, slot }, request));
+            });
         }
     }
 
-    fn answer(&mut self, replies: &mut Vec<(CallId, Reply)>) {
+    fn send_replies(&mut self, replies: &mut Vec<(CallId, Reply)>) {
         for (call_id, reply) in replies.drain(..) {
-            self.lanes[call_id.lane as usize].answer(call_id.slot, reply);
+            self.lanes[call_id.lane as usize].answer(CallSlot(call_id.slot), reply);
         }
         self.lanes.iter_mut().for_each(EngineLane::flush);
     }
 
-    /// Sleeps until the wakeup rings or something is due.
+    /// Sleeps until a notification or the next deadline.
     fn sleep(&mut self, next: NextWakeup) {
         if self.wakeup.take() || next.due_in_us == Some(0) {
             return;
@@ -73,19 +78,20 @@ impl Run {
         let tick = next.counts_serving.then_some(SERVING_TICK);
         match [due, tick].into_iter().flatten().min() {
             None => std::thread::park(),
-            Some(length) => std::thread::park_timeout(length),
+            Some(timeout) => std::thread::park_timeout(timeout),
         }
-        // Asked for what it resets: whatever rang is taken in the next turn.
+        // This only resets the flag: the next turn takes all requests in any case.
         let _ = self.wakeup.take();
     }
 }
 
-/// Frees removed pools on a thread of their own: that takes O(n).
-fn free_elsewhere(works: &mut EngineState) {
-    let gone = works.take_deleted_pools();
-    if !gone.is_empty() {
-        // Where no thread can be had they are freed here: slow, but right.
-        let spawned = std::thread::Builder::new().name("keypeg-free".into()).spawn(|| drop(gone));
+/// Frees deleted pools on a separate thread, since that takes O(keys).
+fn free_deleted_pools(state: &mut EngineState) {
+    let pools = state.take_deleted_pools();
+    if !pools.is_empty() {
+        // When no thread can be created, the closure is dropped and frees the pools here: slow,
+        // but correct.
+        let spawned = std::thread::Builder::new().name("keypeg-free".into()).spawn(|| drop(pools));
         drop(spawned);
     }
 }

@@ -1,87 +1,88 @@
-//! From readings of the machine's clocks to the two clocks that decide.
+//! The two deciding clocks, lease time and serving time, derived from the machine's clocks.
 //!
-//! Lease time is boot time moved so that it goes on where the journal's last clock stood: over a
-//! restart in the same boot downtime counts, over a reboot it does not, so a lease can end late
-//! but never early. Serving time adds at most a second a step, so that no key pays for a stop.
+//! Lease time is boot time plus an offset, so that it continues where the journal's last clock
+//! stood: downtime counts over a restart in the same boot, but not over a reboot, so a lease can
+//! end late but never early. Serving time advances by at most a second in each step, so that no key
+//! loses life while the server is stopped. Neither clock ever goes back.
 
 use crate::core::sabotage::{Sabotage, enabled};
 use crate::core::{Now, US_PER_S};
 use crate::{Clock, ClockReading};
 
-/// The most serving time that one step can add, however long it was: nobody could reach a server
+/// The most serving time that one step adds, however long it took: no client could reach a server
 /// that was stopped, suspended or waiting for its disk.
 const SERVING_STEP_MAX_US: u64 = US_PER_S;
 
 /// The clocks of a running engine.
 pub(crate) struct Times {
     clock: Box<dyn Clock>,
-    /// Lease time is boot time plus this, wrapping.
-    shift: u64,
+    /// Lease time minus boot time, wrapping.
+    lease_offset_us: u64,
     boot_us: u64,
     serving_us: u64,
 }
 
-/// Where a journal's clock stood last.
+/// The last clock values in a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastClock {
     pub(crate) boot_id: u128,
-    /// Boot time at `lease_us`.
+    /// The boot time at `lease_us`.
     pub(crate) boot_us: u64,
     pub(crate) lease_us: u64,
 }
 
 impl Times {
-    /// Goes on from where the journal stood; from zero without one.
+    /// Continues the journal's clock; starts at zero without one.
     pub(crate) fn resume(
         clock: Box<dyn Clock>,
         reading: ClockReading,
         last: Option<LastClock>,
     ) -> Self {
-        let reading = taken(reading);
-        let shift = match last {
+        let reading = deciding(reading);
+        let lease_offset_us = match last {
             None => 0_u64.wrapping_sub(reading.boot_us),
             Some(last) if last.boot_id == reading.boot_id && last.boot_us <= reading.boot_us => {
                 last.lease_us.wrapping_sub(last.boot_us)
             }
             Some(last) => {
-                let off = if enabled(Sabotage::ShortenAfterReboot) { 5 * US_PER_S } else { 0 };
-                (last.lease_us + off).wrapping_sub(reading.boot_us)
+                let skipped_us =
+                    if enabled(Sabotage::ShortenAfterReboot) { 5 * US_PER_S } else { 0 };
+                (last.lease_us + skipped_us).wrapping_sub(reading.boot_us)
             }
         };
-        Self { clock, shift, boot_us: reading.boot_us, serving_us: 0 }
+        Self { clock, lease_offset_us, boot_us: reading.boot_us, serving_us: 0 }
     }
 
-    /// Boot time at the instant last read: the pair of its lease time.
+    /// Returns the boot time of the last reading, which pairs with its lease time.
     pub(crate) fn boot_us(&self) -> u64 {
         self.boot_us
     }
 
-    /// Boot time now, to measure with; the clocks that decide do not move.
+    /// Reads the boot time, to measure durations; the deciding clocks do not advance.
     pub(crate) fn stopwatch_us(&mut self) -> u64 {
         self.clock.read().boot_us
     }
 
-    /// Reads the clocks; neither of the two that decide ever goes back. Serving time stands still
-    /// where the server does not serve.
+    /// Reads the clocks and advances both deciding clocks; serving time only if `serving`.
     pub(crate) fn now(&mut self, serving: bool) -> Now {
-        let reading = taken(self.clock.read());
+        let reading = deciding(self.clock.read());
         let boot_us = reading.boot_us.max(self.boot_us);
         if serving {
             let uncapped = enabled(Sabotage::PurgeByLeaseClock);
-            let most_us = if uncapped { u64::MAX } else { SERVING_STEP_MAX_US };
-            self.serving_us += (boot_us - self.boot_us).min(most_us);
+            let step_max_us = if uncapped { u64::MAX } else { SERVING_STEP_MAX_US };
+            self.serving_us += (boot_us - self.boot_us).min(step_max_us);
         }
         self.boot_us = boot_us;
         Now {
-            lease_us: boot_us.wrapping_add(self.shift),
+            lease_us: boot_us.wrapping_add(self.lease_offset_us),
             serving_us: self.serving_us,
             wall_us: reading.wall_us,
         }
     }
 }
 
-/// What of a reading decides.
-fn taken(reading: ClockReading) -> ClockReading {
+/// Returns the reading with the boot time that the deciding clocks use.
+fn deciding(reading: ClockReading) -> ClockReading {
     let boot_us = if enabled(Sabotage::CountWallTime) { reading.wall_us } else { reading.boot_us };
     ClockReading { boot_us, ..reading }
 }
@@ -97,11 +98,11 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
 
-    struct Given(VecDeque<u64>);
+    struct ScriptedClock(VecDeque<u64>);
 
-    impl Clock for Given {
+    impl Clock for ScriptedClock {
         fn read(&mut self) -> ClockReading {
-            reading(1, self.0.pop_front().expect("given"))
+            reading(1, self.0.pop_front().expect("a scripted reading"))
         }
     }
 
@@ -110,32 +111,36 @@ mod tests {
     }
 
     fn lease_after(last: Option<LastClock>, boot_id: u128, boot_us: u64) -> u64 {
-        let clock = Box::new(Given([boot_us].into()));
+        let clock = Box::new(ScriptedClock([boot_us].into()));
         Times::resume(clock, reading(boot_id, boot_us), last).now(true).lease_us
     }
 
     #[test]
-    fn lease_time_counts_downtime_but_not_over_a_reboot() {
+    fn lease_time_counts_downtime_but_not_a_reboot() {
         let last = Some(LastClock { boot_id: 1, boot_us: 500, lease_us: 90 });
-        assert_eq!(lease_after(None, 1, 700), 0, "a new directory begins at zero");
-        assert_eq!(lease_after(last, 1, 700), 290, "same boot: the 200 µs down count");
+        assert_eq!(lease_after(None, 1, 700), 0, "a new directory starts at zero");
+        assert_eq!(lease_after(last, 1, 700), 290, "same boot: the 200 µs of downtime count");
         assert_eq!(lease_after(last, 1, 500), 90);
-        assert_eq!(lease_after(last, 2, 700), 90, "another boot: it goes on where it stood");
+        assert_eq!(
+            lease_after(last, 2, 700),
+            90,
+            "another boot: lease time continues where it stood"
+        );
         assert_eq!(lease_after(last, 2, 10), 90);
-        assert_eq!(lease_after(last, 1, 499), 90, "boot time gone back is another boot");
+        assert_eq!(lease_after(last, 1, 499), 90, "a boot time that went back means another boot");
     }
 
     #[test]
-    fn serving_time_adds_a_second_at_most_and_nothing_goes_back() {
-        let clock = Box::new(Given([10, 5, 20, 20 + 400 * US_PER_S].into()));
+    fn serving_time_adds_at_most_a_second_and_no_clock_goes_back() {
+        let clock = Box::new(ScriptedClock([10, 5, 20, 20 + 400 * US_PER_S].into()));
         let mut times = Times::resume(clock, reading(1, 0), None);
         let mut steps = || {
             let now = times.now(true);
             (now.lease_us, now.serving_us)
         };
         assert_eq!(steps(), (10, 10));
-        assert_eq!(steps(), (10, 10), "a clock that goes back stands still here");
+        assert_eq!(steps(), (10, 10), "lease time stands still when the clock goes back");
         assert_eq!(steps(), (20, 20));
-        assert_eq!(steps(), (20 + 400 * US_PER_S, 20 + US_PER_S), "six minutes stopped");
+        assert_eq!(steps(), (20 + 400 * US_PER_S, 20 + US_PER_S), "a pause of 400 s");
     }
 }

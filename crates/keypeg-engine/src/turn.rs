@@ -1,62 +1,80 @@
-//! One turn: what is due ends, then the requests are played, in the order they came.
+//! Execution of one request of a turn on the pools.
 //!
-//! Pure: pools, the instant, random and requests go in; facts go to the batch and replies come
-//! out. Whether and when the batch is durable is not known here.
+//! The functions are pure: pools, the instant, randomness and a request go in; records go to the
+//! batch and a reply comes out. They do not know whether or when the batch becomes durable.
+//! Requests are executed in the order of their arrival, after what is due has expired.
 
 use crate::core::{
-    AcquireOptions, GrantedLease, IdempotencyKey, LeaseView, NewKey, Policy, Pool, PoolName, Pools,
-    Refusal, Secret, SharedState, StepContext,
+    AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, LeaseView,
+    ListOptions, NewKey, Policy, Pool, PoolName, Pools, Refusal, Secret, SharedState, StepContext,
+    WaitOptions, WaiterId,
 };
 use crate::request::{Call, PoolView, Reply, Request, RequestError};
 
-/// Ends by time that a turn plays before its requests, and as many again within them.
+/// The most leases, rests and keys that a turn ends by time before its requests; during the
+/// requests it ends at most as many again.
 pub(crate) const EXPIRE_MAX: u32 = 4_096;
 
-/// Plays one request; `None` where its asker, known by `call_id`, now waits in line. Of an import it
-/// comes with the first value that a database knows was there before. `gone` takes a pool that was
-/// removed: freeing it is O(n) and not for here.
-pub(crate) fn play(
+/// A request with what its execution needs besides the pools.
+#[derive(Clone, Copy)]
+pub(crate) struct TurnRequest<'a> {
+    /// The id under which the request waits for a key, if it must.
+    pub(crate) waiter_id: WaiterId,
+    pub(crate) request: &'a Request,
+    /// Of an import: the index of the first value that the database knows as retired.
+    pub(crate) first_retired: Option<usize>,
+}
+
+/// Executes one request; returns `None` when it now waits in a wait queue.
+///
+/// A deleted pool is moved to `deleted_pools`, since freeing it takes O(keys).
+pub(crate) fn execute(
     pools: &mut Pools,
     step: &mut StepContext<'_>,
-    (call_id, request, gone_before): (u64, &Request, Option<usize>),
-    gone: &mut Vec<Pool>,
+    request: TurnRequest<'_>,
+    deleted_pools: &mut Vec<Pool>,
 ) -> Option<Reply> {
-    let reply = match &request.call {
-        Call::ListPools => Ok(list(pools, step)),
+    let TurnRequest { waiter_id, request: Request { by, call }, first_retired } = request;
+    let reply = match call {
+        Call::ListPools => Ok(list_pools(pools, step)),
         Call::PutPool { pool, patch } => pools
             .create_or_update(step, pool, &Policy::default(), patch.clone())
-            .and_then(|made| shown(pools, step, pool, made)),
+            .and_then(|created| pool_reply(pools, step, pool, created)),
         Call::GetPool { pool } => pools
-            .with_pool(pool, step, |pool, ledger, step| {
-                pool.expire(ledger, step);
+            .with_pool(pool, step, |pool, shared, step| {
+                pool.expire(shared, step);
                 Ok(())
             })
-            .and_then(|()| shown(pools, step, pool, false)),
+            .and_then(|()| pool_reply(pools, step, pool, false)),
         Call::DeletePool { pool } => pools.remove(step, pool).map(|pool| {
-            gone.push(pool);
+            deleted_pools.push(pool);
             Reply::Done
         }),
         Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
-            let wish = wish(*ttl_ms, holder.as_deref(), request);
-            let lent = pools.with_pool(name, step, |pool, ledger, step| {
-                pool.acquire_or_wait(ledger, step, &wish, (call_id, *wait_ms))
+            let holder = holder.as_deref();
+            let options = AcquireOptions { ttl_ms: *ttl_ms, holder, borrower: by.borrower() };
+            let wait = WaitOptions { waiter_id, wait_ms: *wait_ms };
+            let granted = pools.with_pool(name, step, |pool, shared, step| {
+                pool.acquire_or_wait(shared, step, &options, wait)
             });
-            match lent {
+            match granted {
                 Ok(None) => return None,
-                Ok(Some((lease, value))) => Ok(granted(name.clone(), lease, value, 0)),
+                Ok(Some(Granted { lease, value, .. })) => {
+                    Ok(granted_reply(name.clone(), lease, value, 0))
+                }
                 Err(refusal) => Err(refusal),
             }
         }
         Call::Idempotent { key, body, call } => {
-            let once = IdempotencyKey { by: request.by.name(), key, body: *body };
-            match play_once(pools, step, (call_id, gone_before), (call, request), &once) {
+            let key = IdempotencyKey { caller: by.name(), key, body: *body };
+            match execute_idempotent(pools, step, request, call, &key) {
                 Ok(None) => return None,
                 Ok(Some(reply)) => Ok(reply),
                 Err(refusal) => Err(refusal),
             }
         }
         Call::CancelWait | Call::Subscribe { .. } => {
-            unreachable!("invariant: these are not played on the pools")
+            unreachable!("invariant: these are not executed on the pools")
         }
         Call::Generate { pool, .. }
         | Call::Import { pool, .. }
@@ -70,124 +88,124 @@ pub(crate) fn play(
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
         | Call::GetKey { pool, .. }
-        | Call::Reveal { pool, .. } => pools.with_pool(pool, step, |pool, ledger, step| {
-            on_pool(pool, ledger, step, (&request.call, gone_before))
+        | Call::Reveal { pool, .. } => pools.with_pool(pool, step, |pool, shared, step| {
+            execute_on_pool(pool, shared, step, call, first_retired)
         }),
     };
     Some(reply.unwrap_or_else(Reply::from))
 }
 
-fn wish<'a>(ttl_ms: Option<u64>, holder: Option<&'a str>, request: &Request) -> AcquireOptions<'a> {
-    AcquireOptions { ttl_ms, holder, by: request.by.borrower() }
-}
-
-/// Plays a call under an Idempotency-Key.
-fn play_once(
+/// Executes the call of an idempotent request; returns `None` when it now waits.
+fn execute_idempotent(
     pools: &mut Pools,
     step: &mut StepContext<'_>,
-    (call_id, gone_before): (u64, Option<usize>),
-    (call, request): (&Call, &Request),
-    once: &IdempotencyKey<'_>,
+    TurnRequest { waiter_id, request, first_retired }: TurnRequest<'_>,
+    call: &Call,
+    key: &IdempotencyKey<'_>,
 ) -> Result<Option<Reply>, Refusal> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these three can be idempotent")]
     match call {
         Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
-            let wish = wish(*ttl_ms, holder.as_deref(), request);
-            let wait = (call_id, *wait_ms);
-            let lent = pools.with_pool(name, step, |pool, ledger, step| {
-                pool.acquire_idempotent(ledger, step, &wish, wait, once)
+            let (holder, borrower) = (holder.as_deref(), request.by.borrower());
+            let options = AcquireOptions { ttl_ms: *ttl_ms, holder, borrower };
+            let wait = WaitOptions { waiter_id, wait_ms: *wait_ms };
+            let granted = pools.with_pool(name, step, |pool, shared, step| {
+                pool.acquire_idempotent(shared, step, &options, wait, key)
             })?;
-            Ok(lent.map(|(lease, value, again)| Reply::Granted {
+            Ok(granted.map(|Granted { lease, value, redelivered }| Reply::Granted {
                 pool: name.clone(),
                 lease: Box::new(lease),
                 value,
                 waited_ms: 0,
-                again,
+                redelivered,
             }))
         }
         Call::Generate { pool, .. } | Call::Import { pool, .. } => {
-            let keys = pools.with_pool(pool, step, |pool, ledger, step| {
-                pool.add_idempotent(ledger, step, once, |pool, ledger, step| {
-                    add(pool, ledger, step, (call, gone_before))
+            let keys = pools.with_pool(pool, step, |pool, shared, step| {
+                pool.add_idempotent(shared, step, key, |pool, shared, step| {
+                    add_keys(pool, shared, step, call, first_retired)
                 })
             })?;
             Ok(Some(Reply::Keys(keys)))
         }
-        _ => unreachable!("invariant: no other call is asked once"),
+        _ => unreachable!("invariant: no other call is idempotent"),
     }
 }
 
-fn add(
+fn add_keys(
     pool: &mut Pool,
-    ledger: &mut SharedState,
+    shared: &mut SharedState,
     step: &mut StepContext<'_>,
-    (call, gone_before): (&Call, Option<usize>),
+    call: &Call,
+    first_retired: Option<usize>,
 ) -> Result<Vec<NewKey>, Refusal> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "these two alone make keys")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two create keys")]
     match call {
-        Call::Generate { count, .. } => pool.generate(ledger, step, *count),
-        Call::Import { values, .. } => pool.import(ledger, step, values, gone_before),
-        _ => unreachable!("invariant: no other call makes keys"),
+        Call::Generate { count, .. } => pool.generate(shared, step, *count),
+        Call::Import { values, .. } => pool.import(shared, step, values, first_retired),
+        _ => unreachable!("invariant: no other call creates keys"),
     }
 }
 
-/// What somebody who waited is answered.
-pub(crate) fn handed(outcome: Result<GrantedLease, Refusal>) -> Reply {
+/// Returns the reply to a request that has left its wait queue.
+pub(crate) fn wait_reply(outcome: Result<GrantedLease, Refusal>) -> Reply {
     match outcome {
         Ok(GrantedLease { pool, lease, value, waited_ms }) => {
-            granted(pool, lease, value, waited_ms)
+            granted_reply(pool, lease, value, waited_ms)
         }
-        Err(denied) => Reply::from(denied),
+        Err(refusal) => Reply::from(refusal),
     }
 }
 
-fn granted(pool: PoolName, lease: LeaseView, value: Secret, waited_ms: u64) -> Reply {
-    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, again: false }
+fn granted_reply(pool: PoolName, lease: LeaseView, value: Secret, waited_ms: u64) -> Reply {
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, redelivered: false }
 }
 
-fn on_pool(
+fn execute_on_pool(
     pool: &mut Pool,
-    ledger: &mut SharedState,
+    shared: &mut SharedState,
     step: &mut StepContext<'_>,
-    (call, gone_before): (&Call, Option<usize>),
+    call: &Call,
+    first_retired: Option<usize>,
 ) -> Result<Reply, Refusal> {
     match call {
         Call::Generate { .. } | Call::Import { .. } => {
-            add(pool, ledger, step, (call, gone_before)).map(Reply::Keys)
+            add_keys(pool, shared, step, call, first_retired).map(Reply::Keys)
         }
         Call::RevokeUndelivered { lease, .. } => {
-            pool.revoke_undelivered(ledger, step, *lease).map(|()| Reply::Done)
+            pool.revoke_undelivered(shared, step, *lease).map(|()| Reply::Done)
         }
         Call::Release { lease, verdict, .. } => {
-            pool.release(ledger, step, *lease, verdict).map(|()| Reply::Done)
+            pool.release(shared, step, *lease, verdict).map(|()| Reply::Done)
         }
         Call::Renew { lease, ttl_ms, .. } => {
-            let lease = pool.renew(ledger, step, *lease, *ttl_ms)?;
+            let lease = pool.renew(shared, step, *lease, *ttl_ms)?;
             Ok(Reply::Renewed(Box::new(lease)))
         }
         Call::ForceRelease { key, .. } => {
-            let released = pool.force_release(ledger, step, key)?;
+            let released = pool.force_release(shared, step, key)?;
             Ok(Reply::KeyReleased { released })
         }
-        Call::DeleteKey { key, .. } => pool.delete(ledger, step, key).map(|()| Reply::Done),
+        Call::DeleteKey { key, .. } => pool.delete(shared, step, key).map(|()| Reply::Done),
         Call::KeepAlive { key, .. } => {
-            let (id, expires_at_ms) = pool.keep_alive(ledger, step, key)?;
+            let KeptAlive { id, expires_at_ms } = pool.keep_alive(shared, step, key)?;
             Ok(Reply::KeptAlive { id, expires_at_ms })
         }
         Call::KeepAliveMany { keys, .. } => {
-            let (kept, missing) = pool.keep_alive_many(ledger, step, keys);
+            let KeptAliveMany { kept, missing } = pool.keep_alive_many(shared, step, keys);
             Ok(Reply::KeptAliveMany { kept, missing })
         }
         Call::KeepAliveAll { .. } => {
-            let kept = pool.keep_alive_all(ledger, step)?;
+            let kept = pool.keep_alive_all(shared, step)?;
             Ok(Reply::KeptAliveMany { kept, missing: Vec::new() })
         }
         Call::ListKeys { state, limit, cursor, .. } => {
-            pool.list_keys(ledger, step, (*state, *limit), *cursor).map(Reply::Page)
+            let options = ListOptions { state: *state, limit: *limit, cursor: *cursor };
+            pool.list_keys(shared, step, options).map(Reply::Page)
         }
-        Call::GetKey { key, .. } => Ok(Reply::Key(Box::new(pool.get_key(ledger, step, key)?))),
+        Call::GetKey { key, .. } => Ok(Reply::Key(Box::new(pool.get_key(shared, step, key)?))),
         Call::Reveal { key, .. } => {
-            let (id, value) = pool.reveal(ledger, step, key)?;
+            let (id, value) = pool.reveal(shared, step, key)?;
             Ok(Reply::Revealed { id, value })
         }
         Call::ListPools
@@ -198,25 +216,25 @@ fn on_pool(
         | Call::Idempotent { .. }
         | Call::Subscribe { .. }
         | Call::CancelWait => {
-            unreachable!("invariant: these are not played on one pool's keys")
+            unreachable!("invariant: these are not executed on one pool's keys")
         }
     }
 }
 
-fn list(pools: &Pools, step: &StepContext<'_>) -> Reply {
+fn list_pools(pools: &Pools, step: &StepContext<'_>) -> Reply {
     let mut views: Vec<_> = pools.iter().map(|pool| view(pool, step)).collect();
     views.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Reply::Pools(views)
 }
 
-fn shown(
+fn pool_reply(
     pools: &Pools,
     step: &StepContext<'_>,
     name: &PoolName,
-    made: bool,
+    created: bool,
 ) -> Result<Reply, Refusal> {
     let pool = pools.get(name).ok_or(Refusal::UnknownPool)?;
-    Ok(Reply::Pool { pool: Box::new(view(pool, step)), made })
+    Ok(Reply::Pool { pool: Box::new(view(pool, step)), created })
 }
 
 fn view(pool: &Pool, step: &StepContext<'_>) -> PoolView {
@@ -225,12 +243,13 @@ fn view(pool: &Pool, step: &StepContext<'_>) -> PoolView {
         policy: pool.policy().clone(),
         counts: pool.counts(),
         waiting: pool.waiter_count(),
-        next_hold_end_at_ms: pool.next_hold_end_us().map(|at| step.now.lease_to_wall_ms(at)),
-        next_purge_at_ms: pool.next_purge_us().and_then(|at| step.now.serving_to_wall_ms(at)),
+        next_hold_end_at_ms: pool.next_hold_end_us().map(|us| step.now.lease_to_wall_ms(us)),
+        next_purge_at_ms: pool.next_purge_us().and_then(|us| step.now.serving_to_wall_ms(us)),
     }
 }
 
-/// Whether a reply asks for another turn: more was due than this one could settle.
+/// Returns whether a request must be retried in another turn, because more was due than this turn
+/// could expire.
 pub(crate) fn is_settling(reply: &Reply) -> bool {
     matches!(reply, Reply::Refused(RequestError::Refused(Refusal::Settling)))
 }

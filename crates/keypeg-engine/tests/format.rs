@@ -1,32 +1,34 @@
-//! A directory of each format this version must read, kept as files: it opens, and holds what it
-//! held. `fixtures/format-1` was written by the first version; nothing ever changes it. A new
-//! format gets a fixture of its own by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test format`.
+//! A data directory of each format that this version must read, kept as files: it opens, and holds
+//! the same data. `fixtures/format-1` was written by the first version and never changes. A new
+//! format gets its own fixture by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test format`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, Policy, PolicyPatch, PoolName, ReleaseOptions, Secret};
+use keypeg_engine::core::{
+    KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+};
 use keypeg_engine::disk::Directory;
-use keypeg_engine::{Call, Reply};
+use keypeg_engine::{Call, Reply, RequestError};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::{Driver, GivenClock, default_pool, setup};
+use support::{Driver, ManualClock, default_pool, engine_config};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn open(path: &Path, clock: &GivenClock) -> Result<Driver, String> {
+fn open(path: &Path, clock: &ManualClock) -> Result<Driver, String> {
     let disk = Directory::open(path).map_err(|error| error.to_string())?;
     Driver::open(Arc::new(disk), clock, 3)
 }
 
-/// A directory of its own under the system's temporary one, removed at the end.
-struct Temporary(PathBuf);
+/// A directory under the system's temporary directory, removed at the end.
+struct TempDir(PathBuf);
 
-impl Temporary {
+impl TempDir {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("keypeg-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
@@ -44,19 +46,19 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Every kind of fact, so that the fixture holds one of each.
-fn story(driver: &mut Driver, clock: &GivenClock) {
-    let side = || PoolName::parse("side").unwrap();
+/// Writes every kind of fact, so that the fixture holds one of each.
+fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
+    let side_pool = || PoolName::parse("side").unwrap();
     let ids = driver.generate(5);
     let (first, ..) = driver.acquire("job-1").unwrap();
     let (second, ..) = driver.acquire("").unwrap();
-    clock.tick_ms(1_000);
+    clock.advance_ms(1_000);
     driver.call(Call::Renew { pool: default_pool(), lease: first, ttl_ms: None });
     let patch = PolicyPatch {
         max_hold_ms: Some(Some(600_000)),
@@ -71,15 +73,20 @@ fn story(driver: &mut Driver, clock: &GivenClock) {
     }
     driver.call(Call::DeletePool { pool: PoolName::parse("gone").unwrap() });
     let patch = PolicyPatch { keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
-    driver.call(Call::PutPool { pool: side(), patch });
+    driver.call(Call::PutPool { pool: side_pool(), patch });
     let values = ["imported", "imported too", "retired"].map(|v| Secret::new(v).unwrap());
     let retired = KeyRef::Value(values[2].clone());
-    driver.call(Call::Import { pool: side(), values: values.into() });
-    driver.call(Call::DeleteKey { pool: side(), key: retired });
+    driver.call(Call::Import { pool: side_pool(), values: values.into() });
+    driver.call(Call::DeleteKey { pool: side_pool(), key: retired });
     for key in ["imported", "imported too"].map(|v| KeyRef::Value(Secret::new(v).unwrap())) {
-        driver.call(Call::Acquire { pool: side(), ttl_ms: Some(10_000), holder: None, wait_ms: 0 });
-        driver.call(Call::ForceRelease { pool: side(), key: key.clone() });
-        driver.call(Call::ForceRelease { pool: side(), key });
+        driver.call(Call::Acquire {
+            pool: side_pool(),
+            ttl_ms: Some(10_000),
+            holder: None,
+            wait_ms: 0,
+        });
+        driver.call(Call::ForceRelease { pool: side_pool(), key: key.clone() });
+        driver.call(Call::ForceRelease { pool: side_pool(), key });
     }
     driver.call(Call::Release {
         pool: default_pool(),
@@ -91,85 +98,122 @@ fn story(driver: &mut Driver, clock: &GivenClock) {
     for _ in 0..300 {
         let keys = vec![ids[2], ids[3], ids[4]];
         driver.call(Call::KeepAliveMany { pool: default_pool(), keys });
-        clock.tick_ms(1_000);
+        clock.advance_ms(1_000);
     }
     let reply = driver.call(Call::GetKey { pool: default_pool(), key });
     assert!(matches!(reply, Reply::Refused(_)), "purged");
     driver.acquire("held").unwrap();
-    driver.works.close().unwrap();
+    driver.engine.close().unwrap();
 }
 
-/// What can be seen of it, as text.
-fn seen(driver: &mut Driver) -> String {
+/// Describes everything visible, in the notation of the first fixture. Type names are written here,
+/// so that renaming a type does not change it.
+fn description(driver: &mut Driver) -> String {
     let mut text = String::new();
-    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("pools") };
+    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("expected pools") };
     for pool in pools {
-        writeln!(text, "{:?} {:?} {:?}", pool.name, pool.policy, pool.counts).unwrap();
-        let mut ids = driver.works.pools().key_ids(&pool.name);
+        let Policy {
+            lease_ttl_ms,
+            max_hold_ms,
+            keepalive_ttl_ms,
+            rest_ms,
+            key_length,
+            key_prefix,
+            max_keys,
+        } = &pool.policy;
+        let counts = pool.counts;
+        writeln!(
+            text,
+            "PoolName({:?}) Policy {{ lease_ttl_ms: {lease_ttl_ms}, max_hold_ms: {max_hold_ms:?}, \
+             keepalive_ttl_ms: {keepalive_ttl_ms:?}, rest_ms: {rest_ms}, \
+             key_length: {key_length}, key_prefix: {key_prefix:?}, max_keys: {max_keys:?} }} \
+             Counts {{ available: {}, leased: {}, resting: {}, quarantined: {} }}",
+            pool.name.as_str(),
+            counts.available,
+            counts.leased,
+            counts.resting,
+            counts.quarantined,
+        )
+        .unwrap();
+        let mut ids = driver.engine.pools().key_ids(&pool.name);
         ids.sort();
         for id in ids {
             let key = KeyRef::Id(id);
             let call = Call::GetKey { pool: pool.name.clone(), key };
-            let Reply::Key(key) = driver.call(call) else { panic!("a key") };
+            let Reply::Key(key) = driver.call(call) else { panic!("expected a key") };
+            let state = match key.state {
+                KeyState::Available => "Available",
+                KeyState::Leased => "Leased",
+                KeyState::Resting => "Resting",
+                KeyState::Quarantined => "Quarantined",
+            };
             let lease = key.lease.map(|lease| (lease.id.to_string(), lease.token, lease.holder));
-            writeln!(text, "  {id} {:?} {} {lease:?}", key.state, key.created_at_ms).unwrap();
+            writeln!(text, "  {id} {state} {} {lease:?}", key.created_at_ms).unwrap();
         }
     }
-    let retired = vec![Secret::new("retired").unwrap()];
-    let side = PoolName::parse("side").unwrap();
-    writeln!(text, "{:?}", driver.call(Call::Import { pool: side, values: retired })).unwrap();
+    let values = vec![Secret::new("retired").unwrap()];
+    let side_pool = PoolName::parse("side").unwrap();
+    let reply = driver.call(Call::Import { pool: side_pool, values });
+    let Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) = reply else {
+        panic!("the value is retired: {reply:?}")
+    };
+    writeln!(text, "Refused(Denied(KeyExists {{ at: {index} }}))").unwrap();
     text
 }
 
 #[test]
-fn every_format_ever_written_opens_and_holds_what_it_held() {
+fn every_format_ever_written_opens_and_holds_the_same_data() {
     if let Ok(name) = std::env::var("KEYPEG_MAKE_FIXTURE") {
-        make(&fixtures().join(name));
+        make_fixture(&fixtures().join(name));
     }
     let mut formats = 0;
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let fixture = entry.unwrap().path();
-        let copy = Temporary::copy_of(&fixture.join("data"), "format");
-        let clock = GivenClock::new();
-        clock.tick_ms(3_600_000);
+        let copy = TempDir::copy_of(&fixture.join("data"), "format");
+        let clock = ManualClock::new();
+        clock.advance_ms(3_600_000);
         clock.reboot();
         let mut driver = open(&copy.0, &clock).unwrap();
         let expected = std::fs::read_to_string(fixture.join("expected.txt")).unwrap();
-        assert_eq!(seen(&mut driver), expected, "{}", fixture.display());
-        assert_eq!(driver.recovered.starts_before, 1);
+        assert_eq!(description(&mut driver), expected, "{}", fixture.display());
+        assert_eq!(driver.recovery.starts_before, 1);
         driver.generate(1);
         formats += 1;
     }
     assert!(formats > 0);
 }
 
-fn make(fixture: &Path) {
+fn make_fixture(fixture: &Path) {
     let data = fixture.join("data");
     std::fs::create_dir_all(fixture).unwrap();
-    let clock = GivenClock::new();
+    let clock = ManualClock::new();
     let mut driver = open(&data, &clock).unwrap();
-    story(&mut driver, &clock);
+    write_every_fact(&mut driver, &clock);
     drop(driver);
-    let copy = Temporary::copy_of(&data, "make");
-    let text = seen(&mut open(&copy.0, &clock).unwrap());
+    let copy = TempDir::copy_of(&data, "make");
+    let text = description(&mut open(&copy.0, &clock).unwrap());
     std::fs::write(fixture.join("expected.txt"), text).unwrap();
 }
 
-/// What a check tells is what a start then does, and the check changes nothing.
+/// A check reports what a start would then do, and changes nothing.
 #[test]
-fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
-    let (dir, clock) = (Temporary::new("check"), GivenClock::new());
+fn a_check_reports_what_a_start_would_do_and_changes_nothing() {
+    let (dir, clock) = (TempDir::new("check"), ManualClock::new());
     let check = || {
-        keypeg_engine::check(&dir.0, Box::new(clock.clone()), Box::new(support::SeededRandom(1)))
+        keypeg_engine::check_data_dir(
+            &dir.0,
+            Box::new(clock.clone()),
+            Box::new(support::SeededRandom(1)),
+        )
     };
-    let told = check().expect_err("nothing there").to_string();
-    assert!(told.contains("holds no data"), "{told}");
+    let error = check().expect_err("no data").to_string();
+    assert!(error.contains("holds no data"), "{error}");
     assert!(!dir.0.exists());
     let mut driver = open(&dir.0, &clock).unwrap();
     driver.generate(3);
     driver.acquire("job-7").unwrap();
-    let told = check().expect_err("in use").to_string();
-    assert!(told.contains("in use"), "{told}");
+    let error = check().expect_err("in use").to_string();
+    assert!(error.contains("in use"), "{error}");
     drop(driver);
     let files = || {
         let names = std::fs::read_dir(&dir.0).unwrap().map(|entry| entry.unwrap().path());
@@ -186,24 +230,24 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     let (mut damaged, path) = before.last().cloned().unwrap();
     damaged[20] ^= 1;
     std::fs::write(path, damaged).unwrap();
-    let told = check().expect_err("damaged").to_string();
-    assert!(told.contains("damaged"), "{told}");
+    let error = check().expect_err("damaged").to_string();
+    assert!(error.contains("damaged"), "{error}");
 }
 
 #[test]
-fn a_real_directory_holds_over_a_restart_and_one_process_has_it() {
-    let (dir, clock) = (Temporary::new("real"), GivenClock::new());
+fn a_real_directory_survives_a_restart_and_one_process_locks_it() {
+    let (dir, clock) = (TempDir::new("real"), ManualClock::new());
     let mut driver = open(&dir.0, &clock).unwrap();
-    assert!(driver.recovered.made);
+    assert!(driver.recovery.created);
     driver.generate(3);
     let (_, _, token) = driver.acquire("job-7").unwrap();
-    let told = open(&dir.0, &clock).err().expect("a second one is refused");
-    assert!(told.contains("unavailable") || told.contains("block"), "{told}");
+    let error = open(&dir.0, &clock).err().expect("a second process is refused");
+    assert!(error.contains("unavailable") || error.contains("block"), "{error}");
     drop(driver);
     let mut driver = open(&dir.0, &clock).unwrap();
-    assert_eq!((driver.recovered.keys, driver.recovered.leases), (3, 1));
-    assert_eq!(driver.recovered.default_policy_kept, None::<Policy>);
-    assert_eq!(setup().default_policy, Policy::default());
+    assert_eq!((driver.recovery.keys, driver.recovery.leases), (3, 1));
+    assert_eq!(driver.recovery.default_policy_kept, None::<Policy>);
+    assert_eq!(engine_config().default_policy, Policy::default());
     assert!(driver.acquire("next").unwrap().2 > token);
     let mode = |path: &Path| {
         use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! A full disk hurts nobody: what makes keys is refused first, then grants; giving back goes on;
-//! nothing is lost, and all resumes by itself when there is room again.
+//! A full disk causes no loss: new keys are refused first, then grants, while releases continue.
+//! Everything resumes without a restart when there is space again.
 
 mod support;
 
@@ -13,28 +13,28 @@ use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
+use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 
-/// A segment with more room than what is kept unused at the end of the last one.
+/// A segment larger than the space that is kept unused at the end of the last one.
 const SEGMENT: u64 = (2 << 20) + 16_384;
-/// So large that no segment is dropped unless the disk is full.
+/// So large that segments are deleted only when the disk is full.
 const JOURNAL: u64 = 1 << 40;
 
-fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
+fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     let sizes = JournalSizes { segment: SEGMENT, journal: JOURNAL };
     let disk = Arc::new(disk.clone());
-    let (works, recovered) = EngineState::open(
+    let (engine, recovery) = EngineState::open(
         Some(disk),
         sizes,
-        &setup(),
+        &engine_config(),
         Box::new(clock.clone()),
         Box::new(SeededRandom(1)),
     )
     .expect("opens");
     let (clock, by) = (clock.clone(), Principal::Anyone);
-    let mut driver = Driver { works, recovered, clock, carrier: None, by };
-    driver.carrier = driver.works.take_checkpointer();
-    driver.works.start_preallocation(false).expect("there is room");
+    let mut driver = Driver { engine, recovery, clock, checkpointer: None, by };
+    driver.checkpointer = driver.engine.take_checkpointer();
+    driver.engine.start_preallocation(false).expect("the disk has space");
     driver
 }
 
@@ -50,7 +50,7 @@ fn acquire(driver: &mut Driver) -> Reply {
     driver.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 })
 }
 
-/// Leaves room for nothing more, and lets the engine notice.
+/// Fills the disk, and lets the engine notice.
 fn fill(disk: &SimDisk, driver: &mut Driver) {
     disk.set_capacity(Some(disk.used()));
     for _ in 0..200 {
@@ -62,17 +62,19 @@ fn fill(disk: &SimDisk, driver: &mut Driver) {
 }
 
 #[test]
-fn keys_then_grants_are_refused_giving_back_goes_on_and_all_resumes() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn new_keys_then_grants_are_refused_releases_continue_and_all_resumes() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     let ids = driver.generate(1_000);
     let mut leases: Vec<LeaseId> = Vec::new();
     for _ in 0..500 {
-        let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("free") };
+        let Reply::Granted { lease, .. } = acquire(&mut driver) else {
+            panic!("a key is available")
+        };
         leases.push(lease.id);
     }
     fill(&disk, &mut driver);
-    assert!(!is_full(&acquire(&mut driver)), "grants go on in the first segment that is kept");
+    assert!(!is_full(&acquire(&mut driver)), "grants continue in the reserved segment");
     let mut granted = 0;
     loop {
         let reply = acquire(&mut driver);
@@ -99,37 +101,42 @@ fn keys_then_grants_are_refused_giving_back_goes_on_and_all_resumes() {
     }
     let reply = driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
     assert!(matches!(reply, Reply::Done), "{reply:?}");
-    let keys = driver.works.pools().key_count();
+    let keys = driver.engine.pools().key_count();
     drop(driver);
     let mut driver = open(&disk, &clock);
-    assert_eq!(driver.recovered.keys, keys, "a start on a full disk keeps all");
+    assert_eq!(driver.recovery.keys, keys, "a start on a full disk keeps all keys");
     disk.set_capacity(None);
-    clock.tick_ms(1_000);
-    assert!(matches!(generate(&mut driver, 10), Reply::Keys(_)), "all resumes by itself");
+    clock.advance_ms(1_000);
+    assert!(
+        matches!(generate(&mut driver, 10), Reply::Keys(_)),
+        "everything resumes without a restart"
+    );
     assert!(matches!(acquire(&mut driver), Reply::Granted { .. }));
 }
 
 #[test]
-fn what_is_carried_makes_room_on_a_full_disk() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn a_checkpoint_frees_space_on_a_full_disk() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(1_000);
-    driver.carry().unwrap();
-    driver.carrier.as_ref().unwrap().keep_ballast().unwrap();
+    driver.checkpoint().unwrap();
+    driver.checkpointer.as_ref().unwrap().ensure_ballast().unwrap();
     for _ in 0..30_000 {
-        let Reply::Granted { lease, .. } = acquire(&mut driver) else { panic!("free") };
+        let Reply::Granted { lease, .. } = acquire(&mut driver) else {
+            panic!("a key is available")
+        };
         driver.call(Call::Release {
             pool: default_pool(),
             lease: lease.id,
             verdict: ReleaseOptions::default(),
         });
     }
-    // No room for one more segment, and hardly any key since the last carrying.
+    // No space for another segment, and almost no new key since the last checkpoint.
     disk.set_capacity(Some(disk.used() + 65_536));
-    assert!(driver.carry().unwrap_err().contains("full"));
-    driver.carry().expect("what was kept aside makes room");
+    assert!(driver.checkpoint().unwrap_err().contains("full"));
+    driver.checkpoint().expect("the ballast frees space");
     for _ in 0..60_000 {
-        clock.tick_ms(1);
+        clock.advance_ms(1);
         let reply = acquire(&mut driver);
         if let Reply::Granted { lease, .. } = &reply {
             driver.call(Call::Release {
@@ -141,23 +148,23 @@ fn what_is_carried_makes_room_on_a_full_disk() {
             assert!(is_full(&reply), "{reply:?}");
         }
     }
-    assert!(matches!(acquire(&mut driver), Reply::Granted { .. }), "segments were dropped");
+    assert!(matches!(acquire(&mut driver), Reply::Granted { .. }), "segments were deleted");
 }
 
-/// A key that came back while the disk was full would have been given to the first in line, and
-/// that grant would have ended the process.
+/// A key that became available while the disk was full would have been granted to the first waiter,
+/// and that grant would have ended the process.
 #[test]
-fn nobody_waits_while_no_grant_could_be_remembered() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn waits_are_cancelled_while_no_grant_can_be_written() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(1_000);
     let side = PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
     let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
     let request = Request { by: Principal::Anyone, call };
-    let mut asked = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
-    driver.works.turn(&mut asked, &mut Vec::new()).unwrap();
-    assert_eq!(driver.works.pools().waiter_count(), 1);
+    let mut requests = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
+    driver.engine.turn(&mut requests, &mut Vec::new()).unwrap();
+    assert_eq!(driver.engine.pools().waiter_count(), 1);
     fill(&disk, &mut driver);
     for _ in 0..100_000 {
         let Reply::Granted { lease, .. } = acquire(&mut driver) else { break };
@@ -165,14 +172,14 @@ fn nobody_waits_while_no_grant_could_be_remembered() {
         driver.call(Call::Release { pool: default_pool(), lease, verdict });
     }
     assert!(is_full(&acquire(&mut driver)));
-    assert_eq!(driver.works.pools().waiter_count(), 0, "sent away");
+    assert_eq!(driver.engine.pools().waiter_count(), 0, "cancelled");
 }
 
-/// On a disk without room for anything, each lease that ended used to be remembered by an empty
-/// batch all the same, until there was none left and the process ended.
+/// On a completely full disk, each lease that expired used to write an empty batch, until no space
+/// was left and the process ended.
 #[test]
-fn time_stands_still_where_its_passing_could_not_be_remembered() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn time_is_frozen_while_expiries_cannot_be_written() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     let ids = driver.generate(40_000);
     for n in 0..200 {
@@ -190,92 +197,97 @@ fn time_stands_still_where_its_passing_could_not_be_remembered() {
         ids.into_iter().map(|id| Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(id) });
     while !is_full(&driver.call(deletions.next().expect("the disk fills before"))) {}
     let leased =
-        |driver: &Driver| driver.works.pools().get(&default_pool()).unwrap().counts().leased;
-    let (held, journal) = (leased(&driver), journal(&disk));
+        |driver: &Driver| driver.engine.pools().get(&default_pool()).unwrap().counts().leased;
+    let (held, before) = (leased(&driver), journal(&disk));
     assert!(held > 100, "{held}");
     for _ in 0..400 {
-        clock.tick_ms(1_000);
+        clock.advance_ms(1_000);
         let call = Call::GetPool { pool: default_pool() };
-        let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
+        let Reply::Pool { .. } = driver.call(call) else { panic!("reads continue") };
     }
-    assert_eq!(leased(&driver), held, "no lease ends that would not be remembered to have ended");
-    assert!(journal == self::journal(&disk), "nothing is written");
+    assert_eq!(leased(&driver), held, "no lease expires whose expiry cannot be written");
+    assert!(before == journal(&disk), "nothing is written");
     disk.set_capacity(None);
-    // In the very turn in which there is room again time goes on: a lease begun on the clock that
-    // stood still would end before its time.
-    clock.tick_ms(1_000);
-    let (id, begun) = loop {
+    // Time must advance in the same turn in which there is space again: a lease granted on the
+    // frozen clock would expire early.
+    clock.advance_ms(1_000);
+    let (id, granted_ms) = loop {
         if let Reply::Granted { lease, .. } = acquire(&mut driver) {
             break (lease.id, clock.boot_ms());
         }
-        clock.tick_ms(1_000);
+        clock.advance_ms(1_000);
     };
-    clock.tick_ms(begun + 59_999 - clock.boot_ms());
+    clock.advance_ms(granted_ms + 59_999 - clock.boot_ms());
     let renew = Call::Renew { pool: default_pool(), lease: id, ttl_ms: None };
     let reply = driver.call(renew.clone());
     let runs =
         matches!(reply, Reply::Refused(RequestError::Refused(Refusal::MaxHoldReached { .. })));
     assert!(runs, "{reply:?}");
-    clock.tick_ms(1);
+    clock.advance_ms(1);
     let reply = driver.call(renew);
     assert!(matches!(reply, Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. }))));
-    assert_eq!(leased(&driver), 0, "their time is over as soon as that can be remembered");
+    assert_eq!(leased(&driver), 0, "the leases expire as soon as that can be written");
 }
 
-/// Keys that were due already when the room for remembering purges ended used to be purged all the same,
-/// until there was none left and the process ended.
+/// Keys that were already due when the space for purge records ran out used to be purged all the
+/// same, until no space was left and the process ended.
 #[test]
-fn a_backlog_of_purges_stands_still_too_where_none_could_be_remembered() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn a_purge_backlog_is_frozen_too_while_purges_cannot_be_written() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     for _ in 0..90 {
         driver.generate(10_000);
     }
     fill(&disk, &mut driver);
     for _ in 0..400 {
-        clock.tick_ms(1_000);
+        clock.advance_ms(1_000);
         let call = Call::GetPool { pool: default_pool() };
-        let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
+        let Reply::Pool { .. } = driver.call(call) else { panic!("reads continue") };
     }
     for _ in 0..400 {
         let call = Call::GetPool { pool: default_pool() };
-        let Reply::Pool { .. } = driver.call(call) else { panic!("reading goes on") };
+        let Reply::Pool { .. } = driver.call(call) else { panic!("reads continue") };
     }
-    let left = driver.works.pools().key_count();
-    assert!(left > 0, "there is no room for all");
-    // Nor by being asked for, though what is due is over for whoever asks.
+    let left = driver.engine.pools().key_count();
+    assert!(left > 0, "there is no space for all purges");
+    // A read purges nothing either, although a due key no longer exists for the reader.
     let mut cursor = None;
     loop {
         let call = Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor };
-        let Reply::Page(page) = driver.call(call) else { panic!("listing goes on") };
-        assert!(page.keys.is_empty(), "what is due is over");
+        let Reply::Page(page) = driver.call(call) else { panic!("listing continues") };
+        assert!(page.keys.is_empty(), "due keys are not listed");
         cursor = page.next;
         if cursor.is_none() {
             break;
         }
     }
-    assert_eq!(driver.works.pools().key_count(), left);
+    assert_eq!(driver.engine.pools().key_count(), left);
 }
 
-/// What was answered is told again whatever there is room for: whoever was told "not applied" of it
-/// would have lost keys that are theirs.
+/// A stored answer is returned again whatever space there is: a client that received "not applied"
+/// for it would have lost its keys.
 #[test]
-fn an_answer_is_told_again_on_a_full_disk() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn a_stored_answer_is_returned_again_on_a_full_disk() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
-    let once = |key: &str, call| Call::Idempotent {
+    let with_key = |key: &str, call| Call::Idempotent {
         key: key.into(),
         body: BodyDigest(1),
         call: Box::new(call),
     };
-    let wish = || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
-    let make = || Call::Generate { pool: default_pool(), count: 40_000 };
-    let Reply::Keys(keys) = driver.call(once("make", make())) else { panic!("made") };
-    let Reply::Granted { lease, .. } = driver.call(once("lend", wish())) else { panic!("lent") };
-    let shown = |driver: &mut Driver| {
+    let acquire_call =
+        || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+    let generate_call = || Call::Generate { pool: default_pool(), count: 40_000 };
+    let Reply::Keys(keys) = driver.call(with_key("keys", generate_call())) else {
+        panic!("expected keys")
+    };
+    let Reply::Granted { lease, .. } = driver.call(with_key("lease", acquire_call())) else {
+        panic!("expected a grant")
+    };
+    let shown_expiry = |driver: &mut Driver| {
         let call = Call::GetKey { pool: default_pool(), key: KeyRef::Id(lease.key_id) };
-        let Reply::Key(view) = driver.call(call) else { panic!("it is there") };
-        view.lease.expect("it is lent").expires_at_ms
+        let Reply::Key(view) = driver.call(call) else { panic!("the key exists") };
+        view.lease.expect("it is leased").expires_at_ms
     };
     fill(&disk, &mut driver);
     while matches!(acquire(&mut driver), Reply::Granted { .. }) {}
@@ -283,25 +295,30 @@ fn an_answer_is_told_again_on_a_full_disk() {
         .iter()
         .filter(|key| key.id != lease.key_id)
         .map(|key| Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(key.id) });
-    let Reply::Keys(again) = driver.call(once("make", make())) else { panic!("told again") };
+    let Reply::Keys(again) = driver.call(with_key("keys", generate_call())) else {
+        panic!("the same answer")
+    };
     assert_eq!(again, keys);
     while !is_full(&driver.call(deletions.next().expect("the disk fills before"))) {}
-    let before = shown(&mut driver);
+    let before = shown_expiry(&mut driver);
     for _ in 0..3 {
-        clock.tick_ms(100_000);
-        let reply = driver.call(once("lend", wish()));
-        let Reply::Granted { lease: again, again: true, .. } = reply else { panic!("{reply:?}") };
+        clock.advance_ms(100_000);
+        let reply = driver.call(with_key("lease", acquire_call()));
+        let Reply::Granted { lease: again, redelivered: true, .. } = reply else {
+            panic!("{reply:?}")
+        };
         assert_eq!((again.id, again.expires_at_ms), (lease.id, lease.expires_at_ms));
-        assert_eq!(shown(&mut driver), before, "what is shown of a lease stands still with it");
+        assert_eq!(shown_expiry(&mut driver), before, "the shown expiry is frozen with the lease");
     }
-    assert!(is_full(&driver.call(once("other", wish()))));
-    let reply = driver.call(once("make", make()));
-    let gone = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
-    assert!(gone, "{reply:?}");
+    assert!(is_full(&driver.call(with_key("other", acquire_call()))));
+    let reply = driver.call(with_key("keys", generate_call()));
+    let keys_gone = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
+    assert!(keys_gone, "{reply:?}");
 }
 
-/// All that the journal's files hold.
+/// Returns the contents of all journal files.
 fn journal(disk: &SimDisk) -> Vec<Vec<u8>> {
-    let names = disk.list().expect("there").into_iter().filter(|name| name.starts_with("journal"));
-    names.map(|name| disk.read(&name).expect("there")).collect()
+    let names =
+        disk.list().expect("it exists").into_iter().filter(|name| name.starts_with("journal"));
+    names.map(|name| disk.read(&name).expect("it exists")).collect()
 }

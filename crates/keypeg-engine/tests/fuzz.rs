@@ -1,9 +1,9 @@
-//! Directories that nobody wrote: a start refuses them and tells why, or makes pools of them whose
+//! Damaged data directories: a start refuses them with a reason, or opens them as pools whose
 //! invariants hold. It never panics.
 //!
-//! In half of the runs the sums are made right again, as no accident would: then what stands
-//! behind them, the records' decoder and the rebuilding, meets the damage. `KEYPEG_FUZZ_RUNS` sets
-//! the runs, `KEYPEG_SEED` repeats them.
+//! In half of the runs the checksums are corrected, as no accident would: then the damage reaches
+//! the code behind them, the record decoder and the replay. `KEYPEG_FUZZ_RUNS` sets the number of
+//! runs, `KEYPEG_SEED` repeats them.
 
 #[path = "../../keypeg-core/tests/support/mutate.rs"]
 mod mutate;
@@ -14,24 +14,25 @@ use keypeg_engine::disk::Disk;
 use mutate::mutate;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::story::{Story, TURNS, play, tick};
-use support::{Driver, GivenClock, SeededRandom, default_pool};
+use support::workload::{TURNS, Workload, advance_clock, run_turn};
+use support::{Driver, ManualClock, SeededRandom, default_pool};
 
-fn given(name: &str, or: u64) -> u64 {
-    std::env::var(name).ok().map_or(or, |text| text.parse().expect("a number"))
+fn env_or(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Directories from all along a story that makes every kind of fact; in some it is carried.
-fn corpus() -> (Vec<SimDisk>, GivenClock) {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+/// Returns directories from several points of a workload that writes every kind of fact; some have
+/// been checkpointed.
+fn corpus() -> (Vec<SimDisk>, ManualClock) {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = Driver::open(Arc::new(disk.clone()), &clock, 1).expect("opens");
-    let mut story = Story::default();
+    let mut workload = Workload::default();
     let mut disks = Vec::new();
     for turn in 0..TURNS {
-        tick(&clock, turn);
-        play(&mut driver, &mut story, turn).expect("plays");
+        advance_clock(&clock, turn);
+        run_turn(&mut driver, &mut workload, turn).expect("the disk does not fail");
         if turn == TURNS / 2 {
-            driver.carry().expect("carries");
+            driver.checkpoint().expect("the checkpoint succeeds");
         }
         if turn % 5 == 4 {
             disks.push(disk.copy());
@@ -43,41 +44,46 @@ fn corpus() -> (Vec<SimDisk>, GivenClock) {
 const SEGMENT_HEAD: usize = 4096;
 const BATCH_HEAD: usize = 64;
 
-fn put_sum(bytes: &mut [u8], at: usize, sum: u32) {
-    bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+fn put_checksum(bytes: &mut [u8], offset: usize, sum: u32) {
+    bytes[offset..offset + 4].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Makes every sum right again that a segment's frames have.
-fn refit_segment(bytes: &mut [u8]) {
+/// Corrects every checksum of a segment's frames.
+fn correct_segment_checksums(bytes: &mut [u8]) {
     if bytes.len() < SEGMENT_HEAD {
         return;
     }
     let sum = crc32fast::hash(&bytes[16..SEGMENT_HEAD]);
-    put_sum(bytes, 12, sum);
-    let mut at = SEGMENT_HEAD;
-    while at + BATCH_HEAD <= bytes.len() && bytes[at..].starts_with(b"KPGB") {
-        let len = bytes[at + 8..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
-        let end = at + BATCH_HEAD + usize::try_from(len).unwrap_or(usize::MAX / 2);
+    put_checksum(bytes, 12, sum);
+    let mut offset = SEGMENT_HEAD;
+    while offset + BATCH_HEAD <= bytes.len() && bytes[offset..].starts_with(b"KPGB") {
+        let len = bytes[offset + 8..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+        let end = offset + BATCH_HEAD + usize::try_from(len).unwrap_or(usize::MAX / 2);
         if end > bytes.len() {
             return;
         }
-        let sum = crc32fast::hash(&bytes[at + 8..end]);
-        put_sum(bytes, at + 4, sum);
-        at = end.next_multiple_of(8);
+        let sum = crc32fast::hash(&bytes[offset + 8..end]);
+        put_checksum(bytes, offset + 4, sum);
+        offset = end.next_multiple_of(8);
     }
 }
 
-fn refit_meta(bytes: &mut Vec<u8>) {
+fn correct_meta_checksum(bytes: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let summed = text.rsplit_once("sum ").map_or(text.as_str(), |(summed, _)| summed);
     *bytes = format!("{summed}sum {:08x}\n", crc32fast::hash(summed.as_bytes())).into_bytes();
 }
 
-/// A mutant of what is written in a file: damage behind it all, where all is zero, is no news.
-fn damage(name: &str, bytes: &mut Vec<u8>, refit: bool, below: &mut impl FnMut(usize) -> usize) {
+/// Mutates the written part of a file: damage to the zeros behind it would test nothing.
+fn damage(
+    name: &str,
+    bytes: &mut Vec<u8>,
+    correct_checksums: bool,
+    below: &mut impl FnMut(usize) -> usize,
+) {
     let journal = name.starts_with("journal-");
     let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    // A head is mostly zero too, and its first numbers are what matters.
+    // A header is mostly zero too, and its first numbers matter most.
     let from = if journal && written > SEGMENT_HEAD && below(8) > 0 { SEGMENT_HEAD } else { 0 };
     let to = if from == 0 { written.min(200) } else { written };
     let to = if journal { to } else { written };
@@ -85,20 +91,20 @@ fn damage(name: &str, bytes: &mut Vec<u8>, refit: bool, below: &mut impl FnMut(u
     let len = part.len();
     mutate(&mut part, below);
     if journal {
-        // The file keeps its length, as a segment does.
+        // A segment keeps its length.
         part.resize(len, 0);
     }
     bytes.splice(from..to, part);
     match name {
-        "meta" if refit => refit_meta(bytes),
-        _ if refit && journal => refit_segment(bytes),
+        "meta" if correct_checksums => correct_meta_checksum(bytes),
+        _ if correct_checksums && journal => correct_segment_checksums(bytes),
         _ => {}
     }
 }
 
 #[test]
-fn a_start_survives_every_directory() {
-    let (runs, seed) = (given("KEYPEG_FUZZ_RUNS", 2_000), given("KEYPEG_SEED", 1));
+fn a_start_survives_every_damaged_directory() {
+    let (runs, seed) = (env_or("KEYPEG_FUZZ_RUNS", 2_000), env_or("KEYPEG_SEED", 1));
     let (disks, clock) = corpus();
     let mut opened = [0_u64; 2];
     for run in 0..runs {
@@ -111,26 +117,26 @@ fn a_start_survives_every_directory() {
         names.retain(|name| name != "ballast");
         names.retain(|name| name != "keyset" || below(4) == 0);
         let name = &names[below(names.len())];
-        let refit = below(2) == 0;
-        disk.damage(name, |bytes| damage(name, bytes, refit, &mut below));
+        let correct_checksums = below(2) == 0;
+        disk.damage(name, |bytes| damage(name, bytes, correct_checksums, &mut below));
         match Driver::open(Arc::new(disk), &clock, run) {
-            Err(told) => assert!(!told.is_empty(), "run {run}"),
+            Err(error) => assert!(!error.is_empty(), "run {run}"),
             Ok(mut driver) => {
-                driver.works.pools().check_invariants();
+                driver.engine.pools().check_invariants();
                 if name == "keyset" {
-                    // The database reads some of its pages in its next commit only, which its drop
-                    // makes too: where one of those is damaged it panics, then, beyond catching.
+                    // The database reads some of its pages only in its next commit, and dropping it
+                    // commits too: a damaged page then panics where it cannot be caught.
                     std::mem::forget(driver);
                     continue;
                 }
                 driver.call(Call::Generate { pool: default_pool(), count: 2 });
                 let _ = driver.acquire("after");
-                opened[usize::from(refit)] += 1;
+                opened[usize::from(correct_checksums)] += 1;
             }
         }
     }
     println!(
-        "{runs} runs, opened {opened:?} (as damaged, with sums made right), KEYPEG_SEED={seed}"
+        "{runs} runs, opened {opened:?} (as damaged, with checksums corrected), KEYPEG_SEED={seed}"
     );
-    assert!(opened.iter().all(|opened| *opened > 0), "{opened:?}: nothing was reached");
+    assert!(opened.iter().all(|opened| *opened > 0), "{opened:?}: no directory opened");
 }

@@ -1,5 +1,5 @@
-//! Idempotency-Keys over a disk: what was answered once is answered the same after a start, wherever
-//! its facts have gone meanwhile: carried, told anew, their segments dropped.
+//! Idempotency-Keys on a disk: a stored answer is the same after a start, whether its facts are in
+//! the journal, in the database or in snapshot records.
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
 
@@ -12,27 +12,27 @@ use keypeg_engine::disk::Disk;
 use keypeg_engine::{Call, Reply, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Driver, GivenClock, SeededRandom, default_pool};
+use support::{Driver, ManualClock, SeededRandom, default_pool};
 
-fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
+fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).unwrap()
 }
 
-fn once(key: &str, call: Call) -> Call {
+fn with_key(key: &str, call: Call) -> Call {
     Call::Idempotent { key: key.into(), body: BodyDigest(1), call: Box::new(call) }
 }
 
 fn generate(key: &str, count: u32) -> Call {
-    once(key, Call::Generate { pool: default_pool(), count })
+    with_key(key, Call::Generate { pool: default_pool(), count })
 }
 
 fn acquire(key: &str) -> Call {
     let holder = Some("job-7".into());
-    once(key, Call::Acquire { pool: default_pool(), ttl_ms: Some(50_000), holder, wait_ms: 0 })
+    with_key(key, Call::Acquire { pool: default_pool(), ttl_ms: Some(50_000), holder, wait_ms: 0 })
 }
 
-/// An answer in every part that is told again as it was.
-fn told(reply: Reply) -> String {
+/// Returns every part of an answer that must be the same when it is returned again.
+fn answer_text(reply: Reply) -> String {
     match reply {
         Reply::Keys(keys) => {
             let each = keys.iter().map(|key| {
@@ -56,125 +56,141 @@ fn told(reply: Reply) -> String {
     }
 }
 
-/// Leases in another pool until the journal's first segment is gone.
-fn turn_over(driver: &mut Driver, disk: &SimDisk) {
-    let side = || PoolName::parse("side").unwrap();
-    driver.call(Call::PutPool { pool: side(), patch: PolicyPatch::default() });
-    driver.call(Call::Generate { pool: side(), count: 1 });
+/// Leases in another pool until the journal's first segment is deleted.
+fn replace_segments(driver: &mut Driver, disk: &SimDisk) {
+    let side_pool = || PoolName::parse("side").unwrap();
+    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::Generate { pool: side_pool(), count: 1 });
     for _ in 0..300 {
-        let call = Call::Acquire { pool: side(), ttl_ms: None, holder: None, wait_ms: 0 };
-        let Reply::Granted { lease, .. } = driver.call(call) else { panic!("free") };
+        let call = Call::Acquire { pool: side_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+        let Reply::Granted { lease, .. } = driver.call(call) else { panic!("a key is available") };
         let verdict = ReleaseOptions::default();
-        driver.call(Call::Release { pool: side(), lease: lease.id, verdict });
-        driver.carry().unwrap();
+        driver.call(Call::Release { pool: side_pool(), lease: lease.id, verdict });
+        driver.checkpoint().unwrap();
     }
     let names = disk.list().unwrap();
     assert!(!names.iter().any(|name| name == "journal-000000000001"), "{names:?}");
 }
 
 #[test]
-fn an_answer_is_the_same_after_a_start_wherever_its_facts_have_gone() {
-    for gone in ["nowhere", "carried", "dropped"] {
-        let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn an_answer_is_the_same_after_a_start_wherever_its_facts_are_stored() {
+    for place in ["journal", "database", "snapshot"] {
+        let (disk, clock) = (SimDisk::new(), ManualClock::new());
         let mut driver = open(&disk, &clock);
-        let keys = told(driver.call(generate("keys", 3)));
+        let keys = answer_text(driver.call(generate("keys", 3)));
         let values = vec![Secret::new("one").unwrap(), Secret::new("two").unwrap()];
         let import =
-            || once("values", Call::Import { pool: default_pool(), values: values.clone() });
-        let imported = told(driver.call(import()));
-        let lease = told(driver.call(acquire("lease")));
+            || with_key("values", Call::Import { pool: default_pool(), values: values.clone() });
+        let imported = answer_text(driver.call(import()));
+        let lease = answer_text(driver.call(acquire("lease")));
         let Reply::Granted { lease: ended, .. } = driver.call(acquire("ended")) else {
-            panic!("a key is free")
+            panic!("a key is available")
         };
         let (id, verdict) = (ended.id, ReleaseOptions::default());
         driver.call(Call::Release { pool: default_pool(), lease: id, verdict });
-        match gone {
-            "carried" => driver.carry().unwrap(),
-            "dropped" => turn_over(&mut driver, &disk),
+        match place {
+            "database" => driver.checkpoint().unwrap(),
+            "snapshot" => replace_segments(&mut driver, &disk),
             _ => {}
         }
         for start in 0..3 {
-            clock.tick_ms(7_000);
+            clock.advance_ms(7_000);
             if start > 0 {
                 driver = open(&disk, &clock);
             }
-            assert_eq!(told(driver.call(generate("keys", 3))), keys, "{gone}, start {start}");
-            assert_eq!(told(driver.call(import())), imported, "{gone}, start {start}");
-            assert_eq!(told(driver.call(acquire("lease"))), lease, "{gone}, start {start}");
-            let over = driver.call(acquire("ended"));
+            assert_eq!(
+                answer_text(driver.call(generate("keys", 3))),
+                keys,
+                "{place}, start {start}"
+            );
+            assert_eq!(answer_text(driver.call(import())), imported, "{place}, start {start}");
+            assert_eq!(answer_text(driver.call(acquire("lease"))), lease, "{place}, start {start}");
+            let reply = driver.call(acquire("ended"));
             let ended =
-                matches!(over, Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. })));
-            assert!(ended, "{gone}, start {start}: {over:?}");
+                matches!(reply, Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. })));
+            assert!(ended, "{place}, start {start}: {reply:?}");
         }
     }
 }
 
 #[test]
-fn what_a_key_tells_of_that_is_gone_is_told_so_after_a_start() {
-    for carried in [false, true] {
-        let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn an_answer_about_deleted_keys_is_refused_as_such_after_a_start() {
+    for with_checkpoint in [false, true] {
+        let (disk, clock) = (SimDisk::new(), ManualClock::new());
         let mut driver = open(&disk, &clock);
-        let Reply::Keys(keys) = driver.call(generate("keys", 3)) else { panic!("made") };
+        let Reply::Keys(keys) = driver.call(generate("keys", 3)) else { panic!("expected keys") };
         driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(keys[1].id) });
-        if carried {
-            driver.carry().unwrap();
+        if with_checkpoint {
+            driver.checkpoint().unwrap();
         }
         for _ in 0..2 {
             let reply = driver.call(generate("keys", 3));
-            let gone = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
-            assert!(gone, "{reply:?}");
+            let keys_gone =
+                matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
+            assert!(keys_gone, "{reply:?}");
             driver = open(&disk, &clock);
         }
     }
 }
 
 #[test]
-fn what_was_not_durable_was_not_answered() {
+fn an_answer_is_stored_only_if_its_batch_is_durable() {
     let mut kept = [0; 2];
     for seed in 0..40 {
-        let (disk, clock) = (SimDisk::new(), GivenClock::new());
+        let (disk, clock) = (SimDisk::new(), ManualClock::new());
         let mut driver = open(&disk, &clock);
         driver.call(generate("first", 1));
         disk.crash_at(Some(CrashAt { operation: 1, after: seed % 2 == 1 }));
         assert!(driver.turn(vec![generate("keys", 3), acquire("lease")]).is_err());
         drop(driver);
         let mut driver = open(&disk.after_crash(&mut SeededRandom(seed)), &clock);
-        // Either the whole batch was lost or all of it was kept: an answer is one with its keys.
-        let there = driver.recovered.keys == 4;
-        assert!(there || driver.recovered.keys == 1);
-        assert_eq!(driver.recovered.leases, u64::from(there));
-        kept[usize::from(there)] += 1;
-        let Reply::Keys(keys) = driver.call(generate("keys", 3)) else { panic!("answered") };
+        // Either the whole batch was lost or all of it survived: an answer is stored in one batch
+        // with its keys.
+        let survived = driver.recovery.keys == 4;
+        assert!(survived || driver.recovery.keys == 1);
+        assert_eq!(driver.recovery.leases, u64::from(survived));
+        kept[usize::from(survived)] += 1;
+        let Reply::Keys(keys) = driver.call(generate("keys", 3)) else { panic!("expected keys") };
         assert_eq!(keys.len(), 3);
-        assert_eq!(driver.works.pools().key_count(), 4, "made once, whatever the crash kept");
+        assert_eq!(
+            driver.engine.pools().key_count(),
+            4,
+            "created once, whatever survived the crash"
+        );
         driver.call(acquire("lease"));
-        let leased = driver.works.pools().get(&default_pool()).unwrap().counts().leased;
-        assert_eq!(leased, 1, "lent once, whatever the crash kept");
+        let leased = driver.engine.pools().get(&default_pool()).unwrap().counts().leased;
+        assert_eq!(leased, 1, "granted once, whatever survived the crash");
     }
-    assert!(kept.iter().all(|times| *times > 3), "both were seen: {kept:?}");
+    assert!(kept.iter().all(|times| *times > 3), "both cases occurred: {kept:?}");
 }
 
 #[test]
-fn a_grant_taken_back_is_asked_for_anew_after_a_start() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn a_revoked_grant_is_granted_again_after_a_start() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(1);
     let mut last = None::<LeaseId>;
     for _ in 0..3 {
-        let Reply::Granted { lease, again, .. } = driver.call(acquire("k")) else { panic!("free") };
-        assert!(!again && last != Some(lease.id));
+        let Reply::Granted { lease, redelivered, .. } = driver.call(acquire("k")) else {
+            panic!("a key is available")
+        };
+        assert!(!redelivered && last != Some(lease.id));
         last = Some(lease.id);
         driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
         driver = open(&disk, &clock);
     }
-    // One that was told again is somebody's.
-    let Reply::Granted { lease, .. } = driver.call(acquire("k")) else { panic!("free") };
-    let Reply::Granted { again: true, .. } = driver.call(acquire("k")) else { panic!("again") };
+    // A redelivered grant belongs to the client that received it.
+    let Reply::Granted { lease, .. } = driver.call(acquire("k")) else {
+        panic!("a key is available")
+    };
+    let Reply::Granted { redelivered: true, .. } = driver.call(acquire("k")) else {
+        panic!("the same grant again")
+    };
     driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
     let (id, verdict) = (lease.id, ReleaseOptions::default());
     let release = Call::Release { pool: default_pool(), lease: id, verdict };
     assert!(matches!(driver.call(release), Reply::Done));
     let reply = driver.call(acquire("k"));
     let cause = Refusal::LeaseEnded { cause: Some(EndCause::Released) };
-    assert!(matches!(&reply, Reply::Refused(RequestError::Refused(denied)) if *denied == cause));
+    assert!(matches!(&reply, Reply::Refused(RequestError::Refused(refusal)) if *refusal == cause));
 }

@@ -1,5 +1,5 @@
-//! What a start makes of a directory: what goes on, what is cut, what is refused and how that is
-//! told.
+//! What a start does with a data directory: what it keeps, what it discards, what it refuses, and
+//! how it reports that.
 
 mod support;
 
@@ -9,40 +9,40 @@ use keypeg_engine::state::CallId;
 use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
+use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 
-fn open(disk: &SimDisk, clock: &GivenClock) -> Driver {
+fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
 }
 
-fn refused(disk: &SimDisk) -> String {
-    match Driver::open(Arc::new(disk.clone()), &GivenClock::new(), 1) {
-        Ok(_) => panic!("opened"),
-        Err(told) => told,
+fn open_error(disk: &SimDisk) -> String {
+    match Driver::open(Arc::new(disk.clone()), &ManualClock::new(), 1) {
+        Ok(_) => panic!("the directory was opened"),
+        Err(error) => error,
     }
 }
 
-/// A directory with three keys, one of them lent, and a journal of several segments.
-fn used() -> (SimDisk, GivenClock) {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+/// Creates a directory with three keys, one of them leased, and a journal of several segments.
+fn used_directory() -> (SimDisk, ManualClock) {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(3);
     for _ in 0..60 {
-        clock.tick_ms(10);
-        let (lease, ..) = driver.acquire("somebody").expect("free");
+        clock.advance_ms(10);
+        let (lease, ..) = driver.acquire("holder-1").expect("a key is available");
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
             verdict: ReleaseOptions::default(),
         });
     }
-    driver.acquire("job-7").expect("free");
+    driver.acquire("job-7").expect("a key is available");
     (disk, clock)
 }
 
 fn leased(driver: &mut Driver) -> u64 {
     let Reply::Pool { pool, .. } = driver.call(Call::GetPool { pool: default_pool() }) else {
-        panic!("a pool")
+        panic!("expected a pool")
     };
     assert_eq!(pool.counts.total(), 3);
     pool.counts.leased
@@ -53,101 +53,107 @@ fn a_lease_counts_downtime_but_not_over_a_reboot() {
     let cases = [
         (false, 59_999, 1, "same boot, a millisecond before its end"),
         (false, 60_000, 0, "same boot, at its end"),
-        (true, 59_999, 1, "another boot: what was left is left, however long it was down"),
+        (
+            true,
+            59_999,
+            1,
+            "another boot: the rest of the lease stays, however long the machine was off",
+        ),
         (true, 10_000_000, 1, "another boot, a long time"),
     ];
     for (reboot, down_ms, still, case) in cases {
-        let (disk, clock) = used();
+        let (disk, clock) = used_directory();
         if reboot {
             clock.reboot();
         }
-        clock.tick_ms(down_ms);
+        clock.advance_ms(down_ms);
         let mut driver = open(&disk, &clock);
         assert_eq!(leased(&mut driver), still, "{case}");
-        clock.tick_ms(59_999 * u64::from(reboot));
-        assert_eq!(leased(&mut driver), still, "{case}: and never early");
-        clock.tick_ms(1);
-        assert_eq!(leased(&mut driver), 0, "{case}: and then over");
+        clock.advance_ms(59_999 * u64::from(reboot));
+        assert_eq!(leased(&mut driver), still, "{case}: never early");
+        clock.advance_ms(1);
+        assert_eq!(leased(&mut driver), 0, "{case}: expired at its end");
     }
 }
 
-/// The header of the segment that a start begins once paired the boot time of before the replay
-/// with the lease time of after it: each restart made every lease end early by the time it took.
+/// The header of the segment that a start creates once paired the boot time before the replay with
+/// the lease time after it: each restart made every lease expire early by the duration of the
+/// replay.
 #[test]
 fn restarts_that_take_long_shorten_no_lease() {
-    let (disk, clock) = used();
-    clock.each_reading_takes_ms(100);
+    let (disk, clock) = used_directory();
+    clock.set_reading_time_ms(100);
     for _ in 0..10 {
         drop(open(&disk, &clock));
     }
-    clock.each_reading_takes_ms(0);
+    clock.set_reading_time_ms(0);
     let mut driver = open(&disk, &clock);
     let granted_ms = 1_000 + 600;
     let now_ms = clock.boot_ms();
-    clock.tick_ms(granted_ms + 59_999 - now_ms);
+    clock.advance_ms(granted_ms + 59_999 - now_ms);
     assert_eq!(leased(&mut driver), 1, "a millisecond before its end");
-    clock.tick_ms(1);
+    clock.advance_ms(1);
     assert_eq!(leased(&mut driver), 0);
 }
 
 #[test]
-fn a_lease_that_was_over_before_a_reboot_stays_over() {
-    let (disk, clock) = used();
+fn a_lease_that_expired_before_a_reboot_stays_expired() {
+    let (disk, clock) = used_directory();
     let mut driver = open(&disk, &clock);
-    clock.tick_ms(60_000);
-    assert_eq!(leased(&mut driver), 0, "an answer that rests on time that has passed");
+    clock.advance_ms(60_000);
+    assert_eq!(leased(&mut driver), 0, "a reply that relies on the expiry");
     clock.reboot();
-    assert_eq!(leased(&mut open(&disk, &clock)), 0, "is not undone by a crash and a reboot");
+    assert_eq!(leased(&mut open(&disk, &clock)), 0, "a crash and a reboot do not undo it");
 }
 
 #[test]
-fn downtime_kills_no_key_and_each_start_gives_the_full_time() {
-    let (disk, clock) = used();
+fn downtime_purges_no_key_and_each_start_restarts_the_keep_alive_ttl() {
+    let (disk, clock) = used_directory();
     for _ in 0..5 {
-        clock.tick_ms(86_400_000);
+        clock.advance_ms(86_400_000);
         let mut driver = open(&disk, &clock);
         for _ in 0..299 {
-            clock.tick_ms(1_000);
+            clock.advance_ms(1_000);
             driver.call(Call::ListPools);
         }
         leased(&mut driver);
     }
     let mut driver = open(&disk, &clock);
     for _ in 0..300 {
-        clock.tick_ms(1_000);
+        clock.advance_ms(1_000);
         driver.call(Call::ListPools);
     }
     let Reply::Pool { pool, .. } = driver.call(Call::GetPool { pool: default_pool() }) else {
-        panic!("a pool")
+        panic!("expected a pool")
     };
     assert_eq!(pool.counts.total(), 0, "300 s of serving time without a keep-alive");
     drop(driver);
     let Reply::Pool { pool, .. } = open(&disk, &clock).call(Call::GetPool { pool: default_pool() })
     else {
-        panic!("a pool")
+        panic!("expected a pool")
     };
-    assert_eq!(pool.counts.total(), 0, "a purged key never comes back");
+    assert_eq!(pool.counts.total(), 0, "a purged key never reappears");
 }
 
 #[test]
 fn a_stop_of_six_minutes_purges_nothing() {
-    let (_, clock) = used();
+    let (_, clock) = used_directory();
     let mut driver = open(&SimDisk::new(), &clock);
     let id = driver.generate(1)[0];
-    clock.tick_ms(360_000);
+    clock.advance_ms(360_000);
     let reply = driver.call(Call::KeepAlive { pool: default_pool(), key: KeyRef::Id(id) });
     assert!(matches!(reply, Reply::KeptAlive { .. }), "{reply:?}");
 }
 
 #[test]
-fn tokens_go_on_after_a_clean_stop_and_skip_a_block_after_any_other() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
-    let token = |driver: &mut Driver| driver.acquire("x").expect("free").2;
+fn tokens_continue_after_a_clean_stop_and_skip_a_reservation_after_a_kill() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let token = |driver: &mut Driver| driver.acquire("x").expect("a key is available").2;
     let mut driver = open(&disk, &clock);
     driver.generate(9);
     let first = token(&mut driver);
     assert!(first >= support::WALL_US, "a new directory starts at the wall clock's microseconds");
-    driver.works.close().expect("writes");
+    driver.engine.close().expect("writes");
     let mut driver = open(&disk, &clock);
     let second = token(&mut driver);
     assert_eq!(second, first + 1);
@@ -157,15 +163,15 @@ fn tokens_go_on_after_a_clean_stop_and_skip_a_block_after_any_other() {
 }
 
 #[test]
-fn a_lease_is_held_by_its_id_over_a_restart_and_its_token_never_comes_again() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn a_lease_keeps_its_id_across_a_restart_and_its_token_is_never_reused() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(1);
-    let (lease, key, token) = driver.acquire("job-7").expect("free");
+    let (lease, key, token) = driver.acquire("job-7").expect("a key is available");
     let mut driver = open(&disk, &clock);
     let key = KeyRef::Id(key);
     let Reply::Key(shown) = driver.call(Call::GetKey { pool: default_pool(), key }) else {
-        panic!("a key")
+        panic!("expected a key")
     };
     let held = shown.lease.expect("leased");
     assert_eq!((held.id, held.token, held.holder.as_deref()), (lease, token, Some("job-7")));
@@ -179,35 +185,36 @@ fn a_lease_is_held_by_its_id_over_a_restart_and_its_token_never_comes_again() {
         }),
         Reply::Done
     ));
-    assert!(driver.acquire("other").expect("free").2 > token);
+    assert!(driver.acquire("other").expect("a key is available").2 > token);
 }
 
 #[test]
-fn the_journal_rolls_and_every_segment_counts() {
-    let (disk, clock) = used();
+fn a_missing_segment_or_file_is_refused_and_named() {
+    let (disk, clock) = used_directory();
     let mut names: Vec<_> = Disk::list(&disk).expect("lists");
     names.sort();
     assert!(names.len() > 5, "{names:?}");
-    // The last one needs the segment made ready behind it to be missed; that has its own test.
+    // The last segment is noticed as missing only if the next one is preallocated; that has its own
+    // test.
     let last = names.iter().rposition(|name| name.starts_with("journal")).expect("a segment");
     names.remove(last);
     for name in &names {
-        let (disk, _) = used();
+        let (disk, _) = used_directory();
         disk.delete(name);
-        let told = refused(&disk);
-        assert!(told.contains("missing"), "without {name}: {told}");
-        assert!(told.contains("nothing was changed"), "{told}");
+        let error = open_error(&disk);
+        assert!(error.contains("missing"), "without {name}: {error}");
+        assert!(error.contains("nothing was changed"), "{error}");
     }
     assert_eq!(leased(&mut open(&disk, &clock)), 1);
 }
 
 #[test]
-fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
-    let (disk, clock) = used();
+fn a_missing_last_segment_is_noticed_because_the_next_one_is_preallocated() {
+    let (disk, clock) = used_directory();
     let mut driver = open(&disk, &clock);
-    driver.works.start_preallocation(true).expect("starts");
+    driver.engine.start_preallocation(true).expect("starts");
     for _ in 0..100 {
-        let (lease, ..) = driver.acquire("somebody").expect("free");
+        let (lease, ..) = driver.acquire("holder-1").expect("a key is available");
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
@@ -218,29 +225,29 @@ fn a_missing_last_segment_is_missed_because_the_next_one_is_ready() {
     let mut names = Disk::list(&disk).expect("lists");
     names.retain(|name| name.starts_with("journal") && !name.ends_with("new"));
     names.sort();
-    let [.., begun, _ready] = &names[..] else { panic!("{names:?}") };
-    disk.delete(begun);
-    assert!(refused(&disk).contains(&format!("{begun} is missing")));
+    let [.., current, _preallocated] = &names[..] else { panic!("{names:?}") };
+    disk.delete(current);
+    assert!(open_error(&disk).contains(&format!("{current} is missing")));
 }
 
 #[test]
-fn every_flipped_byte_is_refused_or_a_cut_tail() {
-    let (disk, clock) = used();
+fn every_flipped_byte_is_refused_or_discards_the_tail() {
+    let (disk, clock) = used_directory();
     let names = Disk::list(&disk).expect("lists");
     let (mut refusals, mut cuts, mut harmless) = (0, 0, 0);
     for name in names.into_iter().filter(|name| name != "keyset") {
         let len = Disk::read(&disk, &name).expect("reads").len();
-        for at in (0..len).step_by(if len > 4096 { 7 } else { 1 }) {
+        for offset in (0..len).step_by(if len > 4096 { 7 } else { 1 }) {
             let disk = disk.copy();
-            disk.damage(&name, |bytes| bytes[at] ^= 0x40);
+            disk.damage(&name, |bytes| bytes[offset] ^= 0x40);
             match Driver::open(Arc::new(disk), &clock, 1) {
-                Err(told) => {
-                    assert!(told.contains(&name) && told.contains("damaged"), "{told}");
+                Err(error) => {
+                    assert!(error.contains(&name) && error.contains("damaged"), "{error}");
                     refusals += 1;
                 }
-                Ok(driver) if driver.recovered.batches_cut > 0 => cuts += 1,
+                Ok(driver) if driver.recovery.batches_cut > 0 => cuts += 1,
                 Ok(mut driver) => {
-                    assert_eq!(leased(&mut driver), 1, "{name} byte {at} changed the story");
+                    assert_eq!(leased(&mut driver), 1, "{name} byte {offset} changed the state");
                     harmless += 1;
                 }
             }
@@ -251,8 +258,8 @@ fn every_flipped_byte_is_refused_or_a_cut_tail() {
 }
 
 #[test]
-fn a_cut_tail_loses_the_last_batch_alone_and_is_counted() {
-    let (disk, clock) = used();
+fn a_torn_tail_loses_only_the_last_batch_and_is_counted() {
+    let (disk, clock) = used_directory();
     let mut names = Disk::list(&disk).expect("lists");
     names.retain(|name| name.starts_with("journal"));
     names.sort();
@@ -262,105 +269,105 @@ fn a_cut_tail_loses_the_last_batch_alone_and_is_counted() {
         bytes[end] ^= 1;
     });
     let mut driver = open(&disk, &clock);
-    assert_eq!(driver.recovered.batches_cut, 1);
-    assert_eq!(leased(&mut driver), 0, "the last acquire was in it");
-    driver.acquire("again").expect("free");
+    assert_eq!(driver.recovery.batches_cut, 1);
+    assert_eq!(leased(&mut driver), 0, "it contained the last acquire");
+    driver.acquire("again").expect("a key is available");
     drop(driver);
     let driver = open(&disk, &clock);
-    assert_eq!(driver.recovered.batches_cut, 0, "what was cut is gone for good");
-    assert_eq!(driver.recovered.leases, 1);
+    assert_eq!(driver.recovery.batches_cut, 0, "the discarded batch does not reappear");
+    assert_eq!(driver.recovery.leases, 1);
 }
 
 #[test]
-fn damage_below_a_later_batch_is_corruption_and_named() {
-    let (disk, _) = used();
+fn damage_before_a_later_batch_is_corruption_and_named() {
+    let (disk, _) = used_directory();
     disk.damage("journal-000000000002", |bytes| bytes[4096 + 50] ^= 1);
-    let told = refused(&disk);
-    assert!(told.contains("journal-000000000002 is damaged at byte 4096"), "{told}");
+    let error = open_error(&disk);
+    assert!(error.contains("journal-000000000002 is damaged at byte 4096"), "{error}");
 }
 
 #[test]
-fn after_a_second_of_rest_even_the_last_batch_is_proven() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn after_an_idle_second_even_the_last_batch_is_proven() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(3);
-    clock.tick_ms(1_000);
+    clock.advance_ms(1_000);
     driver.call(Call::ListPools);
     drop(driver);
     disk.damage("journal-000000000001", |bytes| {
-        let born = bytes.windows(4).rposition(|four| four == b"KPGB").expect("a batch");
-        let born = bytes[..born].windows(4).rposition(|four| four == b"KPGB").expect("a batch");
-        bytes[born + 70] ^= 1;
+        let batch = bytes.windows(4).rposition(|four| four == b"KPGB").expect("a batch");
+        let batch = bytes[..batch].windows(4).rposition(|four| four == b"KPGB").expect("a batch");
+        bytes[batch + 70] ^= 1;
     });
-    assert!(refused(&disk).contains("damaged"));
+    assert!(open_error(&disk).contains("damaged"));
 }
 
 #[test]
-fn a_directory_of_a_newer_format_is_refused_untouched() {
-    let (disk, _) = used();
+fn a_directory_of_a_newer_format_is_refused_unchanged() {
+    let (disk, _) = used_directory();
     disk.damage("journal-000000000003", |bytes| {
         bytes[8] = 2;
     });
-    let told = refused(&disk);
-    assert!(told.contains("format 2") && told.contains("newer"), "{told}");
+    let error = open_error(&disk);
+    assert!(error.contains("format 2") && error.contains("newer"), "{error}");
 }
 
 #[test]
-fn an_unfinished_making_begins_again_and_foreign_files_are_left_alone() {
+fn an_unfinished_creation_starts_again_and_foreign_files_are_kept() {
     let disk = SimDisk::new();
     for name in ["meta.new", "journal-000000000001", "journal-000000000002.new"] {
         Disk::create(&disk, name, 10).expect("creates");
     }
     Disk::create(&disk, "lost+found", 0).expect("creates");
-    let driver = open(&disk, &GivenClock::new());
-    assert!(driver.recovered.made);
+    let driver = open(&disk, &ManualClock::new());
+    assert!(driver.recovery.created);
     let names = Disk::list(&disk).expect("lists");
     assert!(names.contains(&"lost+found".into()), "{names:?}");
 }
 
 #[test]
-fn starts_are_counted_and_a_stored_policy_stands() {
-    let (disk, clock) = used();
+fn starts_are_counted_and_a_stored_policy_is_kept() {
+    let (disk, clock) = used_directory();
     let other = Policy { lease_ttl_ms: 5_000, ..Policy::default() };
-    let setup = EngineConfig { default_policy: other, ..setup() };
+    let config = EngineConfig { default_policy: other, ..engine_config() };
     for before in 1..4 {
         let driver =
-            Driver::open_with(Some(Arc::new(disk.clone())), &clock, 1, &setup).expect("opens");
-        assert_eq!(driver.recovered.starts_before, before);
-        assert_eq!(driver.recovered.default_policy_kept, Some(Policy::default()));
-        assert!(!driver.recovered.made);
+            Driver::open_with(Some(Arc::new(disk.clone())), &clock, 1, &config).expect("opens");
+        assert_eq!(driver.recovery.starts_before, before);
+        assert_eq!(driver.recovery.default_policy_kept, Some(Policy::default()));
+        assert!(!driver.recovery.created);
     }
 }
 
 #[test]
-fn a_failed_commit_answers_nothing() {
-    let (disk, clock) = used();
+fn a_failed_commit_sends_no_reply() {
+    let (disk, clock) = used_directory();
     let mut driver = open(&disk, &clock);
-    driver.carry().expect("carries");
+    driver.checkpoint().expect("the checkpoint succeeds");
     disk.crash_at(Some(CrashAt { operation: 1, after: false }));
-    let mut asked = (0..5)
+    let mut requests = (0..5)
         .map(|slot| {
             let call = Call::Generate { pool: default_pool(), count: 1 };
             (CallId { lane: 0, slot }, Request { by: Principal::Anyone, call })
         })
         .collect();
     let mut replies = Vec::new();
-    assert!(driver.works.turn(&mut asked, &mut replies).is_err());
+    assert!(driver.engine.turn(&mut requests, &mut replies).is_err());
     assert!(replies.is_empty(), "{replies:?}");
 }
 
-/// An engine in memory with 40 000 keys that are all due, to the microsecond.
+/// Returns an engine in memory with 40 000 keys that are all due, to the microsecond.
 fn with_a_backlog() -> Driver {
-    let clock = GivenClock::new();
-    let mut driver = Driver::open_with(None, &clock, 1, &setup()).expect("opens");
+    let clock = ManualClock::new();
+    let mut driver = Driver::open_with(None, &clock, 1, &engine_config()).expect("opens");
     for _ in 0..4 {
         driver.generate(10_000);
     }
     for _ in 0..299 {
-        clock.tick_ms(1_000);
+        clock.advance_ms(1_000);
         driver.call(Call::KeepAliveMany { pool: default_pool(), keys: Vec::new() });
     }
-    clock.tick_ms(1_000);
+    clock.advance_ms(1_000);
     driver
 }
 
@@ -369,9 +376,9 @@ fn acquire() -> Call {
 }
 
 #[test]
-fn no_key_is_only_said_when_nothing_is_due() {
+fn no_key_is_only_returned_when_nothing_is_due() {
     let mut driver = with_a_backlog();
-    // More is due than a turn may settle: the request goes over until it is answered rightly.
+    // More is due than one turn may expire: the request is deferred until its answer is correct.
     let reply = driver.call(acquire());
     let Reply::Refused(RequestError::Refused(Refusal::NoKey { counts, .. })) = reply else {
         panic!("{reply:?}")
@@ -380,61 +387,63 @@ fn no_key_is_only_said_when_nothing_is_due() {
 }
 
 #[test]
-fn a_request_that_cannot_be_settled_in_50_ms_is_told_to_come_again() {
+fn a_request_deferred_for_50_ms_is_refused_as_settling() {
     let mut driver = with_a_backlog();
     let request = Request { by: Principal::Anyone, call: acquire() };
-    let mut asked = [(CallId { lane: 0, slot: 0 }, request)].into();
+    let mut requests = [(CallId { lane: 0, slot: 0 }, request)].into();
     let mut replies = Vec::new();
     for until_next_ms in [20, 29, 1] {
-        driver.works.turn(&mut asked, &mut replies).expect("in memory");
+        driver.engine.turn(&mut requests, &mut replies).expect("in memory");
         assert!(replies.is_empty(), "before 50 ms: {replies:?}");
-        driver.clock.tick_ms(until_next_ms);
+        driver.clock.advance_ms(until_next_ms);
     }
-    driver.works.turn(&mut asked, &mut replies).expect("in memory");
+    driver.engine.turn(&mut requests, &mut replies).expect("in memory");
     let [(_, Reply::Refused(RequestError::Refused(Refusal::Settling)))] = &replies[..] else {
         panic!("{replies:?}")
     };
 }
 
-/// A start takes the next segment that is ready by another name until it is whole. Once the power
-/// went just then, the header of the segment before it was lost, so the next start took that one,
-/// removed the other, and was killed: the segments ready behind the gap looked like the end of a
-/// journal that had lost a part, and no start went on. Found by the simulation.
+/// A start renames the next preallocated segment to another name until it is complete. Once the
+/// power was cut at that moment, and the header of the segment before it was lost. The next start
+/// took that segment, removed the renamed one, and was killed. The preallocated segments behind the
+/// gap then looked like the end of a journal that had lost a part, and no start succeeded. Found by
+/// the simulation.
 #[test]
-fn no_start_that_is_cut_short_leaves_a_gap_in_what_is_ready() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn no_interrupted_start_leaves_a_gap_in_the_preallocated_segments() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
-    driver.works.start_preallocation(false).expect("makes ready");
+    driver.engine.start_preallocation(false).expect("preallocates");
     driver.generate(3);
     drop(driver);
-    let taken = "journal-000000000003";
-    disk.rename(taken, &format!("{taken}.new")).expect("it was ready");
+    let segment = "journal-000000000003";
+    disk.rename(segment, &format!("{segment}.new")).expect("it was preallocated");
     disk.sync_dir().expect("syncs");
     let mut operation = 0;
     loop {
-        let mut cut_short = disk.copy();
-        cut_short.crash_at(Some(CrashAt { operation, after: true }));
-        let opened = Driver::open(Arc::new(cut_short.clone()), &clock, 1);
-        if !cut_short.has_crashed() {
+        let mut interrupted = disk.copy();
+        interrupted.crash_at(Some(CrashAt { operation, after: true }));
+        let opened = Driver::open(Arc::new(interrupted.clone()), &clock, 1);
+        if !interrupted.has_crashed() {
             break;
         }
         drop(opened);
-        cut_short = cut_short.after_crash(&mut SeededRandom(operation));
-        assert_eq!(open(&cut_short, &clock).recovered.keys, 3, "cut short at {operation}");
+        interrupted = interrupted.after_crash(&mut SeededRandom(operation));
+        assert_eq!(open(&interrupted, &clock).recovery.keys, 3, "interrupted at {operation}");
         operation += 1;
     }
     assert!(operation > 8, "{operation} operations");
 }
 
-/// The database panics where a page is not what it wrote: as a start opens it in a debug build, on the
-/// thread that reads rows in a release build. Either is told as damage, and neither thread waits on.
+/// The database panics where a page is not what it wrote: in a debug build when a start opens it,
+/// in a release build on the thread that reads rows. Both are reported as damage, and neither
+/// thread blocks.
 #[test]
-fn a_damaged_page_of_keys_is_told_as_damage() {
+fn a_damaged_page_of_keys_is_reported_as_damage() {
     const PAGE: usize = 4_096;
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     driver.generate(6_000);
-    driver.carry().expect("carries");
+    driver.checkpoint().expect("the checkpoint succeeds");
     drop(driver);
     let pages = disk.read("keyset").expect("reads").len() / PAGE;
     let mut refused = 0;
@@ -442,16 +451,16 @@ fn a_damaged_page_of_keys_is_told_as_damage() {
         let damaged = disk.copy();
         damaged.damage("keyset", |bytes| bytes[page * PAGE..][..64].fill(0xff));
         match Driver::open(Arc::new(damaged), &clock, 1) {
-            Err(told) => {
-                assert!(told.contains("damaged"), "page {page}: {told}");
+            Err(error) => {
+                assert!(error.contains("damaged"), "page {page}: {error}");
                 refused += 1;
             }
             Ok(driver) => {
-                assert_eq!(driver.recovered.keys, 6_000, "page {page}");
-                // Its last commit may read the page, and would panic for it.
+                assert_eq!(driver.recovery.keys, 6_000, "page {page}");
+                // Its last commit may read the page, and would panic.
                 std::mem::forget(driver);
             }
         }
     }
-    assert!(refused > 50, "keys take as many pages: {refused} of {pages}");
+    assert!(refused > 50, "{refused} of {pages} pages were refused");
 }

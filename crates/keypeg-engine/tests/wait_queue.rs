@@ -1,5 +1,5 @@
-//! Waiting through the engine: as many as may wait and as many keys, hang-ups at random, a stop,
-//! a crash right after a hand-over.
+//! Waiting through the engine: the maximum number of waiters, random disconnects, a stop, and a
+//! crash right after a grant to a waiter.
 
 mod support;
 
@@ -9,36 +9,40 @@ use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
+use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 
-/// What a driver does not do: calls whose answers come later.
-struct Waiting {
+/// A driver for calls whose replies arrive in later turns.
+struct DeferredDriver {
     driver: Driver,
-    asked: VecDeque<(CallId, Request)>,
+    requests: VecDeque<(CallId, Request)>,
     replies: Vec<(CallId, Reply)>,
 }
 
-impl Waiting {
+impl DeferredDriver {
     fn new() -> Self {
-        let driver = Driver::open_with(None, &GivenClock::new(), 1, &setup()).expect("opens");
-        Self { driver, asked: VecDeque::new(), replies: Vec::new() }
+        let driver =
+            Driver::open_with(None, &ManualClock::new(), 1, &engine_config()).expect("opens");
+        Self { driver, requests: VecDeque::new(), replies: Vec::new() }
     }
 
-    fn ask(&mut self, slot: u32, call: Call) {
+    fn send(&mut self, slot: u32, call: Call) {
         let by = Principal::Anyone;
-        self.asked.push_back((CallId { lane: 3, slot }, Request { by, call }));
+        self.requests.push_back((CallId { lane: 3, slot }, Request { by, call }));
     }
 
     fn wait(&mut self, slot: u32, wait_ms: u64) {
         let call = Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms };
-        self.ask(slot, call);
+        self.send(slot, call);
     }
 
-    /// Plays turns until all that was asked is played.
-    fn play(&mut self) -> Vec<(u32, Reply)> {
+    /// Runs turns until no request is left, and returns their replies.
+    fn run_turns(&mut self) -> Vec<(u32, Reply)> {
         loop {
-            self.driver.works.turn(&mut self.asked, &mut self.replies).expect("memory");
-            if self.asked.is_empty() && self.driver.works.late() == 0 {
+            self.driver
+                .engine
+                .turn(&mut self.requests, &mut self.replies)
+                .expect("an engine in memory does not fail");
+            if self.requests.is_empty() && self.driver.engine.pending_count() == 0 {
                 break;
             }
         }
@@ -46,44 +50,45 @@ impl Waiting {
     }
 
     fn generate(&mut self, count: u32) {
-        self.ask(u32::MAX, Call::Generate { pool: default_pool(), count });
+        self.send(u32::MAX, Call::Generate { pool: default_pool(), count });
     }
 
-    fn waiting(&mut self) -> u64 {
+    fn waiter_count(&mut self) -> u64 {
         let Reply::Pool { pool, .. } = self.driver.call(Call::GetPool { pool: default_pool() })
         else {
             panic!("a pool")
         };
-        assert_eq!(pool.waiting, self.driver.works.pools().waiter_count() as u64);
+        assert_eq!(pool.waiting, self.driver.engine.pools().waiter_count() as u64);
         pool.waiting
     }
 }
 
-fn lent(reply: &Reply) -> Option<(KeyId, LeaseId, u64)> {
+fn granted(reply: &Reply) -> Option<(KeyId, LeaseId, u64)> {
     let Reply::Granted { lease, waited_ms, .. } = reply else { return None };
     Some((lease.key_id, lease.id, *waited_ms))
 }
 
 #[test]
-fn as_many_as_may_wait_get_one_key_each_in_their_order() {
-    let mut run = Waiting::new();
+fn the_maximum_number_of_waiters_get_one_key_each_in_their_order() {
+    let mut run = DeferredDriver::new();
     let all = u32::try_from(WAITERS_MAX).expect("a hundred thousand");
     for slot in 0..all {
         run.wait(slot, 300_000);
     }
     run.wait(all, 1);
-    let told = run.play();
-    let [(slot, Reply::Refused(RequestError::Refused(Refusal::WaitQueueFull { .. })))] = &told[..]
+    let replies = run.run_turns();
+    let [(slot, Reply::Refused(RequestError::Refused(Refusal::WaitQueueFull { .. })))] =
+        &replies[..]
     else {
-        panic!("{} replies", told.len())
+        panic!("{} replies", replies.len())
     };
-    assert_eq!((*slot, run.waiting()), (all, u64::from(all)));
-    run.driver.clock.tick_ms(1_500);
+    assert_eq!((*slot, run.waiter_count()), (all, u64::from(all)));
+    run.driver.clock.advance_ms(1_500);
     let (mut keys, mut order) = (HashSet::new(), Vec::new());
     for _ in 0..all / 10_000 {
         run.generate(10_000);
-        for (slot, reply) in run.play() {
-            if let Some((key, _, waited_ms)) = lent(&reply) {
+        for (slot, reply) in run.run_turns() {
+            if let Some((key, _, waited_ms)) = granted(&reply) {
                 assert!(keys.insert(key), "no key twice");
                 assert_eq!(waited_ms, 1_500);
                 order.push(slot);
@@ -91,18 +96,18 @@ fn as_many_as_may_wait_get_one_key_each_in_their_order() {
         }
     }
     assert!(order.iter().copied().eq(0..all), "each one key, first come, first served");
-    assert_eq!(run.waiting(), 0);
+    assert_eq!(run.waiter_count(), 0);
 }
 
-/// Callers come, hang up and come again on the same tickets, while keys come back: in the end
-/// every key is with somebody who is there, or free.
+/// Callers arrive, disconnect and return on the same call ids, while keys are released: in the end
+/// every key is available or leased by a connected caller.
 #[test]
-fn callers_hang_up_at_random_and_no_key_is_lost() {
+fn callers_disconnect_at_random_and_no_key_is_lost() {
     for seed in 0..30 {
-        let (mut run, mut random) = (Waiting::new(), SeededRandom(seed));
+        let (mut run, mut random) = (DeferredDriver::new(), SeededRandom(seed));
         run.generate(5);
-        run.play();
-        // What each call_id is about: nothing, or somebody who is there, or has gone.
+        run.run_turns();
+        // Open calls by slot; true while the caller is connected.
         let mut calls: HashMap<u32, bool> = HashMap::new();
         let mut holders: HashMap<u32, LeaseId> = HashMap::new();
         for _ in 0..300 {
@@ -115,7 +120,7 @@ fn callers_hang_up_at_random_and_no_key_is_lost() {
                     }
                     Some(true) if random.below(2) == 0 => {
                         calls.insert(slot, false);
-                        run.ask(slot, Call::CancelWait);
+                        run.send(slot, Call::CancelWait);
                     }
                     _ => {}
                 }
@@ -125,113 +130,121 @@ fn callers_hang_up_at_random_and_no_key_is_lost() {
             {
                 let (lease, verdict) = (holders[&slot], ReleaseOptions::default());
                 holders.remove(&slot);
-                run.ask(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
+                run.send(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
             }
-            run.driver.clock.tick_ms(random.below(200));
-            for (slot, reply) in run.play() {
+            run.driver.clock.advance_ms(random.below(200));
+            for (slot, reply) in run.run_turns() {
                 if slot == u32::MAX {
                     continue;
                 }
-                // A call_id is answered once, and then free: this panics otherwise.
-                let there = calls.remove(&slot).expect("asked and not answered yet");
-                match (there, lent(&reply)) {
+                // A call id gets one reply and is then free: this panics otherwise.
+                let connected = calls.remove(&slot).expect("an open call");
+                match (connected, granted(&reply)) {
                     (true, Some((_, lease, _))) => drop(holders.insert(slot, lease)),
                     (false, Some((_, lease, _))) => {
                         let verdict = ReleaseOptions::default();
-                        let back = Call::Release { pool: default_pool(), lease, verdict };
-                        run.ask(u32::MAX, back);
+                        let release = Call::Release { pool: default_pool(), lease, verdict };
+                        run.send(u32::MAX, release);
                     }
                     (true, None) => assert!(matches!(reply, Reply::Refused(_)), "{reply:?}"),
                     (false, None) => {}
                 }
             }
         }
-        run.play();
-        let there = calls.values().filter(|there| **there).count() as u64;
-        assert_eq!(run.waiting(), there, "seed {seed}: only who is there waits");
+        run.run_turns();
+        let connected = calls.values().filter(|connected| **connected).count() as u64;
+        assert_eq!(run.waiter_count(), connected, "seed {seed}: only connected callers wait");
         for lease in holders.into_values() {
             let verdict = ReleaseOptions::default();
-            run.ask(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
+            run.send(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
         }
-        run.driver.clock.tick_ms(3_000);
-        let free: Vec<_> = run.play().iter().filter_map(|(_, reply)| lent(reply)).collect();
-        let counts = run.driver.works.pools().get(&default_pool()).expect("there").counts();
-        assert_eq!(counts.available + free.len() as u64, 5, "seed {seed}: no key is lost");
+        run.driver.clock.advance_ms(3_000);
+        let late_grants: Vec<_> =
+            run.run_turns().iter().filter_map(|(_, reply)| granted(reply)).collect();
+        let counts = run.driver.engine.pools().get(&default_pool()).expect("it exists").counts();
+        assert_eq!(counts.available + late_grants.len() as u64, 5, "seed {seed}: no key is lost");
     }
 }
 
-/// A request that goes over because much is due, and whose caller hangs up meanwhile, never gets
-/// into the line.
+/// A request that is deferred because much is due, and whose caller disconnects meanwhile, never
+/// enters the wait queue.
 #[test]
-fn who_leaves_while_much_is_due_does_not_wait_after_it() {
-    let mut run = Waiting::new();
+fn a_caller_that_disconnects_while_much_is_due_does_not_wait_afterwards() {
+    let mut run = DeferredDriver::new();
     let patch = PolicyPatch { rest_ms: Some(600_000), ..PolicyPatch::default() };
-    run.ask(0, Call::PutPool { pool: default_pool(), patch });
+    run.send(0, Call::PutPool { pool: default_pool(), patch });
     run.generate(10_000);
     run.generate(10_000);
     for slot in 1..=20_000 {
         run.wait(slot, 0);
     }
-    let granted = run.play().iter().filter(|(_, reply)| lent(reply).is_some()).count();
+    let granted = run.run_turns().iter().filter(|(_, reply)| granted(reply).is_some()).count();
     assert_eq!(granted, 20_000);
-    run.driver.clock.tick_ms(60_000);
+    run.driver.clock.advance_ms(60_000);
     run.wait(1, 300_000);
     run.wait(2, 300_000);
-    run.driver.works.turn(&mut run.asked, &mut run.replies).expect("memory");
+    run.driver
+        .engine
+        .turn(&mut run.requests, &mut run.replies)
+        .expect("an engine in memory does not fail");
     assert_eq!(
-        (run.driver.works.late(), run.replies.len()),
+        (run.driver.engine.pending_count(), run.replies.len()),
         (2, 0),
-        "more is due than a turn ends"
+        "more is due than one turn expires"
     );
-    run.ask(1, Call::CancelWait);
-    let told = run.play();
-    assert!(matches!(told[..], [(1, Reply::Done)]), "{told:?}");
-    assert_eq!(run.waiting(), 1, "the other one waits");
+    run.send(1, Call::CancelWait);
+    let replies = run.run_turns();
+    assert!(matches!(replies[..], [(1, Reply::Done)]), "{replies:?}");
+    assert_eq!(run.waiter_count(), 1, "the other one waits");
 }
 
 #[test]
-fn a_stop_sends_everybody_away_and_nobody_waits_after_it() {
-    let mut run = Waiting::new();
+fn a_stop_cancels_every_wait_and_no_call_waits_afterwards() {
+    let mut run = DeferredDriver::new();
     run.wait(1, 300_000);
     run.wait(2, 300_000);
-    assert!(run.play().is_empty());
-    run.driver.works.cancel_waits();
+    assert!(run.run_turns().is_empty());
+    run.driver.engine.cancel_waits();
     run.wait(3, 300_000);
-    let mut told: Vec<u32> = Vec::new();
-    for (slot, reply) in run.play() {
+    let mut cancelled: Vec<u32> = Vec::new();
+    for (slot, reply) in run.run_turns() {
         assert!(matches!(reply, Reply::Refused(RequestError::ShuttingDown)), "{reply:?}");
-        told.push(slot);
+        cancelled.push(slot);
     }
-    told.sort_unstable();
-    assert_eq!(told, [1, 2, 3]);
+    cancelled.sort_unstable();
+    assert_eq!(cancelled, [1, 2, 3]);
     run.generate(1);
     run.wait(4, 300_000);
-    assert_eq!(run.play().iter().filter_map(|(_, reply)| lent(reply)).count(), 1, "free keys go");
+    assert_eq!(
+        run.run_turns().iter().filter_map(|(_, reply)| granted(reply)).count(),
+        1,
+        "available keys are still granted"
+    );
 }
 
 #[test]
-fn a_hand_over_is_on_the_disk_before_it_is_told() {
-    let (disk, clock) = (SimDisk::new(), GivenClock::new());
+fn a_grant_to_a_waiter_is_durable_before_its_reply() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let driver = Driver::open(Arc::new(disk.clone()), &clock, 1).expect("opens");
-    let mut run = Waiting { driver, asked: VecDeque::new(), replies: Vec::new() };
+    let mut run = DeferredDriver { driver, requests: VecDeque::new(), replies: Vec::new() };
     run.generate(1);
-    run.play();
-    let (first, ..) = run.driver.acquire("first").expect("free");
+    run.run_turns();
+    let (first, ..) = run.driver.acquire("first").expect("a key is available");
     run.wait(1, 300_000);
-    assert!(run.play().is_empty());
-    // By time: the turn in which it comes back gives it away, without anybody asking.
-    clock.tick_ms(59_999);
-    assert!(run.play().is_empty());
-    clock.tick_ms(1);
-    let told = run.play();
-    let (key, lease, waited_ms) = lent(&told[0].1).expect("the first in line");
-    assert_eq!((told.len(), told[0].0, waited_ms), (1, 1, 60_000));
+    assert!(run.run_turns().is_empty());
+    // By time: the turn in which the lease expires grants the key to the waiter, without a request.
+    clock.advance_ms(59_999);
+    assert!(run.run_turns().is_empty());
+    clock.advance_ms(1);
+    let replies = run.run_turns();
+    let (key, lease, waited_ms) = granted(&replies[0].1).expect("the first waiter");
+    assert_eq!((replies.len(), replies[0].0, waited_ms), (1, 1, 60_000));
     drop(run);
-    let mut again = Driver::open(Arc::new(disk), &clock, 2).expect("opens");
-    assert_eq!((again.recovered.keys, again.recovered.leases), (1, 1));
-    assert!(again.acquire("other").is_none(), "{key} is lent");
+    let mut restarted = Driver::open(Arc::new(disk), &clock, 2).expect("opens");
+    assert_eq!((restarted.recovery.keys, restarted.recovery.leases), (1, 1));
+    assert!(restarted.acquire("other").is_none(), "{key} is leased");
     let release =
         |lease| Call::Release { pool: default_pool(), lease, verdict: ReleaseOptions::default() };
-    assert!(matches!(again.call(release(first)), Reply::Refused(_)));
-    assert!(matches!(again.call(release(lease)), Reply::Done));
+    assert!(matches!(restarted.call(release(first)), Reply::Refused(_)));
+    assert!(matches!(restarted.call(release(lease)), Reply::Done));
 }

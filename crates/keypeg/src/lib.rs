@@ -103,7 +103,7 @@ pub fn serve(
         lanes: cores,
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,
-        existing: config.existing,
+        must_exist: config.existing,
     };
     let clock = Box::new(SystemClock::new()?);
     let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemRandom::new()))?;
@@ -165,7 +165,7 @@ pub struct CheckReport {
 /// Reports what a start would recover from a data directory, and changes nothing in it.
 pub fn check(data: &Path) -> Result<CheckReport, Failure> {
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    let recovered = keypeg_engine::check(data, clock, random)?;
+    let recovered = keypeg_engine::check_data_dir(data, clock, random)?;
     Ok(CheckReport { data: data.to_owned(), recovered })
 }
 
@@ -208,7 +208,7 @@ pub fn log_to_stderr() -> Result<(), Failure> {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RecoveryReport { keys, pools, leases, made, .. } = &self.recovered;
+        let RecoveryReport { keys, pools, leases, created, .. } = &self.recovered;
         write!(
             f,
             "keypeg {} ready on http://{}: {} in {}, {} active",
@@ -220,7 +220,7 @@ impl fmt::Display for Ready {
         )?;
         match &self.data {
             None => f.write_str(" (in memory only)"),
-            Some(data) if *made => write!(f, " (created {})", data.display()),
+            Some(data) if *created => write!(f, " (created {})", data.display()),
             Some(data) => write!(f, " (recovered from {})", data.display()),
         }
     }
@@ -259,13 +259,13 @@ mod tests {
 
     #[test]
     fn the_ready_line_has_singular_and_plural_counts() {
-        let ready = |keys, made, data: Option<&str>| Ready {
+        let ready = |keys, created, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
             recovered: RecoveryReport {
                 keys,
                 pools: 1,
                 leases: 1,
-                made,
+                created,
                 ..RecoveryReport::default()
             },
             data: data.map(Into::into),

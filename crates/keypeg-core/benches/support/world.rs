@@ -118,7 +118,9 @@ impl World {
     }
 
     fn acquire(&mut self) -> LeaseId {
-        self.on(|pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default())).0.id
+        self.on(|pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()))
+            .lease
+            .id
     }
 
     fn draw(&mut self, take: impl FnOnce(&mut Vec<KeyId>, usize) -> KeyId) -> KeyId {

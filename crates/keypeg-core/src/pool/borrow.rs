@@ -1,37 +1,38 @@
-//! In whose names this pool lends and is waited for: what it adds to the server's counts, and takes
-//! from them at every end.
+//! The borrowers of this pool: what it adds to the shared counts, and subtracts at every end.
 //!
-//! A lease is counted from its grant, or from when somebody joined the line for it, until it ends,
-//! however it does. What the pool counts it keeps beside, so that it can leave with one look at each
-//! borrower, not at each lease.
+//! A lease counts from its grant, or from when its request joined the wait queue, until it ends in
+//! any way. The pool keeps its own counts beside the shared ones, so that its deletion subtracts
+//! them in O(borrowers) instead of O(leases).
 
 use super::Pool;
 use crate::borrowers::{Borrower, Borrowers};
+use crate::numbers::BorrowerId;
 use crate::refusal::Refusal;
 use crate::shared::SharedState;
 
 impl Pool {
-    /// Refuses a borrower who has as many leases as it may. One that is over and not ended yet still
-    /// counts: where something is due, [`Pools::on`](crate::Pools::on) tells that it settles.
-    pub(super) fn may_borrow(ledger: &SharedState, by: Borrower) -> Result<(), Refusal> {
-        let passed = by.passed(|number| ledger.borrowers.has(number));
-        passed.map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
+    /// Refuses a borrower whose limit of leases is reached. A lease that is due still counts: where
+    /// something is due, [`Pools::with_pool`](crate::Pools::with_pool) returns
+    /// [`Refusal::Settling`] instead.
+    pub(super) fn check_borrower(shared: &SharedState, borrower: Borrower) -> Result<(), Refusal> {
+        let reached = borrower.reached_limit(|id| shared.borrowers.lease_count(id));
+        reached.map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
     }
 
-    /// KeyCounts a lease, or a wait for one, in its borrower's name.
-    pub(super) fn count(&mut self, ledger: &mut SharedState, by: u64) {
-        self.borrowers.add(by);
-        ledger.borrowers.add(by);
+    /// Counts a lease, or a wait for one, for its borrower.
+    pub(super) fn count_lease(&mut self, shared: &mut SharedState, borrower: BorrowerId) {
+        self.borrowers.add(borrower);
+        shared.borrowers.add(borrower);
     }
 
-    pub(super) fn count_less(&mut self, ledger: &mut SharedState, by: u64) {
-        self.borrowers.remove(by);
-        ledger.borrowers.remove(by);
+    pub(super) fn uncount_lease(&mut self, shared: &mut SharedState, borrower: BorrowerId) {
+        self.borrowers.remove(borrower);
+        shared.borrowers.remove(borrower);
     }
 
-    /// KeyCounts this pool's leases and waits no more: it is removed. O(borrowers in it).
-    pub(crate) fn leave_borrowers(&self, ledger: &mut SharedState) {
-        ledger.borrowers.remove_all(&self.borrowers);
+    /// Subtracts this pool's leases and waits, because the pool is deleted. O(borrowers in it).
+    pub(crate) fn uncount_borrowers(&self, shared: &mut SharedState) {
+        shared.borrowers.remove_all(&self.borrowers);
     }
 
     pub(crate) fn borrowers(&self) -> &Borrowers {

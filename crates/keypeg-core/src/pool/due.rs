@@ -1,104 +1,107 @@
-//! What time ends: leases and rests on lease time, keys on serving time, each at its deadline and
-//! never before.
+//! Expiry: time ends leases and rests on lease time and keys on serving time, each at its deadline
+//! and never before.
 //!
-//! Each end costs the step's budget, but those of a key that a call names. Where nothing can be
-//! remembered nothing ends, and what is due is over all the same for whoever asks for it.
+//! Each expiry costs one of the step's budget, except for the key that a call names. While no fact
+//! can be stored, nothing is expired in memory, but requests still treat due leases and keys as
+//! ended.
 
-use super::{Pool, StepContext, is_over};
+use super::{Pool, Rest, StepContext};
 use crate::clocks::{Now, after};
 use crate::event::Event;
 use crate::fact::Fact;
 use crate::holds::Hold;
+use crate::indices::{HoldIndex, SlotIndex};
 use crate::key::KeyState;
 use crate::refusal::EndCause;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::SharedState;
 
 impl Pool {
-    /// Ends what is due, at most the step's budget. O(log n) for each.
-    pub fn expire(&mut self, ledger: &mut SharedState, step: &mut StepContext<'_>) {
-        self.settle_returns(ledger, step);
-        self.settle_lives(ledger, step);
-        self.serve_line(ledger, step);
-        self.settle_waits(ledger, step);
+    /// Ends what is due, within the step's budget. O(log n) for each.
+    pub fn expire(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
+        self.expire_holds(shared, step);
+        self.expire_keys(shared, step);
+        self.serve_wait_queue(shared, step);
+        self.expire_waits(shared, step);
     }
 
-    /// Whether something of this pool is due.
-    pub(crate) fn is_due(&self, now: Now) -> bool {
-        self.next_of_lease_us().is_some_and(|at| at <= now.lease_us) || self.life_is_due(now)
+    /// Returns whether anything in this pool is due.
+    pub(crate) fn has_due(&self, now: Now) -> bool {
+        self.next_lease_deadline_us().is_some_and(|at_us| hold_is_due(at_us, now))
+            || self.has_due_keys(now)
     }
 
-    /// Whether a lease, a rest or a key of this pool is due.
-    pub(super) fn key_is_due(&self, now: Now) -> bool {
-        self.next_hold_end_us().is_some_and(|at| at <= now.lease_us) || self.life_is_due(now)
+    /// Returns whether a lease, a rest or a key of this pool is due.
+    pub(super) fn has_due_holds_or_keys(&self, now: Now) -> bool {
+        self.next_hold_end_us().is_some_and(|at_us| hold_is_due(at_us, now))
+            || self.has_due_keys(now)
     }
 
-    /// When something of this pool is due next in lease time: a return, or the end of a wait.
-    pub(crate) fn next_of_lease_us(&self) -> Option<u64> {
-        let end = self.line.next_end().map(|(at, _)| at);
-        [self.next_hold_end_us(), end].into_iter().flatten().min()
+    pub(super) fn has_due_keys(&self, now: Now) -> bool {
+        self.next_purge_us().is_some_and(|at_us| key_is_due(at_us, now))
     }
 
-    pub(super) fn life_is_due(&self, now: Now) -> bool {
-        self.next_purge_us().is_some_and(|at| is_over(at, now.serving_us))
+    /// Returns the next deadline in lease time: the end of a lease, a rest or a wait.
+    pub(crate) fn next_lease_deadline_us(&self) -> Option<u64> {
+        let wait_end_us = self.wait_queue.next_deadline().map(|(at_us, _)| at_us);
+        [self.next_hold_end_us(), wait_end_us].into_iter().flatten().min()
     }
 
-    pub(super) fn settle_returns(&mut self, ledger: &mut SharedState, step: &mut StepContext<'_>) {
-        while let Some((at, hold)) = self.returns.first()
-            && at <= step.now.lease_us
+    pub(super) fn expire_holds(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
+        while let Some((at_us, hold)) = self.hold_ends.first()
+            && hold_is_due(at_us, step.now)
             && step.budget > 0
         {
             step.budget -= 1;
-            self.come_back(ledger, step, hold, at);
+            self.end_hold(shared, step, hold, at_us);
         }
     }
 
-    pub(super) fn settle_lives(&mut self, ledger: &mut SharedState, step: &mut StepContext<'_>) {
-        while let Some((at, slot)) = self.lives.first()
-            && is_over(at, step.now.serving_us)
+    pub(super) fn expire_keys(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
+        while let Some((at_us, slot)) = self.key_ends.first()
+            && key_is_due(at_us, step.now)
             && step.budget > 0
         {
             step.budget -= 1;
-            self.purge(ledger, step, slot);
+            self.purge(shared, step, slot);
         }
     }
 
-    /// Ends what is due of one key; false when that was the key itself.
-    pub(super) fn settle_key(
+    /// Ends what is due of one key. Returns false when the key itself was due.
+    pub(super) fn expire_key(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        slot: u32,
+        slot: SlotIndex,
     ) -> bool {
-        // Mostly nothing at all is due, and then the key's own deadline, a cache miss, need not be
-        // looked up.
-        if self.life_is_due(step.now)
-            && is_over(self.lives.deadline(slot, &self.slots), step.now.serving_us)
+        // Usually no key is due, and then the key's own deadline, a cache miss, is not read.
+        if self.has_due_keys(step.now)
+            && key_is_due(self.key_ends.deadline(slot, &self.slots), step.now)
         {
-            if !ledger.held {
-                self.purge(ledger, step, slot);
+            if !shared.clocks_frozen {
+                self.purge(shared, step, slot);
             }
             return false;
         }
-        while !ledger.held
+        while !shared.clocks_frozen
             && matches!(self.slots.state(slot), Some(KeyState::Leased | KeyState::Resting))
         {
-            let hold = self.slots.place(slot);
-            let at = self.returns.deadline(hold, &self.holds);
-            if at > step.now.lease_us {
+            let hold = self.slots.hold(slot);
+            let at_us = self.hold_ends.deadline(hold, &self.holds);
+            if !hold_is_due(at_us, step.now) {
                 break;
             }
-            self.come_back(ledger, step, hold, at);
+            self.end_hold(shared, step, hold, at_us);
         }
         true
     }
 
-    /// A hold's time is over: a lease ends, and its key rests where its grant said so.
-    pub(super) fn come_back(
+    /// Ends a hold that is due: a lease, after which the key rests if the grant said so, or a rest.
+    fn end_hold(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        hold: u32,
+        hold: HoldIndex,
         at_us: u64,
     ) {
         step.ended_by_time = true;
@@ -106,12 +109,13 @@ impl Pool {
         let leased = self.slots.state(slot) == Some(KeyState::Leased);
         let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
         if leased {
-            self.end_lease(ledger, hold, (rest_until_us, None), EndCause::Expired);
+            let rest = Rest { until_us: rest_until_us, reason: None };
+            self.end_lease(shared, hold, rest, EndCause::Expired);
         } else {
-            self.free(ledger, slot, EndCause::Expired);
+            self.make_available(shared, slot, EndCause::Expired);
         }
-        self.tell(step, || {
-            let key = self.id_of(&ledger.ids, slot);
+        self.emit(step, || {
+            let key = self.key_id(&shared.ids, slot);
             if leased {
                 Event::Expired { key, token, rest_until_us }
             } else {
@@ -120,18 +124,32 @@ impl Pool {
         });
     }
 
-    /// Removes a key because nobody kept it alive.
+    /// Removes a key that is due, because no client kept it alive.
     pub(super) fn purge(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        slot: u32,
+        slot: SlotIndex,
     ) {
         let number = self.slots.number(slot);
-        let (key, was) = self.forget(ledger, slot);
+        let (key, was) = self.remove_key(shared, slot);
         if !enabled(Sabotage::ForgetPurge) {
-            step.facts.record(&Fact::KeyPurged { pool: self.number, key: number });
+            step.facts.record(&Fact::KeyPurged { pool: self.id, key: number });
         }
-        self.tell(step, || Event::Purged { key, was });
+        self.emit(step, || Event::Purged { key, was });
+    }
+}
+
+/// Returns whether a lease, a rest or a wait with this end is due.
+pub(super) fn hold_is_due(end_us: u64, now: Now) -> bool {
+    end_us <= now.lease_us
+}
+
+/// Returns whether a key with this end is due.
+pub(super) fn key_is_due(end_us: u64, now: Now) -> bool {
+    if enabled(Sabotage::RaiseAtDeadline) {
+        end_us < now.serving_us
+    } else {
+        end_us <= now.serving_us
     }
 }

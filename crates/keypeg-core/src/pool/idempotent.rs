@@ -1,230 +1,244 @@
-//! Calls under an Idempotency-Key: played once, and answered the same when they are asked again.
+//! Requests with an Idempotency-Key: executed once, and a repeat gets the same result.
 //!
-//! What is asked again while it waits takes its own place in line over. A refusal is not
-//! remembered. An answer is a fact in the batch of what it tells of, so both are there after a
-//! crash, or neither.
+//! A repeat of a waiting request takes over its position in the wait queue. A refusal is not
+//! stored. A stored answer is a fact in the batch of the change it describes, so after a crash both
+//! exist or neither.
 
-use super::wait::wait_until;
-use super::{AcquireOptions, Pool, StepContext};
+use super::wait::wait_end_us;
+use super::{Pool, StepContext};
 use crate::clocks::{Now, after};
 use crate::fact::{Fact, IdempotencyRecord, IdempotentResult};
-use crate::idempotency_store::{ANSWERS_MAX, IdempotentRequest, KEPT_US, StoredAnswer};
-use crate::ids::{BodyDigest, LeaseId};
-use crate::key::{LeaseView, NewKey, ReleaseOptions, Secret};
+use crate::idempotency_store::{
+    ANSWERS_MAX, IdempotentRequest, KEPT_US, SlotRange, StoredAnswer, WaitingRequest,
+};
+use crate::ids::{BodyDigest, IdempotencyId, LeaseId};
+use crate::indices::{AnswerIndex, ItemIndex, SlotIndex};
+use crate::key::{NewKey, Secret};
+use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions};
+use crate::numbers::KeyNumber;
 use crate::refusal::Refusal;
-use crate::shared::{SharedState, WaitOutcome};
+use crate::shared::{SharedState, WaitOutcome, WaiterLocation};
 use crate::wait_queue::Waiter;
 
-/// An Idempotency-Key: whose it is, what it is, and what was asked under it.
+/// An Idempotency-Key and the request that it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct IdempotencyKey<'a> {
-    /// Who asks: the same key is another's with another caller.
-    pub by: &'a str,
+    /// The caller: the same key of another caller is a different one.
+    pub caller: &'a str,
     /// The key.
     pub key: &'a str,
-    /// What is asked: the same key with another body is refused.
+    /// The digest of the body: the same key with a different body is refused.
     pub body: BodyDigest,
 }
 
-const MAKES_KEYS: u8 = 1;
-const LENDS: u8 = 2;
+/// The kinds of calls that accept an Idempotency-Key; the same key for both names two answers.
+///
+/// The discriminants are hashed into the ids of stored answers, which journals contain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdempotentCall {
+    /// Generating or importing keys.
+    AddKeys = 1,
+    /// Acquiring a lease.
+    Acquire = 2,
+}
 
 impl Pool {
-    /// Makes or brings in keys by `make`, once: asked again, it tells of the same keys.
-    /// O(keys log n).
+    /// Generates or imports keys by `add`, once: a repeat returns the same keys. O(keys log n).
     pub fn add_idempotent(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        once: &IdempotencyKey<'_>,
-        make: impl FnOnce(
+        key: &IdempotencyKey<'_>,
+        add: impl FnOnce(
             &mut Self,
             &mut SharedState,
             &mut StepContext<'_>,
         ) -> Result<Vec<NewKey>, Refusal>,
     ) -> Result<Vec<NewKey>, Refusal> {
-        let asked = self.asked(ledger, MAKES_KEYS, once);
-        if let Some(at) = self.answered(step, asked)? {
-            return self.keys_again(ledger, step, at);
+        let request = self.idempotent_request(shared, IdempotentCall::AddKeys, key);
+        if let Some(answer) = self.find_answer(step, request)? {
+            return self.redeliver_keys(shared, step, answer);
         }
-        self.room_for_answer(ledger, step)?;
-        let first = ledger.counters.next_key;
-        let keys = make(self, ledger, step)?;
+        self.check_room_for_answer(shared, step)?;
+        let first = shared.counters.next_key;
+        let keys = add(self, shared, step)?;
         let count = u32::try_from(keys.len()).expect("invariant: a request is bounded");
         let expires_at_ms = keys.first().and_then(|key| key.expires_at_ms);
-        let slots = ranges(keys.iter().filter_map(|key| self.find(&ledger.ids, key.id)));
-        self.keep(
-            ledger,
-            step,
-            asked,
-            IdempotentResult::Keys { first, count, expires_at_ms },
-            slots,
-        );
+        let slots = ranges(keys.iter().filter_map(|key| self.find(&shared.ids, key.id)));
+        let result = IdempotentResult::Keys { first, count, expires_at_ms };
+        self.store_answer(shared, step, request, result, slots);
         Ok(keys)
     }
 
-    /// Lends a key as [`Pool::acquire_or_wait`] does, once: asked again while the lease runs, it
-    /// tells of the same lease, and the last part is true; asked again in line, it has the place.
-    /// O(log n).
+    /// Grants a key as [`Pool::acquire_or_wait`] does, once: a repeat returns the same lease while it
+    /// runs, and a repeat during the wait takes over its position. O(log n).
     pub fn acquire_idempotent(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        wish: &AcquireOptions<'_>,
-        (waiter_id, wait_ms): (u64, u64),
-        once: &IdempotencyKey<'_>,
-    ) -> Result<Option<(LeaseView, Secret, bool)>, Refusal> {
-        let asked = self.asked(ledger, LENDS, once);
-        if let Some(at) = self.answered(step, asked)? {
-            return self.lease_again(ledger, step, at).map(|(lease, key)| Some((lease, key, true)));
+        options: &AcquireOptions<'_>,
+        wait: WaitOptions,
+        key: &IdempotencyKey<'_>,
+    ) -> Result<Option<Granted>, Refusal> {
+        let request = self.idempotent_request(shared, IdempotentCall::Acquire, key);
+        if let Some(answer) = self.find_answer(step, request)? {
+            return self.redeliver_lease(shared, step, answer).map(Some);
         }
-        let until_us = wait_until(step, wait_ms);
-        if let Some(&(at, body)) = self.replays.waiting.get(&asked.id) {
-            same_body(body, asked)?;
-            let before = self.line.take_over(at, waiter_id, step.now.lease_us, until_us);
-            ledger.waiters.remove(&before);
-            ledger.waiters.insert(waiter_id, (self.seat, at));
+        let (waiter_id, until_us) = (wait.waiter_id, wait_end_us(step, wait));
+        if let Some(&WaitingRequest { waiter, body }) = self.idempotency.waiting.get(&request.id) {
+            check_body(body, request)?;
+            let now_us = step.now.lease_us;
+            let before = self.wait_queue.take_over(waiter, waiter_id, now_us, until_us);
+            shared.waiters.remove(&before);
+            shared.waiters.insert(waiter_id, WaiterLocation { pool: self.index, waiter });
             let outcome = Err(Refusal::TakenOver);
-            ledger.handed.push(WaitOutcome { waiter_id: before, outcome });
+            shared.wait_outcomes.push(WaitOutcome { waiter_id: before, outcome });
             return Ok(None);
         }
-        self.room_for_answer(ledger, step)?;
-        match self.acquire(ledger, step, wish) {
-            Ok((lease, value)) => {
-                self.keep_grant(ledger, step, asked, &lease);
-                Ok(Some((lease, value, false)))
+        self.check_room_for_answer(shared, step)?;
+        match self.acquire(shared, step, options) {
+            Ok(granted) => {
+                self.store_grant(shared, step, request, &granted.lease);
+                Ok(Some(granted))
             }
-            Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                let waiter = Waiter::new(waiter_id, step.now.lease_us, wish);
-                let at = self.join(ledger, waiter.under(Some(asked)), until_us)?;
-                self.replays.waiting.insert(asked.id, (at, asked.body));
+            Err(Refusal::NoKey { .. }) if wait.wait_ms > 0 => {
+                let now_us = step.now.lease_us;
+                let waiter = Waiter::new(waiter_id, now_us, options, Some(request));
+                let waiter = self.enqueue(shared, waiter, until_us)?;
+                let waiting = WaitingRequest { waiter, body: request.body };
+                self.idempotency.waiting.insert(request.id, waiting);
                 Ok(None)
             }
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// Gives back a grant that nobody received. One that an Idempotency-Key has told of since is
-    /// somebody's, and stays. O(log n).
+    /// Releases a lease that no client received. A lease that was redelivered to a repeat stays,
+    /// because its client received it. O(log n).
     pub fn revoke_undelivered(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
         lease: LeaseId,
     ) -> Result<(), Refusal> {
-        let answered = self.replays.of_token(lease.token());
-        if answered.is_some_and(|at| self.replays.get(at).again) {
+        let answer = self.idempotency.find_by_token(lease.token());
+        if answer.is_some_and(|answer| self.idempotency.get(answer).redelivered) {
             return Ok(());
         }
-        let id = answered.map(|at| self.replays.get(at).answer.id);
-        self.release(ledger, step, lease, &ReleaseOptions::default())?;
+        let id = answer.map(|answer| self.idempotency.get(answer).record.id);
+        self.release(shared, step, lease, &ReleaseOptions::default())?;
         if let Some(id) = id {
-            self.replays.forget_id(ledger, id);
-            step.facts.record(&Fact::AnswerRevoked { pool: self.number, id });
+            self.idempotency.remove_by_id(shared, id);
+            step.facts.record(&Fact::AnswerRevoked { pool: self.id, id });
         }
         Ok(())
     }
 
-    /// Whether this was asked before, and its answer is kept.
+    /// Returns whether the answer to this request is stored.
     pub(crate) fn has_stored_answer(
         &self,
-        ledger: &SharedState,
-        lends: bool,
-        once: &IdempotencyKey<'_>,
+        shared: &SharedState,
+        call: IdempotentCall,
+        key: &IdempotencyKey<'_>,
         now_us: u64,
     ) -> bool {
-        let asked = self.asked(ledger, if lends { LENDS } else { MAKES_KEYS }, once);
-        self.replays.find(asked.id, now_us).is_some()
+        let request = self.idempotent_request(shared, call, key);
+        self.idempotency.find(request.id, now_us).is_some()
     }
 
-    fn asked(
+    fn idempotent_request(
         &self,
-        ledger: &SharedState,
-        route: u8,
-        once: &IdempotencyKey<'_>,
+        shared: &SharedState,
+        call: IdempotentCall,
+        key: &IdempotencyKey<'_>,
     ) -> IdempotentRequest {
-        let id = ledger.ids.answer_id(self.number, route, once.by, once.key);
-        IdempotentRequest { id, body: once.body }
+        let id = shared.ids.answer_id(self.id, call, key.caller, key.key);
+        IdempotentRequest { id, body: key.body }
     }
 
-    /// The answer that is kept, if this was asked before.
-    fn answered(
+    /// Finds the stored answer to this request.
+    fn find_answer(
         &self,
         step: &StepContext<'_>,
-        asked: IdempotentRequest,
-    ) -> Result<Option<u32>, Refusal> {
-        let Some(at) = self.replays.find(asked.id, step.now.lease_us) else { return Ok(None) };
-        same_body(self.replays.get(at).answer.body, asked)?;
-        Ok(Some(at))
+        request: IdempotentRequest,
+    ) -> Result<Option<AnswerIndex>, Refusal> {
+        let found = self.idempotency.find(request.id, step.now.lease_us);
+        let Some(answer) = found else { return Ok(None) };
+        check_body(self.idempotency.get(answer).record.body, request)?;
+        Ok(Some(answer))
     }
 
-    fn room_for_answer(
+    fn check_room_for_answer(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &StepContext<'_>,
     ) -> Result<(), Refusal> {
-        if self.replays.has_room(ledger, step.now.lease_us) {
+        if self.idempotency.has_room(shared, step.now.lease_us) {
             return Ok(());
         }
         Err(Refusal::TooManyAnswers { max: ANSWERS_MAX })
     }
 
-    /// Keeps what a grant told.
-    pub(super) fn keep_grant(
+    /// Stores the answer with a lease that was just granted.
+    pub(super) fn store_grant(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        asked: IdempotentRequest,
+        request: IdempotentRequest,
         lease: &LeaseView,
     ) {
-        let hold = self.holds.find(lease.token).expect("invariant: just lent");
-        let said = IdempotentResult::Lease {
+        let hold = self.holds.find_by_token(lease.token).expect("invariant: just granted");
+        let result = IdempotentResult::Lease {
             key: self.slots.number(self.holds.get(hold).slot),
             token: lease.token,
-            until_us: self.returns.deadline(hold, &self.holds),
+            until_us: self.hold_ends.deadline(hold, &self.holds),
             granted_at_ms: lease.granted_at_ms,
             expires_at_ms: lease.expires_at_ms,
             key_expires_at_ms: lease.key_expires_at_ms,
         };
-        self.keep(ledger, step, asked, said, Box::default());
+        self.store_answer(shared, step, request, result, Box::default());
     }
 
-    fn keep(
+    fn store_answer(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        IdempotentRequest { id, body }: IdempotentRequest,
-        said: IdempotentResult,
-        slots: Box<[(u32, u32)]>,
+        request: IdempotentRequest,
+        result: IdempotentResult,
+        slots: Box<[SlotRange]>,
     ) {
+        let IdempotentRequest { id, body } = request;
         let until_us = after(step.now.lease_us, KEPT_US);
-        let answer = IdempotencyRecord { id, body, until_us, said };
-        self.replays.keep(ledger, StoredAnswer { answer, slots, again: false }, true);
-        step.facts.record(&Fact::AnswerStored { pool: self.number, answer });
+        let record = IdempotencyRecord { id, body, until_us, result };
+        let stored = StoredAnswer { record, slots, redelivered: false };
+        self.idempotency.store(shared, stored, true);
+        step.facts.record(&Fact::AnswerStored { pool: self.id, answer: record });
     }
 
-    /// Tells of the keys again that an answer told of, as it did; refused when one is gone.
-    fn keys_again(
+    /// Returns the keys of a stored answer as it contained them; refused when one is removed.
+    fn redeliver_keys(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        at: u32,
+        answer: AnswerIndex,
     ) -> Result<Vec<NewKey>, Refusal> {
-        let StoredAnswer { answer, slots, .. } = self.replays.get(at);
-        let IdempotentResult::Keys { first, count, expires_at_ms } = answer.said else {
-            unreachable!("{ROUTED}")
+        let StoredAnswer { record, slots, .. } = self.idempotency.get(answer);
+        let IdempotentResult::Keys { first, count, expires_at_ms } = record.result else {
+            unreachable!("{ID_IMPLIES_CALL}")
         };
         let slots = slots.clone();
         let mut keys = Vec::with_capacity(count as usize);
-        let places = slots.iter().flat_map(|(slot, run)| *slot..slot + run);
-        for (number, slot) in (first..).zip(places) {
-            let there = self.slots.state(slot).is_some() && self.slots.number(slot) == number;
-            if !there || !self.settle_key(ledger, step, slot) {
+        let slots = slots.iter().flat_map(|SlotRange { first, count }| {
+            (first.get()..first.get() + count).map(SlotIndex::new)
+        });
+        for (number, slot) in first.range(count).zip(slots) {
+            let exists = self.slots.state(slot).is_some() && self.slots.number(slot) == number;
+            if !exists || !self.expire_key(shared, step, slot) {
                 return Err(Refusal::KeysGone);
             }
             keys.push(NewKey {
-                id: self.id_of(&ledger.ids, slot),
-                value: Secret::of_pool(self.slots.value(slot)),
+                id: self.key_id(&shared.ids, slot),
+                value: Secret::from_stored(self.slots.value(slot)),
                 created_at_ms: self.slots.created_ms(slot),
                 expires_at_ms,
             });
@@ -232,90 +246,91 @@ impl Pool {
         if keys.len() < count as usize { Err(Refusal::KeysGone) } else { Ok(keys) }
     }
 
-    /// Tells of the lease again that an answer told of, as it did but for the time left; where it
-    /// was renewed since, its end is the present one.
-    fn lease_again(
+    /// Returns the lease of a stored answer as it contained it, except for the time left; if the
+    /// lease was renewed since, its end is the present one.
+    fn redeliver_lease(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        at: u32,
-    ) -> Result<(LeaseView, Secret), Refusal> {
-        let said = self.replays.get(at).answer.said;
-        let IdempotentResult::Lease { token, until_us, granted_at_ms, .. } = said else {
-            unreachable!("{ROUTED}")
+        answer: AnswerIndex,
+    ) -> Result<Granted, Refusal> {
+        let result = self.idempotency.get(answer).record.result;
+        let IdempotentResult::Lease { token, until_us, granted_at_ms, .. } = result else {
+            unreachable!("{ID_IMPLIES_CALL}")
         };
-        let hold = self.running(ledger, step, ledger.ids.lease_id(self.number, token))?;
-        self.replays.give_again(at);
-        let mut view = self.lease_view(&ledger.ids, step.now, hold);
-        view.granted_at_ms = granted_at_ms;
-        if let IdempotentResult::Lease { expires_at_ms, key_expires_at_ms, .. } = said
-            && self.returns.deadline(hold, &self.holds) == until_us
+        let hold = self.running_hold(shared, step, shared.ids.lease_id(self.id, token))?;
+        self.idempotency.set_redelivered(answer);
+        let mut lease = self.lease_view(&shared.ids, step.now, hold);
+        lease.granted_at_ms = granted_at_ms;
+        if let IdempotentResult::Lease { expires_at_ms, key_expires_at_ms, .. } = result
+            && self.hold_ends.deadline(hold, &self.holds) == until_us
         {
-            (view.expires_at_ms, view.key_expires_at_ms) = (expires_at_ms, key_expires_at_ms);
+            (lease.expires_at_ms, lease.key_expires_at_ms) = (expires_at_ms, key_expires_at_ms);
         }
         let slot = self.holds.get(hold).slot;
-        Ok((view, Secret::of_pool(self.slots.value(slot))))
+        let value = Secret::from_stored(self.slots.value(slot));
+        Ok(Granted { lease, value, redelivered: true })
     }
 
-    /// Keeps an answer that facts tell of; `slot_of` finds a key by its number.
-    pub(crate) fn replay_answered(
+    /// Stores an answer from a fact; `slot_of` finds a key by its number.
+    pub(crate) fn replay_answer_stored(
         &mut self,
-        ledger: &mut SharedState,
-        answer: IdempotencyRecord,
-        slot_of: impl Fn(&Self, u64) -> Option<u32>,
+        shared: &mut SharedState,
+        record: IdempotencyRecord,
+        slot_of: impl Fn(&Self, KeyNumber) -> Option<SlotIndex>,
     ) {
-        let (mut slots, mut runs) = (Box::default(), true);
-        match answer.said {
+        let (mut slots, mut lease_runs) = (Box::default(), true);
+        match record.result {
             IdempotentResult::Lease { key, token, .. } => {
-                let lent = |slot| self.lent_for(slot, token).is_some();
-                runs = slot_of(self, key).is_some_and(lent);
+                let is_leased = |slot| self.leased_with(slot, token).is_some();
+                lease_runs = slot_of(self, key).is_some_and(is_leased);
             }
             IdempotentResult::Keys { first, count, .. } => {
-                let numbers = first..first.saturating_add(u64::from(count));
-                slots = ranges(numbers.map_while(|number| slot_of(self, number)));
+                slots = ranges(first.range(count).map_while(|number| slot_of(self, number)));
             }
         }
-        self.replays.keep(ledger, StoredAnswer { answer, slots, again: false }, runs);
+        let stored = StoredAnswer { record, slots, redelivered: false };
+        self.idempotency.store(shared, stored, lease_runs);
     }
 
-    pub(crate) fn replay_unanswered(&mut self, ledger: &mut SharedState, id: crate::IdempotencyId) {
-        self.replays.forget_id(ledger, id);
+    pub(crate) fn replay_answer_revoked(&mut self, shared: &mut SharedState, id: IdempotencyId) {
+        self.idempotency.remove_by_id(shared, id);
     }
 
-    /// Forgets answers whose time is over, at most `max`; true when more are to go.
-    pub(crate) fn forget_answers(
+    /// Removes expired answers, at most `max` of each kind. Returns whether more may be expired.
+    pub(crate) fn remove_due_answers(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         now: Now,
         max: usize,
     ) -> bool {
-        self.replays.forget_due(ledger, now.lease_us, max)
+        self.idempotency.remove_due(shared, now.lease_us, max)
     }
 
-    /// KeyCounts this pool's answers no more: it is removed.
-    pub(crate) fn leave_answers(&self, ledger: &mut SharedState) {
-        self.replays.leave(ledger);
+    /// Subtracts this pool's answers from the shared counts, because the pool is deleted.
+    pub(crate) fn uncount_answers(&self, shared: &mut SharedState) {
+        self.idempotency.uncount(shared);
     }
 
-    /// Answers that are kept. O(1).
+    /// Returns the number of stored answers. O(1).
     pub fn stored_answer_count(&self) -> u64 {
-        self.replays.len() as u64
+        self.idempotency.len() as u64
     }
 }
 
-const ROUTED: &str = "invariant: an answer's id tells its route";
+const ID_IMPLIES_CALL: &str = "invariant: an answer's id implies the kind of its call";
 
-fn same_body(body: BodyDigest, asked: IdempotentRequest) -> Result<(), Refusal> {
-    if body == asked.body { Ok(()) } else { Err(Refusal::IdempotencyMismatch) }
+fn check_body(body: BodyDigest, request: IdempotentRequest) -> Result<(), Refusal> {
+    if body == request.body { Ok(()) } else { Err(Refusal::IdempotencyMismatch) }
 }
 
-/// Slots as ranges, in order: keys made at once mostly lie side by side.
-fn ranges(slots: impl Iterator<Item = u32>) -> Box<[(u32, u32)]> {
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
+/// Groups slots into ranges, in order: keys of one call mostly have adjacent slots.
+fn ranges(slots: impl Iterator<Item = SlotIndex>) -> Box<[SlotRange]> {
+    let mut ranges: Vec<SlotRange> = Vec::new();
     for slot in slots {
         match ranges.last_mut() {
-            Some((first, run)) if *first + *run == slot => *run += 1,
-            _ => ranges.push((slot, 1)),
+            Some(last) if last.first.get() + last.count == slot.get() => last.count += 1,
+            _ => ranges.push(SlotRange { first: slot, count: 1 }),
         }
     }
     ranges.into()

@@ -1,66 +1,90 @@
-//! Pages of a pool's keys, in the order of their slots: a key never changes its slot, so one that
-//! is there during a whole listing is listed exactly once.
+//! Pages of a pool's keys, in the order of their slots, and the views of keys and leases.
 //!
-//! A page looks at a bounded number of slots, whatever the pool's size; what is due of them ends
-//! first, so no page shows a key or a lease that is over.
+//! A key never changes its slot, so a key that exists during a whole listing is listed exactly
+//! once. A page examines a bounded number of slots, whatever the pool's size, and ends what is due
+//! of them first, so no page shows a key or a lease that is due.
 
 use super::{Pool, StepContext};
-use crate::ids::Cursor;
-use crate::key::{KeyPage, KeyState, KeyView};
+use crate::clocks::{Now, US_PER_MS};
+use crate::holds::Hold;
+use crate::ids::IdHashKey;
+use crate::indices::{HoldIndex, ItemIndex, SlotIndex};
+use crate::key::{KeyPage, KeyState, KeyView, ListOptions};
+use crate::lease::LeaseView;
 use crate::refusal::Refusal;
 use crate::shared::SharedState;
 
-/// Slots that one page looks at.
-const LOOK_MAX: u32 = 4_096;
+/// The most slots that one page examines.
+const EXAMINED_MAX: u32 = 4_096;
 
 impl Pool {
-    /// Lists at most `limit` keys, of one state or of all, from a cursor on. O(page).
+    /// Lists keys, from a cursor on. O(page).
     pub fn list_keys(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        (state, limit): (Option<KeyState>, usize),
-        cursor: Option<Cursor>,
+        options: ListOptions,
     ) -> Result<KeyPage, Refusal> {
-        let mut at = match cursor {
+        let ListOptions { state, limit, cursor } = options;
+        let mut next = match cursor {
             None => 0,
             Some(cursor) => {
-                ledger.ids.position(self.number, ledger.run, cursor).ok_or(Refusal::BadCursor)?
+                let slot = shared.ids.verify_cursor(self.id, shared.run_id, cursor);
+                slot.ok_or(Refusal::BadCursor)?.get()
             }
         };
-        let end = self.slots.len().min(at.saturating_add(LOOK_MAX));
-        // Where nothing of the pool is due, no key of the page is.
-        let due = self.is_due(step.now);
+        let end = self.slots.len().min(next.saturating_add(EXAMINED_MAX));
+        // Where nothing in the pool is due, no key of the page is.
+        let has_due = self.has_due(step.now);
         let mut keys = Vec::new();
-        while at < end && keys.len() < limit {
-            if self.slots.state(at).is_some()
-                && (!due || self.settle_key(ledger, step, at))
-                && state.is_none_or(|state| self.slots.state(at) == Some(state))
+        while next < end && keys.len() < limit {
+            let slot = SlotIndex::new(next);
+            if self.slots.state(slot).is_some()
+                && (!has_due || self.expire_key(shared, step, slot))
+                && state.is_none_or(|state| self.slots.state(slot) == Some(state))
             {
-                keys.push(self.key_view(ledger, step.now, at));
+                keys.push(self.key_view(shared, step.now, slot));
             }
-            at += 1;
+            next += 1;
         }
-        let more = at < self.slots.len();
-        let next = more.then(|| ledger.ids.cursor(self.number, ledger.run, at));
+        let has_more = next < self.slots.len();
+        let next =
+            has_more.then(|| shared.ids.cursor(self.id, shared.run_id, SlotIndex::new(next)));
         Ok(KeyPage { keys, next })
     }
 
-    /// Shows a key that is in and of which nothing is due.
-    pub(super) fn key_view(&self, ledger: &SharedState, now: crate::Now, slot: u32) -> KeyView {
-        let state = self.slots.state(slot).expect("invariant: keys that are shown are in");
-        let hold = self.slots.place(slot);
-        let lease = (state == KeyState::Leased).then(|| self.lease_view(&ledger.ids, now, hold));
-        let rests_until_ms = (state == KeyState::Resting)
-            .then(|| now.lease_to_wall_ms(self.returns.deadline(hold, &self.holds)));
+    /// Returns the view of a key of which nothing is due.
+    pub(super) fn key_view(&self, shared: &SharedState, now: Now, slot: SlotIndex) -> KeyView {
+        let state = self.slots.state(slot).expect("invariant: a shown key exists");
+        let lease = (state == KeyState::Leased)
+            .then(|| self.lease_view(&shared.ids, now, self.slots.hold(slot)));
+        let rests_until_ms = (state == KeyState::Resting).then(|| {
+            let hold = self.slots.hold(slot);
+            now.lease_to_wall_ms(self.hold_ends.deadline(hold, &self.holds))
+        });
         KeyView {
-            id: self.id_of(&ledger.ids, slot),
+            id: self.key_id(&shared.ids, slot),
             state,
             created_at_ms: self.slots.created_ms(slot),
-            expires_at_ms: now.serving_to_wall_ms(self.lives.deadline(slot, &self.slots)),
+            expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
             rests_until_ms,
             reason: self.reason(slot).map(Into::into),
             lease,
+        }
+    }
+
+    pub(super) fn lease_view(&self, ids: &IdHashKey, now: Now, hold: HoldIndex) -> LeaseView {
+        let Hold { slot, token, granted_us, ref holder_or_reason, .. } = *self.holds.get(hold);
+        let until_us = self.hold_ends.deadline(hold, &self.holds);
+        LeaseView {
+            id: ids.lease_id(self.id, token),
+            key_id: self.key_id(ids, slot),
+            token,
+            holder: holder_or_reason.clone(),
+            granted_at_ms: now.lease_to_wall_ms(granted_us),
+            expires_at_ms: now.lease_to_wall_ms(until_us),
+            expires_in_ms: until_us.saturating_sub(now.lease_us) / US_PER_MS,
+            key_expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
         }
     }
 }

@@ -1,230 +1,255 @@
-//! A pool made again from facts: the same changes as the calls made, without their questions.
+//! Replay and snapshot of one pool: facts applied without the checks of the calls that emitted
+//! them, and live state written as facts.
 //!
-//! Each method takes what a fact carries and the slot of the key it is about. Ends by time are not
-//! among them: the journal's clock tells those, and the ordinary steps play them.
+//! Each `replay_` method takes the contents of a fact and the slot of its key. Ends by time are not
+//! facts: the journal's clock implies them, and ordinary steps apply them.
 
-use super::{Hold, Pool};
+use super::keys::IncomingKey;
+use super::{Hold, Pool, Rest};
 use crate::clocks::{Now, US_PER_MS};
-use crate::fact::{Fact, FactSink, Grant, PackedValues};
+use crate::fact::{CreatedKeys, Fact, FactSink, Grant};
 use crate::index::Index;
+use crate::indices::{AnswerIndex, HoldIndex, ItemIndex, SlotIndex};
 use crate::key::KeyState;
+use crate::numbers::{BorrowerId, KeyNumber, Lsn};
 use crate::refusal::EndCause;
 use crate::replayer::StoredKey;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::SharedState;
 
+/// How far the snapshot of a pool has been written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PoolCursor {
+    pub(crate) hold: HoldIndex,
+    pub(crate) answer: AnswerIndex,
+}
+
 impl Pool {
-    /// Keeps slots of keys that go from being used again until [`Pool::start`]: the keys a database
-    /// kept are found by their order. `keys` is about how many will come.
-    pub(crate) fn replay_begin(&mut self, keys: usize) {
+    /// Prepares the pool for about `keys` keys. Until [`Pool::finish_replay`], slots of removed keys
+    /// are not reused: keys that the database contains are found by the order of their slots.
+    pub(crate) fn begin_replay(&mut self, keys: usize) {
         self.slots.keep_order(true);
         self.by_id = Index::with_capacity(keys);
     }
 
-    /// Puts a key back that a database kept; gives its slot.
-    pub(crate) fn replay_loaded(
+    /// Inserts a key that the database contains; returns its slot.
+    pub(crate) fn replay_stored(
         &mut self,
-        ledger: &SharedState,
-        key: u64,
+        shared: &SharedState,
+        number: KeyNumber,
         row: &StoredKey<'_>,
-    ) -> u32 {
-        let now = Now { wall_us: row.created_at_ms * US_PER_MS, ..Now::default() };
-        debug_assert_eq!(
-            row.id,
-            ledger.ids.key_id(self.number, row.value),
-            "an id is of its value"
-        );
-        self.admit(&ledger.ids, now, key, (row.id, row.value), row.imported)
+    ) -> SlotIndex {
+        let StoredKey { value, id, created_at_ms, imported } = *row;
+        let now = Now { wall_us: created_at_ms * US_PER_MS, ..Now::default() };
+        debug_assert_eq!(id, shared.ids.key_id(self.id, value), "the id belongs to the value");
+        self.insert_key(&shared.ids, now, IncomingKey { number, id, value, imported })
     }
 
-    /// Says that a database knows of values that are gone.
-    pub(crate) fn replay_retired(&mut self) {
-        self.retired.are_elsewhere();
+    /// Notes that the database contains retired values of this pool.
+    pub(crate) fn set_has_retired(&mut self) {
+        self.retired.set_in_database();
     }
 
-    /// Lets go of retired values that a database has, at most `max`; true when more are to go.
-    pub(crate) fn leave_retired(&mut self, taken_over: u64, max: usize) -> bool {
-        self.retired.leave(taken_over, max)
+    /// Evicts checkpointed retired values, at most `max`. Returns whether more can be evicted.
+    pub(crate) fn evict_retired(&mut self, checkpointed: Lsn, max: usize) -> bool {
+        self.retired.evict(checkpointed, max)
     }
 
-    /// Finds a key among the first `loaded` slots, whose numbers rise. O(log n).
-    pub(crate) fn slot_of(&self, key: u64, loaded: u32) -> Option<u32> {
-        let (mut low, mut high) = (0, loaded);
+    /// Finds a key among the first `stored` slots, whose key numbers increase: a binary search.
+    pub(crate) fn find_stored(&self, key: KeyNumber, stored: u32) -> Option<SlotIndex> {
+        let (mut low, mut high) = (0, stored);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.slots.number(middle) < key {
+            if self.slots.number(SlotIndex::new(middle)) < key {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        let found = low < loaded && self.slots.number(low) == key;
-        (found && self.slots.state(low).is_some()).then_some(low)
+        let slot = SlotIndex::new(low);
+        let found = low < stored && self.slots.number(slot) == key;
+        (found && self.slots.state(slot).is_some()).then_some(slot)
     }
 
-    /// Puts born keys in; gives each one's slot to `at`, in order. False when one is in already.
-    pub(crate) fn replay_born(
+    /// Inserts created keys and passes each one's slot to `each`, in order. Returns false when one
+    /// exists already.
+    pub(crate) fn replay_created(
         &mut self,
-        ledger: &SharedState,
-        (first, at_ms, imported): (u64, u64, bool),
-        values: PackedValues<'_>,
-        mut at: impl FnMut(u64, u32),
+        shared: &SharedState,
+        created: CreatedKeys<'_>,
+        mut each: impl FnMut(KeyNumber, SlotIndex),
     ) -> bool {
+        let CreatedKeys { first, at_ms, imported, values } = created;
         let now = Now { wall_us: at_ms * US_PER_MS, ..Now::default() };
-        for (number, value) in (first..).zip(values.iter()) {
-            let id = ledger.ids.key_id(self.number, value);
-            if self.ever_had(id, value) {
+        for (number, value) in first.range(values.count()).zip(values.iter()) {
+            let id = shared.ids.key_id(self.id, value);
+            if self.has_or_had(id, value) {
                 return false;
             }
-            let slot = self.admit(&ledger.ids, now, number, (id, value), imported);
-            at(number, slot);
+            let key = IncomingKey { number, id, value, imported };
+            each(number, self.insert_key(&shared.ids, now, key));
         }
         true
     }
 
     pub(crate) fn replay_granted(
         &mut self,
-        ledger: &mut SharedState,
-        slot: u32,
+        shared: &mut SharedState,
+        slot: SlotIndex,
         token: u64,
         lease: &Grant<'_>,
     ) {
-        // One that is told anew goes on: whoever knows of it still does.
-        if let Some(hold) = self.lent_for(slot, token) {
-            let before = self.holds.get(hold).by;
-            self.count_less(ledger, before);
-            self.count(ledger, lease.by);
+        // A snapshot record of a lease that runs already updates it in place: its stored answer must
+        // not see it end.
+        if let Some(hold) = self.leased_with(slot, token) {
+            let before = self.holds.get(hold).borrower;
+            self.uncount_lease(shared, before);
+            self.count_lease(shared, lease.borrower);
             self.holds.set_grant(hold, lease);
-            self.returns.set(hold, lease.until_us, &mut self.holds);
+            self.hold_ends.set(hold, lease.until_us, &mut self.holds);
         } else {
-            self.lend(ledger, slot, token, lease);
+            self.lend(shared, slot, token, lease);
         }
     }
 
-    /// The key that is lent or rests for that token.
-    pub(crate) fn has_for(&self, token: u64) -> Option<u32> {
-        self.holds.find(token).map(|hold| self.holds.get(hold).slot)
+    /// Finds the key that is leased with that token or rests after that lease.
+    pub(crate) fn slot_with_token(&self, token: u64) -> Option<SlotIndex> {
+        self.holds.find_by_token(token).map(|hold| self.holds.get(hold).slot)
     }
 
-    /// Makes a key rest after the lease of that token, whatever it was.
+    /// Lets a key in any state rest after the lease with that token.
     pub(crate) fn replay_resting(
         &mut self,
-        ledger: &mut SharedState,
-        slot: u32,
+        shared: &mut SharedState,
+        slot: SlotIndex,
         token: u64,
-        (until_us, reason): (u64, Option<&str>),
+        rest: Rest<'_>,
     ) {
-        let (granted_us, hold_until_us) = (until_us, until_us);
-        let lease = Grant { granted_us, until_us, hold_until_us, rest_us: 0, holder: None, by: 0 };
-        self.lend(ledger, slot, token, &lease);
-        // How that lease ended is not told here; what an earlier fact told of it stands.
-        self.begin_rest(self.slots.place(slot), until_us, reason);
+        let lease = Grant {
+            granted_us: rest.until_us,
+            until_us: rest.until_us,
+            hold_until_us: rest.until_us,
+            rest_us: 0,
+            holder: None,
+            borrower: BorrowerId::NONE,
+        };
+        self.lend(shared, slot, token, &lease);
+        // The record does not contain how the lease ended; what an earlier fact said still applies.
+        self.begin_rest(self.slots.hold(slot), rest);
     }
 
-    /// Gives the lease a new end. False when the key is not lent for that token.
-    pub(crate) fn replay_renewed(&mut self, slot: u32, token: u64, until_us: u64) -> bool {
-        let Some(hold) = self.lent_for(slot, token) else { return false };
-        self.returns.set(hold, until_us, &mut self.holds);
+    /// Changes a lease's end. Returns false when the key is not leased with that token.
+    pub(crate) fn replay_renewed(&mut self, slot: SlotIndex, token: u64, until_us: u64) -> bool {
+        let Some(hold) = self.leased_with(slot, token) else { return false };
+        self.hold_ends.set(hold, until_us, &mut self.holds);
         true
     }
 
-    /// Ends the lease. False when the key is not lent for that token.
+    /// Ends a lease. Returns false when the key is not leased with that token.
     pub(crate) fn replay_released(
         &mut self,
-        ledger: &mut SharedState,
-        slot: u32,
+        shared: &mut SharedState,
+        slot: SlotIndex,
         token: u64,
-        rest: (u64, Option<&str>),
+        rest: Rest<'_>,
     ) -> bool {
-        let Some(hold) = self.lent_for(slot, token) else { return false };
-        self.end_lease(ledger, hold, rest, EndCause::Released);
+        let Some(hold) = self.leased_with(slot, token) else { return false };
+        self.end_lease(shared, hold, rest, EndCause::Released);
         true
     }
 
-    /// Takes a key out of rotation, whatever it was.
+    /// Quarantines a key in any state.
     pub(crate) fn replay_quarantined(
         &mut self,
-        ledger: &mut SharedState,
-        slot: u32,
+        shared: &mut SharedState,
+        slot: SlotIndex,
         reason: Option<&str>,
     ) {
-        self.set_aside(ledger, slot, reason);
+        self.quarantine(shared, slot, reason);
     }
 
-    pub(crate) fn replay_restored(&mut self, ledger: &mut SharedState, slot: u32) {
-        // A key that is put back rested or was out of rotation: where it is still lent here, time
-        // has ended the lease.
-        self.free(ledger, slot, EndCause::Expired);
+    pub(crate) fn replay_freed(&mut self, shared: &mut SharedState, slot: SlotIndex) {
+        // Only a resting or quarantined key is freed: if it is still leased here, the lease expired.
+        self.make_available(shared, slot, EndCause::Expired);
     }
 
-    pub(crate) fn replay_gone(&mut self, ledger: &mut SharedState, slot: u32) {
-        self.forget(ledger, slot);
+    pub(crate) fn replay_removed(&mut self, shared: &mut SharedState, slot: SlotIndex) {
+        self.remove_key(shared, slot);
     }
 
-    /// Gives every key its full keep-alive time: what a start does.
-    pub(crate) fn start(&mut self, now: Now) {
+    /// Ends the replay: every key gets its full keep-alive time, as at every start.
+    pub(crate) fn finish_replay(&mut self, now: Now) {
         self.slots.keep_order(false);
-        self.lives.raise_all(self.life_until(now));
+        self.key_ends.raise_all(self.key_end_us(now));
     }
 
-    pub(super) fn lent_for(&self, slot: u32, token: u64) -> Option<u32> {
-        let hold = (self.slots.state(slot) == Some(KeyState::Leased)).then(|| {
-            let at = self.slots.place(slot);
-            let Hold { token, .. } = *self.holds.get(at);
-            (at, token)
-        });
-        hold.filter(|(_, lent)| *lent == token).map(|(at, _)| at)
+    /// Finds the hold of a key that is leased with that token.
+    pub(super) fn leased_with(&self, slot: SlotIndex, token: u64) -> Option<HoldIndex> {
+        if self.slots.state(slot) != Some(KeyState::Leased) {
+            return None;
+        }
+        let hold = self.slots.hold(slot);
+        (self.holds.get(hold).token == token).then_some(hold)
     }
 }
 
-/// What is told anew of a pool, so that older segments of its journal can go.
+/// Snapshot records, so that older segments of the journal can be deleted.
 impl Pool {
-    /// Emits what holds keys away and then what Idempotency-Keys were answered, at most `max` of
-    /// them from a hold and an answer on; gives where to go on, or `None` at the end. O(max).
+    /// Writes leases and rests and then stored answers as facts, at most `max` from a cursor on.
+    /// Returns where to continue, or `None` at the end. O(max).
     pub(crate) fn write_snapshot(
         &self,
-        (hold, answer): (u32, u32),
+        from: PoolCursor,
         max: u32,
         facts: &mut dyn FactSink,
-    ) -> Option<(u32, u32)> {
-        let (holds, answers) = (self.holds.end(), self.replays.end());
-        if hold < holds {
-            let end = holds.min(hold + max);
-            for at in hold..end {
-                self.retell_hold(at, facts);
+    ) -> Option<PoolCursor> {
+        let PoolCursor { hold, answer } = from;
+        let (holds_end, answers_end) = (self.holds.end(), self.idempotency.end());
+        if hold < holds_end {
+            let end = holds_end.min(HoldIndex::new(hold.get() + max));
+            for hold in (hold.get()..end.get()).map(HoldIndex::new) {
+                self.write_hold(hold, facts);
             }
-            return (end < holds || answer < answers).then_some((end, answer));
+            let has_more = end < holds_end || answer < answers_end;
+            return has_more.then_some(PoolCursor { hold: end, answer });
         }
-        let end = answers.min(answer + max);
-        for kept in (answer..end).filter_map(|at| self.replays.at(at)) {
-            facts.record(&Fact::AnswerStored { pool: self.number, answer: kept.answer });
+        let end = answers_end.min(AnswerIndex::new(answer.get() + max));
+        let answers = (answer.get()..end.get()).map(AnswerIndex::new);
+        for stored in answers.filter_map(|answer| self.idempotency.get_any(answer)) {
+            facts.record(&Fact::AnswerStored { pool: self.id, answer: stored.record });
         }
-        (end < answers).then_some((holds, end))
+        (end < answers_end).then_some(PoolCursor { hold: holds_end, answer: end })
     }
 
-    pub(crate) fn is_told(&self, (hold, answer): (u32, u32)) -> bool {
-        hold >= self.holds.end() && answer >= self.replays.end()
+    /// Returns whether the snapshot of this pool is complete at a cursor.
+    pub(crate) fn is_written(&self, cursor: PoolCursor) -> bool {
+        cursor.hold >= self.holds.end() && cursor.answer >= self.idempotency.end()
     }
 
-    fn retell_hold(&self, at: u32, facts: &mut dyn FactSink) {
-        let Hold { slot, token, granted_us, latest_us, rest_us, by, ref words, .. } =
-            *self.holds.get(at);
-        if !self.holds.is_in(at) {
+    fn write_hold(&self, hold: HoldIndex, facts: &mut dyn FactSink) {
+        let Hold { slot, token, granted_us, latest_us, rest_us, borrower, .. } =
+            *self.holds.get(hold);
+        if !self.holds.is_used(hold) {
             return;
         }
-        let (pool, key) = (self.number, self.slots.number(slot));
-        let until_us = self.returns.deadline(at, &self.holds);
+        let holder_or_reason = self.holds.get(hold).holder_or_reason.as_deref();
+        let (pool, key) = (self.id, self.slots.number(slot));
+        let until_us = self.hold_ends.deadline(hold, &self.holds);
         if self.slots.state(slot) == Some(KeyState::Resting) {
-            let reason = words.as_deref();
+            let reason = holder_or_reason;
             facts.record(&Fact::RestSnapshot { pool, key, token, until_us, reason });
             return;
         }
-        let holder = words.as_deref();
-        let until_us =
-            if enabled(Sabotage::RetellOldEnd) { until_us.midpoint(granted_us) } else { until_us };
-        let hold_until_us = latest_us;
-        let by = if enabled(Sabotage::ForgetBorrower) { 0 } else { by };
-        let lease = Grant { granted_us, until_us, hold_until_us, rest_us, holder, by };
+        let old_end = enabled(Sabotage::RetellOldEnd);
+        let no_borrower = enabled(Sabotage::ForgetBorrower);
+        let lease = Grant {
+            granted_us,
+            until_us: if old_end { until_us.midpoint(granted_us) } else { until_us },
+            hold_until_us: latest_us,
+            rest_us,
+            holder: holder_or_reason,
+            borrower: if no_borrower { BorrowerId::NONE } else { borrower },
+        };
         facts.record(&Fact::LeaseSnapshot { pool, key, token, lease });
     }
 }

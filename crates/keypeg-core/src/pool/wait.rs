@@ -1,152 +1,153 @@
-//! Waiting for a key: whatever makes a key available gives it to the first in line within the same
-//! step, so after a step nobody waits while a key is free and settled.
+//! Waiting for a key: a step that makes a key available grants it to the first waiter in the same
+//! step, so after a step no request waits while a key is available and not due.
 //!
-//! A hand-over is a grant like any other, with its fact. A waiter whose time is over is refused
-//! only when nothing of the pool is due: never a false "none".
+//! Such a grant is like any other, with its fact. A waiter whose wait has expired is refused only
+//! when nothing in the pool is due, so that it is never refused wrongly.
 
-use super::{AcquireOptions, Pool, StepContext};
+use super::due::hold_is_due;
+use super::{LeaseTerms, Pool, StepContext};
 use crate::clocks::{US_PER_MS, after};
-use crate::key::{LeaseView, Secret};
-use crate::policy::PoolName;
+use crate::indices::WaiterIndex;
+use crate::lease::{AcquireOptions, Granted, GrantedLease, WaitOptions};
+use crate::numbers::WaiterId;
 use crate::refusal::Refusal;
 use crate::sabotage::{TestLimit, limit};
-use crate::shared::{SharedState, WAITERS_MAX, WaitOutcome};
+use crate::shared::{SharedState, WAITERS_MAX, WaitOutcome, WaiterLocation};
 use crate::wait_queue::{WaitQueue, Waiter};
-
-/// A key that was lent to somebody who waited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantedLease {
-    /// The pool.
-    pub pool: PoolName,
-    /// The lease.
-    pub lease: LeaseView,
-    /// The key's value.
-    pub value: Secret,
-    /// How long it was waited for, in milliseconds; never more than that.
-    pub waited_ms: u64,
-}
 
 fn waiters_max() -> usize {
     let max = limit(TestLimit::Waiters, WAITERS_MAX as u64);
-    usize::try_from(max).expect("invariant: it fits, or is made smaller")
+    usize::try_from(max).expect("invariant: it fits, or is lowered")
 }
 
 impl Pool {
-    /// How many wait for a key. O(1).
+    /// Returns the number of waiting requests. O(1).
     pub fn waiter_count(&self) -> u64 {
-        self.line.len() as u64
+        self.wait_queue.len() as u64
     }
 
-    /// Lends a free key as [`Pool::acquire`] does, or puts the asker in line for `wait_ms`, known
-    /// by `waiter_id`: then it gives `None`, and the outcome comes from
-    /// [`Pools::drain_wait_outcomes`](crate::Pools::drain_wait_outcomes). O(log n).
+    /// Grants an available key as [`Pool::acquire`] does, or appends the request to the wait queue
+    /// and returns `None`; then [`Pools::drain_wait_outcomes`](crate::Pools::drain_wait_outcomes)
+    /// returns the outcome. O(log n).
     pub fn acquire_or_wait(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         step: &mut StepContext<'_>,
-        wish: &AcquireOptions<'_>,
-        (waiter_id, wait_ms): (u64, u64),
-    ) -> Result<Option<(LeaseView, Secret)>, Refusal> {
-        match self.acquire(ledger, step, wish) {
-            Ok(lent) => Ok(Some(lent)),
-            Err(Refusal::NoKey { .. }) if wait_ms > 0 => {
-                let waiter = Waiter::new(waiter_id, step.now.lease_us, wish);
-                self.join(ledger, waiter, wait_until(step, wait_ms)).map(|_| None)
+        options: &AcquireOptions<'_>,
+        wait: WaitOptions,
+    ) -> Result<Option<Granted>, Refusal> {
+        match self.acquire(shared, step, options) {
+            Ok(granted) => Ok(Some(granted)),
+            Err(Refusal::NoKey { .. }) if wait.wait_ms > 0 => {
+                let waiter = Waiter::new(wait.waiter_id, step.now.lease_us, options, None);
+                self.enqueue(shared, waiter, wait_end_us(step, wait)).map(|_| None)
             }
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// Puts somebody in line until a time; gives the place.
-    pub(super) fn join(
+    /// Appends a waiter to the wait queue, until a deadline.
+    pub(super) fn enqueue(
         &mut self,
-        ledger: &mut SharedState,
+        shared: &mut SharedState,
         waiter: Waiter,
         until_us: u64,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<WaiterIndex, Refusal> {
         let max = waiters_max();
-        if ledger.waiters.len() >= max {
+        if shared.waiters.len() >= max {
             return Err(Refusal::WaitQueueFull { max });
         }
-        self.count(ledger, waiter.by);
+        self.count_lease(shared, waiter.borrower);
         let waiter_id = waiter.waiter_id;
-        let at = self.line.join(waiter, until_us);
-        ledger.waiters.insert(waiter_id, (self.seat, at));
-        Ok(at)
+        let waiter = self.wait_queue.push_back(waiter, until_us);
+        shared.waiters.insert(waiter_id, WaiterLocation { pool: self.index, waiter });
+        Ok(waiter)
     }
 
-    /// Takes whoever stands at this place out of line.
-    fn depart(&mut self, ledger: &mut SharedState, at: u32) -> Waiter {
-        let waiter = self.line.leave(at);
-        self.count_less(ledger, waiter.by);
-        ledger.waiters.remove(&waiter.waiter_id);
-        if let Some(asked) = &waiter.asked {
-            self.replays.waiting.remove(&asked.id);
+    fn remove_waiter(&mut self, shared: &mut SharedState, index: WaiterIndex) -> Waiter {
+        let waiter = self.wait_queue.remove(index);
+        self.uncount_lease(shared, waiter.borrower);
+        shared.waiters.remove(&waiter.waiter_id);
+        if let Some(request) = &waiter.request {
+            self.idempotency.waiting.remove(&request.id);
         }
         waiter
     }
 
-    /// Takes somebody out of line; false when no such one is in this line. O(log n).
-    pub(crate) fn leave(&mut self, ledger: &mut SharedState, at: u32, waiter_id: u64) -> bool {
-        let here = self.line.has(at, waiter_id);
-        if here {
-            self.depart(ledger, at);
+    /// Removes a waiter; returns false when `waiter_id` is not at `index` in this queue. O(log n).
+    pub(crate) fn cancel_wait(
+        &mut self,
+        shared: &mut SharedState,
+        index: WaiterIndex,
+        waiter_id: WaiterId,
+    ) -> bool {
+        let is_here = self.wait_queue.is_at(index, waiter_id);
+        if is_here {
+            self.remove_waiter(shared, index);
         }
-        here
+        is_here
     }
 
-    /// Takes the whole line away: of a pool that is removed.
-    pub(crate) fn take_line(&mut self) -> WaitQueue {
-        self.replays.waiting.clear();
-        std::mem::take(&mut self.line)
+    /// Returns the wait queue and leaves an empty one, because the pool is deleted.
+    pub(crate) fn take_wait_queue(&mut self) -> WaitQueue {
+        self.idempotency.waiting.clear();
+        std::mem::take(&mut self.wait_queue)
     }
 
-    /// Sends the whole line away: whoever waits is told elsewhere. O(waiters).
-    pub(crate) fn drop_line(&mut self, ledger: &mut SharedState) {
-        let line = self.take_line();
-        for by in line.borrowers() {
-            self.count_less(ledger, by);
+    /// Removes all waiters; the caller reports their outcome. O(waiters).
+    pub(crate) fn clear_wait_queue(&mut self, shared: &mut SharedState) {
+        let queue = self.take_wait_queue();
+        for borrower in queue.borrowers() {
+            self.uncount_lease(shared, borrower);
         }
     }
 
-    /// Gives free keys to those in line, in their order. Bounded by the keys that became free
-    /// since the last step; what must be purged on the way costs the budget.
-    pub(crate) fn serve_line(&mut self, ledger: &mut SharedState, step: &mut StepContext<'_>) {
-        while let Some(first) = self.line.first() {
-            // Nothing is free, or more is due than the turn may settle.
-            let Ok(slot) = self.draw(ledger, step) else { return };
-            let waiter = self.depart(ledger, first);
-            // The policy may have changed since: no grant is longer than it says.
-            let most_ms = self.policy.lease_ttl_ms;
-            let ttl_us = waiter.ttl_ms.map_or(most_ms, |ms| ms.min(most_ms)) * US_PER_MS;
-            let wish = (ttl_us, waiter.holder.as_deref(), waiter.by);
-            let (lease, value) = self.grant(ledger, step, slot, wish);
-            if let Some(asked) = waiter.asked {
-                self.keep_grant(ledger, step, *asked, &lease);
+    /// Grants available keys to waiters, in order. Bounded by the keys that became available since
+    /// the last step; purging due keys on the way costs the budget.
+    pub(crate) fn serve_wait_queue(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+    ) {
+        while let Some(head) = self.wait_queue.head() {
+            // Without a key, none is available or the budget is spent.
+            let Ok(slot) = self.draw_key(shared, step) else { return };
+            let waiter = self.remove_waiter(shared, head);
+            // The policy may have changed during the wait: no grant exceeds its TTL.
+            let max_ms = self.policy.lease_ttl_ms;
+            let terms = LeaseTerms {
+                ttl_us: waiter.ttl_ms.map_or(max_ms, |ms| ms.min(max_ms)) * US_PER_MS,
+                holder: waiter.holder.as_deref(),
+                borrower: waiter.borrower,
+            };
+            let Granted { lease, value, .. } = self.grant(shared, step, slot, terms);
+            if let Some(request) = waiter.request {
+                self.store_grant(shared, step, *request, &lease);
             }
             let waited_ms = (step.now.lease_us - waiter.since_us) / US_PER_MS;
-            let lent = GrantedLease { pool: self.name.clone(), lease, value, waited_ms };
-            ledger.handed.push(WaitOutcome { waiter_id: waiter.waiter_id, outcome: Ok(lent) });
+            let granted = GrantedLease { pool: self.name.clone(), lease, value, waited_ms };
+            let (waiter_id, outcome) = (waiter.waiter_id, Ok(granted));
+            shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome });
         }
     }
 
-    /// Refuses those whose time is over. To be called after all else was settled: with budget left,
-    /// nothing of the pool is due that could still give them a key.
-    pub(super) fn settle_waits(&mut self, ledger: &mut SharedState, step: &mut StepContext<'_>) {
-        while let Some((until_us, at)) = self.line.next_end()
-            && until_us <= step.now.lease_us
+    /// Refuses the waiters whose wait has expired. Runs after all other expiry of the pool: with
+    /// budget left, nothing is due that could still provide a key.
+    pub(super) fn expire_waits(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
+        while let Some((until_us, waiter)) = self.wait_queue.next_deadline()
+            && hold_is_due(until_us, step.now)
             && step.budget > 0
         {
-            debug_assert!(!self.key_is_due(step.now), "settled before");
+            debug_assert!(!self.has_due_holds_or_keys(step.now), "expired before");
             step.budget -= 1;
-            let refusal = self.no_key(ledger, step);
-            let waiter_id = self.depart(ledger, at).waiter_id;
-            ledger.handed.push(WaitOutcome { waiter_id, outcome: Err(refusal) });
+            let refusal = self.no_key(shared, step);
+            let waiter_id = self.remove_waiter(shared, waiter).waiter_id;
+            shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome: Err(refusal) });
         }
     }
 }
 
-/// When a wait that begins now is over.
-pub(super) fn wait_until(step: &StepContext<'_>, wait_ms: u64) -> u64 {
-    after(step.now.lease_us, wait_ms.saturating_mul(US_PER_MS))
+/// Returns the end of a wait that begins now.
+pub(super) fn wait_end_us(step: &StepContext<'_>, wait: WaitOptions) -> u64 {
+    after(step.now.lease_us, wait.wait_ms.saturating_mul(US_PER_MS))
 }

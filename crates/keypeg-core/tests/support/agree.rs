@@ -7,8 +7,8 @@ use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
 use super::rng::Rng;
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, FactSink, IdHashKey, KeyRef, Limits, Now, Pool, PoolName,
-    Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    AcquireOptions, Borrower, Fact, FactSink, Granted, IdHashKey, KeyRef, Limits, NextDue, Now,
+    Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 
 /// The bounds of both.
@@ -49,7 +49,9 @@ pub(crate) fn look(real: &Pools, naive: &Naive, now: Now) {
         purge = [purge, next_purge].into_iter().flatten().min();
     }
     let told = real.next_due();
-    assert!(told == (back, purge) || told == (Some(0), Some(0)), "{told:?}");
+    let expected = NextDue { lease_us: back, serving_us: purge };
+    let at_once = NextDue { lease_us: Some(0), serving_us: Some(0) };
+    assert!(told == expected || told == at_once, "{told:?}");
 }
 
 /// Compares all there is, on copies: with the model, and with the pools the facts give back.
@@ -117,10 +119,10 @@ fn compare_keys(
     }
     for value in &pool.retired {
         let values = [Secret::new(value).expect("a value")];
-        assert_eq!(own.import(ledger, step, &values, None), Err(Refusal::KeyExists { at: 0 }));
+        assert_eq!(own.import(ledger, step, &values, None), Err(Refusal::KeyExists { index: 0 }));
     }
     let mut free = naive.free_keys(step.now, &pool.name, None).unwrap_or_default();
-    while let Ok((lease, _)) = own.acquire(ledger, step, &AcquireOptions::default()) {
+    while let Ok(Granted { lease, .. }) = own.acquire(ledger, step, &AcquireOptions::default()) {
         let at = free.iter().position(|id| *id == lease.key_id).expect("a key that was free");
         free.swap_remove(at);
     }

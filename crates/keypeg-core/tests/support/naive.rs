@@ -5,8 +5,9 @@
 //! those it takes from the real pools' answers, after judging them.
 
 use keypeg_core::{
-    EndCause, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey,
-    NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, Refusal, ReleaseOptions,
+    EndCause, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId,
+    LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, PoolId, Refusal,
+    ReleaseOptions,
 };
 use std::collections::HashSet;
 
@@ -29,7 +30,7 @@ pub(crate) struct Naive {
 /// One pool.
 #[derive(Clone, Debug)]
 pub(crate) struct NaivePool {
-    pub(crate) number: u32,
+    pub(crate) number: PoolId,
     pub(crate) name: String,
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
@@ -79,7 +80,7 @@ pub(crate) struct Lease {
 #[derive(Clone, Debug)]
 pub(crate) struct Past {
     pub(crate) id: LeaseId,
-    pub(crate) pool: u32,
+    pub(crate) pool: PoolId,
     serial: u64,
     how: EndCause,
 }
@@ -195,7 +196,7 @@ impl Naive {
             return Err(Refusal::TooManyPools { max: self.limits.pools });
         }
         let (keys, retired) = (vec![], HashSet::new());
-        self.pools.push(NaivePool { number: 0, name: name.into(), policy, keys, retired });
+        self.pools.push(NaivePool { number: PoolId(0), name: name.into(), policy, keys, retired });
         Ok(true)
     }
 
@@ -227,10 +228,10 @@ impl Naive {
     pub(crate) fn new_to(&self, name: &str, values: &[String]) -> Result<(), Refusal> {
         let pool = self.pool(name)?;
         let mut before = HashSet::new();
-        for (at, value) in values.iter().enumerate() {
+        for (index, value) in values.iter().enumerate() {
             let here = pool.keys.iter().any(|key| key.value == *value);
             if here || pool.retired.contains(value) || !before.insert(value) {
-                return Err(Refusal::KeyExists { at });
+                return Err(Refusal::KeyExists { index });
             }
         }
         Ok(())
@@ -283,8 +284,8 @@ impl Naive {
             (all, _, resting) if resting == all => NoKeyCause::AllResting,
             _ => NoKeyCause::NoneFree,
         };
-        let back_in_ms = pool.next_return().map(|at| (at - now.lease_us).div_ceil(1_000));
-        Err(Refusal::NoKey { cause, counts, back_in_ms })
+        let next_hold_end_in_ms = pool.next_return().map(|at| (at - now.lease_us).div_ceil(1_000));
+        Err(Refusal::NoKey { cause, counts, next_hold_end_in_ms })
     }
 
     /// How many leases run in this name, in all pools together.
@@ -434,12 +435,12 @@ impl Naive {
         now: Now,
         name: &str,
         key: &KeyRef,
-    ) -> Result<(KeyId, Option<u64>), Refusal> {
+    ) -> Result<KeptAlive, Refusal> {
         let (pool, key) = self.find(name, key)?;
         let life = self.pools[pool].life_from(now);
         let key = &mut self.pools[pool].keys[key];
         key.life = life;
-        Ok((key.id, wall_of_serving(now, life)))
+        Ok(KeptAlive { id: key.id, expires_at_ms: wall_of_serving(now, life) })
     }
 
     pub(crate) fn keep_alive_many(
@@ -447,7 +448,7 @@ impl Naive {
         now: Now,
         name: &str,
         ids: &[KeyId],
-    ) -> Result<(u64, Vec<KeyId>), Refusal> {
+    ) -> Result<KeptAliveMany, Refusal> {
         self.pool(name)?;
         let (mut kept, mut missing) = (HashSet::new(), vec![]);
         for &id in ids {
@@ -457,7 +458,7 @@ impl Naive {
                 missing.push(id);
             }
         }
-        Ok((kept.len() as u64, missing))
+        Ok(KeptAliveMany { kept: kept.len() as u64, missing })
     }
 
     pub(crate) fn keep_alive_all(&mut self, now: Now, name: &str) -> Result<u64, Refusal> {

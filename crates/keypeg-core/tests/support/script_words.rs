@@ -50,14 +50,14 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
         Refusal::PoolFull { max, of_server } => {
             format!("full max={max} of={}", if *of_server { "server" } else { "pool" })
         }
-        Refusal::KeyExists { at } => format!("key_exists at={at}"),
-        Refusal::NoKey { cause, counts, back_in_ms } => format!(
+        Refusal::KeyExists { index } => format!("key_exists at={index}"),
+        Refusal::NoKey { cause, counts, next_hold_end_in_ms } => format!(
             "no_key {cause:?} available={} leased={} resting={} quarantined={} back={}",
             counts.available,
             counts.leased,
             counts.resting,
             counts.quarantined,
-            back_in_ms.map_or("never".into(), length),
+            next_hold_end_in_ms.map_or("never".into(), length),
         ),
         Refusal::WaitQueueFull { max } => format!("line_full max={max}"),
         Refusal::TooManyLeases { max } => format!("too_many_leases max={max}"),
@@ -87,7 +87,7 @@ pub(super) fn borrower_of(args: &[&str]) -> Borrower {
 pub(super) fn once_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
     let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
     let body = BodyDigest::of(arg("body=").unwrap_or_default().as_bytes());
-    Some(IdempotencyKey { by: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
+    Some(IdempotencyKey { caller: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
 }
 
 pub(super) fn plain<'a>(args: &[&'a str]) -> Vec<&'a str> {

@@ -11,9 +11,9 @@ mod script_words;
 use super::journal::Journal;
 use super::rng::Rng;
 use keypeg_core::{
-    AcquireOptions, Borrower, GrantedLease, IdHashKey, KeyId, KeyRef, LeaseId, LeaseView, Limits,
-    NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools, Refusal, Secret, SharedState,
-    StepContext, WaitOutcome,
+    AcquireOptions, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany, KeyId,
+    KeyRef, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
+    Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
 use script_words::{
     borrower_of, form, length, life_text, micros, millis, once_of, patch_of, plain, refused_text,
@@ -144,9 +144,9 @@ impl World {
             "wait" => self.wait(args[0], &args[1..]),
             "leave" => {
                 let waiter_id = self.waiter_ids.iter().rposition(|name| name == args[0]);
-                let left = self
-                    .pools
-                    .cancel_wait(waiter_id.map_or(u64::MAX, |waiter_id| waiter_id as u64));
+                let left = self.pools.cancel_wait(WaiterId(
+                    waiter_id.map_or(u64::MAX, |waiter_id| waiter_id as u64),
+                ));
                 Ok(if left { "left" } else { "not_in_line" }.into())
             }
             "got" => match self.got.get(args[0]).cloned() {
@@ -173,7 +173,7 @@ impl World {
                 let made = self.put(&name, patch_of(&args[1..]))?;
                 let number = self.pools.get(&name).expect("just put").id();
                 let word = if made { "made" } else { "changed" };
-                return Ok(format!("{word} number={number}"));
+                return Ok(format!("{word} number={}", number.0));
             }
             "policy" => {
                 let name = self.pool.clone();
@@ -254,32 +254,34 @@ impl World {
     fn acquire(&mut self, name: &str, args: &[&str]) -> IdempotencyRecord {
         let ttl = ttl_of(args);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
-        let wish = AcquireOptions { ttl_ms: ttl, holder, by: borrower_of(args) };
-        let (lease, value) = self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish))?;
+        let wish = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
+        let Granted { lease, value, .. } =
+            self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish))?;
         Ok(self.granted(name, lease, &value))
     }
 
     /// `wait W for=10s ttl=5s holder=x as=x max=2`: what comes of it is told by `got W`.
     fn wait(&mut self, name: &str, args: &[&str]) -> IdempotencyRecord {
-        let (ttl, waiter_id) = (ttl_of(args), self.waiter_ids.len() as u64);
+        let (ttl, waiter_id) = (ttl_of(args), WaiterId(self.waiter_ids.len() as u64));
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let wait = args.iter().find_map(|arg| arg.strip_prefix("for=")).map_or(10_000, millis);
-        let wish = AcquireOptions { ttl_ms: ttl, holder, by: borrower_of(args) };
+        let wait = WaitOptions { waiter_id, wait_ms: wait };
+        let wish = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
         self.waiter_ids.push(name.into());
         if let Some(once) = once_of(args) {
             let lent = self.on(|pool, ledger, step| {
-                pool.acquire_idempotent(ledger, step, &wish, (waiter_id, wait), &once)
+                pool.acquire_idempotent(ledger, step, &wish, wait, &once)
             })?;
             return Ok(match lent {
                 None => "waits".into(),
-                Some((lease, value, false)) => self.granted(name, lease, &value),
-                Some((lease, value, true)) => self.again(name, lease, &value),
+                Some(Granted { lease, value, redelivered: false }) => {
+                    self.granted(name, lease, &value)
+                }
+                Some(Granted { lease, value, .. }) => self.again(name, lease, &value),
             });
         }
-        let lent = self.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, &wish, (waiter_id, wait))
-        })?;
-        let Some((lease, value)) = lent else { return Ok("waits".into()) };
+        let lent = self.on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish, wait))?;
+        let Some(Granted { lease, value, .. }) = lent else { return Ok("waits".into()) };
         Ok(self.granted(name, lease, &value))
     }
 
@@ -299,7 +301,7 @@ impl World {
     fn drain_wait_outcomes(&mut self) {
         let handed: Vec<_> = self.pools.drain_wait_outcomes().collect();
         for WaitOutcome { waiter_id, outcome } in handed {
-            let name = self.waiter_ids[usize::try_from(waiter_id).expect("few")].clone();
+            let name = self.waiter_ids[usize::try_from(waiter_id.0).expect("few")].clone();
             self.got.insert(name, outcome);
         }
     }
@@ -330,13 +332,13 @@ impl World {
             }
             [one] => {
                 let key = self.key(one);
-                let (_, until) =
+                let KeptAlive { expires_at_ms: until, .. } =
                     self.on(|pool, ledger, step| pool.keep_alive(ledger, step, &key))?;
                 Ok(format!("kept life={}", self.life(until)))
             }
             many => {
                 let ids: Vec<KeyId> = many.iter().map(|name| self.keys[*name].0).collect();
-                let (kept, missing) =
+                let KeptAliveMany { kept, missing } =
                     self.on(|pool, ledger, step| Ok(pool.keep_alive_many(ledger, step, &ids)))?;
                 let missing: Vec<&str> = missing.iter().map(|id| self.name_of(*id)).collect();
                 Ok(format!("kept count={kept} missing={}", missing.join(",")))

@@ -1,5 +1,5 @@
-//! What benches of the engine share: an engine on a directory, a real clock, cheap random, and a way
-//! to wait for answers.
+//! What the engine's benches share: an engine on a directory, a real clock, a cheap random source,
+//! and a way to wait for replies.
 
 use keypeg_engine::core::Policy;
 use keypeg_engine::{
@@ -13,45 +13,46 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{JoinHandle, Thread};
 use std::time::Instant;
 
-/// An engine on a directory, with one lane whose answers a thread delivers.
-pub(crate) struct Started {
+/// An engine on a directory, with one lane whose replies a thread delivers.
+pub(crate) struct StartedEngine {
     pub(crate) lane: Lane,
     engine: Engine,
-    delivering: JoinHandle<()>,
+    delivery_thread: JoinHandle<()>,
 }
 
-impl Started {
-    pub(crate) fn on(dir: PathBuf, max_keys: u64) -> Self {
-        let setup = EngineConfig {
+impl StartedEngine {
+    pub(crate) fn open(dir: PathBuf, max_keys: u64) -> Self {
+        let config = EngineConfig {
             data: Some(dir),
             lanes: 1,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys,
-            existing: false,
+            must_exist: false,
         };
         let (engine, lanes, _) =
-            Engine::start(&setup, Box::new(Real), Box::new(Cheap(1))).expect("a directory to use");
+            Engine::start(&config, Box::new(SystemClock), Box::new(CheapRandom(1)))
+                .expect("a directory to use");
         let lane = lanes.into_iter().next().expect("one lane");
         let deliverer = lane.clone();
-        let delivering = std::thread::spawn(move || block_on(deliverer.run_delivery()));
-        Self { lane, engine, delivering }
+        let delivery_thread = std::thread::spawn(move || block_on(deliverer.run_delivery()));
+        Self { lane, engine, delivery_thread }
     }
 
-    /// Stops it, once all is answered.
+    /// Stops the engine, after all replies.
     pub(crate) fn stop(self) {
         self.engine.stop();
-        self.delivering.join().expect("delivered");
+        self.delivery_thread.join().expect("the delivery thread ends");
     }
 }
 
-/// The directory that is the first argument, or one of that name in the system's.
+/// Returns the directory of the first argument, or `name` in the system's temporary directory.
 pub(crate) fn directory(name: &str) -> PathBuf {
     argument(1).map_or_else(|| std::env::temp_dir().join(name), PathBuf::from)
 }
 
-/// An argument by its place, those of `cargo bench` apart.
-pub(crate) fn argument(place: usize) -> Option<String> {
-    std::env::args().filter(|word| !word.starts_with("--")).nth(place)
+/// Returns an argument by its position, without the flags of `cargo bench`.
+pub(crate) fn argument(position: usize) -> Option<String> {
+    std::env::args().filter(|word| !word.starts_with("--")).nth(position)
 }
 
 struct Unpark(Thread);
@@ -75,9 +76,9 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[derive(Debug)]
-pub(crate) struct Real;
+pub(crate) struct SystemClock;
 
-impl Clock for Real {
+impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "a bench reads the machine's clock")]
     fn read(&mut self) -> ClockReading {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -87,10 +88,10 @@ impl Clock for Real {
     }
 }
 
-/// Cheap random: what is drawn does not matter here.
-pub(crate) struct Cheap(pub(crate) u64);
+/// A cheap random source: the drawn values do not matter here.
+pub(crate) struct CheapRandom(pub(crate) u64);
 
-impl RandomSource for Cheap {
+impl RandomSource for CheapRandom {
     fn below(&mut self, bound: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -104,12 +105,12 @@ impl RandomSource for Cheap {
     }
 }
 
-pub(crate) fn ask(lane: &Lane, call: Call) -> PendingReply {
+pub(crate) fn submit(lane: &Lane, call: Call) -> PendingReply {
     lane.submit(Request { by: Principal::Anyone, call })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures time")]
-pub(crate) fn begin() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

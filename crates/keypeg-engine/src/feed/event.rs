@@ -1,110 +1,112 @@
-//! Events as they are kept in a ring: with the public ids of keys and in wall time, complete in
-//! themselves, so that telling one needs no pool. No value of a key is in any of them.
+//! Feed events as a ring stores them.
+//!
+//! An event has public key ids and wall times, so it can be sent without access to the pool. No
+//! event contains the value of a key.
 
 use crate::core::{Event, KeyId, KeyState, Now, Policy};
 use std::sync::Arc;
 
-/// Keys that one event names at most; a call that makes more is told in several.
-const NAMED_MAX: usize = 100;
+/// The most keys in one event; a call that creates more yields several events.
+const EVENT_KEYS_MAX: usize = 100;
 
-/// An event as it is kept. Instants are wall time in milliseconds.
+/// An event of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEvent {
-    /// Its number, which grows over the whole server.
+    /// The sequence number, which grows over all pools of the server.
     pub seq: u64,
-    /// When it was.
+    /// The wall time in milliseconds.
     pub at_ms: u64,
     /// What happened.
-    pub what: FeedEventKind,
+    pub kind: FeedEventKind,
 }
 
-/// What an event reports. Instants are wall time in milliseconds.
+/// The content of an event. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEventKind {
-    /// Keys came to be, available.
+    /// New available keys.
     KeysCreated {
-        /// Whether they were brought in.
+        /// Whether they were imported.
         imported: bool,
-        /// The keys, at most a hundred.
+        /// The keys, at most 100.
         keys: Arc<[KeyId]>,
-        /// When they are purged if nobody keeps them alive; `None` never.
+        /// When they are purged unless kept alive; `None` means never.
         expires_at_ms: Option<u64>,
     },
-    /// An available key was lent.
+    /// A lease of an available key.
     Granted {
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// Who said to hold it.
+        /// The holder's name, as the client gave it.
         holder: Option<Arc<str>>,
-        /// When the lease ends.
+        /// When the lease expires.
         expires_at_ms: u64,
     },
-    /// A lease was given more time.
+    /// The extension of a lease.
     Renewed {
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// When the lease ends now.
+        /// When the lease expires now.
         expires_at_ms: u64,
     },
-    /// A lease ended; its key is available, or rests.
+    /// The end of a lease; its key is available or rests.
     LeaseEnded {
-        /// Whether time ended it.
+        /// Whether it expired; else it was released.
         by_time: bool,
         /// The key.
         key: KeyId,
         /// The fencing token.
         token: u64,
-        /// Until when the key rests, if it does.
+        /// The end of the key's rest, if it rests.
         rests_until_ms: Option<u64>,
-        /// Why it rests, where that was said.
+        /// The reason, if the client gave one.
         reason: Option<Arc<str>>,
     },
-    /// A leased key was taken out of rotation.
+    /// The quarantine of a leased key.
     Quarantined {
         /// The key.
         key: KeyId,
-        /// The token of the lease that this ended.
+        /// The fencing token of the lease that this ended.
         token: u64,
-        /// Why, where that was said.
+        /// The reason, if the client gave one.
         reason: Option<Arc<str>>,
     },
-    /// A key that rested or was out of rotation is available again.
+    /// A resting or quarantined key became available.
     KeyFreed {
         /// The key.
         key: KeyId,
-        /// Where it was.
+        /// The key's state before.
         was: KeyState,
     },
-    /// A key was deleted by a call or purged by time.
+    /// The deletion or purge of a key.
     KeyRemoved {
-        /// Whether time did it.
+        /// Whether it was purged; else it was deleted by a request.
         by_time: bool,
         /// The key.
         key: KeyId,
-        /// Where it was.
+        /// The key's state before.
         was: KeyState,
     },
-    /// The pool's policy was changed.
+    /// The pool's new policy.
     PolicyChanged(Box<Policy>),
-    /// The pool was removed with all its keys: nothing comes after this.
+    /// The deletion of the pool with all its keys. It is the pool's last event.
     PoolDeleted,
 }
 
 impl FeedEventKind {
-    /// Takes an event; those of many keys are cut into parts.
-    pub(super) fn of(event: &Event<'_>, now: Now, mut each: impl FnMut(Self)) {
+    /// Converts an event; one with many keys becomes several.
+    pub(super) fn each_of(event: &Event<'_>, now: Now, mut each: impl FnMut(Self)) {
         let rests = |until_us: u64| (until_us > 0).then(|| now.lease_to_wall_ms(until_us));
         each(match *event {
             Event::KeysCreated { imported, keys } => {
-                for part in keys.chunks(NAMED_MAX) {
+                for chunk in keys.chunks(EVENT_KEYS_MAX) {
                     each(Self::KeysCreated {
                         imported,
-                        keys: part.iter().map(|key| key.id).collect(),
-                        expires_at_ms: part[0].expires_at_ms,
+                        keys: chunk.iter().map(|key| key.id).collect(),
+                        expires_at_ms: chunk[0].expires_at_ms,
                     });
                 }
                 return;
@@ -138,8 +140,8 @@ impl FeedEventKind {
         });
     }
 
-    /// Bytes that it takes beside its place in a ring.
-    fn outside(&self) -> usize {
+    /// Returns the heap memory of the event, in bytes.
+    fn heap_bytes(&self) -> usize {
         match self {
             Self::KeysCreated { keys, .. } => size_of_val::<[KeyId]>(keys),
             Self::Granted { holder: text, .. }
@@ -154,7 +156,7 @@ impl FeedEventKind {
     }
 }
 
-/// Bytes that it takes in a ring.
-pub(super) fn bytes_of(told: &FeedEvent) -> usize {
-    size_of::<FeedEvent>() + told.what.outside()
+/// Returns the memory that an event takes in a ring, in bytes.
+pub(super) fn size_of_event(event: &FeedEvent) -> usize {
+    size_of::<FeedEvent>() + event.kind.heap_bytes()
 }

@@ -1,12 +1,12 @@
-//! The memory of the feed, played without an engine: how much many rings hold together.
+//! The feed's memory limits, without an engine: each ring's and those of all rings together.
 
 use super::*;
 use crate::core::KeyId;
 use crate::core::{IdHashKey, Limits, Policy, PolicyPatch, RandomSource, StepContext};
 
-struct NoChance;
+struct ZeroRandom;
 
-impl RandomSource for NoChance {
+impl RandomSource for ZeroRandom {
     fn below(&mut self, _: u32) -> u32 {
         0
     }
@@ -20,64 +20,70 @@ fn pools(count: usize) -> (Pools, Vec<PoolName>) {
     let limits = Limits { pools: count, keys: 1 };
     let mut pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
     let names: Vec<_> =
-        (0..count).map(|at| PoolName::parse(&format!("p{at}")).expect("a name")).collect();
-    let (now, mut nobody) = (Now::default(), |_: &Fact<'_>| {});
-    let (random, facts) = (&mut NoChance, &mut nobody);
+        (0..count).map(|index| PoolName::parse(&format!("p{index}")).expect("a name")).collect();
+    let (now, mut no_facts) = (Now::default(), |_: &Fact<'_>| {});
+    let (random, facts) = (&mut ZeroRandom, &mut no_facts);
     let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
     for name in &names {
-        let put =
+        let created =
             pools.create_or_update(&mut step, name, &Policy::default(), PolicyPatch::default());
-        put.expect("room for a pool");
+        created.expect("space for a pool");
     }
     (pools, names)
 }
 
 #[test]
-fn rings_are_bounded_each_and_together_and_each_keeps_some() {
+fn rings_are_bounded_one_by_one_and_together_and_each_keeps_a_minimum() {
     const COUNT: usize = 40;
     let (pools, names) = pools(COUNT);
     let (mut feed, metrics) = (Feed::default(), Arc::default());
     feed.begin(Now::default());
     let open = |feed: &mut Feed, name| {
-        let pool = pools.get(name).expect("made");
-        feed.open(pool, 1, &metrics).expect("room").follow(None).expect("room")
+        let pool = pools.get(name).expect("a pool");
+        feed.subscribe(pool, 1, &metrics)
+            .expect("below the limit")
+            .subscribe(None)
+            .expect("below the limit")
     };
-    let mut followers: Vec<_> = names.iter().map(|name| open(&mut feed, name)).collect();
+    let mut subscribers: Vec<_> = names.iter().map(|name| open(&mut feed, name)).collect();
     let holder = "h".repeat(512);
     let grant = Event::Granted { key: KeyId(1), token: 1, holder: Some(&holder), until_us: 1 };
     for name in &names {
-        let number = pools.get(name).expect("made").id();
+        let pool = pools.get(name).expect("a pool").id();
         for _ in 0..20 {
             feed.begin(Now::default());
-            (0..500).for_each(|_| feed.emit(number, &grant));
-            feed.tell(&pools);
+            (0..500).for_each(|_| feed.emit(pool, &grant));
+            feed.publish(&pools);
         }
     }
-    let each: Vec<_> = feed.rings.values().map(|open| open.shared.lock().bytes).collect();
+    let each: Vec<_> = feed.rings.values().map(|feed| feed.shared.lock().bytes).collect();
     assert_eq!(each.iter().sum::<usize>(), feed.bytes);
     assert!(feed.bytes <= RINGS_BYTES_MAX + COUNT * RING_BYTES_MIN, "{} bytes", feed.bytes);
-    assert!(feed.bytes > RINGS_BYTES_MAX / 10 * 9, "the room there is is used");
+    assert!(feed.bytes > RINGS_BYTES_MAX / 10 * 9, "the rings use the memory they may");
     assert!(each.iter().all(|&bytes| bytes <= RING_BYTES_MAX), "{each:?}");
     assert!(each.iter().all(|&bytes| bytes > RING_BYTES_MIN / 10 * 9), "{each:?}");
     feed.close();
     assert_eq!(feed.bytes, 0);
-    drop(followers.pop());
-    assert_eq!(metrics.followers.load(Ordering::Relaxed), COUNT as u64 - 1);
+    drop(subscribers.pop());
+    assert_eq!(metrics.subscribers.load(Ordering::Relaxed), COUNT as u64 - 1);
 }
 
 #[test]
-fn as_many_pools_as_have_room_are_followed_and_rings_nobody_reads_make_room() {
-    const FOLLOWED: usize = 1_000;
-    assert_eq!(SUBSCRIBERS_MAX, FOLLOWED as u64);
+fn every_subscriber_can_have_its_own_pool_and_rings_without_readers_are_replaced() {
+    const SUBSCRIBED: usize = 1_000;
+    assert_eq!(SUBSCRIBERS_MAX, SUBSCRIBED as u64);
     let (pools, names) = pools(RINGS_MAX + 1);
     let (mut feed, metrics) = (Feed::default(), Arc::default());
     feed.begin(Now::default());
-    let open = |feed: &mut Feed, name| feed.open(pools.get(name).expect("made"), 1, &metrics);
-    let all: Vec<_> = names.iter().take(FOLLOWED).map(|name| open(&mut feed, name)).collect();
-    let read: Vec<_> = all.iter().flatten().map(|following| following.follow(None)).collect();
-    for name in &names[all.len()..] {
+    let open =
+        |feed: &mut Feed, name| feed.subscribe(pools.get(name).expect("a pool"), 1, &metrics);
+    let subscriptions: Vec<_> =
+        names.iter().take(SUBSCRIBED).map(|name| open(&mut feed, name)).collect();
+    let subscribers: Vec<_> =
+        subscriptions.iter().flatten().map(|subscription| subscription.subscribe(None)).collect();
+    for name in &names[subscriptions.len()..] {
         assert!(open(&mut feed, name).is_some());
     }
     assert!(feed.rings.len() <= RINGS_MAX);
-    assert!(read.iter().flatten().all(|follower| !follower.shared.lock().closed));
+    assert!(subscribers.iter().flatten().all(|subscriber| !subscriber.shared.lock().closed));
 }

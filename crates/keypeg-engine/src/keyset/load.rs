@@ -1,76 +1,76 @@
-//! Putting all keys back at a start, on two threads: one reads rows, checks their sums and makes the
-//! keys' ids, the other puts them into their pools.
+//! The load of all keys at a start, on two threads: one reads rows, checks their CRCs and computes
+//! the ids of the keys, the other inserts the keys into their pools.
 //!
-//! What is read comes in the order of the rows and in bounded batches; the first error ends both.
-//! Knows nothing of what else a start reads.
+//! Keys arrive in the order of the rows and in bounded batches; the first error ends both threads.
+//! This file does not know the other tables of the database.
 
 use super::rows::read_key;
-use super::{KeysetError, damaged, failed, misfit};
-use crate::core::{IdHashKey, KeyId, Replayer, StoredKey};
+use super::{KeySetError, RowKey, damaged, failed, replay_error, rows_of};
+use crate::core::{IdHashKey, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Keys in a batch.
-const BATCH: usize = 1_024;
-/// Batches that wait to be put in, at most.
-const AHEAD: usize = 16;
+const BATCH_KEYS: usize = 1_024;
+/// Batches that may wait between the two threads.
+const BATCHES_MAX: usize = 16;
 
-pub(super) type KeyRows = redb::ReadOnlyTable<(u32, u64), &'static [u8]>;
+pub(super) type KeyRows = redb::ReadOnlyTable<RowKey, &'static [u8]>;
 
-/// Keys of one pool as they were read.
+/// Keys of one pool, as read from the database.
 struct Batch {
-    pool: u32,
+    pool: PoolId,
     keys: Vec<ReadKey>,
-    /// Their values, one after the other.
+    /// The values of the keys, concatenated.
     values: Vec<u8>,
 }
 
 struct ReadKey {
-    number: u64,
+    number: KeyNumber,
     id: KeyId,
     created_at_ms: u64,
     imported: bool,
-    /// Where its value ends.
+    /// The end of its value in the concatenated values.
     end: usize,
 }
 
-/// Puts the keys of these pools back, which are in already; gives how many. O(keys).
+/// Loads the keys of these pools, which are loaded already; returns the number of keys. O(keys).
 pub(super) fn keys(
     rows: &KeyRows,
-    pools: &[u32],
+    pools: &[PoolId],
     ids: &IdHashKey,
-    rebuild: &mut Replayer,
-) -> Result<u64, KeysetError> {
+    replayer: &mut Replayer,
+) -> Result<u64, KeySetError> {
     std::thread::scope(|scope| {
-        let (batches, read) = sync_channel(AHEAD);
+        let (sender, batches) = sync_channel(BATCHES_MAX);
         let reader = std::thread::Builder::new()
             .name("keypeg-rows".into())
-            .spawn_scoped(scope, move || read_all(rows, pools, ids, &batches))?;
-        let put = put_all(read, rebuild);
-        // What cannot be read is told first: nothing came after it.
-        let done = reader.join().map_err(|_| damaged("a page is damaged"))?;
-        done.and(put)
+            .spawn_scoped(scope, move || read_all(rows, pools, ids, &sender))?;
+        let inserted = insert_all(batches, replayer);
+        // An error of the reader is the first in the order of the rows, so it is reported first.
+        let read = reader.join().map_err(|_| damaged("a page is damaged"))?;
+        read.and(inserted)
     })
 }
 
 fn read_all(
     rows: &KeyRows,
-    pools: &[u32],
+    pools: &[PoolId],
     ids: &IdHashKey,
     batches: &SyncSender<Batch>,
-) -> Result<(), KeysetError> {
+) -> Result<(), KeySetError> {
     for &pool in pools {
-        let mut batch = Batch::of(pool);
-        for row in rows.range((pool, 0)..=(pool, u64::MAX)).map_err(failed)? {
-            let (at, row) = row.map_err(failed)?;
-            let key = read_key(at.value(), row.value(), ids)?;
+        let mut batch = Batch::new(pool);
+        for row in rows.range(rows_of(pool)).map_err(failed)? {
+            let (row_key, row) = row.map_err(failed)?;
+            let key = read_key(row_key.value(), row.value(), ids)?;
             batch.values.extend_from_slice(key.value);
             let StoredKey { id, created_at_ms, imported, .. } = key;
-            let (number, end) = (at.value().1, batch.values.len());
+            let (number, end) = (KeyNumber(row_key.value().1), batch.values.len());
             batch.keys.push(ReadKey { number, id, created_at_ms, imported, end });
-            if batch.keys.len() == BATCH {
-                let full = std::mem::replace(&mut batch, Batch::of(pool));
+            if batch.keys.len() == BATCH_KEYS {
+                let full = std::mem::replace(&mut batch, Batch::new(pool));
                 if batches.send(full).is_err() {
-                    // Who puts them in has met an error and tells it.
+                    // The other thread has met an error and reports it.
                     return Ok(());
                 }
             }
@@ -82,16 +82,16 @@ fn read_all(
     Ok(())
 }
 
-fn put_all(read: Receiver<Batch>, rebuild: &mut Replayer) -> Result<u64, KeysetError> {
+fn insert_all(batches: Receiver<Batch>, replayer: &mut Replayer) -> Result<u64, KeySetError> {
     let mut loaded = 0;
-    for batch in read {
-        let mut from = 0;
+    for batch in batches {
+        let mut start = 0;
         for key in &batch.keys {
-            let value = &batch.values[from..key.end];
-            from = key.end;
+            let value = &batch.values[start..key.end];
+            start = key.end;
             let ReadKey { id, created_at_ms, imported, .. } = *key;
             let row = StoredKey { value, id, created_at_ms, imported };
-            rebuild.load_key(batch.pool, key.number, &row).map_err(misfit)?;
+            replayer.load_key(batch.pool, key.number, &row).map_err(replay_error)?;
         }
         loaded += batch.keys.len() as u64;
     }
@@ -99,8 +99,8 @@ fn put_all(read: Receiver<Batch>, rebuild: &mut Replayer) -> Result<u64, KeysetE
 }
 
 impl Batch {
-    fn of(pool: u32) -> Self {
-        // Most pools are small; a large one's batches grow once each.
+    fn new(pool: PoolId) -> Self {
+        // No capacity is reserved: most pools are small, and a large batch grows only once.
         Self { pool, keys: Vec::new(), values: Vec::new() }
     }
 }

@@ -1,40 +1,53 @@
-//! The rows of the key set, each under a sum of its own, since the database does not check what it
-//! reads. Knows nothing of the database.
+//! The rows of the key set, each with its own CRC, because redb does not check the pages it reads.
+//!
+//! This file encodes and parses rows; it does not know the tables or transactions.
 
-use super::{KeysetError, damaged};
-use crate::core::{Fact, IdHashKey, Policy, StoredKey};
+use super::{KeySetError, PoolRow, RowKey, damaged};
+use crate::core::{Fact, IdHashKey, PoolId, StoredKey};
 use crate::record::{self, RecordError};
 
+/// The flag of an imported key.
 const IMPORTED: u8 = 1;
-/// Bytes of a row before the value.
-const KEY_HEAD: usize = 11;
+const CRC_LEN: usize = 4;
+/// Bytes of the row of a key before its value: CRC, flags (1), creation time (6).
+const KEY_HEAD: usize = CRC_LEN + 1 + 6;
 
-pub(super) fn write_aside(at: (u32, u64), reason: &str) -> Vec<u8> {
-    [&sum(at, reason.as_bytes()).to_le_bytes(), reason.as_bytes()].concat()
+/// A key to store.
+#[derive(Clone, Copy)]
+pub(super) struct CreatedKey<'a> {
+    /// Wall time in milliseconds; the row keeps 48 bits of it.
+    pub(super) created_at_ms: u64,
+    pub(super) imported: bool,
+    pub(super) value: &'a [u8],
 }
 
-pub(super) fn read_aside(at: (u32, u64), row: &[u8]) -> Result<&str, KeysetError> {
-    let unfit = || damaged("a quarantined key's row does not match its sum");
-    let (found, reason) = row.split_first_chunk::<4>().ok_or_else(unfit)?;
-    if u32::from_le_bytes(*found) != sum(at, reason) {
-        return Err(unfit());
+pub(super) fn write_quarantined(row_key: RowKey, reason: &str) -> Vec<u8> {
+    [&key_crc(row_key, reason.as_bytes()).to_le_bytes(), reason.as_bytes()].concat()
+}
+
+pub(super) fn read_quarantined(row_key: RowKey, row: &[u8]) -> Result<&str, KeySetError> {
+    let mismatch = || damaged("the row of a quarantined key does not match its CRC");
+    let (crc, reason) = row.split_first_chunk::<CRC_LEN>().ok_or_else(mismatch)?;
+    if u32::from_le_bytes(*crc) != key_crc(row_key, reason) {
+        return Err(mismatch());
     }
-    std::str::from_utf8(reason).map_err(|_| unfit())
+    std::str::from_utf8(reason).map_err(|_| mismatch())
 }
 
-/// A row: under a sum of its own, since the database does not check what it reads.
-pub(super) fn write_key(at: (u32, u64), at_ms: u64, imported: bool, value: &[u8]) -> Vec<u8> {
-    let [m0, m1, m2, m3, m4, m5, ..] = at_ms.to_le_bytes();
+pub(super) fn write_key(row_key: RowKey, key: CreatedKey<'_>) -> Vec<u8> {
+    let CreatedKey { created_at_ms, imported, value } = key;
+    let [m0, m1, m2, m3, m4, m5, ..] = created_at_ms.to_le_bytes();
     let mut row = Vec::with_capacity(KEY_HEAD + value.len());
-    row.extend_from_slice(&[0; 4]);
+    row.extend_from_slice(&[0; CRC_LEN]);
     row.extend_from_slice(&[if imported { IMPORTED } else { 0 }, m0, m1, m2, m3, m4, m5]);
     row.extend_from_slice(value);
-    let sum = sum(at, &row[4..]);
-    row[..4].copy_from_slice(&sum.to_le_bytes());
+    let crc = key_crc(row_key, &row[CRC_LEN..]);
+    row[..CRC_LEN].copy_from_slice(&crc.to_le_bytes());
     row
 }
 
-fn sum((pool, key): (u32, u64), rest: &[u8]) -> u32 {
+/// Computes the CRC of a row in a table by key number; it covers the key of the row too.
+fn key_crc((pool, key): RowKey, rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&pool.to_le_bytes());
     hasher.update(&key.to_le_bytes());
@@ -43,60 +56,63 @@ fn sum((pool, key): (u32, u64), rest: &[u8]) -> u32 {
 }
 
 pub(super) fn read_key<'a>(
-    at: (u32, u64),
+    row_key: RowKey,
     row: &'a [u8],
     ids: &IdHashKey,
-) -> Result<StoredKey<'a>, KeysetError> {
-    let (found, rest) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
-    if u32::from_le_bytes(*found) != sum(at, rest) {
-        return Err(damaged("a key's row does not match its sum"));
+) -> Result<StoredKey<'a>, KeySetError> {
+    let truncated = || damaged("the row of a key is truncated");
+    let (crc, rest) = row.split_first_chunk::<CRC_LEN>().ok_or_else(truncated)?;
+    if u32::from_le_bytes(*crc) != key_crc(row_key, rest) {
+        return Err(damaged("the row of a key does not match its CRC"));
     }
     let [flags, m0, m1, m2, m3, m4, m5, value @ ..] = rest else {
-        return Err(damaged("a row is cut"));
+        return Err(truncated());
     };
+    let (pool, _) = row_key;
     Ok(StoredKey {
         value,
-        id: ids.key_id(at.0, value),
+        id: ids.key_id(PoolId(pool), value),
         created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
         imported: flags & IMPORTED != 0,
     })
 }
 
-pub(super) fn retired_sum((pool, id): (u32, u128)) -> u32 {
+pub(super) fn retired_crc((pool, id): (u32, u128)) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&pool.to_le_bytes());
     hasher.update(&id.to_le_bytes());
     hasher.finalize()
 }
 
-/// The value of an imported key; `None` for one that was made here.
+/// Returns the value of an imported key; `None` for a key that the server generated.
 pub(super) fn imported_value(row: &[u8]) -> Option<&[u8]> {
     let (head, value) = row.split_at_checked(KEY_HEAD)?;
-    (head[4] & IMPORTED != 0).then_some(value)
+    (head[CRC_LEN] & IMPORTED != 0).then_some(value)
 }
 
-/// A row: a record behind its sum.
-pub(super) fn write_pool(pool: u32, name: &str, policy: &Policy) -> Vec<u8> {
-    let record = record::write_one(&Fact::PoolCreated { pool, name, policy: policy.clone() });
+pub(super) fn write_pool(pool: PoolId, row: &PoolRow) -> Vec<u8> {
+    let PoolRow { name, policy } = row;
+    let record = record::encode(&Fact::PoolCreated { pool, name, policy: policy.clone() });
     [&crc32fast::hash(&record).to_le_bytes()[..], &record].concat()
 }
 
-pub(super) fn read_pool(number: u32, row: &[u8]) -> Result<(String, Policy), KeysetError> {
-    let (sum, record) = row.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut"))?;
-    if u32::from_le_bytes(*sum) != crc32fast::hash(record) {
-        return Err(damaged("a pool's row does not match its sum"));
+pub(super) fn read_pool(id: PoolId, row: &[u8]) -> Result<PoolRow, KeySetError> {
+    let truncated = || damaged("the row of a pool is truncated");
+    let (crc, record) = row.split_first_chunk::<CRC_LEN>().ok_or_else(truncated)?;
+    if u32::from_le_bytes(*crc) != crc32fast::hash(record) {
+        return Err(damaged("the row of a pool does not match its CRC"));
     }
     match record::read(record, 0) {
-        Ok((Fact::PoolCreated { pool, name, policy }, [])) if pool == number => {
-            Ok((name.to_owned(), policy))
+        Ok((Fact::PoolCreated { pool, name, policy }, [])) if pool == id => {
+            Ok(PoolRow { name: name.to_owned(), policy })
         }
-        Ok(_) => Err(damaged("a pool's row is another record")),
+        Ok(_) => Err(damaged("the row of a pool contains another record")),
         Err(RecordError(why)) => Err(damaged(why)),
     }
 }
 
-/// The sum over the numbers of the state.
-pub(super) fn state_sum(numbers: [u64; 4]) -> u64 {
+/// Computes the CRC over the numbers of the state.
+pub(super) fn state_crc(numbers: [u64; 4]) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
     for number in numbers {
         hasher.update(&number.to_le_bytes());

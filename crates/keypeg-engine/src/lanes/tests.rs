@@ -1,4 +1,4 @@
-//! A lane played by hand from both of its ends.
+//! Lane tests that drive both ends of a lane by hand, without an engine.
 
 use super::*;
 use crate::core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
@@ -9,10 +9,10 @@ fn request(call: Call) -> Request {
 }
 
 fn acquire() -> Request {
-    waiting(0)
+    acquire_waiting(0)
 }
 
-fn waiting(wait_ms: u64) -> Request {
+fn acquire_waiting(wait_ms: u64) -> Request {
     let pool = PoolName::default_pool();
     request(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms })
 }
@@ -30,68 +30,68 @@ fn granted(token: u128) -> Reply {
     };
     let value = Secret::new("x").expect("short");
     let pool = PoolName::default_pool();
-    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms: 0, again: false }
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms: 0, redelivered: false }
 }
 
 fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn taken(engine: &mut EngineLane) -> Vec<(Slot, Request)> {
-    let mut all = Vec::new();
-    engine.take(|slot, request| all.push((slot, request)));
-    all
+fn take_all(engine: &mut EngineLane) -> Vec<(CallSlot, Request)> {
+    let mut requests = Vec::new();
+    engine.take(|slot, request| requests.push((slot, request)));
+    requests
 }
 
 #[test]
-fn each_call_gets_its_own_answer() {
+fn each_call_gets_its_own_reply() {
     let (lane, mut engine) = lane(&Wakeup::default());
-    let mut deliver = pin!(lane.run_delivery());
-    let mut answers: Vec<_> = (0..3).map(|_| Box::pin(lane.submit(acquire()))).collect();
-    let asked = taken(&mut engine);
-    for (at, (slot, _)) in asked.into_iter().enumerate().rev() {
-        engine.answer(slot, granted(at as u128));
+    let mut delivery = pin!(lane.run_delivery());
+    let mut pending: Vec<_> = (0..3).map(|_| Box::pin(lane.submit(acquire()))).collect();
+    let requests = take_all(&mut engine);
+    for (index, (slot, _)) in requests.into_iter().enumerate().rev() {
+        engine.answer(slot, granted(index as u128));
     }
-    assert!(poll(answers[0].as_mut()).is_pending());
+    assert!(poll(pending[0].as_mut()).is_pending());
     engine.flush();
-    assert!(poll(deliver.as_mut()).is_pending());
-    for (at, answer) in answers.iter_mut().enumerate() {
-        let Poll::Ready(Reply::Granted { lease, .. }) = poll(answer.as_mut()) else {
-            panic!("an answer")
+    assert!(poll(delivery.as_mut()).is_pending());
+    for (index, reply) in pending.iter_mut().enumerate() {
+        let Poll::Ready(Reply::Granted { lease, .. }) = poll(reply.as_mut()) else {
+            panic!("no grant for call {index}")
         };
-        assert_eq!(lease.id, LeaseId(at as u128));
+        assert_eq!(lease.id, LeaseId(index as u128));
     }
 }
 
 #[test]
-fn a_grant_nobody_received_is_given_back_whenever_its_call_was_dropped() {
+fn an_undelivered_grant_is_revoked_whenever_its_call_was_dropped() {
     for drop_when in 0..3 {
         let (lane, mut engine) = lane(&Wakeup::default());
-        let mut deliver = pin!(lane.run_delivery());
-        let mut answer = Some(lane.submit(acquire()));
+        let mut delivery = pin!(lane.run_delivery());
+        let mut pending = Some(lane.submit(acquire()));
         if drop_when == 0 {
-            answer = None;
+            pending = None;
         }
-        let (slot, _) = taken(&mut engine).pop().expect("asked");
+        let (slot, _) = take_all(&mut engine).pop().expect("a request");
         if drop_when == 1 {
-            answer = None;
+            pending = None;
         }
         engine.answer(slot, granted(7));
         engine.flush();
-        assert!(poll(deliver.as_mut()).is_pending());
-        drop(answer);
-        let back = taken(&mut engine);
+        assert!(poll(delivery.as_mut()).is_pending());
+        drop(pending);
+        let revocations = take_all(&mut engine);
         let [(_, Request { by: Principal::Server, call: Call::RevokeUndelivered { lease, .. } })] =
-            &back[..]
+            &revocations[..]
         else {
-            panic!("dropped at {drop_when}: {back:?}")
+            panic!("dropped at {drop_when}: {revocations:?}")
         };
         assert_eq!(*lease, LeaseId(7));
     }
 }
 
 #[test]
-fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
+fn a_full_lane_refuses_new_work_first_and_releases_last() {
     let (lane, mut engine) = lane(&Wakeup::default());
     let release = || {
         let (pool, lease) = (PoolName::default_pool(), LeaseId(1));
@@ -103,21 +103,26 @@ fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
             Poll::Ready(Reply::Refused(RequestError::Overloaded))
         )
     };
-    for most in [LANE_MAX, 16] {
-        lane.set_capacity(most);
-        let kept: Vec<_> = (0..most).map(|_| lane.submit(acquire())).collect();
+    for capacity in [LANE_MAX, 16] {
+        lane.set_capacity(capacity);
+        let acquires: Vec<_> = (0..capacity).map(|_| lane.submit(acquire())).collect();
         assert!(refused(acquire()));
-        let more: Vec<_> = (0..most).map(|_| lane.submit(release())).collect();
+        let releases: Vec<_> = (0..capacity).map(|_| lane.submit(release())).collect();
         assert!(refused(release()));
-        let own = [
+        let server_calls = [
             Call::ListPools,
             Call::RevokeUndelivered { pool: PoolName::default_pool(), lease: LeaseId(1) },
         ];
-        let own = own.map(|call| lane.submit(Request { by: Principal::Server, call }));
-        assert_eq!(taken(&mut engine).len(), 2 * most + own.len(), "what the server asks has room");
-        assert!(!refused(acquire()), "there is room again at once");
-        taken(&mut engine);
-        drop((kept, own, more));
+        let server_calls =
+            server_calls.map(|call| lane.submit(Request { by: Principal::Server, call }));
+        assert_eq!(
+            take_all(&mut engine).len(),
+            2 * capacity + server_calls.len(),
+            "the server's own calls are not bounded"
+        );
+        assert!(!refused(acquire()), "a drained lane accepts at once");
+        take_all(&mut engine);
+        drop((acquires, server_calls, releases));
     }
 }
 
@@ -125,62 +130,62 @@ fn a_full_lane_refuses_new_work_first_and_giving_back_last() {
 fn a_closed_lane_refuses_and_its_delivery_ends() {
     let (lane, engine) = lane(&Wakeup::default());
     engine.close_inbox();
-    let answer = poll(pin!(lane.submit(acquire())));
-    assert!(matches!(answer, Poll::Ready(Reply::Refused(RequestError::ShuttingDown))));
+    let reply = poll(pin!(lane.submit(acquire())));
+    assert!(matches!(reply, Poll::Ready(Reply::Refused(RequestError::ShuttingDown))));
     engine.close_outbox();
     assert!(poll(pin!(lane.run_delivery())).is_ready());
 }
 
-/// A slot that is left comes to somebody else only after the engine was told.
+/// A slot is reused only after the engine has processed its `CancelWait`.
 #[test]
-fn a_call_that_waits_and_is_dropped_leaves_and_its_slot_is_used_after_that() {
+fn a_dropped_waiting_call_is_cancelled_before_its_slot_is_reused() {
     let (lane, mut engine) = lane(&Wakeup::default());
-    let mut deliver = pin!(lane.run_delivery());
+    let mut delivery = pin!(lane.run_delivery());
     drop(lane.submit(acquire()));
-    drop(lane.submit(waiting(1)));
-    let asked = taken(&mut engine);
-    let calls: Vec<_> = asked.iter().map(|(slot, request)| (*slot, &request.call)).collect();
+    drop(lane.submit(acquire_waiting(1)));
+    let requests = take_all(&mut engine);
+    let calls: Vec<_> = requests.iter().map(|(slot, request)| (slot.0, &request.call)).collect();
     let [(0, Call::Acquire { .. }), (1, Call::Acquire { .. }), (1, Call::CancelWait)] = calls[..]
     else {
         panic!("{calls:?}")
     };
-    let kept = lane.submit(waiting(1));
-    assert_eq!(taken(&mut engine)[0].0, 2, "the slot is not free yet");
-    engine.answer(1, Reply::Done);
+    let pending = lane.submit(acquire_waiting(1));
+    assert_eq!(take_all(&mut engine)[0].0, CallSlot(2), "slot 1 is not free yet");
+    engine.answer(CallSlot(1), Reply::Done);
     engine.flush();
-    assert!(poll(deliver.as_mut()).is_pending());
+    assert!(poll(delivery.as_mut()).is_pending());
     drop(lane.submit(acquire()));
-    assert_eq!(taken(&mut engine)[0].0, 1, "and now it is");
-    engine.answer(2, granted(7));
+    assert_eq!(take_all(&mut engine)[0].0, CallSlot(1), "slot 1 is free after its answer");
+    engine.answer(CallSlot(2), granted(7));
     engine.flush();
-    assert!(poll(deliver.as_mut()).is_pending());
-    drop(kept);
-    let back = taken(&mut engine);
+    assert!(poll(delivery.as_mut()).is_pending());
+    drop(pending);
+    let revocations = take_all(&mut engine);
     assert!(
-        matches!(back[..], [(_, Request { call: Call::RevokeUndelivered { .. }, .. })]),
-        "{back:?}"
+        matches!(revocations[..], [(_, Request { call: Call::RevokeUndelivered { .. }, .. })]),
+        "{revocations:?}"
     );
 }
 
 #[test]
-fn leaving_has_room_in_a_lane_that_is_full() {
+fn a_full_lane_accepts_cancellations() {
     let (lane, mut engine) = lane(&Wakeup::default());
-    let calls: Vec<_> = (0..LANE_MAX).map(|_| lane.submit(waiting(1))).collect();
+    let calls: Vec<_> = (0..LANE_MAX).map(|_| lane.submit(acquire_waiting(1))).collect();
     drop(calls);
-    assert_eq!(taken(&mut engine).len(), 2 * LANE_MAX);
+    assert_eq!(take_all(&mut engine).len(), 2 * LANE_MAX);
 }
 
 #[test]
-fn slots_are_used_again() {
+fn slots_are_reused() {
     let (lane, mut engine) = lane(&Wakeup::default());
-    let mut deliver = pin!(lane.run_delivery());
+    let mut delivery = pin!(lane.run_delivery());
     for _ in 0..100 {
-        let mut answer = pin!(lane.submit(acquire()));
-        let (slot, _) = taken(&mut engine).pop().expect("asked");
+        let mut reply = pin!(lane.submit(acquire()));
+        let (slot, _) = take_all(&mut engine).pop().expect("a request");
         engine.answer(slot, Reply::Done);
         engine.flush();
-        assert!(poll(deliver.as_mut()).is_pending());
-        assert!(poll(answer.as_mut()).is_ready());
+        assert!(poll(delivery.as_mut()).is_pending());
+        assert!(poll(reply.as_mut()).is_ready());
     }
     assert_eq!(locked(&lane.shared.calls).states.len(), 1);
 }

@@ -1,13 +1,15 @@
-//! The tagged fields of a record: numbers as varints, bytes behind a length.
+//! The tagged fields of a record: numbers as varints, bytes with a length prefix.
 //!
-//! What is zero or empty is left out; a tag that is not known is refused.
+//! A field that is zero or empty is not written; an unknown tag is an error. This file knows the
+//! fields of a policy, a lease and a stored answer, but not the kinds of records.
 
-use super::RecordError;
+use super::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, RecordError};
 use crate::core::{
-    BodyDigest, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, NEVER_US, Policy,
+    BodyDigest, BorrowerId, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber,
+    NEVER_US, Policy, PoolId,
 };
 
-/// The fields' tags, one number for one meaning in every kind. A number is never given a new one.
+/// The tags. A tag has one meaning in all kinds of records and is never reused for another.
 pub(super) mod tag {
     pub(crate) const POOL: u8 = 1;
     pub(crate) const KEY: u8 = 2;
@@ -27,16 +29,17 @@ pub(super) mod tag {
     pub(crate) const KEY_PREFIX: u8 = 16;
     pub(crate) const MAX_KEYS: u8 = 17;
     pub(crate) const SEGMENT: u8 = 18;
-    pub(crate) const ANSWER: u8 = 19;
-    pub(crate) const BODY: u8 = 20;
+    pub(crate) const IDEMPOTENCY_ID: u8 = 19;
+    pub(crate) const BODY_DIGEST: u8 = 20;
     pub(crate) const KEPT_UNTIL: u8 = 21;
     pub(crate) const COUNT: u8 = 22;
     pub(crate) const EXPIRES: u8 = 23;
     pub(crate) const KEY_EXPIRES: u8 = 24;
     pub(crate) const BORROWER: u8 = 25;
     pub(crate) const REASON: u8 = 30;
-    /// These fields are bytes behind a length; the others are numbers.
-    pub(crate) const BYTES: [u8; 7] = [HOLDER, VALUES, NAME, KEY_PREFIX, ANSWER, BODY, REASON];
+    /// The tags of fields that are bytes with a length prefix; all other fields are numbers.
+    pub(crate) const BYTES: [u8; 7] =
+        [HOLDER, VALUES, NAME, KEY_PREFIX, IDEMPOTENCY_ID, BODY_DIGEST, REASON];
 }
 
 /// Writes the fields of one record.
@@ -60,12 +63,13 @@ impl Writer<'_> {
         }
     }
 
-    pub(super) fn key(&mut self, pool: u32, key: u64) {
-        self.number(tag::POOL, u64::from(pool));
-        self.number(tag::KEY, key);
+    pub(super) fn key(&mut self, pool: PoolId, key: KeyNumber) {
+        self.number(tag::POOL, u64::from(pool.0));
+        self.number(tag::KEY, key.0);
     }
 
-    /// Lengths in milliseconds; one that may be `None` is written plus one, and `None` as nothing.
+    /// Writes a policy. Durations are milliseconds; an optional one is written plus one, and `None`
+    /// is not written.
     pub(super) fn policy(&mut self, policy: &Policy) {
         self.number(tag::LEASE_TTL, policy.lease_ttl_ms);
         self.number(tag::MAX_HOLD, policy.max_hold_ms.map_or(0, |ms| ms + 1));
@@ -76,13 +80,13 @@ impl Writer<'_> {
         self.number(tag::MAX_KEYS, policy.max_keys.map_or(0, |keys| keys + 1));
     }
 
-    /// An instant that may be `None` is written plus one, and `None` as nothing.
+    /// Writes a stored answer. An optional instant is written plus one, and `None` is not written.
     pub(super) fn answer(&mut self, answer: &IdempotencyRecord) {
-        let never = |at_ms: &Option<u64>| at_ms.map_or(0, |ms| ms + 1);
-        self.bytes(tag::ANSWER, &answer.id.0.to_le_bytes());
-        self.bytes(tag::BODY, &answer.body.0.to_le_bytes());
+        let plus_one = |at_ms: &Option<u64>| at_ms.map_or(0, |ms| ms + 1);
+        self.bytes(tag::IDEMPOTENCY_ID, &answer.id.0.to_le_bytes());
+        self.bytes(tag::BODY_DIGEST, &answer.body.0.to_le_bytes());
         self.number(tag::KEPT_UNTIL, answer.until_us);
-        match &answer.said {
+        match &answer.result {
             IdempotentResult::Lease {
                 key,
                 token,
@@ -91,17 +95,17 @@ impl Writer<'_> {
                 expires_at_ms,
                 key_expires_at_ms,
             } => {
-                self.number(tag::KEY, *key);
+                self.number(tag::KEY, key.0);
                 self.number(tag::TOKEN, *token);
                 self.number(tag::UNTIL, *until_us);
                 self.number(tag::AT, *granted_at_ms);
                 self.number(tag::EXPIRES, *expires_at_ms);
-                self.number(tag::KEY_EXPIRES, never(key_expires_at_ms));
+                self.number(tag::KEY_EXPIRES, plus_one(key_expires_at_ms));
             }
             IdempotentResult::Keys { first, count, expires_at_ms } => {
-                self.number(tag::KEY, *first);
+                self.number(tag::KEY, first.0);
                 self.number(tag::COUNT, u64::from(*count));
-                self.number(tag::KEY_EXPIRES, never(expires_at_ms));
+                self.number(tag::KEY_EXPIRES, plus_one(expires_at_ms));
             }
         }
     }
@@ -116,35 +120,49 @@ impl Writer<'_> {
     }
 }
 
-/// The fields of one record by tag; what is absent is zero or empty.
+/// The fields of one record by tag; an absent field is zero or empty.
 pub(super) struct Fields<'a> {
     numbers: [u64; TAGS],
     bytes: [&'a [u8]; TAGS],
 }
 
+/// The times of a lease, in microseconds of lease time.
+#[derive(Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the names say the unit")]
+pub(super) struct LeaseTimes {
+    pub(super) granted_us: u64,
+    pub(super) until_us: u64,
+    pub(super) hold_until_us: u64,
+}
+
+/// Slots of the tables that tags index.
 const TAGS: usize = 31;
 
-/// Whether a tag has a meaning.
+const _: () = assert!(tag::REASON as usize + 1 == TAGS, "REASON is the greatest tag");
+
+/// Returns true if this version knows the tag.
 fn is_known(tag: u8) -> bool {
     (tag::POOL..=tag::BORROWER).contains(&tag) || tag == tag::REASON
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn read(mut rest: &'a [u8]) -> Result<Self, RecordError> {
-        const CUT: RecordError = RecordError("a field is cut");
+        const TRUNCATED: RecordError = RecordError("a field of a record is truncated");
         let mut fields = Self { numbers: [0; TAGS], bytes: [&[]; TAGS] };
         while let Some((&tag, after)) = rest.split_first() {
-            let at = usize::from(tag);
+            let index = usize::from(tag);
             if !is_known(tag) {
-                return Err(RecordError("a field is one this version does not know"));
+                return Err(RecordError(
+                    "unknown field tag: a newer version of keypeg may have written it",
+                ));
             }
-            let (number, after) = varint(after).ok_or(CUT)?;
+            let (number, after) = varint(after).ok_or(TRUNCATED)?;
             rest = after;
             if tag::BYTES.contains(&tag) {
-                let len = usize::try_from(number).map_err(|_| CUT)?;
-                (fields.bytes[at], rest) = after.split_at_checked(len).ok_or(CUT)?;
+                let len = usize::try_from(number).map_err(|_| TRUNCATED)?;
+                (fields.bytes[index], rest) = after.split_at_checked(len).ok_or(TRUNCATED)?;
             } else {
-                fields.numbers[at] = number;
+                fields.numbers[index] = number;
             }
         }
         Ok(fields)
@@ -154,55 +172,60 @@ impl<'a> Fields<'a> {
         self.numbers[usize::from(tag)]
     }
 
-    pub(super) fn small<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, RecordError> {
-        T::try_from(self.number(tag)).map_err(|_| RecordError("a number is out of range"))
+    /// Returns a number as a narrower integer type.
+    pub(super) fn narrow<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, RecordError> {
+        T::try_from(self.number(tag)).map_err(|_| NUMBER_OUT_OF_RANGE)
     }
 
     pub(super) fn bytes(&self, tag: u8) -> &'a [u8] {
         self.bytes[usize::from(tag)]
     }
 
-    /// 16 bytes.
+    /// Returns the 16 bytes of an id or a digest.
     pub(super) fn wide(&self, tag: u8) -> Result<u128, RecordError> {
         let bytes = self.bytes(tag).try_into();
-        bytes.map(u128::from_le_bytes).map_err(|_| RecordError("an answer's id is none"))
+        bytes
+            .map(u128::from_le_bytes)
+            .map_err(|_| RecordError("the id or the digest of a stored answer is invalid"))
     }
 
-    pub(super) fn answer(&self, said: IdempotentResult) -> Result<IdempotencyRecord, RecordError> {
+    pub(super) fn answer(
+        &self,
+        result: IdempotentResult,
+    ) -> Result<IdempotencyRecord, RecordError> {
         Ok(IdempotencyRecord {
-            id: IdempotencyId(self.wide(tag::ANSWER)?),
-            body: BodyDigest(self.wide(tag::BODY)?),
+            id: IdempotencyId(self.wide(tag::IDEMPOTENCY_ID)?),
+            body: BodyDigest(self.wide(tag::BODY_DIGEST)?),
             until_us: self.number(tag::KEPT_UNTIL),
-            said,
+            result,
         })
     }
 
     pub(super) fn text(&self, tag: u8) -> Result<&'a str, RecordError> {
-        std::str::from_utf8(self.bytes(tag)).map_err(|_| RecordError("text is not UTF-8"))
+        std::str::from_utf8(self.bytes(tag))
+            .map_err(|_| RecordError("a text in a record is not UTF-8"))
     }
 
-    /// Text that may be left out; empty is left out.
-    pub(super) fn words(&self, tag: u8) -> Result<Option<&'a str>, RecordError> {
+    /// Returns optional text; an empty text is `None`.
+    pub(super) fn optional_text(&self, tag: u8) -> Result<Option<&'a str>, RecordError> {
         Ok(Some(self.text(tag)?).filter(|text| !text.is_empty()))
     }
 
-    pub(super) fn lease(
-        &self,
-        at_us: u64,
-        until_us: u64,
-        latest_us: u64,
-    ) -> Result<Grant<'a>, RecordError> {
-        let in_order = at_us <= until_us && until_us <= latest_us && latest_us <= NEVER_US;
+    /// Returns a lease with these times; an error if they are not in order.
+    pub(super) fn lease(&self, times: LeaseTimes) -> Result<Grant<'a>, RecordError> {
+        let LeaseTimes { granted_us, until_us, hold_until_us } = times;
+        let in_order =
+            granted_us <= until_us && until_us <= hold_until_us && hold_until_us <= NEVER_US;
         if !in_order {
-            return Err(RecordError("an instant is out of range"));
+            return Err(INSTANT_OUT_OF_RANGE);
         }
         Ok(Grant {
-            granted_us: at_us,
+            granted_us,
             until_us,
-            hold_until_us: latest_us,
+            hold_until_us,
             rest_us: self.number(tag::REST),
-            holder: self.words(tag::HOLDER)?,
-            by: self.number(tag::BORROWER),
+            holder: self.optional_text(tag::HOLDER)?,
+            borrower: BorrowerId(self.number(tag::BORROWER)),
         })
     }
 
@@ -212,7 +235,7 @@ impl<'a> Fields<'a> {
             max_hold_ms: self.number(tag::MAX_HOLD).checked_sub(1),
             keepalive_ttl_ms: self.number(tag::KEEPALIVE_TTL).checked_sub(1),
             rest_ms: self.number(tag::REST),
-            key_length: self.small(tag::KEY_LENGTH)?,
+            key_length: self.narrow(tag::KEY_LENGTH)?,
             key_prefix: self.text(tag::KEY_PREFIX)?.into(),
             max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
         };
@@ -220,19 +243,19 @@ impl<'a> Fields<'a> {
     }
 }
 
-const BAD_POLICY: &str = "a policy is out of its ranges";
+const BAD_POLICY: &str = "a pool policy is out of range";
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
-    for (at, byte) in bytes.iter().enumerate().take(10) {
+    for (index, byte) in bytes.iter().enumerate().take(10) {
         let part = u64::from(byte & 0x7f);
-        let shift = 7 * u32::try_from(at).ok()?;
+        let shift = 7 * u32::try_from(index).ok()?;
         if part << shift >> shift != part {
             return None;
         }
         number |= part << shift;
         if byte & 0x80 == 0 {
-            return Some((number, &bytes[at + 1..]));
+            return Some((number, &bytes[index + 1..]));
         }
     }
     None

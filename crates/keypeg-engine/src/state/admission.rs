@@ -1,150 +1,157 @@
-//! Imports that wait until the database was asked whether a value was there before.
+//! Admission: whether a request is executed, answered at once, or waits for a lookup.
 //!
-//! The carrier asks it, off the engine's thread. What went for ever since the question was asked is
-//! kept in memory until it is answered and the import is played, so nothing falls in between.
+//! An import waits until the database was searched for retired keys with its values. The
+//! checkpointer does that off the engine's thread. A key that is retired after the lookup was
+//! requested stays in memory until the import is executed, so no retired key is missed.
 
 use super::{CallId, EngineState, disk_space};
-use crate::core::{IdempotencyKey, Pool};
+use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool, PoolId};
 use crate::journal::DiskSpace;
-use crate::lookups::{Found, Lookup};
+use crate::lookups::{Lookup, LookupResult};
 use crate::request::{Call, Reply, Request, RequestError};
 
-/// Imports that may wait, and bytes of their values.
+/// The most imports that wait for a lookup.
 const PARKED_MAX: usize = 256;
+/// The most bytes of their values.
 const PARKED_BYTES_MAX: usize = 64 << 20;
 
-/// A request on its way through the turns.
+/// A request that the engine has taken and not answered yet.
 #[derive(Debug)]
 pub(super) struct QueuedRequest {
     pub(super) call_id: CallId,
     pub(super) request: Request,
-    /// When it came, lease time in microseconds.
+    /// When it was taken, lease time in microseconds.
     pub(super) since_us: u64,
-    /// What the database said of an import.
-    pub(super) looked_up: Option<LookedUp>,
-}
-
-/// What the database said of an import.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LookedUp {
-    /// The first value that was there before.
-    pub(super) gone: Option<usize>,
-    /// The number of the pool that was asked about.
-    pool: u32,
-    /// What was carried when it was asked.
-    carried: u64,
+    /// The result of an import's lookup.
+    pub(super) checked: Option<CheckedImport>,
 }
 
 impl QueuedRequest {
-    /// A request that has just come.
-    pub(super) fn new((call_id, request): (CallId, Request), since_us: u64) -> Self {
-        Self { call_id, request, since_us, looked_up: None }
+    /// Wraps a new request; `since_us` is the lease time at which it was taken.
+    pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
+        Self { call_id, request, since_us, checked: None }
     }
 }
 
-/// What becomes of a request before it is played.
+/// The result of an import's lookup, with what it is valid for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckedImport {
+    /// The index of the first retired value.
+    pub(super) first_retired: Option<usize>,
+    /// The pool that was searched.
+    pool: PoolId,
+    /// What was checkpointed when the lookup was requested.
+    checkpointed: Lsn,
+}
+
+/// The decision about a request before it is executed.
 pub(super) enum Admission {
-    /// It waits for the database.
+    /// It waits for a lookup.
     Parked,
-    /// It is played.
-    Play(QueuedRequest),
-    /// It needs no playing.
+    /// It is executed.
+    Execute(QueuedRequest),
+    /// It is answered without being executed.
     Answered(Reply),
 }
 
-/// An import that waits for its answer.
+/// An import that waits for its lookup.
 #[derive(Debug)]
-pub(super) struct Parked {
-    turned: QueuedRequest,
-    /// The number of the pool it is for.
-    pool: u32,
-    carried: u64,
+pub(super) struct ParkedImport {
+    queued: QueuedRequest,
+    /// The pool that is searched.
+    pool: PoolId,
+    /// What was checkpointed when the lookup was requested.
+    checkpointed: Lsn,
+    /// The size of its values.
     bytes: usize,
 }
 
 impl EngineState {
-    /// What a database has surely taken over, whoever still waits for its answer.
-    pub(super) fn taken_over(&self) -> u64 {
-        let waits = self.parked.front().map(|parked| parked.carried);
-        let played = self.looked_up.front().and_then(|turned| turned.looked_up);
-        let asked = [waits, played.map(|looked_up| looked_up.carried)];
-        asked.into_iter().flatten().fold(self.progress.carried(), u64::min)
+    /// Returns up to where every lookup that is still in use has surely seen the database. Keys
+    /// retired after that stay in memory.
+    pub(super) fn checkpointed_for_lookups(&self) -> Lsn {
+        let parked = self.parked_imports.front().map(|import| import.checkpointed);
+        let checked = self.checked_imports.front().and_then(|queued| queued.checked);
+        let lookups = [parked, checked.map(|checked| checked.checkpointed)];
+        lookups.into_iter().flatten().fold(self.progress.checkpointed(), Lsn::min)
     }
 
-    /// Takes the database's answers: those imports are played in this turn.
-    pub(super) fn take_looked_up(&mut self, replies: &mut Vec<(CallId, Reply)>) {
-        while let Some(found) = self.lookups.found() {
-            let parked = self.parked.pop_front().expect("invariant: answers come in order");
+    /// Takes the results of lookups; their imports are executed in this turn.
+    pub(super) fn take_lookup_results(&mut self, replies: &mut Vec<(CallId, Reply)>) {
+        while let Some(result) = self.lookups.next_result() {
+            let parked = self.parked_imports.pop_front();
+            let parked = parked.expect("invariant: results have the order of the lookups");
             self.parked_bytes -= parked.bytes;
-            let Parked { turned, pool, carried, .. } = parked;
-            match found {
-                Found::Full => {
-                    replies.push((turned.call_id, Reply::Refused(RequestError::StorageFull)));
+            let ParkedImport { queued, pool, checkpointed, .. } = parked;
+            match result {
+                LookupResult::StorageFull => {
+                    replies.push((queued.call_id, Reply::Refused(RequestError::StorageFull)));
                 }
-                Found::First(gone) => {
-                    let looked_up = Some(LookedUp { gone, pool, carried });
-                    self.looked_up.push_back(QueuedRequest { looked_up, ..turned });
+                LookupResult::FirstRetired(first_retired) => {
+                    let checked = Some(CheckedImport { first_retired, pool, checkpointed });
+                    self.checked_imports.push_back(QueuedRequest { checked, ..queued });
                 }
             }
         }
     }
 
-    /// Lets a request be played, answers it without, or has it wait for the database.
+    /// Decides whether a request is executed, answered at once, or parked for a lookup.
     pub(super) fn admit(
         &mut self,
-        turned: QueuedRequest,
-        room: DiskSpace,
-        lags: bool,
+        queued: QueuedRequest,
+        available: DiskSpace,
+        checkpointer_lags: bool,
     ) -> Admission {
-        if let Call::Subscribe { pool } = &turned.request.call {
-            return Admission::Answered(self.follow(pool));
+        if let Call::Subscribe { pool } = &queued.request.call {
+            return Admission::Answered(self.subscribe(pool));
         }
-        // Telling again what was told needs no room, and no database.
-        if self.was_told(&turned.request) {
-            return Admission::Play(turned);
+        // Returning a stored answer needs neither disk space nor a lookup.
+        if self.has_stored_answer(&queued.request) {
+            return Admission::Execute(queued);
         }
-        match disk_space::refusal(&turned.request.call, room, lags) {
+        match disk_space::refusal(&queued.request.call, available, checkpointer_lags) {
             Some(refusal) => Admission::Answered(Reply::Refused(refusal)),
-            None => self.park(turned),
+            None => self.admit_import(queued),
         }
     }
 
-    /// Whether this was asked before under its Idempotency-Key, and its answer is kept.
-    fn was_told(&self, Request { by, call }: &Request) -> bool {
+    /// Returns whether there is a stored answer for this request's Idempotency-Key.
+    fn has_stored_answer(&self, Request { by, call }: &Request) -> bool {
         let Call::Idempotent { key, body, call } = call else { return false };
-        let once = IdempotencyKey { by: by.name(), key, body: *body };
-        #[expect(clippy::wildcard_enum_match_arm, reason = "these three alone are asked once")]
-        match &**call {
-            Call::Acquire { pool, .. } => {
-                self.pools.has_stored_answer(pool, true, &once, self.now.lease_us)
-            }
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only these three can be idempotent")]
+        let (pool, kind) = match &**call {
+            Call::Acquire { pool, .. } => (pool, IdempotentCall::Acquire),
             Call::Generate { pool, .. } | Call::Import { pool, .. } => {
-                self.pools.has_stored_answer(pool, false, &once, self.now.lease_us)
+                (pool, IdempotentCall::AddKeys)
             }
-            _ => false,
-        }
+            _ => return false,
+        };
+        let key = IdempotencyKey { caller: by.name(), key, body: *body };
+        self.pools.has_stored_answer(pool, kind, &key, self.now.lease_us)
     }
 
-    /// Has an import wait, where the database may know of values it would bring back.
-    fn park(&mut self, turned: QueuedRequest) -> Admission {
-        let Call::Import { pool, values } = turned.request.call.itself() else {
-            return Admission::Play(turned);
+    /// Parks an import when the database may have retired keys with its values; admits all other
+    /// requests.
+    fn admit_import(&mut self, queued: QueuedRequest) -> Admission {
+        let Call::Import { pool, values } = queued.request.call.inner() else {
+            return Admission::Execute(queued);
         };
-        let number = self.pools.get(pool).map(Pool::id);
-        if turned.looked_up.is_some_and(|looked_up| Some(looked_up.pool) == number) {
-            return Admission::Play(turned);
+        let pool_id = self.pools.get(pool).map(Pool::id);
+        if queued.checked.is_some_and(|checked| Some(checked.pool) == pool_id) {
+            return Admission::Execute(queued);
         }
-        let Some((pool, ids)) = self.pools.ids_to_check(pool, values) else {
-            // What was looked up is of a pool of this name that has been removed meanwhile.
-            return Admission::Play(QueuedRequest { looked_up: None, ..turned });
+        let Some(IdsToCheck { pool, ids }) = self.pools.ids_to_check(pool, values) else {
+            // An earlier lookup's result is of a deleted pool with the same name.
+            return Admission::Execute(QueuedRequest { checked: None, ..queued });
         };
         let bytes = values.iter().map(|value| value.bytes().len()).sum();
-        if self.parked.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
+        if self.parked_imports.len() >= PARKED_MAX || self.parked_bytes + bytes > PARKED_BYTES_MAX {
             return Admission::Answered(Reply::Refused(RequestError::Overloaded));
         }
         self.parked_bytes += bytes;
-        self.parked.push_back(Parked { turned, pool, carried: self.progress.carried(), bytes });
-        self.lookups.ask(Lookup { pool, ids });
+        let checkpointed = self.progress.checkpointed();
+        self.parked_imports.push_back(ParkedImport { queued, pool, checkpointed, bytes });
+        self.lookups.request(Lookup { pool, ids });
         Admission::Parked
     }
 }

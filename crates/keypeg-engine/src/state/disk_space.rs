@@ -1,38 +1,46 @@
-//! Which calls are refused first when the disk fills, and which last.
+//! The order in which calls are refused while the disk fills up or the checkpointer lags.
+//!
+//! Calls that create keys are refused first, then grants. Releases and deletions are accepted for
+//! as long as the journal has room for them; reads need no room.
 
-use super::{EngineState, LAG_MAX};
+use super::{CHECKPOINT_LAG_MAX, EngineState};
 use crate::journal::{DiskSpace, Journal};
 use crate::request::{Call, RequestError};
 
 impl EngineState {
-    /// What there is room for: all of it in memory alone.
-    pub(super) fn room(&self) -> DiskSpace {
-        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::room)
+    /// Returns the level of disk space; an engine in memory always has normal space.
+    pub(super) fn disk_space(&self) -> DiskSpace {
+        self.journal.as_ref().map_or(DiskSpace::Normal, Journal::disk_space)
     }
 
-    /// Whether so much is to be carried that new keys must wait: the journal cannot shrink before.
-    pub(super) fn carrier_lags(&self) -> bool {
-        let carried = self.progress.carried();
-        let to_carry = self.journal.as_ref().map_or(0, |journal| journal.bytes_to_carry(carried));
-        to_carry > self.sizes.journal.saturating_mul(LAG_MAX)
+    /// Returns whether the checkpointer is so far behind that new keys must wait: the journal
+    /// cannot shrink before it has caught up.
+    pub(super) fn checkpointer_lags(&self) -> bool {
+        let checkpointed = self.progress.checkpointed();
+        let lag =
+            self.journal.as_ref().map_or(0, |journal| journal.bytes_to_checkpoint(checkpointed));
+        lag > self.sizes.journal.saturating_mul(CHECKPOINT_LAG_MAX)
     }
 }
 
-/// Why a call cannot be played with this much room, or while the carrier lags, which only what
-/// makes keys waits for.
-pub(super) fn refusal(call: &Call, room: DiskSpace, lags: bool) -> Option<RequestError> {
-    let call = call.itself();
-    let makes_keys = matches!(call, Call::Generate { .. } | Call::Import { .. });
-    if room < room_for(call) {
+/// Returns why a call is refused at this level of disk space, or while the checkpointer lags; a
+/// lag refuses only calls that create keys.
+pub(super) fn refusal(
+    call: &Call,
+    available: DiskSpace,
+    checkpointer_lags: bool,
+) -> Option<RequestError> {
+    let call = call.inner();
+    let creates_keys = matches!(call, Call::Generate { .. } | Call::Import { .. });
+    if available < required_for(call) {
         Some(RequestError::StorageFull)
     } else {
-        (makes_keys && lags).then_some(RequestError::Overloaded)
+        (creates_keys && checkpointer_lags).then_some(RequestError::Overloaded)
     }
 }
 
-/// The room that a call needs: what makes keys is refused first when the disk is full, then
-/// grants; what gives back goes on as long as it can. What reads needs none.
-fn room_for(call: &Call) -> DiskSpace {
+/// Returns the lowest level of disk space at which a call is executed.
+fn required_for(call: &Call) -> DiskSpace {
     match call {
         Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => DiskSpace::Normal,
         Call::Acquire { .. } | Call::Renew { .. } => DiskSpace::NoNewKeys,

@@ -1,11 +1,15 @@
-//! How works begin: from a directory as a start finds it, in a fresh one, or in memory alone.
+//! Opening an engine: from an existing data directory, in a new one, or in memory only.
+//!
+//! A directory counts as existing once its metadata is complete; an interrupted first start leaves
+//! a directory that the next one begins again.
 
-use super::segment_drop::HELD_BYTES;
+use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
-use crate::checkpointer::Checkpointer;
-use crate::core::{IdHashKey, Limits, PolicyPatch, Pool, PoolName, Pools};
+use crate::checkpointer::{Checkpointer, CheckpointerOptions};
+use crate::core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
 use crate::disk::Disk;
-use crate::journal::Journal;
+use crate::frame::SegmentNumber;
+use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
 use crate::record::Batch;
@@ -15,66 +19,76 @@ use crate::{Clock, ClockReading, EngineConfig, RandomSource, RecoveryReport, Sta
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-/// The greatest a new directory's first token can be: a wall clock that is centuries ahead must not
-/// use the tokens up.
+/// The greatest first token of a new directory: a wall clock that is centuries ahead must not use
+/// up the tokens.
 const FIRST_TOKEN_MAX: u64 = 1 << 52;
 
 impl EngineState {
-    /// Opens a directory, or begins in memory alone where `disk` is `None`.
+    /// Opens a data directory, creates a new one, or, if `disk` is `None`, starts in memory only.
+    /// O(keys).
     pub fn open(
         disk: Option<Arc<dyn Disk>>,
         sizes: JournalSizes,
-        setup: &EngineConfig,
+        config: &EngineConfig,
         mut clock: Box<dyn Clock>,
         mut random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, RecoveryReport), StartError> {
-        let limits = Limits { pools: POOLS_MAX, keys: setup.max_keys };
+        let limits = Limits { pools: POOLS_MAX, keys: config.max_keys };
         let reading = clock.read();
         let found =
-            disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, setup.existing))?;
-        if disk.is_some() && found.is_none() && setup.existing {
-            let dir = setup.data.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
+            disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, config.must_exist))?;
+        if disk.is_some() && found.is_none() && config.must_exist {
+            let dir =
+                config.data.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
             return Err(StartError::NotFound { dir });
         }
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
-                let keyset = recover::keyset(&*disk, &mut meta)?;
+                let keyset = recover::open_keyset(&*disk, &mut meta)?;
                 let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
-                let reached = replayed.carried;
+                let checkpoint_lsn = replayed.checkpointed;
                 // The replay took time: the header pairs lease time with the boot time of `now`.
                 let reading = ClockReading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
-                let carrier = Some(carrier(disk, keyset, &meta, journal.holding(reached))?);
-                let mut works = Self::new(pools, Some(journal), carrier, times, random);
-                works.sizes = sizes;
-                // The first batch proves what was written into the fresh segment.
-                works.prove().map_err(|CommitError(error)| io("writing the journal")(error))?;
-                let recovered = works.recovered(setup);
-                Ok((works, RecoveryReport { batches_cut, starts_before, ..recovered }))
+                let oldest_segment = journal.segment_with(checkpoint_lsn);
+                let checkpointer = Some(new_checkpointer(disk, keyset, &meta, oldest_segment)?);
+                let mut state = Self::new(pools, Some(journal), checkpointer, times, random);
+                state.sizes = sizes;
+                // The first batch proves that the records written to the new segment are durable.
+                state
+                    .write_proof()
+                    .map_err(|CommitError(error)| io("writing the journal")(error))?;
+                let report = state.report(config);
+                Ok((state, RecoveryReport { batches_cut, starts_before, ..report }))
             }
             (disk, _) => {
-                let meta = Meta::draw(&mut *random);
+                let meta = Meta::generate(&mut *random);
                 let ids = IdHashKey::new(meta.id_key);
                 let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
                 let times = Times::resume(clock, reading, None);
-                let (mut journal, mut carries) = (None, None);
+                let (mut journal, mut checkpointer) = (None, None);
                 if let Some(disk) = &disk {
-                    let begun = begin(disk, sizes.segment, &meta, reading, &pools);
-                    journal = Some(begun.map_err(io("making the data directory"))?);
+                    let new = new_journal(disk, sizes.segment, &meta, reading, &pools);
+                    journal = Some(new.map_err(io("creating the data directory"))?);
                     let keyset = KeySetDb::open(&**disk, IdHashKey::new(meta.id_key))?;
-                    carries = Some(carrier(Arc::clone(disk), keyset, &meta, 1)?);
+                    checkpointer = Some(new_checkpointer(
+                        Arc::clone(disk),
+                        keyset,
+                        &meta,
+                        SegmentNumber::FIRST,
+                    )?);
                 }
-                let mut works = Self::new(pools, journal, carries, times, random);
-                works.sizes = sizes;
-                works.make_default_pool(setup)?;
+                let mut state = Self::new(pools, journal, checkpointer, times, random);
+                state.sizes = sizes;
+                state.create_default_pool(config)?;
                 if let Some(disk) = disk {
-                    Meta::finish(&*disk).map_err(io("making the data directory"))?;
+                    Meta::finish(&*disk).map_err(io("creating the data directory"))?;
                 }
-                let recovered = works.recovered(setup);
-                Ok((works, RecoveryReport { made: true, ..recovered }))
+                let report = state.report(config);
+                Ok((state, RecoveryReport { created: true, ..report }))
             }
         }
     }
@@ -82,16 +96,16 @@ impl EngineState {
     fn new(
         mut pools: Pools,
         mut journal: Option<Journal>,
-        carrier: Option<Checkpointer>,
+        checkpointer: Option<Checkpointer>,
         mut times: Times,
         mut random: Box<dyn RandomSource + Send>,
     ) -> Self {
         pools.set_run_id(&mut *random);
         let now = times.now(true);
-        let progress = carrier.as_ref().map_or_else(Arc::default, Checkpointer::progress);
-        let lookups = carrier.as_ref().map_or_else(Arc::default, Checkpointer::lookups);
+        let progress = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::progress);
+        let lookups = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::lookups);
         if let Some(journal) = &mut journal {
-            journal.follow(Arc::clone(&progress));
+            journal.set_progress(Arc::clone(&progress));
         }
         Self {
             pools,
@@ -99,67 +113,69 @@ impl EngineState {
             times,
             random,
             batch: Batch::default(),
-            late: VecDeque::new(),
-            parked: VecDeque::new(),
+            carried_over: VecDeque::new(),
+            parked_imports: VecDeque::new(),
             parked_bytes: 0,
-            looked_up: VecDeque::new(),
+            checked_imports: VecDeque::new(),
             lookups,
-            left: HashSet::new(),
-            turns_away: false,
-            carrier,
+            cancelled: HashSet::new(),
+            cancels_waits: false,
+            checkpointer,
             progress,
             sizes: JournalSizes::default(),
-            dropping: None,
-            told_each: HELD_BYTES,
-            gone: Vec::new(),
+            segment_drop: None,
+            snapshot_record_bytes: SNAPSHOT_RECORD_BYTES,
+            deleted_pools: Vec::new(),
             unproven: false,
             committed_us: now.lease_us,
             now,
-            unheld_us: now.lease_us,
-            held: false,
+            unfrozen_us: now.lease_us,
+            clocks_frozen: false,
             metrics: Arc::default(),
         }
     }
 
-    fn make_default_pool(&mut self, setup: &EngineConfig) -> Result<(), StartError> {
+    fn create_default_pool(&mut self, config: &EngineConfig) -> Result<(), StartError> {
         self.begin_step();
         let mut step = step(self.now, &mut *self.random, &mut self.batch);
         self.pools
             .create_or_update(
                 &mut step,
                 &PoolName::default_pool(),
-                &setup.default_policy,
+                &config.default_policy,
                 PolicyPatch::default(),
             )
             .map_err(|refusal| {
-                StartError::Corrupt(format!("the default pool's policy is refused: {refusal:?}"))
+                StartError::Corrupt(format!(
+                    "the default pool cannot be created: {refusal:?}; correct the pool options"
+                ))
             })?;
         self.commit(true).map_err(|CommitError(error)| io("writing the journal")(error))
     }
 
-    fn recovered(&self, setup: &EngineConfig) -> RecoveryReport {
+    fn report(&self, config: &EngineConfig) -> RecoveryReport {
         let stored = self.pools.get(&PoolName::default_pool()).map(Pool::policy);
         RecoveryReport {
             pools: self.pools.iter().count() as u64,
             keys: self.pools.key_count(),
             leases: self.pools.iter().map(|pool| pool.counts().leased).sum(),
-            default_policy_kept: stored.filter(|kept| **kept != setup.default_policy).cloned(),
+            default_policy_kept: stored.filter(|kept| **kept != config.default_policy).cloned(),
             ..RecoveryReport::default()
         }
     }
 }
 
-fn carrier(
+fn new_checkpointer(
     disk: Arc<dyn Disk>,
     keyset: KeySetDb,
     meta: &Meta,
-    oldest: u64,
+    segment: SegmentNumber,
 ) -> Result<Checkpointer, StartError> {
-    let ids = (IdHashKey::new(meta.id_key), meta.installation);
-    Ok(Checkpointer::new(disk, keyset, ids, oldest)?)
+    let (ids, installation) = (IdHashKey::new(meta.id_key), meta.installation);
+    Ok(Checkpointer::new(CheckpointerOptions { disk, keyset, ids, installation, segment })?)
 }
 
-fn begin(
+fn new_journal(
     disk: &Arc<dyn Disk>,
     segment_len: u64,
     meta: &Meta,
@@ -169,14 +185,16 @@ fn begin(
     meta.prepare(&**disk)?;
     let head = crate::frame::SegmentHead {
         installation: meta.installation,
-        segment: 1,
-        starts_at: 1,
-        synced_through: 0,
+        segment: SegmentNumber::FIRST,
+        starts_at: Lsn(1),
+        synced_through: Lsn(0),
         starts: 1,
         boot_id: reading.boot_id,
         boot_us: reading.boot_us,
         lease_us: 0,
         counters: pools.counters(),
     };
-    Journal::begin(disk, segment_len, head, &[], head.counters, None)
+    let counters = head.counters;
+    let fresh = FreshSegment { segment_len, head, unproven: &[], counters, preallocated_len: None };
+    Journal::begin(disk, fresh)
 }

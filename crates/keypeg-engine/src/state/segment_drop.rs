@@ -1,94 +1,106 @@
-//! How old segments of the journal go: what lives of them is told anew from memory, a slice a turn,
-//! and once that is durable they are removed.
+//! Dropping old segments of the journal: their live records are written again as snapshot records,
+//! a bounded number in each turn, and once these are durable the segments are deleted.
 //!
-//! It begins only where it frees more than it writes and, on a full disk, where what it writes has
-//! room: so it never feeds on itself and never takes the room that giving back needs.
+//! A drop starts only if it frees more bytes than it writes and, on a full disk, if the snapshot
+//! records fit. So a drop never causes the next one, and never takes the space that releases need.
 
 use super::{CommitError, EngineState};
 use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::core::{Fact, FactSink, SnapshotCursor};
+use crate::frame::SegmentNumber;
 use crate::journal::{DiskSpace, Journal};
 
-/// Holds and answers told anew in one turn.
-const RETELL_MAX: u32 = 256;
-/// Bytes that one of them takes, as long as none has been told.
-pub(super) const HELD_BYTES: u64 = 64;
+/// The most snapshot records that one turn writes.
+const SNAPSHOT_RECORDS_MAX: u32 = 256;
+/// The assumed average size of a snapshot record, in bytes, before the first snapshot; also the
+/// lowest average that a later snapshot sets.
+pub(super) const SNAPSHOT_RECORD_BYTES: u64 = 64;
 
-/// What lives of old segments is being told anew.
+/// A drop in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SegmentDrop {
-    at: SnapshotCursor,
-    /// The last segment that goes.
-    through: u64,
-    /// Bytes told so far.
+    cursor: SnapshotCursor,
+    /// The last segment to delete.
+    through: SegmentNumber,
+    /// The bytes written so far.
     bytes: u64,
-    /// How many holds and answers those tell of.
-    many: u64,
-    /// Whether all has been told and the last of it is in the batch.
-    told: bool,
+    /// The number of snapshot records written so far.
+    records: u64,
+    /// Whether all snapshot records are written; the last of them may still be in the batch.
+    complete: bool,
 }
 
 impl EngineState {
-    /// Where the journal has grown too large, tells a slice of what lives of its old segments anew,
-    /// into this turn's batch.
-    pub(super) fn tell_anew(&mut self) {
-        if self.room() == DiskSpace::Full {
+    /// Starts a drop when the journal is too large, or writes the next snapshot records of the
+    /// current drop to this turn's batch.
+    pub(super) fn write_snapshot_records(&mut self) {
+        if self.disk_space() == DiskSpace::Full {
             return;
         }
-        let Some(mut dropping) = self.dropping else {
-            let at = SnapshotCursor::default();
-            let begun = |through| SegmentDrop { at, through, bytes: 0, many: 0, told: false };
-            self.dropping = self.to_drop().map(begun);
+        let Some(mut segment_drop) = self.segment_drop else {
+            let cursor = SnapshotCursor::default();
+            let start =
+                |through| SegmentDrop { cursor, through, bytes: 0, records: 0, complete: false };
+            self.segment_drop = self.segments_to_drop().map(start);
             return;
         };
-        let before = self.batch.bytes().len();
-        let most =
-            u32::try_from(limit(TestLimit::Retell, u64::from(RETELL_MAX))).unwrap_or(RETELL_MAX);
+        let bytes_before = self.batch.bytes().len();
+        let records_max = limit(TestLimit::SnapshotRecords, u64::from(SNAPSHOT_RECORDS_MAX));
+        let records_max = u32::try_from(records_max).unwrap_or(SNAPSHOT_RECORDS_MAX);
         let batch = &mut self.batch;
-        let mut tell = |fact: &Fact<'_>| {
-            dropping.many += 1;
+        let mut write = |fact: &Fact<'_>| {
+            segment_drop.records += 1;
             batch.record(fact);
         };
         if !enabled(Sabotage::SkipRetelling)
-            && let Some(at) = self.pools.write_snapshot(dropping.at, most, &mut tell)
+            && let Some(next) =
+                self.pools.write_snapshot(segment_drop.cursor, records_max, &mut write)
         {
-            dropping.at = at;
+            segment_drop.cursor = next;
         } else {
-            FactSink::record(&mut self.batch, &Fact::SegmentsDropped { through: dropping.through });
-            dropping.told = true;
+            FactSink::record(
+                &mut self.batch,
+                &Fact::SegmentsDropped { through: segment_drop.through.0 },
+            );
+            segment_drop.complete = true;
         }
-        dropping.bytes += (self.batch.bytes().len() - before) as u64;
-        self.dropping = Some(dropping);
+        segment_drop.bytes += (self.batch.bytes().len() - bytes_before) as u64;
+        self.segment_drop = Some(segment_drop);
     }
 
-    /// The last segment that is to go now, if any is.
-    fn to_drop(&self) -> Option<u64> {
+    /// Returns the last segment to delete, if a drop must start now. O(pools).
+    fn segments_to_drop(&self) -> Option<SegmentNumber> {
         let journal = self.journal.as_ref()?;
-        let (bytes, most) = (journal.bytes(), self.sizes.journal / 4 * 3);
-        if bytes <= most && !journal.is_starved() {
+        let (bytes, bytes_max) = (journal.bytes(), self.sizes.journal / 4 * 3);
+        if bytes <= bytes_max && !journal.is_starved() {
             return None;
         }
-        let through = journal.droppable(self.progress.carried())?;
-        let telling = self.told() * self.told_each;
-        let large = journal.is_starved() || bytes > most.max(2 * telling);
-        let frees = journal.bytes_through(through) > telling;
-        let fits = journal.room_bytes().is_none_or(|room| telling <= room);
-        (large && frees && fits).then_some(through)
+        let through = journal.droppable_through(self.progress.checkpointed())?;
+        let snapshot_bytes = self.snapshot_record_count() * self.snapshot_record_bytes;
+        let is_large = journal.is_starved() || bytes > bytes_max.max(2 * snapshot_bytes);
+        let frees = journal.bytes_through(through) > snapshot_bytes;
+        let fits = journal.writable_bytes().is_none_or(|room| snapshot_bytes <= room);
+        (is_large && frees && fits).then_some(through)
     }
 
-    /// How much is to be told: what holds keys away, and answers.
-    fn told(&self) -> u64 {
-        self.pools.iter().map(|pool| pool.counts().total_away() + pool.stored_answer_count()).sum()
+    /// Returns how many records a snapshot has: one for each lease, rest and stored answer.
+    fn snapshot_record_count(&self) -> u64 {
+        self.pools
+            .iter()
+            .map(|pool| pool.counts().leased_or_resting() + pool.stored_answer_count())
+            .sum()
     }
 
-    /// Drops the old segments once all that lives of them has been told anew, durably.
-    pub(super) fn drop_told(&mut self) -> Result<(), CommitError> {
-        let Some(SegmentDrop { through, told: true, bytes, many, .. }) = self.dropping else {
+    /// Deletes the old segments once all snapshot records are durable.
+    pub(super) fn drop_snapshotted_segments(&mut self) -> Result<(), CommitError> {
+        let Some(SegmentDrop { through, complete: true, bytes, records, .. }) = self.segment_drop
+        else {
             return Ok(());
         };
-        // By what was told, not by what there is now: most of it may have ended meanwhile.
-        self.told_each = (bytes / many.max(1)).max(HELD_BYTES);
-        self.dropping = None;
+        // The average is that of the records written, not of what is live now: most leases may
+        // have ended meanwhile.
+        self.snapshot_record_bytes = (bytes / records.max(1)).max(SNAPSHOT_RECORD_BYTES);
+        self.segment_drop = None;
         self.journal
             .as_mut()
             .map_or(Ok(()), |journal: &mut Journal| journal.drop_through(through))?;

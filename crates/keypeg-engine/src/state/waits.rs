@@ -1,76 +1,80 @@
-//! Who waits in line, as the works see it: what they got, who has gone, who is sent away.
+//! Requests in the wait queues, as the engine handles them: outcomes, disconnects, cancellations.
+//!
+//! The queues themselves are in the pools. Each call gets exactly one reply, also when its client
+//! has disconnected, since only a reply frees the call's slot.
 
 use super::EngineState;
+use crate::core::WaiterId;
 use crate::request::{Call, Reply, Request, RequestError};
 use crate::turn;
 
-/// Where a reply goes: whatever tells the asker apart.
+/// The address of a call, to which its reply is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
-    /// Which lane.
+    /// The index of the lane.
     pub lane: u32,
-    /// Which call of that lane.
+    /// The call's slot in that lane.
     pub slot: u32,
 }
 
 impl CallId {
-    pub(super) fn bits(self) -> u64 {
-        u64::from(self.lane) << 32 | u64::from(self.slot)
+    pub(super) fn waiter_id(self) -> WaiterId {
+        WaiterId(u64::from(self.lane) << 32 | u64::from(self.slot))
     }
 
-    pub(super) fn of(bits: u64) -> Self {
-        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
-        Self { lane: half(bits >> 32), slot: half(bits) }
+    pub(super) fn of(WaiterId(bits): WaiterId) -> Self {
+        let low = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+        Self { lane: low(bits >> 32), slot: low(bits) }
     }
 }
 
 impl EngineState {
-    /// Sends everybody away who waits, or would, from the next turn on, and ends all that follow:
-    /// the server stops.
+    /// Refuses all waiting requests, and those that would wait, from the next turn on, and ends
+    /// all subscriptions: the server stops.
     pub fn cancel_waits(&mut self) {
-        self.turns_away = true;
+        self.cancels_waits = true;
         self.batch.feed.close();
     }
 
-    /// Refuses everybody who waits. O(waiters): for a stop, and for a full disk, on which no grant
-    /// could be remembered.
+    /// Refuses all waiting requests. O(waiters). Used for a stop, and for a full disk, on which no
+    /// grant could be logged.
     pub(super) fn cancel_all_waits(
         &mut self,
         why: &RequestError,
         replies: &mut Vec<(CallId, Reply)>,
     ) {
-        let sent_away = |call_id| (CallId::of(call_id), Reply::Refused(why.clone()));
-        self.pools.cancel_all_waits(|call_id| replies.push(sent_away(call_id)));
+        let refused = |waiter_id| (CallId::of(waiter_id), Reply::Refused(why.clone()));
+        self.pools.cancel_all_waits(|waiter_id| replies.push(refused(waiter_id)));
     }
 
-    /// Gives those who waited what they got.
-    pub(super) fn hand_out(&mut self, replies: &mut Vec<(CallId, Reply)>) {
-        for handed in self.pools.drain_wait_outcomes() {
-            replies.push((CallId::of(handed.waiter_id), turn::handed(handed.outcome)));
+    /// Adds the replies of the requests that have left their wait queue.
+    pub(super) fn drain_wait_outcomes(&mut self, replies: &mut Vec<(CallId, Reply)>) {
+        for wait in self.pools.drain_wait_outcomes() {
+            replies.push((CallId::of(wait.waiter_id), turn::wait_reply(wait.outcome)));
         }
     }
 
-    /// Plays a leave, or skips a request that goes over and whose asker has left. Whoever left is
-    /// answered all the same: that frees the call_id.
-    pub(super) fn has_left(
+    /// Handles a `CancelWait`, or skips a carried-over request that was cancelled; returns whether
+    /// it did either. A cancelled request gets a reply too: that frees its slot.
+    pub(super) fn handle_cancel(
         &mut self,
         call_id: CallId,
         request: &Request,
-        goes_over: bool,
+        is_carried_over: bool,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
-        let leaves = matches!(request.call, Call::CancelWait);
-        let gone = if leaves {
-            self.pools.cancel_wait(call_id.bits())
+        let is_cancel = matches!(request.call, Call::CancelWait);
+        let cancelled = if is_cancel {
+            self.pools.cancel_wait(call_id.waiter_id())
         } else {
-            // A call_id that comes again is somebody else's.
-            self.left.remove(&call_id) && goes_over
+            // A new request with this id belongs to another client.
+            self.cancelled.remove(&call_id) && is_carried_over
         };
-        if gone {
+        if cancelled {
             replies.push((call_id, Reply::Done));
-        } else if leaves && !self.late.is_empty() {
-            self.left.insert(call_id);
+        } else if is_cancel && !self.carried_over.is_empty() {
+            self.cancelled.insert(call_id);
         }
-        leaves || gone
+        is_cancel || cancelled
     }
 }

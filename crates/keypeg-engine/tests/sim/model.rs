@@ -1,20 +1,20 @@
-//! What every answer must be: pools as lists that are searched from one end to the other, in whole
-//! milliseconds, played beside the engine call by call.
+//! The reference model of every reply: pools as lists that are searched linearly, in whole
+//! milliseconds, updated call by call beside the engine.
 //!
-//! It shares no code with the engine. RandomSource it takes from the answer (which key was drawn, which
-//! value was made) and checks that it was possible. A turn whose answers nobody got is played as
-//! far as what was found after the crash tells: see `guess.rs`.
+//! It shares no code with the engine. Random results (which key was drawn, which value was
+//! generated) it takes from the reply, and checks that they were possible. For a turn whose replies
+//! were lost it takes them from a hypothesis: see `lost_turns.rs`.
 
-use crate::guess::Guess;
-use crate::idempotency::{Answers, Once};
+use crate::idempotency::{IdempotencyKey, StoredAnswers};
+use crate::lost_turns::{GrantQuery, Hypothesis};
 use keypeg_engine::core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
 use keypeg_engine::{Call, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// What was wrong, or nothing.
+/// The broken promise as an error, or nothing.
 pub(crate) type Checked<T = ()> = Result<T, String>;
 
-/// Fails with a message unless something holds.
+/// Fails with a message unless a condition holds.
 macro_rules! ensure {
     ($holds:expr, $($words:tt)+) => {
         if !$holds {
@@ -24,7 +24,7 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-/// When a turn is played, in milliseconds on each clock.
+/// The instant of a turn, in milliseconds on each clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Instant {
     pub(crate) lease: u64,
@@ -36,73 +36,73 @@ pub(crate) struct Instant {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub(crate) pools: BTreeMap<String, Pool>,
-    /// Who waited for a pool that is gone.
-    orphans: Vec<u32>,
-    /// Calls that go over into the next turn.
-    late: Vec<(u32, Call)>,
-    /// Ids that must never be seen again.
-    gone: BTreeSet<KeyId>,
+    /// Waiters of a deleted pool, by slot.
+    orphaned_waiters: Vec<u32>,
+    /// Calls deferred to the next turn.
+    deferred: Vec<(u32, Call)>,
+    /// Ids that must never appear again.
+    removed_keys: BTreeSet<KeyId>,
     ended: BTreeMap<u128, Ended>,
     pub(crate) token: u64,
     next_key: u64,
     next_lease: u64,
-    /// Lease time that no crash may take back: something rests on it.
+    /// Lease time that no crash may undo, because a durable change relies on it.
     pub(crate) durable: u64,
     pub(crate) rules: Rules,
 }
 
-/// What a simulation may meet that others may not.
+/// What one simulation can meet and others cannot.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rules {
-    /// The disk can be full.
-    pub(crate) full: bool,
-    /// More can be due than a turn ends.
-    pub(crate) lags: bool,
-    /// Most waiters there can be.
-    pub(crate) waiters: usize,
+    /// Whether the disk can be full.
+    pub(crate) disk_can_fill: bool,
+    /// Whether more can be due than one turn expires.
+    pub(crate) expiry_can_lag: bool,
+    /// Most waiters at once.
+    pub(crate) waiters_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
-    pub(crate) line: VecDeque<Waiter>,
+    pub(crate) wait_queue: VecDeque<Waiter>,
     retired: BTreeSet<String>,
-    /// What Idempotency-Keys were answered.
-    pub(crate) answers: Answers,
+    /// Stored answers of Idempotency-Keys.
+    pub(crate) answers: StoredAnswers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// Ours, to tell it from all others.
+    /// The model's own id of the key.
     pub(crate) serial: u64,
-    /// Not known where the answer was lost.
+    /// `None` while no reply contained it.
     pub(crate) id: Option<KeyId>,
     pub(crate) value: Option<String>,
     imported: bool,
-    pub(crate) life: Option<u64>,
+    pub(crate) purge_at: Option<u64>,
     pub(crate) state: State,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    Free,
+    Available,
     Leased(Lease),
     Resting { until: u64, reason: Option<String> },
-    Aside { reason: Option<String> },
+    Quarantined { reason: Option<String> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    /// Not known where the answer was lost.
+    /// `None` while no reply contained it.
     pub(crate) id: Option<LeaseId>,
     pub(crate) token: Option<u64>,
     pub(crate) granted: u64,
     pub(crate) until: u64,
-    pub(crate) latest: u64,
+    pub(crate) until_max: u64,
     pub(crate) rest: u64,
     pub(crate) holder: Option<String>,
-    /// Ours, to tell it from all others.
+    /// The model's own id of the lease.
     pub(crate) serial: u64,
 }
 
@@ -113,7 +113,7 @@ pub(crate) struct Waiter {
     pub(crate) end: u64,
     ttl: Option<u64>,
     holder: Option<String>,
-    pub(crate) once: Option<Once>,
+    pub(crate) idempotency: Option<IdempotencyKey>,
 }
 
 /// How a lease ended.
@@ -123,33 +123,33 @@ pub(crate) struct Ended {
     pub(crate) by_call: bool,
 }
 
-/// Where answers come from.
-pub(crate) enum Told<'a, 'f> {
-    /// They were got, by slot.
-    Seen(&'a mut BTreeMap<u32, Reply>),
-    /// Nobody got them.
-    Unseen(&'a mut Guess<'f>),
+/// Where the results of a turn come from.
+pub(crate) enum Observation<'a, 'f> {
+    /// From its replies, by slot.
+    Replies(&'a mut BTreeMap<u32, Reply>),
+    /// From a hypothesis: the replies were lost.
+    Lost(&'a mut Hypothesis<'f>),
 }
 
-impl Told<'_, '_> {
-    /// Checks the answer of a call, if it was got; there must be one.
+impl Observation<'_, '_> {
+    /// Checks the reply of a call, which must exist, if replies were received.
     pub(crate) fn check(&mut self, slot: u32, check: impl FnOnce(&Reply) -> Checked) -> Checked {
-        let Told::Seen(replies) = self else { return Ok(()) };
-        let reply = replies.remove(&slot).ok_or_else(|| format!("#{slot} got no answer"))?;
-        check(&reply).map_err(|why| format!("#{slot}: {why}; it was answered {reply:?}"))
+        let Observation::Replies(replies) = self else { return Ok(()) };
+        let reply = replies.remove(&slot).ok_or_else(|| format!("#{slot} got no reply"))?;
+        check(&reply).map_err(|why| format!("#{slot}: {why}; the reply was {reply:?}"))
     }
 
-    pub(crate) fn refusal(&mut self, slot: u32, refusal: &keypeg_engine::core::Refusal) -> Checked {
+    pub(crate) fn refusal(&mut self, slot: u32, refusal: &Refusal) -> Checked {
         self.check(slot, |reply| match reply {
-            Reply::Refused(RequestError::Refused(told)) if told == refusal => Ok(()),
-            _ => Err(format!("should be refused: {refusal:?}")),
+            Reply::Refused(RequestError::Refused(actual)) if actual == refusal => Ok(()),
+            _ => Err(format!("expected the refusal {refusal:?}")),
         })
     }
 
     pub(crate) fn done(&mut self, slot: u32) -> Checked {
         self.check(slot, |reply| match reply {
             Reply::Done => Ok(()),
-            _ => Err("should be done".into()),
+            _ => Err("expected `Done`".into()),
         })
     }
 }
@@ -157,68 +157,76 @@ impl Told<'_, '_> {
 use keypeg_engine::core::Refusal;
 
 impl Model {
-    /// Plays a turn: what time ends, then the calls in their order.
+    /// Applies a turn: first everything that expires, then the calls in their order.
     pub(crate) fn turn(
         &mut self,
         now: Instant,
         calls: &[(u32, Call)],
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        self.settle(now, told)?;
-        let mut late = std::mem::take(&mut self.late);
+        self.apply_expiry(now, observed)?;
+        let mut deferred = std::mem::take(&mut self.deferred);
         // Imports whose values were looked up come first.
-        late.sort_by_key(|(_, call)| !matches!(itself(call), Call::Import { .. }));
-        for (slot, call) in late.iter().chain(calls) {
-            if self.goes_over(*slot, call, told) {
-                self.late.push((*slot, call.clone()));
-            } else if !self.refused_for_room(*slot, call, told)? {
-                self.play(now, *slot, call, told)?;
+        deferred.sort_by_key(|(_, call)| !matches!(inner_call(call), Call::Import { .. }));
+        for (slot, call) in deferred.iter().chain(calls) {
+            if self.is_deferred(*slot, call, observed) {
+                self.deferred.push((*slot, call.clone()));
+            } else if !self.was_refused_for_load(*slot, call, observed)? {
+                self.apply_call(now, *slot, call, observed)?;
             }
         }
-        if let Told::Seen(replies) = told {
-            ensure!(replies.is_empty(), "answers to nobody: {replies:?}");
+        if let Observation::Replies(replies) = observed {
+            ensure!(replies.is_empty(), "replies without a call: {replies:?}");
         }
         Ok(())
     }
 
-    /// Whether a call was not answered in this turn: more was due than it ends, or values to be
-    /// brought in are looked up in the database first.
-    fn goes_over(&self, slot: u32, call: &Call, told: &mut Told<'_, '_>) -> bool {
-        let import = matches!(itself(call), Call::Import { .. });
-        match told {
-            Told::Unseen(guess) => import && guess.choose(2) == 1,
-            Told::Seen(replies) => {
-                let may = import || self.rules.lags && matches!(itself(call), Call::Acquire { .. });
-                may && !replies.contains_key(&slot)
+    /// Returns whether a call was deferred: more was due than one turn expires, or the database
+    /// must look up the imported values first.
+    fn is_deferred(&self, slot: u32, call: &Call, observed: &mut Observation<'_, '_>) -> bool {
+        let import = matches!(inner_call(call), Call::Import { .. });
+        match observed {
+            Observation::Lost(hypothesis) => import && hypothesis.choose(2) == 1,
+            Observation::Replies(replies) => {
+                let may_defer = import
+                    || self.rules.expiry_can_lag
+                        && matches!(inner_call(call), Call::Acquire { .. });
+                may_defer && !replies.contains_key(&slot)
             }
         }
     }
 
-    /// Whether a call was refused for want of room, which must be possible. Whoever waits is sent
-    /// away too.
-    fn refused_for_room(
+    /// Returns whether a call was refused because of disk space or load, which must be possible.
+    fn was_refused_for_load(
         &mut self,
         slot: u32,
         call: &Call,
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked<bool> {
-        let full = self.rules.full;
-        match told {
-            Told::Unseen(guess) => Ok(guess.had_no_room(call)),
-            Told::Seen(replies) => match replies.get(&slot) {
+        let can_fill = self.rules.disk_can_fill;
+        match observed {
+            Observation::Lost(hypothesis) => Ok(hypothesis.was_refused(call)),
+            Observation::Replies(replies) => match replies.get(&slot) {
                 Some(Reply::Refused(RequestError::StorageFull)) => {
-                    ensure!(full, "#{slot}: the disk is not full");
+                    ensure!(can_fill, "#{slot}: the disk is not full");
                     replies.remove(&slot);
                     Ok(true)
                 }
                 Some(Reply::Refused(RequestError::Refused(Refusal::Settling))) => {
-                    ensure!(self.rules.lags, "#{slot}: not so much is due");
+                    ensure!(
+                        self.rules.expiry_can_lag,
+                        "#{slot}: one turn can expire all that is due"
+                    );
                     replies.remove(&slot);
                     Ok(true)
                 }
                 Some(Reply::Refused(RequestError::Overloaded)) => {
-                    let makes = matches!(itself(call), Call::Generate { .. } | Call::Import { .. });
-                    ensure!(makes, "#{slot}: only new keys wait for the carrier");
+                    let creates =
+                        matches!(inner_call(call), Call::Generate { .. } | Call::Import { .. });
+                    ensure!(
+                        creates,
+                        "#{slot}: only new keys are refused while the checkpointer lags"
+                    );
                     replies.remove(&slot);
                     Ok(true)
                 }
@@ -227,47 +235,63 @@ impl Model {
         }
     }
 
-    /// Ends what is over.
-    pub(crate) fn settle(&mut self, now: Instant, told: &mut Told<'_, '_>) -> Checked {
-        match told {
-            Told::Seen(replies) => self.send_away(replies)?,
-            Told::Unseen(guess) if guess.grants_nothing() => {
-                self.pools.values_mut().for_each(|pool| pool.line.clear());
+    /// Expires everything that is due.
+    pub(crate) fn apply_expiry(
+        &mut self,
+        now: Instant,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        match observed {
+            Observation::Replies(replies) => self.cancel_waits_on_full_disk(replies)?,
+            Observation::Lost(hypothesis) if hypothesis.refuses_grants() => {
+                self.pools.values_mut().for_each(|pool| pool.wait_queue.clear());
             }
-            Told::Unseen(_) => {}
+            Observation::Lost(_) => {}
         }
-        for slot in std::mem::take(&mut self.orphans) {
-            told.refusal(slot, &Refusal::UnknownPool)?;
+        for slot in std::mem::take(&mut self.orphaned_waiters) {
+            observed.refusal(slot, &Refusal::UnknownPool)?;
         }
         let names: Vec<_> = self.pools.keys().cloned().collect();
         for name in names {
-            self.settle_pool(now, &name, told)?;
+            self.expire_pool(now, &name, observed)?;
         }
         Ok(())
     }
 
-    /// Takes those out of line whom the engine sent away because the disk is full: all or none.
-    fn send_away(&mut self, replies: &mut BTreeMap<u32, Reply>) -> Checked {
-        let lines = self.pools.values().flat_map(|pool| &pool.line).map(|waiter| waiter.slot);
-        let waiting: Vec<u32> = lines.chain(self.orphans.iter().copied()).collect();
-        let full = |slot: &&u32| {
+    /// Removes the waiters that the engine cancelled because the disk is full: all or none.
+    fn cancel_waits_on_full_disk(&mut self, replies: &mut BTreeMap<u32, Reply>) -> Checked {
+        let slots = self.pools.values().flat_map(|pool| &pool.wait_queue).map(|waiter| waiter.slot);
+        let waiting: Vec<u32> = slots.chain(self.orphaned_waiters.iter().copied()).collect();
+        let is_full = |slot: &&u32| {
             matches!(replies.get(slot), Some(Reply::Refused(RequestError::StorageFull)))
         };
-        let away = waiting.iter().filter(full).count();
-        if away == 0 {
+        let cancelled = waiting.iter().filter(is_full).count();
+        if cancelled == 0 {
             return Ok(());
         }
-        ensure!(self.rules.full, "the disk is not full, and {away} are sent away");
-        ensure!(away == waiting.len(), "only {away} of {} are sent away", waiting.len());
+        ensure!(
+            self.rules.disk_can_fill,
+            "the disk is not full, and {cancelled} waits are cancelled"
+        );
+        ensure!(
+            cancelled == waiting.len(),
+            "only {cancelled} of {} waits are cancelled",
+            waiting.len()
+        );
         for slot in waiting {
             replies.remove(&slot);
         }
-        self.orphans.clear();
-        self.pools.values_mut().for_each(|pool| pool.line.clear());
+        self.orphaned_waiters.clear();
+        self.pools.values_mut().for_each(|pool| pool.wait_queue.clear());
         Ok(())
     }
 
-    fn settle_pool(&mut self, now: Instant, name: &str, told: &mut Told<'_, '_>) -> Checked {
+    fn expire_pool(
+        &mut self,
+        now: Instant,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
         let pool = self.pools.get_mut(name).expect("just listed");
         let mut changed = false;
         for key in &mut pool.keys {
@@ -279,7 +303,7 @@ impl Model {
                     self.ended.insert(id.0, ended);
                 }
                 key.state = match lease.rest {
-                    0 => State::Free,
+                    0 => State::Available,
                     rest => State::Resting { until: lease.until + rest, reason: None },
                 };
                 changed = true;
@@ -287,53 +311,63 @@ impl Model {
             if let State::Resting { until, .. } = key.state
                 && until <= now.lease
             {
-                key.state = State::Free;
+                key.state = State::Available;
                 changed = true;
             }
         }
-        let over = |key: &Key| key.life.is_some_and(|life| life <= now.serving);
-        for key in pool.keys.extract_if(.., |key| over(key)) {
+        let is_due = |key: &Key| key.purge_at.is_some_and(|purge_at| purge_at <= now.serving);
+        for key in pool.keys.extract_if(.., |key| is_due(key)) {
             if key.imported {
                 pool.retired.extend(key.value);
             }
-            self.gone.extend(key.id);
+            self.removed_keys.extend(key.id);
             changed = true;
         }
         if changed {
             self.durable = now.lease;
         }
-        self.serve_line(now, name, told)?;
-        self.settle_waits(now, name, told)
+        self.serve_wait_queue(now, name, observed)?;
+        self.time_out_waits(now, name, observed)
     }
 
-    fn settle_waits(&mut self, now: Instant, name: &str, told: &mut Told<'_, '_>) -> Checked {
+    fn time_out_waits(
+        &mut self,
+        now: Instant,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
         let pool = self.pools.get_mut(name).expect("listed");
-        let over: Vec<_> =
-            pool.line.iter().filter(|waiter| waiter.end <= now.lease).cloned().collect();
-        pool.line.retain(|waiter| waiter.end > now.lease);
-        for waiter in over {
-            self.no_key(now, waiter.slot, name, told)?;
+        let timed_out: Vec<_> =
+            pool.wait_queue.iter().filter(|waiter| waiter.end <= now.lease).cloned().collect();
+        pool.wait_queue.retain(|waiter| waiter.end > now.lease);
+        for waiter in timed_out {
+            self.no_key(now, waiter.slot, name, observed)?;
         }
         Ok(())
     }
 
-    /// Gives free keys to those in line: the first must get one.
-    fn serve_line(&mut self, now: Instant, name: &str, told: &mut Told<'_, '_>) -> Checked {
+    /// Grants available keys to waiters: the first waiter must get one.
+    fn serve_wait_queue(
+        &mut self,
+        now: Instant,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
         loop {
             let Some(pool) = self.pools.get_mut(name) else { return Ok(()) };
-            if !pool.keys.iter().any(|key| key.state == State::Free) {
+            if !pool.keys.iter().any(|key| key.state == State::Available) {
                 return Ok(());
             }
-            let Some(waiter) = pool.line.pop_front() else { return Ok(()) };
-            let most = pool.policy.lease_ttl_ms;
-            let ttl = waiter.ttl.map_or(most, |ttl| ttl.min(most));
-            let wish = AcquireOptions {
+            let Some(waiter) = pool.wait_queue.pop_front() else { return Ok(()) };
+            let ttl_max = pool.policy.lease_ttl_ms;
+            let ttl = waiter.ttl.map_or(ttl_max, |ttl| ttl.min(ttl_max));
+            let terms = GrantTerms {
                 ttl,
                 holder: waiter.holder,
                 since: waiter.since,
-                once: waiter.once,
+                idempotency: waiter.idempotency,
             };
-            self.grant(now, (waiter.slot, name), wish, told)?;
+            self.grant(now, (waiter.slot, name), terms, observed)?;
         }
     }
 
@@ -341,65 +375,74 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        AcquireOptions { ttl, holder, since, once }: AcquireOptions,
-        told: &mut Told<'_, '_>,
+        GrantTerms { ttl, holder, since, idempotency }: GrantTerms,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         self.next_lease += 1;
         let serial = self.next_lease;
-        let pool = self.pools.get_mut(name).expect("it has a key");
+        let pool = self.pools.get_mut(name).expect("a pool with a key");
         let hold = pool.policy.max_hold_ms.unwrap_or(pool.policy.lease_ttl_ms);
         let mut lease = Lease {
             id: None,
             token: None,
             granted: now.lease,
             until: now.lease + ttl,
-            latest: now.lease + hold,
+            until_max: now.lease + hold,
             rest: pool.policy.rest_ms,
             holder: holder.clone(),
             serial,
         };
         self.durable = now.lease;
-        match told {
-            Told::Unseen(guess) => {
-                let Some((at, known)) = guess.granted(
-                    holder.as_deref(),
-                    &mut pool.keys,
-                    (lease.rest > 0, once.is_some()),
-                )?
-                else {
+        match observed {
+            Observation::Lost(hypothesis) => {
+                let query = GrantQuery {
+                    holder: holder.as_deref(),
+                    rests: lease.rest > 0,
+                    has_idempotency_key: idempotency.is_some(),
+                };
+                let Some(drawn) = hypothesis.granted(&query, &mut pool.keys)? else {
                     return Ok(());
                 };
-                if let Some((id, token)) = known {
+                let index = drawn.index;
+                if let Some((id, token)) = drawn.lease {
                     (lease.id, lease.token) = (Some(id), Some(token));
                     self.token = self.token.max(token);
                 }
-                if let Some(once) = once {
-                    pool.answers.lent(once, &pool.keys[at], &lease, now);
+                if let Some(idempotency) = idempotency {
+                    pool.answers.store_lease(idempotency, &pool.keys[index], &lease, now);
                 }
-                pool.keys[at].state = State::Leased(lease);
+                pool.keys[index].state = State::Leased(lease);
                 Ok(())
             }
-            Told::Seen(_) => {
-                let (top, ended) = (&mut self.token, &self.ended);
-                told.check(slot, |reply| {
-                    let Reply::Granted { pool: of, lease: view, value, waited_ms, again } = reply
+            Observation::Replies(_) => {
+                let (greatest_token, ended) = (&mut self.token, &self.ended);
+                observed.check(slot, |reply| {
+                    let Reply::Granted { pool: of, lease: view, value, waited_ms, redelivered } =
+                        reply
                     else {
-                        return Err("a key is free and it is its turn".into());
+                        return Err("a key is available, and it is the first in the queue".into());
                     };
-                    ensure!(of.as_str() == name && !again, "a new lease on a key of its pool");
+                    ensure!(
+                        of.as_str() == name && !redelivered,
+                        "a new lease on a key of its pool"
+                    );
                     ensure!(*waited_ms == now.lease - since, "waited since {since}");
-                    ensure!(!ended.contains_key(&view.id.0), "a lease's id comes again");
-                    *top = view.token.max(*top);
+                    ensure!(!ended.contains_key(&view.id.0), "a lease id was reused");
+                    *greatest_token = view.token.max(*greatest_token);
                     let key = pool.keys.iter_mut().find(|key| key.id == Some(view.key_id));
-                    let key = key.ok_or("a key that is not there")?;
-                    ensure!(key.state == State::Free, "its key is not free: {:?}", key.state);
+                    let key = key.ok_or("a key that does not exist")?;
+                    ensure!(
+                        key.state == State::Available,
+                        "its key is not available: {:?}",
+                        key.state
+                    );
                     let value = value.reveal();
                     let known = key.value.get_or_insert_with(|| value.to_owned());
-                    ensure!(known == value, "its value is another key's");
+                    ensure!(known == value, "the value of another key");
                     (lease.id, lease.token) = (Some(view.id), Some(view.token));
                     crate::views::lease(view, &lease, key, now)?;
-                    if let Some(once) = once {
-                        pool.answers.lent(once, key, &lease, now);
+                    if let Some(idempotency) = idempotency {
+                        pool.answers.store_lease(idempotency, key, &lease, now);
                     }
                     key.state = State::Leased(lease);
                     Ok(())
@@ -408,94 +451,111 @@ impl Model {
         }
     }
 
-    fn no_key(&mut self, now: Instant, slot: u32, name: &str, told: &mut Told<'_, '_>) -> Checked {
+    fn no_key(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
         let pool = &self.pools[name];
-        told.check(slot, |reply| crate::views::no_key(reply, pool, now))
+        observed.check(slot, |reply| crate::views::no_key(reply, pool, now))
     }
 
-    fn play(&mut self, now: Instant, slot: u32, call: &Call, told: &mut Told<'_, '_>) -> Checked {
+    fn apply_call(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        call: &Call,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
         let Some(name) = pool_of(call) else {
             return match call {
-                Call::CancelWait => self.leave(slot, told),
+                Call::CancelWait => self.cancel_wait(slot, observed),
                 Call::ListPools => {
-                    let (pools, lags) = (&self.pools, self.rules.lags);
-                    told.check(slot, |reply| crate::views::pools(reply, pools, now, lags))
+                    let (pools, expiry_can_lag) = (&self.pools, self.rules.expiry_can_lag);
+                    observed
+                        .check(slot, |reply| crate::views::pools(reply, pools, now, expiry_can_lag))
                 }
-                _ => unreachable!("all others are about one pool"),
+                _ => unreachable!("all other calls name a pool"),
             };
         };
         let name = name.as_str();
         if let Call::PutPool { patch, .. } = call {
-            return self.put(now, slot, (name, patch), told);
+            return self.put_pool(now, slot, (name, patch), observed);
         }
         if !self.pools.contains_key(name) {
-            return told.refusal(slot, &Refusal::UnknownPool);
+            return observed.refusal(slot, &Refusal::UnknownPool);
         }
         match call {
-            Call::DeletePool { .. } => self.drop_pool(now, slot, name, told)?,
+            Call::DeletePool { .. } => self.delete_pool(now, slot, name, observed)?,
             Call::GetPool { .. } => {
-                let (pool, lags) = (&self.pools[name], self.rules.lags);
-                told.check(slot, |reply| {
-                    crate::views::shown(reply, (name, pool), now, (false, lags))
+                let (pool, expiry_can_lag) = (&self.pools[name], self.rules.expiry_can_lag);
+                observed.check(slot, |reply| {
+                    crate::views::pool_reply(reply, (name, pool), now, (false, expiry_can_lag))
                 })?;
             }
-            Call::Generate { count, .. } => self.generate(now, (slot, name), *count, told)?,
+            Call::Generate { count, .. } => self.generate(now, (slot, name), *count, observed)?,
             Call::Import { values, .. } => {
                 let values: Vec<_> = values.iter().map(Secret::reveal).collect();
-                self.import(now, (slot, name), &values, told)?;
+                self.import(now, (slot, name), &values, observed)?;
             }
             Call::Acquire { ttl_ms, holder, wait_ms, .. } => {
-                let wish = (*ttl_ms, holder.as_deref(), *wait_ms);
-                self.acquire(now, (slot, name), wish, None, told)?;
+                let terms = (*ttl_ms, holder.as_deref(), *wait_ms);
+                self.acquire(now, (slot, name), terms, None, observed)?;
             }
             Call::Release { lease, verdict, .. } => {
-                self.release(now, (slot, name), (*lease, verdict), told)?;
+                self.release(now, (slot, name), (*lease, verdict), observed)?;
             }
             Call::RevokeUndelivered { lease, .. } => {
-                self.undo_undelivered(now, (slot, name), *lease, told)?
+                self.revoke_undelivered(now, (slot, name), *lease, observed)?;
             }
             Call::Idempotent { key, body, call } => {
-                self.once(now, (slot, name), (key, *body, call), told)?;
+                self.apply_idempotent(now, (slot, name), (key, *body, call), observed)?;
             }
             Call::Renew { lease, ttl_ms, .. } => {
-                self.renew(now, (slot, name), (*lease, *ttl_ms), told)?;
+                self.renew(now, (slot, name), (*lease, *ttl_ms), observed)?;
             }
-            Call::KeepAliveMany { keys, .. } => self.keep_many(now, (slot, name), keys, told)?,
-            Call::KeepAliveAll { .. } => self.keep_all(now, (slot, name), told)?,
+            Call::KeepAliveMany { keys, .. } => {
+                self.keep_alive_many(now, (slot, name), keys, observed)?;
+            }
+            Call::KeepAliveAll { .. } => self.keep_alive_all(now, (slot, name), observed)?,
             Call::ListKeys { state, limit, cursor, .. } => {
                 let pool = &self.pools[name];
-                let asked = (*state, *limit, cursor.is_some());
-                told.check(slot, |reply| crate::views::page(reply, pool, asked, now))?;
+                let query = (*state, *limit, cursor.is_some());
+                observed.check(slot, |reply| crate::views::page(reply, pool, query, now))?;
             }
             Call::ForceRelease { key, .. }
             | Call::DeleteKey { key, .. }
             | Call::KeepAlive { key, .. }
             | Call::Reveal { key, .. }
-            | Call::GetKey { key, .. } => self.on_key(now, (slot, name), (call, key), told)?,
-            _ => unreachable!("played above"),
+            | Call::GetKey { key, .. } => {
+                self.apply_key_call(now, (slot, name), (call, key), observed)?;
+            }
+            _ => unreachable!("handled above"),
         }
-        self.serve_line(now, name, told)
+        self.serve_wait_queue(now, name, observed)
     }
 
-    fn leave(&mut self, slot: u32, told: &mut Told<'_, '_>) -> Checked {
+    fn cancel_wait(&mut self, slot: u32, observed: &mut Observation<'_, '_>) -> Checked {
         for pool in self.pools.values_mut() {
-            let before = pool.line.len();
-            pool.line.retain(|waiter| waiter.slot != slot);
-            if pool.line.len() < before {
-                return told.done(slot);
+            let before = pool.wait_queue.len();
+            pool.wait_queue.retain(|waiter| waiter.slot != slot);
+            if pool.wait_queue.len() < before {
+                return observed.done(slot);
             }
         }
         Ok(())
     }
 
-    fn put(
+    fn put_pool(
         &mut self,
         now: Instant,
         slot: u32,
         (name, patch): (&str, &keypeg_engine::core::PolicyPatch),
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        let made = !self.pools.contains_key(name);
+        let created = !self.pools.contains_key(name);
         let base = self.pools.get(name).map_or_else(Policy::default, |pool| pool.policy.clone());
         let policy = Policy {
             lease_ttl_ms: patch.lease_ttl_ms.unwrap_or(base.lease_ttl_ms),
@@ -507,48 +567,50 @@ impl Model {
             max_keys: patch.max_keys.unwrap_or(base.max_keys),
         };
         if policy.max_hold_ms.is_some_and(|hold| hold < policy.lease_ttl_ms) {
-            return told.check(slot, |reply| match reply {
+            return observed.check(slot, |reply| match reply {
                 Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
-                _ => Err("its hold is shorter than its lease".into()),
+                _ => Err("max_hold is shorter than lease_ttl".into()),
             });
         }
         self.durable = now.lease;
         let empty = Pool {
             policy: policy.clone(),
             keys: Vec::new(),
-            line: VecDeque::new(),
+            wait_queue: VecDeque::new(),
             retired: BTreeSet::new(),
-            answers: Answers::default(),
+            answers: StoredAnswers::default(),
         };
         let pool = self.pools.entry(name.to_owned()).or_insert(empty);
         pool.policy = policy;
-        let lags = self.rules.lags;
-        told.check(slot, |reply| crate::views::shown(reply, (name, pool), now, (made, lags)))
+        let expiry_can_lag = self.rules.expiry_can_lag;
+        observed.check(slot, |reply| {
+            crate::views::pool_reply(reply, (name, pool), now, (created, expiry_can_lag))
+        })
     }
 
-    fn drop_pool(
+    fn delete_pool(
         &mut self,
         now: Instant,
         slot: u32,
         name: &str,
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         if name == PoolName::DEFAULT {
-            return told.refusal(slot, &Refusal::DefaultPool);
+            return observed.refusal(slot, &Refusal::DefaultPool);
         }
-        let pool = self.pools.remove(name).expect("it is there");
+        let pool = self.pools.remove(name).expect("an existing pool");
         self.durable = now.lease;
-        self.orphans.extend(pool.line.iter().map(|waiter| waiter.slot));
-        self.gone.extend(pool.keys.iter().filter_map(|key| key.id));
-        told.done(slot)
+        self.orphaned_waiters.extend(pool.wait_queue.iter().map(|waiter| waiter.slot));
+        self.removed_keys.extend(pool.keys.iter().filter_map(|key| key.id));
+        observed.done(slot)
     }
 
-    fn has_room(&self, name: &str, count: usize) -> bool {
+    fn has_capacity(&self, name: &str, count: usize) -> bool {
         let pool = &self.pools[name];
         pool.policy.max_keys.is_none_or(|max| (pool.keys.len() + count) as u64 <= max)
     }
 
-    fn born(
+    fn add_key(
         &mut self,
         now: Instant,
         name: &str,
@@ -556,27 +618,27 @@ impl Model {
     ) {
         self.durable = now.lease;
         self.next_key += 1;
-        let pool = self.pools.get_mut(name).expect("it is there");
-        let life = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
+        let pool = self.pools.get_mut(name).expect("an existing pool");
+        let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
         let serial = self.next_key;
-        pool.keys.push(Key { serial, id, value, imported, life, state: State::Free });
+        pool.keys.push(Key { serial, id, value, imported, purge_at, state: State::Available });
     }
 
     pub(crate) fn is_new(&self, id: KeyId) -> bool {
         let mut keys = self.pools.values().flat_map(|pool| &pool.keys);
-        !self.gone.contains(&id) && !keys.any(|key| key.id == Some(id))
+        !self.removed_keys.contains(&id) && !keys.any(|key| key.id == Some(id))
     }
 
-    pub(crate) fn is_gone(&self, id: KeyId) -> bool {
-        self.gone.contains(&id)
+    pub(crate) fn was_removed(&self, id: KeyId) -> bool {
+        self.removed_keys.contains(&id)
     }
 
-    /// Begins with the default pool.
+    /// Creates the model with the default pool.
     pub(crate) fn new(policy: Policy, rules: Rules) -> Self {
         let mut model = Self { rules, ..Self::default() };
-        let (keys, line, retired) = (Vec::new(), VecDeque::new(), BTreeSet::new());
-        let answers = Answers::default();
-        let pool = Pool { policy, keys, line, retired, answers };
+        let (keys, wait_queue, retired) = (Vec::new(), VecDeque::new(), BTreeSet::new());
+        let answers = StoredAnswers::default();
+        let pool = Pool { policy, keys, wait_queue, retired, answers };
         model.pools.insert(PoolName::DEFAULT.into(), pool);
         model
     }
@@ -586,38 +648,38 @@ impl Model {
         now: Instant,
         (slot, name): (u32, &str),
         count: u32,
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let count = count as usize;
-        if !self.has_room(name, count) {
-            return self.pool_full(slot, name, told);
+        if !self.has_capacity(name, count) {
+            return self.pool_full(slot, name, observed);
         }
-        let mut made: Vec<(Option<KeyId>, Option<String>)> = vec![(None, None); count];
+        let mut created: Vec<(Option<KeyId>, Option<String>)> = vec![(None, None); count];
         let this = &*self;
-        told.check(slot, |reply| {
-            let Reply::Keys(keys) = reply else { return Err("there is room".into()) };
-            ensure!(keys.len() == count, "{count} were asked for");
-            for (key, made) in keys.iter().zip(&mut made) {
+        observed.check(slot, |reply| {
+            let Reply::Keys(keys) = reply else { return Err("the pool is not full".into()) };
+            ensure!(keys.len() == count, "expected {count} keys");
+            for (key, created) in keys.iter().zip(&mut created) {
                 let value = key.value.reveal();
                 let policy = &this.pools[name].policy;
                 let symbols = value.strip_prefix(&*policy.key_prefix);
                 let fits = symbols.is_some_and(|rest| rest.len() == usize::from(policy.key_length));
-                ensure!(fits, "its value has another form");
-                ensure!(this.is_new(key.id), "key {} comes again", key.id);
-                crate::views::born(key, policy, now)?;
-                *made = (Some(key.id), Some(value.to_owned()));
+                ensure!(fits, "the value does not match the policy");
+                ensure!(this.is_new(key.id), "key id {} was reused", key.id);
+                crate::views::new_key(key, policy, now)?;
+                *created = (Some(key.id), Some(value.to_owned()));
             }
             Ok(())
         })?;
-        for (id, value) in made {
-            self.born(now, name, (id, value, false));
+        for (id, value) in created {
+            self.add_key(now, name, (id, value, false));
         }
         Ok(())
     }
 
-    fn pool_full(&self, slot: u32, name: &str, told: &mut Told<'_, '_>) -> Checked {
+    fn pool_full(&self, slot: u32, name: &str, observed: &mut Observation<'_, '_>) -> Checked {
         let max = self.pools[name].policy.max_keys.unwrap_or_default();
-        told.refusal(slot, &Refusal::PoolFull { max, of_server: false })
+        observed.refusal(slot, &Refusal::PoolFull { max, of_server: false })
     }
 
     pub(crate) fn import(
@@ -625,38 +687,40 @@ impl Model {
         now: Instant,
         (slot, name): (u32, &str),
         values: &[&str],
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let pool = &self.pools[name];
-        let known = |at: usize, value: &str| {
+        let known = |index: usize, value: &str| {
             pool.retired.contains(value)
                 || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
-                || values[..at].contains(&value)
+                || values[..index].contains(&value)
         };
-        if let Some(at) = values.iter().enumerate().position(|(at, value)| known(at, value)) {
-            return told.refusal(slot, &Refusal::KeyExists { at });
+        if let Some(index) =
+            values.iter().enumerate().position(|(index, value)| known(index, value))
+        {
+            return observed.refusal(slot, &Refusal::KeyExists { index });
         }
-        if !self.has_room(name, values.len()) {
-            return self.pool_full(slot, name, told);
+        if !self.has_capacity(name, values.len()) {
+            return self.pool_full(slot, name, observed);
         }
         let mut ids = vec![None; values.len()];
-        if let Told::Unseen(guess) = told {
-            ids = values.iter().map(|value| guess.imported(name, value)).collect();
+        if let Observation::Lost(hypothesis) = observed {
+            ids = values.iter().map(|value| hypothesis.imported(name, value)).collect();
         }
         let this = &*self;
-        told.check(slot, |reply| {
-            let Reply::Keys(keys) = reply else { return Err("these values are new".into()) };
-            ensure!(keys.len() == values.len(), "all of them come in");
+        observed.check(slot, |reply| {
+            let Reply::Keys(keys) = reply else { return Err("all values are new".into()) };
+            ensure!(keys.len() == values.len(), "all values are imported");
             for ((key, value), id) in keys.iter().zip(values).zip(&mut ids) {
-                ensure!(key.value.reveal() == *value, "its value is {value}");
-                ensure!(this.is_new(key.id), "key {} comes again", key.id);
-                crate::views::born(key, &this.pools[name].policy, now)?;
+                ensure!(key.value.reveal() == *value, "expected the value {value}");
+                ensure!(this.is_new(key.id), "key id {} was reused", key.id);
+                crate::views::new_key(key, &this.pools[name].policy, now)?;
                 *id = Some(key.id);
             }
             Ok(())
         })?;
         for (id, value) in ids.into_iter().zip(values) {
-            self.born(now, name, (id, Some((*value).to_owned()), true));
+            self.add_key(now, name, (id, Some((*value).to_owned()), true));
         }
         Ok(())
     }
@@ -666,39 +730,39 @@ impl Model {
         now: Instant,
         (slot, name): (u32, &str),
         (ttl, holder, wait): (Option<u64>, Option<&str>, u64),
-        once: Option<Once>,
-        told: &mut Told<'_, '_>,
+        idempotency: Option<IdempotencyKey>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let pool = &self.pools[name];
         let length = ttl.unwrap_or(pool.policy.lease_ttl_ms);
         if length == 0 || length > pool.policy.lease_ttl_ms {
-            return told.check(slot, |reply| match reply {
+            return observed.check(slot, |reply| match reply {
                 Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
-                _ => Err("longer than the policy says".into()),
+                _ => Err("longer than the policy allows".into()),
             });
         }
-        let free = pool.keys.iter().any(|key| key.state == State::Free);
-        if free && pool.line.is_empty() {
+        let free = pool.keys.iter().any(|key| key.state == State::Available);
+        if free && pool.wait_queue.is_empty() {
             let holder = holder.map(Into::into);
-            let wish = AcquireOptions { ttl: length, holder, since: now.lease, once };
-            return self.grant(now, (slot, name), wish, told);
+            let terms = GrantTerms { ttl: length, holder, since: now.lease, idempotency };
+            return self.grant(now, (slot, name), terms, observed);
         }
         if wait == 0 {
-            return self.no_key(now, slot, name, told);
+            return self.no_key(now, slot, name, observed);
         }
-        let waiters: usize = self.pools.values().map(|pool| pool.line.len()).sum();
-        let max = self.rules.waiters;
-        if waiters + self.orphans.len() >= max {
-            return told.refusal(slot, &Refusal::WaitQueueFull { max });
+        let waiters: usize = self.pools.values().map(|pool| pool.wait_queue.len()).sum();
+        let max = self.rules.waiters_max;
+        if waiters + self.orphaned_waiters.len() >= max {
+            return observed.refusal(slot, &Refusal::WaitQueueFull { max });
         }
-        let pool = self.pools.get_mut(name).expect("it is there");
+        let pool = self.pools.get_mut(name).expect("an existing pool");
         let holder = holder.map(Into::into);
         let (since, end) = (now.lease, now.lease + wait);
-        pool.line.push_back(Waiter { slot, since, end, ttl, holder, once });
+        pool.wait_queue.push_back(Waiter { slot, since, end, ttl, holder, idempotency });
         Ok(())
     }
 
-    /// Where a running lease's key is.
+    /// Returns the index of a running lease's key.
     pub(crate) fn running(&self, name: &str, lease: LeaseId) -> Option<usize> {
         self.pools[name].keys.iter().position(
             |key| matches!(&key.state, State::Leased(running) if running.id == Some(lease)),
@@ -709,11 +773,11 @@ impl Model {
         &self,
         slot: u32,
         (name, lease): (&str, LeaseId),
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let ended = self.ended.get(&lease.0).copied();
         let pool = &self.pools[name];
-        told.check(slot, |reply| crate::views::lease_ended(reply, ended, pool))
+        observed.check(slot, |reply| crate::views::lease_ended(reply, ended, pool))
     }
 
     fn release(
@@ -721,40 +785,43 @@ impl Model {
         now: Instant,
         (slot, name): (u32, &str),
         (lease, verdict): (LeaseId, &ReleaseOptions),
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        let Some(at) = self.running(name, lease) else {
-            return self.lease_ended(slot, (name, lease), told);
+        let Some(index) = self.running(name, lease) else {
+            return self.lease_ended(slot, (name, lease), observed);
         };
         let reason = verdict.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(ToOwned::to_owned);
         if verdict.quarantine {
-            self.end(now, (name, at), State::Aside { reason });
+            self.end_hold(now, (name, index), State::Quarantined { reason });
         } else {
-            self.give_back(now, (name, at), verdict.rest_ms, reason);
+            self.release_lease(now, (name, index), verdict.rest_ms, reason);
         }
-        told.done(slot)
+        observed.done(slot)
     }
 
-    /// Ends a lease by a call: the key rests as long as that says, or as its grant said.
-    pub(crate) fn give_back(
+    /// Ends a lease by a call: the key rests for `rest_ms`, or as long as its grant said.
+    pub(crate) fn release_lease(
         &mut self,
         now: Instant,
-        (name, at): (&str, usize),
+        (name, index): (&str, usize),
         rest: Option<u64>,
         reason: Option<String>,
     ) {
-        let State::Leased(lease) = &self.pools[name].keys[at].state else { unreachable!("leased") };
+        let State::Leased(lease) = &self.pools[name].keys[index].state else {
+            unreachable!("a running lease")
+        };
         let state = match rest.unwrap_or(lease.rest) {
-            0 => State::Free,
+            0 => State::Available,
             rest => State::Resting { until: now.lease + rest, reason },
         };
-        self.end(now, (name, at), state);
+        self.end_hold(now, (name, index), state);
     }
 
-    fn end(&mut self, now: Instant, (name, at): (&str, usize), state: State) {
+    /// Ends a lease, a rest or a quarantine by a call.
+    fn end_hold(&mut self, now: Instant, (name, index): (&str, usize), state: State) {
         self.durable = now.lease;
-        let key = &mut self.pools.get_mut(name).expect("it is there").keys[at];
+        let key = &mut self.pools.get_mut(name).expect("an existing pool").keys[index];
         if let State::Leased(Lease { id: Some(id), .. }) = key.state {
             self.ended.insert(id.0, Ended { serial: key.serial, by_call: true });
         }
@@ -766,211 +833,214 @@ impl Model {
         now: Instant,
         (slot, name): (u32, &str),
         (lease, ttl): (LeaseId, Option<u64>),
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        let Some(at) = self.running(name, lease) else {
-            return self.lease_ended(slot, (name, lease), told);
+        let Some(index) = self.running(name, lease) else {
+            return self.lease_ended(slot, (name, lease), observed);
         };
-        let pool = self.pools.get_mut(name).expect("it is there");
-        let most = pool.policy.lease_ttl_ms;
-        let length = ttl.unwrap_or(most);
-        let key = &mut pool.keys[at];
+        let pool = self.pools.get_mut(name).expect("an existing pool");
+        let ttl_max = pool.policy.lease_ttl_ms;
+        let length = ttl.unwrap_or(ttl_max);
+        let key = &mut pool.keys[index];
         let snapshot = key.clone();
-        let State::Leased(running) = &mut key.state else { unreachable!("it runs") };
-        if length == 0 || length > most {
-            return told.check(slot, |reply| match reply {
+        let State::Leased(running) = &mut key.state else { unreachable!("a running lease") };
+        if length == 0 || length > ttl_max {
+            return observed.check(slot, |reply| match reply {
                 Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
-                _ => Err("longer than the policy says".into()),
+                _ => Err("longer than the policy allows".into()),
             });
         }
-        let until = (now.lease + length).min(running.latest);
+        let until = (now.lease + length).min(running.until_max);
         if until <= running.until {
             let expires_at_ms = now.wall + running.until - now.lease;
-            return told.refusal(slot, &Refusal::MaxHoldReached { expires_at_ms });
+            return observed.refusal(slot, &Refusal::MaxHoldReached { expires_at_ms });
         }
         running.until = until;
         self.durable = now.lease;
-        told.check(slot, |reply| match reply {
+        observed.check(slot, |reply| match reply {
             Reply::Renewed(view) => crate::views::lease(view, running, &snapshot, now),
-            _ => Err("it runs and can run longer".into()),
+            _ => Err("the lease is running and can be extended".into()),
         })
     }
 
-    fn keep_many(
+    fn keep_alive_many(
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
         ids: &[KeyId],
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        let pool = self.pools.get_mut(name).expect("it is there");
-        let life = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
-        let (mut there, mut not_there) = (BTreeSet::new(), BTreeSet::new());
+        let pool = self.pools.get_mut(name).expect("an existing pool");
+        let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
+        let (mut found, mut not_found) = (BTreeSet::new(), BTreeSet::new());
         for id in ids {
             match pool.keys.iter_mut().find(|key| key.id == Some(*id)) {
                 Some(key) => {
-                    key.life = life;
-                    there.insert(*id);
+                    key.purge_at = purge_at;
+                    found.insert(*id);
                 }
-                None => drop(not_there.insert(*id)),
+                None => drop(not_found.insert(*id)),
             }
         }
-        told.check(slot, |reply| {
+        observed.check(slot, |reply| {
             let Reply::KeptAliveMany { kept, missing } = reply else {
-                return Err("it keeps".into());
+                return Err("expected `KeptAliveMany`".into());
             };
-            let told: BTreeSet<_> = missing.iter().copied().collect();
-            ensure!(*kept == there.len() as u64, "{} are there", there.len());
-            ensure!(told == not_there && told.len() == missing.len(), "missing: {not_there:?}");
+            let reported: BTreeSet<_> = missing.iter().copied().collect();
+            ensure!(*kept == found.len() as u64, "{} keys exist", found.len());
+            ensure!(
+                reported == not_found && reported.len() == missing.len(),
+                "missing keys: {not_found:?}"
+            );
             Ok(())
         })
     }
 
-    fn keep_all(
+    fn keep_alive_all(
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        let pool = self.pools.get_mut(name).expect("it is there");
+        let pool = self.pools.get_mut(name).expect("an existing pool");
         for key in &mut pool.keys {
-            key.life = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
+            key.purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
         }
         let total = pool.keys.len() as u64;
-        told.check(slot, |reply| match reply {
+        observed.check(slot, |reply| match reply {
             Reply::KeptAliveMany { kept, missing } if *kept == total && missing.is_empty() => {
                 Ok(())
             }
-            _ => Err(format!("keeps all {total}")),
+            _ => Err(format!("all {total} keys are kept alive")),
         })
     }
 
-    fn on_key(
+    fn apply_key_call(
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
         (call, key): (&Call, &KeyRef),
-        told: &mut Told<'_, '_>,
+        observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let named = |known: &Key| match key {
             KeyRef::Id(id) => known.id == Some(*id),
             KeyRef::Value(value) => known.value.as_deref() == Some(value.reveal()),
         };
-        let pool = self.pools.get_mut(name).expect("it is there");
-        let Some(at) = pool.keys.iter().position(named) else {
-            return told.refusal(slot, &Refusal::UnknownKey);
+        let pool = self.pools.get_mut(name).expect("an existing pool");
+        let Some(index) = pool.keys.iter().position(named) else {
+            return observed.refusal(slot, &Refusal::UnknownKey);
         };
         match call {
             Call::GetKey { .. } => {
-                let key = &pool.keys[at];
-                told.check(slot, |reply| match reply {
+                let key = &pool.keys[index];
+                observed.check(slot, |reply| match reply {
                     Reply::Key(view) => crate::views::key(view, key, now),
-                    _ => Err("it is there".into()),
+                    _ => Err("the key exists".into()),
                 })
             }
             Call::Reveal { .. } => {
-                let key = &pool.keys[at];
-                told.check(slot, |reply| match reply {
+                let key = &pool.keys[index];
+                observed.check(slot, |reply| match reply {
                     Reply::Revealed { id, value } => {
                         ensure!(Some(*id) == key.id, "another key");
                         let known = key.value.as_deref();
                         ensure!(known.is_none_or(|known| known == value.reveal()), "another value");
                         Ok(())
                     }
-                    _ => Err("it is there".into()),
+                    _ => Err("the key exists".into()),
                 })
             }
             Call::KeepAlive { .. } => {
-                let life = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
-                let key = &mut pool.keys[at];
-                key.life = life;
-                told.check(slot, |reply| match reply {
+                let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
+                let key = &mut pool.keys[index];
+                key.purge_at = purge_at;
+                observed.check(slot, |reply| match reply {
                     Reply::KeptAlive { id, expires_at_ms } => {
                         ensure!(Some(*id) == key.id, "another key");
-                        crate::views::life(*expires_at_ms, life, now)
+                        crate::views::purge_time(*expires_at_ms, purge_at, now)
                     }
-                    _ => Err("it is there".into()),
+                    _ => Err("the key exists".into()),
                 })
             }
             Call::DeleteKey { .. } => {
-                let key = pool.keys.remove(at);
+                let key = pool.keys.remove(index);
                 if key.imported {
                     pool.retired.extend(key.value);
                 }
-                self.gone.extend(key.id);
+                self.removed_keys.extend(key.id);
                 if let State::Leased(Lease { id: Some(id), .. }) = key.state {
                     self.ended.insert(id.0, Ended { serial: key.serial, by_call: true });
                 }
                 self.durable = now.lease;
-                told.done(slot)
+                observed.done(slot)
             }
             Call::ForceRelease { .. } => {
-                let released = pool.keys[at].state != State::Free;
-                match &pool.keys[at].state {
-                    State::Free => {}
-                    State::Leased(_) => self.give_back(now, (name, at), None, None),
-                    State::Resting { .. } | State::Aside { .. } => {
-                        self.end(now, (name, at), State::Free);
+                let released = pool.keys[index].state != State::Available;
+                match &pool.keys[index].state {
+                    State::Available => {}
+                    State::Leased(_) => self.release_lease(now, (name, index), None, None),
+                    State::Resting { .. } | State::Quarantined { .. } => {
+                        self.end_hold(now, (name, index), State::Available);
                     }
                 }
-                told.check(slot, |reply| match reply {
-                    Reply::KeyReleased { released: told } if *told == released => Ok(()),
-                    _ => Err(format!("released is {released}")),
+                observed.check(slot, |reply| match reply {
+                    Reply::KeyReleased { released: actual } if *actual == released => Ok(()),
+                    _ => Err(format!("expected released = {released}")),
                 })
             }
-            _ => unreachable!("these are about one key"),
+            _ => unreachable!("all other calls name a key"),
         }
     }
 
-    /// What a start makes of it: nobody waits, and every key has its full time again.
+    /// Applies a restart: no call waits, and every key has its full keep-alive TTL again.
     pub(crate) fn restart(&mut self) {
-        self.orphans.clear();
-        self.late.clear();
+        self.orphaned_waiters.clear();
+        self.deferred.clear();
         for pool in self.pools.values_mut() {
-            pool.line.clear();
+            pool.wait_queue.clear();
             pool.answers.restart();
             for key in &mut pool.keys {
-                key.life = pool.policy.keepalive_ttl_ms;
+                key.purge_at = pool.policy.keepalive_ttl_ms;
             }
         }
     }
 
-    /// Whether nothing can tell the two apart.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
+    /// Returns whether no observation can distinguish the two.
+    pub(crate) fn is_equivalent(&self, other: &Self) -> bool {
         self.pools == other.pools
             && self.ended == other.ended
-            && self.gone == other.gone
+            && self.removed_keys == other.removed_keys
             && self.durable == other.durable
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.pools.values().map(|pool| pool.line.len()).sum()
+        self.pools.values().map(|pool| pool.wait_queue.len()).sum()
     }
 }
 
 impl Waiter {
-    /// Waits from now on.
-    pub(crate) fn take_time(&mut self, now: u64, wait: u64) {
+    /// Restarts the wait at `now`.
+    pub(crate) fn restart_wait(&mut self, now: u64, wait: u64) {
         (self.since, self.end) = (now, now + wait);
     }
 }
 
-/// What is wished of a grant.
-struct AcquireOptions {
+/// The terms of a grant.
+struct GrantTerms {
     ttl: u64,
     holder: Option<String>,
     since: u64,
-    once: Option<Once>,
+    idempotency: Option<IdempotencyKey>,
 }
 
-/// What is asked, whether or not under an Idempotency-Key.
-pub(crate) fn itself(call: &Call) -> &Call {
+/// Returns the call itself, without its Idempotency-Key.
+pub(crate) fn inner_call(call: &Call) -> &Call {
     if let Call::Idempotent { call, .. } = call { call } else { call }
 }
 
-/// The pool a call is about.
+/// Returns the pool that a call names.
 pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
-    match itself(call) {
+    match inner_call(call) {
         Call::ListPools | Call::CancelWait | Call::Idempotent { .. } | Call::Subscribe { .. } => {
             None
         }

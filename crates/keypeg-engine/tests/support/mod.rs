@@ -1,11 +1,11 @@
-//! What engine tests are played with: a clock and random that are given, a disk that forgets what
-//! was not synced, and a driver that plays turns by hand.
+//! What the engine tests share: a manual clock, a seeded random source, a disk that loses unsynced
+//! data at a crash, and a driver that runs turns one by one.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
 
 pub(crate) mod sim_disk;
-pub(crate) mod story;
+pub(crate) mod workload;
 
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::core::{KeyId, LeaseId, Policy, PoolName};
@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A small seeded generator (splitmix64): the same everywhere, for ever.
+/// A small seeded generator (splitmix64), with the same sequence on every platform.
 #[derive(Clone, Debug)]
 pub(crate) struct SeededRandom(pub u64);
 
@@ -49,19 +49,19 @@ impl RandomSource for SeededRandom {
     }
 }
 
-/// A clock that stands where it is put.
+/// A clock that only the test moves.
 #[derive(Clone, Debug)]
-pub(crate) struct GivenClock {
+pub(crate) struct ManualClock {
     boot_us: Arc<AtomicU64>,
     /// What each reading adds: reading takes time.
     reading_us: Arc<AtomicU64>,
     boot_id: Arc<Mutex<u128>>,
 }
 
-/// Where the wall clock begins in tests: 2026-11-22T00:00:00Z, in microseconds.
+/// Where the wall clock starts in tests: 2026-11-22T00:00:00Z, in microseconds.
 pub(crate) const WALL_US: u64 = 1_795_305_600_000_000;
 
-impl GivenClock {
+impl ManualClock {
     pub(crate) fn new() -> Self {
         Self {
             boot_us: Arc::new(AtomicU64::new(1_000_000)),
@@ -74,23 +74,23 @@ impl GivenClock {
         self.boot_us.load(Ordering::Relaxed) / 1_000
     }
 
-    /// Lets every reading take this long.
-    pub(crate) fn each_reading_takes_ms(&self, ms: u64) {
+    /// Sets how long every reading takes.
+    pub(crate) fn set_reading_time_ms(&self, ms: u64) {
         self.reading_us.store(ms * 1_000, Ordering::Relaxed);
     }
 
-    pub(crate) fn tick_ms(&self, ms: u64) {
+    pub(crate) fn advance_ms(&self, ms: u64) {
         self.boot_us.fetch_add(ms * 1_000, Ordering::Relaxed);
     }
 
-    /// Another boot, whose clock begins near zero.
+    /// Starts another boot, whose clock starts near zero.
     pub(crate) fn reboot(&self) {
         *self.boot_id.lock().unwrap() += 1;
         self.boot_us.store(5, Ordering::Relaxed);
     }
 }
 
-impl Clock for GivenClock {
+impl Clock for ManualClock {
     fn read(&mut self) -> ClockReading {
         let boot_us =
             self.boot_us.fetch_add(self.reading_us.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -99,13 +99,13 @@ impl Clock for GivenClock {
     }
 }
 
-pub(crate) fn setup() -> EngineConfig {
+pub(crate) fn engine_config() -> EngineConfig {
     EngineConfig {
         data: None,
         lanes: 1,
         default_policy: Policy::default(),
         max_keys: 1_000_000,
-        existing: false,
+        must_exist: false,
     }
 }
 
@@ -113,72 +113,76 @@ pub(crate) fn default_pool() -> PoolName {
     PoolName::default_pool()
 }
 
-/// An engine played by hand.
+/// An engine whose turns the test runs.
 pub(crate) struct Driver {
-    pub(crate) works: EngineState,
-    pub(crate) recovered: RecoveryReport,
-    pub(crate) clock: GivenClock,
-    pub(crate) carrier: Option<Checkpointer>,
-    /// Who asks.
+    pub(crate) engine: EngineState,
+    pub(crate) recovery: RecoveryReport,
+    pub(crate) clock: ManualClock,
+    pub(crate) checkpointer: Option<Checkpointer>,
+    /// The principal of all calls.
     pub(crate) by: Principal,
 }
 
-/// A segment small enough that a test rolls through many.
+/// A segment small enough that a test fills many.
 pub(crate) const SMALL_SEGMENT: u64 = 4096 + 768;
-/// A journal small enough that a test drops many of its segments.
+/// A journal small enough that a test deletes many of its segments.
 pub(crate) const SMALL_JOURNAL: u64 = 4 * SMALL_SEGMENT;
 
 impl Driver {
-    pub(crate) fn open(disk: Arc<dyn Disk>, clock: &GivenClock, seed: u64) -> Result<Self, String> {
-        Self::open_with(Some(disk), clock, seed, &setup())
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        clock: &ManualClock,
+        seed: u64,
+    ) -> Result<Self, String> {
+        Self::open_with(Some(disk), clock, seed, &engine_config())
     }
 
     pub(crate) fn open_with(
         disk: Option<Arc<dyn Disk>>,
-        clock: &GivenClock,
+        clock: &ManualClock,
         seed: u64,
-        setup: &EngineConfig,
+        config: &EngineConfig,
     ) -> Result<Self, String> {
-        let boxed = Box::new(clock.clone());
+        let boxed_clock = Box::new(clock.clone());
         let random = Box::new(SeededRandom(seed));
         let sizes = JournalSizes { segment: SMALL_SEGMENT, journal: SMALL_JOURNAL };
-        let (mut works, recovered) = EngineState::open(disk, sizes, setup, boxed, random)
+        let (mut engine, recovery) = EngineState::open(disk, sizes, config, boxed_clock, random)
             .map_err(|error| error.to_string())?;
-        let carrier = works.take_checkpointer();
+        let checkpointer = engine.take_checkpointer();
         let by = Principal::Anyone;
-        Ok(Self { works, recovered, clock: clock.clone(), carrier, by })
+        Ok(Self { engine, recovery, clock: clock.clone(), checkpointer, by })
     }
 
-    /// Carries all that is synced into the database.
-    pub(crate) fn carry(&mut self) -> Result<(), String> {
-        let Some(carrier) = &mut self.carrier else { return Ok(()) };
-        while carrier.step().map_err(|error| error.to_string())? {}
+    /// Runs the checkpointer until everything synced is in the database.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), String> {
+        let Some(checkpointer) = &mut self.checkpointer else { return Ok(()) };
+        while checkpointer.step().map_err(|error| error.to_string())? {}
         Ok(())
     }
 
-    /// Plays one turn with these calls; the replies stand in their order.
+    /// Runs turns until these calls are answered, and returns the replies in their order.
     pub(crate) fn turn(&mut self, calls: Vec<Call>) -> Result<Vec<Reply>, CommitError> {
         let count = calls.len();
-        let mut asked: VecDeque<_> = (0..)
+        let mut requests: VecDeque<_> = (0..)
             .zip(calls)
             .map(|(slot, call)| (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }))
             .collect();
         let mut replies = Vec::new();
-        self.works.turn(&mut asked, &mut replies)?;
+        self.engine.turn(&mut requests, &mut replies)?;
         while replies.len() < count {
-            if let Some(carrier) = &self.carrier {
-                carrier.answer().expect("what is asked of the database is answered");
+            if let Some(checkpointer) = &self.checkpointer {
+                checkpointer.serve_lookups().expect("the database can be read");
             }
-            self.works.turn(&mut asked, &mut replies)?;
+            self.engine.turn(&mut requests, &mut replies)?;
         }
-        if self.works.pools().key_count() < 1_000 {
-            self.works.pools().check_invariants();
+        if self.engine.pools().key_count() < 1_000 {
+            self.engine.pools().check_invariants();
         }
         replies.sort_by_key(|(call_id, _)| call_id.slot);
         Ok(replies.into_iter().map(|(_, reply)| reply).collect())
     }
 
-    /// Plays one call on a disk that does not fail.
+    /// Runs one call on a disk that does not fail.
     pub(crate) fn call(&mut self, call: Call) -> Reply {
         self.turn(vec![call]).expect("the disk does not fail").pop().expect("one reply")
     }
@@ -190,7 +194,7 @@ impl Driver {
         }
     }
 
-    /// Acquires: the lease's id, its key and its token.
+    /// Acquires a key and returns its lease id, its key and its token.
     pub(crate) fn acquire(&mut self, holder: &str) -> Option<(LeaseId, KeyId, u64)> {
         let holder = (!holder.is_empty()).then(|| holder.into());
         match self.call(Call::Acquire { pool: default_pool(), ttl_ms: None, holder, wait_ms: 0 }) {

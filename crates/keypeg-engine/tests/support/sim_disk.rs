@@ -1,5 +1,5 @@
-//! A disk in memory that forgets at a crash what was not synced: each dirty sector by itself, each
-//! change of a name from some point on. It can crash at any operation, before or after its effect.
+//! A disk in memory that loses unsynced data at a crash: each dirty sector independently, and all
+//! changes of names from some point on. It can crash at any operation, before or after the effect.
 
 use super::SeededRandom;
 use keypeg_engine::disk::{Disk, DiskFile};
@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What a crash leaves or takes as a whole, unless [`SimDisk::tears_at`] says otherwise.
+/// The bytes that a crash keeps or loses as a whole, unless [`SimDisk::with_fault_policy`] sets
+/// another size.
 const SECTOR: usize = 512;
 
-/// What is done to the disk.
+/// An operation on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Create,
@@ -22,21 +23,21 @@ pub(crate) enum Operation {
     Sync,
 }
 
-/// What becomes of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It has its effect.
-    Done,
-    /// It fails and has half of its effect at most; a sync that fails takes with it what it was to
-    /// make durable.
+pub(crate) enum Outcome {
+    /// It takes effect.
+    Succeeds,
+    /// It fails and has at most half of its effect; a failed sync also loses the changes that it
+    /// was to make durable.
     Fails,
-    /// The process or the machine ends before it, or after it.
-    Ends { after: bool },
+    /// The process or the machine ends before or after it.
+    Crashes { after: bool },
 }
 
-/// Who decides what becomes of each operation. It may use the disk itself meanwhile.
+/// Decides the outcome of each operation. It may itself use the disk while it decides.
 pub(crate) trait FaultPolicy: Send + Sync {
-    fn before(&self, operation: Operation, name: &str) -> Fate;
+    fn before(&self, operation: Operation, name: &str) -> Outcome;
 }
 
 #[derive(Clone, Debug, Default)]
@@ -45,7 +46,7 @@ struct Inode {
     /// What a reader sees: `durable`, then `phantom`, then `dirty`.
     seen: Vec<u8>,
     dirty: Vec<Change>,
-    /// Written before a sync that failed: still read back, never durable, whatever is synced.
+    /// Written before a sync that failed: still read back, but no later sync makes it durable.
     phantom: Vec<Change>,
 }
 
@@ -67,7 +68,7 @@ enum NameChange {
 pub(crate) struct CrashAt {
     /// The operation, counted from 0.
     pub(crate) operation: u64,
-    /// Whether that operation still has its effect.
+    /// Whether that operation still takes effect.
     pub(crate) after: bool,
 }
 
@@ -80,9 +81,9 @@ struct State {
     operations: u64,
     crash_at: Option<CrashAt>,
     fail_sync_at: Option<u64>,
-    /// Bytes it holds at most.
+    /// Most bytes it can hold.
     capacity: Option<usize>,
-    /// Bytes that a crash leaves or takes as a whole.
+    /// Bytes that a crash keeps or loses as a whole; 0 means `SECTOR`.
     sector: usize,
     crashed: bool,
 }
@@ -91,7 +92,7 @@ struct State {
 #[derive(Clone, Default)]
 pub(crate) struct SimDisk {
     state: Arc<Mutex<State>>,
-    weather: Option<Arc<dyn FaultPolicy>>,
+    fault_policy: Option<Arc<dyn FaultPolicy>>,
 }
 
 struct SimFile {
@@ -105,21 +106,21 @@ impl SimDisk {
         Self::default()
     }
 
-    /// A disk whose operations somebody decides on, and which tears at `sector` bytes.
-    pub(crate) fn under(weather: Arc<dyn FaultPolicy>, sector: usize) -> Self {
-        let disk = Self { weather: Some(weather), ..Self::default() };
+    /// Creates a disk with a fault policy, whose writes tear at `sector` bytes.
+    pub(crate) fn with_fault_policy(fault_policy: Arc<dyn FaultPolicy>, sector: usize) -> Self {
+        let disk = Self { fault_policy: Some(fault_policy), ..Self::default() };
         disk.lock().sector = sector;
         disk
     }
 
-    /// Ends the process that uses it: nothing it still does has an effect. What it wrote stays in
+    /// Ends the process that uses it: its later operations have no effect. What it wrote stays in
     /// the page cache.
     pub(crate) fn end_process(&self) {
         self.lock().crashed = true;
     }
 
-    /// Lets the next process use it. Of what a failed sync left in the page cache random tells what
-    /// is still there.
+    /// Lets the next process use it. Whether the page cache still has what a failed sync left in it
+    /// is random.
     pub(crate) fn next_process(&self, random: &mut SeededRandom) {
         let mut state = self.lock();
         state.crashed = false;
@@ -134,14 +135,13 @@ impl SimDisk {
         }
     }
 
-    /// Cuts the power: what the next process finds is what was synced, and of the rest what random
-    /// leaves.
+    /// Cuts the power: the next process finds what was synced, and a random part of the rest.
     pub(crate) fn cut_power(&self, random: &mut SeededRandom) {
         let after = self.after_crash(random);
         let mut after = after.lock().clone();
         after.capacity = self.lock().capacity;
-        for (at, inode) in after.inodes.iter_mut().enumerate() {
-            if !after.names.values().any(|named| *named == at) {
+        for (index, inode) in after.inodes.iter_mut().enumerate() {
+            if !after.names.values().any(|named| *named == index) {
                 *inode = Inode::default();
             }
         }
@@ -149,19 +149,19 @@ impl SimDisk {
     }
 
     /// Sets when it crashes, counted from now.
-    pub(crate) fn crash_at(&self, at: Option<CrashAt>) {
+    pub(crate) fn crash_at(&self, crash_at: Option<CrashAt>) {
         let mut state = self.lock();
         state.operations = 0;
-        state.crash_at = at;
+        state.crash_at = crash_at;
     }
 
-    /// Operations since [`SimDisk::crash_at`] was last called.
+    /// Returns the operations since [`SimDisk::crash_at`] was last called.
     pub(crate) fn operations(&self) -> u64 {
         self.lock().operations
     }
 
-    /// Sets which operation, counted from now, fails if it is a file's sync: its process ends, the
-    /// machine goes on.
+    /// Sets the operation, counted from now, that fails if it is a file's sync: its process ends,
+    /// the machine keeps running.
     pub(crate) fn fail_sync_at(&self, operation: Option<u64>) {
         let mut state = self.lock();
         state.operations = 0;
@@ -173,56 +173,56 @@ impl SimDisk {
         self.lock().crashed
     }
 
-    /// What a new start finds: what was synced, and of the rest what random leaves.
+    /// Returns the disk that a new start finds: what was synced, and a random part of the rest.
     pub(crate) fn after_crash(&self, random: &mut SeededRandom) -> Self {
         let state = self.lock();
-        let kept = random.below(state.changes.len() as u64 + 1);
+        let surviving = random.below(state.changes.len() as u64 + 1);
         let mut names = state.durable_names.clone();
-        for change in &state.changes[..usize::try_from(kept).unwrap()] {
+        for change in &state.changes[..usize::try_from(surviving).unwrap()] {
             apply(&mut names, change);
         }
         let sector = if state.sector == 0 { SECTOR } else { state.sector };
         let inodes = state.inodes.iter().map(|inode| inode.after_crash(sector, random)).collect();
         let after =
             State { inodes, durable_names: names.clone(), names, sector, ..State::default() };
-        Self { state: Arc::new(Mutex::new(after)), weather: self.weather.clone() }
+        Self { state: Arc::new(Mutex::new(after)), fault_policy: self.fault_policy.clone() }
     }
 
-    /// Sets how many bytes it holds at most.
+    /// Sets the most bytes it can hold.
     pub(crate) fn set_capacity(&self, capacity: Option<usize>) {
         self.lock().capacity = capacity;
     }
 
-    /// Bytes it holds.
+    /// Returns the bytes of all files.
     pub(crate) fn used(&self) -> usize {
         self.lock().used()
     }
 
-    /// Bytes of all files whose names begin so.
+    /// Returns the bytes of all files whose names start with `prefix`.
     pub(crate) fn bytes_of(&self, prefix: &str) -> u64 {
         let state = self.lock();
         let files = state.names.iter().filter(|(name, _)| name.starts_with(prefix));
         files.map(|(_, inode)| state.inodes[*inode].seen.len() as u64).sum()
     }
 
-    /// A disk of its own with the same contents.
+    /// Returns a separate disk with the same contents.
     pub(crate) fn copy(&self) -> Self {
         let state = Arc::new(Mutex::new(self.lock().clone()));
-        Self { state, weather: self.weather.clone() }
+        Self { state, fault_policy: self.fault_policy.clone() }
     }
 
-    /// Changes a file's bytes behind everybody's back.
+    /// Changes a file's bytes directly, durably and without an operation.
     pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
         let inode = state.names[name];
-        let mut whole = state.inodes[inode].volatile().to_vec();
+        let mut whole = state.inodes[inode].contents().to_vec();
         change(&mut whole);
-        state.inodes[inode] = Inode::holding(whole);
+        state.inodes[inode] = Inode::with_contents(whole);
     }
 
     pub(crate) fn delete(&self, name: &str) {
         let mut state = self.lock();
-        state.names.remove(name).expect("there");
+        state.names.remove(name).expect("an existing name");
         state.durable_names = state.names.clone();
         state.changes.clear();
     }
@@ -231,58 +231,61 @@ impl SimDisk {
         self.state.lock().unwrap()
     }
 
-    /// KeyCounts an operation; runs its effect unless the disk crashes before it.
+    /// Counts an operation, and runs its effect unless the disk crashes before it.
     fn operate<T>(
         &self,
         operation: Operation,
         name: &str,
         effect: impl FnOnce(&mut State, bool) -> io::Result<T>,
     ) -> io::Result<T> {
-        let dead = || io::Error::other("the simulated disk has crashed");
+        let crashed = || io::Error::other("the simulated disk has crashed");
         if self.lock().crashed {
-            return Err(dead());
+            return Err(crashed());
         }
-        let fate = self.weather.as_ref().map_or(Fate::Done, |all| all.before(operation, name));
+        let fate = self
+            .fault_policy
+            .as_ref()
+            .map_or(Outcome::Succeeds, |policy| policy.before(operation, name));
         let mut state = self.lock();
         if state.crashed {
-            return Err(dead());
+            return Err(crashed());
         }
         match fate {
-            Fate::Done => {}
-            Fate::Fails => {
-                // What it still did, it did to nobody's knowledge.
+            Outcome::Succeeds => {}
+            Outcome::Fails => {
+                // It may still have had part of its effect, but the caller cannot know.
                 drop(effect(&mut state, true));
                 return Err(io::Error::other("the simulated disk fails"));
             }
-            Fate::Ends { after } => {
+            Outcome::Crashes { after } => {
                 if after {
                     effect(&mut state, false)?;
                 }
                 state.crashed = true;
-                return Err(dead());
+                return Err(crashed());
             }
         }
-        let now = state.operations;
+        let index = state.operations;
         state.operations += 1;
-        match state.crash_at.filter(|at| at.operation == now) {
+        match state.crash_at.filter(|at| at.operation == index) {
             None => effect(&mut state, false),
             Some(CrashAt { after, .. }) => {
                 if after {
                     effect(&mut state, false)?;
                 }
                 state.crashed = true;
-                Err(dead())
+                Err(crashed())
             }
         }
     }
 }
 
 impl Inode {
-    fn holding(bytes: Vec<u8>) -> Self {
+    fn with_contents(bytes: Vec<u8>) -> Self {
         Self { durable: bytes.clone(), seen: bytes, ..Self::default() }
     }
 
-    fn volatile(&self) -> &[u8] {
+    fn contents(&self) -> &[u8] {
         &self.seen
     }
 
@@ -291,7 +294,7 @@ impl Inode {
         self.dirty.push(change);
     }
 
-    /// Makes what is dirty durable.
+    /// Makes dirty changes durable.
     fn sync(&mut self) {
         for change in std::mem::take(&mut self.dirty) {
             change.apply(&mut self.durable);
@@ -300,53 +303,80 @@ impl Inode {
 
     fn after_crash(&self, sector: usize, random: &mut SeededRandom) -> Self {
         let mut bytes = self.durable.clone();
-        // A mood for each file: all lost, all kept, or each sector by itself.
-        let mood = random.below(3);
+        // Drawn for each file.
+        let survival = Survival::draw(random);
         for change in &self.dirty {
             match change {
-                Change::Len(_) if mood == 1 || (mood == 2 && random.below(2) == 0) => {
+                Change::Len(_) if survival.keeps(random) => {
                     change.apply(&mut bytes);
                 }
                 Change::Len(_) => {}
-                Change::Write(at, part) => {
-                    keep_some(&mut bytes, (*at, part), (sector, mood), random);
+                Change::Write(offset, part) => {
+                    keep_some(&mut bytes, (*offset, part), (sector, survival), random);
                 }
             }
         }
-        Self::holding(bytes)
+        Self::with_contents(bytes)
+    }
+}
+
+/// What survives of a file's unsynced changes.
+#[derive(Clone, Copy)]
+enum Survival {
+    Nothing,
+    Everything,
+    /// Each sector independently.
+    SomeSectors,
+}
+
+impl Survival {
+    fn draw(random: &mut SeededRandom) -> Self {
+        match random.below(3) {
+            0 => Self::Nothing,
+            1 => Self::Everything,
+            _ => Self::SomeSectors,
+        }
+    }
+
+    fn keeps(self, random: &mut SeededRandom) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::SomeSectors => random.below(2) == 0,
+        }
     }
 }
 
 fn keep_some(
     bytes: &mut Vec<u8>,
-    (at, part): (usize, &[u8]),
-    (sector, mood): (usize, u64),
+    (offset, part): (usize, &[u8]),
+    (sector, survival): (usize, Survival),
     random: &mut SeededRandom,
 ) {
-    let mut begin = 0;
-    while begin < part.len() {
-        let end = ((at + begin) / sector * sector + sector - at).min(part.len());
-        if mood == 1 || (mood == 2 && random.below(2) == 0) {
-            put(bytes, at + begin, &part[begin..end]);
+    let mut start = 0;
+    while start < part.len() {
+        let end = ((offset + start) / sector * sector + sector - offset).min(part.len());
+        if survival.keeps(random) {
+            write_bytes(bytes, offset + start, &part[start..end]);
         }
-        begin = end;
+        start = end;
     }
 }
 
 impl Change {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
-            Self::Write(at, part) => put(bytes, *at, part),
+            Self::Write(offset, part) => write_bytes(bytes, *offset, part),
             Self::Len(len) => bytes.resize(*len, 0),
         }
     }
 }
 
-fn put(bytes: &mut Vec<u8>, at: usize, part: &[u8]) {
-    if bytes.len() < at + part.len() {
-        bytes.resize(at + part.len(), 0);
+fn write_bytes(bytes: &mut Vec<u8>, offset: usize, part: &[u8]) {
+    if bytes.len() < offset + part.len() {
+        bytes.resize(offset + part.len(), 0);
     }
-    bytes[at..at + part.len()].copy_from_slice(part);
+    bytes[offset..offset + part.len()].copy_from_slice(part);
 }
 
 fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
@@ -358,7 +388,7 @@ fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
             names.remove(name);
         }
         NameChange::Rename(from, to) => {
-            let inode = names.remove(from).expect("there");
+            let inode = names.remove(from).expect("an existing name");
             names.insert(to.clone(), inode);
         }
     }
@@ -374,8 +404,8 @@ impl State {
         self.names.values().map(|inode| self.inodes[*inode].seen.len()).sum()
     }
 
-    /// Refuses to grow beyond what it holds.
-    fn grow(&self, by: usize) -> io::Result<()> {
+    /// Fails if the disk cannot hold `by` more bytes.
+    fn check_capacity(&self, by: usize) -> io::Result<()> {
         match self.capacity {
             Some(capacity) if by > 0 && self.used() + by > capacity => {
                 Err(io::ErrorKind::StorageFull.into())
@@ -396,7 +426,7 @@ impl Disk for SimDisk {
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let state = self.lock();
-        Ok(state.inodes[state.inode(name)?].volatile().to_vec())
+        Ok(state.inodes[state.inode(name)?].contents().to_vec())
     }
 
     fn read_head(&self, name: &str, len: usize) -> io::Result<Vec<u8>> {
@@ -416,17 +446,17 @@ impl Disk for SimDisk {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             let len = usize::try_from(len).unwrap();
-            let grown = state.grow(len);
-            // Where the room ends, it is there as far as it could be written.
-            let there = match state.capacity {
+            let grown = state.check_capacity(len);
+            // On a full disk the file exists up to the length that could be written.
+            let written = match state.capacity {
                 Some(capacity) if grown.is_err() => capacity.saturating_sub(state.used()),
                 _ if fails => len / 2,
                 _ => len,
             };
             let inode = state.inodes.len();
-            let mut made = Inode::default();
-            made.write(Change::Write(0, vec![0; there]));
-            state.inodes.push(made);
+            let mut new = Inode::default();
+            new.write(Change::Write(0, vec![0; written]));
+            state.inodes.push(new);
             state.change(NameChange::Link(name.into(), inode));
             grown.map(|()| inode)
         })?;
@@ -469,12 +499,12 @@ impl Disk for SimDisk {
 
 impl DiskFile for SimFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.disk.lock().inodes[self.inode].volatile().len() as u64)
+        Ok(self.disk.lock().inodes[self.inode].contents().len() as u64)
     }
 
     fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         let state = self.disk.lock();
-        let whole = state.inodes[self.inode].volatile();
+        let whole = state.inodes[self.inode].contents();
         let at = usize::try_from(at).unwrap();
         let part = whole.get(at..at + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         bytes.copy_from_slice(part);
@@ -486,7 +516,7 @@ impl DiskFile for SimFile {
             let bytes = if fails { &bytes[..bytes.len() / 2] } else { bytes };
             let at = usize::try_from(at).unwrap();
             let len = state.inodes[self.inode].seen.len();
-            state.grow((at + bytes.len()).saturating_sub(len))?;
+            state.check_capacity((at + bytes.len()).saturating_sub(len))?;
             state.inodes[self.inode].write(Change::Write(at, bytes.to_vec()));
             Ok(())
         })
@@ -498,7 +528,7 @@ impl DiskFile for SimFile {
                 return Ok(());
             }
             let len = usize::try_from(len).unwrap();
-            state.grow(len.saturating_sub(state.inodes[self.inode].seen.len()))?;
+            state.check_capacity(len.saturating_sub(state.inodes[self.inode].seen.len()))?;
             state.inodes[self.inode].write(Change::Len(len));
             Ok(())
         })
@@ -506,15 +536,15 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.operate(Operation::Sync, &self.name, |state, fails| {
-            let ends = !fails && state.fail_sync_at == Some(state.operations - 1);
+            let ends_process = !fails && state.fail_sync_at == Some(state.operations - 1);
             let inode = &mut state.inodes[self.inode];
-            if !fails && !ends {
+            if !fails && !ends_process {
                 inode.sync();
                 return Ok(());
             }
             let lost = std::mem::take(&mut inode.dirty);
             inode.phantom.extend(lost);
-            state.crashed |= ends;
+            state.crashed |= ends_process;
             Err(io::Error::other("the simulated disk failed to sync"))
         })
     }

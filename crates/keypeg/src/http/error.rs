@@ -162,8 +162,10 @@ impl Problem {
             }
             Refusal::TooManyLeases { max } => Self::too_many_leases(max),
             Refusal::PoolFull { max, of_server } => Self::pool_full(max, of_server),
-            Refusal::KeyExists { at: index } => Self::key_exists(index),
-            Refusal::NoKey { cause, counts, back_in_ms } => Self::no_key(cause, counts, back_in_ms),
+            Refusal::KeyExists { index } => Self::key_exists(index),
+            Refusal::NoKey { cause, counts, next_hold_end_in_ms } => {
+                Self::no_key(cause, counts, next_hold_end_in_ms)
+            }
             Refusal::UnknownKey => Self::new(Code::UnknownKey, UNKNOWN_KEY),
             Refusal::IdempotencyMismatch => {
                 Self::new(Code::IdempotencyMismatch, IDEMPOTENCY_MISMATCH)

@@ -56,7 +56,7 @@ pub(super) async fn subscribe(
         };
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let subscriber = subscription.follow(last).ok_or_else(Problem::too_many_followers)?;
+        let subscriber = subscription.subscribe(last).ok_or_else(Problem::too_many_followers)?;
         Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
     };
     let mut response = Response::new(body);
@@ -136,12 +136,12 @@ fn frame(subscriber: &Subscriber, batch: FeedBatch) -> String {
     let mut text = String::new();
     let written = match batch {
         FeedBatch::Resync { seq, at_ms, counts } => {
-            write(&mut text, &subscriber.id(seq), &resync(pool, at_ms, counts))
+            write(&mut text, &subscriber.event_id(seq), &resync(pool, at_ms, counts))
         }
         FeedBatch::Events(events) => {
             text.reserve(events.len() * EVENT_LEN);
             events.into_iter().try_for_each(|event| {
-                let id = subscriber.id(event.seq);
+                let id = subscriber.event_id(event.seq);
                 write(&mut text, &id, &wire_event(pool, event))
             })
         }
@@ -171,7 +171,7 @@ fn resync(pool: &str, at_ms: u64, counts: KeyCounts) -> wire::Event {
 fn wire_event(pool: &str, event: FeedEvent) -> wire::Event {
     let (at, pool) = (UnixMs(event.at_ms), String::from(pool));
     let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
-    match event.what {
+    match event.kind {
         FeedEventKind::KeysCreated { imported, keys, expires_at_ms } => {
             let added = wire::KeysAdded {
                 at,

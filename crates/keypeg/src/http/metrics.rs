@@ -99,7 +99,7 @@ impl CoreCounts {
             usize::from(status.as_u16() / 100).saturating_sub(2).min(STATUS_CLASSES.len() - 1);
         self.answered[family as usize][class].fetch_add(1, Ordering::Relaxed);
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.count(&LATENCY_BUCKETS_US, latency_us);
+        self.latency_us.observe(&LATENCY_BUCKETS_US, latency_us);
     }
 
     /// KeyCounts a problem by its code.
@@ -173,7 +173,7 @@ impl Metrics {
                 ("quarantined", sum(|pool| pool.counts.quarantined)),
             ],
             waiting: sum(|pool| pool.waiting),
-            followers: load(&engine_metrics.followers),
+            followers: load(&engine_metrics.subscribers),
             events: load(&engine_metrics.events),
             resyncs: load(&engine_metrics.resyncs),
             starts: recovery.starts_before + 1,

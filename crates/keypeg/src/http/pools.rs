@@ -51,10 +51,11 @@ pub(super) async fn create_or_update(
     let pool = PoolName::parse(pool)
         .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
     let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
-    let Reply::Pool { pool, made } = context.execute(Call::PutPool { pool, patch }).await? else {
+    let Reply::Pool { pool, created } = context.execute(Call::PutPool { pool, patch }).await?
+    else {
         unreachable!("{REPLY_VARIANT}")
     };
-    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json_response(status, &wire_pool(*pool)))
 }
 

@@ -1,19 +1,19 @@
-//! The clocks of a simulation, in whole milliseconds: the true time that nobody in it can read, and
-//! what the machine says of it.
+//! The clocks of a simulation, in whole milliseconds: the true time, which nothing in the
+//! simulation can read, and what the machine reports.
 
 use keypeg_engine::{Clock, ClockReading};
 use std::sync::{Arc, Mutex};
 
-/// Where the wall clock begins: 2026-11-22T00:00:00Z.
+/// Where the wall clock starts: 2026-11-22T00:00:00Z.
 const WALL_MS: i64 = 1_795_305_600_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Instants {
-    /// Never goes back and never stands still.
+    /// Always increases.
     true_ms: u64,
     boot_ms: u64,
     boot_id: u128,
-    /// Wall time less true time.
+    /// Wall time minus true time.
     wall_shift_ms: i64,
 }
 
@@ -23,8 +23,9 @@ pub(crate) struct SimClock(Arc<Mutex<Instants>>);
 
 impl SimClock {
     pub(crate) fn new() -> Self {
-        let begun = Instants { true_ms: 0, boot_ms: 1_000, boot_id: 1, wall_shift_ms: WALL_MS };
-        Self(Arc::new(Mutex::new(begun)))
+        let turn_start =
+            Instants { true_ms: 0, boot_ms: 1_000, boot_id: 1, wall_shift_ms: WALL_MS };
+        Self(Arc::new(Mutex::new(turn_start)))
     }
 
     pub(crate) fn advance(&self, ms: u64) {
@@ -33,7 +34,7 @@ impl SimClock {
         now.boot_ms += ms;
     }
 
-    /// The machine is off for so long, and boots.
+    /// Turns the machine off for `off_ms`, and boots it.
     pub(crate) fn reboot(&self, off_ms: u64) {
         let mut now = self.0.lock().unwrap();
         now.true_ms += off_ms;

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-/// KeyCounts by name.
+/// Counts by state name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally(pub(crate) BTreeMap<&'static str, u64>);
+pub(crate) struct Coverage(pub(crate) BTreeMap<&'static str, u64>);
 
-impl Tally {
+impl Coverage {
     pub(crate) fn count(&mut self, what: &'static str) {
         self.add(what, 1);
     }
 
-    pub(crate) fn add(&mut self, what: &'static str, many: u64) {
-        *self.0.entry(what).or_default() += many;
+    pub(crate) fn add(&mut self, what: &'static str, count: u64) {
+        *self.0.entry(what).or_default() += count;
     }
 
     pub(crate) fn of(&self, what: &str) -> u64 {
@@ -20,8 +20,8 @@ impl Tally {
     }
 
     pub(crate) fn join(&mut self, other: &Self) {
-        for (what, many) in &other.0 {
-            self.add(what, *many);
+        for (what, count) in &other.0 {
+            self.add(what, *count);
         }
     }
 }

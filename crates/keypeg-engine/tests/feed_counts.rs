@@ -1,6 +1,7 @@
-//! KeyCounts and states kept by events alone are those of the pool, after every turn, under seeds.
+//! Counts and states that a subscriber derives from feed events alone equal those of the pool after
+//! every turn, for many seeds.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "of most replies nothing is needed")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "most replies do not matter here")]
 
 mod support;
 
@@ -11,25 +12,25 @@ use keypeg_engine::feed::{FeedBatch, FeedEventKind, Subscriber};
 use keypeg_engine::{Call, Reply};
 use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
-use support::{Driver, GivenClock, SeededRandom, default_pool, setup};
+use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 
-/// What is there to read; `None` where nothing is.
-fn next(follower: &mut Subscriber) -> Option<FeedBatch> {
-    match follower.poll_next(&mut Context::from_waker(Waker::noop()), 7) {
-        Poll::Ready(slice) => slice,
+/// Returns the next batch; `None` if there is none now.
+fn next(subscriber: &mut Subscriber) -> Option<FeedBatch> {
+    match subscriber.poll_next(&mut Context::from_waker(Waker::noop()), 7) {
+        Poll::Ready(batch) => batch,
         Poll::Pending => None,
     }
 }
 
-/// What a dashboard does: it begins with the counts and keeps them by events alone.
+/// A subscriber like a dashboard: it starts with the counts and updates them from events alone.
 #[derive(Default)]
-struct Mirror {
+struct Replica {
     counts: KeyCounts,
     states: HashMap<KeyId, KeyState>,
 }
 
-impl Mirror {
-    fn place(&mut self, state: KeyState) -> &mut u64 {
+impl Replica {
+    fn count_of(&mut self, state: KeyState) -> &mut u64 {
         match state {
             KeyState::Available => &mut self.counts.available,
             KeyState::Leased => &mut self.counts.leased,
@@ -38,17 +39,17 @@ impl Mirror {
         }
     }
 
-    fn moved(&mut self, key: KeyId, was: KeyState, state: Option<KeyState>) {
+    fn moved(&mut self, key: KeyId, from: KeyState, to: Option<KeyState>) {
         let known = self.states.remove(&key);
-        assert_eq!(known, Some(was), "{key} was told to be elsewhere");
-        *self.place(was) -= 1;
-        if let Some(state) = state {
-            *self.place(state) += 1;
+        assert_eq!(known, Some(from), "the event names another former state of {key}");
+        *self.count_of(from) -= 1;
+        if let Some(state) = to {
+            *self.count_of(state) += 1;
             self.states.insert(key, state);
         }
     }
 
-    fn take(&mut self, what: &FeedEventKind) {
+    fn apply(&mut self, what: &FeedEventKind) {
         use KeyState::{Available, Leased, Quarantined, Resting};
         match what {
             FeedEventKind::KeysCreated { keys, .. } => {
@@ -67,17 +68,17 @@ impl Mirror {
             FeedEventKind::KeyRemoved { key, was, .. } => self.moved(*key, *was, None),
             FeedEventKind::Renewed { key, .. } => assert_eq!(self.states[key], Leased),
             FeedEventKind::PolicyChanged(_) => {}
-            FeedEventKind::PoolDeleted => panic!("the default pool stays"),
+            FeedEventKind::PoolDeleted => panic!("the default pool cannot be deleted"),
         }
     }
 }
 
 #[test]
-fn a_mirror_kept_by_events_is_right_after_every_turn() {
+fn counts_derived_from_events_alone_match_the_pool_after_every_turn() {
     for seed in 0..40 {
-        let opened = Driver::open_with(None, &GivenClock::new(), seed, &setup());
+        let opened = Driver::open_with(None, &ManualClock::new(), seed, &engine_config());
         let mut driver = opened.expect("opens");
-        let (mut random, mut mirror) = (SeededRandom(seed), Mirror::default());
+        let (mut random, mut replica) = (SeededRandom(seed), Replica::default());
         let patch = PolicyPatch {
             keepalive_ttl_ms: Some(Some(30_000)),
             lease_ttl_ms: Some(4_000),
@@ -85,35 +86,36 @@ fn a_mirror_kept_by_events_is_right_after_every_turn() {
             ..PolicyPatch::default()
         };
         driver.call(Call::PutPool { pool: default_pool(), patch });
-        let Reply::Subscription(following) = driver.call(Call::Subscribe { pool: default_pool() })
+        let Reply::Subscription(subscription) =
+            driver.call(Call::Subscribe { pool: default_pool() })
         else {
-            panic!("it can be followed")
+            panic!("expected a subscription")
         };
-        let mut follower = following.follow(None).expect("room for one");
-        assert!(matches!(next(&mut follower), Some(FeedBatch::Resync { .. })));
+        let mut subscriber = subscription.subscribe(None).expect("below the limit");
+        assert!(matches!(next(&mut subscriber), Some(FeedBatch::Resync { .. })));
         let (mut keys, mut leases) = (Vec::new(), Vec::new());
         for turn in 0..300 {
-            driver.clock.tick_ms(random.below(900));
+            driver.clock.advance_ms(random.below(900));
             let calls = (0..random.below(4)).map(|_| call(&mut random, &keys, &leases)).collect();
-            for reply in driver.turn(calls).expect("memory") {
+            for reply in driver.turn(calls).expect("an engine in memory does not fail") {
                 match reply {
-                    Reply::Keys(made) => keys.extend(made.into_iter().map(|key| key.id)),
+                    Reply::Keys(new) => keys.extend(new.into_iter().map(|key| key.id)),
                     Reply::Granted { lease, .. } => leases.push(lease.id),
                     _ => {}
                 }
             }
-            while let Some(FeedBatch::Events(events)) = next(&mut follower) {
-                for told in events {
-                    mirror.take(&told.what);
+            while let Some(FeedBatch::Events(events)) = next(&mut subscriber) {
+                for event in events {
+                    replica.apply(&event.kind);
                 }
             }
-            let counts = driver.works.pools().get(&default_pool()).expect("there").counts();
-            assert_eq!(mirror.counts, counts, "seed {seed}, turn {turn}");
+            let counts = driver.engine.pools().get(&default_pool()).expect("it exists").counts();
+            assert_eq!(replica.counts, counts, "seed {seed}, turn {turn}");
         }
         let pool = default_pool();
-        let there = driver.works.pools().key_ids(&pool);
-        assert!(there.iter().all(|key| mirror.states.contains_key(key)), "seed {seed}");
-        assert_eq!(there.len(), mirror.states.len(), "seed {seed}");
+        let ids = driver.engine.pools().key_ids(&pool);
+        assert!(ids.iter().all(|key| replica.states.contains_key(key)), "seed {seed}");
+        assert_eq!(ids.len(), replica.states.len(), "seed {seed}");
     }
 }
 
@@ -128,7 +130,7 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
     match random.below(12) {
         0 => Call::Generate { pool, count: 1 + u32::try_from(random.below(3)).expect("small") },
         1 => {
-            let value = format!("brought-{}", random.below(30));
+            let value = format!("imported-{}", random.below(30));
             let value = Secret::new(&value).expect("in range");
             Call::Import { pool, values: vec![value] }
         }

@@ -1,7 +1,8 @@
-//! What the clients of a simulation ask, by what they were told: they lose answers, leave the line,
-//! come back with leases that ended long ago, and like to come at the very instant of a deadline.
+//! The clients of a simulation: they draw calls from what earlier replies contained. They lose
+//! replies, cancel waits, use leases that ended long ago, and often act at the very instant of a
+//! deadline.
 
-use crate::model::itself;
+use crate::model::inner_call;
 use crate::support::SeededRandom;
 use keypeg_engine::core::{
     BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
@@ -16,58 +17,67 @@ pub(crate) struct Clients {
     keys: Vec<(PoolName, KeyId, Secret)>,
     holders: u64,
     idempotency_keys: u64,
-    /// What was asked under Idempotency-Keys.
-    asked: Vec<Call>,
-    /// Who may stand in line, by slot.
+    /// Calls sent with an Idempotency-Key.
+    idempotent_calls: Vec<Call>,
+    /// Slots of acquires that may be in the wait queue.
     pub(crate) waiting: Vec<u32>,
-    /// By which lease, since when and until when each key's holder believes to have it, in true time.
-    held: BTreeMap<KeyId, (LeaseId, u64, u64)>,
-    /// When each call was sent, in true time, while its answer is open.
+    /// What each key's holder believes, by key.
+    held: BTreeMap<KeyId, HeldKey>,
+    /// When each call was sent, in true time, until its reply arrives.
     sent: BTreeMap<u32, u64>,
-    pub(crate) wish: AcquireOptions,
+    pub(crate) behavior: ClientBehavior,
 }
 
-/// What the clients of one simulation like to do.
+/// What a holder believes of its key, in true time.
+#[derive(Debug)]
+struct HeldKey {
+    lease: LeaseId,
+    /// The start of the turn that granted it.
+    since_ms: u64,
+    until_ms: u64,
+}
+
+/// What the clients of one simulation prefer to do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AcquireOptions {
-    /// How likely each kind of call is.
+pub(crate) struct ClientBehavior {
+    /// The weight of each kind of call.
     pub(crate) weights: [u64; KINDS],
     pub(crate) waits: bool,
-    /// One call in so many repeats one that was asked under an Idempotency-Key.
-    pub(crate) once_one_in: u64,
-    /// Keys may be purged.
+    /// One call in so many repeats a call that was sent with an Idempotency-Key.
+    pub(crate) repeat_one_in: u64,
+    /// Whether keys may be purged.
     pub(crate) purges: bool,
     pub(crate) keys_max: usize,
 }
 
 /// Kinds of calls.
 pub(crate) const KINDS: usize = 17;
-/// Things clients know at most.
+/// Most items of each kind that clients remember.
 const KNOWN_MAX: usize = 40;
 
-impl AcquireOptions {
-    /// Draws a liking: some calls often, some never.
+impl ClientBehavior {
+    /// Draws weights: some calls are frequent, some never occur.
     pub(crate) fn draw(random: &mut SeededRandom, waits: bool, purges: bool) -> Self {
-        // In the order of `Clients::call`.
+        // In the order of `Clients::new_call`.
         let usual = [10, 4, 30, 16, 8, 5, 4, 8, 3, 2, 3, 2, 2, 2, 1, 6, 2];
         let mut weights = usual.map(|weight: u64| weight * [0, 1, 1, 2][random.below(4) as usize]);
-        for must in [0, 2] {
-            weights[must] = weights[must].max(usual[must]);
+        for required in [0, 2] {
+            weights[required] = weights[required].max(usual[required]);
         }
-        let once_one_in = [8, 20, 1 << 40][random.below(3) as usize];
-        Self { weights, waits, once_one_in, purges, keys_max: 4 + random.below(10) as usize }
+        let repeat_one_in = [8, 20, 1 << 40][random.below(3) as usize];
+        Self { weights, waits, repeat_one_in, purges, keys_max: 4 + random.below(10) as usize }
     }
 }
 
 fn pick<T: Clone>(random: &mut SeededRandom, all: &[T]) -> Option<T> {
-    // The latest are the most interesting.
+    // The latest items are the most interesting.
     let len = all.len() as u64;
-    let back = if random.below(2) == 0 {
+    let distance = if random.below(2) == 0 {
         random.below(3.min(len.max(1)))
     } else {
         random.below(len.max(1))
     };
-    all.len().checked_sub(1 + usize::try_from(back).unwrap()).map(|at| all[at].clone())
+    all.len().checked_sub(1 + usize::try_from(distance).unwrap()).map(|index| all[index].clone())
 }
 
 fn pool(random: &mut SeededRandom) -> PoolName {
@@ -104,50 +114,50 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
 }
 
 impl Clients {
-    pub(crate) fn wishing(wish: AcquireOptions) -> Self {
-        Self { wish, ..Self::default() }
+    pub(crate) fn new(behavior: ClientBehavior) -> Self {
+        Self { behavior, ..Self::default() }
     }
 
-    /// Draws a call. `keys` is how many there are.
-    pub(crate) fn call(&mut self, random: &mut SeededRandom, keys: usize) -> Call {
-        if random.below(self.wish.once_one_in) == 0
-            && let Some(Call::Idempotent { key, body, call }) = pick(random, &self.asked)
+    /// Draws a call. `key_count` is the number of keys in all pools.
+    pub(crate) fn new_call(&mut self, random: &mut SeededRandom, key_count: usize) -> Call {
+        if random.below(self.behavior.repeat_one_in) == 0
+            && let Some(Call::Idempotent { key, body, call }) = pick(random, &self.idempotent_calls)
         {
-            // Now and then with another body.
+            // Occasionally with another body.
             let body = if random.below(12) == 0 { BodyDigest(7) } else { body };
             return Call::Idempotent { key, body, call };
         }
-        let call = self.fresh(random, keys);
-        let once =
+        let call = self.fresh(random, key_count);
+        let takes_idempotency_key =
             matches!(call, Call::Acquire { .. } | Call::Generate { .. } | Call::Import { .. });
-        if !once || random.below(self.wish.once_one_in / 2) > 0 {
+        if !takes_idempotency_key || random.below(self.behavior.repeat_one_in / 2) > 0 {
             return call;
         }
         self.idempotency_keys += 1;
         let key = format!("i{}", self.idempotency_keys).into();
         let body = BodyDigest(u128::from(1_000 + self.idempotency_keys));
         let call = Call::Idempotent { key, body, call: Box::new(call) };
-        self.asked.push(call.clone());
-        let many = self.asked.len().saturating_sub(KNOWN_MAX);
-        self.asked.drain(..many);
+        self.idempotent_calls.push(call.clone());
+        let excess = self.idempotent_calls.len().saturating_sub(KNOWN_MAX);
+        self.idempotent_calls.drain(..excess);
         call
     }
 
-    fn fresh(&mut self, random: &mut SeededRandom, keys: usize) -> Call {
-        let all: u64 = self.wish.weights.iter().sum();
-        let mut at = random.below(all);
-        let kind = self.wish.weights.iter().position(|weight| {
-            let here = at < *weight;
-            at = at.saturating_sub(*weight);
-            here
+    fn fresh(&mut self, random: &mut SeededRandom, key_count: usize) -> Call {
+        let total: u64 = self.behavior.weights.iter().sum();
+        let mut drawn = random.below(total);
+        let kind = self.behavior.weights.iter().position(|weight| {
+            let found = drawn < *weight;
+            drawn = drawn.saturating_sub(*weight);
+            found
         });
         let (pool, name) = (pool(random), PoolName::parse("default").unwrap());
         match kind.unwrap() {
-            0 if keys < self.wish.keys_max => {
+            0 if key_count < self.behavior.keys_max => {
                 let count = 1 + u32::try_from(random.below(4)).unwrap();
                 Call::Generate { pool, count }
             }
-            1 if keys < self.wish.keys_max => {
+            1 if key_count < self.behavior.keys_max => {
                 let value = |random: &mut SeededRandom| {
                     Secret::new(&format!("value-{}", random.below(12))).unwrap()
                 };
@@ -179,7 +189,7 @@ impl Clients {
             }
             9 => Call::KeepAliveAll { pool },
             10 => {
-                let patch = patch(random, self.wish.purges);
+                let patch = patch(random, self.behavior.purges);
                 Call::PutPool { pool, patch }
             }
             11 => Call::GetPool { pool },
@@ -212,7 +222,7 @@ impl Clients {
         let holder = Some(format!("h{}", self.holders).into());
         let ttl_ms =
             [None, None, Some(100), Some(300 + random.below(10) * 100)][random.below(4) as usize];
-        let waits = self.wish.waits && random.below(2) == 0;
+        let waits = self.behavior.waits && random.below(2) == 0;
         let wait_ms = if waits { 1 + random.below(40) * 50 } else { 0 };
         Call::Acquire { pool, ttl_ms, holder, wait_ms }
     }
@@ -225,12 +235,12 @@ impl Clients {
         Call::Release { pool, lease, verdict: ReleaseOptions { rest_ms, quarantine, reason } }
     }
 
-    /// A lease that was told of once, or, rarely, one that never was.
+    /// Draws a lease that an earlier reply contained or, rarely, one that never existed.
     fn lease(&self, random: &mut SeededRandom, pool: PoolName) -> (PoolName, LeaseId, KeyId) {
         let known = if random.below(30) == 0 { None } else { pick(random, &self.leases) };
         let (of, lease, key) =
             known.unwrap_or((pool.clone(), LeaseId(u128::from(random.next())), KeyId(1)));
-        // Now and then by way of another pool.
+        // Occasionally through another pool.
         (if random.below(40) == 0 { pool } else { of }, lease, key)
     }
 
@@ -248,23 +258,24 @@ impl Clients {
         pick(random, &self.keys).map_or(KeyId(7), |(_, id, _)| id)
     }
 
-    /// Notes what is sent: whoever gives a key back, or has it taken away, may no longer use it.
+    /// Records a call that is sent: a client that releases a key, or has it taken away, must no
+    /// longer use it.
     pub(crate) fn send(&mut self, slot: u32, call: &Call, true_ms: u64) {
         if !matches!(call, Call::CancelWait) {
             self.sent.insert(slot, true_ms);
         }
-        if matches!(itself(call), Call::Acquire { wait_ms: 1.., .. }) {
+        if matches!(inner_call(call), Call::Acquire { wait_ms: 1.., .. }) {
             self.waiting.push(slot);
         }
-        self.give_up(call);
+        self.take_keys_away(call);
     }
 
-    /// Notes that a call takes keys from whoever holds them. To be said when it is sent, and again
-    /// after its turn, in which the key may have been lent before it.
-    pub(crate) fn give_up(&mut self, call: &Call) {
+    /// Records that a call takes keys from their holders. Called when the call is sent, and again
+    /// after its turn, because an earlier call of that turn may have granted the key.
+    pub(crate) fn take_keys_away(&mut self, call: &Call) {
         match call {
             Call::Release { lease, .. } | Call::RevokeUndelivered { lease, .. } => {
-                self.held.retain(|_, (held, ..)| held != lease);
+                self.held.retain(|_, held| held.lease != *lease);
             }
             Call::ForceRelease { key: KeyRef::Id(id), .. }
             | Call::DeleteKey { key: KeyRef::Id(id), .. } => {
@@ -281,61 +292,62 @@ impl Clients {
         }
     }
 
-    /// Takes an answer that was received, to a turn that began at `begun_ms`: nobody may be given a
-    /// key while another has been told that it is his.
+    /// Records a delivered reply of a turn that started at `turn_start_ms`. Fails if a client
+    /// receives a key that another client still believes to hold.
     pub(crate) fn receive(
         &mut self,
         slot: u32,
         reply: &Reply,
-        (begun_ms, takes): (u64, bool),
+        (turn_start_ms, takes_keys_away): (u64, bool),
     ) -> Result<(), String> {
         self.waiting.retain(|waiting| *waiting != slot);
-        let sent_ms = self.sent.remove(&slot).unwrap_or(begun_ms);
+        let sent_ms = self.sent.remove(&slot).unwrap_or(turn_start_ms);
         match reply {
             Reply::Granted { pool, lease, value, waited_ms, .. } => {
-                let until = sent_ms + waited_ms + lease.expires_in_ms;
-                // Within one turn a key can be lent, taken away, and lent again.
-                let taken = |since: u64| takes && since == begun_ms;
-                if let Some((other, since, held)) =
-                    self.held.insert(lease.key_id, (lease.id, begun_ms, until))
-                    && held > begun_ms
-                    && other != lease.id
-                    && !taken(since)
+                let until_ms = sent_ms + waited_ms + lease.expires_in_ms;
+                // Within one turn a key can be granted, taken away, and granted again.
+                let was_taken_away =
+                    |held: &HeldKey| takes_keys_away && held.since_ms == turn_start_ms;
+                let held = HeldKey { lease: lease.id, since_ms: turn_start_ms, until_ms };
+                if let Some(other) = self.held.insert(lease.key_id, held)
+                    && other.until_ms > turn_start_ms
+                    && other.lease != lease.id
+                    && !was_taken_away(&other)
                 {
                     return Err(format!(
-                        "two holders: {other:?} was told it holds {} until {held}, {:?} got it at \
-                         {begun_ms} (true time)",
-                        lease.key_id, lease.id
+                        "two holders: {:?} holds {} until {}, {:?} received it at {turn_start_ms} \
+                         (true time)",
+                        other.lease, lease.key_id, other.until_ms, lease.id
                     ));
                 }
                 self.leases.push((pool.clone(), lease.id, lease.key_id));
                 self.keys.push((pool.clone(), lease.key_id, value.clone()));
             }
             Reply::Renewed(lease) => {
-                if let Some((holder, _, until)) = self.held.get_mut(&lease.key_id)
-                    && *holder == lease.id
+                if let Some(held) = self.held.get_mut(&lease.key_id)
+                    && held.lease == lease.id
                 {
-                    *until = sent_ms + lease.expires_in_ms;
+                    held.until_ms = sent_ms + lease.expires_in_ms;
                 }
             }
             _ => {}
         }
-        let many = self.leases.len().saturating_sub(KNOWN_MAX);
-        self.leases.drain(..many);
-        let many = self.keys.len().saturating_sub(KNOWN_MAX);
-        self.keys.drain(..many);
+        let excess = self.leases.len().saturating_sub(KNOWN_MAX);
+        self.leases.drain(..excess);
+        let excess = self.keys.len().saturating_sub(KNOWN_MAX);
+        self.keys.drain(..excess);
         Ok(())
     }
 
-    /// Notes keys that were made: all clients know of them.
+    /// Records created keys: all clients know of them.
     pub(crate) fn learn(&mut self, pool: &PoolName, reply: &Reply) {
         if let Reply::Keys(keys) = reply {
             self.keys.extend(keys.iter().map(|key| (pool.clone(), key.id, key.value.clone())));
         }
     }
 
-    /// The server ended: no answer comes any more.
-    pub(crate) fn cut_off(&mut self) {
+    /// Forgets all open calls: the server ended, and no reply arrives any more.
+    pub(crate) fn forget_open_calls(&mut self) {
         self.sent.clear();
         self.waiting.clear();
     }

@@ -1,0 +1,85 @@
+//! A lease as a client requests, receives and sees it.
+//!
+//! How a pool stores a running lease is the business of `holds.rs`.
+
+use crate::borrowers::Borrower;
+use crate::ids::{KeyId, LeaseId};
+use crate::key::Secret;
+use crate::numbers::WaiterId;
+use crate::policy::PoolName;
+
+/// The terms that an acquire requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AcquireOptions<'a> {
+    /// The duration of the lease; the policy's TTL when `None`.
+    pub ttl_ms: Option<u64>,
+    /// A name for the holder, which is only shown.
+    pub holder: Option<&'a str>,
+    /// The borrower that the lease counts for.
+    pub borrower: Borrower,
+}
+
+/// How long an acquire may wait, and the number by which its outcome is reported.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitOptions {
+    /// The caller's number for the request.
+    pub waiter_id: WaiterId,
+    /// The longest wait in milliseconds; 0 means that the request does not wait.
+    pub wait_ms: u64,
+}
+
+/// What a holder requests for the key when it releases a lease; by default nothing special.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReleaseOptions {
+    /// How long the key rests, in milliseconds; as the policy said at the grant when `None`.
+    pub rest_ms: Option<u64>,
+    /// Whether the key is quarantined, until a call frees it, instead of resting for a time.
+    pub quarantine: bool,
+    /// The reason, shown while the key rests or is quarantined.
+    pub reason: Option<Box<str>>,
+}
+
+/// A lease that an acquire returns at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The lease.
+    pub lease: LeaseView,
+    /// The key's value.
+    pub value: Secret,
+    /// Whether an earlier request with the same Idempotency-Key was granted this lease.
+    pub redelivered: bool,
+}
+
+/// A lease that was granted to a waiting request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantedLease {
+    /// The pool.
+    pub pool: PoolName,
+    /// The lease.
+    pub lease: LeaseView,
+    /// The key's value.
+    pub value: Secret,
+    /// The duration of the wait in milliseconds, rounded down.
+    pub waited_ms: u64,
+}
+
+/// A running lease as it is shown. Instants are wall time in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseView {
+    /// The lease's id: only its holder may see it.
+    pub id: LeaseId,
+    /// The leased key.
+    pub key_id: KeyId,
+    /// The fencing token.
+    pub token: u64,
+    /// The holder, as the request named it.
+    pub holder: Option<Box<str>>,
+    /// The instant of the grant.
+    pub granted_at_ms: u64,
+    /// The end of the lease.
+    pub expires_at_ms: u64,
+    /// The time left, in milliseconds.
+    pub expires_in_ms: u64,
+    /// When the key is purged without a keep-alive; `None` never.
+    pub key_expires_at_ms: Option<u64>,
+}

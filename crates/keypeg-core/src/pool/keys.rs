@@ -1,0 +1,107 @@
+//! The keys of a pool: inserting, finding and removing one.
+//!
+//! Every key is in a slot, in the index by id, in the heap of key ends, and in exactly one state.
+
+use super::{Pool, StepContext};
+use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
+use crate::ids::{IdHashKey, KeyId};
+use crate::indices::SlotIndex;
+use crate::key::{KeyRef, KeyState, NewKey, Secret};
+use crate::numbers::KeyNumber;
+use crate::refusal::{EndCause, Refusal};
+use crate::sabotage::{Sabotage, enabled};
+use crate::shared::SharedState;
+
+/// A key that is about to be inserted.
+pub(super) struct IncomingKey<'a> {
+    pub(super) number: KeyNumber,
+    pub(super) id: KeyId,
+    pub(super) value: &'a [u8],
+    pub(super) imported: bool,
+}
+
+impl Pool {
+    /// Returns whether this value is in the pool, or was imported before and is retired.
+    pub(super) fn has_or_had(&self, id: KeyId, value: &[u8]) -> bool {
+        self.find_value(id, value).is_some() || self.retired.contains(id)
+    }
+
+    /// Inserts a key: available, with its full keep-alive time.
+    pub(super) fn insert_key(
+        &mut self,
+        ids: &IdHashKey,
+        now: Now,
+        key: IncomingKey<'_>,
+    ) -> SlotIndex {
+        let IncomingKey { number, id, value, imported } = key;
+        let slot = self.slots.add(number, value, now.wall_us / US_PER_MS, imported);
+        let (slots, pool) = (&self.slots, self.id);
+        self.by_id.insert(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        self.available.insert(slot, &mut self.slots);
+        self.key_ends.set(slot, self.key_end_us(now), &mut self.slots);
+        slot
+    }
+
+    pub(super) fn new_key(&self, now: Now, id: KeyId, slot: SlotIndex) -> NewKey {
+        NewKey {
+            id,
+            value: Secret::from_stored(self.slots.value(slot)),
+            created_at_ms: self.slots.created_ms(slot),
+            expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
+        }
+    }
+
+    /// Finds a key and ends what is due of it; a key that is itself due counts as unknown.
+    pub(super) fn find_live(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        key: &KeyRef,
+    ) -> Result<SlotIndex, Refusal> {
+        let found = match key {
+            KeyRef::Id(id) => self.find(&shared.ids, *id),
+            KeyRef::Value(value) => {
+                let id = shared.ids.key_id(self.id, value.bytes());
+                self.find_value(id, value.bytes())
+            }
+        };
+        found.filter(|&slot| self.expire_key(shared, step, slot)).ok_or(Refusal::UnknownKey)
+    }
+
+    pub(super) fn find(&self, ids: &IdHashKey, id: KeyId) -> Option<SlotIndex> {
+        self.by_id.find(id.hash(), |slot| self.key_id(ids, slot) == id)
+    }
+
+    pub(super) fn find_value(&self, id: KeyId, value: &[u8]) -> Option<SlotIndex> {
+        self.by_id.find(id.hash(), |slot| self.slots.value(slot) == value)
+    }
+
+    pub(super) fn key_id(&self, ids: &IdHashKey, slot: SlotIndex) -> KeyId {
+        ids.key_id(self.id, self.slots.value(slot))
+    }
+
+    /// Returns when a key that is kept alive now is purged, in serving time.
+    pub(super) fn key_end_us(&self, now: Now) -> u64 {
+        self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
+    }
+
+    /// Removes a key, and retires its value if it was imported. Returns its id and the state before.
+    pub(super) fn remove_key(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+    ) -> (KeyId, KeyState) {
+        let id = self.key_id(&shared.ids, slot);
+        let was = self.slots.state(slot).expect("invariant: a removed key exists");
+        self.detach(shared, slot, EndCause::KeyGone);
+        self.key_ends.cancel(slot, &mut self.slots);
+        let (slots, pool, ids) = (&self.slots, self.id, &shared.ids);
+        self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        if self.slots.imported(slot) && !enabled(Sabotage::ForgetRetired) {
+            self.retired.insert(id, shared.positions);
+        }
+        self.slots.remove(slot);
+        shared.key_count -= 1;
+        (id, was)
+    }
+}

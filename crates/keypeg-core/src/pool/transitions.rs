@@ -1,0 +1,177 @@
+//! The transitions of a key between its states, and the reasons of rest and quarantine.
+//!
+//! Public calls, expiry and replay share them. The reason of a rest is in its hold, that of a
+//! quarantine in a side table: a key without a reason takes no memory for one.
+
+use super::Pool;
+use crate::chunks::Chunks;
+use crate::fact::Grant;
+use crate::holds::Hold;
+use crate::indices::{HoldIndex, ItemIndex, ReasonIndex, SlotIndex};
+use crate::key::KeyState;
+use crate::refusal::EndCause;
+use crate::shared::{EndedLease, SharedState};
+
+/// How a key rests after a lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest<'a> {
+    /// The end of the rest, lease time in microseconds; 0 when the key does not rest.
+    pub(crate) until_us: u64,
+    pub(crate) reason: Option<&'a str>,
+}
+
+impl Pool {
+    /// Leases a key in any state.
+    pub(super) fn lend(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+        token: u64,
+        lease: &Grant<'_>,
+    ) {
+        self.detach(shared, slot, EndCause::Expired);
+        let hold = self.holds.add(Hold::new(slot, token, lease));
+        self.count_lease(shared, lease.borrower);
+        self.slots.set_state(slot, KeyState::Leased);
+        self.slots.set_hold(slot, hold);
+        self.hold_ends.set(hold, lease.until_us, &mut self.holds);
+    }
+
+    /// Ends a lease: its key rests or becomes available.
+    pub(super) fn end_lease(
+        &mut self,
+        shared: &mut SharedState,
+        hold: HoldIndex,
+        rest: Rest<'_>,
+        cause: EndCause,
+    ) {
+        if rest.until_us == 0 {
+            let slot = self.holds.get(hold).slot;
+            self.make_available(shared, slot, cause);
+            return;
+        }
+        self.note_lease_end(shared, hold, cause);
+        self.begin_rest(hold, rest);
+    }
+
+    /// Lets the key of a lease that has ended rest.
+    pub(super) fn begin_rest(&mut self, hold: HoldIndex, rest: Rest<'_>) {
+        let slot = self.holds.get(hold).slot;
+        self.slots.set_state(slot, KeyState::Resting);
+        self.resting += 1;
+        self.holds.set_rest_reason(hold, rest.reason);
+        self.hold_ends.set(hold, rest.until_us, &mut self.holds);
+    }
+
+    /// Quarantines a key in any state.
+    pub(super) fn quarantine(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+        reason: Option<&str>,
+    ) {
+        self.detach(shared, slot, EndCause::Released);
+        self.slots.set_state(slot, KeyState::Quarantined);
+        self.slots.set_reason(slot, self.reasons.add(reason));
+        self.quarantined += 1;
+    }
+
+    /// Makes a key in any state available.
+    pub(super) fn make_available(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+        cause: EndCause,
+    ) {
+        self.detach(shared, slot, cause);
+        self.slots.set_state(slot, KeyState::Available);
+        self.available.insert(slot, &mut self.slots);
+    }
+
+    /// Removes a key from the structures of its state; a lease on it ends for this cause.
+    pub(super) fn detach(&mut self, shared: &mut SharedState, slot: SlotIndex, cause: EndCause) {
+        match self.slots.state(slot).expect("invariant: a detached key exists") {
+            KeyState::Available => self.available.remove(slot, &mut self.slots),
+            KeyState::Quarantined => {
+                self.quarantined -= 1;
+                self.reasons.remove(self.slots.reason(slot));
+            }
+            state @ (KeyState::Leased | KeyState::Resting) => {
+                let hold = self.slots.hold(slot);
+                if state == KeyState::Leased {
+                    self.note_lease_end(shared, hold, cause);
+                } else {
+                    self.resting -= 1;
+                }
+                self.hold_ends.cancel(hold, &mut self.holds);
+                self.holds.remove(hold);
+            }
+        }
+    }
+
+    fn note_lease_end(&mut self, shared: &mut SharedState, hold: HoldIndex, cause: EndCause) {
+        let Hold { slot, token, borrower, .. } = *self.holds.get(hold);
+        self.uncount_lease(shared, borrower);
+        let number = self.slots.number(slot);
+        shared.ended_leases.add(EndedLease { token, number, slot, cause });
+        self.idempotency.lease_ended(shared, token);
+    }
+
+    /// Returns the present state of the key of an ended lease; `None` when the key is removed.
+    pub(super) fn state_after(&self, ended: EndedLease) -> Option<KeyState> {
+        let EndedLease { slot, number, .. } = ended;
+        self.slots.state(slot).filter(|_| self.slots.number(slot) == number)
+    }
+
+    pub(super) fn end_cause(&self, shared: &SharedState, token: u64) -> Option<EndCause> {
+        let ended = shared.ended_leases.find(token)?;
+        Some(match (self.state_after(ended), ended.cause) {
+            (None, _) => EndCause::KeyGone,
+            (Some(KeyState::Leased), EndCause::Expired) => EndCause::Superseded,
+            (Some(_), cause) => cause,
+        })
+    }
+
+    /// Returns the reason of a rest or a quarantine, where one was given.
+    pub(super) fn reason(&self, slot: SlotIndex) -> Option<&str> {
+        match self.slots.state(slot)? {
+            KeyState::Resting => self.holds.get(self.slots.hold(slot)).holder_or_reason.as_deref(),
+            KeyState::Quarantined => self.reasons.get(self.slots.reason(slot)),
+            KeyState::Available | KeyState::Leased => None,
+        }
+    }
+}
+
+/// The reasons of quarantined keys, as far as they have one: a slab with a free list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reasons {
+    texts: Chunks<ReasonIndex, Box<str>>,
+    free: Chunks<u32, ReasonIndex>,
+}
+
+impl Reasons {
+    pub(super) fn len(&self) -> usize {
+        self.texts.len() - self.free.len()
+    }
+
+    /// Adds a reason and returns its index, which is [`ItemIndex::NONE`] for no reason.
+    fn add(&mut self, reason: Option<&str>) -> ReasonIndex {
+        let Some(reason) = reason else { return ReasonIndex::NONE };
+        if let Some(index) = self.free.pop() {
+            self.texts[index] = reason.into();
+            return index;
+        }
+        self.texts.push(reason.into())
+    }
+
+    fn remove(&mut self, index: ReasonIndex) {
+        if index != ReasonIndex::NONE {
+            self.texts[index] = Box::default();
+            self.free.push(index);
+        }
+    }
+
+    fn get(&self, index: ReasonIndex) -> Option<&str> {
+        (index != ReasonIndex::NONE).then(|| &*self.texts[index])
+    }
+}

@@ -1,0 +1,213 @@
+//! Tests of the record encoding: round trips, damage, limits and the bytes of existing journals.
+
+use super::*;
+use crate::core::{BodyDigest, BorrowerId, Grant, Policy};
+
+const NOW: u64 = 1_000_000;
+
+fn facts() -> Vec<Fact<'static>> {
+    let policy = Policy {
+        max_hold_ms: Some(600_000),
+        keepalive_ttl_ms: None,
+        rest_ms: 7,
+        key_prefix: "ci_".into(),
+        max_keys: Some(9),
+        ..Policy::default()
+    };
+    let lease = Grant {
+        granted_us: NOW,
+        until_us: NOW + 5,
+        hold_until_us: NOW + 9,
+        rest_us: 3,
+        holder: Some("jöb-7"),
+        borrower: BorrowerId((1 << 56) - 1),
+    };
+    let bare = Grant {
+        holder: None,
+        borrower: BorrowerId::NONE,
+        rest_us: 0,
+        hold_until_us: NOW + 5,
+        ..lease
+    };
+    let values = PackedValues::parse(&[1, 0, b'a', 2, 0, b'b', b'c']).expect("whole");
+    let result = IdempotentResult::Lease {
+        key: KeyNumber(7),
+        token: 1 << 52,
+        until_us: NOW + 5,
+        granted_at_ms: 1 << 40,
+        expires_at_ms: 3,
+        key_expires_at_ms: Some(0),
+    };
+    let answer = IdempotencyRecord {
+        id: IdempotencyId(u128::MAX),
+        body: BodyDigest(0),
+        until_us: NOW,
+        result,
+    };
+    let keys = IdempotentResult::Keys { first: KeyNumber(7), count: 10_000, expires_at_ms: None };
+    vec![
+        Fact::PoolCreated { pool: PoolId(1), name: "default", policy: Policy::default() },
+        Fact::PoolCreated { pool: PoolId(u32::MAX), name: "ci", policy: policy.clone() },
+        Fact::PolicyChanged { pool: PoolId(2), policy },
+        Fact::PoolDeleted { pool: PoolId(2) },
+        Fact::KeysCreated {
+            pool: PoolId(1),
+            first: KeyNumber(300),
+            at_ms: 1 << 40,
+            imported: true,
+            values,
+        },
+        Fact::KeysCreated {
+            pool: PoolId(1),
+            first: KeyNumber(1),
+            at_ms: 0,
+            imported: false,
+            values,
+        },
+        Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(u64::MAX / 2) },
+        Fact::KeyPurged { pool: PoolId(1), key: KeyNumber(128) },
+        Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 1 << 52, lease },
+        Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 1, lease: bare },
+        Fact::Renewed { pool: PoolId(1), key: KeyNumber(7), token: 1, until_us: 77 },
+        Fact::Released {
+            pool: PoolId(1),
+            key: KeyNumber(7),
+            token: 1,
+            rest_until_us: 0,
+            reason: None,
+        },
+        Fact::Released {
+            pool: PoolId(1),
+            key: KeyNumber(7),
+            token: 1,
+            rest_until_us: 5,
+            reason: Some("429 ✗"),
+        },
+        Fact::Quarantined { pool: PoolId(1), key: KeyNumber(7), reason: None },
+        Fact::Quarantined { pool: PoolId(1), key: KeyNumber(7), reason: Some("401") },
+        Fact::KeyFreed { pool: PoolId(1), key: KeyNumber(7) },
+        Fact::TokensReserved { until: 5 },
+        Fact::Stopped { next_token: 4 },
+        Fact::LeaseSnapshot {
+            pool: PoolId(1),
+            key: KeyNumber(7),
+            token: 1,
+            lease: Grant { granted_us: 3, ..lease },
+        },
+        Fact::RestSnapshot {
+            pool: PoolId(1),
+            key: KeyNumber(7),
+            token: 1,
+            until_us: 5,
+            reason: None,
+        },
+        Fact::RestSnapshot {
+            pool: PoolId(1),
+            key: KeyNumber(7),
+            token: 1,
+            until_us: 5,
+            reason: Some("429"),
+        },
+        Fact::SegmentsDropped { through: 9 },
+        Fact::AnswerStored { pool: PoolId(1), answer },
+        Fact::AnswerStored {
+            pool: PoolId(1),
+            answer: IdempotencyRecord { result: keys, ..answer },
+        },
+        Fact::AnswerRevoked { pool: PoolId(1), id: IdempotencyId(1) },
+    ]
+}
+
+#[test]
+fn every_fact_reads_back_unchanged() {
+    let mut batch = Batch::default();
+    batch.begin(Now { lease_us: NOW, ..Now::default() });
+    for fact in facts() {
+        batch.record(&fact);
+    }
+    let mut rest = batch.bytes();
+    for fact in facts() {
+        let found;
+        (found, rest) = read(rest, NOW).expect("whole");
+        assert_eq!(found, fact);
+    }
+    assert!(rest.is_empty());
+}
+
+/// Existing journals must stay readable: the tags of a record never change.
+#[test]
+fn a_grant_for_a_borrower_has_these_bytes() {
+    let (granted_us, until_us, hold_until_us) = (NOW, NOW + 5, NOW + 5);
+    let lease = Grant {
+        granted_us,
+        until_us,
+        hold_until_us,
+        rest_us: 0,
+        holder: Some("a"),
+        borrower: BorrowerId(300),
+    };
+    let fact = Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 9, lease };
+    let bytes = [7, 14, 0, 0, 0, 1, 1, 2, 7, 3, 9, 5, 5, 8, 1, b'a', 25, 0xac, 2];
+    assert_eq!(read(&bytes, NOW), Ok((fact.clone(), &[][..])));
+    let mut batch = Batch::default();
+    batch.begin(Now { lease_us: NOW, ..Now::default() });
+    batch.record(&fact);
+    assert_eq!(batch.bytes(), bytes);
+}
+
+#[test]
+fn a_truncated_record_is_an_error_and_a_damaged_record_never_panics() {
+    for fact in facts() {
+        let mut batch = Batch::default();
+        batch.begin(Now { lease_us: NOW, ..Now::default() });
+        batch.record(&fact);
+        let whole = batch.bytes();
+        for len in 0..whole.len() {
+            assert!(read(&whole[..len], NOW).is_err(), "{fact:?} truncated to {len} bytes");
+        }
+        for offset in 0..whole.len() {
+            for bit in 0..8 {
+                let mut damaged = whole.to_vec();
+                damaged[offset] ^= 1 << bit;
+                let _ = read(&damaged, NOW);
+            }
+        }
+    }
+}
+
+/// A number that no server writes is refused at parsing even under a valid CRC: a later
+/// calculation with it would panic.
+#[test]
+fn a_number_above_its_limit_is_refused() {
+    let numbers: [(u8, u8, u64); 10] = [
+        (KEY_DELETED, tag::KEY, KEY_NUMBER_MAX),
+        (RELEASED, tag::TOKEN, REPLAYED_TOKEN_MAX),
+        (STOPPED, tag::TOKEN, REPLAYED_TOKEN_MAX),
+        (KEYS_CREATED, tag::AT, INSTANT_MAX),
+        (RENEWED, tag::UNTIL, INSTANT_MAX),
+        (RELEASED, tag::REST, INSTANT_MAX),
+        (KEYS_ANSWER_STORED, tag::COUNT, u64::from(GENERATE_MAX)),
+        (KEYS_ANSWER_STORED, tag::KEY_EXPIRES, INSTANT_MAX),
+        (LEASE_ANSWER_STORED, tag::EXPIRES, INSTANT_MAX),
+        (LEASE_ANSWER_STORED, tag::KEPT_UNTIL, INSTANT_MAX),
+    ];
+    for (kind, tag, limit) in numbers {
+        for (number, is_valid) in [(limit, true), (limit + 1, false)] {
+            let mut record = vec![kind, 0, 0, 0, 0];
+            let mut fields = Writer { out: &mut record };
+            fields.number(tag, number);
+            fields.bytes(tag::IDEMPOTENCY_ID, &[1; 16]);
+            fields.bytes(tag::BODY_DIGEST, &[1; 16]);
+            let len = u32::try_from(record.len() - RECORD_HEAD).expect("short");
+            record[1..RECORD_HEAD].copy_from_slice(&len.to_le_bytes());
+            assert_eq!(read(&record, 0).is_ok(), is_valid, "kind {kind}, tag {tag}: {number}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_kind_or_tag_is_refused() {
+    assert!(read(&[99, 0, 0, 0, 0], NOW).is_err());
+    assert!(read(&[POOL_DELETED, 2, 0, 0, 0, 60, 1], NOW).is_err());
+    assert!(read(&[POOL_DELETED, 2, 0, 0, 0, 0, 1], NOW).is_err());
+}

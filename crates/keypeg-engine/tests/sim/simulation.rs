@@ -1,0 +1,531 @@
+//! One simulation: engine, checkpointer, clocks, disk and clients in one thread under one seed.
+//!
+//! Each step lets time pass, sends one turn of calls, and may run the checkpointer. A fault of the
+//! process or of its machine can occur at any disk operation. Every reply is checked against the
+//! model, and after every start all pools and keys are read and compared with it.
+
+mod reached_states;
+mod restarts;
+
+use crate::clients::{ClientBehavior, Clients};
+use crate::clocks::SimClock;
+use crate::coverage::Coverage;
+use crate::faults::{Fault, FaultInjector, Part};
+use crate::lost_turns::TOO_MANY;
+use crate::model::{Checked, Instant, Model, Observation, Rules, State, ensure, pool_of};
+use crate::support::SeededRandom;
+use crate::support::sim_disk::SimDisk;
+use keypeg_engine::core::sabotage::TestLimit;
+use keypeg_engine::core::{LeaseId, Policy};
+use keypeg_engine::state::{CallId, EngineState, JournalSizes, NextWakeup};
+use keypeg_engine::{Call, Principal, Reply, Request};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Which faults one simulation can meet and how often, drawn from its seed: each seed covers
+/// another part.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) steps: u64,
+    pub(crate) rules: Rules,
+    pub(crate) sizes: JournalSizes,
+    /// Limits made small, where the build allows it.
+    pub(crate) limits: Vec<(TestLimit, u64)>,
+    pub(crate) sector: usize,
+    pub(crate) policy: Policy,
+    /// One step in so many gets a fault; 0 for none.
+    pub(crate) fault_one_in: u64,
+    pub(crate) fails: bool,
+    pub(crate) power_cuts: bool,
+    pub(crate) stops: bool,
+    pub(crate) slow_one_in: u64,
+    pub(crate) checkpoint_in_turn_one_in: u64,
+    /// After one step in so many the checkpointer runs between turns.
+    pub(crate) checkpoint_between_turns_one_in: u64,
+    pub(crate) pauses: bool,
+    pub(crate) wall_steps: bool,
+    pub(crate) lost_replies: bool,
+}
+
+pub(crate) struct Simulation {
+    plan: Plan,
+    random: SeededRandom,
+    clock: SimClock,
+    faults: FaultInjector,
+    disk: SimDisk,
+    engine: Option<EngineState>,
+    /// The models that can be true.
+    models: Vec<Candidate>,
+    /// Whether lease time is known exactly: after a reboot it is not.
+    lease_time_known: bool,
+    /// Boot time up to which lease time has been counted.
+    counted_boot_ms: u64,
+    clients: Clients,
+    /// The clocks at the last turn.
+    last_turn: LastTurn,
+    slots: u32,
+    /// The greatest token in any reply.
+    token: u64,
+    /// Grants with consecutive tokens since the last gap.
+    consecutive_tokens: u64,
+    /// Grants that were not delivered; the next turn revokes them.
+    undelivered: Vec<(LeaseId, Option<Call>)>,
+    next: Option<NextWakeup>,
+    pub(crate) coverage: Coverage,
+    pub(crate) trace: Trace,
+}
+
+/// A model that can be true, with its lease time now; after a reboot, the latest possible one.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) model: Model,
+    pub(crate) lease_ms: u64,
+}
+
+/// The clocks at a turn.
+#[derive(Clone, Copy, Debug)]
+struct LastTurn {
+    serving_ms: u64,
+    boot_ms: u64,
+}
+
+/// A turn or another operation that the end of the process interrupted.
+pub(crate) struct Interrupted {
+    error: String,
+    /// `None` where no turn was running.
+    turn: Option<SentTurn>,
+}
+
+/// A turn that was sent, with its instant for each model.
+#[derive(Debug)]
+pub(crate) struct SentTurn {
+    pub(crate) instants: Vec<Instant>,
+    pub(crate) calls: Vec<(u32, Call)>,
+}
+
+/// The trace: its last lines, and a hash of all lines.
+pub(crate) struct Trace {
+    pub(crate) hash: u64,
+    pub(crate) lines: VecDeque<String>,
+}
+
+const TRACE_LINES: usize = 60;
+/// Most models that can be true at once.
+const MODELS_MAX: usize = 64;
+
+impl Trace {
+    fn note(&mut self, line: String) {
+        for byte in line.bytes() {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        if self.lines.len() >= TRACE_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+impl Simulation {
+    pub(crate) fn new(plan: Plan, seed: u64) -> Self {
+        let mut random = SeededRandom(seed);
+        let clock = SimClock::new();
+        let counted_boot_ms = clock.boot_ms();
+        let faults = FaultInjector::new(SeededRandom(random.next()), &clock);
+        faults.set_background_rates(plan.slow_one_in, plan.checkpoint_in_turn_one_in);
+        let disk = SimDisk::with_fault_policy(Arc::new(faults.clone()), plan.sector);
+        let model = Model::new(plan.policy.clone(), plan.rules);
+        let purges = !plan.rules.disk_can_fill && !plan.rules.expiry_can_lag;
+        let behavior = ClientBehavior::draw(&mut random, !plan.rules.expiry_can_lag, purges);
+        Self {
+            plan,
+            random,
+            clock,
+            faults,
+            disk,
+            engine: None,
+            models: vec![Candidate { model, lease_ms: 0 }],
+            lease_time_known: false,
+            counted_boot_ms,
+            clients: Clients::new(behavior),
+            last_turn: LastTurn { serving_ms: 0, boot_ms: 0 },
+            slots: 0,
+            token: 0,
+            consecutive_tokens: 0,
+            undelivered: Vec::new(),
+            next: None,
+            coverage: Coverage::default(),
+            trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new() },
+        }
+    }
+
+    /// Runs the simulation to its end. The error names the broken promise.
+    pub(crate) fn run(&mut self) -> Checked {
+        self.start(None)?;
+        for _ in 0..self.plan.steps {
+            let result = self.step();
+            let too_many = result.as_ref().is_err_and(|why| why == TOO_MANY);
+            if too_many || self.models.len() > MODELS_MAX {
+                // Too many replies were lost at once: the model can no longer decide what is
+                // correct.
+                self.coverage.count("seeds ended early: too many models can be true");
+                return Ok(());
+            }
+            result?;
+        }
+        self.check_quiescence()
+    }
+
+    fn one_in(&mut self, one_in: u64) -> bool {
+        one_in > 0 && self.random.below(one_in) == 0
+    }
+
+    fn note(&mut self, line: &str) {
+        let true_ms = self.clock.true_ms();
+        self.trace.note(format!("{true_ms:>9} {line}"));
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.clock.advance(ms);
+        self.count_lease_time();
+    }
+
+    /// Counts lease time up to now.
+    fn count_lease_time(&mut self) {
+        let boot = self.clock.boot_ms();
+        for candidate in &mut self.models {
+            candidate.lease_ms += boot - self.counted_boot_ms;
+        }
+        self.counted_boot_ms = boot;
+    }
+
+    fn step(&mut self) -> Checked {
+        self.coverage.count("steps");
+        let ms = self.draw_elapsed_ms();
+        self.advance(ms);
+        if self.plan.wall_steps && self.one_in(20) {
+            let by = self.random.below(20 * 365 * 86_400_000).cast_signed() - 10 * 365 * 86_400_000;
+            self.clock.step_wall(by);
+            self.coverage.count("the wall clock was stepped");
+        }
+        if self.plan.rules.disk_can_fill && self.one_in(12) {
+            let capacity = (self.random.below(3) > 0)
+                .then(|| self.disk.used() + self.random.below(4_096) as usize);
+            self.disk.set_capacity(capacity);
+            self.note(&format!("the disk capacity is {capacity:?}"));
+        }
+        let faulted = self.one_in(self.plan.fault_one_in);
+        if faulted {
+            let fails = self.plan.fails && self.one_in(3);
+            let after = self.one_in(2);
+            let fault = if fails { Fault::Failure } else { Fault::Crash { after } };
+            let within = [3, 8, 30][self.random.below(3) as usize];
+            self.faults.schedule(Some((self.random.below(within), fault)));
+        }
+        let count = self.random.below(if self.plan.rules.expiry_can_lag { 9 } else { 5 });
+        let key_count = self.models[0].model.pools.values().map(|pool| pool.keys.len()).sum();
+        let calls: Vec<_> =
+            (0..count).map(|_| self.clients.new_call(&mut self.random, key_count)).collect();
+        self.turn(calls)?;
+        if self.engine.is_some() && self.one_in(self.plan.checkpoint_between_turns_one_in) {
+            self.faults.step_checkpointer();
+            self.check_checkpointer()?;
+        }
+        self.faults.schedule(None);
+        if self.engine.is_some() && self.plan.stops && self.one_in(40) {
+            self.restart_cleanly()?;
+        }
+        if self.engine.is_some() && self.one_in(self.plan.fault_one_in * 4) {
+            self.note("killed between turns");
+            self.restart(None)?;
+        }
+        Ok(())
+    }
+
+    /// Draws the time until the next turn: often exactly up to a deadline, or a millisecond beside
+    /// it.
+    fn draw_elapsed_ms(&mut self) -> u64 {
+        let drawn = self.random.below(100);
+        match drawn {
+            0..10 => 0,
+            10..45 => self.random.below(300),
+            45..85 => self.draw_ms_to_deadline(),
+            85..97 => self.random.below(1_500),
+            _ if self.plan.pauses => {
+                self.coverage.count("the process was paused for long");
+                self.random.below(600_000)
+            }
+            _ => 1,
+        }
+    }
+
+    fn draw_ms_to_deadline(&mut self) -> u64 {
+        let Candidate { model, lease_ms } = &self.models[0];
+        let lease = *lease_ms;
+        let since = self.clock.boot_ms() - self.last_turn.boot_ms;
+        let serving = self.last_turn.serving_ms + since.min(1_000);
+        let mut lengths = Vec::new();
+        for pool in model.pools.values() {
+            lengths.extend(pool.wait_queue.iter().map(|waiter| waiter.end.saturating_sub(lease)));
+            for key in &pool.keys {
+                match &key.state {
+                    State::Leased(lease_of) => lengths.push(lease_of.until.saturating_sub(lease)),
+                    State::Resting { until, .. } => lengths.push(until.saturating_sub(lease)),
+                    State::Available | State::Quarantined { .. } => {}
+                }
+                lengths.extend(key.purge_at.map(|purge_at| purge_at.saturating_sub(serving)));
+            }
+        }
+        lengths.sort_unstable();
+        let near = lengths.len().min(3) as u64;
+        if near == 0 {
+            return 100;
+        }
+        let length = lengths[self.random.below(near) as usize].min(1_000);
+        (length + self.random.below(3)).saturating_sub(1)
+    }
+
+    /// The instant of a turn that runs now, for each model.
+    fn instants(&self) -> Vec<Instant> {
+        let (serving, wall) = (self.last_turn.serving_ms, self.clock.wall_ms());
+        let instant = |candidate: &Candidate| Instant { lease: candidate.lease_ms, serving, wall };
+        self.models.iter().map(instant).collect()
+    }
+
+    /// Counts serving time up to the turn that starts now.
+    fn count_serving_time(&mut self) {
+        let boot_ms = self.clock.boot_ms();
+        let LastTurn { serving_ms, boot_ms: last_ms } = self.last_turn;
+        self.last_turn =
+            LastTurn { serving_ms: serving_ms + (boot_ms - last_ms).min(1_000), boot_ms };
+    }
+
+    fn turn(&mut self, calls: Vec<Call>) -> Checked {
+        let mut sent_calls: Vec<(u32, Principal, Call)> = Vec::new();
+        let mut revoked = Vec::new();
+        for (lease, call) in std::mem::take(&mut self.undelivered) {
+            revoked.push(lease);
+            sent_calls.extend(call.map(|call| (self.slot(), Principal::Server, call)));
+        }
+        for call in calls {
+            match call {
+                // A cancelled wait is named by the slot of its acquire.
+                Call::CancelWait => {
+                    let waiting = self.clients.waiting.pop();
+                    sent_calls
+                        .extend(waiting.map(|slot| (slot, Principal::Server, Call::CancelWait)));
+                }
+                call => sent_calls.push((self.slot(), reached_states::principal(), call)),
+            }
+        }
+        self.count_lease_time();
+        self.count_serving_time();
+        let turn_start = self.clock.true_ms();
+        let instants = self.instants();
+        for (slot, _, call) in &sent_calls {
+            self.note(&format!("#{slot} {call:?}"));
+            self.clients.send(*slot, call, turn_start);
+            self.count_call(call);
+        }
+        let calls: Vec<_> =
+            sent_calls.iter().map(|(slot, _, call)| (*slot, call.clone())).collect();
+        self.coverage.add("calls", calls.len() as u64);
+        let mut queue: VecDeque<_> = sent_calls
+            .into_iter()
+            .map(|(slot, by, call)| (CallId { lane: 0, slot }, Request { by, call }))
+            .collect();
+        let mut replies = Vec::new();
+        let engine = self.engine.as_mut().expect("the engine runs");
+        self.faults.enter(Part::Turn);
+        let played = engine.turn(&mut queue, &mut replies);
+        self.faults.enter(Part::Idle);
+        match played {
+            Ok(next) => {
+                self.next = Some(next);
+                if engine.pending_count() > 0 {
+                    self.coverage.count("a call was deferred to the next turn");
+                }
+                if engine.pools().key_count() < 100 {
+                    engine.pools().check_invariants();
+                    reached_states::check_caller_counts(engine)?;
+                }
+                ensure!(queue.is_empty(), "the turn did not take every call");
+                self.check_replies(&instants, &calls, replies, turn_start)?;
+                for lease in revoked {
+                    self.check_revoked(lease)?;
+                }
+                self.check_checkpointer()
+            }
+            Err(error) => {
+                self.note(&format!("the turn was interrupted: {error}"));
+                self.coverage.count("turns lost");
+                self.restart(Some(Interrupted {
+                    error: error.to_string(),
+                    turn: Some(SentTurn { instants, calls }),
+                }))
+            }
+        }
+    }
+
+    fn slot(&mut self) -> u32 {
+        self.slots += 1;
+        self.slots
+    }
+
+    fn check_revoked(&mut self, lease: LeaseId) -> Checked {
+        let is_running = |candidate: &Candidate| {
+            let mut keys = candidate.model.pools.values().flat_map(|pool| &pool.keys);
+            keys.any(|key| matches!(&key.state, State::Leased(of) if of.id == Some(lease)))
+        };
+        if self.models.iter().any(|candidate| candidate.model.was_redelivered(lease)) {
+            self.coverage.count("an undelivered grant was redelivered");
+            return Ok(());
+        }
+        ensure!(
+            !self.models.iter().all(is_running),
+            "not revoked: {lease:?}, which no client received"
+        );
+        self.coverage.count("an undelivered grant was revoked");
+        Ok(())
+    }
+
+    /// Checks a turn's replies, and delivers them to the clients that still wait for them.
+    fn check_replies(
+        &mut self,
+        instants: &[Instant],
+        calls: &[(u32, Call)],
+        replies: Vec<(CallId, Reply)>,
+        turn_start: u64,
+    ) -> Checked {
+        let mut order = Vec::new();
+        let mut by_slot = BTreeMap::new();
+        for (call_id, reply) in replies {
+            order.push(call_id.slot);
+            if by_slot.insert(call_id.slot, reply).is_some() {
+                return Err(format!("#{} got two replies", call_id.slot));
+            }
+        }
+        for (slot, reply) in &by_slot {
+            self.trace.note(format!("          #{slot} -> {reply:?}"));
+        }
+        self.count_replies(&by_slot);
+        let mut left = Vec::new();
+        let mut why = None;
+        for (mut candidate, now) in std::mem::take(&mut self.models).into_iter().zip(instants) {
+            let mut unchecked = by_slot.clone();
+            match candidate.model.turn(*now, calls, &mut Observation::Replies(&mut unchecked)) {
+                Ok(()) => left.push(candidate),
+                Err(error) => why = why.or(Some(error)),
+            }
+        }
+        if left.is_empty() {
+            return Err(why.unwrap());
+        }
+        self.models = left;
+        let takes_keys_away = calls.iter().any(|(_, call)| {
+            matches!(
+                call,
+                Call::ForceRelease { .. } | Call::DeleteKey { .. } | Call::DeletePool { .. }
+            )
+        });
+        for slot in order {
+            let reply = &by_slot[&slot];
+            if let Reply::Granted { lease, redelivered: false, .. } = reply {
+                let last = std::mem::replace(&mut self.token, lease.token);
+                ensure!(lease.token > last, "tokens only grow: {} after {last}", lease.token);
+                if self.plan.limits.contains(&(TestLimit::TokenReservation, 4))
+                    && lease.token == last + 1
+                {
+                    self.consecutive_tokens += 1;
+                    if self.consecutive_tokens > 4 {
+                        self.coverage.count("a token reservation was used up");
+                    }
+                } else {
+                    self.consecutive_tokens = 0;
+                }
+            }
+            if let Some((_, call)) = calls.iter().find(|(of, _)| *of == slot)
+                && let Some(pool) = pool_of(call)
+            {
+                self.clients.learn(pool, reply);
+            }
+            let caller_left =
+                calls.iter().any(|(of, call)| *of == slot && matches!(call, Call::CancelWait));
+            if caller_left || (self.plan.lost_replies && self.one_in(12)) {
+                // The server notices a closed connection; a reply that is lost on the network it
+                // does not.
+                if let Reply::Granted { lease, .. } = reply
+                    && (caller_left || self.one_in(2))
+                {
+                    self.undelivered.push((lease.id, keypeg_engine::undo_undelivered(reply)));
+                }
+                self.coverage.count("a reply was lost");
+                continue;
+            }
+            self.clients.receive(slot, reply, (turn_start, takes_keys_away))?;
+        }
+        for (_, call) in calls {
+            self.clients.take_keys_away(call);
+        }
+        Ok(())
+    }
+
+    fn check_checkpointer(&mut self) -> Checked {
+        match self.faults.checkpointer_ended() {
+            None if self.disk.has_crashed() => self.restart(None),
+            None => Ok(()),
+            Some(why) => {
+                self.note(&format!("the checkpointer ended: {why}"));
+                self.restart(Some(Interrupted { error: why, turn: None }))
+            }
+        }
+    }
+
+    /// Stops cleanly, and starts again.
+    fn restart_cleanly(&mut self) -> Checked {
+        self.note("clean stop");
+        let engine = self.engine.as_mut().expect("the engine runs");
+        self.faults.enter(Part::Turn);
+        let closed = engine.close();
+        self.faults.enter(Part::Idle);
+        match closed {
+            Ok(()) => {
+                self.coverage.count("clean stops");
+                self.engine = None;
+                *self.faults.checkpointer.lock().unwrap() = None;
+                self.restart(None)
+            }
+            Err(error) => self.restart(Some(Interrupted { error: error.to_string(), turn: None })),
+        }
+    }
+
+    /// Ends the process, and perhaps the machine with it, and starts again. The operation that was
+    /// interrupted may have taken effect or not.
+    fn restart(&mut self, interrupted: Option<Interrupted>) -> Checked {
+        self.faults.enter(Part::Idle);
+        self.faults.schedule(None);
+        let checkpointer = self.faults.checkpointer_ended();
+        let faulted = self.faults.take_injected();
+        let mut lost = None;
+        if let Some(Interrupted { error, turn }) = interrupted {
+            let expected = faulted.is_some() || self.plan.rules.disk_can_fill;
+            ensure!(
+                expected,
+                "the engine ended without a fault: {error}; checkpointer: {checkpointer:?}"
+            );
+            if faulted.is_none() {
+                self.coverage.count("the engine ended on a full disk");
+            }
+            lost = turn;
+        }
+        self.end_process();
+        self.start(lost)
+    }
+
+    /// Returns everything that was counted.
+    pub(crate) fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage.clone();
+        coverage.join(&self.faults.coverage());
+        coverage.add("simulated seconds", self.clock.true_ms() / 1_000);
+        coverage
+    }
+}

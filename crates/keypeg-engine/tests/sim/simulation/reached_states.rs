@@ -1,0 +1,118 @@
+//! Counts the rare states that calls and replies of a simulation reach.
+
+use super::{Candidate, Simulation};
+use crate::model::{Checked, State, ensure, pool_of};
+use keypeg_engine::core::{KeyRef, LeaseId};
+use keypeg_engine::state::EngineState;
+use keypeg_engine::{Call, Caller, Principal, Reply, RequestError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn caller() -> Caller {
+    Caller::new("client-a", None)
+}
+
+/// The one principal that sends all calls.
+pub(super) fn principal() -> Principal {
+    Principal::Token(Arc::new(caller()))
+}
+
+/// Checks that every lease and every wait is counted for that principal, across restarts too.
+pub(super) fn check_caller_counts(engine: &EngineState) -> Checked {
+    let counts = engine.pools().iter().map(|pool| pool.counts().leased + pool.waiter_count());
+    let (counted, all) = (caller().borrower(), counts.sum::<u64>());
+    let counted = engine.pools().lease_count(counted);
+    ensure!(counted == all, "uncounted: {all} leases and waits, of which {counted} are counted");
+    Ok(())
+}
+
+impl Simulation {
+    pub(super) fn count_call(&mut self, call: &Call) {
+        let model = &self.models[0].model;
+        let pool = pool_of(call).and_then(|pool| model.pools.get(pool.as_str()));
+        let Some(pool) = pool else { return };
+        let leased = pool.keys.iter().any(|key| matches!(key.state, State::Leased(_)));
+        match call {
+            Call::PutPool { .. } if leased => {
+                self.coverage.count("a policy changed while keys were leased");
+            }
+            Call::DeletePool { .. } if leased => {
+                self.coverage.count("a pool was deleted while keys were leased");
+            }
+            Call::DeletePool { .. } if !pool.wait_queue.is_empty() => {
+                self.coverage.count("a pool was deleted while a call waited");
+            }
+            _ => {}
+        }
+        let Candidate { model, lease_ms: lease } = &self.models[0];
+        let lease = *lease;
+        let of_lease = |id: &LeaseId| {
+            let mut keys = model.pools.values().flat_map(|pool| &pool.keys);
+            keys.find_map(|key| match &key.state {
+                State::Leased(lease) if lease.id == Some(*id) => Some(lease.until),
+                _ => None,
+            })
+        };
+        let purge_at = |key: &KeyRef| {
+            let KeyRef::Id(id) = key else { return None };
+            pool.keys.iter().find(|known| known.id == Some(*id)).and_then(|known| known.purge_at)
+        };
+        let at_deadline = match call {
+            Call::Renew { lease: id, .. } if of_lease(id) == Some(lease) => {
+                "a renewal arrived at the very deadline"
+            }
+            Call::Release { lease: id, .. } if of_lease(id) == Some(lease) => {
+                "a release arrived at the very deadline"
+            }
+            Call::KeepAlive { key, .. } if purge_at(key) == Some(self.last_turn.serving_ms) => {
+                "a keep-alive arrived at the very deadline"
+            }
+            Call::KeepAlive { key, .. } if purge_at(key) == Some(self.last_turn.serving_ms + 1) => {
+                "a keep-alive arrived a millisecond before the deadline"
+            }
+            _ => return,
+        };
+        self.coverage.count(at_deadline);
+    }
+
+    pub(super) fn count_replies(&mut self, replies: &BTreeMap<u32, Reply>) {
+        let model = &self.models[0].model;
+        let mut tokens = 0;
+        for (slot, reply) in replies {
+            let waited =
+                model.pools.values().any(|pool| pool.wait_queue.iter().any(|w| w.slot == *slot));
+            match reply {
+                Reply::Granted { .. } if waited => {
+                    self.coverage.count("a waiter was granted a key");
+                }
+                Reply::Granted { redelivered: true, .. } => {
+                    self.coverage.count("a repeat returned the same lease");
+                }
+                Reply::Granted { .. } => self.coverage.count("grants"),
+                Reply::Refused(RequestError::StorageFull) if waited => {
+                    self.coverage.count("a wait was cancelled on a full disk");
+                }
+                Reply::Refused(RequestError::StorageFull) => {
+                    self.coverage.count("a call was refused on a full disk");
+                }
+                Reply::Refused(RequestError::Overloaded) => {
+                    self.coverage.count("new keys were refused while the checkpointer lagged");
+                }
+                Reply::Refused(RequestError::Refused(
+                    keypeg_engine::core::Refusal::WaitQueueFull { .. },
+                )) => {
+                    self.coverage.count("the wait queue was full");
+                }
+                Reply::Refused(RequestError::Refused(keypeg_engine::core::Refusal::Settling)) => {
+                    self.coverage.count("a call was refused while much was due");
+                }
+                Reply::Refused(RequestError::Refused(
+                    keypeg_engine::core::Refusal::UnknownPool,
+                )) if waited => {}
+                _ => {}
+            }
+            tokens += u64::from(matches!(reply, Reply::Granted { .. }));
+        }
+        self.coverage.add("tokens", tokens);
+    }
+}
