@@ -340,7 +340,7 @@ impl Pool {
             borrower,
         };
         let key = self.slots.number(slot);
-        self.lend(shared, slot, token, &lease);
+        self.start_lease(shared, slot, token, &lease);
         step.facts.record(&Fact::Granted { pool: self.id, key, token, lease });
         let view = self.lease_view(&shared.ids, step.now, self.slots.hold(slot));
         let (key, until_us) = (view.key_id, lease.until_us);
@@ -387,9 +387,9 @@ impl Pool {
         ttl_ms: Option<u64>,
     ) -> Result<LeaseView, Refusal> {
         let hold = self.running_hold(shared, step, lease)?;
-        let ttl_us = self.ttl_us(ttl_ms)?;
+        let duration_us = self.ttl_us(ttl_ms)?;
         let Hold { slot, token, latest_us, .. } = *self.holds.get(hold);
-        let until_us = after(step.now.lease_us, ttl_us).min(latest_us);
+        let until_us = after(step.now.lease_us, duration_us).min(latest_us);
         let present_us = self.hold_ends.deadline(hold, &self.holds);
         if until_us <= present_us {
             let expires_at_ms = step.now.lease_to_wall_ms(present_us);
@@ -612,6 +612,7 @@ impl Pool {
 }
 
 /// The terms of a lease that is to be granted.
+#[derive(Clone, Copy)]
 struct LeaseTerms<'a> {
     ttl_us: u64,
     holder: Option<&'a str>,

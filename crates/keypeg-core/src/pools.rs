@@ -276,7 +276,7 @@ impl Pools {
             match queue.head() {
                 None => drop(self.removed_queues.pop_front()),
                 Some(head) => {
-                    let waiter_id = queue.remove(head).waiter_id;
+                    let waiter_id = queue.remove(head).id;
                     self.shared.waiters.remove(&waiter_id);
                     let outcome = Err(Refusal::UnknownPool);
                     self.shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome });

@@ -13,6 +13,7 @@ use crate::sabotage::{Sabotage, enabled};
 use crate::shared::SharedState;
 
 /// A key that is about to be inserted.
+#[derive(Clone, Copy)]
 pub(super) struct IncomingKey<'a> {
     pub(super) number: KeyNumber,
     pub(super) id: KeyId,

@@ -108,7 +108,7 @@ impl Pool {
             self.holds.set_grant(hold, lease);
             self.hold_ends.set(hold, lease.until_us, &mut self.holds);
         } else {
-            self.lend(shared, slot, token, lease);
+            self.start_lease(shared, slot, token, lease);
         }
     }
 
@@ -133,7 +133,7 @@ impl Pool {
             holder: None,
             borrower: BorrowerId::NONE,
         };
-        self.lend(shared, slot, token, &lease);
+        self.start_lease(shared, slot, token, &lease);
         // The record does not contain how the lease ended; what an earlier fact said still applies.
         self.begin_rest(self.slots.hold(slot), rest);
     }
