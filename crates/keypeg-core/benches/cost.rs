@@ -89,7 +89,8 @@ fn resident() -> u64 {
     pages.parse::<u64>().expect("a number") * 4_096
 }
 
-/// Formats the growth of memory for each key, where it can be measured: reused memory does not show.
+/// Formats the growth of memory for each key, where it can be measured: reused memory does not
+/// show.
 fn per_key(before: Option<u64>, size: u32) -> String {
     before.map_or("–".into(), |before| {
         let tenths = (resident() - before) * 10 / u64::from(size);

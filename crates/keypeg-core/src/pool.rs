@@ -67,7 +67,8 @@ pub struct StepContext<'a> {
     pub facts: &'a mut dyn FactSink,
     /// How many more leases, rests and keys this turn may end because they are due.
     pub budget: u32,
-    /// Whether time ended a lease or a rest. That leaves no fact, so the journal must store the clock.
+    /// Whether time ended a lease or a rest. That leaves no fact, so the journal must store the
+    /// clock.
     pub ended_by_time: bool,
 }
 
@@ -140,8 +141,8 @@ impl Pool {
         self.policy = policy;
     }
 
-    /// Returns the number of keys in each state. O(1). Includes what is due but not ended yet, which
-    /// lasts a second at most.
+    /// Returns the number of keys in each state. O(1). Includes what is due but not ended yet,
+    /// which lasts a second at most.
     pub fn counts(&self) -> KeyCounts {
         let held = self.holds.len() as u64;
         KeyCounts {
@@ -456,8 +457,8 @@ impl Pool {
         self.emit(step, || Event::Released { key: id(), token, rest_until_us, reason });
     }
 
-    /// Makes a key available whatever its holder, and also ends rest and quarantine. Returns whether
-    /// that changed anything. O(log n).
+    /// Makes a key available whatever its holder, and also ends rest and quarantine. Returns
+    /// whether that changed anything. O(log n).
     pub fn force_release(
         &mut self,
         shared: &mut SharedState,
@@ -549,9 +550,9 @@ impl Pool {
         KeptAliveMany { kept: (seen.len() - missing.len()) as u64, missing }
     }
 
-    /// Restarts the keep-alive time of every key in one step, after purging the due ones. Returns the
-    /// number of keys. O(1) beside what was due; [`Refusal::Settling`] where the budget does not
-    /// suffice for what is due.
+    /// Restarts the keep-alive time of every key in one step, after purging the due ones. Returns
+    /// the number of keys. O(1) beside what was due; [`Refusal::Settling`] where the budget does
+    /// not suffice for what is due.
     pub fn keep_alive_all(
         &mut self,
         shared: &mut SharedState,

@@ -122,8 +122,8 @@ impl WaitQueue {
             && self.waiters.0[index].as_ref().is_some_and(|waiter| waiter.id == waiter_id)
     }
 
-    /// Gives a waiter's position in the queue to `waiter_id`, which waits from now until `until_us`.
-    /// Returns the waiter before. O(log n).
+    /// Gives a waiter's position in the queue to `waiter_id`, which waits from now until
+    /// `until_us`. Returns the waiter before. O(log n).
     pub(crate) fn take_over(
         &mut self,
         index: WaiterIndex,

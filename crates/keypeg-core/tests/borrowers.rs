@@ -1,5 +1,5 @@
-//! Limits of leases per borrower, as tables: over all pools, waiting requests included; every end of
-//! a lease makes room, and the counts survive a restart.
+//! Limits of leases per borrower, as tables: over all pools, waiting requests included; every end
+//! of a lease makes room, and the counts survive a restart.
 
 #[path = "support/journal.rs"]
 mod journal;

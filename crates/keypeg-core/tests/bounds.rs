@@ -1,5 +1,5 @@
-//! Work is bounded: a step ends no more than its budget and the keys it names, pools take turns, and a
-//! pool that grows and shrinks by many keys stays consistent.
+//! Work is bounded: a step ends no more than its budget and the keys it names, pools take turns,
+//! and a pool that grows and shrinks by many keys stays consistent.
 //!
 //! Also tests that a step reports whether time ended a lease or a rest in it, which leaves no fact.
 
@@ -212,8 +212,8 @@ fn a_pool_with_a_backlog_delays_no_other() {
     }
 }
 
-/// The entry of a pool that was deleted with a backlog is reused: its old index in the rotation must
-/// neither apply to the new pool nor stay in the rotation.
+/// The entry of a pool that was deleted with a backlog is reused: its old index in the rotation
+/// must neither apply to the new pool nor stay in the rotation.
 #[test]
 fn a_pool_deleted_with_a_backlog_leaves_nothing_behind() {
     let mut world = World::new();

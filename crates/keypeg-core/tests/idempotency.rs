@@ -1,5 +1,6 @@
-//! Requests with an Idempotency-Key, as tables: executed once, and a repeat gets the same answer, also
-//! after a restart; a repeat takes over the wait of the first request; refusals are not stored.
+//! Requests with an Idempotency-Key, as tables: executed once, and a repeat gets the same answer,
+//! also after a restart; a repeat takes over the wait of the first request; refusals are not
+//! stored.
 
 #[path = "support/journal.rs"]
 mod journal;

@@ -1,9 +1,9 @@
 //! Random calls, drawn from a seed, on the real pools and on a naive model (`support/naive.rs`).
 //!
 //! Ticks aim at pending deadlines and a microsecond to either side; turns have small budgets, so
-//! that backlogs occur; ended leases, ids of other pools and removed keys are used on purpose. Every
-//! answer is compared, every step checks the invariants, and a replay of the facts must rebuild the
-//! same pools. `KEYPEG_SEED=n` repeats one seed, `KEYPEG_SEEDS=n` runs that many.
+//! that backlogs occur; ended leases, ids of other pools and removed keys are used on purpose.
+//! Every answer is compared, every step checks the invariants, and a replay of the facts must
+//! rebuild the same pools. `KEYPEG_SEED=n` repeats one seed, `KEYPEG_SEEDS=n` runs that many.
 
 #[path = "support/agree.rs"]
 mod agree;
@@ -202,8 +202,8 @@ impl Run {
         self.pick(&[0, 0, 1, 2, 3, 1_000, 1_000])
     }
 
-    /// Advances the clocks to a pending deadline, in lease time or in serving time, or a microsecond
-    /// to either side; or by any short time.
+    /// Advances the clocks to a pending deadline, in lease time or in serving time, or a
+    /// microsecond to either side; or by any short time.
     fn tick(&mut self) {
         let pools = self.naive.pools.iter();
         let keys = pools.flat_map(|pool| &pool.keys);
@@ -498,8 +498,8 @@ impl Run {
         Self::compare(&outcome, &expected, (1, 1));
     }
 
-    /// Allows an unknown cause where the real pools may not know how a lease ended: after an unclean
-    /// stop.
+    /// Allows an unknown cause where the real pools may not know how a lease ended: after an
+    /// unclean stop.
     fn if_known<T>(
         &self,
         outcome: &Result<T, Refusal>,

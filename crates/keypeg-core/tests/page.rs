@@ -1,5 +1,5 @@
-//! Listings: a key that exists during a whole listing is listed exactly once, whatever else changes;
-//! a page examines a bounded number of keys; a cursor is valid for one pool and one run.
+//! Listings: a key that exists during a whole listing is listed exactly once, whatever else
+//! changes; a page examines a bounded number of keys; a cursor is valid for one pool and one run.
 
 #[path = "support/rng.rs"]
 mod rng;

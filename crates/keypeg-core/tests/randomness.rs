@@ -1,8 +1,8 @@
 //! The draw is uniform over the available keys, and values are uniform in their symbols.
 //!
-//! Chi-square tests with seeded randomness, so the result never varies. Tests with draws known to be
-//! biased show that the same check rejects them. Every draw uses a fresh copy of the pool: releasing
-//! keys would shuffle the positions and hide a bias between them.
+//! Chi-square tests with seeded randomness, so the result never varies. Tests with draws known to
+//! be biased show that the same check rejects them. Every draw uses a fresh copy of the pool:
+//! releasing keys would shuffle the positions and hide a bias between them.
 
 #[path = "support/rng.rs"]
 mod rng;
@@ -127,8 +127,8 @@ fn chi_square(counts: &[u64]) -> f64 {
     counts.iter().map(|&count| (float(count) - expected).powi(2) / expected).sum()
 }
 
-/// Returns whether the statistic is within the central 99.8 % of its distribution: neither too uneven
-/// nor too even. The quantiles are the Wilson-Hilferty approximation.
+/// Returns whether the statistic is within the central 99.8 % of its distribution: neither too
+/// uneven nor too even. The quantiles are the Wilson-Hilferty approximation.
 fn is_uniform(counts: &[u64]) -> bool {
     let freedom = f64::from(u32::try_from(counts.len() - 1).expect("few"));
     let quantile = |z: f64| {

@@ -1,7 +1,7 @@
 //! Facts that contradict the facts before them are rejected.
 //!
 //! Each case is a consistent journal and one more fact that cannot follow it: facts between are
-//! missing, or it belongs to another journal. `model.rs` tests that consistent facts replayer the
+//! missing, or it belongs to another journal. `model.rs` tests that consistent facts rebuild the
 //! pools.
 
 #[path = "support/rng.rs"]

@@ -167,7 +167,7 @@ fn renewals_are_limited_by_the_longest_hold() {
         renew A ttl=20s       -> renewed ttl=20s
         renew A ttl=20s       -> max_hold_reached ends=20s  # the end would be the same
         renew A ttl=1s        -> max_hold_reached ends=20s  # a renewal never shortens
-        renew A               -> renewed ttl=50s            # to grant + 60 s: without max_hold the TTL
+        renew A               -> renewed ttl=50s            # to grant + 60 s, the TTL
         renew A               -> max_hold_reached ends=50s
         renew A ttl=60.001s   -> invalid ttl_seconds
         renew A ttl=0s        -> invalid ttl_seconds

@@ -1,5 +1,5 @@
-//! Waiting for a key, as tables and with random calls: first come, first served; a step that makes a
-//! key available grants it in the same step; no waiter is refused early or wrongly.
+//! Waiting for a key, as tables and with random calls: first come, first served; a step that makes
+//! a key available grants it in the same step; no waiter is refused early or wrongly.
 
 #[path = "support/journal.rs"]
 mod journal;
@@ -95,7 +95,7 @@ fn a_wait_ends_at_its_deadline_and_never_before() {
         generate a b
         got one               -> granted waited=0s
         counts                -> counts available=1 waiting=0
-        wait three            -> granted                    # no request waits while a key is available
+        wait three            -> granted                    # no wait while a key is available
         ",
     );
 }

@@ -128,8 +128,8 @@ impl World {
         take(&mut self.ids, index)
     }
 
-    /// Passes a number of calls of each kind to `measure`, which executes them; the size of the pool is
-    /// the same afterwards.
+    /// Passes a number of calls of each kind to `measure`, which executes them; the size of the
+    /// pool is the same afterwards.
     pub(crate) fn round(&mut self, calls: usize, mut measure: impl FnMut(&mut Self, Calls)) {
         self.calls = calls;
         measure(self, Self::counted_acquire);

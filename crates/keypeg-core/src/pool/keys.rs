@@ -86,7 +86,8 @@ impl Pool {
         self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
     }
 
-    /// Removes a key, and retires its value if it was imported. Returns its id and the state before.
+    /// Removes a key, and retires its value if it was imported. Returns its id and the state
+    /// before.
     pub(super) fn remove_key(
         &mut self,
         shared: &mut SharedState,

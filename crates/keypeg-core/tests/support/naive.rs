@@ -1,8 +1,8 @@
 //! The contract of the pools as a naive model: plain lists, searched linearly.
 //!
 //! Written from the contract, not from `src/`. Time ends everything at once here, while the real
-//! pools may still be behind. The model draws no keys and generates no values: it takes them from the
-//! real pools' answers after checking them.
+//! pools may still be behind. The model draws no keys and generates no values: it takes them from
+//! the real pools' answers after checking them.
 
 use keypeg_core::{
     EndCause, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId,
@@ -140,8 +140,8 @@ impl Naive {
         }
     }
 
-    /// Returns the fields of the policy that this change would leave out of range; a refusal may name
-    /// any of them.
+    /// Returns the fields of the policy that this change would leave out of range; a refusal may
+    /// name any of them.
     pub(crate) fn invalid_fields(&self, name: &str, patch: &PolicyPatch) -> Vec<&'static str> {
         let policy = self.patched(name, patch);
         let is_valid = |ms: u64| (1..=WEEK_MS).contains(&ms);
