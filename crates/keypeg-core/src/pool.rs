@@ -1,4 +1,4 @@
-//! One pool: its keys, who holds which, and when what ends.
+//! One pool: its keys, their leases, and the deadlines of both.
 //!
 //! The public methods stand in the order of a key's life. Each takes the step that it is part of
 //! (time, randomness, the sink of facts) and either succeeds or refuses; a refusal changes nothing
@@ -505,7 +505,7 @@ impl Pool {
         } else if let Some(ended) = shared.ended_leases.find(lease.token())
             && self.state_after(ended).is_some()
         {
-            // The cause depends on the key's present state, so what is due of the key ends first.
+            // The cause depends on the present state of the key, so its due lease or rest ends first.
             self.expire_key(shared, step, ended.slot);
             if enabled(Sabotage::ReleaseWhoeverHolds)
                 && self.state_after(ended) == Some(KeyState::Leased)

@@ -56,33 +56,34 @@ impl World {
 
     fn pool(&mut self, name: &str, patch: PolicyPatch) {
         let put = self.step(|pools, step| {
-            pools.create_or_update(step, &named(name), &Policy::default(), patch)
+            pools.create_or_update(step, &pool_name(name), &Policy::default(), patch)
         });
         assert!(put.is_ok());
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         name: &str,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.with_pool(&named(name), step, apply))
+        self.step(|pools, step| pools.with_pool(&pool_name(name), step, apply))
     }
 
     fn generate(&mut self, name: &str, count: u32) -> Vec<KeyId> {
-        let keys = self.on(name, |pool, shared, step| pool.generate(shared, step, count));
+        let keys = self.with_pool(name, |pool, shared, step| pool.generate(shared, step, count));
         keys.expect("room").into_iter().map(|key| key.id).collect()
     }
 
     fn acquire(&mut self, name: &str) -> (KeyId, LeaseId) {
-        let granted = self
-            .on(name, |pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()));
+        let granted = self.with_pool(name, |pool, shared, step| {
+            pool.acquire(shared, step, &AcquireOptions::default())
+        });
         let lease = granted.expect("an available key").lease;
         (lease.key_id, lease.id)
     }
 
     fn leased(&self, name: &str) -> u64 {
-        self.pools.get(&named(name)).expect("a pool").counts().leased
+        self.pools.get(&pool_name(name)).expect("a pool").counts().leased
     }
 
     fn expire(&mut self) -> bool {
@@ -90,7 +91,7 @@ impl World {
     }
 }
 
-fn named(name: &str) -> PoolName {
+fn pool_name(name: &str) -> PoolName {
     PoolName::parse(name).expect("a name")
 }
 
@@ -137,7 +138,7 @@ fn no_call_ends_more_leases_than_its_budget_and_what_it_names() {
     for (name, names, call) in CALLS {
         for budget in [0, 1, 10, 1_000] {
             let mut world = World { budget, ..world.clone() };
-            let _ = world.on("default", |pool, shared, step| {
+            let _ = world.with_pool("default", |pool, shared, step| {
                 Ok(call(pool, shared, step, &keys, leases[0].1))
             });
             let granted = u64::from(name == "acquire" && budget > 0);
@@ -160,8 +161,9 @@ fn no_call_ends_more_keys_than_its_budget_and_what_it_names() {
     for (name, names, call) in CALLS {
         for budget in [0, 1, 10, 1_000] {
             let mut world = World { budget, ..world.clone() };
-            let _ = world
-                .on("default", |pool, shared, step| Ok(call(pool, shared, step, &keys, lease)));
+            let _ = world.with_pool("default", |pool, shared, step| {
+                Ok(call(pool, shared, step, &keys, lease))
+            });
             let spent = (budget - world.left) as usize;
             assert!(world.purged <= spent + names, "{name} purged {} of {budget}", world.purged);
             assert!(!world.ended_by_time, "{name}: a purge is a fact and needs no flag");
@@ -207,7 +209,7 @@ fn a_pool_with_a_backlog_delays_no_other() {
     world.budget = 300;
     assert!(world.expire());
     for name in ["a", "b", "c"] {
-        let left = world.pools.get(&named(name)).expect("a pool").counts().total();
+        let left = world.pools.get(&pool_name(name)).expect("a pool").counts().total();
         assert_eq!(left, 0, "{name} had its turn");
     }
 }
@@ -222,7 +224,7 @@ fn a_pool_deleted_with_a_backlog_leaves_nothing_behind() {
     world.now.serving_us += 300_000_000;
     world.budget = 10;
     assert!(world.expire());
-    let deleted = world.step(|pools, step| pools.remove(step, &named("a")));
+    let deleted = world.step(|pools, step| pools.remove(step, &pool_name("a")));
     assert_eq!(deleted.expect("it existed").counts().total(), 990);
     assert_eq!(world.pools.key_count(), 0);
     world.pool("b", PolicyPatch::default());
@@ -254,7 +256,7 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_consistent() {
         world.pools.check_invariants();
         for (index, (_, lease)) in leases.into_iter().enumerate() {
             if index % 3 > 0 {
-                let result = world.on("default", |pool, shared, step| {
+                let result = world.with_pool("default", |pool, shared, step| {
                     pool.release(shared, step, lease, &ReleaseOptions::default())
                 });
                 assert_eq!(result, Ok(()));
@@ -263,14 +265,16 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_consistent() {
         while keys.len() > 1_000 {
             let index = world.random.below(u32::try_from(keys.len()).expect("few")) as usize;
             let key = KeyRef::Id(keys.swap_remove(index));
-            let result = world.on("default", |pool, shared, step| pool.delete(shared, step, &key));
+            let result =
+                world.with_pool("default", |pool, shared, step| pool.delete(shared, step, &key));
             assert_eq!(result, Ok(()));
         }
         world.pools.check_invariants();
     }
     for key in &keys {
-        let view =
-            world.on("default", |pool, shared, step| pool.get_key(shared, step, &KeyRef::Id(*key)));
+        let view = world.with_pool("default", |pool, shared, step| {
+            pool.get_key(shared, step, &KeyRef::Id(*key))
+        });
         assert_eq!(view.map(|view| view.id), Ok(*key));
     }
     world.now.serving_us += 300_000_000;

@@ -88,7 +88,7 @@ fn a_repeated_generate_returns_the_same_keys_while_all_of_them_exist() {
     for restart in ["", "restart"] {
         check(&format!(
             "
-            generate x y z        # what these cancel is used again, out of order
+            generate x y z        # their slots are reused, out of order
             delete x
             delete z
             generate a b c d once=k -> created life=300s

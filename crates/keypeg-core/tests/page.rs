@@ -28,7 +28,7 @@ impl World {
             world.step(|pools, step| {
                 let policy = Policy { keepalive_ttl_ms: None, ..Policy::default() };
                 pools
-                    .create_or_update(step, &named(name), &policy, PolicyPatch::default())
+                    .create_or_update(step, &pool_name(name), &policy, PolicyPatch::default())
                     .expect("room")
             });
         }
@@ -43,16 +43,17 @@ impl World {
         apply(&mut self.pools, &mut step)
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         name: &str,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.with_pool(&named(name), step, apply))
+        self.step(|pools, step| pools.with_pool(&pool_name(name), step, apply))
     }
 
     fn generate(&mut self, count: u32) -> Vec<KeyId> {
-        let keys = self.on("default", |pool, shared, step| pool.generate(shared, step, count));
+        let keys =
+            self.with_pool("default", |pool, shared, step| pool.generate(shared, step, count));
         keys.expect("room").iter().map(|key| key.id).collect()
     }
 
@@ -63,7 +64,7 @@ impl World {
         limit: usize,
         cursor: Option<Cursor>,
     ) -> Result<KeyPage, Refusal> {
-        self.on(name, |pool, shared, step| {
+        self.with_pool(name, |pool, shared, step| {
             pool.list_keys(shared, step, ListOptions { state, limit, cursor })
         })
     }
@@ -76,12 +77,12 @@ impl World {
                 let index = self.random.below(u32::try_from(temporary.len()).expect("small"));
                 let key = KeyRef::Id(temporary.swap_remove(index as usize));
                 let deleted =
-                    self.on("default", |pool, shared, step| pool.delete(shared, step, &key));
+                    self.with_pool("default", |pool, shared, step| pool.delete(shared, step, &key));
                 assert_eq!(deleted, Ok(()));
             }
             2 => self.now.lease_us += US_PER_S,
             quarantine => {
-                let _ = self.on("default", |pool, shared, step| {
+                let _ = self.with_pool("default", |pool, shared, step| {
                     let lease = pool.acquire(shared, step, &AcquireOptions::default())?.lease;
                     let options =
                         ReleaseOptions { quarantine: quarantine == 3, ..ReleaseOptions::default() };
@@ -92,7 +93,7 @@ impl World {
     }
 }
 
-fn named(name: &str) -> PoolName {
+fn pool_name(name: &str) -> PoolName {
     PoolName::parse(name).expect("a name")
 }
 
@@ -137,8 +138,9 @@ fn a_page_examines_a_bounded_number_of_keys_and_a_listing_ends() {
     for _ in 0..10 {
         world.generate(1_000);
     }
-    let granted = world
-        .on("default", |pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()));
+    let granted = world.with_pool("default", |pool, shared, step| {
+        pool.acquire(shared, step, &AcquireOptions::default())
+    });
     let leased = granted.expect("an available key").lease.key_id;
     let (mut found, mut cursor, mut pages, mut empty) = (vec![], None, 0, 0);
     loop {
@@ -166,13 +168,14 @@ fn a_page_examines_a_bounded_number_of_keys_and_a_listing_ends() {
 fn no_page_shows_a_due_lease_or_key() {
     let mut world = World::new();
     let keys = world.generate(2);
-    let granted = world
-        .on("default", |pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()));
+    let granted = world.with_pool("default", |pool, shared, step| {
+        pool.acquire(shared, step, &AcquireOptions::default())
+    });
     let leased_key = granted.expect("an available key").lease.key_id;
     let policy = PolicyPatch { keepalive_ttl_ms: Some(Some(70_000)), ..PolicyPatch::default() };
     world
         .step(|pools, step| {
-            pools.create_or_update(step, &named("default"), &Policy::default(), policy)
+            pools.create_or_update(step, &pool_name("default"), &Policy::default(), policy)
         })
         .ok();
     let short_lived = world.generate(1)[0];

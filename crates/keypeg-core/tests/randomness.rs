@@ -38,17 +38,17 @@ impl World {
         world
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> T {
         let mut random = self.rng.clone();
-        let result = self.on_with(&mut random, apply);
+        let result = self.with_pool_and(&mut random, apply);
         self.rng = random;
         result
     }
 
-    fn on_with<T>(
+    fn with_pool_and<T>(
         &mut self,
         random: &mut dyn RandomSource,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
@@ -60,13 +60,13 @@ impl World {
     }
 
     fn generate(&mut self, count: u32) -> Vec<KeyId> {
-        let keys = self.on(|pool, shared, step| pool.generate(shared, step, count));
+        let keys = self.with_pool(|pool, shared, step| pool.generate(shared, step, count));
         keys.into_iter().map(|key| key.id).collect()
     }
 
     fn acquire(&mut self) -> (KeyId, LeaseId) {
-        let Granted { lease, .. } =
-            self.on(|pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()));
+        let Granted { lease, .. } = self
+            .with_pool(|pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()));
         (lease.key_id, lease.id)
     }
 
@@ -74,7 +74,7 @@ impl World {
         let acquire = |pool: &mut Pool, shared: &mut SharedState, step: &mut StepContext<'_>| {
             pool.acquire(shared, step, &AcquireOptions::default())
         };
-        self.clone().on_with(random, acquire).lease.key_id
+        self.clone().with_pool_and(random, acquire).lease.key_id
     }
 }
 
@@ -90,13 +90,13 @@ fn churned(seed: u64) -> (World, Vec<KeyId>) {
             1 if !leases.is_empty() => {
                 let lease = leases.swap_remove(leases.len() / 2);
                 // Its key may have been deleted since.
-                let _ = world.on(|pool, shared, step| {
+                let _ = world.with_pool(|pool, shared, step| {
                     Ok(pool.release(shared, step, lease, &ReleaseOptions::default()))
                 });
             }
             2 if keys.len() > 100 => {
                 let key = KeyRef::Id(keys.swap_remove(index));
-                world.on(|pool, shared, step| pool.delete(shared, step, &key));
+                world.with_pool(|pool, shared, step| pool.delete(shared, step, &key));
             }
             _ if keys.len() < 150 => keys.extend(world.generate(1)),
             _ => {}
@@ -104,7 +104,7 @@ fn churned(seed: u64) -> (World, Vec<KeyId>) {
     }
     let available_keys = |world: &mut World| -> Vec<KeyId> {
         let mut view = |id: &KeyId| -> KeyView {
-            world.on(|pool, shared, step| pool.get_key(shared, step, &KeyRef::Id(*id)))
+            world.with_pool(|pool, shared, step| pool.get_key(shared, step, &KeyRef::Id(*id)))
         };
         keys.iter().copied().filter(|id| view(id).lease.is_none()).collect()
     };
@@ -162,7 +162,7 @@ fn the_draw_is_uniform_with_an_expiry_backlog() {
     let (mut world, available) = churned(7);
     world.now.serving_us += 200_000_000;
     let kept: Vec<KeyId> = available.iter().copied().step_by(2).collect();
-    world.on(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &kept)));
+    world.with_pool(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &kept)));
     world.now.serving_us += 100_000_000;
     let counts = count_draws(&world, &kept, &mut Rng::new(7));
     assert!(is_uniform(&counts), "{}", chi_square(&counts));
@@ -232,7 +232,7 @@ fn count_symbols(bytes: impl Iterator<Item = u8>) -> Vec<u64> {
 #[test]
 fn values_are_uniform_in_their_symbols_at_each_position() {
     let mut world = World::new(3);
-    let keys = world.on(|pool, shared, step| pool.generate(shared, step, 6_200));
+    let keys = world.with_pool(|pool, shared, step| pool.generate(shared, step, 6_200));
     let values: HashSet<&str> = keys.iter().map(|key| key.value.reveal()).collect();
     assert_eq!(values.len(), keys.len(), "all values are distinct");
     let all = count_symbols(values.iter().flat_map(|value| value.bytes()));

@@ -280,7 +280,7 @@ impl Run {
         result
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
@@ -319,7 +319,7 @@ impl Run {
     fn acquire(&mut self, wait_ms: u64) {
         let waiter_id = WaiterId(self.next_waiter);
         self.next_waiter += 1;
-        let granted = self.on(|pool, shared, step| {
+        let granted = self.with_pool(|pool, shared, step| {
             pool.acquire_or_wait(shared, step, &options(), WaitOptions { waiter_id, wait_ms })
         });
         match granted {
@@ -350,14 +350,16 @@ impl Run {
             }
             13 if self.keys.len() < 20 => {
                 let count = self.random.below(3) + 1;
-                let created = self.on(|pool, shared, step| pool.generate(shared, step, count));
+                let created =
+                    self.with_pool(|pool, shared, step| pool.generate(shared, step, count));
                 self.keys.extend(created.iter().flatten().map(|key| key.id));
             }
             14 if !self.keys.is_empty() => {
                 let index =
                     self.random.below(u32::try_from(self.keys.len()).expect("few")) as usize;
                 let key = KeyRef::Id(self.keys.swap_remove(index));
-                self.on(|pool, shared, step| pool.delete(shared, step, &key)).expect("exists");
+                self.with_pool(|pool, shared, step| pool.delete(shared, step, &key))
+                    .expect("exists");
             }
             15 if !self.queue.is_empty() => {
                 let index =
@@ -373,7 +375,7 @@ impl Run {
                 let Some((&key, &(lease, until))) = self.leases.iter().next() else { return };
                 // Removed before the step, in which a waiter may get the key.
                 self.leases.remove(&key);
-                let ended = self.on(|pool, shared, step| {
+                let ended = self.with_pool(|pool, shared, step| {
                     pool.release(shared, step, lease, &ReleaseOptions::default())
                 });
                 assert!(ended.is_ok() || until <= self.now.lease_us || !self.keys.contains(&key));
@@ -426,7 +428,7 @@ fn waiting_requests_are_limited_over_all_pools() {
         run.acquire(1_000);
     }
     let wait = |run: &mut Run, waiter_id| {
-        run.on(|pool, shared, step| {
+        run.with_pool(|pool, shared, step| {
             let wait = WaitOptions { waiter_id, wait_ms: 1_000 };
             pool.acquire_or_wait(shared, step, &options(), wait)
         })

@@ -80,7 +80,7 @@ impl World {
         apply(&mut self.pools, &mut step, &self.name)
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> T {
@@ -103,7 +103,7 @@ impl World {
         let mut left = size;
         while left > 0 {
             let count = left.min(BATCH);
-            let keys = self.on(|pool, shared, step| pool.generate(shared, step, count));
+            let keys = self.with_pool(|pool, shared, step| pool.generate(shared, step, count));
             let every = size.div_ceil(NAMED) as usize;
             self.ids.extend(keys.iter().step_by(every).map(|key| key.id));
             left -= count;
@@ -118,7 +118,7 @@ impl World {
     }
 
     fn acquire(&mut self) -> LeaseId {
-        self.on(|pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()))
+        self.with_pool(|pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()))
             .lease
             .id
     }
@@ -145,7 +145,7 @@ impl World {
         measure(self, Self::counted_generate);
         let options = AcquireOptions { ttl_ms: Some(1_000), ..AcquireOptions::default() };
         for _ in 0..calls {
-            self.on(|pool, shared, step| pool.acquire(shared, step, &options));
+            self.with_pool(|pool, shared, step| pool.acquire(shared, step, &options));
         }
         self.now.lease_us += 1_000_000;
         measure(self, Self::counted_expire);
@@ -167,7 +167,7 @@ impl World {
     #[inline(never)]
     fn counted_release(&mut self) {
         for lease in std::mem::take(&mut self.leases) {
-            self.on(|pool, shared, step| {
+            self.with_pool(|pool, shared, step| {
                 pool.release(shared, step, lease, &ReleaseOptions::default())
             });
         }
@@ -176,21 +176,21 @@ impl World {
     #[inline(never)]
     fn counted_keep_alive(&mut self) {
         for key in std::mem::take(&mut self.named) {
-            self.on(|pool, shared, step| pool.keep_alive(shared, step, &key));
+            self.with_pool(|pool, shared, step| pool.keep_alive(shared, step, &key));
         }
     }
 
     #[inline(never)]
     fn counted_delete(&mut self) {
         for key in std::mem::take(&mut self.named) {
-            self.on(|pool, shared, step| pool.delete(shared, step, &key));
+            self.with_pool(|pool, shared, step| pool.delete(shared, step, &key));
         }
     }
 
     #[inline(never)]
     fn counted_generate(&mut self) {
         for _ in 0..self.calls {
-            let keys = self.on(|pool, shared, step| pool.generate(shared, step, 1));
+            let keys = self.with_pool(|pool, shared, step| pool.generate(shared, step, 1));
             self.ids.push(keys[0].id);
         }
     }
@@ -210,7 +210,7 @@ impl World {
     #[inline(never)]
     fn counted_keep_alive_all(&mut self) {
         for _ in 0..self.calls {
-            black_box(self.on(Pool::keep_alive_all));
+            black_box(self.with_pool(Pool::keep_alive_all));
         }
     }
 
@@ -219,7 +219,7 @@ impl World {
         let short = Some(Some(1_000));
         self.policy(PolicyPatch { keepalive_ttl_ms: short, ..PolicyPatch::default() });
         for _ in 0..self.calls {
-            self.on(|pool, shared, step| pool.generate(shared, step, 1));
+            self.with_pool(|pool, shared, step| pool.generate(shared, step, 1));
         }
         let long = Some(Some(604_800_000));
         self.policy(PolicyPatch { keepalive_ttl_ms: long, ..PolicyPatch::default() });

@@ -52,7 +52,7 @@ impl Pool {
         }
     }
 
-    /// Finds a key and ends what is due of it; a key that is itself due counts as unknown.
+    /// Finds a key and ends its due lease or rest; a key that is itself due counts as unknown.
     pub(super) fn find_live(
         &mut self,
         shared: &mut SharedState,

@@ -110,33 +110,34 @@ impl World {
             "acquire" => self.acquire(args[0], &args[1..]),
             "release" => {
                 let (lease, options) = (self.lease(args[0]), release_options_of(&args[1..]));
-                self.on(|pool, shared, step| pool.release(shared, step, lease, &options))?;
+                self.with_pool(|pool, shared, step| pool.release(shared, step, lease, &options))?;
                 Ok("released".into())
             }
             "renew" => {
                 let (lease, ttl) = (self.lease(args[0]), ttl_of(&args[1..]));
-                let view = self.on(|pool, shared, step| pool.renew(shared, step, lease, ttl))?;
+                let view =
+                    self.with_pool(|pool, shared, step| pool.renew(shared, step, lease, ttl))?;
                 Ok(format!("renewed ttl={}", duration(view.expires_in_ms)))
             }
             "revoke" => {
                 let lease = self.lease(args[0]);
-                self.on(|pool, shared, step| pool.revoke_undelivered(shared, step, lease))?;
+                self.with_pool(|pool, shared, step| pool.revoke_undelivered(shared, step, lease))?;
                 Ok("revoked".into())
             }
             "force_release" => {
                 let key = self.key(args[0]);
                 let changed =
-                    self.on(|pool, shared, step| pool.force_release(shared, step, &key))?;
+                    self.with_pool(|pool, shared, step| pool.force_release(shared, step, &key))?;
                 Ok(if changed { "freed" } else { "already_available" }.into())
             }
             "delete" => {
                 let key = self.key(args[0]);
-                self.on(|pool, shared, step| pool.delete(shared, step, &key))?;
+                self.with_pool(|pool, shared, step| pool.delete(shared, step, &key))?;
                 Ok("deleted".into())
             }
             "show" => {
                 let key = self.key(args[0]);
-                let view = self.on(|pool, shared, step| pool.get_key(shared, step, &key))?;
+                let view = self.with_pool(|pool, shared, step| pool.get_key(shared, step, &key))?;
                 Ok(view_text(self.now, &view))
             }
             "keepalive" => self.keep_alive(args),
@@ -217,7 +218,7 @@ impl World {
         ) -> Result<Vec<NewKey>, Refusal>,
     ) -> Result<Vec<NewKey>, Refusal> {
         let key = idempotency_key_of(args);
-        self.on(|pool, shared, step| match key {
+        self.with_pool(|pool, shared, step| match key {
             None => add(pool, shared, step),
             Some(key) => pool.add_idempotent(shared, step, &key, add),
         })
@@ -256,7 +257,7 @@ impl World {
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let options = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
         let Granted { lease, value, .. } =
-            self.on(|pool, shared, step| pool.acquire(shared, step, &options))?;
+            self.with_pool(|pool, shared, step| pool.acquire(shared, step, &options))?;
         Ok(self.granted(name, lease, &value))
     }
 
@@ -269,7 +270,7 @@ impl World {
         let options = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
         self.waiters.push(name.into());
         if let Some(key) = idempotency_key_of(args) {
-            let granted = self.on(|pool, shared, step| {
+            let granted = self.with_pool(|pool, shared, step| {
                 pool.acquire_idempotent(shared, step, &options, wait, &key)
             })?;
             return Ok(match granted {
@@ -280,8 +281,8 @@ impl World {
                 Some(Granted { lease, value, .. }) => self.redelivered(name, lease, &value),
             });
         }
-        let granted =
-            self.on(|pool, shared, step| pool.acquire_or_wait(shared, step, &options, wait))?;
+        let granted = self
+            .with_pool(|pool, shared, step| pool.acquire_or_wait(shared, step, &options, wait))?;
         let Some(Granted { lease, value, .. }) = granted else { return Ok("waits".into()) };
         Ok(self.granted(name, lease, &value))
     }
@@ -328,19 +329,19 @@ impl World {
     fn keep_alive(&mut self, args: &[&str]) -> Answer {
         match args {
             ["all"] => {
-                let kept = self.on(Pool::keep_alive_all)?;
+                let kept = self.with_pool(Pool::keep_alive_all)?;
                 Ok(format!("kept count={kept}"))
             }
             [one] => {
                 let key = self.key(one);
                 let KeptAlive { expires_at_ms: until, .. } =
-                    self.on(|pool, shared, step| pool.keep_alive(shared, step, &key))?;
+                    self.with_pool(|pool, shared, step| pool.keep_alive(shared, step, &key))?;
                 Ok(format!("kept life={}", self.life(until)))
             }
             many => {
                 let ids: Vec<KeyId> = many.iter().map(|name| self.keys[*name].0).collect();
-                let KeptAliveMany { kept, missing } =
-                    self.on(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &ids)))?;
+                let KeptAliveMany { kept, missing } = self
+                    .with_pool(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &ids)))?;
                 let missing: Vec<&str> = missing.iter().map(|id| self.name_of(*id)).collect();
                 Ok(format!("kept count={kept} missing={}", missing.join(",")))
             }
@@ -400,7 +401,7 @@ impl World {
         (&mut self.pools, step)
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
