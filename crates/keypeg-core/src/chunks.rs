@@ -12,14 +12,14 @@ const MASK: usize = CHUNK - 1;
 /// A vector of `T` in chunks, indexed by `I`; every chunk but the last is full.
 #[derive(Clone, Debug)]
 pub(crate) struct Chunks<I, T> {
-    chunks: Vec<Vec<T>>,
+    parts: Vec<Vec<T>>,
     len: usize,
     index: PhantomData<I>,
 }
 
 impl<I, T> Default for Chunks<I, T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), len: 0, index: PhantomData }
+        Self { parts: Vec::new(), len: 0, index: PhantomData }
     }
 }
 
@@ -36,21 +36,21 @@ impl<I: ItemIndex, T> Chunks<I, T> {
 
     /// Appends an item and returns its index.
     pub(crate) fn push(&mut self, item: T) -> I {
-        if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
+        if self.parts.last().is_none_or(|last| last.len() == CHUNK) {
             // The first chunk grows by doubling, so that a small pool stays small.
-            let capacity = if self.chunks.is_empty() { 0 } else { CHUNK };
-            self.chunks.push(Vec::with_capacity(capacity));
+            let capacity = if self.parts.is_empty() { 0 } else { CHUNK };
+            self.parts.push(Vec::with_capacity(capacity));
         }
-        self.chunks.last_mut().expect("invariant: just pushed").push(item);
+        self.parts.last_mut().expect("invariant: just pushed").push(item);
         self.len += 1;
         I::of(self.len - 1)
     }
 
     pub(crate) fn pop(&mut self) -> Option<T> {
-        let item = self.chunks.last_mut()?.pop()?;
+        let item = self.parts.last_mut()?.pop()?;
         self.len -= 1;
-        if self.chunks.last().is_some_and(Vec::is_empty) {
-            self.chunks.pop();
+        if self.parts.last().is_some_and(Vec::is_empty) {
+            self.parts.pop();
         }
         Some(item)
     }
@@ -71,7 +71,7 @@ impl<I: ItemIndex, T> std::ops::Index<I> for Chunks<I, T> {
     #[inline]
     fn index(&self, index: I) -> &T {
         let index = index.get() as usize;
-        &self.chunks[index >> SHIFT][index & MASK]
+        &self.parts[index >> SHIFT][index & MASK]
     }
 }
 
@@ -79,7 +79,7 @@ impl<I: ItemIndex, T> std::ops::IndexMut<I> for Chunks<I, T> {
     #[inline]
     fn index_mut(&mut self, index: I) -> &mut T {
         let index = index.get() as usize;
-        &mut self.chunks[index >> SHIFT][index & MASK]
+        &mut self.parts[index >> SHIFT][index & MASK]
     }
 }
 
@@ -102,6 +102,6 @@ mod tests {
             assert_eq!(chunks.len(), vector.len() + 1);
             assert_eq!(chunks.pop(), Some(number));
         }
-        assert!(chunks.is_empty() && chunks.pop().is_none() && chunks.chunks.is_empty());
+        assert!(chunks.is_empty() && chunks.pop().is_none() && chunks.parts.is_empty());
     }
 }

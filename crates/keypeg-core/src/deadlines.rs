@@ -211,7 +211,8 @@ mod tests {
         }
     }
 
-    /// Random operations, drawn by a linear congruential generator, on the heap and on a plain list.
+    /// Random operations, drawn by a linear congruential generator, on the heap and on a plain
+    /// list.
     #[test]
     fn it_agrees_with_a_plain_list() {
         let mut table = Table(vec![NOT_IN_HEAP; 300]);

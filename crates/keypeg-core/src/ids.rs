@@ -139,8 +139,8 @@ impl IdHashKey {
         (self.cursor(pool, run_id, slot) == cursor).then_some(slot)
     }
 
-    /// Computes the keyed hash of concatenated parts. Most fit into one block, and hashing one block
-    /// at once is faster than hashing its parts one by one.
+    /// Computes the keyed hash of concatenated parts. Most fit into one block, and hashing one
+    /// block at once is faster than hashing its parts one by one.
     fn keyed(&self, parts: [&[u8]; 3]) -> u128 {
         let mut block = [0; blake3::BLOCK_LEN];
         let len = parts.iter().map(|part| part.len()).sum();

@@ -1,4 +1,4 @@
-//! A key as a client knows it: its value, its state, what is shown of it.
+//! A key as a client knows it: its value, its state, its view.
 //!
 //! How a pool stores a million keys in little memory is the business of `slots.rs`.
 

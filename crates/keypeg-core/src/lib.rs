@@ -1,8 +1,8 @@
 //! The pools: the rules for keys and leases, and nothing else.
 //!
 //! A pure state machine without a clock, I/O, locks, async or serialisation. Time ([`Now`]) and
-//! randomness ([`RandomSource`]) are arguments; changes are emitted as [`Fact`]s, and facts replayed
-//! in order rebuild the pools. Start reading at `pool.rs`.
+//! randomness ([`RandomSource`]) are arguments; changes are emitted as [`Fact`]s, and facts
+//! replayed in order rebuild the pools. Start reading at `pool.rs`.
 
 mod available;
 mod borrowers;

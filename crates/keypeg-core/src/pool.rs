@@ -1,4 +1,4 @@
-//! One pool: its keys, who holds which, and when what ends.
+//! One pool: its keys, their leases, and the deadlines of both.
 //!
 //! The public methods stand in the order of a key's life. Each takes the step that it is part of
 //! (time, randomness, the sink of facts) and either succeeds or refuses; a refusal changes nothing
@@ -67,7 +67,8 @@ pub struct StepContext<'a> {
     pub facts: &'a mut dyn FactSink,
     /// How many more leases, rests and keys this turn may end because they are due.
     pub budget: u32,
-    /// Whether time ended a lease or a rest. That leaves no fact, so the journal must store the clock.
+    /// Whether time ended a lease or a rest. That leaves no fact, so the journal must store the
+    /// clock.
     pub ended_by_time: bool,
 }
 
@@ -140,8 +141,8 @@ impl Pool {
         self.policy = policy;
     }
 
-    /// Returns the number of keys in each state. O(1). Includes what is due but not ended yet, which
-    /// lasts a second at most.
+    /// Returns the number of keys in each state. O(1). Includes what is due but not ended yet,
+    /// which lasts a second at most.
     pub fn counts(&self) -> KeyCounts {
         let held = self.holds.len() as u64;
         KeyCounts {
@@ -340,7 +341,7 @@ impl Pool {
             borrower,
         };
         let key = self.slots.number(slot);
-        self.lend(shared, slot, token, &lease);
+        self.start_lease(shared, slot, token, &lease);
         step.facts.record(&Fact::Granted { pool: self.id, key, token, lease });
         let view = self.lease_view(&shared.ids, step.now, self.slots.hold(slot));
         let (key, until_us) = (view.key_id, lease.until_us);
@@ -387,9 +388,9 @@ impl Pool {
         ttl_ms: Option<u64>,
     ) -> Result<LeaseView, Refusal> {
         let hold = self.running_hold(shared, step, lease)?;
-        let ttl_us = self.ttl_us(ttl_ms)?;
+        let duration_us = self.ttl_us(ttl_ms)?;
         let Hold { slot, token, latest_us, .. } = *self.holds.get(hold);
-        let until_us = after(step.now.lease_us, ttl_us).min(latest_us);
+        let until_us = after(step.now.lease_us, duration_us).min(latest_us);
         let present_us = self.hold_ends.deadline(hold, &self.holds);
         if until_us <= present_us {
             let expires_at_ms = step.now.lease_to_wall_ms(present_us);
@@ -456,8 +457,8 @@ impl Pool {
         self.emit(step, || Event::Released { key: id(), token, rest_until_us, reason });
     }
 
-    /// Makes a key available whatever its holder, and also ends rest and quarantine. Returns whether
-    /// that changed anything. O(log n).
+    /// Makes a key available whatever its holder, and also ends rest and quarantine. Returns
+    /// whether that changed anything. O(log n).
     pub fn force_release(
         &mut self,
         shared: &mut SharedState,
@@ -504,7 +505,7 @@ impl Pool {
         } else if let Some(ended) = shared.ended_leases.find(lease.token())
             && self.state_after(ended).is_some()
         {
-            // The cause depends on the key's present state, so what is due of the key ends first.
+            // The cause depends on the present state of the key, so its due lease or rest ends first.
             self.expire_key(shared, step, ended.slot);
             if enabled(Sabotage::ReleaseWhoeverHolds)
                 && self.state_after(ended) == Some(KeyState::Leased)
@@ -549,9 +550,9 @@ impl Pool {
         KeptAliveMany { kept: (seen.len() - missing.len()) as u64, missing }
     }
 
-    /// Restarts the keep-alive time of every key in one step, after purging the due ones. Returns the
-    /// number of keys. O(1) beside what was due; [`Refusal::Settling`] where the budget does not
-    /// suffice for what is due.
+    /// Restarts the keep-alive time of every key in one step, after purging the due ones. Returns
+    /// the number of keys. O(1) beside what was due; [`Refusal::Settling`] where the budget does
+    /// not suffice for what is due.
     pub fn keep_alive_all(
         &mut self,
         shared: &mut SharedState,
@@ -612,6 +613,7 @@ impl Pool {
 }
 
 /// The terms of a lease that is to be granted.
+#[derive(Clone, Copy)]
 struct LeaseTerms<'a> {
     ttl_us: u64,
     holder: Option<&'a str>,

@@ -1,12 +1,13 @@
-//! All pools of a server: found by name, and expired in rotation when something of them is due.
+//! All pools of a server: found by name, with the state that they share.
 //!
-//! Keeps the next deadline of every pool on each clock. A pool with much that is due is expired a
-//! slice at a time, in rotation, so that it delays no other.
+//! After each step it serves the pool's wait queue and updates the pool's deadlines, by which
+//! `pools/schedule.rs` expires it in time.
+
+mod schedule;
 
 use crate::RandomSource;
 use crate::borrowers::{Borrower, Borrowers};
-use crate::clocks::Now;
-use crate::deadlines::{Deadlines, HeapIndex};
+use crate::deadlines::Deadlines;
 use crate::fact::{Fact, FactSink};
 use crate::ids::{IdHashKey, KeyId};
 use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
@@ -19,18 +20,13 @@ use crate::sabotage::{Sabotage, enabled};
 use crate::shared::{Counters, JournalPositions, Limits, SharedState, WaitOutcome, WaiterLocation};
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashMap;
+pub use schedule::NextDue;
 use std::collections::VecDeque;
 
-/// The budget that one pool gets before it is the next one's turn.
-const SLICE: u32 = 256;
 /// Pools that one call of a sweep examines.
 const SWEPT_POOLS_MAX: usize = 16;
 /// Retired values that one call of a sweep evicts from one pool, at most.
 const EVICTED_MAX: usize = 256;
-/// Expired answers that one turn removes from one pool, at most.
-const REMOVED_ANSWERS_MAX: usize = 4_096;
-/// Keys and waiters up to which a debug build checks a pool after each step.
-const CHECKED_MAX: u64 = 32;
 
 /// All pools of a server.
 #[derive(Clone, Debug)]
@@ -58,15 +54,6 @@ pub struct Pools {
 pub struct SnapshotCursor {
     pool: PoolIndex,
     within: PoolCursor,
-}
-
-/// The next deadline of all pools on each clock, in microseconds; `None` when there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextDue {
-    /// The next end of a lease, a rest or a wait, in lease time.
-    pub lease_us: Option<u64>,
-    /// The next purge, in serving time.
-    pub serving_us: Option<u64>,
 }
 
 /// The ids that the database must look up before an import.
@@ -170,8 +157,8 @@ impl Pools {
         index
     }
 
-    /// Deletes a pool with all its keys and returns it, so that the caller can free its memory, which
-    /// is O(n), elsewhere. O(log pools).
+    /// Deletes a pool with all its keys and returns it, so that the caller can free its memory,
+    /// which is O(n), elsewhere. O(log pools).
     pub fn remove(&mut self, step: &mut StepContext<'_>, name: &PoolName) -> Result<Pool, Refusal> {
         if name.as_str() == PoolName::DEFAULT {
             return Err(Refusal::DefaultPool);
@@ -187,8 +174,7 @@ impl Pools {
     }
 
     pub(crate) fn remove_at(&mut self, index: PoolIndex) -> Pool {
-        self.lease_deadlines.cancel(index, &mut LeasePositions(&mut self.entries));
-        self.serving_deadlines.cancel(index, &mut ServingPositions(&mut self.entries));
+        self.unschedule(index);
         let entry = self.entries.0[index.get() as usize].take().expect(EXISTS);
         self.by_name.remove(entry.pool.name());
         self.free.push(index);
@@ -219,14 +205,8 @@ impl Pools {
         result
     }
 
-    /// Returns whether anything in any pool is due. O(1).
-    fn has_due(&self, now: Now) -> bool {
-        let NextDue { lease_us, serving_us } = self.next_due();
-        lease_us.is_some_and(|at_us| at_us <= now.lease_us)
-            || serving_us.is_some_and(|at_us| at_us <= now.serving_us)
-    }
-
-    /// Removes a waiting request from its wait queue; returns false when it does not wait. O(log n).
+    /// Removes a waiting request from its wait queue; returns false when it does not wait. O(log
+    /// n).
     pub fn cancel_wait(&mut self, waiter_id: WaiterId) -> bool {
         let Some(&location) = self.shared.waiters.get(&waiter_id) else { return false };
         let WaiterLocation { pool, waiter } = location;
@@ -238,7 +218,8 @@ impl Pools {
         cancelled
     }
 
-    /// Removes and returns the outcomes of waits since the last call. To be called after every step.
+    /// Removes and returns the outcomes of waits since the last call. To be called after every
+    /// step.
     pub fn drain_wait_outcomes(&mut self) -> std::vec::Drain<'_, WaitOutcome> {
         self.shared.wait_outcomes.drain(..)
     }
@@ -276,7 +257,7 @@ impl Pools {
             match queue.head() {
                 None => drop(self.removed_queues.pop_front()),
                 Some(head) => {
-                    let waiter_id = queue.remove(head).waiter_id;
+                    let waiter_id = queue.remove(head).id;
                     self.shared.waiters.remove(&waiter_id);
                     let outcome = Err(Refusal::UnknownPool);
                     self.shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome });
@@ -303,8 +284,8 @@ impl Pools {
         &self.entries.get(index).pool
     }
 
-    /// Writes leases, rests and stored answers as facts, at most `max` from a cursor on. Returns where
-    /// to continue, or `None` when all pools are written. O(max).
+    /// Writes leases, rests and stored answers as facts, at most `max` from a cursor on. Returns
+    /// where to continue, or `None` when all pools are written. O(max).
     pub fn write_snapshot(
         &self,
         from: SnapshotCursor,
@@ -361,8 +342,8 @@ impl Pools {
         }
     }
 
-    /// Sets whether no fact can be stored. Then no key is purged and no lease expires in memory, but
-    /// requests still treat due leases and keys as ended.
+    /// Sets whether no fact can be stored. Then no key is purged and no lease expires in memory,
+    /// but requests still treat due leases and keys as ended.
     pub fn set_clocks_frozen(&mut self, frozen: bool) {
         self.shared.clocks_frozen = frozen;
     }
@@ -405,103 +386,6 @@ impl Pools {
         self.shared.key_count
     }
 
-    /// Ends what is due, pools in rotation, within the step's budget; returns whether more is due.
-    pub fn expire(&mut self, step: &mut StepContext<'_>) -> bool {
-        self.rotate_in_due_pools(step.now);
-        self.sweep_answers(step.now);
-        self.refuse_removed_waiters(step);
-        while step.budget > 0
-            && let Some(index) = self.rotation.pop_front()
-        {
-            let entry = &mut self.entries.0[index.get() as usize];
-            let Some(entry) = entry else { continue };
-            let mut slice = StepContext {
-                budget: SLICE.min(step.budget),
-                now: step.now,
-                ended_by_time: false,
-                random: step.random,
-                facts: step.facts,
-            };
-            let before = slice.budget;
-            entry.pool.expire(&mut self.shared, &mut slice);
-            let (after, ended_by_time) = (slice.budget, slice.ended_by_time);
-            step.budget -= before - after;
-            step.ended_by_time |= ended_by_time;
-            if entry.pool.has_due(step.now) {
-                self.rotation.push_back(index);
-            } else {
-                entry.in_rotation = false;
-                self.schedule(index);
-            }
-        }
-        !self.rotation.is_empty() || !self.removed_queues.is_empty()
-    }
-
-    /// Removes expired answers, some pools in each call: an answer without a repeat must not occupy
-    /// shared room.
-    fn sweep_answers(&mut self, now: Now) {
-        for _ in 0..SWEPT_POOLS_MAX.min(self.entries.len()) {
-            let index = self.answer_sweep.checked_sub(1).unwrap_or(self.entries.len() - 1);
-            let Self { entries, shared, .. } = self;
-            let entry = entries.0.get_mut(index).and_then(Option::as_mut);
-            let has_more = entry.is_some_and(|entry| {
-                entry.pool.remove_due_answers(shared, now, REMOVED_ANSWERS_MAX)
-            });
-            if has_more {
-                return;
-            }
-            self.answer_sweep = index;
-        }
-    }
-
-    fn rotate_in_due_pools(&mut self, now: Now) {
-        while let Some((at_us, index)) = self.lease_deadlines.first()
-            && at_us <= now.lease_us
-        {
-            self.rotate_in(index);
-        }
-        while let Some((at_us, index)) = self.serving_deadlines.first()
-            && at_us <= now.serving_us
-        {
-            self.rotate_in(index);
-        }
-    }
-
-    fn rotate_in(&mut self, index: PoolIndex) {
-        self.lease_deadlines.cancel(index, &mut LeasePositions(&mut self.entries));
-        self.serving_deadlines.cancel(index, &mut ServingPositions(&mut self.entries));
-        self.entries.get_mut(index).in_rotation = true;
-        self.rotation.push_back(index);
-    }
-
-    /// Returns the next deadline on each clock; 0 when something is due already.
-    pub fn next_due(&self) -> NextDue {
-        if !self.rotation.is_empty() || !self.removed_queues.is_empty() {
-            return NextDue { lease_us: Some(0), serving_us: Some(0) };
-        }
-        NextDue {
-            lease_us: self.lease_deadlines.first().map(|(at_us, _)| at_us),
-            serving_us: self.serving_deadlines.first().map(|(at_us, _)| at_us),
-        }
-    }
-
-    /// Updates a pool's next deadlines; a pool in rotation is examined anyway.
-    pub(crate) fn schedule(&mut self, index: PoolIndex) {
-        let entry = self.entries.get(index);
-        let size = entry.pool.counts().total() + self.shared.waiters.len() as u64;
-        if cfg!(debug_assertions) && size <= CHECKED_MAX {
-            entry.pool.check_invariants(&self.shared);
-        }
-        if entry.in_rotation {
-            return;
-        }
-        let (lease_us, purge_us) =
-            (entry.pool.next_lease_deadline_us(), entry.pool.next_purge_us());
-        let Self { entries, lease_deadlines, serving_deadlines, .. } = self;
-        update(lease_deadlines, index, lease_us, &mut LeasePositions(entries));
-        update(serving_deadlines, index, purge_us, &mut ServingPositions(entries));
-    }
-
     /// Returns the ids of a pool's keys, in no order: for tests. O(n).
     pub fn key_ids(&self, name: &PoolName) -> Vec<KeyId> {
         self.get(name).map_or_else(Vec::new, |pool| pool.key_ids(&self.shared))
@@ -526,48 +410,3 @@ impl Pools {
 }
 
 const EXISTS: &str = "invariant: an index in use belongs to a pool";
-
-/// Sets or cancels a pool's deadline, without touching the heap where nothing changed.
-fn update(
-    heap: &mut Deadlines<PoolIndex>,
-    index: PoolIndex,
-    due_us: Option<u64>,
-    positions: &mut impl HeapIndex<Item = PoolIndex>,
-) {
-    let in_heap = positions.heap_position(index) != NOT_IN_HEAP;
-    let present_us = in_heap.then(|| heap.deadline(index, positions));
-    match due_us {
-        _ if due_us == present_us => {}
-        Some(due_us) => heap.set(index, due_us, positions),
-        None => heap.cancel(index, positions),
-    }
-}
-
-/// The pools' positions in the heap of deadlines in lease time.
-struct LeasePositions<'a>(&'a mut PoolEntries);
-/// The pools' positions in the heap of deadlines in serving time.
-struct ServingPositions<'a>(&'a mut PoolEntries);
-
-impl HeapIndex for LeasePositions<'_> {
-    type Item = PoolIndex;
-
-    fn heap_position(&self, item: PoolIndex) -> HeapPosition {
-        self.0.get(item).lease_position
-    }
-
-    fn set_heap_position(&mut self, item: PoolIndex, position: HeapPosition) {
-        self.0.get_mut(item).lease_position = position;
-    }
-}
-
-impl HeapIndex for ServingPositions<'_> {
-    type Item = PoolIndex;
-
-    fn heap_position(&self, item: PoolIndex) -> HeapPosition {
-        self.0.get(item).serving_position
-    }
-
-    fn set_heap_position(&mut self, item: PoolIndex, position: HeapPosition) {
-        self.0.get_mut(item).serving_position = position;
-    }
-}

@@ -88,7 +88,8 @@ pub enum Refusal {
     IdempotencyMismatch,
     /// Keys in the stored answer of the Idempotency-Key are deleted or purged.
     KeysGone,
-    /// A later request with the same Idempotency-Key took over this one's position in the wait queue.
+    /// A later request with the same Idempotency-Key took over this one's position in the wait
+    /// queue.
     TakenOver,
     /// The server's limit of stored answers is reached.
     TooManyAnswers {

@@ -60,8 +60,8 @@ pub struct StoredPool<'a> {
 pub struct StoredKey<'a> {
     /// Its value.
     pub value: &'a [u8],
-    /// Its id, as [`IdHashKey::key_id`] computes it. Most of the cost of loading a key is this hash,
-    /// so the caller computes it on the thread that reads.
+    /// Its id, as [`IdHashKey::key_id`] computes it. Most of the cost of loading a key is this
+    /// hash, so the caller computes it on the thread that reads.
     pub id: KeyId,
     /// The time of creation, wall time in milliseconds.
     pub created_at_ms: u64,
@@ -358,8 +358,8 @@ impl Replayer {
         }
     }
 
-    /// Returns the pools as they are after a start: every key with its full keep-alive time, the next
-    /// token beyond all that may have been granted. Leases continue.
+    /// Returns the pools as they are after a start: every key with its full keep-alive time, the
+    /// next token beyond all that may have been granted. Leases continue.
     pub fn finish(mut self, now: Now) -> Pools {
         let shared = self.pools.shared_mut();
         if !enabled(Sabotage::RepeatTokens) {

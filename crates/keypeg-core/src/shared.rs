@@ -165,7 +165,8 @@ impl EndedLeases {
     pub(crate) fn add(&mut self, lease: EndedLease) {
         let index = ring_index(lease.token);
         if index >= self.ring.len() {
-            // Grows with the tokens, so that the many small servers of the tests take little memory.
+            // Grows with the tokens, so that the many small servers of the tests take little
+            // memory.
             let unused = EndedLease {
                 token: 0,
                 number: KeyNumber(0),

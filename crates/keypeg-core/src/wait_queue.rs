@@ -14,7 +14,7 @@ use crate::numbers::{BorrowerId, WaiterId};
 /// A waiting request, and the terms that it requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiter {
-    pub(crate) waiter_id: WaiterId,
+    pub(crate) id: WaiterId,
     /// The start of the wait, lease time in microseconds.
     pub(crate) since_us: u64,
     /// The duration of the lease; the policy's TTL when `None`.
@@ -33,14 +33,14 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     pub(crate) fn new(
-        waiter_id: WaiterId,
+        id: WaiterId,
         since_us: u64,
         options: &AcquireOptions<'_>,
         request: Option<IdempotentRequest>,
     ) -> Self {
         let AcquireOptions { ttl_ms, holder, borrower } = *options;
         Self {
-            waiter_id,
+            id,
             since_us,
             ttl_ms,
             holder: holder.map(Into::into),
@@ -119,11 +119,11 @@ impl WaitQueue {
     /// Returns whether the waiter at `index` is `waiter_id`.
     pub(crate) fn is_at(&self, index: WaiterIndex, waiter_id: WaiterId) -> bool {
         (index.get() as usize) < self.waiters.0.len()
-            && self.waiters.0[index].as_ref().is_some_and(|waiter| waiter.waiter_id == waiter_id)
+            && self.waiters.0[index].as_ref().is_some_and(|waiter| waiter.id == waiter_id)
     }
 
-    /// Gives a waiter's position in the queue to `waiter_id`, which waits from now until `until_us`.
-    /// Returns the waiter before. O(log n).
+    /// Gives a waiter's position in the queue to `waiter_id`, which waits from now until
+    /// `until_us`. Returns the waiter before. O(log n).
     pub(crate) fn take_over(
         &mut self,
         index: WaiterIndex,
@@ -133,7 +133,7 @@ impl WaitQueue {
     ) -> WaiterId {
         let waiter = self.waiters.get_mut(index);
         waiter.since_us = now_us;
-        let before = std::mem::replace(&mut waiter.waiter_id, waiter_id);
+        let before = std::mem::replace(&mut waiter.id, waiter_id);
         self.deadlines.set(index, until_us, &mut self.waiters);
         before
     }
@@ -245,7 +245,7 @@ mod tests {
                 let which = if next(2) == 0 { 0 } else { any };
                 let (waiter_id, index, _) = model.remove(which).expect("within");
                 assert!(queue.is_at(index, waiter_id));
-                assert_eq!(queue.remove(index).waiter_id, waiter_id);
+                assert_eq!(queue.remove(index).id, waiter_id);
                 assert!(!queue.is_at(index, waiter_id));
             }
             assert_eq!(queue.head(), model.front().map(|(_, index, _)| *index));

@@ -1,5 +1,5 @@
-//! How many leases somebody may have at once, as tables: over all pools, those waited for among them;
-//! every end of a lease makes room, and a restart forgets none.
+//! Limits of leases per borrower, as tables: over all pools, waiting requests included; every end
+//! of a lease makes room, and the counts survive a restart.
 
 #[path = "support/journal.rs"]
 mod journal;
@@ -12,7 +12,7 @@ use keypeg_core::Limits;
 use world::{check, check_within};
 
 #[test]
-fn a_borrower_has_as_many_leases_as_it_may_over_all_pools() {
+fn a_borrowers_leases_are_limited_over_all_pools() {
     check(
         "
         generate a b c d
@@ -24,18 +24,18 @@ fn a_borrower_has_as_many_leases_as_it_may_over_all_pools() {
         in default
         acquire C as=ci max=2 -> too_many_leases max=2
         acquire C as=web max=2 -> granted
-        acquire D             -> granted       # in nobody's name
-        acquire E as=ci       -> granted       # its bound is gone
-        borrowed ci           -> borrowed 3
+        acquire D             -> granted       # without a borrower
+        acquire E as=ci       -> granted       # without a limit
+        leases ci             -> leases 3
         acquire F as=ci max=3 -> too_many_leases max=3
         acquire F as=ci ttl=61s max=1 -> invalid ttl_seconds
-        borrowed web          -> borrowed 1
-        borrowed nobody       -> borrowed 0
+        leases web            -> leases 1
+        leases unknown        -> leases 0
         ",
     );
 }
 
-/// One lease of one, in whatever way it ends.
+/// The only lease of a borrower ends in each possible way.
 #[test]
 fn every_end_of_a_lease_makes_room() {
     let ends = [
@@ -43,8 +43,8 @@ fn every_end_of_a_lease_makes_room() {
         "release A rest=10s",
         "release A quarantine",
         "release A quarantine reason=401",
-        "takeback A",
-        "unblock of:A",
+        "revoke A",
+        "force_release of:A",
         "delete of:A",
         "tick 60s",
         "tick 60s\n expire",
@@ -59,13 +59,13 @@ fn every_end_of_a_lease_makes_room() {
                 acquire A as=ci max=1 -> granted
                 acquire B as=ci max=1 -> too_many_leases
                 {restart}
-                borrowed ci           -> borrowed 1
+                leases ci             -> leases 1
                 acquire B as=ci max=1 -> too_many_leases
                 {end}
                 {restart}
                 generate new
                 acquire B as=ci max=1 -> granted
-                borrowed ci           -> borrowed 1
+                leases ci             -> leases 1
                 acquire C as=ci max=1 -> too_many_leases
                 ",
             ));
@@ -73,9 +73,9 @@ fn every_end_of_a_lease_makes_room() {
     }
 }
 
-/// A policy that lets keys rest: the lease is over all the same.
+/// The policy lets keys rest: the lease has ended, although its key is not available.
 #[test]
-fn a_key_that_rests_is_nobodys() {
+fn a_resting_key_counts_for_no_borrower() {
     check(
         "
         policy rest=100s
@@ -83,24 +83,24 @@ fn a_key_that_rests_is_nobodys() {
         acquire A as=ci max=1 -> granted
         tick 60s
         expire
-        borrowed ci           -> borrowed 0
+        leases ci             -> leases 0
         acquire B as=ci max=1 -> granted
         release B             -> released
-        borrowed ci           -> borrowed 0
+        leases ci             -> leases 0
         restart
         acquire C as=ci max=1 -> granted
-        borrowed ci           -> borrowed 1
+        leases ci             -> leases 1
         tick 100s
         expire
-        borrowed ci           -> borrowed 0
+        leases ci             -> leases 0
         ",
     );
 }
 
 #[test]
-fn a_pool_that_is_removed_takes_its_leases_and_waits_along() {
+fn a_deleted_pools_leases_and_waits_count_no_more() {
     for restart in ["", "restart"] {
-        // Made again where there is room for it only because it was removed.
+        // Created again at a limit that leaves room only because the pool was deleted.
         let limits = Limits { pools: 2, keys: 5 };
         let script = format!(
             "
@@ -112,18 +112,18 @@ fn a_pool_that_is_removed_takes_its_leases_and_waits_along() {
             acquire C as=web -> granted
             wait W as=ci     -> waits
             wait V as=ci     -> waits
-            borrowed ci      -> borrowed 4
+            leases ci        -> leases 4
             drop side
-            borrowed ci      -> borrowed 1
-            borrowed web     -> borrowed 0
+            leases ci        -> leases 1
+            leases web       -> leases 0
             expire
             got W            -> unknown_pool
             {restart}
-            borrowed ci      -> borrowed 1
+            leases ci        -> leases 1
             in default
             acquire D as=ci max=2 -> granted
             acquire E as=ci max=2 -> too_many_leases
-            pool side             -> made
+            pool side             -> created
             generate d e
             acquire E as=ci max=2 -> too_many_leases
             acquire E as=ci max=3 -> granted
@@ -134,7 +134,7 @@ fn a_pool_that_is_removed_takes_its_leases_and_waits_along() {
 }
 
 #[test]
-fn who_waits_has_the_lease_already() {
+fn a_waiting_request_counts_as_a_lease() {
     check(
         "
         generate a b
@@ -147,59 +147,59 @@ fn who_waits_has_the_lease_already() {
         wait Y as=web max=1        -> waits
         release A
         got V              -> granted
-        borrowed ci        -> borrowed 2
+        leases ci          -> leases 2
         release V
         got W              -> granted
-        borrowed ci        -> borrowed 1
+        leases ci          -> leases 1
         release W
         got Y              -> granted
-        borrowed ci        -> borrowed 0
+        leases ci          -> leases 0
         wait V as=ci max=1 -> waits
-        leave V            -> left
-        borrowed ci        -> borrowed 0
+        cancel V           -> cancelled
+        leases ci          -> leases 0
         wait V as=ci max=1 for=1s -> waits
         tick 1s
         expire
         got V              -> no_key
-        borrowed ci        -> borrowed 0
+        leases ci          -> leases 0
         wait V as=ci max=1 -> waits
         stop
-        borrowed ci        -> borrowed 0
-        borrowed web       -> borrowed 1
+        leases ci          -> leases 0
+        leases web         -> leases 1
         ",
     );
 }
 
-/// What was answered is told again at the bound, and a repeat of a wait has its place; a refusal is
-/// not remembered.
+/// At the limit a stored answer is redelivered, and a repeat takes over a wait; a refusal is not
+/// stored.
 #[test]
-fn asking_again_takes_no_more() {
+fn a_repeat_counts_no_second_lease() {
     check(
         "
         generate a
-        wait A as=ci max=1 by=ci once=1 -> granted
-        wait A as=ci max=1 by=ci once=1 -> again same
-        wait B as=ci max=1 by=ci once=2 -> too_many_leases
-        wait B as=ci max=2 by=ci once=2 -> waits
-        wait C as=ci max=2 by=ci once=2 -> waits
+        wait A as=ci max=1 caller=ci once=1 -> granted
+        wait A as=ci max=1 caller=ci once=1 -> redelivered same
+        wait B as=ci max=1 caller=ci once=2 -> too_many_leases
+        wait B as=ci max=2 caller=ci once=2 -> waits
+        wait C as=ci max=2 caller=ci once=2 -> waits
         got B                           -> taken_over
-        borrowed ci                     -> borrowed 2
+        leases ci                       -> leases 2
         release A
         got C                           -> granted
-        borrowed ci                     -> borrowed 1
+        leases ci                       -> leases 1
         restart
-        borrowed ci                     -> borrowed 1
-        wait D as=ci max=1 by=ci once=2 -> again
+        leases ci                       -> leases 1
+        wait D as=ci max=1 caller=ci once=2 -> redelivered
         release C
-        borrowed ci                     -> borrowed 0
-        wait D as=ci max=1 by=ci once=3 -> granted
+        leases ci                       -> leases 0
+        wait D as=ci max=1 caller=ci once=3 -> granted
         ",
     );
 }
 
-/// What is over and not ended yet is no lease: more is to be settled first, in whatever pool it is.
+/// A due lease does not count against the limit, in any pool: the call must be repeated first.
 #[test]
-fn a_lease_that_is_over_never_counts() {
+fn a_due_lease_never_counts() {
     for elsewhere in ["", "pool side"] {
         check(&format!(
             "

@@ -1,7 +1,7 @@
 //! Work is bounded: a step ends no more than its budget and the keys it names, pools take turns,
-//! and a pool that grows and shrinks by many keys stays whole.
+//! and a pool that grows and shrinks by many keys stays consistent.
 //!
-//! Also what a step tells of time: whether a lease or a rest ended in it, which leaves no fact.
+//! Also tests that a step reports whether time ended a lease or a rest in it, which leaves no fact.
 
 #[path = "support/rng.rs"]
 mod rng;
@@ -19,7 +19,7 @@ struct World {
     now: Now,
     random: Rng,
     budget: u32,
-    /// What the last step left of its budget, purged, and told of time.
+    /// The rest of the budget, the purges and the flag of the last step.
     left: u32,
     purged: usize,
     ended_by_time: bool,
@@ -41,48 +41,49 @@ impl World {
         world
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
+    fn step<T>(&mut self, apply: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
         let mut purged = 0;
         let mut sink =
             |fact: &Fact<'_>| purged += usize::from(matches!(fact, Fact::KeyPurged { .. }));
         let (now, random, facts) = (self.now, &mut self.random, &mut sink);
         let mut step =
             StepContext { now, random, facts, budget: self.budget, ended_by_time: false };
-        let answer = play(&mut self.pools, &mut step);
+        let result = apply(&mut self.pools, &mut step);
         (self.left, self.ended_by_time) = (step.budget, step.ended_by_time);
         self.purged = purged;
-        answer
+        result
     }
 
     fn pool(&mut self, name: &str, patch: PolicyPatch) {
         let put = self.step(|pools, step| {
-            pools.create_or_update(step, &named(name), &Policy::default(), patch)
+            pools.create_or_update(step, &pool_name(name), &Policy::default(), patch)
         });
         assert!(put.is_ok());
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         name: &str,
-        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
+        apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.with_pool(&named(name), step, play))
+        self.step(|pools, step| pools.with_pool(&pool_name(name), step, apply))
     }
 
     fn generate(&mut self, name: &str, count: u32) -> Vec<KeyId> {
-        let keys = self.on(name, |pool, ledger, step| pool.generate(ledger, step, count));
+        let keys = self.with_pool(name, |pool, shared, step| pool.generate(shared, step, count));
         keys.expect("room").into_iter().map(|key| key.id).collect()
     }
 
     fn acquire(&mut self, name: &str) -> (KeyId, LeaseId) {
-        let lent = self
-            .on(name, |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
-        let lease = lent.expect("a free key").lease;
+        let granted = self.with_pool(name, |pool, shared, step| {
+            pool.acquire(shared, step, &AcquireOptions::default())
+        });
+        let lease = granted.expect("an available key").lease;
         (lease.key_id, lease.id)
     }
 
     fn leased(&self, name: &str) -> u64 {
-        self.pools.get(&named(name)).expect("a pool").counts().leased
+        self.pools.get(&pool_name(name)).expect("a pool").counts().leased
     }
 
     fn expire(&mut self) -> bool {
@@ -90,40 +91,40 @@ impl World {
     }
 }
 
-fn named(name: &str) -> PoolName {
+fn pool_name(name: &str) -> PoolName {
     PoolName::parse(name).expect("a name")
 }
 
 type Call = fn(&mut Pool, &mut SharedState, &mut StepContext<'_>, &[KeyId], LeaseId) -> bool;
 
-/// Every call, on keys of which the first three are named; the number is how many it names.
+/// Every call, with the number of keys that it names; the first three keys are named.
 const CALLS: [(&str, usize, Call); 11] = [
-    ("generate", 0, |pool, ledger, step, _, _| pool.generate(ledger, step, 5).is_ok()),
-    ("import", 1, |pool, ledger, step, _, _| {
-        pool.import(ledger, step, &[Secret::new("v").expect("a value")], None).is_ok()
+    ("generate", 0, |pool, shared, step, _, _| pool.generate(shared, step, 5).is_ok()),
+    ("import", 1, |pool, shared, step, _, _| {
+        pool.import(shared, step, &[Secret::new("v").expect("a value")], None).is_ok()
     }),
-    ("acquire", 0, |pool, ledger, step, _, _| {
-        pool.acquire(ledger, step, &AcquireOptions::default()).is_ok()
+    ("acquire", 0, |pool, shared, step, _, _| {
+        pool.acquire(shared, step, &AcquireOptions::default()).is_ok()
     }),
-    ("renew", 1, |pool, ledger, step, _, lease| pool.renew(ledger, step, lease, None).is_ok()),
-    ("release", 1, |pool, ledger, step, _, lease| {
-        pool.release(ledger, step, lease, &ReleaseOptions::default()).is_ok()
+    ("renew", 1, |pool, shared, step, _, lease| pool.renew(shared, step, lease, None).is_ok()),
+    ("release", 1, |pool, shared, step, _, lease| {
+        pool.release(shared, step, lease, &ReleaseOptions::default()).is_ok()
     }),
-    ("force_release", 1, |pool, ledger, step, keys, _| {
-        pool.force_release(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    ("force_release", 1, |pool, shared, step, keys, _| {
+        pool.force_release(shared, step, &KeyRef::Id(keys[0])).is_ok()
     }),
-    ("keep_alive", 1, |pool, ledger, step, keys, _| {
-        pool.keep_alive(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    ("keep_alive", 1, |pool, shared, step, keys, _| {
+        pool.keep_alive(shared, step, &KeyRef::Id(keys[0])).is_ok()
     }),
-    ("keep_alive_many", 3, |pool, ledger, step, keys, _| {
-        pool.keep_alive_many(ledger, step, &keys[..3]).kept > 0
+    ("keep_alive_many", 3, |pool, shared, step, keys, _| {
+        pool.keep_alive_many(shared, step, &keys[..3]).kept > 0
     }),
-    ("keep_alive_all", 0, |pool, ledger, step, _, _| pool.keep_alive_all(ledger, step).is_ok()),
-    ("delete", 1, |pool, ledger, step, keys, _| {
-        pool.delete(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    ("keep_alive_all", 0, |pool, shared, step, _, _| pool.keep_alive_all(shared, step).is_ok()),
+    ("delete", 1, |pool, shared, step, keys, _| {
+        pool.delete(shared, step, &KeyRef::Id(keys[0])).is_ok()
     }),
-    ("show", 1, |pool, ledger, step, keys, _| {
-        pool.get_key(ledger, step, &KeyRef::Id(keys[0])).is_ok()
+    ("get_key", 1, |pool, shared, step, keys, _| {
+        pool.get_key(shared, step, &KeyRef::Id(keys[0])).is_ok()
     }),
 ];
 
@@ -137,14 +138,14 @@ fn no_call_ends_more_leases_than_its_budget_and_what_it_names() {
     for (name, names, call) in CALLS {
         for budget in [0, 1, 10, 1_000] {
             let mut world = World { budget, ..world.clone() };
-            let _ = world.on("default", |pool, ledger, step| {
-                Ok(call(pool, ledger, step, &keys, leases[0].1))
+            let _ = world.with_pool("default", |pool, shared, step| {
+                Ok(call(pool, shared, step, &keys, leases[0].1))
             });
-            let lent = u64::from(name == "acquire" && budget > 0);
-            let ended = usize::try_from(100 + lent - world.leased("default")).expect("few");
+            let granted = u64::from(name == "acquire" && budget > 0);
+            let ended = usize::try_from(100 + granted - world.leased("default")).expect("few");
             let spent = (budget - world.left) as usize;
             assert!(ended <= spent + names, "{name} ended {ended} with a budget of {budget}");
-            assert_eq!(world.ended_by_time, ended > 0, "{name} tells whether time ended a lease");
+            assert_eq!(world.ended_by_time, ended > 0, "{name} reports whether time ended a lease");
         }
     }
 }
@@ -160,17 +161,18 @@ fn no_call_ends_more_keys_than_its_budget_and_what_it_names() {
     for (name, names, call) in CALLS {
         for budget in [0, 1, 10, 1_000] {
             let mut world = World { budget, ..world.clone() };
-            let _ = world
-                .on("default", |pool, ledger, step| Ok(call(pool, ledger, step, &keys, lease)));
+            let _ = world.with_pool("default", |pool, shared, step| {
+                Ok(call(pool, shared, step, &keys, lease))
+            });
             let spent = (budget - world.left) as usize;
             assert!(world.purged <= spent + names, "{name} purged {} of {budget}", world.purged);
-            assert!(!world.ended_by_time, "{name}: a purge is a fact and needs no telling");
+            assert!(!world.ended_by_time, "{name}: a purge is a fact and needs no flag");
         }
     }
 }
 
 #[test]
-fn expiring_spends_its_budget_to_the_last_and_no_more() {
+fn expire_spends_its_whole_budget_and_no_more() {
     let mut world = World::new();
     world.generate("default", 1_000);
     for _ in 0..1_000 {
@@ -181,12 +183,12 @@ fn expiring_spends_its_budget_to_the_last_and_no_more() {
     world.budget = 300;
     for left in [700, 400, 100] {
         assert!(world.expire(), "more is due");
-        assert!(world.ended_by_time, "no fact tells it, so the step must");
+        assert!(world.ended_by_time, "no fact contains it, so the step must");
         assert_eq!((world.leased("default"), world.left), (left, 0));
         assert_eq!(
             world.pools.next_due(),
             NextDue { lease_us: Some(0), serving_us: Some(0) },
-            "to be gone on with at once"
+            "the rest is due at once"
         );
     }
     assert!(!world.expire() && world.ended_by_time);
@@ -196,7 +198,7 @@ fn expiring_spends_its_budget_to_the_last_and_no_more() {
 }
 
 #[test]
-fn a_pool_with_much_that_is_due_delays_no_other() {
+fn a_pool_with_a_backlog_delays_no_other() {
     let mut world = World::new();
     world.generate("default", 5_000);
     for name in ["a", "b", "c"] {
@@ -207,23 +209,23 @@ fn a_pool_with_much_that_is_due_delays_no_other() {
     world.budget = 300;
     assert!(world.expire());
     for name in ["a", "b", "c"] {
-        let left = world.pools.get(&named(name)).expect("a pool").counts().total();
+        let left = world.pools.get(&pool_name(name)).expect("a pool").counts().total();
         assert_eq!(left, 0, "{name} had its turn");
     }
 }
 
-/// A seat whose pool was dropped while it had a backlog is used again: the old place in the
-/// rotation must neither be taken for the new pool's nor be gone round for ever.
+/// The entry of a pool that was deleted with a backlog is reused: its old index in the rotation
+/// must neither apply to the new pool nor stay in the rotation.
 #[test]
-fn a_pool_dropped_in_a_backlog_leaves_nothing_behind() {
+fn a_pool_deleted_with_a_backlog_leaves_nothing_behind() {
     let mut world = World::new();
     world.pool("a", PolicyPatch::default());
     world.generate("a", 1_000);
     world.now.serving_us += 300_000_000;
     world.budget = 10;
     assert!(world.expire());
-    let gone = world.step(|pools, step| pools.remove(step, &named("a")));
-    assert_eq!(gone.expect("it was there").counts().total(), 990);
+    let deleted = world.step(|pools, step| pools.remove(step, &pool_name("a")));
+    assert_eq!(deleted.expect("it existed").counts().total(), 990);
     assert_eq!(world.pools.key_count(), 0);
     world.pool("b", PolicyPatch::default());
     world.generate("b", 20);
@@ -240,9 +242,9 @@ fn a_pool_dropped_in_a_backlog_leaves_nothing_behind() {
     world.pools.check_invariants();
 }
 
-/// Far over the edges of chunks, shards and rounds of the index.
+/// Far beyond the edges of chunks, and of shards and levels of the index.
 #[test]
-fn a_pool_that_grows_and_shrinks_by_many_keys_stays_whole() {
+fn a_pool_that_grows_and_shrinks_by_many_keys_stays_consistent() {
     let mut world = World::new();
     world.budget = 100_000;
     let mut keys = vec![];
@@ -252,26 +254,28 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_whole() {
         }
         let leases: Vec<(KeyId, LeaseId)> = (0..6_000).map(|_| world.acquire("default")).collect();
         world.pools.check_invariants();
-        for (at, (_, lease)) in leases.into_iter().enumerate() {
-            if at % 3 > 0 {
-                let done = world.on("default", |pool, ledger, step| {
-                    pool.release(ledger, step, lease, &ReleaseOptions::default())
+        for (index, (_, lease)) in leases.into_iter().enumerate() {
+            if index % 3 > 0 {
+                let result = world.with_pool("default", |pool, shared, step| {
+                    pool.release(shared, step, lease, &ReleaseOptions::default())
                 });
-                assert_eq!(done, Ok(()));
+                assert_eq!(result, Ok(()));
             }
         }
         while keys.len() > 1_000 {
-            let at = world.random.below(u32::try_from(keys.len()).expect("few")) as usize;
-            let key = KeyRef::Id(keys.swap_remove(at));
-            let done = world.on("default", |pool, ledger, step| pool.delete(ledger, step, &key));
-            assert_eq!(done, Ok(()));
+            let index = world.random.below(u32::try_from(keys.len()).expect("few")) as usize;
+            let key = KeyRef::Id(keys.swap_remove(index));
+            let result =
+                world.with_pool("default", |pool, shared, step| pool.delete(shared, step, &key));
+            assert_eq!(result, Ok(()));
         }
         world.pools.check_invariants();
     }
     for key in &keys {
-        let shown =
-            world.on("default", |pool, ledger, step| pool.get_key(ledger, step, &KeyRef::Id(*key)));
-        assert_eq!(shown.map(|view| view.id), Ok(*key));
+        let view = world.with_pool("default", |pool, shared, step| {
+            pool.get_key(shared, step, &KeyRef::Id(*key))
+        });
+        assert_eq!(view.map(|view| view.id), Ok(*key));
     }
     world.now.serving_us += 300_000_000;
     assert!(!world.expire());

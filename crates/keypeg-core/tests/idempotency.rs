@@ -1,5 +1,6 @@
-//! Calls under an Idempotency-Key, as tables: played once, answered the same when asked again, over
-//! restarts too; whoever waits is taken over by its repeat; nothing of a refusal is remembered.
+//! Requests with an Idempotency-Key, as tables: executed once, and a repeat gets the same answer,
+//! also after a restart; a repeat takes over the wait of the first request; refusals are not
+//! stored.
 
 #[path = "support/journal.rs"]
 mod journal;
@@ -9,14 +10,14 @@ mod rng;
 mod world;
 
 use keypeg_core::{
-    ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, Limits, Now, Policy,
-    PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
+    ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, IdempotentCall,
+    Limits, Now, Policy, PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
 };
 use rng::Rng;
 use world::{check, check_within};
 
 #[test]
-fn a_grant_asked_again_is_the_same_lease_while_it_runs_and_then_over() {
+fn a_repeated_acquire_returns_the_same_lease_while_it_runs_and_then_that_it_ended() {
     for restart in ["", "restart"] {
         check(&format!(
             "
@@ -24,14 +25,14 @@ fn a_grant_asked_again_is_the_same_lease_while_it_runs_and_then_over() {
             wait A for=0s ttl=30s holder=x once=k -> granted ttl=30s
             {restart}
             tick 10s
-            wait B for=0s ttl=30s holder=x once=k -> again same ttl=20s
+            wait B for=0s ttl=30s holder=x once=k -> redelivered same ttl=20s
             counts                -> counts available=1 leased=1
             wait C for=0s once=k body=other -> mismatch
             wait D for=0s once=other -> granted
             counts                -> counts available=0 leased=2
             {restart}
             tick 19.999s
-            wait E for=0s once=k  -> again same ttl=0.001s
+            wait E for=0s once=k  -> redelivered same ttl=0.001s
             tick 0.001s
             wait F for=0s once=k  -> lease_ended
             generate c
@@ -44,7 +45,7 @@ fn a_grant_asked_again_is_the_same_lease_while_it_runs_and_then_over() {
 }
 
 #[test]
-fn a_lease_renewed_since_is_told_with_its_present_end() {
+fn a_lease_renewed_since_is_redelivered_with_its_present_end() {
     check(
         "
         pool p lease_ttl=60s max_hold=300s
@@ -53,7 +54,7 @@ fn a_lease_renewed_since_is_told_with_its_present_end() {
         tick 5s
         renew A ttl=60s
         tick 20s
-        wait B for=0s once=k  -> again changed ttl=40s
+        wait B for=0s once=k  -> redelivered changed ttl=40s
         release B
         wait C for=0s once=k  -> lease_ended Released
         ",
@@ -61,46 +62,46 @@ fn a_lease_renewed_since_is_told_with_its_present_end() {
 }
 
 #[test]
-fn an_answer_is_forgotten_after_an_hour_but_not_while_its_lease_runs() {
+fn an_answer_is_removed_after_an_hour_but_not_while_its_lease_runs() {
     check(
         "
         pool p lease_ttl=7200s keepalive=null
-        generate a b once=g   -> made
+        generate a b once=g   -> created
         wait A for=0s ttl=10s once=k -> granted
         wait B for=0s once=l  -> granted ttl=7200s
         tick 3599.999s
         generate a b once=g   -> same
         wait C for=0s once=k  -> lease_ended
-        wait D for=0s once=l  -> again same
+        wait D for=0s once=l  -> redelivered same
         tick 0.001s
         generate a b once=g   -> others
         wait E for=0s once=k  -> granted
-        wait F for=0s once=l  -> again same ttl=3600s
+        wait F for=0s once=l  -> redelivered same ttl=3600s
         restart
-        wait G for=0s once=l  -> again same ttl=3600s
+        wait G for=0s once=l  -> redelivered same ttl=3600s
         ",
     );
 }
 
 #[test]
-fn keys_asked_for_again_are_the_same_keys_while_all_of_them_live() {
+fn a_repeated_generate_returns_the_same_keys_while_all_of_them_exist() {
     for restart in ["", "restart"] {
         check(&format!(
             "
-            generate x y z        # what these leave is used again, out of order
+            generate x y z        # their slots are reused, out of order
             delete x
             delete z
-            generate a b c d once=k -> made life=300s
+            generate a b c d once=k -> created life=300s
             {restart}
             tick 10s
             generate a b c d once=k -> same life=290s
             acquire A
             generate a b c d once=k -> same
             generate a b c d once=k body=5 -> mismatch
-            generate e once=l     -> made
-            generate f once=k by=other -> made         # another caller's key is another
+            generate e once=l     -> created
+            generate f once=k caller=other -> created  # the same key of another caller
             delete b
-            generate n m          # where b was
+            generate n m          # reuses the slot of b
             {restart}
             generate a b c d once=k -> keys_gone
             counts                -> counts total=8
@@ -110,10 +111,10 @@ fn keys_asked_for_again_are_the_same_keys_while_all_of_them_live() {
 }
 
 #[test]
-fn what_was_brought_in_once_is_told_again_rather_than_refused() {
+fn a_repeated_import_returns_the_keys_instead_of_a_refusal() {
     check(
         "
-        import a b once=k     -> made
+        import a b once=k     -> created
         import a b            -> key_exists at=0
         restart
         import a b once=k     -> same
@@ -125,11 +126,11 @@ fn what_was_brought_in_once_is_told_again_rather_than_refused() {
 }
 
 #[test]
-fn a_key_that_is_due_is_gone_for_its_answer_too() {
+fn a_key_that_is_due_is_missing_for_its_answer_too() {
     check(
         "
         pool p keepalive=10s
-        generate a b once=k   -> made life=10s
+        generate a b once=k   -> created life=10s
         tick 9.999s
         generate a b once=k   -> same life=0.001s
         keepalive a
@@ -141,7 +142,7 @@ fn a_key_that_is_due_is_gone_for_its_answer_too() {
 }
 
 #[test]
-fn a_refusal_is_not_remembered() {
+fn a_refusal_is_not_stored() {
     check(
         "
         wait A for=0s once=k  -> no_key PoolEmpty
@@ -152,7 +153,7 @@ fn a_refusal_is_not_remembered() {
         wait C for=0s once=k  -> no_key
         pool p max_keys=1
         generate a b once=g   -> full
-        generate a once=g     -> made
+        generate a once=g     -> created
         wait D for=0s once=k  -> granted
         ",
     );
@@ -160,14 +161,14 @@ fn a_refusal_is_not_remembered() {
         Limits { pools: 3, keys: 2 },
         "
         generate a b c once=g -> full of=server
-        generate a b once=g   -> made
-        generate a b once=g   -> same                  # which takes no room
+        generate a b once=g   -> created
+        generate a b once=g   -> same                  # needs no room
         ",
     );
 }
 
 #[test]
-fn whoever_waits_is_taken_over_by_its_repeat_in_the_same_place() {
+fn a_repeat_takes_over_the_position_of_the_waiting_request() {
     check(
         "
         wait one for=10s once=k -> waits
@@ -176,15 +177,15 @@ fn whoever_waits_is_taken_over_by_its_repeat_in_the_same_place() {
         wait three for=10s once=k -> waits
         counts                -> counts waiting=2
         got one               -> taken_over
-        leave one             -> not_in_line
+        cancel one            -> not_waiting
         wait bad once=k body=other -> mismatch
-        tick 4s               # the first one's time is over, the repeat's is not
+        tick 4s               # the first one's wait would end, the repeat's does not
         expire
         got three             -> nothing
         generate a
         got three             -> granted waited=4s
         got two               -> nothing
-        wait four for=10s once=k -> again same
+        wait four for=10s once=k -> redelivered same
         release three
         got two               -> granted
         wait five once=k      -> lease_ended Released
@@ -193,9 +194,9 @@ fn whoever_waits_is_taken_over_by_its_repeat_in_the_same_place() {
     check(
         "
         wait one once=k       -> waits
-        leave one             -> left
+        cancel one            -> cancelled
         wait two              -> waits
-        wait three once=k     -> waits                 # whoever left has lost its place
+        wait three once=k     -> waits                 # a cancelled wait has no position
         generate a
         got two               -> granted
         got three             -> nothing
@@ -217,16 +218,16 @@ fn whoever_waits_is_taken_over_by_its_repeat_in_the_same_place() {
     );
 }
 
-/// A grant that nobody received is given back, and whoever repeats the request must not be told
-/// that it has ended: it never had it. But once it was told of, it is somebody's.
+/// A grant that no client received is released, and a repeat of its request must not get the answer
+/// that the lease ended, because it never had it. But a redelivered lease has a holder.
 #[test]
-fn a_grant_taken_back_is_no_answer_unless_it_was_told_again() {
+fn a_revoked_grant_is_no_answer_unless_it_was_redelivered() {
     for restart in ["", "restart"] {
         check(&format!(
             "
             generate a
             wait A for=0s once=k  -> granted token=1
-            takeback A            -> taken_back
+            revoke A              -> revoked
             {restart}
             counts                -> counts available=1
             wait B for=0s once=k  -> granted
@@ -237,11 +238,11 @@ fn a_grant_taken_back_is_no_answer_unless_it_was_told_again() {
         "
         generate a
         wait A for=0s once=k  -> granted
-        wait B for=0s once=k  -> again same
-        takeback A            -> taken_back
+        wait B for=0s once=k  -> redelivered same
+        revoke A              -> revoked
         counts                -> counts leased=1
-        wait C for=0s once=k  -> again same
-        takeback A
+        wait C for=0s once=k  -> redelivered same
+        revoke A
         release B
         ",
     );
@@ -249,9 +250,9 @@ fn a_grant_taken_back_is_no_answer_unless_it_was_told_again() {
         "
         generate a
         acquire A
-        takeback A            -> taken_back
+        revoke A              -> revoked
         counts                -> counts available=1
-        takeback A            -> lease_ended Released
+        revoke A              -> lease_ended Released
         ",
     );
 }
@@ -264,8 +265,8 @@ struct Server {
 }
 
 impl Server {
-    fn ask(&mut self, pool: &str, key: &str, lends: bool) -> Result<bool, Refusal> {
-        let once = IdempotencyKey { caller: "", key, body: BodyDigest(0) };
+    fn call(&mut self, pool: &str, key: &str, call: IdempotentCall) -> Result<bool, Refusal> {
+        let key = IdempotencyKey { caller: "", key, body: BodyDigest(0) };
         let facts = &mut self.facts;
         let mut sink = |fact: &Fact<'_>| {
             *facts += usize::from(matches!(fact, Fact::AnswerStored { .. }));
@@ -282,22 +283,22 @@ impl Server {
             let (policy, patch) = (Policy::default(), PolicyPatch::default());
             self.pools.create_or_update(&mut step, &name, &policy, patch).expect("room");
         }
-        self.pools.with_pool(&name, &mut step, |pool, ledger, step| {
-            if !lends {
-                let made = pool.add_idempotent(ledger, step, &once, |pool, ledger, step| {
-                    pool.generate(ledger, step, 1)
+        self.pools.with_pool(&name, &mut step, |pool, shared, step| {
+            if call == IdempotentCall::AddKeys {
+                let keys = pool.add_idempotent(shared, step, &key, |pool, shared, step| {
+                    pool.generate(shared, step, 1)
                 })?;
-                return Ok(made.len() == 1);
+                return Ok(keys.len() == 1);
             }
-            let wish = AcquireOptions { ttl_ms: Some(1), ..AcquireOptions::default() };
-            let lent = pool.acquire_idempotent(
-                ledger,
+            let options = AcquireOptions { ttl_ms: Some(1), ..AcquireOptions::default() };
+            let granted = pool.acquire_idempotent(
+                shared,
                 step,
-                &wish,
+                &options,
                 WaitOptions { waiter_id: WaiterId(0), wait_ms: 0 },
-                &once,
+                &key,
             )?;
-            Ok(lent.is_some_and(|granted| granted.redelivered))
+            Ok(granted.is_some_and(|granted| granted.redelivered))
         })
     }
 
@@ -315,7 +316,7 @@ impl Server {
         }
     }
 
-    fn drop_pool(&mut self, pool: &str) {
+    fn remove_pool(&mut self, pool: &str) {
         let mut sink = |_: &Fact<'_>| {};
         let mut step = StepContext {
             now: self.now,
@@ -324,32 +325,35 @@ impl Server {
             budget: 1_000,
             ended_by_time: false,
         };
-        self.pools.remove(&mut step, &PoolName::parse(pool).expect("a name")).expect("there");
+        self.pools.remove(&mut step, &PoolName::parse(pool).expect("a name")).expect("exists");
     }
 }
 
-/// Where nothing can be remembered no lease ends, but one that is due is over: it is told to nobody.
+/// While no fact can be stored no lease expires in memory, but a due lease is not redelivered.
 #[test]
-fn a_lease_that_is_due_is_not_told_again_while_nothing_can_be_remembered() {
+fn a_due_lease_is_not_redelivered_while_the_clocks_are_frozen() {
     let limits = Limits { pools: 1, keys: 10 };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
     let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
     let mut server = Server { pools, now, facts: 0, random: Rng::new(1) };
-    server.ask("p", "make", false).expect("made");
-    assert_eq!(server.ask("p", "lend", true), Ok(false));
+    server.call("p", "keys", IdempotentCall::AddKeys).expect("created");
+    assert_eq!(server.call("p", "lease", IdempotentCall::Acquire), Ok(false));
     server.now.lease_us += 999;
     server.pools.set_clocks_frozen(true);
-    assert_eq!(server.ask("p", "lend", true), Ok(true), "it runs for another microsecond");
+    assert_eq!(
+        server.call("p", "lease", IdempotentCall::Acquire),
+        Ok(true),
+        "it runs for another microsecond"
+    );
     server.now.lease_us += 1;
-    let over = server.ask("p", "lend", true);
-    assert!(matches!(over, Err(Refusal::LeaseEnded { .. })), "{over:?}");
+    let ended = server.call("p", "lease", IdempotentCall::Acquire);
+    assert!(matches!(ended, Err(Refusal::LeaseEnded { .. })), "{ended:?}");
 }
 
-/// The bound is refused clearly and in time: what is asked beyond it changes nothing. Old answers
-/// make room after their hour, and a pool's when it goes. Answers of ended leases make room by
-/// themselves, the oldest first.
+/// A request beyond the limit is refused before it changes anything. Answers make room after their
+/// hour and when their pool is deleted. Answers of ended leases are evicted, oldest first.
 #[test]
-fn answers_are_bounded() {
+fn stored_answers_are_limited() {
     let limits = Limits { pools: 9, keys: 10_000_000 };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
     let mut server = Server {
@@ -360,49 +364,61 @@ fn answers_are_bounded() {
     };
     for n in 0..ANSWERS_MAX / 2 {
         let pool = if n < 10 { "small" } else { "large" };
-        assert_eq!(server.ask(pool, &n.to_string(), false), Ok(true));
+        assert_eq!(server.call(pool, &n.to_string(), IdempotentCall::AddKeys), Ok(true));
     }
     let full = Err(Refusal::TooManyAnswers { max: ANSWERS_MAX });
     let keys = server.pools.key_count();
-    assert_eq!(server.ask("large", "more", false), full);
-    assert_eq!(server.ask("small", "more", true), full);
-    assert_eq!(server.ask("small", "3", false), Ok(true), "asked again it is there");
+    assert_eq!(server.call("large", "more", IdempotentCall::AddKeys), full);
+    assert_eq!(server.call("small", "more", IdempotentCall::Acquire), full);
+    assert_eq!(
+        server.call("small", "3", IdempotentCall::AddKeys),
+        Ok(true),
+        "a repeat needs no room"
+    );
     assert_eq!(
         (server.pools.key_count(), server.facts),
         (keys, ANSWERS_MAX / 2),
-        "nothing was changed"
+        "nothing is changed"
     );
-    server.drop_pool("small");
+    server.remove_pool("small");
     for n in 0..10 {
-        assert_eq!(server.ask("large", &format!("more {n}"), false), Ok(true));
+        assert_eq!(server.call("large", &format!("more {n}"), IdempotentCall::AddKeys), Ok(true));
     }
-    assert_eq!(server.ask("large", "more", false), full);
+    assert_eq!(server.call("large", "more", IdempotentCall::AddKeys), full);
     server.now.lease_us += 3_600_000_000;
     server.turns(300);
-    // Whoever is asked now: the pool that has them all may never be asked again.
-    assert_eq!(server.ask("other", "first", false), Ok(true));
-    let large = server.pools.get(&PoolName::parse("large").expect("a name")).expect("there");
-    assert_eq!(large.stored_answer_count(), 0, "and they are not told anew for ever");
+    // A call on another pool: the pool with all the answers may never be called again.
+    assert_eq!(server.call("other", "first", IdempotentCall::AddKeys), Ok(true));
+    let large = server.pools.get(&PoolName::parse("large").expect("a name")).expect("exists");
+    assert_eq!(large.stored_answer_count(), 0, "expired answers are not logged again");
     for n in 0..300_000 {
         server.now.lease_us += 1_000;
-        assert_eq!(server.ask("large", &format!("lease {n}"), true), Ok(false), "{n}");
+        assert_eq!(
+            server.call("large", &format!("lease {n}"), IdempotentCall::Acquire),
+            Ok(false),
+            "{n}"
+        );
     }
-    let ended = server.ask("large", "lease 299998", true);
-    let over = matches!(ended, Err(Refusal::LeaseEnded { .. }));
-    assert!(over, "of the last ones it is known that they ended: {ended:?}");
-    assert_eq!(server.ask("large", "lease 5", true), Ok(false), "the first are forgotten");
-    // One pool's many leave another's few their place.
-    assert_eq!(server.ask("other", "lease", true), Ok(false));
+    let ended = server.call("large", "lease 299998", IdempotentCall::Acquire);
+    let has_ended = matches!(ended, Err(Refusal::LeaseEnded { .. }));
+    assert!(has_ended, "the latest answers of ended leases are stored: {ended:?}");
+    assert_eq!(
+        server.call("large", "lease 5", IdempotentCall::Acquire),
+        Ok(false),
+        "the oldest are evicted"
+    );
+    // Many answers of one pool do not evict the few of another.
+    assert_eq!(server.call("other", "lease", IdempotentCall::Acquire), Ok(false));
     server.now.lease_us += 1_000;
     for _ in 0..2 {
-        let ended = server.ask("other", "lease", true);
+        let ended = server.call("other", "lease", IdempotentCall::Acquire);
         assert!(matches!(ended, Err(Refusal::LeaseEnded { .. })), "not a second grant: {ended:?}");
     }
     assert!(
         server
             .pools
             .get(&PoolName::parse("large").expect("a name"))
-            .expect("there")
+            .expect("exists")
             .stored_answer_count()
             < 270_000
     );

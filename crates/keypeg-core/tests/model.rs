@@ -1,9 +1,9 @@
-//! Random calls on the real pools beside a naive model (`support/naive.rs`), driven by seeds.
+//! Random calls, drawn from a seed, on the real pools and on a naive model (`support/naive.rs`).
 //!
 //! Ticks aim at pending deadlines and a microsecond to either side; turns have small budgets, so
-//! that backlogs occur; stale leases, foreign ids and lost keys are used on purpose. Every answer
-//! is compared, every step checks the invariants, and the facts must give the same pools back.
-//! `KEYPEG_SEED=n` plays one seed again, `KEYPEG_SEEDS=n` plays so many.
+//! that backlogs occur; ended leases, ids of other pools and removed keys are used on purpose.
+//! Every answer is compared, every step checks the invariants, and a replay of the facts must
+//! rebuild the same pools. `KEYPEG_SEED=n` repeats one seed, `KEYPEG_SEEDS=n` runs that many.
 
 #[path = "support/agree.rs"]
 mod agree;
@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 const SEEDS: u64 = 200;
 const STEPS: u32 = 400;
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
-/// What must have been said, so that the runs are known to go everywhere.
+/// Refusals that must occur, so that the runs are known to reach every case.
 const REFUSALS: [&str; 22] = [
     "UnknownPool",
     "DefaultPool",
@@ -59,18 +59,18 @@ const WEEK_MS: u64 = 604_800_000;
 
 #[test]
 fn the_pools_agree_with_a_naive_model() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let seeds = match number("KEYPEG_SEED") {
+    let number_of = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let seeds = match number_of("KEYPEG_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("KEYPEG_SEEDS").unwrap_or(SEEDS),
+        None => 0..number_of("KEYPEG_SEEDS").unwrap_or(SEEDS),
     };
     let mut refusals = BTreeMap::new();
     for seed in seeds.clone() {
         let mut run = Run::new(seed);
-        let played = catch_unwind(AssertUnwindSafe(|| run.play()));
-        if let Err(why) = played {
-            eprintln_last(&run);
-            resume_unwind(why);
+        let result = catch_unwind(AssertUnwindSafe(|| run.run()));
+        if let Err(panic) = result {
+            print_failure(&run);
+            resume_unwind(panic);
         }
         for (refusal, times) in run.refusals {
             *refusals.entry(refusal).or_insert(0) += times;
@@ -84,16 +84,16 @@ fn the_pools_agree_with_a_naive_model() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a failure tells how to play it again")]
-fn eprintln_last(run: &Run) {
+#[expect(clippy::print_stderr, reason = "a failure prints how to repeat it")]
+fn print_failure(run: &Run) {
     eprintln!("\nKEYPEG_SEED={} failed at step {}: {}\n", run.seed, run.step, run.last);
 }
 
-/// One seed's run: the real pools, the model and all that was ever named.
+/// The run of one seed: the real pools, the model and everything they returned.
 struct Run {
     seed: u64,
     step: u32,
-    /// The call being played.
+    /// The present call.
     last: String,
     rng: Rng,
     random: Rng,
@@ -107,16 +107,16 @@ struct Run {
     last_pool: PoolId,
     /// Whether the last fact is a clean stop.
     stopped: bool,
-    /// How often each refusal was said.
+    /// How often each refusal occurred.
     refusals: BTreeMap<String, u32>,
 }
 
-/// What a call answered, and what it did to get there.
-struct Told<T> {
+/// The result of a call, and what it did before.
+struct Outcome<T> {
     reply: Result<T, Refusal>,
     /// Keys purged by time.
     purged: u32,
-    /// Facts beside those.
+    /// Other facts.
     facts: u32,
     spent: u32,
     left: u32,
@@ -146,12 +146,12 @@ impl Run {
         run
     }
 
-    fn play(&mut self) {
+    fn run(&mut self) {
         for step in 1..=STEPS {
             self.step = step;
             let settlings = self.refusals.get("Settling").copied();
-            self.one();
-            agree::look(&self.real, &self.naive, self.now);
+            self.random_call();
+            agree::check(&self.real, &self.naive, self.now);
             if step % 16 == 0 || self.refusals.get("Settling").copied() > settlings {
                 agree::compare(&self.real, &self.naive, self.now, &self.journal);
             }
@@ -159,9 +159,9 @@ impl Run {
         agree::compare(&self.real, &self.naive, self.now, &self.journal);
     }
 
-    fn one(&mut self) {
-        let name = NAMES[[0, 0, 0, 0, 1, 1, 1, 2, 2, 3][self.roll(10)]];
-        match self.roll(200) {
+    fn random_call(&mut self) {
+        let name = NAMES[[0, 0, 0, 0, 1, 1, 1, 2, 2, 3][self.random_below(10)]];
+        match self.random_below(200) {
             0..30 => self.tick(),
             30..50 => self.generate(name),
             50..62 => self.import(name),
@@ -178,10 +178,10 @@ impl Run {
             148..154 => self.keep_alive_many(name),
             154..159 => self.keep_alive_all(name),
             159..169 => self.delete(name),
-            169..173 => self.show(name),
+            169..173 => self.get_key(name),
             173..175 => self.list(name),
             175..185 => {
-                let patch = self.a_patch();
+                let patch = self.random_patch();
                 self.put(name, &patch);
             }
             185..187 => self.remove(name),
@@ -190,33 +190,33 @@ impl Run {
         }
     }
 
-    fn roll(&mut self, bound: usize) -> usize {
+    fn random_below(&mut self, bound: usize) -> usize {
         self.rng.below(u32::try_from(bound).expect("small")) as usize
     }
 
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.roll(of.len())].clone()
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.random_below(from.len())].clone()
     }
 
-    fn a_budget(&mut self) -> u32 {
+    fn random_budget(&mut self) -> u32 {
         self.pick(&[0, 0, 1, 2, 3, 1_000, 1_000])
     }
 
-    /// A deadline that is pending, in lease time or in serving time, and a little to either side;
-    /// or any short time.
+    /// Advances the clocks to a pending deadline, in lease time or in serving time, or a
+    /// microsecond to either side; or by any short time.
     fn tick(&mut self) {
         let pools = self.naive.pools.iter();
         let keys = pools.flat_map(|pool| &pool.keys);
         let mut aims: Vec<(bool, u64)> = vec![];
         for key in keys {
-            aims.extend(key.comes_back().map(|at| (true, at - self.now.lease_us)));
-            aims.extend((key.life != NEVER).then(|| (false, key.life - self.now.serving_us)));
+            aims.extend(key.hold_end().map(|at| (true, at - self.now.lease_us)));
+            aims.extend((key.end != NEVER).then(|| (false, key.end - self.now.serving_us)));
         }
         let any = self.pick(&[1, 999, 1_000, 7_000, 300_000_000]);
-        aims.push((self.roll(2) == 0, any));
+        aims.push((self.random_below(2) == 0, any));
         let (lease, by) = self.pick(&aims);
         let by = self.pick(&[by - 1, by, by, by + 1]);
-        let alone = self.roll(10) < 3;
+        let alone = self.random_below(10) < 3;
         if lease || !alone {
             self.now.lease_us += by;
         }
@@ -226,22 +226,22 @@ impl Run {
         // Wall time decides nothing: it may stand still or jump.
         self.now.wall_us = self.now.wall_us - 50_000_000 + self.pick(&[50_000_000, 0, 1_000]) + by;
         self.last = format!("tick {by} (lease: {lease}, alone: {alone})");
-        self.naive.settle(self.now);
+        self.naive.expire(self.now);
     }
 
     fn call<T>(
         &mut self,
         name: &str,
-        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
-    ) -> Told<T> {
-        self.call_all(|pools, step| pools.with_pool(&pool_name(name), step, play))
+        apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
+    ) -> Outcome<T> {
+        self.call_all(|pools, step| pools.with_pool(&pool_name(name), step, apply))
     }
 
     fn call_all<T>(
         &mut self,
-        play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> Result<T, Refusal>,
-    ) -> Told<T> {
-        let budget = self.a_budget();
+        apply: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> Result<T, Refusal>,
+    ) -> Outcome<T> {
+        let budget = self.random_budget();
         let (mut purged, mut facts) = (0, 0);
         let journal = &mut self.journal;
         let mut sink = |fact: &Fact<'_>| {
@@ -255,121 +255,122 @@ impl Run {
             budget,
             ended_by_time: false,
         };
-        let reply = play(&mut self.real, &mut step);
+        let reply = apply(&mut self.real, &mut step);
         let left = step.budget;
         if let Err(refusal) = &reply {
             self.count(kind(refusal));
         }
         self.stopped &= purged + facts == 0;
-        Told { reply, purged, facts, spent: budget - left, left }
+        Outcome { reply, purged, facts, spent: budget - left, left }
     }
 
     fn count(&mut self, refusal: String) {
         *self.refusals.entry(refusal).or_insert(0) += 1;
     }
 
-    /// Compares a reply and what was emitted for it; `named` keys may be ended beyond the budget.
-    fn judge<T: Debug + PartialEq>(
-        told: &Told<T>,
+    /// Compares a reply and the number of its facts; `named` keys may be ended beyond the budget.
+    fn compare<T: Debug + PartialEq>(
+        outcome: &Outcome<T>,
         expected: &Result<T, Refusal>,
         (named, facts): (usize, u32),
     ) {
-        assert_eq!(told.reply, *expected);
-        told.within_budget(named);
-        assert_eq!(told.facts, if told.reply.is_ok() { facts } else { 0 }, "facts emitted");
+        assert_eq!(outcome.reply, *expected);
+        outcome.within_budget(named);
+        assert_eq!(outcome.facts, if outcome.reply.is_ok() { facts } else { 0 }, "facts emitted");
     }
 
-    /// A refusal to settle more: only where more was due than the budget.
-    fn settling<T>(&mut self, name: &str, told: &Told<T>, named: usize) {
-        assert_eq!((told.left, told.facts), (0, 0), "what was left of the budget, facts");
-        told.within_budget(named);
+    /// Checks a refusal with `Settling`: valid only where more is due than the budget.
+    fn check_settling<T>(&mut self, name: &str, outcome: &Outcome<T>, named: usize) {
+        assert_eq!((outcome.left, outcome.facts), (0, 0), "the rest of the budget, facts");
+        outcome.within_budget(named);
         assert!(
             agree::is_behind(&self.real, &self.naive, name),
-            "nothing is due, so nothing is to be settled"
+            "nothing is due, so nothing is behind"
         );
-        if told.spent > 0 {
+        if outcome.spent > 0 {
             self.count("Settling and ended some".into());
         }
     }
 
-    fn holds_dead_keys(&self, name: &str) -> bool {
+    fn has_due_keys(&self, name: &str) -> bool {
         let real = self.real.get(&pool_name(name)).expect("a pool");
         real.counts().total() > self.naive.pool(name).expect("the same pool").counts().total()
     }
 
     fn generate(&mut self, name: &str) {
-        let count = [1, 1, 2, 3, 9][self.roll(5)];
+        let count = [1, 1, 2, 3, 9][self.random_below(5)];
         self.last = format!("generate {count} in {name}");
-        let told = self.call(name, |pool, ledger, step| pool.generate(ledger, step, count));
-        let room = self.naive.room(name, u64::from(count));
-        let Some(keys) = self.judge_new(name, &told, &room, 0) else { return };
+        let outcome = self.call(name, |pool, shared, step| pool.generate(shared, step, count));
+        let room = self.naive.check_room(name, u64::from(count));
+        let Some(keys) = self.check_new_keys(name, &outcome, &room, 0) else { return };
         assert_eq!(keys.len(), count as usize);
-        let policy = &self.naive.pool(name).expect("it answered").policy;
+        let policy = &self.naive.pool(name).expect("a pool").policy;
         for key in &keys {
             let value = key.value.reveal();
             let random = value.strip_prefix(&*policy.key_prefix).expect("the prefix");
             assert_eq!(random.len(), usize::from(policy.key_length));
             assert!(random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         }
-        self.take_in(name, &keys, false);
+        self.add_keys(name, &keys, false);
     }
 
     fn import(&mut self, name: &str) {
-        let count = self.roll(3) + 1;
-        let values: Vec<Secret> = (0..count).map(|_| self.a_value()).collect();
+        let count = self.random_below(3) + 1;
+        let values: Vec<Secret> = (0..count).map(|_| self.random_value()).collect();
         self.last = format!("import {count} into {name}");
-        let told = self.call(name, |pool, ledger, step| pool.import(ledger, step, &values, None));
+        let outcome =
+            self.call(name, |pool, shared, step| pool.import(shared, step, &values, None));
         let texts: Vec<String> = values.iter().map(|value| value.reveal().into()).collect();
-        let room = self.naive.new_to(name, &texts);
-        let room = room.and_then(|()| self.naive.room(name, count as u64));
-        let Some(keys) = self.judge_new(name, &told, &room, count) else { return };
+        let room = self.naive.check_new(name, &texts);
+        let room = room.and_then(|()| self.naive.check_room(name, count as u64));
+        let Some(keys) = self.check_new_keys(name, &outcome, &room, count) else { return };
         assert!(keys.iter().map(|key| &key.value).eq(&values), "in order");
-        self.take_in(name, &keys, true);
+        self.add_keys(name, &keys, true);
     }
 
-    /// Judges an answer that is new keys; gives them where they came.
-    fn judge_new(
+    /// Checks an answer with new keys; returns the keys if it has any.
+    fn check_new_keys(
         &mut self,
         name: &str,
-        told: &Told<Vec<NewKey>>,
+        outcome: &Outcome<Vec<NewKey>>,
         room: &Result<(), Refusal>,
         named: usize,
     ) -> Option<Vec<NewKey>> {
-        match (&told.reply, room) {
+        match (&outcome.reply, room) {
             (Ok(keys), Ok(())) => {
-                told.within_budget(named);
-                assert_eq!(told.facts, 1);
+                outcome.within_budget(named);
+                assert_eq!(outcome.facts, 1);
                 Some(keys.clone())
             }
             (Err(Refusal::Settling), _) => {
-                self.settling(name, told, named);
+                self.check_settling(name, outcome, named);
                 None
             }
-            // Other pools' keys that are due take room of the server's until they are ended.
+            // Due keys of other pools count against the server's limit until they are purged.
             (Err(Refusal::PoolFull { of_server: true, .. }), Ok(()))
-                if !self.holds_dead_keys(name) && self.real.key_count() > self.naive.keys() =>
+                if !self.has_due_keys(name) && self.real.key_count() > self.naive.keys() =>
             {
-                told.within_budget(named);
-                assert_eq!(told.facts, 0);
+                outcome.within_budget(named);
+                assert_eq!(outcome.facts, 0);
                 None
             }
             (reply, _) => {
                 assert_eq!(reply.as_ref().map(|_| ()), room.as_ref().copied());
-                told.within_budget(named);
-                assert_eq!(told.facts, 0);
+                outcome.within_budget(named);
+                assert_eq!(outcome.facts, 0);
                 None
             }
         }
     }
 
-    fn take_in(&mut self, name: &str, keys: &[NewKey], imported: bool) {
-        self.naive.take_in(self.now, name, keys, imported);
+    fn add_keys(&mut self, name: &str, keys: &[NewKey], imported: bool) {
+        self.naive.add_keys(self.now, name, keys, imported);
         self.keys.extend(keys.iter().map(|key| (key.id, key.value.clone())));
     }
 
-    /// A value to bring in: of a few that come again and again, or one that is or was a key.
-    fn a_value(&mut self) -> Secret {
-        let n = self.roll(30);
+    /// Returns a value to import: one of a few that recur, or the value of a present or past key.
+    fn random_value(&mut self) -> Secret {
+        let n = self.random_below(30);
         match n {
             0..6 if !self.keys.is_empty() => {
                 let keys = self.keys.clone();
@@ -380,63 +381,71 @@ impl Run {
         }
     }
 
-    fn a_ttl(&mut self, name: &str) -> Option<u64> {
+    fn random_ttl(&mut self, name: &str) -> Option<u64> {
         let max = self.naive.pool(name).map_or(1, |pool| pool.policy.lease_ttl_ms);
         self.pick(&[None, None, None, Some(max), Some(max / 2), Some(1), Some(0), Some(max + 1)])
     }
 
     fn acquire(&mut self, name: &str) {
-        let ttl = self.a_ttl(name);
+        let ttl = self.random_ttl(name);
         let holder = self.pick(&[None, Some("job-7"), Some("")]);
-        let (by, max) = self.a_borrower();
-        self.last = format!("acquire of {name}, ttl {ttl:?}, by {by:?}, {max:?} at most");
+        let (borrower, max) = self.random_borrower();
+        self.last =
+            format!("acquire of {name}, ttl {ttl:?}, borrower {borrower:?}, {max:?} at most");
         let reserved = self.real.next_token() >= self.real.counters().tokens_reserved;
-        let borrower = by.map_or_else(Borrower::default, |by| Borrower::new(by, max));
-        let wish = AcquireOptions { ttl_ms: ttl, holder, borrower };
-        let told = self.call(name, |pool, ledger, step| pool.acquire(ledger, step, &wish));
-        told.within_budget(0);
-        let may = self.naive.may_borrow((name, ttl), (by, max));
-        let full = max.is_some_and(|max| self.real.lease_count(borrower) >= u64::from(max));
-        if full && told.reply == Err(Refusal::Settling) {
-            // What is due may be this name's, in whatever pool; one in rotation was due.
-            let rotates =
+        let real_borrower =
+            borrower.map_or_else(Borrower::default, |name| Borrower::new(name, max));
+        let options = AcquireOptions { ttl_ms: ttl, holder, borrower: real_borrower };
+        let outcome = self.call(name, |pool, shared, step| pool.acquire(shared, step, &options));
+        outcome.within_budget(0);
+        let allowed = self.naive.check_borrower((name, ttl), (borrower, max));
+        let count = self.real.lease_count(real_borrower);
+        let reached = max.is_some_and(|max| count >= u64::from(max));
+        if reached && outcome.reply == Err(Refusal::Settling) {
+            // What is due may be this borrower's, in any pool; a pool in rotation was due.
+            let in_rotation =
                 self.real.next_due() == NextDue { lease_us: Some(0), serving_us: Some(0) };
-            assert!(rotates || self.is_behind(), "nothing is due, so nothing is to be settled");
-            return assert_eq!(told.facts, 0);
+            assert!(in_rotation || self.is_behind(), "nothing is due, so nothing is behind");
+            return assert_eq!(outcome.facts, 0);
         }
-        let free = may.and_then(|()| self.naive.free_keys(self.now, name, ttl));
-        match (&told.reply, free) {
-            (Ok(Granted { lease, value, .. }), Ok(free)) => {
-                assert!(free.contains(&lease.key_id), "a key that may not be lent");
-                assert!(self.keys.contains(&(lease.key_id, value.clone())), "another key's value");
-                assert!(lease.token > self.last_token, "tokens grow");
-                assert_eq!(told.facts, 1 + u32::from(reserved));
+        let available = allowed.and_then(|()| self.naive.available_keys(self.now, name, ttl));
+        match (&outcome.reply, available) {
+            (Ok(Granted { lease, value, .. }), Ok(available)) => {
+                assert!(available.contains(&lease.key_id), "a key that is not available");
+                assert!(
+                    self.keys.contains(&(lease.key_id, value.clone())),
+                    "the value of a different key"
+                );
+                assert!(lease.token > self.last_token, "tokens increase");
+                assert_eq!(outcome.facts, 1 + u32::from(reserved));
                 self.last_token = lease.token;
                 self.leases.push(lease.id);
-                let expected = self.naive.lend(self.now, name, (lease, ttl), (holder, by));
+                let expected =
+                    self.naive.lease_key(self.now, name, (lease, ttl), (holder, borrower));
                 assert_eq!(*lease, expected);
             }
-            (Err(Refusal::Settling), _) => self.settling(name, &told, 0),
+            (Err(Refusal::Settling), _) => self.check_settling(name, &outcome, 0),
             (Err(refusal), Err(expected)) => {
-                assert_eq!((refusal, told.facts), (&expected, 0));
+                assert_eq!((refusal, outcome.facts), (&expected, 0));
             }
-            (Ok(lent), Err(expected)) => panic!("lent {lent:?}, must be {expected:?}"),
-            (Err(refusal), Ok(free)) => panic!("{refusal:?} though {free:?} are free"),
+            (Ok(granted), Err(expected)) => panic!("{granted:?}, must be {expected:?}"),
+            (Err(refusal), Ok(keys)) => panic!("{refusal:?} though {keys:?} are available"),
         }
     }
 
-    /// In whose name, and how many leases that may have: nobody's, or one of few with few.
-    fn a_borrower(&mut self) -> (Option<&'static str>, Option<u32>) {
-        let by = self.pick(&[None, Some(BORROWERS[0]), Some(BORROWERS[0]), Some(BORROWERS[1])]);
-        (by, self.pick(&[None, Some(1), Some(2), Some(5)]))
+    /// Returns a borrower and its limit: none, or one of a few with a low limit.
+    fn random_borrower(&mut self) -> (Option<&'static str>, Option<u32>) {
+        let names = [None, Some(BORROWERS[0]), Some(BORROWERS[0]), Some(BORROWERS[1])];
+        (self.pick(&names), self.pick(&[None, Some(1), Some(2), Some(5)]))
     }
 
-    /// A lease's id: mostly of late, of any pool, sometimes forged.
-    fn a_lease(&mut self) -> LeaseId {
-        let late = self.leases.len().saturating_sub(8);
-        let leases = if self.roll(3) > 0 { &self.leases[late..] } else { &self.leases[..] };
+    /// Returns a lease's id: mostly a recent one, of any pool, sometimes forged.
+    fn random_lease(&mut self) -> LeaseId {
+        let recent = self.leases.len().saturating_sub(8);
+        let leases =
+            if self.random_below(3) > 0 { &self.leases[recent..] } else { &self.leases[..] };
         let mut leases = leases.to_vec();
-        if self.roll(20) == 0 || leases.is_empty() {
+        if self.random_below(20) == 0 || leases.is_empty() {
             let token = u128::from(self.last_token);
             leases = vec![LeaseId(0), LeaseId(token), LeaseId(u128::MAX)];
         }
@@ -444,56 +453,59 @@ impl Run {
     }
 
     fn release(&mut self, name: &str) {
-        let (id, verdict) = (self.a_lease(), self.a_verdict());
-        self.release_as(name, id, &verdict);
+        let (id, options) = (self.random_lease(), self.random_release_options());
+        self.release_with(name, id, &options);
     }
 
-    fn release_as(&mut self, name: &str, id: LeaseId, verdict: &ReleaseOptions) {
-        self.last = format!("release {id:?} of {name}: {verdict:?}");
-        let told = self.call(name, |pool, ledger, step| pool.release(ledger, step, id, verdict));
-        let expected = self.naive.release(self.now, name, id, verdict);
-        let expected = self.remembered(&told.reply, expected);
-        Self::judge(&told, &expected, (1, 1));
+    fn release_with(&mut self, name: &str, id: LeaseId, options: &ReleaseOptions) {
+        self.last = format!("release {id:?} of {name}: {options:?}");
+        let outcome = self.call(name, |pool, shared, step| pool.release(shared, step, id, options));
+        let expected = self.naive.release(self.now, name, id, options);
+        let expected = self.if_known(&outcome.reply, expected);
+        Self::compare(&outcome, &expected, (1, 1));
     }
 
-    /// Lends whatever is free, and each goes out of rotation.
+    /// Leases all available keys and quarantines them.
     fn quarantine_all(&mut self, name: &str) {
         let before = self.leases.len();
         for _ in 0..12 {
             self.acquire(name);
         }
-        for at in before..self.leases.len() {
-            let (id, verdict) =
-                (self.leases[at], ReleaseOptions { quarantine: true, ..self.a_verdict() });
-            self.release_as(name, id, &verdict);
+        for index in before..self.leases.len() {
+            let (id, options) = (
+                self.leases[index],
+                ReleaseOptions { quarantine: true, ..self.random_release_options() },
+            );
+            self.release_with(name, id, &options);
         }
         self.acquire(name);
     }
 
-    /// What a holder says of a key: mostly nothing.
-    fn a_verdict(&mut self) -> ReleaseOptions {
-        let lengths = [0, 1, 20, 60_000, WEEK_MS, WEEK_MS + 1];
-        let rest_ms = (self.roll(3) == 0).then(|| self.pick(&lengths));
+    /// Returns the options of a release: mostly the default.
+    fn random_release_options(&mut self) -> ReleaseOptions {
+        let durations = [0, 1, 20, 60_000, WEEK_MS, WEEK_MS + 1];
+        let rest_ms = (self.random_below(3) == 0).then(|| self.pick(&durations));
         let reason = self.pick(&[None, None, Some("".into()), Some("429 ✗".into())]);
-        ReleaseOptions { rest_ms, quarantine: self.roll(3) == 0, reason }
+        ReleaseOptions { rest_ms, quarantine: self.random_below(3) == 0, reason }
     }
 
     fn renew(&mut self, name: &str) {
-        let (id, ttl) = (self.a_lease(), self.a_ttl(name));
+        let (id, ttl) = (self.random_lease(), self.random_ttl(name));
         self.last = format!("renew {id:?} of {name}, ttl {ttl:?}");
-        let told = self.call(name, |pool, ledger, step| pool.renew(ledger, step, id, ttl));
+        let outcome = self.call(name, |pool, shared, step| pool.renew(shared, step, id, ttl));
         let expected = self.naive.renew(self.now, name, id, ttl);
-        let expected = self.remembered(&told.reply, expected);
-        Self::judge(&told, &expected, (1, 1));
+        let expected = self.if_known(&outcome.reply, expected);
+        Self::compare(&outcome, &expected, (1, 1));
     }
 
-    /// How a lease ended is told as far as it is known: after an unclean start it may not be.
-    fn remembered<T>(
+    /// Allows an unknown cause where the real pools may not know how a lease ended: after an
+    /// unclean stop.
+    fn if_known<T>(
         &self,
-        told: &Result<T, Refusal>,
+        outcome: &Result<T, Refusal>,
         expected: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        match (told, expected) {
+        match (outcome, expected) {
             (Err(Refusal::LeaseEnded { cause: None }), Err(Refusal::LeaseEnded { .. }))
                 if self.naive.forgetful =>
             {
@@ -503,86 +515,86 @@ impl Run {
         }
     }
 
-    /// A key by its id or its value: of any pool, there or gone or never there.
-    fn a_key(&mut self) -> KeyRef {
-        let late = self.keys.len().saturating_sub(12);
-        let keys = if self.roll(4) > 0 { &self.keys[late..] } else { &self.keys[..] };
-        let never = Secret::new("never").expect("a value");
-        let keys = if keys.is_empty() { vec![(KeyId(7), never)] } else { keys.to_vec() };
+    /// Returns the id or the value of a key: of any pool, present, past or unknown.
+    fn random_key(&mut self) -> KeyRef {
+        let recent = self.keys.len().saturating_sub(12);
+        let keys = if self.random_below(4) > 0 { &self.keys[recent..] } else { &self.keys[..] };
+        let unknown = Secret::new("unknown").expect("a value");
+        let keys = if keys.is_empty() { vec![(KeyId(7), unknown)] } else { keys.to_vec() };
         let (id, value) = self.pick(&keys);
-        if self.roll(3) == 0 { KeyRef::Value(value) } else { KeyRef::Id(id) }
+        if self.random_below(3) == 0 { KeyRef::Value(value) } else { KeyRef::Id(id) }
     }
 
     fn force_release(&mut self, name: &str) {
-        let key = self.a_key();
+        let key = self.random_key();
         self.last = format!("release key {key:?} of {name}");
-        let told = self.call(name, |pool, ledger, step| pool.force_release(ledger, step, &key));
+        let outcome = self.call(name, |pool, shared, step| pool.force_release(shared, step, &key));
         let expected = self.naive.force_release(self.now, name, &key);
-        Self::judge(&told, &expected, (1, u32::from(expected == Ok(true))));
+        Self::compare(&outcome, &expected, (1, u32::from(expected == Ok(true))));
     }
 
     fn keep_alive(&mut self, name: &str) {
-        let key = self.a_key();
+        let key = self.random_key();
         self.last = format!("keep {key:?} of {name} alive");
-        let told = self.call(name, |pool, ledger, step| pool.keep_alive(ledger, step, &key));
+        let outcome = self.call(name, |pool, shared, step| pool.keep_alive(shared, step, &key));
         let expected = self.naive.keep_alive(self.now, name, &key);
-        Self::judge(&told, &expected, (1, 0));
+        Self::compare(&outcome, &expected, (1, 0));
     }
 
     fn keep_alive_many(&mut self, name: &str) {
         let mut ids = vec![];
-        for _ in 0..self.roll(9) {
-            ids.extend(match self.a_key() {
+        for _ in 0..self.random_below(9) {
+            ids.extend(match self.random_key() {
                 KeyRef::Id(id) => Some(id),
                 KeyRef::Value(_) => None,
             });
         }
         self.last = format!("keep {ids:?} of {name} alive");
-        let told =
-            self.call(name, |pool, ledger, step| Ok(pool.keep_alive_many(ledger, step, &ids)));
+        let outcome =
+            self.call(name, |pool, shared, step| Ok(pool.keep_alive_many(shared, step, &ids)));
         let expected = self.naive.keep_alive_many(self.now, name, &ids);
-        Self::judge(&told, &expected, (ids.len(), 0));
+        Self::compare(&outcome, &expected, (ids.len(), 0));
     }
 
     fn keep_alive_all(&mut self, name: &str) {
         self.last = format!("keep all of {name} alive");
-        let told = self.call(name, Pool::keep_alive_all);
-        if told.reply == Err(Refusal::Settling) {
-            return self.settling(name, &told, 0);
+        let outcome = self.call(name, Pool::keep_alive_all);
+        if outcome.reply == Err(Refusal::Settling) {
+            return self.check_settling(name, &outcome, 0);
         }
         let expected = self.naive.keep_alive_all(self.now, name);
-        Self::judge(&told, &expected, (0, 0));
+        Self::compare(&outcome, &expected, (0, 0));
     }
 
     fn delete(&mut self, name: &str) {
-        let key = self.a_key();
+        let key = self.random_key();
         self.last = format!("delete {key:?} of {name}");
-        let told = self.call(name, |pool, ledger, step| pool.delete(ledger, step, &key));
+        let outcome = self.call(name, |pool, shared, step| pool.delete(shared, step, &key));
         let expected = self.naive.delete(name, &key);
-        Self::judge(&told, &expected, (1, 1));
+        Self::compare(&outcome, &expected, (1, 1));
     }
 
-    fn show(&mut self, name: &str) {
-        let key = self.a_key();
+    fn get_key(&mut self, name: &str) {
+        let key = self.random_key();
         self.last = format!("show {key:?} of {name}");
-        let told = self.call(name, |pool, ledger, step| pool.get_key(ledger, step, &key));
-        let expected = self.naive.show(self.now, name, &key);
-        Self::judge(&told, &expected, (1, 0));
+        let outcome = self.call(name, |pool, shared, step| pool.get_key(shared, step, &key));
+        let expected = self.naive.get_key(self.now, name, &key);
+        Self::compare(&outcome, &expected, (1, 0));
     }
 
-    /// A whole listing, page by page; what of it is due ends on the way.
+    /// Lists a whole pool, page by page; what is due ends on the way.
     fn list(&mut self, name: &str) {
         let states = [None, None, Some(KeyState::Available), Some(KeyState::Leased)];
-        let (state, limit) = (self.pick(&states), self.roll(9) + 1);
+        let (state, limit) = (self.pick(&states), self.random_below(9) + 1);
         self.last = format!("list {limit} a page of {name}, {state:?}");
         let (mut found, mut cursor) = (vec![], None);
         loop {
-            let told = self.call(name, |pool, ledger, step| {
-                pool.list_keys(ledger, step, ListOptions { state, limit, cursor })
+            let outcome = self.call(name, |pool, shared, step| {
+                pool.list_keys(shared, step, ListOptions { state, limit, cursor })
             });
-            assert_eq!(told.facts, 0, "a listing changes nothing");
-            let Ok(page) = told.reply else {
-                assert_eq!(told.reply.err(), self.naive.pool(name).err());
+            assert_eq!(outcome.facts, 0, "a listing changes nothing");
+            let Ok(page) = outcome.reply else {
+                assert_eq!(outcome.reply.err(), self.naive.pool(name).err());
                 return;
             };
             assert!(page.keys.len() <= limit);
@@ -598,14 +610,14 @@ impl Run {
         assert_eq!(found, expected);
     }
 
-    /// A change of a policy: mostly short lengths, sometimes out of range.
-    fn a_patch(&mut self) -> PolicyPatch {
-        let lengths = [1, 2, 5, 20, 20, 60_000, 60_000, WEEK_MS, WEEK_MS + 1, 0];
-        let length = self.pick(&lengths);
-        let or_never = self.pick(&[None, Some(length), Some(length)]);
+    /// Returns a change of a policy: mostly short durations, sometimes out of range.
+    fn random_patch(&mut self) -> PolicyPatch {
+        let durations = [1, 2, 5, 20, 20, 60_000, 60_000, WEEK_MS, WEEK_MS + 1, 0];
+        let duration = self.pick(&durations);
+        let or_never = self.pick(&[None, Some(duration), Some(duration)]);
         let mut patch = PolicyPatch::default();
-        match self.roll(8) {
-            0 | 1 => patch.lease_ttl_ms = Some(length),
+        match self.random_below(8) {
+            0 | 1 => patch.lease_ttl_ms = Some(duration),
             2 => patch.max_hold_ms = Some(or_never),
             3 | 4 => patch.keepalive_ttl_ms = Some(or_never),
             5 => patch.rest_ms = Some(self.pick(&[0, 0, 1, 20, 60_000, WEEK_MS + 1])),
@@ -620,42 +632,42 @@ impl Run {
 
     fn put(&mut self, name: &str, patch: &PolicyPatch) {
         self.last = format!("put {name}: {patch:?}");
-        let wrong = self.naive.wrong_fields(name, patch);
+        let invalid = self.naive.invalid_fields(name, patch);
         let (base, put) = (Policy::default(), patch.clone());
-        let told =
+        let outcome =
             self.call_all(|pools, step| pools.create_or_update(step, &pool_name(name), &base, put));
-        if let Err(Refusal::Invalid(out)) = &told.reply {
-            assert!(wrong.contains(&out.field), "{out:?}, must be one of {wrong:?}");
-            assert_eq!(told.facts, 0);
+        if let Err(Refusal::Invalid(out)) = &outcome.reply {
+            assert!(invalid.contains(&out.field), "{out:?}, must be one of {invalid:?}");
+            assert_eq!(outcome.facts, 0);
             return;
         }
-        assert!(wrong.is_empty(), "{wrong:?} were let through");
+        assert!(invalid.is_empty(), "{invalid:?} were accepted");
         let expected = self.naive.put(name, patch);
-        Self::judge(&told, &expected, (0, 1));
+        Self::compare(&outcome, &expected, (0, 1));
         if expected == Ok(true) {
-            let number = self.real.get(&pool_name(name)).expect("just made").id();
+            let number = self.real.get(&pool_name(name)).expect("just created").id();
             assert!(number > self.last_pool, "a pool's number is never used twice");
             self.last_pool = number;
-            self.naive.pools.last_mut().expect("just made").number = number;
+            self.naive.pools.last_mut().expect("just created").number = number;
         }
     }
 
     fn remove(&mut self, name: &str) {
         self.last = format!("remove {name}");
-        let told = self.call_all(|pools, step| pools.remove(step, &pool_name(name)).map(drop));
+        let outcome = self.call_all(|pools, step| pools.remove(step, &pool_name(name)).map(drop));
         let expected = self.naive.remove(name);
-        Self::judge(&told, &expected, (0, 1));
+        Self::compare(&outcome, &expected, (0, 1));
     }
 
     fn expire(&mut self) {
         self.last = "expire".into();
-        let told = self.call_all(|pools, step| Ok(pools.expire(step)));
-        told.within_budget(0);
-        assert_eq!(told.facts, 0);
+        let outcome = self.call_all(|pools, step| Ok(pools.expire(step)));
+        outcome.within_budget(0);
+        assert_eq!(outcome.facts, 0);
         let behind = self.is_behind();
-        let more = told.reply == Ok(true);
-        assert!(more || !behind, "more is due than it says");
-        assert!(!more || told.left == 0, "budget is left though more is due");
+        let more = outcome.reply == Ok(true);
+        assert!(more || !behind, "more is due than reported");
+        assert!(!more || outcome.left == 0, "budget is left though more is due");
     }
 
     fn is_behind(&self) -> bool {
@@ -663,9 +675,9 @@ impl Run {
         pools.any(|pool| agree::is_behind(&self.real, &self.naive, &pool.name))
     }
 
-    /// Stops, cleanly or not, and starts again from the facts.
+    /// Stops, cleanly or not, and starts by replaying the facts.
     fn restart(&mut self) {
-        let clean = self.roll(2) == 0;
+        let clean = self.random_below(2) == 0;
         self.last = format!("restart, clean: {clean}");
         let keys = self.real.key_count();
         drain(&mut self.real, self.now, &mut self.journal);
@@ -677,8 +689,9 @@ impl Run {
         }
         self.now.lease_us += self.pick(&[0, 1, 5_000, 100_000_000]);
         self.now.serving_us = 0;
-        self.real = self.journal.rebuild((ids(), LIMITS, 1), self.now).expect("facts fit");
-        self.naive.settle(Now { serving_us: 0, ..self.now });
+        let replayed = self.journal.replay((ids(), LIMITS, 1), self.now);
+        self.real = replayed.expect("consistent facts");
+        self.naive.expire(Now { serving_us: 0, ..self.now });
         self.naive.restart(self.now);
         let reserved = self.real.counters().tokens_reserved;
         assert_eq!(self.real.next_token(), if self.stopped { next_token } else { reserved });
@@ -686,14 +699,14 @@ impl Run {
     }
 }
 
-impl<T> Told<T> {
-    /// Every purge was paid for, or was of a key that the call named.
+impl<T> Outcome<T> {
+    /// Checks that every purge cost budget, or was of a key that the call named.
     fn within_budget(&self, named: usize) {
         assert!(self.purged as usize <= self.spent as usize + named, "more than the budget");
     }
 }
 
-/// A refusal's name, with what tells apart those of one name.
+/// Returns a refusal's name, with what distinguishes refusals of the same name.
 fn kind(refusal: &Refusal) -> String {
     match refusal {
         Refusal::PoolFull { of_server, .. } => format!("PoolFull of_server={of_server}"),

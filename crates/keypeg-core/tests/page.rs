@@ -1,5 +1,5 @@
-//! Listings: a key that is there all the while is listed exactly once, whatever comes and goes
-//! meanwhile; a page looks at a bounded number of keys; a cursor is of one pool and one run.
+//! Listings: a key that exists during a whole listing is listed exactly once, whatever else
+//! changes; a page examines a bounded number of keys; a cursor is valid for one pool and one run.
 
 #[path = "support/rng.rs"]
 mod rng;
@@ -28,31 +28,32 @@ impl World {
             world.step(|pools, step| {
                 let policy = Policy { keepalive_ttl_ms: None, ..Policy::default() };
                 pools
-                    .create_or_update(step, &named(name), &policy, PolicyPatch::default())
+                    .create_or_update(step, &pool_name(name), &policy, PolicyPatch::default())
                     .expect("room")
             });
         }
         world
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
+    fn step<T>(&mut self, apply: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
         let facts = &mut self.facts;
         let mut sink = |_: &Fact<'_>| *facts += 1;
         let (now, random, facts) = (self.now, &mut self.random, &mut sink);
         let mut step = StepContext { now, random, facts, budget: 100, ended_by_time: false };
-        play(&mut self.pools, &mut step)
+        apply(&mut self.pools, &mut step)
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
         name: &str,
-        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
+        apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.with_pool(&named(name), step, play))
+        self.step(|pools, step| pools.with_pool(&pool_name(name), step, apply))
     }
 
     fn generate(&mut self, count: u32) -> Vec<KeyId> {
-        let keys = self.on("default", |pool, ledger, step| pool.generate(ledger, step, count));
+        let keys =
+            self.with_pool("default", |pool, shared, step| pool.generate(shared, step, count));
         keys.expect("room").iter().map(|key| key.id).collect()
     }
 
@@ -63,50 +64,50 @@ impl World {
         limit: usize,
         cursor: Option<Cursor>,
     ) -> Result<KeyPage, Refusal> {
-        self.on(name, |pool, ledger, step| {
-            pool.list_keys(ledger, step, ListOptions { state, limit, cursor })
+        self.with_pool(name, |pool, shared, step| {
+            pool.list_keys(shared, step, ListOptions { state, limit, cursor })
         })
     }
 
-    /// One random change of any key but those that stay.
-    fn change(&mut self, passing: &mut Vec<KeyId>) {
+    /// Makes one random change to any keys but those that stay.
+    fn change(&mut self, temporary: &mut Vec<KeyId>) {
         match self.random.below(6) {
-            0 => passing.extend(self.generate(1)),
-            1 if !passing.is_empty() => {
-                let at = self.random.below(u32::try_from(passing.len()).expect("small"));
-                let key = KeyRef::Id(passing.swap_remove(at as usize));
+            0 => temporary.extend(self.generate(1)),
+            1 if !temporary.is_empty() => {
+                let index = self.random.below(u32::try_from(temporary.len()).expect("small"));
+                let key = KeyRef::Id(temporary.swap_remove(index as usize));
                 let deleted =
-                    self.on("default", |pool, ledger, step| pool.delete(ledger, step, &key));
+                    self.with_pool("default", |pool, shared, step| pool.delete(shared, step, &key));
                 assert_eq!(deleted, Ok(()));
             }
             2 => self.now.lease_us += US_PER_S,
             quarantine => {
-                let _ = self.on("default", |pool, ledger, step| {
-                    let lease = pool.acquire(ledger, step, &AcquireOptions::default())?.lease;
-                    let verdict =
+                let _ = self.with_pool("default", |pool, shared, step| {
+                    let lease = pool.acquire(shared, step, &AcquireOptions::default())?.lease;
+                    let options =
                         ReleaseOptions { quarantine: quarantine == 3, ..ReleaseOptions::default() };
-                    pool.release(ledger, step, lease.id, &verdict)
+                    pool.release(shared, step, lease.id, &options)
                 });
             }
         }
     }
 }
 
-fn named(name: &str) -> PoolName {
+fn pool_name(name: &str) -> PoolName {
     PoolName::parse(name).expect("a name")
 }
 
 #[test]
-fn a_key_that_stays_is_listed_once_whatever_comes_and_goes() {
+fn a_key_that_stays_is_listed_once_while_others_change() {
     for seed in 0..20 {
         let mut world = World::new();
         world.random = Rng::new(seed);
-        let mut passing = world.generate(300);
-        let mut staying = world.generate(300);
-        passing.extend(world.generate(300));
-        staying.extend(world.generate(100));
+        let mut temporary = world.generate(300);
+        let mut permanent = world.generate(300);
+        temporary.extend(world.generate(300));
+        permanent.extend(world.generate(100));
         for _ in 0..200 {
-            world.change(&mut passing);
+            world.change(&mut temporary);
         }
         let mut listed = HashMap::new();
         let mut cursor = None;
@@ -122,24 +123,25 @@ fn a_key_that_stays_is_listed_once_whatever_comes_and_goes() {
                 break;
             }
             for _ in 0..10 {
-                world.change(&mut passing);
+                world.change(&mut temporary);
             }
         }
-        for id in staying {
+        for id in permanent {
             assert_eq!(listed.get(&id), Some(&1), "seed {seed}: {id}");
         }
     }
 }
 
 #[test]
-fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
+fn a_page_examines_a_bounded_number_of_keys_and_a_listing_ends() {
     let mut world = World::new();
     for _ in 0..10 {
         world.generate(1_000);
     }
-    let one = world
-        .on("default", |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
-    let lent = one.expect("free").lease.key_id;
+    let granted = world.with_pool("default", |pool, shared, step| {
+        pool.acquire(shared, step, &AcquireOptions::default())
+    });
+    let leased = granted.expect("an available key").lease.key_id;
     let (mut found, mut cursor, mut pages, mut empty) = (vec![], None, 0, 0);
     loop {
         let page = world.page("default", Some(KeyState::Leased), 1_000, cursor).expect("a page");
@@ -151,40 +153,45 @@ fn a_page_looks_at_a_bounded_number_of_keys_and_a_listing_ends() {
             break;
         }
     }
-    assert_eq!((found, pages, empty), (vec![lent], 3, 2), "10 000 keys, 4096 looked at a page");
+    assert_eq!(
+        (found, pages, empty),
+        (vec![leased], 3, 2),
+        "10 000 keys, 4096 examined for each page"
+    );
     let facts = world.facts;
     let page = world.page("default", Some(KeyState::Available), 1_000, None).expect("a page");
-    assert_eq!((page.keys.len(), world.facts), (1_000, facts), "and it changes nothing");
+    assert_eq!((page.keys.len(), world.facts), (1_000, facts), "a page changes nothing");
     assert_eq!(world.page("other", None, 9, None), Ok(KeyPage { keys: vec![], next: None }));
 }
 
 #[test]
-fn what_is_due_is_over_on_every_page() {
+fn no_page_shows_a_due_lease_or_key() {
     let mut world = World::new();
     let keys = world.generate(2);
-    let lent = world
-        .on("default", |pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()));
-    let lent = lent.expect("free").lease.key_id;
+    let granted = world.with_pool("default", |pool, shared, step| {
+        pool.acquire(shared, step, &AcquireOptions::default())
+    });
+    let leased_key = granted.expect("an available key").lease.key_id;
     let policy = PolicyPatch { keepalive_ttl_ms: Some(Some(70_000)), ..PolicyPatch::default() };
     world
         .step(|pools, step| {
-            pools.create_or_update(step, &named("default"), &Policy::default(), policy)
+            pools.create_or_update(step, &pool_name("default"), &Policy::default(), policy)
         })
         .ok();
-    let mortal = world.generate(1)[0];
+    let short_lived = world.generate(1)[0];
     world.now.lease_us += 60 * US_PER_S - 1;
     let leased = world.page("default", Some(KeyState::Leased), 9, None).expect("a page").keys;
-    assert_eq!(leased.iter().map(|key| key.id).collect::<Vec<_>>(), [lent]);
+    assert_eq!(leased.iter().map(|key| key.id).collect::<Vec<_>>(), [leased_key]);
     world.now.lease_us += 1;
     assert_eq!(world.page("default", Some(KeyState::Leased), 9, None).expect("a page").keys, []);
     world.now.serving_us += 70 * US_PER_S;
     let kept = world.page("default", None, 9, None).expect("a page").keys;
     assert_eq!(kept.iter().map(|key| key.id).collect::<Vec<_>>(), keys);
-    assert!(!kept.iter().any(|key| key.id == mortal));
+    assert!(!kept.iter().any(|key| key.id == short_lived));
 }
 
 #[test]
-fn a_cursor_of_another_pool_or_run_or_of_nobody_is_refused() {
+fn a_cursor_of_another_pool_or_run_and_a_forged_one_are_refused() {
     let mut world = World::new();
     world.generate(3);
     let cursor = world.page("default", None, 1, None).expect("a page").next.expect("more");

@@ -1,8 +1,8 @@
-//! Facts that do not fit what went before them are refused, never built upon.
+//! Facts that contradict the facts before them are rejected.
 //!
-//! Each case is a journal that is sound and one more fact that cannot follow it: something is
-//! missing in between, or it is another's. That sound facts give the pools back is for
-//! `model.rs` to show.
+//! Each case is a consistent journal and one more fact that cannot follow it: facts between are
+//! missing, or it belongs to another journal. `model.rs` tests that consistent facts rebuild the
+//! pools.
 
 #[path = "support/rng.rs"]
 mod rng;
@@ -15,16 +15,16 @@ use keypeg_core::{
 use rng::Rng;
 
 const LIMITS: Limits = Limits { pools: 10, keys: 100 };
-/// Three values as a journal keeps them.
+/// Three values as a journal stores them.
 const ABC: &[u8] = b"\x01\x00a\x01\x00b\x01\x00c";
 const D: &[u8] = b"\x01\x00d";
 const E: &[u8] = b"\x01\x00e";
 
-fn made(pool: u32, name: &str) -> Fact<'_> {
+fn pool_created(pool: u32, name: &str) -> Fact<'_> {
     Fact::PoolCreated { pool: PoolId(pool), name, policy: Policy::default() }
 }
 
-fn born(first: u64, packed: &[u8]) -> Fact<'_> {
+fn keys_created(first: u64, packed: &[u8]) -> Fact<'_> {
     let values = PackedValues::parse(packed).expect("whole values");
     Fact::KeysCreated {
         pool: PoolId(1),
@@ -42,13 +42,13 @@ fn granted(pool: u32, key: u64, token: u64) -> Fact<'static> {
     Fact::Granted { pool: PoolId(pool), key: KeyNumber(key), token, lease }
 }
 
-/// Two pools; keys 1, 2 and 3 in the first; key 1 lent for token 50, key 2 released, key 3 gone.
-fn sound() -> Replayer {
-    let mut rebuild = Replayer::new(IdHashKey::new([1; 32]), LIMITS, 1);
+/// Two pools; keys 1, 2 and 3 in the first: 1 leased with token 50, 2 released, 3 deleted.
+fn consistent() -> Replayer {
+    let mut replayer = Replayer::new(IdHashKey::new([1; 32]), LIMITS, 1);
     let facts = [
-        made(1, "default"),
-        made(2, "other"),
-        born(1, ABC),
+        pool_created(1, "default"),
+        pool_created(2, "other"),
+        keys_created(1, ABC),
         Fact::TokensReserved { until: 100 },
         granted(1, 1, 49),
         granted(1, 1, 50),
@@ -63,15 +63,15 @@ fn sound() -> Replayer {
         Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(3) },
     ];
     for fact in facts {
-        assert_eq!(rebuild.apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
+        assert_eq!(replayer.apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
     }
-    rebuild
+    replayer
 }
 
-/// A clean stop below a token that was granted was let in, and that token would have been granted
-/// again: the last two lines of the table tell it.
+/// A clean stop below a granted token was once accepted, and that token would have been granted
+/// again: the last two lines of the table test it.
 #[test]
-fn a_fact_that_does_not_fit_is_refused() {
+fn an_inconsistent_fact_is_rejected() {
     let renewed =
         |key, token| Fact::Renewed { pool: PoolId(1), key: KeyNumber(key), token, until_us: 1 };
     let released = |key, token| Fact::Released {
@@ -83,14 +83,14 @@ fn a_fact_that_does_not_fit_is_refused() {
     };
     let quarantined =
         |key| Fact::Quarantined { pool: PoolId(1), key: KeyNumber(key), reason: Some("401") };
-    let unfit = [
-        made(1, "third"),
-        made(3, "default"),
-        made(3, "No Name"),
+    let inconsistent_facts = [
+        pool_created(1, "third"),
+        pool_created(3, "default"),
+        pool_created(3, "No Name"),
         Fact::PolicyChanged { pool: PoolId(3), policy: Policy::default() },
         Fact::PoolDeleted { pool: PoolId(3) },
-        born(4, ABC),
-        born(3, D),
+        keys_created(4, ABC),
+        keys_created(3, D),
         Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(3) },
         Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(4) },
         Fact::KeyDeleted { pool: PoolId(2), key: KeyNumber(1) },
@@ -115,17 +115,17 @@ fn a_fact_that_does_not_fit_is_refused() {
         Fact::Stopped { next_token: 50 },
         Fact::Stopped { next_token: 51 },
     ];
-    for fact in unfit {
+    for fact in inconsistent_facts {
         assert!(
-            matches!(sound().apply(&fact, Checkpointed::No), Err(ReplayError(_))),
-            "{fact:?} was let in"
+            matches!(consistent().apply(&fact, Checkpointed::No), Err(ReplayError(_))),
+            "{fact:?} was accepted"
         );
     }
-    let fit = [
-        made(3, "third"),
+    let consistent_facts = [
+        pool_created(3, "third"),
         Fact::PoolDeleted { pool: PoolId(2) },
-        born(4, D),
-        born(9, D),
+        keys_created(4, D),
+        keys_created(9, D),
         granted(1, 1, 52),
         granted(1, 2, 99),
         renewed(1, 50),
@@ -138,81 +138,85 @@ fn a_fact_that_does_not_fit_is_refused() {
         Fact::Stopped { next_token: 52 },
         Fact::Stopped { next_token: 100 },
     ];
-    for fact in fit {
-        assert_eq!(sound().apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
+    for fact in consistent_facts {
+        assert_eq!(consistent().apply(&fact, Checkpointed::No), Ok(()), "{fact:?}");
     }
 }
 
 fn pools(facts: &[Fact<'_>]) -> Pools {
-    let mut rebuild = sound();
+    let mut replayer = consistent();
     for fact in facts {
-        assert_eq!(rebuild.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
+        assert_eq!(replayer.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
     }
-    let pools = rebuild.finish(Now::default());
+    let pools = replayer.finish(Now::default());
     pools.check_invariants();
     pools
 }
 
 #[test]
-fn tokens_go_on_after_a_clean_stop_and_beyond_the_block_after_any_other() {
+fn tokens_continue_after_a_clean_stop_and_skip_the_reservation_after_any_other() {
     let stopped = Fact::Stopped { next_token: 60 };
     assert_eq!(pools(&[]).next_token(), 100);
     assert_eq!(pools(std::slice::from_ref(&stopped)).next_token(), 60);
     assert_eq!(pools(&[stopped.clone(), granted(1, 2, 60)]).next_token(), 100);
-    assert_eq!(pools(&[stopped, born(4, D)]).next_token(), 100);
+    assert_eq!(pools(&[stopped, keys_created(4, D)]).next_token(), 100);
     let more = Fact::TokensReserved { until: 100 + TOKEN_RESERVATION };
     assert_eq!(pools(&[more]).next_token(), 100 + TOKEN_RESERVATION);
 }
 
 #[test]
-fn counters_never_go_back() {
-    let mut rebuild = sound();
-    rebuild.raise_counters(Counters {
+fn counters_never_decrease() {
+    let mut replayer = consistent();
+    replayer.raise_counters(Counters {
         next_key: KeyNumber(40),
         next_pool: PoolId(1),
         tokens_reserved: 500,
     });
-    rebuild.raise_counters(Counters {
+    replayer.raise_counters(Counters {
         next_key: KeyNumber(2),
         next_pool: PoolId(7),
         tokens_reserved: 5,
     });
-    assert!(rebuild.apply(&born(39, D), Checkpointed::No).is_err(), "a number below the counter");
-    let mut rebuild = sound();
-    rebuild.raise_counters(Counters {
+    assert!(
+        replayer.apply(&keys_created(39, D), Checkpointed::No).is_err(),
+        "a number below the counter"
+    );
+    let mut replayer = consistent();
+    replayer.raise_counters(Counters {
         next_key: KeyNumber(40),
         next_pool: PoolId(7),
         tokens_reserved: 500,
     });
-    assert_eq!(rebuild.apply(&born(40, E), Checkpointed::No), Ok(()));
-    let pools = rebuild.finish(Now::default());
+    assert_eq!(replayer.apply(&keys_created(40, E), Checkpointed::No), Ok(()));
+    let pools = replayer.finish(Now::default());
     let expected = Counters { next_key: KeyNumber(41), next_pool: PoolId(7), tokens_reserved: 500 };
     assert_eq!((pools.counters(), pools.next_token(), pools.key_count()), (expected, 500, 3));
 }
 
-/// The last block of tokens was reserved beyond the bound of tokens, which the replay of that
-/// very fact refuses: a server whose tokens had come near it could not have started again.
+/// The last reservation once exceeded the largest token, and the replay rejects that fact: a server
+/// near the end of its tokens could not have started again.
 #[test]
 fn the_last_tokens_can_be_reserved_and_replayed() {
     let ids = || IdHashKey::new([1; 32]);
     let first = TOKEN_MAX - 3;
-    let (mut pools, mut rebuild) =
+    let (mut pools, mut replayer) =
         (Pools::new(ids(), LIMITS, first), Replayer::new(ids(), LIMITS, first));
     let mut sink =
-        |fact: &Fact<'_>| assert_eq!(rebuild.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
+        |fact: &Fact<'_>| assert_eq!(replayer.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
     let (now, random, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
     let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
     let name = PoolName::default_pool();
-    let made = pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());
-    assert_eq!(made, Ok(true));
-    let tokens = pools.with_pool(&name, &mut step, |pool, ledger, step| {
-        pool.generate(ledger, step, 3)?;
-        let lend = |_| {
-            pool.acquire(ledger, step, &AcquireOptions::default())
+    let created =
+        pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());
+    assert_eq!(created, Ok(true));
+    let tokens = pools.with_pool(&name, &mut step, |pool, shared, step| {
+        pool.generate(shared, step, 3)?;
+        let acquire = |_| {
+            pool.acquire(shared, step, &AcquireOptions::default())
                 .map(|granted| granted.lease.token)
         };
-        (0..3).map(lend).collect()
+        (0..3).map(acquire).collect()
     });
     assert_eq!(tokens, Ok(vec![first, first + 1, first + 2]));
-    assert_eq!(rebuild.finish(now).next_token(), TOKEN_MAX);
+    assert_eq!(replayer.finish(now).next_token(), TOKEN_MAX);
 }

@@ -1,7 +1,7 @@
 //! The pools as tables: scripts with ticks, each line a call and its answer.
 //!
-//! The language is told in `support/world.rs`. Every script begins with the pool `default` and
-//! its policy: lease 60 s, keep-alive 300 s. What is checked is the contract, not the code.
+//! `support/world.rs` documents the language. Every script begins with the pool `default` and its
+//! policy: lease TTL 60 s, keep-alive TTL 300 s. The scripts check the contract, not the code.
 
 #[path = "support/journal.rs"]
 mod journal;
@@ -14,18 +14,18 @@ use keypeg_core::Limits;
 use world::{check, check_within};
 
 #[test]
-fn a_key_lives_is_lent_comes_back_and_goes() {
+fn a_key_is_created_leased_released_and_purged() {
     check(
         "
-        acquire early         -> no_key PoolEmpty available=0 leased=0 back=never
-        generate a b          -> made life=300s length=20 prefix=
-        counts                -> counts available=2 leased=0 total=2 return=never purge=300s
+        acquire early         -> no_key PoolEmpty available=0 leased=0 next=never
+        generate a b          -> created life=300s length=20 prefix=
+        counts                -> counts available=2 leased=0 total=2 hold_end=never purge=300s
         acquire one holder=x  -> granted token=1 ttl=60s life=300s
         show of:one           -> leased by=x token=1 ttl=60s life=300s
         tick 1s
         acquire two ttl=10s   -> granted token=2 ttl=10s life=299s
-        acquire none          -> no_key AllLeased available=0 leased=2 back=10s
-        counts                -> counts available=0 leased=2 total=2 return=10s purge=299s
+        acquire none          -> no_key AllLeased available=0 leased=2 next=10s
+        counts                -> counts available=0 leased=2 total=2 hold_end=10s purge=299s
         release one           -> released
         show of:one           -> available life=299s
         release one           -> lease_ended Released
@@ -37,21 +37,21 @@ fn a_key_lives_is_lent_comes_back_and_goes() {
         counts                -> counts leased=1 total=1 server=1
         tick 299s
         acquire last          -> no_key PoolEmpty
-        counts                -> counts total=0 server=0 return=never purge=never
+        counts                -> counts total=0 server=0 hold_end=never purge=never
         ",
     );
 }
 
 #[test]
-fn a_lease_is_over_at_its_deadline_and_never_before() {
+fn a_lease_expires_at_its_deadline_and_never_before() {
     let table = [
-        ("acquire B", "no_key AllLeased back=0.001s", "granted key=a token=2"),
+        ("acquire B", "no_key AllLeased next=0.001s", "granted key=a token=2"),
         ("show a", "leased token=1 ttl=0.001s", "available"),
         ("release A", "released", "lease_ended Expired"),
         ("renew A", "max_hold_reached ends=0.001s", "lease_ended Expired"),
         ("keepalive a", "kept life=300s", "kept life=300s"),
-        ("unblock a", "unblocked", "free_already"),
-        ("unblock value:a", "unblocked", "free_already"),
+        ("force_release a", "freed", "already_available"),
+        ("force_release value:a", "freed", "already_available"),
         ("delete a", "deleted", "deleted"),
         ("expire", "expired left=1000", "expired left=999"),
     ];
@@ -60,11 +60,11 @@ fn a_lease_is_over_at_its_deadline_and_never_before() {
         check(&format!("generate a\n acquire A\n tick 60s\n {call} -> {at}"));
     }
     check("generate a\n acquire A\n tick 59.999999s\n release A -> released");
-    check("generate a\n acquire A\n tick 59.999999s\n acquire B -> no_key back=0.001s");
+    check("generate a\n acquire A\n tick 59.999999s\n acquire B -> no_key next=0.001s");
 }
 
 #[test]
-fn a_key_is_over_at_its_keep_alive_deadline_and_never_before() {
+fn a_key_is_purged_at_its_keep_alive_deadline_and_never_before() {
     let free = [
         ("acquire B", "granted key=a life=0.001s", "no_key PoolEmpty"),
         ("show a", "available life=0.001s", "unknown_key"),
@@ -72,7 +72,7 @@ fn a_key_is_over_at_its_keep_alive_deadline_and_never_before() {
         ("keepalive a", "kept life=300s", "unknown_key"),
         ("keepalive a a", "kept count=1 missing=", "kept count=0 missing=a"),
         ("keepalive all", "kept count=1", "kept count=0"),
-        ("unblock a", "free_already", "unknown_key"),
+        ("force_release a", "already_available", "unknown_key"),
         ("delete a", "deleted", "unknown_key"),
         ("expire", "expired left=1000", "expired left=999"),
     ];
@@ -81,14 +81,14 @@ fn a_key_is_over_at_its_keep_alive_deadline_and_never_before() {
         check(&format!("generate a\n tick 300s\n {call} -> {at}\n show a -> unknown_key"));
     }
     let leased = [
-        ("acquire B", "no_key AllLeased leased=1 back=10.001s", "no_key PoolEmpty back=never"),
+        ("acquire B", "no_key AllLeased leased=1 next=10.001s", "no_key PoolEmpty next=never"),
         ("show a", "leased token=1 ttl=10.001s life=0.001s", "unknown_key"),
         ("release A", "released", "lease_ended KeyGone"),
         ("renew A", "max_hold_reached ends=10.001s", "lease_ended KeyGone"),
         ("renew A ttl=5s", "max_hold_reached ends=10.001s", "lease_ended KeyGone"),
         ("keepalive a", "kept life=300s", "unknown_key"),
         ("keepalive all", "kept count=1", "kept count=0"),
-        ("unblock a", "unblocked", "unknown_key"),
+        ("force_release a", "freed", "unknown_key"),
         ("delete a", "deleted", "unknown_key"),
     ];
     for (call, before, at) in leased {
@@ -100,11 +100,11 @@ fn a_key_is_over_at_its_keep_alive_deadline_and_never_before() {
 }
 
 #[test]
-fn keep_alive_moves_no_lease_and_a_lease_moves_no_life() {
+fn a_keep_alive_changes_no_lease_and_a_lease_changes_no_keep_alive_deadline() {
     check(
         "
         pool default max_hold=100s
-        generate a            -> made life=300s
+        generate a            -> created life=300s
         tick 100s
         acquire A             -> granted life=200s ttl=60s
         tick 10s
@@ -119,7 +119,7 @@ fn keep_alive_moves_no_lease_and_a_lease_moves_no_life() {
         release A             -> released
         show a                -> available life=280s
         acquire B             -> granted life=280s
-        unblock a             -> unblocked
+        force_release a       -> freed
         show a                -> available life=280s
         tick 279.999s
         acquire C             -> granted life=0.001s
@@ -130,14 +130,14 @@ fn keep_alive_moves_no_lease_and_a_lease_moves_no_life() {
 }
 
 #[test]
-fn a_key_purged_while_lent_is_never_there_again() {
+fn a_key_purged_during_a_lease_never_returns() {
     check(
         "
         generate a b
         tick 290s
         acquire A
         keepalive of:A
-        tick 10s              # the other one is purged, this one lives
+        tick 10s              # purges the other key but not this one
         expire                -> expired left=999
         counts                -> counts leased=1 total=1
         tick 280s
@@ -146,7 +146,7 @@ fn a_key_purged_while_lent_is_never_there_again() {
         release B             -> lease_ended KeyGone
         renew B               -> lease_ended KeyGone
         keepalive of:B        -> unknown_key
-        unblock of:B          -> unknown_key
+        force_release of:B    -> unknown_key
         delete of:B           -> unknown_key
         acquire C             -> no_key PoolEmpty
         restart
@@ -158,16 +158,16 @@ fn a_key_purged_while_lent_is_never_there_again() {
 }
 
 #[test]
-fn renewing_is_bounded_by_the_hold() {
+fn renewals_are_limited_by_the_longest_hold() {
     check(
         "
         generate a
         acquire A ttl=20s     -> granted ttl=20s
         tick 10s
         renew A ttl=20s       -> renewed ttl=20s
-        renew A ttl=20s       -> max_hold_reached ends=20s  # the very same end is no gain
+        renew A ttl=20s       -> max_hold_reached ends=20s  # the end would be the same
         renew A ttl=1s        -> max_hold_reached ends=20s  # a renewal never shortens
-        renew A               -> renewed ttl=50s            # grant + 60 s: the hold follows the ttl
+        renew A               -> renewed ttl=50s            # to grant + 60 s, the TTL
         renew A               -> max_hold_reached ends=50s
         renew A ttl=60.001s   -> invalid ttl_seconds
         renew A ttl=0s        -> invalid ttl_seconds
@@ -183,7 +183,7 @@ fn renewing_is_bounded_by_the_hold() {
         tick 9.999s
         renew B               -> renewed ttl=60s
         tick 0.001s
-        renew B               -> renewed ttl=60s            # to grant + 90 s, and no further
+        renew B               -> renewed ttl=60s            # to grant + 90 s, the longest hold
         tick 1s
         renew B               -> max_hold_reached ends=59s
         tick 58.999s
@@ -194,7 +194,7 @@ fn renewing_is_bounded_by_the_hold() {
 }
 
 #[test]
-fn a_grant_is_no_longer_than_the_policy_says() {
+fn a_grant_does_not_exceed_the_policys_ttl() {
     check(
         "
         generate a
@@ -211,10 +211,10 @@ fn a_grant_is_no_longer_than_the_policy_says() {
 }
 
 #[test]
-fn a_stale_lease_never_touches_the_present_holder() {
+fn an_ended_lease_never_affects_the_present_holder() {
     let ends = [
         ("release A", "lease_ended Released", "lease_ended Released"),
-        ("unblock a", "lease_ended Released", "lease_ended Released"),
+        ("force_release a", "lease_ended Released", "lease_ended Released"),
         ("tick 60s", "lease_ended Expired", "lease_ended Superseded"),
     ];
     for (end, alone, with_other) in ends {
@@ -245,10 +245,10 @@ fn a_stale_lease_never_touches_the_present_holder() {
         generate a
         acquire A
         pool other
-        release A             -> lease_ended unknown       # another pool's lease is none here
+        release A             -> lease_ended unknown       # a lease of another pool
         renew A               -> lease_ended unknown
         in default
-        release forged:A      -> lease_ended unknown       # to know its token is not enough
+        release forged:A      -> lease_ended unknown       # the token alone is not enough
         renew forged:A        -> lease_ended unknown
         show a                -> leased
         release A             -> released
@@ -257,7 +257,7 @@ fn a_stale_lease_never_touches_the_present_holder() {
 }
 
 #[test]
-fn a_slot_used_again_does_not_bring_an_old_lease_back() {
+fn a_reused_slot_does_not_revive_an_old_lease() {
     check(
         "
         generate a
@@ -275,23 +275,23 @@ fn a_slot_used_again_does_not_bring_an_old_lease_back() {
 }
 
 #[test]
-fn unblocking_by_key_works_whoever_holds_it() {
+fn a_force_release_works_whatever_the_holder() {
     check(
         "
-        unblock nokey         -> unknown_key
+        force_release nokey   -> unknown_key
         generate a
-        unblock a             -> free_already
+        force_release a       -> already_available
         acquire A
-        unblock a             -> unblocked
+        force_release a       -> freed
         release A             -> lease_ended Released
         acquire B             -> granted key=a token=2
-        unblock value:a       -> unblocked
+        force_release value:a -> freed
         policy rest=30s
         acquire C
-        unblock a             -> unblocked
-        show a                -> resting back=30s           # it ends the lease; the key then rests
-        unblock a             -> unblocked
-        show a                -> available                  # and this ends the rest
+        force_release a       -> freed
+        show a                -> resting left=30s           # ends the lease; the key then rests
+        force_release a       -> freed
+        show a                -> available                  # ends the rest
         ",
     );
 }
@@ -309,13 +309,13 @@ fn a_key_can_be_deleted_in_any_state() {
         release A             -> lease_ended KeyGone
         acquire B
         release B
-        show of:B             -> resting back=10s
+        show of:B             -> resting left=10s
         delete of:B           -> deleted
         release B             -> lease_ended KeyGone
         acquire C
-        tick 60s              # over, but nobody has looked
+        tick 60s              # expired, but not ended in memory yet
         delete of:C           -> deleted
-        counts                -> counts available=0 leased=0 resting=0 total=0 return=never
+        counts                -> counts available=0 leased=0 resting=0 total=0 hold_end=never
         import v
         delete value:v        -> deleted
         delete value:v        -> unknown_key
@@ -324,7 +324,7 @@ fn a_key_can_be_deleted_in_any_state() {
 }
 
 #[test]
-fn a_holder_says_how_long_a_key_rests() {
+fn a_release_can_set_how_long_the_key_rests() {
     check(
         "
         generate a
@@ -332,30 +332,30 @@ fn a_holder_says_how_long_a_key_rests() {
         release A rest=604800.001s -> invalid rest_seconds
         show a                -> leased
         release A rest=30s reason=429 -> released
-        show a                -> resting back=30s why=429
-        acquire X             -> no_key AllResting resting=1 back=30s
+        show a                -> resting left=30s why=429
+        acquire X             -> no_key AllResting resting=1 next=30s
         release A rest=1s     -> lease_ended Released
         restart
-        show a                -> resting back=30s why=429
+        show a                -> resting left=30s why=429
         tick 29.999s
-        show a                -> resting back=0.001s why=429
+        show a                -> resting left=0.001s why=429
         tick 0.001s
         show a                -> available
         acquire B             -> granted key=a
         tick 60s
-        show a                -> available                  # the reason went with its rest
+        show a                -> available                  # the reason ended with the rest
         policy rest=10s
         acquire C
         release C rest=0s reason=none -> released
         show a                -> available                  # the policy's rest is overridden
         acquire D
         release D reason=slow -> released
-        show a                -> resting back=10s why=slow
-        unblock a             -> unblocked
+        show a                -> resting left=10s why=slow
+        force_release a       -> freed
         show a                -> available
         acquire E
         release E rest=604800s
-        show a                -> resting back=604800s why=-
+        show a                -> resting left=604800s why=-
         tick lease 604800s
         show a                -> available
         ",
@@ -363,35 +363,35 @@ fn a_holder_says_how_long_a_key_rests() {
 }
 
 #[test]
-fn a_key_out_of_rotation_is_lent_to_nobody_until_it_is_put_back() {
+fn a_quarantined_key_is_not_leased_until_it_is_freed() {
     check(
         "
         generate a b
         acquire A
         release A quarantine rest=5s reason=401 -> released
-        counts                -> counts available=1 leased=0 quarantined=1 total=2 return=never
+        counts                -> counts available=1 leased=0 quarantined=1 total=2 hold_end=never
         show of:A             -> quarantined why=401
         release A             -> lease_ended Released
         renew A               -> lease_ended Released
         acquire B             -> granted token=2
-        acquire X             -> no_key NoneFree leased=1 quarantined=1 back=60s
+        acquire X             -> no_key NoneFree leased=1 quarantined=1 next=60s
         release B quarantine
-        acquire X             -> no_key AllQuarantined quarantined=2 back=never
+        acquire X             -> no_key AllQuarantined quarantined=2 next=never
         show of:B             -> quarantined why=-
         restart
         show of:A             -> quarantined why=401
         show of:B             -> quarantined why=-
         keepalive of:A        -> kept life=300s
-        tick 100s             # no lease's time brings it back
+        tick 100s             # no expiry ends a quarantine
         acquire X             -> no_key AllQuarantined
-        unblock of:A          -> unblocked
-        unblock of:A          -> free_already
+        force_release of:A    -> freed
+        force_release of:A    -> already_available
         acquire C             -> granted
         show of:C             -> leased
-        release C quarantine reason=again
-        show of:C             -> quarantined why=again
+        release C quarantine reason=retry
+        show of:C             -> quarantined why=retry
         delete of:C           -> deleted
-        tick 200s             # and nobody kept the other alive
+        tick 200s             # the other key had no keep-alive
         show of:B             -> unknown_key
         counts                -> counts quarantined=0 total=0
         restart
@@ -401,31 +401,31 @@ fn a_key_out_of_rotation_is_lent_to_nobody_until_it_is_put_back() {
 }
 
 #[test]
-fn no_key_says_why_and_when_one_comes_back() {
+fn no_key_reports_the_cause_and_the_next_end_of_a_hold() {
     check(
         "
-        acquire X             -> no_key PoolEmpty available=0 leased=0 resting=0 back=never
+        acquire X             -> no_key PoolEmpty available=0 leased=0 resting=0 next=never
         generate a b
         acquire A ttl=40s
         tick 0.0005s
         acquire B ttl=30s
-        acquire X             -> no_key AllLeased leased=2 back=30s
+        acquire X             -> no_key AllLeased leased=2 next=30s
         tick 0.0001s
-        acquire X             -> no_key AllLeased leased=2 back=30s  # rounded up
+        acquire X             -> no_key AllLeased leased=2 next=30s  # rounded up
         release A
         policy rest=5s
         acquire C ttl=50s
         release C
-        acquire X             -> no_key NoneFree leased=1 resting=1 back=5s
+        acquire X             -> no_key NoneFree leased=1 resting=1 next=5s
         tick 1s
-        release B             # granted before the rest was asked for: free at once
+        release B             # granted before the policy had a rest
         acquire D
         release D
-        acquire X             -> no_key AllResting leased=0 resting=2 back=4s
+        acquire X             -> no_key AllResting leased=0 resting=2 next=4s
         tick 4s
         acquire X             -> granted
         delete of:X
-        acquire X             -> no_key AllResting resting=1 back=1s
+        acquire X             -> no_key AllResting resting=1 next=1s
         tick 1s
         acquire X             -> granted
         ",
@@ -433,49 +433,49 @@ fn no_key_says_why_and_when_one_comes_back() {
 }
 
 #[test]
-fn a_rest_begins_when_the_lease_ends_however_it_ends() {
+fn a_rest_begins_when_the_lease_ends_in_any_way() {
     check(
         "
         policy rest=10s
         generate a
         acquire A
         release A             -> released
-        show a                -> resting back=10s
-        acquire X             -> no_key AllResting back=10s
+        show a                -> resting left=10s
+        acquire X             -> no_key AllResting next=10s
         tick 9.999s
-        show a                -> resting back=0.001s
-        acquire X             -> no_key AllResting back=0.001s
+        show a                -> resting left=0.001s
+        acquire X             -> no_key AllResting next=0.001s
         release A             -> lease_ended Released
         tick 0.001s
         acquire B             -> granted key=a
         tick 60s
-        show a                -> resting back=10s           # expired: it rests from its deadline
+        show a                -> resting left=10s           # expired: it rests from its deadline
         release B             -> lease_ended Expired
         renew B               -> lease_ended Expired
         tick 10s
         acquire C             -> granted
         policy rest=0s
-        tick 69.999s          # nobody looked for a while, and C was granted when keys rested
-        show a                -> resting back=0.001s
+        tick 69.999s          # C was granted when the policy had a rest
+        show a                -> resting left=0.001s
         tick 0.001s
         show a                -> available
         acquire D
         policy rest=100s
         release D             -> released
-        show a                -> available                  # D was granted when they did not
+        show a                -> available                  # D was granted without a rest
         acquire E
         release E
         keepalive a           -> kept life=300s             # a resting key is kept alive
-        show a                -> resting back=100s life=300s
+        show a                -> resting left=100s life=300s
         tick serving 300s
-        show a                -> unknown_key                # and purged, as any other
-        counts                -> counts resting=0 total=0 return=never
+        show a                -> unknown_key                # and is purged like any other
+        counts                -> counts resting=0 total=0 hold_end=never
         ",
     );
 }
 
 #[test]
-fn keeping_the_whole_pool_alive_raises_nothing_from_the_dead() {
+fn a_keep_alive_of_the_whole_pool_revives_no_due_key() {
     check(
         "
         generate a
@@ -506,7 +506,7 @@ fn keeping_the_whole_pool_alive_raises_nothing_from_the_dead() {
         generate a b c
         tick 300s
         budget 2
-        keepalive all         -> settling                   # never a due key raised instead
+        keepalive all         -> settling                   # instead of reviving a due key
         counts                -> counts total=1
         keepalive all         -> kept count=0
         keepalive all         -> kept count=0
@@ -515,7 +515,7 @@ fn keeping_the_whole_pool_alive_raises_nothing_from_the_dead() {
 }
 
 #[test]
-fn keeping_many_alive_counts_each_once_and_names_the_missing() {
+fn a_keep_alive_of_many_counts_each_once_and_returns_the_missing() {
     check(
         "
         generate a
@@ -527,13 +527,13 @@ fn keeping_many_alive_counts_each_once_and_names_the_missing() {
         show b                -> available life=300s
         show c                -> available life=300s
         pool other
-        keepalive b c         -> kept count=0 missing=b,c   # another pool's keys are none here
+        keepalive b c         -> kept count=0 missing=b,c   # keys of another pool
         ",
     );
 }
 
 #[test]
-fn a_policy_changes_what_comes_and_not_what_runs() {
+fn a_policy_change_affects_later_grants_and_not_running_leases() {
     check(
         "
         generate a b
@@ -541,14 +541,14 @@ fn a_policy_changes_what_comes_and_not_what_runs() {
         policy lease_ttl=10s keepalive=100s
         show of:A             -> leased ttl=60s life=300s
         acquire B             -> granted ttl=10s life=300s
-        generate c            -> made life=100s
+        generate c            -> created life=100s
         tick 20s
         show of:A             -> leased ttl=40s life=280s
         show of:B             -> available life=280s
         keepalive of:A        -> kept life=100s
         policy lease_ttl=600s max_hold=700s keepalive=300s
         tick 39.999s
-        renew A               -> max_hold_reached ends=0.001s  # its hold was set by its grant
+        renew A               -> max_hold_reached ends=0.001s  # the grant set the longest hold
         show c                -> available life=40.001s
         ",
     );
@@ -568,10 +568,10 @@ fn a_policy_changes_what_comes_and_not_what_runs() {
         policy prefix=a.b           -> invalid key_prefix
         policy max_keys=0           -> invalid max_keys
         policy key_length=128 prefix=KP_
-        generate a                  -> made length=131 prefix=KP
+        generate a                  -> created length=131 prefix=KP
         show value:a                -> available
         policy key_length=16 prefix=
-        generate b                  -> made length=16 prefix=
+        generate b                  -> created length=16 prefix=
         pool other max_hold=1s      -> invalid max_hold_seconds
         counts                      -> unknown_pool
         ",
@@ -579,17 +579,17 @@ fn a_policy_changes_what_comes_and_not_what_runs() {
 }
 
 #[test]
-fn keep_alive_time_can_be_none_and_come_back() {
+fn the_keep_alive_ttl_can_be_null_and_set_again() {
     check(
         "
         policy keepalive=null
-        generate a b          -> made life=never
+        generate a b          -> created life=never
         tick 400000s
         show a                -> available life=never
         keepalive a           -> kept life=never
         counts                -> counts purge=never total=2
         policy keepalive=300s
-        show a                -> available life=never       # what runs, runs on
+        show a                -> available life=never       # keeps its deadline
         keepalive a           -> kept life=300s
         show b                -> available life=never
         keepalive all         -> kept count=2
@@ -608,53 +608,53 @@ fn keep_alive_time_can_be_none_and_come_back() {
         show a                -> unknown_key
         show b                -> available life=never
         restart
-        show b                -> available life=10s         # a start gives the time of the policy
+        show b                -> available life=10s         # a start applies the policy
         ",
     );
 }
 
 #[test]
-fn a_value_is_brought_in_once_as_long_as_the_pool_lives() {
+fn a_value_is_imported_at_most_once_during_the_life_of_a_pool() {
     check(
         "
-        import v w            -> made life=300s
+        import v w            -> created life=300s
         import v              -> key_exists at=0
         import x y w          -> key_exists at=2
         show value:x          -> unknown_key                # all or nothing
         import x x            -> key_exists at=1
-        import x y            -> made
+        import x y            -> created
         delete value:v
-        import v              -> key_exists at=0            # deleted: never again
+        import v              -> key_exists at=0            # deleted: retired
         tick 299s
         keepalive x y
         tick 1s
-        import w              -> key_exists at=0            # purged this very moment: never again
+        import w              -> key_exists at=0            # purged at this instant: retired
         show value:w          -> unknown_key
         counts                -> counts total=2
         generate g
         import g              -> key_exists at=0
         delete g
-        import g              -> made                       # a made value is not remembered
+        import g              -> created                    # a generated value is not retired
         delete g
-        import g              -> key_exists at=0            # but now it was brought in
+        import g              -> key_exists at=0            # but an imported one is
         generate h
         tick 300s
-        import h              -> made                       # nor is one that was purged
+        import h              -> created                    # a purged generated value is not
         restart
         import w              -> key_exists at=0
         import v              -> key_exists at=0
         import h              -> key_exists at=0
         pool other
-        import v h            -> made                       # another pool knows nothing of it
+        import v h            -> created                    # another pool has its own values
         drop other
         pool other
-        import v              -> made                       # its memory went with the pool
+        import v              -> created                    # deleted with its pool
         ",
     );
 }
 
 #[test]
-fn a_pool_takes_all_or_nothing_up_to_its_bound() {
+fn a_pool_accepts_all_or_none_up_to_its_limit() {
     check(
         "
         policy max_keys=3
@@ -662,18 +662,18 @@ fn a_pool_takes_all_or_nothing_up_to_its_bound() {
         generate c d          -> full max=3 of=pool
         import c d            -> full max=3 of=pool
         counts                -> counts total=2
-        generate c            -> made
+        generate c            -> created
         import d              -> full max=3 of=pool
-        import c              -> key_exists at=0            # that is said first
+        import c              -> key_exists at=0            # this refusal comes first
         delete a
-        import d              -> made
+        import d              -> created
         policy max_keys=1
         generate e            -> full max=1 of=pool
-        counts                -> counts total=3             # what is there stays
+        counts                -> counts total=3             # existing keys stay
         tick 300s
-        generate e            -> made                       # what is due takes no room
+        generate e            -> created                    # due keys take no room
         policy max_keys=null
-        generate 100          -> made
+        generate 100          -> created
         ",
     );
     check(
@@ -683,37 +683,37 @@ fn a_pool_takes_all_or_nothing_up_to_its_bound() {
         tick 300s
         budget 1
         generate d e          -> settling                   # one is purged, two are still due
-        generate d e          -> made
+        generate d e          -> created
         counts                -> counts total=3
         ",
     );
 }
 
 #[test]
-fn the_server_has_a_bound_over_all_pools() {
+fn the_server_limits_the_keys_of_all_pools() {
     let limits = Limits { pools: 2, keys: 5 };
     check_within(
         limits,
         "
         generate a b c
-        pool other max_keys=9 -> made number=2
+        pool other max_keys=9 -> created number=2
         generate d e f        -> full max=5 of=server
         import d e f          -> full max=5 of=server
         counts                -> counts total=0 server=3
-        generate d e          -> made
+        generate d e          -> created
         generate f            -> full max=5 of=server
         drop other
         in default
         counts                -> counts total=3 server=3
-        generate d e          -> made
+        generate d e          -> created
         delete a
-        generate f            -> made
+        generate f            -> created
         ",
     );
 }
 
 #[test]
-fn pools_come_and_go_and_no_number_is_used_twice() {
+fn no_pool_number_is_used_twice() {
     check(
         "
         drop default          -> default_pool
@@ -721,30 +721,30 @@ fn pools_come_and_go_and_no_number_is_used_twice() {
         in other
         generate a            -> unknown_pool
         acquire A             -> unknown_pool
-        pool other            -> made number=2
+        pool other            -> created number=2
         generate a
         acquire A
         pool other lease_ttl=5s -> changed number=2
-        pool third            -> made number=3
+        pool third            -> created number=3
         pool fourth           -> too_many_pools max=3
         drop other
-        pool fourth           -> made number=4
+        pool fourth           -> created number=4
         pool other            -> too_many_pools max=3
         drop fourth
-        pool other            -> made number=5
+        pool other            -> created number=5
         counts                -> counts total=0
         show a                -> unknown_key
         release A             -> lease_ended unknown
         acquire B             -> no_key PoolEmpty
         restart
         drop third
-        pool third            -> made number=6
+        pool third            -> created number=6
         ",
     );
 }
 
 #[test]
-fn tokens_grow_over_all_pools_and_over_starts() {
+fn tokens_increase_over_all_pools_and_restarts() {
     check(
         "
         generate a b
@@ -758,16 +758,16 @@ fn tokens_grow_over_all_pools_and_over_starts() {
         acquire C             -> granted token=3
         in default
         restart
-        acquire D             -> granted token=1048577      # beyond all that were reserved
+        acquire D             -> granted token=1048577      # after the reservation
         release D
         acquire E             -> granted token=1048578
-        release B             -> released                   # a lease runs on over a start
+        release B             -> released                   # a lease continues after a start
         ",
     );
 }
 
 #[test]
-fn the_two_clocks_never_touch_each_other() {
+fn the_two_clocks_are_independent() {
     check(
         "
         generate a b
@@ -775,12 +775,12 @@ fn the_two_clocks_never_touch_each_other() {
         tick lease 59.999s
         release A             -> released
         acquire A             -> granted life=300s
-        tick lease 604800s    # the server was away for a week: leases ended, no key did
+        tick lease 604800s    # a week of downtime: ends leases but no keys
         release A             -> lease_ended Expired
         counts                -> counts total=2 purge=300s
         show a                -> available life=300s
         acquire B             -> granted life=300s ttl=60s
-        tick serving 299.999s # and the other way: no lease ends by serving time
+        tick serving 299.999s # serving time ends no lease
         show of:B             -> leased ttl=60s life=0.001s
         tick serving 0.001s
         release B             -> lease_ended KeyGone
@@ -790,7 +790,7 @@ fn the_two_clocks_never_touch_each_other() {
 }
 
 #[test]
-fn a_start_gives_every_key_its_full_time_and_no_lease_any() {
+fn a_start_extends_every_key_and_no_lease() {
     check(
         "
         policy rest=10s
@@ -799,12 +799,12 @@ fn a_start_gives_every_key_its_full_time_and_no_lease_any() {
         tick 20s
         acquire B
         release B
-        tick lease 5s         # down for 5 s
+        tick lease 5s         # downtime of 5 s
         restart
         show of:A             -> leased by=x ttl=5s life=300s
-        show of:B             -> resting back=5s life=300s
+        show of:B             -> resting left=5s life=300s
         tick 5s
-        show of:A             -> resting back=10s
+        show of:A             -> resting left=10s
         show of:B             -> available
         release A             -> lease_ended Expired
         tick 10s
@@ -814,7 +814,7 @@ fn a_start_gives_every_key_its_full_time_and_no_lease_any() {
 }
 
 #[test]
-fn a_backlog_narrows_the_draw_and_never_makes_a_false_404() {
+fn with_an_expiry_backlog_acquire_may_draw_from_fewer_keys_but_never_returns_a_false_404() {
     check(
         "
         generate 10
@@ -830,8 +830,8 @@ fn a_backlog_narrows_the_draw_and_never_makes_a_false_404() {
         generate a
         tick 200s
         budget 10
-        acquire A             -> granted key=a              # whatever else it drew was due
-        acquire B             -> no_key AllLeased leased=1 back=60s
+        acquire A             -> granted key=a              # every other key it drew was due
+        acquire B             -> no_key AllLeased leased=1 next=60s
         ",
     );
     check(
@@ -843,8 +843,8 @@ fn a_backlog_narrows_the_draw_and_never_makes_a_false_404() {
         tick 60s
         budget 0
         acquire D             -> settling
-        counts                -> counts leased=3            # counted until somebody ends it
-        release B             -> lease_ended Expired        # one that is named is looked at
+        counts                -> counts leased=3            # counted until ended in memory
+        release B             -> lease_ended Expired        # a named lease is checked
         acquire D             -> granted
         acquire E             -> settling
         expire                -> expired more=true left=0
@@ -856,11 +856,11 @@ fn a_backlog_narrows_the_draw_and_never_makes_a_false_404() {
     );
 }
 
-/// The answer to a stale lease looked at its key without ending what was due of it: with a
-/// backlog it said that somebody else holds the key, or that it is there, when neither was so
-/// any more. Found by the model (seed 2).
+/// The refusal of an ended lease examined its key without ending what was due of it: with a
+/// backlog it reported that another client held the key, or that the key existed, when neither was
+/// true any more. Found by the model (seed 2).
 #[test]
-fn why_a_lease_ended_is_told_of_the_key_as_it_is_now() {
+fn the_cause_of_a_leases_end_depends_on_the_present_state_of_its_key() {
     check(
         "
         generate a
@@ -870,19 +870,19 @@ fn why_a_lease_ended_is_told_of_the_key_as_it_is_now() {
         release A             -> lease_ended Superseded
         tick 60s
         budget 0
-        release A             -> lease_ended Expired        # B's time is over as well
+        release A             -> lease_ended Expired        # B has expired too
         tick 239s
-        release A             -> lease_ended KeyGone        # and here the key's
+        release A             -> lease_ended KeyGone        # the key is due too
         counts                -> counts total=0
         ",
     );
 }
 
-/// At the server's bound a pool said that it is full while keys of its own were due and only
-/// waiting for the next turns: the pool's own bound waited for them, the server's did not. Found
+/// At the server's limit a pool reported that it was full while keys of its own were due and would
+/// be purged in the next turns: the pool's own limit considered them, the server's did not. Found
 /// by the model (seed 7).
 #[test]
-fn a_pool_settles_its_own_keys_before_the_server_is_full() {
+fn a_pool_purges_its_own_due_keys_before_the_server_is_full() {
     check_within(
         Limits { pools: 2, keys: 5 },
         "
@@ -895,26 +895,26 @@ fn a_pool_settles_its_own_keys_before_the_server_is_full() {
         generate a b c d e    -> settling
         generate a b c d e    -> settling
         generate a b c d e    -> settling
-        generate a b c d e    -> full max=5 of=server       # the fifth is another pool's
+        generate a b c d e    -> full max=5 of=server       # the fifth is in the other pool
         in other
-        generate a b c d e    -> made
+        generate a b c d e    -> created
         ",
     );
 }
 
-/// After a start, a lease that time had ended was told as released, if its key then rested and
-/// was put back by a call: only the putting back is a fact, and its replay took itself for the
-/// lease's end. Found by the model (seed 483).
+/// After a start, an expired lease was reported as released if its key then rested and was freed by
+/// a call: only the freeing is a fact, and its replay was treated as the lease's end. Found by the
+/// model (seed 483).
 #[test]
-fn how_a_lease_ended_is_the_same_after_a_start() {
+fn the_cause_of_a_leases_end_is_the_same_after_a_start() {
     check(
         "
         policy rest=10s
         generate a
         acquire A
         tick 60s
-        show a                -> resting back=10s
-        unblock a             -> unblocked
+        show a                -> resting left=10s
+        force_release a       -> freed
         release A             -> lease_ended Expired
         restart
         release A             -> lease_ended Expired

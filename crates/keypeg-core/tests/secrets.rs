@@ -1,7 +1,7 @@
-//! No secret is in what `Debug` writes: whatever is logged, none gets into a log.
+//! `Debug` output contains no secret, so no log can contain one.
 //!
-//! Pools wrote their keys' values, as lists of bytes: each type was redacted where it is passed
-//! around, but not where it is kept.
+//! Pools once wrote their keys' values, as lists of bytes: the types that are passed around were
+//! redacted, but not those that store values.
 
 #[path = "support/rng.rs"]
 mod rng;
@@ -18,30 +18,31 @@ fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
     let limits = Limits { pools: 1, keys: 100 };
     let mut pools = Pools::new(IdHashKey::new([251; 32]), limits, 1);
     let name = PoolName::default_pool();
-    let mut told = String::new();
-    let mut sink = |fact: &Fact<'_>| write!(told, "{fact:?}").expect("a string");
+    let mut output = String::new();
+    let mut sink = |fact: &Fact<'_>| write!(output, "{fact:?}").expect("a string");
     let (now, random, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
     let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
-    let made = pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());
-    assert_eq!(made, Ok(true));
+    let created =
+        pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());
+    assert_eq!(created, Ok(true));
     let long = Secret::new(&"lengthy".repeat(10)).expect("a value");
     let (keys, lease): (Vec<NewKey>, LeaseView) = pools
-        .with_pool(&name, &mut step, |pool, ledger, step| {
-            let mut keys = pool.generate(ledger, step, 1)?;
-            keys.extend(pool.import(ledger, step, std::slice::from_ref(&long), None)?);
-            Ok((keys, pool.acquire(ledger, step, &AcquireOptions::default())?.lease))
+        .with_pool(&name, &mut step, |pool, shared, step| {
+            let mut keys = pool.generate(shared, step, 1)?;
+            keys.extend(pool.import(shared, step, std::slice::from_ref(&long), None)?);
+            Ok((keys, pool.acquire(shared, step, &AcquireOptions::default())?.lease))
         })
-        .expect("room and a free key");
+        .expect("room and an available key");
     let named = KeyRef::Value(long);
-    write!(told, "{pools:?}{keys:?}{lease:?}{named:?}").expect("a string");
-    let told: String = told.split_whitespace().collect();
-    let hidden = keys.iter().flat_map(|key| {
+    write!(output, "{pools:?}{keys:?}{lease:?}{named:?}").expect("a string");
+    let output: String = output.split_whitespace().collect();
+    let secrets = keys.iter().flat_map(|key| {
         let value = key.value.reveal();
         let bytes = format!("{:?}", &value.as_bytes()[..8]);
         [value.to_owned(), bytes.trim_matches(['[', ']']).replace(' ', "")]
     });
-    for secret in hidden.chain([lease.id.to_string(), "251,251".into(), lease.id.0.to_string()]) {
-        assert!(!told.contains(&secret), "{secret} is told in {told}");
+    for secret in secrets.chain([lease.id.to_string(), "251,251".into(), lease.id.0.to_string()]) {
+        assert!(!output.contains(&secret), "{secret} is in {output}");
     }
-    assert!(told.contains(&lease.key_id.to_string()), "a key's id may be told");
+    assert!(output.contains(&lease.key_id.to_string()), "a key's id is not secret");
 }

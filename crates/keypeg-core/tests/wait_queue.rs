@@ -1,5 +1,5 @@
-//! Waiting for a key, as tables and as random: first come, first served; whatever makes a key
-//! available hands it over in the same step; nobody is refused early or falsely.
+//! Waiting for a key, as tables and with random calls: first come, first served; a step that makes
+//! a key available grants it in the same step; no waiter is refused early or wrongly.
 
 #[path = "support/journal.rs"]
 mod journal;
@@ -18,18 +18,18 @@ use std::collections::{HashMap, VecDeque};
 use world::{check, check_within};
 
 #[test]
-fn every_way_in_which_a_key_comes_free_hands_it_to_the_first_in_line() {
+fn every_way_a_key_becomes_available_grants_it_to_the_first_waiter() {
     let ways = [
         ("", "release A"),
-        ("", "unblock a"),
+        ("", "force_release a"),
         ("", "generate b"),
         ("", "import v"),
         ("tick 5s", "expire"),
         ("tick 5s", "acquire X -> no_key AllLeased"),
         ("tick 5s", "release A -> lease_ended Expired"),
         ("tick 5s", "show a"),
-        ("release A quarantine", "unblock a"),
-        ("release A rest=2s", "unblock a"),
+        ("release A quarantine", "force_release a"),
+        ("release A rest=2s", "force_release a"),
         ("release A rest=2s\n tick 2s", "expire"),
         ("release A rest=2s\n tick 2s", "keepalive a"),
     ];
@@ -73,36 +73,36 @@ fn a_wait_ends_at_its_deadline_and_never_before() {
         got two               -> nothing
         tick 1us
         expire                -> expired left=999
-        got two               -> no_key AllLeased leased=1 back=25s
+        got two               -> no_key AllLeased leased=1 next=25s
         counts                -> counts waiting=2
         tick 4.999s
         expire
         got one               -> nothing
         tick 0.001s
         expire
-        got one               -> no_key AllLeased back=20s
-        tick 20s              # the key comes back, and the third has waited 28 s of 300
+        got one               -> no_key AllLeased next=20s
+        tick 20s              # the lease expires; the third has waited 28 s of 300
         expire
         got far               -> granted key=a waited=28s ttl=60s
         ",
     );
     check(
         "
-        wait one              -> waits                      # an empty pool can be waited for
+        wait one              -> waits                      # a request can wait on an empty pool
         wait two for=0s       -> no_key PoolEmpty
         wait bad ttl=61s      -> invalid ttl_seconds
         counts                -> counts waiting=1
         generate a b
         got one               -> granted waited=0s
         counts                -> counts available=1 waiting=0
-        wait three            -> granted                    # nobody waits where a key is free
+        wait three            -> granted                    # no wait while a key is available
         ",
     );
 }
 
-/// A key that comes back in the very step in which a wait ends: a refusal would be a false one.
+/// A key becomes available in the step in which a wait ends: a refusal would be wrong.
 #[test]
-fn nobody_is_refused_while_a_key_is_free() {
+fn no_waiter_is_refused_while_a_key_is_available() {
     check(
         "
         generate a
@@ -117,7 +117,7 @@ fn nobody_is_refused_while_a_key_is_free() {
     );
     check(
         "
-        generate a b c d      # with more due than a step may end, nobody is refused either
+        generate a b c d      # with more due than the budget, no waiter is refused either
         acquire A ttl=10s
         acquire B ttl=10s
         acquire C ttl=10s
@@ -135,7 +135,7 @@ fn nobody_is_refused_while_a_key_is_free() {
 }
 
 #[test]
-fn leaving_keeps_the_order_of_the_others() {
+fn a_cancelled_wait_keeps_the_order_of_the_others() {
     check(
         "
         generate a
@@ -144,13 +144,13 @@ fn leaving_keeps_the_order_of_the_others() {
         wait two
         wait three
         wait four
-        leave two             -> left
-        leave two             -> not_in_line
-        leave one             -> left
+        cancel two            -> cancelled
+        cancel two            -> not_waiting
+        cancel one            -> cancelled
         counts                -> counts waiting=2
         release A
         got three             -> granted
-        leave three           -> not_in_line
+        cancel three          -> not_waiting
         release three
         got four              -> granted
         release four
@@ -162,24 +162,24 @@ fn leaving_keeps_the_order_of_the_others() {
 }
 
 #[test]
-fn lines_are_of_their_pools() {
+fn each_pool_has_its_own_wait_queue() {
     check(
         "
         pool other
         wait one
         in default
         wait two
-        drop other            # those in its line are told, a step later
+        drop other            # its waiters are refused a step later
         expire
         got one               -> unknown_pool
-        leave one             -> not_in_line
+        cancel one            -> not_waiting
         counts                -> counts waiting=1
-        pool other            # the same seat, another line
+        pool other            # the same index, another queue
         wait three
         generate a
         got three             -> granted key=a
         got two               -> nothing
-        restart               # waiting is memory only
+        restart               # waiting is in memory only
         in default
         counts                -> counts waiting=0
         ",
@@ -187,7 +187,7 @@ fn lines_are_of_their_pools() {
 }
 
 #[test]
-fn a_grant_to_somebody_who_waited_follows_the_policy_as_it_is_then() {
+fn a_grant_to_a_waiter_follows_the_present_policy() {
     check(
         "
         wait one ttl=50s
@@ -197,7 +197,7 @@ fn a_grant_to_somebody_who_waited_follows_the_policy_as_it_is_then() {
         got one               -> granted ttl=20s
         got two               -> granted ttl=20s
         release two
-        show of:two           -> resting back=7s
+        show of:two           -> resting left=7s
         restart
         show of:one           -> leased ttl=20s             # it is a fact like any other
         ",
@@ -205,7 +205,7 @@ fn a_grant_to_somebody_who_waited_follows_the_policy_as_it_is_then() {
 }
 
 #[test]
-fn keys_that_nobody_keeps_alive_are_handed_to_nobody() {
+fn a_key_that_is_due_is_not_granted_to_a_waiter() {
     check_within(
         Limits { pools: 3, keys: 10 },
         "
@@ -222,21 +222,28 @@ fn keys_that_nobody_keeps_alive_are_handed_to_nobody() {
     );
 }
 
+/// A waiting request.
+struct Waiting {
+    waiter_id: WaiterId,
+    since_us: u64,
+    until_us: u64,
+}
+
 struct Run {
     pools: Pools,
     random: Rng,
     now: Now,
-    next_ticket: u64,
-    /// Who waits: waiter_id, since, until.
-    line: VecDeque<(WaiterId, u64, u64)>,
-    /// Who holds what until when.
-    held: HashMap<KeyId, (LeaseId, u64)>,
+    next_waiter: u64,
+    /// The expected wait queue.
+    queue: VecDeque<Waiting>,
+    /// The running leases and their ends.
+    leases: HashMap<KeyId, (LeaseId, u64)>,
     keys: Vec<KeyId>,
     served: usize,
     refused: usize,
 }
 
-fn wish() -> AcquireOptions<'static> {
+fn options() -> AcquireOptions<'static> {
     AcquireOptions { borrower: Borrower::new("ci", None), ..AcquireOptions::default() }
 }
 
@@ -247,9 +254,9 @@ impl Run {
             pools: Pools::new(IdHashKey::new([3; 32]), limits, 1),
             random: Rng::new(seed),
             now: Now::default(),
-            next_ticket: 0,
-            line: VecDeque::new(),
-            held: HashMap::new(),
+            next_waiter: 0,
+            queue: VecDeque::new(),
+            leases: HashMap::new(),
             keys: vec![],
             served: 0,
             refused: 0,
@@ -260,75 +267,77 @@ impl Run {
         run
     }
 
-    fn step<T>(&mut self, play: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
+    fn step<T>(&mut self, apply: impl FnOnce(&mut Pools, &mut StepContext<'_>) -> T) -> T {
         let budget = [0, 1, 2, 1_000][self.random.below(4) as usize];
         let mut sink = |_: &Fact<'_>| {};
         let (now, random, facts) = (self.now, &mut self.random, &mut sink);
         let mut step = StepContext { now, random, facts, budget, ended_by_time: false };
-        let answer = play(&mut self.pools, &mut step);
-        let handed: Vec<_> = self.pools.drain_wait_outcomes().collect();
-        for each in handed {
-            self.judge(each);
+        let result = apply(&mut self.pools, &mut step);
+        let outcomes: Vec<_> = self.pools.drain_wait_outcomes().collect();
+        for outcome in outcomes {
+            self.check_outcome(outcome);
         }
-        answer
+        result
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
+        apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.step(|pools, step| pools.with_pool(&PoolName::default_pool(), step, play))
+        self.step(|pools, step| pools.with_pool(&PoolName::default_pool(), step, apply))
     }
 
-    fn judge(&mut self, handed: WaitOutcome) {
-        match handed.outcome {
-            Ok(lent) => {
-                let (waiter_id, since, _) = self.line.pop_front().expect("somebody waits");
-                assert_eq!(handed.waiter_id, waiter_id, "first come, first served");
-                assert_eq!(lent.waited_ms, (self.now.lease_us - since) / US_PER_MS);
-                self.hold(lent.lease.key_id, lent.lease.id);
+    fn check_outcome(&mut self, outcome: WaitOutcome) {
+        match outcome.outcome {
+            Ok(granted) => {
+                let first = self.queue.pop_front().expect("a request waits");
+                assert_eq!(outcome.waiter_id, first.waiter_id, "first come, first served");
+                let waited_us = self.now.lease_us - first.since_us;
+                assert_eq!(granted.waited_ms, waited_us / US_PER_MS);
+                self.lease(granted.lease.key_id, granted.lease.id);
                 self.served += 1;
             }
             Err(refusal) => {
-                let at =
-                    self.line.iter().position(|(waiter_id, ..)| *waiter_id == handed.waiter_id);
-                let (_, _, until) = self.line.remove(at.expect("who is told waits")).expect("in");
-                assert!(until <= self.now.lease_us, "refused before its time");
+                let is_refused = |waiting: &Waiting| waiting.waiter_id == outcome.waiter_id;
+                let index = self.queue.iter().position(is_refused).expect("the request waits");
+                let refused = self.queue.remove(index).expect("within");
+                assert!(refused.until_us <= self.now.lease_us, "refused before its deadline");
                 let Refusal::NoKey { counts, .. } = refusal else { panic!("{refusal:?}") };
-                assert_eq!(counts.available, 0, "refused while a key is free");
+                assert_eq!(counts.available, 0, "refused while a key is available");
                 self.refused += 1;
             }
         }
     }
 
-    fn hold(&mut self, key: KeyId, lease: LeaseId) {
+    fn lease(&mut self, key: KeyId, lease: LeaseId) {
         let until = self.now.lease_us + 50 * US_PER_MS;
-        let before = self.held.insert(key, (lease, until));
-        assert!(before.is_none_or(|(_, until)| until <= self.now.lease_us), "held twice");
+        let before = self.leases.insert(key, (lease, until));
+        assert!(before.is_none_or(|(_, until)| until <= self.now.lease_us), "leased twice");
     }
 
-    /// In somebody's name, so that invariants count leases and waits in it.
+    /// With a borrower, so that the invariants count its leases and waits.
     fn acquire(&mut self, wait_ms: u64) {
-        let waiter_id = WaiterId(self.next_ticket);
-        self.next_ticket += 1;
-        let lent = self.on(|pool, ledger, step| {
-            pool.acquire_or_wait(ledger, step, &wish(), WaitOptions { waiter_id, wait_ms })
+        let waiter_id = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        let granted = self.with_pool(|pool, shared, step| {
+            pool.acquire_or_wait(shared, step, &options(), WaitOptions { waiter_id, wait_ms })
         });
-        match lent {
+        match granted {
             Ok(Some(Granted { lease, .. })) => {
-                assert!(self.line.is_empty(), "a newcomer was served before the line");
-                self.hold(lease.key_id, lease.id);
+                assert!(self.queue.is_empty(), "a new request was served before the waiters");
+                self.lease(lease.key_id, lease.id);
             }
             Ok(None) => {
-                let since = self.now.lease_us;
-                self.line.push_back((waiter_id, since, since + wait_ms * US_PER_MS));
+                let since_us = self.now.lease_us;
+                let until_us = since_us + wait_ms * US_PER_MS;
+                self.queue.push_back(Waiting { waiter_id, since_us, until_us });
             }
             Err(Refusal::NoKey { .. }) => assert_eq!(wait_ms, 0),
             Err(refusal) => assert_eq!(refusal, Refusal::Settling),
         }
     }
 
-    fn one(&mut self) {
+    fn random_call(&mut self) {
         match self.random.below(20) {
             0..6 => self.acquire(0),
             6..11 => {
@@ -341,17 +350,21 @@ impl Run {
             }
             13 if self.keys.len() < 20 => {
                 let count = self.random.below(3) + 1;
-                let made = self.on(|pool, ledger, step| pool.generate(ledger, step, count));
-                self.keys.extend(made.iter().flatten().map(|key| key.id));
+                let created =
+                    self.with_pool(|pool, shared, step| pool.generate(shared, step, count));
+                self.keys.extend(created.iter().flatten().map(|key| key.id));
             }
             14 if !self.keys.is_empty() => {
-                let at = self.random.below(u32::try_from(self.keys.len()).expect("few")) as usize;
-                let key = KeyRef::Id(self.keys.swap_remove(at));
-                self.on(|pool, ledger, step| pool.delete(ledger, step, &key)).expect("there");
+                let index =
+                    self.random.below(u32::try_from(self.keys.len()).expect("few")) as usize;
+                let key = KeyRef::Id(self.keys.swap_remove(index));
+                self.with_pool(|pool, shared, step| pool.delete(shared, step, &key))
+                    .expect("exists");
             }
-            15 if !self.line.is_empty() => {
-                let at = self.random.below(u32::try_from(self.line.len()).expect("few")) as usize;
-                let (waiter_id, ..) = self.line.remove(at).expect("within");
+            15 if !self.queue.is_empty() => {
+                let index =
+                    self.random.below(u32::try_from(self.queue.len()).expect("few")) as usize;
+                let Waiting { waiter_id, .. } = self.queue.remove(index).expect("within");
                 assert!(self.pools.cancel_wait(waiter_id));
                 assert!(!self.pools.cancel_wait(waiter_id));
             }
@@ -359,41 +372,47 @@ impl Run {
                 self.step(Pools::expire);
             }
             _ => {
-                let Some((&key, &(lease, until))) = self.held.iter().next() else { return };
-                // It is given back before the step, in which somebody else may get it.
-                self.held.remove(&key);
-                let ended = self.on(|pool, ledger, step| {
-                    pool.release(ledger, step, lease, &ReleaseOptions::default())
+                let Some((&key, &(lease, until))) = self.leases.iter().next() else { return };
+                // Removed before the step, in which a waiter may get the key.
+                self.leases.remove(&key);
+                let ended = self.with_pool(|pool, shared, step| {
+                    pool.release(shared, step, lease, &ReleaseOptions::default())
                 });
                 assert!(ended.is_ok() || until <= self.now.lease_us || !self.keys.contains(&key));
             }
         }
     }
 
-    /// Ends all that is due, and looks at what is left.
-    fn settle(&mut self) {
+    /// Ends everything that is due, and checks what is left.
+    fn expire_all(&mut self) {
         while self.step(Pools::expire) {}
         let counts = {
-            let pool = self.pools.get(&PoolName::default_pool()).expect("there");
-            assert_eq!(pool.waiter_count(), self.line.len() as u64);
+            let pool = self.pools.get(&PoolName::default_pool()).expect("exists");
+            assert_eq!(pool.waiter_count(), self.queue.len() as u64);
             pool.counts()
         };
-        assert!(self.line.is_empty() || counts.available == 0, "somebody waits while one is free");
-        assert!(self.line.iter().all(|(.., until)| *until > self.now.lease_us), "told in time");
-        assert_eq!(self.pools.waiter_count(), self.line.len());
+        assert!(
+            self.queue.is_empty() || counts.available == 0,
+            "a request waits while a key is available"
+        );
+        assert!(
+            self.queue.iter().all(|waiting| waiting.until_us > self.now.lease_us),
+            "refused in time"
+        );
+        assert_eq!(self.pools.waiter_count(), self.queue.len());
         self.pools.check_invariants();
     }
 }
 
 #[test]
-fn chance_finds_no_way_around_the_line() {
+fn random_calls_are_served_in_order() {
     let (mut served, mut refused) = (0, 0);
     for seed in 0..100 {
         let mut run = Run::new(seed);
         for step in 0..600 {
-            run.one();
+            run.random_call();
             if step % 5 == 0 {
-                run.settle();
+                run.expire_all();
             }
         }
         (served, refused) = (served + run.served, refused + run.refused);
@@ -402,23 +421,23 @@ fn chance_finds_no_way_around_the_line() {
 }
 
 #[test]
-fn a_line_is_bounded_over_all_pools() {
+fn waiting_requests_are_limited_over_all_pools() {
     let mut run = Run::new(1);
-    let (bound, next) = (WAITERS_MAX as u64, WaiterId(WAITERS_MAX as u64));
-    for _ in 0..bound {
+    let (limit, next) = (WAITERS_MAX as u64, WaiterId(WAITERS_MAX as u64));
+    for _ in 0..limit {
         run.acquire(1_000);
     }
-    let over = |run: &mut Run, waiter_id| {
-        run.on(|pool, ledger, step| {
+    let wait = |run: &mut Run, waiter_id| {
+        run.with_pool(|pool, shared, step| {
             let wait = WaitOptions { waiter_id, wait_ms: 1_000 };
-            pool.acquire_or_wait(ledger, step, &wish(), wait)
+            pool.acquire_or_wait(shared, step, &options(), wait)
         })
     };
-    assert_eq!(over(&mut run, next), Err(Refusal::WaitQueueFull { max: WAITERS_MAX }));
+    assert_eq!(wait(&mut run, next), Err(Refusal::WaitQueueFull { max: WAITERS_MAX }));
     assert!(run.pools.cancel_wait(WaiterId(0)));
-    assert_eq!(over(&mut run, next), Ok(None));
-    let mut away = 0;
-    run.pools.cancel_all_waits(|_| away += 1);
-    assert_eq!((away, run.pools.waiter_count()), (WAITERS_MAX, 0));
+    assert_eq!(wait(&mut run, next), Ok(None));
+    let mut cancelled = 0;
+    run.pools.cancel_all_waits(|_| cancelled += 1);
+    assert_eq!((cancelled, run.pools.waiter_count()), (WAITERS_MAX, 0));
     run.pools.check_invariants();
 }

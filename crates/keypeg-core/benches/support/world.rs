@@ -1,7 +1,7 @@
-//! A pool to play calls on, half of its keys leased: what the benches of the core measure.
+//! The pool that the benchmarks of the core measure: half of its keys are leased.
 //!
-//! Each kind of call has a function of its own that holds nothing else, `counted_…`, never inlined:
-//! `bench/cost` has callgrind count what is within. Knows no time of its own.
+//! Each kind of call has its own function `counted_…`, which contains nothing else and is never
+//! inlined: `bench/cost` lets callgrind count the instructions in it. Reads no clock.
 
 #[path = "../../tests/support/rng.rs"]
 mod rng;
@@ -13,13 +13,13 @@ use keypeg_core::{
 use rng::Rng;
 use std::hint::black_box;
 
-/// Keys that one call makes while a pool grows.
+/// Keys that one call creates while the pool grows.
 const BATCH: u32 = 10_000;
-/// Ids kept to name keys by.
+/// Ids kept for naming keys in calls.
 const NAMED: u32 = 400_000;
 
-/// What plays all calls of one kind.
-pub(crate) type Play = fn(&mut World);
+/// Executes all calls of one kind.
+pub(crate) type Calls = fn(&mut World);
 
 /// The kinds of calls, in the order of a round.
 pub(crate) const KINDS: [&str; 8] = [
@@ -33,13 +33,13 @@ pub(crate) const KINDS: [&str; 8] = [
     "keep-alive of the whole pool",
 ];
 
-/// A pool and what a bench needs to play with it.
+/// A pool, and what a benchmark needs to call it.
 pub(crate) struct World {
     pools: Pools,
     name: PoolName,
     now: Now,
     rng: Rng,
-    /// Some of the ids, to name keys by.
+    /// Some of the ids, for naming keys in calls.
     ids: Vec<KeyId>,
     calls: usize,
     leases: Vec<LeaseId>,
@@ -59,7 +59,7 @@ impl World {
             leases: Vec::new(),
             named: Vec::new(),
         };
-        // Taken and touched before memory is measured.
+        // Allocated and touched before memory is measured.
         world.ids.clear();
         world.policy(PolicyPatch { lease_ttl_ms: Some(604_800_000), ..PolicyPatch::default() });
         world
@@ -67,9 +67,9 @@ impl World {
 
     fn step<T>(
         &mut self,
-        play: impl FnOnce(&mut Pools, &mut StepContext<'_>, &PoolName) -> T,
+        apply: impl FnOnce(&mut Pools, &mut StepContext<'_>, &PoolName) -> T,
     ) -> T {
-        // No two calls at the same instant: every deadline is another one.
+        // No two calls at the same instant: all deadlines differ.
         self.now.lease_us += 1;
         self.now.serving_us += 1;
         let mut sink = |fact: &Fact<'_>| {
@@ -77,15 +77,15 @@ impl World {
         };
         let (now, random, facts) = (self.now, &mut self.rng, &mut sink);
         let mut step = StepContext { now, random, facts, budget: u32::MAX, ended_by_time: false };
-        play(&mut self.pools, &mut step, &self.name)
+        apply(&mut self.pools, &mut step, &self.name)
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
+        apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> T {
-        self.step(|pools, step, name| pools.with_pool(name, step, play))
-            .expect("a call that is granted")
+        self.step(|pools, step, name| pools.with_pool(name, step, apply))
+            .expect("a call that succeeds")
     }
 
     fn policy(&mut self, patch: PolicyPatch) {
@@ -103,56 +103,56 @@ impl World {
         let mut left = size;
         while left > 0 {
             let count = left.min(BATCH);
-            let keys = self.on(|pool, ledger, step| pool.generate(ledger, step, count));
+            let keys = self.with_pool(|pool, shared, step| pool.generate(shared, step, count));
             let every = size.div_ceil(NAMED) as usize;
             self.ids.extend(keys.iter().step_by(every).map(|key| key.id));
             left -= count;
         }
     }
 
-    /// Lends half of the keys.
-    pub(crate) fn lend_half(&mut self, size: u32) {
+    /// Leases half of the keys.
+    pub(crate) fn lease_half(&mut self, size: u32) {
         for _ in 0..size / 2 {
             self.acquire();
         }
     }
 
     fn acquire(&mut self) -> LeaseId {
-        self.on(|pool, ledger, step| pool.acquire(ledger, step, &AcquireOptions::default()))
+        self.with_pool(|pool, shared, step| pool.acquire(shared, step, &AcquireOptions::default()))
             .lease
             .id
     }
 
     fn draw(&mut self, take: impl FnOnce(&mut Vec<KeyId>, usize) -> KeyId) -> KeyId {
-        let at = self.rng.below(u32::try_from(self.ids.len()).expect("few")) as usize;
-        take(&mut self.ids, at)
+        let index = self.rng.below(u32::try_from(self.ids.len()).expect("few")) as usize;
+        take(&mut self.ids, index)
     }
 
-    /// Plays so many calls of each kind and tells each kind's name and play to `measure`; the pool is
-    /// as large after as before.
-    pub(crate) fn round(&mut self, calls: usize, mut measure: impl FnMut(&mut Self, Play)) {
+    /// Passes a number of calls of each kind to `measure`, which executes them; the size of the
+    /// pool is the same afterwards.
+    pub(crate) fn round(&mut self, calls: usize, mut measure: impl FnMut(&mut Self, Calls)) {
         self.calls = calls;
         measure(self, Self::counted_acquire);
-        for at in (1..calls).rev() {
-            let other = self.rng.below(u32::try_from(at + 1).expect("few"));
-            self.leases.swap(at, other as usize);
+        for index in (1..calls).rev() {
+            let other = self.rng.below(u32::try_from(index + 1).expect("few"));
+            self.leases.swap(index, other as usize);
         }
         measure(self, Self::counted_release);
-        self.named = (0..calls).map(|_| KeyRef::Id(self.draw(|ids, at| ids[at]))).collect();
+        self.named = (0..calls).map(|_| KeyRef::Id(self.draw(|ids, index| ids[index]))).collect();
         measure(self, Self::counted_keep_alive);
         self.named = (0..calls).map(|_| KeyRef::Id(self.draw(Vec::swap_remove))).collect();
         measure(self, Self::counted_delete);
         measure(self, Self::counted_generate);
-        let wish = AcquireOptions { ttl_ms: Some(1_000), ..AcquireOptions::default() };
+        let options = AcquireOptions { ttl_ms: Some(1_000), ..AcquireOptions::default() };
         for _ in 0..calls {
-            self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish));
+            self.with_pool(|pool, shared, step| pool.acquire(shared, step, &options));
         }
         self.now.lease_us += 1_000_000;
         measure(self, Self::counted_expire);
-        self.doom();
+        self.add_due_keys();
         measure(self, Self::counted_purge);
         measure(self, Self::counted_keep_alive_all);
-        self.lease_again();
+        self.restore_leases();
     }
 
     #[inline(never)]
@@ -167,8 +167,8 @@ impl World {
     #[inline(never)]
     fn counted_release(&mut self) {
         for lease in std::mem::take(&mut self.leases) {
-            self.on(|pool, ledger, step| {
-                pool.release(ledger, step, lease, &ReleaseOptions::default())
+            self.with_pool(|pool, shared, step| {
+                pool.release(shared, step, lease, &ReleaseOptions::default())
             });
         }
     }
@@ -176,21 +176,21 @@ impl World {
     #[inline(never)]
     fn counted_keep_alive(&mut self) {
         for key in std::mem::take(&mut self.named) {
-            self.on(|pool, ledger, step| pool.keep_alive(ledger, step, &key));
+            self.with_pool(|pool, shared, step| pool.keep_alive(shared, step, &key));
         }
     }
 
     #[inline(never)]
     fn counted_delete(&mut self) {
         for key in std::mem::take(&mut self.named) {
-            self.on(|pool, ledger, step| pool.delete(ledger, step, &key));
+            self.with_pool(|pool, shared, step| pool.delete(shared, step, &key));
         }
     }
 
     #[inline(never)]
     fn counted_generate(&mut self) {
         for _ in 0..self.calls {
-            let keys = self.on(|pool, ledger, step| pool.generate(ledger, step, 1));
+            let keys = self.with_pool(|pool, shared, step| pool.generate(shared, step, 1));
             self.ids.push(keys[0].id);
         }
     }
@@ -210,24 +210,24 @@ impl World {
     #[inline(never)]
     fn counted_keep_alive_all(&mut self) {
         for _ in 0..self.calls {
-            black_box(self.on(Pool::keep_alive_all));
+            black_box(self.with_pool(Pool::keep_alive_all));
         }
     }
 
-    /// Makes keys that live for a second, and lets it pass.
-    fn doom(&mut self) {
+    /// Creates keys with a keep-alive TTL of a second, and advances the clock by it.
+    fn add_due_keys(&mut self) {
         let short = Some(Some(1_000));
         self.policy(PolicyPatch { keepalive_ttl_ms: short, ..PolicyPatch::default() });
         for _ in 0..self.calls {
-            self.on(|pool, ledger, step| pool.generate(ledger, step, 1));
+            self.with_pool(|pool, shared, step| pool.generate(shared, step, 1));
         }
         let long = Some(Some(604_800_000));
         self.policy(PolicyPatch { keepalive_ttl_ms: long, ..PolicyPatch::default() });
         self.now.serving_us += 1_000_000;
     }
 
-    /// Brings the pool back to half of its keys leased.
-    fn lease_again(&mut self) {
+    /// Leases keys until half of them are leased, as before.
+    fn restore_leases(&mut self) {
         let counts = self.pools.get(&self.name).expect("the pool").counts();
         for _ in counts.leased..counts.total() / 2 {
             self.acquire();

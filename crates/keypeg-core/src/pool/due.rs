@@ -67,7 +67,7 @@ impl Pool {
         }
     }
 
-    /// Ends what is due of one key. Returns false when the key itself was due.
+    /// Ends the due lease or rest of one key. Returns false when the key itself was due.
     pub(super) fn expire_key(
         &mut self,
         shared: &mut SharedState,

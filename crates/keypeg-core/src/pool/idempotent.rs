@@ -70,8 +70,8 @@ impl Pool {
         Ok(keys)
     }
 
-    /// Grants a key as [`Pool::acquire_or_wait`] does, once: a repeat returns the same lease while it
-    /// runs, and a repeat during the wait takes over its position. O(log n).
+    /// Grants a key as [`Pool::acquire_or_wait`] does, once: a repeat returns the same lease while
+    /// it runs, and a repeat during the wait takes over its position. O(log n).
     pub fn acquire_idempotent(
         &mut self,
         shared: &mut SharedState,

@@ -13,6 +13,7 @@ use crate::sabotage::{Sabotage, enabled};
 use crate::shared::SharedState;
 
 /// A key that is about to be inserted.
+#[derive(Clone, Copy)]
 pub(super) struct IncomingKey<'a> {
     pub(super) number: KeyNumber,
     pub(super) id: KeyId,
@@ -51,7 +52,7 @@ impl Pool {
         }
     }
 
-    /// Finds a key and ends what is due of it; a key that is itself due counts as unknown.
+    /// Finds a key and ends its due lease or rest; a key that is itself due counts as unknown.
     pub(super) fn find_live(
         &mut self,
         shared: &mut SharedState,
@@ -85,7 +86,8 @@ impl Pool {
         self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
     }
 
-    /// Removes a key, and retires its value if it was imported. Returns its id and the state before.
+    /// Removes a key, and retires its value if it was imported. Returns its id and the state
+    /// before.
     pub(super) fn remove_key(
         &mut self,
         shared: &mut SharedState,

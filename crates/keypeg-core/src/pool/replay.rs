@@ -25,8 +25,8 @@ pub(crate) struct PoolCursor {
 }
 
 impl Pool {
-    /// Prepares the pool for about `keys` keys. Until [`Pool::finish_replay`], slots of removed keys
-    /// are not reused: keys that the database contains are found by the order of their slots.
+    /// Prepares the pool for about `keys` keys. Until [`Pool::finish_replay`], slots of removed
+    /// keys are not reused: keys that the database contains are found by the order of their slots.
     pub(crate) fn begin_replay(&mut self, keys: usize) {
         self.slots.keep_order(true);
         self.by_id = Index::with_capacity(keys);
@@ -99,8 +99,8 @@ impl Pool {
         token: u64,
         lease: &Grant<'_>,
     ) {
-        // A snapshot record of a lease that runs already updates it in place: its stored answer must
-        // not see it end.
+        // A snapshot record of a lease that runs already updates it in place: its stored answer
+        // must not see it end.
         if let Some(hold) = self.leased_with(slot, token) {
             let before = self.holds.get(hold).borrower;
             self.uncount_lease(shared, before);
@@ -108,7 +108,7 @@ impl Pool {
             self.holds.set_grant(hold, lease);
             self.hold_ends.set(hold, lease.until_us, &mut self.holds);
         } else {
-            self.lend(shared, slot, token, lease);
+            self.start_lease(shared, slot, token, lease);
         }
     }
 
@@ -133,7 +133,7 @@ impl Pool {
             holder: None,
             borrower: BorrowerId::NONE,
         };
-        self.lend(shared, slot, token, &lease);
+        self.start_lease(shared, slot, token, &lease);
         // The record does not contain how the lease ended; what an earlier fact said still applies.
         self.begin_rest(self.slots.hold(slot), rest);
     }
@@ -169,7 +169,8 @@ impl Pool {
     }
 
     pub(crate) fn replay_freed(&mut self, shared: &mut SharedState, slot: SlotIndex) {
-        // Only a resting or quarantined key is freed: if it is still leased here, the lease expired.
+        // Only a resting or quarantined key is freed: if it is still leased here, the lease
+        // expired.
         self.make_available(shared, slot, EndCause::Expired);
     }
 

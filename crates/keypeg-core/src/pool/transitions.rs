@@ -22,7 +22,7 @@ pub(crate) struct Rest<'a> {
 
 impl Pool {
     /// Leases a key in any state.
-    pub(super) fn lend(
+    pub(super) fn start_lease(
         &mut self,
         shared: &mut SharedState,
         slot: SlotIndex,

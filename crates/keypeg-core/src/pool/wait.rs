@@ -58,7 +58,7 @@ impl Pool {
             return Err(Refusal::WaitQueueFull { max });
         }
         self.count_lease(shared, waiter.borrower);
-        let waiter_id = waiter.waiter_id;
+        let waiter_id = waiter.id;
         let waiter = self.wait_queue.push_back(waiter, until_us);
         shared.waiters.insert(waiter_id, WaiterLocation { pool: self.index, waiter });
         Ok(waiter)
@@ -67,7 +67,7 @@ impl Pool {
     fn remove_waiter(&mut self, shared: &mut SharedState, index: WaiterIndex) -> Waiter {
         let waiter = self.wait_queue.remove(index);
         self.uncount_lease(shared, waiter.borrower);
-        shared.waiters.remove(&waiter.waiter_id);
+        shared.waiters.remove(&waiter.id);
         if let Some(request) = &waiter.request {
             self.idempotency.waiting.remove(&request.id);
         }
@@ -126,7 +126,7 @@ impl Pool {
             }
             let waited_ms = (step.now.lease_us - waiter.since_us) / US_PER_MS;
             let granted = GrantedLease { pool: self.name.clone(), lease, value, waited_ms };
-            let (waiter_id, outcome) = (waiter.waiter_id, Ok(granted));
+            let (waiter_id, outcome) = (waiter.id, Ok(granted));
             shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome });
         }
     }
@@ -141,7 +141,7 @@ impl Pool {
             debug_assert!(!self.has_due_holds_or_keys(step.now), "expired before");
             step.budget -= 1;
             let refusal = self.no_key(shared, step);
-            let waiter_id = self.remove_waiter(shared, waiter).waiter_id;
+            let waiter_id = self.remove_waiter(shared, waiter).id;
             shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome: Err(refusal) });
         }
     }

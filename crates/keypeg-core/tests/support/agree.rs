@@ -1,7 +1,7 @@
-//! Whether the real pools agree with the naive ones: cheaply after every step, fully on copies.
+//! Compares the real pools with the naive ones: cheaply after every step, fully on copies.
 //!
 //! The naive pools are never behind; the real ones may be, by what is due and not ended yet, and
-//! must then say that something is due. Fully compared are also the pools that the facts give.
+//! must then report that something is due. The full comparison also covers the replayed pools.
 
 use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
@@ -11,10 +11,10 @@ use keypeg_core::{
     Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 
-/// The bounds of both.
+/// The limits of both.
 pub(crate) const LIMITS: Limits = Limits { pools: 3, keys: 40 };
 
-/// In whose names keys are lent.
+/// The names of borrowers.
 pub(crate) const BORROWERS: [&str; 2] = ["ci", "web"];
 
 pub(crate) fn ids() -> IdHashKey {
@@ -25,111 +25,117 @@ pub(crate) fn pool_name(name: &str) -> PoolName {
     PoolName::parse(name).expect("a name")
 }
 
-/// Whether the real pool has not ended all that is due yet.
+/// Returns whether the real pool has not ended yet what is due.
 pub(crate) fn is_behind(real: &Pools, naive: &Naive, name: &str) -> bool {
     let real = real.get(&pool_name(name)).expect("the same pools");
     real.counts() != naive.pool(name).expect("the same pools").counts()
 }
 
-/// What must hold after every step, whatever is due.
-pub(crate) fn look(real: &Pools, naive: &Naive, now: Now) {
+/// Checks what must be true after every step, whatever is due.
+pub(crate) fn check(real: &Pools, naive: &Naive, now: Now) {
     real.check_invariants();
-    let (mut back, mut purge) = (None, None);
+    let (mut lease_us, mut serving_us) = (None, None);
     for pool in &naive.pools {
         let own = real.get(&pool_name(&pool.name)).expect("the same pools");
-        let (next_back, next_purge) = (own.next_hold_end_us(), own.next_purge_us());
-        let due = next_back.is_some_and(|at| at <= now.lease_us)
-            || next_purge.is_some_and(|at| at <= now.serving_us);
-        assert_eq!(is_behind(real, naive, &pool.name), due, "behind exactly where it says so");
+        let (hold_end, purge) = (own.next_hold_end_us(), own.next_purge_us());
+        let due = hold_end.is_some_and(|at| at <= now.lease_us)
+            || purge.is_some_and(|at| at <= now.serving_us);
+        assert_eq!(
+            is_behind(real, naive, &pool.name),
+            due,
+            "behind exactly where something is due"
+        );
         if !due {
-            assert_eq!(next_back, pool.next_return(), "the next return");
-            assert_eq!(next_purge, pool.next_purge(), "the next purge");
+            assert_eq!(hold_end, pool.next_hold_end(), "the next hold end");
+            assert_eq!(purge, pool.next_purge(), "the next purge");
         }
-        back = [back, next_back].into_iter().flatten().min();
-        purge = [purge, next_purge].into_iter().flatten().min();
+        lease_us = [lease_us, hold_end].into_iter().flatten().min();
+        serving_us = [serving_us, purge].into_iter().flatten().min();
     }
-    let told = real.next_due();
-    let expected = NextDue { lease_us: back, serving_us: purge };
+    let next_due = real.next_due();
+    let expected = NextDue { lease_us, serving_us };
     let at_once = NextDue { lease_us: Some(0), serving_us: Some(0) };
-    assert!(told == expected || told == at_once, "{told:?}");
+    assert!(next_due == expected || next_due == at_once, "{next_due:?}");
 }
 
-/// Compares all there is, on copies: with the model, and with the pools the facts give back.
+/// Compares everything, on copies: with the model, and with the replayed pools.
 pub(crate) fn compare(real: &Pools, naive: &Naive, now: Now, journal: &Journal) {
     let (mut live, mut journal) = (real.clone(), journal.clone());
     drain(&mut live, now, &mut journal);
     let started = Now { serving_us: 0, ..now };
-    let mut again = journal.rebuild((ids(), LIMITS, 1), started).expect("facts fit");
-    again.check_invariants();
-    assert_eq!(again.counters(), live.counters());
-    assert!(again.next_token() >= live.next_token(), "tokens never fall");
+    let replayed = journal.replay((ids(), LIMITS, 1), started);
+    let mut replayed = replayed.expect("consistent facts");
+    replayed.check_invariants();
+    assert_eq!(replayed.counters(), live.counters());
+    assert!(replayed.next_token() >= live.next_token(), "tokens never decrease");
     compare_pools(&mut live, naive, now);
-    drain(&mut again, started, &mut Journal::default());
+    drain(&mut replayed, started, &mut Journal::default());
     let mut naive = naive.clone();
     naive.restart(started);
-    compare_pools(&mut again, &naive, started);
+    compare_pools(&mut replayed, &naive, started);
 }
 
 fn compare_pools(real: &mut Pools, naive: &Naive, now: Now) {
     assert_eq!(real.iter().count(), naive.pools.len());
     assert_eq!(real.key_count(), naive.keys());
     for name in BORROWERS {
-        let told = real.lease_count(Borrower::new(name, None));
-        assert_eq!(told, naive.borrowed(name), "leases of {name}");
+        let count = real.lease_count(Borrower::new(name, None));
+        assert_eq!(count, naive.lease_count(name), "leases of {name}");
     }
     for pool in &naive.pools {
         let name = pool_name(&pool.name);
         let own = real.get(&name).expect("the same pools");
         assert_eq!((own.id(), own.policy()), (pool.number, &pool.policy));
         assert_eq!(own.counts(), pool.counts());
-        assert_eq!(own.next_hold_end_us(), pool.next_return());
+        assert_eq!(own.next_hold_end_us(), pool.next_hold_end());
         assert_eq!(own.next_purge_us(), pool.next_purge());
         let mut sink = |_: &Fact<'_>| {};
         let mut random = Rng::new(0);
         let facts = &mut sink;
         let mut step =
             StepContext { now, random: &mut random, facts, budget: 0, ended_by_time: false };
-        let played = real.with_pool(&name, &mut step, |own, ledger, step| {
-            compare_keys(own, ledger, step, (naive, pool));
+        let result = real.with_pool(&name, &mut step, |own, shared, step| {
+            compare_keys(own, shared, step, (naive, pool));
             Ok(())
         });
-        played.expect("a pool");
-        assert!(!step.ended_by_time, "something was due after all was ended");
+        result.expect("a pool");
+        assert!(!step.ended_by_time, "something was due after everything was ended");
     }
 }
 
-/// Compares one pool key by key, its past leases, what it retired, and what it would lend.
+/// Compares one pool: its keys, its ended leases, its retired values, its available keys.
 fn compare_keys(
     own: &mut Pool,
-    ledger: &mut SharedState,
+    shared: &mut SharedState,
     step: &mut StepContext<'_>,
     (naive, pool): (&Naive, &NaivePool),
 ) {
     for key in &pool.keys {
-        let expected = naive.show(step.now, &pool.name, &KeyRef::Id(key.id));
-        assert_eq!(own.get_key(ledger, step, &KeyRef::Id(key.id)), expected);
+        let expected = naive.get_key(step.now, &pool.name, &KeyRef::Id(key.id));
+        assert_eq!(own.get_key(shared, step, &KeyRef::Id(key.id)), expected);
         let value = KeyRef::Value(Secret::new(&key.value).expect("a value"));
-        assert_eq!(own.get_key(ledger, step, &value), expected);
+        assert_eq!(own.get_key(shared, step, &value), expected);
     }
-    for past in naive.past.iter().rev().take(10) {
-        let cause = naive.how_ended(pool, past.id);
-        let told = own.release(ledger, step, past.id, &ReleaseOptions::default());
-        let forgot = naive.forgetful && told == Err(Refusal::LeaseEnded { cause: None });
-        assert!(forgot || told == Err(Refusal::LeaseEnded { cause }), "{told:?}, was {cause:?}");
+    for ended in naive.ended.iter().rev().take(10) {
+        let cause = naive.end_cause(pool, ended.id);
+        let result = own.release(shared, step, ended.id, &ReleaseOptions::default());
+        let unknown = naive.forgetful && result == Err(Refusal::LeaseEnded { cause: None });
+        let known = result == Err(Refusal::LeaseEnded { cause });
+        assert!(unknown || known, "{result:?}, must be {cause:?}");
     }
     for value in &pool.retired {
         let values = [Secret::new(value).expect("a value")];
-        assert_eq!(own.import(ledger, step, &values, None), Err(Refusal::KeyExists { index: 0 }));
+        assert_eq!(own.import(shared, step, &values, None), Err(Refusal::KeyExists { index: 0 }));
     }
-    let mut free = naive.free_keys(step.now, &pool.name, None).unwrap_or_default();
-    while let Ok(Granted { lease, .. }) = own.acquire(ledger, step, &AcquireOptions::default()) {
-        let at = free.iter().position(|id| *id == lease.key_id).expect("a key that was free");
-        free.swap_remove(at);
+    let mut available = naive.available_keys(step.now, &pool.name, None).unwrap_or_default();
+    while let Ok(Granted { lease, .. }) = own.acquire(shared, step, &AcquireOptions::default()) {
+        let index = available.iter().position(|id| *id == lease.key_id);
+        available.swap_remove(index.expect("an available key"));
     }
-    assert!(free.is_empty(), "free keys that are not lent");
+    assert!(available.is_empty(), "available keys that are not leased");
 }
 
-/// Ends all that is due.
+/// Ends everything that is due.
 pub(crate) fn drain(pools: &mut Pools, now: Now, facts: &mut dyn FactSink) {
     let mut random = Rng::new(0);
     let random = &mut random;

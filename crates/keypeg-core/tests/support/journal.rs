@@ -1,12 +1,12 @@
-//! A journal in memory: keeps every fact as a real one would and gives the pools back from them.
+//! A journal in memory: stores every fact, as the real journal does, and replays them.
 //!
-//! Facts borrow, so what they borrow is kept beside them. Knows nothing of bytes on a disk.
+//! Facts borrow, so their borrowed parts are stored beside them. Knows nothing of bytes on a disk.
 
 use keypeg_core::{
     Fact, FactSink, Grant, IdHashKey, Limits, Now, PackedValues, Pools, ReplayError, Replayer,
 };
 
-/// Every fact so far, in order.
+/// All facts so far, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal {
     entries: Vec<Entry>,
@@ -14,24 +14,24 @@ pub(crate) struct Journal {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    /// The fact with nothing in the place of what it borrows.
+    /// The fact with its borrowed parts empty.
     fact: Fact<'static>,
-    /// What it borrows: a name, packed values, a holder, a reason.
+    /// The borrowed part: a name, packed values, a holder, a reason.
     borrowed: Option<Vec<u8>>,
 }
 
 impl Journal {
-    /// Gives the pools that these facts make, as they are at a start.
-    pub(crate) fn rebuild(
+    /// Rebuilds the pools from these facts, as a start does.
+    pub(crate) fn replay(
         &self,
         (ids, limits, first_token): (IdHashKey, Limits, u64),
         now: Now,
     ) -> Result<Pools, ReplayError> {
-        let mut rebuild = Replayer::new(ids, limits, first_token);
+        let mut replayer = Replayer::new(ids, limits, first_token);
         for entry in &self.entries {
-            rebuild.apply(&entry.whole(), keypeg_core::Checkpointed::No)?;
+            replayer.apply(&entry.whole(), keypeg_core::Checkpointed::No)?;
         }
-        Ok(rebuild.finish(now))
+        Ok(replayer.finish(now))
     }
 }
 
@@ -62,7 +62,7 @@ impl Entry {
             Fact::LeaseSnapshot { .. }
             | Fact::RestSnapshot { .. }
             | Fact::SegmentsDropped { .. } => {
-                unreachable!("these stories drop no segment")
+                unreachable!("these tests delete no segment")
             }
             Fact::PolicyChanged { pool, policy } => Fact::PolicyChanged { pool, policy },
             Fact::PoolDeleted { pool } => Fact::PoolDeleted { pool },
@@ -94,7 +94,7 @@ impl Entry {
         match &mut fact {
             Fact::PoolCreated { name, .. } => *name = text().expect("a pool has a name"),
             Fact::KeysCreated { values, .. } => {
-                let packed = self.borrowed.as_deref().expect("a birth has values");
+                let packed = self.borrowed.as_deref().expect("created keys have values");
                 *values = PackedValues::parse(packed).expect("whole values");
             }
             Fact::Granted { lease, .. } => lease.holder = text(),

@@ -1,8 +1,8 @@
-//! Small changes to bytes, drawn by whoever calls: for tests that feed what nobody meant to write.
+//! Small random changes to bytes, for tests that feed invalid input; the caller draws the numbers.
 //!
-//! Shared by the fuzz tests of all crates. Knows no format: numbers and texts are bytes to it.
+//! The fuzz tests of all crates share it. Knows no format: numbers and texts are bytes to it.
 
-/// Numbers near which bounds are.
+/// Numbers at the edges of common ranges.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -17,7 +17,7 @@ const EDGES: [u64; 12] = [
     1 << 63,
     u64::MAX,
 ];
-/// Texts that mean something somewhere.
+/// Texts with a meaning in some format.
 const WORDS: [&str; 24] = [
     "",
     "0",
@@ -45,40 +45,41 @@ const WORDS: [&str; 24] = [
     "=",
 ];
 
-/// Changes `bytes` in one to four places. `below` draws a number below the one it is given.
+/// Changes `bytes` in one to four places. `below` returns a random number below its argument.
 pub(crate) fn mutate(bytes: &mut Vec<u8>, below: &mut impl FnMut(usize) -> usize) {
     for _ in 0..=below(4) {
-        let at = below(bytes.len() + 1);
-        let end = at + below((bytes.len() - at).min(64) + 1);
+        let start = below(bytes.len() + 1);
+        let end = start + below((bytes.len() - start).min(64) + 1);
         match below(10) {
-            0 | 1 if at < bytes.len() => bytes[at] ^= 1 << below(8),
-            2 if at < bytes.len() => bytes[at] = u8::try_from(below(256)).unwrap_or_default(),
-            3 => drop(bytes.drain(at..end)),
+            0 | 1 if start < bytes.len() => bytes[start] ^= 1 << below(8),
+            2 if start < bytes.len() => bytes[start] = u8::try_from(below(256)).unwrap_or_default(),
+            3 => drop(bytes.drain(start..end)),
             4 => {
-                let part = bytes[at..end].to_vec();
-                bytes.splice(at..at, part);
+                let part = bytes[start..end].to_vec();
+                bytes.splice(start..start, part);
             }
             5 => {
-                let part = bytes[at..end].to_vec();
+                let part = bytes[start..end].to_vec();
                 let to = below(bytes.len() + 1 - part.len());
                 bytes[to..to + part.len()].copy_from_slice(&part);
             }
             6 => {
                 let number = EDGES[below(EDGES.len())].to_le_bytes();
-                let width = [1, 2, 4, 8][below(4)].min(bytes.len() - at);
-                bytes[at..at + width].copy_from_slice(&number[..width]);
+                let width = [1, 2, 4, 8][below(4)].min(bytes.len() - start);
+                bytes[start..start + width].copy_from_slice(&number[..width]);
             }
             7 => {
-                bytes.splice(at..end, WORDS[below(WORDS.len())].bytes());
+                bytes.splice(start..end, WORDS[below(WORDS.len())].bytes());
             }
             8 => {
-                let digits = |byte: &u8| byte.is_ascii_digit();
-                let from = bytes[at..].iter().position(digits).map_or(bytes.len(), |gap| at + gap);
-                let len = bytes[from..].iter().take_while(|byte| digits(byte)).count();
+                let is_digit = |byte: &u8| byte.is_ascii_digit();
+                let gap = bytes[start..].iter().position(is_digit);
+                let from = gap.map_or(bytes.len(), |gap| start + gap);
+                let len = bytes[from..].iter().take_while(|byte| is_digit(byte)).count();
                 let number = EDGES[below(EDGES.len())].to_string();
                 bytes.splice(from..from + len, number.into_bytes());
             }
-            9 if below(4) == 0 => bytes.truncate(at),
+            9 if below(4) == 0 => bytes.truncate(start),
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
-//! The pools as the contract tells them, without any cleverness: plain lists, walked every time.
+//! The contract of the pools as a naive model: plain lists, searched linearly.
 //!
-//! Written from the contract, not from `src/`. Time ends everything at once here, so whatever the
-//! real pools have not got round to yet is already over. It draws nothing and makes no values:
-//! those it takes from the real pools' answers, after judging them.
+//! Written from the contract, not from `src/`. Time ends everything at once here, while the real
+//! pools may still be behind. The model draws no keys and generates no values: it takes them from
+//! the real pools' answers after checking them.
 
 use keypeg_core::{
     EndCause, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId,
@@ -11,7 +11,7 @@ use keypeg_core::{
 };
 use std::collections::HashSet;
 
-/// A deadline that never comes.
+/// A deadline that never passes.
 pub(crate) const NEVER: u64 = u64::MAX;
 const WEEK_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
@@ -20,11 +20,11 @@ const WEEK_MS: u64 = 7 * 24 * 3_600 * 1_000;
 pub(crate) struct Naive {
     pub(crate) limits: Limits,
     pub(crate) pools: Vec<NaivePool>,
-    /// Leases that are over, oldest first.
-    pub(crate) past: Vec<Past>,
-    /// Whether how a lease ended may have been forgotten.
+    /// Ended leases, oldest first.
+    pub(crate) ended: Vec<EndedLease>,
+    /// Whether the real pools may not know how a lease ended.
     pub(crate) forgetful: bool,
-    made: u64,
+    created: u64,
 }
 
 /// One pool.
@@ -34,32 +34,32 @@ pub(crate) struct NaivePool {
     pub(crate) name: String,
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
-    /// PackedValues that were brought in and are gone.
+    /// Imported values that are deleted or purged.
     pub(crate) retired: HashSet<String>,
 }
 
 /// One key.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
-    /// Which one of all keys ever made.
+    /// The number of the key among all keys ever created.
     serial: u64,
     pub(crate) id: KeyId,
     pub(crate) value: String,
     imported: bool,
     created_ms: u64,
     /// When it is purged, in serving time.
-    pub(crate) life: u64,
+    pub(crate) end: u64,
     pub(crate) state: State,
 }
 
-/// Where a key stands.
+/// The state of a key.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
-    Free,
+    Available,
     Leased(Lease),
-    /// Until when, in lease time, and why.
+    /// The end, in lease time, and the reason.
     Resting(u64, Option<String>),
-    /// Why.
+    /// The reason.
     Quarantined(Option<String>),
 }
 
@@ -73,21 +73,21 @@ pub(crate) struct Lease {
     latest: u64,
     rest: u64,
     holder: Option<String>,
-    by: Option<&'static str>,
+    borrower: Option<&'static str>,
 }
 
-/// A lease that is over.
+/// An ended lease.
 #[derive(Clone, Debug)]
-pub(crate) struct Past {
+pub(crate) struct EndedLease {
     pub(crate) id: LeaseId,
     pub(crate) pool: PoolId,
     serial: u64,
-    how: EndCause,
+    cause: EndCause,
 }
 
 impl Naive {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, pools: vec![], past: vec![], forgetful: false, made: 0 }
+        Self { limits, pools: vec![], ended: vec![], forgetful: false, created: 0 }
     }
 
     pub(crate) fn pool(&self, name: &str) -> Result<&NaivePool, Refusal> {
@@ -102,64 +102,69 @@ impl Naive {
         self.pools.iter().map(|pool| pool.keys.len() as u64).sum()
     }
 
-    /// Ends all that is due.
-    pub(crate) fn settle(&mut self, now: Now) {
-        let past = &mut self.past;
+    /// Ends everything that is due.
+    pub(crate) fn expire(&mut self, now: Now) {
+        let ended = &mut self.ended;
         for pool in &mut self.pools {
             let number = pool.number;
-            for at in (0..pool.keys.len()).rev() {
-                if pool.keys[at].life <= now.serving_us {
-                    pool.lose(at, past);
+            for index in (0..pool.keys.len()).rev() {
+                if pool.keys[index].end <= now.serving_us {
+                    pool.remove(index, ended);
                     continue;
                 }
-                let key = &mut pool.keys[at];
+                let key = &mut pool.keys[index];
                 if let State::Leased(lease) = &key.state
                     && lease.until <= now.lease_us
                 {
-                    let how = EndCause::Expired;
-                    past.push(Past { id: lease.id, pool: number, serial: key.serial, how });
+                    let cause = EndCause::Expired;
+                    ended.push(EndedLease {
+                        id: lease.id,
+                        pool: number,
+                        serial: key.serial,
+                        cause,
+                    });
                     key.state = State::Resting(lease.until + lease.rest, None);
                 }
                 if matches!(key.state, State::Resting(until, _) if until <= now.lease_us) {
-                    key.state = State::Free;
+                    key.state = State::Available;
                 }
             }
         }
     }
 
-    /// A start of the server: every key has its full time again.
+    /// Restarts the server: every key gets its full keep-alive time.
     pub(crate) fn restart(&mut self, now: Now) {
         for pool in &mut self.pools {
-            let life = pool.life_from(now);
-            pool.keys.iter_mut().for_each(|key| key.life = life);
+            let end = pool.key_end(now);
+            pool.keys.iter_mut().for_each(|key| key.end = end);
         }
     }
 
-    /// Tells which fields of the policy this change would leave out of range; an answer naming
-    /// any of them is right.
-    pub(crate) fn wrong_fields(&self, name: &str, patch: &PolicyPatch) -> Vec<&'static str> {
+    /// Returns the fields of the policy that this change would leave out of range; a refusal may
+    /// name any of them.
+    pub(crate) fn invalid_fields(&self, name: &str, patch: &PolicyPatch) -> Vec<&'static str> {
         let policy = self.patched(name, patch);
-        let ok = |ms: u64| (1..=WEEK_MS).contains(&ms);
-        let mut wrong = vec![];
-        if !ok(policy.lease_ttl_ms) {
-            wrong.push("lease_ttl_seconds");
+        let is_valid = |ms: u64| (1..=WEEK_MS).contains(&ms);
+        let mut invalid = vec![];
+        if !is_valid(policy.lease_ttl_ms) {
+            invalid.push("lease_ttl_seconds");
         }
-        if policy.max_hold_ms.is_some_and(|ms| !ok(ms) || ms < policy.lease_ttl_ms) {
-            wrong.push("max_hold_seconds");
+        if policy.max_hold_ms.is_some_and(|ms| !is_valid(ms) || ms < policy.lease_ttl_ms) {
+            invalid.push("max_hold_seconds");
         }
-        if policy.keepalive_ttl_ms.is_some_and(|ms| !ok(ms)) {
-            wrong.push("keepalive_ttl_seconds");
+        if policy.keepalive_ttl_ms.is_some_and(|ms| !is_valid(ms)) {
+            invalid.push("keepalive_ttl_seconds");
         }
         if policy.rest_ms > WEEK_MS {
-            wrong.push("rest_seconds");
+            invalid.push("rest_seconds");
         }
         if !(16..=128).contains(&policy.key_length) {
-            wrong.push("key_length");
+            invalid.push("key_length");
         }
         if policy.max_keys == Some(0) {
-            wrong.push("max_keys");
+            invalid.push("max_keys");
         }
-        wrong
+        invalid
     }
 
     fn patched(&self, name: &str, patch: &PolicyPatch) -> Policy {
@@ -185,7 +190,7 @@ impl Naive {
         policy
     }
 
-    /// Makes a pool or changes its policy; the change is within its ranges.
+    /// Creates a pool or changes its policy; the change is within its ranges.
     pub(crate) fn put(&mut self, name: &str, patch: &PolicyPatch) -> Result<bool, Refusal> {
         let policy = self.patched(name, patch);
         if let Ok(at) = self.pool_at(name) {
@@ -209,8 +214,8 @@ impl Naive {
         Ok(())
     }
 
-    /// Whether so many more keys may come.
-    pub(crate) fn room(&self, name: &str, count: u64) -> Result<(), Refusal> {
+    /// Checks whether the limits allow `count` more keys.
+    pub(crate) fn check_room(&self, name: &str, count: u64) -> Result<(), Refusal> {
         let pool = self.pool(name)?;
         if let Some(max) = pool.policy.max_keys
             && pool.keys.len() as u64 + count > max
@@ -224,42 +229,42 @@ impl Naive {
         Ok(())
     }
 
-    /// Whether these values may be brought in, room aside.
-    pub(crate) fn new_to(&self, name: &str, values: &[String]) -> Result<(), Refusal> {
+    /// Checks whether these values may be imported, apart from the limits.
+    pub(crate) fn check_new(&self, name: &str, values: &[String]) -> Result<(), Refusal> {
         let pool = self.pool(name)?;
-        let mut before = HashSet::new();
+        let mut seen = HashSet::new();
         for (index, value) in values.iter().enumerate() {
-            let here = pool.keys.iter().any(|key| key.value == *value);
-            if here || pool.retired.contains(value) || !before.insert(value) {
+            let exists = pool.keys.iter().any(|key| key.value == *value);
+            if exists || pool.retired.contains(value) || !seen.insert(value) {
                 return Err(Refusal::KeyExists { index });
             }
         }
         Ok(())
     }
 
-    /// Takes keys that the real pools made, having judged them.
-    pub(crate) fn take_in(&mut self, now: Now, name: &str, keys: &[NewKey], imported: bool) {
-        let at = self.pool_at(name).expect("it was there");
-        let life = self.pools[at].life_from(now);
+    /// Checks and adds keys that the real pools created.
+    pub(crate) fn add_keys(&mut self, now: Now, name: &str, keys: &[NewKey], imported: bool) {
+        let at = self.pool_at(name).expect("a pool");
+        let end = self.pools[at].key_end(now);
         for new in keys {
-            assert!(self.pools[at].keys.iter().all(|key| key.id != new.id), "an id comes twice");
+            assert!(self.pools[at].keys.iter().all(|key| key.id != new.id), "ids are unique");
             assert_eq!(new.created_at_ms, now.wall_us / 1_000);
-            assert_eq!(new.expires_at_ms, wall_of_serving(now, life));
-            self.made += 1;
+            assert_eq!(new.expires_at_ms, wall_of_serving(now, end));
+            self.created += 1;
             self.pools[at].keys.push(Key {
-                serial: self.made,
+                serial: self.created,
                 id: new.id,
                 value: new.value.reveal().into(),
                 imported,
                 created_ms: new.created_at_ms,
-                life,
-                state: State::Free,
+                end,
+                state: State::Available,
             });
         }
     }
 
-    /// The keys that may be drawn, or why there is none.
-    pub(crate) fn free_keys(
+    /// Returns the keys that may be drawn, or why there is none.
+    pub(crate) fn available_keys(
         &self,
         now: Now,
         name: &str,
@@ -267,14 +272,14 @@ impl Naive {
     ) -> Result<Vec<KeyId>, Refusal> {
         let pool = self.pool(name)?;
         pool.ttl(ttl_ms)?;
-        let free: Vec<KeyId> = pool
+        let available: Vec<KeyId> = pool
             .keys
             .iter()
-            .filter(|key| matches!(key.state, State::Free))
+            .filter(|key| matches!(key.state, State::Available))
             .map(|key| key.id)
             .collect();
-        if !free.is_empty() {
-            return Ok(free);
+        if !available.is_empty() {
+            return Ok(available);
         }
         let counts = pool.counts();
         let cause = match (counts.total(), counts.leased, counts.resting) {
@@ -284,53 +289,55 @@ impl Naive {
             (all, _, resting) if resting == all => NoKeyCause::AllResting,
             _ => NoKeyCause::NoneFree,
         };
-        let next_hold_end_in_ms = pool.next_return().map(|at| (at - now.lease_us).div_ceil(1_000));
+        let next_hold_end_in_ms =
+            pool.next_hold_end().map(|at| (at - now.lease_us).div_ceil(1_000));
         Err(Refusal::NoKey { cause, counts, next_hold_end_in_ms })
     }
 
-    /// How many leases run in this name, in all pools together.
-    pub(crate) fn borrowed(&self, name: &str) -> u64 {
+    /// Returns the number of a borrower's leases in all pools together.
+    pub(crate) fn lease_count(&self, name: &str) -> u64 {
         let keys = self.pools.iter().flat_map(|pool| &pool.keys);
-        let of = |key: &&Key| matches!(&key.state, State::Leased(l) if l.by == Some(name));
-        keys.filter(of).count() as u64
+        let has_borrower =
+            |key: &&Key| matches!(&key.state, State::Leased(lease) if lease.borrower == Some(name));
+        keys.filter(has_borrower).count() as u64
     }
 
-    /// Why a key may not be lent in this name, which may have `max` leases; nobody's is not counted.
-    pub(crate) fn may_borrow(
+    /// Checks a borrower's limit of leases; a lease without a borrower is not counted.
+    pub(crate) fn check_borrower(
         &self,
         (name, ttl_ms): (&str, Option<u64>),
-        (by, max): (Option<&str>, Option<u32>),
+        (borrower, max): (Option<&str>, Option<u32>),
     ) -> Result<(), Refusal> {
         self.pool(name)?.ttl(ttl_ms)?;
-        let full = |by| max.filter(|max| self.borrowed(by) >= u64::from(*max));
-        by.and_then(full).map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
+        let reached = |name| max.filter(|max| self.lease_count(name) >= u64::from(*max));
+        borrower.and_then(reached).map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
     }
 
-    /// Takes the real pools' word for which key was drawn; gives what the lease must look like.
-    pub(crate) fn lend(
+    /// Leases the key that the real pools drew; returns the expected lease.
+    pub(crate) fn lease_key(
         &mut self,
         now: Now,
         name: &str,
-        (told, ttl_ms): (&LeaseView, Option<u64>),
-        (holder, by): (Option<&str>, Option<&'static str>),
+        (actual, ttl_ms): (&LeaseView, Option<u64>),
+        (holder, borrower): (Option<&str>, Option<&'static str>),
     ) -> LeaseView {
-        let at = self.pool_at(name).expect("it was there");
+        let at = self.pool_at(name).expect("a pool");
         let pool = &mut self.pools[at];
-        let ttl = pool.ttl(ttl_ms).expect("it was in range");
+        let ttl = pool.ttl(ttl_ms).expect("in range");
         let hold_ms = pool.policy.max_hold_ms.unwrap_or(pool.policy.lease_ttl_ms);
         let lease = Lease {
-            id: told.id,
-            token: told.token,
+            id: actual.id,
+            token: actual.token,
             granted: now.lease_us,
             until: now.lease_us + ttl,
             latest: now.lease_us + hold_ms * 1_000,
             rest: pool.policy.rest_ms * 1_000,
             holder: holder.map(Into::into),
-            by,
+            borrower,
         };
-        let key = pool.keys.iter_mut().find(|key| key.id == told.key_id).expect("a key of it");
+        let key = pool.keys.iter_mut().find(|key| key.id == actual.key_id).expect("its key");
         key.state = State::Leased(lease);
-        key.lease_view(now).expect("just lent")
+        key.lease_view(now).expect("just leased")
     }
 
     pub(crate) fn release(
@@ -338,30 +345,31 @@ impl Naive {
         now: Now,
         name: &str,
         id: LeaseId,
-        verdict: &ReleaseOptions,
+        options: &ReleaseOptions,
     ) -> Result<(), Refusal> {
         self.pool(name)?;
-        if verdict.rest_ms.is_some_and(|ms| ms > WEEK_MS) {
+        if options.rest_ms.is_some_and(|ms| ms > WEEK_MS) {
             let (field, allowed) = ("rest_seconds", "0, or 0.001..604800");
             return Err(Refusal::Invalid(OutOfRange { field, allowed }));
         }
         let (pool, key) = self.running(name, id)?;
-        self.give_back(now, pool, key, verdict);
+        self.end_lease(now, pool, key, options);
         Ok(())
     }
 
-    fn give_back(&mut self, now: Now, pool: usize, key: usize, verdict: &ReleaseOptions) {
+    fn end_lease(&mut self, now: Now, pool: usize, key: usize, options: &ReleaseOptions) {
         let number = self.pools[pool].number;
         let key = &mut self.pools[pool].keys[key];
-        let State::Leased(lease) = &key.state else { panic!("only a leased key is given back") };
-        let how = EndCause::Released;
-        self.past.push(Past { id: lease.id, pool: number, serial: key.serial, how });
-        let rest = verdict.rest_ms.map_or(lease.rest, |ms| ms * 1_000);
-        let why = verdict.reason.as_deref().filter(|why| !why.is_empty()).map(String::from);
-        key.state = match verdict {
-            ReleaseOptions { quarantine: true, .. } => State::Quarantined(why),
-            _ if rest > 0 => State::Resting(now.lease_us + rest, why),
-            _ => State::Free,
+        let State::Leased(lease) = &key.state else { panic!("only a leased key has a lease") };
+        let cause = EndCause::Released;
+        self.ended.push(EndedLease { id: lease.id, pool: number, serial: key.serial, cause });
+        let rest = options.rest_ms.map_or(lease.rest, |ms| ms * 1_000);
+        let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
+        let reason = reason.map(String::from);
+        key.state = match options {
+            ReleaseOptions { quarantine: true, .. } => State::Quarantined(reason),
+            _ if rest > 0 => State::Resting(now.lease_us + rest, reason),
+            _ => State::Available,
         };
     }
 
@@ -390,26 +398,26 @@ impl Naive {
         let runs = |key: &Key| matches!(&key.state, State::Leased(lease) if lease.id == id);
         let key = self.pools[pool].keys.iter().position(runs);
         key.map(|key| (pool, key))
-            .ok_or_else(|| Refusal::LeaseEnded { cause: self.how_ended(&self.pools[pool], id) })
+            .ok_or_else(|| Refusal::LeaseEnded { cause: self.end_cause(&self.pools[pool], id) })
     }
 
-    pub(crate) fn how_ended(&self, pool: &NaivePool, id: LeaseId) -> Option<EndCause> {
-        let past = self.past.iter().find(|past| past.id == id && past.pool == pool.number)?;
-        let key = pool.keys.iter().find(|key| key.serial == past.serial);
+    pub(crate) fn end_cause(&self, pool: &NaivePool, id: LeaseId) -> Option<EndCause> {
+        let ended = self.ended.iter().find(|ended| ended.id == id && ended.pool == pool.number)?;
+        let key = pool.keys.iter().find(|key| key.serial == ended.serial);
         Some(match key.map(|key| &key.state) {
             None => EndCause::KeyGone,
-            Some(State::Leased(_)) if past.how == EndCause::Expired => EndCause::Superseded,
-            Some(_) => past.how,
+            Some(State::Leased(_)) if ended.cause == EndCause::Expired => EndCause::Superseded,
+            Some(_) => ended.cause,
         })
     }
 
     fn find(&self, name: &str, key: &KeyRef) -> Result<(usize, usize), Refusal> {
         let pool = self.pool_at(name)?;
-        let is = |one: &Key| match key {
-            KeyRef::Id(id) => one.id == *id,
-            KeyRef::Value(value) => one.value == value.reveal(),
+        let is_named = |other: &Key| match key {
+            KeyRef::Id(id) => other.id == *id,
+            KeyRef::Value(value) => other.value == value.reveal(),
         };
-        let key = self.pools[pool].keys.iter().position(is).ok_or(Refusal::UnknownKey)?;
+        let key = self.pools[pool].keys.iter().position(is_named).ok_or(Refusal::UnknownKey)?;
         Ok((pool, key))
     }
 
@@ -421,10 +429,10 @@ impl Naive {
     ) -> Result<bool, Refusal> {
         let (pool, key) = self.find(name, key)?;
         match self.pools[pool].keys[key].state {
-            State::Free => return Ok(false),
-            State::Leased(_) => self.give_back(now, pool, key, &ReleaseOptions::default()),
+            State::Available => return Ok(false),
+            State::Leased(_) => self.end_lease(now, pool, key, &ReleaseOptions::default()),
             State::Resting(..) | State::Quarantined(_) => {
-                self.pools[pool].keys[key].state = State::Free;
+                self.pools[pool].keys[key].state = State::Available;
             }
         }
         Ok(true)
@@ -437,10 +445,10 @@ impl Naive {
         key: &KeyRef,
     ) -> Result<KeptAlive, Refusal> {
         let (pool, key) = self.find(name, key)?;
-        let life = self.pools[pool].life_from(now);
+        let end = self.pools[pool].key_end(now);
         let key = &mut self.pools[pool].keys[key];
-        key.life = life;
-        Ok(KeptAlive { id: key.id, expires_at_ms: wall_of_serving(now, life) })
+        key.end = end;
+        Ok(KeptAlive { id: key.id, expires_at_ms: wall_of_serving(now, end) })
     }
 
     pub(crate) fn keep_alive_many(
@@ -464,35 +472,35 @@ impl Naive {
     pub(crate) fn keep_alive_all(&mut self, now: Now, name: &str) -> Result<u64, Refusal> {
         let at = self.pool_at(name)?;
         let pool = &mut self.pools[at];
-        let life = pool.life_from(now);
-        pool.keys.iter_mut().for_each(|key| key.life = life);
+        let end = pool.key_end(now);
+        pool.keys.iter_mut().for_each(|key| key.end = end);
         Ok(pool.keys.len() as u64)
     }
 
     pub(crate) fn delete(&mut self, name: &str, key: &KeyRef) -> Result<(), Refusal> {
         let (pool, key) = self.find(name, key)?;
-        self.pools[pool].lose(key, &mut self.past);
+        self.pools[pool].remove(key, &mut self.ended);
         Ok(())
     }
 
     pub(crate) fn list(&self, now: Now, name: &str, state: Option<KeyState>) -> Vec<KeyView> {
-        let keys = &self.pool(name).expect("it answered").keys;
+        let keys = &self.pool(name).expect("a pool").keys;
         let views = keys.iter().map(|key| key.view(now));
         views.filter(|view| state.is_none_or(|state| view.state == state)).collect()
     }
 
-    pub(crate) fn show(&self, now: Now, name: &str, key: &KeyRef) -> Result<KeyView, Refusal> {
+    pub(crate) fn get_key(&self, now: Now, name: &str, key: &KeyRef) -> Result<KeyView, Refusal> {
         let (pool, key) = self.find(name, key)?;
         Ok(self.pools[pool].keys[key].view(now))
     }
 }
 
 impl NaivePool {
-    fn life_from(&self, now: Now) -> u64 {
+    fn key_end(&self, now: Now) -> u64 {
         self.policy.keepalive_ttl_ms.map_or(NEVER, |ms| now.serving_us + ms * 1_000)
     }
 
-    /// A length asked for, in microseconds.
+    /// Returns the requested TTL in microseconds.
     fn ttl(&self, ms: Option<u64>) -> Result<u64, Refusal> {
         let ms = ms.unwrap_or(self.policy.lease_ttl_ms);
         if ms == 0 || ms > self.policy.lease_ttl_ms {
@@ -502,10 +510,11 @@ impl NaivePool {
         Ok(ms * 1_000)
     }
 
-    fn lose(&mut self, at: usize, past: &mut Vec<Past>) {
-        let Key { serial, value, imported, state, .. } = self.keys.remove(at);
+    fn remove(&mut self, index: usize, ended: &mut Vec<EndedLease>) {
+        let Key { serial, value, imported, state, .. } = self.keys.remove(index);
         if let State::Leased(lease) = state {
-            past.push(Past { id: lease.id, pool: self.number, serial, how: EndCause::KeyGone });
+            let cause = EndCause::KeyGone;
+            ended.push(EndedLease { id: lease.id, pool: self.number, serial, cause });
         }
         if imported {
             self.retired.insert(value);
@@ -516,7 +525,7 @@ impl NaivePool {
         let mut counts = KeyCounts::default();
         for key in &self.keys {
             match key.state {
-                State::Free => counts.available += 1,
+                State::Available => counts.available += 1,
                 State::Leased(_) => counts.leased += 1,
                 State::Resting(..) => counts.resting += 1,
                 State::Quarantined(_) => counts.quarantined += 1,
@@ -525,40 +534,40 @@ impl NaivePool {
         counts
     }
 
-    pub(crate) fn next_return(&self) -> Option<u64> {
-        self.keys.iter().filter_map(Key::comes_back).min()
+    pub(crate) fn next_hold_end(&self) -> Option<u64> {
+        self.keys.iter().filter_map(Key::hold_end).min()
     }
 
     pub(crate) fn next_purge(&self) -> Option<u64> {
-        self.keys.iter().map(|key| key.life).filter(|life| *life != NEVER).min()
+        self.keys.iter().map(|key| key.end).filter(|end| *end != NEVER).min()
     }
 }
 
 impl Key {
-    pub(crate) fn comes_back(&self) -> Option<u64> {
+    pub(crate) fn hold_end(&self) -> Option<u64> {
         match &self.state {
-            State::Free | State::Quarantined(_) => None,
+            State::Available | State::Quarantined(_) => None,
             State::Leased(lease) => Some(lease.until),
             State::Resting(until, _) => Some(*until),
         }
     }
 
     fn view(&self, now: Now) -> KeyView {
-        let (state, rests, why) = match &self.state {
-            State::Free => (KeyState::Available, None, &None),
+        let (state, rests_until_ms, reason) = match &self.state {
+            State::Available => (KeyState::Available, None, &None),
             State::Leased(_) => (KeyState::Leased, None, &None),
-            State::Resting(until, why) => {
-                (KeyState::Resting, Some(wall_of_lease(now, *until)), why)
+            State::Resting(until, reason) => {
+                (KeyState::Resting, Some(wall_of_lease(now, *until)), reason)
             }
-            State::Quarantined(why) => (KeyState::Quarantined, None, why),
+            State::Quarantined(reason) => (KeyState::Quarantined, None, reason),
         };
         KeyView {
             id: self.id,
             state,
             created_at_ms: self.created_ms,
-            expires_at_ms: wall_of_serving(now, self.life),
-            rests_until_ms: rests,
-            reason: why.as_deref().map(Into::into),
+            expires_at_ms: wall_of_serving(now, self.end),
+            rests_until_ms,
+            reason: reason.as_deref().map(Into::into),
             lease: self.lease_view(now),
         }
     }
@@ -573,7 +582,7 @@ impl Key {
             granted_at_ms: wall_of_lease(now, lease.granted),
             expires_at_ms: wall_of_lease(now, lease.until),
             expires_in_ms: (lease.until - now.lease_us) / 1_000,
-            key_expires_at_ms: wall_of_serving(now, self.life),
+            key_expires_at_ms: wall_of_serving(now, self.end),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The words of scripts: what a call's arguments mean, and how an answer is told.
+//! The words of scripts: parses the arguments of calls and formats their answers.
 
 use super::FIRST_TOKEN;
 use keypeg_core::{
@@ -8,11 +8,11 @@ use keypeg_core::{
 
 pub(super) fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
     expires_at_ms.map_or("never".into(), |at| {
-        at.checked_sub(now.wall_us / 1_000).map_or("past".into(), length)
+        at.checked_sub(now.wall_us / 1_000).map_or("past".into(), duration)
     })
 }
 
-pub(super) fn form(key: &NewKey) -> String {
+pub(super) fn form_text(key: &NewKey) -> String {
     let text = key.value.reveal();
     let prefix: String = text.chars().take_while(|c| *c != '_').collect();
     let prefix = if prefix.len() == text.len() { "" } else { &prefix };
@@ -21,23 +21,23 @@ pub(super) fn form(key: &NewKey) -> String {
 
 pub(super) fn view_text(now: Now, view: &KeyView) -> String {
     let life = life_text(now, view.expires_at_ms);
-    let why = view.reason.as_deref();
+    let reason = view.reason.as_deref();
     match (view.state, &view.lease, view.rests_until_ms) {
-        (KeyState::Available, None, None) if why.is_none() => format!("available life={life}"),
-        (KeyState::Leased, Some(lease), None) if why.is_none() => format!(
+        (KeyState::Available, None, None) if reason.is_none() => format!("available life={life}"),
+        (KeyState::Leased, Some(lease), None) if reason.is_none() => format!(
             "leased by={} token={} ttl={} life={life}",
             lease.holder.as_deref().unwrap_or("-"),
             lease.token - FIRST_TOKEN + 1,
-            length(lease.expires_in_ms),
+            duration(lease.expires_in_ms),
         ),
         (KeyState::Resting, None, Some(until)) => {
-            let back = length(until - now.wall_us / 1_000);
-            format!("resting back={back} life={life} why={}", why.unwrap_or("-"))
+            let left = duration(until - now.wall_us / 1_000);
+            format!("resting left={left} life={life} why={}", reason.unwrap_or("-"))
         }
         (KeyState::Quarantined, None, None) => {
-            format!("quarantined life={life} why={}", why.unwrap_or("-"))
+            format!("quarantined life={life} why={}", reason.unwrap_or("-"))
         }
-        other => panic!("a view that contradicts itself: {other:?}"),
+        other => panic!("a contradictory view: {other:?}"),
     }
 }
 
@@ -52,14 +52,14 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
         }
         Refusal::KeyExists { index } => format!("key_exists at={index}"),
         Refusal::NoKey { cause, counts, next_hold_end_in_ms } => format!(
-            "no_key {cause:?} available={} leased={} resting={} quarantined={} back={}",
+            "no_key {cause:?} available={} leased={} resting={} quarantined={} next={}",
             counts.available,
             counts.leased,
             counts.resting,
             counts.quarantined,
-            next_hold_end_in_ms.map_or("never".into(), length),
+            next_hold_end_in_ms.map_or("never".into(), duration),
         ),
-        Refusal::WaitQueueFull { max } => format!("line_full max={max}"),
+        Refusal::WaitQueueFull { max } => format!("queue_full max={max}"),
         Refusal::TooManyLeases { max } => format!("too_many_leases max={max}"),
         Refusal::UnknownKey => "unknown_key".into(),
         Refusal::BadCursor => "bad_cursor".into(),
@@ -70,43 +70,45 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
         Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
         Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
         Refusal::MaxHoldReached { expires_at_ms } => {
-            format!("max_hold_reached ends={}", length(expires_at_ms - now.wall_us / 1_000))
+            format!("max_hold_reached ends={}", duration(expires_at_ms - now.wall_us / 1_000))
         }
         Refusal::Settling => "settling".into(),
     }
 }
 
-/// `as=NAME max=N`: in whose name, and how many leases that may have.
+/// Parses `as=NAME max=N`: the borrower and its limit of leases.
 pub(super) fn borrower_of(args: &[&str]) -> Borrower {
     let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
     let max = arg("max=").map(|max| max.parse().expect("a number"));
     arg("as=").map_or_else(Borrower::default, |name| Borrower::new(name, max))
 }
 
-/// `once=K body=B`: an Idempotency-Key and what tells this body from others.
-pub(super) fn once_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
+/// Parses `once=K body=B caller=C`: an Idempotency-Key, a body and a caller.
+pub(super) fn idempotency_key_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
     let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
     let body = BodyDigest::of(arg("body=").unwrap_or_default().as_bytes());
-    Some(IdempotencyKey { caller: arg("by=").unwrap_or_default(), key: arg("once=")?, body })
+    Some(IdempotencyKey { caller: arg("caller=").unwrap_or_default(), key: arg("once=")?, body })
 }
 
-pub(super) fn plain<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let of_once = |arg: &str| ["once=", "body=", "by="].iter().any(|name| arg.starts_with(name));
-    args.iter().copied().filter(|arg| !of_once(arg)).collect()
+/// Returns the arguments that do not belong to an Idempotency-Key.
+pub(super) fn without_idempotency_key<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let belongs =
+        |arg: &str| ["once=", "body=", "caller="].iter().any(|name| arg.starts_with(name));
+    args.iter().copied().filter(|arg| !belongs(arg)).collect()
 }
 
-/// Milliseconds as seconds: `60s`, `0.001s`.
-pub(super) fn length(ms: u64) -> String {
+/// Formats milliseconds as seconds: `60s`, `0.001s`.
+pub(super) fn duration(ms: u64) -> String {
     let text = format!("{}.{:03}", ms / 1_000, ms % 1_000);
     format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// Reads `60s`, `59.999s`, `59.999999s`, `1us`.
+/// Parses `60s`, `59.999s`, `59.999999s`, `1us`.
 pub(super) fn micros(text: &str) -> u64 {
     if let Some(us) = text.strip_suffix("us") {
         return us.parse().expect("microseconds");
     }
-    let seconds = text.strip_suffix('s').expect("a length in seconds");
+    let seconds = text.strip_suffix('s').expect("a duration in seconds");
     let (whole, part) = seconds.split_once('.').unwrap_or((seconds, ""));
     let part: u64 = format!("{part:0<6}").parse().expect("at most six decimals");
     whole.parse::<u64>().expect("seconds") * 1_000_000 + part
@@ -120,7 +122,7 @@ pub(super) fn ttl_of(args: &[&str]) -> Option<u64> {
     args.iter().find_map(|arg| arg.strip_prefix("ttl=")).map(millis)
 }
 
-pub(super) fn verdict_of(args: &[&str]) -> ReleaseOptions {
+pub(super) fn release_options_of(args: &[&str]) -> ReleaseOptions {
     ReleaseOptions {
         rest_ms: args.iter().find_map(|arg| arg.strip_prefix("rest=")).map(millis),
         quarantine: args.contains(&"quarantine"),

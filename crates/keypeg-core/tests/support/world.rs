@@ -1,9 +1,8 @@
-//! The small language of `script.rs`: one call a line, `call -> answer`, played on real pools.
+//! The script language of `script.rs`: one call per line, `call -> answer`, executed on real pools.
 //!
-//! Keys and leases have names within a script. An answer is its first word and facts about it;
-//! a line names the first word and as many of the facts as it is about. A line without an answer
-//! must not be refused. Invariants are checked after every line, and at the end the journal must
-//! give pools back.
+//! Keys and leases have names within a script. An answer consists of a first word and facts; a line
+//! states the first word and any of the facts. A line without an answer must not be refused. The
+//! runner checks the invariants after every line, and at the end it replays the journal.
 
 #[path = "script_words.rs"]
 mod script_words;
@@ -16,24 +15,24 @@ use keypeg_core::{
     Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
 use script_words::{
-    borrower_of, form, length, life_text, micros, millis, once_of, patch_of, plain, refused_text,
-    ttl_of, verdict_of, view_text,
+    borrower_of, duration, form_text, idempotency_key_of, life_text, micros, millis, patch_of,
+    refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,
 };
 use std::collections::HashMap;
 
 const FIRST_TOKEN: u64 = 1_000;
 const IDS: [u8; 32] = [7; 32];
-/// What a turn may end where a script does not say.
+/// The budget of a step, unless the script sets one.
 const BUDGET: u32 = 1_000;
 
-/// Plays a script on one `default` pool with the default policy and checks every answer.
+/// Runs a script on a pool `default` with the default policy and checks every answer.
 pub(crate) fn check(script: &str) {
-    World::new(Limits { pools: 3, keys: 1_000_000 }).play(script);
+    World::new(Limits { pools: 3, keys: 1_000_000 }).run(script);
 }
 
-/// Plays a script under other bounds of the server.
+/// Runs a script with other limits of the server.
 pub(crate) fn check_within(limits: Limits, script: &str) {
-    World::new(limits).play(script);
+    World::new(limits).run(script);
 }
 
 struct World {
@@ -43,18 +42,18 @@ struct World {
     random: Rng,
     now: Now,
     budget: u32,
-    /// The pool that lines speak of.
+    /// The pool that calls apply to.
     pool: PoolName,
     keys: HashMap<String, (KeyId, Secret)>,
     leases: HashMap<String, LeaseView>,
-    /// Who waits or waited, by waiter_id.
-    waiter_ids: Vec<String>,
-    /// What those who waited got.
-    got: HashMap<String, Result<GrantedLease, Refusal>>,
+    /// The names of waiting requests, by waiter id.
+    waiters: Vec<String>,
+    /// The outcomes of waits, by name.
+    outcomes: HashMap<String, Result<GrantedLease, Refusal>>,
     last_token: u64,
 }
 
-type IdempotencyRecord = Result<String, Refusal>;
+type Answer = Result<String, Refusal>;
 
 impl World {
     fn new(limits: Limits) -> Self {
@@ -69,16 +68,16 @@ impl World {
             pool: PoolName::default_pool(),
             keys: HashMap::new(),
             leases: HashMap::new(),
-            waiter_ids: vec![],
-            got: HashMap::new(),
+            waiters: vec![],
+            outcomes: HashMap::new(),
             last_token: 0,
         };
         world.put(&PoolName::default_pool(), PolicyPatch::default()).expect("a first pool");
         world
     }
 
-    fn play(mut self, script: &str) {
-        for (at, line) in script.lines().enumerate() {
+    fn run(mut self, script: &str) {
+        for (index, line) in script.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
@@ -90,79 +89,80 @@ impl World {
             self.drain_wait_outcomes();
             let answer = answer.unwrap_or_else(|refusal| refused_text(self.now, &refusal));
             let mut expected = expected.split_whitespace();
-            let fits = match expected.next() {
+            let matches = match expected.next() {
                 None => !refused,
                 Some(first) => {
-                    let told: Vec<&str> = answer.split_whitespace().collect();
-                    told[0] == first && expected.all(|fact| told.contains(&fact))
+                    let actual: Vec<&str> = answer.split_whitespace().collect();
+                    actual[0] == first && expected.all(|fact| actual.contains(&fact))
                 }
             };
-            assert!(fits, "line {}: {line}\n   answered: {answer}\n{script}", at + 1);
+            assert!(matches, "line {}: {line}\n   answered: {answer}\n{script}", index + 1);
             self.pools.check_invariants();
         }
         let parts = (IdHashKey::new(IDS), self.limits, FIRST_TOKEN);
-        self.journal.rebuild(parts, self.now).expect("facts fit").check_invariants();
+        self.journal.replay(parts, self.now).expect("consistent facts").check_invariants();
     }
 
-    fn call(&mut self, verb: &str, args: &[&str]) -> IdempotencyRecord {
+    fn call(&mut self, verb: &str, args: &[&str]) -> Answer {
         match verb {
             "generate" => self.generate(args),
             "import" => self.import(args),
             "acquire" => self.acquire(args[0], &args[1..]),
             "release" => {
-                let (lease, verdict) = (self.lease(args[0]), verdict_of(&args[1..]));
-                self.on(|pool, ledger, step| pool.release(ledger, step, lease, &verdict))?;
+                let (lease, options) = (self.lease(args[0]), release_options_of(&args[1..]));
+                self.with_pool(|pool, shared, step| pool.release(shared, step, lease, &options))?;
                 Ok("released".into())
             }
             "renew" => {
                 let (lease, ttl) = (self.lease(args[0]), ttl_of(&args[1..]));
-                let view = self.on(|pool, ledger, step| pool.renew(ledger, step, lease, ttl))?;
-                Ok(format!("renewed ttl={}", length(view.expires_in_ms)))
+                let view =
+                    self.with_pool(|pool, shared, step| pool.renew(shared, step, lease, ttl))?;
+                Ok(format!("renewed ttl={}", duration(view.expires_in_ms)))
             }
-            "takeback" => {
+            "revoke" => {
                 let lease = self.lease(args[0]);
-                self.on(|pool, ledger, step| pool.revoke_undelivered(ledger, step, lease))?;
-                Ok("taken_back".into())
+                self.with_pool(|pool, shared, step| pool.revoke_undelivered(shared, step, lease))?;
+                Ok("revoked".into())
             }
-            "unblock" => {
+            "force_release" => {
                 let key = self.key(args[0]);
                 let changed =
-                    self.on(|pool, ledger, step| pool.force_release(ledger, step, &key))?;
-                Ok(if changed { "unblocked" } else { "free_already" }.into())
+                    self.with_pool(|pool, shared, step| pool.force_release(shared, step, &key))?;
+                Ok(if changed { "freed" } else { "already_available" }.into())
             }
             "delete" => {
                 let key = self.key(args[0]);
-                self.on(|pool, ledger, step| pool.delete(ledger, step, &key))?;
+                self.with_pool(|pool, shared, step| pool.delete(shared, step, &key))?;
                 Ok("deleted".into())
             }
             "show" => {
                 let key = self.key(args[0]);
-                let view = self.on(|pool, ledger, step| pool.get_key(ledger, step, &key))?;
+                let view = self.with_pool(|pool, shared, step| pool.get_key(shared, step, &key))?;
                 Ok(view_text(self.now, &view))
             }
             "keepalive" => self.keep_alive(args),
             "wait" => self.wait(args[0], &args[1..]),
-            "leave" => {
-                let waiter_id = self.waiter_ids.iter().rposition(|name| name == args[0]);
-                let left = self.pools.cancel_wait(WaiterId(
+            "cancel" => {
+                let waiter_id = self.waiters.iter().rposition(|name| name == args[0]);
+                let cancelled = self.pools.cancel_wait(WaiterId(
                     waiter_id.map_or(u64::MAX, |waiter_id| waiter_id as u64),
                 ));
-                Ok(if left { "left" } else { "not_in_line" }.into())
+                Ok(if cancelled { "cancelled" } else { "not_waiting" }.into())
             }
-            "got" => match self.got.get(args[0]).cloned() {
+            "got" => match self.outcomes.get(args[0]).cloned() {
                 None => Ok("nothing".into()),
                 Some(outcome) => {
                     let GrantedLease { lease, value, waited_ms, .. } = outcome?;
                     let text = self.granted(args[0], lease, &value);
-                    Ok(format!("{text} waited={}", length(waited_ms)))
+                    Ok(format!("{text} waited={}", duration(waited_ms)))
                 }
             },
-            _ => self.call_on_all(verb, args),
+            _ => self.call_on_server(verb, args),
         }
     }
 
-    /// Calls that are about pools, time and the server.
-    fn call_on_all(&mut self, verb: &str, args: &[&str]) -> IdempotencyRecord {
+    /// Calls that concern pools, time and the server.
+    fn call_on_server(&mut self, verb: &str, args: &[&str]) -> Answer {
         match verb {
             "tick" => self.tick(args),
             "budget" => self.budget = args[0].parse().expect("a number"),
@@ -170,9 +170,9 @@ impl World {
             "pool" => {
                 self.pool = PoolName::parse(args[0]).expect("a name");
                 let name = self.pool.clone();
-                let made = self.put(&name, patch_of(&args[1..]))?;
+                let created = self.put(&name, patch_of(&args[1..]))?;
                 let number = self.pools.get(&name).expect("just put").id();
-                let word = if made { "made" } else { "changed" };
+                let word = if created { "created" } else { "changed" };
                 return Ok(format!("{word} number={}", number.0));
             }
             "policy" => {
@@ -190,9 +190,9 @@ impl World {
                 return Ok(format!("expired more={more} left={}", step.budget));
             }
             "counts" => return self.counts(),
-            "borrowed" => {
+            "leases" => {
                 let borrower = Borrower::new(args[0], None);
-                return Ok(format!("borrowed {}", self.pools.lease_count(borrower)));
+                return Ok(format!("leases {}", self.pools.lease_count(borrower)));
             }
             "stop" => {
                 self.pools.cancel_all_waits(|_| {});
@@ -200,14 +200,14 @@ impl World {
             "restart" => {
                 let parts = (IdHashKey::new(IDS), self.limits, FIRST_TOKEN);
                 self.now.serving_us = 0;
-                self.pools = self.journal.rebuild(parts, self.now).expect("facts fit");
+                self.pools = self.journal.replay(parts, self.now).expect("consistent facts");
             }
-            _ => panic!("no such verb: {verb}"),
+            _ => panic!("unknown verb: {verb}"),
         }
         Ok("done".into())
     }
 
-    /// Plays keys being made, under `once=K`, where it is said, with the body `body=B`.
+    /// Adds keys, with the Idempotency-Key `once=K` and the body `body=B` where the line has them.
     fn add(
         &mut self,
         args: &[&str],
@@ -217,145 +217,147 @@ impl World {
             &mut StepContext<'_>,
         ) -> Result<Vec<NewKey>, Refusal>,
     ) -> Result<Vec<NewKey>, Refusal> {
-        let once = once_of(args);
-        self.on(|pool, ledger, step| match once {
-            None => add(pool, ledger, step),
-            Some(once) => pool.add_idempotent(ledger, step, &once, add),
+        let key = idempotency_key_of(args);
+        self.with_pool(|pool, shared, step| match key {
+            None => add(pool, shared, step),
+            Some(key) => pool.add_idempotent(shared, step, &key, add),
         })
     }
 
-    fn generate(&mut self, args: &[&str]) -> IdempotencyRecord {
-        let (args, all) = (&plain(args)[..], args);
-        let many = args.first().and_then(|arg| arg.parse().ok());
-        let count = many.unwrap_or_else(|| u32::try_from(args.len()).expect("few"));
-        let made = self.add(all, |pool, ledger, step| pool.generate(ledger, step, count))?;
-        assert_eq!(made.len(), count as usize);
-        if let Some(answer) = self.told_before(args, all, &made) {
+    fn generate(&mut self, args: &[&str]) -> Answer {
+        let (args, all) = (&without_idempotency_key(args)[..], args);
+        let count = args.first().and_then(|arg| arg.parse().ok());
+        let unnamed = count.is_some();
+        let count = count.unwrap_or_else(|| u32::try_from(args.len()).expect("few"));
+        let keys = self.add(all, |pool, shared, step| pool.generate(shared, step, count))?;
+        assert_eq!(keys.len(), count as usize);
+        if let Some(answer) = self.redelivered_text(args, all, &keys) {
             return Ok(answer);
         }
-        if many.is_none() {
-            self.name(args, &made);
+        if !unnamed {
+            self.name_keys(args, &keys);
         }
-        Ok(format!("made life={} {}", self.life(made[0].expires_at_ms), form(&made[0])))
+        Ok(format!("created life={} {}", self.life(keys[0].expires_at_ms), form_text(&keys[0])))
     }
 
-    fn import(&mut self, args: &[&str]) -> IdempotencyRecord {
-        let (args, all) = (&plain(args)[..], args);
+    fn import(&mut self, args: &[&str]) -> Answer {
+        let (args, all) = (&without_idempotency_key(args)[..], args);
         let values: Vec<Secret> = args.iter().map(|arg| self.value(arg)).collect();
-        let made = self.add(all, |pool, ledger, step| pool.import(ledger, step, &values, None))?;
-        assert!(made.iter().map(|key| &key.value).eq(&values), "values come back in order");
-        if let Some(answer) = self.told_before(args, all, &made) {
+        let keys = self.add(all, |pool, shared, step| pool.import(shared, step, &values, None))?;
+        assert!(keys.iter().map(|key| &key.value).eq(&values), "values are in order");
+        if let Some(answer) = self.redelivered_text(args, all, &keys) {
             return Ok(answer);
         }
-        self.name(args, &made);
-        Ok(format!("made life={}", self.life(made[0].expires_at_ms)))
+        self.name_keys(args, &keys);
+        Ok(format!("created life={}", self.life(keys[0].expires_at_ms)))
     }
 
-    fn acquire(&mut self, name: &str, args: &[&str]) -> IdempotencyRecord {
+    fn acquire(&mut self, name: &str, args: &[&str]) -> Answer {
         let ttl = ttl_of(args);
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
-        let wish = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
+        let options = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
         let Granted { lease, value, .. } =
-            self.on(|pool, ledger, step| pool.acquire(ledger, step, &wish))?;
+            self.with_pool(|pool, shared, step| pool.acquire(shared, step, &options))?;
         Ok(self.granted(name, lease, &value))
     }
 
-    /// `wait W for=10s ttl=5s holder=x as=x max=2`: what comes of it is told by `got W`.
-    fn wait(&mut self, name: &str, args: &[&str]) -> IdempotencyRecord {
-        let (ttl, waiter_id) = (ttl_of(args), WaiterId(self.waiter_ids.len() as u64));
+    /// `wait W for=10s ttl=5s holder=x as=x max=2`: `got W` returns the outcome.
+    fn wait(&mut self, name: &str, args: &[&str]) -> Answer {
+        let (ttl, waiter_id) = (ttl_of(args), WaiterId(self.waiters.len() as u64));
         let holder = args.iter().find_map(|arg| arg.strip_prefix("holder="));
         let wait = args.iter().find_map(|arg| arg.strip_prefix("for=")).map_or(10_000, millis);
         let wait = WaitOptions { waiter_id, wait_ms: wait };
-        let wish = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
-        self.waiter_ids.push(name.into());
-        if let Some(once) = once_of(args) {
-            let lent = self.on(|pool, ledger, step| {
-                pool.acquire_idempotent(ledger, step, &wish, wait, &once)
+        let options = AcquireOptions { ttl_ms: ttl, holder, borrower: borrower_of(args) };
+        self.waiters.push(name.into());
+        if let Some(key) = idempotency_key_of(args) {
+            let granted = self.with_pool(|pool, shared, step| {
+                pool.acquire_idempotent(shared, step, &options, wait, &key)
             })?;
-            return Ok(match lent {
+            return Ok(match granted {
                 None => "waits".into(),
                 Some(Granted { lease, value, redelivered: false }) => {
                     self.granted(name, lease, &value)
                 }
-                Some(Granted { lease, value, .. }) => self.again(name, lease, &value),
+                Some(Granted { lease, value, .. }) => self.redelivered(name, lease, &value),
             });
         }
-        let lent = self.on(|pool, ledger, step| pool.acquire_or_wait(ledger, step, &wish, wait))?;
-        let Some(Granted { lease, value, .. }) = lent else { return Ok("waits".into()) };
+        let granted = self
+            .with_pool(|pool, shared, step| pool.acquire_or_wait(shared, step, &options, wait))?;
+        let Some(Granted { lease, value, .. }) = granted else { return Ok("waits".into()) };
         Ok(self.granted(name, lease, &value))
     }
 
-    /// A lease told again: the one that was told before, in every part but the time left.
-    fn again(&mut self, name: &str, lease: LeaseView, value: &Secret) -> String {
+    /// A redelivered lease: equal to the one delivered before, except for the time left.
+    fn redelivered(&mut self, name: &str, lease: LeaseView, value: &Secret) -> String {
         let mut same = self.leases.values().filter(|before| before.token == lease.token);
-        let before = same.next().expect("it was told before").clone();
-        let left = LeaseView { expires_in_ms: before.expires_in_ms, ..lease.clone() };
-        let as_before = if left == before { "same" } else { "changed" };
+        let before = same.next().expect("delivered before").clone();
+        let as_delivered = LeaseView { expires_in_ms: before.expires_in_ms, ..lease.clone() };
+        let change = if as_delivered == before { "same" } else { "changed" };
         let (_, known) = self.keys.values().find(|(id, _)| *id == lease.key_id).expect("named");
-        assert_eq!(known, value, "the value of the key that is lent");
-        let text = format!("again {as_before} ttl={}", length(lease.expires_in_ms));
+        assert_eq!(known, value, "the value of the leased key");
+        let text = format!("redelivered {change} ttl={}", duration(lease.expires_in_ms));
         self.leases.insert(name.into(), lease);
         text
     }
 
     fn drain_wait_outcomes(&mut self) {
-        let handed: Vec<_> = self.pools.drain_wait_outcomes().collect();
-        for WaitOutcome { waiter_id, outcome } in handed {
-            let name = self.waiter_ids[usize::try_from(waiter_id.0).expect("few")].clone();
-            self.got.insert(name, outcome);
+        let outcomes: Vec<_> = self.pools.drain_wait_outcomes().collect();
+        for WaitOutcome { waiter_id, outcome } in outcomes {
+            let name = self.waiters[usize::try_from(waiter_id.0).expect("few")].clone();
+            self.outcomes.insert(name, outcome);
         }
     }
 
     fn granted(&mut self, name: &str, lease: LeaseView, value: &Secret) -> String {
-        assert!(lease.token > self.last_token, "tokens grow over all pools");
+        assert!(lease.token > self.last_token, "tokens increase over all pools");
         self.last_token = lease.token;
         let named = self.keys.iter().find(|(_, (id, _))| *id == lease.key_id);
         let key = named.map_or("?", |(name, (_, known))| {
-            assert_eq!(known, value, "the value of the key that is lent");
+            assert_eq!(known, value, "the value of the leased key");
             name
         });
         let text = format!(
             "granted key={key} token={} ttl={} life={}",
             lease.token - FIRST_TOKEN + 1,
-            length(lease.expires_in_ms),
+            duration(lease.expires_in_ms),
             self.life(lease.key_expires_at_ms),
         );
         self.leases.insert(name.into(), lease);
         text
     }
 
-    fn keep_alive(&mut self, args: &[&str]) -> IdempotencyRecord {
+    fn keep_alive(&mut self, args: &[&str]) -> Answer {
         match args {
             ["all"] => {
-                let kept = self.on(Pool::keep_alive_all)?;
+                let kept = self.with_pool(Pool::keep_alive_all)?;
                 Ok(format!("kept count={kept}"))
             }
             [one] => {
                 let key = self.key(one);
                 let KeptAlive { expires_at_ms: until, .. } =
-                    self.on(|pool, ledger, step| pool.keep_alive(ledger, step, &key))?;
+                    self.with_pool(|pool, shared, step| pool.keep_alive(shared, step, &key))?;
                 Ok(format!("kept life={}", self.life(until)))
             }
             many => {
                 let ids: Vec<KeyId> = many.iter().map(|name| self.keys[*name].0).collect();
-                let KeptAliveMany { kept, missing } =
-                    self.on(|pool, ledger, step| Ok(pool.keep_alive_many(ledger, step, &ids)))?;
+                let KeptAliveMany { kept, missing } = self
+                    .with_pool(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &ids)))?;
                 let missing: Vec<&str> = missing.iter().map(|id| self.name_of(*id)).collect();
                 Ok(format!("kept count={kept} missing={}", missing.join(",")))
             }
         }
     }
 
-    fn counts(&self) -> IdempotencyRecord {
+    fn counts(&self) -> Answer {
         let pool = self.pools.get(&self.pool).ok_or(Refusal::UnknownPool)?;
         let counts = pool.counts();
         let until = |at: Option<u64>, now: u64| match at {
             None => "never".into(),
-            Some(at) => at.checked_sub(now).map_or("past".into(), |left| length(left / 1_000)),
+            Some(at) => at.checked_sub(now).map_or("past".into(), |left| duration(left / 1_000)),
         };
         Ok(format!(
             "counts available={} leased={} resting={} quarantined={} total={} server={} \
-             waiting={} return={} purge={}",
+             waiting={} hold_end={} purge={}",
             counts.available,
             counts.leased,
             counts.resting,
@@ -372,7 +374,7 @@ impl World {
         let (clocks, by) = match args {
             [by] => ("both", micros(by)),
             [clocks, by] => (*clocks, micros(by)),
-            _ => panic!("tick [lease|serving] LENGTH"),
+            _ => panic!("tick [lease|serving] DURATION"),
         };
         if clocks != "serving" {
             self.now.lease_us += by;
@@ -399,28 +401,28 @@ impl World {
         (&mut self.pools, step)
     }
 
-    fn on<T>(
+    fn with_pool<T>(
         &mut self,
-        play: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
+        apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let name = self.pool.clone();
         let (pools, mut step) = self.parts();
-        pools.with_pool(&name, &mut step, play)
+        pools.with_pool(&name, &mut step, apply)
     }
 
-    fn name(&mut self, names: &[&str], made: &[NewKey]) {
-        for (name, key) in names.iter().zip(made) {
+    fn name_keys(&mut self, names: &[&str], keys: &[NewKey]) {
+        for (name, key) in names.iter().zip(keys) {
             self.keys.insert((*name).into(), (key.id, key.value.clone()));
         }
     }
 
-    /// Whether keys made under an Idempotency-Key are those that have these names already.
-    fn told_before(&self, names: &[&str], all: &[&str], made: &[NewKey]) -> Option<String> {
-        once_of(all)?;
+    /// Formats keys added with an Idempotency-Key; `None` unless the names are known already.
+    fn redelivered_text(&self, names: &[&str], all: &[&str], keys: &[NewKey]) -> Option<String> {
+        idempotency_key_of(all)?;
         let known: Option<Vec<_>> = names.iter().map(|name| self.keys.get(*name)).collect();
-        let told = made.iter().map(|key| (key.id, key.value.clone()));
-        let same = known?.into_iter().cloned().eq(told);
-        let life = self.life(made[0].expires_at_ms);
+        let keys_and_values = keys.iter().map(|key| (key.id, key.value.clone()));
+        let same = known?.into_iter().cloned().eq(keys_and_values);
+        let life = self.life(keys[0].expires_at_ms);
         Some(format!("{} life={life}", if same { "same" } else { "others" }))
     }
 
@@ -428,7 +430,7 @@ impl World {
         self.keys.iter().find(|(_, key)| key.0 == id).map_or("?", |(name, _)| name)
     }
 
-    /// A key by its name, by `value:` and its name, or by the lease that lends it, `of:` L.
+    /// Finds a key by its name, by `value:` and its name, or by its lease, `of:` L.
     fn key(&self, name: &str) -> KeyRef {
         if let Some(lease) = name.strip_prefix("of:") {
             return KeyRef::Id(self.leases[lease].key_id);
@@ -439,13 +441,13 @@ impl World {
         self.keys.get(name).map_or(KeyRef::Id(KeyId(0)), |(id, _)| KeyRef::Id(*id))
     }
 
-    /// The value of a key that was made or brought in, else the word itself.
+    /// Returns the value of a known key, or else the word itself.
     fn value(&self, word: &str) -> Secret {
         let known = self.keys.get(word).map(|(_, value)| value.clone());
         known.unwrap_or_else(|| Secret::new(word).expect("a value"))
     }
 
-    /// A lease by its name; `forged:` L has the token of L and another MAC.
+    /// Finds a lease by its name; `forged:` L has the token of L and another MAC.
     fn lease(&self, name: &str) -> LeaseId {
         if let Some(lease) = name.strip_prefix("forged:") {
             return LeaseId(self.leases[lease].id.0 ^ (1 << 60));

@@ -1,0 +1,183 @@
+//! When pools are expired: the next deadline of every pool on each clock, and the rotation of the
+//! pools of which something is due.
+//!
+//! A pool with much that is due is expired a slice at a time, in rotation, so that it delays no
+//! other. A pool is either in the rotation or, by its deadlines, in the heaps.
+
+use super::{PoolEntries, Pools, SWEPT_POOLS_MAX};
+use crate::clocks::Now;
+use crate::deadlines::{Deadlines, HeapIndex};
+use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
+use crate::pool::StepContext;
+
+/// The budget that one pool gets before it is the next one's turn.
+const SLICE: u32 = 256;
+/// Expired answers that one turn removes from one pool, at most.
+const REMOVED_ANSWERS_MAX: usize = 4_096;
+/// Keys and waiters up to which a debug build checks a pool after each step.
+const CHECKED_MAX: u64 = 32;
+
+/// The next deadline of all pools on each clock, in microseconds; `None` when there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextDue {
+    /// The next end of a lease, a rest or a wait, in lease time.
+    pub lease_us: Option<u64>,
+    /// The next purge, in serving time.
+    pub serving_us: Option<u64>,
+}
+
+impl Pools {
+    /// Returns whether anything in any pool is due. O(1).
+    pub(super) fn has_due(&self, now: Now) -> bool {
+        let NextDue { lease_us, serving_us } = self.next_due();
+        lease_us.is_some_and(|at_us| at_us <= now.lease_us)
+            || serving_us.is_some_and(|at_us| at_us <= now.serving_us)
+    }
+
+    /// Ends what is due, pools in rotation, within the step's budget; returns whether more is due.
+    pub fn expire(&mut self, step: &mut StepContext<'_>) -> bool {
+        self.rotate_in_due_pools(step.now);
+        self.sweep_answers(step.now);
+        self.refuse_removed_waiters(step);
+        while step.budget > 0
+            && let Some(index) = self.rotation.pop_front()
+        {
+            let entry = &mut self.entries.0[index.get() as usize];
+            let Some(entry) = entry else { continue };
+            let mut slice = StepContext {
+                budget: SLICE.min(step.budget),
+                now: step.now,
+                ended_by_time: false,
+                random: step.random,
+                facts: step.facts,
+            };
+            let before = slice.budget;
+            entry.pool.expire(&mut self.shared, &mut slice);
+            let (after, ended_by_time) = (slice.budget, slice.ended_by_time);
+            step.budget -= before - after;
+            step.ended_by_time |= ended_by_time;
+            if entry.pool.has_due(step.now) {
+                self.rotation.push_back(index);
+            } else {
+                entry.in_rotation = false;
+                self.schedule(index);
+            }
+        }
+        !self.rotation.is_empty() || !self.removed_queues.is_empty()
+    }
+
+    /// Removes expired answers, some pools in each call: an answer without a repeat must not occupy
+    /// shared room.
+    fn sweep_answers(&mut self, now: Now) {
+        for _ in 0..SWEPT_POOLS_MAX.min(self.entries.len()) {
+            let index = self.answer_sweep.checked_sub(1).unwrap_or(self.entries.len() - 1);
+            let Self { entries, shared, .. } = self;
+            let entry = entries.0.get_mut(index).and_then(Option::as_mut);
+            let has_more = entry.is_some_and(|entry| {
+                entry.pool.remove_due_answers(shared, now, REMOVED_ANSWERS_MAX)
+            });
+            if has_more {
+                return;
+            }
+            self.answer_sweep = index;
+        }
+    }
+
+    fn rotate_in_due_pools(&mut self, now: Now) {
+        while let Some((at_us, index)) = self.lease_deadlines.first()
+            && at_us <= now.lease_us
+        {
+            self.rotate_in(index);
+        }
+        while let Some((at_us, index)) = self.serving_deadlines.first()
+            && at_us <= now.serving_us
+        {
+            self.rotate_in(index);
+        }
+    }
+
+    fn rotate_in(&mut self, index: PoolIndex) {
+        self.unschedule(index);
+        self.entries.get_mut(index).in_rotation = true;
+        self.rotation.push_back(index);
+    }
+
+    /// Returns the next deadline on each clock; 0 when something is due already.
+    pub fn next_due(&self) -> NextDue {
+        if !self.rotation.is_empty() || !self.removed_queues.is_empty() {
+            return NextDue { lease_us: Some(0), serving_us: Some(0) };
+        }
+        NextDue {
+            lease_us: self.lease_deadlines.first().map(|(at_us, _)| at_us),
+            serving_us: self.serving_deadlines.first().map(|(at_us, _)| at_us),
+        }
+    }
+
+    /// Updates a pool's next deadlines; a pool in rotation is examined anyway.
+    pub(crate) fn schedule(&mut self, index: PoolIndex) {
+        let entry = self.entries.get(index);
+        let size = entry.pool.counts().total() + self.shared.waiters.len() as u64;
+        if cfg!(debug_assertions) && size <= CHECKED_MAX {
+            entry.pool.check_invariants(&self.shared);
+        }
+        if entry.in_rotation {
+            return;
+        }
+        let (lease_us, purge_us) =
+            (entry.pool.next_lease_deadline_us(), entry.pool.next_purge_us());
+        let Self { entries, lease_deadlines, serving_deadlines, .. } = self;
+        update(lease_deadlines, index, lease_us, &mut LeasePositions(entries));
+        update(serving_deadlines, index, purge_us, &mut ServingPositions(entries));
+    }
+
+    /// Removes a pool from both heaps of deadlines.
+    pub(super) fn unschedule(&mut self, index: PoolIndex) {
+        self.lease_deadlines.cancel(index, &mut LeasePositions(&mut self.entries));
+        self.serving_deadlines.cancel(index, &mut ServingPositions(&mut self.entries));
+    }
+}
+
+/// Sets or cancels a pool's deadline, without touching the heap where nothing changed.
+fn update(
+    heap: &mut Deadlines<PoolIndex>,
+    index: PoolIndex,
+    due_us: Option<u64>,
+    positions: &mut impl HeapIndex<Item = PoolIndex>,
+) {
+    let in_heap = positions.heap_position(index) != NOT_IN_HEAP;
+    let present_us = in_heap.then(|| heap.deadline(index, positions));
+    match due_us {
+        _ if due_us == present_us => {}
+        Some(due_us) => heap.set(index, due_us, positions),
+        None => heap.cancel(index, positions),
+    }
+}
+
+/// The pools' positions in the heap of deadlines in lease time.
+struct LeasePositions<'a>(&'a mut PoolEntries);
+/// The pools' positions in the heap of deadlines in serving time.
+struct ServingPositions<'a>(&'a mut PoolEntries);
+
+impl HeapIndex for LeasePositions<'_> {
+    type Item = PoolIndex;
+
+    fn heap_position(&self, item: PoolIndex) -> HeapPosition {
+        self.0.get(item).lease_position
+    }
+
+    fn set_heap_position(&mut self, item: PoolIndex, position: HeapPosition) {
+        self.0.get_mut(item).lease_position = position;
+    }
+}
+
+impl HeapIndex for ServingPositions<'_> {
+    type Item = PoolIndex;
+
+    fn heap_position(&self, item: PoolIndex) -> HeapPosition {
+        self.0.get(item).serving_position
+    }
+
+    fn set_heap_position(&mut self, item: PoolIndex, position: HeapPosition) {
+        self.0.get_mut(item).serving_position = position;
+    }
+}
