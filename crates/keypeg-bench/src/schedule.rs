@@ -5,24 +5,49 @@
 //! fewer requests meanwhile (coordinated omission). A request that was due within the run is sent
 //! even after its end, if no connection was idle before. The next idle connection sends it.
 
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// A constant rate of requests.
+/// Requests per second of an open loop: 0.1 to 10 million.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Schedule {
+pub struct Rate(f64);
+
+/// The reason why a text is not a [`Rate`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a rate must be 0.1 to 10000000 requests per second")]
+pub struct RateError;
+
+impl Rate {
+    pub(crate) fn per_second(self) -> f64 {
+        self.0
+    }
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let rate = text.parse().ok().filter(|rate| (0.1..=10_000_000.0).contains(rate));
+        rate.map(Self).ok_or(RateError)
+    }
+}
+
+/// A schedule with a constant rate of requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Schedule {
     per_second: f64,
 }
 
 impl Schedule {
-    pub(super) fn new(per_second: f64) -> Self {
-        Self { per_second }
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { per_second: rate.per_second() }
     }
 
     /// Returns the time from the start at which a request is due.
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 requests")]
-    pub(super) fn due(self, number: u64) -> Duration {
+    pub(crate) fn due(self, number: u64) -> Duration {
         Duration::from_secs_f64(number as f64 / self.per_second)
     }
 
@@ -32,7 +57,7 @@ impl Schedule {
         clippy::cast_sign_loss,
         reason = "counts of one run"
     )]
-    pub(super) fn count(self, elapsed: Duration) -> u64 {
+    pub(crate) fn count(self, elapsed: Duration) -> u64 {
         let guess = (elapsed.as_secs_f64() * self.per_second) as u64;
         // Rounding in floating point can make the guess wrong by one.
         let first = guess.saturating_sub(1);
@@ -42,7 +67,7 @@ impl Schedule {
 
 /// Hands due requests to idle connections.
 #[derive(Debug)]
-pub(super) struct Dispatcher {
+pub(crate) struct Dispatcher {
     schedule: Schedule,
     /// One permit per request that is due and not yet taken.
     due: Semaphore,
@@ -56,14 +81,14 @@ pub(super) struct Dispatcher {
 const CHECK_INTERVAL: Duration = Duration::from_micros(100);
 
 impl Dispatcher {
-    pub(super) fn new(schedule: Schedule) -> Self {
+    pub(crate) fn new(schedule: Schedule) -> Self {
         let (taken, total) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
         Self { schedule, due: Semaphore::new(0), taken, total }
     }
 
     /// Waits for the next due request and returns the time it was due; `None` after the run, when
     /// all are taken.
-    pub(super) async fn next(&self, start: Instant) -> Option<Instant> {
+    pub(crate) async fn next(&self, start: Instant) -> Option<Instant> {
         // A closed semaphore has no permits: remaining requests are then counted by `taken` alone.
         if let Ok(permit) = self.due.acquire().await {
             permit.forget();
@@ -77,7 +102,7 @@ impl Dispatcher {
 
     /// Adds requests as they become due, until the end of the run. Blocks: call it once, from one
     /// thread.
-    pub(super) fn run(&self, start: Instant, duration: Duration, now: impl Fn() -> Instant) {
+    pub(crate) fn run(&self, start: Instant, duration: Duration, now: impl Fn() -> Instant) {
         let mut added = 0;
         loop {
             let elapsed = now().saturating_duration_since(start).min(duration);
@@ -95,7 +120,7 @@ impl Dispatcher {
 
     /// Returns the number of requests that were due within the run and not sent; call it after the
     /// run.
-    pub(super) fn unsent(&self) -> u64 {
+    pub(crate) fn unsent(&self) -> u64 {
         let total = self.total.load(Ordering::Acquire);
         total.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
@@ -106,9 +131,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rates_are_checked() {
+        assert_eq!("0.5".parse(), Ok(Rate(0.5)));
+        assert!(["0", "-1", "NaN", "inf", "many"].iter().all(|bad| bad.parse::<Rate>().is_err()));
+    }
+
+    #[test]
     fn a_request_is_due_from_its_time_on() {
         for rate in [0.3, 1.0, 7.0, 999.9, 20_000.0, 1e6 / 3.0] {
-            let schedule = Schedule::new(rate);
+            let schedule = Schedule::new(Rate(rate));
             assert_eq!(schedule.due(0), Duration::ZERO);
             for number in [0, 1, 2, 3, 10, 99_999, 1_234_567] {
                 let due = schedule.due(number);
@@ -125,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_request_counts_from_the_time_it_was_due() {
         let start = crate::clock::stopwatch();
-        let dispatcher = Dispatcher::new(Schedule::new(100.0));
+        let dispatcher = Dispatcher::new(Schedule::new(Rate(100.0)));
         let duration = Duration::from_millis(95);
         let end = start + duration;
         let run = std::thread::scope(|scope| {

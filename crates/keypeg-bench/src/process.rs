@@ -20,7 +20,7 @@ struct Stat {
 }
 
 /// Returns the processor time used by these processes and their descendants; `None` if none exists.
-pub(super) fn cpu_seconds(roots: &[u32]) -> Option<f64> {
+pub(crate) fn cpu_seconds(roots: &[u32]) -> Option<f64> {
     let stats = stats();
     let pids = with_descendants(roots, &stats);
     let members = stats.iter().filter(|stat| pids.contains(&stat.pid));
@@ -29,12 +29,12 @@ pub(super) fn cpu_seconds(roots: &[u32]) -> Option<f64> {
 
 /// Returns the resident memory of these processes and their descendants; a shared page counts once,
 /// divided between its processes.
-pub(super) fn resident_bytes(roots: &[u32]) -> u64 {
+pub(crate) fn resident_bytes(roots: &[u32]) -> u64 {
     with_descendants(roots, &stats()).into_iter().map(memory_bytes).sum()
 }
 
 /// Returns the processor time used by this process.
-pub(super) fn own_cpu_seconds() -> f64 {
+pub(crate) fn own_cpu_seconds() -> f64 {
     let own = read(std::process::id(), "stat").and_then(|text| stat(&text));
     own.as_ref().map_or(0.0, used_seconds)
 }
@@ -57,7 +57,7 @@ fn stats() -> Vec<Stat> {
 }
 
 /// Returns the processes that listen on an address of this machine; only for loopback addresses.
-pub(super) fn listening(addr: SocketAddr) -> Vec<u32> {
+pub(crate) fn listening(addr: SocketAddr) -> Vec<u32> {
     if !addr.ip().is_loopback() {
         return Vec::new();
     }

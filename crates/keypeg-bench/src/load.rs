@@ -5,12 +5,12 @@
 //! of its requests from [`Dispatcher`], and records the latency of each, even of those answered
 //! after the end. Cheap on purpose, since it shares a machine with the server it measures.
 
-use super::ExchangeError;
-use super::histogram::Histogram;
-use super::process;
-use super::protocol::{Protocol, Response};
-use super::schedule::{Dispatcher, Schedule};
 use crate::clock::stopwatch;
+use crate::histogram::Histogram;
+use crate::process;
+use crate::protocol::{ExchangeError, Protocol, Response};
+use crate::schedule::{Dispatcher, Schedule};
+use crate::workload::NewProtocol;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,53 +32,58 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_MAX: usize = 64 << 20;
 
 /// The options of a run.
-pub(super) struct Plan {
-    pub(super) addr: SocketAddr,
-    pub(super) connections: usize,
-    pub(super) threads: usize,
-    pub(super) duration: Duration,
-    pub(super) schedule: Option<Schedule>,
+pub(crate) struct Plan {
+    pub(crate) addr: SocketAddr,
+    pub(crate) connections: usize,
+    pub(crate) threads: usize,
+    pub(crate) duration: Duration,
+    pub(crate) schedule: Option<Schedule>,
     /// The names of the kinds of requests.
-    pub(super) kinds: &'static [&'static str],
+    pub(crate) kinds: &'static [&'static str],
     /// Returns the protocol of the connection with this number.
-    pub(super) new_protocol: Box<dyn Fn(usize) -> Box<dyn Protocol> + Send + Sync>,
+    pub(crate) new_protocol: NewProtocol,
     /// The server's processes, whose processor time and memory are measured.
-    pub(super) pids: Vec<u32>,
+    pub(crate) pids: Vec<u32>,
 }
+
+/// The reason why a run did not take place.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RunError(String);
 
 /// The outcome of a run.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) tally: Tally,
-    pub(super) duration: Duration,
-    pub(super) unsent: u64,
-    pub(super) server: Option<ServerUsage>,
-    pub(super) own_cpu_seconds: f64,
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) duration: Duration,
+    pub(crate) unsent: u64,
+    pub(crate) server: Option<ServerUsage>,
+    pub(crate) own_cpu_seconds: f64,
 }
 
 /// The resources of the server's processes: processor time within the run, memory at its end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ServerUsage {
-    pub(super) cpu_seconds: f64,
-    pub(super) resident_bytes: u64,
+pub(crate) struct ServerUsage {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) resident_bytes: u64,
 }
 
 /// The counts of a run.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Latencies of successes by kind: of responses within the run, and in an open loop of all
     /// requests due within it.
-    pub(super) latencies: Vec<Histogram>,
+    pub(crate) latencies: Vec<Histogram>,
     /// The number of those that came after the end.
-    pub(super) late: u64,
+    pub(crate) late: u64,
     /// Responses other than successes, by status.
-    pub(super) refused: BTreeMap<u16, u64>,
+    pub(crate) refused: BTreeMap<u16, u64>,
     /// Successes after the run: late responses, and releases of leases still held.
-    pub(super) after: u64,
+    pub(crate) after: u64,
     /// Requests whose connection failed or whose response could not be parsed.
-    pub(super) broken: u64,
+    pub(crate) broken: u64,
     /// The error of the last of them.
-    pub(super) broken_why: Option<String>,
+    pub(crate) broken_why: Option<String>,
 }
 
 impl Tally {
@@ -111,11 +116,11 @@ struct Run {
     /// Passed when the server's memory is measured, so that connections may close.
     measured: Barrier,
     start: OnceLock<Instant>,
-    failure: OnceLock<String>,
+    failure: OnceLock<RunError>,
 }
 
 /// Executes a plan; fails if a connection cannot be opened.
-pub(super) fn run(plan: Plan) -> Result<Outcome, String> {
+pub(crate) fn run(plan: Plan) -> Result<Outcome, RunError> {
     let threads = plan.threads;
     let run = Arc::new(Run {
         dispatcher: plan.schedule.map(Dispatcher::new),
@@ -179,7 +184,7 @@ fn run_thread(run: &Arc<Run>, thread: usize) -> Tally {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let opened = match &runtime {
         Ok(runtime) => runtime.block_on(open_all(run, thread)),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(RunError(error.to_string())),
     };
     let connections = opened.unwrap_or_else(|error| {
         // Only the first error of all threads is reported.
@@ -199,13 +204,13 @@ fn run_thread(run: &Arc<Run>, thread: usize) -> Tally {
     tally.take()
 }
 
-async fn open_all(run: &Run, thread: usize) -> Result<Vec<Connection>, String> {
+async fn open_all(run: &Run, thread: usize) -> Result<Vec<Connection>, RunError> {
     let mut connections = Vec::new();
     for number in (thread..run.plan.connections).step_by(run.plan.threads) {
         let addr = run.plan.addr;
-        let opened = Connection::open(&run.plan, number)
-            .await
-            .map_err(|error| format!("cannot open connection {} to {addr}: {error}", number + 1));
+        let opened = Connection::open(&run.plan, number).await.map_err(|error| {
+            RunError(format!("cannot open connection {} to {addr}: {error}", number + 1))
+        });
         connections.push(opened?);
     }
     Ok(connections)

@@ -12,9 +12,9 @@ const BUCKETS_PER_OCTAVE: u64 = 1 << BUCKET_BITS;
 /// Each value below `BUCKETS_PER_OCTAVE` has its own bucket; each octave above is divided into 128.
 const SIZE: usize = ((64 - BUCKET_BITS as usize) + 1) << BUCKET_BITS;
 
-/// KeyCounts durations, with nanosecond resolution.
+/// Counts durations, with nanosecond resolution.
 #[derive(Clone, Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     counts: Box<[u64]>,
     count: u64,
     sum_ns: u128,
@@ -28,7 +28,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub(super) fn record(&mut self, duration: Duration) {
+    pub(crate) fn record(&mut self, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.counts[bucket_of(ns)] += 1;
         self.count += 1;
@@ -36,7 +36,7 @@ impl Histogram {
         self.max_ns = self.max_ns.max(ns);
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
         }
@@ -45,12 +45,12 @@ impl Histogram {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Returns the duration that `per_mille` of a thousand durations do not exceed. O(buckets).
-    pub(super) fn quantile(&self, per_mille: u16) -> Duration {
+    pub(crate) fn quantile(&self, per_mille: u16) -> Duration {
         let rank = (u128::from(self.count) * u128::from(per_mille)).div_ceil(1_000).max(1);
         let mut seen = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
@@ -62,11 +62,11 @@ impl Histogram {
         Duration::ZERO
     }
 
-    pub(super) fn max(&self) -> Duration {
+    pub(crate) fn max(&self) -> Duration {
         Duration::from_nanos(self.max_ns)
     }
 
-    pub(super) fn mean(&self) -> Duration {
+    pub(crate) fn mean(&self) -> Duration {
         let mean = self.sum_ns.checked_div(u128::from(self.count)).unwrap_or(0);
         Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX))
     }

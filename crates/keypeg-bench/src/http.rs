@@ -1,56 +1,19 @@
-//! The client side of a protocol on one connection, as bytes: the next request, and its response.
+//! The client side of HTTP/1.1, as bytes: requests with an id in their path, and their responses.
 //!
-//! Knows nothing of sockets and time. A response is parsed only as far as needed: its end, its
-//! success, and the values that the next request uses.
+//! Knows nothing of sockets and time. A response is parsed as far as its end, its status and one
+//! string of its body.
 
-use super::ExchangeError;
-use std::fmt;
+use crate::protocol::{ExchangeError, Protocol, Response};
 use std::str::from_utf8;
 use std::sync::Arc;
 
-/// The requests and responses of one connection.
-pub(super) trait Protocol: Send {
-    /// Appends the next request; returns its kind, an index into the scenario's kinds.
-    fn write_request(&mut self, out: &mut Vec<u8>) -> usize;
-    /// Parses the response at the start of `bytes`; `None` if it is incomplete.
-    fn parse_response(&mut self, bytes: &[u8]) -> Result<Option<Response>, ExchangeError>;
-    /// Returns whether the connection holds a lease that it must release before it closes.
-    fn must_release(&self) -> bool {
-        false
-    }
-    /// Returns whether the next request is part of the handshake, which is not measured.
-    fn handshake(&self) -> bool {
-        false
-    }
-}
-
-impl fmt::Debug for dyn Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Protocol")
-    }
-}
-
-/// The result of parsing a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Response {
-    /// Length in bytes.
-    pub(super) len: usize,
-    /// An HTTP status, or its equivalent in another protocol.
-    pub(super) status: u16,
-    /// Whether the server closes the connection after it.
-    pub(super) closes: bool,
-}
-
 /// Returns the headers that a program's requests typically have behind a proxy.
-pub(super) fn headers(host: &str, authorization: Option<&str>) -> String {
-    let authorization =
-        authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+pub(crate) fn headers(host: &str) -> String {
     format!(
         "Host: {host}\r\n\
          User-Agent: keypeg-bench/{}\r\n\
          Accept: application/json\r\n\
          Accept-Encoding: gzip, deflate, br\r\n\
-         {authorization}\
          X-Forwarded-For: 203.0.113.7, 198.51.100.11\r\n\
          X-Forwarded-Proto: https\r\n\
          X-Request-Id: 0af7651916cd43dd8448eb211c80319c\r\n\
@@ -60,7 +23,7 @@ pub(super) fn headers(host: &str, authorization: Option<&str>) -> String {
 }
 
 /// Returns a complete request; a body is JSON.
-pub(super) fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
+pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = match (method, body.len()) {
         ("GET" | "HEAD" | "DELETE", 0) => String::new(),
         (_, 0) => "Content-Length: 0\r\n".into(),
@@ -92,7 +55,7 @@ impl Template {
 }
 
 /// Acquires, releases what it acquired, and repeats.
-pub(super) struct AcquireRelease {
+pub(crate) struct AcquireRelease {
     acquire: Vec<u8>,
     /// The text before the acquired id in the response's body.
     id_prefix: &'static str,
@@ -103,7 +66,7 @@ pub(super) struct AcquireRelease {
 
 impl AcquireRelease {
     /// `release` has a `*` in the place of the acquired id.
-    pub(super) fn new(acquire: Vec<u8>, id_prefix: &'static str, release: &[u8]) -> Self {
+    pub(crate) fn new(acquire: Vec<u8>, id_prefix: &'static str, release: &[u8]) -> Self {
         Self { acquire, id_prefix, release: Template::new(release), held_id: Vec::new() }
     }
 }
@@ -137,7 +100,7 @@ impl Protocol for AcquireRelease {
 }
 
 /// Repeats one request, or one request with each of several ids.
-pub(super) struct Repeat {
+pub(crate) struct Repeat {
     request: Template,
     /// Empty for a request without an id.
     ids: Arc<[String]>,
@@ -145,13 +108,13 @@ pub(super) struct Repeat {
 }
 
 impl Repeat {
-    pub(super) fn new(request: Vec<u8>) -> Self {
+    pub(crate) fn new(request: Vec<u8>) -> Self {
         let request = Template { before: request, after: Vec::new() };
         Self { request, ids: Vec::new().into(), next: 0 }
     }
 
     /// `request` has a `*` in the place of an id; `first` is the index of the first id to use.
-    pub(super) fn with_each(request: &[u8], ids: Arc<[String]>, first: usize) -> Self {
+    pub(crate) fn with_each(request: &[u8], ids: Arc<[String]>, first: usize) -> Self {
         Self { request: Template::new(request), ids, next: first }
     }
 }

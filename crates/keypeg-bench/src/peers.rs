@@ -1,12 +1,11 @@
 //! The same job on other servers, in their protocols: Redis, beanstalkd, `PostgreSQL`.
 //!
-//! Only for `bench/run`, which starts and fills them. Each uses its most favourable form. As in
-//! Keypeg, a lease is for a random free item, exclusive, under a token that a late release does not
-//! match, with a deadline that is stored. The expiry of overdue leases is left out for all three;
-//! Keypeg includes it.
+//! `bench/run` starts and fills them. Each uses its most favourable form. As in Keypeg, a lease is
+//! for a random free item, exclusive, under a token that a late release does not match, with a
+//! deadline that is stored. The expiry of overdue leases is left out for all three; Keypeg includes
+//! it.
 
-use super::ExchangeError;
-use super::protocol::{Protocol, Response};
+use keypeg_bench::{ExchangeError, Protocol, Response};
 use std::str::from_utf8;
 
 /// HTTP statuses for the outcomes of the other protocols.
@@ -45,16 +44,12 @@ type Bulk<'a> = (Option<&'a [u8]>, usize);
 
 /// One script to acquire, one to release, each called by its digest.
 #[derive(Default)]
-pub(super) struct Redis {
+pub(crate) struct Redis {
     scripts: Vec<Vec<u8>>,
     held: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Redis {
-    pub(super) fn new(_: usize) -> Self {
-        Self::default()
-    }
-
     fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
         out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
         for word in words {
@@ -134,7 +129,7 @@ impl Protocol for Redis {
 
 /// Reserve and release: a job's time to run is its deadline, its connection is its holder.
 #[derive(Default)]
-pub(super) struct Beanstalk {
+pub(crate) struct Beanstalk {
     held: Option<Vec<u8>>,
 }
 
@@ -176,7 +171,7 @@ impl Protocol for Beanstalk {
 }
 
 /// One prepared UPDATE to acquire, from a random row on and past locked ones, one to release.
-pub(super) struct Postgres {
+pub(crate) struct Postgres {
     table: String,
     rows: u64,
     /// The state of the random generator.
@@ -186,7 +181,7 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) fn new(table: &str, rows: u64, number: usize) -> Self {
+    pub(crate) fn new(table: &str, rows: u64, number: usize) -> Self {
         let random = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self { table: table.into(), rows: rows.max(1), random, has_shaken_hands: false, held: None }
     }

@@ -2,16 +2,17 @@
 //!
 //! The members' names and units are an interface: scripts read them.
 
-use super::histogram::Histogram;
-use super::load::{Outcome, ServerUsage};
+use crate::histogram::Histogram;
+use crate::load::{Outcome, ServerUsage};
+use crate::schedule::Rate;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The report of a run.
+/// The report of a run; it serialises to one JSON object.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    scenario: String,
+pub struct Report {
+    scenario: &'static str,
     server: String,
     connections: usize,
     threads: usize,
@@ -57,18 +58,18 @@ struct Process {
 }
 
 /// The options of a run that its report repeats.
-pub(super) struct RunInfo {
-    pub(super) scenario: String,
-    pub(super) server: String,
-    pub(super) connections: usize,
-    pub(super) threads: usize,
-    pub(super) rate: Option<f64>,
-    pub(super) kinds: &'static [&'static str],
+pub(crate) struct RunInfo {
+    pub(crate) scenario: &'static str,
+    pub(crate) server: String,
+    pub(crate) connections: usize,
+    pub(crate) threads: usize,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) kinds: &'static [&'static str],
 }
 
 impl Report {
     #[expect(clippy::cast_precision_loss, reason = "counts of one run")]
-    pub(super) fn new(info: RunInfo, outcome: Outcome) -> Self {
+    pub(crate) fn new(info: RunInfo, outcome: Outcome) -> Self {
         let Outcome { tally, duration, unsent, server, own_cpu_seconds } = outcome;
         let mut all = Histogram::default();
         for latencies in &tally.latencies {
@@ -91,7 +92,7 @@ impl Report {
             server: info.server,
             connections: info.connections,
             threads: info.threads,
-            rate: info.rate,
+            rate: info.rate.map(Rate::per_second),
             seconds: rounded(seconds, 1_000.0),
             requests,
             requests_per_second: rounded(requests as f64 / seconds, 10.0),
@@ -108,12 +109,12 @@ impl Report {
     }
 
     /// Returns whether no request succeeded within the time.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.requests == 0
     }
 
     /// Returns the report with nested members named `outer.inner`, for a table.
-    pub(super) fn flat(&self) -> serde_json::Value {
+    pub fn flat(&self) -> serde_json::Value {
         let mut fields = serde_json::Map::new();
         let whole = serde_json::to_value(self)
             .expect("invariant: a report of numbers and names serialises");
