@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYPEG = ROOT / "target" / "bench" / "keypeg"
+KEYPEG_BENCH = KEYPEG.with_name("keypeg-bench")
 BUILD_COMMIT = KEYPEG.with_name("commit")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -28,12 +29,18 @@ def progress(text):
 
 
 def build():
-    """Builds the release binary with the features that only the comparison needs."""
-    command = ["cargo", "build", "--release", "--locked", "-p", "keypeg", "--features", "bench-constant,bench-peers"]
+    """Builds the release binaries: the server, with the feature that only the comparison needs, and the client."""
+    command = ["cargo", "build", "--release", "--locked", "-p", "keypeg", "-p", "keypeg-bench",
+               "--features", "keypeg/bench-constant"]
     subprocess.run(command, cwd=ROOT, check=True)
     KEYPEG.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(ROOT / "target" / "release" / "keypeg", KEYPEG)
+    for binary in (KEYPEG, KEYPEG_BENCH):
+        shutil.copy2(ROOT / "target" / "release" / binary.name, binary)
     BUILD_COMMIT.write_text(git_describe())
+
+
+def is_built():
+    return KEYPEG.exists() and KEYPEG_BENCH.exists()
 
 
 def workdir(parent=None):
@@ -125,14 +132,27 @@ def keypeg_serve(directory, *options, durable=True, wrap=()):
 
 
 def load(scenario, server, pid, connections, seconds, *options):
-    """Runs one slice of load and returns the JSON report of `keypeg bench`."""
-    command = [
+    """Runs one slice of load on Keypeg and returns the JSON report of `keypeg bench`."""
+    return report_of([
         KEYPEG, "bench", scenario, "--server", server, "--connections", connections,
         "--for", f"{int(seconds * 1000)}ms", "--server-pid", pid, "--output", "json", *options,
-    ]
+    ])
+
+
+def load_peer(scenario, server, pid, connections, seconds, *options):
+    """Runs one slice of load on any server of the comparison and returns the JSON report of `keypeg-bench`."""
+    return report_of([
+        KEYPEG_BENCH, scenario, "--server", server, "--connections", connections,
+        "--for-ms", int(seconds * 1000), "--server-pid", pid, *options,
+    ])
+
+
+def report_of(command):
+    """Runs a load and returns its report, even if no request succeeded."""
     run = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if run.returncode not in (0, 70):
-        raise RuntimeError(f"{scenario} on {server}: {run.stderr.strip()}")
+        words = " ".join(str(word) for word in command[1:])
+        raise RuntimeError(f"{words}: {run.stderr.strip()}")
     return json.loads(run.stdout)
 
 

@@ -48,7 +48,7 @@ def find_or_install(program, package):
 
 
 class Peer:
-    """A server to compare with: its name in the tables, its workload, and the scenario of `keypeg bench`."""
+    """A server to compare with: its name in the tables, its workload, and the scenario of `keypeg-bench`."""
 
     workload = "acquire and release"
     scenario = "acquire-release"
