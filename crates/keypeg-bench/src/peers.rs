@@ -310,3 +310,84 @@ impl Protocol for Postgres {
         !self.has_shaken_hands
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes the next request and parses its response, which may arrive in pieces.
+    fn exchange(protocol: &mut impl Protocol, bytes: &[u8]) -> (usize, String, u16) {
+        let mut out = Vec::new();
+        let kind = protocol.write_request(&mut out);
+        for cut in 0..bytes.len() {
+            assert_eq!(protocol.parse_response(&bytes[..cut]), Ok(None), "{cut}");
+        }
+        let parsed = protocol.parse_response(bytes).unwrap().unwrap();
+        assert_eq!((parsed.len, parsed.closes), (bytes.len(), false));
+        (kind, String::from_utf8_lossy(&out).into_owned(), parsed.status)
+    }
+
+    #[test]
+    fn a_redis_member_is_released_under_its_token() {
+        let mut redis = Redis::default();
+        for digest in ["aa", "bb"] {
+            assert!(redis.handshake());
+            let (_, command, status) =
+                exchange(&mut redis, format!("$2\r\n{digest}\r\n").as_bytes());
+            assert!(command.starts_with("*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n"), "{command}");
+            assert_eq!(status, SUCCESS);
+        }
+        assert!(!redis.handshake());
+        let acquire = "*3\r\n$7\r\nEVALSHA\r\n$2\r\naa\r\n$1\r\n0\r\n".to_owned();
+        let none = exchange(&mut redis, b"$-1\r\n");
+        assert_eq!(none, (0, acquire.clone(), NONE_AVAILABLE));
+        let acquired = exchange(&mut redis, b"*2\r\n$3\r\nk_1\r\n$1\r\n7\r\n");
+        assert_eq!(acquired, (0, acquire, SUCCESS));
+        assert!(redis.must_release());
+        let (kind, command, status) = exchange(&mut redis, b"*1\r\n$1\r\n1\r\n");
+        assert_eq!((kind, status), (1, SUCCESS));
+        assert!(command.ends_with("$2\r\nbb\r\n$1\r\n0\r\n$3\r\nk_1\r\n$1\r\n7\r\n"), "{command}");
+        assert!(!redis.must_release());
+        assert_eq!(exchange(&mut redis, b"-ERR no\r\n").2, ERROR);
+    }
+
+    #[test]
+    fn a_reserved_job_of_beanstalkd_is_released() {
+        let mut beanstalk = Beanstalk::default();
+        let reserve = "reserve-with-timeout 0\r\n".to_owned();
+        let none = exchange(&mut beanstalk, b"TIMED_OUT\r\n");
+        assert_eq!(none, (0, reserve.clone(), NONE_AVAILABLE));
+        let reserved = exchange(&mut beanstalk, b"RESERVED 17 3\r\nkey\r\n");
+        assert_eq!(reserved, (0, reserve, SUCCESS));
+        assert!(beanstalk.must_release());
+        let released = exchange(&mut beanstalk, b"RELEASED\r\n");
+        assert_eq!(released, (1, "release 17 0 0\r\n".to_owned(), SUCCESS));
+        assert!(!beanstalk.must_release());
+    }
+
+    #[test]
+    fn a_row_of_postgresql_is_released_under_its_token() {
+        let message = |kind: u8, body: &[u8]| {
+            let mut bytes = Vec::new();
+            Postgres::message(&mut bytes, kind, body);
+            bytes
+        };
+        let ready = message(b'Z', b"I");
+        let mut postgres = Postgres::new("items", 10, 3);
+        assert!(postgres.handshake());
+        // ReadyForQuery follows the startup, and again the two prepared statements.
+        let prepared = [message(b'1', b""), message(b'1', b""), ready.clone()].concat();
+        let (_, text, status) = exchange(&mut postgres, &[ready.clone(), prepared].concat());
+        assert!(text.contains("UPDATE items SET") && status == SUCCESS, "{text}");
+        assert!(!postgres.handshake());
+        let row = message(b'D', b"\0\x03\0\0\0\x015\0\0\0\x0242\0\0\0\x01v");
+        let (kind, text, status) = exchange(&mut postgres, &[row, ready.clone()].concat());
+        assert!(text.contains("acquire"), "{text}");
+        assert_eq!((kind, status), (0, SUCCESS));
+        assert!(postgres.must_release());
+        let (kind, text, status) = exchange(&mut postgres, &ready);
+        assert!(text.contains("release") && text.contains("42"), "{text}");
+        assert_eq!((kind, status), (1, NONE_AVAILABLE));
+        assert!(!postgres.must_release());
+    }
+}
