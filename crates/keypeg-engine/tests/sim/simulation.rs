@@ -480,47 +480,6 @@ impl Simulation {
         }
     }
 
-    /// Stops cleanly, and starts again.
-    fn restart_cleanly(&mut self) -> Checked {
-        self.note("clean stop");
-        let engine = self.engine.as_mut().expect("the engine runs");
-        self.faults.enter(Part::Turn);
-        let closed = engine.close();
-        self.faults.enter(Part::Idle);
-        match closed {
-            Ok(()) => {
-                self.coverage.count("clean stops");
-                self.engine = None;
-                *self.faults.checkpointer.lock().unwrap() = None;
-                self.restart(None)
-            }
-            Err(error) => self.restart(Some(Interrupted { error: error.to_string(), turn: None })),
-        }
-    }
-
-    /// Ends the process, and perhaps the machine with it, and starts again. The operation that was
-    /// interrupted may have taken effect or not.
-    fn restart(&mut self, interrupted: Option<Interrupted>) -> Checked {
-        self.faults.enter(Part::Idle);
-        self.faults.schedule(None);
-        let checkpointer = self.faults.checkpointer_ended();
-        let faulted = self.faults.take_injected();
-        let mut lost = None;
-        if let Some(Interrupted { error, turn }) = interrupted {
-            let expected = faulted.is_some() || self.plan.rules.disk_can_fill;
-            ensure!(
-                expected,
-                "the engine ended without a fault: {error}; checkpointer: {checkpointer:?}"
-            );
-            if faulted.is_none() {
-                self.coverage.count("the engine ended on a full disk");
-            }
-            lost = turn;
-        }
-        self.end_process();
-        self.start(lost)
-    }
-
     /// Returns everything that was counted.
     pub(crate) fn coverage(&self) -> Coverage {
         let mut coverage = self.coverage.clone();

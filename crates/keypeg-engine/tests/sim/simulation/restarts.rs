@@ -1,7 +1,7 @@
 //! Ends and starts of the simulated process: what a start recovers must match a model, and without
 //! further faults everything must become quiescent.
 
-use super::{Candidate, LastTurn, SentTurn, Simulation};
+use super::{Candidate, Interrupted, LastTurn, SentTurn, Simulation};
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, State, ensure, inner_call};
@@ -13,6 +13,47 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 impl Simulation {
+    /// Stops cleanly, and starts again.
+    pub(super) fn restart_cleanly(&mut self) -> Checked {
+        self.note("clean stop");
+        let engine = self.engine.as_mut().expect("the engine runs");
+        self.faults.enter(Part::Turn);
+        let closed = engine.close();
+        self.faults.enter(Part::Idle);
+        match closed {
+            Ok(()) => {
+                self.coverage.count("clean stops");
+                self.engine = None;
+                *self.faults.checkpointer.lock().unwrap() = None;
+                self.restart(None)
+            }
+            Err(error) => self.restart(Some(Interrupted { error: error.to_string(), turn: None })),
+        }
+    }
+
+    /// Ends the process, and perhaps the machine with it, and starts again. The operation that was
+    /// interrupted may have taken effect or not.
+    pub(super) fn restart(&mut self, interrupted: Option<Interrupted>) -> Checked {
+        self.faults.enter(Part::Idle);
+        self.faults.schedule(None);
+        let checkpointer = self.faults.checkpointer_ended();
+        let faulted = self.faults.take_injected();
+        let mut lost = None;
+        if let Some(Interrupted { error, turn }) = interrupted {
+            let expected = faulted.is_some() || self.plan.rules.disk_can_fill;
+            ensure!(
+                expected,
+                "the engine ended without a fault: {error}; checkpointer: {checkpointer:?}"
+            );
+            if faulted.is_none() {
+                self.coverage.count("the engine ended on a full disk");
+            }
+            lost = turn;
+        }
+        self.end_process();
+        self.start(lost)
+    }
+
     /// Ends the process. If the machine ends too, unsynced data is lost with it.
     pub(super) fn end_process(&mut self) {
         let machine = self.plan.power_cuts && self.one_in(2);
