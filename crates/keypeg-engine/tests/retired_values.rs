@@ -1,8 +1,6 @@
 //! Retired values: imported values that were deleted stay refused, also while the database is asked
 //! for them, and the imports that wait for it are bounded.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 mod support;
 
 use keypeg_engine::core::{KeyRef, PolicyPatch, PoolName, Refusal, Secret};
