@@ -5,7 +5,7 @@
 
 use super::ServerArgs;
 use super::output::OutputFormat;
-use crate::config::duration_ms;
+use crate::duration::duration_ms;
 use crate::failure::{Failure, exit};
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
