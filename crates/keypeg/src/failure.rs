@@ -21,7 +21,7 @@ pub mod exit {
     pub const OS: u8 = 71;
     /// A limit on keys, pools or disk space is reached, or a file cannot be created.
     pub const CANNOT_CREATE: u8 = 73;
-    /// ClockReading or writing failed, on disk or stdout.
+    /// Reading or writing failed, on disk or stdout.
     pub const IO: u8 = 74;
     /// Retry later: another process uses the data directory, or no key is available.
     pub const TEMPORARY: u8 = 75;

@@ -89,7 +89,7 @@ pub(crate) struct Server {
 }
 
 impl App {
-    /// KeyCounts a problem and returns its response.
+    /// Counts a problem and returns its response.
     fn refuse(&self, problem: Problem, request_id: RequestId, is_change: bool) -> Response {
         self.counts.refused(problem.code());
         problem.into_response(request_id, is_change)

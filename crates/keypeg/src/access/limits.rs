@@ -54,7 +54,7 @@ impl RateLimit {
     }
 }
 
-/// KeyCounts invalid tokens by client address, with GCRA in a table of fixed size.
+/// Counts invalid tokens by client address, with GCRA in a table of fixed size.
 ///
 /// An address over its limit has to wait. A client with many addresses can evict others from the
 /// table, and gains no more than a 401 from it.
@@ -77,7 +77,7 @@ impl FailedAttempts {
         Self { hasher: RandomState::new(), sets: Mutex::new(sets) }
     }
 
-    /// KeyCounts an invalid token; over the limit, returns the time to wait.
+    /// Counts an invalid token; over the limit, returns the time to wait.
     pub(crate) fn count(&self, address: IpAddr, now_ns: u64) -> Result<(), Duration> {
         let address = network(address);
         let set_index = usize::try_from(self.hasher.hash_one(address) % SETS as u64)

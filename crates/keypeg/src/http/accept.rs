@@ -55,7 +55,7 @@ pub(super) enum ServerPhase {
 /// An accepted connection in the queue of its core.
 struct Arrival {
     socket: TcpStream,
-    /// KeyCounts against the connection limit until it is dropped.
+    /// Counts against the connection limit until it is dropped.
     permit: OwnedSemaphorePermit,
 }
 
