@@ -46,12 +46,6 @@ impl<const MIN_MS: u64> TryFrom<Value> for HumanDuration<MIN_MS> {
     }
 }
 
-/// Parses a length of 1 ms to 7 days, in milliseconds.
-#[cfg(feature = "cli")]
-pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
-    text.parse().map(HumanDuration::<1>::ms)
-}
-
 /// Parses a length such as `500ms`, `1.5s`, `1m30s`, `2h` or `30d`, in milliseconds. Returns `None`
 /// for other text, a negative length, and a part of a millisecond. A day has 24 hours.
 fn parse_ms(text: &str) -> Option<u64> {
