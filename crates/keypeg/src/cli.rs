@@ -10,7 +10,7 @@ mod output;
 
 pub use bench::BenchArgs;
 
-use crate::config::duration_ms;
+use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand, value_parser};
 use import::Import;
@@ -74,9 +74,9 @@ pub enum ClientCommand {
     Release {
         /// Id of the lease
         lease: String,
-        /// Rest time of the key, such as 0s, 30s or 5m [default: the pool's]
-        #[arg(long, value_name = "DURATION", value_parser = rest_ms)]
-        rest: Option<u64>,
+        /// Rest time of the key, such as 0s, 30s or 1m30s [default: the pool's]
+        #[arg(long, value_name = "DURATION")]
+        rest: Option<HumanDuration<0>>,
         /// Quarantine the key: it is not lent until `keypeg unblock` force-releases it
         #[arg(long)]
         quarantine: bool,
@@ -91,9 +91,9 @@ pub enum ClientCommand {
     Renew {
         /// Id of the lease
         lease: String,
-        /// Lease TTL from now, such as 500ms, 2s or 5m [default: the pool's]
-        #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
-        ttl: Option<u64>,
+        /// Lease TTL from now, such as 500ms, 1m30s or 2h [default: the pool's]
+        #[arg(long, value_name = "DURATION")]
+        ttl: Option<HumanDuration>,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -199,23 +199,23 @@ pub struct ServerArgs {
 /// The options of a lease to acquire.
 #[derive(Debug, Args)]
 pub struct LeaseArgs {
-    /// Lease TTL, such as 500ms, 2s or 5m [default: the pool's]
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
-    ttl: Option<u64>,
+    /// Lease TTL, such as 500ms, 1m30s or 2h [default: the pool's]
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<HumanDuration>,
     /// Name of the holder, shown with the lease
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
     /// Time to wait for a key, at most 5m [default: no wait; 5m without a value]
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "5m")]
-    wait: Option<u64>,
+    wait: Option<HumanDuration>,
 }
 
 impl LeaseArgs {
     fn request(self) -> AcquireRequest {
         AcquireRequest {
-            ttl_seconds: self.ttl.map(Seconds::from_ms),
-            wait_seconds: self.wait.map(Seconds::from_ms),
+            ttl_seconds: self.ttl.map(seconds),
+            wait_seconds: self.wait.map(seconds),
             holder: self.holder,
         }
     }
@@ -249,14 +249,14 @@ impl ClientCommand {
                 server.format.print_fields(&grant)
             }
             Self::Release { lease, rest, quarantine, reason, server } => {
-                let rest_seconds = rest.map(Seconds::from_ms);
+                let rest_seconds = rest.map(seconds);
                 let quarantine = quarantine.then_some(true);
                 let request = ReleaseRequest { rest_seconds, quarantine, reason };
                 server.client()?.release_with(&server.pool, &lease, &request).await?;
                 Ok(0)
             }
             Self::Renew { lease, ttl, server } => {
-                let request = RenewRequest { ttl_seconds: ttl.map(Seconds::from_ms) };
+                let request = RenewRequest { ttl_seconds: ttl.map(seconds) };
                 let renewed = server.client()?.renew(&server.pool, &lease, &request).await?;
                 server.format.print_fields(&renewed)
             }
@@ -373,9 +373,9 @@ async fn list(server: &ServerArgs, state: Option<KeyState>) -> Result<u8, Failur
     rows.finish()
 }
 
-/// Parses a rest time, which may be zero.
-fn rest_ms(text: &str) -> Result<u64, String> {
-    if text == "0s" { Ok(0) } else { duration_ms(text) }
+/// Returns a length of time in its form on the wire.
+fn seconds<const MIN_MS: u64>(length: HumanDuration<MIN_MS>) -> Seconds {
+    Seconds::from_ms(length.ms())
 }
 
 /// Parses a key's state as it is written on the wire.

@@ -8,11 +8,14 @@ mod access;
 #[cfg(feature = "cli")]
 mod cli;
 mod clock;
+mod command_line;
 mod config;
+mod duration;
 mod failure;
 mod file;
 mod http;
 mod memory;
+mod options;
 mod panics;
 mod random;
 mod signals;
@@ -21,8 +24,11 @@ pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{BenchArgs, ClientCommand, LeaseArgs, ServerArgs};
 pub use clock::SystemClock;
-pub use config::{Cli, Command, Config, ServeArgs};
+pub use command_line::{CheckArgs, Cli, Command};
+pub use config::Config;
+pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
+pub use options::Options;
 pub use panics::install as install_panic_hook;
 pub use random::SystemRandom;
 pub use signals::stop_signal;
@@ -248,8 +254,8 @@ mod tests {
     #[test]
     fn hundreds_of_connections_may_wait_to_be_accepted() {
         let cli = Cli::try_parse_from(["keypeg", "serve", "--listen", "127.0.0.1:0"]).unwrap();
-        let Command::Serve(args) = cli.command else { panic!("the command is serve") };
-        let listener = listen(&Config::new(*args).unwrap()).unwrap();
+        let Command::Serve(options) = cli.command else { panic!("the command is serve") };
+        let listener = listen(&Config::new(*options).unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
         let connect_timeout = Duration::from_secs(10);
         let waiting = (0..500).map(|_| TcpStream::connect_timeout(&addr, connect_timeout));

@@ -31,7 +31,7 @@ fn run() -> Result<u8, Failure> {
         }
     };
     match cli.command {
-        Command::Serve(args) => serve(&Config::new(*args)?).map(|()| 0),
+        Command::Serve(options) => serve(&Config::new(*options)?).map(|()| 0),
         Command::Check(args) => check(&args.data).map(|()| 0),
         Command::Token(command) => command.run().map(|()| 0),
         #[cfg(feature = "cli")]

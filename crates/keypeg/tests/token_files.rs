@@ -28,7 +28,7 @@ fn a_file_that_others_can_write_is_refused() {
     let (path, dir) = (tokens.path(), TempDir::new());
     for mode in [0o620, 0o602, 0o666] {
         chmod(&path, mode);
-        refused(&path, 78, "other users can write this file: chmod 0600");
+        refused(&path, 78, "other users can write this file: run chmod 0600");
     }
     chmod(&path, 0o600);
     let link = dir.path().join("link");
@@ -40,7 +40,7 @@ fn a_file_that_others_can_write_is_refused() {
         chmod(directory, 0o1777);
     }
     drop(Server::in_memory(&["--tokens", link.to_str().unwrap()]));
-    refused(dir.path(), 78, "it is no file");
+    refused(dir.path(), 78, "not a regular file");
     refused(&dir.path().join("none"), 66, "none");
 }
 

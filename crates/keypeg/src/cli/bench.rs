@@ -5,7 +5,7 @@
 
 use super::ServerArgs;
 use super::output::OutputFormat;
-use crate::config::duration_ms;
+use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
@@ -30,10 +30,9 @@ pub struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = value_parser!(u16).range(1..=10_000))]
     connections: u16,
-    /// Duration of the run, such as 10s
+    /// Duration of the run, such as 10s or 1m30s
     #[arg(short = 'l', long = "for", value_name = "DURATION", default_value = "10s")]
-    #[arg(value_parser = duration_ms)]
-    duration_ms: u64,
+    duration: HumanDuration,
     /// Requests per second on a fixed schedule [default: no schedule, as fast as answered]
     #[arg(short, long, value_name = "N")]
     rate: Option<Rate>,
@@ -99,7 +98,7 @@ impl BenchArgs {
             target,
             connections: self.connections,
             threads: self.threads,
-            duration: Duration::from_millis(self.duration_ms),
+            duration: Duration::from_millis(self.duration.ms()),
             rate: self.rate,
             server_pids: self.server_pid,
         };

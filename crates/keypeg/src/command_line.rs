@@ -1,0 +1,123 @@
+//! The command line of the program: its commands, and what errors add to those of clap.
+//!
+//! A variable that is set but empty is an error: in practice it is a mistake in a script. Knows no
+//! option of a command.
+
+use crate::access::TokenCommand;
+#[cfg(feature = "cli")]
+use crate::cli::ClientCommand;
+use crate::config::DATA;
+use crate::options::Options;
+use clap::builder::{PossibleValue, StyledStr};
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Server that lends API keys from pools under exclusive, durable leases with fencing tokens
+#[derive(Debug, Parser)]
+#[command(name = "keypeg", version)]
+pub struct Cli {
+    /// The command to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command of the program.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server
+    Serve(Box<Options>),
+    /// Call a running server
+    #[cfg(feature = "cli")]
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Check a data directory without changing it, and report what a start would recover
+    Check(CheckArgs),
+    /// Create access tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+/// The options of `keypeg check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Data directory
+    #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = DATA)]
+    pub data: PathBuf,
+}
+
+impl Cli {
+    /// Reads the command line and the environment.
+    pub fn read() -> Result<Self, Error> {
+        let command = Self::command();
+        refuse_empty_variables(&command)?;
+        Self::try_parse().map_err(|error| with_tips(error, &command))
+    }
+}
+
+/// Returns the arguments of the commands, without those of nested ones, which have no variables.
+fn arguments(command: &clap::Command) -> impl Iterator<Item = &Arg> {
+    command.get_subcommands().flat_map(clap::Command::get_arguments)
+}
+
+fn refuse_empty_variables(command: &clap::Command) -> Result<(), Error> {
+    for variable in arguments(command).filter_map(Arg::get_env) {
+        if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
+            let message =
+                format!("{} is set but empty: unset it, or set a value\n", variable.display());
+            return Err(Error::raw(ErrorKind::InvalidValue, message));
+        }
+    }
+    Ok(())
+}
+
+/// Adds to an error about a value what clap does not report: the allowed values of a switch, and the
+/// variable that gives the value if no flag does.
+fn with_tips(mut error: Error, command: &clap::Command) -> Error {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let flag = argument.split([' ', '[', '=']).next().unwrap_or_default().to_owned();
+    let is_invalid =
+        |arg: &&Arg| arg.get_long().is_some() && flag.strip_prefix("--") == arg.get_long();
+    let Some(argument) = arguments(command).find(is_invalid) else { return error };
+    let mut tips = Vec::new();
+    if error.kind() == ErrorKind::ValueValidation {
+        let allowed = argument.get_possible_values();
+        let shown = allowed.iter().filter(|value| !value.is_hide_set());
+        let allowed: Vec<_> = shown.map(PossibleValue::get_name).collect();
+        tips.extend((!allowed.is_empty()).then(|| format!("use {}", allowed.join(" or "))));
+    }
+    let is_given = std::env::args_os().any(|arg| {
+        arg.to_str().and_then(|arg| arg.split('=').next()).is_some_and(|name| name == flag)
+    });
+    let variable = argument.get_env().filter(|_| !is_given);
+    if let Some(variable) = variable.filter(|name| std::env::var_os(name).is_some()) {
+        tips.push(format!("the value is from the variable {}", variable.display()));
+    }
+    if !tips.is_empty() {
+        let tips = tips.into_iter().map(StyledStr::from).collect();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_accepted_or_refused() {
+        for (line, is_valid) in [
+            ("keypeg serve", true),
+            ("keypeg serve --listen [::1]:0 --ephemeral", true),
+            ("keypeg serve --listen 8000", false),
+            ("keypeg serve --lease-ttl soon", false),
+            ("keypeg serve --lease", false),
+            ("keypeg", false),
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split_whitespace()).is_ok(), is_valid, "{line}");
+        }
+        Cli::command().debug_assert();
+    }
+}

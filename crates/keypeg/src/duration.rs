@@ -1,0 +1,98 @@
+//! Lengths of time as people write them: in flags, in variables and in the configuration file.
+//!
+//! `jiff` reads the text. This file owns the range and the error message, and knows no option.
+
+use jiff::SpanRelativeTo;
+use jiff::fmt::friendly::SpanParser;
+use keypeg_engine::core::DURATION_MAX_MS;
+use serde::Deserialize;
+use std::str::FromStr;
+use toml::Value;
+
+const MS_PER_HOUR: u64 = 3_600_000;
+
+/// A length of time in whole milliseconds, from `MIN_MS` to 7 days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct HumanDuration<const MIN_MS: u64 = 1>(u64);
+
+impl<const MIN_MS: u64> HumanDuration<MIN_MS> {
+    /// Returns the length in milliseconds.
+    pub fn ms(self) -> u64 {
+        self.0
+    }
+}
+
+impl<const MIN_MS: u64> FromStr for HumanDuration<MIN_MS> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let in_range = |ms: &u64| (MIN_MS..=DURATION_MAX_MS).contains(ms);
+        parse_ms(text).filter(in_range).map(Self).ok_or_else(|| {
+            let max_hours = DURATION_MAX_MS / MS_PER_HOUR;
+            format!(
+                "must be {MIN_MS}ms to {max_hours}h with a unit, such as 500ms, 90s, 1m30s or 7d"
+            )
+        })
+    }
+}
+
+impl<const MIN_MS: u64> TryFrom<Value> for HumanDuration<MIN_MS> {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
+    }
+}
+
+/// Parses a length such as `500ms`, `1.5s`, `1m30s`, `2h` or `30d`, in milliseconds. Returns `None`
+/// for other text, a negative length, and a part of a millisecond. A day has 24 hours.
+fn parse_ms(text: &str) -> Option<u64> {
+    let span = SpanParser::new().parse_span(text).ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    let is_whole = duration.subsec_nanos() % 1_000_000 == 0;
+    is_whole.then(|| u64::try_from(duration.as_millis()).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit_and_may_have_several() {
+        for (text, ms) in [
+            ("1ms", 1),
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("1.5s", 1_500),
+            ("1m30s", 90_000),
+            ("1m 30s", 90_000),
+            ("60 s", 60_000),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+            ("1 hour", 3_600_000),
+            ("1d", 86_400_000),
+            ("30d", 2_592_000_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(parse_ms(text), Some(ms), "{text}");
+        }
+        for bad in ["", "5", "1.5", "s", "-1s", "1s ago", "1.5ms", "1us", "1mo", "1y", "P1D", "∞"]
+        {
+            assert_eq!(parse_ms(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_range() {
+        for text in ["168h", "7d", "1w", "167h59m60s"] {
+            assert_eq!(text.parse(), Ok(HumanDuration::<1>(604_800_000)), "{text}");
+        }
+        assert_eq!("0ms".parse(), Ok(HumanDuration::<0>(0)));
+        for bad in ["0s", "169h", "8d", "30d", "7d1ms", "99999999999999999999h"] {
+            let error = bad.parse::<HumanDuration<1>>().unwrap_err();
+            assert!(error.contains("1ms to 168h") && error.contains("500ms"), "{bad:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The options of `keypeg serve`, each in one place: its flag, environment variable, key in the
+//! configuration file, help text and type.
+//!
+//! The key in the file is the flag with `_` in place of `-`. The type owns the range and the text
+//! of an error, see [`value`]. Defaults are applied in `config.rs`; a test compares them with the
+//! help texts, and another the help texts with `docs/operations.md`.
+
+pub(crate) mod value;
+
+use crate::duration::HumanDuration;
+use clap::Args;
+use serde::Deserialize;
+use std::path::PathBuf;
+use value::{Bounded, FilePath, ListenAddr, QUEUE_MAX, Switch};
+
+/// The options that a source gives: the command line with its variables, or the file. An option
+/// that the source omits is `None`.
+#[derive(Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Configuration file in TOML; flags and environment variables take precedence
+    #[arg(long, env = "KEYPEG_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Address and port to listen on; port 0 selects a free port [default: 127.0.0.1:8000]
+    #[arg(long, env = "KEYPEG_LISTEN", value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<ListenAddr>,
+
+    /// Data directory, created if it does not exist [default: ./keypeg-data]
+    #[arg(long, env = "KEYPEG_DATA", value_name = "DIR")]
+    pub(crate) data: Option<FilePath>,
+
+    /// Refuse to create the data directory, for volumes that may not be mounted yet
+    #[arg(long, env = "KEYPEG_EXISTING", value_name = "BOOL")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) existing: Option<Switch>,
+
+    /// Keep all data in memory only: --data is ignored, and a restart loses everything
+    #[arg(long, env = "KEYPEG_EPHEMERAL", value_name = "BOOL")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) ephemeral: Option<Switch>,
+
+    /// Lease TTL of the default pool, 1ms to 168h, such as 500ms or 1m30s [default: 60s]
+    ///
+    /// Applies only to new data: an existing data directory keeps its stored policy.
+    #[arg(long, env = "KEYPEG_LEASE_TTL", value_name = "DURATION")]
+    pub(crate) lease_ttl: Option<HumanDuration>,
+
+    /// Time after which a key of the default pool is purged without a keep-alive [default: 5m]
+    ///
+    /// Applies only to new data: an existing data directory keeps its stored policy.
+    #[arg(long, env = "KEYPEG_KEEPALIVE_TTL", value_name = "DURATION")]
+    pub(crate) keepalive_ttl: Option<HumanDuration>,
+
+    /// Requests per core that may wait for the engine, 16 to 16384 [default: 16384]
+    ///
+    /// Beyond it, new work is refused with 503. The same number again is reserved for releases,
+    /// renewals, keep-alives and deletions.
+    #[arg(long, env = "KEYPEG_MAX_QUEUED", value_name = "N")]
+    pub(crate) max_queued: Option<Bounded<16, QUEUE_MAX>>,
+
+    /// Access token file, reloaded within a second of a change; see `keypeg token new`
+    ///
+    /// Without it, every client that can connect may do everything.
+    #[arg(long, env = "KEYPEG_TOKENS", value_name = "FILE")]
+    pub(crate) tokens: Option<FilePath>,
+
+    /// Audit log file: one line of JSON per change, with caller, operation and outcome
+    #[arg(long, env = "KEYPEG_AUDIT", value_name = "FILE")]
+    pub(crate) audit: Option<FilePath>,
+
+    /// Size in MiB at which the audit log is rotated, 1 to 65536 [default: 64]
+    #[arg(long, env = "KEYPEG_AUDIT_MIB", value_name = "N")]
+    pub(crate) audit_mib: Option<Bounded<1, 65_536>>,
+
+    /// Rotated audit log files to keep, 0 to 1000 [default: 8]
+    #[arg(long, env = "KEYPEG_AUDIT_KEEP", value_name = "N")]
+    pub(crate) audit_keep: Option<Bounded<0, 1_000>>,
+
+    /// Host name of this server besides localhost and IP addresses; may be repeated, * allows any
+    #[arg(long, env = "KEYPEG_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "value::host_names")]
+    pub(crate) allow_host: Option<Vec<String>>,
+
+    /// Allow a --listen address beyond this machine, although there is no TLS
+    ///
+    /// Keys and tokens can be read on the network. Without --tokens, every client that can connect
+    /// gets every key.
+    #[arg(long, env = "KEYPEG_INSECURE_LISTEN", value_name = "BOOL")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) insecure_listen: Option<Switch>,
+}
+
+impl Options {
+    /// Returns these options, and those of `other` where these have none.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            config: self.config.or(other.config),
+            listen: self.listen.or(other.listen),
+            data: self.data.or(other.data),
+            existing: self.existing.or(other.existing),
+            ephemeral: self.ephemeral.or(other.ephemeral),
+            lease_ttl: self.lease_ttl.or(other.lease_ttl),
+            keepalive_ttl: self.keepalive_ttl.or(other.keepalive_ttl),
+            max_queued: self.max_queued.or(other.max_queued),
+            tokens: self.tokens.or(other.tokens),
+            audit: self.audit.or(other.audit),
+            audit_mib: self.audit_mib.or(other.audit_mib),
+            audit_keep: self.audit_keep.or(other.audit_keep),
+            allow_host: self.allow_host.or(other.allow_host),
+            insecure_listen: self.insecure_listen.or(other.insecure_listen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Arg, Command, FromArgMatches as _};
+
+    const OPERATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+
+    /// Returns the cells of an option's row in the document: flag, variable, file key, default.
+    fn row(argument: &Arg) -> [String; 4] {
+        let flag = argument.get_long().expect("a long flag");
+        let variable = argument.get_env().expect("a variable").display();
+        let help = argument.get_help().expect("a help text").to_string();
+        let default = match help.split_once("[default: ") {
+            Some((_, default)) => format!("`{}`", default.trim_end_matches(']')),
+            None if argument.get_possible_values().is_empty() => "none".into(),
+            None => "`false`".into(),
+        };
+        let key = match flag {
+            "config" => "none".into(),
+            _ => format!("`{}`", flag.replace('-', "_")),
+        };
+        [format!("`--{flag}`"), format!("`{variable}`"), key, default]
+    }
+
+    #[test]
+    fn the_document_has_a_row_for_each_option() {
+        let document = std::fs::read_to_string(OPERATIONS).unwrap();
+        let (_, section) = document.split_once("## Options of `keypeg serve`").unwrap();
+        let (table, _) = section.split_once("###").unwrap();
+        let rows = table.lines().filter(|line| line.starts_with("| `--"));
+        let documented: Vec<_> = rows
+            .map(|row| row.split('|').skip(1).map(|cell| cell.trim().to_owned()))
+            .map(|cells| cells.take(4).collect::<Vec<_>>())
+            .collect();
+        let command = Options::augment_args(Command::new("serve"));
+        let expected: Vec<_> = command.get_arguments().map(row).collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
+    fn the_file_has_a_key_for_each_flag_but_config() {
+        let command = Options::augment_args(Command::new("serve"));
+        for flag in command.get_arguments().filter_map(Arg::get_long) {
+            let key = flag.replace('-', "_");
+            let error = toml::from_str::<Options>(&format!("{key} = {{}}")).unwrap_err();
+            let is_unknown = error.message().contains("unknown field");
+            assert_eq!(is_unknown, flag == "config", "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_file_of_the_document_is_valid() {
+        let document = std::fs::read_to_string(OPERATIONS).unwrap();
+        let (_, section) = document.split_once("cat > keypeg.toml <<'END'\n").unwrap();
+        let (file, _) = section.split_once("\nEND\n").unwrap();
+        toml::from_str::<Options>(file).unwrap();
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "listen = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\n\
+                    insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
+                    audit_keep = 0\nallow_host = ['h']\n";
+        let file: Options = toml::from_str(text).unwrap();
+        let line = "--listen [::1]:9 --data d --existing=false --ephemeral --lease-ttl 2s \
+                    --keepalive-ttl 1h --max-queued 64 --insecure-listen=false --tokens t \
+                    --audit a --audit-mib 1 --audit-keep 0 --allow-host h";
+        let command = Options::augment_args(Command::new("serve").no_binary_name(true));
+        let matches = command.try_get_matches_from(line.split_whitespace()).unwrap();
+        let flags = Options::from_arg_matches(&matches).unwrap();
+        assert_eq!(file, flags);
+        assert_eq!(Options::default().or(file), flags);
+        let other = toml::from_str("lease_ttl = '9s'\nexisting = true").unwrap();
+        assert_eq!(flags.or(other).lease_ttl, Some("2s".parse().unwrap()));
+    }
+}

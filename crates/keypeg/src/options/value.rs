@@ -1,0 +1,126 @@
+//! The types of the options' values. Each owns its text form for flags and variables, its form in
+//! the configuration file, its range, and the error text: `must be` and the allowed values.
+
+use crate::access::Hosts;
+use clap::builder::{
+    BoolishValueParser, MapValueParser, PathBufValueParser, TypedValueParser as _,
+    ValueParserFactory,
+};
+use keypeg_engine::LANE_MAX;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use toml::Value;
+
+/// The largest number of requests per core that may wait for the engine.
+pub(crate) const QUEUE_MAX: u32 = 16_384;
+const _: () = assert!(QUEUE_MAX as usize == LANE_MAX);
+
+/// An address and a port to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct ListenAddr(pub(crate) SocketAddr);
+
+/// A path, not empty.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct FilePath(pub(crate) PathBuf);
+
+/// A yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct Switch(pub(crate) bool);
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct Bounded<const MIN: u32, const MAX: u32>(pub(crate) u32);
+
+impl FromStr for ListenAddr {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.parse().map(Self);
+        parsed.map_err(|_| "must be ADDR:PORT, such as 127.0.0.1:8000 or [::1]:8000")
+    }
+}
+
+impl TryFrom<Value> for ListenAddr {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
+    }
+}
+
+/// A path need not be UTF-8 on the command line.
+impl ValueParserFactory for FilePath {
+    type Parser = MapValueParser<PathBufValueParser, fn(PathBuf) -> Self>;
+
+    fn value_parser() -> Self::Parser {
+        PathBufValueParser::new().map(Self)
+    }
+}
+
+impl TryFrom<Value> for FilePath {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        let text = value.as_str().filter(|text| !text.is_empty());
+        text.map(|text| Self(text.into())).ok_or("must be a path, in quotes")
+    }
+}
+
+impl ValueParserFactory for Switch {
+    type Parser = MapValueParser<BoolishValueParser, fn(bool) -> Self>;
+
+    fn value_parser() -> Self::Parser {
+        BoolishValueParser::new().map(Self)
+    }
+}
+
+impl TryFrom<Value> for Switch {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        value.as_bool().map(Self).ok_or("must be true or false")
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
+    fn check(number: Option<u32>) -> Result<Self, String> {
+        let in_range = number.filter(|number| (MIN..=MAX).contains(number));
+        in_range.map(Self).ok_or_else(|| format!("must be {MIN} to {MAX}"))
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::check(text.parse().ok())
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> TryFrom<Value> for Bounded<MIN, MAX> {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        Self::check(value.as_integer().and_then(|number| number.try_into().ok()))
+    }
+}
+
+/// Reads host names in the file. Those of flags and variables are checked with the configuration,
+/// whose exit code an invalid name has.
+pub(super) fn host_names<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    let allowed = "must be an array of names without scheme and port, \
+                   such as [\"keys.example\"], or [\"*\"]";
+    let names = Vec::deserialize(Value::deserialize(deserializer)?).ok();
+    let names = names.filter(|names| Hosts::new(names).is_ok());
+    names.map(Some).ok_or_else(|| D::Error::custom(allowed))
+}
