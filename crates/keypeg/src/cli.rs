@@ -87,7 +87,7 @@ pub enum ClientCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Renew a lease for another TTL
+    /// Renew a lease: move its end to now plus a time, up to the maximum hold of its pool
     Renew {
         /// Id of the lease
         lease: String,
@@ -98,7 +98,7 @@ pub enum ClientCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Force-release a key: end its lease, rest or quarantine
+    /// Force-release a key: make it available, even while a client holds it
     Unblock {
         /// Id of the key
         key: String,
@@ -184,7 +184,7 @@ pub struct ServerArgs {
         default_value = "http://127.0.0.1:8000"
     )]
     url: String,
-    /// File that contains one access token and nothing else [default: the variable `KEYPEG_TOKEN`]
+    /// File that contains one access token and nothing else [without it: `KEYPEG_TOKEN` is the token]
     #[arg(long, env = TOKEN_FILE_VARIABLE, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Name of the pool
@@ -205,7 +205,7 @@ pub struct LeaseArgs {
     /// Name of the holder, shown with the lease
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
-    /// Time to wait for a key, at most 5m [default: no wait; 5m without a value]
+    /// Time to wait for a key, at most 5m; --wait alone means 5m [default: no wait]
     #[arg(long, value_name = "DURATION")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "5m")]
     wait: Option<HumanDuration>,

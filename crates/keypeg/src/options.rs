@@ -18,7 +18,7 @@ use value::{Bounded, FilePath, ListenAddr, QUEUE_MAX, Switch};
 #[derive(Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Configuration file in TOML; flags and environment variables take precedence
+    /// Configuration file in TOML; a variable overrides the file, a flag overrides both
     #[arg(long, env = "KEYPEG_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     pub(crate) config: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_DATA", value_name = "DIR")]
     pub(crate) data: Option<FilePath>,
 
-    /// Refuse to create the data directory, for volumes that may not be mounted yet
+    /// Stop with an error if the data directory does not exist (a volume may not be mounted yet)
     #[arg(long, env = "KEYPEG_EXISTING", value_name = "BOOL")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) existing: Option<Switch>,
@@ -47,13 +47,13 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_LEASE_TTL", value_name = "DURATION")]
     pub(crate) lease_ttl: Option<HumanDuration>,
 
-    /// Time after which a key of the default pool is purged without a keep-alive [default: 5m]
+    /// Time after which a key without keep-alive is deleted, in a new default pool [default: 5m]
     ///
     /// Applies only to new data: an existing data directory keeps its stored policy.
     #[arg(long, env = "KEYPEG_KEEPALIVE_TTL", value_name = "DURATION")]
     pub(crate) keepalive_ttl: Option<HumanDuration>,
 
-    /// Requests per core that may wait for the engine, 16 to 16384 [default: 16384]
+    /// Requests that may be queued, per processor core, 16 to 16384 [default: 16384]
     ///
     /// Beyond it, new work is refused with 503. The same number again is reserved for releases,
     /// renewals, keep-alives and deletions.
@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_AUDIT_KEEP", value_name = "N")]
     pub(crate) audit_keep: Option<Bounded<0, 1_000>>,
 
-    /// Host name of this server besides localhost and IP addresses; may be repeated, * allows any
+    /// Accept requests whose Host header has this name; may be repeated, * accepts any name
     #[arg(long, env = "KEYPEG_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     #[serde(default, deserialize_with = "value::host_names")]
     pub(crate) allow_host: Option<Vec<String>>,

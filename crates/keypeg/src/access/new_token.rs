@@ -26,13 +26,18 @@ pub enum TokenCommand {
 /// The name, permissions and limits of a new token.
 #[derive(Debug, Args)]
 pub struct NewToken {
-    /// Name of the token's holder: 1 to 64 characters of A-Z a-z 0-9 - . _
+    /// Name of the token, 1 to 64 characters: A-Z, a-z, 0-9, `-`, `.` or `_`
     #[arg(long, value_name = "NAME")]
     name: String,
     /// Pool name, or a prefix ending in *; may be repeated
     #[arg(long = "pool", value_name = "POOL", required = true)]
     pools: Vec<String>,
     /// Scope: read, lend, keys, force, reveal, metrics or admin; may be repeated
+    ///
+    /// read: everything except the values of keys. lend: acquire, renew and release leases, keep
+    /// keys alive. keys: create, import and delete keys. force: force-release a key. reveal: read
+    /// the value of a key without a lease. metrics: read the metrics. admin: everything, and the
+    /// only scope that can create, change and delete pools.
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     scopes: Vec<String>,
     /// Expiry time, such as 2027-01-01T00:00:00Z [default: never]

@@ -54,7 +54,7 @@ pub struct BenchArgs {
     /// Path to request in the scenario `constant`
     #[arg(long, value_name = "PATH", default_value = "/livez", value_parser = path)]
     path: String,
-    /// Process of the server, counted with its descendants [default: the listener, on loopback]
+    /// Process whose CPU and memory are measured, with its children [default: the local listener]
     #[arg(long, value_name = "PID")]
     server_pid: Vec<u32>,
     /// The server, the token, the pool and the output format.

@@ -11,7 +11,7 @@ use std::io::Write;
 /// An output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum OutputFormat {
-    /// JSON on one line, with the names of the API
+    /// JSON on one line, with the field names of the HTTP API
     Json,
     /// Aligned columns
     Table,
