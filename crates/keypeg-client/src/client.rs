@@ -4,10 +4,11 @@
 //! whether a change may be applied twice. Clones share a pool of connections. There is no TLS yet,
 //! so only `http://` is supported.
 
+use crate::error::{Error, root_cause};
 use crate::{
-    AcquireRequest, Events, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany,
-    Key, KeyPage, KeyReleased, KeyState, Lease, LeaseGuard, NewKeys, PolicyRequest, Pool, Pools,
-    Problem, ReleaseRequest, RenewRequest, RevealedKey, Secret, routes,
+    AcquireRequest, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
+    KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
+    RenewRequest, RevealedKey, Secret, routes,
 };
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::redirect::Policy;
@@ -34,47 +35,6 @@ pub struct Client {
     idempotency_key: Option<String>,
     /// The `Authorization` header; marked as sensitive, so that `Debug` does not show it.
     authorization: Option<HeaderValue>,
-}
-
-/// Why a request failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The server refused the request; [`Problem::outcome`] says whether a change was applied.
-    #[error("{}", .0.detail)]
-    Refused(Box<Problem>),
-    /// No answer arrived. It is unknown whether a change was applied.
-    #[error("the server cannot be reached: {}", root_cause(.0))]
-    Unreachable(#[source] reqwest::Error),
-    /// The answer is not an answer of a Keypeg server.
-    #[error("unexpected answer, not from a Keypeg server? (status {status}): {detail}")]
-    Unexpected {
-        /// The HTTP status of the answer.
-        status: u16,
-        /// What is wrong with the answer.
-        detail: String,
-    },
-    /// An argument is invalid, so no request was sent.
-    #[error("{0}")]
-    InvalidInput(String),
-}
-
-impl Error {
-    /// Returns the problem that the server answered, if it refused the request.
-    pub fn problem(&self) -> Option<&Problem> {
-        match self {
-            Self::Refused(problem) => Some(problem),
-            Self::Unreachable(_) | Self::Unexpected { .. } | Self::InvalidInput(_) => None,
-        }
-    }
-}
-
-/// Returns the root cause of an error, which is the most specific.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// The name and version of a server.
@@ -234,16 +194,6 @@ impl Client {
         parse_json(self.send_with_timeout(timeout, Method::POST, route, Some(request)).await?).await
     }
 
-    /// Acquires a random available key, and renews the lease until the guard is dropped or the
-    /// maximum hold of the pool is reached. Must be called on a tokio runtime.
-    pub async fn acquire_guard(
-        &self,
-        pool: &str,
-        request: &AcquireRequest,
-    ) -> Result<LeaseGuard, Error> {
-        LeaseGuard::acquire(self.clone(), pool, request).await
-    }
-
     /// Releases a lease.
     pub async fn release(&self, pool: &str, lease: &str) -> Result<(), Error> {
         let route = routes::lease_release(path_segment(pool)?, path_segment(lease)?);
@@ -269,24 +219,6 @@ impl Client {
         request: &RenewRequest,
     ) -> Result<Lease, Error> {
         self.post(routes::lease_renew(path_segment(pool)?, path_segment(lease)?), request).await
-    }
-
-    /// Subscribes to the events of a pool. The stream resumes after the event with the id `after`
-    /// if the server still has all later events; else it begins with
-    /// [`Event::Resync`](crate::Event::Resync).
-    pub async fn events(&self, pool: &str, after: Option<&str>) -> Result<Events, Error> {
-        // A separate HTTP client, because only this request has a read timeout and no total one.
-        let http = http_client().read_timeout(STREAM_READ_TIMEOUT).build();
-        let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
-        let route = routes::events(path_segment(pool)?);
-        let mut request = http.get(format!("{}{route}", self.base));
-        if let Some(after) = after {
-            request = request.header("last-event-id", after);
-        }
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        Ok(Events::new(send_request(request).await?, after))
     }
 
     /// Succeeds if the process of the server runs.
@@ -333,6 +265,25 @@ impl Client {
         body: Option<&B>,
     ) -> Result<Response, Error> {
         self.send_with_timeout(REQUEST_TIMEOUT, method, route, body).await
+    }
+
+    /// Opens an event stream, after the event with the id `after` if there is one.
+    pub(crate) async fn open_stream(
+        &self,
+        route: &str,
+        after: Option<&str>,
+    ) -> Result<Response, Error> {
+        // A separate HTTP client, because only this request has a read timeout and no total one.
+        let http = http_client().read_timeout(STREAM_READ_TIMEOUT).build();
+        let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
+        let mut request = http.get(format!("{}{route}", self.base));
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        send_request(request).await
     }
 
     async fn send_with_timeout<B: Serialize>(
@@ -419,7 +370,7 @@ async fn parse_json<T: DeserializeOwned>(response: Response) -> Result<T, Error>
 
 /// Checks a name, id or cursor before it becomes part of a path, so that it cannot lead to another
 /// path.
-fn path_segment(text: &str) -> Result<&str, Error> {
+pub(crate) fn path_segment(text: &str) -> Result<&str, Error> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if text.chars().all(is_allowed) && !matches!(text, "" | "." | "..") {
         return Ok(text);

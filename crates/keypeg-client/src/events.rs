@@ -1,10 +1,12 @@
-//! The event stream of a pool, as [`Client::events`](crate::Client::events) returns it.
+//! The event stream of a pool: [`Client::events`] and what it returns.
 //!
 //! Parses the subset of server-sent events that Keypeg writes (HTML standard, 9.2). It does not
 //! reconnect: the caller does, with [`Events::last_id`].
 
-use crate::client::Error;
+use crate::client::{Client, path_segment};
+use crate::error::Error;
 use crate::event::Event;
+use crate::routes;
 use reqwest::Response;
 use std::collections::VecDeque;
 
@@ -19,11 +21,16 @@ pub struct Events {
     last_id: Option<String>,
 }
 
-impl Events {
-    pub(crate) fn new(response: Response, last_id: Option<&str>) -> Self {
-        Self { response, parser: Parser::default(), last_id: last_id.map(Into::into) }
+impl Client {
+    /// Subscribes to the events of a pool. The stream resumes after the event with the id `after`
+    /// if the server still has all later events; else it begins with [`Event::Resync`].
+    pub async fn events(&self, pool: &str, after: Option<&str>) -> Result<Events, Error> {
+        let response = self.open_stream(&routes::events(path_segment(pool)?), after).await?;
+        Ok(Events { response, parser: Parser::default(), last_id: after.map(Into::into) })
     }
+}
 
+impl Events {
     /// Returns the next event; `None` when the server has ended the stream, because the pool was
     /// deleted or the server stops. Events with an unknown name are skipped. After an error the
     /// stream cannot continue: connect again. Cancel safe: dropping the future loses no event.

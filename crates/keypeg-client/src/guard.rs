@@ -3,7 +3,9 @@
 //! The guard counts the time of a lease from when it sent the request, as the contract requires. So
 //! the lease ends for the guard no later than for the server.
 
-use crate::{AcquireRequest, Client, Code, Error, Grant, RenewRequest, Seconds};
+use crate::client::Client;
+use crate::error::Error;
+use crate::{AcquireRequest, Code, Grant, RenewRequest, Seconds};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,12 +27,20 @@ pub struct LeaseGuard {
     released: bool,
 }
 
-impl LeaseGuard {
-    pub(crate) async fn acquire(
-        client: Client,
+impl Client {
+    /// Acquires a random available key, and renews the lease until the guard is dropped or the
+    /// maximum hold of the pool is reached. Must be called on a tokio runtime.
+    pub async fn acquire_guard(
+        &self,
         pool: &str,
         request: &AcquireRequest,
-    ) -> Result<Self, Error> {
+    ) -> Result<LeaseGuard, Error> {
+        LeaseGuard::acquire(self.clone(), pool, request).await
+    }
+}
+
+impl LeaseGuard {
+    async fn acquire(client: Client, pool: &str, request: &AcquireRequest) -> Result<Self, Error> {
         let sent_at = Instant::now();
         let grant = client.acquire(pool, request).await?;
         let end = sent_at + duration(grant.waited_seconds) + duration(grant.expires_in_seconds);

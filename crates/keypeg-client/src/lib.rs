@@ -7,6 +7,8 @@
 
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
+mod error;
 mod event;
 #[cfg(feature = "client")]
 mod events;
@@ -22,7 +24,9 @@ pub mod routes;
 mod time;
 
 #[cfg(feature = "client")]
-pub use client::{Client, Error, KeyPages, ServerVersion};
+pub use client::{Client, KeyPages, ServerVersion};
+#[cfg(feature = "client")]
+pub use error::Error;
 pub use event::{
     Event, Granted, KeyChanged, KeysAdded, LeaseEnded, PolicyChanged, PoolDeleted, Quarantined,
     Renewed, Resync,

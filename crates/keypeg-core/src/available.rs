@@ -3,9 +3,9 @@
 //! Insertion, removal and a uniform random draw are O(1): removal moves the last entry into the
 //! hole (swap-remove). A draw is uniform only because the array has no holes and no duplicates.
 
-use crate::RandomSource;
 use crate::chunks::Chunks;
 use crate::indices::{AvailablePosition, ItemIndex, SlotIndex};
+use crate::random::RandomSource;
 use crate::slots::Slots;
 
 /// Slots of the keys that can be leased.

@@ -3,6 +3,8 @@
 //! Two clocks decide, independently of each other: lease time ends leases and rests, serving time
 //! ends keys without a keep-alive. Wall time is only shown and decides nothing.
 
+use crate::sabotage::{Sabotage, enabled};
+
 /// Microseconds in a millisecond.
 pub const US_PER_MS: u64 = 1_000;
 /// Microseconds in a second.
@@ -23,6 +25,19 @@ pub struct Now {
 }
 
 impl Now {
+    /// Returns whether a lease, a rest or a wait with this end in lease time has expired.
+    #[inline]
+    pub(crate) fn has_expired(&self, end_us: u64) -> bool {
+        is_due(end_us, self.lease_us)
+    }
+
+    /// Returns whether a key with this end in serving time must be purged.
+    #[inline]
+    pub(crate) fn is_purge_due(&self, end_us: u64) -> bool {
+        is_due(end_us, self.serving_us)
+            && !(enabled(Sabotage::RaiseAtDeadline) && end_us == self.serving_us)
+    }
+
     /// Converts an instant of lease time to wall time in milliseconds.
     pub fn lease_to_wall_ms(&self, lease_us: u64) -> u64 {
         shifted(self.wall_us, self.lease_us, lease_us) / US_PER_MS
@@ -34,6 +49,12 @@ impl Now {
         (serving_us < NEVER_US)
             .then(|| shifted(self.wall_us, self.serving_us, serving_us) / US_PER_MS)
     }
+}
+
+/// Returns whether a deadline is due: at its instant, and never before. Every end is compared here.
+#[inline]
+pub(crate) fn is_due(deadline_us: u64, now_us: u64) -> bool {
+    deadline_us <= now_us
 }
 
 fn shifted(wall_us: u64, now_us: u64, then_us: u64) -> u64 {

@@ -290,7 +290,7 @@ impl<'a> PackedValues<'a> {
         while !rest.is_empty() {
             let value;
             (value, rest) = split(rest)?;
-            if value.is_empty() || value.len() > crate::key::VALUE_MAX {
+            if value.is_empty() || value.len() > crate::secret::VALUE_MAX {
                 return None;
             }
             std::str::from_utf8(value).ok()?;

@@ -3,9 +3,9 @@
 //! A hold is a dense record beside its slot, so an available key costs no memory for it. The
 //! pool's heap of hold ends, whose items are holds, knows when each ends.
 
-use crate::Grant;
 use crate::chunks::Chunks;
 use crate::deadlines::HeapIndex;
+use crate::fact::Grant;
 use crate::ids::TOKEN_MAX;
 use crate::index::Index;
 use crate::indices::{HeapPosition, HoldIndex, ItemIndex, NOT_IN_HEAP, SlotIndex};
@@ -28,6 +28,14 @@ pub(crate) struct Hold {
     pub(crate) borrower: BorrowerId,
     /// The holder's name; while the key rests, the reason.
     pub(crate) holder_or_reason: Option<Box<str>>,
+}
+
+/// How a key rests after a lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest<'a> {
+    /// The end of the rest, lease time in microseconds; 0 when the key does not rest.
+    pub(crate) until_us: u64,
+    pub(crate) reason: Option<&'a str>,
 }
 
 /// All holds of a pool: a slab with a free list. An index is stable while its hold exists.

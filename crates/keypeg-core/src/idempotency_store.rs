@@ -7,13 +7,12 @@
 //! and keys but their numbers.
 
 use crate::chunks::Chunks;
-use crate::clocks::US_PER_S;
+use crate::clocks::{US_PER_S, is_due};
 use crate::fact::{IdempotencyRecord, IdempotentResult};
 use crate::holds::hash_token;
 use crate::ids::{BodyDigest, IdempotencyId};
 use crate::index::Index;
 use crate::indices::{AnswerIndex, ItemIndex, SlotIndex, WaiterIndex};
-use crate::shared::SharedState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -27,6 +26,17 @@ pub const ANSWERS_MAX: usize = 1 << 20;
 pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;
 /// Stored answers of ended leases that each pool keeps, however many the other pools have.
 const ENDED_ANSWERS_MIN: usize = 64;
+
+/// An Idempotency-Key and the request that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct IdempotencyKey<'a> {
+    /// The caller: the same key of another caller is a different one.
+    pub caller: &'a str,
+    /// The key.
+    pub key: &'a str,
+    /// The digest of the body: the same key with a different body is refused.
+    pub body: BodyDigest,
+}
 
 /// A request with an Idempotency-Key: the id of its answer, and the digest of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +69,15 @@ pub(crate) struct WaitingRequest {
     pub(crate) body: BodyDigest,
 }
 
+/// How many answers all pools together store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AnswerCounts {
+    /// The weight of the stored answers, limited by [`ANSWERS_MAX`].
+    weight: usize,
+    /// Stored answers of ended leases.
+    ended: usize,
+}
+
 /// The stored answers of one pool: a slab with a free list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdempotencyStore {
@@ -83,16 +102,16 @@ impl IdempotencyStore {
     }
 
     /// Returns whether one more answer may be stored.
-    pub(crate) fn has_room(&mut self, shared: &mut SharedState, now_us: u64) -> bool {
-        self.remove_due(shared, now_us, usize::MAX);
-        shared.answer_weight < ANSWERS_MAX
+    pub(crate) fn has_room(&mut self, counts: &mut AnswerCounts, now_us: u64) -> bool {
+        self.remove_due(counts, now_us, usize::MAX);
+        counts.weight < ANSWERS_MAX
     }
 
     /// Finds an answer that has not expired.
     pub(crate) fn find(&self, id: IdempotencyId, now_us: u64) -> Option<AnswerIndex> {
         let answer = self.find_stored(id)?;
         let until_us = self.get(answer).record.until_us;
-        (until_us > now_us || self.lease_runs(answer)).then_some(answer)
+        (!is_due(until_us, now_us) || self.lease_runs(answer)).then_some(answer)
     }
 
     fn find_stored(&self, id: IdempotencyId) -> Option<AnswerIndex> {
@@ -127,12 +146,12 @@ impl IdempotencyStore {
     /// with a lease.
     pub(crate) fn store(
         &mut self,
-        shared: &mut SharedState,
+        counts: &mut AnswerCounts,
         stored: StoredAnswer,
         lease_runs: bool,
     ) {
-        self.remove_by_id(shared, stored.record.id);
-        shared.answer_weight += weight(&stored);
+        self.remove_by_id(counts, stored.record.id);
+        counts.weight += weight(&stored);
         self.weight += weight(&stored);
         let (id, token) = (stored.record.id, token_of(&stored));
         let answer = if let Some(answer) = self.free.pop() {
@@ -149,43 +168,43 @@ impl IdempotencyStore {
                 self.by_token
                     .insert(hash_token(token), answer, |answer| hash_of_token(all, answer));
             }
-            Some(_) => self.push_ended(shared, answer),
+            Some(_) => self.push_ended(counts, answer),
         }
     }
 
     /// Notes that a lease ended: its answer stays, while there is room, so that a repeat learns it.
-    pub(crate) fn lease_ended(&mut self, shared: &mut SharedState, token: u64) {
+    pub(crate) fn lease_ended(&mut self, counts: &mut AnswerCounts, token: u64) {
         let Some(answer) = self.find_by_token(token) else { return };
         let all = &self.answers;
         self.by_token.remove(hash_token(token), answer, |answer| hash_of_token(all, answer));
-        self.push_ended(shared, answer);
+        self.push_ended(counts, answer);
     }
 
-    fn push_ended(&mut self, shared: &mut SharedState, answer: AnswerIndex) {
+    fn push_ended(&mut self, counts: &mut AnswerCounts, answer: AnswerIndex) {
         self.ended.push_back(answer);
-        shared.ended_answers += 1;
-        while shared.ended_answers > ENDED_ANSWERS_MAX
+        counts.ended += 1;
+        while counts.ended > ENDED_ANSWERS_MAX
             && self.ended.len() > ENDED_ANSWERS_MIN
-            && self.remove_oldest_ended(shared)
+            && self.remove_oldest_ended(counts)
         {}
     }
 
-    fn remove_oldest_ended(&mut self, shared: &mut SharedState) -> bool {
+    fn remove_oldest_ended(&mut self, counts: &mut AnswerCounts) -> bool {
         let Some(answer) = self.ended.pop_front() else { return false };
-        shared.ended_answers -= 1;
+        counts.ended -= 1;
         let stored = self.answers[answer].as_ref();
         let has_lease = stored.is_some_and(|stored| token_of(stored).is_some());
         if has_lease && !self.lease_runs(answer) {
-            self.remove(shared, answer);
+            self.remove(counts, answer);
         }
         true
     }
 
-    fn remove(&mut self, shared: &mut SharedState, answer: AnswerIndex) {
+    fn remove(&mut self, counts: &mut AnswerCounts, answer: AnswerIndex) {
         let all = &self.answers;
         let stored = self.get(answer);
         let (id, token, weight) = (stored.record.id, token_of(stored), weight(stored));
-        shared.answer_weight -= weight;
+        counts.weight -= weight;
         self.weight -= weight;
         if let Some(token) = token.filter(|token| self.find_by_token(*token) == Some(answer)) {
             self.by_token.remove(hash_token(token), answer, |answer| hash_of_token(all, answer));
@@ -196,15 +215,20 @@ impl IdempotencyStore {
     }
 
     /// Removes the answer with that id, if it is stored.
-    pub(crate) fn remove_by_id(&mut self, shared: &mut SharedState, id: IdempotencyId) {
+    pub(crate) fn remove_by_id(&mut self, counts: &mut AnswerCounts, id: IdempotencyId) {
         if let Some(answer) = self.find_stored(id) {
-            self.remove(shared, answer);
+            self.remove(counts, answer);
         }
     }
 
     /// Removes expired answers, at most `max` of each kind. Returns whether more may be expired.
     /// Amortised O(1) for each answer.
-    pub(crate) fn remove_due(&mut self, shared: &mut SharedState, now_us: u64, max: usize) -> bool {
+    pub(crate) fn remove_due(
+        &mut self,
+        counts: &mut AnswerCounts,
+        now_us: u64,
+        max: usize,
+    ) -> bool {
         for _ in 0..max {
             let with_keys = self.first_due(&self.with_keys, now_us);
             let ended = self.first_due(&self.ended, now_us);
@@ -214,28 +238,28 @@ impl IdempotencyStore {
             if let Some(answer) = with_keys {
                 self.with_keys.pop_front();
                 if self.answers[answer].is_some() && !self.lease_runs(answer) {
-                    self.remove(shared, answer);
+                    self.remove(counts, answer);
                 }
             }
             if ended.is_some() {
-                self.remove_oldest_ended(shared);
+                self.remove_oldest_ended(counts);
             }
         }
         true
     }
 
     fn first_due(&self, queue: &VecDeque<AnswerIndex>, now_us: u64) -> Option<AnswerIndex> {
-        let is_due = |answer: &AnswerIndex| {
+        let is_removable = |answer: &AnswerIndex| {
             let stored = self.answers[*answer].as_ref();
-            stored.is_none_or(|stored| stored.record.until_us <= now_us)
+            stored.is_none_or(|stored| is_due(stored.record.until_us, now_us))
         };
-        queue.front().copied().filter(is_due)
+        queue.front().copied().filter(is_removable)
     }
 
     /// Subtracts the answers from the shared counts, because their pool is deleted.
-    pub(crate) fn uncount(&self, shared: &mut SharedState) {
-        shared.answer_weight -= self.weight;
-        shared.ended_answers -= self.ended.len();
+    pub(crate) fn uncount(&self, counts: &mut AnswerCounts) {
+        counts.weight -= self.weight;
+        counts.ended -= self.ended.len();
     }
 
     /// Returns the end of the range of indices in use.

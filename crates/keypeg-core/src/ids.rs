@@ -7,7 +7,6 @@
 
 use crate::indices::{ItemIndex, SlotIndex};
 use crate::numbers::PoolId;
-use crate::pool::IdempotentCall;
 use std::fmt;
 
 /// A key's public id: 128 bits that reveal nothing of the value. Written as 26 of `0-9a-v`.
@@ -86,6 +85,17 @@ impl Cursor {
 /// The installation's hash key: created once, stored in the data directory and its backups.
 #[derive(Clone)]
 pub struct IdHashKey([u8; 32]);
+
+/// The kinds of calls that accept an Idempotency-Key; the same key for both names two answers.
+///
+/// The discriminants are hashed into the ids of stored answers, which journals contain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdempotentCall {
+    /// Generating or importing keys.
+    AddKeys = 1,
+    /// Acquiring a lease.
+    Acquire = 2,
+}
 
 impl IdHashKey {
     /// Creates a hash key from 32 random bytes.

@@ -1,45 +1,10 @@
-//! A key as a client knows it: its value, its state, its view.
+//! A key as a client knows it: its state, its view, and the results of calls about it.
 //!
 //! How a pool stores a million keys in little memory is the business of `slots.rs`.
 
 use crate::ids::{Cursor, KeyId};
 use crate::lease::LeaseView;
-use std::fmt;
-
-/// The longest value of a key, in bytes.
-pub const VALUE_MAX: usize = 4096;
-
-/// A key's value. It has no `Display`, and `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Secret(Box<[u8]>);
-
-impl Secret {
-    /// Returns a value of 1 to [`VALUE_MAX`] bytes of UTF-8; `None` for any other length.
-    pub fn new(value: &str) -> Option<Self> {
-        (1..=VALUE_MAX).contains(&value.len()).then(|| Self(value.as_bytes().into()))
-    }
-
-    /// Copies bytes that a pool stores, which are valid.
-    pub(crate) fn from_stored(bytes: &[u8]) -> Self {
-        Self(bytes.into())
-    }
-
-    /// Returns the value, for a response that may contain it.
-    pub fn reveal(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("invariant: values are UTF-8 when they enter")
-    }
-
-    /// Returns the value's bytes, for hashing or storing.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
+use crate::secret::Secret;
 
 /// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

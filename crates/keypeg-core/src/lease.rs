@@ -4,9 +4,8 @@
 
 use crate::borrowers::Borrower;
 use crate::ids::{KeyId, LeaseId};
-use crate::key::Secret;
 use crate::numbers::WaiterId;
-use crate::policy::PoolName;
+use crate::secret::Secret;
 
 /// The terms that an acquire requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,19 +47,6 @@ pub struct Granted {
     pub value: Secret,
     /// Whether an earlier request with the same Idempotency-Key was granted this lease.
     pub redelivered: bool,
-}
-
-/// A lease that was granted to a waiting request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantedLease {
-    /// The pool.
-    pub pool: PoolName,
-    /// The lease.
-    pub lease: LeaseView,
-    /// The key's value.
-    pub value: Secret,
-    /// The duration of the wait in milliseconds, rounded down.
-    pub waited_ms: u64,
 }
 
 /// A running lease as it is shown. Instants are wall time in milliseconds.

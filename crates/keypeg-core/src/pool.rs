@@ -25,52 +25,34 @@ mod replay;
 mod transitions;
 mod wait;
 
-use crate::RandomSource;
 use crate::available::Available;
 use crate::borrowers::Borrowers;
-use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
+use crate::clocks::{NEVER_US, US_PER_MS, after};
 use crate::deadlines::Deadlines;
 use crate::event::Event;
-use crate::fact::{CreatedKeys, Fact, FactSink, Grant, PackedValuesBuilder};
-use crate::holds::{Hold, Holds};
+use crate::fact::{CreatedKeys, Fact, Grant, PackedValuesBuilder};
+use crate::holds::{Hold, Holds, Rest};
 use crate::idempotency_store::IdempotencyStore;
 use crate::ids::{KeyId, LeaseId};
+use crate::incoming::IncomingKey;
 use crate::index::Index;
 use crate::indices::{HoldIndex, PoolIndex, SlotIndex};
-use crate::key::{KeptAlive, KeptAliveMany, KeyRef, KeyState, KeyView, NewKey, Secret};
+use crate::key::{KeptAlive, KeptAliveMany, KeyRef, KeyState, KeyView, NewKey};
 use crate::key_counts::KeyCounts;
 use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions};
 use crate::numbers::{BorrowerId, KeyNumber, PoolId};
 use crate::policy::{DURATION_MAX_MS, OutOfRange, Policy, PoolName, REST_RANGE};
+use crate::reasons::Reasons;
 use crate::refusal::{EndCause, NoKeyCause, Refusal};
 use crate::retired::Retired;
-use crate::sabotage::{Sabotage, enabled};
+use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::slots::Slots;
+use crate::step::StepContext;
 use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
-use due::{hold_is_due, key_is_due};
 use hashbrown::HashSet;
-pub use idempotent::{IdempotencyKey, IdempotentCall};
-use keys::IncomingKey;
 pub(crate) use replay::PoolCursor;
-use transitions::Reasons;
-pub(crate) use transitions::Rest;
-
-/// One step of a turn: its time, its randomness, the sink of its facts.
-pub struct StepContext<'a> {
-    /// The instant of the whole turn.
-    pub now: Now,
-    /// The source of randomness.
-    pub random: &'a mut dyn RandomSource,
-    /// The sink of facts.
-    pub facts: &'a mut dyn FactSink,
-    /// How many more leases, rests and keys this turn may end because they are due.
-    pub budget: u32,
-    /// Whether time ended a lease or a rest. That leaves no fact, so the journal must store the
-    /// clock.
-    pub ended_by_time: bool,
-}
 
 /// A pool's keys and leases.
 #[derive(Clone, Debug)]
@@ -285,11 +267,7 @@ impl Pool {
         let ttl_us = self.ttl_us(options.ttl_ms)?;
         self.expire_holds(shared, step);
         Self::check_borrower(shared, options.borrower)?;
-        if !enabled(Sabotage::NewcomerFirst) {
-            self.serve_wait_queue(shared, step);
-        }
-        if !self.wait_queue.is_empty() && !enabled(Sabotage::NewcomerFirst) {
-            // Waiting requests are served first.
+        if self.serve_earlier_waiters(shared, step) {
             return Err(self.no_key(shared, step));
         }
         match self.draw_key(shared, step) {
@@ -310,7 +288,7 @@ impl Pool {
         step: &mut StepContext<'_>,
     ) -> Result<SlotIndex, NotDrawn> {
         while let Some(slot) = self.available.draw(step.random) {
-            if !key_is_due(self.key_ends.deadline(slot, &self.slots), step.now) {
+            if !step.now.is_purge_due(self.key_ends.deadline(slot, &self.slots)) {
                 return Ok(slot);
             }
             if step.budget == 0 {
@@ -362,7 +340,7 @@ impl Pool {
     /// Returns why no key is available. Never [`Refusal::NoKey`] while something is due.
     fn no_key(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) -> Refusal {
         self.expire_keys(shared, step);
-        if self.has_due_holds_or_keys(step.now) && !enabled(Sabotage::FalseNone) {
+        if self.has_due_holds_or_keys(step.now) {
             return Refusal::Settling;
         }
         let counts = self.counts();
@@ -396,9 +374,7 @@ impl Pool {
             let expires_at_ms = step.now.lease_to_wall_ms(present_us);
             return Err(Refusal::MaxHoldReached { expires_at_ms });
         }
-        if !enabled(Sabotage::OldTimerEndsLease) {
-            self.hold_ends.set(hold, until_us, &mut self.holds);
-        }
+        self.extend_lease(hold, until_us);
         let key = self.slots.number(slot);
         step.facts.record(&Fact::Renewed { pool: self.id, key, token, until_us });
         let view = self.lease_view(&shared.ids, step.now, hold);
@@ -481,39 +457,6 @@ impl Pool {
             }
         }
         Ok(true)
-    }
-
-    /// Finds the hold of a lease that runs at this instant.
-    fn running_hold(
-        &mut self,
-        shared: &mut SharedState,
-        step: &mut StepContext<'_>,
-        lease: LeaseId,
-    ) -> Result<HoldIndex, Refusal> {
-        if !shared.ids.verifies(self.id, lease) {
-            return Err(Refusal::LeaseEnded { cause: None });
-        }
-        if let Some(hold) = self.holds.find_by_token(lease.token()) {
-            let slot = self.holds.get(hold).slot;
-            if self.expire_key(shared, step, slot)
-                && self.slots.state(slot) == Some(KeyState::Leased)
-                && !(shared.clocks_frozen
-                    && hold_is_due(self.hold_ends.deadline(hold, &self.holds), step.now))
-            {
-                return Ok(hold);
-            }
-        } else if let Some(ended) = shared.ended_leases.find(lease.token())
-            && self.state_after(ended).is_some()
-        {
-            // The cause depends on the present state of the key, so its due lease or rest ends first.
-            self.expire_key(shared, step, ended.slot);
-            if enabled(Sabotage::ReleaseWhoeverHolds)
-                && self.state_after(ended) == Some(KeyState::Leased)
-            {
-                return Ok(self.slots.hold(ended.slot));
-            }
-        }
-        Err(Refusal::LeaseEnded { cause: self.end_cause(shared, lease.token()) })
     }
 
     /// Restarts one key's keep-alive time. O(log n).

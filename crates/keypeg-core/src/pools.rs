@@ -5,19 +5,22 @@
 
 mod schedule;
 
-use crate::RandomSource;
 use crate::borrowers::{Borrower, Borrowers};
 use crate::deadlines::Deadlines;
 use crate::fact::{Fact, FactSink};
-use crate::ids::{IdHashKey, KeyId};
+use crate::idempotency_store::IdempotencyKey;
+use crate::ids::{IdHashKey, IdempotentCall, KeyId};
 use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
-use crate::key::Secret;
 use crate::numbers::{PoolId, WaiterId};
 use crate::policy::{Policy, PolicyPatch, PoolName};
-use crate::pool::{IdempotencyKey, IdempotentCall, Pool, PoolCursor, StepContext};
+use crate::pool::{Pool, PoolCursor};
+use crate::random::RandomSource;
 use crate::refusal::Refusal;
 use crate::sabotage::{Sabotage, enabled};
-use crate::shared::{Counters, JournalPositions, Limits, SharedState, WaitOutcome, WaiterLocation};
+use crate::secret::Secret;
+use crate::shared::{Counters, JournalPositions, Limits, SharedState, WaiterLocation};
+use crate::step::StepContext;
+use crate::wait_outcome::WaitOutcome;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashMap;
 pub use schedule::NextDue;

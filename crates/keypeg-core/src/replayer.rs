@@ -5,11 +5,12 @@
 
 use crate::clocks::Now;
 use crate::fact::{CreatedKeys, Fact};
-use crate::ids::{IdHashKey, KeyId, TOKEN_MAX};
+use crate::holds::Rest;
+use crate::ids::{IdHashKey, TOKEN_MAX};
+use crate::incoming::StoredKey;
 use crate::indices::{ItemIndex, PoolIndex, SlotIndex};
 use crate::numbers::{KeyNumber, Lsn, PoolId};
 use crate::policy::{Policy, PoolName};
-use crate::pool::Rest;
 use crate::pools::Pools;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::{Counters, Limits};
@@ -53,20 +54,6 @@ pub struct StoredPool<'a> {
     pub policy: Policy,
     /// About how many keys will follow: a hint that sizes the pool's index.
     pub key_count: u64,
-}
-
-/// A key as the database contains it.
-#[derive(Clone, Copy)]
-pub struct StoredKey<'a> {
-    /// Its value.
-    pub value: &'a [u8],
-    /// Its id, as [`IdHashKey::key_id`] computes it. Most of the cost of loading a key is this
-    /// hash, so the caller computes it on the thread that reads.
-    pub id: KeyId,
-    /// The time of creation, wall time in milliseconds.
-    pub created_at_ms: u64,
-    /// Whether it was imported.
-    pub imported: bool,
 }
 
 /// Whether the database already contains a fact's changes to the key set.

@@ -3,12 +3,13 @@
 
 use crate::borrowers::Borrowers;
 use crate::fact::{Fact, FactSink};
+use crate::idempotency_store::AnswerCounts;
 use crate::ids::{IdHashKey, TOKEN_MAX};
 use crate::indices::{PoolIndex, SlotIndex, WaiterIndex};
-use crate::lease::GrantedLease;
 use crate::numbers::{KeyNumber, Lsn, PoolId, WaiterId};
-use crate::refusal::{EndCause, Refusal};
+use crate::refusal::EndCause;
 use crate::sabotage::{TestLimit, limit};
+use crate::wait_outcome::WaitOutcome;
 use hashbrown::HashMap;
 
 /// Tokens reserved at a time: a start after an unclean stop skips at most that many.
@@ -62,11 +63,8 @@ pub struct SharedState {
     pub(crate) ended_leases: EndedLeases,
     /// Where each waiting request is.
     pub(crate) waiters: HashMap<WaiterId, WaiterLocation, foldhash::fast::RandomState>,
-    /// The weight of the stored answers of all pools, limited by
-    /// [`ANSWERS_MAX`](crate::ANSWERS_MAX).
-    pub(crate) answer_weight: usize,
-    /// Stored answers of ended leases in all pools.
-    pub(crate) ended_answers: usize,
+    /// The stored answers of all pools.
+    pub(crate) answers: AnswerCounts,
     /// Where the journal and the database stand; the current position starts at 1.
     pub(crate) positions: JournalPositions,
     /// Whether no fact can be stored: nothing expires in memory then, but requests still treat
@@ -83,15 +81,6 @@ pub struct SharedState {
 pub(crate) struct WaiterLocation {
     pub(crate) pool: PoolIndex,
     pub(crate) waiter: WaiterIndex,
-}
-
-/// How the wait of a request ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WaitOutcome {
-    /// The waiting request.
-    pub waiter_id: WaiterId,
-    /// The granted lease, or why the request was refused.
-    pub outcome: Result<GrantedLease, Refusal>,
 }
 
 impl SharedState {
@@ -111,8 +100,7 @@ impl SharedState {
             run_id: 0,
             ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
-            answer_weight: 0,
-            ended_answers: 0,
+            answers: AnswerCounts::default(),
             positions: JournalPositions { current: Lsn(1), checkpointed: Lsn(0) },
             clocks_frozen: false,
             borrowers: Borrowers::default(),

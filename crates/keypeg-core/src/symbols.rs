@@ -1,7 +1,7 @@
 //! How a value is generated: random symbols from the operating system's CSPRNG after the prefix.
 
-use crate::RandomSource;
 use crate::policy::Policy;
+use crate::random::RandomSource;
 
 const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Rejection sampling: bytes from the largest multiple of 62 on are discarded, so that all symbols

@@ -32,6 +32,7 @@ mod leaks;
 mod list;
 mod max_leases;
 mod metrics;
+mod modules;
 mod openapi;
 mod power;
 mod problems;

@@ -5,16 +5,18 @@
 //! can be stored, nothing is expired in memory, but requests still treat due leases and keys as
 //! ended.
 
-use super::{Pool, Rest, StepContext};
+use super::Pool;
 use crate::clocks::{Now, after};
 use crate::event::Event;
 use crate::fact::Fact;
-use crate::holds::Hold;
+use crate::holds::{Hold, Rest};
+use crate::ids::LeaseId;
 use crate::indices::{HoldIndex, SlotIndex};
 use crate::key::KeyState;
-use crate::refusal::EndCause;
+use crate::refusal::{EndCause, Refusal};
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::SharedState;
+use crate::step::StepContext;
 
 impl Pool {
     /// Ends what is due, within the step's budget. O(log n) for each.
@@ -27,18 +29,18 @@ impl Pool {
 
     /// Returns whether anything in this pool is due.
     pub(crate) fn has_due(&self, now: Now) -> bool {
-        self.next_lease_deadline_us().is_some_and(|at_us| hold_is_due(at_us, now))
+        self.next_lease_deadline_us().is_some_and(|at_us| now.has_expired(at_us))
             || self.has_due_keys(now)
     }
 
     /// Returns whether a lease, a rest or a key of this pool is due.
     pub(super) fn has_due_holds_or_keys(&self, now: Now) -> bool {
-        self.next_hold_end_us().is_some_and(|at_us| hold_is_due(at_us, now))
-            || self.has_due_keys(now)
+        let has_due_hold = self.next_hold_end_us().is_some_and(|at_us| now.has_expired(at_us));
+        !enabled(Sabotage::FalseNone) && (has_due_hold || self.has_due_keys(now))
     }
 
     pub(super) fn has_due_keys(&self, now: Now) -> bool {
-        self.next_purge_us().is_some_and(|at_us| key_is_due(at_us, now))
+        self.next_purge_us().is_some_and(|at_us| now.is_purge_due(at_us))
     }
 
     /// Returns the next deadline in lease time: the end of a lease, a rest or a wait.
@@ -49,7 +51,7 @@ impl Pool {
 
     pub(super) fn expire_holds(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
         while let Some((at_us, hold)) = self.hold_ends.first()
-            && hold_is_due(at_us, step.now)
+            && step.now.has_expired(at_us)
             && step.budget > 0
         {
             step.budget -= 1;
@@ -59,7 +61,7 @@ impl Pool {
 
     pub(super) fn expire_keys(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
         while let Some((at_us, slot)) = self.key_ends.first()
-            && key_is_due(at_us, step.now)
+            && step.now.is_purge_due(at_us)
             && step.budget > 0
         {
             step.budget -= 1;
@@ -76,7 +78,7 @@ impl Pool {
     ) -> bool {
         // Usually no key is due, and then the key's own deadline, a cache miss, is not read.
         if self.has_due_keys(step.now)
-            && key_is_due(self.key_ends.deadline(slot, &self.slots), step.now)
+            && step.now.is_purge_due(self.key_ends.deadline(slot, &self.slots))
         {
             if !shared.clocks_frozen {
                 self.purge(shared, step, slot);
@@ -88,12 +90,46 @@ impl Pool {
         {
             let hold = self.slots.hold(slot);
             let at_us = self.hold_ends.deadline(hold, &self.holds);
-            if !hold_is_due(at_us, step.now) {
+            if !step.now.has_expired(at_us) {
                 break;
             }
             self.end_hold(shared, step, hold, at_us);
         }
         true
+    }
+
+    /// Finds the hold of a lease that runs at this instant.
+    pub(super) fn running_hold(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        lease: LeaseId,
+    ) -> Result<HoldIndex, Refusal> {
+        if !shared.ids.verifies(self.id, lease) {
+            return Err(Refusal::LeaseEnded { cause: None });
+        }
+        if let Some(hold) = self.holds.find_by_token(lease.token()) {
+            let slot = self.holds.get(hold).slot;
+            if self.expire_key(shared, step, slot)
+                && self.slots.state(slot) == Some(KeyState::Leased)
+                && !(shared.clocks_frozen
+                    && step.now.has_expired(self.hold_ends.deadline(hold, &self.holds)))
+            {
+                return Ok(hold);
+            }
+        } else if let Some(ended) = shared.ended_leases.find(lease.token())
+            && self.state_after(ended).is_some()
+        {
+            // The cause depends on the present state of the key, so its due lease or rest ends
+            // first.
+            self.expire_key(shared, step, ended.slot);
+            if enabled(Sabotage::ReleaseWhoeverHolds)
+                && self.state_after(ended) == Some(KeyState::Leased)
+            {
+                return Ok(self.slots.hold(ended.slot));
+            }
+        }
+        Err(Refusal::LeaseEnded { cause: self.end_cause(shared, lease.token()) })
     }
 
     /// Ends a hold that is due: a lease, after which the key rests if the grant said so, or a rest.
@@ -137,19 +173,5 @@ impl Pool {
             step.facts.record(&Fact::KeyPurged { pool: self.id, key: number });
         }
         self.emit(step, || Event::Purged { key, was });
-    }
-}
-
-/// Returns whether a lease, a rest or a wait with this end is due.
-pub(super) fn hold_is_due(end_us: u64, now: Now) -> bool {
-    end_us <= now.lease_us
-}
-
-/// Returns whether a key with this end is due.
-pub(super) fn key_is_due(end_us: u64, now: Now) -> bool {
-    if enabled(Sabotage::RaiseAtDeadline) {
-        end_us < now.serving_us
-    } else {
-        end_us <= now.serving_us
     }
 }

@@ -4,43 +4,25 @@
 //! stored. A stored answer is a fact in the batch of the change it describes, so after a crash both
 //! exist or neither.
 
+use super::Pool;
 use super::wait::wait_end_us;
-use super::{Pool, StepContext};
 use crate::clocks::{Now, after};
 use crate::fact::{Fact, IdempotencyRecord, IdempotentResult};
 use crate::idempotency_store::{
-    ANSWERS_MAX, IdempotentRequest, KEPT_US, SlotRange, StoredAnswer, WaitingRequest,
+    ANSWERS_MAX, IdempotencyKey, IdempotentRequest, KEPT_US, SlotRange, StoredAnswer,
+    WaitingRequest,
 };
-use crate::ids::{BodyDigest, IdempotencyId, LeaseId};
+use crate::ids::{BodyDigest, IdempotencyId, IdempotentCall, LeaseId};
 use crate::indices::{AnswerIndex, ItemIndex, SlotIndex};
-use crate::key::{NewKey, Secret};
+use crate::key::NewKey;
 use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions};
 use crate::numbers::KeyNumber;
 use crate::refusal::Refusal;
-use crate::shared::{SharedState, WaitOutcome, WaiterLocation};
+use crate::secret::Secret;
+use crate::shared::{SharedState, WaiterLocation};
+use crate::step::StepContext;
+use crate::wait_outcome::WaitOutcome;
 use crate::wait_queue::Waiter;
-
-/// An Idempotency-Key and the request that it belongs to.
-#[derive(Clone, Copy, Debug)]
-pub struct IdempotencyKey<'a> {
-    /// The caller: the same key of another caller is a different one.
-    pub caller: &'a str,
-    /// The key.
-    pub key: &'a str,
-    /// The digest of the body: the same key with a different body is refused.
-    pub body: BodyDigest,
-}
-
-/// The kinds of calls that accept an Idempotency-Key; the same key for both names two answers.
-///
-/// The discriminants are hashed into the ids of stored answers, which journals contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdempotentCall {
-    /// Generating or importing keys.
-    AddKeys = 1,
-    /// Acquiring a lease.
-    Acquire = 2,
-}
 
 impl Pool {
     /// Generates or imports keys by `add`, once: a repeat returns the same keys. O(keys log n).
@@ -128,7 +110,7 @@ impl Pool {
         let id = answer.map(|answer| self.idempotency.get(answer).record.id);
         self.release(shared, step, lease, &ReleaseOptions::default())?;
         if let Some(id) = id {
-            self.idempotency.remove_by_id(shared, id);
+            self.idempotency.remove_by_id(&mut shared.answers, id);
             step.facts.record(&Fact::AnswerRevoked { pool: self.id, id });
         }
         Ok(())
@@ -173,7 +155,7 @@ impl Pool {
         shared: &mut SharedState,
         step: &StepContext<'_>,
     ) -> Result<(), Refusal> {
-        if self.idempotency.has_room(shared, step.now.lease_us) {
+        if self.idempotency.has_room(&mut shared.answers, step.now.lease_us) {
             return Ok(());
         }
         Err(Refusal::TooManyAnswers { max: ANSWERS_MAX })
@@ -211,7 +193,7 @@ impl Pool {
         let until_us = after(step.now.lease_us, KEPT_US);
         let record = IdempotencyRecord { id, body, until_us, result };
         let stored = StoredAnswer { record, slots, redelivered: false };
-        self.idempotency.store(shared, stored, true);
+        self.idempotency.store(&mut shared.answers, stored, true);
         step.facts.record(&Fact::AnswerStored { pool: self.id, answer: record });
     }
 
@@ -290,11 +272,11 @@ impl Pool {
             }
         }
         let stored = StoredAnswer { record, slots, redelivered: false };
-        self.idempotency.store(shared, stored, lease_runs);
+        self.idempotency.store(&mut shared.answers, stored, lease_runs);
     }
 
     pub(crate) fn replay_answer_revoked(&mut self, shared: &mut SharedState, id: IdempotencyId) {
-        self.idempotency.remove_by_id(shared, id);
+        self.idempotency.remove_by_id(&mut shared.answers, id);
     }
 
     /// Removes expired answers, at most `max` of each kind. Returns whether more may be expired.
@@ -304,12 +286,12 @@ impl Pool {
         now: Now,
         max: usize,
     ) -> bool {
-        self.idempotency.remove_due(shared, now.lease_us, max)
+        self.idempotency.remove_due(&mut shared.answers, now.lease_us, max)
     }
 
     /// Subtracts this pool's answers from the shared counts, because the pool is deleted.
     pub(crate) fn uncount_answers(&self, shared: &mut SharedState) {
-        self.idempotency.uncount(shared);
+        self.idempotency.uncount(&mut shared.answers);
     }
 
     /// Returns the number of stored answers. O(1).

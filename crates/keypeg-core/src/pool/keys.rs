@@ -2,24 +2,17 @@
 //!
 //! Every key is in a slot, in the index by id, in the heap of key ends, and in exactly one state.
 
-use super::{Pool, StepContext};
+use super::Pool;
 use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
 use crate::ids::{IdHashKey, KeyId};
+use crate::incoming::IncomingKey;
 use crate::indices::SlotIndex;
-use crate::key::{KeyRef, KeyState, NewKey, Secret};
-use crate::numbers::KeyNumber;
+use crate::key::{KeyRef, KeyState, NewKey};
 use crate::refusal::{EndCause, Refusal};
 use crate::sabotage::{Sabotage, enabled};
+use crate::secret::Secret;
 use crate::shared::SharedState;
-
-/// A key that is about to be inserted.
-#[derive(Clone, Copy)]
-pub(super) struct IncomingKey<'a> {
-    pub(super) number: KeyNumber,
-    pub(super) id: KeyId,
-    pub(super) value: &'a [u8],
-    pub(super) imported: bool,
-}
+use crate::step::StepContext;
 
 impl Pool {
     /// Returns whether this value is in the pool, or was imported before and is retired.

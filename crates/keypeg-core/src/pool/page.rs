@@ -4,7 +4,7 @@
 //! once. A page examines a bounded number of slots, whatever the pool's size, and ends what is due
 //! of them first, so no page shows a key or a lease that is due.
 
-use super::{Pool, StepContext};
+use super::Pool;
 use crate::clocks::{Now, US_PER_MS};
 use crate::holds::Hold;
 use crate::ids::IdHashKey;
@@ -13,6 +13,7 @@ use crate::key::{KeyPage, KeyState, KeyView, ListOptions};
 use crate::lease::LeaseView;
 use crate::refusal::Refusal;
 use crate::shared::SharedState;
+use crate::step::StepContext;
 
 /// The most slots that one page examines.
 const EXAMINED_MAX: u32 = 4_096;

@@ -4,16 +4,16 @@
 //! Each `replay_` method takes the contents of a fact and the slot of its key. Ends by time are not
 //! facts: the journal's clock implies them, and ordinary steps apply them.
 
-use super::keys::IncomingKey;
-use super::{Hold, Pool, Rest};
+use super::Pool;
 use crate::clocks::{Now, US_PER_MS};
 use crate::fact::{CreatedKeys, Fact, FactSink, Grant};
+use crate::holds::{Hold, Rest};
+use crate::incoming::{IncomingKey, StoredKey};
 use crate::index::Index;
 use crate::indices::{AnswerIndex, HoldIndex, ItemIndex, SlotIndex};
 use crate::key::KeyState;
 use crate::numbers::{BorrowerId, KeyNumber, Lsn};
 use crate::refusal::EndCause;
-use crate::replayer::StoredKey;
 use crate::sabotage::{Sabotage, enabled};
 use crate::shared::SharedState;
 

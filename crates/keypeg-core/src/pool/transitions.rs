@@ -1,24 +1,16 @@
 //! The transitions of a key between its states, and the reasons of rest and quarantine.
 //!
 //! Public calls, expiry and replay share them. The reason of a rest is in its hold, that of a
-//! quarantine in a side table: a key without a reason takes no memory for one.
+//! quarantine in `reasons.rs`.
 
 use super::Pool;
-use crate::chunks::Chunks;
 use crate::fact::Grant;
-use crate::holds::Hold;
-use crate::indices::{HoldIndex, ItemIndex, ReasonIndex, SlotIndex};
+use crate::holds::{Hold, Rest};
+use crate::indices::{HoldIndex, SlotIndex};
 use crate::key::KeyState;
 use crate::refusal::EndCause;
+use crate::sabotage::{Sabotage, enabled};
 use crate::shared::{EndedLease, SharedState};
-
-/// How a key rests after a lease.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rest<'a> {
-    /// The end of the rest, lease time in microseconds; 0 when the key does not rest.
-    pub(crate) until_us: u64,
-    pub(crate) reason: Option<&'a str>,
-}
 
 impl Pool {
     /// Leases a key in any state.
@@ -35,6 +27,13 @@ impl Pool {
         self.slots.set_state(slot, KeyState::Leased);
         self.slots.set_hold(slot, hold);
         self.hold_ends.set(hold, lease.until_us, &mut self.holds);
+    }
+
+    /// Gives a running lease a later end.
+    pub(super) fn extend_lease(&mut self, hold: HoldIndex, until_us: u64) {
+        if !enabled(Sabotage::OldTimerEndsLease) {
+            self.hold_ends.set(hold, until_us, &mut self.holds);
+        }
     }
 
     /// Ends a lease: its key rests or becomes available.
@@ -114,7 +113,7 @@ impl Pool {
         self.uncount_lease(shared, borrower);
         let number = self.slots.number(slot);
         shared.ended_leases.add(EndedLease { token, number, slot, cause });
-        self.idempotency.lease_ended(shared, token);
+        self.idempotency.lease_ended(&mut shared.answers, token);
     }
 
     /// Returns the present state of the key of an ended lease; `None` when the key is removed.
@@ -139,39 +138,5 @@ impl Pool {
             KeyState::Quarantined => self.reasons.get(self.slots.reason(slot)),
             KeyState::Available | KeyState::Leased => None,
         }
-    }
-}
-
-/// The reasons of quarantined keys, as far as they have one: a slab with a free list.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Reasons {
-    texts: Chunks<ReasonIndex, Box<str>>,
-    free: Chunks<u32, ReasonIndex>,
-}
-
-impl Reasons {
-    pub(super) fn len(&self) -> usize {
-        self.texts.len() - self.free.len()
-    }
-
-    /// Adds a reason and returns its index, which is [`ItemIndex::NONE`] for no reason.
-    fn add(&mut self, reason: Option<&str>) -> ReasonIndex {
-        let Some(reason) = reason else { return ReasonIndex::NONE };
-        if let Some(index) = self.free.pop() {
-            self.texts[index] = reason.into();
-            return index;
-        }
-        self.texts.push(reason.into())
-    }
-
-    fn remove(&mut self, index: ReasonIndex) {
-        if index != ReasonIndex::NONE {
-            self.texts[index] = Box::default();
-            self.free.push(index);
-        }
-    }
-
-    fn get(&self, index: ReasonIndex) -> Option<&str> {
-        (index != ReasonIndex::NONE).then(|| &*self.texts[index])
     }
 }

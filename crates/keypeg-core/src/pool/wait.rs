@@ -4,15 +4,16 @@
 //! Such a grant is like any other, with its fact. A waiter whose wait has expired is refused only
 //! when nothing in the pool is due, so that it is never refused wrongly.
 
-use super::due::hold_is_due;
-use super::{LeaseTerms, Pool, StepContext};
+use super::{LeaseTerms, Pool};
 use crate::clocks::{US_PER_MS, after};
 use crate::indices::WaiterIndex;
-use crate::lease::{AcquireOptions, Granted, GrantedLease, WaitOptions};
+use crate::lease::{AcquireOptions, Granted, WaitOptions};
 use crate::numbers::WaiterId;
 use crate::refusal::Refusal;
-use crate::sabotage::{TestLimit, limit};
-use crate::shared::{SharedState, WAITERS_MAX, WaitOutcome, WaiterLocation};
+use crate::sabotage::{Sabotage, TestLimit, enabled, limit};
+use crate::shared::{SharedState, WAITERS_MAX, WaiterLocation};
+use crate::step::StepContext;
+use crate::wait_outcome::{GrantedLease, WaitOutcome};
 use crate::wait_queue::{WaitQueue, Waiter};
 
 fn waiters_max() -> usize {
@@ -102,6 +103,20 @@ impl Pool {
         }
     }
 
+    /// Serves the wait queue before a new request. Returns whether requests still wait, which are
+    /// served first.
+    pub(super) fn serve_earlier_waiters(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+    ) -> bool {
+        if enabled(Sabotage::NewcomerFirst) {
+            return false;
+        }
+        self.serve_wait_queue(shared, step);
+        !self.wait_queue.is_empty()
+    }
+
     /// Grants available keys to waiters, in order. Bounded by the keys that became available since
     /// the last step; purging due keys on the way costs the budget.
     pub(crate) fn serve_wait_queue(
@@ -135,7 +150,7 @@ impl Pool {
     /// budget left, nothing is due that could still provide a key.
     pub(super) fn expire_waits(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
         while let Some((until_us, waiter)) = self.wait_queue.next_deadline()
-            && hold_is_due(until_us, step.now)
+            && step.now.has_expired(until_us)
             && step.budget > 0
         {
             debug_assert!(!self.has_due_holds_or_keys(step.now), "expired before");

@@ -8,7 +8,7 @@ use super::{PoolEntries, Pools, SWEPT_POOLS_MAX};
 use crate::clocks::Now;
 use crate::deadlines::{Deadlines, HeapIndex};
 use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
-use crate::pool::StepContext;
+use crate::step::StepContext;
 
 /// The budget that one pool gets before it is the next one's turn.
 const SLICE: u32 = 256;
@@ -30,8 +30,8 @@ impl Pools {
     /// Returns whether anything in any pool is due. O(1).
     pub(super) fn has_due(&self, now: Now) -> bool {
         let NextDue { lease_us, serving_us } = self.next_due();
-        lease_us.is_some_and(|at_us| at_us <= now.lease_us)
-            || serving_us.is_some_and(|at_us| at_us <= now.serving_us)
+        lease_us.is_some_and(|at_us| now.has_expired(at_us))
+            || serving_us.is_some_and(|at_us| now.is_purge_due(at_us))
     }
 
     /// Ends what is due, pools in rotation, within the step's budget; returns whether more is due.
@@ -85,12 +85,12 @@ impl Pools {
 
     fn rotate_in_due_pools(&mut self, now: Now) {
         while let Some((at_us, index)) = self.lease_deadlines.first()
-            && at_us <= now.lease_us
+            && now.has_expired(at_us)
         {
             self.rotate_in(index);
         }
         while let Some((at_us, index)) = self.serving_deadlines.first()
-            && at_us <= now.serving_us
+            && now.is_purge_due(at_us)
         {
             self.rotate_in(index);
         }
