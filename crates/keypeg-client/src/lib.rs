@@ -3,7 +3,7 @@
 //! Server and clients share these types, so each field, route and error code is spelt in one place.
 //! The types know no engine, socket or clock, and make no decisions. The feature `client` adds
 //! [`Client`], and [`LeaseGuard`], which renews a lease while it exists. The feature `openapi` adds
-//! the document that describes the API.
+//! the JSON Schema of each type, for keypeg-openapi.
 
 #[cfg(feature = "client")]
 mod client;
@@ -14,8 +14,6 @@ mod events;
 mod guard;
 mod key;
 mod lease;
-#[cfg(feature = "openapi")]
-pub mod openapi;
 mod pool;
 mod problem;
 pub mod routes;

@@ -1,0 +1,3 @@
+//! The pages that explain the error codes, rendered from one table of texts.
+
+pub mod markdown;
