@@ -35,5 +35,5 @@ pub use key::{
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 pub use pool::{PolicyRequest, Pool, Pools};
-pub use problem::{Code, Outcome, Problem, ProblemExtensions, ProblemPage};
+pub use problem::{Code, Outcome, Problem, ProblemExtensions};
 pub use time::{Seconds, UnixMs};

@@ -5,6 +5,9 @@
 //! function here that writes it. It knows no server and no engine, and does no I/O.
 
 mod document;
+mod html;
 pub mod problem_pages;
+mod reference;
 
 pub use document::document_json;
+pub use reference::reference_page;

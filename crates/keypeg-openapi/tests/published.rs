@@ -1,7 +1,9 @@
-//! The published documentation matches the code: `docs/openapi.json` and `docs/problems/`.
+//! The published documentation matches the code: `docs/openapi.json`, `docs/problems/`, and the
+//! pages that the server embeds, `crates/keypeg/ui/docs/`.
 //!
 //! With `KEYPEG_BLESS=1` the tests write the files; the next build of the server embeds them.
 
+use keypeg_openapi::problem_pages;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -48,8 +50,14 @@ fn the_published_document_matches_the_code() {
     check_file("docs/openapi.json", &keypeg_openapi::document_json());
 }
 
+#[test]
+fn the_published_reference_page_matches_the_code() {
+    check_file("crates/keypeg/ui/docs/reference.html", &keypeg_openapi::reference_page());
+}
+
 /// Every code has a page, and there is no page without a code.
 #[test]
 fn the_published_problem_pages_match_the_code() {
-    check_directory("docs/problems", &keypeg_openapi::problem_pages::markdown::files());
+    check_directory("docs/problems", &problem_pages::markdown::files());
+    check_directory("crates/keypeg/ui/docs/problems", &problem_pages::html::files());
 }

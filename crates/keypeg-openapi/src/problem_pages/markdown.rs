@@ -2,7 +2,8 @@
 //!
 //! Lines have at most 120 columns. The texts contain no Markdown except backticks.
 
-use keypeg_client::{Code, ProblemPage};
+use super::{ProblemPage, texts};
+use keypeg_client::Code;
 use std::collections::BTreeMap;
 
 /// Returns every file of the directory by name: an index, and one page for each code.
@@ -35,7 +36,7 @@ fn index() -> String {
 }
 
 fn page(code: Code) -> String {
-    let ProblemPage { meaning, remedy, members, headers, applied } = code.page();
+    let ProblemPage { meaning, remedy, members, headers, applied } = texts::page(code);
     let steps: Vec<_> = remedy.iter().map(|step| wrapped(step, "- ")).collect();
     let (end, members) =
         if members.is_empty() { (".", String::new()) } else { (", and:\n", named(members)) };
