@@ -3,7 +3,7 @@
 //! Server and clients share these types, so each field, route and error code is spelt in one place.
 //! The types know no engine, socket or clock, and make no decisions. The feature `client` adds
 //! [`Client`], and [`LeaseGuard`], which renews a lease while it exists. The feature `openapi` adds
-//! the document that describes the API.
+//! the JSON Schema of each type, for keypeg-openapi.
 
 #[cfg(feature = "client")]
 mod client;
@@ -16,8 +16,6 @@ mod events;
 mod guard;
 mod key;
 mod lease;
-#[cfg(feature = "openapi")]
-pub mod openapi;
 mod pool;
 mod problem;
 pub mod routes;
@@ -41,5 +39,5 @@ pub use key::{
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 pub use pool::{PolicyRequest, Pool, Pools};
-pub use problem::{Code, Outcome, Problem, ProblemExtensions, ProblemPage};
+pub use problem::{Code, Outcome, Problem, ProblemExtensions};
 pub use time::{Seconds, UnixMs};

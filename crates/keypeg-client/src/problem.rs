@@ -1,12 +1,7 @@
 //! Errors on the wire: problem details (RFC 9457) and the table of error codes.
 //!
-//! This file owns the status and the title of each code; `pages` owns the page that explains it.
-//! A code never changes its meaning. Which refusal becomes which code is the server's concern.
-
-mod page;
-mod pages;
-
-pub use page::ProblemPage;
+//! This file owns the status and the title of each code; keypeg-openapi owns the page that explains
+//! it. A code never changes its meaning. Which refusal becomes which code is the server's concern.
 
 use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};

@@ -1,126 +1,15 @@
-//! The published documents, `docs/openapi.json` and `docs/problems/`: they match the code, the
-//! server serves them, and the limits of every field are exactly those of the server.
+//! The published document, `docs/openapi.json`: the server serves it, and the limits of every field
+//! are exactly those of the server.
 //!
-//! With `KEYPEG_BLESS=1` the tests write the files; the next build serves them.
+//! That the document matches the code is tested in keypeg-openapi.
 
 use crate::support::{Client, Server};
-use keypeg_client::{Code, ProblemPage};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-fn docs() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
-}
+use std::path::Path;
 
 fn published() -> String {
-    std::fs::read_to_string(docs().join("openapi.json")).unwrap()
-}
-
-fn is_blessing() -> bool {
-    std::env::var_os("KEYPEG_BLESS").is_some()
-}
-
-const OUTDATED: &str = "is outdated: run KEYPEG_BLESS=1 cargo test -p keypeg --test server openapi";
-
-#[test]
-fn the_published_document_matches_the_code() {
-    let mut document = serde_json::to_string_pretty(&keypeg_client::openapi::document()).unwrap();
-    document.push('\n');
-    if is_blessing() {
-        std::fs::write(docs().join("openapi.json"), &document).unwrap();
-    }
-    let is_same = published() == document;
-    assert!(is_same, "docs/openapi.json {OUTDATED}");
-}
-
-/// Every code has a page, and there is no page without a code.
-#[test]
-fn the_published_problem_pages_match_the_code() {
-    let mut pages = BTreeMap::from([("README.md".to_owned(), problem_index())]);
-    for code in Code::ALL {
-        pages.insert(format!("{}.md", code.as_str()), problem_page(code));
-    }
-    let dir = docs().join("problems");
-    if is_blessing() {
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir(&dir).unwrap();
-        for (name, text) in &pages {
-            std::fs::write(dir.join(name), text).unwrap();
-        }
-    }
-    for entry in std::fs::read_dir(&dir).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(pages.contains_key(&name), "docs/problems/{name} explains no error code");
-    }
-    for (name, text) in pages {
-        let is_same = std::fs::read_to_string(dir.join(&name)).is_ok_and(|found| found == text);
-        assert!(is_same, "docs/problems/{name} {OUTDATED}");
-    }
-}
-
-fn problem_index() -> String {
-    let about = wrapped(
-        "Every error of Keypeg is a problem (RFC 9457). Its `type` is `/problems/<code>`: a page \
-         of the server with the same text as the page here.",
-        "",
-    );
-    let rows: Vec<_> = Code::ALL
-        .map(|code| {
-            let (word, status, title) = (code.as_str(), code.status(), code.title());
-            format!("| [`{word}`]({word}.md) | {status} | {title} |\n")
-        })
-        .into();
-    format!(
-        "# Problems\n\n{about}\n| code | status | title |\n|---|---|---|\n{}\n\
-         ## Members of every problem\n\n{}",
-        rows.concat(),
-        named(ProblemPage::COMMON_MEMBERS),
-    )
-}
-
-fn problem_page(code: Code) -> String {
-    let ProblemPage { meaning, remedy, members, headers, applied } = code.page();
-    let steps: Vec<_> = remedy.iter().map(|step| wrapped(step, "- ")).collect();
-    let (end, members) =
-        if members.is_empty() { (".", String::new()) } else { (", and:\n", named(members)) };
-    let headers = if headers.is_empty() {
-        String::new()
-    } else {
-        format!("\n## Response headers\n\n{}", named(headers))
-    };
-    format!(
-        "# {}\n\nCode `{}`, status {}.\n\n## What it means\n\n{}\n## What to do\n\n{}\n\
-         ## Was the request applied?\n\n{}\n## What the problem contains\n\n\
-         The [members of every problem](README.md#members-of-every-problem){end}\n\
-         {members}{headers}",
-        code.title(),
-        code.as_str(),
-        code.status(),
-        wrapped(meaning, ""),
-        steps.concat(),
-        wrapped(applied, ""),
-    )
-}
-
-/// Writes a list of names and their meanings.
-fn named(rows: &[(&str, &str)]) -> String {
-    rows.iter().map(|(name, text)| wrapped(&format!("`{name}`: {text}"), "- ")).collect()
-}
-
-/// Breaks a text into lines of at most 120 columns, the first of which begins with `bullet`.
-fn wrapped(text: &str, bullet: &str) -> String {
-    let (mut lines, mut line) = (String::new(), bullet.to_owned());
-    for word in text.split(' ') {
-        if line.len() + word.len() > 119 {
-            lines += line.trim_end();
-            lines.push('\n');
-            line = " ".repeat(bullet.len());
-        }
-        line += word;
-        line.push(' ');
-    }
-    lines + line.trim_end() + "\n"
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    std::fs::read_to_string(path).unwrap()
 }
 
 #[test]
@@ -188,7 +77,7 @@ fn edges(schema: &Map<String, Value>) -> (Vec<Value>, Vec<Value>) {
 fn the_limits_of_every_body_field_are_exactly_those_of_the_server() {
     let server = Server::in_memory(&["--lease-ttl", "604800s"]);
     let client = &mut server.client();
-    let document = keypeg_client::openapi::document();
+    let document: Value = serde_json::from_str(&published()).unwrap();
     client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
     let lease = client.ask("POST /v1/pools/default/leases").text("id");
     let renew = format!("POST /v1/pools/default/leases/{lease}/renew");

@@ -1,12 +1,10 @@
-//! The documentation that the server serves: the `OpenAPI` document, a page made from it, and the
+//! The documentation that the server serves: the `OpenAPI` document, the reference page, and the
 //! pages of error codes.
 //!
-//! Pages are static: no script, nothing from other hosts, readable without a network. Operations,
-//! fields and answers come from `docs/openapi.json`, terms and conventions from
-//! `ui/docs/intro.html`, and error codes from the table of keypeg-client. This file knows no
-//! operation.
+//! The server only embeds the files: keypeg-openapi writes them from the code, except the style
+//! sheet. Pages are static: no script, nothing from other hosts, readable without a network. This
+//! file knows no operation.
 
-mod page;
 mod problems;
 
 use super::error::Problem;
@@ -18,9 +16,9 @@ use hyper::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use keypeg_client::Code;
-use std::sync::OnceLock;
 
 const DOCUMENT: &str = include_str!("../../../../docs/openapi.json");
+const REFERENCE: &str = include_str!("../../ui/docs/reference.html");
 const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = include_str!("../../ui/docs/style.css");
 /// A page loads its style sheet from this server, and nothing else.
@@ -29,38 +27,36 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; for
 
 /// Answers with the `OpenAPI` document.
 pub(super) fn openapi(request: &Request) -> HandlerResult {
-    fixed(request, "application/json", Bytes::from_static(DOCUMENT.as_bytes()))
+    fixed(request, "application/json", DOCUMENT)
 }
 
-/// Answers with the documentation page.
+/// Answers with the reference page.
 pub(super) fn page(request: &Request) -> HandlerResult {
-    static PAGE: OnceLock<Bytes> = OnceLock::new();
-    let page = PAGE.get_or_init(|| page::render(DOCUMENT).into());
-    fixed(request, HTML, page.clone())
+    fixed(request, HTML, REFERENCE)
 }
 
 /// Answers with the style sheet of all pages.
 pub(super) fn style(request: &Request) -> HandlerResult {
-    fixed(request, "text/css; charset=utf-8", Bytes::from_static(STYLE.as_bytes()))
+    fixed(request, "text/css; charset=utf-8", STYLE)
 }
 
 /// Answers with the index of problem pages.
 pub(super) fn problems(request: &Request) -> HandlerResult {
-    fixed(request, HTML, problems::index().into())
+    fixed(request, HTML, problems::INDEX)
 }
 
 /// Answers with the page of one error code; an unknown code has no route.
 pub(super) fn problem(request: &Request, word: &str) -> HandlerResult {
     let code = Code::from_word(word).ok_or_else(Problem::not_found)?;
-    fixed(request, HTML, problems::page(code).into())
+    fixed(request, HTML, problems::page(code))
 }
 
 /// Builds an answer that never changes while the server runs.
-fn fixed(request: &Request, content_type: &'static str, body: Bytes) -> HandlerResult {
+fn fixed(request: &Request, content_type: &'static str, body: &'static str) -> HandlerResult {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(unrouted(request.uri().path()));
     }
-    let mut response = Response::new(body.into());
+    let mut response = Response::new(Bytes::from_static(body.as_bytes()).into());
     let headers = response.headers_mut();
     for (name, value) in [
         (CONTENT_TYPE, content_type),

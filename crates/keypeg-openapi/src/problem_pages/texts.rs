@@ -4,7 +4,8 @@
 //! table, so they cannot differ. The table knows neither HTML nor Markdown: text between backticks
 //! is code, and nothing else is markup. A code without a page does not compile.
 
-use super::{Code, ProblemPage};
+use super::ProblemPage;
+use keypeg_client::Code;
 
 /// The answer for a code that is only returned before anything is changed.
 const NOT_APPLIED: &str = "No. The server changed nothing.";
@@ -16,40 +17,38 @@ const RETRY_AFTER: (&str, &str) =
     ("Retry-After", "Seconds after which the same request can succeed.");
 const MAX: (&str, &str) = ("max", "The limit that is reached.");
 
-impl Code {
-    /// Returns the page that explains this code.
-    pub fn page(self) -> ProblemPage {
-        match self {
-            Self::Malformed => MALFORMED,
-            Self::BadCursor => BAD_CURSOR,
-            Self::Unauthorized => UNAUTHORIZED,
-            Self::Forbidden => FORBIDDEN,
-            Self::NotFound => NOT_FOUND,
-            Self::MethodNotAllowed => METHOD_NOT_ALLOWED,
-            Self::Timeout => TIMEOUT,
-            Self::TooLarge => TOO_LARGE,
-            Self::UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE,
-            Self::Misdirected => MISDIRECTED,
-            Self::Invalid => INVALID,
-            Self::RateLimited => RATE_LIMITED,
-            Self::UnknownPool => UNKNOWN_POOL,
-            Self::UnknownKey => UNKNOWN_KEY,
-            Self::NoKeyAvailable => NO_KEY_AVAILABLE,
-            Self::LeaseEnded => LEASE_ENDED,
-            Self::MaxHoldReached => MAX_HOLD_REACHED,
-            Self::IdempotencyMismatch => IDEMPOTENCY_MISMATCH,
-            Self::KeysGone => KEYS_GONE,
-            Self::TakenOver => TAKEN_OVER,
-            Self::DefaultPool => DEFAULT_POOL,
-            Self::KeyExists => KEY_EXISTS,
-            Self::TooManyPools => TOO_MANY_POOLS,
-            Self::PoolFull => POOL_FULL,
-            Self::StorageFull => STORAGE_FULL,
-            Self::Overloaded => OVERLOADED,
-            Self::ShuttingDown => SHUTTING_DOWN,
-            Self::Settling => SETTLING,
-            Self::Internal => INTERNAL,
-        }
+/// Returns the page that explains a code.
+pub(super) fn page(code: Code) -> ProblemPage {
+    match code {
+        Code::Malformed => MALFORMED,
+        Code::BadCursor => BAD_CURSOR,
+        Code::Unauthorized => UNAUTHORIZED,
+        Code::Forbidden => FORBIDDEN,
+        Code::NotFound => NOT_FOUND,
+        Code::MethodNotAllowed => METHOD_NOT_ALLOWED,
+        Code::Timeout => TIMEOUT,
+        Code::TooLarge => TOO_LARGE,
+        Code::UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE,
+        Code::Misdirected => MISDIRECTED,
+        Code::Invalid => INVALID,
+        Code::RateLimited => RATE_LIMITED,
+        Code::UnknownPool => UNKNOWN_POOL,
+        Code::UnknownKey => UNKNOWN_KEY,
+        Code::NoKeyAvailable => NO_KEY_AVAILABLE,
+        Code::LeaseEnded => LEASE_ENDED,
+        Code::MaxHoldReached => MAX_HOLD_REACHED,
+        Code::IdempotencyMismatch => IDEMPOTENCY_MISMATCH,
+        Code::KeysGone => KEYS_GONE,
+        Code::TakenOver => TAKEN_OVER,
+        Code::DefaultPool => DEFAULT_POOL,
+        Code::KeyExists => KEY_EXISTS,
+        Code::TooManyPools => TOO_MANY_POOLS,
+        Code::PoolFull => POOL_FULL,
+        Code::StorageFull => STORAGE_FULL,
+        Code::Overloaded => OVERLOADED,
+        Code::ShuttingDown => SHUTTING_DOWN,
+        Code::Settling => SETTLING,
+        Code::Internal => INTERNAL,
     }
 }
 

@@ -2,16 +2,16 @@
 //! table of error codes.
 //!
 //! The server does not build the document: it embeds `docs/openapi.json`, and a test compares that
-//! file with [`document`].
+//! file with [`document_json`].
 
 mod calls;
 mod examples;
 mod parameters;
 mod schemas;
 
-use crate::Code;
-use crate::routes::{Access, ROUTES, Route, Scope};
 use calls::{Answer, Call, RequestBody, call};
+use keypeg_client::Code;
+use keypeg_client::routes::{Access, ROUTES, Route, Scope};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -40,8 +40,14 @@ const TAGS: [(&str, &str); 6] = [
     ("Server", "Health, version, metrics and documentation of the server."),
 ];
 
+/// Builds the document, as the text of `docs/openapi.json`.
+pub fn document_json() -> String {
+    let document = document();
+    format!("{document:#}\n")
+}
+
 /// Builds the document.
-pub fn document() -> Value {
+pub(crate) fn document() -> Value {
     let mut schemas = schemas::all();
     schemas.insert(
         "Empty".into(),

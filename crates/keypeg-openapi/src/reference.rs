@@ -1,21 +1,22 @@
-//! The documentation page, rendered from the `OpenAPI` document.
+//! The reference page, rendered from the `OpenAPI` document; terms and conventions come from
+//! `intro.html`.
 //!
 //! It supports only what that document uses. Every text goes through [`escaped`] or [`prose`], so
-//! no text becomes markup.
+//! no text becomes markup. The page is static: no script, nothing from other hosts.
 
-use super::problems;
+use crate::document::document;
+use crate::html::{escaped, prose, put};
+use crate::problem_pages::html::link;
 use keypeg_client::{Code, routes};
 use serde_json::{Map, Value};
-use std::fmt::Write;
 
-const INTRO: &str = include_str!("../../../ui/docs/intro.html");
+const INTRO: &str = include_str!("intro.html");
 /// The server address in the examples.
 const BASE_URL: &str = "http://127.0.0.1:8000";
 
 /// Renders the page.
-pub(super) fn render(document: &str) -> String {
-    let document: Value =
-        serde_json::from_str(document).expect("invariant: the embedded document is JSON");
+pub fn reference_page() -> String {
+    let document = document();
     let page = Page { document: &document };
     let version = escaped(page.text("/info/version"));
     let mut html = format!(
@@ -225,7 +226,7 @@ impl<'a> Page<'a> {
                 &mut html,
                 format_args!(
                     "<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                    problems::link(code),
+                    link(code),
                     code.status(),
                     prose(text),
                 ),
@@ -274,63 +275,20 @@ fn text_of<'v>(value: &'v Value, member: &str) -> &'v str {
     value[member].as_str().unwrap_or_default()
 }
 
-pub(super) fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
-    html.write_fmt(text).expect("invariant: writing to a string never fails");
-}
-
-pub(super) fn escaped(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            c => html.push(c),
-        }
-    }
-    html
-}
-
-/// Renders paragraphs; text between backticks becomes code.
-pub(super) fn prose(text: &str) -> String {
-    let mut html = String::new();
-    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
-        html.push_str("<p>");
-        for (index, part) in paragraph.split('`').enumerate() {
-            let part = escaped(part);
-            if index % 2 == 1 {
-                put(&mut html, format_args!("<code>{part}</code>"));
-            } else {
-                html.push_str(&part);
-            }
-        }
-        html.push_str("</p>");
-    }
-    html
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn no_text_becomes_markup() {
-        assert_eq!(escaped("a<b> & \"c\""), "a&lt;b&gt; &amp; &quot;c&quot;");
-        assert_eq!(prose("a `<b>`\n\nc"), "<p>a <code>&lt;b&gt;</code></p><p>c</p>");
-        assert_eq!(prose(""), "");
-    }
-
-    #[test]
     fn the_page_lists_each_route_and_each_code() {
-        let page = render(super::super::DOCUMENT);
+        let page = reference_page();
         for route in routes::ROUTES {
             assert!(page.contains(&format!("<article id=\"{}\">", route.operation)), "{route:?}");
             assert!(page.contains(&format!("<a href=\"#{}\">", route.operation)), "{route:?}");
         }
         assert!(!page.contains("</code></td><td></td>"), "each answer has a description");
         for code in Code::ALL {
-            let row = format!("<tr><td>{}</td><td>{}</td>", problems::link(code), code.status());
+            let row = format!("<tr><td>{}</td><td>{}</td>", link(code), code.status());
             assert!(page.contains(&row), "{code:?}");
         }
         for forbidden in ["<script", "http://cdn", "https://", "style=", "src="] {

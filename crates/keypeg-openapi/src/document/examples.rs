@@ -1,7 +1,7 @@
 //! Examples for the document. Each is parsed and serialised by its wire type, so the server can
 //! write or read it.
 
-use crate::{
+use keypeg_client::{
     AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyPage, KeyReleased, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem,
     ReleaseRequest, RenewRequest, RevealedKey,

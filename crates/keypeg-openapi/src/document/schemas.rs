@@ -4,7 +4,7 @@
 //! All members of what the server writes are required; all members of what it reads are optional.
 //! A limit on a member that does not exist is a panic, so no limit outlives its member.
 
-use crate::{
+use keypeg_client::{
     AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
     Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey,

@@ -1,25 +1,31 @@
-//! The type of a problem page, and the members that every problem has.
+//! The pages that explain the error codes: the type of a page, and the members of every problem.
 //!
-//! It holds text only: it knows neither HTML nor Markdown, nor which codes there are.
+//! `texts` owns the text of each page; `html` and `markdown` render it, so the two forms cannot
+//! differ. This file knows neither HTML nor Markdown, nor which codes exist.
 
-/// The explanation of one error code. Its status and title are those of [`Code`](super::Code).
+pub mod html;
+pub mod markdown;
+mod texts;
+
+/// The explanation of one error code. Its status and title are those of
+/// [`Code`](keypeg_client::Code).
 #[derive(Clone, Copy, Debug)]
-pub struct ProblemPage {
+struct ProblemPage {
     /// What the code means, in a few sentences.
-    pub meaning: &'static str,
+    meaning: &'static str,
     /// What to do, one step each.
-    pub remedy: &'static [&'static str],
+    remedy: &'static [&'static str],
     /// Extension members of the problem: name and meaning.
-    pub members: &'static [(&'static str, &'static str)],
+    members: &'static [(&'static str, &'static str)],
     /// Response headers that help to handle the problem: name and meaning.
-    pub headers: &'static [(&'static str, &'static str)],
+    headers: &'static [(&'static str, &'static str)],
     /// Whether the server applied the request.
-    pub applied: &'static str,
+    applied: &'static str,
 }
 
 impl ProblemPage {
     /// Members that every problem has: name and meaning.
-    pub const COMMON_MEMBERS: &'static [(&'static str, &'static str)] = &[
+    const COMMON_MEMBERS: &'static [(&'static str, &'static str)] = &[
         ("type", "`/problems/<code>`: the path of the page that explains the code."),
         ("title", "The title of the code."),
         ("status", "The HTTP status."),
@@ -33,7 +39,7 @@ impl ProblemPage {
         ),
     ];
 
-    pub(super) const fn new(
+    const fn new(
         meaning: &'static str,
         remedy: &'static [&'static str],
         applied: &'static str,
@@ -41,18 +47,12 @@ impl ProblemPage {
         Self { meaning, remedy, members: &[], headers: &[], applied }
     }
 
-    pub(super) const fn members(
-        mut self,
-        members: &'static [(&'static str, &'static str)],
-    ) -> Self {
+    const fn members(mut self, members: &'static [(&'static str, &'static str)]) -> Self {
         self.members = members;
         self
     }
 
-    pub(super) const fn headers(
-        mut self,
-        headers: &'static [(&'static str, &'static str)],
-    ) -> Self {
+    const fn headers(mut self, headers: &'static [(&'static str, &'static str)]) -> Self {
         self.headers = headers;
         self
     }

@@ -6,7 +6,7 @@
 
 use super::examples;
 use super::parameters::{api_key, idempotency_key, last_event_id, listing, prefer};
-use crate::Code;
+use keypeg_client::Code;
 use serde_json::{Value, json};
 
 /// The part of the document that is specific to one operation.

@@ -1,0 +1,63 @@
+//! The published documentation matches the code: `docs/openapi.json`, `docs/problems/`, and the
+//! pages that the server embeds, `crates/keypeg/ui/docs/`.
+//!
+//! With `KEYPEG_BLESS=1` the tests write the files; the next build of the server embeds them.
+
+use keypeg_openapi::problem_pages;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const OUTDATED: &str = "is outdated: run KEYPEG_BLESS=1 cargo test -p keypeg-openapi";
+
+fn workspace(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn is_blessing() -> bool {
+    std::env::var_os("KEYPEG_BLESS").is_some()
+}
+
+/// Compares a file with its expected text, or writes it.
+#[track_caller]
+fn check_file(path: &str, expected: &str) {
+    if is_blessing() {
+        std::fs::write(workspace(path), expected).expect("the file is writable");
+    }
+    let is_same = std::fs::read_to_string(workspace(path)).is_ok_and(|found| found == expected);
+    assert!(is_same, "{path} {OUTDATED}");
+}
+
+/// Compares a directory, which must contain no other file, or writes it.
+#[track_caller]
+fn check_directory(path: &str, expected: &BTreeMap<String, String>) {
+    let directory = workspace(path);
+    if is_blessing() {
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).expect("the directory is writable");
+    }
+    for (name, text) in expected {
+        check_file(&format!("{path}/{name}"), text);
+    }
+    for entry in std::fs::read_dir(&directory).expect("the directory exists") {
+        let name = entry.expect("the directory is readable").file_name();
+        let is_expected = name.to_str().is_some_and(|name| expected.contains_key(name));
+        assert!(is_expected, "{path}/{} explains no error code", name.display());
+    }
+}
+
+#[test]
+fn the_published_document_matches_the_code() {
+    check_file("docs/openapi.json", &keypeg_openapi::document_json());
+}
+
+#[test]
+fn the_published_reference_page_matches_the_code() {
+    check_file("crates/keypeg/ui/docs/reference.html", &keypeg_openapi::reference_page());
+}
+
+/// Every code has a page, and there is no page without a code.
+#[test]
+fn the_published_problem_pages_match_the_code() {
+    check_directory("docs/problems", &problem_pages::markdown::files());
+    check_directory("crates/keypeg/ui/docs/problems", &problem_pages::html::files());
+}
