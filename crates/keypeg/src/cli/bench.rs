@@ -3,8 +3,8 @@
 //! Owns the options, and prepares the keys over `keypeg-client`; how the load is generated and
 //! measured is the concern of `keypeg-bench`.
 
-use super::ServerArgs;
 use super::output::OutputFormat;
+use super::server::ServerArgs;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use clap::{Args, ValueEnum, value_parser};

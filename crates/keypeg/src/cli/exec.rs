@@ -73,8 +73,8 @@ fn start(guard: &LeaseGuard, command: &[OsString]) -> Result<Child, Failure> {
     command
         .args(arguments)
         // The command gets the key, not the access token of this program.
-        .env_remove(super::TOKEN_VARIABLE)
-        .env_remove(super::TOKEN_FILE_VARIABLE)
+        .env_remove(super::server::TOKEN_VARIABLE)
+        .env_remove(super::server::TOKEN_FILE_VARIABLE)
         .env("KEYPEG_KEY", &grant.key.0)
         .env("KEYPEG_KEY_ID", &grant.key_id)
         .env("KEYPEG_FENCING_TOKEN", grant.fencing_token.to_string());

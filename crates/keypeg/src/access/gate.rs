@@ -1,0 +1,152 @@
+//! The gate: admits a request if its access token exists, has the scope and the pool, and stays
+//! within its limits.
+//!
+//! Tokens are replaced as a whole when the token file changes. Knows nothing of HTTP.
+
+use super::limits::{FailedAttempts, FairShare, InFlight};
+use super::token_file::{TokenFileError, read_token_file};
+use super::tokens::{Shown, Token, Tokens};
+use crate::clock;
+use keypeg_client::routes::{Access as RouteAccess, Route};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Admits requests whose token allows them.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(super) path: PathBuf,
+    tokens: RwLock<Arc<Tokens>>,
+    /// Whether the current token file is invalid, so that the tokens of an older one apply.
+    is_broken: AtomicBool,
+    reloads: AtomicU64,
+    failed_attempts: FailedAttempts,
+    fair_share: Arc<FairShare>,
+    /// The origin of the times that limits use.
+    started: Instant,
+}
+
+/// The reason why a request is not admitted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The request has no token.
+    NoToken,
+    /// The token is unknown, revoked or expired.
+    BadToken,
+    /// The token is invalid, and the address has sent too many invalid ones; retry after this time.
+    Guesses(Duration),
+    /// The token lacks this scope.
+    Scope(&'static str),
+    /// The token is for other pools.
+    Pool,
+    /// The token's rate limit is reached; retry after this time.
+    TooOften(Duration),
+    /// The token has its fair share of the requests in flight.
+    TooMany,
+}
+
+/// An admitted request; it counts as in flight until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) shown: Shown,
+    #[expect(dead_code, reason = "kept for its drop")]
+    pub(crate) in_flight: InFlight,
+}
+
+impl Gate {
+    /// Reads the token file; `in_flight_max` is the server's limit on requests in flight.
+    pub(crate) fn open(path: PathBuf, in_flight_max: usize) -> Result<Self, TokenFileError> {
+        let text = read_token_file(&path)?.text;
+        let tokens = Tokens::parse(&text, None).map_err(TokenFileError::Content)?;
+        Ok(Self {
+            path,
+            tokens: RwLock::new(Arc::new(tokens)),
+            is_broken: AtomicBool::new(false),
+            reloads: AtomicU64::new(0),
+            failed_attempts: FailedAttempts::new(),
+            fair_share: Arc::new(FairShare::new(in_flight_max)),
+            started: clock::stopwatch(),
+        })
+    }
+
+    /// Decides about a request for a route that requires a token. `shown` is the token it sent,
+    /// `from` its client address. A refusal contains the token if it is known.
+    pub(crate) fn admit(
+        &self,
+        (route, pool): (&Route, Option<&str>),
+        shown: Option<&[u8]>,
+        from: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<Admitted, (Option<Shown>, Refused)> {
+        let now = now.saturating_duration_since(self.started);
+        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let shown = shown.ok_or((None, Refused::NoToken))?;
+        let found = self.tokens().find(shown);
+        let found = found.filter(|found| !found.token.is_expired(clock::wall_ms));
+        let Some(found) = found else {
+            let counted = from.map_or(Ok(()), |from| self.failed_attempts.count(from, now_ns));
+            return Err((None, counted.map_or_else(Refused::Guesses, |()| Refused::BadToken)));
+        };
+        match self.authorize(&found.token, route, pool, now_ns) {
+            Ok(in_flight) => Ok(Admitted { shown: found, in_flight }),
+            Err(refused) => Err((Some(found), refused)),
+        }
+    }
+
+    fn authorize(
+        &self,
+        token: &Token,
+        route: &Route,
+        pool: Option<&str>,
+        now_ns: u64,
+    ) -> Result<InFlight, Refused> {
+        if let Some(rate_limit) = &token.rate_limit {
+            rate_limit.admit(now_ns).map_err(Refused::TooOften)?;
+        }
+        if let RouteAccess::Scope(scope) = route.access
+            && !token.allows(scope)
+        {
+            return Err(Refused::Scope(scope.as_str()));
+        }
+        if pool.is_some_and(|pool| !token.is_for(pool)) {
+            return Err(Refused::Pool);
+        }
+        self.fair_share.admit(&token.in_flight).ok_or(Refused::TooMany)
+    }
+
+    /// Returns whether a request admitted earlier would be admitted now, its limits aside.
+    pub(crate) fn still_admits(&self, shown: &Shown) -> bool {
+        self.tokens().still_has(shown) && !shown.token.is_expired(clock::wall_ms)
+    }
+
+    fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the tokens by those of another text of the file, and returns their number. After an
+    /// error the tokens stay unchanged.
+    pub(super) fn reload(
+        &self,
+        text: Result<String, TokenFileError>,
+    ) -> Result<usize, TokenFileError> {
+        let before = self.tokens();
+        let parsed = text
+            .and_then(|text| Tokens::parse(&text, Some(&before)).map_err(TokenFileError::Content));
+        self.is_broken.store(parsed.is_err(), Ordering::Relaxed);
+        let parsed = parsed?;
+        let count = parsed.len();
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(parsed);
+        self.reloads.fetch_add(1, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    /// Returns the number of tokens (each `sha256` counts), the number of reloads, and whether the
+    /// current file is invalid.
+    pub(crate) fn counters(&self) -> (u64, u64, bool) {
+        let (reloads, is_broken) = (&self.reloads, &self.is_broken);
+        let count = self.tokens().len() as u64;
+        (count, reloads.load(Ordering::Relaxed), is_broken.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,97 @@
+//! The token file: reads it, and checks that no other user can write or replace it.
+
+use crate::failure::{Failure, exit};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The largest token file, in bytes.
+const FILE_MAX: u64 = 4 << 20;
+
+/// The reason why a token file cannot be used.
+#[derive(Debug)]
+pub(crate) enum TokenFileError {
+    /// The system could not read it.
+    Io(io::Error),
+    /// It is not a regular file, or another user could write or replace it.
+    Mode(String),
+    /// Its content is invalid.
+    Content(String),
+}
+
+impl std::fmt::Display for TokenFileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Mode(message) | Self::Content(message) => f.write_str(message),
+        }
+    }
+}
+
+impl TokenFileError {
+    /// Returns the failure of a command that needs the file.
+    pub(crate) fn into_failure(self, path: &Path) -> Failure {
+        let code = match &self {
+            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => exit::NO_INPUT,
+            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            Self::Io(_) => exit::IO,
+            Self::Mode(_) | Self::Content(_) => exit::CONFIG,
+        };
+        Failure::new(code, format!("token file {}: {self}", path.display()))
+    }
+}
+
+/// The text of a token file, and whether every user of the machine can read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TokenFile {
+    pub(crate) text: String,
+    pub(crate) is_world_readable: bool,
+}
+
+/// Reads the token file, if only its owner can write or replace it. Symbolic links are followed,
+/// because secrets are mounted into containers that way; the permissions of the target count.
+pub(crate) fn read_token_file(path: &Path) -> Result<TokenFile, TokenFileError> {
+    check_directories(path)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file =
+        open(path, flags, Mode::empty()).map_err(|error| TokenFileError::Io(error.into()))?;
+    let stat = fstat(&file).map_err(|error| TokenFileError::Io(error.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(TokenFileError::Mode("not a regular file".into()));
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if mode.intersects(Mode::WGRP | Mode::WOTH) {
+        return Err(TokenFileError::Mode(
+            "other users can write this file: run chmod 0600 on it".into(),
+        ));
+    }
+    let mut text = String::new();
+    File::from(file).take(FILE_MAX + 1).read_to_string(&mut text).map_err(TokenFileError::Io)?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(TokenFileError::Content(format!("the file is larger than {FILE_MAX} bytes")));
+    }
+    Ok(TokenFile { text, is_world_readable: mode.contains(Mode::ROTH) })
+}
+
+/// Refuses a file whose directory lets every user replace it. Checks the directory of the path and,
+/// for a symbolic link, the directory of the target. A directory with the sticky bit is accepted.
+fn check_directories(path: &Path) -> Result<(), TokenFileError> {
+    let real = std::fs::canonicalize(path).map_err(TokenFileError::Io)?;
+    for file in [path, &real] {
+        let directory = match file.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let mode = stat(directory).map_err(|error| TokenFileError::Io(error.into()))?.st_mode;
+        let mode = Mode::from_raw_mode(mode);
+        if mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX) {
+            let directory = directory.display();
+            return Err(TokenFileError::Mode(format!(
+                "other users can replace this file, since they can write to {directory}: \
+                 run chmod o-w on that directory"
+            )));
+        }
+    }
+    Ok(())
+}
