@@ -93,7 +93,7 @@ pub(super) struct CoreCounts {
 }
 
 impl CoreCounts {
-    /// KeyCounts a response and its latency, measured from the end of the request's head.
+    /// Counts a response and its latency, measured from the end of the request's head.
     pub(super) fn answered(&self, family: Family, status: StatusCode, latency: Duration) {
         let class =
             usize::from(status.as_u16() / 100).saturating_sub(2).min(STATUS_CLASSES.len() - 1);
@@ -102,7 +102,7 @@ impl CoreCounts {
         self.latency_us.observe(&LATENCY_BUCKETS_US, latency_us);
     }
 
-    /// KeyCounts a problem by its code.
+    /// Counts a problem by its code.
     pub(super) fn refused(&self, code: Code) {
         self.refused[code as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -5,11 +5,15 @@
 //! is limited; a connection over the limit is closed at once. When the server stops, it accepts no
 //! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
 
-use super::fast_path::{self, Buffers, ConnEnd};
+use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
-use super::metrics::{CoreCounts, Metrics, StartInfo};
 use super::wire::{WatchedSocket, linger};
-use super::{App, Server, respond};
+use crate::http::app::{App, Server};
+use crate::http::handle::handle;
+use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
+use crate::http::shutdown::{ServerPhase, reached};
+use crate::http::timeouts::IDLE_TIME;
+use crate::random::SystemRandom;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +24,7 @@ use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -36,26 +40,15 @@ const DESCRIPTORS_RESERVED: usize = 64;
 const ARRIVALS_MAX: usize = 1_024;
 /// The largest request head in bytes; hyper also reads about that much of a body ahead.
 const HEAD_MAX: usize = 64 << 10;
-/// How long a connection may be idle between requests. Many clients close idle connections after
-/// 60 s; the side that closes later never cuts off a request.
-pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
 /// How long requests in progress may take when the server stops.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
-/// The phase of the server's life, as the cores see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ServerPhase {
-    Serving,
-    Draining,
-    Stopped,
-}
-
 /// An accepted connection in the queue of its core.
 struct Arrival {
     socket: TcpStream,
-    /// KeyCounts against the connection limit until it is dropped.
+    /// Counts against the connection limit until it is dropped.
     permit: OwnedSemaphorePermit,
 }
 
@@ -111,10 +104,8 @@ pub(crate) fn run(
     for (core, (lane, counts)) in lanes.into_iter().zip(counts).enumerate() {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
-        let (server, requests) = (Arc::clone(&server), AtomicU64::new(0));
-        let buffers = Buffers::default();
-        let app = App { lane, server, core, requests, counts, buffers };
-        cores.push(Core { app: Arc::new(app), arrivals, phase: watched.clone() });
+        let app = Arc::new(App::new(lane, Arc::clone(&server), core, counts));
+        cores.push(Core { app, buffers: Arc::default(), arrivals, phase: watched.clone() });
     }
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
@@ -148,7 +139,7 @@ pub(crate) fn run(
 
 fn random_run_id() -> u64 {
     let mut bytes = [0; 8];
-    crate::SystemRandom::new().fill(&mut bytes[..6]);
+    SystemRandom::new().fill(&mut bytes[..6]);
     u64::from_le_bytes(bytes)
 }
 
@@ -207,6 +198,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 /// One core: its lane and the connections it serves.
 struct Core {
     app: Arc<App>,
+    buffers: Arc<Buffers>,
     arrivals: mpsc::Receiver<Arrival>,
     phase: watch::Receiver<ServerPhase>,
 }
@@ -217,27 +209,28 @@ impl Core {
         let lane = self.app.lane.clone();
         tokio::spawn(async move { lane.run_delivery().await });
         while let Some(arrival) = self.arrivals.recv().await {
-            tokio::spawn(connection(Arc::clone(&self.app), arrival, self.phase.clone()));
+            let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
+            tokio::spawn(connection(app, buffers, arrival, self.phase.clone()));
         }
         reached(&mut self.phase, ServerPhase::Stopped).await;
     }
 }
 
-/// Waits until the server has reached a phase.
-pub(super) async fn reached(watched: &mut watch::Receiver<ServerPhase>, phase: ServerPhase) {
-    // A dropped sender means that the server has stopped.
-    let _ = watched.wait_for(|now| *now >= phase).await;
-}
-
 /// Serves one connection: the fast path first, then hyper if needed.
-async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<ServerPhase>) {
+async fn connection(
+    app: Arc<App>,
+    buffers: Arc<Buffers>,
+    arrival: Arrival,
+    mut phase: watch::Receiver<ServerPhase>,
+) {
     let Arrival { socket, permit: _permit } = arrival;
     // Read only if the access rules use addresses, to save a system call.
     let addr = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
     let client_ip = addr.map(|addr| addr.ip());
     let socket = socket.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
     let Ok(mut socket) = socket else { return };
-    match fast_path::serve(&app, client_ip, &mut socket, &mut phase).await {
+    let fast_path = FastPath { app: &app, buffers: &buffers, client_ip };
+    match fast_path.serve(&mut socket, &mut phase).await {
         ConnEnd::Closed { has_unread: false } => {}
         // Boxed, like the next arm: few connections get here, and every connection's future would
         // have room for it.
@@ -260,7 +253,7 @@ async fn serve_by_hyper(
     let ambiguous = socket.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
-        async move { Ok::<_, Infallible>(respond(&app, client_ip, ambiguous, request).await) }
+        async move { Ok::<_, Infallible>(handle(&app, client_ip, ambiguous, request).await) }
     });
     let mut connection = http().serve_connection(TokioIo::new(socket), service);
     let served = tokio::select! {

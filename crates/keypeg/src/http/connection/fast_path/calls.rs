@@ -2,14 +2,15 @@
 //!
 //! Uses the readers and wire types of the hyper path's handlers, so both give the same responses.
 
-use super::super::admit::RequestContext;
-use super::super::body::Fields;
-#[cfg(feature = "bench-constant")]
-use super::super::constant;
-use super::super::error::Problem;
-use super::super::keys;
-use super::super::leases::{self, AcquireArgs, LeaseGrant};
 use super::head::RequestHead;
+use crate::http::admit::RequestContext;
+use crate::http::error::Problem;
+#[cfg(feature = "bench-constant")]
+use crate::http::handlers::constant;
+use crate::http::handlers::keys;
+use crate::http::handlers::leases::{LeaseGrant, renewed_lease};
+use crate::http::parse::body::Fields;
+use crate::http::parse::leases::{self, AcquireArgs};
 use hyper::StatusCode;
 use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName};
 use keypeg_engine::{Call, Reply};
@@ -77,7 +78,7 @@ impl CallKind {
         let reply = context.check_reply(reply);
         Ok(match self {
             Self::Acquire => FastReply::Granted(LeaseGrant::of(reply.map_err(Problem::of_grant)?)),
-            Self::Renew(pool) => FastReply::Renewed(Box::new(leases::renewed_lease(&pool, reply?))),
+            Self::Renew(pool) => FastReply::Renewed(Box::new(renewed_lease(&pool, reply?))),
             Self::Release(lease) => {
                 reply?;
                 context.audit_lease(lease.token());
