@@ -7,6 +7,8 @@ pub(crate) mod django;
 pub(crate) mod events;
 pub(crate) mod keys;
 pub(crate) mod leases;
+pub(crate) mod operation;
 pub(crate) mod ops;
+pub(crate) mod payload;
 pub(crate) mod pools;
 pub(crate) mod simple;

@@ -17,7 +17,7 @@ use crate::http::admit::{self, RequestContext, Target};
 use crate::http::app::App;
 use crate::http::checks::accepts_host;
 use crate::http::error::Problem;
-use crate::http::handlers::leases::LeaseGrant;
+use crate::http::handlers::payload::{LeaseGrant, Payload};
 use crate::http::message::Response;
 use crate::http::metrics::Family;
 use crate::http::origin::Origin;
@@ -26,7 +26,7 @@ use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{HEAD_TIME, IDLE_TIME, WRITE_TIME};
 pub(super) use buffers::Buffers;
 use buffers::READ_MAX;
-use calls::{FastCall, FastReply};
+use calls::FastCall;
 use head::Parsed;
 use keypeg_engine::{Principal, Request};
 use std::io;
@@ -67,7 +67,7 @@ pub(super) struct ReadAhead {
 }
 
 /// What the fast path of one connection works with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct FastPath<'a> {
     pub(super) app: &'a App,
     /// The buffers of the connection's core.
@@ -79,7 +79,7 @@ pub(super) struct FastPath<'a> {
 impl FastPath<'_> {
     /// Answers a connection's requests while each of them is one for the fast path.
     pub(super) async fn serve(
-        self,
+        &self,
         socket: &mut TcpStream,
         phase: &mut watch::Receiver<ServerPhase>,
     ) -> ConnEnd {
@@ -117,7 +117,7 @@ impl FastPath<'_> {
 
 /// Reads the next request of a connection.
 struct RequestReader<'a, D> {
-    fast_path: FastPath<'a>,
+    fast_path: &'a FastPath<'a>,
     /// Received bytes that no request has consumed: the beginning of a request, or pipelined
     /// requests.
     unconsumed: Vec<u8>,
@@ -254,12 +254,12 @@ enum NotFast {
 impl<'a> FastPath<'a> {
     /// Parses and admits the first request of `bytes`; returns it with its length in bytes.
     fn parse_request(
-        self,
+        &self,
         started: Instant,
         bytes: &[u8],
         last_host: &mut Vec<u8>,
     ) -> Result<(FastRequest<'a>, usize), NotFast> {
-        let Self { app, client_ip, .. } = self;
+        let Self { app, client_ip, .. } = *self;
         let (head, len) = match head::parse(bytes) {
             Parsed::Complete { head, len } => (head, len),
             Parsed::Incomplete => return Err(NotFast::Incomplete),
@@ -299,7 +299,7 @@ struct Sent {
 impl FastPath<'_> {
     /// Runs a request and sends its response.
     async fn respond(
-        self,
+        &self,
         request: FastRequest<'_>,
         socket: &mut TcpStream,
         unconsumed: &mut Vec<u8>,
@@ -317,7 +317,7 @@ impl FastPath<'_> {
         });
         let sent = self.send(socket, &result, &origin, family).await;
         if sent.is_err()
-            && let Ok(FastReply::Granted(grant)) = &result
+            && let Ok(Payload::Granted(grant)) = &result
         {
             self.revoke_undelivered(grant);
         }
@@ -326,40 +326,45 @@ impl FastPath<'_> {
 
     /// Runs a call; fails if its client disconnects while the call waits.
     async fn run_call(
-        self,
+        &self,
         context: RequestContext<'_>,
         call: FastCall,
         socket: &mut TcpStream,
         unconsumed: &mut Vec<u8>,
-    ) -> io::Result<Result<FastReply, Problem>> {
-        let (call, kind) = match call {
-            FastCall::Engine(call, kind) => (call, kind),
-            #[cfg(feature = "bench-constant")]
-            FastCall::Constant(constant) => return Ok(Ok(FastReply::Constant(constant))),
+    ) -> io::Result<Result<Payload, Problem>> {
+        // In a block, so that the future keeps no room for the operation while it runs.
+        let (may_wait, mut running) = {
+            let operation = match call {
+                FastCall::Operation(operation) => operation,
+                #[cfg(feature = "bench-constant")]
+                FastCall::Constant(constant) => return Ok(Ok(Payload::Constant(constant))),
+            };
+            (operation.may_wait(), operation.run(&context))
         };
-        let may_wait = call.may_wait();
-        let mut reply = pin!(context.submit(call));
-        let reply = std::future::poll_fn(|cx| match reply.as_mut().poll(cx) {
-            Poll::Ready(reply) => Poll::Ready(Ok(reply)),
-            // Dropping the pending reply removes the call from the wait queue.
-            Poll::Pending if may_wait => self.poll_disconnect(socket, unconsumed, cx).map(Err),
-            Poll::Pending => Poll::Pending,
+        let result = std::future::poll_fn(|cx| {
+            match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut running).poll(cx))) {
+                Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+                Ok(Poll::Pending) if may_wait => {
+                    self.poll_disconnect(socket, unconsumed, cx).map(Err)
+                }
+                Ok(Poll::Pending) => Poll::Pending,
+                Err(_) => Poll::Ready(Ok(Err(Problem::panicked()))),
+            }
         });
-        let reply = reply.await?;
-        let result = catch_unwind(AssertUnwindSafe(|| kind.map_reply(&context, reply)));
-        let result = result.unwrap_or_else(|_| Err(Problem::panicked()));
-        if let Ok(FastReply::Granted(grant)) = &result
+        let result = result.await?;
+        drop(running);
+        if let Ok(Payload::Granted(grant)) = &result
             && std::future::poll_fn(|cx| Poll::Ready(has_disconnected(socket, cx))).await
         {
             self.revoke_undelivered(grant);
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        context.finish_audit(result.as_ref().map(FastReply::status));
+        context.finish_audit(result.as_ref().map(Payload::status));
         Ok(result)
     }
 
     /// Revokes a grant that its client did not receive.
-    fn revoke_undelivered(self, grant: &LeaseGrant) {
+    fn revoke_undelivered(&self, grant: &LeaseGrant) {
         let call = grant.revoke_call();
         drop(self.app.lane.submit(Request { by: Principal::Server, call }));
     }
@@ -367,7 +372,7 @@ impl FastPath<'_> {
     /// Reads from a client whose call waits: keeps pipelined bytes, and becomes ready when the
     /// client has disconnected. Beyond [`READ_MAX`] bytes nothing more is read (back-pressure).
     fn poll_disconnect(
-        self,
+        &self,
         socket: &mut TcpStream,
         unconsumed: &mut Vec<u8>,
         cx: &mut Context<'_>,
@@ -387,9 +392,9 @@ impl FastPath<'_> {
 
     /// Sends a response.
     async fn send(
-        self,
+        &self,
         socket: &mut TcpStream,
-        result: &Result<FastReply, Response>,
+        result: &Result<Payload, Response>,
         origin: &Origin,
         family: Family,
     ) -> io::Result<Sent> {
@@ -405,14 +410,14 @@ impl FastPath<'_> {
 
     /// Sends as much of a response as the socket accepts; returns the rest.
     fn try_send(
-        self,
+        &self,
         socket: &mut TcpStream,
-        result: &Result<FastReply, Response>,
+        result: &Result<Payload, Response>,
         origin: &Origin,
         family: Family,
         cx: &mut Context<'_>,
     ) -> io::Result<(Sent, Vec<u8>)> {
-        let status = result.as_ref().map_or_else(Response::status, FastReply::status);
+        let status = result.as_ref().map_or_else(Response::status, Payload::status);
         let app = self.app;
         let now = clock::stopwatch();
         app.counts.answered(family, status, now.saturating_duration_since(origin.started));
@@ -420,8 +425,8 @@ impl FastPath<'_> {
         let mut buffers = self.buffers.lock();
         let info = ResponseInfo { id: origin.id, closes, now };
         let (bytes, closes) = match result {
-            Ok(reply) => {
-                (buffers.writer.write_reply(status, |body| reply.write(body), &info), closes)
+            Ok(payload) => {
+                (buffers.writer.write_reply(status, |body| payload.write_body(body), &info), closes)
             }
             Err(response) => buffers.writer.write_response(response, &info),
         };

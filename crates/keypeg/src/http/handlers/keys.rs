@@ -2,6 +2,7 @@
 //!
 //! A key's value leaves the server only when the key is created or granted, or by reveal.
 
+use super::operation::Operation;
 use crate::http::admit::{REPLY_VARIANT, RequestContext};
 use crate::http::error::Problem;
 use crate::http::message::Request;
@@ -189,14 +190,7 @@ pub(crate) async fn keep_alive(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
-    let reply = context.execute(Call::KeepAlive { pool, key }).await?;
-    Ok(json_response(StatusCode::OK, &kept_alive(&reply)))
-}
-
-/// Returns the reply of a keep-alive as its wire type.
-pub(crate) fn kept_alive(reply: &Reply) -> wire::KeptAlive {
-    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{REPLY_VARIANT}") };
-    wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
+    Ok(Operation::keep_alive(pool, key).run(context).await?.to_response())
 }
 
 /// Reads a request whose only argument is the key in its path.
