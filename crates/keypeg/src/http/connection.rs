@@ -4,4 +4,5 @@ pub(crate) mod accept;
 mod fast_path;
 mod framing;
 mod hyper_errors;
+mod stream;
 mod wire;

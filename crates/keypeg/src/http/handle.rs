@@ -20,7 +20,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 /// Answers one request that hyper has read. `ambiguous` is set when its framing can be read in two
-/// ways, see `WatchedSocket::ambiguous`.
+/// ways, see `WatchedConnection::ambiguous`.
 pub(super) async fn handle(
     app: &App,
     client_ip: Option<IpAddr>,

@@ -7,7 +7,8 @@
 
 use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
-use super::wire::{WatchedSocket, linger};
+use super::stream::Connection;
+use super::wire::{WatchedConnection, linger};
 use crate::http::app::{App, Server};
 use crate::http::handle::handle;
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
@@ -210,14 +211,14 @@ impl Core {
         tokio::spawn(async move { lane.run_delivery().await });
         while let Some(arrival) = self.arrivals.recv().await {
             let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
-            tokio::spawn(connection(app, buffers, arrival, self.phase.clone()));
+            tokio::spawn(serve(app, buffers, arrival, self.phase.clone()));
         }
         reached(&mut self.phase, ServerPhase::Stopped).await;
     }
 }
 
 /// Serves one connection: the fast path first, then hyper if needed.
-async fn connection(
+async fn serve(
     app: Arc<App>,
     buffers: Arc<Buffers>,
     arrival: Arrival,
@@ -227,18 +228,17 @@ async fn connection(
     // Read only if the access rules use addresses, to save a system call.
     let addr = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
     let client_ip = addr.map(|addr| addr.ip());
-    let socket = socket.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
-    let Ok(mut socket) = socket else { return };
+    let Ok(mut connection) = Connection::plain(socket) else { return };
     let fast_path = FastPath { app: &app, buffers: &buffers, client_ip };
-    match fast_path.serve(&mut socket, &mut phase).await {
+    match fast_path.serve(&mut connection, &mut phase).await {
         ConnEnd::Closed { has_unread: false } => {}
         // Boxed, like the next arm: few connections get here, and every connection's future would
         // have room for it.
-        ConnEnd::Closed { has_unread: true } => Box::pin(linger(socket)).await,
+        ConnEnd::Closed { has_unread: true } => Box::pin(linger(connection)).await,
         ConnEnd::HandToHyper { read_ahead } => {
             let filter = HyperErrorFilter::new(Arc::clone(&app));
-            let socket = WatchedSocket::new(socket, filter, read_ahead);
-            Box::pin(serve_by_hyper(app, client_ip, socket, phase)).await;
+            let watched = WatchedConnection::new(connection, filter, read_ahead);
+            Box::pin(serve_by_hyper(app, client_ip, watched, phase)).await;
         }
     }
 }
@@ -247,15 +247,15 @@ async fn connection(
 async fn serve_by_hyper(
     app: Arc<App>,
     client_ip: Option<IpAddr>,
-    socket: WatchedSocket,
+    watched: WatchedConnection,
     mut phase: watch::Receiver<ServerPhase>,
 ) {
-    let ambiguous = socket.ambiguous();
+    let ambiguous = watched.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
         async move { Ok::<_, Infallible>(handle(&app, client_ip, ambiguous, request).await) }
     });
-    let mut connection = http().serve_connection(TokioIo::new(socket), service);
+    let mut connection = http().serve_connection(TokioIo::new(watched), service);
     let served = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),

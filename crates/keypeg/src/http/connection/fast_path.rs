@@ -12,6 +12,7 @@ mod calls;
 mod head;
 mod writer;
 
+use super::stream::Connection;
 use crate::clock;
 use crate::http::admit::{self, RequestContext, Target};
 use crate::http::app::App;
@@ -36,8 +37,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
 use writer::ResponseInfo;
@@ -80,7 +80,7 @@ impl FastPath<'_> {
     /// Answers a connection's requests while each of them is one for the fast path.
     pub(super) async fn serve(
         &self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         phase: &mut watch::Receiver<ServerPhase>,
     ) -> ConnEnd {
         let now = clock::stopwatch();
@@ -96,13 +96,13 @@ impl FastPath<'_> {
             draining: pin!(reached(phase, ServerPhase::Draining)),
         };
         loop {
-            let request = match std::future::poll_fn(|cx| reader.poll_next(socket, cx)).await {
+            let request = match std::future::poll_fn(|cx| reader.poll_next(connection, cx)).await {
                 Ok(request) => request,
                 Err(end) => return end,
             };
             reader.answered_any = true;
             let len_before = reader.unconsumed.len();
-            let sent = self.respond(request, socket, &mut reader.unconsumed).await;
+            let sent = self.respond(request, connection, &mut reader.unconsumed).await;
             reader.scanned &= reader.unconsumed.len() == len_before;
             match sent {
                 Ok(Sent { closes: false, at }) => reader.deadline = at + IDLE_TIME,
@@ -141,7 +141,7 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
     /// Waits for a request; without one, returns how the connection continues.
     fn poll_next(
         &mut self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<FastRequest<'a>, ConnEnd>> {
         if !self.scanned {
@@ -159,7 +159,7 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
             }
             buffers.read[..old_len].copy_from_slice(&self.unconsumed);
             let mut buffer = ReadBuf::new(&mut buffers.read[old_len..]);
-            match Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut *connection).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => {
                     return Poll::Ready(Err(ConnEnd::Closed { has_unread: false }));
@@ -301,12 +301,12 @@ impl FastPath<'_> {
     async fn respond(
         &self,
         request: FastRequest<'_>,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
     ) -> io::Result<Sent> {
         let FastRequest { origin, family, context, call } = request;
         let result = match context {
-            Ok(context) => self.run_call(context, call, socket, unconsumed).await?,
+            Ok(context) => self.run_call(context, call, connection, unconsumed).await?,
             Err(problem) => Err(problem),
         };
         let result = result.map_err(|problem| {
@@ -315,7 +315,7 @@ impl FastPath<'_> {
             add_standard_headers(&mut response, traits);
             response
         });
-        let sent = self.send(socket, &result, &origin, family).await;
+        let sent = self.send(connection, &result, &origin, family).await;
         if sent.is_err()
             && let Ok(Payload::Granted(grant)) = &result
         {
@@ -329,7 +329,7 @@ impl FastPath<'_> {
         &self,
         context: RequestContext<'_>,
         call: FastCall,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
     ) -> io::Result<Result<Payload, Problem>> {
         // In a block, so that the future keeps no room for the operation while it runs.
@@ -345,7 +345,7 @@ impl FastPath<'_> {
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut running).poll(cx))) {
                 Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
                 Ok(Poll::Pending) if may_wait => {
-                    self.poll_disconnect(socket, unconsumed, cx).map(Err)
+                    self.poll_disconnect(connection, unconsumed, cx).map(Err)
                 }
                 Ok(Poll::Pending) => Poll::Pending,
                 Err(_) => Poll::Ready(Ok(Err(Problem::panicked()))),
@@ -354,7 +354,7 @@ impl FastPath<'_> {
         let result = result.await?;
         drop(running);
         if let Ok(Payload::Granted(grant)) = &result
-            && std::future::poll_fn(|cx| Poll::Ready(has_disconnected(socket, cx))).await
+            && std::future::poll_fn(|cx| Poll::Ready(connection.peer_closed(cx))).await
         {
             self.revoke_undelivered(grant);
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -373,14 +373,14 @@ impl FastPath<'_> {
     /// client has disconnected. Beyond [`READ_MAX`] bytes nothing more is read (back-pressure).
     fn poll_disconnect(
         &self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Error> {
         while unconsumed.len() < READ_MAX {
             let mut buffers = self.buffers.lock();
             let mut buffer = ReadBuf::new(&mut buffers.read[unconsumed.len()..]);
-            let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer));
+            let read = ready!(Pin::new(&mut *connection).poll_read(cx, &mut buffer));
             match read.map(|()| buffer.filled()) {
                 Ok([]) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
                 Ok(bytes) => unconsumed.extend_from_slice(bytes),
@@ -393,17 +393,17 @@ impl FastPath<'_> {
     /// Sends a response.
     async fn send(
         &self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         result: &Result<Payload, Response>,
         origin: &Origin,
         family: Family,
     ) -> io::Result<Sent> {
         let written = std::future::poll_fn(|cx| {
-            Poll::Ready(self.try_send(socket, result, origin, family, cx))
+            Poll::Ready(self.try_send(connection, result, origin, family, cx))
         });
         let (sent, rest) = written.await?;
         if !rest.is_empty() {
-            timeout(WRITE_TIME, socket.write_all(&rest)).await??;
+            timeout(WRITE_TIME, connection.write_all(&rest)).await??;
         }
         Ok(sent)
     }
@@ -411,7 +411,7 @@ impl FastPath<'_> {
     /// Sends as much of a response as the socket accepts; returns the rest.
     fn try_send(
         &self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         result: &Result<Payload, Response>,
         origin: &Origin,
         family: Family,
@@ -430,24 +430,11 @@ impl FastPath<'_> {
             }
             Err(response) => buffers.writer.write_response(response, &info),
         };
-        let sent_len = match Pin::new(socket).poll_write(cx, bytes) {
+        let sent_len = match Pin::new(connection).poll_write(cx, bytes) {
             Poll::Ready(len) => len?,
             Poll::Pending => 0,
         };
         Ok((Sent { closes, at: now }, bytes[sent_len..].to_vec()))
-    }
-}
-
-/// Returns whether a client has closed its end since it sent the request.
-fn has_disconnected(socket: &TcpStream, cx: &mut Context<'_>) -> bool {
-    if socket.poll_read_ready(cx).is_pending() {
-        return false;
-    }
-    // Readable: either a pipelined request or the end of the stream.
-    match pin!(socket.ready(Interest::READABLE)).poll(cx) {
-        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-        Poll::Ready(Err(_)) => true,
-        Poll::Pending => false,
     }
 }
 

@@ -9,6 +9,7 @@
 use super::fast_path::ReadAhead;
 use super::framing::Framing;
 use super::hyper_errors::HyperErrorFilter;
+use super::stream::Connection;
 use crate::http::timeouts::{HEAD_TIME, WRITE_TIME};
 use std::io;
 use std::pin::Pin;
@@ -17,7 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, timeout};
 
 /// How long the server reads and discards a client's bytes after the last response.
@@ -27,8 +27,8 @@ const LINGER_MAX: usize = 16 << 20;
 
 /// A connection whose bytes are watched.
 #[derive(Debug)]
-pub(super) struct WatchedSocket {
-    socket: TcpStream,
+pub(super) struct WatchedConnection {
+    inner: Connection,
     /// Bytes that were read before hyper got the connection.
     read_ahead: Vec<u8>,
     /// How long the head being awaited may take; shorter if a part of it arrived before.
@@ -43,16 +43,16 @@ pub(super) struct WatchedSocket {
 /// A timer that exists only while something is awaited.
 type Timer = Option<Pin<Box<Sleep>>>;
 
-impl WatchedSocket {
+impl WatchedConnection {
     /// Watches a connection of which the fast path has read the first bytes.
     pub(super) fn new(
-        socket: TcpStream,
+        connection: Connection,
         error_filter: HyperErrorFilter,
         read_ahead: ReadAhead,
     ) -> Self {
         let ReadAhead { bytes, waited, answered_any } = read_ahead;
         Self {
-            socket,
+            inner: connection,
             read_ahead: bytes,
             head_time: HEAD_TIME.saturating_sub(waited),
             framing: Framing::new(answered_any),
@@ -73,7 +73,7 @@ impl WatchedSocket {
     /// Lets a client that is still sending receive its response, see [`linger`].
     pub(super) async fn linger(self) {
         if !self.framing.is_between_messages() {
-            Box::pin(linger(self.socket)).await;
+            Box::pin(linger(self.inner)).await;
         }
     }
 }
@@ -81,13 +81,13 @@ impl WatchedSocket {
 /// Lets a client that is still sending receive its response (lingering close): a close with unread
 /// bytes would reset the connection, and the client could lose the response. To be called when the
 /// whole response has been sent.
-pub(super) async fn linger(mut socket: TcpStream) {
+pub(super) async fn linger(mut connection: Connection) {
     let discard = async move {
         // A client whose request timed out gets no response, but learns of the end at once.
-        let _ = socket.shutdown().await;
+        let _ = connection.shutdown().await;
         let mut discarded = [0; 4096];
         let mut left = LINGER_MAX;
-        while let Ok(len @ 1..) = socket.read(&mut discarded).await
+        while let Ok(len @ 1..) = connection.read(&mut discarded).await
             && left > 0
         {
             left = left.saturating_sub(len);
@@ -103,7 +103,7 @@ fn poll_timer(timer: &mut Timer, time: Duration, cx: &mut Context<'_>) -> Poll<i
     sleep.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
 }
 
-impl AsyncRead for WatchedSocket {
+impl AsyncRead for WatchedConnection {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,7 +112,7 @@ impl AsyncRead for WatchedSocket {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let read = if this.read_ahead.is_empty() {
-            Pin::new(&mut this.socket).poll_read(cx, buffer)
+            Pin::new(&mut this.inner).poll_read(cx, buffer)
         } else {
             let len = this.read_ahead.len().min(buffer.remaining());
             buffer.put_slice(&this.read_ahead[..len]);
@@ -138,7 +138,7 @@ impl AsyncRead for WatchedSocket {
     }
 }
 
-impl AsyncWrite for WatchedSocket {
+impl AsyncWrite for WatchedConnection {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,7 +148,7 @@ impl AsyncWrite for WatchedSocket {
         if this.error_filter.intercept(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
         this.watch_write(written, cx)
     }
 
@@ -163,32 +163,32 @@ impl AsyncWrite for WatchedSocket {
         {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = Pin::new(&mut this.socket).poll_write_vectored(cx, bytes);
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bytes);
         this.watch_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        Pin::new(&mut this.socket).poll_flush(cx)
+        Pin::new(&mut this.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        Pin::new(&mut this.socket).poll_shutdown(cx)
+        Pin::new(&mut this.inner).poll_shutdown(cx)
     }
 }
 
-impl WatchedSocket {
+impl WatchedConnection {
     /// Sends the replacement of hyper's own error response, which hyper regards as sent.
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.error_filter.unsent().is_empty() {
-            let written = Pin::new(&mut self.socket).poll_write(cx, self.error_filter.unsent());
+            let written = Pin::new(&mut self.inner).poll_write(cx, self.error_filter.unsent());
             match ready!(self.watch_write(written, cx))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 len => self.error_filter.mark_sent(len),
