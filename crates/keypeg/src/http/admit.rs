@@ -5,8 +5,10 @@
 //! row reaches no handler. Does not know what the calls do. Which tokens exist, and the rules for
 //! them, belong to `access`.
 
+use super::app::App;
 use super::error::Problem;
-use super::{App, Origin, unrouted};
+use super::event_stream::StreamPermit;
+use super::origin::Origin;
 use crate::access::{Admitted, Entry, Gate, Outcome, Refused, Shown};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
@@ -17,6 +19,10 @@ use keypeg_engine::{Call, PendingReply, Principal, Reply, Request};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Panic text for a reply of the wrong variant.
+pub(super) const REPLY_VARIANT: &str =
+    "invariant: the engine answers each call with its own reply variant";
 
 /// Carries the token and the audit entry of an admitted request.
 #[derive(Debug)]
@@ -55,7 +61,7 @@ pub(super) fn admit<'a, 'b>(
     if access.gate.is_none() && access.audit.is_none() {
         return Ok(RequestContext { app, admitted: None, entry: None });
     }
-    let route = routes::find(method, path).ok_or_else(|| unrouted(path))?;
+    let route = routes::find(method, path).ok_or_else(|| Problem::unrouted(path))?;
     let pool = route.pool_of(path);
     let mut entry = None;
     if let Some(audit) = access.audit.as_ref().filter(|_| route.is_audited()) {
@@ -209,7 +215,7 @@ impl RequestContext<'_> {
     /// tokens.
     pub(super) fn stream_permit(&self) -> Option<StreamPermit> {
         let gate = Arc::clone(self.app.server.access.gate.as_ref()?);
-        Some(StreamPermit { gate, shown: self.admitted.as_ref()?.shown.clone() })
+        Some(StreamPermit::new(gate, self.admitted.as_ref()?.shown.clone()))
     }
 
     /// Completes the audit entry with the outcome of the request.
@@ -267,20 +273,6 @@ impl RequestContext<'_> {
             let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
             entry.line.fencing_token = Some(fencing_token);
         }
-    }
-}
-
-/// The token that an event stream was admitted with.
-#[derive(Debug)]
-pub(super) struct StreamPermit {
-    gate: Arc<Gate>,
-    shown: Shown,
-}
-
-impl StreamPermit {
-    /// Returns whether the gate would still admit the stream.
-    pub(super) fn is_valid(&self) -> bool {
-        self.gate.still_admits(&self.shown)
     }
 }
 

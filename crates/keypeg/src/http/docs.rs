@@ -8,7 +8,8 @@
 mod problems;
 
 use super::error::Problem;
-use super::{HandlerResult, Request, Response, unrouted};
+use super::message::{Request, Response};
+use super::respond::HandlerResult;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{
@@ -54,7 +55,7 @@ pub(super) fn problem(request: &Request, word: &str) -> HandlerResult {
 /// Builds an answer that never changes while the server runs.
 fn fixed(request: &Request, content_type: &'static str, body: &'static str) -> HandlerResult {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(unrouted(request.uri().path()));
+        return Err(Problem::unrouted(request.uri().path()));
     }
     let mut response = Response::new(Bytes::from_static(body.as_bytes()).into());
     let headers = response.headers_mut();

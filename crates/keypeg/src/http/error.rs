@@ -4,7 +4,8 @@
 //! and the page of each code are a table of keypeg-client. A problem reveals no internals and no
 //! secret.
 
-use super::{HandlerResult, RequestId, Response};
+use super::message::Response;
+use super::origin::RequestId;
 use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -77,6 +78,12 @@ impl Problem {
             Self::new(Code::MethodNotAllowed, format!("This route supports only {allow}."));
         problem.0.allow = Some(allow);
         problem
+    }
+
+    /// Returns the problem of a request without a handler: 405 if the route table has its path,
+    /// else 404.
+    pub(super) fn unrouted(path: &str) -> Self {
+        routes::allow(path).map_or_else(Self::not_found, Self::method_not_allowed)
     }
 
     /// Adds the preference of the request that was applied.
@@ -314,7 +321,11 @@ impl Problem {
     }
 
     /// Replaces a problem with this code by another answer.
-    pub(super) fn instead_of(self, code: Code, answer: impl FnOnce() -> Response) -> HandlerResult {
+    pub(super) fn instead_of(
+        self,
+        code: Code,
+        answer: impl FnOnce() -> Response,
+    ) -> Result<Response, Self> {
         if self.0.code == code { Ok(answer()) } else { Err(self) }
     }
 

@@ -1,18 +1,21 @@
-//! Response bodies: complete bytes, or a stream of events.
+//! The types of requests and responses; a response body is complete bytes or a stream of events.
 //!
 //! A complete body, which nearly every response has, costs no more allocation or indirection than
 //! its bytes alone.
 
-use super::events::EventStream;
+use super::event_stream::EventStream;
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+pub(super) type Request = hyper::Request<Incoming>;
+pub(super) type Response = hyper::Response<Body>;
+
 /// The body of a response.
 #[derive(Debug)]
-pub(crate) enum Body {
+pub(super) enum Body {
     /// The bytes that hyper has not taken yet.
     Complete(Bytes),
     /// Events, sent as they occur.

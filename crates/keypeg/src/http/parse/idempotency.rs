@@ -5,7 +5,7 @@
 //! where answers are stored or for how long.
 
 use super::body::Fields;
-use super::error::Problem;
+use crate::http::error::Problem;
 use hyper::header::HeaderMap;
 use keypeg_engine::Call;
 use keypeg_engine::core::BodyDigest;
@@ -16,13 +16,13 @@ const KEY_MAX: usize = 128;
 
 /// A request's Idempotency-Key and the digest of its body.
 #[derive(Debug)]
-pub(super) struct KeyAndDigest {
+pub(crate) struct KeyAndDigest {
     key: Box<str>,
     body: BodyDigest,
 }
 
 /// Reads the header; returns `None` if the request has none.
-pub(super) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
+pub(crate) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     let mut values = headers.get_all(HEADER).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let visible = first.as_bytes().iter().all(u8::is_ascii_graphic);
@@ -39,13 +39,13 @@ pub(super) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 
 impl KeyAndDigest {
     /// Combines a key with the digest of the request's body.
-    pub(super) fn of(key: Option<Box<str>>, fields: &Fields) -> Option<Self> {
+    pub(crate) fn of(key: Option<Box<str>>, fields: &Fields) -> Option<Self> {
         key.map(|key| Self { key, body: BodyDigest::of(&fields.canonical()) })
     }
 }
 
 /// Makes a call idempotent if its request has an Idempotency-Key.
-pub(super) fn with_key(key: Option<KeyAndDigest>, call: Call) -> Call {
+pub(crate) fn with_key(key: Option<KeyAndDigest>, call: Call) -> Call {
     match key {
         None => call,
         Some(KeyAndDigest { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },

@@ -4,13 +4,13 @@
 //! Requests name keys by their values, in the query, so no code may log a query. Only this API's
 //! own outcomes have its bodies; framing, size and content type are refused as for every route.
 
-use super::body::Fields;
-use super::error::Problem;
-use super::query::decoded;
-use super::{
-    HandlerResult, REPLY_VARIANT, Request, RequestContext, Response, json_response,
-    refuse_cross_site, unrouted,
-};
+use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::checks::refuse_cross_site;
+use crate::http::error::Problem;
+use crate::http::message::{Request, Response};
+use crate::http::parse::body::Fields;
+use crate::http::parse::query::decoded;
+use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_engine::core::{KeyRef, PoolName, Secret, VALUE_MAX};
@@ -23,24 +23,24 @@ const SCHEDULER: &str =
     "Scheduler has been started to unblock keys at given condition, Kindly do not hit again ";
 
 /// Answers `/api/v1/random_api_key/`.
-pub(super) async fn keys(context: &RequestContext<'_>, request: Request) -> HandlerResult {
+pub(crate) async fn keys(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     match *request.method() {
         Method::POST => create_key(context, request).await,
         Method::GET => acquire_key(context, &request).await.map_err(Problem::of_grant),
         Method::PUT => release_key(context, &request).await,
         Method::DELETE => delete_key(context, &request).await,
         Method::PATCH => keep_key_alive(context, &request).await,
-        _ => Err(unrouted(request.uri().path())),
+        _ => Err(Problem::unrouted(request.uri().path())),
     }
 }
 
 /// Answers `/api/v1/start_scheduler/`. Expiry always runs, so there is nothing to start.
-pub(super) fn start_scheduler(request: &Request) -> HandlerResult {
+pub(crate) fn start_scheduler(request: &Request) -> HandlerResult {
     match *request.method() {
         Method::GET | Method::HEAD => {
             Ok(json_response(StatusCode::OK, &json!({ "message": SCHEDULER })))
         }
-        _ => Err(unrouted(request.uri().path())),
+        _ => Err(Problem::unrouted(request.uri().path())),
     }
 }
 

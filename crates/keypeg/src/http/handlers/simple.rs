@@ -3,12 +3,12 @@
 //!
 //! Only its own outcomes have its bodies; all other errors are problems, as for every route.
 
-use super::body::Fields;
-use super::error::Problem;
-use super::{
-    HandlerResult, REPLY_VARIANT, Request, RequestContext, Response, json_response,
-    refuse_cross_site, unrouted,
-};
+use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::checks::refuse_cross_site;
+use crate::http::error::Problem;
+use crate::http::message::{Request, Response};
+use crate::http::parse::body::Fields;
+use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_engine::core::{KeyId, KeyRef, KeyState, KeyView, PoolName};
@@ -16,16 +16,16 @@ use keypeg_engine::{Call, Reply};
 use serde_json::json;
 
 /// Answers `/keys`.
-pub(super) async fn keys(context: &RequestContext<'_>, request: Request) -> HandlerResult {
+pub(crate) async fn keys(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     match *request.method() {
         Method::POST => create_key(context, request).await,
         Method::GET => acquire_key(context, &request).await.map_err(Problem::of_grant),
-        _ => Err(unrouted(request.uri().path())),
+        _ => Err(Problem::unrouted(request.uri().path())),
     }
 }
 
 /// Answers `/keys/{id}`.
-pub(super) async fn key(
+pub(crate) async fn key(
     context: &RequestContext<'_>,
     key: &str,
     request: &Request,
@@ -34,20 +34,20 @@ pub(super) async fn key(
         Method::GET | Method::HEAD => get_call,
         Method::PUT => release_call,
         Method::DELETE => delete_call,
-        _ => return Err(unrouted(request.uri().path())),
+        _ => return Err(Problem::unrouted(request.uri().path())),
     };
     call_on_key(context, key, call).await
 }
 
 /// Answers `/keepalive/{id}`.
-pub(super) async fn keep_alive(
+pub(crate) async fn keep_alive(
     context: &RequestContext<'_>,
     key: &str,
     request: &Request,
 ) -> HandlerResult {
     match *request.method() {
         Method::PUT => call_on_key(context, key, keep_alive_call).await,
-        _ => Err(unrouted(request.uri().path())),
+        _ => Err(Problem::unrouted(request.uri().path())),
     }
 }
 

@@ -1,135 +1,14 @@
-//! The event stream of a pool, as server-sent events.
-//!
-//! A stream reads the engine's feed at its client's pace and buffers one frame at most
-//! (back-pressure): while the client does not read, the stream does not read the feed either, until
-//! the connection's write timeout. It ends when the pool is deleted or the server stops.
+//! The text of a frame: the events of a batch as server-sent events, in the wire format.
 
-use super::admit::StreamPermit;
-use super::answer::Body;
-use super::error::Problem;
-use super::{HandlerResult, REPLY_VARIANT, Request, RequestContext, Response, pool_name};
-use bytes::Bytes;
-use hyper::Method;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
 use keypeg_engine::core::{KeyCounts, KeyState, Policy};
 use keypeg_engine::feed::{FeedBatch, FeedEvent, FeedEventKind, Subscriber};
-use keypeg_engine::{Call, Reply};
 use std::fmt::{self, Write};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::time::{Sleep, sleep};
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Disables response buffering in nginx and compatible proxies.
-const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// The most events in one frame.
-const FRAME_EVENTS_MAX: usize = 256;
-/// How long a stream that has caught up collects events before it sends the next frame.
-const BATCH_DELAY: Duration = Duration::from_millis(20);
-/// The longest silence of a stream, so that dead connections are detected and proxies keep the
-/// stream open.
-const HEARTBEAT_TIME: Duration = Duration::from_secs(15);
-/// The first frame: a browser reconnects 1 s after it loses the connection.
-const OPENING: &str = "retry: 1000\n\n";
-/// An empty comment.
-const HEARTBEAT: &str = ":\n\n";
-
-/// Opens the event stream of a pool. HEAD only checks that the pool exists.
-pub(super) async fn subscribe(
-    context: &RequestContext<'_>,
-    pool: &str,
-    request: Request,
-) -> HandlerResult {
-    let pool = pool_name(pool)?;
-    let body = if request.method() == Method::HEAD {
-        context.execute(Call::GetPool { pool }).await?;
-        Body::default()
-    } else {
-        let Reply::Subscription(subscription) = context.execute(Call::Subscribe { pool }).await?
-        else {
-            unreachable!("{REPLY_VARIANT}")
-        };
-        // An unreadable id counts as unknown: the stream starts with the counts.
-        let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let subscriber = subscription.subscribe(last).ok_or_else(Problem::too_many_followers)?;
-        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
-    };
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(BUFFERING, HeaderValue::from_static("no"));
-    Ok(response)
-}
-
-/// One client's event stream.
-#[derive(Debug)]
-pub(crate) struct EventStream {
-    subscriber: Subscriber,
-    /// Once the permit is no longer valid, the stream sends no event and ends when the next event
-    /// or heartbeat is due.
-    permit: Option<StreamPermit>,
-    opened: bool,
-    /// Whether the stream collects events until `batch_timer` fires.
-    collecting: bool,
-    batch_timer: Pin<Box<Sleep>>,
-    heartbeat_timer: Pin<Box<Sleep>>,
-}
-
-impl EventStream {
-    fn new(subscriber: Subscriber, permit: Option<StreamPermit>) -> Self {
-        let batch_timer = Box::pin(sleep(BATCH_DELAY));
-        let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));
-        Self { subscriber, permit, opened: false, collecting: false, batch_timer, heartbeat_timer }
-    }
-
-    fn is_permitted(&self) -> bool {
-        self.permit.as_ref().is_none_or(StreamPermit::is_valid)
-    }
-
-    /// Returns the next bytes to send; `None` at the end.
-    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if !self.opened {
-            self.opened = true;
-            return Poll::Ready(Some(OPENING.into()));
-        }
-        if self.collecting {
-            ready!(self.batch_timer.as_mut().poll(cx));
-            self.collecting = false;
-        }
-        let next = self.subscriber.poll_next(cx, FRAME_EVENTS_MAX);
-        if next.is_ready() && !self.is_permitted() {
-            return Poll::Ready(None);
-        }
-        match next {
-            Poll::Ready(Some(batch)) => {
-                let is_full =
-                    matches!(&batch, FeedBatch::Events(events) if events.len() == FRAME_EVENTS_MAX);
-                self.collecting = !is_full;
-                if self.collecting {
-                    self.batch_timer.as_mut().set(sleep(BATCH_DELAY));
-                }
-                self.heartbeat_timer.as_mut().set(sleep(HEARTBEAT_TIME));
-                Poll::Ready(Some(frame(&self.subscriber, batch).into()))
-            }
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => {
-                ready!(self.heartbeat_timer.as_mut().poll(cx));
-                if !self.is_permitted() {
-                    return Poll::Ready(None);
-                }
-                self.heartbeat_timer.as_mut().set(sleep(HEARTBEAT_TIME));
-                Poll::Ready(Some(HEARTBEAT.into()))
-            }
-        }
-    }
-}
-
-fn frame(subscriber: &Subscriber, batch: FeedBatch) -> String {
+/// Returns the text of one frame.
+pub(super) fn text(subscriber: &Subscriber, batch: FeedBatch) -> String {
     /// An estimate of one event's length in bytes.
     const EVENT_LEN: usize = 256;
     let pool = subscriber.pool().as_str();

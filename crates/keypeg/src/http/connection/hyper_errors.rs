@@ -5,9 +5,10 @@
 //! what every response of this server has and it lacks, and replaces it with a problem of the same
 //! status. A response of an unknown form passes unchanged.
 
-use super::error::Problem;
-use super::metrics::Family;
-use super::{App, CSP_DENY_ALL, REQUEST_ID};
+use crate::http::app::App;
+use crate::http::error::Problem;
+use crate::http::metrics::Family;
+use crate::http::respond::{CSP_DENY_ALL, REQUEST_ID};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use keypeg_client::Code;

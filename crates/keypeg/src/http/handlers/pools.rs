@@ -2,11 +2,12 @@
 //!
 //! Checks the types of a policy's fields; the engine checks their ranges.
 
-use super::body::{Fields, KnownFields, REST};
-use super::error::Problem;
-use super::{
-    HandlerResult, REPLY_VARIANT, Request, RequestContext, json_response, no_content, pool_name,
-};
+use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::error::Problem;
+use crate::http::message::Request;
+use crate::http::parse::body::{Fields, KnownFields, REST};
+use crate::http::parse::path::pool_name;
+use crate::http::respond::{HandlerResult, json_response, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
@@ -24,7 +25,7 @@ const POLICY_FIELDS: KnownFields = &[
 ];
 
 /// Lists the pools that the token may see.
-pub(super) async fn list(context: &RequestContext<'_>) -> HandlerResult {
+pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
     let Reply::Pools(pools) = context.execute(Call::ListPools).await? else {
         unreachable!("{REPLY_VARIANT}")
     };
@@ -34,7 +35,7 @@ pub(super) async fn list(context: &RequestContext<'_>) -> HandlerResult {
 }
 
 /// Shows a pool.
-pub(super) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
+pub(crate) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let Reply::Pool { pool, .. } = context.execute(Call::GetPool { pool }).await? else {
         unreachable!("{REPLY_VARIANT}")
@@ -43,7 +44,7 @@ pub(super) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerRes
 }
 
 /// Creates a pool or changes its policy.
-pub(super) async fn create_or_update(
+pub(crate) async fn create_or_update(
     context: &RequestContext<'_>,
     pool: &str,
     request: Request,
@@ -60,7 +61,7 @@ pub(super) async fn create_or_update(
 }
 
 /// Deletes a pool.
-pub(super) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
+pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let Reply::Done = context.execute(Call::DeletePool { pool }).await? else {
         unreachable!("{REPLY_VARIANT}")

@@ -4,16 +4,16 @@
 //! same grant and every release succeeds. Requests are read as for a real pool, the engine is not
 //! called, and the responses are as long as real ones.
 
-use super::body::Fields;
-use super::leases;
+use crate::http::parse::body::Fields;
+use crate::http::parse::leases;
 use hyper::StatusCode;
 
 /// The name of the pool.
-pub(super) const POOL: &str = "bench-constant";
+pub(crate) const POOL: &str = "bench-constant";
 const GRANT: &str = r#"{"id":"6674ecnpkeibtvvpj0t7ngvphl","pool":"bench-constant","key_id":"3e19ob8uiq8ulb0e3v7o7kaciu","key":"EP4EHmEDGjNsr9emT5fE","fencing_token":1795407714706997,"holder":"bench-17","granted_at":"2026-11-23T04:21:55.745Z","waited_seconds":0,"expires_at":"2026-11-23T04:22:55.745Z","expires_in_seconds":60,"key_expires_at":"2026-11-23T04:26:55.733Z"}"#;
 
 /// A constant response.
-pub(super) enum Constant {
+pub(crate) enum Constant {
     Granted,
     Released,
 }
@@ -21,7 +21,7 @@ pub(super) enum Constant {
 impl Constant {
     /// Reads a request from its path below the pool and its body; returns `None` for any other
     /// call.
-    pub(super) fn read<'a>(
+    pub(crate) fn read<'a>(
         segments: [Option<&str>; 4],
         fields: impl FnOnce(&'a [&'static str]) -> Option<Fields>,
     ) -> Option<Self> {
@@ -39,7 +39,7 @@ impl Constant {
     }
 
     /// Returns the response's status.
-    pub(super) fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Granted => StatusCode::CREATED,
             Self::Released => StatusCode::NO_CONTENT,
@@ -47,7 +47,7 @@ impl Constant {
     }
 
     /// Returns the response's body.
-    pub(super) fn body(&self) -> &'static [u8] {
+    pub(crate) fn body(&self) -> &'static [u8] {
         match self {
             Self::Granted => GRANT.as_bytes(),
             Self::Released => b"",

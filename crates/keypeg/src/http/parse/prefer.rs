@@ -4,7 +4,7 @@
 use hyper::header::HeaderMap;
 
 /// Returns how many seconds the client is willing to wait. The first `wait` counts.
-pub(super) fn wait_s(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn wait_s(headers: &HeaderMap) -> Option<u64> {
     let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let mut preferences = preferences.flat_map(split);
     preferences.find_map(|preference| {

@@ -4,8 +4,8 @@
 //! JSON is read strictly: one object, no name twice in any object, nothing after it. An empty body,
 //! whatever its type, reads as an object without fields. Does not know any route's fields.
 
-use super::Request;
-use super::error::Problem;
+use crate::http::error::Problem;
+use crate::http::message::Request;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
@@ -21,11 +21,11 @@ use std::time::Duration;
 /// The largest body, in bytes.
 const BODY_MAX: usize = 1 << 20;
 /// The largest body of a route that imports values, in bytes.
-pub(super) const VALUES_BODY_MAX: usize = 8 << 20;
+pub(crate) const VALUES_BODY_MAX: usize = 8 << 20;
 /// The time within which a body must arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// The allowed values of a rest, for pools and for releases.
-pub(super) const REST: &str = "0, or 0.001..604800";
+pub(crate) const REST: &str = "0, or 0.001..604800";
 /// The memory that all arriving bodies may use together, in bytes, beyond [`BODY_FREE`] of each.
 const BODIES_MAX: usize = 128 << 20;
 /// The first bytes of a body, which are always accepted; most bodies are not longer.
@@ -35,19 +35,19 @@ const ECHO_MAX: usize = 64;
 
 /// A JSON object's fields, each taken once.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Map<String, Value>);
+pub(crate) struct Fields(Map<String, Value>);
 
 /// The names of the fields that a request may have.
-pub(super) type KnownFields = &'static [&'static str];
+pub(crate) type KnownFields = &'static [&'static str];
 
 impl Fields {
     /// Reads a request's body, an object with known fields only.
-    pub(super) async fn read(request: Request, known: KnownFields) -> Result<Self, Problem> {
+    pub(crate) async fn read(request: Request, known: KnownFields) -> Result<Self, Problem> {
         Self::read_up_to(BODY_MAX, request, known).await
     }
 
     /// Reads a request's body of at most `max` bytes, an object with known fields only.
-    pub(super) async fn read_up_to(
+    pub(crate) async fn read_up_to(
         max: usize,
         request: Request,
         known: KnownFields,
@@ -58,7 +58,7 @@ impl Fields {
     }
 
     /// Reads a request's body, an object with any fields.
-    pub(super) async fn read_any(request: Request) -> Result<Self, Problem> {
+    pub(crate) async fn read_any(request: Request) -> Result<Self, Problem> {
         Self::read_object(BODY_MAX, request).await
     }
 
@@ -77,7 +77,7 @@ impl Fields {
 
     /// Reads a complete body, given its Content-Type; returns `None` where [`Fields::read`] would
     /// refuse it. The caller has checked that there is no Content-Encoding.
-    pub(super) fn of_complete_body(
+    pub(crate) fn of_complete_body(
         body: &[u8],
         content_type: Option<&[u8]>,
         known: KnownFields,
@@ -114,26 +114,26 @@ impl Fields {
     }
 
     /// Returns the same bytes for the same fields, whatever their order and spacing.
-    pub(super) fn canonical(&self) -> Vec<u8> {
+    pub(crate) fn canonical(&self) -> Vec<u8> {
         let mut fields: Vec<_> = self.0.iter().collect();
         fields.sort_unstable_by_key(|(name, _)| *name);
         serde_json::to_vec(&fields).expect("invariant: parsed JSON can be written")
     }
 
     /// Takes a field's value of any type.
-    pub(super) fn take(&mut self, field: &str) -> Option<Value> {
+    pub(crate) fn take(&mut self, field: &str) -> Option<Value> {
         self.0.remove(field)
     }
 
     /// Takes a non-negative number of seconds, in milliseconds rounded up. The caller checks
     /// narrower ranges: a number too large for any range saturates and stays too large.
-    pub(super) fn seconds(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
+    pub(crate) fn seconds(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
         self.take(field).map(|value| seconds(field, allowed, &value)).transpose()
     }
 
     /// Takes a number of seconds or null.
     #[expect(clippy::option_option, reason = "absent, null and a value differ")]
-    pub(super) fn seconds_or_null(
+    pub(crate) fn seconds_or_null(
         &mut self,
         field: &str,
         allowed: &str,
@@ -143,13 +143,13 @@ impl Fields {
     }
 
     /// Takes a non-negative integer.
-    pub(super) fn integer(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
+    pub(crate) fn integer(&mut self, field: &str, allowed: &str) -> Result<Option<u64>, Problem> {
         self.take(field).map(|value| integer(field, allowed, &value)).transpose()
     }
 
     /// Takes a non-negative integer or null.
     #[expect(clippy::option_option, reason = "absent, null and a value differ")]
-    pub(super) fn integer_or_null(
+    pub(crate) fn integer_or_null(
         &mut self,
         field: &str,
         allowed: &str,
@@ -159,7 +159,7 @@ impl Fields {
     }
 
     /// Takes true or false.
-    pub(super) fn boolean(&mut self, field: &str) -> Result<Option<bool>, Problem> {
+    pub(crate) fn boolean(&mut self, field: &str) -> Result<Option<bool>, Problem> {
         let Some(value) = self.take(field) else { return Ok(None) };
         let Value::Bool(flag) = value else {
             return Err(wrong_type(field, "true or false", &value));
@@ -168,7 +168,7 @@ impl Fields {
     }
 
     /// Takes a string.
-    pub(super) fn text(&mut self, field: &str, allowed: &str) -> Result<Option<String>, Problem> {
+    pub(crate) fn text(&mut self, field: &str, allowed: &str) -> Result<Option<String>, Problem> {
         let Some(value) = self.take(field) else { return Ok(None) };
         let Value::String(text) = value else { return Err(wrong_type(field, allowed, &value)) };
         Ok(Some(text))
@@ -210,7 +210,7 @@ fn exact_integer(number: f64) -> Option<u64> {
 
 /// Reports a value of the wrong type. The detail names the type found but never the value, which
 /// may be a secret.
-pub(super) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
+pub(crate) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
     let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -223,7 +223,7 @@ pub(super) fn wrong_type(field: &str, allowed: &str, value: &Value) -> Problem {
 }
 
 /// Cuts a client's text to the length that an error may repeat.
-pub(super) fn echo(text: &str) -> &str {
+pub(crate) fn echo(text: &str) -> &str {
     &text[..text.floor_char_boundary(ECHO_MAX)]
 }
 

@@ -2,13 +2,15 @@
 //!
 //! A key's value leaves the server only when the key is created or granted, or by reveal.
 
-use super::body::{Fields, KnownFields, VALUES_BODY_MAX, wrong_type};
-use super::error::Problem;
-use super::idempotency::{self, KeyAndDigest};
-use super::query::Query;
-use super::{
-    HandlerResult, REPLY_VARIANT, Request, RequestContext, json_response, no_content, pool_name,
-};
+use super::operation::Operation;
+use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::error::Problem;
+use crate::http::message::Request;
+use crate::http::parse::body::{Fields, KnownFields, VALUES_BODY_MAX, wrong_type};
+use crate::http::parse::idempotency::{self, KeyAndDigest};
+use crate::http::parse::path::{key_ref, pool_name};
+use crate::http::parse::query::Query;
+use crate::http::respond::{HandlerResult, json_response, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
@@ -28,7 +30,7 @@ const KEEP_ALIVE_FIELDS: KnownFields = &["ids", "all"];
 const IDS: &str = "an array of at most 10000 key ids";
 
 /// Lists keys, without their values.
-pub(super) async fn list(
+pub(crate) async fn list(
     context: &RequestContext<'_>,
     pool: &str,
     query: Option<&str>,
@@ -72,7 +74,7 @@ fn list_args(query: Option<&str>) -> Result<ListArgs, Problem> {
 }
 
 /// Generates keys or imports values.
-pub(super) async fn add(
+pub(crate) async fn add(
     context: &RequestContext<'_>,
     pool: &str,
     request: Request,
@@ -129,7 +131,7 @@ fn read_values(values: Value) -> Result<Vec<Secret>, Problem> {
 }
 
 /// Shows a key without its value.
-pub(super) async fn show(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
+pub(crate) async fn show(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let key = context.or_unknown_pool(&pool, key_ref(key)).await?;
     let call = Call::GetKey { pool: pool.clone(), key };
@@ -138,7 +140,7 @@ pub(super) async fn show(context: &RequestContext<'_>, pool: &str, key: &str) ->
 }
 
 /// Returns a key's value without leasing the key.
-pub(super) async fn reveal(
+pub(crate) async fn reveal(
     context: &RequestContext<'_>,
     pool: &str,
     key: &str,
@@ -154,7 +156,7 @@ pub(super) async fn reveal(
 }
 
 /// Deletes a key.
-pub(super) async fn delete(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
+pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let key = context.or_unknown_pool(&pool, key_ref(key)).await?;
     let Reply::Done = context.execute(Call::DeleteKey { pool, key }).await? else {
@@ -164,7 +166,7 @@ pub(super) async fn delete(context: &RequestContext<'_>, pool: &str, key: &str) 
 }
 
 /// Force-releases a key: ends its lease, rest or quarantine by the key id.
-pub(super) async fn force_release(
+pub(crate) async fn force_release(
     context: &RequestContext<'_>,
     pool: &str,
     key: &str,
@@ -180,7 +182,7 @@ pub(super) async fn force_release(
 }
 
 /// Keeps one key alive.
-pub(super) async fn keep_alive(
+pub(crate) async fn keep_alive(
     context: &RequestContext<'_>,
     pool: &str,
     key: &str,
@@ -188,14 +190,7 @@ pub(super) async fn keep_alive(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
-    let reply = context.execute(Call::KeepAlive { pool, key }).await?;
-    Ok(json_response(StatusCode::OK, &kept_alive(&reply)))
-}
-
-/// Returns the reply of a keep-alive as its wire type.
-pub(super) fn kept_alive(reply: &Reply) -> wire::KeptAlive {
-    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{REPLY_VARIANT}") };
-    wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
+    Ok(Operation::keep_alive(pool, key).run(context).await?.to_response())
 }
 
 /// Reads a request whose only argument is the key in its path.
@@ -205,7 +200,7 @@ async fn read_key_only(request: Request, key: &str) -> Result<KeyRef, Problem> {
 }
 
 /// Keeps the given keys, or all keys of a pool, alive.
-pub(super) async fn keep_alive_many(
+pub(crate) async fn keep_alive_many(
     context: &RequestContext<'_>,
     pool: &str,
     request: Request,
@@ -259,13 +254,6 @@ fn read_ids(ids: Value) -> Result<KeepAliveTargets, Problem> {
         }
     }
     Ok(KeepAliveTargets::Keys { keys, malformed })
-}
-
-/// Parses a key id from a path. An invalid id is reported as an unknown key.
-pub(super) fn key_ref(text: &str) -> Result<KeyRef, Problem> {
-    KeyId::parse(text)
-        .map(KeyRef::Id)
-        .ok_or_else(|| Problem::refused(&RequestError::Refused(Refusal::UnknownKey)))
 }
 
 fn new_key(key: &NewKey) -> wire::NewKey {

@@ -3,11 +3,9 @@
 //! A success response is written directly into a buffer. A problem arrives as the response that
 //! hyper would get.
 
-#[cfg(test)]
-use super::super::REQUEST_ID;
-use super::super::answer::Body;
-use super::super::{RequestId, Response};
 use crate::clock;
+use crate::http::message::{Body, Response};
+use crate::http::origin::RequestId;
 use hyper::StatusCode;
 use hyper::header::CONNECTION;
 use jiff::Timestamp;
@@ -148,6 +146,7 @@ impl ResponseWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::respond::REQUEST_ID;
 
     #[test]
     fn a_response_has_the_headers_and_the_id_of_any_other() {

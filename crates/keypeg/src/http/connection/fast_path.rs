@@ -7,19 +7,27 @@
 //! counters, and byte-identical responses. A connection that waits for its next request holds no
 //! buffer.
 
+mod buffers;
 mod calls;
 mod head;
 mod writer;
 
-use super::accept::{IDLE_TIME, ServerPhase, reached};
-use super::admit::{self, RequestContext, Target};
-use super::error::Problem;
-use super::leases::LeaseGrant;
-use super::metrics::Family;
-use super::wire::{HEAD_TIME, WRITE_TIME};
-use super::{App, Origin, Response, ResponseTraits, add_standard_headers, is_host};
+use super::stream::Connection;
 use crate::clock;
-use calls::{FastCall, FastReply};
+use crate::http::admit::{self, RequestContext, Target};
+use crate::http::app::App;
+use crate::http::checks::accepts_host;
+use crate::http::error::Problem;
+use crate::http::handlers::payload::{LeaseGrant, Payload};
+use crate::http::message::Response;
+use crate::http::metrics::Family;
+use crate::http::origin::Origin;
+use crate::http::respond::{ResponseTraits, add_standard_headers};
+use crate::http::shutdown::{ServerPhase, reached};
+use crate::http::timeouts::{HEAD_TIME, IDLE_TIME, WRITE_TIME};
+pub(super) use buffers::Buffers;
+use buffers::READ_MAX;
+use calls::FastCall;
 use head::Parsed;
 use keypeg_engine::{Principal, Request};
 use std::io;
@@ -27,47 +35,18 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
-use writer::{ResponseInfo, ResponseWriter};
+use writer::ResponseInfo;
 
-/// The size of the read buffer in bytes, and the most unconsumed bytes of one connection.
-const READ_MAX: usize = 16 << 10;
 /// The longest Host that a connection remembers: a name of 253 bytes, a dot, a colon and a port.
 const HOST_MAX: usize = 260;
 /// How long the fast path waits for the rest of a request: many clients send the body right after
 /// the head. A slower request goes to hyper, whose timer counts from the request's first byte.
 const REST_TIME: Duration = Duration::from_millis(500);
-
-/// The buffers of one core, shared by its connections: locked while bytes are moved, never across a
-/// wait.
-#[derive(Debug)]
-pub(super) struct Buffers(Mutex<BufferPair>);
-
-#[derive(Debug)]
-struct BufferPair {
-    read: Box<[u8]>,
-    writer: ResponseWriter,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        let read = vec![0; READ_MAX].into_boxed_slice();
-        Self(Mutex::new(BufferPair { read, writer: ResponseWriter::default() }))
-    }
-}
-
-impl Buffers {
-    fn lock(&self) -> MutexGuard<'_, BufferPair> {
-        // A poisoned lock is usable: no content outlives the request it was for.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// How the fast path ends for a connection.
 pub(super) enum ConnEnd {
@@ -87,49 +66,58 @@ pub(super) struct ReadAhead {
     pub(super) answered_any: bool,
 }
 
-/// Answers a connection's requests while each of them is one for the fast path.
-pub(super) async fn serve(
-    app: &App,
-    client_ip: Option<IpAddr>,
-    socket: &mut TcpStream,
-    phase: &mut watch::Receiver<ServerPhase>,
-) -> ConnEnd {
-    let now = clock::stopwatch();
-    let mut reader = RequestReader {
-        app,
-        client_ip,
-        unconsumed: Vec::new(),
-        scanned: true,
-        answered_any: false,
-        last_host: Vec::new(),
-        first_byte_at: now,
-        deadline: now + HEAD_TIME,
-        timer: pin!(sleep(HEAD_TIME)),
-        draining: pin!(reached(phase, ServerPhase::Draining)),
-    };
-    loop {
-        let request = match std::future::poll_fn(|cx| reader.poll_next(socket, cx)).await {
-            Ok(request) => request,
-            Err(end) => return end,
+/// What the fast path of one connection works with.
+#[derive(Debug)]
+pub(super) struct FastPath<'a> {
+    pub(super) app: &'a App,
+    /// The buffers of the connection's core.
+    pub(super) buffers: &'a Buffers,
+    /// `None` unless the access rules use addresses.
+    pub(super) client_ip: Option<IpAddr>,
+}
+
+impl FastPath<'_> {
+    /// Answers a connection's requests while each of them is one for the fast path.
+    pub(super) async fn serve(
+        &self,
+        connection: &mut Connection,
+        phase: &mut watch::Receiver<ServerPhase>,
+    ) -> ConnEnd {
+        let now = clock::stopwatch();
+        let mut reader = RequestReader {
+            fast_path: self,
+            unconsumed: Vec::new(),
+            scanned: true,
+            answered_any: false,
+            last_host: Vec::new(),
+            first_byte_at: now,
+            deadline: now + HEAD_TIME,
+            timer: pin!(sleep(HEAD_TIME)),
+            draining: pin!(reached(phase, ServerPhase::Draining)),
         };
-        reader.answered_any = true;
-        let len_before = reader.unconsumed.len();
-        let sent = respond(app, request, socket, &mut reader.unconsumed).await;
-        reader.scanned &= reader.unconsumed.len() == len_before;
-        match sent {
-            Ok(Sent { closes: false, at }) => reader.deadline = at + IDLE_TIME,
-            Ok(Sent { closes: true, .. }) => {
-                return ConnEnd::Closed { has_unread: !reader.unconsumed.is_empty() };
+        loop {
+            let request = match std::future::poll_fn(|cx| reader.poll_next(connection, cx)).await {
+                Ok(request) => request,
+                Err(end) => return end,
+            };
+            reader.answered_any = true;
+            let len_before = reader.unconsumed.len();
+            let sent = self.respond(request, connection, &mut reader.unconsumed).await;
+            reader.scanned &= reader.unconsumed.len() == len_before;
+            match sent {
+                Ok(Sent { closes: false, at }) => reader.deadline = at + IDLE_TIME,
+                Ok(Sent { closes: true, .. }) => {
+                    return ConnEnd::Closed { has_unread: !reader.unconsumed.is_empty() };
+                }
+                Err(_) => return ConnEnd::Closed { has_unread: false },
             }
-            Err(_) => return ConnEnd::Closed { has_unread: false },
         }
     }
 }
 
 /// Reads the next request of a connection.
 struct RequestReader<'a, D> {
-    app: &'a App,
-    client_ip: Option<IpAddr>,
+    fast_path: &'a FastPath<'a>,
     /// Received bytes that no request has consumed: the beginning of a request, or pipelined
     /// requests.
     unconsumed: Vec<u8>,
@@ -153,7 +141,7 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
     /// Waits for a request; without one, returns how the connection continues.
     fn poll_next(
         &mut self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<FastRequest<'a>, ConnEnd>> {
         if !self.scanned {
@@ -163,7 +151,7 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
                 return Poll::Ready(next);
             }
         }
-        let mut buffers = self.app.buffers.lock();
+        let mut buffers = self.fast_path.buffers.lock();
         loop {
             let old_len = self.unconsumed.len();
             if old_len == READ_MAX {
@@ -171,7 +159,7 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
             }
             buffers.read[..old_len].copy_from_slice(&self.unconsumed);
             let mut buffer = ReadBuf::new(&mut buffers.read[old_len..]);
-            match Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut *connection).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => {
                     return Poll::Ready(Err(ConnEnd::Closed { has_unread: false }));
@@ -199,9 +187,9 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
     fn scan(&mut self, bytes: &[u8], now: Instant) -> Option<Result<FastRequest<'a>, ConnEnd>> {
         // A panic here leaves the request to hyper: it would panic there too, and is answered
         // there.
-        let (app, client_ip, last_host) = (self.app, self.client_ip, &mut self.last_host);
+        let (fast_path, last_host) = (self.fast_path, &mut self.last_host);
         let scanned =
-            catch_unwind(AssertUnwindSafe(|| parse_request(app, client_ip, now, bytes, last_host)));
+            catch_unwind(AssertUnwindSafe(|| fast_path.parse_request(now, bytes, last_host)));
         self.scanned = true;
         match scanned.unwrap_or(Err(NotFast::Unsupported)) {
             Ok((request, len)) => {
@@ -263,31 +251,33 @@ enum NotFast {
     Unsupported,
 }
 
-/// Parses and admits the first request of `bytes`; returns it with its length in bytes.
-fn parse_request<'a>(
-    app: &'a App,
-    client_ip: Option<IpAddr>,
-    started: Instant,
-    bytes: &[u8],
-    last_host: &mut Vec<u8>,
-) -> Result<(FastRequest<'a>, usize), NotFast> {
-    let (head, len) = match head::parse(bytes) {
-        Parsed::Complete { head, len } => (head, len),
-        Parsed::Incomplete => return Err(NotFast::Incomplete),
-        Parsed::Unsupported => return Err(NotFast::Unsupported),
-    };
-    if *last_host != head.host {
-        if !app.accepts_host(head.host) {
-            return Err(NotFast::Unsupported);
+impl<'a> FastPath<'a> {
+    /// Parses and admits the first request of `bytes`; returns it with its length in bytes.
+    fn parse_request(
+        &self,
+        started: Instant,
+        bytes: &[u8],
+        last_host: &mut Vec<u8>,
+    ) -> Result<(FastRequest<'a>, usize), NotFast> {
+        let Self { app, client_ip, .. } = *self;
+        let (head, len) = match head::parse(bytes) {
+            Parsed::Complete { head, len } => (head, len),
+            Parsed::Incomplete => return Err(NotFast::Incomplete),
+            Parsed::Unsupported => return Err(NotFast::Unsupported),
+        };
+        if *last_host != head.host {
+            if !accepts_host(&app.server.access.hosts, head.host) {
+                return Err(NotFast::Unsupported);
+            }
+            remember(last_host, head.host);
         }
-        remember(last_host, head.host);
+        let call = FastCall::read(&head).ok_or(NotFast::Unsupported)?;
+        let origin = Origin { client_ip, id: app.next_request_id(), started };
+        let target = Target { method: "POST", path: head.path };
+        let bearer = || Ok(head.authorization.and_then(admit::bearer));
+        let context = admit::admit(app, target, bearer, &origin);
+        Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
     }
-    let call = FastCall::read(&head).ok_or(NotFast::Unsupported)?;
-    let origin = Origin { client_ip, id: app.next_request_id(), started };
-    let target = Target { method: "POST", path: head.path };
-    let bearer = || Ok(head.authorization.and_then(admit::bearer));
-    let context = admit::admit(app, target, bearer, &origin);
-    Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
 }
 
 /// Remembers an accepted Host unless it is longer than any name with a port: an idle connection
@@ -306,91 +296,91 @@ struct Sent {
     at: Instant,
 }
 
-/// Runs a request and sends its response.
-async fn respond(
-    app: &App,
-    request: FastRequest<'_>,
-    socket: &mut TcpStream,
-    unconsumed: &mut Vec<u8>,
-) -> io::Result<Sent> {
-    let FastRequest { origin, family, context, call } = request;
-    let result = match context {
-        Ok(context) => run_call(context, call, socket, unconsumed).await?,
-        Err(problem) => Err(problem),
-    };
-    let result = result.map_err(|problem| {
-        let mut response = app.refuse(problem, origin.id, true);
-        let traits = ResponseTraits { id: origin.id, is_change: true, has_secrets: true };
-        add_standard_headers(&mut response, traits);
-        response
-    });
-    let sent = send(app, socket, &result, &origin, family).await;
-    if sent.is_err()
-        && let Ok(FastReply::Granted(grant)) = &result
-    {
-        app.revoke_undelivered(grant);
+impl FastPath<'_> {
+    /// Runs a request and sends its response.
+    async fn respond(
+        &self,
+        request: FastRequest<'_>,
+        connection: &mut Connection,
+        unconsumed: &mut Vec<u8>,
+    ) -> io::Result<Sent> {
+        let FastRequest { origin, family, context, call } = request;
+        let result = match context {
+            Ok(context) => self.run_call(context, call, connection, unconsumed).await?,
+            Err(problem) => Err(problem),
+        };
+        let result = result.map_err(|problem| {
+            let mut response = self.app.refuse(problem, origin.id, true);
+            let traits = ResponseTraits { id: origin.id, is_change: true, has_secrets: true };
+            add_standard_headers(&mut response, traits);
+            response
+        });
+        let sent = self.send(connection, &result, &origin, family).await;
+        if sent.is_err()
+            && let Ok(Payload::Granted(grant)) = &result
+        {
+            self.revoke_undelivered(grant);
+        }
+        sent
     }
-    sent
-}
 
-/// Runs a call; fails if its client disconnects while the call waits.
-async fn run_call(
-    context: RequestContext<'_>,
-    call: FastCall,
-    socket: &mut TcpStream,
-    unconsumed: &mut Vec<u8>,
-) -> io::Result<Result<FastReply, Problem>> {
-    let (call, kind) = match call {
-        FastCall::Engine(call, kind) => (call, kind),
-        #[cfg(feature = "bench-constant")]
-        FastCall::Constant(constant) => return Ok(Ok(FastReply::Constant(constant))),
-    };
-    let may_wait = call.may_wait();
-    let mut reply = pin!(context.submit(call));
-    let reply = std::future::poll_fn(|cx| match reply.as_mut().poll(cx) {
-        Poll::Ready(reply) => Poll::Ready(Ok(reply)),
-        // Dropping the pending reply removes the call from the wait queue.
-        Poll::Pending if may_wait => context.poll_disconnect(socket, unconsumed, cx).map(Err),
-        Poll::Pending => Poll::Pending,
-    });
-    let reply = reply.await?;
-    let result = catch_unwind(AssertUnwindSafe(|| kind.map_reply(&context, reply)));
-    let result = result.unwrap_or_else(|_| Err(Problem::panicked()));
-    if let Ok(FastReply::Granted(grant)) = &result
-        && std::future::poll_fn(|cx| Poll::Ready(has_disconnected(socket, cx))).await
-    {
-        context.revoke_undelivered(grant);
-        return Err(io::ErrorKind::ConnectionAborted.into());
+    /// Runs a call; fails if its client disconnects while the call waits.
+    async fn run_call(
+        &self,
+        context: RequestContext<'_>,
+        call: FastCall,
+        connection: &mut Connection,
+        unconsumed: &mut Vec<u8>,
+    ) -> io::Result<Result<Payload, Problem>> {
+        // In a block, so that the future keeps no room for the operation while it runs.
+        let (may_wait, mut running) = {
+            let operation = match call {
+                FastCall::Operation(operation) => operation,
+                #[cfg(feature = "bench-constant")]
+                FastCall::Constant(constant) => return Ok(Ok(Payload::Constant(constant))),
+            };
+            (operation.may_wait(), operation.run(&context))
+        };
+        let result = std::future::poll_fn(|cx| {
+            match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut running).poll(cx))) {
+                Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+                Ok(Poll::Pending) if may_wait => {
+                    self.poll_disconnect(connection, unconsumed, cx).map(Err)
+                }
+                Ok(Poll::Pending) => Poll::Pending,
+                Err(_) => Poll::Ready(Ok(Err(Problem::panicked()))),
+            }
+        });
+        let result = result.await?;
+        drop(running);
+        if let Ok(Payload::Granted(grant)) = &result
+            && std::future::poll_fn(|cx| Poll::Ready(connection.peer_closed(cx))).await
+        {
+            self.revoke_undelivered(grant);
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        context.finish_audit(result.as_ref().map(Payload::status));
+        Ok(result)
     }
-    context.finish_audit(result.as_ref().map(FastReply::status));
-    Ok(result)
-}
 
-impl App {
     /// Revokes a grant that its client did not receive.
     fn revoke_undelivered(&self, grant: &LeaseGrant) {
         let call = grant.revoke_call();
-        drop(self.lane.submit(Request { by: Principal::Server, call }));
-    }
-
-    /// Returns whether a Host is well-formed and names this server.
-    fn accepts_host(&self, host: &[u8]) -> bool {
-        let hosts = &self.server.access.hosts;
-        is_host(host) && std::str::from_utf8(host).is_ok_and(|host| hosts.take(host))
+        drop(self.app.lane.submit(Request { by: Principal::Server, call }));
     }
 
     /// Reads from a client whose call waits: keeps pipelined bytes, and becomes ready when the
     /// client has disconnected. Beyond [`READ_MAX`] bytes nothing more is read (back-pressure).
     fn poll_disconnect(
         &self,
-        socket: &mut TcpStream,
+        connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Error> {
         while unconsumed.len() < READ_MAX {
             let mut buffers = self.buffers.lock();
             let mut buffer = ReadBuf::new(&mut buffers.read[unconsumed.len()..]);
-            let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer));
+            let read = ready!(Pin::new(&mut *connection).poll_read(cx, &mut buffer));
             match read.map(|()| buffer.filled()) {
                 Ok([]) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
                 Ok(bytes) => unconsumed.extend_from_slice(bytes),
@@ -399,62 +389,53 @@ impl App {
         }
         Poll::Pending
     }
-}
 
-/// Returns whether a client has closed its end since it sent the request.
-fn has_disconnected(socket: &TcpStream, cx: &mut Context<'_>) -> bool {
-    if socket.poll_read_ready(cx).is_pending() {
-        return false;
+    /// Sends a response.
+    async fn send(
+        &self,
+        connection: &mut Connection,
+        result: &Result<Payload, Response>,
+        origin: &Origin,
+        family: Family,
+    ) -> io::Result<Sent> {
+        let written = std::future::poll_fn(|cx| {
+            Poll::Ready(self.try_send(connection, result, origin, family, cx))
+        });
+        let (sent, rest) = written.await?;
+        if !rest.is_empty() {
+            timeout(WRITE_TIME, connection.write_all(&rest)).await??;
+        }
+        Ok(sent)
     }
-    // Readable: either a pipelined request or the end of the stream.
-    match pin!(socket.ready(Interest::READABLE)).poll(cx) {
-        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-        Poll::Ready(Err(_)) => true,
-        Poll::Pending => false,
-    }
-}
 
-/// Sends a response.
-async fn send(
-    app: &App,
-    socket: &mut TcpStream,
-    result: &Result<FastReply, Response>,
-    origin: &Origin,
-    family: Family,
-) -> io::Result<Sent> {
-    let written =
-        std::future::poll_fn(|cx| Poll::Ready(try_send(app, socket, result, origin, family, cx)));
-    let (sent, rest) = written.await?;
-    if !rest.is_empty() {
-        timeout(WRITE_TIME, socket.write_all(&rest)).await??;
+    /// Sends as much of a response as the socket accepts; returns the rest.
+    fn try_send(
+        &self,
+        connection: &mut Connection,
+        result: &Result<Payload, Response>,
+        origin: &Origin,
+        family: Family,
+        cx: &mut Context<'_>,
+    ) -> io::Result<(Sent, Vec<u8>)> {
+        let status = result.as_ref().map_or_else(Response::status, Payload::status);
+        let app = self.app;
+        let now = clock::stopwatch();
+        app.counts.answered(family, status, now.saturating_duration_since(origin.started));
+        let closes = app.server.stopping.load(Ordering::Relaxed);
+        let mut buffers = self.buffers.lock();
+        let info = ResponseInfo { id: origin.id, closes, now };
+        let (bytes, closes) = match result {
+            Ok(payload) => {
+                (buffers.writer.write_reply(status, |body| payload.write_body(body), &info), closes)
+            }
+            Err(response) => buffers.writer.write_response(response, &info),
+        };
+        let sent_len = match Pin::new(connection).poll_write(cx, bytes) {
+            Poll::Ready(len) => len?,
+            Poll::Pending => 0,
+        };
+        Ok((Sent { closes, at: now }, bytes[sent_len..].to_vec()))
     }
-    Ok(sent)
-}
-
-/// Sends as much of a response as the socket accepts; returns the rest.
-fn try_send(
-    app: &App,
-    socket: &mut TcpStream,
-    result: &Result<FastReply, Response>,
-    origin: &Origin,
-    family: Family,
-    cx: &mut Context<'_>,
-) -> io::Result<(Sent, Vec<u8>)> {
-    let status = result.as_ref().map_or_else(Response::status, FastReply::status);
-    let now = clock::stopwatch();
-    app.counts.answered(family, status, now.saturating_duration_since(origin.started));
-    let closes = app.server.stopping.load(Ordering::Relaxed);
-    let mut buffers = app.buffers.lock();
-    let info = ResponseInfo { id: origin.id, closes, now };
-    let (bytes, closes) = match result {
-        Ok(reply) => (buffers.writer.write_reply(status, |body| reply.write(body), &info), closes),
-        Err(response) => buffers.writer.write_response(response, &info),
-    };
-    let sent_len = match Pin::new(socket).poll_write(cx, bytes) {
-        Poll::Ready(len) => len?,
-        Poll::Pending => 0,
-    };
-    Ok((Sent { closes, at: now }, bytes[sent_len..].to_vec()))
 }
 
 #[cfg(test)]

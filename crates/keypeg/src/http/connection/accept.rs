@@ -5,11 +5,16 @@
 //! is limited; a connection over the limit is closed at once. When the server stops, it accepts no
 //! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
 
-use super::fast_path::{self, Buffers, ConnEnd};
+use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
-use super::metrics::{CoreCounts, Metrics, StartInfo};
-use super::wire::{WatchedSocket, linger};
-use super::{App, Server, respond};
+use super::stream::Connection;
+use super::wire::{WatchedConnection, linger};
+use crate::http::app::{App, Server};
+use crate::http::handle::handle;
+use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
+use crate::http::shutdown::{ServerPhase, reached};
+use crate::http::timeouts::IDLE_TIME;
+use crate::random::SystemRandom;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +25,7 @@ use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -36,21 +41,10 @@ const DESCRIPTORS_RESERVED: usize = 64;
 const ARRIVALS_MAX: usize = 1_024;
 /// The largest request head in bytes; hyper also reads about that much of a body ahead.
 const HEAD_MAX: usize = 64 << 10;
-/// How long a connection may be idle between requests. Many clients close idle connections after
-/// 60 s; the side that closes later never cuts off a request.
-pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
 /// How long requests in progress may take when the server stops.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
-
-/// The phase of the server's life, as the cores see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ServerPhase {
-    Serving,
-    Draining,
-    Stopped,
-}
 
 /// An accepted connection in the queue of its core.
 struct Arrival {
@@ -111,10 +105,8 @@ pub(crate) fn run(
     for (core, (lane, counts)) in lanes.into_iter().zip(counts).enumerate() {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
-        let (server, requests) = (Arc::clone(&server), AtomicU64::new(0));
-        let buffers = Buffers::default();
-        let app = App { lane, server, core, requests, counts, buffers };
-        cores.push(Core { app: Arc::new(app), arrivals, phase: watched.clone() });
+        let app = Arc::new(App::new(lane, Arc::clone(&server), core, counts));
+        cores.push(Core { app, buffers: Arc::default(), arrivals, phase: watched.clone() });
     }
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
@@ -148,7 +140,7 @@ pub(crate) fn run(
 
 fn random_run_id() -> u64 {
     let mut bytes = [0; 8];
-    crate::SystemRandom::new().fill(&mut bytes[..6]);
+    SystemRandom::new().fill(&mut bytes[..6]);
     u64::from_le_bytes(bytes)
 }
 
@@ -207,6 +199,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 /// One core: its lane and the connections it serves.
 struct Core {
     app: Arc<App>,
+    buffers: Arc<Buffers>,
     arrivals: mpsc::Receiver<Arrival>,
     phase: watch::Receiver<ServerPhase>,
 }
@@ -217,35 +210,35 @@ impl Core {
         let lane = self.app.lane.clone();
         tokio::spawn(async move { lane.run_delivery().await });
         while let Some(arrival) = self.arrivals.recv().await {
-            tokio::spawn(connection(Arc::clone(&self.app), arrival, self.phase.clone()));
+            let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
+            tokio::spawn(serve(app, buffers, arrival, self.phase.clone()));
         }
         reached(&mut self.phase, ServerPhase::Stopped).await;
     }
 }
 
-/// Waits until the server has reached a phase.
-pub(super) async fn reached(watched: &mut watch::Receiver<ServerPhase>, phase: ServerPhase) {
-    // A dropped sender means that the server has stopped.
-    let _ = watched.wait_for(|now| *now >= phase).await;
-}
-
 /// Serves one connection: the fast path first, then hyper if needed.
-async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<ServerPhase>) {
+async fn serve(
+    app: Arc<App>,
+    buffers: Arc<Buffers>,
+    arrival: Arrival,
+    mut phase: watch::Receiver<ServerPhase>,
+) {
     let Arrival { socket, permit: _permit } = arrival;
     // Read only if the access rules use addresses, to save a system call.
     let addr = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
     let client_ip = addr.map(|addr| addr.ip());
-    let socket = socket.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
-    let Ok(mut socket) = socket else { return };
-    match fast_path::serve(&app, client_ip, &mut socket, &mut phase).await {
+    let Ok(mut connection) = Connection::plain(socket) else { return };
+    let fast_path = FastPath { app: &app, buffers: &buffers, client_ip };
+    match fast_path.serve(&mut connection, &mut phase).await {
         ConnEnd::Closed { has_unread: false } => {}
         // Boxed, like the next arm: few connections get here, and every connection's future would
         // have room for it.
-        ConnEnd::Closed { has_unread: true } => Box::pin(linger(socket)).await,
+        ConnEnd::Closed { has_unread: true } => Box::pin(linger(connection)).await,
         ConnEnd::HandToHyper { read_ahead } => {
             let filter = HyperErrorFilter::new(Arc::clone(&app));
-            let socket = WatchedSocket::new(socket, filter, read_ahead);
-            Box::pin(serve_by_hyper(app, client_ip, socket, phase)).await;
+            let watched = WatchedConnection::new(connection, filter, read_ahead);
+            Box::pin(serve_by_hyper(app, client_ip, watched, phase)).await;
         }
     }
 }
@@ -254,15 +247,15 @@ async fn connection(app: Arc<App>, arrival: Arrival, mut phase: watch::Receiver<
 async fn serve_by_hyper(
     app: Arc<App>,
     client_ip: Option<IpAddr>,
-    socket: WatchedSocket,
+    watched: WatchedConnection,
     mut phase: watch::Receiver<ServerPhase>,
 ) {
-    let ambiguous = socket.ambiguous();
+    let ambiguous = watched.ambiguous();
     let service = service_fn(move |request| {
         let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
-        async move { Ok::<_, Infallible>(respond(&app, client_ip, ambiguous, request).await) }
+        async move { Ok::<_, Infallible>(handle(&app, client_ip, ambiguous, request).await) }
     });
-    let mut connection = http().serve_connection(TokioIo::new(socket), service);
+    let mut connection = http().serve_connection(TokioIo::new(watched), service);
     let served = tokio::select! {
         biased;
         ended = &mut connection => Some(ended),

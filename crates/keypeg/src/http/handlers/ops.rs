@@ -2,10 +2,10 @@
 //!
 //! All of them answer GET and HEAD only, and none changes anything.
 
-use super::error::Problem;
-use super::{
-    HandlerResult, REPLY_VARIANT, Request, RequestContext, Response, json_response, unrouted,
-};
+use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::error::Problem;
+use crate::http::message::{Request, Response};
+use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
 use keypeg_engine::{Call, Principal, Reply, RequestError};
@@ -13,13 +13,13 @@ use serde_json::json;
 use std::sync::atomic::Ordering;
 
 /// Answers `/livez`: the process runs.
-pub(super) fn live(request: &Request) -> HandlerResult {
+pub(crate) fn live(request: &Request) -> HandlerResult {
     require_read(request)?;
     Ok(json_response(StatusCode::OK, &json!({ "status": "live" })))
 }
 
 /// Answers `/readyz`: the server has recovered and is not stopping.
-pub(super) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
+pub(crate) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     require_read(request)?;
     if context.server.stopping.load(Ordering::Relaxed) {
         return Err(Problem::refused(&RequestError::ShuttingDown));
@@ -28,14 +28,14 @@ pub(super) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerR
 }
 
 /// Answers `/version`.
-pub(super) fn version(request: &Request) -> HandlerResult {
+pub(crate) fn version(request: &Request) -> HandlerResult {
     require_read(request)?;
     let version = env!("CARGO_PKG_VERSION");
     Ok(json_response(StatusCode::OK, &json!({ "name": "keypeg", "version": version })))
 }
 
 /// Answers `/metrics` with `OpenMetrics` text.
-pub(super) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
+pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     require_read(request)?;
     // As the server, whose calls a full lane does not refuse: metrics matter most under overload.
@@ -49,6 +49,6 @@ pub(super) async fn metrics(context: &RequestContext<'_>, request: &Request) -> 
 fn require_read(request: &Request) -> Result<(), Problem> {
     match *request.method() {
         Method::GET | Method::HEAD => Ok(()),
-        _ => Err(unrouted(request.uri().path())),
+        _ => Err(Problem::unrouted(request.uri().path())),
     }
 }

@@ -1,0 +1,63 @@
+//! The state that requests share: one [`App`] per core, and one [`Server`] for all cores.
+//!
+//! Does not know connections, routes or handlers.
+
+use super::error::Problem;
+use super::message::Response;
+use super::metrics::{CoreCounts, Metrics};
+use super::origin::RequestId;
+use crate::access::Access;
+use keypeg_engine::Lane;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// One core's share of the server.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) lane: Lane,
+    pub(super) server: Arc<Server>,
+    core: usize,
+    /// The next request's number on this core.
+    requests: AtomicU64,
+    pub(super) counts: Arc<CoreCounts>,
+}
+
+/// State that all cores share.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// Set when the server starts to shut down.
+    pub(super) stopping: AtomicBool,
+    /// A random number that keeps request ids of different runs apart.
+    pub(super) run_id: u64,
+    /// The access rules.
+    pub(super) access: Arc<Access>,
+    /// The source of `/metrics`.
+    pub(super) metrics: Metrics,
+}
+
+impl App {
+    pub(super) fn new(
+        lane: Lane,
+        server: Arc<Server>,
+        core: usize,
+        counts: Arc<CoreCounts>,
+    ) -> Self {
+        Self { lane, server, core, requests: AtomicU64::new(0), counts }
+    }
+
+    /// Counts a problem and returns its response.
+    pub(super) fn refuse(
+        &self,
+        problem: Problem,
+        request_id: RequestId,
+        is_change: bool,
+    ) -> Response {
+        self.counts.refused(problem.code());
+        problem.into_response(request_id, is_change)
+    }
+
+    pub(super) fn next_request_id(&self) -> RequestId {
+        let sequence = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId { run_id: self.server.run_id, core: self.core, sequence }
+    }
+}

@@ -1,0 +1,8 @@
+//! Connections: accepted, served by the fast path, then by hyper.
+
+pub(crate) mod accept;
+mod fast_path;
+mod framing;
+mod hyper_errors;
+mod stream;
+mod wire;

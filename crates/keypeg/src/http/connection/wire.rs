@@ -1,0 +1,212 @@
+//! Watches the bytes of a connection on their way to and from hyper.
+//!
+//! hyper drops a Content-Length that stands beside a Transfer-Encoding before a service can see it,
+//! and it has one timer for both heads and idle connections. So [`Framing`] follows the bytes, to
+//! detect both headers in one head, a head that takes too long, and a close while bytes are still
+//! arriving. hyper's own error responses go through
+//! [`HyperErrorFilter`].
+
+use super::fast_path::ReadAhead;
+use super::framing::Framing;
+use super::hyper_errors::HyperErrorFilter;
+use super::stream::Connection;
+use crate::http::timeouts::{HEAD_TIME, WRITE_TIME};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, timeout};
+
+/// How long the server reads and discards a client's bytes after the last response.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How many bytes it discards at most.
+const LINGER_MAX: usize = 16 << 20;
+
+/// A connection whose bytes are watched.
+#[derive(Debug)]
+pub(super) struct WatchedConnection {
+    inner: Connection,
+    /// Bytes that were read before hyper got the connection.
+    read_ahead: Vec<u8>,
+    /// How long the head being awaited may take; shorter if a part of it arrived before.
+    head_time: Duration,
+    framing: Framing,
+    ambiguous: Arc<AtomicBool>,
+    error_filter: HyperErrorFilter,
+    head_timer: Timer,
+    write_timer: Timer,
+}
+
+/// A timer that exists only while something is awaited.
+type Timer = Option<Pin<Box<Sleep>>>;
+
+impl WatchedConnection {
+    /// Watches a connection of which the fast path has read the first bytes.
+    pub(super) fn new(
+        connection: Connection,
+        error_filter: HyperErrorFilter,
+        read_ahead: ReadAhead,
+    ) -> Self {
+        let ReadAhead { bytes, waited, answered_any } = read_ahead;
+        Self {
+            inner: connection,
+            read_ahead: bytes,
+            head_time: HEAD_TIME.saturating_sub(waited),
+            framing: Framing::new(answered_any),
+            ambiguous: Arc::default(),
+            error_filter,
+            head_timer: None,
+            write_timer: None,
+        }
+    }
+
+    /// Returns a flag that is set when a head with both Content-Length and Transfer-Encoding has
+    /// arrived. Nothing is followed after a head with Transfer-Encoding, so the flag concerns the
+    /// first such head, which must be the connection's last.
+    pub(super) fn ambiguous(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ambiguous)
+    }
+
+    /// Lets a client that is still sending receive its response, see [`linger`].
+    pub(super) async fn linger(self) {
+        if !self.framing.is_between_messages() {
+            Box::pin(linger(self.inner)).await;
+        }
+    }
+}
+
+/// Lets a client that is still sending receive its response (lingering close): a close with unread
+/// bytes would reset the connection, and the client could lose the response. To be called when the
+/// whole response has been sent.
+pub(super) async fn linger(mut connection: Connection) {
+    let discard = async move {
+        // A client whose request timed out gets no response, but learns of the end at once.
+        let _ = connection.shutdown().await;
+        let mut discarded = [0; 4096];
+        let mut left = LINGER_MAX;
+        while let Ok(len @ 1..) = connection.read(&mut discarded).await
+            && left > 0
+        {
+            left = left.saturating_sub(len);
+        }
+    };
+    // A client that still sends after that time is cut off.
+    let _ = timeout(LINGER_TIME, discard).await;
+}
+
+/// Fails once `time` has passed since the first call that found no running timer.
+fn poll_timer(timer: &mut Timer, time: Duration, cx: &mut Context<'_>) -> Poll<io::Error> {
+    let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+    sleep.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
+}
+
+impl AsyncRead for WatchedConnection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = if this.read_ahead.is_empty() {
+            Pin::new(&mut this.inner).poll_read(cx, buffer)
+        } else {
+            let len = this.read_ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.read_ahead[..len]);
+            this.read_ahead.drain(..len);
+            Poll::Ready(Ok(()))
+        };
+        if read.is_ready() {
+            this.framing.follow(&buffer.filled()[before..]);
+            if this.framing.is_ambiguous() {
+                this.ambiguous.store(true, Ordering::Relaxed);
+            }
+        }
+        let head_ended = this.framing.take_head_ended();
+        if head_ended || !this.framing.awaits_head() {
+            this.head_timer = None;
+            this.head_time = HEAD_TIME;
+        }
+        if this.framing.awaits_head() && read.is_pending() {
+            let time = this.head_time;
+            return poll_timer(&mut this.head_timer, time, cx).map(Err);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for WatchedConnection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.error_filter.intercept(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.watch_write(written, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let [bytes] = bytes
+            && this.error_filter.intercept(bytes)
+        {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bytes);
+        this.watch_write(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_replacement(cx))?;
+        Pin::new(&mut this.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_replacement(cx))?;
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+impl WatchedConnection {
+    /// Sends the replacement of hyper's own error response, which hyper regards as sent.
+    fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.error_filter.unsent().is_empty() {
+            let written = Pin::new(&mut self.inner).poll_write(cx, self.error_filter.unsent());
+            match ready!(self.watch_write(written, cx))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                len => self.error_filter.mark_sent(len),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Applies the write timeout to the result of a write.
+    fn watch_write(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_pending() {
+            return poll_timer(&mut self.write_timer, WRITE_TIME, cx).map(Err);
+        }
+        self.write_timer = None;
+        written
+    }
+}

@@ -1,0 +1,14 @@
+//! The handlers of the routes: each parses its request, submits a call through its core's lane, and
+//! maps the reply.
+
+#[cfg(feature = "bench-constant")]
+pub(crate) mod constant;
+pub(crate) mod django;
+pub(crate) mod events;
+pub(crate) mod keys;
+pub(crate) mod leases;
+pub(crate) mod operation;
+pub(crate) mod ops;
+pub(crate) mod payload;
+pub(crate) mod pools;
+pub(crate) mod simple;

@@ -1,0 +1,42 @@
+//! The event route: opens the stream of a pool's events.
+
+use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::error::Problem;
+use crate::http::event_stream::EventStream;
+use crate::http::message::{Body, Request, Response};
+use crate::http::parse::path::pool_name;
+use crate::http::respond::HandlerResult;
+use hyper::Method;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use keypeg_engine::{Call, Reply};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Disables response buffering in nginx and compatible proxies.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Opens the event stream of a pool. HEAD only checks that the pool exists.
+pub(crate) async fn subscribe(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let body = if request.method() == Method::HEAD {
+        context.execute(Call::GetPool { pool }).await?;
+        Body::default()
+    } else {
+        let Reply::Subscription(subscription) = context.execute(Call::Subscribe { pool }).await?
+        else {
+            unreachable!("{REPLY_VARIANT}")
+        };
+        // An unreadable id counts as unknown: the stream starts with the counts.
+        let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
+        let subscriber = subscription.subscribe(last).ok_or_else(Problem::too_many_followers)?;
+        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}

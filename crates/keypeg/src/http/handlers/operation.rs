@@ -1,0 +1,93 @@
+//! The four frequent operations: acquire, renew, release, and the keep-alive of one key.
+//!
+//! Both paths run them here. Each path parses its request into an [`Operation`] and sends the
+//! [`Payload`] that it returns; how the engine's reply becomes a payload or a problem stands here
+//! only. Does not know HTTP requests or responses.
+
+use super::payload::{LeaseGrant, Payload, kept_alive, renewed_lease};
+use crate::http::admit::RequestContext;
+use crate::http::error::Problem;
+use crate::http::parse::idempotency::{self, KeyAndDigest};
+use crate::http::parse::leases::AcquireArgs;
+use keypeg_engine::core::{KeyRef, LeaseId, PoolName, ReleaseOptions};
+use keypeg_engine::{Call, Reply};
+use std::pin::Pin;
+
+/// An operation with its parsed arguments.
+pub(crate) struct Operation {
+    call: Call,
+    kind: OperationKind,
+}
+
+/// The kind of an operation, with what its payload needs from the request.
+enum OperationKind {
+    Acquire,
+    Renew(PoolName),
+    Release(LeaseId),
+    KeepAlive,
+}
+
+impl Operation {
+    /// Acquires a random available key under a lease.
+    pub(crate) fn acquire(
+        pool: PoolName,
+        args: AcquireArgs,
+        idempotency_key: Option<KeyAndDigest>,
+    ) -> Self {
+        let call = idempotency::with_key(idempotency_key, args.into_call(pool));
+        Self { call, kind: OperationKind::Acquire }
+    }
+
+    /// Renews a lease; without a TTL, for the pool's.
+    pub(crate) fn renew(pool: PoolName, lease: LeaseId, ttl_ms: Option<u64>) -> Self {
+        let kind = OperationKind::Renew(pool.clone());
+        Self { call: Call::Renew { pool, lease, ttl_ms }, kind }
+    }
+
+    /// Releases a lease, optionally with a rest or a quarantine for its key.
+    pub(crate) fn release(pool: PoolName, lease: LeaseId, verdict: ReleaseOptions) -> Self {
+        Self { call: Call::Release { pool, lease, verdict }, kind: OperationKind::Release(lease) }
+    }
+
+    /// Keeps one key alive.
+    pub(crate) fn keep_alive(pool: PoolName, key: KeyRef) -> Self {
+        Self { call: Call::KeepAlive { pool, key }, kind: OperationKind::KeepAlive }
+    }
+
+    /// Returns whether the operation can wait for a key.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.call.may_wait()
+    }
+
+    /// Runs the operation. Dropping the future removes its call from the wait queue.
+    ///
+    /// Not an `async fn`: its future would keep room for the call beside the pending reply, on
+    /// every connection of the fast path.
+    pub(crate) fn run(
+        self,
+        context: &RequestContext<'_>,
+    ) -> impl Future<Output = Result<Payload, Problem>> + Unpin {
+        let Self { call, kind } = self;
+        let mut reply = context.submit(call);
+        std::future::poll_fn(move |cx| {
+            Pin::new(&mut reply).poll(cx).map(|reply| kind.payload(context, reply))
+        })
+    }
+}
+
+impl OperationKind {
+    /// Maps the engine's reply to the payload.
+    fn payload(&self, context: &RequestContext<'_>, reply: Reply) -> Result<Payload, Problem> {
+        let reply = context.check_reply(reply);
+        Ok(match self {
+            Self::Acquire => Payload::Granted(LeaseGrant::of(reply.map_err(Problem::of_grant)?)),
+            Self::Renew(pool) => Payload::Renewed(Box::new(renewed_lease(pool, reply?))),
+            Self::Release(lease) => {
+                reply?;
+                context.audit_lease(lease.token());
+                Payload::Released
+            }
+            Self::KeepAlive => Payload::KeptAlive(kept_alive(&reply?)),
+        })
+    }
+}

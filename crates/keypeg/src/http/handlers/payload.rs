@@ -1,0 +1,141 @@
+//! The payload of a frequent operation's success: its status and its JSON.
+//!
+//! Knows neither hyper's responses nor the fast path's buffers: each path sends it in its own way.
+
+#[cfg(feature = "bench-constant")]
+use super::constant::Constant;
+use crate::http::admit::REPLY_VARIANT;
+use crate::http::message::Response;
+use crate::http::respond::{json_bytes, no_content};
+use hyper::StatusCode;
+use keypeg_client as wire;
+use keypeg_client::{Seconds, UnixMs};
+use keypeg_engine::core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
+use keypeg_engine::{Call, Reply};
+use serde::{Serialize, Serializer};
+
+/// The content of a success response.
+pub(crate) enum Payload {
+    Granted(LeaseGrant),
+    Renewed(Box<wire::Lease>),
+    KeptAlive(wire::KeptAlive),
+    Released,
+    #[cfg(feature = "bench-constant")]
+    Constant(Constant),
+}
+
+impl Payload {
+    /// Returns the response's status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Granted(_) => StatusCode::CREATED,
+            Self::Renewed(_) | Self::KeptAlive(_) => StatusCode::OK,
+            Self::Released => StatusCode::NO_CONTENT,
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(constant) => constant.status(),
+        }
+    }
+
+    /// Writes the response's body: JSON, or nothing.
+    pub(crate) fn write_body(&self, body: &mut Vec<u8>) {
+        let written = match self {
+            Self::Granted(grant) => serde_json::to_writer(body, &grant.to_wire()),
+            Self::Renewed(lease) => serde_json::to_writer(body, lease),
+            Self::KeptAlive(kept_alive) => serde_json::to_writer(body, kept_alive),
+            Self::Released => Ok(()),
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(constant) => {
+                body.extend_from_slice(constant.body());
+                Ok(())
+            }
+        };
+        written.expect("invariant: wire types always serialise");
+    }
+
+    /// Returns the response for hyper.
+    pub(crate) fn to_response(&self) -> Response {
+        let mut body = Vec::new();
+        self.write_body(&mut body);
+        if body.is_empty() { no_content() } else { json_bytes(self.status(), body) }
+    }
+}
+
+/// A granted lease and its key's value.
+pub(crate) struct LeaseGrant {
+    pool: PoolName,
+    lease: Box<LeaseView>,
+    value: Secret,
+    waited_ms: u64,
+}
+
+impl LeaseGrant {
+    /// Takes the grant from an acquire's reply.
+    pub(super) fn of(reply: Reply) -> Self {
+        let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
+            unreachable!("{REPLY_VARIANT}")
+        };
+        Self { pool, lease, value, waited_ms }
+    }
+
+    /// Returns the call that revokes the grant if the client did not receive it.
+    pub(crate) fn revoke_call(&self) -> Call {
+        Call::RevokeUndelivered { pool: self.pool.clone(), lease: self.lease.id }
+    }
+
+    /// Returns the grant as its wire type, without copying text.
+    fn to_wire(&self) -> wire::Grant<WireText<'_>> {
+        let Self { pool, lease, value, waited_ms } = self;
+        wire::Grant {
+            id: WireText::Lease(lease.id),
+            pool: WireText::Text(pool.as_str()),
+            key_id: WireText::Key(lease.key_id),
+            key: wire::Secret(WireText::Text(value.reveal())),
+            fencing_token: lease.token,
+            holder: lease.holder.as_deref().map(WireText::Text),
+            granted_at: UnixMs(lease.granted_at_ms),
+            waited_seconds: Seconds::from_ms(*waited_ms),
+            expires_at: UnixMs(lease.expires_at_ms),
+            expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
+            key_expires_at: lease.key_expires_at_ms.map(UnixMs),
+        }
+    }
+}
+
+/// A value that is serialised as text, without allocating a string first.
+enum WireText<'a> {
+    Lease(LeaseId),
+    Key(KeyId),
+    Text(&'a str),
+}
+
+impl Serialize for WireText<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Lease(id) => serializer.collect_str(id),
+            Self::Key(id) => serializer.collect_str(id),
+            Self::Text(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+/// Returns a renewed lease as its wire type.
+pub(super) fn renewed_lease(pool: &PoolName, reply: Reply) -> wire::Lease {
+    let Reply::Renewed(lease) = reply else { unreachable!("{REPLY_VARIANT}") };
+    wire::Lease {
+        id: lease.id.to_string(),
+        pool: pool.as_str().into(),
+        key_id: lease.key_id.to_string(),
+        fencing_token: lease.token,
+        holder: lease.holder.map(Into::into),
+        granted_at: UnixMs(lease.granted_at_ms),
+        expires_at: UnixMs(lease.expires_at_ms),
+        expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
+        key_expires_at: lease.key_expires_at_ms.map(UnixMs),
+    }
+}
+
+/// Returns the reply of a keep-alive as its wire type.
+pub(super) fn kept_alive(reply: &Reply) -> wire::KeptAlive {
+    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{REPLY_VARIANT}") };
+    wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
+}

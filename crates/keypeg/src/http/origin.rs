@@ -1,0 +1,29 @@
+//! The identity and the origin of a request.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// Identifies a request uniquely, also across runs of the server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestId {
+    pub(super) run_id: u64,
+    pub(super) core: usize,
+    /// The request's number on its core.
+    pub(super) sequence: u64,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}-{:x}-{:x}", self.run_id, self.core, self.sequence)
+    }
+}
+
+/// Where a request came from, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// `None` unless the access rules use addresses.
+    pub(super) client_ip: Option<IpAddr>,
+    pub(super) id: RequestId,
+    pub(super) started: Instant,
+}

@@ -1,0 +1,9 @@
+//! Parses the parts of a request: path, query, headers and body. Every error names its field and
+//! what is allowed.
+
+pub(crate) mod body;
+pub(crate) mod idempotency;
+pub(crate) mod leases;
+pub(crate) mod path;
+pub(crate) mod prefer;
+pub(crate) mod query;

@@ -1,0 +1,93 @@
+//! The router: selects the handler of a request by its path and its method.
+//!
+//! A `match` over the method and the path's segments. A router crate would answer HEAD by running
+//! the GET handler, which here would grant a key. For every other request, keypeg-client's route
+//! table decides between 404 and 405 with its `Allow` header.
+
+use super::admit::RequestContext;
+use super::docs;
+use super::error::Problem;
+use super::handlers::{django, events, keys, leases, ops, pools, simple};
+use super::message::Request;
+use super::respond::HandlerResult;
+use hyper::Method;
+
+/// Selects the handler by path. Names and ids have only characters that need no escape, so segments
+/// are not decoded: a segment with a `%` is not a valid name or id.
+pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> HandlerResult {
+    const SEGMENTS_MAX: usize = 6;
+    let uri = request.uri().clone();
+    let path = uri.path().strip_prefix('/').ok_or_else(Problem::not_found)?;
+    let mut segments = [""; SEGMENTS_MAX];
+    let mut count = 0;
+    for segment in path.split('/') {
+        *segments.get_mut(count).ok_or_else(Problem::not_found)? = segment;
+        count += 1;
+    }
+    match &segments[..count] {
+        ["v1", "pools", rest @ ..] if !rest.contains(&"") => {
+            canonical(context, rest, request).await
+        }
+        ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
+            django::keys(context, request).await
+        }
+        ["api", "v1", "start_scheduler"] | ["api", "v1", "start_scheduler", ""] => {
+            django::start_scheduler(&request)
+        }
+        ["keys"] => simple::keys(context, request).await,
+        ["keys", key] if !key.is_empty() => simple::key(context, key, &request).await,
+        ["keepalive", key] if !key.is_empty() => simple::keep_alive(context, key, &request).await,
+        ["metrics"] => ops::metrics(context, &request).await,
+        ["livez"] => ops::live(&request),
+        ["readyz"] => ops::ready(context, &request),
+        ["version"] => ops::version(&request),
+        ["openapi.json"] => docs::openapi(&request),
+        ["docs"] => docs::page(&request),
+        ["docs", "style.css"] => docs::style(&request),
+        ["problems"] => docs::problems(&request),
+        ["problems", code] => docs::problem(&request, code),
+        _ => Err(Problem::unrouted(uri.path())),
+    }
+}
+
+/// Selects the handler of the canonical API: everything below `/v1/pools`.
+async fn canonical(
+    context: &RequestContext<'_>,
+    segments: &[&str],
+    request: Request,
+) -> HandlerResult {
+    let method = request.method().clone();
+    match (method, segments) {
+        (Method::GET | Method::HEAD, []) => pools::list(context).await,
+        (Method::GET | Method::HEAD, [pool]) => pools::show(context, pool).await,
+        (Method::GET | Method::HEAD, [pool, "events"]) => {
+            events::subscribe(context, pool, request).await
+        }
+        (Method::PUT, [pool]) => pools::create_or_update(context, pool, request).await,
+        (Method::DELETE, [pool]) => pools::delete(context, pool).await,
+        (Method::GET | Method::HEAD, [pool, "keys"]) => {
+            keys::list(context, pool, request.uri().query()).await
+        }
+        (Method::POST, [pool, "keys"]) => keys::add(context, pool, request).await,
+        (Method::GET | Method::HEAD, [pool, "keys", key]) => keys::show(context, pool, key).await,
+        (Method::DELETE, [pool, "keys", key]) => keys::delete(context, pool, key).await,
+        (Method::POST, [pool, "keys", key, "release"]) => {
+            keys::force_release(context, pool, key, request).await
+        }
+        (Method::POST, [pool, "keys", key, "keepalive"]) => {
+            keys::keep_alive(context, pool, key, request).await
+        }
+        (Method::POST, [pool, "keys", key, "reveal"]) => {
+            keys::reveal(context, pool, key, request).await
+        }
+        (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(context, pool, request).await,
+        (Method::POST, [pool, "leases"]) => leases::acquire(context, pool, request).await,
+        (Method::POST, [pool, "leases", lease, "release"]) => {
+            leases::release(context, pool, lease, request).await
+        }
+        (Method::POST, [pool, "leases", lease, "renew"]) => {
+            leases::renew(context, pool, lease, request).await
+        }
+        _ => Err(Problem::unrouted(request.uri().path())),
+    }
+}
