@@ -5,8 +5,6 @@
 //! many batches as one transaction. The database stores the position reached, so a crash at any
 //! point only makes it read batches again. Lease records are skipped.
 
-use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Counters, IdHashKey, Lsn};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{
     ALIGN, BATCH_HEAD, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
@@ -17,6 +15,8 @@ use crate::keyset::{KeySetDb, KeySetDelta, KeySetError, KeySetState, PoolRows};
 use crate::lookups::{LookupResult, Lookups};
 use crate::preallocator::is_full;
 use crate::record::{self, RecordError};
+use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use keypeg_core::{Counters, IdHashKey, Lsn};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

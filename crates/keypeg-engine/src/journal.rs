@@ -5,13 +5,13 @@
 //! Reading is done elsewhere: by `recover.rs` at a start and by `checkpointer.rs` afterwards.
 
 use crate::checkpointer::CheckpointProgress;
-use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Counters, Lsn};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{
     ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn, previous_lsn,
 };
 use crate::preallocator::{NextSegment, Preallocator, READY, ReadySegment};
+use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use keypeg_core::{Counters, Lsn};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;

@@ -8,10 +8,10 @@ mod delta;
 mod load;
 mod rows;
 
-use crate::core::{
+use crate::disk::{Disk, DiskFile};
+use keypeg_core::{
     Counters, IdHashKey, KeyId, KeyNumber, Lsn, Policy, PoolId, ReplayError, Replayer, StoredPool,
 };
-use crate::disk::{Disk, DiskFile};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
     TableDefinition,

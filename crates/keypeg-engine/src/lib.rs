@@ -1,8 +1,8 @@
 //! The engine: lanes bring requests, a turn applies them to the pools, one write and one sync make
 //! the turn's records durable (group commit), and only then the replies leave.
 //!
-//! It owns a thread and a journal, and knows nothing of tokio or HTTP. Its API is the [`Request`]
-//! and [`Reply`] of `request.rs`. Time and randomness are arguments: [`Clock`] and
+//! It owns a thread and a journal, and knows nothing of tokio or HTTP. It is a store
+//! behind the boundary that keypeg-store defines: requests in, replies out. Time and randomness are arguments: [`Clock`] and
 //! [`RandomSource`].
 
 pub mod checkpointer;
@@ -11,7 +11,6 @@ pub mod feed;
 mod frame;
 mod journal;
 mod keyset;
-mod lanes;
 mod lookups;
 mod meta;
 pub mod metrics;
@@ -19,7 +18,6 @@ mod preallocator;
 mod preview;
 mod record;
 mod recover;
-mod request;
 pub mod state;
 mod thread;
 mod times;
@@ -32,13 +30,8 @@ use crate::state::{EngineState, JournalSizes};
 use crate::thread::Run;
 
 pub use journal::SEGMENT_LEN;
-pub use keypeg_core as core;
-pub use keypeg_core::RandomSource;
-pub use lanes::{LANE_MAX, LANE_RESERVE, Lane, PendingReply, undo_undelivered};
-pub use request::{
-    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,
-    WAIT_MAX_MS,
-};
+use keypeg_core::{Policy, RandomSource};
+use keypeg_store::{Lane, Wakeup};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,7 +62,7 @@ pub struct EngineConfig {
     /// The number of lanes: one for each core of the server.
     pub lanes: usize,
     /// The default pool's policy in a new data directory.
-    pub default_policy: core::Policy,
+    pub default_policy: Policy,
     /// The most keys in all pools together.
     pub max_keys: u64,
     /// Whether the data directory must exist; a start then creates none.
@@ -92,13 +85,13 @@ pub struct RecoveryReport {
     /// The number of earlier starts of this directory.
     pub starts_before: u64,
     /// The default pool's stored policy, where it differs from the configured one.
-    pub default_policy_kept: Option<core::Policy>,
+    pub default_policy_kept: Option<Policy>,
 }
 
 /// A running engine. Dropping it without [`Engine::stop`] leaves its threads running.
 #[derive(Debug)]
 pub struct Engine {
-    wakeup: lanes::Wakeup,
+    wakeup: Wakeup,
     metrics: Arc<metrics::EngineMetrics>,
     stopping: Arc<AtomicBool>,
     cancels_waits: Arc<AtomicBool>,
@@ -139,7 +132,7 @@ impl Engine {
         let wakeup = state.wakeup();
         let stopping = Arc::<AtomicBool>::default();
         let cancels_waits = Arc::<AtomicBool>::default();
-        let (lanes, engine_lanes) = (0..config.lanes).map(|_| lanes::lane(&wakeup)).unzip();
+        let (lanes, engine_lanes) = (0..config.lanes).map(|_| keypeg_store::lane(&wakeup)).unzip();
         let run = Run {
             state,
             lanes: engine_lanes,
@@ -201,7 +194,7 @@ pub fn check_data_dir(
     let config = EngineConfig {
         data: None,
         lanes: 0,
-        default_policy: core::Policy::default(),
+        default_policy: Policy::default(),
         max_keys: u64::MAX,
         must_exist: true,
     };

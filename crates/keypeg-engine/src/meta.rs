@@ -3,10 +3,11 @@
 //! It is written once, after all other files of a new directory. A directory without `meta` is
 //! therefore either new or has lost a file.
 
+use crate::StartError;
 use crate::disk::Disk;
 use crate::frame::FORMAT;
 use crate::journal::TEMPORARY;
-use crate::{RandomSource, StartError};
+use keypeg_core::RandomSource;
 use std::fmt::Write as _;
 use std::io;
 

@@ -5,10 +5,10 @@
 //! number that is left which calls it still accepts. Dropped segments are deleted here too. This
 //! file does not read or write the content of a segment.
 
-use crate::core::sabotage::{Sabotage, enabled};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::SegmentNumber;
 use crate::journal::{TEMPORARY, file_name};
+use keypeg_core::sabotage::{Sabotage, enabled};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;

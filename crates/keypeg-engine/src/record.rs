@@ -8,14 +8,14 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
-use crate::core::{
+use crate::feed::Feed;
+use crate::recover::{KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX};
+use fields::{Fields, LeaseTimes, Writer, tag};
+use keypeg_core::{
     Event, Fact, FactSink, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber, Now,
     PackedValues, PoolId,
 };
-use crate::feed::Feed;
-use crate::recover::{KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX};
-use crate::request::GENERATE_MAX;
-use fields::{Fields, LeaseTimes, Writer, tag};
+use keypeg_store::GENERATE_MAX;
 
 /// The records of one turn, and the feed events of the same turn.
 #[derive(Debug, Default)]

@@ -9,11 +9,6 @@
 mod segments;
 
 use crate::checkpointer::BALLAST;
-use crate::core::sabotage::{Sabotage, enabled};
-use crate::core::{
-    Checkpointed, Counters, IdHashKey, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools,
-    ReplayError, Replayer, TOKEN_MAX,
-};
 use crate::disk::Disk;
 use crate::frame::{
     ALIGN, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
@@ -27,6 +22,11 @@ use crate::preallocator::ReadySegment;
 use crate::record::{self, RecordError};
 use crate::times::LastClock;
 use crate::{ClockReading, StartError};
+use keypeg_core::sabotage::{Sabotage, enabled};
+use keypeg_core::{
+    Checkpointed, Counters, IdHashKey, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools,
+    ReplayError, Replayer, TOKEN_MAX,
+};
 use segments::{Segments, UnusedSegment, segments};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -4,9 +4,9 @@
 //! It owns the [`EngineState`] and the engine's ends of the lanes, and knows nothing of what a
 //! request means. A reply leaves only after its turn has returned, and so is durable.
 
-use crate::lanes::{CallSlot, EngineLane, Wakeup};
-use crate::request::{Reply, Request};
 use crate::state::{CallId, CommitError, EngineState, NextWakeup};
+use keypeg_store::{CallSlot, EngineLane, Wakeup};
+use keypeg_store::{Reply, Request};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,12 +4,12 @@
 //! batch and a reply comes out. They do not know whether or when the batch becomes durable.
 //! Requests are executed in the order of their arrival, after what is due has expired.
 
-use crate::core::{
+use keypeg_core::{
     AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, LeaseView,
     ListOptions, NewKey, Policy, Pool, PoolName, Pools, Refusal, Secret, SharedState, StepContext,
     WaitOptions, WaiterId,
 };
-use crate::request::{Call, PoolView, Reply, Request, RequestError};
+use keypeg_store::{Call, PoolView, Reply, Request, RequestError};
 
 /// The most leases, rests and keys that a turn ends by time before its requests; during the
 /// requests it ends at most as many again.

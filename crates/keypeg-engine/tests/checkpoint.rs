@@ -5,12 +5,10 @@
 
 mod support;
 
-use keypeg_engine::core::{
-    KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
-};
+use keypeg_core::{KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
-use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;

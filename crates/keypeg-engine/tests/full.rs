@@ -3,13 +3,11 @@
 
 mod support;
 
-use keypeg_engine::core::{
-    BodyDigest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
-};
+use keypeg_core::{BodyDigest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
 use keypeg_engine::state::{EngineState, JournalSizes};
-use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;

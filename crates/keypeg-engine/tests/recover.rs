@@ -3,10 +3,11 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal, ReleaseOptions};
+use keypeg_core::{KeyRef, KeyState, Policy, Refusal, ReleaseOptions};
+use keypeg_engine::EngineConfig;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
-use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
 use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};

@@ -3,9 +3,9 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyId, LeaseId, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
+use keypeg_core::{KeyId, LeaseId, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
 use keypeg_engine::state::CallId;
-use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;

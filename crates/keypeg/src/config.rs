@@ -8,8 +8,8 @@ use crate::failure::{Failure, exit};
 use crate::file::File;
 use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, value_parser};
-use keypeg_engine::LANE_MAX;
-use keypeg_engine::core::{DURATION_MAX_MS, Policy, PolicyPatch};
+use keypeg_core::{DURATION_MAX_MS, Policy, PolicyPatch};
+use keypeg_store::LANE_MAX;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Tests of the record encoding: round trips, damage, limits and the bytes of existing journals.
 
 use super::*;
-use crate::core::{BodyDigest, BorrowerId, Grant, Policy};
+use keypeg_core::{BodyDigest, BorrowerId, Grant, Policy};
 
 const NOW: u64 = 1_000_000;
 

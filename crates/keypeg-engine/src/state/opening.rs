@@ -6,7 +6,6 @@
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
 use crate::checkpointer::{Checkpointer, CheckpointerOptions};
-use crate::core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
 use crate::disk::Disk;
 use crate::frame::SegmentNumber;
 use crate::journal::{FreshSegment, Journal};
@@ -15,7 +14,9 @@ use crate::meta::Meta;
 use crate::record::Batch;
 use crate::recover::{self, io};
 use crate::times::Times;
-use crate::{Clock, ClockReading, EngineConfig, RandomSource, RecoveryReport, StartError};
+use crate::{Clock, ClockReading, EngineConfig, RecoveryReport, StartError};
+use keypeg_core::RandomSource;
+use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 

@@ -4,9 +4,9 @@
 //! has disconnected, since only a reply frees the call's slot.
 
 use super::EngineState;
-use crate::core::WaiterId;
-use crate::request::{Call, Reply, Request, RequestError};
 use crate::turn;
+use keypeg_core::WaiterId;
+use keypeg_store::{Call, Reply, Request, RequestError};
 
 /// The address of a call, to which its reply is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

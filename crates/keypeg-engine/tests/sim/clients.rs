@@ -4,10 +4,10 @@
 
 use crate::model::inner_call;
 use crate::support::SeededRandom;
-use keypeg_engine::core::{
+use keypeg_core::{
     BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
 };
-use keypeg_engine::{Call, Reply};
+use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
 
 /// What all clients together know.

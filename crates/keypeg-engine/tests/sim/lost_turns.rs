@@ -6,8 +6,8 @@
 
 use crate::model::{Checked, Instant, Key, Model, Observation, State, ensure, inner_call};
 use crate::views;
-use keypeg_engine::core::{KeyId, KeyRef, KeyState, KeyView, LeaseId};
-use keypeg_engine::{Call, PoolView};
+use keypeg_core::{KeyId, KeyRef, KeyState, KeyView, LeaseId};
+use keypeg_store::{Call, PoolView};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most hypotheses that are tried for one lost turn.

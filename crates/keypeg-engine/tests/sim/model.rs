@@ -7,8 +7,8 @@
 
 use crate::idempotency::{IdempotencyKey, StoredAnswers};
 use crate::lost_turns::{GrantQuery, Hypothesis};
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
-use keypeg_engine::{Call, Reply, RequestError};
+use keypeg_core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
+use keypeg_store::{Call, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The broken promise as an error, or nothing.
@@ -154,7 +154,7 @@ impl Observation<'_, '_> {
     }
 }
 
-use keypeg_engine::core::Refusal;
+use keypeg_core::Refusal;
 
 impl Model {
     /// Applies a turn: first everything that expires, then the calls in their order.
@@ -552,7 +552,7 @@ impl Model {
         &mut self,
         now: Instant,
         slot: u32,
-        (name, patch): (&str, &keypeg_engine::core::PolicyPatch),
+        (name, patch): (&str, &keypeg_core::PolicyPatch),
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let created = !self.pools.contains_key(name);

@@ -15,10 +15,10 @@ use crate::lost_turns::TOO_MANY;
 use crate::model::{Checked, Instant, Model, Observation, Rules, State, ensure, pool_of};
 use crate::support::SeededRandom;
 use crate::support::sim_disk::SimDisk;
-use keypeg_engine::core::sabotage::TestLimit;
-use keypeg_engine::core::{LeaseId, Policy};
+use keypeg_core::sabotage::TestLimit;
+use keypeg_core::{LeaseId, Policy};
 use keypeg_engine::state::{CallId, EngineState, JournalSizes, NextWakeup};
-use keypeg_engine::{Call, Principal, Reply, Request};
+use keypeg_store::{Call, Principal, Reply, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -456,7 +456,7 @@ impl Simulation {
                 if let Reply::Granted { lease, .. } = reply
                     && (caller_left || self.one_in(2))
                 {
-                    self.undelivered.push((lease.id, keypeg_engine::undo_undelivered(reply)));
+                    self.undelivered.push((lease.id, keypeg_store::undo_undelivered(reply)));
                 }
                 self.coverage.count("a reply was lost");
                 continue;

@@ -7,14 +7,13 @@
 pub(crate) mod sim_disk;
 pub(crate) mod workload;
 
+use keypeg_core::RandomSource;
+use keypeg_core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
-use keypeg_engine::core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
-use keypeg_engine::{
-    Call, Clock, ClockReading, EngineConfig, Principal, RandomSource, RecoveryReport, Reply,
-    Request,
-};
+use keypeg_engine::{Clock, ClockReading, EngineConfig, RecoveryReport};
+use keypeg_store::{Call, Principal, Reply, Request};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

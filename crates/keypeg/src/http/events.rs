@@ -13,9 +13,9 @@ use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{KeyCounts, KeyState, Policy};
-use keypeg_engine::feed::{FeedBatch, FeedEvent, FeedEventKind, Subscriber};
-use keypeg_engine::{Call, Reply};
+use keypeg_core::{KeyCounts, KeyState, Policy};
+use keypeg_store::{Call, Reply};
+use keypeg_store::{FeedBatch, FeedEvent, FeedEventKind, Subscriber};
 use std::fmt::{self, Write};
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +56,7 @@ pub(super) async fn subscribe(
         };
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let subscriber = subscription.subscribe(last).ok_or_else(Problem::too_many_followers)?;
+        let subscriber = subscription.subscribe(last).map_err(Problem::too_many_followers)?;
         Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
     };
     let mut response = Response::new(body);
@@ -69,7 +69,7 @@ pub(super) async fn subscribe(
 /// One client's event stream.
 #[derive(Debug)]
 pub(crate) struct EventStream {
-    subscriber: Subscriber,
+    subscriber: Box<dyn Subscriber>,
     /// Once the permit is no longer valid, the stream sends no event and ends when the next event
     /// or heartbeat is due.
     permit: Option<StreamPermit>,
@@ -81,7 +81,7 @@ pub(crate) struct EventStream {
 }
 
 impl EventStream {
-    fn new(subscriber: Subscriber, permit: Option<StreamPermit>) -> Self {
+    fn new(subscriber: Box<dyn Subscriber>, permit: Option<StreamPermit>) -> Self {
         let batch_timer = Box::pin(sleep(BATCH_DELAY));
         let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));
         Self { subscriber, permit, opened: false, collecting: false, batch_timer, heartbeat_timer }
@@ -114,7 +114,7 @@ impl EventStream {
                     self.batch_timer.as_mut().set(sleep(BATCH_DELAY));
                 }
                 self.heartbeat_timer.as_mut().set(sleep(HEARTBEAT_TIME));
-                Poll::Ready(Some(frame(&self.subscriber, batch).into()))
+                Poll::Ready(Some(frame(&*self.subscriber, batch).into()))
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
@@ -129,7 +129,7 @@ impl EventStream {
     }
 }
 
-fn frame(subscriber: &Subscriber, batch: FeedBatch) -> String {
+fn frame(subscriber: &dyn Subscriber, batch: FeedBatch) -> String {
     /// An estimate of one event's length in bytes.
     const EVENT_LEN: usize = 256;
     let pool = subscriber.pool().as_str();

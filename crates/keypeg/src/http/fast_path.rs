@@ -21,7 +21,7 @@ use super::{App, Origin, Response, ResponseTraits, add_standard_headers, is_host
 use crate::clock;
 use calls::{FastCall, FastReply};
 use head::Parsed;
-use keypeg_engine::{Principal, Request};
+use keypeg_store::{Principal, Request};
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

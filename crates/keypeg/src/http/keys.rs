@@ -12,10 +12,10 @@ use super::{
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
-use keypeg_engine::core::{
+use keypeg_core::{
     Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal, Secret,
 };
-use keypeg_engine::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
+use keypeg_store::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
 use serde_json::Value;
 
 const ADD_FIELDS: KnownFields = &["count", "values"];

@@ -13,8 +13,8 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
-use keypeg_engine::{Call, Reply, WAIT_MAX_MS};
+use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
+use keypeg_store::{Call, Reply, WAIT_MAX_MS};
 use serde::{Serialize, Serializer};
 
 pub(super) const ACQUIRE_FIELDS: KnownFields = &["ttl_seconds", "wait_seconds", "holder"];

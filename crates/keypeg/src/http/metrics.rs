@@ -6,10 +6,11 @@
 use crate::access::Access;
 use hyper::StatusCode;
 use keypeg_client::Code;
+use keypeg_engine::RecoveryReport;
 use keypeg_engine::metrics::{
     ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics, Histogram,
 };
-use keypeg_engine::{PoolView, RecoveryReport};
+use keypeg_store::PoolView;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;

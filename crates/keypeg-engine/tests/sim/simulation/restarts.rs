@@ -6,9 +6,10 @@ use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, State, ensure, inner_call};
 use crate::support::SeededRandom;
-use keypeg_engine::core::KeyRef;
+use keypeg_core::KeyRef;
+use keypeg_engine::EngineConfig;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
-use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request};
+use keypeg_store::{Call, Principal, Reply, Request};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -235,7 +236,7 @@ impl Simulation {
     pub(super) fn journal_is_small(&self) -> bool {
         let JournalSizes { segment, journal } = self.plan.sizes;
         let pools = self.engine.as_ref().expect("the engine runs").pools();
-        let answers: u64 = pools.iter().map(keypeg_engine::core::Pool::stored_answer_count).sum();
+        let answers: u64 = pools.iter().map(keypeg_core::Pool::stored_answer_count).sum();
         // A stored answer with its part of a frame; here a segment consists mostly of its header.
         let live_bytes = 112 * answers * segment / (segment - 4_096);
         // The bound does not include the preallocated segments and the current one.
@@ -244,8 +245,8 @@ impl Simulation {
 
     /// Checks that it still serves like a new engine.
     pub(super) fn check_still_serves(&mut self) -> Checked {
-        let pool = keypeg_engine::core::PoolName::parse("last").unwrap();
-        let patch = keypeg_engine::core::PolicyPatch::default();
+        let pool = keypeg_core::PoolName::parse("last").unwrap();
+        let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
         self.turn(vec![
             Call::PutPool { pool: pool.clone(), patch },

@@ -11,8 +11,8 @@ use super::super::keys;
 use super::super::leases::{self, AcquireArgs, LeaseGrant};
 use super::head::RequestHead;
 use hyper::StatusCode;
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName};
-use keypeg_engine::{Call, Reply};
+use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName};
+use keypeg_store::{Call, Reply};
 
 /// A call that the fast path answers.
 pub(super) enum FastCall {

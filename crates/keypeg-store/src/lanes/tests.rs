@@ -1,7 +1,7 @@
 //! Lane tests that drive both ends of a lane by hand, without an engine.
 
 use super::*;
-use crate::core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
+use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
 use std::pin::pin;
 
 fn request(call: Call) -> Request {

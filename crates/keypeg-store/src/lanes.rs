@@ -8,15 +8,15 @@
 //! except that an undelivered grant must be revoked, and that a waiter whose client has
 //! disconnected must leave the wait queue.
 
-use crate::core::sabotage::{Sabotage, enabled};
 use crate::request::{Call, Principal, Reply, Request, RequestError};
+use crate::wakeup::Wakeup;
+use keypeg_core::sabotage::{Sabotage, enabled};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::thread::Thread;
 
 /// The most requests queued in one lane; above it new work is refused.
 pub const LANE_MAX: usize = 16_384;
@@ -31,7 +31,7 @@ pub struct Lane {
 
 /// The engine thread's end of a lane.
 #[derive(Debug)]
-pub(crate) struct EngineLane {
+pub struct EngineLane {
     shared: Arc<Shared>,
     requests: Vec<(CallSlot, Request)>,
     replies: Vec<(CallSlot, Reply)>,
@@ -39,7 +39,7 @@ pub(crate) struct EngineLane {
 
 /// The index of a call in its lane's slab. A slot is reused after its call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CallSlot(pub(crate) u32);
+pub struct CallSlot(pub u32);
 
 impl CallSlot {
     fn index(self) -> usize {
@@ -86,38 +86,6 @@ enum CallState {
     Answered(Reply),
 }
 
-/// Wakes a thread. Any number of notifications before the thread takes them wake it once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wakeup {
-    inner: Arc<WakeupInner>,
-}
-
-#[derive(Debug, Default)]
-struct WakeupInner {
-    notified: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Wakeup {
-    /// Registers the current thread as the one to wake. Earlier notifications are kept.
-    pub(crate) fn listen(&self) {
-        self.inner.thread.get_or_init(std::thread::current);
-    }
-
-    pub(crate) fn notify(&self) {
-        if !self.inner.notified.swap(true, Ordering::AcqRel)
-            && let Some(thread) = self.inner.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Returns whether there was a notification since the last call, and resets it.
-    pub(crate) fn take(&self) -> bool {
-        self.inner.notified.swap(false, Ordering::AcqRel)
-    }
-}
-
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under this lock would be a bug of this file, and the data is consistent at every
     // point where a push or a pop can panic: a poisoned lock is safe to use.
@@ -125,7 +93,7 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Creates a lane and returns the server's end and the engine's end.
-pub(crate) fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
+pub fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
     let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
@@ -235,7 +203,7 @@ impl Lane {
 
 impl EngineLane {
     /// Takes all queued requests, in their order.
-    pub(crate) fn take(&mut self, mut each: impl FnMut(CallSlot, Request)) {
+    pub fn take(&mut self, mut each: impl FnMut(CallSlot, Request)) {
         mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.requests);
         for (slot, request) in self.requests.drain(..) {
             each(slot, request);
@@ -243,12 +211,12 @@ impl EngineLane {
     }
 
     /// Buffers a reply until [`EngineLane::flush`].
-    pub(crate) fn answer(&mut self, slot: CallSlot, reply: Reply) {
+    pub fn answer(&mut self, slot: CallSlot, reply: Reply) {
         self.replies.push((slot, reply));
     }
 
     /// Sends the buffered replies, with one wake-up.
-    pub(crate) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         if self.replies.is_empty() {
             return;
         }
@@ -267,12 +235,12 @@ impl EngineLane {
     }
 
     /// Refuses further requests; those already queued can still be taken and answered.
-    pub(crate) fn close_inbox(&self) {
+    pub fn close_inbox(&self) {
         locked(&self.shared.inbox).closed = true;
     }
 
     /// Marks the replies flushed so far as the last ones.
-    pub(crate) fn close_outbox(&self) {
+    pub fn close_outbox(&self) {
         let waker = {
             let mut outbox = locked(&self.shared.outbox);
             outbox.closed = true;
