@@ -24,7 +24,7 @@ use keypeg_core::RandomSource;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use keypeg_store::Wakeup;
-use keypeg_store::{Reply, Request, RequestError};
+use keypeg_store::{LaneItem, Reply, RequestError};
 use segment_drop::SegmentDrop;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -64,8 +64,8 @@ pub struct EngineState {
     /// Imports whose lookups are complete.
     checked_imports: VecDeque<QueuedRequest>,
     lookups: Arc<Lookups>,
-    /// Calls that were cancelled while their requests are carried over.
-    cancelled: HashSet<CallId>,
+    /// Calls that were abandoned while their requests are carried over.
+    abandoned: HashSet<CallId>,
     /// Whether all waiting requests are refused, because the server stops.
     cancels_waits: bool,
     /// The checkpointer, until a thread takes it.
@@ -152,7 +152,7 @@ impl EngineState {
     /// the queue.
     pub fn turn(
         &mut self,
-        requests: &mut VecDeque<(CallId, Request)>,
+        requests: &mut VecDeque<(CallId, LaneItem)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> Result<NextWakeup, CommitError> {
         let replies_before = replies.len();
@@ -195,7 +195,7 @@ impl EngineState {
     /// deadline ended something.
     fn execute_requests(
         &mut self,
-        requests: &mut VecDeque<(CallId, Request)>,
+        requests: &mut VecDeque<(CallId, LaneItem)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
         // This clock continues while the deciding ones are frozen, so that no request is carried
@@ -215,12 +215,20 @@ impl EngineState {
             } else if is_carried_over {
                 self.carried_over.pop_front()
             } else {
-                let new = requests.pop_front();
-                new.map(|(call_id, request)| QueuedRequest::new(call_id, request, now_us))
+                match requests.pop_front() {
+                    Some((call_id, LaneItem::Request(request))) => {
+                        Some(QueuedRequest::new(call_id, request, now_us))
+                    }
+                    Some((call_id, LaneItem::Abandoned)) => {
+                        self.abandon(call_id, replies);
+                        continue;
+                    }
+                    None => None,
+                }
             };
             let Some(queued) = next else { break };
             let call_id = queued.call_id;
-            if self.handle_cancel(call_id, &queued.request, is_carried_over, replies) {
+            if self.skip_abandoned(call_id, is_carried_over, replies) {
                 continue;
             }
             let queued = match self.admit(queued, disk_space, checkpointer_lags) {
@@ -255,7 +263,7 @@ impl EngineState {
             }
         }
         if self.carried_over.is_empty() {
-            self.cancelled.clear();
+            self.abandoned.clear();
         }
         if self.cancels_waits {
             self.cancel_all_waits(&RequestError::ShuttingDown, replies);

@@ -73,8 +73,8 @@ pub(crate) fn execute(
                 Err(refusal) => Err(refusal),
             }
         }
-        Call::CancelWait | Call::Subscribe { .. } => {
-            unreachable!("invariant: these are not executed on the pools")
+        Call::Subscribe { .. } => {
+            unreachable!("invariant: a subscription is not executed on the pools")
         }
         Call::Generate { pool, .. }
         | Call::Import { pool, .. }
@@ -214,8 +214,7 @@ fn execute_on_pool(
         | Call::DeletePool { .. }
         | Call::Acquire { .. }
         | Call::Idempotent { .. }
-        | Call::Subscribe { .. }
-        | Call::CancelWait => {
+        | Call::Subscribe { .. } => {
             unreachable!("invariant: these are not executed on one pool's keys")
         }
     }

@@ -159,7 +159,7 @@ fn waits_are_cancelled_while_no_grant_can_be_written() {
     let side = PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
     let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
-    let request = Request { by: Principal::Anyone, call };
+    let request = Request { by: Principal::Anyone, call }.into();
     let mut requests = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
     driver.engine.turn(&mut requests, &mut Vec::new()).unwrap();
     assert_eq!(driver.engine.pools().waiter_count(), 1);

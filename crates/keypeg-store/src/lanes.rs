@@ -33,8 +33,25 @@ pub struct Lane {
 #[derive(Debug)]
 pub struct EngineLane {
     shared: Arc<Shared>,
-    requests: Vec<(CallSlot, Request)>,
+    items: Vec<(CallSlot, LaneItem)>,
     replies: Vec<(CallSlot, Reply)>,
+}
+
+/// What a store takes from a lane.
+#[derive(Clone, Debug)]
+pub enum LaneItem {
+    /// A new call. The store answers it exactly once.
+    Request(Request),
+    /// The client of this call has disconnected, so the call must leave its wait queue. It is not a
+    /// call: the store still answers the call once, with [`Reply::Done`] if it waited. Ignored if
+    /// the call is answered already.
+    Abandoned,
+}
+
+impl From<Request> for LaneItem {
+    fn from(request: Request) -> Self {
+        Self::Request(request)
+    }
 }
 
 /// The index of a call in its lane's slab. A slot is reused after its call has ended.
@@ -60,7 +77,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    queue: Vec<(CallSlot, Request)>,
+    queue: Vec<(CallSlot, LaneItem)>,
     closed: bool,
 }
 
@@ -97,7 +114,7 @@ pub fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
     let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
-        EngineLane { shared, requests: Vec::new(), replies: Vec::new() },
+        EngineLane { shared, items: Vec::new(), replies: Vec::new() },
     )
 }
 
@@ -146,22 +163,22 @@ impl Lane {
             if inbox.queue.len() >= queue_max {
                 return Err(RequestError::Overloaded);
             }
-            inbox.queue.push((slot, request));
+            inbox.queue.push((slot, LaneItem::Request(request)));
         }
         self.shared.wakeup.notify();
         Ok(())
     }
 
-    /// Informs the engine that the client of this call has disconnected. It is exempt from the
+    /// Informs the store that the client of this call has disconnected. The notice is exempt from the
     /// capacity: there is at most one for each call. It must be pushed before the slot is free, so
     /// that the next call in this slot is queued behind it.
-    fn cancel_wait(&self, slot: CallSlot) {
+    fn abandon(&self, slot: CallSlot) {
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {
                 return;
             }
-            inbox.queue.push((slot, Request { by: Principal::Server, call: Call::CancelWait }));
+            inbox.queue.push((slot, LaneItem::Abandoned));
         }
         self.shared.wakeup.notify();
     }
@@ -202,11 +219,11 @@ impl Lane {
 }
 
 impl EngineLane {
-    /// Takes all queued requests, in their order.
-    pub fn take(&mut self, mut each: impl FnMut(CallSlot, Request)) {
-        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.requests);
-        for (slot, request) in self.requests.drain(..) {
-            each(slot, request);
+    /// Takes all queued items, in their order.
+    pub fn take(&mut self, mut each: impl FnMut(CallSlot, LaneItem)) {
+        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.items);
+        for (slot, item) in self.items.drain(..) {
+            each(slot, item);
         }
     }
 
@@ -349,7 +366,7 @@ impl Drop for PendingReply {
             } else {
                 *state = CallState::Dropped;
                 if self.may_wait {
-                    self.lane.cancel_wait(slot);
+                    self.lane.abandon(slot);
                 }
             }
         }

@@ -11,7 +11,8 @@ mod subscription;
 mod wakeup;
 
 pub use lanes::{
-    CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, PendingReply, lane, undo_undelivered,
+    CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
+    undo_undelivered,
 };
 pub use request::{
     Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,

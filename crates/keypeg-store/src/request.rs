@@ -134,7 +134,8 @@ pub enum Call {
         /// The call to execute.
         call: Box<Call>,
     },
-    /// Ends a lease whose grant no client received; the reply is [`Reply::Done`].
+    /// Ends a lease whose grant no client received; the reply is [`Reply::Done`]. The lane itself
+    /// sends it, as [`Principal::Server`].
     RevokeUndelivered {
         /// The pool.
         pool: PoolName,
@@ -146,9 +147,6 @@ pub enum Call {
         /// The pool.
         pool: PoolName,
     },
-    /// Removes the waiter with this call's id from the wait queue, since its client has
-    /// disconnected. Gets no reply itself.
-    CancelWait,
     /// Releases a lease; the reply is [`Reply::Done`].
     Release {
         /// The pool.
@@ -255,8 +253,7 @@ impl Call {
             | Self::ListKeys { .. }
             | Self::GetKey { .. }
             | Self::Reveal { .. } => true,
-            Self::CancelWait
-            | Self::RevokeUndelivered { .. }
+            Self::RevokeUndelivered { .. }
             | Self::Release { .. }
             | Self::Renew { .. }
             | Self::ForceRelease { .. }

@@ -50,7 +50,6 @@ fn required_for(call: &Call) -> DiskSpace {
         | Call::DeleteKey { .. }
         | Call::DeletePool { .. } => DiskSpace::ReleasesOnly,
         Call::ListPools
-        | Call::CancelWait
         | Call::Idempotent { .. }
         | Call::Subscribe { .. }
         | Call::ListKeys { .. }

@@ -119,7 +119,7 @@ impl EngineState {
             parked_bytes: 0,
             checked_imports: VecDeque::new(),
             lookups,
-            cancelled: HashSet::new(),
+            abandoned: HashSet::new(),
             cancels_waits: false,
             checkpointer,
             progress,

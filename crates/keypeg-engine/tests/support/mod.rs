@@ -164,7 +164,9 @@ impl Driver {
         let count = calls.len();
         let mut requests: VecDeque<_> = (0..)
             .zip(calls)
-            .map(|(slot, call)| (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }))
+            .map(|(slot, call)| {
+                (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }.into())
+            })
             .collect();
         let mut replies = Vec::new();
         self.engine.turn(&mut requests, &mut replies)?;

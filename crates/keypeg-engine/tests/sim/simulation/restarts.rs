@@ -2,6 +2,7 @@
 //! further faults everything must become quiescent.
 
 use super::{Candidate, LastTurn, SentTurn, Simulation};
+use crate::clients::Action;
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, State, ensure, inner_call};
@@ -103,7 +104,7 @@ impl Simulation {
     pub(super) fn check_recovery(&mut self, lost: Option<SentTurn>) -> Checked {
         self.faults.set_background_rates(0, 0);
         let can_fill = self.plan.rules.disk_can_fill;
-        let recovered = self.read_all(lost.as_ref().map(|turn| turn.calls.as_slice()));
+        let recovered = self.read_all(lost.as_ref().map(|turn| turn.actions.as_slice()));
         self.faults
             .set_background_rates(self.plan.slow_one_in, self.plan.checkpoint_in_turn_one_in);
         let recovered = match recovered {
@@ -122,7 +123,7 @@ impl Simulation {
         for (index, candidate) in std::mem::take(&mut self.models).into_iter().enumerate() {
             let lost = lost
                 .as_ref()
-                .map(|turn| LostTurn { now: turn.instants[index], calls: turn.calls.clone() });
+                .map(|turn| LostTurn { now: turn.instants[index], actions: turn.actions.clone() });
             let lease_time = if self.lease_time_known {
                 LeaseTime::Known(candidate.lease_ms)
             } else {
@@ -162,7 +163,7 @@ impl Simulation {
         Ok(())
     }
 
-    pub(super) fn read_all(&mut self, lost: Option<&[(u32, Call)]>) -> Checked<RecoveredData> {
+    pub(super) fn read_all(&mut self, lost: Option<&[(u32, Action)]>) -> Checked<RecoveredData> {
         let Some(Reply::Pools(views)) = self.query(vec![Call::ListPools])?.pop() else {
             return Err("no list of pools".into());
         };
@@ -174,7 +175,7 @@ impl Simulation {
             let Reply::Page(page) = page else { return Err(format!("no list of keys: {page:?}")) };
             recovered.pools.push((view, page.keys));
         }
-        for (_, call) in lost.unwrap_or_default() {
+        for call in lost.unwrap_or_default().iter().filter_map(|(_, action)| action.call()) {
             let Call::Import { pool, values } = inner_call(call) else { continue };
             let show = |value| Call::GetKey { pool: pool.clone(), key: KeyRef::Value(value) };
             let shown = self.query(values.iter().cloned().map(show).collect())?;
@@ -193,7 +194,7 @@ impl Simulation {
         let by = || Principal::Anyone;
         let mut queue: VecDeque<_> = calls
             .into_iter()
-            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request { by: by(), call }))
+            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request { by: by(), call }.into()))
             .collect();
         let (count, mut replies) = (queue.len(), Vec::new());
         let engine = self.engine.as_mut().expect("the engine runs");
@@ -248,11 +249,12 @@ impl Simulation {
         let pool = keypeg_core::PoolName::parse("last").unwrap();
         let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
-        self.turn(vec![
+        let calls = [
             Call::PutPool { pool: pool.clone(), patch },
             Call::Generate { pool: pool.clone(), count: 1 },
             acquire,
-        ])?;
+        ];
+        self.turn(calls.into_iter().map(Action::Call).collect())?;
         let model = &self.models[0].model;
         let served = model
             .pools
