@@ -8,9 +8,9 @@
 
 mod event;
 
-use crate::metrics::EngineMetrics;
 use event::{each_feed_event, size_of_event};
 use keypeg_core::{Event, Fact, KeyCounts, Now, Pool, PoolId, PoolName, Pools, US_PER_MS};
+use keypeg_store::StoreMetrics;
 use keypeg_store::{
     FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
 };
@@ -122,7 +122,7 @@ impl Feed {
         &mut self,
         pool: &Pool,
         run_id: u64,
-        metrics: &Arc<EngineMetrics>,
+        metrics: &Arc<StoreMetrics>,
     ) -> Option<Arc<dyn Subscription>> {
         if let Some(feed) = self.rings.get_mut(&pool.id()) {
             feed.idle_since_us = None;
@@ -221,7 +221,7 @@ struct Shared {
     run_id: u64,
     pool: PoolId,
     name: PoolName,
-    metrics: Arc<EngineMetrics>,
+    metrics: Arc<StoreMetrics>,
     subscribers: AtomicU64,
     ring: Mutex<EventRing>,
 }

@@ -13,7 +13,6 @@ mod journal;
 mod keyset;
 mod lookups;
 mod meta;
-pub mod metrics;
 mod preallocator;
 mod preview;
 mod record;
@@ -31,7 +30,7 @@ use crate::thread::Run;
 
 pub use journal::SEGMENT_LEN;
 use keypeg_core::{Policy, RandomSource};
-use keypeg_store::{Lane, Wakeup};
+use keypeg_store::{Lane, StartReport, Store, StoreMetrics, Wakeup};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,30 +68,11 @@ pub struct EngineConfig {
     pub must_exist: bool,
 }
 
-/// What a start recovered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Whether this start created the directory.
-    pub created: bool,
-    /// The number of pools.
-    pub pools: u64,
-    /// The number of keys.
-    pub keys: u64,
-    /// The number of running leases.
-    pub leases: u64,
-    /// The number of incomplete batches cut from the end of the journal (torn tail).
-    pub batches_cut: u64,
-    /// The number of earlier starts of this directory.
-    pub starts_before: u64,
-    /// The default pool's stored policy, where it differs from the configured one.
-    pub default_policy_kept: Option<Policy>,
-}
-
 /// A running engine. Dropping it without [`Engine::stop`] leaves its threads running.
 #[derive(Debug)]
 pub struct Engine {
     wakeup: Wakeup,
-    metrics: Arc<metrics::EngineMetrics>,
+    metrics: Arc<StoreMetrics>,
     stopping: Arc<AtomicBool>,
     cancels_waits: Arc<AtomicBool>,
     thread: JoinHandle<()>,
@@ -113,7 +93,7 @@ impl Engine {
         config: &EngineConfig,
         clock: Box<dyn Clock>,
         random: Box<dyn RandomSource + Send>,
-    ) -> Result<(Self, Vec<Lane>, RecoveryReport), StartError> {
+    ) -> Result<(Self, Vec<Lane>, StartReport), StartError> {
         if let Some(path) =
             config.data.as_deref().filter(|path| config.must_exist && !path.is_dir())
         {
@@ -155,7 +135,7 @@ impl Engine {
     }
 
     /// Returns the engine's counters.
-    pub fn metrics(&self) -> Arc<metrics::EngineMetrics> {
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
     }
 
@@ -180,13 +160,27 @@ impl Engine {
     }
 }
 
+impl Store for Engine {
+    fn metrics(&self) -> Arc<StoreMetrics> {
+        Self::metrics(self)
+    }
+
+    fn cancel_waits(&self) {
+        Self::cancel_waits(self);
+    }
+
+    fn stop(self: Box<Self>) {
+        Self::stop(*self);
+    }
+}
+
 /// Checks a data directory without changing it: returns what a start would recover, or the error
 /// it would end with. O(keys), like a start.
 pub fn check_data_dir(
     path: &Path,
     clock: Box<dyn Clock>,
     random: Box<dyn RandomSource + Send>,
-) -> Result<RecoveryReport, StartError> {
+) -> Result<StartReport, StartError> {
     if !path.is_dir() {
         return Err(StartError::NotFound { dir: path.display().to_string() });
     }

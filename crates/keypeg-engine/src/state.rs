@@ -14,7 +14,6 @@ mod waits;
 use crate::checkpointer::{CheckpointProgress, Checkpointer};
 use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
 use crate::lookups::Lookups;
-use crate::metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics};
 use crate::preallocator::RETRY_US;
 use crate::record::{self, Batch};
 use crate::times::Times;
@@ -24,6 +23,7 @@ use keypeg_core::RandomSource;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use keypeg_store::Wakeup;
+use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
 use keypeg_store::{LaneItem, Reply, RequestError};
 use segment_drop::SegmentDrop;
 use std::collections::{HashSet, VecDeque};
@@ -86,7 +86,7 @@ pub struct EngineState {
     unfrozen_us: u64,
     /// Whether the deciding clocks are frozen in this turn, because the disk is full.
     clocks_frozen: bool,
-    metrics: Arc<EngineMetrics>,
+    metrics: Arc<StoreMetrics>,
 }
 
 /// The sizes of the journal, in bytes.
@@ -371,7 +371,7 @@ impl EngineState {
     }
 
     /// Returns the engine's counters.
-    pub fn metrics(&self) -> Arc<EngineMetrics> {
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
     }
 

@@ -6,7 +6,9 @@
 //! answers each exactly once, and only after all that the reply reports is durable.
 
 mod lanes;
+mod metrics;
 mod request;
+mod store;
 mod subscription;
 mod wakeup;
 
@@ -14,10 +16,12 @@ pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
     undo_undelivered,
 };
+pub use metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, StoreMetrics};
 pub use request::{
     Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,
     WAIT_MAX_MS,
 };
+pub use store::{OpenedStore, StartReport, Store};
 pub use subscription::{
     FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
 };

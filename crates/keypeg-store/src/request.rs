@@ -85,7 +85,7 @@ pub enum Call {
     PutPool {
         /// The pool's name.
         pool: PoolName,
-        /// The fields to change; a new pool starts from the default policy.
+        /// The fields to change; a new pool starts from [`Policy::default`].
         patch: PolicyPatch,
     },
     /// Returns one pool with its counts, as [`Reply::Pool`].

@@ -1,8 +1,7 @@
 //! The error type of the program, and the exit codes of sysexits.h.
 //!
-//! Knows the engine's start errors; every other module builds its own [`Failure`].
+//! Every module builds its own [`Failure`].
 
-use keypeg_engine::StartError;
 use std::fmt;
 
 /// Exit codes, as defined by sysexits.h.
@@ -21,7 +20,7 @@ pub mod exit {
     pub const OS: u8 = 71;
     /// A limit on keys, pools or disk space is reached, or a file cannot be created.
     pub const CANNOT_CREATE: u8 = 73;
-    /// ClockReading or writing failed, on disk or stdout.
+    /// Reading or writing failed, on disk or stdout.
     pub const IO: u8 = 74;
     /// Retry later: another process uses the data directory, or no key is available.
     pub const TEMPORARY: u8 = 75;
@@ -55,15 +54,3 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        let exit = match &error {
-            StartError::InUse { .. } => exit::TEMPORARY,
-            StartError::NotFound { .. } => exit::NO_INPUT,
-            StartError::Corrupt(_) => exit::DATA,
-            StartError::Io { .. } => exit::IO,
-        };
-        Self::new(exit, error.to_string())
-    }
-}

@@ -14,7 +14,7 @@ use crate::meta::Meta;
 use crate::record::Batch;
 use crate::recover::{self, io};
 use crate::times::Times;
-use crate::{Clock, ClockReading, EngineConfig, RecoveryReport, StartError};
+use crate::{Clock, ClockReading, EngineConfig, StartError, StartReport};
 use keypeg_core::RandomSource;
 use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
 use std::collections::{HashSet, VecDeque};
@@ -33,7 +33,7 @@ impl EngineState {
         config: &EngineConfig,
         mut clock: Box<dyn Clock>,
         mut random: Box<dyn RandomSource + Send>,
-    ) -> Result<(Self, RecoveryReport), StartError> {
+    ) -> Result<(Self, StartReport), StartError> {
         let limits = Limits { pools: POOLS_MAX, keys: config.max_keys };
         let reading = clock.read();
         let found =
@@ -63,7 +63,7 @@ impl EngineState {
                     .write_proof()
                     .map_err(|CommitError(error)| io("writing the journal")(error))?;
                 let report = state.report(config);
-                Ok((state, RecoveryReport { batches_cut, starts_before, ..report }))
+                Ok((state, StartReport { batches_cut, starts_before, ..report }))
             }
             (disk, _) => {
                 let meta = Meta::generate(&mut *random);
@@ -89,7 +89,7 @@ impl EngineState {
                     Meta::finish(&*disk).map_err(io("creating the data directory"))?;
                 }
                 let report = state.report(config);
-                Ok((state, RecoveryReport { created: true, ..report }))
+                Ok((state, StartReport { created: true, ..report }))
             }
         }
     }
@@ -154,14 +154,14 @@ impl EngineState {
         self.commit(true).map_err(|CommitError(error)| io("writing the journal")(error))
     }
 
-    fn report(&self, config: &EngineConfig) -> RecoveryReport {
+    fn report(&self, config: &EngineConfig) -> StartReport {
         let stored = self.pools.get(&PoolName::default_pool()).map(Pool::policy);
-        RecoveryReport {
+        StartReport {
             pools: self.pools.iter().count() as u64,
             keys: self.pools.key_count(),
             leases: self.pools.iter().map(|pool| pool.counts().leased).sum(),
             default_policy_kept: stored.filter(|kept| **kept != config.default_policy).cloned(),
-            ..RecoveryReport::default()
+            ..StartReport::default()
         }
     }
 }

@@ -12,8 +12,8 @@ use keypeg_core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
-use keypeg_engine::{Clock, ClockReading, EngineConfig, RecoveryReport};
-use keypeg_store::{Call, Principal, Reply, Request};
+use keypeg_engine::{Clock, ClockReading, EngineConfig};
+use keypeg_store::{Call, Principal, Reply, Request, StartReport};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -115,7 +115,7 @@ pub(crate) fn default_pool() -> PoolName {
 /// An engine whose turns the test runs.
 pub(crate) struct Driver {
     pub(crate) engine: EngineState,
-    pub(crate) recovery: RecoveryReport,
+    pub(crate) recovery: StartReport,
     pub(crate) clock: ManualClock,
     pub(crate) checkpointer: Option<Checkpointer>,
     /// The principal of all calls.
