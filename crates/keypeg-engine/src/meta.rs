@@ -3,16 +3,13 @@
 //! It is written once, after all other files of a new directory. A directory without `meta` is
 //! therefore either new or has lost a file.
 
-use crate::StartError;
 use crate::disk::Disk;
 use crate::frame::FORMAT;
-use crate::journal::TEMPORARY;
+use crate::layout::{META, TEMPORARY};
+use crate::start::StartError;
 use keypeg_core::RandomSource;
 use std::fmt::Write as _;
 use std::io;
-
-/// The name of the file.
-pub(crate) const META: &str = "meta";
 
 /// The identity of a data directory.
 #[derive(Clone, PartialEq, Eq)]

@@ -11,11 +11,13 @@ mod segment_drop;
 mod subscribe;
 mod waits;
 
-use crate::checkpointer::{CheckpointProgress, Checkpointer};
+use crate::batch::Batch;
+use crate::checkpointer::Checkpointer;
 use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
 use crate::lookups::Lookups;
 use crate::preallocator::RETRY_US;
-use crate::record::{self, Batch};
+use crate::progress::CheckpointProgress;
+use crate::record;
 use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX, TurnRequest};
 use admission::{Admission, ParkedImport, QueuedRequest};

@@ -5,7 +5,7 @@
 //! end late but never early. Serving time advances by at most a second in each step, so that no key
 //! loses life while the server is stopped. Neither clock ever goes back.
 
-use crate::{Clock, ClockReading};
+use crate::clock::{Clock, ClockReading};
 use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{Now, US_PER_S};
 

@@ -103,7 +103,7 @@ enum CallState {
     Answered(Reply),
 }
 
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under this lock would be a bug of this file, and the data is consistent at every
     // point where a push or a pop can panic: a poisoned lock is safe to use.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

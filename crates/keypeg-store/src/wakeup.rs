@@ -4,9 +4,8 @@
 //! what the listener does. No notification is lost: one that arrives before a listener is
 //! registered is kept.
 
-use crate::lanes::locked;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
@@ -20,6 +19,13 @@ pub struct Wakeup {
 struct Inner {
     notified: AtomicBool,
     listener: Mutex<Option<Waker>>,
+}
+
+impl Inner {
+    fn listener(&self) -> MutexGuard<'_, Option<Waker>> {
+        // The value is replaced as a whole: a poisoned lock is safe to use.
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Unparks a thread.
@@ -50,7 +56,7 @@ impl Wakeup {
     }
 
     fn register(&self, waker: &Waker) {
-        let mut listener = locked(&self.inner.listener);
+        let mut listener = self.inner.listener();
         if !listener.as_ref().is_some_and(|old| old.will_wake(waker)) {
             *listener = Some(waker.clone());
         }
@@ -60,7 +66,7 @@ impl Wakeup {
     pub fn notify(&self) {
         if !self.inner.notified.swap(true, Ordering::AcqRel) {
             // The lock is released before the wake: a waker may run code of its executor.
-            let listener = locked(&self.inner.listener).clone();
+            let listener = self.inner.listener().clone();
             if let Some(listener) = listener {
                 listener.wake();
             }

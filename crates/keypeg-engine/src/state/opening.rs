@@ -5,18 +5,20 @@
 
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
+use crate::batch::Batch;
 use crate::checkpointer::{Checkpointer, CheckpointerOptions};
+use crate::clock::{Clock, ClockReading};
 use crate::disk::Disk;
-use crate::frame::SegmentNumber;
+use crate::frame::{SegmentHead, SegmentNumber};
 use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
-use crate::record::Batch;
-use crate::recover::{self, io};
+use crate::recover;
+use crate::start::{EngineConfig, StartError, io};
 use crate::times::Times;
-use crate::{Clock, ClockReading, EngineConfig, StartError, StartReport};
 use keypeg_core::RandomSource;
 use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
+use keypeg_store::StartReport;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -184,7 +186,7 @@ fn new_journal(
     pools: &Pools,
 ) -> std::io::Result<Journal> {
     meta.prepare(&**disk)?;
-    let head = crate::frame::SegmentHead {
+    let head = SegmentHead {
         installation: meta.installation,
         segment: SegmentNumber::FIRST,
         starts_at: Lsn(1),
