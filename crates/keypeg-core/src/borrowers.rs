@@ -27,6 +27,16 @@ impl Borrower {
         Self { id: BorrowerId((u64::from_le_bytes(*head) >> 8).max(1)), max }
     }
 
+    /// Returns the number under which the leases are counted; the journal stores it.
+    pub fn id(self) -> BorrowerId {
+        self.id
+    }
+
+    /// Returns the most leases and waiting requests at once; `None` means without limit.
+    pub fn max(self) -> Option<u32> {
+        self.max
+    }
+
     /// Returns the limit if it is reached. Calls `lease_count` only where a limit is set.
     pub(crate) fn reached_limit(self, lease_count: impl FnOnce(BorrowerId) -> u64) -> Option<u32> {
         self.max.filter(|max| lease_count(self.id) >= u64::from(*max))

@@ -5,7 +5,6 @@
 //! id is its token with a MAC of 75 bits, so it cannot be guessed. The hash key never leaves the
 //! installation.
 
-use crate::indices::{ItemIndex, SlotIndex};
 use crate::numbers::PoolId;
 use std::fmt;
 
@@ -116,7 +115,7 @@ impl IdHashKey {
 
     /// Computes the id of the stored answer to a caller's Idempotency-Key for one kind of call on
     /// this pool.
-    pub(crate) fn answer_id(
+    pub fn answer_id(
         &self,
         pool: PoolId,
         call: IdempotentCall,
@@ -129,23 +128,17 @@ impl IdHashKey {
         IdempotencyId(first_128(&hasher.update(key.as_bytes()).finalize()))
     }
 
-    /// Computes the cursor of a page of this pool that starts at `slot`, in this run.
-    pub(crate) fn cursor(&self, pool: PoolId, run_id: u64, slot: SlotIndex) -> Cursor {
+    /// Computes the cursor of a page of this pool that starts at the position `slot`, in this run.
+    pub fn cursor(&self, pool: PoolId, run_id: u64, slot: u32) -> Cursor {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"page:").update(&pool.0.to_le_bytes()).update(&run_id.to_le_bytes());
-        hasher.update(&slot.get().to_le_bytes());
-        Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot.get()))
+        hasher.update(&slot.to_le_bytes());
+        Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot))
     }
 
-    /// Returns the slot of a cursor, if the cursor is of this pool and this run.
-    pub(crate) fn verify_cursor(
-        &self,
-        pool: PoolId,
-        run_id: u64,
-        cursor: Cursor,
-    ) -> Option<SlotIndex> {
+    /// Returns the position of a cursor, if the cursor is of this pool and this run.
+    pub fn verify_cursor(&self, pool: PoolId, run_id: u64, cursor: Cursor) -> Option<u32> {
         let slot = u32::try_from(cursor.0 & u128::from(u32::MAX)).expect("invariant: 32 bits");
-        let slot = SlotIndex::new(slot);
         (self.cursor(pool, run_id, slot) == cursor).then_some(slot)
     }
 
@@ -301,7 +294,7 @@ mod tests {
     #[test]
     fn a_cursor_is_valid_only_for_its_pool_its_run_and_its_slot() {
         let ids = IdHashKey::new([7; 32]);
-        let slot = SlotIndex::new(42);
+        let slot = 42;
         let cursor = ids.cursor(PoolId(3), 9, slot);
         assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
         assert_eq!(ids.verify_cursor(PoolId(3), 9, cursor), Some(slot));

@@ -5,6 +5,7 @@
 use crate::borrowers::Borrower;
 use crate::ids::{KeyId, LeaseId};
 use crate::numbers::WaiterId;
+use crate::policy::{DURATION_MAX_MS, OutOfRange, REST_RANGE};
 use crate::secret::Secret;
 
 /// The terms that an acquire requests.
@@ -36,6 +37,16 @@ pub struct ReleaseOptions {
     pub quarantine: bool,
     /// The reason, shown while the key rests or is quarantined.
     pub reason: Option<Box<str>>,
+}
+
+impl ReleaseOptions {
+    /// Returns an error if the rest is out of its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        if self.rest_ms.is_some_and(|ms| ms > DURATION_MAX_MS) {
+            return Err(OutOfRange { field: "rest_seconds", allowed: REST_RANGE });
+        }
+        Ok(())
+    }
 }
 
 /// A lease that an acquire returns at once.

@@ -125,6 +125,17 @@ impl Policy {
         }
     }
 
+    /// Returns the TTL of a lease in milliseconds: the requested one if it is within its range,
+    /// this policy's if none is requested.
+    pub fn lease_ttl(&self, requested_ms: Option<u64>) -> Result<u64, OutOfRange> {
+        let ttl_ms = requested_ms.unwrap_or(self.lease_ttl_ms);
+        if (1..=self.lease_ttl_ms).contains(&ttl_ms) {
+            return Ok(ttl_ms);
+        }
+        let allowed = "0.001..lease_ttl_seconds of the pool";
+        Err(OutOfRange { field: "ttl_seconds", allowed })
+    }
+
     /// Returns the longest time from a grant to the end of the lease, in microseconds.
     pub(crate) fn hold_us(&self) -> u64 {
         self.max_hold_ms.unwrap_or(self.lease_ttl_ms) * US_PER_MS

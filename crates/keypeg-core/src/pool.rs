@@ -41,7 +41,7 @@ use crate::key::{KeptAlive, KeptAliveMany, KeyRef, KeyState, KeyView, NewKey};
 use crate::key_counts::KeyCounts;
 use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions};
 use crate::numbers::{BorrowerId, KeyNumber, PoolId};
-use crate::policy::{DURATION_MAX_MS, OutOfRange, Policy, PoolName, REST_RANGE};
+use crate::policy::{Policy, PoolName};
 use crate::reasons::Reasons;
 use crate::refusal::{EndCause, NoKeyCause, Refusal};
 use crate::retired::Retired;
@@ -329,12 +329,7 @@ impl Pool {
     }
 
     fn ttl_us(&self, ttl_ms: Option<u64>) -> Result<u64, Refusal> {
-        let ttl_ms = ttl_ms.unwrap_or(self.policy.lease_ttl_ms);
-        if (1..=self.policy.lease_ttl_ms).contains(&ttl_ms) {
-            return Ok(ttl_ms * US_PER_MS);
-        }
-        let allowed = "0.001..lease_ttl_seconds of the pool";
-        Err(Refusal::Invalid(OutOfRange { field: "ttl_seconds", allowed }))
+        Ok(self.policy.lease_ttl(ttl_ms).map_err(Refusal::Invalid)? * US_PER_MS)
     }
 
     /// Returns why no key is available. Never [`Refusal::NoKey`] while something is due.
@@ -390,10 +385,7 @@ impl Pool {
         lease: LeaseId,
         options: &ReleaseOptions,
     ) -> Result<(), Refusal> {
-        if options.rest_ms.is_some_and(|ms| ms > DURATION_MAX_MS) {
-            let (field, allowed) = ("rest_seconds", REST_RANGE);
-            return Err(Refusal::Invalid(OutOfRange { field, allowed }));
-        }
+        options.check().map_err(Refusal::Invalid)?;
         let hold = self.running_hold(shared, step, lease)?;
         // The journal cannot distinguish an empty reason from none.
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());

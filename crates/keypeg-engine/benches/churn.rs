@@ -5,8 +5,8 @@
 
 mod support;
 
-use keypeg_engine::core::{PoolName, ReleaseOptions};
-use keypeg_engine::{Call, Lane, Reply};
+use keypeg_core::{PoolName, ReleaseOptions};
+use keypeg_store::{Call, Lane, Reply};
 use std::path::Path;
 use support::{StartedEngine, argument, block_on, directory, now, report, submit};
 

@@ -5,8 +5,8 @@
 
 mod support;
 
-use keypeg_engine::core::PoolName;
-use keypeg_engine::{Call, Reply};
+use keypeg_core::PoolName;
+use keypeg_store::{Call, Reply};
 use std::collections::HashSet;
 use support::{StartedEngine, argument, block_on, directory, now, report, submit};
 

@@ -5,21 +5,21 @@
 //! many batches as one transaction. The database stores the position reached, so a crash at any
 //! point only makes it read batches again. Lease records are skipped.
 
-use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Counters, IdHashKey, Lsn};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_full};
 use crate::frame::{
     ALIGN, BATCH_HEAD, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
     previous_lsn,
 };
-use crate::journal::file_name;
 use crate::keyset::{KeySetDb, KeySetDelta, KeySetError, KeySetState, PoolRows};
+use crate::layout::{BALLAST, file_name};
 use crate::lookups::{LookupResult, Lookups};
-use crate::preallocator::is_full;
+use crate::progress::CheckpointProgress;
 use crate::record::{self, RecordError};
+use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use keypeg_core::{Counters, IdHashKey, Lsn};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Facts after which a transaction takes no further batch; a batch is never split.
@@ -30,35 +30,7 @@ const PAUSE_BETWEEN_CHECKPOINTS: Duration = Duration::from_millis(20);
 const PAUSE_WHEN_IDLE: Duration = Duration::from_millis(250);
 /// The pause before the next attempt on a full disk.
 const PAUSE_WHEN_FULL: Duration = Duration::from_secs(1);
-/// The name of a file that only reserves space: it is deleted when the disk is full.
-pub(crate) const BALLAST: &str = "ballast";
 const BALLAST_LEN: u64 = 8 << 20;
-
-/// How far the engine and the checkpointer have got, as positions of the journal.
-#[derive(Debug, Default)]
-pub(crate) struct CheckpointProgress {
-    /// The last durable batch.
-    pub(crate) synced: AtomicU64,
-    /// The last batch whose changes are in the database.
-    pub(crate) checkpointed: AtomicU64,
-    /// Set when the checkpointer must end.
-    pub(crate) stopping: AtomicBool,
-}
-
-impl CheckpointProgress {
-    /// Returns the last batch whose changes are in the database.
-    pub(crate) fn checkpointed(&self) -> Lsn {
-        Lsn(self.checkpointed.load(Ordering::Acquire))
-    }
-
-    fn synced(&self) -> Lsn {
-        Lsn(self.synced.load(Ordering::Acquire))
-    }
-
-    fn set_checkpointed(&self, lsn: Lsn) {
-        self.checkpointed.store(lsn.0, Ordering::Release);
-    }
-}
 
 /// The checkpointer and its position in the journal.
 pub struct Checkpointer {

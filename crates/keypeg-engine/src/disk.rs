@@ -43,6 +43,11 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Returns true if the disk, or the quota of this user, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A real directory, locked until this value is dropped.
 #[derive(Debug)]
 pub struct Directory {

@@ -1,17 +1,19 @@
 //! The feed: the events of a pool, sent to its subscribers once they are durable.
 //!
 //! A pool with subscribers has a ring buffer of its latest events. Only the engine's thread appends
-//! events, after the commit of their turn, and it never waits. A [`Subscriber`] reads at its own
+//! events, after the commit of their turn, and it never waits. A subscriber reads at its own
 //! pace and position; one that has fallen out of the ring gets a resync with the pool's counts. A
 //! pool without subscribers now and during the last minute has no ring and costs nothing. The feed
 //! knows nothing of HTTP or an async runtime.
 
 mod event;
 
-use crate::core::{Event, Fact, KeyCounts, Now, Pool, PoolId, PoolName, Pools, US_PER_MS};
-use crate::metrics::EngineMetrics;
-use event::size_of_event;
-pub use event::{FeedEvent, FeedEventKind};
+use event::{each_feed_event, size_of_event};
+use keypeg_core::{Event, Fact, KeyCounts, Now, Pool, PoolId, PoolName, Pools, US_PER_MS};
+use keypeg_store::StoreMetrics;
+use keypeg_store::{
+    FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
+};
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::fmt;
@@ -88,7 +90,7 @@ impl Feed {
 
     pub(crate) fn emit(&mut self, pool: PoolId, event: &Event<'_>) {
         let now = self.now;
-        FeedEventKind::each_of(event, now, |kind| self.push(pool, kind));
+        each_feed_event(event, now, |kind| self.push(pool, kind));
     }
 
     /// Takes the facts about a pool itself. Changes of its keys arrive at [`Feed::emit`].
@@ -120,11 +122,11 @@ impl Feed {
         &mut self,
         pool: &Pool,
         run_id: u64,
-        metrics: &Arc<EngineMetrics>,
-    ) -> Option<Subscription> {
+        metrics: &Arc<StoreMetrics>,
+    ) -> Option<Arc<dyn Subscription>> {
         if let Some(feed) = self.rings.get_mut(&pool.id()) {
             feed.idle_since_us = None;
-            return Some(Subscription { shared: Arc::clone(&feed.shared) });
+            return Some(Arc::clone(&feed.shared) as Arc<dyn Subscription>);
         }
         if self.rings.len() >= RINGS_MAX {
             self.close_rings(|feed| !feed.shared.has_subscribers());
@@ -143,7 +145,7 @@ impl Feed {
             subscribers: AtomicU64::new(0),
             ring: Mutex::new(EventRing::starting_after(self.seq)),
         });
-        let subscription = Subscription { shared: Arc::clone(&shared) };
+        let subscription = Arc::clone(&shared);
         let feed = PoolFeed { shared, pending: Vec::new(), touched: true, idle_since_us: None };
         self.rings.insert(pool.id(), feed);
         // The ring gets its counts when this turn is committed.
@@ -219,7 +221,7 @@ struct Shared {
     run_id: u64,
     pool: PoolId,
     name: PoolName,
-    metrics: Arc<EngineMetrics>,
+    metrics: Arc<StoreMetrics>,
     subscribers: AtomicU64,
     ring: Mutex<EventRing>,
 }
@@ -306,77 +308,51 @@ impl EventRing {
     }
 }
 
-/// A handle to a pool's feed, from which any number of subscribers can be made.
-#[derive(Clone, Debug)]
-pub struct Subscription {
-    shared: Arc<Shared>,
-}
-
-impl Subscription {
-    /// Creates a subscriber. It starts after the event with the id `last`, if all later events are
-    /// still in the ring, else with [`FeedBatch::Resync`]. Returns `None` when
-    /// [`SUBSCRIBERS_MAX`] is reached.
-    pub fn subscribe(&self, last: Option<&str>) -> Option<Subscriber> {
-        let shared = Arc::clone(&self.shared);
-        let total = &shared.metrics.subscribers;
+impl Subscription for Shared {
+    /// Creates a reader of the ring, unless there are [`SUBSCRIBERS_MAX`] already.
+    fn subscribe(
+        self: Arc<Self>,
+        last: Option<&str>,
+    ) -> Result<Box<dyn Subscriber>, TooManySubscribers> {
+        let total = &self.metrics.subscribers;
         total
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
                 (count < SUBSCRIBERS_MAX).then_some(count + 1)
             })
-            .ok()?;
-        shared.subscribers.fetch_add(1, Ordering::AcqRel);
-        let mut ring = shared.lock();
+            .map_err(|_| TooManySubscribers { max: SUBSCRIBERS_MAX })?;
+        self.subscribers.fetch_add(1, Ordering::AcqRel);
+        let mut ring = self.lock();
         ring.last_subscriber += 1;
         let number = ring.last_subscriber;
         let read_seq = last
-            .and_then(|last| parse_event_id(last, shared.run_id, shared.pool))
+            .and_then(|last| parse_event_id(last, self.run_id, self.pool))
             .filter(|seq| (ring.lost_through..=ring.last_seq).contains(seq));
         drop(ring);
-        Some(Subscriber { shared, number, read_seq })
+        Ok(Box::new(RingReader { shared: self, number, read_seq }))
     }
 }
 
-/// A reader of a pool's feed, with its own position. Dropping it ends the subscription.
+/// A subscriber: a reader of a pool's ring, with its own position.
 #[derive(Debug)]
-pub struct Subscriber {
+struct RingReader {
     shared: Arc<Shared>,
     number: u64,
     /// The last event that was read; `None` if a resync must come first.
     read_seq: Option<u64>,
 }
 
-/// What a subscriber reads at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FeedBatch {
-    /// The next events in their order, at least one.
-    Events(Vec<FeedEvent>),
-    /// The pool's counts after the event with the number `seq`, because events before it are
-    /// missing. The next events are those after it.
-    Resync {
-        /// The number of the event.
-        seq: u64,
-        /// The time of the counts.
-        at_ms: u64,
-        /// The number of keys in each state.
-        counts: KeyCounts,
-    },
-}
-
-impl Subscriber {
-    /// Returns the name of the pool.
-    pub fn pool(&self) -> &PoolName {
+impl Subscriber for RingReader {
+    fn pool(&self) -> &PoolName {
         &self.shared.name
     }
 
-    /// Returns the id of the event with this number, for [`Subscription::subscribe`]. An id is
-    /// valid only during this run of the server.
-    pub fn event_id(&self, seq: u64) -> String {
+    /// Returns an id that is valid only during this run of the server.
+    fn event_id(&self, seq: u64) -> String {
         format!("{:016x}-{:x}-{seq:x}", self.shared.run_id, self.shared.pool.0)
     }
 
-    /// Polls for at most `max` further events. Returns `None` at the end: the pool was deleted or
-    /// the server stops. Blocks only while the engine's thread appends the events of a turn.
-    pub fn poll_next(&mut self, context: &mut Context<'_>, max: usize) -> Poll<Option<FeedBatch>> {
+    /// Blocks only while the engine's thread appends the events of a turn.
+    fn poll_next(&mut self, context: &mut Context<'_>, max: usize) -> Poll<Option<FeedBatch>> {
         let mut ring = self.shared.lock();
         let Some(read_seq) = self.read_seq.filter(|seq| *seq >= ring.lost_through) else {
             let (seq, at_ms, counts) = (ring.resync_seq(), ring.at_ms, ring.counts);
@@ -401,7 +377,7 @@ impl Subscriber {
     }
 }
 
-impl Drop for Subscriber {
+impl Drop for RingReader {
     fn drop(&mut self) {
         self.shared.lock().wakers.remove(&self.number);
         self.shared.subscribers.fetch_sub(1, Ordering::AcqRel);

@@ -4,7 +4,7 @@
 //! them and the body: bytes of another directory, another file or another position are never valid.
 //! This file knows the bytes only, not when a frame is read or written.
 
-use crate::core::{Counters, KeyNumber, Lsn, PoolId};
+use keypeg_core::{Counters, KeyNumber, Lsn, PoolId};
 use std::fmt;
 
 /// The format that this version writes, and the newest format that it reads.

@@ -4,14 +4,15 @@
 //! A failed write or sync is final: after an error the engine acknowledges nothing more and ends.
 //! Reading is done elsewhere: by `recover.rs` at a start and by `checkpointer.rs` afterwards.
 
-use crate::checkpointer::CheckpointProgress;
-use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Counters, Lsn};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{
     ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn, previous_lsn,
 };
+use crate::layout::{TEMPORARY, file_name};
 use crate::preallocator::{NextSegment, Preallocator, READY, ReadySegment};
+use crate::progress::CheckpointProgress;
+use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use keypeg_core::{Counters, Lsn};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -24,10 +25,6 @@ pub const SEGMENT_LEN: u64 = 16 << 20;
 pub(crate) const LAST_SEGMENT_RESERVE: u64 = 2 << 20;
 
 const _: () = assert!(LAST_SEGMENT_RESERVE < SEGMENT_LEN, "the reserve fits into a segment");
-
-const PREFIX: &str = "journal-";
-/// The suffix of the name of a file that is not complete yet.
-pub(crate) const TEMPORARY: &str = ".new";
 
 /// The journal, open for appends.
 pub(crate) struct Journal {
@@ -352,15 +349,4 @@ impl std::fmt::Debug for Journal {
 
 fn last_segment_reserve() -> u64 {
     limit(TestLimit::LastRoom, LAST_SEGMENT_RESERVE)
-}
-
-/// Returns the name of the file of a segment.
-pub(crate) fn file_name(segment: SegmentNumber) -> String {
-    format!("{PREFIX}{:012}", segment.0)
-}
-
-/// Returns the segment whose file has this name.
-pub(crate) fn parse_file_name(name: &str) -> Option<SegmentNumber> {
-    let segment = SegmentNumber(name.strip_prefix(PREFIX)?.parse().ok()?);
-    (file_name(segment) == name).then_some(segment)
 }

@@ -8,10 +8,11 @@ mod delta;
 mod load;
 mod rows;
 
-use crate::core::{
+use crate::disk::{Disk, DiskFile};
+use crate::layout::KEYSET;
+use keypeg_core::{
     Counters, IdHashKey, KeyId, KeyNumber, Lsn, Policy, PoolId, ReplayError, Replayer, StoredPool,
 };
-use crate::disk::{Disk, DiskFile};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
     TableDefinition,
@@ -27,8 +28,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use delta::KeySetDelta;
 
-/// The name of the file.
-pub(crate) const KEYSET: &str = "keyset";
 /// Bytes of pages that redb keeps in memory at most.
 const CACHE_BYTES: usize = 64 << 20;
 /// Rows of deleted pools that one transaction deletes at most.

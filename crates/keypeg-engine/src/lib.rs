@@ -1,285 +1,34 @@
 //! The engine: lanes bring requests, a turn applies them to the pools, one write and one sync make
 //! the turn's records durable (group commit), and only then the replies leave.
 //!
-//! It owns a thread and a journal, and knows nothing of tokio or HTTP. Its API is the [`Request`]
-//! and [`Reply`] of `request.rs`. Time and randomness are arguments: [`Clock`] and
-//! [`RandomSource`].
+//! It is the embedded store behind the boundary of keypeg-store. It owns a thread and a journal, and
+//! knows nothing of tokio or HTTP. Time and randomness are arguments: [`Clock`] and
+//! [`RandomSource`](keypeg_core::RandomSource).
 
+mod batch;
 pub mod checkpointer;
+mod clock;
 pub mod disk;
+mod engine;
 pub mod feed;
 mod frame;
 mod journal;
 mod keyset;
-mod lanes;
+mod layout;
 mod lookups;
 mod meta;
-pub mod metrics;
 mod preallocator;
 mod preview;
+mod progress;
 mod record;
 mod recover;
-mod request;
+mod start;
 pub mod state;
 mod thread;
 mod times;
 mod turn;
 
-use crate::checkpointer::{CheckpointProgress, Checkpointer};
-use crate::disk::{Directory, Disk};
-use crate::preview::Preview;
-use crate::state::{EngineState, JournalSizes};
-use crate::thread::Run;
-
+pub use clock::{Clock, ClockReading};
+pub use engine::{Engine, check_data_dir};
 pub use journal::SEGMENT_LEN;
-pub use keypeg_core as core;
-pub use keypeg_core::RandomSource;
-pub use lanes::{LANE_MAX, LANE_RESERVE, Lane, PendingReply, undo_undelivered};
-pub use request::{
-    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,
-    WAIT_MAX_MS,
-};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-
-/// The engine's source of time.
-pub trait Clock: Send {
-    /// Reads both clocks now.
-    fn read(&mut self) -> ClockReading;
-}
-
-/// One reading of the machine's clocks, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockReading {
-    /// The time since boot, including suspend.
-    pub boot_us: u64,
-    /// The id of this boot.
-    pub boot_id: u128,
-    /// Wall time since 1970-01-01 UTC. It is only displayed and decides nothing.
-    pub wall_us: u64,
-}
-
-/// The options of an engine.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// The data directory; `None` keeps all data in memory only.
-    pub data: Option<PathBuf>,
-    /// The number of lanes: one for each core of the server.
-    pub lanes: usize,
-    /// The default pool's policy in a new data directory.
-    pub default_policy: core::Policy,
-    /// The most keys in all pools together.
-    pub max_keys: u64,
-    /// Whether the data directory must exist; a start then creates none.
-    pub must_exist: bool,
-}
-
-/// What a start recovered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Whether this start created the directory.
-    pub created: bool,
-    /// The number of pools.
-    pub pools: u64,
-    /// The number of keys.
-    pub keys: u64,
-    /// The number of running leases.
-    pub leases: u64,
-    /// The number of incomplete batches cut from the end of the journal (torn tail).
-    pub batches_cut: u64,
-    /// The number of earlier starts of this directory.
-    pub starts_before: u64,
-    /// The default pool's stored policy, where it differs from the configured one.
-    pub default_policy_kept: Option<core::Policy>,
-}
-
-/// A running engine. Dropping it without [`Engine::stop`] leaves its threads running.
-#[derive(Debug)]
-pub struct Engine {
-    wakeup: lanes::Wakeup,
-    metrics: Arc<metrics::EngineMetrics>,
-    stopping: Arc<AtomicBool>,
-    cancels_waits: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-    progress: Arc<CheckpointProgress>,
-    checkpointer: Option<JoinHandle<()>>,
-}
-
-/// The exit code of a process that cannot write its journal: `EX_IOERR` of sysexits.h.
-const EXIT_IO: i32 = 74;
-
-impl Engine {
-    /// Opens the data directory, replays its journal and starts the engine's threads.
-    ///
-    /// A later failure to write the journal ends the process: no change of the failed batch is
-    /// acknowledged, and the next start recovers the journal. A panic of a thread aborts the
-    /// process. O(keys).
-    pub fn start(
-        config: &EngineConfig,
-        clock: Box<dyn Clock>,
-        random: Box<dyn RandomSource + Send>,
-    ) -> Result<(Self, Vec<Lane>, RecoveryReport), StartError> {
-        if let Some(path) =
-            config.data.as_deref().filter(|path| config.must_exist && !path.is_dir())
-        {
-            return Err(StartError::NotFound { dir: path.display().to_string() });
-        }
-        let disk = config.data.as_deref().map(lock).transpose()?;
-        let (mut state, report) =
-            EngineState::open(disk, JournalSizes::default(), config, clock, random)?;
-        state.start_preallocation(true).map_err(|error| StartError::Io {
-            doing: "preallocating journal segments".into(),
-            error: error.into(),
-        })?;
-        let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
-        let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
-        let metrics = state.metrics();
-        let wakeup = state.wakeup();
-        let stopping = Arc::<AtomicBool>::default();
-        let cancels_waits = Arc::<AtomicBool>::default();
-        let (lanes, engine_lanes) = (0..config.lanes).map(|_| lanes::lane(&wakeup)).unzip();
-        let run = Run {
-            state,
-            lanes: engine_lanes,
-            wakeup: wakeup.clone(),
-            stopping: Arc::clone(&stopping),
-            cancels_waits: Arc::clone(&cancels_waits),
-        };
-        let thread = std::thread::Builder::new()
-            .name("keypeg-engine".into())
-            .spawn(move || run_or_exit(run))
-            .map_err(|error| StartError::Io {
-                doing: "starting the engine thread".into(),
-                error,
-            })?;
-        Ok((
-            Self { wakeup, metrics, stopping, cancels_waits, thread, progress, checkpointer },
-            lanes,
-            report,
-        ))
-    }
-
-    /// Returns the engine's counters.
-    pub fn metrics(&self) -> Arc<metrics::EngineMetrics> {
-        Arc::clone(&self.metrics)
-    }
-
-    /// Refuses all requests in the wait queues, and every request that would wait from now on.
-    /// The server calls it when it begins to stop, so that no waiter delays the stop.
-    pub fn cancel_waits(&self) {
-        self.cancels_waits.store(true, Ordering::Release);
-        self.wakeup.notify();
-    }
-
-    /// Refuses new requests, executes those already queued, syncs, and waits for the engine's
-    /// threads to end.
-    pub fn stop(self) {
-        self.stopping.store(true, Ordering::Release);
-        self.wakeup.notify();
-        self.thread.join().expect("invariant: a panic of the engine's thread aborts");
-        if let Some(checkpointer) = self.checkpointer {
-            self.progress.stopping.store(true, Ordering::Release);
-            checkpointer.thread().unpark();
-            checkpointer.join().expect("invariant: a panic of the checkpointer aborts");
-        }
-    }
-}
-
-/// Checks a data directory without changing it: returns what a start would recover, or the error
-/// it would end with. O(keys), like a start.
-pub fn check_data_dir(
-    path: &Path,
-    clock: Box<dyn Clock>,
-    random: Box<dyn RandomSource + Send>,
-) -> Result<RecoveryReport, StartError> {
-    if !path.is_dir() {
-        return Err(StartError::NotFound { dir: path.display().to_string() });
-    }
-    let preview: Arc<dyn Disk> = Arc::new(Preview::over(lock(path)?));
-    let config = EngineConfig {
-        data: None,
-        lanes: 0,
-        default_policy: core::Policy::default(),
-        max_keys: u64::MAX,
-        must_exist: true,
-    };
-    let (_, report) =
-        EngineState::open(Some(preview), JournalSizes::default(), &config, clock, random)?;
-    Ok(report)
-}
-
-fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
-    let dir = path.display().to_string();
-    match Directory::open(path) {
-        Ok(directory) => Ok(Arc::new(directory)),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            Err(StartError::InUse { dir })
-        }
-        Err(error) => Err(StartError::Io { doing: format!("opening {dir}"), error }),
-    }
-}
-
-/// Starts the checkpointer's thread. An error of the checkpointer ends the process.
-fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, StartError> {
-    let run = move || {
-        let _guard = AbortOnPanic;
-        if let Err(error) = checkpointer.run() {
-            tracing::error!("{error}; the journal holds all acknowledged changes");
-            std::process::exit(EXIT_IO);
-        }
-    };
-    // Linux truncates thread names to 15 bytes.
-    let spawned = std::thread::Builder::new().name("keypeg-checkpt".into()).spawn(run);
-    spawned.map_err(|error| StartError::Io { doing: "starting the checkpointer".into(), error })
-}
-
-/// Aborts the process when its thread panics, since the state it shares may be inconsistent.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("an engine thread panicked: aborting, its state cannot be trusted");
-            std::process::abort();
-        }
-    }
-}
-
-/// Runs the engine's loop. An error of the journal ends the process.
-fn run_or_exit(run: Run) {
-    let _guard = AbortOnPanic;
-    if let Err(error) = run.run() {
-        tracing::error!("{error}; no change of the last batch was acknowledged");
-        std::process::exit(EXIT_IO);
-    }
-}
-
-/// The reason why an engine does not start. The messages name the file and the next step.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another process has locked the directory.
-    #[error("{dir} is in use by another process: stop that process, or use another --data")]
-    InUse {
-        /// The directory.
-        dir: String,
-    },
-    /// The directory has no data, and the start must not create any.
-    #[error("{dir} holds no data: check the path and its mount, or omit --existing")]
-    NotFound {
-        /// The directory.
-        dir: String,
-    },
-    /// The directory's data is damaged or incomplete, or has a newer format.
-    #[error("{0}")]
-    Corrupt(String),
-    /// An operation on the disk failed.
-    #[error("{doing} failed: {error}")]
-    Io {
-        /// The operation, as a phrase in -ing.
-        doing: String,
-        /// The operating system's error.
-        error: std::io::Error,
-    },
-}
+pub use start::{EngineConfig, StartError};

@@ -4,10 +4,10 @@
 //! Requests and results have the same order. The two threads never wait for each other: a lookup
 //! unparks the checkpointer, a result notifies the engine's [`Wakeup`].
 
-use crate::core::{KeyId, PoolId};
-use crate::lanes::{Wakeup, locked};
+use keypeg_core::{KeyId, PoolId};
+use keypeg_store::Wakeup;
 use std::collections::VecDeque;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
 /// The queues of lookups and of their results.
@@ -67,4 +67,10 @@ impl Lookups {
     pub(crate) fn listen(&self) {
         self.checkpointer.get_or_init(std::thread::current);
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A queue is consistent at every point where a push or a pop can panic: a poisoned lock is safe
+    // to use.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

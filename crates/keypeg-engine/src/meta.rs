@@ -5,13 +5,11 @@
 
 use crate::disk::Disk;
 use crate::frame::FORMAT;
-use crate::journal::TEMPORARY;
-use crate::{RandomSource, StartError};
+use crate::layout::{META, TEMPORARY};
+use crate::start::StartError;
+use keypeg_core::RandomSource;
 use std::fmt::Write as _;
 use std::io;
-
-/// The name of the file.
-pub(crate) const META: &str = "meta";
 
 /// The identity of a data directory.
 #[derive(Clone, PartialEq, Eq)]

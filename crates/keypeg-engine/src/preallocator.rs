@@ -5,10 +5,10 @@
 //! number that is left which calls it still accepts. Dropped segments are deleted here too. This
 //! file does not read or write the content of a segment.
 
-use crate::core::sabotage::{Sabotage, enabled};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_full};
 use crate::frame::SegmentNumber;
-use crate::journal::{TEMPORARY, file_name};
+use crate::layout::{TEMPORARY, file_name};
+use keypeg_core::sabotage::{Sabotage, enabled};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -290,11 +290,6 @@ fn remove_in_order(disk: &dyn Disk, removals: &mut VecDeque<SegmentNumber>) {
         }
         removals.pop_front();
     }
-}
-
-/// Returns true if the disk, or the quota of this user, is full.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn thread_ended() -> io::Error {

@@ -8,51 +8,19 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
-use crate::core::{
-    Event, Fact, FactSink, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber, Now,
-    PackedValues, PoolId,
-};
-use crate::feed::Feed;
-use crate::recover::{KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX};
-use crate::request::GENERATE_MAX;
 use fields::{Fields, LeaseTimes, Writer, tag};
+use keypeg_core::{
+    Fact, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber, PackedValues, PoolId,
+    TOKEN_MAX,
+};
+use keypeg_store::GENERATE_MAX;
 
-/// The records of one turn, and the feed events of the same turn.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    bytes: Vec<u8>,
-    pub(crate) feed: Feed,
-    /// Lease time of the turn: a grant stores its times relative to it.
-    lease_us: u64,
-}
+/// The greatest key number accepted from disk: no server ever creates so many keys.
+pub(crate) const KEY_NUMBER_MAX: u64 = u64::MAX / 2;
 
-impl Batch {
-    /// Starts the batch of a turn; the batch is committed with the clock `now`.
-    pub(crate) fn begin(&mut self, now: Now) {
-        self.bytes.clear();
-        self.lease_us = now.lease_us;
-        self.feed.begin(now);
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl FactSink for Batch {
-    fn record(&mut self, fact: &Fact<'_>) {
-        write(&mut self.bytes, fact, self.lease_us);
-        self.feed.record(fact);
-    }
-
-    fn has_subscribers(&self, pool: PoolId) -> bool {
-        self.feed.has_subscribers(pool)
-    }
-
-    fn emit(&mut self, pool: PoolId, event: &Event<'_>) {
-        self.feed.emit(pool, event);
-    }
-}
+/// The greatest fencing token accepted from disk: a server cannot grant as many tokens as lie
+/// between it and [`TOKEN_MAX`].
+pub(crate) const REPLAYED_TOKEN_MAX: u64 = TOKEN_MAX - (1 << 50);
 
 /// Why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +52,8 @@ const KEYS_ANSWER_STORED: u8 = 17;
 const ANSWER_REVOKED: u8 = 18;
 const QUARANTINED: u8 = 20;
 
-fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
+/// Appends a fact as a record of a batch that is committed with the clock `lease_us`.
+pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
     let start = out.len();
     out.extend_from_slice(&[kind(fact), 0, 0, 0, 0]);
     let mut fields = Writer { out };

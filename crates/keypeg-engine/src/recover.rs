@@ -8,35 +8,27 @@
 
 mod segments;
 
-use crate::checkpointer::BALLAST;
-use crate::core::sabotage::{Sabotage, enabled};
-use crate::core::{
-    Checkpointed, Counters, IdHashKey, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools,
-    ReplayError, Replayer, TOKEN_MAX,
-};
+use crate::clock::ClockReading;
 use crate::disk::Disk;
 use crate::frame::{
     ALIGN, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
 };
-use crate::journal::{
-    FreshSegment, Journal, SegmentInfo, TEMPORARY, UnprovenBatch, file_name, parse_file_name,
-};
-use crate::keyset::{KEYSET, KeySetDb, KeySetError};
-use crate::meta::{META, Meta};
+use crate::journal::{FreshSegment, Journal, SegmentInfo, UnprovenBatch};
+use crate::keyset::{KeySetDb, KeySetError};
+use crate::layout::{BALLAST, JOURNAL_PREFIX, KEYSET, META, TEMPORARY, file_name, parse_file_name};
+use crate::meta::Meta;
 use crate::preallocator::ReadySegment;
-use crate::record::{self, RecordError};
+use crate::record::{self, KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX, RecordError};
+use crate::start::{StartError, corrupt, io, missing};
 use crate::times::LastClock;
-use crate::{ClockReading, StartError};
+use keypeg_core::sabotage::{Sabotage, enabled};
+use keypeg_core::{
+    Checkpointed, Counters, IdHashKey, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools,
+    ReplayError, Replayer,
+};
 use segments::{Segments, UnusedSegment, segments};
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// The greatest key number accepted from disk: no server ever creates so many keys.
-pub(crate) const KEY_NUMBER_MAX: u64 = u64::MAX / 2;
-
-/// The greatest fencing token accepted from disk: a server cannot grant as many tokens as lie
-/// between it and [`TOKEN_MAX`].
-pub(crate) const REPLAYED_TOKEN_MAX: u64 = TOKEN_MAX - (1 << 50);
 
 /// The result of a replay.
 pub(crate) struct ReplayedJournal {
@@ -92,7 +84,7 @@ pub(crate) fn examine(disk: &dyn Disk, must_exist: bool) -> Result<Option<Meta>,
     // A creation that did not finish has served no client, so it starts again.
     let is_ours = |name: &&String| {
         let part = [temporary.as_str(), KEYSET, BALLAST].contains(&name.as_str());
-        part || name.starts_with("journal-")
+        part || name.starts_with(JOURNAL_PREFIX)
     };
     for name in names.iter().filter(is_ours) {
         disk.remove(name).map_err(io("removing the files of an interrupted first start"))?;
@@ -161,13 +153,6 @@ pub(crate) fn replay(
         return Err(missing(&file_name(first.segment.previous())));
     }
     Ok(journal)
-}
-
-fn missing(what: &str) -> StartError {
-    StartError::Corrupt(format!(
-        "{what} is missing from the data directory. Put it back, or restore the data directory \
-         from a backup; nothing was changed"
-    ))
 }
 
 /// Refuses a clock value that no server reaches: no deadline could be after it.
@@ -389,13 +374,6 @@ fn remove_temporary(disk: &dyn Disk, fresh: SegmentNumber) -> Result<(), StartEr
     Ok(())
 }
 
-fn corrupt(name: &str, offset: usize, why: &str) -> StartError {
-    StartError::Corrupt(format!(
-        "{name} is damaged at byte {offset}: {why}. Restore the data directory from a backup; \
-         nothing was changed"
-    ))
-}
-
 impl From<KeySetError> for StartError {
     fn from(error: KeySetError) -> Self {
         match error {
@@ -403,10 +381,4 @@ impl From<KeySetError> for StartError {
             KeySetError::Damaged(_) => Self::Corrupt(error.to_string()),
         }
     }
-}
-
-/// Wraps an error of the disk with the operation that failed.
-pub(crate) fn io(doing: &str) -> impl FnOnce(std::io::Error) -> StartError {
-    let doing = doing.to_owned();
-    move |error| StartError::Io { doing, error }
 }

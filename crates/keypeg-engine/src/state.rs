@@ -11,20 +11,22 @@ mod segment_drop;
 mod subscribe;
 mod waits;
 
-use crate::RandomSource;
-use crate::checkpointer::{CheckpointProgress, Checkpointer};
-use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
+use crate::batch::Batch;
+use crate::checkpointer::Checkpointer;
 use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
-use crate::lanes::Wakeup;
 use crate::lookups::Lookups;
-use crate::metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics};
 use crate::preallocator::RETRY_US;
-use crate::record::{self, Batch};
-use crate::request::{Reply, Request, RequestError};
+use crate::progress::CheckpointProgress;
+use crate::record;
 use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX, TurnRequest};
 use admission::{Admission, ParkedImport, QueuedRequest};
+use keypeg_core::RandomSource;
+use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
+use keypeg_store::Wakeup;
+use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
+use keypeg_store::{LaneItem, Reply, RequestError};
 use segment_drop::SegmentDrop;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -64,8 +66,8 @@ pub struct EngineState {
     /// Imports whose lookups are complete.
     checked_imports: VecDeque<QueuedRequest>,
     lookups: Arc<Lookups>,
-    /// Calls that were cancelled while their requests are carried over.
-    cancelled: HashSet<CallId>,
+    /// Calls that were abandoned while their requests are carried over.
+    abandoned: HashSet<CallId>,
     /// Whether all waiting requests are refused, because the server stops.
     cancels_waits: bool,
     /// The checkpointer, until a thread takes it.
@@ -86,7 +88,7 @@ pub struct EngineState {
     unfrozen_us: u64,
     /// Whether the deciding clocks are frozen in this turn, because the disk is full.
     clocks_frozen: bool,
-    metrics: Arc<EngineMetrics>,
+    metrics: Arc<StoreMetrics>,
 }
 
 /// The sizes of the journal, in bytes.
@@ -152,7 +154,7 @@ impl EngineState {
     /// the queue.
     pub fn turn(
         &mut self,
-        requests: &mut VecDeque<(CallId, Request)>,
+        requests: &mut VecDeque<(CallId, LaneItem)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> Result<NextWakeup, CommitError> {
         let replies_before = replies.len();
@@ -195,7 +197,7 @@ impl EngineState {
     /// deadline ended something.
     fn execute_requests(
         &mut self,
-        requests: &mut VecDeque<(CallId, Request)>,
+        requests: &mut VecDeque<(CallId, LaneItem)>,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
         // This clock continues while the deciding ones are frozen, so that no request is carried
@@ -215,12 +217,20 @@ impl EngineState {
             } else if is_carried_over {
                 self.carried_over.pop_front()
             } else {
-                let new = requests.pop_front();
-                new.map(|(call_id, request)| QueuedRequest::new(call_id, request, now_us))
+                match requests.pop_front() {
+                    Some((call_id, LaneItem::Request(request))) => {
+                        Some(QueuedRequest::new(call_id, request, now_us))
+                    }
+                    Some((call_id, LaneItem::Abandoned)) => {
+                        self.abandon(call_id, replies);
+                        continue;
+                    }
+                    None => None,
+                }
             };
             let Some(queued) = next else { break };
             let call_id = queued.call_id;
-            if self.handle_cancel(call_id, &queued.request, is_carried_over, replies) {
+            if self.skip_abandoned(call_id, is_carried_over, replies) {
                 continue;
             }
             let queued = match self.admit(queued, disk_space, checkpointer_lags) {
@@ -255,7 +265,7 @@ impl EngineState {
             }
         }
         if self.carried_over.is_empty() {
-            self.cancelled.clear();
+            self.abandoned.clear();
         }
         if self.cancels_waits {
             self.cancel_all_waits(&RequestError::ShuttingDown, replies);
@@ -363,7 +373,7 @@ impl EngineState {
     }
 
     /// Returns the engine's counters.
-    pub fn metrics(&self) -> Arc<EngineMetrics> {
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
     }
 

@@ -4,9 +4,8 @@
 //! It owns the [`EngineState`] and the engine's ends of the lanes, and knows nothing of what a
 //! request means. A reply leaves only after its turn has returned, and so is durable.
 
-use crate::lanes::{CallSlot, EngineLane, Wakeup};
-use crate::request::{Reply, Request};
 use crate::state::{CallId, CommitError, EngineState, NextWakeup};
+use keypeg_store::{CallSlot, EngineLane, LaneItem, Reply, Wakeup};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,10 +53,10 @@ impl Run {
         Ok(())
     }
 
-    fn take_requests(&mut self, requests: &mut VecDeque<(CallId, Request)>) {
+    fn take_requests(&mut self, requests: &mut VecDeque<(CallId, LaneItem)>) {
         for (index, lane) in (0..).zip(&mut self.lanes) {
-            lane.take(|CallSlot(slot), request| {
-                requests.push_back((CallId { lane: index, slot }, request));
+            lane.take(|CallSlot(slot), item| {
+                requests.push_back((CallId { lane: index, slot }, item));
             });
         }
     }

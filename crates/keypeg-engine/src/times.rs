@@ -5,9 +5,9 @@
 //! end late but never early. Serving time advances by at most a second in each step, so that no key
 //! loses life while the server is stopped. Neither clock ever goes back.
 
-use crate::core::sabotage::{Sabotage, enabled};
-use crate::core::{Now, US_PER_S};
-use crate::{Clock, ClockReading};
+use crate::clock::{Clock, ClockReading};
+use keypeg_core::sabotage::{Sabotage, enabled};
+use keypeg_core::{Now, US_PER_S};
 
 /// The most serving time that one step adds, however long it took: no client could reach a server
 /// that was stopped, suspended or waiting for its disk.

@@ -4,12 +4,12 @@
 //! batch and a reply comes out. They do not know whether or when the batch becomes durable.
 //! Requests are executed in the order of their arrival, after what is due has expired.
 
-use crate::core::{
+use keypeg_core::{
     AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, LeaseView,
     ListOptions, NewKey, Policy, Pool, PoolName, Pools, Refusal, Secret, SharedState, StepContext,
     WaitOptions, WaiterId,
 };
-use crate::request::{Call, PoolView, Reply, Request, RequestError};
+use keypeg_store::{Call, PoolView, Reply, Request, RequestError};
 
 /// The most leases, rests and keys that a turn ends by time before its requests; during the
 /// requests it ends at most as many again.
@@ -73,8 +73,8 @@ pub(crate) fn execute(
                 Err(refusal) => Err(refusal),
             }
         }
-        Call::CancelWait | Call::Subscribe { .. } => {
-            unreachable!("invariant: these are not executed on the pools")
+        Call::Subscribe { .. } => {
+            unreachable!("invariant: a subscription is not executed on the pools")
         }
         Call::Generate { pool, .. }
         | Call::Import { pool, .. }
@@ -214,8 +214,7 @@ fn execute_on_pool(
         | Call::DeletePool { .. }
         | Call::Acquire { .. }
         | Call::Idempotent { .. }
-        | Call::Subscribe { .. }
-        | Call::CancelWait => {
+        | Call::Subscribe { .. } => {
             unreachable!("invariant: these are not executed on one pool's keys")
         }
     }

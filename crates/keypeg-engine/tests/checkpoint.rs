@@ -5,9 +5,9 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions};
+use keypeg_core::{KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions};
 use keypeg_engine::disk::Disk;
-use keypeg_engine::{Call, Reply, RequestError};
+use keypeg_store::{Call, Reply, RequestError};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
 use support::workload::{

@@ -5,13 +5,14 @@
 
 mod support;
 
-use keypeg_engine::core::{
+use keypeg_core::{
     KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
 };
-use keypeg_engine::feed::{
-    FeedBatch, FeedEvent, FeedEventKind, SUBSCRIBERS_MAX, Subscriber, Subscription,
+use keypeg_engine::feed::SUBSCRIBERS_MAX;
+use keypeg_store::{Call, Reply, RequestError};
+use keypeg_store::{
+    FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
 };
-use keypeg_engine::{Call, Reply, RequestError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -26,25 +27,27 @@ fn name(text: &str) -> PoolName {
     PoolName::parse(text).expect("a name")
 }
 
-fn subscription(driver: &mut Driver, pool: &str) -> Subscription {
+type Reader = Box<dyn Subscriber>;
+
+fn subscription(driver: &mut Driver, pool: &str) -> Arc<dyn Subscription> {
     match driver.call(Call::Subscribe { pool: name(pool) }) {
         Reply::Subscription(subscription) => subscription,
         other => panic!("{other:?}"),
     }
 }
 
-fn subscribe(driver: &mut Driver, pool: &str) -> Subscriber {
+fn subscribe(driver: &mut Driver, pool: &str) -> Reader {
     subscription(driver, pool).subscribe(None).expect("below the limit")
 }
 
 /// Returns the next batch.
-fn next(subscriber: &mut Subscriber) -> Poll<Option<FeedBatch>> {
+fn next(subscriber: &mut Reader) -> Poll<Option<FeedBatch>> {
     subscriber.poll_next(&mut Context::from_waker(Waker::noop()), 7)
 }
 
 /// Returns all events that can be read now.
 #[track_caller]
-fn events(subscriber: &mut Subscriber) -> Vec<FeedEvent> {
+fn events(subscriber: &mut Reader) -> Vec<FeedEvent> {
     let mut all = Vec::new();
     while let Poll::Ready(batch) = next(subscriber) {
         match batch {
@@ -56,7 +59,7 @@ fn events(subscriber: &mut Subscriber) -> Vec<FeedEvent> {
 }
 
 #[track_caller]
-fn event_kinds(subscriber: &mut Subscriber) -> Vec<FeedEventKind> {
+fn event_kinds(subscriber: &mut Reader) -> Vec<FeedEventKind> {
     events(subscriber).into_iter().map(|event| event.kind).collect()
 }
 
@@ -71,7 +74,7 @@ fn event_kinds_of_batch(batch: Poll<Option<FeedBatch>>) -> Vec<FeedEventKind> {
 }
 
 #[track_caller]
-fn resync(subscriber: &mut Subscriber) -> (u64, KeyCounts) {
+fn resync(subscriber: &mut Reader) -> (u64, KeyCounts) {
     match next(subscriber) {
         Poll::Ready(Some(FeedBatch::Resync { seq, counts, .. })) => (seq, counts),
         other => panic!("expected a resync, got {other:?}"),
@@ -244,7 +247,7 @@ fn a_subscriber_that_returns_receives_exactly_the_missed_events() {
     drop(first);
     for (missed_from, id) in ids.iter().enumerate() {
         let resumed = subscription(&mut driver, "default");
-        let mut subscriber = resumed.subscribe(Some(id)).expect("below the limit");
+        let mut subscriber = Arc::clone(&resumed).subscribe(Some(id)).expect("below the limit");
         assert_eq!(events(&mut subscriber), all[missed_from..], "after {id}");
     }
 }
@@ -382,12 +385,16 @@ fn a_ring_stays_a_minute_after_its_last_subscriber_and_no_longer() {
 fn subscribers_are_limited_and_one_that_leaves_frees_a_slot() {
     let mut driver = in_memory();
     let pool = subscription(&mut driver, "default");
-    let mut all: Vec<_> =
-        (0..SUBSCRIBERS_MAX).map(|_| pool.subscribe(None).expect("below the limit")).collect();
-    assert!(pool.subscribe(None).is_none());
+    let mut all: Vec<_> = (0..SUBSCRIBERS_MAX)
+        .map(|_| Arc::clone(&pool).subscribe(None).expect("below the limit"))
+        .collect();
+    assert_eq!(
+        Arc::clone(&pool).subscribe(None).err(),
+        Some(TooManySubscribers { max: SUBSCRIBERS_MAX })
+    );
     assert_eq!(driver.engine.metrics().subscribers.load(Ordering::Relaxed), SUBSCRIBERS_MAX);
     all.pop();
-    assert!(pool.subscribe(None).is_some());
+    assert!(Arc::clone(&pool).subscribe(None).is_ok());
     drop(all);
     assert_eq!(driver.engine.metrics().subscribers.load(Ordering::Relaxed), 0);
 }
@@ -423,7 +430,7 @@ fn a_waiting_subscriber_is_woken_once_per_turn_with_events_of_its_pool() {
     resync(&mut subscriber);
     let wake_counter = Arc::new(WakeCounter(AtomicU64::new(0)));
     let waker = Waker::from(Arc::clone(&wake_counter));
-    let waits = |subscriber: &mut Subscriber| {
+    let waits = |subscriber: &mut Reader| {
         assert!(subscriber.poll_next(&mut Context::from_waker(&waker), 9).is_pending());
     };
     waits(&mut subscriber);

@@ -5,17 +5,19 @@
 
 mod support;
 
-use keypeg_engine::core::{
+use keypeg_core::{
     KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, ReleaseOptions, Secret,
 };
-use keypeg_engine::feed::{FeedBatch, FeedEventKind, Subscriber};
-use keypeg_engine::{Call, Reply};
+use keypeg_store::{Call, Reply};
+use keypeg_store::{FeedBatch, FeedEventKind, Subscriber};
 use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
 use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 
 /// Returns the next batch; `None` if there is none now.
-fn next(subscriber: &mut Subscriber) -> Option<FeedBatch> {
+type Reader = Box<dyn Subscriber>;
+
+fn next(subscriber: &mut Reader) -> Option<FeedBatch> {
     match subscriber.poll_next(&mut Context::from_waker(Waker::noop()), 7) {
         Poll::Ready(batch) => batch,
         Poll::Pending => None,

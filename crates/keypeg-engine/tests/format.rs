@@ -6,11 +6,11 @@
 
 mod support;
 
-use keypeg_engine::core::{
+use keypeg_core::{
     KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Directory;
-use keypeg_engine::{Call, Reply, RequestError};
+use keypeg_store::{Call, Reply, RequestError};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,13 +3,11 @@
 
 mod support;
 
-use keypeg_engine::core::{
-    BodyDigest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
-};
+use keypeg_core::{BodyDigest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
 use keypeg_engine::state::{EngineState, JournalSizes};
-use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
@@ -161,7 +159,7 @@ fn waits_are_cancelled_while_no_grant_can_be_written() {
     let side = PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
     let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
-    let request = Request { by: Principal::Anyone, call };
+    let request = Request { by: Principal::Anyone, call }.into();
     let mut requests = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
     driver.engine.turn(&mut requests, &mut Vec::new()).unwrap();
     assert_eq!(driver.engine.pools().waiter_count(), 1);

@@ -9,8 +9,8 @@
 mod mutate;
 mod support;
 
-use keypeg_engine::Call;
 use keypeg_engine::disk::Disk;
+use keypeg_store::Call;
 use mutate::mutate;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;

@@ -5,11 +5,11 @@
 
 mod support;
 
-use keypeg_engine::core::{
+use keypeg_core::{
     BodyDigest, EndCause, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
-use keypeg_engine::{Call, Reply, RequestError};
+use keypeg_store::{Call, Reply, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
 use support::{Driver, ManualClock, SeededRandom, default_pool};

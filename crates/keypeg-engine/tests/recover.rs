@@ -3,10 +3,11 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, KeyState, Policy, Refusal, ReleaseOptions};
+use keypeg_core::{KeyRef, KeyState, Policy, Refusal, ReleaseOptions};
+use keypeg_engine::EngineConfig;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
-use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
 use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
@@ -348,7 +349,7 @@ fn a_failed_commit_sends_no_reply() {
     let mut requests = (0..5)
         .map(|slot| {
             let call = Call::Generate { pool: default_pool(), count: 1 };
-            (CallId { lane: 0, slot }, Request { by: Principal::Anyone, call })
+            (CallId { lane: 0, slot }, Request { by: Principal::Anyone, call }.into())
         })
         .collect();
     let mut replies = Vec::new();
@@ -389,7 +390,7 @@ fn no_key_is_only_returned_when_nothing_is_due() {
 #[test]
 fn a_request_deferred_for_50_ms_is_refused_as_settling() {
     let mut driver = with_a_backlog();
-    let request = Request { by: Principal::Anyone, call: acquire() };
+    let request = Request { by: Principal::Anyone, call: acquire() }.into();
     let mut requests = [(CallId { lane: 0, slot: 0 }, request)].into();
     let mut replies = Vec::new();
     for until_next_ms in [20, 29, 1] {

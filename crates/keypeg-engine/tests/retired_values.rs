@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyRef, PolicyPatch, PoolName, Refusal, Secret};
+use keypeg_core::{KeyRef, PolicyPatch, PoolName, Refusal, Secret};
 use keypeg_engine::state::CallId;
 use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;

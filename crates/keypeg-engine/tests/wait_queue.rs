@@ -3,9 +3,9 @@
 
 mod support;
 
-use keypeg_engine::core::{KeyId, LeaseId, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
+use keypeg_core::{KeyId, LeaseId, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
 use keypeg_engine::state::CallId;
-use keypeg_engine::{Call, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
@@ -14,7 +14,7 @@ use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 /// A driver for calls whose replies arrive in later turns.
 struct DeferredDriver {
     driver: Driver,
-    requests: VecDeque<(CallId, Request)>,
+    requests: VecDeque<(CallId, LaneItem)>,
     replies: Vec<(CallId, Reply)>,
 }
 
@@ -27,7 +27,12 @@ impl DeferredDriver {
 
     fn send(&mut self, slot: u32, call: Call) {
         let by = Principal::Anyone;
-        self.requests.push_back((CallId { lane: 3, slot }, Request { by, call }));
+        self.requests.push_back((CallId { lane: 3, slot }, Request { by, call }.into()));
+    }
+
+    /// Reports that the client of the call has disconnected.
+    fn abandon(&mut self, slot: u32) {
+        self.requests.push_back((CallId { lane: 3, slot }, LaneItem::Abandoned));
     }
 
     fn wait(&mut self, slot: u32, wait_ms: u64) {
@@ -120,7 +125,7 @@ fn callers_disconnect_at_random_and_no_key_is_lost() {
                     }
                     Some(true) if random.below(2) == 0 => {
                         calls.insert(slot, false);
-                        run.send(slot, Call::CancelWait);
+                        run.abandon(slot);
                     }
                     _ => {}
                 }
@@ -192,7 +197,7 @@ fn a_caller_that_disconnects_while_much_is_due_does_not_wait_afterwards() {
         (2, 0),
         "more is due than one turn expires"
     );
-    run.send(1, Call::CancelWait);
+    run.abandon(1);
     let replies = run.run_turns();
     assert!(matches!(replies[..], [(1, Reply::Done)]), "{replies:?}");
     assert_eq!(run.waiter_count(), 1, "the other one waits");

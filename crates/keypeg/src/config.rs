@@ -8,8 +8,8 @@ use crate::failure::{Failure, exit};
 use crate::file;
 use crate::options::Options;
 use crate::options::value::Switch;
-use keypeg_engine::LANE_MAX;
-use keypeg_engine::core::{Policy, PolicyPatch};
+use keypeg_core::{Policy, PolicyPatch};
+use keypeg_store::LANE_MAX;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 

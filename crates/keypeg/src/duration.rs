@@ -4,7 +4,7 @@
 
 use jiff::SpanRelativeTo;
 use jiff::fmt::friendly::SpanParser;
-use keypeg_engine::core::DURATION_MAX_MS;
+use keypeg_core::DURATION_MAX_MS;
 use serde::Deserialize;
 use std::str::FromStr;
 use toml::Value;

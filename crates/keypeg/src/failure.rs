@@ -1,8 +1,7 @@
 //! The error type of the program, and the exit codes of sysexits.h.
 //!
-//! Knows the engine's start errors; every other module builds its own [`Failure`].
+//! Every module builds its own [`Failure`].
 
-use keypeg_engine::StartError;
 use std::fmt;
 
 /// Exit codes, as defined by sysexits.h.
@@ -55,15 +54,3 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        let exit = match &error {
-            StartError::InUse { .. } => exit::TEMPORARY,
-            StartError::NotFound { .. } => exit::NO_INPUT,
-            StartError::Corrupt(_) => exit::DATA,
-            StartError::Io { .. } => exit::IO,
-        };
-        Self::new(exit, error.to_string())
-    }
-}

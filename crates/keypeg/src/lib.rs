@@ -1,7 +1,7 @@
 //! The server as a library: `main.rs` is thin, and tests can start [`serve`] on their own port.
 //!
-//! keypeg-core owns the rules of pools, keypeg-engine owns durability and keypeg-client owns the
-//! wire format. This crate owns the rest: HTTP, configuration, the system's clock and random
+//! keypeg-core owns the rules of pools, keypeg-store the requests and their lanes, keypeg-engine
+//! durability and keypeg-client the wire format. This crate owns the rest: HTTP, configuration, the system's clock and random
 //! source, signals.
 
 mod access;
@@ -19,6 +19,7 @@ mod options;
 mod panics;
 mod random;
 mod signals;
+mod store;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
@@ -34,7 +35,7 @@ pub use random::SystemRandom;
 pub use signals::stop_signal;
 
 use access::{Access, Audit, AuditWriter, Gate};
-use keypeg_engine::{Engine, EngineConfig, RecoveryReport};
+use keypeg_store::{OpenedStore, StartReport};
 use std::fmt;
 use std::future::Future;
 use std::io::ErrorKind;
@@ -49,8 +50,8 @@ use tracing_subscriber::EnvFilter;
 pub struct Ready {
     /// The address the server listens on.
     pub addr: SocketAddr,
-    /// The result of the recovery at the start.
-    pub recovered: RecoveryReport,
+    /// What the store found when it opened.
+    pub report: StartReport,
     /// The data directory; `None` when all data is in memory.
     pub data: Option<PathBuf>,
 }
@@ -91,10 +92,21 @@ fn bind(config: &Config) -> Result<TcpListener, Failure> {
 
 /// Runs the server on `listener` until `stop` is ready and the requests in progress are answered.
 ///
-/// `ready` is called once, after the data directory is recovered and before the first connection
+/// `ready` is called once, after the store has opened and before the first connection
 /// is accepted.
 pub fn serve(
     config: &Config,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), Failure> {
+    serve_store(config, |lanes| store::open(config, lanes), listener, stop, ready)
+}
+
+/// Like [`serve`], on the store that `open` returns; its argument is the number of lanes.
+pub fn serve_store(
+    config: &Config,
+    open: impl FnOnce(usize) -> Result<OpenedStore, Failure>,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(&Ready),
@@ -104,25 +116,17 @@ pub fn serve(
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let (access, writer) = access(config)?;
     let access = Arc::new(access);
-    let setup = EngineConfig {
-        data: config.data.clone(),
-        lanes: cores,
-        default_policy: config.default_policy.clone(),
-        max_keys: config.max_keys,
-        must_exist: config.existing,
-    };
-    let clock = Box::new(SystemClock::new()?);
-    let (engine, lanes, recovered) = Engine::start(&setup, clock, Box::new(SystemRandom::new()))?;
+    let OpenedStore { store, lanes, report } = open(cores)?;
     for lane in &lanes {
         lane.set_capacity(config.max_queued);
     }
-    if recovered.batches_cut > 0 {
+    if report.batches_cut > 0 {
         tracing::info!(
             "discarded an incomplete, unacknowledged batch at the end of the journal: the last \
              run ended while writing it"
         );
     }
-    if config.policy_given && recovered.default_policy_kept.is_some() {
+    if config.policy_given && report.default_policy_kept.is_some() {
         tracing::warn!(
             "--lease-ttl and --keepalive-ttl are ignored: they apply to a new data directory, and \
              the default pool keeps its stored policy; change it with PUT /v1/pools/default"
@@ -132,15 +136,15 @@ pub fn serve(
         Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
     })?;
     let start_info =
-        http::StartInfo { recovery: recovered.clone(), access, engine_metrics: engine.metrics() };
-    ready(&Ready { addr, recovered, data: config.data.clone() });
+        http::StartInfo { recovery: report.clone(), access, store_metrics: store.metrics() };
+    ready(&Ready { addr, report, data: config.data.clone() });
     let stop = async {
         stop.await;
         // Waiting acquires end now, so that they do not delay the stop.
-        engine.cancel_waits();
+        store.cancel_waits();
     };
     let served = http::accept::run(listener, lanes, start_info, stop);
-    engine.stop();
+    store.stop();
     if let Some(writer) = writer {
         writer.end();
     }
@@ -165,20 +169,17 @@ fn access(config: &Config) -> Result<(Access, Option<AuditWriter>), Failure> {
 #[derive(Clone, Debug)]
 pub struct CheckReport {
     data: PathBuf,
-    recovered: RecoveryReport,
+    report: StartReport,
 }
 
 /// Reports what a start would recover from a data directory, and changes nothing in it.
 pub fn check(data: &Path) -> Result<CheckReport, Failure> {
-    let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    let recovered = keypeg_engine::check_data_dir(data, clock, random)?;
-    Ok(CheckReport { data: data.to_owned(), recovered })
+    Ok(CheckReport { data: data.to_owned(), report: store::check(data)? })
 }
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RecoveryReport { keys, pools, leases, starts_before, batches_cut, .. } =
-            &self.recovered;
+        let StartReport { keys, pools, leases, starts_before, batches_cut, .. } = &self.report;
         write!(
             f,
             "{} is intact: {} in {}, {} active, {} so far",
@@ -214,7 +215,7 @@ pub fn log_to_stderr() -> Result<(), Failure> {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RecoveryReport { keys, pools, leases, created, .. } = &self.recovered;
+        let StartReport { keys, pools, leases, created, .. } = &self.report;
         write!(
             f,
             "keypeg {} ready on http://{}: {} in {}, {} active",
@@ -267,13 +268,7 @@ mod tests {
     fn the_ready_line_has_singular_and_plural_counts() {
         let ready = |keys, created, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
-            recovered: RecoveryReport {
-                keys,
-                pools: 1,
-                leases: 1,
-                created,
-                ..RecoveryReport::default()
-            },
+            report: StartReport { keys, pools: 1, leases: 1, created, ..StartReport::default() },
             data: data.map(Into::into),
         };
         let start = format!("keypeg {} ready on http://127.0.0.1:8000:", env!("CARGO_PKG_VERSION"));

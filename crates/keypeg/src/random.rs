@@ -4,7 +4,7 @@
 //! bytes of the operating system, read a page at a time. Without them no key would be secret, so
 //! the process aborts.
 
-use keypeg_engine::RandomSource;
+use keypeg_core::RandomSource;
 use rand::RngExt;
 
 /// Random bytes read from the operating system at once.

@@ -31,7 +31,7 @@ impl Pool {
             None => 0,
             Some(cursor) => {
                 let slot = shared.ids.verify_cursor(self.id, shared.run_id, cursor);
-                slot.ok_or(Refusal::BadCursor)?.get()
+                slot.ok_or(Refusal::BadCursor)?
             }
         };
         let end = self.slots.len().min(next.saturating_add(EXAMINED_MAX));
@@ -49,8 +49,7 @@ impl Pool {
             next += 1;
         }
         let has_more = next < self.slots.len();
-        let next =
-            has_more.then(|| shared.ids.cursor(self.id, shared.run_id, SlotIndex::new(next)));
+        let next = has_more.then(|| shared.ids.cursor(self.id, shared.run_id, next));
         Ok(KeyPage { keys, next })
     }
 

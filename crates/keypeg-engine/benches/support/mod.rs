@@ -1,11 +1,10 @@
 //! What the engine's benches share: an engine on a directory, a real clock, a cheap random source,
 //! and a way to wait for replies.
 
-use keypeg_engine::core::Policy;
-use keypeg_engine::{
-    Call, Clock, ClockReading, Engine, EngineConfig, Lane, PendingReply, Principal, RandomSource,
-    Request,
-};
+use keypeg_core::Policy;
+use keypeg_core::RandomSource;
+use keypeg_engine::{Clock, ClockReading, Engine, EngineConfig};
+use keypeg_store::{Call, Lane, PendingReply, Principal, Request};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;

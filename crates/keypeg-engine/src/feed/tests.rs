@@ -1,8 +1,7 @@
 //! The feed's memory limits, without an engine: each ring's and those of all rings together.
 
 use super::*;
-use crate::core::KeyId;
-use crate::core::{IdHashKey, Limits, Policy, PolicyPatch, RandomSource, StepContext};
+use keypeg_core::{IdHashKey, KeyId, Limits, Policy, PolicyPatch, RandomSource, StepContext};
 
 struct ZeroRandom;
 
@@ -79,11 +78,17 @@ fn every_subscriber_can_have_its_own_pool_and_rings_without_readers_are_replaced
         |feed: &mut Feed, name| feed.subscribe(pools.get(name).expect("a pool"), 1, &metrics);
     let subscriptions: Vec<_> =
         names.iter().take(SUBSCRIBED).map(|name| open(&mut feed, name)).collect();
-    let subscribers: Vec<_> =
-        subscriptions.iter().flatten().map(|subscription| subscription.subscribe(None)).collect();
+    let subscribers: Vec<_> = subscriptions
+        .iter()
+        .flatten()
+        .map(|subscription| Arc::clone(subscription).subscribe(None))
+        .flatten()
+        .collect();
     for name in &names[subscriptions.len()..] {
         assert!(open(&mut feed, name).is_some());
     }
     assert!(feed.rings.len() <= RINGS_MAX);
-    assert!(subscribers.iter().flatten().all(|subscriber| !subscriber.shared.lock().closed));
+    assert_eq!(subscribers.len(), SUBSCRIBED);
+    let subscribed = names.iter().take(SUBSCRIBED).map(|name| pools.get(name).expect("a pool"));
+    assert!(subscribed.into_iter().all(|pool| feed.has_subscribers(pool.id())));
 }

@@ -5,7 +5,7 @@
 
 use super::rows::{CreatedKey, imported_value, write_key};
 use super::{PoolRow, PoolRows, RowKey};
-use crate::core::{Counters, Fact, IdHashKey, KeyNumber, Lsn, PoolId};
+use keypeg_core::{Counters, Fact, IdHashKey, KeyNumber, Lsn, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The changes of one checkpoint: the net effect of many facts.

@@ -6,7 +6,7 @@
 
 use super::rows::read_key;
 use super::{KeySetError, RowKey, damaged, failed, replay_error, rows_of};
-use crate::core::{IdHashKey, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
+use keypeg_core::{IdHashKey, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Keys in a batch.

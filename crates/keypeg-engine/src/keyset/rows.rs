@@ -3,8 +3,8 @@
 //! This file encodes and parses rows; it does not know the tables or transactions.
 
 use super::{KeySetError, PoolRow, RowKey, damaged};
-use crate::core::{Fact, IdHashKey, PoolId, StoredKey};
 use crate::record::{self, RecordError};
+use keypeg_core::{Fact, IdHashKey, PoolId, StoredKey};
 
 /// The flag of an imported key.
 const IMPORTED: u8 = 1;

@@ -4,7 +4,7 @@
 //! fields of a policy, a lease and a stored answer, but not the kinds of records.
 
 use super::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, RecordError};
-use crate::core::{
+use keypeg_core::{
     BodyDigest, BorrowerId, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber,
     NEVER_US, Policy, PoolId,
 };
@@ -239,7 +239,7 @@ impl<'a> Fields<'a> {
             key_prefix: self.text(tag::KEY_PREFIX)?.into(),
             max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
         };
-        policy.with_patch(crate::core::PolicyPatch::default()).map_err(|_| RecordError(BAD_POLICY))
+        policy.with_patch(keypeg_core::PolicyPatch::default()).map_err(|_| RecordError(BAD_POLICY))
     }
 }
 

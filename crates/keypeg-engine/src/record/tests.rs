@@ -1,7 +1,7 @@
 //! Tests of the record encoding: round trips, damage, limits and the bytes of existing journals.
 
 use super::*;
-use crate::core::{BodyDigest, BorrowerId, Grant, Policy};
+use keypeg_core::{BodyDigest, BorrowerId, Grant, Policy};
 
 const NOW: u64 = 1_000_000;
 
@@ -120,12 +120,11 @@ fn facts() -> Vec<Fact<'static>> {
 
 #[test]
 fn every_fact_reads_back_unchanged() {
-    let mut batch = Batch::default();
-    batch.begin(Now { lease_us: NOW, ..Now::default() });
+    let mut bytes = Vec::new();
     for fact in facts() {
-        batch.record(&fact);
+        write(&mut bytes, &fact, NOW);
     }
-    let mut rest = batch.bytes();
+    let mut rest = &bytes[..];
     for fact in facts() {
         let found;
         (found, rest) = read(rest, NOW).expect("whole");
@@ -149,19 +148,16 @@ fn a_grant_for_a_borrower_has_these_bytes() {
     let fact = Fact::Granted { pool: PoolId(1), key: KeyNumber(7), token: 9, lease };
     let bytes = [7, 14, 0, 0, 0, 1, 1, 2, 7, 3, 9, 5, 5, 8, 1, b'a', 25, 0xac, 2];
     assert_eq!(read(&bytes, NOW), Ok((fact.clone(), &[][..])));
-    let mut batch = Batch::default();
-    batch.begin(Now { lease_us: NOW, ..Now::default() });
-    batch.record(&fact);
-    assert_eq!(batch.bytes(), bytes);
+    let mut written = Vec::new();
+    write(&mut written, &fact, NOW);
+    assert_eq!(written, bytes);
 }
 
 #[test]
 fn a_truncated_record_is_an_error_and_a_damaged_record_never_panics() {
     for fact in facts() {
-        let mut batch = Batch::default();
-        batch.begin(Now { lease_us: NOW, ..Now::default() });
-        batch.record(&fact);
-        let whole = batch.bytes();
+        let mut whole = Vec::new();
+        write(&mut whole, &fact, NOW);
         for len in 0..whole.len() {
             assert!(read(&whole[..len], NOW).is_err(), "{fact:?} truncated to {len} bytes");
         }

@@ -2,12 +2,12 @@
 //!
 //! It reads the headers only and refuses a gap; the batches are replayed by `recover.rs`.
 
-use super::{corrupt, io, missing};
-use crate::StartError;
 use crate::disk::Disk;
 use crate::frame::{BadHead, FORMAT, SEGMENT_HEAD, SegmentHead, SegmentNumber};
-use crate::journal::{SegmentInfo, TEMPORARY, file_name, parse_file_name};
+use crate::journal::SegmentInfo;
+use crate::layout::{TEMPORARY, file_name, parse_file_name};
 use crate::meta::Meta;
+use crate::start::{StartError, corrupt, io, missing};
 
 /// A segment that was preallocated and never used.
 #[derive(Clone, Copy)]

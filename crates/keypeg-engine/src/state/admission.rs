@@ -5,10 +5,10 @@
 //! requested stays in memory until the import is executed, so no retired key is missed.
 
 use super::{CallId, EngineState, disk_space};
-use crate::core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool, PoolId};
 use crate::journal::DiskSpace;
 use crate::lookups::{Lookup, LookupResult};
-use crate::request::{Call, Reply, Request, RequestError};
+use keypeg_core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool, PoolId};
+use keypeg_store::{Call, Reply, Request, RequestError};
 
 /// The most imports that wait for a lookup.
 const PARKED_MAX: usize = 256;

@@ -5,7 +5,7 @@
 
 use super::{CHECKPOINT_LAG_MAX, EngineState};
 use crate::journal::{DiskSpace, Journal};
-use crate::request::{Call, RequestError};
+use keypeg_store::{Call, RequestError};
 
 impl EngineState {
     /// Returns the level of disk space; an engine in memory always has normal space.
@@ -50,7 +50,6 @@ fn required_for(call: &Call) -> DiskSpace {
         | Call::DeleteKey { .. }
         | Call::DeletePool { .. } => DiskSpace::ReleasesOnly,
         Call::ListPools
-        | Call::CancelWait
         | Call::Idempotent { .. }
         | Call::Subscribe { .. }
         | Call::ListKeys { .. }

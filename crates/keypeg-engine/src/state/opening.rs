@@ -5,17 +5,20 @@
 
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
+use crate::batch::Batch;
 use crate::checkpointer::{Checkpointer, CheckpointerOptions};
-use crate::core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
+use crate::clock::{Clock, ClockReading};
 use crate::disk::Disk;
-use crate::frame::SegmentNumber;
+use crate::frame::{SegmentHead, SegmentNumber};
 use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
-use crate::record::Batch;
-use crate::recover::{self, io};
+use crate::recover;
+use crate::start::{EngineConfig, StartError, io};
 use crate::times::Times;
-use crate::{Clock, ClockReading, EngineConfig, RandomSource, RecoveryReport, StartError};
+use keypeg_core::RandomSource;
+use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
+use keypeg_store::StartReport;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -32,7 +35,7 @@ impl EngineState {
         config: &EngineConfig,
         mut clock: Box<dyn Clock>,
         mut random: Box<dyn RandomSource + Send>,
-    ) -> Result<(Self, RecoveryReport), StartError> {
+    ) -> Result<(Self, StartReport), StartError> {
         let limits = Limits { pools: POOLS_MAX, keys: config.max_keys };
         let reading = clock.read();
         let found =
@@ -62,7 +65,7 @@ impl EngineState {
                     .write_proof()
                     .map_err(|CommitError(error)| io("writing the journal")(error))?;
                 let report = state.report(config);
-                Ok((state, RecoveryReport { batches_cut, starts_before, ..report }))
+                Ok((state, StartReport { batches_cut, starts_before, ..report }))
             }
             (disk, _) => {
                 let meta = Meta::generate(&mut *random);
@@ -88,7 +91,7 @@ impl EngineState {
                     Meta::finish(&*disk).map_err(io("creating the data directory"))?;
                 }
                 let report = state.report(config);
-                Ok((state, RecoveryReport { created: true, ..report }))
+                Ok((state, StartReport { created: true, ..report }))
             }
         }
     }
@@ -118,7 +121,7 @@ impl EngineState {
             parked_bytes: 0,
             checked_imports: VecDeque::new(),
             lookups,
-            cancelled: HashSet::new(),
+            abandoned: HashSet::new(),
             cancels_waits: false,
             checkpointer,
             progress,
@@ -153,14 +156,14 @@ impl EngineState {
         self.commit(true).map_err(|CommitError(error)| io("writing the journal")(error))
     }
 
-    fn report(&self, config: &EngineConfig) -> RecoveryReport {
+    fn report(&self, config: &EngineConfig) -> StartReport {
         let stored = self.pools.get(&PoolName::default_pool()).map(Pool::policy);
-        RecoveryReport {
+        StartReport {
             pools: self.pools.iter().count() as u64,
             keys: self.pools.key_count(),
             leases: self.pools.iter().map(|pool| pool.counts().leased).sum(),
             default_policy_kept: stored.filter(|kept| **kept != config.default_policy).cloned(),
-            ..RecoveryReport::default()
+            ..StartReport::default()
         }
     }
 }
@@ -183,7 +186,7 @@ fn new_journal(
     pools: &Pools,
 ) -> std::io::Result<Journal> {
     meta.prepare(&**disk)?;
-    let head = crate::frame::SegmentHead {
+    let head = SegmentHead {
         installation: meta.installation,
         segment: SegmentNumber::FIRST,
         starts_at: Lsn(1),

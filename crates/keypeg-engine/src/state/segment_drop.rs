@@ -5,10 +5,10 @@
 //! records fit. So a drop never causes the next one, and never takes the space that releases need.
 
 use super::{CommitError, EngineState};
-use crate::core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use crate::core::{Fact, FactSink, SnapshotCursor};
 use crate::frame::SegmentNumber;
 use crate::journal::{DiskSpace, Journal};
+use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
+use keypeg_core::{Fact, FactSink, SnapshotCursor};
 
 /// The most snapshot records that one turn writes.
 const SNAPSHOT_RECORDS_MAX: u32 = 256;

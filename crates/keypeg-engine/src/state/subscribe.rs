@@ -3,8 +3,8 @@
 //! A subscription begins within its turn: it gets what the turn does after it.
 
 use super::EngineState;
-use crate::core::{PoolName, Refusal};
-use crate::request::{Reply, RequestError};
+use keypeg_core::{PoolName, Refusal};
+use keypeg_store::{Reply, RequestError};
 
 impl EngineState {
     /// Returns a handle to the pool's feed, from this point of the turn on.

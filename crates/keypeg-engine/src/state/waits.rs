@@ -4,9 +4,9 @@
 //! has disconnected, since only a reply frees the call's slot.
 
 use super::EngineState;
-use crate::core::WaiterId;
-use crate::request::{Call, Reply, Request, RequestError};
 use crate::turn;
+use keypeg_core::WaiterId;
+use keypeg_store::{Reply, RequestError};
 
 /// The address of a call, to which its reply is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,27 +54,28 @@ impl EngineState {
         }
     }
 
-    /// Handles a `CancelWait`, or skips a carried-over request that was cancelled; returns whether
-    /// it did either. A cancelled request gets a reply too: that frees its slot.
-    pub(super) fn handle_cancel(
+    /// Removes an abandoned call from its wait queue. It gets a reply too: that frees its slot. A
+    /// call that is carried over is skipped when its turn comes.
+    pub(super) fn abandon(&mut self, call_id: CallId, replies: &mut Vec<(CallId, Reply)>) {
+        if self.pools.cancel_wait(call_id.waiter_id()) {
+            replies.push((call_id, Reply::Done));
+        } else if !self.carried_over.is_empty() {
+            self.abandoned.insert(call_id);
+        }
+    }
+
+    /// Answers a carried-over request that was abandoned; returns whether it did.
+    pub(super) fn skip_abandoned(
         &mut self,
         call_id: CallId,
-        request: &Request,
         is_carried_over: bool,
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
-        let is_cancel = matches!(request.call, Call::CancelWait);
-        let cancelled = if is_cancel {
-            self.pools.cancel_wait(call_id.waiter_id())
-        } else {
-            // A new request with this id belongs to another client.
-            self.cancelled.remove(&call_id) && is_carried_over
-        };
-        if cancelled {
+        // A new request with this id belongs to another client.
+        let is_abandoned = self.abandoned.remove(&call_id) && is_carried_over;
+        if is_abandoned {
             replies.push((call_id, Reply::Done));
-        } else if is_cancel && !self.carried_over.is_empty() {
-            self.cancelled.insert(call_id);
         }
-        is_cancel || cancelled
+        is_abandoned
     }
 }

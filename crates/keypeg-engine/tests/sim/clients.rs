@@ -4,10 +4,10 @@
 
 use crate::model::inner_call;
 use crate::support::SeededRandom;
-use keypeg_engine::core::{
+use keypeg_core::{
     BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
 };
-use keypeg_engine::{Call, Reply};
+use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
 
 /// What all clients together know.
@@ -113,25 +113,45 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
     patch
 }
 
+/// What a client does in a turn.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Call(Call),
+    /// The client of a call that waits disconnects.
+    Disconnect,
+}
+
+impl Action {
+    /// Returns the call, if the action is one.
+    pub(crate) fn call(&self) -> Option<&Call> {
+        match self {
+            Self::Call(call) => Some(call),
+            Self::Disconnect => None,
+        }
+    }
+}
+
 impl Clients {
     pub(crate) fn new(behavior: ClientBehavior) -> Self {
         Self { behavior, ..Self::default() }
     }
 
-    /// Draws a call. `key_count` is the number of keys in all pools.
-    pub(crate) fn new_call(&mut self, random: &mut SeededRandom, key_count: usize) -> Call {
+    /// Draws an action. `key_count` is the number of keys in all pools.
+    pub(crate) fn new_action(&mut self, random: &mut SeededRandom, key_count: usize) -> Action {
         if random.below(self.behavior.repeat_one_in) == 0
             && let Some(Call::Idempotent { key, body, call }) = pick(random, &self.idempotent_calls)
         {
             // Occasionally with another body.
             let body = if random.below(12) == 0 { BodyDigest(7) } else { body };
-            return Call::Idempotent { key, body, call };
+            return Action::Call(Call::Idempotent { key, body, call });
         }
-        let call = self.fresh(random, key_count);
+        let Action::Call(call) = self.fresh(random, key_count) else {
+            return Action::Disconnect;
+        };
         let takes_idempotency_key =
             matches!(call, Call::Acquire { .. } | Call::Generate { .. } | Call::Import { .. });
         if !takes_idempotency_key || random.below(self.behavior.repeat_one_in / 2) > 0 {
-            return call;
+            return Action::Call(call);
         }
         self.idempotency_keys += 1;
         let key = format!("i{}", self.idempotency_keys).into();
@@ -140,10 +160,10 @@ impl Clients {
         self.idempotent_calls.push(call.clone());
         let excess = self.idempotent_calls.len().saturating_sub(KNOWN_MAX);
         self.idempotent_calls.drain(..excess);
-        call
+        Action::Call(call)
     }
 
-    fn fresh(&mut self, random: &mut SeededRandom, key_count: usize) -> Call {
+    fn fresh(&mut self, random: &mut SeededRandom, key_count: usize) -> Action {
         let total: u64 = self.behavior.weights.iter().sum();
         let mut drawn = random.below(total);
         let kind = self.behavior.weights.iter().position(|weight| {
@@ -152,7 +172,7 @@ impl Clients {
             found
         });
         let (pool, name) = (pool(random), PoolName::parse("default").unwrap());
-        match kind.unwrap() {
+        Action::Call(match kind.unwrap() {
             0 if key_count < self.behavior.keys_max => {
                 let count = 1 + u32::try_from(random.below(4)).unwrap();
                 Call::Generate { pool, count }
@@ -213,8 +233,8 @@ impl Clients {
                 let (pool, key) = self.key(random, pool);
                 Call::GetKey { pool, key }
             }
-            _ => Call::CancelWait,
-        }
+            _ => return Action::Disconnect,
+        })
     }
 
     fn acquire(&mut self, random: &mut SeededRandom, pool: PoolName) -> Call {
@@ -261,9 +281,7 @@ impl Clients {
     /// Records a call that is sent: a client that releases a key, or has it taken away, must no
     /// longer use it.
     pub(crate) fn send(&mut self, slot: u32, call: &Call, true_ms: u64) {
-        if !matches!(call, Call::CancelWait) {
-            self.sent.insert(slot, true_ms);
-        }
+        self.sent.insert(slot, true_ms);
         if matches!(inner_call(call), Call::Acquire { wait_ms: 1.., .. }) {
             self.waiting.push(slot);
         }

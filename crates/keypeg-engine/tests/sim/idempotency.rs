@@ -1,8 +1,8 @@
 //! What the model expects of a repeated Idempotency-Key: the same answer, across any crash.
 
 use crate::model::{Checked, Instant, Key, Lease, Model, Observation, State, ensure};
-use keypeg_engine::core::{BodyDigest, LeaseId, NewKey, Refusal, Secret};
-use keypeg_engine::{Call, Reply, RequestError};
+use keypeg_core::{BodyDigest, LeaseId, NewKey, Refusal, Secret};
+use keypeg_store::{Call, Reply, RequestError};
 use std::collections::BTreeMap;
 
 /// How long an answer is stored.

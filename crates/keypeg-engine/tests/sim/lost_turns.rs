@@ -4,10 +4,11 @@
 //!
 //! Every hypothesis is tried; those that do not lead to the recovered state are dropped.
 
+use crate::clients::Action;
 use crate::model::{Checked, Instant, Key, Model, Observation, State, ensure, inner_call};
 use crate::views;
-use keypeg_engine::core::{KeyId, KeyRef, KeyState, KeyView, LeaseId};
-use keypeg_engine::{Call, PoolView};
+use keypeg_core::{KeyId, KeyRef, KeyState, KeyView, LeaseId};
+use keypeg_store::{Call, PoolView};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most hypotheses that are tried for one lost turn.
@@ -29,7 +30,7 @@ pub(crate) struct RecoveredData {
 #[derive(Clone, Debug)]
 pub(crate) struct LostTurn {
     pub(crate) now: Instant,
-    pub(crate) calls: Vec<(u32, Call)>,
+    pub(crate) actions: Vec<(u32, Action)>,
 }
 
 /// Lease time at a start.
@@ -243,12 +244,13 @@ pub(crate) fn explain(
 
 /// Returns the models after a lost turn, one for each hypothesis.
 fn hypotheses_of(model: &Model, lost: &LostTurn, recovered: &RecoveredData) -> Checked<Vec<Model>> {
-    let named: Vec<KeyRef> = lost.calls.iter().filter_map(|(_, call)| named_in(call)).collect();
+    let named: Vec<KeyRef> =
+        lost.actions.iter().filter_map(|(_, action)| named_in(action.call()?)).collect();
     let (mut options, mut script) = (Vec::new(), Vec::new());
     for _ in 0..HYPOTHESES_MAX {
         let mut after = model.clone();
         let mut hypothesis = Hypothesis::new(recovered, &named, script, model);
-        let played = after.turn(lost.now, &lost.calls, &mut Observation::Lost(&mut hypothesis));
+        let played = after.turn(lost.now, &lost.actions, &mut Observation::Lost(&mut hypothesis));
         if played.is_ok() {
             // Every change of the turn relies on its lease time, which is durable with it.
             after.durable = after.durable.max(lost.now.lease);

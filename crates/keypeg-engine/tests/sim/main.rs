@@ -28,8 +28,8 @@ mod simulation;
 mod views;
 
 use coverage::Coverage;
-use keypeg_engine::core::Policy;
-use keypeg_engine::core::sabotage::{Sabotage, TestLimit};
+use keypeg_core::Policy;
+use keypeg_core::sabotage::{Sabotage, TestLimit};
 use keypeg_engine::state::JournalSizes;
 use model::Rules;
 use simulation::{Plan, Simulation};
@@ -109,7 +109,7 @@ struct SeedResult {
 fn run_seed(seed: u64, sabotage: Option<Sabotage>) -> SeedResult {
     let plan = plan(seed);
     #[cfg(feature = "sabotage")]
-    keypeg_engine::core::sabotage::configure(sabotage, plan.limits.clone());
+    keypeg_core::sabotage::configure(sabotage, plan.limits.clone());
     assert!(
         sabotage.is_none() || cfg!(feature = "sabotage"),
         "this build has no defects to switch on"
@@ -124,7 +124,7 @@ fn run_seed(seed: u64, sabotage: Option<Sabotage>) -> SeedResult {
     // Dropped while the defect is still on: nothing after this point is checked.
     drop(simulation);
     #[cfg(feature = "sabotage")]
-    keypeg_engine::core::sabotage::configure(None, Vec::new());
+    keypeg_core::sabotage::configure(None, Vec::new());
     result
 }
 

@@ -5,10 +5,11 @@
 //! generated) it takes from the reply, and checks that they were possible. For a turn whose replies
 //! were lost it takes them from a hypothesis: see `lost_turns.rs`.
 
+use crate::clients::Action;
 use crate::idempotency::{IdempotencyKey, StoredAnswers};
 use crate::lost_turns::{GrantQuery, Hypothesis};
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
-use keypeg_engine::{Call, Reply, RequestError};
+use keypeg_core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
+use keypeg_store::{Call, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The broken promise as an error, or nothing.
@@ -154,29 +155,46 @@ impl Observation<'_, '_> {
     }
 }
 
-use keypeg_engine::core::Refusal;
+use keypeg_core::Refusal;
 
 impl Model {
     /// Applies a turn: first everything that expires, then the calls in their order.
     pub(crate) fn turn(
         &mut self,
         now: Instant,
-        calls: &[(u32, Call)],
+        actions: &[(u32, Action)],
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         self.apply_expiry(now, observed)?;
         let mut deferred = std::mem::take(&mut self.deferred);
         // Imports whose values were looked up come first.
         deferred.sort_by_key(|(_, call)| !matches!(inner_call(call), Call::Import { .. }));
-        for (slot, call) in deferred.iter().chain(calls) {
-            if self.is_deferred(*slot, call, observed) {
-                self.deferred.push((*slot, call.clone()));
-            } else if !self.was_refused_for_load(*slot, call, observed)? {
-                self.apply_call(now, *slot, call, observed)?;
+        for (slot, call) in &deferred {
+            self.take_call(now, *slot, call, observed)?;
+        }
+        for (slot, action) in actions {
+            match action {
+                Action::Call(call) => self.take_call(now, *slot, call, observed)?,
+                Action::Disconnect => self.cancel_wait(*slot, observed)?,
             }
         }
         if let Observation::Replies(replies) = observed {
             ensure!(replies.is_empty(), "replies without a call: {replies:?}");
+        }
+        Ok(())
+    }
+
+    fn take_call(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        call: &Call,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        if self.is_deferred(slot, call, observed) {
+            self.deferred.push((slot, call.clone()));
+        } else if !self.was_refused_for_load(slot, call, observed)? {
+            self.apply_call(now, slot, call, observed)?;
         }
         Ok(())
     }
@@ -471,7 +489,6 @@ impl Model {
     ) -> Checked {
         let Some(name) = pool_of(call) else {
             return match call {
-                Call::CancelWait => self.cancel_wait(slot, observed),
                 Call::ListPools => {
                     let (pools, expiry_can_lag) = (&self.pools, self.rules.expiry_can_lag);
                     observed
@@ -552,7 +569,7 @@ impl Model {
         &mut self,
         now: Instant,
         slot: u32,
-        (name, patch): (&str, &keypeg_engine::core::PolicyPatch),
+        (name, patch): (&str, &keypeg_core::PolicyPatch),
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let created = !self.pools.contains_key(name);
@@ -1041,9 +1058,7 @@ pub(crate) fn inner_call(call: &Call) -> &Call {
 /// Returns the pool that a call names.
 pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
     match inner_call(call) {
-        Call::ListPools | Call::CancelWait | Call::Idempotent { .. } | Call::Subscribe { .. } => {
-            None
-        }
+        Call::ListPools | Call::Idempotent { .. } | Call::Subscribe { .. } => None,
         Call::PutPool { pool, .. }
         | Call::GetPool { pool }
         | Call::DeletePool { pool }

@@ -7,7 +7,7 @@
 mod reached_states;
 mod restarts;
 
-use crate::clients::{ClientBehavior, Clients};
+use crate::clients::{Action, ClientBehavior, Clients};
 use crate::clocks::SimClock;
 use crate::coverage::Coverage;
 use crate::faults::{Fault, FaultInjector, Part};
@@ -15,10 +15,10 @@ use crate::lost_turns::TOO_MANY;
 use crate::model::{Checked, Instant, Model, Observation, Rules, State, ensure, pool_of};
 use crate::support::SeededRandom;
 use crate::support::sim_disk::SimDisk;
-use keypeg_engine::core::sabotage::TestLimit;
-use keypeg_engine::core::{LeaseId, Policy};
+use keypeg_core::sabotage::TestLimit;
+use keypeg_core::{LeaseId, Policy};
 use keypeg_engine::state::{CallId, EngineState, JournalSizes, NextWakeup};
-use keypeg_engine::{Call, Principal, Reply, Request};
+use keypeg_store::{Call, LaneItem, Principal, Reply, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ pub(crate) struct Interrupted {
 #[derive(Debug)]
 pub(crate) struct SentTurn {
     pub(crate) instants: Vec<Instant>,
-    pub(crate) calls: Vec<(u32, Call)>,
+    pub(crate) actions: Vec<(u32, Action)>,
 }
 
 /// The trace: its last lines, and a hash of all lines.
@@ -223,9 +223,9 @@ impl Simulation {
         }
         let count = self.random.below(if self.plan.rules.expiry_can_lag { 9 } else { 5 });
         let key_count = self.models[0].model.pools.values().map(|pool| pool.keys.len()).sum();
-        let calls: Vec<_> =
-            (0..count).map(|_| self.clients.new_call(&mut self.random, key_count)).collect();
-        self.turn(calls)?;
+        let actions: Vec<_> =
+            (0..count).map(|_| self.clients.new_action(&mut self.random, key_count)).collect();
+        self.turn(actions)?;
         if self.engine.is_some() && self.one_in(self.plan.checkpoint_between_turns_one_in) {
             self.faults.step_checkpointer();
             self.check_checkpointer()?;
@@ -299,39 +299,48 @@ impl Simulation {
             LastTurn { serving_ms: serving_ms + (boot_ms - last_ms).min(1_000), boot_ms };
     }
 
-    fn turn(&mut self, calls: Vec<Call>) -> Checked {
-        let mut sent_calls: Vec<(u32, Principal, Call)> = Vec::new();
+    fn turn(&mut self, actions: Vec<Action>) -> Checked {
+        let mut sent: Vec<(u32, Principal, Action)> = Vec::new();
         let mut revoked = Vec::new();
         for (lease, call) in std::mem::take(&mut self.undelivered) {
             revoked.push(lease);
-            sent_calls.extend(call.map(|call| (self.slot(), Principal::Server, call)));
+            sent.extend(call.map(|call| (self.slot(), Principal::Server, Action::Call(call))));
         }
-        for call in calls {
-            match call {
-                // A cancelled wait is named by the slot of its acquire.
-                Call::CancelWait => {
+        for action in actions {
+            match action {
+                // An abandoned call is named by the slot of its acquire.
+                Action::Disconnect => {
                     let waiting = self.clients.waiting.pop();
-                    sent_calls
-                        .extend(waiting.map(|slot| (slot, Principal::Server, Call::CancelWait)));
+                    sent.extend(waiting.map(|slot| (slot, Principal::Server, Action::Disconnect)));
                 }
-                call => sent_calls.push((self.slot(), reached_states::principal(), call)),
+                call @ Action::Call(_) => {
+                    sent.push((self.slot(), reached_states::principal(), call));
+                }
             }
         }
         self.count_lease_time();
         self.count_serving_time();
         let turn_start = self.clock.true_ms();
         let instants = self.instants();
-        for (slot, _, call) in &sent_calls {
-            self.note(&format!("#{slot} {call:?}"));
-            self.clients.send(*slot, call, turn_start);
-            self.count_call(call);
+        for (slot, _, action) in &sent {
+            self.note(&format!("#{slot} {action:?}"));
+            if let Action::Call(call) = action {
+                self.clients.send(*slot, call, turn_start);
+                self.count_call(call);
+            }
         }
-        let calls: Vec<_> =
-            sent_calls.iter().map(|(slot, _, call)| (*slot, call.clone())).collect();
-        self.coverage.add("calls", calls.len() as u64);
-        let mut queue: VecDeque<_> = sent_calls
+        let actions: Vec<_> =
+            sent.iter().map(|(slot, _, action)| (*slot, action.clone())).collect();
+        self.coverage.add("calls", actions.len() as u64);
+        let mut queue: VecDeque<_> = sent
             .into_iter()
-            .map(|(slot, by, call)| (CallId { lane: 0, slot }, Request { by, call }))
+            .map(|(slot, by, action)| {
+                let item = match action {
+                    Action::Call(call) => LaneItem::Request(Request { by, call }),
+                    Action::Disconnect => LaneItem::Abandoned,
+                };
+                (CallId { lane: 0, slot }, item)
+            })
             .collect();
         let mut replies = Vec::new();
         let engine = self.engine.as_mut().expect("the engine runs");
@@ -349,7 +358,7 @@ impl Simulation {
                     reached_states::check_caller_counts(engine)?;
                 }
                 ensure!(queue.is_empty(), "the turn did not take every call");
-                self.check_replies(&instants, &calls, replies, turn_start)?;
+                self.check_replies(&instants, &actions, replies, turn_start)?;
                 for lease in revoked {
                     self.check_revoked(lease)?;
                 }
@@ -360,7 +369,7 @@ impl Simulation {
                 self.coverage.count("turns lost");
                 self.restart(Some(Interrupted {
                     error: error.to_string(),
-                    turn: Some(SentTurn { instants, calls }),
+                    turn: Some(SentTurn { instants, actions }),
                 }))
             }
         }
@@ -392,7 +401,7 @@ impl Simulation {
     fn check_replies(
         &mut self,
         instants: &[Instant],
-        calls: &[(u32, Call)],
+        actions: &[(u32, Action)],
         replies: Vec<(CallId, Reply)>,
         turn_start: u64,
     ) -> Checked {
@@ -412,7 +421,7 @@ impl Simulation {
         let mut why = None;
         for (mut candidate, now) in std::mem::take(&mut self.models).into_iter().zip(instants) {
             let mut unchecked = by_slot.clone();
-            match candidate.model.turn(*now, calls, &mut Observation::Replies(&mut unchecked)) {
+            match candidate.model.turn(*now, actions, &mut Observation::Replies(&mut unchecked)) {
                 Ok(()) => left.push(candidate),
                 Err(error) => why = why.or(Some(error)),
             }
@@ -421,10 +430,10 @@ impl Simulation {
             return Err(why.unwrap());
         }
         self.models = left;
-        let takes_keys_away = calls.iter().any(|(_, call)| {
+        let takes_keys_away = actions.iter().any(|(_, action)| {
             matches!(
-                call,
-                Call::ForceRelease { .. } | Call::DeleteKey { .. } | Call::DeletePool { .. }
+                action.call(),
+                Some(Call::ForceRelease { .. } | Call::DeleteKey { .. } | Call::DeletePool { .. })
             )
         });
         for slot in order {
@@ -443,27 +452,27 @@ impl Simulation {
                     self.consecutive_tokens = 0;
                 }
             }
-            if let Some((_, call)) = calls.iter().find(|(of, _)| *of == slot)
+            if let Some((_, Action::Call(call))) = actions.iter().find(|(of, _)| *of == slot)
                 && let Some(pool) = pool_of(call)
             {
                 self.clients.learn(pool, reply);
             }
             let caller_left =
-                calls.iter().any(|(of, call)| *of == slot && matches!(call, Call::CancelWait));
+                actions.iter().any(|(of, action)| *of == slot && action.call().is_none());
             if caller_left || (self.plan.lost_replies && self.one_in(12)) {
                 // The server notices a closed connection; a reply that is lost on the network it
                 // does not.
                 if let Reply::Granted { lease, .. } = reply
                     && (caller_left || self.one_in(2))
                 {
-                    self.undelivered.push((lease.id, keypeg_engine::undo_undelivered(reply)));
+                    self.undelivered.push((lease.id, keypeg_store::undo_undelivered(reply)));
                 }
                 self.coverage.count("a reply was lost");
                 continue;
             }
             self.clients.receive(slot, reply, (turn_start, takes_keys_away))?;
         }
-        for (_, call) in calls {
+        for call in actions.iter().filter_map(|(_, action)| action.call()) {
             self.clients.take_keys_away(call);
         }
         Ok(())

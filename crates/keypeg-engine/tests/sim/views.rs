@@ -1,10 +1,8 @@
 //! Compares what replies show with the model, field by field.
 
 use crate::model::{Checked, Ended, Instant, Key, Lease, Pool, State, ensure};
-use keypeg_engine::core::{
-    EndCause, KeyState, KeyView, LeaseView, NewKey, NoKeyCause, Policy, Refusal,
-};
-use keypeg_engine::{PoolView, Reply, RequestError};
+use keypeg_core::{EndCause, KeyState, KeyView, LeaseView, NewKey, NoKeyCause, Policy, Refusal};
+use keypeg_store::{PoolView, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Returns the wall time when lease time is `lease`.

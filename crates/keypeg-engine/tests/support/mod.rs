@@ -7,14 +7,13 @@
 pub(crate) mod sim_disk;
 pub(crate) mod workload;
 
+use keypeg_core::RandomSource;
+use keypeg_core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
-use keypeg_engine::core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
-use keypeg_engine::{
-    Call, Clock, ClockReading, EngineConfig, Principal, RandomSource, RecoveryReport, Reply,
-    Request,
-};
+use keypeg_engine::{Clock, ClockReading, EngineConfig};
+use keypeg_store::{Call, Principal, Reply, Request, StartReport};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -116,7 +115,7 @@ pub(crate) fn default_pool() -> PoolName {
 /// An engine whose turns the test runs.
 pub(crate) struct Driver {
     pub(crate) engine: EngineState,
-    pub(crate) recovery: RecoveryReport,
+    pub(crate) recovery: StartReport,
     pub(crate) clock: ManualClock,
     pub(crate) checkpointer: Option<Checkpointer>,
     /// The principal of all calls.
@@ -165,7 +164,9 @@ impl Driver {
         let count = calls.len();
         let mut requests: VecDeque<_> = (0..)
             .zip(calls)
-            .map(|(slot, call)| (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }))
+            .map(|(slot, call)| {
+                (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }.into())
+            })
             .collect();
         let mut replies = Vec::new();
         self.engine.turn(&mut requests, &mut replies)?;

@@ -3,10 +3,10 @@
 
 use super::sim_disk::SimDisk;
 use super::{Driver, ManualClock, default_pool};
-use keypeg_engine::core::{
+use keypeg_core::{
     BodyDigest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
-use keypeg_engine::{Call, Caller, Principal, Reply, RequestError};
+use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::sync::Arc;
 
 /// What the workload remembers between its turns.

@@ -7,7 +7,7 @@
 use crate::clock;
 use crate::failure::{Failure, exit};
 use keypeg_client::UnixMs;
-use keypeg_engine::core::{KeyId, PoolName};
+use keypeg_core::{KeyId, PoolName};
 use rustix::fs::{Mode, OFlags, open};
 use serde::Serialize;
 use std::ffi::OsString;

@@ -6,7 +6,7 @@ use super::tokens::{self, PREFIX, PoolPattern, TOKEN_LEN, TokenHash};
 use crate::SystemRandom;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand};
-use keypeg_engine::RandomSource;
+use keypeg_core::RandomSource;
 use rustix::fs::{Mode, OFlags, fsync, open};
 use rustix::io::Errno;
 use std::fmt::Write as _;

@@ -6,8 +6,8 @@
 
 use super::limits::RateLimit;
 use keypeg_client::routes::Scope;
-use keypeg_engine::Caller;
-use keypeg_engine::core::PoolName;
+use keypeg_core::PoolName;
+use keypeg_store::Caller;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};

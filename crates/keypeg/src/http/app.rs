@@ -7,7 +7,7 @@ use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
 use super::origin::RequestId;
 use crate::access::Access;
-use keypeg_engine::Lane;
+use keypeg_store::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -10,9 +10,8 @@ use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use keypeg_client::{Code, Outcome, Problem as Wire, ProblemExtensions, UnixMs, routes};
-use keypeg_engine::RequestError;
-use keypeg_engine::core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
-use keypeg_engine::feed::SUBSCRIBERS_MAX;
+use keypeg_core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
+use keypeg_store::{RequestError, TooManySubscribers};
 use std::borrow::Cow;
 
 /// The header that confirms a `Prefer` (RFC 7240).
@@ -111,9 +110,9 @@ impl Problem {
     }
 
     /// The limit of event streams is reached.
-    pub(super) fn too_many_followers() -> Self {
+    pub(super) fn too_many_followers(TooManySubscribers { max }: TooManySubscribers) -> Self {
         let detail = format!(
-            "The limit of {SUBSCRIBERS_MAX} event streams is reached. Close a stream, or try again \
+            "The limit of {max} event streams is reached. Close a stream, or try again \
              later."
         );
         Self::new(Code::Overloaded, detail).retry_after_ms(1_000)

@@ -8,7 +8,7 @@ mod frame;
 
 use crate::access::{Gate, Shown};
 use bytes::Bytes;
-use keypeg_engine::feed::{FeedBatch, Subscriber};
+use keypeg_store::{FeedBatch, Subscriber};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -48,7 +48,7 @@ impl StreamPermit {
 /// One client's event stream.
 #[derive(Debug)]
 pub(super) struct EventStream {
-    subscriber: Subscriber,
+    subscriber: Box<dyn Subscriber>,
     /// Once the permit is no longer valid, the stream sends no event and ends when the next event
     /// or heartbeat is due.
     permit: Option<StreamPermit>,
@@ -60,7 +60,7 @@ pub(super) struct EventStream {
 }
 
 impl EventStream {
-    pub(super) fn new(subscriber: Subscriber, permit: Option<StreamPermit>) -> Self {
+    pub(super) fn new(subscriber: Box<dyn Subscriber>, permit: Option<StreamPermit>) -> Self {
         let batch_timer = Box::pin(sleep(BATCH_DELAY));
         let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));
         Self { subscriber, permit, opened: false, collecting: false, batch_timer, heartbeat_timer }
@@ -93,7 +93,7 @@ impl EventStream {
                     self.batch_timer.as_mut().set(sleep(BATCH_DELAY));
                 }
                 self.heartbeat_timer.as_mut().set(sleep(HEARTBEAT_TIME));
-                Poll::Ready(Some(frame::text(&self.subscriber, batch).into()))
+                Poll::Ready(Some(frame::text(&*self.subscriber, batch).into()))
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {

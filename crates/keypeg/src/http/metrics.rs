@@ -6,10 +6,9 @@
 use crate::access::Access;
 use hyper::StatusCode;
 use keypeg_client::Code;
-use keypeg_engine::metrics::{
-    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, EngineMetrics, Histogram,
+use keypeg_store::{
+    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, PoolView, StartReport, StoreMetrics,
 };
-use keypeg_engine::{PoolView, RecoveryReport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -108,15 +107,15 @@ impl CoreCounts {
     }
 }
 
-/// What the server gets from its start: the recovery's results and the shared parts.
+/// What the server gets from its start: the store's report and the shared parts.
 #[derive(Debug)]
 pub(crate) struct StartInfo {
-    /// What the recovery found.
-    pub(crate) recovery: RecoveryReport,
+    /// What the store found when it opened.
+    pub(crate) recovery: StartReport,
     /// The access rules.
     pub(crate) access: Arc<Access>,
-    /// The engine's metrics.
-    pub(crate) engine_metrics: Arc<EngineMetrics>,
+    /// The store's metrics.
+    pub(crate) store_metrics: Arc<StoreMetrics>,
 }
 
 /// The sources of a scrape.
@@ -150,7 +149,7 @@ impl Metrics {
     fn scrape(&self, pools: &[PoolView]) -> Scrape {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let sum = |of: fn(&PoolView) -> u64| pools.iter().map(of).sum();
-        let StartInfo { recovery, access, engine_metrics } = &self.start_info;
+        let StartInfo { recovery, access, store_metrics } = &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
             answered: std::array::from_fn(|family| {
@@ -158,12 +157,8 @@ impl Metrics {
             }),
             refused: std::array::from_fn(|code| self.total(|core| &core.refused[code])),
             latency: HistogramTotals::sum(1e6, &LATENCY_BUCKETS_US, latencies),
-            commit: HistogramTotals::sum(1e6, &COMMIT_BUCKETS_US, [&engine_metrics.commit_us]),
-            answers: HistogramTotals::sum(
-                1.0,
-                &ANSWERS_PER_TURN_BUCKETS,
-                [&engine_metrics.answers],
-            ),
+            commit: HistogramTotals::sum(1e6, &COMMIT_BUCKETS_US, [&store_metrics.commit_us]),
+            answers: HistogramTotals::sum(1.0, &ANSWERS_PER_TURN_BUCKETS, [&store_metrics.answers]),
             connections: self.connections_max - self.connections.available_permits(),
             pools: pools.len() as u64,
             keys: [
@@ -173,9 +168,9 @@ impl Metrics {
                 ("quarantined", sum(|pool| pool.counts.quarantined)),
             ],
             waiting: sum(|pool| pool.waiting),
-            followers: load(&engine_metrics.subscribers),
-            events: load(&engine_metrics.events),
-            resyncs: load(&engine_metrics.resyncs),
+            followers: load(&store_metrics.subscribers),
+            events: load(&store_metrics.events),
+            resyncs: load(&store_metrics.resyncs),
             starts: recovery.starts_before + 1,
             batches_cut: recovery.batches_cut,
             tokens: access.gate.as_ref().map(|gate| gate.counters()),

@@ -6,7 +6,7 @@ use clap::builder::{
     BoolishValueParser, MapValueParser, PathBufValueParser, TypedValueParser as _,
     ValueParserFactory,
 };
-use keypeg_engine::LANE_MAX;
+use keypeg_store::LANE_MAX;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::net::SocketAddr;

@@ -2,9 +2,9 @@
 
 use super::{Candidate, Simulation};
 use crate::model::{Checked, State, ensure, pool_of};
-use keypeg_engine::core::{KeyRef, LeaseId};
+use keypeg_core::{KeyRef, LeaseId};
 use keypeg_engine::state::EngineState;
-use keypeg_engine::{Call, Caller, Principal, Reply, RequestError};
+use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -98,17 +98,16 @@ impl Simulation {
                 Reply::Refused(RequestError::Overloaded) => {
                     self.coverage.count("new keys were refused while the checkpointer lagged");
                 }
-                Reply::Refused(RequestError::Refused(
-                    keypeg_engine::core::Refusal::WaitQueueFull { .. },
-                )) => {
+                Reply::Refused(RequestError::Refused(keypeg_core::Refusal::WaitQueueFull {
+                    ..
+                })) => {
                     self.coverage.count("the wait queue was full");
                 }
-                Reply::Refused(RequestError::Refused(keypeg_engine::core::Refusal::Settling)) => {
+                Reply::Refused(RequestError::Refused(keypeg_core::Refusal::Settling)) => {
                     self.coverage.count("a call was refused while much was due");
                 }
-                Reply::Refused(RequestError::Refused(
-                    keypeg_engine::core::Refusal::UnknownPool,
-                )) if waited => {}
+                Reply::Refused(RequestError::Refused(keypeg_core::Refusal::UnknownPool))
+                    if waited => {}
                 _ => {}
             }
             tokens += u64::from(matches!(reply, Reply::Granted { .. }));

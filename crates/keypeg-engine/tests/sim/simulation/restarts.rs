@@ -2,13 +2,15 @@
 //! further faults everything must become quiescent.
 
 use super::{Candidate, Interrupted, LastTurn, SentTurn, Simulation};
+use crate::clients::Action;
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, State, ensure, inner_call};
 use crate::support::SeededRandom;
-use keypeg_engine::core::KeyRef;
+use keypeg_core::KeyRef;
+use keypeg_engine::EngineConfig;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
-use keypeg_engine::{Call, EngineConfig, Principal, Reply, Request};
+use keypeg_store::{Call, Principal, Reply, Request};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -143,7 +145,7 @@ impl Simulation {
     pub(super) fn check_recovery(&mut self, lost: Option<SentTurn>) -> Checked {
         self.faults.set_background_rates(0, 0);
         let can_fill = self.plan.rules.disk_can_fill;
-        let recovered = self.read_all(lost.as_ref().map(|turn| turn.calls.as_slice()));
+        let recovered = self.read_all(lost.as_ref().map(|turn| turn.actions.as_slice()));
         self.faults
             .set_background_rates(self.plan.slow_one_in, self.plan.checkpoint_in_turn_one_in);
         let recovered = match recovered {
@@ -162,7 +164,7 @@ impl Simulation {
         for (index, candidate) in std::mem::take(&mut self.models).into_iter().enumerate() {
             let lost = lost
                 .as_ref()
-                .map(|turn| LostTurn { now: turn.instants[index], calls: turn.calls.clone() });
+                .map(|turn| LostTurn { now: turn.instants[index], actions: turn.actions.clone() });
             let lease_time = if self.lease_time_known {
                 LeaseTime::Known(candidate.lease_ms)
             } else {
@@ -202,7 +204,7 @@ impl Simulation {
         Ok(())
     }
 
-    pub(super) fn read_all(&mut self, lost: Option<&[(u32, Call)]>) -> Checked<RecoveredData> {
+    pub(super) fn read_all(&mut self, lost: Option<&[(u32, Action)]>) -> Checked<RecoveredData> {
         let Some(Reply::Pools(views)) = self.query(vec![Call::ListPools])?.pop() else {
             return Err("no list of pools".into());
         };
@@ -214,7 +216,7 @@ impl Simulation {
             let Reply::Page(page) = page else { return Err(format!("no list of keys: {page:?}")) };
             recovered.pools.push((view, page.keys));
         }
-        for (_, call) in lost.unwrap_or_default() {
+        for call in lost.unwrap_or_default().iter().filter_map(|(_, action)| action.call()) {
             let Call::Import { pool, values } = inner_call(call) else { continue };
             let show = |value| Call::GetKey { pool: pool.clone(), key: KeyRef::Value(value) };
             let shown = self.query(values.iter().cloned().map(show).collect())?;
@@ -233,7 +235,7 @@ impl Simulation {
         let by = || Principal::Anyone;
         let mut queue: VecDeque<_> = calls
             .into_iter()
-            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request { by: by(), call }))
+            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request { by: by(), call }.into()))
             .collect();
         let (count, mut replies) = (queue.len(), Vec::new());
         let engine = self.engine.as_mut().expect("the engine runs");
@@ -276,7 +278,7 @@ impl Simulation {
     pub(super) fn journal_is_small(&self) -> bool {
         let JournalSizes { segment, journal } = self.plan.sizes;
         let pools = self.engine.as_ref().expect("the engine runs").pools();
-        let answers: u64 = pools.iter().map(keypeg_engine::core::Pool::stored_answer_count).sum();
+        let answers: u64 = pools.iter().map(keypeg_core::Pool::stored_answer_count).sum();
         // A stored answer with its part of a frame; here a segment consists mostly of its header.
         let live_bytes = 112 * answers * segment / (segment - 4_096);
         // The bound does not include the preallocated segments and the current one.
@@ -285,14 +287,15 @@ impl Simulation {
 
     /// Checks that it still serves like a new engine.
     pub(super) fn check_still_serves(&mut self) -> Checked {
-        let pool = keypeg_engine::core::PoolName::parse("last").unwrap();
-        let patch = keypeg_engine::core::PolicyPatch::default();
+        let pool = keypeg_core::PoolName::parse("last").unwrap();
+        let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
-        self.turn(vec![
+        let calls = [
             Call::PutPool { pool: pool.clone(), patch },
             Call::Generate { pool: pool.clone(), count: 1 },
             acquire,
-        ])?;
+        ];
+        self.turn(calls.into_iter().map(Action::Call).collect())?;
         let model = &self.models[0].model;
         let served = model
             .pools

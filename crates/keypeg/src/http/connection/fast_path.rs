@@ -29,7 +29,7 @@ pub(super) use buffers::Buffers;
 use buffers::READ_MAX;
 use calls::FastCall;
 use head::Parsed;
-use keypeg_engine::{Principal, Request};
+use keypeg_store::{Principal, Request};
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

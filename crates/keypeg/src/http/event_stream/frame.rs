@@ -2,13 +2,13 @@
 
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{KeyCounts, KeyState, Policy};
-use keypeg_engine::feed::{FeedBatch, FeedEvent, FeedEventKind, Subscriber};
+use keypeg_core::{KeyCounts, KeyState, Policy};
+use keypeg_store::{FeedBatch, FeedEvent, FeedEventKind, Subscriber};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// Returns the text of one frame.
-pub(super) fn text(subscriber: &Subscriber, batch: FeedBatch) -> String {
+pub(super) fn text(subscriber: &dyn Subscriber, batch: FeedBatch) -> String {
     /// An estimate of one event's length in bytes.
     const EVENT_LEN: usize = 256;
     let pool = subscriber.pool().as_str();

@@ -13,8 +13,8 @@ use crate::http::parse::query::decoded;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
-use keypeg_engine::core::{KeyRef, PoolName, Secret, VALUE_MAX};
-use keypeg_engine::{Call, Reply};
+use keypeg_core::{KeyRef, PoolName, Secret, VALUE_MAX};
+use keypeg_store::{Call, Reply};
 use serde_json::{Value, json};
 
 /// The message of the Django version, including its trailing space. Repeated calls are harmless

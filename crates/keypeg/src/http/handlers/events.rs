@@ -8,7 +8,7 @@ use crate::http::parse::path::pool_name;
 use crate::http::respond::HandlerResult;
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use keypeg_engine::{Call, Reply};
+use keypeg_store::{Call, Reply};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Disables response buffering in nginx and compatible proxies.
@@ -31,7 +31,7 @@ pub(crate) async fn subscribe(
         };
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let subscriber = subscription.subscribe(last).ok_or_else(Problem::too_many_followers)?;
+        let subscriber = subscription.subscribe(last).map_err(Problem::too_many_followers)?;
         Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
     };
     let mut response = Response::new(body);

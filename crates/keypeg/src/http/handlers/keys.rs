@@ -14,10 +14,10 @@ use crate::http::respond::{HandlerResult, json_response, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
-use keypeg_engine::core::{
+use keypeg_core::{
     Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal, Secret,
 };
-use keypeg_engine::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
+use keypeg_store::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
 use serde_json::Value;
 
 const ADD_FIELDS: KnownFields = &["count", "values"];

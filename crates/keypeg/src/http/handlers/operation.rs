@@ -9,8 +9,8 @@ use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::parse::idempotency::{self, KeyAndDigest};
 use crate::http::parse::leases::AcquireArgs;
-use keypeg_engine::core::{KeyRef, LeaseId, PoolName, ReleaseOptions};
-use keypeg_engine::{Call, Reply};
+use keypeg_core::{KeyRef, LeaseId, PoolName, ReleaseOptions};
+use keypeg_store::{Call, Reply};
 use std::pin::Pin;
 
 /// An operation with its parsed arguments.

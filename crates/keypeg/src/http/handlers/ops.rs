@@ -8,7 +8,7 @@ use crate::http::message::{Request, Response};
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
-use keypeg_engine::{Call, Principal, Reply, RequestError};
+use keypeg_store::{Call, Principal, Reply, RequestError};
 use serde_json::json;
 use std::sync::atomic::Ordering;
 

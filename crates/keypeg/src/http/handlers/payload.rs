@@ -10,8 +10,8 @@ use crate::http::respond::{json_bytes, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
-use keypeg_engine::{Call, Reply};
+use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
+use keypeg_store::{Call, Reply};
 use serde::{Serialize, Serializer};
 
 /// The content of a success response.

@@ -11,8 +11,8 @@ use crate::http::respond::{HandlerResult, json_response, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_engine::core::{PolicyPatch, PoolName};
-use keypeg_engine::{Call, PoolView, Reply};
+use keypeg_core::{PolicyPatch, PoolName};
+use keypeg_store::{Call, PoolView, Reply};
 
 const POLICY_FIELDS: KnownFields = &[
     "lease_ttl_seconds",

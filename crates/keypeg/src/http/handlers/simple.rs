@@ -11,8 +11,8 @@ use crate::http::parse::body::Fields;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
-use keypeg_engine::core::{KeyId, KeyRef, KeyState, KeyView, PoolName};
-use keypeg_engine::{Call, Reply};
+use keypeg_core::{KeyId, KeyRef, KeyState, KeyView, PoolName};
+use keypeg_store::{Call, Reply};
 use serde_json::json;
 
 /// Answers `/keys`.

@@ -7,8 +7,8 @@
 use super::body::Fields;
 use crate::http::error::Problem;
 use hyper::header::HeaderMap;
-use keypeg_engine::Call;
-use keypeg_engine::core::BodyDigest;
+use keypeg_core::BodyDigest;
+use keypeg_store::Call;
 
 const HEADER: &str = "idempotency-key";
 /// The longest key, in bytes.

@@ -8,8 +8,8 @@ use super::prefer;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use hyper::header::HeaderValue;
-use keypeg_engine::core::{PoolName, ReleaseOptions};
-use keypeg_engine::{Call, WAIT_MAX_MS};
+use keypeg_core::{PoolName, ReleaseOptions};
+use keypeg_store::{Call, WAIT_MAX_MS};
 
 pub(crate) const ACQUIRE_FIELDS: KnownFields = &["ttl_seconds", "wait_seconds", "holder"];
 pub(crate) const RELEASE_FIELDS: KnownFields = &["rest_seconds", "quarantine", "reason"];

@@ -1,8 +1,8 @@
 //! The names and ids in a path. An invalid one cannot exist, so it is reported as an unknown one.
 
 use crate::http::error::Problem;
-use keypeg_engine::RequestError;
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName, Refusal};
+use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName, Refusal};
+use keypeg_store::RequestError;
 
 /// Parses a pool name. An invalid name is reported as an unknown pool.
 pub(crate) fn pool_name(text: &str) -> Result<PoolName, Problem> {

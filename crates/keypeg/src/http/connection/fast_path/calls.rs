@@ -8,7 +8,7 @@ use crate::http::handlers::constant;
 use crate::http::handlers::operation::Operation;
 use crate::http::parse::body::Fields;
 use crate::http::parse::leases::{self, AcquireArgs};
-use keypeg_engine::core::{KeyId, KeyRef, LeaseId, PoolName};
+use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName};
 
 /// A call that the fast path answers.
 pub(super) enum FastCall {

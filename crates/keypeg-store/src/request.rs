@@ -4,7 +4,7 @@
 //! [`Reply::Subscription`], which carries a handle to a pool's live feed. Every engine answers the
 //! same requests with the same replies.
 
-use crate::feed::Subscription;
+use crate::subscription::Subscription;
 use keypeg_core::{
     BodyDigest, Borrower, Cursor, KeyCounts, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId,
     LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
@@ -25,7 +25,7 @@ pub enum Principal {
 impl Principal {
     /// Returns the namespace of this principal's Idempotency-Keys. A token that is renamed gets an
     /// empty namespace.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Token(caller) => &caller.name,
             Self::Anyone | Self::Server => "",
@@ -34,7 +34,7 @@ impl Principal {
 
     /// Returns the borrower that this principal's leases count for; the anonymous one without a
     /// token.
-    pub(crate) fn borrower(&self) -> Borrower {
+    pub fn borrower(&self) -> Borrower {
         match self {
             Self::Token(caller) => caller.borrower,
             Self::Anyone | Self::Server => Borrower::default(),
@@ -85,7 +85,7 @@ pub enum Call {
     PutPool {
         /// The pool's name.
         pool: PoolName,
-        /// The fields to change; a new pool starts from the default policy.
+        /// The fields to change; a new pool starts from [`Policy::default`].
         patch: PolicyPatch,
     },
     /// Returns one pool with its counts, as [`Reply::Pool`].
@@ -134,7 +134,8 @@ pub enum Call {
         /// The call to execute.
         call: Box<Call>,
     },
-    /// Ends a lease whose grant no client received; the reply is [`Reply::Done`].
+    /// Ends a lease whose grant no client received; the reply is [`Reply::Done`]. The lane itself
+    /// sends it, as [`Principal::Server`].
     RevokeUndelivered {
         /// The pool.
         pool: PoolName,
@@ -146,9 +147,6 @@ pub enum Call {
         /// The pool.
         pool: PoolName,
     },
-    /// Removes the waiter with this call's id from the wait queue, since its client has
-    /// disconnected. Gets no reply itself.
-    CancelWait,
     /// Releases a lease; the reply is [`Reply::Done`].
     Release {
         /// The pool.
@@ -235,13 +233,13 @@ impl Call {
     }
 
     /// Returns the call itself, without its Idempotency-Key.
-    pub(crate) fn inner(&self) -> &Self {
+    pub fn inner(&self) -> &Self {
         if let Self::Idempotent { call, .. } = self { call } else { self }
     }
 
     /// Returns whether a full lane refuses this call first. Calls that release or keep alive have
     /// the reserve [`LANE_RESERVE`](crate::LANE_RESERVE) instead.
-    pub(crate) fn is_new_work(&self) -> bool {
+    pub fn is_new_work(&self) -> bool {
         match self {
             Self::ListPools
             | Self::PutPool { .. }
@@ -255,8 +253,7 @@ impl Call {
             | Self::ListKeys { .. }
             | Self::GetKey { .. }
             | Self::Reveal { .. } => true,
-            Self::CancelWait
-            | Self::RevokeUndelivered { .. }
+            Self::RevokeUndelivered { .. }
             | Self::Release { .. }
             | Self::Renew { .. }
             | Self::ForceRelease { .. }
@@ -341,7 +338,7 @@ pub enum Reply {
     /// One key.
     Key(Box<KeyView>),
     /// A handle to a pool's feed.
-    Subscription(Subscription),
+    Subscription(Arc<dyn Subscription>),
     /// A refusal with its reason; nothing was changed.
     Refused(RequestError),
 }

@@ -8,15 +8,15 @@
 //! except that an undelivered grant must be revoked, and that a waiter whose client has
 //! disconnected must leave the wait queue.
 
-use crate::core::sabotage::{Sabotage, enabled};
 use crate::request::{Call, Principal, Reply, Request, RequestError};
+use crate::wakeup::Wakeup;
+use keypeg_core::sabotage::{Sabotage, enabled};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::thread::Thread;
 
 /// The most requests queued in one lane; above it new work is refused.
 pub const LANE_MAX: usize = 16_384;
@@ -31,15 +31,32 @@ pub struct Lane {
 
 /// The engine thread's end of a lane.
 #[derive(Debug)]
-pub(crate) struct EngineLane {
+pub struct EngineLane {
     shared: Arc<Shared>,
-    requests: Vec<(CallSlot, Request)>,
+    items: Vec<(CallSlot, LaneItem)>,
     replies: Vec<(CallSlot, Reply)>,
+}
+
+/// What a store takes from a lane.
+#[derive(Clone, Debug)]
+pub enum LaneItem {
+    /// A new call. The store answers it exactly once.
+    Request(Request),
+    /// The client of this call has disconnected, so the call must leave its wait queue. It is not a
+    /// call: the store still answers the call once, with [`Reply::Done`] if it waited. Ignored if
+    /// the call is answered already.
+    Abandoned,
+}
+
+impl From<Request> for LaneItem {
+    fn from(request: Request) -> Self {
+        Self::Request(request)
+    }
 }
 
 /// The index of a call in its lane's slab. A slot is reused after its call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CallSlot(pub(crate) u32);
+pub struct CallSlot(pub u32);
 
 impl CallSlot {
     fn index(self) -> usize {
@@ -60,7 +77,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    queue: Vec<(CallSlot, Request)>,
+    queue: Vec<(CallSlot, LaneItem)>,
     closed: bool,
 }
 
@@ -86,50 +103,18 @@ enum CallState {
     Answered(Reply),
 }
 
-/// Wakes a thread. Any number of notifications before the thread takes them wake it once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wakeup {
-    inner: Arc<WakeupInner>,
-}
-
-#[derive(Debug, Default)]
-struct WakeupInner {
-    notified: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Wakeup {
-    /// Registers the current thread as the one to wake. Earlier notifications are kept.
-    pub(crate) fn listen(&self) {
-        self.inner.thread.get_or_init(std::thread::current);
-    }
-
-    pub(crate) fn notify(&self) {
-        if !self.inner.notified.swap(true, Ordering::AcqRel)
-            && let Some(thread) = self.inner.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Returns whether there was a notification since the last call, and resets it.
-    pub(crate) fn take(&self) -> bool {
-        self.inner.notified.swap(false, Ordering::AcqRel)
-    }
-}
-
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under this lock would be a bug of this file, and the data is consistent at every
     // point where a push or a pop can panic: a poisoned lock is safe to use.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Creates a lane and returns the server's end and the engine's end.
-pub(crate) fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
+pub fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
     let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
-        EngineLane { shared, requests: Vec::new(), replies: Vec::new() },
+        EngineLane { shared, items: Vec::new(), replies: Vec::new() },
     )
 }
 
@@ -178,22 +163,22 @@ impl Lane {
             if inbox.queue.len() >= queue_max {
                 return Err(RequestError::Overloaded);
             }
-            inbox.queue.push((slot, request));
+            inbox.queue.push((slot, LaneItem::Request(request)));
         }
         self.shared.wakeup.notify();
         Ok(())
     }
 
-    /// Informs the engine that the client of this call has disconnected. It is exempt from the
+    /// Informs the store that the client of this call has disconnected. The notice is exempt from the
     /// capacity: there is at most one for each call. It must be pushed before the slot is free, so
     /// that the next call in this slot is queued behind it.
-    fn cancel_wait(&self, slot: CallSlot) {
+    fn abandon(&self, slot: CallSlot) {
         {
             let mut inbox = locked(&self.shared.inbox);
             if inbox.closed {
                 return;
             }
-            inbox.queue.push((slot, Request { by: Principal::Server, call: Call::CancelWait }));
+            inbox.queue.push((slot, LaneItem::Abandoned));
         }
         self.shared.wakeup.notify();
     }
@@ -234,21 +219,21 @@ impl Lane {
 }
 
 impl EngineLane {
-    /// Takes all queued requests, in their order.
-    pub(crate) fn take(&mut self, mut each: impl FnMut(CallSlot, Request)) {
-        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.requests);
-        for (slot, request) in self.requests.drain(..) {
-            each(slot, request);
+    /// Takes all queued items, in their order.
+    pub fn take(&mut self, mut each: impl FnMut(CallSlot, LaneItem)) {
+        mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.items);
+        for (slot, item) in self.items.drain(..) {
+            each(slot, item);
         }
     }
 
     /// Buffers a reply until [`EngineLane::flush`].
-    pub(crate) fn answer(&mut self, slot: CallSlot, reply: Reply) {
+    pub fn answer(&mut self, slot: CallSlot, reply: Reply) {
         self.replies.push((slot, reply));
     }
 
     /// Sends the buffered replies, with one wake-up.
-    pub(crate) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         if self.replies.is_empty() {
             return;
         }
@@ -267,12 +252,12 @@ impl EngineLane {
     }
 
     /// Refuses further requests; those already queued can still be taken and answered.
-    pub(crate) fn close_inbox(&self) {
+    pub fn close_inbox(&self) {
         locked(&self.shared.inbox).closed = true;
     }
 
     /// Marks the replies flushed so far as the last ones.
-    pub(crate) fn close_outbox(&self) {
+    pub fn close_outbox(&self) {
         let waker = {
             let mut outbox = locked(&self.shared.outbox);
             outbox.closed = true;
@@ -381,7 +366,7 @@ impl Drop for PendingReply {
             } else {
                 *state = CallState::Dropped;
                 if self.may_wait {
-                    self.lane.cancel_wait(slot);
+                    self.lane.abandon(slot);
                 }
             }
         }

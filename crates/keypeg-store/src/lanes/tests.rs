@@ -1,7 +1,7 @@
 //! Lane tests that drive both ends of a lane by hand, without an engine.
 
 use super::*;
-use crate::core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
+use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
 use std::pin::pin;
 
 fn request(call: Call) -> Request {
@@ -37,10 +37,10 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn take_all(engine: &mut EngineLane) -> Vec<(CallSlot, Request)> {
-    let mut requests = Vec::new();
-    engine.take(|slot, request| requests.push((slot, request)));
-    requests
+fn take_all(engine: &mut EngineLane) -> Vec<(CallSlot, LaneItem)> {
+    let mut items = Vec::new();
+    engine.take(|slot, item| items.push((slot, item)));
+    items
 }
 
 #[test]
@@ -81,9 +81,11 @@ fn an_undelivered_grant_is_revoked_whenever_its_call_was_dropped() {
         assert!(poll(delivery.as_mut()).is_pending());
         drop(pending);
         let revocations = take_all(&mut engine);
-        let [(_, Request { by: Principal::Server, call: Call::RevokeUndelivered { lease, .. } })] =
-            &revocations[..]
+        let [(_, LaneItem::Request(Request { by: Principal::Server, call }))] = &revocations[..]
         else {
+            panic!("dropped at {drop_when}: {revocations:?}")
+        };
+        let Call::RevokeUndelivered { lease, .. } = call else {
             panic!("dropped at {drop_when}: {revocations:?}")
         };
         assert_eq!(*lease, LeaseId(7));
@@ -136,18 +138,21 @@ fn a_closed_lane_refuses_and_its_delivery_ends() {
     assert!(poll(pin!(lane.run_delivery())).is_ready());
 }
 
-/// A slot is reused only after the engine has processed its `CancelWait`.
+/// A slot is reused only after the store has processed the notice that its call is abandoned.
 #[test]
-fn a_dropped_waiting_call_is_cancelled_before_its_slot_is_reused() {
+fn a_dropped_waiting_call_is_abandoned_before_its_slot_is_reused() {
     let (lane, mut engine) = lane(&Wakeup::default());
     let mut delivery = pin!(lane.run_delivery());
     drop(lane.submit(acquire()));
     drop(lane.submit(acquire_waiting(1)));
-    let requests = take_all(&mut engine);
-    let calls: Vec<_> = requests.iter().map(|(slot, request)| (slot.0, &request.call)).collect();
-    let [(0, Call::Acquire { .. }), (1, Call::Acquire { .. }), (1, Call::CancelWait)] = calls[..]
+    let items = take_all(&mut engine);
+    let [
+        (CallSlot(0), LaneItem::Request(_)),
+        (CallSlot(1), LaneItem::Request(_)),
+        (CallSlot(1), LaneItem::Abandoned),
+    ] = items[..]
     else {
-        panic!("{calls:?}")
+        panic!("{items:?}")
     };
     let pending = lane.submit(acquire_waiting(1));
     assert_eq!(take_all(&mut engine)[0].0, CallSlot(2), "slot 1 is not free yet");
@@ -162,13 +167,16 @@ fn a_dropped_waiting_call_is_cancelled_before_its_slot_is_reused() {
     drop(pending);
     let revocations = take_all(&mut engine);
     assert!(
-        matches!(revocations[..], [(_, Request { call: Call::RevokeUndelivered { .. }, .. })]),
+        matches!(
+            revocations[..],
+            [(_, LaneItem::Request(Request { call: Call::RevokeUndelivered { .. }, .. }))]
+        ),
         "{revocations:?}"
     );
 }
 
 #[test]
-fn a_full_lane_accepts_cancellations() {
+fn a_full_lane_accepts_notices_of_abandoned_calls() {
     let (lane, mut engine) = lane(&Wakeup::default());
     let calls: Vec<_> = (0..LANE_MAX).map(|_| lane.submit(acquire_waiting(1))).collect();
     drop(calls);

@@ -1,29 +1,28 @@
-//! The engine's metrics: counters and histograms, written by the engine's thread, the subscribers'
-//! counters by the readers of the feed.
+//! A store's metrics: counters and histograms that the store writes and the server reads.
 //!
-//! They decide nothing. Each number is an atomic of its own, so a reader may see a turn's numbers
-//! in part.
+//! They decide nothing. Each number is an atomic of its own, so a reader may see the numbers of one
+//! turn in part. A turn is one batch of requests that the store executes and makes durable at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The upper bounds of [`EngineMetrics::commit_us`], in microseconds. Values above the last bound
+/// The upper bounds of [`StoreMetrics::commit_us`], in microseconds. Values above the last bound
 /// have a bucket of their own.
 pub const COMMIT_BUCKETS_US: [u64; 14] = [
     50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 102_400, 409_600,
     1_638_400,
 ];
-/// The upper bounds of [`EngineMetrics::answers`], in answers per turn.
+/// The upper bounds of [`StoreMetrics::answers`], in answers per turn.
 pub const ANSWERS_PER_TURN_BUCKETS: [u64; 14] =
     [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192];
 
-/// The engine's counters since its start.
+/// A store's counters since its start.
 #[derive(Debug, Default)]
-pub struct EngineMetrics {
+pub struct StoreMetrics {
     /// The duration of each batch's write and sync; one value for each batch.
     pub commit_us: Histogram<15>,
     /// The number of answers of each turn that answered a request.
     pub answers: Histogram<15>,
-    /// The number of current subscribers. The readers of the feed write this and the next two.
+    /// The number of current subscribers. Subscribers write this and the next two.
     pub subscribers: AtomicU64,
     /// Events delivered, counted once for each subscriber.
     pub events: AtomicU64,

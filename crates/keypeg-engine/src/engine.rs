@@ -1,0 +1,194 @@
+//! A running engine: it starts the engine's threads and stops them.
+//!
+//! An error of the journal or the checkpointer ends the process, and a panic of a thread aborts it:
+//! no reply leaves that is not durable.
+
+use crate::checkpointer::Checkpointer;
+use crate::clock::Clock;
+use crate::disk::{Directory, Disk};
+use crate::preview::Preview;
+use crate::progress::CheckpointProgress;
+use crate::start::{EngineConfig, StartError};
+use crate::state::{EngineState, JournalSizes};
+use crate::thread::Run;
+use keypeg_core::{Policy, RandomSource};
+use keypeg_store::{Lane, StartReport, Store, StoreMetrics, Wakeup};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// A running engine. Dropping it without [`Engine::stop`] leaves its threads running.
+#[derive(Debug)]
+pub struct Engine {
+    wakeup: Wakeup,
+    metrics: Arc<StoreMetrics>,
+    stopping: Arc<AtomicBool>,
+    cancels_waits: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+    progress: Arc<CheckpointProgress>,
+    checkpointer: Option<JoinHandle<()>>,
+}
+
+/// The exit code of a process that cannot write its journal: `EX_IOERR` of sysexits.h.
+const EXIT_IO: i32 = 74;
+
+impl Engine {
+    /// Opens the data directory, replays its journal and starts the engine's threads.
+    ///
+    /// A later failure to write the journal ends the process: no change of the failed batch is
+    /// acknowledged, and the next start recovers the journal. A panic of a thread aborts the
+    /// process. O(keys).
+    pub fn start(
+        config: &EngineConfig,
+        clock: Box<dyn Clock>,
+        random: Box<dyn RandomSource + Send>,
+    ) -> Result<(Self, Vec<Lane>, StartReport), StartError> {
+        if let Some(path) =
+            config.data.as_deref().filter(|path| config.must_exist && !path.is_dir())
+        {
+            return Err(StartError::NotFound { dir: path.display().to_string() });
+        }
+        let disk = config.data.as_deref().map(lock).transpose()?;
+        let (mut state, report) =
+            EngineState::open(disk, JournalSizes::default(), config, clock, random)?;
+        state.start_preallocation(true).map_err(|error| StartError::Io {
+            doing: "preallocating journal segments".into(),
+            error: error.into(),
+        })?;
+        let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
+        let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
+        let metrics = state.metrics();
+        let wakeup = state.wakeup();
+        let stopping = Arc::<AtomicBool>::default();
+        let cancels_waits = Arc::<AtomicBool>::default();
+        let (lanes, engine_lanes) = (0..config.lanes).map(|_| keypeg_store::lane(&wakeup)).unzip();
+        let run = Run {
+            state,
+            lanes: engine_lanes,
+            wakeup: wakeup.clone(),
+            stopping: Arc::clone(&stopping),
+            cancels_waits: Arc::clone(&cancels_waits),
+        };
+        let thread = std::thread::Builder::new()
+            .name("keypeg-engine".into())
+            .spawn(move || run_or_exit(run))
+            .map_err(|error| StartError::Io {
+                doing: "starting the engine thread".into(),
+                error,
+            })?;
+        Ok((
+            Self { wakeup, metrics, stopping, cancels_waits, thread, progress, checkpointer },
+            lanes,
+            report,
+        ))
+    }
+
+    /// Returns the engine's counters.
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Refuses all requests in the wait queues, and every request that would wait from now on.
+    /// The server calls it when it begins to stop, so that no waiter delays the stop.
+    pub fn cancel_waits(&self) {
+        self.cancels_waits.store(true, Ordering::Release);
+        self.wakeup.notify();
+    }
+
+    /// Refuses new requests, executes those already queued, syncs, and waits for the engine's
+    /// threads to end.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wakeup.notify();
+        self.thread.join().expect("invariant: a panic of the engine's thread aborts");
+        if let Some(checkpointer) = self.checkpointer {
+            self.progress.stopping.store(true, Ordering::Release);
+            checkpointer.thread().unpark();
+            checkpointer.join().expect("invariant: a panic of the checkpointer aborts");
+        }
+    }
+}
+
+impl Store for Engine {
+    fn metrics(&self) -> Arc<StoreMetrics> {
+        Self::metrics(self)
+    }
+
+    fn cancel_waits(&self) {
+        Self::cancel_waits(self);
+    }
+
+    fn stop(self: Box<Self>) {
+        Self::stop(*self);
+    }
+}
+
+/// Checks a data directory without changing it: returns what a start would recover, or the error
+/// it would end with. O(keys), like a start.
+pub fn check_data_dir(
+    path: &Path,
+    clock: Box<dyn Clock>,
+    random: Box<dyn RandomSource + Send>,
+) -> Result<StartReport, StartError> {
+    if !path.is_dir() {
+        return Err(StartError::NotFound { dir: path.display().to_string() });
+    }
+    let preview: Arc<dyn Disk> = Arc::new(Preview::over(lock(path)?));
+    let config = EngineConfig {
+        data: None,
+        lanes: 0,
+        default_policy: Policy::default(),
+        max_keys: u64::MAX,
+        must_exist: true,
+    };
+    let (_, report) =
+        EngineState::open(Some(preview), JournalSizes::default(), &config, clock, random)?;
+    Ok(report)
+}
+
+fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
+    let dir = path.display().to_string();
+    match Directory::open(path) {
+        Ok(directory) => Ok(Arc::new(directory)),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(StartError::InUse { dir })
+        }
+        Err(error) => Err(StartError::Io { doing: format!("opening {dir}"), error }),
+    }
+}
+
+/// Starts the checkpointer's thread. An error of the checkpointer ends the process.
+fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, StartError> {
+    let run = move || {
+        let _guard = AbortOnPanic;
+        if let Err(error) = checkpointer.run() {
+            tracing::error!("{error}; the journal holds all acknowledged changes");
+            std::process::exit(EXIT_IO);
+        }
+    };
+    // Linux truncates thread names to 15 bytes.
+    let spawned = std::thread::Builder::new().name("keypeg-checkpt".into()).spawn(run);
+    spawned.map_err(|error| StartError::Io { doing: "starting the checkpointer".into(), error })
+}
+
+/// Aborts the process when its thread panics, since the state it shares may be inconsistent.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("an engine thread panicked: aborting, its state cannot be trusted");
+            std::process::abort();
+        }
+    }
+}
+
+/// Runs the engine's loop. An error of the journal ends the process.
+fn run_or_exit(run: Run) {
+    let _guard = AbortOnPanic;
+    if let Err(error) = run.run() {
+        tracing::error!("{error}; no change of the last batch was acknowledged");
+        std::process::exit(EXIT_IO);
+    }
+}

@@ -1,0 +1,28 @@
+//! The names of the files in a data directory.
+//!
+//! It knows no file's content. A start creates a file under a temporary name and renames it once it
+//! is complete.
+
+use crate::frame::SegmentNumber;
+
+/// The file that identifies a data directory.
+pub(crate) const META: &str = "meta";
+/// The database with all pools and keys.
+pub(crate) const KEYSET: &str = "keyset";
+/// The name of a file that only reserves space: it is deleted when the disk is full.
+pub(crate) const BALLAST: &str = "ballast";
+/// The prefix of the names of the journal's segments.
+pub(crate) const JOURNAL_PREFIX: &str = "journal-";
+/// The suffix of the name of a file that is not complete yet.
+pub(crate) const TEMPORARY: &str = ".new";
+
+/// Returns the name of the file of a segment.
+pub(crate) fn file_name(segment: SegmentNumber) -> String {
+    format!("{JOURNAL_PREFIX}{:012}", segment.0)
+}
+
+/// Returns the segment whose file has this name.
+pub(crate) fn parse_file_name(name: &str) -> Option<SegmentNumber> {
+    let segment = SegmentNumber(name.strip_prefix(JOURNAL_PREFIX)?.parse().ok()?);
+    (file_name(segment) == name).then_some(segment)
+}

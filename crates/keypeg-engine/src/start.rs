@@ -1,0 +1,71 @@
+//! A start of the engine: its options, and the errors that end it.
+//!
+//! It knows only the texts of the errors, not when one occurs.
+
+use keypeg_core::Policy;
+use std::path::PathBuf;
+
+/// The options of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The data directory; `None` keeps all data in memory only.
+    pub data: Option<PathBuf>,
+    /// The number of lanes: one for each core of the server.
+    pub lanes: usize,
+    /// The default pool's policy in a new data directory.
+    pub default_policy: Policy,
+    /// The most keys in all pools together.
+    pub max_keys: u64,
+    /// Whether the data directory must exist; a start then creates none.
+    pub must_exist: bool,
+}
+
+/// The reason why an engine does not start. The messages name the file and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process has locked the directory.
+    #[error("{dir} is in use by another process: stop that process, or use another --data")]
+    InUse {
+        /// The directory.
+        dir: String,
+    },
+    /// The directory has no data, and the start must not create any.
+    #[error("{dir} holds no data: check the path and its mount, or omit --existing")]
+    NotFound {
+        /// The directory.
+        dir: String,
+    },
+    /// The directory's data is damaged or incomplete, or has a newer format.
+    #[error("{0}")]
+    Corrupt(String),
+    /// An operation on the disk failed.
+    #[error("{doing} failed: {error}")]
+    Io {
+        /// The operation, as a phrase in -ing.
+        doing: String,
+        /// The operating system's error.
+        error: std::io::Error,
+    },
+}
+
+/// Returns the error for a missing part of the data directory.
+pub(crate) fn missing(what: &str) -> StartError {
+    StartError::Corrupt(format!(
+        "{what} is missing from the data directory. Put it back, or restore the data directory \
+         from a backup; nothing was changed"
+    ))
+}
+
+/// Returns the error for damage at a byte offset of a file.
+pub(crate) fn corrupt(name: &str, offset: usize, why: &str) -> StartError {
+    StartError::Corrupt(format!(
+        "{name} is damaged at byte {offset}: {why}. Restore the data directory from a backup; \
+         nothing was changed"
+    ))
+}
+
+/// Wraps an error of the disk with the operation that failed.
+pub(crate) fn io(doing: &str) -> impl FnOnce(std::io::Error) -> StartError {
+    let doing = doing.to_owned();
+    move |error| StartError::Io { doing, error }
+}

@@ -1,0 +1,28 @@
+//! The boundary between the server and a store: the server sends requests through lanes, and a
+//! store answers them.
+//!
+//! A store keeps the pools: the embedded engine (keypeg-engine) is one. This crate knows no
+//! journal, no network and no HTTP. A store takes requests from its [`EngineLane`]s in bulk,
+//! answers each exactly once, and only after all that the reply reports is durable.
+
+mod lanes;
+mod metrics;
+mod request;
+mod store;
+mod subscription;
+mod wakeup;
+
+pub use lanes::{
+    CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
+    undo_undelivered,
+};
+pub use metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, StoreMetrics};
+pub use request::{
+    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,
+    WAIT_MAX_MS,
+};
+pub use store::{OpenedStore, StartReport, Store};
+pub use subscription::{
+    FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
+};
+pub use wakeup::Wakeup;
