@@ -112,8 +112,8 @@ const FORBIDDEN: ProblemPage = ProblemPage::new(
 )]);
 
 const NOT_FOUND: ProblemPage = ProblemPage::new(
-    "The server has no route at this path. The path may be misspelt, or may have a slash too \
-     many.",
+    "The server has no route at this path. The path may be misspelt, or may have an additional \
+     slash.",
     &[
         "Compare the path with the list of routes at `/docs` or `/openapi.json`.",
         "Check that a proxy in front of the server does not change the path.",
@@ -133,7 +133,7 @@ const TIMEOUT: ProblemPage = ProblemPage::new(
     "The body of the request did not arrive within 30 seconds after its head. The server closes \
      the connection after this answer.",
     &[
-        "Send the whole body at once, on a new connection.",
+        "Send the whole body without a pause, on a new connection.",
         "Check the network between the client and the server if this happens often.",
     ],
     NOT_APPLIED_RETRY,
@@ -163,7 +163,7 @@ const UNSUPPORTED_MEDIA_TYPE: ProblemPage = ProblemPage::new(
 const MISDIRECTED: ProblemPage = ProblemPage::new(
     "The `Host` header does not name this server. The server accepts `localhost`, IP addresses, \
      and the names given with `--allow-host`. This check keeps web pages from reaching the server \
-     through a DNS name of their own (DNS rebinding).",
+     through a DNS name that the owner of the page controls (DNS rebinding).",
     &[
         "Send the request to `localhost`, to the address of the server, or to an allowed name.",
         "To allow another name, an operator starts the server with `--allow-host NAME`.",
@@ -173,10 +173,10 @@ const MISDIRECTED: ProblemPage = ProblemPage::new(
 
 const INVALID: ProblemPage = ProblemPage::new(
     "A field of the body, a query parameter or a header is unknown, has the wrong type or is out \
-     of its range. `field` names it and `allowed` says which values are allowed. Unknown fields \
-     are rejected, so that a misspelt name is not ignored.",
+     of its range. `field` names it, and `allowed` gives the allowed values. The server rejects \
+     unknown fields, so that it does not ignore a misspelt name.",
     &[
-        "Correct the field that `field` names, as `allowed` says.",
+        "Correct the field that `field` names: `allowed` gives the allowed values.",
         "Compare the request with the schema at `/docs`.",
         "If the field is `ttl_seconds`, read the policy with `GET /v1/pools/{pool}`: \
          `lease_ttl_seconds` is its maximum.",
@@ -189,7 +189,7 @@ const INVALID: ProblemPage = ProblemPage::new(
 ]);
 
 const RATE_LIMITED: ProblemPage = ProblemPage::new(
-    "A limit on the caller is reached. The access token has used up its `requests_per_second` or \
+    "A limit for the caller is reached. The access token has used up its `requests_per_second` or \
      its share of the requests in progress, or it holds its maximum of leases, or too many wrong \
      tokens came from this address. Requests that wait for a key count as leases.",
     &[
@@ -226,8 +226,8 @@ const UNKNOWN_KEY: ProblemPage = ProblemPage::new(
 );
 
 const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
-    "The pool has no available key. `cause` says why, and the counts say how many keys are in each \
-     state. A request that waits gets this answer when its wait time ends.",
+    "The pool has no available key. `cause` gives the reason, and the counts give the number of \
+     keys in each state. A request that waits gets this answer when its wait time ends.",
     &[
         "Wait for a key: send `wait_seconds` (at most 300) or `Prefer: wait=N`.",
         "Or send the request again after `Retry-After`, if the answer has it.",
@@ -245,8 +245,8 @@ const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
     ),
     ("available", "Available keys."),
     ("leased", "Leased keys."),
-    ("resting", "Resting keys: released, and not lent before their rest ends."),
-    ("quarantined", "Quarantined keys: not lent until they are force-released."),
+    ("resting", "Resting keys: released, and not granted before their rest ends."),
+    ("quarantined", "Quarantined keys: not granted until they are force-released."),
     ("total", "All keys of the pool."),
 ])
 .headers(&[(
@@ -256,11 +256,12 @@ const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
 
 const LEASE_ENDED: ProblemPage = ProblemPage::new(
     "The lease has ended, or never existed. The caller does not hold the key any more, and must \
-     not use it. An ended lease never affects the present holder of the key.",
+     not use it. A request with an ended lease never affects the present holder of the key.",
     &[
         "Stop using the key.",
         "Acquire a new lease with `POST /v1/pools/{pool}/leases`.",
-        "If `cause` is `expired`, renew leases earlier, or acquire them for longer.",
+        "If `cause` is `expired`, renew leases earlier, or acquire keys with a longer \
+         `ttl_seconds`.",
         "If you sent an Idempotency-Key, send a new one with the next acquire.",
     ],
     "No. The server changed nothing; a lease that was released before stays released.",
@@ -276,7 +277,8 @@ const MAX_HOLD_REACHED: ProblemPage = ProblemPage::new(
      `max_hold_seconds` of the pool after its grant, or `lease_ttl_seconds` if that is null. Or \
      the requested `ttl_seconds` is shorter than the time that the lease still has.",
     &[
-        "If `ttl_seconds` is short, renew later, or for longer.",
+        "If `ttl_seconds` is shorter than the remaining time, renew later or with a longer \
+         `ttl_seconds`.",
         "Finish the work before `expires_at`, then release the lease.",
         "If you need a key for longer, acquire a new lease.",
         "An operator can raise `max_hold_seconds` with `PUT /v1/pools/{pool}`; that applies to new \
@@ -288,7 +290,7 @@ const MAX_HOLD_REACHED: ProblemPage = ProblemPage::new(
 
 const IDEMPOTENCY_MISMATCH: ProblemPage = ProblemPage::new(
     "This Idempotency-Key was used before with another body. The server compares the fields of the \
-     body; their order and the spacing do not matter.",
+     body. Their order and the spacing have no effect.",
     &[
         "Use a new Idempotency-Key for each new operation.",
         "Send exactly the same body when you repeat a request.",
@@ -299,8 +301,8 @@ const IDEMPOTENCY_MISMATCH: ProblemPage = ProblemPage::new(
 
 const KEYS_GONE: ProblemPage = ProblemPage::new(
     "The request is a repeat: an earlier request with the same Idempotency-Key created keys. At \
-     least one of those keys was deleted or purged since, so the stored answer is no longer true, \
-     and the server does not return it.",
+     least one of those keys was deleted or purged later. So the stored answer is no longer \
+     correct, and the server does not return it.",
     &[
         "List the keys that are left with `GET /v1/pools/{pool}/keys`.",
         "To create new keys, send the request with a new Idempotency-Key.",
@@ -310,11 +312,12 @@ const KEYS_GONE: ProblemPage = ProblemPage::new(
 
 const TAKEN_OVER: ProblemPage = ProblemPage::new(
     "The request waited for a key, and a second request with the same Idempotency-Key arrived. The \
-     second request continues to wait in the same place of the wait queue, and this one ends.",
+     second request continues to wait at the same place in the wait queue. The first request ends \
+     with this answer.",
     &[
         "Use the answer of the second request.",
-        "Use one Idempotency-Key for one operation, if the two requests were not meant to be the \
-         same.",
+        "If the two requests are different operations, use a different Idempotency-Key for each of \
+         them.",
     ],
     "No. The second request can still acquire a key.",
 );
@@ -332,24 +335,22 @@ const DEFAULT_POOL: ProblemPage = ProblemPage::new(
 const KEY_EXISTS: ProblemPage = ProblemPage::new(
     "An imported value cannot be added. It is already in the pool, or it occurs twice in the \
      request, or it was imported before and then deleted or purged. Such a value is never used \
-     again while the pool exists. An import is all or nothing, so no value of the request was \
-     added.",
+     again while the pool exists. The server adds all values of a request or none, so it added \
+     none of them.",
     &[
         "Remove the value at `index` from `values`, and send the request again.",
-        "The server reports the first such value only, so the next request may report another \
-         one.",
+        "The server reports the first such value only, so the next request may report another one.",
         "`keypeg import` imports a file and reports the line of such a value.",
     ],
     "No. The server added none of the values.",
 )
 .members(&[(
     "index",
-    "The index of the value in `values`, from 0. The value itself is a secret and is not \
-     repeated.",
+    "The index of the value in `values`, from 0. The value itself is a secret and is not repeated.",
 )]);
 
 const TOO_MANY_POOLS: ProblemPage = ProblemPage::new(
-    "The server has reached its limit of pools, which `max` gives. Existing pools are not \
+    "The server has reached its maximum number of pools, which `max` gives. Existing pools are not \
      affected, and their policies can still be changed.",
     &[
         "Delete pools that are not needed with `DELETE /v1/pools/{pool}`.",
@@ -360,9 +361,9 @@ const TOO_MANY_POOLS: ProblemPage = ProblemPage::new(
 .members(&[MAX]);
 
 const POOL_FULL: ProblemPage = ProblemPage::new(
-    "Adding these keys would exceed a limit of keys, which `max` gives. It is `max_keys` of the \
-     pool, or the limit of the whole server, which is derived from the memory of the machine. \
-     `detail` says which of the two. Keys are added all or nothing.",
+    "Adding these keys would exceed a maximum number of keys, which `max` gives. This is \
+     `max_keys` of the pool, or the limit of the whole server, which depends on the memory of the \
+     machine. `detail` names the limit. The server adds all keys of a request or none.",
     &[
         "Delete keys that are not needed, or stop keeping them alive, so that they are purged.",
         "If the limit is the pool's, raise `max_keys` with `PUT /v1/pools/{pool}`.",
@@ -374,12 +375,11 @@ const POOL_FULL: ProblemPage = ProblemPage::new(
 
 const STORAGE_FULL: ProblemPage = ProblemPage::new(
     "The disk of the server is almost full, so the server rejects new work: new keys and pools \
-     first, then grants and renewals. Releases, deletions and keep-alives work for the longest, \
-     and reads always work. The status is 503 when a key is acquired, and 507 for everything \
-     else.",
+     first, then grants and renewals. The server rejects releases and deletions last. Keep-alives \
+     and reads always work. The status is 503 when a key is acquired, and 507 for everything else.",
     &[
         "An operator frees disk space, or enlarges the volume of the data directory.",
-        "The server accepts requests again by itself once there is space.",
+        "The server accepts requests again when there is space, without a restart.",
         "Wait for `Retry-After`, if the answer has it, then send the request again.",
     ],
     NOT_APPLIED_RETRY,
@@ -393,9 +393,9 @@ const OVERLOADED: ProblemPage = ProblemPage::new(
      slow.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",
-        "Make the pause longer after each such answer, and add a random part to it.",
-        "If the request queue is full often, send fewer requests at once, or have an operator \
-         raise `--max-queued`.",
+        "Make the pause longer after each such answer, and add a random time to the pause.",
+        "If the request queue is full often, send fewer requests at the same time, or ask an \
+         operator to raise `--max-queued`.",
         "If the audit log cannot be written, an operator checks its disk and its permissions.",
     ],
     NOT_APPLIED_RETRY,
@@ -415,9 +415,10 @@ const SHUTTING_DOWN: ProblemPage = ProblemPage::new(
 .headers(&[RETRY_AFTER]);
 
 const SETTLING: ProblemPage = ProblemPage::new(
-    "More keys and leases of the pool are due at once than the server can expire within one \
-     request. Expiry is bounded, so that no request becomes slow. The server continues in the \
-     background, and the request would need a complete result.",
+    "The deadlines of many keys and leases of the pool have passed, and the server cannot expire \
+     all of them within one request. The work per request is bounded, so that no request becomes \
+     slow. The answer to this request needs all expiries. The server continues to expire keys and \
+     leases in the background.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",
         "If this happens often, spread the deadlines: do not create or keep alive all keys at the \
@@ -433,7 +434,7 @@ const INTERNAL: ProblemPage = ProblemPage::new(
     &[
         "Check whether the change was applied before you repeat the request, or repeat it with the \
          same Idempotency-Key.",
-        "Search the log of the server for the time of the request.",
+        "Search the log of the server for entries at the time of the request.",
         "Report the defect, with the log.",
     ],
     "Unknown. `outcome` is `unknown`: read the pool or the key to find out.",
