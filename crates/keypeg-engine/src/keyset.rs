@@ -4,37 +4,35 @@
 //! checkpointed, so both agree after any crash. Leases are not in the database. `checkpointer.rs`
 //! decides what is read from the journal and when.
 
+mod backend;
 mod delta;
+mod error;
 mod load;
 mod rows;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::layout::KEYSET;
-use keypeg_core::{
-    Counters, IdHashKey, KeyId, KeyNumber, Lsn, Policy, PoolId, ReplayError, Replayer, StoredPool,
-};
+use backend::Backend;
+use error::{damaged, failed, replay_error};
+use keypeg_core::{Counters, IdHashKey, KeyId, KeyNumber, Lsn, PoolId, Replayer, StoredPool};
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
-    TableDefinition,
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 use rows::{
-    imported_value, read_pool, read_quarantined, retired_crc, state_crc, write_pool,
-    write_quarantined,
+    RowKey, imported_value, read_pool, read_quarantined, retired_crc, rows_of, state_crc,
+    write_pool, write_quarantined,
 };
 use std::collections::BTreeMap;
-use std::io;
-use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use delta::KeySetDelta;
+pub(crate) use error::KeySetError;
+pub(crate) use rows::{PoolRow, PoolRows};
 
 /// Bytes of pages that redb keeps in memory at most.
 const CACHE_BYTES: usize = 64 << 20;
 /// Rows of deleted pools that one transaction deletes at most.
 const TRIM_ROWS: usize = 20_000;
-
-/// A key by pool and key number: a pair as redb stores it.
-type RowKey = (u32, u64);
 
 /// Keys: CRC (4 bytes), flags (1), creation time (6, milliseconds), value.
 const KEYS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("keys");
@@ -58,16 +56,6 @@ const STATE_CRC: &str = "sum";
 /// The names of the numbers that the CRC covers, in its order.
 const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
 
-/// A pool as the database stores it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PoolRow {
-    pub(crate) name: String,
-    pub(crate) policy: Policy,
-}
-
-/// Pools by id.
-pub(crate) type PoolRows = BTreeMap<PoolId, PoolRow>;
-
 /// The content of the database without the keys.
 pub(crate) struct KeySetState {
     pub(crate) pools: PoolRows,
@@ -82,17 +70,6 @@ pub(crate) struct KeySetDb {
     /// `Some` until the value is dropped.
     database: Option<Database>,
     ids: IdHashKey,
-}
-
-/// Why the database cannot be used. The messages reach the terminal of the operator.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum KeySetError {
-    /// The disk returned an error.
-    #[error("{KEYSET}: {0}")]
-    Io(#[from] io::Error),
-    /// The content is not what was written.
-    #[error("{KEYSET} is damaged: {0}. Restore the data directory from a backup")]
-    Damaged(String),
 }
 
 impl KeySetDb {
@@ -288,10 +265,6 @@ impl KeySetDb {
 }
 
 /// Returns the range of the rows of a pool in the tables by key number.
-fn rows_of(pool: PoolId) -> RangeInclusive<RowKey> {
-    (pool.0, 0)..=(pool.0, u64::MAX)
-}
-
 /// Runs a read of a start and reports a panic as damage: redb expects undamaged pages and panics on
 /// a damaged one. Nothing is served at that time, so no other state can be affected.
 fn catch_panic<T>(read: impl FnOnce() -> Result<T, KeySetError>) -> Result<T, KeySetError> {
@@ -369,64 +342,5 @@ fn open_quarantined(
         Ok(table) => Ok(Some(table)),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(failed(error)),
-    }
-}
-
-fn damaged(why: &str) -> KeySetError {
-    KeySetError::Damaged(why.to_owned())
-}
-
-fn replay_error(ReplayError(why): ReplayError) -> KeySetError {
-    damaged(why)
-}
-
-fn failed(error: impl Into<redb::Error>) -> KeySetError {
-    let error = error.into();
-    if let redb::Error::Io(error) = error {
-        // redb returns these kinds for bytes that it did not write and for a file that is too
-        // short.
-        let content = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
-        if content.contains(&error.kind()) {
-            return damaged(&error.to_string());
-        }
-        return KeySetError::Io(error);
-    }
-    KeySetError::Damaged(error.to_string())
-}
-
-impl From<redb::Error> for KeySetError {
-    fn from(error: redb::Error) -> Self {
-        failed(error)
-    }
-}
-
-/// The storage interface of redb on a [`DiskFile`].
-struct Backend(Box<dyn DiskFile>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
-}
-
-impl std::fmt::Debug for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Backend")
     }
 }

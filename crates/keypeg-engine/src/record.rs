@@ -4,10 +4,13 @@
 //! An unknown kind or tag is an error, so an older server never misreads the journal of a newer
 //! one. The core types do not know this encoding.
 
+mod error;
 mod fields;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use error::RecordError;
+use error::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, TRUNCATED};
 use fields::{Fields, LeaseTimes, Writer, tag};
 use keypeg_core::{
     Fact, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber, PackedValues, PoolId,
@@ -21,14 +24,6 @@ pub(crate) const KEY_NUMBER_MAX: u64 = u64::MAX / 2;
 /// The greatest fencing token accepted from disk: a server cannot grant as many tokens as lie
 /// between it and [`TOKEN_MAX`].
 pub(crate) const REPLAYED_TOKEN_MAX: u64 = TOKEN_MAX - (1 << 50);
-
-/// Why bytes are not a valid record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RecordError(pub(crate) &'static str);
-
-const TRUNCATED: RecordError = RecordError("a record is truncated");
-const NUMBER_OUT_OF_RANGE: RecordError = RecordError("a number in a record is out of range");
-const INSTANT_OUT_OF_RANGE: RecordError = RecordError("a time in a record is out of range");
 
 // The kinds of records. A number keeps its meaning in all versions; 19 is not used.
 

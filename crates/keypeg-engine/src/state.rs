@@ -10,6 +10,7 @@ mod opening;
 mod segment_drop;
 mod subscribe;
 mod waits;
+mod work;
 
 use crate::batch::Batch;
 use crate::checkpointer::Checkpointer;
@@ -20,17 +21,16 @@ use crate::progress::CheckpointProgress;
 use crate::record;
 use crate::times::Times;
 use crate::turn::{self, EXPIRE_MAX, TurnRequest};
-use admission::{Admission, ParkedImport, QueuedRequest};
 use keypeg_core::RandomSource;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use keypeg_store::Wakeup;
 use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
 use keypeg_store::{LaneItem, Reply, RequestError};
-use segment_drop::SegmentDrop;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-pub use waits::CallId;
+pub use work::CallId;
+use work::{Admission, ParkedImport, QueuedRequest, SegmentDrop};
 
 /// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;

@@ -3,8 +3,7 @@
 //! A key that is created and removed within one delta never reaches the database. This file knows
 //! the rows of the database but not its tables or transactions.
 
-use super::rows::{CreatedKey, imported_value, write_key};
-use super::{PoolRow, PoolRows, RowKey};
+use super::rows::{CreatedKey, PoolRow, PoolRows, RowKey, imported_value, write_key};
 use keypeg_core::{Counters, Fact, IdHashKey, KeyNumber, Lsn, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,8 +4,8 @@
 //! Keys arrive in the order of the rows and in bounded batches; the first error ends both threads.
 //! This file does not know the other tables of the database.
 
-use super::rows::read_key;
-use super::{KeySetError, RowKey, damaged, failed, replay_error, rows_of};
+use super::error::{KeySetError, damaged, failed, replay_error};
+use super::rows::{RowKey, read_key, rows_of};
 use keypeg_core::{IdHashKey, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

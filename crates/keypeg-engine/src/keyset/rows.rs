@@ -2,15 +2,35 @@
 //!
 //! This file encodes and parses rows; it does not know the tables or transactions.
 
-use super::{KeySetError, PoolRow, RowKey, damaged};
+use super::error::{KeySetError, damaged};
 use crate::record::{self, RecordError};
-use keypeg_core::{Fact, IdHashKey, PoolId, StoredKey};
+use keypeg_core::{Fact, IdHashKey, Policy, PoolId, StoredKey};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// The flag of an imported key.
 const IMPORTED: u8 = 1;
 const CRC_LEN: usize = 4;
 /// Bytes of the row of a key before its value: CRC, flags (1), creation time (6).
 const KEY_HEAD: usize = CRC_LEN + 1 + 6;
+
+/// A key by pool and key number: a pair as redb stores it.
+pub(super) type RowKey = (u32, u64);
+
+/// A pool as the database stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PoolRow {
+    pub(crate) name: String,
+    pub(crate) policy: Policy,
+}
+
+/// Pools by id.
+pub(crate) type PoolRows = BTreeMap<PoolId, PoolRow>;
+
+/// Returns the range of the rows of a pool.
+pub(super) fn rows_of(pool: PoolId) -> RangeInclusive<RowKey> {
+    (pool.0, 0)..=(pool.0, u64::MAX)
+}
 
 /// A key to store.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 //! A field that is zero or empty is not written; an unknown tag is an error. This file knows the
 //! fields of a policy, a lease and a stored answer, but not the kinds of records.
 
-use super::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, RecordError};
+use super::error::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, RecordError};
 use keypeg_core::{
     BodyDigest, BorrowerId, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber,
     NEVER_US, Policy, PoolId,

@@ -4,67 +4,17 @@
 //! checkpointer does that off the engine's thread. A key that is retired after the lookup was
 //! requested stays in memory until the import is executed, so no retired key is missed.
 
-use super::{CallId, EngineState, disk_space};
+use super::work::{Admission, CallId, CheckedImport, ParkedImport, QueuedRequest};
+use super::{EngineState, disk_space};
 use crate::journal::DiskSpace;
 use crate::lookups::{Lookup, LookupResult};
-use keypeg_core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool, PoolId};
+use keypeg_core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool};
 use keypeg_store::{Call, Reply, Request, RequestError};
 
 /// The most imports that wait for a lookup.
 const PARKED_MAX: usize = 256;
 /// The most bytes of their values.
 const PARKED_BYTES_MAX: usize = 64 << 20;
-
-/// A request that the engine has taken and not answered yet.
-#[derive(Debug)]
-pub(super) struct QueuedRequest {
-    pub(super) call_id: CallId,
-    pub(super) request: Request,
-    /// When it was taken, lease time in microseconds.
-    pub(super) since_us: u64,
-    /// The result of an import's lookup.
-    pub(super) checked: Option<CheckedImport>,
-}
-
-impl QueuedRequest {
-    /// Wraps a new request; `since_us` is the lease time at which it was taken.
-    pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
-        Self { call_id, request, since_us, checked: None }
-    }
-}
-
-/// The result of an import's lookup, with what it is valid for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CheckedImport {
-    /// The index of the first retired value.
-    pub(super) first_retired: Option<usize>,
-    /// The pool that was searched.
-    pool: PoolId,
-    /// What was checkpointed when the lookup was requested.
-    checkpointed: Lsn,
-}
-
-/// The decision about a request before it is executed.
-pub(super) enum Admission {
-    /// It waits for a lookup.
-    Parked,
-    /// It is executed.
-    Execute(QueuedRequest),
-    /// It is answered without being executed.
-    Answered(Reply),
-}
-
-/// An import that waits for its lookup.
-#[derive(Debug)]
-pub(super) struct ParkedImport {
-    queued: QueuedRequest,
-    /// The pool that is searched.
-    pool: PoolId,
-    /// What was checkpointed when the lookup was requested.
-    checkpointed: Lsn,
-    /// The size of its values.
-    bytes: usize,
-}
 
 impl EngineState {
     /// Returns up to where every lookup that is still in use has surely seen the database. Keys

@@ -4,6 +4,7 @@
 //! A drop starts only if it frees more bytes than it writes and, on a full disk, if the snapshot
 //! records fit. So a drop never causes the next one, and never takes the space that releases need.
 
+use super::work::SegmentDrop;
 use super::{CommitError, EngineState};
 use crate::frame::SegmentNumber;
 use crate::journal::{DiskSpace, Journal};
@@ -15,20 +16,6 @@ const SNAPSHOT_RECORDS_MAX: u32 = 256;
 /// The assumed average size of a snapshot record, in bytes, before the first snapshot; also the
 /// lowest average that a later snapshot sets.
 pub(super) const SNAPSHOT_RECORD_BYTES: u64 = 64;
-
-/// A drop in progress.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SegmentDrop {
-    cursor: SnapshotCursor,
-    /// The last segment to delete.
-    through: SegmentNumber,
-    /// The bytes written so far.
-    bytes: u64,
-    /// The number of snapshot records written so far.
-    records: u64,
-    /// Whether all snapshot records are written; the last of them may still be in the batch.
-    complete: bool,
-}
 
 impl EngineState {
     /// Starts a drop when the journal is too large, or writes the next snapshot records of the

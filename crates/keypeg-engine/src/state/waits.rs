@@ -4,29 +4,9 @@
 //! has disconnected, since only a reply frees the call's slot.
 
 use super::EngineState;
+use super::work::CallId;
 use crate::turn;
-use keypeg_core::WaiterId;
 use keypeg_store::{Reply, RequestError};
-
-/// The address of a call, to which its reply is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallId {
-    /// The index of the lane.
-    pub lane: u32,
-    /// The call's slot in that lane.
-    pub slot: u32,
-}
-
-impl CallId {
-    pub(super) fn waiter_id(self) -> WaiterId {
-        WaiterId(u64::from(self.lane) << 32 | u64::from(self.slot))
-    }
-
-    pub(super) fn of(WaiterId(bits): WaiterId) -> Self {
-        let low = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
-        Self { lane: low(bits >> 32), slot: low(bits) }
-    }
-}
 
 impl EngineState {
     /// Refuses all waiting requests, and those that would wait, from the next turn on, and ends

@@ -1,0 +1,44 @@
+//! Why the key set cannot be used, and how errors of redb and of the replay become that.
+
+use crate::layout::KEYSET;
+use keypeg_core::ReplayError;
+use std::io;
+
+/// Why the database cannot be used. The messages reach the terminal of the operator.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeySetError {
+    /// The disk returned an error.
+    #[error("{KEYSET}: {0}")]
+    Io(#[from] io::Error),
+    /// The content is not what was written.
+    #[error("{KEYSET} is damaged: {0}. Restore the data directory from a backup")]
+    Damaged(String),
+}
+
+pub(super) fn damaged(why: &str) -> KeySetError {
+    KeySetError::Damaged(why.to_owned())
+}
+
+pub(super) fn replay_error(ReplayError(why): ReplayError) -> KeySetError {
+    damaged(why)
+}
+
+pub(super) fn failed(error: impl Into<redb::Error>) -> KeySetError {
+    let error = error.into();
+    if let redb::Error::Io(error) = error {
+        // redb returns these kinds for bytes that it did not write and for a file that is too
+        // short.
+        let content = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+        if content.contains(&error.kind()) {
+            return damaged(&error.to_string());
+        }
+        return KeySetError::Io(error);
+    }
+    KeySetError::Damaged(error.to_string())
+}
+
+impl From<redb::Error> for KeySetError {
+    fn from(error: redb::Error) -> Self {
+        failed(error)
+    }
+}

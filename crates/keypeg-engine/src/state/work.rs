@@ -1,0 +1,91 @@
+//! What the engine has taken and not completed: calls, queued requests, parked imports, and a drop
+//! of segments in progress. Plain data; the files beside this one act on it.
+
+use crate::frame::SegmentNumber;
+use keypeg_core::{Lsn, PoolId, SnapshotCursor, WaiterId};
+use keypeg_store::{Reply, Request};
+
+/// The address of a call, to which its reply is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId {
+    /// The index of the lane.
+    pub lane: u32,
+    /// The call's slot in that lane.
+    pub slot: u32,
+}
+
+impl CallId {
+    pub(super) fn waiter_id(self) -> WaiterId {
+        WaiterId(u64::from(self.lane) << 32 | u64::from(self.slot))
+    }
+
+    pub(super) fn of(WaiterId(bits): WaiterId) -> Self {
+        let low = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+        Self { lane: low(bits >> 32), slot: low(bits) }
+    }
+}
+
+/// A request that the engine has taken and not answered yet.
+#[derive(Debug)]
+pub(super) struct QueuedRequest {
+    pub(super) call_id: CallId,
+    pub(super) request: Request,
+    /// When it was taken, lease time in microseconds.
+    pub(super) since_us: u64,
+    /// The result of an import's lookup.
+    pub(super) checked: Option<CheckedImport>,
+}
+
+impl QueuedRequest {
+    /// Wraps a new request; `since_us` is the lease time at which it was taken.
+    pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
+        Self { call_id, request, since_us, checked: None }
+    }
+}
+
+/// The result of an import's lookup, with what it is valid for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckedImport {
+    /// The index of the first retired value.
+    pub(super) first_retired: Option<usize>,
+    /// The pool that was searched.
+    pub(super) pool: PoolId,
+    /// What was checkpointed when the lookup was requested.
+    pub(super) checkpointed: Lsn,
+}
+
+/// The decision about a request before it is executed.
+pub(super) enum Admission {
+    /// It waits for a lookup.
+    Parked,
+    /// It is executed.
+    Execute(QueuedRequest),
+    /// It is answered without being executed.
+    Answered(Reply),
+}
+
+/// An import that waits for its lookup.
+#[derive(Debug)]
+pub(super) struct ParkedImport {
+    pub(super) queued: QueuedRequest,
+    /// The pool that is searched.
+    pub(super) pool: PoolId,
+    /// What was checkpointed when the lookup was requested.
+    pub(super) checkpointed: Lsn,
+    /// The size of its values.
+    pub(super) bytes: usize,
+}
+
+/// A drop in progress.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SegmentDrop {
+    pub(super) cursor: SnapshotCursor,
+    /// The last segment to delete.
+    pub(super) through: SegmentNumber,
+    /// The bytes written so far.
+    pub(super) bytes: u64,
+    /// The number of snapshot records written so far.
+    pub(super) records: u64,
+    /// Whether all snapshot records are written; the last of them may still be in the batch.
+    pub(super) complete: bool,
+}
