@@ -1,17 +1,20 @@
 //! A throw-away store for tests: it answers the requests of a lane from plain lists in memory.
 //!
 //! Written from the contract of keypeg-store, not from the engine. Nothing is durable and each
-//! operation is O(n). It answers the calls that the scripts of `conformance.rs` use and refuses all
-//! others as overloaded.
+//! operation is O(n). It refuses the calls that it does not know as overloaded: Idempotency-Keys and
+//! subscriptions. It keeps no retired values and has no limit of waiters.
 
 use keypeg_core::{
-    EndCause, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey, NoKeyCause,
-    Policy, PoolName, Refusal, ReleaseOptions, Secret,
+    EndCause, KeyCounts, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey,
+    NoKeyCause, Policy, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_store::{
     Call, CallSlot, EngineLane, LaneItem, PoolView, Principal, Reply, Request, RequestError,
 };
 use std::collections::{BTreeMap, VecDeque};
+
+/// A call: the index of its lane, and its slot there.
+type CallId = (usize, CallSlot);
 
 /// The store.
 #[derive(Default)]
@@ -21,7 +24,7 @@ pub(crate) struct NaiveStore {
     /// The last id, of keys and leases alike, and the last token.
     last: u64,
     pools: BTreeMap<PoolName, NaivePool>,
-    replies: Vec<(CallSlot, Reply)>,
+    replies: Vec<(CallId, Reply)>,
 }
 
 #[derive(Default)]
@@ -62,7 +65,7 @@ struct Lease {
 }
 
 struct Waiter {
-    slot: CallSlot,
+    slot: CallId,
     terms: Terms,
     since: u64,
     until: u64,
@@ -81,10 +84,12 @@ impl NaiveStore {
         Self { pools, ..Self::default() }
     }
 
-    /// Answers all that the lane has queued.
-    pub(crate) fn run(&mut self, lane: &mut EngineLane) {
+    /// Answers all that the lanes have queued.
+    pub(crate) fn run(&mut self, lanes: &mut [EngineLane]) {
         let mut items = Vec::new();
-        lane.take(|slot, item| items.push((slot, item)));
+        for (index, lane) in lanes.iter_mut().enumerate() {
+            lane.take(|slot, item| items.push(((index, slot), item)));
+        }
         self.expire();
         for (slot, item) in items {
             match item {
@@ -97,11 +102,13 @@ impl NaiveStore {
             }
             self.grant_to_waiters();
         }
-        self.replies.drain(..).for_each(|(slot, reply)| lane.answer(slot, reply));
-        lane.flush();
+        for ((index, slot), reply) in self.replies.drain(..) {
+            lanes[index].answer(slot, reply);
+        }
+        lanes.iter_mut().for_each(EngineLane::flush);
     }
 
-    fn abandon(&mut self, slot: CallSlot) {
+    fn abandon(&mut self, slot: CallId) {
         for pool in self.pools.values_mut() {
             let before = pool.waiters.len();
             pool.waiters.retain(|waiter| waiter.slot != slot);
@@ -193,7 +200,7 @@ impl NaiveStore {
     }
 
     /// Executes a call; `None` when it waits.
-    fn execute(&mut self, slot: CallSlot, Request { by, call }: Request) -> Option<Reply> {
+    fn execute(&mut self, slot: CallId, Request { by, call }: Request) -> Option<Reply> {
         if let Call::Acquire { pool, ttl_ms, holder, wait_ms } = call {
             let terms = Terms { by, ttl_ms, holder };
             let reply = self.grant(&pool, &terms, 0);
@@ -218,6 +225,10 @@ impl NaiveStore {
             let view = Box::new(pool.view(&name));
             return Ok(Reply::Pool { pool: view, created: before.is_none() });
         }
+        if matches!(call, Call::ListPools) {
+            let views = self.pools.iter().map(|(name, pool)| pool.view(name));
+            return Ok(Reply::Pools(views.collect()));
+        }
         if let Call::DeletePool { pool: name } = call {
             if name == PoolName::default_pool() {
                 return Err(Refusal::DefaultPool);
@@ -231,6 +242,7 @@ impl NaiveStore {
         let Some(name) = name else { return Ok(Reply::Refused(RequestError::Overloaded)) };
         let pool = self.pools.get_mut(&name).ok_or(Refusal::UnknownPool)?;
         let life = pool.policy.keepalive_ttl_ms;
+        let mut kept = 0;
         match call {
             Call::GetPool { .. } => {
                 Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
@@ -243,19 +255,31 @@ impl NaiveStore {
                 let mut created = Vec::new();
                 for _ in 0..count {
                     self.last += 1;
-                    let value = Secret::new(&format!("naive-{:020}", self.last)).expect("short");
-                    let (id, purge_at) = (KeyId(self.last.into()), life.map(|ms| now + ms));
-                    created.push(NewKey {
-                        id,
-                        value: value.clone(),
-                        created_at_ms: now,
-                        expires_at_ms: purge_at,
-                    });
-                    let state = State::Available;
-                    let (created_at, reason) = (now, None);
-                    pool.keys.push(Key { id, value, created_at, purge_at, state, reason });
+                    let value = Secret::new(&format!("{:020}", self.last)).expect("short");
+                    created.push(pool.add(KeyId(self.last.into()), value, now));
                 }
                 Ok(Reply::Keys(created))
+            }
+            Call::Import { values, .. } => {
+                let exists = |value: &Secret| pool.keys.iter().any(|key| key.value == *value);
+                if let Some(index) = values.iter().position(exists) {
+                    return Err(Refusal::KeyExists { index });
+                }
+                let mut created = Vec::new();
+                for value in values {
+                    self.last += 1;
+                    created.push(pool.add(KeyId(self.last.into()), value, now));
+                }
+                Ok(Reply::Keys(created))
+            }
+            Call::ListKeys { state, limit, .. } => {
+                let views = pool.keys.iter().map(|key| key.view(now));
+                let matching = views.filter(|view| state.is_none_or(|state| view.state == state));
+                Ok(Reply::Page(KeyPage { keys: matching.take(limit).collect(), next: None }))
+            }
+            Call::Reveal { key, .. } => {
+                let key = pool.find(&key)?;
+                Ok(Reply::Revealed { id: key.id, value: key.value.clone() })
             }
             Call::Release { lease, verdict, .. } => pool.release(lease, &verdict, now),
             Call::RevokeUndelivered { lease, .. } => {
@@ -299,6 +323,23 @@ impl NaiveStore {
                 key.purge_at = life.map(|ms| now + ms);
                 Ok(Reply::KeptAlive { id, expires_at_ms: key.purge_at })
             }
+            Call::KeepAliveMany { mut keys, .. } => {
+                keys.sort_unstable();
+                keys.dedup();
+                keys.retain(|id| match pool.keys.iter_mut().find(|key| key.id == *id) {
+                    Some(key) => {
+                        key.purge_at = life.map(|ms| now + ms);
+                        kept += 1;
+                        false
+                    }
+                    None => true,
+                });
+                Ok(Reply::KeptAliveMany { kept, missing: keys })
+            }
+            Call::KeepAliveAll { .. } => {
+                pool.keys.iter_mut().for_each(|key| key.purge_at = life.map(|ms| now + ms));
+                Ok(Reply::KeptAliveMany { kept: pool.keys.len() as u64, missing: Vec::new() })
+            }
             _ => Ok(Reply::Refused(RequestError::Overloaded)),
         }
     }
@@ -307,6 +348,9 @@ impl NaiveStore {
 fn pool_of(call: &Call) -> Option<PoolName> {
     match call {
         Call::GetPool { pool }
+        | Call::Import { pool, .. }
+        | Call::ListKeys { pool, .. }
+        | Call::Reveal { pool, .. }
         | Call::Generate { pool, .. }
         | Call::Release { pool, .. }
         | Call::RevokeUndelivered { pool, .. }
@@ -314,7 +358,9 @@ fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::GetKey { pool, .. }
         | Call::ForceRelease { pool, .. }
         | Call::DeleteKey { pool, .. }
-        | Call::KeepAlive { pool, .. } => Some(pool.clone()),
+        | Call::KeepAlive { pool, .. }
+        | Call::KeepAliveMany { pool, .. }
+        | Call::KeepAliveAll { pool } => Some(pool.clone()),
         _ => None,
     }
 }
@@ -359,6 +405,13 @@ impl Key {
 impl NaivePool {
     fn has_available(&self) -> bool {
         self.keys.iter().any(|key| matches!(key.state, State::Available))
+    }
+
+    fn add(&mut self, id: KeyId, value: Secret, now: u64) -> NewKey {
+        let purge_at = self.policy.keepalive_ttl_ms.map(|ms| now + ms);
+        let (state, reason) = (State::Available, None);
+        self.keys.push(Key { id, value: value.clone(), created_at: now, purge_at, state, reason });
+        NewKey { id, value, created_at_ms: now, expires_at_ms: purge_at }
     }
 
     fn remove_keys(&mut self, which: impl Fn(&Key) -> bool) {
