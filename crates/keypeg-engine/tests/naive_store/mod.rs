@@ -4,13 +4,13 @@
 //! operation is O(n). It refuses the calls that it does not know as overloaded: Idempotency-Keys and
 //! subscriptions. It keeps no retired values and has no limit of waiters.
 
+mod views;
+
 use keypeg_core::{
-    EndCause, KeyCounts, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey,
-    NoKeyCause, Policy, PoolName, Refusal, ReleaseOptions, Secret,
+    EndCause, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey, Policy,
+    PoolName, Refusal, ReleaseOptions, Secret,
 };
-use keypeg_store::{
-    Call, CallSlot, EngineLane, LaneItem, PoolView, Principal, Reply, Request, RequestError,
-};
+use keypeg_store::{Call, CallSlot, EngineLane, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A call: the index of its lane, and its slot there.
@@ -162,17 +162,18 @@ impl NaiveStore {
     /// Leases the first available key: the contract asks for a random one, which no script sees.
     fn grant(&mut self, name: &PoolName, terms: &Terms, waited_ms: u64) -> Result<Reply, Refusal> {
         let now = self.now;
-        let pool = self.pools.get_mut(name).ok_or(Refusal::UnknownPool)?;
-        let ttl = pool.policy.lease_ttl(terms.ttl_ms).map_err(Refusal::Invalid)?;
-        if let Principal::Token(caller) = &terms.by
-            && let Some(max) = caller.borrower().max()
-        {
-            let is_theirs =
-                |key: &&Key| matches!(&key.state, State::Leased(of) if of.by == terms.by);
-            if pool.keys.iter().filter(is_theirs).count() >= max as usize {
+        if !self.pools.contains_key(name) {
+            return Err(Refusal::UnknownPool);
+        }
+        if let Some(max) = terms.by.borrower().max() {
+            let keys = self.pools.values().flat_map(|pool| &pool.keys);
+            let is_theirs = |key: &&Key| matches!(&key.state, State::Leased(of) if of.by.name() == terms.by.name());
+            if keys.filter(is_theirs).count() >= max as usize {
                 return Err(Refusal::TooManyLeases { max });
             }
         }
+        let pool = self.pools.get_mut(name).ok_or(Refusal::UnknownPool)?;
+        let ttl = pool.policy.lease_ttl(terms.ttl_ms).map_err(Refusal::Invalid)?;
         let hold = pool.policy.max_hold_ms.unwrap_or(pool.policy.lease_ttl_ms);
         let rest = pool.policy.rest_ms;
         let refusal = pool.no_key(now);
@@ -340,7 +341,12 @@ impl NaiveStore {
                 pool.keys.iter_mut().for_each(|key| key.purge_at = life.map(|ms| now + ms));
                 Ok(Reply::KeptAliveMany { kept: pool.keys.len() as u64, missing: Vec::new() })
             }
-            _ => Ok(Reply::Refused(RequestError::Overloaded)),
+            Call::ListPools
+            | Call::PutPool { .. }
+            | Call::DeletePool { .. }
+            | Call::Acquire { .. }
+            | Call::Idempotent { .. }
+            | Call::Subscribe { .. } => Ok(Reply::Refused(RequestError::Overloaded)),
         }
     }
 }
@@ -361,7 +367,12 @@ fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool } => Some(pool.clone()),
-        _ => None,
+        Call::ListPools
+        | Call::PutPool { .. }
+        | Call::DeletePool { .. }
+        | Call::Acquire { .. }
+        | Call::Idempotent { .. }
+        | Call::Subscribe { .. } => None,
     }
 }
 
@@ -460,52 +471,5 @@ impl NaivePool {
         };
         key.reason = if matches!(key.state, State::Available) { None } else { with.reason.clone() };
         Ok(Reply::Done)
-    }
-
-    fn counts(&self) -> KeyCounts {
-        let mut counts = KeyCounts::default();
-        for key in &self.keys {
-            match key.state {
-                State::Available => counts.available += 1,
-                State::Leased(_) => counts.leased += 1,
-                State::Resting(_) => counts.resting += 1,
-                State::Quarantined => counts.quarantined += 1,
-            }
-        }
-        counts
-    }
-
-    fn next_hold_end(&self) -> Option<u64> {
-        let ends = self.keys.iter().filter_map(|key| match &key.state {
-            State::Leased(lease) => Some(lease.until + lease.rest),
-            State::Resting(until) => Some(*until),
-            State::Available | State::Quarantined => None,
-        });
-        ends.min()
-    }
-
-    fn no_key(&self, now: u64) -> Refusal {
-        let counts = self.counts();
-        let total = counts.total();
-        let cause = match total {
-            0 => NoKeyCause::PoolEmpty,
-            _ if counts.leased == total => NoKeyCause::AllLeased,
-            _ if counts.resting == total => NoKeyCause::AllResting,
-            _ if counts.quarantined == total => NoKeyCause::AllQuarantined,
-            _ => NoKeyCause::NoneFree,
-        };
-        let next_hold_end_in_ms = self.next_hold_end().map(|end| end - now);
-        Refusal::NoKey { cause, counts, next_hold_end_in_ms }
-    }
-
-    fn view(&self, name: &PoolName) -> PoolView {
-        PoolView {
-            name: name.clone(),
-            policy: self.policy.clone(),
-            counts: self.counts(),
-            waiting: self.waiters.len() as u64,
-            next_hold_end_at_ms: self.next_hold_end(),
-            next_purge_at_ms: self.keys.iter().filter_map(|key| key.purge_at).min(),
-        }
     }
 }
