@@ -39,7 +39,7 @@ impl TestStore for NaiveStore {
     }
 
     fn run(&mut self, lane: &mut EngineLane) {
-        NaiveStore::run(self, lane);
+        NaiveStore::run(self, std::slice::from_mut(lane));
     }
 }
 

@@ -97,14 +97,14 @@ mod tests {
     fn a_task_is_woken_once_for_all_notifications_that_it_has_not_taken() {
         let wakeup = Wakeup::default();
         wakeup.notify();
-        let wakes = Arc::<CountedWakes>::default();
-        let waker = Waker::from(Arc::clone(&wakes));
+        let counted = Arc::<CountedWakes>::default();
+        let waker = Waker::from(Arc::clone(&counted));
         let context = Context::from_waker(&waker);
         assert!(wakeup.poll_notified(&context).is_ready(), "an early notification is kept");
         assert!(wakeup.poll_notified(&context).is_pending());
         wakeup.notify();
         wakeup.notify();
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(counted.0.load(Ordering::Relaxed), 1);
         assert!(wakeup.poll_notified(&context).is_ready());
         assert!(wakeup.poll_notified(&context).is_pending());
     }

@@ -163,7 +163,7 @@ fn a_truncated_record_is_an_error_and_a_damaged_record_never_panics() {
         }
         for offset in 0..whole.len() {
             for bit in 0..8 {
-                let mut damaged = whole.to_vec();
+                let mut damaged = whole.clone();
                 damaged[offset] ^= 1 << bit;
                 let _ = read(&damaged, NOW);
             }

@@ -1,17 +1,20 @@
 //! A throw-away store for tests: it answers the requests of a lane from plain lists in memory.
 //!
 //! Written from the contract of keypeg-store, not from the engine. Nothing is durable and each
-//! operation is O(n). It answers the calls that the scripts of `conformance.rs` use and refuses all
-//! others as overloaded.
+//! operation is O(n). It refuses the calls that it does not know as overloaded: Idempotency-Keys and
+//! subscriptions. It keeps no retired values and has no limit of waiters.
+
+mod views;
 
 use keypeg_core::{
-    EndCause, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey, NoKeyCause,
-    Policy, PoolName, Refusal, ReleaseOptions, Secret,
+    EndCause, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId, LeaseView, NewKey, Policy,
+    PoolName, Refusal, ReleaseOptions, Secret,
 };
-use keypeg_store::{
-    Call, CallSlot, EngineLane, LaneItem, PoolView, Principal, Reply, Request, RequestError,
-};
+use keypeg_store::{Call, CallSlot, EngineLane, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::{BTreeMap, VecDeque};
+
+/// A call: the index of its lane, and its slot there.
+type CallId = (usize, CallSlot);
 
 /// The store.
 #[derive(Default)]
@@ -21,7 +24,7 @@ pub(crate) struct NaiveStore {
     /// The last id, of keys and leases alike, and the last token.
     last: u64,
     pools: BTreeMap<PoolName, NaivePool>,
-    replies: Vec<(CallSlot, Reply)>,
+    replies: Vec<(CallId, Reply)>,
 }
 
 #[derive(Default)]
@@ -62,7 +65,7 @@ struct Lease {
 }
 
 struct Waiter {
-    slot: CallSlot,
+    slot: CallId,
     terms: Terms,
     since: u64,
     until: u64,
@@ -81,10 +84,12 @@ impl NaiveStore {
         Self { pools, ..Self::default() }
     }
 
-    /// Answers all that the lane has queued.
-    pub(crate) fn run(&mut self, lane: &mut EngineLane) {
+    /// Answers all that the lanes have queued.
+    pub(crate) fn run(&mut self, lanes: &mut [EngineLane]) {
         let mut items = Vec::new();
-        lane.take(|slot, item| items.push((slot, item)));
+        for (index, lane) in lanes.iter_mut().enumerate() {
+            lane.take(|slot, item| items.push(((index, slot), item)));
+        }
         self.expire();
         for (slot, item) in items {
             match item {
@@ -97,11 +102,13 @@ impl NaiveStore {
             }
             self.grant_to_waiters();
         }
-        self.replies.drain(..).for_each(|(slot, reply)| lane.answer(slot, reply));
-        lane.flush();
+        for ((index, slot), reply) in self.replies.drain(..) {
+            lanes[index].answer(slot, reply);
+        }
+        lanes.iter_mut().for_each(EngineLane::flush);
     }
 
-    fn abandon(&mut self, slot: CallSlot) {
+    fn abandon(&mut self, slot: CallId) {
         for pool in self.pools.values_mut() {
             let before = pool.waiters.len();
             pool.waiters.retain(|waiter| waiter.slot != slot);
@@ -155,17 +162,18 @@ impl NaiveStore {
     /// Leases the first available key: the contract asks for a random one, which no script sees.
     fn grant(&mut self, name: &PoolName, terms: &Terms, waited_ms: u64) -> Result<Reply, Refusal> {
         let now = self.now;
-        let pool = self.pools.get_mut(name).ok_or(Refusal::UnknownPool)?;
-        let ttl = pool.policy.lease_ttl(terms.ttl_ms).map_err(Refusal::Invalid)?;
-        if let Principal::Token(caller) = &terms.by
-            && let Some(max) = caller.borrower().max()
-        {
-            let is_theirs =
-                |key: &&Key| matches!(&key.state, State::Leased(of) if of.by == terms.by);
-            if pool.keys.iter().filter(is_theirs).count() >= max as usize {
+        if !self.pools.contains_key(name) {
+            return Err(Refusal::UnknownPool);
+        }
+        if let Some(max) = terms.by.borrower().max() {
+            let keys = self.pools.values().flat_map(|pool| &pool.keys);
+            let is_theirs = |key: &&Key| matches!(&key.state, State::Leased(of) if of.by.name() == terms.by.name());
+            if keys.filter(is_theirs).count() >= max as usize {
                 return Err(Refusal::TooManyLeases { max });
             }
         }
+        let pool = self.pools.get_mut(name).ok_or(Refusal::UnknownPool)?;
+        let ttl = pool.policy.lease_ttl(terms.ttl_ms).map_err(Refusal::Invalid)?;
         let hold = pool.policy.max_hold_ms.unwrap_or(pool.policy.lease_ttl_ms);
         let rest = pool.policy.rest_ms;
         let refusal = pool.no_key(now);
@@ -193,7 +201,7 @@ impl NaiveStore {
     }
 
     /// Executes a call; `None` when it waits.
-    fn execute(&mut self, slot: CallSlot, Request { by, call }: Request) -> Option<Reply> {
+    fn execute(&mut self, slot: CallId, Request { by, call }: Request) -> Option<Reply> {
         if let Call::Acquire { pool, ttl_ms, holder, wait_ms } = call {
             let terms = Terms { by, ttl_ms, holder };
             let reply = self.grant(&pool, &terms, 0);
@@ -218,6 +226,10 @@ impl NaiveStore {
             let view = Box::new(pool.view(&name));
             return Ok(Reply::Pool { pool: view, created: before.is_none() });
         }
+        if matches!(call, Call::ListPools) {
+            let views = self.pools.iter().map(|(name, pool)| pool.view(name));
+            return Ok(Reply::Pools(views.collect()));
+        }
         if let Call::DeletePool { pool: name } = call {
             if name == PoolName::default_pool() {
                 return Err(Refusal::DefaultPool);
@@ -231,6 +243,7 @@ impl NaiveStore {
         let Some(name) = name else { return Ok(Reply::Refused(RequestError::Overloaded)) };
         let pool = self.pools.get_mut(&name).ok_or(Refusal::UnknownPool)?;
         let life = pool.policy.keepalive_ttl_ms;
+        let mut kept = 0;
         match call {
             Call::GetPool { .. } => {
                 Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
@@ -243,19 +256,31 @@ impl NaiveStore {
                 let mut created = Vec::new();
                 for _ in 0..count {
                     self.last += 1;
-                    let value = Secret::new(&format!("naive-{:020}", self.last)).expect("short");
-                    let (id, purge_at) = (KeyId(self.last.into()), life.map(|ms| now + ms));
-                    created.push(NewKey {
-                        id,
-                        value: value.clone(),
-                        created_at_ms: now,
-                        expires_at_ms: purge_at,
-                    });
-                    let state = State::Available;
-                    let (created_at, reason) = (now, None);
-                    pool.keys.push(Key { id, value, created_at, purge_at, state, reason });
+                    let value = Secret::new(&format!("{:020}", self.last)).expect("short");
+                    created.push(pool.add(KeyId(self.last.into()), value, now));
                 }
                 Ok(Reply::Keys(created))
+            }
+            Call::Import { values, .. } => {
+                let exists = |value: &Secret| pool.keys.iter().any(|key| key.value == *value);
+                if let Some(index) = values.iter().position(exists) {
+                    return Err(Refusal::KeyExists { index });
+                }
+                let mut created = Vec::new();
+                for value in values {
+                    self.last += 1;
+                    created.push(pool.add(KeyId(self.last.into()), value, now));
+                }
+                Ok(Reply::Keys(created))
+            }
+            Call::ListKeys { state, limit, .. } => {
+                let views = pool.keys.iter().map(|key| key.view(now));
+                let matching = views.filter(|view| state.is_none_or(|state| view.state == state));
+                Ok(Reply::Page(KeyPage { keys: matching.take(limit).collect(), next: None }))
+            }
+            Call::Reveal { key, .. } => {
+                let key = pool.find(&key)?;
+                Ok(Reply::Revealed { id: key.id, value: key.value.clone() })
             }
             Call::Release { lease, verdict, .. } => pool.release(lease, &verdict, now),
             Call::RevokeUndelivered { lease, .. } => {
@@ -299,7 +324,29 @@ impl NaiveStore {
                 key.purge_at = life.map(|ms| now + ms);
                 Ok(Reply::KeptAlive { id, expires_at_ms: key.purge_at })
             }
-            _ => Ok(Reply::Refused(RequestError::Overloaded)),
+            Call::KeepAliveMany { mut keys, .. } => {
+                keys.sort_unstable();
+                keys.dedup();
+                keys.retain(|id| match pool.keys.iter_mut().find(|key| key.id == *id) {
+                    Some(key) => {
+                        key.purge_at = life.map(|ms| now + ms);
+                        kept += 1;
+                        false
+                    }
+                    None => true,
+                });
+                Ok(Reply::KeptAliveMany { kept, missing: keys })
+            }
+            Call::KeepAliveAll { .. } => {
+                pool.keys.iter_mut().for_each(|key| key.purge_at = life.map(|ms| now + ms));
+                Ok(Reply::KeptAliveMany { kept: pool.keys.len() as u64, missing: Vec::new() })
+            }
+            Call::ListPools
+            | Call::PutPool { .. }
+            | Call::DeletePool { .. }
+            | Call::Acquire { .. }
+            | Call::Idempotent { .. }
+            | Call::Subscribe { .. } => Ok(Reply::Refused(RequestError::Overloaded)),
         }
     }
 }
@@ -307,6 +354,9 @@ impl NaiveStore {
 fn pool_of(call: &Call) -> Option<PoolName> {
     match call {
         Call::GetPool { pool }
+        | Call::Import { pool, .. }
+        | Call::ListKeys { pool, .. }
+        | Call::Reveal { pool, .. }
         | Call::Generate { pool, .. }
         | Call::Release { pool, .. }
         | Call::RevokeUndelivered { pool, .. }
@@ -314,8 +364,15 @@ fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::GetKey { pool, .. }
         | Call::ForceRelease { pool, .. }
         | Call::DeleteKey { pool, .. }
-        | Call::KeepAlive { pool, .. } => Some(pool.clone()),
-        _ => None,
+        | Call::KeepAlive { pool, .. }
+        | Call::KeepAliveMany { pool, .. }
+        | Call::KeepAliveAll { pool } => Some(pool.clone()),
+        Call::ListPools
+        | Call::PutPool { .. }
+        | Call::DeletePool { .. }
+        | Call::Acquire { .. }
+        | Call::Idempotent { .. }
+        | Call::Subscribe { .. } => None,
     }
 }
 
@@ -359,6 +416,13 @@ impl Key {
 impl NaivePool {
     fn has_available(&self) -> bool {
         self.keys.iter().any(|key| matches!(key.state, State::Available))
+    }
+
+    fn add(&mut self, id: KeyId, value: Secret, now: u64) -> NewKey {
+        let purge_at = self.policy.keepalive_ttl_ms.map(|ms| now + ms);
+        let (state, reason) = (State::Available, None);
+        self.keys.push(Key { id, value: value.clone(), created_at: now, purge_at, state, reason });
+        NewKey { id, value, created_at_ms: now, expires_at_ms: purge_at }
     }
 
     fn remove_keys(&mut self, which: impl Fn(&Key) -> bool) {
@@ -407,52 +471,5 @@ impl NaivePool {
         };
         key.reason = if matches!(key.state, State::Available) { None } else { with.reason.clone() };
         Ok(Reply::Done)
-    }
-
-    fn counts(&self) -> KeyCounts {
-        let mut counts = KeyCounts::default();
-        for key in &self.keys {
-            match key.state {
-                State::Available => counts.available += 1,
-                State::Leased(_) => counts.leased += 1,
-                State::Resting(_) => counts.resting += 1,
-                State::Quarantined => counts.quarantined += 1,
-            }
-        }
-        counts
-    }
-
-    fn next_hold_end(&self) -> Option<u64> {
-        let ends = self.keys.iter().filter_map(|key| match &key.state {
-            State::Leased(lease) => Some(lease.until + lease.rest),
-            State::Resting(until) => Some(*until),
-            State::Available | State::Quarantined => None,
-        });
-        ends.min()
-    }
-
-    fn no_key(&self, now: u64) -> Refusal {
-        let counts = self.counts();
-        let total = counts.total();
-        let cause = match total {
-            0 => NoKeyCause::PoolEmpty,
-            _ if counts.leased == total => NoKeyCause::AllLeased,
-            _ if counts.resting == total => NoKeyCause::AllResting,
-            _ if counts.quarantined == total => NoKeyCause::AllQuarantined,
-            _ => NoKeyCause::NoneFree,
-        };
-        let next_hold_end_in_ms = self.next_hold_end().map(|end| end - now);
-        Refusal::NoKey { cause, counts, next_hold_end_in_ms }
-    }
-
-    fn view(&self, name: &PoolName) -> PoolView {
-        PoolView {
-            name: name.clone(),
-            policy: self.policy.clone(),
-            counts: self.counts(),
-            waiting: self.waiters.len() as u64,
-            next_hold_end_at_ms: self.next_hold_end(),
-            next_purge_at_ms: self.keys.iter().filter_map(|key| key.purge_at).min(),
-        }
     }
 }

@@ -197,3 +197,9 @@ fn slots_are_reused() {
     }
     assert_eq!(locked(&lane.shared.calls).states.len(), 1);
 }
+
+/// The queue of a lane holds up to 32 768 items.
+#[test]
+fn an_item_takes_no_more_memory_than_its_request() {
+    assert_eq!(size_of::<LaneItem>(), size_of::<Request>());
+}
