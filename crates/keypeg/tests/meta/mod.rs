@@ -1,0 +1,6 @@
+//! The repository agrees with itself: its texts, its map, the table of routes, and the published
+//! documents.
+
+mod openapi;
+mod routes;
+mod tidy;
