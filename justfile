@@ -33,17 +33,17 @@ soak-api cases="500" seconds="1800":
 # Cuts the power under load, on a separate file system: needs root, loop devices, strace.
 power-cuts cuts="200":
     cargo build --release -p keypeg
-    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_POWER_CUTS={{cuts}} cargo test -p keypeg --test server -- --nocapture power::
+    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_POWER_CUTS={{cuts}} cargo test -p keypeg --test server -- --nocapture durability::power::
 
 # Kills the server under load with SIGKILL.
 kills rounds="500":
     cargo build --release -p keypeg
-    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_KILL_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture kill::
+    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_KILL_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture durability::kill::
 
 # Tests many more mutants of directories, requests, configurations and ids than ./test does.
 soak-fuzz runs="100000" seed="2":
     KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg-core -p keypeg-engine --test fuzz -- --nocapture
-    KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg --test server -- --nocapture fuzz:: fast_path::mutants
+    KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg --test server -- --nocapture http::fuzz:: fast_path::mutants
 
 # Runs a mixed load and samples memory, file descriptors and the data directory: they must not grow.
 soak-server length="30m":

@@ -1,6 +1,6 @@
 """Hooks that keep the generated cases useful: most use a pool that exists and stays usable, and no
 case waits for a key for long. Limits between two fields, which the document cannot express, are
-checked here. The limits of each single field are tested in tests/openapi.rs."""
+checked here. The limits of each single field are tested in tests/meta/openapi.rs."""
 
 import hashlib
 

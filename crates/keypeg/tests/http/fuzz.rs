@@ -4,7 +4,7 @@
 //! the end its counts agree, and no answer contains the value of a key that was never lent.
 //! `KEYPEG_FUZZ_RUNS` sets the number of runs of each kind, `KEYPEG_SEED` repeats them.
 
-#[path = "../../keypeg-core/tests/support/mutate.rs"]
+#[path = "../../../keypeg-core/tests/support/mutate.rs"]
 pub(crate) mod mutate;
 
 use crate::support::history::{SeededRandom, env_number};

@@ -5,8 +5,8 @@
 //! `KEYPEG_SEED` repeats them.
 
 use super::{CLOSING_REQUEST, Connection, PoolNames, Via, request};
-use crate::fuzz::below;
-use crate::fuzz::mutate::mutate;
+use crate::http::fuzz::below;
+use crate::http::fuzz::mutate::mutate;
 use crate::support::Server;
 use crate::support::history::{SeededRandom, env_number};
 use serde_json::json;

@@ -1,0 +1,9 @@
+//! What one client may do and see: tokens and their files, limits and shares of each token, the
+//! audit log, and no leaked secret.
+
+mod audit;
+mod leaks;
+mod max_leases;
+mod shares;
+mod token_files;
+mod tokens;

@@ -1,0 +1,19 @@
+//! What a client is promised: each call of the canonical API and of the two compatibility APIs, its
+//! answers, its refusals and its times.
+
+mod canonical;
+#[cfg(feature = "cli")]
+mod client;
+mod django;
+#[cfg(feature = "cli")]
+mod events;
+mod health;
+mod idempotency;
+mod import;
+mod list;
+mod metrics;
+mod problems;
+mod refusals;
+mod simple;
+mod timing;
+mod wait;

@@ -1,0 +1,7 @@
+//! The command line: the arguments of `serve`, the commands that call a server, and `bench`.
+
+#[cfg(feature = "cli")]
+mod bench;
+#[cfg(feature = "cli")]
+mod commands;
+mod serve;

@@ -1,0 +1,7 @@
+//! What is acknowledged survives: restarts, SIGKILL, power cuts, and faults of disk, memory and
+//! clocks.
+
+mod faults;
+mod kill;
+mod power;
+mod restart;

@@ -1,0 +1,7 @@
+//! HTTP below the API: framing, the fast path beside hyper, mutated requests, and the protection
+//! of browsers.
+
+mod browser;
+mod fast_path;
+mod framing;
+mod fuzz;

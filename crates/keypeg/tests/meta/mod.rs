@@ -1,0 +1,7 @@
+//! The repository agrees with itself: its texts, its map, the table of routes, and the published
+//! documents.
+
+mod modules;
+mod openapi;
+mod routes;
+mod tidy;
