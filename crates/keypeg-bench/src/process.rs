@@ -49,7 +49,7 @@ fn used_seconds(stat: &Stat) -> f64 {
         text.split(' ').next()?.parse::<u64>().ok()
     });
     let exact_seconds = Duration::from_nanos(thread_ns.sum()).as_secs_f64();
-    seconds(stat.exited_ticks) + seconds(stat.ticks).max(exact_seconds)
+    ticks_to_seconds(stat.exited_ticks) + ticks_to_seconds(stat.ticks).max(exact_seconds)
 }
 
 fn stats() -> Vec<Stat> {
@@ -138,7 +138,7 @@ fn has_socket(pid: u32, sockets: &HashSet<String>) -> bool {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "ticks of one machine's uptime")]
-fn seconds(ticks: u64) -> f64 {
+fn ticks_to_seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 

@@ -163,7 +163,7 @@ impl IdHashKey {
     }
 
     /// Returns whether this installation issued the lease id for this pool.
-    pub fn verifies(&self, pool: PoolId, lease: LeaseId) -> bool {
+    pub fn has_issued(&self, pool: PoolId, lease: LeaseId) -> bool {
         self.lease_id(pool, lease.token()) == lease
     }
 }
@@ -285,10 +285,10 @@ mod tests {
         let ids = IdHashKey::new([7; 32]);
         let lease = ids.lease_id(PoolId(3), 42);
         assert_eq!(lease.token(), 42);
-        assert!(ids.verifies(PoolId(3), lease));
-        assert!(!ids.verifies(PoolId(4), lease));
-        assert!(!ids.verifies(PoolId(3), LeaseId(lease.0 ^ (1 << 60))));
-        assert!(!ids.verifies(PoolId(3), LeaseId(lease.0 + 1)));
+        assert!(ids.has_issued(PoolId(3), lease));
+        assert!(!ids.has_issued(PoolId(4), lease));
+        assert!(!ids.has_issued(PoolId(3), LeaseId(lease.0 ^ (1 << 60))));
+        assert!(!ids.has_issued(PoolId(3), LeaseId(lease.0 + 1)));
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn acquire_and_release(lane: &Lane) -> u64 {
             let Reply::Granted { pool, lease, .. } = reply else { panic!("{reply:?}") };
             submit(
                 lane,
-                Call::Release { pool, lease: lease.id, verdict: ReleaseOptions::default() },
+                Call::Release { pool, lease: lease.id, options: ReleaseOptions::default() },
             )
         })
         .collect();

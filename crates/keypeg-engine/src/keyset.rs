@@ -52,7 +52,7 @@ const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 const OWNER: &str = "owner";
 
 /// The name of the row with the CRC of the numbers in the state.
-const STATE_CRC: &str = "sum";
+const STATE_CRC_NAME: &str = "sum";
 /// The names of the numbers that the CRC covers, in its order.
 const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
 
@@ -258,7 +258,7 @@ impl KeySetDb {
         for (name, number) in STATE_NAMES.into_iter().zip(numbers) {
             state.insert(name, number)?;
         }
-        state.insert(STATE_CRC, state_crc(numbers))?;
+        state.insert(STATE_CRC_NAME, state_crc(numbers))?;
         state.insert(OWNER, self.owner())?;
         Ok(rows_left)
     }
@@ -281,7 +281,7 @@ fn read_position(transaction: &redb::ReadTransaction) -> Result<(Lsn, Counters),
     for (index, name) in STATE_NAMES.into_iter().enumerate() {
         numbers[index] = number(name)?;
     }
-    if number(STATE_CRC)? != state_crc(numbers) {
+    if number(STATE_CRC_NAME)? != state_crc(numbers) {
         return Err(damaged("the state does not match its CRC"));
     }
     let [position, next_key, next_pool, tokens_reserved] = numbers;

@@ -175,8 +175,8 @@ fn execute_on_pool(
         Call::RevokeUndelivered { lease, .. } => {
             pool.revoke_undelivered(shared, step, *lease).map(|()| Reply::Done)
         }
-        Call::Release { lease, verdict, .. } => {
-            pool.release(shared, step, *lease, verdict).map(|()| Reply::Done)
+        Call::Release { lease, options, .. } => {
+            pool.release(shared, step, *lease, options).map(|()| Reply::Done)
         }
         Call::Renew { lease, ttl_ms, .. } => {
             let lease = pool.renew(shared, step, *lease, *ttl_ms)?;

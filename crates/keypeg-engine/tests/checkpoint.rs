@@ -70,7 +70,7 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
         if round % 7 == 0 {
             driver.checkpoint().unwrap();
@@ -115,7 +115,7 @@ fn only_new_keys_are_refused_while_the_checkpointer_lags() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default()
+            options: ReleaseOptions::default()
         }),
         Reply::Done
     ));
@@ -137,8 +137,8 @@ fn a_start_that_deletes_segments_at_once_keeps_those_its_checkpointer_needs() {
     let acquire_and_release = |driver: &mut Driver, times| {
         for _ in 0..times {
             let (lease, ..) = driver.acquire("holder-1").unwrap();
-            let verdict = ReleaseOptions::default();
-            driver.call(Call::Release { pool: default_pool(), lease, verdict });
+            let options = ReleaseOptions::default();
+            driver.call(Call::Release { pool: default_pool(), lease, options });
         }
     };
     acquire_and_release(&mut driver, 200);
@@ -166,7 +166,7 @@ fn a_rest_outlives_the_segment_it_was_written_in() {
     driver.call(Call::Release {
         pool: side.clone(),
         lease: lease.id,
-        verdict: ReleaseOptions::default(),
+        options: ReleaseOptions::default(),
     });
     driver.generate(1);
     for _ in 0..300 {
@@ -174,7 +174,7 @@ fn a_rest_outlives_the_segment_it_was_written_in() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
         driver.checkpoint().unwrap();
     }
@@ -195,8 +195,8 @@ fn a_quarantine_outlives_the_segment_it_was_written_in_and_so_does_its_end() {
     let mut quarantined = Vec::new();
     for reason in [Some("401 ✗".into()), None] {
         let (lease, key, _) = driver.acquire("holder-3").unwrap();
-        let verdict = ReleaseOptions { quarantine: true, reason, ..ReleaseOptions::default() };
-        driver.call(Call::Release { pool: default_pool(), lease, verdict });
+        let options = ReleaseOptions { quarantine: true, reason, ..ReleaseOptions::default() };
+        driver.call(Call::Release { pool: default_pool(), lease, options });
         quarantined.push(KeyRef::Id(key));
     }
     // In another pool, so that no later grant writes a record about these keys.
@@ -209,8 +209,8 @@ fn a_quarantine_outlives_the_segment_it_was_written_in_and_so_does_its_end() {
             let Reply::Granted { lease, .. } = driver.call(call) else {
                 panic!("a key is available")
             };
-            let (lease, verdict) = (lease.id, ReleaseOptions::default());
-            driver.call(Call::Release { pool: side_pool(), lease, verdict });
+            let (lease, options) = (lease.id, ReleaseOptions::default());
+            driver.call(Call::Release { pool: side_pool(), lease, options });
             driver.checkpoint().unwrap();
         }
     };
@@ -334,8 +334,8 @@ fn leases_that_expire_during_a_snapshot_do_not_let_the_journal_grow() {
         Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }
     };
     let release = |lease| {
-        let (pool, verdict) = (default_pool(), ReleaseOptions::default());
-        Call::Release { pool, lease, verdict }
+        let (pool, options) = (default_pool(), ReleaseOptions::default());
+        Call::Release { pool, lease, options }
     };
     let grants = |replies: Vec<Reply>| {
         let each = replies.into_iter().map(|reply| {

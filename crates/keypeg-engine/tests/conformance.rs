@@ -197,12 +197,12 @@ impl Script {
                 wait_ms: 0,
             },
             "release" => {
-                let verdict = ReleaseOptions {
+                let options = ReleaseOptions {
                     rest_ms: ms("rest="),
                     quarantine: args.contains(&"quarantine"),
                     reason: arg(args, "reason=").map(Into::into),
                 };
-                Call::Release { pool, lease: self.lease(name), verdict }
+                Call::Release { pool, lease: self.lease(name), options }
             }
             "renew" => Call::Renew { pool, lease: self.lease(name), ttl_ms: ms("ttl=") },
             "show" => Call::GetKey { pool, key: self.key(name) },

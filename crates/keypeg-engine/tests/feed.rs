@@ -81,8 +81,8 @@ fn resync(subscriber: &mut Reader) -> (u64, KeyCounts) {
     }
 }
 
-fn release(lease: LeaseId, verdict: ReleaseOptions) -> Call {
-    Call::Release { pool: default_pool(), lease, verdict }
+fn release(lease: LeaseId, options: ReleaseOptions) -> Call {
+    Call::Release { pool: default_pool(), lease, options }
 }
 
 fn force_release(key: KeyId) -> Call {

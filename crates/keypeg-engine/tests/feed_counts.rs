@@ -139,9 +139,9 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
         2..=5 => Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 },
         6 | 7 => {
             let rest_ms = [None, Some(0), Some(2_000)][pick(random, 3)];
-            let verdict =
+            let options =
                 ReleaseOptions { rest_ms, quarantine: random.below(3) == 0, reason: None };
-            Call::Release { pool, lease, verdict }
+            Call::Release { pool, lease, options }
         }
         8 => Call::Renew { pool, lease, ttl_ms: None },
         9 => Call::ForceRelease { pool, key: KeyRef::Id(key) },

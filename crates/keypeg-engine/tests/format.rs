@@ -91,7 +91,7 @@ fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
     driver.call(Call::Release {
         pool: default_pool(),
         lease: second,
-        verdict: ReleaseOptions::default(),
+        options: ReleaseOptions::default(),
     });
     driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
     let key = KeyRef::Id(ids[1]);

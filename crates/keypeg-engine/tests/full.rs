@@ -83,7 +83,7 @@ fn new_keys_then_grants_are_refused_releases_continue_and_all_resumes() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease: lease.id,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
         granted += 1;
         assert!(granted < 100_000, "grants are refused in the end");
@@ -93,7 +93,7 @@ fn new_keys_then_grants_are_refused_releases_continue_and_all_resumes() {
         let reply = driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
         assert!(matches!(reply, Reply::Done), "{reply:?}");
     }
@@ -126,7 +126,7 @@ fn a_checkpoint_frees_space_on_a_full_disk() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease: lease.id,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
     }
     // No space for another segment, and almost no new key since the last checkpoint.
@@ -140,7 +140,7 @@ fn a_checkpoint_frees_space_on_a_full_disk() {
             driver.call(Call::Release {
                 pool: default_pool(),
                 lease: lease.id,
-                verdict: ReleaseOptions::default(),
+                options: ReleaseOptions::default(),
             });
         } else {
             assert!(is_full(&reply), "{reply:?}");
@@ -166,8 +166,8 @@ fn waits_are_cancelled_while_no_grant_can_be_written() {
     fill(&disk, &mut driver);
     for _ in 0..100_000 {
         let Reply::Granted { lease, .. } = acquire(&mut driver) else { break };
-        let (lease, verdict) = (lease.id, ReleaseOptions::default());
-        driver.call(Call::Release { pool: default_pool(), lease, verdict });
+        let (lease, options) = (lease.id, ReleaseOptions::default());
+        driver.call(Call::Release { pool: default_pool(), lease, options });
     }
     assert!(is_full(&acquire(&mut driver)));
     assert_eq!(driver.engine.pools().waiter_count(), 0, "cancelled");

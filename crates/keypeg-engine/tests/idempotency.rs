@@ -64,8 +64,8 @@ fn replace_segments(driver: &mut Driver, disk: &SimDisk) {
     for _ in 0..300 {
         let call = Call::Acquire { pool: side_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
         let Reply::Granted { lease, .. } = driver.call(call) else { panic!("a key is available") };
-        let verdict = ReleaseOptions::default();
-        driver.call(Call::Release { pool: side_pool(), lease: lease.id, verdict });
+        let options = ReleaseOptions::default();
+        driver.call(Call::Release { pool: side_pool(), lease: lease.id, options });
         driver.checkpoint().unwrap();
     }
     let names = disk.list().unwrap();
@@ -86,8 +86,8 @@ fn an_answer_is_the_same_after_a_start_wherever_its_facts_are_stored() {
         let Reply::Granted { lease: ended, .. } = driver.call(acquire("ended")) else {
             panic!("a key is available")
         };
-        let (id, verdict) = (ended.id, ReleaseOptions::default());
-        driver.call(Call::Release { pool: default_pool(), lease: id, verdict });
+        let (id, options) = (ended.id, ReleaseOptions::default());
+        driver.call(Call::Release { pool: default_pool(), lease: id, options });
         match place {
             "database" => driver.checkpoint().unwrap(),
             "snapshot" => replace_segments(&mut driver, &disk),
@@ -187,8 +187,8 @@ fn a_revoked_grant_is_granted_again_after_a_start() {
         panic!("the same grant again")
     };
     driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
-    let (id, verdict) = (lease.id, ReleaseOptions::default());
-    let release = Call::Release { pool: default_pool(), lease: id, verdict };
+    let (id, options) = (lease.id, ReleaseOptions::default());
+    let release = Call::Release { pool: default_pool(), lease: id, options };
     assert!(matches!(driver.call(release), Reply::Done));
     let reply = driver.call(acquire("k"));
     let cause = Refusal::LeaseEnded { cause: Some(EndCause::Released) };

@@ -34,7 +34,7 @@ fn used_directory() -> (SimDisk, ManualClock) {
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
     }
     driver.acquire("job-7").expect("a key is available");
@@ -182,7 +182,7 @@ fn a_lease_keeps_its_id_across_a_restart_and_its_token_is_never_reused() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default()
+            options: ReleaseOptions::default()
         }),
         Reply::Done
     ));
@@ -219,7 +219,7 @@ fn a_missing_last_segment_is_noticed_because_the_next_one_is_preallocated() {
         driver.call(Call::Release {
             pool: default_pool(),
             lease,
-            verdict: ReleaseOptions::default(),
+            options: ReleaseOptions::default(),
         });
     }
     drop(driver);

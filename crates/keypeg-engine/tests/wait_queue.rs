@@ -133,9 +133,9 @@ fn callers_disconnect_at_random_and_no_key_is_lost() {
             if random.below(3) == 0
                 && let Some(slot) = holders.keys().next().copied()
             {
-                let (lease, verdict) = (holders[&slot], ReleaseOptions::default());
+                let (lease, options) = (holders[&slot], ReleaseOptions::default());
                 holders.remove(&slot);
-                run.send(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
+                run.send(u32::MAX, Call::Release { pool: default_pool(), lease, options });
             }
             run.driver.clock.advance_ms(random.below(200));
             for (slot, reply) in run.run_turns() {
@@ -147,8 +147,8 @@ fn callers_disconnect_at_random_and_no_key_is_lost() {
                 match (connected, granted(&reply)) {
                     (true, Some((_, lease, _))) => drop(holders.insert(slot, lease)),
                     (false, Some((_, lease, _))) => {
-                        let verdict = ReleaseOptions::default();
-                        let release = Call::Release { pool: default_pool(), lease, verdict };
+                        let options = ReleaseOptions::default();
+                        let release = Call::Release { pool: default_pool(), lease, options };
                         run.send(u32::MAX, release);
                     }
                     (true, None) => assert!(matches!(reply, Reply::Refused(_)), "{reply:?}"),
@@ -160,8 +160,8 @@ fn callers_disconnect_at_random_and_no_key_is_lost() {
         let connected = calls.values().filter(|connected| **connected).count() as u64;
         assert_eq!(run.waiter_count(), connected, "seed {seed}: only connected callers wait");
         for lease in holders.into_values() {
-            let verdict = ReleaseOptions::default();
-            run.send(u32::MAX, Call::Release { pool: default_pool(), lease, verdict });
+            let options = ReleaseOptions::default();
+            run.send(u32::MAX, Call::Release { pool: default_pool(), lease, options });
         }
         run.driver.clock.advance_ms(3_000);
         let late_grants: Vec<_> =
@@ -249,7 +249,7 @@ fn a_grant_to_a_waiter_is_durable_before_its_reply() {
     assert_eq!((restarted.recovery.keys, restarted.recovery.leases), (1, 1));
     assert!(restarted.acquire("other").is_none(), "{key} is leased");
     let release =
-        |lease| Call::Release { pool: default_pool(), lease, verdict: ReleaseOptions::default() };
+        |lease| Call::Release { pool: default_pool(), lease, options: ReleaseOptions::default() };
     assert!(matches!(restarted.call(release(first)), Reply::Refused(_)));
     assert!(matches!(restarted.call(release(lease)), Reply::Done));
 }

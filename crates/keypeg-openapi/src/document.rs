@@ -246,7 +246,7 @@ fn responses(
     for answer in &call.answers {
         let mut response = response_of(answer);
         if let Some(codes) = problems.remove(&answer.status) {
-            let text = format!("{}\n\n{}", answer.text, meanings(&codes, schemas));
+            let text = format!("{}\n\n{}", answer.text, status_descriptions(&codes, schemas));
             response["description"] = text.into();
             response["content"][PROBLEM] = problem(route, answer.status, &codes);
         }
@@ -259,7 +259,7 @@ fn responses(
     }
     for (status, codes) in problems {
         let response = json!({
-            "description": meanings(&codes, schemas),
+            "description": status_descriptions(&codes, schemas),
             "content": { PROBLEM: problem(route, status, &codes) },
             "headers": headers_of(route, status, false),
         });
@@ -289,7 +289,7 @@ fn response_of(answer: &Answer) -> Value {
 }
 
 /// Returns the descriptions of the codes, which are the doc comments of [`Code`].
-fn meanings(codes: &[Code], schemas: &Map<String, Value>) -> String {
+fn status_descriptions(codes: &[Code], schemas: &Map<String, Value>) -> String {
     let words = schemas["Code"]["oneOf"].as_array().expect("invariant: codes are constants");
     let meaning = |code: &Code| {
         let word = words.iter().find(|word| word["const"] == code.as_str());

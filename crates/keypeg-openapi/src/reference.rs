@@ -27,7 +27,7 @@ pub fn reference_page() -> String {
         routes::DOCS_STYLE,
         page.nav(),
     );
-    for tag in page.tags() {
+    for tag in page.tag_sections() {
         let name = text_of(tag, "name");
         let id = name.replace(' ', "-");
         put(&mut html, format_args!("<h2 id=\"{id}\">{name}</h2>\n"));
@@ -50,7 +50,7 @@ impl<'a> Page<'a> {
         self.document.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn tags(&self) -> &'a [Value] {
+    fn tag_sections(&self) -> &'a [Value] {
         self.document["tags"].as_array().map_or(&[], Vec::as_slice)
     }
 
@@ -74,7 +74,7 @@ impl<'a> Page<'a> {
              <a href=\"#conventions\">Conventions</a>\n<a href=\"#codes\">Error codes</a>\n\
              <a href=\"/openapi.json\">OpenAPI document</a>\n",
         );
-        for tag in self.tags() {
+        for tag in self.tag_sections() {
             let name = text_of(tag, "name");
             put(&mut html, format_args!("<h3>{name}</h3>\n"));
             for (route, _) in self.operations(name) {

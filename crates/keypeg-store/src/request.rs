@@ -154,7 +154,7 @@ pub enum Call {
         /// The lease.
         lease: LeaseId,
         /// What becomes of the key, as its holder reports it.
-        verdict: ReleaseOptions,
+        options: ReleaseOptions,
     },
     /// Extends a lease; the reply is [`Reply::Renewed`].
     Renew {

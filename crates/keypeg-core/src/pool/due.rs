@@ -105,7 +105,7 @@ impl Pool {
         step: &mut StepContext<'_>,
         lease: LeaseId,
     ) -> Result<HoldIndex, Refusal> {
-        if !shared.ids.verifies(self.id, lease) {
+        if !shared.ids.has_issued(self.id, lease) {
             return Err(Refusal::LeaseEnded { cause: None });
         }
         if let Some(hold) = self.holds.find_by_token(lease.token()) {

@@ -282,7 +282,7 @@ impl NaiveStore {
                 let key = pool.find(&key)?;
                 Ok(Reply::Revealed { id: key.id, value: key.value.clone() })
             }
-            Call::Release { lease, verdict, .. } => pool.release(lease, &verdict, now),
+            Call::Release { lease, options, .. } => pool.release(lease, &options, now),
             Call::RevokeUndelivered { lease, .. } => {
                 pool.release(lease, &ReleaseOptions::default(), now)
             }

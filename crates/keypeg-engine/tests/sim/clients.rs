@@ -252,7 +252,7 @@ impl Clients {
         let rest_ms = [None, None, Some(0), Some(300)][random.below(4) as usize];
         let quarantine = random.below(8) == 0;
         let reason = (random.below(3) == 0).then(|| "429".into());
-        Call::Release { pool, lease, verdict: ReleaseOptions { rest_ms, quarantine, reason } }
+        Call::Release { pool, lease, options: ReleaseOptions { rest_ms, quarantine, reason } }
     }
 
     /// Draws a lease that an earlier reply contained or, rarely, one that never existed.

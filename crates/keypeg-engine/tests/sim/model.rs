@@ -521,8 +521,8 @@ impl Model {
                 let terms = (*ttl_ms, holder.as_deref(), *wait_ms);
                 self.acquire(now, (slot, name), terms, None, observed)?;
             }
-            Call::Release { lease, verdict, .. } => {
-                self.release(now, (slot, name), (*lease, verdict), observed)?;
+            Call::Release { lease, options, .. } => {
+                self.release(now, (slot, name), (*lease, options), observed)?;
             }
             Call::RevokeUndelivered { lease, .. } => {
                 self.revoke_undelivered(now, (slot, name), *lease, observed)?;
@@ -801,18 +801,18 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        (lease, verdict): (LeaseId, &ReleaseOptions),
+        (lease, options): (LeaseId, &ReleaseOptions),
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let Some(index) = self.running(name, lease) else {
             return self.lease_ended(slot, (name, lease), observed);
         };
-        let reason = verdict.reason.as_deref().filter(|reason| !reason.is_empty());
+        let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(ToOwned::to_owned);
-        if verdict.quarantine {
+        if options.quarantine {
             self.end_hold(now, (name, index), State::Quarantined { reason });
         } else {
-            self.release_lease(now, (name, index), verdict.rest_ms, reason);
+            self.release_lease(now, (name, index), options.rest_ms, reason);
         }
         observed.done(slot)
     }

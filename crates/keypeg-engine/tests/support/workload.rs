@@ -71,8 +71,8 @@ pub(crate) fn run_turn(
         Call::Acquire { pool, ttl_ms: None, holder, wait_ms: 0 }
     };
     let release = |lease, quarantine: bool| {
-        let verdict = ReleaseOptions { rest_ms: Some(800), quarantine, reason: Some("429".into()) };
-        Call::Release { pool: default_pool(), lease, verdict }
+        let options = ReleaseOptions { rest_ms: Some(800), quarantine, reason: Some("429".into()) };
+        Call::Release { pool: default_pool(), lease, options }
     };
     let calls = match turn % 10 {
         0 => vec![with_idempotency_key(turn, Call::Generate { pool: default_pool(), count: 7 })],

@@ -97,7 +97,7 @@ fn a_full_lane_refuses_new_work_first_and_releases_last() {
     let (lane, mut engine) = lane(&Wakeup::default());
     let release = || {
         let (pool, lease) = (PoolName::default_pool(), LeaseId(1));
-        request(Call::Release { pool, lease, verdict: ReleaseOptions::default() })
+        request(Call::Release { pool, lease, options: ReleaseOptions::default() })
     };
     let refused = |request| {
         matches!(

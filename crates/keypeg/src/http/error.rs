@@ -110,7 +110,7 @@ impl Problem {
     }
 
     /// The limit of event streams is reached.
-    pub(super) fn too_many_followers(TooManySubscribers { max }: TooManySubscribers) -> Self {
+    pub(super) fn too_many_subscribers(TooManySubscribers { max }: TooManySubscribers) -> Self {
         let detail = format!(
             "The limit of {max} event streams is reached. Close a stream, or try again \
              later."

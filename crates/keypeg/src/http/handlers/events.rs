@@ -31,7 +31,7 @@ pub(crate) async fn subscribe(
         };
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let subscriber = subscription.subscribe(last).map_err(Problem::too_many_followers)?;
+        let subscriber = subscription.subscribe(last).map_err(Problem::too_many_subscribers)?;
         Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
     };
     let mut response = Response::new(body);

@@ -40,11 +40,11 @@ pub(crate) async fn release(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let parsed = Fields::read(request, RELEASE_FIELDS).await.and_then(|fields| {
-        let verdict = release_options(fields)?;
-        Ok((lease_id(lease)?, verdict))
+        let options = release_options(fields)?;
+        Ok((lease_id(lease)?, options))
     });
-    let (lease, verdict) = context.or_unknown_pool(&pool, parsed).await?;
-    Ok(Operation::release(pool, lease, verdict).run(context).await?.to_response())
+    let (lease, options) = context.or_unknown_pool(&pool, parsed).await?;
+    Ok(Operation::release(pool, lease, options).run(context).await?.to_response())
 }
 
 /// Renews a lease.

@@ -45,8 +45,8 @@ impl Operation {
     }
 
     /// Releases a lease, optionally with a rest or a quarantine for its key.
-    pub(crate) fn release(pool: PoolName, lease: LeaseId, verdict: ReleaseOptions) -> Self {
-        Self { call: Call::Release { pool, lease, verdict }, kind: OperationKind::Release(lease) }
+    pub(crate) fn release(pool: PoolName, lease: LeaseId, options: ReleaseOptions) -> Self {
+        Self { call: Call::Release { pool, lease, options }, kind: OperationKind::Release(lease) }
     }
 
     /// Keeps one key alive.

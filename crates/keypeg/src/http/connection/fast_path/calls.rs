@@ -35,8 +35,8 @@ impl FastCall {
                 Operation::acquire(pool, acquire, None)
             }
             [Some("leases"), Some(lease), Some("release"), None] => {
-                let verdict = leases::release_options(fields(leases::RELEASE_FIELDS)?).ok()?;
-                Operation::release(pool, LeaseId::parse(lease)?, verdict)
+                let options = leases::release_options(fields(leases::RELEASE_FIELDS)?).ok()?;
+                Operation::release(pool, LeaseId::parse(lease)?, options)
             }
             [Some("leases"), Some(lease), Some("renew"), None] => {
                 let ttl_ms = leases::renew_ttl(fields(leases::RENEW_FIELDS)?).ok()?;
