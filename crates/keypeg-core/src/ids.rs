@@ -68,7 +68,7 @@ impl LeaseId {
         parse_128(text).map(Self)
     }
 
-    /// Returns the fencing token in the id; untrusted until [`IdHashKey::verifies`].
+    /// Returns the fencing token in the id; untrusted until [`IdHashKey::has_issued`].
     pub fn token(self) -> u64 {
         u64::try_from(self.0 & u128::from(TOKEN_MAX)).expect("invariant: 53 bits")
     }

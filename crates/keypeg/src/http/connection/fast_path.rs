@@ -334,12 +334,11 @@ impl FastPath<'_> {
     ) -> io::Result<Result<Payload, Problem>> {
         // In a block, so that the future keeps no room for the operation while it runs.
         let (may_wait, mut running) = {
-            let operation = match call {
-                FastCall::Operation(operation) => operation,
+            match call {
+                FastCall::Operation(operation) => (operation.may_wait(), operation.run(&context)),
                 #[cfg(feature = "bench-constant")]
                 FastCall::Constant(constant) => return Ok(Ok(Payload::Constant(constant))),
-            };
-            (operation.may_wait(), operation.run(&context))
+            }
         };
         let result = std::future::poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut running).poll(cx))) {
