@@ -3,8 +3,6 @@
 
 #[path = "support/journal.rs"]
 mod journal;
-#[path = "support/rng.rs"]
-mod rng;
 #[path = "support/world.rs"]
 mod world;
 
@@ -12,7 +10,7 @@ use keypeg_core::{
     ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, Limits, Now, Policy,
     PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use world::{check, check_within};
 
 #[test]

@@ -4,15 +4,12 @@
 //! missing in between, or it is another's. That sound facts give the pools back is for
 //! `model.rs` to show.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, KeyNumber, Limits,
     Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools, ReplayError, Replayer,
     StepContext, TOKEN_MAX, TOKEN_RESERVATION,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 
 const LIMITS: Limits = Limits { pools: 10, keys: 100 };
 /// Three values as a journal keeps them.

@@ -3,14 +3,11 @@
 //! Pools wrote their keys' values, as lists of bytes: each type was redacted where it is passed
 //! around, but not where it is kept.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch,
     PoolName, Pools, Secret, StepContext,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::fmt::Write;
 
 #[test]

@@ -3,14 +3,11 @@
 //! Each kind of call has a function of its own that holds nothing else, `counted_…`, never inlined:
 //! `bench/cost` has callgrind count what is within. Knows no time of its own.
 
-#[path = "../../tests/support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch,
     Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState, StepContext,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::hint::black_box;
 
 /// Keys that one call makes while a pool grows.

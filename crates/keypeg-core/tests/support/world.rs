@@ -9,12 +9,12 @@
 mod script_words;
 
 use super::journal::Journal;
-use super::rng::Rng;
 use keypeg_core::{
     AcquireOptions, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany, KeyId,
     KeyRef, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
     Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
+use keypeg_testkit::ScaledRandom as Rng;
 use script_words::{
     borrower_of, form, length, life_text, micros, millis, once_of, patch_of, plain, refused_text,
     ttl_of, verdict_of, view_text,

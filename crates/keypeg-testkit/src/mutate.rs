@@ -1,6 +1,6 @@
-//! Small changes to bytes, drawn by whoever calls: for tests that feed what nobody meant to write.
+//! Small random changes to bytes, for tests of malformed input.
 //!
-//! Shared by the fuzz tests of all crates. Knows no format: numbers and texts are bytes to it.
+//! The fuzz tests of all crates use them. Knows no format: numbers and texts are bytes to it.
 
 /// Numbers near which bounds are.
 const EDGES: [u64; 12] = [
@@ -46,7 +46,7 @@ const WORDS: [&str; 24] = [
 ];
 
 /// Changes `bytes` in one to four places. `below` draws a number below the one it is given.
-pub(crate) fn mutate(bytes: &mut Vec<u8>, below: &mut impl FnMut(usize) -> usize) {
+pub fn mutate(bytes: &mut Vec<u8>, below: &mut impl FnMut(usize) -> usize) {
     for _ in 0..=below(4) {
         let at = below(bytes.len() + 1);
         let end = at + below((bytes.len() - at).min(64) + 1);
