@@ -218,19 +218,16 @@ impl HeapIndex for Waiters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keypeg_testkit::SeededRandom;
     use std::collections::VecDeque;
 
-    /// Random operations, drawn by a linear congruential generator, on the queue and on a
-    /// `VecDeque`.
+    /// Random operations on the queue and on a `VecDeque`.
     #[test]
     fn it_agrees_with_a_plain_queue() {
         let mut queue = WaitQueue::default();
         let mut model: VecDeque<(WaiterId, WaiterIndex, u64)> = VecDeque::new();
-        let mut state = 1_u64;
-        let mut next = |bound: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) % bound
-        };
+        let mut random = SeededRandom(1);
+        let mut next = |bound: u64| random.below(bound);
         for step in 0..20_000 {
             let waiter_id = WaiterId(step);
             // The queue grows to hundreds of waiters and becomes empty again, several times.

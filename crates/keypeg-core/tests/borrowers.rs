@@ -3,8 +3,6 @@
 
 #[path = "support/journal.rs"]
 mod journal;
-#[path = "support/rng.rs"]
-mod rng;
 #[path = "support/world.rs"]
 mod world;
 

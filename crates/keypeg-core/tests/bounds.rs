@@ -3,15 +3,12 @@
 //!
 //! Also tests that a step reports whether time ended a lease or a rest in it, which leaves no fact.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, NextDue, Now, Policy,
     PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
     StepContext,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 
 #[derive(Clone)]
 struct World {

@@ -2,31 +2,15 @@
 //!
 //! `KEYPEG_FUZZ_RUNS` sets the number of texts of each kind, `KEYPEG_SEED` repeats a run.
 
-#[path = "support/mutate.rs"]
-mod mutate;
-
 use keypeg_core::{Cursor, KeyId, LeaseId, PoolName, Secret, VALUE_MAX};
-use mutate::mutate;
-
-/// A small seeded generator (splitmix64).
-fn seeded_random(mut state: u64) -> impl FnMut(usize) -> usize {
-    move |bound| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).expect("below the bound")
-    }
-}
-
-fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
-}
+use keypeg_testkit::{SeededRandom, env_number, mutate};
 
 /// Feeds mutants of `corpus`; returns a summary with the number of accepted ones.
 fn feed(kind: &str, corpus: &[&str], accepts: impl Fn(&str) -> bool) -> String {
-    let (runs, seed) = (variable("KEYPEG_FUZZ_RUNS", 50_000), variable("KEYPEG_SEED", 1));
-    let mut below = seeded_random(seed);
+    let runs = env_number("KEYPEG_FUZZ_RUNS").unwrap_or(50_000);
+    let seed = env_number("KEYPEG_SEED").unwrap_or(1);
+    let mut random = SeededRandom(seed);
+    let mut below = |bound| random.index_below(bound);
     let mut accepted = 0;
     for run in 0..runs {
         let mut bytes = corpus[below(corpus.len())].as_bytes().to_vec();

@@ -4,8 +4,6 @@
 
 #[path = "support/journal.rs"]
 mod journal;
-#[path = "support/rng.rs"]
-mod rng;
 #[path = "support/world.rs"]
 mod world;
 
@@ -13,7 +11,7 @@ use keypeg_core::{
     ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, IdempotentCall,
     Limits, Now, Policy, PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use world::{check, check_within};
 
 #[test]

@@ -11,8 +11,6 @@ mod agree;
 mod journal;
 #[path = "support/naive.rs"]
 mod naive;
-#[path = "support/rng.rs"]
-mod rng;
 
 use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
 use journal::Journal;
@@ -21,8 +19,8 @@ use keypeg_core::{
     ListOptions, NewKey, NextDue, Now, Policy, PolicyPatch, Pool, PoolId, Pools, RandomSource,
     Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
+use keypeg_testkit::{ScaledRandom as Rng, env_number};
 use naive::{NEVER, Naive};
-use rng::Rng;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -59,10 +57,9 @@ const WEEK_MS: u64 = 604_800_000;
 
 #[test]
 fn the_pools_agree_with_a_naive_model() {
-    let number_of = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let seeds = match number_of("KEYPEG_SEED") {
+    let seeds = match env_number("KEYPEG_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number_of("KEYPEG_SEEDS").unwrap_or(SEEDS),
+        None => 0..env_number("KEYPEG_SEEDS").unwrap_or(SEEDS),
     };
     let mut refusals = BTreeMap::new();
     for seed in seeds.clone() {

@@ -1,15 +1,12 @@
 //! Listings: a key that exists during a whole listing is listed exactly once, whatever else
 //! changes; a page examines a bounded number of keys; a cursor is valid for one pool and one run.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Cursor, Fact, IdHashKey, KeyId, KeyPage, KeyRef, KeyState, Limits, ListOptions,
     Now, Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions,
     SharedState, StepContext, US_PER_S,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::collections::HashMap;
 
 struct World {

@@ -4,15 +4,12 @@
 //! be biased show that the same check rejects them. Every draw uses a fresh copy of the pool:
 //! releasing keys would shuffle the positions and hide a bias between them.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Fact, Granted, IdHashKey, KeyId, KeyRef, KeyView, LeaseId, Limits, Now, Policy,
     PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
     StepContext,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::collections::{HashMap, HashSet};
 
 /// One pool, its time and its randomness.

@@ -4,15 +4,12 @@
 //! missing, or it belongs to another journal. `model.rs` tests that consistent facts rebuild the
 //! pools.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, KeyNumber, Limits,
     Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools, ReplayError, Replayer,
     StepContext, TOKEN_MAX, TOKEN_RESERVATION,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 
 const LIMITS: Limits = Limits { pools: 10, keys: 100 };
 /// Three values as a journal stores them.

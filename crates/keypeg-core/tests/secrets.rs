@@ -3,14 +3,11 @@
 //! Pools once wrote their keys' values, as lists of bytes: the types that are passed around were
 //! redacted, but not those that store values.
 
-#[path = "support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch,
     PoolName, Pools, Secret, StepContext,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::fmt::Write;
 
 #[test]

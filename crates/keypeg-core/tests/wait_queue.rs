@@ -3,8 +3,6 @@
 
 #[path = "support/journal.rs"]
 mod journal;
-#[path = "support/rng.rs"]
-mod rng;
 #[path = "support/world.rs"]
 mod world;
 
@@ -13,7 +11,7 @@ use keypeg_core::{
     Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
     StepContext, US_PER_MS, WAITERS_MAX, WaitOptions, WaitOutcome, WaiterId,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::collections::{HashMap, VecDeque};
 use world::{check, check_within};
 

@@ -300,6 +300,7 @@ fn thread_ended() -> io::Error {
 mod tests {
     use super::*;
     use crate::disk::Directory;
+    use keypeg_testkit::TempDir;
 
     fn create(disk: &dyn Disk, number: u64) -> io::Result<ReadySegment> {
         ReadySegment::create(disk, SegmentNumber(number), 4096)
@@ -309,8 +310,8 @@ mod tests {
     /// before it and refused the directory.
     #[test]
     fn a_segment_after_a_failed_one_is_deleted() {
-        let path = std::env::temp_dir().join(format!("keypeg-ready-{}", std::process::id()));
-        let disk: Arc<dyn Disk> = Arc::new(Directory::open(&path).expect("a directory"));
+        let dir = TempDir::new();
+        let disk: Arc<dyn Disk> = Arc::new(Directory::open(dir.path()).expect("a directory"));
         let mut preallocator = Preallocator::new(Arc::clone(&disk), 4096);
         preallocator.current = SegmentNumber(1);
         preallocator.accept(create(&*disk, 2), 0).expect("the next segment");
@@ -319,29 +320,26 @@ mod tests {
         preallocator.accept(create(&*disk, 4), 0).expect("a segment after a gap");
         assert_eq!(preallocator.ready_when_starved(), Some(1), "the disk still counts as full");
         assert_eq!(disk.list().expect("lists"), [file_name(SegmentNumber(2))]);
-        drop(preallocator);
-        std::fs::remove_dir_all(path).expect("removes");
     }
 
     /// One failed unlink once left its segment while the later ones were deleted, and the next
     /// start refused the directory: a segment in the middle was missing.
     #[test]
     fn a_segment_that_cannot_be_deleted_keeps_the_later_ones() {
-        let path = std::env::temp_dir().join(format!("keypeg-removals-{}", std::process::id()));
-        let disk = Directory::open(&path).expect("a directory");
+        let dir = TempDir::new();
+        let disk = Directory::open(dir.path()).expect("a directory");
         // An unlink of a directory fails.
         let first = file_name(SegmentNumber(1));
-        std::fs::create_dir(path.join(&first)).expect("creates");
+        std::fs::create_dir(dir.path().join(&first)).expect("creates");
         for number in [2, 3] {
             create(&disk, number).expect("creates");
         }
         let mut removals = VecDeque::from([SegmentNumber(1), SegmentNumber(2)]);
         remove_in_order(&disk, &mut removals);
         assert_eq!(disk.list().expect("lists").len(), 3, "no segment is deleted");
-        std::fs::remove_dir(path.join(first)).expect("removes");
+        std::fs::remove_dir(dir.path().join(first)).expect("removes");
         removals.push_back(SegmentNumber(3));
         remove_in_order(&disk, &mut removals);
         assert!(disk.list().expect("lists").is_empty() && removals.is_empty());
-        std::fs::remove_dir_all(path).expect("removes");
     }
 }

@@ -11,6 +11,7 @@ use keypeg_core::{
 };
 use keypeg_engine::disk::Directory;
 use keypeg_store::{Call, Reply, RequestError};
+use keypeg_testkit::TempDir;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,33 +24,6 @@ fn fixtures() -> PathBuf {
 fn open(path: &Path, clock: &ManualClock) -> Result<Driver, String> {
     let disk = Directory::open(path).map_err(|error| error.to_string())?;
     Driver::open(Arc::new(disk), clock, 3)
-}
-
-/// A directory under the system's temporary directory, removed at the end.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("keypeg-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-
-    fn copy_of(from: &Path, name: &str) -> Self {
-        let to = Self::new(name);
-        std::fs::create_dir_all(&to.0).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), to.0.join(entry.file_name())).unwrap();
-        }
-        to
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Writes every kind of fact, so that the fixture holds one of each.
@@ -169,11 +143,11 @@ fn every_format_ever_written_opens_and_holds_the_same_data() {
     let mut formats = 0;
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let fixture = entry.unwrap().path();
-        let copy = TempDir::copy_of(&fixture.join("data"), "format");
+        let copy = TempDir::copy_of(&fixture.join("data"));
         let clock = ManualClock::new();
         clock.advance_ms(3_600_000);
         clock.reboot();
-        let mut driver = open(&copy.0, &clock).unwrap();
+        let mut driver = open(copy.path(), &clock).unwrap();
         let expected = std::fs::read_to_string(fixture.join("expected.txt")).unwrap();
         assert_eq!(description(&mut driver), expected, "{}", fixture.display());
         assert_eq!(driver.recovery.starts_before, 1);
@@ -190,33 +164,34 @@ fn make_fixture(fixture: &Path) {
     let mut driver = open(&data, &clock).unwrap();
     write_every_fact(&mut driver, &clock);
     drop(driver);
-    let copy = TempDir::copy_of(&data, "make");
-    let text = description(&mut open(&copy.0, &clock).unwrap());
+    let copy = TempDir::copy_of(&data);
+    let text = description(&mut open(copy.path(), &clock).unwrap());
     std::fs::write(fixture.join("expected.txt"), text).unwrap();
 }
 
 /// A check reports what a start would then do, and changes nothing.
 #[test]
 fn a_check_reports_what_a_start_would_do_and_changes_nothing() {
-    let (dir, clock) = (TempDir::new("check"), ManualClock::new());
+    let (parent, clock) = (TempDir::new(), ManualClock::new());
+    let dir = parent.path().join("data");
     let check = || {
         keypeg_engine::check_data_dir(
-            &dir.0,
+            &dir,
             Box::new(clock.clone()),
             Box::new(support::SeededRandom(1)),
         )
     };
     let error = check().expect_err("no data").to_string();
     assert!(error.contains("holds no data"), "{error}");
-    assert!(!dir.0.exists());
-    let mut driver = open(&dir.0, &clock).unwrap();
+    assert!(!dir.exists());
+    let mut driver = open(&dir, &clock).unwrap();
     driver.generate(3);
     driver.acquire("job-7").unwrap();
     let error = check().expect_err("in use").to_string();
     assert!(error.contains("in use"), "{error}");
     drop(driver);
     let files = || {
-        let names = std::fs::read_dir(&dir.0).unwrap().map(|entry| entry.unwrap().path());
+        let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<_> = names.map(|path| (std::fs::read(&path).unwrap(), path)).collect();
         files.sort();
         files
@@ -236,15 +211,16 @@ fn a_check_reports_what_a_start_would_do_and_changes_nothing() {
 
 #[test]
 fn a_real_directory_survives_a_restart_and_one_process_locks_it() {
-    let (dir, clock) = (TempDir::new("real"), ManualClock::new());
-    let mut driver = open(&dir.0, &clock).unwrap();
+    let (parent, clock) = (TempDir::new(), ManualClock::new());
+    let dir = parent.path().join("data");
+    let mut driver = open(&dir, &clock).unwrap();
     assert!(driver.recovery.created);
     driver.generate(3);
     let (_, _, token) = driver.acquire("job-7").unwrap();
-    let error = open(&dir.0, &clock).err().expect("a second process is refused");
+    let error = open(&dir, &clock).err().expect("a second process is refused");
     assert!(error.contains("unavailable") || error.contains("block"), "{error}");
     drop(driver);
-    let mut driver = open(&dir.0, &clock).unwrap();
+    let mut driver = open(&dir, &clock).unwrap();
     assert_eq!((driver.recovery.keys, driver.recovery.leases), (3, 1));
     assert_eq!(driver.recovery.default_policy_kept, None::<Policy>);
     assert_eq!(engine_config().default_policy, Policy::default());
@@ -253,8 +229,8 @@ fn a_real_directory_survives_a_restart_and_one_process_locks_it() {
         use std::os::unix::fs::PermissionsExt;
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
     };
-    assert_eq!(mode(&dir.0), 0o700);
-    for entry in std::fs::read_dir(&dir.0).unwrap() {
+    assert_eq!(mode(&dir), 0o700);
+    for entry in std::fs::read_dir(&dir).unwrap() {
         assert_eq!(mode(&entry.unwrap().path()), 0o600);
     }
 }

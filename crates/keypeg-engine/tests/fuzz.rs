@@ -5,21 +5,15 @@
 //! the code behind them, the record decoder and the replay. `KEYPEG_FUZZ_RUNS` sets the number of
 //! runs, `KEYPEG_SEED` repeats them.
 
-#[path = "../../keypeg-core/tests/support/mutate.rs"]
-mod mutate;
 mod support;
 
 use keypeg_engine::disk::Disk;
 use keypeg_store::Call;
-use mutate::mutate;
+use keypeg_testkit::{env_number, mutate};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
 use support::workload::{TURNS, Workload, advance_clock, run_turn};
 use support::{Driver, ManualClock, SeededRandom, default_pool};
-
-fn env_or(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
-}
 
 /// Returns directories from several points of a workload that writes every kind of fact; some have
 /// been checkpointed.
@@ -104,7 +98,8 @@ fn damage(
 
 #[test]
 fn a_start_survives_every_damaged_directory() {
-    let (runs, seed) = (env_or("KEYPEG_FUZZ_RUNS", 2_000), env_or("KEYPEG_SEED", 1));
+    let runs = env_number("KEYPEG_FUZZ_RUNS").unwrap_or(2_000);
+    let seed = env_number("KEYPEG_SEED").unwrap_or(1);
     let (disks, clock) = corpus();
     let mut opened = [0_u64; 2];
     for run in 0..runs {

@@ -3,14 +3,11 @@
 //! Each kind of call has its own function `counted_…`, which contains nothing else and is never
 //! inlined: `bench/cost` lets callgrind count the instructions in it. Reads no clock.
 
-#[path = "../../tests/support/rng.rs"]
-mod rng;
-
 use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch,
     Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState, StepContext,
 };
-use rng::Rng;
+use keypeg_testkit::ScaledRandom as Rng;
 use std::hint::black_box;
 
 /// Keys that one call creates while the pool grows.

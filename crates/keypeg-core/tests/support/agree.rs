@@ -5,11 +5,11 @@
 
 use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
-use super::rng::Rng;
 use keypeg_core::{
     AcquireOptions, Borrower, Fact, FactSink, Granted, IdHashKey, KeyRef, Limits, NextDue, Now,
     Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
+use keypeg_testkit::ScaledRandom as Rng;
 
 /// The limits of both.
 pub(crate) const LIMITS: Limits = Limits { pools: 3, keys: 40 };

@@ -8,12 +8,12 @@
 mod script_words;
 
 use super::journal::Journal;
-use super::rng::Rng;
 use keypeg_core::{
     AcquireOptions, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany, KeyId,
     KeyRef, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
     Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
+use keypeg_testkit::ScaledRandom as Rng;
 use script_words::{
     borrower_of, duration, form_text, idempotency_key_of, life_text, micros, millis, patch_of,
     refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,

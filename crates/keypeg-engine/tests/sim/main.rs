@@ -31,6 +31,7 @@ use coverage::Coverage;
 use keypeg_core::Policy;
 use keypeg_core::sabotage::{Sabotage, TestLimit};
 use keypeg_engine::state::JournalSizes;
+use keypeg_testkit::env_number;
 use model::Rules;
 use simulation::{Plan, Simulation};
 use support::SeededRandom;
@@ -132,10 +133,6 @@ fn run_seed(seed: u64, sabotage: Option<Sabotage>) -> SeedResult {
 fn rerun_command(seed: u64) -> String {
     let feature = if cfg!(feature = "sabotage") { "--features sabotage " } else { "" };
     format!("KEYPEG_SEED={seed} cargo test -p keypeg-engine {feature}--test sim")
-}
-
-fn env_number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
 #[test]

@@ -7,46 +7,16 @@
 pub(crate) mod sim_disk;
 pub(crate) mod workload;
 
-use keypeg_core::RandomSource;
 use keypeg_core::{KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
 use keypeg_engine::{Clock, ClockReading, EngineConfig};
 use keypeg_store::{Call, Principal, Reply, Request, StartReport};
+pub(crate) use keypeg_testkit::SeededRandom;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-
-/// A small seeded generator (splitmix64), with the same sequence on every platform.
-#[derive(Clone, Debug)]
-pub(crate) struct SeededRandom(pub u64);
-
-impl SeededRandom {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-impl RandomSource for SeededRandom {
-    fn below(&mut self, bound: u32) -> u32 {
-        u32::try_from(SeededRandom::below(self, u64::from(bound))).unwrap()
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for part in bytes.chunks_mut(8) {
-            part.copy_from_slice(&self.next().to_le_bytes()[..part.len()]);
-        }
-    }
-}
 
 /// A clock that only the test moves.
 #[derive(Clone, Debug)]

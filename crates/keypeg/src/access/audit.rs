@@ -343,38 +343,21 @@ fn rotate(settings: &Settings) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keypeg_testkit::TempDir;
 
-    /// A directory of one test, removed when dropped.
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Self {
-            let name = format!("keypeg-audit-{}-{name}", std::process::id());
-            let dir = std::env::temp_dir().join(name);
-            std::fs::create_dir(&dir).unwrap();
-            Self(dir)
-        }
-
-        fn settings(&self, file_max: u64, keep: u32) -> Settings {
-            Settings { path: self.0.join("audit"), file_max, keep }
-        }
-
-        fn lines(&self, name: &str) -> Vec<String> {
-            let text = std::fs::read_to_string(self.0.join(name)).unwrap_or_default();
-            text.lines().map(str::to_owned).collect()
-        }
+    fn settings(dir: &TempDir, file_max: u64, keep: u32) -> Settings {
+        Settings { path: dir.path().join("audit"), file_max, keep }
     }
 
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn lines(dir: &TempDir, name: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn files_are_bounded_in_size_and_number() {
-        let dir = Dir::new("rotates");
-        let settings = dir.settings(10, 2);
+        let dir = TempDir::new();
+        let settings = settings(&dir, 10, 2);
         let mut log = Log::open(&settings).unwrap();
         for n in 0..9 {
             log.write(&settings, format!("line{n}\n").as_bytes()).unwrap();
@@ -382,15 +365,15 @@ mod tests {
         drop(log);
         let mut log = Log::open(&settings).unwrap();
         log.write(&settings, b"more\n").unwrap();
-        assert_eq!(dir.lines("audit"), ["more"], "the length of an existing file counts");
-        assert_eq!([dir.lines("audit.1"), dir.lines("audit.2")], [["line8"], ["line7"]]);
-        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 3);
+        assert_eq!(lines(&dir, "audit"), ["more"], "the length of an existing file counts");
+        assert_eq!([lines(&dir, "audit.1"), lines(&dir, "audit.2")], [["line8"], ["line7"]]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]
     fn an_entry_is_one_line_whatever_it_contains() {
-        let dir = Dir::new("lines");
-        let (audit, writer) = Audit::open(dir.settings(1 << 20, 0)).unwrap();
+        let dir = TempDir::new();
+        let (audit, writer) = Audit::open(settings(&dir, 1 << 20, 0)).unwrap();
         let mut entry = audit.begin().unwrap();
         entry.line.request_id = "a\"}\n{\"operation\":\"b\u{2028}\u{7f}".into();
         entry.line.pool("ci\nx");
@@ -398,7 +381,7 @@ mod tests {
         let entry = audit.begin().unwrap();
         drop(entry);
         writer.end();
-        let lines = dir.lines("audit");
+        let lines = lines(&dir, "audit");
         let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
         let [first, second] = &lines.iter().map(read).collect::<Vec<_>>()[..] else {
             panic!("{lines:?}")
@@ -412,19 +395,19 @@ mod tests {
     /// A change without a line must not happen: the queue has `QUEUE_MAX` places, reserved first.
     #[test]
     fn a_change_without_a_place_in_the_queue_is_refused() {
-        let dir = Dir::new("places");
-        let (audit, writer) = Audit::open(dir.settings(1 << 30, 0)).unwrap();
+        let dir = TempDir::new();
+        let (audit, writer) = Audit::open(settings(&dir, 1 << 30, 0)).unwrap();
         let entries: Vec<_> = (0..QUEUE_MAX + 10).filter_map(|_| audit.begin()).collect();
         assert_eq!((entries.len(), audit.counters().1), (QUEUE_MAX, 10));
         drop(entries);
         writer.end();
-        assert_eq!(dir.lines("audit").len(), QUEUE_MAX);
+        assert_eq!(lines(&dir, "audit").len(), QUEUE_MAX);
     }
 
     #[test]
     fn a_log_that_cannot_be_written_refuses_changes_until_it_can() {
-        let dir = Dir::new("fails");
-        let below = dir.0.join("below");
+        let dir = TempDir::new();
+        let below = dir.path().join("below");
         std::fs::create_dir(&below).unwrap();
         let settings = Settings { path: below.join("audit"), file_max: 1, keep: 0 };
         let (audit, writer) = Audit::open(settings).unwrap();
@@ -454,14 +437,14 @@ mod tests {
     #[test]
     fn a_link_is_not_followed_and_other_users_cannot_read_the_file() {
         use std::os::unix::fs::PermissionsExt;
-        let dir = Dir::new("link");
-        let elsewhere = dir.0.join("elsewhere");
+        let dir = TempDir::new();
+        let elsewhere = dir.path().join("elsewhere");
         std::fs::write(&elsewhere, "").unwrap();
-        std::os::unix::fs::symlink(&elsewhere, dir.0.join("audit")).unwrap();
-        assert!(Audit::open(dir.settings(1, 0)).is_err());
-        std::fs::remove_file(dir.0.join("audit")).unwrap();
-        let (_audit, writer) = Audit::open(dir.settings(1, 0)).unwrap();
-        let mode = std::fs::metadata(dir.0.join("audit")).unwrap().permissions().mode();
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("audit")).unwrap();
+        assert!(Audit::open(settings(&dir, 1, 0)).is_err());
+        std::fs::remove_file(dir.path().join("audit")).unwrap();
+        let (_audit, writer) = Audit::open(settings(&dir, 1, 0)).unwrap();
+        let mode = std::fs::metadata(dir.path().join("audit")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         writer.end();
     }

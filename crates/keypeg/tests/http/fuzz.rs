@@ -4,14 +4,11 @@
 //! the end its counts agree, and no answer contains the value of a key that was never lent.
 //! `KEYPEG_FUZZ_RUNS` sets the number of runs of each kind, `KEYPEG_SEED` repeats them.
 
-#[path = "../../../keypeg-core/tests/support/mutate.rs"]
-pub(crate) mod mutate;
-
 use crate::support::history::{SeededRandom, env_number};
 use crate::support::{Client, Server, TempDir, keypeg};
 use clap::Parser;
 use keypeg::{Cli, Command, Config};
-use mutate::mutate;
+use keypeg_testkit::mutate;
 use serde_json::json;
 
 pub(crate) fn below(random: &mut SeededRandom) -> impl FnMut(usize) -> usize {

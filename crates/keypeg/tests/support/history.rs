@@ -7,6 +7,7 @@
 //! acquire was sent. The server's own lease is at least as long, so every overlap is a real one.
 
 use super::{Answer, Client, Server, now};
+pub(crate) use keypeg_testkit::{SeededRandom, env_number};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -63,33 +64,6 @@ struct OwnLease {
     hold: usize,
     lease: String,
     pool: &'static str,
-}
-
-/// Random numbers from a seed (splitmix64).
-pub(crate) struct SeededRandom(pub(crate) u64);
-
-impl SeededRandom {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
-        let bound = u64::try_from(of.len()).unwrap();
-        (bound > 0).then(|| &of[usize::try_from(self.below(bound)).unwrap()])
-    }
-}
-
-/// Returns the number in an environment variable, if it is set.
-pub(crate) fn env_number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
 /// Runs clients until `end` has ended the server, then checks their history.

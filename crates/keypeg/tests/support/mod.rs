@@ -1,4 +1,4 @@
-//! Shared test support: starting and stopping the real binary, temporary directories, waiting.
+//! Shared test support: starting and stopping the real binary, and waiting.
 //!
 //! Each server has its own directory and a free port, and ends with its test. The HTTP client is in
 //! `http`, the checked history of clients under load in `history`.
@@ -9,44 +9,20 @@ pub(crate) mod tokens;
 pub(crate) mod volume;
 
 pub(crate) use http::{Answer, Client};
+pub(crate) use keypeg_testkit::TempDir;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 /// The longest time to wait for an event before the test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A temporary directory, removed when dropped.
-pub(crate) struct TempDir(PathBuf);
-
-impl TempDir {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("keypeg-test-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A running server; killed when dropped.
 #[derive(Debug)]

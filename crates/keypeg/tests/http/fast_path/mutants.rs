@@ -6,9 +6,9 @@
 
 use super::{CLOSING_REQUEST, Connection, PoolNames, Via, request};
 use crate::http::fuzz::below;
-use crate::http::fuzz::mutate::mutate;
 use crate::support::Server;
 use crate::support::history::{SeededRandom, env_number};
+use keypeg_testkit::mutate;
 use serde_json::json;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -46,7 +46,7 @@ const WORDS: [&str; 24] = [
 ];
 
 /// Changes `bytes` in one to four places. `below` returns a random number below its argument.
-pub(crate) fn mutate(bytes: &mut Vec<u8>, below: &mut impl FnMut(usize) -> usize) {
+pub fn mutate(bytes: &mut Vec<u8>, below: &mut impl FnMut(usize) -> usize) {
     for _ in 0..=below(4) {
         let start = below(bytes.len() + 1);
         let end = start + below((bytes.len() - start).min(64) + 1);
