@@ -47,13 +47,11 @@ soak-fuzz runs="100000" seed="2":
 
 # Runs a mixed load and samples memory, file descriptors and the data directory: they must not grow.
 soak-server length="30m":
-    cargo build --release -p keypeg
-    python3 bench/soak.py {{length}}
+    bench/soak {{length}}
 
 # Compares many connections with few, on a fast disk and on slow ones.
 overload:
-    cargo build --release -p keypeg
-    python3 bench/overload.py
+    bench/overload
 
 # Runs exactly what CI runs.
 ci:

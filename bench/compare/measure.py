@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -154,6 +155,19 @@ def report_of(command):
         words = " ".join(str(word) for word in command[1:])
         raise RuntimeError(f"{words}: {run.stderr.strip()}")
     return json.loads(run.stdout)
+
+
+def raise_descriptor_limit():
+    """Allows this process and its children as many descriptors as the system permits."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def slow_syncs(delay_ms):
+    """Returns the words before a command that make each fdatasync of it take longer. The started process is the command:
+    strace runs detached."""
+    return ("strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync",
+            f"--inject=fdatasync:delay_exit={delay_ms * 1000}")
 
 
 def resident(pid):
