@@ -73,7 +73,8 @@ impl NaiveStore {
             metrics,
             last_number: 0,
             last_token: 0,
-            last_seq: 0,
+            // The beginning of every feed: no event has this number.
+            last_seq: 1,
             pools: BTreeMap::new(),
             replies: Vec::new(),
         };
@@ -170,13 +171,12 @@ impl NaiveStore {
 
     /// Executes a call; `None` when it waits.
     fn execute(&mut self, slot: CallId, Request { by, call }: Request) -> Option<Reply> {
-        let (request, call) = match call {
-            Call::Idempotent { key, body, call } => {
-                let acquires = matches!(*call, Call::Acquire { .. });
-                let request = IdempotentRequest { caller: by.name().into(), key, acquires, body };
-                (Some(request), *call)
-            }
-            call => (None, call),
+        let (request, call) = if let Call::Idempotent { key, body, call } = call {
+            let acquires = matches!(*call, Call::Acquire { .. });
+            let request = IdempotentRequest { caller: by.name().into(), key, acquires, body };
+            (Some(request), *call)
+        } else {
+            (None, call)
         };
         self.try_execute(slot, by, request, call).unwrap_or_else(|refusal| Some(refusal.into()))
     }
