@@ -11,7 +11,7 @@ mod naive_store;
 mod support;
 
 use keypeg_core::{
-    KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
+    KeyId, KeyRef, KeyState, LeaseId, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions,
 };
 use keypeg_engine::state::CallId;
 use keypeg_store::{
@@ -64,7 +64,8 @@ impl TestStore for Driver {
 fn check(script: &str) {
     let engine = Driver::open_with(None, &ManualClock::new(), 1, &engine_config()).unwrap();
     Script::new("engine", Box::new(engine)).run(script);
-    Script::new("naive store", Box::new(NaiveStore::new())).run(script);
+    let naive = NaiveStore::new(Policy::default(), Arc::default());
+    Script::new("naive store", Box::new(naive)).run(script);
 }
 
 struct Script {

@@ -1,16 +1,18 @@
 //! The server on a throw-away store: `serve` with the naive store of the engine's tests.
 //!
 //! It shows what a second store needs, and that HTTP does not depend on the embedded engine. The
-//! HTTP tests run on it: `KEYPEG_BINARY=target/debug/examples/naive_server cargo test -p keypeg`.
+//! server's tests of the API run on it, except those that restart the server: see CONTRIBUTING.md.
 
 #[path = "../../keypeg-engine/tests/naive_store/mod.rs"]
 mod naive_store;
 
 use keypeg::{Cli, Command, Config, Failure, SystemClock};
+use keypeg_core::Policy;
 use keypeg_engine::Clock;
 use keypeg_store::{EngineLane, OpenedStore, StartReport, Store, StoreMetrics, Wakeup, lane};
 use naive_store::NaiveStore;
 use std::io::Write;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -19,45 +21,65 @@ use std::time::Duration;
 /// How often the store looks for what has expired.
 const TICK: Duration = Duration::from_millis(5);
 
+/// What the server requests of the store's thread.
+#[derive(Debug, Default)]
+struct Signals {
+    cancel_waits: AtomicBool,
+    stop: AtomicBool,
+}
+
 #[derive(Debug)]
 struct NaiveThread {
     wakeup: Wakeup,
-    stopping: Arc<AtomicBool>,
+    metrics: Arc<StoreMetrics>,
+    signals: Arc<Signals>,
     thread: JoinHandle<()>,
 }
 
 impl Store for NaiveThread {
     fn metrics(&self) -> Arc<StoreMetrics> {
-        Arc::default()
+        Arc::clone(&self.metrics)
     }
 
-    fn cancel_waits(&self) {}
+    fn cancel_waits(&self) {
+        self.signals.cancel_waits.store(true, Ordering::Release);
+        self.wakeup.notify();
+    }
 
     fn stop(self: Box<Self>) {
-        self.stopping.store(true, Ordering::Release);
+        self.signals.stop.store(true, Ordering::Release);
         self.wakeup.notify();
         self.thread.join().expect("the store's thread ends");
     }
 }
 
-fn open(count: usize) -> Result<OpenedStore, Failure> {
-    let (wakeup, stopping) = (Wakeup::default(), Arc::<AtomicBool>::default());
-    let (lanes, engine_lanes) = (0..count).map(|_| lane(&wakeup)).unzip();
+fn open(lane_count: usize, default_policy: Policy) -> Result<OpenedStore, Failure> {
+    let (wakeup, signals) = (Wakeup::default(), Arc::<Signals>::default());
+    let metrics = Arc::<StoreMetrics>::default();
+    let (lanes, engine_lanes) = (0..lane_count).map(|_| lane(&wakeup)).unzip();
     let clock = SystemClock::new()?;
-    let (listener, is_stopping) = (wakeup.clone(), Arc::clone(&stopping));
-    let thread = std::thread::spawn(move || run(engine_lanes, clock, &listener, &is_stopping));
+    let store = NaiveStore::new(default_policy, Arc::clone(&metrics));
+    let (listener, received) = (wakeup.clone(), Arc::clone(&signals));
+    let thread = std::thread::spawn(move || run(store, engine_lanes, clock, &listener, &received));
     let report = StartReport { created: true, pools: 1, ..StartReport::default() };
-    Ok(OpenedStore { store: Box::new(NaiveThread { wakeup, stopping, thread }), lanes, report })
+    let store = Box::new(NaiveThread { wakeup, metrics, signals, thread });
+    Ok(OpenedStore { store, lanes, report })
 }
 
-fn run(mut lanes: Vec<EngineLane>, mut clock: SystemClock, wakeup: &Wakeup, stopping: &AtomicBool) {
+fn run(
+    mut store: NaiveStore,
+    mut lanes: Vec<EngineLane>,
+    mut clock: SystemClock,
+    wakeup: &Wakeup,
+    signals: &Signals,
+) {
     wakeup.listen();
-    let mut store = NaiveStore::new();
     loop {
-        let is_last = stopping.load(Ordering::Acquire);
+        let is_last = signals.stop.load(Ordering::Acquire);
         if is_last {
             lanes.iter().for_each(EngineLane::close_inbox);
         }
+        store.cancels_waits = is_last || signals.cancel_waits.load(Ordering::Acquire);
         store.now = clock.read().wall_us / 1_000;
         store.run(&mut lanes);
         if is_last {
@@ -70,14 +92,28 @@ fn run(mut lanes: Vec<EngineLane>, mut clock: SystemClock, wakeup: &Wakeup, stop
     lanes.iter().for_each(EngineLane::close_outbox);
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> ExitCode {
+    let Err(failure) = serve() else { return ExitCode::SUCCESS };
+    let _ = writeln!(std::io::stderr(), "keypeg: {failure}");
+    ExitCode::from(failure.exit)
+}
+
+fn serve() -> Result<(), Failure> {
     let command = Cli::read().map(|cli| cli.command);
     let Ok(Command::Serve(args)) = command else { std::process::exit(64) };
     let config = Config::new(*args)?;
+    keypeg::log_to_stderr()?;
     let stop = keypeg::stop_signal()?;
     let listener = keypeg::listen(&config)?;
-    keypeg::serve_store(&config, open, listener, stop, |ready| {
-        let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
-    })
+    let policy = config.default_policy.clone();
+    keypeg::serve_store(
+        &config,
+        |lane_count| open(lane_count, policy),
+        listener,
+        stop,
+        |ready| {
+            let mut out = std::io::stdout().lock();
+            let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
+        },
+    )
 }

@@ -1,8 +1,39 @@
-//! What the naive store reports of a pool: its counts, and why no key is available.
+//! What the naive store reports: keys, leases, counts, and why no key is available.
 
-use super::{NaivePool, State};
-use keypeg_core::{KeyCounts, NoKeyCause, PoolName, Refusal};
+use super::pool::{Key, NaivePool, State};
+use keypeg_core::{Borrower, KeyCounts, KeyView, LeaseView, NoKeyCause, PoolName, Refusal};
 use keypeg_store::PoolView;
+
+impl Key {
+    pub(super) fn view(&self, now: u64) -> KeyView {
+        let rests_until_ms =
+            if let State::Resting(until) = self.state { Some(until) } else { None };
+        KeyView {
+            id: self.id,
+            state: self.state(),
+            created_at_ms: self.created_at,
+            expires_at_ms: self.purge_at,
+            rests_until_ms,
+            reason: self.reason.clone(),
+            lease: self.lease_view(now),
+        }
+    }
+
+    /// Returns the lease that runs on the key.
+    pub(super) fn lease_view(&self, now: u64) -> Option<LeaseView> {
+        let State::Leased(lease) = &self.state else { return None };
+        Some(LeaseView {
+            id: lease.id,
+            key_id: self.id,
+            token: lease.token,
+            holder: lease.holder.clone(),
+            granted_at_ms: lease.granted_at,
+            expires_at_ms: lease.until,
+            expires_in_ms: lease.until - now,
+            key_expires_at_ms: self.purge_at,
+        })
+    }
+}
 
 impl NaivePool {
     pub(super) fn counts(&self) -> KeyCounts {
@@ -16,6 +47,16 @@ impl NaivePool {
             }
         }
         counts
+    }
+
+    /// Returns the number of the borrower's leases; a waiter counts as a lease.
+    pub(super) fn lease_count(&self, borrower: Borrower) -> usize {
+        let leases = self.keys.iter().filter_map(|key| match &key.state {
+            State::Leased(lease) => Some(&lease.by),
+            State::Available | State::Resting(_) | State::Quarantined => None,
+        });
+        let waiters = self.waiters.iter().map(|waiter| &waiter.terms.by);
+        leases.chain(waiters).filter(|by| by.borrower().id() == borrower.id()).count()
     }
 
     pub(super) fn next_hold_end(&self) -> Option<u64> {

@@ -1,0 +1,189 @@
+//! The calls of the naive store that are answered at once.
+
+use super::{NaiveStore, random};
+use keypeg_core::{
+    Cursor, KeyId, KeyPage, KeyState, Policy, PoolName, Refusal, ReleaseOptions, Secret,
+};
+use keypeg_store::{Call, FeedEventKind, Reply, RequestError, Subscription};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+impl NaiveStore {
+    pub(super) fn execute_now(&mut self, call: Call) -> Result<Reply, Refusal> {
+        let now = self.now;
+        let name = pool_of(&call);
+        let pool = name.as_ref().and_then(|name| self.pools.get_mut(name));
+        let (Some(name), Some(pool)) = (name, pool) else { return self.execute_on_pools(call) };
+        let life = pool.policy.keepalive_ttl_ms;
+        match call {
+            Call::GetPool { .. } => {
+                Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
+            }
+            Call::Generate { count, .. } => {
+                pool.check_room(count as usize)?;
+                let mut used = pool.used_values();
+                let mut values = Vec::new();
+                while values.len() < count as usize {
+                    let value = random_value(&pool.policy);
+                    if used.insert(value.clone()) {
+                        values.push(value);
+                    }
+                }
+                Ok(Reply::Keys(pool.add_keys(values, false, &mut self.last_number, now)))
+            }
+            Call::Import { values, .. } => {
+                let mut used = pool.used_values();
+                if let Some(index) = values.iter().position(|value| !used.insert(value.clone())) {
+                    return Err(Refusal::KeyExists { index });
+                }
+                pool.check_room(values.len())?;
+                Ok(Reply::Keys(pool.add_keys(values, true, &mut self.last_number, now)))
+            }
+            Call::ListKeys { state, limit, cursor, .. } => {
+                // A cursor consists of the run, the pool and the number of the next key.
+                let first_cursor = u128::from(self.run_id) << 64 | u128::from(pool.number) << 32;
+                let first = cursor.map_or(0, |cursor| cursor.0 ^ first_cursor);
+                if first > u128::from(u32::MAX) {
+                    return Err(Refusal::BadCursor);
+                }
+                let has_state = |found: KeyState| state.is_none_or(|state| found == state);
+                let from_cursor = pool.keys.iter().filter(|key| key.id.0 >= first);
+                let mut matching = from_cursor.filter(|key| has_state(key.state()));
+                let keys = matching.by_ref().take(limit).map(|key| key.view(now)).collect();
+                let next = matching.next().map(|key| Cursor(first_cursor | key.id.0));
+                Ok(Reply::Page(KeyPage { keys, next }))
+            }
+            Call::Reveal { key, .. } => {
+                let key = &pool.keys[pool.find(&key)?];
+                Ok(Reply::Revealed { id: key.id, value: key.value.clone() })
+            }
+            Call::Release { lease, options, .. } => pool.release(lease, &options, now),
+            Call::RevokeUndelivered { lease, .. } => {
+                if !pool.revoke_answer(lease) {
+                    return Ok(Reply::Done);
+                }
+                pool.release(lease, &ReleaseOptions::default(), now)
+            }
+            Call::Renew { lease, ttl_ms, .. } => pool.renew(lease, ttl_ms, now),
+            Call::GetKey { key, .. } => {
+                Ok(Reply::Key(Box::new(pool.keys[pool.find(&key)?].view(now))))
+            }
+            Call::ForceRelease { key, .. } => {
+                let index = pool.find(&key)?;
+                Ok(Reply::KeyReleased { released: pool.force_release(index, now) })
+            }
+            Call::DeleteKey { key, .. } => {
+                let index = pool.find(&key)?;
+                pool.remove_key(index, false);
+                Ok(Reply::Done)
+            }
+            Call::KeepAlive { key, .. } => {
+                let index = pool.find(&key)?;
+                let key = &mut pool.keys[index];
+                key.purge_at = life.map(|ms| now + ms);
+                Ok(Reply::KeptAlive { id: key.id, expires_at_ms: key.purge_at })
+            }
+            Call::KeepAliveMany { keys, .. } => {
+                let mut missing: HashSet<KeyId> = keys.iter().copied().collect();
+                let mut kept = 0;
+                for key in &mut pool.keys {
+                    if missing.remove(&key.id) {
+                        key.purge_at = life.map(|ms| now + ms);
+                        kept += 1;
+                    }
+                }
+                let missing = keys.into_iter().filter(|id| missing.remove(id)).collect();
+                Ok(Reply::KeptAliveMany { kept, missing })
+            }
+            Call::KeepAliveAll { .. } => {
+                pool.keys.iter_mut().for_each(|key| key.purge_at = life.map(|ms| now + ms));
+                Ok(Reply::KeptAliveMany { kept: pool.keys.len() as u64, missing: Vec::new() })
+            }
+            Call::Subscribe { .. } => {
+                if self.cancels_waits {
+                    return Ok(Reply::Refused(RequestError::ShuttingDown));
+                }
+                // The counts of a resync are those of now.
+                let (events, counts) = (std::mem::take(&mut pool.events), pool.counts());
+                pool.feed.publish(events, &mut self.last_seq, now, counts);
+                Ok(Reply::Subscription(Arc::clone(&pool.feed) as Arc<dyn Subscription>))
+            }
+            call @ (Call::ListPools
+            | Call::PutPool { .. }
+            | Call::DeletePool { .. }
+            | Call::Acquire { .. }
+            | Call::Idempotent { .. }) => self.execute_on_pools(call),
+        }
+    }
+
+    /// Executes a call that is not about the keys of one pool; refuses one on an unknown pool.
+    fn execute_on_pools(&mut self, call: Call) -> Result<Reply, Refusal> {
+        if let Call::PutPool { pool: name, patch } = call {
+            let before = self.pools.get(&name).map(|pool| pool.policy.clone());
+            let policy = before.clone().unwrap_or_default().with_patch(patch);
+            let policy = policy.map_err(Refusal::Invalid)?;
+            if let Some(pool) = self.pools.get_mut(&name) {
+                pool.policy = policy.clone();
+                pool.events.push(FeedEventKind::PolicyChanged(Box::new(policy)));
+            } else {
+                self.add_pool(name.clone(), policy);
+            }
+            let pool = Box::new(self.pools[&name].view(&name));
+            return Ok(Reply::Pool { pool, created: before.is_none() });
+        }
+        if matches!(call, Call::ListPools) {
+            let views = self.pools.iter().map(|(name, pool)| pool.view(name));
+            return Ok(Reply::Pools(views.collect()));
+        }
+        if let Call::DeletePool { pool: name } = call {
+            if name == PoolName::default_pool() {
+                return Err(Refusal::DefaultPool);
+            }
+            let mut pool = self.pools.remove(&name).ok_or(Refusal::UnknownPool)?;
+            let unknown = |waiter: super::Waiter| (waiter.slot, Refusal::UnknownPool.into());
+            self.replies.extend(pool.waiters.drain(..).map(unknown));
+            pool.events.push(FeedEventKind::PoolDeleted);
+            let counts = pool.counts();
+            pool.feed.publish(pool.events, &mut self.last_seq, self.now, counts);
+            pool.feed.close();
+            return Ok(Reply::Done);
+        }
+        Err(Refusal::UnknownPool)
+    }
+}
+
+/// Returns the pool on whose keys a call is executed.
+pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
+    match call {
+        Call::GetPool { pool }
+        | Call::Acquire { pool, .. }
+        | Call::Subscribe { pool }
+        | Call::Import { pool, .. }
+        | Call::ListKeys { pool, .. }
+        | Call::Reveal { pool, .. }
+        | Call::Generate { pool, .. }
+        | Call::Release { pool, .. }
+        | Call::RevokeUndelivered { pool, .. }
+        | Call::Renew { pool, .. }
+        | Call::GetKey { pool, .. }
+        | Call::ForceRelease { pool, .. }
+        | Call::DeleteKey { pool, .. }
+        | Call::KeepAlive { pool, .. }
+        | Call::KeepAliveMany { pool, .. }
+        | Call::KeepAliveAll { pool } => Some(pool.clone()),
+        Call::ListPools
+        | Call::PutPool { .. }
+        | Call::DeletePool { .. }
+        | Call::Idempotent { .. } => None,
+    }
+}
+
+fn random_value(policy: &Policy) -> Secret {
+    let symbol = |_| {
+        let digit = u32::try_from(random() % 36).expect("a digit");
+        char::from_digit(digit, 36).expect("a digit of base 36")
+    };
+    let symbols = (0..policy.key_length).map(symbol);
+    let value: String = policy.key_prefix.chars().chain(symbols).collect();
+    Secret::new(&value).expect("the policy limits its length")
+}

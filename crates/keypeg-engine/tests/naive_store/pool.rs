@@ -1,0 +1,313 @@
+//! A pool of the naive store: its keys, their states, and the events of each transition.
+//!
+//! Keys are in the order of their creation. The numbers of keys only grow, so that a position in
+//! this order stays valid when keys are removed.
+
+use super::Waiter;
+use super::feed::Feed;
+use super::idempotency::StoredAnswer;
+use keypeg_core::{
+    EndCause, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, Policy, Refusal, ReleaseOptions,
+    Secret,
+};
+use keypeg_store::{FeedEventKind, Principal, Reply};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+/// The most keys of one event.
+const EVENT_KEYS_MAX: usize = 100;
+
+pub(super) struct NaivePool {
+    /// Differs from that of every other pool, also of a deleted one.
+    pub(super) number: u64,
+    pub(super) policy: Policy,
+    pub(super) keys: Vec<Key>,
+    pub(super) waiters: VecDeque<Waiter>,
+    /// Imported values whose keys are removed.
+    pub(super) retired: HashSet<Secret>,
+    pub(super) answers: Vec<StoredAnswer>,
+    /// Leases that ended, with their key.
+    pub(super) ended: Vec<(LeaseId, KeyId, EndCause)>,
+    pub(super) feed: Arc<Feed>,
+    /// Events that are not published yet.
+    pub(super) events: Vec<FeedEventKind>,
+}
+
+pub(super) struct Key {
+    pub(super) id: KeyId,
+    pub(super) value: Secret,
+    pub(super) imported: bool,
+    pub(super) created_at: u64,
+    pub(super) purge_at: Option<u64>,
+    pub(super) state: State,
+    pub(super) reason: Option<Box<str>>,
+}
+
+#[derive(Clone)]
+pub(super) enum State {
+    Available,
+    Leased(Lease),
+    Resting(u64),
+    Quarantined,
+}
+
+#[derive(Clone)]
+pub(super) struct Lease {
+    /// Known only to the holder.
+    pub(super) id: LeaseId,
+    pub(super) token: u64,
+    pub(super) holder: Option<Box<str>>,
+    pub(super) by: Principal,
+    pub(super) granted_at: u64,
+    pub(super) until: u64,
+    pub(super) hold_until: u64,
+    pub(super) rest: u64,
+}
+
+/// Returns the id of the lease that runs on a key.
+pub(super) fn lease_id(key: &Key) -> Option<LeaseId> {
+    if let State::Leased(lease) = &key.state { Some(lease.id) } else { None }
+}
+
+impl Key {
+    pub(super) fn state(&self) -> KeyState {
+        match self.state {
+            State::Available => KeyState::Available,
+            State::Leased(_) => KeyState::Leased,
+            State::Resting(_) => KeyState::Resting,
+            State::Quarantined => KeyState::Quarantined,
+        }
+    }
+}
+
+impl NaivePool {
+    pub(super) fn new(number: u64, policy: Policy, feed: Feed) -> Self {
+        Self {
+            number,
+            policy,
+            keys: Vec::new(),
+            waiters: VecDeque::new(),
+            retired: HashSet::new(),
+            answers: Vec::new(),
+            ended: Vec::new(),
+            feed: Arc::new(feed),
+            events: Vec::new(),
+        }
+    }
+
+    /// Applies all that is due.
+    pub(super) fn expire(&mut self, now: u64) {
+        for index in 0..self.keys.len() {
+            if let State::Leased(lease) = &self.keys[index].state
+                && lease.until <= now
+            {
+                let rest_until = Some(lease.until + lease.rest).filter(|until| *until > now);
+                self.end_lease(index, true, rest_until, None);
+            }
+            if matches!(self.keys[index].state, State::Resting(until) if until <= now) {
+                self.free(index);
+            }
+        }
+        let is_due = |key: &Key| key.purge_at.is_some_and(|at| at <= now);
+        while let Some(index) = self.keys.iter().position(is_due) {
+            self.remove_key(index, true);
+        }
+        self.remove_expired_answers(now);
+    }
+
+    /// Returns all values that a new key must not have.
+    pub(super) fn used_values(&self) -> HashSet<Secret> {
+        let present = self.keys.iter().map(|key| &key.value);
+        present.chain(&self.retired).cloned().collect()
+    }
+
+    /// Refuses when the policy does not allow that many more keys.
+    pub(super) fn check_room(&self, count: usize) -> Result<(), Refusal> {
+        let total = (self.keys.len() + count) as u64;
+        match self.policy.max_keys {
+            Some(max) if total > max => Err(Refusal::PoolFull { max, of_server: false }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds keys, numbered after `last_number`.
+    pub(super) fn add_keys(
+        &mut self,
+        values: Vec<Secret>,
+        imported: bool,
+        last_number: &mut u64,
+        now: u64,
+    ) -> Vec<NewKey> {
+        let purge_at = self.policy.keepalive_ttl_ms.map(|ms| now + ms);
+        let mut created = Vec::new();
+        for value in values {
+            *last_number += 1;
+            let id = KeyId((*last_number).into());
+            created.push(NewKey {
+                id,
+                value: value.clone(),
+                created_at_ms: now,
+                expires_at_ms: purge_at,
+            });
+            let (state, reason) = (State::Available, None);
+            self.keys.push(Key { id, value, imported, created_at: now, purge_at, state, reason });
+        }
+        for chunk in created.chunks(EVENT_KEYS_MAX) {
+            let keys = chunk.iter().map(|key| key.id).collect();
+            self.events.push(FeedEventKind::KeysCreated {
+                imported,
+                keys,
+                expires_at_ms: purge_at,
+            });
+        }
+        created
+    }
+
+    /// Leases an available key.
+    pub(super) fn start_lease(&mut self, index: usize, lease: Lease, now: u64) -> LeaseView {
+        let key = &mut self.keys[index];
+        self.events.push(FeedEventKind::Granted {
+            key: key.id,
+            token: lease.token,
+            holder: lease.holder.as_deref().map(Arc::from),
+            expires_at_ms: lease.until,
+        });
+        key.state = State::Leased(lease);
+        key.lease_view(now).expect("just leased")
+    }
+
+    fn end_lease(
+        &mut self,
+        index: usize,
+        by_time: bool,
+        rest_until: Option<u64>,
+        reason: Option<Box<str>>,
+    ) {
+        let cause = if by_time { EndCause::Expired } else { EndCause::Released };
+        let (id, token) = self.note_lease_end(index, cause);
+        let key = &mut self.keys[index];
+        key.state = rest_until.map_or(State::Available, State::Resting);
+        key.reason = reason.filter(|_| rest_until.is_some());
+        self.events.push(FeedEventKind::LeaseEnded {
+            by_time,
+            key: id,
+            token,
+            rests_until_ms: rest_until,
+            reason: key.reason.as_deref().map(Arc::from),
+        });
+    }
+
+    fn note_lease_end(&mut self, index: usize, cause: EndCause) -> (KeyId, u64) {
+        let Key { id, state: State::Leased(lease), .. } = &self.keys[index] else {
+            unreachable!("only a leased key has a lease")
+        };
+        self.ended.push((lease.id, *id, cause));
+        (*id, lease.token)
+    }
+
+    /// Makes a resting or quarantined key available.
+    fn free(&mut self, index: usize) {
+        let key = &mut self.keys[index];
+        self.events.push(FeedEventKind::KeyFreed { key: key.id, was: key.state() });
+        (key.state, key.reason) = (State::Available, None);
+    }
+
+    pub(super) fn remove_key(&mut self, index: usize, by_time: bool) {
+        if matches!(self.keys[index].state, State::Leased(_)) {
+            self.note_lease_end(index, EndCause::KeyGone);
+        }
+        let key = self.keys.remove(index);
+        self.events.push(FeedEventKind::KeyRemoved { by_time, key: key.id, was: key.state() });
+        if key.imported {
+            self.retired.insert(key.value);
+        }
+    }
+
+    pub(super) fn find(&self, key: &KeyRef) -> Result<usize, Refusal> {
+        let is_it = |found: &Key| match key {
+            KeyRef::Id(id) => found.id == *id,
+            KeyRef::Value(value) => found.value == *value,
+        };
+        self.keys.iter().position(is_it).ok_or(Refusal::UnknownKey)
+    }
+
+    /// Returns the index of the key with this running lease, or how the lease ended.
+    pub(super) fn leased(&self, id: LeaseId) -> Result<usize, Refusal> {
+        if let Some(index) = self.keys.iter().position(|key| lease_id(key) == Some(id)) {
+            return Ok(index);
+        }
+        let ended = self.ended.iter().find(|(lease, ..)| *lease == id);
+        let cause = ended.map(|(_, key, cause)| match self.find(&KeyRef::Id(*key)) {
+            Err(_) => EndCause::KeyGone,
+            Ok(index) if lease_id(&self.keys[index]).is_some() && *cause == EndCause::Expired => {
+                EndCause::Superseded
+            }
+            Ok(_) => *cause,
+        });
+        Err(Refusal::LeaseEnded { cause })
+    }
+
+    pub(super) fn release(
+        &mut self,
+        id: LeaseId,
+        options: &ReleaseOptions,
+        now: u64,
+    ) -> Result<Reply, Refusal> {
+        options.check().map_err(Refusal::Invalid)?;
+        let index = self.leased(id)?;
+        let reason = options.reason.clone().filter(|reason| !reason.is_empty());
+        if options.quarantine {
+            let (id, token) = self.note_lease_end(index, EndCause::Released);
+            let event_reason = reason.as_deref().map(Arc::from);
+            self.events.push(FeedEventKind::Quarantined { key: id, token, reason: event_reason });
+            let key = &mut self.keys[index];
+            (key.state, key.reason) = (State::Quarantined, reason);
+        } else {
+            self.end_by_call(index, options.rest_ms, reason, now);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Ends a lease by a call; the key rests as the lease's terms say unless `rest_ms` is given.
+    fn end_by_call(
+        &mut self,
+        index: usize,
+        rest_ms: Option<u64>,
+        reason: Option<Box<str>>,
+        now: u64,
+    ) {
+        let State::Leased(lease) = &self.keys[index].state else { unreachable!("it is leased") };
+        let rest = rest_ms.unwrap_or(lease.rest);
+        self.end_lease(index, false, (rest > 0).then_some(now + rest), reason);
+    }
+
+    /// Makes a key available, or lets it rest after a lease. Returns whether its state changed.
+    pub(super) fn force_release(&mut self, index: usize, now: u64) -> bool {
+        match self.keys[index].state {
+            State::Available => return false,
+            State::Leased(_) => self.end_by_call(index, None, None, now),
+            State::Resting(_) | State::Quarantined => self.free(index),
+        }
+        true
+    }
+
+    pub(super) fn renew(
+        &mut self,
+        id: LeaseId,
+        ttl_ms: Option<u64>,
+        now: u64,
+    ) -> Result<Reply, Refusal> {
+        let index = self.leased(id)?;
+        let ttl = self.policy.lease_ttl(ttl_ms).map_err(Refusal::Invalid)?;
+        let key = &mut self.keys[index];
+        let State::Leased(lease) = &mut key.state else { unreachable!("it is leased") };
+        let until = (now + ttl).min(lease.hold_until);
+        if until <= lease.until {
+            return Err(Refusal::MaxHoldReached { expires_at_ms: lease.until });
+        }
+        lease.until = until;
+        let (token, expires_at_ms) = (lease.token, until);
+        self.events.push(FeedEventKind::Renewed { key: key.id, token, expires_at_ms });
+        Ok(Reply::Renewed(Box::new(key.lease_view(now).expect("it is leased"))))
+    }
+}
