@@ -118,7 +118,7 @@ const BANNED: [&str; 14] = [
 fn is_checked(path: &Path) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => path.ends_with("docs/openapi.json"),
-        Some(extension) => ["rs", "md", "toml", "html", "css", "py", "lua"].contains(&extension),
+        Some(extension) => ["rs", "md", "toml", "html", "css", "py"].contains(&extension),
         None => {
             let is_script = || std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!"));
             path.ends_with("justfile") || is_script()
