@@ -1,9 +1,9 @@
 //! Public ids of keys and leases, and other values derived from the installation's hash key.
 //!
-//! A key's id is a keyed hash (BLAKE3) of its pool and its value, so one index finds a key by
-//! either, and an attacker without the hash key cannot choose values that collide in it. A lease's
-//! id is its token with a MAC of 75 bits, so it cannot be guessed. The hash key never leaves the
-//! installation.
+//! The id of a key is a keyed hash (BLAKE3) of its pool and its value. So one index finds a key by
+//! its id or by its value. An attacker does not have the hash key, and so cannot choose values whose
+//! ids collide. The id of a lease is its token with a MAC of 75 bits, so it cannot be guessed. The hash
+//! key never leaves the installation.
 
 use crate::numbers::PoolId;
 use std::fmt;

@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 pub struct Replayer {
     pools: Pools,
     by_id: HashMap<PoolId, ReplayedPool, foldhash::fast::RandomState>,
-    /// The keys that the journal created.
+    /// The keys that records of the journal created.
     created: HashMap<KeyNumber, KeyLocation, foldhash::fast::RandomState>,
     /// The next token, when the last fact was a clean stop.
     stopped_at: Option<u64>,

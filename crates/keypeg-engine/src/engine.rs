@@ -36,8 +36,8 @@ const EXIT_IO: i32 = 74;
 impl Engine {
     /// Opens the data directory, replays its journal and starts the engine's threads.
     ///
-    /// A later failure to write the journal ends the process: no change of the failed batch is
-    /// acknowledged, and the next start recovers the journal. A panic of a thread aborts the
+    /// If a write to the journal fails after the start, the process ends: no change of the
+    /// failed batch is acknowledged, and the next start recovers the journal. A panic of a thread aborts the
     /// process. O(keys).
     pub fn start(
         config: &EngineConfig,

@@ -46,8 +46,8 @@ const _: () =
 const SETTLE_MAX_US: u64 = 50_000;
 /// How far the checkpointer may lag before new keys are refused, in full journals.
 const CHECKPOINT_LAG_MAX: u64 = 4;
-/// How long after the last records an empty batch is written. Its frame proves that those records
-/// are durable: from then on, damage to them is not mistaken for a torn tail.
+/// How long after the last records an empty batch is written. The frame of the empty batch proves
+/// that the last records are durable: from then on, damage to them is not mistaken for a torn tail.
 const PROVE_AFTER_US: u64 = 1_000_000;
 
 /// The pools with their journal and clocks.

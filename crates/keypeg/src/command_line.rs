@@ -1,7 +1,7 @@
 //! The command line of the program: its commands, and what errors add to those of clap.
 //!
-//! A variable that is set but empty is an error: in practice it is a mistake in a script. Knows no
-//! option of a command.
+//! A variable that is set but empty is an error: in practice it is a mistake in a script. The
+//! options of each command are defined in the file of that command.
 
 use crate::access::TokenCommand;
 #[cfg(feature = "cli")]

@@ -1,6 +1,7 @@
 //! Lengths of time as people write them: in flags, in variables and in the configuration file.
 //!
-//! `jiff` reads the text. This file owns the range and the error message, and knows no option.
+//! `jiff` reads the text. The range and the error message are defined here. This file does not
+//! depend on any option.
 
 use jiff::SpanRelativeTo;
 use jiff::fmt::friendly::SpanParser;

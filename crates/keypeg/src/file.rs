@@ -1,7 +1,7 @@
 //! The configuration file: TOML whose keys are the fields of [`Options`].
 //!
 //! Every error names the file, the line, the key, its value and the allowed values. An unknown key
-//! is refused: in practice it is a spelling mistake. Knows no option.
+//! is refused: in practice it is a spelling mistake. The options are defined in `options.rs`.
 
 use crate::failure::{Failure, exit};
 use crate::options::Options;

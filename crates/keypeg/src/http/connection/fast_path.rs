@@ -369,7 +369,8 @@ impl FastPath<'_> {
     }
 
     /// Reads from a client whose call waits: keeps pipelined bytes, and becomes ready when the
-    /// client has disconnected. Beyond [`READ_MAX`] bytes nothing more is read (back-pressure).
+    /// client has disconnected. While [`READ_MAX`] bytes wait, the server stops reading
+    /// from the connection (back-pressure).
     fn poll_disconnect(
         &self,
         connection: &mut Connection,

@@ -93,7 +93,7 @@ pub(super) async fn linger(mut connection: Connection) {
             left = left.saturating_sub(len);
         }
     };
-    // A client that still sends after that time is cut off.
+    // After `LINGER_TIME` the connection is closed, also if the client still sends.
     let _ = timeout(LINGER_TIME, discard).await;
 }
 

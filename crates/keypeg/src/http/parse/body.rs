@@ -1,8 +1,9 @@
 //! Request bodies: read within size, time and memory limits, then field by field, so that every
 //! error names its field and what is allowed.
 //!
-//! JSON is read strictly: one object, no name twice in any object, nothing after it. An empty body,
-//! whatever its type, reads as an object without fields. Does not know any route's fields.
+//! JSON is read strictly. The body is one JSON object, no object repeats a name, and no bytes follow
+//! the object. An empty body, whatever its type, is read as an object without fields. The fields of
+//! the routes are defined elsewhere.
 
 use crate::http::error::Problem;
 use crate::http::message::Request;
