@@ -8,13 +8,13 @@ use keypeg_core::{
     PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
     StepContext,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 
 #[derive(Clone)]
 struct World {
     pools: Pools,
     now: Now,
-    random: Rng,
+    random: ScaledRandom,
     budget: u32,
     /// The rest of the budget, the purges and the flag of the last step.
     left: u32,
@@ -28,7 +28,7 @@ impl World {
         let mut world = Self {
             pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             now: Now::default(),
-            random: Rng::new(1),
+            random: ScaledRandom::new(1),
             budget: 0,
             left: 0,
             purged: 0,

@@ -11,7 +11,7 @@ use keypeg_core::{
     ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, IdempotentCall,
     Limits, Now, Policy, PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use world::{check, check_within};
 
 #[test]
@@ -259,7 +259,7 @@ struct Server {
     pools: Pools,
     now: Now,
     facts: usize,
-    random: Rng,
+    random: ScaledRandom,
 }
 
 impl Server {
@@ -333,7 +333,7 @@ fn a_due_lease_is_not_redelivered_while_the_clocks_are_frozen() {
     let limits = Limits { pools: 1, keys: 10 };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
     let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
-    let mut server = Server { pools, now, facts: 0, random: Rng::new(1) };
+    let mut server = Server { pools, now, facts: 0, random: ScaledRandom::new(1) };
     server.call("p", "keys", IdempotentCall::AddKeys).expect("created");
     assert_eq!(server.call("p", "lease", IdempotentCall::Acquire), Ok(false));
     server.now.lease_us += 999;
@@ -358,7 +358,7 @@ fn stored_answers_are_limited() {
         pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
         now,
         facts: 0,
-        random: Rng::new(1),
+        random: ScaledRandom::new(1),
     };
     for n in 0..ANSWERS_MAX / 2 {
         let pool = if n < 10 { "small" } else { "large" };

@@ -19,7 +19,7 @@ use keypeg_core::{
     ListOptions, NewKey, NextDue, Now, Policy, PolicyPatch, Pool, PoolId, Pools, RandomSource,
     Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
-use keypeg_testkit::{ScaledRandom as Rng, env_number};
+use keypeg_testkit::{ScaledRandom, env_number};
 use naive::{NEVER, Naive};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -92,8 +92,8 @@ struct Run {
     step: u32,
     /// The present call.
     last: String,
-    rng: Rng,
-    random: Rng,
+    rng: ScaledRandom,
+    random: ScaledRandom,
     now: Now,
     real: Pools,
     naive: Naive,
@@ -126,8 +126,8 @@ impl Run {
             seed,
             step: 0,
             last: String::new(),
-            rng: Rng::new(seed),
-            random: Rng::new(!seed),
+            rng: ScaledRandom::new(seed),
+            random: ScaledRandom::new(!seed),
             now,
             real: Pools::new(ids(), LIMITS, 1),
             naive: Naive::new(LIMITS),

@@ -6,13 +6,13 @@ use keypeg_core::{
     Now, Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions,
     SharedState, StepContext, US_PER_S,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use std::collections::HashMap;
 
 struct World {
     pools: Pools,
     now: Now,
-    random: Rng,
+    random: ScaledRandom,
     facts: usize,
 }
 
@@ -20,7 +20,7 @@ impl World {
     fn new() -> Self {
         let limits = Limits { pools: 10, keys: 1_000_000 };
         let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
-        let mut world = Self { pools, now: Now::default(), random: Rng::new(1), facts: 0 };
+        let mut world = Self { pools, now: Now::default(), random: ScaledRandom::new(1), facts: 0 };
         for name in ["default", "other"] {
             world.step(|pools, step| {
                 let policy = Policy { keepalive_ttl_ms: None, ..Policy::default() };
@@ -98,7 +98,7 @@ fn pool_name(name: &str) -> PoolName {
 fn a_key_that_stays_is_listed_once_while_others_change() {
     for seed in 0..20 {
         let mut world = World::new();
-        world.random = Rng::new(seed);
+        world.random = ScaledRandom::new(seed);
         let mut temporary = world.generate(300);
         let mut permanent = world.generate(300);
         temporary.extend(world.generate(300));
@@ -198,7 +198,7 @@ fn a_cursor_of_another_pool_or_run_and_a_forged_one_are_refused() {
         let forged = Some(Cursor(forged));
         assert_eq!(world.page("default", None, 1, forged), Err(Refusal::BadCursor));
     }
-    let mut random = Rng::new(5);
+    let mut random = ScaledRandom::new(5);
     world.pools.set_run_id(&mut random);
     assert_eq!(world.page("default", None, 1, Some(cursor)), Err(Refusal::BadCursor));
 }

@@ -9,7 +9,7 @@ use keypeg_core::{
     PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
     StepContext,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use std::collections::{HashMap, HashSet};
 
 /// One pool, its time and its randomness.
@@ -17,14 +17,14 @@ use std::collections::{HashMap, HashSet};
 struct World {
     pools: Pools,
     now: Now,
-    rng: Rng,
+    rng: ScaledRandom,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let limits = Limits { pools: 1, keys: 100_000 };
         let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
-        let mut world = Self { pools, now: Now::default(), rng: Rng::new(seed) };
+        let mut world = Self { pools, now: Now::default(), rng: ScaledRandom::new(seed) };
         let (base, patch) = (Policy::default(), PolicyPatch::default());
         let mut sink = |_: &Fact<'_>| {};
         let (now, random, facts) = (world.now, &mut world.rng, &mut sink);
@@ -147,7 +147,7 @@ fn count_draws(world: &World, keys: &[KeyId], random: &mut dyn RandomSource) -> 
 fn the_draw_is_uniform_over_the_available_keys() {
     for seed in 0..2 {
         let (world, available) = churned(seed);
-        let counts = count_draws(&world, &available, &mut Rng::new(seed));
+        let counts = count_draws(&world, &available, &mut ScaledRandom::new(seed));
         assert!(is_uniform(&counts), "seed {seed}: {}", chi_square(&counts));
     }
 }
@@ -161,12 +161,12 @@ fn the_draw_is_uniform_with_an_expiry_backlog() {
     let kept: Vec<KeyId> = available.iter().copied().step_by(2).collect();
     world.with_pool(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &kept)));
     world.now.serving_us += 100_000_000;
-    let counts = count_draws(&world, &kept, &mut Rng::new(7));
+    let counts = count_draws(&world, &kept, &mut ScaledRandom::new(7));
     assert!(is_uniform(&counts), "{}", chi_square(&counts));
 }
 
 /// Draws one byte modulo the bound: the first positions are more likely.
-struct ByteModulo(Rng);
+struct ByteModulo(ScaledRandom);
 
 impl RandomSource for ByteModulo {
     fn below(&mut self, bound: u32) -> u32 {
@@ -191,7 +191,7 @@ impl RandomSource for RoundRobin {
 }
 
 /// Never draws the last position.
-struct NeverLast(Rng);
+struct NeverLast(ScaledRandom);
 
 impl RandomSource for NeverLast {
     fn below(&mut self, bound: u32) -> u32 {
@@ -206,9 +206,9 @@ impl RandomSource for NeverLast {
 fn biased_draws_are_not_accepted_as_uniform() {
     let (world, available) = churned(0);
     let biased: [(&str, &mut dyn RandomSource); 3] = [
-        ("modulo", &mut ByteModulo(Rng::new(0))),
+        ("modulo", &mut ByteModulo(ScaledRandom::new(0))),
         ("round robin", &mut RoundRobin(0)),
-        ("never the last", &mut NeverLast(Rng::new(0))),
+        ("never the last", &mut NeverLast(ScaledRandom::new(0))),
     ];
     for (name, random) in biased {
         let counts = count_draws(&world, &available, random);
@@ -244,7 +244,7 @@ fn values_are_uniform_in_their_symbols_at_each_position() {
 #[test]
 fn biased_symbols_are_not_accepted_as_uniform() {
     let mut bytes = vec![0; 124_000];
-    Rng::new(3).fill(&mut bytes);
+    ScaledRandom::new(3).fill(&mut bytes);
     let counts = count_symbols(bytes.iter().map(|byte| SYMBOLS[usize::from(byte % 62)]));
     assert!(!is_uniform(&counts), "{}", chi_square(&counts));
 }

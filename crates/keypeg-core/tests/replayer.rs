@@ -9,7 +9,7 @@ use keypeg_core::{
     Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools, ReplayError, Replayer,
     StepContext, TOKEN_MAX, TOKEN_RESERVATION,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 
 const LIMITS: Limits = Limits { pools: 10, keys: 100 };
 /// Three values as a journal stores them.
@@ -200,7 +200,7 @@ fn the_last_tokens_can_be_reserved_and_replayed() {
         (Pools::new(ids(), LIMITS, first), Replayer::new(ids(), LIMITS, first));
     let mut sink =
         |fact: &Fact<'_>| assert_eq!(replayer.apply(fact, Checkpointed::No), Ok(()), "{fact:?}");
-    let (now, random, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
+    let (now, random, facts) = (Now::default(), &mut ScaledRandom::new(1), &mut sink);
     let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
     let name = PoolName::default_pool();
     let created =

@@ -7,7 +7,7 @@ use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch,
     PoolName, Pools, Secret, StepContext,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use std::fmt::Write;
 
 #[test]
@@ -17,7 +17,7 @@ fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
     let name = PoolName::default_pool();
     let mut output = String::new();
     let mut sink = |fact: &Fact<'_>| write!(output, "{fact:?}").expect("a string");
-    let (now, random, facts) = (Now::default(), &mut Rng::new(1), &mut sink);
+    let (now, random, facts) = (Now::default(), &mut ScaledRandom::new(1), &mut sink);
     let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
     let created =
         pools.create_or_update(&mut step, &name, &Policy::default(), PolicyPatch::default());

@@ -11,7 +11,7 @@ use keypeg_core::{
     Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState,
     StepContext, US_PER_MS, WAITERS_MAX, WaitOptions, WaitOutcome, WaiterId,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use std::collections::{HashMap, VecDeque};
 use world::{check, check_within};
 
@@ -229,7 +229,7 @@ struct Waiting {
 
 struct Run {
     pools: Pools,
-    random: Rng,
+    random: ScaledRandom,
     now: Now,
     next_waiter: u64,
     /// The expected wait queue.
@@ -250,7 +250,7 @@ impl Run {
         let limits = Limits { pools: 3, keys: 1_000 };
         let mut run = Self {
             pools: Pools::new(IdHashKey::new([3; 32]), limits, 1),
-            random: Rng::new(seed),
+            random: ScaledRandom::new(seed),
             now: Now::default(),
             next_waiter: 0,
             queue: VecDeque::new(),

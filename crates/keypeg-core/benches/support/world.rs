@@ -7,7 +7,7 @@ use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch,
     Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, SharedState, StepContext,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use std::hint::black_box;
 
 /// Keys that one call creates while the pool grows.
@@ -35,7 +35,7 @@ pub(crate) struct World {
     pools: Pools,
     name: PoolName,
     now: Now,
-    rng: Rng,
+    rng: ScaledRandom,
     /// Some of the ids, for naming keys in calls.
     ids: Vec<KeyId>,
     calls: usize,
@@ -50,7 +50,7 @@ impl World {
             pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             name: PoolName::default_pool(),
             now: Now { wall_us: 1_700_000_000_000_000, ..Now::default() },
-            rng: Rng::new(1),
+            rng: ScaledRandom::new(1),
             ids: vec![KeyId(1); 2 * NAMED as usize],
             calls: 0,
             leases: Vec::new(),

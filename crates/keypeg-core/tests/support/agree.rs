@@ -9,7 +9,7 @@ use keypeg_core::{
     AcquireOptions, Borrower, Fact, FactSink, Granted, IdHashKey, KeyRef, Limits, NextDue, Now,
     Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 
 /// The limits of both.
 pub(crate) const LIMITS: Limits = Limits { pools: 3, keys: 40 };
@@ -90,7 +90,7 @@ fn compare_pools(real: &mut Pools, naive: &Naive, now: Now) {
         assert_eq!(own.next_hold_end_us(), pool.next_hold_end());
         assert_eq!(own.next_purge_us(), pool.next_purge());
         let mut sink = |_: &Fact<'_>| {};
-        let mut random = Rng::new(0);
+        let mut random = ScaledRandom::new(0);
         let facts = &mut sink;
         let mut step =
             StepContext { now, random: &mut random, facts, budget: 0, ended_by_time: false };
@@ -137,7 +137,7 @@ fn compare_keys(
 
 /// Ends everything that is due.
 pub(crate) fn drain(pools: &mut Pools, now: Now, facts: &mut dyn FactSink) {
-    let mut random = Rng::new(0);
+    let mut random = ScaledRandom::new(0);
     let random = &mut random;
     let mut step = StepContext { now, random, facts, budget: 1_000_000, ended_by_time: false };
     assert!(!pools.expire(&mut step));

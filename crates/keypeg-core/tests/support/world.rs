@@ -13,7 +13,7 @@ use keypeg_core::{
     KeyRef, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
     Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
-use keypeg_testkit::ScaledRandom as Rng;
+use keypeg_testkit::ScaledRandom;
 use script_words::{
     borrower_of, duration, form_text, idempotency_key_of, life_text, micros, millis, patch_of,
     refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,
@@ -39,7 +39,7 @@ struct World {
     pools: Pools,
     limits: Limits,
     journal: Journal,
-    random: Rng,
+    random: ScaledRandom,
     now: Now,
     budget: u32,
     /// The pool that calls apply to.
@@ -62,7 +62,7 @@ impl World {
             pools: Pools::new(IdHashKey::new(IDS), limits, FIRST_TOKEN),
             limits,
             journal: Journal::default(),
-            random: Rng::new(1),
+            random: ScaledRandom::new(1),
             now,
             budget: BUDGET,
             pool: PoolName::default_pool(),
