@@ -98,7 +98,7 @@ pub struct KeyLease {
 
 /// A new key, with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "AddedKey"))]
 pub struct NewKey {
     /// The public id of the key.
     pub id: String,
@@ -114,7 +114,7 @@ pub struct NewKey {
 
 /// New keys, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "AddedKeys"))]
 pub struct NewKeys {
     /// The keys.
     pub keys: Vec<NewKey>,

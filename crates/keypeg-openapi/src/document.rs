@@ -9,9 +9,12 @@ mod examples;
 mod parameters;
 mod schemas;
 
+pub(crate) use schemas::code_meanings;
+
 use calls::{Answer, Call, RequestBody, call};
 use keypeg_client::Code;
 use keypeg_client::routes::{Access, ROUTES, Route, Scope};
+use schemas::CodeMeanings;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -26,6 +29,9 @@ KiB gets 431 `too_large`. Every problem is `application/problem+json` (RFC 9457)
 the path of a page of this server that explains it. Every answer has an `x-request-id`.";
 
 const PROBLEM: &str = "application/problem+json";
+
+/// The codes that no listed route answers: they are for paths and methods that do not exist.
+const CODES_WITHOUT_ROUTE: [Code; 2] = [Code::NotFound, Code::MethodNotAllowed];
 
 /// The groups of operations, in order: name and description.
 const TAGS: [(&str, &str); 6] = [
@@ -49,6 +55,7 @@ pub fn document_json() -> String {
 /// Builds the document.
 pub(crate) fn document() -> Value {
     let mut schemas = schemas::all();
+    let meanings = code_meanings();
     schemas.insert(
         "Empty".into(),
         json!({
@@ -69,15 +76,18 @@ pub(crate) fn document() -> Value {
     for route in ROUTES {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         let mut operation = operation(route, &call(route.operation));
-        operation["responses"] = responses(route, &call(route.operation), &schemas, &mut shared);
+        operation["responses"] = responses(route, &call(route.operation), &meanings, &mut shared);
         path[route.method.to_ascii_lowercase()] = operation;
     }
     let problems = Code::ALL
+        .into_iter()
+        .filter(|code| !CODES_WITHOUT_ROUTE.contains(code))
         .map(|code| (code.as_str().to_owned(), json!({ "value": examples::problem(code) })));
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Keypeg", "version": env!("CARGO_PKG_VERSION"), "description": DESCRIPTION,
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
         "tags": TAGS.map(|(name, text)| json!({ "name": name, "description": text })),
@@ -88,7 +98,7 @@ pub(crate) fn document() -> Value {
                 "type": "http", "scheme": "bearer",
                 "description": "An access token. A server without access tokens requires none.",
             } },
-            "examples": Map::from_iter(problems),
+            "examples": problems.collect::<Map<_, _>>(),
         },
     })
 }
@@ -102,7 +112,7 @@ fn headers() -> Value {
             "The id of the request, as in the `request_id` of a problem.",
         ),
         "CacheControl": header(
-            json!({ "const": "no-store" }),
+            json!({ "type": "string", "enum": ["no-store"] }),
             "The body can contain a secret, so it must not be stored.",
         ),
         "WwwAuthenticate": header(
@@ -125,7 +135,7 @@ fn operation(route: &Route, call: &Call) -> Value {
     });
     let mut description = call.description.to_owned();
     match route.access {
-        Access::Open => {}
+        Access::Open => operation["security"] = json!([]),
         Access::Token => operation["security"] = json!([{}, { "token": [] }]),
         Access::Scope(scope) => {
             operation["security"] = json!([{}, { "token": [scope.as_str()] }]);
@@ -235,7 +245,7 @@ fn status(route: &Route, code: Code) -> u16 {
 fn responses(
     route: &Route,
     call: &Call,
-    schemas: &Map<String, Value>,
+    meanings: &CodeMeanings,
     shared: &mut Map<String, Value>,
 ) -> Value {
     let mut problems: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
@@ -246,9 +256,10 @@ fn responses(
     for answer in &call.answers {
         let mut response = response_of(answer);
         if let Some(codes) = problems.remove(&answer.status) {
-            let text = format!("{}\n\n{}", answer.text, status_descriptions(&codes, schemas));
+            let text = format!("{}\n\n{}", answer.text, status_descriptions(&codes, meanings));
             response["description"] = text.into();
-            response["content"][PROBLEM] = problem(route, answer.status, &codes);
+            response["content"][PROBLEM] = problem(answer.status, &codes);
+            response[CODES] = words(&codes);
         }
         response["headers"] = headers_of(route, answer.status, true);
         let links = calls::links(route.operation);
@@ -259,15 +270,14 @@ fn responses(
     }
     for (status, codes) in problems {
         let response = json!({
-            "description": status_descriptions(&codes, schemas),
-            "content": { PROBLEM: problem(route, status, &codes) },
+            "description": status_descriptions(&codes, meanings),
+            "content": { PROBLEM: problem(status, &codes) },
             "headers": headers_of(route, status, false),
+            CODES: words(&codes),
         });
-        let words: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-        let suffix = if route.method == "GET" { "" } else { ".change" };
-        let mut name = format!("{status}.{}{suffix}", words.join("."));
+        let mut name = component_name(status, &codes);
         if *shared.entry(&*name).or_insert_with(|| response.clone()) != response {
-            name = format!("{name}.{}", route.operation);
+            name = format!("{name}Of{}", pascal_case(route.operation));
             shared.insert(name.clone(), response);
         }
         let reference = json!({ "$ref": format!("#/components/responses/{name}") });
@@ -288,25 +298,38 @@ fn response_of(answer: &Answer) -> Value {
     response
 }
 
+/// The extension that lists the problem codes of a response. Each of these is a plain [`Problem`],
+/// because many generators of clients do not support narrowed schemas.
+///
+/// [`Problem`]: keypeg_client::Problem
+const CODES: &str = "x-codes";
+
+fn words(codes: &[Code]) -> Value {
+    codes.iter().map(|code| code.as_str()).collect()
+}
+
+/// Returns a name for a shared response, which is an identifier in every language.
+fn component_name(status: u16, codes: &[Code]) -> String {
+    let words: String = codes.iter().map(|code| pascal_case(code.as_str())).collect();
+    format!("Status{status}{words}")
+}
+
+/// Writes `snake_case` or `camelCase` as `PascalCase`.
+fn pascal_case(word: &str) -> String {
+    let parts = word.split('_').map(|part| {
+        let (first, rest) = part.split_at(part.len().min(1));
+        first.to_ascii_uppercase() + rest
+    });
+    parts.collect()
+}
+
 /// Returns the descriptions of the codes, which are the doc comments of [`Code`].
-fn status_descriptions(codes: &[Code], schemas: &Map<String, Value>) -> String {
-    let words = schemas["Code"]["oneOf"].as_array().expect("invariant: codes are constants");
-    let meaning = |code: &Code| {
-        let word = words.iter().find(|word| word["const"] == code.as_str());
-        let text = word.and_then(|word| word["description"].as_str());
-        format!("`{}`: {}", code.as_str(), text.expect("invariant: a code has a description"))
-    };
+fn status_descriptions(codes: &[Code], meanings: &CodeMeanings) -> String {
+    let meaning = |code: &Code| format!("`{0}`: {1}", code.as_str(), meanings[code.as_str()]);
     codes.iter().map(meaning).collect::<Vec<_>>().join("\n\n")
 }
 
-fn problem(route: &Route, status: u16, codes: &[Code]) -> Value {
-    let words: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-    let mut narrowed = json!({
-        "properties": { "code": { "enum": words }, "status": { "const": status } },
-    });
-    if route.method != "GET" {
-        narrowed["required"] = json!(["outcome"]);
-    }
+fn problem(status: u16, codes: &[Code]) -> Value {
     let mut examples = json!({});
     // A code with more than one status has its example at its usual status only.
     for code in codes.iter().filter(|code| code.status() == status) {
@@ -314,7 +337,7 @@ fn problem(route: &Route, status: u16, codes: &[Code]) -> Value {
             json!({ "$ref": format!("#/components/examples/{}", code.as_str()) });
     }
     json!({
-        "schema": { "allOf": [{ "$ref": "#/components/schemas/Problem" }, narrowed] },
+        "schema": { "$ref": "#/components/schemas/Problem" },
         "examples": examples,
     })
 }
@@ -358,13 +381,45 @@ mod tests {
         assert!(count > 100, "{count}");
     }
 
+    /// Generators of clients make types and functions of these names.
+    #[test]
+    fn each_component_name_is_an_identifier() {
+        let document = document();
+        let kinds = document["components"].as_object().unwrap();
+        for name in kinds.values().flat_map(|kind| kind.as_object().unwrap().keys()) {
+            let is_identifier = name.starts_with(|first: char| first.is_ascii_alphabetic())
+                && name.chars().all(|symbol| symbol.is_ascii_alphanumeric() || symbol == '_');
+            assert!(is_identifier, "{name}");
+        }
+    }
+
+    /// Many generators of clients do not support these.
+    #[test]
+    fn no_schema_narrows_another_one_or_lists_constants() {
+        let text = document().to_string();
+        for keyword in ["\"allOf\"", "\"const\":\"", "\"enum\":[true]"] {
+            assert!(!text.contains(keyword), "{keyword}");
+        }
+    }
+
+    #[test]
+    fn each_shared_part_is_used() {
+        let document = document();
+        let text = document.to_string();
+        for (kind, parts) in document["components"].as_object().unwrap() {
+            for name in parts.as_object().unwrap().keys().filter(|_| kind != "securitySchemes") {
+                let reference = format!("\"#/components/{kind}/{name}\"");
+                assert!(text.contains(&reference), "{kind}/{name} is used nowhere");
+            }
+        }
+    }
+
     #[test]
     fn each_code_is_documented_at_a_route_or_belongs_to_no_route() {
-        let of_no_route = [Code::NotFound, Code::MethodNotAllowed];
         for code in Code::ALL {
             let is_documented =
                 ROUTES.iter().any(|route| codes(route, &call(route.operation)).contains(&code));
-            assert_eq!(is_documented, !of_no_route.contains(&code), "{code:?}");
+            assert_eq!(is_documented, !CODES_WITHOUT_ROUTE.contains(&code), "{code:?}");
         }
     }
 }

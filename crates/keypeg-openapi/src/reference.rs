@@ -4,7 +4,7 @@
 //! It supports only what that document uses. Every text goes through [`escaped`] or [`prose`], so
 //! no text becomes markup. The page is static: no script, nothing from other hosts.
 
-use crate::document::document;
+use crate::document::{code_meanings, document};
 use crate::html::{escaped, prose, put};
 use crate::problem_pages::html::link;
 use keypeg_client::{Code, routes};
@@ -36,7 +36,7 @@ pub fn reference_page() -> String {
             html.push_str(&page.article(route, operation));
         }
     }
-    html.push_str(&page.codes());
+    html.push_str(&Page::codes());
     html.push_str("</main>\n</body>\n</html>\n");
     html
 }
@@ -183,10 +183,9 @@ impl<'a> Page<'a> {
         if let Some(either) = schema["anyOf"].as_array() {
             return either.iter().map(|one| self.kind(one)).collect::<Vec<_>>().join(" or ");
         }
-        if let Some(words) = schema["oneOf"].as_array() {
-            let words = words
-                .iter()
-                .map(|word| format!("<code>{}</code>", escaped(text_of(word, "const"))));
+        if let Some(words) = schema["enum"].as_array() {
+            let words = words.iter().filter_map(Value::as_str);
+            let words = words.map(|word| format!("<code>{}</code>", escaped(word)));
             return words.collect::<Vec<_>>().join(", ");
         }
         let one = schema["type"].as_str().into_iter();
@@ -211,24 +210,20 @@ impl<'a> Page<'a> {
         kind
     }
 
-    fn codes(&self) -> String {
+    fn codes() -> String {
         let mut html = String::from(
             "<h2 id=\"codes\">Error codes</h2>\n<table>\n\
              <tr><th>code</th><th>status</th><th>meaning</th></tr>\n",
         );
-        let words = self.document.pointer("/components/schemas/Code/oneOf");
+        let meanings = code_meanings();
         for code in Code::ALL {
-            let word = words
-                .and_then(Value::as_array)
-                .and_then(|words| words.iter().find(|word| word["const"] == code.as_str()));
-            let text = word.map_or(code.title(), |word| text_of(word, "description"));
             put(
                 &mut html,
                 format_args!(
                     "<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                     link(code),
                     code.status(),
-                    prose(text),
+                    prose(&meanings[code.as_str()]),
                 ),
             );
         }

@@ -157,7 +157,7 @@ fn keys(operation: &str) -> Option<Call> {
             vec![referenced(
                 201,
                 "The new keys, with their values.",
-                "NewKeys",
+                "AddedKeys",
                 examples::new_keys(),
             )],
             &[

@@ -12,6 +12,7 @@ use keypeg_client::{
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The pattern of a pool name.
 pub(super) const POOL_NAME: &str = "^[a-z0-9][a-z0-9_.-]{0,63}$";
@@ -41,8 +42,41 @@ pub(super) fn all() -> Map<String, Value> {
         json!([{ "required": ["ids"] }, { "required": ["all"] }]);
     for schema in schemas.values_mut() {
         remove_rust_keywords(schema);
+        list_words(schema);
     }
     schemas
+}
+
+/// What each error code means: its word and the first paragraph of its documentation.
+pub(crate) type CodeMeanings = BTreeMap<String, String>;
+
+/// Returns what each error code means.
+pub(crate) fn code_meanings() -> CodeMeanings {
+    let mut written = generator(true);
+    add::<Code>(&mut written);
+    words_of(&written.take_definitions(true)["Code"]).expect("invariant: codes are constants")
+}
+
+/// Returns the words of an enumeration with their descriptions, if the schema is one.
+fn words_of(schema: &Value) -> Option<BTreeMap<String, String>> {
+    let word = |one: &Value| {
+        let word = one["const"].as_str()?;
+        let text = one["description"].as_str().expect("invariant: each word has a description");
+        Some((word.to_owned(), text.to_owned()))
+    };
+    schema["oneOf"].as_array()?.iter().map(word).collect()
+}
+
+/// Writes an enumeration as a list of words, which every generator of clients supports. What each
+/// word means moves to the description.
+fn list_words(schema: &mut Value) {
+    let Some(meanings) = words_of(schema) else { return };
+    let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+    let words: Vec<_> = alternatives.filter_map(|one| one["const"].as_str()).collect();
+    let meanings = words.iter().map(|word| format!("\n\n`{word}`: {}", meanings[*word]));
+    let text = schema["description"].as_str().unwrap_or_default().to_owned();
+    let text = text + &meanings.collect::<String>();
+    *schema = json!({ "type": "string", "enum": words, "description": text });
 }
 
 fn generator(written: bool) -> SchemaGenerator {
@@ -123,7 +157,7 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
             "ids",
             json!({ "type": "array", "maxItems": 10_000, "description": "The ids of the keys." }),
         ),
-        ("KeepAliveRequest", "all", json!({ "type": "boolean", "enum": [true] })),
+        ("KeepAliveRequest", "all", json!({ "type": "boolean" })),
         (
             "AcquireRequest",
             "ttl_seconds",

@@ -8,12 +8,18 @@ import schemathesis
 
 POOL = "default"
 WAIT_MAX = 0.02
-# The field of each operation whose limit is a pool's policy or another field.
+# The field of each operation whose limit the document cannot express: it is a pool's policy, or
+# another field.
 EXTERNAL_LIMIT = {
     "acquire": "ttl_seconds",
     "renew": "ttl_seconds",
     "putPool": "max_hold_seconds",
+    # `true` is the only value that means something. The document does not say so, because generators
+    # of clients do not support a boolean with one value.
+    "keepAlive": "all",
 }
+# Codes of paths and methods that the document does not list.
+OF_NO_OPERATION = ["not_found", "method_not_allowed"]
 
 
 def is_positive(case, part):
@@ -75,3 +81,24 @@ def only_an_external_limit_rejects_valid_data(ctx, response, case):
     rejected = response.json().get("field")
     if rejected != field:
         raise AssertionError(f"rejected for {rejected}, which the document allows")
+
+
+@schemathesis.check
+def a_problem_has_a_documented_code(ctx, response, case):
+    """The schema of every problem is the same, so that generators of clients support it. The codes
+    of each status stand in `x-codes`; a failed change also says whether it was applied."""
+    if response.headers.get("content-type", [""])[0] != "application/problem+json":
+        return
+    problem, status = response.json(), response.status_code
+    if problem["code"] in OF_NO_OPERATION:
+        return
+    documented = case.operation.definition.raw["responses"].get(str(status), {})
+    if "$ref" in documented:
+        name = documented["$ref"].rsplit("/", 1)[1]
+        documented = case.operation.schema.raw_schema["components"]["responses"][name]
+    if problem["code"] not in documented.get("x-codes", []):
+        raise AssertionError(f"{problem['code']} is not documented for {status}")
+    if problem["status"] != status:
+        raise AssertionError(f"the problem has status {problem['status']}, the answer {status}")
+    if case.method != "GET" and "outcome" not in problem:
+        raise AssertionError("a failed change without an outcome")
