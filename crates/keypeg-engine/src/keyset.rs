@@ -10,7 +10,7 @@ mod error;
 mod load;
 mod rows;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::layout::KEYSET;
 use backend::Backend;
 use error::{damaged, failed, replay_error};
@@ -23,6 +23,7 @@ use rows::{
     write_pool, write_quarantined,
 };
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use delta::KeySetDelta;
@@ -76,7 +77,7 @@ impl KeySetDb {
     /// Opens the database, or creates an empty one if the file does not exist.
     pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeySetError> {
         let exists = disk.list()?.iter().any(|name| name == KEYSET);
-        let file = if exists { disk.open(KEYSET)? } else { disk.create(KEYSET, 0)? };
+        let file = if exists { open_file(disk)? } else { disk.create(KEYSET, 0)? };
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let database = catch_panic(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
@@ -264,7 +265,19 @@ impl KeySetDb {
     }
 }
 
-/// Returns the range of the rows of a pool in the tables by key number.
+/// Opens the existing file and makes its length durable.
+///
+/// The length may exist in the page cache alone, after a sync that failed when the file had grown.
+/// redb refuses a length that no layout has, which is what a power cut leaves of pages written
+/// behind the durable length.
+fn open_file(disk: &dyn Disk) -> io::Result<Box<dyn DiskFile>> {
+    let file = disk.open(KEYSET)?;
+    // Set again: a sync alone repeats nothing that failed before.
+    file.set_len(file.length()?)?;
+    file.sync()?;
+    Ok(file)
+}
+
 /// Runs a read of a start and reports a panic as damage: redb expects undamaged pages and panics on
 /// a damaged one. Nothing is served at that time, so no other state can be affected.
 fn catch_panic<T>(read: impl FnOnce() -> Result<T, KeySetError>) -> Result<T, KeySetError> {

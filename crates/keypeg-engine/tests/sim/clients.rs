@@ -291,43 +291,33 @@ impl Clients {
     /// Records that a call takes keys from their holders. Called when the call is sent, and again
     /// after its turn, because an earlier call of that turn may have granted the key.
     pub(crate) fn take_keys_away(&mut self, call: &Call) {
-        match call {
-            Call::Release { lease, .. } | Call::RevokeUndelivered { lease, .. } => {
-                self.held.retain(|_, held| held.lease != *lease);
-            }
-            Call::ForceRelease { key: KeyRef::Id(id), .. }
-            | Call::DeleteKey { key: KeyRef::Id(id), .. } => {
-                self.held.remove(id);
-            }
-            Call::ForceRelease { key: KeyRef::Value(value), .. }
-            | Call::DeleteKey { key: KeyRef::Value(value), .. } => {
-                for (_, id, _) in self.keys.iter().filter(|(_, _, known)| known == value) {
-                    self.held.remove(id);
-                }
-            }
-            Call::DeletePool { .. } => self.held.clear(),
-            _ => {}
-        }
+        let keys = &self.keys;
+        self.held.retain(|key, held| !takes_away(keys, call, (*key, held.lease)));
     }
 
-    /// Records a delivered reply of a turn that started at `turn_start_ms`. Fails if a client
-    /// receives a key that another client still believes to hold.
-    pub(crate) fn receive(
+    /// Records a delivered reply of a turn that started at `turn_start_ms` with these calls. Fails
+    /// if a client receives a key that another client still believes to hold.
+    pub(crate) fn receive<'a>(
         &mut self,
         slot: u32,
         reply: &Reply,
-        (turn_start_ms, takes_keys_away): (u64, bool),
+        turn_start_ms: u64,
+        mut calls: impl Iterator<Item = &'a Call>,
     ) -> Result<(), String> {
         self.waiting.retain(|waiting| *waiting != slot);
         let sent_ms = self.sent.remove(&slot).unwrap_or(turn_start_ms);
         match reply {
             Reply::Granted { pool, lease, value, waited_ms, .. } => {
                 let until_ms = sent_ms + waited_ms + lease.expires_in_ms;
-                // Within one turn a key can be granted, taken away, and granted again.
-                let was_taken_away =
-                    |held: &HeldKey| takes_keys_away && held.since_ms == turn_start_ms;
                 let held = HeldKey { lease: lease.id, since_ms: turn_start_ms, until_ms };
-                if let Some(other) = self.held.insert(lease.key_id, held)
+                let other = self.held.insert(lease.key_id, held);
+                // Within one turn a key can be granted, taken away, and granted again.
+                let mut was_taken_away = |other: &HeldKey| {
+                    let of_key = (lease.key_id, other.lease);
+                    other.since_ms == turn_start_ms
+                        && calls.any(|call| takes_away(&self.keys, call, of_key))
+                };
+                if let Some(other) = other
                     && other.until_ms > turn_start_ms
                     && other.lease != lease.id
                     && !was_taken_away(&other)
@@ -368,5 +358,24 @@ impl Clients {
     pub(crate) fn forget_open_calls(&mut self) {
         self.sent.clear();
         self.waiting.clear();
+    }
+}
+
+/// Returns whether a call takes a key from the holder of this lease.
+fn takes_away(
+    keys: &[(PoolName, KeyId, Secret)],
+    call: &Call,
+    (key, lease): (KeyId, LeaseId),
+) -> bool {
+    match call {
+        Call::Release { lease: released, .. } | Call::RevokeUndelivered { lease: released, .. } => {
+            *released == lease
+        }
+        Call::ForceRelease { key: named, .. } | Call::DeleteKey { key: named, .. } => match named {
+            KeyRef::Id(id) => *id == key,
+            KeyRef::Value(value) => keys.iter().any(|(_, id, known)| *id == key && known == value),
+        },
+        Call::DeletePool { .. } => true,
+        _ => false,
     }
 }

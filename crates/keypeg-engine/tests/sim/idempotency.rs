@@ -30,8 +30,19 @@ struct StoredAnswer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum IdempotentResult {
-    Lease { key: u64, lease: u64, until: u64, granted_at: u64, expires_at: u64 },
-    Keys { keys: Vec<u64>, expires_at: Option<u64> },
+    Lease {
+        key: u64,
+        lease: u64,
+        until: u64,
+        granted_at: u64,
+        expires_at: u64,
+    },
+    /// `guessed` is the lost turn that generated them, see [`Key::guessed`].
+    Keys {
+        keys: Vec<u64>,
+        expires_at: Option<u64>,
+        guessed: Option<u64>,
+    },
 }
 
 impl StoredAnswers {
@@ -174,8 +185,9 @@ impl Model {
             return;
         }
         let keys = pool.keys[before..].iter().map(|key| key.serial).collect();
+        let guessed = pool.keys[before].guessed;
         let expires_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.wall + ttl);
-        let result = IdempotentResult::Keys { keys, expires_at };
+        let result = IdempotentResult::Keys { keys, expires_at, guessed };
         let answer =
             StoredAnswer { body, until: now.lease + RETENTION_MS, result, redelivered: false };
         pool.answers.0.insert((false, key), answer);
@@ -190,20 +202,23 @@ impl Model {
     ) -> Checked {
         let pool = self.pools.get_mut(name).expect("an existing pool");
         match &answer.result {
-            IdempotentResult::Keys { keys, expires_at } => {
+            IdempotentResult::Keys { keys, expires_at, guessed } => {
                 let exists = |serial: &u64| pool.keys.iter().any(|key| key.serial == *serial);
-                if !keys.iter().all(exists) {
-                    return observed.refusal(slot, &Refusal::KeysGone);
-                }
+                let all_exist = keys.iter().all(exists);
+                // One of these keys, or another key of the same lost turn, was removed.
+                let may_be_gone = guessed.is_some_and(|turn| pool.removed_guesses.contains(&turn));
+                let refused = RequestError::Refused(Refusal::KeysGone);
                 observed.check(slot, |reply| match reply {
-                    Reply::Keys(returned) => {
-                        same_keys(returned, (keys, *expires_at), &mut pool.keys)
+                    Reply::Keys(returned) if all_exist || may_be_gone => {
+                        same_keys(returned, (keys, *expires_at), *guessed, &mut pool.keys)
                     }
-                    _ => Err("expected the same keys again".into()),
+                    Reply::Refused(why) if *why == refused && (!all_exist || may_be_gone) => Ok(()),
+                    _ if all_exist => Err("expected the same keys again".into()),
+                    _ => Err(format!("expected the refusal {:?}", Refusal::KeysGone)),
                 })
             }
             IdempotentResult::Lease { key, until, granted_at, expires_at, .. } => {
-                let Some((_, lease)) = running_lease(&pool.keys, answer) else {
+                let Some((running, lease)) = running_lease(&pool.keys, answer) else {
                     let exists = pool.keys.iter().any(|known| known.serial == *key);
                     return observed.check(slot, |reply| match reply {
                         Reply::Refused(RequestError::Refused(Refusal::LeaseEnded { .. })) => Ok(()),
@@ -211,11 +226,19 @@ impl Model {
                     });
                 };
                 pool.answers.0.get_mut(at).expect("just found").redelivered = true;
+                let serial = running.serial;
+                let mut shown = None;
                 observed.check(slot, |reply| {
-                    let Reply::Granted { lease: view, waited_ms: 0, redelivered: true, .. } = reply
+                    let Reply::Granted {
+                        lease: view, value, waited_ms: 0, redelivered: true, ..
+                    } = reply
                     else {
                         return Err("expected the same lease again".into());
                     };
+                    ensure!(running.id == Some(view.key_id), "a lease on another key");
+                    let known = running.value.as_deref();
+                    ensure!(known.is_none_or(|known| known == value.reveal()), "another value");
+                    shown = Some(value.reveal().to_owned());
                     ensure!(lease.id.is_none_or(|id| id == view.id), "another lease");
                     ensure!(
                         view.holder == lease.holder.as_deref().map(Into::into),
@@ -229,7 +252,13 @@ impl Model {
                     let same_end = *until != lease.until || view.expires_at_ms == *expires_at;
                     ensure!(same_end, "expires at {expires_at}");
                     Ok(())
-                })
+                })?;
+                let shown_key = pool.keys.iter_mut().find(|key| key.serial == serial);
+                if let Some(key) = shown_key {
+                    // The answer of the call that generated the key may have been lost.
+                    key.value = key.value.take().or(shown);
+                }
+                Ok(())
             }
         }
     }
@@ -277,9 +306,11 @@ impl Model {
     }
 }
 
+/// Checks that the keys of a stored answer are returned again.
 fn same_keys(
     returned: &[NewKey],
     (serials, expires_at): (&[u64], Option<u64>),
+    guessed: Option<u64>,
     keys: &mut [Key],
 ) -> Checked {
     ensure!(returned.len() == serials.len(), "expected all keys of the answer");
@@ -287,20 +318,37 @@ fn same_keys(
         let at = keys.iter().position(|key| key.id == Some(new.id));
         let at = at.ok_or_else(|| format!("{} does not exist", new.id))?;
         if !serials.contains(&keys[at].serial) {
-            // Keys whose replies were lost in one turn are distinguished only now.
-            let other = keys.iter().position(|key| {
-                let named = returned.iter().any(|new| key.id == Some(new.id));
-                serials.contains(&key.serial) && key.value.is_none() && !named
-            });
-            let other = other.filter(|_| keys[at].value.is_none());
-            let other = other.ok_or_else(|| format!("{} is not a key of the answer", new.id))?;
-            let (one, two) = (keys[at].serial, keys[other].serial);
-            (keys[at].serial, keys[other].serial) = (two, one);
+            // Keys that one lost turn generated are distinguished only now.
+            ensure!(
+                guessed.is_some() && keys[at].guessed == guessed,
+                "{} is not a key of the answer",
+                new.id
+            );
+            exchange_serial(at, (serials, returned), keys)?;
         }
         let value = new.value.reveal();
         let known = keys[at].value.get_or_insert_with(|| value.to_owned());
         ensure!(known == value, "the value of {} changed", new.id);
         ensure!(new.expires_at_ms == expires_at, "the keys expire at {expires_at:?}");
+    }
+    Ok(())
+}
+
+/// Gives the key at `at` a serial of the answer: that of a key that is not returned, which gets the
+/// other serial, or that of a key that was removed.
+fn exchange_serial(
+    at: usize,
+    (serials, returned): (&[u64], &[NewKey]),
+    keys: &mut [Key],
+) -> Checked {
+    let is_returned = |key: &Key| returned.iter().any(|new| key.id == Some(new.id));
+    let (one, id) = (keys[at].serial, keys[at].id);
+    let other = keys.iter().position(|key| serials.contains(&key.serial) && !is_returned(key));
+    let removed = serials.iter().find(|serial| keys.iter().all(|key| key.serial != **serial));
+    let two = other.map(|other| keys[other].serial).or(removed.copied());
+    keys[at].serial = two.ok_or_else(|| format!("{id:?} is one key too many"))?;
+    if let Some(other) = other {
+        keys[other].serial = one;
     }
     Ok(())
 }

@@ -174,15 +174,17 @@ impl<'a> Hypothesis<'a> {
             return Ok(Some(DrawnKey { index, lease }));
         }
         let held: BTreeSet<_> = leases.map(|lease| lease.key_id).collect();
-        let candidates = keys.iter().enumerate().filter(|(_, key)| {
-            key.state == State::Available && !key.id.is_some_and(|id| held.contains(&id))
-        });
         let named = |key: &Key| {
             self.named.iter().any(|named| match named {
                 KeyRef::Id(id) => key.id == Some(*id),
                 KeyRef::Value(value) => key.value.as_deref() == Some(value.reveal()),
             })
         };
+        // A key that another call of this turn took away can have been granted again.
+        let candidates = keys.iter().enumerate().filter(|(_, key)| {
+            key.state == State::Available
+                && (!key.id.is_some_and(|id| held.contains(&id)) || named(key))
+        });
         let rests = |key: &Key| {
             let mut views = self.recovered.pools.iter().flat_map(|(_, keys)| keys);
             query.rests

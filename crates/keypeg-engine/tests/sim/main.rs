@@ -3,7 +3,7 @@
 //! change is lost.
 //!
 //! `KEYPEG_SEED=7` runs one seed and prints its trace, `KEYPEG_SEEDS=5000` sets the number of
-//! seeds.
+//! seeds, `KEYPEG_FIRST_SEED` the first of them. A run continues after a seed that fails.
 
 #![expect(
     clippy::unwrap_used,
@@ -129,6 +129,15 @@ fn run_seed(seed: u64, sabotage: Option<Sabotage>) -> SeedResult {
     result
 }
 
+/// Returns the seeds of this run.
+fn seeds_to_run() -> std::ops::Range<u64> {
+    if let Some(seed) = env_number("KEYPEG_SEED") {
+        return seed..seed + 1;
+    }
+    let first = env_number("KEYPEG_FIRST_SEED").unwrap_or(0);
+    first..first + env_number("KEYPEG_SEEDS").unwrap_or(SEEDS)
+}
+
 /// Returns the command that runs a seed again.
 fn rerun_command(seed: u64) -> String {
     let feature = if cfg!(feature = "sabotage") { "--features sabotage " } else { "" };
@@ -137,18 +146,27 @@ fn rerun_command(seed: u64) -> String {
 
 #[test]
 fn no_reply_is_wrong_whatever_fault_is_injected() {
-    let seeds = match env_number("KEYPEG_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..env_number("KEYPEG_SEEDS").unwrap_or(SEEDS),
-    };
+    let seeds = seeds_to_run();
     let mut coverage = Coverage::default();
     let seed_count = seeds.end - seeds.start;
+    let (mut failed, mut first) = (Vec::new(), None);
     for seed in seeds {
-        let SeedResult { coverage: counted, outcome, trace, .. } = run_seed(seed, None);
-        coverage.join(&counted);
-        if let Err(why) = outcome {
-            panic!("seed {seed}: {trace}\n{why}\n{}", rerun_command(seed));
-        }
+        let result = std::panic::catch_unwind(|| run_seed(seed, None));
+        let (why, trace) = match result {
+            Ok(SeedResult { coverage: counted, outcome, trace, .. }) => {
+                coverage.join(&counted);
+                let Err(why) = outcome else { continue };
+                (why, trace)
+            }
+            Err(_) => ("a panic, printed above".into(), String::new()),
+        };
+        println!("failed: seed {seed}: {}", why.lines().next().unwrap_or_default());
+        failed.push(seed);
+        first.get_or_insert(format!("seed {seed}: {trace}\n{why}\n{}", rerun_command(seed)));
+    }
+    println!("{seed_count} seeds, {} failed", failed.len());
+    if let Some(first) = first {
+        panic!("failed seeds: {failed:?}\n{first}");
     }
     for (what, count) in &coverage.0 {
         println!("{count:>9} {what}");

@@ -69,6 +69,8 @@ pub(crate) struct Pool {
     pub(crate) keys: Vec<Key>,
     pub(crate) wait_queue: VecDeque<Waiter>,
     retired: BTreeSet<String>,
+    /// The lost turns of which a generated key was removed, see [`Key::guessed`].
+    pub(crate) removed_guesses: BTreeSet<u64>,
     /// Stored answers of Idempotency-Keys.
     pub(crate) answers: StoredAnswers,
 }
@@ -81,6 +83,9 @@ pub(crate) struct Key {
     pub(crate) id: Option<KeyId>,
     pub(crate) value: Option<String>,
     imported: bool,
+    /// Lease time of the lost turn that generated it: which of that turn's keys has which id is a
+    /// guess, until a reply shows it.
+    pub(crate) guessed: Option<u64>,
     pub(crate) purge_at: Option<u64>,
     pub(crate) state: State,
 }
@@ -338,6 +343,7 @@ impl Model {
             if key.imported {
                 pool.retired.extend(key.value);
             }
+            pool.removed_guesses.extend(key.guessed);
             self.removed_keys.extend(key.id);
             changed = true;
         }
@@ -595,6 +601,7 @@ impl Model {
             keys: Vec::new(),
             wait_queue: VecDeque::new(),
             retired: BTreeSet::new(),
+            removed_guesses: BTreeSet::new(),
             answers: StoredAnswers::default(),
         };
         let pool = self.pools.entry(name.to_owned()).or_insert(empty);
@@ -638,7 +645,9 @@ impl Model {
         let pool = self.pools.get_mut(name).expect("an existing pool");
         let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
         let serial = self.next_key;
-        pool.keys.push(Key { serial, id, value, imported, purge_at, state: State::Available });
+        let guessed = (id.is_none() && !imported).then_some(now.lease);
+        let state = State::Available;
+        pool.keys.push(Key { serial, id, value, imported, guessed, purge_at, state });
     }
 
     pub(crate) fn is_new(&self, id: KeyId) -> bool {
@@ -654,8 +663,8 @@ impl Model {
     pub(crate) fn new(policy: Policy, rules: Rules) -> Self {
         let mut model = Self { rules, ..Self::default() };
         let (keys, wait_queue, retired) = (Vec::new(), VecDeque::new(), BTreeSet::new());
-        let answers = StoredAnswers::default();
-        let pool = Pool { policy, keys, wait_queue, retired, answers };
+        let (removed_guesses, answers) = (BTreeSet::new(), StoredAnswers::default());
+        let pool = Pool { policy, keys, wait_queue, retired, removed_guesses, answers };
         model.pools.insert(PoolName::DEFAULT.into(), pool);
         model
     }
@@ -981,6 +990,7 @@ impl Model {
             }
             Call::DeleteKey { .. } => {
                 let key = pool.keys.remove(index);
+                pool.removed_guesses.extend(key.guessed);
                 if key.imported {
                     pool.retired.extend(key.value);
                 }

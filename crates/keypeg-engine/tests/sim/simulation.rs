@@ -430,12 +430,7 @@ impl Simulation {
             return Err(why.unwrap());
         }
         self.models = left;
-        let takes_keys_away = actions.iter().any(|(_, action)| {
-            matches!(
-                action.call(),
-                Some(Call::ForceRelease { .. } | Call::DeleteKey { .. } | Call::DeletePool { .. })
-            )
-        });
+        let calls = || actions.iter().filter_map(|(_, action)| action.call());
         for slot in order {
             let reply = &by_slot[&slot];
             if let Reply::Granted { lease, redelivered: false, .. } = reply {
@@ -470,9 +465,9 @@ impl Simulation {
                 self.coverage.count("a reply was lost");
                 continue;
             }
-            self.clients.receive(slot, reply, (turn_start, takes_keys_away))?;
+            self.clients.receive(slot, reply, turn_start, calls())?;
         }
-        for call in actions.iter().filter_map(|(_, action)| action.call()) {
+        for call in calls() {
             self.clients.take_keys_away(call);
         }
         Ok(())
