@@ -280,6 +280,8 @@ fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIME)
+        // `handle` writes it: hyper panics on a clock before 1970.
+        .auto_date_header(false)
         .max_header_size(HEAD_MAX)
         .max_buf_size(HEAD_MAX);
     http
