@@ -43,9 +43,13 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Returns true if the disk, or the quota of this user, is full.
+/// Returns true if the disk, or the quota of this user, is full, or if the file has reached the
+/// process's limit of a file's size (`ulimit -f`).
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// A real directory, locked until this value is dropped.

@@ -6,6 +6,7 @@
 use crate::checkpointer::Checkpointer;
 use crate::clock::Clock;
 use crate::disk::{Directory, Disk};
+use crate::end::{AbortOnPanic, end_process};
 use crate::preview::Preview;
 use crate::progress::CheckpointProgress;
 use crate::start::{EngineConfig, StartError};
@@ -29,9 +30,6 @@ pub struct Engine {
     progress: Arc<CheckpointProgress>,
     checkpointer: Option<JoinHandle<()>>,
 }
-
-/// The exit code of a process that cannot write its journal: `EX_IOERR` of sysexits.h.
-const EXIT_IO: i32 = 74;
 
 impl Engine {
     /// Opens the data directory, replays its journal and starts the engine's threads.
@@ -163,8 +161,7 @@ fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, Star
     let run = move || {
         let _guard = AbortOnPanic;
         if let Err(error) = checkpointer.run() {
-            tracing::error!("{error}; the journal holds all acknowledged changes");
-            std::process::exit(EXIT_IO);
+            end_process(&error, "the journal holds all acknowledged changes");
         }
     };
     // Linux truncates thread names to 15 bytes.
@@ -172,23 +169,10 @@ fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, Star
     spawned.map_err(|error| StartError::Io { doing: "starting the checkpointer".into(), error })
 }
 
-/// Aborts the process when its thread panics, since the state it shares may be inconsistent.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("an engine thread panicked: aborting, its state cannot be trusted");
-            std::process::abort();
-        }
-    }
-}
-
 /// Runs the engine's loop. An error of the journal ends the process.
 fn run_or_exit(run: Run) {
     let _guard = AbortOnPanic;
     if let Err(error) = run.run() {
-        tracing::error!("{error}; no change of the last batch was acknowledged");
-        std::process::exit(EXIT_IO);
+        end_process(&error, "no change of the last batch was acknowledged");
     }
 }

@@ -9,6 +9,7 @@ mod batch;
 pub mod checkpointer;
 mod clock;
 pub mod disk;
+mod end;
 mod engine;
 pub mod feed;
 mod frame;
@@ -29,6 +30,7 @@ mod times;
 mod turn;
 
 pub use clock::{Clock, ClockReading};
+pub use end::set_exit_hook;
 pub use engine::{Engine, check_data_dir};
 pub use journal::SEGMENT_LEN;
 pub use start::{EngineConfig, StartError};

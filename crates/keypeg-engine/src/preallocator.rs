@@ -6,6 +6,7 @@
 //! file does not read or write the content of a segment.
 
 use crate::disk::{Disk, DiskFile, is_full};
+use crate::end::AbortOnPanic;
 use crate::frame::SegmentNumber;
 use crate::layout::{TEMPORARY, file_name};
 use keypeg_core::sabotage::{Sabotage, enabled};
@@ -98,6 +99,7 @@ impl Preallocator {
         let (orders, received) = sync_channel::<Order>(ORDERS_MAX);
         let (sender, results) = sync_channel(READY);
         std::thread::Builder::new().name("keypeg-segments".into()).spawn(move || {
+            let _guard = AbortOnPanic;
             // Never longer than the number of segments of the journal.
             let mut removals = VecDeque::new();
             for order in received {
@@ -193,6 +195,7 @@ impl Preallocator {
             Err(error) if is_full(&error) => {
                 if self.starved_us.is_none() {
                     tracing::warn!(
+                        %error,
                         "the disk is full: the server refuses new keys first, then new leases"
                     );
                 }

@@ -11,7 +11,6 @@ use keypeg_core::Policy;
 use keypeg_engine::Clock;
 use keypeg_store::{EngineLane, OpenedStore, StartReport, Store, StoreMetrics, Wakeup, lane};
 use naive_store::NaiveStore;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,9 +92,15 @@ fn run(
 }
 
 fn main() -> ExitCode {
-    let Err(failure) = serve() else { return ExitCode::SUCCESS };
-    let _ = writeln!(std::io::stderr(), "keypeg: {failure}");
-    ExitCode::from(failure.exit)
+    let code = serve().map_or_else(
+        |failure| {
+            keypeg::report(&format!("keypeg: {failure}"));
+            failure.exit
+        },
+        |()| 0,
+    );
+    keypeg::flush_streams();
+    ExitCode::from(code)
 }
 
 fn serve() -> Result<(), Failure> {
@@ -111,9 +116,6 @@ fn serve() -> Result<(), Failure> {
         |lane_count| open(lane_count, policy),
         listener,
         stop,
-        |ready| {
-            let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
-        },
+        |ready| keypeg::print_line(&ready.to_string()),
     )
 }

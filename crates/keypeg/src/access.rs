@@ -1,9 +1,8 @@
-//! Access control: access tokens and their limits, the host names of this server, the audit log.
+//! Access control: access tokens and their limits, and the host names of this server.
 //!
-//! Makes the decisions; `http/admit.rs` requests them, sends refusals and fills in audit lines.
-//! Without configured tokens and audit log, only the host name is checked. Knows nothing of HTTP.
+//! Makes the decisions; `http/admit.rs` requests them and sends refusals. Without configured tokens
+//! only the host name is checked. Knows nothing of HTTP.
 
-mod audit;
 mod gate;
 mod hosts;
 mod limits;
@@ -12,8 +11,6 @@ mod reload;
 mod token_file;
 mod tokens;
 
-pub(crate) use audit::{Audit, Entry, Outcome};
-pub(crate) use audit::{Settings as AuditSettings, Writer as AuditWriter};
 pub(crate) use gate::{Admitted, Gate, Refused};
 pub use hosts::Hosts;
 pub use new_token::TokenCommand;
@@ -28,12 +25,4 @@ use std::sync::Arc;
 pub(crate) struct Access {
     pub(crate) hosts: Hosts,
     pub(crate) gate: Option<Arc<Gate>>,
-    pub(crate) audit: Option<Arc<Audit>>,
-}
-
-impl Access {
-    /// Returns whether the client address of a request is needed.
-    pub(crate) fn wants_addresses(&self) -> bool {
-        self.gate.is_some() || self.audit.is_some()
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A flag takes precedence over a variable, a variable over the file, the file over the default.
 
-use crate::access::{AuditSettings, Hosts};
+use crate::access::Hosts;
+use crate::audit::AuditSettings;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use crate::file;

@@ -30,6 +30,8 @@ pub mod exit {
     pub const PERMISSION: u8 = 77;
     /// The configuration is invalid.
     pub const CONFIG: u8 = 78;
+    /// A defect: a panic ended the process. The code that Rust programs have for it.
+    pub const PANIC: u8 = 101;
 }
 
 /// The reason why the program ends, as a message for users, and its exit code.

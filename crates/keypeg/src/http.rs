@@ -7,6 +7,7 @@ mod admit;
 mod app;
 mod checks;
 mod connection;
+mod date;
 mod docs;
 mod error;
 mod event_stream;

@@ -5,6 +5,7 @@
 //! source, signals.
 
 mod access;
+mod audit;
 #[cfg(feature = "cli")]
 mod cli;
 mod clock;
@@ -14,12 +15,15 @@ mod duration;
 mod failure;
 mod file;
 mod http;
+mod log;
 mod memory;
 mod options;
 mod panics;
 mod random;
 mod signals;
 mod store;
+mod variables;
+mod vital;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
@@ -29,12 +33,14 @@ pub use command_line::{CheckArgs, Cli, Command};
 pub use config::Config;
 pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
+pub use log::{flush_streams, log_to_stderr, print_line, report, report_usage, start_streams};
 pub use options::Options;
 pub use panics::install as install_panic_hook;
 pub use random::SystemRandom;
 pub use signals::stop_signal;
+pub use variables::warn_of_unknown_variables;
 
-use access::{Access, Audit, AuditWriter, Gate};
+use access::{Access, Gate};
 use keypeg_store::{OpenedStore, StartReport};
 use std::fmt;
 use std::future::Future;
@@ -43,7 +49,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
 
 /// The state of a server at the moment it is ready; its `Display` is the ready line on stdout.
 #[derive(Clone, Debug)]
@@ -59,6 +64,12 @@ pub struct Ready {
 /// Connections that may wait to be accepted, as far as the system allows. The standard library
 /// uses 128; a client that connects beyond the backlog waits a second before its next attempt.
 const BACKLOG: i32 = 4_096;
+
+/// Raises the limit of open files as far as allowed, and refuses to start with too low a limit.
+pub fn raise_descriptor_limit() -> Result<(), Failure> {
+    http::accept::raise_descriptor_limit();
+    http::accept::check_descriptor_limit()
+}
 
 /// Binds the listen address; connections wait in the backlog until [`serve`].
 pub fn listen(config: &Config) -> Result<TcpListener, Failure> {
@@ -112,10 +123,14 @@ pub fn serve_store(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
     memory::keep_private();
-    http::accept::raise_descriptor_limit();
+    raise_descriptor_limit()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let (access, writer) = access(config)?;
-    let access = Arc::new(access);
+    let access = Arc::new(access(config)?);
+    let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
+    let audit = audit.map(Arc::new);
+    if config.tokens.is_none() {
+        tracing::info!("no --tokens: every client that can connect may make every call");
+    }
     let OpenedStore { store, lanes, report } = open(cores)?;
     for lane in &lanes {
         lane.set_capacity(config.max_queued);
@@ -136,7 +151,7 @@ pub fn serve_store(
         Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
     })?;
     let start_info =
-        http::StartInfo { recovery: report.clone(), access, store_metrics: store.metrics() };
+        http::StartInfo { recovery: report.clone(), access, audit, store_metrics: store.metrics() };
     ready(&Ready { addr, report, data: config.data.clone() });
     let stop = async {
         stop.await;
@@ -152,17 +167,15 @@ pub fn serve_store(
     served.map_err(|error| Failure::new(exit::OS, format!("cannot accept connections: {error}")))
 }
 
-/// Reads the token file and opens the audit log, as far as they are configured.
-fn access(config: &Config) -> Result<(Access, Option<AuditWriter>), Failure> {
+/// Reads the token file, if one is configured.
+fn access(config: &Config) -> Result<Access, Failure> {
     let gate = config.tokens.clone().map(|path| {
         let opened = Gate::open(path.clone(), http::accept::connections_max());
         opened.map(Arc::new).map_err(|error| error.into_failure(&path))
     });
     let gate = gate.transpose()?;
     gate.as_ref().map_or(Ok(()), access::watch)?;
-    let (audit, writer) = config.audit.clone().map(Audit::open).transpose()?.unzip();
-    let audit = audit.map(Arc::new);
-    Ok((Access { hosts: config.hosts.clone(), gate, audit }, writer))
+    Ok(Access { hosts: config.hosts.clone(), gate })
 }
 
 /// The result of [`check`]; its `Display` is the line that `keypeg check` prints.
@@ -194,23 +207,6 @@ impl fmt::Display for CheckReport {
         }
         Ok(())
     }
-}
-
-/// Sends the log to stderr, at the level that `KEYPEG_LOG` names (`info` when it is not set).
-pub fn log_to_stderr() -> Result<(), Failure> {
-    let level = std::env::var("KEYPEG_LOG").unwrap_or_else(|_| "info".into());
-    let filter = EnvFilter::builder().parse(&level).map_err(|error| {
-        let message = format!(
-            "KEYPEG_LOG={level:?} is not a log filter: {error}; use a level such as info or debug"
-        );
-        Failure::new(exit::CONFIG, message)
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    Ok(())
 }
 
 impl fmt::Display for Ready {

@@ -3,21 +3,25 @@
 //! Everything else is in the library. Exit codes are those of sysexits.h.
 
 use clap::error::ErrorKind;
-use keypeg::{Cli, Command, Config, Failure, exit};
+use keypeg::{Cli, Command, Config, Failure, Options, exit};
 use std::io::Write;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     keypeg::install_panic_hook();
-    match run() {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            // With stderr closed there is no other place to report to.
-            let _ = writeln!(std::io::stderr(), "keypeg: {failure}");
-            ExitCode::from(failure.exit)
+    let code = match catch_unwind(run) {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => {
+            keypeg::report(&format!("keypeg: {failure}"));
+            failure.exit
         }
-    }
+        // The hook has reported it.
+        Err(_) => exit::PANIC,
+    };
+    keypeg::flush_streams();
+    ExitCode::from(code)
 }
 
 fn run() -> Result<u8, Failure> {
@@ -26,12 +30,18 @@ fn run() -> Result<u8, Failure> {
         Err(error) => {
             let is_requested =
                 matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            if std::env::args_os().nth(1).is_some_and(|command| command == "serve") && !is_requested
+            {
+                keypeg::start_streams();
+                keypeg::report_usage(&error);
+                return Ok(exit::USAGE);
+            }
             let _ = error.print();
             std::process::exit(if is_requested { 0 } else { exit::USAGE.into() });
         }
     };
     match cli.command {
-        Command::Serve(options) => serve(&Config::new(*options)?).map(|()| 0),
+        Command::Serve(options) => serve(*options).map(|()| 0),
         Command::Check(args) => check(&args.data).map(|()| 0),
         Command::Token(command) => command.run().map(|()| 0),
         #[cfg(feature = "cli")]
@@ -46,13 +56,14 @@ fn check(data: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn serve(config: &Config) -> Result<(), Failure> {
+fn serve(options: Options) -> Result<(), Failure> {
+    // First, so that no message of a start can block it.
+    keypeg::start_streams();
+    let config = Config::new(options)?;
     keypeg::log_to_stderr()?;
+    keypeg::raise_descriptor_limit()?;
+    keypeg::warn_of_unknown_variables();
     let stop = keypeg::stop_signal()?;
-    let listener = keypeg::listen(config)?;
-    keypeg::serve(config, listener, stop, |ready| {
-        let mut out = std::io::stdout().lock();
-        // The server runs even when stdout is closed.
-        let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
-    })
+    let listener = keypeg::listen(&config)?;
+    keypeg::serve(&config, listener, stop, |ready| keypeg::print_line(&ready.to_string()))
 }

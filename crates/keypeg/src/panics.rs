@@ -3,6 +3,7 @@
 //! Of a formatted text only the invariant that it names is printed, since the rest can contain the
 //! data in use: a key's value, a token. Knows nothing of what a panic ends.
 
+use crate::log;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
@@ -10,8 +11,9 @@ use std::panic::{self, PanicHookInfo};
 /// Installs a panic hook that prints such messages to stderr, for the whole process.
 pub fn install() {
     panic::set_hook(Box::new(|info| {
-        // With stderr closed there is no other place to report to.
-        let _ = report(info, &mut io::stderr().lock());
+        let mut text = Vec::new();
+        let _ = report(info, &mut text);
+        log::report_text(text);
     }));
 }
 
@@ -33,7 +35,7 @@ fn report(info: &PanicHookInfo<'_>, out: &mut impl Write) -> io::Result<()> {
     if backtrace.status() == BacktraceStatus::Captured {
         writeln!(out, "{backtrace}")?;
     }
-    out.flush()
+    Ok(())
 }
 
 /// Returns the invariant that a formatted text names: `expect` and `unreachable!` copy it from the

@@ -63,6 +63,7 @@ impl RandomSource for SystemRandom {
 fn fetch(page: &mut [u8]) {
     if let Err(error) = getrandom::fill(page) {
         tracing::error!(%error, "cannot read random bytes from the operating system: aborting");
+        crate::log::flush_streams();
         std::process::abort();
     }
 }

@@ -1,57 +1,86 @@
-//! SIGTERM and SIGINT: the first signal stops the server, the second ends the process at once.
+//! Signals. The first SIGTERM or SIGINT stops the server, the second ends the process at once.
 //!
-//! A dedicated thread receives them, so that the second signal works even if all other threads are
-//! busy.
+//! A thread of its own receives them and waits for nothing else, so that the second signal works
+//! whatever all other threads do. SIGHUP never ends the server: `access/reload.rs` and
+//! `audit/writer.rs` act on it. SIGXFSZ is caught, so that a write past the limit of `ulimit -f`
+//! fails with an error.
 
 use crate::failure::{Failure, exit};
+use crate::{log, vital};
+use rustix::process::Signal as Number;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Installs the signal handlers; the future is ready at the first signal.
+/// Installs the signal handlers; the future is ready at the first signal to stop.
 pub fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error| Failure::new(exit::OS, format!("cannot install signal handlers: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
     let signals = runtime.block_on(async { Signals::new() }).map_err(failed)?;
     let (stop, stopped) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("keypeg-signals".into())
-        .spawn(move || runtime.block_on(watch(signals, stop)))
-        .map_err(failed)?;
+    let watch = move || runtime.block_on(watch(signals, stop));
+    vital::spawn("keypeg-signals", watch).map_err(failed)?;
     Ok(async {
-        // If the watching thread has ended, no signal can arrive: the future stays pending.
-        if stopped.await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        // The thread ends with the process only: it keeps the sender until it has sent.
+        let _ = stopped.await;
     })
 }
 
 struct Signals {
     term: Signal,
     int: Signal,
+    hangup: Signal,
+}
+
+/// What a signal requests.
+enum Wanted {
+    /// A stop; with the exit code that a shell reports for a process that the signal killed.
+    Stop(i32),
+    Reload,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        // The handler stays installed without a receiver.
+        drop(signal(SignalKind::from_raw(Number::XFSZ.as_raw()))?);
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for the next signal; returns the exit code a shell reports for a process it killed.
-    async fn next(&mut self) -> i32 {
+    /// Waits for the next signal.
+    async fn next(&mut self) -> Wanted {
         tokio::select! {
-            _ = self.term.recv() => 128 + 15,
-            _ = self.int.recv() => 128 + 2,
+            _ = self.term.recv() => Wanted::Stop(128 + 15),
+            _ = self.int.recv() => Wanted::Stop(128 + 2),
+            _ = self.hangup.recv() => Wanted::Reload,
         }
     }
 }
 
 async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
-    signals.next().await;
-    tracing::info!("stopping: new connections are refused, requests in progress are answered");
-    // The receiver is dropped if the server has already ended by itself.
-    let _ = stop.send(());
-    let code = signals.next().await;
-    tracing::warn!("received a second signal: exiting at once");
-    std::process::exit(code);
+    let mut stop = Some(stop);
+    loop {
+        match (signals.next().await, stop.take()) {
+            (Wanted::Reload, stop_later) => {
+                tracing::info!("SIGHUP: rereads the token file and reopens the audit log, if any");
+                stop = stop_later;
+            }
+            (Wanted::Stop(_), Some(stop)) => {
+                tracing::info!(
+                    "stopping: new connections are refused, requests in progress are answered"
+                );
+                // The receiver is dropped if the server has already ended by itself.
+                let _ = stop.send(());
+            }
+            (Wanted::Stop(code), None) => {
+                tracing::warn!("received a second signal: exiting at once");
+                log::flush_streams_briefly();
+                std::process::exit(code);
+            }
+        }
+    }
 }

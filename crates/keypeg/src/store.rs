@@ -5,6 +5,7 @@
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
+use crate::log;
 use crate::random::SystemRandom;
 use keypeg_engine::{Engine, EngineConfig, StartError};
 use keypeg_store::{OpenedStore, StartReport};
@@ -20,6 +21,7 @@ pub(crate) fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure
         must_exist: config.existing,
     };
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
+    keypeg_engine::set_exit_hook(log::flush_streams);
     let (engine, lanes, report) = Engine::start(&engine_config, clock, random)?;
     Ok(OpenedStore { store: Box::new(engine), lanes, report })
 }

@@ -142,6 +142,11 @@ impl Gate {
         Ok(count)
     }
 
+    /// Notes that the current file is unusable.
+    pub(super) fn mark_broken(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
+    }
+
     /// Returns the number of tokens (each `sha256` counts), the number of reloads, and whether the
     /// current file is invalid.
     pub(crate) fn counters(&self) -> (u64, u64, bool) {

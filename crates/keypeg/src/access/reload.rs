@@ -4,8 +4,10 @@
 //! whatever its timestamps. An invalid file changes nothing; its error is logged once.
 
 use super::gate::Gate;
-use super::token_file::read_token_file;
+use super::token_file::{TokenFileError, read_token_file};
 use crate::failure::{Failure, exit};
+use crate::vital;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,9 +23,7 @@ pub(crate) fn watch(gate: &Arc<Gate>) -> Result<(), Failure> {
     let runtime = runtime.map_err(failed)?;
     let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).map_err(failed)?;
     let gate = Arc::downgrade(gate);
-    std::thread::Builder::new()
-        .name("keypeg-tokens".into())
-        .spawn(move || runtime.block_on(reload_on_change(gate, hangup)))
+    vital::spawn("keypeg-tokens", move || runtime.block_on(reload_on_change(gate, hangup)))
         .map(drop)
         .map_err(failed)
 }
@@ -55,7 +55,13 @@ async fn reload_on_change(gate: Weak<Gate>, mut hangup: Signal) {
             continue;
         }
         let is_first = last.replace(now).is_none();
-        match gate.reload(text) {
+        // A file that makes the parser panic is one more invalid file: it must not end the server.
+        let reloaded = catch_unwind(AssertUnwindSafe(|| gate.reload(text)));
+        let reloaded = reloaded.unwrap_or_else(|_| {
+            gate.mark_broken();
+            Err(TokenFileError::Content("reading it failed by a defect of the server".into()))
+        });
+        match reloaded {
             Ok(count) if !is_first || is_requested => {
                 tracing::info!(count, "reloaded the access tokens");
             }

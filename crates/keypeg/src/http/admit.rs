@@ -9,7 +9,8 @@ use super::app::App;
 use super::error::Problem;
 use super::event_stream::StreamPermit;
 use super::origin::Origin;
-use crate::access::{Admitted, Entry, Gate, Outcome, Refused, Shown};
+use crate::access::{Admitted, Gate, Refused, Shown};
+use crate::audit::{Entry, Outcome};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
@@ -57,14 +58,14 @@ pub(super) fn admit<'a, 'b>(
     bearer: impl FnOnce() -> Result<Option<&'b [u8]>, Problem>,
     origin: &Origin,
 ) -> Result<RequestContext<'a>, Problem> {
-    let access = &app.server.access;
-    if access.gate.is_none() && access.audit.is_none() {
+    let (access, audit) = (&app.server.access, app.server.audit.as_ref());
+    if access.gate.is_none() && audit.is_none() {
         return Ok(RequestContext { app, admitted: None, entry: None });
     }
     let route = routes::find(method, path).ok_or_else(|| Problem::unrouted(path))?;
     let pool = route.pool_of(path);
     let mut entry = None;
-    if let Some(audit) = access.audit.as_ref().filter(|_| route.is_audited()) {
+    if let Some(audit) = audit.filter(|_| route.is_audited()) {
         let mut new_entry = audit.begin().ok_or_else(Problem::audit_unavailable)?;
         new_entry.line.request_id = origin.id.to_string();
         new_entry.line.address = origin.client_ip.map(|ip| ip.to_canonical());
@@ -167,6 +168,11 @@ impl RequestContext<'_> {
     /// Submits a call that needs no audit note beforehand. The caller must pass the reply to
     /// [`check_reply`](RequestContext::check_reply).
     pub(super) fn submit(&self, call: Call) -> PendingReply {
+        if let Some(entry) = &self.entry
+            && let Call::Acquire { holder, .. } = call.inner()
+        {
+            entry.lock().unwrap_or_else(PoisonError::into_inner).line.holder.clone_from(holder);
+        }
         let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
             Principal::Token(Arc::clone(&admitted.shown.token.caller))
         });
@@ -263,6 +269,7 @@ impl RequestContext<'_> {
         if let Reply::Granted { lease, .. } | Reply::Renewed(lease) = reply {
             line.keys([lease.key_id].into_iter());
             line.fencing_token = Some(lease.token);
+            line.holder.clone_from(&lease.holder);
         }
     }
 

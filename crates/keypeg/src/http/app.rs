@@ -7,6 +7,7 @@ use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
 use super::origin::RequestId;
 use crate::access::Access;
+use crate::audit::Audit;
 use keypeg_store::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,8 +32,17 @@ pub(super) struct Server {
     pub(super) run_id: u64,
     /// The access rules.
     pub(super) access: Arc<Access>,
+    /// The audit log, if there is one.
+    pub(super) audit: Option<Arc<Audit>>,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
+}
+
+impl Server {
+    /// Returns whether the client address of a request is needed.
+    pub(super) fn wants_addresses(&self) -> bool {
+        self.access.gate.is_some() || self.audit.is_some()
+    }
 }
 
 impl App {

@@ -5,6 +5,7 @@
 use super::admit::{self, Target};
 use super::app::App;
 use super::checks::{check_framing, check_host, refuse_cross_site};
+use super::date::HttpDate;
 use super::error::Problem;
 use super::message::{Request, Response};
 use super::metrics::Family;
@@ -13,7 +14,7 @@ use super::respond::{ResponseTraits, add_standard_headers};
 use super::route::route;
 use crate::clock;
 use hyper::Method;
-use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, DATE, HeaderValue, TRANSFER_ENCODING};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -53,6 +54,8 @@ pub(super) async fn handle(
     };
     app.counts.answered(family, response.status(), started.elapsed());
     add_standard_headers(&mut response, ResponseTraits { id, is_change, has_secrets });
+    let date = HttpDate::now().text;
+    response.headers_mut().insert(DATE, HeaderValue::try_from(date).expect("invariant: ASCII"));
     // `wire` does not follow a chunked body to its end, so it could not watch the next head.
     if is_chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

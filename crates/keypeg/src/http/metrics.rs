@@ -4,6 +4,8 @@
 //! scrape sums them. No label comes from client input, which bounds the number of series.
 
 use crate::access::Access;
+use crate::audit::Audit;
+use crate::log;
 use hyper::StatusCode;
 use keypeg_client::Code;
 use keypeg_store::{
@@ -114,6 +116,8 @@ pub(crate) struct StartInfo {
     pub(crate) recovery: StartReport,
     /// The access rules.
     pub(crate) access: Arc<Access>,
+    /// The audit log, if there is one.
+    pub(crate) audit: Option<Arc<Audit>>,
     /// The store's metrics.
     pub(crate) store_metrics: Arc<StoreMetrics>,
 }
@@ -149,7 +153,7 @@ impl Metrics {
     fn scrape(&self, pools: &[PoolView]) -> Scrape {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let sum = |of: fn(&PoolView) -> u64| pools.iter().map(of).sum();
-        let StartInfo { recovery, access, store_metrics } = &self.start_info;
+        let StartInfo { recovery, access, audit, store_metrics } = &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
             answered: std::array::from_fn(|family| {
@@ -174,7 +178,8 @@ impl Metrics {
             starts: recovery.starts_before + 1,
             batches_cut: recovery.batches_cut,
             tokens: access.gate.as_ref().map(|gate| gate.counters()),
-            audit: access.audit.as_ref().map(|audit| audit.counters()),
+            audit: audit.as_ref().map(|audit| audit.counters()),
+            log_lines_lost: log::lines_lost(),
         }
     }
 
@@ -204,6 +209,7 @@ struct Scrape {
     tokens: Option<(u64, u64, bool)>,
     /// Lines written, changes refused, and whether the log cannot be written.
     audit: Option<(u64, u64, bool)>,
+    log_lines_lost: u64,
 }
 
 /// A summed histogram. Each bucket has its upper bound and the number of values between the
@@ -266,7 +272,9 @@ impl Scrape {
         let help = "Time from the end of a request's head to its response";
         histogram(to, "http_request_seconds", help, &self.latency)?;
         let open = self.connections as u64;
-        gauge(to, "http_connections", "Open connections", open)
+        gauge(to, "http_connections", "Open connections", open)?;
+        let help = "Lines of the log that stderr or stdout did not take";
+        counter(to, "log_lines_lost", help, self.log_lines_lost)
     }
 
     fn encode_engine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

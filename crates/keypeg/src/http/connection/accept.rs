@@ -9,12 +9,14 @@ use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
 use super::stream::Connection;
 use super::wire::{WatchedConnection, linger};
+use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::handle::handle;
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::IDLE_TIME;
 use crate::random::SystemRandom;
+use crate::vital;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +26,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +41,10 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// File descriptors reserved for the journal and the key set, which must be able to open files
 /// whatever clients do.
 const DESCRIPTORS_RESERVED: usize = 64;
+/// File descriptors of one core's runtime.
+const DESCRIPTORS_OF_CORE: usize = 4;
+/// A server with room for fewer connections is not worth a start.
+const CONNECTIONS_MIN: usize = 16;
 /// The most accepted connections in the queue of one core.
 const ARRIVALS_MAX: usize = 1_024;
 /// The largest request head in bytes; hyper also reads about that much of a body ahead.
@@ -59,6 +66,22 @@ struct Arrival {
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Refuses a limit of file descriptors with which the server would start and serve no client.
+pub(crate) fn check_descriptor_limit() -> Result<(), Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let needed = (DESCRIPTORS_RESERVED + cores * DESCRIPTORS_OF_CORE + CONNECTIONS_MIN) as u64;
+    match getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
+        None => Ok(()),
+        Some(limit) => {
+            let message = format!(
+                "the limit of open files is {limit}, and the server needs {needed} at least: raise \
+                 it (`ulimit -n`, LimitNOFILE)"
+            );
+            Err(Failure::new(exit::OS, message))
+        }
+    }
 }
 
 /// Returns the most connections at once that the descriptor limit allows.
@@ -87,9 +110,10 @@ pub(crate) fn run(
         );
     }
     let connections = Arc::new(Semaphore::new(connections_max));
-    let access = Arc::clone(&start_info.access);
+    let (access, audit) = (Arc::clone(&start_info.access), start_info.audit.clone());
     let server = Arc::new(Server {
         access,
+        audit,
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),
         metrics: Metrics::new(
@@ -115,7 +139,12 @@ pub(crate) fn run(
         threads.push(spawn(core, index + 1)?);
     }
     let outcome = runtime()?.block_on(async {
-        tokio::spawn(first.run());
+        let first = tokio::spawn(first.run());
+        tokio::spawn(async move {
+            if first.await.is_err_and(|error| error.is_panic()) {
+                vital::end_process("the first core panicked");
+            }
+        });
         let accepted = tokio::select! {
             () = stop => Ok(()),
             failed = accept(listener, senders, Arc::clone(&connections)) => failed,
@@ -133,8 +162,7 @@ pub(crate) fn run(
     });
     phase.send_replace(ServerPhase::Stopped);
     for thread in threads {
-        // The panic hook has reported a core's panic; the other cores finish nevertheless.
-        let _ = thread.join();
+        thread.join().expect("invariant: a panic of a core's thread ends the process");
     }
     outcome
 }
@@ -151,9 +179,7 @@ fn runtime() -> io::Result<Runtime> {
 
 fn spawn(core: Core, index: usize) -> io::Result<JoinHandle<()>> {
     let runtime = runtime()?;
-    std::thread::Builder::new()
-        .name(format!("keypeg-core-{index}"))
-        .spawn(move || runtime.block_on(core.run()))
+    vital::spawn(&format!("keypeg-core-{index}"), move || runtime.block_on(core.run()))
 }
 
 /// Accepts connections and distributes them round-robin, until it fails permanently.
@@ -209,7 +235,13 @@ impl Core {
     /// Serves connections until the server has stopped.
     async fn run(mut self) {
         let lane = self.app.lane.clone();
-        tokio::spawn(async move { lane.run_delivery().await });
+        let delivery = tokio::spawn(async move { lane.run_delivery().await });
+        tokio::spawn(async move {
+            // Without it no request of this core would be answered again.
+            if delivery.await.is_err_and(|error| error.is_panic()) {
+                vital::end_process("the delivery of replies panicked");
+            }
+        });
         while let Some(arrival) = self.arrivals.recv().await {
             let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
             tokio::spawn(serve(app, buffers, arrival, self.phase.clone()));
@@ -227,7 +259,7 @@ async fn serve(
 ) {
     let Arrival { socket, permit: _permit } = arrival;
     // Read only if the access rules use addresses, to save a system call.
-    let addr = app.server.access.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
+    let addr = app.server.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
     let client_ip = addr.map(|addr| addr.ip());
     let Ok(mut connection) = Connection::plain(socket) else { return };
     let fast_path = FastPath { app: &app, buffers: &buffers, client_ip };
@@ -280,6 +312,8 @@ fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIME)
+        // `handle` writes it: hyper panics on a clock before 1970.
+        .auto_date_header(false)
         .max_header_size(HEAD_MAX)
         .max_buf_size(HEAD_MAX);
     http

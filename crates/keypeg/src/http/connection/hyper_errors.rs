@@ -6,6 +6,7 @@
 //! status. A response of an unknown form passes unchanged.
 
 use crate::http::app::App;
+use crate::http::date::HttpDate;
 use crate::http::error::Problem;
 use crate::http::metrics::Family;
 use crate::http::respond::{CSP_DENY_ALL, REQUEST_ID};
@@ -88,10 +89,11 @@ fn problem_response(app: &App, error: &HyperError<'_>) -> Vec<u8> {
     app.counts.refused(code);
     app.counts.answered(Family::Other, status, Duration::ZERO);
     let body = Problem::new(code, detail).unread(status).into_body(id, true);
+    let date = HttpDate::now().text;
     let head = format!(
         "{before}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\n\
          {X_CONTENT_TYPE_OPTIONS}: nosniff\r\n{CONTENT_SECURITY_POLICY}: {CSP_DENY_ALL}\r\n\
-         {REQUEST_ID}: {id}\r\n{after}",
+         {REQUEST_ID}: {id}\r\ndate: {date}\r\n{after}",
         body.len(),
     );
     [head.into_bytes(), body].concat()
@@ -104,11 +106,11 @@ mod tests {
     #[test]
     fn only_error_responses_of_hyper_itself_are_intercepted() {
         let bytes = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\
-                     content-length: 0\r\ndate: Sun, 22 Nov 2026 21:29:00 GMT\r\n\r\n";
+                     content-length: 0\r\n\r\n";
         let error = HyperError::parse(bytes.as_bytes()).unwrap();
         assert_eq!(error.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         assert!(error.before.ends_with("connection: close"));
-        assert!(error.after.starts_with("date: ") && error.after.ends_with("\r\n\r\n"));
+        assert_eq!(error.after, "\r\n");
         for other in [
             "",
             "HTTP/1.1 4",

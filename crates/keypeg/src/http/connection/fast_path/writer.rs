@@ -3,13 +3,11 @@
 //! A success response is written directly into a buffer. A problem arrives as the response that
 //! hyper would get.
 
-use crate::clock;
+use crate::http::date::HttpDate;
 use crate::http::message::{Body, Response};
 use crate::http::origin::RequestId;
 use hyper::StatusCode;
 use hyper::header::CONNECTION;
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimePrinter;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -116,36 +114,35 @@ impl ResponseWriter {
         }
     }
 
-    /// Ends the head: Connection, Content-Length and Date.
+    /// Ends the head: Date, Connection and Content-Length.
     fn end(&mut self, length: Option<usize>, closes: bool, now: Instant) {
+        if self.date_valid_until.is_none_or(|until| now >= until) {
+            self.refresh_date(now);
+        }
+        self.head.extend_from_slice(b"date: ");
+        self.head.extend_from_slice(self.date.as_bytes());
+        self.head.extend_from_slice(b"\r\n");
         if closes {
             self.head.extend_from_slice(b"connection: close\r\n");
         }
         if let Some(length) = length {
             write!(self.head, "content-length: {length}\r\n").expect(INFALLIBLE);
         }
-        if self.date_valid_until.is_none_or(|until| now >= until) {
-            self.refresh_date(now);
-        }
-        self.head.extend_from_slice(b"date: ");
-        self.head.extend_from_slice(self.date.as_bytes());
-        self.head.extend_from_slice(b"\r\n\r\n");
+        self.head.extend_from_slice(b"\r\n");
     }
 
     /// Formats the current date, which is valid until the end of the current second.
     fn refresh_date(&mut self, now: Instant) {
-        let wall_ms = clock::wall_ms();
-        let instant = i64::try_from(wall_ms).ok();
-        let instant = instant.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&instant.unwrap_or_default());
-        self.date = date.unwrap_or_default();
-        self.date_valid_until = Some(now + Duration::from_millis(1_000 - wall_ms % 1_000));
+        let HttpDate { text, valid_ms } = HttpDate::now();
+        self.date = text;
+        self.date_valid_until = Some(now + Duration::from_millis(valid_ms));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
     use crate::http::respond::REQUEST_ID;
 
     #[test]
@@ -161,11 +158,12 @@ mod tests {
             let expected = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                  x-content-type-options: nosniff\r\n{REQUEST_ID}: {id}\r\n\
-                 cache-control: no-store\r\nconnection: close\r\ncontent-length: 2\r\n"
+                 cache-control: no-store\r\n"
             );
             assert_eq!(before, expected);
-            let (date, body) = date.split_once("\r\n\r\n").unwrap();
-            assert!(date.len() == 29 && date.ends_with(" GMT") && body == "{}", "{date} {body}");
+            let (date, rest) = date.split_once("\r\n").unwrap();
+            assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
+            assert_eq!(rest, "connection: close\r\ncontent-length: 2\r\n\r\n{}");
         }
     }
 

@@ -1,0 +1,84 @@
+//! The queue of the audit log, as requests use it: a place is reserved before a change is made.
+//!
+//! With a full queue or a file that cannot be written, no place is given, so that no change lacks
+//! its line. Does not know the file.
+
+use super::line::{Line, Outcome};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::mpsc::{self, OwnedPermit};
+
+/// Lines that may wait to be written. More than the limit on requests, so that acquires in a wait
+/// queue, which reserve a place each, leave enough for others.
+pub(super) const QUEUE_MAX: usize = 16_384;
+
+/// The audit log as requests use it.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    lines: mpsc::Sender<Message>,
+    state: Arc<State>,
+}
+
+/// What requests and the writing thread share.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) is_failing: AtomicBool,
+    pub(super) written: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A message to the writing thread.
+#[derive(Debug)]
+pub(super) enum Message {
+    Line(Box<Line>),
+    Stop,
+}
+
+/// A line with its reserved place in the queue. Dropped before [`Entry::end`] it is written with
+/// the outcome `unknown`.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) line: Line,
+    permit: Option<OwnedPermit<Message>>,
+}
+
+impl Entry {
+    /// Sets the outcome and queues the line.
+    pub(crate) fn end(mut self, outcome: Outcome, status: u16, code: Option<&'static str>) {
+        self.line.end(outcome, status, code);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let mut line = std::mem::take(&mut self.line);
+        line.date();
+        permit.send(Message::Line(Box::new(line)));
+    }
+}
+
+impl Audit {
+    pub(super) fn new(lines: mpsc::Sender<Message>, state: Arc<State>) -> Self {
+        Self { lines, state }
+    }
+
+    /// Reserves a place for a line. Returns `None` with a full queue or a file that cannot be
+    /// written: then the caller must refuse the change.
+    pub(crate) fn begin(&self) -> Option<Entry> {
+        let is_failing = self.state.is_failing.load(Ordering::Relaxed);
+        let permit = self.lines.clone().try_reserve_owned().ok().filter(|_| !is_failing);
+        if permit.is_none() {
+            self.state.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Entry { line: Line::default(), permit: Some(permit?) })
+    }
+
+    /// Returns the lines written, the changes refused because of the log, and whether the file
+    /// cannot be written.
+    pub(crate) fn counters(&self) -> (u64, u64, bool) {
+        let State { is_failing, written, refused } = &*self.state;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (count(written), count(refused), is_failing.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,28 @@
+//! Threads and tasks without which a server must not run: when one panics, the process ends.
+//!
+//! A server whose signals, tokens, audit log or replies have silently stopped looks healthy and is
+//! not; its supervisor restarts a process that ended. What such a thread does is not known here.
+
+use crate::failure::exit;
+use crate::log;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+/// Starts a thread whose panic ends the process.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into());
+    let name = name.to_owned();
+    thread.spawn(move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            end_process(&format!("the thread {name} panicked"));
+        }
+    })
+}
+
+/// Reports a fault of the server itself and ends the process, with the code of a panic.
+pub(crate) fn end_process(fault: &str) -> ! {
+    tracing::error!("{fault}: the server ends, which is as safe as a crash; please report it");
+    log::flush_streams();
+    std::process::exit(exit::PANIC.into());
+}
