@@ -17,6 +17,7 @@ mod keyset;
 mod layout;
 mod lookups;
 mod meta;
+mod permissions;
 mod preallocator;
 mod preview;
 mod progress;

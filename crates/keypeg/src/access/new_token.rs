@@ -120,20 +120,23 @@ impl NewToken {
 
 /// Appends an entry to the token file, if the result is valid: an existing name is refused.
 fn add(path: &Path, entry: &str) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            exit::CANNOT_CREATE,
-            format!("cannot add the token to {}: {error}", path.display()),
-        )
+    let failed = |error: std::io::Error| {
+        let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
+        Failure::new(code, format!("cannot add the token to {}: {error}", path.display()))
     };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
     let is_new = created.is_ok();
+    if let Ok(file) = &created {
+        // Whatever the umask is, the server must be able to read the file.
+        rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+    }
     let file = match created {
         Err(Errno::EXIST) => open(path, flags, Mode::empty()),
         created => created,
     };
-    let file = file.map_err(|error| failed(&error))?;
+    let file = file.map_err(|error| failed(error.into()))?;
     let before = super::read_token_file(path).map_err(|error| {
         if is_new {
             // A token file must not remain in a directory where others could replace it.
@@ -150,6 +153,6 @@ fn add(path: &Path, entry: &str) -> Result<(), Failure> {
     }
     // In one write, so that a server that watches the file sees the whole entry or none of it.
     let mut file = File::from(file);
-    file.write_all(addition.as_bytes()).map_err(|error| failed(&error))?;
-    fsync(&file).map_err(|error| failed(&error))
+    file.write_all(addition.as_bytes()).map_err(failed)?;
+    fsync(&file).map_err(|error| failed(error.into()))
 }

@@ -62,7 +62,11 @@ pub(super) async fn run(client: &Client, options: Import<'_>) -> Result<u8, Fail
 
 /// Reads the file, or stdin for `-`.
 fn read(file: &str) -> Result<String, Failure> {
-    let failed = |error| Failure::new(exit::NO_INPUT, format!("cannot read {file}: {error}"));
+    let failed = |error: std::io::Error| {
+        let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let code = if is_denied { exit::PERMISSION } else { exit::NO_INPUT };
+        Failure::new(code, format!("cannot read {file}: {error}"))
+    };
     let mut bytes = Vec::new();
     let mut source: Box<dyn Read> = match file {
         "-" => Box::new(std::io::stdin().lock()),
