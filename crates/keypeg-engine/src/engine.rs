@@ -169,9 +169,11 @@ fn open_dir(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
 
 fn opened(path: &Path, result: io::Result<Directory>) -> Result<Directory, StartError> {
     let dir = path.display().to_string();
-    result.map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => StartError::InUse { dir },
-        _ => StartError::Io { doing: format!("opening {dir}"), error },
+    result.map_err(|error| {
+        if error.kind() == ErrorKind::WouldBlock {
+            return StartError::InUse { dir };
+        }
+        StartError::Io { doing: format!("opening {dir}"), error }
     })
 }
 

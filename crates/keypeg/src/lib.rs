@@ -20,10 +20,12 @@ mod panics;
 mod random;
 mod signals;
 mod store;
+mod streams;
+mod text_file;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
-pub use cli::{BenchArgs, ClientCommand, LeaseArgs, ServerArgs};
+pub use cli::{BenchArgs, ClientCommand, ImportArgs, LeaseArgs, ServerArgs};
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
 pub use config::Config;

@@ -4,4 +4,10 @@
 mod bench;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod import;
+#[cfg(feature = "cli")]
+mod output;
 mod serve;
+#[cfg(feature = "cli")]
+mod tool;
