@@ -347,8 +347,38 @@ impl From<Error> for Failure {
             Error::Unexpected { .. } => exit::PROTOCOL,
             Error::InvalidInput(_) => exit::USAGE,
         };
-        let suffix = error.problem().map(|problem| format!(" ({})", problem.code.as_str()));
-        Self::new(code, format!("{error}{}", suffix.unwrap_or_default()))
+        let suffix = match &error {
+            Error::Refused(problem) => match next_step(problem) {
+                "" => format!(" ({})", problem.code.as_str()),
+                step => format!(" ({}); {step}", problem.code.as_str()),
+            },
+            Error::Unreachable(_) => {
+                "; start it with \"keypeg serve\", or name it with --server or \
+                                      KEYPEG_SERVER"
+                    .into()
+            }
+            Error::Unexpected { .. } | Error::InvalidInput(_) => String::new(),
+        };
+        Self::new(code, format!("{error}{suffix}"))
+    }
+}
+
+/// Returns the next step at the command line, where the server's answer names only one of the API.
+fn next_step(problem: &Problem) -> &'static str {
+    match (problem.code.as_str(), problem.extensions.cause.as_deref()) {
+        ("unauthorized", _) => "name the file of an access token with --token-file",
+        ("unknown_pool", _) => "\"keypeg pools\" prints the pools; --pool names one",
+        ("unknown_key", _) => "\"keypeg list\" prints the ids of the keys",
+        ("lease_ended", _) => "\"keypeg list --state leased\" prints the keys that are leased",
+        ("no_key_available", Some("pool_empty")) => {
+            "\"keypeg generate\" or \"keypeg import\" adds keys"
+        }
+        ("no_key_available", Some("all_quarantined")) => {
+            "\"keypeg list --state quarantined\" prints them, \"keypeg unblock\" releases one"
+        }
+        ("no_key_available", _) => "add --wait to wait for a key",
+        ("misdirected", _) => "start the server with --allow-host and this name",
+        _ => "",
     }
 }
 

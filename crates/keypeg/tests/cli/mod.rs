@@ -8,6 +8,8 @@ mod commands;
 mod import;
 #[cfg(feature = "cli")]
 mod output;
+#[cfg(feature = "cli")]
+mod proxy;
 mod serve;
 #[cfg(feature = "cli")]
 mod tool;

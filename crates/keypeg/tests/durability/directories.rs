@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A user and a group without permissions.
-const NOBODY: u32 = 65_534;
+const OTHER_USER: u32 = 65_534;
 
 fn chmod(path: &Path, mode: u32) {
     set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -109,7 +109,7 @@ fn a_file_of_another_user_in_a_shared_directory_is_refused() {
     stop(Server::on(&dir, &[]));
     let data = dir.path().join("data");
     chmod(&data, 0o1777);
-    chown(data.join("meta"), Some(NOBODY), None).unwrap();
+    chown(data.join("meta"), Some(OTHER_USER), None).unwrap();
     let mut serve = keypeg(&["--listen", "127.0.0.1:0", "--data"]);
     ends(serve.arg(&data), 78, "belongs to the user 65534");
 }
@@ -172,12 +172,12 @@ fn a_check_needs_only_permission_to_read_and_changes_nothing() {
     }
     chmod(&data, 0o555);
     let before = state(&data);
-    let (code, out, said) = exit_within(check(&data).uid(NOBODY).gid(NOBODY));
+    let (code, out, said) = exit_within(check(&data).uid(OTHER_USER).gid(OTHER_USER));
     assert_eq!(code, Some(0), "{said}");
     assert!(out.contains("2 keys in 1 pool"), "{out}");
     assert_eq!(state(&data), before);
     chmod(&data, 0o700);
-    ends(check(&data).uid(NOBODY).gid(NOBODY), 77, "Permission denied");
+    ends(check(&data).uid(OTHER_USER).gid(OTHER_USER), 77, "Permission denied");
 }
 
 #[test]
@@ -211,11 +211,11 @@ fn a_volume_of_root_that_the_group_can_write_is_used_as_it_is() {
     let dir = TempDir::new();
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
     std::fs::create_dir(&data).unwrap();
-    chown(&data, None, Some(NOBODY)).unwrap();
+    chown(&data, None, Some(OTHER_USER)).unwrap();
     chmod(&data, 0o2770);
     for _ in 0..2 {
         let mut serve = keypeg(&["--data"]);
-        let server = Server::logged(serve.arg(&data).uid(NOBODY).gid(NOBODY), &log);
+        let server = Server::logged(serve.arg(&data).uid(OTHER_USER).gid(OTHER_USER), &log);
         server.client().ask("GET /readyz").is(200, &json!({}));
         stop(server);
     }
@@ -259,7 +259,8 @@ fn a_missing_permission_has_its_own_exit_code() {
         (&["pools", "--token-file", &file], "cannot read the access token file"),
     ] {
         let mut command = Command::new(binary());
-        let (code, _, said) = exit_within(command.args(args).env_clear().uid(NOBODY).gid(NOBODY));
+        let (code, _, said) =
+            exit_within(command.args(args).env_clear().uid(OTHER_USER).gid(OTHER_USER));
         assert_eq!(code, Some(77), "{args:?}: {said}");
         assert!(said.contains(says), "{args:?}: {said}");
     }
