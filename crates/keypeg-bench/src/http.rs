@@ -4,11 +4,15 @@
 //! string of its body.
 
 use crate::protocol::{ExchangeError, Protocol, Response};
+use crate::target::{Target, Token};
 use std::str::from_utf8;
 use std::sync::Arc;
 
-/// Returns the headers that a program's requests typically have behind a proxy.
-pub(crate) fn headers(host: &str) -> String {
+/// Returns the headers that a program's requests typically have behind a proxy, and the access
+/// token if the target has one.
+pub(crate) fn headers(target: &Target) -> String {
+    let Target { host, token, .. } = target;
+    let token = token.as_ref().map(|Token(token)| format!("Authorization: Bearer {token}\r\n"));
     format!(
         "Host: {host}\r\n\
          User-Agent: keypeg-bench/{}\r\n\
@@ -17,8 +21,9 @@ pub(crate) fn headers(host: &str) -> String {
          X-Forwarded-For: 203.0.113.7, 198.51.100.11\r\n\
          X-Forwarded-Proto: https\r\n\
          X-Request-Id: 0af7651916cd43dd8448eb211c80319c\r\n\
-         Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
-        env!("CARGO_PKG_VERSION")
+         Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n{}",
+        env!("CARGO_PKG_VERSION"),
+        token.unwrap_or_default()
     )
 }
 

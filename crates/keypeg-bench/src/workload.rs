@@ -51,8 +51,8 @@ impl Workload {
     /// Acquires a key and releases it by its lease, repeatedly. Holder names have `holder_length`
     /// characters.
     pub fn acquire_release(target: &Target, pool: &str, holder_length: u8) -> Self {
-        let headers = headers(&target.host);
-        let leases = format!("/v1/pools/{pool}/leases");
+        let headers = headers(target);
+        let leases = format!("{}/v1/pools/{pool}/leases", target.path);
         let release = request("POST", &format!("{leases}/*/release"), &headers, "");
         let length = usize::from(holder_length);
         Self::of_acquire_release("acquire-release", move |number| {
@@ -65,9 +65,10 @@ impl Workload {
 
     /// Acquires and releases with the Django API.
     pub fn django(target: &Target) -> Self {
-        let headers = headers(&target.host);
-        let release = request("PUT", "/api/v1/random_api_key/?api_key=*", &headers, "");
-        let acquire = request("GET", "/api/v1/random_api_key/", &headers, "");
+        let headers = headers(target);
+        let path = format!("{}/api/v1/random_api_key/", target.path);
+        let release = request("PUT", &format!("{path}?api_key=*"), &headers, "");
+        let acquire = request("GET", &path, &headers, "");
         Self::of_acquire_release("seed", move |_| {
             AcquireRelease::new(acquire.clone(), "\"api_key\":", &release)
         })
@@ -80,8 +81,8 @@ impl Workload {
         key_ids: Arc<[String]>,
         connections: usize,
     ) -> Self {
-        let path = format!("/v1/pools/{pool}/keys/*/keepalive");
-        let keep_alive = request("POST", &path, &headers(&target.host), "");
+        let path = format!("{}/v1/pools/{pool}/keys/*/keepalive", target.path);
+        let keep_alive = request("POST", &path, &headers(target), "");
         Self::new("keepalive", &["keepalive"], move |number| {
             let first = number * key_ids.len() / connections;
             Repeat::with_each(&keep_alive, Arc::clone(&key_ids), first)
@@ -90,14 +91,16 @@ impl Workload {
 
     /// Generates `count` keys per request, which remain in the pool.
     pub fn generate(target: &Target, pool: &str, count: u16) -> Self {
-        let (path, body) = (format!("/v1/pools/{pool}/keys"), format!("{{\"count\":{count}}}"));
-        let generate = request("POST", &path, &headers(&target.host), &body);
+        let path = format!("{}/v1/pools/{pool}/keys", target.path);
+        let body = format!("{{\"count\":{count}}}");
+        let generate = request("POST", &path, &headers(target), &body);
         Self::new("generate", &["generate"], move |_| Repeat::new(generate.clone()))
     }
 
     /// Requests one path with GET. The path must not contain spaces or line ends.
     pub fn constant(target: &Target, path: &str) -> Self {
-        let get = request("GET", path, &headers(&target.host), "");
+        let path = format!("{}{path}", target.path);
+        let get = request("GET", &path, &headers(target), "");
         Self::new("constant", &["constant"], move |_| Repeat::new(get.clone()))
     }
 

@@ -4,13 +4,14 @@
 //! whether a change may be applied twice. Clones share a pool of connections. There is no TLS yet,
 //! so only `http://` is supported.
 
+use crate::address::{ServerAddress, is_loopback, proxy_variable};
 use crate::error::{Error, root_cause};
 use crate::{
     AcquireRequest, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
     RenewRequest, RevealedKey, Secret, routes,
 };
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
@@ -30,7 +31,7 @@ const STREAM_READ_TIMEOUT: Duration = Duration::from_secs(45);
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
-    base: String,
+    address: ServerAddress,
     /// The Idempotency-Key of each request.
     idempotency_key: Option<String>,
     /// The `Authorization` header; marked as sensitive, so that `Debug` does not show it.
@@ -47,25 +48,16 @@ pub struct ServerVersion {
 }
 
 impl Client {
-    /// Creates a client of the server at `base`, for example `http://127.0.0.1:8000`. It does not
-    /// connect yet.
+    /// Creates a client of the server at `base`, for example `http://127.0.0.1:8000`, or
+    /// `http://keys.example/keypeg` behind a proxy that adds a path. It does not connect yet.
+    ///
+    /// Requests to a server on another machine go through the proxy that the environment names
+    /// (`http_proxy`, except for `no_proxy`). Requests to this machine never do.
     pub fn new(base: &str) -> Result<Self, Error> {
-        let host = base.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@']));
-        let Some(host) = host else {
-            let message = format!(
-                "invalid server address {base:?}: use http://HOST:PORT (TLS is not supported yet)"
-            );
-            return Err(Error::InvalidInput(message));
-        };
-        let http =
-            http_client().build().map_err(|error| Error::InvalidInput(root_cause(&error)))?;
-        Ok(Self {
-            http,
-            base: format!("http://{host}"),
-            idempotency_key: None,
-            authorization: None,
-        })
+        let address = ServerAddress::parse(base).map_err(Error::InvalidInput)?;
+        let http = http_client(&address).build();
+        let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
+        Ok(Self { http, address, idempotency_key: None, authorization: None })
     }
 
     /// Returns a client that sends this access token with each request.
@@ -274,9 +266,9 @@ impl Client {
         after: Option<&str>,
     ) -> Result<Response, Error> {
         // A separate HTTP client, because only this request has a read timeout and no total one.
-        let http = http_client().read_timeout(STREAM_READ_TIMEOUT).build();
+        let http = http_client(&self.address).read_timeout(STREAM_READ_TIMEOUT).build();
         let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
-        let mut request = http.get(format!("{}{route}", self.base));
+        let mut request = http.get(format!("{}{route}", self.address.base));
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
@@ -294,7 +286,7 @@ impl Client {
         body: Option<&B>,
     ) -> Result<Response, Error> {
         let mut request =
-            self.http.request(method, format!("{}{route}", self.base)).timeout(timeout);
+            self.http.request(method, format!("{}{route}", self.address.base)).timeout(timeout);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -308,8 +300,10 @@ impl Client {
     }
 }
 
-fn http_client() -> ClientBuilder {
-    reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none())
+fn http_client(address: &ServerAddress) -> ClientBuilder {
+    let builder =
+        reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none());
+    if address.is_loopback { builder.no_proxy() } else { builder }
 }
 
 /// Sends a request and returns its answer; a refusal becomes an error.
@@ -324,12 +318,47 @@ async fn send_request(request: RequestBuilder) -> Result<Response, Error> {
     if response.status().is_success() {
         return Ok(response);
     }
-    let status = response.status().as_u16();
+    let origin = AnswerOrigin::of(&response);
     let body = response.bytes().await.map_err(Error::Unreachable)?;
-    Err(serde_json::from_slice(&body).map_or_else(
-        |error| Error::Unexpected { status, detail: error.to_string() },
-        |problem| Error::Refused(Box::new(problem)),
-    ))
+    Err(serde_json::from_slice(&body)
+        .map_or_else(|_| origin.unexpected(&body), |problem| Error::Refused(Box::new(problem))))
+}
+
+/// Where an answer came from, for the error if it is not an answer of Keypeg.
+struct AnswerOrigin {
+    status: u16,
+    content_type: String,
+    is_loopback: bool,
+}
+
+impl AnswerOrigin {
+    fn of(response: &Response) -> Self {
+        let content_type = response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default();
+        Self {
+            status: response.status().as_u16(),
+            content_type: media_type.trim().chars().take(100).collect(),
+            is_loopback: response.url().host_str().is_some_and(is_loopback),
+        }
+    }
+
+    fn unexpected(self, body: &[u8]) -> Error {
+        let Self { status, content_type, is_loopback } = self;
+        let what = match &*content_type {
+            _ if body.is_empty() => "its body is empty".into(),
+            "" => "it has no content type".into(),
+            content_type => format!("its content type is {content_type}"),
+        };
+        let origin = match proxy_variable() {
+            Some(variable) if !is_loopback => format!(
+                "the variable {variable} sends requests through a proxy; if the proxy answered, add \
+                 the server to no_proxy"
+            ),
+            _ => "another server or a proxy answered: check the address of the server".into(),
+        };
+        Error::Unexpected { status, detail: format!("{what}; {origin}") }
+    }
 }
 
 /// The pages of a list of keys; see [`Client::list_all_keys`].
@@ -362,10 +391,9 @@ impl KeyPages {
 }
 
 async fn parse_json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {
-    let status = response.status().as_u16();
+    let origin = AnswerOrigin::of(&response);
     let body = response.bytes().await.map_err(Error::Unreachable)?;
-    serde_json::from_slice(&body)
-        .map_err(|error| Error::Unexpected { status, detail: error.to_string() })
+    serde_json::from_slice(&body).map_err(|_| origin.unexpected(&body))
 }
 
 /// Checks a name, id or cursor before it becomes part of a path, so that it cannot lead to another
@@ -383,16 +411,6 @@ pub(crate) fn path_segment(text: &str) -> Result<&str, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_base_is_a_scheme_and_a_host_only() {
-        for base in ["http://127.0.0.1:8000", "http://localhost/", "http://[::1]:8000"] {
-            assert!(Client::new(base).is_ok(), "{base}");
-        }
-        for base in ["", "localhost:8000", "https://a", "http://", "http://a/b", "http://a@b"] {
-            assert!(matches!(Client::new(base), Err(Error::InvalidInput(_))), "{base}");
-        }
-    }
 
     #[test]
     fn a_text_that_could_change_the_path_is_rejected() {

@@ -1,6 +1,7 @@
 //! Why a request of the client failed: the server refused it, did not answer, or is not a Keypeg
 //! server.
 
+use crate::address::{is_loopback, proxy_variable};
 use crate::problem::Problem;
 
 /// Why a request failed.
@@ -10,14 +11,14 @@ pub enum Error {
     #[error("{}", .0.detail)]
     Refused(Box<Problem>),
     /// No answer arrived. It is unknown whether a change was applied.
-    #[error("the server cannot be reached: {}", root_cause(.0))]
+    #[error("{}", unreachable(.0))]
     Unreachable(#[source] reqwest::Error),
     /// The answer is not an answer of a Keypeg server.
-    #[error("unexpected answer, not from a Keypeg server? (status {status}): {detail}")]
+    #[error("the answer did not come from Keypeg (status {status}): {detail}")]
     Unexpected {
         /// The HTTP status of the answer.
         status: u16,
-        /// What is wrong with the answer.
+        /// What is wrong with the answer, and where it may have come from.
         detail: String,
     },
     /// An argument is invalid, so no request was sent.
@@ -33,6 +34,20 @@ impl Error {
             Self::Unreachable(_) | Self::Unexpected { .. } | Self::InvalidInput(_) => None,
         }
     }
+}
+
+/// Names the server without the path of the request, which can contain the id of a lease.
+fn unreachable(error: &reqwest::Error) -> String {
+    let host = error.url().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
+    let (server, is_local) = match host {
+        Some((host, port)) => (format!(" at http://{host}:{port}"), is_loopback(host)),
+        None => (String::new(), true),
+    };
+    let proxy = match proxy_variable().filter(|_| !is_local) {
+        Some(variable) => format!(" through the proxy that the variable {variable} names"),
+        None => String::new(),
+    };
+    format!("the server{server} cannot be reached{proxy}: {}", root_cause(error))
 }
 
 /// Returns the root cause of an error, which is the most specific.

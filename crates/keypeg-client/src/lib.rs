@@ -6,6 +6,8 @@
 //! the JSON Schema of each type, for keypeg-openapi.
 
 #[cfg(feature = "client")]
+mod address;
+#[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
 mod error;

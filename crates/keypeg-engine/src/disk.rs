@@ -3,7 +3,7 @@
 //! The bytes of a file are durable after its `sync`, its name after `sync_dir`; no other guarantee
 //! is made. This file does not know the journal or any other file format.
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -56,34 +56,66 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Directory {
     dir: File,
+    /// How existing files are opened: a check needs, and has, no permission to write.
+    access: OFlags,
 }
 
 /// Zero bytes that one write of a new file contains.
 const ZEROS_LEN: usize = 1 << 20;
 
+/// The mode of a directory that this file creates, whatever the umask is.
+const DIR_MODE: Mode = Mode::RWXU;
+/// The mode of a file that this file creates, whatever the umask is.
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
 impl Directory {
-    /// Creates the directory (mode 0700) if it does not exist, and locks it.
+    /// Creates the directory (mode 0700) if it does not exist, and locks it. An existing directory
+    /// keeps its mode.
     ///
     /// Returns [`io::ErrorKind::WouldBlock`] when another process has locked it.
     pub fn open(path: &Path) -> io::Result<Self> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let is_new = create_dir(path)?;
+        let this = Self::lock(path, OFlags::RDWR, FlockOperation::NonBlockingLockExclusive)?;
+        if is_new {
+            rustix::fs::fchmod(&this.dir, DIR_MODE)?;
+        }
+        Ok(this)
+    }
+
+    /// Locks an existing directory to read it: it needs no permission to write, and changes
+    /// nothing. Several processes can read one directory.
+    ///
+    /// Returns [`io::ErrorKind::WouldBlock`] when a server has locked it.
+    pub fn open_read_only(path: &Path) -> io::Result<Self> {
+        Self::lock(path, OFlags::RDONLY, FlockOperation::NonBlockingLockShared)
+    }
+
+    fn lock(path: &Path, access: OFlags, lock: FlockOperation) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = File::from(rustix::fs::open(path, flags, Mode::empty())?);
         // The lock is on the directory itself: unlike a lock file it cannot be removed, and unlike
         // an fcntl lock it is not lost when another descriptor of the directory is closed.
-        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-        rustix::fs::fchmod(&dir, Mode::RWXU)?;
-        Ok(Self { dir })
+        rustix::fs::flock(&dir, lock)?;
+        Ok(Self { dir, access })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(File::from(rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)?))
+        Ok(File::from(rustix::fs::openat(&self.dir, name, flags, FILE_MODE)?))
     }
-}
 
-impl Disk for Directory {
-    fn list(&self) -> io::Result<Vec<String>> {
+    /// Returns the owner and the mode of the directory.
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::fstat(&self.dir)?)
+    }
+
+    /// Returns the owner and the mode of a file; a symbolic link is not followed.
+    pub(crate) fn file_stat(&self, name: &str) -> io::Result<Stat> {
+        Ok(rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Returns the names of the files that are UTF-8, in no particular order.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.dir)? {
             if let Ok(name) = entry?.file_name().to_str()
@@ -94,6 +126,27 @@ impl Disk for Directory {
             }
         }
         Ok(names)
+    }
+}
+
+/// Creates a directory and its parents; returns false if it exists.
+fn create_dir(path: &Path) -> io::Result<bool> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found.map(|_| false),
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(DIR_MODE.as_raw_mode());
+    if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
+        builder.recursive(true).create(parent)?;
+    }
+    builder.recursive(false).create(path)?;
+    Ok(true)
+}
+
+impl Disk for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.names()
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
@@ -109,11 +162,12 @@ impl Disk for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(self.open_file(name, OFlags::RDWR)?))
+        Ok(Box::new(self.open_file(name, self.access)?))
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
         let mut file = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        rustix::fs::fchmod(&file, FILE_MODE)?;
         // Written zeros, not a hole: later writes then change no metadata of the file.
         let zeros = vec![0; ZEROS_LEN.min(usize::try_from(len).unwrap_or(ZEROS_LEN))];
         let mut left = len;

@@ -7,6 +7,7 @@ use crate::checkpointer::Checkpointer;
 use crate::clock::Clock;
 use crate::disk::{Directory, Disk};
 use crate::end::{AbortOnPanic, end_process};
+use crate::permissions;
 use crate::preview::Preview;
 use crate::progress::CheckpointProgress;
 use crate::start::{EngineConfig, StartError};
@@ -14,6 +15,7 @@ use crate::state::{EngineState, JournalSizes};
 use crate::thread::Run;
 use keypeg_core::{Policy, RandomSource};
 use keypeg_store::{Lane, StartReport, Store, StoreMetrics, Wakeup};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,12 +44,10 @@ impl Engine {
         clock: Box<dyn Clock>,
         random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, Vec<Lane>, StartReport), StartError> {
-        if let Some(path) =
-            config.data.as_deref().filter(|path| config.must_exist && !path.is_dir())
-        {
-            return Err(StartError::NotFound { dir: path.display().to_string() });
+        if let Some(path) = config.data.as_deref().filter(|_| config.must_exist) {
+            require_dir(path)?;
         }
-        let disk = config.data.as_deref().map(lock).transpose()?;
+        let disk = config.data.as_deref().map(open_dir).transpose()?;
         let (mut state, report) =
             EngineState::open(disk, JournalSizes::default(), config, clock, random)?;
         state.start_preallocation(true).map_err(|error| StartError::Io {
@@ -129,10 +129,9 @@ pub fn check_data_dir(
     clock: Box<dyn Clock>,
     random: Box<dyn RandomSource + Send>,
 ) -> Result<StartReport, StartError> {
-    if !path.is_dir() {
-        return Err(StartError::NotFound { dir: path.display().to_string() });
-    }
-    let preview: Arc<dyn Disk> = Arc::new(Preview::over(lock(path)?));
+    require_dir(path)?;
+    let directory = opened(path, Directory::open_read_only(path))?;
+    let preview: Arc<dyn Disk> = Arc::new(Preview::over(Arc::new(directory)));
     let config = EngineConfig {
         data: None,
         lanes: 0,
@@ -145,15 +144,35 @@ pub fn check_data_dir(
     Ok(report)
 }
 
-fn lock(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
+/// Returns an error unless the path is a directory.
+fn require_dir(path: &Path) -> Result<(), StartError> {
     let dir = path.display().to_string();
-    match Directory::open(path) {
-        Ok(directory) => Ok(Arc::new(directory)),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            Err(StartError::InUse { dir })
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(StartError::Io { doing: format!("opening {dir}"), error })
         }
-        Err(error) => Err(StartError::Io { doing: format!("opening {dir}"), error }),
+        _ => Err(StartError::NotFound { dir }),
     }
+}
+
+/// Creates or opens a data directory, locks it, and checks who else can change it.
+fn open_dir(path: &Path) -> Result<Arc<dyn Disk>, StartError> {
+    let directory = opened(path, Directory::open(path))?;
+    for warning in permissions::examine(&directory, &path.display().to_string())? {
+        tracing::warn!("{warning}");
+    }
+    Ok(Arc::new(directory))
+}
+
+fn opened(path: &Path, result: io::Result<Directory>) -> Result<Directory, StartError> {
+    let dir = path.display().to_string();
+    result.map_err(|error| {
+        if error.kind() == ErrorKind::WouldBlock {
+            return StartError::InUse { dir };
+        }
+        StartError::Io { doing: format!("opening {dir}"), error }
+    })
 }
 
 /// Starts the checkpointer's thread. An error of the checkpointer ends the process.

@@ -26,3 +26,9 @@ pub(crate) fn parse_file_name(name: &str) -> Option<SegmentNumber> {
     let segment = SegmentNumber(name.strip_prefix(JOURNAL_PREFIX)?.parse().ok()?);
     (file_name(segment) == name).then_some(segment)
 }
+
+/// Returns whether a file with this name belongs to a data directory.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix(TEMPORARY).unwrap_or(name);
+    [META, KEYSET, BALLAST].contains(&name) || parse_file_name(name).is_some()
+}

@@ -18,6 +18,7 @@ mod keyset;
 mod layout;
 mod lookups;
 mod meta;
+mod permissions;
 mod preallocator;
 mod preview;
 mod progress;

@@ -35,6 +35,9 @@ pub enum StartError {
         /// The directory.
         dir: String,
     },
+    /// Other users can replace the files of the directory.
+    #[error("{0}")]
+    Exposed(String),
     /// The directory's data is damaged or incomplete, or has a newer format.
     #[error("{0}")]
     Corrupt(String),

@@ -4,24 +4,28 @@
 //! [`exit`].
 
 mod bench;
+mod characters;
 mod exec;
 mod import;
+mod new_keys;
 mod output;
 mod server;
 
 pub use bench::BenchArgs;
+pub use import::ImportArgs;
 pub use server::ServerArgs;
 
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use clap::{Args, Subcommand, value_parser};
-use import::Import;
 use keypeg_client::{
     AcquireRequest, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
     ReleaseRequest, RenewRequest, Seconds,
 };
-use output::RowPrinter;
+use new_keys::NewKeyRow;
+use output::{OutputFormat, RowPrinter};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 
 /// A command that calls a running server.
 #[derive(Debug, Subcommand)]
@@ -32,6 +36,9 @@ pub enum ClientCommand {
         #[arg(short = 'n', long, default_value_t = 1)]
         #[arg(value_parser = value_parser!(u32).range(1..=10_000))]
         count: u32,
+        /// Print the values of the keys
+        #[arg(long)]
+        show_keys: bool,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -42,9 +49,9 @@ pub enum ClientCommand {
     /// 10000 values, each of which is imported completely or not at all. If a batch fails, the
     /// batches before it stay imported, and the error names the lines.
     Import {
-        /// Path of the file; - reads stdin
-        #[arg(value_name = "FILE")]
-        file: String,
+        /// The file, and how its lines become keys.
+        #[command(flatten)]
+        import: ImportArgs,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -200,21 +207,13 @@ impl ClientCommand {
 
     async fn call(self) -> Result<u8, Failure> {
         match self {
-            Self::Generate { count, server } => {
-                let request = GenerateRequest { count: Some(count), ..GenerateRequest::default() };
-                let generated = server.client()?.generate(&server.pool, &request).await?;
-                let columns = ["id", "key", "expires_at"];
-                server.format.print_rows(&generated, &generated.keys, &columns)
+            Self::Generate { count, show_keys, server } => {
+                generate(&server, count, show_keys).await
             }
-            Self::Import { file, server } => {
-                let ServerArgs { pool, format, .. } = &server;
-                let options = Import { pool, file: &file, format: *format };
-                import::run(&server.client()?, options).await
+            Self::Import { import, server } => {
+                import::run(&server.client()?, &server.pool, server.format, &import).await
             }
-            Self::Acquire { lease, server } => {
-                let grant = server.client()?.acquire(&server.pool, &lease.request()).await?;
-                server.format.print_fields(&grant)
-            }
+            Self::Acquire { lease, server } => acquire(&server, &lease.request()).await,
             Self::Release { lease, rest, quarantine, reason, server } => {
                 let rest_seconds = rest.map(seconds);
                 let quarantine = quarantine.then_some(true);
@@ -271,15 +270,62 @@ impl ClientCommand {
     }
 }
 
+async fn generate(server: &ServerArgs, count: u32, shows_keys: bool) -> Result<u8, Failure> {
+    if shows_keys {
+        new_keys::require_stdout()?;
+    }
+    let request = GenerateRequest { count: Some(count), ..GenerateRequest::default() };
+    let generated = server.client()?.generate(&server.pool, &request).await?;
+    let rows: Vec<_> = generated.keys.iter().map(|key| NewKeyRow::of(key, shows_keys)).collect();
+    let whole = serde_json::json!({ "keys": &rows });
+    let columns = new_keys::columns(shows_keys);
+    let happened = format!("{} generated", new_keys::count(rows.len()));
+    match server.format.try_print_rows(&whole, &rows, columns) {
+        Err(error) if shows_keys || error.kind() != ErrorKind::BrokenPipe => {
+            let message = format!(
+                "{happened}, but the output is not complete: cannot write to stdout: {error}; \
+                 \"keypeg list --pool {}\" prints the ids",
+                server.pool
+            );
+            Err(Failure::new(exit::IO, message))
+        }
+        _ => {
+            if server.format == OutputFormat::Table {
+                new_keys::print_count(&happened, shows_keys);
+            }
+            Ok(0)
+        }
+    }
+}
+
+/// Acquires a key and prints it. A key that cannot be printed is released: no process knows it.
+async fn acquire(server: &ServerArgs, request: &AcquireRequest) -> Result<u8, Failure> {
+    new_keys::require_stdout()?;
+    let client = server.client()?;
+    let grant = client.acquire(&server.pool, request).await?;
+    let Err(error) = server.format.try_print_fields(&grant) else { return Ok(0) };
+    let released = match client.release(&server.pool, &grant.id).await {
+        Ok(()) => "the key was released".into(),
+        Err(failed) => format!(
+            "the key could not be released either: {failed}; its lease ends at {}, or by \
+             \"keypeg unblock {} --pool {}\"",
+            grant.expires_at, grant.key_id, server.pool
+        ),
+    };
+    Err(Failure::new(exit::IO, format!("cannot write to stdout: {error}; {released}")))
+}
+
 async fn list(server: &ServerArgs, state: Option<KeyState>) -> Result<u8, Failure> {
     let client = server.client()?;
     let columns = &["id", "state", "expires_at", "rests_until", "lease.holder", "reason"];
     let mut rows = RowPrinter::new(server.format, "keys", columns);
     let mut pages = client.list_all_keys(&server.pool, state);
     while let Some(keys) = pages.next().await? {
-        rows.print(&keys)?;
+        if let Err(error) = rows.print(&keys) {
+            return output::printed(Err(error));
+        }
     }
-    rows.finish()
+    output::printed(rows.finish())
 }
 
 /// Returns a length of time in its form on the wire.
@@ -301,8 +347,38 @@ impl From<Error> for Failure {
             Error::Unexpected { .. } => exit::PROTOCOL,
             Error::InvalidInput(_) => exit::USAGE,
         };
-        let suffix = error.problem().map(|problem| format!(" ({})", problem.code.as_str()));
-        Self::new(code, format!("{error}{}", suffix.unwrap_or_default()))
+        let suffix = match &error {
+            Error::Refused(problem) => match next_step(problem) {
+                "" => format!(" ({})", problem.code.as_str()),
+                step => format!(" ({}); {step}", problem.code.as_str()),
+            },
+            Error::Unreachable(_) => {
+                "; start it with \"keypeg serve\", or name it with --server or \
+                                      KEYPEG_SERVER"
+                    .into()
+            }
+            Error::Unexpected { .. } | Error::InvalidInput(_) => String::new(),
+        };
+        Self::new(code, format!("{error}{suffix}"))
+    }
+}
+
+/// Returns the next step at the command line, where the server's answer names only one of the API.
+fn next_step(problem: &Problem) -> &'static str {
+    match (problem.code.as_str(), problem.extensions.cause.as_deref()) {
+        ("unauthorized", _) => "name the file of an access token with --token-file",
+        ("unknown_pool", _) => "\"keypeg pools\" prints the pools; --pool names one",
+        ("unknown_key", _) => "\"keypeg list\" prints the ids of the keys",
+        ("lease_ended", _) => "\"keypeg list --state leased\" prints the keys that are leased",
+        ("no_key_available", Some("pool_empty")) => {
+            "\"keypeg generate\" or \"keypeg import\" adds keys"
+        }
+        ("no_key_available", Some("all_quarantined")) => {
+            "\"keypeg list --state quarantined\" prints them, \"keypeg unblock\" releases one"
+        }
+        ("no_key_available", _) => "add --wait to wait for a key",
+        ("misdirected", _) => "start the server with --allow-host and this name",
+        _ => "",
     }
 }
 

@@ -24,10 +24,12 @@ mod signals;
 mod store;
 mod variables;
 mod vital;
+mod streams;
+mod text_file;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
-pub use cli::{BenchArgs, ClientCommand, LeaseArgs, ServerArgs};
+pub use cli::{BenchArgs, ClientCommand, ImportArgs, LeaseArgs, ServerArgs};
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
 pub use config::Config;

@@ -9,6 +9,7 @@ use crate::log;
 use crate::random::SystemRandom;
 use keypeg_engine::{Engine, EngineConfig, StartError};
 use keypeg_store::{OpenedStore, StartReport};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Opens the store that the configuration names, with this number of lanes. O(keys).
@@ -39,6 +40,14 @@ impl From<StartError> for Failure {
             StartError::InUse { .. } => exit::TEMPORARY,
             StartError::NotFound { .. } => exit::NO_INPUT,
             StartError::Corrupt(_) => exit::DATA,
+            StartError::Exposed(_) => exit::CONFIG,
+            StartError::Io { error: cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
+                let message = format!(
+                    "{error}: run the command as the owner of the data directory, or give the \
+                     directory and its files to this user with chown -R"
+                );
+                return Self::new(exit::PERMISSION, message);
+            }
             StartError::Io { .. } => exit::IO,
         };
         Self::new(exit, error.to_string())

@@ -5,6 +5,7 @@
 use super::tokens::{self, PREFIX, PoolPattern, TOKEN_LEN, TokenHash};
 use crate::SystemRandom;
 use crate::failure::{Failure, exit};
+use crate::streams;
 use clap::{Args, Subcommand};
 use keypeg_core::RandomSource;
 use rustix::fs::{Mode, OFlags, fsync, open};
@@ -66,16 +67,20 @@ impl TokenCommand {
             write!(token, "{byte:02x}").expect("invariant: writing to a string never fails");
         }
         let entry = options.entry(&token)?;
-        let output = match &options.tokens {
-            None => format!("{token}\n\n{entry}"),
-            Some(path) => {
-                add(path, &entry)?;
-                format!("{token}\n")
-            }
+        let failed = |error: std::io::Error| {
+            let message = format!("cannot write to stdout: {error}; the token was not added");
+            Failure::new(exit::IO, message)
         };
-        let mut out = std::io::stdout().lock();
-        let written = out.write_all(output.as_bytes()).and_then(|()| out.flush());
-        written.map_err(|error| Failure::new(exit::IO, format!("cannot write to stdout: {error}")))
+        streams::require_open().map_err(failed)?;
+        let Some(path) = &options.tokens else {
+            return streams::print(&format!("{token}\n\n{entry}")).map_err(failed);
+        };
+        let added = add(path, &entry)?;
+        // The token is shown only now: an entry without its token would be of no use.
+        streams::print(&format!("{token}\n")).map_err(|error| {
+            added.undo(path);
+            failed(error)
+        })
     }
 }
 
@@ -118,22 +123,47 @@ impl NewToken {
     }
 }
 
+/// An entry that was added to a token file.
+struct Added {
+    file: File,
+    is_new: bool,
+    /// The lengths of the file before and after.
+    lengths: (u64, u64),
+}
+
+impl Added {
+    /// Removes the entry again, unless another program has written to the file since.
+    fn undo(self, path: &Path) {
+        let (before, after) = self.lengths;
+        if self.file.metadata().is_ok_and(|found| found.len() == after) {
+            // An entry that stays gives no access: its token is unknown.
+            let _ = match self.is_new {
+                true => std::fs::remove_file(path),
+                false => self.file.set_len(before).and_then(|()| self.file.sync_all()),
+            };
+        }
+    }
+}
+
 /// Appends an entry to the token file, if the result is valid: an existing name is refused.
-fn add(path: &Path, entry: &str) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            exit::CANNOT_CREATE,
-            format!("cannot add the token to {}: {error}", path.display()),
-        )
+fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
+    let failed = |error: std::io::Error| {
+        let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
+        Failure::new(code, format!("cannot add the token to {}: {error}", path.display()))
     };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
     let is_new = created.is_ok();
+    if let Ok(file) = &created {
+        // Whatever the umask is, the server must be able to read the file.
+        rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+    }
     let file = match created {
         Err(Errno::EXIST) => open(path, flags, Mode::empty()),
         created => created,
     };
-    let file = file.map_err(|error| failed(&error))?;
+    let file = file.map_err(|error| failed(error.into()))?;
     let before = super::read_token_file(path).map_err(|error| {
         if is_new {
             // A token file must not remain in a directory where others could replace it.
@@ -150,6 +180,8 @@ fn add(path: &Path, entry: &str) -> Result<(), Failure> {
     }
     // In one write, so that a server that watches the file sees the whole entry or none of it.
     let mut file = File::from(file);
-    file.write_all(addition.as_bytes()).map_err(|error| failed(&error))?;
-    fsync(&file).map_err(|error| failed(&error))
+    file.write_all(addition.as_bytes()).map_err(failed)?;
+    fsync(&file).map_err(|error| failed(error.into()))?;
+    let after = file.metadata().map_err(failed)?.len();
+    Ok(Added { file, is_new, lengths: (after - addition.len() as u64, after) })
 }

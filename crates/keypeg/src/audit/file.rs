@@ -114,7 +114,13 @@ impl LogFile {
 fn create_or_open(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    let mode = Mode::RUSR | Mode::WUSR;
+    if let Ok(file) = open(path, flags | OFlags::EXCL, mode) {
+        // Whatever the umask is, the next start must be able to open the file.
+        rustix::fs::fchmod(&file, mode)?;
+        return Ok(File::from(file));
+    }
+    let file = File::from(open(path, flags, mode)?);
     if file.metadata()?.is_file() {
         return Ok(file);
     }

@@ -85,6 +85,10 @@ impl BenchArgs {
         let target: Target = url
             .parse()
             .map_err(|error| Failure::new(exit::USAGE, format!("--server {url}: {error}")))?;
+        let target = match self.server.token()? {
+            Some(token) => target.with_token(&token),
+            None => target,
+        };
         if let Some(keys) = self.keys {
             self.prepare(keys).await?;
         }

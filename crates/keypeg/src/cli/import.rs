@@ -4,68 +4,201 @@
 //! batch is imported completely or not at all. If a later batch fails, the earlier ones stay, and
 //! the error names the lines. No message contains a value.
 
+mod lines;
+
+use super::new_keys::{self, NewKeyRow};
 use super::output::{OutputFormat, RowPrinter};
 use crate::failure::{Failure, exit};
-use keypeg_client::{Client, Error, Outcome, Secret};
-use std::collections::HashMap;
-use std::io::Read;
+use crate::{streams, text_file};
+use keypeg_client::{Client, Code, Error, Outcome};
+use lines::{Line, LineOptions};
+use std::io::{self, ErrorKind, Read};
 
 /// The largest number of values in a batch, which is the server's limit.
 const VALUES_MAX: usize = 10_000;
 /// The largest size of a batch's values as JSON, in bytes: the server's limit of 8 MiB on a body,
 /// less the JSON around the values.
 const BYTES_MAX: usize = (8 << 20) - 64;
-/// The longest value, in bytes.
-const VALUE_MAX: usize = 4_096;
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1 << 30;
 
-/// A value and its line in the file.
-#[derive(Clone, Debug)]
-struct Line {
-    /// From 1.
-    number: usize,
-    value: Secret,
+/// The file to import, and how.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// Path of the file; - reads stdin
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Skip values that are in the pool, or were in it once, and import the others
+    #[arg(long)]
+    skip_existing: bool,
+    /// Skip lines that begin with #
+    #[arg(long)]
+    skip_comments: bool,
+    /// Keep blanks at the ends of a line, and import lines that begin with #
+    #[arg(long)]
+    raw: bool,
+    /// Print the values of the imported keys
+    #[arg(long)]
+    show_keys: bool,
 }
 
-/// The options of an import.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Import<'a> {
-    pub(super) pool: &'a str,
-    /// A path, or `-` for stdin.
-    pub(super) file: &'a str,
-    pub(super) format: OutputFormat,
+/// An import in progress.
+struct Import<'a> {
+    client: &'a Client,
+    pool: &'a str,
+    /// The name of the file in messages.
+    file: &'a str,
+    args: &'a ImportArgs,
+    rows: RowPrinter,
+    /// The first error of stdout; the import goes on without output.
+    unprinted: Option<io::Error>,
+    imported: usize,
+    /// The lines of values that are in the pool, or were in it once.
+    skipped: usize,
 }
 
 /// Imports the values of a file and prints the created keys.
-pub(super) async fn run(client: &Client, options: Import<'_>) -> Result<u8, Failure> {
-    let lines = parse(&read(options.file)?)?;
-    let mut rows = RowPrinter::new(options.format, "keys", &["id", "key", "expires_at"]);
-    let mut rest = lines.as_slice();
-    while !rest.is_empty() {
-        let (batch, after) = rest.split_at(batch_len(rest));
-        let values = batch.iter().map(|line| line.value.clone()).collect();
-        match client.import(options.pool, values).await {
-            Ok(imported) => rows.print(&imported.keys)?,
-            Err(error) => {
-                let imported = lines.len() - rest.len();
-                let failure = batch_failure(error, batch, imported);
-                // The output must be complete for the batches that were imported.
-                rows.finish()?;
-                return Err(failure);
+pub(super) async fn run(
+    client: &Client,
+    pool: &str,
+    format: OutputFormat,
+    args: &ImportArgs,
+) -> Result<u8, Failure> {
+    if args.show_keys {
+        new_keys::require_stdout()?;
+    }
+    let file = if args.file == "-" { "stdin" } else { &args.file };
+    let options = LineOptions { raw: args.raw, skip_comments: args.skip_comments };
+    let lines = lines::parse(file, &read(&args.file, file)?, options)?;
+    let rows = RowPrinter::new(format, "keys", new_keys::columns(args.show_keys));
+    let mut import =
+        Import { client, pool, file, args, rows, unprinted: None, imported: 0, skipped: 0 };
+    let imported = import.all(&lines).await;
+    import.finish(format, imported)
+}
+
+impl Import<'_> {
+    /// Imports the lines in batches.
+    async fn all(&mut self, lines: &[Line]) -> Result<(), Failure> {
+        let mut rest: Vec<&Line> = lines.iter().collect();
+        let mut limit = VALUES_MAX;
+        while !rest.is_empty() {
+            let len = batch_len(&rest).min(limit);
+            let batch = &rest[..len];
+            let values = batch.iter().map(|line| line.value.clone()).collect();
+            match self.client.import(self.pool, values).await {
+                Ok(new) => {
+                    self.imported += batch.len();
+                    let rows = new.keys.iter().map(|key| NewKeyRow::of(key, self.args.show_keys));
+                    let printed = self.rows.print(&rows.collect::<Vec<_>>());
+                    self.unprinted = self.unprinted.take().or(printed.err());
+                    rest.drain(..len);
+                    limit = limit.saturating_mul(2).min(VALUES_MAX);
+                }
+                Err(error) => match known_index(&error).filter(|index| *index < len) {
+                    Some(index) if self.args.skip_existing => {
+                        rest.remove(index);
+                        self.skipped += 1;
+                        // The values before it can be imported. After several known values in a row
+                        // the batches are small, so that no batch is sent often.
+                        limit = if index > 0 { index } else { (limit / 2).max(1) };
+                    }
+                    _ => return Err(self.batch_failure(error, batch)),
+                },
             }
         }
-        rest = after;
+        Ok(())
     }
-    rows.finish()
+
+    /// Ends the output, and reports what was skipped or not printed. The output is complete for the
+    /// batches that were imported, also if a later one failed.
+    fn finish(self, format: OutputFormat, result: Result<(), Failure>) -> Result<u8, Failure> {
+        let Self { file, imported, skipped, .. } = self;
+        let unprinted = self.unprinted.or_else(|| self.rows.finish().err());
+        let keys = new_keys::count(imported);
+        if skipped > 0 {
+            let values =
+                if skipped == 1 { "1 value was".into() } else { format!("{skipped} values were") };
+            streams::print_message(&format!(
+                "{file}: {keys} imported; {values} skipped: in the pool {:?}, or in it once",
+                self.pool
+            ));
+        } else if format == OutputFormat::Table && result.is_ok() {
+            new_keys::print_count(&format!("{keys} imported"), self.args.show_keys);
+        }
+        result?;
+        match unprinted {
+            None => Ok(0),
+            Some(error) if error.kind() == ErrorKind::BrokenPipe && !self.args.show_keys => Ok(0),
+            Some(error) => Err(Failure::new(
+                exit::IO,
+                format!(
+                    "{file} was imported completely, {keys}, but the output is not complete: cannot \
+                     write to stdout: {error}; \"keypeg list --pool {}\" prints the ids",
+                    self.pool
+                ),
+            )),
+        }
+    }
+
+    /// Returns the failure of a batch.
+    fn batch_failure(&self, error: Error, batch: &[&Line]) -> Failure {
+        let (first, last) = (batch[0].number, batch[batch.len() - 1].number);
+        let problem = error.problem();
+        let index = problem.and_then(|problem| usize::try_from(problem.extensions.index?).ok());
+        let line = index.and_then(|index| batch.get(index));
+        let is_refused =
+            problem.is_some_and(|problem| problem.outcome == Some(Outcome::NotApplied));
+        let applied = if is_refused || matches!(error, Error::InvalidInput(_)) {
+            "were not imported"
+        } else {
+            "may or may not have been imported"
+        };
+        let earlier = match self.imported {
+            0 => "No line before them was imported.".to_owned(),
+            imported => format!("The {imported} values before line {first} were imported."),
+        };
+        let file = self.file;
+        let is_known = known_index(&error).is_some();
+        let cause = Failure::from(error);
+        let said = match line {
+            Some(line) if is_known => format!(
+                "{file}:{}: the value is in the pool, or was in it once: remove the line, or add \
+                 --skip-existing (key_exists).",
+                line.number
+            ),
+            // The server names the value by its index in a list that the user does not see.
+            Some(line) => {
+                let said = cause.to_string();
+                let index = index.unwrap_or_default();
+                let said = said.replace(&format!("values[{index}]"), "the value");
+                format!("{file}:{}: {said}", line.number)
+            }
+            None => format!("{file}: {cause}"),
+        };
+        let message = format!(
+            "{said} Lines {first} to {last} {applied}; no line after them was imported. {earlier}"
+        );
+        Failure::new(cause.exit, message)
+    }
+}
+
+/// Returns the index of a value that is in the pool already, if the server refused it.
+fn known_index(error: &Error) -> Option<usize> {
+    let problem = error.problem().filter(|problem| problem.code == Code::KeyExists)?;
+    usize::try_from(problem.extensions.index?).ok()
 }
 
 /// Reads the file, or stdin for `-`.
-fn read(file: &str) -> Result<String, Failure> {
-    let failed = |error| Failure::new(exit::NO_INPUT, format!("cannot read {file}: {error}"));
+fn read(path: &str, file: &str) -> Result<String, Failure> {
+    let failed = |error: io::Error| {
+        let is_denied = error.kind() == ErrorKind::PermissionDenied;
+        let code = if is_denied { exit::PERMISSION } else { exit::NO_INPUT };
+        Failure::new(code, format!("cannot read {file}: {error}"))
+    };
     let mut bytes = Vec::new();
-    let mut source: Box<dyn Read> = match file {
-        "-" => Box::new(std::io::stdin().lock()),
+    let mut source: Box<dyn Read> = match path {
+        "-" => Box::new(io::stdin().lock()),
         path => Box::new(std::fs::File::open(path).map_err(failed)?),
     };
     source.by_ref().take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -74,41 +207,14 @@ fn read(file: &str) -> Result<String, Failure> {
             format!("{file} is larger than {FILE_MAX} bytes: split it, and import the parts");
         return Err(Failure::new(exit::DATA, message));
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = before.split(|byte| *byte == b'\n').count();
-        invalid_line(line, "is not UTF-8")
-    })
-}
-
-fn invalid_line(number: usize, what: &str) -> Failure {
-    Failure::new(exit::DATA, format!("line {number} {what}; nothing was imported"))
-}
-
-/// Parses a text with one value per line; empty lines are skipped.
-fn parse(text: &str) -> Result<Vec<Line>, Failure> {
-    let mut lines = Vec::new();
-    let mut first_line_of = HashMap::new();
-    for (index, value) in text.lines().enumerate().filter(|(_, value)| !value.is_empty()) {
-        let number = index + 1;
-        if value.len() > VALUE_MAX {
-            return Err(invalid_line(number, &format!("has more than {VALUE_MAX} bytes")));
-        }
-        if let Some(before) = first_line_of.insert(value, number) {
-            return Err(invalid_line(number, &format!("is the same as line {before}")));
-        }
-        lines.push(Line { number, value: Secret(value.into()) });
-    }
-    if lines.is_empty() {
-        return Err(Failure::new(exit::DATA, "the file contains no values; nothing was imported"));
-    }
-    Ok(lines)
+    text_file::decode(bytes)
+        .map_err(|error| Failure::new(exit::DATA, format!("{file}: {error}; nothing was imported")))
 }
 
 /// Returns how many of the lines fit into one batch, at least 1.
-fn batch_len(lines: &[Line]) -> usize {
+fn batch_len(lines: &[&Line]) -> usize {
     let mut bytes = 0;
-    let fits = |line: &Line| {
+    let fits = |line: &&Line| {
         let json = serde_json::to_string(&line.value.0).expect("invariant: a string serialises");
         bytes += json.len() + 1;
         bytes <= BYTES_MAX
@@ -116,72 +222,22 @@ fn batch_len(lines: &[Line]) -> usize {
     lines.iter().take(VALUES_MAX).map(fits).take_while(|fits| *fits).count().max(1)
 }
 
-/// Returns the failure of a batch after `imported` values of the file were imported.
-fn batch_failure(error: Error, batch: &[Line], imported: usize) -> Failure {
-    let (first, last) = (batch[0].number, batch[batch.len() - 1].number);
-    let problem = error.problem();
-    let location = problem
-        .and_then(|problem| usize::try_from(problem.extensions.index?).ok())
-        .and_then(|index| batch.get(index))
-        .map(|line| format!("line {}: ", line.number));
-    let is_refused = problem.is_some_and(|problem| problem.outcome == Some(Outcome::NotApplied));
-    let applied = if is_refused || matches!(error, Error::InvalidInput(_)) {
-        "were not imported"
-    } else {
-        "may or may not have been imported"
-    };
-    let earlier = match imported {
-        0 => "No line before them was imported.".to_owned(),
-        imported => format!("The {imported} values before line {first} were imported."),
-    };
-    let cause = Failure::from(error);
-    let location = location.unwrap_or_default();
-    let message = format!(
-        "{location}{cause} Lines {first} to {last} {applied}; no line after them was imported. \
-         {earlier}"
-    );
-    Failure::new(cause.exit, message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(text: &str, expected: Result<&[(usize, &str)], &str>) {
-        let found = parse(text);
-        match (found, expected) {
-            (Ok(found), Ok(expected)) => {
-                let found: Vec<_> =
-                    found.iter().map(|line| (line.number, &*line.value.0)).collect();
-                assert_eq!(found, expected, "{text:?}");
-            }
-            (Err(failure), Err(says)) => {
-                assert!(failure.to_string().contains(says), "{text:?}: {failure}");
-            }
-            (found, _) => panic!("{text:?}: {found:?}"),
-        }
-    }
-
-    #[test]
-    fn a_file_has_one_value_per_line() {
-        check("a\nb", Ok(&[(1, "a"), (2, "b")]));
-        check("a\r\n\r\n b \n\n", Ok(&[(1, "a"), (3, " b ")]));
-        check("", Err("no value"));
-        check("\n\n", Err("no value"));
-        check("a\nb\n\na\n", Err("line 4 is the same as line 1"));
-        check(&format!("a\n{}", "é".repeat(2_049)), Err("line 2 has more than 4096 bytes"));
-    }
+    use keypeg_client::Secret;
 
     #[test]
     fn a_batch_is_within_the_limits_of_the_server() {
-        let lines = |count: usize, value: &str| {
-            vec![Line { number: 1, value: Secret(value.into()) }; count]
-        };
-        assert_eq!(batch_len(&lines(3, "a")), 3);
-        assert_eq!(batch_len(&lines(10_001, "a")), 10_000);
+        let line = |value: &str| Line { number: 1, value: Secret(value.into()) };
+        assert_eq!(batch_len(&[&line("a"); 3]), 3);
+        assert_eq!(batch_len(&[&line("a"); 10_001]), 10_000);
         // Two quotes and a comma for each value.
-        assert_eq!(batch_len(&lines(10_000, &"a".repeat(4_096))), BYTES_MAX / 4_099);
+        assert_eq!(batch_len(&[&line(&"a".repeat(4_096)); 10_000]), BYTES_MAX / 4_099);
         // An escaped control character takes six bytes.
-        assert_eq!(batch_len(&lines(10_000, &"\u{1}".repeat(4_096))), BYTES_MAX / (6 * 4_096 + 3));
+        assert_eq!(
+            batch_len(&[&line(&"\u{1}".repeat(4_096)); 10_000]),
+            BYTES_MAX / (6 * 4_096 + 3)
+        );
     }
 }

@@ -1,12 +1,16 @@
 //! Output of results: JSON with the names of the wire format, or aligned tables.
 //!
-//! Knows nothing of what it prints but its JSON form. An error while writing is a failure.
+//! Knows nothing of what it prints but its JSON form. A table never alters a text silently. A reader
+//! that ends early, such as `head`, is not a failure of a command that only reads.
 
+use super::characters::is_invisible;
 use crate::failure::{Failure, exit};
+use crate::streams;
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind};
 
 /// An output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,33 +22,65 @@ pub(super) enum OutputFormat {
 }
 
 impl OutputFormat {
-    /// Prints one object: in a table, one line per field.
+    /// Prints one object of a command that only reads: in a table, one line per field.
     pub(super) fn print_fields(self, whole: &impl Serialize) -> Result<u8, Failure> {
+        printed(self.try_print_fields(whole))
+    }
+
+    /// Prints one object: in a table, one line per field. The caller decides what an error means.
+    pub(super) fn try_print_fields(self, whole: &impl Serialize) -> io::Result<()> {
         let value = value(whole);
         match (self, &value) {
             (Self::Table, Value::Object(fields)) => {
-                let lines = fields.iter().map(|(name, value)| vec![name.clone(), text(value)]);
-                print(&table(lines.collect()))
+                let mut escaper = Escaper::default();
+                let row = |(name, value): (&String, _)| vec![name.clone(), escaper.cell(value)];
+                let text = table(fields.iter().map(row).collect());
+                escaper.report();
+                streams::print(&text)
             }
-            _ => print(&format!("{value}\n")),
+            _ => streams::print(&format!("{value}\n")),
         }
     }
 
-    /// Prints a list: in a table, one row per element with these fields; in JSON, `whole`.
+    /// Prints a list of a command that only reads: in a table, one row per element with these
+    /// fields; in JSON, `whole`.
     pub(super) fn print_rows(
         self,
         whole: &impl Serialize,
         rows: &[impl Serialize],
         columns: &[&str],
     ) -> Result<u8, Failure> {
+        printed(self.try_print_rows(whole, rows, columns))
+    }
+
+    /// Like [`Self::print_rows`]; the caller decides what an error means.
+    pub(super) fn try_print_rows(
+        self,
+        whole: &impl Serialize,
+        rows: &[impl Serialize],
+        columns: &[&str],
+    ) -> io::Result<()> {
         if self == Self::Json {
-            return print(&format!("{}\n", value(whole)));
+            return streams::print(&format!("{}\n", value(whole)));
         }
+        let mut escaper = Escaper::default();
         let mut lines = vec![columns.iter().map(|column| column.to_uppercase()).collect()];
         for row in rows.iter().map(value) {
-            lines.push(columns.iter().map(|column| text(&row[column])).collect());
+            lines.push(columns.iter().map(|column| escaper.cell(&row[column])).collect());
         }
-        print(&table(lines))
+        let text = table(lines);
+        escaper.report();
+        streams::print(&text)
+    }
+}
+
+/// Returns the exit code of a command that only reads and has printed its result. With a broken
+/// pipe the reader has what it wanted.
+pub(super) fn printed(result: io::Result<()>) -> Result<u8, Failure> {
+    match result {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(0),
+        Err(error) => Err(Failure::new(exit::IO, format!("cannot write to stdout: {error}"))),
     }
 }
 
@@ -58,6 +94,7 @@ pub(super) struct RowPrinter {
     /// The widths of the columns, from the first page with rows.
     widths: Option<Vec<usize>>,
     has_started: bool,
+    escaper: Escaper,
 }
 
 impl RowPrinter {
@@ -66,17 +103,25 @@ impl RowPrinter {
         name: &'static str,
         columns: &'static [&'static str],
     ) -> Self {
-        Self { format, name, columns, widths: None, has_started: false }
+        Self {
+            format,
+            name,
+            columns,
+            widths: None,
+            has_started: false,
+            escaper: Escaper::default(),
+        }
     }
 
     /// Prints a page of rows.
-    pub(super) fn print(&mut self, rows: &[impl Serialize]) -> Result<(), Failure> {
-        print(&self.page(rows)).map(drop)
+    pub(super) fn print(&mut self, rows: &[impl Serialize]) -> io::Result<()> {
+        streams::print(&self.page(rows))
     }
 
     /// Prints the end of the list.
-    pub(super) fn finish(mut self) -> Result<u8, Failure> {
-        print(&self.end())
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.escaper.report();
+        streams::print(&self.end())
     }
 
     /// Returns the text of a page; an empty page has none, since it has no column widths.
@@ -120,7 +165,8 @@ impl RowPrinter {
             lines.push(self.columns.iter().map(|column| column.to_uppercase()).collect());
         }
         for row in rows.iter().map(value) {
-            lines.push(self.columns.iter().map(|column| text(cell(&row, column))).collect());
+            let cells = self.columns.iter().map(|column| self.escaper.cell(member(&row, column)));
+            lines.push(cells.collect());
         }
         let widths = self.widths.get_or_insert_with(|| widths(&lines));
         aligned(lines, widths)
@@ -128,7 +174,7 @@ impl RowPrinter {
 }
 
 /// Returns a member of a row, or of a nested object: `lease.holder`.
-fn cell<'a>(row: &'a Value, column: &str) -> &'a Value {
+fn member<'a>(row: &'a Value, column: &str) -> &'a Value {
     column.split('.').fold(row, |value, name| &value[name])
 }
 
@@ -136,13 +182,53 @@ fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).expect("invariant: wire types always serialise")
 }
 
-/// Formats a value for a table. Control characters are replaced, so that a text such as a holder's
-/// name cannot control the terminal.
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) => text.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+/// Formats the cells of a table, and knows whether one of them was altered.
+#[derive(Debug, Default)]
+struct Escaper {
+    has_altered: bool,
+}
+
+impl Escaper {
+    /// Returns the text of a cell. A character that a reader would not see, or that would control
+    /// the terminal or end the line, is written as an escape.
+    fn cell(&mut self, value: &Value) -> String {
+        let Value::String(text) = value else {
+            return if value.is_null() { "-".into() } else { value.to_string() };
+        };
+        let is_hidden = |c: char| is_invisible(c) || c.is_whitespace() && c != ' ';
+        if text.is_empty() {
+            return "\"\"".into();
+        }
+        if text.trim_matches(' ') == text && !text.contains(is_hidden) {
+            return text.clone();
+        }
+        self.has_altered = true;
+        let (first, last) = (text.len() - text.trim_start().len(), text.trim_end().len());
+        let mut cell = String::new();
+        for (index, c) in text.char_indices() {
+            match c {
+                '\t' => cell.push_str("\\t"),
+                '\n' => cell.push_str("\\n"),
+                '\r' => cell.push_str("\\r"),
+                '\\' => cell.push_str("\\\\"),
+                c if is_hidden(c) || index < first || index >= last => {
+                    write!(cell, "\\u{{{:x}}}", u32::from(c))
+                        .expect("invariant: writing to a string never fails");
+                }
+                c => cell.push(c),
+            }
+        }
+        cell
+    }
+
+    /// Prints to stderr that a cell was altered.
+    fn report(&self) {
+        if self.has_altered {
+            streams::print_message(
+                "the table shows blanks at the ends of a text and invisible characters as escapes such as \\n or \\u{200b}: --output json prints each text as \
+                 it is",
+            );
+        }
     }
 }
 
@@ -167,16 +253,6 @@ fn aligned(lines: Vec<Vec<String>>, widths: &[usize]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Prints to stdout, or fails: an acquired or generated key that could not be printed must not look
-/// like success.
-fn print(text: &str) -> Result<u8, Failure> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map(|()| 0)
-        .map_err(|error| Failure::new(exit::IO, format!("cannot write to stdout: {error}")))
 }
 
 #[cfg(test)]
@@ -221,7 +297,20 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_replaced_in_a_table() {
-        assert_eq!(text(&Value::String("a\u{1b}[2Jb\n".into())), "a?[2Jb?");
+    fn a_table_never_alters_a_text_silently() {
+        for (text, cell) in [
+            ("a b\\n\u{e4}", "a b\\n\u{e4}"),
+            ("a\u{1b}[2Jb\n", r"a\u{1b}[2Jb\n"),
+            ("a\tb\\", r"a\tb\\"),
+            (" a ", r"\u{20}a\u{20}"),
+            ("a\u{200b}\u{a0}b\u{202e}", r"a\u{200b}\u{a0}b\u{202e}"),
+            ("  ", r"\u{20}\u{20}"),
+        ] {
+            let mut escaper = Escaper::default();
+            assert_eq!(escaper.cell(&text.into()), cell, "{text:?}");
+            assert_eq!(escaper.has_altered, cell != text, "{text:?}");
+        }
+        let cells = [Value::Null, "".into()].map(|value| Escaper::default().cell(&value));
+        assert_eq!(cells, ["-", "\"\""]);
     }
 }

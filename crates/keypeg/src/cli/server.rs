@@ -4,12 +4,13 @@
 
 use super::output::OutputFormat;
 use crate::failure::{Failure, exit};
+use crate::{streams, text_file};
 use clap::Args;
 use keypeg_client::Client;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The variable that contains an access token.
 pub(super) const TOKEN_VARIABLE: &str = "KEYPEG_TOKEN";
@@ -48,55 +49,70 @@ impl ServerArgs {
         let client = Client::new(&self.url)?;
         match self.token()? {
             None => Ok(client),
-            Some(token) => Ok(client.with_token(token.trim())?),
+            Some(token) => Ok(client.with_token(&token)?),
         }
     }
 
     /// Reads the access token. It is never an argument: every user of the machine can see those.
-    fn token(&self) -> Result<Option<String>, Failure> {
-        let Some(path) = &self.token_file else {
-            let Some(token) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(None) };
-            let text = token.into_string().ok().filter(|text| !text.trim().is_empty());
-            let invalid = || {
-                let message = format!(
-                    "{TOKEN_VARIABLE} is set but does not contain a token: unset it, or set it to \
-                     an access token"
-                );
-                Failure::new(exit::USAGE, message)
-            };
-            return text.map(Some).ok_or_else(invalid);
-        };
-        let failed = |error: io::Error| {
-            let codes = [
-                (io::ErrorKind::PermissionDenied, exit::PERMISSION),
-                (io::ErrorKind::InvalidData, exit::USAGE),
-            ];
-            let known = codes.into_iter().find(|(kind, _)| *kind == error.kind());
-            let code = known.map_or(exit::NO_INPUT, |(_, code)| code);
-            Failure::new(
-                code,
-                format!("cannot read the access token file {}: {error}", path.display()),
-            )
-        };
-        let mut text = String::new();
-        let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        file.take(TOKEN_FILE_MAX + 1).read_to_string(&mut text).map_err(failed)?;
-        if text.trim().is_empty() || text.len() as u64 > TOKEN_FILE_MAX {
-            let path = path.display();
+    pub(super) fn token(&self) -> Result<Option<String>, Failure> {
+        if let Some(path) = &self.token_file {
+            return read_token(path).map(Some);
+        }
+        let Some(token) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(None) };
+        let text = token.into_string().unwrap_or_default();
+        if text.trim().is_empty() {
             let message = format!(
-                "{path} must contain one access token and nothing else, \
-                 in at most {TOKEN_FILE_MAX} bytes"
+                "{TOKEN_VARIABLE} is set but does not contain a token: unset it, or set it to an \
+                 access token"
             );
             return Err(Failure::new(exit::USAGE, message));
         }
-        if mode & WORLD_READABLE != 0 {
-            // Not refused: secrets are mounted into containers this way, and those have one user.
-            let path = path.display();
-            let warning =
-                "every user of this machine can read this access token: run chmod 0600 on it";
-            let _ = writeln!(io::stderr(), "keypeg: {path}: {warning}");
-        }
-        Ok(Some(text))
+        visible(&text, TOKEN_VARIABLE).map(Some)
     }
+}
+
+/// Reads the file of an access token.
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let failed = |error: io::Error| {
+        let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+        let code = if is_denied { exit::PERMISSION } else { exit::NO_INPUT };
+        Failure::new(code, format!("cannot read the access token file {}: {error}", path.display()))
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    let mut bytes = Vec::new();
+    file.take(TOKEN_FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let path = path.display();
+    let is_too_large = bytes.len() as u64 > TOKEN_FILE_MAX;
+    let text = if is_too_large { Ok(String::new()) } else { text_file::decode(bytes) };
+    let text = text.map_err(|error| {
+        Failure::new(exit::USAGE, format!("the access token file {path} is not a text: {error}"))
+    })?;
+    if text.trim().is_empty() {
+        let message = format!(
+            "{path} must contain one access token and nothing else, in at most {TOKEN_FILE_MAX} \
+             bytes"
+        );
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    if mode & WORLD_READABLE != 0 {
+        // Not refused: secrets are mounted into containers this way, and those have one user.
+        streams::print_message(&format!(
+            "{path}: every user of this machine can read this access token: run chmod 0600 on it"
+        ));
+    }
+    visible(&text, &path.to_string())
+}
+
+/// Returns a token without the blanks around it; `source` names its file or variable.
+fn visible(text: &str, source: &str) -> Result<String, Failure> {
+    let token = text.trim();
+    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(token.to_owned());
+    }
+    let message = format!(
+        "{source} must contain one access token of visible characters only, as \"keypeg token \
+         new\" prints it, and nothing else"
+    );
+    Err(Failure::new(exit::USAGE, message))
 }

@@ -2,6 +2,7 @@
 //!
 //! No test asserts a speed.
 
+use crate::support::tokens::Tokens;
 use crate::support::{Client, Server, TempDir};
 use serde_json::{Value, json};
 use std::process::{Command, Output};
@@ -51,6 +52,24 @@ fn the_report_agrees_with_the_counters_of_the_server() {
     let process = &report["process"];
     assert!(process["resident_bytes"].as_u64().unwrap() > 1_000_000, "{report}");
     assert!(process["cpu_seconds"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+/// The measured requests had no token, so on a server with tokens each of them was refused.
+#[test]
+fn every_request_has_the_access_token() {
+    let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let token = tokens.add("bench", "*", &["admin"], &[]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let file = dir.path().join("token");
+    std::fs::write(&file, &token).unwrap();
+    for scenario in ["acquire-release", "seed", "keepalive", "generate", "constant"] {
+        let named = ["--keys", "100", "--token-file", file.to_str().unwrap()];
+        let args = [&[scenario, "--for", "100ms", "--connections", "2"], &named[..]].concat();
+        let report = report(&server, &args);
+        assert!(count(&report, "requests") > 0, "{report}");
+        assert_eq!(report["refused"], json!({}), "{scenario}: {report}");
+        assert!(!report.to_string().contains(&token), "{report}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The commands that call a server, as a shell sees them: their output and exit codes, and how
 //! `exec` treats the command it runs.
 
+use super::tool::{assert_counts, check, json_of, tool, utf8};
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, eventually, now};
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,39 +11,8 @@ use std::fs::{Permissions, set_permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-
-fn tool(server: &Server, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
-    command.args(args).env_clear().env("KEYPEG_SERVER", format!("http://{}", server.addr()));
-    command
-}
-
-fn utf8(output: &[u8]) -> String {
-    String::from_utf8(output.to_vec()).unwrap()
-}
-
-/// Runs the command to its end; asserts its exit code and a part of its stderr.
-#[track_caller]
-fn check(mut command: Command, exit: i32, says: &str) -> Output {
-    let output = command.output().unwrap();
-    let stderr = utf8(&output.stderr);
-    assert_eq!(output.status.code(), Some(exit), "{command:?}: {stderr}");
-    assert!(stderr.contains(says), "{command:?}: {stderr}");
-    output
-}
-
-#[track_caller]
-fn json_of(server: &Server, args: &[&str]) -> Value {
-    let output = check(tool(server, &[args, &["--output", "json"]].concat()), 0, "");
-    assert_eq!(utf8(&output.stderr), "");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn assert_counts(server: &Server, pool: &str, expected: &Value) {
-    server.client().ask(&format!("GET /v1/pools/{pool}")).is(200, expected);
-}
 
 #[test]
 fn each_command_makes_its_call_and_prints_the_answer() {
@@ -192,11 +162,11 @@ fn import_adds_one_value_per_line() {
     let file = dir.path().join("values");
     let file = file.to_str().unwrap();
     std::fs::write(file, "alpha\r\n\nbe ta\nγ\n").unwrap();
-    let imported = json_of(&server, &["import", file]);
+    let imported = json_of(&server, &["import", file, "--show-keys"]);
     let values: Vec<_> =
         imported["keys"].as_array().unwrap().iter().map(|key| &key["key"]).collect();
     assert_eq!(values, ["alpha", "be ta", "γ"]);
-    let mut command = tool(&server, &["import", "-", "--output", "json"]);
+    let mut command = tool(&server, &["import", "-", "--output", "json", "--show-keys"]);
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(b"delta").unwrap();
     let output = process.wait_with_output().unwrap();
@@ -214,10 +184,17 @@ fn an_invalid_file_is_reported_with_its_line_and_changes_nothing() {
     let path = file.to_str().unwrap();
     check(tool(&server, &["import", path]), 66, path);
     for (text, says) in [
-        (&b"one\ntwo\n\nsecret-1\nthree\nsecret-1\n"[..], "line 6 is the same as line 4"),
-        (b"one\n\xff\n", "line 2 is not UTF-8"),
-        (&[&b"one\n"[..], &[b'x'; 4_097]].concat(), "line 2 has more than 4096 bytes"),
-        (b"\n\r\n", "no value"),
+        (&b"one\ntwo\n\nsecret-1\nthree\nsecret-1\n"[..], "values:6: the same value as in line 4"),
+        (b"one\n\xff\n", "values: line 2 is not UTF-8: save the file as UTF-8"),
+        (b"\xff\xfeo\0n\0e\0", "values: the file is UTF-16: save it as UTF-8"),
+        (&[&b"one\n"[..], &[b'x'; 4_097]].concat(), "values:2: the value has more than 4096 bytes"),
+        (b"\n\r\n", "values contains no values"),
+        (b"# accounts\nsecret-1\n", "values:1: the line begins with #: add --skip-comments"),
+        (b"secret-1\nsecret-2 \n", "values:2: the value begins or ends with a blank"),
+        (b"secret-1\n\x1a", "values:2: the value contains the invisible character U+001A"),
+        (b"secret-1\n\0\n", "values:2: the value contains the invisible character U+0000"),
+        ("secret-1\u{200b}\n".as_bytes(), "values:1: the value contains the invisible"),
+        (b"secret-1\rsecret-2\r", "save the file with LF or CRLF"),
     ] {
         std::fs::write(&file, text).unwrap();
         let output = check(tool(&server, &["import", path]), 65, says);
@@ -240,8 +217,9 @@ fn import_reports_the_imported_lines_when_a_later_call_fails() {
     std::fs::write(&file, lines.join("\n")).unwrap();
     let existing = json!({ "values": ["v-20003"] });
     server.client().send("POST /v1/pools/default/keys", &existing).is(201, &json!({}));
-    let import = ["import", path, "--output", "json"];
-    let output = check(tool(&server, &import), 65, "line 20005: values[3] is in the pool");
+    let import = ["import", path, "--output", "json", "--show-keys"];
+    let output = check(tool(&server, &import), 65, "values:20005: the value is in the pool");
+    assert!(!utf8(&output.stderr).contains("values["), "{}", utf8(&output.stderr));
     let stderr = utf8(&output.stderr);
     assert!(stderr.contains("Lines 20002 to 25001 were not imported"), "{stderr}");
     assert!(stderr.contains("The 20000 values before line 20002 were imported."), "{stderr}");
@@ -254,7 +232,7 @@ fn import_reports_the_imported_lines_when_a_later_call_fails() {
 #[test]
 fn exec_acquires_a_key_returns_the_exit_code_and_releases_the_key() {
     let server = Server::in_memory(&[]);
-    let generated = json_of(&server, &["generate"])["keys"][0].clone();
+    let generated = json_of(&server, &["generate", "--show-keys"])["keys"][0].clone();
     let script = "echo $KEYPEG_KEY $KEYPEG_KEY_ID $KEYPEG_FENCING_TOKEN; exit 3";
     let output = check(tool(&server, &["exec", "--", "/bin/sh", "-c", script]), 3, "60s at most");
     let words = utf8(&output.stdout);

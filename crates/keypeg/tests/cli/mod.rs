@@ -4,4 +4,12 @@
 mod bench;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod import;
+#[cfg(feature = "cli")]
+mod output;
+#[cfg(feature = "cli")]
+mod proxy;
 mod serve;
+#[cfg(feature = "cli")]
+mod tool;

@@ -1,0 +1,108 @@
+//! The address of a server, and whether requests to it may go through a proxy.
+//!
+//! A request to this machine never goes through the proxy that the environment names: the proxy
+//! would get the access token, and would look for the server on its own machine. Sends nothing.
+
+use std::net::IpAddr;
+
+/// The address of a server: `http://HOST:PORT`, with a path if a proxy in front of it adds one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerAddress {
+    /// Without a slash at the end.
+    pub(crate) base: String,
+    /// Whether the server is on this machine.
+    pub(crate) is_loopback: bool,
+}
+
+impl ServerAddress {
+    pub(crate) fn parse(address: &str) -> Result<Self, String> {
+        let invalid = |hint: &str| format!("invalid server address {address:?}: {hint}");
+        let Some(rest) = address.strip_prefix("http://") else {
+            if address.starts_with("https://") {
+                return Err(invalid("use http://HOST:PORT (TLS is not supported yet)"));
+            }
+            let is_bare = !address.is_empty() && !address.contains("://");
+            let given = if is_bare { address } else { "HOST:PORT" };
+            return Err(invalid(&format!("use http://{given}")));
+        };
+        let (authority, path) = match rest.split_once('/') {
+            Some((authority, path)) => (authority, path.trim_end_matches('/')),
+            None => (rest, ""),
+        };
+        if rest.contains('@') {
+            return Err(invalid("remove the user name; an access token has its own options"));
+        }
+        let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
+        let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+        if authority.is_empty() || !rest.bytes().all(is_allowed) || has_dots {
+            return Err(invalid("use http://HOST:PORT, or http://HOST:PORT/PATH behind a proxy"));
+        }
+        let base = match path {
+            "" => format!("http://{authority}"),
+            path => format!("http://{authority}/{path}"),
+        };
+        let host = if authority.ends_with(']') { authority } else { without_port(authority) };
+        Ok(Self { base, is_loopback: is_loopback(host) })
+    }
+}
+
+fn without_port(authority: &str) -> &str {
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+}
+
+/// Returns whether a host, without its port, is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    let host = host.to_ascii_lowercase();
+    // A connection to the unspecified address reaches this machine too.
+    let is_local = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(is_local)
+}
+
+/// Returns the variable that names a proxy for requests to other machines, if one does.
+pub(crate) fn proxy_variable() -> Option<&'static str> {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().find(is_set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_scheme_a_host_and_perhaps_a_path() {
+        for (address, base, is_loopback) in [
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000", true),
+            ("http://localhost/", "http://localhost", true),
+            ("http://LOCALHOST:1", "http://LOCALHOST:1", true),
+            ("http://a.localhost.:1", "http://a.localhost.:1", true),
+            ("http://127.255.0.1", "http://127.255.0.1", true),
+            ("http://0.0.0.0:8000", "http://0.0.0.0:8000", true),
+            ("http://[::1]:8000", "http://[::1]:8000", true),
+            ("http://[::1]", "http://[::1]", true),
+            ("http://[fe80::1]:8000", "http://[fe80::1]:8000", false),
+            ("http://10.0.0.1:80/keys//", "http://10.0.0.1:80/keys", false),
+            ("http://keys.example/a/b", "http://keys.example/a/b", false),
+            ("http://localhost.example", "http://localhost.example", false),
+        ] {
+            let expected = ServerAddress { base: base.into(), is_loopback };
+            assert_eq!(ServerAddress::parse(address).unwrap(), expected, "{address}");
+        }
+        for (address, says) in [
+            ("", "use http://HOST:PORT"),
+            ("localhost:8000", "use http://localhost:8000"),
+            ("https://a", "TLS is not supported yet"),
+            ("ftp://a", "use http://HOST:PORT"),
+            ("http://", "use http://HOST:PORT"),
+            ("http:///a", "use http://HOST:PORT"),
+            ("http://a@b", "remove the user name"),
+            ("http://a/?b", "http://HOST:PORT/PATH"),
+            ("http://a/../b", "http://HOST:PORT/PATH"),
+            ("http://a b", "http://HOST:PORT/PATH"),
+        ] {
+            let error = ServerAddress::parse(address).unwrap_err();
+            assert!(error.starts_with("invalid server address"), "{address}: {error}");
+            assert!(error.contains(says), "{address}: {error}");
+        }
+    }
+}
