@@ -143,7 +143,7 @@ pub fn serve_store(
         // Waiting acquires end now, so that they do not delay the stop.
         store.cancel_waits();
     };
-    let served = http::accept::run(listener, lanes, start_info, stop);
+    let served = http::accept::run(listener, lanes, start_info, config.timeouts, stop);
     store.stop();
     if let Some(writer) = writer {
         writer.end();

@@ -6,6 +6,7 @@ use super::error::Problem;
 use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
 use super::origin::RequestId;
+use super::timeouts::Timeouts;
 use crate::access::Access;
 use keypeg_store::Lane;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(super) struct Server {
     pub(super) run_id: u64,
     /// The access rules.
     pub(super) access: Arc<Access>,
+    /// The time limits of connections.
+    pub(super) timeouts: Timeouts,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

@@ -74,6 +74,7 @@ impl Family {
         match path.split('/').nth(1) {
             Some("api") => Self::Django,
             Some("keys" | "keepalive") => Self::Simple,
+            Some("") if path == "/" => Self::Ops,
             Some(
                 "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems",
             ) => Self::Ops,
@@ -363,7 +364,8 @@ mod tests {
             ("/keys/x", Family::Simple),
             ("/keepalive/x", Family::Simple),
             ("/metrics", Family::Ops),
-            ("/", Family::Other),
+            ("/", Family::Ops),
+            ("//", Family::Other),
             ("*", Family::Other),
         ] {
             assert_eq!(Family::of(path), family, "{path}");

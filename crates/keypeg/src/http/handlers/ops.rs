@@ -8,9 +8,24 @@ use crate::http::message::{Request, Response};
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
+use keypeg_client::routes;
 use keypeg_store::{Call, Principal, Reply, RequestError};
 use serde_json::json;
 use std::sync::atomic::Ordering;
+
+/// Answers `/`: the paths at which a reader continues.
+pub(crate) fn index(request: &Request) -> HandlerResult {
+    require_read(request)?;
+    let links = json!({
+        "name": "keypeg",
+        "docs": routes::DOCS,
+        "openapi": routes::OPENAPI,
+        "pools": routes::POOLS,
+        "ready": routes::READYZ,
+        "version": routes::VERSION,
+    });
+    Ok(json_response(StatusCode::OK, &links))
+}
 
 /// Answers `/livez`: the process runs.
 pub(crate) fn live(request: &Request) -> HandlerResult {
