@@ -3,6 +3,8 @@
 //! Each core writes only its own counters, so counting takes no lock and shares no cache line. A
 //! scrape sums them. No label comes from client input, which bounds the number of series.
 
+pub(super) mod exposition;
+
 use crate::access::Access;
 use hyper::StatusCode;
 use keypeg_client::Code;

@@ -348,7 +348,8 @@ impl FastPath<'_> {
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut running).poll(cx))) {
                 Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
                 Ok(Poll::Pending) if may_wait => {
-                    let closed = |cx: &mut Context<'_>| self.poll_closed(connection, unconsumed, cx);
+                    let closed =
+                        |cx: &mut Context<'_>| self.poll_closed(connection, unconsumed, cx);
                     abandoning.poll(&self.app.lane, closed, cx).map(Err)
                 }
                 Ok(Poll::Pending) => Poll::Pending,

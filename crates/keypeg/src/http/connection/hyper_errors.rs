@@ -34,11 +34,8 @@ impl HyperErrorFilter {
     /// `is_http2` is set if the client speaks HTTP/2.
     pub(super) fn intercept(&mut self, bytes: &[u8], is_http2: bool) -> bool {
         let Some(error) = HyperError::parse(bytes) else { return false };
-        self.replacement = if is_http2 {
-            http2_response(&self.app)
-        } else {
-            problem_response(&self.app, &error)
-        };
+        self.replacement =
+            if is_http2 { http2_response(&self.app) } else { problem_response(&self.app, &error) };
         self.sent = 0;
         true
     }
