@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The request is not valid HTTP/1.1, or its body is not valid JSON.
+    /// The request is not valid HTTP/1.1, or its body is not valid JSON. The status is 505 for a
+    /// client that speaks HTTP/2.
     Malformed,
     /// The cursor is invalid or expired: the listing must be restarted.
     BadCursor,
@@ -51,6 +52,8 @@ pub enum Code {
     KeysGone,
     /// A repeat with the same Idempotency-Key has taken this request's place in the wait queue.
     TakenOver,
+    /// The precondition of the request is false, or the route supports none.
+    PreconditionFailed,
     /// The default pool cannot be deleted.
     DefaultPool,
     /// A value to import is already in the pool, occurs twice, or was used there before.
@@ -73,7 +76,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
         Self::BadCursor,
         Self::Unauthorized,
@@ -94,6 +97,7 @@ impl Code {
         Self::IdempotencyMismatch,
         Self::KeysGone,
         Self::TakenOver,
+        Self::PreconditionFailed,
         Self::DefaultPool,
         Self::KeyExists,
         Self::TooManyPools,
@@ -124,6 +128,7 @@ impl Code {
             Self::TakenOver => ("taken_over", 409, "Replaced by a repeated request"),
             Self::KeysGone => ("keys_gone", 410, "Keys no longer exist"),
             Self::LeaseEnded => ("lease_ended", 410, "Lease ended"),
+            Self::PreconditionFailed => ("precondition_failed", 412, "Precondition failed"),
             Self::TooLarge => ("too_large", 413, "Request too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", 415, "Unsupported content type")
@@ -149,8 +154,8 @@ impl Code {
         self.row().0
     }
 
-    /// Returns the usual HTTP status. [`Code::StorageFull`] is 503 when a key is acquired, and
-    /// [`Code::TooLarge`] is 431 for a request head.
+    /// Returns the usual HTTP status. [`Code::StorageFull`] is 503 when a key is acquired,
+    /// [`Code::TooLarge`] is 431 for a request head, and [`Code::Malformed`] is 505 for HTTP/2.
     pub fn status(self) -> u16 {
         self.row().1
     }

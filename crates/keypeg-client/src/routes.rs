@@ -8,6 +8,8 @@ use crate::Code;
 
 /// Path of the list of pools.
 pub const POOLS: &str = "/v1/pools";
+/// Path of the links to everything else.
+pub const INDEX: &str = "/";
 /// Path of the liveness probe.
 pub const LIVEZ: &str = "/livez";
 /// Path of the readiness probe.
@@ -181,6 +183,7 @@ pub const ROUTES: &[Route] = &[
     Route::new("PUT", "/keys/{id}", "plainRelease", "Force-releases (unblocks) a key", Access::Scope(Scope::Force)),
     Route::new("DELETE", "/keys/{id}", "plainDelete", "Deletes a key", Access::Scope(Scope::Keys)),
     Route::new("PUT", "/keepalive/{id}", "plainKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
+    Route::new("GET", INDEX, "index", "Returns links to the documentation and to the API", Access::Open),
     Route::new("GET", LIVEZ, "live", "Reports that the process runs", Access::Open),
     Route::new("GET", READYZ, "ready", "Reports whether the server accepts requests", Access::Open),
     Route::new("GET", VERSION, "version", "Returns the version of the server", Access::Token),
@@ -250,7 +253,7 @@ impl Route {
     /// parameter matches any segment that is not empty.
     pub fn matches(&self, path: &str) -> bool {
         let template = match self.path.strip_suffix('/') {
-            Some(without) if !path.ends_with('/') => without,
+            Some(without) if !without.is_empty() && !path.ends_with('/') => without,
             _ => self.path,
         };
         let mut segments = path.split('/');
@@ -265,7 +268,11 @@ impl Route {
     }
 }
 
-/// Returns the value of the `Allow` header for `path`; `None` if there is no such route.
+/// Every method that a route supports, as the value of an `Allow` header.
+pub const ALL_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// Returns the value of the `Allow` header for `path`; `None` if there is no such route. Every route
+/// supports OPTIONS, which no row of the table lists.
 pub fn allow(path: &str) -> Option<String> {
     let mut methods = Vec::new();
     for route in all_routes().filter(|route| route.matches(path)) {
@@ -274,7 +281,11 @@ pub fn allow(path: &str) -> Option<String> {
             methods.push("HEAD");
         }
     }
-    (!methods.is_empty()).then(|| methods.join(", "))
+    if methods.is_empty() {
+        return None;
+    }
+    methods.push("OPTIONS");
+    Some(methods.join(", "))
 }
 
 /// Returns the route for `method` at `path`; HEAD has the route of GET.
@@ -314,7 +325,7 @@ mod tests {
             (lease_release("a", "b"), "POST"),
             (lease_renew("a", "b"), "POST"),
         ] {
-            assert_eq!(allow(&path).as_deref(), Some(methods), "{path}");
+            assert_eq!(allow(&path), Some(format!("{methods}, OPTIONS")), "{path}");
         }
     }
 
@@ -332,6 +343,8 @@ mod tests {
             ("/v1/pools/a/nope", None),
             ("/api/v1/random_api_key//", None),
             ("/livez/", None),
+            ("/", Some("GET, HEAD")),
+            ("//", None),
             ("/problems", Some("GET, HEAD")),
             ("/problems/unknown_pool", Some("GET, HEAD")),
             ("/problems/nope", None),
@@ -339,7 +352,8 @@ mod tests {
             ("", None),
             ("*", None),
         ] {
-            assert_eq!(allow(path).as_deref(), methods, "{path:?}");
+            let methods = methods.map(|methods| format!("{methods}, OPTIONS"));
+            assert_eq!(allow(path), methods, "{path:?}");
         }
     }
 

@@ -40,6 +40,16 @@ pub(crate) fn execute(
         Call::PutPool { pool, patch } => pools
             .create_or_update(step, pool, &Policy::default(), patch.clone())
             .and_then(|created| pool_reply(pools, step, pool, created)),
+        Call::PutPoolIf { pool, patch, exists } => {
+            let found = pools.with_pool(pool, step, |_, _, _| Ok(()));
+            match (found, exists) {
+                (Ok(()), true) | (Err(Refusal::UnknownPool), false) => pools
+                    .create_or_update(step, pool, &Policy::default(), patch.clone())
+                    .and_then(|created| pool_reply(pools, step, pool, created)),
+                (Ok(()), false) => pool_reply(pools, step, pool, false),
+                (Err(refusal), _) => Err(refusal),
+            }
+        }
         Call::GetPool { pool } => pools
             .with_pool(pool, step, |pool, shared, step| {
                 pool.expire(shared, step);
@@ -210,6 +220,7 @@ fn execute_on_pool(
         }
         Call::ListPools
         | Call::PutPool { .. }
+        | Call::PutPoolIf { .. }
         | Call::GetPool { .. }
         | Call::DeletePool { .. }
         | Call::Acquire { .. }

@@ -22,10 +22,12 @@ use std::collections::BTreeMap;
 const DESCRIPTION: &str = "\
 Keypeg keeps pools of API keys. It lends a random available key to a client under a lease, takes \
 the key back when the lease ends, and purges keys that are not kept alive.\n\n\
-HEAD is supported wherever GET is, unless GET would lend a key. A path that is not listed here \
-gets 404 `not_found`. A method that its path does not support gets 405 `method_not_allowed`, with \
-`Allow`. A request head that is not valid HTTP gets 400 `malformed`, and a head of more than 64 \
-KiB gets 431 `too_large`. Every problem is `application/problem+json` (RFC 9457); its `type` is \
+HEAD is supported wherever GET is, unless GET would lend a key. OPTIONS of any path gets 204 with \
+`Allow`. A path that is not listed here gets 404 `not_found`. A method that its path does not \
+support gets 405 `method_not_allowed`, with `Allow`. A query parameter that is not listed gets 422 \
+`invalid` below `/v1`. A change of keys or leases with `If-Match`, `If-None-Match` or \
+`If-Unmodified-Since` gets 412 `precondition_failed`. A request head that is not valid HTTP gets \
+400 `malformed`, and a head of more than 64 KiB gets 431 `too_large`. Every problem is `application/problem+json` (RFC 9457); its `type` is \
 the path of a page of this server that explains it. Every answer has an `x-request-id`.";
 
 const PROBLEM: &str = "application/problem+json";
@@ -113,8 +115,10 @@ fn headers() -> Value {
         ),
         "CacheControl": header(
             json!({ "type": "string", "enum": ["no-store"] }),
-            "The body can contain a secret, so it must not be stored.",
+            "The answer can contain a secret or a state that changes, so it must not be stored.",
         ),
+        "Location": header(
+            string(), "The path of the new pool, or of the new key if the call created one key."),
         "WwwAuthenticate": header(
             string(), "`Bearer`, with the error of RFC 6750 if the request carried a token."),
         "RetryAfter": header(
@@ -220,7 +224,15 @@ fn codes(route: &Route, call: &Call) -> Vec<Code> {
     if changes(route) || matches!(route.access, Access::Scope(_)) {
         codes.push(Code::Forbidden);
     }
-    if reads_body(call) {
+    // Below /v1 a parameter or a body that the route does not have is refused.
+    let is_canonical = route.path.starts_with("/v1/");
+    if is_canonical {
+        codes.push(Code::Invalid);
+    }
+    if is_canonical && changes(route) {
+        codes.push(Code::PreconditionFailed);
+    }
+    if reads_body(call) || (is_canonical && route.method == "DELETE") {
         codes.extend([Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType, Code::Invalid]);
     }
     if matches!(route.access, Access::Scope(_)) {
@@ -345,9 +357,12 @@ fn problem(status: u16, codes: &[Code]) -> Value {
 fn headers_of(route: &Route, status: u16, has_own_text: bool) -> Value {
     let header = |name: &str| json!({ "$ref": format!("#/components/headers/{name}") });
     let mut headers = json!({ "x-request-id": header("RequestId") });
-    if has_own_text && ["/v1/", "/api/", "/keys"].iter().any(|start| route.path.starts_with(start))
-    {
+    let is_embedded = ["openapi", "docs", "docsStyle"].contains(&route.operation);
+    if has_own_text && !is_embedded {
         headers["Cache-Control"] = header("CacheControl");
+    }
+    if has_own_text && status == 201 && ["putPool", "addKeys"].contains(&route.operation) {
+        headers["Location"] = header("Location");
     }
     if status == 401 || status == 403 {
         headers["WWW-Authenticate"] = header("WwwAuthenticate");

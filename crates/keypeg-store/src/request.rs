@@ -88,6 +88,17 @@ pub enum Call {
         /// The fields to change; a new pool starts from [`Policy::default`].
         patch: PolicyPatch,
     },
+    /// Like [`Call::PutPool`], if the pool exists or does not, as `exists` says. If it does not
+    /// although it should, the call is refused as for an unknown pool. If it exists although it
+    /// should not, nothing changes, and the reply shows the pool as not created.
+    PutPoolIf {
+        /// The pool's name.
+        pool: PoolName,
+        /// The fields to change; a new pool starts from [`Policy::default`].
+        patch: PolicyPatch,
+        /// Whether the pool must exist.
+        exists: bool,
+    },
     /// Returns one pool with its counts, as [`Reply::Pool`].
     GetPool {
         /// The pool's name.
@@ -243,6 +254,7 @@ impl Call {
         match self {
             Self::ListPools
             | Self::PutPool { .. }
+            | Self::PutPoolIf { .. }
             | Self::GetPool { .. }
             | Self::DeletePool { .. }
             | Self::Generate { .. }

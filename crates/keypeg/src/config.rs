@@ -7,6 +7,7 @@ use crate::audit::AuditSettings;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use crate::file;
+use crate::http::Timeouts;
 use crate::options::Options;
 use crate::options::value::Switch;
 use keypeg_core::{Policy, PolicyPatch};
@@ -46,6 +47,8 @@ pub struct Config {
     pub(crate) audit: Option<AuditSettings>,
     /// The host names of this server.
     pub hosts: Hosts,
+    /// The time limits of connections.
+    pub(crate) timeouts: Timeouts,
 }
 
 impl Config {
@@ -60,7 +63,12 @@ impl Config {
         if !listen.ip().is_loopback() && !is_on(options.insecure_listen) {
             return Err(insecure_listen(listen, tokens.is_some()));
         }
-        let hosts = Hosts::new(&options.allow_host.unwrap_or_default()).map_err(|name| {
+        // A page with a name that resolves to this server (DNS rebinding) has no access token.
+        let allow_host = options.allow_host.map_or_else(
+            || if tokens.is_some() { Ok(Hosts::any()) } else { Hosts::new(&[]) },
+            |names| Hosts::new(&names),
+        );
+        let hosts = allow_host.map_err(|name| {
             let message = format!(
                 "--allow-host {name:?} is not a host name: \
                  use a name without scheme and port, such as keys.example, or *"
@@ -80,6 +88,13 @@ impl Config {
         let default_policy = Policy::default().with_patch(patch).map_err(|error| {
             Failure::new(exit::CONFIG, format!("{} must be {}", error.field, error.allowed))
         })?;
+        let unset = Timeouts::default();
+        let timeouts = Timeouts {
+            idle: options.idle_timeout.map_or(unset.idle, |time| time.0),
+            head: options.head_timeout.map_or(unset.head, |time| time.0),
+            body: options.body_timeout.map_or(unset.body, |time| time.0),
+            write: options.write_timeout.map_or(unset.write, |time| time.0),
+        };
         let data = options.data.map_or_else(|| DATA.into(), |path| path.0);
         Ok(Self {
             listen,
@@ -92,6 +107,7 @@ impl Config {
             tokens,
             audit,
             hosts,
+            timeouts,
         })
     }
 }
@@ -148,7 +164,7 @@ mod tests {
             assert_eq!(without_given(given), without_given(default), "{with_flag}");
             count += 1;
         }
-        assert_eq!(count, 7);
+        assert_eq!(count, 11);
     }
 
     #[test]

@@ -24,3 +24,4 @@ mod timeouts;
 
 pub(crate) use connection::accept;
 pub(crate) use metrics::StartInfo;
+pub(crate) use timeouts::Timeouts;

@@ -22,10 +22,10 @@ mod panics;
 mod random;
 mod signals;
 mod store;
-mod variables;
-mod vital;
 mod streams;
 mod text_file;
+mod variables;
+mod vital;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
@@ -160,7 +160,7 @@ pub fn serve_store(
         // Waiting acquires end now, so that they do not delay the stop.
         store.cancel_waits();
     };
-    let served = http::accept::run(listener, lanes, start_info, stop);
+    let served = http::accept::run(listener, lanes, start_info, config.timeouts, stop);
     store.stop();
     if let Some(writer) = writer {
         writer.end();

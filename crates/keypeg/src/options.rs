@@ -11,7 +11,7 @@ use crate::duration::HumanDuration;
 use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
-use value::{Bounded, FilePath, ListenAddr, QUEUE_MAX, Switch};
+use value::{Bounded, FilePath, ListenAddr, QUEUE_MAX, Switch, Timeout};
 
 /// The options that a source gives: the command line with its variables, or the file. An option
 /// that the source omits is `None`.
@@ -83,6 +83,24 @@ pub struct Options {
     #[serde(default, deserialize_with = "value::host_names")]
     pub(crate) allow_host: Option<Vec<String>>,
 
+    /// Time after which an idle connection is closed, 100ms to 24h [default: 75s]
+    ///
+    /// Use more than the idle time of the load balancer or proxy in front of the server.
+    #[arg(long, env = "KEYPEG_IDLE_TIMEOUT", value_name = "DURATION")]
+    pub(crate) idle_timeout: Option<Timeout>,
+
+    /// Time within which a request head must be complete, 100ms to 24h [default: 10s]
+    #[arg(long, env = "KEYPEG_HEAD_TIMEOUT", value_name = "DURATION")]
+    pub(crate) head_timeout: Option<Timeout>,
+
+    /// Time within which a request body must be complete, 100ms to 24h [default: 30s]
+    #[arg(long, env = "KEYPEG_BODY_TIMEOUT", value_name = "DURATION")]
+    pub(crate) body_timeout: Option<Timeout>,
+
+    /// Time without progress after which a response is given up, 100ms to 24h [default: 30s]
+    #[arg(long, env = "KEYPEG_WRITE_TIMEOUT", value_name = "DURATION")]
+    pub(crate) write_timeout: Option<Timeout>,
+
     /// Allow a --listen address beyond this machine, although there is no TLS
     ///
     /// Keys and tokens can be read on the network. Without --tokens, every client that can connect
@@ -109,6 +127,10 @@ impl Options {
             audit_mib: self.audit_mib.or(other.audit_mib),
             audit_keep: self.audit_keep.or(other.audit_keep),
             allow_host: self.allow_host.or(other.allow_host),
+            idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            head_timeout: self.head_timeout.or(other.head_timeout),
+            body_timeout: self.body_timeout.or(other.body_timeout),
+            write_timeout: self.write_timeout.or(other.write_timeout),
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
         }
     }
@@ -177,11 +199,13 @@ mod tests {
         let text = "listen = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\n\
                     insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
-                    audit_keep = 0\nallow_host = ['h']\n";
+                    audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
+                    head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --data d --existing=false --ephemeral --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --insecure-listen=false --tokens t \
-                    --audit a --audit-mib 1 --audit-keep 0 --allow-host h";
+                    --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
+                    --head-timeout 1s --body-timeout 2s --write-timeout 3s";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));
         let matches = command.try_get_matches_from(line.split_whitespace()).unwrap();
         let flags = Options::from_arg_matches(&matches).unwrap();

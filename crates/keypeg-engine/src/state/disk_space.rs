@@ -42,7 +42,10 @@ pub(super) fn refusal(
 /// Returns the lowest level of disk space at which a call is executed.
 fn required_for(call: &Call) -> DiskSpace {
     match call {
-        Call::Generate { .. } | Call::Import { .. } | Call::PutPool { .. } => DiskSpace::Normal,
+        Call::Generate { .. }
+        | Call::Import { .. }
+        | Call::PutPool { .. }
+        | Call::PutPoolIf { .. } => DiskSpace::Normal,
         Call::Acquire { .. } | Call::Renew { .. } => DiskSpace::NoNewKeys,
         Call::Release { .. }
         | Call::RevokeUndelivered { .. }

@@ -5,7 +5,7 @@
 //! are added when the document is built.
 
 use super::examples;
-use super::parameters::{api_key, idempotency_key, last_event_id, listing, prefer};
+use super::parameters::{api_key, idempotency_key, last_event_id, listing, pool_condition, prefer};
 use keypeg_client::Code;
 use serde_json::{Value, json};
 
@@ -115,7 +115,8 @@ fn pools(operation: &str) -> Option<Call> {
             ],
             &[Code::TooManyPools, Code::StorageFull],
         )
-        .with_optional_body("PolicyRequest", examples::policies()),
+        .with_optional_body("PolicyRequest", examples::policies())
+        .with_parameters(pool_condition(true)),
         "followEvents" => Call::new(
             "Server-sent events. An event is sent when the change is durable; a lease or key that \
              ends by time is an event too. A stream begins with one `resync`, which has the \
@@ -134,7 +135,8 @@ fn pools(operation: &str) -> Option<Call> {
              too, so those values can be imported again.",
             vec![no_content("The pool is deleted.")],
             &[Code::DefaultPool, Code::StorageFull],
-        ),
+        )
+        .with_parameters(pool_condition(false)),
         _ => return None,
     })
 }
@@ -412,6 +414,16 @@ fn simple(operation: &str) -> Option<Call> {
 fn server(operation: &str) -> Option<Call> {
     let status = json!({ "status": { "type": "string" } });
     Some(match operation {
+        "index" => {
+            let names = ["name", "docs", "openapi", "pools", "ready", "version"];
+            let members = names.map(|name| (name.to_owned(), json!({ "type": "string" })));
+            let links = json!({
+                "name": "keypeg", "docs": "/docs", "openapi": "/openapi.json",
+                "pools": "/v1/pools", "ready": "/readyz", "version": "/version",
+            });
+            let members = Value::from(serde_json::Map::from_iter(members));
+            Call::new("", vec![inline(200, "The links.", &members, links)], &[])
+        }
         "live" => Call::new(
             "",
             vec![inline(200, "The process runs.", &status, json!({ "status": "live" }))],
@@ -433,8 +445,9 @@ fn server(operation: &str) -> Option<Call> {
             Call::new("", vec![inline(200, "The version.", &members, which)], &[])
         }
         "metrics" => Call::new(
-            "OpenMetrics text. Labels never contain text from clients.",
-            vec![plain_text("application/openmetrics-text", "The metrics.", "# EOF\n")],
+            "The text format of Prometheus, or OpenMetrics if `Accept` prefers it. Labels never \
+             contain text from clients.",
+            vec![plain_text("text/plain", "The metrics.", "# TYPE keypeg_pools gauge\n")],
             &[],
         ),
         "openapi" => {

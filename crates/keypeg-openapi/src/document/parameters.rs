@@ -35,6 +35,20 @@ pub(super) fn prefer() -> Value {
     })
 }
 
+pub(super) fn pool_condition(can_create: bool) -> Vec<Value> {
+    let header = |name: &str, text: &str| {
+        json!({
+            "name": name, "in": "header", "schema": { "type": "string" }, "description": text,
+        })
+    };
+    let exists = header(
+        "If-Match",
+        "`*`: the pool must exist. The server gives no entity tags, so any other value is false.",
+    );
+    let missing = header("If-None-Match", "`*`: the pool must not exist, so that it is created.");
+    if can_create { vec![exists, missing] } else { vec![exists] }
+}
+
 pub(super) fn last_event_id() -> Value {
     json!({
         "name": "Last-Event-ID", "in": "header", "schema": { "type": "string" },

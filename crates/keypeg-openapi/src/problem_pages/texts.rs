@@ -40,6 +40,7 @@ pub(super) fn page(code: Code) -> ProblemPage {
         Code::IdempotencyMismatch => IDEMPOTENCY_MISMATCH,
         Code::KeysGone => KEYS_GONE,
         Code::TakenOver => TAKEN_OVER,
+        Code::PreconditionFailed => PRECONDITION_FAILED,
         Code::DefaultPool => DEFAULT_POOL,
         Code::KeyExists => KEY_EXISTS,
         Code::TooManyPools => TOO_MANY_POOLS,
@@ -55,7 +56,8 @@ pub(super) fn page(code: Code) -> ProblemPage {
 const MALFORMED: ProblemPage = ProblemPage::new(
     "The server cannot read the request. Either the head or the framing is not valid HTTP/1.1, or \
      the body is not one valid JSON object. A name that occurs twice in a JSON object is rejected \
-     too.",
+     too, and so is a path with an encoded slash or an invalid `%`. A client that speaks HTTP/2 \
+     gets the status 505.",
     &[
         "Read `detail`: it names the position in the JSON, or the header at fault.",
         "Send exactly one `Host` header, and either `Content-Length` or `Transfer-Encoding: \
@@ -130,8 +132,9 @@ const METHOD_NOT_ALLOWED: ProblemPage = ProblemPage::new(
 .headers(&[("Allow", "The methods that the route supports.")]);
 
 const TIMEOUT: ProblemPage = ProblemPage::new(
-    "The body of the request did not arrive within 30 seconds after its head. The server closes \
-     the connection after this answer.",
+    "The body of the request did not arrive in time after its head: within 30 seconds, unless the \
+     operator has set another `--body-timeout`. The server closes the connection after this \
+     answer.",
     &[
         "Send the whole body without a pause, on a new connection.",
         "Check the network between the client and the server if this happens often.",
@@ -320,6 +323,20 @@ const TAKEN_OVER: ProblemPage = ProblemPage::new(
          them.",
     ],
     "No. The second request can still acquire a key.",
+);
+
+const PRECONDITION_FAILED: ProblemPage = ProblemPage::new(
+    "The request has a precondition that is false, or that the server cannot check. `PUT` of a pool \
+     supports `If-None-Match: *` (create only) and `If-Match: *` (change only), and `DELETE` of a \
+     pool supports `If-Match: *`. The server gives no entity tags and no modification dates, so no \
+     other condition is true. Other changes support no precondition.",
+    &[
+        "Read `detail`: it names the condition.",
+        "If the pool exists and you meant to change it, send the request without `If-None-Match`.",
+        "If the pool does not exist and you meant to create it, send the request without \
+         `If-Match`.",
+    ],
+    NOT_APPLIED,
 );
 
 const DEFAULT_POOL: ProblemPage = ProblemPage::new(

@@ -30,6 +30,17 @@ impl Hosts {
         Ok(hosts)
     }
 
+    /// Accepts any name.
+    pub(crate) fn any() -> Self {
+        Self { names: Vec::new(), allows_any: true }
+    }
+
+    /// Returns whether `name` was configured.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     /// Returns whether `host`, with or without a port, names this server. An empty one does:
     /// clients without a name send it, and browsers never do.
     pub(crate) fn take(&self, host: &str) -> bool {
@@ -37,10 +48,17 @@ impl Hosts {
         let name = name.strip_suffix('.').unwrap_or(name);
         self.allows_any
             || name.is_empty()
-            || name.eq_ignore_ascii_case("localhost")
+            || is_localhost(name)
             || is_address(name)
-            || self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+            || self.has_name(name)
     }
+}
+
+/// Returns whether a name is `localhost` or below it: such names always resolve to this machine
+/// (RFC 6761, 6.3).
+fn is_localhost(name: &str) -> bool {
+    let top = name.rsplit('.').next().unwrap_or(name);
+    top.eq_ignore_ascii_case("localhost")
 }
 
 fn name_of(host: &str) -> &str {
@@ -67,6 +85,8 @@ mod tests {
             "localhost",
             "LOCALHOST:8000",
             "localhost.",
+            "keys.localhost:8000",
+            "a.b.LOCALHOST.",
             "127.0.0.1",
             "127.0.0.1:8000",
             "[::1]",
@@ -83,6 +103,8 @@ mod tests {
             "localhost.evil.example",
             "127.0.0.1.evil.example",
             "xkeypeg",
+            "xlocalhost",
+            "localhost.com",
             "keypeg.",
             "x.keypeg",
             "[::1",

@@ -6,6 +6,7 @@ use super::error::Problem;
 use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
 use super::origin::RequestId;
+use super::timeouts::Timeouts;
 use crate::access::Access;
 use crate::audit::Audit;
 use keypeg_store::Lane;
@@ -34,6 +35,8 @@ pub(super) struct Server {
     pub(super) access: Arc<Access>,
     /// The audit log, if there is one.
     pub(super) audit: Option<Arc<Audit>>,
+    /// The time limits of connections.
+    pub(super) timeouts: Timeouts,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

@@ -1,12 +1,16 @@
 //! The checks of a request that come before its admission: unambiguous framing, a Host that names
-//! this server, and no request from another site in a browser.
+//! this server, a plain path, and no request from another site in a browser.
 
 use super::error::Problem;
 use super::message::Request;
+use super::parse::body::echo;
+use super::parse::path;
 use crate::access::Hosts;
-use hyper::Version;
-use hyper::header::{HOST, HeaderMap, TRANSFER_ENCODING};
+use hyper::header::{HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
+use hyper::http::uri::Authority;
+use hyper::{Uri, Version};
 use keypeg_client::Code;
+use std::net::IpAddr;
 
 /// Refuses a request whose bytes two readers could take for different requests (request smuggling).
 pub(super) fn check_framing(ambiguous: bool, request: &Request) -> Result<(), Problem> {
@@ -43,11 +47,14 @@ fn is_host(value: &[u8]) -> bool {
 pub(super) fn check_host(hosts: &Hosts, request: &Request) -> Result<(), Problem> {
     let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"));
     let target = request.uri().scheme().and(request.uri().host());
-    if header.into_iter().chain(target).all(|host| hosts.take(host)) {
+    let Some(other) = header.into_iter().chain(target).find(|host| !hosts.take(host)) else {
         return Ok(());
-    }
-    let detail = "The Host header does not name this server: use localhost, an IP address, or a \
-                  name given with --allow-host.";
+    };
+    let detail = format!(
+        "The Host {:?} does not name this server: use localhost, an IP address, or a name given \
+         with --allow-host.",
+        echo(other)
+    );
     Err(Problem::new(Code::Misdirected, detail))
 }
 
@@ -56,13 +63,157 @@ pub(super) fn accepts_host(hosts: &Hosts, host: &[u8]) -> bool {
     is_host(host) && std::str::from_utf8(host).is_ok_and(|host| hosts.take(host))
 }
 
+/// Replaces percent-encoded characters that need no escape by themselves: both forms are one path
+/// (RFC 3986, 6.2.2.2). Other escapes stay, so that decoding never adds a segment; no name has them.
+pub(super) fn decode_path(request: &mut Request) -> Result<(), Problem> {
+    let path = request.uri().path();
+    if !path.contains('%') {
+        return Ok(());
+    }
+    let path = path::unescape_unreserved(path)?;
+    let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = format!("{path}{query}").try_into().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    Ok(())
+}
+
 /// Refuses a request that a page of another site made a browser send (CSRF). It protects changes,
 /// which need no body and so no CORS preflight, and grants by GET.
-pub(super) fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+///
+/// Browsers send `Sec-Fetch-Site` over HTTPS and to loopback only, but `Origin` with every change.
+/// A client that is no browser sends neither. Headers that a proxy adds, such as
+/// `X-Forwarded-Host`, do not count: a page can set them too.
+pub(super) fn refuse_cross_site(hosts: &Hosts, request: &Request) -> Result<(), Problem> {
+    let mut sites = request.headers().get_all("sec-fetch-site").iter();
+    let mut is_own_site = false;
+    if sites.any(|site| {
+        is_own_site |= ["same-origin", "same-site", "none"].iter().any(|own| site == own);
+        site == "cross-site"
+    }) {
         let detail = "Cross-site requests from a browser cannot acquire or change keys \
                       (Sec-Fetch-Site: cross-site).";
         return Err(Problem::new(Code::Forbidden, detail));
     }
-    Ok(())
+    if is_own_site {
+        return Ok(());
+    }
+    let uri = request.uri();
+    let header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = uri.authority().map(Authority::as_str).or_else(header).unwrap_or_default();
+    let mut origins = request.headers().get_all(ORIGIN).iter();
+    let is_own = |origin: &HeaderValue| {
+        origin.to_str().is_ok_and(|origin| is_own_origin(hosts, origin, host))
+    };
+    let Some(other) = origins.find(|origin| !is_own(origin)) else { return Ok(()) };
+    let detail = format!(
+        "Cross-site requests from a browser cannot acquire or change keys: the Origin {:?} is not \
+         the Host {:?}. Behind a proxy, pass the Host of the request on, or name it with \
+         --allow-host.",
+        echo(other.to_str().unwrap_or("?")),
+        echo(host),
+    );
+    Err(Problem::new(Code::Forbidden, detail))
+}
+
+/// Returns whether an origin is this server: its host and port are those of the `Host`, or it is a
+/// configured name at the usual port, which a proxy may have replaced in the `Host`.
+fn is_own_origin(hosts: &Hosts, origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let usual_port = match &*scheme.to_ascii_lowercase() {
+        "http" => 80,
+        "https" => 443,
+        _ => return false,
+    };
+    let Some((name, port)) = name_and_port(authority) else { return false };
+    let port = port.unwrap_or(usual_port);
+    let is_host = name_and_port(host).is_some_and(|(host_name, host_port)| {
+        is_same_name(name, host_name) && port == host_port.unwrap_or(usual_port)
+    });
+    is_host || (port == usual_port && hosts.has_name(name))
+}
+
+/// Splits a name or address, and a port.
+fn name_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let end = match authority.strip_prefix('[') {
+        Some(address) => address.find(']')? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (name, port) = authority.split_at(end);
+    if name.is_empty() || !is_host(name.as_bytes()) {
+        return None;
+    }
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Some((name, None)),
+        None => None,
+        Some("") => Some((name, None)),
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some((name, Some(port.parse().ok()?)))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Compares two names or addresses: an IPv6 address has several forms.
+fn is_same_name(name: &str, other: &str) -> bool {
+    let address = |text: &str| {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        inner.unwrap_or(text).parse::<IpAddr>().ok()
+    };
+    name.eq_ignore_ascii_case(other)
+        || address(name).is_some_and(|found| address(other) == Some(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_own_if_it_is_the_host_or_a_configured_name() {
+        let hosts = Hosts::new(&["keys.example".into(), "*".into()]).unwrap();
+        for (origin, host, is_own) in [
+            ("http://localhost:8000", "localhost:8000", true),
+            ("HTTP://LocalHost:8000", "LOCALHOST:8000", true),
+            ("http://localhost", "localhost", true),
+            ("http://localhost:80", "localhost", true),
+            ("http://localhost", "localhost:80", true),
+            ("http://localhost", "localhost:", true),
+            ("https://a.example", "a.example", true),
+            ("https://a.example", "a.example:443", true),
+            ("https://a.example:8443", "a.example:8443", true),
+            ("http://[::1]:8000", "[::1]:8000", true),
+            ("http://[::1]:8000", "[0:0:0:0:0:0:0:1]:8000", true),
+            ("http://127.0.0.1:8000", "127.0.0.1:8000", true),
+            ("https://keys.example", "10.0.0.1:8000", true),
+            ("https://KEYS.example:443", "keypeg:8000", true),
+            ("https://keys.example:444", "keypeg:8000", false),
+            ("http://localhost:8000", "localhost", false),
+            ("http://localhost", "localhost:8000", false),
+            ("http://localhost:8000", "127.0.0.1:8000", false),
+            ("http://127.0.0.1:8000", "[::1]:8000", false),
+            ("https://a.example", "a.example:80", false),
+            ("https://evil.example", "a.example", false),
+            ("https://a.example.evil.example", "a.example", false),
+            ("https://xkeys.example", "10.0.0.1", false),
+            ("https://a.example", "", false),
+            ("null", "", false),
+            ("null", "null", false),
+            ("", "", false),
+            ("://", "", false),
+            ("http://", "", false),
+            ("http://:80", ":80", false),
+            ("file://", "", false),
+            ("chrome-extension://localhost", "localhost", false),
+            ("http://a.example/", "a.example", false),
+            ("http://u@a.example", "a.example", false),
+            ("http://a.example:x", "a.example", false),
+            ("http://a.example:99999", "a.example", false),
+            ("http://[::1", "[::1", false),
+            ("http://[::1]x", "[::1]", false),
+        ] {
+            assert_eq!(is_own_origin(&hosts, origin, host), is_own, "{origin} at {host}");
+        }
+    }
 }

@@ -4,5 +4,6 @@ pub(crate) mod accept;
 mod fast_path;
 mod framing;
 mod hyper_errors;
+pub(super) mod peer;
 mod stream;
 mod wire;

@@ -2,10 +2,12 @@
 //!
 //! A stream reads the feed at its client's pace and buffers one frame at most (back-pressure):
 //! while the client does not read, the stream does not read the feed either, until the connection's
-//! write timeout. It ends when the pool is deleted or the server stops.
+//! write timeout. It ends when the pool is deleted, the server stops, or the client closes its sending
+//! side.
 
 mod frame;
 
+use super::connection::peer::Peer;
 use crate::access::{Gate, Shown};
 use bytes::Bytes;
 use keypeg_store::{FeedBatch, Subscriber};
@@ -52,6 +54,7 @@ pub(super) struct EventStream {
     /// Once the permit is no longer valid, the stream sends no event and ends when the next event
     /// or heartbeat is due.
     permit: Option<StreamPermit>,
+    peer: Peer,
     opened: bool,
     /// Whether the stream collects events until `batch_timer` fires.
     collecting: bool,
@@ -60,10 +63,15 @@ pub(super) struct EventStream {
 }
 
 impl EventStream {
-    pub(super) fn new(subscriber: Box<dyn Subscriber>, permit: Option<StreamPermit>) -> Self {
+    pub(super) fn new(
+        subscriber: Box<dyn Subscriber>,
+        permit: Option<StreamPermit>,
+        peer: Peer,
+    ) -> Self {
         let batch_timer = Box::pin(sleep(BATCH_DELAY));
         let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));
-        Self { subscriber, permit, opened: false, collecting: false, batch_timer, heartbeat_timer }
+        let (opened, collecting) = (false, false);
+        Self { subscriber, permit, peer, opened, collecting, batch_timer, heartbeat_timer }
     }
 
     fn is_permitted(&self) -> bool {
@@ -97,6 +105,10 @@ impl EventStream {
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
+                // A client that has closed gets what is there already, then the end.
+                if self.peer.poll_closed(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
                 ready!(self.heartbeat_timer.as_mut().poll(cx));
                 if !self.is_permitted() {
                     return Poll::Ready(None);

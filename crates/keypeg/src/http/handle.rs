@@ -4,17 +4,18 @@
 
 use super::admit::{self, Target};
 use super::app::App;
-use super::checks::{check_framing, check_host, refuse_cross_site};
+use super::checks::{check_framing, check_host, decode_path, refuse_cross_site};
 use super::date::HttpDate;
 use super::error::Problem;
 use super::message::{Request, Response};
 use super::metrics::Family;
 use super::origin::Origin;
-use super::respond::{ResponseTraits, add_standard_headers};
+use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_content};
 use super::route::route;
 use crate::clock;
 use hyper::Method;
-use hyper::header::{CONNECTION, DATE, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{ALLOW, CONNECTION, DATE, HeaderValue, TRANSFER_ENCODING};
+use keypeg_client::routes;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -26,18 +27,24 @@ pub(super) async fn handle(
     app: &App,
     client_ip: Option<IpAddr>,
     ambiguous: bool,
-    request: Request,
+    mut request: Request,
 ) -> Response {
     let (id, started) = (app.next_request_id(), clock::stopwatch());
+    let path = decode_path(&mut request);
     let family = Family::of(request.uri().path());
     let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let has_secrets = may_carry_secrets(request.uri().path());
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let peer = request.body().peer().clone();
     let handled = catch_panic(async {
+        let hosts = &app.server.access.hosts;
         check_framing(ambiguous, &request)?;
-        check_host(&app.server.access.hosts, &request)?;
+        check_host(hosts, &request)?;
+        path?;
+        if *request.method() == Method::OPTIONS {
+            return options(request.uri().path());
+        }
         if is_change {
-            refuse_cross_site(request.headers())?;
+            refuse_cross_site(hosts, &request)?;
         }
         let target = Target { method: request.method().as_str(), path: request.uri().path() };
         let bearer = || admit::bearer_of(request.headers());
@@ -53,14 +60,24 @@ pub(super) async fn handle(
         None => app.refuse(Problem::panicked(), id, is_change),
     };
     app.counts.answered(family, response.status(), started.elapsed());
-    add_standard_headers(&mut response, ResponseTraits { id, is_change, has_secrets });
+    add_standard_headers(&mut response, ResponseTraits { id, is_change });
     let date = HttpDate::now().text;
     response.headers_mut().insert(DATE, HeaderValue::try_from(date).expect("invariant: ASCII"));
-    // `wire` does not follow a chunked body to its end, so it could not watch the next head.
-    if is_chunked {
+    // hyper closes a connection rather than read the rest of a chunked body that no handler wanted.
+    if peer.take_unread_body() && is_chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Answers OPTIONS with the methods of a path. It needs no access token: the table of routes is
+/// public, and the answer does not depend on what exists.
+fn options(path: &str) -> HandlerResult {
+    let allow = if path == "*" { Some(routes::ALL_METHODS.into()) } else { routes::allow(path) };
+    let allow = HeaderValue::try_from(allow.ok_or_else(Problem::not_found)?);
+    let mut response = no_content();
+    response.headers_mut().insert(ALLOW, allow.expect("invariant: names of methods"));
+    Ok(response)
 }
 
 /// Runs a handler; returns `None` when it panics.
@@ -71,11 +88,6 @@ async fn catch_panic<T>(handler: impl Future<Output = T>) -> Option<T> {
         Err(_) => Poll::Ready(None),
     })
     .await
-}
-
-/// Returns whether responses below a path may carry key values or lease ids.
-fn may_carry_secrets(path: &str) -> bool {
-    ["/v1/", "/api/", "/keys"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -89,7 +101,7 @@ mod tests {
         assert_eq!(catch_panic(async { 7 }).await, Some(7));
         let panicking = async {
             tokio::task::yield_now().await;
-            assert!(may_carry_secrets("/livez"), "on purpose");
+            assert_eq!(1 + 1, 3, "on purpose");
         };
         assert_eq!(catch_panic(panicking).await, None);
         let id = RequestId { run_id: 1, core: 2, sequence: 3 };

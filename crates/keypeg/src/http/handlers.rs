@@ -1,6 +1,7 @@
 //! The handlers of the routes: each parses its request, submits a call through its core's lane, and
 //! maps the reply.
 
+pub(crate) mod abandon;
 #[cfg(feature = "bench-constant")]
 pub(crate) mod constant;
 pub(crate) mod django;

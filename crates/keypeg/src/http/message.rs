@@ -1,17 +1,78 @@
 //! The types of requests and responses; a response body is complete bytes or a stream of events.
+//! The body of a request knows the client that sends it.
 //!
 //! A complete body, which nearly every response has, costs no more allocation or indirection than
 //! its bytes alone.
 
+use super::connection::peer::Peer;
 use super::event_stream::EventStream;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-pub(super) type Request = hyper::Request<Incoming>;
+pub(super) type Request = hyper::Request<RequestBody>;
 pub(super) type Response = hyper::Response<Body>;
+
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    peer: Peer,
+    time: Duration,
+    was_read: bool,
+}
+
+impl RequestBody {
+    /// Wraps a body that must be complete within `time`.
+    pub(super) fn new(incoming: Incoming, peer: Peer, time: Duration) -> Self {
+        let was_read = incoming.is_end_stream();
+        Self { incoming, peer, time, was_read }
+    }
+
+    /// Returns the client that sends the body.
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Returns the time within which the body must be complete.
+    pub(super) fn time(&self) -> Duration {
+        self.time
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.was_read {
+            self.peer.leave_body_unread();
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
+        this.was_read |= frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
 
 /// The body of a response.
 #[derive(Debug)]

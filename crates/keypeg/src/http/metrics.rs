@@ -3,6 +3,8 @@
 //! Each core writes only its own counters, so counting takes no lock and shares no cache line. A
 //! scrape sums them. No label comes from client input, which bounds the number of series.
 
+pub(super) mod exposition;
+
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::log;
@@ -76,6 +78,7 @@ impl Family {
         match path.split('/').nth(1) {
             Some("api") => Self::Django,
             Some("keys" | "keepalive") => Self::Simple,
+            Some("") if path == "/" => Self::Ops,
             Some(
                 "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems",
             ) => Self::Ops,
@@ -371,7 +374,8 @@ mod tests {
             ("/keys/x", Family::Simple),
             ("/keepalive/x", Family::Simple),
             ("/metrics", Family::Ops),
-            ("/", Family::Other),
+            ("/", Family::Ops),
+            ("//", Family::Other),
             ("*", Family::Other),
         ] {
             assert_eq!(Family::of(path), family, "{path}");

@@ -5,5 +5,6 @@ pub(crate) mod body;
 pub(crate) mod idempotency;
 pub(crate) mod leases;
 pub(crate) mod path;
+pub(crate) mod precondition;
 pub(crate) mod prefer;
 pub(crate) mod query;

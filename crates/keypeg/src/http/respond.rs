@@ -5,7 +5,7 @@ use super::message::{Body, Response};
 use super::origin::RequestId;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue, LOCATION};
 
 /// What a handler returns: its response, or the problem to report.
 pub(super) type HandlerResult = Result<Response, Problem>;
@@ -20,8 +20,6 @@ pub(super) struct ResponseTraits {
     pub(super) id: RequestId,
     /// Whether the request may change something.
     pub(super) is_change: bool,
-    /// Whether the response may carry a secret.
-    pub(super) has_secrets: bool,
 }
 
 /// Adds the headers that every response has.
@@ -35,9 +33,16 @@ pub(super) fn add_standard_headers(response: &mut Response, of: ResponseTraits) 
     }
     let id = HeaderValue::try_from(of.id.to_string()).expect("invariant: hex and dashes");
     headers.insert(REQUEST_ID, id);
-    if of.has_secrets {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
+    // Every response but an embedded page, which has its own rule, has a state that changes or a
+    // secret. A cache in front of the server must answer none of them.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Adds where a new resource is; the path consists of names and ids.
+pub(super) fn with_location(mut response: Response, path: &str) -> Response {
+    let path = HeaderValue::try_from(path).expect("invariant: a path consists of names and ids");
+    response.headers_mut().insert(LOCATION, path);
+    response
 }
 
 /// Returns a JSON response.

@@ -9,11 +9,15 @@ use super::docs;
 use super::error::Problem;
 use super::handlers::{django, events, keys, leases, ops, pools, simple};
 use super::message::Request;
+use super::parse::path::pool_name;
+use super::parse::precondition;
+use super::parse::query::Query;
 use super::respond::HandlerResult;
 use hyper::Method;
+use keypeg_client::routes;
 
-/// Selects the handler by path. Names and ids have only characters that need no escape, so segments
-/// are not decoded: a segment with a `%` is not a valid name or id.
+/// Selects the handler by path. Characters that need no escape are decoded already, and names and
+/// ids have no others: a segment with a `%` is not a valid name or id.
 pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     const SEGMENTS_MAX: usize = 6;
     let uri = request.uri().clone();
@@ -37,6 +41,7 @@ pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> Han
         ["keys"] => simple::keys(context, request).await,
         ["keys", key] if !key.is_empty() => simple::key(context, key, &request).await,
         ["keepalive", key] if !key.is_empty() => simple::keep_alive(context, key, &request).await,
+        [""] => ops::index(&request),
         ["metrics"] => ops::metrics(context, &request).await,
         ["livez"] => ops::live(&request),
         ["readyz"] => ops::ready(context, &request),
@@ -57,6 +62,9 @@ async fn canonical(
     request: Request,
 ) -> HandlerResult {
     let method = request.method().clone();
+    if routes::find(method.as_str(), request.uri().path()).is_some() {
+        check_target(context, segments, &request).await?;
+    }
     match (method, segments) {
         (Method::GET | Method::HEAD, []) => pools::list(context).await,
         (Method::GET | Method::HEAD, [pool]) => pools::show(context, pool).await,
@@ -64,13 +72,13 @@ async fn canonical(
             events::subscribe(context, pool, request).await
         }
         (Method::PUT, [pool]) => pools::create_or_update(context, pool, request).await,
-        (Method::DELETE, [pool]) => pools::delete(context, pool).await,
+        (Method::DELETE, [pool]) => pools::delete(context, pool, request).await,
         (Method::GET | Method::HEAD, [pool, "keys"]) => {
             keys::list(context, pool, request.uri().query()).await
         }
         (Method::POST, [pool, "keys"]) => keys::add(context, pool, request).await,
         (Method::GET | Method::HEAD, [pool, "keys", key]) => keys::show(context, pool, key).await,
-        (Method::DELETE, [pool, "keys", key]) => keys::delete(context, pool, key).await,
+        (Method::DELETE, [pool, "keys", key]) => keys::delete(context, pool, key, request).await,
         (Method::POST, [pool, "keys", key, "release"]) => {
             keys::force_release(context, pool, key, request).await
         }
@@ -90,4 +98,29 @@ async fn canonical(
         }
         _ => Err(Problem::unrouted(request.uri().path())),
     }
+}
+
+/// Refuses what a route of the canonical API would otherwise ignore, although a client relies on it:
+/// parameters in the query, and preconditions of a change. Lists of keys read their parameters, and
+/// pools their preconditions, by themselves.
+async fn check_target(
+    context: &RequestContext<'_>,
+    segments: &[&str],
+    request: &Request,
+) -> Result<(), Problem> {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let has_parameters = is_read && matches!(segments, [_, "keys"]);
+    if let Some(query) = request.uri().query().filter(|_| !has_parameters) {
+        let checked = Query::read(Some(query), &[]).map(drop);
+        match segments.first() {
+            Some(pool) if *request.method() != Method::PUT => {
+                context.or_unknown_pool(&pool_name(pool)?, checked).await?;
+            }
+            _ => checked?,
+        }
+    }
+    if !is_read && segments.len() > 1 {
+        precondition::refuse_any(request.headers())?;
+    }
+    Ok(())
 }

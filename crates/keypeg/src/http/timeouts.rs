@@ -1,11 +1,38 @@
 //! The time limits of a connection's phases, shared by the fast path and the hyper path.
+//!
+//! The limits are values of the configuration, so a test can set short ones. Does not know how a
+//! phase is measured.
 
 use std::time::Duration;
 
-/// How long a connection may be idle between requests. Many clients close idle connections after
-/// 60 s; the side that closes later never cuts off a request.
-pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
-/// How long a head may take, from a new connection or from its first byte on.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long a client may accept no byte of its response.
-pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
+/// The time limits that an operator can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// How long a connection may be idle between requests.
+    pub(crate) idle: Duration,
+    /// How long a head may take, from a new connection or from its first byte on.
+    pub(crate) head: Duration,
+    /// How long a body may take, from the end of its head on.
+    pub(crate) body: Duration,
+    /// How long a client may accept no byte of its response.
+    pub(crate) write: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            // Many clients close idle connections after 60 s; the side that closes later never
+            // cuts off a request.
+            idle: Duration::from_secs(75),
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How long an incomplete head may still take once the server stops.
+pub(super) const STOP_HEAD_TIME: Duration = Duration::from_secs(1);
+/// How long requests in progress may take once the server stops: container runtimes kill a process
+/// 10 s after SIGTERM.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(8);

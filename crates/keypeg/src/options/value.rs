@@ -2,6 +2,7 @@
 //! the configuration file, its range, and the error text: `must be` and the allowed values.
 
 use crate::access::Hosts;
+use crate::duration::HumanDuration;
 use clap::builder::{
     BoolishValueParser, MapValueParser, PathBufValueParser, TypedValueParser as _,
     ValueParserFactory,
@@ -12,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use toml::Value;
 
 /// The largest number of requests per core that may wait for the engine.
@@ -32,6 +34,11 @@ pub(crate) struct FilePath(pub(crate) PathBuf);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct Switch(pub(crate) bool);
+
+/// A time limit of a connection: long enough for a slow network, and short enough to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct Timeout(pub(crate) Duration);
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -71,6 +78,28 @@ impl TryFrom<Value> for FilePath {
     fn try_from(value: Value) -> Result<Self, Self::Error> {
         let text = value.as_str().filter(|text| !text.is_empty());
         text.map(|text| Self(text.into())).ok_or("must be a path, in quotes")
+    }
+}
+
+impl FromStr for Timeout {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const MIN_MS: u64 = 100;
+        const MAX_MS: u64 = 24 * 3_600_000;
+        let time = text.parse::<HumanDuration>().ok().map(HumanDuration::ms);
+        time.filter(|ms| (MIN_MS..=MAX_MS).contains(ms))
+            .map(|ms| Self(Duration::from_millis(ms)))
+            .ok_or("must be 100ms to 24h with a unit, such as 500ms, 90s, 1m30s or 1h")
+    }
+}
+
+impl TryFrom<Value> for Timeout {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
     }
 }
 

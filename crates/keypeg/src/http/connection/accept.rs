@@ -4,6 +4,7 @@
 //! Each core has a current-thread runtime and its own lane to the engine. The number of connections
 //! is limited; a connection over the limit is closed at once. When the server stops, it accepts no
 //! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
+//! A head that is incomplete then has a second.
 
 use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
@@ -12,9 +13,10 @@ use super::wire::{WatchedConnection, linger};
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::handle::handle;
+use crate::http::message::RequestBody;
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::shutdown::{ServerPhase, reached};
-use crate::http::timeouts::IDLE_TIME;
+use crate::http::timeouts::{DRAIN_TIME, Timeouts};
 use crate::random::SystemRandom;
 use crate::vital;
 use hyper::server::conn::http1;
@@ -27,9 +29,9 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::num::NonZero;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -49,8 +51,6 @@ const CONNECTIONS_MIN: usize = 16;
 const ARRIVALS_MAX: usize = 1_024;
 /// The largest request head in bytes; hyper also reads about that much of a body ahead.
 const HEAD_MAX: usize = 64 << 10;
-/// How long requests in progress may take when the server stops.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -97,6 +97,7 @@ pub(crate) fn run(
     listener: TcpListener,
     lanes: Vec<Lane>,
     start_info: StartInfo,
+    timeouts: Timeouts,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
@@ -116,6 +117,7 @@ pub(crate) fn run(
         audit,
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),
+        timeouts,
         metrics: Metrics::new(
             start_info,
             counts.clone(),
@@ -270,7 +272,8 @@ async fn serve(
         ConnEnd::Closed { has_unread: true } => Box::pin(linger(connection)).await,
         ConnEnd::HandToHyper { read_ahead } => {
             let filter = HyperErrorFilter::new(Arc::clone(&app));
-            let watched = WatchedConnection::new(connection, filter, read_ahead);
+            let timeouts = app.server.timeouts;
+            let watched = WatchedConnection::new(connection, filter, read_ahead, timeouts);
             Box::pin(serve_by_hyper(app, client_ip, watched, phase)).await;
         }
     }
@@ -283,35 +286,53 @@ async fn serve_by_hyper(
     watched: WatchedConnection,
     mut phase: watch::Receiver<ServerPhase>,
 ) {
-    let ambiguous = watched.ambiguous();
-    let service = service_fn(move |request| {
-        let (app, ambiguous) = (Arc::clone(&app), ambiguous.load(Ordering::Relaxed));
+    let (peer, clear_heads) = (watched.peer(), watched.clear_heads());
+    let Timeouts { idle, body: body_time, .. } = app.server.timeouts;
+    let heads = AtomicU64::new(0);
+    let client = peer.clone();
+    let service = service_fn(move |request: hyper::Request<_>| {
+        let earlier_heads = heads.fetch_add(1, Ordering::Relaxed);
+        let ambiguous = earlier_heads >= clear_heads.load(Ordering::Relaxed);
+        let app = Arc::clone(&app);
+        let request = request.map(|body| RequestBody::new(body, client.clone(), body_time));
         async move { Ok::<_, Infallible>(handle(&app, client_ip, ambiguous, request).await) }
     });
-    let mut connection = http().serve_connection(TokioIo::new(watched), service);
-    let served = tokio::select! {
-        biased;
-        ended = &mut connection => Some(ended),
-        () = reached(&mut phase, ServerPhase::Draining) => None,
+    let mut connection = http(idle).serve_connection(TokioIo::new(watched), service);
+    let mut is_stopping = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => break ended,
+            // The request in progress, polled with the connection, may have set the flag.
+            () = std::future::poll_fn(|_| ready_if(peer.is_abandoned())) => return,
+            () = reached(&mut phase, ServerPhase::Draining), if !is_stopping => {
+                is_stopping = true;
+                peer.stop();
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
     };
-    let ended = if let Some(ended) = served {
-        ended
-    } else {
-        Pin::new(&mut connection).graceful_shutdown();
-        (&mut connection).await
-    };
+    drop(peer);
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended with an error");
     }
-    connection.into_parts().io.into_inner().linger().await;
+    let http1::Parts { io, service, .. } = connection.into_parts();
+    drop(service);
+    io.into_inner().end().await;
+}
+
+fn ready_if(condition: bool) -> Poll<()> {
+    if condition { Poll::Ready(()) } else { Poll::Pending }
 }
 
 /// Configures hyper, without `pipeline_flush`: with it, hyper 1.12 delays finished responses while
-/// any byte after their requests is unread, even half a request or a stray line end.
-fn http() -> http1::Builder {
+/// any byte after their requests is unread, even half a request or a stray line end. A client that
+/// has closed its sending side is answered: requests that must not wait for such a client watch it.
+fn http(idle_time: Duration) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIME)
+        .header_read_timeout(idle_time)
+        .half_close(true)
         // `handle` writes it: hyper panics on a clock before 1970.
         .auto_date_header(false)
         .max_header_size(HEAD_MAX)

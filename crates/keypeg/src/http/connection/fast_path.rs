@@ -18,13 +18,14 @@ use crate::http::admit::{self, RequestContext, Target};
 use crate::http::app::App;
 use crate::http::checks::accepts_host;
 use crate::http::error::Problem;
+use crate::http::handlers::abandon::Abandoning;
 use crate::http::handlers::payload::{LeaseGrant, Payload};
 use crate::http::message::Response;
 use crate::http::metrics::Family;
 use crate::http::origin::Origin;
 use crate::http::respond::{ResponseTraits, add_standard_headers};
 use crate::http::shutdown::{ServerPhase, reached};
-use crate::http::timeouts::{HEAD_TIME, IDLE_TIME, WRITE_TIME};
+use crate::http::timeouts::Timeouts;
 pub(super) use buffers::Buffers;
 use buffers::READ_MAX;
 use calls::FastCall;
@@ -84,6 +85,7 @@ impl FastPath<'_> {
         phase: &mut watch::Receiver<ServerPhase>,
     ) -> ConnEnd {
         let now = clock::stopwatch();
+        let Timeouts { idle: idle_time, head: head_time, .. } = self.app.server.timeouts;
         let mut reader = RequestReader {
             fast_path: self,
             unconsumed: Vec::new(),
@@ -91,8 +93,8 @@ impl FastPath<'_> {
             answered_any: false,
             last_host: Vec::new(),
             first_byte_at: now,
-            deadline: now + HEAD_TIME,
-            timer: pin!(sleep(HEAD_TIME)),
+            deadline: now + head_time,
+            timer: pin!(sleep(head_time)),
             draining: pin!(reached(phase, ServerPhase::Draining)),
         };
         loop {
@@ -105,7 +107,7 @@ impl FastPath<'_> {
             let sent = self.respond(request, connection, &mut reader.unconsumed).await;
             reader.scanned &= reader.unconsumed.len() == len_before;
             match sent {
-                Ok(Sent { closes: false, at }) => reader.deadline = at + IDLE_TIME,
+                Ok(Sent { closes: false, at }) => reader.deadline = at + idle_time,
                 Ok(Sent { closes: true, .. }) => {
                     return ConnEnd::Closed { has_unread: !reader.unconsumed.is_empty() };
                 }
@@ -199,7 +201,8 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
             }
             Err(NotFast::Incomplete) => {
                 self.unconsumed = bytes.to_vec();
-                self.deadline = self.first_byte_at + REST_TIME;
+                let head_time = self.fast_path.app.server.timeouts.head;
+                self.deadline = self.first_byte_at + REST_TIME.min(head_time);
                 self.timer.as_mut().reset(self.deadline.into());
                 None
             }
@@ -311,7 +314,7 @@ impl FastPath<'_> {
         };
         let result = result.map_err(|problem| {
             let mut response = self.app.refuse(problem, origin.id, true);
-            let traits = ResponseTraits { id: origin.id, is_change: true, has_secrets: true };
+            let traits = ResponseTraits { id: origin.id, is_change: true };
             add_standard_headers(&mut response, traits);
             response
         });
@@ -324,7 +327,7 @@ impl FastPath<'_> {
         sent
     }
 
-    /// Runs a call; fails if its client disconnects while the call waits.
+    /// Runs a call; fails if its client closes its sending side while the call is in a wait queue.
     async fn run_call(
         &self,
         context: RequestContext<'_>,
@@ -340,11 +343,14 @@ impl FastPath<'_> {
                 FastCall::Constant(constant) => return Ok(Ok(Payload::Constant(constant))),
             }
         };
+        let mut abandoning = Abandoning::default();
         let result = std::future::poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut running).poll(cx))) {
                 Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
                 Ok(Poll::Pending) if may_wait => {
-                    self.poll_disconnect(connection, unconsumed, cx).map(Err)
+                    let closed =
+                        |cx: &mut Context<'_>| self.poll_closed(connection, unconsumed, cx);
+                    abandoning.poll(&self.app.lane, closed, cx).map(Err)
                 }
                 Ok(Poll::Pending) => Poll::Pending,
                 Err(_) => Poll::Ready(Ok(Err(Problem::panicked()))),
@@ -352,12 +358,6 @@ impl FastPath<'_> {
         });
         let result = result.await?;
         drop(running);
-        if let Ok(Payload::Granted(grant)) = &result
-            && std::future::poll_fn(|cx| Poll::Ready(connection.peer_closed(cx))).await
-        {
-            self.revoke_undelivered(grant);
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
         context.finish_audit(result.as_ref().map(Payload::status));
         Ok(result)
     }
@@ -368,23 +368,23 @@ impl FastPath<'_> {
         drop(self.app.lane.submit(Request { by: Principal::Server, call }));
     }
 
-    /// Reads from a client whose call waits: keeps pipelined bytes, and becomes ready when the
-    /// client has disconnected. While [`READ_MAX`] bytes wait, the server stops reading
-    /// from the connection (back-pressure).
-    fn poll_disconnect(
+    /// Reads from a client whose call can wait: keeps pipelined bytes, and becomes ready when the
+    /// client has closed its sending side, or with the error of a broken connection. While
+    /// [`READ_MAX`] bytes wait, the server stops reading from the connection (back-pressure).
+    fn poll_closed(
         &self,
         connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Error> {
+    ) -> Poll<io::Result<()>> {
         while unconsumed.len() < READ_MAX {
             let mut buffers = self.buffers.lock();
             let mut buffer = ReadBuf::new(&mut buffers.read[unconsumed.len()..]);
             let read = ready!(Pin::new(&mut *connection).poll_read(cx, &mut buffer));
             match read.map(|()| buffer.filled()) {
-                Ok([]) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
+                Ok([]) => return Poll::Ready(Ok(())),
                 Ok(bytes) => unconsumed.extend_from_slice(bytes),
-                Err(error) => return Poll::Ready(error),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
         Poll::Pending
@@ -403,7 +403,7 @@ impl FastPath<'_> {
         });
         let (sent, rest) = written.await?;
         if !rest.is_empty() {
-            timeout(WRITE_TIME, connection.write_all(&rest)).await??;
+            timeout(self.app.server.timeouts.write, connection.write_all(&rest)).await??;
         }
         Ok(sent)
     }

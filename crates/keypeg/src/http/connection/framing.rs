@@ -1,8 +1,14 @@
 //! Follows the heads and bodies on a connection, only as far as the timers and the check for an
 //! ambiguous head need.
+//!
+//! Follows only what hyper accepts too: hyper refuses any other head or chunk and ends the
+//! connection. What hyper accepts but this file does not is never followed by another request.
 
-/// The position of a connection within its messages. Follows only what hyper accepts too: hyper
-/// refuses any other head and ends the connection.
+mod chunks;
+
+use chunks::{ChunkStep, Chunks};
+
+/// The position of a connection within its messages.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     phase: MessagePhase,
@@ -13,7 +19,10 @@ pub(super) struct Framing {
     had_head: bool,
     /// Whether a head has been complete since the last `take_head_ended`.
     head_ended: bool,
-    ambiguous: bool,
+    /// The number of complete heads that can be read in one way only.
+    clear_heads: u64,
+    /// Whether a request line was that of an HTTP/2 connection. hyper refuses it.
+    is_http2: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,8 +31,12 @@ enum MessagePhase {
     Head,
     /// A body with this many bytes still to come.
     Body(u64),
-    /// A chunked body, or bytes that hyper refuses: not followed.
+    /// A chunked body.
+    Chunked(Chunks),
+    /// Behind a head that is ambiguous or that hyper refuses: not followed.
     Unfollowed,
+    /// Behind chunks that hyper refuses.
+    Broken,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +51,8 @@ struct HeadState {
 
 /// The most bytes of one line that are kept; hyper refuses far smaller heads.
 const LINE_MAX: usize = 1 << 20;
+/// The first line of an HTTP/2 connection.
+const HTTP2_LINE: &[u8] = b"PRI * HTTP/2.0";
 
 impl Framing {
     /// Starts with a connection; `had_head` is set if a head on it was complete before.
@@ -45,9 +60,20 @@ impl Framing {
         Self { had_head, ..Self::default() }
     }
 
-    /// Returns whether a head with both Content-Length and Transfer-Encoding was complete.
-    pub(super) fn is_ambiguous(&self) -> bool {
-        self.ambiguous
+    /// Returns the number of complete heads before the first one that has both Content-Length and
+    /// Transfer-Encoding, or that is not followed.
+    pub(super) fn clear_heads(&self) -> u64 {
+        self.clear_heads
+    }
+
+    /// Returns whether the client has begun an HTTP/2 connection (RFC 9113, 3.4).
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+
+    /// Returns whether no further request can be located.
+    pub(super) fn is_broken(&self) -> bool {
+        self.phase == MessagePhase::Broken
     }
 
     /// Returns whether a head has been complete since the last call.
@@ -68,7 +94,16 @@ impl Framing {
                     };
                     bytes = &bytes[len..];
                 }
-                MessagePhase::Unfollowed => return,
+                MessagePhase::Chunked(mut chunks) => {
+                    let (step, rest) = chunks.follow(bytes);
+                    self.phase = match step {
+                        ChunkStep::Inside => MessagePhase::Chunked(chunks),
+                        ChunkStep::End => MessagePhase::Head,
+                        ChunkStep::Invalid => MessagePhase::Broken,
+                    };
+                    bytes = rest;
+                }
+                MessagePhase::Unfollowed | MessagePhase::Broken => return,
             }
         }
     }
@@ -101,6 +136,8 @@ impl Framing {
             }
         } else if !self.head.begun {
             self.head.begun = true;
+            // The preface goes on with a second head.
+            self.is_http2 |= line == HTTP2_LINE;
         } else if let Some(value) = value_of(line, b"content-length:") {
             self.head.has_length = true;
             self.head.length = std::str::from_utf8(value).ok().and_then(|v| v.trim().parse().ok());
@@ -113,13 +150,14 @@ impl Framing {
         let head = std::mem::take(&mut self.head);
         self.had_head = true;
         self.head_ended = true;
-        self.ambiguous |= head.has_encoding && head.has_length;
         self.phase = match head.length {
-            _ if head.has_encoding => MessagePhase::Unfollowed,
+            _ if head.has_length && head.has_encoding => MessagePhase::Unfollowed,
             None if head.has_length => MessagePhase::Unfollowed,
+            _ if head.has_encoding => MessagePhase::Chunked(Chunks::default()),
             None | Some(0) => MessagePhase::Head,
             Some(length) => MessagePhase::Body(length),
         };
+        self.clear_heads += u64::from(self.phase != MessagePhase::Unfollowed);
     }
 
     /// Returns whether a head is awaited: the connection's first, or one that has begun.
@@ -143,16 +181,17 @@ mod tests {
     use super::*;
 
     const LENGTH: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n\r\n";
 
     /// Follows `bytes`, split at every position.
-    fn check(bytes: &str, phase: MessagePhase, ambiguous: bool) {
+    fn check(bytes: &str, phase: MessagePhase, clear_heads: u64) {
         for cut in 0..=bytes.len() {
             let mut framing = Framing::default();
             framing.follow(&bytes.as_bytes()[..cut]);
             framing.follow(&bytes.as_bytes()[cut..]);
             assert_eq!(
-                (framing.phase, framing.ambiguous),
-                (phase, ambiguous),
+                (framing.phase, framing.clear_heads),
+                (phase, clear_heads),
                 "{bytes:?} split at {cut}"
             );
         }
@@ -160,32 +199,50 @@ mod tests {
 
     #[test]
     fn a_body_is_followed_by_its_content_length() {
-        check("", MessagePhase::Head, false);
-        check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", MessagePhase::Head, false);
-        check(LENGTH, MessagePhase::Body(5), false);
-        check(&format!("{LENGTH}12345"), MessagePhase::Head, false);
-        check(&format!("{LENGTH}12345{LENGTH}123"), MessagePhase::Body(2), false);
-        check("\r\n\nPOST / HTTP/1.1\ncontent-LENGTH:7\n\n", MessagePhase::Body(7), false);
-        check("POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", MessagePhase::Unfollowed, false);
+        check("", MessagePhase::Head, 0);
+        check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", MessagePhase::Head, 1);
+        check(LENGTH, MessagePhase::Body(5), 1);
+        check(&format!("{LENGTH}12345"), MessagePhase::Head, 1);
+        check(&format!("{LENGTH}12345{LENGTH}123"), MessagePhase::Body(2), 2);
+        check("\r\n\nPOST / HTTP/1.1\ncontent-LENGTH:7\n\n", MessagePhase::Body(7), 1);
+        check("POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", MessagePhase::Unfollowed, 0);
     }
 
     #[test]
     fn both_headers_in_one_head_are_detected_in_either_order() {
         let both = "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n";
-        check(&format!("POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, true);
+        check(&format!("POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, 0);
         let both = "Content-Length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
-        check(&format!("POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, true);
-        check(&format!("{LENGTH}12345POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, true);
-        let one = "Transfer-Encoding: chunked\r\n\r\n";
-        check(&format!("{LENGTH}12345POST / HTTP/1.1\r\n{one}"), MessagePhase::Unfollowed, false);
-        check(
-            &format!("POST / HTTP/1.1\r\n{one}0\r\n\r\n{LENGTH}"),
-            MessagePhase::Unfollowed,
-            false,
-        );
+        check(&format!("POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, 0);
+        check(&format!("{LENGTH}12345POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, 1);
+        let chunked = format!("POST / HTTP/1.1\r\n{CHUNKED}2\r\n{{}}\r\n0\r\n\r\n");
+        check(&format!("{chunked}POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, 1);
         for length in ["", "x", "-1", "18446744073709551616"] {
-            let both = format!("{}Content-Length: {length}\r\n\r\n", &one[..one.len() - 2]);
-            check(&format!("POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, true);
+            let both = CHUNKED.replacen("\r\n", &format!("\r\nContent-Length: {length}\r\n"), 1);
+            check(&format!("POST / HTTP/1.1\r\n{both}"), MessagePhase::Unfollowed, 0);
+        }
+    }
+
+    /// Regression: nothing was followed behind a chunked body, so every chunked request ended its
+    /// connection.
+    #[test]
+    fn a_chunked_body_is_followed_to_its_end() {
+        let head = format!("POST / HTTP/1.1\r\n{CHUNKED}");
+        let body = "2;x\r\n{}\r\n0\r\nX: y\r\n\r\n";
+        check(&format!("{head}{body}"), MessagePhase::Head, 1);
+        check(&format!("{head}{body}{head}{body}{LENGTH}"), MessagePhase::Body(5), 3);
+        check(&format!("{head}1\n"), MessagePhase::Broken, 1);
+        check(&format!("{head}{body}{head}x{LENGTH}"), MessagePhase::Broken, 2);
+    }
+
+    #[test]
+    fn the_preface_of_http_2_is_recognised() {
+        for (line, is_http2) in [("PRI * HTTP/2.0", true), ("GET * HTTP/2.0", false)] {
+            let mut framing = Framing::default();
+            framing.follow(format!("{line}\r\n").as_bytes());
+            assert_eq!(framing.is_http2(), is_http2, "{line}");
+            framing.follow(b"\r\nSM\r\n\r\n");
+            assert_eq!(framing.is_http2(), is_http2, "{line}");
         }
     }
 
@@ -193,8 +250,8 @@ mod tests {
     fn header_names_in_bodies_and_values_are_ignored() {
         let body = "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n";
         let head = format!("POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
-        check(&format!("{head}{body}"), MessagePhase::Head, false);
-        check("GET / HTTP/1.1\r\nX: Content-Length: 5\r\n\r\n", MessagePhase::Head, false);
+        check(&format!("{head}{body}"), MessagePhase::Head, 1);
+        check("GET / HTTP/1.1\r\nX: Content-Length: 5\r\n\r\n", MessagePhase::Head, 1);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Replaces the responses that hyper writes by itself, to heads that it cannot parse and that no
-//! handler sees.
+//! handler sees, and answers the heads that hyper closes on without a response.
 //!
 //! hyper answers such a head with a bare status. [`HyperErrorFilter`] recognises that response by
 //! what every response of this server has and it lacks, and replaces it with a problem of the same
@@ -11,7 +11,7 @@ use crate::http::error::Problem;
 use crate::http::metrics::Family;
 use crate::http::respond::{CSP_DENY_ALL, REQUEST_ID};
 use hyper::StatusCode;
-use hyper::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use keypeg_client::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,11 +32,22 @@ impl HyperErrorFilter {
 
     /// Checks the bytes that hyper is about to write. Returns `true` if they are an error response
     /// of its own: the caller must drop them and send [`HyperErrorFilter::unsent`] instead.
-    pub(super) fn intercept(&mut self, bytes: &[u8]) -> bool {
+    /// `is_http2` is set if the client speaks HTTP/2.
+    pub(super) fn intercept(&mut self, bytes: &[u8], is_http2: bool) -> bool {
         let Some(error) = HyperError::parse(bytes) else { return false };
-        self.replacement = problem_response(&self.app, &error);
+        self.replacement =
+            if is_http2 { http2_response(&self.app) } else { problem_response(&self.app, &error) };
         self.sent = 0;
         true
+    }
+
+    /// Prepares the response to a client that speaks HTTP/2; returns whether it is the first one.
+    pub(super) fn refuse_http2(&mut self) -> bool {
+        let is_first = self.replacement.is_empty();
+        if is_first {
+            self.replacement = http2_response(&self.app);
+        }
+        is_first
     }
 
     /// Returns the bytes of the replacement that are still to be sent.
@@ -85,15 +96,36 @@ fn problem_response(app: &App, error: &HyperError<'_>) -> Vec<u8> {
     } else {
         (Code::Malformed, "The request's line or headers are not valid HTTP/1.1.")
     };
+    response(app, status, Problem::new(code, detail), (before, after))
+}
+
+/// Returns the response to a client that speaks HTTP/2, which this version of HTTP can only show as
+/// text.
+fn http2_response(app: &App) -> Vec<u8> {
+    let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    let detail = "This server accepts HTTP/1.1 and HTTP/1.0 only: send no HTTP/2 preface (h2c \
+                  with prior knowledge).";
+    let reason = status.canonical_reason().unwrap_or_default();
+    let before = format!("HTTP/1.1 {} {reason}\r\nconnection: close", status.as_str());
+    response(app, status, Problem::new(Code::Malformed, detail), (&before, "\r\n"))
+}
+
+/// Writes a problem between the start and the end of a head.
+fn response(
+    app: &App,
+    status: StatusCode,
+    problem: Problem,
+    (before, after): (&str, &str),
+) -> Vec<u8> {
     let id = app.next_request_id();
-    app.counts.refused(code);
+    app.counts.refused(problem.code());
     app.counts.answered(Family::Other, status, Duration::ZERO);
-    let body = Problem::new(code, detail).unread(status).into_body(id, true);
+    let body = problem.unread(status).into_body(id, true);
     let date = HttpDate::now().text;
     let head = format!(
         "{before}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\n\
          {X_CONTENT_TYPE_OPTIONS}: nosniff\r\n{CONTENT_SECURITY_POLICY}: {CSP_DENY_ALL}\r\n\
-         {REQUEST_ID}: {id}\r\ndate: {date}\r\n{after}",
+         {REQUEST_ID}: {id}\r\ndate: {date}\r\n{CACHE_CONTROL}: no-store\r\n{after}",
         body.len(),
     );
     [head.into_bytes(), body].concat()

@@ -2,9 +2,9 @@
 //! variant, so that nothing else in `connection` names a kind of socket.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The byte stream between a client and the server.
@@ -19,20 +19,6 @@ impl Connection {
     pub(super) fn plain(socket: std::net::TcpStream) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         TcpStream::from_std(socket).map(Self::Plain)
-    }
-
-    /// Returns whether the client has closed its end. It may have sent bytes before.
-    pub(super) fn peer_closed(&self, cx: &mut Context<'_>) -> bool {
-        let Self::Plain(socket) = self;
-        if socket.poll_read_ready(cx).is_pending() {
-            return false;
-        }
-        // Readable: either more bytes or the end of the stream.
-        match pin!(socket.ready(Interest::READABLE)).poll(cx) {
-            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        }
     }
 }
 

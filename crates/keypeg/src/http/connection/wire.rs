@@ -3,18 +3,18 @@
 //! hyper drops a Content-Length that stands beside a Transfer-Encoding before a service can see it,
 //! and it has one timer for both heads and idle connections. So [`Framing`] follows the bytes, to
 //! detect both headers in one head, a head that takes too long, and a close while bytes are still
-//! arriving. hyper's own error responses go through
-//! [`HyperErrorFilter`].
+//! arriving. hyper's own error responses go through [`HyperErrorFilter`].
 
 use super::fast_path::ReadAhead;
 use super::framing::Framing;
 use super::hyper_errors::HyperErrorFilter;
+use super::peer::Peer;
 use super::stream::Connection;
-use crate::http::timeouts::{HEAD_TIME, WRITE_TIME};
+use crate::http::timeouts::{STOP_HEAD_TIME, Timeouts};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -28,13 +28,13 @@ const LINGER_MAX: usize = 16 << 20;
 /// A connection whose bytes are watched.
 #[derive(Debug)]
 pub(super) struct WatchedConnection {
-    inner: Connection,
-    /// Bytes that were read before hyper got the connection.
-    read_ahead: Vec<u8>,
+    peer: Peer,
+    timeouts: Timeouts,
     /// How long the head being awaited may take; shorter if a part of it arrived before.
     head_time: Duration,
     framing: Framing,
-    ambiguous: Arc<AtomicBool>,
+    /// Shared with the service: the number of heads that it may trust.
+    clear_heads: Arc<AtomicU64>,
     error_filter: HyperErrorFilter,
     head_timer: Timer,
     write_timer: Timer,
@@ -49,31 +49,46 @@ impl WatchedConnection {
         connection: Connection,
         error_filter: HyperErrorFilter,
         read_ahead: ReadAhead,
+        timeouts: Timeouts,
     ) -> Self {
         let ReadAhead { bytes, waited, answered_any } = read_ahead;
         Self {
-            inner: connection,
-            read_ahead: bytes,
-            head_time: HEAD_TIME.saturating_sub(waited),
+            peer: Peer::new(connection, bytes),
+            timeouts,
+            head_time: timeouts.head.saturating_sub(waited),
             framing: Framing::new(answered_any),
-            ambiguous: Arc::default(),
+            clear_heads: Arc::default(),
             error_filter,
             head_timer: None,
             write_timer: None,
         }
     }
 
-    /// Returns a flag that is set when a head with both Content-Length and Transfer-Encoding has
-    /// arrived. Nothing is followed after a head with Transfer-Encoding, so the flag concerns the
-    /// first such head, which must be the connection's last.
-    pub(super) fn ambiguous(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.ambiguous)
+    /// Returns the client, which requests in progress watch.
+    pub(super) fn peer(&self) -> Peer {
+        self.peer.clone()
     }
 
-    /// Lets a client that is still sending receive its response, see [`linger`].
-    pub(super) async fn linger(self) {
-        if !self.framing.is_between_messages() {
-            Box::pin(linger(self.inner)).await;
+    /// Returns the number of complete heads before the first one that two readers could take for
+    /// different requests.
+    pub(super) fn clear_heads(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.clear_heads)
+    }
+
+    /// Ends the connection after hyper has. A client that is still sending gets the time to receive
+    /// its response, see [`linger`].
+    pub(super) async fn end(mut self) {
+        if self.framing.is_http2() && self.error_filter.refuse_http2() {
+            // hyper sends nothing to the complete preface of HTTP/2.
+            let write_time = self.timeouts.write;
+            let sent = std::future::poll_fn(|cx| self.poll_replacement(cx));
+            let _ = timeout(write_time, sent).await;
+        }
+        let Self { peer, framing, .. } = self;
+        if let Some(connection) = peer.into_connection()
+            && !framing.is_between_messages()
+        {
+            Box::pin(linger(connection)).await;
         }
     }
 }
@@ -110,25 +125,23 @@ impl AsyncRead for WatchedConnection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.framing.is_broken() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let before = buffer.filled().len();
-        let read = if this.read_ahead.is_empty() {
-            Pin::new(&mut this.inner).poll_read(cx, buffer)
-        } else {
-            let len = this.read_ahead.len().min(buffer.remaining());
-            buffer.put_slice(&this.read_ahead[..len]);
-            this.read_ahead.drain(..len);
-            Poll::Ready(Ok(()))
-        };
+        let read = this.peer.poll_read(cx, buffer);
         if read.is_ready() {
             this.framing.follow(&buffer.filled()[before..]);
-            if this.framing.is_ambiguous() {
-                this.ambiguous.store(true, Ordering::Relaxed);
-            }
+            this.clear_heads.store(this.framing.clear_heads(), Ordering::Relaxed);
         }
         let head_ended = this.framing.take_head_ended();
         if head_ended || !this.framing.awaits_head() {
             this.head_timer = None;
-            this.head_time = HEAD_TIME;
+            this.head_time = this.timeouts.head;
+        }
+        if this.peer.is_stopping() && this.head_time > STOP_HEAD_TIME {
+            this.head_timer = None;
+            this.head_time = STOP_HEAD_TIME;
         }
         if this.framing.awaits_head() && read.is_pending() {
             let time = this.head_time;
@@ -145,10 +158,10 @@ impl AsyncWrite for WatchedConnection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.error_filter.intercept(bytes) {
+        if this.error_filter.intercept(bytes, this.framing.is_http2()) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        let written = this.peer.with(|connection| connection.poll_write(cx, bytes));
         this.watch_write(written, cx)
     }
 
@@ -159,28 +172,28 @@ impl AsyncWrite for WatchedConnection {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if let [bytes] = bytes
-            && this.error_filter.intercept(bytes)
+            && this.error_filter.intercept(bytes, this.framing.is_http2())
         {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bytes);
+        let written = this.peer.with(|connection| connection.poll_write_vectored(cx, bytes));
         this.watch_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.peer.lock().connection.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        Pin::new(&mut this.inner).poll_flush(cx)
+        this.peer.with(|connection| connection.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        Pin::new(&mut this.inner).poll_shutdown(cx)
+        this.peer.with(|connection| connection.poll_shutdown(cx))
     }
 }
 
@@ -188,7 +201,8 @@ impl WatchedConnection {
     /// Sends the replacement of hyper's own error response, which hyper regards as sent.
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.error_filter.unsent().is_empty() {
-            let written = Pin::new(&mut self.inner).poll_write(cx, self.error_filter.unsent());
+            let unsent = self.error_filter.unsent();
+            let written = self.peer.with(|connection| connection.poll_write(cx, unsent));
             match ready!(self.watch_write(written, cx))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 len => self.error_filter.mark_sent(len),
@@ -204,7 +218,7 @@ impl WatchedConnection {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if written.is_pending() {
-            return poll_timer(&mut self.write_timer, WRITE_TIME, cx).map(Err);
+            return poll_timer(&mut self.write_timer, self.timeouts.write, cx).map(Err);
         }
         self.write_timer = None;
         written

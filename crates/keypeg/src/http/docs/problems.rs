@@ -36,6 +36,7 @@ pub(super) fn page(code: Code) -> &'static str {
         Code::IdempotencyMismatch => embedded!("idempotency_mismatch"),
         Code::KeysGone => embedded!("keys_gone"),
         Code::TakenOver => embedded!("taken_over"),
+        Code::PreconditionFailed => embedded!("precondition_failed"),
         Code::DefaultPool => embedded!("default_pool"),
         Code::KeyExists => embedded!("key_exists"),
         Code::TooManyPools => embedded!("too_many_pools"),

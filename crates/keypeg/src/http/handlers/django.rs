@@ -83,7 +83,7 @@ fn secret_of(value: &Value) -> Result<Secret, String> {
 }
 
 async fn acquire_key(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    refuse_cross_site(request.headers())?;
+    refuse_cross_site(&context.server.access.hosts, request)?;
     let pool = PoolName::default_pool();
     let reply =
         match context.execute(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await

@@ -32,7 +32,8 @@ pub(crate) async fn subscribe(
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
         let subscriber = subscription.subscribe(last).map_err(Problem::too_many_subscribers)?;
-        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit())))
+        let peer = request.body().peer().clone();
+        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit(), peer)))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();

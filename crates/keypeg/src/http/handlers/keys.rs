@@ -10,10 +10,10 @@ use crate::http::parse::body::{Fields, KnownFields, VALUES_BODY_MAX, wrong_type}
 use crate::http::parse::idempotency::{self, KeyAndDigest};
 use crate::http::parse::path::{key_ref, pool_name};
 use crate::http::parse::query::Query;
-use crate::http::respond::{HandlerResult, json_response, no_content};
+use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
 use hyper::StatusCode;
 use keypeg_client as wire;
-use keypeg_client::UnixMs;
+use keypeg_client::{UnixMs, routes};
 use keypeg_core::{
     Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal, Secret,
 };
@@ -80,6 +80,7 @@ pub(crate) async fn add(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
+    let path = routes::keys(pool.as_str());
     let (key, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
     let call = match new {
         KeysToAdd::Generated(count) => Call::Generate { pool, count },
@@ -87,8 +88,13 @@ pub(crate) async fn add(
     };
     let call = idempotency::with_key(key, call);
     let Reply::Keys(keys) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
+    let path = if let [key] = &keys[..] { Some(format!("{path}/{}", key.id)) } else { None };
     let keys = keys.iter().map(new_key).collect();
-    Ok(json_response(StatusCode::CREATED, &wire::NewKeys { keys }))
+    let response = json_response(StatusCode::CREATED, &wire::NewKeys { keys });
+    Ok(match path {
+        Some(path) => with_location(response, &path),
+        None => response,
+    })
 }
 
 /// The keys that a request adds.
@@ -156,9 +162,14 @@ pub(crate) async fn reveal(
 }
 
 /// Deletes a key.
-pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
+pub(crate) async fn delete(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let key = context.or_unknown_pool(&pool, key_ref(key)).await?;
+    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
     let Reply::Done = context.execute(Call::DeleteKey { pool, key }).await? else {
         unreachable!("{REPLY_VARIANT}")
     };

@@ -1,14 +1,19 @@
 //! The lease routes: acquire, release, renew. Parses their requests for [`Operation`].
 
+use super::abandon::Abandoning;
 use super::operation::Operation;
+use super::payload::Payload;
 use crate::http::admit::RequestContext;
-use crate::http::error::PREFERENCE_APPLIED;
+use crate::http::connection::peer::Peer;
+use crate::http::error::{PREFERENCE_APPLIED, Problem};
 use crate::http::message::Request;
 use crate::http::parse::body::Fields;
 use crate::http::parse::leases::{RELEASE_FIELDS, RENEW_FIELDS, read_acquire};
 use crate::http::parse::leases::{release_options, renew_ttl};
 use crate::http::parse::path::{lease_id, pool_name};
 use crate::http::respond::HandlerResult;
+use std::pin::Pin;
+use std::task::Poll;
 
 /// Acquires a random available key under a lease.
 pub(crate) async fn acquire(
@@ -17,9 +22,10 @@ pub(crate) async fn acquire(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
+    let peer = request.body().peer().clone();
     let (key, acquire) = context.or_unknown_pool(&pool, read_acquire(request).await).await?;
     let applied = acquire.preference_applied();
-    match Operation::acquire(pool, acquire, key).run(context).await {
+    match run_or_abandon(context, Operation::acquire(pool, acquire, key), &peer).await {
         Ok(payload) => {
             let mut response = payload.to_response();
             if let Some(applied) = applied {
@@ -28,6 +34,29 @@ pub(crate) async fn acquire(
             Ok(response)
         }
         Err(problem) => Err(problem.applying(applied)),
+    }
+}
+
+/// Runs an operation. Does not complete if the client closes its sending side while the operation is
+/// in a wait queue: the connection then ends.
+async fn run_or_abandon(
+    context: &RequestContext<'_>,
+    operation: Operation,
+    peer: &Peer,
+) -> Result<Payload, Problem> {
+    if !operation.may_wait() {
+        return operation.run(context).await;
+    }
+    let (mut running, mut abandoning) = (operation.run(context), Abandoning::default());
+    let result = std::future::poll_fn(|cx| {
+        if let Poll::Ready(result) = Pin::new(&mut running).poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        abandoning.poll(&context.lane, |cx| peer.poll_closed(cx), cx).map(|_| None)
+    });
+    match result.await {
+        Some(result) => result,
+        None => peer.abandon().await,
     }
 }
 

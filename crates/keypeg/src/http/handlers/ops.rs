@@ -5,12 +5,28 @@
 use crate::http::admit::{REPLY_VARIANT, RequestContext};
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
+use crate::http::metrics::exposition::Format;
 use crate::http::respond::{HandlerResult, json_response};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{Method, StatusCode};
+use keypeg_client::routes;
 use keypeg_store::{Call, Principal, Reply, RequestError};
 use serde_json::json;
 use std::sync::atomic::Ordering;
+
+/// Answers `/`: the paths at which a reader continues.
+pub(crate) fn index(request: &Request) -> HandlerResult {
+    require_read(request)?;
+    let links = json!({
+        "name": "keypeg",
+        "docs": routes::DOCS,
+        "openapi": routes::OPENAPI,
+        "pools": routes::POOLS,
+        "ready": routes::READYZ,
+        "version": routes::VERSION,
+    });
+    Ok(json_response(StatusCode::OK, &links))
+}
 
 /// Answers `/livez`: the process runs.
 pub(crate) fn live(request: &Request) -> HandlerResult {
@@ -34,15 +50,18 @@ pub(crate) fn version(request: &Request) -> HandlerResult {
     Ok(json_response(StatusCode::OK, &json!({ "name": "keypeg", "version": version })))
 }
 
-/// Answers `/metrics` with `OpenMetrics` text.
+/// Answers `/metrics`, in the format that the scraper prefers.
 pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     require_read(request)?;
+    let format = Format::of(request.headers());
     // As the server, whose calls a full lane does not refuse: metrics matter most under overload.
     let pools = context.execute_as(Principal::Server, Call::ListPools);
     let Reply::Pools(pools) = pools.await? else { unreachable!("{REPLY_VARIANT}") };
-    let mut response = Response::new(context.server.metrics.text(&pools).into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
+    let text = format.encode(context.server.metrics.text(&pools));
+    let mut response = Response::new(text.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 

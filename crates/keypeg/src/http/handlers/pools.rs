@@ -7,10 +7,11 @@ use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body::{Fields, KnownFields, REST};
 use crate::http::parse::path::pool_name;
-use crate::http::respond::{HandlerResult, json_response, no_content};
+use crate::http::parse::precondition::{self, PoolCondition};
+use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
 use hyper::StatusCode;
 use keypeg_client as wire;
-use keypeg_client::{Seconds, UnixMs};
+use keypeg_client::{Code, Seconds, UnixMs, routes};
 use keypeg_core::{PolicyPatch, PoolName};
 use keypeg_store::{Call, PoolView, Reply};
 
@@ -51,18 +52,42 @@ pub(crate) async fn create_or_update(
 ) -> HandlerResult {
     let pool = PoolName::parse(pool)
         .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
+    let condition = PoolCondition::of(request.headers());
     let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
-    let Reply::Pool { pool, created } = context.execute(Call::PutPool { pool, patch }).await?
-    else {
-        unreachable!("{REPLY_VARIANT}")
+    let call = match condition {
+        PoolCondition::None => Call::PutPool { pool, patch },
+        PoolCondition::Exists => Call::PutPoolIf { pool, patch, exists: true },
+        PoolCondition::Missing => Call::PutPoolIf { pool, patch, exists: false },
+        PoolCondition::Never => return Err(precondition::failed(condition)),
     };
+    let reply = context.execute(call).await;
+    let reply = reply.map_err(|problem| match (condition, problem.code()) {
+        (PoolCondition::Exists, Code::UnknownPool) => precondition::failed(condition),
+        _ => problem,
+    });
+    let Reply::Pool { pool, created } = reply? else { unreachable!("{REPLY_VARIANT}") };
+    if condition == PoolCondition::Missing && !created {
+        return Err(precondition::failed(condition));
+    }
+    let path = routes::pool(pool.name.as_str());
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(json_response(status, &wire_pool(*pool)))
+    let response = json_response(status, &wire_pool(*pool));
+    Ok(if created { with_location(response, &path) } else { response })
 }
 
 /// Deletes a pool.
-pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
+pub(crate) async fn delete(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
     let pool = pool_name(pool)?;
+    let condition = PoolCondition::of(request.headers());
+    let read = Fields::read(request, &[]).await;
+    context.or_unknown_pool(&pool, read).await?;
+    if matches!(condition, PoolCondition::Missing | PoolCondition::Never) {
+        return context.or_unknown_pool(&pool, Err(precondition::failed(condition))).await;
+    }
     let Reply::Done = context.execute(Call::DeletePool { pool }).await? else {
         unreachable!("{REPLY_VARIANT}")
     };

@@ -8,7 +8,7 @@ use crate::http::checks::refuse_cross_site;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
 use crate::http::parse::body::Fields;
-use crate::http::respond::{HandlerResult, json_response};
+use crate::http::respond::{HandlerResult, json_response, with_location};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
 use keypeg_core::{KeyId, KeyRef, KeyState, KeyView, PoolName};
@@ -73,11 +73,12 @@ async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerRe
     let Reply::Keys(keys) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
     let key = keys.first().expect("invariant: the call created one key");
     let body = json!({ "keyId": key.id.to_string(), "key": key.value.reveal() });
-    Ok(json_response(StatusCode::CREATED, &body))
+    let response = json_response(StatusCode::CREATED, &body);
+    Ok(with_location(response, &format!("/keys/{}", key.id)))
 }
 
 async fn acquire_key(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    refuse_cross_site(request.headers())?;
+    refuse_cross_site(&context.server.access.hosts, request)?;
     let pool = PoolName::default_pool();
     let reply =
         match context.execute(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await

@@ -6,9 +6,9 @@
 //! the routes are defined elsewhere.
 
 use crate::http::error::Problem;
-use crate::http::message::Request;
+use crate::http::message::{Request, RequestBody};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use keypeg_client::{Code, Seconds};
 use keypeg_store::RequestError;
@@ -17,14 +17,11 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 /// The largest body, in bytes.
 const BODY_MAX: usize = 1 << 20;
 /// The largest body of a route that imports values, in bytes.
 pub(crate) const VALUES_BODY_MAX: usize = 8 << 20;
-/// The time within which a body must arrive.
-const BODY_TIME: Duration = Duration::from_secs(30);
 /// The allowed values of a rest, for pools and for releases.
 pub(crate) const REST: &str = "0, or 0.001..604800";
 /// The memory that all arriving bodies may use together, in bytes, beyond [`BODY_FREE`] of each.
@@ -249,7 +246,7 @@ fn is_json(value: &[u8]) -> bool {
     value.iter().all(is_visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
+async fn collect(mut body: RequestBody, max: usize) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         let detail = format!("The body is larger than the {max} bytes that this route allows.");
         Problem::new(Code::TooLarge, detail).closing()
@@ -261,6 +258,7 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
+    let time = body.time();
     let reading = async {
         let mut bytes = Vec::new();
         let mut reserved = Reservation::default();
@@ -275,8 +273,8 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
         }
         Ok(bytes)
     };
-    tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
-        let detail = format!("The body did not arrive within {} s.", BODY_TIME.as_secs());
+    tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
+        let detail = format!("The body did not arrive within {} s.", time.as_secs_f64());
         Err(Problem::new(Code::Timeout, detail).closing())
     })
 }

@@ -17,10 +17,14 @@ impl Query {
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decoded(name);
-            let allowed = known.join(", ");
+            let allowed = match known {
+                [] => "no parameters".into(),
+                known => known.join(", "),
+            };
             if !known.contains(&name.as_str()) {
                 let name = echo(&name);
-                let detail = format!("Unknown parameter {name}; allowed: {allowed}.");
+                let hint = if known.is_empty() { " Fields go into the JSON body." } else { "" };
+                let detail = format!("Unknown parameter {name}; allowed: {allowed}.{hint}");
                 return Err(Problem::invalid(name, allowed, detail));
             }
             if parameters.0.iter().any(|(other, _)| *other == name) {

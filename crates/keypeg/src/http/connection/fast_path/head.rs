@@ -15,11 +15,15 @@ const BODY_MAX: usize = 4 << 10;
 /// The first bytes of every request on the fast path.
 const PREFIX: &[u8] = b"POST /v1/pools/";
 /// Headers whose meaning only the hyper path knows.
-const HYPER_HEADERS: [&str; 9] = [
+const HYPER_HEADERS: [&str; 13] = [
     "transfer-encoding",
     "content-encoding",
     "idempotency-key",
     "sec-fetch-site",
+    "origin",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
     "expect",
     "prefer",
     "trailer",
@@ -178,6 +182,10 @@ mod tests {
             "Content-Encoding",
             "Idempotency-Key",
             "Sec-Fetch-Site",
+            "Origin",
+            "If-Match",
+            "If-None-Match",
+            "If-Unmodified-Since",
             "Expect",
             "Prefer",
             "Trailer",
