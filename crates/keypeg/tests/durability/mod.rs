@@ -2,6 +2,8 @@
 //! clocks.
 
 mod faults;
+mod file_size;
 mod kill;
+mod logging;
 mod power;
 mod restart;

@@ -12,6 +12,7 @@ use super::wire::{WatchedConnection, linger};
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::handle::handle;
+use crate::http::message::{Body, Response};
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::IDLE_TIME;
@@ -234,6 +235,7 @@ struct Core {
 impl Core {
     /// Serves connections until the server has stopped.
     async fn run(mut self) {
+        read_clock_in_hyper().await;
         let lane = self.app.lane.clone();
         let delivery = tokio::spawn(async move { lane.run_delivery().await });
         tokio::spawn(async move {
@@ -306,13 +308,23 @@ async fn serve_by_hyper(
     connection.into_parts().io.into_inner().linger().await;
 }
 
+/// Serves an empty connection, in which hyper reads the wall clock for the first time on this
+/// thread. It would panic in each connection if the clock were stepped to before 1970 until then;
+/// later it keeps the date that it has, which `auto_date_header(false)` does not send.
+async fn read_clock_in_hyper() {
+    let (_, server) = tokio::io::duplex(1);
+    let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::default())) });
+    // It ends at once: the other end is closed.
+    let _ = http().serve_connection(TokioIo::new(server), service).await;
+}
+
 /// Configures hyper, without `pipeline_flush`: with it, hyper 1.12 delays finished responses while
 /// any byte after their requests is unread, even half a request or a stray line end.
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIME)
-        // `handle` writes it: hyper panics on a clock before 1970.
+        // `handle` writes it, for any clock.
         .auto_date_header(false)
         .max_header_size(HEAD_MAX)
         .max_buf_size(HEAD_MAX);
