@@ -16,7 +16,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 /// A server with a bad stderr. The field order ends the server before its pipe.
 struct Muted {
@@ -51,6 +51,16 @@ impl Muted {
     }
 }
 
+/// A process that ends with its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// `--lease-ttl` that differs from the stored policy logs a warning at the start.
 #[test]
 fn a_start_that_warns_needs_no_stderr() {
@@ -74,8 +84,9 @@ fn a_failed_start_needs_no_stderr() {
     for stderr in BadStderr::ALL {
         for (args, code) in [(["--lease-ttl", "soon"], 64), (["--config", "/nonexistent"], 66)] {
             let (stream, _reader) = stderr.open();
-            let mut process = keypeg_under(stderr.words(), &args).stderr(stream).spawn().unwrap();
-            let status = eventually("the start ends", || process.try_wait().unwrap());
+            let mut command = keypeg_under(stderr.words(), &args);
+            let mut process = Process(command.stderr(stream).spawn().unwrap());
+            let status = eventually("the start ends", || process.0.try_wait().unwrap());
             assert_eq!(status.code(), Some(code), "{stderr:?} {args:?}");
         }
     }
@@ -235,12 +246,13 @@ fn a_full_stdout_delays_no_start() {
     let args = ["--ephemeral", "--listen", "127.0.0.1:0"];
     for stdout in BadStderr::ALL.into_iter().filter(|stdout| *stdout != BadStderr::Closed) {
         let (stream, _reader) = stdout.open();
-        let mut process = keypeg(&args).stdout(stream).stderr(Stdio::null()).spawn().unwrap();
-        let port = eventually("the server listens", || listening_port(process.id()));
+        let mut command = keypeg(&args);
+        let mut process = Process(command.stdout(stream).stderr(Stdio::null()).spawn().unwrap());
+        let port = eventually("the server listens", || listening_port(process.0.id()));
         let mut client = Client::new(SocketAddr::from(([127, 0, 0, 1], port)));
         client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
-        kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
-        let status = eventually("the server stops", || process.try_wait().unwrap());
+        kill_process(Pid::from_child(&process.0), Signal::TERM).unwrap();
+        let status = eventually("the server stops", || process.0.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{stdout:?}");
     }
 }
