@@ -8,11 +8,13 @@
 use crate::failure::{Failure, exit};
 use keypeg_engine::{Clock, ClockReading};
 use rustix::time::ClockId;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Difference between the system's wall clock and the displayed one above which the offset changes.
 const STEP_MIN_US: u64 = 500_000;
+/// The beginning of the year 10000, in seconds since 1970.
+const YEAR_10000_S: u64 = 253_402_300_800;
 
 /// The system's clocks.
 #[derive(Debug)]
@@ -27,11 +29,28 @@ pub(crate) fn stopwatch() -> Instant {
     Instant::now()
 }
 
-/// Reads the wall clock, for display and for dated expiry: milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+/// Reads the wall clock, for display and for dated expiry: milliseconds since 1970, and 0 before.
 pub(crate) fn wall_ms() -> u64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(wall_since_1970().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Refuses a wall clock that HTTP cannot express: before 1970, or after the year 9999.
+pub(crate) fn check_wall_clock() -> Result<(), Failure> {
+    check_wall(wall_since_1970())
+}
+
+fn check_wall(since_1970: Option<Duration>) -> Result<(), Failure> {
+    if since_1970.is_some_and(|wall| wall.as_secs() < YEAR_10000_S) {
+        return Ok(());
+    }
+    let message = "the system clock is before the year 1970 or after 9999: set it, then start";
+    Err(Failure::new(exit::OS, message))
+}
+
+/// Reads the wall clock; returns `None` before 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+fn wall_since_1970() -> Option<Duration> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok()
 }
 
 /// The offset from time since boot to displayed wall time.
@@ -80,7 +99,7 @@ fn read_us() -> (u64, u64) {
     let boot_us = u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000
         + u64::try_from(boot.tv_nsec).unwrap_or(0) / 1_000;
     // Through the C library, unlike boot time: a test can step it there for this process only.
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall = wall_since_1970().unwrap_or_default();
     (boot_us, u64::try_from(wall.as_micros()).unwrap_or(u64::MAX))
 }
 
@@ -108,6 +127,15 @@ mod tests {
         ] {
             assert_eq!(wall.displayed_us(boot_us, wall_us), displayed_us, "at {boot_us}");
         }
+    }
+
+    #[test]
+    fn a_wall_clock_outside_the_years_of_http_is_refused() {
+        let at = |seconds| check_wall(Some(Duration::from_secs(seconds))).is_ok();
+        assert!(check_wall(None).is_err());
+        assert_eq!([at(0), at(YEAR_10000_S - 1), at(YEAR_10000_S)], [true, true, false]);
+        let year: jiff::Timestamp = "9999-12-30T00:00:00Z".parse().unwrap();
+        assert_eq!(u64::try_from(year.as_second()).unwrap() + 2 * 86_400, YEAR_10000_S);
     }
 
     #[test]

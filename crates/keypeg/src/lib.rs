@@ -126,6 +126,7 @@ pub fn serve_store(
 ) -> Result<(), Failure> {
     memory::keep_private();
     raise_descriptor_limit()?;
+    clock::check_wall_clock()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let access = Arc::new(access(config)?);
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();

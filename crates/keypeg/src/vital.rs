@@ -26,3 +26,27 @@ pub(crate) fn end_process(fault: &str) -> ! {
     log::flush_streams();
     std::process::exit(exit::PANIC.into());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const CHILD: &str = "KEYPEG_TEST_VITAL";
+
+    /// Runs in a child process, which must end although its main thread waits.
+    #[test]
+    fn a_panic_of_a_vital_thread_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            let ends = spawn("ends", || {}).unwrap();
+            ends.join().unwrap();
+            let _panics = spawn("panics", || panic!("on purpose")).unwrap();
+            std::thread::park_timeout(std::time::Duration::from_mins(1));
+            return;
+        }
+        let name = "vital::tests::a_panic_of_a_vital_thread_ends_the_process";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(exit::PANIC.into()), "{output:?}");
+    }
+}

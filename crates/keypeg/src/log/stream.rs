@@ -219,7 +219,7 @@ mod tests {
             queue.flush(Duration::from_millis(1));
             let lost = usize::try_from(queue.lost()).unwrap();
             assert!(lost > 50_000, "the queue is bounded: {lost}");
-            let last = b"the last line\n";
+            let end = b"the last line\n";
             let mut reader = File::from(reader);
             reader.read_exact(&mut vec![0; filled]).unwrap();
             let mut text = Vec::new();
@@ -228,8 +228,8 @@ mod tests {
                 let len = reader.read(&mut part).unwrap();
                 text.extend_from_slice(&part[..len]);
             }
-            queue.push(last.to_vec()).unwrap();
-            while !text.ends_with(last) {
+            queue.push(end.to_vec()).unwrap();
+            while !text.ends_with(end) {
                 let mut part = [0; 4096];
                 let len = reader.read(&mut part).unwrap();
                 text.extend_from_slice(&part[..len]);

@@ -344,14 +344,40 @@ fn a_silent_stream_ends_with_its_token() {
     tokens.add("kept", "*", &["admin"], &[]);
     let revoked = tokens.add("revoked", "*", &["read"], &[]);
     let narrowed = tokens.add("narrowed", "*", &["read", "keys"], &[]);
+    let [flag, end] = expiring_in(5);
+    let expiring = tokens.add("expiring", "*", &["read"], &[&flag, &end]);
     let server = start(&tokens);
-    let mut streams = [open_events(&server, &revoked), open_events(&server, &narrowed)];
+    let mut streams = [&revoked, &narrowed, &expiring].map(|token| open_events(&server, token));
     tokens.revoke("revoked");
     // A token that lost the scope `read` counts as revoked for this stream.
     tokens.replace(&tokens.text().replace("scopes = [\"read\", \"keys\"]", "scopes = [\"keys\"]"));
     for stream in &mut streams {
         read_to_end(stream);
     }
+}
+
+/// Returns a token's options for an end some seconds from now, by the wall clock.
+fn expiring_in(seconds: i64) -> [String; 2] {
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+    ["--expires-at".into(), end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()]
+}
+
+/// A stream once outlived a token that expired: only revoked and narrowed tokens were tried.
+#[test]
+fn a_stream_gets_no_event_after_its_token_has_expired() {
+    let tokens = Tokens::new();
+    let kept = tokens.add("kept", "*", &["keys"], &[]);
+    let [flag, end] = expiring_in(5);
+    let expiring = tokens.add("expiring", "*", &["read"], &[&flag, &end]);
+    let server = start(&tokens);
+    let status = || server.client().with(&expiring, "GET /v1/pools/default").status;
+    let mut events = open_events(&server, &expiring);
+    assert_eq!(status(), 200, "the stream was opened in time");
+    eventually("expired", || (status() == 401).then_some(()));
+    server.client().with(&kept, &format!("POST {POOL}/keys")).is(201, &json!({}));
+    read_to_end(&mut events);
+    let again = server.client().with(&expiring, &format!("GET {POOL}/events"));
+    again.problem(401, "unauthorized");
 }
 
 fn is_broken(server: &Server, token: &str) -> bool {

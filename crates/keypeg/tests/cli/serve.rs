@@ -1,7 +1,7 @@
 //! The command line of `serve`: arguments, variables and files that are refused, and their exit
 //! codes.
 
-use crate::support::{Server, TempDir, binary, exit_of, keypeg};
+use crate::support::{Server, TempDir, binary, exit_of, keypeg, keypeg_under};
 use serde_json::json;
 use std::process::Command;
 
@@ -140,4 +140,38 @@ fn an_invalid_or_missing_file_is_reported() {
     }
     std::fs::write(&file, b"data = '\xff'\n").unwrap();
     check(&["--config", path], &[], 78, "UTF-8");
+}
+
+/// With 12 descriptors the server once printed its ready line and served no client.
+#[test]
+fn too_low_a_limit_of_open_files_ends_the_start() {
+    for limit in [9, 12, 64] {
+        let script = format!("ulimit -n {limit} && exec \"$@\"");
+        let words = ["sh", "-c", &script, "sh"];
+        let args = ["--ephemeral", "--listen", "127.0.0.1:0"];
+        let (code, said) = exit_of(&mut keypeg_under(&words, &args));
+        assert_eq!(code, 71, "{limit}: {said}");
+        let expected = format!("the limit of open files is {limit}, and the server needs ");
+        assert!(said.contains(&expected) && said.contains("LimitNOFILE"), "{limit}: {said}");
+    }
+}
+
+/// `KEYPEG_TOKENS_FILE` once started a server without access control, in silence.
+#[test]
+fn unknown_variables_are_reported_and_those_of_kubernetes_are_not() {
+    let dir = TempDir::new();
+    let log = dir.path().join("log");
+    let mut command = keypeg(&["--ephemeral"]);
+    command.env("KEYPEG_TOKENS_FILE", "/secret-path").env("KEYPEG_PORT", "tcp://10.0.0.1:8000");
+    command
+        .env("KEYPEG_SERVICE_HOST", "10.0.0.1")
+        .env("KEYPEG_PORT_8000_TCP", "tcp://10.0.0.1:8000");
+    Server::logged(&mut command, &log).terminate();
+    let said = std::fs::read_to_string(&log).unwrap();
+    let warnings: Vec<_> = said.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), 1, "{said}");
+    assert!(warnings[0].contains("KEYPEG_TOKENS_FILE"), "{said}");
+    assert!(warnings[0].ends_with("did you mean KEYPEG_TOKENS?"), "{said}");
+    assert!(!said.contains("/secret-path"), "{said}");
+    assert!(said.contains("no --tokens: every client"), "{said}");
 }

@@ -7,6 +7,7 @@
 use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
 };
+use crate::support::tokens::Tokens;
 use crate::support::volume::{Volume, run};
 use crate::support::{Server, TempDir, eventually, keypeg, keypeg_under, now, pause, skipped};
 use rustix::process::{Pid, Signal, kill_process};
@@ -427,4 +428,58 @@ fn a_lease_keeps_its_time_over_a_reboot_but_not_over_downtime() {
         }
         server.kill();
     }
+}
+
+/// Before 1970 the Date header once panicked, so that no request was answered.
+#[test]
+fn a_wall_clock_before_1970_refuses_a_start_and_ends_no_request() {
+    let library = Path::new(FAKETIME);
+    if !library.exists() {
+        let test = "a_wall_clock_before_1970_refuses_a_start_and_ends_no_request";
+        return skipped(test, "no libfaketime");
+    }
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let token = tokens.add("admin", "*", &["admin"], &[]);
+    let (data, log, wall) =
+        (dir.path().join("data"), dir.path().join("log"), dir.path().join("wall"));
+    let step = |offset: &str| std::fs::write(&wall, format!("{offset}\n")).unwrap();
+    let audit = dir.path().join("audit");
+    let start = || {
+        let mut command = serve(&[], &data);
+        command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &wall);
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        command.arg("--audit").arg(&audit).args(tokens.args());
+        Server::try_logged(&mut command, &log)
+    };
+    for year in ["-80y", "+8000y"] {
+        step(year);
+        let status = start().unwrap_err();
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(status.code(), Some(71), "{said}");
+        assert!(said.contains("the system clock is before the year 1970"), "{said}");
+    }
+    step("+0");
+    let mut server = start().unwrap();
+    step("-80y");
+    for _ in 0..4 {
+        // On the fast path and by hyper, each on several cores.
+        for request in [
+            "POST /v1/pools/default/keys",
+            "POST /v1/pools/default/leases",
+            "GET /v1/pools/default",
+            "GET /metrics",
+            "GET /version",
+        ] {
+            let answer = server.client().with(&token, request);
+            assert_eq!(answer.header("date"), Some("Thu, 01 Jan 1970 00:00:00 GMT"), "{answer:?}");
+            assert!(answer.status < 300, "{request}: {answer:?}");
+        }
+        // A refusal that hyper writes.
+        let answer = server.client().raw(b"\x00\x01 / HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(answer.header("date"), Some("Thu, 01 Jan 1970 00:00:00 GMT"), "{answer:?}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(std::fs::read_to_string(&audit).unwrap().lines().count(), 8);
 }

@@ -3,6 +3,8 @@
 
 mod directories;
 mod faults;
+mod file_size;
 mod kill;
+mod logging;
 mod power;
 mod restart;

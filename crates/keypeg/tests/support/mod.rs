@@ -5,6 +5,7 @@
 
 pub(crate) mod history;
 mod http;
+pub(crate) mod stderr;
 pub(crate) mod tokens;
 pub(crate) mod volume;
 
@@ -65,6 +66,12 @@ impl Server {
     pub(crate) fn try_logged(command: &mut Command, log: &Path) -> Result<Self, ExitStatus> {
         let log = File::options().create(true).append(true).open(log).unwrap();
         Self::start(command, log.into()).map_err(|(status, _)| status)
+    }
+
+    /// Starts a server whose stderr is `stderr`.
+    pub(crate) fn with_stderr(command: &mut Command, stderr: Stdio) -> Self {
+        Self::start(command, stderr)
+            .unwrap_or_else(|(status, line)| panic!("{status}: not a ready line: {line:?}"))
     }
 
     fn start(command: &mut Command, log: Stdio) -> Result<Self, (ExitStatus, String)> {

@@ -13,7 +13,7 @@ use super::wire::{WatchedConnection, linger};
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::handle::handle;
-use crate::http::message::RequestBody;
+use crate::http::message::{Body, RequestBody, Response};
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
@@ -236,6 +236,7 @@ struct Core {
 impl Core {
     /// Serves connections until the server has stopped.
     async fn run(mut self) {
+        read_clock_in_hyper().await;
         let lane = self.app.lane.clone();
         let delivery = tokio::spawn(async move { lane.run_delivery().await });
         tokio::spawn(async move {
@@ -325,6 +326,16 @@ fn ready_if(condition: bool) -> Poll<()> {
     if condition { Poll::Ready(()) } else { Poll::Pending }
 }
 
+/// Serves an empty connection, in which hyper reads the wall clock for the first time on this
+/// thread. It would panic in each connection if the clock were stepped to before 1970 until then;
+/// later it keeps the date that it has, which `auto_date_header(false)` does not send.
+async fn read_clock_in_hyper() {
+    let (_, server) = tokio::io::duplex(1);
+    let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::default())) });
+    // It ends at once: the other end is closed.
+    let _ = http(Duration::MAX).serve_connection(TokioIo::new(server), service).await;
+}
+
 /// Configures hyper, without `pipeline_flush`: with it, hyper 1.12 delays finished responses while
 /// any byte after their requests is unread, even half a request or a stray line end. A client that
 /// has closed its sending side is answered: requests that must not wait for such a client watch it.
@@ -333,7 +344,7 @@ fn http(idle_time: Duration) -> http1::Builder {
     http.timer(TokioTimer::new())
         .header_read_timeout(idle_time)
         .half_close(true)
-        // `handle` writes it: hyper panics on a clock before 1970.
+        // `handle` writes it, for any clock.
         .auto_date_header(false)
         .max_header_size(HEAD_MAX)
         .max_buf_size(HEAD_MAX);
