@@ -9,6 +9,7 @@ mod hosts;
 mod limits;
 mod new_token;
 mod reload;
+mod token_entry;
 mod token_file;
 mod tokens;
 

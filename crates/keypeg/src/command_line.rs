@@ -8,6 +8,7 @@ use crate::access::TokenCommand;
 use crate::cli::ClientCommand;
 use crate::config::DATA;
 use crate::options::Options;
+use crate::toml_text::nearest;
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
@@ -71,6 +72,41 @@ fn refuse_empty_variables(command: &clap::Command) -> Result<(), Error> {
     Ok(())
 }
 
+/// Variables that are no option: of the log, and those that `keypeg exec` sets or removes.
+const OTHER_VARIABLES: [&str; 5] =
+    ["KEYPEG_LOG", "KEYPEG_TOKEN", "KEYPEG_KEY", "KEYPEG_KEY_ID", "KEYPEG_FENCING_TOKEN"];
+
+/// Returns a warning for each variable of a server whose name looks like an option and is none.
+///
+/// Not an error: Kubernetes sets variables such as `KEYPEG_PORT` for a service named `keypeg`, which
+/// are not even warned about.
+pub fn unknown_variables() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut unknown: Vec<_> = names.filter_map(|name| unknown_variable(&name)).collect();
+    unknown.sort();
+    unknown
+}
+
+fn unknown_variable(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("KEYPEG_")?;
+    let command = Cli::command();
+    let of = |arg: &Arg| arg.get_env().and_then(|name| name.to_str().map(str::to_owned));
+    let is_known = arguments(&command).filter_map(of).any(|known| known == name)
+        || OTHER_VARIABLES.contains(&name);
+    let is_link = name.ends_with("_PORT")
+        || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part));
+    if is_known || is_link {
+        return None;
+    }
+    let serve = command.find_subcommand("serve").expect("invariant: serve is a command");
+    let known: Vec<_> = serve.get_arguments().filter_map(of).collect();
+    let hint = match nearest(rest, known.iter().filter_map(|known| known.strip_prefix("KEYPEG_"))) {
+        Some(nearest) => format!("use KEYPEG_{nearest} if you mean that"),
+        None => "\"keypeg serve --help\" prints the variables".into(),
+    };
+    Some(format!("the variable {name} has no effect: {hint}"))
+}
+
 /// Adds to an error about a value what clap does not report: the allowed values of a switch, and the
 /// variable that gives the value if no flag does.
 fn with_tips(mut error: Error, command: &clap::Command) -> Error {
@@ -105,6 +141,26 @@ fn with_tips(mut error: Error, command: &clap::Command) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_that_is_no_option_is_reported_unless_it_is_a_service_link() {
+        for (name, says) in [
+            ("KEYPEG_TOKENS_FILE", "use KEYPEG_TOKENS if"),
+            ("KEYPEG_LISTEN_ADDR", "use KEYPEG_LISTEN if"),
+            ("KEYPEG_LEASETTL", "use KEYPEG_LEASE_TTL if"),
+            ("KEYPEG_X", "--help"),
+        ] {
+            let said = unknown_variable(name).expect(name);
+            assert!(said.contains(name) && said.contains(says), "{said}");
+        }
+        for name in ["KEYPEG_TOKENS", "KEYPEG_LOG", "KEYPEG_KEY", "PATH", "KEYPEGX"]
+            .into_iter()
+            .chain(["KEYPEG_PORT", "KEYPEG_SERVICE_HOST", "KEYPEG_SERVICE_PORT_HTTP"])
+            .chain(["KEYPEG_PORT_8000_TCP_ADDR", "KEYPEG_SERVER_SERVICE_PORT"])
+        {
+            assert_eq!(unknown_variable(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_command_line_is_accepted_or_refused() {

@@ -22,12 +22,13 @@ mod signals;
 mod store;
 mod streams;
 mod text_file;
+mod toml_text;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{BenchArgs, ClientCommand, ImportArgs, LeaseArgs, ServerArgs};
 pub use clock::SystemClock;
-pub use command_line::{CheckArgs, Cli, Command};
+pub use command_line::{CheckArgs, Cli, Command, unknown_variables};
 pub use config::Config;
 pub use duration::HumanDuration;
 pub use failure::{Failure, exit};

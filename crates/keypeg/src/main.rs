@@ -48,6 +48,9 @@ fn check(data: &Path) -> Result<(), Failure> {
 
 fn serve(config: &Config) -> Result<(), Failure> {
     keypeg::log_to_stderr()?;
+    for warning in keypeg::unknown_variables() {
+        tracing::warn!("{warning}");
+    }
     let stop = keypeg::stop_signal()?;
     let listener = keypeg::listen(config)?;
     keypeg::serve(config, listener, stop, |ready| {

@@ -41,6 +41,28 @@ fn a_variable_that_is_set_but_empty_is_an_error() {
     }
 }
 
+/// A misspelt variable started a server without any access control, and nothing said so.
+#[test]
+fn a_variable_that_is_no_option_is_logged() {
+    let dir = TempDir::new();
+    let log = dir.path().join("log");
+    let mut serve = keypeg(&["--ephemeral"]);
+    serve.env("KEYPEG_TOKENS_FILE", "/x").env("KEYPEG_PORT", "tcp://10.0.0.1:8000");
+    drop(Server::logged(&mut serve, &log));
+    let said = std::fs::read_to_string(&log).unwrap();
+    let warning = "KEYPEG_TOKENS_FILE has no effect: use KEYPEG_TOKENS if you mean that";
+    assert!(said.contains(warning) && said.matches("WARN").count() == 1, "{said}");
+}
+
+#[test]
+fn localhost_is_an_address_to_listen_on() {
+    let server = Server::in_memory(&[]);
+    let (addr, port) = (server.addr(), server.addr().port());
+    // The port is in use, so the address was understood and bound.
+    let listen = format!("localhost:{port}");
+    check(&["--ephemeral", "--listen", &listen], &[], 69, &format!("{addr} is in use"));
+}
+
 #[test]
 fn an_address_in_use_is_reported() {
     let server = Server::in_memory(&[]);
