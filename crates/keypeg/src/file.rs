@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
-use toml::de::DeValue;
 use toml::{Spanned, Value};
 
 /// The largest configuration file, in bytes.
@@ -49,10 +48,8 @@ fn parse(text: &str) -> Result<Options, String> {
         if known.clone().all(|known| known != name.get_ref()) {
             let line = line_at(text, name.span().start);
             let error = unknown_field(name.get_ref(), known);
-            let section = match value.get_ref() {
-                DeValue::Table(_) => "; the options are in no section",
-                _ => "",
-            };
+            let is_section = value.get_ref().is_table();
+            let section = if is_section { "; the options are in no section" } else { "" };
             return Err(format!(" line {line}: {error}{section}"));
         }
     }

@@ -34,13 +34,11 @@ pub(crate) fn unknown_field<'a>(
     known: impl Iterator<Item = &'a str> + Clone,
 ) -> String {
     let name: String = name.chars().take(64).collect();
-    match nearest(&name, known.clone()) {
-        Some(nearest) => format!("unknown field `{name}`: write `{nearest}` if you mean that"),
-        None => {
-            let known: Vec<_> = known.collect();
-            format!("unknown field `{name}`: the fields are {}", known.join(", "))
-        }
+    if let Some(nearest) = nearest(&name, known.clone()) {
+        return format!("unknown field `{name}`: write `{nearest}` if you mean that");
     }
+    let known: Vec<_> = known.collect();
+    format!("unknown field `{name}`: the fields are {}", known.join(", "))
 }
 
 /// Returns the most similar of the known names, if one is similar.

@@ -154,9 +154,10 @@ impl Added {
         let (before, after) = self.lengths;
         if self.file.metadata().is_ok_and(|found| found.len() == after) {
             // An entry that stays gives no access: its token is unknown.
-            let _ = match self.is_new {
-                true => std::fs::remove_file(path),
-                false => self.file.set_len(before).and_then(|()| self.file.sync_all()),
+            let _ = if self.is_new {
+                std::fs::remove_file(path)
+            } else {
+                self.file.set_len(before).and_then(|()| self.file.sync_all())
             };
         }
     }
@@ -167,7 +168,10 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
     let failed = |error: std::io::Error| {
         let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
         let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
-        Failure::new(code, format!("cannot add the token to {}: {error}", path.display()))
+        Failure::new(
+            code,
+            format!("cannot add the token to {}: {error}; check --tokens", path.display()),
+        )
     };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);

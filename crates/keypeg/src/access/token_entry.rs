@@ -7,7 +7,6 @@ use crate::toml_text::{self, line_at, unknown_field};
 use keypeg_client::UnixMs;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use toml::value::Datetime;
 
 /// The fields of an entry.
 const FIELDS: [&str; 7] =
@@ -41,15 +40,14 @@ pub(super) fn entries(text: &str) -> Result<Vec<Entry>, String> {
             };
             return Err(format!("line {line}: {hint}"));
         }
-        match value.get_ref() {
-            DeValue::Array(all) => {
-                for value in all {
-                    let table = value.get_ref().as_table().ok_or_else(|| wrong_token(line))?;
-                    entries.push(entry(text, value.span().start, table)?);
-                }
+        if let Some(all) = value.get_ref().as_array() {
+            for value in all {
+                let table = value.get_ref().as_table().ok_or_else(|| wrong_token(line))?;
+                entries.push(entry(text, value.span().start, table)?);
             }
-            DeValue::Table(table) => entries.push(entry(text, value.span().start, table)?),
-            _ => return Err(wrong_token(line)),
+        } else {
+            let table = value.get_ref().as_table().ok_or_else(|| wrong_token(line))?;
+            entries.push(entry(text, value.span().start, table)?);
         }
     }
     Ok(entries)
@@ -81,11 +79,7 @@ fn entry(text: &str, start: usize, table: &DeTable<'_>) -> Result<Entry, String>
         scopes: fields.required("scopes", |value| {
             list(value, "must be a list of names in quotes, such as [\"lend\", \"read\"]")
         })?,
-        expires_at: fields.optional("expires_at", |value| match value {
-            DeValue::String(text) => parse_timestamp(text),
-            DeValue::Datetime(datetime) => timestamp_of(datetime),
-            _ => Err("must be a timestamp, such as 2027-01-01T00:00:00Z".into()),
-        })?,
+        expires_at: fields.optional("expires_at", timestamp)?,
         requests_per_second: fields.optional("requests_per_second", number)?,
         max_leases: fields.optional("max_leases", number)?,
     })
@@ -126,9 +120,9 @@ impl Fields<'_> {
 /// Reads a list of strings, or one string.
 fn list(value: &DeValue<'_>, allowed: &str) -> Result<Vec<String>, String> {
     let one = |value: &DeValue<'_>| value.as_str().map(str::to_owned);
-    let list = match value {
-        DeValue::Array(all) => all.iter().map(|each| one(each.get_ref())).collect(),
-        value => one(value).map(|one| vec![one]),
+    let list = match value.as_array() {
+        Some(all) => all.iter().map(|each| one(each.get_ref())).collect(),
+        None => one(value).map(|one| vec![one]),
     };
     list.ok_or_else(|| allowed.to_owned())
 }
@@ -154,8 +148,13 @@ pub(super) fn parse_timestamp(text: &str) -> Result<u64, String> {
     parsed.map(|timestamp| timestamp.0).map_err(|_| invalid())
 }
 
-/// Converts a timestamp that is not in quotes.
-fn timestamp_of(datetime: &Datetime) -> Result<u64, String> {
+/// Reads a timestamp, in quotes or not.
+fn timestamp(value: &DeValue<'_>) -> Result<u64, String> {
+    if let Some(text) = value.as_str() {
+        return parse_timestamp(text);
+    }
+    let datetime = value.as_datetime();
+    let datetime = datetime.ok_or("must be a timestamp, such as 2027-01-01T00:00:00Z")?;
     if datetime.date.is_some() && datetime.time.is_some() && datetime.offset.is_none() {
         return Err(format!("{datetime} has no time zone: add Z for UTC, as in {datetime}Z"));
     }

@@ -39,7 +39,12 @@ impl TokenFileError {
             Self::Io(_) => exit::IO,
             Self::Mode(_) | Self::Content(_) => exit::CONFIG,
         };
-        Failure::new(code, format!("token file {}: {self}", path.display()))
+        let step = match code {
+            exit::NO_INPUT => "; create it with \"keypeg token new\", or check --tokens",
+            exit::PERMISSION | exit::IO => "; check --tokens",
+            _ => "",
+        };
+        Failure::new(code, format!("token file {}: {self}{step}", path.display()))
     }
 }
 

@@ -117,10 +117,11 @@ impl<const MIN: u32, const MAX: u32> TryFrom<Value> for Bounded<MIN, MAX> {
 
     fn try_from(value: Value) -> Result<Self, String> {
         let checked = Self::check(value.as_integer().and_then(|number| number.try_into().ok()));
-        checked.map_err(|allowed| match value {
-            Value::Integer(_) => allowed,
-            _ => format!("{allowed}, without quotes"),
-        })
+        checked.map_err(
+            |allowed| {
+                if value.is_str() { format!("{allowed}, without quotes") } else { allowed }
+            },
+        )
     }
 }
 
