@@ -103,7 +103,7 @@ fn flags_set_the_default_pools_policy() {
 fn existing_does_not_create_the_directory() {
     let dir = TempDir::new();
     let data = dir.path().join("data");
-    let args = ["--data", data.to_str().unwrap(), "--existing"];
+    let args = ["--data", data.to_str().unwrap(), "--existing", "--listen", "127.0.0.1:0"];
     check(&args, &[], 66, "holds no data");
     assert!(!data.exists());
     std::fs::create_dir(&data).unwrap();
