@@ -8,6 +8,7 @@ mod hosts;
 mod limits;
 mod new_token;
 mod reload;
+mod token_entry;
 mod token_file;
 mod tokens;
 

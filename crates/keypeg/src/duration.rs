@@ -31,8 +31,15 @@ impl<const MIN_MS: u64> FromStr for HumanDuration<MIN_MS> {
         let in_range = |ms: &u64| (MIN_MS..=DURATION_MAX_MS).contains(ms);
         parse_ms(text).filter(in_range).map(Self).ok_or_else(|| {
             let max_hours = DURATION_MAX_MS / MS_PER_HOUR;
+            let is_bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let fix = if is_bare && text.len() <= 9 {
+                format!(": write {text}s for {text} seconds")
+            } else {
+                String::new()
+            };
             format!(
-                "must be {MIN_MS}ms to {max_hours}h with a unit, such as 500ms, 90s, 1m30s or 7d"
+                "must be {MIN_MS}ms to {max_hours}h with a unit, such as 500ms, 90s, 1m30s or \
+                 7d{fix}"
             )
         })
     }
@@ -42,14 +49,18 @@ impl<const MIN_MS: u64> TryFrom<Value> for HumanDuration<MIN_MS> {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        let text = value.as_str().unwrap_or_default();
+        let Value::String(text) = &value else {
+            let shown = value.as_integer().map(|number| number.to_string()).unwrap_or_default();
+            let parsed = shown.parse::<Self>();
+            return Err(parsed.err().map_or_else(String::new, |allowed| allowed + ", in quotes"));
+        };
         text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
     }
 }
 
 /// Parses a length such as `500ms`, `1.5s`, `1m30s`, `2h` or `30d`, in milliseconds. Returns `None`
 /// for other text, a negative length, and a part of a millisecond. A day has 24 hours.
-fn parse_ms(text: &str) -> Option<u64> {
+pub(crate) fn parse_ms(text: &str) -> Option<u64> {
     let span = SpanParser::new().parse_span(text).ok()?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     let is_whole = duration.subsec_nanos() % 1_000_000 == 0;
@@ -94,6 +105,9 @@ mod tests {
         for bad in ["0s", "169h", "8d", "30d", "7d1ms", "99999999999999999999h"] {
             let error = bad.parse::<HumanDuration<1>>().unwrap_err();
             assert!(error.contains("1ms to 168h") && error.contains("500ms"), "{bad:?}: {error}");
+            assert!(!error.contains("write"), "{bad:?}: {error}");
         }
+        let error = "60".parse::<HumanDuration<0>>().unwrap_err();
+        assert!(error.ends_with(": write 60s for 60 seconds"), "{error}");
     }
 }

@@ -5,6 +5,9 @@
 
 use crate::failure::{Failure, exit};
 use crate::options::Options;
+use crate::text_file;
+use crate::toml_text::{self, line_at, unknown_field};
+use clap::{Args as _, Command};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
@@ -35,10 +38,25 @@ pub(crate) fn read(path: &Path) -> Result<Options, Failure> {
 
 /// Parses the file's text; an error message begins with its line.
 fn parse(text: &str) -> Result<Options, String> {
+    let table = toml_text::parse(text).map_err(|error| format!(" {error}"))?;
+    let flags = Options::augment_args(Command::new("serve"));
+    let names = flags.get_arguments().filter_map(|flag| flag.get_long());
+    let known: Vec<_> =
+        names.filter(|name| *name != "config").map(|name| name.replace('-', "_")).collect();
+    let known = known.iter().map(String::as_str);
+    for (name, value) in table.get_ref() {
+        if known.clone().all(|known| known != name.get_ref()) {
+            let line = line_at(text, name.span().start);
+            let error = unknown_field(name.get_ref(), known);
+            let is_section = value.get_ref().is_table();
+            let section = if is_section { "; the options are in no section" } else { "" };
+            return Err(format!(" line {line}: {error}{section}"));
+        }
+    }
     toml::from_str(text).map_err(|error| {
         let message = error.message();
         let Some(span) = error.span() else { return format!(": {message}") };
-        let line = text[..span.start].matches('\n').count() + 1;
+        let line = line_at(text, span.start);
         match value_at(text, span.start) {
             Some((key, value)) => {
                 format!(" line {line}: {key} = {value} is not valid: it {message}")
@@ -58,13 +76,14 @@ fn value_at(text: &str, offset: usize) -> Option<(String, Value)> {
 
 /// Reads a file of at most `FILE_MAX` bytes.
 fn text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX {
         let message = format!("the file is larger than {FILE_MAX} bytes");
         return Err(io::Error::new(ErrorKind::FileTooLarge, message));
     }
-    Ok(text)
+    let text = text_file::decode(bytes);
+    text.map_err(|error| io::Error::new(ErrorKind::InvalidData, error.to_string()))
 }
 
 #[cfg(test)]
@@ -83,7 +102,19 @@ mod tests {
             ("allow_host = [\n\"a:1\"\n]", &["line 1", "allow_host", "\"a:1\"", "without scheme"]),
             ("data = \"\"", &["line 1", "data", "a path"]),
             ("\n\nlisten = \"8000\"", &["line 3", "listen", "\"8000\"", "ADDR:PORT"]),
-            ("\nlease-ttl = \"1s\"", &["line 2", "lease-ttl", "lease_ttl"]),
+            ("\nlease-ttl = \"1s\"", &["line 2: unknown field `lease-ttl`: write `lease_ttl`"]),
+            (
+                "lease_ttl = \"60\"",
+                &["line 1", "1ms to 168h", "write 60s for 60 seconds, in quotes"],
+            ),
+            ("lease_ttl = 60", &["line 1", "write 60s for 60 seconds, in quotes"]),
+            (
+                "[server]\nlisten = \"a\"",
+                &["unknown field `server`", "the options are in no section"],
+            ),
+            ("ephemeral = \"true\"", &["must be true or false, without quotes"]),
+            ("audit_mib = \"64\"", &["must be 1 to 65536, without quotes"]),
+            ("listen = 127.0.0.1:8000", &["line 1 is not valid TOML"]),
             ("listen = \"[::1]:9\"\nlisten = \"[::1]:9\"", &["line 2", "duplicate key"]),
             ("[server]\nlisten = 1", &["line 1", "server"]),
             ("config = \"other\"", &["line 1", "unknown field `config`"]),

@@ -24,6 +24,7 @@ mod signals;
 mod store;
 mod streams;
 mod text_file;
+mod toml_text;
 mod variables;
 mod vital;
 

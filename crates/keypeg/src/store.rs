@@ -31,7 +31,16 @@ pub(crate) fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure
 /// in it. O(keys).
 pub(crate) fn check(data: &Path) -> Result<StartReport, Failure> {
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    Ok(keypeg_engine::check_data_dir(data, clock, random)?)
+    keypeg_engine::check_data_dir(data, clock, random).map_err(|error| match error {
+        StartError::InUse { dir } => {
+            let message = format!(
+                "{dir} is in use by another process, such as a server: stop that process, or check a \
+                 copy of the directory"
+            );
+            Failure::new(exit::TEMPORARY, message)
+        }
+        error => error.into(),
+    })
 }
 
 impl From<StartError> for Failure {
@@ -48,8 +57,23 @@ impl From<StartError> for Failure {
                 );
                 return Self::new(exit::PERMISSION, message);
             }
+            StartError::Io { error: cause, .. } if is_path_error(cause.kind()) => {
+                return Self::new(exit::IO, format!("{error}; check the path of --data"));
+            }
             StartError::Io { .. } => exit::IO,
         };
         Self::new(exit, error.to_string())
     }
+}
+
+/// Returns whether an error is about the path of the data directory rather than about its disk.
+fn is_path_error(kind: ErrorKind) -> bool {
+    [
+        ErrorKind::NotFound,
+        ErrorKind::NotADirectory,
+        ErrorKind::AlreadyExists,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::InvalidFilename,
+    ]
+    .contains(&kind)
 }

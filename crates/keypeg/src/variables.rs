@@ -5,15 +5,16 @@
 //! and never logs a value.
 
 use crate::command_line::Cli;
+use crate::toml_text::nearest;
 use clap::{Arg, Command, CommandFactory};
 use std::collections::BTreeSet;
 
 const PREFIX: &str = "KEYPEG_";
 /// A variable that no option has.
 const LOG: &str = "KEYPEG_LOG";
-/// How similar two names must be (Jaro-Winkler, 0 to 1) for one to be suggested.
-const SIMILAR: f64 = 0.8;
-
+/// The variables that `keypeg exec` sets for its command.
+const OF_EXEC: [&str; 4] =
+    ["KEYPEG_KEY", "KEYPEG_KEY_ID", "KEYPEG_LEASE_ID", "KEYPEG_FENCING_TOKEN"];
 /// Logs a warning for each variable with the prefix `KEYPEG_` that no command has.
 pub fn warn_of_unknown_variables() {
     let names = Names::of(&Cli::command());
@@ -42,6 +43,7 @@ impl Names {
         };
         let mut known: BTreeSet<_> = program.get_subcommands().flat_map(variables).collect();
         known.insert(LOG.into());
+        known.extend(OF_EXEC.map(String::from));
         let server = program.find_subcommand("serve").expect("invariant: a command of the program");
         let mut of_server: BTreeSet<_> = variables(server).into_iter().collect();
         of_server.insert(LOG.into());
@@ -55,12 +57,9 @@ impl Names {
         if !is_unknown {
             return None;
         }
-        let similarity =
-            |known: &str| strsim::jaro_winkler(&name[PREFIX.len()..], &known[PREFIX.len()..]);
-        let nearest = self.of_server.iter().map(|known| (similarity(known), known));
-        let nearest = nearest.max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint = match nearest.filter(|(similarity, _)| *similarity >= SIMILAR) {
-            Some((_, known)) => format!("did you mean {known}?"),
+        let known = self.of_server.iter().filter_map(|known| known.strip_prefix(PREFIX));
+        let hint = match nearest(&name[PREFIX.len()..], known) {
+            Some(known) => format!("did you mean {PREFIX}{known}?"),
             None => "`keypeg serve --help` lists the variables".into(),
         };
         Some(format!("the variable {name} has no effect: the server has no such option; {hint}"))

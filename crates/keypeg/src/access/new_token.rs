@@ -2,11 +2,15 @@
 //!
 //! An entry is checked with the whole token file before it is added, so the file stays valid.
 
+use super::token_entry::parse_timestamp;
 use super::tokens::{self, PREFIX, PoolPattern, TOKEN_LEN, TokenHash};
 use crate::SystemRandom;
+use crate::clock;
+use crate::duration::parse_ms;
 use crate::failure::{Failure, exit};
 use crate::streams;
 use clap::{Args, Subcommand};
+use keypeg_client::UnixMs;
 use keypeg_core::RandomSource;
 use rustix::fs::{Mode, OFlags, fsync, open};
 use rustix::io::Errno;
@@ -41,8 +45,8 @@ pub struct NewToken {
     /// only scope that can create, change and delete pools.
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     scopes: Vec<String>,
-    /// Expiry time, such as 2027-01-01T00:00:00Z [default: never]
-    #[arg(long, value_name = "TIMESTAMP")]
+    /// Expiry time, such as 2027-01-01T00:00:00Z, or a time from now, such as 30d [default: never]
+    #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
     /// Limit on requests per second [default: none]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -95,8 +99,10 @@ impl NewToken {
         for scope in &self.scopes {
             tokens::parse_scope(scope).map_err(invalid)?;
         }
-        if let Some(end) = &self.expires_at {
-            tokens::parse_timestamp(end).map_err(invalid)?;
+        let end = self.expires_at.as_deref().map(|end| expiry(end, clock::wall_ms()));
+        let end = end.transpose().map_err(invalid)?;
+        if end.is_some_and(|end| end.0 <= clock::wall_ms()) {
+            streams::print_message("the time of --expires-at has passed: the token is not valid");
         }
         // None of these values contains a character that TOML requires to be escaped.
         let list = |all: &[String]| {
@@ -110,8 +116,8 @@ impl NewToken {
             list(&self.pools),
             list(&self.scopes),
         );
-        if let Some(end) = &self.expires_at {
-            entry.extend(["expires_at = \"", end, "\"\n"]);
+        if let Some(end) = end {
+            entry.extend(["expires_at = \"", &end.to_string(), "\"\n"]);
         }
         if let Some(per_second) = self.requests_per_second {
             entry.extend(["requests_per_second = ", &per_second.to_string(), "\n"]);
@@ -121,6 +127,17 @@ impl NewToken {
         }
         Ok(entry)
     }
+}
+
+/// Parses a time of expiry: a timestamp, a date, or a length of time from now.
+fn expiry(text: &str, now_ms: u64) -> Result<UnixMs, String> {
+    let end = match parse_ms(text) {
+        Some(length) => now_ms.saturating_add(length),
+        None => parse_timestamp(text).map_err(|error| format!("{error}, or a time such as 30d"))?,
+    };
+    // A later timestamp has no text form.
+    let max = parse_timestamp("9999-12-30T00:00:00Z")?;
+    Ok(UnixMs(end.min(max)))
 }
 
 /// An entry that was added to a token file.
@@ -137,9 +154,10 @@ impl Added {
         let (before, after) = self.lengths;
         if self.file.metadata().is_ok_and(|found| found.len() == after) {
             // An entry that stays gives no access: its token is unknown.
-            let _ = match self.is_new {
-                true => std::fs::remove_file(path),
-                false => self.file.set_len(before).and_then(|()| self.file.sync_all()),
+            let _ = if self.is_new {
+                std::fs::remove_file(path)
+            } else {
+                self.file.set_len(before).and_then(|()| self.file.sync_all())
             };
         }
     }
@@ -150,7 +168,10 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
     let failed = |error: std::io::Error| {
         let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
         let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
-        Failure::new(code, format!("cannot add the token to {}: {error}", path.display()))
+        Failure::new(
+            code,
+            format!("cannot add the token to {}: {error}; check --tokens", path.display()),
+        )
     };
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
@@ -184,4 +205,32 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
     fsync(&file).map_err(|error| failed(error.into()))?;
     let after = file.metadata().map_err(failed)?.len();
     Ok(Added { file, is_new, lengths: (after - addition.len() as u64, after) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_expires_at_a_timestamp_a_date_or_after_a_time() {
+        let now = parse_timestamp("2026-12-02T00:00:00Z").unwrap();
+        for (text, end) in [
+            ("2027-01-01T00:00:00Z", "2027-01-01T00:00:00.000Z"),
+            ("2027-01-01T01:00:00+01:00", "2027-01-01T00:00:00.000Z"),
+            ("2027-01-01", "2027-01-01T00:00:00.000Z"),
+            ("30d", "2027-01-01T00:00:00.000Z"),
+            ("52w", "2027-12-01T00:00:00.000Z"),
+            ("75000000h", "9999-12-30T00:00:00.000Z"),
+        ] {
+            assert_eq!(expiry(text, now).expect(text).to_string(), end, "{text}");
+        }
+        for (text, says) in [
+            ("30", "is not a timestamp such as 2027-01-01T00:00:00Z, or a time such as 30d"),
+            ("tomorrow", "is not a timestamp"),
+            ("2027-13-01", "is not a timestamp"),
+        ] {
+            let error = expiry(text, now).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
 }

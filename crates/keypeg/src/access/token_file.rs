@@ -1,6 +1,7 @@
 //! The token file: reads it, and checks that no other user can write or replace it.
 
 use crate::failure::{Failure, exit};
+use crate::text_file;
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
 use std::fs::File;
 use std::io::{self, Read};
@@ -38,7 +39,12 @@ impl TokenFileError {
             Self::Io(_) => exit::IO,
             Self::Mode(_) | Self::Content(_) => exit::CONFIG,
         };
-        Failure::new(code, format!("token file {}: {self}", path.display()))
+        let step = match code {
+            exit::NO_INPUT => "; create it with \"keypeg token new\", or check --tokens",
+            exit::PERMISSION | exit::IO => "; check --tokens",
+            _ => "",
+        };
+        Failure::new(code, format!("token file {}: {self}{step}", path.display()))
     }
 }
 
@@ -66,11 +72,13 @@ pub(crate) fn read_token_file(path: &Path) -> Result<TokenFile, TokenFileError> 
             "other users can write this file: run chmod 0600 on it".into(),
         ));
     }
-    let mut text = String::new();
-    File::from(file).take(FILE_MAX + 1).read_to_string(&mut text).map_err(TokenFileError::Io)?;
-    if text.len() as u64 > FILE_MAX {
+    let mut bytes = Vec::new();
+    File::from(file).take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(TokenFileError::Io)?;
+    if bytes.len() as u64 > FILE_MAX {
         return Err(TokenFileError::Content(format!("the file is larger than {FILE_MAX} bytes")));
     }
+    let text = text_file::decode(bytes);
+    let text = text.map_err(|error| TokenFileError::Content(error.to_string()))?;
     Ok(TokenFile { text, is_world_readable: mode.contains(Mode::ROTH) })
 }
 

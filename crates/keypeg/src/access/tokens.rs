@@ -5,10 +5,10 @@
 //! in constant time. Knows nothing of HTTP.
 
 use super::limits::RateLimit;
+use super::token_entry::{self, Entry};
 use keypeg_client::routes::Scope;
 use keypeg_core::PoolName;
 use keypeg_store::Caller;
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -75,50 +75,16 @@ pub(crate) enum PoolPattern {
     Prefix(String),
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    token: Vec<Entry>,
-}
-
-/// A `[[token]]` entry before it is checked.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    name: String,
-    sha256: Hashes,
-    pools: Vec<String>,
-    scopes: Vec<String>,
-    expires_at: Option<String>,
-    requests_per_second: Option<u32>,
-    max_leases: Option<u32>,
-}
-
-/// One hash, or several while a token is rotated.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Hashes {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl Hashes {
-    fn parse(&self) -> Result<Vec<TokenHash>, String> {
-        let hashes = match self {
-            Self::One(hash) => std::slice::from_ref(hash),
-            Self::Many(hashes) => hashes,
-        };
-        let hashes: Option<Vec<_>> = hashes.iter().map(|hash| TokenHash::parse(hash)).collect();
-        let invalid =
-            || "sha256 must be 64 hexadecimal digits, or an array of such strings".to_owned();
-        hashes.filter(|hashes| !hashes.is_empty()).ok_or_else(invalid)
-    }
-}
-
 impl TokenHash {
     pub(crate) fn of(token: &[u8]) -> Self {
         Self(Sha256::digest(token).into())
+    }
+
+    fn parse_all(hashes: &[String]) -> Result<Vec<Self>, String> {
+        let hashes: Option<Vec<_>> = hashes.iter().map(|hash| Self::parse(hash)).collect();
+        let invalid =
+            || "sha256 must be 64 hexadecimal digits, or an array of such strings".to_owned();
+        hashes.filter(|hashes| !hashes.is_empty()).ok_or_else(invalid)
     }
 
     fn parse(hex: &str) -> Option<Self> {
@@ -149,11 +115,8 @@ impl Tokens {
     /// Parses the text of a token file. A token keeps the rate limit, unless its rate changed, and
     /// the count of requests in flight that its name has in `before`.
     pub(crate) fn parse(text: &str, before: Option<&Self>) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count());
-            format!("line {}: {}", line + 1, error.message())
-        })?;
-        if file.token.is_empty() {
+        let entries = token_entry::entries(text)?;
+        if entries.is_empty() {
             return Err("the file has no [[token]] entry; add one with \"keypeg token new\"".into());
         }
         let known: HashMap<_, _> = before
@@ -162,11 +125,11 @@ impl Tokens {
             .map(|token| (&*token.name, token))
             .collect();
         let (mut by_hash, mut names) = (HashMap::new(), HashSet::new());
-        for entry in file.token {
+        for entry in entries {
             let name = entry.name.clone();
             let invalid = |what: String| format!("token {name:?}: {what}");
             let before = known.get(&*entry.name).copied();
-            let hashes = entry.sha256.parse().map_err(invalid)?;
+            let hashes = TokenHash::parse_all(&entry.sha256).map_err(invalid)?;
             let token = Arc::new(Token::new(entry, before).map_err(invalid)?);
             if !names.insert(Arc::clone(&token.name)) {
                 return Err(invalid("another token has the same name: rename one".into()));
@@ -215,7 +178,6 @@ impl Token {
         if pools.is_empty() || scopes.is_empty() {
             return Err("pools and scopes must each contain at least one name".into());
         }
-        let expires_at = entry.expires_at.as_deref().map(parse_timestamp).transpose()?;
         let per_second = entry.requests_per_second;
         if per_second.is_some_and(|per_second| !(1..=PER_SECOND_MAX).contains(&per_second)) {
             return Err(format!("requests_per_second must be 1 to {PER_SECOND_MAX}"));
@@ -234,7 +196,7 @@ impl Token {
             name: entry.name.into(),
             pools,
             scopes,
-            expires_at_ms: expires_at,
+            expires_at_ms: entry.expires_at,
             rate_limit: per_second.map(rate_limit),
             in_flight: before.map_or_else(Arc::default, |token| Arc::clone(&token.in_flight)),
         })
@@ -291,14 +253,6 @@ pub(crate) fn parse_scope(word: &str) -> Result<Scope, String> {
         let all = Scope::ALL.map(Scope::as_str).join(", ");
         format!("{word:?} is not a scope: use one of {all}")
     })
-}
-
-/// Parses a timestamp such as `2027-01-01T00:00:00Z`, in milliseconds since 1970.
-pub(crate) fn parse_timestamp(text: &str) -> Result<u64, String> {
-    let parsed = serde_json::from_value::<keypeg_client::UnixMs>(text.into());
-    parsed
-        .map(|timestamp| timestamp.0)
-        .map_err(|_| format!("{text:?} is not a timestamp such as 2027-01-01T00:00:00Z"))
 }
 
 #[cfg(test)]
@@ -381,11 +335,50 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_one_and_a_timestamp_need_no_brackets_and_no_quotes() {
+        let end = 1_798_761_600_000;
+        for (more, expires) in [
+            ("expires_at = \"2027-01-01T00:00:00Z\"", Some(end)),
+            ("expires_at = 2027-01-01T00:00:00Z", Some(end)),
+            ("expires_at = 2027-01-01 00:00:00Z", Some(end)),
+            ("expires_at = 2027-01-01T01:00:00+01:00", Some(end)),
+            ("expires_at = 2027-01-01", Some(end)),
+            ("expires_at = \"2027-01-01\"", Some(end)),
+            ("max_leases = 0x1_0", None),
+        ] {
+            let more = format!("pools = \"ci-*\"\nscopes = \"lend\"\n{more}");
+            let tokens = Tokens::parse(&entry("a", "t", &more), None).expect(&more);
+            let token = tokens.find(b"t").unwrap().token;
+            assert!(token.is_for("ci-1") && token.allows(Scope::Lend), "{more}");
+            assert_eq!(token.expires_at_ms, expires, "{more}");
+        }
+        let one = entry("a", "t", CI).replace("[[token]]", "[token]");
+        assert_eq!(Tokens::parse(&one, None).unwrap().len(), 1);
+    }
+
+    #[test]
     fn mistakes_in_the_file_are_reported() {
         let (a, hash) = (entry("a", "t", CI), TokenHash::of(b"u"));
         for (text, says) in [
             (String::new(), "no [[token]]"),
             (a.clone() + "colour = 1", "line 6: unknown field `colour`"),
+            (a.clone() + "expire_at = 1", "unknown field `expire_at`: write `expires_at`"),
+            ("name = \"a\"".into(), "line 1: field `name` is not in an entry: write [[token]]"),
+            ("[[tokens]]\nname = \"a\"".into(), "line 1: unknown field `tokens`: write `token`"),
+            ("token = 1".into(), "line 1: write each token as an entry"),
+            ("[[token]]\nname = 1".into(), "line 2: name: must be a string, in quotes"),
+            ("[[token]]\nname = a".into(), "line 2 is not valid TOML"),
+            (entry("a", "t", "pools = 1\nscopes = [\"lend\"]"), "line 4: pools: must be a list"),
+            (entry("a", "t", "pools = [1]\nscopes = [\"lend\"]"), "line 4: pools: must be a list"),
+            (
+                entry("a", "t", "pools = \"*\"\nscopes = { a = 1 }"),
+                "line 5: scopes: must be a list",
+            ),
+            (a.clone() + "expires_at = 2027-01-01T00:00:00", "no time zone: add Z"),
+            (a.clone() + "expires_at = 00:00:00", "is not a timestamp"),
+            (a.clone() + "expires_at = 30", "line 6: expires_at: must be a timestamp"),
+            (a.clone() + "max_leases = \"5\"", "line 6: max_leases: must be a whole number"),
+            (a.clone() + "max_leases = 99999999999", "max_leases must be 1 to 10000000"),
             (a.clone() + &entry("a", "u", CI), "same name"),
             (a.clone() + &entry("b", "t", CI), "occurs twice"),
             (entry("a b", "t", CI), "1 to 64"),

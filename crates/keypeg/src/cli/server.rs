@@ -76,7 +76,10 @@ fn read_token(path: &Path) -> Result<String, Failure> {
     let failed = |error: io::Error| {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
         let code = if is_denied { exit::PERMISSION } else { exit::NO_INPUT };
-        Failure::new(code, format!("cannot read the access token file {}: {error}", path.display()))
+        let path = path.display();
+        let message =
+            format!("cannot read the access token file {path}: {error}; check --token-file");
+        Failure::new(code, message)
     };
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode();

@@ -10,7 +10,7 @@ use clap::builder::{
 use keypeg_store::LANE_MAX;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -49,8 +49,15 @@ impl FromStr for ListenAddr {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = text.parse().map(Self);
-        parsed.map_err(|_| "must be ADDR:PORT, such as 127.0.0.1:8000 or [::1]:8000")
+        // The only name that is the same address on every machine.
+        let address = match text.strip_prefix("localhost:") {
+            Some(port) => port.parse().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()).ok(),
+            None => text.parse().ok(),
+        };
+        address.map(Self).ok_or(
+            "must be ADDR:PORT with an address of this machine, such as 127.0.0.1:8000, [::1]:8000 \
+             or localhost:8000",
+        )
     }
 }
 
@@ -115,7 +122,7 @@ impl TryFrom<Value> for Switch {
     type Error = &'static str;
 
     fn try_from(value: Value) -> Result<Self, Self::Error> {
-        value.as_bool().map(Self).ok_or("must be true or false")
+        value.as_bool().map(Self).ok_or("must be true or false, without quotes")
     }
 }
 
@@ -138,7 +145,12 @@ impl<const MIN: u32, const MAX: u32> TryFrom<Value> for Bounded<MIN, MAX> {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        Self::check(value.as_integer().and_then(|number| number.try_into().ok()))
+        let checked = Self::check(value.as_integer().and_then(|number| number.try_into().ok()));
+        checked.map_err(
+            |allowed| {
+                if value.is_str() { format!("{allowed}, without quotes") } else { allowed }
+            },
+        )
     }
 }
 

@@ -111,3 +111,40 @@ fn a_file_that_all_users_can_read_is_logged_once() {
     assert_eq!(warnings(), 1, "once");
     assert_eq!(server.client().with(&token, "GET /v1/pools").status, 200);
 }
+
+/// The messages of the library that reads TOML reached the operator: "invalid type: map, expected a
+/// string" for a timestamp without quotes.
+#[test]
+fn mistakes_in_a_token_file_are_reported_in_plain_words() {
+    let tokens = Tokens::new();
+    tokens.add("ci", "*", &["read"], &[]);
+    let (path, valid) = (tokens.path(), std::fs::read_to_string(tokens.path()).unwrap());
+    let last = |line: &str| format!("{}\n{line}\n", valid.trim_end());
+    for (text, says) in [
+        (last("expires_at = 2027-01-01T00:00:00"), "has no time zone: add Z for UTC"),
+        (last("expires_at = 30"), "expires_at: must be a timestamp"),
+        (last("expire_at = 1"), "unknown field `expire_at`: write `expires_at` if you mean that"),
+        (last("max_leases = \"5\""), "max_leases: must be a whole number above 0, without quotes"),
+        (valid.replace("[[token]]", "[[tokens]]"), "line 1: unknown field `tokens`"),
+        (valid.replace("[[token]]", ""), "is not in an entry: write [[token]] above it"),
+        (valid.replace("\"*\"", "*"), "is not valid TOML"),
+        (valid.replace("[\"*\"]", "7"), "pools: must be a list of names in quotes"),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        chmod(&path, 0o600);
+        refused(&path, 78, says);
+    }
+    for text in [
+        format!("\u{feff}{valid}"),
+        valid.replace('\n', "\r\n"),
+        valid.replace("[\"*\"]", "\"*\"").replace("[\"read\"]", "\"read\""),
+        last("expires_at = 2999-01-01T00:00:00Z"),
+        last("expires_at = 2999-01-01"),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        drop(Server::in_memory(&["--tokens", path.to_str().unwrap()]));
+    }
+    let utf16: Vec<u8> = valid.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(&path, utf16).unwrap();
+    refused(&path, 78, "the file is UTF-16: save it as UTF-8");
+}

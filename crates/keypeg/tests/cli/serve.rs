@@ -42,6 +42,15 @@ fn a_variable_that_is_set_but_empty_is_an_error() {
 }
 
 #[test]
+fn localhost_is_an_address_to_listen_on() {
+    let server = Server::in_memory(&[]);
+    let (addr, port) = (server.addr(), server.addr().port());
+    // The port is in use, so the address was understood and bound.
+    let listen = format!("localhost:{port}");
+    check(&["--ephemeral", "--listen", &listen], &[], 69, &format!("{addr} is in use"));
+}
+
+#[test]
 fn an_address_in_use_is_reported() {
     let server = Server::in_memory(&[]);
     let addr = server.addr().to_string();
@@ -81,7 +90,7 @@ fn flags_set_the_default_pools_policy() {
 fn existing_does_not_create_the_directory() {
     let dir = TempDir::new();
     let data = dir.path().join("data");
-    let args = ["--data", data.to_str().unwrap(), "--existing"];
+    let args = ["--data", data.to_str().unwrap(), "--existing", "--listen", "127.0.0.1:0"];
     check(&args, &[], 66, "holds no data");
     assert!(!data.exists());
     std::fs::create_dir(&data).unwrap();
