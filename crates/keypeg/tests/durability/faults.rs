@@ -13,6 +13,7 @@ use crate::support::{Server, TempDir, eventually, keypeg, keypeg_under, now, pau
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::net::TcpStream;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -460,6 +461,10 @@ fn a_wall_clock_before_1970_refuses_a_start_and_ends_no_request() {
     }
     step("+0");
     let mut server = start().unwrap();
+    // Each core has begun to serve: connections are distributed round-robin.
+    for _ in 0..2 * std::thread::available_parallelism().map_or(1, NonZero::get) {
+        assert_eq!(server.client().with(&token, "GET /version").status, 200);
+    }
     step("-80y");
     for _ in 0..4 {
         // On the fast path and by hyper, each on several cores.
