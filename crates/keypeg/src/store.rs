@@ -31,15 +31,15 @@ pub(crate) fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure
 /// in it. O(keys).
 pub(crate) fn check(data: &Path) -> Result<StartReport, Failure> {
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    keypeg_engine::check_data_dir(data, clock, random).map_err(|error| match error {
-        StartError::InUse { dir } => {
+    keypeg_engine::check_data_dir(data, clock, random).map_err(|error| {
+        if let StartError::InUse { dir } = error {
             let message = format!(
                 "{dir} is in use by another process, such as a server: stop that process, or check a \
                  copy of the directory"
             );
-            Failure::new(exit::TEMPORARY, message)
+            return Failure::new(exit::TEMPORARY, message);
         }
-        error => error.into(),
+        error.into()
     })
 }
 
