@@ -120,7 +120,7 @@ fn an_unknown_pool_is_reported_before_an_invalid_body() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let json_type = [("content-type", "application/json")];
-    for pool in ["nope", "Bad", "%64efault"] {
+    for pool in ["nope", "Bad", "d%20efault"] {
         for (request, body) in [
             (format!("GET /v1/pools/{pool}"), ""),
             (format!("DELETE /v1/pools/{pool}"), ""),
@@ -156,7 +156,7 @@ fn unknown_routes_get_404_and_wrong_methods_405() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     for path in [
-        "/",
+        "//",
         "/v1",
         "/v1/",
         "/v1/pools/",
@@ -179,21 +179,20 @@ fn unknown_routes_get_404_and_wrong_methods_405() {
         assert_eq!(outcome, None, "reading changes nothing anyway: {path}");
     }
     for (request, allow) in [
-        ("POST /v1/pools", "GET, HEAD"),
-        ("POST /v1/pools/default", "GET, HEAD, PUT, DELETE"),
-        ("BREW /v1/pools/default", "GET, HEAD, PUT, DELETE"),
-        ("PUT /v1/pools/default/keys", "GET, HEAD, POST"),
-        ("GET /v1/pools/default/leases", "POST"),
-        ("HEAD /v1/pools/default/leases", "POST"),
-        ("PUT /v1/pools/default/keepalive", "POST"),
-        ("PATCH /v1/pools/default/keys/x", "GET, HEAD, DELETE"),
-        ("GET /v1/pools/default/keys/x/release", "POST"),
-        ("DELETE /v1/pools/default/keys/x/keepalive", "POST"),
-        ("GET /v1/pools/default/leases/x/renew", "POST"),
-        ("OPTIONS /v1/pools/default/leases/x/release", "POST"),
-        ("POST /livez", "GET, HEAD"),
-        ("DELETE /readyz", "GET, HEAD"),
-        ("PUT /version", "GET, HEAD"),
+        ("POST /v1/pools", "GET, HEAD, OPTIONS"),
+        ("POST /v1/pools/default", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("BREW /v1/pools/default", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("PUT /v1/pools/default/keys", "GET, HEAD, POST, OPTIONS"),
+        ("GET /v1/pools/default/leases", "POST, OPTIONS"),
+        ("HEAD /v1/pools/default/leases", "POST, OPTIONS"),
+        ("PUT /v1/pools/default/keepalive", "POST, OPTIONS"),
+        ("PATCH /v1/pools/default/keys/x", "GET, HEAD, DELETE, OPTIONS"),
+        ("GET /v1/pools/default/keys/x/release", "POST, OPTIONS"),
+        ("DELETE /v1/pools/default/keys/x/keepalive", "POST, OPTIONS"),
+        ("GET /v1/pools/default/leases/x/renew", "POST, OPTIONS"),
+        ("POST /livez", "GET, HEAD, OPTIONS"),
+        ("DELETE /readyz", "GET, HEAD, OPTIONS"),
+        ("PUT /version", "GET, HEAD, OPTIONS"),
     ] {
         let answer = client.try_send(request, &[], "").unwrap();
         assert_eq!(answer.header("allow"), Some(allow), "{request}");
