@@ -186,7 +186,10 @@ impl Script {
                     max_keys: arg(args, "max_keys=").map(|max| Some(max.parse().unwrap())),
                     ..PolicyPatch::default()
                 };
-                Call::PutPool { pool, patch }
+                match arg(args, "exists=") {
+                    None => Call::PutPool { pool, patch },
+                    Some(exists) => Call::PutPoolIf { pool, patch, exists: exists == "true" },
+                }
             }
             "drop" => Call::DeletePool { pool: PoolName::parse(name).unwrap() },
             "counts" => Call::GetPool { pool },
