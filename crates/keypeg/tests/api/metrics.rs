@@ -99,7 +99,7 @@ fn connections_are_counted_while_they_are_open() {
     });
 }
 
-/// Regression: a scraper of the older format got OpenMetrics, and saw counters without samples, and
+/// Regression: a scraper of the older format got `OpenMetrics`, and saw counters without samples, and
 /// samples without a help text.
 #[test]
 fn every_sample_belongs_to_a_family_with_a_help_text_and_a_type() {

@@ -253,7 +253,7 @@ fn an_unknown_parameter_is_refused_on_every_canonical_route() {
         let path = route.path.replace("{pool}", "q1").replace("{id}", UNKNOWN_ID);
         let path = path.replace("{lease}", UNKNOWN_ID);
         let methods = [route.method, "HEAD"];
-        for method in &methods[..1 + usize::from(route.has_head())] {
+        for method in &methods[..=usize::from(route.has_head())] {
             let request = format!("{method} {path}?dry_run=true");
             let answer = client.ask(&request);
             assert_eq!(answer.status, 422, "{request}: {answer:?}");

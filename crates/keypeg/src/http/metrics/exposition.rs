@@ -1,6 +1,6 @@
 //! The two text formats of `/metrics`, and which of them a scraper prefers.
 //!
-//! The server encodes OpenMetrics. The older text format, version 0.0.4, is a translation of it: it
+//! The server encodes `OpenMetrics`. The older text format, version 0.0.4, is a translation of it: it
 //! names a counter by its sample, and has no end mark. Does not know any metric.
 
 use hyper::header::{ACCEPT, HeaderMap};
