@@ -186,7 +186,10 @@ impl Script {
                     max_keys: arg(args, "max_keys=").map(|max| Some(max.parse().unwrap())),
                     ..PolicyPatch::default()
                 };
-                Call::PutPool { pool, patch }
+                match arg(args, "exists=") {
+                    None => Call::PutPool { pool, patch },
+                    Some(exists) => Call::PutPoolIf { pool, patch, exists: exists == "true" },
+                }
             }
             "drop" => Call::DeletePool { pool: PoolName::parse(name).unwrap() },
             "counts" => Call::GetPool { pool },
@@ -456,7 +459,10 @@ fn pools_are_created_with_the_default_policy_and_deleted_with_their_waiters() {
         drop default          -> default_pool
         in other
         acquire X             -> unknown_pool
-        put max_keys=1        -> pool created=true
+        put exists=true       -> unknown_pool
+        put max_keys=1 exists=false -> pool created=true
+        put max_keys=9 exists=false -> pool created=false
+        put exists=true       -> pool created=false
         put                   -> pool created=false
         generate a            -> created
         generate b            -> full max=1

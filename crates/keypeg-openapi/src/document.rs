@@ -6,6 +6,7 @@
 
 mod calls;
 mod examples;
+mod links;
 mod parameters;
 mod schemas;
 
@@ -274,7 +275,7 @@ fn responses(
             response[CODES] = words(&codes);
         }
         response["headers"] = headers_of(route, answer.status, true);
-        let links = calls::links(route.operation);
+        let links = links::links(route.operation);
         if answer.status < 300 && !links.is_null() {
             response["links"] = links;
         }

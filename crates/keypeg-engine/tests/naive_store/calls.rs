@@ -110,6 +110,7 @@ impl NaiveStore {
             }
             call @ (Call::ListPools
             | Call::PutPool { .. }
+            | Call::PutPoolIf { .. }
             | Call::DeletePool { .. }
             | Call::Acquire { .. }
             | Call::Idempotent { .. }) => self.execute_on_pools(call),
@@ -118,6 +119,15 @@ impl NaiveStore {
 
     /// Executes a call that is not about the keys of one pool; refuses one on an unknown pool.
     fn execute_on_pools(&mut self, call: Call) -> Result<Reply, Refusal> {
+        if let Call::PutPoolIf { pool: name, patch, exists } = call {
+            return match (self.pools.get(&name), exists) {
+                (None, true) => Err(Refusal::UnknownPool),
+                (Some(pool), false) => {
+                    Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
+                }
+                _ => self.execute_on_pools(Call::PutPool { pool: name, patch }),
+            };
+        }
         if let Call::PutPool { pool: name, patch } = call {
             let before = self.pools.get(&name).map(|pool| pool.policy.clone());
             let policy = before.clone().unwrap_or_default().with_patch(patch);
@@ -173,6 +183,7 @@ pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::KeepAliveAll { pool } => Some(pool.clone()),
         Call::ListPools
         | Call::PutPool { .. }
+        | Call::PutPoolIf { .. }
         | Call::DeletePool { .. }
         | Call::Idempotent { .. } => None,
     }

@@ -134,7 +134,7 @@ impl<'a> Hypothesis<'a> {
     pub(crate) fn was_refused(&self, call: &Call) -> bool {
         match inner_call(call) {
             Call::Generate { .. } | Call::Import { .. } => self.space < 3 || self.overloaded,
-            Call::PutPool { .. } => self.space < 3,
+            Call::PutPool { .. } | Call::PutPoolIf { .. } => self.space < 3,
             Call::Acquire { .. } | Call::Renew { .. } => self.space < 2,
             Call::Release { .. }
             | Call::RevokeUndelivered { .. }

@@ -1070,6 +1070,7 @@ pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
     match inner_call(call) {
         Call::ListPools | Call::Idempotent { .. } | Call::Subscribe { .. } => None,
         Call::PutPool { pool, .. }
+        | Call::PutPoolIf { pool, .. }
         | Call::GetPool { pool }
         | Call::DeletePool { pool }
         | Call::Generate { pool, .. }

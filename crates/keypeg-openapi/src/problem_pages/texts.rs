@@ -164,8 +164,9 @@ const UNSUPPORTED_MEDIA_TYPE: ProblemPage = ProblemPage::new(
 );
 
 const MISDIRECTED: ProblemPage = ProblemPage::new(
-    "The `Host` header does not name this server. The server accepts `localhost`, IP addresses, \
-     and the names given with `--allow-host`. This check keeps web pages from reaching the server \
+    "The `Host` header does not name this server. The server accepts `localhost` and names below \
+     it, IP addresses, and the names given with `--allow-host`. A server with access tokens accepts \
+     any name unless `--allow-host` is given. This check keeps web pages from reaching the server \
      through a DNS name that the owner of the page controls (DNS rebinding).",
     &[
         "Send the request to `localhost`, to the address of the server, or to an allowed name.",

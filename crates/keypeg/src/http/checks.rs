@@ -145,15 +145,14 @@ fn name_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     if name.is_empty() || !is_host(name.as_bytes()) {
         return None;
     }
-    match port.strip_prefix(':') {
-        None if port.is_empty() => Some((name, None)),
-        None => None,
-        Some("") => Some((name, None)),
-        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some((name, Some(port.parse().ok()?)))
+    let port = match port.strip_prefix(':') {
+        None | Some("") if port.is_empty() || port == ":" => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(digits.parse().ok()?)
         }
-        Some(_) => None,
-    }
+        _ => return None,
+    };
+    Some((name, port))
 }
 
 /// Compares two names or addresses: an IPv6 address has several forms.

@@ -147,7 +147,7 @@ fn a_request_with_two_tokens_is_unauthorized() {
 fn the_open_routes_are_listed_here() {
     let open = ROUTES.iter().filter(|route| route.access == Access::Open);
     let open: Vec<_> = open.map(|route| route.path).collect();
-    assert_eq!(open, ["/livez", "/readyz", "/openapi.json", "/docs", "/docs/style.css"]);
+    assert_eq!(open, ["/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/style.css"]);
 }
 
 #[test]

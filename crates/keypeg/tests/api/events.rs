@@ -296,7 +296,7 @@ async fn an_invalid_subscription_is_refused_before_a_stream_begins() {
     let client = &mut server.client();
     client.ask("GET /v1/pools/No/events").problem(404, "unknown_pool");
     let answer = client.ask("POST /v1/pools/default/events");
-    assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+    assert_eq!(answer.header("allow"), Some("GET, HEAD, OPTIONS"));
     answer.problem(405, "method_not_allowed");
     let head = client.ask("HEAD /v1/pools/default/events");
     assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));

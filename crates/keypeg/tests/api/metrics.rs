@@ -67,12 +67,19 @@ fn the_text_is_open_metrics_and_contains_no_text_of_a_client() {
     let created = client.ask("POST /v1/pools/hidden/keys").json();
     client.send("POST /v1/pools/hidden/leases", &json!({ "holder": "hidden" })).is(201, &json!({}));
     client.ask("GET /hidden?api_key=hidden").problem(404, "not_found");
-    let answer = client.ask("GET /metrics");
-    let content_type = answer.header("content-type").unwrap();
-    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    assert!(answer.body.ends_with("# EOF\n"));
-    for text in ["hidden", created["keys"][0]["id"].as_str().unwrap()] {
-        assert!(!answer.body.contains(text), "{text}: {}", answer.body);
+    for (accept, content_type, is_open_metrics) in [
+        ("application/openmetrics-text", "application/openmetrics-text; version=1.0.0", true),
+        ("*/*", "text/plain; version=0.0.4", false),
+        ("text/plain;version=0.0.4", "text/plain; version=0.0.4", false),
+    ] {
+        let answer = client.try_send("GET /metrics", &[("accept", accept)], "").unwrap();
+        let expected = format!("{content_type}; charset=utf-8");
+        assert_eq!(answer.header("content-type"), Some(&*expected));
+        assert_eq!(answer.header("vary"), Some("accept"));
+        assert_eq!(answer.body.ends_with("# EOF\n"), is_open_metrics);
+        for text in ["hidden", created["keys"][0]["id"].as_str().unwrap()] {
+            assert!(!answer.body.contains(text), "{text}: {}", answer.body);
+        }
     }
     client.ask("POST /metrics").problem(405, "method_not_allowed");
 }
@@ -90,4 +97,40 @@ fn connections_are_counted_while_they_are_open() {
     crate::support::eventually("they are closed", || {
         (sample(client, "keypeg_http_connections") < 1.5).then_some(())
     });
+}
+
+/// Regression: a scraper of the older format got `OpenMetrics`, and saw counters without samples, and
+/// samples without a help text.
+#[test]
+fn every_sample_belongs_to_a_family_with_a_help_text_and_a_type() {
+    let tokens = crate::support::tokens::Tokens::new();
+    let token = tokens.add("all", "*", &["admin"], &[]);
+    let (dir, [flag, file]) = (TempDir::new(), tokens.args());
+    let audit = dir.path().join("audit");
+    let server = Server::in_memory(&[&flag, &file, "--audit", audit.to_str().unwrap()]);
+    let text = server.client().with(&token, "GET /metrics").body;
+    let (mut family, mut helped, mut counters) = (("", ""), "", 0);
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            helped = help.split(' ').next().unwrap();
+        } else if let Some(of) = line.strip_prefix("# TYPE ") {
+            family = of.split_once(' ').unwrap();
+            assert_eq!(family.0, helped, "each family has a help text");
+            assert!(["counter", "gauge", "histogram"].contains(&family.1), "{line}");
+            assert_eq!(family.0.ends_with("_total"), family.1 == "counter", "{line}");
+            counters += u32::from(family.1 == "counter");
+        } else {
+            assert!(!line.starts_with('#') && !line.is_empty(), "{line}");
+            let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
+            let suffix = name.strip_prefix(family.0).unwrap_or_else(|| panic!("{line}"));
+            let suffixes: &[_] = match family.1 {
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            assert!(suffixes.contains(&suffix), "{line}");
+            let value = rest.rsplit(' ').next().unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    assert!(counters >= 6, "{text}");
 }

@@ -12,6 +12,7 @@ mod idempotency;
 mod import;
 mod list;
 mod metrics;
+mod ops;
 mod problems;
 mod refusals;
 mod simple;

@@ -1,6 +1,7 @@
 //! The canonical API: how each kind of wrong request is refused.
 
-use crate::support::Server;
+use crate::support::{Answer, Server};
+use keypeg_client::routes::ROUTES;
 use serde_json::{Value, json};
 
 const UNKNOWN_ID: &str = "00000000000000000000000000";
@@ -120,7 +121,7 @@ fn an_unknown_pool_is_reported_before_an_invalid_body() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     let json_type = [("content-type", "application/json")];
-    for pool in ["nope", "Bad", "%64efault"] {
+    for pool in ["nope", "Bad", "d%20efault"] {
         for (request, body) in [
             (format!("GET /v1/pools/{pool}"), ""),
             (format!("DELETE /v1/pools/{pool}"), ""),
@@ -156,7 +157,7 @@ fn unknown_routes_get_404_and_wrong_methods_405() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
     for path in [
-        "/",
+        "//",
         "/v1",
         "/v1/",
         "/v1/pools/",
@@ -179,21 +180,20 @@ fn unknown_routes_get_404_and_wrong_methods_405() {
         assert_eq!(outcome, None, "reading changes nothing anyway: {path}");
     }
     for (request, allow) in [
-        ("POST /v1/pools", "GET, HEAD"),
-        ("POST /v1/pools/default", "GET, HEAD, PUT, DELETE"),
-        ("BREW /v1/pools/default", "GET, HEAD, PUT, DELETE"),
-        ("PUT /v1/pools/default/keys", "GET, HEAD, POST"),
-        ("GET /v1/pools/default/leases", "POST"),
-        ("HEAD /v1/pools/default/leases", "POST"),
-        ("PUT /v1/pools/default/keepalive", "POST"),
-        ("PATCH /v1/pools/default/keys/x", "GET, HEAD, DELETE"),
-        ("GET /v1/pools/default/keys/x/release", "POST"),
-        ("DELETE /v1/pools/default/keys/x/keepalive", "POST"),
-        ("GET /v1/pools/default/leases/x/renew", "POST"),
-        ("OPTIONS /v1/pools/default/leases/x/release", "POST"),
-        ("POST /livez", "GET, HEAD"),
-        ("DELETE /readyz", "GET, HEAD"),
-        ("PUT /version", "GET, HEAD"),
+        ("POST /v1/pools", "GET, HEAD, OPTIONS"),
+        ("POST /v1/pools/default", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("BREW /v1/pools/default", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("PUT /v1/pools/default/keys", "GET, HEAD, POST, OPTIONS"),
+        ("GET /v1/pools/default/leases", "POST, OPTIONS"),
+        ("HEAD /v1/pools/default/leases", "POST, OPTIONS"),
+        ("PUT /v1/pools/default/keepalive", "POST, OPTIONS"),
+        ("PATCH /v1/pools/default/keys/x", "GET, HEAD, DELETE, OPTIONS"),
+        ("GET /v1/pools/default/keys/x/release", "POST, OPTIONS"),
+        ("DELETE /v1/pools/default/keys/x/keepalive", "POST, OPTIONS"),
+        ("GET /v1/pools/default/leases/x/renew", "POST, OPTIONS"),
+        ("POST /livez", "GET, HEAD, OPTIONS"),
+        ("DELETE /readyz", "GET, HEAD, OPTIONS"),
+        ("PUT /version", "GET, HEAD, OPTIONS"),
     ] {
         let answer = client.try_send(request, &[], "").unwrap();
         assert_eq!(answer.header("allow"), Some(allow), "{request}");
@@ -239,4 +239,133 @@ fn a_cross_site_page_changes_nothing() {
         let created = client.try_send("POST /v1/pools/default/keys", &from_site(site), "").unwrap();
         created.is(201, &json!({}));
     }
+}
+
+/// Regression: `DELETE /v1/pools/q1?dry_run=true` deleted the pool, and `?ttl_seconds=5` was ignored.
+#[test]
+fn an_unknown_parameter_is_refused_on_every_canonical_route() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("PUT /v1/pools/q1").is(201, &json!({}));
+    client.ask("POST /v1/pools/q1/keys").is(201, &json!({}));
+    let mut count = 0;
+    for route in ROUTES.iter().filter(|route| route.path.starts_with("/v1/")) {
+        let path = route.path.replace("{pool}", "q1").replace("{id}", UNKNOWN_ID);
+        let path = path.replace("{lease}", UNKNOWN_ID);
+        let methods = [route.method, "HEAD"];
+        for method in &methods[..=usize::from(route.has_head())] {
+            let request = format!("{method} {path}?dry_run=true");
+            let answer = client.ask(&request);
+            assert_eq!(answer.status, 422, "{request}: {answer:?}");
+            count += 1;
+            if *method == "HEAD" {
+                continue;
+            }
+            let problem = answer.problem(422, "invalid");
+            assert_eq!(problem["field"], "dry_run", "{request}");
+            let lists_keys = route.operation == "listKeys";
+            let allowed = if lists_keys { "state, limit, cursor" } else { "no parameters" };
+            assert_eq!(problem["allowed"], allowed, "{request}");
+        }
+    }
+    assert!(count > 16, "{count} routes");
+    client.ask("GET /v1/pools/q1").is(200, &json!({ "total": 1, "leased": 0 }));
+    client.ask("DELETE /v1/pools/nope?dry_run=true").problem(404, "unknown_pool");
+    client.ask("PUT /v1/pools/new?a=1").problem(422, "invalid");
+    client.ask("GET /v1/pools/new").problem(404, "unknown_pool");
+    client.ask("GET /v1/pools/q1?").is(200, &json!({}));
+    // The words of the compatibility APIs stay, and probes may add what they like.
+    client.ask("GET /readyz?from=lb-1").is(200, &json!({}));
+    client.ask("GET /keys?x=y").is(404, &json!({}));
+}
+
+/// A body that a route would ignore can be a condition that its client relies on.
+#[test]
+fn a_delete_with_a_body_is_refused() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("PUT /v1/pools/q1").is(201, &json!({}));
+    let key = client.ask("POST /v1/pools/q1/keys").json();
+    let key = format!("DELETE /v1/pools/q1/keys/{}", key["keys"][0]["id"].as_str().unwrap());
+    for request in [key.as_str(), "DELETE /v1/pools/q1"] {
+        let problem = client.send(request, &json!({ "dry_run": true })).problem(422, "invalid");
+        assert_eq!(
+            (&problem["field"], &problem["allowed"]),
+            (&json!("dry_run"), &json!("no fields"))
+        );
+        client.try_send(request, &[], "x").unwrap().problem(415, "unsupported_media_type");
+        client.send(request, &json!({})).is(204, &Value::Null);
+    }
+}
+
+/// Regression: `PUT` with `If-None-Match: *` changed an existing pool.
+#[test]
+fn the_existence_of_a_pool_can_be_a_precondition() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let policy = json!({ "rest_seconds": 7 });
+    let mut send = |request: &str, name: &str, value: &str| {
+        let headers = [(name, value), ("content-type", "application/json")];
+        let body = if request.starts_with("PUT") { policy.to_string() } else { String::new() };
+        client.try_send(request, &headers, &body).unwrap()
+    };
+    let failed = |answer: Answer| {
+        assert_eq!(answer.problem(412, "precondition_failed")["outcome"], "not_applied");
+    };
+    failed(send("PUT /v1/pools/q1", "if-match", "*"));
+    failed(send("PUT /v1/pools/q1", "if-match", "\"tag\""));
+    failed(send("PUT /v1/pools/q1", "if-unmodified-since", "Thu, 26 Nov 2026 13:26:14 GMT"));
+    send("PUT /v1/pools/q1", "if-none-match", "*").is(201, &policy);
+    failed(send("PUT /v1/pools/q1", "if-none-match", "*"));
+    failed(send("PUT /v1/pools/default", "if-none-match", " * "));
+    send("PUT /v1/pools/q1", "if-none-match", "\"tag\"").is(200, &policy);
+    send("PUT /v1/pools/q1", "if-match", "*").is(200, &policy);
+    failed(send("DELETE /v1/pools/q1", "if-match", "\"tag\""));
+    failed(send("DELETE /v1/pools/q1", "if-none-match", "*"));
+    send("GET /v1/pools/q1", "if-match", "\"tag\"").is(200, &policy);
+    send("DELETE /v1/pools/q1", "if-match", "*").is(204, &Value::Null);
+    send("DELETE /v1/pools/q1", "if-match", "*").problem(404, "unknown_pool");
+    send("DELETE /v1/pools/q1", "if-none-match", "*").problem(404, "unknown_pool");
+    client.ask("GET /v1/pools/default").is(200, &json!({ "rest_seconds": 0 }));
+}
+
+/// One of many clients that create a pool at once creates it, and no other changes it.
+#[test]
+fn one_of_many_clients_creates_a_pool_that_must_not_exist() {
+    let server = Server::in_memory(&[]);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let create = |index: usize| {
+            let (mut client, body) = (server.client(), json!({ "rest_seconds": index }));
+            let headers = [("if-none-match", "*"), ("content-type", "application/json")];
+            let answer = client.try_send("PUT /v1/pools/one", &headers, &body.to_string());
+            answer.unwrap().status
+        };
+        let threads: Vec<_> = (0..16).map(|index| scope.spawn(move || create(index))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let created = statuses.iter().position(|status| *status == 201).unwrap();
+    assert_eq!(statuses.iter().filter(|status| **status == 412).count(), 15, "{statuses:?}");
+    server.client().ask("GET /v1/pools/one").is(200, &json!({ "rest_seconds": created }));
+}
+
+/// A precondition that a call does not support is never ignored.
+#[test]
+fn a_change_without_preconditions_refuses_every_one() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let key = client.ask("POST /v1/pools/default/keys").json();
+    let id = key["keys"][0]["id"].as_str().unwrap();
+    let changes = ROUTES
+        .iter()
+        .filter(|route| route.path.starts_with("/v1/pools/{pool}/") && route.method != "GET");
+    for route in changes {
+        let path = route.path.replace("{pool}", "default").replace("{id}", id);
+        let request = format!("{} {}", route.method, path.replace("{lease}", UNKNOWN_ID));
+        for name in ["If-Match", "If-None-Match", "If-Unmodified-Since"] {
+            let answer = client.try_send(&request, &[(name, "*")], "").unwrap();
+            let problem = answer.problem(412, "precondition_failed");
+            assert!(problem["detail"].as_str().unwrap().contains(name), "{request}");
+        }
+    }
+    client.ask("GET /v1/pools/default").is(200, &json!({ "available": 1, "total": 1 }));
 }

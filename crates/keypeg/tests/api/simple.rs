@@ -41,12 +41,14 @@ fn neither_head_nor_a_cross_site_page_gets_a_key() {
     let client = &mut server.client();
     client.ask("POST /keys").is(201, &json!({}));
     let head = client.ask("HEAD /keys");
-    assert_eq!(head.header("allow"), Some("GET, POST"));
+    assert_eq!(head.header("allow"), Some("GET, POST, OPTIONS"));
     head.is(405, &Value::Null);
     let cross_site = [("Sec-Fetch-Site", "cross-site")];
     client.try_send("GET /keys", &cross_site, "").unwrap().problem(403, "forbidden");
+    let foreign = [("Origin", "https://evil.example")];
+    client.try_send("GET /keys", &foreign, "").unwrap().problem(403, "forbidden");
     for (request, allow) in
-        [("POST /keys/x", "GET, HEAD, PUT, DELETE"), ("GET /keepalive/x", "PUT")]
+        [("POST /keys/x", "GET, HEAD, PUT, DELETE, OPTIONS"), ("GET /keepalive/x", "PUT, OPTIONS")]
     {
         let answer = client.ask(request);
         assert_eq!(answer.header("allow"), Some(allow), "{request}");

@@ -1,5 +1,6 @@
 //! Protection of browsers: cross-site pages, DNS rebinding, frames, and injected markup.
 
+use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir};
 use keypeg_client::Code;
 use keypeg_client::routes::{self, PROBLEM_ROUTES, ROUTES};
@@ -16,6 +17,7 @@ fn a_host_name_that_is_not_allowed_is_rejected() {
         ("192.0.2.7", true),
         ("keys.example:443", true),
         ("keypeg", true),
+        ("ci.localhost:8000", true),
         ("", true),
         ("evil.example", false),
         ("localhost.evil.example", false),
@@ -40,7 +42,43 @@ fn a_host_name_that_is_not_allowed_is_rejected() {
     let absolute = "GET http://evil.example/v1/pools HTTP/1.1\r\nhost: localhost\r\n\r\n";
     server.client().raw(absolute.as_bytes()).unwrap().problem(421, "misdirected");
     let pool = server.client().ask("GET /v1/pools/default");
-    pool.is(200, &json!({ "total": 8 }));
+    pool.is(200, &json!({ "total": 9 }));
+}
+
+/// Regression: a server with access tokens refused every name of a proxy or container. A page of
+/// another site has no token, so the name does not matter there.
+#[test]
+fn a_server_with_access_tokens_has_any_name_unless_names_are_given() {
+    let tokens = Tokens::new();
+    let token = tokens.add("all", "*", &["admin"], &[]);
+    let [flag, file] = tokens.args();
+    for (more, status) in [(&[][..], 200), (&["--allow-host", "keys.example"], 421)] {
+        let args: Vec<_> = [&*flag, &*file].into_iter().chain(more.iter().copied()).collect();
+        let server = Server::in_memory(&args);
+        for (host, status) in [("keypeg.internal:80", status), ("keys.example", 200)] {
+            let head = format!("host: {host}\r\nauthorization: Bearer {token}\r\n\r\n");
+            let request = format!("GET /v1/pools HTTP/1.1\r\n{head}");
+            let answer = server.client().raw(request.as_bytes()).unwrap();
+            assert_eq!(answer.status, status, "{more:?} {host}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_refused_host_is_named_shortened_and_escaped() {
+    let server = Server::in_memory(&[]);
+    let long = "a".repeat(5_000);
+    for (host, named) in [
+        ("evil.example:80", "The Host \"evil.example:80\" does not"),
+        ("a'b", "The Host \"a'b\" does not"),
+        (&long, &*format!("The Host \"{}\" does not", "a".repeat(64))),
+    ] {
+        let request = format!("GET /livez HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let answer = server.client().raw(request.as_bytes()).unwrap();
+        let problem = answer.problem(421, "misdirected");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.starts_with(named), "{detail}");
+    }
 }
 
 /// No answer has a CORS header, and each has the headers that forbid sniffing and framing.

@@ -9,7 +9,9 @@
 mod arrival;
 mod calls;
 mod ends;
+mod half_closed;
 mod mutants;
+mod targets;
 
 use crate::support::{Client, Server};
 use serde_json::json;

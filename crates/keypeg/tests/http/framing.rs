@@ -284,3 +284,81 @@ fn an_error_repeats_at_most_a_shortened_field_name() {
     let problem = answer.problem(422, "invalid");
     assert_eq!(problem["field"], "ä".repeat(32));
 }
+
+/// Regression: every chunked request ended its connection.
+#[test]
+fn a_chunked_request_keeps_its_connection() {
+    let server = Server::in_memory(&[]);
+    let head = format!(
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Transfer-Encoding: chunked\r\n\r\n"
+    );
+    let chunked = format!("{head}4;x=y\r\n{{\"co\r\nA\r\nunt\":   2}}\r\n0\r\nX: y\r\n\r\n");
+    let empty = format!("{head}0\r\n\r\n");
+    let plain = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned();
+    let unknown = chunked.replace(KEYS, "/v1/pools/nope/keys");
+    let client = &mut server.client();
+    for request in [&chunked, &empty, &plain, &unknown, &chunked] {
+        client.write(request.as_bytes()).unwrap();
+        let answer = client.read(false).unwrap();
+        let has_pool = !request.contains("/nope/");
+        assert_eq!(
+            answer.status,
+            if *request == plain {
+                200
+            } else if has_pool {
+                201
+            } else {
+                404
+            }
+        );
+        let may_close = !has_pool;
+        assert!(may_close || answer.header("connection").is_none(), "{request}: {answer:?}");
+    }
+    // All pipelined, and cut anywhere.
+    let all = [&*chunked, &plain, &empty, &chunked, &plain].concat();
+    for size in [all.len(), 1, 7, 100] {
+        let client = &mut server.client();
+        for piece in all.as_bytes().chunks(size) {
+            client.write(piece).unwrap();
+        }
+        let statuses = [(); 5].map(|()| client.read(false).unwrap().status);
+        assert_eq!(statuses, [201, 200, 201, 201, 200], "in pieces of {size}");
+    }
+}
+
+/// The check for an ambiguous head goes on behind a chunked request.
+#[test]
+fn an_ambiguous_head_behind_a_chunked_request_is_refused_alone() {
+    let server = Server::in_memory(&[]);
+    let chunked = format!(
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    );
+    let both = chunked.replacen("Transfer", "Content-Length: 5\r\nTransfer", 1);
+    let client = &mut server.client();
+    client.write(format!("{chunked}{chunked}{both}{chunked}").as_bytes()).unwrap();
+    client.read(false).unwrap().is(201, &json!({}));
+    client.read(false).unwrap().is(201, &json!({}));
+    let refused = client.read(false).unwrap();
+    assert_eq!(refused.header("connection"), Some("close"));
+    refused.problem(400, "malformed");
+    server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 2 }));
+}
+
+#[test]
+fn malformed_chunks_end_the_connection() {
+    let server = Server::in_memory(&[]);
+    let head = format!(
+        "POST {KEYS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Transfer-Encoding: chunked\r\n\r\n"
+    );
+    let plain = format!("POST {KEYS} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    for body in ["x\r\n", "2\n{}\n0\n\n", "2\r\n{}0\r\n\r\n", "-1\r\n", "1ffffffffffffffff\r\n"] {
+        let client = &mut server.client();
+        client.write(format!("{head}{body}{plain}").as_bytes()).unwrap();
+        let answer = client.read(false).unwrap();
+        assert_eq!(answer.header("connection"), Some("close"), "{body:?}");
+        answer.problem(400, "malformed");
+    }
+    server.client().ask("GET /v1/pools/default").is(200, &json!({ "total": 0 }));
+}

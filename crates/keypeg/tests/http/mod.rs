@@ -5,3 +5,4 @@ mod browser;
 mod fast_path;
 mod framing;
 mod fuzz;
+mod timeouts;

@@ -94,7 +94,7 @@ impl FastPath<'_> {
             last_host: Vec::new(),
             first_byte_at: now,
             deadline: now + head_time,
-            timer: pin!(sleep(head_time)),
+            timer: pin!(sleep(head_time.min(idle_time))),
             draining: pin!(reached(phase, ServerPhase::Draining)),
         };
         loop {
@@ -216,10 +216,13 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
     /// Becomes ready at the deadline or when the server drains.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<ConnEnd> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            if clock::stopwatch() >= self.deadline {
+            let now = clock::stopwatch();
+            if now >= self.deadline {
                 return Poll::Ready(self.end());
             }
-            self.timer.as_mut().reset(self.deadline.into());
+            // A request that arrives meanwhile sets a deadline at least the idle time ahead.
+            let idle_time = self.fast_path.app.server.timeouts.idle;
+            self.timer.as_mut().reset(self.deadline.min(now + idle_time).into());
         }
         ready!(self.draining.as_mut().poll(cx));
         Poll::Ready(self.end())

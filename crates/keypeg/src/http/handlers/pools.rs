@@ -69,10 +69,10 @@ pub(crate) async fn create_or_update(
     if condition == PoolCondition::Missing && !created {
         return Err(precondition::failed(condition));
     }
-    let path = routes::pool(pool.name.as_str());
+    let location = routes::pool(pool.name.as_str());
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let response = json_response(status, &wire_pool(*pool));
-    Ok(if created { with_location(response, &path) } else { response })
+    Ok(if created { with_location(response, &location) } else { response })
 }
 
 /// Deletes a pool.

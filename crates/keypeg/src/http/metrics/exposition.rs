@@ -1,6 +1,6 @@
 //! The two text formats of `/metrics`, and which of them a scraper prefers.
 //!
-//! The server encodes OpenMetrics. The older text format, version 0.0.4, is a translation of it: it
+//! The server encodes `OpenMetrics`. The older text format, version 0.0.4, is a translation of it: it
 //! names a counter by its sample, and has no end mark. Does not know any metric.
 
 use hyper::header::{ACCEPT, HeaderMap};
@@ -95,7 +95,8 @@ fn best(ranges: &[Range<'_>], kind: &str, subtype: &str, versions: &[&str]) -> (
     });
     // The most specific range counts (RFC 9110, 12.5.1), of equals the first.
     let best = matching.reduce(|best, other| if other.0 > best.0 { other } else { best });
-    best.map_or((0, 0), |(specificity, quality)| (quality, specificity.min(3)))
+    best.filter(|(_, quality)| *quality > 0)
+        .map_or((0, 0), |(specificity, quality)| (quality, specificity.min(3)))
 }
 
 /// Translates `OpenMetrics` text to the text format 0.0.4.

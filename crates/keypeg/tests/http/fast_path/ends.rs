@@ -5,45 +5,17 @@
 use super::{CLOSING_REQUEST, Connection, PATIENCE, Servers, Via, request};
 use crate::support::{Client, Server, eventually, now, pause};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
-use rustix::net::{AddressFamily, SendFlags, SocketType, connect, send, socket};
+use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 use std::io::{BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const ACQUIRE: &str = "POST /v1/pools/default/leases HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 fn leased(client: &mut Client) -> u64 {
     client.ask("GET /v1/pools/default").json()["leased"].as_u64().unwrap()
-}
-
-/// Sends a request together with the end of the client's sending side.
-fn send_and_close(connection: &mut Connection, bytes: &[u8]) {
-    let stream = connection.0.get_ref();
-    assert_eq!(send(stream, bytes, SendFlags::MORE).unwrap(), bytes.len());
-    stream.shutdown(Shutdown::Write).unwrap();
-}
-
-/// A client that closes its sending side with its request counts as disconnected, as in hyper: it
-/// gets no answer, and its key is available to others at once.
-#[test]
-fn a_client_that_closes_with_its_request_keeps_no_key() {
-    let servers = Servers::new(&[]);
-    servers.assert_same("disconnects", |via, server| {
-        let client = &mut server.client();
-        let before = leased(client);
-        let mut answers = 0;
-        for _ in 0..20 {
-            let mut connection = Connection::on(server.addr(), via);
-            send_and_close(&mut connection, &via.bytes(ACQUIRE.as_bytes()));
-            answers += connection.rest().len();
-        }
-        let first_leases = if via == Via::FastPathSecond { 20 } else { 0 };
-        let released = || (leased(&mut server.client()) == before + first_leases).then_some(());
-        eventually("all leases are revoked", released);
-        assert_eq!(answers, 0, "{via:?}");
-    });
 }
 
 /// A client may close or reset its connection at any time: its keys are available again when their

@@ -72,10 +72,9 @@ impl Chunks {
                 State::Size
             }
             (State::Size | State::SizeSpace, b'\t' | b' ') => State::SizeSpace,
-            (State::Size | State::SizeSpace, b';') => State::Extension,
             (State::Size | State::SizeSpace | State::Extension, b'\r') => State::SizeLf,
             (State::Extension, b'\n') => return None,
-            (State::Extension, _) => State::Extension,
+            (State::Size | State::SizeSpace, b';') | (State::Extension, _) => State::Extension,
             (State::SizeLf, b'\n') if self.size == 0 => State::TrailerStart,
             (State::SizeLf, b'\n') => State::Data,
             (State::DataCr, b'\r') => State::DataLf,

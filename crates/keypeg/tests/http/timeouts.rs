@@ -1,0 +1,146 @@
+//! Each time limit of a connection, set to a short time: an operator can change it, and it ends what
+//! it is for and nothing else. The times that the clients measure have generous bounds.
+
+use crate::support::{Client, Server, eventually, now, pause};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::{AddressFamily, SocketType, connect, socket};
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// A limit that is reached soon.
+const SHORT: &str = "300ms";
+/// A limit that no test reaches.
+const LONG: &str = "1h";
+/// What an unlimited wait would exceed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Starts a server whose only short limit is this one.
+fn with_short(limit: &str) -> Server {
+    let mut args = Vec::new();
+    for name in ["--idle-timeout", "--head-timeout", "--body-timeout", "--write-timeout"] {
+        args.extend([name, if name == limit { SHORT } else { LONG }]);
+    }
+    Server::in_memory(&args)
+}
+
+/// Requests that end on the fast path, and by hyper.
+const FAST: &str = "POST /v1/pools/nope/leases HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const HYPER: &str = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Returns whether the server closes the connection, having sent nothing, after the limit.
+fn closes(client: &mut Client) -> bool {
+    let start = now();
+    let closed = client.is_closed();
+    let time = start.elapsed();
+    assert!(time >= Duration::from_millis(200) && time < PATIENCE, "{time:?}");
+    closed
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_limit() {
+    let server = with_short("--idle-timeout");
+    for request in [FAST, HYPER] {
+        let client = &mut server.client();
+        client.raw(request.as_bytes()).unwrap();
+        assert!(closes(client), "{request}");
+    }
+}
+
+#[test]
+fn an_incomplete_head_is_closed_after_its_limit() {
+    let server = with_short("--head-timeout");
+    for first in ["", FAST, HYPER] {
+        for head in ["POST /v1/pools/default/leases HTTP/1.1\r\nHos", "GET /li"] {
+            let client = &mut server.client();
+            if !first.is_empty() {
+                client.raw(first.as_bytes()).unwrap();
+                // Longer than the limit: it does not apply to an idle connection.
+                pause(Duration::from_millis(500));
+            }
+            client.write(head.as_bytes()).unwrap();
+            assert!(closes(client), "{first} {head}");
+        }
+    }
+}
+
+#[test]
+fn an_incomplete_body_is_refused_after_its_limit() {
+    let server = with_short("--body-timeout");
+    for path in ["leases", "keys"] {
+        for length in ["Content-Length: 9\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n9\r\n{}"] {
+            let client = &mut server.client();
+            let head = format!("POST /v1/pools/default/{path} HTTP/1.1\r\nHost: localhost\r\n");
+            let start = now();
+            let answer = client.raw(format!("{head}{length}").as_bytes()).unwrap();
+            assert!(start.elapsed() < PATIENCE);
+            assert_eq!(answer.header("connection"), Some("close"));
+            let problem = answer.problem(408, "timeout");
+            assert_eq!(problem["detail"], "The body did not arrive within 0.3 s.");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_disconnected_after_its_limit() {
+    let server = with_short("--write-timeout");
+    let keys = json!({ "count": 10_000 });
+    server.client().send("POST /v1/pools/default/keys", &keys).is(201, &json!({}));
+    let acquire = "POST /v1/pools/default/leases HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let list = "GET /v1/pools/default/keys?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for request in [acquire.repeat(8_000), list.repeat(200)] {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        set_socket_recv_buffer_size(&socket, 4 << 10).unwrap();
+        connect(&socket, &server.addr()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        let mut writer = stream.try_clone().unwrap();
+        // The server stops to read: this write ends when the connection does.
+        let writing = std::thread::spawn(move || writer.write_all(request.as_bytes()).is_ok());
+        eventually("the connection is closed", || {
+            let metrics = server.client().ask("GET /metrics").body;
+            metrics.contains("\nkeypeg_http_connections 1\n").then_some(())
+        });
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        let _ = writing.join().unwrap();
+    }
+}
+
+/// Regression: half a head delayed a stop by 10 s, when container runtimes kill the process.
+#[test]
+fn half_a_head_does_not_delay_a_stop() {
+    for first in ["", FAST, HYPER] {
+        for head in ["POST /v1/pools/default/leases HTTP/1.1\r\nHos", "GET /li"] {
+            let mut server = Server::in_memory(&["--head-timeout", LONG, "--idle-timeout", LONG]);
+            let client = &mut server.client();
+            if !first.is_empty() {
+                client.raw(first.as_bytes()).unwrap();
+            }
+            client.write(head.as_bytes()).unwrap();
+            // No event shows when the server has read it.
+            pause(Duration::from_millis(50));
+            let start = now();
+            kill_process(server.pid(), Signal::TERM).unwrap();
+            let ended = eventually("the server ends", || server.ended());
+            assert_eq!(ended.code(), Some(0), "{first} {head}");
+            // The requests in progress have 8 s.
+            assert!(start.elapsed() < Duration::from_secs(6), "{first} {head}");
+            assert!(client.is_closed(), "{first} {head}");
+        }
+    }
+}
+
+#[test]
+fn a_time_limit_has_bounds() {
+    for (flag, value) in
+        [("--idle-timeout", "99ms"), ("--body-timeout", "25h"), ("--head-timeout", "5")]
+    {
+        let mut command = crate::support::keypeg(&["--ephemeral", flag, value]);
+        let (code, stderr) = crate::support::exit_of(&mut command);
+        assert_ne!(code, 0);
+        assert!(stderr.contains("must be 100ms to 24h with a unit"), "{flag} {value}: {stderr}");
+    }
+}
