@@ -64,7 +64,7 @@ impl TestStore for Driver {
 fn check(script: &str) {
     let engine = Driver::open_with(None, &ManualClock::new(), 1, &engine_config()).unwrap();
     Script::new("engine", Box::new(engine)).run(script);
-    let naive = NaiveStore::new(Policy::default(), Arc::default());
+    let naive = NaiveStore::new(Policy::default(), u64::MAX, Arc::default());
     Script::new("naive store", Box::new(naive)).run(script);
 }
 
@@ -130,7 +130,7 @@ impl Script {
     }
 
     fn call(&mut self, by: Principal, call: Call) -> Reply {
-        let mut pending = self.lane.submit(Request { by, call });
+        let mut pending = self.lane.submit(Request::new(by, call));
         self.turn();
         match poll(&mut pending) {
             Poll::Ready(reply) => reply,
@@ -162,7 +162,7 @@ impl Script {
                     holder: arg(args, "holder=").map(Into::into),
                     wait_ms: ms("for=").unwrap(),
                 };
-                let pending = self.lane.submit(Request { by: Principal::Anyone, call });
+                let pending = self.lane.submit(Request::new(Principal::Anyone, call));
                 self.waits.insert(name.into(), pending);
                 self.turn();
                 return Ok("sent".into());

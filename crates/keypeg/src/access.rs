@@ -12,9 +12,9 @@ mod reload;
 mod token_file;
 mod tokens;
 
-pub(crate) use audit::{Audit, Entry, Outcome};
+pub(crate) use audit::{Audit, AuditCounters, Entry, Outcome};
 pub(crate) use audit::{Settings as AuditSettings, Writer as AuditWriter};
-pub(crate) use gate::{Admitted, Gate, Refused};
+pub(crate) use gate::{Admitted, Attempt, Gate, GateCounters, Refused};
 pub use hosts::Hosts;
 pub use new_token::TokenCommand;
 pub(crate) use reload::watch;

@@ -17,6 +17,7 @@ mod http;
 mod memory;
 mod options;
 mod panics;
+mod program;
 mod random;
 mod signals;
 mod store;
@@ -31,8 +32,10 @@ pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
 pub use options::Options;
 pub use panics::install as install_panic_hook;
+pub use program::run_program;
 pub use random::SystemRandom;
 pub use signals::stop_signal;
+pub use store::open as open_store;
 
 use access::{Access, Audit, AuditWriter, Gate};
 use keypeg_store::{OpenedStore, StartReport};
@@ -92,19 +95,9 @@ fn bind(config: &Config) -> Result<TcpListener, Failure> {
 
 /// Runs the server on `listener` until `stop` is ready and the requests in progress are answered.
 ///
-/// `ready` is called once, after the store has opened and before the first connection
-/// is accepted.
+/// `open` opens the store; its argument is the number of lanes. `ready` is called once, after the
+/// store has opened and before the first connection is accepted.
 pub fn serve(
-    config: &Config,
-    listener: TcpListener,
-    stop: impl Future<Output = ()>,
-    ready: impl FnOnce(&Ready),
-) -> Result<(), Failure> {
-    serve_store(config, |lanes| store::open(config, lanes), listener, stop, ready)
-}
-
-/// Like [`serve`], on the store that `open` returns; its argument is the number of lanes.
-pub fn serve_store(
     config: &Config,
     open: impl FnOnce(usize) -> Result<OpenedStore, Failure>,
     listener: TcpListener,

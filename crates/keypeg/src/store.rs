@@ -11,7 +11,7 @@ use keypeg_store::{OpenedStore, StartReport};
 use std::path::Path;
 
 /// Opens the store that the configuration names, with this number of lanes. O(keys).
-pub(crate) fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
+pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     let engine_config = EngineConfig {
         data: config.data.clone(),
         lanes,

@@ -175,13 +175,26 @@ impl Audit {
         Some(Entry { line: Line::default(), permit: Some(permit?) })
     }
 
-    /// Returns the lines written, the changes refused because of the log, and whether the last
-    /// write failed.
-    pub(crate) fn counters(&self) -> (u64, u64, bool) {
+    /// Returns the counters.
+    pub(crate) fn counters(&self) -> AuditCounters {
         let State { is_failing, written, refused, .. } = &*self.state;
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (count(written), count(refused), is_failing.load(Ordering::Relaxed))
+        AuditCounters {
+            written: written.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+            is_failing: is_failing.load(Ordering::Relaxed),
+        }
     }
+}
+
+/// The counters of an audit log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AuditCounters {
+    /// The lines written.
+    pub(crate) written: u64,
+    /// The changes refused because the log could not take their entry.
+    pub(crate) refused: u64,
+    /// Whether the last write failed.
+    pub(crate) is_failing: bool,
 }
 
 /// The handle of the writing thread.
@@ -398,7 +411,7 @@ mod tests {
         let dir = TempDir::new();
         let (audit, writer) = Audit::open(settings(&dir, 1 << 30, 0)).unwrap();
         let entries: Vec<_> = (0..QUEUE_MAX + 10).filter_map(|_| audit.begin()).collect();
-        assert_eq!((entries.len(), audit.counters().1), (QUEUE_MAX, 10));
+        assert_eq!((entries.len(), audit.counters().refused), (QUEUE_MAX, 10));
         drop(entries);
         writer.end();
         assert_eq!(lines(&dir, "audit").len(), QUEUE_MAX);
@@ -412,25 +425,25 @@ mod tests {
         let settings = Settings { path: below.join("audit"), file_max: 1, keep: 0 };
         let (audit, writer) = Audit::open(settings).unwrap();
         audit.begin().unwrap().end(Outcome::Applied, 201, None);
-        while audit.counters().0 < 1 {
+        while audit.counters().written < 1 {
             std::thread::yield_now();
         }
         // The next line rotates the file, whose directory no longer exists.
         std::fs::remove_dir_all(&below).unwrap();
         audit.begin().unwrap().end(Outcome::Applied, 202, None);
-        while !audit.counters().2 {
+        while !audit.counters().is_failing {
             std::thread::yield_now();
         }
         assert!(audit.begin().is_none());
         std::fs::create_dir(&below).unwrap();
-        while audit.counters().2 {
+        while audit.counters().is_failing {
             writer.thread.thread().unpark();
             std::thread::yield_now();
         }
         assert!(audit.begin().is_some(), "a write succeeded, so changes are accepted");
         writer.end();
         let text = std::fs::read_to_string(below.join("audit")).unwrap_or_default();
-        assert_eq!((text.lines().count(), audit.counters().0), (1, 3), "{text}");
+        assert_eq!((text.lines().count(), audit.counters().written), (1, 3), "{text}");
         assert!(text.contains("unknown"), "the last line is alone in its file: {text}");
     }
 

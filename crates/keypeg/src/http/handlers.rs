@@ -3,6 +3,7 @@
 
 #[cfg(feature = "bench-constant")]
 pub(crate) mod constant;
+mod default_pool;
 pub(crate) mod django;
 pub(crate) mod events;
 pub(crate) mod keys;

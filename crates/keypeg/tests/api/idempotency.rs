@@ -2,7 +2,6 @@
 //! fields that count seconds, and is not applied twice.
 
 use crate::support::{Answer, Client, Server, TempDir, eventually};
-use keypeg_client::{AcquireRequest, Code, GenerateRequest};
 use serde_json::{Value, json};
 
 const KEYS: &str = "/v1/pools/default/keys";
@@ -129,34 +128,4 @@ fn a_repeated_request_replaces_the_one_that_still_waits() {
     client.ask(&format!("POST {KEYS}")).is(201, &json!({}));
     second.read(false).unwrap().is(201, &json!({}));
     post(client, LEASES, "k", "").is(201, &json!({ "id": grant["id"], "waited_seconds": 0 }));
-}
-
-#[tokio::test]
-async fn the_client_library_sends_the_key_it_is_given() {
-    let server = Server::in_memory(&[]);
-    let client = keypeg_client::Client::new(&format!("http://{}", server.addr())).unwrap();
-    let two = GenerateRequest { count: Some(2), ..GenerateRequest::default() };
-    let made = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
-    let again = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
-    assert_eq!(made.keys[0].id, again.keys[0].id);
-    let lent = client
-        .with_idempotency_key("lend")
-        .acquire("default", &AcquireRequest::default())
-        .await
-        .unwrap();
-    let again = client
-        .with_idempotency_key("lend")
-        .acquire("default", &AcquireRequest::default())
-        .await
-        .unwrap();
-    assert_eq!((&lent.id, lent.expires_at), (&again.id, again.expires_at));
-    let other = client
-        .with_idempotency_key("other")
-        .acquire("default", &AcquireRequest::default())
-        .await
-        .unwrap();
-    assert_ne!(lent.id, other.id);
-    let refused =
-        client.with_idempotency_key("").acquire("default", &AcquireRequest::default()).await;
-    assert_eq!(refused.unwrap_err().problem().unwrap().code, Code::Invalid);
 }

@@ -2,13 +2,13 @@
 //!
 //! All of them answer GET and HEAD only, and none changes anything.
 
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
-use keypeg_store::{Call, Principal, Reply, RequestError};
+use keypeg_store::{Call, Principal, RequestError};
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
@@ -39,8 +39,7 @@ pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> 
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     require_read(request)?;
     // As the server, whose calls a full lane does not refuse: metrics matter most under overload.
-    let pools = context.execute_as(Principal::Server, Call::ListPools);
-    let Reply::Pools(pools) = pools.await? else { unreachable!("{REPLY_VARIANT}") };
+    let pools = context.execute_as(Principal::Server, Call::list_pools()).await?;
     let mut response = Response::new(context.server.metrics.text(&pools).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
     Ok(response)

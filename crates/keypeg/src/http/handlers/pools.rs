@@ -2,7 +2,7 @@
 //!
 //! Checks the types of a policy's fields; the engine checks their ranges.
 
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body::{Fields, KnownFields, REST};
@@ -12,7 +12,7 @@ use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
 use keypeg_core::{PolicyPatch, PoolName};
-use keypeg_store::{Call, PoolView, Reply};
+use keypeg_store::{Call, PoolChange, PoolView};
 
 const POLICY_FIELDS: KnownFields = &[
     "lease_ttl_seconds",
@@ -26,9 +26,7 @@ const POLICY_FIELDS: KnownFields = &[
 
 /// Lists the pools that the token may see.
 pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
-    let Reply::Pools(pools) = context.execute(Call::ListPools).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let pools = context.execute(Call::list_pools()).await?;
     let pools =
         pools.into_iter().filter(|pool| context.may_list(&pool.name)).map(wire_pool).collect();
     Ok(json_response(StatusCode::OK, &wire::Pools { pools }))
@@ -37,9 +35,7 @@ pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
 /// Shows a pool.
 pub(crate) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let Reply::Pool { pool, .. } = context.execute(Call::GetPool { pool }).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let pool = context.execute(Call::get_pool(pool)).await?;
     Ok(json_response(StatusCode::OK, &wire_pool(*pool)))
 }
 
@@ -52,10 +48,7 @@ pub(crate) async fn create_or_update(
     let pool = PoolName::parse(pool)
         .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
     let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
-    let Reply::Pool { pool, created } = context.execute(Call::PutPool { pool, patch }).await?
-    else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let PoolChange { pool, created } = context.execute(Call::put_pool(pool, patch)).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json_response(status, &wire_pool(*pool)))
 }
@@ -63,9 +56,7 @@ pub(crate) async fn create_or_update(
 /// Deletes a pool.
 pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let Reply::Done = context.execute(Call::DeletePool { pool }).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    context.execute(Call::delete_pool(pool)).await?;
     Ok(no_content())
 }
 
