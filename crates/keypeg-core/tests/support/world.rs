@@ -25,11 +25,10 @@ const BUDGET: u32 = 1_000;
 
 /// Runs a script on a pool `default` with the default policy and checks every answer.
 pub(crate) fn check(script: &str) {
-    World::new(Limits { pools: 3, keys: 1_000_000 }).run(script);
+    check_within(Limits { pools: 3, keys: 1_000_000 }, script);
 }
 
 /// Runs a script with other limits of the server.
-#[allow(dead_code, reason = "not each test file has other limits")]
 pub(crate) fn check_within(limits: Limits, script: &str) {
     World::new(limits).run(script);
 }

@@ -49,24 +49,6 @@ fn an_address_in_use_is_reported() {
 }
 
 #[test]
-fn a_directory_in_use_is_reported() {
-    let dir = TempDir::new();
-    let _server = Server::on(&dir, &[]);
-    let data = dir.path().join("data");
-    let data = data.to_str().unwrap();
-    check(&["--data", data, "--listen", "127.0.0.1:0"], &[], 75, "in use");
-}
-
-#[test]
-fn a_directory_that_cannot_be_created_is_reported() {
-    let dir = TempDir::new();
-    let file = dir.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let below = file.join("data");
-    check(&["--data", below.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], 74, "data");
-}
-
-#[test]
 fn flags_set_the_default_pools_policy() {
     let server = Server::in_memory(&["--lease-ttl", "90s", "--keepalive-ttl", "1h"]);
     server.client().ask("GET /v1/pools/default").is(
@@ -140,4 +122,27 @@ fn an_invalid_or_missing_file_is_reported() {
     }
     std::fs::write(&file, b"data = '\xff'\n").unwrap();
     check(&["--config", path], &[], 78, "UTF-8");
+}
+
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{Server, TempDir, check};
+
+    #[test]
+    fn a_directory_in_use_is_reported() {
+        let dir = TempDir::new();
+        let _server = Server::on(&dir, &[]);
+        let data = dir.path().join("data");
+        let data = data.to_str().unwrap();
+        check(&["--data", data, "--listen", "127.0.0.1:0"], &[], 75, "in use");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_created_is_reported() {
+        let dir = TempDir::new();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let below = file.join("data");
+        check(&["--data", below.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], 74, "data");
+    }
 }
