@@ -12,9 +12,12 @@ use crate::script::words::{
     without_idempotency_key,
 };
 use crate::script::{self, Line};
-use keypeg_core::{KeyId, KeyRef, KeyState, LeaseId, LeaseView, PoolName, Refusal, Secret};
+use keypeg_core::{
+    KeyId, KeyPage, KeyRef, KeyState, LeaseId, LeaseView, PoolName, Refusal, Secret,
+};
 use keypeg_store::{
-    Call, Caller, Idempotency, Lane, PendingReply, Principal, Reply, Request, RequestError,
+    Answer as _, Call, Caller, Idempotency, Lane, PendingReply, Principal, Reply, Request,
+    RequestError,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::pin::{Pin, pin};
@@ -297,13 +300,9 @@ impl Suite {
         };
         let (mut names, mut pages) = (Vec::new(), 0);
         loop {
-            let keys = match self.call(&page(pool.clone(), cursor)) {
-                Reply::Page(page) => {
-                    cursor = page.next;
-                    page.keys
-                }
-                refused => return self.text("list", args, refused),
-            };
+            let listed = KeyPage::of(self.call(&page(pool.clone(), cursor)));
+            let KeyPage { keys, next } = listed.map_err(|refusal| self.refusal_text(&refusal))?;
+            cursor = next;
             pages += 1;
             assert!(keys.len() <= limit, "{} keys in a page of {limit}", keys.len());
             names.extend(keys.iter().map(|key| self.name_of(key.id).to_owned()));

@@ -7,7 +7,7 @@ use crate::script::words::{
     without_idempotency_key,
 };
 use keypeg_core::{LeaseView, NewKey, Secret};
-use keypeg_store::{Call, PoolView, Reply, RequestError};
+use keypeg_store::{Answer as _, Call, PoolView, Reply, RequestError};
 
 impl Suite {
     /// Returns the text of a reply, and records the names of its keys and its lease.
@@ -48,16 +48,20 @@ impl Suite {
             Reply::Pool { .. } if verb == "pool" => "changed".into(),
             Reply::Pool { .. } => "done".into(),
             Reply::Key(view) => view_text(now_ms, &view, |token| token.to_string()),
-            Reply::Refused(RequestError::Refused(refusal)) => {
-                return Err(refused_text(now_ms, &refusal));
-            }
-            Reply::Refused(RequestError::ShuttingDown) => return Err("shutting_down".into()),
-            Reply::Refused(RequestError::Overloaded) => return Err("overloaded".into()),
-            Reply::Refused(RequestError::StorageFull) => return Err("storage_full".into()),
+            Reply::Refused(refusal) => return Err(self.refusal_text(&refusal)),
             other @ (Reply::Pools(_) | Reply::Page(_) | Reply::Subscription(_)) => {
                 panic!("the answer of another call: {other:?}")
             }
         })
+    }
+
+    pub(super) fn refusal_text(&self, refusal: &RequestError) -> String {
+        match refusal {
+            RequestError::Refused(refusal) => refused_text(self.store.now_ms(), refusal),
+            RequestError::ShuttingDown => "shutting_down".into(),
+            RequestError::Overloaded => "overloaded".into(),
+            RequestError::StorageFull => "storage_full".into(),
+        }
     }
 
     fn new_keys_text(&mut self, verb: &str, args: &[&str], keys: &[NewKey]) -> String {
@@ -114,10 +118,8 @@ impl Suite {
 
     pub(super) fn counts(&mut self) -> Answer {
         let pool = self.pool.clone();
-        let view = match self.call(&Call::GetPool { pool }) {
-            Reply::Pool { pool, .. } => *pool,
-            refused => return self.text("counts", &[], refused),
-        };
+        let view = Box::<PoolView>::of(self.call(&Call::GetPool { pool }));
+        let view = *view.map_err(|refusal| self.refusal_text(&refusal))?;
         let Reply::Pools(pools) = self.call(&Call::ListPools) else { panic!("a list of pools") };
         let now_ms = self.store.now_ms();
         let PoolView { counts, waiting, next_hold_end_at_ms, next_purge_at_ms, .. } = view;

@@ -8,7 +8,7 @@ use super::payload::{Payload, kept_alive, renewed_lease};
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::parse::leases::AcquireArgs;
-use keypeg_core::{KeyRef, LeaseId, PoolName, ReleaseOptions};
+use keypeg_core::{KeyRef, LeaseId, LeaseView, PoolName, ReleaseOptions};
 use keypeg_store::{Call, Idempotency, Reply};
 use std::pin::Pin;
 
@@ -84,7 +84,8 @@ impl OperationKind {
         Ok(match self {
             Self::Acquire => Payload::Granted(context.answer(reply).map_err(Problem::of_grant)?),
             Self::Renew(pool) => {
-                Payload::Renewed(Box::new(renewed_lease(pool, context.answer(reply)?)))
+                let lease: Box<LeaseView> = context.answer(reply)?;
+                Payload::Renewed(Box::new(renewed_lease(pool, *lease)))
             }
             Self::Release(lease) => {
                 let () = context.answer(reply)?;

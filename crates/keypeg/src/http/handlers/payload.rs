@@ -95,7 +95,7 @@ impl Serialize for WireText<'_> {
 }
 
 /// Returns a renewed lease as its wire type.
-pub(super) fn renewed_lease(pool: &PoolName, lease: Box<LeaseView>) -> wire::Lease {
+pub(super) fn renewed_lease(pool: &PoolName, lease: LeaseView) -> wire::Lease {
     wire::Lease {
         id: lease.id.to_string(),
         pool: pool.as_str().into(),
