@@ -331,8 +331,8 @@ impl Simulation {
                 self.count_call(call);
             }
         }
-        let actions: Vec<_> =
-            sent.iter().map(|(slot, _, action)| (*slot, action.clone())).collect();
+        let of_slot = |(slot, _, action): &(u32, Principal, Action)| (*slot, action.clone());
+        let actions: Vec<_> = sent.iter().map(of_slot).collect();
         self.coverage.add("calls", actions.len() as u64);
         let mut queue: VecDeque<_> = sent
             .into_iter()
@@ -454,9 +454,8 @@ impl Simulation {
                     self.consecutive_tokens = 0;
                 }
             }
-            if let Some((_, action)) = actions.iter().find(|(of, _)| *of == slot)
-                && let Some(pool) = action.call().and_then(pool_of)
-            {
+            let action = actions.iter().find(|(of, _)| *of == slot);
+            if let Some(pool) = action.and_then(|(_, action)| pool_of(action.call()?)) {
                 self.clients.learn(pool, reply);
             }
             let caller_left =

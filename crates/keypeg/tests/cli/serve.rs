@@ -60,18 +60,6 @@ fn flags_set_the_default_pools_policy() {
 }
 
 #[test]
-fn existing_does_not_create_the_directory() {
-    let dir = TempDir::new();
-    let data = dir.path().join("data");
-    let args = ["--data", data.to_str().unwrap(), "--existing"];
-    check(&args, &[], 66, "holds no data");
-    assert!(!data.exists());
-    std::fs::create_dir(&data).unwrap();
-    check(&args, &[], 66, "holds no data");
-    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
-}
-
-#[test]
 fn a_flag_overrides_the_environment_which_overrides_the_file() {
     let dir = TempDir::new();
     let file = dir.path().join("keypeg.toml");
@@ -144,5 +132,17 @@ mod durability {
         std::fs::write(&file, "").unwrap();
         let below = file.join("data");
         check(&["--data", below.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], 74, "data");
+    }
+
+    #[test]
+    fn existing_does_not_create_the_directory() {
+        let dir = TempDir::new();
+        let data = dir.path().join("data");
+        let args = ["--data", data.to_str().unwrap(), "--existing"];
+        check(&args, &[], 66, "holds no data");
+        assert!(!data.exists());
+        std::fs::create_dir(&data).unwrap();
+        check(&args, &[], 66, "holds no data");
+        assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
     }
 }
