@@ -12,6 +12,11 @@ check:
 test:
     ./test
 
+# Runs the tests of the server on the naive store, except those that need a store that keeps its data.
+naive-store *args:
+    cargo build -p keypeg --example naive_server
+    KEYPEG_BINARY={{justfile_directory()}}/target/debug/examples/naive_server cargo test -p keypeg --test server -- --skip durability:: {{args}}
+
 # Runs all benchmarks and writes bench/RESULTS.md, 40 minutes; or only some: `just bench cost tail`.
 bench *parts:
     bench/all {{parts}}

@@ -5,11 +5,11 @@
 //! Requests are executed in the order of their arrival, after what is due has expired.
 
 use keypeg_core::{
-    AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, LeaseView,
-    ListOptions, NewKey, Policy, Pool, PoolName, Pools, Refusal, Secret, SharedState, StepContext,
-    WaitOptions, WaiterId,
+    AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, ListOptions,
+    NewKey, Policy, Pool, PoolName, Pools, Refusal, SharedState, StepContext, WaitOptions,
+    WaiterId,
 };
-use keypeg_store::{Call, PoolView, Reply, Request, RequestError};
+use keypeg_store::{Call, Idempotency, PoolView, Principal, Reply, Request, RequestError};
 
 /// The most leases, rests and keys that a turn ends by time before its requests; during the
 /// requests it ends at most as many again.
@@ -34,7 +34,10 @@ pub(crate) fn execute(
     request: TurnRequest<'_>,
     deleted_pools: &mut Vec<Pool>,
 ) -> Option<Reply> {
-    let TurnRequest { waiter_id, request: Request { by, call }, first_retired } = request;
+    let TurnRequest { waiter_id, request, first_retired } = request;
+    let Request { by, idempotency, call } = request;
+    let key = idempotency.as_deref().map(|idempotency| idempotency_key(by, idempotency));
+    let key = key.as_ref();
     let reply = match call {
         Call::ListPools => Ok(list_pools(pools, step)),
         Call::PutPool { pool, patch } => pools
@@ -60,35 +63,34 @@ pub(crate) fn execute(
             deleted_pools.push(pool);
             Reply::Done
         }),
-        Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
-            let holder = holder.as_deref();
-            let options = AcquireOptions { ttl_ms: *ttl_ms, holder, borrower: by.borrower() };
+        Call::Acquire { pool, ttl_ms, holder, wait_ms } => {
+            let (holder, borrower) = (holder.as_deref(), by.borrower());
+            let options = AcquireOptions { ttl_ms: *ttl_ms, holder, borrower };
             let wait = WaitOptions { waiter_id, wait_ms: *wait_ms };
-            let granted = pools.with_pool(name, step, |pool, shared, step| {
-                pool.acquire_or_wait(shared, step, &options, wait)
+            let granted = pools.with_pool(pool, step, |pool, shared, step| match key {
+                None => pool.acquire_or_wait(shared, step, &options, wait),
+                Some(key) => pool.acquire_idempotent(shared, step, &options, wait, key),
             });
             match granted {
                 Ok(None) => return None,
-                Ok(Some(Granted { lease, value, .. })) => {
-                    Ok(granted_reply(name.clone(), lease, value, 0))
-                }
+                Ok(Some(granted)) => Ok(granted_reply(pool.clone(), granted)),
                 Err(refusal) => Err(refusal),
             }
         }
-        Call::Idempotent { key, body, call } => {
-            let key = IdempotencyKey { caller: by.name(), key, body: *body };
-            match execute_idempotent(pools, step, request, call, &key) {
-                Ok(None) => return None,
-                Ok(Some(reply)) => Ok(reply),
-                Err(refusal) => Err(refusal),
-            }
-        }
+        Call::Generate { pool, count } => pools.with_pool(pool, step, |pool, shared, step| {
+            add_keys(pool, shared, step, key, |pool, shared, step| {
+                pool.generate(shared, step, *count)
+            })
+        }),
+        Call::Import { pool, values } => pools.with_pool(pool, step, |pool, shared, step| {
+            add_keys(pool, shared, step, key, |pool, shared, step| {
+                pool.import(shared, step, values, first_retired)
+            })
+        }),
         Call::Subscribe { .. } => {
             unreachable!("invariant: a subscription is not executed on the pools")
         }
-        Call::Generate { pool, .. }
-        | Call::Import { pool, .. }
-        | Call::Release { pool, .. }
+        Call::Release { pool, .. }
         | Call::RevokeUndelivered { pool, .. }
         | Call::Renew { pool, .. }
         | Call::ForceRelease { pool, .. }
@@ -98,77 +100,47 @@ pub(crate) fn execute(
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
         | Call::GetKey { pool, .. }
-        | Call::Reveal { pool, .. } => pools.with_pool(pool, step, |pool, shared, step| {
-            execute_on_pool(pool, shared, step, call, first_retired)
-        }),
+        | Call::Reveal { pool, .. } => pools
+            .with_pool(pool, step, |pool, shared, step| execute_on_pool(pool, shared, step, call)),
     };
     Some(reply.unwrap_or_else(Reply::from))
 }
 
-/// Executes the call of an idempotent request; returns `None` when it now waits.
-fn execute_idempotent(
-    pools: &mut Pools,
-    step: &mut StepContext<'_>,
-    TurnRequest { waiter_id, request, first_retired }: TurnRequest<'_>,
-    call: &Call,
-    key: &IdempotencyKey<'_>,
-) -> Result<Option<Reply>, Refusal> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only these three can be idempotent")]
-    match call {
-        Call::Acquire { pool: name, ttl_ms, holder, wait_ms } => {
-            let (holder, borrower) = (holder.as_deref(), request.by.borrower());
-            let options = AcquireOptions { ttl_ms: *ttl_ms, holder, borrower };
-            let wait = WaitOptions { waiter_id, wait_ms: *wait_ms };
-            let granted = pools.with_pool(name, step, |pool, shared, step| {
-                pool.acquire_idempotent(shared, step, &options, wait, key)
-            })?;
-            Ok(granted.map(|Granted { lease, value, redelivered }| Reply::Granted {
-                pool: name.clone(),
-                lease: Box::new(lease),
-                value,
-                waited_ms: 0,
-                redelivered,
-            }))
-        }
-        Call::Generate { pool, .. } | Call::Import { pool, .. } => {
-            let keys = pools.with_pool(pool, step, |pool, shared, step| {
-                pool.add_idempotent(shared, step, key, |pool, shared, step| {
-                    add_keys(pool, shared, step, call, first_retired)
-                })
-            })?;
-            Ok(Some(Reply::Keys(keys)))
-        }
-        _ => unreachable!("invariant: no other call is idempotent"),
-    }
+/// Returns the Idempotency-Key of a request in the form that the pools know.
+pub(crate) fn idempotency_key<'a>(
+    by: &'a Principal,
+    Idempotency { key, body }: &'a Idempotency,
+) -> IdempotencyKey<'a> {
+    IdempotencyKey { caller: by.name(), key, body: *body }
 }
 
+/// Creates keys, at most once under an Idempotency-Key.
 fn add_keys(
     pool: &mut Pool,
     shared: &mut SharedState,
     step: &mut StepContext<'_>,
-    call: &Call,
-    first_retired: Option<usize>,
-) -> Result<Vec<NewKey>, Refusal> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two create keys")]
-    match call {
-        Call::Generate { count, .. } => pool.generate(shared, step, *count),
-        Call::Import { values, .. } => pool.import(shared, step, values, first_retired),
-        _ => unreachable!("invariant: no other call creates keys"),
+    key: Option<&IdempotencyKey<'_>>,
+    add: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<Vec<NewKey>, Refusal>,
+) -> Result<Reply, Refusal> {
+    match key {
+        None => add(pool, shared, step),
+        Some(key) => pool.add_idempotent(shared, step, key, add),
     }
+    .map(Reply::Keys)
 }
 
 /// Returns the reply to a request that has left its wait queue.
 pub(crate) fn wait_reply(outcome: Result<GrantedLease, Refusal>) -> Reply {
     match outcome {
         Ok(GrantedLease { pool, lease, value, waited_ms }) => {
-            granted_reply(pool, lease, value, waited_ms)
+            Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, redelivered: false }
         }
         Err(refusal) => Reply::from(refusal),
     }
 }
 
-fn granted_reply(pool: PoolName, lease: LeaseView, value: Secret, waited_ms: u64) -> Reply {
-    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms, redelivered: false }
+fn granted_reply(pool: PoolName, Granted { lease, value, redelivered }: Granted) -> Reply {
+    Reply::Granted { pool, lease: Box::new(lease), value, waited_ms: 0, redelivered }
 }
 
 fn execute_on_pool(
@@ -176,12 +148,8 @@ fn execute_on_pool(
     shared: &mut SharedState,
     step: &mut StepContext<'_>,
     call: &Call,
-    first_retired: Option<usize>,
 ) -> Result<Reply, Refusal> {
     match call {
-        Call::Generate { .. } | Call::Import { .. } => {
-            add_keys(pool, shared, step, call, first_retired).map(Reply::Keys)
-        }
         Call::RevokeUndelivered { lease, .. } => {
             pool.revoke_undelivered(shared, step, *lease).map(|()| Reply::Done)
         }
@@ -223,8 +191,9 @@ fn execute_on_pool(
         | Call::PutPoolIf { .. }
         | Call::GetPool { .. }
         | Call::DeletePool { .. }
+        | Call::Generate { .. }
+        | Call::Import { .. }
         | Call::Acquire { .. }
-        | Call::Idempotent { .. }
         | Call::Subscribe { .. } => {
             unreachable!("invariant: these are not executed on one pool's keys")
         }

@@ -11,7 +11,7 @@ use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
+use support::{Driver, ManualClock, SeededRandom, SentCall, default_pool, engine_config};
 
 /// A segment larger than the space that is kept unused at the end of the last one.
 const SEGMENT: u64 = (2 << 20) + 16_384;
@@ -159,7 +159,7 @@ fn waits_are_cancelled_while_no_grant_can_be_written() {
     let side = PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side.clone(), patch: PolicyPatch::default() });
     let call = Call::Acquire { pool: side, ttl_ms: None, holder: None, wait_ms: 300_000 };
-    let request = Request { by: Principal::Anyone, call }.into();
+    let request = Request::new(Principal::Anyone, call).into();
     let mut requests = VecDeque::from([(CallId { lane: 9, slot: 0 }, request)]);
     driver.engine.turn(&mut requests, &mut Vec::new()).unwrap();
     assert_eq!(driver.engine.pools().waiter_count(), 1);
@@ -268,11 +268,7 @@ fn a_purge_backlog_is_frozen_too_while_purges_cannot_be_written() {
 fn a_stored_answer_is_returned_again_on_a_full_disk() {
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
-    let with_key = |key: &str, call| Call::Idempotent {
-        key: key.into(),
-        body: BodyDigest(1),
-        call: Box::new(call),
-    };
+    let with_key = |key: &str, call| SentCall::with_key(key, BodyDigest(1), call);
     let acquire_call =
         || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
     let generate_call = || Call::Generate { pool: default_pool(), count: 40_000 };

@@ -12,21 +12,21 @@ use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Driver, ManualClock, SeededRandom, default_pool};
+use support::{Driver, ManualClock, SeededRandom, SentCall, default_pool};
 
 fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).unwrap()
 }
 
-fn with_key(key: &str, call: Call) -> Call {
-    Call::Idempotent { key: key.into(), body: BodyDigest(1), call: Box::new(call) }
+fn with_key(key: &str, call: Call) -> SentCall {
+    SentCall::with_key(key, BodyDigest(1), call)
 }
 
-fn generate(key: &str, count: u32) -> Call {
+fn generate(key: &str, count: u32) -> SentCall {
     with_key(key, Call::Generate { pool: default_pool(), count })
 }
 
-fn acquire(key: &str) -> Call {
+fn acquire(key: &str) -> SentCall {
     let holder = Some("job-7".into());
     with_key(key, Call::Acquire { pool: default_pool(), ttl_ms: Some(50_000), holder, wait_ms: 0 })
 }
@@ -141,7 +141,7 @@ fn an_answer_is_stored_only_if_its_batch_is_durable() {
         let mut driver = open(&disk, &clock);
         driver.call(generate("first", 1));
         disk.crash_at(Some(CrashAt { operation: 1, after: seed % 2 == 1 }));
-        assert!(driver.turn(vec![generate("keys", 3), acquire("lease")]).is_err());
+        assert!(driver.turn_with_keys(vec![generate("keys", 3), acquire("lease")]).is_err());
         drop(driver);
         let mut driver = open(&disk.after_crash(&mut SeededRandom(seed)), &clock);
         // Either the whole batch was lost or all of it survived: an answer is stored in one batch

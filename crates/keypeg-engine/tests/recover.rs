@@ -349,7 +349,7 @@ fn a_failed_commit_sends_no_reply() {
     let mut requests = (0..5)
         .map(|slot| {
             let call = Call::Generate { pool: default_pool(), count: 1 };
-            (CallId { lane: 0, slot }, Request { by: Principal::Anyone, call }.into())
+            (CallId { lane: 0, slot }, Request::new(Principal::Anyone, call).into())
         })
         .collect();
     let mut replies = Vec::new();
@@ -390,7 +390,7 @@ fn no_key_is_only_returned_when_nothing_is_due() {
 #[test]
 fn a_request_deferred_for_50_ms_is_refused_as_settling() {
     let mut driver = with_a_backlog();
-    let request = Request { by: Principal::Anyone, call: acquire() }.into();
+    let request = Request::new(Principal::Anyone, acquire()).into();
     let mut requests = [(CallId { lane: 0, slot: 0 }, request)].into();
     let mut replies = Vec::new();
     for until_next_ms in [20, 29, 1] {

@@ -74,7 +74,7 @@ fn a_value_deleted_during_a_database_lookup_is_not_imported_again() {
     let mut requests = VecDeque::new();
     for (slot, call) in (0..).zip([import(&["new", "second"]), delete("second")]) {
         requests
-            .push_back((CallId { lane: 0, slot }, Request { by: Principal::Anyone, call }.into()));
+            .push_back((CallId { lane: 0, slot }, Request::new(Principal::Anyone, call).into()));
     }
     let mut replies = Vec::new();
     driver.engine.turn(&mut requests, &mut replies).unwrap();
@@ -105,7 +105,7 @@ fn an_import_is_not_checked_against_a_deleted_pool_of_the_same_name() {
     driver.call(Call::DeleteKey { pool: side_pool(), key: KeyRef::Value(secret()) });
     driver.checkpoint().unwrap();
     driver.call(Call::ListPools);
-    let request = |call| LaneItem::Request(Request { by: Principal::Anyone, call });
+    let request = |call| LaneItem::Request(Request::new(Principal::Anyone, call));
     let mut requests = VecDeque::new();
     for (slot, call) in (0..).zip([import(), Call::DeletePool { pool: side_pool() }, put()]) {
         requests.push_back((CallId { lane: 0, slot }, request(call)));

@@ -27,7 +27,7 @@ impl DeferredDriver {
 
     fn send(&mut self, slot: u32, call: Call) {
         let by = Principal::Anyone;
-        self.requests.push_back((CallId { lane: 3, slot }, Request { by, call }.into()));
+        self.requests.push_back((CallId { lane: 3, slot }, Request::new(by, call).into()));
     }
 
     /// Reports that the client of the call has disconnected.

@@ -196,7 +196,7 @@ impl Lane {
                 }
             }
             for call in revocations {
-                drop(self.submit(Request { by: Principal::Server, call }));
+                drop(self.submit(Request::new(Principal::Server, call)));
             }
         }
     }
@@ -371,7 +371,7 @@ impl Drop for PendingReply {
             }
         }
         if let Some(call) = revocation {
-            drop(self.lane.submit(Request { by: Principal::Server, call }));
+            drop(self.lane.submit(Request::new(Principal::Server, call)));
         }
     }
 }

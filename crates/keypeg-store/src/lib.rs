@@ -5,6 +5,7 @@
 //! journal, no network and no HTTP. A store takes requests from its [`EngineLane`]s in bulk,
 //! answers each exactly once, and only after all that the reply reports is durable.
 
+mod answer;
 mod lanes;
 mod metrics;
 mod request;
@@ -12,14 +13,17 @@ mod store;
 mod subscription;
 mod wakeup;
 
+pub use answer::{
+    AcquireTerms, Answer, ForceReleased, LeaseGrant, PoolChange, Revealed, TypedCall,
+};
 pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
     undo_undelivered,
 };
 pub use metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, StoreMetrics};
 pub use request::{
-    Call, Caller, GENERATE_MAX, PAGE_MAX, PoolView, Principal, Reply, Request, RequestError,
-    WAIT_MAX_MS,
+    Call, Caller, GENERATE_MAX, Idempotency, PAGE_MAX, PoolView, Principal, Reply, Request,
+    RequestError, WAIT_MAX_MS,
 };
 pub use store::{OpenedStore, StartReport, Store};
 pub use subscription::{

@@ -72,8 +72,29 @@ impl Caller {
 pub struct Request {
     /// The sender.
     pub by: Principal,
+    /// Executes the call at most once: a repeated request with the same Idempotency-Key gets the
+    /// first one's answer. It applies to [`Call::Generate`], [`Call::Import`] and
+    /// [`Call::Acquire`]; a store ignores it for all other calls. Boxed, because few requests have
+    /// it.
+    pub idempotency: Option<Box<Idempotency>>,
     /// The operation.
     pub call: Call,
+}
+
+impl Request {
+    /// Returns a request without an Idempotency-Key.
+    pub fn new(by: Principal, call: Call) -> Self {
+        Self { by, idempotency: None, call }
+    }
+}
+
+/// The Idempotency-Key of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The Idempotency-Key. Its namespace is the sender's, see [`Principal::name`].
+    pub key: Box<str>,
+    /// The digest that distinguishes this request from another one under the same key.
+    pub body: BodyDigest,
 }
 
 /// An operation of the engine. Durations are in milliseconds.
@@ -133,17 +154,6 @@ pub enum Call {
         holder: Option<Box<str>>,
         /// How long to wait in the wait queue when no key is available, at most [`WAIT_MAX_MS`].
         wait_ms: u64,
-    },
-    /// Executes the contained call at most once: a repeated request with the same Idempotency-Key
-    /// gets the first one's answer. The call is a [`Call::Generate`], [`Call::Import`] or
-    /// [`Call::Acquire`].
-    Idempotent {
-        /// The Idempotency-Key.
-        key: Box<str>,
-        /// The digest that distinguishes this request from another one under the same key.
-        body: BodyDigest,
-        /// The call to execute.
-        call: Box<Call>,
     },
     /// Ends a lease whose grant no client received; the reply is [`Reply::Done`]. The lane itself
     /// sends it, as [`Principal::Server`].
@@ -240,12 +250,7 @@ impl Call {
     /// Returns whether the reply can take long, so that the engine must learn of a client that
     /// disconnects before it.
     pub fn may_wait(&self) -> bool {
-        matches!(self.inner(), Self::Acquire { wait_ms: 1.., .. })
-    }
-
-    /// Returns the call itself, without its Idempotency-Key.
-    pub fn inner(&self) -> &Self {
-        if let Self::Idempotent { call, .. } = self { call } else { self }
+        matches!(self, Self::Acquire { wait_ms: 1.., .. })
     }
 
     /// Returns whether a full lane refuses this call first. Calls that release or keep alive have
@@ -260,7 +265,6 @@ impl Call {
             | Self::Generate { .. }
             | Self::Import { .. }
             | Self::Acquire { .. }
-            | Self::Idempotent { .. }
             | Self::Subscribe { .. }
             | Self::ListKeys { .. }
             | Self::GetKey { .. }

@@ -1,11 +1,14 @@
 //! What the tests of several crates share: random numbers from a seed, temporary directories,
-//! mutants of bytes, and numbers from environment variables.
+//! mutants of bytes, numbers from environment variables, the language of scripts, and the
+//! conformance suite of every store.
 //!
-//! Only a dev-dependency: no crate of the server depends on it. Knows nothing of pools, disks or
-//! HTTP; what the tests of one crate share is in that crate's `tests/support`.
+//! Only a dev-dependency: no crate of the server depends on it. Knows no store, disk or HTTP; what
+//! the tests of one crate share is in that crate's `tests/support`.
 
+pub mod conformance;
 mod mutate;
 mod random;
+pub mod script;
 mod temp_dir;
 
 pub use mutate::mutate;

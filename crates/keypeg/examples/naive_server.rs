@@ -1,13 +1,12 @@
-//! The server on a throw-away store: `serve` with the naive store of the engine's tests.
+//! The program on a throw-away store: `serve` opens the naive store of the engine's tests.
 //!
 //! It shows what a second store needs, and that HTTP does not depend on the embedded engine. The
-//! server's tests of the API run on it, except those that restart the server: see CONTRIBUTING.md.
+//! server's tests run on it, except those of the folder `durability`: see CONTRIBUTING.md.
 
 #[path = "../../keypeg-engine/tests/naive_store/mod.rs"]
 mod naive_store;
 
-use keypeg::{Cli, Command, Config, Failure, SystemClock};
-use keypeg_core::Policy;
+use keypeg::{Config, Failure, SystemClock};
 use keypeg_engine::Clock;
 use keypeg_store::{EngineLane, OpenedStore, StartReport, Store, StoreMetrics, Wakeup, lane};
 use naive_store::NaiveStore;
@@ -52,12 +51,13 @@ impl Store for NaiveThread {
     }
 }
 
-fn open(lane_count: usize, default_policy: Policy) -> Result<OpenedStore, Failure> {
+fn open(config: &Config, lane_count: usize) -> Result<OpenedStore, Failure> {
     let (wakeup, signals) = (Wakeup::default(), Arc::<Signals>::default());
     let metrics = Arc::<StoreMetrics>::default();
     let (lanes, engine_lanes) = (0..lane_count).map(|_| lane(&wakeup)).unzip();
     let clock = SystemClock::new()?;
-    let store = NaiveStore::new(default_policy, Arc::clone(&metrics));
+    let store =
+        NaiveStore::new(config.default_policy.clone(), config.max_keys, Arc::clone(&metrics));
     let (listener, received) = (wakeup.clone(), Arc::clone(&signals));
     let thread = std::thread::spawn(move || run(store, engine_lanes, clock, &listener, &received));
     let report = StartReport { created: true, pools: 1, ..StartReport::default() };
@@ -92,30 +92,5 @@ fn run(
 }
 
 fn main() -> ExitCode {
-    let code = serve().map_or_else(
-        |failure| {
-            keypeg::report(&format!("keypeg: {failure}"));
-            failure.exit
-        },
-        |()| 0,
-    );
-    keypeg::flush_streams();
-    ExitCode::from(code)
-}
-
-fn serve() -> Result<(), Failure> {
-    let command = Cli::read().map(|cli| cli.command);
-    let Ok(Command::Serve(args)) = command else { std::process::exit(64) };
-    let config = Config::new(*args)?;
-    keypeg::log_to_stderr()?;
-    let stop = keypeg::stop_signal()?;
-    let listener = keypeg::listen(&config)?;
-    let policy = config.default_policy.clone();
-    keypeg::serve_store(
-        &config,
-        |lane_count| open(lane_count, policy),
-        listener,
-        stop,
-        |ready| keypeg::print_line(&ready.to_string()),
-    )
+    keypeg::run_program(open)
 }

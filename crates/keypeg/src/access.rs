@@ -12,7 +12,7 @@ mod token_entry;
 mod token_file;
 mod tokens;
 
-pub(crate) use gate::{Admitted, Gate, Refused};
+pub(crate) use gate::{Admitted, Attempt, Gate, GateCounters, Refused};
 pub use hosts::Hosts;
 pub use new_token::TokenCommand;
 pub(crate) use reload::watch;

@@ -10,7 +10,7 @@ mod writer;
 
 pub(crate) use file::Settings as AuditSettings;
 pub(crate) use line::Outcome;
-pub(crate) use queue::{Audit, Entry};
+pub(crate) use queue::{Audit, AuditCounters, Entry};
 pub(crate) use writer::AuditWriter;
 
 use crate::failure::{Failure, exit};
@@ -79,7 +79,7 @@ mod tests {
         let dir = TempDir::new();
         let (audit, writer) = open(settings(&dir, 1 << 30, 0)).unwrap();
         let entries: Vec<_> = (0..QUEUE_MAX + 10).filter_map(|_| audit.begin()).collect();
-        assert_eq!((entries.len(), audit.counters().1), (QUEUE_MAX, 10));
+        assert_eq!((entries.len(), audit.counters().refused), (QUEUE_MAX, 10));
         drop(entries);
         writer.end();
         assert_eq!(lines(&dir, "audit").len(), QUEUE_MAX);
@@ -93,25 +93,25 @@ mod tests {
         let settings = AuditSettings { path: below.join("audit"), file_max: 1, keep: 0 };
         let (audit, writer) = open(settings).unwrap();
         audit.begin().unwrap().end(Outcome::Applied, 201, None);
-        while audit.counters().0 < 1 {
+        while audit.counters().written < 1 {
             std::thread::yield_now();
         }
         // The next line rotates the file, whose directory no longer exists.
         let entry = audit.begin().unwrap();
         std::fs::remove_dir_all(&below).unwrap();
         entry.end(Outcome::Applied, 202, None);
-        while !audit.counters().2 {
+        while !audit.counters().is_failing {
             std::thread::yield_now();
         }
         assert!(audit.begin().is_none());
         std::fs::create_dir(&below).unwrap();
-        while audit.counters().2 {
+        while audit.counters().is_failing {
             std::thread::yield_now();
         }
         assert!(audit.begin().is_some(), "a write succeeded, so changes are accepted");
         writer.end();
         let text = std::fs::read_to_string(below.join("audit")).unwrap_or_default();
-        assert_eq!((text.lines().count(), audit.counters().0), (1, 3), "{text}");
+        assert_eq!((text.lines().count(), audit.counters().written), (1, 3), "{text}");
         assert!(text.contains("unknown"), "the last line is alone in its file: {text}");
     }
 

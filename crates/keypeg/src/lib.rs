@@ -19,6 +19,7 @@ mod log;
 mod memory;
 mod options;
 mod panics;
+mod program;
 mod random;
 mod signals;
 mod store;
@@ -39,8 +40,10 @@ pub use failure::{Failure, exit};
 pub use log::{flush_streams, log_to_stderr, print_line, report, report_usage, start_streams};
 pub use options::Options;
 pub use panics::install as install_panic_hook;
+pub use program::run_program;
 pub use random::SystemRandom;
 pub use signals::stop_signal;
+pub use store::open as open_store;
 pub use variables::warn_of_unknown_variables;
 
 use access::{Access, Gate};
@@ -106,19 +109,9 @@ fn bind(config: &Config) -> Result<TcpListener, Failure> {
 
 /// Runs the server on `listener` until `stop` is ready and the requests in progress are answered.
 ///
-/// `ready` is called once, after the store has opened and before the first connection
-/// is accepted.
+/// `open` opens the store; its argument is the number of lanes. `ready` is called once, after the
+/// store has opened and before the first connection is accepted.
 pub fn serve(
-    config: &Config,
-    listener: TcpListener,
-    stop: impl Future<Output = ()>,
-    ready: impl FnOnce(&Ready),
-) -> Result<(), Failure> {
-    serve_store(config, |lanes| store::open(config, lanes), listener, stop, ready)
-}
-
-/// Like [`serve`], on the store that `open` returns; its argument is the number of lanes.
-pub fn serve_store(
     config: &Config,
     open: impl FnOnce(usize) -> Result<OpenedStore, Failure>,
     listener: TcpListener,

@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 /// Opens the store that the configuration names, with this number of lanes. O(keys).
-pub(crate) fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
+pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     let engine_config = EngineConfig {
         data: config.data.clone(),
         lanes,

@@ -4,9 +4,6 @@
 //! states the first word and any of the facts. A line without an answer must not be refused. The
 //! runner checks the invariants after every line, and at the end it replays the journal.
 
-#[path = "script_words.rs"]
-mod script_words;
-
 use super::journal::Journal;
 use keypeg_core::{
     AcquireOptions, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany, KeyId,
@@ -14,10 +11,11 @@ use keypeg_core::{
     Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
 use keypeg_testkit::ScaledRandom;
-use script_words::{
+use keypeg_testkit::script::words::{
     borrower_of, duration, form_text, idempotency_key_of, life_text, micros, millis, patch_of,
     refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,
 };
+use keypeg_testkit::script::{self, Line};
 use std::collections::HashMap;
 
 const FIRST_TOKEN: u64 = 1_000;
@@ -27,7 +25,7 @@ const BUDGET: u32 = 1_000;
 
 /// Runs a script on a pool `default` with the default policy and checks every answer.
 pub(crate) fn check(script: &str) {
-    World::new(Limits { pools: 3, keys: 1_000_000 }).run(script);
+    check_within(Limits { pools: 3, keys: 1_000_000 }, script);
 }
 
 /// Runs a script with other limits of the server.
@@ -77,26 +75,13 @@ impl World {
     }
 
     fn run(mut self, script: &str) {
-        for (index, line) in script.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if line.is_empty() {
-                continue;
-            }
-            let (call, expected) = line.split_once("->").unwrap_or((line, ""));
-            let words: Vec<&str> = call.split_whitespace().collect();
-            let answer = self.call(words[0], &words[1..]);
-            let refused = answer.is_err();
+        for line in script::lines(script) {
+            let answer = self.call(line.verb, &line.args);
             self.drain_wait_outcomes();
-            let answer = answer.unwrap_or_else(|refusal| refused_text(self.now, &refusal));
-            let mut expected = expected.split_whitespace();
-            let matches = match expected.next() {
-                None => !refused,
-                Some(first) => {
-                    let actual: Vec<&str> = answer.split_whitespace().collect();
-                    actual[0] == first && expected.all(|fact| actual.contains(&fact))
-                }
-            };
-            assert!(matches, "line {}: {line}\n   answered: {answer}\n{script}", index + 1);
+            let answer = answer.map_err(|refusal| refused_text(self.now_ms(), &refusal));
+            let matches = line.accepts(&answer, |_| true);
+            let Line { number, text, .. } = line;
+            assert!(matches, "line {number}: {text}\n   answered: {answer:?}\n{script}");
             self.pools.check_invariants();
         }
         let parts = (IdHashKey::new(IDS), self.limits, FIRST_TOKEN);
@@ -138,7 +123,8 @@ impl World {
             "show" => {
                 let key = self.key(args[0]);
                 let view = self.with_pool(|pool, shared, step| pool.get_key(shared, step, &key))?;
-                Ok(view_text(self.now, &view))
+                let token_number = |token: u64| (token - FIRST_TOKEN + 1).to_string();
+                Ok(view_text(self.now_ms(), &view, token_number))
             }
             "keepalive" => self.keep_alive(args),
             "wait" => self.wait(args[0], &args[1..]),
@@ -199,6 +185,9 @@ impl World {
             }
             "restart" => {
                 let parts = (IdHashKey::new(IDS), self.limits, FIRST_TOKEN);
+                let downtime_us = args.first().map_or(0, |time| micros(time));
+                self.now.lease_us += downtime_us;
+                self.now.wall_us += downtime_us;
                 self.now.serving_us = 0;
                 self.pools = self.journal.replay(parts, self.now).expect("consistent facts");
             }
@@ -455,7 +444,11 @@ impl World {
         self.leases.get(name).map_or(LeaseId(0), |lease| lease.id)
     }
 
+    fn now_ms(&self) -> u64 {
+        self.now.wall_us / 1_000
+    }
+
     fn life(&self, expires_at_ms: Option<u64>) -> String {
-        life_text(self.now, expires_at_ms)
+        life_text(self.now_ms(), expires_at_ms)
     }
 }

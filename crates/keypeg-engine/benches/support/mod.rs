@@ -105,7 +105,7 @@ impl RandomSource for CheapRandom {
 }
 
 pub(crate) fn submit(lane: &Lane, call: Call) -> PendingReply {
-    lane.submit(Request { by: Principal::Anyone, call })
+    lane.submit(Request::new(Principal::Anyone, call))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures time")]

@@ -8,7 +8,8 @@ use super::work::{Admission, CallId, CheckedImport, ParkedImport, QueuedRequest}
 use super::{EngineState, disk_space};
 use crate::journal::DiskSpace;
 use crate::lookups::{Lookup, LookupResult};
-use keypeg_core::{IdempotencyKey, IdempotentCall, IdsToCheck, Lsn, Pool};
+use crate::turn;
+use keypeg_core::{IdempotentCall, IdsToCheck, Lsn, Pool};
 use keypeg_store::{Call, Reply, Request, RequestError};
 
 /// The most imports that wait for a lookup.
@@ -66,24 +67,24 @@ impl EngineState {
     }
 
     /// Returns whether there is a stored answer for this request's Idempotency-Key.
-    fn has_stored_answer(&self, Request { by, call }: &Request) -> bool {
-        let Call::Idempotent { key, body, call } = call else { return false };
+    fn has_stored_answer(&self, Request { by, idempotency, call }: &Request) -> bool {
+        let Some(idempotency) = idempotency else { return false };
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these three can be idempotent")]
-        let (pool, kind) = match &**call {
+        let (pool, kind) = match call {
             Call::Acquire { pool, .. } => (pool, IdempotentCall::Acquire),
             Call::Generate { pool, .. } | Call::Import { pool, .. } => {
                 (pool, IdempotentCall::AddKeys)
             }
             _ => return false,
         };
-        let key = IdempotencyKey { caller: by.name(), key, body: *body };
+        let key = turn::idempotency_key(by, idempotency);
         self.pools.has_stored_answer(pool, kind, &key, self.now.lease_us)
     }
 
     /// Parks an import when the database may have retired keys with its values; admits all other
     /// requests.
     fn admit_import(&mut self, queued: QueuedRequest) -> Admission {
-        let Call::Import { pool, values } = queued.request.call.inner() else {
+        let Call::Import { pool, values } = &queued.request.call else {
             return Admission::Execute(queued);
         };
         let pool_id = self.pools.get(pool).map(Pool::id);

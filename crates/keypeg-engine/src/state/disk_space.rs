@@ -30,7 +30,6 @@ pub(super) fn refusal(
     available: DiskSpace,
     checkpointer_lags: bool,
 ) -> Option<RequestError> {
-    let call = call.inner();
     let creates_keys = matches!(call, Call::Generate { .. } | Call::Import { .. });
     if available < required_for(call) {
         Some(RequestError::StorageFull)
@@ -53,7 +52,6 @@ fn required_for(call: &Call) -> DiskSpace {
         | Call::DeleteKey { .. }
         | Call::DeletePool { .. } => DiskSpace::ReleasesOnly,
         Call::ListPools
-        | Call::Idempotent { .. }
         | Call::Subscribe { .. }
         | Call::ListKeys { .. }
         | Call::GetPool { .. }

@@ -1,5 +1,6 @@
 //! The calls of the naive store that are answered at once.
 
+use super::pool::Room;
 use super::{NaiveStore, random};
 use keypeg_core::{
     Cursor, KeyId, KeyPage, KeyState, Policy, PoolName, Refusal, ReleaseOptions, Secret,
@@ -11,6 +12,7 @@ use std::sync::Arc;
 impl NaiveStore {
     pub(super) fn execute_now(&mut self, call: Call) -> Result<Reply, Refusal> {
         let now = self.now;
+        let room = self.room();
         let name = pool_of(&call);
         let pool = name.as_ref().and_then(|name| self.pools.get_mut(name));
         let (Some(name), Some(pool)) = (name, pool) else { return self.execute_on_pools(call) };
@@ -20,7 +22,7 @@ impl NaiveStore {
                 Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
             }
             Call::Generate { count, .. } => {
-                pool.check_room(count as usize)?;
+                pool.check_room(count as usize, room)?;
                 let mut used = pool.used_values();
                 let mut values = Vec::new();
                 while values.len() < count as usize {
@@ -36,7 +38,7 @@ impl NaiveStore {
                 if let Some(index) = values.iter().position(|value| !used.insert(value.clone())) {
                     return Err(Refusal::KeyExists { index });
                 }
-                pool.check_room(values.len())?;
+                pool.check_room(values.len(), room)?;
                 Ok(Reply::Keys(pool.add_keys(values, true, &mut self.last_number, now)))
             }
             Call::ListKeys { state, limit, cursor, .. } => {
@@ -112,9 +114,14 @@ impl NaiveStore {
             | Call::PutPool { .. }
             | Call::PutPoolIf { .. }
             | Call::DeletePool { .. }
-            | Call::Acquire { .. }
-            | Call::Idempotent { .. }) => self.execute_on_pools(call),
+            | Call::Acquire { .. }) => self.execute_on_pools(call),
         }
+    }
+
+    /// Returns how many more keys the store may have.
+    fn room(&self) -> Room {
+        let key_count: usize = self.pools.values().map(|pool| pool.keys.len()).sum();
+        Room { left: self.max_keys.saturating_sub(key_count as u64), max: self.max_keys }
     }
 
     /// Executes a call that is not about the keys of one pool; refuses one on an unknown pool.
@@ -184,8 +191,7 @@ pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
         Call::ListPools
         | Call::PutPool { .. }
         | Call::PutPoolIf { .. }
-        | Call::DeletePool { .. }
-        | Call::Idempotent { .. } => None,
+        | Call::DeletePool { .. } => None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 /// The most events that a pool keeps.
-const EVENTS_MAX: usize = 20_000;
+const EVENTS_MAX: usize = 8_000;
 /// The most subscribers of the store.
 const SUBSCRIBERS_MAX: u64 = 1_000;
 

@@ -6,7 +6,7 @@
 use super::pool::{NaivePool, lease_id};
 use super::{CallId, Terms};
 use keypeg_core::{BodyDigest, KeyId, LeaseView, NewKey, PoolName, Refusal, Secret};
-use keypeg_store::Reply;
+use keypeg_store::{Call, Idempotency, Reply, Request};
 use std::collections::HashSet;
 
 /// How long an answer is stored.
@@ -39,6 +39,15 @@ enum Content {
 }
 
 impl IdempotentRequest {
+    /// Returns the Idempotency-Key of a request; `None` when it has none or its call takes none.
+    pub(super) fn of(Request { by, idempotency, call }: &Request) -> Option<Self> {
+        let Idempotency { key, body } = idempotency.as_deref()?;
+        let acquires = matches!(call, Call::Acquire { .. });
+        let takes_key = acquires || matches!(call, Call::Generate { .. } | Call::Import { .. });
+        let (caller, key) = (by.name().into(), key.clone());
+        takes_key.then_some(Self { caller, key, acquires, body: *body })
+    }
+
     /// Returns whether both have the same key; refused when their bodies differ.
     fn is_repeat_of(&self, first: &Self) -> Result<bool, Refusal> {
         let id = |request: &Self| (request.caller.clone(), request.key.clone(), request.acquires);

@@ -1,8 +1,8 @@
 //! A throw-away store for tests: it answers the requests of a lane from plain lists in memory.
 //!
 //! Written from the contract of keypeg-store, not from the engine. It keeps the whole contract but
-//! for durability, and has no limit of keys, pools, waiters and stored answers in all pools
-//! together. Each operation is O(n).
+//! for durability, and has no limit of pools, waiters and stored answers in all pools together.
+//! Each operation is O(n).
 
 mod calls;
 mod feed;
@@ -31,6 +31,8 @@ pub(crate) struct NaiveStore {
     pub(crate) now: u64,
     /// Whether the server stops: then no request waits, and there are no subscriptions.
     pub(crate) cancels_waits: bool,
+    /// The most keys of all pools.
+    max_keys: u64,
     /// Differs between any two stores.
     run_id: u64,
     metrics: Arc<StoreMetrics>,
@@ -65,10 +67,11 @@ fn random() -> u64 {
 }
 
 impl NaiveStore {
-    pub(crate) fn new(default_policy: Policy, metrics: Arc<StoreMetrics>) -> Self {
+    pub(crate) fn new(default_policy: Policy, max_keys: u64, metrics: Arc<StoreMetrics>) -> Self {
         let mut store = Self {
             now: 0,
             cancels_waits: false,
+            max_keys,
             run_id: random(),
             metrics,
             last_number: 0,
@@ -170,15 +173,10 @@ impl NaiveStore {
     }
 
     /// Executes a call; `None` when it waits.
-    fn execute(&mut self, slot: CallId, Request { by, call }: Request) -> Option<Reply> {
-        let (request, call) = if let Call::Idempotent { key, body, call } = call {
-            let acquires = matches!(*call, Call::Acquire { .. });
-            let request = IdempotentRequest { caller: by.name().into(), key, acquires, body };
-            (Some(request), *call)
-        } else {
-            (None, call)
-        };
-        self.try_execute(slot, by, request, call).unwrap_or_else(|refusal| Some(refusal.into()))
+    fn execute(&mut self, slot: CallId, request: Request) -> Option<Reply> {
+        let idempotent = IdempotentRequest::of(&request);
+        let Request { by, call, .. } = request;
+        self.try_execute(slot, by, idempotent, call).unwrap_or_else(|refusal| Some(refusal.into()))
     }
 
     fn try_execute(

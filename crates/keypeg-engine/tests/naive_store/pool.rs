@@ -33,6 +33,13 @@ pub(super) struct NaivePool {
     pub(super) events: Vec<FeedEventKind>,
 }
 
+/// How many keys a store may still add.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    pub(super) left: u64,
+    pub(super) max: u64,
+}
+
 pub(super) struct Key {
     pub(super) id: KeyId,
     pub(super) value: Secret,
@@ -121,11 +128,14 @@ impl NaivePool {
         present.chain(&self.retired).cloned().collect()
     }
 
-    /// Refuses when the policy does not allow that many more keys.
-    pub(super) fn check_room(&self, count: usize) -> Result<(), Refusal> {
+    /// Refuses when the policy or the store does not allow that many more keys.
+    pub(super) fn check_room(&self, count: usize, of_store: Room) -> Result<(), Refusal> {
         let total = (self.keys.len() + count) as u64;
         match self.policy.max_keys {
             Some(max) if total > max => Err(Refusal::PoolFull { max, of_server: false }),
+            _ if count as u64 > of_store.left => {
+                Err(Refusal::PoolFull { max: of_store.max, of_server: true })
+            }
             _ => Ok(()),
         }
     }

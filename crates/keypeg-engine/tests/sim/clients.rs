@@ -2,8 +2,7 @@
 //! replies, cancel waits, use leases that ended long ago, and often act at the very instant of a
 //! deadline.
 
-use crate::model::inner_call;
-use crate::support::SeededRandom;
+use crate::support::{SeededRandom, SentCall};
 use keypeg_core::{
     BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
 };
@@ -18,7 +17,7 @@ pub(crate) struct Clients {
     holders: u64,
     idempotency_keys: u64,
     /// Calls sent with an Idempotency-Key.
-    idempotent_calls: Vec<Call>,
+    idempotent_calls: Vec<SentCall>,
     /// Slots of acquires that may be in the wait queue.
     pub(crate) waiting: Vec<u32>,
     /// What each key's holder believes, by key.
@@ -116,7 +115,7 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
 /// What a client does in a turn.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    Call(Call),
+    Call(SentCall),
     /// The client of a call that waits disconnects.
     Disconnect,
 }
@@ -125,7 +124,7 @@ impl Action {
     /// Returns the call, if the action is one.
     pub(crate) fn call(&self) -> Option<&Call> {
         match self {
-            Self::Call(call) => Some(call),
+            Self::Call(sent) => Some(&sent.call),
             Self::Disconnect => None,
         }
     }
@@ -139,31 +138,33 @@ impl Clients {
     /// Draws an action. `key_count` is the number of keys in all pools.
     pub(crate) fn new_action(&mut self, random: &mut SeededRandom, key_count: usize) -> Action {
         if random.below(self.behavior.repeat_one_in) == 0
-            && let Some(Call::Idempotent { key, body, call }) = pick(random, &self.idempotent_calls)
+            && let Some(mut sent) = pick(random, &self.idempotent_calls)
         {
-            // Occasionally with another body.
-            let body = if random.below(12) == 0 { BodyDigest(7) } else { body };
-            return Action::Call(Call::Idempotent { key, body, call });
+            if random.below(12) == 0
+                && let Some(idempotency) = &mut sent.idempotency
+            {
+                idempotency.body = BodyDigest(7);
+            }
+            return Action::Call(sent);
         }
-        let Action::Call(call) = self.fresh(random, key_count) else {
-            return Action::Disconnect;
-        };
+        let Some(call) = self.fresh(random, key_count) else { return Action::Disconnect };
         let takes_idempotency_key =
             matches!(call, Call::Acquire { .. } | Call::Generate { .. } | Call::Import { .. });
         if !takes_idempotency_key || random.below(self.behavior.repeat_one_in / 2) > 0 {
-            return Action::Call(call);
+            return Action::Call(call.into());
         }
         self.idempotency_keys += 1;
-        let key = format!("i{}", self.idempotency_keys).into();
+        let key = format!("i{}", self.idempotency_keys);
         let body = BodyDigest(u128::from(1_000 + self.idempotency_keys));
-        let call = Call::Idempotent { key, body, call: Box::new(call) };
+        let call = SentCall::with_key(&key, body, call);
         self.idempotent_calls.push(call.clone());
         let excess = self.idempotent_calls.len().saturating_sub(KNOWN_MAX);
         self.idempotent_calls.drain(..excess);
         Action::Call(call)
     }
 
-    fn fresh(&mut self, random: &mut SeededRandom, key_count: usize) -> Action {
+    /// Draws a call; returns `None` for a disconnect.
+    fn fresh(&mut self, random: &mut SeededRandom, key_count: usize) -> Option<Call> {
         let total: u64 = self.behavior.weights.iter().sum();
         let mut drawn = random.below(total);
         let kind = self.behavior.weights.iter().position(|weight| {
@@ -172,7 +173,7 @@ impl Clients {
             found
         });
         let (pool, name) = (pool(random), PoolName::parse("default").unwrap());
-        Action::Call(match kind.unwrap() {
+        Some(match kind.unwrap() {
             0 if key_count < self.behavior.keys_max => {
                 let count = 1 + u32::try_from(random.below(4)).unwrap();
                 Call::Generate { pool, count }
@@ -233,7 +234,7 @@ impl Clients {
                 let (pool, key) = self.key(random, pool);
                 Call::GetKey { pool, key }
             }
-            _ => return Action::Disconnect,
+            _ => return None,
         })
     }
 
@@ -282,7 +283,7 @@ impl Clients {
     /// longer use it.
     pub(crate) fn send(&mut self, slot: u32, call: &Call, true_ms: u64) {
         self.sent.insert(slot, true_ms);
-        if matches!(inner_call(call), Call::Acquire { wait_ms: 1.., .. }) {
+        if matches!(call, Call::Acquire { wait_ms: 1.., .. }) {
             self.waiting.push(slot);
         }
         self.take_keys_away(call);

@@ -5,7 +5,7 @@
 //! Every hypothesis is tried; those that do not lead to the recovered state are dropped.
 
 use crate::clients::Action;
-use crate::model::{Checked, Instant, Key, Model, Observation, State, ensure, inner_call};
+use crate::model::{Checked, Instant, Key, Model, Observation, State, ensure};
 use crate::views;
 use keypeg_core::{KeyId, KeyRef, KeyState, KeyView, LeaseId};
 use keypeg_store::{Call, PoolView};
@@ -132,7 +132,7 @@ impl<'a> Hypothesis<'a> {
 
     /// Returns whether the call was refused because of disk space or load.
     pub(crate) fn was_refused(&self, call: &Call) -> bool {
-        match inner_call(call) {
+        match call {
             Call::Generate { .. } | Call::Import { .. } => self.space < 3 || self.overloaded,
             Call::PutPool { .. } | Call::PutPoolIf { .. } => self.space < 3,
             Call::Acquire { .. } | Call::Renew { .. } => self.space < 2,

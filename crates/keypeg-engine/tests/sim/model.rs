@@ -8,8 +8,9 @@
 use crate::clients::Action;
 use crate::idempotency::{IdempotencyKey, StoredAnswers};
 use crate::lost_turns::{GrantQuery, Hypothesis};
+use crate::support::SentCall;
 use keypeg_core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
-use keypeg_store::{Call, Reply, RequestError};
+use keypeg_store::{Call, Idempotency, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The broken promise as an error, or nothing.
@@ -40,7 +41,7 @@ pub(crate) struct Model {
     /// Waiters of a deleted pool, by slot.
     orphaned_waiters: Vec<u32>,
     /// Calls deferred to the next turn.
-    deferred: Vec<(u32, Call)>,
+    deferred: Vec<(u32, SentCall)>,
     /// Ids that must never appear again.
     removed_keys: BTreeSet<KeyId>,
     ended: BTreeMap<u128, Ended>,
@@ -173,7 +174,7 @@ impl Model {
         self.apply_expiry(now, observed)?;
         let mut deferred = std::mem::take(&mut self.deferred);
         // Imports whose values were looked up come first.
-        deferred.sort_by_key(|(_, call)| !matches!(inner_call(call), Call::Import { .. }));
+        deferred.sort_by_key(|(_, call)| !matches!(call.call, Call::Import { .. }));
         for (slot, call) in &deferred {
             self.take_call(now, *slot, call, observed)?;
         }
@@ -193,13 +194,13 @@ impl Model {
         &mut self,
         now: Instant,
         slot: u32,
-        call: &Call,
+        sent: &SentCall,
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
-        if self.is_deferred(slot, call, observed) {
-            self.deferred.push((slot, call.clone()));
-        } else if !self.was_refused_for_load(slot, call, observed)? {
-            self.apply_call(now, slot, call, observed)?;
+        if self.is_deferred(slot, &sent.call, observed) {
+            self.deferred.push((slot, sent.clone()));
+        } else if !self.was_refused_for_load(slot, &sent.call, observed)? {
+            self.apply_call(now, slot, sent, observed)?;
         }
         Ok(())
     }
@@ -207,13 +208,12 @@ impl Model {
     /// Returns whether a call was deferred: more was due than one turn expires, or the database
     /// must look up the imported values first.
     fn is_deferred(&self, slot: u32, call: &Call, observed: &mut Observation<'_, '_>) -> bool {
-        let import = matches!(inner_call(call), Call::Import { .. });
+        let import = matches!(call, Call::Import { .. });
         match observed {
             Observation::Lost(hypothesis) => import && hypothesis.choose(2) == 1,
             Observation::Replies(replies) => {
-                let may_defer = import
-                    || self.rules.expiry_can_lag
-                        && matches!(inner_call(call), Call::Acquire { .. });
+                let may_defer =
+                    import || self.rules.expiry_can_lag && matches!(call, Call::Acquire { .. });
                 may_defer && !replies.contains_key(&slot)
             }
         }
@@ -244,8 +244,7 @@ impl Model {
                     Ok(true)
                 }
                 Some(Reply::Refused(RequestError::Overloaded)) => {
-                    let creates =
-                        matches!(inner_call(call), Call::Generate { .. } | Call::Import { .. });
+                    let creates = matches!(call, Call::Generate { .. } | Call::Import { .. });
                     ensure!(
                         creates,
                         "#{slot}: only new keys are refused while the checkpointer lags"
@@ -490,7 +489,7 @@ impl Model {
         &mut self,
         now: Instant,
         slot: u32,
-        call: &Call,
+        SentCall { call, idempotency }: &SentCall,
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let Some(name) = pool_of(call) else {
@@ -509,6 +508,10 @@ impl Model {
         }
         if !self.pools.contains_key(name) {
             return observed.refusal(slot, &Refusal::UnknownPool);
+        }
+        if let Some(Idempotency { key, body }) = idempotency {
+            self.apply_idempotent(now, (slot, name), (key, *body, call), observed)?;
+            return self.serve_wait_queue(now, name, observed);
         }
         match call {
             Call::DeletePool { .. } => self.delete_pool(now, slot, name, observed)?,
@@ -532,9 +535,6 @@ impl Model {
             }
             Call::RevokeUndelivered { lease, .. } => {
                 self.revoke_undelivered(now, (slot, name), *lease, observed)?;
-            }
-            Call::Idempotent { key, body, call } => {
-                self.apply_idempotent(now, (slot, name), (key, *body, call), observed)?;
             }
             Call::Renew { lease, ttl_ms, .. } => {
                 self.renew(now, (slot, name), (*lease, *ttl_ms), observed)?;
@@ -1060,15 +1060,10 @@ struct GrantTerms {
     idempotency: Option<IdempotencyKey>,
 }
 
-/// Returns the call itself, without its Idempotency-Key.
-pub(crate) fn inner_call(call: &Call) -> &Call {
-    if let Call::Idempotent { call, .. } = call { call } else { call }
-}
-
 /// Returns the pool that a call names.
 pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
-    match inner_call(call) {
-        Call::ListPools | Call::Idempotent { .. } | Call::Subscribe { .. } => None,
+    match call {
+        Call::ListPools | Call::Subscribe { .. } => None,
         Call::PutPool { pool, .. }
         | Call::PutPoolIf { pool, .. }
         | Call::GetPool { pool }

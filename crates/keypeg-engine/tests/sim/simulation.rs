@@ -18,7 +18,7 @@ use crate::support::sim_disk::SimDisk;
 use keypeg_core::sabotage::TestLimit;
 use keypeg_core::{LeaseId, Policy};
 use keypeg_engine::state::{CallId, EngineState, JournalSizes, NextWakeup};
-use keypeg_store::{Call, LaneItem, Principal, Reply, Request};
+use keypeg_store::{Call, LaneItem, Principal, Reply};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -304,7 +304,9 @@ impl Simulation {
         let mut revoked = Vec::new();
         for (lease, call) in std::mem::take(&mut self.undelivered) {
             revoked.push(lease);
-            sent.extend(call.map(|call| (self.slot(), Principal::Server, Action::Call(call))));
+            sent.extend(
+                call.map(|call| (self.slot(), Principal::Server, Action::Call(call.into()))),
+            );
         }
         for action in actions {
             match action {
@@ -324,19 +326,19 @@ impl Simulation {
         let instants = self.instants();
         for (slot, _, action) in &sent {
             self.note(&format!("#{slot} {action:?}"));
-            if let Action::Call(call) = action {
+            if let Some(call) = action.call() {
                 self.clients.send(*slot, call, turn_start);
                 self.count_call(call);
             }
         }
-        let actions: Vec<_> =
-            sent.iter().map(|(slot, _, action)| (*slot, action.clone())).collect();
+        let of_slot = |(slot, _, action): &(u32, Principal, Action)| (*slot, action.clone());
+        let actions: Vec<_> = sent.iter().map(of_slot).collect();
         self.coverage.add("calls", actions.len() as u64);
         let mut queue: VecDeque<_> = sent
             .into_iter()
             .map(|(slot, by, action)| {
                 let item = match action {
-                    Action::Call(call) => LaneItem::Request(Request { by, call }),
+                    Action::Call(call) => call.into_request(by).into(),
                     Action::Disconnect => LaneItem::Abandoned,
                 };
                 (CallId { lane: 0, slot }, item)
@@ -447,9 +449,8 @@ impl Simulation {
                     self.consecutive_tokens = 0;
                 }
             }
-            if let Some((_, Action::Call(call))) = actions.iter().find(|(of, _)| *of == slot)
-                && let Some(pool) = pool_of(call)
-            {
+            let action = actions.iter().find(|(of, _)| *of == slot);
+            if let Some(pool) = action.and_then(|(_, action)| pool_of(action.call()?)) {
                 self.clients.learn(pool, reply);
             }
             let caller_left =

@@ -7,12 +7,12 @@
 pub(crate) mod sim_disk;
 pub(crate) mod workload;
 
-use keypeg_core::{KeyId, LeaseId, Policy, PoolName};
+use keypeg_core::{BodyDigest, KeyId, LeaseId, Policy, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
 use keypeg_engine::{Clock, ClockReading, EngineConfig};
-use keypeg_store::{Call, Principal, Reply, Request, StartReport};
+use keypeg_store::{Call, Idempotency, Principal, Reply, Request, StartReport};
 pub(crate) use keypeg_testkit::SeededRandom;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,16 @@ impl ManualClock {
     }
 
     pub(crate) fn advance_ms(&self, ms: u64) {
-        self.boot_us.fetch_add(ms * 1_000, Ordering::Relaxed);
+        self.advance_us(ms * 1_000);
+    }
+
+    pub(crate) fn advance_us(&self, us: u64) {
+        self.boot_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Returns the wall time.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        (WALL_US + self.boot_us.load(Ordering::Relaxed)) / 1_000
     }
 
     /// Starts another boot, whose clock starts near zero.
@@ -80,6 +89,29 @@ pub(crate) fn engine_config() -> EngineConfig {
 
 pub(crate) fn default_pool() -> PoolName {
     PoolName::default_pool()
+}
+
+/// A call with its Idempotency-Key, as a client sends it.
+#[derive(Clone, Debug)]
+pub(crate) struct SentCall {
+    pub(crate) call: Call,
+    pub(crate) idempotency: Option<Idempotency>,
+}
+
+impl SentCall {
+    pub(crate) fn with_key(key: &str, body: BodyDigest, call: Call) -> Self {
+        Self { call, idempotency: Some(Idempotency { key: key.into(), body }) }
+    }
+
+    pub(crate) fn into_request(self, by: Principal) -> Request {
+        Request { by, idempotency: self.idempotency.map(Box::new), call: self.call }
+    }
+}
+
+impl From<Call> for SentCall {
+    fn from(call: Call) -> Self {
+        Self { call, idempotency: None }
+    }
 }
 
 /// An engine whose turns the test runs.
@@ -131,11 +163,19 @@ impl Driver {
 
     /// Runs turns until these calls are answered, and returns the replies in their order.
     pub(crate) fn turn(&mut self, calls: Vec<Call>) -> Result<Vec<Reply>, CommitError> {
+        self.turn_with_keys(calls.into_iter().map(SentCall::from).collect())
+    }
+
+    /// Like [`Self::turn`], for calls that may have Idempotency-Keys.
+    pub(crate) fn turn_with_keys(
+        &mut self,
+        calls: Vec<SentCall>,
+    ) -> Result<Vec<Reply>, CommitError> {
         let count = calls.len();
         let mut requests: VecDeque<_> = (0..)
             .zip(calls)
             .map(|(slot, call)| {
-                (CallId { lane: 0, slot }, Request { by: self.by.clone(), call }.into())
+                (CallId { lane: 0, slot }, call.into_request(self.by.clone()).into())
             })
             .collect();
         let mut replies = Vec::new();
@@ -154,8 +194,11 @@ impl Driver {
     }
 
     /// Runs one call on a disk that does not fail.
-    pub(crate) fn call(&mut self, call: Call) -> Reply {
-        self.turn(vec![call]).expect("the disk does not fail").pop().expect("one reply")
+    pub(crate) fn call(&mut self, call: impl Into<SentCall>) -> Reply {
+        self.turn_with_keys(vec![call.into()])
+            .expect("the disk does not fail")
+            .pop()
+            .expect("one reply")
     }
 
     pub(crate) fn generate(&mut self, count: u32) -> Vec<KeyId> {

@@ -2,7 +2,7 @@
 //! description of the state that it leaves.
 
 use super::sim_disk::SimDisk;
-use super::{Driver, ManualClock, default_pool};
+use super::{Driver, ManualClock, SentCall, default_pool};
 use keypeg_core::{
     BodyDigest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
@@ -29,26 +29,21 @@ fn caller(index: usize) -> Caller {
     Caller::new(["even", "odd"][index], None)
 }
 
-/// Returns the call with this turn's Idempotency-Key.
-fn with_idempotency_key(turn: usize, call: Call) -> Call {
-    Call::Idempotent {
-        key: format!("turn {turn}").into(),
-        body: BodyDigest(0),
-        call: Box::new(call),
-    }
+/// Returns the Idempotency-Key of a turn's first call.
+fn key_of(turn: usize) -> String {
+    format!("turn {turn}")
 }
 
 /// Returns whether an Idempotency-Key of the workload has a stored answer. The request has another
 /// body, and its values are out of range: it changes nothing in either case.
 fn has_stored_answer(driver: &mut Driver, turn: usize) -> bool {
     let count = u32::MAX;
-    let call = Box::new(match turn % 10 {
+    let call = match turn % 10 {
         0 => Call::Generate { pool: default_pool(), count },
         _ => Call::Acquire { pool: default_pool(), ttl_ms: Some(0), holder: None, wait_ms: 0 },
-    });
-    let key = format!("turn {turn}").into();
+    };
     driver.by = Principal::Token(Arc::new(caller(turn % 2)));
-    let reply = driver.call(Call::Idempotent { key, body: BodyDigest(1), call });
+    let reply = driver.call(SentCall::with_key(&key_of(turn), BodyDigest(1), call));
     driver.by = Principal::Anyone;
     match reply {
         Reply::Refused(RequestError::Refused(Refusal::IdempotencyMismatch)) => true,
@@ -75,9 +70,9 @@ pub(crate) fn run_turn(
         Call::Release { pool: default_pool(), lease, options }
     };
     let calls = match turn % 10 {
-        0 => vec![with_idempotency_key(turn, Call::Generate { pool: default_pool(), count: 7 })],
+        0 => vec![Call::Generate { pool: default_pool(), count: 7 }],
         1 => vec![
-            with_idempotency_key(turn, acquire(default_pool(), "a")),
+            acquire(default_pool(), "a"),
             acquire(default_pool(), "b"),
             acquire(default_pool(), "c"),
         ],
@@ -118,8 +113,12 @@ pub(crate) fn run_turn(
         _ if turn > 15 => vec![Call::DeletePool { pool: side_pool() }],
         _ => vec![Call::GetPool { pool: side_pool() }],
     };
+    let mut calls: Vec<SentCall> = calls.into_iter().map(SentCall::from).collect();
+    if matches!(turn % 10, 0 | 1) {
+        calls[0] = SentCall::with_key(&key_of(turn), BodyDigest(0), calls[0].call.clone());
+    }
     driver.by = Principal::Token(Arc::new(caller(turn % 2)));
-    let result = driver.turn(calls);
+    let result = driver.turn_with_keys(calls);
     driver.by = Principal::Anyone;
     for reply in result.map_err(|error| error.to_string())? {
         match reply {

@@ -5,7 +5,7 @@ use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
 use std::pin::pin;
 
 fn request(call: Call) -> Request {
-    Request { by: Principal::Anyone, call }
+    Request::new(Principal::Anyone, call)
 }
 
 fn acquire() -> Request {
@@ -81,7 +81,8 @@ fn an_undelivered_grant_is_revoked_whenever_its_call_was_dropped() {
         assert!(poll(delivery.as_mut()).is_pending());
         drop(pending);
         let revocations = take_all(&mut engine);
-        let [(_, LaneItem::Request(Request { by: Principal::Server, call }))] = &revocations[..]
+        let [(_, LaneItem::Request(Request { by: Principal::Server, call, .. }))] =
+            &revocations[..]
         else {
             panic!("dropped at {drop_when}: {revocations:?}")
         };
@@ -116,7 +117,7 @@ fn a_full_lane_refuses_new_work_first_and_releases_last() {
             Call::RevokeUndelivered { pool: PoolName::default_pool(), lease: LeaseId(1) },
         ];
         let server_calls =
-            server_calls.map(|call| lane.submit(Request { by: Principal::Server, call }));
+            server_calls.map(|call| lane.submit(Request::new(Principal::Server, call)));
         assert_eq!(
             take_all(&mut engine).len(),
             2 * capacity + server_calls.len(),

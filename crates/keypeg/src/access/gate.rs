@@ -28,6 +28,32 @@ pub(crate) struct Gate {
     started: Instant,
 }
 
+/// A request that a gate decides about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt<'a> {
+    /// The route, which requires a token.
+    pub(crate) route: &'a Route,
+    /// The pool that the path names.
+    pub(crate) pool: Option<&'a str>,
+    /// The token that the request sent.
+    pub(crate) token: Option<&'a [u8]>,
+    /// The client's address.
+    pub(crate) from: Option<IpAddr>,
+    /// The instant of the request.
+    pub(crate) now: Instant,
+}
+
+/// The counters of a gate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GateCounters {
+    /// The number of tokens; each `sha256` of the file counts.
+    pub(crate) tokens: u64,
+    /// The number of reloads of the token file.
+    pub(crate) reloads: u64,
+    /// Whether the current token file is invalid.
+    pub(crate) is_broken: bool,
+}
+
 /// The reason why a request is not admitted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -71,25 +97,19 @@ impl Gate {
         })
     }
 
-    /// Decides about a request for a route that requires a token. `shown` is the token it sent,
-    /// `from` its client address. A refusal contains the token if it is known.
-    pub(crate) fn admit(
-        &self,
-        (route, pool): (&Route, Option<&str>),
-        shown: Option<&[u8]>,
-        from: Option<IpAddr>,
-        now: Instant,
-    ) -> Result<Admitted, (Option<Shown>, Refused)> {
+    /// Decides about a request. A refusal contains the token if it is known.
+    pub(crate) fn admit(&self, attempt: Attempt<'_>) -> Result<Admitted, (Option<Shown>, Refused)> {
+        let Attempt { token, from, now, .. } = attempt;
         let now = now.saturating_duration_since(self.started);
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let shown = shown.ok_or((None, Refused::NoToken))?;
-        let found = self.tokens().find(shown);
+        let token = token.ok_or((None, Refused::NoToken))?;
+        let found = self.tokens().find(token);
         let found = found.filter(|found| !found.token.is_expired(clock::wall_ms));
         let Some(found) = found else {
             let counted = from.map_or(Ok(()), |from| self.failed_attempts.count(from, now_ns));
             return Err((None, counted.map_or_else(Refused::Guesses, |()| Refused::BadToken)));
         };
-        match self.authorize(&found.token, route, pool, now_ns) {
+        match self.authorize(&found.token, attempt, now_ns) {
             Ok(in_flight) => Ok(Admitted { shown: found, in_flight }),
             Err(refused) => Err((Some(found), refused)),
         }
@@ -98,8 +118,7 @@ impl Gate {
     fn authorize(
         &self,
         token: &Token,
-        route: &Route,
-        pool: Option<&str>,
+        Attempt { route, pool, .. }: Attempt<'_>,
         now_ns: u64,
     ) -> Result<InFlight, Refused> {
         if let Some(rate_limit) = &token.rate_limit {
@@ -147,11 +166,12 @@ impl Gate {
         self.is_broken.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the number of tokens (each `sha256` counts), the number of reloads, and whether the
-    /// current file is invalid.
-    pub(crate) fn counters(&self) -> (u64, u64, bool) {
-        let (reloads, is_broken) = (&self.reloads, &self.is_broken);
-        let count = self.tokens().len() as u64;
-        (count, reloads.load(Ordering::Relaxed), is_broken.load(Ordering::Relaxed))
+    /// Returns the counters.
+    pub(crate) fn counters(&self) -> GateCounters {
+        GateCounters {
+            tokens: self.tokens().len() as u64,
+            reloads: self.reloads.load(Ordering::Relaxed),
+            is_broken: self.is_broken.load(Ordering::Relaxed),
+        }
     }
 }

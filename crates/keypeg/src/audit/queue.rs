@@ -74,11 +74,24 @@ impl Audit {
         Some(Entry { line: Line::default(), permit: Some(permit?) })
     }
 
-    /// Returns the lines written, the changes refused because of the log, and whether the file
-    /// cannot be written.
-    pub(crate) fn counters(&self) -> (u64, u64, bool) {
+    /// Returns the counters.
+    pub(crate) fn counters(&self) -> AuditCounters {
         let State { is_failing, written, refused } = &*self.state;
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (count(written), count(refused), is_failing.load(Ordering::Relaxed))
+        AuditCounters {
+            written: written.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+            is_failing: is_failing.load(Ordering::Relaxed),
+        }
     }
+}
+
+/// The counters of an audit log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AuditCounters {
+    /// The lines written.
+    pub(crate) written: u64,
+    /// The changes refused because the log could not take their entry.
+    pub(crate) refused: u64,
+    /// Whether the file cannot be written.
+    pub(crate) is_failing: bool,
 }

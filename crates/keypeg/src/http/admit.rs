@@ -9,21 +9,17 @@ use super::app::App;
 use super::error::Problem;
 use super::event_stream::StreamPermit;
 use super::origin::Origin;
-use crate::access::{Admitted, Gate, Refused, Shown};
+use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::{Entry, Outcome};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
-use keypeg_client::routes::{self, Access, Route};
+use keypeg_client::routes::{self, Access};
 use keypeg_core::{KeyRef, PoolName};
-use keypeg_store::{Call, PendingReply, Principal, Reply, Request};
+use keypeg_store::{Answer, Call, Idempotency, PendingReply, Principal, Reply, Request, TypedCall};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// Panic text for a reply of the wrong variant.
-pub(super) const REPLY_VARIANT: &str =
-    "invariant: the engine answers each call with its own reply variant";
 
 /// Carries the token and the audit entry of an admitted request.
 #[derive(Debug)]
@@ -78,7 +74,8 @@ pub(super) fn admit<'a, 'b>(
     let gate = access.gate.as_ref().filter(|_| route.access != Access::Open);
     let admitted = gate.map(|gate| {
         let token = bearer().map_err(|problem| (None, problem))?;
-        check_token(gate, route, pool, token, origin)
+        let Origin { client_ip: from, started: now, .. } = *origin;
+        check_token(gate, Attempt { route, pool, token, from, now })
     });
     match admitted.transpose() {
         Ok(admitted) => {
@@ -106,15 +103,8 @@ pub(super) fn admit<'a, 'b>(
 }
 
 /// Checks the presented token; an error carries the token if it is known, for the audit log.
-fn check_token(
-    gate: &Gate,
-    route: &Route,
-    pool: Option<&str>,
-    token: Option<&[u8]>,
-    origin: &Origin,
-) -> Result<Admitted, (Option<Shown>, Problem)> {
-    let admitted = gate.admit((route, pool), token, origin.client_ip, origin.started);
-    admitted.map_err(|(shown, refused)| {
+fn check_token(gate: &Gate, attempt: Attempt<'_>) -> Result<Admitted, (Option<Shown>, Problem)> {
+    gate.admit(attempt).map_err(|(shown, refused)| {
         let problem = match refused {
             Refused::NoToken => Problem::unauthorized(None),
             Refused::BadToken => Problem::unauthorized(Some("invalid_token")),
@@ -158,42 +148,52 @@ pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl RequestContext<'_> {
-    /// Runs a call and waits for its reply; a refusal becomes its problem.
-    pub(super) async fn execute(&self, call: Call) -> Result<Reply, Problem> {
+    /// Runs a call and waits for its answer; a refusal becomes its problem.
+    pub(super) async fn execute<A: Answer>(&self, call: TypedCall<A>) -> Result<A, Problem> {
+        self.execute_once(call, None).await
+    }
+
+    /// Like [`execute`](RequestContext::execute), at most once under an Idempotency-Key.
+    pub(super) async fn execute_once<A: Answer>(
+        &self,
+        call: TypedCall<A>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<A, Problem> {
+        let call = call.into_call();
         self.audit_target(&call).await;
-        let reply = self.submit(call).await;
-        self.check_reply(reply)
+        let reply = self.submit(call, idempotency.map(Box::new)).await;
+        self.answer(reply)
     }
 
     /// Submits a call that needs no audit note beforehand. The caller must pass the reply to
-    /// [`check_reply`](RequestContext::check_reply).
-    pub(super) fn submit(&self, call: Call) -> PendingReply {
+    /// [`answer`](RequestContext::answer).
+    pub(super) fn submit(&self, call: Call, idempotency: Option<Box<Idempotency>>) -> PendingReply {
         if let Some(entry) = &self.entry
-            && let Call::Acquire { holder, .. } = call.inner()
+            && let Call::Acquire { holder, .. } = &call
         {
             entry.lock().unwrap_or_else(PoisonError::into_inner).line.holder.clone_from(holder);
         }
         let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
             Principal::Token(Arc::clone(&admitted.shown.token.caller))
         });
-        self.app.lane.submit(Request { by, call })
+        self.app.lane.submit(Request { by, idempotency, call })
     }
 
-    /// Notes a reply for the audit log; a refusal becomes its problem.
-    pub(super) fn check_reply(&self, reply: Reply) -> Result<Reply, Problem> {
-        if let Reply::Refused(refusal) = reply {
-            return Err(Problem::refused(&refusal));
-        }
+    /// Takes the answer from a reply and notes it for the audit log; a refusal becomes its problem.
+    pub(super) fn answer<A: Answer>(&self, reply: Reply) -> Result<A, Problem> {
         self.audit_reply(&reply);
-        Ok(reply)
+        A::of(reply).map_err(|refusal| Problem::refused(&refusal))
     }
 
     /// Runs a call on behalf of another principal, the server itself, without an audit entry: its
-    /// reply must not go to the client as it is.
-    pub(super) async fn execute_as(&self, by: Principal, call: Call) -> Result<Reply, Problem> {
-        let reply = self.app.lane.submit(Request { by, call }).await;
-        let Reply::Refused(refusal) = reply else { return Ok(reply) };
-        Err(Problem::refused(&refusal))
+    /// answer must not go to the client as it is.
+    pub(super) async fn execute_as<A: Answer>(
+        &self,
+        by: Principal,
+        call: TypedCall<A>,
+    ) -> Result<A, Problem> {
+        let reply = self.app.lane.submit(Request::new(by, call.into_call())).await;
+        A::of(reply).map_err(|refusal| Problem::refused(&refusal))
     }
 
     /// Passes on the arguments parsed from a request. If they are invalid and the pool does not
@@ -206,7 +206,7 @@ impl RequestContext<'_> {
         match parsed {
             Ok(parsed) => Ok(parsed),
             Err(problem) => {
-                self.execute(Call::GetPool { pool: pool.clone() }).await?;
+                self.execute(Call::get_pool(pool.clone())).await?;
                 Err(problem)
             }
         }
@@ -253,7 +253,7 @@ impl RequestContext<'_> {
             // The Django API names keys by their values, which must not be logged.
             KeyRef::Value(_) => {
                 let show = Call::GetKey { pool: pool.clone(), key: key.clone() };
-                let Reply::Key(view) = self.submit(show).await else { return };
+                let Reply::Key(view) = self.submit(show, None).await else { return };
                 view.id
             }
         };

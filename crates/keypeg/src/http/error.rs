@@ -1,4 +1,4 @@
-//! Problems: how a refusal becomes an answer.
+//! Problems: how a refusal becomes a response.
 //!
 //! This file owns which refusal has which code, detail text, members and headers. Statuses, titles
 //! and the page of each code are a table of keypeg-client. A problem reveals no internals and no
@@ -32,7 +32,7 @@ const MAX_HOLD_REACHED: &str = "The lease already ends at its maximum hold (see 
                                 Acquire a new lease instead.";
 const SETTLING: &str = "Many keys or leases expire at once. Try again later.";
 
-/// A problem before it is serialised. Boxed, so that other answers stay small.
+/// A problem before it is serialised. Boxed, so that a successful result stays small.
 #[derive(Debug)]
 pub(super) struct Problem(Box<Parts>);
 
@@ -91,7 +91,7 @@ impl Problem {
         self
     }
 
-    /// Closes the connection after the answer, because the next request cannot be located on it.
+    /// Closes the connection after the response, because the next request cannot be located on it.
     pub(super) fn closing(mut self) -> Self {
         self.0.close = true;
         self
@@ -319,13 +319,13 @@ impl Problem {
         StatusCode::from_u16(self.0.status).expect("invariant: the table contains valid statuses")
     }
 
-    /// Replaces a problem with this code by another answer.
+    /// Returns another response in place of a problem with this code.
     pub(super) fn instead_of(
         self,
         code: Code,
-        answer: impl FnOnce() -> Response,
+        response: impl FnOnce() -> Response,
     ) -> Result<Response, Self> {
-        if self.0.code == code { Ok(answer()) } else { Err(self) }
+        if self.0.code == code { Ok(response()) } else { Err(self) }
     }
 
     pub(super) fn retry_after_ms(mut self, ms: u64) -> Self {
@@ -357,7 +357,7 @@ impl Problem {
         serde_json::to_vec(&problem).expect("invariant: wire types always serialise")
     }
 
-    /// Builds the answer; `change` says whether the request would have changed something.
+    /// Builds the response; `change` says whether the request would have changed something.
     pub(super) fn into_response(mut self, request_id: RequestId, change: bool) -> Response {
         let status = self.status();
         let Parts { retry_after_s, close, .. } = *self.0;

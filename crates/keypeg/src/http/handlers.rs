@@ -4,6 +4,7 @@
 pub(crate) mod abandon;
 #[cfg(feature = "bench-constant")]
 pub(crate) mod constant;
+mod default_pool;
 pub(crate) mod django;
 pub(crate) mod events;
 pub(crate) mod keys;

@@ -5,8 +5,8 @@
 
 pub(super) mod exposition;
 
-use crate::access::Access;
-use crate::audit::Audit;
+use crate::access::{Access, GateCounters};
+use crate::audit::{Audit, AuditCounters};
 use crate::log;
 use hyper::StatusCode;
 use keypeg_client::Code;
@@ -208,10 +208,10 @@ struct Scrape {
     resyncs: u64,
     starts: u64,
     batches_cut: u64,
-    /// The number of tokens, the number of reloads, and whether the file is unusable.
-    tokens: Option<(u64, u64, bool)>,
+    /// The counters of the access tokens, if the server has any.
+    tokens: Option<GateCounters>,
     /// Lines written, changes refused, and whether the log cannot be written.
-    audit: Option<(u64, u64, bool)>,
+    audit: Option<AuditCounters>,
     log_lines_lost: u64,
 }
 
@@ -307,19 +307,19 @@ impl Scrape {
 
 impl Scrape {
     fn encode_access(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some((tokens, reloads, broken)) = self.tokens {
+        if let Some(GateCounters { tokens, reloads, is_broken }) = self.tokens {
             gauge(to, "tokens", "Number of access tokens", tokens)?;
             counter(to, "token_reloads", "Reloads of the token file", reloads)?;
             let help =
                 "1 while the token file is unusable and the last good version applies, else 0";
-            gauge(to, "tokens_broken", help, broken.into())?;
+            gauge(to, "tokens_broken", help, is_broken.into())?;
         }
-        if let Some((lines, refused, failing)) = self.audit {
-            counter(to, "audit_lines", "Lines written to the audit log", lines)?;
+        if let Some(AuditCounters { written, refused, is_failing }) = self.audit {
+            counter(to, "audit_lines", "Lines written to the audit log", written)?;
             let help = "Changes refused because the audit log could not take their entry";
             counter(to, "audit_refusals", help, refused)?;
             let help = "1 while the audit log cannot be written and changes are refused, else 0";
-            gauge(to, "audit_failing", help, failing.into())?;
+            gauge(to, "audit_failing", help, is_failing.into())?;
         }
         Ok(())
     }

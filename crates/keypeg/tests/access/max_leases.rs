@@ -128,27 +128,6 @@ fn an_expired_lease_makes_room() {
     assert_full(acquire(&server, &limited, "default", &json!({})), 2);
 }
 
-#[test]
-fn leases_of_a_token_count_after_a_restart() {
-    let (tokens, admin, limited) = tokens("2");
-    let dir = TempDir::new();
-    let args = tokens.args();
-    let args = args.each_ref().map(String::as_str);
-    let mut server = Server::on(&dir, &args);
-    fill(&server, &admin, "default", 5);
-    let first = grant(&server, &limited);
-    server.kill();
-    let mut server = Server::on(&dir, &args);
-    grant(&server, &limited);
-    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
-    server.terminate();
-    let server = Server::on(&dir, &args);
-    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
-    release(&server, &limited, &first);
-    grant(&server, &limited);
-    assert_full(acquire(&server, &limited, "default", &json!({})), 2);
-}
-
 /// The limit is the one in the file; running leases count whether or not there was a limit before.
 #[test]
 fn a_reload_changes_the_limit_and_ends_no_lease() {
@@ -235,4 +214,30 @@ fn a_stored_answer_is_redelivered_at_the_limit() {
     // A refusal is not stored.
     let second = acquire_once("b").is(201, &json!({}));
     assert_ne!(second["id"], first["id"]);
+}
+
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{Server, TempDir, acquire, assert_full, fill, grant, json, release, tokens};
+
+    #[test]
+    fn leases_of_a_token_count_after_a_restart() {
+        let (tokens, admin, limited) = tokens("2");
+        let dir = TempDir::new();
+        let args = tokens.args();
+        let args = args.each_ref().map(String::as_str);
+        let mut server = Server::on(&dir, &args);
+        fill(&server, &admin, "default", 5);
+        let first = grant(&server, &limited);
+        server.kill();
+        let mut server = Server::on(&dir, &args);
+        grant(&server, &limited);
+        assert_full(acquire(&server, &limited, "default", &json!({})), 2);
+        server.terminate();
+        let server = Server::on(&dir, &args);
+        assert_full(acquire(&server, &limited, "default", &json!({})), 2);
+        release(&server, &limited, &first);
+        grant(&server, &limited);
+        assert_full(acquire(&server, &limited, "default", &json!({})), 2);
+    }
 }

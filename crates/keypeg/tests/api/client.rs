@@ -194,3 +194,33 @@ async fn a_listing_continues_over_all_pages() {
     assert_refused(client.import("default", vec![Secret("value-7".into())]).await, Code::KeyExists);
     assert_refused(client.list_all_keys("nope", None).next().await, Code::UnknownPool);
 }
+
+#[tokio::test]
+async fn the_client_library_sends_the_key_it_is_given() {
+    let server = Server::in_memory(&[]);
+    let client = client(&server);
+    let two = GenerateRequest { count: Some(2), ..GenerateRequest::default() };
+    let made = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
+    let again = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
+    assert_eq!(made.keys[0].id, again.keys[0].id);
+    let lent = client
+        .with_idempotency_key("lend")
+        .acquire("default", &AcquireRequest::default())
+        .await
+        .unwrap();
+    let again = client
+        .with_idempotency_key("lend")
+        .acquire("default", &AcquireRequest::default())
+        .await
+        .unwrap();
+    assert_eq!((&lent.id, lent.expires_at), (&again.id, again.expires_at));
+    let other = client
+        .with_idempotency_key("other")
+        .acquire("default", &AcquireRequest::default())
+        .await
+        .unwrap();
+    assert_ne!(lent.id, other.id);
+    let refused =
+        client.with_idempotency_key("").acquire("default", &AcquireRequest::default()).await;
+    assert_eq!(refused.unwrap_err().problem().unwrap().code, Code::Invalid);
+}

@@ -210,25 +210,6 @@ async fn a_subscriber_that_reconnects_gets_exactly_the_events_it_missed() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_the_stream_and_the_next_start_sends_the_counts() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
-    let first = client(&server);
-    let mut events = first.events("default", None).await.unwrap();
-    assert_eq!(names(&mut events, 1).await, ["resync"]);
-    first.generate("default", &keys(2)).await.unwrap();
-    first.acquire("default", &AcquireRequest::default()).await.unwrap();
-    assert_eq!(names(&mut events, 2).await, ["generated", "granted"]);
-    let id = events.last_id().unwrap().to_owned();
-    assert_eq!(server.terminate().code(), Some(0), "a stream does not delay a stop");
-    assert_eq!(next(&mut events).await, None, "the stream ended and was not cut off");
-    let server = Server::on(&dir, &[]);
-    let mut events = client(&server).events("default", Some(&id)).await.unwrap();
-    let Some(Event::Resync(resync)) = next(&mut events).await else { panic!("resync") };
-    assert_eq!((resync.available, resync.leased, resync.total), (1, 1, 2));
-}
-
-#[tokio::test]
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other event may occur here")]
 async fn a_subscriber_that_does_not_read_delays_no_other_and_resumes_with_the_counts() {
     const GRANTS: usize = 12_000;
@@ -312,4 +293,28 @@ async fn an_invalid_subscription_is_refused_before_a_stream_begins() {
     eventually("no subscriber", || {
         client.ask("GET /metrics").body.contains("\nkeypeg_followers 0\n").then_some(())
     });
+}
+
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{AcquireRequest, Event, Server, TempDir, client, keys, names, next};
+
+    #[tokio::test]
+    async fn a_stop_ends_the_stream_and_the_next_start_sends_the_counts() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
+        let first = client(&server);
+        let mut events = first.events("default", None).await.unwrap();
+        assert_eq!(names(&mut events, 1).await, ["resync"]);
+        first.generate("default", &keys(2)).await.unwrap();
+        first.acquire("default", &AcquireRequest::default()).await.unwrap();
+        assert_eq!(names(&mut events, 2).await, ["generated", "granted"]);
+        let id = events.last_id().unwrap().to_owned();
+        assert_eq!(server.terminate().code(), Some(0), "a stream does not delay a stop");
+        assert_eq!(next(&mut events).await, None, "the stream ended and was not cut off");
+        let server = Server::on(&dir, &[]);
+        let mut events = client(&server).events("default", Some(&id)).await.unwrap();
+        let Some(Event::Resync(resync)) = next(&mut events).await else { panic!("resync") };
+        assert_eq!((resync.available, resync.leased, resync.total), (1, 1, 2));
+    }
 }

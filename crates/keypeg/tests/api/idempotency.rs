@@ -2,7 +2,6 @@
 //! fields that count seconds, and is not applied twice.
 
 use crate::support::{Answer, Client, Server, TempDir, eventually};
-use keypeg_client::{AcquireRequest, Code, GenerateRequest};
 use serde_json::{Value, json};
 
 const KEYS: &str = "/v1/pools/default/keys";
@@ -21,41 +20,6 @@ fn stable_part(answer: &Answer) -> Value {
         fields.remove("waited_seconds");
     }
     json!([answer.status, body])
-}
-
-#[test]
-fn a_repeated_request_gets_the_same_answer_also_after_a_restart() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
-    let mut client = server.client();
-    let generated = stable_part(&post(&mut client, KEYS, "generate", "{\"count\":3}"));
-    let imported =
-        stable_part(&post(&mut client, KEYS, "import", "{\"values\":[\"one\",\"two\"]}"));
-    let body = "{\"ttl_seconds\":60,\"holder\":\"job-7\"}";
-    let granted = stable_part(&post(&mut client, LEASES, "acquire", body));
-    for start in 0..3 {
-        if start > 0 {
-            server.kill();
-            server = Server::on(&dir, &[]);
-            client = server.client();
-        }
-        let client = &mut client;
-        assert_eq!(stable_part(&post(client, KEYS, "generate", " { \"count\" : 3 } ")), generated);
-        assert_eq!(
-            stable_part(&post(client, KEYS, "import", "{\"values\":[\"one\",\"two\"]}")),
-            imported
-        );
-        let other_order = "{\"holder\":\"job-7\", \"ttl_seconds\":60}";
-        assert_eq!(stable_part(&post(client, LEASES, "acquire", other_order)), granted);
-        client.ask("GET /v1/pools/default").is(200, &json!({ "total": 5, "leased": 1 }));
-    }
-    let client = &mut client;
-    let lease = granted[1]["id"].as_str().unwrap();
-    client.ask(&format!("POST {LEASES}/{lease}/release")).is(204, &Value::Null);
-    post(client, LEASES, "acquire", body).problem(410, "lease_ended");
-    let key = generated[1]["keys"][1]["id"].as_str().unwrap();
-    client.ask(&format!("DELETE {KEYS}/{key}")).is(204, &Value::Null);
-    post(client, KEYS, "generate", "{\"count\":3}").problem(410, "keys_gone");
 }
 
 #[test]
@@ -131,32 +95,45 @@ fn a_repeated_request_replaces_the_one_that_still_waits() {
     post(client, LEASES, "k", "").is(201, &json!({ "id": grant["id"], "waited_seconds": 0 }));
 }
 
-#[tokio::test]
-async fn the_client_library_sends_the_key_it_is_given() {
-    let server = Server::in_memory(&[]);
-    let client = keypeg_client::Client::new(&format!("http://{}", server.addr())).unwrap();
-    let two = GenerateRequest { count: Some(2), ..GenerateRequest::default() };
-    let made = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
-    let again = client.with_idempotency_key("make").generate("default", &two).await.unwrap();
-    assert_eq!(made.keys[0].id, again.keys[0].id);
-    let lent = client
-        .with_idempotency_key("lend")
-        .acquire("default", &AcquireRequest::default())
-        .await
-        .unwrap();
-    let again = client
-        .with_idempotency_key("lend")
-        .acquire("default", &AcquireRequest::default())
-        .await
-        .unwrap();
-    assert_eq!((&lent.id, lent.expires_at), (&again.id, again.expires_at));
-    let other = client
-        .with_idempotency_key("other")
-        .acquire("default", &AcquireRequest::default())
-        .await
-        .unwrap();
-    assert_ne!(lent.id, other.id);
-    let refused =
-        client.with_idempotency_key("").acquire("default", &AcquireRequest::default()).await;
-    assert_eq!(refused.unwrap_err().problem().unwrap().code, Code::Invalid);
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{KEYS, LEASES, Server, TempDir, Value, json, post, stable_part};
+
+    #[test]
+    fn a_repeated_request_gets_the_same_answer_also_after_a_restart() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
+        let mut client = server.client();
+        let generated = stable_part(&post(&mut client, KEYS, "generate", "{\"count\":3}"));
+        let imported =
+            stable_part(&post(&mut client, KEYS, "import", "{\"values\":[\"one\",\"two\"]}"));
+        let body = "{\"ttl_seconds\":60,\"holder\":\"job-7\"}";
+        let granted = stable_part(&post(&mut client, LEASES, "acquire", body));
+        for start in 0..3 {
+            if start > 0 {
+                server.kill();
+                server = Server::on(&dir, &[]);
+                client = server.client();
+            }
+            let client = &mut client;
+            assert_eq!(
+                stable_part(&post(client, KEYS, "generate", " { \"count\" : 3 } ")),
+                generated
+            );
+            assert_eq!(
+                stable_part(&post(client, KEYS, "import", "{\"values\":[\"one\",\"two\"]}")),
+                imported
+            );
+            let other_order = "{\"holder\":\"job-7\", \"ttl_seconds\":60}";
+            assert_eq!(stable_part(&post(client, LEASES, "acquire", other_order)), granted);
+            client.ask("GET /v1/pools/default").is(200, &json!({ "total": 5, "leased": 1 }));
+        }
+        let client = &mut client;
+        let lease = granted[1]["id"].as_str().unwrap();
+        client.ask(&format!("POST {LEASES}/{lease}/release")).is(204, &Value::Null);
+        post(client, LEASES, "acquire", body).problem(410, "lease_ended");
+        let key = generated[1]["keys"][1]["id"].as_str().unwrap();
+        client.ask(&format!("DELETE {KEYS}/{key}")).is(204, &Value::Null);
+        post(client, KEYS, "generate", "{\"count\":3}").problem(410, "keys_gone");
+    }
 }

@@ -55,25 +55,30 @@ fn an_existing_retired_or_repeated_value_is_refused_by_its_index_and_nothing_is_
     client.send("POST /v1/pools/else/keys", &json!({ "values": ["gone"] })).is(201, &json!({}));
 }
 
-#[test]
-fn the_largest_import_is_applied_and_survives_a_restart() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
-    let client = &mut server.client();
-    let values_sent: Vec<String> = (0..10_000).map(|n| format!("{n:0>800}")).collect();
-    let created = client.send(KEYS, &json!({ "values": values_sent })).is(201, &json!({}));
-    assert_eq!(values(&created), values_sent, "8 MB of values");
-    client
-        .send("PUT /v1/pools/small", &json!({ "max_keys": 2 }))
-        .is(201, &json!({ "max_keys": 2 }));
-    let small = json!({ "values": ["a", "b", "c"] });
-    client.send("POST /v1/pools/small/keys", &small).problem(507, "pool_full");
-    server.kill();
-    let server = Server::on(&dir, &[]);
-    let client = &mut server.client();
-    client.ask("GET /v1/pools/default").is(200, &json!({ "total": 10_000 }));
-    client.ask("GET /v1/pools/small").is(200, &json!({ "total": 0 }));
-    let last = json!({ "values": ["new", values_sent[9_999]] });
-    let problem = client.send(KEYS, &last).problem(409, "key_exists");
-    assert_eq!(problem["index"], 1);
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{KEYS, Server, TempDir, json, values};
+
+    #[test]
+    fn the_largest_import_is_applied_and_survives_a_restart() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
+        let client = &mut server.client();
+        let values_sent: Vec<String> = (0..10_000).map(|n| format!("{n:0>800}")).collect();
+        let created = client.send(KEYS, &json!({ "values": values_sent })).is(201, &json!({}));
+        assert_eq!(values(&created), values_sent, "8 MB of values");
+        client
+            .send("PUT /v1/pools/small", &json!({ "max_keys": 2 }))
+            .is(201, &json!({ "max_keys": 2 }));
+        let small = json!({ "values": ["a", "b", "c"] });
+        client.send("POST /v1/pools/small/keys", &small).problem(507, "pool_full");
+        server.kill();
+        let server = Server::on(&dir, &[]);
+        let client = &mut server.client();
+        client.ask("GET /v1/pools/default").is(200, &json!({ "total": 10_000 }));
+        client.ask("GET /v1/pools/small").is(200, &json!({ "total": 0 }));
+        let last = json!({ "values": ["new", values_sent[9_999]] });
+        let problem = client.send(KEYS, &last).problem(409, "key_exists");
+        assert_eq!(problem["index"], 1);
+    }
 }

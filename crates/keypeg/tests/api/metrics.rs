@@ -20,46 +20,6 @@ fn check(client: &mut Client, samples: &[(&str, f64)]) {
 }
 
 #[test]
-fn requests_keys_and_starts_are_counted() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
-    let client = &mut server.client();
-    client.send("POST /v1/pools/default/keys", &json!({ "count": 3 })).is(201, &json!({}));
-    let lease = client.ask("POST /v1/pools/default/leases").text("id");
-    client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
-    let release = format!("POST /v1/pools/default/leases/{lease}/release");
-    client.ask(&release).is(204, &Value::Null);
-    client.ask(&release).problem(410, "lease_ended");
-    client.ask("GET /v1/pools/nope").problem(404, "unknown_pool");
-    let _another = server.client().ask("GET /livez");
-    check(
-        client,
-        &[
-            ("keypeg_http_requests_total{route=\"keys\",status=\"2xx\"}", 1.0),
-            ("keypeg_http_requests_total{route=\"leases\",status=\"2xx\"}", 3.0),
-            ("keypeg_http_requests_total{route=\"leases\",status=\"4xx\"}", 1.0),
-            ("keypeg_http_requests_total{route=\"pools\",status=\"4xx\"}", 1.0),
-            ("keypeg_http_requests_total{route=\"seed\",status=\"2xx\"}", 0.0),
-            ("keypeg_refusals_total{code=\"lease_ended\"}", 1.0),
-            ("keypeg_refusals_total{code=\"unknown_pool\"}", 1.0),
-            ("keypeg_refusals_total{code=\"internal\"}", 0.0),
-            ("keypeg_keys{state=\"available\"}", 2.0),
-            ("keypeg_keys{state=\"leased\"}", 1.0),
-            ("keypeg_pools", 1.0),
-            ("keypeg_starts", 1.0),
-            ("keypeg_batches_cut", 0.0),
-        ],
-    );
-    assert!(sample(client, "keypeg_http_request_seconds_count") >= 20.0);
-    assert!(sample(client, "keypeg_commit_seconds_count") >= 4.0);
-    assert!(sample(client, "keypeg_commit_seconds_sum") > 0.0);
-    assert!(sample(client, "keypeg_turn_answers_sum") >= 8.0);
-    server.kill();
-    let server = Server::on(&dir, &[]);
-    check(&mut server.client(), &[("keypeg_starts", 2.0), ("keypeg_keys{state=\"leased\"}", 1.0)]);
-}
-
-#[test]
 fn the_text_is_open_metrics_and_contains_no_text_of_a_client() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();
@@ -133,4 +93,52 @@ fn every_sample_belongs_to_a_family_with_a_help_text_and_a_type() {
         }
     }
     assert!(counters >= 6, "{text}");
+}
+
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{Server, TempDir, Value, check, json, sample};
+
+    #[test]
+    fn requests_keys_and_starts_are_counted() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
+        let client = &mut server.client();
+        client.send("POST /v1/pools/default/keys", &json!({ "count": 3 })).is(201, &json!({}));
+        let lease = client.ask("POST /v1/pools/default/leases").text("id");
+        client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
+        let release = format!("POST /v1/pools/default/leases/{lease}/release");
+        client.ask(&release).is(204, &Value::Null);
+        client.ask(&release).problem(410, "lease_ended");
+        client.ask("GET /v1/pools/nope").problem(404, "unknown_pool");
+        let _another = server.client().ask("GET /livez");
+        check(
+            client,
+            &[
+                ("keypeg_http_requests_total{route=\"keys\",status=\"2xx\"}", 1.0),
+                ("keypeg_http_requests_total{route=\"leases\",status=\"2xx\"}", 3.0),
+                ("keypeg_http_requests_total{route=\"leases\",status=\"4xx\"}", 1.0),
+                ("keypeg_http_requests_total{route=\"pools\",status=\"4xx\"}", 1.0),
+                ("keypeg_http_requests_total{route=\"seed\",status=\"2xx\"}", 0.0),
+                ("keypeg_refusals_total{code=\"lease_ended\"}", 1.0),
+                ("keypeg_refusals_total{code=\"unknown_pool\"}", 1.0),
+                ("keypeg_refusals_total{code=\"internal\"}", 0.0),
+                ("keypeg_keys{state=\"available\"}", 2.0),
+                ("keypeg_keys{state=\"leased\"}", 1.0),
+                ("keypeg_pools", 1.0),
+                ("keypeg_starts", 1.0),
+                ("keypeg_batches_cut", 0.0),
+            ],
+        );
+        assert!(sample(client, "keypeg_http_request_seconds_count") >= 20.0);
+        assert!(sample(client, "keypeg_commit_seconds_count") >= 4.0);
+        assert!(sample(client, "keypeg_commit_seconds_sum") > 0.0);
+        assert!(sample(client, "keypeg_turn_answers_sum") >= 8.0);
+        server.kill();
+        let server = Server::on(&dir, &[]);
+        check(
+            &mut server.client(),
+            &[("keypeg_starts", 2.0), ("keypeg_keys{state=\"leased\"}", 1.0)],
+        );
+    }
 }

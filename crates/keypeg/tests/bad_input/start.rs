@@ -27,6 +27,10 @@ struct CommandLine {
 
 #[test]
 fn invalid_command_lines_are_refused() {
+    command_lines_are_refused("cli.toml");
+}
+
+fn command_lines_are_refused(file: &str) {
     let dir = TempDir::new();
     let path = |name: &str| dir.path().join(name);
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
@@ -47,7 +51,7 @@ fn invalid_command_lines_are_refused() {
         ("open", text(path("open"))),
         ("binary", text(path("binary"))),
     ];
-    let lines = cases::<CommandLine>("cli.toml", &names);
+    let lines = cases::<CommandLine>(file, &names);
     each(
         &lines,
         |line| format!("{:?} {:?}", line.args, line.env),
@@ -247,35 +251,6 @@ fn copy_directory(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
-#[test]
-fn damaged_data_directories_are_refused_or_recovered() {
-    let (whole, another) = (TempDir::new(), TempDir::new());
-    let before = create_directory(&whole);
-    let mut other = Server::on(&another, &[]);
-    let keys = json!({ "values": ["not", "ours"] });
-    other.client().send("POST /v1/pools/default/keys", &keys).is(201, &json!({}));
-    assert_eq!(other.terminate().code(), Some(0));
-    let segments = segments(&whole.path().join("data"));
-    let current = segments.iter().rfind(|file| written_len(file) > 0).unwrap();
-    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    let names = [
-        ("another", another.path().join("data").to_str().unwrap().into()),
-        ("current", name(current)),
-        ("last", name(segments.last().unwrap())),
-    ];
-    each(
-        &cases::<Damage>("data.toml", &names),
-        |case| case.why.clone(),
-        |case| {
-            let dir = TempDir::new();
-            let data = dir.path().join("data");
-            copy_directory(&whole.path().join("data"), &data);
-            case.steps.iter().for_each(|step| step.apply(&data));
-            case.check(&data, &before);
-        },
-    );
-}
-
 impl Damage {
     fn check(&self, data: &Path, before: &Value) {
         let original = checksums(data);
@@ -315,5 +290,47 @@ impl Damage {
         assert_eq!(tail, if self.loses_last_batch { 404 } else { 200 });
         client.ask("POST /v1/pools/default/leases").is(201, &json!({}));
         log.assert_clean(&[]);
+    }
+}
+
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{
+        Damage, Path, Server, TempDir, cases, command_lines_are_refused, copy_directory,
+        create_directory, each, json, segments, written_len,
+    };
+
+    #[test]
+    fn data_directories_that_cannot_be_used_are_refused() {
+        command_lines_are_refused("data_dirs.toml");
+    }
+
+    #[test]
+    fn damaged_data_directories_are_refused_or_recovered() {
+        let (whole, another) = (TempDir::new(), TempDir::new());
+        let before = create_directory(&whole);
+        let mut other = Server::on(&another, &[]);
+        let keys = json!({ "values": ["not", "ours"] });
+        other.client().send("POST /v1/pools/default/keys", &keys).is(201, &json!({}));
+        assert_eq!(other.terminate().code(), Some(0));
+        let segments = segments(&whole.path().join("data"));
+        let current = segments.iter().rfind(|file| written_len(file) > 0).unwrap();
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let names = [
+            ("another", another.path().join("data").to_str().unwrap().into()),
+            ("current", name(current)),
+            ("last", name(segments.last().unwrap())),
+        ];
+        each(
+            &cases::<Damage>("data.toml", &names),
+            |case| case.why.clone(),
+            |case| {
+                let dir = TempDir::new();
+                let data = dir.path().join("data");
+                copy_directory(&whole.path().join("data"), &data);
+                case.steps.iter().for_each(|step| step.apply(&data));
+                case.check(&data, &before);
+            },
+        );
     }
 }

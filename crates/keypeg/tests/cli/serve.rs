@@ -58,24 +58,6 @@ fn an_address_in_use_is_reported() {
 }
 
 #[test]
-fn a_directory_in_use_is_reported() {
-    let dir = TempDir::new();
-    let _server = Server::on(&dir, &[]);
-    let data = dir.path().join("data");
-    let data = data.to_str().unwrap();
-    check(&["--data", data, "--listen", "127.0.0.1:0"], &[], 75, "in use");
-}
-
-#[test]
-fn a_directory_that_cannot_be_created_is_reported() {
-    let dir = TempDir::new();
-    let file = dir.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let below = file.join("data");
-    check(&["--data", below.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], 74, "data");
-}
-
-#[test]
 fn flags_set_the_default_pools_policy() {
     let server = Server::in_memory(&["--lease-ttl", "90s", "--keepalive-ttl", "1h"]);
     server.client().ask("GET /v1/pools/default").is(
@@ -84,18 +66,6 @@ fn flags_set_the_default_pools_policy() {
             "lease_ttl_seconds": 90, "keepalive_ttl_seconds": 3600,
         }),
     );
-}
-
-#[test]
-fn existing_does_not_create_the_directory() {
-    let dir = TempDir::new();
-    let data = dir.path().join("data");
-    let args = ["--data", data.to_str().unwrap(), "--existing", "--listen", "127.0.0.1:0"];
-    check(&args, &[], 66, "holds no data");
-    assert!(!data.exists());
-    std::fs::create_dir(&data).unwrap();
-    check(&args, &[], 66, "holds no data");
-    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
 }
 
 #[test]
@@ -183,4 +153,38 @@ fn unknown_variables_are_reported_and_those_of_kubernetes_are_not() {
     assert!(warnings[0].ends_with("did you mean KEYPEG_TOKENS?"), "{said}");
     assert!(!said.contains("/secret-path"), "{said}");
     assert!(said.contains("no --tokens: every client"), "{said}");
+}
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{Server, TempDir, check};
+
+    #[test]
+    fn a_directory_in_use_is_reported() {
+        let dir = TempDir::new();
+        let _server = Server::on(&dir, &[]);
+        let data = dir.path().join("data");
+        let data = data.to_str().unwrap();
+        check(&["--data", data, "--listen", "127.0.0.1:0"], &[], 75, "in use");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_created_is_reported() {
+        let dir = TempDir::new();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let below = file.join("data");
+        check(&["--data", below.to_str().unwrap(), "--listen", "127.0.0.1:0"], &[], 74, "data");
+    }
+
+    #[test]
+    fn existing_does_not_create_the_directory() {
+        let dir = TempDir::new();
+        let data = dir.path().join("data");
+        let args = ["--data", data.to_str().unwrap(), "--existing", "--listen", "127.0.0.1:0"];
+        check(&args, &[], 66, "holds no data");
+        assert!(!data.exists());
+        std::fs::create_dir(&data).unwrap();
+        check(&args, &[], 66, "holds no data");
+        assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+    }
 }

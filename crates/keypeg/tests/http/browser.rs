@@ -199,21 +199,26 @@ fn texts_of_clients_are_inert() {
     }
 }
 
-/// No other user of the machine can read the files or the memory.
-#[test]
-fn stored_data_is_private() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = TempDir::new();
-    let log = dir.path().join("audit");
-    let server = Server::on(&dir, &["--audit", log.to_str().unwrap()]);
-    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
-    let data = dir.path().join("data");
-    assert_eq!((mode(&data), mode(&log)), (0o700, 0o600));
-    for file in std::fs::read_dir(&data).unwrap() {
-        let path = file.unwrap().path();
-        assert_eq!(mode(&path), 0o600, "{}", path.display());
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::{Server, TempDir};
+
+    /// No other user of the machine can read the files or the memory.
+    #[test]
+    fn stored_data_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = TempDir::new();
+        let log = dir.path().join("audit");
+        let server = Server::on(&dir, &["--audit", log.to_str().unwrap()]);
+        let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let data = dir.path().join("data");
+        assert_eq!((mode(&data), mode(&log)), (0o700, 0o600));
+        for file in std::fs::read_dir(&data).unwrap() {
+            let path = file.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
     }
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
 }

@@ -45,9 +45,8 @@ fn texts(extension: &str) -> Vec<(String, String)> {
 }
 
 /// Files that may exceed [`LINES_MAX`], each with its reason.
-const LONG: [(&str, &str); 6] = [
+const LONG: [(&str, &str); 5] = [
     ("crates/keypeg-core/src/pool.rs", "the domain on one page: a key's whole life in order"),
-    ("crates/keypeg-core/tests/script.rs", "a table of cases"),
     (
         "crates/keypeg-core/tests/model.rs",
         "the random steps, the invalid ones among them, and the comparison in one place",

@@ -5,7 +5,7 @@ use super::{Candidate, Interrupted, LastTurn, SentTurn, Simulation};
 use crate::clients::Action;
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
-use crate::model::{Checked, State, ensure, inner_call};
+use crate::model::{Checked, State, ensure};
 use crate::support::SeededRandom;
 use keypeg_core::KeyRef;
 use keypeg_engine::EngineConfig;
@@ -217,7 +217,7 @@ impl Simulation {
             recovered.pools.push((view, page.keys));
         }
         for call in lost.unwrap_or_default().iter().filter_map(|(_, action)| action.call()) {
-            let Call::Import { pool, values } = inner_call(call) else { continue };
+            let Call::Import { pool, values } = call else { continue };
             let show = |value| Call::GetKey { pool: pool.clone(), key: KeyRef::Value(value) };
             let shown = self.query(values.iter().cloned().map(show).collect())?;
             for (value, reply) in values.iter().zip(shown) {
@@ -235,7 +235,7 @@ impl Simulation {
         let by = || Principal::Anyone;
         let mut queue: VecDeque<_> = calls
             .into_iter()
-            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request { by: by(), call }.into()))
+            .map(|call| (CallId { lane: 1, slot: self.slot() }, Request::new(by(), call).into()))
             .collect();
         let (count, mut replies) = (queue.len(), Vec::new());
         let engine = self.engine.as_mut().expect("the engine runs");
@@ -295,7 +295,7 @@ impl Simulation {
             Call::Generate { pool: pool.clone(), count: 1 },
             acquire,
         ];
-        self.turn(calls.into_iter().map(Action::Call).collect())?;
+        self.turn(calls.into_iter().map(|call| Action::Call(call.into())).collect())?;
         let model = &self.models[0].model;
         let served = model
             .pools

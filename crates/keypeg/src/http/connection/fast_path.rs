@@ -19,7 +19,7 @@ use crate::http::app::App;
 use crate::http::checks::accepts_host;
 use crate::http::error::Problem;
 use crate::http::handlers::abandon::Abandoning;
-use crate::http::handlers::payload::{LeaseGrant, Payload};
+use crate::http::handlers::payload::Payload;
 use crate::http::message::Response;
 use crate::http::metrics::Family;
 use crate::http::origin::Origin;
@@ -30,7 +30,7 @@ pub(super) use buffers::Buffers;
 use buffers::READ_MAX;
 use calls::FastCall;
 use head::Parsed;
-use keypeg_store::{Principal, Request};
+use keypeg_store::{Call, LeaseGrant, Principal, Request};
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -367,8 +367,9 @@ impl FastPath<'_> {
 
     /// Revokes a grant that its client did not receive.
     fn revoke_undelivered(&self, grant: &LeaseGrant) {
-        let call = grant.revoke_call();
-        drop(self.app.lane.submit(Request { by: Principal::Server, call }));
+        let LeaseGrant { pool, lease, .. } = grant;
+        let call = Call::RevokeUndelivered { pool: pool.clone(), lease: lease.id };
+        drop(self.app.lane.submit(Request::new(Principal::Server, call)));
     }
 
     /// Reads from a client whose call can wait: keeps pipelined bytes, and becomes ready when the

@@ -35,7 +35,7 @@ impl Abandoning {
                     return Poll::Ready(error);
                 }
                 let call = Call::GetPool { pool: PoolName::default_pool() };
-                let request = Request { by: Principal::Server, call };
+                let request = Request::new(Principal::Server, call);
                 later.insert(Box::new(lane.submit(request)))
             }
         };

@@ -4,8 +4,8 @@
 //! Requests name keys by their values, in the query, so no code may log a query. Only this API's
 //! own outcomes have its bodies; framing, size and content type are refused as for every route.
 
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
-use crate::http::checks::refuse_cross_site;
+use super::default_pool::{self, OwnRefusal};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
 use crate::http::parse::body::Fields;
@@ -13,8 +13,8 @@ use crate::http::parse::query::decoded;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
-use keypeg_core::{KeyRef, PoolName, Secret, VALUE_MAX};
-use keypeg_store::{Call, Reply};
+use keypeg_core::{KeptAlive, KeyRef, PoolName, Secret, VALUE_MAX};
+use keypeg_store::{Answer, Call, TypedCall};
 use serde_json::{Value, json};
 
 /// The message of the Django version, including its trailing space. Repeated calls are harmless
@@ -22,11 +22,14 @@ use serde_json::{Value, json};
 const SCHEDULER: &str =
     "Scheduler has been started to unblock keys at given condition, Kindly do not hit again ";
 
+const NO_KEY: OwnRefusal = OwnRefusal { code: Code::NoKeyAvailable, response: no_key };
+const UNKNOWN_KEY: OwnRefusal = OwnRefusal { code: Code::UnknownKey, response: unknown_key };
+
 /// Answers `/api/v1/random_api_key/`.
 pub(crate) async fn keys(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     match *request.method() {
         Method::POST => create_key(context, request).await,
-        Method::GET => acquire_key(context, &request).await.map_err(Problem::of_grant),
+        Method::GET => acquire_key(context, &request).await,
         Method::PUT => release_key(context, &request).await,
         Method::DELETE => delete_key(context, &request).await,
         Method::PATCH => keep_key_alive(context, &request).await,
@@ -47,20 +50,18 @@ pub(crate) fn start_scheduler(request: &Request) -> HandlerResult {
 async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     let pool = PoolName::default_pool();
     let call = match Fields::read_any(request).await?.take("api_key") {
-        None => Call::Generate { pool, count: 1 },
+        None => Call::generate(pool, 1),
         Some(value) => match secret_of(&value) {
-            Ok(secret) => Call::Import { pool, values: vec![secret] },
+            Ok(secret) => Call::import(pool, vec![secret]),
             Err(error) => {
                 return Ok(json_response(StatusCode::BAD_REQUEST, &json!({ "api_key": [error] })));
             }
         },
     };
-    let reply = match context.execute(call).await {
-        Ok(reply) => reply,
+    let key = match default_pool::create(context, call).await {
+        Ok(key) => key,
         Err(problem) => return problem.instead_of(Code::KeyExists, key_exists),
     };
-    let Reply::Keys(keys) = reply else { unreachable!("{REPLY_VARIANT}") };
-    let key = keys.first().expect("invariant: the call created one key");
     let body = json!({
         "api_key": key.value.reveal(),
         "created_at": UnixMs(key.created_at_ms),
@@ -83,53 +84,47 @@ fn secret_of(value: &Value) -> Result<Secret, String> {
 }
 
 async fn acquire_key(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    refuse_cross_site(&context.server.access.hosts, request)?;
-    let pool = PoolName::default_pool();
-    let reply =
-        match context.execute(Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 }).await
-        {
-            Ok(reply) => reply,
-            Err(problem) => return problem.instead_of(Code::NoKeyAvailable, no_key),
-        };
-    let Reply::Granted { value, .. } = reply else { unreachable!("{REPLY_VARIANT}") };
-    Ok(json_response(StatusCode::OK, &json!({ "api_key": value.reveal() })))
+    let grant = default_pool::acquire(context, request).await;
+    NO_KEY.or_json(grant, |grant| json!({ "api_key": grant.value.reveal() }))
 }
 
 async fn release_key(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    let pool = PoolName::default_pool();
-    let Some(value) = key_value_of(request) else { return Ok(unknown_key()) };
-    let call = Call::ForceRelease { pool, key: KeyRef::Value(value.clone()) };
-    match context.execute(call).await {
-        Ok(_) => Ok(json_response(StatusCode::OK, &json!({ "api_key": value.reveal() }))),
-        Err(problem) => problem.instead_of(Code::UnknownKey, unknown_key),
-    }
+    call_on_key(
+        context,
+        request,
+        Call::force_release,
+        |value, _| json!({ "api_key": value.reveal() }),
+    )
+    .await
 }
 
 async fn delete_key(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    let pool = PoolName::default_pool();
-    let Some(value) = key_value_of(request) else { return Ok(unknown_key()) };
-    match context.execute(Call::DeleteKey { pool, key: KeyRef::Value(value) }).await {
-        Ok(_) => {
-            Ok(json_response(StatusCode::OK, &json!({ "message": "Given key has been deleted" })))
-        }
-        Err(problem) => problem.instead_of(Code::UnknownKey, unknown_key),
-    }
+    call_on_key(
+        context,
+        request,
+        Call::delete_key,
+        |_, ()| json!({ "message": "Given key has been deleted" }),
+    )
+    .await
 }
 
 async fn keep_key_alive(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
-    let pool = PoolName::default_pool();
+    call_on_key(context, request, Call::keep_alive, |value, KeptAlive { expires_at_ms, .. }| {
+        json!({ "api_key": value.reveal(), "expires_at": expires_at_ms.map(UnixMs) })
+    })
+    .await
+}
+
+/// Runs a call on the key whose value the query gives.
+async fn call_on_key<A: Answer>(
+    context: &RequestContext<'_>,
+    request: &Request,
+    call: fn(PoolName, KeyRef) -> TypedCall<A>,
+    body: fn(&Secret, A) -> Value,
+) -> HandlerResult {
     let Some(value) = key_value_of(request) else { return Ok(unknown_key()) };
-    let call = Call::KeepAlive { pool, key: KeyRef::Value(value.clone()) };
-    let reply = match context.execute(call).await {
-        Ok(reply) => reply,
-        Err(problem) => return problem.instead_of(Code::UnknownKey, unknown_key),
-    };
-    let Reply::KeptAlive { expires_at_ms, .. } = reply else { unreachable!("{REPLY_VARIANT}") };
-    let expires_at = expires_at_ms.map(UnixMs);
-    Ok(json_response(
-        StatusCode::OK,
-        &json!({ "api_key": value.reveal(), "expires_at": expires_at }),
-    ))
+    let answer = default_pool::on_key(context, KeyRef::Value(value.clone()), call).await;
+    UNKNOWN_KEY.or_json(answer, |answer| body(&value, answer))
 }
 
 fn key_exists() -> Response {

@@ -1,6 +1,6 @@
 //! The event route: opens the stream of a pool's events.
 
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::event_stream::EventStream;
 use crate::http::message::{Body, Request, Response};
@@ -8,7 +8,7 @@ use crate::http::parse::path::pool_name;
 use crate::http::respond::HandlerResult;
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use keypeg_store::{Call, Reply};
+use keypeg_store::Call;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Disables response buffering in nginx and compatible proxies.
@@ -22,13 +22,10 @@ pub(crate) async fn subscribe(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let body = if request.method() == Method::HEAD {
-        context.execute(Call::GetPool { pool }).await?;
+        context.execute(Call::get_pool(pool)).await?;
         Body::default()
     } else {
-        let Reply::Subscription(subscription) = context.execute(Call::Subscribe { pool }).await?
-        else {
-            unreachable!("{REPLY_VARIANT}")
-        };
+        let subscription = context.execute(Call::subscribe(pool)).await?;
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
         let subscriber = subscription.subscribe(last).map_err(Problem::too_many_subscribers)?;

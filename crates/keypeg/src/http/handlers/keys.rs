@@ -3,11 +3,11 @@
 //! A key's value leaves the server only when the key is created or granted, or by reveal.
 
 use super::operation::Operation;
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body::{Fields, KnownFields, VALUES_BODY_MAX, wrong_type};
-use crate::http::parse::idempotency::{self, KeyAndDigest};
+use crate::http::parse::idempotency;
 use crate::http::parse::path::{key_ref, pool_name};
 use crate::http::parse::query::Query;
 use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
@@ -15,9 +15,12 @@ use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{UnixMs, routes};
 use keypeg_core::{
-    Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal, Secret,
+    Cursor, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
+    PoolName, Refusal, Secret,
 };
-use keypeg_store::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
+use keypeg_store::{
+    Call, ForceReleased, GENERATE_MAX, Idempotency, PAGE_MAX, RequestError, Revealed,
+};
 use serde_json::Value;
 
 const ADD_FIELDS: KnownFields = &["count", "values"];
@@ -36,22 +39,14 @@ pub(crate) async fn list(
     query: Option<&str>,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let ListArgs { state, limit, cursor } =
-        context.or_unknown_pool(&pool, list_args(query)).await?;
-    let call = Call::ListKeys { pool: pool.clone(), state, limit, cursor };
-    let Reply::Page(page) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
+    let options = context.or_unknown_pool(&pool, list_options(query)).await?;
+    let page = context.execute(Call::list_keys(pool.clone(), options)).await?;
     let next_cursor = page.next.map(|cursor| cursor.to_string());
     let keys = page.keys.into_iter().map(|key| wire_key(&pool, key)).collect();
     Ok(json_response(StatusCode::OK, &wire::KeyPage { keys, next_cursor }))
 }
 
-struct ListArgs {
-    state: Option<KeyState>,
-    limit: usize,
-    cursor: Option<Cursor>,
-}
-
-fn list_args(query: Option<&str>) -> Result<ListArgs, Problem> {
+fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
     let query = Query::read(query, &["state", "limit", "cursor"])?;
     let state = match query.get("state") {
         None => None,
@@ -70,7 +65,7 @@ fn list_args(query: Option<&str>) -> Result<ListArgs, Problem> {
     });
     let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
-    Ok(ListArgs { state, limit: limit?, cursor: cursor.transpose()? })
+    Ok(ListOptions { state, limit: limit?, cursor: cursor.transpose()? })
 }
 
 /// Generates keys or imports values.
@@ -81,13 +76,12 @@ pub(crate) async fn add(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let path = routes::keys(pool.as_str());
-    let (key, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
+    let (idempotency, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
     let call = match new {
-        KeysToAdd::Generated(count) => Call::Generate { pool, count },
-        KeysToAdd::Imported(values) => Call::Import { pool, values },
+        KeysToAdd::Generated(count) => Call::generate(pool, count),
+        KeysToAdd::Imported(values) => Call::import(pool, values),
     };
-    let call = idempotency::with_key(key, call);
-    let Reply::Keys(keys) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
+    let keys = context.execute_once(call, idempotency).await?;
     let path = if let [key] = &keys[..] { Some(format!("{path}/{}", key.id)) } else { None };
     let keys = keys.iter().map(new_key).collect();
     let response = json_response(StatusCode::CREATED, &wire::NewKeys { keys });
@@ -103,10 +97,10 @@ enum KeysToAdd {
     Imported(Vec<Secret>),
 }
 
-async fn read_add(request: Request) -> Result<(Option<KeyAndDigest>, KeysToAdd), Problem> {
+async fn read_add(request: Request) -> Result<(Option<Idempotency>, KeysToAdd), Problem> {
     let key = idempotency::header(request.headers())?;
     let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, ADD_FIELDS).await?;
-    let key = KeyAndDigest::of(key, &fields);
+    let key = idempotency::with_body(key, &fields);
     let count = fields.integer("count", COUNT)?;
     let new = match (count, fields.take("values")) {
         (None, Some(values)) => read_values(values).map(KeysToAdd::Imported),
@@ -140,8 +134,7 @@ fn read_values(values: Value) -> Result<Vec<Secret>, Problem> {
 pub(crate) async fn show(context: &RequestContext<'_>, pool: &str, key: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
     let key = context.or_unknown_pool(&pool, key_ref(key)).await?;
-    let call = Call::GetKey { pool: pool.clone(), key };
-    let Reply::Key(view) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
+    let view = context.execute(Call::get_key(pool.clone(), key)).await?;
     Ok(json_response(StatusCode::OK, &wire_key(&pool, *view)))
 }
 
@@ -152,11 +145,8 @@ pub(crate) async fn reveal(
     key: &str,
     request: Request,
 ) -> HandlerResult {
-    let pool = pool_name(pool)?;
-    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
-    let Reply::Revealed { id, value } = context.execute(Call::Reveal { pool, key }).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let (pool, key) = key_only(context, pool, key, request).await?;
+    let Revealed { id, value } = context.execute(Call::reveal(pool, key)).await?;
     let key = wire::Secret(value.reveal().into());
     Ok(json_response(StatusCode::OK, &wire::RevealedKey { id: id.to_string(), key }))
 }
@@ -168,11 +158,8 @@ pub(crate) async fn delete(
     key: &str,
     request: Request,
 ) -> HandlerResult {
-    let pool = pool_name(pool)?;
-    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
-    let Reply::Done = context.execute(Call::DeleteKey { pool, key }).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let (pool, key) = key_only(context, pool, key, request).await?;
+    context.execute(Call::delete_key(pool, key)).await?;
     Ok(no_content())
 }
 
@@ -183,12 +170,8 @@ pub(crate) async fn force_release(
     key: &str,
     request: Request,
 ) -> HandlerResult {
-    let pool = pool_name(pool)?;
-    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
-    let Reply::KeyReleased { released } = context.execute(Call::ForceRelease { pool, key }).await?
-    else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let (pool, key) = key_only(context, pool, key, request).await?;
+    let ForceReleased { released } = context.execute(Call::force_release(pool, key)).await?;
     Ok(json_response(StatusCode::OK, &wire::KeyReleased { released }))
 }
 
@@ -199,15 +182,21 @@ pub(crate) async fn keep_alive(
     key: &str,
     request: Request,
 ) -> HandlerResult {
-    let pool = pool_name(pool)?;
-    let key = context.or_unknown_pool(&pool, read_key_only(request, key).await).await?;
+    let (pool, key) = key_only(context, pool, key, request).await?;
     Ok(Operation::keep_alive(pool, key).run(context).await?.to_response())
 }
 
-/// Reads a request whose only argument is the key in its path.
-async fn read_key_only(request: Request, key: &str) -> Result<KeyRef, Problem> {
-    Fields::read(request, &[]).await?;
-    key_ref(key)
+/// Reads a request with a body whose only arguments are the pool and the key in its path.
+async fn key_only(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> Result<(PoolName, KeyRef), Problem> {
+    let pool = pool_name(pool)?;
+    let parsed = Fields::read(request, &[]).await.and_then(|_| key_ref(key));
+    let key = context.or_unknown_pool(&pool, parsed).await?;
+    Ok((pool, key))
 }
 
 /// Keeps the given keys, or all keys of a pool, alive.
@@ -220,14 +209,12 @@ pub(crate) async fn keep_alive_many(
     let fields = Fields::read(request, KEEP_ALIVE_FIELDS).await;
     let targets = context.or_unknown_pool(&pool, fields.and_then(keep_alive_targets)).await?;
     let (call, mut missing) = match targets {
-        KeepAliveTargets::All => (Call::KeepAliveAll { pool }, Vec::new()),
+        KeepAliveTargets::All => (Call::keep_alive_all(pool), Vec::new()),
         KeepAliveTargets::Keys { keys, malformed } => {
-            (Call::KeepAliveMany { pool, keys }, malformed)
+            (Call::keep_alive_many(pool, keys), malformed)
         }
     };
-    let Reply::KeptAliveMany { kept, missing: unknown } = context.execute(call).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let KeptAliveMany { kept, missing: unknown } = context.execute(call).await?;
     missing.extend(unknown.iter().map(KeyId::to_string));
     Ok(json_response(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
 }

@@ -12,6 +12,7 @@ use crate::http::parse::leases::{RELEASE_FIELDS, RENEW_FIELDS, read_acquire};
 use crate::http::parse::leases::{release_options, renew_ttl};
 use crate::http::parse::path::{lease_id, pool_name};
 use crate::http::respond::HandlerResult;
+use keypeg_core::{LeaseId, PoolName};
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -68,11 +69,8 @@ pub(crate) async fn release(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let parsed = Fields::read(request, RELEASE_FIELDS).await.and_then(|fields| {
-        let options = release_options(fields)?;
-        Ok((lease_id(lease)?, options))
-    });
-    let (lease, options) = context.or_unknown_pool(&pool, parsed).await?;
+    let options = Fields::read(request, RELEASE_FIELDS).await.and_then(release_options);
+    let (lease, options) = lease_and(context, &pool, lease, options).await?;
     Ok(Operation::release(pool, lease, options).run(context).await?.to_response())
 }
 
@@ -84,10 +82,18 @@ pub(crate) async fn renew(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let parsed = Fields::read(request, RENEW_FIELDS).await.and_then(|fields| {
-        let ttl_ms = renew_ttl(fields)?;
-        Ok((ttl_ms, lease_id(lease)?))
-    });
-    let (ttl_ms, lease) = context.or_unknown_pool(&pool, parsed).await?;
+    let ttl_ms = Fields::read(request, RENEW_FIELDS).await.and_then(renew_ttl);
+    let (lease, ttl_ms) = lease_and(context, &pool, lease, ttl_ms).await?;
     Ok(Operation::renew(pool, lease, ttl_ms).run(context).await?.to_response())
+}
+
+/// Reads the lease in the path beside the arguments of the body. A problem of the body comes first.
+async fn lease_and<T>(
+    context: &RequestContext<'_>,
+    pool: &PoolName,
+    lease: &str,
+    args: Result<T, Problem>,
+) -> Result<(LeaseId, T), Problem> {
+    let parsed = args.and_then(|args| Ok((lease_id(lease)?, args)));
+    context.or_unknown_pool(pool, parsed).await
 }

@@ -4,18 +4,18 @@
 //! [`Payload`] that it returns; how the engine's reply becomes a payload or a problem stands here
 //! only. Does not know HTTP requests or responses.
 
-use super::payload::{LeaseGrant, Payload, kept_alive, renewed_lease};
+use super::payload::{Payload, kept_alive, renewed_lease};
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
-use crate::http::parse::idempotency::{self, KeyAndDigest};
 use crate::http::parse::leases::AcquireArgs;
-use keypeg_core::{KeyRef, LeaseId, PoolName, ReleaseOptions};
-use keypeg_store::{Call, Reply};
+use keypeg_core::{KeyRef, LeaseId, LeaseView, PoolName, ReleaseOptions};
+use keypeg_store::{Call, Idempotency, Reply};
 use std::pin::Pin;
 
 /// An operation with its parsed arguments.
 pub(crate) struct Operation {
     call: Call,
+    idempotency: Option<Box<Idempotency>>,
     kind: OperationKind,
 }
 
@@ -32,26 +32,29 @@ impl Operation {
     pub(crate) fn acquire(
         pool: PoolName,
         args: AcquireArgs,
-        idempotency_key: Option<KeyAndDigest>,
+        idempotency: Option<Idempotency>,
     ) -> Self {
-        let call = idempotency::with_key(idempotency_key, args.into_call(pool));
-        Self { call, kind: OperationKind::Acquire }
+        let call = Call::acquire(pool, args.into_terms()).into_call();
+        let idempotency = idempotency.map(Box::new);
+        Self { call, idempotency, kind: OperationKind::Acquire }
     }
 
     /// Renews a lease; without a TTL, for the pool's.
     pub(crate) fn renew(pool: PoolName, lease: LeaseId, ttl_ms: Option<u64>) -> Self {
         let kind = OperationKind::Renew(pool.clone());
-        Self { call: Call::Renew { pool, lease, ttl_ms }, kind }
+        Self { call: Call::renew(pool, lease, ttl_ms).into_call(), idempotency: None, kind }
     }
 
     /// Releases a lease, optionally with a rest or a quarantine for its key.
     pub(crate) fn release(pool: PoolName, lease: LeaseId, options: ReleaseOptions) -> Self {
-        Self { call: Call::Release { pool, lease, options }, kind: OperationKind::Release(lease) }
+        let call = Call::release(pool, lease, options).into_call();
+        Self { call, idempotency: None, kind: OperationKind::Release(lease) }
     }
 
     /// Keeps one key alive.
     pub(crate) fn keep_alive(pool: PoolName, key: KeyRef) -> Self {
-        Self { call: Call::KeepAlive { pool, key }, kind: OperationKind::KeepAlive }
+        let call = Call::keep_alive(pool, key).into_call();
+        Self { call, idempotency: None, kind: OperationKind::KeepAlive }
     }
 
     /// Returns whether the operation can wait for a key.
@@ -67,8 +70,8 @@ impl Operation {
         self,
         context: &RequestContext<'_>,
     ) -> impl Future<Output = Result<Payload, Problem>> + Unpin {
-        let Self { call, kind } = self;
-        let mut reply = context.submit(call);
+        let Self { call, idempotency, kind } = self;
+        let mut reply = context.submit(call, idempotency);
         std::future::poll_fn(move |cx| {
             Pin::new(&mut reply).poll(cx).map(|reply| kind.payload(context, reply))
         })
@@ -78,16 +81,18 @@ impl Operation {
 impl OperationKind {
     /// Maps the engine's reply to the payload.
     fn payload(&self, context: &RequestContext<'_>, reply: Reply) -> Result<Payload, Problem> {
-        let reply = context.check_reply(reply);
         Ok(match self {
-            Self::Acquire => Payload::Granted(LeaseGrant::of(reply.map_err(Problem::of_grant)?)),
-            Self::Renew(pool) => Payload::Renewed(Box::new(renewed_lease(pool, reply?))),
+            Self::Acquire => Payload::Granted(context.answer(reply).map_err(Problem::of_grant)?),
+            Self::Renew(pool) => {
+                let lease: Box<LeaseView> = context.answer(reply)?;
+                Payload::Renewed(Box::new(renewed_lease(pool, *lease)))
+            }
             Self::Release(lease) => {
-                reply?;
+                let () = context.answer(reply)?;
                 context.audit_lease(lease.token());
                 Payload::Released
             }
-            Self::KeepAlive => Payload::KeptAlive(kept_alive(&reply?)),
+            Self::KeepAlive => Payload::KeptAlive(kept_alive(context.answer(reply)?)),
         })
     }
 }

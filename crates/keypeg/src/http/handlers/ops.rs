@@ -2,7 +2,7 @@
 //!
 //! All of them answer GET and HEAD only, and none changes anything.
 
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
 use crate::http::metrics::exposition::Format;
@@ -10,7 +10,7 @@ use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{Method, StatusCode};
 use keypeg_client::routes;
-use keypeg_store::{Call, Principal, Reply, RequestError};
+use keypeg_store::{Call, Principal, RequestError};
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
@@ -55,8 +55,7 @@ pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> 
     require_read(request)?;
     let format = Format::of(request.headers());
     // As the server, whose calls a full lane does not refuse: metrics matter most under overload.
-    let pools = context.execute_as(Principal::Server, Call::ListPools);
-    let Reply::Pools(pools) = pools.await? else { unreachable!("{REPLY_VARIANT}") };
+    let pools = context.execute_as(Principal::Server, Call::list_pools()).await?;
     let text = format.encode(context.server.metrics.text(&pools));
     let mut response = Response::new(text.into());
     let headers = response.headers_mut();

@@ -4,14 +4,13 @@
 
 #[cfg(feature = "bench-constant")]
 use super::constant::Constant;
-use crate::http::admit::REPLY_VARIANT;
 use crate::http::message::Response;
 use crate::http::respond::{json_bytes, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, Secret};
-use keypeg_store::{Call, Reply};
+use keypeg_core::{KeptAlive, KeyId, LeaseId, LeaseView, PoolName};
+use keypeg_store::LeaseGrant;
 use serde::{Serialize, Serializer};
 
 /// The content of a success response.
@@ -39,7 +38,7 @@ impl Payload {
     /// Writes the response's body: JSON, or nothing.
     pub(crate) fn write_body(&self, body: &mut Vec<u8>) {
         let written = match self {
-            Self::Granted(grant) => serde_json::to_writer(body, &grant.to_wire()),
+            Self::Granted(grant) => serde_json::to_writer(body, &wire_grant(grant)),
             Self::Renewed(lease) => serde_json::to_writer(body, lease),
             Self::KeptAlive(kept_alive) => serde_json::to_writer(body, kept_alive),
             Self::Released => Ok(()),
@@ -60,44 +59,21 @@ impl Payload {
     }
 }
 
-/// A granted lease and its key's value.
-pub(crate) struct LeaseGrant {
-    pool: PoolName,
-    lease: Box<LeaseView>,
-    value: Secret,
-    waited_ms: u64,
-}
-
-impl LeaseGrant {
-    /// Takes the grant from an acquire's reply.
-    pub(super) fn of(reply: Reply) -> Self {
-        let Reply::Granted { pool, lease, value, waited_ms, .. } = reply else {
-            unreachable!("{REPLY_VARIANT}")
-        };
-        Self { pool, lease, value, waited_ms }
-    }
-
-    /// Returns the call that revokes the grant if the client did not receive it.
-    pub(crate) fn revoke_call(&self) -> Call {
-        Call::RevokeUndelivered { pool: self.pool.clone(), lease: self.lease.id }
-    }
-
-    /// Returns the grant as its wire type, without copying text.
-    fn to_wire(&self) -> wire::Grant<WireText<'_>> {
-        let Self { pool, lease, value, waited_ms } = self;
-        wire::Grant {
-            id: WireText::Lease(lease.id),
-            pool: WireText::Text(pool.as_str()),
-            key_id: WireText::Key(lease.key_id),
-            key: wire::Secret(WireText::Text(value.reveal())),
-            fencing_token: lease.token,
-            holder: lease.holder.as_deref().map(WireText::Text),
-            granted_at: UnixMs(lease.granted_at_ms),
-            waited_seconds: Seconds::from_ms(*waited_ms),
-            expires_at: UnixMs(lease.expires_at_ms),
-            expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
-            key_expires_at: lease.key_expires_at_ms.map(UnixMs),
-        }
+/// Returns a grant as its wire type, without copying text.
+fn wire_grant(grant: &LeaseGrant) -> wire::Grant<WireText<'_>> {
+    let LeaseGrant { pool, lease, value, waited_ms, .. } = grant;
+    wire::Grant {
+        id: WireText::Lease(lease.id),
+        pool: WireText::Text(pool.as_str()),
+        key_id: WireText::Key(lease.key_id),
+        key: wire::Secret(WireText::Text(value.reveal())),
+        fencing_token: lease.token,
+        holder: lease.holder.as_deref().map(WireText::Text),
+        granted_at: UnixMs(lease.granted_at_ms),
+        waited_seconds: Seconds::from_ms(*waited_ms),
+        expires_at: UnixMs(lease.expires_at_ms),
+        expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
+        key_expires_at: lease.key_expires_at_ms.map(UnixMs),
     }
 }
 
@@ -119,8 +95,7 @@ impl Serialize for WireText<'_> {
 }
 
 /// Returns a renewed lease as its wire type.
-pub(super) fn renewed_lease(pool: &PoolName, reply: Reply) -> wire::Lease {
-    let Reply::Renewed(lease) = reply else { unreachable!("{REPLY_VARIANT}") };
+pub(super) fn renewed_lease(pool: &PoolName, lease: LeaseView) -> wire::Lease {
     wire::Lease {
         id: lease.id.to_string(),
         pool: pool.as_str().into(),
@@ -134,8 +109,7 @@ pub(super) fn renewed_lease(pool: &PoolName, reply: Reply) -> wire::Lease {
     }
 }
 
-/// Returns the reply of a keep-alive as its wire type.
-pub(super) fn kept_alive(reply: &Reply) -> wire::KeptAlive {
-    let Reply::KeptAlive { id, expires_at_ms } = *reply else { unreachable!("{REPLY_VARIANT}") };
+/// Returns the answer of a keep-alive as its wire type.
+pub(super) fn kept_alive(KeptAlive { id, expires_at_ms }: KeptAlive) -> wire::KeptAlive {
     wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
 }

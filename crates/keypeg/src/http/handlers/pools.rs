@@ -2,7 +2,7 @@
 //!
 //! Checks the types of a policy's fields; the engine checks their ranges.
 
-use crate::http::admit::{REPLY_VARIANT, RequestContext};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body::{Fields, KnownFields, REST};
@@ -13,7 +13,7 @@ use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Code, Seconds, UnixMs, routes};
 use keypeg_core::{PolicyPatch, PoolName};
-use keypeg_store::{Call, PoolView, Reply};
+use keypeg_store::{Call, PoolChange, PoolView};
 
 const POLICY_FIELDS: KnownFields = &[
     "lease_ttl_seconds",
@@ -27,9 +27,7 @@ const POLICY_FIELDS: KnownFields = &[
 
 /// Lists the pools that the token may see.
 pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
-    let Reply::Pools(pools) = context.execute(Call::ListPools).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let pools = context.execute(Call::list_pools()).await?;
     let pools =
         pools.into_iter().filter(|pool| context.may_list(&pool.name)).map(wire_pool).collect();
     Ok(json_response(StatusCode::OK, &wire::Pools { pools }))
@@ -38,9 +36,7 @@ pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
 /// Shows a pool.
 pub(crate) async fn show(context: &RequestContext<'_>, pool: &str) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let Reply::Pool { pool, .. } = context.execute(Call::GetPool { pool }).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    let pool = context.execute(Call::get_pool(pool)).await?;
     Ok(json_response(StatusCode::OK, &wire_pool(*pool)))
 }
 
@@ -55,17 +51,17 @@ pub(crate) async fn create_or_update(
     let condition = PoolCondition::of(request.headers());
     let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
     let call = match condition {
-        PoolCondition::None => Call::PutPool { pool, patch },
-        PoolCondition::Exists => Call::PutPoolIf { pool, patch, exists: true },
-        PoolCondition::Missing => Call::PutPoolIf { pool, patch, exists: false },
+        PoolCondition::None => Call::put_pool(pool, patch),
+        PoolCondition::Exists => Call::put_pool_if(pool, patch, true),
+        PoolCondition::Missing => Call::put_pool_if(pool, patch, false),
         PoolCondition::Never => return Err(precondition::failed(condition)),
     };
-    let reply = context.execute(call).await;
-    let reply = reply.map_err(|problem| match (condition, problem.code()) {
-        (PoolCondition::Exists, Code::UnknownPool) => precondition::failed(condition),
-        _ => problem,
-    });
-    let Reply::Pool { pool, created } = reply? else { unreachable!("{REPLY_VARIANT}") };
+    let changed = context.execute(call).await;
+    let PoolChange { pool, created } =
+        changed.map_err(|problem| match (condition, problem.code()) {
+            (PoolCondition::Exists, Code::UnknownPool) => precondition::failed(condition),
+            _ => problem,
+        })?;
     if condition == PoolCondition::Missing && !created {
         return Err(precondition::failed(condition));
     }
@@ -88,9 +84,7 @@ pub(crate) async fn delete(
     if matches!(condition, PoolCondition::Missing | PoolCondition::Never) {
         return context.or_unknown_pool(&pool, Err(precondition::failed(condition))).await;
     }
-    let Reply::Done = context.execute(Call::DeletePool { pool }).await? else {
-        unreachable!("{REPLY_VARIANT}")
-    };
+    context.execute(Call::delete_pool(pool)).await?;
     Ok(no_content())
 }
 

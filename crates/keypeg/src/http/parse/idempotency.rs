@@ -8,18 +8,11 @@ use super::body::Fields;
 use crate::http::error::Problem;
 use hyper::header::HeaderMap;
 use keypeg_core::BodyDigest;
-use keypeg_store::Call;
+use keypeg_store::Idempotency;
 
 const HEADER: &str = "idempotency-key";
 /// The longest key, in bytes.
 const KEY_MAX: usize = 128;
-
-/// A request's Idempotency-Key and the digest of its body.
-#[derive(Debug)]
-pub(crate) struct KeyAndDigest {
-    key: Box<str>,
-    body: BodyDigest,
-}
 
 /// Reads the header; returns `None` if the request has none.
 pub(crate) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
@@ -37,17 +30,7 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     }
 }
 
-impl KeyAndDigest {
-    /// Combines a key with the digest of the request's body.
-    pub(crate) fn of(key: Option<Box<str>>, fields: &Fields) -> Option<Self> {
-        key.map(|key| Self { key, body: BodyDigest::of(&fields.canonical()) })
-    }
-}
-
-/// Makes a call idempotent if its request has an Idempotency-Key.
-pub(crate) fn with_key(key: Option<KeyAndDigest>, call: Call) -> Call {
-    match key {
-        None => call,
-        Some(KeyAndDigest { key, body }) => Call::Idempotent { key, body, call: Box::new(call) },
-    }
+/// Combines a key with the digest of the request's body.
+pub(crate) fn with_body(key: Option<Box<str>>, fields: &Fields) -> Option<Idempotency> {
+    key.map(|key| Idempotency { key, body: BodyDigest::of(&fields.canonical()) })
 }

@@ -3,13 +3,13 @@
 //! Both paths use these readers, so both refuse the same requests.
 
 use super::body::{Fields, KnownFields, REST};
-use super::idempotency::{self, KeyAndDigest};
+use super::idempotency;
 use super::prefer;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use hyper::header::HeaderValue;
-use keypeg_core::{PoolName, ReleaseOptions};
-use keypeg_store::{Call, WAIT_MAX_MS};
+use keypeg_core::ReleaseOptions;
+use keypeg_store::{AcquireTerms, Idempotency, WAIT_MAX_MS};
 
 pub(crate) const ACQUIRE_FIELDS: KnownFields = &["ttl_seconds", "wait_seconds", "holder"];
 pub(crate) const RELEASE_FIELDS: KnownFields = &["rest_seconds", "quarantine", "reason"];
@@ -31,11 +31,11 @@ pub(crate) struct AcquireArgs {
 /// Reads the arguments of an acquire from its headers and body.
 pub(crate) async fn read_acquire(
     request: Request,
-) -> Result<(Option<KeyAndDigest>, AcquireArgs), Problem> {
+) -> Result<(Option<Idempotency>, AcquireArgs), Problem> {
     let key = idempotency::header(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
     let fields = Fields::read(request, ACQUIRE_FIELDS).await?;
-    let key = KeyAndDigest::of(key, &fields);
+    let key = idempotency::with_body(key, &fields);
     let acquire = AcquireArgs::of(fields)?;
     let wait = match (acquire.wait, preferred) {
         (Wait::Unset, Some(seconds)) => Wait::Preferred { seconds },
@@ -67,10 +67,10 @@ impl AcquireArgs {
         self.wait.preference_applied()
     }
 
-    /// Returns the engine's call.
-    pub(crate) fn into_call(self, pool: PoolName) -> Call {
+    /// Returns the terms that the store receives.
+    pub(crate) fn into_terms(self) -> AcquireTerms {
         let Self { ttl_ms, holder, wait } = self;
-        Call::Acquire { pool, ttl_ms, holder, wait_ms: wait.ms() }
+        AcquireTerms { ttl_ms, holder, wait_ms: wait.ms() }
     }
 }
 

@@ -1,37 +1,40 @@
 //! The words of scripts: parses the arguments of calls and formats their answers.
+//!
+//! Knows neither the pools nor a store: both runners of scripts use these words.
 
-use super::FIRST_TOKEN;
 use keypeg_core::{
-    BodyDigest, Borrower, IdempotencyKey, KeyState, KeyView, NewKey, Now, OutOfRange, PolicyPatch,
+    BodyDigest, Borrower, IdempotencyKey, KeyState, KeyView, NewKey, OutOfRange, PolicyPatch,
     Refusal, ReleaseOptions,
 };
 
-pub(super) fn life_text(now: Now, expires_at_ms: Option<u64>) -> String {
-    expires_at_ms.map_or("never".into(), |at| {
-        at.checked_sub(now.wall_us / 1_000).map_or("past".into(), duration)
-    })
+/// Formats when a key is purged, as the time left.
+pub fn life_text(now_ms: u64, expires_at_ms: Option<u64>) -> String {
+    expires_at_ms
+        .map_or("never".into(), |at| at.checked_sub(now_ms).map_or("past".into(), duration))
 }
 
-pub(super) fn form_text(key: &NewKey) -> String {
+/// Formats the length and the prefix of a new key.
+pub fn form_text(key: &NewKey) -> String {
     let text = key.value.reveal();
     let prefix: String = text.chars().take_while(|c| *c != '_').collect();
     let prefix = if prefix.len() == text.len() { "" } else { &prefix };
     format!("length={} prefix={prefix}", text.len())
 }
 
-pub(super) fn view_text(now: Now, view: &KeyView) -> String {
-    let life = life_text(now, view.expires_at_ms);
+/// Formats a key as it is shown; `token_number` is the number of a token in the script.
+pub fn view_text(now_ms: u64, view: &KeyView, token_number: impl Fn(u64) -> String) -> String {
+    let life = life_text(now_ms, view.expires_at_ms);
     let reason = view.reason.as_deref();
     match (view.state, &view.lease, view.rests_until_ms) {
         (KeyState::Available, None, None) if reason.is_none() => format!("available life={life}"),
         (KeyState::Leased, Some(lease), None) if reason.is_none() => format!(
             "leased by={} token={} ttl={} life={life}",
             lease.holder.as_deref().unwrap_or("-"),
-            lease.token - FIRST_TOKEN + 1,
+            token_number(lease.token),
             duration(lease.expires_in_ms),
         ),
         (KeyState::Resting, None, Some(until)) => {
-            let left = duration(until - now.wall_us / 1_000);
+            let left = duration(until - now_ms);
             format!("resting left={left} life={life} why={}", reason.unwrap_or("-"))
         }
         (KeyState::Quarantined, None, None) => {
@@ -41,7 +44,8 @@ pub(super) fn view_text(now: Now, view: &KeyView) -> String {
     }
 }
 
-pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
+/// Formats a refusal.
+pub fn refused_text(now_ms: u64, refusal: &Refusal) -> String {
     match refusal {
         Refusal::UnknownPool => "unknown_pool".into(),
         Refusal::DefaultPool => "default_pool".into(),
@@ -70,41 +74,46 @@ pub(super) fn refused_text(now: Now, refusal: &Refusal) -> String {
         Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
         Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
         Refusal::MaxHoldReached { expires_at_ms } => {
-            format!("max_hold_reached ends={}", duration(expires_at_ms - now.wall_us / 1_000))
+            format!("max_hold_reached ends={}", duration(expires_at_ms - now_ms))
         }
         Refusal::Settling => "settling".into(),
     }
 }
 
 /// Parses `as=NAME max=N`: the borrower and its limit of leases.
-pub(super) fn borrower_of(args: &[&str]) -> Borrower {
-    let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
-    let max = arg("max=").map(|max| max.parse().expect("a number"));
-    arg("as=").map_or_else(Borrower::default, |name| Borrower::new(name, max))
+pub fn borrower_of(args: &[&str]) -> Borrower {
+    let name = args.iter().find_map(|arg| arg.strip_prefix("as="));
+    name.map_or_else(Borrower::default, |name| Borrower::new(name, borrower_limit_of(args)))
+}
+
+/// Parses `max=N`: a borrower's limit of leases.
+pub fn borrower_limit_of(args: &[&str]) -> Option<u32> {
+    let max = args.iter().find_map(|arg| arg.strip_prefix("max="));
+    max.map(|max| max.parse().expect("a number"))
 }
 
 /// Parses `once=K body=B caller=C`: an Idempotency-Key, a body and a caller.
-pub(super) fn idempotency_key_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
+pub fn idempotency_key_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
     let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
     let body = BodyDigest::of(arg("body=").unwrap_or_default().as_bytes());
     Some(IdempotencyKey { caller: arg("caller=").unwrap_or_default(), key: arg("once=")?, body })
 }
 
 /// Returns the arguments that do not belong to an Idempotency-Key.
-pub(super) fn without_idempotency_key<'a>(args: &[&'a str]) -> Vec<&'a str> {
+pub fn without_idempotency_key<'a>(args: &[&'a str]) -> Vec<&'a str> {
     let belongs =
         |arg: &str| ["once=", "body=", "caller="].iter().any(|name| arg.starts_with(name));
     args.iter().copied().filter(|arg| !belongs(arg)).collect()
 }
 
 /// Formats milliseconds as seconds: `60s`, `0.001s`.
-pub(super) fn duration(ms: u64) -> String {
+pub fn duration(ms: u64) -> String {
     let text = format!("{}.{:03}", ms / 1_000, ms % 1_000);
     format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// Parses `60s`, `59.999s`, `59.999999s`, `1us`.
-pub(super) fn micros(text: &str) -> u64 {
+pub fn micros(text: &str) -> u64 {
     if let Some(us) = text.strip_suffix("us") {
         return us.parse().expect("microseconds");
     }
@@ -114,15 +123,18 @@ pub(super) fn micros(text: &str) -> u64 {
     whole.parse::<u64>().expect("seconds") * 1_000_000 + part
 }
 
-pub(super) fn millis(text: &str) -> u64 {
+/// Parses a duration to milliseconds, rounded up.
+pub fn millis(text: &str) -> u64 {
     micros(text).div_ceil(1_000)
 }
 
-pub(super) fn ttl_of(args: &[&str]) -> Option<u64> {
+/// Parses `ttl=60s`.
+pub fn ttl_of(args: &[&str]) -> Option<u64> {
     args.iter().find_map(|arg| arg.strip_prefix("ttl=")).map(millis)
 }
 
-pub(super) fn release_options_of(args: &[&str]) -> ReleaseOptions {
+/// Parses `rest=5s quarantine reason=401`.
+pub fn release_options_of(args: &[&str]) -> ReleaseOptions {
     ReleaseOptions {
         rest_ms: args.iter().find_map(|arg| arg.strip_prefix("rest=")).map(millis),
         quarantine: args.contains(&"quarantine"),
@@ -130,7 +142,8 @@ pub(super) fn release_options_of(args: &[&str]) -> ReleaseOptions {
     }
 }
 
-pub(super) fn patch_of(args: &[&str]) -> PolicyPatch {
+/// Parses the fields of a policy: `lease_ttl=60s max_hold=null`.
+pub fn patch_of(args: &[&str]) -> PolicyPatch {
     let mut patch = PolicyPatch::default();
     let or_null = |text: &str| (text != "null").then(|| millis(text));
     for arg in args {

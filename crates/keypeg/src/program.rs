@@ -1,0 +1,85 @@
+//! The program on a store: runs the command of the command line, and reports why it ended.
+//!
+//! Does not know which store `serve` opens. Exit codes are those of sysexits.h.
+
+use crate::command_line::{Cli, Command};
+use crate::config::Config;
+use crate::failure::{Failure, exit};
+use crate::log::{print_line, report, report_usage, start_streams};
+use crate::options::Options;
+use clap::error::ErrorKind;
+use keypeg_store::OpenedStore;
+use std::io::Write;
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Opens the store of `serve`, for a configuration and a number of lanes.
+type OpenStore = fn(&Config, usize) -> Result<OpenedStore, Failure>;
+
+/// Runs the program. `open` opens the store of `serve`; its arguments are the configuration and the
+/// number of lanes.
+pub fn run_program(open: OpenStore) -> ExitCode {
+    crate::install_panic_hook();
+    let code = match catch_unwind(|| run(open)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => {
+            report(&format!("keypeg: {failure}"));
+            failure.exit
+        }
+        // The hook has reported it.
+        Err(_) => exit::PANIC,
+    };
+    crate::flush_streams();
+    ExitCode::from(code)
+}
+
+fn run(open: OpenStore) -> Result<u8, Failure> {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_requested =
+                matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            if std::env::args_os().nth(1).is_some_and(|command| command == "serve") && !is_requested
+            {
+                start_streams();
+                report_usage(&error);
+                return Ok(exit::USAGE);
+            }
+            let _ = error.print();
+            return Ok(if is_requested { 0 } else { exit::USAGE });
+        }
+    };
+    match cli.command {
+        Command::Serve(options) => serve(*options, open).map(|()| 0),
+        Command::Check(args) => check(&args.data).map(|()| 0),
+        Command::Token(command) => command.run().map(|()| 0),
+        #[cfg(feature = "cli")]
+        Command::Client(command) => command.run(),
+    }
+}
+
+fn check(data: &Path) -> Result<(), Failure> {
+    let report = crate::check(data)?;
+    // A closed stdout is not a failure: the exit code carries the result too.
+    let _ = writeln!(std::io::stdout(), "{report}");
+    Ok(())
+}
+
+fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
+    // First, so that no message of a start can block it.
+    start_streams();
+    let config = Config::new(options)?;
+    crate::log_to_stderr()?;
+    crate::raise_descriptor_limit()?;
+    crate::warn_of_unknown_variables();
+    let stop = crate::stop_signal()?;
+    let listener = crate::listen(&config)?;
+    crate::serve(
+        &config,
+        |lanes| open(&config, lanes),
+        listener,
+        stop,
+        |ready| print_line(&ready.to_string()),
+    )
+}
