@@ -83,7 +83,7 @@ fn a_key_is_purged_at_its_keep_alive_deadline_and_never_before() {
         ("show a", "leased token=1 ttl=10.001s life=0.001s", "unknown_key"),
         ("release A", "released", "lease_ended KeyGone"),
         ("renew A", "max_hold_reached ends=10.001s", "lease_ended KeyGone"),
-        ("renew A ttl=5s", "max_hold_reached ends=10.001s", "lease_ended KeyGone"),
+        ("renew A ttl=5s", "renewed ttl=10.001s", "lease_ended KeyGone"),
         ("keepalive a", "kept life=300s", "unknown_key"),
         ("keepalive all", "kept count=1", "kept count=0"),
         ("force_release a", "freed", "unknown_key"),
@@ -163,8 +163,8 @@ fn renewals_are_limited_by_the_longest_hold() {
         acquire A ttl=20s     -> granted ttl=20s
         tick 10s
         renew A ttl=20s       -> renewed ttl=20s
-        renew A ttl=20s       -> max_hold_reached ends=20s  # the end would be the same
-        renew A ttl=1s        -> max_hold_reached ends=20s  # a renewal never shortens
+        renew A ttl=20s       -> renewed ttl=20s            # the end is the same
+        renew A ttl=1s        -> renewed ttl=20s            # a renewal never shortens
         renew A               -> renewed ttl=50s            # to grant + 60 s, the TTL
         renew A               -> max_hold_reached ends=50s
         renew A ttl=60.001s   -> invalid ttl_seconds

@@ -291,7 +291,7 @@ fn refusal_text(refusal: &Refusal) -> String {
         }
         Refusal::LeaseEnded { cause: Some(cause) } => format!("lease_ended {cause:?}"),
         Refusal::LeaseEnded { cause: None } => "lease_ended unknown".into(),
-        Refusal::Invalid(range) => format!("invalid {}", range.field),
+        Refusal::Invalid(range) => format!("invalid {}", range.field.name()),
         Refusal::PoolFull { max, .. } => format!("full max={max}"),
         Refusal::TooManyLeases { max } => format!("too_many_leases max={max}"),
         Refusal::MaxHoldReached { .. } => "max_hold_reached".into(),

@@ -3,7 +3,11 @@
 
 pub(crate) mod body;
 pub(crate) mod idempotency;
+mod json;
+pub(crate) mod keys;
 pub(crate) mod leases;
+pub(crate) mod members;
 pub(crate) mod path;
+pub(crate) mod pools;
 pub(crate) mod prefer;
 pub(crate) mod query;

@@ -4,9 +4,8 @@ use super::operation::Operation;
 use crate::http::admit::RequestContext;
 use crate::http::error::PREFERENCE_APPLIED;
 use crate::http::message::Request;
-use crate::http::parse::body::Fields;
-use crate::http::parse::leases::{RELEASE_FIELDS, RENEW_FIELDS, read_acquire};
-use crate::http::parse::leases::{release_options, renew_ttl};
+use crate::http::parse::body;
+use crate::http::parse::leases::{ReleaseBody, RenewBody, read_acquire};
 use crate::http::parse::path::{lease_id, pool_name};
 use crate::http::respond::HandlerResult;
 
@@ -39,10 +38,9 @@ pub(crate) async fn release(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let parsed = Fields::read(request, RELEASE_FIELDS).await.and_then(|fields| {
-        let options = release_options(fields)?;
-        Ok((lease_id(lease)?, options))
-    });
+    let parsed = body::read(request)
+        .await
+        .and_then(|body: ReleaseBody| Ok((lease_id(lease)?, body.into_options())));
     let (lease, options) = context.or_unknown_pool(&pool, parsed).await?;
     Ok(Operation::release(pool, lease, options).run(context).await?.to_response())
 }
@@ -55,10 +53,8 @@ pub(crate) async fn renew(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let parsed = Fields::read(request, RENEW_FIELDS).await.and_then(|fields| {
-        let ttl_ms = renew_ttl(fields)?;
-        Ok((ttl_ms, lease_id(lease)?))
-    });
+    let parsed =
+        body::read(request).await.and_then(|body: RenewBody| Ok((body.ttl_ms, lease_id(lease)?)));
     let (ttl_ms, lease) = context.or_unknown_pool(&pool, parsed).await?;
     Ok(Operation::renew(pool, lease, ttl_ms).run(context).await?.to_response())
 }

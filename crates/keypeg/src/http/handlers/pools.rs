@@ -1,28 +1,20 @@
 //! The pool routes: list, show, create or change, delete.
 //!
-//! Checks the types of a policy's fields; the engine checks their ranges.
+//! The reader checks each field of a policy, and the engine the limits between them.
 
 use crate::http::admit::{REPLY_VARIANT, RequestContext};
 use crate::http::error::Problem;
 use crate::http::message::Request;
-use crate::http::parse::body::{Fields, KnownFields, REST};
+use crate::http::parse::body;
 use crate::http::parse::path::pool_name;
+use crate::http::parse::pools::PolicyBody;
 use crate::http::respond::{HandlerResult, json_response, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_core::{PolicyPatch, PoolName};
+use keypeg_core::PoolName;
+use keypeg_fields::POOL_NAMES;
 use keypeg_store::{Call, PoolView, Reply};
-
-const POLICY_FIELDS: KnownFields = &[
-    "lease_ttl_seconds",
-    "max_hold_seconds",
-    "keepalive_ttl_seconds",
-    "rest_seconds",
-    "key_length",
-    "key_prefix",
-    "max_keys",
-];
 
 /// Lists the pools that the token may see.
 pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
@@ -49,9 +41,8 @@ pub(crate) async fn create_or_update(
     pool: &str,
     request: Request,
 ) -> HandlerResult {
-    let pool = PoolName::parse(pool)
-        .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
-    let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
+    let pool = PoolName::parse(pool).ok_or_else(|| Problem::out_of_range("pool", POOL_NAMES))?;
+    let patch = body::read::<PolicyBody>(request).await?.into_patch();
     let Reply::Pool { pool, created } = context.execute(Call::PutPool { pool, patch }).await?
     else {
         unreachable!("{REPLY_VARIANT}")
@@ -67,24 +58,6 @@ pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerR
         unreachable!("{REPLY_VARIANT}")
     };
     Ok(no_content())
-}
-
-/// Reads the policy fields that a request sets.
-fn policy_patch(mut fields: Fields) -> Result<PolicyPatch, Problem> {
-    let key_length = fields.integer("key_length", "16..128")?;
-    Ok(PolicyPatch {
-        lease_ttl_ms: fields.seconds("lease_ttl_seconds", "0.001..604800")?,
-        max_hold_ms: fields
-            .seconds_or_null("max_hold_seconds", "null, or lease_ttl_seconds..604800")?,
-        keepalive_ttl_ms: fields
-            .seconds_or_null("keepalive_ttl_seconds", "null, or 0.001..604800")?,
-        rest_ms: fields.seconds("rest_seconds", REST)?,
-        key_length: key_length.map(|length| u16::try_from(length).unwrap_or(u16::MAX)),
-        key_prefix: fields
-            .text("key_prefix", "at most 32 of A-Z a-z 0-9 _ -")?
-            .map(String::into_boxed_str),
-        max_keys: fields.integer_or_null("max_keys", "null, or 1..1000000000")?,
-    })
 }
 
 fn wire_pool(view: PoolView) -> wire::Pool {

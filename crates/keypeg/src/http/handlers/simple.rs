@@ -7,7 +7,8 @@ use crate::http::admit::{REPLY_VARIANT, RequestContext};
 use crate::http::checks::refuse_cross_site;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
-use crate::http::parse::body::Fields;
+use crate::http::parse::body;
+use crate::http::parse::members::NoFields;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
@@ -68,7 +69,7 @@ fn keep_alive_call(pool: PoolName, key: KeyRef) -> Call {
 }
 
 async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerResult {
-    Fields::read(request, &[]).await?;
+    let NoFields = body::read(request).await?;
     let call = Call::Generate { pool: PoolName::default_pool(), count: 1 };
     let Reply::Keys(keys) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
     let key = keys.first().expect("invariant: the call created one key");

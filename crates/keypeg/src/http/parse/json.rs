@@ -1,0 +1,414 @@
+//! Reads the JSON of a request body into the request's type, field by field, without a tree.
+//!
+//! The reader stops at the first value that the request does not allow, so a body takes memory for
+//! what it sets and for no more. It is strict: one object, no field twice, no unknown field, no
+//! bytes after the object. Knows no particular request: a [`RequestBody`] lists its fields.
+
+use super::members::{Found, Member, Number, Place, RequestBody, put};
+use crate::http::error::Problem;
+use keypeg_client::Code;
+use keypeg_core::{KeyId, Secret};
+use keypeg_fields::ListField;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// The byte order mark, which some programs write before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The most bytes of a client's text that an error repeats.
+const ECHO_MAX: usize = 64;
+
+/// Reads a body. One without JSON, and one that is null, sets no field.
+pub(crate) fn read<B: RequestBody>(body: &[u8]) -> Result<B, Problem> {
+    let json = text_of(body);
+    if json.is_empty() {
+        return Ok(B::default());
+    }
+    let mut fault = None;
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let seed = BodyVisitor { fault: &mut fault, body: PhantomData };
+    let read = deserializer.deserialize_any(seed);
+    let read = read.and_then(|body| deserializer.end().map(|()| body));
+    read.map_err(|error| {
+        fault.unwrap_or_else(|| {
+            Problem::new(Code::Malformed, format!("The body is not valid JSON: {error}."))
+        })
+    })
+}
+
+/// Returns whether a body contains nothing but a byte order mark and blanks.
+pub(crate) fn is_blank(body: &[u8]) -> bool {
+    text_of(body).is_empty()
+}
+
+/// Returns a body without its byte order mark and the blanks before its JSON.
+fn text_of(body: &[u8]) -> &[u8] {
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let start = text.iter().position(|byte| !b" \t\r\n".contains(byte));
+    &text[start.unwrap_or(text.len())..]
+}
+
+/// Cuts a client's text to the length that an error may repeat.
+pub(crate) fn echo(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ECHO_MAX)]
+}
+
+/// The problem that stops the reader: serde's own error carries a text only.
+type Fault<'a> = &'a mut Option<Problem>;
+
+/// Stops the reader.
+fn stop<T, E: Error>(fault: Fault<'_>, problem: Problem) -> Result<T, E> {
+    *fault = Some(problem);
+    Err(E::custom(""))
+}
+
+/// Reads the object that a body is.
+struct BodyVisitor<'a, B> {
+    fault: Fault<'a>,
+    body: PhantomData<B>,
+}
+
+impl<B> BodyVisitor<'_, B> {
+    fn no_object<T, E: Error>(self, found: Found<'_>) -> Result<T, E> {
+        stop(self.fault, Problem::wrong_type("body", "an object", found.as_str()))
+    }
+}
+
+impl<'de, B: RequestBody> Visitor<'de> for BodyVisitor<'_, B> {
+    type Value = B;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<B, A::Error> {
+        let mut body = B::default();
+        // One bit for each field that was read.
+        let mut read: u32 = 0;
+        const { assert!(B::MEMBERS.len() + B::READ_ONLY.len() <= 32, "a bit for each field") };
+        while let Some(name) =
+            map.next_key_seed(NameVisitor { fault: &mut *self.fault, body: PhantomData::<B> })?
+        {
+            let (bit, name) = match name {
+                Name::Member(index) => (1 << index, B::MEMBERS[index].name()),
+                Name::ReadOnly(index) => (1 << (B::MEMBERS.len() + index), B::READ_ONLY[index]),
+                Name::Unknown => {
+                    map.next_value_seed(Skip)?;
+                    continue;
+                }
+            };
+            if read & bit != 0 {
+                return Err(A::Error::custom(format_args!("the field {name} occurs twice")));
+            }
+            read |= bit;
+            match B::MEMBERS.get(bit.trailing_zeros() as usize) {
+                Some(member) => {
+                    let place = member.place(&mut body);
+                    map.next_value_seed(ValueVisitor { place, fault: &mut *self.fault })?;
+                }
+                None => map.next_value_seed(Skip)?,
+            }
+        }
+        Ok(body)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<B, E> {
+        Ok(B::default())
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<B, E> {
+        self.no_object(Found::Flag(flag))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<B, E> {
+        self.no_object(Found::Number(Number::Integer(number)))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<B, E> {
+        self.no_object(Found::Number(Number::Negative))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<B, E> {
+        self.no_object(Found::Number(Number::Float(number)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<B, E> {
+        self.no_object(Found::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<B, A::Error> {
+        Skip.visit_seq(seq)?;
+        self.no_object(Found::List)
+    }
+}
+
+/// What the name of a field means.
+enum Name {
+    Member(usize),
+    ReadOnly(usize),
+    /// An unknown name, in a request that ignores these.
+    Unknown,
+}
+
+/// Reads the name of a field.
+struct NameVisitor<'a, B> {
+    fault: Fault<'a>,
+    body: PhantomData<B>,
+}
+
+impl<'de, B: RequestBody> DeserializeSeed<'de> for NameVisitor<'_, B> {
+    type Value = Name;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<B: RequestBody> Visitor<'_> for NameVisitor<'_, B> {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a field")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+        if let Some(index) = B::MEMBERS.iter().position(|member| member.name() == name) {
+            return Ok(Name::Member(index));
+        }
+        if let Some(index) = B::READ_ONLY.iter().position(|&read_only| read_only == name) {
+            return Ok(Name::ReadOnly(index));
+        }
+        if B::IGNORES_UNKNOWN {
+            return Ok(Name::Unknown);
+        }
+        let names: Vec<_> = B::MEMBERS.iter().map(Member::name).collect();
+        let allowed = if names.is_empty() { "no fields".into() } else { names.join(", ") };
+        let name = echo(name);
+        let detail = format!("Unknown field {name}; allowed: {allowed}.");
+        stop(self.fault, Problem::invalid(name, allowed, detail))
+    }
+}
+
+/// Reads the value of a field into its place.
+struct ValueVisitor<'a> {
+    place: Place<'a>,
+    fault: Fault<'a>,
+}
+
+impl ValueVisitor<'_> {
+    fn put<E: Error>(self, found: Found<'_>) -> Result<(), E> {
+        put(self.place, found).or_else(|problem| stop(self.fault, problem))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueVisitor<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value of a field")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.put(Found::Null)
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<(), E> {
+        self.put(Found::Flag(flag))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+        self.put(Found::Number(Number::Integer(number)))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        self.put(Found::Number(Number::Negative))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+        self.put(Found::Number(Number::Float(number)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        self.put(Found::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
+        let Self { place, fault } = self;
+        if let Place::Values(field, into) = place {
+            let values = into.get_or_insert_default();
+            read_list(seq, field, fault, |text| {
+                Secret::new(text).map(|value| values.push(value)).is_some()
+            })
+        } else if let Place::Ids(field, into) = place {
+            let ids = into.get_or_insert_default();
+            read_list(seq, field, fault, |text| {
+                match KeyId::parse(text) {
+                    Some(id) => ids.keys.push(id),
+                    None => ids.malformed.push(text.into()),
+                }
+                true
+            })
+        } else {
+            Skip.visit_seq(seq)?;
+            put(place, Found::List).or_else(|problem| stop(fault, problem))
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        Skip.visit_map(map)?;
+        self.put(Found::Object)
+    }
+}
+
+/// Reads a list of texts. `take` returns whether the list may contain the text.
+fn read_list<'de, A: SeqAccess<'de>>(
+    mut seq: A,
+    field: &'static ListField,
+    fault: Fault<'_>,
+    mut take: impl FnMut(&str) -> bool,
+) -> Result<(), A::Error> {
+    let mut len = 0;
+    while len <= field.most {
+        let item = ItemVisitor { field, index: len, fault: &mut *fault, take: &mut take };
+        if seq.next_element_seed(item)?.is_some() {
+            len += 1;
+        } else if len < field.least {
+            break;
+        } else {
+            return Ok(());
+        }
+    }
+    stop(fault, Problem::out_of_range(field.name, &field.to_string()))
+}
+
+/// Reads an item of a list.
+struct ItemVisitor<'a, T> {
+    field: &'static ListField,
+    index: usize,
+    fault: Fault<'a>,
+    take: T,
+}
+
+impl<T> ItemVisitor<'_, T> {
+    fn wrong_type<E: Error>(self, found: Found<'_>) -> Result<(), E> {
+        stop(self.fault, Problem::wrong_item(self.field, self.index, Some(found.as_str())))
+    }
+}
+
+impl<'de, T: FnMut(&str) -> bool> DeserializeSeed<'de> for ItemVisitor<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: FnMut(&str) -> bool> Visitor<'de> for ItemVisitor<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an item of a list")
+    }
+
+    fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
+        if self.index < self.field.most && !(self.take)(text) {
+            return stop(self.fault, Problem::wrong_item(self.field, self.index, None));
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.wrong_type(Found::Null)
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<(), E> {
+        self.wrong_type(Found::Flag(flag))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+        self.wrong_type(Found::Number(Number::Integer(number)))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        self.wrong_type(Found::Number(Number::Negative))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+        self.wrong_type(Found::Number(Number::Float(number)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
+        Skip.visit_seq(seq)?;
+        self.wrong_type(Found::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        Skip.visit_map(map)?;
+        self.wrong_type(Found::Object)
+    }
+}
+
+/// Reads any JSON value and keeps nothing of it. The value must be valid, and nested no deeper than
+/// `serde_json` allows; names in its objects are not compared.
+struct Skip;
+
+impl<'de> DeserializeSeed<'de> for Skip {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Skip {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_entry_seed(Self, Self)?.is_some() {}
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
