@@ -17,6 +17,10 @@ pub const WAIT_MAX_MS: u64 = 300_000;
 pub const GENERATE_MAX: u32 = 10_000;
 /// The longest value of a key, in bytes.
 pub const VALUE_MAX: usize = 4096;
+/// The largest body of a request, in bytes.
+pub const BODY_MAX: usize = 1 << 20;
+/// The largest body of a request that imports values, in bytes.
+pub const VALUES_BODY_MAX: usize = 8 << 20;
 /// The most keys of one page of a listing.
 pub const PAGE_MAX: usize = 1_000;
 /// The longest Idempotency-Key, in bytes.

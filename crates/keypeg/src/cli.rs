@@ -20,6 +20,7 @@ use keypeg_client::{
     AcquireRequest, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
     ReleaseRequest, RenewRequest, Seconds,
 };
+use keypeg_fields::GENERATE_MAX;
 use output::RowPrinter;
 use std::ffi::OsString;
 
@@ -30,7 +31,7 @@ pub enum ClientCommand {
     Generate {
         /// Number of keys
         #[arg(short = 'n', long, default_value_t = 1)]
-        #[arg(value_parser = value_parser!(u32).range(1..=10_000))]
+        #[arg(value_parser = value_parser!(u32).range(1..=i64::from(GENERATE_MAX)))]
         count: u32,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]

@@ -7,16 +7,15 @@
 use super::output::{OutputFormat, RowPrinter};
 use crate::failure::{Failure, exit};
 use keypeg_client::{Client, Error, Outcome, Secret};
+use keypeg_fields::{VALUE_MAX, VALUES_BODY_MAX};
 use std::collections::HashMap;
 use std::io::Read;
 
 /// The largest number of values in a batch, which is the server's limit.
-const VALUES_MAX: usize = 10_000;
-/// The largest size of a batch's values as JSON, in bytes: the server's limit of 8 MiB on a body,
+const VALUES_MAX: usize = keypeg_fields::GENERATE_MAX as usize;
+/// The largest size of a batch's values as JSON, in bytes: the server's limit on a body,
 /// less the JSON around the values.
-const BYTES_MAX: usize = (8 << 20) - 64;
-/// The longest value, in bytes.
-const VALUE_MAX: usize = 4_096;
+const BYTES_MAX: usize = VALUES_BODY_MAX - 64;
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1 << 30;
 

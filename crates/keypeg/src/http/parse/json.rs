@@ -1,15 +1,17 @@
 //! Reads the JSON of a request body into the request's type, field by field, without a tree.
 //!
-//! The reader stops at the first value that the request does not allow, so a body takes memory for
-//! what it sets and for no more. It is strict: one object, no field twice, no unknown field, no
-//! bytes after the object. Knows no particular request: a [`RequestBody`] lists its fields.
+//! A body takes memory for what it sets and for no more: after the first value that the request does
+//! not allow, the reader keeps nothing and only checks that the rest is JSON, so that malformed JSON
+//! is reported first. It is strict: one object, no name twice, no unknown field, no bytes after the
+//! object. Knows no particular request: a [`RequestBody`] lists its fields.
 
 use super::members::{Found, Member, Number, Place, RequestBody, put};
 use crate::http::error::Problem;
 use keypeg_client::Code;
 use keypeg_core::{KeyId, Secret};
-use keypeg_fields::ListField;
+use keypeg_fields::{Field, ListField};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -29,11 +31,10 @@ pub(crate) fn read<B: RequestBody>(body: &[u8]) -> Result<B, Problem> {
     let seed = BodyVisitor { fault: &mut fault, body: PhantomData };
     let read = deserializer.deserialize_any(seed);
     let read = read.and_then(|body| deserializer.end().map(|()| body));
-    read.map_err(|error| {
-        fault.unwrap_or_else(|| {
-            Problem::new(Code::Malformed, format!("The body is not valid JSON: {error}."))
-        })
-    })
+    let body = read.map_err(|error| {
+        Problem::new(Code::Malformed, format!("The body is not valid JSON: {error}."))
+    })?;
+    fault.map_or(Ok(body), Err)
 }
 
 /// Returns whether a body contains nothing but a byte order mark and blanks.
@@ -53,13 +54,26 @@ pub(crate) fn echo(text: &str) -> &str {
     &text[..text.floor_char_boundary(ECHO_MAX)]
 }
 
-/// The problem that stops the reader: serde's own error carries a text only.
+/// The first problem, after which the reader keeps nothing.
 type Fault<'a> = &'a mut Option<Problem>;
 
-/// Stops the reader.
-fn stop<T, E: Error>(fault: Fault<'_>, problem: Problem) -> Result<T, E> {
-    *fault = Some(problem);
-    Err(E::custom(""))
+/// The names of an object that were read, to find one that occurs twice.
+#[derive(Default)]
+struct Names<'de>(Vec<Cow<'de, str>>);
+
+impl<'de> Names<'de> {
+    /// The most names that are remembered, so that an object of any size takes little memory.
+    const MAX: usize = 64;
+
+    fn add<E: Error>(&mut self, name: Cow<'de, str>) -> Result<(), E> {
+        if self.0.contains(&name) {
+            return Err(E::custom("duplicate name in an object"));
+        }
+        if self.0.len() < Self::MAX {
+            self.0.push(name);
+        }
+        Ok(())
+    }
 }
 
 /// Reads the object that a body is.
@@ -68,9 +82,10 @@ struct BodyVisitor<'a, B> {
     body: PhantomData<B>,
 }
 
-impl<B> BodyVisitor<'_, B> {
-    fn no_object<T, E: Error>(self, found: Found<'_>) -> Result<T, E> {
-        stop(self.fault, Problem::wrong_type("body", "an object", found.as_str()))
+impl<B: RequestBody> BodyVisitor<'_, B> {
+    fn no_object<E>(self, found: Found<'_>) -> Result<B, E> {
+        *self.fault = Some(Problem::wrong_type("body", "an object", found.as_str()));
+        Ok(B::default())
     }
 }
 
@@ -85,28 +100,30 @@ impl<'de, B: RequestBody> Visitor<'de> for BodyVisitor<'_, B> {
         let mut body = B::default();
         // One bit for each field that was read.
         let mut read: u32 = 0;
+        let mut others = Names::default();
         const { assert!(B::MEMBERS.len() + B::READ_ONLY.len() <= 32, "a bit for each field") };
-        while let Some(name) =
-            map.next_key_seed(NameVisitor { fault: &mut *self.fault, body: PhantomData::<B> })?
-        {
-            let (bit, name) = match name {
-                Name::Member(index) => (1 << index, B::MEMBERS[index].name()),
-                Name::ReadOnly(index) => (1 << (B::MEMBERS.len() + index), B::READ_ONLY[index]),
-                Name::Unknown => {
+        while let Some(name) = map.next_key_seed(NameVisitor(PhantomData::<B>))? {
+            let index = match name {
+                Name::Known(index) => index,
+                Name::Unknown(name) => {
+                    if !B::IGNORES_UNKNOWN && self.fault.is_none() {
+                        *self.fault = Some(unknown_field::<B>(&name));
+                    }
+                    others.add(name)?;
                     map.next_value_seed(Skip)?;
                     continue;
                 }
             };
-            if read & bit != 0 {
-                return Err(A::Error::custom(format_args!("the field {name} occurs twice")));
+            if read & (1 << index) != 0 {
+                return Err(A::Error::custom("duplicate name in an object"));
             }
-            read |= bit;
-            match B::MEMBERS.get(bit.trailing_zeros() as usize) {
-                Some(member) => {
+            read |= 1 << index;
+            match B::MEMBERS.get(index) {
+                Some(member) if self.fault.is_none() => {
                     let place = member.place(&mut body);
                     map.next_value_seed(ValueVisitor { place, fault: &mut *self.fault })?;
                 }
-                None => map.next_value_seed(Skip)?,
+                _ => map.next_value_seed(Skip)?,
             }
         }
         Ok(body)
@@ -143,50 +160,52 @@ impl<'de, B: RequestBody> Visitor<'de> for BodyVisitor<'_, B> {
 }
 
 /// What the name of a field means.
-enum Name {
-    Member(usize),
-    ReadOnly(usize),
-    /// An unknown name, in a request that ignores these.
-    Unknown,
+enum Name<'de> {
+    /// The index of a member, or behind the members, of a read-only field.
+    Known(usize),
+    Unknown(Cow<'de, str>),
 }
 
 /// Reads the name of a field.
-struct NameVisitor<'a, B> {
-    fault: Fault<'a>,
-    body: PhantomData<B>,
+struct NameVisitor<B>(PhantomData<B>);
+
+impl<B: RequestBody> NameVisitor<B> {
+    fn known(name: &str) -> Option<usize> {
+        let members = B::MEMBERS.iter().map(Member::name);
+        members.chain(B::READ_ONLY.iter().copied()).position(|known| known == name)
+    }
 }
 
-impl<'de, B: RequestBody> DeserializeSeed<'de> for NameVisitor<'_, B> {
-    type Value = Name;
+impl<'de, B: RequestBody> DeserializeSeed<'de> for NameVisitor<B> {
+    type Value = Name<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name<'de>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<B: RequestBody> Visitor<'_> for NameVisitor<'_, B> {
-    type Value = Name;
+impl<'de, B: RequestBody> Visitor<'de> for NameVisitor<B> {
+    type Value = Name<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the name of a field")
     }
 
-    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
-        if let Some(index) = B::MEMBERS.iter().position(|member| member.name() == name) {
-            return Ok(Name::Member(index));
-        }
-        if let Some(index) = B::READ_ONLY.iter().position(|&read_only| read_only == name) {
-            return Ok(Name::ReadOnly(index));
-        }
-        if B::IGNORES_UNKNOWN {
-            return Ok(Name::Unknown);
-        }
-        let names: Vec<_> = B::MEMBERS.iter().map(Member::name).collect();
-        let allowed = if names.is_empty() { "no fields".into() } else { names.join(", ") };
-        let name = echo(name);
-        let detail = format!("Unknown field {name}; allowed: {allowed}.");
-        stop(self.fault, Problem::invalid(name, allowed, detail))
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
+        Ok(Self::known(name).map_or(Name::Unknown(name.into()), Name::Known))
     }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
+        Ok(Self::known(name).map_or_else(|| Name::Unknown(name.to_owned().into()), Name::Known))
+    }
+}
+
+fn unknown_field<B: RequestBody>(name: &str) -> Problem {
+    let names: Vec<_> = B::MEMBERS.iter().map(Member::name).collect();
+    let allowed = if names.is_empty() { "no fields".into() } else { names.join(", ") };
+    let name = echo(name);
+    let detail = format!("Unknown field {name}; allowed: {allowed}.");
+    Problem::invalid(name, allowed, detail)
 }
 
 /// Reads the value of a field into its place.
@@ -196,8 +215,9 @@ struct ValueVisitor<'a> {
 }
 
 impl ValueVisitor<'_> {
-    fn put<E: Error>(self, found: Found<'_>) -> Result<(), E> {
-        put(self.place, found).or_else(|problem| stop(self.fault, problem))
+    fn put<E>(self, found: Found<'_>) -> Result<(), E> {
+        *self.fault = put(self.place, found).err();
+        Ok(())
     }
 }
 
@@ -257,8 +277,8 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
                 true
             })
         } else {
-            Skip.visit_seq(seq)?;
-            put(place, Found::List).or_else(|problem| stop(fault, problem))
+            *fault = put(place, Found::List).err();
+            Skip.visit_seq(seq)
         }
     }
 
@@ -276,17 +296,20 @@ fn read_list<'de, A: SeqAccess<'de>>(
     mut take: impl FnMut(&str) -> bool,
 ) -> Result<(), A::Error> {
     let mut len = 0;
-    while len <= field.most {
+    loop {
         let item = ItemVisitor { field, index: len, fault: &mut *fault, take: &mut take };
-        if seq.next_element_seed(item)?.is_some() {
-            len += 1;
-        } else if len < field.least {
+        if seq.next_element_seed(item)?.is_none() {
             break;
-        } else {
-            return Ok(());
+        }
+        len += 1;
+        if fault.is_some() {
+            return Skip.visit_seq(seq);
         }
     }
-    stop(fault, Problem::out_of_range(field.name, &field.to_string()))
+    if len < field.least {
+        *fault = Some(Problem::not_allowed(Field::List(field)));
+    }
+    Ok(())
 }
 
 /// Reads an item of a list.
@@ -298,8 +321,9 @@ struct ItemVisitor<'a, T> {
 }
 
 impl<T> ItemVisitor<'_, T> {
-    fn wrong_type<E: Error>(self, found: Found<'_>) -> Result<(), E> {
-        stop(self.fault, Problem::wrong_item(self.field, self.index, Some(found.as_str())))
+    fn wrong_type<E>(self, found: Found<'_>) -> Result<(), E> {
+        *self.fault = Some(Problem::wrong_item(self.field, self.index, Some(found.as_str())));
+        Ok(())
     }
 }
 
@@ -319,8 +343,10 @@ impl<'de, T: FnMut(&str) -> bool> Visitor<'de> for ItemVisitor<'_, T> {
     }
 
     fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
-        if self.index < self.field.most && !(self.take)(text) {
-            return stop(self.fault, Problem::wrong_item(self.field, self.index, None));
+        if self.index == self.field.most {
+            *self.fault = Some(Problem::not_allowed(Field::List(self.field)));
+        } else if !(self.take)(text) {
+            *self.fault = Some(Problem::wrong_item(self.field, self.index, None));
         }
         Ok(())
     }
@@ -357,7 +383,7 @@ impl<'de, T: FnMut(&str) -> bool> Visitor<'de> for ItemVisitor<'_, T> {
 }
 
 /// Reads any JSON value and keeps nothing of it. The value must be valid, and nested no deeper than
-/// `serde_json` allows; names in its objects are not compared.
+/// `serde_json` allows.
 struct Skip;
 
 impl<'de> DeserializeSeed<'de> for Skip {
@@ -405,8 +431,39 @@ impl<'de> Visitor<'de> for Skip {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_entry_seed(Self, Self)?.is_some() {}
+        let mut names = Names::default();
+        while let Some(name) = map.next_key_seed(AnyName)? {
+            names.add(name)?;
+            map.next_value_seed(Self)?;
+        }
         Ok(())
+    }
+}
+
+/// Reads any name.
+struct AnyName;
+
+impl<'de> DeserializeSeed<'de> for AnyName {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AnyName {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(name.into())
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(name.to_owned().into())
     }
 }
 

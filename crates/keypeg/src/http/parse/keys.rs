@@ -8,7 +8,7 @@ use super::members::{Ids, Member, RequestBody};
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use keypeg_core::Secret;
-use keypeg_fields::{ALL, COUNT, Field, IDS, VALUES};
+use keypeg_fields::{ALL, COUNT, Field, IDS, VALUES, VALUES_BODY_MAX};
 
 /// The body of a request that adds keys.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ impl RequestBody for AddKeysBody {
         Member::Integer(&COUNT, |body| &mut body.count),
         Member::Values(&VALUES, |body| &mut body.values),
     ];
-    const BYTES_MAX: usize = 8 << 20;
+    const BYTES_MAX: usize = VALUES_BODY_MAX;
 }
 
 /// The keys that a request adds.

@@ -7,7 +7,7 @@
 use crate::http::error::Problem;
 use keypeg_client::Seconds;
 use keypeg_core::{BodyDigest, BodyHasher, KeyId, Secret};
-use keypeg_fields::{Field, FlagField, IntegerField, ListField, SecondsField, TextField};
+use keypeg_fields::{BODY_MAX, Field, FlagField, IntegerField, ListField, SecondsField, TextField};
 use serde::{Serialize, Serializer};
 use std::io;
 
@@ -20,7 +20,7 @@ pub(crate) trait RequestBody: Default + 'static {
     /// Whether unknown fields are ignored, too.
     const IGNORES_UNKNOWN: bool = false;
     /// The largest body, in bytes.
-    const BYTES_MAX: usize = 1 << 20;
+    const BYTES_MAX: usize = BODY_MAX;
 
     /// Returns a digest that is the same for the same values, in any order and spacing.
     fn digest(&mut self) -> BodyDigest {

@@ -43,32 +43,62 @@ fn each_request_reads_the_fields_of_its_table() {
     assert_eq!(rows::<NoFields>(), names(&[]));
 }
 
-/// A top-level object with all its names, so that the naive reader sees a repeated one.
-struct Pairs(Vec<(String, Value)>);
+/// A tree in which no object repeats a name.
+struct Strict(Value);
 
-impl<'de> serde::Deserialize<'de> for Pairs {
+impl<'de> serde::Deserialize<'de> for Strict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor;
-        impl<'de> Visitor<'de> for PairsVisitor {
-            type Value = Pairs;
+        struct StrictVisitor;
+        impl<'de> Visitor<'de> for StrictVisitor {
+            type Value = Value;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object or null")
+                f.write_str("a JSON value")
             }
 
-            fn visit_unit<E>(self) -> Result<Pairs, E> {
-                Ok(Pairs(Vec::new()))
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
+            fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+                Ok(flag.into())
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+                Ok(number.into())
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+                Ok(number.into())
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+                Ok(number.into())
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+                Ok(text.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+                let mut values = Vec::new();
+                while let Some(Strict(value)) = seq.next_element()? {
+                    values.push(value);
                 }
-                Ok(Pairs(pairs))
+                Ok(values.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, Strict(value))) = map.next_entry()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(A::Error::custom("duplicate name"));
+                    }
+                }
+                Ok(fields.into())
             }
         }
-        deserializer.deserialize_any(PairsVisitor)
+        deserializer.deserialize_any(StrictVisitor).map(Self)
     }
 }
 
@@ -82,13 +112,12 @@ fn read_naively(
     if body.iter().all(|byte| b" \t\r\n".contains(byte)) {
         return Some(BTreeMap::new());
     }
-    let Pairs(pairs) = serde_json::from_slice(body).ok()?;
-    let mut seen = Map::new();
+    let pairs = match serde_json::from_slice(body).ok()? {
+        Strict(Value::Object(pairs)) => pairs,
+        Strict(value) => return value.is_null().then(BTreeMap::new),
+    };
     let mut set = BTreeMap::new();
     for (name, value) in pairs {
-        if seen.insert(name.clone(), Value::Null).is_some() {
-            return None;
-        }
         if read_only.contains(&name.as_str()) {
             continue;
         }
@@ -231,7 +260,7 @@ fn the_reader_accepts_and_refuses_what_a_naive_reader_does() {
         fields.iter().map(|field| field.name()).chain(more.iter().copied()).collect::<Vec<_>>()
     };
     let (mut accepted, mut refused) = (0, 0);
-    for _ in 0..20_000 {
+    for _ in 0..5_000 {
         let mut check = |is_accepted: bool| {
             *(if is_accepted { &mut accepted } else { &mut refused }) += 1;
         };
@@ -249,7 +278,7 @@ fn the_reader_accepts_and_refuses_what_a_naive_reader_does() {
         let release = names(&keypeg_fields::RELEASE, &[]);
         check(compare::<ReleaseBody>(&random_body(&mut random, &release), &keypeg_fields::RELEASE));
     }
-    assert!(accepted > 10_000 && refused > 10_000, "seed {seed}: {accepted} and {refused}");
+    assert!(accepted > 2_500 && refused > 2_500, "seed {seed}: {accepted} and {refused}");
 }
 
 /// Returns the problem of a body, as its members.
@@ -281,7 +310,7 @@ fn a_wrong_item_is_named_by_its_index() {
 }
 
 #[test]
-fn the_first_fault_of_a_body_is_reported() {
+fn malformed_json_is_reported_first_and_then_the_first_wrong_field() {
     for (json, code, detail) in [
         (r#"{"count":0,"values":7}"#, "invalid", "count must be 1..10000."),
         (
@@ -294,7 +323,7 @@ fn the_first_fault_of_a_body_is_reported() {
         (
             r#"{"count":1,"count":1}"#,
             "malformed",
-            "The body is not valid JSON: the field count occurs twice at line 1 column 18.",
+            "The body is not valid JSON: duplicate name in an object at line 1 column 18.",
         ),
         (
             r#"{"count":[1,}"#,
@@ -306,6 +335,17 @@ fn the_first_fault_of_a_body_is_reported() {
             "malformed",
             "The body is not valid JSON: EOF while parsing an object at line 1 column 10.",
         ),
+        (
+            r#"{"count":0,"values":7}x"#,
+            "malformed",
+            "The body is not valid JSON: trailing characters at line 1 column 23.",
+        ),
+        (
+            r#"{"x":{"a":1,"a":2},"count":0}"#,
+            "malformed",
+            "The body is not valid JSON: duplicate name in an object at line 1 column 15.",
+        ),
+        (r#"{"x":0,"y":1,"count":0}"#, "invalid", "Unknown field x; allowed: count, values."),
         ("7", "invalid", "body must be an object, not a number."),
     ] {
         let problem = problem::<AddKeysBody>(json);
