@@ -83,9 +83,9 @@ struct BodyVisitor<'a, B> {
 }
 
 impl<B: RequestBody> BodyVisitor<'_, B> {
-    fn no_object<E>(self, found: Found<'_>) -> Result<B, E> {
+    fn no_object(self, found: Found<'_>) -> B {
         *self.fault = Some(Problem::wrong_type("body", "an object", found.as_str()));
-        Ok(B::default())
+        B::default()
     }
 }
 
@@ -134,28 +134,28 @@ impl<'de, B: RequestBody> Visitor<'de> for BodyVisitor<'_, B> {
     }
 
     fn visit_bool<E: Error>(self, flag: bool) -> Result<B, E> {
-        self.no_object(Found::Flag(flag))
+        Ok(self.no_object(Found::Flag(flag)))
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<B, E> {
-        self.no_object(Found::Number(Number::Integer(number)))
+        Ok(self.no_object(Found::Number(Number::Integer(number))))
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<B, E> {
-        self.no_object(Found::Number(Number::Negative))
+        Ok(self.no_object(Found::Number(Number::Negative)))
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<B, E> {
-        self.no_object(Found::Number(Number::Float(number)))
+        Ok(self.no_object(Found::Number(Number::Float(number))))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<B, E> {
-        self.no_object(Found::Text(text))
+        Ok(self.no_object(Found::Text(text)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<B, A::Error> {
         Skip.visit_seq(seq)?;
-        self.no_object(Found::List)
+        Ok(self.no_object(Found::List))
     }
 }
 
@@ -215,9 +215,8 @@ struct ValueVisitor<'a> {
 }
 
 impl ValueVisitor<'_> {
-    fn put<E>(self, found: Found<'_>) -> Result<(), E> {
+    fn put(self, found: Found<'_>) {
         *self.fault = put(self.place, found).err();
-        Ok(())
     }
 }
 
@@ -237,27 +236,33 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.put(Found::Null)
+        self.put(Found::Null);
+        Ok(())
     }
 
     fn visit_bool<E: Error>(self, flag: bool) -> Result<(), E> {
-        self.put(Found::Flag(flag))
+        self.put(Found::Flag(flag));
+        Ok(())
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
-        self.put(Found::Number(Number::Integer(number)))
+        self.put(Found::Number(Number::Integer(number)));
+        Ok(())
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        self.put(Found::Number(Number::Negative))
+        self.put(Found::Number(Number::Negative));
+        Ok(())
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        self.put(Found::Number(Number::Float(number)))
+        self.put(Found::Number(Number::Float(number)));
+        Ok(())
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.put(Found::Text(text))
+        self.put(Found::Text(text));
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
@@ -284,7 +289,8 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         Skip.visit_map(map)?;
-        self.put(Found::Object)
+        self.put(Found::Object);
+        Ok(())
     }
 }
 
@@ -321,9 +327,8 @@ struct ItemVisitor<'a, T> {
 }
 
 impl<T> ItemVisitor<'_, T> {
-    fn wrong_type<E>(self, found: Found<'_>) -> Result<(), E> {
+    fn wrong_type(self, found: Found<'_>) {
         *self.fault = Some(Problem::wrong_item(self.field, self.index, Some(found.as_str())));
-        Ok(())
     }
 }
 
@@ -352,33 +357,40 @@ impl<'de, T: FnMut(&str) -> bool> Visitor<'de> for ItemVisitor<'_, T> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.wrong_type(Found::Null)
+        self.wrong_type(Found::Null);
+        Ok(())
     }
 
     fn visit_bool<E: Error>(self, flag: bool) -> Result<(), E> {
-        self.wrong_type(Found::Flag(flag))
+        self.wrong_type(Found::Flag(flag));
+        Ok(())
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
-        self.wrong_type(Found::Number(Number::Integer(number)))
+        self.wrong_type(Found::Number(Number::Integer(number)));
+        Ok(())
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        self.wrong_type(Found::Number(Number::Negative))
+        self.wrong_type(Found::Number(Number::Negative));
+        Ok(())
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        self.wrong_type(Found::Number(Number::Float(number)))
+        self.wrong_type(Found::Number(Number::Float(number)));
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
         Skip.visit_seq(seq)?;
-        self.wrong_type(Found::List)
+        self.wrong_type(Found::List);
+        Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         Skip.visit_map(map)?;
-        self.wrong_type(Found::Object)
+        self.wrong_type(Found::Object);
+        Ok(())
     }
 }
 
