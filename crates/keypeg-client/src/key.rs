@@ -127,7 +127,7 @@ pub struct GenerateRequest {
     /// How many keys to generate. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// Values to import instead: at most 10 000, each of 1 to 4096 bytes.
+    /// Values to import instead. Their limit counts bytes of UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<Secret>>,
 }

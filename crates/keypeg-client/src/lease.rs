@@ -65,13 +65,13 @@ pub struct Lease {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct AcquireRequest {
-    /// How long the lease lasts. Default: `lease_ttl_seconds` of the pool.
+    /// How long the lease lasts. Maximum and default: `lease_ttl_seconds` of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<Seconds>,
-    /// How long to wait if no key is available, at most 300 s. Default: no wait.
+    /// How long to wait if no key is available. Default: no wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<Seconds>,
-    /// A name for the holder: at most 128 printable characters.
+    /// A name for the holder: printable characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
 }
@@ -86,7 +86,7 @@ pub struct ReleaseRequest {
     /// Whether to quarantine the key: it is not lent until it is force-released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<bool>,
-    /// The reason: at most 256 printable characters.
+    /// The reason: printable characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -95,7 +95,7 @@ pub struct ReleaseRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct RenewRequest {
-    /// How long the lease lasts from now. Default: `lease_ttl_seconds` of the pool.
+    /// How long the lease lasts from now. Maximum and default: `lease_ttl_seconds` of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<Seconds>,
 }

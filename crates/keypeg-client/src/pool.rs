@@ -51,31 +51,37 @@ pub struct Pools {
     pub pools: Vec<Pool>,
 }
 
-// `Some(None)` is written as null.
-/// A change of a policy: a field that is left out keeps its value.
+// The documentation of these fields is published; their ranges stand in keypeg-fields. `Some(None)`
+// is written as null.
+/// A change of a policy: a field that is left out keeps its value. The fields of a pool that only
+/// the server sets are ignored, so a pool can be sent back as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PolicyRequest {
-    /// See [`Pool::lease_ttl_seconds`].
+    /// The maximum length of a lease. Default of a new pool: 60.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_ttl_seconds: Option<Seconds>,
-    /// See [`Pool::max_hold_seconds`].
+    /// The maximum length of a renewed lease, from its grant; not less than `lease_ttl_seconds`.
+    /// Null, the default, is equal to `lease_ttl_seconds`, so that renewing cannot extend a lease
+    /// beyond it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "nullable")]
     pub max_hold_seconds: Option<Option<Seconds>>,
-    /// See [`Pool::keepalive_ttl_seconds`].
+    /// How long a key lives without a keep-alive; null: it is never purged by time. Default of a
+    /// new pool: 300.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "nullable")]
     pub keepalive_ttl_seconds: Option<Option<Seconds>>,
-    /// See [`Pool::rest_seconds`].
+    /// How long a key rests after every lease, however it ended. Default of a new pool: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_seconds: Option<Seconds>,
-    /// See [`Pool::key_length`].
+    /// The number of random symbols `[0-9A-Za-z]` in a generated value. Default of a new pool: 20.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_length: Option<u16>,
-    /// See [`Pool::key_prefix`].
+    /// The prefix of a generated value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_prefix: Option<String>,
-    /// See [`Pool::max_keys`].
+    /// The maximum number of keys in the pool. Null, the default: only the limit of the server
+    /// applies.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "nullable")]
     pub max_keys: Option<Option<u64>>,
 }

@@ -44,7 +44,7 @@ pub enum Code {
     NoKeyAvailable,
     /// The lease has ended, or never existed.
     LeaseEnded,
-    /// The renewal would not extend the lease: the maximum hold is reached, or the ttl is short.
+    /// The renewal cannot extend the lease: the maximum hold is reached.
     MaxHoldReached,
     /// The Idempotency-Key was used before with another body.
     IdempotencyMismatch,
@@ -224,7 +224,7 @@ pub struct ProblemExtensions {
     /// The allowed values of that field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
-    /// The index of the rejected value in `values`, from 0.
+    /// The index of the rejected item in its array, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
     /// When the lease that cannot be extended ends.

@@ -62,6 +62,22 @@ impl BodyDigest {
     }
 }
 
+/// Computes the [`BodyDigest`] of a body that arrives in parts.
+#[derive(Clone, Debug, Default)]
+pub struct BodyHasher(blake3::Hasher);
+
+impl BodyHasher {
+    /// Adds the next part.
+    pub fn update(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    /// Returns the digest of all parts together.
+    pub fn finish(&self) -> BodyDigest {
+        BodyDigest(first_128(&self.0.finalize()))
+    }
+}
+
 impl LeaseId {
     /// Parses the written form; `None` for any text that [`Display`](fmt::Display) does not write.
     pub fn parse(text: &str) -> Option<Self> {

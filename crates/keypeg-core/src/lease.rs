@@ -5,8 +5,9 @@
 use crate::borrowers::Borrower;
 use crate::ids::{KeyId, LeaseId};
 use crate::numbers::WaiterId;
-use crate::policy::{DURATION_MAX_MS, OutOfRange, REST_RANGE};
+use crate::policy::OutOfRange;
 use crate::secret::Secret;
+use keypeg_fields::{Field, REST};
 
 /// The terms that an acquire requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,10 +43,10 @@ pub struct ReleaseOptions {
 impl ReleaseOptions {
     /// Returns an error if the rest is out of its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
-        if self.rest_ms.is_some_and(|ms| ms > DURATION_MAX_MS) {
-            return Err(OutOfRange { field: "rest_seconds", allowed: REST_RANGE });
+        match self.rest_ms {
+            Some(ms) if !REST.allows(ms) => Err(OutOfRange { field: Field::Seconds(&REST) }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -44,17 +44,15 @@ pub use event::Event;
 pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, PackedValues};
 pub use idempotency_store::{ANSWERS_MAX, IdempotencyKey};
 pub use ids::{
-    BodyDigest, Cursor, IdHashKey, IdempotencyId, IdempotentCall, KeyId, LeaseId, TOKEN_MAX,
+    BodyDigest, BodyHasher, Cursor, IdHashKey, IdempotencyId, IdempotentCall, KeyId, LeaseId,
+    TOKEN_MAX,
 };
 pub use incoming::StoredKey;
 pub use key::{KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey};
 pub use key_counts::KeyCounts;
 pub use lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions};
 pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
-pub use policy::{
-    DURATION_MAX_MS, KEY_LENGTH, KEY_PREFIX_MAX, OutOfRange, POOL_KEYS_MAX, Policy, PolicyPatch,
-    PoolName,
-};
+pub use policy::{OutOfRange, Policy, PolicyPatch, PoolName};
 pub use pool::Pool;
 pub use pools::{IdsToCheck, NextDue, Pools, SnapshotCursor};
 pub use random::RandomSource;

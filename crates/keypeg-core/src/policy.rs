@@ -1,20 +1,12 @@
 //! A pool's policy: durations, the form of its keys, the limit of keys.
 //!
-//! A policy is validated here and nowhere else; an existing one is within its ranges. A change
-//! affects later grants and keep-alives, not running leases.
+//! A policy is validated here; an existing one is within its ranges, which are those of
+//! keypeg-fields. A change affects later grants and keep-alives, not running leases.
 
 use crate::clocks::US_PER_MS;
-
-/// The longest lease TTL, hold, rest and keep-alive TTL: 7 days.
-pub const DURATION_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
-/// The range of a rest, as error messages show it.
-pub(crate) const REST_RANGE: &str = "0, or 0.001..604800";
-/// The range of the length of generated values, in symbols after the prefix.
-pub const KEY_LENGTH: std::ops::RangeInclusive<u16> = 16..=128;
-/// The longest prefix of generated values, in symbols.
-pub const KEY_PREFIX_MAX: usize = 32;
-/// The largest limit of keys that a policy can set; the server's own limit may be lower.
-pub const POOL_KEYS_MAX: u64 = 1_000_000_000;
+use keypeg_fields::{
+    Field, KEEPALIVE_TTL, KEY_LENGTH, KEY_PREFIX, LEASE_TTL, MAX_HOLD, MAX_KEYS, REST, TTL,
+};
 
 /// The policy of one pool. Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +62,10 @@ pub struct PolicyPatch {
 }
 
 /// A value out of its range.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange {
-    /// The field's public name.
-    pub field: &'static str,
-    /// The allowed range.
-    pub allowed: &'static str,
+    /// The field, which knows its name and its range.
+    pub field: Field,
 }
 
 impl Policy {
@@ -95,32 +85,21 @@ impl Policy {
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
-        let duration = 1..=DURATION_MAX_MS;
-        let prefix_ok = self.key_prefix.len() <= KEY_PREFIX_MAX
-            && self.key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let max_hold_ok = |ms: u64| MAX_HOLD.allows(ms) && ms >= self.lease_ttl_ms;
         let checks = [
-            (duration.contains(&self.lease_ttl_ms), "lease_ttl_seconds", "0.001..604800"),
+            (LEASE_TTL.allows(self.lease_ttl_ms), Field::Seconds(&LEASE_TTL)),
+            (self.max_hold_ms.is_none_or(max_hold_ok), Field::Seconds(&MAX_HOLD)),
             (
-                self.max_hold_ms.is_none_or(|ms| ms <= DURATION_MAX_MS && ms >= self.lease_ttl_ms),
-                "max_hold_seconds",
-                "null, or lease_ttl_seconds..604800",
+                self.keepalive_ttl_ms.is_none_or(|ms| KEEPALIVE_TTL.allows(ms)),
+                Field::Seconds(&KEEPALIVE_TTL),
             ),
-            (
-                self.keepalive_ttl_ms.is_none_or(|ms| duration.contains(&ms)),
-                "keepalive_ttl_seconds",
-                "null, or 0.001..604800",
-            ),
-            (self.rest_ms <= DURATION_MAX_MS, "rest_seconds", REST_RANGE),
-            (KEY_LENGTH.contains(&self.key_length), "key_length", "16..128"),
-            (prefix_ok, "key_prefix", "at most 32 of A-Z a-z 0-9 _ -"),
-            (
-                self.max_keys.is_none_or(|n| (1..=POOL_KEYS_MAX).contains(&n)),
-                "max_keys",
-                "null, or 1..1000000000",
-            ),
+            (REST.allows(self.rest_ms), Field::Seconds(&REST)),
+            (KEY_LENGTH.allows(u64::from(self.key_length)), Field::Integer(&KEY_LENGTH)),
+            (KEY_PREFIX.allows(&self.key_prefix), Field::Text(&KEY_PREFIX)),
+            (self.max_keys.is_none_or(|n| MAX_KEYS.allows(n)), Field::Integer(&MAX_KEYS)),
         ];
-        match checks.into_iter().find(|(ok, ..)| !ok) {
-            Some((_, field, allowed)) => Err(OutOfRange { field, allowed }),
+        match checks.into_iter().find(|(ok, _)| !ok) {
+            Some((_, field)) => Err(OutOfRange { field }),
             None => Ok(()),
         }
     }
@@ -129,11 +108,10 @@ impl Policy {
     /// this policy's if none is requested.
     pub fn lease_ttl(&self, requested_ms: Option<u64>) -> Result<u64, OutOfRange> {
         let ttl_ms = requested_ms.unwrap_or(self.lease_ttl_ms);
-        if (1..=self.lease_ttl_ms).contains(&ttl_ms) {
+        if TTL.allows(ttl_ms) && ttl_ms <= self.lease_ttl_ms {
             return Ok(ttl_ms);
         }
-        let allowed = "0.001..lease_ttl_seconds of the pool";
-        Err(OutOfRange { field: "ttl_seconds", allowed })
+        Err(OutOfRange { field: Field::Seconds(&TTL) })
     }
 
     /// Returns the longest time from a grant to the end of the lease, in microseconds.
@@ -190,14 +168,12 @@ mod tests {
         let base = Policy::default();
         let hold = |ms| PolicyPatch { max_hold_ms: Some(Some(ms)), ..PolicyPatch::default() };
         assert_eq!(base.with_patch(hold(60_000)).map(|p| p.hold_us()), Ok(60_000_000));
-        assert_eq!(base.with_patch(hold(59_999)).unwrap_err().field, "max_hold_seconds");
-        assert_eq!(
-            base.with_patch(hold(DURATION_MAX_MS + 1)).unwrap_err().field,
-            "max_hold_seconds"
-        );
+        assert_eq!(base.with_patch(hold(59_999)).unwrap_err().field.name(), "max_hold_seconds");
+        let longer = hold(keypeg_fields::DURATION_MAX_MS + 1);
+        assert_eq!(base.with_patch(longer).unwrap_err().field.name(), "max_hold_seconds");
         let ttl = PolicyPatch { lease_ttl_ms: Some(0), ..PolicyPatch::default() };
-        assert_eq!(base.with_patch(ttl).unwrap_err().field, "lease_ttl_seconds");
+        assert_eq!(base.with_patch(ttl).unwrap_err().field.name(), "lease_ttl_seconds");
         let prefix = PolicyPatch { key_prefix: Some("a b".into()), ..PolicyPatch::default() };
-        assert_eq!(base.with_patch(prefix).unwrap_err().field, "key_prefix");
+        assert_eq!(base.with_patch(prefix).unwrap_err().field.name(), "key_prefix");
     }
 }

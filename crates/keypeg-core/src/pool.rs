@@ -352,7 +352,8 @@ impl Pool {
         Refusal::NoKey { cause, counts, next_hold_end_in_ms }
     }
 
-    /// Extends a running lease, up to the longest hold that its grant allowed. O(log n).
+    /// Extends a running lease, up to the longest hold that its grant allowed. A lease that lasts
+    /// longer already stays as it is. O(log n).
     pub fn renew(
         &mut self,
         shared: &mut SharedState,
@@ -363,8 +364,12 @@ impl Pool {
         let hold = self.running_hold(shared, step, lease)?;
         let duration_us = self.ttl_us(ttl_ms)?;
         let Hold { slot, token, latest_us, .. } = *self.holds.get(hold);
-        let until_us = after(step.now.lease_us, duration_us).min(latest_us);
+        let wanted_us = after(step.now.lease_us, duration_us);
+        let until_us = wanted_us.min(latest_us);
         let present_us = self.hold_ends.deadline(hold, &self.holds);
+        if wanted_us <= present_us {
+            return Ok(self.lease_view(&shared.ids, step.now, hold));
+        }
         if until_us <= present_us {
             let expires_at_ms = step.now.lease_to_wall_ms(present_us);
             return Err(Refusal::MaxHoldReached { expires_at_ms });

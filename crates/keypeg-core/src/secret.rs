@@ -2,10 +2,8 @@
 //!
 //! A value is UTF-8 of bounded length, so a pool never checks it again.
 
+pub use keypeg_fields::VALUE_MAX;
 use std::fmt;
-
-/// The longest value of a key, in bytes.
-pub const VALUE_MAX: usize = 4096;
 
 /// A key's value. It has no `Display`, and `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -71,7 +71,7 @@ pub(crate) fn document() -> Value {
         json!({
             "description": "The value to add. Without it the server generates one.",
             "type": "object",
-            "properties": { "api_key": { "type": "string", "minLength": 1, "maxLength": 4096 } },
+            "properties": { "api_key": { "type": "string", "minLength": 1, "maxLength": keypeg_fields::VALUE_MAX } },
         }),
     );
     let mut shared = Map::new();
@@ -178,7 +178,7 @@ fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
         let id = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$" });
         let (schema, example, text) = match name {
             "pool" => {
-                let name = json!({ "type": "string", "pattern": schemas::POOL_NAME });
+                let name = json!({ "type": "string", "pattern": schemas::pool_name() });
                 (name, "default", "The name of the pool.")
             }
             "lease" => (id, examples::LEASE_ID, "The id of the lease."),

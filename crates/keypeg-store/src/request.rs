@@ -9,6 +9,7 @@ use keypeg_core::{
     BodyDigest, Borrower, Cursor, KeyCounts, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId,
     LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
+pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
 
 /// The party that sends a request.
@@ -280,15 +281,6 @@ impl Call {
         }
     }
 }
-
-/// The most keys that one call generates, imports or keeps alive.
-pub const GENERATE_MAX: u32 = 10_000;
-
-/// The longest wait for a key, in milliseconds.
-pub const WAIT_MAX_MS: u64 = 300_000;
-
-/// The most keys of one page of a listing.
-pub const PAGE_MAX: usize = 1_000;
 
 /// The engine's answer to a request. All it reports is durable. Instants are wall time in
 /// milliseconds.

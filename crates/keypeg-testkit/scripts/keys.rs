@@ -53,7 +53,7 @@ fn a_key_is_purged_at_its_keep_alive_deadline_and_never_before() {
         ("show a", "leased token=1 ttl=10.001s life=0.001s", "unknown_key"),
         ("release A", "released", "lease_ended KeyGone"),
         ("renew A", "max_hold_reached ends=10.001s", "lease_ended KeyGone"),
-        ("renew A ttl=5s", "max_hold_reached ends=10.001s", "lease_ended KeyGone"),
+        ("renew A ttl=5s", "renewed ttl=10.001s", "lease_ended KeyGone"),
         ("keepalive a", "kept life=300s", "unknown_key"),
         ("keepalive all", "kept count=1", "kept count=0"),
         ("force_release a", "freed", "unknown_key"),

@@ -31,8 +31,8 @@ fn renewals_are_limited_by_the_longest_hold() {
         acquire A ttl=20s     -> granted ttl=20s
         tick 10s
         renew A ttl=20s       -> renewed ttl=20s
-        renew A ttl=20s       -> max_hold_reached ends=20s  # the end would be the same
-        renew A ttl=1s        -> max_hold_reached ends=20s  # a renewal never shortens
+        renew A ttl=20s       -> renewed ttl=20s            # the end is the same
+        renew A ttl=1s        -> renewed ttl=20s            # a renewal never shortens
         renew A               -> renewed ttl=50s            # to grant + 60 s, the TTL
         renew A               -> max_hold_reached ends=50s
         renew A ttl=60.001s   -> invalid ttl_seconds

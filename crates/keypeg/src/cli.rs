@@ -22,6 +22,7 @@ use keypeg_client::{
     AcquireRequest, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
     ReleaseRequest, RenewRequest, Seconds,
 };
+use keypeg_fields::GENERATE_MAX;
 use new_keys::NewKeyRow;
 use output::{OutputFormat, RowPrinter};
 use std::ffi::OsString;
@@ -34,7 +35,7 @@ pub enum ClientCommand {
     Generate {
         /// Number of keys
         #[arg(short = 'n', long, default_value_t = 1)]
-        #[arg(value_parser = value_parser!(u32).range(1..=10_000))]
+        #[arg(value_parser = value_parser!(u32).range(1..=i64::from(GENERATE_MAX)))]
         count: u32,
         /// Print the values of the keys
         #[arg(long)]

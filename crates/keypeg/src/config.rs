@@ -86,7 +86,7 @@ impl Config {
             ..PolicyPatch::default()
         };
         let default_policy = Policy::default().with_patch(patch).map_err(|error| {
-            Failure::new(exit::CONFIG, format!("{} must be {}", error.field, error.allowed))
+            Failure::new(exit::CONFIG, format!("{} must be {}", error.field.name(), error.field))
         })?;
         let unset = Timeouts::default();
         let timeouts = Timeouts {

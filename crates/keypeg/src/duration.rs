@@ -5,7 +5,7 @@
 
 use jiff::SpanRelativeTo;
 use jiff::fmt::friendly::SpanParser;
-use keypeg_core::DURATION_MAX_MS;
+use keypeg_fields::DURATION_MAX_MS;
 use serde::Deserialize;
 use std::str::FromStr;
 use toml::Value;

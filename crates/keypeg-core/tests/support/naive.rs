@@ -9,6 +9,7 @@ use keypeg_core::{
     LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, PoolId, Refusal,
     ReleaseOptions,
 };
+use keypeg_fields::Field;
 use std::collections::HashSet;
 
 /// A deadline that never passes.
@@ -349,8 +350,8 @@ impl Naive {
     ) -> Result<(), Refusal> {
         self.pool(name)?;
         if options.rest_ms.is_some_and(|ms| ms > WEEK_MS) {
-            let (field, allowed) = ("rest_seconds", "0, or 0.001..604800");
-            return Err(Refusal::Invalid(OutOfRange { field, allowed }));
+            let field = Field::Seconds(&keypeg_fields::REST);
+            return Err(Refusal::Invalid(OutOfRange { field }));
         }
         let (pool, key) = self.running(name, id)?;
         self.end_lease(now, pool, key, options);
@@ -373,24 +374,28 @@ impl Naive {
         };
     }
 
+    /// Returns the lease, and whether it ends later than before.
     pub(crate) fn renew(
         &mut self,
         now: Now,
         name: &str,
         id: LeaseId,
         ttl_ms: Option<u64>,
-    ) -> Result<LeaseView, Refusal> {
+    ) -> Result<(LeaseView, bool), Refusal> {
         let (pool, key) = self.running(name, id)?;
         let ttl = self.pools[pool].ttl(ttl_ms)?;
         let key = &mut self.pools[pool].keys[key];
         let State::Leased(lease) = &mut key.state else { panic!("it runs") };
         let until = lease.latest.min(now.lease_us + ttl);
+        if now.lease_us + ttl <= lease.until {
+            return Ok((key.lease_view(now).expect("it runs"), false));
+        }
         if until <= lease.until {
             let expires_at_ms = wall_of_lease(now, lease.until);
             return Err(Refusal::MaxHoldReached { expires_at_ms });
         }
         lease.until = until;
-        Ok(key.lease_view(now).expect("it runs"))
+        Ok((key.lease_view(now).expect("it runs"), true))
     }
 
     fn running(&self, name: &str, id: LeaseId) -> Result<(usize, usize), Refusal> {
@@ -504,8 +509,8 @@ impl NaivePool {
     fn ttl(&self, ms: Option<u64>) -> Result<u64, Refusal> {
         let ms = ms.unwrap_or(self.policy.lease_ttl_ms);
         if ms == 0 || ms > self.policy.lease_ttl_ms {
-            let (field, allowed) = ("ttl_seconds", "0.001..lease_ttl_seconds of the pool");
-            return Err(Refusal::Invalid(OutOfRange { field, allowed }));
+            let field = Field::Seconds(&keypeg_fields::TTL);
+            return Err(Refusal::Invalid(OutOfRange { field }));
         }
         Ok(ms * 1_000)
     }

@@ -312,6 +312,9 @@ impl NaivePool {
         let key = &mut self.keys[index];
         let State::Leased(lease) = &mut key.state else { unreachable!("it is leased") };
         let until = (now + ttl).min(lease.hold_until);
+        if now + ttl <= lease.until {
+            return Ok(Reply::Renewed(Box::new(key.lease_view(now).expect("it is leased"))));
+        }
         if until <= lease.until {
             return Err(Refusal::MaxHoldReached { expires_at_ms: lease.until });
         }

@@ -877,6 +877,12 @@ impl Model {
             });
         }
         let until = (now.lease + length).min(running.until_max);
+        if now.lease + length <= running.until {
+            return observed.check(slot, |reply| match reply {
+                Reply::Renewed(view) => crate::views::lease(view, running, &snapshot, now),
+                _ => Err("the lease lasts longer already".into()),
+            });
+        }
         if until <= running.until {
             let expires_at_ms = now.wall + running.until - now.lease;
             return observed.refusal(slot, &Refusal::MaxHoldReached { expires_at_ms });

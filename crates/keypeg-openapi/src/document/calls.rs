@@ -250,8 +250,13 @@ fn leases(operation: &str) -> Option<Call> {
         .with_optional_body("ReleaseRequest", examples::releases()),
         "renew" => Call::new(
             "The lease ends `ttl_seconds` after this request, but at most `max_hold_seconds` of \
-             the pool after its grant.",
-            vec![referenced(200, "The lease ends later.", "Lease", examples::lease())],
+             the pool after its grant. A lease that lasts longer already stays as it is.",
+            vec![referenced(
+                200,
+                "The lease lasts at least `ttl_seconds`, or ends at its maximum hold.",
+                "Lease",
+                examples::lease(),
+            )],
             &[Code::LeaseEnded, Code::MaxHoldReached, Code::StorageFull],
         )
         .with_optional_body("RenewRequest", examples::renews()),

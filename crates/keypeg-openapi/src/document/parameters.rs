@@ -1,5 +1,6 @@
 //! The parameters in queries and headers that operations have.
 
+use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT};
 use serde_json::{Value, json};
 
 pub(super) fn listing() -> Vec<Value> {
@@ -11,7 +12,9 @@ pub(super) fn listing() -> Vec<Value> {
         ),
         query(
             "limit",
-            &json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
+            &json!({
+                "type": "integer", "minimum": LIMIT.least, "maximum": LIMIT.most, "default": 100,
+            }),
             "The maximum number of keys on a page.",
         ),
         query(
@@ -60,8 +63,8 @@ pub(super) fn last_event_id() -> Value {
 pub(super) fn idempotency_key() -> Value {
     json!({
         "name": "Idempotency-Key", "in": "header",
-        "schema": { "type": "string", "pattern": "^[!-~]{1,128}$" },
-        "description": "1 to 128 visible characters. The server applies a request with this key \
+        "schema": { "type": "string", "pattern": format!("^[!-~]{{1,{IDEMPOTENCY_KEY_MAX}}}$") },
+        "description": "Visible characters. The server applies a request with this key \
                         once; a repeat with the same body gets the stored answer. Refusals are not \
                         stored.",
     })

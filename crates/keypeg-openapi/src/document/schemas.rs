@@ -1,5 +1,5 @@
 //! The wire types as JSON Schema: derived from the types, and narrowed by limits that a type cannot
-//! express.
+//! express. Those of requests come from keypeg-fields.
 //!
 //! All members of what the server writes are required; all members of what it reads are optional.
 //! A limit on a member that does not exist is a panic, so no limit outlives its member.
@@ -7,17 +7,19 @@
 use keypeg_client::{
     AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
-    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey,
+    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds,
 };
+use keypeg_fields::{Field, FlagField, Item, Symbols};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// The pattern of a pool name.
-pub(super) const POOL_NAME: &str = "^[a-z0-9][a-z0-9_.-]{0,63}$";
-/// The maximum duration in seconds: seven days.
-const DURATION_MAX: u32 = 604_800;
+/// Returns the pattern of a pool name.
+pub(super) fn pool_name() -> String {
+    format!("^{}$", keypeg_fields::POOL_NAMES)
+}
+
 /// The maximum fencing token: below 2^53, so that every JSON parser can represent it.
 const TOKEN_MAX: u64 = (1 << 53) - 1;
 
@@ -35,11 +37,18 @@ pub(super) fn all() -> Map<String, Value> {
     for (schema, member, limits) in limits() {
         narrow(&mut schemas, schema, member, limits);
     }
+    for (schema, fields) in REQUESTS {
+        for &field in fields {
+            narrow(&mut schemas, schema, field.name(), keywords(field));
+        }
+    }
     // A member that does not apply is absent, never null.
     absent_not_null(&mut schemas["Problem"]);
-    schemas["GenerateRequest"]["not"] = json!({ "required": ["count", "values"] });
-    schemas["KeepAliveRequest"]["oneOf"] =
-        json!([{ "required": ["ids"] }, { "required": ["all"] }]);
+    // Null counts as left out.
+    let given = |name: &str, kind: &str| json!({ "required": [name], "properties": { name: { "type": kind } } });
+    schemas["GenerateRequest"]["not"] =
+        json!({ "allOf": [given("count", "integer"), given("values", "array")] });
+    schemas["KeepAliveRequest"]["oneOf"] = json!([given("ids", "array"), given("all", "boolean")]);
     for schema in schemas.values_mut() {
         remove_rust_keywords(schema);
         list_words(schema);
@@ -120,130 +129,59 @@ fn add_read(generator: &mut SchemaGenerator) {
     add::<RenewRequest>(generator);
 }
 
-/// Returns the limits of members beyond their types: schema, member, keywords.
+/// The requests and their fields.
+const REQUESTS: [(&str, &[Field]); 6] = [
+    ("PolicyRequest", &keypeg_fields::POLICY),
+    ("GenerateRequest", &keypeg_fields::ADD_KEYS),
+    ("KeepAliveRequest", &keypeg_fields::KEEP_ALIVE),
+    ("AcquireRequest", &keypeg_fields::ACQUIRE),
+    ("ReleaseRequest", &keypeg_fields::RELEASE),
+    ("RenewRequest", &keypeg_fields::RENEW),
+];
+
+/// Returns the keywords of a field of a request. Null is allowed everywhere: it is a value, or
+/// means that the field is left out.
+fn keywords(field: Field) -> Value {
+    match field {
+        Field::Seconds(field) => json!({
+            "type": ["number", "null"],
+            "minimum": Seconds::from_ms(field.least_ms()),
+            "maximum": Seconds::from_ms(field.most_ms()),
+        }),
+        Field::Integer(field) => json!({
+            "type": ["integer", "null"], "minimum": field.least, "maximum": field.most,
+        }),
+        Field::Text(field) => {
+            let pattern = match field.symbols {
+                Symbols::Printable => r"^[^\u0000-\u001f\u007f-\u009f]*$",
+                Symbols::WordAndHyphen => "^[A-Za-z0-9_-]*$",
+            };
+            json!({ "type": ["string", "null"], "maxLength": field.most, "pattern": pattern })
+        }
+        Field::Flag(FlagField { only_true: true, .. }) => {
+            json!({ "type": ["boolean", "null"], "enum": [true, null] })
+        }
+        Field::Flag(_) => json!({ "type": ["boolean", "null"] }),
+        Field::List(field) => {
+            let mut keywords = json!({ "type": ["array", "null"], "maxItems": field.most });
+            if field.least > 0 {
+                keywords["minItems"] = field.least.into();
+            }
+            keywords["items"] = match field.item {
+                Item::Value { bytes_max } => {
+                    json!({ "type": "string", "minLength": 1, "maxLength": bytes_max })
+                }
+                Item::KeyId => json!({ "type": "string" }),
+            };
+            keywords
+        }
+    }
+}
+
+/// Returns the limits of the members of responses beyond their types: schema, member, keywords.
 fn limits() -> Vec<(&'static str, &'static str, Value)> {
-    let length = json!({ "minimum": 0.001, "maximum": DURATION_MAX });
-    let rest = json!({ "minimum": 0, "maximum": DURATION_MAX, "type": "number" });
-    let printable = |max: u32, text: &str| {
-        json!({
-            "type": "string", "maxLength": max, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
-            "description": text,
-        })
-    };
-    let described = |limits: &Value, text: &str| {
-        let mut limits = limits.clone();
-        limits["description"] = text.into();
-        limits
-    };
-    let ttl = |text: &str| {
-        json!({
-            "type": "number", "minimum": 0.001, "maximum": DURATION_MAX, "description": text,
-        })
-    };
     let token = json!({ "minimum": 1, "maximum": TOKEN_MAX, "format": "int64" });
     let mut limits = vec![
-        ("GenerateRequest", "count", json!({ "type": "integer", "minimum": 1, "maximum": 10_000 })),
-        (
-            "GenerateRequest",
-            "values",
-            json!({
-                "type": "array", "minItems": 1, "maxItems": 10_000,
-                "items": { "type": "string", "minLength": 1, "maxLength": 4096 },
-                "description": "Values to import instead, each of 1 to 4096 bytes of UTF-8.",
-            }),
-        ),
-        (
-            "KeepAliveRequest",
-            "ids",
-            json!({ "type": "array", "maxItems": 10_000, "description": "The ids of the keys." }),
-        ),
-        ("KeepAliveRequest", "all", json!({ "type": "boolean" })),
-        (
-            "AcquireRequest",
-            "ttl_seconds",
-            ttl("How long the lease lasts. Maximum and default: `lease_ttl_seconds` of the pool."),
-        ),
-        (
-            "RenewRequest",
-            "ttl_seconds",
-            ttl("How long the lease lasts from now. Maximum and default: `lease_ttl_seconds` of \
-                 the pool."),
-        ),
-        (
-            "AcquireRequest",
-            "wait_seconds",
-            json!({
-                "type": "number", "minimum": 0, "maximum": 300,
-                "description": "How long to wait if no key is available. Default: no wait.",
-            }),
-        ),
-        (
-            "AcquireRequest",
-            "holder",
-            printable(128, "A name for the holder: printable characters."),
-        ),
-        ("ReleaseRequest", "rest_seconds", rest.clone()),
-        ("ReleaseRequest", "quarantine", json!({ "type": "boolean" })),
-        ("ReleaseRequest", "reason", printable(256, "The reason: printable characters.")),
-        (
-            "PolicyRequest",
-            "lease_ttl_seconds",
-            described(&ttl(""), "The maximum length of a lease. Default of a new pool: 60."),
-        ),
-        (
-            "PolicyRequest",
-            "max_hold_seconds",
-            described(
-                &length,
-                "The maximum length of a renewed lease, from its grant; not less than \
-                 `lease_ttl_seconds`. Null, the default, is equal to `lease_ttl_seconds`, so that \
-                 renewing cannot extend a lease beyond it.",
-            ),
-        ),
-        (
-            "PolicyRequest",
-            "keepalive_ttl_seconds",
-            described(
-                &length,
-                "How long a key lives without a keep-alive; null: it is never purged by time. \
-                 Default of a new pool: 300.",
-            ),
-        ),
-        (
-            "PolicyRequest",
-            "rest_seconds",
-            described(
-                &rest,
-                "How long a key rests after every lease, however it ended. Default of a new pool: \
-                 0.",
-            ),
-        ),
-        (
-            "PolicyRequest",
-            "key_length",
-            json!({
-                "type": "integer", "minimum": 16, "maximum": 128,
-                "description": "The number of random symbols `[0-9A-Za-z]` in a generated value. \
-                                Default of a new pool: 20.",
-            }),
-        ),
-        (
-            "PolicyRequest",
-            "key_prefix",
-            json!({
-                "type": "string", "maxLength": 32, "pattern": "^[A-Za-z0-9_-]*$",
-                "description": "The prefix of a generated value.",
-            }),
-        ),
-        (
-            "PolicyRequest",
-            "max_keys",
-            json!({
-                "minimum": 1, "maximum": 1_000_000_000,
-                "description": "The maximum number of keys in the pool. Null, the default: only \
-                                the limit of the server applies.",
-            }),
-        ),
         (
             "Problem",
             "type",
@@ -253,13 +191,11 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("Problem", "status", json!({ "minimum": 400, "maximum": 599 })),
     ];
-    for (schema, member) in
-        [("Grant", "fencing_token"), ("Lease", "fencing_token"), ("KeyLease", "fencing_token")]
-    {
-        limits.push((schema, member, token.clone()));
+    for schema in ["Grant", "Lease", "KeyLease"] {
+        limits.push((schema, "fencing_token", token.clone()));
     }
     for schema in ["Pool", "Key", "Grant", "Lease"] {
-        limits.push((schema, "pool", json!({ "pattern": POOL_NAME })));
+        limits.push((schema, "pool", json!({ "pattern": pool_name() })));
     }
     limits
 }
@@ -299,9 +235,49 @@ fn remove_rust_keywords(schema: &mut Value) {
                     name == "format" && value.as_str().is_some_and(|f| f.starts_with("uint"));
                 !(is_rust_format || name == "default" && value.is_null())
             });
+            if let Some(Value::String(text)) = keywords.get_mut("description") {
+                // The lines of a comment; an empty line ends a paragraph.
+                *text = text
+                    .split("\n\n")
+                    .map(|part| part.replace('\n', " "))
+                    .collect::<Vec<_>>()
+                    .join("\n\n");
+            }
             keywords.values_mut().for_each(remove_rust_keywords);
         }
         Value::Array(values) => values.iter_mut().for_each(remove_rust_keywords),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(schemas: &Map<String, Value>, schema: &str) -> Vec<String> {
+        schemas[schema]["properties"].as_object().expect("an object").keys().cloned().collect()
+    }
+
+    /// A member without a row has no limits, and a row without a member is not documented.
+    #[test]
+    fn each_member_of_a_request_has_a_row_in_the_table_of_fields() {
+        let schemas = all();
+        for (schema, fields) in REQUESTS {
+            let mut names: Vec<_> = fields.iter().map(|field| field.name().to_owned()).collect();
+            names.sort();
+            let mut found = members(&schemas, schema);
+            found.sort();
+            assert_eq!(found, names, "{schema}");
+        }
+    }
+
+    #[test]
+    fn a_pool_consists_of_its_policy_and_of_read_only_fields() {
+        let mut names: Vec<_> = keypeg_fields::POLICY.iter().map(|field| field.name()).collect();
+        names.extend(keypeg_fields::POOL_READ_ONLY);
+        names.sort_unstable();
+        let mut found = members(&all(), "Pool");
+        found.sort();
+        assert_eq!(found, names);
     }
 }

@@ -190,6 +190,7 @@ const INVALID: ProblemPage = ProblemPage::new(
 .members(&[
     ("field", "The name of the rejected field."),
     ("allowed", "The allowed values of that field."),
+    ("index", "The index of the rejected item, from 0, if the field is an array."),
 ]);
 
 const RATE_LIMITED: ProblemPage = ProblemPage::new(
@@ -277,12 +278,9 @@ const LEASE_ENDED: ProblemPage = ProblemPage::new(
 )]);
 
 const MAX_HOLD_REACHED: ProblemPage = ProblemPage::new(
-    "The renewal would not extend the lease. Either the lease already ends at its maximum hold: \
-     `max_hold_seconds` of the pool after its grant, or `lease_ttl_seconds` if that is null. Or \
-     the requested `ttl_seconds` is shorter than the time that the lease still has.",
+    "The renewal cannot extend the lease: it already ends at its maximum hold, which is \
+     `max_hold_seconds` of the pool after its grant, or `lease_ttl_seconds` if that is null.",
     &[
-        "If `ttl_seconds` is shorter than the remaining time, renew later or with a longer \
-         `ttl_seconds`.",
         "Finish the work before `expires_at`, then release the lease.",
         "If you need a key for longer, acquire a new lease.",
         "An operator can raise `max_hold_seconds` with `PUT /v1/pools/{pool}`; that applies to new \

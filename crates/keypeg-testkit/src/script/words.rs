@@ -50,7 +50,7 @@ pub fn refused_text(now_ms: u64, refusal: &Refusal) -> String {
         Refusal::UnknownPool => "unknown_pool".into(),
         Refusal::DefaultPool => "default_pool".into(),
         Refusal::TooManyPools { max } => format!("too_many_pools max={max}"),
-        Refusal::Invalid(OutOfRange { field, .. }) => format!("invalid {field}"),
+        Refusal::Invalid(OutOfRange { field }) => format!("invalid {}", field.name()),
         Refusal::PoolFull { max, of_server } => {
             format!("full max={max} of={}", if *of_server { "server" } else { "pool" })
         }

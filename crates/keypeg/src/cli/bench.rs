@@ -10,11 +10,10 @@ use crate::failure::{Failure, exit};
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
 use keypeg_client::{Code, Error, GenerateRequest, PolicyRequest, Seconds};
+use keypeg_fields::GENERATE_MAX;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Keys per call to generate them, which is the server's limit.
-const GENERATE_MAX: u64 = 10_000;
 /// Keep-alive TTL of a pool created here: the largest, so that no key is purged during the run.
 const KEEPALIVE_TTL_MS: u64 = 7 * 24 * 3_600_000;
 /// Keys that the scenario `keepalive` uses in turn.
@@ -130,7 +129,7 @@ impl BenchArgs {
         };
         let mut missing = keys.saturating_sub(total);
         while missing > 0 {
-            let count = missing.min(GENERATE_MAX);
+            let count = missing.min(GENERATE_MAX.into());
             let request =
                 GenerateRequest { count: u32::try_from(count).ok(), ..GenerateRequest::default() };
             client.generate(pool, &request).await?;

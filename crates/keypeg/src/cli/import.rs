@@ -11,15 +11,16 @@ use super::output::{OutputFormat, RowPrinter};
 use crate::failure::{Failure, exit};
 use crate::{streams, text_file};
 use keypeg_client::{Client, Code, Error, Outcome};
+use keypeg_fields::VALUES_BODY_MAX;
 use lines::{Line, LineOptions};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 
 /// The largest number of values in a batch, which is the server's limit.
-const VALUES_MAX: usize = 10_000;
-/// The largest size of a batch's values as JSON, in bytes: the server's limit of 8 MiB on a body,
+const VALUES_MAX: usize = keypeg_fields::GENERATE_MAX as usize;
+/// The largest size of a batch's values as JSON, in bytes: the server's limit on a body,
 /// less the JSON around the values.
-const BYTES_MAX: usize = (8 << 20) - 64;
+const BYTES_MAX: usize = VALUES_BODY_MAX - 64;
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1 << 30;
 

@@ -3,7 +3,7 @@
 
 use super::error::Problem;
 use super::message::Request;
-use super::parse::body::echo;
+use super::parse::json::echo;
 use super::parse::path;
 use crate::access::Hosts;
 use hyper::header::{HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};

@@ -11,6 +11,7 @@ use hyper::header::WWW_AUTHENTICATE;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use keypeg_client::{Code, Outcome, Problem as Wire, ProblemExtensions, UnixMs, routes};
 use keypeg_core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
+use keypeg_fields::{Field, ListField};
 use keypeg_store::{RequestError, TooManySubscribers};
 use std::borrow::Cow;
 
@@ -109,6 +110,27 @@ impl Problem {
         Self::invalid(field, allowed, format!("{field} must be {allowed}."))
     }
 
+    /// A value of the right type that the field does not allow.
+    pub(super) fn not_allowed(field: Field) -> Self {
+        Self::out_of_range(field.name(), &field.to_string())
+    }
+
+    /// A value of the wrong type. The detail names the type found but never the value, which may be
+    /// a secret.
+    pub(super) fn wrong_type(field: &str, allowed: &str, found: &str) -> Self {
+        Self::invalid(field, allowed, format!("{field} must be {allowed}, not {found}."))
+    }
+
+    /// An item of a list that is not allowed, or that has the wrong type `found`.
+    pub(super) fn wrong_item(field: &ListField, index: usize, found: Option<&str>) -> Self {
+        let (name, item) = (field.name, field.item);
+        let found = found.map(|found| format!(", not {found}")).unwrap_or_default();
+        let detail = format!("{name}[{index}] must be {item}{found}.");
+        let mut problem = Self::invalid(name, field.to_string(), detail);
+        problem.0.extensions.index = u64::try_from(index).ok();
+        problem
+    }
+
     /// The limit of event streams is reached.
     pub(super) fn too_many_subscribers(TooManySubscribers { max }: TooManySubscribers) -> Self {
         let detail = format!(
@@ -159,7 +181,7 @@ impl Problem {
                 problem.0.extensions.max = u64::try_from(max).ok();
                 problem
             }
-            Refusal::Invalid(OutOfRange { field, allowed }) => Self::out_of_range(field, allowed),
+            Refusal::Invalid(OutOfRange { field }) => Self::not_allowed(field),
             Refusal::WaitQueueFull { max } => {
                 let detail = format!(
                     "The limit of {max} requests that wait for a key is reached. Try again later."

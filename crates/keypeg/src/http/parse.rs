@@ -3,8 +3,12 @@
 
 pub(crate) mod body;
 pub(crate) mod idempotency;
+pub(crate) mod json;
+pub(crate) mod keys;
 pub(crate) mod leases;
+pub(crate) mod members;
 pub(crate) mod path;
+pub(crate) mod pools;
 pub(crate) mod precondition;
 pub(crate) mod prefer;
 pub(crate) mod query;

@@ -263,6 +263,114 @@ fn a_lease_is_granted_renewed_and_released_and_then_has_ended() {
     assert!(next["fencing_token"].as_u64() > grant["fencing_token"].as_u64());
 }
 
+/// Generated clients write every optional field that is not set as null, some a whole body.
+#[test]
+fn null_means_left_out_in_each_body() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let bodies = |fields: &[&str]| {
+        let nulls = fields.iter().map(|field| ((*field).to_owned(), Value::Null)).collect();
+        [String::new(), " \n".into(), "null".into(), "{}".into(), Value::Object(nulls).to_string()]
+    };
+    let json_type = [("content-type", "application/json")];
+    let mut send = |request: &str, body: &str, status: u16| {
+        let answer = client.try_send(request, &json_type, body).unwrap();
+        assert_eq!(answer.status, status, "{request} {body}: {answer:?}");
+        answer
+    };
+    let policy = ["lease_ttl_seconds", "rest_seconds", "key_length", "key_prefix"];
+    for (number, body) in bodies(&policy).iter().enumerate() {
+        let pool = format!("/v1/pools/null-{number}");
+        let made = send(&format!("PUT {pool}"), body, 201).json();
+        assert_eq!((&made["lease_ttl_seconds"], &made["key_length"]), (&json!(60), &json!(20)));
+        send(&format!("PUT {pool}"), r#"{"max_hold_seconds":600}"#, 200);
+        for body in bodies(&["count", "values"]) {
+            let keys = send(&format!("POST {pool}/keys"), &body, 201).json();
+            assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "{body}");
+        }
+        for body in bodies(&["ttl_seconds", "wait_seconds", "holder"]) {
+            let grant = send(&format!("POST {pool}/leases"), &body, 201).json();
+            assert_eq!(grant["holder"], Value::Null, "{body}");
+            let lease = format!("POST {pool}/leases/{}", text(&grant["id"]));
+            for body in bodies(&["ttl_seconds"]) {
+                send(&format!("{lease}/renew"), &body, 200);
+            }
+            let key = format!("POST {pool}/keys/{}", text(&grant["key_id"]));
+            for body in bodies(&[]) {
+                send(&format!("{key}/keepalive"), &body, 200);
+                send(&format!("{key}/reveal"), &body, 200);
+            }
+            for body in
+                bodies(&["rest_seconds", "quarantine", "reason"]).iter().skip(number).take(1)
+            {
+                send(&format!("{lease}/release"), body, 204);
+                send(&format!("{key}/release"), "null", 200);
+            }
+        }
+        send(&format!("POST {pool}/keepalive"), r#"{"ids":null,"all":true}"#, 200);
+        send(&format!("POST {pool}/keepalive"), r#"{"ids":[],"all":null}"#, 200);
+    }
+    send("POST /keys", "null", 201);
+    // A blank body has no type to declare.
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let answer = client.try_send("POST /v1/pools/null-0/keys", &form, " ").unwrap();
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[test]
+fn a_byte_order_mark_before_the_json_is_skipped() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let json_type = [("content-type", "application/json")];
+    let send = |client: &mut Client, request: &str, body: &str| {
+        client.try_send(request, &json_type, body).unwrap().is(201, &json!({}))
+    };
+    send(client, "PUT /v1/pools/ci", "\u{feff}{\"key_length\":30}");
+    let keys = send(client, "POST /v1/pools/ci/keys", "\u{feff} {\"count\":2}");
+    assert_eq!(text(&keys["keys"][0]["key"]).len(), 30);
+    let grant = send(client, "POST /v1/pools/ci/leases", "\u{feff}{\"holder\":\"a\"}");
+    assert_eq!(grant["holder"], "a");
+    send(client, "POST /v1/pools/ci/leases", "\u{feff}");
+}
+
+#[test]
+fn a_pool_that_was_read_can_be_sent_back() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let policy = json!({
+        "lease_ttl_seconds": 90, "max_hold_seconds": 600, "keepalive_ttl_seconds": null,
+        "rest_seconds": 0.5, "key_length": 24, "key_prefix": "ci_", "max_keys": 7,
+    });
+    client.send("PUT /v1/pools/ci", &policy).is(201, &json!({}));
+    client.ask("POST /v1/pools/ci/keys").is(201, &json!({}));
+    let pool = client.ask("GET /v1/pools/ci").is(200, &policy);
+    let again = client.send("PUT /v1/pools/ci", &pool).is(200, &policy);
+    assert_eq!(again, pool);
+    // A copy has the policy and none of the keys.
+    let copy = client.send("PUT /v1/pools/copy", &pool).is(201, &policy);
+    assert_eq!((&copy["pool"], &copy["total"]), (&json!("copy"), &json!(0)));
+    let mut wrong = pool;
+    wrong["totals"] = json!(1);
+    assert_eq!(client.send("PUT /v1/pools/ci", &wrong).problem(422, "invalid")["field"], "totals");
+}
+
+/// A renewal with a short TTL was refused with `max_hold_reached`, although the hold was not
+/// reached.
+#[test]
+fn a_renewal_never_shortens_a_lease() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.send("PUT /v1/pools/ci", &json!({ "max_hold_seconds": 600 })).is(201, &json!({}));
+    generate(client, "ci", 1);
+    let grant = client.ask("POST /v1/pools/ci/leases").is(201, &json!({ "id": "*" }));
+    let renew = format!("POST /v1/pools/ci/leases/{}/renew", text(&grant["id"]));
+    let unchanged = json!({ "id": grant["id"], "expires_at": grant["expires_at"] });
+    client.send(&renew, &json!({ "ttl_seconds": 5 })).is(200, &unchanged);
+    client.send(&renew, &json!({ "ttl_seconds": 0.001 })).is(200, &unchanged);
+    let longer = client.ask(&renew).is(200, &json!({}));
+    assert!(text(&longer["expires_at"]) >= text(&grant["expires_at"]));
+}
+
 #[test]
 fn a_lease_is_not_renewed_beyond_max_hold() {
     let server = Server::in_memory(&[]);

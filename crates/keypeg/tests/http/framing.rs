@@ -165,7 +165,7 @@ fn a_body_is_exactly_one_json_object() {
         "{\"count\":NaN}",
         "{\"count\":1e999}",
         "nul",
-        "\u{feff}{}",
+        "\u{feff}\u{feff}{}",
         "{\"count\":1,\"count\":1}",
         "{\"x\":{\"a\":1,\"a\":2}}",
         "{\"x\":[{\"a\":1,\"a\":2}]}",

@@ -4,8 +4,8 @@
 //! same grant and every release succeeds. Requests are read as for a real pool, the engine is not
 //! called, and the responses are as long as real ones.
 
-use crate::http::parse::body::Fields;
-use crate::http::parse::leases;
+use crate::http::parse::body;
+use crate::http::parse::leases::{AcquireBody, ReleaseBody};
 use hyper::StatusCode;
 
 /// The name of the pool.
@@ -21,17 +21,18 @@ pub(crate) enum Constant {
 impl Constant {
     /// Reads a request from its path below the pool and its body; returns `None` for any other
     /// call.
-    pub(crate) fn read<'a>(
+    pub(crate) fn read(
         segments: [Option<&str>; 4],
-        fields: impl FnOnce(&'a [&'static str]) -> Option<Fields>,
+        body: &[u8],
+        content_type: Option<&[u8]>,
     ) -> Option<Self> {
         match segments {
             [Some("leases"), None, ..] => {
-                leases::AcquireArgs::of(fields(leases::ACQUIRE_FIELDS)?).ok()?;
+                body::of_complete_body::<AcquireBody>(body, content_type)?;
                 Some(Self::Granted)
             }
             [Some("leases"), Some(_), Some("release"), None] => {
-                leases::release_options(fields(leases::RELEASE_FIELDS)?).ok()?;
+                body::of_complete_body::<ReleaseBody>(body, content_type)?;
                 Some(Self::Released)
             }
             _ => None,

@@ -8,7 +8,8 @@ use super::default_pool::{self, OwnRefusal};
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
-use crate::http::parse::body::Fields;
+use crate::http::parse::body;
+use crate::http::parse::members::{BodyFields, Member, Unchecked};
 use crate::http::parse::query::decoded;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
@@ -47,9 +48,21 @@ pub(crate) fn start_scheduler(request: &Request) -> HandlerResult {
     }
 }
 
+/// The body of a request that creates a key.
+#[derive(Debug, Default)]
+struct CreateBody {
+    api_key: Option<Unchecked>,
+}
+
+impl BodyFields for CreateBody {
+    const MEMBERS: &'static [Member<Self>] =
+        &[Member::Unchecked("api_key", |body| &mut body.api_key)];
+    const IGNORES_UNKNOWN: bool = true;
+}
+
 async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     let pool = PoolName::default_pool();
-    let call = match Fields::read_any(request).await?.take("api_key") {
+    let call = match body::read::<CreateBody>(request).await?.api_key {
         None => Call::generate(pool, 1),
         Some(value) => match secret_of(&value) {
             Ok(secret) => Call::import(pool, vec![secret]),
@@ -71,15 +84,13 @@ async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerRe
 }
 
 /// Reads the value to import. An error has the text that the Django framework would give.
-fn secret_of(value: &Value) -> Result<Secret, String> {
+fn secret_of(value: &Unchecked) -> Result<Secret, String> {
     match value {
-        Value::String(text) if text.is_empty() => Err("This field may not be blank.".into()),
-        Value::String(text) => Secret::new(text)
+        Unchecked::Text(text) if text.is_empty() => Err("This field may not be blank.".into()),
+        Unchecked::Text(text) => Secret::new(text)
             .ok_or_else(|| format!("Ensure this field has no more than {VALUE_MAX} bytes.")),
-        Value::Null => Err("This field may not be null.".into()),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            Err("Not a valid string.".into())
-        }
+        Unchecked::Null => Err("This field may not be null.".into()),
+        Unchecked::Other => Err("Not a valid string.".into()),
     }
 }
 

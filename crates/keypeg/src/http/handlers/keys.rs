@@ -6,8 +6,9 @@ use super::operation::Operation;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
-use crate::http::parse::body::{Fields, KnownFields, VALUES_BODY_MAX, wrong_type};
-use crate::http::parse::idempotency;
+use crate::http::parse::body;
+use crate::http::parse::keys::{KeepAliveBody, KeepAliveTargets, KeysToAdd, read_add};
+use crate::http::parse::members::{Ids, NoFields};
 use crate::http::parse::path::{key_ref, pool_name};
 use crate::http::parse::query::Query;
 use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
@@ -16,21 +17,13 @@ use keypeg_client as wire;
 use keypeg_client::{UnixMs, routes};
 use keypeg_core::{
     Cursor, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
-    PoolName, Refusal, Secret,
+    PoolName, Refusal,
 };
-use keypeg_store::{
-    Call, ForceReleased, GENERATE_MAX, Idempotency, PAGE_MAX, RequestError, Revealed,
-};
-use serde_json::Value;
+use keypeg_fields::{Field, LIMIT};
+use keypeg_store::{Call, ForceReleased, PAGE_MAX, RequestError, Revealed};
 
-const ADD_FIELDS: KnownFields = &["count", "values"];
-const COUNT: &str = "1..10000";
-const VALUES: &str = "an array of 1..10000 strings of 1..4096 bytes";
-const STATES: &str = "available, leased, resting, quarantined";
 /// The page size if the request gives none.
 const DEFAULT_LIMIT: usize = 100;
-const KEEP_ALIVE_FIELDS: KnownFields = &["ids", "all"];
-const IDS: &str = "an array of at most 10000 key ids";
 
 /// Lists keys, without their values.
 pub(crate) async fn list(
@@ -54,14 +47,17 @@ fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
         Some("leased") => Some(KeyState::Leased),
         Some("resting") => Some(KeyState::Resting),
         Some("quarantined") => Some(KeyState::Quarantined),
-        Some(_) => return Err(Problem::out_of_range("state", STATES)),
+        Some(_) => {
+            let states = wire::KeyState::ALL.map(wire::KeyState::as_str).join(", ");
+            return Err(Problem::out_of_range("state", &states));
+        }
     };
     let limit = query.get("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let limit = is_number.then(|| text.parse().ok()).flatten();
         limit
             .filter(|limit| (1..=PAGE_MAX).contains(limit))
-            .ok_or_else(|| Problem::out_of_range("limit", "1..1000"))
+            .ok_or_else(|| Problem::not_allowed(Field::Integer(&LIMIT)))
     });
     let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
@@ -89,45 +85,6 @@ pub(crate) async fn add(
         Some(path) => with_location(response, &path),
         None => response,
     })
-}
-
-/// The keys that a request adds.
-enum KeysToAdd {
-    Generated(u32),
-    Imported(Vec<Secret>),
-}
-
-async fn read_add(request: Request) -> Result<(Option<Idempotency>, KeysToAdd), Problem> {
-    let key = idempotency::header(request.headers())?;
-    let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, ADD_FIELDS).await?;
-    let key = idempotency::with_body(key, &fields);
-    let count = fields.integer("count", COUNT)?;
-    let new = match (count, fields.take("values")) {
-        (None, Some(values)) => read_values(values).map(KeysToAdd::Imported),
-        (Some(_), Some(_)) => Err(Problem::out_of_range("count", "left out when values is given")),
-        (count, None) => u32::try_from(count.unwrap_or(1))
-            .ok()
-            .filter(|count| (1..=GENERATE_MAX).contains(count))
-            .map(KeysToAdd::Generated)
-            .ok_or_else(|| Problem::out_of_range("count", COUNT)),
-    };
-    Ok((key, new?))
-}
-
-fn read_values(values: Value) -> Result<Vec<Secret>, Problem> {
-    let Value::Array(values) = values else { return Err(wrong_type("values", VALUES, &values)) };
-    if values.is_empty() || values.len() > GENERATE_MAX as usize {
-        return Err(Problem::out_of_range("values", VALUES));
-    }
-    let secret = |value: &Value| match value {
-        Value::String(text) => {
-            Secret::new(text).ok_or_else(|| Problem::out_of_range("values", VALUES))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            Err(wrong_type("values", VALUES, value))
-        }
-    };
-    values.iter().map(secret).collect()
 }
 
 /// Shows a key without its value.
@@ -194,7 +151,7 @@ async fn key_only(
     request: Request,
 ) -> Result<(PoolName, KeyRef), Problem> {
     let pool = pool_name(pool)?;
-    let parsed = Fields::read(request, &[]).await.and_then(|_| key_ref(key));
+    let parsed = body::read(request).await.and_then(|NoFields| key_ref(key));
     let key = context.or_unknown_pool(&pool, parsed).await?;
     Ok((pool, key))
 }
@@ -206,52 +163,17 @@ pub(crate) async fn keep_alive_many(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let fields = Fields::read(request, KEEP_ALIVE_FIELDS).await;
-    let targets = context.or_unknown_pool(&pool, fields.and_then(keep_alive_targets)).await?;
+    let body = body::read::<KeepAliveBody>(request).await;
+    let targets = context.or_unknown_pool(&pool, body.and_then(KeepAliveBody::targets)).await?;
     let (call, mut missing) = match targets {
         KeepAliveTargets::All => (Call::keep_alive_all(pool), Vec::new()),
-        KeepAliveTargets::Keys { keys, malformed } => {
+        KeepAliveTargets::Keys(Ids { keys, malformed }) => {
             (Call::keep_alive_many(pool, keys), malformed)
         }
     };
     let KeptAliveMany { kept, missing: unknown } = context.execute(call).await?;
     missing.extend(unknown.iter().map(KeyId::to_string));
     Ok(json_response(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
-}
-
-/// The keys that one keep-alive request names.
-enum KeepAliveTargets {
-    All,
-    Keys { keys: Vec<KeyId>, malformed: Vec<String> },
-}
-
-fn keep_alive_targets(mut fields: Fields) -> Result<KeepAliveTargets, Problem> {
-    match (fields.take("ids"), fields.take("all")) {
-        (Some(ids), None) => read_ids(ids),
-        (None, Some(Value::Bool(true))) => Ok(KeepAliveTargets::All),
-        (None, Some(Value::Bool(false))) => Err(Problem::out_of_range("all", "true")),
-        (None, Some(other)) => Err(wrong_type("all", "true", &other)),
-        (Some(_), Some(_)) => Err(Problem::out_of_range("all", "left out when ids is given")),
-        (None, None) => Err(Problem::out_of_range("ids", "given, unless all is true")),
-    }
-}
-
-/// Reads key ids. A malformed id is collected for the response's `missing`, like an unknown one.
-fn read_ids(ids: Value) -> Result<KeepAliveTargets, Problem> {
-    let Value::Array(ids) = ids else { return Err(wrong_type("ids", IDS, &ids)) };
-    if ids.len() > GENERATE_MAX as usize {
-        return Err(Problem::out_of_range("ids", IDS));
-    }
-    let mut keys = Vec::with_capacity(ids.len());
-    let mut malformed = Vec::new();
-    for id in ids {
-        let Value::String(id) = id else { return Err(wrong_type("ids", IDS, &id)) };
-        match KeyId::parse(&id) {
-            Some(key) => keys.push(key),
-            None => malformed.push(id),
-        }
-    }
-    Ok(KeepAliveTargets::Keys { keys, malformed })
 }
 
 fn new_key(key: &NewKey) -> wire::NewKey {

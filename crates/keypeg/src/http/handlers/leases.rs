@@ -7,9 +7,8 @@ use crate::http::admit::RequestContext;
 use crate::http::connection::peer::Peer;
 use crate::http::error::{PREFERENCE_APPLIED, Problem};
 use crate::http::message::Request;
-use crate::http::parse::body::Fields;
-use crate::http::parse::leases::{RELEASE_FIELDS, RENEW_FIELDS, read_acquire};
-use crate::http::parse::leases::{release_options, renew_ttl};
+use crate::http::parse::body;
+use crate::http::parse::leases::{ReleaseBody, RenewBody, read_acquire};
 use crate::http::parse::path::{lease_id, pool_name};
 use crate::http::respond::HandlerResult;
 use keypeg_core::{LeaseId, PoolName};
@@ -69,7 +68,7 @@ pub(crate) async fn release(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let options = Fields::read(request, RELEASE_FIELDS).await.and_then(release_options);
+    let options = body::read(request).await.map(ReleaseBody::into_options);
     let (lease, options) = lease_and(context, &pool, lease, options).await?;
     Ok(Operation::release(pool, lease, options).run(context).await?.to_response())
 }
@@ -82,7 +81,7 @@ pub(crate) async fn renew(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let ttl_ms = Fields::read(request, RENEW_FIELDS).await.and_then(renew_ttl);
+    let ttl_ms = body::read(request).await.map(|body: RenewBody| body.ttl_ms);
     let (lease, ttl_ms) = lease_and(context, &pool, lease, ttl_ms).await?;
     Ok(Operation::renew(pool, lease, ttl_ms).run(context).await?.to_response())
 }

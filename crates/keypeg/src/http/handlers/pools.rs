@@ -1,29 +1,22 @@
 //! The pool routes: list, show, create or change, delete.
 //!
-//! Checks the types of a policy's fields; the engine checks their ranges.
+//! The reader checks each field of a policy, and the engine the limits between them.
 
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
-use crate::http::parse::body::{Fields, KnownFields, REST};
+use crate::http::parse::body;
+use crate::http::parse::members::NoFields;
 use crate::http::parse::path::pool_name;
+use crate::http::parse::pools::PolicyBody;
 use crate::http::parse::precondition::{self, PoolCondition};
 use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Code, Seconds, UnixMs, routes};
-use keypeg_core::{PolicyPatch, PoolName};
+use keypeg_core::PoolName;
+use keypeg_fields::POOL_NAMES;
 use keypeg_store::{Call, PoolChange, PoolView};
-
-const POLICY_FIELDS: KnownFields = &[
-    "lease_ttl_seconds",
-    "max_hold_seconds",
-    "keepalive_ttl_seconds",
-    "rest_seconds",
-    "key_length",
-    "key_prefix",
-    "max_keys",
-];
 
 /// Lists the pools that the token may see.
 pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
@@ -46,10 +39,9 @@ pub(crate) async fn create_or_update(
     pool: &str,
     request: Request,
 ) -> HandlerResult {
-    let pool = PoolName::parse(pool)
-        .ok_or_else(|| Problem::out_of_range("pool", "[a-z0-9][a-z0-9_.-]{0,63}"))?;
+    let pool = PoolName::parse(pool).ok_or_else(|| Problem::out_of_range("pool", POOL_NAMES))?;
     let condition = PoolCondition::of(request.headers());
-    let patch = policy_patch(Fields::read(request, POLICY_FIELDS).await?)?;
+    let patch = body::read::<PolicyBody>(request).await?.into_patch();
     let call = match condition {
         PoolCondition::None => Call::put_pool(pool, patch),
         PoolCondition::Exists => Call::put_pool_if(pool, patch, true),
@@ -79,31 +71,12 @@ pub(crate) async fn delete(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let condition = PoolCondition::of(request.headers());
-    let read = Fields::read(request, &[]).await;
-    context.or_unknown_pool(&pool, read).await?;
+    let NoFields = context.or_unknown_pool(&pool, body::read(request).await).await?;
     if matches!(condition, PoolCondition::Missing | PoolCondition::Never) {
         return context.or_unknown_pool(&pool, Err(precondition::failed(condition))).await;
     }
     context.execute(Call::delete_pool(pool)).await?;
     Ok(no_content())
-}
-
-/// Reads the policy fields that a request sets.
-fn policy_patch(mut fields: Fields) -> Result<PolicyPatch, Problem> {
-    let key_length = fields.integer("key_length", "16..128")?;
-    Ok(PolicyPatch {
-        lease_ttl_ms: fields.seconds("lease_ttl_seconds", "0.001..604800")?,
-        max_hold_ms: fields
-            .seconds_or_null("max_hold_seconds", "null, or lease_ttl_seconds..604800")?,
-        keepalive_ttl_ms: fields
-            .seconds_or_null("keepalive_ttl_seconds", "null, or 0.001..604800")?,
-        rest_ms: fields.seconds("rest_seconds", REST)?,
-        key_length: key_length.map(|length| u16::try_from(length).unwrap_or(u16::MAX)),
-        key_prefix: fields
-            .text("key_prefix", "at most 32 of A-Z a-z 0-9 _ -")?
-            .map(String::into_boxed_str),
-        max_keys: fields.integer_or_null("max_keys", "null, or 1..1000000000")?,
-    })
 }
 
 fn wire_pool(view: PoolView) -> wire::Pool {

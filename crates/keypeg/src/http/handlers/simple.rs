@@ -7,7 +7,8 @@ use super::default_pool::{self, OwnRefusal};
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
-use crate::http::parse::body::Fields;
+use crate::http::parse::body;
+use crate::http::parse::members::NoFields;
 use crate::http::respond::{HandlerResult, json_response, with_location};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
@@ -56,7 +57,7 @@ pub(crate) async fn keep_alive(
 }
 
 async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerResult {
-    Fields::read(request, &[]).await?;
+    let NoFields = body::read(request).await?;
     let call = Call::generate(PoolName::default_pool(), 1);
     let key = default_pool::create(context, call).await?;
     let body = json!({ "keyId": key.id.to_string(), "key": key.value.reveal() });

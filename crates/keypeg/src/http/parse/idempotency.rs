@@ -1,18 +1,16 @@
 //! The `Idempotency-Key` header: the engine runs a call with a key once and answers a retry with
 //! the stored answer.
 //!
-//! Two bodies are equal when their fields are, whatever their order and spacing. Does not know
+//! Two bodies are equal when their values are, whatever their order and spacing. Does not know
 //! where answers are stored or for how long.
 
-use super::body::Fields;
+use super::members::BodyFields;
 use crate::http::error::Problem;
 use hyper::header::HeaderMap;
-use keypeg_core::BodyDigest;
+use keypeg_fields::IDEMPOTENCY_KEY_MAX;
 use keypeg_store::Idempotency;
 
 const HEADER: &str = "idempotency-key";
-/// The longest key, in bytes.
-const KEY_MAX: usize = 128;
 
 /// Reads the header; returns `None` if the request has none.
 pub(crate) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
@@ -20,17 +18,21 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     let Some(first) = values.next() else { return Ok(None) };
     let visible = first.as_bytes().iter().all(u8::is_ascii_graphic);
     match first.to_str() {
-        Ok(key) if visible && (1..=KEY_MAX).contains(&key.len()) && values.next().is_none() => {
+        Ok(key)
+            if visible
+                && (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len())
+                && values.next().is_none() =>
+        {
             Ok(Some(key.into()))
         }
         _ => Err(Problem::out_of_range(
             "Idempotency-Key",
-            "one value of 1..128 visible ASCII characters",
+            &format!("one value of 1..{IDEMPOTENCY_KEY_MAX} visible ASCII characters"),
         )),
     }
 }
 
 /// Combines a key with the digest of the request's body.
-pub(crate) fn with_body(key: Option<Box<str>>, fields: &Fields) -> Option<Idempotency> {
-    key.map(|key| Idempotency { key, body: BodyDigest::of(&fields.canonical()) })
+pub(crate) fn with_body(key: Option<Box<str>>, body: &mut impl BodyFields) -> Option<Idempotency> {
+    key.map(|key| Idempotency { key, body: body.digest() })
 }

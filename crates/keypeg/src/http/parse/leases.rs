@@ -2,24 +2,67 @@
 //!
 //! Both paths use these readers, so both refuse the same requests.
 
-use super::body::{Fields, KnownFields, REST};
+use super::body;
 use super::idempotency;
+use super::members::{BodyFields, Member};
 use super::prefer;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use hyper::header::HeaderValue;
 use keypeg_core::ReleaseOptions;
+use keypeg_fields::{HOLDER, QUARANTINE, REASON, REST, TTL, WAIT};
 use keypeg_store::{AcquireTerms, Idempotency, WAIT_MAX_MS};
 
-pub(crate) const ACQUIRE_FIELDS: KnownFields = &["ttl_seconds", "wait_seconds", "holder"];
-pub(crate) const RELEASE_FIELDS: KnownFields = &["rest_seconds", "quarantine", "reason"];
-pub(crate) const RENEW_FIELDS: KnownFields = &["ttl_seconds"];
-const TTL: &str = "0.001..lease_ttl_seconds of the pool";
-const WAIT: &str = "0..300";
-const HOLDER: &str = "at most 128 printable characters";
-const HOLDER_MAX: usize = 128;
-const REASON: &str = "at most 256 printable characters";
-const REASON_MAX: usize = 256;
+/// The body of an acquire.
+#[derive(Debug, Default)]
+pub(crate) struct AcquireBody {
+    ttl_ms: Option<u64>,
+    wait_ms: Option<u64>,
+    holder: Option<Box<str>>,
+}
+
+impl BodyFields for AcquireBody {
+    const MEMBERS: &'static [Member<Self>] = &[
+        Member::Ms(&TTL, |body| &mut body.ttl_ms),
+        Member::Ms(&WAIT, |body| &mut body.wait_ms),
+        Member::Text(&HOLDER, |body| &mut body.holder),
+    ];
+}
+
+/// The body of a release.
+#[derive(Debug, Default)]
+pub(crate) struct ReleaseBody {
+    rest_ms: Option<u64>,
+    quarantine: Option<bool>,
+    reason: Option<Box<str>>,
+}
+
+impl BodyFields for ReleaseBody {
+    const MEMBERS: &'static [Member<Self>] = &[
+        Member::Ms(&REST, |body| &mut body.rest_ms),
+        Member::Flag(&QUARANTINE, |body| &mut body.quarantine),
+        Member::Text(&REASON, |body| &mut body.reason),
+    ];
+}
+
+impl ReleaseBody {
+    /// Returns the options of the release.
+    pub(crate) fn into_options(self) -> ReleaseOptions {
+        let Self { rest_ms, quarantine, reason } = self;
+        ReleaseOptions { rest_ms, quarantine: quarantine.unwrap_or(false), reason }
+    }
+}
+
+/// The body of a renewal.
+#[derive(Debug, Default)]
+pub(crate) struct RenewBody {
+    /// The requested TTL in milliseconds.
+    pub(crate) ttl_ms: Option<u64>,
+}
+
+impl BodyFields for RenewBody {
+    const MEMBERS: &'static [Member<Self>] = &[Member::Ms(&TTL, |body| &mut body.ttl_ms)];
+}
 
 /// The arguments of an acquire.
 pub(crate) struct AcquireArgs {
@@ -34,9 +77,9 @@ pub(crate) async fn read_acquire(
 ) -> Result<(Option<Idempotency>, AcquireArgs), Problem> {
     let key = idempotency::header(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
-    let fields = Fields::read(request, ACQUIRE_FIELDS).await?;
-    let key = idempotency::with_body(key, &fields);
-    let acquire = AcquireArgs::of(fields)?;
+    let mut body: AcquireBody = body::read(request).await?;
+    let key = idempotency::with_body(key, &mut body);
+    let acquire = AcquireArgs::of(body);
     let wait = match (acquire.wait, preferred) {
         (Wait::Unset, Some(seconds)) => Wait::Preferred { seconds },
         (wait, _) => wait,
@@ -45,21 +88,12 @@ pub(crate) async fn read_acquire(
 }
 
 impl AcquireArgs {
-    /// Reads the arguments from the body's fields.
-    pub(crate) fn of(mut fields: Fields) -> Result<Self, Problem> {
-        let ttl_ms = fields.seconds("ttl_seconds", TTL)?;
-        let wait_ms = fields.seconds("wait_seconds", WAIT)?;
-        if wait_ms.is_some_and(|ms| ms > WAIT_MAX_MS) {
-            return Err(Problem::out_of_range("wait_seconds", WAIT));
-        }
-        let holder = fields.text("holder", HOLDER)?;
-        if holder.as_deref().is_some_and(|holder| !is_printable(holder, HOLDER_MAX)) {
-            return Err(Problem::out_of_range("holder", HOLDER));
-        }
+    /// Takes the arguments from the body.
+    pub(crate) fn of(AcquireBody { ttl_ms, wait_ms, holder }: AcquireBody) -> Self {
         // An empty holder counts as absent: the journal has one encoding for both.
-        let holder = holder.filter(|holder| !holder.is_empty()).map(String::into_boxed_str);
+        let holder = holder.filter(|holder| !holder.is_empty());
         let wait = wait_ms.map_or(Wait::Unset, |ms| Wait::Field { ms });
-        Ok(Self { ttl_ms, holder, wait })
+        Self { ttl_ms, holder, wait }
     }
 
     /// Returns the value of the header that reports the effect of `Prefer: wait`.
@@ -101,24 +135,4 @@ impl Wait {
         let applied = format!("wait={}", self.ms() / 1_000);
         Some(HeaderValue::try_from(applied).expect("invariant: letters and digits"))
     }
-}
-
-fn is_printable(text: &str, max: usize) -> bool {
-    text.chars().count() <= max && !text.chars().any(char::is_control)
-}
-
-/// Reads the options of a release.
-pub(crate) fn release_options(mut fields: Fields) -> Result<ReleaseOptions, Problem> {
-    let rest_ms = fields.seconds("rest_seconds", REST)?;
-    let quarantine = fields.boolean("quarantine")?.unwrap_or(false);
-    let reason = fields.text("reason", REASON)?;
-    if reason.as_deref().is_some_and(|reason| !is_printable(reason, REASON_MAX)) {
-        return Err(Problem::out_of_range("reason", REASON));
-    }
-    Ok(ReleaseOptions { rest_ms, quarantine, reason: reason.map(String::into_boxed_str) })
-}
-
-/// Reads the TTL that a renewal requests, in milliseconds.
-pub(crate) fn renew_ttl(mut fields: Fields) -> Result<Option<u64>, Problem> {
-    fields.seconds("ttl_seconds", TTL)
 }

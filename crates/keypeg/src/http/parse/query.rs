@@ -3,7 +3,7 @@
 //!
 //! Does not know any route's parameters. No error repeats a value: it may be a secret.
 
-use super::body::echo;
+use super::json::echo;
 use crate::http::error::Problem;
 
 /// A query's parameters.

@@ -6,8 +6,9 @@ use super::head::RequestHead;
 #[cfg(feature = "bench-constant")]
 use crate::http::handlers::constant;
 use crate::http::handlers::operation::Operation;
-use crate::http::parse::body::Fields;
-use crate::http::parse::leases::{self, AcquireArgs};
+use crate::http::parse::body;
+use crate::http::parse::leases::{AcquireArgs, ReleaseBody, RenewBody};
+use crate::http::parse::members::{BodyFields, NoFields};
 use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName};
 
 /// A call that the fast path answers.
@@ -21,33 +22,36 @@ impl FastCall {
     /// Reads the call from a request; returns `None` for any other call and for one that would be
     /// refused.
     pub(super) fn read(head: &RequestHead<'_>) -> Option<Self> {
-        let fields = |known| Fields::of_complete_body(head.body, head.content_type, known);
         let mut segments = head.path.strip_prefix("/v1/pools/")?.split('/');
         let pool = PoolName::parse(segments.next()?)?;
         let below_pool = [segments.next(), segments.next(), segments.next(), segments.next()];
         #[cfg(feature = "bench-constant")]
         if pool.as_str() == constant::POOL {
-            return constant::Constant::read(below_pool, fields).map(Self::Constant);
+            return constant::Constant::read(below_pool, head.body, head.content_type)
+                .map(Self::Constant);
         }
         let operation = match below_pool {
             [Some("leases"), None, ..] => {
-                let acquire = AcquireArgs::of(fields(leases::ACQUIRE_FIELDS)?).ok()?;
-                Operation::acquire(pool, acquire, None)
+                Operation::acquire(pool, AcquireArgs::of(read_body(head)?), None)
             }
             [Some("leases"), Some(lease), Some("release"), None] => {
-                let options = leases::release_options(fields(leases::RELEASE_FIELDS)?).ok()?;
+                let options = read_body::<ReleaseBody>(head)?.into_options();
                 Operation::release(pool, LeaseId::parse(lease)?, options)
             }
             [Some("leases"), Some(lease), Some("renew"), None] => {
-                let ttl_ms = leases::renew_ttl(fields(leases::RENEW_FIELDS)?).ok()?;
+                let RenewBody { ttl_ms } = read_body(head)?;
                 Operation::renew(pool, LeaseId::parse(lease)?, ttl_ms)
             }
             [Some("keys"), Some(key), Some("keepalive"), None] => {
-                fields(&[])?;
+                let NoFields = read_body(head)?;
                 Operation::keep_alive(pool, KeyRef::Id(KeyId::parse(key)?))
             }
             _ => return None,
         };
         Some(Self::Operation(operation))
     }
+}
+
+fn read_body<B: BodyFields>(head: &RequestHead<'_>) -> Option<B> {
+    body::of_complete_body(head.body, head.content_type)
 }

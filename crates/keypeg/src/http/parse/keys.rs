@@ -1,0 +1,86 @@
+//! The bodies of the key routes: adding keys, and keeping keys alive.
+//!
+//! A request sets one of two fields; the combination is checked here, each field by `members.rs`.
+
+use super::body;
+use super::idempotency;
+use super::members::{BodyFields, Ids, Member};
+use crate::http::error::Problem;
+use crate::http::message::Request;
+use keypeg_core::Secret;
+use keypeg_fields::{ALL, COUNT, Field, IDS, VALUES, VALUES_BODY_MAX};
+use keypeg_store::Idempotency;
+
+/// The body of a request that adds keys.
+#[derive(Debug, Default)]
+pub(crate) struct AddKeysBody {
+    count: Option<u64>,
+    values: Option<Vec<Secret>>,
+}
+
+impl BodyFields for AddKeysBody {
+    const MEMBERS: &'static [Member<Self>] = &[
+        Member::Integer(&COUNT, |body| &mut body.count),
+        Member::Values(&VALUES, |body| &mut body.values),
+    ];
+    const BYTES_MAX: usize = VALUES_BODY_MAX;
+}
+
+/// The keys that a request adds.
+pub(crate) enum KeysToAdd {
+    Generated(u32),
+    Imported(Vec<Secret>),
+}
+
+/// Reads a request that adds keys.
+pub(crate) async fn read_add(
+    request: Request,
+) -> Result<(Option<Idempotency>, KeysToAdd), Problem> {
+    let key = idempotency::header(request.headers())?;
+    let mut body: AddKeysBody = body::read(request).await?;
+    let key = idempotency::with_body(key, &mut body);
+    let new = match (body.count, body.values) {
+        (None, Some(values)) => KeysToAdd::Imported(values),
+        (Some(_), Some(_)) => {
+            return Err(Problem::out_of_range(COUNT.name, "left out when values is given"));
+        }
+        (count, None) => {
+            let count = u32::try_from(count.unwrap_or(1));
+            KeysToAdd::Generated(count.expect("invariant: the range of the field fits"))
+        }
+    };
+    Ok((key, new))
+}
+
+/// The body of a request that keeps keys alive.
+#[derive(Debug, Default)]
+pub(crate) struct KeepAliveBody {
+    ids: Option<Ids>,
+    all: Option<bool>,
+}
+
+impl BodyFields for KeepAliveBody {
+    const MEMBERS: &'static [Member<Self>] =
+        &[Member::Ids(&IDS, |body| &mut body.ids), Member::Flag(&ALL, |body| &mut body.all)];
+}
+
+/// The keys that one keep-alive request names.
+pub(crate) enum KeepAliveTargets {
+    All,
+    Keys(Ids),
+}
+
+impl KeepAliveBody {
+    /// Returns the keys to keep alive.
+    pub(crate) fn targets(self) -> Result<KeepAliveTargets, Problem> {
+        match (self.ids, self.all) {
+            (Some(ids), None) => Ok(KeepAliveTargets::Keys(ids)),
+            (None, Some(all)) if ALL.allows(all) => Ok(KeepAliveTargets::All),
+            (None, Some(_)) => Err(Problem::not_allowed(Field::Flag(&ALL))),
+            (Some(_), Some(_)) => {
+                Err(Problem::out_of_range(ALL.name, "left out when ids is given"))
+            }
+            (None, None) => Err(Problem::out_of_range(IDS.name, "given, unless all is true")),
+        }
+    }
+}
