@@ -9,8 +9,11 @@ use crate::clocks::US_PER_MS;
 pub const DURATION_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// The range of a rest, as error messages show it.
 pub(crate) const REST_RANGE: &str = "0, or 0.001..604800";
-/// The range of the length of generated values, in symbols after the prefix.
-pub const KEY_LENGTH: std::ops::RangeInclusive<u16> = 16..=128;
+/// The range of the length of generated values, in symbols after the prefix. The last four are the
+/// tag, so the shortest value has 16 random symbols: 95 bits.
+pub const KEY_LENGTH: std::ops::RangeInclusive<u16> = 20..=128;
+/// The least length of earlier versions, whose values had no tag and 16 random symbols or more.
+const UNTAGGED_KEY_LENGTH_MIN: u16 = 16;
 /// The longest prefix of generated values, in symbols.
 pub const KEY_PREFIX_MAX: usize = 32;
 /// The largest limit of keys that a policy can set; the server's own limit may be lower.
@@ -28,7 +31,7 @@ pub struct Policy {
     pub keepalive_ttl_ms: Option<u64>,
     /// How long a key rests after each lease.
     pub rest_ms: u64,
-    /// The number of random symbols in a generated value.
+    /// The number of symbols in a generated value after the prefix; the last four are its tag.
     pub key_length: u16,
     /// The prefix of generated values.
     pub key_prefix: Box<str>,
@@ -94,6 +97,16 @@ impl Policy {
         Ok(policy)
     }
 
+    /// Returns a policy that was read from a journal or a database, or the first field that is out
+    /// of its range. A length that an earlier version accepted becomes the least one of today.
+    pub fn restored(mut self) -> Result<Self, OutOfRange> {
+        if (UNTAGGED_KEY_LENGTH_MIN..*KEY_LENGTH.start()).contains(&self.key_length) {
+            self.key_length = *KEY_LENGTH.start();
+        }
+        self.check()?;
+        Ok(self)
+    }
+
     fn check(&self) -> Result<(), OutOfRange> {
         let duration = 1..=DURATION_MAX_MS;
         let prefix_ok = self.key_prefix.len() <= KEY_PREFIX_MAX
@@ -111,7 +124,7 @@ impl Policy {
                 "null, or 0.001..604800",
             ),
             (self.rest_ms <= DURATION_MAX_MS, "rest_seconds", REST_RANGE),
-            (KEY_LENGTH.contains(&self.key_length), "key_length", "16..128"),
+            (KEY_LENGTH.contains(&self.key_length), "key_length", "20..128"),
             (prefix_ok, "key_prefix", "at most 32 of A-Z a-z 0-9 _ -"),
             (
                 self.max_keys.is_none_or(|n| (1..=POOL_KEYS_MAX).contains(&n)),
@@ -199,5 +212,19 @@ mod tests {
         assert_eq!(base.with_patch(ttl).unwrap_err().field, "lease_ttl_seconds");
         let prefix = PolicyPatch { key_prefix: Some("a b".into()), ..PolicyPatch::default() };
         assert_eq!(base.with_patch(prefix).unwrap_err().field, "key_prefix");
+    }
+
+    #[test]
+    fn a_stored_length_of_an_earlier_version_becomes_the_least_one() {
+        let restored = |key_length| {
+            let policy = Policy { key_length, ..Policy::default() }.restored();
+            policy.map(|policy| policy.key_length).map_err(|range| range.field)
+        };
+        for (stored, expected) in [(16, 20), (19, 20), (20, 20), (21, 21), (128, 128)] {
+            assert_eq!(restored(stored), Ok(expected));
+        }
+        for stored in [0, 15, 129] {
+            assert_eq!(restored(stored), Err("key_length"));
+        }
     }
 }

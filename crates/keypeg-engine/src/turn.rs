@@ -142,7 +142,9 @@ fn add_keys(
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these two create keys")]
     match call {
         Call::Generate { count, .. } => pool.generate(shared, step, *count),
-        Call::Import { values, .. } => pool.import(shared, step, values, first_retired),
+        Call::Import { values, options, .. } => {
+            pool.import(shared, step, values, *options, first_retired)
+        }
         _ => unreachable!("invariant: no other call creates keys"),
     }
 }

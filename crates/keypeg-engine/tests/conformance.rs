@@ -11,7 +11,8 @@ mod naive_store;
 mod support;
 
 use keypeg_core::{
-    KeyId, KeyRef, KeyState, LeaseId, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions,
+    ImportOptions, KeyId, KeyRef, KeyState, LeaseId, Policy, PolicyPatch, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_engine::state::CallId;
 use keypeg_store::{
@@ -75,6 +76,7 @@ struct Script {
     engine_lane: EngineLane,
     pool: PoolName,
     keys: HashMap<String, KeyId>,
+    values: HashMap<String, Secret>,
     leases: HashMap<String, (LeaseId, KeyId)>,
     waits: HashMap<String, PendingReply>,
     first_token: Option<u64>,
@@ -91,6 +93,7 @@ impl Script {
             engine_lane,
             pool: PoolName::default_pool(),
             keys: HashMap::new(),
+            values: HashMap::new(),
             leases: HashMap::new(),
             waits: HashMap::new(),
             first_token: None,
@@ -191,6 +194,15 @@ impl Script {
             "drop" => Call::DeletePool { pool: PoolName::parse(name).unwrap() },
             "counts" => Call::GetPool { pool },
             "generate" => Call::Generate { pool, count: u32::try_from(args.len()).unwrap() },
+            "import" => {
+                let (no_keepalive, allow_retired) = ("keepalive=false", "allow_retired");
+                let is_value = |arg: &&&str| ![no_keepalive, allow_retired].contains(*arg);
+                let values = args.iter().filter(is_value).map(|arg| self.value(arg)).collect();
+                let keepalive = !args.contains(&no_keepalive);
+                let allow_retired = args.contains(&allow_retired);
+                let options = ImportOptions { keepalive, allow_retired };
+                Call::Import { pool, values, options }
+            }
             "acquire" => Call::Acquire {
                 pool,
                 ttl_ms: ms("ttl="),
@@ -224,10 +236,11 @@ impl Script {
         Ok(match reply {
             Reply::Done => "done".into(),
             Reply::Keys(keys) => {
-                self.keys.extend(
-                    args.iter().map(ToString::to_string).zip(keys.iter().map(|key| key.id)),
-                );
-                format!("created count={}", keys.len())
+                let named = || args.iter().map(ToString::to_string).zip(&keys);
+                self.keys.extend(named().map(|(name, key)| (name, key.id)));
+                self.values.extend(named().map(|(name, key)| (name, key.value.clone())));
+                let life = if keys[0].expires_at_ms.is_some() { "ends" } else { "never_ends" };
+                format!("created count={} {life}", keys.len())
             }
             Reply::Granted { lease, waited_ms, .. } => {
                 assert!(lease.token > self.last_token, "tokens grow");
@@ -241,7 +254,8 @@ impl Script {
             }
             Reply::Renewed(lease) => format!("renewed ttl={}", length(lease.expires_in_ms)),
             Reply::KeyReleased { released } => format!("force_released changed={released}"),
-            Reply::KeptAlive { .. } => "kept".into(),
+            Reply::KeptAlive { expires_at_ms: Some(_), .. } => "kept ends".into(),
+            Reply::KeptAlive { expires_at_ms: None, .. } => "kept never_ends".into(),
             Reply::Pool { pool, created } => format!(
                 "pool created={created} available={} leased={} resting={} quarantined={} waiting={}",
                 pool.counts.available,
@@ -259,7 +273,12 @@ impl Script {
                 };
                 let holder = key.lease.as_ref().and_then(|lease| lease.holder.as_deref());
                 let reason = key.reason.as_deref().unwrap_or("-");
-                format!("{state} holder={} reason={reason}", holder.unwrap_or("-"))
+                let keepalive = key.keepalive;
+                assert!(keepalive || key.expires_at_ms.is_none(), "no deadline without keep-alive");
+                format!(
+                    "{state} holder={} reason={reason} keepalive={keepalive}",
+                    holder.unwrap_or("-")
+                )
             }
             Reply::Refused(RequestError::Refused(refusal)) => return Err(refusal_text(&refusal)),
             other => return Err(format!("{other:?}")),
@@ -273,6 +292,11 @@ impl Script {
             None => self.keys.get(name).copied().unwrap_or(KeyId(0)),
         };
         KeyRef::Id(id)
+    }
+
+    /// Returns the value of a known key, or else the word itself.
+    fn value(&self, word: &str) -> Secret {
+        self.values.get(word).cloned().unwrap_or_else(|| Secret::new(word).unwrap())
     }
 
     fn lease(&self, name: &str) -> LeaseId {
@@ -295,6 +319,7 @@ fn refusal_text(refusal: &Refusal) -> String {
         Refusal::PoolFull { max, .. } => format!("full max={max}"),
         Refusal::TooManyLeases { max } => format!("too_many_leases max={max}"),
         Refusal::MaxHoldReached { .. } => "max_hold_reached".into(),
+        Refusal::KeyExists { index } => format!("key_exists at={index}"),
         Refusal::UnknownKey => "unknown_key".into(),
         Refusal::UnknownPool => "unknown_pool".into(),
         Refusal::DefaultPool => "default_pool".into(),
@@ -445,6 +470,61 @@ fn a_caller_with_a_limit_gets_no_more_leases() {
         acquire C             -> granted
         release A
         acquire B by=ci max=1 -> granted
+        ",
+    );
+}
+
+#[test]
+fn a_value_that_was_in_the_pool_comes_back_only_where_the_import_allows_it() {
+    check(
+        "
+        generate g p
+        import v w            -> created count=2
+        acquire A             -> granted token=first
+        acquire B             -> granted
+        delete g
+        delete v
+        tick 300s                                   # purges the others
+        import x g            -> key_exists at=1
+        import v              -> key_exists at=0
+        import w              -> key_exists at=0
+        import p              -> key_exists at=0
+        import x x allow_retired -> key_exists at=1
+        import g v p allow_retired -> created count=3
+        import g allow_retired -> key_exists at=0
+        acquire C             -> granted token=later
+        acquire D             -> granted token=later
+        acquire E             -> granted token=later
+        delete g
+        import g              -> key_exists at=0
+        in other
+        put
+        import g v p          -> created count=3
+        ",
+    );
+}
+
+#[test]
+fn a_key_without_keep_alive_is_never_purged_by_time() {
+    check(
+        "
+        import v w keepalive=false -> created never_ends
+        import x              -> created ends
+        keepalive v           -> kept never_ends
+        keepalive x           -> kept ends
+        show v                -> available keepalive=false
+        show x                -> available keepalive=true
+        tick 300s
+        show x                -> unknown_key
+        show w                -> available keepalive=false
+        acquire A
+        tick 60s
+        counts                -> pool available=2 leased=0
+        delete v              -> done
+        import v allow_retired -> created ends
+        tick 300s
+        show v                -> unknown_key
+        counts                -> pool available=1
         ",
     );
 }

@@ -5,7 +5,8 @@
 use crate::model::inner_call;
 use crate::support::SeededRandom;
 use keypeg_core::{
-    BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName,
+    ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 struct HeldKey {
     lease: LeaseId,
+    value: Secret,
     /// The start of the turn that granted it.
     since_ms: u64,
     until_ms: u64,
@@ -108,7 +110,7 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
     }
     if random.below(6) == 0 {
         patch.key_prefix = Some(["", "k_"][random.below(2) as usize].into());
-        patch.key_length = Some([16, 20][random.below(2) as usize]);
+        patch.key_length = Some([20, 24][random.below(2) as usize]);
     }
     patch
 }
@@ -178,11 +180,20 @@ impl Clients {
                 Call::Generate { pool, count }
             }
             1 if key_count < self.behavior.keys_max => {
+                let (keepalive, allow_retired) = (random.below(3) > 0, random.below(4) == 0);
+                let options = ImportOptions { keepalive, allow_retired };
+                if random.below(3) == 0
+                    && let Some((of, _, value)) = pick(random, &self.keys)
+                {
+                    // Any value that a client knows, also of a key that is gone.
+                    let pool = if random.below(8) == 0 { pool } else { of };
+                    return Action::Call(Call::Import { pool, values: vec![value], options });
+                }
                 let value = |random: &mut SeededRandom| {
                     Secret::new(&format!("value-{}", random.below(12))).unwrap()
                 };
                 let values = (0..=random.below(3)).map(|_| value(random)).collect();
-                Call::Import { pool, values }
+                Call::Import { pool, values, options }
             }
             0..=2 => self.acquire(random, pool),
             3 => self.release(random, pool),
@@ -291,7 +302,7 @@ impl Clients {
     /// Records that a call takes keys from their holders. Called when the call is sent, and again
     /// after its turn, because an earlier call of that turn may have granted the key.
     pub(crate) fn take_keys_away(&mut self, call: &Call) {
-        match call {
+        match inner_call(call) {
             Call::Release { lease, .. } | Call::RevokeUndelivered { lease, .. } => {
                 self.held.retain(|_, held| held.lease != *lease);
             }
@@ -306,6 +317,11 @@ impl Clients {
                 }
             }
             Call::DeletePool { .. } => self.held.clear(),
+            Call::Import { values, options: ImportOptions { allow_retired: true, .. }, .. } => {
+                // The party that brings a value back answers for holders that have not noticed that
+                // their key was purged.
+                self.held.retain(|_, held| !values.contains(&held.value));
+            }
             _ => {}
         }
     }
@@ -326,7 +342,8 @@ impl Clients {
                 // Within one turn a key can be granted, taken away, and granted again.
                 let was_taken_away =
                     |held: &HeldKey| takes_keys_away && held.since_ms == turn_start_ms;
-                let held = HeldKey { lease: lease.id, since_ms: turn_start_ms, until_ms };
+                let (since_ms, value) = (turn_start_ms, value.clone());
+                let held = HeldKey { lease: lease.id, value: value.clone(), since_ms, until_ms };
                 if let Some(other) = self.held.insert(lease.key_id, held)
                     && other.until_ms > turn_start_ms
                     && other.lease != lease.id
@@ -339,7 +356,7 @@ impl Clients {
                     ));
                 }
                 self.leases.push((pool.clone(), lease.id, lease.key_id));
-                self.keys.push((pool.clone(), lease.key_id, value.clone()));
+                self.keys.push((pool.clone(), lease.key_id, value));
             }
             Reply::Renewed(lease) => {
                 if let Some(held) = self.held.get_mut(&lease.key_id)

@@ -13,7 +13,7 @@ use crate::http::parse::query::decoded;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
-use keypeg_core::{KeyRef, PoolName, Secret, VALUE_MAX};
+use keypeg_core::{ImportOptions, KeyRef, PoolName, Secret, VALUE_MAX};
 use keypeg_store::{Call, Reply};
 use serde_json::{Value, json};
 
@@ -49,7 +49,9 @@ async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerRe
     let call = match Fields::read_any(request).await?.take("api_key") {
         None => Call::Generate { pool, count: 1 },
         Some(value) => match secret_of(&value) {
-            Ok(secret) => Call::Import { pool, values: vec![secret] },
+            Ok(secret) => {
+                Call::Import { pool, values: vec![secret], options: ImportOptions::default() }
+            }
             Err(error) => {
                 return Ok(json_response(StatusCode::BAD_REQUEST, &json!({ "api_key": [error] })));
             }

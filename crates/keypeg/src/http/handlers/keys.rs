@@ -15,7 +15,8 @@ use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
 use keypeg_core::{
-    Cursor, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal, Secret,
+    Cursor, ImportOptions, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal,
+    Secret,
 };
 use keypeg_store::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
 use serde_json::Value;
@@ -83,7 +84,9 @@ pub(crate) async fn add(
     let (key, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
     let call = match new {
         KeysToAdd::Generated(count) => Call::Generate { pool, count },
-        KeysToAdd::Imported(values) => Call::Import { pool, values },
+        KeysToAdd::Imported(values) => {
+            Call::Import { pool, values, options: ImportOptions::default() }
+        }
     };
     let call = idempotency::with_key(key, call);
     let Reply::Keys(keys) = context.execute(call).await? else { unreachable!("{REPLY_VARIANT}") };
