@@ -37,6 +37,8 @@ pub(super) fn all() -> Map<String, Value> {
     // A member that does not apply is absent, never null.
     absent_not_null(&mut schemas["Problem"]);
     schemas["GenerateRequest"]["not"] = json!({ "required": ["count", "values"] });
+    schemas["GenerateRequest"]["dependentRequired"] =
+        json!({ "keepalive": ["values"], "allow_retired": ["values"] });
     schemas["KeepAliveRequest"]["oneOf"] =
         json!([{ "required": ["ids"] }, { "required": ["all"] }]);
     for schema in schemas.values_mut() {
@@ -118,6 +120,8 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
                 "description": "Values to import instead, each of 1 to 4096 bytes of UTF-8.",
             }),
         ),
+        ("GenerateRequest", "keepalive", json!({ "type": "boolean" })),
+        ("GenerateRequest", "allow_retired", json!({ "type": "boolean" })),
         (
             "KeepAliveRequest",
             "ids",
@@ -188,9 +192,10 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
             "PolicyRequest",
             "key_length",
             json!({
-                "type": "integer", "minimum": 16, "maximum": 128,
-                "description": "The number of random symbols `[0-9A-Za-z]` in a generated value. \
-                                Default of a new pool: 20.",
+                "type": "integer", "minimum": 20, "maximum": 128,
+                "description": "The number of symbols `[0-9A-Za-z]` in a generated value after the \
+                                prefix: random ones, and four by which the pool recognises the \
+                                value. Default of a new pool: 20.",
             }),
         ),
         (

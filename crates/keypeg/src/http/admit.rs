@@ -13,7 +13,7 @@ use crate::access::{Admitted, Entry, Gate, Outcome, Refused, Shown};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
-use keypeg_client::routes::{self, Access, Route};
+use keypeg_client::routes::{self, Access, Route, Scope};
 use keypeg_core::{KeyRef, PoolName};
 use keypeg_store::{Call, PendingReply, Principal, Reply, Request};
 use std::ops::Deref;
@@ -204,6 +204,15 @@ impl RequestContext<'_> {
                 Err(problem)
             }
         }
+    }
+
+    /// Refuses a request whose token lacks a scope that its body requires beyond its route.
+    pub(super) fn require(&self, scope: Scope) -> Result<(), Problem> {
+        let allows = |admitted: &Admitted| admitted.shown.token.allows(scope);
+        if self.admitted.as_ref().is_none_or(allows) {
+            return Ok(());
+        }
+        Err(Problem::missing_scope(scope.as_str()))
     }
 
     /// Returns whether the token may see a pool in the list of pools.

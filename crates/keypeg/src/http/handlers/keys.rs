@@ -14,6 +14,7 @@ use crate::http::respond::{HandlerResult, json_response, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::UnixMs;
+use keypeg_client::routes::Scope;
 use keypeg_core::{
     Cursor, ImportOptions, KeyId, KeyRef, KeyState, KeyView, LeaseView, NewKey, PoolName, Refusal,
     Secret,
@@ -21,7 +22,7 @@ use keypeg_core::{
 use keypeg_store::{Call, GENERATE_MAX, PAGE_MAX, Reply, RequestError};
 use serde_json::Value;
 
-const ADD_FIELDS: KnownFields = &["count", "values"];
+const ADD_FIELDS: KnownFields = &["count", "values", "keepalive", "allow_retired"];
 const COUNT: &str = "1..10000";
 const VALUES: &str = "an array of 1..10000 strings of 1..4096 bytes";
 const STATES: &str = "available, leased, resting, quarantined";
@@ -84,8 +85,11 @@ pub(crate) async fn add(
     let (key, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
     let call = match new {
         KeysToAdd::Generated(count) => Call::Generate { pool, count },
-        KeysToAdd::Imported(values) => {
-            Call::Import { pool, values, options: ImportOptions::default() }
+        KeysToAdd::Imported(values, options) => {
+            if options.allow_retired {
+                context.require(Scope::Admin)?;
+            }
+            Call::Import { pool, values, options }
         }
     };
     let call = idempotency::with_key(key, call);
@@ -97,7 +101,7 @@ pub(crate) async fn add(
 /// The keys that a request adds.
 enum KeysToAdd {
     Generated(u32),
-    Imported(Vec<Secret>),
+    Imported(Vec<Secret>, ImportOptions),
 }
 
 async fn read_add(request: Request) -> Result<(Option<KeyAndDigest>, KeysToAdd), Problem> {
@@ -105,8 +109,12 @@ async fn read_add(request: Request) -> Result<(Option<KeyAndDigest>, KeysToAdd),
     let mut fields = Fields::read_up_to(VALUES_BODY_MAX, request, ADD_FIELDS).await?;
     let key = KeyAndDigest::of(key, &fields);
     let count = fields.integer("count", COUNT)?;
-    let new = match (count, fields.take("values")) {
-        (None, Some(values)) => read_values(values).map(KeysToAdd::Imported),
+    let values = fields.take("values");
+    let options = import_options(&mut fields, values.is_some())?;
+    let new = match (count, values) {
+        (None, Some(values)) => {
+            read_values(values).map(|values| KeysToAdd::Imported(values, options))
+        }
         (Some(_), Some(_)) => Err(Problem::out_of_range("count", "left out when values is given")),
         (count, None) => u32::try_from(count.unwrap_or(1))
             .ok()
@@ -115,6 +123,20 @@ async fn read_add(request: Request) -> Result<(Option<KeyAndDigest>, KeysToAdd),
             .ok_or_else(|| Problem::out_of_range("count", COUNT)),
     };
     Ok((key, new?))
+}
+
+/// Reads the options of an import, which no other request may have.
+fn import_options(fields: &mut Fields, imports: bool) -> Result<ImportOptions, Problem> {
+    let mut option = |name| match fields.boolean(name)? {
+        Some(_) if !imports => Err(Problem::out_of_range(name, "left out unless values is given")),
+        flag => Ok(flag),
+    };
+    let (keepalive, allow_retired) = (option("keepalive")?, option("allow_retired")?);
+    let ImportOptions { keepalive: by_default, .. } = ImportOptions::default();
+    Ok(ImportOptions {
+        keepalive: keepalive.unwrap_or(by_default),
+        allow_retired: allow_retired.unwrap_or_default(),
+    })
 }
 
 fn read_values(values: Value) -> Result<Vec<Secret>, Problem> {
@@ -283,6 +305,7 @@ fn wire_key(pool: &PoolName, view: KeyView) -> wire::Key {
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),
         reason: view.reason.map(Into::into),
+        keepalive: view.keepalive,
         lease: view.lease.map(wire_lease),
     }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn delete(context: &RequestContext<'_>, pool: &str) -> HandlerR
 
 /// Reads the policy fields that a request sets.
 fn policy_patch(mut fields: Fields) -> Result<PolicyPatch, Problem> {
-    let key_length = fields.integer("key_length", "16..128")?;
+    let key_length = fields.integer("key_length", "20..128")?;
     Ok(PolicyPatch {
         lease_ttl_ms: fields.seconds("lease_ttl_seconds", "0.001..604800")?,
         max_hold_ms: fields
