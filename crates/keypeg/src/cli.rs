@@ -7,6 +7,7 @@ mod bench;
 mod exec;
 mod import;
 mod output;
+mod purge_warning;
 mod server;
 
 pub use bench::BenchArgs;
@@ -45,6 +46,12 @@ pub enum ClientCommand {
         /// Path of the file; - reads stdin
         #[arg(value_name = "FILE")]
         file: String,
+        /// Import keys that are never purged by time and need no keep-alives
+        #[arg(long)]
+        no_keepalive: bool,
+        /// Also import values whose keys were deleted or purged; needs the scope admin
+        #[arg(long)]
+        allow_retired: bool,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -206,9 +213,10 @@ impl ClientCommand {
                 let columns = ["id", "key", "expires_at"];
                 server.format.print_rows(&generated, &generated.keys, &columns)
             }
-            Self::Import { file, server } => {
+            Self::Import { file, no_keepalive, allow_retired, server } => {
                 let ServerArgs { pool, format, .. } = &server;
-                let options = Import { pool, file: &file, format: *format };
+                let (file, format) = (&file, *format);
+                let options = Import { pool, file, no_keepalive, allow_retired, format };
                 import::run(&server.client()?, options).await
             }
             Self::Acquire { lease, server } => {

@@ -5,10 +5,11 @@
 //! the error names the lines. No message contains a value.
 
 use super::output::{OutputFormat, RowPrinter};
+use super::purge_warning::PurgeWarning;
 use crate::failure::{Failure, exit};
-use keypeg_client::{Client, Error, Outcome, Secret};
+use keypeg_client::{Client, Error, GenerateRequest, Outcome, Secret};
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write as _};
 
 /// The largest number of values in a batch, which is the server's limit.
 const VALUES_MAX: usize = 10_000;
@@ -34,6 +35,8 @@ pub(super) struct Import<'a> {
     pub(super) pool: &'a str,
     /// A path, or `-` for stdin.
     pub(super) file: &'a str,
+    pub(super) no_keepalive: bool,
+    pub(super) allow_retired: bool,
     pub(super) format: OutputFormat,
 }
 
@@ -41,23 +44,42 @@ pub(super) struct Import<'a> {
 pub(super) async fn run(client: &Client, options: Import<'_>) -> Result<u8, Failure> {
     let lines = parse(&read(options.file)?)?;
     let mut rows = RowPrinter::new(options.format, "keys", &["id", "key", "expires_at"]);
+    let mut warning = PurgeWarning::default();
     let mut rest = lines.as_slice();
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(batch_len(rest));
         let values = batch.iter().map(|line| line.value.clone()).collect();
-        match client.import(options.pool, values).await {
-            Ok(imported) => rows.print(&imported.keys)?,
+        let request = GenerateRequest {
+            values: Some(values),
+            keepalive: options.no_keepalive.then_some(false),
+            allow_retired: options.allow_retired.then_some(true),
+            ..GenerateRequest::default()
+        };
+        match client.generate(options.pool, &request).await {
+            Ok(imported) => {
+                warning.note(&imported.keys);
+                rows.print(&imported.keys)?;
+            }
             Err(error) => {
                 let imported = lines.len() - rest.len();
                 let failure = batch_failure(error, batch, imported);
                 // The output must be complete for the batches that were imported.
                 rows.finish()?;
+                print_warning(&warning, options.pool);
                 return Err(failure);
             }
         }
         rest = after;
     }
+    print_warning(&warning, options.pool);
     rows.finish()
+}
+
+fn print_warning(warning: &PurgeWarning, pool: &str) {
+    if let Some(text) = warning.text(pool) {
+        // With stderr closed there is no other place to report to.
+        let _ = writeln!(std::io::stderr(), "keypeg: {text}");
+    }
 }
 
 /// Reads the file, or stdin for `-`.
