@@ -228,7 +228,7 @@ pub struct PolicyChanged {
     pub keepalive_ttl_seconds: Option<Seconds>,
     /// How long a key rests after each lease.
     pub rest_seconds: Seconds,
-    /// The number of random symbols in a generated value.
+    /// The number of symbols in a generated value after its prefix.
     pub key_length: u16,
     /// The prefix of a generated value.
     pub key_prefix: String,

@@ -68,8 +68,18 @@ pub struct Key {
     pub rests_until: Option<UnixMs>,
     /// The reason that the last holder gave for the rest or the quarantine.
     pub reason: Option<String>,
+    /// Whether the key needs keep-alives where its pool has a keep-alive TTL. False: it is never
+    /// purged by time.
+    #[serde(default = "yes")]
+    #[cfg_attr(feature = "openapi", schemars(required))]
+    pub keepalive: bool,
     /// The running lease of the key, if any.
     pub lease: Option<KeyLease>,
+}
+
+/// What a server of an earlier version means, which does not show the field.
+fn yes() -> bool {
+    true
 }
 
 /// One page of a list of keys.
@@ -130,6 +140,13 @@ pub struct GenerateRequest {
     /// Values to import instead. Their limit counts bytes of UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<Secret>>,
+    /// Only with `values`: false imports keys that are never purged by time. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<bool>,
+    /// Only with `values`, and only with the scope `admin`: true also imports values whose keys
+    /// were deleted or purged. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_retired: Option<bool>,
 }
 
 /// A request to keep keys alive: those in `ids`, or all. Neither or both are rejected.

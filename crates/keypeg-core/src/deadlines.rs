@@ -80,9 +80,13 @@ impl<I: ItemIndex> Deadlines<I> {
         (!self.heap.is_empty()).then(|| (self.due(self.heap[root]), self.heap[root].item()))
     }
 
-    /// Returns the deadline of an item that is in the heap. O(1).
+    /// Returns the deadline of an item, [`NEVER_US`] for one that is not in the heap. O(1).
     pub(crate) fn deadline(&self, item: I, positions: &impl HeapIndex<Item = I>) -> u64 {
-        let entry = self.heap[positions.heap_position(item)];
+        let position = positions.heap_position(item);
+        if position == NOT_IN_HEAP {
+            return NEVER_US;
+        }
+        let entry = self.heap[position];
         debug_assert!(entry.item::<I>() == item, "an item is at its heap position");
         self.due(entry)
     }

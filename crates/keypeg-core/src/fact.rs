@@ -42,8 +42,10 @@ pub enum Fact<'a> {
         first: KeyNumber,
         /// The time of creation, wall time in milliseconds: only shown.
         at_ms: u64,
-        /// Whether they were imported: then their values are never used again.
+        /// Whether they were imported.
         imported: bool,
+        /// Whether they are purged unless they are kept alive.
+        keepalive: bool,
         /// Their values.
         values: PackedValues<'a>,
     },
@@ -255,23 +257,31 @@ pub(crate) struct CreatedKeys<'a> {
     pub(crate) first: KeyNumber,
     pub(crate) at_ms: u64,
     pub(crate) imported: bool,
+    pub(crate) keepalive: bool,
     pub(crate) values: PackedValues<'a>,
 }
 
 impl CreatedKeys<'_> {
     /// Records the keys as one fact, so that no batch can contain only some of them.
     pub(crate) fn record(self, pool: PoolId, facts: &mut dyn FactSink) {
-        let Self { first, at_ms, imported, values } = self;
+        let Self { first, at_ms, imported, keepalive, values } = self;
         if enabled(Sabotage::HalfBatch) {
             for (first, value) in first.range(values.count()).zip(values.iter()) {
                 let mut single = PackedValuesBuilder::default();
                 single.push(value);
                 let values = single.values();
-                facts.record(&Fact::KeysCreated { pool, first, at_ms, imported, values });
+                facts.record(&Fact::KeysCreated {
+                    pool,
+                    first,
+                    at_ms,
+                    imported,
+                    keepalive,
+                    values,
+                });
             }
             return;
         }
-        facts.record(&Fact::KeysCreated { pool, first, at_ms, imported, values });
+        facts.record(&Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values });
     }
 }
 

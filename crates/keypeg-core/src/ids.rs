@@ -123,6 +123,11 @@ impl IdHashKey {
         KeyId(self.keyed([b"key:", &pool.0.to_le_bytes(), value]))
     }
 
+    /// Computes the hash from which the tag of a value follows, given the bytes before the tag.
+    pub(crate) fn value_hash(&self, pool: PoolId, head: &[u8]) -> u128 {
+        self.keyed([b"value:", &pool.0.to_le_bytes(), head])
+    }
+
     /// Computes the id of the lease with this token in this pool.
     pub fn lease_id(&self, pool: PoolId, token: u64) -> LeaseId {
         let mac = self.keyed([b"lease:", &pool.0.to_le_bytes(), &token.to_le_bytes()]);

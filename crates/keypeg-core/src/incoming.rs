@@ -10,6 +10,8 @@ pub(crate) struct IncomingKey<'a> {
     pub(crate) id: KeyId,
     pub(crate) value: &'a [u8],
     pub(crate) imported: bool,
+    /// Whether the key is purged unless it is kept alive.
+    pub(crate) keepalive: bool,
 }
 
 /// A key as the database contains it.
@@ -24,4 +26,22 @@ pub struct StoredKey<'a> {
     pub created_at_ms: u64,
     /// Whether it was imported.
     pub imported: bool,
+    /// Whether it is purged unless it is kept alive.
+    pub keepalive: bool,
+}
+
+/// What an import requests besides its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Whether the keys are purged unless they are kept alive, as the policy says. If not, they
+    /// exist until a call deletes them.
+    pub keepalive: bool,
+    /// Whether values may be imported whose keys were deleted or purged.
+    pub allow_retired: bool,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self { keepalive: true, allow_retired: false }
+    }
 }

@@ -56,6 +56,8 @@ pub struct KeyView {
     pub rests_until_ms: Option<u64>,
     /// Why it rests or is quarantined, where the release gave a reason.
     pub reason: Option<Box<str>>,
+    /// Whether it is purged unless it is kept alive: false for a key that no time ends.
+    pub keepalive: bool,
     /// Its running lease, if any.
     pub lease: Option<LeaseView>,
 }

@@ -47,7 +47,7 @@ pub use ids::{
     BodyDigest, BodyHasher, Cursor, IdHashKey, IdempotencyId, IdempotentCall, KeyId, LeaseId,
     TOKEN_MAX,
 };
-pub use incoming::StoredKey;
+pub use incoming::{ImportOptions, StoredKey};
 pub use key::{KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey};
 pub use key_counts::KeyCounts;
 pub use lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions};
@@ -58,6 +58,7 @@ pub use pools::{IdsToCheck, NextDue, Pools, SnapshotCursor};
 pub use random::RandomSource;
 pub use refusal::{EndCause, NoKeyCause, Refusal};
 pub use replayer::{Checkpointed, ReplayError, Replayer, StoredPool};
+pub use retired::must_remember;
 pub use secret::{Secret, VALUE_MAX};
 pub use shared::{Counters, JournalPositions, Limits, SharedState, TOKEN_RESERVATION, WAITERS_MAX};
 pub use step::StepContext;

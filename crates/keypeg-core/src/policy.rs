@@ -8,6 +8,9 @@ use keypeg_fields::{
     Field, KEEPALIVE_TTL, KEY_LENGTH, KEY_PREFIX, LEASE_TTL, MAX_HOLD, MAX_KEYS, REST, TTL,
 };
 
+/// The least length of generated values in earlier versions, whose values had no tag.
+const UNTAGGED_KEY_LENGTH_MIN: u64 = 16;
+
 /// The policy of one pool. Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -20,7 +23,7 @@ pub struct Policy {
     pub keepalive_ttl_ms: Option<u64>,
     /// How long a key rests after each lease.
     pub rest_ms: u64,
-    /// The number of random symbols in a generated value.
+    /// The number of symbols in a generated value after the prefix; the last four are its tag.
     pub key_length: u16,
     /// The prefix of generated values.
     pub key_prefix: Box<str>,
@@ -82,6 +85,16 @@ impl Policy {
         };
         policy.check()?;
         Ok(policy)
+    }
+
+    /// Returns a policy that was read from a journal or a database, or the first field that is out
+    /// of its range. A length that an earlier version accepted becomes the least one of today.
+    pub fn restored(mut self) -> Result<Self, OutOfRange> {
+        if (UNTAGGED_KEY_LENGTH_MIN..KEY_LENGTH.least).contains(&u64::from(self.key_length)) {
+            self.key_length = u16::try_from(KEY_LENGTH.least).expect("invariant: a short length");
+        }
+        self.check()?;
+        Ok(self)
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
@@ -175,5 +188,19 @@ mod tests {
         assert_eq!(base.with_patch(ttl).unwrap_err().field.name(), "lease_ttl_seconds");
         let prefix = PolicyPatch { key_prefix: Some("a b".into()), ..PolicyPatch::default() };
         assert_eq!(base.with_patch(prefix).unwrap_err().field.name(), "key_prefix");
+    }
+
+    #[test]
+    fn a_stored_length_of_an_earlier_version_becomes_the_least_one() {
+        let restored = |key_length| {
+            let policy = Policy { key_length, ..Policy::default() }.restored();
+            policy.map(|policy| policy.key_length).map_err(|range| range.field.name())
+        };
+        for (stored, expected) in [(16, 20), (19, 20), (20, 20), (21, 21), (128, 128)] {
+            assert_eq!(restored(stored), Ok(expected));
+        }
+        for stored in [0, 15, 129] {
+            assert_eq!(restored(stored), Err("key_length"));
+        }
     }
 }

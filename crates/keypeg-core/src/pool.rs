@@ -12,7 +12,7 @@
 //!     ▲                   ├──── where it rests ───────────► resting ──────┐ time, a call
 //!     │                   └──── where the holder asks ────► quarantined ──┤ a call
 //!     └───────────────────────────────────────────────────────────────────┘
-//! any state ── delete (a call) · purge (no keep-alive) ──► removed, never to return
+//! any state ── delete (a call) · purge (no keep-alive) ──► removed; its value is retired
 //! ```
 
 mod borrow;
@@ -34,17 +34,18 @@ use crate::fact::{CreatedKeys, Fact, Grant, PackedValuesBuilder};
 use crate::holds::{Hold, Holds, Rest};
 use crate::idempotency_store::IdempotencyStore;
 use crate::ids::{KeyId, LeaseId};
-use crate::incoming::IncomingKey;
+use crate::incoming::{ImportOptions, IncomingKey};
 use crate::index::Index;
 use crate::indices::{HoldIndex, PoolIndex, SlotIndex};
 use crate::key::{KeptAlive, KeptAliveMany, KeyRef, KeyState, KeyView, NewKey};
 use crate::key_counts::KeyCounts;
 use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions};
-use crate::numbers::{BorrowerId, KeyNumber, PoolId};
+use crate::numbers::{BorrowerId, PoolId};
 use crate::policy::{Policy, PoolName};
 use crate::reasons::Reasons;
 use crate::refusal::{EndCause, NoKeyCause, Refusal};
 use crate::retired::Retired;
+use crate::sabotage::{Sabotage, enabled};
 use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::slots::Slots;
@@ -68,7 +69,7 @@ pub struct Pool {
     holds: Holds,
     /// When holds end, in lease time.
     hold_ends: Deadlines<HoldIndex>,
-    /// When keys are purged, in serving time. Contains every key.
+    /// When keys are purged, in serving time. Contains every key but those without keep-alive.
     key_ends: Deadlines<SlotIndex>,
     resting: u64,
     quarantined: u64,
@@ -77,7 +78,7 @@ pub struct Pool {
     idempotency: IdempotencyStore,
     /// What this pool's leases and waiters contribute to the shared counts.
     borrowers: Borrowers,
-    /// Imported values that were deleted or purged and are never used again.
+    /// Values that were deleted or purged, where the value itself does not show it.
     retired: Retired,
 }
 
@@ -161,30 +162,35 @@ impl Pool {
         let mut value = Vec::with_capacity(length);
         for number in first.range(count) {
             let id = loop {
-                symbols.generate(&self.policy, step.random, &mut value);
+                symbols.generate((&shared.ids, self.id), &self.policy, step.random, &mut value);
                 let id = shared.ids.key_id(self.id, &value);
                 if !self.has_or_had(id, &value) {
                     break id;
                 }
             };
             values.push(&value);
-            let key = IncomingKey { number, id, value: &value, imported: false };
+            let (value, imported, keepalive) = (&value[..], false, true);
+            let key = IncomingKey { number, id, value, imported, keepalive };
             let slot = self.insert_key(&shared.ids, step.now, key);
             keys.push(self.new_key(step.now, id, slot));
         }
-        self.record_created(step, first, false, &values);
+        let (at_ms, values) = (step.now.wall_us / US_PER_MS, values.values());
+        let created = CreatedKeys { first, at_ms, imported: false, keepalive: true, values };
+        created.record(self.id, step.facts);
         self.emit(step, || Event::KeysCreated { imported: false, keys: &keys });
         Ok(keys)
     }
 
-    /// Imports values, all or none. A value that is in the pool, or was imported before and is
-    /// retired, is refused; `first_retired` is the index of the first one that the database knows
-    /// to be retired. O(values log n).
+    /// Imports values, all or none. A value that is in the pool is refused, and so is a retired one
+    /// unless the options allow it: one that was in the pool before, generated or imported.
+    /// `first_retired` is the index of the first one that the database knows to be retired.
+    /// O(values log n).
     pub fn import(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
         imported: &[Secret],
+        options: ImportOptions,
         first_retired: Option<usize>,
     ) -> Result<Vec<NewKey>, Refusal> {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
@@ -192,10 +198,12 @@ impl Pool {
         let mut values = PackedValuesBuilder::default();
         for (index, value) in imported.iter().enumerate() {
             let id = shared.ids.key_id(self.id, value.bytes());
-            // Purges a key with this value that is due, which retires the value if it was imported.
+            // Purges a key with this value that is due, which retires the value.
             let _ = self.find_live(shared, step, &KeyRef::Value(value.clone()));
-            let exists = first_retired == Some(index) || self.has_or_had(id, value.bytes());
-            if exists || !seen.insert(id) {
+            let exists = self.find_value(id, value.bytes()).is_some();
+            let is_retired =
+                || first_retired == Some(index) || self.is_retired(&shared.ids, id, value.bytes());
+            if exists || !options.allow_retired && is_retired() || !seen.insert(id) {
                 return Err(Refusal::KeyExists { index });
             }
             values.push(value.bytes());
@@ -207,44 +215,17 @@ impl Pool {
             .zip(imported)
             .map(|(number, value)| {
                 let (id, value) = (shared.ids.key_id(self.id, value.bytes()), value.bytes());
-                let key = IncomingKey { number, id, value, imported: true };
+                let (imported, keepalive) = (true, options.keepalive);
+                let key = IncomingKey { number, id, value, imported, keepalive };
                 let slot = self.insert_key(&shared.ids, step.now, key);
                 self.new_key(step.now, id, slot)
             })
             .collect();
-        self.record_created(step, first, true, &values);
+        let (at_ms, values) = (step.now.wall_us / US_PER_MS, values.values());
+        let (imported, keepalive) = (true, options.keepalive);
+        CreatedKeys { first, at_ms, imported, keepalive, values }.record(self.id, step.facts);
         self.emit(step, || Event::KeysCreated { imported: true, keys: &keys });
         Ok(keys)
-    }
-
-    fn record_created(
-        &self,
-        step: &mut StepContext<'_>,
-        first: KeyNumber,
-        imported: bool,
-        values: &PackedValuesBuilder,
-    ) {
-        let (at_ms, values) = (step.now.wall_us / US_PER_MS, values.values());
-        CreatedKeys { first, at_ms, imported, values }.record(self.id, step.facts);
-    }
-
-    fn check_room(
-        &mut self,
-        shared: &mut SharedState,
-        step: &mut StepContext<'_>,
-        count: u32,
-    ) -> Result<(), Refusal> {
-        self.expire_keys(shared, step);
-        let total = self.counts().total();
-        let of_pool = self.policy.max_keys.filter(|max| total + u64::from(count) > *max);
-        let of_server = (shared.key_count + u64::from(count) > shared.limits.keys)
-            .then_some(shared.limits.keys);
-        match (of_pool, of_server) {
-            (None, None) => Ok(()),
-            _ if self.has_due_keys(step.now) => Err(Refusal::Settling),
-            (Some(max), _) => Err(Refusal::PoolFull { max, of_server: false }),
-            (None, Some(max)) => Err(Refusal::PoolFull { max, of_server: true }),
-        }
     }
 
     /// Returns the ids that the database must look up before an import of these values; `None` when
@@ -456,7 +437,7 @@ impl Pool {
         Ok(true)
     }
 
-    /// Restarts one key's keep-alive time. O(log n).
+    /// Restarts one key's keep-alive time, unless it has none. O(log n).
     pub fn keep_alive(
         &mut self,
         shared: &mut SharedState,
@@ -464,8 +445,11 @@ impl Pool {
         key: &KeyRef,
     ) -> Result<KeptAlive, Refusal> {
         let slot = self.find_live(shared, step, key)?;
-        let until_us = self.key_end_us(step.now);
-        self.key_ends.set(slot, until_us, &mut self.slots);
+        let keepalive = self.slots.keepalive(slot) || enabled(Sabotage::GiveDeadline);
+        let until_us = if keepalive { self.key_end_us(step.now) } else { NEVER_US };
+        if keepalive {
+            self.key_ends.set(slot, until_us, &mut self.slots);
+        }
         let id = match key {
             KeyRef::Id(id) => *id,
             KeyRef::Value(_) => self.key_id(&shared.ids, slot),

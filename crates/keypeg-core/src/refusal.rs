@@ -53,7 +53,7 @@ pub enum Refusal {
         /// Whether it is the server's limit.
         of_server: bool,
     },
-    /// A value to import is in the pool, or was imported before and is never used again.
+    /// A value to import is in the pool, or was in it before and is retired.
     KeyExists {
         /// Its index in the request, from 0.
         index: usize,

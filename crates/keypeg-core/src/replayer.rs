@@ -243,15 +243,16 @@ impl Replayer {
     fn apply_to_key_set(&mut self, fact: &Fact<'_>) -> Result<(), ReplayError> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three only")]
         match fact {
-            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
                 let index = self.find_pool(*pool)?;
                 let (pool, shared) = self.pools.pool_mut(index);
                 let created = &mut self.created;
                 let note = |number, slot| {
                     created.insert(number, KeyLocation { pool: index, slot });
                 };
-                let (first, at_ms, imported, values) = (*first, *at_ms, *imported, *values);
-                let keys = CreatedKeys { first, at_ms, imported, values };
+                let (first, at_ms, values) = (*first, *at_ms, *values);
+                let (imported, keepalive) = (*imported, *keepalive);
+                let keys = CreatedKeys { first, at_ms, imported, keepalive, values };
                 let is_new = pool.replay_created(shared, keys, note);
                 ensure(is_new, "key is created twice")?;
                 let end = first.plus(u64::from(values.count()));

@@ -1,15 +1,19 @@
-//! Retired values: imported values whose keys are deleted or purged, and which are never used
-//! again. Kept here while the database does not contain them.
+//! Retired values: values whose keys are deleted or purged, and which are not used again. Kept here
+//! while the database does not contain them.
+//!
+//! A generated value is recognised by its tag and needs no place here, unless an earlier version
+//! generated it. All imported values need one.
 //!
 //! Where checkpoints copy them to the database, in the order they were retired, they are evicted
 //! from memory; without a database they stay. Growing never stops the server. Knows nothing of the
 //! database itself.
 
-use crate::ids::KeyId;
+use crate::ids::{IdHashKey, KeyId};
 use crate::index::Index;
 use crate::indices::{ItemIndex, RetiredIndex};
-use crate::numbers::Lsn;
+use crate::numbers::{Lsn, PoolId};
 use crate::shared::JournalPositions;
+use crate::symbols::has_tag;
 use std::collections::VecDeque;
 
 /// Values in a chunk.
@@ -36,6 +40,12 @@ struct RetiredValue {
     id: KeyId,
     /// The journal position of the batch that retired it.
     position: Lsn,
+}
+
+/// Returns whether a value must be remembered when its key is deleted or purged: it was imported,
+/// or an earlier version generated it, without a tag.
+pub fn must_remember(ids: &IdHashKey, pool: PoolId, value: &[u8], imported: bool) -> bool {
+    imported || !has_tag(ids, pool, value)
 }
 
 impl Retired {

@@ -45,6 +45,10 @@ pub enum Sabotage {
     ForgetPurge,
     /// An imported value is not retired when its key is deleted or purged.
     ForgetRetired,
+    /// A generated value is accepted by an import after its key was deleted or purged.
+    ForgetGenerated,
+    /// A keep-alive gives a deadline to a key without one.
+    GiveDeadline,
     /// "No key" is returned although something in the pool is due.
     FalseNone,
     /// A released key is available to new requests although others wait.
@@ -57,7 +61,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All defects.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -77,6 +81,8 @@ impl Sabotage {
         Self::PurgeByLeaseClock,
         Self::ForgetPurge,
         Self::ForgetRetired,
+        Self::ForgetGenerated,
+        Self::GiveDeadline,
         Self::FalseNone,
         Self::NewcomerFirst,
         Self::RaiseAtDeadline,

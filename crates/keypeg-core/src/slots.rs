@@ -5,6 +5,7 @@
 
 use crate::chunks::Chunks;
 use crate::deadlines::HeapIndex;
+use crate::incoming::IncomingKey;
 use crate::indices::{
     AvailablePosition, HeapPosition, HoldIndex, ItemIndex, LongValueIndex, NOT_IN_HEAP,
     ReasonIndex, SlotIndex,
@@ -35,6 +36,8 @@ struct Slot {
 const STATE: u8 = 0b111;
 const EMPTY: u8 = 0b111;
 const IMPORTED: u8 = 0b1000;
+/// The key has no keep-alive deadline.
+const NO_KEEPALIVE: u8 = 0b1_0000;
 
 /// All slots of a pool. `Debug` shows only their number, because a slot contains a secret.
 #[derive(Clone)]
@@ -62,21 +65,17 @@ impl Default for Slots {
 impl Slots {
     /// Inserts a key and returns its slot. The key is available, but neither among the available
     /// keys nor in the heap yet.
-    pub(crate) fn add(
-        &mut self,
-        number: KeyNumber,
-        value: &[u8],
-        created_ms: u64,
-        imported: bool,
-    ) -> SlotIndex {
-        let (inline, len) = self.store(value);
+    pub(crate) fn add(&mut self, key: &IncomingKey<'_>, created_ms: u64) -> SlotIndex {
+        let (inline, len) = self.store(key.value);
         let [c0, c1, c2, c3, c4, c5, ..] = created_ms.to_le_bytes();
         let record = Slot {
             value: inline,
-            number: number.0.to_le_bytes(),
+            number: key.number.0.to_le_bytes(),
             created_ms: [c0, c1, c2, c3, c4, c5],
             len,
-            flags: state_bits(KeyState::Available) | if imported { IMPORTED } else { 0 },
+            flags: state_bits(KeyState::Available)
+                | if key.imported { IMPORTED } else { 0 }
+                | if key.keepalive { 0 } else { NO_KEEPALIVE },
             link: AvailablePosition::NONE.get(),
             heap_position: NOT_IN_HEAP,
         };
@@ -146,6 +145,11 @@ impl Slots {
 
     pub(crate) fn imported(&self, slot: SlotIndex) -> bool {
         self.records[slot].flags & IMPORTED != 0
+    }
+
+    /// Returns whether a key is purged unless it is kept alive.
+    pub(crate) fn keepalive(&self, slot: SlotIndex) -> bool {
+        self.records[slot].flags & NO_KEEPALIVE == 0
     }
 
     /// Returns the state of a key; `None` for an empty slot.
@@ -246,6 +250,12 @@ fn long_value_index(inline: &[u8; INLINE]) -> LongValueIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::KeyId;
+
+    fn key(number: u64, value: &[u8]) -> IncomingKey<'_> {
+        let (number, id) = (KeyNumber(number), KeyId(0));
+        IncomingKey { number, id, value, imported: false, keepalive: true }
+    }
 
     #[test]
     fn a_slot_is_small_and_stores_values_of_every_length() {
@@ -254,17 +264,21 @@ mod tests {
         let value = |len: usize| "x".repeat(len).into_bytes();
         let created = (1 << 48) - 1;
         for (number, len) in [(1, 1), (u64::MAX, 20), (7, 21), (8, 254), (9, 4096)] {
-            let slot = slots.add(KeyNumber(number), &value(len), created, len > 20);
+            let value_of_len = value(len);
+            let key = key(number, &value_of_len);
+            let key = IncomingKey { imported: len > 20, keepalive: len < 254, ..key };
+            let slot = slots.add(&key, created);
+            slots.set_state(slot, KeyState::Quarantined);
             assert_eq!(slots.value(slot), value(len));
             assert_eq!(slots.number(slot), KeyNumber(number));
             assert_eq!(slots.created_ms(slot), created);
-            assert_eq!(slots.imported(slot), len > 20);
+            assert_eq!((slots.imported(slot), slots.keepalive(slot)), (len > 20, len < 254));
         }
         let [first, fourth, fifth] = [0, 3, 4].map(SlotIndex::new);
         slots.remove(fifth);
         slots.remove(first);
         assert_eq!(slots.state(fifth), None);
-        let reused = slots.add(KeyNumber(10), &value(300), 0, false);
+        let reused = slots.add(&key(10, &value(300)), 0);
         assert_eq!(reused, first, "the slot emptied last is reused first");
         assert_eq!(slots.long_values.len(), 3, "room outside the slots is reused");
         assert_eq!(slots.value(first), value(300));

@@ -4,9 +4,9 @@
 //! Also tests that a step reports whether time ended a lease or a rest in it, which leaves no fact.
 
 use keypeg_core::{
-    AcquireOptions, Fact, IdHashKey, KeyId, KeyRef, LeaseId, Limits, NextDue, Now, Policy,
-    PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
-    StepContext,
+    AcquireOptions, Fact, IdHashKey, ImportOptions, KeyId, KeyRef, LeaseId, Limits, NextDue, Now,
+    Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret,
+    SharedState, StepContext,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -98,7 +98,8 @@ type Call = fn(&mut Pool, &mut SharedState, &mut StepContext<'_>, &[KeyId], Leas
 const CALLS: [(&str, usize, Call); 11] = [
     ("generate", 0, |pool, shared, step, _, _| pool.generate(shared, step, 5).is_ok()),
     ("import", 1, |pool, shared, step, _, _| {
-        pool.import(shared, step, &[Secret::new("v").expect("a value")], None).is_ok()
+        let values = [Secret::new("v").expect("a value")];
+        pool.import(shared, step, &values, ImportOptions::default(), None).is_ok()
     }),
     ("acquire", 0, |pool, shared, step, _, _| {
         pool.acquire(shared, step, &AcquireOptions::default()).is_ok()

@@ -15,9 +15,9 @@ mod naive;
 use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, FactSink, Granted, KeyId, KeyRef, KeyState, LeaseId,
-    ListOptions, NewKey, NextDue, Now, Policy, PolicyPatch, Pool, PoolId, Pools, RandomSource,
-    Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    AcquireOptions, Borrower, Fact, FactSink, Granted, ImportOptions, KeyId, KeyRef, KeyState,
+    LeaseId, ListOptions, NewKey, NextDue, Now, Policy, PolicyPatch, Pool, PoolId, Pools,
+    RandomSource, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 use keypeg_testkit::{ScaledRandom, env_number};
 use naive::{NEVER, Naive};
@@ -28,8 +28,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 const SEEDS: u64 = 200;
 const STEPS: u32 = 400;
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
-/// Refusals that must occur, so that the runs are known to reach every case.
-const REFUSALS: [&str; 22] = [
+/// Refusals and rare results that must occur, so that the runs are known to reach every case.
+const REFUSALS: [&str; 23] = [
     "UnknownPool",
     "DefaultPool",
     "TooManyPools",
@@ -52,6 +52,7 @@ const REFUSALS: [&str; 22] = [
     "TooManyLeases",
     "Settling",
     "Settling and ended some",
+    "a retired value came back",
 ];
 const WEEK_MS: u64 = 604_800_000;
 
@@ -308,21 +309,32 @@ impl Run {
             assert_eq!(random.len(), usize::from(policy.key_length));
             assert!(random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         }
-        self.add_keys(name, &keys, false);
+        self.add_keys(name, &keys, true);
     }
 
     fn import(&mut self, name: &str) {
         let count = self.random_below(3) + 1;
         let values: Vec<Secret> = (0..count).map(|_| self.random_value()).collect();
-        self.last = format!("import {count} into {name}");
+        let keepalive = self.random_below(4) > 0;
+        let allow_retired = self.random_below(4) == 0;
+        let options = ImportOptions { keepalive, allow_retired };
+        self.last = format!("import {count} into {name}: {options:?}");
         let outcome =
-            self.call(name, |pool, shared, step| pool.import(shared, step, &values, None));
+            self.call(name, |pool, shared, step| pool.import(shared, step, &values, options, None));
         let texts: Vec<String> = values.iter().map(|value| value.reveal().into()).collect();
-        let room = self.naive.check_new(name, &texts);
+        let room = self.naive.check_new(name, &texts, allow_retired);
         let room = room.and_then(|()| self.naive.check_room(name, count as u64));
         let Some(keys) = self.check_new_keys(name, &outcome, &room, count) else { return };
         assert!(keys.iter().map(|key| &key.value).eq(&values), "in order");
-        self.add_keys(name, &keys, true);
+        for key in &keys {
+            let before = self.keys.iter().find(|(id, _)| *id == key.id);
+            assert!(before.is_none_or(|(_, value)| *value == key.value), "an id has one value");
+            let retired = &self.naive.pool(name).expect("a pool").retired;
+            if retired.contains(key.value.reveal()) {
+                self.count("a retired value came back".into());
+            }
+        }
+        self.add_keys(name, &keys, keepalive);
     }
 
     /// Checks an answer with new keys; returns the keys if it has any.
@@ -360,8 +372,8 @@ impl Run {
         }
     }
 
-    fn add_keys(&mut self, name: &str, keys: &[NewKey], imported: bool) {
-        self.naive.add_keys(self.now, name, keys, imported);
+    fn add_keys(&mut self, name: &str, keys: &[NewKey], keepalive: bool) {
+        self.naive.add_keys(self.now, name, keys, keepalive);
         self.keys.extend(keys.iter().map(|key| (key.id, key.value.clone())));
     }
 
@@ -621,7 +633,7 @@ impl Run {
             3 | 4 => patch.keepalive_ttl_ms = Some(or_never),
             5 => patch.rest_ms = Some(self.pick(&[0, 0, 1, 20, 60_000, WEEK_MS + 1])),
             6 => {
-                patch.key_length = Some(self.pick(&[15, 16, 20, 21, 128, 129]));
+                patch.key_length = Some(self.pick(&[16, 19, 20, 21, 128, 129]));
                 patch.key_prefix = Some(self.pick(&["".into(), "kp_".into()]));
             }
             _ => patch.max_keys = Some(self.pick(&[None, Some(0), Some(1), Some(5), Some(30)])),

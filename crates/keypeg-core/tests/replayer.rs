@@ -5,9 +5,9 @@
 //! pools.
 
 use keypeg_core::{
-    AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, KeyNumber, Limits,
-    Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools, ReplayError, Replayer,
-    StepContext, TOKEN_MAX, TOKEN_RESERVATION,
+    AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, ImportOptions,
+    KeyNumber, KeyRef, Limits, Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools,
+    Refusal, ReplayError, Replayer, Secret, StepContext, TOKEN_MAX, TOKEN_RESERVATION,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -28,6 +28,7 @@ fn keys_created(first: u64, packed: &[u8]) -> Fact<'_> {
         first: KeyNumber(first),
         at_ms: 0,
         imported: false,
+        keepalive: true,
         values,
     }
 }
@@ -188,6 +189,39 @@ fn counters_never_decrease() {
     let pools = replayer.finish(Now::default());
     let expected = Counters { next_key: KeyNumber(41), next_pool: PoolId(7), tokens_reserved: 500 };
     assert_eq!((pools.counters(), pools.next_token(), pools.key_count()), (expected, 500, 3));
+}
+
+/// Values that earlier versions generated have no tag, and these versions accepted an import of
+/// them after a deletion: such a journal must open. From then on the values are remembered.
+#[test]
+fn values_that_an_earlier_version_generated_are_remembered_when_they_are_removed() {
+    let mut replayer = consistent();
+    // Key 3, whose value is "c", is deleted; the earlier version imported the value again.
+    let again = keys_created(4, b"\x01\x00c");
+    let Fact::KeysCreated { pool, first, at_ms, keepalive, values, .. } = again else {
+        unreachable!("created keys")
+    };
+    let again = Fact::KeysCreated { pool, first, at_ms, imported: true, keepalive, values };
+    assert_eq!(replayer.apply(&again, Checkpointed::No), Ok(()));
+    let mut pools = replayer.finish(Now::default());
+    pools.check_invariants();
+    let mut sink = |_: &Fact<'_>| {};
+    let (now, random, facts) = (Now::default(), &mut ScaledRandom::new(1), &mut sink);
+    let mut step = StepContext { now, random, facts, budget: 0, ended_by_time: false };
+    let name = PoolName::default_pool();
+    let imported = pools.with_pool(&name, &mut step, |pool, shared, step| {
+        let secret = |value| Secret::new(value).expect("a value");
+        for value in ["b", "c"] {
+            pool.delete(shared, step, &KeyRef::Value(secret(value)))?;
+        }
+        let options = ImportOptions::default();
+        Ok(["a", "b", "c", "d"].map(|value| {
+            let imported = pool.import(shared, step, &[secret(value)], options, None);
+            imported.map(|keys| keys.len())
+        }))
+    });
+    let exists = || Err(Refusal::KeyExists { index: 0 });
+    assert_eq!(imported, Ok([exists(), exists(), exists(), Ok(1)]));
 }
 
 /// The last reservation once exceeded the largest token, and the replay rejects that fact: a server

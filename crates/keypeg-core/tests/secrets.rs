@@ -4,8 +4,8 @@
 //! redacted, but not those that store values.
 
 use keypeg_core::{
-    AcquireOptions, Fact, IdHashKey, KeyRef, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch,
-    PoolName, Pools, Secret, StepContext,
+    AcquireOptions, Fact, IdHashKey, ImportOptions, KeyRef, LeaseView, Limits, NewKey, Now, Policy,
+    PolicyPatch, PoolName, Pools, Secret, StepContext,
 };
 use keypeg_testkit::ScaledRandom;
 use std::fmt::Write;
@@ -26,7 +26,8 @@ fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
     let (keys, lease): (Vec<NewKey>, LeaseView) = pools
         .with_pool(&name, &mut step, |pool, shared, step| {
             let mut keys = pool.generate(shared, step, 1)?;
-            keys.extend(pool.import(shared, step, std::slice::from_ref(&long), None)?);
+            let values = std::slice::from_ref(&long);
+            keys.extend(pool.import(shared, step, values, ImportOptions::default(), None)?);
             Ok((keys, pool.acquire(shared, step, &AcquireOptions::default())?.lease))
         })
         .expect("room and an available key");

@@ -19,8 +19,8 @@ use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 use rows::{
-    RowKey, imported_value, read_pool, read_quarantined, retired_crc, rows_of, state_crc,
-    write_pool, write_quarantined,
+    RowKey, read_pool, read_quarantined, retired_crc, retired_key, rows_of, state_crc, write_pool,
+    write_quarantined,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -39,7 +39,7 @@ const TRIM_ROWS: usize = 20_000;
 const KEYS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("keys");
 /// Pools by id: CRC (4 bytes), record of kind `POOL_CREATED`.
 const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
-/// Imported values that were deleted or purged, by pool and key id: CRC.
+/// Values that were deleted or purged and have no tag, or were imported, by pool and key id: CRC.
 const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
 /// Quarantined keys: CRC (4 bytes), reason.
 const QUARANTINED: TableDefinition<RowKey, &[u8]> = TableDefinition::new("aside");
@@ -140,8 +140,8 @@ impl KeySetDb {
         Ok(checkpointed)
     }
 
-    /// Returns the index of the first id whose value was imported into the pool once and is
-    /// retired: deleted or purged, and never accepted again. O(ids log n).
+    /// Returns the index of the first id whose value was in the pool before and is retired. Knows
+    /// the values that have rows, not those that their pool recognises. O(ids log n).
     pub(crate) fn first_retired(
         &self,
         pool: PoolId,
@@ -223,8 +223,7 @@ impl KeySetDb {
             let (pool, _) = *row_key;
             *count_changes.entry(pool).or_default() -= 1;
             quarantined.remove(row_key)?;
-            if let Some(value) = imported_value(row.value()) {
-                let value_key = (pool, self.ids.key_id(PoolId(pool), value).0);
+            if let Some(value_key) = retired_key(pool, row.value(), &self.ids) {
                 retired.insert(value_key, retired_crc(value_key))?;
             }
         }

@@ -63,10 +63,11 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.policy(policy);
         }
         Fact::PoolDeleted { pool } => fields.number(tag::POOL, u64::from(pool.0)),
-        Fact::KeysCreated { pool, first, at_ms, imported, values } => {
+        Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
             fields.key(*pool, *first);
             fields.number(tag::AT, *at_ms);
             fields.number(tag::IMPORTED, u64::from(*imported));
+            fields.number(tag::NO_KEEPALIVE, u64::from(!*keepalive));
             fields.bytes(tag::VALUES, values.packed());
         }
         Fact::KeyDeleted { pool, key }
@@ -210,8 +211,10 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
         KEYS_CREATED => {
             let values = PackedValues::parse(fields.bytes(VALUES));
             let values = values.ok_or(RecordError("the values of new keys are invalid"))?;
+            let (first, at_ms) = (key, fields.number(AT));
             let imported = fields.number(IMPORTED) != 0;
-            Fact::KeysCreated { pool, first: key, at_ms: fields.number(AT), imported, values }
+            let keepalive = fields.number(tag::NO_KEEPALIVE) == 0;
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values }
         }
         KEY_DELETED => Fact::KeyDeleted { pool, key },
         KEY_PURGED => Fact::KeyPurged { pool, key },

@@ -82,11 +82,13 @@ pub(crate) fn execute(
                 pool.generate(shared, step, *count)
             })
         }),
-        Call::Import { pool, values } => pools.with_pool(pool, step, |pool, shared, step| {
-            add_keys(pool, shared, step, key, |pool, shared, step| {
-                pool.import(shared, step, values, first_retired)
+        Call::Import { pool, values, options } => {
+            pools.with_pool(pool, step, |pool, shared, step| {
+                add_keys(pool, shared, step, key, |pool, shared, step| {
+                    pool.import(shared, step, values, *options, first_retired)
+                })
             })
-        }),
+        }
         Call::Subscribe { .. } => {
             unreachable!("invariant: a subscription is not executed on the pools")
         }

@@ -6,7 +6,7 @@
 mod support;
 
 use keypeg_core::{
-    KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, ReleaseOptions, Secret,
+    ImportOptions, KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use keypeg_store::{FeedBatch, FeedEventKind, Subscriber};
@@ -134,7 +134,7 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
         1 => {
             let value = format!("imported-{}", random.below(30));
             let value = Secret::new(&value).expect("in range");
-            Call::Import { pool, values: vec![value] }
+            Call::Import { pool, values: vec![value], options: ImportOptions::default() }
         }
         2..=5 => Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 },
         6 | 7 => {

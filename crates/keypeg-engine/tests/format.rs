@@ -7,7 +7,7 @@
 mod support;
 
 use keypeg_core::{
-    KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+    ImportOptions, KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Directory;
 use keypeg_store::{Call, Reply, RequestError};
@@ -50,7 +50,11 @@ fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
     driver.call(Call::PutPool { pool: side_pool(), patch });
     let values = ["imported", "imported too", "retired"].map(|v| Secret::new(v).unwrap());
     let retired = KeyRef::Value(values[2].clone());
-    driver.call(Call::Import { pool: side_pool(), values: values.into() });
+    driver.call(Call::Import {
+        pool: side_pool(),
+        values: values.into(),
+        options: ImportOptions::default(),
+    });
     driver.call(Call::DeleteKey { pool: side_pool(), key: retired });
     for key in ["imported", "imported too"].map(|v| KeyRef::Value(Secret::new(v).unwrap())) {
         driver.call(Call::Acquire {
@@ -127,7 +131,8 @@ fn description(driver: &mut Driver) -> String {
     }
     let values = vec![Secret::new("retired").unwrap()];
     let side_pool = PoolName::parse("side").unwrap();
-    let reply = driver.call(Call::Import { pool: side_pool, values });
+    let reply =
+        driver.call(Call::Import { pool: side_pool, values, options: ImportOptions::default() });
     let Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) = reply else {
         panic!("the value is retired: {reply:?}")
     };

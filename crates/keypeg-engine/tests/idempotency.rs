@@ -6,7 +6,8 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, EndCause, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+    BodyDigest, EndCause, ImportOptions, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
@@ -79,8 +80,16 @@ fn an_answer_is_the_same_after_a_start_wherever_its_facts_are_stored() {
         let mut driver = open(&disk, &clock);
         let keys = answer_text(driver.call(generate("keys", 3)));
         let values = vec![Secret::new("one").unwrap(), Secret::new("two").unwrap()];
-        let import =
-            || with_key("values", Call::Import { pool: default_pool(), values: values.clone() });
+        let import = || {
+            with_key(
+                "values",
+                Call::Import {
+                    pool: default_pool(),
+                    values: values.clone(),
+                    options: ImportOptions::default(),
+                },
+            )
+        };
         let imported = answer_text(driver.call(import()));
         let lease = answer_text(driver.call(acquire("lease")));
         let Reply::Granted { lease: ended, .. } = driver.call(acquire("ended")) else {

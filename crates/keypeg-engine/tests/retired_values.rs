@@ -1,9 +1,9 @@
-//! Retired values: imported values that were deleted stay refused, also while the database is asked
-//! for them, and the imports that wait for it are bounded.
+//! Retired values: values that were deleted stay refused, also while the database is asked for them,
+//! unless the import allows them, and the imports that wait for it are bounded.
 
 mod support;
 
-use keypeg_core::{KeyRef, PolicyPatch, PoolName, Refusal, Secret};
+use keypeg_core::{ImportOptions, KeyRef, PolicyPatch, PoolName, Refusal, Secret};
 use keypeg_engine::state::CallId;
 use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
@@ -15,11 +15,14 @@ fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
 }
 
+fn import_of(pool: PoolName, values: Vec<Secret>) -> Call {
+    Call::Import { pool, values, options: ImportOptions::default() }
+}
+
 #[test]
 fn a_retired_value_is_never_used_again_wherever_its_deletion_was_written() {
     let side_pool = || PoolName::parse("side").unwrap();
-    let import =
-        |value: &str| Call::Import { pool: side_pool(), values: vec![Secret::new(value).unwrap()] };
+    let import = |value: &str| import_of(side_pool(), vec![Secret::new(value).unwrap()]);
     for checkpoint_point in [0, 1, 2, 3] {
         let (disk, clock) = (SimDisk::new(), ManualClock::new());
         let mut driver = open(&disk, &clock);
@@ -53,6 +56,58 @@ fn a_retired_value_is_never_used_again_wherever_its_deletion_was_written() {
     }
 }
 
+/// A generated value is recognised without a row in the database, over any restart, and comes back
+/// with its keep-alive choice only where the import allows it.
+#[test]
+fn a_generated_value_stays_retired_wherever_its_deletion_was_written() {
+    for checkpoint_point in [0, 1, 2, 3, 4] {
+        let (disk, clock) = (SimDisk::new(), ManualClock::new());
+        let mut driver = open(&disk, &clock);
+        let checkpoint_at = |driver: &mut Driver, point| {
+            if point == checkpoint_point {
+                driver.checkpoint().unwrap();
+            }
+        };
+        let generate = Call::Generate { pool: default_pool(), count: 1 };
+        let Reply::Keys(keys) = driver.call(generate) else { panic!("expected a key") };
+        let (id, value) = (keys[0].id, keys[0].value.clone());
+        let (.., token) = driver.acquire("before").unwrap();
+        checkpoint_at(&mut driver, 1);
+        driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(id) });
+        checkpoint_at(&mut driver, 2);
+        let import =
+            |options| Call::Import { pool: default_pool(), values: vec![value.clone()], options };
+        let is_refused = |driver: &mut Driver| {
+            let reply = driver.call(import(ImportOptions::default()));
+            let expected = Refusal::KeyExists { index: 0 };
+            matches!(reply, Reply::Refused(RequestError::Refused(why)) if why == expected)
+        };
+        drop(driver);
+        let mut driver = open(&disk, &clock);
+        assert!(is_refused(&mut driver), "checkpoint at {checkpoint_point}");
+        let back = ImportOptions { keepalive: false, allow_retired: true };
+        let Reply::Keys(keys) = driver.call(import(back)) else { panic!("it is allowed") };
+        assert_eq!((keys[0].id, keys[0].expires_at_ms), (id, None));
+        checkpoint_at(&mut driver, 3);
+        drop(driver);
+        let mut driver = open(&disk, &clock);
+        for _ in 0..400 {
+            clock.advance_ms(1_000);
+            driver.call(Call::ListPools);
+        }
+        let reply = driver.call(Call::GetKey { pool: default_pool(), key: KeyRef::Id(id) });
+        let Reply::Key(view) = reply else { panic!("it is never purged: {reply:?}") };
+        assert_eq!((view.keepalive, view.expires_at_ms), (false, None));
+        assert!(is_refused(&mut driver), "it is in the pool");
+        assert!(driver.acquire("after").unwrap().2 > token, "tokens only grow");
+        driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(id) });
+        checkpoint_at(&mut driver, 4);
+        assert!(is_refused(&mut driver), "imported and retired");
+        drop(driver);
+        assert!(is_refused(&mut open(&disk, &clock)), "after a start");
+    }
+}
+
 /// A value is deleted while an import of it waits for the database. The database did not have the
 /// value when the lookup was sent, and has it when the import is applied.
 #[test]
@@ -60,10 +115,8 @@ fn a_value_deleted_during_a_database_lookup_is_not_imported_again() {
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
     let secret = |value: &str| Secret::new(value).unwrap();
-    let import = |values: &[&str]| Call::Import {
-        pool: default_pool(),
-        values: values.iter().map(|v| secret(v)).collect(),
-    };
+    let import =
+        |values: &[&str]| import_of(default_pool(), values.iter().map(|v| secret(v)).collect());
     let delete =
         |value| Call::DeleteKey { pool: default_pool(), key: KeyRef::Value(secret(value)) };
     driver.call(import(&["first", "second"]));
@@ -98,7 +151,7 @@ fn an_import_is_not_checked_against_a_deleted_pool_of_the_same_name() {
     let mut driver = open(&disk, &clock);
     let side_pool = || PoolName::parse("side").unwrap();
     let secret = || Secret::new("value").unwrap();
-    let import = || Call::Import { pool: side_pool(), values: vec![secret()] };
+    let import = || import_of(side_pool(), vec![secret()]);
     let put = || Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() };
     driver.call(put());
     driver.call(import());
@@ -123,10 +176,7 @@ fn an_import_is_not_checked_against_a_deleted_pool_of_the_same_name() {
 fn imports_that_wait_for_the_database_are_bounded() {
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
-    let import = |value: String| Call::Import {
-        pool: default_pool(),
-        values: vec![Secret::new(&value).unwrap()],
-    };
+    let import = |value: String| import_of(default_pool(), vec![Secret::new(&value).unwrap()]);
     driver.call(import("gone".into()));
     let key = KeyRef::Value(Secret::new("gone").unwrap());
     driver.call(Call::DeleteKey { pool: default_pool(), key });

@@ -56,9 +56,10 @@ pub static REST: SecondsField = SecondsField {
     most: Most::Ms(DURATION_MAX_MS),
     is_nullable: false,
 };
-/// The number of random symbols in a generated value.
+/// The number of symbols in a generated value after the prefix. The last four are the tag, so the
+/// shortest value has 16 random symbols: 95 bits.
 pub static KEY_LENGTH: IntegerField =
-    IntegerField { name: "key_length", least: 16, most: 128, is_nullable: false };
+    IntegerField { name: "key_length", least: 20, most: 128, is_nullable: false };
 /// The prefix of a generated value.
 pub static KEY_PREFIX: TextField =
     TextField { name: "key_prefix", most: 32, symbols: Symbols::WordAndHyphen };
@@ -76,6 +77,10 @@ pub static VALUES: ListField = ListField {
     most: GENERATE_MAX as usize,
     item: Item::Value { bytes_max: VALUE_MAX },
 };
+/// Whether imported keys are purged unless they are kept alive.
+pub static KEEPALIVE: FlagField = FlagField { name: "keepalive", only_true: false };
+/// Whether an import accepts values whose keys were deleted or purged.
+pub static ALLOW_RETIRED: FlagField = FlagField { name: "allow_retired", only_true: false };
 
 /// The ids of the keys to keep alive.
 pub static IDS: ListField =
@@ -133,7 +138,12 @@ pub static POOL_READ_ONLY: [&str; 10] = [
     "next_purge_at",
 ];
 /// The fields of a request that adds keys.
-pub static ADD_KEYS: [Field; 2] = [Field::Integer(&COUNT), Field::List(&VALUES)];
+pub static ADD_KEYS: [Field; 4] = [
+    Field::Integer(&COUNT),
+    Field::List(&VALUES),
+    Field::Flag(&KEEPALIVE),
+    Field::Flag(&ALLOW_RETIRED),
+];
 /// The fields of a request that keeps keys alive.
 pub static KEEP_ALIVE: [Field; 2] = [Field::List(&IDS), Field::Flag(&ALL)];
 /// The fields of an acquire.

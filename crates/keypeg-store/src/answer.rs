@@ -7,8 +7,8 @@
 use crate::request::{Call, PoolView, Reply, RequestError};
 use crate::subscription::Subscription;
 use keypeg_core::{
-    KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView, LeaseId, LeaseView, ListOptions,
-    NewKey, PolicyPatch, PoolName, ReleaseOptions, Secret,
+    ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView, LeaseId, LeaseView,
+    ListOptions, NewKey, PolicyPatch, PoolName, ReleaseOptions, Secret,
 };
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -161,8 +161,12 @@ impl Call {
     }
 
     /// Returns a [`Call::Import`].
-    pub fn import(pool: PoolName, values: Vec<Secret>) -> TypedCall<Vec<NewKey>> {
-        TypedCall::new(Self::Import { pool, values })
+    pub fn import(
+        pool: PoolName,
+        values: Vec<Secret>,
+        options: ImportOptions,
+    ) -> TypedCall<Vec<NewKey>> {
+        TypedCall::new(Self::Import { pool, values, options })
     }
 
     /// Returns a [`Call::Acquire`].

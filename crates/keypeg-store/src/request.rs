@@ -6,8 +6,9 @@
 
 use crate::subscription::Subscription;
 use keypeg_core::{
-    BodyDigest, Borrower, Cursor, KeyCounts, KeyId, KeyPage, KeyRef, KeyState, KeyView, LeaseId,
-    LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+    BodyDigest, Borrower, Cursor, ImportOptions, KeyCounts, KeyId, KeyPage, KeyRef, KeyState,
+    KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions,
+    Secret,
 };
 pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
@@ -144,6 +145,8 @@ pub enum Call {
         pool: PoolName,
         /// The values, at most [`GENERATE_MAX`].
         values: Vec<Secret>,
+        /// Whether the keys need keep-alives, and whether retired values are allowed.
+        options: ImportOptions,
     },
     /// Leases a random available key; the reply is [`Reply::Granted`].
     Acquire {

@@ -292,3 +292,130 @@ fn a_keep_alive_of_many_counts_each_once_and_returns_the_missing() {
         ",
     );
 }
+
+/// A generated value was accepted again once its key was deleted or purged, with its old id: a
+/// client that still had the value shared it with the next holder.
+#[test]
+fn a_generated_value_is_recognised_after_its_key_is_gone() {
+    check(
+        "
+        policy keepalive=1s prefix=ci_
+        generate a b c
+        import b              -> key_exists at=0            # it is in the pool
+        delete a              -> deleted
+        import a              -> key_exists at=0
+        tick 1s
+        import x a            -> key_exists at=1            # all or nothing
+        show value:x          -> unknown_key
+        policy prefix= key_length=30
+        import b              -> key_exists at=0            # the value decides, not the policy
+        restart
+        import c              -> key_exists at=0
+        import c once=k       -> key_exists at=0            # no repeat gets another answer
+        import c once=k       -> key_exists at=0
+        pool other
+        import a b c          -> created                    # of another pool
+        delete a
+        import a              -> key_exists at=0            # imported here, and retired here
+        in default
+        import a              -> key_exists at=0
+        drop other
+        pool other
+        generate d
+        drop other
+        pool other
+        import d              -> created                    # the pool that generated it is gone
+        ",
+    );
+}
+
+#[test]
+fn a_retired_value_comes_back_only_where_the_import_allows_it() {
+    check(
+        "
+        generate g
+        import v allow_retired -> created                   # it allows, and does not require
+        import v allow_retired -> key_exists at=0           # in the pool
+        import w w allow_retired -> key_exists at=1
+        acquire A             -> granted token=1
+        acquire B             -> granted token=2
+        delete g
+        delete v
+        import v              -> key_exists at=0
+        import g v allow_retired -> created life=300s
+        release A             -> lease_ended KeyGone        # an older lease is not of this key
+        release B             -> lease_ended KeyGone
+        acquire C             -> granted token=3            # tokens only grow
+        acquire D             -> granted token=4
+        tick 300s
+        import g              -> key_exists at=0            # retired as before
+        import v              -> key_exists at=0
+        import g v allow_retired once=k -> same              # the same ids as before
+        import g v allow_retired once=k -> same
+        delete g
+        import g v allow_retired once=k -> keys_gone
+        import g allow_retired -> created
+        restart
+        show g                -> available
+        import g              -> key_exists at=0
+        delete g
+        delete v
+        restart
+        import g              -> key_exists at=0
+        import v              -> key_exists at=0
+        acquire E             -> no_key PoolEmpty
+        import g allow_retired -> created
+        acquire F             -> granted key=g
+        ",
+    );
+}
+
+/// Imported accounts were purged after the pool's keep-alive TTL, although nothing can create them
+/// again.
+#[test]
+fn a_key_without_keep_alive_is_never_purged_by_time() {
+    check(
+        "
+        import v w keepalive=false -> created life=never
+        import x              -> created life=300s
+        counts                -> counts total=3 purge=300s
+        keepalive v           -> kept life=never            # harmless
+        keepalive v x         -> kept count=2
+        keepalive all         -> kept count=3
+        show v                -> available life=never
+        acquire A             -> granted
+        acquire B             -> granted
+        acquire C             -> granted
+        tick 300s
+        show v                -> available life=never
+        show x                -> unknown_key
+        counts                -> counts total=2 purge=never
+        policy keepalive=10s
+        keepalive v           -> kept life=never            # a policy does not change it
+        restart
+        keepalive all         -> kept count=2
+        tick 700000s
+        show v                -> available life=never
+        acquire A             -> granted life=never
+        release A rest=1s
+        show of:A             -> resting life=never
+        force_release of:A
+        acquire A
+        release A quarantine
+        restart
+        tick 700000s
+        show of:A             -> quarantined life=never
+        delete v              -> deleted
+        import v keepalive=false -> key_exists at=0
+        import v allow_retired -> created life=10s           # each import decides
+        tick 10s
+        show v                -> unknown_key
+        import v keepalive=false allow_retired once=k -> same life=never
+        tick 10s
+        import v keepalive=false allow_retired once=k -> same life=never
+        delete w
+        delete v
+        counts                -> counts total=0 purge=never
+        ",
+    );
+}

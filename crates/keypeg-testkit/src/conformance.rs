@@ -8,8 +8,8 @@
 mod answers;
 
 use crate::script::words::{
-    borrower_limit_of, idempotency_key_of, micros, millis, patch_of, release_options_of, ttl_of,
-    without_idempotency_key,
+    borrower_limit_of, idempotency_key_of, import_options_of, micros, millis, patch_of,
+    release_options_of, ttl_of, without_idempotency_key,
 };
 use crate::script::{self, Line};
 use keypeg_core::{
@@ -168,9 +168,9 @@ impl Suite {
                 Call::Generate { pool, count }
             }
             "import" => {
-                let values = without_idempotency_key(args);
+                let (values, options) = import_options_of(&without_idempotency_key(args));
                 let values = values.iter().map(|word| self.value(word)).collect();
-                Call::Import { pool, values }
+                Call::Import { pool, values, options }
             }
             "acquire" => acquire(pool, 0),
             "wait" => {

@@ -9,6 +9,7 @@ mod exec;
 mod import;
 mod new_keys;
 mod output;
+mod purge_warning;
 mod server;
 
 pub use bench::BenchArgs;

@@ -18,7 +18,7 @@ impl Pool {
     /// Panics unless the pool's structures agree with each other. O(n).
     pub fn check_invariants(&self, shared: &SharedState) {
         let mut by_state = [0_u64; 4];
-        let mut reasons = 0;
+        let (mut reasons, mut kept_alive) = (0, 0);
         let mut borrowers = Borrowers::default();
         self.wait_queue.borrowers().for_each(|borrower| borrowers.add(borrower));
         for slot in self.slots.used() {
@@ -26,8 +26,12 @@ impl Pool {
             by_state[state as usize] += 1;
             let id = self.key_id(&shared.ids, slot);
             assert_eq!(self.find(&shared.ids, id), Some(slot), "a key is found by its id");
-            assert!(!self.retired.contains(id), "a retired value is not in the pool");
-            assert_ne!(self.slots.heap_position(slot), NOT_IN_HEAP, "every key has a deadline");
+            let imported = self.slots.imported(slot);
+            assert!(imported || !self.retired.contains(id), "only an import revives a value");
+            let has_deadline = self.slots.heap_position(slot) != NOT_IN_HEAP;
+            let keepalive = self.slots.keepalive(slot);
+            assert_eq!(has_deadline, keepalive, "the keys with a keep-alive have a deadline");
+            kept_alive += usize::from(keepalive);
             let quarantined = state == KeyState::Quarantined;
             reasons += usize::from(quarantined && self.reason(slot).is_some());
             if matches!(state, KeyState::Leased | KeyState::Resting) {
@@ -50,7 +54,7 @@ impl Pool {
         assert_eq!(counted, by_state, "the counters agree with the keys");
         let total = usize::try_from(counts.total()).expect("small");
         assert_eq!(self.by_id.len(), total, "the index contains every key once");
-        assert_eq!(self.key_ends.len(), total, "every key has one keep-alive deadline");
+        assert_eq!(self.key_ends.len(), kept_alive, "each of them has one deadline");
         assert_eq!(self.hold_ends.len(), self.holds.len(), "every hold has one end");
         let here = shared.waiters.values().filter(|waiter| waiter.pool == self.index).count();
         assert!(here >= self.wait_queue.len(), "every waiter is found by its id");

@@ -1,4 +1,4 @@
-//! The keys of a pool: inserting, finding and removing one.
+//! The keys of a pool: room for them, inserting, finding and removing one.
 //!
 //! Every key is in a slot, in the index by id, in the heap of key ends, and in exactly one state.
 
@@ -9,30 +9,60 @@ use crate::incoming::IncomingKey;
 use crate::indices::SlotIndex;
 use crate::key::{KeyRef, KeyState, NewKey};
 use crate::refusal::{EndCause, Refusal};
+use crate::retired::must_remember;
 use crate::sabotage::{Sabotage, enabled};
 use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::step::StepContext;
+use crate::symbols::has_tag;
 
 impl Pool {
-    /// Returns whether this value is in the pool, or was imported before and is retired.
+    /// Returns whether this value is in the pool, or is retired as far as memory knows.
     pub(super) fn has_or_had(&self, id: KeyId, value: &[u8]) -> bool {
         self.find_value(id, value).is_some() || self.retired.contains(id)
     }
 
-    /// Inserts a key: available, with its full keep-alive time.
+    /// Returns whether this value, which is not in the pool, was in it before: its key was imported
+    /// or generated, and is deleted or purged. The database may know of more imported ones.
+    pub(super) fn is_retired(&self, ids: &IdHashKey, id: KeyId, value: &[u8]) -> bool {
+        let was_generated = has_tag(ids, self.id, value) && !enabled(Sabotage::ForgetGenerated);
+        was_generated || self.retired.contains(id)
+    }
+
+    /// Refuses `count` more keys where the pool's or the server's limit does not allow them.
+    pub(super) fn check_room(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        count: u32,
+    ) -> Result<(), Refusal> {
+        self.expire_keys(shared, step);
+        let total = self.counts().total();
+        let of_pool = self.policy.max_keys.filter(|max| total + u64::from(count) > *max);
+        let of_server = (shared.key_count + u64::from(count) > shared.limits.keys)
+            .then_some(shared.limits.keys);
+        match (of_pool, of_server) {
+            (None, None) => Ok(()),
+            _ if self.has_due_keys(step.now) => Err(Refusal::Settling),
+            (Some(max), _) => Err(Refusal::PoolFull { max, of_server: false }),
+            (None, Some(max)) => Err(Refusal::PoolFull { max, of_server: true }),
+        }
+    }
+
+    /// Inserts a key: available, with its full keep-alive time unless it has none.
     pub(super) fn insert_key(
         &mut self,
         ids: &IdHashKey,
         now: Now,
         key: IncomingKey<'_>,
     ) -> SlotIndex {
-        let IncomingKey { number, id, value, imported } = key;
-        let slot = self.slots.add(number, value, now.wall_us / US_PER_MS, imported);
+        let slot = self.slots.add(&key, now.wall_us / US_PER_MS);
         let (slots, pool) = (&self.slots, self.id);
-        self.by_id.insert(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        self.by_id.insert(key.id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
         self.available.insert(slot, &mut self.slots);
-        self.key_ends.set(slot, self.key_end_us(now), &mut self.slots);
+        if key.keepalive {
+            self.key_ends.set(slot, self.key_end_us(now), &mut self.slots);
+        }
         slot
     }
 
@@ -79,8 +109,8 @@ impl Pool {
         self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
     }
 
-    /// Removes a key, and retires its value if it was imported. Returns its id and the state
-    /// before.
+    /// Removes a key, and retires its value if the pool would not recognise it. Returns its id and
+    /// the state before.
     pub(super) fn remove_key(
         &mut self,
         shared: &mut SharedState,
@@ -92,7 +122,9 @@ impl Pool {
         self.key_ends.cancel(slot, &mut self.slots);
         let (slots, pool, ids) = (&self.slots, self.id, &shared.ids);
         self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
-        if self.slots.imported(slot) && !enabled(Sabotage::ForgetRetired) {
+        let (value, imported) = (self.slots.value(slot), self.slots.imported(slot));
+        let is_retired = must_remember(ids, pool, value, imported);
+        if is_retired && !enabled(Sabotage::ForgetRetired) {
             self.retired.insert(id, shared.positions);
         }
         self.slots.remove(slot);

@@ -69,6 +69,7 @@ impl Pool {
             expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
             rests_until_ms,
             reason: self.reason(slot).map(Into::into),
+            keepalive: self.slots.keepalive(slot),
             lease,
         }
     }

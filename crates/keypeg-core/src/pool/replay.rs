@@ -39,10 +39,10 @@ impl Pool {
         number: KeyNumber,
         row: &StoredKey<'_>,
     ) -> SlotIndex {
-        let StoredKey { value, id, created_at_ms, imported } = *row;
+        let StoredKey { value, id, created_at_ms, imported, keepalive } = *row;
         let now = Now { wall_us: created_at_ms * US_PER_MS, ..Now::default() };
         debug_assert_eq!(id, shared.ids.key_id(self.id, value), "the id belongs to the value");
-        self.insert_key(&shared.ids, now, IncomingKey { number, id, value, imported })
+        self.insert_key(&shared.ids, now, IncomingKey { number, id, value, imported, keepalive })
     }
 
     /// Notes that the database contains retired values of this pool.
@@ -72,21 +72,21 @@ impl Pool {
     }
 
     /// Inserts created keys and passes each one's slot to `each`, in order. Returns false when one
-    /// exists already.
+    /// exists already. A retired value is accepted: the import allowed it.
     pub(crate) fn replay_created(
         &mut self,
         shared: &SharedState,
         created: CreatedKeys<'_>,
         mut each: impl FnMut(KeyNumber, SlotIndex),
     ) -> bool {
-        let CreatedKeys { first, at_ms, imported, values } = created;
+        let CreatedKeys { first, at_ms, imported, keepalive, values } = created;
         let now = Now { wall_us: at_ms * US_PER_MS, ..Now::default() };
         for (number, value) in first.range(values.count()).zip(values.iter()) {
             let id = shared.ids.key_id(self.id, value);
-            if self.has_or_had(id, value) {
+            if self.find_value(id, value).is_some() {
                 return false;
             }
-            let key = IncomingKey { number, id, value, imported };
+            let key = IncomingKey { number, id, value, imported, keepalive };
             each(number, self.insert_key(&shared.ids, now, key));
         }
         true

@@ -6,8 +6,8 @@
 use super::journal::Journal;
 use super::naive::{Naive, NaivePool};
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, FactSink, Granted, IdHashKey, KeyRef, Limits, NextDue, Now,
-    Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    AcquireOptions, Borrower, Fact, FactSink, Granted, IdHashKey, ImportOptions, KeyRef, Limits,
+    NextDue, Now, Pool, PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -125,7 +125,8 @@ fn compare_keys(
     }
     for value in &pool.retired {
         let values = [Secret::new(value).expect("a value")];
-        assert_eq!(own.import(shared, step, &values, None), Err(Refusal::KeyExists { index: 0 }));
+        let result = own.import(shared, step, &values, ImportOptions::default(), None);
+        assert_eq!(result, Err(Refusal::KeyExists { index: 0 }));
     }
     let mut available = naive.available_keys(step.now, &pool.name, None).unwrap_or_default();
     while let Ok(Granted { lease, .. }) = own.acquire(shared, step, &AcquireOptions::default()) {

@@ -49,10 +49,10 @@ impl Entry {
                 borrowed = Some(name.as_bytes().to_vec());
                 Fact::PoolCreated { pool, name: "", policy }
             }
-            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
                 borrowed = Some(values.packed().to_vec());
                 let values = PackedValues::parse(&[]).expect("no values");
-                Fact::KeysCreated { pool, first, at_ms, imported, values }
+                Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values }
             }
             Fact::Granted { pool, key, token, lease } => {
                 borrowed = lease.holder.map(|holder| holder.as_bytes().to_vec());

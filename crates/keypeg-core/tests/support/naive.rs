@@ -35,7 +35,7 @@ pub(crate) struct NaivePool {
     pub(crate) name: String,
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
-    /// Imported values that are deleted or purged.
+    /// Values whose keys are deleted or purged.
     pub(crate) retired: HashSet<String>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Key {
     serial: u64,
     pub(crate) id: KeyId,
     pub(crate) value: String,
-    imported: bool,
+    keepalive: bool,
     created_ms: u64,
     /// When it is purged, in serving time.
     pub(crate) end: u64,
@@ -136,8 +136,7 @@ impl Naive {
     /// Restarts the server: every key gets its full keep-alive time.
     pub(crate) fn restart(&mut self, now: Now) {
         for pool in &mut self.pools {
-            let end = pool.key_end(now);
-            pool.keys.iter_mut().for_each(|key| key.end = end);
+            pool.keep_all_alive(now);
         }
     }
 
@@ -159,7 +158,7 @@ impl Naive {
         if policy.rest_ms > WEEK_MS {
             invalid.push("rest_seconds");
         }
-        if !(16..=128).contains(&policy.key_length) {
+        if !(20..=128).contains(&policy.key_length) {
             invalid.push("key_length");
         }
         if policy.max_keys == Some(0) {
@@ -231,12 +230,18 @@ impl Naive {
     }
 
     /// Checks whether these values may be imported, apart from the limits.
-    pub(crate) fn check_new(&self, name: &str, values: &[String]) -> Result<(), Refusal> {
+    pub(crate) fn check_new(
+        &self,
+        name: &str,
+        values: &[String],
+        allow_retired: bool,
+    ) -> Result<(), Refusal> {
         let pool = self.pool(name)?;
         let mut seen = HashSet::new();
         for (index, value) in values.iter().enumerate() {
             let exists = pool.keys.iter().any(|key| key.value == *value);
-            if exists || pool.retired.contains(value) || !seen.insert(value) {
+            let is_retired = pool.retired.contains(value) && !allow_retired;
+            if exists || is_retired || !seen.insert(value) {
                 return Err(Refusal::KeyExists { index });
             }
         }
@@ -244,9 +249,9 @@ impl Naive {
     }
 
     /// Checks and adds keys that the real pools created.
-    pub(crate) fn add_keys(&mut self, now: Now, name: &str, keys: &[NewKey], imported: bool) {
+    pub(crate) fn add_keys(&mut self, now: Now, name: &str, keys: &[NewKey], keepalive: bool) {
         let at = self.pool_at(name).expect("a pool");
-        let end = self.pools[at].key_end(now);
+        let end = if keepalive { self.pools[at].key_end(now) } else { NEVER };
         for new in keys {
             assert!(self.pools[at].keys.iter().all(|key| key.id != new.id), "ids are unique");
             assert_eq!(new.created_at_ms, now.wall_us / 1_000);
@@ -256,7 +261,7 @@ impl Naive {
                 serial: self.created,
                 id: new.id,
                 value: new.value.reveal().into(),
-                imported,
+                keepalive,
                 created_ms: new.created_at_ms,
                 end,
                 state: State::Available,
@@ -452,8 +457,10 @@ impl Naive {
         let (pool, key) = self.find(name, key)?;
         let end = self.pools[pool].key_end(now);
         let key = &mut self.pools[pool].keys[key];
-        key.end = end;
-        Ok(KeptAlive { id: key.id, expires_at_ms: wall_of_serving(now, end) })
+        if key.keepalive {
+            key.end = end;
+        }
+        Ok(KeptAlive { id: key.id, expires_at_ms: wall_of_serving(now, key.end) })
     }
 
     pub(crate) fn keep_alive_many(
@@ -477,8 +484,7 @@ impl Naive {
     pub(crate) fn keep_alive_all(&mut self, now: Now, name: &str) -> Result<u64, Refusal> {
         let at = self.pool_at(name)?;
         let pool = &mut self.pools[at];
-        let end = pool.key_end(now);
-        pool.keys.iter_mut().for_each(|key| key.end = end);
+        pool.keep_all_alive(now);
         Ok(pool.keys.len() as u64)
     }
 
@@ -505,6 +511,11 @@ impl NaivePool {
         self.policy.keepalive_ttl_ms.map_or(NEVER, |ms| now.serving_us + ms * 1_000)
     }
 
+    fn keep_all_alive(&mut self, now: Now) {
+        let end = self.key_end(now);
+        self.keys.iter_mut().filter(|key| key.keepalive).for_each(|key| key.end = end);
+    }
+
     /// Returns the requested TTL in microseconds.
     fn ttl(&self, ms: Option<u64>) -> Result<u64, Refusal> {
         let ms = ms.unwrap_or(self.policy.lease_ttl_ms);
@@ -516,14 +527,12 @@ impl NaivePool {
     }
 
     fn remove(&mut self, index: usize, ended: &mut Vec<EndedLease>) {
-        let Key { serial, value, imported, state, .. } = self.keys.remove(index);
+        let Key { serial, value, state, .. } = self.keys.remove(index);
         if let State::Leased(lease) = state {
             let cause = EndCause::KeyGone;
             ended.push(EndedLease { id: lease.id, pool: self.number, serial, cause });
         }
-        if imported {
-            self.retired.insert(value);
-        }
+        self.retired.insert(value);
     }
 
     pub(crate) fn counts(&self) -> KeyCounts {
@@ -573,6 +582,7 @@ impl Key {
             expires_at_ms: wall_of_serving(now, self.end),
             rests_until_ms,
             reason: reason.as_deref().map(Into::into),
+            keepalive: self.keepalive,
             lease: self.lease_view(now),
         }
     }

@@ -12,8 +12,8 @@ use keypeg_core::{
 };
 use keypeg_testkit::ScaledRandom;
 use keypeg_testkit::script::words::{
-    borrower_of, duration, form_text, idempotency_key_of, life_text, micros, millis, patch_of,
-    refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,
+    borrower_of, duration, form_text, idempotency_key_of, import_options_of, life_text, micros,
+    millis, patch_of, refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,
 };
 use keypeg_testkit::script::{self, Line};
 use std::collections::HashMap;
@@ -230,9 +230,12 @@ impl World {
     }
 
     fn import(&mut self, args: &[&str]) -> Answer {
-        let (args, all) = (&without_idempotency_key(args)[..], args);
+        let all = args;
+        let (args, options) = import_options_of(&without_idempotency_key(args));
+        let args = &args[..];
         let values: Vec<Secret> = args.iter().map(|arg| self.value(arg)).collect();
-        let keys = self.add(all, |pool, shared, step| pool.import(shared, step, &values, None))?;
+        let keys =
+            self.add(all, |pool, shared, step| pool.import(shared, step, &values, options, None))?;
         assert!(keys.iter().map(|key| &key.value).eq(&values), "values are in order");
         if let Some(answer) = self.redelivered_text(args, all, &keys) {
             return Ok(answer);

@@ -3,7 +3,7 @@
 //! A key that is created and removed within one delta never reaches the database. This file knows
 //! the rows of the database but not its tables or transactions.
 
-use super::rows::{CreatedKey, PoolRow, PoolRows, RowKey, imported_value, write_key};
+use super::rows::{CreatedKey, PoolRow, PoolRows, RowKey, retired_key, write_key};
 use keypeg_core::{Counters, Fact, IdHashKey, KeyNumber, Lsn, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ pub(crate) struct KeySetDelta {
     pub(super) created: BTreeMap<RowKey, Vec<u8>>,
     /// Keys of earlier checkpoints that were deleted or purged.
     pub(super) removed: BTreeSet<RowKey>,
-    /// Imported values that were created and removed within this delta, by pool and key id.
+    /// Values to retire that were created and removed within this delta, by pool and key id.
     pub(super) retired: BTreeSet<(u32, u128)>,
     /// Quarantined keys with the reason; `None` for keys that left quarantine.
     pub(super) quarantined: BTreeMap<RowKey, Option<String>>,
@@ -59,10 +59,11 @@ impl KeySetDelta {
                 self.quarantined.retain(|(of, _), _| *of != pool.0);
                 self.deleted_pools.insert(*pool);
             }
-            Fact::KeysCreated { pool, first, at_ms, imported, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
                 for (number, value) in first.range(values.count()).zip(values.iter()) {
                     let row_key = (pool.0, number.0);
-                    let key = CreatedKey { created_at_ms: *at_ms, imported: *imported, value };
+                    let (created_at_ms, imported, keepalive) = (*at_ms, *imported, *keepalive);
+                    let key = CreatedKey { created_at_ms, imported, keepalive, value };
                     self.created.insert(row_key, write_key(row_key, key));
                     self.counters.next_key = self.counters.next_key.max(KeyNumber(number.0 + 1));
                     self.facts += 1;
@@ -104,12 +105,7 @@ impl KeySetDelta {
             None => {
                 self.removed.insert(row_key);
             }
-            Some(row) => {
-                if let Some(value) = imported_value(&row) {
-                    let (pool, _) = row_key;
-                    self.retired.insert((pool, ids.key_id(PoolId(pool), value).0));
-                }
-            }
+            Some(row) => self.retired.extend(retired_key(row_key.0, &row, ids)),
         }
     }
 }

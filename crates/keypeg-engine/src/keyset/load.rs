@@ -29,6 +29,7 @@ struct ReadKey {
     id: KeyId,
     created_at_ms: u64,
     imported: bool,
+    keepalive: bool,
     /// The end of its value in the concatenated values.
     end: usize,
 }
@@ -64,9 +65,9 @@ fn read_all(
             let (row_key, row) = row.map_err(failed)?;
             let key = read_key(row_key.value(), row.value(), ids)?;
             batch.values.extend_from_slice(key.value);
-            let StoredKey { id, created_at_ms, imported, .. } = key;
+            let StoredKey { id, created_at_ms, imported, keepalive, .. } = key;
             let (number, end) = (KeyNumber(row_key.value().1), batch.values.len());
-            batch.keys.push(ReadKey { number, id, created_at_ms, imported, end });
+            batch.keys.push(ReadKey { number, id, created_at_ms, imported, keepalive, end });
             if batch.keys.len() == BATCH_KEYS {
                 let full = std::mem::replace(&mut batch, Batch::new(pool));
                 if batches.send(full).is_err() {
@@ -89,8 +90,8 @@ fn insert_all(batches: Receiver<Batch>, replayer: &mut Replayer) -> Result<u64, 
         for key in &batch.keys {
             let value = &batch.values[start..key.end];
             start = key.end;
-            let ReadKey { id, created_at_ms, imported, .. } = *key;
-            let row = StoredKey { value, id, created_at_ms, imported };
+            let ReadKey { id, created_at_ms, imported, keepalive, .. } = *key;
+            let row = StoredKey { value, id, created_at_ms, imported, keepalive };
             replayer.load_key(batch.pool, key.number, &row).map_err(replay_error)?;
         }
         loaded += batch.keys.len() as u64;

@@ -36,6 +36,7 @@ pub(super) mod tag {
     pub(crate) const EXPIRES: u8 = 23;
     pub(crate) const KEY_EXPIRES: u8 = 24;
     pub(crate) const BORROWER: u8 = 25;
+    pub(crate) const NO_KEEPALIVE: u8 = 26;
     pub(crate) const REASON: u8 = 30;
     /// The tags of fields that are bytes with a length prefix; all other fields are numbers.
     pub(crate) const BYTES: [u8; 7] =
@@ -142,7 +143,7 @@ const _: () = assert!(tag::REASON as usize + 1 == TAGS, "REASON is the greatest 
 
 /// Returns true if this version knows the tag.
 fn is_known(tag: u8) -> bool {
-    (tag::POOL..=tag::BORROWER).contains(&tag) || tag == tag::REASON
+    (tag::POOL..=tag::NO_KEEPALIVE).contains(&tag) || tag == tag::REASON
 }
 
 impl<'a> Fields<'a> {
@@ -239,7 +240,7 @@ impl<'a> Fields<'a> {
             key_prefix: self.text(tag::KEY_PREFIX)?.into(),
             max_keys: self.number(tag::MAX_KEYS).checked_sub(1),
         };
-        policy.with_patch(keypeg_core::PolicyPatch::default()).map_err(|_| RecordError(BAD_POLICY))
+        policy.restored().map_err(|_| RecordError(BAD_POLICY))
     }
 }
 

@@ -55,6 +55,7 @@ fn facts() -> Vec<Fact<'static>> {
             first: KeyNumber(300),
             at_ms: 1 << 40,
             imported: true,
+            keepalive: false,
             values,
         },
         Fact::KeysCreated {
@@ -62,6 +63,7 @@ fn facts() -> Vec<Fact<'static>> {
             first: KeyNumber(1),
             at_ms: 0,
             imported: false,
+            keepalive: true,
             values,
         },
         Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(u64::MAX / 2) },
@@ -206,4 +208,15 @@ fn an_unknown_kind_or_tag_is_refused() {
     assert!(read(&[99, 0, 0, 0, 0], NOW).is_err());
     assert!(read(&[POOL_DELETED, 2, 0, 0, 0, 60, 1], NOW).is_err());
     assert!(read(&[POOL_DELETED, 2, 0, 0, 0, 0, 1], NOW).is_err());
+}
+
+/// Earlier versions accepted shorter values: their directories must open.
+#[test]
+fn a_shorter_key_length_of_an_earlier_version_is_read_as_the_least_one() {
+    let changed = |key_length| Fact::PolicyChanged {
+        pool: PoolId(2),
+        policy: Policy { key_length, ..Policy::default() },
+    };
+    assert_eq!(read(&encode(&changed(16)), 0), Ok((changed(20), &[][..])));
+    assert_eq!(read(&encode(&changed(15)), 0), Err(RecordError("a pool policy is out of range")));
 }

@@ -81,12 +81,15 @@ impl EngineState {
         self.pools.has_stored_answer(pool, kind, &key, self.now.lease_us)
     }
 
-    /// Parks an import when the database may have retired keys with its values; admits all other
-    /// requests.
+    /// Parks an import when the database may have retired keys with its values and the import does
+    /// not allow them; admits all other requests.
     fn admit_import(&mut self, queued: QueuedRequest) -> Admission {
-        let Call::Import { pool, values } = &queued.request.call else {
+        let Call::Import { pool, values, options } = &queued.request.call else {
             return Admission::Execute(queued);
         };
+        if options.allow_retired {
+            return Admission::Execute(queued);
+        }
         let pool_id = self.pools.get(pool).map(Pool::id);
         if queued.checked.is_some_and(|checked| Some(checked.pool) == pool_id) {
             return Admission::Execute(queued);

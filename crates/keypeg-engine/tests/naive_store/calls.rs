@@ -16,14 +16,13 @@ impl NaiveStore {
         let name = pool_of(&call);
         let pool = name.as_ref().and_then(|name| self.pools.get_mut(name));
         let (Some(name), Some(pool)) = (name, pool) else { return self.execute_on_pools(call) };
-        let life = pool.policy.keepalive_ttl_ms;
         match call {
             Call::GetPool { .. } => {
                 Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
             }
             Call::Generate { count, .. } => {
                 pool.check_room(count as usize, room)?;
-                let mut used = pool.used_values();
+                let mut used = pool.used_values(false);
                 let mut values = Vec::new();
                 while values.len() < count as usize {
                     let value = random_value(&pool.policy);
@@ -31,15 +30,15 @@ impl NaiveStore {
                         values.push(value);
                     }
                 }
-                Ok(Reply::Keys(pool.add_keys(values, false, &mut self.last_number, now)))
+                Ok(Reply::Keys(pool.add_keys(values, None, &mut self.last_number, now)))
             }
-            Call::Import { values, .. } => {
-                let mut used = pool.used_values();
+            Call::Import { values, options, .. } => {
+                let mut used = pool.used_values(options.allow_retired);
                 if let Some(index) = values.iter().position(|value| !used.insert(value.clone())) {
                     return Err(Refusal::KeyExists { index });
                 }
                 pool.check_room(values.len(), room)?;
-                Ok(Reply::Keys(pool.add_keys(values, true, &mut self.last_number, now)))
+                Ok(Reply::Keys(pool.add_keys(values, Some(options), &mut self.last_number, now)))
             }
             Call::ListKeys { state, limit, cursor, .. } => {
                 // A cursor consists of the run, the pool and the number of the next key.
@@ -81,16 +80,16 @@ impl NaiveStore {
             }
             Call::KeepAlive { key, .. } => {
                 let index = pool.find(&key)?;
-                let key = &mut pool.keys[index];
-                key.purge_at = life.map(|ms| now + ms);
+                pool.keep_alive(index, now);
+                let key = &pool.keys[index];
                 Ok(Reply::KeptAlive { id: key.id, expires_at_ms: key.purge_at })
             }
             Call::KeepAliveMany { keys, .. } => {
                 let mut missing: HashSet<KeyId> = keys.iter().copied().collect();
                 let mut kept = 0;
-                for key in &mut pool.keys {
-                    if missing.remove(&key.id) {
-                        key.purge_at = life.map(|ms| now + ms);
+                for index in 0..pool.keys.len() {
+                    if missing.remove(&pool.keys[index].id) {
+                        pool.keep_alive(index, now);
                         kept += 1;
                     }
                 }
@@ -98,7 +97,7 @@ impl NaiveStore {
                 Ok(Reply::KeptAliveMany { kept, missing })
             }
             Call::KeepAliveAll { .. } => {
-                pool.keys.iter_mut().for_each(|key| key.purge_at = life.map(|ms| now + ms));
+                (0..pool.keys.len()).for_each(|index| pool.keep_alive(index, now));
                 Ok(Reply::KeptAliveMany { kept: pool.keys.len() as u64, missing: Vec::new() })
             }
             Call::Subscribe { .. } => {

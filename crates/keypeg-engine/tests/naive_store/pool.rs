@@ -7,8 +7,8 @@ use super::Waiter;
 use super::feed::Feed;
 use super::idempotency::StoredAnswer;
 use keypeg_core::{
-    EndCause, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, Policy, Refusal, ReleaseOptions,
-    Secret,
+    EndCause, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, Policy, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_store::{FeedEventKind, Principal, Reply};
 use std::collections::{HashSet, VecDeque};
@@ -23,7 +23,7 @@ pub(super) struct NaivePool {
     pub(super) policy: Policy,
     pub(super) keys: Vec<Key>,
     pub(super) waiters: VecDeque<Waiter>,
-    /// Imported values whose keys are removed.
+    /// Values whose keys are removed.
     pub(super) retired: HashSet<Secret>,
     pub(super) answers: Vec<StoredAnswer>,
     /// Leases that ended, with their key.
@@ -43,7 +43,8 @@ pub(super) struct Room {
 pub(super) struct Key {
     pub(super) id: KeyId,
     pub(super) value: Secret,
-    pub(super) imported: bool,
+    /// Whether the key is purged unless it is kept alive.
+    pub(super) keepalive: bool,
     pub(super) created_at: u64,
     pub(super) purge_at: Option<u64>,
     pub(super) state: State,
@@ -123,9 +124,18 @@ impl NaivePool {
     }
 
     /// Returns all values that a new key must not have.
-    pub(super) fn used_values(&self) -> HashSet<Secret> {
+    pub(super) fn used_values(&self, allow_retired: bool) -> HashSet<Secret> {
         let present = self.keys.iter().map(|key| &key.value);
-        present.chain(&self.retired).cloned().collect()
+        let retired = self.retired.iter().filter(|_| !allow_retired);
+        present.chain(retired).cloned().collect()
+    }
+
+    /// Restarts the keep-alive time of a key, unless it has none.
+    pub(super) fn keep_alive(&mut self, index: usize, now: u64) {
+        let key = &mut self.keys[index];
+        if key.keepalive {
+            key.purge_at = self.policy.keepalive_ttl_ms.map(|ms| now + ms);
+        }
     }
 
     /// Refuses when the policy or the store does not allow that many more keys.
@@ -140,15 +150,17 @@ impl NaivePool {
         }
     }
 
-    /// Adds keys, numbered after `last_number`.
+    /// Adds keys, numbered after `last_number`; `import` has the options of an import.
     pub(super) fn add_keys(
         &mut self,
         values: Vec<Secret>,
-        imported: bool,
+        import: Option<ImportOptions>,
         last_number: &mut u64,
         now: u64,
     ) -> Vec<NewKey> {
-        let purge_at = self.policy.keepalive_ttl_ms.map(|ms| now + ms);
+        let (imported, keepalive) = (import.is_some(), import.unwrap_or_default().keepalive);
+        let ttl_ms = self.policy.keepalive_ttl_ms.filter(|_| keepalive);
+        let purge_at = ttl_ms.map(|ms| now + ms);
         let mut created = Vec::new();
         for value in values {
             *last_number += 1;
@@ -160,7 +172,8 @@ impl NaivePool {
                 expires_at_ms: purge_at,
             });
             let (state, reason) = (State::Available, None);
-            self.keys.push(Key { id, value, imported, created_at: now, purge_at, state, reason });
+            let created_at = now;
+            self.keys.push(Key { id, value, keepalive, created_at, purge_at, state, reason });
         }
         for chunk in created.chunks(EVENT_KEYS_MAX) {
             let keys = chunk.iter().map(|key| key.id).collect();
@@ -228,9 +241,7 @@ impl NaivePool {
         }
         let key = self.keys.remove(index);
         self.events.push(FeedEventKind::KeyRemoved { by_time, key: key.id, was: key.state() });
-        if key.imported {
-            self.retired.insert(key.value);
-        }
+        self.retired.insert(key.value);
     }
 
     pub(super) fn find(&self, key: &KeyRef) -> Result<usize, Refusal> {

@@ -15,6 +15,7 @@ impl Key {
             expires_at_ms: self.purge_at,
             rests_until_ms,
             reason: self.reason.clone(),
+            keepalive: self.keepalive,
             lease: self.lease_view(now),
         }
     }

@@ -4,7 +4,8 @@
 
 use crate::support::{SeededRandom, SentCall};
 use keypeg_core::{
-    BodyDigest, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName,
+    ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 struct HeldKey {
     lease: LeaseId,
+    value: Secret,
     /// The start of the turn that granted it.
     since_ms: u64,
     until_ms: u64,
@@ -107,7 +109,7 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
     }
     if random.below(6) == 0 {
         patch.key_prefix = Some(["", "k_"][random.below(2) as usize].into());
-        patch.key_length = Some([16, 20][random.below(2) as usize]);
+        patch.key_length = Some([20, 24][random.below(2) as usize]);
     }
     patch
 }
@@ -179,11 +181,20 @@ impl Clients {
                 Call::Generate { pool, count }
             }
             1 if key_count < self.behavior.keys_max => {
+                let (keepalive, allow_retired) = (random.below(3) > 0, random.below(4) == 0);
+                let options = ImportOptions { keepalive, allow_retired };
+                if random.below(3) == 0
+                    && let Some((of, _, value)) = pick(random, &self.keys)
+                {
+                    // Any value that a client knows, also of a key that is gone.
+                    let pool = if random.below(8) == 0 { pool } else { of };
+                    return Action::Call(Call::Import { pool, values: vec![value], options });
+                }
                 let value = |random: &mut SeededRandom| {
                     Secret::new(&format!("value-{}", random.below(12))).unwrap()
                 };
                 let values = (0..=random.below(3)).map(|_| value(random)).collect();
-                Call::Import { pool, values }
+                Call::Import { pool, values, options }
             }
             0..=2 => self.acquire(random, pool),
             3 => self.release(random, pool),
@@ -293,7 +304,7 @@ impl Clients {
     /// after its turn, because an earlier call of that turn may have granted the key.
     pub(crate) fn take_keys_away(&mut self, call: &Call) {
         let keys = &self.keys;
-        self.held.retain(|key, held| !takes_away(keys, call, (*key, held.lease)));
+        self.held.retain(|key, held| !takes_away(keys, call, (*key, held)));
     }
 
     /// Records a delivered reply of a turn that started at `turn_start_ms` with these calls. Fails
@@ -310,13 +321,13 @@ impl Clients {
         match reply {
             Reply::Granted { pool, lease, value, waited_ms, .. } => {
                 let until_ms = sent_ms + waited_ms + lease.expires_in_ms;
-                let held = HeldKey { lease: lease.id, since_ms: turn_start_ms, until_ms };
+                let since_ms = turn_start_ms;
+                let held = HeldKey { lease: lease.id, value: value.clone(), since_ms, until_ms };
                 let other = self.held.insert(lease.key_id, held);
                 // Within one turn a key can be granted, taken away, and granted again.
                 let mut was_taken_away = |other: &HeldKey| {
-                    let of_key = (lease.key_id, other.lease);
                     other.since_ms == turn_start_ms
-                        && calls.any(|call| takes_away(&self.keys, call, of_key))
+                        && calls.any(|call| takes_away(&self.keys, call, (lease.key_id, other)))
                 };
                 if let Some(other) = other
                     && other.until_ms > turn_start_ms
@@ -366,17 +377,22 @@ impl Clients {
 fn takes_away(
     keys: &[(PoolName, KeyId, Secret)],
     call: &Call,
-    (key, lease): (KeyId, LeaseId),
+    (key, held): (KeyId, &HeldKey),
 ) -> bool {
     match call {
         Call::Release { lease: released, .. } | Call::RevokeUndelivered { lease: released, .. } => {
-            *released == lease
+            *released == held.lease
         }
         Call::ForceRelease { key: named, .. } | Call::DeleteKey { key: named, .. } => match named {
             KeyRef::Id(id) => *id == key,
             KeyRef::Value(value) => keys.iter().any(|(_, id, known)| *id == key && known == value),
         },
         Call::DeletePool { .. } => true,
+        // The party that brings a value back answers for holders that have not noticed that their
+        // key was purged.
+        Call::Import { values, options: ImportOptions { allow_retired: true, .. }, .. } => {
+            values.contains(&held.value)
+        }
         _ => false,
     }
 }

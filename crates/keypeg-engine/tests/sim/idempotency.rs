@@ -121,10 +121,10 @@ impl Model {
                 self.store_created_keys(now, (name, before), idempotency);
                 Ok(())
             }
-            Call::Import { values, .. } => {
+            Call::Import { values, options, .. } => {
                 let before = pool.keys.len();
                 let values: Vec<_> = values.iter().map(Secret::reveal).collect();
-                self.import(now, (slot, name), &values, observed)?;
+                self.import(now, (slot, name), (&values, *options), observed)?;
                 self.store_created_keys(now, (name, before), idempotency);
                 Ok(())
             }
@@ -140,7 +140,7 @@ impl Model {
             Observation::Lost(hypothesis) => return hypothesis.choose(2) == 1,
         };
         match replies.get(&slot) {
-            Some(Reply::Keys(keys)) => keys.iter().any(|key| !self.is_new(key.id)),
+            Some(Reply::Keys(keys)) => keys.iter().any(|key| self.exists(key.id)),
             Some(Reply::Refused(RequestError::Refused(refusal))) => matches!(
                 refusal,
                 Refusal::LeaseEnded { .. } | Refusal::KeysGone | Refusal::IdempotencyMismatch
@@ -185,8 +185,8 @@ impl Model {
             return;
         }
         let keys = pool.keys[before..].iter().map(|key| key.serial).collect();
-        let guessed = pool.keys[before].guessed;
-        let expires_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.wall + ttl);
+        let Key { purge_at, guessed, .. } = pool.keys[before];
+        let expires_at = purge_at.map(|at| now.wall + at - now.serving);
         let result = IdempotentResult::Keys { keys, expires_at, guessed };
         let answer =
             StoredAnswer { body, until: now.lease + RETENTION_MS, result, redelivered: false };
@@ -225,6 +225,7 @@ impl Model {
                         _ => Err(format!("its lease has ended; its key exists: {exists}")),
                     });
                 };
+                let lease = lease.clone();
                 pool.answers.0.get_mut(at).expect("just found").redelivered = true;
                 let serial = running.serial;
                 let mut shown = None;
@@ -251,6 +252,11 @@ impl Model {
                     );
                     let same_end = *until != lease.until || view.expires_at_ms == *expires_at;
                     ensure!(same_end, "expires at {expires_at}");
+                    let shown = pool.keys.iter_mut().find(|key| key.id == Some(view.key_id));
+                    if let Some(shown) = shown {
+                        let known = shown.value.get_or_insert_with(|| value.reveal().to_owned());
+                        ensure!(known == value.reveal(), "the value of another key");
+                    }
                     Ok(())
                 })?;
                 let shown_key = pool.keys.iter_mut().find(|key| key.serial == serial);

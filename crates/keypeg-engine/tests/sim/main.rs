@@ -181,7 +181,7 @@ fn no_reply_is_wrong_whatever_fault_is_injected() {
 const RARE_AFTER: u64 = 1_000;
 
 /// States that random runs easily miss.
-const RARE: [&str; 32] = [
+const RARE: [&str; 36] = [
     "a fault during recovery",
     "a fault during a checkpoint",
     "a fault while deleting segments",
@@ -214,6 +214,10 @@ const RARE: [&str; 32] = [
     "a keep-alive arrived at the very deadline",
     "a keep-alive arrived a millisecond before the deadline",
     "a token reservation was used up",
+    "an import brought a retired value back",
+    "an import named a generated value of a removed key",
+    "an import named an imported value of a removed key",
+    "all keys were kept alive, one of them without a deadline",
 ];
 
 /// A seed determines the whole simulation.

@@ -9,7 +9,9 @@ use crate::clients::Action;
 use crate::idempotency::{IdempotencyKey, StoredAnswers};
 use crate::lost_turns::{GrantQuery, Hypothesis};
 use crate::support::SentCall;
-use keypeg_core::{KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret};
+use keypeg_core::{
+    ImportOptions, KeyId, KeyRef, LeaseId, Policy, PoolName, ReleaseOptions, Secret,
+};
 use keypeg_store::{Call, Idempotency, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -69,7 +71,8 @@ pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
     pub(crate) wait_queue: VecDeque<Waiter>,
-    retired: BTreeSet<String>,
+    /// Values of keys that are gone.
+    pub(crate) retired: BTreeSet<String>,
     /// The lost turns of which a generated key was removed, see [`Key::guessed`].
     pub(crate) removed_guesses: BTreeSet<u64>,
     /// Stored answers of Idempotency-Keys.
@@ -83,7 +86,8 @@ pub(crate) struct Key {
     /// `None` while no reply contained it.
     pub(crate) id: Option<KeyId>,
     pub(crate) value: Option<String>,
-    imported: bool,
+    /// Whether it is purged unless it is kept alive.
+    pub(crate) keepalive: bool,
     /// Lease time of the lost turn that generated it: which of that turn's keys has which id is a
     /// guess, until a reply shows it.
     pub(crate) guessed: Option<u64>,
@@ -208,7 +212,10 @@ impl Model {
     /// Returns whether a call was deferred: more was due than one turn expires, or the database
     /// must look up the imported values first.
     fn is_deferred(&self, slot: u32, call: &Call, observed: &mut Observation<'_, '_>) -> bool {
-        let import = matches!(call, Call::Import { .. });
+        let import = matches!(
+            call,
+            Call::Import { options: ImportOptions { allow_retired: false, .. }, .. }
+        );
         match observed {
             Observation::Lost(hypothesis) => import && hypothesis.choose(2) == 1,
             Observation::Replies(replies) => {
@@ -339,9 +346,7 @@ impl Model {
         }
         let is_due = |key: &Key| key.purge_at.is_some_and(|purge_at| purge_at <= now.serving);
         for key in pool.keys.extract_if(.., |key| is_due(key)) {
-            if key.imported {
-                pool.retired.extend(key.value);
-            }
+            pool.retired.extend(key.value);
             pool.removed_guesses.extend(key.guessed);
             self.removed_keys.extend(key.id);
             changed = true;
@@ -522,9 +527,9 @@ impl Model {
                 })?;
             }
             Call::Generate { count, .. } => self.generate(now, (slot, name), *count, observed)?,
-            Call::Import { values, .. } => {
+            Call::Import { values, options, .. } => {
                 let values: Vec<_> = values.iter().map(Secret::reveal).collect();
-                self.import(now, (slot, name), &values, observed)?;
+                self.import(now, (slot, name), (&values, *options), observed)?;
             }
             Call::Acquire { ttl_ms, holder, wait_ms, .. } => {
                 let terms = (*ttl_ms, holder.as_deref(), *wait_ms);
@@ -638,21 +643,29 @@ impl Model {
         &mut self,
         now: Instant,
         name: &str,
-        (id, value, imported): (Option<KeyId>, Option<String>, bool),
+        (id, value, keepalive): (Option<KeyId>, Option<String>, bool),
     ) {
         self.durable = now.lease;
         self.next_key += 1;
         let pool = self.pools.get_mut(name).expect("an existing pool");
-        let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
         let serial = self.next_key;
-        let guessed = (id.is_none() && !imported).then_some(now.lease);
+        let guessed = (id.is_none() && value.is_none()).then_some(now.lease);
         let state = State::Available;
-        pool.keys.push(Key { serial, id, value, imported, guessed, purge_at, state });
+        let mut key = Key { serial, id, value, keepalive, guessed, purge_at: None, state };
+        key.keep_alive(now, &pool.policy);
+        pool.keys.push(key);
+        if let Some(id) = id {
+            // The value of a removed key came back.
+            self.removed_keys.remove(&id);
+        }
     }
 
-    pub(crate) fn is_new(&self, id: KeyId) -> bool {
-        let mut keys = self.pools.values().flat_map(|pool| &pool.keys);
-        !self.removed_keys.contains(&id) && !keys.any(|key| key.id == Some(id))
+    pub(crate) fn exists(&self, id: KeyId) -> bool {
+        self.pools.values().flat_map(|pool| &pool.keys).any(|key| key.id == Some(id))
+    }
+
+    fn is_new(&self, id: KeyId) -> bool {
+        !self.removed_keys.contains(&id) && !self.exists(id)
     }
 
     pub(crate) fn was_removed(&self, id: KeyId) -> bool {
@@ -692,13 +705,13 @@ impl Model {
                 let fits = symbols.is_some_and(|rest| rest.len() == usize::from(policy.key_length));
                 ensure!(fits, "the value does not match the policy");
                 ensure!(this.is_new(key.id), "key id {} was reused", key.id);
-                crate::views::new_key(key, policy, now)?;
+                crate::views::new_key(key, (policy, true), now)?;
                 *created = (Some(key.id), Some(value.to_owned()));
             }
             Ok(())
         })?;
         for (id, value) in created {
-            self.add_key(now, name, (id, value, false));
+            self.add_key(now, name, (id, value, true));
         }
         Ok(())
     }
@@ -712,12 +725,12 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        values: &[&str],
+        (values, options): (&[&str], ImportOptions),
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let pool = &self.pools[name];
         let known = |index: usize, value: &str| {
-            pool.retired.contains(value)
+            pool.retired.contains(value) && !options.allow_retired
                 || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
                 || values[..index].contains(&value)
         };
@@ -739,14 +752,17 @@ impl Model {
             ensure!(keys.len() == values.len(), "all values are imported");
             for ((key, value), id) in keys.iter().zip(values).zip(&mut ids) {
                 ensure!(key.value.reveal() == *value, "expected the value {value}");
-                ensure!(this.is_new(key.id), "key id {} was reused", key.id);
-                crate::views::new_key(key, &this.pools[name].policy, now)?;
+                let comes_back = this.pools[name].retired.contains(*value);
+                let is_new = this.is_new(key.id) || comes_back && !this.exists(key.id);
+                ensure!(is_new, "key id {} was reused", key.id);
+                let keepalive = options.keepalive;
+                crate::views::new_key(key, (&this.pools[name].policy, keepalive), now)?;
                 *id = Some(key.id);
             }
             Ok(())
         })?;
         for (id, value) in ids.into_iter().zip(values) {
-            self.add_key(now, name, (id, Some((*value).to_owned()), true));
+            self.add_key(now, name, (id, Some((*value).to_owned()), options.keepalive));
         }
         Ok(())
     }
@@ -903,12 +919,11 @@ impl Model {
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let pool = self.pools.get_mut(name).expect("an existing pool");
-        let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
         let (mut found, mut not_found) = (BTreeSet::new(), BTreeSet::new());
         for id in ids {
             match pool.keys.iter_mut().find(|key| key.id == Some(*id)) {
                 Some(key) => {
-                    key.purge_at = purge_at;
+                    key.keep_alive(now, &pool.policy);
                     found.insert(*id);
                 }
                 None => drop(not_found.insert(*id)),
@@ -936,7 +951,7 @@ impl Model {
     ) -> Checked {
         let pool = self.pools.get_mut(name).expect("an existing pool");
         for key in &mut pool.keys {
-            key.purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
+            key.keep_alive(now, &pool.policy);
         }
         let total = pool.keys.len() as u64;
         observed.check(slot, |reply| match reply {
@@ -983,13 +998,12 @@ impl Model {
                 })
             }
             Call::KeepAlive { .. } => {
-                let purge_at = pool.policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl);
                 let key = &mut pool.keys[index];
-                key.purge_at = purge_at;
+                key.keep_alive(now, &pool.policy);
                 observed.check(slot, |reply| match reply {
                     Reply::KeptAlive { id, expires_at_ms } => {
                         ensure!(Some(*id) == key.id, "another key");
-                        crate::views::purge_time(*expires_at_ms, purge_at, now)
+                        crate::views::purge_time(*expires_at_ms, key.purge_at, now)
                     }
                     _ => Err("the key exists".into()),
                 })
@@ -997,9 +1011,7 @@ impl Model {
             Call::DeleteKey { .. } => {
                 let key = pool.keys.remove(index);
                 pool.removed_guesses.extend(key.guessed);
-                if key.imported {
-                    pool.retired.extend(key.value);
-                }
+                pool.retired.extend(key.value);
                 self.removed_keys.extend(key.id);
                 if let State::Leased(Lease { id: Some(id), .. }) = key.state {
                     self.ended.insert(id.0, Ended { serial: key.serial, by_call: true });
@@ -1033,7 +1045,7 @@ impl Model {
             pool.wait_queue.clear();
             pool.answers.restart();
             for key in &mut pool.keys {
-                key.purge_at = pool.policy.keepalive_ttl_ms;
+                key.keep_alive(Instant::default(), &pool.policy);
             }
         }
     }
@@ -1048,6 +1060,14 @@ impl Model {
 
     pub(crate) fn waiting(&self) -> usize {
         self.pools.values().map(|pool| pool.wait_queue.len()).sum()
+    }
+}
+
+impl Key {
+    /// Restarts its keep-alive time, unless it has none.
+    fn keep_alive(&mut self, now: Instant, policy: &Policy) {
+        let ttl = policy.keepalive_ttl_ms.filter(|_| self.keepalive);
+        self.purge_at = ttl.map(|ttl| now.serving + ttl);
     }
 }
 

@@ -16,9 +16,10 @@ pub(crate) fn purge_time(shown: Option<u64>, purge_at: Option<u64>, now: Instant
     Ok(())
 }
 
-pub(crate) fn new_key(key: &NewKey, policy: &Policy, now: Instant) -> Checked {
+pub(crate) fn new_key(key: &NewKey, (policy, keepalive): (&Policy, bool), now: Instant) -> Checked {
     ensure!(key.created_at_ms == now.wall, "created at {}", now.wall);
-    purge_time(key.expires_at_ms, policy.keepalive_ttl_ms.map(|ttl| now.serving + ttl), now)
+    let ttl = policy.keepalive_ttl_ms.filter(|_| keepalive);
+    purge_time(key.expires_at_ms, ttl.map(|ttl| now.serving + ttl), now)
 }
 
 pub(crate) fn lease(view: &LeaseView, lease: &Lease, key: &Key, now: Instant) -> Checked {
@@ -46,6 +47,7 @@ pub(crate) fn key(view: &KeyView, key: &Key, now: Instant) -> Checked {
     };
     ensure!(view.rests_until_ms == rests_until, "{} rests until {rests_until:?}", view.id);
     ensure!(view.reason.as_deref() == why.as_deref(), "{}: the reason is {why:?}", view.id);
+    ensure!(view.keepalive == key.keepalive, "{}: keep-alive is {}", view.id, key.keepalive);
     purge_time(view.expires_at_ms, key.purge_at, now)?;
     match (&key.state, &view.lease) {
         (State::Leased(running), Some(view)) => lease(view, running, key, now),

@@ -4,7 +4,8 @@
 use super::sim_disk::SimDisk;
 use super::{Driver, ManualClock, SentCall, default_pool};
 use keypeg_core::{
-    BodyDigest, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::sync::Arc;
@@ -69,6 +70,11 @@ pub(crate) fn run_turn(
         let options = ReleaseOptions { rest_ms: Some(800), quarantine, reason: Some("429".into()) };
         Call::Release { pool: default_pool(), lease, options }
     };
+    let import = |value: String, options| {
+        let values = vec![Secret::new(&value).unwrap()];
+        Call::Import { pool: side_pool(), values, options }
+    };
+    let usual = ImportOptions::default();
     let calls = match turn % 10 {
         0 => vec![Call::Generate { pool: default_pool(), count: 7 }],
         1 => vec![
@@ -85,13 +91,11 @@ pub(crate) fn run_turn(
                 ..PolicyPatch::default()
             },
         }],
-        3 => vec![Call::Import {
-            pool: side_pool(),
-            values: vec![
-                Secret::new(&format!("value {turn}")).unwrap(),
-                Secret::new(&"long ".repeat(50 + turn)).unwrap(),
-            ],
-        }],
+        3 => vec![
+            import(format!("value {turn}"), usual),
+            import("long ".repeat(50 + turn), usual),
+            import(format!("kept {turn}"), ImportOptions { keepalive: false, ..usual }),
+        ],
         4 => workload
             .leases
             .first()
@@ -111,7 +115,8 @@ pub(crate) fn run_turn(
         6 | 7 => vec![acquire(default_pool(), ""), Call::GetPool { pool: side_pool() }],
         8 => vec![Call::KeepAliveAll { pool: default_pool() }, acquire(default_pool(), "e")],
         _ if turn > 15 => vec![Call::DeletePool { pool: side_pool() }],
-        _ => vec![Call::GetPool { pool: side_pool() }],
+        // The key with this value is purged.
+        _ => vec![import("value 3".into(), ImportOptions { allow_retired: true, ..usual })],
     };
     let mut calls: Vec<SentCall> = calls.into_iter().map(SentCall::from).collect();
     if matches!(turn % 10, 0 | 1) {
@@ -154,8 +159,10 @@ pub(crate) fn visible_state(driver: &mut Driver) -> Vec<String> {
             let leased = lease.is_some();
             assert_eq!(leased, key.state == KeyState::Leased);
             let (state, rest, reason) = (key.state, key.rests_until_ms, key.reason);
-            let created_at_ms = key.created_at_ms;
-            lines.push(format!("  {id} {state:?} {created_at_ms} {lease:?} {rest:?} {reason:?}"));
+            let (created_at_ms, keepalive) = (key.created_at_ms, key.keepalive);
+            lines.push(format!(
+                "  {id} {state:?} {created_at_ms} {keepalive} {lease:?} {rest:?} {reason:?}"
+            ));
         }
     }
     lines.sort();

@@ -154,8 +154,9 @@ fn keys(operation: &str) -> Option<Call> {
         "addKeys" => Call::new(
             "All or nothing. Without `values` the server generates `count` keys, one by default, \
              from random bytes of the operating system. With `values` it imports them in their \
-             order. A value that was imported and then deleted or purged cannot be imported again \
-             while the pool exists.",
+             order. A value that was in the pool before, generated or imported, and was deleted or \
+             purged, is refused while the pool exists, unless `allow_retired` is true. \
+             `allow_retired` needs the scope `admin` on a server with access tokens.",
             vec![referenced(
                 201,
                 "The new keys, with their values.",

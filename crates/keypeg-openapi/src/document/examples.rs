@@ -67,13 +67,17 @@ pub(super) fn generates() -> Vec<(&'static str, Value)> {
     vec![
         ("generate", through_type::<GenerateRequest>(json!({ "count": 3 }))),
         ("import", through_type::<GenerateRequest>(json!({ "values": ["alpha-1", "alpha-2"] }))),
+        (
+            "import_without_keepalive",
+            through_type::<GenerateRequest>(json!({ "values": ["alpha-3"], "keepalive": false })),
+        ),
     ]
 }
 
 pub(super) fn key() -> Value {
     through_type::<Key>(json!({
         "id": KEY_ID, "pool": "ci", "state": "leased", "created_at": AT, "expires_at": LATER,
-        "rests_until": null, "reason": null,
+        "rests_until": null, "reason": null, "keepalive": true,
         "lease": {
             "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": LEASE_END,
         },

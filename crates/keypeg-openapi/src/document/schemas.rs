@@ -9,7 +9,7 @@ use keypeg_client::{
     KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
     Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds,
 };
-use keypeg_fields::{Field, FlagField, Item, Symbols};
+use keypeg_fields::{Field, Item, Symbols};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -48,6 +48,8 @@ pub(super) fn all() -> Map<String, Value> {
     let given = |name: &str, kind: &str| json!({ "required": [name], "properties": { name: { "type": kind } } });
     schemas["GenerateRequest"]["not"] =
         json!({ "allOf": [given("count", "integer"), given("values", "array")] });
+    schemas["GenerateRequest"]["dependentRequired"] =
+        json!({ "keepalive": ["values"], "allow_retired": ["values"] });
     schemas["KeepAliveRequest"]["oneOf"] = json!([given("ids", "array"), given("all", "boolean")]);
     for schema in schemas.values_mut() {
         remove_rust_keywords(schema);
@@ -158,9 +160,8 @@ fn keywords(field: Field) -> Value {
             };
             json!({ "type": ["string", "null"], "maxLength": field.most, "pattern": pattern })
         }
-        Field::Flag(FlagField { only_true: true, .. }) => {
-            json!({ "type": ["boolean", "null"], "enum": [true, null] })
-        }
+        // Also of a flag that must be true: generators of clients do not support a boolean with one
+        // value.
         Field::Flag(_) => json!({ "type": ["boolean", "null"] }),
         Field::List(field) => {
             let mut keywords = json!({ "type": ["array", "null"], "maxItems": field.most });

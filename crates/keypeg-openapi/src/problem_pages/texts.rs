@@ -350,13 +350,17 @@ const DEFAULT_POOL: ProblemPage = ProblemPage::new(
 
 const KEY_EXISTS: ProblemPage = ProblemPage::new(
     "An imported value cannot be added. It is already in the pool, or it occurs twice in the \
-     request, or it was imported before and then deleted or purged. Such a value is never used \
-     again while the pool exists. The server adds all values of a request or none, so it added \
+     request, or it was in the pool before, generated or imported, and was deleted or purged. The \
+     server recognises such a value while the pool exists, because a client that does not know of \
+     the deletion may still use it. The server adds all values of a request or none, so it added \
      none of them.",
     &[
         "Remove the value at `index` from `values`, and send the request again.",
         "The server reports the first such value only, so the next request may report another one.",
         "`keypeg import` imports a file and reports the line of such a value.",
+        "To bring the value of a deleted or purged key back on purpose, send `\"allow_retired\": \
+         true`, or use `keypeg import --allow-retired`. This needs the scope `admin` on a server \
+         with access tokens. Make sure first that no earlier holder still uses the value.",
     ],
     "No. The server added none of the values.",
 )

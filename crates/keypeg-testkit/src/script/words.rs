@@ -3,8 +3,8 @@
 //! Knows neither the pools nor a store: both runners of scripts use these words.
 
 use keypeg_core::{
-    BodyDigest, Borrower, IdempotencyKey, KeyState, KeyView, NewKey, OutOfRange, PolicyPatch,
-    Refusal, ReleaseOptions,
+    BodyDigest, Borrower, IdempotencyKey, ImportOptions, KeyState, KeyView, NewKey, OutOfRange,
+    PolicyPatch, Refusal, ReleaseOptions,
 };
 
 /// Formats when a key is purged, as the time left.
@@ -104,6 +104,17 @@ pub fn without_idempotency_key<'a>(args: &[&'a str]) -> Vec<&'a str> {
     let belongs =
         |arg: &str| ["once=", "body=", "caller="].iter().any(|name| arg.starts_with(name));
     args.iter().copied().filter(|arg| !belongs(arg)).collect()
+}
+
+/// Returns the values of an import, and its options.
+pub fn import_options_of<'a>(args: &[&'a str]) -> (Vec<&'a str>, ImportOptions) {
+    let (no_keepalive, allow_retired) = ("keepalive=false", "allow_retired");
+    let options = ImportOptions {
+        keepalive: !args.contains(&no_keepalive),
+        allow_retired: args.contains(&allow_retired),
+    };
+    let is_value = |arg: &&str| ![no_keepalive, allow_retired].contains(arg);
+    (args.iter().copied().filter(is_value).collect(), options)
 }
 
 /// Formats milliseconds as seconds: `60s`, `0.001s`.

@@ -8,9 +8,10 @@ mod lines;
 
 use super::new_keys::{self, NewKeyRow};
 use super::output::{OutputFormat, RowPrinter};
+use super::purge_warning::PurgeWarning;
 use crate::failure::{Failure, exit};
 use crate::{streams, text_file};
-use keypeg_client::{Client, Code, Error, Outcome};
+use keypeg_client::{Client, Code, Error, GenerateRequest, Outcome};
 use keypeg_fields::VALUES_BODY_MAX;
 use lines::{Line, LineOptions};
 use std::collections::VecDeque;
@@ -43,6 +44,24 @@ pub struct ImportArgs {
     /// Print the values of the imported keys
     #[arg(long)]
     show_keys: bool,
+    /// Import keys that are never purged by time and need no keep-alives
+    #[arg(long)]
+    no_keepalive: bool,
+    /// Also import values whose keys were deleted or purged; needs the scope admin
+    #[arg(long)]
+    allow_retired: bool,
+}
+
+impl ImportArgs {
+    /// Returns the request that imports a batch.
+    fn request(&self, batch: &[&Line]) -> GenerateRequest {
+        GenerateRequest {
+            values: Some(batch.iter().map(|line| line.value.clone()).collect()),
+            keepalive: self.no_keepalive.then_some(false),
+            allow_retired: self.allow_retired.then_some(true),
+            ..GenerateRequest::default()
+        }
+    }
 }
 
 /// An import in progress.
@@ -58,6 +77,7 @@ struct Import<'a> {
     imported: usize,
     /// The lines of values that are in the pool, or were in it once.
     skipped: usize,
+    warning: PurgeWarning,
 }
 
 /// Imports the values of a file and prints the created keys.
@@ -74,8 +94,17 @@ pub(super) async fn run(
     let options = LineOptions { raw: args.raw, skip_comments: args.skip_comments };
     let lines = lines::parse(file, &read(&args.file, file)?, options)?;
     let rows = RowPrinter::new(format, "keys", new_keys::columns(args.show_keys));
-    let mut import =
-        Import { client, pool, file, args, rows, unprinted: None, imported: 0, skipped: 0 };
+    let mut import = Import {
+        client,
+        pool,
+        file,
+        args,
+        rows,
+        unprinted: None,
+        imported: 0,
+        skipped: 0,
+        warning: PurgeWarning::default(),
+    };
     let imported = import.all(&lines).await;
     import.finish(format, imported)
 }
@@ -88,10 +117,10 @@ impl Import<'_> {
         while !rest.is_empty() {
             let len = batch_len(&rest).min(limit);
             let batch: Vec<_> = rest.iter().copied().take(len).collect();
-            let values = batch.iter().map(|line| line.value.clone()).collect();
-            match self.client.import(self.pool, values).await {
+            match self.client.generate(self.pool, &self.args.request(&batch)).await {
                 Ok(new) => {
                     self.imported += batch.len();
+                    self.warning.note(&new.keys);
                     let rows = new.keys.iter().map(|key| NewKeyRow::of(key, self.args.show_keys));
                     let printed = self.rows.print(&rows.collect::<Vec<_>>());
                     self.unprinted = self.unprinted.take().or(printed.err());
@@ -117,6 +146,9 @@ impl Import<'_> {
     /// batches that were imported, also if a later one failed.
     fn finish(self, format: OutputFormat, result: Result<(), Failure>) -> Result<u8, Failure> {
         let Self { file, imported, skipped, .. } = self;
+        if let Some(text) = self.warning.text(self.pool) {
+            streams::print_message(&text);
+        }
         let unprinted = self.unprinted.or_else(|| self.rows.finish().err());
         let keys = new_keys::count(imported);
         if skipped > 0 {

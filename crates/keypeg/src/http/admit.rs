@@ -14,7 +14,7 @@ use crate::audit::{Entry, Outcome};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
-use keypeg_client::routes::{self, Access};
+use keypeg_client::routes::{self, Access, Scope};
 use keypeg_core::{KeyRef, PoolName};
 use keypeg_store::{Answer, Call, Idempotency, PendingReply, Principal, Reply, Request, TypedCall};
 use std::ops::Deref;
@@ -210,6 +210,15 @@ impl RequestContext<'_> {
                 Err(problem)
             }
         }
+    }
+
+    /// Refuses a request whose token lacks a scope that its body requires beyond its route.
+    pub(super) fn require(&self, scope: Scope) -> Result<(), Problem> {
+        let allows = |admitted: &Admitted| admitted.shown.token.allows(scope);
+        if self.admitted.as_ref().is_none_or(allows) {
+            return Ok(());
+        }
+        Err(Problem::missing_scope(scope.as_str()))
     }
 
     /// Returns whether the token may see a pool in the list of pools.

@@ -234,8 +234,8 @@ impl Problem {
     /// Names the value by its index: the value itself is a secret.
     fn key_exists(index: usize) -> Self {
         let detail = format!(
-            "values[{index}] is in the pool, occurs twice, or was imported before. Remove it from \
-             the request."
+            "values[{index}] is in the pool, occurs twice, or was in the pool before. Remove it from \
+             the request. A value of a deleted or purged key comes back with allow_retired."
         );
         let mut problem = Self::new(Code::KeyExists, detail);
         problem.0.extensions.index = u64::try_from(index).ok();

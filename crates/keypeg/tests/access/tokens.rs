@@ -48,6 +48,34 @@ fn is_authorized(answer: &Answer) -> bool {
     ![401, 403, 429].contains(&answer.status)
 }
 
+/// An option in the body can require more than its route.
+#[test]
+fn only_admin_brings_a_retired_value_back() {
+    let tokens = Tokens::new();
+    let keys = tokens.add("keys", "default", &["keys", "force", "read"], &[]);
+    let admin = tokens.add("admin", "default", &["admin"], &[]);
+    let server = start(&tokens);
+    let client = &mut server.client();
+    let add = format!("POST {POOL}/keys");
+    let mut add_as = |token: &str, body: serde_json::Value| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+        client.try_send(&add, &headers, &body.to_string()).unwrap()
+    };
+    let account = || json!({ "values": ["account"] });
+    let created = add_as(&keys, account()).is(201, &json!({}));
+    let id = created["keys"][0]["id"].as_str().unwrap();
+    let delete = format!("DELETE {POOL}/keys/{id}");
+    server.client().with(&keys, &delete).is(204, &serde_json::Value::Null);
+    let back = || json!({ "values": ["account"], "allow_retired": true });
+    let challenge = "Bearer error=\"insufficient_scope\", scope=\"admin\"";
+    let problem = assert_challenge(add_as(&keys, back()), 403, "forbidden", challenge);
+    assert_eq!((&problem["scope"], &problem["outcome"]), (&json!("admin"), &json!("not_applied")));
+    let usual = json!({ "values": ["account"], "allow_retired": false, "keepalive": false });
+    add_as(&keys, usual).problem(409, "key_exists");
+    add_as(&admin, back()).is(201, &json!({ "keys": [{ "id": id }] }));
+}
+
 /// Each route without a token, with wrong, expired and revoked ones, with one of another pool, one
 /// of each other scope, the right one, and admin.
 #[test]

@@ -1,6 +1,6 @@
 //! Importing values over HTTP: a call imports all values or none, and no value twice.
 
-use crate::support::{Server, TempDir};
+use crate::support::{Client, Server, TempDir, eventually};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
@@ -9,6 +9,14 @@ const KEYS: &str = "POST /v1/pools/default/keys";
 fn values(keys: &Value) -> Vec<&str> {
     let keys = keys["keys"].as_array().unwrap();
     keys.iter().map(|key| key["key"].as_str().unwrap()).collect()
+}
+
+/// Waits until a pool has this number of keys, because the others were purged.
+fn wait_for_total(client: &mut Client, pool: &str, total: u64) {
+    eventually("the keys are purged", || {
+        let pool = client.ask(&format!("GET /v1/pools/{pool}")).is(200, &json!({}));
+        (pool["total"] == total).then_some(())
+    });
 }
 
 #[test]
@@ -81,4 +89,92 @@ mod durability {
         let problem = client.send(KEYS, &last).problem(409, "key_exists");
         assert_eq!(problem["index"], 1);
     }
+}
+
+/// A generated value was imported again once its key was purged or deleted, with its old id. A
+/// client that still had the value shared it with the next holder.
+#[test]
+fn a_generated_value_is_refused_after_its_key_is_purged_or_deleted() {
+    let dir = TempDir::new();
+    let mut server = Server::on(&dir, &[]);
+    let client = &mut server.client();
+    client.send("PUT /v1/pools/r", &json!({ "keepalive_ttl_seconds": 0.2 })).is(201, &json!({}));
+    let generated = client.ask("POST /v1/pools/r/keys").is(201, &json!({}));
+    let purged = generated["keys"][0]["key"].clone();
+    wait_for_total(client, "r", 0);
+    let deleted = client.send(KEYS, &json!({ "count": 1 })).is(201, &json!({}));
+    let (id, deleted) = (&deleted["keys"][0]["id"], deleted["keys"][0]["key"].clone());
+    client
+        .ask(&format!("DELETE /v1/pools/default/keys/{}", id.as_str().unwrap()))
+        .is(204, &Value::Null);
+    for _ in 0..2 {
+        let client = &mut server.client();
+        for (keys, value) in [("POST /v1/pools/r/keys", &purged), (KEYS, &deleted)] {
+            let problem =
+                client.send(keys, &json!({ "values": ["new", value] })).problem(409, "key_exists");
+            assert_eq!(problem["index"], 1);
+        }
+        // The Django API has its own words for it.
+        let body = json!({ "api_key": deleted });
+        client
+            .send("POST /api/v1/random_api_key/", &body)
+            .is(400, &json!({ "api_key": ["key with this api key already exists"] }));
+        server.kill();
+        server = Server::on(&dir, &[]);
+    }
+    // Another pool did not generate it.
+    let client = &mut server.client();
+    client.send("POST /v1/pools/r/keys", &json!({ "values": [deleted] })).is(201, &json!({}));
+}
+
+#[test]
+fn a_retired_value_comes_back_where_the_request_allows_it() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let created = client.send(KEYS, &json!({ "values": ["account"] })).is(201, &json!({}));
+    let key = format!("/v1/pools/default/keys/{}", created["keys"][0]["id"].as_str().unwrap());
+    let lease = client.ask("POST /v1/pools/default/leases").is(201, &json!({ "key": "account" }));
+    client.ask(&format!("DELETE {key}")).is(204, &Value::Null);
+    client.send(KEYS, &json!({ "values": ["account"] })).problem(409, "key_exists");
+    let back = json!({ "values": ["account"], "allow_retired": true });
+    let created_again = client.send(KEYS, &back).is(201, &json!({}));
+    assert_eq!(created_again["keys"][0]["id"], created["keys"][0]["id"]);
+    client.send(KEYS, &back).problem(409, "key_exists");
+    let path = format!("/v1/pools/default/leases/{}", lease["id"].as_str().unwrap());
+    client.ask(&format!("POST {path}/release")).problem(410, "lease_ended");
+    let later = client.ask("POST /v1/pools/default/leases").is(201, &json!({ "key": "account" }));
+    assert!(later["fencing_token"].as_u64() > lease["fencing_token"].as_u64(), "tokens only grow");
+}
+
+#[test]
+fn an_imported_key_without_keep_alive_has_no_deadline() {
+    let dir = TempDir::new();
+    let mut server = Server::on(&dir, &[]);
+    let client = &mut server.client();
+    client.send("PUT /v1/pools/r", &json!({ "keepalive_ttl_seconds": 0.2 })).is(201, &json!({}));
+    let keys = "POST /v1/pools/r/keys";
+    let body = json!({ "values": ["account", "other"], "keepalive": false });
+    let created = client.send(keys, &body).is(201, &json!({}));
+    assert_eq!(created["keys"][1]["expires_at"], Value::Null);
+    client.ask("POST /v1/pools/r/keys").is(201, &json!({ "keys": [{ "expires_at": "*" }] }));
+    wait_for_total(client, "r", 2);
+    let key = format!("/v1/pools/r/keys/{}", created["keys"][0]["id"].as_str().unwrap());
+    let shown = json!({ "state": "available", "expires_at": null, "keepalive": false });
+    let show = format!("GET {key}");
+    client.ask(&show).is(200, &shown);
+    client.ask(&format!("POST {key}/keepalive")).is(200, &json!({ "expires_at": null }));
+    client
+        .send("POST /v1/pools/r/keepalive", &json!({ "all": true }))
+        .is(200, &json!({ "kept": 2 }));
+    client.ask(&show).is(200, &shown);
+    let grant = client.ask("POST /v1/pools/r/leases").is(201, &json!({}));
+    assert_eq!(grant["key_expires_at"], Value::Null);
+    server.kill();
+    let server = Server::on(&dir, &[]);
+    server.client().ask(&show).is(200, &json!({ "expires_at": null, "keepalive": false }));
+    let client = &mut server.client();
+    client.send(KEYS, &json!({ "values": ["a"], "keepalive": true })).is(201, &json!({}));
+    client
+        .ask("GET /v1/pools/default/keys")
+        .is(200, &json!({ "keys": [{ "keepalive": true, "expires_at": "*" }] }));
 }

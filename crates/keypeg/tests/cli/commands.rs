@@ -162,7 +162,7 @@ fn import_adds_one_value_per_line() {
     let file = dir.path().join("values");
     let file = file.to_str().unwrap();
     std::fs::write(file, "alpha\r\n\nbe ta\nγ\n").unwrap();
-    let imported = json_of(&server, &["import", file, "--show-keys"]);
+    let imported = json_of(&server, &["import", file, "--show-keys", "--no-keepalive"]);
     let values: Vec<_> =
         imported["keys"].as_array().unwrap().iter().map(|key| &key["key"]).collect();
     assert_eq!(values, ["alpha", "be ta", "γ"]);

@@ -7,6 +7,8 @@ mod commands;
 #[cfg(feature = "cli")]
 mod import;
 #[cfg(feature = "cli")]
+mod import_options;
+#[cfg(feature = "cli")]
 mod output;
 #[cfg(feature = "cli")]
 mod proxy;

@@ -19,7 +19,7 @@ pub(crate) fn below(random: &mut SeededRandom) -> impl FnMut(usize) -> usize {
 const REQUESTS: [(&str, &str); 26] = [
     ("GET /v1/pools", ""),
     ("PUT /v1/pools/{pool}", r#"{"lease_ttl_seconds":60,"max_hold_seconds":600,"rest_seconds":0}"#),
-    ("PUT /v1/pools/{pool}", r#"{"key_length":16,"key_prefix":"ci_","max_keys":100}"#),
+    ("PUT /v1/pools/{pool}", r#"{"key_length":20,"key_prefix":"ci_","max_keys":100}"#),
     ("PUT /v1/pools/{pool}", r#"{"keepalive_ttl_seconds":null,"lease_ttl_seconds":0.5}"#),
     ("GET /v1/pools/{pool}", ""),
     ("DELETE /v1/pools/{pool}", ""),

@@ -1,8 +1,8 @@
 //! Counts the rare states that calls and replies of a simulation reach.
 
 use super::{Candidate, Simulation};
-use crate::model::{Checked, State, ensure, pool_of};
-use keypeg_core::{KeyRef, LeaseId};
+use crate::model::{Checked, State, ensure, inner_call, pool_of};
+use keypeg_core::{KeyRef, LeaseId, Secret};
 use keypeg_engine::state::EngineState;
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ impl Simulation {
         let pool = pool_of(call).and_then(|pool| model.pools.get(pool.as_str()));
         let Some(pool) = pool else { return };
         let leased = pool.keys.iter().any(|key| matches!(key.state, State::Leased(_)));
-        match call {
+        match inner_call(call) {
             Call::PutPool { .. } if leased => {
                 self.coverage.count("a policy changed while keys were leased");
             }
@@ -41,6 +41,20 @@ impl Simulation {
             }
             Call::DeletePool { .. } if !pool.wait_queue.is_empty() => {
                 self.coverage.count("a pool was deleted while a call waited");
+            }
+            Call::Import { values, options, .. } => {
+                let is_retired = |value: &&Secret| pool.retired.contains(value.reveal());
+                let is_generated = |value: &Secret| !value.reveal().starts_with("value-");
+                if let Some(value) = values.iter().find(is_retired) {
+                    self.coverage.count(match (options.allow_retired, is_generated(value)) {
+                        (true, _) => "an import brought a retired value back",
+                        (false, true) => "an import named a generated value of a removed key",
+                        (false, false) => "an import named an imported value of a removed key",
+                    });
+                }
+            }
+            Call::KeepAliveAll { .. } if pool.keys.iter().any(|key| !key.keepalive) => {
+                self.coverage.count("all keys were kept alive, one of them without a deadline");
             }
             _ => {}
         }

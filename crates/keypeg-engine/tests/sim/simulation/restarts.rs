@@ -217,7 +217,7 @@ impl Simulation {
             recovered.pools.push((view, page.keys));
         }
         for call in lost.unwrap_or_default().iter().filter_map(|(_, action)| action.call()) {
-            let Call::Import { pool, values } = call else { continue };
+            let Call::Import { pool, values, .. } = call else { continue };
             let show = |value| Call::GetKey { pool: pool.clone(), key: KeyRef::Value(value) };
             let shown = self.query(values.iter().cloned().map(show).collect())?;
             for (value, reply) in values.iter().zip(shown) {

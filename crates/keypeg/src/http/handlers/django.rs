@@ -14,7 +14,7 @@ use crate::http::parse::query::decoded;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
-use keypeg_core::{KeptAlive, KeyRef, PoolName, Secret, VALUE_MAX};
+use keypeg_core::{ImportOptions, KeptAlive, KeyRef, PoolName, Secret, VALUE_MAX};
 use keypeg_store::{Answer, Call, TypedCall};
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerRe
     let call = match body::read::<CreateBody>(request).await?.api_key {
         None => Call::generate(pool, 1),
         Some(value) => match secret_of(&value) {
-            Ok(secret) => Call::import(pool, vec![secret]),
+            Ok(secret) => Call::import(pool, vec![secret], ImportOptions::default()),
             Err(error) => {
                 return Ok(json_response(StatusCode::BAD_REQUEST, &json!({ "api_key": [error] })));
             }

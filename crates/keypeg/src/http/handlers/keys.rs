@@ -14,7 +14,8 @@ use crate::http::parse::query::Query;
 use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
 use hyper::StatusCode;
 use keypeg_client as wire;
-use keypeg_client::{UnixMs, routes};
+use keypeg_client::UnixMs;
+use keypeg_client::routes::{self, Scope};
 use keypeg_core::{
     Cursor, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
     PoolName, Refusal,
@@ -75,7 +76,12 @@ pub(crate) async fn add(
     let (idempotency, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
     let call = match new {
         KeysToAdd::Generated(count) => Call::generate(pool, count),
-        KeysToAdd::Imported(values) => Call::import(pool, values),
+        KeysToAdd::Imported(values, options) => {
+            if options.allow_retired {
+                context.require(Scope::Admin)?;
+            }
+            Call::import(pool, values, options)
+        }
     };
     let keys = context.execute_once(call, idempotency).await?;
     let path = if let [key] = &keys[..] { Some(format!("{path}/{}", key.id)) } else { None };
@@ -200,6 +206,7 @@ fn wire_key(pool: &PoolName, view: KeyView) -> wire::Key {
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),
         reason: view.reason.map(Into::into),
+        keepalive: view.keepalive,
         lease: view.lease.map(wire_lease),
     }
 }

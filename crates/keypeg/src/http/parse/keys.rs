@@ -7,8 +7,8 @@ use super::idempotency;
 use super::members::{BodyFields, Ids, Member};
 use crate::http::error::Problem;
 use crate::http::message::Request;
-use keypeg_core::Secret;
-use keypeg_fields::{ALL, COUNT, Field, IDS, VALUES, VALUES_BODY_MAX};
+use keypeg_core::{ImportOptions, Secret};
+use keypeg_fields::{ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, VALUES, VALUES_BODY_MAX};
 use keypeg_store::Idempotency;
 
 /// The body of a request that adds keys.
@@ -16,20 +16,40 @@ use keypeg_store::Idempotency;
 pub(crate) struct AddKeysBody {
     count: Option<u64>,
     values: Option<Vec<Secret>>,
+    keepalive: Option<bool>,
+    allow_retired: Option<bool>,
 }
 
 impl BodyFields for AddKeysBody {
     const MEMBERS: &'static [Member<Self>] = &[
         Member::Integer(&COUNT, |body| &mut body.count),
         Member::Values(&VALUES, |body| &mut body.values),
+        Member::Flag(&KEEPALIVE, |body| &mut body.keepalive),
+        Member::Flag(&ALLOW_RETIRED, |body| &mut body.allow_retired),
     ];
     const BYTES_MAX: usize = VALUES_BODY_MAX;
+}
+
+impl AddKeysBody {
+    /// Returns the options of an import, which no other request may have.
+    fn import_options(&self) -> Result<ImportOptions, Problem> {
+        let options = [(&KEEPALIVE, self.keepalive), (&ALLOW_RETIRED, self.allow_retired)];
+        let given = options.iter().find(|(_, flag)| flag.is_some());
+        if let (None, Some((field, _))) = (&self.values, given) {
+            return Err(Problem::out_of_range(field.name, "left out unless values is given"));
+        }
+        let ImportOptions { keepalive, allow_retired } = ImportOptions::default();
+        Ok(ImportOptions {
+            keepalive: self.keepalive.unwrap_or(keepalive),
+            allow_retired: self.allow_retired.unwrap_or(allow_retired),
+        })
+    }
 }
 
 /// The keys that a request adds.
 pub(crate) enum KeysToAdd {
     Generated(u32),
-    Imported(Vec<Secret>),
+    Imported(Vec<Secret>, ImportOptions),
 }
 
 /// Reads a request that adds keys.
@@ -39,8 +59,9 @@ pub(crate) async fn read_add(
     let key = idempotency::header(request.headers())?;
     let mut body: AddKeysBody = body::read(request).await?;
     let key = idempotency::with_body(key, &mut body);
+    let options = body.import_options()?;
     let new = match (body.count, body.values) {
-        (None, Some(values)) => KeysToAdd::Imported(values),
+        (None, Some(values)) => KeysToAdd::Imported(values, options),
         (Some(_), Some(_)) => {
             return Err(Problem::out_of_range(COUNT.name, "left out when values is given"));
         }
