@@ -107,7 +107,8 @@ fn a_live_follower_at_the_end_of_the_ring_misses_nothing_and_one_event_behind_it
         let subscription = feed.subscribe(pool, 1, &metrics).expect("below the limit");
         let mut follower = Arc::clone(&subscription).subscribe(None).expect("below the limit");
         feed.publish(&pools);
-        let mut next = || follower.poll_next(&mut Context::from_waker(Waker::noop()), usize::MAX);
+        let mut next =
+            || follower.poll_next(&mut Context::from_waker(Waker::noop()), 2 * RING_EVENTS_MAX);
         assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Resync { .. }))));
         let mut emit = |count: usize| {
             feed.begin(Now::default());

@@ -49,6 +49,13 @@ pub(crate) struct Explanation {
     pub(crate) lost_turn_took_effect: bool,
 }
 
+impl Explanation {
+    /// Returns whether no observation can distinguish the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.lease_ms == other.lease_ms && self.model.is_equivalent(&other.model)
+    }
+}
+
 /// What the model knows of a grant before a key is drawn for it.
 pub(crate) struct GrantQuery<'a> {
     pub(crate) holder: Option<&'a str>,
@@ -224,11 +231,9 @@ pub(crate) fn explain(
     for (option, lost_turn_took_effect) in options {
         match agreeing_model(&option, recovered, lease_time) {
             Ok((model, lease_ms)) => {
-                let is_same = |known: &Explanation| {
-                    known.lease_ms == lease_ms && known.model.is_equivalent(&model)
-                };
-                if !left.iter().any(is_same) {
-                    left.push(Explanation { model, lease_ms, lost_turn_took_effect });
+                let new = Explanation { model, lease_ms, lost_turn_took_effect };
+                if !left.iter().any(|known: &Explanation| known.is_same(&new)) {
+                    left.push(new);
                 }
             }
             Err(why) => {
@@ -287,6 +292,7 @@ fn agreeing_model(
     for lease in times {
         let mut model = model.clone();
         model.restart();
+        model.turned = lease;
         let now = Instant { lease, serving: recovered.serving, wall: recovered.wall };
         match check_recovered(&mut model, now, recovered) {
             Ok(()) => return Ok((model, lease)),

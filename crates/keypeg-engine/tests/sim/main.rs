@@ -181,7 +181,7 @@ fn no_reply_is_wrong_whatever_fault_is_injected() {
 const RARE_AFTER: u64 = 1_000;
 
 /// States that random runs easily miss.
-const RARE: [&str; 32] = [
+const RARE: [&str; 33] = [
     "a fault during recovery",
     "a fault during a checkpoint",
     "a fault while deleting segments",
@@ -200,6 +200,7 @@ const RARE: [&str; 32] = [
     "the checkpointer met a full disk",
     "a start met a full disk",
     "a call was refused on a full disk",
+    "the clocks were frozen on a full disk",
     "new keys were refused while the checkpointer lagged",
     "a waiter was granted a key",
     "the wait queue was full",

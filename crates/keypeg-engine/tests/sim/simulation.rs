@@ -100,6 +100,8 @@ pub(crate) struct Interrupted {
 #[derive(Debug)]
 pub(crate) struct SentTurn {
     pub(crate) instants: Vec<Instant>,
+    /// How much later the turn can have happened, see [`Simulation::delays`].
+    pub(crate) delays: Vec<u64>,
     pub(crate) actions: Vec<(u32, Action)>,
 }
 
@@ -344,9 +346,13 @@ impl Simulation {
             .collect();
         let mut replies = Vec::new();
         let engine = self.engine.as_mut().expect("the engine runs");
+        self.clock.take_readings();
         self.faults.enter(Part::Turn);
         let played = engine.turn(&mut queue, &mut replies);
         self.faults.enter(Part::Idle);
+        let delays = self.delays(turn_start);
+        let instants = self.frozen(instants);
+        let engine = self.engine.as_mut().expect("the engine runs");
         match played {
             Ok(next) => {
                 self.next = Some(next);
@@ -358,7 +364,8 @@ impl Simulation {
                     reached_states::check_caller_counts(engine)?;
                 }
                 ensure!(queue.is_empty(), "the turn did not take every call");
-                self.check_replies(&instants, &actions, replies, turn_start)?;
+                let sent = SentTurn { instants, delays, actions };
+                self.check_replies(&sent, replies, turn_start)?;
                 for lease in revoked {
                     self.check_revoked(lease)?;
                 }
@@ -369,10 +376,32 @@ impl Simulation {
                 self.coverage.count("turns lost");
                 self.restart(Some(Interrupted {
                     error: error.to_string(),
-                    turn: Some(SentTurn { instants, actions }),
+                    turn: Some(SentTurn { instants, delays, actions }),
                 }))
             }
         }
+    }
+
+    /// Returns how much later than it began a turn can have happened. A turn that begins on a full
+    /// disk, with frozen clocks, reads them again if it finds space; slow operations lie between.
+    fn delays(&self, turn_start: u64) -> Vec<u64> {
+        let mut delays = vec![0];
+        let frozen = self.engine.as_ref().is_some_and(EngineState::clocks_frozen);
+        if self.plan.rules.disk_can_fill && !frozen {
+            let later = self.clock.take_readings().into_iter().map(|at| at - turn_start);
+            delays.extend(later.filter(|delay| *delay > 0));
+        }
+        delays
+    }
+
+    /// Returns the instants of a turn that has run: those of the last one if its clocks were frozen.
+    fn frozen(&mut self, instants: Vec<Instant>) -> Vec<Instant> {
+        if !self.engine.as_ref().is_some_and(EngineState::clocks_frozen) {
+            return instants;
+        }
+        self.coverage.count("the clocks were frozen on a full disk");
+        let models = self.models.iter().map(|candidate| candidate.model.turned);
+        instants.into_iter().zip(models).map(|(now, turned)| now.frozen_at(turned)).collect()
     }
 
     fn slot(&mut self) -> u32 {
@@ -400,11 +429,11 @@ impl Simulation {
     /// Checks a turn's replies, and delivers them to the clients that still wait for them.
     fn check_replies(
         &mut self,
-        instants: &[Instant],
-        actions: &[(u32, Action)],
+        sent: &SentTurn,
         replies: Vec<(CallId, Reply)>,
         turn_start: u64,
     ) -> Checked {
+        let actions = &sent.actions;
         let mut order = Vec::new();
         let mut by_slot = BTreeMap::new();
         for (call_id, reply) in replies {
@@ -419,12 +448,19 @@ impl Simulation {
         self.count_replies(&by_slot);
         let mut left = Vec::new();
         let mut why = None;
-        for (mut candidate, now) in std::mem::take(&mut self.models).into_iter().zip(instants) {
-            let mut unchecked = by_slot.clone();
-            match candidate.model.turn(*now, actions, &mut Observation::Replies(&mut unchecked)) {
-                Ok(()) => left.push(candidate),
-                Err(error) => why = why.or(Some(error)),
+        for (candidate, now) in std::mem::take(&mut self.models).into_iter().zip(&sent.instants) {
+            let mut explained: Vec<Model> = Vec::new();
+            for delay in &sent.delays {
+                let (mut model, mut unchecked) = (candidate.model.clone(), by_slot.clone());
+                let observed = &mut Observation::Replies(&mut unchecked);
+                match model.turn(now.later(*delay), actions, observed) {
+                    Ok(()) if explained.iter().any(|known| known.is_equivalent(&model)) => {}
+                    Ok(()) => explained.push(model),
+                    Err(error) => why = why.or(Some(error)),
+                }
             }
+            let lease_ms = candidate.lease_ms;
+            left.extend(explained.into_iter().map(|model| Candidate { model, lease_ms }));
         }
         if left.is_empty() {
             return Err(why.unwrap());

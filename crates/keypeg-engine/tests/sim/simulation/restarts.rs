@@ -162,18 +162,32 @@ impl Simulation {
         let mut left = Vec::new();
         let mut why = None;
         for (index, candidate) in std::mem::take(&mut self.models).into_iter().enumerate() {
-            let lost = lost
-                .as_ref()
-                .map(|turn| LostTurn { now: turn.instants[index], actions: turn.actions.clone() });
             let lease_time = if self.lease_time_known {
                 LeaseTime::Known(candidate.lease_ms)
             } else {
                 LeaseTime::AtMost(candidate.lease_ms)
             };
-            match explain(&candidate.model, lost.as_ref(), &recovered, lease_time) {
-                Ok(explanations) => left.extend(explanations),
-                Err(error) => why = why.or(Some(error)),
+            let turns: Vec<_> = match &lost {
+                None => vec![None],
+                Some(SentTurn { instants, delays, actions }) => {
+                    let later = delays.iter().map(|delay| instants[index].later(*delay));
+                    later.map(|now| Some(LostTurn { now, actions: actions.clone() })).collect()
+                }
+            };
+            let mut explained: Vec<Explanation> = Vec::new();
+            for turn in turns {
+                match explain(&candidate.model, turn.as_ref(), &recovered, lease_time) {
+                    Ok(explanations) => {
+                        for new in explanations {
+                            if !explained.iter().any(|known| known.is_same(&new)) {
+                                explained.push(new);
+                            }
+                        }
+                    }
+                    Err(error) => why = why.or(Some(error)),
+                }
             }
+            left.append(&mut explained);
         }
         if left.is_empty() {
             return Err(why.unwrap());
