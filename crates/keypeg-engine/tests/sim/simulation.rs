@@ -6,6 +6,7 @@
 
 mod reached_states;
 mod restarts;
+mod stories;
 
 use crate::clients::{Action, ClientBehavior, Clients};
 use crate::clocks::SimClock;
