@@ -51,7 +51,11 @@ fn plan(seed: u64) -> Plan {
     let sector = if one_in(2) { 512 } else { 4_096 };
     let (fails, power_cuts, stops) = (!one_in(3), !one_in(4), !one_in(3));
     let (pauses, wall_steps, lost_replies) = (one_in(2), one_in(2), !one_in(3));
-    let mut limits = vec![(TestLimit::Waiters, 5), (TestLimit::SnapshotRecords, 2)];
+    let mut limits = vec![
+        (TestLimit::Waiters, 5),
+        (TestLimit::SnapshotRecords, 2),
+        (TestLimit::PageSlots, 1 + seed % 3),
+    ];
     if expiry_can_lag {
         limits.push((TestLimit::Expire, 1));
     }
