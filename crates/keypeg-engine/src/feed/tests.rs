@@ -132,3 +132,27 @@ fn a_live_follower_at_the_end_of_the_ring_misses_nothing_and_one_event_behind_it
         assert!(next().is_pending(), "it is at the present again");
     }
 }
+
+/// A turn whose commit failed is never published: its events never became durable.
+#[test]
+fn events_of_a_turn_that_was_not_committed_are_discarded() {
+    let (pools, names) = pools(1);
+    let pool = pools.get(&names[0]).expect("a pool");
+    let (mut feed, metrics) = (Feed::default(), Arc::default());
+    feed.begin(Now::default());
+    let subscription = feed.subscribe(pool, 1, &metrics).expect("below the limit");
+    let mut follower = Arc::clone(&subscription).subscribe(None).expect("below the limit");
+    feed.publish(&pools);
+    let mut next = || follower.poll_next(&mut Context::from_waker(Waker::noop()), 10);
+    assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Resync { .. }))));
+    let mut emit = |publish: bool| {
+        feed.begin(Now::default());
+        feed.emit(pool.id(), &Event::Purged { key: KeyId(1), was: KeyState::Available });
+        if publish {
+            feed.publish(&pools);
+        }
+    };
+    emit(false);
+    emit(true);
+    assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Events(events))) if events.len() == 1));
+}
