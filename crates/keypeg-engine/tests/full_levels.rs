@@ -52,6 +52,17 @@ fn acquire(holder: usize) -> Call {
     Call::Acquire { pool: default_pool(), ttl_ms: Some(3_000_000), holder, wait_ms: 0 }
 }
 
+fn release(lease: LeaseId) -> Call {
+    let options = ReleaseOptions { rest_ms: Some(0), ..ReleaseOptions::default() };
+    Call::Release { pool: default_pool(), lease, options }
+}
+
+fn quarantine(lease: LeaseId, reason: usize) -> Call {
+    let reason = (reason > 0).then(|| "r".repeat(reason).into());
+    let options = ReleaseOptions { quarantine: true, reason, ..ReleaseOptions::default() };
+    Call::Release { pool: default_pool(), lease, options }
+}
+
 impl World {
     /// Creates a directory with `leases` leases and space for all calls.
     fn new(leases: usize) -> Self {
@@ -103,18 +114,6 @@ impl World {
         granted.collect()
     }
 
-    fn release(&self, lease: LeaseId, reason: usize) -> Call {
-        let reason = (reason > 0).then(|| "r".repeat(reason).into());
-        let options = ReleaseOptions { rest_ms: Some(0), reason, ..ReleaseOptions::default() };
-        Call::Release { pool: default_pool(), lease, options }
-    }
-
-    fn quarantine(&self, lease: LeaseId, reason: usize) -> Call {
-        let reason = (reason > 0).then(|| "r".repeat(reason).into());
-        let options = ReleaseOptions { quarantine: true, reason, ..ReleaseOptions::default() };
-        Call::Release { pool: default_pool(), lease, options }
-    }
-
     /// Fills the disk up to a level. The levels are reached in their order, from the highest.
     fn fill_to(&mut self, level: Level) {
         if self.disk.used() > 0 && level < Level::All {
@@ -129,13 +128,13 @@ impl World {
                 Level::Releases => {
                     let granted = self.grant(100, LONG);
                     let is_refused = granted.len() < 100;
-                    let releases = granted.iter().map(|(lease, _)| self.release(*lease, 0));
+                    let releases = granted.iter().map(|(lease, _)| release(*lease));
                     self.driver.turn(releases.collect()).expect("releases are executed");
                     is_refused
                 }
                 Level::Full => {
                     let (lease, _) = self.leases.pop().expect("enough leases");
-                    is_full(&self.driver.call(self.quarantine(lease, LONG)))
+                    is_full(&self.driver.call(quarantine(lease, LONG)))
                 }
             };
             if refused {
@@ -183,8 +182,8 @@ impl World {
             (Level::Grants, acquire(0)),
             (Level::Grants, once("acquire", acquire(0))),
             (Level::Grants, Call::Renew { pool: pool.clone(), lease: renewed, ttl_ms: None }),
-            (Level::Releases, self.release(released, 0)),
-            (Level::Releases, self.quarantine(quarantined, 0)),
+            (Level::Releases, release(released)),
+            (Level::Releases, quarantine(quarantined, 0)),
             (Level::Releases, Call::RevokeUndelivered { pool: pool.clone(), lease: undelivered }),
             (Level::Releases, Call::ForceRelease { pool: pool.clone(), key: key(self.lease()) }),
             (Level::Releases, Call::DeleteKey { pool: pool.clone(), key: key(self.lease()) }),
@@ -298,7 +297,7 @@ fn snapshot_records_leave_the_space_that_releases_need() {
     while !world.last_segment_is_started() {
         for _ in 0..8 {
             let (lease, _) = world.lease();
-            let reply = world.driver.call(world.quarantine(lease, LONG));
+            let reply = world.driver.call(quarantine(lease, LONG));
             assert!(matches!(reply, Reply::Done), "{reply:?}");
         }
     }
@@ -315,6 +314,6 @@ fn snapshot_records_leave_the_space_that_releases_need() {
     }
     assert!(world.journal() == before, "no snapshot record is written");
     let (lease, _) = world.lease();
-    let reply = world.driver.call(world.release(lease, 0));
+    let reply = world.driver.call(release(lease));
     assert!(matches!(reply, Reply::Done), "releases continue: {reply:?}");
 }

@@ -17,7 +17,9 @@ fn open(dir: &TempDir) -> KeySetDb {
 fn commit(keyset: &KeySetDb, facts: &[Fact<'_>]) -> bool {
     let KeySetState { mut pools, checkpointed, counters } = keyset.state().expect("reads");
     let mut delta = KeySetDelta::after(checkpointed, counters);
-    facts.iter().for_each(|fact| delta.apply(fact, &keyset.ids, &mut pools));
+    for fact in facts {
+        delta.apply(fact, &keyset.ids, &mut pools);
+    }
     keyset.commit(&delta).expect("commits")
 }
 

@@ -9,7 +9,6 @@
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     clippy::cast_possible_truncation,
-    clippy::similar_names,
     clippy::struct_excessive_bools,
     reason = "a test may panic, draws small numbers, and has many switches"
 )]
