@@ -192,18 +192,28 @@ impl<'a> Hypothesis<'a> {
             key.state == State::Available
                 && (!key.id.is_some_and(|id| held.contains(&id)) || named(key))
         });
+        let known: BTreeSet<_> = keys.iter().filter_map(|key| key.id).collect();
+        // The lease has ended, and its key rests. It can be a key that this turn generated.
         let rests = |key: &Key| {
             let mut views = self.recovered.pools.iter().flat_map(|(_, keys)| keys);
             query.rests
-                && views.any(|view| Some(view.id) == key.id && view.state == KeyState::Resting)
+                && views.any(|view| {
+                    view.state == KeyState::Resting
+                        && key.id.map_or(!known.contains(&view.id), |id| id == view.id)
+                })
         };
         // Keys that cannot be distinguished are one option. Where the grant is optional, not
         // granting has the same effect, except on a stored answer.
         let is_optional = self.expiry_can_lag || self.disk_can_fill;
         let mut options: Vec<Option<usize>> = if is_optional { vec![None] } else { Vec::new() };
         let mut has_plain = is_optional && !query.has_idempotency_key;
+        let mut has_unnamed = false;
         for (index, key) in candidates {
-            if rests(key) || named(key) || !std::mem::replace(&mut has_plain, true) {
+            let is_like_another = key.id.is_none() && std::mem::replace(&mut has_unnamed, true);
+            if rests(key) && !is_like_another
+                || named(key)
+                || !std::mem::replace(&mut has_plain, true)
+            {
                 options.push(Some(index));
             }
         }

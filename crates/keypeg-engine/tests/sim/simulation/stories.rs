@@ -6,7 +6,9 @@ use crate::clients::Action;
 use crate::faults::Fault;
 use crate::model::{Checked, Rules, ensure};
 use crate::simulation::Plan;
-use keypeg_core::{BodyDigest, KeyRef, KeyView, Policy, PoolName, ReleaseOptions, Secret};
+use keypeg_core::{
+    BodyDigest, KeyRef, KeyState, KeyView, Policy, PoolName, ReleaseOptions, Secret,
+};
 use keypeg_engine::state::JournalSizes;
 use keypeg_store::{Call, Reply};
 
@@ -28,6 +30,10 @@ fn once(key: &str, call: Call) -> Call {
 
 /// Starts a simulation whose only faults are those of `send_and_lose`.
 fn started(seed: u64) -> Simulation {
+    started_with(seed, Policy { keepalive_ttl_ms: None, ..Policy::default() })
+}
+
+fn started_with(seed: u64, policy: Policy) -> Simulation {
     let segment = 4_096 + 768;
     let plan = Plan {
         steps: 0,
@@ -35,7 +41,7 @@ fn started(seed: u64) -> Simulation {
         sizes: JournalSizes { segment, journal: 4 * segment },
         limits: Vec::new(),
         sector: 512,
-        policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
+        policy,
         fault_one_in: 0,
         fails: false,
         power_cuts: false,
@@ -150,5 +156,27 @@ fn a_stored_answer_distinguishes_the_keys_of_a_lost_turn() -> Checked {
             simulation.send(vec![first(), Call::ListPools])?;
         }
     }
+    Ok(())
+}
+
+/// A lost turn generated keys and leased one of them; when the next start succeeded, the lease had
+/// ended and its key rested. Only keys that were known before were tried for the lease.
+#[test]
+fn a_key_that_a_lost_turn_generated_and_leased_can_rest_at_the_next_start() -> Checked {
+    let mut resting = 0;
+    for seed in 0..40 {
+        let policy = Policy {
+            lease_ttl_ms: 1_900,
+            rest_ms: 1_000,
+            keepalive_ttl_ms: None,
+            ..Policy::default()
+        };
+        let mut simulation = started_with(seed, policy);
+        simulation.send(vec![generate(1)])?;
+        simulation.send_and_lose(vec![generate(2), acquire("holder", 0)])?;
+        let keys = simulation.keys()?;
+        resting += keys[1..].iter().filter(|key| key.state == KeyState::Resting).count();
+    }
+    ensure!(resting > 2, "a new key rested {resting} times");
     Ok(())
 }
