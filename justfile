@@ -25,11 +25,9 @@ bench *parts:
 cost *args:
     bench/cost {{args}}
 
-# Runs the model test and the simulation under many more seeds than ./test does.
-soak seeds="2000":
-    KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-core --test model
-    KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-engine --test sim -- --nocapture
-    KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-engine --features sabotage --test sim -- --nocapture
+# Runs the model test and the simulation under random seeds; prints each seed that fails and continues.
+soak seeds="2000" rounds="1":
+    crates/keypeg-engine/tests/sim/soak {{seeds}} {{rounds}}
 
 # Sends many more requests from the OpenAPI document than ./test does, under a new seed each time.
 soak-api cases="500" seconds="1800":

@@ -70,7 +70,7 @@ pub(crate) struct WaitingRequest {
 }
 
 /// How many answers all pools together store.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AnswerCounts {
     /// The weight of the stored answers, limited by [`ANSWERS_MAX`].
     weight: usize,
@@ -254,6 +254,12 @@ impl IdempotencyStore {
             stored.is_none_or(|stored| is_due(stored.record.until_us, now_us))
         };
         queue.front().copied().filter(is_removable)
+    }
+
+    /// Adds the answers to counts: for tests, since the shared counts change with each answer.
+    pub(crate) fn add_to(&self, counts: &mut AnswerCounts) {
+        counts.weight += self.weight;
+        counts.ended += self.ended.len();
     }
 
     /// Subtracts the answers from the shared counts, because their pool is deleted.

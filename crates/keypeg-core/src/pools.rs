@@ -8,7 +8,7 @@ mod schedule;
 use crate::borrowers::{Borrower, Borrowers};
 use crate::deadlines::Deadlines;
 use crate::fact::{Fact, FactSink};
-use crate::idempotency_store::IdempotencyKey;
+use crate::idempotency_store::{AnswerCounts, IdempotencyKey};
 use crate::ids::{IdHashKey, IdempotentCall, KeyId};
 use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
 use crate::numbers::{PoolId, WaiterId};
@@ -407,6 +407,11 @@ impl Pools {
         }
         let counted = &self.shared.borrowers;
         assert_eq!(borrowers, *counted, "the shared state counts the leases of all pools");
+        let mut answers = AnswerCounts::default();
+        for pool in self.iter() {
+            pool.add_answers_to(&mut answers);
+        }
+        assert_eq!(answers, self.shared.answers, "the shared state counts the stored answers");
         let entries = self.by_name.len() + self.free.len();
         assert_eq!(entries, self.entries.len(), "every entry is in use or free");
     }

@@ -105,6 +105,8 @@ pub enum TestLimit {
     Facts,
     /// Snapshot records written in one turn.
     SnapshotRecords,
+    /// Slots that one page of keys examines.
+    PageSlots,
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -79,6 +79,26 @@ impl Server {
     }
 }
 
+/// The answers of a deleted pool, also those of ended leases, no longer count against the limits of
+/// all pools.
+#[test]
+fn a_deleted_pool_takes_its_answers_out_of_the_shared_counts() {
+    let limits = Limits { pools: 10, keys: 1_000 };
+    let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
+    let mut server = Server { pools, now: Now::default(), facts: 0, random: ScaledRandom::new(1) };
+    for pool in ["default", "other"] {
+        assert_eq!(server.call(pool, "keys", IdempotentCall::AddKeys), Ok(true));
+        for key in ["first", "second"] {
+            // The lease of the first ends by time.
+            assert_eq!(server.call(pool, key, IdempotentCall::Acquire), Ok(false));
+            server.now.lease_us += 1_000;
+        }
+        server.pools.check_invariants();
+    }
+    server.remove_pool("other");
+    server.pools.check_invariants();
+}
+
 /// While no fact can be stored no lease expires in memory, but a due lease is not redelivered.
 #[test]
 fn a_due_lease_is_not_redelivered_while_the_clocks_are_frozen() {

@@ -3,7 +3,8 @@
 //! Ticks aim at pending deadlines and a microsecond to either side; turns have small budgets, so
 //! that backlogs occur; ended leases, ids of other pools and removed keys are used on purpose.
 //! Every answer is compared, every step checks the invariants, and a replay of the facts must
-//! rebuild the same pools. `KEYPEG_SEED=n` repeats one seed, `KEYPEG_SEEDS=n` runs that many.
+//! rebuild the same pools. `KEYPEG_SEED=n` repeats one seed, `KEYPEG_SEEDS=n` runs that many,
+//! `KEYPEG_FIRST_SEED=n` sets the first of them. A run continues after a seed that fails.
 
 #[path = "support/agree.rs"]
 mod agree;
@@ -58,21 +59,29 @@ const WEEK_MS: u64 = 604_800_000;
 
 #[test]
 fn the_pools_agree_with_a_naive_model() {
-    let seeds = match env_number("KEYPEG_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..env_number("KEYPEG_SEEDS").unwrap_or(SEEDS),
-    };
+    let one = env_number("KEYPEG_SEED");
+    let first = one.or_else(|| env_number("KEYPEG_FIRST_SEED")).unwrap_or(0);
+    let count = one.map_or_else(|| env_number("KEYPEG_SEEDS").unwrap_or(SEEDS), |_| 1);
+    let seeds = first..first + count;
+    let (mut failed, mut first_panic) = (Vec::new(), None);
     let mut refusals = BTreeMap::new();
     for seed in seeds.clone() {
         let mut run = Run::new(seed);
         let result = catch_unwind(AssertUnwindSafe(|| run.run()));
         if let Err(panic) = result {
             print_failure(&run);
-            resume_unwind(panic);
+            failed.push(seed);
+            first_panic.get_or_insert(panic);
+            continue;
         }
         for (refusal, times) in run.refusals {
             *refusals.entry(refusal).or_insert(0) += times;
         }
+    }
+    println!("{} seeds, {} failed", seeds.clone().count(), failed.len());
+    if let Some(panic) = first_panic {
+        println!("failed seeds: {failed:?}");
+        resume_unwind(panic);
     }
     if seeds.count() >= 10 {
         for refusal in REFUSALS {
@@ -82,9 +91,9 @@ fn the_pools_agree_with_a_naive_model() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a failure prints how to repeat it")]
+#[expect(clippy::print_stdout, reason = "a failure prints how to repeat it")]
 fn print_failure(run: &Run) {
-    eprintln!("\nKEYPEG_SEED={} failed at step {}: {}\n", run.seed, run.step, run.last);
+    println!("failed: seed {}: at step {}: {}", run.seed, run.step, run.last);
 }
 
 /// The run of one seed: the real pools, the model and everything they returned.

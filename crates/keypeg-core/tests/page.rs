@@ -202,3 +202,52 @@ fn a_cursor_of_another_pool_or_run_and_a_forged_one_are_refused() {
     world.pools.set_run_id(&mut random);
     assert_eq!(world.page("default", None, 1, Some(cursor)), Err(Refusal::BadCursor));
 }
+
+/// The slots that a page examines at most.
+const EXAMINED: usize = 4_096;
+
+/// Keys in the wanted state stand on both sides of each end of a page, where a cursor once could
+/// skip one: the end by examined slots, and the end by listed keys.
+#[test]
+fn no_key_is_skipped_where_the_bound_on_examined_keys_ends_a_page() {
+    let mut world = World::new();
+    let mut ids = Vec::new();
+    for count in [10_000; 2].iter().chain(&[5_000]) {
+        ids.extend(world.generate(*count));
+    }
+    let mut wanted = Vec::new();
+    for end in (1..=ids.len() / EXAMINED).map(|page| page * EXAMINED) {
+        wanted.extend(end - 2..(end + 2).min(ids.len()));
+    }
+    wanted.insert(0, 0);
+    wanted.push(ids.len() - 1);
+    let mut left: Vec<KeyId> = wanted.iter().map(|index| ids[*index]).collect();
+    while !left.is_empty() {
+        let lease = world.with_pool("default", |pool, shared, step| {
+            Ok(pool.acquire(shared, step, &AcquireOptions::default())?.lease)
+        });
+        let lease = lease.expect("an available key");
+        if let Some(at) = left.iter().position(|id| *id == lease.key_id) {
+            left.swap_remove(at);
+            let options = ReleaseOptions { quarantine: true, ..ReleaseOptions::default() };
+            let ended = world.with_pool("default", |pool, shared, step| {
+                pool.release(shared, step, lease.id, &options)
+            });
+            assert_eq!(ended, Ok(()));
+        }
+    }
+    let expected: Vec<_> = wanted.iter().map(|index| ids[*index]).collect();
+    for limit in [1, 2, 3, 4, 1_000] {
+        let (mut listed, mut cursor) = (Vec::new(), None);
+        loop {
+            let state = Some(KeyState::Quarantined);
+            let page = world.page("default", state, limit, cursor).expect("a page");
+            listed.extend(page.keys.iter().map(|key| key.id));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, expected, "{limit} keys in a page");
+    }
+}

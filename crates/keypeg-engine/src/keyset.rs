@@ -356,3 +356,6 @@ fn open_quarantined(
         Err(error) => Err(failed(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,12 +158,19 @@ impl EngineState {
         replies: &mut Vec<(CallId, Reply)>,
     ) -> Result<NextWakeup, CommitError> {
         let replies_before = replies.len();
+        let now_before = self.now;
         self.begin_step();
         if let Some(journal) = &mut self.journal {
             journal.maintain(self.unfrozen_us)?;
         }
-        if self.clocks_frozen && self.disk_space() > DiskSpace::Full {
-            // There is space again: the rest of the turn happens at the current instant.
+        let is_full = self.disk_space() == DiskSpace::Full;
+        if self.clocks_frozen != is_full {
+            if is_full {
+                // Nothing that became due since the last turn can be logged any more.
+                self.now = now_before;
+            }
+            // There is space again, or none any more: the rest of the turn happens at the current
+            // instant, or at that of the last turn.
             self.begin_step();
         }
         if self.journal.as_ref().is_some_and(|journal| journal.disk_space() < DiskSpace::NoNewKeys)
@@ -271,6 +278,12 @@ impl EngineState {
             self.cancel_all_waits(&RequestError::ShuttingDown, replies);
         }
         ended_by_time
+    }
+
+    /// Returns whether the last turn happened at the instant of an earlier one, because the disk was
+    /// full.
+    pub fn clocks_frozen(&self) -> bool {
+        self.clocks_frozen
     }
 
     /// Returns how many deadlines may be executed: none while they cannot be logged, even if they

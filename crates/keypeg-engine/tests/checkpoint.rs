@@ -153,6 +153,29 @@ fn a_start_that_deletes_segments_at_once_keeps_those_its_checkpointer_needs() {
     driver.checkpoint().expect("and again");
 }
 
+/// After a full disk the checkpointer opens the database again and reads on from the segment of its
+/// position; the segment it began with is deleted by then.
+#[test]
+fn after_a_full_disk_the_checkpointer_reads_on_from_its_position() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = open(&disk, &clock);
+    driver.generate(3);
+    for _ in 0..200 {
+        let (lease, ..) = driver.acquire("holder-1").unwrap();
+        let options = ReleaseOptions::default();
+        driver.call(Call::Release { pool: default_pool(), lease, options });
+        driver.checkpoint().unwrap();
+    }
+    assert_ne!(segments(&disk)[0], "journal-000000000001", "the first segment is deleted");
+    driver.generate(800);
+    disk.set_capacity(Some(disk.used()));
+    assert!(driver.checkpoint().unwrap_err().contains("full"), "the database must grow");
+    disk.set_capacity(None);
+    driver.checkpoint().expect("it reads on from its position");
+    drop(driver);
+    assert_eq!(open(&disk, &clock).recovery.keys, 803);
+}
+
 #[test]
 fn a_rest_outlives_the_segment_it_was_written_in() {
     let (disk, clock) = (SimDisk::new(), ManualClock::new());

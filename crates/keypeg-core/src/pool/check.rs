@@ -4,6 +4,7 @@ use super::Pool;
 use crate::borrowers::Borrowers;
 use crate::deadlines::HeapIndex;
 use crate::fact::IdempotentResult;
+use crate::idempotency_store::AnswerCounts;
 use crate::ids::KeyId;
 use crate::indices::{AnswerIndex, ItemIndex, NOT_IN_HEAP};
 use crate::key::KeyState;
@@ -63,6 +64,11 @@ impl Pool {
         self.available.check_invariants(&self.slots);
         self.key_ends.check_invariants(&self.slots);
         self.hold_ends.check_invariants(&self.holds);
+    }
+
+    /// Adds this pool's stored answers to counts.
+    pub(crate) fn add_answers_to(&self, counts: &mut AnswerCounts) {
+        self.idempotency.add_to(counts);
     }
 
     fn check_idempotency(&self) {

@@ -12,11 +12,16 @@ use crate::indices::{HoldIndex, ItemIndex, SlotIndex};
 use crate::key::{KeyPage, KeyState, KeyView, ListOptions};
 use crate::lease::LeaseView;
 use crate::refusal::Refusal;
+use crate::sabotage::{TestLimit, limit};
 use crate::shared::SharedState;
 use crate::step::StepContext;
 
 /// The most slots that one page examines.
 const EXAMINED_MAX: u32 = 4_096;
+
+fn examined_max() -> u32 {
+    u32::try_from(limit(TestLimit::PageSlots, u64::from(EXAMINED_MAX))).unwrap_or(EXAMINED_MAX)
+}
 
 impl Pool {
     /// Lists keys, from a cursor on. O(page).
@@ -34,7 +39,7 @@ impl Pool {
                 slot.ok_or(Refusal::BadCursor)?
             }
         };
-        let end = self.slots.len().min(next.saturating_add(EXAMINED_MAX));
+        let end = self.slots.len().min(next.saturating_add(examined_max()));
         // Where nothing in the pool is due, no key of the page is.
         let has_due = self.has_due(step.now);
         let mut keys = Vec::new();

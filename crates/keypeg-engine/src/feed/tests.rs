@@ -1,7 +1,9 @@
 //! The feed's memory limits, without an engine: each ring's and those of all rings together.
 
 use super::*;
-use keypeg_core::{IdHashKey, KeyId, Limits, Policy, PolicyPatch, RandomSource, StepContext};
+use keypeg_core::{
+    IdHashKey, KeyId, KeyState, Limits, Policy, PolicyPatch, RandomSource, StepContext,
+};
 
 struct ZeroRandom;
 
@@ -90,4 +92,67 @@ fn every_subscriber_can_have_its_own_pool_and_rings_without_readers_are_replaced
     assert_eq!(subscribers.len(), SUBSCRIBED);
     let subscribed = names.iter().take(SUBSCRIBED).map(|name| pools.get(name).expect("a pool"));
     assert!(subscribed.into_iter().all(|pool| feed.has_subscribers(pool.id())));
+}
+
+/// A live follower that is exactly as far behind as the ring is long misses nothing; one event
+/// further it misses one event, and a resync must say so. The edge was once tested for subscribers
+/// that return only.
+#[test]
+fn a_live_follower_at_the_end_of_the_ring_misses_nothing_and_one_event_behind_it_resyncs() {
+    let (pools, names) = pools(1);
+    let pool = pools.get(&names[0]).expect("a pool");
+    for behind in [0, 1, 2] {
+        let (mut feed, metrics) = (Feed::default(), Arc::default());
+        feed.begin(Now::default());
+        let subscription = feed.subscribe(pool, 1, &metrics).expect("below the limit");
+        let mut follower = Arc::clone(&subscription).subscribe(None).expect("below the limit");
+        feed.publish(&pools);
+        let mut next =
+            || follower.poll_next(&mut Context::from_waker(Waker::noop()), 2 * RING_EVENTS_MAX);
+        assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Resync { .. }))));
+        let mut emit = |count: usize| {
+            feed.begin(Now::default());
+            let purged = Event::Purged { key: KeyId(1), was: KeyState::Available };
+            (0..count).for_each(|_| feed.emit(pool.id(), &purged));
+            feed.publish(&pools);
+        };
+        // The follower has read an event, so that it is not at the beginning of the ring.
+        emit(1);
+        assert!(
+            matches!(next(), Poll::Ready(Some(FeedBatch::Events(events))) if events.len() == 1)
+        );
+        emit(RING_EVENTS_MAX + behind);
+        let batch = next();
+        if let Poll::Ready(Some(FeedBatch::Events(events))) = &batch {
+            assert_eq!((behind, events.len()), (0, RING_EVENTS_MAX), "every event, or a resync");
+        } else {
+            let resyncs = matches!(batch, Poll::Ready(Some(FeedBatch::Resync { .. })));
+            assert!(resyncs && behind > 0, "{behind} events behind the ring: {batch:?}");
+        }
+        assert!(next().is_pending(), "it is at the present again");
+    }
+}
+
+/// A turn whose commit failed is never published: its events never became durable.
+#[test]
+fn events_of_a_turn_that_was_not_committed_are_discarded() {
+    let (pools, names) = pools(1);
+    let pool = pools.get(&names[0]).expect("a pool");
+    let (mut feed, metrics) = (Feed::default(), Arc::default());
+    feed.begin(Now::default());
+    let subscription = feed.subscribe(pool, 1, &metrics).expect("below the limit");
+    let mut follower = Arc::clone(&subscription).subscribe(None).expect("below the limit");
+    feed.publish(&pools);
+    let mut next = || follower.poll_next(&mut Context::from_waker(Waker::noop()), 10);
+    assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Resync { .. }))));
+    let mut emit = |publish: bool| {
+        feed.begin(Now::default());
+        feed.emit(pool.id(), &Event::Purged { key: KeyId(1), was: KeyState::Available });
+        if publish {
+            feed.publish(&pools);
+        }
+    };
+    emit(false);
+    emit(true);
+    assert!(matches!(next(), Poll::Ready(Some(FeedBatch::Events(events))) if events.len() == 1));
 }

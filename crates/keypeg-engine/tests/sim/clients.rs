@@ -188,7 +188,7 @@ impl Clients {
                 {
                     // Any value that a client knows, also of a key that is gone.
                     let pool = if random.below(8) == 0 { pool } else { of };
-                    return Action::Call(Call::Import { pool, values: vec![value], options });
+                    return Some(Call::Import { pool, values: vec![value], options });
                 }
                 let value = |random: &mut SeededRandom| {
                     Secret::new(&format!("value-{}", random.below(12))).unwrap()

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 /// Where the wall clock starts: 2026-11-22T00:00:00Z.
 const WALL_MS: i64 = 1_795_305_600_000;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Instants {
     /// Always increases.
     true_ms: u64,
@@ -15,6 +15,8 @@ struct Instants {
     boot_id: u128,
     /// Wall time minus true time.
     wall_shift_ms: i64,
+    /// The true times of the readings since they were last taken, each once.
+    readings_ms: Vec<u64>,
 }
 
 /// The clocks. Clones share them.
@@ -23,9 +25,10 @@ pub(crate) struct SimClock(Arc<Mutex<Instants>>);
 
 impl SimClock {
     pub(crate) fn new() -> Self {
-        let turn_start =
-            Instants { true_ms: 0, boot_ms: 1_000, boot_id: 1, wall_shift_ms: WALL_MS };
-        Self(Arc::new(Mutex::new(turn_start)))
+        let (true_ms, boot_ms, boot_id) = (0, 1_000, 1);
+        let (wall_shift_ms, readings_ms) = (WALL_MS, Vec::new());
+        let start = Instants { true_ms, boot_ms, boot_id, wall_shift_ms, readings_ms };
+        Self(Arc::new(Mutex::new(start)))
     }
 
     pub(crate) fn advance(&self, ms: u64) {
@@ -46,6 +49,11 @@ impl SimClock {
         self.0.lock().unwrap().wall_shift_ms = WALL_MS + by_ms;
     }
 
+    /// Takes the true times at which the clock was read.
+    pub(crate) fn take_readings(&self) -> Vec<u64> {
+        std::mem::take(&mut self.0.lock().unwrap().readings_ms)
+    }
+
     pub(crate) fn true_ms(&self) -> u64 {
         self.0.lock().unwrap().true_ms
     }
@@ -63,7 +71,11 @@ impl SimClock {
 impl Clock for SimClock {
     fn read(&mut self) -> ClockReading {
         let wall_us = self.wall_ms() * 1_000;
-        let now = self.0.lock().unwrap();
+        let mut now = self.0.lock().unwrap();
+        let read_ms = now.true_ms;
+        if now.readings_ms.last() != Some(&read_ms) {
+            now.readings_ms.push(read_ms);
+        }
         ClockReading { boot_us: now.boot_ms * 1_000, boot_id: now.boot_id, wall_us }
     }
 }

@@ -49,6 +49,13 @@ pub(crate) struct Explanation {
     pub(crate) lost_turn_took_effect: bool,
 }
 
+impl Explanation {
+    /// Returns whether no observation can distinguish the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.lease_ms == other.lease_ms && self.model.is_equivalent(&other.model)
+    }
+}
+
 /// What the model knows of a grant before a key is drawn for it.
 pub(crate) struct GrantQuery<'a> {
     pub(crate) holder: Option<&'a str>,
@@ -185,18 +192,28 @@ impl<'a> Hypothesis<'a> {
             key.state == State::Available
                 && (!key.id.is_some_and(|id| held.contains(&id)) || named(key))
         });
+        let known: BTreeSet<_> = keys.iter().filter_map(|key| key.id).collect();
+        // The lease has ended, and its key rests. It can be a key that this turn generated.
         let rests = |key: &Key| {
             let mut views = self.recovered.pools.iter().flat_map(|(_, keys)| keys);
             query.rests
-                && views.any(|view| Some(view.id) == key.id && view.state == KeyState::Resting)
+                && views.any(|view| {
+                    view.state == KeyState::Resting
+                        && key.id.map_or(!known.contains(&view.id), |id| id == view.id)
+                })
         };
         // Keys that cannot be distinguished are one option. Where the grant is optional, not
         // granting has the same effect, except on a stored answer.
         let is_optional = self.expiry_can_lag || self.disk_can_fill;
         let mut options: Vec<Option<usize>> = if is_optional { vec![None] } else { Vec::new() };
         let mut has_plain = is_optional && !query.has_idempotency_key;
+        let mut has_unnamed = false;
         for (index, key) in candidates {
-            if rests(key) || named(key) || !std::mem::replace(&mut has_plain, true) {
+            let is_like_another = key.id.is_none() && std::mem::replace(&mut has_unnamed, true);
+            if rests(key) && !is_like_another
+                || named(key)
+                || !std::mem::replace(&mut has_plain, true)
+            {
                 options.push(Some(index));
             }
         }
@@ -224,11 +241,9 @@ pub(crate) fn explain(
     for (option, lost_turn_took_effect) in options {
         match agreeing_model(&option, recovered, lease_time) {
             Ok((model, lease_ms)) => {
-                let is_same = |known: &Explanation| {
-                    known.lease_ms == lease_ms && known.model.is_equivalent(&model)
-                };
-                if !left.iter().any(is_same) {
-                    left.push(Explanation { model, lease_ms, lost_turn_took_effect });
+                let new = Explanation { model, lease_ms, lost_turn_took_effect };
+                if !left.iter().any(|known: &Explanation| known.is_same(&new)) {
+                    left.push(new);
                 }
             }
             Err(why) => {
@@ -287,6 +302,7 @@ fn agreeing_model(
     for lease in times {
         let mut model = model.clone();
         model.restart();
+        model.turned = lease;
         let now = Instant { lease, serving: recovered.serving, wall: recovered.wall };
         match check_recovered(&mut model, now, recovered) {
             Ok(()) => return Ok((model, lease)),

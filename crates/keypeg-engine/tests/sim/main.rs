@@ -9,7 +9,6 @@
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     clippy::cast_possible_truncation,
-    clippy::similar_names,
     clippy::struct_excessive_bools,
     reason = "a test may panic, draws small numbers, and has many switches"
 )]
@@ -51,7 +50,11 @@ fn plan(seed: u64) -> Plan {
     let sector = if one_in(2) { 512 } else { 4_096 };
     let (fails, power_cuts, stops) = (!one_in(3), !one_in(4), !one_in(3));
     let (pauses, wall_steps, lost_replies) = (one_in(2), one_in(2), !one_in(3));
-    let mut limits = vec![(TestLimit::Waiters, 5), (TestLimit::SnapshotRecords, 2)];
+    let mut limits = vec![
+        (TestLimit::Waiters, 5),
+        (TestLimit::SnapshotRecords, 2),
+        (TestLimit::PageSlots, 1 + seed % 3),
+    ];
     if expiry_can_lag {
         limits.push((TestLimit::Expire, 1));
     }
@@ -181,7 +184,7 @@ fn no_reply_is_wrong_whatever_fault_is_injected() {
 const RARE_AFTER: u64 = 1_000;
 
 /// States that random runs easily miss.
-const RARE: [&str; 36] = [
+const RARE: &[&str] = &[
     "a fault during recovery",
     "a fault during a checkpoint",
     "a fault while deleting segments",
@@ -200,6 +203,7 @@ const RARE: [&str; 36] = [
     "the checkpointer met a full disk",
     "a start met a full disk",
     "a call was refused on a full disk",
+    "the clocks were frozen on a full disk",
     "new keys were refused while the checkpointer lagged",
     "a waiter was granted a key",
     "the wait queue was full",

@@ -36,6 +36,18 @@ pub(crate) struct Instant {
     pub(crate) wall: u64,
 }
 
+impl Instant {
+    /// Returns the instant `ms` later.
+    pub(crate) fn later(self, ms: u64) -> Self {
+        Self { lease: self.lease + ms, serving: self.serving + ms, wall: self.wall + ms }
+    }
+
+    /// Returns the instant at which a turn happens whose clocks are frozen since `lease`.
+    pub(crate) fn frozen_at(self, lease: u64) -> Self {
+        Self { lease, wall: self.wall - (self.lease - lease), ..self }
+    }
+}
+
 /// All pools.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
@@ -52,6 +64,8 @@ pub(crate) struct Model {
     next_lease: u64,
     /// Lease time that no crash may undo, because a durable change relies on it.
     pub(crate) durable: u64,
+    /// Lease time of the last turn, at which the clocks freeze while the disk is full.
+    pub(crate) turned: u64,
     pub(crate) rules: Rules,
 }
 
@@ -175,6 +189,7 @@ impl Model {
         actions: &[(u32, Action)],
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
+        self.turned = now.lease;
         self.apply_expiry(now, observed)?;
         let mut deferred = std::mem::take(&mut self.deferred);
         // Imports whose values were looked up come first.

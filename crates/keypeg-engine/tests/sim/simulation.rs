@@ -4,8 +4,10 @@
 //! process or of its machine can occur at any disk operation. Every reply is checked against the
 //! model, and after every start all pools and keys are read and compared with it.
 
+mod instants;
 mod reached_states;
 mod restarts;
+mod stories;
 
 use crate::clients::{Action, ClientBehavior, Clients};
 use crate::clocks::SimClock;
@@ -100,6 +102,8 @@ pub(crate) struct Interrupted {
 #[derive(Debug)]
 pub(crate) struct SentTurn {
     pub(crate) instants: Vec<Instant>,
+    /// How much later the turn can have happened, see [`Simulation::delays`].
+    pub(crate) delays: Vec<u64>,
     pub(crate) actions: Vec<(u32, Action)>,
 }
 
@@ -284,21 +288,6 @@ impl Simulation {
         (length + self.random.below(3)).saturating_sub(1)
     }
 
-    /// The instant of a turn that runs now, for each model.
-    fn instants(&self) -> Vec<Instant> {
-        let (serving, wall) = (self.last_turn.serving_ms, self.clock.wall_ms());
-        let instant = |candidate: &Candidate| Instant { lease: candidate.lease_ms, serving, wall };
-        self.models.iter().map(instant).collect()
-    }
-
-    /// Counts serving time up to the turn that starts now.
-    fn count_serving_time(&mut self) {
-        let boot_ms = self.clock.boot_ms();
-        let LastTurn { serving_ms, boot_ms: last_ms } = self.last_turn;
-        self.last_turn =
-            LastTurn { serving_ms: serving_ms + (boot_ms - last_ms).min(1_000), boot_ms };
-    }
-
     fn turn(&mut self, actions: Vec<Action>) -> Checked {
         let mut sent: Vec<(u32, Principal, Action)> = Vec::new();
         let mut revoked = Vec::new();
@@ -346,9 +335,13 @@ impl Simulation {
             .collect();
         let mut replies = Vec::new();
         let engine = self.engine.as_mut().expect("the engine runs");
+        self.clock.take_readings();
         self.faults.enter(Part::Turn);
         let played = engine.turn(&mut queue, &mut replies);
         self.faults.enter(Part::Idle);
+        let delays = self.delays(turn_start);
+        let instants = self.frozen(instants);
+        let engine = self.engine.as_mut().expect("the engine runs");
         match played {
             Ok(next) => {
                 self.next = Some(next);
@@ -360,7 +353,8 @@ impl Simulation {
                     reached_states::check_caller_counts(engine)?;
                 }
                 ensure!(queue.is_empty(), "the turn did not take every call");
-                self.check_replies(&instants, &actions, replies, turn_start)?;
+                let sent = SentTurn { instants, delays, actions };
+                self.check_replies(&sent, replies, turn_start)?;
                 for lease in revoked {
                     self.check_revoked(lease)?;
                 }
@@ -371,7 +365,7 @@ impl Simulation {
                 self.coverage.count("turns lost");
                 self.restart(Some(Interrupted {
                     error: error.to_string(),
-                    turn: Some(SentTurn { instants, actions }),
+                    turn: Some(SentTurn { instants, delays, actions }),
                 }))
             }
         }
@@ -402,11 +396,11 @@ impl Simulation {
     /// Checks a turn's replies, and delivers them to the clients that still wait for them.
     fn check_replies(
         &mut self,
-        instants: &[Instant],
-        actions: &[(u32, Action)],
+        sent: &SentTurn,
         replies: Vec<(CallId, Reply)>,
         turn_start: u64,
     ) -> Checked {
+        let actions = &sent.actions;
         let mut order = Vec::new();
         let mut by_slot = BTreeMap::new();
         for (call_id, reply) in replies {
@@ -421,12 +415,19 @@ impl Simulation {
         self.count_replies(&by_slot);
         let mut left = Vec::new();
         let mut why = None;
-        for (mut candidate, now) in std::mem::take(&mut self.models).into_iter().zip(instants) {
-            let mut unchecked = by_slot.clone();
-            match candidate.model.turn(*now, actions, &mut Observation::Replies(&mut unchecked)) {
-                Ok(()) => left.push(candidate),
-                Err(error) => why = why.or(Some(error)),
+        for (candidate, now) in std::mem::take(&mut self.models).into_iter().zip(&sent.instants) {
+            let mut explained: Vec<Model> = Vec::new();
+            for delay in &sent.delays {
+                let (mut model, mut unchecked) = (candidate.model.clone(), by_slot.clone());
+                let observed = &mut Observation::Replies(&mut unchecked);
+                match model.turn(now.later(*delay), actions, observed) {
+                    Ok(()) if explained.iter().any(|known| known.is_equivalent(&model)) => {}
+                    Ok(()) => explained.push(model),
+                    Err(error) => why = why.or(Some(error)),
+                }
             }
+            let lease_ms = candidate.lease_ms;
+            left.extend(explained.into_iter().map(|model| Candidate { model, lease_ms }));
         }
         if left.is_empty() {
             return Err(why.unwrap());

@@ -1,7 +1,7 @@
 //! Counts the rare states that calls and replies of a simulation reach.
 
 use super::{Candidate, Simulation};
-use crate::model::{Checked, State, ensure, inner_call, pool_of};
+use crate::model::{Checked, State, ensure, pool_of};
 use keypeg_core::{KeyRef, LeaseId, Secret};
 use keypeg_engine::state::EngineState;
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
@@ -32,7 +32,7 @@ impl Simulation {
         let pool = pool_of(call).and_then(|pool| model.pools.get(pool.as_str()));
         let Some(pool) = pool else { return };
         let leased = pool.keys.iter().any(|key| matches!(key.state, State::Leased(_)));
-        match inner_call(call) {
+        match call {
             Call::PutPool { .. } if leased => {
                 self.coverage.count("a policy changed while keys were leased");
             }

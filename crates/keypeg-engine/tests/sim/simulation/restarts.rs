@@ -7,7 +7,7 @@ use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, State, ensure};
 use crate::support::SeededRandom;
-use keypeg_core::KeyRef;
+use keypeg_core::{KeyRef, KeyState, KeyView, PoolName};
 use keypeg_engine::EngineConfig;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
 use keypeg_store::{Call, Principal, Reply, Request};
@@ -162,18 +162,32 @@ impl Simulation {
         let mut left = Vec::new();
         let mut why = None;
         for (index, candidate) in std::mem::take(&mut self.models).into_iter().enumerate() {
-            let lost = lost
-                .as_ref()
-                .map(|turn| LostTurn { now: turn.instants[index], actions: turn.actions.clone() });
             let lease_time = if self.lease_time_known {
                 LeaseTime::Known(candidate.lease_ms)
             } else {
                 LeaseTime::AtMost(candidate.lease_ms)
             };
-            match explain(&candidate.model, lost.as_ref(), &recovered, lease_time) {
-                Ok(explanations) => left.extend(explanations),
-                Err(error) => why = why.or(Some(error)),
+            let turns: Vec<_> = match &lost {
+                None => vec![None],
+                Some(SentTurn { instants, delays, actions }) => {
+                    let later = delays.iter().map(|delay| instants[index].later(*delay));
+                    later.map(|now| Some(LostTurn { now, actions: actions.clone() })).collect()
+                }
+            };
+            let mut explained: Vec<Explanation> = Vec::new();
+            for turn in turns {
+                match explain(&candidate.model, turn.as_ref(), &recovered, lease_time) {
+                    Ok(explanations) => {
+                        for new in explanations {
+                            if !explained.iter().any(|known| known.is_same(&new)) {
+                                explained.push(new);
+                            }
+                        }
+                    }
+                    Err(error) => why = why.or(Some(error)),
+                }
             }
+            left.append(&mut explained);
         }
         if left.is_empty() {
             return Err(why.unwrap());
@@ -210,11 +224,16 @@ impl Simulation {
         };
         let mut recovered =
             RecoveredData { wall: self.clock.wall_ms(), ..RecoveredData::default() };
-        let list = |pool| Call::ListKeys { pool, state: None, limit: 1_000, cursor: None };
-        let pages = self.query(views.iter().map(|view| list(view.name.clone())).collect())?;
-        for (view, page) in views.into_iter().zip(pages) {
-            let Reply::Page(page) = page else { return Err(format!("no list of keys: {page:?}")) };
-            recovered.pools.push((view, page.keys));
+        for view in views {
+            let keys = self.list(&view.name, None)?;
+            let by_state =
+                [KeyState::Available, KeyState::Leased, KeyState::Resting, KeyState::Quarantined];
+            for state in by_state {
+                let listed = self.list(&view.name, Some(state))?;
+                let expected = keys.iter().filter(|key| key.state == state);
+                ensure!(listed.iter().eq(expected), "{state:?} keys: {listed:?}, all: {keys:?}");
+            }
+            recovered.pools.push((view, keys));
         }
         for call in lost.unwrap_or_default().iter().filter_map(|(_, action)| action.call()) {
             let Call::Import { pool, values, .. } = call else { continue };
@@ -228,6 +247,24 @@ impl Simulation {
             }
         }
         Ok(recovered)
+    }
+
+    /// Lists the keys of a pool page by page.
+    fn list(&mut self, pool: &PoolName, state: Option<KeyState>) -> Checked<Vec<KeyView>> {
+        let (mut keys, mut cursor) = (Vec::new(), None);
+        loop {
+            let call = Call::ListKeys { pool: pool.clone(), state, limit: 1_000, cursor };
+            match self.query(vec![call])?.pop() {
+                Some(Reply::Page(page)) => {
+                    keys.extend(page.keys);
+                    cursor = page.next;
+                }
+                other => return Err(format!("no list of keys: {other:?}")),
+            }
+            if cursor.is_none() {
+                return Ok(keys);
+            }
+        }
     }
 
     /// Sends calls beside the clients, while the clocks stand still.
@@ -287,7 +324,7 @@ impl Simulation {
 
     /// Checks that it still serves like a new engine.
     pub(super) fn check_still_serves(&mut self) -> Checked {
-        let pool = keypeg_core::PoolName::parse("last").unwrap();
+        let pool = PoolName::parse("last").unwrap();
         let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
         let calls = [

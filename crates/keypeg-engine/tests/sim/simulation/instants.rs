@@ -1,0 +1,44 @@
+//! The instants of turns: when the engine reads its clocks, and when they are frozen.
+
+use super::{Candidate, LastTurn, Simulation};
+use crate::model::Instant;
+use keypeg_engine::state::EngineState;
+
+impl Simulation {
+    /// The instant of a turn that runs now, for each model.
+    pub(super) fn instants(&self) -> Vec<Instant> {
+        let (serving, wall) = (self.last_turn.serving_ms, self.clock.wall_ms());
+        let instant = |candidate: &Candidate| Instant { lease: candidate.lease_ms, serving, wall };
+        self.models.iter().map(instant).collect()
+    }
+
+    /// Counts serving time up to the turn that starts now.
+    pub(super) fn count_serving_time(&mut self) {
+        let boot_ms = self.clock.boot_ms();
+        let LastTurn { serving_ms, boot_ms: last_ms } = self.last_turn;
+        self.last_turn =
+            LastTurn { serving_ms: serving_ms + (boot_ms - last_ms).min(1_000), boot_ms };
+    }
+
+    /// Returns how much later than it began a turn can have happened. A turn that begins on a full
+    /// disk, with frozen clocks, reads them again if it finds space; slow operations lie between.
+    pub(super) fn delays(&self, turn_start: u64) -> Vec<u64> {
+        let mut delays = vec![0];
+        let frozen = self.engine.as_ref().is_some_and(EngineState::clocks_frozen);
+        if self.plan.rules.disk_can_fill && !frozen {
+            let later = self.clock.take_readings().into_iter().map(|at| at - turn_start);
+            delays.extend(later.filter(|delay| *delay > 0));
+        }
+        delays
+    }
+
+    /// Returns the instants of a turn that has run: those of the last one if its clocks were frozen.
+    pub(super) fn frozen(&mut self, instants: Vec<Instant>) -> Vec<Instant> {
+        if !self.engine.as_ref().is_some_and(EngineState::clocks_frozen) {
+            return instants;
+        }
+        self.coverage.count("the clocks were frozen on a full disk");
+        let models = self.models.iter().map(|candidate| candidate.model.turned);
+        instants.into_iter().zip(models).map(|(now, turned)| now.frozen_at(turned)).collect()
+    }
+}
