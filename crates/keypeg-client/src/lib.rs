@@ -6,6 +6,8 @@
 //! the JSON Schema of each type, for keypeg-openapi.
 
 #[cfg(feature = "client")]
+mod backoff;
+#[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
 mod error;
@@ -13,13 +15,23 @@ mod event;
 #[cfg(feature = "client")]
 mod events;
 #[cfg(feature = "client")]
+mod follow;
+#[cfg(feature = "client")]
 mod guard;
 mod key;
 mod lease;
+#[cfg(feature = "client")]
+mod lease_end;
 mod pool;
 mod problem;
+#[cfg(feature = "client")]
+mod renewal;
 pub mod routes;
+#[cfg(feature = "client")]
+mod source;
 mod time;
+#[cfg(feature = "client")]
+mod wait;
 
 #[cfg(feature = "client")]
 pub use client::{Client, KeyPages, ServerVersion};
@@ -32,12 +44,18 @@ pub use event::{
 #[cfg(feature = "client")]
 pub use events::Events;
 #[cfg(feature = "client")]
-pub use guard::LeaseGuard;
+pub use guard::{GuardOptions, LeaseGuard};
 pub use key::{
     GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
     KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
+#[cfg(feature = "client")]
+pub use lease_end::LeaseEnd;
 pub use pool::{PolicyRequest, Pool, Pools};
 pub use problem::{Code, Outcome, Problem, ProblemExtensions};
+#[cfg(feature = "client")]
+pub use source::ClientSource;
 pub use time::{Seconds, UnixMs};
+#[cfg(feature = "client")]
+pub use wait::{LongWait, SentGrant};

@@ -23,7 +23,9 @@ mod store;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
-pub use cli::{BenchArgs, ClientCommand, LeaseArgs, ServerArgs};
+pub use cli::{
+    BenchArgs, ClientCommand, ExecArgs, LauncherArgs, LeaseArgs, ServerArgs, WatchdogArgs,
+};
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
 pub use config::Config;
