@@ -5,15 +5,17 @@
 //! growing pauses. The task ends with the lease, to the millisecond, whatever is in flight.
 
 use crate::backoff::Backoff;
+use crate::client::Client;
 use crate::error::Error;
 use crate::follow::Stream;
 use crate::lease_end::LeaseEnd;
 use crate::source::ClientSource;
 use crate::wait::is_unauthorized;
-use crate::{Code, RenewRequest, Seconds};
+use crate::{Code, Lease, RenewRequest, Seconds};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 /// The time between renewals while the events of the pool cannot be followed.
 const CHECK_EVERY: Duration = Duration::from_millis(800);
@@ -21,7 +23,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(800);
 const RETRY_MIN: Duration = Duration::from_millis(10);
 /// The range of the maximum pause between two attempts to renew.
 const RETRY_MAX: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// The range of the time for which one renewal waits for its answer.
+/// The number of renewals without an answer, each on a connection of its own.
+const ATTEMPTS_MAX: usize = 4;
+/// The range of the time after which a renewal without an answer is repeated.
 const ATTEMPT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// The present knowledge of a lease.
@@ -48,48 +52,73 @@ pub(crate) struct Renewal {
     pub(crate) stream: Option<watch::Receiver<Stream>>,
 }
 
+/// A renewal that was sent: when, by which client, and its answer.
+struct Answered {
+    sent_at: Instant,
+    client: Client,
+    answer: Result<Lease, Error>,
+}
+
 impl Renewal {
     /// Renews the lease that ends at `end`, and reports each new end; returns why it has ended.
     pub(crate) async fn run(mut self, mut end: Instant, term: &watch::Sender<Term>) -> LeaseEnd {
         let mut length = end - Instant::now();
         let mut backoff = retries(length);
-        let mut pause = self.pause(length);
         let mut failure = None;
+        let mut attempts = JoinSet::new();
+        let mut next = Instant::now() + self.pause(length);
         loop {
-            self.sleep(Instant::now() + pause, end).await;
-            let sent_at = Instant::now();
-            if sent_at >= end {
+            let answered = tokio::select! {
+                () = sleep_until(next.min(end)) => None,
+                () = changed(&mut self.stream) => None,
+                Some(Ok(answered)) = attempts.join_next() => Some(answered),
+            };
+            let now = Instant::now();
+            if now >= end {
                 return failure.unwrap_or(LeaseEnd::NotRenewed(None));
             }
-            let client = self.source.client();
-            let renewal = client.renew(&self.pool, &self.lease, &self.request);
-            let patience = (length / 4).clamp(ATTEMPT.0, ATTEMPT.1);
-            match timeout_at(end.min(sent_at + patience), renewal).await {
-                Ok(Ok(lease)) => {
+            let Some(Answered { sent_at, client, answer }) = answered else {
+                // An earlier attempt may still be answered. It must not be waited for alone.
+                if attempts.len() < ATTEMPTS_MAX {
+                    attempts.spawn(self.attempt());
+                }
+                next = now + (length / 8).clamp(ATTEMPT.0, ATTEMPT.1);
+                continue;
+            };
+            match answer {
+                Ok(lease) => {
+                    attempts.abort_all();
                     length = duration(lease.expires_in_seconds);
                     // An earlier renewal whose answer was lost can have moved it further.
                     end = end.max(sent_at + length);
-                    (pause, backoff, failure) = (self.pause(length), retries(length), None);
+                    (next, backoff, failure) = (now + self.pause(length), retries(length), None);
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     if let Some(cause) = LeaseEnd::of_refusal(&error) {
                         return cause;
                     }
                     if is_max_hold_reached(&error) {
                         failure = Some(LeaseEnd::MaxHold);
-                        pause = self.pause(end - sent_at).max(RETRY_MIN);
+                        next = now + self.pause(end - now).max(RETRY_MIN);
                     } else {
                         let is_new_token = is_unauthorized(&error) && self.source.refresh(&client);
-                        pause = if is_new_token { Duration::ZERO } else { backoff.pause() };
+                        next = now + if is_new_token { Duration::ZERO } else { backoff.pause() };
                         failure = Some(LeaseEnd::NotRenewed(Some(words(&error))));
                     }
                 }
-                Err(_) => {
-                    failure.get_or_insert(LeaseEnd::NotRenewed(None));
-                    pause = RETRY_MIN;
-                }
             }
             term.send_replace(Term::Until { end, failure: failure.clone() });
+        }
+    }
+
+    /// Sends one renewal.
+    fn attempt(&self) -> impl Future<Output = Answered> + Send + 'static {
+        let (client, pool, lease) = (self.source.client(), self.pool.clone(), self.lease.clone());
+        let request = self.request.clone();
+        async move {
+            let sent_at = Instant::now();
+            let answer = client.renew(&pool, &lease, &request).await;
+            Answered { sent_at, client, answer }
         }
     }
 
@@ -99,19 +128,16 @@ impl Renewal {
             self.stream.as_ref().is_some_and(|stream| !stream.borrow().is_connected);
         if is_checked_by_renewals { CHECK_EVERY.min(length / 2) } else { length / 2 }
     }
+}
 
-    /// Waits until `time` or `end`, or until the event stream needs a renewal: its state changed,
-    /// so events may have been missed.
-    async fn sleep(&mut self, time: Instant, end: Instant) {
-        let wake_up = sleep_until(time.min(end));
-        let Some(stream) = &mut self.stream else { return wake_up.await };
-        tokio::select! {
-            () = wake_up => {}
-            changed = stream.changed() => if changed.is_err() {
-                std::future::pending::<()>().await;
-            },
-        }
+/// Waits until the event stream needs a renewal: its state changed, so events may have been missed.
+async fn changed(stream: &mut Option<watch::Receiver<Stream>>) {
+    if let Some(stream) = stream
+        && stream.changed().await.is_ok()
+    {
+        return;
     }
+    std::future::pending().await
 }
 
 fn retries(length: Duration) -> Backoff {
