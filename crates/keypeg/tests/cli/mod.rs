@@ -4,4 +4,6 @@
 mod bench;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod exec;
 mod serve;
