@@ -137,7 +137,7 @@ async fn changed(stream: &mut Option<watch::Receiver<Stream>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn retries(length: Duration) -> Backoff {

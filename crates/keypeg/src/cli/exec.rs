@@ -31,8 +31,6 @@ use terminal::print_message;
 use tokio::time::{Instant, sleep, timeout_at};
 use watchdog::Watchdog;
 
-/// This program, also after its file was replaced.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The time for which a release is repeated.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two attempts to release.

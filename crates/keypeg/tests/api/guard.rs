@@ -143,7 +143,7 @@ async fn without_events_short_renewals_report_the_end() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_read_again_and_asked_for_ever_more_slowly() {
+async fn a_refused_token_is_read_again_and_not_sent_faster_and_faster() {
     let tokens = Tokens::new();
     let admin = tokens.add("admin", "*", &["admin"], &[]);
     let first = tokens.add("first", "*", &["lend", "read"], &[]);

@@ -119,7 +119,7 @@ fn carry(client: &TcpStream, shared: &Arc<Shared>) {
         std::thread::spawn(move || carry_answers(&mut server, &mut client, &fault))
     };
     let (mut reader, mut writer) = (client, &server);
-    let mut buffer = [0; 65_536];
+    let mut buffer = [0; 8_192];
     while let Ok(length @ 1..) = reader.read(&mut buffer) {
         let bytes = &buffer[..length];
         let line = String::from_utf8_lossy(bytes);
@@ -150,7 +150,7 @@ impl Shared {
 }
 
 fn carry_answers(server: &mut TcpStream, client: &mut TcpStream, fault: &Mutex<Option<Fault>>) {
-    let mut buffer = [0; 65_536];
+    let mut buffer = [0; 8_192];
     while let Ok(length @ 1..) = server.read(&mut buffer) {
         let bytes = &buffer[..length];
         let present = *fault.lock().unwrap();

@@ -5,7 +5,7 @@
 //! subreaper of its descendants, so it waits for all of them, and none is out of reach. The file
 //! knows no lease.
 
-use super::processes::{Process, descendants};
+use super::processes::{OWN_PROGRAM, Process, descendants};
 use super::terminal::{self, Terminal};
 use crate::failure::{Failure, exit};
 use rustix::process::{
@@ -45,7 +45,7 @@ impl Job {
         set_child_subreaper(Some(getpid())).map_err(|error| failed(error.into()))?;
         let terminal = Terminal::of_stdin();
         let has_terminal = terminal::is_given_at_start(terminal);
-        let mut launcher = Command::new(super::OWN_PROGRAM);
+        let mut launcher = Command::new(OWN_PROGRAM);
         launcher.args(["exec-launcher", "--parent", &getpid().as_raw_pid().to_string()]);
         if has_terminal {
             launcher.arg("--terminal");
@@ -55,7 +55,6 @@ impl Job {
             launcher.env_remove(name);
         }
         launcher.envs(variables.iter().map(|(name, value)| (name, value)));
-        #[expect(clippy::zombie_processes, reason = "reap waits for all children")]
         let process = launcher.spawn().map_err(failed)?;
         let leader = Pid::from_child(&process);
         Ok(Self {

@@ -42,8 +42,8 @@ impl LauncherArgs {
         if getppid().map(Pid::as_raw_pid) != Some(self.parent) {
             return Failure::new(exit::OS, "keypeg exec has ended");
         }
-        if self.terminal {
-            Terminal.give(getpgrp());
+        if let Some(terminal) = Terminal::of_stdin().filter(|_| self.terminal) {
+            terminal.give(getpgrp());
         }
         let (program, arguments) =
             self.command.split_first().expect("invariant: clap requires a command");

@@ -5,6 +5,9 @@
 
 use rustix::process::{Pid, getpid};
 
+/// This program, also after its file was replaced.
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {

@@ -3,20 +3,25 @@
 //! The process that calls this may be in the background of the terminal. So SIGTTOU is blocked
 //! around each call that would otherwise stop it.
 
+use super::processes::stat;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Ttou};
 use rustix::process::{Pid, getpgrp, getpid, getsid};
 use rustix::stdio::stdin;
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use std::io::{IsTerminal, Write};
+use std::os::fd::BorrowedFd;
 
 /// The controlling terminal, on stdin.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terminal;
+pub(super) struct Terminal {
+    fd: BorrowedFd<'static>,
+}
 
 impl Terminal {
     /// Returns the terminal on stdin, if it is the one that controls this process.
     pub(super) fn of_stdin() -> Option<Self> {
-        (isatty(stdin()) && tcgetpgrp(stdin()).is_ok()).then_some(Self)
+        let fd = stdin();
+        (isatty(fd) && tcgetpgrp(fd).is_ok()).then_some(Self { fd })
     }
 
     /// Returns whether the group of this process has the terminal.
@@ -26,13 +31,13 @@ impl Terminal {
 
     /// Returns whether a group has the terminal.
     pub(super) fn is_of(self, group: Pid) -> bool {
-        tcgetpgrp(stdin()) == Ok(group)
+        tcgetpgrp(self.fd) == Ok(group)
     }
 
     /// Gives the terminal to a group of this session. Fails if the group has just ended.
     pub(super) fn give(self, group: Pid) {
         without_ttou(|| {
-            let _ = tcsetpgrp(stdin(), group);
+            let _ = tcsetpgrp(self.fd, group);
         });
     }
 
@@ -40,7 +45,7 @@ impl Terminal {
     /// shell.
     pub(super) fn take_back(self, group: Pid) {
         // An error means that the group that has it no longer exists.
-        if tcgetpgrp(stdin()).map_or(true, |present| present == group) {
+        if tcgetpgrp(self.fd).map_or(true, |present| present == group) {
             self.give(getpgrp());
         }
     }
@@ -56,9 +61,9 @@ pub(super) fn is_given_at_start(terminal: Option<Terminal>) -> bool {
 /// ancestor in the same session and another process group.
 pub(super) fn has_job_control_shell() -> bool {
     let (group, session) = (getpgrp(), getsid(None).ok());
-    let mut process = super::processes::stat(getpid());
+    let mut process = stat(getpid());
     while let Some(present) = process {
-        let Some(parent) = present.parent.and_then(super::processes::stat) else { return false };
+        let Some(parent) = present.parent.and_then(stat) else { return false };
         if Some(parent.session) != session.map(Pid::as_raw_pid) {
             return false;
         }

@@ -4,6 +4,7 @@
 //! the lease ends and no line has extended it, `exec` is stopped or does not run. In both cases the
 //! process group of the command ends. It knows neither the server nor the key.
 
+use super::processes::OWN_PROGRAM;
 use crate::failure::{Failure, exit};
 use clap::Args;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -42,7 +43,7 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// Starts a watchdog of a process group.
     pub(super) fn start(group: Pid, grace: Duration) -> std::io::Result<Self> {
-        let mut command = Command::new(super::OWN_PROGRAM);
+        let mut command = Command::new(OWN_PROGRAM);
         command
             .args(["exec-watchdog", "--group", &group.as_raw_pid().to_string()])
             .args(["--grace-ms", &grace.as_millis().to_string()])
@@ -52,7 +53,6 @@ impl Watchdog {
             .stderr(Stdio::null())
             // Signals of a terminal are for the command.
             .process_group(0);
-        #[expect(clippy::zombie_processes, reason = "exec waits for all its children")]
         let mut process = command.spawn()?;
         let pid = Some(Pid::from_child(&process));
         let pipe = process.stdin.take().map(OwnedFd::from);

@@ -152,7 +152,6 @@ impl Run {
         let (found, kind) = (self.code(), self.kind);
         let output = self.output();
         let left = self.processes();
-        println!("{kind:?}: exit {found}, left {left:?}");
         assert_eq!(found, code, "{kind:?}: {output}");
         assert!(output.contains(says), "{kind:?}: {output}");
         assert!(left.is_empty(), "{kind:?}: {left:?}");
@@ -272,7 +271,6 @@ fn a_command_ends_with_all_its_processes_when_exec_is_killed() {
             let left = run.processes();
             left.iter().all(|(_, line)| line == "sleep\x001001\0").then_some(())
         });
-        println!("{kind:?}: exit {code}, left {:?}", run.processes());
         let release =
             format!("POST /v1/pools/ci/keys/{}/release", key(&server)["id"].as_str().unwrap());
         server.client().ask(&release).is(200, &json!({ "released": true }));
