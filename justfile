@@ -56,6 +56,11 @@ soak-server length="30m":
 overload:
     bench/overload
 
+# Twenty jobs of two minutes share five accounts by `keypeg exec --wait`, 8 minutes; fails if accounts are idle.
+jobs *args:
+    cargo build --release -p keypeg
+    bench/jobs {{args}}
+
 # Runs exactly what CI runs.
 ci:
     .ci/run

@@ -72,6 +72,11 @@ impl Client {
         Ok(Self { authorization: Some(header), ..self.clone() })
     }
 
+    /// Returns whether both clients send the same access token, or none.
+    pub(crate) fn has_token_of(&self, other: &Self) -> bool {
+        self.authorization == other.authorization
+    }
+
     /// Returns a client that sends this Idempotency-Key (1 to 128 visible characters) with
     /// [`generate`](Self::generate) and [`acquire`](Self::acquire). The server applies such a
     /// request once, and a repeat gets the stored answer. Use a new key for each operation.

@@ -3,6 +3,7 @@
 
 use crate::address::{is_loopback, proxy_variable};
 use crate::problem::Problem;
+use std::time::Duration;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,14 @@ pub enum Error {
         /// What is wrong with the answer, and where it may have come from.
         detail: String,
     },
+    /// The time to wait for a key has passed, and no answer gave a key.
+    #[error("no key became available within {waited:?}{}", reason(last.as_deref()))]
+    WaitEnded {
+        /// The whole wait.
+        waited: Duration,
+        /// The last answer, or why there was none.
+        last: Option<Box<Error>>,
+    },
     /// An argument is invalid, so no request was sent.
     #[error("{0}")]
     InvalidInput(String),
@@ -31,9 +40,14 @@ impl Error {
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Refused(problem) => Some(problem),
+            Self::WaitEnded { last, .. } => last.as_ref()?.problem(),
             Self::Unreachable(_) | Self::Unexpected { .. } | Self::InvalidInput(_) => None,
         }
     }
+}
+
+fn reason(last: Option<&Error>) -> String {
+    last.map_or_else(String::new, |error| format!("; the last attempt: {error}"))
 }
 
 /// Names the server without the path of the request, which can contain the id of a lease.

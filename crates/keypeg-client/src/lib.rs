@@ -8,6 +8,8 @@
 #[cfg(feature = "client")]
 mod address;
 #[cfg(feature = "client")]
+mod backoff;
+#[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
 mod error;
@@ -15,13 +17,23 @@ mod event;
 #[cfg(feature = "client")]
 mod events;
 #[cfg(feature = "client")]
+mod follow;
+#[cfg(feature = "client")]
 mod guard;
 mod key;
 mod lease;
+#[cfg(feature = "client")]
+mod lease_end;
 mod pool;
 mod problem;
+#[cfg(feature = "client")]
+mod renewal;
 pub mod routes;
+#[cfg(feature = "client")]
+mod source;
 mod time;
+#[cfg(feature = "client")]
+mod wait;
 
 #[cfg(feature = "client")]
 pub use client::{Client, KeyPages, ServerVersion};
@@ -34,12 +46,18 @@ pub use event::{
 #[cfg(feature = "client")]
 pub use events::Events;
 #[cfg(feature = "client")]
-pub use guard::LeaseGuard;
+pub use guard::{GuardOptions, LeaseGuard};
 pub use key::{
     GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
     KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
+#[cfg(feature = "client")]
+pub use lease_end::LeaseEnd;
 pub use pool::{PolicyRequest, Pool, Pools};
 pub use problem::{Code, Outcome, Problem, ProblemExtensions};
+#[cfg(feature = "client")]
+pub use source::ClientSource;
 pub use time::{Seconds, UnixMs};
+#[cfg(feature = "client")]
+pub use wait::{LongWait, SentGrant};

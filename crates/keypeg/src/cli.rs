@@ -7,26 +7,29 @@ mod bench;
 mod characters;
 mod exec;
 mod import;
+mod lease;
 mod new_keys;
 mod output;
 mod purge_warning;
 mod server;
 
 pub use bench::BenchArgs;
+pub use exec::{ExecArgs, LauncherArgs, WatchdogArgs};
 pub use import::ImportArgs;
+pub use lease::LeaseArgs;
 pub use server::ServerArgs;
 
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
-use clap::{Args, Subcommand, value_parser};
+use crate::streams;
+use clap::{Subcommand, value_parser};
 use keypeg_client::{
-    AcquireRequest, Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem,
-    ReleaseRequest, RenewRequest, Seconds,
+    Code, Error, GenerateRequest, KeepAliveRequest, KeyState, Problem, ReleaseRequest,
+    RenewRequest, Seconds,
 };
 use keypeg_fields::GENERATE_MAX;
 use new_keys::NewKeyRow;
 use output::{OutputFormat, RowPrinter};
-use std::ffi::OsString;
 use std::io::ErrorKind;
 
 /// A command that calls a running server.
@@ -151,20 +154,17 @@ pub enum ClientCommand {
     /// Run a command with an acquired key, and release the key when the command exits
     ///
     /// The command finds the key in `KEYPEG_KEY`, its id in `KEYPEG_KEY_ID` and the fencing token
-    /// in `KEYPEG_FENCING_TOKEN`. While it runs, the lease is renewed and the key is kept alive; if
-    /// the lease ends, the command is terminated. Signals are forwarded to the command, and its
-    /// exit code is returned.
-    Exec {
-        /// The options of the lease.
-        #[command(flatten)]
-        lease: LeaseArgs,
-        /// The server, the token, the pool and the output format.
-        #[command(flatten)]
-        server: ServerArgs,
-        /// Command to run, with its arguments
-        #[arg(required = true, last = true, value_name = "CMD")]
-        command: Vec<OsString>,
-    },
+    /// in `KEYPEG_FENCING_TOKEN`. While it runs, the lease is renewed and the key is kept alive. If
+    /// the lease ends, the command and all processes that it started are ended, and the exit code
+    /// is 75. Signals are forwarded to the command, and its exit code is returned: 128 + n after
+    /// signal n, 126 if it cannot be run, 127 if it does not exist. Write -- before the command.
+    Exec(Box<ExecArgs>),
+    /// Become the command of `exec`
+    #[command(hide = true)]
+    ExecLauncher(LauncherArgs),
+    /// End the command of `exec` if that cannot
+    #[command(hide = true)]
+    ExecWatchdog(WatchdogArgs),
     /// Load-test a server and report throughput, latency, processor time and memory
     ///
     /// Latencies are those of whole HTTP requests. With --rate they count from the time a request
@@ -172,34 +172,12 @@ pub enum ClientCommand {
     Bench(Box<BenchArgs>),
 }
 
-/// The options of a lease to acquire.
-#[derive(Debug, Args)]
-pub struct LeaseArgs {
-    /// Lease TTL, such as 500ms, 1m30s or 2h [default: the pool's]
-    #[arg(long, value_name = "DURATION")]
-    ttl: Option<HumanDuration>,
-    /// Name of the holder, shown with the lease
-    #[arg(long, value_name = "TEXT")]
-    holder: Option<String>,
-    /// Time to wait for a key, at most 5m; --wait alone means 5m [default: no wait]
-    #[arg(long, value_name = "DURATION")]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "5m")]
-    wait: Option<HumanDuration>,
-}
-
-impl LeaseArgs {
-    fn request(self) -> AcquireRequest {
-        AcquireRequest {
-            ttl_seconds: self.ttl.map(seconds),
-            wait_seconds: self.wait.map(seconds),
-            holder: self.holder,
-        }
-    }
-}
-
 impl ClientCommand {
     /// Runs the command, prints its result, and returns the exit code.
     pub fn run(self) -> Result<u8, Failure> {
+        if let Self::ExecLauncher(args) = self {
+            return Err(args.launch());
+        }
         let failed =
             |error| Failure::new(exit::OS, format!("cannot start the client's runtime: {error}"));
         let runtime =
@@ -215,7 +193,7 @@ impl ClientCommand {
             Self::Import { import, server } => {
                 import::run(&server.client()?, &server.pool, server.format, &import).await
             }
-            Self::Acquire { lease, server } => acquire(&server, &lease.request()).await,
+            Self::Acquire { lease, server } => acquire(&server, &lease).await,
             Self::Release { lease, rest, quarantine, reason, server } => {
                 let rest_seconds = rest.map(seconds);
                 let quarantine = quarantine.then_some(true);
@@ -264,9 +242,9 @@ impl ClientCommand {
                     ["pool", "available", "leased", "resting", "quarantined", "total", "waiting"];
                 server.format.print_rows(&pools, &pools, &columns)
             }
-            Self::Exec { lease, server, command } => {
-                exec::run(&server.client()?, &server.pool, &lease.request(), &command).await
-            }
+            Self::Exec(args) => exec::run(*args).await,
+            Self::ExecLauncher(args) => Err(args.launch()),
+            Self::ExecWatchdog(args) => args.watch().await,
             Self::Bench(args) => args.run().await,
         }
     }
@@ -301,12 +279,13 @@ async fn generate(server: &ServerArgs, count: u32, shows_keys: bool) -> Result<u
 }
 
 /// Acquires a key and prints it. A key that cannot be printed is released: no process knows it.
-async fn acquire(server: &ServerArgs, request: &AcquireRequest) -> Result<u8, Failure> {
+async fn acquire(server: &ServerArgs, lease: &LeaseArgs) -> Result<u8, Failure> {
     new_keys::require_stdout()?;
-    let client = server.client()?;
-    let grant = client.acquire(&server.pool, request).await?;
+    let mut report = |message: &str| streams::print_message(message);
+    let source = server.source()?;
+    let grant = lease.acquire(&source, &server.pool, &mut report).await?.grant;
     let Err(error) = server.format.try_print_fields(&grant) else { return Ok(0) };
-    let released = match client.release(&server.pool, &grant.id).await {
+    let released = match server.client()?.release(&server.pool, &grant.id).await {
         Ok(()) => "the key was released".into(),
         Err(failed) => format!(
             "the key could not be released either: {failed}; its lease ends at {}, or by \
@@ -346,6 +325,14 @@ impl From<Error> for Failure {
         let code = match &error {
             Error::Refused(problem) => exit_of(problem),
             Error::Unreachable(_) => exit::UNAVAILABLE,
+            Error::WaitEnded { last: Some(last), .. } => match &**last {
+                Error::Refused(problem) => exit_of(problem),
+                Error::Unreachable(_) => exit::UNAVAILABLE,
+                Error::Unexpected { .. } | Error::WaitEnded { .. } | Error::InvalidInput(_) => {
+                    exit::TEMPORARY
+                }
+            },
+            Error::WaitEnded { last: None, .. } => exit::TEMPORARY,
             Error::Unexpected { .. } => exit::PROTOCOL,
             Error::InvalidInput(_) => exit::USAGE,
         };
@@ -358,6 +345,10 @@ impl From<Error> for Failure {
                 "; start it with \"keypeg serve\", or name it with --server or \
                                       KEYPEG_SERVER"
                     .into()
+            }
+            Error::WaitEnded { last, .. } => {
+                let problem = last.as_deref().and_then(Error::problem);
+                problem.map_or_else(String::new, |last| format!(" ({})", last.code.as_str()))
             }
             Error::Unexpected { .. } | Error::InvalidInput(_) => String::new(),
         };

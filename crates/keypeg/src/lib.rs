@@ -31,7 +31,10 @@ mod vital;
 
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
-pub use cli::{BenchArgs, ClientCommand, ImportArgs, LeaseArgs, ServerArgs};
+pub use cli::{
+    BenchArgs, ClientCommand, ExecArgs, ImportArgs, LauncherArgs, LeaseArgs, ServerArgs,
+    WatchdogArgs,
+};
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
 pub use config::Config;

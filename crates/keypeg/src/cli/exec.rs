@@ -1,205 +1,242 @@
 //! `keypeg exec`: runs a command under a lease.
 //!
-//! The command never outlives its lease. When the lease ends, by the pool's maximum hold, by a
-//! force-release or because the server does not answer for too long, the command is terminated.
-//! This fails only if this process is killed with SIGKILL; then only the fencing token protects.
+//! Neither the command nor a process that it started outlives the lease. When the lease ends, by the
+//! pool's maximum hold, by a force-release or because the server does not answer for too long, all
+//! of them are ended, before another client can get the key where the end is known beforehand.
 
+mod job;
+mod launcher;
+mod options;
+mod processes;
+mod signals;
+mod supervision;
+mod terminal;
+mod watchdog;
+
+pub use launcher::LauncherArgs;
+pub use options::ExecArgs;
+pub use watchdog::WatchdogArgs;
+
+use super::server::{TOKEN_FILE_VARIABLE, TOKEN_VARIABLE};
 use crate::failure::{Failure, exit};
-use keypeg_client::{AcquireRequest, Client, Code, Error, LeaseGuard};
-use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::OsString;
-use std::io::{ErrorKind, IsTerminal, Write};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use job::Job;
+use keypeg_client::{
+    Client, ClientSource, Code, Error, GuardOptions, LeaseEnd, LeaseGuard, Pool, ReleaseRequest,
+};
+use options::{FENCING_TOKEN_VARIABLE, KEY_ID_VARIABLE, KEY_VARIABLE, LEASE_ID_VARIABLE};
+use signals::Signals;
 use std::time::Duration;
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{self, SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use supervision::{Outcome, Supervision};
+use terminal::print_message;
+use tokio::time::{Instant, sleep, timeout_at};
+use watchdog::Watchdog;
 
-/// Time for the command between SIGTERM and SIGKILL.
-const TERMINATION_GRACE: Duration = Duration::from_secs(5);
-/// The shortest pause after a failed keep-alive.
-const RETRY_MIN: Duration = Duration::from_millis(50);
-/// Exit code of a shell for a command that cannot be run.
-const CANNOT_RUN: u8 = 126;
-/// Exit code of a shell for a command that is not found.
-const NOT_FOUND: u8 = 127;
+/// The time for which a release is repeated.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause between two attempts to release.
+const RELEASE_PAUSE: Duration = Duration::from_millis(250);
+/// The range of the pause after a failed keep-alive.
+const KEEP_ALIVE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
-/// Runs `command` with a key of `pool`, and returns the command's exit code.
-pub(super) async fn run(
-    client: &Client,
-    pool: &str,
-    request: &AcquireRequest,
-    command: &[OsString],
-) -> Result<u8, Failure> {
-    let mut signals = Signals::new().map_err(|error| {
-        Failure::new(exit::OS, format!("cannot install signal handlers: {error}"))
-    })?;
-    let acquired = async {
-        Ok::<_, Error>((client.pool(pool).await?, client.acquire_guard(pool, request).await?))
-    };
-    let (pool_info, guard) = tokio::select! {
-        acquired = acquired => acquired?,
+/// Runs the command with a key, and returns the command's exit code.
+pub(super) async fn run(args: ExecArgs) -> Result<u8, Failure> {
+    if let Some(code) = args.ambiguous_code() {
+        let message = format!(
+            "exit code {code} is given twice: use --rest-on or --quarantine-on once for each code"
+        );
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let mut signals = Signals::new().map_err(|error| handler_failure(&error))?;
+    let source = args.server.source()?;
+    let (pool, mut guard) = tokio::select! {
+        acquired = acquire(&args, &source) => acquired?,
         // No command runs yet that could receive the signal.
-        (signal, _) = signals.next() => return Ok(code_of_signal(signal.as_raw())),
-    };
-    let max_hold = pool_info.max_hold_seconds.unwrap_or(pool_info.lease_ttl_seconds);
-    let interval = pool_info.keepalive_every_seconds.map(|every| Duration::from_millis(every.ms));
-    print_message(&format!(
-        "a lease of this pool lasts {:?} at most; a command that runs longer is terminated",
-        Duration::from_millis(max_hold.ms)
-    ));
-    let outcome = match start(&guard, command) {
-        Ok(mut child) => {
-            let key_gone = keep_alive(client, &guard, interval);
-            supervise(&mut child, &mut signals, &guard, key_gone).await
+        signal = signals.next_signal() => {
+            return Ok(u8::try_from(128 + signal.as_raw()).unwrap_or(exit::SOFTWARE));
         }
-        Err(failure) => Err(failure),
     };
-    match guard.release().await {
-        Ok(()) => {}
-        Err(error) if error.problem().is_some_and(|problem| problem.code == Code::LeaseEnded) => {}
+    let interval = pool.keepalive_every_seconds.map(|every| Duration::from_millis(every.ms));
+    if !args.quiet {
+        let max_hold = pool.max_hold_seconds.unwrap_or(pool.lease_ttl_seconds);
+        print_message(&format!(
+            "a lease of this pool lasts {:?} at most; a command that runs longer is ended",
+            Duration::from_millis(max_hold.ms)
+        ));
+    }
+    let outcome = match start(&args, &guard, &mut signals) {
+        Ok((job, watchdog)) => {
+            let key_gone = keep_alive(&source, &guard, interval);
+            let grace = Duration::from_millis(args.grace.ms());
+            Supervision::new(job, watchdog, grace, args.quiet)
+                .run(&mut signals, &guard, key_gone)
+                .await
+        }
+        Err(failure) => {
+            let _ = release(&mut guard, &ReleaseRequest::default()).await;
+            return Err(failure);
+        }
+    };
+    finish(&args, &mut guard, outcome).await
+}
+
+/// Releases the key, and returns the exit code for the outcome of the command.
+async fn finish(args: &ExecArgs, guard: &mut LeaseGuard, outcome: Outcome) -> Result<u8, Failure> {
+    match outcome {
+        Outcome::Ended { code } => match release(guard, &args.release_for(code)).await {
+            None => Ok(code),
+            Some(cause) => {
+                let message =
+                    format!("the lease had ended before the command ended with {code}: {cause}");
+                Err(Failure::new(exit::TEMPORARY, message))
+            }
+        },
+        Outcome::LeaseEnded(cause) => {
+            // The lease may still run for the moment in which it was no longer safe to use.
+            let _ = release(guard, &ReleaseRequest::default()).await;
+            let message = format!("the lease has ended before the command: {cause}");
+            Err(Failure::new(exit::TEMPORARY, message))
+        }
+        Outcome::Stuck(processes) => {
+            let message = format!(
+                "{processes} of the command cannot be ended and may still use the key: the lease \
+                 is not released, it will expire"
+            );
+            guard.leave_to_expire();
+            Err(Failure::new(exit::OS, message))
+        }
+    }
+}
+
+/// Acquires a key. The policy of the pool is read first, because that can fail without a lease; a
+/// server that restarts is waited for by the acquire.
+async fn acquire(args: &ExecArgs, source: &ClientSource) -> Result<(Pool, LeaseGuard), Failure> {
+    let pool = &args.server.pool;
+    let early = match source.client().pool(pool).await {
+        Ok(info) => Some(info),
+        Err(Error::Unreachable(_)) if args.lease.wait.is_some() => None,
+        Err(error) if args.lease.wait.is_some() && is_refused_for_now(&error) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut report = |message: &str| {
+        if !args.quiet {
+            print_message(message);
+        }
+    };
+    let granted = args.lease.acquire(source, pool, &mut report).await?;
+    let options = GuardOptions { ttl_seconds: args.lease.ttl_seconds(), follow_events: true };
+    let mut guard = LeaseGuard::new(source.clone(), granted, &options);
+    if let Some(info) = early {
+        return Ok((info, guard));
+    }
+    match source.client().pool(pool).await {
+        Ok(info) => Ok((info, guard)),
         Err(error) => {
-            print_message(&format!("cannot release the key: {error}; its lease will expire"));
+            let _ = release(&mut guard, &ReleaseRequest::default()).await;
+            Err(error.into())
         }
     }
-    outcome
 }
 
-fn start(guard: &LeaseGuard, command: &[OsString]) -> Result<Child, Failure> {
-    let (program, arguments) = command.split_first().expect("invariant: clap requires a command");
-    let grant = guard.grant();
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        // The command gets the key, not the access token of this program.
-        .env_remove(super::server::TOKEN_VARIABLE)
-        .env_remove(super::server::TOKEN_FILE_VARIABLE)
-        .env("KEYPEG_KEY", &grant.key.0)
-        .env("KEYPEG_KEY_ID", &grant.key_id)
-        .env("KEYPEG_FENCING_TOKEN", grant.fencing_token.to_string());
-    command.spawn().map_err(|error| {
-        let code = if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
-        Failure::new(code, format!("cannot run {}: {error}", program.display()))
-    })
+fn is_refused_for_now(error: &Error) -> bool {
+    error.problem().is_some_and(|problem| matches!(problem.status, 401 | 429 | 503))
+        || matches!(error, Error::Unexpected { status: 502..=504, .. })
 }
 
-/// Waits for the command to exit and forwards signals; terminates it when its lease ends.
-async fn supervise(
-    child: &mut Child,
-    signals: &mut Signals,
+fn start(
+    args: &ExecArgs,
     guard: &LeaseGuard,
-    key_gone: impl Future<Output = ()>,
-) -> Result<u8, Failure> {
-    let lease_ended = async {
-        tokio::select! {
-            () = guard.ended() => {}
-            () = key_gone => {}
-        }
-    };
-    let mut lease_ended = std::pin::pin!(lease_ended);
-    loop {
-        tokio::select! {
-            exited = child.wait() => {
-                return exited.map(code_of_status).map_err(|error| wait_failure(&error));
-            }
-            (signal, is_terminal_signal) = signals.next() => {
-                // A terminal sends its signals to the command as well.
-                if !(is_terminal_signal && signals.has_terminal) {
-                    send(child, signal);
-                }
-            }
-            () = &mut lease_ended => break,
-        }
+    signals: &mut Signals,
+) -> Result<(Job, Watchdog), Failure> {
+    signals.control_job().map_err(|error| handler_failure(&error))?;
+    let grant = guard.grant();
+    let mut variables = vec![
+        (&*args.variable, grant.key.0.clone()),
+        (KEY_ID_VARIABLE, grant.key_id.clone()),
+        (FENCING_TOKEN_VARIABLE, grant.fencing_token.to_string()),
+    ];
+    if args.pass_lease_id {
+        variables.push((LEASE_ID_VARIABLE, grant.id.clone()));
     }
-    print_message("the lease has ended: terminating the command");
-    send(child, Signal::TERM);
-    if timeout(TERMINATION_GRACE, child.wait()).await.is_err() {
-        child.kill().await.map_err(|error| wait_failure(&error))?;
+    // The command gets the key, not the access token of this program, and not the key of an exec
+    // around this one.
+    let removed = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE, KEY_VARIABLE, LEASE_ID_VARIABLE];
+    let job = Job::start(&args.command, &variables, &removed)?;
+    let mut watchdog = Watchdog::start(job.group(), Duration::from_millis(args.grace.ms()))
+        .map_err(|error| {
+            job.signal_all(rustix::process::Signal::KILL, None);
+            Failure::new(exit::OS, format!("cannot start the watchdog of the command: {error}"))
+        })?;
+    if let Some(end) = guard.valid_until() {
+        watchdog.extend(end - Instant::now());
     }
-    Err(Failure::new(exit::TEMPORARY, "the command was terminated because its lease ended"))
+    Ok((job, watchdog))
 }
 
-/// Keeps the key alive; ready when the key or its pool no longer exists.
-async fn keep_alive(client: &Client, guard: &LeaseGuard, interval: Option<Duration>) {
+/// Keeps the key alive; returns when the key or its pool no longer exists.
+async fn keep_alive(
+    source: &ClientSource,
+    guard: &LeaseGuard,
+    interval: Option<Duration>,
+) -> LeaseEnd {
     let Some(interval) = interval else { return std::future::pending().await };
     let grant = guard.grant();
+    let mut retry = KEEP_ALIVE_RETRY.0;
     loop {
+        let client: Client = source.client();
         let pause = match client.keep_alive(&grant.pool, &grant.key_id).await {
-            Ok(_) => interval,
-            Err(error) if is_gone(&error) => return,
-            Err(_) => (interval / 4).max(RETRY_MIN),
+            Ok(_) => {
+                retry = KEEP_ALIVE_RETRY.0;
+                interval
+            }
+            Err(error) => match code(&error) {
+                Some(Code::UnknownKey) => return LeaseEnd::KeyDeleted,
+                Some(Code::UnknownPool) => return LeaseEnd::PoolDeleted,
+                refused => {
+                    let is_new = refused == Some(Code::Unauthorized) && source.refresh(&client);
+                    let max = (interval / 4).clamp(KEEP_ALIVE_RETRY.0, KEEP_ALIVE_RETRY.1);
+                    let pause = if is_new { Duration::ZERO } else { retry.min(max) };
+                    retry = (retry * 2).min(max);
+                    pause
+                }
+            },
         };
         sleep(pause).await;
     }
 }
 
-fn is_gone(error: &Error) -> bool {
-    let code = error.problem().map(|problem| problem.code);
-    matches!(code, Some(Code::UnknownKey | Code::UnknownPool))
-}
-
-fn code_of_status(status: ExitStatus) -> u8 {
-    let exited = status.code().and_then(|code| u8::try_from(code).ok());
-    exited.or_else(|| status.signal().map(code_of_signal)).unwrap_or(exit::SOFTWARE)
-}
-
-/// Returns the exit code of a shell for a command that a signal ended.
-fn code_of_signal(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(exit::SOFTWARE)
-}
-
-fn wait_failure(error: &std::io::Error) -> Failure {
-    Failure::new(exit::OS, format!("cannot wait for the command: {error}"))
-}
-
-fn send(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // Fails if the command has just exited, which needs no signal.
-        let _ = kill_process(pid, signal);
-    }
-}
-
-fn print_message(message: &str) {
-    // With stderr closed there is no other place to report to.
-    let _ = writeln!(std::io::stderr(), "keypeg: {message}");
-}
-
-/// The signals that are forwarded to the command.
-struct Signals {
-    term: unix::Signal,
-    hangup: unix::Signal,
-    interrupt: unix::Signal,
-    quit: unix::Signal,
-    user1: unix::Signal,
-    user2: unix::Signal,
-    /// Whether stdin is a terminal, which sends some of the signals to the command itself.
-    has_terminal: bool,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-            has_terminal: std::io::stdin().is_terminal(),
-        })
-    }
-
-    /// Waits for the next signal; returns it and whether terminals send it.
-    async fn next(&mut self) -> (Signal, bool) {
-        tokio::select! {
-            _ = self.term.recv() => (Signal::TERM, false),
-            _ = self.hangup.recv() => (Signal::HUP, false),
-            _ = self.interrupt.recv() => (Signal::INT, true),
-            _ = self.quit.recv() => (Signal::QUIT, true),
-            _ = self.user1.recv() => (Signal::USR1, false),
-            _ = self.user2.recv() => (Signal::USR2, false),
+/// Releases the lease, and repeats that while no answer arrives or the server refuses for now.
+/// Returns why the lease had ended before, if it had.
+async fn release(guard: &mut LeaseGuard, request: &ReleaseRequest) -> Option<LeaseEnd> {
+    let Some(end) = guard.valid_until() else { return Some(guard.ended().await) };
+    let deadline = end.min(Instant::now() + RELEASE_PATIENCE);
+    let mut may_be_released = false;
+    loop {
+        let words = match timeout_at(deadline, guard.release_with(request)).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => {
+                if let Some(cause) = LeaseEnd::of_refusal(&error) {
+                    // A release whose answer was lost can have ended the lease.
+                    let is_own = may_be_released && cause == LeaseEnd::Released;
+                    return (!is_own).then_some(cause);
+                }
+                may_be_released |= error.problem().is_none();
+                error.to_string()
+            }
+            Err(_) => "the server did not answer".to_owned(),
+        };
+        if Instant::now() + RELEASE_PAUSE >= deadline {
+            print_message(&format!("cannot release the key: {words}; its lease will expire"));
+            guard.leave_to_expire();
+            return None;
         }
+        sleep(RELEASE_PAUSE).await;
     }
+}
+
+fn code(error: &Error) -> Option<Code> {
+    error.problem().map(|problem| problem.code)
+}
+
+fn handler_failure(error: &std::io::Error) -> Failure {
+    Failure::new(exit::OS, format!("cannot install signal handlers: {error}"))
 }

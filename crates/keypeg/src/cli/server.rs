@@ -6,7 +6,7 @@ use super::output::OutputFormat;
 use crate::failure::{Failure, exit};
 use crate::{streams, text_file};
 use clap::Args;
-use keypeg_client::Client;
+use keypeg_client::{Client, ClientSource};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -51,6 +51,18 @@ impl ServerArgs {
             None => Ok(client),
             Some(token) => Ok(client.with_token(&token)?),
         }
+    }
+
+    /// Returns a client whose token is read again from its file after the server has refused it.
+    pub(super) fn source(&self) -> Result<ClientSource, Failure> {
+        let client = self.client()?;
+        let Some(path) = self.token_file.clone() else { return Ok(ClientSource::fixed(client)) };
+        let read = move || {
+            let mut text = String::new();
+            File::open(&path).ok()?.take(TOKEN_FILE_MAX).read_to_string(&mut text).ok()?;
+            Some(text.trim().to_owned())
+        };
+        Ok(ClientSource::with_token_reader(client, read))
     }
 
     /// Reads the access token. It is never an argument: every user of the machine can see those.

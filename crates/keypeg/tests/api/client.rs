@@ -131,7 +131,8 @@ async fn a_guard_renews_its_lease_and_releases_it() {
     let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
     let key = guard.grant().key_id.clone();
     client.force_release("ci", &key).await.unwrap();
-    guard.ended().await;
+    let patience = std::time::Duration::from_mins(1);
+    tokio::time::timeout(patience, guard.ended()).await.expect("the guard ends");
     assert_eq!(guard.valid_until(), None);
     assert_refused(guard.release().await, Code::LeaseEnded);
 }
@@ -149,12 +150,14 @@ async fn a_guard_ends_at_the_maximum_hold_and_a_dropped_guard_releases() {
     client.put_pool("long", &policy(600_000, 600_000)).await.unwrap();
     client.generate("long", &GenerateRequest::default()).await.unwrap();
     drop(client.acquire_guard("long", &AcquireRequest::default()).await.unwrap());
-    loop {
-        if client.pool("long").await.unwrap().available == 1 {
-            break;
+    // A guard that never releases is a failure, not a test that hangs.
+    let released = async {
+        while client.pool("long").await.unwrap().available != 1 {
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    let patience = std::time::Duration::from_mins(1);
+    tokio::time::timeout(patience, released).await.expect("a dropped guard releases");
     // A guard that is dropped without a runtime cannot release: its lease ends by time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let other = Client::new(&format!("http://{}", server.addr())).unwrap();

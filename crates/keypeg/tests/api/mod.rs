@@ -7,6 +7,8 @@ mod client;
 mod django;
 #[cfg(feature = "cli")]
 mod events;
+#[cfg(feature = "cli")]
+mod guard;
 mod health;
 mod idempotency;
 mod import;

@@ -5,6 +5,8 @@ mod bench;
 #[cfg(feature = "cli")]
 mod commands;
 #[cfg(feature = "cli")]
+mod exec;
+#[cfg(feature = "cli")]
 mod import;
 #[cfg(feature = "cli")]
 mod import_options;

@@ -1,0 +1,108 @@
+//! Following the events of a pool for one lease: connecting, reconnecting, and giving up for a while.
+//!
+//! The state of the stream is reported, so that renewals find what the stream misses: each new
+//! connection and each `resync` asks for a renewal.
+
+use crate::Grant;
+use crate::backoff::Backoff;
+use crate::error::Error;
+use crate::event::Event;
+use crate::events::Events;
+use crate::lease_end::LeaseEnd;
+use crate::source::ClientSource;
+use crate::wait::is_unauthorized;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+/// The pauses before a new connection.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The pause after a refusal that rarely changes, such as a missing scope, or too many events.
+const LONG_PAUSE: Duration = Duration::from_mins(1);
+/// More events per second than this cost more than the renewals that replace them.
+const EVENTS_PER_SECOND_MAX: u32 = 2_000;
+
+/// The state of the event stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stream {
+    /// Whether the events arrive.
+    pub(crate) is_connected: bool,
+}
+
+/// Follows the events of the pool until one of them ends the lease; returns why it has ended.
+pub(crate) async fn follow(
+    source: &ClientSource,
+    grant: &Grant,
+    state: &watch::Sender<Stream>,
+) -> LeaseEnd {
+    let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+    let mut after: Option<String> = None;
+    loop {
+        let client = source.client();
+        let pause = match client.events(&grant.pool, after.as_deref()).await {
+            Ok(mut events) => {
+                state.send_replace(Stream { is_connected: true });
+                let ended = read(&mut events, grant, state).await;
+                after = events.last_id().map(str::to_owned);
+                state.send_replace(Stream { is_connected: false });
+                match ended {
+                    Ended::Lease(cause) => return cause,
+                    Ended::TooMany => LONG_PAUSE,
+                    Ended::Stream { had_events } => {
+                        if had_events {
+                            backoff.reset();
+                        }
+                        backoff.pause()
+                    }
+                }
+            }
+            Err(error) if is_unauthorized(&error) => {
+                source.refresh(&client);
+                backoff.pause()
+            }
+            Err(error) if is_lasting(&error) => LONG_PAUSE,
+            Err(_) => backoff.pause(),
+        };
+        sleep(pause).await;
+    }
+}
+
+/// Why reading has ended.
+enum Ended {
+    Lease(LeaseEnd),
+    Stream { had_events: bool },
+    TooMany,
+}
+
+async fn read(events: &mut Events, grant: &Grant, state: &watch::Sender<Stream>) -> Ended {
+    let mut had_events = false;
+    let (mut second, mut count) = (Instant::now(), 0);
+    // A failed and an ended stream are the same: both need a new connection.
+    while let Ok(Some(event)) = events.next().await {
+        had_events = true;
+        if let Some(cause) = LeaseEnd::of_event(&event, grant) {
+            return Ended::Lease(cause);
+        }
+        if matches!(event, Event::Resync(_)) {
+            // Events may be missing: a renewal finds out whether the lease still runs.
+            state.send_replace(Stream { is_connected: true });
+        }
+        if second.elapsed() >= Duration::from_secs(1) {
+            (second, count) = (Instant::now(), 0);
+        }
+        count += 1;
+        if count > EVENTS_PER_SECOND_MAX {
+            return Ended::TooMany;
+        }
+    }
+    Ended::Stream { had_events }
+}
+
+/// Returns whether the same request will be refused for some time.
+fn is_lasting(error: &Error) -> bool {
+    match error {
+        Error::Refused(problem) => matches!(problem.status, 400..=499),
+        Error::Unexpected { .. } | Error::InvalidInput(_) => true,
+        Error::Unreachable(_) | Error::WaitEnded { .. } => false,
+    }
+}

@@ -1,0 +1,177 @@
+//! The time between the start of a command and the end of its last process.
+//!
+//! Forwards signals, and ends the command with all its processes: SIGTERM, and SIGKILL after the
+//! grace. An end of the lease that is known beforehand begins so early that the grace fits into the
+//! lease, or a quarter of a short lease.
+
+use super::job::Job;
+use super::signals::{Arrived, Signals};
+use super::terminal::print_message;
+use super::watchdog::Watchdog;
+use keypeg_client::{LeaseEnd, LeaseGuard};
+use rustix::process::Signal;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// The time between two looks at processes that have to end.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long processes may still exist after SIGKILL, for example while they wait for a disk.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a command has ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The command has ended by itself or by a signal.
+    Ended {
+        /// Its exit code, as a shell reports it.
+        code: u8,
+    },
+    /// The lease has ended, or was about to end, so the command was ended.
+    LeaseEnded(LeaseEnd),
+    /// Some processes do not end, not even by SIGKILL; in words.
+    Stuck(String),
+}
+
+/// The command that is supervised.
+#[derive(Debug)]
+pub(super) struct Supervision {
+    job: Job,
+    watchdog: Watchdog,
+    grace: Duration,
+    is_quiet: bool,
+    /// Why the lease has ended.
+    lease_end: Option<LeaseEnd>,
+    /// When all processes get SIGKILL.
+    kill_at: Option<Instant>,
+}
+
+impl Supervision {
+    pub(super) fn new(job: Job, watchdog: Watchdog, grace: Duration, is_quiet: bool) -> Self {
+        Self { job, watchdog, grace, is_quiet, lease_end: None, kill_at: None }
+    }
+
+    /// Waits until no process of the command runs. `key_gone` is ready when the key is gone.
+    pub(super) async fn run(
+        mut self,
+        signals: &mut Signals,
+        guard: &LeaseGuard,
+        key_gone: impl Future<Output = LeaseEnd>,
+    ) -> Outcome {
+        let lead = self.lead(guard);
+        let lease_end = async {
+            tokio::select! {
+                cause = guard.ends_within(lead) => cause,
+                cause = key_gone => cause,
+            }
+        };
+        let mut lease_end = std::pin::pin!(lease_end);
+        let mut known_end = guard.valid_until();
+        let outcome = loop {
+            self.job.reap();
+            if self.job.on_stop() {
+                // exec has stopped and runs again. The stop that it asked for is its own.
+                signals.discard(Signal::TSTP);
+            }
+            if let Some(outcome) = self.check() {
+                break outcome;
+            }
+            tokio::select! {
+                arrived = signals.next() => self.on_signal(arrived, guard),
+                cause = &mut lease_end, if self.lease_end.is_none() => {
+                    self.lose(cause, guard.valid_until(), lead);
+                }
+                end = guard.next_end(known_end) => {
+                    known_end = Some(end);
+                    self.watchdog.extend(end - Instant::now());
+                }
+                () = sleep(LOOK_EVERY), if self.kill_at.is_some() => {}
+            }
+        };
+        self.job.take_terminal_back();
+        self.watchdog.finish();
+        outcome
+    }
+
+    /// Returns how long before the end of the lease the command has to end.
+    fn lead(&self, guard: &LeaseGuard) -> Duration {
+        let length = guard.valid_until().map_or(Duration::ZERO, |end| end - Instant::now());
+        self.grace.min(length / 4)
+    }
+
+    /// Ends what has to end now; returns the outcome when no process is left.
+    fn check(&mut self) -> Option<Outcome> {
+        let now = Instant::now();
+        let exited = self.job.exit_code();
+        if exited.is_none() && self.kill_at.is_none_or(|kill_at| now < kill_at) {
+            return None;
+        }
+        let remaining = self.job.remaining(self.watchdog.pid);
+        if let Some(code) = exited.filter(|_| remaining.is_none()) {
+            let lease_end = self.lease_end.take();
+            return Some(lease_end.map_or(Outcome::Ended { code }, Outcome::LeaseEnded));
+        }
+        match self.kill_at {
+            None => {
+                self.print(&format!(
+                    "the command has ended; {} are left and are ended",
+                    remaining.words()
+                ));
+                self.end_by(now + self.grace);
+            }
+            Some(kill_at) if now >= kill_at + KILL_PATIENCE => {
+                return Some(Outcome::Stuck(remaining.words()));
+            }
+            Some(kill_at) if now >= kill_at => {
+                self.job.signal_all(Signal::KILL, self.watchdog.pid);
+            }
+            Some(_) => {}
+        }
+        None
+    }
+
+    fn on_signal(&mut self, arrived: Arrived, guard: &LeaseGuard) {
+        let Arrived::Signal(signal) = arrived else { return };
+        if signal == Signal::CONT {
+            // After a stop that was longer than the lease, the command is ended instead.
+            if guard.valid_until().is_some() {
+                self.job.resume();
+            }
+            return;
+        }
+        self.job.signal(signal);
+        if signal == Signal::TERM {
+            self.kill_by(Instant::now() + self.grace);
+        }
+    }
+
+    fn lose(&mut self, cause: LeaseEnd, end: Option<Instant>, lead: Duration) {
+        let now = Instant::now();
+        let kill_at = match end {
+            // The last quarter of the lead is for SIGKILL.
+            Some(end) if end - now <= lead => end.checked_sub(lead / 4).unwrap_or(now),
+            _ => now + self.grace,
+        };
+        print_message(&format!("the lease ends: {cause}; ending the command"));
+        self.lease_end = Some(cause);
+        self.end_by(kill_at);
+    }
+
+    /// Asks all processes to end, and ends them at `kill_at`.
+    fn end_by(&mut self, kill_at: Instant) {
+        self.kill_by(kill_at);
+        if !self.grace.is_zero() {
+            self.job.signal_all(Signal::TERM, self.watchdog.pid);
+            self.job.signal_all(Signal::CONT, self.watchdog.pid);
+        }
+    }
+
+    fn kill_by(&mut self, kill_at: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
+    }
+
+    fn print(&self, message: &str) {
+        if !self.is_quiet {
+            print_message(message);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The process that ends the command if `exec` cannot: `keypeg exec-watchdog`, an internal command.
+//!
+//! It reads a pipe from `exec`. When the pipe closes without a farewell, `exec` was killed; when
+//! the lease ends and no line has extended it, `exec` is stopped or does not run. In both cases the
+//! process group of the command ends. It knows neither the server nor the key.
+
+use super::processes::OWN_PROGRAM;
+use crate::failure::{Failure, exit};
+use clap::Args;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// The line after which the watchdog is no longer needed.
+const FAREWELL: &str = "done";
+
+/// The arguments of the watchdog.
+#[derive(Debug, Args)]
+pub struct WatchdogArgs {
+    /// Process group of the command
+    #[arg(long)]
+    group: i32,
+    /// Time between SIGTERM and SIGKILL, in milliseconds
+    #[arg(long)]
+    grace_ms: u64,
+}
+
+/// The side of `exec`.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    pub(super) pid: Option<Pid>,
+    pipe: Option<File>,
+}
+
+impl Watchdog {
+    /// Starts a watchdog of a process group.
+    pub(super) fn start(group: Pid, grace: Duration) -> std::io::Result<Self> {
+        let mut command = Command::new(OWN_PROGRAM);
+        command
+            .args(["exec-watchdog", "--group", &group.as_raw_pid().to_string()])
+            .args(["--grace-ms", &grace.as_millis().to_string()])
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Signals of a terminal are for the command.
+            .process_group(0);
+        let mut process = command.spawn()?;
+        let pid = Some(Pid::from_child(&process));
+        let pipe = process.stdin.take().map(OwnedFd::from);
+        if let Some(pipe) = &pipe {
+            // A watchdog that is stopped must not block exec.
+            fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+        }
+        Ok(Self { pid, pipe: pipe.map(File::from) })
+    }
+
+    /// Reports how long the lease still lasts.
+    pub(super) fn extend(&mut self, remaining: Duration) {
+        self.write(&remaining.as_millis().to_string());
+    }
+
+    /// Reports that the command has ended.
+    pub(super) fn finish(&mut self) {
+        self.write(FAREWELL);
+        self.pipe = None;
+    }
+
+    fn write(&mut self, line: &str) {
+        // Fails if the watchdog was killed; exec controls the command without it.
+        if let Some(pipe) = &mut self.pipe {
+            let _ = pipe.write_all(format!("{line}\n").as_bytes());
+        }
+    }
+}
+
+impl WatchdogArgs {
+    /// Watches until the command or `exec` has ended.
+    pub(crate) async fn watch(self) -> Result<u8, Failure> {
+        let failed = |error| Failure::new(exit::OS, format!("cannot read stdin: {error}"));
+        let pipe = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+        let pipe = pipe::Receiver::from_owned_fd(pipe).map_err(failed)?;
+        let group = Pid::from_raw(self.group).ok_or_else(|| {
+            Failure::new(exit::USAGE, "--group must be the id of a process group")
+        })?;
+        let mut lines = BufReader::new(pipe).lines();
+        let mut end: Option<Instant> = None;
+        loop {
+            let line = match end {
+                Some(end) => timeout_at(end, lines.next_line()).await,
+                None => Ok(lines.next_line().await),
+            };
+            match line {
+                Ok(Ok(Some(line))) if line == FAREWELL => return Ok(0),
+                Ok(Ok(Some(line))) => {
+                    end = line.parse().ok().map(|ms| Instant::now() + Duration::from_millis(ms));
+                }
+                // exec was killed: the command may still clean up.
+                Ok(Ok(None) | Err(_)) => {
+                    let _ = kill_process_group(group, Signal::TERM);
+                    let _ = kill_process_group(group, Signal::CONT);
+                    let grace = Instant::now() + Duration::from_millis(self.grace_ms);
+                    sleep_until(end.map_or(grace, |end| end.min(grace))).await;
+                    break;
+                }
+                // exec does not run, and another client may get the key now.
+                Err(_) => break,
+            }
+        }
+        let _ = kill_process_group(group, Signal::KILL);
+        Ok(0)
+    }
+}

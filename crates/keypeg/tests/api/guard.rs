@@ -1,0 +1,254 @@
+//! The lease guard of `keypeg-client` behind a bad network, and what it learns from events.
+//!
+//! Once, the guard could have counted a lease from the answer instead of the sending, or could have
+//! noticed its end a second late after a renewal without an answer, and no test would have failed.
+
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::tokens::Tokens;
+use crate::support::{Server, TempDir};
+use keypeg_client::{
+    AcquireRequest, Client, ClientSource, Code, Error, GenerateRequest, GuardOptions, LeaseEnd,
+    LeaseGuard, LongWait, PolicyRequest, Seconds,
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+const LEASE_MS: u64 = 2_000;
+const LEASE: Duration = Duration::from_millis(LEASE_MS);
+
+/// Fails instead of hanging.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+fn policy(lease_ms: u64) -> PolicyRequest {
+    PolicyRequest {
+        lease_ttl_seconds: Some(Seconds::from_ms(lease_ms)),
+        max_hold_seconds: Some(Some(Seconds::from_ms(3_600_000))),
+        ..PolicyRequest::default()
+    }
+}
+
+/// A server with one key in the pool `ci`, a proxy to it, and clients of both.
+async fn setup(lease_ms: u64) -> (Server, Proxy, Client, Client) {
+    let server = Server::in_memory(&[]);
+    let direct = Client::new(&format!("http://{}", server.addr())).unwrap();
+    direct.put_pool("ci", &policy(lease_ms)).await.unwrap();
+    direct.generate("ci", &GenerateRequest::default()).await.unwrap();
+    let proxy = Proxy::to(server.addr());
+    let client = Client::new(&proxy.url()).unwrap();
+    (server, proxy, direct, client)
+}
+
+async fn following(source: ClientSource, pool: &str) -> LeaseGuard {
+    let granted = source.acquire(pool, &AcquireRequest::default()).await.unwrap();
+    let options = GuardOptions { follow_events: true, ..GuardOptions::default() };
+    LeaseGuard::new(source, granted, &options)
+}
+
+#[tokio::test]
+async fn a_lease_counts_from_the_sending_of_its_request_not_from_the_answer() {
+    let (_server, proxy, _, client) = setup(LEASE_MS).await;
+    let delay = Duration::from_millis(400);
+    proxy.fail("POST /v1/pools/ci/leases", Fault::Delay(delay), usize::MAX);
+    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+    let mut end = guard.valid_until().unwrap();
+    assert!(end <= Instant::now() + LEASE - delay, "the grant");
+    for round in 0..2 {
+        end = soon("a renewal", guard.next_end(Some(end))).await;
+        assert!(end <= Instant::now() + LEASE - delay, "renewal {round}");
+    }
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renewal_without_an_answer_does_not_delay_the_end_of_the_lease() {
+    let (_server, proxy, direct, client) = setup(LEASE_MS).await;
+    proxy.fail("/renew", Fault::StallRequest, usize::MAX);
+    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+    let end = guard.valid_until().unwrap();
+    let next = AcquireRequest {
+        wait_seconds: Some(Seconds::from_ms(60_000)),
+        ..AcquireRequest::default()
+    };
+    let ended = async { (soon("ended", guard.ended()).await, Instant::now()) };
+    let lent = async { (direct.acquire("ci", &next).await.unwrap(), Instant::now()) };
+    let ((cause, ended_at), (_, lent_at)) = tokio::join!(ended, lent);
+    assert_eq!(cause, LeaseEnd::NotRenewed(None));
+    assert!(ended_at >= end, "not early");
+    // The tolerance is for a slow machine; the fault was a second.
+    assert!(ended_at <= lent_at + Duration::from_millis(500), "{:?}", ended_at - lent_at);
+    assert!(proxy.faults() >= 2, "a renewal without an answer is repeated");
+}
+
+#[tokio::test]
+async fn a_lease_survives_an_answer_that_is_stalled_cut_halved_or_late() {
+    let (_server, proxy, _, client) = setup(LEASE_MS).await;
+    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+    let faults = [Fault::StallRequest, Fault::StallAnswer, Fault::Cut, Fault::Half];
+    for (index, fault) in faults.into_iter().enumerate() {
+        proxy.fail("/renew", fault, 1);
+        let end = guard.valid_until().unwrap();
+        soon("a renewal", guard.next_end(Some(end))).await;
+        assert!(guard.valid_until().is_some(), "{fault:?}");
+        assert!(proxy.faults() > index, "{fault:?} was applied");
+    }
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn events_report_the_end_of_a_long_lease_at_once() {
+    let (_server, proxy, direct, client) = setup(3_600_000).await;
+    let source = ClientSource::fixed(client);
+    let guard = following(source.clone(), "ci").await;
+    direct.force_release("ci", &guard.grant().key_id).await.unwrap();
+    assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::Released);
+    let guard = following(source.clone(), "ci").await;
+    direct.delete_key("ci", &guard.grant().key_id).await.unwrap();
+    let cause = soon("ended", guard.ended()).await;
+    let is_right = matches!(cause, LeaseEnd::KeyDeleted | LeaseEnd::Refused(_));
+    assert!(is_right, "{cause:?}");
+    direct.generate("ci", &GenerateRequest::default()).await.unwrap();
+    let guard = following(source, "ci").await;
+    direct.delete_pool("ci").await.unwrap();
+    let cause = soon("ended", guard.ended()).await;
+    assert!(matches!(cause, LeaseEnd::PoolDeleted | LeaseEnd::Refused(_)), "{cause:?}");
+    assert!(proxy.requests("/renew") < 30, "no renewals beside the events");
+}
+
+#[tokio::test]
+async fn without_events_short_renewals_report_the_end() {
+    let (_server, proxy, direct, client) = setup(3_600_000).await;
+    for fault in [Fault::Cut, Fault::StallAnswer, Fault::StallRequest] {
+        proxy.heal();
+        proxy.fail("/events", fault, usize::MAX);
+        let guard = following(ClientSource::fixed(client.clone()), "ci").await;
+        direct.force_release("ci", &guard.grant().key_id).await.unwrap();
+        assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::Released, "{fault:?}");
+    }
+    let tokens = Tokens::new();
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let lender = tokens.add("lender", "*", &["lend"], &[]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let client = Client::new(&format!("http://{}", server.addr())).unwrap();
+    let admin = client.with_token(&admin).unwrap();
+    admin.put_pool("ci", &policy(3_600_000)).await.unwrap();
+    admin.generate("ci", &GenerateRequest::default()).await.unwrap();
+    let source = ClientSource::fixed(client.with_token(&lender).unwrap());
+    let guard = following(source, "ci").await;
+    admin.force_release("ci", &guard.grant().key_id).await.unwrap();
+    assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::Released, "no scope read");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_read_again_and_not_sent_faster_and_faster() {
+    let tokens = Tokens::new();
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let first = tokens.add("first", "*", &["lend", "read"], &[]);
+    let second = tokens.add("second", "*", &["lend", "read"], &[]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let proxy = Proxy::to(server.addr());
+    let client = Client::new(&proxy.url()).unwrap();
+    let admin = client.with_token(&admin).unwrap();
+    admin.put_pool("ci", &policy(LEASE_MS)).await.unwrap();
+    admin.generate("ci", &GenerateRequest::default()).await.unwrap();
+    let dir = TempDir::new();
+    let file = dir.path().join("token");
+    std::fs::write(&file, &first).unwrap();
+    let read = {
+        let file = file.clone();
+        move || std::fs::read_to_string(&file).ok()
+    };
+    let source = ClientSource::with_token_reader(client.with_token(&first).unwrap(), read);
+    let granted = source.acquire("ci", &AcquireRequest::default()).await.unwrap();
+    let guard = LeaseGuard::new(source, granted, &GuardOptions::default());
+    tokens.revoke("first");
+    std::fs::write(&file, &second).unwrap();
+    let mut end = guard.valid_until();
+    for _ in 0..2 {
+        end = Some(soon("a renewal with the second token", guard.next_end(end)).await);
+    }
+    tokens.revoke("second");
+    let before = proxy.requests("/renew");
+    let cause = soon("ended", guard.ended()).await;
+    let LeaseEnd::NotRenewed(Some(words)) = &cause else { panic!("{cause:?}") };
+    assert!(words.contains("status 401, unauthorized"), "{words}");
+    let attempts = proxy.requests("/renew") - before;
+    assert!((2..=24).contains(&attempts), "{attempts} attempts within half a lease");
+}
+
+fn key_of(counter: &AtomicUsize) -> String {
+    format!("wait-{}", counter.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The server lets one request wait for 300 s at most. A repeat takes the place of the request
+/// before that ends, so a long wait neither ends early nor loses its place to a later one.
+#[tokio::test]
+async fn a_wait_longer_than_a_request_keeps_its_place_in_the_queue() {
+    let (_server, _proxy, direct, client) = setup(3_600_000).await;
+    let held = direct.acquire("ci", &AcquireRequest::default()).await.unwrap();
+    let source = ClientSource::fixed(client);
+    let counter = AtomicUsize::new(0);
+    let (mut new_key, mut on_retry) = (|| key_of(&counter), |error: &Error| panic!("{error}"));
+    let mut wait = LongWait::new(PATIENCE, &mut new_key, &mut on_retry);
+    wait.per_request = Duration::from_millis(200);
+    let request = AcquireRequest { holder: Some("first".into()), ..AcquireRequest::default() };
+    let first = source.acquire_within("ci", &request, wait);
+    let waiting = async |expected: u64| {
+        while direct.pool("ci").await.unwrap().waiting != expected {
+            tokio::task::yield_now().await;
+        }
+    };
+    let second = AcquireRequest {
+        wait_seconds: Some(Seconds::from_ms(60_000)),
+        ..AcquireRequest::default()
+    };
+    let release = async {
+        soon("first waits", waiting(1)).await;
+        let later = direct.acquire("ci", &second);
+        let after_several_requests = async {
+            soon("both wait", waiting(2)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            direct.release("ci", &held.id).await.unwrap();
+        };
+        let ((), later) =
+            tokio::join!(after_several_requests, timeout(Duration::from_secs(3), later));
+        assert!(later.is_err(), "the later request was served first");
+    };
+    let (granted, ()) = tokio::join!(first, release);
+    assert_eq!(granted.unwrap().grant.holder.as_deref(), Some("first"));
+}
+
+#[tokio::test]
+async fn a_wait_survives_lost_answers_and_ends_with_its_time() {
+    let (_server, proxy, direct, client) = setup(3_600_000).await;
+    let source = ClientSource::fixed(client);
+    let counter = AtomicUsize::new(0);
+    let mut retries = 0;
+    let (mut new_key, mut on_retry) = (|| key_of(&counter), |_: &Error| retries += 1);
+    proxy.fail("POST /v1/pools/ci/leases", Fault::Cut, 1);
+    proxy.fail("POST /v1/pools/ci/leases", Fault::Half, 1);
+    let wait = LongWait::new(PATIENCE, &mut new_key, &mut on_retry);
+    let granted = source.acquire_within("ci", &AcquireRequest::default(), wait).await.unwrap();
+    assert_eq!(direct.pool("ci").await.unwrap().leased, 1, "no second lease is left behind");
+    assert_eq!(retries, 2);
+    assert!(granted.sent_at <= Instant::now());
+    proxy.fail("POST /v1/pools/ci/leases", Fault::StallAnswer, usize::MAX);
+    let mut on_retry = |_: &Error| ();
+    for wait in [Duration::from_millis(300), Duration::from_millis(1_500)] {
+        let mut wait = LongWait::new(wait, &mut new_key, &mut on_retry);
+        wait.per_request = Duration::from_millis(700);
+        let request = AcquireRequest::default();
+        let ended = source.acquire_within("ci", &request, wait);
+        let error = soon("the wait ends", ended).await.unwrap_err();
+        assert!(matches!(error, Error::WaitEnded { .. }), "{error:?}");
+    }
+    proxy.heal();
+    let wait = LongWait::new(Duration::from_millis(300), &mut new_key, &mut on_retry);
+    let request = AcquireRequest::default();
+    let ended = source.acquire_within("ci", &request, wait);
+    let error = soon("the wait ends", ended).await.unwrap_err();
+    assert_eq!(error.problem().map(|problem| problem.code), Some(Code::NoKeyAvailable));
+}

@@ -1,0 +1,90 @@
+//! Stopping and continuing a command of `exec`: by a shell with job control, and by accident.
+
+use super::{Kind, Run, key, server, url, words};
+use crate::support::{TempDir, eventually, skipped};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use std::io::Write;
+use std::process::Stdio;
+
+/// A shell on a terminal, as a person uses it.
+#[test]
+fn ctrl_z_stops_the_command_and_exec_and_fg_continues_both() {
+    let server = server(&[], 600.0);
+    let dir = TempDir::new();
+    let output = dir.path().join("output");
+    let mut command = words(&["script", "-qefc", "bash --norc --noprofile -i", "/dev/null"]);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("PS1", "prompt> ")
+        .env("KEYPEG", env!("CARGO_BIN_EXE_keypeg"))
+        .env("KEYPEG_SERVER", url(&server))
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(&output).unwrap());
+    let Ok(mut shell) = command.spawn() else {
+        return skipped("cli::exec::stops", "there is no script");
+    };
+    let typed = |text: &str| shell.stdin.as_ref().unwrap().write_all(text.as_bytes()).unwrap();
+    let seen = |text: &str| {
+        let shown = std::fs::read(&output).unwrap();
+        String::from_utf8_lossy(&shown).contains(text)
+    };
+    let shows = |text: &str| {
+        eventually(&format!("{text:?} in {:?}", std::fs::read_to_string(&output)), || {
+            seen(text).then_some(())
+        });
+    };
+    shows("prompt> ");
+    // The command reads from the terminal, so it needs it.
+    let line = "\"$KEYPEG\" exec --pool ci -- sh -c 'echo be\"\"gin; while read -r x; do echo got-$x; done; exit 9'";
+    typed(&format!("{line}\n"));
+    shows("begin");
+    typed("one\n");
+    shows("got-one");
+    typed("\x1a");
+    shows("Stopped");
+    typed("echo shell-$((40+2))\n");
+    shows("shell-42");
+    typed("fg\n");
+    typed("two\n");
+    shows("got-two");
+    typed("\x04");
+    typed("echo code-$?\n");
+    shows("code-9");
+    // Ctrl-C ends the command and not the shell.
+    typed("\"$KEYPEG\" exec --pool ci -- sh -c 'echo ag\"\"ain; exec sleep 1000'\n");
+    shows("again");
+    typed("\x03");
+    typed("echo code-$?\n");
+    shows("code-130");
+    typed("exit\n");
+    eventually("the shell ends", || shell.try_wait().unwrap());
+    assert_eq!(key(&server)["state"], "available");
+}
+
+/// exec that does not run cannot see the end of the lease; the watchdog does.
+#[test]
+fn a_command_ends_with_its_lease_also_while_exec_is_stopped() {
+    let server = server(&[], 2.0);
+    let run = Run::start(Kind::Plain, &url(&server), "").unwrap();
+    run.send(Signal::STOP);
+    eventually("the command ends", || (run.processes().len() == 1).then_some(()));
+    let mut run = run;
+    run.send(Signal::CONT);
+    run.ends(75, "the lease has ended");
+}
+
+#[test]
+fn a_stopped_command_is_continued_to_end() {
+    let server = server(&[], 600.0);
+    let mut run = Run::start(Kind::Children, &url(&server), "").unwrap();
+    let stopped =
+        run.processes().into_iter().find(|(_, line)| line.starts_with("/bin/sh\0-c\0\nfor"));
+    kill_process(Pid::from_raw(stopped.unwrap().0).unwrap(), Signal::STOP).unwrap();
+    let release =
+        format!("POST /v1/pools/ci/keys/{}/release", key(&server)["id"].as_str().unwrap());
+    server.client().ask(&release).is(200, &json!({ "released": true }));
+    run.ends(75, "another client released it");
+    assert_eq!(run.count("TERM"), 1, "it could clean up");
+}
