@@ -214,3 +214,19 @@ fn a_stop_refuses_all_that_waits_or_would_wait() {
         ",
     );
 }
+
+#[test]
+fn a_pool_is_created_or_changed_on_the_condition_that_it_exists_or_not() {
+    check(
+        "
+        pool_if other exists=true -> unknown_pool
+        counts                -> unknown_pool
+        pool_if other exists=false max_keys=1 -> created
+        generate a
+        pool_if other exists=false max_keys=9 -> done       # and it changes nothing
+        generate b            -> full max=1
+        pool_if other exists=true max_keys=9 -> done
+        generate b            -> created
+        ",
+    );
+}

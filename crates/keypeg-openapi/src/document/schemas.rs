@@ -45,12 +45,16 @@ pub(super) fn all() -> Map<String, Value> {
     // A member that does not apply is absent, never null.
     absent_not_null(&mut schemas["Problem"]);
     // Null counts as left out.
-    let given = |name: &str, kind: &str| json!({ "required": [name], "properties": { name: { "type": kind } } });
-    schemas["GenerateRequest"]["not"] =
-        json!({ "allOf": [given("count", "integer"), given("values", "array")] });
+    let given = |fields: &[(&str, &str)]| {
+        let kinds = fields.iter().map(|(name, kind)| ((*name).to_owned(), json!({ "type": kind })));
+        let names: Vec<_> = fields.iter().map(|(name, _)| name).collect();
+        json!({ "required": names, "properties": kinds.collect::<Map<_, _>>() })
+    };
+    schemas["GenerateRequest"]["not"] = given(&[("count", "integer"), ("values", "array")]);
     schemas["GenerateRequest"]["dependentRequired"] =
         json!({ "keepalive": ["values"], "allow_retired": ["values"] });
-    schemas["KeepAliveRequest"]["oneOf"] = json!([given("ids", "array"), given("all", "boolean")]);
+    schemas["KeepAliveRequest"]["oneOf"] =
+        json!([given(&[("ids", "array")]), given(&[("all", "boolean")])]);
     for schema in schemas.values_mut() {
         remove_rust_keywords(schema);
         list_words(schema);
