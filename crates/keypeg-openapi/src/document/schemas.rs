@@ -53,8 +53,6 @@ pub(super) fn all() -> Map<String, Value> {
     schemas["GenerateRequest"]["not"] = given(&[("count", "integer"), ("values", "array")]);
     schemas["GenerateRequest"]["dependentRequired"] =
         json!({ "keepalive": ["values"], "allow_retired": ["values"] });
-    schemas["KeepAliveRequest"]["oneOf"] =
-        json!([given(&[("ids", "array")]), given(&[("all", "boolean")])]);
     for schema in schemas.values_mut() {
         remove_rust_keywords(schema);
         list_words(schema);

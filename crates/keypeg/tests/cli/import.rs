@@ -36,7 +36,7 @@ fn values(imported: &Value) -> Vec<&str> {
 fn a_credential_becomes_one_key_however_its_file_was_written() {
     let server = Server::in_memory(&[]);
     let file = File::new(b"\xef\xbb\xbfkey-aaa\r\nkey-bbb\r\n");
-    let imported = json_of(&server, &["import", &file.path(), "--show-keys"]);
+    let imported = json_of(&server, &["import", &file.path(), "--show-keys", "--no-keepalive"]);
     assert_eq!(values(&imported), ["key-aaa", "key-bbb"]);
     for text in ["key-aaa\n", "\u{feff}key-bbb", "key-aaa\r\n"] {
         file.write(text);
@@ -55,7 +55,7 @@ fn a_credential_becomes_one_key_however_its_file_was_written() {
 fn blanks_and_comments_are_imported_or_skipped_on_request() {
     let server = Server::in_memory(&[]);
     let file = File::new("# accounts\n a \n#b\n");
-    let import = ["import", &file.path(), "--show-keys", "--raw"];
+    let import = ["import", &file.path(), "--show-keys", "--raw", "--no-keepalive"];
     let skipping = [&import[..], &["--skip-comments"]].concat();
     assert_eq!(values(&json_of(&server, &skipping)), [" a "]);
     file.write("#b\nc\n");
@@ -71,7 +71,7 @@ fn the_values_of_new_keys_are_printed_only_on_request() {
     assert!(!utf8(&imported.stdout).contains("secret"), "{}", utf8(&imported.stdout));
     assert_eq!(utf8(&imported.stdout).lines().count(), 3, "a header and two ids");
     file.write("secret-3\n");
-    let imported = json_of(&server, &["import", &file.path()]);
+    let imported = json_of(&server, &["import", &file.path(), "--no-keepalive"]);
     assert_eq!(imported["keys"][0].get("key"), None, "{imported}");
     assert_eq!(imported["keys"][0]["state"], "available");
     let generated =

@@ -36,13 +36,13 @@ fn import_warns_of_the_purge_and_names_the_way_out() {
     }
     assert!(!stderr.contains("alpha"), "no value is repeated");
 
-    let output = import(&server, &[path, "--no-keepalive"]);
+    let output = import(&server, &[path, "--no-keepalive", "--output", "json"]);
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
     client.ask("GET /v1/pools/default").is(200, &json!({ "total": 2, "next_purge_at": null }));
     client
         .send("PUT /v1/pools/ever", &json!({ "keepalive_ttl_seconds": null }))
         .is(201, &json!({}));
-    let output = import(&server, &[path, "--pool", "ever"]);
+    let output = import(&server, &[path, "--pool", "ever", "--output", "json"]);
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
 }
 
@@ -60,7 +60,7 @@ fn import_brings_retired_values_back_where_the_option_says_so() {
     client.ask(&key).is(204, &Value::Null);
     std::fs::write(&file, generated["key"].as_str().unwrap()).unwrap();
     assert_eq!(import(&server, &[path, "--no-keepalive"]).status.code(), Some(65));
-    let output = import(&server, &[path, "--no-keepalive", "--allow-retired"]);
+    let output = import(&server, &[path, "--no-keepalive", "--allow-retired", "--output", "json"]);
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
     client
         .ask("GET /v1/pools/default/keys")

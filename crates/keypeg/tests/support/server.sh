@@ -16,7 +16,7 @@ start_server() {
 
 # Kills the server, if it still runs, and deletes its directory.
 kill_server() {
-  [ -n "${server:-}" ] && kill -KILL "$server" 2>/dev/null
+  [ -n "${server:-}" ] && kill -KILL "$server" 2>/dev/null && wait "$server" 2>/dev/null
   rm -rf "${dir:-}"
 }
 
