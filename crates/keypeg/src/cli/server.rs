@@ -4,6 +4,7 @@
 
 use super::output::OutputFormat;
 use crate::failure::{Failure, exit};
+use crate::variables::TOKEN as TOKEN_VARIABLE;
 use crate::{streams, text_file};
 use clap::Args;
 use keypeg_client::{Client, ClientSource};
@@ -12,8 +13,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The variable that contains an access token.
-pub(super) const TOKEN_VARIABLE: &str = "KEYPEG_TOKEN";
 /// The variable that names a file with an access token.
 pub(super) const TOKEN_FILE_VARIABLE: &str = "KEYPEG_TOKEN_FILE";
 /// The largest file with an access token, in bytes.
