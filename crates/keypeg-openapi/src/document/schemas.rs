@@ -46,10 +46,19 @@ pub(super) fn all() -> Map<String, Value> {
     absent_not_null(&mut schemas["Problem"]);
     // Null counts as left out.
     let given = |name: &str, kind: &str| json!({ "required": [name], "properties": { name: { "type": kind } } });
-    schemas["GenerateRequest"]["not"] =
-        json!({ "allOf": [given("count", "integer"), given("values", "array")] });
-    schemas["GenerateRequest"]["dependentRequired"] =
-        json!({ "keepalive": ["values"], "allow_retired": ["values"] });
+    let without_values = |name: &str| {
+        json!({
+            "required": [name], "properties": { name: { "type": "boolean" }, "values": { "type": "null" } },
+        })
+    };
+    schemas["GenerateRequest"]["not"] = json!({ "anyOf": [
+        {
+            "required": ["count", "values"],
+            "properties": { "count": { "type": "integer" }, "values": { "type": "array" } },
+        },
+        without_values("keepalive"),
+        without_values("allow_retired"),
+    ] });
     schemas["KeepAliveRequest"]["oneOf"] = json!([given("ids", "array"), given("all", "boolean")]);
     for schema in schemas.values_mut() {
         remove_rust_keywords(schema);
