@@ -16,6 +16,14 @@ pub(crate) struct ServerAddress {
 
 impl ServerAddress {
     pub(crate) fn parse(address: &str) -> Result<Self, String> {
+        if address.contains('@') {
+            // The address is not repeated: it can contain a password.
+            return Err(
+                "invalid server address: remove the user name and the password; an access \
+                        token has its own options"
+                    .into(),
+            );
+        }
         let invalid = |hint: &str| format!("invalid server address {address:?}: {hint}");
         let Some(rest) = address.strip_prefix("http://") else {
             if address.starts_with("https://") {
@@ -29,9 +37,6 @@ impl ServerAddress {
             Some((authority, path)) => (authority, path.trim_end_matches('/')),
             None => (rest, ""),
         };
-        if rest.contains('@') {
-            return Err(invalid("remove the user name; an access token has its own options"));
-        }
         let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
         let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
         if authority.is_empty() || !rest.bytes().all(is_allowed) || has_dots {
@@ -95,7 +100,9 @@ mod tests {
             ("ftp://a", "use http://HOST:PORT"),
             ("http://", "use http://HOST:PORT"),
             ("http:///a", "use http://HOST:PORT"),
-            ("http://a@b", "remove the user name"),
+            ("http://user:p4ss@b", "remove the user name"),
+            ("https://user:p4ss@b", "remove the user name"),
+            ("user:p4ss@b", "remove the user name"),
             ("http://a/?b", "http://HOST:PORT/PATH"),
             ("http://a/../b", "http://HOST:PORT/PATH"),
             ("http://a b", "http://HOST:PORT/PATH"),
@@ -103,6 +110,7 @@ mod tests {
             let error = ServerAddress::parse(address).unwrap_err();
             assert!(error.starts_with("invalid server address"), "{address}: {error}");
             assert!(error.contains(says), "{address}: {error}");
+            assert!(!error.contains("p4ss"), "{address}: {error}");
         }
     }
 }

@@ -70,7 +70,7 @@ pub struct Key {
     pub reason: Option<String>,
     /// Whether the key needs keep-alives where its pool has a keep-alive TTL. False: it is never
     /// purged by time.
-    #[serde(default = "yes")]
+    #[serde(default = "true_by_default")]
     #[cfg_attr(feature = "openapi", schemars(required))]
     pub keepalive: bool,
     /// The running lease of the key, if any.
@@ -78,7 +78,7 @@ pub struct Key {
 }
 
 /// What a server of an earlier version means, which does not show the field.
-fn yes() -> bool {
+fn true_by_default() -> bool {
     true
 }
 

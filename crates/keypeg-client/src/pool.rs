@@ -74,7 +74,8 @@ pub struct PolicyRequest {
     /// How long a key rests after every lease, however it ended. Default of a new pool: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_seconds: Option<Seconds>,
-    /// The number of random symbols `[0-9A-Za-z]` in a generated value. Default of a new pool: 20.
+    /// The number of symbols `[0-9A-Za-z]` in a generated value after its prefix. Default of a new
+    /// pool: 20.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_length: Option<u16>,
     /// The prefix of a generated value.

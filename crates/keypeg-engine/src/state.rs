@@ -297,13 +297,13 @@ impl EngineState {
         // clocks are frozen.
         let can_log = self.disk_space() > DiskSpace::Full;
         let now = self.times.now(can_log);
-        let lease_us = if can_log { now.lease_us } else { self.now.lease_us };
+        let Now { lease_us, serving_us, .. } = if can_log { now } else { self.now };
         self.clocks_frozen = !can_log;
         self.pools.set_clocks_frozen(self.clocks_frozen);
         self.unfrozen_us = now.lease_us;
         // The displayed times of a lease freeze with it.
         let wall_us = now.wall_us.saturating_sub(now.lease_us - lease_us);
-        self.now = Now { lease_us, wall_us, ..now };
+        self.now = Now { lease_us, serving_us, wall_us };
         let checkpointed = self.checkpointed_for_lookups();
         let current = self.journal.as_ref().map_or(Lsn(u64::MAX), Journal::next_lsn);
         self.pools.set_positions(JournalPositions { current, checkpointed });

@@ -166,7 +166,7 @@ mod tests {
             (POLICY[1], "null, or lease_ttl_seconds..604800"),
             (POLICY[2], "null, or 0.001..604800"),
             (POLICY[3], "0, or 0.001..604800"),
-            (POLICY[4], "16..128"),
+            (POLICY[4], "20..128"),
             (POLICY[5], "at most 32 of A-Z a-z 0-9 _ -"),
             (POLICY[6], "null, or 1..1000000000"),
             (ADD_KEYS[0], "1..10000"),
@@ -192,8 +192,8 @@ mod tests {
         assert!(REST.allows(0) && REST.allows(1) && !REST.allows(DURATION_MAX_MS + 1));
         assert!(WAIT.allows(0) && WAIT.allows(300_000) && !WAIT.allows(300_001));
         assert!(TTL.allows(DURATION_MAX_MS) && !TTL.allows(DURATION_MAX_MS + 1));
-        assert!(KEY_LENGTH.allows(16) && KEY_LENGTH.allows(128));
-        assert!(!KEY_LENGTH.allows(15) && !KEY_LENGTH.allows(129));
+        assert!(KEY_LENGTH.allows(20) && KEY_LENGTH.allows(128));
+        assert!(!KEY_LENGTH.allows(19) && !KEY_LENGTH.allows(129));
         for (text, is_allowed) in [
             ("", true),
             (&*"ä".repeat(128), true),

@@ -285,7 +285,7 @@ async fn acquire(server: &ServerArgs, lease: &LeaseArgs) -> Result<u8, Failure> 
     let source = server.source()?;
     let grant = lease.acquire(&source, &server.pool, &mut report).await?.grant;
     let Err(error) = server.format.try_print_fields(&grant) else { return Ok(0) };
-    let released = match server.client()?.release(&server.pool, &grant.id).await {
+    let released = match source.client().release(&server.pool, &grant.id).await {
         Ok(()) => "the key was released".into(),
         Err(failed) => format!(
             "the key could not be released either: {failed}; its lease ends at {}, or by \
@@ -342,9 +342,7 @@ impl From<Error> for Failure {
                 step => format!(" ({}); {step}", problem.code.as_str()),
             },
             Error::Unreachable(_) => {
-                "; start it with \"keypeg serve\", or name it with --server or \
-                                      KEYPEG_SERVER"
-                    .into()
+                "; start it with \"keypeg serve\", or name it with --server or KEYPEG_SERVER".into()
             }
             Error::WaitEnded { last, .. } => {
                 let problem = last.as_deref().and_then(Error::problem);

@@ -40,14 +40,13 @@ pub use command_line::{CheckArgs, Cli, Command};
 pub use config::Config;
 pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
-pub use log::{flush_streams, log_to_stderr, print_line, report, report_usage, start_streams};
+pub use log::{flush_streams, log_to_stderr, print_line, report_usage, start_streams};
 pub use options::Options;
 pub use panics::install as install_panic_hook;
 pub use program::run_program;
 pub use random::SystemRandom;
 pub use signals::stop_signal;
 pub use store::open as open_store;
-pub use variables::warn_of_unknown_variables;
 
 use access::{Access, Gate};
 use keypeg_store::{OpenedStore, StartReport};
@@ -74,7 +73,8 @@ pub struct Ready {
 /// uses 128; a client that connects beyond the backlog waits a second before its next attempt.
 const BACKLOG: i32 = 4_096;
 
-/// Raises the limit of open files as far as allowed, and refuses to start with too low a limit.
+/// Raises the limit of open files as far as allowed, and refuses too low a limit. To be called before
+/// [`serve`], whose number of connections depends on the limit.
 pub fn raise_descriptor_limit() -> Result<(), Failure> {
     http::accept::raise_descriptor_limit();
     http::accept::check_descriptor_limit()
@@ -122,7 +122,6 @@ pub fn serve(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
     memory::keep_private();
-    raise_descriptor_limit()?;
     clock::check_wall_clock()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let access = Arc::new(access(config)?);

@@ -7,6 +7,7 @@
 mod stream;
 
 use crate::failure::{Failure, exit};
+use crate::variables;
 use clap::error::Error as UsageError;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -20,18 +21,18 @@ static STDOUT: LineQueue = LineQueue::new();
 /// How long the end of the process waits for the lines that are still in the queues.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
 
-/// Starts the threads that write to stderr and stdout. From then on [`report`] and [`print_line`]
-/// never block. A thread that cannot start leaves its stream to direct writes.
+/// Starts the threads that write to stderr and stdout. From then on no line blocks its caller. If a
+/// thread cannot start, its stream gets direct writes, and each line of the log counts as lost.
 pub fn start_streams() {
-    // The failure shows in the metric: without its thread, the log counts each line as lost.
+    // The failure shows in the metric of lost lines.
     let _ = stream::start(&STDERR, "keypeg-stderr", io::stderr());
     let _ = stream::start(&STDOUT, "keypeg-stdout", io::stdout());
 }
 
-/// Sends the log to stderr, at the level that `KEYPEG_LOG` names (`info` when it is not set).
+/// Sends the log to stderr, at the level that `KEYPEG_LOG` names (`info` when it is not set). To be
+/// called after [`start_streams`].
 pub fn log_to_stderr() -> Result<(), Failure> {
-    start_streams();
-    let level = std::env::var("KEYPEG_LOG").unwrap_or_else(|_| "info".into());
+    let level = std::env::var(variables::LOG).unwrap_or_else(|_| "info".into());
     let filter = EnvFilter::builder().parse(&level).map_err(|error| {
         let message = format!(
             "KEYPEG_LOG={level:?} is not a log filter: {error}; use a level such as info or debug"
@@ -50,7 +51,7 @@ pub fn log_to_stderr() -> Result<(), Failure> {
 
 /// Prints a line on stderr, for a person: not part of the log. A command writes it itself, a server
 /// queues it.
-pub fn report(line: &str) {
+pub(crate) fn report(line: &str) {
     report_text(format!("{line}\n").into_bytes());
 }
 
@@ -62,7 +63,7 @@ pub(crate) fn report_text(text: Vec<u8>) {
     }
 }
 
-/// Prints a line on stdout, under the rules of [`report`].
+/// Prints a line on stdout. A command writes it itself, a server queues it.
 pub fn print_line(line: &str) {
     if let Err(text) = STDOUT.push(format!("{line}\n").into_bytes()) {
         let mut out = io::stdout().lock();

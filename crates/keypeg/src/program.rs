@@ -5,8 +5,10 @@
 use crate::command_line::{Cli, Command};
 use crate::config::Config;
 use crate::failure::{Failure, exit};
-use crate::log::{print_line, report, report_usage, start_streams};
+use crate::log::{print_line, report_usage, start_streams};
 use crate::options::Options;
+use crate::{streams, variables};
+use clap::CommandFactory;
 use clap::error::ErrorKind;
 use keypeg_store::OpenedStore;
 use std::io::Write;
@@ -24,7 +26,7 @@ pub fn run_program(open: OpenStore) -> ExitCode {
     let code = match catch_unwind(|| run(open)) {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => {
-            report(&format!("keypeg: {failure}"));
+            streams::print_message(&failure.to_string());
             failure.exit
         }
         // The hook has reported it.
@@ -71,8 +73,9 @@ fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     start_streams();
     let config = Config::new(options)?;
     crate::log_to_stderr()?;
+    // Before the first runtime, which needs descriptors.
     crate::raise_descriptor_limit()?;
-    crate::warn_of_unknown_variables();
+    variables::warn_of_unknown(&Cli::command());
     let stop = crate::stop_signal()?;
     let listener = crate::listen(&config)?;
     crate::serve(

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of what is written.
 
+use crate::log;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, stat};
 use std::io::{self, ErrorKind, Write};
 
@@ -30,6 +31,5 @@ pub(crate) fn require_open() -> io::Result<()> {
 
 /// Writes a message to stderr.
 pub(crate) fn print_message(message: &str) {
-    // With stderr closed there is no other place to report to.
-    let _ = writeln!(io::stderr(), "keypeg: {message}");
+    log::report(&format!("keypeg: {message}"));
 }

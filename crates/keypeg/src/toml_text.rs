@@ -25,7 +25,7 @@ pub(crate) fn syntax_error(text: &str, error: &toml::de::Error) -> String {
 
 /// Returns the line of a byte offset, from 1.
 pub(crate) fn line_at(text: &str, offset: usize) -> usize {
-    text[..offset].matches('\n').count() + 1
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
 /// Returns the error for a name that no field has.

@@ -1,23 +1,33 @@
-//! Environment variables whose names look like options of the server and are none.
+//! The names of environment variables that no option has, and a warning about names that look like
+//! options of the server and are none.
 //!
 //! `KEYPEG_TOKENS_FILE` instead of `KEYPEG_TOKENS` would start a server without access control. The
 //! variables that Kubernetes sets for a service named `keypeg` are no mistakes. Knows names only,
 //! and never logs a value.
 
-use crate::command_line::Cli;
 use crate::toml_text::nearest;
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use std::collections::BTreeSet;
 
 const PREFIX: &str = "KEYPEG_";
-/// A variable that no option has.
-const LOG: &str = "KEYPEG_LOG";
-/// The variables that `keypeg exec` sets for its command.
-const OF_EXEC: [&str; 4] =
-    ["KEYPEG_KEY", "KEYPEG_KEY_ID", "KEYPEG_LEASE_ID", "KEYPEG_FENCING_TOKEN"];
-/// Logs a warning for each variable with the prefix `KEYPEG_` that no command has.
-pub fn warn_of_unknown_variables() {
-    let names = Names::of(&Cli::command());
+/// The variable with the level of the log.
+pub(crate) const LOG: &str = "KEYPEG_LOG";
+/// The variable that contains an access token for the commands that call a server.
+pub(crate) const TOKEN: &str = "KEYPEG_TOKEN";
+/// The variable with the value of the key, for the command of `keypeg exec`.
+pub(crate) const KEY: &str = "KEYPEG_KEY";
+/// The variable with the id of the key, for the command of `keypeg exec`.
+pub(crate) const KEY_ID: &str = "KEYPEG_KEY_ID";
+/// The variable with the id of the lease, for the command of `keypeg exec`.
+pub(crate) const LEASE_ID: &str = "KEYPEG_LEASE_ID";
+/// The variable with the fencing token, for the command of `keypeg exec`.
+pub(crate) const FENCING_TOKEN: &str = "KEYPEG_FENCING_TOKEN";
+/// The variables that no option has.
+const WITHOUT_OPTION: [&str; 6] = [LOG, TOKEN, KEY, KEY_ID, LEASE_ID, FENCING_TOKEN];
+
+/// Logs a warning for each variable with the prefix `KEYPEG_` that no command of `program` has.
+pub(crate) fn warn_of_unknown(program: &Command) {
+    let names = Names::of(program);
     let set = std::env::vars_os().filter_map(|(name, value)| {
         Some((name.into_string().ok()?, value.into_string().unwrap_or_default()))
     });
@@ -42,8 +52,7 @@ impl Names {
             variables.filter_map(|name| Some(name.to_str()?.to_owned())).collect()
         };
         let mut known: BTreeSet<_> = program.get_subcommands().flat_map(variables).collect();
-        known.insert(LOG.into());
-        known.extend(OF_EXEC.map(String::from));
+        known.extend(WITHOUT_OPTION.map(String::from));
         let server = program.find_subcommand("serve").expect("invariant: a command of the program");
         let mut of_server: BTreeSet<_> = variables(server).into_iter().collect();
         of_server.insert(LOG.into());
@@ -84,6 +93,8 @@ fn is_service_link(name: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command_line::Cli;
+    use clap::CommandFactory;
 
     #[test]
     fn an_unknown_name_gets_a_warning_with_the_nearest_known_one() {
@@ -119,6 +130,8 @@ mod tests {
         for (name, value) in [
             ("KEYPEG_TOKENS", "/x"),
             ("KEYPEG_LOG", "debug"),
+            ("KEYPEG_TOKEN", "kpt_1"),
+            ("KEYPEG_FENCING_TOKEN", "7"),
             ("PATH", "/bin"),
             ("KEYPEG_SERVICE_HOST", "10.0.0.1"),
             ("KEYPEG_SERVICE_PORT", "8000"),

@@ -1,6 +1,7 @@
 //! The keys of a pool: room for them, inserting, finding and removing one.
 //!
-//! Every key is in a slot, in the index by id, in the heap of key ends, and in exactly one state.
+//! Every key is in a slot, in the index by id and in exactly one state, and in the heap of key ends
+//! unless it needs no keep-alive.
 
 use super::Pool;
 use crate::clocks::{NEVER_US, Now, US_PER_MS, after};

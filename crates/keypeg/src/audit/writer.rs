@@ -117,6 +117,7 @@ impl Writing {
                     "the audit log could not be written before the stop: lines are lost"
                 );
                 self.bytes.clear();
+                self.lines = 0;
             }
         }
         self.log.sync();

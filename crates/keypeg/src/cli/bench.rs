@@ -9,7 +9,7 @@ use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
-use keypeg_client::{Code, Error, GenerateRequest, PolicyRequest, Seconds};
+use keypeg_client::{Client, Code, Error, GenerateRequest, PolicyRequest, Seconds};
 use keypeg_fields::GENERATE_MAX;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,8 @@ impl BenchArgs {
     /// Runs the load and prints the report. The exit code is 70 if no request succeeded.
     pub(super) async fn run(self) -> Result<u8, Failure> {
         let url = &self.server.url;
+        // Refuses an address with a password, which no message may repeat.
+        Client::new(url)?;
         let target: Target = url
             .parse()
             .map_err(|error| Failure::new(exit::USAGE, format!("--server {url}: {error}")))?;

@@ -17,13 +17,13 @@ pub use launcher::LauncherArgs;
 pub use options::ExecArgs;
 pub use watchdog::WatchdogArgs;
 
-use super::server::{TOKEN_FILE_VARIABLE, TOKEN_VARIABLE};
+use super::server::TOKEN_FILE_VARIABLE;
 use crate::failure::{Failure, exit};
+use crate::variables;
 use job::Job;
 use keypeg_client::{
     Client, ClientSource, Code, Error, GuardOptions, LeaseEnd, LeaseGuard, Pool, ReleaseRequest,
 };
-use options::{FENCING_TOKEN_VARIABLE, KEY_ID_VARIABLE, KEY_VARIABLE, LEASE_ID_VARIABLE};
 use signals::Signals;
 use std::time::Duration;
 use supervision::{Outcome, Supervision};
@@ -149,18 +149,18 @@ fn start(
 ) -> Result<(Job, Watchdog), Failure> {
     signals.control_job().map_err(|error| handler_failure(&error))?;
     let grant = guard.grant();
-    let mut variables = vec![
+    let mut given = vec![
         (&*args.variable, grant.key.0.clone()),
-        (KEY_ID_VARIABLE, grant.key_id.clone()),
-        (FENCING_TOKEN_VARIABLE, grant.fencing_token.to_string()),
+        (variables::KEY_ID, grant.key_id.clone()),
+        (variables::FENCING_TOKEN, grant.fencing_token.to_string()),
     ];
     if args.pass_lease_id {
-        variables.push((LEASE_ID_VARIABLE, grant.id.clone()));
+        given.push((variables::LEASE_ID, grant.id.clone()));
     }
     // The command gets the key, not the access token of this program, and not the key of an exec
     // around this one.
-    let removed = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE, KEY_VARIABLE, LEASE_ID_VARIABLE];
-    let job = Job::start(&args.command, &variables, &removed)?;
+    let removed = [variables::TOKEN, TOKEN_FILE_VARIABLE, variables::KEY, variables::LEASE_ID];
+    let job = Job::start(&args.command, &given, &removed)?;
     let mut watchdog = Watchdog::start(job.group(), Duration::from_millis(args.grace.ms()))
         .map_err(|error| {
             job.signal_all(rustix::process::Signal::KILL, None);

@@ -225,8 +225,8 @@ impl Escaper {
     fn report(&self) {
         if self.has_altered {
             streams::print_message(
-                "the table shows blanks at the ends of a text and invisible characters as escapes such as \\n or \\u{200b}: --output json prints each text as \
-                 it is",
+                "the table shows blanks at the ends of a text and invisible characters as escapes \
+                 such as \\n or \\u{200b}: --output json prints each text as it is",
             );
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! It reads the deadline from the answers of the server, and does not know the policy of the pool.
 
+use super::new_keys;
 use keypeg_client::{NewKey, UnixMs};
 
 /// The imported keys that the server purges unless they are kept alive.
@@ -23,8 +24,7 @@ impl PurgeWarning {
 
     /// Returns the warning for the imported keys of a pool; `None` when time purges none of them.
     pub(super) fn text(&self, pool: &str) -> Option<String> {
-        let (first, keys) = (self.first?, self.keys);
-        let keys = if keys == 1 { "1 key".to_owned() } else { format!("{keys} keys") };
+        let (first, keys) = (self.first?, new_keys::count(self.keys));
         Some(format!(
             "warning: the server will purge {keys} of the pool \"{pool}\" at {first} or later unless \
              they are kept alive: run \"keypeg keepalive --all --pool {pool}\" before that, again and \

@@ -4,6 +4,7 @@
 
 use super::output::OutputFormat;
 use crate::failure::{Failure, exit};
+use crate::variables::TOKEN as TOKEN_VARIABLE;
 use crate::{streams, text_file};
 use clap::Args;
 use keypeg_client::{Client, ClientSource};
@@ -12,8 +13,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The variable that contains an access token.
-pub(super) const TOKEN_VARIABLE: &str = "KEYPEG_TOKEN";
 /// The variable that names a file with an access token.
 pub(super) const TOKEN_FILE_VARIABLE: &str = "KEYPEG_TOKEN_FILE";
 /// The largest file with an access token, in bytes.
@@ -57,18 +56,25 @@ impl ServerArgs {
     pub(super) fn source(&self) -> Result<ClientSource, Failure> {
         let client = self.client()?;
         let Some(path) = self.token_file.clone() else { return Ok(ClientSource::fixed(client)) };
-        let read = move || {
-            let mut text = String::new();
-            File::open(&path).ok()?.take(TOKEN_FILE_MAX).read_to_string(&mut text).ok()?;
-            Some(text.trim().to_owned())
-        };
+        // A file that is just being replaced may be invalid for a moment.
+        let read = move || read_token(&path).ok().map(|read| read.token);
         Ok(ClientSource::with_token_reader(client, read))
     }
 
     /// Reads the access token. It is never an argument: every user of the machine can see those.
     pub(super) fn token(&self) -> Result<Option<String>, Failure> {
         if let Some(path) = &self.token_file {
-            return read_token(path).map(Some);
+            let TokenFile { token, is_world_readable } = read_token(path)?;
+            if is_world_readable {
+                // Not refused: secrets are mounted into containers this way, and those have one
+                // user.
+                streams::print_message(&format!(
+                    "{}: every user of this machine can read this access token: run chmod 0600 on \
+                     it",
+                    path.display()
+                ));
+            }
+            return Ok(Some(token));
         }
         let Some(token) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(None) };
         let text = token.into_string().unwrap_or_default();
@@ -83,8 +89,15 @@ impl ServerArgs {
     }
 }
 
+/// The content of a file with an access token.
+struct TokenFile {
+    token: String,
+    /// Whether every user of the machine can read the file.
+    is_world_readable: bool,
+}
+
 /// Reads the file of an access token.
-fn read_token(path: &Path) -> Result<String, Failure> {
+fn read_token(path: &Path) -> Result<TokenFile, Failure> {
     let failed = |error: io::Error| {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
         let code = if is_denied { exit::PERMISSION } else { exit::NO_INPUT };
@@ -110,13 +123,8 @@ fn read_token(path: &Path) -> Result<String, Failure> {
         );
         return Err(Failure::new(exit::USAGE, message));
     }
-    if mode & WORLD_READABLE != 0 {
-        // Not refused: secrets are mounted into containers this way, and those have one user.
-        streams::print_message(&format!(
-            "{path}: every user of this machine can read this access token: run chmod 0600 on it"
-        ));
-    }
-    visible(&text, &path.to_string())
+    let token = visible(&text, &path.to_string())?;
+    Ok(TokenFile { token, is_world_readable: mode & WORLD_READABLE != 0 })
 }
 
 /// Returns a token without the blanks around it; `source` names its file or variable.

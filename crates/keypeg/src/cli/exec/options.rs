@@ -5,6 +5,7 @@
 use crate::cli::lease::LeaseArgs;
 use crate::cli::server::ServerArgs;
 use crate::duration::HumanDuration;
+use crate::variables;
 use clap::Args;
 use keypeg_client::{ReleaseRequest, Seconds};
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ pub struct ExecArgs {
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
     /// Variable that gets the value of the key
-    #[arg(long = "env", value_name = "NAME", default_value = KEY_VARIABLE)]
+    #[arg(long = "env", value_name = "NAME", default_value = variables::KEY)]
     #[arg(value_parser = variable_name)]
     pub(super) variable: String,
     /// Pass the id of the lease in `KEYPEG_LEASE_ID`, which lets the command renew and release it
@@ -42,15 +43,6 @@ pub struct ExecArgs {
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(super) command: Vec<OsString>,
 }
-
-/// The variable with the value of the key, unless `--env` names another one.
-pub(super) const KEY_VARIABLE: &str = "KEYPEG_KEY";
-/// The variable with the id of the key.
-pub(super) const KEY_ID_VARIABLE: &str = "KEYPEG_KEY_ID";
-/// The variable with the fencing token.
-pub(super) const FENCING_TOKEN_VARIABLE: &str = "KEYPEG_FENCING_TOKEN";
-/// The variable with the id of the lease.
-pub(super) const LEASE_ID_VARIABLE: &str = "KEYPEG_LEASE_ID";
 
 /// An exit code, and the rest of the key after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +87,7 @@ impl ExecArgs {
 /// Parses the name of an environment variable.
 fn variable_name(text: &str) -> Result<String, String> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let has_other_use = [KEY_ID_VARIABLE, FENCING_TOKEN_VARIABLE, LEASE_ID_VARIABLE];
+    let has_other_use = [variables::KEY_ID, variables::FENCING_TOKEN, variables::LEASE_ID];
     if has_other_use.contains(&text) {
         return Err(format!("{text} has another meaning: choose another name"));
     }

@@ -4,11 +4,12 @@
 //! around each call that would otherwise stop it.
 
 use super::processes::stat;
+use crate::streams;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Ttou};
 use rustix::process::{Pid, getpgrp, getpid, getsid};
 use rustix::stdio::stdin;
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::os::fd::BorrowedFd;
 
 /// The controlling terminal, on stdin.
@@ -77,10 +78,7 @@ pub(super) fn has_job_control_shell() -> bool {
 
 /// Prints a line for people on stderr, also while another process group has the terminal.
 pub(super) fn print_message(message: &str) {
-    // With stderr closed there is no other place to report to.
-    without_ttou(|| {
-        let _ = writeln!(std::io::stderr(), "keypeg: {message}");
-    });
+    without_ttou(|| streams::print_message(message));
 }
 
 /// Calls a function while SIGTTOU is blocked in this thread.

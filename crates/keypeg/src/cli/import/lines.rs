@@ -7,10 +7,8 @@
 use crate::cli::characters::{is_invisible, number};
 use crate::failure::{Failure, exit};
 use keypeg_client::Secret;
+use keypeg_fields::VALUE_MAX;
 use std::collections::HashMap;
-
-/// The longest value, in bytes.
-const VALUE_MAX: usize = 4_096;
 
 /// A value and its line in the file.
 #[derive(Clone, Debug)]

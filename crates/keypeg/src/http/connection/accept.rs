@@ -332,7 +332,8 @@ fn ready_if(condition: bool) -> Poll<()> {
 async fn read_clock_in_hyper() {
     let (_, server) = tokio::io::duplex(1);
     let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::default())) });
-    // It ends at once: the other end is closed.
+    // It ends at once: the other end is closed. hyper adds the idle time to the present instant, so
+    // that must not overflow.
     let _ = http(Timeouts::default().idle).serve_connection(TokioIo::new(server), service).await;
 }
 
