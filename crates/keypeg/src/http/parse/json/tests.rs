@@ -318,7 +318,11 @@ fn malformed_json_is_reported_first_and_then_the_first_wrong_field() {
             "invalid",
             "values must be an array of 1..10000 strings of 1..4096 bytes, not a number.",
         ),
-        (r#"{"cuont":0,"count":0}"#, "invalid", "Unknown field cuont; allowed: count, values."),
+        (
+            r#"{"cuont":0,"count":0}"#,
+            "invalid",
+            "Unknown field cuont; allowed: count, values, keepalive, allow_retired.",
+        ),
         (r#"{"count":"1"}"#, "invalid", "count must be 1..10000, not a string."),
         (
             r#"{"count":1,"count":1}"#,
@@ -345,7 +349,11 @@ fn malformed_json_is_reported_first_and_then_the_first_wrong_field() {
             "malformed",
             "The body is not valid JSON: duplicate name in an object at line 1 column 15.",
         ),
-        (r#"{"x":0,"y":1,"count":0}"#, "invalid", "Unknown field x; allowed: count, values."),
+        (
+            r#"{"x":0,"y":1,"count":0}"#,
+            "invalid",
+            "Unknown field x; allowed: count, values, keepalive, allow_retired.",
+        ),
         ("7", "invalid", "body must be an object, not a number."),
     ] {
         let problem = problem::<AddKeysBody>(json);
