@@ -307,7 +307,7 @@ fn a_command_ends_with_all_its_processes_before_its_lease_when_the_server_is_gon
         let mut server = server(&[], 2.0);
         let Some(mut run) = Run::start(kind, &url(&server), "") else { continue };
         server.kill();
-        run.ends(75, "the server cannot be reached");
+        run.ends(75, "cannot be reached");
     }
 }
 

@@ -174,8 +174,8 @@ fn a_wait_that_ends_says_why() {
     assert!(String::from_utf8_lossy(&all_leased.stderr).contains("within 300ms"));
     let url = url(&server);
     server.kill();
-    check(exec(&url, &["--wait=300ms"], ""), 69, "the server cannot be reached");
-    check(exec(&url, &[], ""), 69, "the server cannot be reached");
+    check(exec(&url, &["--wait=300ms"], ""), 69, "cannot be reached");
+    check(exec(&url, &[], ""), 69, "cannot be reached");
 }
 
 #[test]
