@@ -225,6 +225,7 @@ fn the_cause_of_a_purged_keys_lease_is_known_after_a_start() {
         generate a
         acquire A
         tick 300s
+        expire                # purges the key, which the journal keeps
         restart
         release A             -> lease_ended KeyGone
         ",

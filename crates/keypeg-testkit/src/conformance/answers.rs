@@ -3,7 +3,7 @@
 use super::{Answer, Suite};
 use crate::script::Line;
 use crate::script::words::{
-    duration, form_text, idempotency_key_of, life_text, refused_text, view_text,
+    duration, form_text, idempotency_key_of, import_options_of, life_text, refused_text, view_text,
     without_idempotency_key,
 };
 use keypeg_core::{LeaseView, NewKey, Secret};
@@ -65,7 +65,7 @@ impl Suite {
     }
 
     fn new_keys_text(&mut self, verb: &str, args: &[&str], keys: &[NewKey]) -> String {
-        let names = without_idempotency_key(args);
+        let (names, _) = import_options_of(&without_idempotency_key(args));
         let life = life_text(self.store.now_ms(), keys[0].expires_at_ms);
         let known: Option<Vec<_>> = names.iter().map(|name| self.keys.get(*name)).collect();
         if idempotency_key_of(args).is_some()

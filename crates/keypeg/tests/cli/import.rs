@@ -32,9 +32,17 @@ fn values(imported: &Value) -> Vec<&str> {
     imported["keys"].as_array().unwrap().iter().map(|key| key["key"].as_str().unwrap()).collect()
 }
 
+/// Returns a server whose pool never purges keys, so that an import gives no warning.
+fn server_without_purges() -> Server {
+    let server = Server::in_memory(&[]);
+    let policy = json!({ "keepalive_ttl_seconds": null });
+    server.client().send("PUT /v1/pools/default", &policy).is(200, &json!({}));
+    server
+}
+
 #[test]
 fn a_credential_becomes_one_key_however_its_file_was_written() {
-    let server = Server::in_memory(&[]);
+    let server = server_without_purges();
     let file = File::new(b"\xef\xbb\xbfkey-aaa\r\nkey-bbb\r\n");
     let imported = json_of(&server, &["import", &file.path(), "--show-keys", "--no-keepalive"]);
     assert_eq!(values(&imported), ["key-aaa", "key-bbb"]);
@@ -53,7 +61,7 @@ fn a_credential_becomes_one_key_however_its_file_was_written() {
 
 #[test]
 fn blanks_and_comments_are_imported_or_skipped_on_request() {
-    let server = Server::in_memory(&[]);
+    let server = server_without_purges();
     let file = File::new("# accounts\n a \n#b\n");
     let import = ["import", &file.path(), "--show-keys", "--raw", "--no-keepalive"];
     let skipping = [&import[..], &["--skip-comments"]].concat();
@@ -64,7 +72,7 @@ fn blanks_and_comments_are_imported_or_skipped_on_request() {
 
 #[test]
 fn the_values_of_new_keys_are_printed_only_on_request() {
-    let server = Server::in_memory(&[]);
+    let server = server_without_purges();
     let file = File::new("secret-1\nsecret-2\n");
     let imported =
         check(tool(&server, &["import", &file.path()]), 0, "2 keys imported; --show-keys");
