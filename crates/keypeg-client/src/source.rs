@@ -58,3 +58,21 @@ impl fmt::Debug for ClientSource {
         f.debug_struct("ClientSource").field("client", &self.client()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each task compares with the token that it sent, not with the one that another task has read.
+    #[test]
+    fn every_task_whose_token_was_refused_learns_of_the_new_one() {
+        let client = Client::new("http://127.0.0.1:1").unwrap().with_token("old").unwrap();
+        let source = ClientSource::with_token_reader(client.clone(), || Some("new".into()));
+        assert!(source.refresh(&client), "the first task");
+        assert!(source.refresh(&client), "a task that sent the old token, too");
+        assert!(!source.refresh(&source.client()), "the new token was refused");
+        assert!(!ClientSource::fixed(client.clone()).refresh(&client));
+        let unreadable = ClientSource::with_token_reader(client.clone(), || None);
+        assert!(!unreadable.refresh(&client));
+    }
+}

@@ -94,6 +94,7 @@ mod tests {
             (0o770, 0, "accepted"),
             (0o2775, 0, "accepted"),
             (0o770, 1, "run chmod g-w"),
+            (0o1770, 1, "accepted"),
             (0o1777, 0, "use a directory below it"),
             (0o777, 1, "run chmod 0700"),
             (0o702, 0, "run chmod 0700"),

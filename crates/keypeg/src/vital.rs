@@ -40,6 +40,9 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             let ends = spawn("ends", || {}).unwrap();
             ends.join().unwrap();
+            log::log_to_stderr().unwrap();
+            // More than a pipe takes at once: the end has to wait for the reader.
+            log::report(&"x".repeat(128 << 10));
             let _panics = spawn("panics", || panic!("on purpose")).unwrap();
             std::thread::park_timeout(std::time::Duration::from_mins(1));
             return;
@@ -47,6 +50,12 @@ mod tests {
         let name = "vital::tests::a_panic_of_a_vital_thread_ends_the_process";
         let mut child = Command::new(std::env::current_exe().unwrap());
         let output = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
-        assert_eq!(output.status.code(), Some(exit::PANIC.into()), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit::PANIC.into()), "{said}");
+        assert!(
+            said.contains("the thread panics panicked: the server ends"),
+            "why: {}",
+            said.len()
+        );
     }
 }

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_keeps_the_rate_limit_of_a_token_unless_its_rate_changes() {
+    fn a_reload_keeps_the_rate_limit_and_the_requests_in_flight_of_a_token() {
         let text = |per: u32| entry("a", "t", &format!("{CI}\nrequests_per_second = {per}"));
         let first = Tokens::parse(&text(5), None).unwrap();
         let same = Tokens::parse(&text(5), Some(&first)).unwrap();
@@ -317,6 +317,10 @@ mod tests {
         };
         assert!(Arc::ptr_eq(&limit(&first), &limit(&same)));
         assert!(!Arc::ptr_eq(&limit(&first), &limit(&other)));
+        // Requests in flight would be free after each reload.
+        let in_flight = |tokens: &Tokens| Arc::clone(&tokens.find(b"t").unwrap().token.in_flight);
+        assert!(Arc::ptr_eq(&in_flight(&first), &in_flight(&same)));
+        assert!(Arc::ptr_eq(&in_flight(&first), &in_flight(&other)));
         assert!(same.still_has(&first.find(b"t").unwrap()));
         let less = entry("a", "t", "pools = [\"default\"]\nscopes = [\"lend\"]");
         let less = Tokens::parse(&less, Some(&first)).unwrap();

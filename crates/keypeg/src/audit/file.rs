@@ -183,6 +183,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_filled_to_its_last_byte() {
+        let dir = TempDir::new();
+        let mut log = LogFile::open(settings(&dir, 12, 1)).unwrap();
+        for line in ["line0\n", "line1\n"] {
+            log.write(line.as_bytes()).unwrap();
+        }
+        assert_eq!(lines(&dir, "audit"), ["line0", "line1"], "12 bytes");
+        log.write(b"line2\n").unwrap();
+        assert_eq!((lines(&dir, "audit.1").len(), lines(&dir, "audit")), (2, vec!["line2".into()]));
+    }
+
+    #[test]
     fn a_moved_removed_replaced_or_truncated_file_is_noticed() {
         let dir = TempDir::new();
         let mut log = LogFile::open(settings(&dir, 20, 0)).unwrap();

@@ -258,6 +258,27 @@ mod tests {
         }
     }
 
+    /// Before the process ends, the last line must be out, and the end must not be delayed.
+    #[test]
+    fn a_flush_waits_for_the_line_that_is_being_written_and_no_longer() {
+        let (reader, writer, filled) = full_pipe(true);
+        let queue = queue();
+        start(queue, "test", writer).unwrap();
+        queue.push(b"line\n".to_vec()).unwrap();
+        while !queue.lock().lines.is_empty() {
+            std::thread::yield_now();
+        }
+        let (done, flushed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            queue.flush(Duration::from_mins(10));
+            done.send(())
+        });
+        let early = flushed.recv_timeout(Duration::from_millis(50));
+        assert!(early.is_err(), "the line is taken from the queue, and not written");
+        File::from(reader).read_exact(&mut vec![0; filled + 5]).unwrap();
+        flushed.recv_timeout(Duration::from_mins(1)).expect("the line is written");
+    }
+
     #[test]
     fn a_torn_line_is_ended_and_lost_lines_are_reported_once() {
         let mut end = StreamEnd::default();

@@ -49,6 +49,10 @@ fn each_change_is_logged_with_its_token_operation_and_outcome() {
     let value = send(&admin, "POST /api/v1/random_api_key/").text("api_key");
     send(&admin, "GET /api/v1/random_api_key/").is(200, &json!({}));
     send(&admin, &format!("PUT /api/v1/random_api_key/?api_key={value}")).is(200, &json!({}));
+    send(&admin, "GET /keys").is(200, &json!({}));
+    // Refused with a body of the older API, which is no problem.
+    send(&admin, "GET /keys").is(404, &json!({}));
+    assert_eq!(send(&admin, "GET /api/v1/random_api_key/").status, 404);
     send(&admin, "POST /v1/pools/ci/keys/x/y").problem(404, "not_found");
     server.terminate();
     let log = lines(&dir.path().join("audit"));
@@ -76,6 +80,9 @@ fn each_change_is_logged_with_its_token_operation_and_outcome() {
             "admin seedAdd default applied - 201",
             "admin seedAcquire default applied - 200",
             "admin seedRelease default applied - 200",
+            "admin plainAcquire default applied - 200",
+            "admin plainAcquire default refused - 404",
+            "admin seedAcquire default refused - 404",
         ]
     );
     for index in [1, 2, 4, 8, 9] {

@@ -8,7 +8,7 @@ use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir};
 use keypeg_client::{
     AcquireRequest, Client, ClientSource, Code, Error, GenerateRequest, GuardOptions, LeaseEnd,
-    LeaseGuard, LongWait, PolicyRequest, Seconds,
+    LeaseGuard, LongWait, PolicyRequest, ReleaseRequest, Seconds,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -96,6 +96,99 @@ async fn a_lease_survives_an_answer_that_is_stalled_cut_halved_or_late() {
         assert!(proxy.faults() > index, "{fault:?} was applied");
     }
     guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failure_before_a_successful_renewal_is_not_why_a_lease_ended() {
+    let (_server, proxy, _, client) = setup(LEASE_MS).await;
+    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+    proxy.fail("/renew", Fault::Half, 1);
+    let end = guard.valid_until();
+    soon("a renewal after a failed one", guard.next_end(end)).await;
+    assert_eq!(proxy.faults(), 1);
+    proxy.fail("/renew", Fault::StallRequest, usize::MAX);
+    assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::NotRenewed(None));
+}
+
+#[tokio::test]
+async fn each_renewal_asks_for_the_ttl_of_the_guard() {
+    let (_server, _proxy, _, client) = setup(3_600_000).await;
+    let ttl_seconds = Some(Seconds::from_ms(LEASE_MS));
+    let request = AcquireRequest { ttl_seconds, ..AcquireRequest::default() };
+    let guard = client.acquire_guard("ci", &request).await.unwrap();
+    let mut end = guard.valid_until();
+    for round in 0..2 {
+        end = Some(soon("a renewal", guard.next_end(end)).await);
+        assert!(end <= Some(Instant::now() + LEASE), "renewal {round}: {end:?}");
+    }
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_after_a_wait_counts_from_the_end_of_the_wait() {
+    let (_server, _proxy, direct, client) = setup(LEASE_MS).await;
+    // Its lease expires, and the waiter gets the key.
+    direct.acquire("ci", &AcquireRequest::default()).await.unwrap();
+    let wait_seconds = Some(Seconds::from_ms(60_000));
+    let request = AcquireRequest { wait_seconds, ..AcquireRequest::default() };
+    let sent_at = Instant::now();
+    let guard = client.acquire_guard("ci", &request).await.unwrap();
+    let waited = Duration::from_millis(guard.grant().waited_seconds.ms);
+    assert!(waited > LEASE / 2, "{waited:?}");
+    assert!(guard.valid_until() >= Some(sent_at + waited + LEASE));
+    guard.release().await.unwrap();
+}
+
+/// A release that the server refused has not released: the guard still does, when it is dropped, and
+/// with the token that it has read since.
+#[tokio::test]
+async fn a_guard_whose_release_was_refused_releases_when_it_is_dropped() {
+    let tokens = Tokens::new();
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let first = tokens.add("first", "*", &["lend"], &[]);
+    let second = tokens.add("second", "*", &["lend"], &[]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let client = Client::new(&format!("http://{}", server.addr())).unwrap();
+    let admin = client.with_token(&admin).unwrap();
+    admin.put_pool("ci", &policy(3_600_000)).await.unwrap();
+    admin.generate("ci", &GenerateRequest::default()).await.unwrap();
+    let client = client.with_token(&first).unwrap();
+    let source = ClientSource::with_token_reader(client.clone(), move || Some(second.clone()));
+    let granted = source.acquire("ci", &AcquireRequest::default()).await.unwrap();
+    let mut guard = LeaseGuard::new(source, granted, &GuardOptions::default());
+    tokens.revoke("first");
+    let is_unauthorized =
+        |error: &Error| error.problem().is_some_and(|problem| problem.code == Code::Unauthorized);
+    let revoked = async {
+        while !client.pool("ci").await.as_ref().is_err_and(is_unauthorized) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the first token is revoked", revoked).await;
+    let error = guard.release_with(&ReleaseRequest::default()).await.unwrap_err();
+    assert!(is_unauthorized(&error), "{error:?}");
+    drop(guard);
+    let released = async {
+        while admin.pool("ci").await.unwrap().available != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the dropped guard releases", released).await;
+}
+
+/// The holder could not stop its work, so no other client may get the key before the lease ends.
+#[tokio::test]
+async fn a_guard_left_to_expire_releases_nothing_when_it_is_dropped() {
+    let (_server, proxy, direct, client) = setup(3_600_000).await;
+    let mut guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+    guard.leave_to_expire();
+    drop(guard);
+    // Enough turns of this runtime for a release in the background.
+    for _ in 0..20 {
+        client.pool("ci").await.unwrap();
+    }
+    assert_eq!(proxy.requests("/release"), 0);
+    assert_eq!(direct.pool("ci").await.unwrap().leased, 1);
 }
 
 #[tokio::test]
@@ -251,4 +344,54 @@ async fn a_wait_survives_lost_answers_and_ends_with_its_time() {
     let ended = source.acquire_within("ci", &request, wait);
     let error = soon("the wait ends", ended).await.unwrap_err();
     assert_eq!(error.problem().map(|problem| problem.code), Some(Code::NoKeyAvailable));
+}
+
+/// The repeat of a request whose answer was lost gets the stored answer. If its lease has ended by
+/// then, the wait needs a new Idempotency-Key, or it would get that answer again and again.
+#[tokio::test]
+async fn a_wait_goes_on_after_the_lease_of_a_lost_answer_has_ended() {
+    let (server, proxy, direct, client) = setup(3_600_000).await;
+    let key = direct.list_keys("ci", None, None, None).await.unwrap().keys[0].id.clone();
+    let counter = AtomicUsize::new(0);
+    let mut new_key = || key_of(&counter);
+    let mut on_retry = |error: &Error| {
+        if error.problem().is_none() {
+            let release = format!("POST /v1/pools/ci/keys/{key}/release");
+            assert_eq!(server.client().ask(&release).status, 200, "{error}");
+        }
+    };
+    proxy.fail("POST /v1/pools/ci/leases", Fault::Cut, 1);
+    let wait = LongWait::new(Duration::from_secs(5), &mut new_key, &mut on_retry);
+    let source = ClientSource::fixed(client);
+    source.acquire_within("ci", &AcquireRequest::default(), wait).await.unwrap();
+    assert_eq!(counter.load(Ordering::Relaxed), 2, "one new Idempotency-Key");
+    assert_eq!(direct.pool("ci").await.unwrap().leased, 1);
+}
+
+#[tokio::test]
+async fn a_wait_is_not_ended_by_the_rate_limit_of_its_token() {
+    let tokens = Tokens::new();
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let slow = tokens.add("slow", "*", &["lend"], &["--requests-per-second", "1"]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let client = Client::new(&format!("http://{}", server.addr())).unwrap();
+    let admin = client.with_token(&admin).unwrap();
+    let generate = GenerateRequest { count: Some(20), ..GenerateRequest::default() };
+    admin.generate("default", &generate).await.unwrap();
+    let source = ClientSource::fixed(client.with_token(&slow).unwrap());
+    let counter = AtomicUsize::new(0);
+    let mut limited = 0;
+    for _ in 0..20 {
+        let mut new_key = || key_of(&counter);
+        let mut on_retry = |error: &Error| {
+            let code = error.problem().map(|problem| problem.code);
+            limited += u32::from(code == Some(Code::RateLimited));
+        };
+        let wait = LongWait::new(PATIENCE, &mut new_key, &mut on_retry);
+        source.acquire_within("default", &AcquireRequest::default(), wait).await.unwrap();
+        if limited > 0 {
+            break;
+        }
+    }
+    assert!(limited > 0, "the limit was reached");
 }

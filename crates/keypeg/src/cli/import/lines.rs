@@ -128,6 +128,8 @@ mod tests {
         check("\n\r\n", plain, Err("F contains no values"));
         check("a\nb\n\na\n", plain, Err("F:4: the same value as in line 1; nothing was imported"));
         check("a\r\na", plain, Err("F:2: the same value as in line 1"));
+        let longest = "é".repeat(2_048);
+        check(&longest, plain, Ok(&[(1, &longest)]));
         check(&format!("a\n{}", "é".repeat(2_049)), plain, Err("F:2: the value has more than"));
     }
 

@@ -134,3 +134,29 @@ impl Drop for Reservation {
         RESERVED.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body grows in steps, and each byte counts once. What was refused or has ended counts no
+    /// more, or the server would refuse bodies until its next start.
+    #[test]
+    fn the_memory_of_all_bodies_is_bounded_and_returned() {
+        let mut one = Reservation::default();
+        for capacity in [BODY_FREE, 1 << 20, 1 << 20, 4 << 20] {
+            one.grow(capacity).unwrap();
+            assert_eq!(RESERVED.load(Ordering::Relaxed), capacity - BODY_FREE);
+        }
+        let whole = BODIES_MAX - one.bytes + BODY_FREE;
+        let mut refused = Reservation::default();
+        assert!(refused.grow(whole + 1).is_err());
+        drop(refused);
+        let mut rest = Reservation::default();
+        rest.grow(whole).unwrap();
+        Reservation::default().grow(BODY_FREE).unwrap();
+        assert!(Reservation::default().grow(BODY_FREE + 1).is_err(), "nothing is left");
+        drop((one, rest));
+        assert_eq!(RESERVED.load(Ordering::Relaxed), 0);
+    }
+}
