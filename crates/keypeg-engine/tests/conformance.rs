@@ -3,7 +3,7 @@
 //! The scripts and their language are in keypeg-testkit. Another store runs them in the same way: it
 //! implements `TestStore`, and mounts the two modules of scripts beside a `check` of its own.
 
-#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod naive_store;
 #[path = "../../keypeg-testkit/scripts/requests.rs"]

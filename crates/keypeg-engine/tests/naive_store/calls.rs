@@ -48,10 +48,10 @@ impl NaiveStore {
                     return Err(Refusal::BadCursor);
                 }
                 let has_state = |found: KeyState| state.is_none_or(|state| found == state);
-                let from_cursor = pool.keys.iter().filter(|key| key.id.0 >= first);
+                let from_cursor = pool.keys.iter().filter(|key| u128::from(key.number) >= first);
                 let mut matching = from_cursor.filter(|key| has_state(key.state()));
                 let keys = matching.by_ref().take(limit).map(|key| key.view(now)).collect();
-                let next = matching.next().map(|key| Cursor(first_cursor | key.id.0));
+                let next = matching.next().map(|key| Cursor(first_cursor | u128::from(key.number)));
                 Ok(Reply::Page(KeyPage { keys, next }))
             }
             Call::Reveal { key, .. } => {

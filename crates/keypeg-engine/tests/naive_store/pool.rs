@@ -11,7 +11,7 @@ use keypeg_core::{
     ReleaseOptions, Secret,
 };
 use keypeg_store::{FeedEventKind, Principal, Reply};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// The most keys of one event.
@@ -23,8 +23,8 @@ pub(super) struct NaivePool {
     pub(super) policy: Policy,
     pub(super) keys: Vec<Key>,
     pub(super) waiters: VecDeque<Waiter>,
-    /// Values whose keys are removed.
-    pub(super) retired: HashSet<Secret>,
+    /// Values whose keys are removed, with the ids of those keys.
+    pub(super) retired: HashMap<Secret, KeyId>,
     pub(super) answers: Vec<StoredAnswer>,
     /// Leases that ended, with their key.
     pub(super) ended: Vec<(LeaseId, KeyId, EndCause)>,
@@ -41,6 +41,8 @@ pub(super) struct Room {
 }
 
 pub(super) struct Key {
+    /// Its position in the order of creation.
+    pub(super) number: u64,
     pub(super) id: KeyId,
     pub(super) value: Secret,
     /// Whether the key is purged unless it is kept alive.
@@ -95,7 +97,7 @@ impl NaivePool {
             policy,
             keys: Vec::new(),
             waiters: VecDeque::new(),
-            retired: HashSet::new(),
+            retired: HashMap::new(),
             answers: Vec::new(),
             ended: Vec::new(),
             feed: Arc::new(feed),
@@ -126,7 +128,7 @@ impl NaivePool {
     /// Returns all values that a new key must not have.
     pub(super) fn used_values(&self, allow_retired: bool) -> HashSet<Secret> {
         let present = self.keys.iter().map(|key| &key.value);
-        let retired = self.retired.iter().filter(|_| !allow_retired);
+        let retired = self.retired.keys().filter(|_| !allow_retired);
         present.chain(retired).cloned().collect()
     }
 
@@ -164,7 +166,9 @@ impl NaivePool {
         let mut created = Vec::new();
         for value in values {
             *last_number += 1;
-            let id = KeyId((*last_number).into());
+            let number = *last_number;
+            // A value that comes back has its old id.
+            let id = self.retired.get(&value).copied().unwrap_or(KeyId(number.into()));
             created.push(NewKey {
                 id,
                 value: value.clone(),
@@ -173,7 +177,16 @@ impl NaivePool {
             });
             let (state, reason) = (State::Available, None);
             let created_at = now;
-            self.keys.push(Key { id, value, keepalive, created_at, purge_at, state, reason });
+            self.keys.push(Key {
+                number,
+                id,
+                value,
+                keepalive,
+                created_at,
+                purge_at,
+                state,
+                reason,
+            });
         }
         for chunk in created.chunks(EVENT_KEYS_MAX) {
             let keys = chunk.iter().map(|key| key.id).collect();
@@ -241,7 +254,10 @@ impl NaivePool {
         }
         let key = self.keys.remove(index);
         self.events.push(FeedEventKind::KeyRemoved { by_time, key: key.id, was: key.state() });
-        self.retired.insert(key.value);
+        // Later keys with this value are other keys.
+        let of_key = self.ended.iter_mut().filter(|(_, id, _)| *id == key.id);
+        of_key.for_each(|(_, _, cause)| *cause = EndCause::KeyGone);
+        self.retired.insert(key.value, key.id);
     }
 
     pub(super) fn find(&self, key: &KeyRef) -> Result<usize, Refusal> {
@@ -259,6 +275,7 @@ impl NaivePool {
         }
         let ended = self.ended.iter().find(|(lease, ..)| *lease == id);
         let cause = ended.map(|(_, key, cause)| match self.find(&KeyRef::Id(*key)) {
+            _ if *cause == EndCause::KeyGone => EndCause::KeyGone,
             Err(_) => EndCause::KeyGone,
             Ok(index) if lease_id(&self.keys[index]).is_some() && *cause == EndCause::Expired => {
                 EndCause::Superseded

@@ -27,9 +27,9 @@ impl PurgeWarning {
         let (first, keys) = (self.first?, new_keys::count(self.keys));
         Some(format!(
             "warning: the server will purge {keys} of the pool \"{pool}\" at {first} or later unless \
-             they are kept alive: run \"keypeg keepalive --all --pool {pool}\" before that, again and \
-             again. To keep them without that, set keepalive_ttl_seconds of the pool to null and \
-             run the command once. Import with --no-keepalive next time"
+             they are kept alive: run \"keypeg keepalive --all --pool {pool}\" before that, and \
+             repeat it. To keep them without that, set keepalive_ttl_seconds of the pool to null \
+             and run this command once. Import with --no-keepalive next time"
         ))
     }
 }
