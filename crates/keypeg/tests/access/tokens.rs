@@ -272,6 +272,21 @@ fn requests_are_limited_by_token_and_wrong_tokens_by_address() {
     assert_eq!(client_from(&server, 1).with(WRONG, request).status, 401);
 }
 
+/// A token without the scope or the pool could send any number of requests otherwise.
+#[test]
+fn a_forbidden_request_counts_against_the_rate_of_its_token() {
+    let tokens = Tokens::new();
+    let slow = tokens.add("slow", "ci", &["read"], &["--requests-per-second", "1"]);
+    let server = start(&tokens);
+    for request in ["POST /v1/pools/ci/leases", "GET /v1/pools/default"] {
+        eventually("the rate limit", || {
+            let status = server.client().with(&slow, request).status;
+            assert!([403, 429].contains(&status), "{request}: {status}");
+            (status == 429).then_some(())
+        });
+    }
+}
+
 /// Regression: of two pipelined requests the second runs when the first is answered, but the rate
 /// limit used the time of its arrival, at which the token had no request left.
 #[test]

@@ -95,6 +95,25 @@ fn every_sample_belongs_to_a_family_with_a_help_text_and_a_type() {
     assert!(counters >= 6, "{text}");
 }
 
+#[test]
+fn keys_are_counted_by_their_state() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.send("POST /v1/pools/default/keys", &json!({ "count": 10 })).is(201, &json!({}));
+    let leases: Vec<_> =
+        (0..9).map(|_| client.ask("POST /v1/pools/default/leases").text("id")).collect();
+    let release = |lease: &String| format!("POST /v1/pools/default/leases/{lease}/release");
+    for (index, lease) in leases.iter().enumerate().take(5) {
+        let how =
+            if index < 2 { json!({ "rest_seconds": 60 }) } else { json!({ "quarantine": true }) };
+        client.send(&release(lease), &how).is(204, &Value::Null);
+    }
+    let states = [("available", 1.0), ("leased", 4.0), ("resting", 2.0), ("quarantined", 3.0)];
+    for (state, count) in states {
+        check(client, &[(&format!("keypeg_keys{{state=\"{state}\"}}"), count)]);
+    }
+}
+
 /// What needs a store that keeps its data: see CONTRIBUTING.md.
 mod durability {
     use super::{Server, TempDir, Value, check, json, sample};

@@ -4,8 +4,9 @@ use super::{Kind, Run, key, server, url, words};
 use crate::support::{TempDir, eventually, skipped};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 /// A shell on a terminal, as a person uses it.
 #[test]
@@ -87,4 +88,41 @@ fn a_stopped_command_is_continued_to_end() {
     server.client().ask(&release).is(200, &json!({ "released": true }));
     run.ends(75, "another client released it");
     assert_eq!(run.count("TERM"), 1, "it could clean up");
+}
+
+/// Starts a command that ignores SIGTERM under `exec`; returns the process of exec, and the id of
+/// the command.
+fn deaf(url: &str, grace: &str) -> (Child, i32) {
+    let script = "trap '' TERM; echo $$; while :; do sleep 0.02; done";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    command.args(["exec", "--pool", "ci", "--grace", grace, "--", "/bin/sh", "-c", script]);
+    command.env_clear().env("KEYPEG_SERVER", url).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut id = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut id).unwrap();
+    (process, id.trim().parse().unwrap())
+}
+
+#[test]
+fn a_repeated_sigterm_does_not_extend_the_grace() {
+    let server = server(&[], 3600.0);
+    let (mut process, _) = deaf(&url(&server), "300ms");
+    let exec = Pid::from_child(&process);
+    let status = eventually("the command is killed", || {
+        let _ = kill_process(exec, Signal::TERM);
+        process.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(128 + 9));
+    assert_eq!(key(&server)["state"], "available");
+}
+
+/// The grace is for a command that cleans up; behind the lease another client uses the key.
+#[test]
+fn a_command_whose_exec_was_killed_has_its_grace_within_the_lease_only() {
+    let server = server(&[], 2.0);
+    let (mut process, command) = deaf(&url(&server), "1h");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let command = format!("/proc/{command}");
+    eventually("the command ends", || (!Path::new(&command).exists()).then_some(()));
 }
