@@ -343,7 +343,7 @@ fn a_command_continues_when_its_token_is_replaced() {
             let headers = [bearer[0], json_type];
             server.client().try_send(request, &headers, body).unwrap()
         };
-        let policy = json!({ "lease_ttl_seconds": 3, "max_hold_seconds": 3600 }).to_string();
+        let policy = json!({ "lease_ttl_seconds": 5, "max_hold_seconds": 3600 }).to_string();
         assert_eq!(ask("PUT /v1/pools/ci", &policy).status, 201);
         assert_eq!(ask("POST /v1/pools/ci/keys", "{}").status, 201);
         let file: PathBuf = tokens.path().with_file_name("token");
@@ -355,8 +355,8 @@ fn a_command_continues_when_its_token_is_replaced() {
         write(&first);
         let more = format!("--token-file {}", file.display());
         let Some(mut run) = Run::start(kind, &url(&server), &more) else { continue };
-        tokens.revoke("first");
         write(&second);
+        tokens.revoke("first");
         let end =
             || ask("GET /v1/pools/ci/keys", "").json()["keys"][0]["lease"]["expires_at"].clone();
         for _ in 0..3 {
