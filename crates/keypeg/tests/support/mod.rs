@@ -5,6 +5,7 @@
 
 pub(crate) mod history;
 mod http;
+#[cfg(feature = "cli")]
 pub(crate) mod proxy;
 pub(crate) mod stderr;
 pub(crate) mod tokens;
