@@ -268,7 +268,7 @@ mod tests {
         while !queue.lock().lines.is_empty() {
             std::thread::yield_now();
         }
-        let (done, flushed) = std::sync::mpsc::channel();
+        let (done, flushed) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             queue.flush(Duration::from_mins(10));
             done.send(())

@@ -1,11 +1,14 @@
 //! The audit log: one line per change, with its token and outcome; no change without a line.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Server, TempDir, eventually, exit_of, keypeg};
+use crate::support::{Client, Server, TempDir, eventually, exit_of, keypeg};
 use keypeg_client::routes::ROUTES;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Stdio;
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -280,6 +283,31 @@ fn a_line_names_the_holder_on_either_path() {
     let hostile = "a\"},{\u{2028}\u{202e}";
     assert_eq!(holders, [hostile, "job 7", hostile, "job 7", "job 8", "job 8"]);
     assert!(log.iter().all(|line| line["operation"] != "addKeys" || line.get("holder").is_none()));
+}
+
+/// A socket that accepts both versions of IP shows IPv4 addresses as IPv6; the log does not.
+#[test]
+fn the_address_of_a_client_by_ipv4_is_logged_as_such() {
+    let dir = TempDir::new();
+    let log = dir.path().join("audit");
+    let args = [
+        "--ephemeral",
+        "--audit",
+        log.to_str().unwrap(),
+        "--listen",
+        "[::ffff:127.0.0.1]:0",
+        "--insecure-listen",
+    ];
+    let mut process = keypeg(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let port = ready.split("]:").nth(1).and_then(|rest| rest.split(':').next()?.parse().ok());
+    let port = port.unwrap_or_else(|| panic!("not a ready line: {ready:?}"));
+    let mut client = Client::new(SocketAddr::from(([127, 0, 0, 1], port)));
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    process.wait().unwrap();
+    assert_eq!(lines(&log)[0]["address"], "127.0.0.1");
 }
 
 fn is_failing(server: &Server) -> bool {

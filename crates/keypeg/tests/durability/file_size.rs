@@ -61,7 +61,9 @@ fn a_limit_of_a_files_size_is_an_error_and_kills_nothing() {
 fn an_audit_log_at_the_limit_of_a_files_size_refuses_changes() {
     let dir = TempDir::new();
     let (audit, log) = (dir.path().join("audit"), dir.path().join("log"));
-    std::fs::write(&audit, vec![b'\n'; 1_000_000]).unwrap();
+    // A part of the next line fits.
+    let before = vec![b'\n'; 999_900];
+    std::fs::write(&audit, &before).unwrap();
     let words = ["sh", "-c", "ulimit -f 1953 && exec \"$@\"", "sh"];
     let mut command = keypeg_under(&words, &["--ephemeral", "--audit", audit.to_str().unwrap()]);
     let mut server = Server::logged(&mut command, &log);
@@ -74,4 +76,5 @@ fn an_audit_log_at_the_limit_of_a_files_size_refuses_changes() {
         said.contains("cannot write the audit log") && said.contains("File too large"),
         "{said}"
     );
+    assert!(std::fs::read(&audit).unwrap() == before, "no part of a line is left");
 }

@@ -49,6 +49,23 @@ fn an_idle_connection_is_closed_after_its_limit() {
     }
 }
 
+/// Between requests only the limit of an idle connection applies, whichever path answers.
+#[test]
+fn an_idle_connection_outlives_the_limits_of_requests() {
+    for limit in ["--head-timeout", "--body-timeout", "--write-timeout"] {
+        let server = with_short(limit);
+        let mut clients = [FAST, HYPER].map(|request| (server.client(), request));
+        for round in 0..3 {
+            for (client, request) in &mut clients {
+                let answer = client.raw(request.as_bytes());
+                assert!(answer.is_ok(), "{limit}, round {round}: {request}");
+            }
+            // Longer than the limit.
+            pause(Duration::from_millis(500));
+        }
+    }
+}
+
 #[test]
 fn an_incomplete_head_is_closed_after_its_limit() {
     let server = with_short("--head-timeout");
