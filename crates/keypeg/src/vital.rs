@@ -41,8 +41,8 @@ mod tests {
             let ends = spawn("ends", || {}).unwrap();
             ends.join().unwrap();
             log::log_to_stderr().unwrap();
-            // More than a pipe takes at once: the end has to wait for the reader.
-            log::report(&"x".repeat(128 << 10));
+            // Many writes: the end has to wait for the thread of the stream.
+            log::report(&"x".repeat(32 << 10));
             let _panics = spawn("panics", || panic!("on purpose")).unwrap();
             std::thread::park_timeout(std::time::Duration::from_mins(1));
             return;
