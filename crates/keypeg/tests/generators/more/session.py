@@ -19,7 +19,7 @@ def refused(status, code, call, *arguments):
     raise AssertionError("not refused")
 
 
-pool = pools.put_pool(POOL, api.PolicyRequest(lease_ttl_seconds=30))
+pool = pools.put_pool(POOL, policy_request=api.PolicyRequest(lease_ttl_seconds=30))
 assert pool.lease_ttl_seconds == 30, pool
 added = keys.add_keys(POOL).keys[0]
 grant = leases.acquire(POOL)

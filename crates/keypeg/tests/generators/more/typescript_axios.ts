@@ -20,7 +20,7 @@ async function answer<T>(call: Promise<AxiosResponse<T>>): Promise<Answer<T>> {
 }
 
 run({
-  putPool: (pool) => answer(pools.putPool(pool, { lease_ttl_seconds: 30 })),
+  putPool: (pool) => answer(pools.putPool(pool, undefined, undefined, { lease_ttl_seconds: 30 })),
   addKey: (pool) => answer(keys.addKeys(pool)),
   acquire: (pool, ttl_seconds) =>
     answer(leases.acquire(pool, undefined, undefined, { ttl_seconds })),
