@@ -40,6 +40,7 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             let ends = spawn("ends", || {}).unwrap();
             ends.join().unwrap();
+            log::start_streams();
             log::log_to_stderr().unwrap();
             // Many writes: the end has to wait for the thread of the stream.
             log::report(&"x".repeat(32 << 10));
