@@ -17,7 +17,7 @@ fn refused<T: std::fmt::Debug, E>(result: Result<T, Error<E>>) -> (u16, Problem)
 async fn main() {
     let base_path = std::env::args().nth(1).expect("the URL of a server");
     let server = Configuration { base_path, ..Configuration::default() };
-    let policy = PolicyRequest { lease_ttl_seconds: Some(30.0), ..PolicyRequest::default() };
+    let policy = PolicyRequest { lease_ttl_seconds: Some(Some(30.0)), ..PolicyRequest::default() };
     let pool = pools_api::put_pool(&server, POOL, None, None, Some(policy)).await.expect("a pool");
     assert_eq!(pool.lease_ttl_seconds, 30.0);
     let added = keys_api::add_keys(&server, POOL, None, None).await.expect("a key");
