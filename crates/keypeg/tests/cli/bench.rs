@@ -3,12 +3,12 @@
 //! No test asserts a speed.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Client, Server, TempDir};
+use crate::support::{Client, Server, TempDir, binary};
 use serde_json::{Value, json};
 use std::process::{Command, Output};
 
 fn bench(server: &Server, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     command.arg("bench").args(args).args(["--output", "json"]).env_clear();
     command.env("KEYPEG_SERVER", format!("http://{}", server.addr())).output().unwrap()
 }

@@ -3,7 +3,7 @@
 
 use super::tool::{assert_counts, check, json_of, tool, utf8};
 use crate::support::tokens::Tokens;
-use crate::support::{Server, TempDir, eventually, now};
+use crate::support::{Server, TempDir, binary, eventually, now};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -286,7 +286,7 @@ fn exec_forwards_signals() {
 fn exec_can_be_ended_while_it_waits_for_the_server() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("http://{}", silent.local_addr().unwrap());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     let mut process = command.args(["exec", "--server", &server, "--", "x"]).spawn().unwrap();
     let _connection = silent.accept().unwrap();
     kill_process(Pid::from_child(&process), Signal::INT).unwrap();

@@ -1,11 +1,11 @@
 //! `keypeg import`: the warning about a keep-alive time, and the options that decide about it.
 
-use crate::support::{Server, TempDir};
+use crate::support::{Server, TempDir, binary};
 use serde_json::{Value, json};
 use std::process::{Command, Output};
 
 fn import(server: &Server, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     command.arg("import").args(args).env_clear();
     command.env("KEYPEG_SERVER", format!("http://{}", server.addr())).output().unwrap()
 }

@@ -1,11 +1,11 @@
 //! Commands of the client as a shell runs them, for the tests of this folder.
 
-use crate::support::Server;
+use crate::support::{Server, binary};
 use serde_json::Value;
 use std::process::{Command, Output};
 
 pub(super) fn tool(server: &Server, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     command.args(args).env_clear().env("KEYPEG_SERVER", format!("http://{}", server.addr()));
     command
 }

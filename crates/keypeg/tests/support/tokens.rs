@@ -1,6 +1,6 @@
 //! A token file for one test, written with `keypeg token new` as an operator would.
 
-use super::TempDir;
+use super::{TempDir, binary};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,7 +11,7 @@ pub(crate) struct Tokens {
 
 /// Creates a token; returns it and its stanza for the file, empty if the command wrote that itself.
 pub(crate) fn create(name: &str, pool: &str, scopes: &[&str], more: &[&str]) -> (String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     command.args(["token", "new", "--name", name, "--pool", pool]).env_clear();
     for scope in scopes {
         command.args(["--scope", scope]);

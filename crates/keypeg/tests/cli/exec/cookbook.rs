@@ -1,7 +1,7 @@
 //! Jobs that share imported accounts by `exec --wait`, the use for which `exec` was made.
 
 use super::{prepare, server, url};
-use crate::support::{Server, TempDir, eventually};
+use crate::support::{Server, TempDir, binary, eventually};
 use serde_json::json;
 use std::process::{Command, Stdio};
 
@@ -11,7 +11,7 @@ const JOB: &str = "set -C; : > \"$DIR/$ACCOUNT\" || exit 99; sleep 0.2; rm \"$DI
 fn jobs(server: &Server, dir: &TempDir, count: usize) -> Vec<Option<i32>> {
     let started: Vec<_> = (0..count)
         .map(|_| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+            let mut command = Command::new(binary());
             command
                 .args(["exec", "--pool", "accounts", "--wait", "20m", "--env", "ACCOUNT", "-q"])
                 .args(["--", "/bin/sh", "-c", JOB])
@@ -51,7 +51,7 @@ fn a_command_is_gone_before_the_next_holder_gets_its_key() {
     let file = dir.path().join("times");
     let stubborn =
         "trap '' TERM; (while :; do date -u +%Y-%m-%dT%H:%M:%S.%3NZ >> \"$TIMES\"; done) & wait";
-    let mut first = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut first = Command::new(binary());
     first
         .args(["exec", "--pool", "ci", "-q", "--", "/bin/sh", "-c", stubborn])
         .env_clear()

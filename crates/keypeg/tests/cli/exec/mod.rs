@@ -10,7 +10,7 @@ mod stops;
 
 use crate::support::proxy::Proxy;
 use crate::support::tokens::Tokens;
-use crate::support::{Server, TempDir, eventually, skipped};
+use crate::support::{Server, TempDir, binary, eventually, skipped};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -78,7 +78,7 @@ impl Run {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("KEYPEG", env!("CARGO_BIN_EXE_keypeg"))
+            .env("KEYPEG", binary())
             .env("KEYPEG_SERVER", url)
             .env("LOG", dir.path().join("log"))
             .env("PROBE", PROBE)

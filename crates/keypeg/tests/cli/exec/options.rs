@@ -2,13 +2,13 @@
 
 use super::{key, prepare, server, url};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{Server, TempDir, eventually};
+use crate::support::{Server, TempDir, binary, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::process::{Command, Output, Stdio};
 
 fn exec(url: &str, args: &[&str], script: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     command.args(["exec", "--pool", "ci"]).args(args).args(["--", "/bin/sh", "-c", script]);
     command.env_clear().env("KEYPEG_SERVER", url).stdin(Stdio::null());
     command
@@ -134,7 +134,7 @@ fn a_waiting_exec_and_a_waiting_acquire_survive_a_restart_of_the_server() {
     let proxy = Proxy::to(server.addr());
     let held = server.client().send("POST /v1/pools/ci/leases", &json!({})).json();
     let mut waiting = exec(&proxy.url(), &["--wait", "10m"], "exit 7").spawn().unwrap();
-    let mut acquire = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut acquire = Command::new(binary());
     acquire.args(["acquire", "--pool", "ci", "--wait=10m", "--output", "json"]);
     acquire.env_clear().env("KEYPEG_SERVER", proxy.url()).stdout(Stdio::piped());
     let acquire = acquire.spawn().unwrap();

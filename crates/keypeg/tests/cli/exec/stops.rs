@@ -1,7 +1,7 @@
 //! Stopping and continuing a command of `exec`: by a shell with job control, and by accident.
 
 use super::{Kind, Run, key, server, url, words};
-use crate::support::{TempDir, eventually, skipped};
+use crate::support::{TempDir, binary, eventually, skipped};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
@@ -19,7 +19,7 @@ fn ctrl_z_stops_the_command_and_exec_and_fg_continues_both() {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("PS1", "prompt> ")
-        .env("KEYPEG", env!("CARGO_BIN_EXE_keypeg"))
+        .env("KEYPEG", binary())
         .env("KEYPEG_SERVER", url(&server))
         .stdin(Stdio::piped())
         .stdout(std::fs::File::create(&output).unwrap());
@@ -94,7 +94,7 @@ fn a_stopped_command_is_continued_to_end() {
 /// the command.
 fn deaf(url: &str, grace: &str) -> (Child, i32) {
     let script = "trap '' TERM; echo $$; while :; do sleep 0.02; done";
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keypeg"));
+    let mut command = Command::new(binary());
     command.args(["exec", "--pool", "ci", "--grace", grace, "--", "/bin/sh", "-c", script]);
     command.env_clear().env("KEYPEG_SERVER", url).stdin(Stdio::null()).stderr(Stdio::null());
     let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
