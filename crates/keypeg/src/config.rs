@@ -8,6 +8,7 @@ use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use crate::file;
 use crate::http::Timeouts;
+use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
 use crate::options::value::Switch;
 use keypeg_core::{Policy, PolicyPatch};
@@ -39,6 +40,8 @@ pub struct Config {
     pub policy_given: bool,
     /// The maximum number of keys in all pools together.
     pub max_keys: u64,
+    /// The memory that the server may take, in parts.
+    pub(crate) memory: MemoryPlan,
     /// Requests of a core that may wait for the engine.
     pub max_queued: usize,
     /// The access token file; `None` lets every client do everything.
@@ -95,6 +98,8 @@ impl Config {
             body: options.body_timeout.map_or(unset.body, |time| time.0),
             write: options.write_timeout.map_or(unset.write, |time| time.0),
         };
+        let memory = options.memory.map_or_else(memory::of_machine, |size| size.0);
+        let memory = MemoryPlan::new(memory);
         let data = options.data.map_or_else(|| DATA.into(), |path| path.0);
         Ok(Self {
             listen,
@@ -102,7 +107,8 @@ impl Config {
             existing: is_on(options.existing),
             default_policy,
             policy_given: options.lease_ttl.is_some() || options.keepalive_ttl.is_some(),
-            max_keys: crate::memory::max_keys(),
+            max_keys: memory.keys / memory::BYTES_PER_KEY,
+            memory,
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             tokens,
             audit,

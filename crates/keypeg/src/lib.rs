@@ -122,6 +122,7 @@ pub fn serve(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
     memory::keep_private();
+    tracing::info!("memory: {}", config.memory);
     clock::check_wall_clock()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let access = Arc::new(access(config)?);
@@ -149,8 +150,13 @@ pub fn serve(
     let addr = listener.local_addr().map_err(|error| {
         Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
     })?;
-    let start_info =
-        http::StartInfo { recovery: report.clone(), access, audit, store_metrics: store.metrics() };
+    let start_info = http::StartInfo {
+        recovery: report.clone(),
+        access,
+        audit,
+        memory: config.memory,
+        store_metrics: store.metrics(),
+    };
     ready(&Ready { addr, report, data: config.data.clone() });
     let stop = async {
         stop.await;

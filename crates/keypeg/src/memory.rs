@@ -1,15 +1,94 @@
-//! The limit on keys that follows from this machine's memory, and protection of that memory.
+//! The plan of the server's memory: the bound of each of its users, in bytes; and protection of that
+//! memory from other programs.
 //!
-//! The limit is half of the memory of the machine or of this process's control group, divided by a
-//! measured upper bound of bytes per key.
+//! The amount is `--memory`, or follows from the machine and the control group (cgroup v1 and v2).
+//! It is divided once, at a start. The parts never add up to more than the whole. Who takes a part,
+//! and how callers share it, is decided where the memory is taken.
 
+use bytesize::ByteSize;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use std::fmt;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Resident bytes per key, all structures included: a measured upper bound.
-const BYTES_PER_KEY: u64 = 100;
+pub(crate) const BYTES_PER_KEY: u64 = 100;
 /// The memory size assumed when the system does not report one.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
+/// The smallest amount of memory that can be divided, in bytes.
+pub(crate) const MEMORY_MIN: u64 = 64 * MIB;
+
+const MIB: u64 = 1 << 20;
+
+/// The bounds of the server's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryPlan {
+    /// All memory of the server: the sum of the other fields, and room for what the allocator
+    /// wastes between the keys.
+    pub(crate) total: u64,
+    /// Keys, leases, stored answers, wait queues: all that pools store.
+    pub(crate) keys: u64,
+    /// Answers that are built, or that their clients have not read.
+    pub(crate) answers: u64,
+    /// Bodies of requests: their bytes, and the values read from them.
+    pub(crate) bodies: u64,
+    /// Connections: buffers for heads and for small answers.
+    pub(crate) connections: u64,
+    /// Events that subscribers have not read, and the streams of these subscribers.
+    pub(crate) subscriptions: u64,
+    /// The process itself: code, threads, queues, the batch of a turn, the database's cache.
+    pub(crate) process: u64,
+}
+
+impl MemoryPlan {
+    /// Divides `total` bytes; an amount below [`MEMORY_MIN`] is divided like that amount.
+    ///
+    /// Of little memory, each part takes a share that grows with the amount, and at least what one
+    /// request of the largest size needs. Of much memory, each takes what it can use at most, and
+    /// the keys take the rest.
+    pub(crate) fn new(total: u64) -> Self {
+        let total = total.max(MEMORY_MIN);
+        let share = |part: u64, least_mib: u64, most_mib: u64| {
+            (total / part).clamp(least_mib * MIB, most_mib * MIB)
+        };
+        let process = 20 * MIB + share(32, 2, 256);
+        // The largest body has 8 MiB, and is read into as many bytes of values.
+        let bodies = share(8, 16, 256);
+        let answers = share(8, 8, 512);
+        let connections = share(8, 8, 640);
+        let subscriptions = share(16, 4, 256);
+        let rest = total - (process + bodies + answers + connections + subscriptions);
+        // Allocators keep some memory between live blocks.
+        let keys = rest - rest / 8;
+        Self { total, keys, answers, bodies, connections, subscriptions, process }
+    }
+
+    /// Returns each part with its name in metrics.
+    pub(crate) fn parts(&self) -> [(&'static str, u64); 7] {
+        [
+            ("all", self.total),
+            ("keys", self.keys),
+            ("answers", self.answers),
+            ("bodies", self.bodies),
+            ("connections", self.connections),
+            ("subscriptions", self.subscriptions),
+            ("process", self.process),
+        ]
+    }
+}
+
+/// One line for the log.
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [(_, total), parts @ ..] = self.parts();
+        write!(f, "{}", ByteSize(total))?;
+        for (index, (name, bytes)) in parts.into_iter().enumerate() {
+            let separator = if index == 0 { ":" } else { "," };
+            write!(f, "{separator} {} for {name}", ByteSize(bytes))?;
+        }
+        Ok(())
+    }
+}
 
 /// Keeps keys and tokens in memory out of core dumps and away from debuggers of the same user.
 pub(crate) fn keep_private() {
@@ -21,12 +100,21 @@ pub(crate) fn keep_private() {
     }
 }
 
-/// Returns the maximum number of keys to store.
-pub(crate) fn max_keys() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
-    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_limit(&text));
-    let memory = machine.unwrap_or(MEMORY_UNKNOWN).min(group.unwrap_or(u64::MAX));
-    memory / 2 / BYTES_PER_KEY
+/// Returns the memory that the server takes by default, in bytes: half of the machine's, which other
+/// programs use too, or three quarters of the control group's if that is less. The kernel charges
+/// sockets and files to the group; the last quarter is for them.
+pub(crate) fn of_machine() -> u64 {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let machine = read(Path::new("/proc/meminfo")).and_then(|text| mem_total(&text));
+    let group = read(Path::new("/proc/self/mounts"))
+        .zip(read(Path::new("/proc/self/cgroup")))
+        .and_then(|(mounts, groups)| group_limit(&mounts, &groups, read));
+    amount(machine, group)
+}
+
+fn amount(machine: Option<u64>, group: Option<u64>) -> u64 {
+    let half = machine.unwrap_or(MEMORY_UNKNOWN) / 2;
+    group.map_or(half, |limit| half.min(limit / 4 * 3))
 }
 
 fn mem_total(meminfo: &str) -> Option<u64> {
@@ -35,31 +123,145 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Returns the lowest limit from this process's control group up to the root; a container sees its
-/// own group as the root.
-fn group_limit(cgroup: &str) -> Option<u64> {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    std::path::Path::new(path)
-        .ancestors()
-        .filter_map(|group| group.strip_prefix("/").ok())
-        .map(|group| std::path::Path::new("/sys/fs/cgroup").join(group).join("memory.max"))
-        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
-        .min()
+/// Returns the lowest limit from this process's control group up to the root, of both versions of
+/// control groups; a container sees its own group as the root, whatever path it is given.
+///
+/// `mounts` and `groups` are the texts of the files in `/proc/self`.
+fn group_limit(mounts: &str, groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let group_of = |version: &Version| {
+        groups.lines().find_map(|line| {
+            let (_, group) = line.split_once(':')?;
+            let (controllers, path) = group.split_once(':')?;
+            let is_it = match version {
+                Version::One => controllers.split(',').any(|name| name == "memory"),
+                Version::Two => controllers.is_empty(),
+            };
+            is_it.then_some(path)
+        })
+    };
+    let files = mounts.lines().filter_map(memory_mount).flat_map(|(root, version)| {
+        let path = Path::new(group_of(&version).unwrap_or("/"));
+        let groups = path.ancestors().filter_map(|group| group.strip_prefix("/").ok());
+        let files = groups.flat_map(|group| {
+            version.files().iter().map(|file| root.join(group).join(file)).collect::<Vec<_>>()
+        });
+        files.collect::<Vec<_>>()
+    });
+    files.filter_map(|file| read(&file)?.trim().parse().ok()).min()
+}
+
+/// A version of control groups.
+enum Version {
+    One,
+    Two,
+}
+
+impl Version {
+    /// The files of a group that limit its memory. Without a limit they have the text `max`, or a
+    /// number above the memory of every machine. A group above `memory.high` is slowed down a lot.
+    fn files(&self) -> &'static [&'static str] {
+        match self {
+            Self::One => &["memory.limit_in_bytes"],
+            Self::Two => &["memory.max", "memory.high"],
+        }
+    }
+}
+
+/// Returns the directory and the version of a mounted hierarchy that can limit memory.
+fn memory_mount(line: &str) -> Option<(PathBuf, Version)> {
+    let mut fields = line.split(' ').skip(1);
+    let (dir, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+    let version = match kind {
+        "cgroup2" => Version::Two,
+        "cgroup" if options.split(',').any(|option| option == "memory") => Version::One,
+        _ => return None,
+    };
+    Some((dir.into(), version))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_parts_fit_into_the_whole() {
+        for total in [64 * MIB, 96 * MIB, 128 * MIB, 192 * MIB, 384 * MIB, GIB, 12 * GIB, 16 << 40]
+        {
+            let plan = MemoryPlan::new(total);
+            let [(_, all), parts @ ..] = plan.parts();
+            let sum: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+            assert_eq!(all, total);
+            assert!(sum <= total, "{plan}");
+            assert!(sum + total / 8 >= total, "{plan}");
+            assert!(plan.keys >= MIB && plan.bodies >= 16 * MIB, "{plan}");
+        }
+        assert_eq!(MemoryPlan::new(0), MemoryPlan::new(MEMORY_MIN));
+        assert!(MemoryPlan::new(96 * MIB).keys / BYTES_PER_KEY > 200_000);
+        assert!(MemoryPlan::new(12 * GIB).keys / BYTES_PER_KEY > 80_000_000);
+    }
+
+    #[test]
+    fn the_log_has_one_line_with_every_part() {
+        let line = MemoryPlan::new(12 * GIB).to_string();
+        assert!(line.starts_with("12.0 GiB: "), "{line}");
+        for text in ["GiB for keys,", "512.0 MiB for answers,", "MiB for process"] {
+            assert!(line.contains(text), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_machine_is_shared_and_a_control_group_is_not() {
+        assert_eq!(amount(Some(8 * GIB), None), 4 * GIB);
+        assert_eq!(amount(Some(8 * GIB), Some(128 * MIB)), 96 * MIB);
+        assert_eq!(amount(Some(8 * GIB), Some(8 * GIB)), 4 * GIB);
+        assert_eq!(amount(None, Some(u64::MAX)), MEMORY_UNKNOWN / 2);
+        assert_eq!(amount(Some(GIB), Some(0)), 0);
+    }
+
     #[test]
     fn kernel_memory_files_are_parsed() {
         let meminfo = "MemTotal:       16314540 kB\nMemFree:         1017864 kB\n";
         assert_eq!(mem_total(meminfo), Some(16_314_540 * 1024));
         assert_eq!(mem_total("MemFree: 1 kB\n"), None);
-        assert_eq!(
-            group_limit("0::/there/is/no/such/group-here\n").filter(|&max| max < 4096),
-            None
-        );
-        assert!(max_keys() > 100_000);
+        assert!(of_machine() > 0);
+    }
+
+    /// Regression: only cgroup v2 was read, so on a host with cgroup v1 the limit of a container was
+    /// unknown, and the kernel killed the server.
+    #[test]
+    fn the_lowest_limit_of_either_version_counts() {
+        const ONE: &str = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+             cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+             cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n\
+             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        const TWO: &str = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
+        const NONE_ONE: &str = "9223372036854771712\n";
+        let one = "4:cpu:/x\n3:hugetlb,memory:/docker/abc\n0::/y\n";
+        let in_one = "/sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes";
+        let root_one = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let in_two = "/sys/fs/cgroup/system.slice/keypeg.service/memory.max";
+        let above_two = "/sys/fs/cgroup/system.slice/memory.high";
+        let two = "0::/system.slice/keypeg.service\n";
+        type Files<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, &str, Files<'_>, Option<u64>); 8] = [
+            (ONE, one, &[(in_one, "134217728\n"), (root_one, NONE_ONE)], Some(128 * MIB)),
+            // The path of the host, of which the container sees the last group as the root.
+            (ONE, one, &[(root_one, "268435456\n")], Some(256 * MIB)),
+            (ONE, one, &[(in_one, NONE_ONE)], Some(9_223_372_036_854_771_712)),
+            (TWO, two, &[(in_two, "max\n")], None),
+            (TWO, two, &[(in_two, "536870912\n"), (above_two, "max")], Some(512 * MIB)),
+            (TWO, two, &[(in_two, "536870912\n"), (above_two, "1048576")], Some(MIB)),
+            (TWO, "", &[("/sys/fs/cgroup/memory.max", "1048576")], Some(MIB)),
+            ("", one, &[(in_one, "1")], None),
+        ];
+        for (mounts, groups, files, expected) in cases {
+            let read = |path: &Path| {
+                let found = files.iter().find(|(file, _)| Path::new(file) == path);
+                found.map(|(_, text)| (*text).to_owned())
+            };
+            assert_eq!(group_limit(mounts, groups, read), expected, "{groups:?} {files:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::duration::HumanDuration;
 use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
-use value::{Bounded, FilePath, ListenAddr, QUEUE_MAX, Switch, Timeout};
+use value::{Bounded, FilePath, ListenAddr, MemorySize, QUEUE_MAX, Switch, Timeout};
 
 /// The options that a source gives: the command line with its variables, or the file. An option
 /// that the source omits is `None`.
@@ -59,6 +59,13 @@ pub struct Options {
     /// renewals, keep-alives and deletions.
     #[arg(long, env = "KEYPEG_MAX_QUEUED", value_name = "N")]
     pub(crate) max_queued: Option<Bounded<16, QUEUE_MAX>>,
+
+    /// Memory that the server may take, 64MiB to 16TiB, such as 512MiB
+    ///
+    /// By default half of the machine's memory, or three quarters of the limit of the control group
+    /// if that is less. Beyond it, the server refuses what would take more.
+    #[arg(long, env = "KEYPEG_MEMORY", value_name = "SIZE")]
+    pub(crate) memory: Option<MemorySize>,
 
     /// Access token file, reloaded within a second of a change; see `keypeg token new`
     ///
@@ -122,6 +129,7 @@ impl Options {
             lease_ttl: self.lease_ttl.or(other.lease_ttl),
             keepalive_ttl: self.keepalive_ttl.or(other.keepalive_ttl),
             max_queued: self.max_queued.or(other.max_queued),
+            memory: self.memory.or(other.memory),
             tokens: self.tokens.or(other.tokens),
             audit: self.audit.or(other.audit),
             audit_mib: self.audit_mib.or(other.audit_mib),
@@ -197,13 +205,13 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "listen = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
-                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\n\
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
                     insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
                     audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --data d --existing=false --ephemeral --lease-ttl 2s \
-                    --keepalive-ttl 1h --max-queued 64 --insecure-listen=false --tokens t \
+                    --keepalive-ttl 1h --max-queued 64 --memory 1GiB --insecure-listen=false --tokens t \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));

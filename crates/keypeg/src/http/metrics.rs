@@ -8,6 +8,7 @@ pub(super) mod exposition;
 use crate::access::{Access, GateCounters};
 use crate::audit::{Audit, AuditCounters};
 use crate::log;
+use crate::memory::MemoryPlan;
 use hyper::StatusCode;
 use keypeg_client::Code;
 use keypeg_store::{
@@ -121,6 +122,8 @@ pub(crate) struct StartInfo {
     pub(crate) access: Arc<Access>,
     /// The audit log, if there is one.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// The bounds of the server's memory.
+    pub(crate) memory: MemoryPlan,
     /// The store's metrics.
     pub(crate) store_metrics: Arc<StoreMetrics>,
 }
@@ -156,7 +159,7 @@ impl Metrics {
     fn scrape(&self, pools: &[PoolView]) -> Scrape {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let sum = |of: fn(&PoolView) -> u64| pools.iter().map(of).sum();
-        let StartInfo { recovery, access, audit, store_metrics } = &self.start_info;
+        let StartInfo { recovery, access, audit, memory, store_metrics } = &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
             answered: std::array::from_fn(|family| {
@@ -183,6 +186,7 @@ impl Metrics {
             tokens: access.gate.as_ref().map(|gate| gate.counters()),
             audit: audit.as_ref().map(|audit| audit.counters()),
             log_lines_lost: log::lines_lost(),
+            memory: *memory,
         }
     }
 
@@ -213,6 +217,7 @@ struct Scrape {
     /// Lines written, changes refused, and whether the log cannot be written.
     audit: Option<AuditCounters>,
     log_lines_lost: u64,
+    memory: MemoryPlan,
 }
 
 /// A summed histogram. Each bucket has its upper bound and the number of values between the
@@ -252,6 +257,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_http(&mut encoder)?;
         self.encode_engine(&mut encoder)?;
+        self.encode_memory(&mut encoder)?;
         self.encode_access(&mut encoder)
     }
 }
@@ -306,6 +312,15 @@ impl Scrape {
 }
 
 impl Scrape {
+    fn encode_memory(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Memory that a part of the server may take, in bytes";
+        let mut family = to.encode_descriptor("memory_bytes_max", help, None, MetricType::Gauge)?;
+        for (part, bytes) in self.memory.parts() {
+            ConstGauge::new(bytes).encode(family.encode_family(&[("part", part)])?)?;
+        }
+        Ok(())
+    }
+
     fn encode_access(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         if let Some(GateCounters { tokens, reloads, is_broken }) = self.tokens {
             gauge(to, "tokens", "Number of access tokens", tokens)?;

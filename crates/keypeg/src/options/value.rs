@@ -3,6 +3,8 @@
 
 use crate::access::Hosts;
 use crate::duration::HumanDuration;
+use crate::memory::MEMORY_MIN;
+use bytesize::ByteSize;
 use clap::builder::{
     BoolishValueParser, MapValueParser, PathBufValueParser, TypedValueParser as _,
     ValueParserFactory,
@@ -11,6 +13,7 @@ use keypeg_store::LANE_MAX;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +21,8 @@ use toml::Value;
 
 /// The largest number of requests per core that may wait for the engine.
 pub(crate) const QUEUE_MAX: u32 = 16_384;
+/// The amounts of memory for which [`MemoryPlan`](crate::memory::MemoryPlan) has bounds, in bytes.
+const MEMORY_RANGE: RangeInclusive<u64> = MEMORY_MIN..=16 << 40;
 const _: () = assert!(QUEUE_MAX as usize == LANE_MAX);
 
 /// An address and a port to listen on.
@@ -39,6 +44,11 @@ pub(crate) struct Switch(pub(crate) bool);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct Timeout(pub(crate) Duration);
+
+/// An amount of memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct MemorySize(pub(crate) u64);
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -106,6 +116,33 @@ impl TryFrom<Value> for Timeout {
 
     fn try_from(value: Value) -> Result<Self, String> {
         let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let size = text.parse().ok().map(|size: ByteSize| size.as_u64());
+        size.filter(|bytes| !is_bare && MEMORY_RANGE.contains(bytes)).map(Self).ok_or_else(|| {
+            let fix = if is_bare && text.len() <= 9 {
+                format!(": write {text}MiB for {text} MiB")
+            } else {
+                String::new()
+            };
+            format!("must be 64MiB to 16TiB with a unit, such as 512MiB or 2GiB{fix}")
+        })
+    }
+}
+
+impl TryFrom<Value> for MemorySize {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let number = value.as_integer().map(|number| number.to_string());
+        let text = number.as_deref().or(value.as_str()).unwrap_or_default();
         text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
     }
 }
