@@ -21,6 +21,8 @@ mod options;
 mod panics;
 mod program;
 mod random;
+#[cfg_attr(not(test), expect(dead_code, reason = "the bounds of bodies and answers use it next"))]
+mod share;
 mod signals;
 mod store;
 mod streams;

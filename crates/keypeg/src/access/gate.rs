@@ -3,10 +3,11 @@
 //!
 //! Tokens are replaced as a whole when the token file changes. Knows nothing of HTTP.
 
-use super::limits::{FailedAttempts, FairShare, InFlight};
+use super::limits::FailedAttempts;
 use super::token_file::{TokenFileError, read_token_file};
 use super::tokens::{Shown, Token, Tokens};
 use crate::clock;
+use crate::share::{Budget, Held};
 use keypeg_client::routes::{Access as RouteAccess, Route};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ pub(crate) struct Gate {
     is_broken: AtomicBool,
     reloads: AtomicU64,
     failed_attempts: FailedAttempts,
-    fair_share: Arc<FairShare>,
+    /// The requests in flight, shared by the tokens.
+    in_flight: Arc<Budget>,
     /// The origin of the times that limits use.
     started: Instant,
 }
@@ -78,7 +80,7 @@ pub(crate) enum Refused {
 pub(crate) struct Admitted {
     pub(crate) shown: Shown,
     #[expect(dead_code, reason = "kept for its drop")]
-    pub(crate) in_flight: InFlight,
+    pub(crate) in_flight: Held,
 }
 
 impl Gate {
@@ -92,7 +94,7 @@ impl Gate {
             is_broken: AtomicBool::new(false),
             reloads: AtomicU64::new(0),
             failed_attempts: FailedAttempts::new(),
-            fair_share: Arc::new(FairShare::new(in_flight_max)),
+            in_flight: Budget::new(in_flight_max as u64),
             started: clock::stopwatch(),
         })
     }
@@ -120,7 +122,7 @@ impl Gate {
         token: &Token,
         Attempt { route, pool, .. }: Attempt<'_>,
         now_ns: u64,
-    ) -> Result<InFlight, Refused> {
+    ) -> Result<Held, Refused> {
         if let Some(rate_limit) = &token.rate_limit {
             rate_limit.admit(now_ns).map_err(Refused::TooOften)?;
         }
@@ -132,7 +134,7 @@ impl Gate {
         if pool.is_some_and(|pool| !token.is_for(pool)) {
             return Err(Refused::Pool);
         }
-        self.fair_share.admit(&token.in_flight).ok_or(Refused::TooMany)
+        self.in_flight.admit_account(&token.in_flight, 1).map_err(|_| Refused::TooMany)
     }
 
     /// Returns whether a request admitted earlier would be admitted now, its limits aside.

@@ -1,12 +1,12 @@
-//! Limits on requests: the rate of a token, invalid tokens from one address, and fair shares of the
-//! requests in flight under load.
+//! Limits on requests: the rate of a token, and invalid tokens from one address.
 //!
 //! Time is an argument, and memory is bounded whatever clients send. Knows nothing of HTTP.
 
+use crate::share::network;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -100,65 +100,6 @@ impl FailedAttempts {
     }
 }
 
-/// Returns the network that counts as one client: a /64 of IPv6, since one client can use all of
-/// it.
-fn network(address: IpAddr) -> u128 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
-    }
-}
-
-/// Divides the requests in flight fairly between callers.
-///
-/// Below half of the server's limit, a caller may have any number of requests in flight. Above it,
-/// no caller may have more than that half divided by the number of active callers.
-#[derive(Debug)]
-pub(crate) struct FairShare {
-    /// Half of the limit on requests in flight.
-    half: usize,
-    total: AtomicUsize,
-    /// Callers with at least one request in flight.
-    active_callers: AtomicUsize,
-}
-
-/// An admitted request; it counts as in flight until this is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    fair_share: Arc<FairShare>,
-    of_caller: Arc<AtomicUsize>,
-}
-
-impl FairShare {
-    pub(crate) fn new(in_flight_max: usize) -> Self {
-        let (total, active_callers) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { half: in_flight_max / 2, total, active_callers }
-    }
-
-    /// Admits a request of the caller whose requests in flight `of_caller` counts; `None` if the
-    /// caller has its share.
-    pub(crate) fn admit(self: &Arc<Self>, of_caller: &Arc<AtomicUsize>) -> Option<InFlight> {
-        let before = of_caller.fetch_add(1, Ordering::Relaxed);
-        let total_before = self.total.fetch_add(1, Ordering::Relaxed);
-        if before == 0 {
-            self.active_callers.fetch_add(1, Ordering::Relaxed);
-        }
-        // Created before the decision, so that a refusal is subtracted again by its drop.
-        let in_flight = InFlight { fair_share: Arc::clone(self), of_caller: Arc::clone(of_caller) };
-        let share = self.half / self.active_callers.load(Ordering::Relaxed).max(1);
-        (total_before < self.half || before < share.max(1)).then_some(in_flight)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.fair_share.total.fetch_sub(1, Ordering::Relaxed);
-        if self.of_caller.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.fair_share.active_callers.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,22 +146,5 @@ mod tests {
         let guesser: IpAddr = "192.0.2.1".parse().unwrap();
         let admitted = (0..1_000).filter(|_| failures.count(guesser, 0).is_ok()).count();
         assert_eq!(admitted as u64, FAILURE_BURST);
-    }
-
-    /// One caller with a hundred simultaneous requests cannot keep another from its share.
-    #[test]
-    fn a_caller_with_many_requests_leaves_the_others_their_share() {
-        let fair_share = Arc::new(FairShare::new(40));
-        let [noisy, calm] = [(); 2].map(|()| Arc::<AtomicUsize>::default());
-        let alone: Vec<_> = (0..100).filter_map(|_| fair_share.admit(&noisy)).collect();
-        assert_eq!(alone.len(), 20, "half of the limit; the rest is for other callers");
-        let of_calm: Vec<_> = (0..15).filter_map(|_| fair_share.admit(&calm)).collect();
-        assert_eq!(of_calm.len(), 10, "half of that half");
-        drop(alone);
-        let late: Vec<_> = (0..100).filter_map(|_| fair_share.admit(&noisy)).collect();
-        assert_eq!((late.len(), of_calm.len()), (10, 10), "with two active callers");
-        drop((late, of_calm));
-        let counts = [&fair_share.total, &fair_share.active_callers];
-        assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
     }
 }

@@ -6,13 +6,13 @@
 
 use super::limits::RateLimit;
 use super::token_entry::{self, Entry};
+use crate::share::Account;
 use keypeg_client::routes::Scope;
 use keypeg_core::PoolName;
 use keypeg_store::Caller;
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use subtle::ConstantTimeEq;
 
 /// The prefix of a token, by which people and secret scanners recognise a leaked one.
@@ -64,8 +64,8 @@ pub(crate) struct Token {
     scopes: Vec<Scope>,
     expires_at_ms: Option<u64>,
     pub(crate) rate_limit: Option<Arc<RateLimit>>,
-    /// The number of its requests in flight.
-    pub(crate) in_flight: Arc<AtomicUsize>,
+    /// Its requests in flight.
+    pub(crate) in_flight: Arc<Account>,
 }
 
 /// The pools a token is for: one by name, or all whose names have a prefix.
