@@ -102,6 +102,14 @@ pub(crate) struct BatchFrame<'a> {
     pub(crate) padded_len: usize,
 }
 
+/// The header of a frame whose CRC is not checked yet.
+pub(crate) struct UncheckedFrame<'a> {
+    pub(crate) head: BatchHead,
+    crc: u32,
+    /// The frame without its padding.
+    frame: &'a [u8],
+}
+
 /// Why bytes are not a valid segment header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadHead {
@@ -207,6 +215,14 @@ impl BatchHead {
 
     /// Parses the frame at the start of `bytes`; `None` if it is not valid and complete.
     pub(crate) fn read(bytes: &[u8]) -> Option<BatchFrame<'_>> {
+        UncheckedFrame::read(bytes)?.checked()
+    }
+}
+
+impl<'a> UncheckedFrame<'a> {
+    /// Parses the header at the start of `bytes`; `None` if no complete frame of this format can
+    /// begin there. O(1).
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         let head = bytes.get(..BATCH_HEAD)?;
         let mut read = Reader(head);
         if read.take::<4>() != *BATCH_MAGIC {
@@ -215,22 +231,34 @@ impl BatchHead {
         let crc = u32::from_le_bytes(read.take());
         let len = u32::from_le_bytes(read.take()) as usize;
         let frame = bytes.get(..BATCH_HEAD.checked_add(len)?)?;
-        if crc32fast::hash(&frame[8..]) != crc {
-            return None;
-        }
         let format = u32::from_le_bytes(read.take());
         if format != FORMAT {
             return None;
         }
-        let head = Self {
+        let head = BatchHead {
             installation: u128::from_le_bytes(read.take()),
             segment: SegmentNumber(read.number()),
             lsn: Lsn(read.number()),
             synced_through: Lsn(read.number()),
             lease_us: read.number(),
         };
+        Some(Self { head, crc, frame })
+    }
+
+    /// Returns the bytes that the CRC covers.
+    pub(crate) fn checked_len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// Computes the CRC; `None` if it does not match. O(bytes of the frame).
+    pub(crate) fn checked(self) -> Option<BatchFrame<'a>> {
+        let Self { head, crc, frame } = self;
         let padded_len = frame.len().next_multiple_of(ALIGN);
-        Some(BatchFrame { head, records: &frame[BATCH_HEAD..], padded_len })
+        (crc32fast::hash(&frame[8..]) == crc).then(|| BatchFrame {
+            head,
+            records: &frame[BATCH_HEAD..],
+            padded_len,
+        })
     }
 }
 

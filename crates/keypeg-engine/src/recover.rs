@@ -7,12 +7,11 @@
 //! sync are never relied on.
 
 mod segments;
+mod tail;
 
 use crate::clock::ClockReading;
 use crate::disk::Disk;
-use crate::frame::{
-    ALIGN, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
-};
+use crate::frame::{BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn};
 use crate::journal::{FreshSegment, Journal, SegmentInfo, UnprovenBatch};
 use crate::keyset::{KeySetDb, KeySetError};
 use crate::layout::{BALLAST, JOURNAL_PREFIX, KEYSET, META, TEMPORARY, file_name, parse_file_name};
@@ -237,23 +236,16 @@ impl ReplayedJournal {
     fn check_tail(&mut self, tail: Tail<'_>, end: Option<Lsn>) -> Result<(), StartError> {
         let Tail { name, bytes, offset } = tail;
         let rest = bytes.get(offset..).unwrap_or_default();
-        let mut is_torn = false;
-        for (index, word) in rest.chunks(ALIGN).enumerate() {
-            if word.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            is_torn = true;
-            // A complete batch after the damage may prove that the damaged bytes were durable once.
-            if let Some(BatchFrame { head, .. }) = BatchHead::read(&rest[index * ALIGN..])
-                && self.is_of_segment(&head)
-            {
-                self.set_synced(head.synced_through);
-            }
-        }
+        // A complete batch after the damage may prove that the damaged bytes were durable once.
+        let scan = tail::scan(rest, |head| self.is_of_segment(head));
+        self.set_synced(scan.synced_through);
         if end.is_some() || self.synced >= self.next {
             return Err(corrupt(name, offset, "a batch that was durable is damaged"));
         }
-        self.batches_cut += u64::from(is_torn);
+        if scan.overlaps {
+            return Err(corrupt(name, offset, "frames overlap, which no crash leaves"));
+        }
+        self.batches_cut += u64::from(scan.is_torn);
         Ok(())
     }
 

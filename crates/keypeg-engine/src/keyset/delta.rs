@@ -3,7 +3,7 @@
 //! A key that is created and removed within one delta never reaches the database. This file knows
 //! the rows of the database but not its tables or transactions.
 
-use super::rows::{CreatedKey, PoolRow, PoolRows, RowKey, retired_key, write_key};
+use super::rows::{CreatedKey, PoolRow, PoolRows, RowKey, retired_key, rows_of, write_key};
 use keypeg_core::{Counters, Fact, IdHashKey, KeyNumber, Lsn, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,8 +55,9 @@ impl KeySetDelta {
             Fact::PoolDeleted { pool } => {
                 pools.remove(pool);
                 self.pools.remove(pool);
-                self.created.retain(|(of, _), _| *of != pool.0);
-                self.quarantined.retain(|(of, _), _| *of != pool.0);
+                // Only the rows of this pool are visited: a batch may delete many small pools.
+                self.created.extract_if(rows_of(*pool), |_, _| true).for_each(drop);
+                self.quarantined.extract_if(rows_of(*pool), |_, _| true).for_each(drop);
                 self.deleted_pools.insert(*pool);
             }
             Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
