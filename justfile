@@ -56,6 +56,10 @@ soak-server length="30m":
 overload:
     bench/overload
 
+# Runs loads that try to take what others need, in memory control groups; `just abuse --list` names them. Needs root.
+abuse *args:
+    bench/abuse {{args}}
+
 # Twenty jobs of two minutes share five accounts by `keypeg exec --wait`, 8 minutes; fails if accounts are idle.
 jobs *args:
     cargo build --release -p keypeg

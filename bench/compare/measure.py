@@ -121,13 +121,13 @@ class Process:
         self.child.wait()
 
 
-def keypeg_serve(directory, *options, durable=True, wrap=()):
+def keypeg_serve(directory, *options, durable=True, wrap=(), binary=KEYPEG):
     """Starts Keypeg on a free port. Returns the process and its URL once the port accepts connections."""
     directory = Path(directory)
     log = directory / "log"
     port = free_port()
     storage = ["--data", directory / "data"] if durable else ["--ephemeral"]
-    process = Process([*wrap, KEYPEG, "serve", "--listen", f"127.0.0.1:{port}", *storage, *options], log)
+    process = Process([*wrap, binary, "serve", "--listen", f"127.0.0.1:{port}", *storage, *options], log)
     wait_for_port(port, process, 600)
     return process, f"http://127.0.0.1:{port}"
 
