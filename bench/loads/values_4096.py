@@ -11,7 +11,7 @@ def attack(target):
     target.request("PUT", pool, {"keepalive_ttl_seconds": None})
     source = random.Random(target.worker)
     added, refusals = 0, {}
-    while not target.is_over():
+    while not target.has_ended():
         values = [f"{source.getrandbits(128):032x}" * 128 for _ in range(1_900)]
         status, answer = target.request("POST", f"{pool}/keys", {"values": values})
         if status == 201:
