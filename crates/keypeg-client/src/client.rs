@@ -38,13 +38,22 @@ pub struct Client {
     authorization: Option<HeaderValue>,
 }
 
-/// The name and version of a server.
+/// The name and version of a server, and of which source it was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerVersion {
     /// Always `keypeg`.
     pub name: String,
     /// The version.
     pub version: String,
+    /// The commit of the source; `None` if the build or an older server does not know it.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// The date of the source, as RFC 3339; `None` if the build or an older server does not know it.
+    #[serde(default)]
+    pub built_at: Option<String>,
+    /// The platform that the server was compiled for; `None` from an older server.
+    #[serde(default)]
+    pub target: Option<String>,
 }
 
 impl Client {

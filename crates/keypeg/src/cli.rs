@@ -6,6 +6,7 @@
 mod bench;
 mod characters;
 mod exec;
+mod health;
 mod import;
 mod lease;
 mod new_keys;
@@ -15,6 +16,7 @@ mod server;
 
 pub use bench::BenchArgs;
 pub use exec::{ExecArgs, LauncherArgs, WatchdogArgs};
+pub use health::HealthArgs;
 pub use import::ImportArgs;
 pub use lease::LeaseArgs;
 pub use server::ServerArgs;
@@ -151,6 +153,10 @@ pub enum ClientCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Exit with 0 if the server accepts requests, with 1 if it does not
+    ///
+    /// For health checks where there is no HTTP client, as in a container.
+    Health(HealthArgs),
     /// Run a command with an acquired key, and release the key when the command exits
     ///
     /// The command finds the key in `KEYPEG_KEY`, its id in `KEYPEG_KEY_ID` and the fencing token
@@ -242,6 +248,7 @@ impl ClientCommand {
                     ["pool", "available", "leased", "resting", "quarantined", "total", "waiting"];
                 server.format.print_rows(&pools, &pools, &columns)
             }
+            Self::Health(args) => args.run().await,
             Self::Exec(args) => exec::run(*args).await,
             Self::ExecLauncher(args) => Err(args.launch()),
             Self::ExecWatchdog(args) => args.watch().await,

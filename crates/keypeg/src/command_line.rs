@@ -4,9 +4,11 @@
 //! options of each command are defined in the file of that command.
 
 use crate::access::TokenCommand;
+use crate::build_info;
 #[cfg(feature = "cli")]
 use crate::cli::ClientCommand;
 use crate::config::DATA;
+use crate::manual::{CompletionsArgs, ManArgs};
 use crate::options::Options;
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 
 /// Server that lends API keys from pools under exclusive, durable leases with fencing tokens
 #[derive(Debug, Parser)]
-#[command(name = "keypeg", version)]
+#[command(name = build_info::NAME, version = build_info::short(), long_version = build_info::long())]
 pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
@@ -36,6 +38,10 @@ pub enum Command {
     /// Create access tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages of all commands
+    Man(ManArgs),
 }
 
 /// The options of `keypeg check`.

@@ -6,6 +6,8 @@ use std::fmt;
 
 /// Exit codes, as defined by sysexits.h.
 pub mod exit {
+    /// The server does not accept requests: the answer of `keypeg health`.
+    pub const UNHEALTHY: u8 = 1;
     /// The command line is invalid.
     pub const USAGE: u8 = 64;
     /// The data directory is damaged or has a newer format, or the server refused the input.

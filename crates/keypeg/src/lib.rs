@@ -6,6 +6,7 @@
 
 mod access;
 mod audit;
+mod build_info;
 #[cfg(feature = "cli")]
 mod cli;
 mod clock;
@@ -16,6 +17,7 @@ mod failure;
 mod file;
 mod http;
 mod log;
+mod manual;
 mod memory;
 mod options;
 mod panics;
@@ -34,8 +36,8 @@ mod vital;
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{
-    BenchArgs, ClientCommand, ExecArgs, ImportArgs, LauncherArgs, LeaseArgs, ServerArgs,
-    WatchdogArgs,
+    BenchArgs, ClientCommand, ExecArgs, HealthArgs, ImportArgs, LauncherArgs, LeaseArgs,
+    ServerArgs, WatchdogArgs,
 };
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
@@ -43,6 +45,7 @@ pub use config::Config;
 pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
 pub use log::{flush_streams, log_to_stderr, print_line, report_usage, start_streams};
+pub use manual::{CompletionsArgs, ManArgs};
 pub use options::Options;
 pub use panics::install as install_panic_hook;
 pub use program::run_program;
@@ -222,7 +225,7 @@ impl fmt::Display for Ready {
         write!(
             f,
             "keypeg {} ready on http://{}: {} in {}, {} active",
-            env!("CARGO_PKG_VERSION"),
+            build_info::VERSION,
             self.addr,
             Count(*keys, "key"),
             Count(*pools, "pool"),
@@ -274,7 +277,7 @@ mod tests {
             report: StartReport { keys, pools: 1, leases: 1, created, ..StartReport::default() },
             data: data.map(Into::into),
         };
-        let start = format!("keypeg {} ready on http://127.0.0.1:8000:", env!("CARGO_PKG_VERSION"));
+        let start = format!("keypeg {} ready on http://127.0.0.1:8000:", build_info::VERSION);
         for (ready, rest) in [
             (
                 ready(3, false, Some("./keypeg-data")),

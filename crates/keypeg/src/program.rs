@@ -56,6 +56,8 @@ fn run(open: OpenStore) -> Result<u8, Failure> {
         Command::Serve(options) => serve(*options, open).map(|()| 0),
         Command::Check(args) => check(&args.data).map(|()| 0),
         Command::Token(command) => command.run().map(|()| 0),
+        Command::Completions(args) => args.print(&Cli::command()).map(|()| 0),
+        Command::Man(args) => args.write(Cli::command()).map(|()| 0),
         #[cfg(feature = "cli")]
         Command::Client(command) => command.run(),
     }

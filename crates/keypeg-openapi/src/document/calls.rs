@@ -446,9 +446,23 @@ fn server(operation: &str) -> Option<Call> {
             &[Code::ShuttingDown],
         ),
         "version" => {
-            let members = json!({ "name": { "type": "string" }, "version": { "type": "string" } });
-            let which = json!({ "name": "keypeg", "version": env!("CARGO_PKG_VERSION") });
-            Call::new("", vec![inline(200, "The version.", &members, which)], &[])
+            let members = json!({
+                "name": { "type": "string" },
+                "version": { "type": "string" },
+                "commit": { "type": ["string", "null"] },
+                "built_at": { "type": ["string", "null"], "format": "date-time" },
+                "target": { "type": "string" },
+            });
+            let which = json!({
+                "name": "keypeg",
+                "version": env!("CARGO_PKG_VERSION"),
+                "commit": "0123456789abcdef0123456789abcdef01234567",
+                "built_at": "2026-11-26T00:00:00Z",
+                "target": "x86_64-unknown-linux-gnu",
+            });
+            let text = "`commit` and `built_at` are null if the build does not know them. \
+                        `built_at` is the date of the source.";
+            Call::new(text, vec![inline(200, "The version.", &members, which)], &[])
         }
         "metrics" => Call::new(
             "The text format of Prometheus, or OpenMetrics if `Accept` prefers it. Labels never \

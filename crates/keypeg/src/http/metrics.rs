@@ -7,6 +7,7 @@ pub(super) mod exposition;
 
 use crate::access::{Access, GateCounters};
 use crate::audit::{Audit, AuditCounters};
+use crate::build_info;
 use crate::log;
 use crate::memory::MemoryPlan;
 use hyper::StatusCode;
@@ -255,6 +256,7 @@ fn float(number: u64) -> f64 {
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_build(&mut encoder)?;
         self.encode_http(&mut encoder)?;
         self.encode_engine(&mut encoder)?;
         self.encode_memory(&mut encoder)?;
@@ -338,6 +340,19 @@ impl Scrape {
         }
         Ok(())
     }
+}
+
+/// Writes which build runs, as labels of a gauge that is always 1. Dashboards join it to the other
+/// metrics.
+fn encode_build(to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Always 1; the labels are version, commit and target of the program";
+    let mut family = to.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
+    let labels = [
+        ("version", build_info::VERSION),
+        ("commit", build_info::commit_or_unknown()),
+        ("target", build_info::TARGET),
+    ];
+    ConstGauge::new(1_u64).encode(family.encode_family(&labels)?)
 }
 
 fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -466,7 +466,15 @@ fn the_server_reports_its_health_and_version() {
     client.ask("GET /livez").is(200, &json!({ "status": "live" }));
     client.ask("GET /readyz").is(200, &json!({ "status": "ready" }));
     let version = env!("CARGO_PKG_VERSION");
-    client.ask("GET /version").is(200, &json!({ "name": "keypeg", "version": version }));
+    let expected = json!({ "name": "keypeg", "version": version });
+    let answer = client.ask("GET /version").is(200, &expected);
+    assert!(answer["target"].as_str().unwrap().contains("linux"), "{answer}");
+    // A build without git and without SOURCE_DATE_EPOCH knows neither.
+    let is_commit = |commit: &str| commit.len() >= 7;
+    assert!(answer["commit"].as_str().is_none_or(is_commit), "{answer}");
+    let is_utc = |date: &str| date.len() == 20 && date.ends_with('Z');
+    assert!(answer["built_at"].as_str().is_none_or(is_utc), "{answer}");
+    assert_eq!(answer.as_object().unwrap().len(), 5, "{answer}");
     let ids: HashSet<String> = (0..100)
         .map(|_| client.ask("GET /livez").header("x-request-id").unwrap().to_owned())
         .collect();

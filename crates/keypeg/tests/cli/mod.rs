@@ -7,9 +7,13 @@ mod commands;
 #[cfg(feature = "cli")]
 mod exec;
 #[cfg(feature = "cli")]
+mod health;
+#[cfg(feature = "cli")]
 mod import;
 #[cfg(feature = "cli")]
 mod import_options;
+#[cfg(feature = "cli")]
+mod manual;
 #[cfg(feature = "cli")]
 mod output;
 #[cfg(feature = "cli")]

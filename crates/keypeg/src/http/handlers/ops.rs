@@ -2,6 +2,7 @@
 //!
 //! All of them answer GET and HEAD only, and none changes anything.
 
+use crate::build_info;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
@@ -46,8 +47,14 @@ pub(crate) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerR
 /// Answers `/version`.
 pub(crate) fn version(request: &Request) -> HandlerResult {
     require_read(request)?;
-    let version = env!("CARGO_PKG_VERSION");
-    Ok(json_response(StatusCode::OK, &json!({ "name": "keypeg", "version": version })))
+    let version = json!({
+        "name": "keypeg",
+        "version": build_info::VERSION,
+        "commit": build_info::commit(),
+        "built_at": build_info::built_at(),
+        "target": build_info::TARGET,
+    });
+    Ok(json_response(StatusCode::OK, &version))
 }
 
 /// Answers `/metrics`, in the format that the scraper prefers.
