@@ -41,6 +41,8 @@ pub enum Sabotage {
     ShortenAfterReboot,
     /// Serving time advances while the server cannot serve.
     PurgeByLeaseClock,
+    /// Serving time advances while the server refuses keep-alives.
+    PurgeWhileRefusing,
     /// A purge is not recorded.
     ForgetPurge,
     /// An imported value is not retired when its key is deleted or purged.
@@ -61,7 +63,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All defects.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -79,6 +81,7 @@ impl Sabotage {
         Self::CountWallTime,
         Self::ShortenAfterReboot,
         Self::PurgeByLeaseClock,
+        Self::PurgeWhileRefusing,
         Self::ForgetPurge,
         Self::ForgetRetired,
         Self::ForgetGenerated,

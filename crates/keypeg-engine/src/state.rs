@@ -29,6 +29,7 @@ use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
 use keypeg_store::{LaneItem, Reply, RequestError};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 pub use work::CallId;
 use work::{Admission, ParkedImport, QueuedRequest, SegmentDrop};
 
@@ -147,6 +148,13 @@ impl EngineState {
     /// Returns the wakeup that the checkpointer notifies when it has the result of a lookup.
     pub(crate) fn wakeup(&self) -> Wakeup {
         self.lookups.wakeup()
+    }
+
+    /// Notes that the server refused keep-alives for want of room since the last turn: the time since
+    /// then purges no key, nor the time until their clients have tried again.
+    pub fn note_refused_keep_alives(&mut self, count: u64) {
+        self.metrics.refused_keep_alives.fetch_add(count, Ordering::Relaxed);
+        self.times.note_refused_keep_alives();
     }
 
     /// Runs one turn: takes requests from the front of `requests` and adds their replies to
@@ -361,6 +369,8 @@ impl EngineState {
             lease_us.filter(|_| clocks_run).map(|us| us.saturating_sub(self.now.lease_us));
         let purge =
             serving_us.filter(|_| clocks_run).map(|us| us.saturating_sub(self.now.serving_us));
+        // While serving time stands still no purge comes nearer.
+        let purge = purge.map(|us| us + self.times.standstill_us());
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
         let retry = starved.then_some(RETRY_US);
         let has_requests = !self.carried_over.is_empty() || !self.checked_imports.is_empty();

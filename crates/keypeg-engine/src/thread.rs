@@ -54,6 +54,10 @@ impl Run {
     }
 
     fn take_requests(&mut self, requests: &mut VecDeque<(CallId, LaneItem)>) {
+        let refused = self.lanes.iter_mut().map(EngineLane::take_refused_keep_alives).sum();
+        if refused > 0 {
+            self.state.note_refused_keep_alives(refused);
+        }
         for (index, lane) in (0..).zip(&mut self.lanes) {
             lane.take(|CallSlot(slot), item| {
                 requests.push_back((CallId { lane: index, slot }, item));

@@ -2,8 +2,9 @@
 //!
 //! Lease time is boot time plus an offset, so that it continues where the journal's last clock
 //! stood: downtime counts over a restart in the same boot, but not over a reboot, so a lease can
-//! end late but never early. Serving time advances by at most a second in each step, so that no key
-//! loses life while the server is stopped. Neither clock ever goes back.
+//! end late but never early. Serving time advances by at most a second in each step, and not while
+//! keep-alives are refused, so that no key loses life while no client can keep it alive. Neither
+//! clock ever goes back.
 
 use crate::clock::{Clock, ClockReading};
 use keypeg_core::sabotage::{Sabotage, enabled};
@@ -13,6 +14,10 @@ use keypeg_core::{Now, US_PER_S};
 /// that was stopped, suspended or waiting for its disk.
 const SERVING_STEP_MAX_US: u64 = US_PER_S;
 
+/// How long serving time stands still after a refused keep-alive: a refusal asks its client to try
+/// again in a second, and the client may be late by as much.
+const REFUSAL_US: u64 = 2 * US_PER_S;
+
 /// The clocks of a running engine.
 pub(crate) struct Times {
     clock: Box<dyn Clock>,
@@ -20,6 +25,10 @@ pub(crate) struct Times {
     lease_offset_us: u64,
     boot_us: u64,
     serving_us: u64,
+    /// Whether a keep-alive was refused since the last step.
+    was_refused: bool,
+    /// The boot time until which serving time stands still.
+    stands_until_us: u64,
 }
 
 /// The last clock values in a journal.
@@ -50,12 +59,30 @@ impl Times {
                 (last.lease_us + skipped_us).wrapping_sub(reading.boot_us)
             }
         };
-        Self { clock, lease_offset_us, boot_us: reading.boot_us, serving_us: 0 }
+        Self {
+            clock,
+            lease_offset_us,
+            boot_us: reading.boot_us,
+            serving_us: 0,
+            was_refused: false,
+            stands_until_us: 0,
+        }
     }
 
     /// Returns the boot time of the last reading, which pairs with its lease time.
     pub(crate) fn boot_us(&self) -> u64 {
         self.boot_us
+    }
+
+    /// Notes that keep-alives were refused since the last step: that time does not count as serving
+    /// time, nor does [`REFUSAL_US`] after the next step.
+    pub(crate) fn note_refused_keep_alives(&mut self) {
+        self.was_refused = !enabled(Sabotage::PurgeWhileRefusing);
+    }
+
+    /// Returns how long serving time stands still from the last step on.
+    pub(crate) fn standstill_us(&self) -> u64 {
+        self.stands_until_us.saturating_sub(self.boot_us)
     }
 
     /// Reads the boot time, to measure durations; the deciding clocks do not advance.
@@ -67,10 +94,15 @@ impl Times {
     pub(crate) fn now(&mut self, serving: bool) -> Now {
         let reading = deciding(self.clock.read());
         let boot_us = reading.boot_us.max(self.boot_us);
+        if std::mem::take(&mut self.was_refused) {
+            self.boot_us = boot_us;
+            self.stands_until_us = boot_us + REFUSAL_US;
+        }
         if serving {
             let uncapped = enabled(Sabotage::PurgeByLeaseClock);
             let step_max_us = if uncapped { u64::MAX } else { SERVING_STEP_MAX_US };
-            self.serving_us += (boot_us - self.boot_us).min(step_max_us);
+            let counted_from_us = self.stands_until_us.clamp(self.boot_us, boot_us);
+            self.serving_us += (boot_us - counted_from_us).min(step_max_us);
         }
         self.boot_us = boot_us;
         Now {
@@ -142,5 +174,23 @@ mod tests {
         assert_eq!(steps(), (10, 10), "lease time stands still when the clock goes back");
         assert_eq!(steps(), (20, 20));
         assert_eq!(steps(), (20 + 400 * US_PER_S, 20 + US_PER_S), "a pause of 400 s");
+    }
+
+    #[test]
+    fn serving_time_stands_still_while_keep_alives_are_refused_and_until_clients_have_retried() {
+        let readings = [300_000, 900_000, 1_500_000, 2_800_000, 3_100_000, 4_000_000];
+        let mut times =
+            Times::resume(Box::new(ScriptedClock(readings.into())), reading(1, 0), None);
+        assert_eq!(times.now(true).serving_us, 300_000);
+        times.note_refused_keep_alives();
+        assert_eq!(times.now(true).serving_us, 300_000, "since the last step");
+        assert_eq!(times.standstill_us(), REFUSAL_US);
+        assert_eq!(times.now(true).serving_us, 300_000);
+        assert_eq!(times.now(true).serving_us, 300_000);
+        assert_eq!(times.standstill_us(), 100_000);
+        let now = times.now(true);
+        assert_eq!((now.lease_us, now.serving_us), (3_100_000, 500_000), "from 2.9 s on");
+        assert_eq!(times.standstill_us(), 0);
+        assert_eq!(times.now(true).serving_us, 1_400_000);
     }
 }

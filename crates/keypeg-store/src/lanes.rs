@@ -14,7 +14,7 @@ use keypeg_core::sabotage::{Sabotage, enabled};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
@@ -35,6 +35,8 @@ pub struct EngineLane {
     shared: Arc<Shared>,
     items: Vec<(CallSlot, LaneItem)>,
     replies: Vec<(CallSlot, Reply)>,
+    /// The refused keep-alives that the store knows of.
+    seen_refusals: u64,
 }
 
 /// What a store takes from a lane.
@@ -73,6 +75,8 @@ struct Shared {
     /// By how many places a configured capacity is below [`LANE_MAX`]; the reserve shrinks by as
     /// many.
     capacity_cut: AtomicUsize,
+    /// The number of refused keep-alives, see [`Lane::note_refused_keep_alive`].
+    refused_keep_alives: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +118,7 @@ pub fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
     let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
-        EngineLane { shared, items: Vec::new(), replies: Vec::new() },
+        EngineLane { shared, items: Vec::new(), replies: Vec::new(), seen_refusals: 0 },
     )
 }
 
@@ -123,6 +127,13 @@ impl Lane {
     /// reserve for the other calls gets the same size.
     pub fn set_capacity(&self, requests: usize) {
         self.shared.capacity_cut.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
+    }
+
+    /// Notes that the server refused a keep-alive, or what could have become one, for want of room.
+    /// Time during which clients cannot keep their keys alive purges no key: see
+    /// [`EngineLane::take_refused_keep_alives`].
+    pub fn note_refused_keep_alive(&self) {
+        self.shared.refused_keep_alives.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Submits a request; the future returns its reply. A full or closed lane refuses at once.
@@ -161,6 +172,10 @@ impl Lane {
                 return Err(RequestError::ShuttingDown);
             }
             if inbox.queue.len() >= queue_max {
+                drop(inbox);
+                if request.call.keeps_alive() {
+                    self.note_refused_keep_alive();
+                }
                 return Err(RequestError::Overloaded);
             }
             inbox.queue.push((slot, LaneItem::Request(request)));
@@ -225,6 +240,14 @@ impl EngineLane {
         for (slot, item) in self.items.drain(..) {
             each(slot, item);
         }
+    }
+
+    /// Returns the number of keep-alives that were refused for want of room since the last call. If
+    /// there are any, the time since the last turn must not count towards a purge, nor the time
+    /// until their clients have tried again.
+    pub fn take_refused_keep_alives(&mut self) -> u64 {
+        let count = self.shared.refused_keep_alives.load(Ordering::Relaxed);
+        count - mem::replace(&mut self.seen_refusals, count)
     }
 
     /// Buffers a reply until [`EngineLane::flush`].

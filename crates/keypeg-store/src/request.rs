@@ -257,6 +257,14 @@ impl Call {
         matches!(self, Self::Acquire { wait_ms: 1.., .. })
     }
 
+    /// Returns whether the call only moves the keep-alive deadlines of keys.
+    pub fn keeps_alive(&self) -> bool {
+        matches!(
+            self,
+            Self::KeepAlive { .. } | Self::KeepAliveMany { .. } | Self::KeepAliveAll { .. }
+        )
+    }
+
     /// Returns whether a full lane refuses this call first. Calls that release or keep alive have
     /// the reserve [`LANE_RESERVE`](crate::LANE_RESERVE) instead.
     pub fn is_new_work(&self) -> bool {

@@ -52,6 +52,8 @@ pub(crate) struct Plan {
 pub(crate) struct Simulation {
     plan: Plan,
     random: SeededRandom,
+    /// Draws when the server refuses keep-alives; `None` if it never does.
+    refusals: Option<SeededRandom>,
     clock: SimClock,
     faults: FaultInjector,
     disk: SimDisk,
@@ -89,6 +91,8 @@ pub(crate) struct Candidate {
 struct LastTurn {
     serving_ms: u64,
     boot_ms: u64,
+    /// The boot time until which serving time stands still.
+    stands_until_ms: u64,
 }
 
 /// A turn or another operation that the end of the process interrupted.
@@ -143,6 +147,7 @@ impl Simulation {
         Self {
             plan,
             random,
+            refusals: seed.is_multiple_of(3).then_some(SeededRandom(seed ^ 0x4ef0)),
             clock,
             faults,
             disk,
@@ -151,7 +156,7 @@ impl Simulation {
             lease_time_known: false,
             counted_boot_ms,
             clients: Clients::new(behavior),
-            last_turn: LastTurn { serving_ms: 0, boot_ms: 0 },
+            last_turn: LastTurn { serving_ms: 0, boot_ms: 0, stands_until_ms: 0 },
             slots: 0,
             token: 0,
             consecutive_tokens: 0,
@@ -263,17 +268,15 @@ impl Simulation {
     }
 
     fn draw_ms_to_deadline(&mut self) -> u64 {
-        let Candidate { model, lease_ms } = &self.models[0];
-        let lease = *lease_ms;
-        let since = self.clock.boot_ms() - self.last_turn.boot_ms;
-        let serving = self.last_turn.serving_ms + since.min(1_000);
+        let Candidate { model, lease_ms: lease } = &self.models[0];
+        let serving = self.serving_ms_now();
         let mut lengths = Vec::new();
         for pool in model.pools.values() {
-            lengths.extend(pool.wait_queue.iter().map(|waiter| waiter.end.saturating_sub(lease)));
+            lengths.extend(pool.wait_queue.iter().map(|waiter| waiter.end.saturating_sub(*lease)));
             for key in &pool.keys {
                 match &key.state {
-                    State::Leased(lease_of) => lengths.push(lease_of.until.saturating_sub(lease)),
-                    State::Resting { until, .. } => lengths.push(until.saturating_sub(lease)),
+                    State::Leased(lease_of) => lengths.push(lease_of.until.saturating_sub(*lease)),
+                    State::Resting { until, .. } => lengths.push(until.saturating_sub(*lease)),
                     State::Available | State::Quarantined { .. } => {}
                 }
                 lengths.extend(key.purge_at.map(|purge_at| purge_at.saturating_sub(serving)));
@@ -310,6 +313,7 @@ impl Simulation {
             }
         }
         self.count_lease_time();
+        self.refuse_keep_alives();
         self.count_serving_time();
         let turn_start = self.clock.true_ms();
         let instants = self.instants();

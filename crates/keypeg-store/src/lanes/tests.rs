@@ -204,3 +204,20 @@ fn slots_are_reused() {
 fn an_item_takes_no_more_memory_than_its_request() {
     assert_eq!(size_of::<LaneItem>(), size_of::<Request>());
 }
+
+#[test]
+fn refused_keep_alives_are_counted_until_the_store_takes_the_count() {
+    let (lane, mut engine) = lane(&Wakeup::default());
+    lane.set_capacity(16);
+    let keep_alive = || request(Call::KeepAliveAll { pool: PoolName::default_pool() });
+    let queued: Vec<_> = (0..32).map(|_| lane.submit(keep_alive())).collect();
+    assert_eq!(engine.take_refused_keep_alives(), 0);
+    for call in [keep_alive(), keep_alive(), acquire()] {
+        let reply = poll(std::pin::pin!(lane.submit(call)));
+        assert!(matches!(reply, Poll::Ready(Reply::Refused(RequestError::Overloaded))));
+    }
+    assert_eq!(engine.take_refused_keep_alives(), 2);
+    lane.note_refused_keep_alive();
+    assert_eq!([engine.take_refused_keep_alives(), engine.take_refused_keep_alives()], [1, 0]);
+    drop(queued);
+}

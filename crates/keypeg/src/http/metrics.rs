@@ -181,6 +181,7 @@ impl Metrics {
             waiting: sum(|pool| pool.waiting),
             followers: load(&store_metrics.subscribers),
             events: load(&store_metrics.events),
+            refused_keep_alives: load(&store_metrics.refused_keep_alives),
             resyncs: load(&store_metrics.resyncs),
             starts: recovery.starts_before + 1,
             batches_cut: recovery.batches_cut,
@@ -210,6 +211,7 @@ struct Scrape {
     waiting: u64,
     followers: u64,
     events: u64,
+    refused_keep_alives: u64,
     resyncs: u64,
     starts: u64,
     batches_cut: u64,
@@ -306,6 +308,8 @@ impl Scrape {
         let help =
             "Resync events sent to subscribers that could not continue from an earlier event";
         counter(to, "resyncs", help, self.resyncs)?;
+        let help = "Keep-alives refused for want of room, while which keep-alive time stands still";
+        counter(to, "refused_keepalives", help, self.refused_keep_alives)?;
         let help = "Starts of the server on this data directory, including this one";
         gauge(to, "starts", help, self.starts)?;
         let help = "Incomplete batches that this start discarded at the end of the journal";

@@ -14,10 +14,29 @@ impl Simulation {
 
     /// Counts serving time up to the turn that starts now.
     pub(super) fn count_serving_time(&mut self) {
+        let (serving_ms, boot_ms) = (self.serving_ms_now(), self.clock.boot_ms());
+        self.last_turn = LastTurn { serving_ms, boot_ms, ..self.last_turn };
+    }
+
+    /// The serving time of a turn that starts now.
+    pub(super) fn serving_ms_now(&self) -> u64 {
         let boot_ms = self.clock.boot_ms();
-        let LastTurn { serving_ms, boot_ms: last_ms } = self.last_turn;
-        self.last_turn =
-            LastTurn { serving_ms: serving_ms + (boot_ms - last_ms).min(1_000), boot_ms };
+        let LastTurn { serving_ms, boot_ms: last_ms, stands_until_ms } = self.last_turn;
+        serving_ms + (boot_ms - stands_until_ms.clamp(last_ms, boot_ms)).min(1_000)
+    }
+
+    /// Sometimes refuses keep-alives since the last turn, as an overloaded server does: serving time
+    /// stands still since then, and for two more seconds.
+    pub(super) fn refuse_keep_alives(&mut self) {
+        let Some(refusals) = &mut self.refusals else { return };
+        if refusals.below(12) > 0 {
+            return;
+        }
+        let boot_ms = self.clock.boot_ms();
+        self.last_turn = LastTurn { boot_ms, stands_until_ms: boot_ms + 2_000, ..self.last_turn };
+        self.note("the server refused keep-alives");
+        self.coverage.count("keep-alives were refused");
+        self.engine.as_mut().expect("the engine runs").note_refused_keep_alives(1);
     }
 
     /// Returns how much later than it began a turn can have happened. A turn that begins on a full

@@ -116,7 +116,8 @@ impl Simulation {
             self.coverage.count("interrupted starts");
             self.end_process();
         }
-        self.last_turn = LastTurn { serving_ms: 0, boot_ms: self.clock.boot_ms() };
+        self.last_turn =
+            LastTurn { serving_ms: 0, boot_ms: self.clock.boot_ms(), stands_until_ms: 0 };
         self.check_recovery(lost)
     }
 
