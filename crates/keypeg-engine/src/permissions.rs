@@ -63,7 +63,7 @@ fn judge_directory(dir: Permissions, path: &str, user: u32) -> Result<Option<Str
         if !is_sticky {
             return Err(StartError::Exposed(format!(
                 "every user of this machine can replace the files in {path} (mode {mode:04o}): run \
-                 chmod 0700 {path}, or use a directory below it as --data"
+                 chmod 0700 {path}, or use another directory as --data"
             )));
         }
         return Ok(Some(format!(

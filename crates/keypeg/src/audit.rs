@@ -14,6 +14,7 @@ pub(crate) use queue::{Audit, AuditCounters, Entry};
 pub(crate) use writer::AuditWriter;
 
 use crate::failure::{Failure, exit};
+use crate::permissions::{Trusted, Verdict, examine_way};
 use file::LogFile;
 use queue::{QUEUE_MAX, State};
 use std::io;
@@ -23,6 +24,12 @@ use tokio::sync::mpsc;
 /// Opens the log file and starts the writing thread.
 pub(crate) fn open(settings: AuditSettings) -> Result<(Audit, AuditWriter), Failure> {
     let path = settings.path.clone();
+    // Not refused: a log in a shared volume is better than none.
+    if let Ok(Verdict::Exposed(reason) | Verdict::Doubtful(reason)) =
+        examine_way(&path, "file", Trusted::own())
+    {
+        tracing::warn!("audit log {}: {reason}", path.display());
+    }
     let log = LogFile::open(settings).map_err(|error| {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
         let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };

@@ -5,6 +5,7 @@
 
 use crate::failure::{Failure, exit};
 use crate::options::Options;
+use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
 use crate::text_file;
 use crate::toml_text::{self, line_at, unknown_field};
 use clap::{Args as _, Command};
@@ -14,10 +15,13 @@ use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 use toml::{Spanned, Value};
 
+/// The kind of an error about a file that another user could change.
+const EXPOSED: ErrorKind = ErrorKind::InvalidInput;
 /// The largest configuration file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Reads the options of the file at `path`.
+/// Reads the options of the file at `path`. The file names the token file and the data directory,
+/// so no other user may be able to change or replace it.
 pub(crate) fn read(path: &Path) -> Result<Options, Failure> {
     let text = text(path).map_err(|error| {
         let code = [
@@ -25,6 +29,7 @@ pub(crate) fn read(path: &Path) -> Result<Options, Failure> {
             (ErrorKind::PermissionDenied, exit::PERMISSION),
             (ErrorKind::InvalidData, exit::CONFIG),
             (ErrorKind::FileTooLarge, exit::CONFIG),
+            (EXPOSED, exit::CONFIG),
         ]
         .into_iter()
         .find(|(kind, _)| *kind == error.kind())
@@ -76,14 +81,25 @@ fn value_at(text: &str, offset: usize) -> Option<(String, Value)> {
 
 /// Reads a file of at most `FILE_MAX` bytes.
 fn text(path: &Path) -> io::Result<String> {
+    let trusted = Trusted::own();
+    refuse_exposed(examine_way(path, "file", trusted)?)?;
+    let file = fs::File::open(path)?;
+    refuse_exposed(examine_file(rustix::fs::fstat(&file)?, trusted))?;
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MAX {
         let message = format!("the file is larger than {FILE_MAX} bytes");
         return Err(io::Error::new(ErrorKind::FileTooLarge, message));
     }
     let text = text_file::decode(bytes);
     text.map_err(|error| io::Error::new(ErrorKind::InvalidData, error.to_string()))
+}
+
+fn refuse_exposed(verdict: Verdict) -> io::Result<()> {
+    match verdict {
+        Verdict::Safe | Verdict::Doubtful(_) => Ok(()),
+        Verdict::Exposed(reason) => Err(io::Error::new(EXPOSED, reason)),
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod manual;
 mod memory;
 mod options;
 mod panics;
+mod permissions;
 mod program;
 mod random;
 #[cfg_attr(not(test), expect(dead_code, reason = "the bounds of bodies and answers use it next"))]

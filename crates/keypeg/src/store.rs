@@ -6,6 +6,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::log;
+use crate::permissions::{Trusted, Verdict, examine_way};
 use crate::random::SystemRandom;
 use keypeg_engine::{Engine, EngineConfig, StartError};
 use keypeg_store::{OpenedStore, StartReport};
@@ -14,6 +15,9 @@ use std::path::Path;
 
 /// Opens the store that the configuration names, with this number of lanes. O(keys).
 pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
+    if let Some(data) = &config.data {
+        refuse_exposed(data)?;
+    }
     let engine_config = EngineConfig {
         data: config.data.clone(),
         lanes,
@@ -25,6 +29,22 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     keypeg_engine::set_exit_hook(log::flush_streams);
     let (engine, lanes, report) = Engine::start(&engine_config, clock, random)?;
     Ok(OpenedStore { store: Box::new(engine), lanes, report })
+}
+
+/// Refuses a data directory that another user could replace as a whole. The engine judges what is
+/// inside, whose owner it trusts, and reports a directory that cannot be read.
+fn refuse_exposed(data: &Path) -> Result<(), Failure> {
+    let data_path = data.display();
+    match examine_way(data, "directory", Trusted::and_owner_of(data)) {
+        Ok(Verdict::Exposed(reason)) => {
+            Err(Failure::new(exit::CONFIG, format!("data directory {data_path}: {reason}")))
+        }
+        Ok(Verdict::Doubtful(warning)) => {
+            tracing::warn!("data directory {data_path}: {warning}");
+            Ok(())
+        }
+        Ok(Verdict::Safe) | Err(_) => Ok(()),
+    }
 }
 
 /// Returns what a start would find in a data directory of the embedded engine, and changes nothing

@@ -7,6 +7,7 @@ use super::limits::FailedAttempts;
 use super::token_file::{TokenFileError, read_token_file};
 use super::tokens::{Shown, Token, Tokens};
 use crate::clock;
+use crate::permissions::Trusted;
 use crate::share::{Budget, Held};
 use keypeg_client::routes::{Access as RouteAccess, Route};
 use std::net::IpAddr;
@@ -86,7 +87,7 @@ pub(crate) struct Admitted {
 impl Gate {
     /// Reads the token file; `in_flight_max` is the server's limit on requests in flight.
     pub(crate) fn open(path: PathBuf, in_flight_max: usize) -> Result<Self, TokenFileError> {
-        let text = read_token_file(&path)?.text;
+        let text = read_token_file(&path, Trusted::own())?.text;
         let tokens = Tokens::parse(&text, None).map_err(TokenFileError::Content)?;
         Ok(Self {
             path,

@@ -8,6 +8,7 @@ use crate::SystemRandom;
 use crate::clock;
 use crate::duration::parse_ms;
 use crate::failure::{Failure, exit};
+use crate::permissions::Trusted;
 use crate::streams;
 use clap::{Args, Subcommand};
 use keypeg_client::UnixMs;
@@ -173,6 +174,8 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
             format!("cannot add the token to {}: {error}; check --tokens", path.display()),
         )
     };
+    // Root may prepare the file of a server that runs as another user, the owner of the file.
+    let trusted = Trusted::and_owner_of(path);
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
     let is_new = created.is_ok();
@@ -185,7 +188,7 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
         created => created,
     };
     let file = file.map_err(|error| failed(error.into()))?;
-    let before = super::read_token_file(path).map_err(|error| {
+    let before = super::read_token_file(path, trusted).map_err(|error| {
         if is_new {
             // A token file must not remain in a directory where others could replace it.
             let _ = std::fs::remove_file(path);

@@ -6,6 +6,7 @@
 use super::gate::Gate;
 use super::token_file::{TokenFileError, read_token_file};
 use crate::failure::{Failure, exit};
+use crate::permissions::Trusted;
 use crate::vital;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -31,23 +32,19 @@ pub(crate) fn watch(gate: &Arc<Gate>) -> Result<(), Failure> {
 async fn reload_on_change(gate: Weak<Gate>, mut hangup: Signal) {
     let mut ticks = interval(RELOAD_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut last, mut was_world_readable) = (None, false);
+    let (mut last, mut last_warnings) = (None, Vec::new());
     loop {
         let is_requested = tokio::select! {
             _ = ticks.tick() => false,
             _ = hangup.recv() => true,
         };
         let Some(gate) = gate.upgrade() else { return };
-        let file = read_token_file(&gate.path);
-        let is_world_readable = file.as_ref().is_ok_and(|file| file.is_world_readable);
-        if is_world_readable && !was_world_readable {
-            let path = gate.path.display();
-            tracing::warn!(
-                "token file {path}: every user of this machine can read the names and hashes of \
-                 the tokens: run chmod 0640 or 0600 on it"
-            );
+        let file = read_token_file(&gate.path, Trusted::own());
+        let warnings = file.as_ref().map(|file| file.warnings.clone()).unwrap_or_default();
+        for warning in warnings.iter().filter(|warning| !last_warnings.contains(*warning)) {
+            tracing::warn!("token file {}: {warning}", gate.path.display());
         }
-        was_world_readable = is_world_readable;
+        last_warnings = warnings;
         let text = file.map(|file| file.text);
         // An unchanged error is logged once, but a SIGHUP always logs its result.
         let now = text.as_ref().map(String::clone).map_err(ToString::to_string);

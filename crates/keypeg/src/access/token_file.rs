@@ -1,8 +1,11 @@
-//! The token file: reads it, and checks that no other user can write or replace it.
+//! The token file: reads it, if no other user can write or replace it.
+//!
+//! `permissions.rs` judges the owners and the modes. Does not know what the text means.
 
 use crate::failure::{Failure, exit};
+use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
 use crate::text_file;
-use rustix::fs::{FileType, Mode, OFlags, fstat, open, stat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -48,17 +51,23 @@ impl TokenFileError {
     }
 }
 
-/// The text of a token file, and whether every user of the machine can read it.
+/// The text of a token file, and what an operator should correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenFile {
     pub(crate) text: String,
-    pub(crate) is_world_readable: bool,
+    pub(crate) warnings: Vec<String>,
 }
 
-/// Reads the token file, if only its owner can write or replace it. Symbolic links are followed,
-/// because secrets are mounted into containers that way; the permissions of the target count.
-pub(crate) fn read_token_file(path: &Path) -> Result<TokenFile, TokenFileError> {
-    check_directories(path)?;
+/// Reads the token file, if only `trusted` users can write or replace it. Symbolic links are
+/// followed, because secrets are mounted into containers that way; the permissions of the target
+/// count too.
+pub(crate) fn read_token_file(path: &Path, trusted: Trusted) -> Result<TokenFile, TokenFileError> {
+    let mut warnings = Vec::new();
+    match examine_way(path, "file", trusted).map_err(TokenFileError::Io)? {
+        Verdict::Safe => {}
+        Verdict::Doubtful(warning) => warnings.push(warning),
+        Verdict::Exposed(reason) => return Err(TokenFileError::Mode(reason)),
+    }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file =
         open(path, flags, Mode::empty()).map_err(|error| TokenFileError::Io(error.into()))?;
@@ -67,10 +76,20 @@ pub(crate) fn read_token_file(path: &Path) -> Result<TokenFile, TokenFileError> 
         return Err(TokenFileError::Mode("not a regular file".into()));
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
-    if mode.intersects(Mode::WGRP | Mode::WOTH) {
+    if let Verdict::Exposed(reason) = examine_file(stat, trusted) {
+        return Err(TokenFileError::Mode(reason));
+    }
+    if mode.contains(Mode::WGRP) {
         return Err(TokenFileError::Mode(
             "other users can write this file: run chmod 0600 on it".into(),
         ));
+    }
+    if mode.contains(Mode::ROTH) {
+        warnings.push(
+            "every user of this machine can read the names and hashes of the tokens: run chmod \
+             0640 or 0600 on it"
+                .into(),
+        );
     }
     let mut bytes = Vec::new();
     File::from(file).take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(TokenFileError::Io)?;
@@ -79,27 +98,5 @@ pub(crate) fn read_token_file(path: &Path) -> Result<TokenFile, TokenFileError> 
     }
     let text = text_file::decode(bytes);
     let text = text.map_err(|error| TokenFileError::Content(error.to_string()))?;
-    Ok(TokenFile { text, is_world_readable: mode.contains(Mode::ROTH) })
-}
-
-/// Refuses a file whose directory lets every user replace it. Checks the directory of the path and,
-/// for a symbolic link, the directory of the target. A directory with the sticky bit is accepted.
-fn check_directories(path: &Path) -> Result<(), TokenFileError> {
-    let real = std::fs::canonicalize(path).map_err(TokenFileError::Io)?;
-    for file in [path, &real] {
-        let directory = match file.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let mode = stat(directory).map_err(|error| TokenFileError::Io(error.into()))?.st_mode;
-        let mode = Mode::from_raw_mode(mode);
-        if mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX) {
-            let directory = directory.display();
-            return Err(TokenFileError::Mode(format!(
-                "other users can replace this file, since they can write to {directory}: \
-                 run chmod o-w on that directory"
-            )));
-        }
-    }
-    Ok(())
+    Ok(TokenFile { text, warnings })
 }

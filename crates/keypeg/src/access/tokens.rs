@@ -87,6 +87,12 @@ impl TokenHash {
         hashes.filter(|hashes| !hashes.is_empty()).ok_or_else(invalid)
     }
 
+    /// Returns the hashes of an empty text, of an empty line and of a bare prefix: what a script
+    /// makes from a variable that is not set.
+    fn of_no_token() -> [Self; 6] {
+        ["", "\n", "\r\n", " ", PREFIX, "kpt_\n"].map(|text| Self::of(text.as_bytes()))
+    }
+
     fn parse(hex: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -124,12 +130,20 @@ impl Tokens {
             .flat_map(|tokens| tokens.by_hash.values())
             .map(|token| (&*token.name, token))
             .collect();
+        let of_no_token = TokenHash::of_no_token();
         let (mut by_hash, mut names) = (HashMap::new(), HashSet::new());
         for entry in entries {
             let name = entry.name.clone();
             let invalid = |what: String| format!("token {name:?}: {what}");
             let before = known.get(&*entry.name).copied();
             let hashes = TokenHash::parse_all(&entry.sha256).map_err(invalid)?;
+            if hashes.iter().any(|hash| of_no_token.contains(hash)) {
+                return Err(invalid(
+                    "its sha256 is the hash of an empty text, which every client could send: \
+                     create the token with \"keypeg token new\""
+                        .into(),
+                ));
+            }
             let token = Arc::new(Token::new(entry, before).map_err(invalid)?);
             if !names.insert(Arc::clone(&token.name)) {
                 return Err(invalid("another token has the same name: rename one".into()));
@@ -151,7 +165,7 @@ impl Tokens {
 
     /// Finds the token a request sent; the caller checks whether it has expired.
     pub(crate) fn find(&self, shown: &[u8]) -> Option<Shown> {
-        if shown.len() > SHOWN_MAX {
+        if shown.is_empty() || shown.len() > SHOWN_MAX {
             return None;
         }
         let hash = TokenHash::of(shown);
@@ -363,6 +377,7 @@ mod tests {
     #[test]
     fn mistakes_in_the_file_are_reported() {
         let (a, hash) = (entry("a", "t", CI), TokenHash::of(b"u"));
+        let none = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855";
         for (text, says) in [
             (String::new(), "no [[token]]"),
             (a.clone() + "colour = 1", "line 6: unknown field `colour`"),
@@ -397,6 +412,13 @@ mod tests {
             (a.clone() + "max_leases = 10000001", "max_leases must be"),
             (a.clone() + "max_leases = -1", "line 6"),
             (a.replace("sha256 = \"", "sha256 = \"x"), "64 hexadecimal"),
+            (entry("a", "", CI), "token \"a\": its sha256 is the hash of an empty text"),
+            (entry("a", "\n", CI), "the hash of an empty text, which every client could send"),
+            (entry("a", PREFIX, CI), "create the token with \"keypeg token new\""),
+            (
+                format!("[[token]]\nname=\"b\"\nsha256=[\"{hash}\", \"{none}\"]\n{CI}"),
+                "the hash of an empty text",
+            ),
             (format!("{a}[[token]]\nname=\"b\"\nsha256=\"{hash}"), "line 8"),
         ] {
             let error = Tokens::parse(&text, None).expect_err(&text);

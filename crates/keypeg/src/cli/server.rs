@@ -4,20 +4,20 @@
 
 use super::output::OutputFormat;
 use crate::failure::{Failure, exit};
+use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
 use crate::variables::TOKEN as TOKEN_VARIABLE;
 use crate::{streams, text_file};
 use clap::Args;
 use keypeg_client::{Client, ClientSource};
+use rustix::fs::{Mode, Stat};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The variable that names a file with an access token.
 pub(super) const TOKEN_FILE_VARIABLE: &str = "KEYPEG_TOKEN_FILE";
 /// The largest file with an access token, in bytes.
 const TOKEN_FILE_MAX: u64 = 4_096;
-const WORLD_READABLE: u32 = 0o004;
 
 /// The server, the token, the pool and the output format.
 #[derive(Debug, Args)]
@@ -64,15 +64,9 @@ impl ServerArgs {
     /// Reads the access token. It is never an argument: every user of the machine can see those.
     pub(super) fn token(&self) -> Result<Option<String>, Failure> {
         if let Some(path) = &self.token_file {
-            let TokenFile { token, is_world_readable } = read_token(path)?;
-            if is_world_readable {
-                // Not refused: secrets are mounted into containers this way, and those have one
-                // user.
-                streams::print_message(&format!(
-                    "{}: every user of this machine can read this access token: run chmod 0600 on \
-                     it",
-                    path.display()
-                ));
+            let TokenFile { token, warnings } = read_token(path)?;
+            for warning in warnings {
+                streams::print_message(&format!("{}: {warning}", path.display()));
             }
             return Ok(Some(token));
         }
@@ -92,8 +86,9 @@ impl ServerArgs {
 /// The content of a file with an access token.
 struct TokenFile {
     token: String,
-    /// Whether every user of the machine can read the file.
-    is_world_readable: bool,
+    /// What other users could do with the file. Not refused: secrets are mounted into containers
+    /// and put into directories of build jobs this way, and those have one user.
+    warnings: Vec<String>,
 }
 
 /// Reads the file of an access token.
@@ -107,9 +102,10 @@ fn read_token(path: &Path) -> Result<TokenFile, Failure> {
         Failure::new(code, message)
     };
     let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    let stat = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
     let mut bytes = Vec::new();
     file.take(TOKEN_FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let warnings = warnings(path, stat);
     let path = path.display();
     let is_too_large = bytes.len() as u64 > TOKEN_FILE_MAX;
     let text = if is_too_large { Ok(String::new()) } else { text_file::decode(bytes) };
@@ -124,7 +120,21 @@ fn read_token(path: &Path) -> Result<TokenFile, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let token = visible(&text, &path.to_string())?;
-    Ok(TokenFile { token, is_world_readable: mode & WORLD_READABLE != 0 })
+    Ok(TokenFile { token, warnings })
+}
+
+/// Returns what other users could do with the file of an access token.
+fn warnings(path: &Path, file: Stat) -> Vec<String> {
+    let trusted = Trusted::own();
+    let way = examine_way(path, "file", trusted).unwrap_or(Verdict::Safe);
+    let exposed =
+        [way, examine_file(file, trusted)].into_iter().filter_map(|verdict| match verdict {
+            Verdict::Exposed(reason) => Some(reason),
+            Verdict::Safe | Verdict::Doubtful(_) => None,
+        });
+    let is_readable = Mode::from_raw_mode(file.st_mode).contains(Mode::ROTH);
+    let readable = "every user of this machine can read this access token: run chmod 0600 on it";
+    exposed.chain(is_readable.then(|| readable.to_owned())).collect()
 }
 
 /// Returns a token without the blanks around it; `source` names its file or variable.

@@ -1,10 +1,10 @@
 //! Token files: which permissions the server accepts, and where `keypeg token new` writes one.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Server, TempDir, binary, eventually, exit_of, exit_within, keypeg};
-use rustix::process::{Signal, kill_process};
+use crate::support::{Server, TempDir, binary, eventually, exit_of, exit_within, keypeg, skipped};
+use rustix::process::{Signal, getuid, kill_process};
 use std::fs::{Permissions, set_permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -42,6 +42,92 @@ fn a_file_that_others_can_write_is_refused() {
     drop(Server::in_memory(&["--tokens", link.to_str().unwrap()]));
     refused(dir.path(), 78, "not a regular file");
     refused(&dir.path().join("none"), 66, "none");
+}
+
+/// The directory between belonged to the operator, but every user could rename it, and put a
+/// directory with an own token file in its place.
+#[test]
+fn every_directory_above_the_file_is_checked() {
+    let (tokens, outer) = (Tokens::new(), TempDir::new());
+    tokens.add("ci", "*", &["read"], &[]);
+    let between = outer.path().join("between");
+    let inner = between.join("inner");
+    std::fs::create_dir_all(&inner).unwrap();
+    let path = inner.join("tokens.toml");
+    std::fs::copy(tokens.path(), &path).unwrap();
+    chmod(&path, 0o600);
+    for directory in [outer.path(), &between] {
+        chmod(directory, 0o777);
+        refused(&path, 78, "other users can replace this file, since they can write to");
+        chmod(directory, 0o1777);
+        drop(Server::in_memory(&["--tokens", path.to_str().unwrap()]));
+        chmod(directory, 0o755);
+    }
+    if !getuid().is_root() {
+        skipped("every_directory_above_the_file_is_checked", "needs to be root");
+        return;
+    }
+    for (owned, says) in [
+        (outer.path(), "belongs to the user 65534: remove it, or run chown -h 0 on it"),
+        (&*between, "belongs to the user 65534: run keypeg as that user, run chown 0"),
+        (&*path, "it belongs to the user 65534, who can change it: run chown 0 on it"),
+    ] {
+        chown(owned, Some(65_534), None).unwrap();
+        refused(&path, 78, says);
+        chown(owned, Some(0), None).unwrap();
+    }
+    // In a sticky directory, the owner of an entry can replace it.
+    chmod(outer.path(), 0o1777);
+    chown(&between, Some(65_534), None).unwrap();
+    refused(&path, 78, "between belongs to the user 65534");
+}
+
+/// A file that another user may write is as good as one that user has written.
+#[test]
+fn the_configuration_and_the_data_directory_are_checked_as_the_token_file_is() {
+    let outer = TempDir::new();
+    let inner = outer.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let config = inner.join("keypeg.toml");
+    std::fs::write(&config, "ephemeral = true\n").unwrap();
+    let (in_config, in_data) = (["--config", config.to_str().unwrap()], inner.join("data"));
+    let in_data = ["--data", in_data.to_str().unwrap()];
+    let ends = |args: &[&str], says: &str| {
+        let (code, _, said) = exit_within(keypeg(args).args(["--listen", "127.0.0.1:0"]));
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains(says), "{said}");
+    };
+    drop(Server::given(&in_config, &[]));
+    drop(Server::given(&in_data, &[]));
+    chmod(outer.path(), 0o777);
+    ends(&in_config, "other users can replace this file");
+    ends(&in_data, "other users can replace this directory, since they can write to");
+    chmod(outer.path(), 0o755);
+    chmod(&config, 0o666);
+    ends(&in_config, "other users can write this file: run chmod 0600 on it; check --config");
+    drop(Server::given(&["--config", "/dev/null", "--ephemeral"], &[]));
+    // An audit log in a shared volume is better than none.
+    chmod(outer.path(), 0o777);
+    let (audit, log) = (inner.join("audit"), outer.path().join("log"));
+    drop(Server::logged(keypeg(&["--ephemeral", "--audit"]).arg(&audit), &log));
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("WARN") && said.contains("other users can replace this file"), "{said}");
+}
+
+/// `printf %s "$TOKEN" | sha256sum` with a variable that is not set: `Authorization: Bearer` and
+/// nothing more was a valid token.
+#[test]
+fn the_hash_of_no_token_is_refused() {
+    let tokens = Tokens::new();
+    tokens.add("ci", "*", &["read"], &[]);
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let line = |line: &str| match line.starts_with("sha256") {
+        true => format!("sha256 = \"{empty}\"\n"),
+        false => format!("{line}\n"),
+    };
+    tokens.replace(&tokens.text().lines().map(line).collect::<String>());
+    chmod(&tokens.path(), 0o600);
+    refused(&tokens.path(), 78, "its sha256 is the hash of an empty text");
 }
 
 /// A file that the command refuses to keep is not left behind either.
