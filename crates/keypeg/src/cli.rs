@@ -180,9 +180,12 @@ pub enum ClientCommand {
 
 impl ClientCommand {
     /// Runs the command, prints its result, and returns the exit code.
-    pub fn run(self) -> Result<u8, Failure> {
+    pub fn run(mut self) -> Result<u8, Failure> {
         if let Self::ExecLauncher(args) = self {
             return Err(args.launch());
+        }
+        if let Self::Exec(args) = &mut self {
+            args.hide_secrets()?;
         }
         let failed =
             |error| Failure::new(exit::OS, format!("cannot start the client's runtime: {error}"));

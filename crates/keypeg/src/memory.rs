@@ -90,11 +90,18 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// Keeps keys and tokens in memory out of core dumps and away from debuggers of the same user.
+/// Keeps the memory, the environment and the open files of this process away from debuggers and
+/// `/proc` readers of the same user, and out of core dumps. Ends with the next execve.
+pub(crate) fn hide_process() -> rustix::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
+
+/// Keeps keys and tokens in memory out of core dumps, also of all child processes, and away from
+/// debuggers of the same user.
 pub(crate) fn keep_private() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none);
-    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let hidden = hide_process();
     if let Err(error) = limited.and(hidden) {
         tracing::warn!(%error, "cannot disable core dumps: they can contain keys and tokens");
     }

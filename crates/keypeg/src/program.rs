@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::log::{print_line, report_usage, start_streams};
 use crate::options::Options;
-use crate::{streams, variables};
+use crate::{memory, streams, variables};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use keypeg_store::OpenedStore;
@@ -23,6 +23,8 @@ type OpenStore = fn(&Config, usize) -> Result<OpenedStore, Failure>;
 /// number of lanes.
 pub fn run_program(open: OpenStore) -> ExitCode {
     crate::install_panic_hook();
+    // First: the environment can contain an access token. A server reports a failure later.
+    let _ = memory::hide_process();
     let code = match catch_unwind(|| run(open)) {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => {

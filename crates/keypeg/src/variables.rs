@@ -14,6 +14,9 @@ const PREFIX: &str = "KEYPEG_";
 pub(crate) const LOG: &str = "KEYPEG_LOG";
 /// The variable that contains an access token for the commands that call a server.
 pub(crate) const TOKEN: &str = "KEYPEG_TOKEN";
+/// The variable with the descriptor from which `keypeg exec` reads its access token, see
+/// `cli/exec/secrets.rs`.
+pub(crate) const TOKEN_DESCRIPTOR: &str = "KEYPEG_TOKEN_DESCRIPTOR";
 /// The variable with the value of the key, for the command of `keypeg exec`.
 pub(crate) const KEY: &str = "KEYPEG_KEY";
 /// The variable with the id of the key, for the command of `keypeg exec`.
@@ -23,7 +26,8 @@ pub(crate) const LEASE_ID: &str = "KEYPEG_LEASE_ID";
 /// The variable with the fencing token, for the command of `keypeg exec`.
 pub(crate) const FENCING_TOKEN: &str = "KEYPEG_FENCING_TOKEN";
 /// The variables that no option has.
-const WITHOUT_OPTION: [&str; 6] = [LOG, TOKEN, KEY, KEY_ID, LEASE_ID, FENCING_TOKEN];
+const WITHOUT_OPTION: [&str; 7] =
+    [LOG, TOKEN, TOKEN_DESCRIPTOR, KEY, KEY_ID, LEASE_ID, FENCING_TOKEN];
 
 /// Logs a warning for each variable with the prefix `KEYPEG_` that no command of `program` has.
 pub(crate) fn warn_of_unknown(program: &Command) {

@@ -8,6 +8,7 @@ mod job;
 mod launcher;
 mod options;
 mod processes;
+mod secrets;
 mod signals;
 mod supervision;
 mod terminal;
@@ -17,7 +18,6 @@ pub use launcher::LauncherArgs;
 pub use options::ExecArgs;
 pub use watchdog::WatchdogArgs;
 
-use super::server::TOKEN_FILE_VARIABLE;
 use crate::failure::{Failure, exit};
 use crate::variables;
 use job::Job;
@@ -157,10 +157,7 @@ fn start(
     if args.pass_lease_id {
         given.push((variables::LEASE_ID, grant.id.clone()));
     }
-    // The command gets the key, not the access token of this program, and not the key of an exec
-    // around this one.
-    let removed = [variables::TOKEN, TOKEN_FILE_VARIABLE, variables::KEY, variables::LEASE_ID];
-    let job = Job::start(&args.command, &given, &removed)?;
+    let job = Job::start(&args.command, &given, &secrets::NOT_FOR_COMMANDS)?;
     let mut watchdog = Watchdog::start(job.group(), Duration::from_millis(args.grace.ms()))
         .map_err(|error| {
             job.signal_all(rustix::process::Signal::KILL, None);

@@ -40,6 +40,9 @@ pub struct ServerArgs {
     #[arg(long = "output", value_name = "FORMAT")]
     #[arg(value_enum, default_value_t = OutputFormat::Table)]
     pub(super) format: OutputFormat,
+    /// The access token, where it is not in the environment any more.
+    #[arg(skip)]
+    pub(super) given_token: Option<String>,
 }
 
 impl ServerArgs {
@@ -69,6 +72,9 @@ impl ServerArgs {
                 streams::print_message(&format!("{}: {warning}", path.display()));
             }
             return Ok(Some(token));
+        }
+        if let Some(token) = &self.given_token {
+            return Ok(Some(token.clone()));
         }
         let Some(token) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(None) };
         let text = token.into_string().unwrap_or_default();
@@ -140,12 +146,13 @@ fn warnings(path: &Path, file: Stat) -> Vec<String> {
 /// Returns a token without the blanks around it; `source` names its file or variable.
 fn visible(text: &str, source: &str) -> Result<String, Failure> {
     let token = text.trim();
-    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let is_short = token.len() as u64 <= TOKEN_FILE_MAX;
+    if is_short && token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(token.to_owned());
     }
     let message = format!(
-        "{source} must contain one access token of visible characters only, as \"keypeg token \
-         new\" prints it, and nothing else"
+        "{source} must contain one access token of visible characters only, at most \
+         {TOKEN_FILE_MAX}, as \"keypeg token new\" prints it, and nothing else"
     );
     Err(Failure::new(exit::USAGE, message))
 }

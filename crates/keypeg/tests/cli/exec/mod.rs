@@ -6,6 +6,7 @@
 
 mod cookbook;
 mod options;
+mod secrets;
 mod stops;
 
 use crate::support::proxy::Proxy;
