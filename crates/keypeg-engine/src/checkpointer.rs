@@ -158,7 +158,7 @@ impl Checkpointer {
 
     /// Opens the database again and continues at the position stored in it.
     fn reopen(&mut self) -> Result<(), CheckpointError> {
-        let keyset = KeySetDb::open(&*self.disk, self.ids.clone())?;
+        let keyset = KeySetDb::reopen(&*self.disk, self.ids.clone())?;
         let KeySetState { pools, counters, .. } = keyset.state()?;
         (self.pools, self.counters) = (pools, counters);
         self.keyset = Some(keyset);

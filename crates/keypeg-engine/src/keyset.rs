@@ -73,13 +73,31 @@ pub(crate) struct KeySetDb {
     ids: IdHashKey,
 }
 
+/// Which pages are compared with their checksums when the database is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PageCheck {
+    EveryPage,
+    None,
+}
+
 impl KeySetDb {
-    /// Opens the database, or creates an empty one if the file does not exist.
+    /// Opens the database at a start, or creates an empty one if the file does not exist. Compares
+    /// every page with its checksum, because redb does not when it reads one later. O(bytes).
     pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeySetError> {
+        Self::open_with(disk, ids, PageCheck::EveryPage)
+    }
+
+    /// Opens the database again in the process that had it open, after a write failed. O(1).
+    pub(crate) fn reopen(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeySetError> {
+        Self::open_with(disk, ids, PageCheck::None)
+    }
+
+    fn open_with(disk: &dyn Disk, ids: IdHashKey, check: PageCheck) -> Result<Self, KeySetError> {
         let exists = disk.list()?.iter().any(|name| name == KEYSET);
         let file = if exists { open_file(disk)? } else { disk.create(KEYSET, 0)? };
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
+        builder.set_check_integrity_on_open(check == PageCheck::EveryPage);
         let database = catch_panic(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
         disk.sync_dir()?;
         let this = Self { database: Some(database), ids };
@@ -196,7 +214,7 @@ impl KeySetDb {
     pub(crate) fn commit(&self, delta: &KeySetDelta) -> Result<bool, KeySetError> {
         let mut transaction = self.database().begin_write().map_err(failed)?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
-        // Without quick repair, an open after a crash reads the whole file.
+        // Without quick repair, an open after a failed write reads the whole file.
         transaction.set_quick_repair(true);
         let rows_left = self.write(&transaction, delta).map_err(KeySetError::from)?;
         transaction.commit().map_err(failed)?;

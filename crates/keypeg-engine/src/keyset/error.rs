@@ -34,6 +34,9 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> KeySetError {
         }
         return KeySetError::Io(error);
     }
+    if let redb::Error::Corrupted(why) = error {
+        return KeySetError::Damaged(format!("its pages do not match their checksums: {why}"));
+    }
     KeySetError::Damaged(error.to_string())
 }
 
