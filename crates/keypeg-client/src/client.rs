@@ -94,10 +94,14 @@ impl Client {
         Self { idempotency_key: Some(key.into()), ..self.clone() }
     }
 
-    /// Returns all pools, sorted by name.
-    pub async fn pools(&self) -> Result<Vec<Pool>, Error> {
-        let Pools { pools } = self.get(routes::POOLS.into()).await?;
-        Ok(pools)
+    /// Returns one page of the pools that the token may see, sorted by name: at most `limit` pools
+    /// (1000 by default), from `cursor` on. [`Client::list_all_pools`] returns all pages.
+    pub async fn list_pools(
+        &self,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Pools, Error> {
+        self.get(page_of(routes::POOLS, None, limit, cursor)?).await
     }
 
     /// Returns one pool with its counts.
@@ -136,24 +140,8 @@ impl Client {
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<KeyPage, Error> {
-        let mut query = Vec::new();
-        query.extend(state.map(|state| format!("state={}", state.as_str())));
-        query.extend(limit.map(|limit| format!("limit={limit}")));
-        query
-            .extend(cursor.map(path_segment).transpose()?.map(|cursor| format!("cursor={cursor}")));
-        self.get(format!("{}?{}", routes::keys(path_segment(pool)?), query.join("&"))).await
-    }
-
-    /// Returns the pages of all keys of a pool, or of the keys in one state. It sends no request
-    /// yet.
-    pub fn list_all_keys(&self, pool: &str, state: Option<KeyState>) -> KeyPages {
-        KeyPages {
-            client: self.clone(),
-            pool: pool.into(),
-            state,
-            cursor: None,
-            is_finished: false,
-        }
+        let route = routes::keys(path_segment(pool)?);
+        self.get(page_of(&route, state, limit, cursor)?).await
     }
 
     /// Returns one key, without its value.
@@ -375,33 +363,18 @@ impl AnswerOrigin {
     }
 }
 
-/// The pages of a list of keys; see [`Client::list_all_keys`].
-#[derive(Clone, Debug)]
-pub struct KeyPages {
-    client: Client,
-    pool: String,
+/// Returns the path and the query of a page.
+fn page_of(
+    route: &str,
     state: Option<KeyState>,
-    cursor: Option<String>,
-    is_finished: bool,
-}
-
-/// Keys on a page: the maximum that the server allows.
-const PAGE_LIMIT: u32 = 1_000;
-
-impl KeyPages {
-    /// Returns the next page, which can be empty; `None` after the last page. After an error the
-    /// same page can be requested again.
-    pub async fn next(&mut self) -> Result<Option<Vec<Key>>, Error> {
-        if self.is_finished {
-            return Ok(None);
-        }
-        let request =
-            self.client.list_keys(&self.pool, self.state, Some(PAGE_LIMIT), self.cursor.as_deref());
-        let KeyPage { keys, next_cursor } = request.await?;
-        self.is_finished = next_cursor.is_none();
-        self.cursor = next_cursor;
-        Ok(Some(keys))
-    }
+    limit: Option<u32>,
+    cursor: Option<&str>,
+) -> Result<String, Error> {
+    let mut query = Vec::new();
+    query.extend(state.map(|state| format!("state={}", state.as_str())));
+    query.extend(limit.map(|limit| format!("limit={limit}")));
+    query.extend(cursor.map(path_segment).transpose()?.map(|cursor| format!("cursor={cursor}")));
+    Ok(if query.is_empty() { route.into() } else { format!("{route}?{}", query.join("&")) })
 }
 
 async fn parse_json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {

@@ -24,6 +24,8 @@ mod key;
 mod lease;
 #[cfg(feature = "client")]
 mod lease_end;
+#[cfg(feature = "client")]
+mod pages;
 mod pool;
 mod problem;
 #[cfg(feature = "client")]
@@ -36,7 +38,7 @@ mod time;
 mod wait;
 
 #[cfg(feature = "client")]
-pub use client::{Client, KeyPages, ServerVersion};
+pub use client::{Client, ServerVersion};
 #[cfg(feature = "client")]
 pub use error::Error;
 pub use event::{
@@ -54,6 +56,8 @@ pub use key::{
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 #[cfg(feature = "client")]
 pub use lease_end::LeaseEnd;
+#[cfg(feature = "client")]
+pub use pages::{KeyPages, PoolPages};
 pub use pool::{PolicyRequest, Pool, Pools};
 pub use problem::{Code, Outcome, Problem, ProblemExtensions};
 #[cfg(feature = "client")]

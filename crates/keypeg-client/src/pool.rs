@@ -43,12 +43,14 @@ pub struct Pool {
     pub next_purge_at: Option<UnixMs>,
 }
 
-/// All pools, sorted by name.
+/// A page of pools, sorted by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Pools {
     /// The pools.
     pub pools: Vec<Pool>,
+    /// The `cursor` of the next page; null on the last page.
+    pub next_cursor: Option<String>,
 }
 
 // The documentation of these fields is published; their ranges stand in keypeg-fields. `Some(None)`

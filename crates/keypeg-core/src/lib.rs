@@ -54,7 +54,9 @@ pub use lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions}
 pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
 pub use policy::{OutOfRange, Policy, PolicyPatch, PoolName};
 pub use pool::Pool;
-pub use pools::{IdsToCheck, NextDue, Pools, SnapshotCursor};
+pub use pools::{
+    IdsToCheck, NextDue, PoolFilter, PoolListOptions, PoolPattern, Pools, SnapshotCursor,
+};
 pub use random::RandomSource;
 pub use refusal::{EndCause, NoKeyCause, Refusal};
 pub use replayer::{Checkpointed, ReplayError, Replayer, StoredPool};

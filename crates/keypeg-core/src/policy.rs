@@ -7,6 +7,7 @@ use crate::clocks::US_PER_MS;
 use keypeg_fields::{
     Field, KEEPALIVE_TTL, KEY_LENGTH, KEY_PREFIX, LEASE_TTL, MAX_HOLD, MAX_KEYS, REST, TTL,
 };
+use std::borrow::Borrow;
 
 /// The least length of generated values in earlier versions, whose values had no tag.
 const UNTAGGED_KEY_LENGTH_MIN: u64 = 16;
@@ -158,6 +159,13 @@ impl PoolName {
 
     /// Returns the name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Orders and hashes as the text does, so that a text finds a name.
+impl Borrow<str> for PoolName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

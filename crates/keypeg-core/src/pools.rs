@@ -3,6 +3,7 @@
 //! After each step it serves the pool's wait queue and updates the pool's deadlines, by which
 //! `pools/schedule.rs` expires it in time.
 
+mod listing;
 mod schedule;
 
 use crate::borrowers::{Borrower, Borrowers};
@@ -23,8 +24,9 @@ use crate::step::StepContext;
 use crate::wait_outcome::WaitOutcome;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashMap;
+pub use listing::{PoolFilter, PoolListOptions, PoolPattern};
 pub use schedule::NextDue;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Pools that one call of a sweep examines.
 const SWEPT_POOLS_MAX: usize = 16;
@@ -37,6 +39,8 @@ pub struct Pools {
     entries: PoolEntries,
     free: Vec<PoolIndex>,
     by_name: HashMap<PoolName, PoolIndex, foldhash::fast::RandomState>,
+    /// The same pools in the order of their names, for listings.
+    by_order: BTreeMap<PoolName, PoolIndex>,
     shared: SharedState,
     /// The next end of a lease, a rest or a wait of each pool, in lease time.
     lease_deadlines: Deadlines<PoolIndex>,
@@ -101,6 +105,7 @@ impl Pools {
             entries: PoolEntries::default(),
             free: Vec::new(),
             by_name: HashMap::default(),
+            by_order: BTreeMap::new(),
             shared: SharedState::new(ids, limits, first_token),
             lease_deadlines: Deadlines::default(),
             serving_deadlines: Deadlines::default(),
@@ -156,7 +161,8 @@ impl Pools {
             PoolIndex::of(self.entries.len() - 1)
         };
         self.entries.get_mut(index).pool.index = index;
-        self.by_name.insert(name, index);
+        self.by_name.insert(name.clone(), index);
+        self.by_order.insert(name, index);
         index
     }
 
@@ -180,6 +186,7 @@ impl Pools {
         self.unschedule(index);
         let entry = self.entries.0[index.get() as usize].take().expect(EXISTS);
         self.by_name.remove(entry.pool.name());
+        self.by_order.remove(entry.pool.name());
         self.free.push(index);
         self.shared.key_count -= entry.pool.counts().total();
         entry.pool.uncount_answers(&mut self.shared);
@@ -412,6 +419,7 @@ impl Pools {
             pool.add_answers_to(&mut answers);
         }
         assert_eq!(answers, self.shared.answers, "the shared state counts the stored answers");
+        assert_eq!(self.by_order.len(), self.by_name.len(), "both indices have all pools");
         let entries = self.by_name.len() + self.free.len();
         assert_eq!(entries, self.entries.len(), "every entry is in use or free");
     }

@@ -6,10 +6,12 @@
 
 use keypeg_core::{
     AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, ListOptions,
-    NewKey, Policy, Pool, PoolName, Pools, Refusal, SharedState, StepContext, WaitOptions,
-    WaiterId,
+    NewKey, Policy, Pool, PoolListOptions, PoolName, Pools, Refusal, SharedState, StepContext,
+    WaitOptions, WaiterId,
 };
-use keypeg_store::{Call, Idempotency, PoolView, Principal, Reply, Request, RequestError};
+use keypeg_store::{
+    Call, Idempotency, PoolPage, PoolView, Principal, Reply, Request, RequestError,
+};
 
 /// The most leases, rests and keys that a turn ends by time before its requests; during the
 /// requests it ends at most as many again.
@@ -39,7 +41,11 @@ pub(crate) fn execute(
     let key = idempotency.as_deref().map(|idempotency| idempotency_key(by, idempotency));
     let key = key.as_ref();
     let reply = match call {
-        Call::ListPools => Ok(list_pools(pools, step)),
+        Call::ListPools { from, limit, filter } => {
+            let options =
+                PoolListOptions { from: from.clone(), limit: *limit, filter: filter.clone() };
+            Ok(list_pools(pools, step, &options))
+        }
         Call::PutPool { pool, patch } => pools
             .create_or_update(step, pool, &Policy::default(), patch.clone())
             .and_then(|created| pool_reply(pools, step, pool, created)),
@@ -188,7 +194,7 @@ fn execute_on_pool(
             let (id, value) = pool.reveal(shared, step, key)?;
             Ok(Reply::Revealed { id, value })
         }
-        Call::ListPools
+        Call::ListPools { .. }
         | Call::PutPool { .. }
         | Call::PutPoolIf { .. }
         | Call::GetPool { .. }
@@ -202,10 +208,10 @@ fn execute_on_pool(
     }
 }
 
-fn list_pools(pools: &Pools, step: &StepContext<'_>) -> Reply {
-    let mut views: Vec<_> = pools.iter().map(|pool| view(pool, step)).collect();
-    views.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Reply::Pools(views)
+fn list_pools(pools: &Pools, step: &StepContext<'_>, options: &PoolListOptions) -> Reply {
+    let mut views = Vec::new();
+    let next = pools.list(options, |pool| views.push(view(pool, step)));
+    Reply::Pools(PoolPage { pools: views, next })
 }
 
 fn pool_reply(

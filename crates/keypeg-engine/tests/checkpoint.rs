@@ -14,7 +14,7 @@ use support::workload::{
     TURNS, Workload, advance_clock, expected_state, run_turn, visible_state,
     visible_state_with_answers,
 };
-use support::{Driver, ManualClock, SMALL_JOURNAL, SMALL_SEGMENT, default_pool};
+use support::{Driver, ManualClock, SMALL_JOURNAL, SMALL_SEGMENT, default_pool, list_pools};
 
 fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
@@ -95,7 +95,7 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
     };
     assert_eq!(ids.len(), 4);
     clock.advance_ms(60_000);
-    driver.call(Call::ListPools);
+    driver.call(list_pools());
     assert!(driver.acquire("a").is_some());
 }
 
@@ -380,7 +380,7 @@ fn leases_that_expire_during_a_snapshot_do_not_let_the_journal_grow() {
     }
     clock.advance_ms(61_000);
     for _ in 0..8 {
-        driver.turn(vec![Call::ListPools]).unwrap();
+        driver.turn(vec![list_pools()]).unwrap();
     }
     let mut greatest = 0;
     driver.turn((0..20).map(|_| acquire()).collect()).unwrap();

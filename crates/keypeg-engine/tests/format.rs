@@ -15,7 +15,7 @@ use keypeg_testkit::TempDir;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::{Driver, ManualClock, default_pool, engine_config};
+use support::{Driver, ManualClock, default_pool, engine_config, list_pools};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -88,8 +88,8 @@ fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
 /// so that renaming a type does not change it.
 fn description(driver: &mut Driver) -> String {
     let mut text = String::new();
-    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("expected pools") };
-    for pool in pools {
+    let Reply::Pools(page) = driver.call(list_pools()) else { panic!("expected pools") };
+    for pool in page.pools {
         let Policy {
             lease_ttl_ms,
             max_hold_ms,

@@ -13,7 +13,9 @@ use keypeg_store::{Call, Principal, Reply, RequestError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Driver, ManualClock, SeededRandom, SentCall, default_pool, engine_config};
+use support::{
+    Driver, ManualClock, SeededRandom, SentCall, default_pool, engine_config, list_pools,
+};
 
 /// Bytes of the last segment that only releases may use.
 const RESERVE: u64 = 2 << 20;
@@ -193,7 +195,7 @@ impl World {
             (Level::Releases, Call::ForceRelease { pool: pool.clone(), key: key(self.lease()) }),
             (Level::Releases, Call::DeleteKey { pool: pool.clone(), key: key(self.lease()) }),
             (Level::Releases, Call::DeletePool { pool: self.pools.pop().expect("pools") }),
-            (Level::Full, Call::ListPools),
+            (Level::Full, list_pools()),
             (Level::Full, Call::Subscribe { pool: pool.clone() }),
             (Level::Full, get(pool.clone())),
             (
@@ -265,7 +267,7 @@ fn kind(sent: &SentCall) -> &'static str {
         return "idempotent";
     }
     match sent.call {
-        Call::ListPools => "list pools",
+        Call::ListPools { .. } => "list pools",
         Call::PutPool { .. } => "put pool",
         Call::PutPoolIf { .. } => "put pool on a condition",
         Call::GetPool { .. } => "get pool",

@@ -10,7 +10,7 @@ use keypeg_engine::state::CallId;
 use keypeg_store::{Call, Principal, Reply, Request, RequestError};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
+use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config, list_pools};
 
 fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
@@ -115,14 +115,14 @@ fn downtime_purges_no_key_and_each_start_restarts_the_keep_alive_ttl() {
         let mut driver = open(&disk, &clock);
         for _ in 0..299 {
             clock.advance_ms(1_000);
-            driver.call(Call::ListPools);
+            driver.call(list_pools());
         }
         leased(&mut driver);
     }
     let mut driver = open(&disk, &clock);
     for _ in 0..300 {
         clock.advance_ms(1_000);
-        driver.call(Call::ListPools);
+        driver.call(list_pools());
     }
     let Reply::Pool { pool, .. } = driver.call(Call::GetPool { pool: default_pool() }) else {
         panic!("expected a pool")
@@ -293,7 +293,7 @@ fn after_an_idle_second_even_the_last_batch_is_proven() {
     let mut driver = open(&disk, &clock);
     driver.generate(3);
     clock.advance_ms(1_000);
-    driver.call(Call::ListPools);
+    driver.call(list_pools());
     drop(driver);
     disk.damage("journal-000000000001", |bytes| {
         let batch = bytes.windows(4).rposition(|four| four == b"KPGB").expect("a batch");

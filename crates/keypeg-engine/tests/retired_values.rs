@@ -9,7 +9,7 @@ use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Driver, ManualClock, default_pool};
+use support::{Driver, ManualClock, default_pool, list_pools};
 
 fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
     Driver::open(Arc::new(disk.clone()), clock, 1).expect("opens")
@@ -93,7 +93,7 @@ fn a_generated_value_stays_retired_wherever_its_deletion_was_written() {
         let mut driver = open(&disk, &clock);
         for _ in 0..400 {
             clock.advance_ms(1_000);
-            driver.call(Call::ListPools);
+            driver.call(list_pools());
         }
         let reply = driver.call(Call::GetKey { pool: default_pool(), key: KeyRef::Id(id) });
         let Reply::Key(view) = reply else { panic!("it is never purged: {reply:?}") };
@@ -123,7 +123,7 @@ fn a_value_deleted_during_a_database_lookup_is_not_imported_again() {
     driver.call(delete("first"));
     driver.checkpoint().unwrap();
     // The database now has the first value, and memory drops it: the import needs a lookup.
-    driver.call(Call::ListPools);
+    driver.call(list_pools());
     let mut requests = VecDeque::new();
     for (slot, call) in (0..).zip([import(&["new", "second"]), delete("second")]) {
         requests
@@ -157,7 +157,7 @@ fn an_import_is_not_checked_against_a_deleted_pool_of_the_same_name() {
     driver.call(import());
     driver.call(Call::DeleteKey { pool: side_pool(), key: KeyRef::Value(secret()) });
     driver.checkpoint().unwrap();
-    driver.call(Call::ListPools);
+    driver.call(list_pools());
     let request = |call| LaneItem::Request(Request::new(Principal::Anyone, call));
     let mut requests = VecDeque::new();
     for (slot, call) in (0..).zip([import(), Call::DeletePool { pool: side_pool() }, put()]) {
@@ -181,7 +181,7 @@ fn imports_that_wait_for_the_database_are_bounded() {
     let key = KeyRef::Value(Secret::new("gone").unwrap());
     driver.call(Call::DeleteKey { pool: default_pool(), key });
     driver.checkpoint().unwrap();
-    driver.call(Call::ListPools);
+    driver.call(list_pools());
     let replies = driver.turn((0..300).map(|n| import(format!("value {n}"))).collect()).unwrap();
     let imported = replies.iter().filter(|reply| matches!(reply, Reply::Keys(_))).count();
     let refused = |reply: &&Reply| matches!(reply, Reply::Refused(RequestError::Overloaded));

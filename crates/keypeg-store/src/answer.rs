@@ -4,11 +4,11 @@
 //! A lane and a store know [`Call`] and [`Reply`] alone; the types are for the client of a store. A
 //! reply of another variant is a defect of the store, and panics.
 
-use crate::request::{Call, PoolView, Reply, RequestError};
+use crate::request::{Call, PoolPage, PoolView, Reply, RequestError};
 use crate::subscription::Subscription;
 use keypeg_core::{
     ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView, LeaseId, LeaseView,
-    ListOptions, NewKey, PolicyPatch, PoolName, ReleaseOptions, Secret,
+    ListOptions, NewKey, PolicyPatch, PoolListOptions, PoolName, ReleaseOptions, Secret,
 };
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ macro_rules! answers {
 
 answers! {
     (): Reply::Done => ();
-    Vec<PoolView>: Reply::Pools(pools) => pools;
+    PoolPage: Reply::Pools(page) => page;
     Box<PoolView>: Reply::Pool { pool, .. } => pool;
     PoolChange: Reply::Pool { pool, created } => PoolChange { pool, created };
     Vec<NewKey>: Reply::Keys(keys) => keys;
@@ -131,8 +131,9 @@ pub struct AcquireTerms {
 
 impl Call {
     /// Returns a [`Call::ListPools`].
-    pub fn list_pools() -> TypedCall<Vec<PoolView>> {
-        TypedCall::new(Self::ListPools)
+    pub fn list_pools(options: PoolListOptions) -> TypedCall<PoolPage> {
+        let PoolListOptions { from, limit, filter } = options;
+        TypedCall::new(Self::ListPools { from, limit, filter })
     }
 
     /// Returns a [`Call::PutPool`].

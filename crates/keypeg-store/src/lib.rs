@@ -22,8 +22,8 @@ pub use lanes::{
 };
 pub use metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, StoreMetrics};
 pub use request::{
-    Call, Caller, GENERATE_MAX, Idempotency, PAGE_MAX, PoolView, Principal, Reply, Request,
-    RequestError, WAIT_MAX_MS,
+    Call, Caller, GENERATE_MAX, Idempotency, PAGE_MAX, PoolPage, PoolView, Principal, Reply,
+    Request, RequestError, WAIT_MAX_MS,
 };
 pub use store::{OpenedStore, StartReport, Store};
 pub use subscription::{

@@ -7,8 +7,8 @@
 use crate::subscription::Subscription;
 use keypeg_core::{
     BodyDigest, Borrower, Cursor, ImportOptions, KeyCounts, KeyId, KeyPage, KeyRef, KeyState,
-    KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions,
-    Secret,
+    KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolFilter, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
@@ -102,8 +102,16 @@ pub struct Idempotency {
 /// An operation of the engine. Durations are in milliseconds.
 #[derive(Clone, Debug)]
 pub enum Call {
-    /// Lists all pools by name; the reply is [`Reply::Pools`].
-    ListPools,
+    /// Returns one page of the pools, by name, as [`Reply::Pools`]. A page can be shorter than its
+    /// limit although more pools follow.
+    ListPools {
+        /// The first name that the page may contain; `None` is the beginning.
+        from: Option<PoolName>,
+        /// The most pools to return, 1 to [`PAGE_MAX`].
+        limit: usize,
+        /// The pools to list; all pools when `None`.
+        filter: Option<Arc<PoolFilter>>,
+    },
     /// Creates a pool or changes its policy; the reply is [`Reply::Pool`].
     PutPool {
         /// The pool's name.
@@ -269,7 +277,7 @@ impl Call {
     /// the reserve [`LANE_RESERVE`](crate::LANE_RESERVE) instead.
     pub fn is_new_work(&self) -> bool {
         match self {
-            Self::ListPools
+            Self::ListPools { .. }
             | Self::PutPool { .. }
             | Self::PutPoolIf { .. }
             | Self::GetPool { .. }
@@ -297,8 +305,8 @@ impl Call {
 /// milliseconds.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// All pools, by name.
-    Pools(Vec<PoolView>),
+    /// One page of the pools, by name.
+    Pools(PoolPage),
     /// One pool.
     Pool {
         /// The pool.
@@ -374,6 +382,15 @@ pub enum RequestError {
     ShuttingDown,
     /// The disk is full.
     StorageFull,
+}
+
+/// A page of pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolPage {
+    /// The pools, sorted by name.
+    pub pools: Vec<PoolView>,
+    /// Where the next page starts; `None` after the last page.
+    pub next: Option<PoolName>,
 }
 
 /// A pool as clients see it. Instants are wall time in milliseconds.

@@ -56,6 +56,47 @@ fn a_listing_of_a_state_has_only_its_keys() {
 }
 
 #[test]
+fn pools_are_listed_by_name_each_once_whatever_the_size_of_their_pages() {
+    for limit in 1..7 {
+        check(&format!(
+            "
+            pools limit={limit}   -> listed pools=default pages=1
+            pool d
+            pool b
+            pool a-1
+            pool e
+            pools limit={limit}   -> listed pools=a-1,b,d,default,e
+            drop b
+            pools limit={limit}   -> listed pools=a-1,d,default,e
+            pools limit={limit} from=b -> listed pools=d,default,e
+            pools limit={limit} from=z -> listed pools= pages=1
+            restart
+            pools limit={limit}   -> listed pools=a-1,d,default,e
+            "
+        ));
+    }
+}
+
+#[test]
+fn a_listing_of_pools_has_only_those_that_its_filter_allows() {
+    check(
+        "
+        pool team-a
+        pool team-b
+        pool team
+        pool teams
+        pools of=team-*       -> listed pools=team-a,team-b pages=1
+        pools of=team-* limit=1 -> listed pools=team-a,team-b pages=2
+        pools of=teams,team-a,default -> listed pools=default,team-a,teams
+        pools of=team-*,team-b,team,t* limit=2 -> listed pools=team,team-a,team-b,teams pages=2
+        pools of=unknown,other-* -> listed pools= pages=1
+        pools of=team-*,default from=team-b -> listed pools=team-b
+        pools of=*            -> listed pools=default,team,team-a,team-b,teams
+        ",
+    );
+}
+
+#[test]
 fn a_cursor_is_valid_for_its_pool_only() {
     check(
         "

@@ -13,11 +13,12 @@ use crate::script::words::{
 };
 use crate::script::{self, Line};
 use keypeg_core::{
-    KeyId, KeyPage, KeyRef, KeyState, LeaseId, LeaseView, PoolName, Refusal, Secret,
+    KeyId, KeyPage, KeyRef, KeyState, LeaseId, LeaseView, PoolFilter, PoolListOptions, PoolName,
+    PoolPattern, Refusal, Secret,
 };
 use keypeg_store::{
-    Answer as _, Call, Caller, Idempotency, Lane, PendingReply, Principal, Reply, Request,
-    RequestError,
+    Answer as _, Call, Caller, Idempotency, Lane, PendingReply, PoolPage, Principal, Reply,
+    Request, RequestError,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::pin::{Pin, pin};
@@ -247,6 +248,7 @@ impl Suite {
             }
             "counts" => return self.counts(),
             "list" => return self.list(args),
+            "pools" => return self.list_pools(args),
             // The number of leases of a borrower is no part of an answer.
             "leases" => return Ok(line.expected.join(" ")),
             _ => panic!("a store has no such call: {}", line.text),
@@ -259,7 +261,7 @@ impl Suite {
         let call = self.call_of("wait", args).expect("a call");
         let mut pending = self.submit(args, call);
         // Behind it in the lane, so that the store has executed it.
-        self.call(&Call::ListPools);
+        self.call(&Call::list_pools(PoolListOptions::default()).into_call());
         match poll(&mut pending) {
             Poll::Ready(reply) => self.text("wait", args, reply),
             Poll::Pending => {
@@ -318,6 +320,29 @@ impl Suite {
         let count = names.len();
         names.sort();
         Ok(format!("listed count={count} keys={} pages={pages}", names.join(",")))
+    }
+
+    /// Lists pools, in pages: `pools limit=2 from=b of=a,b-*`.
+    fn list_pools(&mut self, args: &[&str]) -> Answer {
+        let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
+        let limit = arg("limit=").map_or(1_000, |limit| limit.parse().expect("a number"));
+        let mut from = arg("from=").map(|name| PoolName::parse(name).expect("a name"));
+        let filter = arg("of=").map(|patterns| {
+            let patterns = patterns.split(',').map(|text| PoolPattern::parse(text).expect("one"));
+            Arc::new(PoolFilter::new(patterns.collect()))
+        });
+        let (mut names, mut pages) = (Vec::new(), 0);
+        loop {
+            let options = PoolListOptions { from, limit, filter: filter.clone() };
+            let page = PoolPage::of(self.call(&Call::list_pools(options).into_call()));
+            let PoolPage { pools, next } = page.map_err(|refusal| self.refusal_text(&refusal))?;
+            assert!(pools.len() <= limit, "{} pools in a page of {limit}", pools.len());
+            names.extend(pools.into_iter().map(|pool| pool.name.as_str().to_owned()));
+            (from, pages) = (next, pages + 1);
+            if from.is_none() {
+                return Ok(format!("listed pools={} pages={pages}", names.join(",")));
+            }
+        }
     }
 
     fn name_of(&self, id: KeyId) -> &str {

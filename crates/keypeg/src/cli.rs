@@ -135,6 +135,9 @@ pub enum ClientCommand {
         /// State of the keys to list: available, leased, resting or quarantined
         #[arg(long, value_name = "STATE", value_parser = state)]
         state: Option<KeyState>,
+        /// Number of keys after which the list ends [default: all]
+        #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+        limit: Option<u64>,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -149,6 +152,9 @@ pub enum ClientCommand {
     },
     /// List the pools
     Pools {
+        /// Number of pools after which the list ends [default: all]
+        #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+        limit: Option<u64>,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -238,19 +244,14 @@ impl ClientCommand {
                 );
                 Err(Failure::new(exit::NO_INPUT, message))
             }
-            Self::List { state, server } => list(&server, state).await,
+            Self::List { state, limit, server } => list(&server, state, limit).await,
             Self::Show { key: Some(key), server } => {
                 server.format.print_fields(&server.client()?.key(&server.pool, &key).await?)
             }
             Self::Show { key: None, server } => {
                 server.format.print_fields(&server.client()?.pool(&server.pool).await?)
             }
-            Self::Pools { server } => {
-                let pools = server.client()?.pools().await?;
-                let columns =
-                    ["pool", "available", "leased", "resting", "quarantined", "total", "waiting"];
-                server.format.print_rows(&pools, &pools, &columns)
-            }
+            Self::Pools { limit, server } => pools(&server, limit).await,
             Self::Health(args) => args.run().await,
             Self::Exec(args) => exec::run(*args).await,
             Self::ExecLauncher(args) => Err(args.launch()),
@@ -306,13 +307,31 @@ async fn acquire(server: &ServerArgs, lease: &LeaseArgs) -> Result<u8, Failure> 
     Err(Failure::new(exit::IO, format!("cannot write to stdout: {error}; {released}")))
 }
 
-async fn list(server: &ServerArgs, state: Option<KeyState>) -> Result<u8, Failure> {
+async fn list(
+    server: &ServerArgs,
+    state: Option<KeyState>,
+    limit: Option<u64>,
+) -> Result<u8, Failure> {
     let client = server.client()?;
     let columns = &["id", "state", "expires_at", "rests_until", "lease.holder", "reason"];
-    let mut rows = RowPrinter::new(server.format, "keys", columns);
-    let mut pages = client.list_all_keys(&server.pool, state);
+    let mut rows = RowPrinter::new(server.format, Some("keys"), columns);
+    let pages = client.list_all_keys(&server.pool, state);
+    let mut pages = pages.with_limit(limit.unwrap_or(u64::MAX));
     while let Some(keys) = pages.next().await? {
         if let Err(error) = rows.print(&keys) {
+            return output::printed(Err(error));
+        }
+    }
+    output::printed(rows.finish())
+}
+
+async fn pools(server: &ServerArgs, limit: Option<u64>) -> Result<u8, Failure> {
+    let columns = &["pool", "available", "leased", "resting", "quarantined", "total", "waiting"];
+    let mut rows = RowPrinter::new(server.format, None, columns);
+    let pages = server.client()?.list_all_pools();
+    let mut pages = pages.with_limit(limit.unwrap_or(u64::MAX));
+    while let Some(pools) = pages.next().await? {
+        if let Err(error) = rows.print(&pools) {
             return output::printed(Err(error));
         }
     }

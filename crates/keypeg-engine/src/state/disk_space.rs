@@ -51,7 +51,7 @@ fn required_for(call: &Call) -> DiskSpace {
         | Call::ForceRelease { .. }
         | Call::DeleteKey { .. }
         | Call::DeletePool { .. } => DiskSpace::ReleasesOnly,
-        Call::ListPools
+        Call::ListPools { .. }
         | Call::Subscribe { .. }
         | Call::ListKeys { .. }
         | Call::GetPool { .. }

@@ -5,7 +5,7 @@ use super::{NaiveStore, random};
 use keypeg_core::{
     Cursor, KeyId, KeyPage, KeyState, Policy, PoolName, Refusal, ReleaseOptions, Secret,
 };
-use keypeg_store::{Call, FeedEventKind, Reply, RequestError, Subscription};
+use keypeg_store::{Call, FeedEventKind, PoolPage, Reply, RequestError, Subscription};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ impl NaiveStore {
                 pool.feed.publish(events, &mut self.last_seq, now, counts);
                 Ok(Reply::Subscription(Arc::clone(&pool.feed) as Arc<dyn Subscription>))
             }
-            call @ (Call::ListPools
+            call @ (Call::ListPools { .. }
             | Call::PutPool { .. }
             | Call::PutPoolIf { .. }
             | Call::DeletePool { .. }
@@ -147,9 +147,15 @@ impl NaiveStore {
             let pool = Box::new(self.pools[&name].view(&name));
             return Ok(Reply::Pool { pool, created: before.is_none() });
         }
-        if matches!(call, Call::ListPools) {
-            let views = self.pools.iter().map(|(name, pool)| pool.view(name));
-            return Ok(Reply::Pools(views.collect()));
+        if let Call::ListPools { from, limit, filter } = call {
+            let is_listed = |name: &PoolName| {
+                from.as_ref().is_none_or(|from| from <= name)
+                    && filter.as_ref().is_none_or(|filter| filter.allows(name.as_str()))
+            };
+            let mut listed = self.pools.iter().filter(|(name, _)| is_listed(name));
+            let pools = listed.by_ref().take(limit).map(|(name, pool)| pool.view(name)).collect();
+            let next = listed.next().map(|(name, _)| name.clone());
+            return Ok(Reply::Pools(PoolPage { pools, next }));
         }
         if let Call::DeletePool { pool: name } = call {
             if name == PoolName::default_pool() {
@@ -187,7 +193,7 @@ pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }
         | Call::KeepAliveAll { pool } => Some(pool.clone()),
-        Call::ListPools
+        Call::ListPools { .. }
         | Call::PutPool { .. }
         | Call::PutPoolIf { .. }
         | Call::DeletePool { .. } => None,

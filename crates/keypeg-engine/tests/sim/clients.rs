@@ -4,11 +4,12 @@
 
 use crate::support::{SeededRandom, SentCall};
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName,
-    ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolFilter, PoolName,
+    PoolPattern, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What all clients together know.
 #[derive(Debug, Default)]
@@ -225,7 +226,15 @@ impl Clients {
                 Call::PutPool { pool, patch }
             }
             11 => Call::GetPool { pool },
-            12 => Call::ListPools,
+            12 => {
+                let limit = [1, 2, 1_000][random.below(3) as usize];
+                let from = (random.below(3) == 0).then(|| pool.clone());
+                let pattern = ["default", "b*", "c*", "*"][random.below(4) as usize];
+                let pattern = PoolPattern::parse(pattern).expect("a pattern");
+                let filter = PoolFilter::new(vec![pattern, PoolPattern::Exact(pool)]);
+                let filter = (random.below(3) == 0).then(|| Arc::new(filter));
+                Call::ListPools { from, limit, filter }
+            }
             13 => {
                 let states = [
                     None,

@@ -514,10 +514,12 @@ impl Model {
     ) -> Checked {
         let Some(name) = pool_of(call) else {
             return match call {
-                Call::ListPools => {
+                Call::ListPools { from, limit, filter } => {
                     let (pools, expiry_can_lag) = (&self.pools, self.rules.expiry_can_lag);
-                    observed
-                        .check(slot, |reply| crate::views::pools(reply, pools, now, expiry_can_lag))
+                    let listed = (from.as_ref(), *limit, filter.as_deref());
+                    observed.check(slot, |reply| {
+                        crate::views::pools(reply, pools, listed, (now, expiry_can_lag))
+                    })
                 }
                 _ => unreachable!("all other calls name a pool"),
             };
@@ -1104,7 +1106,7 @@ struct GrantTerms {
 /// Returns the pool that a call names.
 pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
     match call {
-        Call::ListPools | Call::Subscribe { .. } => None,
+        Call::ListPools { .. } | Call::Subscribe { .. } => None,
         Call::PutPool { pool, .. }
         | Call::PutPoolIf { pool, .. }
         | Call::GetPool { pool }

@@ -1,7 +1,10 @@
 //! Compares what replies show with the model, field by field.
 
 use crate::model::{Checked, Ended, Instant, Key, Lease, Pool, State, ensure};
-use keypeg_core::{EndCause, KeyState, KeyView, LeaseView, NewKey, NoKeyCause, Policy, Refusal};
+use keypeg_core::{
+    EndCause, KeyState, KeyView, LeaseView, NewKey, NoKeyCause, Policy, PoolFilter, PoolName,
+    Refusal,
+};
 use keypeg_store::{PoolView, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,15 +153,24 @@ pub(crate) fn pool_reply(
 pub(crate) fn pools(
     reply: &Reply,
     pools: &BTreeMap<String, Pool>,
-    now: Instant,
-    expiry_can_lag: bool,
+    (from, limit, filter): (Option<&PoolName>, usize, Option<&PoolFilter>),
+    (now, expiry_can_lag): (Instant, bool),
 ) -> Checked {
-    let Reply::Pools(views) = reply else { return Err("expected a list of pools".into()) };
-    let names: Vec<_> = pools.keys().collect();
-    ensure!(views.len() == pools.len(), "the pools are {names:?}");
-    views
+    let Reply::Pools(page) = reply else { return Err("expected a list of pools".into()) };
+    let is_listed = |name: &str| {
+        from.is_none_or(|from| from.as_str() <= name)
+            && filter.is_none_or(|filter| filter.allows(name))
+    };
+    let listed: Vec<_> = pools.iter().filter(|(name, _)| is_listed(name)).collect();
+    let names: Vec<_> = listed.iter().map(|(name, _)| name).collect();
+    let (shown, rest) = listed.split_at(limit.min(listed.len()));
+    ensure!(page.pools.len() == shown.len(), "at most {limit} of the pools {names:?}");
+    let next = page.next.as_ref().map(PoolName::as_str);
+    let expected = rest.first().map(|(name, _)| name.as_str());
+    ensure!(next == expected, "the next page starts at {next:?}, of the pools {names:?}");
+    page.pools
         .iter()
-        .zip(pools)
+        .zip(shown)
         .try_for_each(|(view, (name, known))| pool(view, (name, known), now, expiry_can_lag))
 }
 

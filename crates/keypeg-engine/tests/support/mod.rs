@@ -7,7 +7,7 @@
 pub(crate) mod sim_disk;
 pub(crate) mod workload;
 
-use keypeg_core::{BodyDigest, KeyId, LeaseId, Policy, PoolName};
+use keypeg_core::{BodyDigest, KeyId, LeaseId, Policy, PoolListOptions, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
@@ -17,6 +17,11 @@ pub(crate) use keypeg_testkit::SeededRandom;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Returns the call that lists the pools, on a page as long as allowed.
+pub(crate) fn list_pools() -> Call {
+    Call::list_pools(PoolListOptions::default()).into_call()
+}
 
 /// A clock that only the test moves.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //! description of the state that it leaves.
 
 use super::sim_disk::SimDisk;
-use super::{Driver, ManualClock, SentCall, default_pool};
+use super::{Driver, ManualClock, SentCall, default_pool, list_pools};
 use keypeg_core::{
     BodyDigest, ImportOptions, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal,
     ReleaseOptions, Secret,
@@ -142,7 +142,8 @@ pub(crate) fn run_turn(
 /// Describes everything that a client can see and a crash must not change: each key with its state,
 /// its lease and its holder, and each pool with its policy.
 pub(crate) fn visible_state(driver: &mut Driver) -> Vec<String> {
-    let Reply::Pools(pools) = driver.call(Call::ListPools) else { panic!("expected pools") };
+    let Reply::Pools(page) = driver.call(list_pools()) else { panic!("expected pools") };
+    let pools = page.pools;
     let mut lines = Vec::new();
     let leased: u64 = pools.iter().map(|pool| pool.counts.leased).sum();
     let lease_counts =

@@ -5,8 +5,11 @@
 //! are added when the document is built.
 
 use super::examples;
-use super::parameters::{api_key, idempotency_key, last_event_id, listing, pool_condition, prefer};
+use super::parameters::{
+    api_key, idempotency_key, last_event_id, listing, pages, pool_condition, prefer,
+};
 use keypeg_client::Code;
+use keypeg_fields::PAGE_MAX;
 use serde_json::{Value, json};
 
 /// The part of the document that is specific to one operation.
@@ -96,10 +99,14 @@ pub(super) fn call(operation: &str) -> Call {
 fn pools(operation: &str) -> Option<Call> {
     Some(match operation {
         "listPools" => Call::new(
-            "All pools, sorted by name.",
-            vec![referenced(200, "The pools.", "Pools", examples::pools())],
-            &[],
-        ),
+            "Sorted by name; with an access token, only the pools of the token. The cost does not \
+             depend on the pools that are not on the page. A page can have fewer than `limit` \
+             pools, even none, although `next_cursor` is set. On the last page `next_cursor` is \
+             null. A pool that exists during the whole listing is on exactly one page.",
+            vec![referenced(200, "A page of pools.", "Pools", examples::pools())],
+            &[Code::BadCursor, Code::Invalid],
+        )
+        .with_parameters(pages("pools", PAGE_MAX)),
         "showPool" => Call::new(
             "The counts are kept as counters, so the cost does not depend on the size of the pool.",
             vec![referenced(200, "The pool.", "Pool", examples::pool())],

@@ -39,7 +39,7 @@ pub(super) fn pool() -> Value {
 }
 
 pub(super) fn pools() -> Value {
-    through_type::<Pools>(json!({ "pools": [pool()] }))
+    through_type::<Pools>(json!({ "pools": [pool()], "next_cursor": null }))
 }
 
 pub(super) fn policies() -> Vec<(&'static str, Value)> {

@@ -4,18 +4,24 @@ use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT};
 use serde_json::{Value, json};
 
 pub(super) fn listing() -> Vec<Value> {
+    let state = query(
+        "state",
+        &json!({ "$ref": "#/components/schemas/KeyState" }),
+        "Only keys in this state. Default: all keys.",
+    );
+    [vec![state], pages("keys", 100)].concat()
+}
+
+/// Returns the parameters of a listing of these items, with its page size if a request gives none.
+pub(super) fn pages(items: &str, default: usize) -> Vec<Value> {
     vec![
-        query(
-            "state",
-            &json!({ "$ref": "#/components/schemas/KeyState" }),
-            "Only keys in this state. Default: all keys.",
-        ),
         query(
             "limit",
             &json!({
-                "type": "integer", "minimum": LIMIT.least, "maximum": LIMIT.most, "default": 100,
+                "type": "integer", "minimum": LIMIT.least, "maximum": LIMIT.most,
+                "default": default,
             }),
-            "The maximum number of keys on a page.",
+            &format!("The maximum number of {items} on a page."),
         ),
         query(
             "cursor",

@@ -68,11 +68,11 @@ const MALFORMED: ProblemPage = ProblemPage::new(
 );
 
 const BAD_CURSOR: ProblemPage = ProblemPage::new(
-    "The server did not issue this cursor, or no longer accepts it. A cursor is valid for one \
-     pool, and only until the server restarts.",
+    "The server did not issue this cursor, or no longer accepts it. A cursor of a list of \
+     keys is valid for one pool, and only until the server restarts.",
     &[
         "Restart the listing: send the request without `cursor`.",
-        "Use each `next_cursor` unchanged, and only with the pool that it came from.",
+        "Use each `next_cursor` unchanged, and only with the list that it came from.",
     ],
     NOT_APPLIED,
 );

@@ -1,7 +1,7 @@
 //! Lane tests that drive both ends of a lane by hand, without an engine.
 
 use super::*;
-use keypeg_core::{KeyId, LeaseId, LeaseView, PoolName, ReleaseOptions, Secret};
+use keypeg_core::{KeyId, LeaseId, LeaseView, PoolListOptions, PoolName, ReleaseOptions, Secret};
 use std::pin::pin;
 
 fn request(call: Call) -> Request {
@@ -113,7 +113,7 @@ fn a_full_lane_refuses_new_work_first_and_releases_last() {
         let releases: Vec<_> = (0..capacity).map(|_| lane.submit(release())).collect();
         assert!(refused(release()));
         let server_calls = [
-            Call::ListPools,
+            Call::list_pools(PoolListOptions::default()).into_call(),
             Call::RevokeUndelivered { pool: PoolName::default_pool(), lease: LeaseId(1) },
         ];
         let server_calls =

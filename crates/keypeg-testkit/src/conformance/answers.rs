@@ -6,8 +6,8 @@ use crate::script::words::{
     duration, form_text, idempotency_key_of, import_options_of, life_text, refused_text, view_text,
     without_idempotency_key,
 };
-use keypeg_core::{LeaseView, NewKey, Secret};
-use keypeg_store::{Answer as _, Call, PoolView, Reply, RequestError};
+use keypeg_core::{LeaseView, NewKey, PoolListOptions, Secret};
+use keypeg_store::{Answer as _, Call, PoolPage, PoolView, Reply, RequestError};
 
 impl Suite {
     /// Returns the text of a reply, and records the names of its keys and its lease.
@@ -120,7 +120,8 @@ impl Suite {
         let pool = self.pool.clone();
         let view = Box::<PoolView>::of(self.call(&Call::GetPool { pool }));
         let view = *view.map_err(|refusal| self.refusal_text(&refusal))?;
-        let Reply::Pools(pools) = self.call(&Call::ListPools) else { panic!("a list of pools") };
+        let all = Call::list_pools(PoolListOptions::default()).into_call();
+        let Ok(PoolPage { pools, .. }) = PoolPage::of(self.call(&all)) else { panic!("a page") };
         let now_ms = self.store.now_ms();
         let PoolView { counts, waiting, next_hold_end_at_ms, next_purge_at_ms, .. } = view;
         Ok(format!(

@@ -3,7 +3,7 @@
 //! An entry is checked with the whole token file before it is added, so the file stays valid.
 
 use super::token_entry::parse_timestamp;
-use super::tokens::{self, PREFIX, PoolPattern, TOKEN_LEN, TokenHash};
+use super::tokens::{self, PREFIX, TOKEN_LEN, TokenHash};
 use crate::SystemRandom;
 use crate::clock;
 use crate::duration::parse_ms;
@@ -95,7 +95,7 @@ impl NewToken {
         let invalid = |message| Failure::new(exit::USAGE, message);
         tokens::check_name(&self.name).map_err(invalid)?;
         for pool in &self.pools {
-            PoolPattern::parse(pool).map_err(invalid)?;
+            tokens::parse_pools(pool).map_err(invalid)?;
         }
         for scope in &self.scopes {
             tokens::parse_scope(scope).map_err(invalid)?;

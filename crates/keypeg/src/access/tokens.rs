@@ -8,7 +8,7 @@ use super::limits::RateLimit;
 use super::token_entry::{self, Entry};
 use crate::share::Account;
 use keypeg_client::routes::Scope;
-use keypeg_core::PoolName;
+use keypeg_core::{PoolFilter, PoolPattern};
 use keypeg_store::Caller;
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -60,19 +60,12 @@ pub(crate) struct Token {
     pub(crate) name: Arc<str>,
     /// The caller as the engine knows it, with its limit on leases.
     pub(crate) caller: Arc<Caller>,
-    pools: Vec<PoolPattern>,
+    pub(crate) pools: Arc<PoolFilter>,
     scopes: Vec<Scope>,
     expires_at_ms: Option<u64>,
     pub(crate) rate_limit: Option<Arc<RateLimit>>,
     /// Its requests in flight.
     pub(crate) in_flight: Arc<Account>,
-}
-
-/// The pools a token is for: one by name, or all whose names have a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PoolPattern {
-    Exact(String),
-    Prefix(String),
 }
 
 impl TokenHash {
@@ -185,7 +178,7 @@ impl Tokens {
 impl Token {
     fn new(entry: Entry, before: Option<&Arc<Self>>) -> Result<Self, String> {
         check_name(&entry.name)?;
-        let pools = entry.pools.iter().map(|pool| PoolPattern::parse(pool));
+        let pools = entry.pools.iter().map(|pool| parse_pools(pool));
         let pools = pools.collect::<Result<Vec<_>, _>>()?;
         let scopes = entry.scopes.iter().map(|scope| parse_scope(scope));
         let scopes = scopes.collect::<Result<Vec<_>, _>>()?;
@@ -208,7 +201,7 @@ impl Token {
         Ok(Self {
             caller: Arc::new(Caller::new(&entry.name, max_leases)),
             name: entry.name.into(),
-            pools,
+            pools: Arc::new(PoolFilter::new(pools)),
             scopes,
             expires_at_ms: entry.expires_at,
             rate_limit: per_second.map(rate_limit),
@@ -223,10 +216,7 @@ impl Token {
 
     /// Returns whether the token is for this pool.
     pub(crate) fn is_for(&self, pool: &str) -> bool {
-        self.pools.iter().any(|pattern| match pattern {
-            PoolPattern::Exact(name) => name == pool,
-            PoolPattern::Prefix(prefix) => pool.starts_with(&**prefix),
-        })
+        self.pools.allows(pool)
     }
 
     /// Returns whether the token has expired; reads the clock only for a token that can expire.
@@ -235,19 +225,11 @@ impl Token {
     }
 }
 
-impl PoolPattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let invalid = || {
-            format!("{text:?} is not a pool name: use a name such as ci, or a prefix such as ci-*")
-        };
-        match text.strip_suffix('*') {
-            Some("") => Ok(Self::Prefix(String::new())),
-            Some(prefix) => {
-                PoolName::parse(prefix).map(|_| Self::Prefix(prefix.into())).ok_or_else(invalid)
-            }
-            None => PoolName::parse(text).map(|_| Self::Exact(text.into())).ok_or_else(invalid),
-        }
-    }
+/// Parses the pools that a token is for: one by its name, or all whose names have a prefix.
+pub(crate) fn parse_pools(text: &str) -> Result<PoolPattern, String> {
+    PoolPattern::parse(text).ok_or_else(|| {
+        format!("{text:?} is not a pool name: use a name such as ci, or a prefix such as ci-*")
+    })
 }
 
 /// Checks a token's name, which appears in logs and identifies the caller.

@@ -93,7 +93,7 @@ pub(super) async fn run(
     let file = if args.file == "-" { "stdin" } else { &args.file };
     let options = LineOptions { raw: args.raw, skip_comments: args.skip_comments };
     let lines = lines::parse(file, &read(&args.file, file)?, options)?;
-    let rows = RowPrinter::new(format, "keys", new_keys::columns(args.show_keys));
+    let rows = RowPrinter::new(format, Some("keys"), new_keys::columns(args.show_keys));
     let mut import = Import {
         client,
         pool,

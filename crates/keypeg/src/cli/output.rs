@@ -42,18 +42,8 @@ impl OutputFormat {
         }
     }
 
-    /// Prints a list of a command that only reads: in a table, one row per element with these
-    /// fields; in JSON, `whole`.
-    pub(super) fn print_rows(
-        self,
-        whole: &impl Serialize,
-        rows: &[impl Serialize],
-        columns: &[&str],
-    ) -> Result<u8, Failure> {
-        printed(self.try_print_rows(whole, rows, columns))
-    }
-
-    /// Like [`Self::print_rows`]; the caller decides what an error means.
+    /// Prints a list: in a table, one row per element with these fields; in JSON, `whole`. The caller
+    /// decides what an error means.
     pub(super) fn try_print_rows(
         self,
         whole: &impl Serialize,
@@ -84,12 +74,12 @@ pub(super) fn printed(result: io::Result<()>) -> Result<u8, Failure> {
     }
 }
 
-/// Prints a list page by page: rows under one header, or one JSON object with one array. The output
-/// is complete after [`RowPrinter::finish`].
+/// Prints a list page by page: rows under one header, or one JSON array, alone or as the member of
+/// an object. The output is complete after [`RowPrinter::finish`].
 pub(super) struct RowPrinter {
     format: OutputFormat,
-    /// The array's member name in JSON.
-    name: &'static str,
+    /// The array's member name in JSON; `None` prints the array alone.
+    name: Option<&'static str>,
     columns: &'static [&'static str],
     /// The widths of the columns, from the first page with rows.
     widths: Option<Vec<usize>>,
@@ -100,7 +90,7 @@ pub(super) struct RowPrinter {
 impl RowPrinter {
     pub(super) fn new(
         format: OutputFormat,
-        name: &'static str,
+        name: Option<&'static str>,
         columns: &'static [&'static str],
     ) -> Self {
         Self {
@@ -140,16 +130,21 @@ impl RowPrinter {
     fn end(&mut self) -> String {
         let no_rows: &[Value] = &[];
         match self.format {
-            OutputFormat::Json if self.has_started => "]}\n".into(),
-            OutputFormat::Json => format!("{}]}}\n", self.json(no_rows)),
+            OutputFormat::Json => {
+                let start = if self.has_started { String::new() } else { self.json(no_rows) };
+                format!("{start}]{}\n", if self.name.is_some() { "}" } else { "" })
+            }
             OutputFormat::Table if self.has_started => String::new(),
             OutputFormat::Table => self.table(no_rows),
         }
     }
 
     fn json(&self, rows: &[impl Serialize]) -> String {
-        let mut text =
-            if self.has_started { String::new() } else { format!("{{\"{}\":[", self.name) };
+        let mut text = match self.name {
+            _ if self.has_started => String::new(),
+            Some(name) => format!("{{\"{name}\":["),
+            None => "[".into(),
+        };
         for (index, row) in rows.iter().enumerate() {
             if self.has_started || index > 0 {
                 text.push(',');
@@ -269,7 +264,7 @@ mod tests {
 
     /// Returns the output of these pages; a page of a listing can be empty.
     fn printed(format: OutputFormat, pages: &[&[Value]]) -> String {
-        let mut rows = RowPrinter::new(format, "keys", &["id", "lease.holder"]);
+        let mut rows = RowPrinter::new(format, Some("keys"), &["id", "lease.holder"]);
         let mut text: String = pages.iter().map(|page| rows.page(page)).collect();
         text.push_str(&rows.end());
         text
@@ -282,6 +277,10 @@ mod tests {
             assert_eq!(printed(OutputFormat::Json, pages), "{\"keys\":[1,2,3]}\n");
         }
         assert_eq!(printed(OutputFormat::Json, &[&[]]), "{\"keys\":[]}\n");
+        let mut array = RowPrinter::new(OutputFormat::Json, None, &["id"]);
+        let pages = [array.page(&all[..2]), array.page(&all[2..]), array.end()];
+        assert_eq!(pages.concat(), "[1,2,3]\n");
+        assert_eq!(RowPrinter::new(OutputFormat::Json, None, &["id"]).end(), "[]\n");
     }
 
     #[test]

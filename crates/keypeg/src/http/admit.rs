@@ -15,7 +15,7 @@ use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
 use keypeg_client::routes::{self, Access, Scope};
-use keypeg_core::{KeyRef, PoolName};
+use keypeg_core::{KeyRef, PoolFilter, PoolName};
 use keypeg_store::{Answer, Call, Idempotency, PendingReply, Principal, Reply, Request, TypedCall};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -185,17 +185,6 @@ impl RequestContext<'_> {
         A::of(reply).map_err(|refusal| Problem::refused(&refusal))
     }
 
-    /// Runs a call on behalf of another principal, the server itself, without an audit entry: its
-    /// answer must not go to the client as it is.
-    pub(super) async fn execute_as<A: Answer>(
-        &self,
-        by: Principal,
-        call: TypedCall<A>,
-    ) -> Result<A, Problem> {
-        let reply = self.app.lane.submit(Request::new(by, call.into_call())).await;
-        A::of(reply).map_err(|refusal| Problem::refused(&refusal))
-    }
-
     /// Passes on the arguments parsed from a request. If they are invalid and the pool does not
     /// exist, reports the unknown pool instead of the invalid argument.
     pub(super) async fn or_unknown_pool<T>(
@@ -221,9 +210,9 @@ impl RequestContext<'_> {
         Err(Problem::missing_scope(scope.as_str()))
     }
 
-    /// Returns whether the token may see a pool in the list of pools.
-    pub(super) fn may_list(&self, pool: &PoolName) -> bool {
-        self.admitted.as_ref().is_none_or(|admitted| admitted.shown.token.is_for(pool.as_str()))
+    /// Returns the pools that the token may list; `None` allows all pools.
+    pub(super) fn listed_pools(&self) -> Option<Arc<PoolFilter>> {
+        self.admitted.as_ref().map(|admitted| Arc::clone(&admitted.shown.token.pools))
     }
 
     /// Returns the permit that a long-lived response checks repeatedly; `None` without access

@@ -4,17 +4,20 @@
 //! scrape sums them. No label comes from client input, which bounds the number of series.
 
 pub(super) mod exposition;
+mod pool_totals;
 
 use crate::access::{Access, GateCounters};
 use crate::audit::{Audit, AuditCounters};
 use crate::build_info;
+use crate::http::error::Problem;
 use crate::log;
 use crate::memory::MemoryPlan;
 use hyper::StatusCode;
 use keypeg_client::Code;
 use keypeg_store::{
-    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, PoolView, StartReport, StoreMetrics,
+    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, Lane, StartReport, StoreMetrics,
 };
+use pool_totals::{PoolTotals, SharedPoolTotals};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -136,6 +139,7 @@ pub(super) struct Metrics {
     cores: Vec<Arc<CoreCounts>>,
     connections: Arc<Semaphore>,
     connections_max: usize,
+    pools: SharedPoolTotals,
 }
 
 impl Metrics {
@@ -145,21 +149,24 @@ impl Metrics {
         connections: Arc<Semaphore>,
         connections_max: usize,
     ) -> Self {
-        Self { start_info, cores, connections, connections_max }
+        let pools = SharedPoolTotals::default();
+        Self { start_info, cores, connections, connections_max, pools }
     }
 
-    /// Returns all metrics as `OpenMetrics` text. O(pools).
-    pub(super) fn text(&self, pools: &[PoolView]) -> String {
+    /// Returns all metrics as `OpenMetrics` text; reads the pools through a lane. O(pools) for all
+    /// simultaneous scrapes together.
+    pub(super) async fn text(&self, lane: &Lane) -> Result<String, Problem> {
+        let pools = self.pools.read(lane).await?;
         let mut registry = Registry::with_prefix("keypeg");
         registry.register_collector(Box::new(self.scrape(pools)));
         let mut text = String::with_capacity(16 << 10);
         text::encode(&mut text, &registry).expect("invariant: writing to a string never fails");
-        text
+        Ok(text)
     }
 
-    fn scrape(&self, pools: &[PoolView]) -> Scrape {
+    fn scrape(&self, totals: PoolTotals) -> Scrape {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let sum = |of: fn(&PoolView) -> u64| pools.iter().map(of).sum();
+        let PoolTotals { pools, keys, waiting } = totals;
         let StartInfo { recovery, access, audit, memory, store_metrics } = &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
@@ -171,14 +178,14 @@ impl Metrics {
             commit: HistogramTotals::sum(1e6, &COMMIT_BUCKETS_US, [&store_metrics.commit_us]),
             answers: HistogramTotals::sum(1.0, &ANSWERS_PER_TURN_BUCKETS, [&store_metrics.answers]),
             connections: self.connections_max - self.connections.available_permits(),
-            pools: pools.len() as u64,
+            pools,
             keys: [
-                ("available", sum(|pool| pool.counts.available)),
-                ("leased", sum(|pool| pool.counts.leased)),
-                ("resting", sum(|pool| pool.counts.resting)),
-                ("quarantined", sum(|pool| pool.counts.quarantined)),
+                ("available", keys.available),
+                ("leased", keys.leased),
+                ("resting", keys.resting),
+                ("quarantined", keys.quarantined),
             ],
-            waiting: sum(|pool| pool.waiting),
+            waiting,
             followers: load(&store_metrics.subscribers),
             events: load(&store_metrics.events),
             refused_keep_alives: load(&store_metrics.refused_keep_alives),

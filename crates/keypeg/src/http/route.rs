@@ -66,7 +66,7 @@ async fn canonical(
         check_target(context, segments, &request).await?;
     }
     match (method, segments) {
-        (Method::GET | Method::HEAD, []) => pools::list(context).await,
+        (Method::GET | Method::HEAD, []) => pools::list(context, request.uri().query()).await,
         (Method::GET | Method::HEAD, [pool]) => pools::show(context, pool).await,
         (Method::GET | Method::HEAD, [pool, "events"]) => {
             events::subscribe(context, pool, request).await
@@ -101,15 +101,15 @@ async fn canonical(
 }
 
 /// Refuses what a route of the canonical API would otherwise ignore, although a client relies on it:
-/// parameters in the query, and preconditions of a change. Lists of keys read their parameters, and
-/// pools their preconditions, by themselves.
+/// parameters in the query, and preconditions of a change. Lists read their parameters, and pools
+/// their preconditions, by themselves.
 async fn check_target(
     context: &RequestContext<'_>,
     segments: &[&str],
     request: &Request,
 ) -> Result<(), Problem> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let has_parameters = is_read && matches!(segments, [_, "keys"]);
+    let has_parameters = is_read && matches!(segments, [] | [_, "keys"]);
     if let Some(query) = request.uri().query().filter(|_| !has_parameters) {
         let checked = Query::read(Some(query), &[]).map(drop);
         match segments.first() {

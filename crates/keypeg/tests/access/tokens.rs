@@ -202,6 +202,20 @@ fn a_token_cannot_find_out_which_other_pools_exist() {
         pools.iter().map(|pool| pool["pool"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&ci), ["ci-1", "ci-2"]);
+    let page = |query: &str| server.client().with(&ci, &format!("GET /v1/pools?{query}"));
+    let first = page("limit=1").is(200, &json!({ "pools": "*", "next_cursor": "ci-2" }));
+    assert_eq!(first["pools"].as_array().unwrap().len(), 1);
+    // A cursor names a position, and opens no other pool.
+    for cursor in ["ci-2", "a", "default"] {
+        let listed = page(&format!("cursor={cursor}")).is(200, &json!({ "next_cursor": null }));
+        let expected = match cursor {
+            "ci-2" => &["ci-2"][..],
+            "a" => &["ci-1", "ci-2"],
+            _ => &[],
+        };
+        let listed = listed["pools"].as_array().unwrap().clone();
+        assert!(listed.iter().map(|pool| pool["pool"].as_str().unwrap()).eq(expected.to_vec()));
+    }
     assert_eq!(names(&all), ["ci-1", "ci-2", "default", "web"]);
 }
 

@@ -66,6 +66,13 @@ async fn each_method_calls_its_route() {
     assert_eq!(client.pool("ci").await.unwrap().total, 1);
     let names: Vec<_> = client.pools().await.unwrap().into_iter().map(|pool| pool.pool).collect();
     assert_eq!(names, ["ci", "default"]);
+    let first = client.list_pools(Some(1), None).await.unwrap();
+    assert_eq!((&*first.pools[0].pool, first.next_cursor.as_deref()), ("ci", Some("default")));
+    let second = client.list_pools(None, first.next_cursor.as_deref()).await.unwrap();
+    assert_eq!((&*second.pools[0].pool, second.next_cursor), ("default", None));
+    let mut limited = client.list_all_pools().with_limit(1);
+    assert_eq!(limited.next().await.unwrap().map(|pools| pools.len()), Some(1));
+    assert_eq!(limited.next().await.unwrap(), None);
     client.delete_pool("ci").await.unwrap();
     client.live().await.unwrap();
     client.ready().await.unwrap();

@@ -51,6 +51,8 @@ fn each_command_makes_its_call_and_prints_the_answer() {
     check(tool(&server, &["keepalive", key, "--pool", "ci"]), 66, "1 of 1 named keys do not exist");
     assert_eq!(json_of(&server, &[&["show"][..], &ci].concat())["total"], 1);
     assert_eq!(json_of(&server, &["pools"]).as_array().unwrap().len(), 2);
+    let first = json_of(&server, &["pools", "--limit", "1"]);
+    assert_eq!((first.as_array().unwrap().len(), &first[0]["pool"]), (1, &json!("ci")));
     let table = utf8(&check(tool(&server, &["pools"]), 0, "").stdout);
     assert_eq!(
         table,

@@ -6,11 +6,11 @@ use crate::clients::Action;
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, State, ensure};
-use crate::support::SeededRandom;
+use crate::support::{SeededRandom, list_pools};
 use keypeg_core::{KeyRef, KeyState, KeyView, PoolName};
 use keypeg_engine::EngineConfig;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
-use keypeg_store::{Call, Principal, Reply, Request};
+use keypeg_store::{Call, PoolPage, Principal, Reply, Request};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -220,8 +220,10 @@ impl Simulation {
     }
 
     pub(super) fn read_all(&mut self, lost: Option<&[(u32, Action)]>) -> Checked<RecoveredData> {
-        let Some(Reply::Pools(views)) = self.query(vec![Call::ListPools])?.pop() else {
-            return Err("no list of pools".into());
+        let Some(Reply::Pools(PoolPage { pools: views, next: None })) =
+            self.query(vec![list_pools()])?.pop()
+        else {
+            return Err("no list of all pools".into());
         };
         let mut recovered =
             RecoveredData { wall: self.clock.wall_ms(), ..RecoveredData::default() };

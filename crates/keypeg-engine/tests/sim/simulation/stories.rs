@@ -6,7 +6,7 @@ use crate::clients::Action;
 use crate::faults::Fault;
 use crate::model::{Checked, Rules, ensure};
 use crate::simulation::Plan;
-use crate::support::SentCall;
+use crate::support::{SentCall, list_pools};
 use keypeg_core::{
     BodyDigest, KeyRef, KeyState, KeyView, Policy, PoolName, ReleaseOptions, Secret,
 };
@@ -154,7 +154,7 @@ fn a_stored_answer_distinguishes_the_keys_of_a_lost_turn() -> Checked {
                 simulation.send(vec![Call::DeleteKey { pool: pool(), key }.into()])?;
             }
             simulation.send(vec![first()])?;
-            simulation.send(vec![first(), Call::ListPools.into()])?;
+            simulation.send(vec![first(), list_pools().into()])?;
         }
     }
     Ok(())

@@ -20,8 +20,7 @@ use keypeg_core::{
     Cursor, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
     PoolName, Refusal,
 };
-use keypeg_fields::{Field, LIMIT};
-use keypeg_store::{Call, ForceReleased, PAGE_MAX, RequestError, Revealed};
+use keypeg_store::{Call, ForceReleased, RequestError, Revealed};
 
 /// The page size if the request gives none.
 const DEFAULT_LIMIT: usize = 100;
@@ -53,13 +52,7 @@ fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
             return Err(Problem::out_of_range("state", &states));
         }
     };
-    let limit = query.get("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let limit = is_number.then(|| text.parse().ok()).flatten();
-        limit
-            .filter(|limit| (1..=PAGE_MAX).contains(limit))
-            .ok_or_else(|| Problem::not_allowed(Field::Integer(&LIMIT)))
-    });
+    let limit = query.limit(DEFAULT_LIMIT);
     let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
     Ok(ListOptions { state, limit: limit?, cursor: cursor.transpose()? })

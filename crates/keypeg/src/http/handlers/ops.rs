@@ -11,7 +11,7 @@ use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{Method, StatusCode};
 use keypeg_client::routes;
-use keypeg_store::{Call, Principal, RequestError};
+use keypeg_store::RequestError;
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
@@ -61,9 +61,7 @@ pub(crate) fn version(request: &Request) -> HandlerResult {
 pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     require_read(request)?;
     let format = Format::of(request.headers());
-    // As the server, whose calls a full lane does not refuse: metrics matter most under overload.
-    let pools = context.execute_as(Principal::Server, Call::list_pools()).await?;
-    let text = format.encode(context.server.metrics.text(&pools));
+    let text = format.encode(context.server.metrics.text(&context.lane).await?);
     let mut response = Response::new(text.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));

@@ -10,20 +10,28 @@ use crate::http::parse::members::NoFields;
 use crate::http::parse::path::pool_name;
 use crate::http::parse::pools::PolicyBody;
 use crate::http::parse::precondition::{self, PoolCondition};
+use crate::http::parse::query::Query;
 use crate::http::respond::{HandlerResult, json_response, no_content, with_location};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Code, Seconds, UnixMs, routes};
-use keypeg_core::PoolName;
+use keypeg_core::{PoolListOptions, PoolName, Refusal};
 use keypeg_fields::POOL_NAMES;
-use keypeg_store::{Call, PoolChange, PoolView};
+use keypeg_store::{Call, PAGE_MAX, PoolChange, PoolView, RequestError};
 
 /// Lists the pools that the token may see.
-pub(crate) async fn list(context: &RequestContext<'_>) -> HandlerResult {
-    let pools = context.execute(Call::list_pools()).await?;
-    let pools =
-        pools.into_iter().filter(|pool| context.may_list(&pool.name)).map(wire_pool).collect();
-    Ok(json_response(StatusCode::OK, &wire::Pools { pools }))
+pub(crate) async fn list(context: &RequestContext<'_>, query: Option<&str>) -> HandlerResult {
+    let query = Query::read(query, &["limit", "cursor"])?;
+    // A client that sends no limit may be older than the pages.
+    let limit = query.limit(PAGE_MAX)?;
+    let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
+    let from = query.get("cursor").map(|text| PoolName::parse(text).ok_or_else(bad_cursor));
+    let filter = context.listed_pools();
+    let options = PoolListOptions { from: from.transpose()?, limit, filter };
+    let page = context.execute(Call::list_pools(options)).await?;
+    let next_cursor = page.next.map(|name| name.as_str().into());
+    let pools = page.pools.into_iter().map(wire_pool).collect();
+    Ok(json_response(StatusCode::OK, &wire::Pools { pools, next_cursor }))
 }
 
 /// Shows a pool.

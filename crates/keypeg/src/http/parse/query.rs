@@ -1,10 +1,11 @@
 //! Query strings: percent-decoding, and parameters that may each appear once, so that every error
 //! names its parameter.
 //!
-//! Does not know any route's parameters. No error repeats a value: it may be a secret.
+//! Knows of a route's parameters only `limit`, which all listings share. No error repeats a value: it may be a secret.
 
 use super::json::echo;
 use crate::http::error::Problem;
+use keypeg_fields::{Field, LIMIT, PAGE_MAX};
 
 /// A query's parameters.
 #[derive(Debug, Default)]
@@ -38,6 +39,19 @@ impl Query {
     /// Returns a parameter's value.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Query {
+    /// Returns the most items that the client wants on a page; `default` if it sends no `limit`.
+    pub(crate) fn limit(&self, default: usize) -> Result<usize, Problem> {
+        self.get("limit").map_or(Ok(default), |text| {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let limit = is_number.then(|| text.parse().ok()).flatten();
+            limit
+                .filter(|limit| (1..=PAGE_MAX).contains(limit))
+                .ok_or_else(|| Problem::not_allowed(Field::Integer(&LIMIT)))
+        })
     }
 }
 
