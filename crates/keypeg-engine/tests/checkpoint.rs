@@ -10,6 +10,7 @@ use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
+use support::unsynced_batch::checkpoint_beside_an_unsynced_batch;
 use support::workload::{
     TURNS, Workload, advance_clock, expected_state, run_turn, visible_state,
     visible_state_with_answers,
@@ -29,6 +30,50 @@ fn segments(disk: &SimDisk) -> Vec<String> {
 
 /// Facts × {before, after the checkpointed position}: the workload writes every kind of fact, and a
 /// checkpoint runs after each of its turns once.
+/// The database would otherwise hold keys that no journal has, and the next start would refuse it.
+#[test]
+fn a_batch_that_is_not_synced_is_not_checkpointed() {
+    assert_eq!(checkpoint_beside_an_unsynced_batch(), Ok(()));
+}
+
+/// A journal that is too large is not shortened where the snapshot records would take more bytes
+/// than the segments free: each drop would then cause the next one.
+#[test]
+fn segments_are_dropped_only_if_that_frees_more_than_the_snapshot_records_take() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = open(&disk, &clock);
+    // Too large for the first segment: the checkpointed position is in the second one, and only the
+    // first one can be dropped. All leases are granted before the journal is too large.
+    driver.generate(120);
+    driver.checkpoint().unwrap();
+    let holder = || Some("job".into());
+    let acquire =
+        || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: holder(), wait_ms: 0 };
+    let replies = driver.turn((0..120).map(|_| acquire()).collect()).unwrap();
+    let leases: Vec<_> = replies
+        .iter()
+        .map(|reply| {
+            let Reply::Granted { lease, .. } = reply else { panic!("a key is free: {reply:?}") };
+            lease.id
+        })
+        .collect();
+    for _ in 0..60 {
+        let lease = leases[0];
+        driver.call(Call::Renew { pool: default_pool(), lease, ttl_ms: None });
+    }
+    let journal = disk.bytes_of("journal");
+    let snapshot = 120 * 64;
+    assert!(journal > (2 * snapshot).max(SMALL_JOURNAL / 4 * 3), "too large: {journal}");
+    assert_eq!(segments(&disk)[0], "journal-000000000001", "120 leases, 4 864 bytes to free");
+    // Without leases the same drop pays.
+    for lease in leases {
+        let options = ReleaseOptions::default();
+        driver.call(Call::Release { pool: default_pool(), lease, options });
+    }
+    driver.call(Call::ListPools);
+    assert_ne!(segments(&disk)[0], "journal-000000000001", "no lease, 4 864 bytes to free");
+}
+
 #[test]
 fn every_fact_counts_once_on_either_side_of_the_checkpointed_position() {
     let mut deleted = 0;
