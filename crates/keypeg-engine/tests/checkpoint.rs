@@ -70,7 +70,7 @@ fn segments_are_dropped_only_if_that_frees_more_than_the_snapshot_records_take()
         let options = ReleaseOptions::default();
         driver.call(Call::Release { pool: default_pool(), lease, options });
     }
-    driver.call(Call::ListPools);
+    driver.call(list_pools());
     assert_ne!(segments(&disk)[0], "journal-000000000001", "no lease, 4 864 bytes to free");
 }
 

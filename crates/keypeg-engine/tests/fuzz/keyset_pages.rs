@@ -5,7 +5,7 @@
 //! of an earlier time, truncation. `KEYPEG_FUZZ_RUNS` and `KEYPEG_SEED` as in `fuzz.rs`.
 
 use super::support::sim_disk::SimDisk;
-use super::support::{Driver, ManualClock, SeededRandom};
+use super::support::{Driver, ManualClock, SeededRandom, list_pools};
 use keypeg_core::{
     ImportOptions, KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
 };
@@ -108,7 +108,7 @@ fn corpus() -> Corpus {
 
 /// Describes everything that a client sees: pools, keys, quarantines, and which values are retired.
 fn description(driver: &mut Driver) -> String {
-    let mut text = format!("{:?}\n", driver.call(Call::ListPools));
+    let mut text = format!("{:?}\n", driver.call(list_pools()));
     for pool in pools() {
         let mut ids = driver.engine.pools().key_ids(&pool);
         ids.sort();
