@@ -4,6 +4,7 @@
 
 use crate::access::Hosts;
 use crate::audit::AuditSettings;
+use crate::credentials;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use crate::file;
@@ -62,7 +63,8 @@ impl Config {
         let options = given.or(file);
         let listen = options.listen.map_or(LISTEN, |listen| listen.0);
         let is_on = |switch: Option<Switch>| switch.is_some_and(|switch| switch.0);
-        let tokens = options.tokens.map(|path| path.0);
+        let tokens =
+            options.tokens.map(|path| path.0).or_else(|| credentials::path(credentials::TOKENS));
         if !listen.ip().is_loopback() && !is_on(options.insecure_listen) {
             return Err(insecure_listen(listen, tokens.is_some()));
         }

@@ -21,6 +21,7 @@ mod respond;
 mod route;
 mod shutdown;
 mod timeouts;
+mod watchdog;
 
 pub(crate) use connection::accept;
 pub(crate) use metrics::StartInfo;

@@ -12,6 +12,7 @@ mod cli;
 mod clock;
 mod command_line;
 mod config;
+mod credentials;
 mod duration;
 mod failure;
 mod file;
@@ -24,11 +25,13 @@ mod panics;
 mod permissions;
 mod program;
 mod random;
+mod reloads;
 #[cfg_attr(not(test), expect(dead_code, reason = "the bounds of bodies and answers use it next"))]
 mod share;
 mod signals;
 mod store;
 mod streams;
+mod supervisor;
 mod text_file;
 mod toml_text;
 mod variables;
@@ -134,8 +137,9 @@ pub fn serve(
     let access = Arc::new(access(config)?);
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
     let audit = audit.map(Arc::new);
-    if config.tokens.is_none() {
-        tracing::info!("no --tokens: every client that can connect may make every call");
+    match &config.tokens {
+        None => tracing::info!("no --tokens: every client that can connect may make every call"),
+        Some(path) => tracing::info!("access tokens are in {}", path.display()),
     }
     let OpenedStore { store, lanes, report } = open(cores)?;
     for lane in &lanes {

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::log::{print_line, report_usage, start_streams};
 use crate::options::Options;
+use crate::supervisor::{self, Message};
 use crate::{memory, streams, variables};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -80,13 +81,20 @@ fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     // Before the first runtime, which needs descriptors.
     crate::raise_descriptor_limit()?;
     variables::warn_of_unknown(&Cli::command());
+    // Before the engine's threads, and before the signals, which send messages.
+    supervisor::start()?;
     let stop = crate::stop_signal()?;
     let listener = crate::listen(&config)?;
+    supervisor::notify(Message::Status("recovering the data directory".into()));
     crate::serve(
         &config,
         |lanes| open(&config, lanes),
         listener,
         stop,
-        |ready| print_line(&ready.to_string()),
+        |ready| {
+            let line = ready.to_string();
+            print_line(&line);
+            supervisor::notify(Message::Ready(line));
+        },
     )
 }

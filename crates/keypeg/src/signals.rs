@@ -1,22 +1,28 @@
 //! Signals. The first SIGTERM or SIGINT stops the server, the second ends the process at once.
 //!
 //! A thread of its own receives them and waits for nothing else, so that the second signal works
-//! whatever all other threads do. SIGHUP never ends the server: `access/reload.rs` and
-//! `audit/writer.rs` act on it. SIGXFSZ is caught, so that a write past the limit of `ulimit -f`
+//! whatever all other threads do. SIGHUP never ends the server: it reloads files
+//! (`reloads.rs`). SIGXFSZ is caught, so that a write past the limit of `ulimit -f`
 //! fails with an error.
 
 use crate::failure::{Failure, exit};
-use crate::{log, vital};
+use crate::supervisor::{self, Message};
+use crate::{log, reloads, vital};
 use rustix::process::Signal as Number;
 use std::io;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// The longest time for which a supervisor waits for a reload.
+const RELOAD_TIME: Duration = Duration::from_secs(10);
 
 /// Installs the signal handlers; the future is ready at the first signal to stop.
 pub fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error| Failure::new(exit::OS, format!("cannot install signal handlers: {error}"));
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let signals = runtime.block_on(async { Signals::new() }).map_err(failed)?;
     let (stop, stopped) = oneshot::channel();
     let watch = move || runtime.block_on(watch(signals, stop));
@@ -61,18 +67,31 @@ impl Signals {
     }
 }
 
+/// Reloads all files, and reports begin and end to the supervisor.
+async fn reload() {
+    supervisor::notify_reloading();
+    if timeout(RELOAD_TIME, reloads::request()).await.is_err() {
+        let seconds = RELOAD_TIME.as_secs();
+        tracing::warn!("a file could not be read again within {seconds} s: its disk may hang");
+    }
+    supervisor::notify(Message::Reloaded);
+}
+
 async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
     let mut stop = Some(stop);
     loop {
         match (signals.next().await, stop.take()) {
             (Wanted::Reload, stop_later) => {
                 tracing::info!("SIGHUP: rereads the token file and reopens the audit log, if any");
+                // A task: this one must stay free for the next signal.
+                tokio::spawn(reload());
                 stop = stop_later;
             }
             (Wanted::Stop(_), Some(stop)) => {
                 tracing::info!(
                     "stopping: new connections are refused, requests in progress are answered"
                 );
+                supervisor::notify(Message::Stopping);
                 // The receiver is dropped if the server has already ended by itself.
                 let _ = stop.send(());
             }

@@ -7,11 +7,11 @@ use super::gate::Gate;
 use super::token_file::{TokenFileError, read_token_file};
 use crate::failure::{Failure, exit};
 use crate::permissions::Trusted;
+use crate::reloads::Reloads;
 use crate::vital;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Interval between two reads of the file.
@@ -22,21 +22,20 @@ pub(crate) fn watch(gate: &Arc<Gate>) -> Result<(), Failure> {
     let failed = |error| Failure::new(exit::OS, format!("cannot watch the token file: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).map_err(failed)?;
-    let gate = Arc::downgrade(gate);
-    vital::spawn("keypeg-tokens", move || runtime.block_on(reload_on_change(gate, hangup)))
+    let (gate, reloads) = (Arc::downgrade(gate), Reloads::join());
+    vital::spawn("keypeg-tokens", move || runtime.block_on(reload_on_change(gate, reloads)))
         .map(drop)
         .map_err(failed)
 }
 
-async fn reload_on_change(gate: Weak<Gate>, mut hangup: Signal) {
+async fn reload_on_change(gate: Weak<Gate>, mut reloads: Reloads) {
     let mut ticks = interval(RELOAD_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut last, mut last_warnings) = (None, Vec::new());
     loop {
         let is_requested = tokio::select! {
             _ = ticks.tick() => false,
-            _ = hangup.recv() => true,
+            () = reloads.requested() => true,
         };
         let Some(gate) = gate.upgrade() else { return };
         let file = read_token_file(&gate.path, Trusted::own());
@@ -67,6 +66,9 @@ async fn reload_on_change(gate: Weak<Gate>, mut hangup: Signal) {
                 let path = gate.path.display();
                 tracing::error!("token file {path}: {error}; the tokens loaded before stay valid");
             }
+        }
+        if is_requested {
+            reloads.done();
         }
     }
 }

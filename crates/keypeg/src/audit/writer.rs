@@ -7,13 +7,13 @@
 use super::file::LogFile;
 use super::queue::{Message, State};
 use crate::failure::{Failure, exit};
+use crate::reloads::Reloads;
 use crate::vital;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
@@ -45,14 +45,12 @@ impl AuditWriter {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let stopping = Arc::<Notify>::default();
-        let (hangup, looks) = runtime
-            .block_on(async { signal(SignalKind::hangup()).map(|hangup| (hangup, looks())) })
-            .map_err(failed)?;
+        let looks = runtime.block_on(async { looks() });
         let writing = Writing {
             log,
             state,
             messages,
-            hangup,
+            reloads: Reloads::join(),
             looks,
             stopping: Arc::clone(&stopping),
             bytes: Vec::new(),
@@ -81,7 +79,7 @@ struct Writing {
     log: LogFile,
     state: Arc<State>,
     messages: mpsc::Receiver<Message>,
-    hangup: Signal,
+    reloads: Reloads,
     looks: Interval,
     /// Notified once, when no attempt may wait any longer.
     stopping: Arc<Notify>,
@@ -94,9 +92,13 @@ impl Writing {
     async fn run(mut self) {
         let (mut is_last, mut is_stopping) = (false, false);
         while !is_last || !self.bytes.is_empty() {
+            let mut is_reload = false;
             if self.bytes.is_empty() {
                 tokio::select! {
-                    _ = self.hangup.recv() => self.reopen(),
+                    () = self.reloads.requested() => {
+                        is_reload = true;
+                        self.reopen();
+                    }
                     _ = self.looks.tick() => self.follow_path(),
                     message = self.messages.recv() => is_last = self.take(message),
                 }
@@ -104,12 +106,18 @@ impl Writing {
                 tokio::select! {
                     () = sleep(RETRY) => {}
                     // The write that follows opens the file again, and notes the result.
-                    _ = self.hangup.recv() => self.log.close(),
+                    () = self.reloads.requested() => {
+                        is_reload = true;
+                        self.log.close();
+                    }
                     () = self.stopping.notified() => is_stopping = true,
                 }
             }
             if !self.bytes.is_empty() {
                 self.write();
+            }
+            if is_reload {
+                self.reloads.done();
             }
             if is_stopping && !self.bytes.is_empty() {
                 tracing::error!(

@@ -19,5 +19,6 @@ mod output;
 #[cfg(feature = "cli")]
 mod proxy;
 mod serve;
+mod supervisor;
 #[cfg(feature = "cli")]
 mod tool;

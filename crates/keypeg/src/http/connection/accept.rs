@@ -17,6 +17,7 @@ use crate::http::message::{Body, RequestBody, Response};
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
+use crate::http::watchdog::{CoreWatch, watches};
 use crate::random::SystemRandom;
 use crate::vital;
 use hyper::server::conn::http1;
@@ -129,11 +130,12 @@ pub(crate) fn run(
     let mut cores = Vec::new();
     let mut senders = Vec::new();
     let mut threads = Vec::new();
-    for (core, (lane, counts)) in lanes.into_iter().zip(counts).enumerate() {
+    let watchers = watches(lanes.len());
+    for (core, ((lane, counts), watch)) in lanes.into_iter().zip(counts).zip(watchers).enumerate() {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
         let app = Arc::new(App::new(lane, Arc::clone(&server), core, counts));
-        cores.push(Core { app, buffers: Arc::default(), arrivals, phase: watched.clone() });
+        cores.push(Core { app, buffers: Arc::default(), arrivals, phase: watched.clone(), watch });
     }
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
@@ -231,12 +233,14 @@ struct Core {
     buffers: Arc<Buffers>,
     arrivals: mpsc::Receiver<Arrival>,
     phase: watch::Receiver<ServerPhase>,
+    watch: CoreWatch,
 }
 
 impl Core {
     /// Serves connections until the server has stopped.
     async fn run(mut self) {
         read_clock_in_hyper().await;
+        tokio::spawn(self.watch.run(self.app.lane.clone()));
         let lane = self.app.lane.clone();
         let delivery = tokio::spawn(async move { lane.run_delivery().await });
         tokio::spawn(async move {
