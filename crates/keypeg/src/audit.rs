@@ -1,16 +1,17 @@
 //! The audit log: one line of JSON per requested change, with the caller and the outcome.
 //!
 //! A change reserves its place in the queue of lines before it is made, so that no change lacks its
-//! line. A thread of its own writes the lines. Knows nothing of HTTP or access tokens.
+//! line. Refusals at admission are summed up. A thread of its own writes the lines. Knows nothing of HTTP or access tokens.
 
 mod file;
 mod line;
 mod queue;
+mod refusals;
 mod writer;
 
 pub(crate) use file::Settings as AuditSettings;
-pub(crate) use line::Outcome;
-pub(crate) use queue::{Audit, AuditCounters, Entry};
+pub(crate) use line::{Line, Outcome};
+pub(crate) use queue::{Audit, AuditCounters, Entry, Refusal};
 pub(crate) use writer::AuditWriter;
 
 use crate::failure::{Failure, exit};

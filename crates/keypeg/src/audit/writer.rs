@@ -5,7 +5,10 @@
 //! retries.
 
 use super::file::LogFile;
+use super::line::Summary;
 use super::queue::{Message, State};
+use super::refusals::Moment;
+use crate::clock;
 use crate::failure::{Failure, exit};
 use crate::reloads::Reloads;
 use crate::vital;
@@ -68,6 +71,10 @@ impl AuditWriter {
     }
 }
 
+fn now() -> Moment {
+    Moment { at: clock::stopwatch(), wall_ms: clock::wall_ms() }
+}
+
 fn looks() -> Interval {
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,8 +106,18 @@ impl Writing {
                         is_reload = true;
                         self.reopen();
                     }
-                    _ = self.looks.tick() => self.follow_path(),
-                    message = self.messages.recv() => is_last = self.take(message),
+                    _ = self.looks.tick() => {
+                        self.follow_path();
+                        let due = self.state.refusals().take_due(now());
+                        self.summarise(due);
+                    }
+                    message = self.messages.recv() => {
+                        is_last = self.take(message);
+                        if is_last {
+                            let all = self.state.refusals().take_all(now());
+                            self.summarise(all);
+                        }
+                    }
                 }
             } else {
                 tokio::select! {
@@ -148,6 +165,13 @@ impl Writing {
             }
             let Ok(message) = self.messages.try_recv() else { return false };
             next = Some(message);
+        }
+    }
+
+    fn summarise(&mut self, summaries: Vec<Summary>) {
+        for mut summary in summaries {
+            summary.write_to(&mut self.bytes);
+            self.lines += 1;
         }
     }
 

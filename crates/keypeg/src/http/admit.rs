@@ -10,7 +10,8 @@ use super::error::Problem;
 use super::event_stream::StreamPermit;
 use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
-use crate::audit::{Entry, Outcome};
+use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
+use crate::share::CallerId;
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
@@ -60,46 +61,54 @@ pub(super) fn admit<'a, 'b>(
     }
     let route = routes::find(method, path).ok_or_else(|| Problem::unrouted(path))?;
     let pool = route.pool_of(path);
-    let mut entry = None;
-    if let Some(audit) = audit.filter(|_| route.is_audited()) {
-        let mut new_entry = audit.begin().ok_or_else(Problem::audit_unavailable)?;
-        new_entry.line.request_id = origin.id.to_string();
-        new_entry.line.address = origin.client_ip.map(|ip| ip.to_canonical());
-        new_entry.line.operation = route.operation;
+    let audit = audit.filter(|_| route.is_audited());
+    let fill = |line: &mut Line| {
+        line.request_id = origin.id.to_string();
+        line.address = origin.client_ip.map(|ip| ip.to_canonical());
+        line.operation = route.operation;
         if let Some(pool) = pool {
-            new_entry.line.pool(pool);
+            line.pool(pool);
         }
-        entry = Some(new_entry);
-    }
+    };
     let gate = access.gate.as_ref().filter(|_| route.access != Access::Open);
     let admitted = gate.map(|gate| {
         let token = bearer().map_err(|problem| (None, problem))?;
         let Origin { client_ip: from, started: now, .. } = *origin;
         check_token(gate, Attempt { route, pool, token, from, now })
     });
-    match admitted.transpose() {
-        Ok(admitted) => {
-            if let (Some(entry), Some(admitted)) = (&mut entry, &admitted) {
-                entry.line.token = Some(Arc::clone(&admitted.shown.token.name));
-            }
-            Ok(RequestContext {
-                app,
-                admitted,
-                entry: entry.map(|entry| Box::new(Mutex::new(entry))),
-            })
+    let admitted = admitted.transpose().map_err(|(shown, problem)| {
+        if let Some(audit) = audit {
+            audit_refusal(audit, shown.as_ref(), &problem, origin, fill);
         }
-        Err((shown, problem)) => {
-            if let Some(mut entry) = entry {
-                entry.line.token = shown.map(|shown| Arc::clone(&shown.token.name));
-                entry.end(
-                    Outcome::Refused,
-                    problem.status().as_u16(),
-                    Some(problem.code().as_str()),
-                );
-            }
-            Err(problem)
-        }
-    }
+        problem
+    })?;
+    let entry = audit.map(|audit| {
+        let mut entry = audit.begin().ok_or_else(Problem::audit_unavailable)?;
+        fill(&mut entry.line);
+        entry.line.token = admitted.as_ref().map(|it| Arc::clone(&it.shown.token.name));
+        Ok(Box::new(Mutex::new(entry)))
+    });
+    Ok(RequestContext { app, admitted, entry: entry.transpose()? })
+}
+
+/// Logs a refusal at admission. Its caller is the token, or the address without a valid one.
+fn audit_refusal(
+    audit: &Audit,
+    shown: Option<&Shown>,
+    problem: &Problem,
+    origin: &Origin,
+    fill: impl FnOnce(&mut Line),
+) {
+    let token = shown.map(|shown| Arc::clone(&shown.token.name));
+    let caller = match &token {
+        Some(name) => CallerId::Token(Arc::clone(name)),
+        None => CallerId::of_address(origin.client_ip),
+    };
+    let (status, code) = (problem.status().as_u16(), problem.code().as_str());
+    audit.refused(&caller, Refusal { status, code, at: origin.started }, |line| {
+        fill(line);
+        line.token = token;
+    });
 }
 
 /// Checks the presented token; an error carries the token if it is known, for the audit log.

@@ -211,6 +211,78 @@ fn send_by(server: &Server, by_hyper: bool, request: &str, token: &str, body: &s
     server.client().try_send(request, &headers, body).unwrap().status
 }
 
+/// 190 000 requests without a token pushed every line out of the log within seconds: it rotates.
+#[test]
+fn refused_callers_cannot_move_the_log() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let reader = tokens.add("reader", "*", &["read"], &[]);
+    let file = tokens.args();
+    let mut server = audited(&dir, &[&file[0], &file[1]]);
+    let change = || assert_eq!(server.client().with(&admin, "POST /keys").status, 201);
+    change();
+    let many = &mut server.client();
+    for n in 0..500 {
+        let request = if n % 2 == 0 { "POST /keys" } else { "PUT /v1/pools/ci" };
+        many.ask(request).problem(401, "unauthorized");
+        many.with(&reader, request).problem(403, "forbidden");
+    }
+    change();
+    server.terminate();
+    let log = lines(&dir.path().join("audit"));
+    let summaries: Vec<_> = log
+        .iter()
+        .map(|line| {
+            let names = ["token", "address", "operation", "outcome", "count"];
+            names.map(|name| line[name].to_string().replace('"', "")).join(" ")
+        })
+        .collect();
+    assert_eq!(
+        summaries,
+        [
+            "admin 127.0.0.1 plainGenerate applied null",
+            "null 127.0.0.1 plainGenerate refused null",
+            "reader 127.0.0.1 plainGenerate refused null",
+            "admin 127.0.0.1 plainGenerate applied null",
+            "reader null refusals refused 499",
+            "null 127.0.0.1 refusals refused 499",
+        ]
+    );
+    assert_eq!(log[4]["codes"], json!({ "forbidden": 499 }));
+    assert!(log[5]["first_at"].as_str() <= log[5]["last_at"].as_str());
+    let fields = |line: &Value| line.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let shared = ["at", "request_id", "token", "address", "operation", "pool", "outcome"];
+    assert!(
+        log.iter().all(|line| shared.iter().all(|name| fields(line).contains(&name.to_string())))
+    );
+}
+
+/// A log without room refuses changes; a caller without a token is refused as ever.
+#[test]
+fn a_refused_caller_needs_no_place_in_the_log() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let subdir = dir.path().join("subdir");
+    std::fs::create_dir(&subdir).unwrap();
+    let (log, file) = (subdir.join("audit"), tokens.args());
+    let mut server = Server::in_memory(&["--audit", log.to_str().unwrap(), &file[0], &file[1]]);
+    std::fs::remove_dir_all(&subdir).unwrap();
+    eventually("changes are refused", || {
+        (server.client().with(&admin, "POST /keys").status == 503).then_some(())
+    });
+    for _ in 0..3 {
+        server.client().ask("POST /keys").problem(401, "unauthorized");
+    }
+    std::fs::create_dir(&subdir).unwrap();
+    eventually("changes resume", || {
+        (server.client().with(&admin, "POST /keys").status == 201).then_some(())
+    });
+    server.terminate();
+    let log = lines(&log);
+    let sum = log.iter().find(|line| line["operation"] == "refusals").unwrap();
+    assert_eq!(sum["count"], 3, "{log:?}");
+}
+
 /// The line of a refused request was missing for a rate limit only, and no test saw it.
 #[test]
 fn each_refusal_at_admission_is_logged_on_either_path() {
@@ -234,12 +306,15 @@ fn each_refusal_at_admission_is_logged_on_either_path() {
         server.terminate();
         let log = lines(&dir.path().join("audit"));
         let count = |token: Value, code: &str| {
-            let is_it = |line: &&Value| {
-                line["token"] == token && line["code"] == code && line["outcome"] == "refused"
-            };
-            let found: Vec<_> = log.iter().filter(is_it).collect();
+            let of_caller = log.iter().filter(|line| line["token"] == token);
+            let (sums, lines): (Vec<_>, Vec<_>) =
+                of_caller.partition(|line| line["operation"] == "refusals");
+            let is_it = |line: &&&Value| line["code"] == code && line["outcome"] == "refused";
+            let found: Vec<_> = lines.iter().filter(is_it).collect();
             assert!(found.iter().all(|line| line["operation"] == "acquire"));
-            found.len()
+            assert!(lines.len() <= 1 || !token.is_null(), "one line, and the summary");
+            let of_sum = |line: &&Value| line["codes"][code].as_u64().unwrap_or(0);
+            found.len() as u64 + sums.iter().map(of_sum).sum::<u64>()
         };
         assert_eq!(count(json!("slow"), "rate_limited"), 1, "by hyper: {by_hyper}");
         assert_eq!(count(json!("other"), "forbidden"), 1, "by hyper: {by_hyper}");
