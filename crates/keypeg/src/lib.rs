@@ -185,7 +185,8 @@ pub fn serve(
 /// Reads the token file, if one is configured.
 fn access(config: &Config) -> Result<Access, Failure> {
     let gate = config.tokens.clone().map(|path| {
-        let opened = Gate::open(path.clone(), http::accept::connections_max());
+        let opened =
+            Gate::open(path.clone(), http::accept::connections_max(config.memory.connections));
         opened.map(Arc::new).map_err(|error| error.into_failure(&path))
     });
     let gate = gate.transpose()?;

@@ -6,6 +6,7 @@
 //! them, belong to `access`.
 
 use super::app::App;
+use super::connection::places::Place;
 use super::error::Problem;
 use super::event_stream::StreamPermit;
 use super::origin::Origin;
@@ -20,7 +21,7 @@ use keypeg_core::{KeyRef, PoolFilter, PoolName};
 use keypeg_store::{Answer, Call, Idempotency, PendingReply, Principal, Reply, Request, TypedCall};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Carries the token and the audit entry of an admitted request.
 #[derive(Debug)]
@@ -222,6 +223,19 @@ impl RequestContext<'_> {
     /// Returns the pools that the token may list; `None` allows all pools.
     pub(super) fn listed_pools(&self) -> Option<Arc<PoolFilter>> {
         self.admitted.as_ref().map(|admitted| Arc::clone(&admitted.shown.token.pools))
+    }
+
+    /// Begins the request on the place of its connection. Returns `false` if the connection must end
+    /// without it. On a server with tokens, a request without one keeps no place.
+    pub(super) fn begins_on(&self, place: &Place, now: Instant) -> bool {
+        if self.admitted.is_none() && self.app.server.access.gate.is_some() {
+            return true;
+        }
+        let token = || {
+            let admitted = self.admitted.as_ref()?;
+            Some(CallerId::Token(Arc::clone(&admitted.shown.token.name)))
+        };
+        place.begin(token, now)
     }
 
     /// Returns the permit that a long-lived response checks repeatedly; `None` without access

@@ -41,13 +41,6 @@ pub(super) struct Server {
     pub(super) metrics: Metrics,
 }
 
-impl Server {
-    /// Returns whether the client address of a request is needed.
-    pub(super) fn wants_addresses(&self) -> bool {
-        self.access.gate.is_some() || self.audit.is_some()
-    }
-}
-
 impl App {
     pub(super) fn new(
         lane: Lane,

@@ -5,5 +5,6 @@ mod fast_path;
 mod framing;
 mod hyper_errors;
 pub(super) mod peer;
+pub(super) mod places;
 mod stream;
 mod wire;

@@ -50,6 +50,9 @@ pub(super) async fn handle(
         let bearer = || admit::bearer_of(request.headers());
         let origin = Origin { client_ip, id, started };
         let context = admit::admit(app, target, bearer, &origin)?;
+        if !context.begins_on(request.body().place(), started) {
+            return peer.abandon().await;
+        }
         let result = route(&context, request).await;
         context.finish_audit(result.as_ref().map(Response::status));
         result

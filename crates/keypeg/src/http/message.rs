@@ -5,11 +5,13 @@
 //! its bytes alone.
 
 use super::connection::peer::Peer;
+use super::connection::places::Place;
 use super::event_stream::EventStream;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,20 +23,26 @@ pub(super) type Response = hyper::Response<Body>;
 pub(super) struct RequestBody {
     incoming: Incoming,
     peer: Peer,
+    place: Arc<Place>,
     time: Duration,
     was_read: bool,
 }
 
 impl RequestBody {
     /// Wraps a body that must be complete within `time`.
-    pub(super) fn new(incoming: Incoming, peer: Peer, time: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, peer: Peer, place: Arc<Place>, time: Duration) -> Self {
         let was_read = incoming.is_end_stream();
-        Self { incoming, peer, time, was_read }
+        Self { incoming, peer, place, time, was_read }
     }
 
     /// Returns the client that sends the body.
     pub(super) fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Returns the place of the connection.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Returns the time within which the body must be complete.

@@ -6,6 +6,7 @@
 pub(super) mod exposition;
 mod pool_totals;
 
+use super::connection::places::{PlaceCounts, Places};
 use crate::access::{Access, GateCounters};
 use crate::audit::{Audit, AuditCounters};
 use crate::build_info;
@@ -28,7 +29,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// The upper bounds of the request latency buckets, in microseconds.
 const LATENCY_BUCKETS_US: [u64; 15] = [
@@ -137,8 +137,7 @@ pub(crate) struct StartInfo {
 pub(super) struct Metrics {
     start_info: StartInfo,
     cores: Vec<Arc<CoreCounts>>,
-    connections: Arc<Semaphore>,
-    connections_max: usize,
+    places: Arc<Places>,
     pools: SharedPoolTotals,
 }
 
@@ -146,11 +145,9 @@ impl Metrics {
     pub(super) fn new(
         start_info: StartInfo,
         cores: Vec<Arc<CoreCounts>>,
-        connections: Arc<Semaphore>,
-        connections_max: usize,
+        places: Arc<Places>,
     ) -> Self {
-        let pools = SharedPoolTotals::default();
-        Self { start_info, cores, connections, connections_max, pools }
+        Self { start_info, cores, places, pools: SharedPoolTotals::default() }
     }
 
     /// Returns all metrics as `OpenMetrics` text; reads the pools through a lane. O(pools) for all
@@ -177,7 +174,7 @@ impl Metrics {
             latency: HistogramTotals::sum(1e6, &LATENCY_BUCKETS_US, latencies),
             commit: HistogramTotals::sum(1e6, &COMMIT_BUCKETS_US, [&store_metrics.commit_us]),
             answers: HistogramTotals::sum(1.0, &ANSWERS_PER_TURN_BUCKETS, [&store_metrics.answers]),
-            connections: self.connections_max - self.connections.available_permits(),
+            connections: self.places.counts(),
             pools,
             keys: [
                 ("available", keys.available),
@@ -212,7 +209,7 @@ struct Scrape {
     latency: HistogramTotals,
     commit: HistogramTotals,
     answers: HistogramTotals,
-    connections: usize,
+    connections: PlaceCounts,
     pools: u64,
     keys: [(&'static str, u64); 4],
     waiting: u64,
@@ -291,8 +288,14 @@ impl Scrape {
         }
         let help = "Time from the end of a request's head to its response";
         histogram(to, "http_request_seconds", help, &self.latency)?;
-        let open = self.connections as u64;
+        let PlaceCounts { open, unproven, displaced, refused } = self.connections;
         gauge(to, "http_connections", "Open connections", open)?;
+        let help = "Open connections of which the server has admitted no request";
+        gauge(to, "http_connections_unproven", help, unproven)?;
+        let help = "Silent or idle connections closed to make room for new ones";
+        counter(to, "http_connections_displaced", help, displaced)?;
+        let help = "New connections closed at once, because no other gave way";
+        counter(to, "http_connections_refused", help, refused)?;
         let help = "Lines of the log that stderr or stdout did not take";
         counter(to, "log_lines_lost", help, self.log_lines_lost)
     }

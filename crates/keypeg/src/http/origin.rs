@@ -22,7 +22,7 @@ impl fmt::Display for RequestId {
 /// Where a request came from, and when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
-    /// `None` unless the access rules use addresses.
+    /// `None` if it is unknown.
     pub(super) client_ip: Option<IpAddr>,
     pub(super) id: RequestId,
     pub(super) started: Instant,

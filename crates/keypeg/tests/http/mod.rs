@@ -5,4 +5,5 @@ mod browser;
 mod fast_path;
 mod framing;
 mod fuzz;
+mod places;
 mod timeouts;

@@ -1,15 +1,17 @@
 //! Connections: accepted on the first core, distributed round-robin, served by the fast path and
 //! hyper.
 //!
-//! Each core has a current-thread runtime and its own lane to the engine. The number of connections
-//! is limited; a connection over the limit is closed at once. When the server stops, it accepts no
+//! Each core has a current-thread runtime and its own lane to the engine. [`Places`] bounds the
+//! connections: a new one takes the place of a silent one, or is closed at once. When the server stops, it accepts no
 //! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
 //! A head that is incomplete then has a second.
 
 use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
+use super::places::{Arrived, Place, Places};
 use super::stream::Connection;
 use super::wire::{WatchedConnection, linger};
+use crate::clock;
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::handle::handle;
@@ -19,6 +21,7 @@ use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
 use crate::http::watchdog::{CoreWatch, watches};
 use crate::random::SystemRandom;
+use crate::share::CallerId;
 use crate::vital;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,11 +39,14 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-/// The most connections at once; further ones are closed.
+/// The most connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
+/// What an idle connection takes at most, in bytes; the other half of the memory of connections is
+/// for heads that arrive.
+const CONNECTION_BYTES: u64 = 4 << 10;
 /// File descriptors reserved for the journal and the key set, which must be able to open files
 /// whatever clients do.
 const DESCRIPTORS_RESERVED: usize = 64;
@@ -58,8 +64,8 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 /// An accepted connection in the queue of its core.
 struct Arrival {
     socket: TcpStream,
-    /// Counts against the connection limit until it is dropped.
-    permit: OwnedSemaphorePermit,
+    client_ip: IpAddr,
+    place: Place,
 }
 
 /// Raises the soft limit of file descriptors to the hard limit: shells often set 1024, and each
@@ -85,11 +91,16 @@ pub(crate) fn check_descriptor_limit() -> Result<(), Failure> {
     }
 }
 
-/// Returns the most connections at once that the descriptor limit allows.
-pub(crate) fn connections_max() -> usize {
+/// Returns the most connections at once that the descriptor limit and `memory` bytes allow.
+pub(crate) fn connections_max(memory: u64) -> usize {
+    let in_memory = usize::try_from(memory / 2 / CONNECTION_BYTES).unwrap_or(usize::MAX);
+    CONNECTIONS_MAX.min(in_memory).min(connections_of_descriptors())
+}
+
+fn connections_of_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
     let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX);
-    CONNECTIONS_MAX.min(limit - DESCRIPTORS_RESERVED.min(limit / 2))
+    limit - DESCRIPTORS_RESERVED.min(limit / 2)
 }
 
 /// Serves `listener` with one core per lane until `stop` is ready, then until the requests in
@@ -102,8 +113,8 @@ pub(crate) fn run(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
-    let connections_max = connections_max();
-    if connections_max < CONNECTIONS_MAX {
+    let connections_max = connections_max(start_info.memory.connections);
+    if connections_of_descriptors() <= connections_max && connections_max < CONNECTIONS_MAX {
         let (max, needed) = (connections_max, CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
         tracing::warn!(
             max,
@@ -111,7 +122,7 @@ pub(crate) fn run(
              raise it to {needed} (`ulimit -n`, LimitNOFILE)"
         );
     }
-    let connections = Arc::new(Semaphore::new(connections_max));
+    let places = Places::new(connections_max, clock::stopwatch());
     let (access, audit) = (Arc::clone(&start_info.access), start_info.audit.clone());
     let server = Arc::new(Server {
         access,
@@ -119,12 +130,7 @@ pub(crate) fn run(
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),
         timeouts,
-        metrics: Metrics::new(
-            start_info,
-            counts.clone(),
-            Arc::clone(&connections),
-            connections_max,
-        ),
+        metrics: Metrics::new(start_info, counts.clone(), Arc::clone(&places)),
     });
     let (phase, watched) = watch::channel(ServerPhase::Serving);
     let mut cores = Vec::new();
@@ -139,6 +145,7 @@ pub(crate) fn run(
     }
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
+    let first_lane = first.app.lane.clone();
     for (index, core) in cores.enumerate() {
         threads.push(spawn(core, index + 1)?);
     }
@@ -151,14 +158,12 @@ pub(crate) fn run(
         });
         let accepted = tokio::select! {
             () = stop => Ok(()),
-            failed = accept(listener, senders, Arc::clone(&connections)) => failed,
+            failed = accept(listener, senders, &places, &first_lane) => failed,
         };
         server.stopping.store(true, Ordering::Relaxed);
         phase.send_replace(ServerPhase::Draining);
-        let all = u32::try_from(connections_max)
-            .expect("invariant: the connection limit fits in 32 bits");
-        if timeout(DRAIN_TIME, connections.acquire_many(all)).await.is_err() {
-            let open = connections_max - connections.available_permits();
+        if timeout(DRAIN_TIME, places.emptied()).await.is_err() {
+            let open = places.open();
             let seconds = DRAIN_TIME.as_secs();
             tracing::warn!(open, "closing {open} connections that did not finish in {seconds} s");
         }
@@ -186,31 +191,43 @@ fn spawn(core: Core, index: usize) -> io::Result<JoinHandle<()>> {
     vital::spawn(&format!("keypeg-core-{index}"), move || runtime.block_on(core.run()))
 }
 
-/// Accepts connections and distributes them round-robin, until it fails permanently.
+/// Accepts connections and distributes them round-robin, until it fails permanently. A connection
+/// that gets no place could have brought a keep-alive.
 async fn accept(
     listener: TcpListener,
     cores: Vec<mpsc::Sender<Arrival>>,
-    connections: Arc<Semaphore>,
+    places: &Arc<Places>,
+    lane: &Lane,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut next = cores.iter().cycle();
     loop {
         // The socket moves from this core's reactor to that of the core that will serve it.
-        match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
-            Ok(socket) => {
-                let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(socket, address)| Ok((socket.into_std()?, address.ip()))) {
+            Ok((socket, client_ip)) => {
+                let caller = CallerId::of_address(Some(client_ip));
+                // The tasks of displaced connections end as soon as their cores have time.
+                let _ = timeout(SHORTAGE_PAUSE, places.displaced_ended()).await;
+                let arrived = places.enter(caller, clock::stopwatch());
+                let Some(Arrived { place, was_hasty }) = arrived else {
                     tracing::debug!("connection limit reached: closed a new connection");
+                    lane.note_refused_keep_alive();
                     continue;
                 };
                 let core = next.next().expect("invariant: a server has a core");
                 // A full queue means that the core is overloaded: the connection is closed.
-                let _ = core.try_send(Arrival { socket, permit });
+                let is_full = core.try_send(Arrival { socket, client_ip, place }).is_err();
+                if was_hasty || is_full {
+                    lane.note_refused_keep_alive();
+                }
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 let pause_ms = SHORTAGE_PAUSE.as_millis();
                 tracing::warn!(%error, "cannot accept a connection: retrying in {pause_ms} ms");
+                lane.note_refused_keep_alive();
                 sleep(SHORTAGE_PAUSE).await;
             }
         }
@@ -251,25 +268,33 @@ impl Core {
         });
         while let Some(arrival) = self.arrivals.recv().await {
             let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
-            tokio::spawn(serve(app, buffers, arrival, self.phase.clone()));
+            let Arrival { socket, client_ip, place } = arrival;
+            let place = Arc::new(place);
+            let client = Client { ip: client_ip, place: Arc::clone(&place) };
+            let served = tokio::spawn(serve(app, buffers, socket, client, self.phase.clone()));
+            place.served_by(served.abort_handle());
         }
         reached(&mut self.phase, ServerPhase::Stopped).await;
     }
+}
+
+/// The client of a connection.
+pub(super) struct Client {
+    pub(super) ip: IpAddr,
+    pub(super) place: Arc<Place>,
 }
 
 /// Serves one connection: the fast path first, then hyper if needed.
 async fn serve(
     app: Arc<App>,
     buffers: Arc<Buffers>,
-    arrival: Arrival,
+    socket: TcpStream,
+    client: Client,
     mut phase: watch::Receiver<ServerPhase>,
 ) {
-    let Arrival { socket, permit: _permit } = arrival;
-    // Read only if the access rules use addresses, to save a system call.
-    let addr = app.server.wants_addresses().then(|| socket.peer_addr().ok()).flatten();
-    let client_ip = addr.map(|addr| addr.ip());
+    let client_ip = Some(client.ip);
     let Ok(mut connection) = Connection::plain(socket) else { return };
-    let fast_path = FastPath { app: &app, buffers: &buffers, client_ip };
+    let fast_path = FastPath { app: &app, buffers: &buffers, client_ip, place: &client.place };
     match fast_path.serve(&mut connection, &mut phase).await {
         ConnEnd::Closed { has_unread: false } => {}
         // Boxed, like the next arm: few connections get here, and every connection's future would
@@ -278,16 +303,17 @@ async fn serve(
         ConnEnd::HandToHyper { read_ahead } => {
             let filter = HyperErrorFilter::new(Arc::clone(&app));
             let timeouts = app.server.timeouts;
-            let watched = WatchedConnection::new(connection, filter, read_ahead, timeouts);
-            Box::pin(serve_by_hyper(app, client_ip, watched, phase)).await;
+            let place = Arc::clone(&client.place);
+            let watched = WatchedConnection::new(connection, filter, read_ahead, timeouts, place);
+            Box::pin(serve_by_hyper(app, client, watched, phase)).await;
         }
     }
 }
 
 /// Serves a connection with hyper until its end.
-async fn serve_by_hyper(
+pub(super) async fn serve_by_hyper(
     app: Arc<App>,
-    client_ip: Option<IpAddr>,
+    Client { ip, place }: Client,
     watched: WatchedConnection,
     mut phase: watch::Receiver<ServerPhase>,
 ) {
@@ -299,8 +325,9 @@ async fn serve_by_hyper(
         let earlier_heads = heads.fetch_add(1, Ordering::Relaxed);
         let ambiguous = earlier_heads >= clear_heads.load(Ordering::Relaxed);
         let app = Arc::clone(&app);
-        let request = request.map(|body| RequestBody::new(body, client.clone(), body_time));
-        async move { Ok::<_, Infallible>(handle(&app, client_ip, ambiguous, request).await) }
+        let (client, place) = (client.clone(), Arc::clone(&place));
+        let request = request.map(|body| RequestBody::new(body, client, place, body_time));
+        async move { Ok::<_, Infallible>(handle(&app, Some(ip), ambiguous, request).await) }
     });
     let mut connection = http(idle).serve_connection(TokioIo::new(watched), service);
     let mut is_stopping = false;

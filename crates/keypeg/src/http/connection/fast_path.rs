@@ -12,6 +12,7 @@ mod calls;
 mod head;
 mod writer;
 
+use super::places::Place;
 use super::stream::Connection;
 use crate::clock;
 use crate::http::admit::{self, RequestContext, Target};
@@ -75,6 +76,7 @@ pub(super) struct FastPath<'a> {
     pub(super) buffers: &'a Buffers,
     /// `None` unless the access rules use addresses.
     pub(super) client_ip: Option<IpAddr>,
+    pub(super) place: &'a Place,
 }
 
 impl FastPath<'_> {
@@ -107,7 +109,10 @@ impl FastPath<'_> {
             let sent = self.respond(request, connection, &mut reader.unconsumed).await;
             reader.scanned &= reader.unconsumed.len() == len_before;
             match sent {
-                Ok(Sent { closes: false, at }) => reader.deadline = at + idle_time,
+                Ok(Sent { closes: false, at }) => {
+                    self.place.end(at);
+                    reader.deadline = at + idle_time;
+                }
                 Ok(Sent { closes: true, .. }) => {
                     return ConnEnd::Closed { has_unread: !reader.unconsumed.is_empty() };
                 }
@@ -195,6 +200,9 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
         self.scanned = true;
         match scanned.unwrap_or(Err(NotFast::Unsupported)) {
             Ok((request, len)) => {
+                if !request.begins_on(self.fast_path.place) {
+                    return Some(Err(ConnEnd::Closed { has_unread: false }));
+                }
                 self.unconsumed = bytes[len..].to_vec();
                 self.scanned = self.unconsumed.is_empty();
                 Some(Ok(request))
@@ -247,6 +255,13 @@ struct FastRequest<'a> {
     /// The admitted request, or why it is refused.
     context: Result<RequestContext<'a>, Problem>,
     call: FastCall,
+}
+
+impl FastRequest<'_> {
+    /// Begins the request unless it is refused. Returns `false` if its connection must end.
+    fn begins_on(&self, place: &Place) -> bool {
+        self.context.as_ref().map_or(true, |context| context.begins_on(place, self.origin.started))
+    }
 }
 
 /// Why received bytes are not a request for the fast path.

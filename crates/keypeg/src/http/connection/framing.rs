@@ -166,6 +166,11 @@ impl Framing {
             && (!self.had_head || self.head.begun || !self.line.is_empty())
     }
 
+    /// Returns whether the next byte belongs to a head, or begins one.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.phase == MessagePhase::Head
+    }
+
     pub(super) fn is_between_messages(&self) -> bool {
         self.phase == MessagePhase::Head && !self.head.begun && self.line.is_empty()
     }

@@ -9,7 +9,9 @@ use super::fast_path::ReadAhead;
 use super::framing::Framing;
 use super::hyper_errors::HyperErrorFilter;
 use super::peer::Peer;
+use super::places::Place;
 use super::stream::Connection;
+use crate::clock;
 use crate::http::timeouts::{STOP_HEAD_TIME, Timeouts};
 use std::io;
 use std::pin::Pin;
@@ -29,6 +31,7 @@ const LINGER_MAX: usize = 16 << 20;
 #[derive(Debug)]
 pub(super) struct WatchedConnection {
     peer: Peer,
+    place: Arc<Place>,
     timeouts: Timeouts,
     /// How long the head being awaited may take; shorter if a part of it arrived before.
     head_time: Duration,
@@ -50,10 +53,12 @@ impl WatchedConnection {
         error_filter: HyperErrorFilter,
         read_ahead: ReadAhead,
         timeouts: Timeouts,
+        place: Arc<Place>,
     ) -> Self {
         let ReadAhead { bytes, waited, answered_any } = read_ahead;
         Self {
             peer: Peer::new(connection, bytes),
+            place,
             timeouts,
             head_time: timeouts.head.saturating_sub(waited),
             framing: Framing::new(answered_any),
@@ -127,6 +132,10 @@ impl AsyncRead for WatchedConnection {
         let this = self.get_mut();
         if this.framing.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        // hyper reads no further head before the response to the last one is complete.
+        if this.framing.is_in_head() && this.place.is_busy() {
+            this.place.end(clock::stopwatch());
         }
         let before = buffer.filled().len();
         let read = this.peer.poll_read(cx, buffer);
