@@ -1,7 +1,8 @@
-//! Borrowers, and how many leases each one has: running leases and requests that wait for one.
+//! Borrowers, and how much each one has: of leases, those that run and the requests that wait for
+//! one; of stored answers, their weight.
 //!
-//! Leases without a borrower are not counted. A borrower without a lease takes no memory, so the
-//! table is bounded by the number of leases. Knows nothing of how a client proves its name.
+//! What has no borrower is not counted. A borrower that has nothing takes no memory, so a table is
+//! bounded by the number of things that it counts. Knows nothing of how a client proves its name.
 
 use crate::numbers::BorrowerId;
 use hashbrown::HashMap;
@@ -43,26 +44,36 @@ impl Borrower {
     }
 }
 
-/// The number of leases of each borrower.
+/// The number of leases, or the weight of stored answers, of each borrower.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Borrowers(HashMap<BorrowerId, u64, foldhash::fast::RandomState>);
 
 impl Borrowers {
-    pub(crate) fn lease_count(&self, id: BorrowerId) -> u64 {
+    pub(crate) fn count(&self, id: BorrowerId) -> u64 {
         self.0.get(&id).copied().unwrap_or(0)
     }
 
     /// Counts one lease more.
     pub(crate) fn add(&mut self, id: BorrowerId) {
+        self.add_many(id, 1);
+    }
+
+    /// Counts this number more.
+    pub(crate) fn add_many(&mut self, id: BorrowerId, count: u64) {
         if id != BorrowerId::NONE {
-            *self.0.entry(id).or_insert(0) += 1;
+            *self.0.entry(id).or_insert(0) += count;
         }
     }
 
     /// Counts one lease less.
     pub(crate) fn remove(&mut self, id: BorrowerId) {
+        self.remove_many(id, 1);
+    }
+
+    /// Counts this number less.
+    pub(crate) fn remove_many(&mut self, id: BorrowerId, count: u64) {
         if id != BorrowerId::NONE {
-            self.subtract(id, 1);
+            self.subtract(id, count);
         }
     }
 
@@ -74,9 +85,9 @@ impl Borrowers {
     }
 
     fn subtract(&mut self, id: BorrowerId, count: u64) {
-        let leases = self.0.get_mut(&id).expect("invariant: a lease that ends was counted");
-        *leases -= count;
-        if *leases == 0 {
+        let counted = self.0.get_mut(&id).expect("invariant: what ends was counted");
+        *counted -= count;
+        if *counted == 0 {
             self.0.remove(&id);
             if self.0.is_empty() && self.0.capacity() > KEPT_MAX {
                 // Frees a large table; a small one would be allocated again at the next grant.
@@ -104,7 +115,7 @@ mod tests {
             all.add(BorrowerId::NONE);
         }
         for number in 1..10_000 {
-            assert_eq!(all.lease_count(BorrowerId(number)), 1);
+            assert_eq!(all.count(BorrowerId(number)), 1);
             all.remove(BorrowerId(number));
             all.remove(BorrowerId::NONE);
         }

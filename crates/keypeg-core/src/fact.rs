@@ -195,6 +195,8 @@ pub struct IdempotencyRecord {
     pub id: IdempotencyId,
     /// The digest of the request's body.
     pub body: BodyDigest,
+    /// The borrower that it counts for; none in journals of earlier versions.
+    pub borrower: BorrowerId,
     /// The instant until which it is kept at least, lease time in microseconds.
     pub until_us: u64,
     /// The result of the request.

@@ -3,9 +3,11 @@
 //!
 //! An answer with a lease is stored while the lease runs, and afterwards among the latest ended
 //! ones, so that a repeat learns that the lease ended. An answer with keys is stored for an hour.
-//! The caller keeps the number bounded with [`IdempotencyStore::has_room`]. Knows nothing of leases
-//! and keys but their numbers.
+//! The caller keeps the number bounded with [`IdempotencyStore::check_room`]: no borrower has more
+//! than all borrowers leave free (the dynamic threshold of shared switch buffers), so one alone gets
+//! half, and none can take what another needs. Knows nothing of leases and keys but their numbers.
 
+use crate::borrowers::Borrowers;
 use crate::chunks::Chunks;
 use crate::clocks::{US_PER_S, is_due};
 use crate::fact::{IdempotencyRecord, IdempotentResult};
@@ -13,19 +15,23 @@ use crate::holds::hash_token;
 use crate::ids::{BodyDigest, IdempotencyId};
 use crate::index::Index;
 use crate::indices::{AnswerIndex, ItemIndex, SlotIndex, WaiterIndex};
+use crate::numbers::BorrowerId;
+use crate::refusal::Refusal;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
 /// How long an answer with keys is stored: an hour. Also the least for an answer with a lease,
 /// while there is room.
 pub(crate) const KEPT_US: u64 = 3_600 * US_PER_S;
-/// The most stored answers in all pools together; each range of slots with its keys counts as one
+/// The most stored answers in all pools together, if no other limit is set; each range of slots with its keys counts as one
 /// more.
 pub const ANSWERS_MAX: usize = 1 << 20;
 /// The most stored answers of ended leases in all pools together.
 pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;
 /// Stored answers of ended leases that each pool keeps, however many the other pools have.
 const ENDED_ANSWERS_MIN: usize = 64;
+/// Expired answers that a request which needs room removes, at most.
+const REMOVED_MAX: usize = 4_096;
 
 /// An Idempotency-Key and the request that it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +42,11 @@ pub struct IdempotencyKey<'a> {
     pub key: &'a str,
     /// The digest of the body: the same key with a different body is refused.
     pub body: BodyDigest,
+    /// The borrower that the stored answer counts for.
+    pub borrower: BorrowerId,
+    /// The network of a client without a borrower, for which the stored answer counts then; 0 is
+    /// unknown.
+    pub network: u128,
 }
 
 /// A request with an Idempotency-Key: the id of its answer, and the digest of its body.
@@ -43,6 +54,8 @@ pub struct IdempotencyKey<'a> {
 pub(crate) struct IdempotentRequest {
     pub(crate) id: IdempotencyId,
     pub(crate) body: BodyDigest,
+    /// The borrower that the answer counts for.
+    pub(crate) borrower: BorrowerId,
 }
 
 /// A stored answer.
@@ -70,12 +83,23 @@ pub(crate) struct WaitingRequest {
 }
 
 /// How many answers all pools together store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AnswerCounts {
-    /// The weight of the stored answers, limited by [`ANSWERS_MAX`].
+    /// The limit of `weight`.
+    pub(crate) max: usize,
+    /// The weight of the stored answers.
     weight: usize,
+    /// Their weight by borrower.
+    borrowers: Borrowers,
     /// Stored answers of ended leases.
     ended: usize,
+}
+
+impl AnswerCounts {
+    /// Returns the counts of no answers, with this limit of their weight.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, weight: 0, borrowers: Borrowers::default(), ended: 0 }
+    }
 }
 
 /// The stored answers of one pool: a slab with a free list.
@@ -83,8 +107,10 @@ pub(crate) struct AnswerCounts {
 pub(crate) struct IdempotencyStore {
     answers: Chunks<AnswerIndex, Option<StoredAnswer>>,
     free: Vec<AnswerIndex>,
-    /// The total weight, which counts against [`ANSWERS_MAX`].
+    /// The total weight, which counts against the limit of all pools.
     weight: usize,
+    /// The weight by borrower.
+    borrowers: Borrowers,
     by_id: Index<AnswerIndex>,
     /// Answers whose lease runs, by its token.
     by_token: Index<AnswerIndex>,
@@ -101,10 +127,24 @@ impl IdempotencyStore {
         self.by_id.len()
     }
 
-    /// Returns whether one more answer may be stored.
-    pub(crate) fn has_room(&mut self, counts: &mut AnswerCounts, now_us: u64) -> bool {
-        self.remove_due(counts, now_us, usize::MAX);
-        counts.weight < ANSWERS_MAX
+    /// Refuses a request whose answer has no room: in all pools together, or in the share of its
+    /// borrower. Answers without a borrower have no share.
+    pub(crate) fn check_room(
+        &mut self,
+        counts: &mut AnswerCounts,
+        now_us: u64,
+        borrower: BorrowerId,
+    ) -> Result<(), Refusal> {
+        self.remove_due(counts, now_us, REMOVED_MAX);
+        let max = counts.max;
+        let left = max.saturating_sub(counts.weight);
+        if left == 0 {
+            return Err(Refusal::TooManyAnswers { max, is_share: false });
+        }
+        if counts.borrowers.count(borrower) >= left as u64 {
+            return Err(Refusal::TooManyAnswers { max, is_share: true });
+        }
+        Ok(())
     }
 
     /// Finds an answer that has not expired.
@@ -151,8 +191,11 @@ impl IdempotencyStore {
         lease_runs: bool,
     ) {
         self.remove_by_id(counts, stored.record.id);
-        counts.weight += weight(&stored);
-        self.weight += weight(&stored);
+        let (weight, borrower) = (weight(&stored), stored.record.borrower);
+        counts.weight += weight;
+        counts.borrowers.add_many(borrower, weight as u64);
+        self.weight += weight;
+        self.borrowers.add_many(borrower, weight as u64);
         let (id, token) = (stored.record.id, token_of(&stored));
         let answer = if let Some(answer) = self.free.pop() {
             self.answers[answer] = Some(stored);
@@ -183,7 +226,8 @@ impl IdempotencyStore {
     fn push_ended(&mut self, counts: &mut AnswerCounts, answer: AnswerIndex) {
         self.ended.push_back(answer);
         counts.ended += 1;
-        while counts.ended > ENDED_ANSWERS_MAX
+        // No pool has more than all pools leave free, so one pool does not evict what others need.
+        while self.ended.len() > ENDED_ANSWERS_MAX.saturating_sub(counts.ended)
             && self.ended.len() > ENDED_ANSWERS_MIN
             && self.remove_oldest_ended(counts)
         {}
@@ -204,8 +248,11 @@ impl IdempotencyStore {
         let all = &self.answers;
         let stored = self.get(answer);
         let (id, token, weight) = (stored.record.id, token_of(stored), weight(stored));
+        let borrower = stored.record.borrower;
         counts.weight -= weight;
+        counts.borrowers.remove_many(borrower, weight as u64);
         self.weight -= weight;
+        self.borrowers.remove_many(borrower, weight as u64);
         if let Some(token) = token.filter(|token| self.find_by_token(*token) == Some(answer)) {
             self.by_token.remove(hash_token(token), answer, |answer| hash_of_token(all, answer));
         }
@@ -256,15 +303,29 @@ impl IdempotencyStore {
         queue.front().copied().filter(is_removable)
     }
 
+    /// Restores the order of the queues after a replay, which stores answers in the order of their
+    /// snapshot records: an expired answer would stay behind one that has not expired. O(n log n).
+    pub(crate) fn finish_replay(&mut self) {
+        let Self { answers, with_keys, ended, .. } = self;
+        for queue in [with_keys, ended] {
+            let until_us = |answer: &AnswerIndex| {
+                answers[*answer].as_ref().map_or(0, |stored| stored.record.until_us)
+            };
+            queue.make_contiguous().sort_by_key(until_us);
+        }
+    }
+
     /// Adds the answers to counts: for tests, since the shared counts change with each answer.
     pub(crate) fn add_to(&self, counts: &mut AnswerCounts) {
         counts.weight += self.weight;
+        counts.borrowers.add_all(&self.borrowers);
         counts.ended += self.ended.len();
     }
 
     /// Subtracts the answers from the shared counts, because their pool is deleted.
     pub(crate) fn uncount(&self, counts: &mut AnswerCounts) {
         counts.weight -= self.weight;
+        counts.borrowers.remove_all(&self.borrowers);
         counts.ended -= self.ended.len();
     }
 
@@ -296,7 +357,7 @@ fn token_of(stored: &StoredAnswer) -> Option<u64> {
     }
 }
 
-/// Returns how much an answer counts against [`ANSWERS_MAX`].
+/// Returns how much an answer counts against the limit.
 fn weight(stored: &StoredAnswer) -> usize {
     1 + stored.slots.len()
 }

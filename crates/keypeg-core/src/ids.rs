@@ -5,7 +5,7 @@
 //! ids collide. The id of a lease is its token with a MAC of 75 bits, so it cannot be guessed. The hash
 //! key never leaves the installation.
 
-use crate::numbers::PoolId;
+use crate::numbers::{BorrowerId, PoolId};
 use std::fmt;
 
 /// A key's public id: 128 bits that reveal nothing of the value. Written as 26 of `0-9a-v`.
@@ -147,6 +147,13 @@ impl IdHashKey {
         hasher.update(b"answer:").update(&pool.0.to_le_bytes()).update(&[call as u8]);
         hasher.update(&(caller.len() as u64).to_le_bytes()).update(caller.as_bytes());
         IdempotencyId(first_128(&hasher.update(key.as_bytes()).finalize()))
+    }
+
+    /// Computes the borrower that a network counts as, for a client without a name.
+    pub(crate) fn network_id(&self, network: u128) -> BorrowerId {
+        let hash = self.keyed([b"network:", &network.to_le_bytes(), b""]);
+        // 56 bits take 8 bytes as a varint in the journal.
+        BorrowerId(((hash >> 72) as u64).max(1))
     }
 
     /// Computes the cursor of a page of this pool that starts at the position `slot`, in this run.

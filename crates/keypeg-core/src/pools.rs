@@ -255,7 +255,7 @@ impl Pools {
 
     /// Returns the number of leases of a borrower; its waiting requests count as leases. O(1).
     pub fn lease_count(&self, borrower: Borrower) -> u64 {
-        self.shared.borrowers.lease_count(borrower.id)
+        self.shared.borrowers.count(borrower.id)
     }
 
     /// Refuses the waiters of deleted pools, within the step's budget.
@@ -352,6 +352,12 @@ impl Pools {
         }
     }
 
+    /// Sets the most stored answers in all pools together; the default is
+    /// [`ANSWERS_MAX`](crate::ANSWERS_MAX). Answers beyond it stay until they expire.
+    pub fn set_answers_max(&mut self, max: usize) {
+        self.shared.answers.max = max;
+    }
+
     /// Sets whether no fact can be stored. Then no key is purged and no lease expires in memory,
     /// but requests still treat due leases and keys as ended.
     pub fn set_clocks_frozen(&mut self, frozen: bool) {
@@ -414,7 +420,7 @@ impl Pools {
         }
         let counted = &self.shared.borrowers;
         assert_eq!(borrowers, *counted, "the shared state counts the leases of all pools");
-        let mut answers = AnswerCounts::default();
+        let mut answers = AnswerCounts::new(self.shared.answers.max);
         for pool in self.iter() {
             pool.add_answers_to(&mut answers);
         }

@@ -91,10 +91,12 @@ pub enum Refusal {
     /// A later request with the same Idempotency-Key took over this one's position in the wait
     /// queue.
     TakenOver,
-    /// The server's limit of stored answers is reached.
+    /// The server's limit of stored answers is reached, or the share of the request's borrower.
     TooManyAnswers {
-        /// The limit.
+        /// The limit of the server.
         max: usize,
+        /// Whether only the share is reached: other borrowers still have room.
+        is_share: bool,
     },
     /// The cursor is invalid, or belongs to another pool or another run of the server.
     BadCursor,

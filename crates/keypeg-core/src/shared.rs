@@ -3,7 +3,7 @@
 
 use crate::borrowers::Borrowers;
 use crate::fact::{Fact, FactSink};
-use crate::idempotency_store::AnswerCounts;
+use crate::idempotency_store::{ANSWERS_MAX, AnswerCounts};
 use crate::ids::{IdHashKey, TOKEN_MAX};
 use crate::indices::{PoolIndex, SlotIndex, WaiterIndex};
 use crate::numbers::{KeyNumber, Lsn, PoolId, WaiterId};
@@ -100,7 +100,7 @@ impl SharedState {
             run_id: 0,
             ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
-            answers: AnswerCounts::default(),
+            answers: AnswerCounts::new(ANSWERS_MAX),
             positions: JournalPositions { current: Lsn(1), checkpointed: Lsn(0) },
             clocks_frozen: false,
             borrowers: Borrowers::default(),

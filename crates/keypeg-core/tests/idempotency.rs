@@ -2,8 +2,9 @@
 //! tables are in `keypeg-testkit/scripts/idempotency.rs`.
 
 use keypeg_core::{
-    ANSWERS_MAX, AcquireOptions, BodyDigest, Fact, IdHashKey, IdempotencyKey, IdempotentCall,
-    Limits, Now, Policy, PolicyPatch, PoolName, Pools, Refusal, StepContext, WaitOptions, WaiterId,
+    ANSWERS_MAX, AcquireOptions, BodyDigest, BorrowerId, Fact, IdHashKey, IdempotencyKey,
+    IdempotentCall, Limits, Now, Policy, PolicyPatch, PoolName, Pools, Refusal, StepContext,
+    WaitOptions, WaiterId,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -16,7 +17,8 @@ struct Server {
 
 impl Server {
     fn call(&mut self, pool: &str, key: &str, call: IdempotentCall) -> Result<bool, Refusal> {
-        let key = IdempotencyKey { caller: "", key, body: BodyDigest(0) };
+        let (body, borrower) = (BodyDigest(0), BorrowerId::NONE);
+        let key = IdempotencyKey { caller: "", key, body, borrower, network: 0 };
         let facts = &mut self.facts;
         let mut sink = |fact: &Fact<'_>| {
             *facts += usize::from(matches!(fact, Fact::AnswerStored { .. }));
@@ -136,7 +138,7 @@ fn stored_answers_are_limited() {
         let pool = if n < 10 { "small" } else { "large" };
         assert_eq!(server.call(pool, &n.to_string(), IdempotentCall::AddKeys), Ok(true));
     }
-    let full = Err(Refusal::TooManyAnswers { max: ANSWERS_MAX });
+    let full = Err(Refusal::TooManyAnswers { max: ANSWERS_MAX, is_share: false });
     let keys = server.pools.key_count();
     assert_eq!(server.call("large", "more", IdempotentCall::AddKeys), full);
     assert_eq!(server.call("small", "more", IdempotentCall::Acquire), full);
@@ -177,7 +179,16 @@ fn stored_answers_are_limited() {
         Ok(false),
         "the oldest are evicted"
     );
-    // Many answers of one pool do not evict the few of another.
+    // Many answers of one pool leave room for those of another.
+    for n in 0..200 {
+        let key = format!("early {n}");
+        assert_eq!(server.call("other", &key, IdempotentCall::Acquire), Ok(false));
+        server.now.lease_us += 1_000;
+    }
+    for n in [0, 199] {
+        let ended = server.call("other", &format!("early {n}"), IdempotentCall::Acquire);
+        assert!(matches!(ended, Err(Refusal::LeaseEnded { .. })), "{n}: {ended:?}");
+    }
     assert_eq!(server.call("other", "lease", IdempotentCall::Acquire), Ok(false));
     server.now.lease_us += 1_000;
     for _ in 0..2 {
@@ -190,6 +201,6 @@ fn stored_answers_are_limited() {
             .get(&PoolName::parse("large").expect("a name"))
             .expect("exists")
             .stored_answer_count()
-            < 270_000
+            < 140_000
     );
 }

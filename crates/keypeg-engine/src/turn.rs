@@ -117,9 +117,10 @@ pub(crate) fn execute(
 /// Returns the Idempotency-Key of a request in the form that the pools know.
 pub(crate) fn idempotency_key<'a>(
     by: &'a Principal,
-    Idempotency { key, body }: &'a Idempotency,
+    Idempotency { key, body, network }: &'a Idempotency,
 ) -> IdempotencyKey<'a> {
-    IdempotencyKey { caller: by.name(), key, body: *body }
+    let borrower = by.borrower().id();
+    IdempotencyKey { caller: by.name(), key, body: *body, borrower, network: *network }
 }
 
 /// Creates keys, at most once under an Idempotency-Key.

@@ -1,5 +1,6 @@
 //! A data directory of each format that this version must read, kept as files: it opens, and holds
-//! the same data. `fixtures/format-1` was written by the first version and never changes. A new
+//! the same data. `fixtures/format-1` was written by the first version and never changes;
+//! `format-1-answers` has stored answers with their borrowers. A new
 //! format gets its own fixture by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test format`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -7,15 +8,16 @@
 mod support;
 
 use keypeg_core::{
-    ImportOptions, KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Directory;
-use keypeg_store::{Call, Reply, RequestError};
+use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use keypeg_testkit::TempDir;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::{Driver, ManualClock, default_pool, engine_config, list_pools};
+use support::{Driver, ManualClock, SentCall, default_pool, engine_config, list_pools};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -84,6 +86,44 @@ fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
     driver.engine.close().unwrap();
 }
 
+/// Writes the stored answers of a token and of a client without one: fields of a later version.
+fn write_answers(driver: &mut Driver) {
+    for answer in repeat_calls(driver) {
+        assert!(matches!(answer, Reply::Keys(_) | Reply::Granted { redelivered: false, .. }));
+    }
+    driver.engine.close().unwrap();
+}
+
+/// Sends requests with Idempotency-Keys, of a token and of a client without one.
+fn repeat_calls(driver: &mut Driver) -> Vec<Reply> {
+    let token = Principal::Token(Arc::new(Caller::new("ci", None)));
+    let mut replies = Vec::new();
+    for by in [token, Principal::Anyone] {
+        driver.by = by;
+        let pool = default_pool;
+        let acquire = Call::Acquire { pool: pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+        let calls = [Call::Generate { pool: pool(), count: 2 }, acquire]
+            .map(|call| SentCall::with_key("once", BodyDigest(7), call));
+        replies.extend(driver.turn_with_keys(calls.into()).unwrap());
+    }
+    driver.by = Principal::Anyone;
+    replies
+}
+
+#[test]
+fn a_stored_answer_of_an_earlier_version_is_given_again() {
+    for name in ["format-1-answers"] {
+        let copy = TempDir::copy_of(&fixtures().join(name).join("data"));
+        let mut driver = open(copy.path(), &ManualClock::new()).unwrap();
+        let keys = driver.engine.pools().key_count();
+        for reply in repeat_calls(&mut driver) {
+            assert!(matches!(reply, Reply::Keys(_) | Reply::Granted { redelivered: true, .. }));
+        }
+        assert_eq!(driver.engine.pools().key_count(), keys, "{name}: no key is created again");
+        driver.engine.pools().check_invariants();
+    }
+}
+
 /// Describes everything visible, in the notation of the first fixture. Type names are written here,
 /// so that renaming a type does not change it.
 fn description(driver: &mut Driver) -> String {
@@ -133,10 +173,13 @@ fn description(driver: &mut Driver) -> String {
     let side_pool = PoolName::parse("side").unwrap();
     let reply =
         driver.call(Call::Import { pool: side_pool, values, options: ImportOptions::default() });
-    let Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) = reply else {
-        panic!("the value is retired: {reply:?}")
-    };
-    writeln!(text, "Refused(Denied(KeyExists {{ at: {index} }}))").unwrap();
+    match reply {
+        Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) => {
+            writeln!(text, "Refused(Denied(KeyExists {{ at: {index} }}))").unwrap();
+        }
+        Reply::Refused(RequestError::Refused(Refusal::UnknownPool)) => {}
+        reply => panic!("the value is retired: {reply:?}"),
+    }
     text
 }
 
@@ -167,7 +210,11 @@ fn make_fixture(fixture: &Path) {
     std::fs::create_dir_all(fixture).unwrap();
     let clock = ManualClock::new();
     let mut driver = open(&data, &clock).unwrap();
-    write_every_fact(&mut driver, &clock);
+    if fixture.ends_with("format-1-answers") {
+        write_answers(&mut driver);
+    } else {
+        write_every_fact(&mut driver, &clock);
+    }
     drop(driver);
     let copy = TempDir::copy_of(&data);
     let text = description(&mut open(copy.path(), &clock).unwrap());

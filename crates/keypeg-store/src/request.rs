@@ -97,6 +97,16 @@ pub struct Idempotency {
     pub key: Box<str>,
     /// The digest that distinguishes this request from another one under the same key.
     pub body: BodyDigest,
+    /// The network of the client's address, which the stored answer counts for if the sender has no
+    /// token; 0 is unknown.
+    pub network: u128,
+}
+
+impl Idempotency {
+    /// Returns an Idempotency-Key of a client of an unknown network.
+    pub fn new(key: &str, body: BodyDigest) -> Self {
+        Self { key: key.into(), body, network: 0 }
+    }
 }
 
 /// An operation of the engine. Durations are in milliseconds.

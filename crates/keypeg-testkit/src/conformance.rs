@@ -126,8 +126,7 @@ impl Suite {
         let by = name.map_or(Principal::Anyone, |name| {
             Principal::Token(Arc::new(Caller::new(name, borrower_limit_of(args))))
         });
-        let idempotency =
-            key.map(|key| Box::new(Idempotency { key: key.key.into(), body: key.body }));
+        let idempotency = key.map(|key| Box::new(Idempotency::new(key.key, key.body)));
         self.store.lane().submit(Request { by, idempotency, call })
     }
 

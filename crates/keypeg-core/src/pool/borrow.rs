@@ -15,7 +15,7 @@ impl Pool {
     /// something is due, [`Pools::with_pool`](crate::Pools::with_pool) returns
     /// [`Refusal::Settling`] instead.
     pub(super) fn check_borrower(shared: &SharedState, borrower: Borrower) -> Result<(), Refusal> {
-        let reached = borrower.reached_limit(|id| shared.borrowers.lease_count(id));
+        let reached = borrower.reached_limit(|id| shared.borrowers.count(id));
         reached.map_or(Ok(()), |max| Err(Refusal::TooManyLeases { max }))
     }
 

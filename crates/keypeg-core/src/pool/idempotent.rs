@@ -9,14 +9,13 @@ use super::wait::wait_end_us;
 use crate::clocks::{Now, after};
 use crate::fact::{Fact, IdempotencyRecord, IdempotentResult};
 use crate::idempotency_store::{
-    ANSWERS_MAX, IdempotencyKey, IdempotentRequest, KEPT_US, SlotRange, StoredAnswer,
-    WaitingRequest,
+    IdempotencyKey, IdempotentRequest, KEPT_US, SlotRange, StoredAnswer, WaitingRequest,
 };
 use crate::ids::{BodyDigest, IdempotencyId, IdempotentCall, LeaseId};
 use crate::indices::{AnswerIndex, ItemIndex, SlotIndex};
 use crate::key::NewKey;
 use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions};
-use crate::numbers::KeyNumber;
+use crate::numbers::{BorrowerId, KeyNumber};
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::shared::{SharedState, WaiterLocation};
@@ -41,7 +40,7 @@ impl Pool {
         if let Some(answer) = self.find_answer(step, request)? {
             return self.redeliver_keys(shared, step, answer);
         }
-        self.check_room_for_answer(shared, step)?;
+        self.check_room_for_answer(shared, step, request.borrower)?;
         let first = shared.counters.next_key;
         let keys = add(self, shared, step)?;
         let count = u32::try_from(keys.len()).expect("invariant: a request is bounded");
@@ -77,7 +76,7 @@ impl Pool {
             shared.wait_outcomes.push(WaitOutcome { waiter_id: before, outcome });
             return Ok(None);
         }
-        self.check_room_for_answer(shared, step)?;
+        self.check_room_for_answer(shared, step, request.borrower)?;
         match self.acquire(shared, step, options) {
             Ok(granted) => {
                 self.store_grant(shared, step, request, &granted.lease);
@@ -135,7 +134,11 @@ impl Pool {
         key: &IdempotencyKey<'_>,
     ) -> IdempotentRequest {
         let id = shared.ids.answer_id(self.id, call, key.caller, key.key);
-        IdempotentRequest { id, body: key.body }
+        let borrower = match (key.borrower, key.network) {
+            (BorrowerId::NONE, 1..) => shared.ids.network_id(key.network),
+            (borrower, _) => borrower,
+        };
+        IdempotentRequest { id, body: key.body, borrower }
     }
 
     /// Finds the stored answer to this request.
@@ -154,11 +157,9 @@ impl Pool {
         &mut self,
         shared: &mut SharedState,
         step: &StepContext<'_>,
+        borrower: BorrowerId,
     ) -> Result<(), Refusal> {
-        if self.idempotency.has_room(&mut shared.answers, step.now.lease_us) {
-            return Ok(());
-        }
-        Err(Refusal::TooManyAnswers { max: ANSWERS_MAX })
+        self.idempotency.check_room(&mut shared.answers, step.now.lease_us, borrower)
     }
 
     /// Stores the answer with a lease that was just granted.
@@ -189,9 +190,9 @@ impl Pool {
         result: IdempotentResult,
         slots: Box<[SlotRange]>,
     ) {
-        let IdempotentRequest { id, body } = request;
+        let IdempotentRequest { id, body, borrower } = request;
         let until_us = after(step.now.lease_us, KEPT_US);
-        let record = IdempotencyRecord { id, body, until_us, result };
+        let record = IdempotencyRecord { id, body, borrower, until_us, result };
         let stored = StoredAnswer { record, slots, redelivered: false };
         self.idempotency.store(&mut shared.answers, stored, true);
         step.facts.record(&Fact::AnswerStored { pool: self.id, answer: record });

@@ -181,6 +181,7 @@ impl Pool {
     /// Ends the replay: every key gets its full keep-alive time, as at every start.
     pub(crate) fn finish_replay(&mut self, now: Now) {
         self.slots.keep_order(false);
+        self.idempotency.finish_replay();
         self.key_ends.raise_all(self.key_end_us(now));
     }
 

@@ -86,6 +86,7 @@ impl Writer<'_> {
         let plus_one = |at_ms: &Option<u64>| at_ms.map_or(0, |ms| ms + 1);
         self.bytes(tag::IDEMPOTENCY_ID, &answer.id.0.to_le_bytes());
         self.bytes(tag::BODY_DIGEST, &answer.body.0.to_le_bytes());
+        self.number(tag::BORROWER, answer.borrower.0);
         self.number(tag::KEPT_UNTIL, answer.until_us);
         match &answer.result {
             IdempotentResult::Lease {
@@ -197,6 +198,7 @@ impl<'a> Fields<'a> {
         Ok(IdempotencyRecord {
             id: IdempotencyId(self.wide(tag::IDEMPOTENCY_ID)?),
             body: BodyDigest(self.wide(tag::BODY_DIGEST)?),
+            borrower: BorrowerId(self.number(tag::BORROWER)),
             until_us: self.number(tag::KEPT_UNTIL),
             result,
         })

@@ -41,6 +41,7 @@ fn facts() -> Vec<Fact<'static>> {
     let answer = IdempotencyRecord {
         id: IdempotencyId(u128::MAX),
         body: BodyDigest(0),
+        borrower: BorrowerId(1 << 55),
         until_us: NOW,
         result,
     };
@@ -115,6 +116,11 @@ fn facts() -> Vec<Fact<'static>> {
         Fact::AnswerStored {
             pool: PoolId(1),
             answer: IdempotencyRecord { result: keys, ..answer },
+        },
+        // As earlier versions wrote it.
+        Fact::AnswerStored {
+            pool: PoolId(1),
+            answer: IdempotencyRecord { borrower: BorrowerId::NONE, ..answer },
         },
         Fact::AnswerRevoked { pool: PoolId(1), id: IdempotencyId(1) },
     ]

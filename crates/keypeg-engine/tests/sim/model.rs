@@ -531,7 +531,7 @@ impl Model {
         if !self.pools.contains_key(name) {
             return observed.refusal(slot, &Refusal::UnknownPool);
         }
-        if let Some(Idempotency { key, body }) = idempotency {
+        if let Some(Idempotency { key, body, .. }) = idempotency {
             self.apply_idempotent(now, (slot, name), (key, *body, call), observed)?;
             return self.serve_wait_queue(now, name, observed);
         }

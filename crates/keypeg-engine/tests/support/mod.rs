@@ -106,7 +106,7 @@ pub(crate) struct SentCall {
 
 impl SentCall {
     pub(crate) fn with_key(key: &str, body: BodyDigest, call: Call) -> Self {
-        Self { call, idempotency: Some(Idempotency { key: key.into(), body }) }
+        Self { call, idempotency: Some(Idempotency::new(key, body)) }
     }
 
     pub(crate) fn into_request(self, by: Principal) -> Request {

@@ -409,7 +409,7 @@ const STORAGE_FULL: ProblemPage = ProblemPage::new(
 const OVERLOADED: ProblemPage = ProblemPage::new(
     "A limit of the server is reached: the request queue, the memory for request bodies, the \
      backlog of new keys to store, the wait queue, the event streams, the stored answers of \
-     Idempotency-Keys, or the audit log. The server rejects requests early instead of becoming \
+     Idempotency-Keys (of all callers, or the share of this one), or the audit log. The server rejects requests early instead of becoming \
      slow.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",

@@ -3,8 +3,8 @@
 //! Knows neither the pools nor a store: both runners of scripts use these words.
 
 use keypeg_core::{
-    BodyDigest, Borrower, IdempotencyKey, ImportOptions, KeyState, KeyView, NewKey, OutOfRange,
-    PolicyPatch, Refusal, ReleaseOptions,
+    BodyDigest, Borrower, BorrowerId, IdempotencyKey, ImportOptions, KeyState, KeyView, NewKey,
+    OutOfRange, PolicyPatch, Refusal, ReleaseOptions,
 };
 
 /// Formats when a key is purged, as the time left.
@@ -96,7 +96,9 @@ pub fn borrower_limit_of(args: &[&str]) -> Option<u32> {
 pub fn idempotency_key_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
     let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
     let body = BodyDigest::of(arg("body=").unwrap_or_default().as_bytes());
-    Some(IdempotencyKey { caller: arg("caller=").unwrap_or_default(), key: arg("once=")?, body })
+    let caller = arg("caller=").unwrap_or_default();
+    let key = arg("once=")?;
+    Some(IdempotencyKey { caller, key, body, borrower: BorrowerId::NONE, network: 0 })
 }
 
 /// Returns the arguments that do not belong to an Idempotency-Key.

@@ -12,13 +12,14 @@ use super::event_stream::StreamPermit;
 use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
-use crate::share::CallerId;
+use crate::share::{CallerId, network};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
 use keypeg_client::routes::{self, Access, Scope};
 use keypeg_core::{KeyRef, PoolFilter, PoolName};
 use keypeg_store::{Answer, Call, Idempotency, PendingReply, Principal, Reply, Request, TypedCall};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct RequestContext<'a> {
     app: &'a App,
+    client_ip: Option<IpAddr>,
     admitted: Option<Admitted>,
     /// The audit entry. Only this request locks it, and briefly: the mutex makes the handler's
     /// future `Send`.
@@ -58,7 +60,8 @@ pub(super) fn admit<'a, 'b>(
 ) -> Result<RequestContext<'a>, Problem> {
     let (access, audit) = (&app.server.access, app.server.audit.as_ref());
     if access.gate.is_none() && audit.is_none() {
-        return Ok(RequestContext { app, admitted: None, entry: None });
+        let client_ip = origin.client_ip;
+        return Ok(RequestContext { app, client_ip, admitted: None, entry: None });
     }
     let route = routes::find(method, path).ok_or_else(|| Problem::unrouted(path))?;
     let pool = route.pool_of(path);
@@ -89,7 +92,8 @@ pub(super) fn admit<'a, 'b>(
         entry.line.token = admitted.as_ref().map(|it| Arc::clone(&it.shown.token.name));
         Ok(Box::new(Mutex::new(entry)))
     });
-    Ok(RequestContext { app, admitted, entry: entry.transpose()? })
+    let client_ip = origin.client_ip;
+    Ok(RequestContext { app, client_ip, admitted, entry: entry.transpose()? })
 }
 
 /// Logs a refusal at admission. Its caller is the token, or the address without a valid one.
@@ -177,7 +181,14 @@ impl RequestContext<'_> {
 
     /// Submits a call that needs no audit note beforehand. The caller must pass the reply to
     /// [`answer`](RequestContext::answer).
-    pub(super) fn submit(&self, call: Call, idempotency: Option<Box<Idempotency>>) -> PendingReply {
+    pub(super) fn submit(
+        &self,
+        call: Call,
+        mut idempotency: Option<Box<Idempotency>>,
+    ) -> PendingReply {
+        if let (None, Some(idempotency)) = (&self.admitted, &mut idempotency) {
+            idempotency.network = self.client_ip.map_or(0, network);
+        }
         if let Some(entry) = &self.entry
             && let Call::Acquire { holder, .. } = &call
         {

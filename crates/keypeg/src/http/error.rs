@@ -200,10 +200,11 @@ impl Problem {
             }
             Refusal::KeysGone => Self::new(Code::KeysGone, KEYS_GONE),
             Refusal::TakenOver => Self::new(Code::TakenOver, TAKEN_OVER),
-            Refusal::TooManyAnswers { max } => {
+            Refusal::TooManyAnswers { max, is_share } => {
+                let whose = if is_share { "This caller's share of the" } else { "The" };
                 let detail = format!(
-                    "The limit of {max} stored answers of Idempotency-Keys is reached. Try again \
-                     later, or without an Idempotency-Key."
+                    "{whose} limit of {max} stored answers of Idempotency-Keys is reached. Try \
+                     again later, or without an Idempotency-Key."
                 );
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }

@@ -34,5 +34,5 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 
 /// Combines a key with the digest of the request's body.
 pub(crate) fn with_body(key: Option<Box<str>>, body: &mut impl BodyFields) -> Option<Idempotency> {
-    key.map(|key| Idempotency { key, body: body.digest() })
+    key.map(|key| Idempotency::new(&key, body.digest()))
 }
