@@ -110,6 +110,12 @@ pub enum TestLimit {
     SnapshotRecords,
     /// Slots that one page of keys examines.
     PageSlots,
+    /// Units of work up to which a call is short.
+    ShortUnits,
+    /// Units of work for the long calls of one turn.
+    LongUnits,
+    /// Long calls that are queued.
+    LongCalls,
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -6,7 +6,9 @@
 
 mod admission;
 mod disk_space;
+mod long_calls;
 mod opening;
+mod requests;
 mod segment_drop;
 mod subscribe;
 mod waits;
@@ -20,23 +22,28 @@ use crate::preallocator::RETRY_US;
 use crate::progress::CheckpointProgress;
 use crate::record;
 use crate::times::Times;
-use crate::turn::{self, EXPIRE_MAX, TurnRequest};
+use crate::turn::EXPIRE_MAX;
 use keypeg_core::RandomSource;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use keypeg_store::Wakeup;
 use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
 use keypeg_store::{LaneItem, Reply, RequestError};
+pub use long_calls::LONG_UNITS_MAX;
+use long_calls::LongCalls;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 pub use work::CallId;
-use work::{Admission, ParkedImport, QueuedRequest, SegmentDrop};
+use work::{ParkedImport, QueuedRequest, SegmentDrop};
 
 /// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;
-/// The most requests that one turn executes, unless more are carried over from the last one.
+/// The most new requests that one turn takes.
 const TURN_MAX: usize = 8_192;
+/// The units of work of short calls after which a turn takes no further request: a batch of 4 096
+/// grants, about four milliseconds. All of them share one sync.
+const SHORT_UNITS_PER_TURN: u32 = 16_384;
 /// The bytes of records after which a turn takes no further request.
 const BATCH_FULL: usize = 1 << 20;
 
@@ -67,7 +74,11 @@ pub struct EngineState {
     /// Imports whose lookups are complete.
     checked_imports: VecDeque<QueuedRequest>,
     lookups: Arc<Lookups>,
-    /// Calls that were abandoned while their requests are carried over.
+    /// Calls that cost more than a turn has for one of them, while others wait.
+    long_calls: LongCalls,
+    /// The long calls that the last turn executed, in their order: for tests.
+    executed_long_calls: Vec<CallId>,
+    /// Calls that were abandoned while their requests are carried over or queued.
     abandoned: HashSet<CallId>,
     /// Whether all waiting requests are refused, because the server stops.
     cancels_waits: bool,
@@ -208,86 +219,6 @@ impl EngineState {
         Ok(self.next_wakeup())
     }
 
-    /// Executes checked imports, then carried-over requests, then new ones; returns whether a
-    /// deadline ended something.
-    fn execute_requests(
-        &mut self,
-        requests: &mut VecDeque<(CallId, LaneItem)>,
-        replies: &mut Vec<(CallId, Reply)>,
-    ) -> bool {
-        // This clock continues while the deciding ones are frozen, so that no request is carried
-        // over without end.
-        let now_us = self.unfrozen_us;
-        let mut ended_by_time = false;
-        let mut budget = self.expiry_budget();
-        let checked_count = self.checked_imports.len();
-        // The checked imports and carried-over requests, which all run in this turn.
-        let older_count = checked_count + self.carried_over.len();
-        let disk_space = self.disk_space();
-        let checkpointer_lags = self.checkpointer_lags();
-        for index in 0..TURN_MAX.max(older_count) {
-            let is_carried_over = index < older_count;
-            let next = if index < checked_count {
-                self.checked_imports.pop_front()
-            } else if is_carried_over {
-                self.carried_over.pop_front()
-            } else {
-                match requests.pop_front() {
-                    Some((call_id, LaneItem::Request(request))) => {
-                        Some(QueuedRequest::new(call_id, request, now_us))
-                    }
-                    Some((call_id, LaneItem::Abandoned)) => {
-                        self.abandon(call_id, replies);
-                        continue;
-                    }
-                    None => None,
-                }
-            };
-            let Some(queued) = next else { break };
-            let call_id = queued.call_id;
-            if self.skip_abandoned(call_id, is_carried_over, replies) {
-                continue;
-            }
-            let queued = match self.admit(queued, disk_space, checkpointer_lags) {
-                Admission::Parked => continue,
-                Admission::Execute(queued) => queued,
-                Admission::Answered(reply) => {
-                    replies.push((call_id, reply));
-                    continue;
-                }
-            };
-            let mut step = step(self.now, &mut *self.random, &mut self.batch);
-            step.budget = budget;
-            let request = TurnRequest {
-                waiter_id: call_id.waiter_id(),
-                request: &queued.request,
-                first_retired: queued.checked.and_then(|checked| checked.first_retired),
-            };
-            let reply = turn::execute(&mut self.pools, &mut step, request, &mut self.deleted_pools);
-            budget = step.budget;
-            ended_by_time |= step.ended_by_time;
-            self.drain_wait_outcomes(replies);
-            match reply {
-                Some(reply)
-                    if turn::is_settling(&reply) && now_us - queued.since_us < SETTLE_MAX_US =>
-                {
-                    self.carried_over.push_back(QueuedRequest { checked: None, ..queued });
-                }
-                reply => replies.extend(reply.map(|reply| (call_id, reply))),
-            }
-            if self.batch.bytes().len() >= BATCH_FULL && index + 1 >= older_count {
-                break;
-            }
-        }
-        if self.carried_over.is_empty() {
-            self.abandoned.clear();
-        }
-        if self.cancels_waits {
-            self.cancel_all_waits(&RequestError::ShuttingDown, replies);
-        }
-        ended_by_time
-    }
-
     /// Returns whether the last turn happened at the instant of an earlier one, because the disk was
     /// full.
     pub fn clocks_frozen(&self) -> bool {
@@ -373,7 +304,9 @@ impl EngineState {
         let purge = purge.map(|us| us + self.times.standstill_us());
         let starved = self.journal.as_ref().is_some_and(Journal::is_starved);
         let retry = starved.then_some(RETRY_US);
-        let has_requests = !self.carried_over.is_empty() || !self.checked_imports.is_empty();
+        let has_requests = !self.carried_over.is_empty()
+            || !self.checked_imports.is_empty()
+            || self.long_calls.has_ready();
         let unfinished = (has_requests || self.segment_drop.is_some()).then_some(0);
         let proof_at_us = self.committed_us + PROVE_AFTER_US;
         let proof = self.unproven.then(|| proof_at_us.saturating_sub(self.now.lease_us));
@@ -387,7 +320,13 @@ impl EngineState {
     /// Returns the number of requests that were taken and are not answered yet, except those in a
     /// wait queue.
     pub fn pending_count(&self) -> usize {
-        self.carried_over.len() + self.parked_imports.len() + self.checked_imports.len()
+        let parked = self.parked_imports.len() + self.checked_imports.len();
+        self.carried_over.len() + parked + self.long_calls.len()
+    }
+
+    /// Returns the long calls that the last turn executed, in their order: for tests.
+    pub fn executed_long_calls(&self) -> &[CallId] {
+        &self.executed_long_calls
     }
 
     /// Takes the deleted pools; freeing their memory takes O(keys).

@@ -37,7 +37,7 @@ pub(crate) fn execute(
     deleted_pools: &mut Vec<Pool>,
 ) -> Option<Reply> {
     let TurnRequest { waiter_id, request, first_retired } = request;
-    let Request { by, idempotency, call } = request;
+    let Request { by, idempotency, call, .. } = request;
     let key = idempotency.as_deref().map(|idempotency| idempotency_key(by, idempotency));
     let key = key.as_ref();
     let reply = match call {

@@ -180,6 +180,7 @@ fn a_caller_that_disconnects_while_much_is_due_does_not_wait_afterwards() {
     run.send(0, Call::PutPool { pool: default_pool(), patch });
     run.generate(10_000);
     run.generate(10_000);
+    run.run_turns();
     for slot in 1..=20_000 {
         run.wait(slot, 0);
     }

@@ -6,6 +6,7 @@
 //! answers each exactly once, and only after all that the reply reports is durable.
 
 mod answer;
+mod cost;
 mod lanes;
 mod metrics;
 mod request;
@@ -16,14 +17,15 @@ mod wakeup;
 pub use answer::{
     AcquireTerms, Answer, ForceReleased, LeaseGrant, PoolChange, Revealed, TypedCall,
 };
+pub use cost::{KEEP_ALIVE_MAX, SHORT_UNITS_MAX};
 pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
     undo_undelivered,
 };
 pub use metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, StoreMetrics};
 pub use request::{
-    Call, Caller, GENERATE_MAX, Idempotency, PAGE_MAX, PoolPage, PoolView, Principal, Reply,
-    Request, RequestError, WAIT_MAX_MS,
+    Call, Caller, CallerNumber, GENERATE_MAX, Idempotency, PAGE_MAX, PoolPage, PoolView, Principal,
+    Reply, Request, RequestError, WAIT_MAX_MS,
 };
 pub use store::{OpenedStore, StartReport, Store};
 pub use subscription::{

@@ -34,6 +34,16 @@ impl Principal {
         }
     }
 
+    /// Returns the party whose part of the store's time a request of this principal takes, where
+    /// nothing else distinguishes its clients.
+    pub fn caller_number(&self) -> CallerNumber {
+        match self {
+            Self::Token(caller) => CallerNumber(caller.borrower.id().0),
+            Self::Anyone => CallerNumber::default(),
+            Self::Server => CallerNumber(u64::MAX),
+        }
+    }
+
     /// Returns the borrower that this principal's leases count for; the anonymous one without a
     /// token.
     pub fn borrower(&self) -> Borrower {
@@ -69,11 +79,18 @@ impl Caller {
     }
 }
 
+/// The party with which a store's time is shared: one for each access token, or for each client
+/// network of a server without tokens. Two parties with the same number share one part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CallerNumber(pub u64);
+
 /// One request to the engine.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The sender.
     pub by: Principal,
+    /// The party whose part of the store's time the request takes.
+    pub caller: CallerNumber,
     /// Executes the call at most once: a repeated request with the same Idempotency-Key gets the
     /// first one's answer. It applies to [`Call::Generate`], [`Call::Import`] and
     /// [`Call::Acquire`]; a store ignores it for all other calls. Boxed, because few requests have
@@ -84,9 +101,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// Returns a request without an Idempotency-Key.
+    /// Returns a request without an Idempotency-Key, on the account of its sender.
     pub fn new(by: Principal, call: Call) -> Self {
-        Self { by, idempotency: None, call }
+        Self { caller: by.caller_number(), by, idempotency: None, call }
     }
 }
 
@@ -269,10 +286,30 @@ pub enum Call {
 }
 
 impl Call {
-    /// Returns whether the reply can take long, so that the engine must learn of a client that
-    /// disconnects before it.
+    /// Returns whether the reply can take long and changes nothing while it is awaited, so that the
+    /// engine must learn of a client that disconnects before it.
     pub fn may_wait(&self) -> bool {
-        matches!(self, Self::Acquire { wait_ms: 1.., .. })
+        match self {
+            Self::Acquire { wait_ms, .. } => *wait_ms > 0,
+            Self::ListPools { .. } | Self::ListKeys { .. } => self.is_long(),
+            Self::PutPool { .. }
+            | Self::PutPoolIf { .. }
+            | Self::GetPool { .. }
+            | Self::DeletePool { .. }
+            | Self::Generate { .. }
+            | Self::Import { .. }
+            | Self::RevokeUndelivered { .. }
+            | Self::Subscribe { .. }
+            | Self::Release { .. }
+            | Self::Renew { .. }
+            | Self::Reveal { .. }
+            | Self::ForceRelease { .. }
+            | Self::DeleteKey { .. }
+            | Self::KeepAlive { .. }
+            | Self::KeepAliveMany { .. }
+            | Self::KeepAliveAll { .. }
+            | Self::GetKey { .. } => false,
+        }
     }
 
     /// Returns whether the call only moves the keep-alive deadlines of keys.

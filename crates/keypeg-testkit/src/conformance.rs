@@ -127,7 +127,7 @@ impl Suite {
             Principal::Token(Arc::new(Caller::new(name, borrower_limit_of(args))))
         });
         let idempotency = key.map(|key| Box::new(Idempotency::new(key.key, key.body)));
-        self.store.lane().submit(Request { by, idempotency, call })
+        self.store.lane().submit(Request { caller: by.caller_number(), by, idempotency, call })
     }
 
     /// Sends a call and returns its reply. A store may refuse it for a moment, while it expires much

@@ -23,11 +23,14 @@ impl EngineState {
     pub(super) fn checkpointed_for_lookups(&self) -> Lsn {
         let parked = self.parked_imports.front().map(|import| import.checkpointed);
         let checked = self.checked_imports.front().and_then(|queued| queued.checked);
-        let lookups = [parked, checked.map(|checked| checked.checkpointed)];
+        let long = self.long_calls.first_checked().and_then(|queued| queued.checked);
+        let checked = [checked, long].map(|checked| checked.map(|checked| checked.checkpointed));
+        let lookups = [parked, checked[0], checked[1]];
         lookups.into_iter().flatten().fold(self.progress.checkpointed(), Lsn::min)
     }
 
-    /// Takes the results of lookups; their imports are executed in this turn.
+    /// Takes the results of lookups; their imports are executed in this turn, long ones within its
+    /// budget.
     pub(super) fn take_lookup_results(&mut self, replies: &mut Vec<(CallId, Reply)>) {
         while let Some(result) = self.lookups.next_result() {
             let parked = self.parked_imports.pop_front();
@@ -36,11 +39,17 @@ impl EngineState {
             let ParkedImport { queued, pool, checkpointed, .. } = parked;
             match result {
                 LookupResult::StorageFull => {
+                    self.long_calls.in_lookup -= usize::from(queued.is_long);
                     replies.push((queued.call_id, Reply::Refused(RequestError::StorageFull)));
                 }
                 LookupResult::FirstRetired(first_retired) => {
                     let checked = Some(CheckedImport { first_retired, pool, checkpointed });
-                    self.checked_imports.push_back(QueuedRequest { checked, ..queued });
+                    let queued = QueuedRequest { checked, ..queued };
+                    if queued.is_long {
+                        self.long_calls.push_checked(queued);
+                    } else {
+                        self.checked_imports.push_back(queued);
+                    }
                 }
             }
         }
@@ -67,7 +76,7 @@ impl EngineState {
     }
 
     /// Returns whether there is a stored answer for this request's Idempotency-Key.
-    fn has_stored_answer(&self, Request { by, idempotency, call }: &Request) -> bool {
+    fn has_stored_answer(&self, Request { by, idempotency, call, .. }: &Request) -> bool {
         let Some(idempotency) = idempotency else { return false };
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these three can be idempotent")]
         let (pool, kind) = match call {
@@ -103,6 +112,7 @@ impl EngineState {
             return Admission::Answered(Reply::Refused(RequestError::Overloaded));
         }
         self.parked_bytes += bytes;
+        self.long_calls.in_lookup += usize::from(queued.is_long);
         let checkpointed = self.progress.checkpointed();
         self.parked_imports.push_back(ParkedImport { queued, pool, checkpointed, bytes });
         self.lookups.request(Lookup { pool, ids });

@@ -3,6 +3,7 @@
 //! A directory counts as existing once its metadata is complete; an interrupted first start leaves
 //! a directory that the next one begins again.
 
+use super::long_calls::LongCalls;
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
 use crate::batch::Batch;
@@ -120,6 +121,8 @@ impl EngineState {
             parked_imports: VecDeque::new(),
             parked_bytes: 0,
             checked_imports: VecDeque::new(),
+            long_calls: LongCalls::default(),
+            executed_long_calls: Vec::new(),
             lookups,
             abandoned: HashSet::new(),
             cancels_waits: false,

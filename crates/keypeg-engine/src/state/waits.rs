@@ -35,16 +35,16 @@ impl EngineState {
     }
 
     /// Removes an abandoned call from its wait queue. It gets a reply too: that frees its slot. A
-    /// call that is carried over is skipped when its turn comes.
+    /// call that is carried over or queued is skipped when its turn comes.
     pub(super) fn abandon(&mut self, call_id: CallId, replies: &mut Vec<(CallId, Reply)>) {
         if self.pools.cancel_wait(call_id.waiter_id()) {
             replies.push((call_id, Reply::Done));
-        } else if !self.carried_over.is_empty() {
+        } else if !self.carried_over.is_empty() || self.long_calls.len() > 0 {
             self.abandoned.insert(call_id);
         }
     }
 
-    /// Answers a carried-over request that was abandoned; returns whether it did.
+    /// Answers a carried-over or queued request that was abandoned; returns whether it did.
     pub(super) fn skip_abandoned(
         &mut self,
         call_id: CallId,

@@ -34,12 +34,17 @@ pub(super) struct QueuedRequest {
     pub(super) since_us: u64,
     /// The result of an import's lookup.
     pub(super) checked: Option<CheckedImport>,
+    /// What it costs.
+    pub(super) units: u32,
+    /// Whether it is a long call.
+    pub(super) is_long: bool,
 }
 
 impl QueuedRequest {
     /// Wraps a new request; `since_us` is the lease time at which it was taken.
     pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
-        Self { call_id, request, since_us, checked: None }
+        let (units, is_long) = (request.call.units(), request.call.is_long());
+        Self { call_id, request, since_us, checked: None, units, is_long }
     }
 }
 

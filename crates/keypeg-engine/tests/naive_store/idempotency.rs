@@ -40,7 +40,7 @@ enum Content {
 
 impl IdempotentRequest {
     /// Returns the Idempotency-Key of a request; `None` when it has none or its call takes none.
-    pub(super) fn of(Request { by, idempotency, call }: &Request) -> Option<Self> {
+    pub(super) fn of(Request { by, idempotency, call, .. }: &Request) -> Option<Self> {
         let Idempotency { key, body, .. } = idempotency.as_deref()?;
         let acquires = matches!(call, Call::Acquire { .. });
         let takes_key = acquires || matches!(call, Call::Generate { .. } | Call::Import { .. });

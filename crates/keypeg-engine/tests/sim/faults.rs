@@ -120,7 +120,7 @@ impl FaultInjector {
     pub(crate) fn step_checkpointer(&self) -> bool {
         let Some(mut checkpointer) = self.checkpointer.lock().unwrap().take() else { return false };
         let before = std::mem::replace(&mut self.lock().part, Part::Checkpointer);
-        let stepped = checkpointer.step();
+        let stepped = checkpointer.serve_lookups().and_then(|()| checkpointer.step());
         let mut shared = self.lock();
         shared.part = before;
         let more = match stepped {

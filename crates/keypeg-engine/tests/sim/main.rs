@@ -44,8 +44,12 @@ fn plan(seed: u64) -> Plan {
     let small = cfg!(feature = "sabotage");
     let expiry_can_lag = small && one_in(8);
     let full = small && !expiry_can_lag && one_in(8);
-    let rules =
-        Rules { disk_can_fill: full, expiry_can_lag, waiters_max: if small { 5 } else { 100_000 } };
+    let mut rules = Rules {
+        disk_can_fill: full,
+        expiry_can_lag,
+        waiters_max: if small { 5 } else { 100_000 },
+        long_calls_are_few: false,
+    };
     let segment = if full { 8_192 } else { 4_096 + 768 };
     let sector = if one_in(2) { 512 } else { 4_096 };
     let (fails, power_cuts, stops) = (!one_in(3), !one_in(4), !one_in(3));
@@ -66,6 +70,15 @@ fn plan(seed: u64) -> Plan {
     }
     if one_in(2) {
         limits.push((TestLimit::Facts, 3));
+    }
+    if one_in(2) {
+        // Every call is long that creates keys or concerns several of them.
+        limits.push((TestLimit::ShortUnits, 4));
+        limits.push((TestLimit::LongUnits, [1, 300][usize::from(one_in(2))]));
+        if one_in(3) {
+            limits.push((TestLimit::LongCalls, 4));
+            rules.long_calls_are_few = small;
+        }
     }
     let slow_one_in = if one_in(3) { 40 } else { 0 };
     let checkpoint_in_turn_one_in = if one_in(2) { 6 } else { 0 };
@@ -222,6 +235,8 @@ const RARE: &[&str] = &[
     "an import named a generated value of a removed key",
     "an import named an imported value of a removed key",
     "all keys were kept alive, one of them without a deadline",
+    "a long call was executed while others were queued",
+    "a long call was refused, because too many were queued",
 ];
 
 /// A seed determines the whole simulation.

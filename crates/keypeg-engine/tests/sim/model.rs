@@ -78,6 +78,8 @@ pub(crate) struct Rules {
     pub(crate) expiry_can_lag: bool,
     /// Most waiters at once.
     pub(crate) waiters_max: usize,
+    /// Whether so few long calls are queued that some are refused.
+    pub(crate) long_calls_are_few: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,7 +270,7 @@ impl Model {
                 Some(Reply::Refused(RequestError::Overloaded)) => {
                     let creates = matches!(call, Call::Generate { .. } | Call::Import { .. });
                     ensure!(
-                        creates,
+                        creates || self.rules.long_calls_are_few && call.is_long(),
                         "#{slot}: only new keys are refused while the checkpointer lags"
                     );
                     replies.remove(&slot);

@@ -110,7 +110,7 @@ impl SentCall {
     }
 
     pub(crate) fn into_request(self, by: Principal) -> Request {
-        Request { by, idempotency: self.idempotency.map(Box::new), call: self.call }
+        Request { idempotency: self.idempotency.map(Box::new), ..Request::new(by, self.call) }
     }
 }
 

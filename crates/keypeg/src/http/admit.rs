@@ -197,7 +197,7 @@ impl RequestContext<'_> {
         let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
             Principal::Token(Arc::clone(&admitted.shown.token.caller))
         });
-        self.app.lane.submit(Request { by, idempotency, call })
+        self.app.lane.submit(Request { caller: by.caller_number(), by, idempotency, call })
     }
 
     /// Takes the answer from a reply and notes it for the audit log; a refusal becomes its problem.

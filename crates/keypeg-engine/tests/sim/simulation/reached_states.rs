@@ -1,9 +1,10 @@
 //! Counts the rare states that calls and replies of a simulation reach.
 
 use super::{Candidate, Simulation};
+use crate::clients::Action;
 use crate::model::{Checked, State, ensure, pool_of};
 use keypeg_core::{KeyRef, LeaseId, Secret};
-use keypeg_engine::state::EngineState;
+use keypeg_engine::state::{CallId, EngineState};
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,48 @@ pub(super) fn check_caller_counts(engine: &EngineState) -> Checked {
 }
 
 impl Simulation {
+    /// Checks that a grant is revoked that no client received, unless a repeat received it.
+    pub(super) fn check_revoked(&mut self, lease: LeaseId) -> Checked {
+        let is_running = |candidate: &Candidate| {
+            let mut keys = candidate.model.pools.values().flat_map(|pool| &pool.keys);
+            keys.any(|key| matches!(&key.state, State::Leased(of) if of.id == Some(lease)))
+        };
+        if self.models.iter().any(|candidate| candidate.model.was_redelivered(lease)) {
+            self.coverage.count("an undelivered grant was redelivered");
+            return Ok(());
+        }
+        ensure!(
+            !self.models.iter().all(is_running),
+            "not revoked: {lease:?}, which no client received"
+        );
+        self.coverage.count("an undelivered grant was revoked");
+        Ok(())
+    }
+
+    /// Appends the long calls that the turn executed, in their order, and those that it refused.
+    pub(super) fn take_executed(
+        &mut self,
+        actions: &mut Vec<(u32, Action)>,
+        replies: &[(CallId, Reply)],
+    ) {
+        let engine = self.engine.as_ref().expect("the engine runs");
+        let executed: Vec<_> = engine.executed_long_calls().to_vec();
+        let before = self.queued.len();
+        for CallId { slot, .. } in executed {
+            actions.extend(self.queued.remove(&slot).map(|action| (slot, action)));
+        }
+        for (CallId { slot, .. }, _) in replies {
+            let Some(action) = self.queued.remove(slot) else { continue };
+            if matches!(action.call(), Some(Call::ListKeys { .. } | Call::KeepAliveMany { .. })) {
+                self.coverage.count("a long call was refused, because too many were queued");
+            }
+            actions.push((*slot, action));
+        }
+        if !self.queued.is_empty() && self.queued.len() < before {
+            self.coverage.count("a long call was executed while others were queued");
+        }
+    }
+
     pub(super) fn count_call(&mut self, call: &Call) {
         let model = &self.models[0].model;
         let pool = pool_of(call).and_then(|pool| model.pools.get(pool.as_str()));

@@ -64,6 +64,7 @@ impl Simulation {
         self.engine = None;
         *self.faults.checkpointer.lock().unwrap() = None;
         self.clients.forget_open_calls();
+        self.queued.clear();
         self.undelivered.clear();
         if machine {
             self.disk.cut_power(&mut self.random);
@@ -279,9 +280,16 @@ impl Simulation {
             .collect();
         let (count, mut replies) = (queue.len(), Vec::new());
         let engine = self.engine.as_mut().expect("the engine runs");
-        let played = engine.turn(&mut queue, &mut replies);
-        played.map_err(|error| format!("a turn after a successful start fails: {error}"))?;
+        // Each turn executes one long call at least.
+        for _ in 0..=count {
+            let played = engine.turn(&mut queue, &mut replies);
+            played.map_err(|error| format!("a turn after a successful start fails: {error}"))?;
+            if replies.len() == count {
+                break;
+            }
+        }
         ensure!(replies.len() == count, "calls without a reply: {replies:?}");
+        replies.sort_by_key(|(call_id, _)| call_id.slot);
         Ok(replies.into_iter().map(|(_, reply)| reply).collect())
     }
 
@@ -330,12 +338,16 @@ impl Simulation {
         let pool = PoolName::parse("last").unwrap();
         let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
-        let calls = [
-            Call::PutPool { pool: pool.clone(), patch },
-            Call::Generate { pool: pool.clone(), count: 1 },
-            acquire,
-        ];
-        self.turn(calls.into_iter().map(|call| Action::Call(call.into())).collect())?;
+        let create = Call::PutPool { pool: pool.clone(), patch };
+        let generate = Call::Generate { pool, count: 1 };
+        self.turn(vec![Action::Call(create.into()), Action::Call(generate.into())])?;
+        for _ in 0..100 {
+            // The checkpointer serves lookups.
+            while self.faults.step_checkpointer() {}
+            self.turn(Vec::new())?;
+        }
+        ensure!(self.queued.is_empty(), "long calls are never executed: {:?}", self.queued);
+        self.turn(vec![Action::Call(acquire.into())])?;
         let model = &self.models[0].model;
         let served = model
             .pools

@@ -38,7 +38,7 @@ fn started_with(seed: u64, policy: Policy) -> Simulation {
     let segment = 4_096 + 768;
     let plan = Plan {
         steps: 0,
-        rules: Rules { disk_can_fill: false, expiry_can_lag: false, waiters_max: 100_000 },
+        rules: Rules { waiters_max: 100_000, ..Rules::default() },
         sizes: JournalSizes { segment, journal: 4 * segment },
         limits: Vec::new(),
         sector: 512,

@@ -1,0 +1,141 @@
+//! Long calls: each turn executes some of them, within a budget of work, callers in rotation.
+//!
+//! A call is executed whole, in one turn, so a change of many keys stays all or nothing. Short calls
+//! do not pass through here, and each turn executes them first. So a long call delays a short one
+//! by one budget of work, and delays long calls of other callers by its own cost. Knows no pools.
+
+use super::work::QueuedRequest;
+use hashbrown::HashMap;
+use keypeg_core::sabotage::{TestLimit, limit};
+use keypeg_store::{Call, CallerNumber};
+use std::collections::VecDeque;
+
+/// The most units of work that the long calls of one turn cost, about a millisecond. A turn without
+/// another long call executes one of any cost.
+pub const LONG_UNITS_MAX: u32 = 4_096;
+/// The most long calls that are queued. Above half of them, no caller may have more than that half
+/// divided by the callers that have some.
+const QUEUED_MAX: usize = 4_096;
+/// The most long imports that wait for a lookup or have its result: the others stay in the
+/// rotation.
+const IN_LOOKUP_MAX: usize = 8;
+/// The most callers that one turn passes over, because their imports cannot be looked up yet.
+const PASSED_OVER_MAX: usize = 64;
+
+/// The long calls that are queued.
+#[derive(Debug, Default)]
+pub(super) struct LongCalls {
+    by_caller: HashMap<CallerNumber, VecDeque<QueuedRequest>, foldhash::fast::RandomState>,
+    /// The callers with a queued call; the first is the next to have one executed.
+    rotation: VecDeque<CallerNumber>,
+    len: usize,
+    /// Imports whose lookups are complete. They are executed before all others.
+    checked: VecDeque<QueuedRequest>,
+    /// Imports that wait for their lookups.
+    pub(super) in_lookup: usize,
+}
+
+/// The work that the long calls of one turn may still cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LongBudget {
+    max: u32,
+    spent: u32,
+}
+
+impl LongBudget {
+    /// Returns the budget of a turn.
+    pub(super) fn of_turn() -> Self {
+        let max = limit(TestLimit::LongUnits, u64::from(LONG_UNITS_MAX));
+        Self { max: u32::try_from(max).unwrap_or(LONG_UNITS_MAX), spent: 0 }
+    }
+
+    pub(super) fn spend(&mut self, units: u32) {
+        self.spent = self.spent.saturating_add(units);
+    }
+
+    fn allows(&self, units: u32) -> bool {
+        self.spent == 0 || self.spent.saturating_add(units) <= self.max
+    }
+}
+
+impl LongCalls {
+    /// Returns the number of queued calls.
+    pub(super) fn len(&self) -> usize {
+        self.len + self.checked.len()
+    }
+
+    /// Returns whether a turn can execute one.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.checked.is_empty() || self.len > 0 && self.in_lookup < IN_LOOKUP_MAX
+    }
+
+    /// Queues a call; returns it where its caller has its share of the queue already.
+    pub(super) fn push(&mut self, queued: QueuedRequest) -> Result<(), QueuedRequest> {
+        let max = usize::try_from(limit(TestLimit::LongCalls, QUEUED_MAX as u64));
+        let max = max.unwrap_or(QUEUED_MAX);
+        let callers = self.by_caller.len().max(1);
+        let calls = self.by_caller.get(&queued.request.caller).map_or(0, VecDeque::len);
+        let share = (max / 2 / callers).max(1);
+        if self.len >= max || self.len >= max / 2 && calls >= share {
+            return Err(queued);
+        }
+        let caller = queued.request.caller;
+        if calls == 0 {
+            self.rotation.push_back(caller);
+        }
+        self.by_caller.entry(caller).or_default().push_back(queued);
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Queues an import whose lookup is complete.
+    pub(super) fn push_checked(&mut self, queued: QueuedRequest) {
+        self.in_lookup -= 1;
+        self.checked.push_back(queued);
+    }
+
+    /// Returns the first import whose lookup is complete: its lookup is the oldest.
+    pub(super) fn first_checked(&self) -> Option<&QueuedRequest> {
+        self.checked.front()
+    }
+
+    /// Takes the next call that the budget allows; its cost is spent.
+    pub(super) fn next(&mut self, budget: &mut LongBudget) -> Option<QueuedRequest> {
+        if let Some(first) = self.checked.front() {
+            return budget.allows(first.units).then(|| {
+                let queued = self.checked.pop_front().expect("invariant: not empty");
+                budget.spend(queued.units);
+                queued
+            });
+        }
+        for _ in 0..PASSED_OVER_MAX.min(self.rotation.len()) {
+            let caller = *self.rotation.front()?;
+            let calls = self.by_caller.get_mut(&caller).expect(HAS_CALLS);
+            let first = calls.front().expect(HAS_CALLS);
+            if may_need_lookup(&first.request.call) && self.in_lookup >= IN_LOOKUP_MAX {
+                self.rotation.rotate_left(1);
+                continue;
+            }
+            if !budget.allows(first.units) {
+                return None;
+            }
+            let queued = calls.pop_front().expect(HAS_CALLS);
+            self.rotation.pop_front();
+            if calls.is_empty() {
+                self.by_caller.remove(&caller);
+            } else {
+                self.rotation.push_back(caller);
+            }
+            self.len -= 1;
+            budget.spend(queued.units);
+            return Some(queued);
+        }
+        None
+    }
+}
+
+fn may_need_lookup(call: &Call) -> bool {
+    matches!(call, Call::Import { options, .. } if !options.allow_retired)
+}
+
+const HAS_CALLS: &str = "invariant: a caller in the rotation has a queued call";

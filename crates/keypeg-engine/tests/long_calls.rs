@@ -1,0 +1,210 @@
+//! A turn is bounded by work: however many long calls are queued, a turn executes short calls first,
+//! and of the long ones only what its budget allows, callers in rotation.
+
+mod support;
+
+use keypeg_core::{ImportOptions, KeyId, KeyRef, PolicyPatch, PoolName, Secret};
+use keypeg_engine::state::{CallId, LONG_UNITS_MAX};
+use keypeg_store::{
+    Call, CallerNumber, KEEP_ALIVE_MAX, LaneItem, Principal, Reply, Request, RequestError,
+    SHORT_UNITS_MAX,
+};
+use std::collections::{HashMap, VecDeque};
+use support::{Driver, ManualClock, default_pool, engine_config, list_pools};
+
+const LONG_CALLER: CallerNumber = CallerNumber(1);
+const OTHER_CALLER: CallerNumber = CallerNumber(2);
+
+/// An engine in memory, and the calls that it has not answered.
+struct Turns {
+    driver: Driver,
+    items: VecDeque<(CallId, LaneItem)>,
+    units: HashMap<u32, u32>,
+    slots: u32,
+}
+
+/// What one turn answered.
+struct Turn {
+    replies: HashMap<u32, Reply>,
+    /// What its long calls cost, at most, and their number.
+    long_units: u32,
+    long_calls: usize,
+}
+
+impl Turns {
+    fn new() -> Self {
+        let driver =
+            Driver::open_with(None, &ManualClock::new(), 1, &engine_config()).expect("opens");
+        Self { driver, items: VecDeque::new(), units: HashMap::new(), slots: 0 }
+    }
+
+    fn send(&mut self, caller: CallerNumber, call: Call) -> u32 {
+        self.slots += 1;
+        self.units.insert(self.slots, call.units());
+        let request = Request { caller, ..Request::new(Principal::Anyone, call) };
+        self.items.push_back((CallId { lane: 0, slot: self.slots }, request.into()));
+        self.slots
+    }
+
+    fn run(&mut self) -> Turn {
+        let mut replies = Vec::new();
+        self.driver.engine.turn(&mut self.items, &mut replies).expect("no disk");
+        let executed = self.driver.engine.executed_long_calls();
+        let long_units = executed.iter().map(|call_id| self.units[&call_id.slot]).sum();
+        Turn {
+            long_calls: executed.len(),
+            long_units,
+            replies: replies.into_iter().map(|(call_id, reply)| (call_id.slot, reply)).collect(),
+        }
+    }
+
+    fn pending(&self) -> usize {
+        self.driver.engine.pending_count()
+    }
+}
+
+fn keep_alive(key: KeyId) -> Call {
+    Call::KeepAlive { pool: default_pool(), key: KeyRef::Id(key) }
+}
+
+fn unknown_keys() -> Call {
+    let keys = (0..KEEP_ALIVE_MAX as u128).map(KeyId).collect();
+    Call::KeepAliveMany { pool: default_pool(), keys }
+}
+
+fn page() -> Call {
+    Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor: None }
+}
+
+fn import(first: u32) -> Call {
+    let value = |number| Secret::new(&format!("value-{number}-{:0>600}", 0)).expect("short");
+    let values = (first..first + 500).map(value).collect();
+    Call::Import { pool: default_pool(), values, options: ImportOptions::default() }
+}
+
+/// Four hundred callers listed ten thousand pools, and a keep-alive waited for all of them.
+#[test]
+fn a_short_call_is_answered_in_the_next_turn_however_many_long_calls_are_queued() {
+    let mut turns = Turns::new();
+    let [key] = turns.driver.generate(1)[..] else { panic!("one key") };
+    for number in 0..100 {
+        turns.send(LONG_CALLER, unknown_keys());
+        turns.send(LONG_CALLER, page());
+        turns.send(LONG_CALLER, list_pools());
+        turns.send(LONG_CALLER, Call::Generate { pool: default_pool(), count: 700 });
+        turns.send(LONG_CALLER, import(number * 500));
+    }
+    let mut long_calls = 0;
+    while turns.pending() > 0 || long_calls == 0 {
+        let short = turns.send(OTHER_CALLER, keep_alive(key));
+        let turn = turns.run();
+        assert!(matches!(turn.replies[&short], Reply::KeptAlive { .. }), "{:?}", turn.replies);
+        let is_bounded = turn.long_units <= LONG_UNITS_MAX || turn.long_calls == 1;
+        assert!(is_bounded, "{} units of {} calls", turn.long_units, turn.long_calls);
+        assert!(turn.long_calls > 0, "each turn makes progress");
+        long_calls += turn.long_calls;
+    }
+    assert_eq!(long_calls, 500);
+}
+
+/// The rotation: a caller with many long calls delays another caller's long call by one of them.
+#[test]
+fn long_calls_of_two_callers_alternate() {
+    let mut turns = Turns::new();
+    for _ in 0..100 {
+        turns.send(LONG_CALLER, Call::Generate { pool: default_pool(), count: 2_000 });
+    }
+    let first = turns.run();
+    assert_eq!(first.long_calls, 1, "one call costs more than a turn has");
+    let other: Vec<_> = (0..3).map(|_| turns.send(OTHER_CALLER, unknown_keys())).collect();
+    for slot in other {
+        // One turn for the call of each of the two.
+        let replies: Vec<_> = (0..2).flat_map(|_| turns.run().replies.into_keys()).collect();
+        assert!(replies.contains(&slot), "{slot} waits for more than one call of the other caller");
+    }
+}
+
+/// A change of many keys is executed whole: no other call sees a part of it, in whichever turn it is
+/// executed.
+#[test]
+fn a_long_change_is_all_or_nothing_in_every_turn() {
+    let mut turns = Turns::new();
+    for number in 0..8 {
+        turns.send(LONG_CALLER, Call::Generate { pool: default_pool(), count: 900 });
+        turns.send(LONG_CALLER, import(number * 500));
+    }
+    let mut seen = Vec::new();
+    while seen.is_empty() || turns.pending() > 0 {
+        let slot = turns.send(OTHER_CALLER, Call::GetPool { pool: default_pool() });
+        let Reply::Pool { pool, .. } = turns.run().replies.remove(&slot).expect("a reply") else {
+            panic!("a pool")
+        };
+        seen.push(pool.counts.total());
+    }
+    assert!(seen.len() > 4, "{seen:?}");
+    let sums: Vec<_> =
+        (0..=8).flat_map(|a| (0..=8).map(move |b| a * 900 + b * 500)).collect::<Vec<u64>>();
+    assert!(seen.iter().all(|total| sums.contains(total)), "{seen:?}");
+    assert_eq!(turns.driver.engine.pools().key_count(), 8 * 1_400);
+}
+
+/// The number of queued long calls is bounded, and each caller has a share of it.
+#[test]
+fn a_caller_with_many_long_calls_is_refused_and_others_are_not() {
+    let mut turns = Turns::new();
+    let many: Vec<_> = (0..5_000).map(|_| turns.send(LONG_CALLER, page())).collect();
+    let other = turns.send(OTHER_CALLER, page());
+    let mut replies = HashMap::new();
+    while !turns.items.is_empty() || turns.pending() > 0 {
+        replies.extend(turns.run().replies);
+    }
+    let refused = |slot: &&u32| matches!(replies[*slot], Reply::Refused(RequestError::Overloaded));
+    let refused_count = many.iter().filter(refused).count();
+    assert!((2_000..4_000).contains(&refused_count), "{refused_count} of 5 000 are refused");
+    assert!(matches!(replies[&other], Reply::Page(_)), "{:?}", replies[&other]);
+}
+
+/// A client that disconnects while its listing is queued costs no work, and its call's slot is free.
+#[test]
+fn a_queued_listing_whose_client_disconnects_is_not_executed() {
+    let mut turns = Turns::new();
+    turns.send(LONG_CALLER, Call::Generate { pool: default_pool(), count: 5_000 });
+    let listing = turns.send(LONG_CALLER, page());
+    turns.run();
+    turns.items.push_back((CallId { lane: 0, slot: listing }, LaneItem::Abandoned));
+    let turn = turns.run();
+    assert!(matches!(turn.replies[&listing], Reply::Done), "{:?}", turn.replies);
+    assert_eq!(turn.long_calls, 0);
+    assert_eq!(turns.pending(), 0);
+}
+
+/// A pool is deleted, and created again, while a call on it is queued: the call meets the pool that
+/// exists when it is executed.
+#[test]
+fn a_queued_call_meets_the_pool_that_exists_when_it_is_executed() {
+    let mut turns = Turns::new();
+    let side = || PoolName::parse("side").expect("valid");
+    let put = || Call::PutPool { pool: side(), patch: PolicyPatch::default() };
+    turns.send(OTHER_CALLER, put());
+    turns.send(LONG_CALLER, Call::Generate { pool: default_pool(), count: 5_000 });
+    let queued = turns.send(LONG_CALLER, Call::Generate { pool: side(), count: 1_000 });
+    turns.run();
+    turns.send(OTHER_CALLER, Call::DeletePool { pool: side() });
+    let turn = turns.run();
+    assert!(matches!(turn.replies[&queued], Reply::Refused(RequestError::Refused(_))));
+    assert_eq!(turns.driver.engine.pools().key_count(), 5_000);
+}
+
+/// The limit of a short call is where the calls of most clients are: none of the frequent ones is
+/// long.
+#[test]
+fn no_call_on_one_key_is_long() {
+    let [one, many] = [1, 1_000];
+    let generate = |count| Call::Generate { pool: default_pool(), count };
+    assert!(!generate(one).is_long() && generate(many).is_long());
+    let acquire = Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+    for call in [acquire, keep_alive(KeyId(1)), Call::KeepAliveAll { pool: default_pool() }] {
+        assert!(call.units() * 10 <= SHORT_UNITS_MAX, "{call:?}");
+    }
+    assert!(page().is_long() && unknown_keys().is_long() && list_pools().is_long());
+}
