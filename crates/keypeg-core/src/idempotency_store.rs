@@ -30,8 +30,8 @@ pub const ANSWERS_MAX: usize = 1 << 20;
 pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;
 /// Stored answers of ended leases that each pool keeps, however many the other pools have.
 const ENDED_ANSWERS_MIN: usize = 64;
-/// Expired answers that a request which needs room removes, at most.
-const REMOVED_MAX: usize = 4_096;
+/// Expired answers of each kind that a request which needs room removes, at most.
+const REMOVED_MAX: usize = 1_024;
 
 /// An Idempotency-Key and the request that it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +135,7 @@ impl IdempotencyStore {
         now_us: u64,
         borrower: BorrowerId,
     ) -> Result<(), Refusal> {
-        self.remove_due(counts, now_us, REMOVED_MAX);
+        self.remove_due(counts, now_us, &mut { REMOVED_MAX });
         let max = counts.max;
         let left = max.saturating_sub(counts.weight);
         if left == 0 {
@@ -268,20 +268,21 @@ impl IdempotencyStore {
         }
     }
 
-    /// Removes expired answers, at most `max` of each kind. Returns whether more may be expired.
-    /// Amortised O(1) for each answer.
+    /// Removes expired answers, at most `max` of each kind, and subtracts from it. Returns whether
+    /// more may be expired. Amortised O(1) for each answer.
     pub(crate) fn remove_due(
         &mut self,
         counts: &mut AnswerCounts,
         now_us: u64,
-        max: usize,
+        max: &mut usize,
     ) -> bool {
-        for _ in 0..max {
+        while *max > 0 {
             let with_keys = self.first_due(&self.with_keys, now_us);
             let ended = self.first_due(&self.ended, now_us);
             if with_keys.is_none() && ended.is_none() {
                 return false;
             }
+            *max -= 1;
             if let Some(answer) = with_keys {
                 self.with_keys.pop_front();
                 if self.answers[answer].is_some() && !self.lease_runs(answer) {

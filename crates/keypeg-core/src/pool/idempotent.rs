@@ -280,12 +280,13 @@ impl Pool {
         self.idempotency.remove_by_id(&mut shared.answers, id);
     }
 
-    /// Removes expired answers, at most `max` of each kind. Returns whether more may be expired.
+    /// Removes expired answers, at most `max` of each kind, and subtracts from it. Returns whether
+    /// more may be expired.
     pub(crate) fn remove_due_answers(
         &mut self,
         shared: &mut SharedState,
         now: Now,
-        max: usize,
+        max: &mut usize,
     ) -> bool {
         self.idempotency.remove_due(&mut shared.answers, now.lease_us, max)
     }

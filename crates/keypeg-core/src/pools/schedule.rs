@@ -12,8 +12,8 @@ use crate::step::StepContext;
 
 /// The budget that one pool gets before it is the next one's turn.
 const SLICE: u32 = 256;
-/// Expired answers that one turn removes from one pool, at most.
-const REMOVED_ANSWERS_MAX: usize = 4_096;
+/// Expired answers of each kind that one turn removes, at most.
+const REMOVED_ANSWERS_MAX: usize = 2_048;
 /// Keys and waiters up to which a debug build checks a pool after each step.
 const CHECKED_MAX: u64 = 32;
 
@@ -69,13 +69,13 @@ impl Pools {
     /// Removes expired answers, some pools in each call: an answer without a repeat must not occupy
     /// shared room.
     fn sweep_answers(&mut self, now: Now) {
+        let mut left = REMOVED_ANSWERS_MAX;
         for _ in 0..SWEPT_POOLS_MAX.min(self.entries.len()) {
             let index = self.answer_sweep.checked_sub(1).unwrap_or(self.entries.len() - 1);
             let Self { entries, shared, .. } = self;
             let entry = entries.0.get_mut(index).and_then(Option::as_mut);
-            let has_more = entry.is_some_and(|entry| {
-                entry.pool.remove_due_answers(shared, now, REMOVED_ANSWERS_MAX)
-            });
+            let has_more =
+                entry.is_some_and(|entry| entry.pool.remove_due_answers(shared, now, &mut left));
             if has_more {
                 return;
             }
