@@ -13,6 +13,7 @@ mod error;
 mod event_stream;
 mod handle;
 mod handlers;
+mod long_work;
 mod message;
 mod metrics;
 mod origin;

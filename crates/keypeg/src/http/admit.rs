@@ -9,6 +9,7 @@ use super::app::App;
 use super::connection::places::Place;
 use super::error::Problem;
 use super::event_stream::StreamPermit;
+use super::long_work::Turn;
 use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
@@ -18,7 +19,8 @@ use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
 use keypeg_client::routes::{self, Access, Scope};
 use keypeg_core::{KeyRef, PoolFilter, PoolName};
-use keypeg_store::{Answer, Call, Idempotency, PendingReply, Principal, Reply, Request, TypedCall};
+use keypeg_store::{Answer, Call, CallerNumber, Idempotency, PendingReply, Principal};
+use keypeg_store::{Reply, Request, TypedCall};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +30,11 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct RequestContext<'a> {
     app: &'a App,
-    client_ip: Option<IpAddr>,
     admitted: Option<Admitted>,
+    /// The client's address: without tokens, its network is the caller.
+    client_ip: Option<IpAddr>,
+    /// The turn of the request's long work, until its response is built.
+    turn: Mutex<Option<Turn>>,
     /// The audit entry. Only this request locks it, and briefly: the mutex makes the handler's
     /// future `Send`.
     entry: Option<Box<Mutex<Entry>>>,
@@ -60,8 +65,7 @@ pub(super) fn admit<'a, 'b>(
 ) -> Result<RequestContext<'a>, Problem> {
     let (access, audit) = (&app.server.access, app.server.audit.as_ref());
     if access.gate.is_none() && audit.is_none() {
-        let client_ip = origin.client_ip;
-        return Ok(RequestContext { app, client_ip, admitted: None, entry: None });
+        return Ok(RequestContext::new(app, origin, None, None));
     }
     let route = routes::find(method, path).ok_or_else(|| Problem::unrouted(path))?;
     let pool = route.pool_of(path);
@@ -92,8 +96,7 @@ pub(super) fn admit<'a, 'b>(
         entry.line.token = admitted.as_ref().map(|it| Arc::clone(&it.shown.token.name));
         Ok(Box::new(Mutex::new(entry)))
     });
-    let client_ip = origin.client_ip;
-    Ok(RequestContext { app, client_ip, admitted, entry: entry.transpose()? })
+    Ok(RequestContext::new(app, origin, admitted, entry.transpose()?))
 }
 
 /// Logs a refusal at admission. Its caller is the token, or the address without a valid one.
@@ -161,6 +164,17 @@ pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer").then(|| token.trim_ascii())
 }
 
+impl<'a> RequestContext<'a> {
+    fn new(
+        app: &'a App,
+        origin: &Origin,
+        admitted: Option<Admitted>,
+        entry: Option<Box<Mutex<Entry>>>,
+    ) -> Self {
+        Self { app, admitted, client_ip: origin.client_ip, turn: Mutex::new(None), entry }
+    }
+}
+
 impl RequestContext<'_> {
     /// Runs a call and waits for its answer; a refusal becomes its problem.
     pub(super) async fn execute<A: Answer>(&self, call: TypedCall<A>) -> Result<A, Problem> {
@@ -175,6 +189,9 @@ impl RequestContext<'_> {
     ) -> Result<A, Problem> {
         let call = call.into_call();
         self.audit_target(&call).await;
+        if call.is_long() {
+            self.begin_long_work(call.units()).await;
+        }
         let reply = self.submit(call, idempotency.map(Box::new)).await;
         self.answer(reply)
     }
@@ -194,10 +211,37 @@ impl RequestContext<'_> {
         {
             entry.lock().unwrap_or_else(PoisonError::into_inner).line.holder.clone_from(holder);
         }
-        let by = self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
+        let by = self.principal();
+        let caller = self.caller_number(&by);
+        self.app.lane.submit(Request { by, caller, idempotency, call })
+    }
+
+    fn principal(&self) -> Principal {
+        self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
             Principal::Token(Arc::clone(&admitted.shown.token.caller))
-        });
-        self.app.lane.submit(Request { caller: by.caller_number(), by, idempotency, call })
+        })
+    }
+
+    /// Returns the party whose part of the time the request takes: its token, or its network.
+    fn caller_number(&self, by: &Principal) -> CallerNumber {
+        match (by, self.client_ip) {
+            (Principal::Anyone, Some(address)) => {
+                let network = network(address);
+                // An IPv4 address is in the lower half, a network of IPv6 in the upper one.
+                CallerNumber((network >> 64) as u64 ^ (network & u128::from(u64::MAX)) as u64)
+            }
+            _ => by.caller_number(),
+        }
+    }
+
+    /// Waits until the caller's long work may begin. It is in progress until the response is built,
+    /// or until the next long work of the same request.
+    pub(super) async fn begin_long_work(&self, units: u32) {
+        // Work that waits must not hold a turn, or all could wait for each other.
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let caller = self.caller_number(&self.principal());
+        let turn = self.app.long_work.turn(caller, units).await;
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
     }
 
     /// Takes the answer from a reply and notes it for the audit log; a refusal becomes its problem.

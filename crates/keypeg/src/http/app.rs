@@ -3,6 +3,7 @@
 //! Does not know connections, routes or handlers.
 
 use super::error::Problem;
+use super::long_work::LongWork;
 use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
 use super::origin::RequestId;
@@ -22,6 +23,8 @@ pub(super) struct App {
     /// The next request's number on this core.
     requests: AtomicU64,
     pub(super) counts: Arc<CoreCounts>,
+    /// The turns of this core's long work.
+    pub(super) long_work: LongWork,
 }
 
 /// State that all cores share.
@@ -48,7 +51,8 @@ impl App {
         core: usize,
         counts: Arc<CoreCounts>,
     ) -> Self {
-        Self { lane, server, core, requests: AtomicU64::new(0), counts }
+        let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
+        Self { lane, server, core, requests, counts, long_work }
     }
 
     /// Counts a problem and returns its response.

@@ -20,7 +20,8 @@ use keypeg_core::{
     Cursor, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
     PoolName, Refusal,
 };
-use keypeg_store::{Call, ForceReleased, RequestError, Revealed};
+use keypeg_store::{Call, ForceReleased, KEEP_ALIVE_MAX, RequestError, Revealed};
+use std::collections::HashSet;
 
 /// The page size if the request gives none.
 const DEFAULT_LIMIT: usize = 100;
@@ -66,7 +67,8 @@ pub(crate) async fn add(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let path = routes::keys(pool.as_str());
-    let (idempotency, new) = context.or_unknown_pool(&pool, read_add(request).await).await?;
+    let (idempotency, new) =
+        context.or_unknown_pool(&pool, read_add(context, request).await).await?;
     let call = match new {
         KeysToAdd::Generated(count) => Call::generate(pool, count),
         KeysToAdd::Imported(values, options) => {
@@ -162,17 +164,42 @@ pub(crate) async fn keep_alive_many(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let body = body::read::<KeepAliveBody>(request).await;
+    let body = body::read_long::<KeepAliveBody>(context, request).await;
     let targets = context.or_unknown_pool(&pool, body.and_then(KeepAliveBody::targets)).await?;
-    let (call, mut missing) = match targets {
-        KeepAliveTargets::All => (Call::keep_alive_all(pool), Vec::new()),
-        KeepAliveTargets::Keys(Ids { keys, malformed }) => {
-            (Call::keep_alive_many(pool, keys), malformed)
+    let (kept, missing) = match targets {
+        KeepAliveTargets::All => {
+            let KeptAliveMany { kept, .. } = context.execute(Call::keep_alive_all(pool)).await?;
+            (kept, Vec::new())
         }
+        KeepAliveTargets::Keys(ids) => keep_alive_listed(context, pool, ids).await?,
     };
-    let KeptAliveMany { kept, missing: unknown } = context.execute(call).await?;
-    missing.extend(unknown.iter().map(KeyId::to_string));
     Ok(json_response(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
+}
+
+/// Keeps the listed keys alive, by calls of a bounded size: such a list is not a transaction.
+/// Returns the number of keys and the ids without a key.
+async fn keep_alive_listed(
+    context: &RequestContext<'_>,
+    pool: PoolName,
+    Ids { mut keys, malformed: mut missing }: Ids,
+) -> Result<(u64, Vec<String>), Problem> {
+    if keys.len() <= KEEP_ALIVE_MAX {
+        let call = Call::keep_alive_many(pool, keys);
+        let KeptAliveMany { kept, missing: unknown } = context.execute(call).await?;
+        missing.extend(unknown.iter().map(KeyId::to_string));
+        return Ok((kept, missing));
+    }
+    // Each key counts once, in whichever parts of the list it is.
+    let mut seen = HashSet::with_capacity(keys.len());
+    keys.retain(|key| seen.insert(*key));
+    let mut kept_count = 0;
+    for part in keys.chunks(KEEP_ALIVE_MAX) {
+        let call = Call::keep_alive_many(pool.clone(), part.to_vec());
+        let KeptAliveMany { kept, missing: unknown } = context.execute(call).await?;
+        kept_count += kept;
+        missing.extend(unknown.iter().map(KeyId::to_string));
+    }
+    Ok((kept_count, missing))
 }
 
 fn new_key(key: &NewKey) -> wire::NewKey {

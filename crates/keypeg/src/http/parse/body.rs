@@ -5,6 +5,7 @@
 
 use super::json;
 use super::members::BodyFields;
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, RequestBody};
 use http_body_util::BodyExt;
@@ -18,6 +19,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const BODIES_MAX: usize = 128 << 20;
 /// The first bytes of a body, which are always accepted; most bodies are not longer.
 const BODY_FREE: usize = 16 << 10;
+/// The size up to which a body is read at once, in bytes.
+const LONG_BODY: usize = 16 << 10;
+/// The bytes of a body that are read for one unit of work.
+const BYTES_PER_UNIT: usize = 128;
 
 /// Reads the body of a request.
 pub(crate) async fn read<B: BodyFields>(request: Request) -> Result<B, Problem> {
@@ -26,11 +31,32 @@ pub(crate) async fn read<B: BodyFields>(request: Request) -> Result<B, Problem> 
         return Ok(B::default());
     }
     let bytes = collect(body, B::BYTES_MAX).await?;
-    if json::is_blank(&bytes) {
+    parse(&head.headers, &bytes)
+}
+
+/// Reads a body that can be large: a core reads one large body at a time, callers in rotation.
+pub(crate) async fn read_long<B: BodyFields>(
+    context: &RequestContext<'_>,
+    request: Request,
+) -> Result<B, Problem> {
+    let (head, body) = request.into_parts();
+    if body.is_end_stream() {
         return Ok(B::default());
     }
-    check_content_type(&head.headers)?;
-    json::read(&bytes)
+    let bytes = collect(body, B::BYTES_MAX).await?;
+    if bytes.len() > LONG_BODY {
+        let units = u32::try_from(bytes.len() / BYTES_PER_UNIT).unwrap_or(u32::MAX);
+        context.begin_long_work(units).await;
+    }
+    parse(&head.headers, &bytes)
+}
+
+fn parse<B: BodyFields>(headers: &HeaderMap, bytes: &[u8]) -> Result<B, Problem> {
+    if json::is_blank(bytes) {
+        return Ok(B::default());
+    }
+    check_content_type(headers)?;
+    json::read(bytes)
 }
 
 /// Reads a complete body, given its Content-Type; returns `None` where [`read`] would refuse it.

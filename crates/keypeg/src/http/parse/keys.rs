@@ -5,6 +5,7 @@
 use super::body;
 use super::idempotency;
 use super::members::{BodyFields, Ids, Member};
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use keypeg_core::{ImportOptions, Secret};
@@ -54,10 +55,11 @@ pub(crate) enum KeysToAdd {
 
 /// Reads a request that adds keys.
 pub(crate) async fn read_add(
+    context: &RequestContext<'_>,
     request: Request,
 ) -> Result<(Option<Idempotency>, KeysToAdd), Problem> {
     let key = idempotency::header(request.headers())?;
-    let mut body: AddKeysBody = body::read(request).await?;
+    let mut body: AddKeysBody = body::read_long(context, request).await?;
     let key = idempotency::with_body(key, &mut body);
     let options = body.import_options()?;
     let new = match (body.count, body.values) {
