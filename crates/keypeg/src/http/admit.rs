@@ -286,11 +286,17 @@ impl RequestContext<'_> {
         if self.admitted.is_none() && self.app.server.access.gate.is_some() {
             return true;
         }
-        let token = || {
-            let admitted = self.admitted.as_ref()?;
-            Some(CallerId::Token(Arc::clone(&admitted.shown.token.name)))
-        };
-        place.begin(token, now)
+        place.begin(|| self.token(), now)
+    }
+
+    fn token(&self) -> Option<CallerId> {
+        let admitted = self.admitted.as_ref()?;
+        Some(CallerId::Token(Arc::clone(&admitted.shown.token.name)))
+    }
+
+    /// Returns the owner of what the request takes: its token, or else its address.
+    pub(super) fn owner(&self, origin: &Origin) -> CallerId {
+        self.token().unwrap_or_else(|| CallerId::of_address(origin.client_ip))
     }
 
     /// Returns the permit that a long-lived response checks repeatedly; `None` without access

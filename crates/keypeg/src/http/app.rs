@@ -10,6 +10,7 @@ use super::origin::RequestId;
 use super::timeouts::Timeouts;
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::share::{Budget, ReservedBudget};
 use keypeg_store::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +41,10 @@ pub(super) struct Server {
     pub(super) audit: Option<Arc<Audit>>,
     /// The time limits of connections.
     pub(super) timeouts: Timeouts,
+    /// The bytes of bodies that arrive, shared by the callers.
+    pub(super) bodies: Arc<ReservedBudget>,
+    /// The bytes of large heads that arrive, shared by the addresses.
+    pub(super) heads: Arc<Budget>,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

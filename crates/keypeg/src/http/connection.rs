@@ -1,6 +1,7 @@
 //! Connections: accepted, served by the fast path, then by hyper.
 
 pub(crate) mod accept;
+mod client;
 mod fast_path;
 mod framing;
 mod hyper_errors;

@@ -14,8 +14,9 @@ use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_con
 use super::route::route;
 use crate::clock;
 use hyper::Method;
+use hyper::body::Body as _;
 use hyper::header::{ALLOW, CONNECTION, DATE, HeaderValue, TRANSFER_ENCODING};
-use keypeg_client::routes;
+use keypeg_client::{Code, routes};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -53,11 +54,22 @@ pub(super) async fn handle(
         if !context.begins_on(request.body().place(), started) {
             return peer.abandon().await;
         }
+        if !request.body().is_end_stream() {
+            let caller = context.owner(&origin);
+            request.body_mut().set_room(&app.server.bodies, caller);
+        }
         let result = route(&context, request).await;
         context.finish_audit(result.as_ref().map(Response::status));
         result
     });
-    let mut response = match handled.await {
+    let handled = handled.await;
+    if let Some(Err(problem)) = &handled
+        && problem.code() == Code::Overloaded
+        && family == Family::KeepAlive
+    {
+        app.lane.note_refused_keep_alive();
+    }
+    let mut response = match handled {
         Some(Ok(response)) => response,
         Some(Err(problem)) => app.refuse(problem, id, is_change),
         None => app.refuse(Problem::panicked(), id, is_change),

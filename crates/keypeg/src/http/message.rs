@@ -7,6 +7,7 @@
 use super::connection::peer::Peer;
 use super::connection::places::Place;
 use super::event_stream::EventStream;
+use crate::share::{CallerId, ReservedBudget};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
@@ -24,6 +25,8 @@ pub(super) struct RequestBody {
     incoming: Incoming,
     peer: Peer,
     place: Arc<Place>,
+    /// The memory of bodies and the caller to count for, once the request is admitted.
+    room: Option<(Arc<ReservedBudget>, CallerId)>,
     time: Duration,
     was_read: bool,
 }
@@ -32,7 +35,7 @@ impl RequestBody {
     /// Wraps a body that must be complete within `time`.
     pub(super) fn new(incoming: Incoming, peer: Peer, place: Arc<Place>, time: Duration) -> Self {
         let was_read = incoming.is_end_stream();
-        Self { incoming, peer, place, time, was_read }
+        Self { incoming, peer, place, room: None, time, was_read }
     }
 
     /// Returns the client that sends the body.
@@ -43,6 +46,16 @@ impl RequestBody {
     /// Returns the place of the connection.
     pub(super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Sets the memory of bodies and the caller whose share the body counts against.
+    pub(super) fn set_room(&mut self, bodies: &Arc<ReservedBudget>, caller: CallerId) {
+        self.room = Some((Arc::clone(bodies), caller));
+    }
+
+    /// Returns the memory of bodies and the caller to count for.
+    pub(super) fn room(&self) -> Option<(Arc<ReservedBudget>, CallerId)> {
+        self.room.clone()
     }
 
     /// Returns the time within which the body must be complete.

@@ -85,3 +85,29 @@ fn a_caller_whose_connections_are_all_in_use_leaves_places_for_others_and_time_s
         (metric(&mut watcher, "keypeg_refused_keepalives_total") >= refused).then_some(())
     });
 }
+
+/// Heads without an end once took 185 kB of each connection, without any bound together.
+#[test]
+fn large_heads_share_a_bound_and_small_requests_go_on() {
+    let server = Server::in_memory(&["--memory", "64MiB"]);
+    let endless = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}", "a".repeat(60_000));
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        let mut client = Client::from(server.addr(), Ipv4Addr::new(127, 0, 0, 2));
+        let _ = client.write(endless.as_bytes());
+        clients.push(client);
+    }
+    let mut other = server.client();
+    assert_eq!(other.ask("GET /livez").status, 200);
+    let large =
+        format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(60_000));
+    assert_eq!(other.raw(large.as_bytes()).unwrap().status, 200, "its share is free");
+    eventually("some are refused", || {
+        let refused = metric(&mut other, "keypeg_refusals_total{code=\"overloaded\"}");
+        (refused > 0).then_some(())
+    });
+    let last = clients.last_mut().unwrap().read(false).unwrap();
+    assert_eq!(last.header("retry-after"), Some("1"));
+    last.problem(503, "overloaded");
+    drop(clients);
+}

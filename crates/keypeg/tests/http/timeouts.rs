@@ -161,3 +161,16 @@ fn a_time_limit_has_bounds() {
         assert!(stderr.contains("must be 100ms to 24h with a unit"), "{flag} {value}: {stderr}");
     }
 }
+
+/// A body may take long, but not by sending nearly nothing: a stalled upload keeps its memory.
+#[test]
+fn a_body_that_arrives_too_slowly_is_refused_long_before_its_limit() {
+    let server = with_short("none");
+    let client = &mut server.client();
+    let head = "POST /v1/pools/default/keys HTTP/1.1\r\nHost: localhost\r\n";
+    let start = now();
+    let stalled = format!("{head}Content-Length: 1000000\r\n\r\n{{");
+    let problem = client.raw(stalled.as_bytes()).unwrap().problem(408, "timeout");
+    assert!(start.elapsed() < PATIENCE);
+    assert_eq!(problem["detail"], "The body arrived too slowly: send at least 5120 bytes in 5 s.");
+}

@@ -6,6 +6,7 @@
 //! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
 //! A head that is incomplete then has a second.
 
+use super::client::Client;
 use super::fast_path::{Buffers, ConnEnd, FastPath};
 use super::hyper_errors::HyperErrorFilter;
 use super::places::{Arrived, Place, Places};
@@ -21,7 +22,7 @@ use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
 use crate::http::watchdog::{CoreWatch, watches};
 use crate::random::SystemRandom;
-use crate::share::CallerId;
+use crate::share::{Budget, CallerId, ReservedBudget};
 use crate::vital;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -44,9 +45,9 @@ use tokio::time::{sleep, timeout};
 
 /// The most connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
-/// What an idle connection takes at most, in bytes; the other half of the memory of connections is
-/// for heads that arrive.
-const CONNECTION_BYTES: u64 = 4 << 10;
+/// What a connection takes, in bytes, with the first bytes of a head; the other half of the memory of
+/// connections is for the rest of heads.
+const CONNECTION_BYTES: u64 = 8 << 10;
 /// File descriptors reserved for the journal and the key set, which must be able to open files
 /// whatever clients do.
 const DESCRIPTORS_RESERVED: usize = 64;
@@ -122,6 +123,7 @@ pub(crate) fn run(
              raise it to {needed} (`ulimit -n`, LimitNOFILE)"
         );
     }
+    let memory = start_info.memory;
     let places = Places::new(connections_max, clock::stopwatch());
     let (access, audit) = (Arc::clone(&start_info.access), start_info.audit.clone());
     let server = Arc::new(Server {
@@ -130,6 +132,8 @@ pub(crate) fn run(
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),
         timeouts,
+        bodies: Arc::new(ReservedBudget::new(memory.bodies, memory.bodies / 8)),
+        heads: Budget::new(memory.connections / 2),
         metrics: Metrics::new(start_info, counts.clone(), Arc::clone(&places)),
     });
     let (phase, watched) = watch::channel(ServerPhase::Serving);
@@ -278,12 +282,6 @@ impl Core {
     }
 }
 
-/// The client of a connection.
-pub(super) struct Client {
-    pub(super) ip: IpAddr,
-    pub(super) place: Arc<Place>,
-}
-
 /// Serves one connection: the fast path first, then hyper if needed.
 async fn serve(
     app: Arc<App>,
@@ -303,8 +301,8 @@ async fn serve(
         ConnEnd::HandToHyper { read_ahead } => {
             let filter = HyperErrorFilter::new(Arc::clone(&app));
             let timeouts = app.server.timeouts;
-            let place = Arc::clone(&client.place);
-            let watched = WatchedConnection::new(connection, filter, read_ahead, timeouts, place);
+            let watched =
+                WatchedConnection::new(connection, filter, read_ahead, timeouts, client.clone());
             Box::pin(serve_by_hyper(app, client, watched, phase)).await;
         }
     }

@@ -46,6 +46,8 @@ use writer::ResponseInfo;
 
 /// The longest Host that a connection remembers: a name of 253 bytes, a dot, a colon and a port.
 const HOST_MAX: usize = 260;
+/// The most bytes of an incomplete request that the fast path keeps; hyper's path counts more.
+const INCOMPLETE_MAX: usize = 8 << 10;
 /// How long the fast path waits for the rest of a request: many clients send the body right after
 /// the head. A slower request goes to hyper, whose timer counts from the request's first byte.
 const REST_TIME: Duration = Duration::from_millis(500);
@@ -207,14 +209,14 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
                 self.scanned = self.unconsumed.is_empty();
                 Some(Ok(request))
             }
-            Err(NotFast::Incomplete) => {
+            Err(NotFast::Incomplete) if bytes.len() < INCOMPLETE_MAX => {
                 self.unconsumed = bytes.to_vec();
                 let head_time = self.fast_path.app.server.timeouts.head;
                 self.deadline = self.first_byte_at + REST_TIME.min(head_time);
                 self.timer.as_mut().reset(self.deadline.into());
                 None
             }
-            Err(NotFast::Unsupported) => {
+            Err(NotFast::Incomplete | NotFast::Unsupported) => {
                 self.unconsumed = bytes.to_vec();
                 Some(Err(self.end()))
             }

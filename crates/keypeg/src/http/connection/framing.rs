@@ -12,8 +12,10 @@ use chunks::{ChunkStep, Chunks};
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     phase: MessagePhase,
-    /// The start of an incomplete line. hyper's limit on heads bounds it.
+    /// The start of an incomplete line, at most [`LINE_KEPT`] bytes.
     line: Vec<u8>,
+    /// Whether the incomplete line is longer.
+    is_cut: bool,
     head: HeadState,
     /// Whether any head has been complete.
     had_head: bool,
@@ -49,8 +51,9 @@ struct HeadState {
     has_encoding: bool,
 }
 
-/// The most bytes of one line that are kept; hyper refuses far smaller heads.
-const LINE_MAX: usize = 1 << 20;
+/// The most bytes of one incomplete line that are kept: the names and values that this file reads
+/// are shorter, and hyper keeps the whole head.
+const LINE_KEPT: usize = 128;
 /// The first line of an HTTP/2 connection.
 const HTTP2_LINE: &[u8] = b"PRI * HTTP/2.0";
 
@@ -111,25 +114,29 @@ impl Framing {
     /// Follows one line, or the start of one; returns the bytes after it.
     fn follow_line<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
-            self.line.extend_from_slice(bytes);
-            if self.line.len() > LINE_MAX {
-                self.phase = MessagePhase::Unfollowed;
-            }
+            self.keep(bytes);
             return &[];
         };
         let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
         if self.line.is_empty() {
             self.end_line(line);
         } else {
-            let mut full_line = std::mem::take(&mut self.line);
-            full_line.extend_from_slice(line);
+            self.keep(line);
+            let full_line = std::mem::take(&mut self.line);
             self.end_line(&full_line);
         }
         rest
     }
 
+    fn keep(&mut self, bytes: &[u8]) {
+        let len = bytes.len().min(LINE_KEPT - self.line.len());
+        self.is_cut |= len < bytes.len();
+        self.line.extend_from_slice(&bytes[..len]);
+    }
+
     fn end_line(&mut self, line: &[u8]) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let is_cut = std::mem::take(&mut self.is_cut);
         if line.is_empty() {
             if self.head.begun {
                 self.end_head();
@@ -137,10 +144,12 @@ impl Framing {
         } else if !self.head.begun {
             self.head.begun = true;
             // The preface goes on with a second head.
-            self.is_http2 |= line == HTTP2_LINE;
+            self.is_http2 |= line == HTTP2_LINE && !is_cut;
         } else if let Some(value) = value_of(line, b"content-length:") {
             self.head.has_length = true;
-            self.head.length = std::str::from_utf8(value).ok().and_then(|v| v.trim().parse().ok());
+            // A value of that many bytes has blanks or zeros that no client sends: not followed.
+            let value = std::str::from_utf8(value).ok().filter(|_| !is_cut);
+            self.head.length = value.and_then(|value| value.trim().parse().ok());
         } else if value_of(line, b"transfer-encoding:").is_some() {
             self.head.has_encoding = true;
         }
@@ -249,6 +258,28 @@ mod tests {
             framing.follow(b"\r\nSM\r\n\r\n");
             assert_eq!(framing.is_http2(), is_http2, "{line}");
         }
+    }
+
+    /// A head of 64 KiB without a line end was once kept a second time, in a buffer of 128 KiB.
+    #[test]
+    fn a_long_line_is_not_kept() {
+        let mut framing = Framing::default();
+        framing.follow(b"GET /?");
+        for _ in 0..64 {
+            framing.follow(&[b'a'; 1 << 10]);
+            assert!(framing.line.capacity() <= 2 * LINE_KEPT && framing.awaits_head());
+        }
+        framing.follow(b" HTTP/1.1\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!((framing.phase, framing.clear_heads), (MessagePhase::Body(5), 1));
+        let padded = format!("POST / HTTP/1.1\r\nContent-Length:{}5\r\n", " ".repeat(LINE_KEPT));
+        let mut framing = Framing::default();
+        framing.follow(padded.as_bytes());
+        assert_eq!(framing.head.length, Some(5), "a whole line is read");
+        let mut framing = Framing::default();
+        for byte in padded.bytes().chain(*b"\r\n") {
+            framing.follow(&[byte]);
+        }
+        assert_eq!(framing.phase, MessagePhase::Unfollowed, "a line in parts is not");
     }
 
     #[test]

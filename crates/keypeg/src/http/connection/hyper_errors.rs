@@ -10,6 +10,7 @@ use crate::http::date::HttpDate;
 use crate::http::error::Problem;
 use crate::http::metrics::Family;
 use crate::http::respond::{CSP_DENY_ALL, REQUEST_ID};
+use crate::share::Budget;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use keypeg_client::Code;
@@ -48,6 +49,23 @@ impl HyperErrorFilter {
             self.replacement = http2_response(&self.app);
         }
         is_first
+    }
+
+    /// Returns the memory of all heads.
+    pub(super) fn heads(&self) -> Arc<Budget> {
+        Arc::clone(&self.app.server.heads)
+    }
+
+    /// Prepares the response to a head for which there is no memory. It could be a keep-alive's.
+    pub(super) fn refuse_head(&mut self) {
+        self.app.lane.note_refused_keep_alive();
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let detail = "Large request heads use all the memory that they may: send shorter headers, \
+                      or try again later.";
+        let problem = Problem::new(Code::Overloaded, detail).retry_after_ms(1_000);
+        let start = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1";
+        self.replacement = response(&self.app, status, problem, (start, "\r\n"));
+        self.sent = 0;
     }
 
     /// Returns the bytes of the replacement that are still to be sent.

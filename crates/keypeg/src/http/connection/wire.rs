@@ -5,6 +5,7 @@
 //! detect both headers in one head, a head that takes too long, and a close while bytes are still
 //! arriving. hyper's own error responses go through [`HyperErrorFilter`].
 
+use super::client::Client;
 use super::fast_path::ReadAhead;
 use super::framing::Framing;
 use super::hyper_errors::HyperErrorFilter;
@@ -13,6 +14,7 @@ use super::places::Place;
 use super::stream::Connection;
 use crate::clock;
 use crate::http::timeouts::{STOP_HEAD_TIME, Timeouts};
+use crate::share::{CallerId, Held};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +29,11 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How many bytes it discards at most.
 const LINGER_MAX: usize = 16 << 20;
 
+/// The bytes of a head that do not count against the memory of all heads: those of a connection.
+const HEAD_FREE: usize = 8 << 10;
+/// The most bytes of a head that are read at once.
+const HEAD_PART: usize = (8 << 10) - 1;
+
 /// A connection whose bytes are watched.
 #[derive(Debug)]
 pub(super) struct WatchedConnection {
@@ -40,6 +47,11 @@ pub(super) struct WatchedConnection {
     clear_heads: Arc<AtomicU64>,
     error_filter: HyperErrorFilter,
     head_timer: Timer,
+    /// The bytes of the head being awaited that have arrived.
+    head_len: usize,
+    /// Its part of the memory of all heads.
+    head_room: Vec<Held>,
+    caller: CallerId,
     write_timer: Timer,
 }
 
@@ -53,9 +65,10 @@ impl WatchedConnection {
         error_filter: HyperErrorFilter,
         read_ahead: ReadAhead,
         timeouts: Timeouts,
-        place: Arc<Place>,
+        Client { ip, place }: Client,
     ) -> Self {
         let ReadAhead { bytes, waited, answered_any } = read_ahead;
+        let bytes_len = bytes.len();
         Self {
             peer: Peer::new(connection, bytes),
             place,
@@ -65,6 +78,9 @@ impl WatchedConnection {
             clear_heads: Arc::default(),
             error_filter,
             head_timer: None,
+            head_len: bytes_len,
+            head_room: Vec::new(),
+            caller: CallerId::of_address(Some(ip)),
             write_timer: None,
         }
     }
@@ -83,8 +99,9 @@ impl WatchedConnection {
     /// Ends the connection after hyper has. A client that is still sending gets the time to receive
     /// its response, see [`linger`].
     pub(super) async fn end(mut self) {
-        if self.framing.is_http2() && self.error_filter.refuse_http2() {
-            // hyper sends nothing to the complete preface of HTTP/2.
+        let is_refused_http2 = self.framing.is_http2() && self.error_filter.refuse_http2();
+        if is_refused_http2 || !self.error_filter.unsent().is_empty() {
+            // hyper sends nothing to the complete preface of HTTP/2, nor when it cannot read.
             let write_time = self.timeouts.write;
             let sent = std::future::poll_fn(|cx| self.poll_replacement(cx));
             let _ = timeout(write_time, sent).await;
@@ -137,16 +154,23 @@ impl AsyncRead for WatchedConnection {
         if this.framing.is_in_head() && this.place.is_busy() {
             this.place.end(clock::stopwatch());
         }
+        if this.framing.is_in_head() && !this.has_head_room() {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
         let before = buffer.filled().len();
-        let read = this.peer.poll_read(cx, buffer);
+        let read = this.poll_part(cx, buffer);
         if read.is_ready() {
-            this.framing.follow(&buffer.filled()[before..]);
+            let part = &buffer.filled()[before..];
+            this.framing.follow(part);
+            this.head_len += part.len();
             this.clear_heads.store(this.framing.clear_heads(), Ordering::Relaxed);
         }
         let head_ended = this.framing.take_head_ended();
         if head_ended || !this.framing.awaits_head() {
             this.head_timer = None;
             this.head_time = this.timeouts.head;
+            this.head_len = 0;
+            this.head_room = Vec::new();
         }
         if this.peer.is_stopping() && this.head_time > STOP_HEAD_TIME {
             this.head_timer = None;
@@ -207,6 +231,36 @@ impl AsyncWrite for WatchedConnection {
 }
 
 impl WatchedConnection {
+    /// Reads the next bytes. Of a large head it reads less at once than hyper's smallest buffer,
+    /// because hyper doubles the buffer after reads that fill it.
+    fn poll_part(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.head_len < HEAD_PART / 2 || !self.framing.is_in_head() {
+            return self.peer.poll_read(cx, buffer);
+        }
+        let len = buffer.remaining().min(HEAD_PART);
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(len));
+        let read = self.peer.poll_read(cx, &mut part);
+        let len = part.filled().len();
+        buffer.advance(len);
+        read
+    }
+
+    /// Returns whether the head may continue: what is beyond [`HEAD_FREE`] bytes counts against the
+    /// memory of all heads, which callers share.
+    fn has_head_room(&mut self) -> bool {
+        let heads = self.error_filter.heads();
+        while self.head_len >= HEAD_FREE + self.head_room.len() * HEAD_PART {
+            match heads.admit(&self.caller, HEAD_PART as u64) {
+                Ok(held) => self.head_room.push(held),
+                Err(_) => {
+                    self.error_filter.refuse_head();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// Sends the replacement of hyper's own error response, which hyper regards as sent.
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.error_filter.unsent().is_empty() {

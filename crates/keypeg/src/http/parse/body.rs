@@ -8,21 +8,30 @@ use super::members::BodyFields;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, RequestBody};
-use http_body_util::BodyExt;
-use hyper::body::Body;
+use crate::share::{CallerId, Held, ReservedBudget};
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use keypeg_client::Code;
 use keypeg_store::RequestError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
 
-/// The memory that all arriving bodies may use together, in bytes, beyond [`BODY_FREE`] of each.
-const BODIES_MAX: usize = 128 << 20;
 /// The first bytes of a body, which are always accepted; most bodies are not longer.
-const BODY_FREE: usize = 16 << 10;
+const BODY_FREE: usize = 4 << 10;
 /// The size up to which a body is read at once, in bytes.
 const LONG_BODY: usize = 16 << 10;
 /// The bytes of a body that are read for one unit of work.
 const BYTES_PER_UNIT: usize = 128;
+/// The largest body that may use the reserve of the memory of bodies.
+const SMALL_MAX: usize = 16 << 10;
+/// How often the rate of a body is checked.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+/// The fewest bytes that must arrive in [`RATE_WINDOW`]: 1 KiB a second.
+const RATE_MIN: usize = 5 << 10;
 
 /// Reads the body of a request.
 pub(crate) async fn read<B: BodyFields>(request: Request) -> Result<B, Problem> {
@@ -30,7 +39,7 @@ pub(crate) async fn read<B: BodyFields>(request: Request) -> Result<B, Problem> 
     if body.is_end_stream() {
         return Ok(B::default());
     }
-    let bytes = collect(body, B::BYTES_MAX).await?;
+    let (bytes, _reserved) = collect(body, B::BYTES_MAX).await?;
     parse(&head.headers, &bytes)
 }
 
@@ -43,7 +52,7 @@ pub(crate) async fn read_long<B: BodyFields>(
     if body.is_end_stream() {
         return Ok(B::default());
     }
-    let bytes = collect(body, B::BYTES_MAX).await?;
+    let (bytes, _reserved) = collect(body, B::BYTES_MAX).await?;
     if bytes.len() > LONG_BODY {
         let units = u32::try_from(bytes.len() / BYTES_PER_UNIT).unwrap_or(u32::MAX);
         context.begin_long_work(units).await;
@@ -93,7 +102,8 @@ fn is_json(value: &[u8]) -> bool {
     value.iter().all(is_visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-async fn collect(mut body: RequestBody, max: usize) -> Result<Vec<u8>, Problem> {
+/// Reads the bytes of a body. The second value is its share of the memory of bodies.
+async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, Reservation), Problem> {
     let too_large = || {
         let detail = format!("The body is larger than the {max} bytes that this route allows.");
         Problem::new(Code::TooLarge, detail).closing()
@@ -110,8 +120,9 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<Vec<u8>, Problem> 
         let len_max = body.size_hint().exact().and_then(|len| usize::try_from(len).ok());
         let len_max = len_max.unwrap_or(max);
         let mut bytes = Vec::new();
-        let mut reserved = Reservation::default();
-        while let Some(frame) = body.frame().await {
+        let mut reserved = Reservation::new(body.room());
+        let mut pace = Pace::new();
+        while let Some(frame) = pace.next(&mut body, bytes.len()).await? {
             let frame = frame.map_err(|_| malformed())?;
             let Ok(data) = frame.into_data() else { continue };
             let len = bytes.len() + data.len();
@@ -126,7 +137,7 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<Vec<u8>, Problem> 
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(bytes)
+        Ok((bytes, reserved))
     };
     tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
         let detail = format!("The body did not arrive within {} s.", time.as_secs_f64());
@@ -134,30 +145,76 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<Vec<u8>, Problem> 
     })
 }
 
-/// The bytes of [`BODIES_MAX`] that are reserved now.
-static RESERVED: AtomicUsize = AtomicUsize::new(0);
+/// Watches that a body arrives at [`RATE_MIN`] at least.
+struct Pace {
+    window: Pin<Box<Sleep>>,
+    len_before: usize,
+}
 
-/// One body's share of [`BODIES_MAX`], returned on drop.
+impl Pace {
+    fn new() -> Self {
+        Self { window: Box::pin(sleep(RATE_WINDOW)), len_before: 0 }
+    }
+
+    /// Returns the next frame of a body of which `len` bytes have arrived, or the problem of a body
+    /// that is too slow.
+    async fn next(
+        &mut self,
+        body: &mut RequestBody,
+        len: usize,
+    ) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Problem> {
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+                return Poll::Ready(Ok(frame));
+            }
+            while self.window.as_mut().poll(cx).is_ready() {
+                if len - self.len_before < RATE_MIN {
+                    let seconds = RATE_WINDOW.as_secs();
+                    let detail = format!(
+                        "The body arrived too slowly: send at least {RATE_MIN} bytes in {seconds} s."
+                    );
+                    let problem = Problem::new(Code::Timeout, detail).closing();
+                    return Poll::Ready(Err(problem));
+                }
+                self.len_before = len;
+                self.window.set(sleep(RATE_WINDOW));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// One body's share of the memory of bodies, returned on drop.
 #[derive(Default)]
 struct Reservation {
+    room: Option<(Arc<ReservedBudget>, CallerId)>,
+    /// What is admitted, in steps.
+    held: Vec<Held>,
     bytes: usize,
 }
 
 impl Reservation {
-    /// Reserves memory for a body that takes `capacity` bytes.
+    fn new(room: Option<(Arc<ReservedBudget>, CallerId)>) -> Self {
+        Self { room, ..Self::default() }
+    }
+
+    /// Reserves memory for a body that takes `capacity` bytes. A small body, such as a keep-alive's,
+    /// also has the reserve.
     fn grow(&mut self, capacity: usize) -> Result<(), Problem> {
         let more = capacity.saturating_sub(BODY_FREE).saturating_sub(self.bytes);
+        let Some((bodies, caller)) = self.room.as_ref().filter(|_| more > 0) else {
+            return Ok(());
+        };
+        let admitted = if capacity <= SMALL_MAX {
+            bodies.admit_urgent(caller, more as u64)
+        } else {
+            bodies.admit(caller, more as u64)
+        };
+        let refuse = |_| Problem::refused(&RequestError::Overloaded).closing();
+        self.held.push(admitted.map_err(refuse)?);
         self.bytes += more;
-        if RESERVED.fetch_add(more, Ordering::Relaxed) + more > BODIES_MAX && more > 0 {
-            return Err(Problem::refused(&RequestError::Overloaded).closing());
-        }
         Ok(())
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        RESERVED.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -165,24 +222,42 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    fn reservation(bodies: &Arc<ReservedBudget>, caller: u128) -> Reservation {
+        Reservation::new(Some((Arc::clone(bodies), CallerId::Network(caller))))
+    }
+
     /// A body grows in steps, and each byte counts once. What was refused or has ended counts no
     /// more, or the server would refuse bodies until its next start.
     #[test]
     fn the_memory_of_all_bodies_is_bounded_and_returned() {
-        let mut one = Reservation::default();
+        let bodies = Arc::new(ReservedBudget::new(9 << 20, 1 << 20));
+        let mut one = reservation(&bodies, 1);
         for capacity in [BODY_FREE, 1 << 20, 1 << 20, 4 << 20] {
             one.grow(capacity).unwrap();
-            assert_eq!(RESERVED.load(Ordering::Relaxed), capacity - BODY_FREE);
+            assert_eq!(bodies.ordinary().held(), ((capacity - BODY_FREE) as u64));
         }
-        let whole = BODIES_MAX - one.bytes + BODY_FREE;
-        let mut refused = Reservation::default();
-        assert!(refused.grow(whole + 1).is_err());
-        drop(refused);
-        let mut rest = Reservation::default();
-        rest.grow(whole).unwrap();
-        Reservation::default().grow(BODY_FREE).unwrap();
-        assert!(Reservation::default().grow(BODY_FREE + 1).is_err(), "nothing is left");
-        drop((one, rest));
-        assert_eq!(RESERVED.load(Ordering::Relaxed), 0);
+        let held = bodies.ordinary().held();
+        assert!(one.grow(6 << 20).is_err(), "half of the memory is for other callers");
+        let mut other = reservation(&bodies, 2);
+        assert!(other.grow(6 << 20).is_err(), "more than there is");
+        assert_eq!(bodies.ordinary().held(), held, "a refusal takes nothing");
+        other.grow(3 << 20).unwrap();
+        reservation(&bodies, 3).grow(BODY_FREE).unwrap();
+        drop((one, other));
+        assert_eq!(bodies.ordinary().held(), 0);
+    }
+
+    /// Slow uploads of one token once filled the memory, and the keep-alives of others were refused.
+    #[test]
+    fn a_small_body_has_room_when_large_ones_take_all_the_rest() {
+        let bodies = Arc::new(ReservedBudget::new(9 << 20, 1 << 20));
+        let mut large: Vec<_> = (1..200).map(|caller| reservation(&bodies, caller)).collect();
+        for body in &mut large {
+            let _ = body.grow(1 << 20);
+        }
+        assert!(reservation(&bodies, 500).grow(1 << 20).is_err());
+        let mut small = reservation(&bodies, 500);
+        small.grow(SMALL_MAX).unwrap();
+        assert!(small.grow(1 << 20).is_err(), "the reserve is for small bodies");
     }
 }
