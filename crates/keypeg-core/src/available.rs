@@ -20,6 +20,12 @@ impl Available {
         self.slots.len()
     }
 
+    /// Returns the bytes of the array. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.bytes()
+    }
+
     /// Inserts a key that is neither here nor among the holds.
     pub(crate) fn insert(&mut self, slot: SlotIndex, slots: &mut Slots) {
         let position = self.slots.push(slot);

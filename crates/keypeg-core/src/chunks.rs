@@ -1,6 +1,7 @@
 //! A vector that grows in chunks: pushing never moves existing items, so growing to ten million
 //! items never stops the server, and popping frees memory. Knows nothing of keys.
 
+use crate::heap::allocated;
 use crate::indices::ItemIndex;
 use std::marker::PhantomData;
 
@@ -8,18 +9,36 @@ const SHIFT: u32 = 12;
 /// Items in a chunk.
 const CHUNK: usize = 1 << SHIFT;
 const MASK: usize = CHUNK - 1;
+/// Room for items in a first chunk, which doubles up to [`CHUNK`].
+const FIRST_ROOM: usize = 4;
 
 /// A vector of `T` in chunks, indexed by `I`; every chunk but the last is full.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Chunks<I, T> {
     parts: Vec<Vec<T>>,
     len: usize,
+    /// The bytes of the parts.
+    bytes: usize,
     index: PhantomData<I>,
 }
 
 impl<I, T> Default for Chunks<I, T> {
     fn default() -> Self {
-        Self { parts: Vec::new(), len: 0, index: PhantomData }
+        Self { parts: Vec::new(), len: 0, bytes: 0, index: PhantomData }
+    }
+}
+
+/// Gives each chunk of the copy the room that the original has: a chunk but the first never grows.
+impl<I, T: Clone> Clone for Chunks<I, T> {
+    fn clone(&self) -> Self {
+        let copy = |part: &Vec<T>| {
+            let mut chunk = Vec::with_capacity(part.capacity());
+            chunk.extend_from_slice(part);
+            chunk
+        };
+        let mut parts = Vec::with_capacity(self.parts.capacity());
+        parts.extend(self.parts.iter().map(copy));
+        Self { parts, len: self.len, bytes: self.bytes, index: PhantomData }
     }
 }
 
@@ -34,23 +53,51 @@ impl<I: ItemIndex, T> Chunks<I, T> {
         self.len == 0
     }
 
+    /// Returns the bytes of all items and of the room for more. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Appends an item and returns its index.
     pub(crate) fn push(&mut self, item: T) -> I {
-        if self.parts.last().is_none_or(|last| last.len() == CHUNK) {
-            // The first chunk grows by doubling, so that a small pool stays small.
-            let capacity = if self.parts.is_empty() { 0 } else { CHUNK };
-            self.parts.push(Vec::with_capacity(capacity));
+        if self.parts.last().is_none_or(|last| last.len() == last.capacity()) {
+            self.make_room();
         }
-        self.parts.last_mut().expect("invariant: just pushed").push(item);
+        self.parts.last_mut().expect("invariant: there is room").push(item);
         self.len += 1;
         I::of(self.len - 1)
+    }
+
+    /// Makes room for one item at least.
+    #[cold]
+    fn make_room(&mut self) {
+        match &mut self.parts[..] {
+            // The first chunk grows by doubling, so that a small pool stays small.
+            [first] if first.len() < CHUNK => {
+                self.bytes -= chunk_bytes(first);
+                let room = first.len().max(FIRST_ROOM).min(CHUNK - first.len());
+                first.reserve_exact(room);
+                self.bytes += chunk_bytes(first);
+            }
+            parts => {
+                let capacity = if parts.is_empty() { FIRST_ROOM } else { CHUNK };
+                let chunk = Vec::with_capacity(capacity);
+                self.bytes += chunk_bytes(&chunk);
+                let list = self.parts.capacity();
+                self.parts.push(chunk);
+                let list_bytes = |capacity: usize| allocated(capacity * size_of::<Vec<T>>());
+                self.bytes += list_bytes(self.parts.capacity()) - list_bytes(list);
+            }
+        }
     }
 
     pub(crate) fn pop(&mut self) -> Option<T> {
         let item = self.parts.last_mut()?.pop()?;
         self.len -= 1;
         if self.parts.last().is_some_and(Vec::is_empty) {
-            self.parts.pop();
+            let chunk = self.parts.pop().expect("invariant: there is a last part");
+            self.bytes -= chunk_bytes(&chunk);
         }
         Some(item)
     }
@@ -64,6 +111,10 @@ impl<I: ItemIndex, T> Chunks<I, T> {
             std::mem::replace(&mut self[index], last)
         }
     }
+}
+
+fn chunk_bytes<T>(chunk: &Vec<T>) -> usize {
+    allocated(chunk.capacity() * size_of::<T>())
 }
 
 impl<I: ItemIndex, T> std::ops::Index<I> for Chunks<I, T> {
@@ -91,16 +142,23 @@ mod tests {
     fn it_behaves_like_a_vector_across_chunk_boundaries() {
         let mut chunks = Chunks::<u32, usize>::default();
         let mut vector = Vec::new();
+        let bytes = |chunks: &Chunks<u32, usize>| {
+            let list = allocated(chunks.parts.capacity() * size_of::<Vec<usize>>());
+            chunks.parts.iter().map(chunk_bytes).sum::<usize>() + list
+        };
         for number in 0..3 * CHUNK + 5 {
             assert_eq!(chunks.push(number) as usize, number);
             vector.push(number);
+            assert_eq!(chunks.bytes(), bytes(&chunks));
         }
+        assert_eq!(chunks.clone().bytes(), bytes(&chunks.clone()));
         for index in [0, CHUNK - 1, CHUNK, 2 * CHUNK + 3, vector.len() - 1 - 4] {
             assert_eq!(chunks.swap_remove(u32::of(index)), vector.swap_remove(index));
         }
         while let Some(number) = vector.pop() {
             assert_eq!(chunks.len(), vector.len() + 1);
             assert_eq!(chunks.pop(), Some(number));
+            assert_eq!(chunks.bytes(), bytes(&chunks));
         }
         assert!(chunks.is_empty() && chunks.pop().is_none() && chunks.parts.is_empty());
     }

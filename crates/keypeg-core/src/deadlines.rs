@@ -74,6 +74,12 @@ impl<I: ItemIndex> Deadlines<I> {
         self.heap.len()
     }
 
+    /// Returns the bytes of the heap. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.heap.bytes()
+    }
+
     /// Returns the earliest deadline and its item. O(1).
     pub(crate) fn first(&self) -> Option<(u64, I)> {
         let root = HeapPosition::new(0);

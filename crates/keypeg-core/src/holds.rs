@@ -6,6 +6,7 @@
 use crate::chunks::Chunks;
 use crate::deadlines::HeapIndex;
 use crate::fact::Grant;
+use crate::heap::allocated_text;
 use crate::ids::TOKEN_MAX;
 use crate::index::Index;
 use crate::indices::{HeapPosition, HoldIndex, ItemIndex, NOT_IN_HEAP, SlotIndex};
@@ -44,6 +45,8 @@ pub(crate) struct Holds {
     records: Chunks<HoldIndex, Hold>,
     free: Chunks<u32, HoldIndex>,
     by_token: Index<HoldIndex>,
+    /// The bytes of holders and reasons.
+    text_bytes: usize,
 }
 
 impl Holds {
@@ -62,9 +65,16 @@ impl Holds {
         self.records[hold].slot != SlotIndex::NONE
     }
 
+    /// Returns the bytes of all holds with their texts. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.records.bytes() + self.free.bytes() + self.by_token.bytes() + self.text_bytes
+    }
+
     /// Inserts a hold.
     pub(crate) fn add(&mut self, record: Hold) -> HoldIndex {
         let token = record.token;
+        self.text_bytes += record.text_bytes();
         let hold = if let Some(hold) = self.free.pop() {
             self.records[hold] = record;
             hold
@@ -80,6 +90,7 @@ impl Holds {
         let token = self.records[hold].token;
         self.by_token.remove(hash_token(token), hold, |hold| hash_token(self.records[hold].token));
         self.free.push(hold);
+        self.text_bytes -= self.records[hold].text_bytes();
         std::mem::replace(&mut self.records[hold], Hold::unused())
     }
 
@@ -89,13 +100,19 @@ impl Holds {
 
     /// Turns the hold of a lease into that of a rest, with the reason if one was given.
     pub(crate) fn set_rest_reason(&mut self, hold: HoldIndex, reason: Option<&str>) {
-        self.records[hold].holder_or_reason = reason.map(Into::into);
+        let record = &mut self.records[hold];
+        self.text_bytes -= record.text_bytes();
+        record.holder_or_reason = reason.map(Into::into);
+        self.text_bytes += record.text_bytes();
     }
 
     /// Replaces the terms of the lease by those of a snapshot record.
     pub(crate) fn set_grant(&mut self, hold: HoldIndex, lease: &Grant<'_>) {
-        let Hold { slot, heap_position, token, .. } = self.records[hold];
-        self.records[hold] = Hold { heap_position, ..Hold::new(slot, token, lease) };
+        let record = &mut self.records[hold];
+        let Hold { slot, heap_position, token, .. } = *record;
+        self.text_bytes -= record.text_bytes();
+        *record = Hold { heap_position, ..Hold::new(slot, token, lease) };
+        self.text_bytes += record.text_bytes();
     }
 
     #[inline]
@@ -116,6 +133,10 @@ impl Hold {
             borrower: lease.borrower,
             holder_or_reason: lease.holder.map(Into::into),
         }
+    }
+
+    fn text_bytes(&self) -> usize {
+        allocated_text(self.holder_or_reason.as_deref())
     }
 
     fn unused() -> Self {

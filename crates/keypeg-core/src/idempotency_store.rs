@@ -11,6 +11,7 @@ use crate::borrowers::Borrowers;
 use crate::chunks::Chunks;
 use crate::clocks::{US_PER_S, is_due};
 use crate::fact::{IdempotencyRecord, IdempotentResult};
+use crate::heap::allocated;
 use crate::holds::hash_token;
 use crate::ids::{BodyDigest, IdempotencyId};
 use crate::index::Index;
@@ -20,6 +21,8 @@ use crate::refusal::Refusal;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
+/// About the most bytes of a stored answer without ranges of slots, its places in the lists included.
+pub(crate) const STORED_ANSWER_BYTES: usize = 256;
 /// How long an answer with keys is stored: an hour. Also the least for an answer with a lease,
 /// while there is room.
 pub(crate) const KEPT_US: u64 = 3_600 * US_PER_S;
@@ -111,6 +114,8 @@ pub(crate) struct IdempotencyStore {
     weight: usize,
     /// The weight by borrower.
     borrowers: Borrowers,
+    /// The bytes of the ranges of slots.
+    range_bytes: usize,
     by_id: Index<AnswerIndex>,
     /// Answers whose lease runs, by its token.
     by_token: Index<AnswerIndex>,
@@ -125,6 +130,24 @@ pub(crate) struct IdempotencyStore {
 impl IdempotencyStore {
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.len() == 0
+    }
+
+    /// Returns whether no list has an answer that could have expired.
+    pub(crate) fn has_nothing_due(&self) -> bool {
+        self.with_keys.is_empty() && self.ended.is_empty()
+    }
+
+    /// Returns the bytes of all answers. O(1).
+    pub(crate) fn bytes(&self) -> usize {
+        let lists = self.free.capacity() + self.with_keys.capacity() + self.ended.capacity();
+        let indices = self.by_id.bytes() + self.by_token.bytes();
+        let other = self.range_bytes + self.waiting.allocation_size();
+        self.answers.bytes() + lists * size_of::<AnswerIndex>() + indices + other
     }
 
     /// Refuses a request whose answer has no room: in all pools together, or in the share of its
@@ -196,6 +219,7 @@ impl IdempotencyStore {
         counts.borrowers.add_many(borrower, weight as u64);
         self.weight += weight;
         self.borrowers.add_many(borrower, weight as u64);
+        self.range_bytes += range_bytes(&stored);
         let (id, token) = (stored.record.id, token_of(&stored));
         let answer = if let Some(answer) = self.free.pop() {
             self.answers[answer] = Some(stored);
@@ -249,6 +273,7 @@ impl IdempotencyStore {
         let stored = self.get(answer);
         let (id, token, weight) = (stored.record.id, token_of(stored), weight(stored));
         let borrower = stored.record.borrower;
+        self.range_bytes -= range_bytes(stored);
         counts.weight -= weight;
         counts.borrowers.remove_many(borrower, weight as u64);
         self.weight -= weight;
@@ -356,6 +381,10 @@ fn token_of(stored: &StoredAnswer) -> Option<u64> {
         IdempotentResult::Lease { token, .. } => Some(token),
         IdempotentResult::Keys { .. } => None,
     }
+}
+
+fn range_bytes(stored: &StoredAnswer) -> usize {
+    allocated(size_of_val(&*stored.slots))
 }
 
 /// Returns how much an answer counts against the limit.

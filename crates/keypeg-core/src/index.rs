@@ -3,6 +3,7 @@
 //! It maps a hash to an index that the caller can hash and compare again. One insertion splits at
 //! most one shard of a few thousand entries, so no call is ever O(n). Knows nothing of keys.
 
+use crate::heap::allocated;
 use crate::indices::ItemIndex;
 use hashbrown::HashTable;
 
@@ -14,11 +15,15 @@ const SHARD_FILL: usize = 1_600;
 pub(crate) struct Index<V> {
     shards: Vec<HashTable<V>>,
     len: usize,
+    /// The bytes of all shards.
+    bytes: usize,
 }
 
 impl<V> Default for Index<V> {
     fn default() -> Self {
-        Self { shards: vec![HashTable::new()], len: 0 }
+        let shards = vec![HashTable::new()];
+        let bytes = list_bytes(&shards);
+        Self { shards, len: 0, bytes }
     }
 }
 
@@ -36,7 +41,15 @@ impl<V: ItemIndex> Index<V> {
             // once in thirty thousand shards.
             HashTable::with_capacity(each + 4 * each.isqrt())
         });
-        Self { shards: shards.collect(), len: 0 }
+        let shards: Vec<_> = shards.collect();
+        let bytes = list_bytes(&shards) + shards.iter().map(shard_bytes).sum::<usize>();
+        Self { shards, len: 0, bytes }
+    }
+
+    /// Returns the bytes of all entries and of the room for more. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     #[inline]
@@ -61,7 +74,12 @@ impl<V: ItemIndex> Index<V> {
     /// Inserts a value; `rehash` returns the hash of any value in the index.
     pub(crate) fn insert(&mut self, hash: u64, value: V, rehash: impl Fn(V) -> u64) {
         let shard = self.shard(hash);
-        self.shards[shard].insert_unique(hash, value, |&value| rehash(value));
+        let shard = &mut self.shards[shard];
+        let before = shard.num_buckets();
+        shard.insert_unique(hash, value, |&value| rehash(value));
+        if shard.num_buckets() != before {
+            self.bytes = self.bytes - bytes_of_buckets::<V>(before) + shard_bytes(shard);
+        }
         self.len += 1;
         if self.len > self.shards.len() * SHARD_FILL {
             self.split_one(rehash);
@@ -85,13 +103,18 @@ impl<V: ItemIndex> Index<V> {
         let level = (self.shards.len() + 1).next_power_of_two();
         let from = self.shards.len() - level / 2;
         let old = std::mem::take(&mut self.shards[from]);
+        self.bytes -= shard_bytes(&old) + list_bytes(&self.shards);
         self.shards.push(HashTable::with_capacity(old.len() / 2));
+        self.bytes += list_bytes(&self.shards);
         self.shards[from].reserve(old.len() / 2, |_| unreachable!("invariant: empty"));
+        let last = self.shards.len() - 1;
+        self.bytes += shard_bytes(&self.shards[from]) + shard_bytes(&self.shards[last]);
         self.redistribute(old, rehash);
     }
 
     fn merge_one(&mut self, rehash: impl Fn(V) -> u64) {
         let last = self.shards.pop().expect("invariant: more than one shard");
+        self.bytes -= shard_bytes(&last);
         self.redistribute(last, rehash);
     }
 
@@ -99,9 +122,29 @@ impl<V: ItemIndex> Index<V> {
         for value in entries {
             let hash = rehash(value);
             let shard = self.shard(hash);
-            self.shards[shard].insert_unique(hash, value, |&value| rehash(value));
+            let shard = &mut self.shards[shard];
+            self.bytes -= shard_bytes(shard);
+            shard.insert_unique(hash, value, |&value| rehash(value));
+            self.bytes += shard_bytes(shard);
         }
     }
+}
+
+/// Returns the bytes of a shard with so many buckets, of which it fills seven eighths.
+#[cold]
+fn bytes_of_buckets<V>(buckets: usize) -> usize {
+    let capacity = if buckets <= 8 { buckets - 1 } else { buckets / 8 * 7 };
+    let shard = HashTable::<V>::with_capacity(capacity);
+    debug_assert_eq!(shard.num_buckets(), buckets, "a capacity has one number of buckets");
+    shard_bytes(&shard)
+}
+
+fn list_bytes<V>(shards: &Vec<HashTable<V>>) -> usize {
+    allocated(shards.capacity() * size_of::<HashTable<V>>())
+}
+
+fn shard_bytes<V>(shard: &HashTable<V>) -> usize {
+    allocated(shard.allocation_size())
 }
 
 #[cfg(test)]
@@ -139,6 +182,10 @@ mod tests {
         for value in 0..count {
             index.insert(spread(value), value, spread);
         }
+        let bytes = |index: &Index<u32>| {
+            list_bytes(&index.shards) + index.shards.iter().map(shard_bytes).sum::<usize>()
+        };
+        assert_eq!(index.bytes(), bytes(&index));
         assert_eq!(index.len(), count as usize);
         assert!(index.shards.len() >= 19, "{} shards", index.shards.len());
         for value in 0..count {
@@ -148,6 +195,7 @@ mod tests {
             index.remove(spread(value), value, spread);
         }
         assert!(index.shards.len() <= 4, "{} shards", index.shards.len());
+        assert_eq!(index.bytes(), bytes(&index));
         for value in 0..count {
             let found = index.find(spread(value), |other| other == value);
             assert_eq!(found.is_some(), value % 50 == 0);

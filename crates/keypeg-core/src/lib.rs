@@ -11,6 +11,7 @@ mod clocks;
 mod deadlines;
 mod event;
 mod fact;
+mod heap;
 mod holds;
 mod idempotency_store;
 mod ids;

@@ -20,6 +20,7 @@ mod check;
 mod due;
 mod idempotent;
 mod keys;
+mod memory;
 mod page;
 mod replay;
 mod transitions;
@@ -31,6 +32,7 @@ use crate::clocks::{NEVER_US, US_PER_MS, after};
 use crate::deadlines::Deadlines;
 use crate::event::Event;
 use crate::fact::{CreatedKeys, Fact, Grant, PackedValuesBuilder};
+use crate::heap::CountedBytes;
 use crate::holds::{Hold, Holds, Rest};
 use crate::idempotency_store::IdempotencyStore;
 use crate::ids::{KeyId, LeaseId};
@@ -78,6 +80,8 @@ pub struct Pool {
     idempotency: IdempotencyStore,
     /// What this pool's leases and waiters contribute to the shared counts.
     borrowers: Borrowers,
+    /// The bytes of all these structures.
+    bytes: CountedBytes,
     /// Values that were deleted or purged, where the value itself does not show it.
     retired: Retired,
 }
@@ -101,6 +105,7 @@ impl Pool {
             wait_queue: WaitQueue::default(),
             idempotency: IdempotencyStore::default(),
             borrowers: Borrowers::default(),
+            bytes: CountedBytes::default(),
             retired: Retired::default(),
         }
     }
@@ -153,7 +158,7 @@ impl Pool {
         step: &mut StepContext<'_>,
         count: u32,
     ) -> Result<Vec<NewKey>, Refusal> {
-        self.check_room(shared, step, count)?;
+        self.check_room(shared, step, count, self.bytes_of_generated(count))?;
         let length = self.policy.key_prefix.len() + usize::from(self.policy.key_length);
         let mut values = PackedValuesBuilder::with_capacity(count as usize, length);
         let mut keys = Vec::with_capacity(count as usize);
@@ -196,6 +201,7 @@ impl Pool {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
         let mut values = PackedValuesBuilder::default();
+        let mut value_bytes = 0;
         for (index, value) in imported.iter().enumerate() {
             let id = shared.ids.key_id(self.id, value.bytes());
             // Purges a key with this value that is due, which retires the value.
@@ -207,8 +213,9 @@ impl Pool {
                 return Err(Refusal::KeyExists { index });
             }
             values.push(value.bytes());
+            value_bytes += Slots::bytes_of_value(value.bytes().len());
         }
-        self.check_room(shared, step, count)?;
+        self.check_room(shared, step, count, value_bytes)?;
         let first = shared.allocate_keys(count);
         let keys: Vec<_> = first
             .range(count)
@@ -248,6 +255,7 @@ impl Pool {
         let ttl_us = self.ttl_us(options.ttl_ms)?;
         self.expire_holds(shared, step);
         Self::check_borrower(shared, options.borrower)?;
+        Self::check_lease_memory(shared)?;
         if self.serve_earlier_waiters(shared, step) {
             return Err(self.no_key(shared, step));
         }
@@ -375,6 +383,7 @@ impl Pool {
         let hold = self.running_hold(shared, step, lease)?;
         // The journal cannot distinguish an empty reason from none.
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
+        let reason = reason.map(|reason| Self::reason_that_fits(shared, reason));
         if options.quarantine {
             let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
             let key = self.slots.number(slot);

@@ -80,9 +80,10 @@ struct PoolEntry {
     in_rotation: bool,
 }
 
-/// A slab of pools; the free list is beside it.
+/// A slab of pools; the free list is beside it. An entry is large, so that the slab has only its
+/// address: growing it moves and reserves little.
 #[derive(Clone, Debug, Default)]
-struct PoolEntries(Vec<Option<PoolEntry>>);
+struct PoolEntries(Vec<Option<Box<PoolEntry>>>);
 
 impl PoolEntries {
     fn len(&self) -> usize {
@@ -137,6 +138,9 @@ impl Pools {
         if self.by_name.len() >= max {
             return Err(Refusal::TooManyPools { max });
         }
+        if !self.shared.has_memory_for_keys(POOL_BYTES) {
+            return Err(Refusal::MemoryFull { max: self.shared.key_bytes_max() });
+        }
         let id = self.shared.counters.next_pool;
         self.insert(id, name.clone(), policy.clone());
         step.facts.record(&Fact::PoolCreated { pool: id, name: name.as_str(), policy });
@@ -154,16 +158,29 @@ impl Pools {
             in_rotation: false,
         };
         let index = if let Some(index) = self.free.pop() {
-            self.entries.0[index.get() as usize] = Some(entry);
+            self.entries.0[index.get() as usize] = Some(Box::new(entry));
             index
         } else {
-            self.entries.0.push(Some(entry));
+            self.entries.0.push(Some(Box::new(entry)));
             PoolIndex::of(self.entries.len() - 1)
         };
         self.entries.get_mut(index).pool.index = index;
         self.by_name.insert(name.clone(), index);
         self.by_order.insert(name, index);
+        self.shared.pool_bytes += POOL_BYTES;
+        self.count_bytes(index);
         index
+    }
+
+    /// Counts the bytes that a step on a pool has changed. O(1).
+    #[inline]
+    fn count_bytes(&mut self, index: PoolIndex) {
+        self.entries.get_mut(index).pool.count_bytes(&mut self.shared);
+    }
+
+    /// Returns the bytes of all pools together. What a step takes is counted at its end. O(1).
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes()
     }
 
     /// Deletes a pool with all its keys and returns it, so that the caller can free its memory,
@@ -188,6 +205,7 @@ impl Pools {
         self.by_name.remove(entry.pool.name());
         self.by_order.remove(entry.pool.name());
         self.free.push(index);
+        self.shared.pool_bytes -= entry.pool.counted_bytes() + POOL_BYTES;
         self.shared.key_count -= entry.pool.counts().total();
         entry.pool.uncount_answers(&mut self.shared);
         entry.pool.uncount_borrowers(&mut self.shared);
@@ -309,7 +327,9 @@ impl Pools {
         let len = PoolIndex::of(self.entries.len()).get();
         let first = from.pool.get();
         for index in first..len.min(first + max) {
-            let Some(PoolEntry { pool, .. }) = &self.entries.0[index as usize] else { continue };
+            let Some(PoolEntry { pool, .. }) = self.entries.0[index as usize].as_deref() else {
+                continue;
+            };
             let within = if index == first { from.within } else { PoolCursor::default() };
             if !pool.is_written(within) {
                 return Some(match pool.write_snapshot(within, max, facts) {
@@ -345,7 +365,11 @@ impl Pools {
         for _ in 0..SWEPT_POOLS_MAX {
             let Some(index) = self.retired_sweep.checked_sub(1) else { return };
             let entry = self.entries.0.get_mut(index).and_then(Option::as_mut);
-            if entry.is_some_and(|entry| entry.pool.evict_retired(checkpointed, EVICTED_MAX)) {
+            let has_more = entry.map(|entry| entry.pool.evict_retired(checkpointed, EVICTED_MAX));
+            if has_more.is_some() {
+                self.count_bytes(PoolIndex::of(index));
+            }
+            if has_more == Some(true) {
                 return;
             }
             self.retired_sweep = index;
@@ -426,9 +450,15 @@ impl Pools {
         }
         assert_eq!(answers, self.shared.answers, "the shared state counts the stored answers");
         assert_eq!(self.by_order.len(), self.by_name.len(), "both indices have all pools");
+        let bytes: usize = self.iter().map(|pool| pool.bytes() + POOL_BYTES).sum();
+        assert_eq!(bytes, self.shared.pool_bytes, "the shared state counts the bytes of all pools");
         let entries = self.by_name.len() + self.free.len();
         assert_eq!(entries, self.entries.len(), "every entry is in use or free");
     }
 }
+
+/// The bytes of a pool beside its structures: its entry, its places in lists and heaps, its name and
+/// policy.
+const POOL_BYTES: usize = size_of::<PoolEntry>() + 160;
 
 const EXISTS: &str = "invariant: an index in use belongs to a pool";

@@ -2,6 +2,7 @@
 //! one.
 
 use crate::chunks::Chunks;
+use crate::heap::allocated;
 use crate::indices::{ItemIndex, ReasonIndex};
 
 /// The reasons of quarantined keys, as far as they have one: a slab with a free list.
@@ -9,6 +10,8 @@ use crate::indices::{ItemIndex, ReasonIndex};
 pub(crate) struct Reasons {
     texts: Chunks<ReasonIndex, Box<str>>,
     free: Chunks<u32, ReasonIndex>,
+    /// The bytes of the texts.
+    text_bytes: usize,
 }
 
 impl Reasons {
@@ -16,9 +19,16 @@ impl Reasons {
         self.texts.len() - self.free.len()
     }
 
+    /// Returns the bytes of all reasons. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.texts.bytes() + self.free.bytes() + self.text_bytes
+    }
+
     /// Adds a reason and returns its index, which is [`ItemIndex::NONE`] for no reason.
     pub(crate) fn add(&mut self, reason: Option<&str>) -> ReasonIndex {
         let Some(reason) = reason else { return ReasonIndex::NONE };
+        self.text_bytes += allocated(reason.len());
         if let Some(index) = self.free.pop() {
             self.texts[index] = reason.into();
             return index;
@@ -28,6 +38,7 @@ impl Reasons {
 
     pub(crate) fn remove(&mut self, index: ReasonIndex) {
         if index != ReasonIndex::NONE {
+            self.text_bytes -= allocated(self.texts[index].len());
             self.texts[index] = Box::default();
             self.free.push(index);
         }

@@ -53,6 +53,16 @@ pub enum Refusal {
         /// Whether it is the server's limit.
         of_server: bool,
     },
+    /// The memory for keys is used up.
+    KeyMemoryFull {
+        /// The limit, in bytes.
+        max: u64,
+    },
+    /// The memory for pools, leases, waiting requests and stored answers is used up.
+    MemoryFull {
+        /// The limit, in bytes.
+        max: u64,
+    },
     /// A value to import is in the pool, or was in it before and is retired.
     KeyExists {
         /// Its index in the request, from 0.

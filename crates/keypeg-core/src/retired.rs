@@ -8,6 +8,7 @@
 //! from memory; without a database they stay. Growing never stops the server. Knows nothing of the
 //! database itself.
 
+use crate::heap::allocated;
 use crate::ids::{IdHashKey, KeyId};
 use crate::index::Index;
 use crate::indices::{ItemIndex, RetiredIndex};
@@ -31,6 +32,8 @@ pub(crate) struct Retired {
     /// Values of the first chunk that are evicted already.
     evicted: usize,
     by_id: Index<RetiredIndex>,
+    /// The bytes of the chunks.
+    chunk_bytes: usize,
     /// Whether the database contains some: a value that is not here may be there.
     in_database: bool,
 }
@@ -53,6 +56,12 @@ impl Retired {
         self.by_id.len() > 0 && self.by_id.find(id.hash(), |index| self.id(index) == id).is_some()
     }
 
+    /// Returns the bytes of all values here. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.chunk_bytes + self.by_id.bytes()
+    }
+
     /// Retires a value at the current position, and evicts a few of those checkpointed.
     pub(crate) fn insert(&mut self, id: KeyId, positions: JournalPositions) {
         if self.contains(id) {
@@ -63,7 +72,9 @@ impl Retired {
         }
         let before = self.chunks.len() - 1;
         let last = self.chunks.back_mut().expect("invariant: just pushed");
+        self.chunk_bytes -= bytes_of(last);
         last.push(RetiredValue { id, position: positions.current });
+        self.chunk_bytes += bytes_of(last);
         let index = wrapping_add(self.base, before * CHUNK + last.len() - 1);
         let (chunks, base) = (&self.chunks, self.base);
         self.by_id.insert(id.hash(), index, |index| value_at(chunks, base, index).id.hash());
@@ -84,7 +95,8 @@ impl Retired {
             self.in_database = true;
             self.evicted += 1;
             if self.evicted == CHUNK {
-                self.chunks.pop_front();
+                let chunk = self.chunks.pop_front().expect("invariant: it was evicted");
+                self.chunk_bytes -= bytes_of(&chunk);
                 self.base = wrapping_add(self.base, CHUNK);
                 self.evicted = 0;
             }
@@ -109,6 +121,10 @@ impl Retired {
     fn id(&self, index: RetiredIndex) -> KeyId {
         value_at(&self.chunks, self.base, index).id
     }
+}
+
+fn bytes_of(chunk: &Vec<RetiredValue>) -> usize {
+    allocated(chunk.capacity() * size_of::<RetiredValue>())
 }
 
 fn value_at(

@@ -7,7 +7,7 @@ use crate::idempotency_store::{ANSWERS_MAX, AnswerCounts};
 use crate::ids::{IdHashKey, TOKEN_MAX};
 use crate::indices::{PoolIndex, SlotIndex, WaiterIndex};
 use crate::numbers::{KeyNumber, Lsn, PoolId, WaiterId};
-use crate::refusal::EndCause;
+use crate::refusal::{EndCause, Refusal};
 use crate::sabotage::{TestLimit, limit};
 use crate::wait_outcome::WaitOutcome;
 use hashbrown::HashMap;
@@ -27,6 +27,9 @@ pub struct Limits {
     pub pools: usize,
     /// The most keys in all pools together.
     pub keys: u64,
+    /// The most bytes of all pools together. New keys and pools get three quarters of it; the rest
+    /// is for the leases on them.
+    pub bytes: u64,
 }
 
 /// The counters that never decrease, not even across restarts.
@@ -58,6 +61,12 @@ pub struct SharedState {
     pub(crate) next_token: u64,
     /// Keys in all pools together.
     pub(crate) key_count: u64,
+    /// The bytes of all pools, as last counted.
+    pub(crate) pool_bytes: usize,
+    /// The bytes of `waiters`, as last counted.
+    pub(crate) waiter_bytes: usize,
+    /// The bytes of `ended_leases`, as last counted.
+    pub(crate) ended_bytes: usize,
     /// Distinguishes this run's cursors from those of other runs, whose slots may differ.
     pub(crate) run_id: u64,
     pub(crate) ended_leases: EndedLeases,
@@ -97,6 +106,9 @@ impl SharedState {
             },
             next_token: first,
             key_count: 0,
+            pool_bytes: 0,
+            waiter_bytes: 0,
+            ended_bytes: 0,
             run_id: 0,
             ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
@@ -125,6 +137,36 @@ impl SharedState {
         token
     }
 
+    /// Returns the bytes of all pools, of the table of waiters and of the record of ended leases. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.pool_bytes + self.waiter_bytes + self.ended_bytes) as u64
+    }
+
+    /// Returns whether `more` bytes fit into the memory.
+    #[inline]
+    pub(crate) fn has_memory(&self, more: usize) -> bool {
+        self.bytes() + more as u64 <= self.limits.bytes
+    }
+
+    /// Returns the most bytes with which keys and pools may still be added.
+    pub(crate) fn key_bytes_max(&self) -> u64 {
+        self.limits.bytes - self.limits.bytes / 4
+    }
+
+    /// Returns whether keys or pools that take `more` bytes may be added.
+    pub(crate) fn has_memory_for_keys(&self, more: usize) -> bool {
+        self.bytes().saturating_add(more as u64) <= self.key_bytes_max()
+    }
+
+    /// Refuses a lease, a waiting request or a stored answer that takes `more` bytes, where the
+    /// memory is used up.
+    #[inline]
+    pub(crate) fn check_memory_for_lease(&self, more: usize) -> Result<(), Refusal> {
+        let max = self.limits.bytes;
+        if self.has_memory(more) { Ok(()) } else { Err(Refusal::MemoryFull { max }) }
+    }
+
     /// Allocates `count` key numbers, counts that many keys, and returns the first number.
     pub(crate) fn allocate_keys(&mut self, count: u32) -> KeyNumber {
         let first = self.counters.next_key;
@@ -150,6 +192,10 @@ pub(crate) struct EndedLease {
 }
 
 impl EndedLeases {
+    pub(crate) fn bytes(&self) -> usize {
+        self.ring.capacity() * size_of::<EndedLease>()
+    }
+
     pub(crate) fn add(&mut self, lease: EndedLease) {
         let index = ring_index(lease.token);
         if index >= self.ring.len() {

@@ -5,6 +5,7 @@
 
 use crate::chunks::Chunks;
 use crate::deadlines::HeapIndex;
+use crate::heap::allocated;
 use crate::incoming::IncomingKey;
 use crate::indices::{
     AvailablePosition, HeapPosition, HoldIndex, ItemIndex, LongValueIndex, NOT_IN_HEAP,
@@ -46,8 +47,10 @@ pub(crate) struct Slots {
     first_free: SlotIndex,
     /// Whether empty slots are not reused, so that slots keep the order of insertion.
     keep_order: bool,
-    long_values: Vec<Box<[u8]>>,
-    free_long_values: Vec<LongValueIndex>,
+    long_values: Chunks<LongValueIndex, Box<[u8]>>,
+    free_long_values: Chunks<u32, LongValueIndex>,
+    /// The bytes of the values outside the slots.
+    long_value_bytes: usize,
 }
 
 impl Default for Slots {
@@ -56,8 +59,9 @@ impl Default for Slots {
             records: Chunks::default(),
             first_free: SlotIndex::NONE,
             keep_order: false,
-            long_values: vec![],
-            free_long_values: vec![],
+            long_values: Chunks::default(),
+            free_long_values: Chunks::default(),
+            long_value_bytes: 0,
         }
     }
 }
@@ -99,7 +103,8 @@ impl Slots {
         let record = &mut self.records[slot];
         if record.len == OUTSIDE {
             let long = long_value_index(&record.value);
-            self.long_values[long.get() as usize] = Box::default();
+            self.long_value_bytes -= allocated(self.long_values[long].len());
+            self.long_values[long] = Box::default();
             self.free_long_values.push(long);
         }
         record.value = [0; INLINE];
@@ -114,12 +119,12 @@ impl Slots {
             inline[..value.len()].copy_from_slice(value);
             return (inline, u8::try_from(value.len()).expect("invariant: at most 20"));
         }
+        self.long_value_bytes += allocated(value.len());
         let long = if let Some(long) = self.free_long_values.pop() {
-            self.long_values[long.get() as usize] = value.into();
+            self.long_values[long] = value.into();
             long
         } else {
-            self.long_values.push(value.into());
-            LongValueIndex::of(self.long_values.len() - 1)
+            self.long_values.push(value.into())
         };
         inline[..4].copy_from_slice(&long.get().to_le_bytes());
         (inline, OUTSIDE)
@@ -128,7 +133,7 @@ impl Slots {
     pub(crate) fn value(&self, slot: SlotIndex) -> &[u8] {
         let record = &self.records[slot];
         if record.len == OUTSIDE {
-            &self.long_values[long_value_index(&record.value).get() as usize]
+            &self.long_values[long_value_index(&record.value)]
         } else {
             &record.value[..usize::from(record.len)]
         }
@@ -201,9 +206,27 @@ impl Slots {
         self.records[slot].link = reason.get();
     }
 
+    /// Returns the bytes of all slots and values. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        let lists = self.long_values.bytes() + self.free_long_values.bytes();
+        self.records.bytes() + lists + self.long_value_bytes
+    }
+
+    /// Returns the bytes that a value of this length takes outside its slot, its place included.
+    pub(crate) fn bytes_of_value(len: usize) -> usize {
+        if len <= INLINE { 0 } else { allocated(len) + size_of::<Box<[u8]>>() }
+    }
+
     /// Returns the number of slots, empty ones included.
     pub(crate) fn len(&self) -> u32 {
         u32::try_from(self.records.len()).expect("invariant: keys are bounded")
+    }
+
+    /// Returns the number of empty slots, given the number of keys.
+    pub(crate) fn free_count(&self, keys: u64) -> u32 {
+        let free = u64::from(self.len()).saturating_sub(keys);
+        u32::try_from(free).expect("invariant: fewer than slots")
     }
 
     /// Returns the slots that contain a key, in order.

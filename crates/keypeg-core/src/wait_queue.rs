@@ -6,6 +6,7 @@
 
 use crate::chunks::Chunks;
 use crate::deadlines::{Deadlines, HeapIndex};
+use crate::heap::{allocated, allocated_text};
 use crate::idempotency_store::IdempotentRequest;
 use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, WaiterIndex};
 use crate::lease::AcquireOptions;
@@ -51,6 +52,12 @@ impl Waiter {
             heap_position: NOT_IN_HEAP,
         }
     }
+
+    /// Returns the bytes that the waiter takes beside its place in the queue.
+    fn text_bytes(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, |_| size_of::<IdempotentRequest>());
+        allocated_text(self.holder.as_deref()) + allocated(request)
+    }
 }
 
 /// The wait queue of one pool.
@@ -61,6 +68,8 @@ pub(crate) struct WaitQueue {
     deadlines: Deadlines<WaiterIndex>,
     head: WaiterIndex,
     tail: WaiterIndex,
+    /// The bytes of holders and of requests.
+    text_bytes: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -74,11 +83,19 @@ impl Default for WaitQueue {
             deadlines: Deadlines::default(),
             head: WaiterIndex::NONE,
             tail: WaiterIndex::NONE,
+            text_bytes: 0,
         }
     }
 }
 
 impl WaitQueue {
+    /// Returns the bytes of all waiters. O(1).
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        let free = self.free.capacity() * size_of::<WaiterIndex>();
+        self.waiters.0.bytes() + free + self.deadlines.bytes() + self.text_bytes
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.deadlines.len()
     }
@@ -89,6 +106,7 @@ impl WaitQueue {
 
     /// Appends a waiter that waits until `until_us`. O(log n).
     pub(crate) fn push_back(&mut self, waiter: Waiter, until_us: u64) -> WaiterIndex {
+        self.text_bytes += waiter.text_bytes();
         let waiter = Some(Waiter { previous: self.tail, ..waiter });
         let index = if let Some(index) = self.free.pop() {
             self.waiters.0[index] = waiter;
@@ -147,6 +165,7 @@ impl WaitQueue {
     pub(crate) fn remove(&mut self, index: WaiterIndex) -> Waiter {
         self.deadlines.cancel(index, &mut self.waiters);
         let waiter = self.waiters.0[index].take().expect(QUEUED);
+        self.text_bytes -= waiter.text_bytes();
         if waiter.previous == WaiterIndex::NONE {
             self.head = waiter.next;
         } else {

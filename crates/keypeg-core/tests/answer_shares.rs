@@ -11,7 +11,7 @@ use keypeg_core::{
 };
 use keypeg_testkit::{ScaledRandom, SeededRandom};
 
-const LIMITS: Limits = Limits { pools: 9, keys: 1_000_000 };
+const LIMITS: Limits = Limits { pools: 9, keys: 1_000_000, bytes: u64::MAX };
 const HOUR_US: u64 = 3_600_000_000;
 
 /// A caller: a token, a network without a token, or neither.

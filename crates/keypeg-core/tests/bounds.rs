@@ -24,7 +24,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits { pools: 10, keys: 1_000_000 };
+        let limits = Limits { pools: 10, keys: 1_000_000, bytes: u64::MAX };
         let mut world = Self {
             pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             now: Now::default(),

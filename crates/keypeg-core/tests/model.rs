@@ -746,6 +746,8 @@ fn kind(refusal: &Refusal) -> String {
         | Refusal::KeysGone
         | Refusal::TakenOver
         | Refusal::TooManyAnswers { .. }
+        | Refusal::KeyMemoryFull { .. }
+        | Refusal::MemoryFull { .. }
         | Refusal::Settling => {
             format!("{refusal:?}")
         }

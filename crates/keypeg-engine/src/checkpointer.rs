@@ -30,6 +30,8 @@ const PAUSE_BETWEEN_CHECKPOINTS: Duration = Duration::from_millis(20);
 const PAUSE_WHEN_IDLE: Duration = Duration::from_millis(250);
 /// The pause before the next attempt on a full disk.
 const PAUSE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// Bytes of pages that the database keeps in memory after a full disk.
+const REOPENED_CACHE: usize = 4 << 20;
 const BALLAST_LEN: u64 = 8 << 20;
 
 /// The checkpointer and its position in the journal.
@@ -158,7 +160,7 @@ impl Checkpointer {
 
     /// Opens the database again and continues at the position stored in it.
     fn reopen(&mut self) -> Result<(), CheckpointError> {
-        let keyset = KeySetDb::reopen(&*self.disk, self.ids.clone())?;
+        let keyset = KeySetDb::reopen(&*self.disk, self.ids.clone(), REOPENED_CACHE)?;
         let KeySetState { pools, counters, .. } = keyset.state()?;
         (self.pools, self.counters) = (pools, counters);
         self.keyset = Some(keyset);

@@ -137,6 +137,8 @@ pub fn check_data_dir(
         lanes: 0,
         default_policy: Policy::default(),
         max_keys: u64::MAX,
+        memory: u64::MAX,
+        cache: 64 << 20,
         must_exist: true,
     };
     let (_, report) =

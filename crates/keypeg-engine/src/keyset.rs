@@ -30,8 +30,6 @@ pub(crate) use delta::KeySetDelta;
 pub(crate) use error::KeySetError;
 pub(crate) use rows::{PoolRow, PoolRows};
 
-/// Bytes of pages that redb keeps in memory at most.
-const CACHE_BYTES: usize = 64 << 20;
 /// Rows of deleted pools that one transaction deletes at most.
 const TRIM_ROWS: usize = 20_000;
 
@@ -82,21 +80,31 @@ enum PageCheck {
 
 impl KeySetDb {
     /// Opens the database at a start, or creates an empty one if the file does not exist. Compares
-    /// every page with its checksum, because redb does not when it reads one later. O(bytes).
-    pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeySetError> {
-        Self::open_with(disk, ids, PageCheck::EveryPage)
+    /// every page with its checksum, because redb does not when it reads one later. redb keeps at
+    /// most `cache` bytes of pages in memory. O(bytes).
+    pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey, cache: usize) -> Result<Self, KeySetError> {
+        Self::open_with(disk, ids, cache, PageCheck::EveryPage)
     }
 
     /// Opens the database again in the process that had it open, after a write failed. O(1).
-    pub(crate) fn reopen(disk: &dyn Disk, ids: IdHashKey) -> Result<Self, KeySetError> {
-        Self::open_with(disk, ids, PageCheck::None)
+    pub(crate) fn reopen(
+        disk: &dyn Disk,
+        ids: IdHashKey,
+        cache: usize,
+    ) -> Result<Self, KeySetError> {
+        Self::open_with(disk, ids, cache, PageCheck::None)
     }
 
-    fn open_with(disk: &dyn Disk, ids: IdHashKey, check: PageCheck) -> Result<Self, KeySetError> {
+    fn open_with(
+        disk: &dyn Disk,
+        ids: IdHashKey,
+        cache: usize,
+        check: PageCheck,
+    ) -> Result<Self, KeySetError> {
         let exists = disk.list()?.iter().any(|name| name == KEYSET);
         let file = if exists { open_file(disk)? } else { disk.create(KEYSET, 0)? };
         let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
+        builder.set_cache_size(cache);
         builder.set_check_integrity_on_open(check == PageCheck::EveryPage);
         let database = catch_panic(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
         disk.sync_dir()?;

@@ -93,7 +93,11 @@ pub(crate) fn examine(disk: &dyn Disk, must_exist: bool) -> Result<Option<Meta>,
 
 /// Opens the key set of an existing directory. The first version of Keypeg had none: such a
 /// directory gets an empty one, and the whole journal is checkpointed into it.
-pub(crate) fn open_keyset(disk: &dyn Disk, meta: &mut Meta) -> Result<KeySetDb, StartError> {
+pub(crate) fn open_keyset(
+    disk: &dyn Disk,
+    meta: &mut Meta,
+    cache: usize,
+) -> Result<KeySetDb, StartError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let exists = names.iter().any(|name| name == KEYSET);
     let ids = IdHashKey::new(meta.id_key);
@@ -101,12 +105,12 @@ pub(crate) fn open_keyset(disk: &dyn Disk, meta: &mut Meta) -> Result<KeySetDb, 
         if !exists {
             return Err(missing(KEYSET));
         }
-        return KeySetDb::open(disk, ids).map_err(StartError::from);
+        return KeySetDb::open(disk, ids, cache).map_err(StartError::from);
     }
     if exists {
         disk.remove(KEYSET).map_err(io("removing an incomplete key set"))?;
     }
-    let keyset = KeySetDb::open(disk, ids)?;
+    let keyset = KeySetDb::open(disk, ids, cache)?;
     meta.has_keyset = true;
     meta.prepare(disk).and_then(|()| Meta::finish(disk)).map_err(io("writing meta"))?;
     Ok(keyset)

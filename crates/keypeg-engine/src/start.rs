@@ -16,6 +16,11 @@ pub struct EngineConfig {
     pub default_policy: Policy,
     /// The most keys in all pools together.
     pub max_keys: u64,
+    /// The most bytes of all pools together, with their keys, leases and stored answers. A start
+    /// accepts more, and refuses what would add to it.
+    pub memory: u64,
+    /// Bytes of pages that the database keeps in memory at most.
+    pub cache: usize,
     /// Whether the data directory must exist; a start then creates none.
     pub must_exist: bool,
 }

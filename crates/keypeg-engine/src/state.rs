@@ -212,6 +212,7 @@ impl EngineState {
             return Err(error);
         }
         self.batch.feed.publish(&self.pools);
+        self.metrics.pool_bytes.store(self.pools.bytes(), Ordering::Relaxed);
         let answers = replies.len() - replies_before;
         if answers > 0 {
             self.metrics.answers.observe(&ANSWERS_PER_TURN_BUCKETS, answers as u64);

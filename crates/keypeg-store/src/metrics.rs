@@ -22,6 +22,8 @@ pub struct StoreMetrics {
     pub commit_us: Histogram<15>,
     /// The number of answers of each turn that answered a request.
     pub answers: Histogram<15>,
+    /// The bytes of all pools, with their keys, leases and stored answers, after the last turn.
+    pub pool_bytes: AtomicU64,
     /// The number of current subscribers. Subscribers write this and the next two.
     pub subscribers: AtomicU64,
     /// Events delivered, counted once for each subscriber.

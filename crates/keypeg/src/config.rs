@@ -109,7 +109,7 @@ impl Config {
             existing: is_on(options.existing),
             default_policy,
             policy_given: options.lease_ttl.is_some() || options.keepalive_ttl.is_some(),
-            max_keys: memory.keys / memory::BYTES_PER_KEY,
+            max_keys: memory.keys / memory::KEY_BYTES_MIN,
             memory,
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             tokens,

@@ -11,8 +11,9 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Resident bytes per key, all structures included: a measured upper bound.
-pub(crate) const BYTES_PER_KEY: u64 = 100;
+/// The fewest bytes that a key takes, in the pools: more keys than this allows cannot exist. Their
+/// bytes are counted, and bounded, by the pools themselves.
+pub(crate) const KEY_BYTES_MIN: u64 = 64;
 /// The memory size assumed when the system does not report one.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 /// The smallest amount of memory that can be divided, in bytes.
@@ -61,6 +62,12 @@ impl MemoryPlan {
         // Allocators keep some memory between live blocks.
         let keys = rest - rest / 8;
         Self { total, keys, answers, bodies, connections, subscriptions, process }
+    }
+
+    /// Returns the bytes of pages that the database may keep, which are part of the process.
+    pub(crate) fn database_cache(&self) -> usize {
+        let bytes = (self.process / 4).min(64 * MIB);
+        usize::try_from(bytes).expect("invariant: at most 64 MiB")
     }
 
     /// Returns each part with its name in metrics.
@@ -205,8 +212,9 @@ mod tests {
             assert!(plan.keys >= MIB && plan.bodies >= 16 * MIB, "{plan}");
         }
         assert_eq!(MemoryPlan::new(0), MemoryPlan::new(MEMORY_MIN));
-        assert!(MemoryPlan::new(96 * MIB).keys / BYTES_PER_KEY > 200_000);
-        assert!(MemoryPlan::new(12 * GIB).keys / BYTES_PER_KEY > 80_000_000);
+        // Three quarters are for keys of about 96 bytes each, the rest is for leases on them.
+        let key_count = |total| MemoryPlan::new(total).keys / 4 * 3 / 96;
+        assert!(key_count(96 * MIB) > 150_000 && key_count(12 * GIB) > 65_000_000);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         lanes,
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,
+        memory: config.memory.keys,
+        cache: config.memory.database_cache(),
         must_exist: config.existing,
     };
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));

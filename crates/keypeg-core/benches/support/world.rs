@@ -45,7 +45,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let limits = Limits { pools: 1, keys: 20_000_000 };
+        let limits = Limits { pools: 1, keys: 20_000_000, bytes: u64::MAX };
         let mut world = Self {
             pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             name: PoolName::default_pool(),

@@ -59,6 +59,7 @@ impl Pool {
         assert_eq!(self.hold_ends.len(), self.holds.len(), "every hold has one end");
         let here = shared.waiters.values().filter(|waiter| waiter.pool == self.index).count();
         assert!(here >= self.wait_queue.len(), "every waiter is found by its id");
+        assert_eq!(self.bytes(), self.counted_bytes(), "the bytes of the pool are counted");
         self.check_idempotency();
         self.wait_queue.check_invariants();
         self.available.check_invariants(&self.slots);

@@ -8,8 +8,10 @@ use super::Pool;
 use super::wait::wait_end_us;
 use crate::clocks::{Now, after};
 use crate::fact::{Fact, IdempotencyRecord, IdempotentResult};
+use crate::heap::Changed;
 use crate::idempotency_store::{
-    IdempotencyKey, IdempotentRequest, KEPT_US, SlotRange, StoredAnswer, WaitingRequest,
+    IdempotencyKey, IdempotentRequest, KEPT_US, STORED_ANSWER_BYTES, SlotRange, StoredAnswer,
+    WaitingRequest,
 };
 use crate::ids::{BodyDigest, IdempotencyId, IdempotentCall, LeaseId};
 use crate::indices::{AnswerIndex, ItemIndex, SlotIndex};
@@ -109,6 +111,7 @@ impl Pool {
         let id = answer.map(|answer| self.idempotency.get(answer).record.id);
         self.release(shared, step, lease, &ReleaseOptions::default())?;
         if let Some(id) = id {
+            self.note_change(Changed::OTHER);
             self.idempotency.remove_by_id(&mut shared.answers, id);
             step.facts.record(&Fact::AnswerRevoked { pool: self.id, id });
         }
@@ -159,7 +162,9 @@ impl Pool {
         step: &StepContext<'_>,
         borrower: BorrowerId,
     ) -> Result<(), Refusal> {
-        self.idempotency.check_room(&mut shared.answers, step.now.lease_us, borrower)
+        self.note_change(Changed::OTHER);
+        self.idempotency.check_room(&mut shared.answers, step.now.lease_us, borrower)?;
+        shared.check_memory_for_lease(STORED_ANSWER_BYTES)
     }
 
     /// Stores the answer with a lease that was just granted.
@@ -190,6 +195,7 @@ impl Pool {
         result: IdempotentResult,
         slots: Box<[SlotRange]>,
     ) {
+        self.note_change(Changed::OTHER);
         let IdempotentRequest { id, body, borrower } = request;
         let until_us = after(step.now.lease_us, KEPT_US);
         let record = IdempotencyRecord { id, body, borrower, until_us, result };
@@ -262,6 +268,7 @@ impl Pool {
         record: IdempotencyRecord,
         slot_of: impl Fn(&Self, KeyNumber) -> Option<SlotIndex>,
     ) {
+        self.note_change(Changed::OTHER);
         let (mut slots, mut lease_runs) = (Box::default(), true);
         match record.result {
             IdempotentResult::Lease { key, token, .. } => {
@@ -277,6 +284,7 @@ impl Pool {
     }
 
     pub(crate) fn replay_answer_revoked(&mut self, shared: &mut SharedState, id: IdempotencyId) {
+        self.note_change(Changed::OTHER);
         self.idempotency.remove_by_id(&mut shared.answers, id);
     }
 
@@ -288,6 +296,10 @@ impl Pool {
         now: Now,
         max: &mut usize,
     ) -> bool {
+        if self.idempotency.has_nothing_due() {
+            return false;
+        }
+        self.note_change(Changed::OTHER);
         self.idempotency.remove_due(&mut shared.answers, now.lease_us, max)
     }
 

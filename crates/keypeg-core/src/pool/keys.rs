@@ -5,6 +5,7 @@
 
 use super::Pool;
 use crate::clocks::{NEVER_US, Now, US_PER_MS, after};
+use crate::heap::Changed;
 use crate::ids::{IdHashKey, KeyId};
 use crate::incoming::IncomingKey;
 use crate::indices::SlotIndex;
@@ -30,12 +31,14 @@ impl Pool {
         was_generated || self.retired.contains(id)
     }
 
-    /// Refuses `count` more keys where the pool's or the server's limit does not allow them.
+    /// Refuses `count` more keys where the pool's or the server's limit does not allow them, or where
+    /// the memory has no room for them; `value_bytes` is what their values take outside their slots.
     pub(super) fn check_room(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
         count: u32,
+        value_bytes: usize,
     ) -> Result<(), Refusal> {
         self.expire_keys(shared, step);
         let total = self.counts().total();
@@ -43,7 +46,7 @@ impl Pool {
         let of_server = (shared.key_count + u64::from(count) > shared.limits.keys)
             .then_some(shared.limits.keys);
         match (of_pool, of_server) {
-            (None, None) => Ok(()),
+            (None, None) => self.check_memory(shared, count, value_bytes),
             _ if self.has_due_keys(step.now) => Err(Refusal::Settling),
             (Some(max), _) => Err(Refusal::PoolFull { max, of_server: false }),
             (None, Some(max)) => Err(Refusal::PoolFull { max, of_server: true }),
@@ -57,6 +60,8 @@ impl Pool {
         now: Now,
         key: IncomingKey<'_>,
     ) -> SlotIndex {
+        self.note_change(Changed::KEYS);
+        self.note_change(Changed::LEASES);
         let slot = self.slots.add(&key, now.wall_us / US_PER_MS);
         let (slots, pool) = (&self.slots, self.id);
         self.by_id.insert(key.id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
@@ -117,6 +122,7 @@ impl Pool {
         shared: &mut SharedState,
         slot: SlotIndex,
     ) -> (KeyId, KeyState) {
+        self.note_change(Changed::KEYS);
         let id = self.key_id(&shared.ids, slot);
         let was = self.slots.state(slot).expect("invariant: a removed key exists");
         self.detach(shared, slot, EndCause::KeyGone);
@@ -126,6 +132,7 @@ impl Pool {
         let (value, imported) = (self.slots.value(slot), self.slots.imported(slot));
         let is_retired = must_remember(ids, pool, value, imported);
         if is_retired && !enabled(Sabotage::ForgetRetired) {
+            self.note_change(Changed::OTHER);
             self.retired.insert(id, shared.positions);
         }
         self.slots.remove(slot);

@@ -7,6 +7,7 @@
 use super::Pool;
 use crate::clocks::{Now, US_PER_MS};
 use crate::fact::{CreatedKeys, Fact, FactSink, Grant};
+use crate::heap::Changed;
 use crate::holds::{Hold, Rest};
 use crate::incoming::{IncomingKey, StoredKey};
 use crate::index::Index;
@@ -29,6 +30,7 @@ impl Pool {
     /// keys are not reused: keys that the database contains are found by the order of their slots.
     pub(crate) fn begin_replay(&mut self, keys: usize) {
         self.slots.keep_order(true);
+        self.note_change(Changed::KEYS);
         self.by_id = Index::with_capacity(keys);
     }
 
@@ -52,6 +54,7 @@ impl Pool {
 
     /// Evicts checkpointed retired values, at most `max`. Returns whether more can be evicted.
     pub(crate) fn evict_retired(&mut self, checkpointed: Lsn, max: usize) -> bool {
+        self.note_change(Changed::OTHER);
         self.retired.evict(checkpointed, max)
     }
 
@@ -105,6 +108,7 @@ impl Pool {
             let before = self.holds.get(hold).borrower;
             self.uncount_lease(shared, before);
             self.count_lease(shared, lease.borrower);
+            self.note_change(Changed::LEASES);
             self.holds.set_grant(hold, lease);
             self.hold_ends.set(hold, lease.until_us, &mut self.holds);
         } else {

@@ -5,6 +5,7 @@
 
 use super::Pool;
 use crate::fact::Grant;
+use crate::heap::Changed;
 use crate::holds::{Hold, Rest};
 use crate::indices::{HoldIndex, SlotIndex};
 use crate::key::KeyState;
@@ -21,6 +22,7 @@ impl Pool {
         token: u64,
         lease: &Grant<'_>,
     ) {
+        // A key of every state is detached first, which notes that leases change.
         self.detach(shared, slot, EndCause::Expired);
         let hold = self.holds.add(Hold::new(slot, token, lease));
         self.count_lease(shared, lease.borrower);
@@ -58,6 +60,7 @@ impl Pool {
         let slot = self.holds.get(hold).slot;
         self.slots.set_state(slot, KeyState::Resting);
         self.resting += 1;
+        self.note_change(Changed::LEASES);
         self.holds.set_rest_reason(hold, rest.reason);
         self.hold_ends.set(hold, rest.until_us, &mut self.holds);
     }
@@ -70,6 +73,7 @@ impl Pool {
         reason: Option<&str>,
     ) {
         self.detach(shared, slot, EndCause::Released);
+        self.note_change(Changed::OTHER);
         self.slots.set_state(slot, KeyState::Quarantined);
         self.slots.set_reason(slot, self.reasons.add(reason));
         self.quarantined += 1;
@@ -89,10 +93,12 @@ impl Pool {
 
     /// Removes a key from the structures of its state; a lease on it ends for this cause.
     pub(super) fn detach(&mut self, shared: &mut SharedState, slot: SlotIndex, cause: EndCause) {
+        self.note_change(Changed::LEASES);
         match self.slots.state(slot).expect("invariant: a detached key exists") {
             KeyState::Available => self.available.remove(slot, &mut self.slots),
             KeyState::Quarantined => {
                 self.quarantined -= 1;
+                self.note_change(Changed::OTHER);
                 self.reasons.remove(self.slots.reason(slot));
             }
             state @ (KeyState::Leased | KeyState::Resting) => {
@@ -113,7 +119,10 @@ impl Pool {
         self.uncount_lease(shared, borrower);
         let number = self.slots.number(slot);
         shared.ended_leases.add(EndedLease { token, number, slot, cause });
-        self.idempotency.lease_ended(&mut shared.answers, token);
+        if !self.idempotency.is_empty() {
+            self.note_change(Changed::OTHER);
+            self.idempotency.lease_ended(&mut shared.answers, token);
+        }
     }
 
     /// Returns the present state of the key of an ended lease; `None` when the key is removed.

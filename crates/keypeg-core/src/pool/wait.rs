@@ -6,6 +6,7 @@
 
 use super::{LeaseTerms, Pool};
 use crate::clocks::{US_PER_MS, after};
+use crate::heap::Changed;
 use crate::indices::WaiterIndex;
 use crate::lease::{AcquireOptions, Granted, WaitOptions};
 use crate::numbers::WaiterId;
@@ -58,6 +59,8 @@ impl Pool {
         if shared.waiters.len() >= max {
             return Err(Refusal::WaitQueueFull { max });
         }
+        Self::check_waiter_memory(shared, waiter.holder.as_deref())?;
+        self.note_change(Changed::OTHER);
         self.count_lease(shared, waiter.borrower);
         let waiter_id = waiter.id;
         let waiter = self.wait_queue.push_back(waiter, until_us);
@@ -66,6 +69,7 @@ impl Pool {
     }
 
     fn remove_waiter(&mut self, shared: &mut SharedState, index: WaiterIndex) -> Waiter {
+        self.note_change(Changed::OTHER);
         let waiter = self.wait_queue.remove(index);
         self.uncount_lease(shared, waiter.borrower);
         shared.waiters.remove(&waiter.id);
@@ -91,6 +95,7 @@ impl Pool {
 
     /// Returns the wait queue and leaves an empty one, because the pool is deleted.
     pub(crate) fn take_wait_queue(&mut self) -> WaitQueue {
+        self.note_change(Changed::OTHER);
         self.idempotency.waiting.clear();
         std::mem::take(&mut self.wait_queue)
     }

@@ -58,6 +58,7 @@ impl Pools {
             step.ended_by_time |= ended_by_time;
             if entry.pool.has_due(step.now) {
                 self.rotation.push_back(index);
+                self.count_bytes(index);
             } else {
                 entry.in_rotation = false;
                 self.schedule(index);
@@ -76,6 +77,9 @@ impl Pools {
             let entry = entries.0.get_mut(index).and_then(Option::as_mut);
             let has_more =
                 entry.is_some_and(|entry| entry.pool.remove_due_answers(shared, now, &mut left));
+            if self.entries.0[index].is_some() {
+                self.count_bytes(PoolIndex::of(index));
+            }
             if has_more {
                 return;
             }
@@ -115,6 +119,7 @@ impl Pools {
 
     /// Updates a pool's next deadlines; a pool in rotation is examined anyway.
     pub(crate) fn schedule(&mut self, index: PoolIndex) {
+        self.count_bytes(index);
         let entry = self.entries.get(index);
         let size = entry.pool.counts().total() + self.shared.waiters.len() as u64;
         if cfg!(debug_assertions) && size <= CHECKED_MAX {

@@ -26,6 +26,8 @@ impl StartedEngine {
             lanes: 1,
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys,
+            memory: u64::MAX,
+            cache: 64 << 20,
             must_exist: false,
         };
         let (engine, lanes, _) =

@@ -10,7 +10,7 @@ const KEPT: PoolId = PoolId(8);
 
 fn open(dir: &TempDir) -> KeySetDb {
     let disk = Directory::open(dir.path()).expect("a directory");
-    KeySetDb::open(&disk, IdHashKey::new([1; 32])).expect("opens")
+    KeySetDb::open(&disk, IdHashKey::new([1; 32]), 1 << 20).expect("opens")
 }
 
 /// Commits facts as one checkpoint.

@@ -37,7 +37,7 @@ impl EngineState {
         mut clock: Box<dyn Clock>,
         mut random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, StartReport), StartError> {
-        let limits = Limits { pools: POOLS_MAX, keys: config.max_keys };
+        let limits = Limits { pools: POOLS_MAX, keys: config.max_keys, bytes: config.memory };
         let reading = clock.read();
         let found =
             disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, config.must_exist))?;
@@ -48,7 +48,7 @@ impl EngineState {
         }
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
-                let keyset = recover::open_keyset(&*disk, &mut meta)?;
+                let keyset = recover::open_keyset(&*disk, &mut meta, config.cache)?;
                 let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
@@ -77,7 +77,8 @@ impl EngineState {
                 if let Some(disk) = &disk {
                     let new = new_journal(disk, sizes.segment, &meta, reading, &pools);
                     journal = Some(new.map_err(io("creating the data directory"))?);
-                    let keyset = KeySetDb::open(&**disk, IdHashKey::new(meta.id_key))?;
+                    let ids = IdHashKey::new(meta.id_key);
+                    let keyset = KeySetDb::open(&**disk, ids, config.cache)?;
                     checkpointer = Some(new_checkpointer(
                         Arc::clone(disk),
                         keyset,

@@ -89,6 +89,8 @@ pub(crate) fn engine_config() -> EngineConfig {
         lanes: 1,
         default_policy: Policy::default(),
         max_keys: 1_000_000,
+        memory: u64::MAX,
+        cache: 4 << 20,
         must_exist: false,
     }
 }

@@ -381,13 +381,13 @@ const TOO_MANY_POOLS: ProblemPage = ProblemPage::new(
 .members(&[MAX]);
 
 const POOL_FULL: ProblemPage = ProblemPage::new(
-    "Adding these keys would exceed a maximum number of keys, which `max` gives. This is \
-     `max_keys` of the pool, or the limit of the whole server, which depends on the memory of the \
-     machine. `detail` names the limit. The server adds all keys of a request or none.",
+    "Adding these keys would exceed `max_keys` of the pool, which `max` gives, or the memory that the \
+     server may take for keys. `detail` names the limit. The server adds all keys of a request or \
+     none.",
     &[
         "Delete keys that are not needed, or stop keeping them alive, so that they are purged.",
         "If the limit is the pool's, raise `max_keys` with `PUT /v1/pools/{pool}`.",
-        "If the limit is the server's, give the machine more memory.",
+        "If the limit is the server's, delete long values, or start the server with a larger `--memory`.",
     ],
     "No. The server added none of the keys.",
 )

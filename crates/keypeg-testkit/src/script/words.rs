@@ -54,6 +54,8 @@ pub fn refused_text(now_ms: u64, refusal: &Refusal) -> String {
         Refusal::PoolFull { max, of_server } => {
             format!("full max={max} of={}", if *of_server { "server" } else { "pool" })
         }
+        Refusal::KeyMemoryFull { .. } => "key_memory_full".into(),
+        Refusal::MemoryFull { .. } => "memory_full".into(),
         Refusal::KeyExists { index } => format!("key_exists at={index}"),
         Refusal::NoKey { cause, counts, next_hold_end_in_ms } => format!(
             "no_key {cause:?} available={} leased={} resting={} quarantined={} next={}",

@@ -190,6 +190,20 @@ impl Problem {
             }
             Refusal::TooManyLeases { max } => Self::too_many_leases(max),
             Refusal::PoolFull { max, of_server } => Self::pool_full(max, of_server),
+            Refusal::KeyMemoryFull { max } => {
+                let detail = format!(
+                    "The {max} bytes of memory for keys are used up on this server. Delete keys \
+                     first, or start the server with a larger --memory."
+                );
+                Self::new(Code::PoolFull, detail)
+            }
+            Refusal::MemoryFull { max } => {
+                let detail = format!(
+                    "The {max} bytes of memory for pools and leases are used up on this server. Try \
+                     again later, or start the server with a larger --memory."
+                );
+                Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
+            }
             Refusal::KeyExists { index } => Self::key_exists(index),
             Refusal::NoKey { cause, counts, next_hold_end_in_ms } => {
                 Self::no_key(cause, counts, next_hold_end_in_ms)

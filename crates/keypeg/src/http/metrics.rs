@@ -193,6 +193,7 @@ impl Metrics {
             audit: audit.as_ref().map(|audit| audit.counters()),
             log_lines_lost: log::lines_lost(),
             memory: *memory,
+            pool_bytes: load(&store_metrics.pool_bytes),
         }
     }
 
@@ -225,6 +226,7 @@ struct Scrape {
     audit: Option<AuditCounters>,
     log_lines_lost: u64,
     memory: MemoryPlan,
+    pool_bytes: u64,
 }
 
 /// A summed histogram. Each bucket has its upper bound and the number of values between the
@@ -334,7 +336,8 @@ impl Scrape {
         for (part, bytes) in self.memory.parts() {
             ConstGauge::new(bytes).encode(family.encode_family(&[("part", part)])?)?;
         }
-        Ok(())
+        let help = "Memory of all pools, with their keys, leases and stored answers, in bytes";
+        gauge(to, "pool_bytes", help, self.pool_bytes)
     }
 
     fn encode_access(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

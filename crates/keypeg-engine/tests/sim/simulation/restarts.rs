@@ -128,6 +128,8 @@ impl Simulation {
             lanes: 1,
             default_policy: self.plan.policy.clone(),
             max_keys: 1_000_000,
+            memory: u64::MAX,
+            cache: 4 << 20,
             must_exist: false,
         };
         let (clock, random) =
