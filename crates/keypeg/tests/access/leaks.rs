@@ -2,7 +2,7 @@
 //! then searched for in all output that must not contain one.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Answer, Server, TempDir, keypeg};
+use crate::support::{Answer, Server, TempDir, eventually, keypeg};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -124,7 +124,11 @@ fn use_all_routes(server: &Server, search: &mut LeakSearch, (admin, lend): (&str
         let released = format!("POST {pool}/leases/{lease}/release");
         let renew = format!("POST {pool}/leases/{lease}/renew");
         let keep = format!("POST {pool}/keys/{id}/keepalive");
-        search.add_answer("a renewal", &worker.with(lend, &renew));
+        // Within the clock tick of its grant, a renewal has nothing to extend, and succeeds.
+        let renewal = eventually("a renewal is refused", || {
+            Some(worker.with(lend, &renew)).filter(|answer| answer.status == 409)
+        });
+        search.add_answer("a renewal", &renewal);
         search.add_answer("a keep-alive", &worker.with(lend, &keep));
         search.add_answer("a release", &worker.with(lend, &released));
         search.add_answer("a second release", &worker.with(lend, &released));

@@ -1,6 +1,6 @@
 //! Importing values over HTTP: a call imports all values or none, and no value twice.
 
-use crate::support::{Client, Server, TempDir, eventually};
+use crate::support::{Client, Server, eventually};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
@@ -65,7 +65,8 @@ fn an_existing_retired_or_repeated_value_is_refused_by_its_index_and_nothing_is_
 
 /// What needs a store that keeps its data: see CONTRIBUTING.md.
 mod durability {
-    use super::{KEYS, Server, TempDir, json, values};
+    use super::{KEYS, Server, Value, json, values, wait_for_total};
+    use crate::support::TempDir;
 
     #[test]
     fn the_largest_import_is_applied_and_survives_a_restart() {
@@ -89,42 +90,58 @@ mod durability {
         let problem = client.send(KEYS, &last).problem(409, "key_exists");
         assert_eq!(problem["index"], 1);
     }
-}
 
-/// A generated value was imported again once its key was purged or deleted, with its old id. A
-/// client that still had the value shared it with the next holder.
-#[test]
-fn a_generated_value_is_refused_after_its_key_is_purged_or_deleted() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
-    let client = &mut server.client();
-    client.send("PUT /v1/pools/r", &json!({ "keepalive_ttl_seconds": 0.2 })).is(201, &json!({}));
-    let generated = client.ask("POST /v1/pools/r/keys").is(201, &json!({}));
-    let purged = generated["keys"][0]["key"].clone();
-    wait_for_total(client, "r", 0);
-    let deleted = client.send(KEYS, &json!({ "count": 1 })).is(201, &json!({}));
-    let (id, deleted) = (&deleted["keys"][0]["id"], deleted["keys"][0]["key"].clone());
-    client
-        .ask(&format!("DELETE /v1/pools/default/keys/{}", id.as_str().unwrap()))
-        .is(204, &Value::Null);
-    for _ in 0..2 {
+    /// A generated value was imported again once its key was purged or deleted, with its old id. A
+    /// client that still had the value shared it with the next holder.
+    #[test]
+    fn a_generated_value_is_refused_after_its_key_is_purged_or_deleted() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
         let client = &mut server.client();
-        for (keys, value) in [("POST /v1/pools/r/keys", &purged), (KEYS, &deleted)] {
-            let problem =
-                client.send(keys, &json!({ "values": ["new", value] })).problem(409, "key_exists");
-            assert_eq!(problem["index"], 1);
-        }
-        // The Django API has its own words for it.
-        let body = json!({ "api_key": deleted });
         client
-            .send("POST /api/v1/random_api_key/", &body)
-            .is(400, &json!({ "api_key": ["key with this api key already exists"] }));
-        server.kill();
-        server = Server::on(&dir, &[]);
+            .send("PUT /v1/pools/r", &json!({ "keepalive_ttl_seconds": 0.2 }))
+            .is(201, &json!({}));
+        let generated = client.ask("POST /v1/pools/r/keys").is(201, &json!({}));
+        let purged = generated["keys"][0]["key"].clone();
+        wait_for_total(client, "r", 0);
+        let deleted = client.send(KEYS, &json!({ "count": 1 })).is(201, &json!({}));
+        let (id, deleted) = (&deleted["keys"][0]["id"], deleted["keys"][0]["key"].clone());
+        client
+            .ask(&format!("DELETE /v1/pools/default/keys/{}", id.as_str().unwrap()))
+            .is(204, &Value::Null);
+        for _ in 0..2 {
+            let client = &mut server.client();
+            for (keys, value) in [("POST /v1/pools/r/keys", &purged), (KEYS, &deleted)] {
+                let problem = client
+                    .send(keys, &json!({ "values": ["new", value] }))
+                    .problem(409, "key_exists");
+                assert_eq!(problem["index"], 1);
+            }
+            // The Django API has its own words for it.
+            let body = json!({ "api_key": deleted });
+            client
+                .send("POST /api/v1/random_api_key/", &body)
+                .is(400, &json!({ "api_key": ["key with this api key already exists"] }));
+            server.kill();
+            server = Server::on(&dir, &[]);
+        }
+        // Another pool did not generate it.
+        let client = &mut server.client();
+        client.send("POST /v1/pools/r/keys", &json!({ "values": [deleted] })).is(201, &json!({}));
     }
-    // Another pool did not generate it.
-    let client = &mut server.client();
-    client.send("POST /v1/pools/r/keys", &json!({ "values": [deleted] })).is(201, &json!({}));
+
+    #[test]
+    fn an_imported_key_without_keep_alive_has_no_deadline_after_a_restart() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
+        let body = json!({ "values": ["account"], "keepalive": false });
+        let created = server.client().send(KEYS, &body).is(201, &json!({}));
+        let key = created["keys"][0]["id"].as_str().unwrap();
+        server.kill();
+        let server = Server::on(&dir, &[]);
+        let shown = json!({ "expires_at": null, "keepalive": false });
+        server.client().ask(&format!("GET /v1/pools/default/keys/{key}")).is(200, &shown);
+    }
 }
 
 #[test]
@@ -148,8 +165,7 @@ fn a_retired_value_comes_back_where_the_request_allows_it() {
 
 #[test]
 fn an_imported_key_without_keep_alive_has_no_deadline() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
+    let server = Server::in_memory(&[]);
     let client = &mut server.client();
     client.send("PUT /v1/pools/r", &json!({ "keepalive_ttl_seconds": 0.2 })).is(201, &json!({}));
     let keys = "POST /v1/pools/r/keys";
@@ -169,10 +185,6 @@ fn an_imported_key_without_keep_alive_has_no_deadline() {
     client.ask(&show).is(200, &shown);
     let grant = client.ask("POST /v1/pools/r/leases").is(201, &json!({}));
     assert_eq!(grant["key_expires_at"], Value::Null);
-    server.kill();
-    let server = Server::on(&dir, &[]);
-    server.client().ask(&show).is(200, &json!({ "expires_at": null, "keepalive": false }));
-    let client = &mut server.client();
     client.send(KEYS, &json!({ "values": ["a"], "keepalive": true })).is(201, &json!({}));
     client
         .ask("GET /v1/pools/default/keys")

@@ -312,21 +312,26 @@ fn a_command_ends_with_all_its_processes_before_its_lease_when_the_server_is_gon
     }
 }
 
-#[test]
-fn a_command_continues_when_the_server_restarts() {
-    for kind in KINDS {
-        let dir = TempDir::new();
-        let mut server = Server::on(&dir, &[]);
-        prepare(&server, 6.0);
-        let proxy = Proxy::to(server.addr());
-        let Some(mut run) = Run::start(kind, &proxy.url(), "") else { continue };
-        server.terminate();
-        let server = Server::on(&dir, &[]);
-        proxy.replace_server(server.addr());
-        renewed(&server, 2);
-        run.send(Signal::TERM);
-        run.ends(43, "");
-        assert_eq!(key(&server)["state"], "available", "{kind:?}");
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::*;
+
+    #[test]
+    fn a_command_continues_when_the_server_restarts() {
+        for kind in KINDS {
+            let dir = TempDir::new();
+            let mut server = Server::on(&dir, &[]);
+            prepare(&server, 6.0);
+            let proxy = Proxy::to(server.addr());
+            let Some(mut run) = Run::start(kind, &proxy.url(), "") else { continue };
+            server.terminate();
+            let server = Server::on(&dir, &[]);
+            proxy.replace_server(server.addr());
+            renewed(&server, 2);
+            run.send(Signal::TERM);
+            run.ends(43, "");
+            assert_eq!(key(&server)["state"], "available", "{kind:?}");
+        }
     }
 }
 

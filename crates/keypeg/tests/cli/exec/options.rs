@@ -126,44 +126,49 @@ fn without_grace_a_command_is_killed_at_once() {
     assert_eq!(process.wait().unwrap().code(), Some(75));
 }
 
-#[test]
-fn a_waiting_exec_and_a_waiting_acquire_survive_a_restart_of_the_server() {
-    let dir = TempDir::new();
-    let mut server = Server::on(&dir, &[]);
-    prepare(&server, 3600.0);
-    let proxy = Proxy::to(server.addr());
-    let held = server.client().send("POST /v1/pools/ci/leases", &json!({})).json();
-    let mut waiting = exec(&proxy.url(), &["--wait", "10m"], "exit 7").spawn().unwrap();
-    let mut acquire = Command::new(binary());
-    acquire.args(["acquire", "--pool", "ci", "--wait=10m", "--output", "json"]);
-    acquire.env_clear().env("KEYPEG_SERVER", proxy.url()).stdout(Stdio::piped());
-    let acquire = acquire.spawn().unwrap();
-    let both_wait = |server: &Server| {
-        eventually("both wait", || {
-            (server.client().ask("GET /v1/pools/ci").json()["waiting"] == 2).then_some(())
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::*;
+
+    #[test]
+    fn a_waiting_exec_and_a_waiting_acquire_survive_a_restart_of_the_server() {
+        let dir = TempDir::new();
+        let mut server = Server::on(&dir, &[]);
+        prepare(&server, 3600.0);
+        let proxy = Proxy::to(server.addr());
+        let held = server.client().send("POST /v1/pools/ci/leases", &json!({})).json();
+        let mut waiting = exec(&proxy.url(), &["--wait", "10m"], "exit 7").spawn().unwrap();
+        let mut acquire = Command::new(binary());
+        acquire.args(["acquire", "--pool", "ci", "--wait=10m", "--output", "json"]);
+        acquire.env_clear().env("KEYPEG_SERVER", proxy.url()).stdout(Stdio::piped());
+        let acquire = acquire.spawn().unwrap();
+        let both_wait = |server: &Server| {
+            eventually("both wait", || {
+                (server.client().ask("GET /v1/pools/ci").json()["waiting"] == 2).then_some(())
+            });
+        };
+        both_wait(&server);
+        server.kill();
+        let server = Server::on(&dir, &[]);
+        proxy.replace_server(server.addr());
+        both_wait(&server);
+        let release = format!("POST /v1/pools/ci/leases/{}/release", held["id"].as_str().unwrap());
+        server.client().ask(&release).is(204, &Value::Null);
+        // Either may be first. exec releases its key by itself; the key of acquire is unblocked.
+        let acquire = std::thread::spawn(move || acquire.wait_with_output().unwrap());
+        let code = eventually("exec ends", || {
+            if acquire.is_finished() && key(&server)["state"] == "leased" {
+                unblock(&server);
+            }
+            waiting.try_wait().unwrap()
         });
-    };
-    both_wait(&server);
-    server.kill();
-    let server = Server::on(&dir, &[]);
-    proxy.replace_server(server.addr());
-    both_wait(&server);
-    let release = format!("POST /v1/pools/ci/leases/{}/release", held["id"].as_str().unwrap());
-    server.client().ask(&release).is(204, &Value::Null);
-    // Either may be first. exec releases its key by itself; the key of acquire is unblocked.
-    let acquire = std::thread::spawn(move || acquire.wait_with_output().unwrap());
-    let code = eventually("exec ends", || {
-        if acquire.is_finished() && key(&server)["state"] == "leased" {
-            unblock(&server);
-        }
-        waiting.try_wait().unwrap()
-    });
-    // exec may lose its lease to the line above, between its grant and its end.
-    assert!([Some(7), Some(75)].contains(&code.code()), "{code}");
-    let output = acquire.join().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    let grant: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_ne!(grant["key"], Value::Null);
+        // exec may lose its lease to the line above, between its grant and its end.
+        assert!([Some(7), Some(75)].contains(&code.code()), "{code}");
+        let output = acquire.join().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let grant: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_ne!(grant["key"], Value::Null);
+    }
 }
 
 #[test]
