@@ -159,3 +159,54 @@ fn words(error: &Error) -> String {
 pub(crate) fn duration(seconds: Seconds) -> Duration {
     Duration::from_millis(seconds.ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use tokio::net::TcpListener;
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
+
+    /// A server that accepts connections and answers none got a further renewal whenever one was
+    /// due.
+    #[tokio::test]
+    async fn renewals_without_an_answer_are_limited_and_end_with_the_lease() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (changes, stream) = watch::channel(Stream::default());
+        let renewal = Renewal {
+            source: ClientSource::fixed(Client::new(&url).unwrap()),
+            pool: "p".into(),
+            lease: "l".into(),
+            request: RenewRequest::default(),
+            stream: Some(stream),
+        };
+        let end = Instant::now() + Duration::from_secs(5);
+        let (term, _) = watch::channel(Term::Until { end, failure: None });
+        let mut run = pin!(renewal.run(end, &term));
+        let mut connections = Vec::new();
+        // Each change of the event stream makes a renewal due.
+        for _ in 0..ATTEMPTS_MAX {
+            changes.send_replace(Stream::default());
+            tokio::select! {
+                ended = &mut run => panic!("{ended:?}"),
+                accepted = listener.accept() => connections.push(accepted.unwrap()),
+            }
+        }
+        for _ in 0..100 {
+            changes.send_replace(Stream::default());
+            for _ in 0..10 {
+                tokio::select! {
+                    biased;
+                    ended = &mut run => panic!("{ended:?}"),
+                    accepted = listener.accept() => connections.push(accepted.unwrap()),
+                    () = yield_now() => {}
+                }
+            }
+        }
+        assert_eq!(connections.len(), ATTEMPTS_MAX);
+        let ended = timeout(Duration::from_secs(60), run).await.expect("it ends with the lease");
+        assert!(matches!(ended, LeaseEnd::NotRenewed(None)), "{ended:?}");
+    }
+}

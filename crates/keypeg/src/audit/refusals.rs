@@ -7,7 +7,7 @@
 
 use super::line::Summary;
 use crate::share::CallerId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Callers with lines of their own: as many tokens, and as many networks.
@@ -31,7 +31,7 @@ pub(super) struct Refusals {
 
 #[derive(Debug, Default)]
 struct Table {
-    callers: HashMap<CallerId, Counted>,
+    callers: BTreeMap<CallerId, Counted>,
     /// The callers for which the table has no room.
     others: Option<Counted>,
 }

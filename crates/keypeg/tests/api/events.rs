@@ -120,6 +120,20 @@ fn open_raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
     BufReader::new(stream)
 }
 
+/// A proxy closes a silent connection, also after the first heartbeat.
+#[test]
+fn a_silent_stream_has_one_heartbeat_after_the_other() {
+    let server = Server::in_memory(&[]);
+    let mut stream = open_raw(&server, "");
+    until(&mut stream, "event: resync");
+    let (mut line, mut heartbeats) = (String::new(), 0);
+    while heartbeats < 2 {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream has ended");
+        heartbeats += usize::from(line == ":\n");
+    }
+}
+
 /// Reads lines up to one that contains `what`; fails at the end of the stream or a comment line.
 #[track_caller]
 fn until(stream: &mut BufReader<TcpStream>, what: &str) -> String {

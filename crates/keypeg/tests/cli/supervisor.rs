@@ -76,16 +76,21 @@ fn a_server_is_ready_once_it_has_recovered_and_listens() {
     assert!(!supervisor.hears_within(Duration::from_millis(1)));
 }
 
-#[test]
-fn a_server_that_does_not_start_is_never_ready() {
-    let supervisor = Supervisor::new();
-    let data = supervisor.dir.path().join("missing");
-    let mut command = keypeg(&["--existing", "--listen", "127.0.0.1:0", "--data"]);
-    command.arg(&data).env("NOTIFY_SOCKET", supervisor.dir.path().join("notify"));
-    let (code, said) = exit_of(&mut command);
-    assert_eq!(code, 66, "{said}");
-    assert_eq!(supervisor.next(), ["STATUS=recovering the data directory"]);
-    assert!(!supervisor.hears_within(Duration::from_millis(1)));
+/// What needs a store that keeps its data: see CONTRIBUTING.md.
+mod durability {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_start_is_never_ready() {
+        let supervisor = Supervisor::new();
+        let data = supervisor.dir.path().join("missing");
+        let mut command = keypeg(&["--existing", "--listen", "127.0.0.1:0", "--data"]);
+        command.arg(&data).env("NOTIFY_SOCKET", supervisor.dir.path().join("notify"));
+        let (code, said) = exit_of(&mut command);
+        assert_eq!(code, 66, "{said}");
+        assert_eq!(supervisor.next(), ["STATUS=recovering the data directory"]);
+        assert!(!supervisor.hears_within(Duration::from_millis(1)));
+    }
 }
 
 /// `systemctl reload` returns at the second READY=1, so the new tokens must apply by then.

@@ -72,7 +72,7 @@ struct Answer {
 }
 
 /// JSON members whose values differ between any two requests.
-const VARYING_MEMBERS: [&str; 14] = [
+const VARYING_MEMBERS: [&str; 16] = [
     "id",
     "key",
     "key_id",
@@ -84,6 +84,8 @@ const VARYING_MEMBERS: [&str; 14] = [
     "key_expires_at",
     "request_id",
     "at",
+    "first_at",
+    "last_at",
     "created_at",
     "next_return_at",
     "next_purge_at",

@@ -244,6 +244,32 @@ fn a_body_that_is_too_large_is_refused_by_its_length_and_while_it_arrives() {
     client.raw(fits.as_bytes()).unwrap().is(201, &json!({}));
 }
 
+/// The length of a chunked body is known at its end only: its limit is another line of the code.
+#[test]
+fn a_chunked_body_may_have_exactly_the_largest_length() {
+    let server = Server::in_memory(&[]);
+    for (path, max, body) in
+        [("/v1/pools/default/keepalive", 1 << 20, "{\"all\":true}"), (KEYS, 8 << 20, "{}")]
+    {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+        for (length, is_accepted) in [(max, true), (max + 1, false)] {
+            // The last byte has a chunk of its own.
+            let spaces = " ".repeat(length - 1 - body.len());
+            let first = format!("{:x}\r\n{body}{spaces}\r\n", length - 1);
+            let chunked = format!("{head}{first}1\r\n \r\n0\r\n\r\n");
+            let answer = server.client().raw(chunked.as_bytes()).unwrap();
+            if is_accepted {
+                assert!(answer.status < 300, "{path} {length}: {answer:?}");
+            } else {
+                answer.problem(413, "too_large");
+            }
+        }
+    }
+}
+
 /// Regression: each body had a limit and all bodies together had none, so that the clients that may
 /// connect, each with an endless body, could use all memory.
 #[test]
