@@ -99,6 +99,7 @@ impl Config {
             head: options.head_timeout.map_or(unset.head, |time| time.0),
             body: options.body_timeout.map_or(unset.body, |time| time.0),
             write: options.write_timeout.map_or(unset.write, |time| time.0),
+            write_rate: options.write_rate.map_or(unset.write_rate, |kib| u64::from(kib.0) << 10),
         };
         let memory = options.memory.map_or_else(memory::of_machine, |size| size.0);
         let memory = MemoryPlan::new(memory);
@@ -172,7 +173,7 @@ mod tests {
             assert_eq!(without_given(given), without_given(default), "{with_flag}");
             count += 1;
         }
-        assert_eq!(count, 11);
+        assert_eq!(count, 12);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! which use `parse` and `respond`. This file only lists the modules: none of them imports from it.
 
 mod admit;
+mod answers;
 mod app;
 mod checks;
 mod connection;
@@ -24,6 +25,6 @@ mod shutdown;
 mod timeouts;
 mod watchdog;
 
-pub(crate) use connection::accept;
+pub(crate) use connection::{accept, bound_kernel_buffers};
 pub(crate) use metrics::StartInfo;
 pub(crate) use timeouts::Timeouts;

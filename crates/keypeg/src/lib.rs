@@ -26,7 +26,6 @@ mod permissions;
 mod program;
 mod random;
 mod reloads;
-#[cfg_attr(not(test), expect(dead_code, reason = "the bounds of bodies and answers use it next"))]
 mod share;
 mod signals;
 mod store;
@@ -95,6 +94,9 @@ pub fn listen(config: &Config) -> Result<TcpListener, Failure> {
     // On a socket that already listens, this changes only the backlog.
     rustix::net::listen(&listener, BACKLOG).map_err(|error| {
         Failure::new(exit::OS, format!("cannot set the listen backlog: {error}"))
+    })?;
+    http::bound_kernel_buffers(&listener).map_err(|error| {
+        Failure::new(exit::OS, format!("cannot set the buffers of connections: {error}"))
     })?;
     Ok(listener)
 }

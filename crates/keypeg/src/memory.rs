@@ -70,6 +70,16 @@ impl MemoryPlan {
         usize::try_from(bytes).expect("invariant: at most 64 MiB")
     }
 
+    /// Returns the number of event streams. Half of the bytes for subscriptions are for the streams,
+    /// the other half for the events that their pools keep.
+    pub(crate) fn event_streams(&self) -> u64 {
+        /// What a stream takes whose client reads nothing: a frame, and the socket's buffers.
+        const STREAM_BYTES: u64 = 64 << 10;
+        /// The most subscribers of a store.
+        const STREAMS_MAX: u64 = 1_000;
+        (self.subscriptions / 2 / STREAM_BYTES).min(STREAMS_MAX)
+    }
+
     /// Returns each part with its name in metrics.
     pub(crate) fn parts(&self) -> [(&'static str, u64); 7] {
         [

@@ -108,6 +108,13 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_WRITE_TIMEOUT", value_name = "DURATION")]
     pub(crate) write_timeout: Option<Timeout>,
 
+    /// Lowest rate in KiB/s at which a client must read a response, 0 to 1048576 [default: 16]
+    ///
+    /// A slower client is disconnected; 0 sets no limit. Event streams have no lowest rate: their
+    /// client is disconnected if it does not read one frame within --write-timeout.
+    #[arg(long, env = "KEYPEG_WRITE_RATE", value_name = "N")]
+    pub(crate) write_rate: Option<Bounded<0, 1_048_576>>,
+
     /// Allow a --listen address beyond this machine, although there is no TLS
     ///
     /// Keys and tokens can be read on the network. Without --tokens, every client that can connect
@@ -139,6 +146,7 @@ impl Options {
             head_timeout: self.head_timeout.or(other.head_timeout),
             body_timeout: self.body_timeout.or(other.body_timeout),
             write_timeout: self.write_timeout.or(other.write_timeout),
+            write_rate: self.write_rate.or(other.write_rate),
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
         }
     }
@@ -208,12 +216,13 @@ mod tests {
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
                     insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
                     audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
-                    head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n";
+                    head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
+                    write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --data d --existing=false --ephemeral --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --memory 1GiB --insecure-listen=false --tokens t \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
-                    --head-timeout 1s --body-timeout 2s --write-timeout 3s";
+                    --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));
         let matches = command.try_get_matches_from(line.split_whitespace()).unwrap();
         let flags = Options::from_arg_matches(&matches).unwrap();

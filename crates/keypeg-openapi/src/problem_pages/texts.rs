@@ -196,11 +196,16 @@ const INVALID: ProblemPage = ProblemPage::new(
 const RATE_LIMITED: ProblemPage = ProblemPage::new(
     "A limit for the caller is reached. The access token has used up its `requests_per_second` or \
      its share of the requests in progress, or it holds its maximum of leases, or too many wrong \
-     tokens came from this address. Requests that wait for a key count as leases.",
+     tokens came from this address. Requests that wait for a key count as leases. Or the token has \
+     its share of the event streams, or of the memory for responses that clients have not read; \
+     without access tokens, each client address has such a share. Half of each limit is for any \
+     caller; beyond it, all active callers have equal shares of the other half.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",
         "If the problem has `max`, release a lease, or wait until one expires.",
         "If the token is wrong, correct it before you send more requests.",
+        "If the detail names responses, read the ones that you have requested, and request smaller \
+         pages (`limit`). If it names event streams, close one.",
         "If the limit is too low, ask an operator to raise it in the token file.",
     ],
     NOT_APPLIED_RETRY,
@@ -408,8 +413,9 @@ const STORAGE_FULL: ProblemPage = ProblemPage::new(
 
 const OVERLOADED: ProblemPage = ProblemPage::new(
     "A limit of the server is reached: the request queue, the memory for request bodies, the \
-     backlog of new keys to store, the wait queue, the event streams, the stored answers of \
-     Idempotency-Keys (of all callers, or the share of this one), or the audit log. The server rejects requests early instead of becoming \
+     memory for large responses, the backlog of new keys to store, the wait queue, the event \
+     streams, the stored answers of Idempotency-Keys (of all callers, or the share of this one), or \
+     the audit log. The server rejects requests early instead of becoming \
      slow.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",

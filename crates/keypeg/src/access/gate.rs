@@ -80,7 +80,6 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) shown: Shown,
-    #[expect(dead_code, reason = "kept for its drop")]
     pub(crate) in_flight: Held,
 }
 

@@ -13,7 +13,7 @@ use super::long_work::Turn;
 use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
-use crate::share::{CallerId, network};
+use crate::share::{CallerId, Exceeded, Held, network};
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
@@ -64,6 +64,7 @@ pub(super) fn admit<'a, 'b>(
     origin: &Origin,
 ) -> Result<RequestContext<'a>, Problem> {
     let (access, audit) = (&app.server.access, app.server.audit.as_ref());
+    let client_ip = origin.client_ip;
     if access.gate.is_none() && audit.is_none() {
         return Ok(RequestContext::new(app, origin, None, None));
     }
@@ -72,7 +73,7 @@ pub(super) fn admit<'a, 'b>(
     let audit = audit.filter(|_| route.is_audited());
     let fill = |line: &mut Line| {
         line.request_id = origin.id.to_string();
-        line.address = origin.client_ip.map(|ip| ip.to_canonical());
+        line.address = client_ip.map(|ip| ip.to_canonical());
         line.operation = route.operation;
         if let Some(pool) = pool {
             line.pool(pool);
@@ -81,7 +82,7 @@ pub(super) fn admit<'a, 'b>(
     let gate = access.gate.as_ref().filter(|_| route.access != Access::Open);
     let admitted = gate.map(|gate| {
         let token = bearer().map_err(|problem| (None, problem))?;
-        let Origin { client_ip: from, started: now, .. } = *origin;
+        let (from, now) = (client_ip, origin.started);
         check_token(gate, Attempt { route, pool, token, from, now })
     });
     let admitted = admitted.transpose().map_err(|(shown, problem)| {
@@ -117,6 +118,14 @@ fn audit_refusal(
         fill(line);
         line.token = token;
     });
+}
+
+/// Returns the caller of a request: its token, or its address where the server needs no token.
+pub(super) fn caller(admitted: Option<&Admitted>, client_ip: Option<IpAddr>) -> CallerId {
+    match admitted {
+        Some(admitted) => CallerId::Token(Arc::clone(&admitted.shown.token.name)),
+        None => CallerId::of_address(client_ip),
+    }
 }
 
 /// Checks the presented token; an error carries the token if it is known, for the audit log.
@@ -299,6 +308,23 @@ impl RequestContext<'_> {
         self.token().unwrap_or_else(|| CallerId::of_address(origin.client_ip))
     }
 
+    /// Takes a place for an event stream.
+    pub(super) fn stream_place(&self) -> Result<Held, Problem> {
+        let streams = &self.app.server.streams;
+        streams.admit(&self.caller(), 1).map_err(|exceeded| match exceeded {
+            Exceeded::Bound => Problem::too_many_streams(streams.max()),
+            Exceeded::Share => {
+                let detail = format!(
+                    "The event streams of {} take its share of the {} of the server. Close a \
+                     stream, or try again later.",
+                    self.caller_kind(),
+                    streams.max()
+                );
+                Problem::new(Code::RateLimited, detail).retry_after_ms(1_000)
+            }
+        })
+    }
+
     /// Returns the permit that a long-lived response checks repeatedly; `None` without access
     /// tokens.
     pub(super) fn stream_permit(&self) -> Option<StreamPermit> {
@@ -306,9 +332,21 @@ impl RequestContext<'_> {
         Some(StreamPermit::new(gate, self.admitted.as_ref()?.shown.clone()))
     }
 
-    /// Completes the audit entry with the outcome of the request.
-    pub(super) fn finish_audit(self, result: Result<StatusCode, &Problem>) {
-        let Some(entry) = self.entry else { return };
+    /// Returns the caller, which owns the shares that the request takes.
+    pub(super) fn caller(&self) -> CallerId {
+        caller(self.admitted.as_ref(), self.client_ip)
+    }
+
+    /// Returns what a message calls the caller.
+    pub(super) fn caller_kind(&self) -> &'static str {
+        if self.admitted.is_some() { "the access token" } else { "your address" }
+    }
+
+    /// Completes the audit entry with the outcome of the request. Returns the admission, which
+    /// counts as in flight until the response is sent.
+    pub(super) fn finish_audit(self, result: Result<StatusCode, &Problem>) -> Option<Admitted> {
+        let Self { admitted, entry, .. } = self;
+        let Some(entry) = entry else { return admitted };
         let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (status, code) = match result {
             Ok(status) => (status, None),
@@ -318,6 +356,7 @@ impl RequestContext<'_> {
         let is_applied = code.is_none() && status < StatusCode::BAD_REQUEST;
         let outcome = if is_applied { Outcome::Applied } else { Outcome::Refused };
         entry.end(outcome, status.as_u16(), code.map(Code::as_str));
+        admitted
     }
 
     /// Notes the key that a call is about, before the call can delete it.

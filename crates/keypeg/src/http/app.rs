@@ -45,6 +45,10 @@ pub(super) struct Server {
     pub(super) bodies: Arc<ReservedBudget>,
     /// The bytes of large heads that arrive, shared by the addresses.
     pub(super) heads: Arc<Budget>,
+    /// The bytes of large responses that are built or sent, shared by the callers.
+    pub(super) answers: Arc<Budget>,
+    /// The places of event streams, shared by the callers.
+    pub(super) streams: Arc<Budget>,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

@@ -9,3 +9,6 @@ pub(super) mod peer;
 pub(super) mod places;
 mod stream;
 mod wire;
+mod write_watch;
+
+pub(crate) use stream::bound_kernel_buffers;

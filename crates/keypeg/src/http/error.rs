@@ -12,7 +12,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RE
 use keypeg_client::{Code, Outcome, Problem as Wire, ProblemExtensions, UnixMs, routes};
 use keypeg_core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
 use keypeg_fields::{Field, ListField};
-use keypeg_store::{RequestError, TooManySubscribers};
+use keypeg_store::RequestError;
 use std::borrow::Cow;
 
 /// The header that confirms a `Prefer` (RFC 7240).
@@ -132,7 +132,7 @@ impl Problem {
     }
 
     /// The limit of event streams is reached.
-    pub(super) fn too_many_subscribers(TooManySubscribers { max }: TooManySubscribers) -> Self {
+    pub(super) fn too_many_streams(max: u64) -> Self {
         let detail = format!(
             "The limit of {max} event streams is reached. Close a stream, or try again \
              later."

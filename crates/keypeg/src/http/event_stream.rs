@@ -1,14 +1,15 @@
 //! The event stream of one client: reads the engine's feed of a pool.
 //!
 //! A stream reads the feed at its client's pace and buffers one frame at most (back-pressure):
-//! while the client does not read, the stream does not read the feed either, until the connection's
-//! write timeout. It ends when the pool is deleted, the server stops, or the client closes its sending
+//! while the client does not read, the stream does not read the feed either, and a client that does
+//! not read a frame within the connection's write timeout is disconnected. A stream ends when the pool is deleted, the server stops, or the client closes its sending
 //! side.
 
 mod frame;
 
 use super::connection::peer::Peer;
 use crate::access::{Gate, Shown};
+use crate::share::Held;
 use bytes::Bytes;
 use keypeg_store::{FeedBatch, Subscriber};
 use std::pin::Pin;
@@ -17,8 +18,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
-/// The most events in one frame.
-const FRAME_EVENTS_MAX: usize = 256;
+/// The most events in one frame, which is what a stream holds for a client that does not read.
+const FRAME_EVENTS_MAX: usize = 32;
 /// How long a stream that has caught up collects events before it sends the next frame.
 const BATCH_DELAY: Duration = Duration::from_millis(20);
 /// The longest silence of a stream, so that dead connections are detected and proxies keep the
@@ -54,6 +55,8 @@ pub(super) struct EventStream {
     /// Once the permit is no longer valid, the stream sends no event and ends when the next event
     /// or heartbeat is due.
     permit: Option<StreamPermit>,
+    #[expect(dead_code, reason = "kept for its drop")]
+    place: Held,
     peer: Peer,
     opened: bool,
     /// Whether the stream collects events until `batch_timer` fires.
@@ -66,12 +69,13 @@ impl EventStream {
     pub(super) fn new(
         subscriber: Box<dyn Subscriber>,
         permit: Option<StreamPermit>,
+        place: Held,
         peer: Peer,
     ) -> Self {
         let batch_timer = Box::pin(sleep(BATCH_DELAY));
         let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));
         let (opened, collecting) = (false, false);
-        Self { subscriber, permit, peer, opened, collecting, batch_timer, heartbeat_timer }
+        Self { subscriber, permit, place, peer, opened, collecting, batch_timer, heartbeat_timer }
     }
 
     fn is_permitted(&self) -> bool {

@@ -7,7 +7,7 @@ use super::app::App;
 use super::checks::{check_framing, check_host, decode_path, refuse_cross_site};
 use super::date::HttpDate;
 use super::error::Problem;
-use super::message::{Request, Response};
+use super::message::{Body, Request, Response};
 use super::metrics::Family;
 use super::origin::Origin;
 use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_content};
@@ -36,6 +36,7 @@ pub(super) async fn handle(
     let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let peer = request.body().peer().clone();
+    let mut in_flight = None;
     let handled = catch_panic(async {
         let hosts = &app.server.access.hosts;
         check_framing(ambiguous, &request)?;
@@ -59,7 +60,9 @@ pub(super) async fn handle(
             request.body_mut().set_room(&app.server.bodies, caller);
         }
         let result = route(&context, request).await;
-        context.finish_audit(result.as_ref().map(Response::status));
+        let result = result.and_then(|response| context.count_answer(response, is_change, family));
+        let admitted = context.finish_audit(result.as_ref().map(Response::status));
+        in_flight = admitted.map(|admitted| admitted.in_flight);
         result
     });
     let handled = handled.await;
@@ -82,6 +85,8 @@ pub(super) async fn handle(
     if peer.take_unread_body() && is_chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    let is_stream = matches!(response.body(), Body::Events(_));
+    peer.hold([in_flight, response.body_mut().take_held()], is_stream);
     response
 }
 

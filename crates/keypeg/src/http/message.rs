@@ -7,7 +7,7 @@
 use super::connection::peer::Peer;
 use super::connection::places::Place;
 use super::event_stream::EventStream;
-use crate::share::{CallerId, ReservedBudget};
+use crate::share::{CallerId, Held, ReservedBudget};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
@@ -100,8 +100,26 @@ impl HttpBody for RequestBody {
 pub(super) enum Body {
     /// The bytes that hyper has not taken yet.
     Complete(Bytes),
+    /// Many bytes, with their part of the bytes that the server holds for all callers.
+    Counted(Bytes, Box<Held>),
     /// Events, sent as they occur.
     Events(Box<EventStream>),
+}
+
+impl Body {
+    /// Takes the part of the bytes that the server holds for all callers, if the body has one.
+    pub(super) fn take_held(&mut self) -> Option<Held> {
+        match std::mem::take(self) {
+            Self::Counted(bytes, held) => {
+                *self = Self::Complete(bytes);
+                Some(*held)
+            }
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 impl Default for Body {
@@ -125,8 +143,12 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Complete(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Complete(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Complete(bytes) | Self::Counted(bytes, _) if bytes.is_empty() => {
+                Poll::Ready(None)
+            }
+            Self::Complete(bytes) | Self::Counted(bytes, _) => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
             Self::Events(stream) => {
                 stream.poll_bytes(cx).map(|bytes| bytes.map(Frame::data).map(Ok))
             }
@@ -135,14 +157,16 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Complete(bytes) => bytes.is_empty(),
+            Self::Complete(bytes) | Self::Counted(bytes, _) => bytes.is_empty(),
             Self::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Complete(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Complete(bytes) | Self::Counted(bytes, _) => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
             Self::Events(_) => SizeHint::default(),
         }
     }

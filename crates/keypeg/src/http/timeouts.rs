@@ -16,6 +16,8 @@ pub(crate) struct Timeouts {
     pub(crate) body: Duration,
     /// How long a client may accept no byte of its response.
     pub(crate) write: Duration,
+    /// The lowest rate in bytes per second at which a client must accept its response; 0 sets none.
+    pub(crate) write_rate: u64,
 }
 
 impl Default for Timeouts {
@@ -27,6 +29,7 @@ impl Default for Timeouts {
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
             write: Duration::from_secs(30),
+            write_rate: 16 << 10,
         }
     }
 }

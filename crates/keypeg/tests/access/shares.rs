@@ -92,3 +92,46 @@ fn a_noisy_token_leaves_the_others_their_share() {
     client.with(&calm, &format!("POST {POOL}/keys")).is(201, &json!({}));
     server.client().with(&noisy, &format!("POST {POOL}/leases")).is(201, &json!({}));
 }
+
+/// A request counted as in flight until its answer was built, so that a token with its share of the
+/// requests in flight could have any number of answers under way.
+#[test]
+fn an_unread_answer_counts_as_a_request_in_flight() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return skipped("an_unread_answer_counts_as_a_request_in_flight", "no prlimit");
+    }
+    let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let [noisy, calm] = ["noisy", "calm"].map(|name| tokens.add(name, "*", &["admin"], &[]));
+    let args = ["--ephemeral", "--write-rate", "0", "--write-timeout", "1h", "--memory", "8GiB"];
+    let mut command = keypeg_under(&["prlimit", "--nofile=400:400", "--"], &args);
+    let server = Server::logged(command.args(tokens.args()), &dir.path().join("log"));
+    let client = &mut server.client();
+    let bearer = format!("Bearer {calm}");
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    let added = client.try_send(&format!("POST {POOL}/keys"), &headers, "{\"count\":1000}");
+    added.unwrap().is(201, &json!({}));
+    let list = format!("GET {POOL}/keys?limit=1000 HTTP/1.1\r\nhost: localhost\r\n");
+    let unread = |server: &Server| {
+        let mut client = server.client();
+        let request = format!("{list}authorization: Bearer {noisy}\r\n\r\n");
+        // More than the kernel keeps for a client.
+        client.write(request.repeat(8).as_bytes()).unwrap();
+        assert!(client.line().is_some_and(|line| line.contains(" 200 ")));
+        client
+    };
+    let mut unread_answers = Vec::new();
+    let refused = eventually("half is taken", || {
+        unread_answers.push(unread(&server));
+        assert!(unread_answers.len() < CONNECTIONS - 10, "unread answers are not counted");
+        let answer = server.client().with(&noisy, &format!("GET {POOL}"));
+        (answer.status != 200).then_some(answer)
+    });
+    let problem = refused.problem(429, "rate_limited");
+    assert!(problem["detail"].as_str().unwrap().contains("requests in progress"), "{problem}");
+    assert!(unread_answers.len() >= HALF, "{}", unread_answers.len());
+    assert_eq!(client.with(&calm, &format!("GET {POOL}")).status, 200);
+    drop(unread_answers);
+    eventually("none is left", || {
+        (server.client().with(&noisy, &format!("GET {POOL}")).status == 200).then_some(())
+    });
+}

@@ -6,4 +6,5 @@ mod fast_path;
 mod framing;
 mod fuzz;
 mod places;
+mod slow_readers;
 mod timeouts;

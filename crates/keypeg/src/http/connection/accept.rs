@@ -134,6 +134,8 @@ pub(crate) fn run(
         timeouts,
         bodies: Arc::new(ReservedBudget::new(memory.bodies, memory.bodies / 8)),
         heads: Budget::new(memory.connections / 2),
+        answers: Budget::new(memory.answers),
+        streams: Budget::new(memory.event_streams()),
         metrics: Metrics::new(start_info, counts.clone(), Arc::clone(&places)),
     });
     let (phase, watched) = watch::channel(ServerPhase::Serving);
@@ -324,8 +326,11 @@ pub(super) async fn serve_by_hyper(
         let ambiguous = earlier_heads >= clear_heads.load(Ordering::Relaxed);
         let app = Arc::clone(&app);
         let (client, place) = (client.clone(), Arc::clone(&place));
-        let request = request.map(|body| RequestBody::new(body, client, place, body_time));
-        async move { Ok::<_, Infallible>(handle(&app, Some(ip), ambiguous, request).await) }
+        async move {
+            std::future::poll_fn(|cx| client.poll_accepted(cx)).await;
+            let request = request.map(|body| RequestBody::new(body, client, place, body_time));
+            Ok::<_, Infallible>(handle(&app, Some(ip), ambiguous, request).await)
+        }
     });
     let mut connection = http(idle).serve_connection(TokioIo::new(watched), service);
     let mut is_stopping = false;

@@ -10,10 +10,13 @@
 mod buffers;
 mod calls;
 mod head;
+mod send;
 mod writer;
 
 use super::places::Place;
 use super::stream::Connection;
+use super::write_watch::WriteWatch;
+use crate::access::Admitted;
 use crate::clock;
 use crate::http::admit::{self, RequestContext, Target};
 use crate::http::app::App;
@@ -21,7 +24,6 @@ use crate::http::checks::accepts_host;
 use crate::http::error::Problem;
 use crate::http::handlers::abandon::Abandoning;
 use crate::http::handlers::payload::Payload;
-use crate::http::message::Response;
 use crate::http::metrics::Family;
 use crate::http::origin::Origin;
 use crate::http::respond::{ResponseTraits, add_standard_headers};
@@ -36,13 +38,11 @@ use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep, timeout};
-use writer::ResponseInfo;
+use tokio::time::{Sleep, sleep};
 
 /// The longest Host that a connection remembers: a name of 253 bytes, a dot, a colon and a port.
 const HOST_MAX: usize = 260;
@@ -101,6 +101,7 @@ impl FastPath<'_> {
             timer: pin!(sleep(head_time.min(idle_time))),
             draining: pin!(reached(phase, ServerPhase::Draining)),
         };
+        let mut write_watch = WriteWatch::default();
         loop {
             let request = match std::future::poll_fn(|cx| reader.poll_next(connection, cx)).await {
                 Ok(request) => request,
@@ -108,7 +109,8 @@ impl FastPath<'_> {
             };
             reader.answered_any = true;
             let len_before = reader.unconsumed.len();
-            let sent = self.respond(request, connection, &mut reader.unconsumed).await;
+            let client = Client { connection, write_watch: &mut write_watch };
+            let sent = self.respond(request, client, &mut reader.unconsumed).await;
             reader.scanned &= reader.unconsumed.len() == len_before;
             match sent {
                 Ok(Sent { closes: false, at }) => {
@@ -312,6 +314,12 @@ fn remember(last_host: &mut Vec<u8>, host: &[u8]) {
     }
 }
 
+/// The client of a request.
+struct Client<'a> {
+    connection: &'a mut Connection,
+    write_watch: &'a mut WriteWatch,
+}
+
 /// A response that was sent.
 struct Sent {
     /// Whether the connection ends with it.
@@ -324,13 +332,14 @@ impl FastPath<'_> {
     async fn respond(
         &self,
         request: FastRequest<'_>,
-        connection: &mut Connection,
+        client: Client<'_>,
         unconsumed: &mut Vec<u8>,
     ) -> io::Result<Sent> {
         let FastRequest { origin, family, context, call } = request;
-        let result = match context {
-            Ok(context) => self.run_call(context, call, connection, unconsumed).await?,
-            Err(problem) => Err(problem),
+        // The request is in flight until its response is sent.
+        let (result, admitted) = match context {
+            Ok(context) => self.run_call(context, call, client.connection, unconsumed).await?,
+            Err(problem) => (Err(problem), None),
         };
         let result = result.map_err(|problem| {
             let mut response = self.app.refuse(problem, origin.id, true);
@@ -338,7 +347,7 @@ impl FastPath<'_> {
             add_standard_headers(&mut response, traits);
             response
         });
-        let sent = self.send(connection, &result, &origin, family).await;
+        let sent = self.send(client, &result, &origin, family, admitted.as_ref()).await;
         if sent.is_err()
             && let Ok(Payload::Granted(grant)) = &result
         {
@@ -354,13 +363,13 @@ impl FastPath<'_> {
         call: FastCall,
         connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
-    ) -> io::Result<Result<Payload, Problem>> {
+    ) -> io::Result<(Result<Payload, Problem>, Option<Admitted>)> {
         // In a block, so that the future keeps no room for the operation while it runs.
         let (may_wait, mut running) = {
             match call {
                 FastCall::Operation(operation) => (operation.may_wait(), operation.run(&context)),
                 #[cfg(feature = "bench-constant")]
-                FastCall::Constant(constant) => return Ok(Ok(Payload::Constant(constant))),
+                FastCall::Constant(constant) => return Ok((Ok(Payload::Constant(constant)), None)),
             }
         };
         let mut abandoning = Abandoning::default();
@@ -378,8 +387,8 @@ impl FastPath<'_> {
         });
         let result = result.await?;
         drop(running);
-        context.finish_audit(result.as_ref().map(Payload::status));
-        Ok(result)
+        let admitted = context.finish_audit(result.as_ref().map(Payload::status));
+        Ok((result, admitted))
     }
 
     /// Revokes a grant that its client did not receive.
@@ -409,53 +418,6 @@ impl FastPath<'_> {
             }
         }
         Poll::Pending
-    }
-
-    /// Sends a response.
-    async fn send(
-        &self,
-        connection: &mut Connection,
-        result: &Result<Payload, Response>,
-        origin: &Origin,
-        family: Family,
-    ) -> io::Result<Sent> {
-        let written = std::future::poll_fn(|cx| {
-            Poll::Ready(self.try_send(connection, result, origin, family, cx))
-        });
-        let (sent, rest) = written.await?;
-        if !rest.is_empty() {
-            timeout(self.app.server.timeouts.write, connection.write_all(&rest)).await??;
-        }
-        Ok(sent)
-    }
-
-    /// Sends as much of a response as the socket accepts; returns the rest.
-    fn try_send(
-        &self,
-        connection: &mut Connection,
-        result: &Result<Payload, Response>,
-        origin: &Origin,
-        family: Family,
-        cx: &mut Context<'_>,
-    ) -> io::Result<(Sent, Vec<u8>)> {
-        let status = result.as_ref().map_or_else(Response::status, Payload::status);
-        let app = self.app;
-        let now = clock::stopwatch();
-        app.counts.answered(family, status, now.saturating_duration_since(origin.started));
-        let closes = app.server.stopping.load(Ordering::Relaxed);
-        let mut buffers = self.buffers.lock();
-        let info = ResponseInfo { id: origin.id, closes, now };
-        let (bytes, closes) = match result {
-            Ok(payload) => {
-                (buffers.writer.write_reply(status, |body| payload.write_body(body), &info), closes)
-            }
-            Err(response) => buffers.writer.write_response(response, &info),
-        };
-        let sent_len = match Pin::new(connection).poll_write(cx, bytes) {
-            Poll::Ready(len) => len?,
-            Poll::Pending => 0,
-        };
-        Ok((Sent { closes, at: now }, bytes[sent_len..].to_vec()))
     }
 }
 

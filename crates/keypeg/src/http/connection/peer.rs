@@ -5,11 +5,14 @@
 //! Does not know what the bytes mean.
 
 use super::stream::Connection;
+use super::write_watch::{WriteWatch, Written};
+use crate::http::timeouts::Timeouts;
+use crate::share::Held;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, ReadBuf};
+use std::task::{Context, Poll, Waker, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The most bytes that are kept for hyper; at this number the server stops reading from the
 /// connection (back-pressure).
@@ -30,6 +33,14 @@ pub(super) struct PeerState {
     is_stopping: bool,
     /// Whether the last request ended before its body was read to the end.
     has_unread_body: bool,
+    write_watch: WriteWatch,
+    /// What hyper writes.
+    written: Written,
+    /// What the response holds that hyper writes: its place among the requests in flight, and its
+    /// bytes. Given back when the socket has accepted it.
+    under_way: [Option<Held>; 2],
+    /// The next request, which waits until the socket has accepted the response before it.
+    next_request: Option<Waker>,
 }
 
 impl Peer {
@@ -40,6 +51,10 @@ impl Peer {
             is_abandoned: false,
             is_stopping: false,
             has_unread_body: false,
+            write_watch: WriteWatch::default(),
+            written: Written::Response,
+            under_way: [None, None],
+            next_request: None,
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -65,9 +80,63 @@ impl Peer {
         Poll::Ready(Ok(()))
     }
 
-    /// Calls `write` with the connection.
-    pub(super) fn with<T>(&self, write: impl FnOnce(Pin<&mut Connection>) -> T) -> T {
-        write(Pin::new(&mut self.lock().connection))
+    /// Calls `write` with the connection, and ends the response of a client that is too slow.
+    pub(super) fn poll_write(
+        &self,
+        limits: &Timeouts,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let PeerState { connection, write_watch, written, .. } = &mut *self.lock();
+        match write(Pin::new(&mut *connection), cx) {
+            Poll::Pending => {
+                let error = ready!(write_watch.poll_blocked(limits, *written, cx));
+                connection.discard_unread();
+                Poll::Ready(Err(error))
+            }
+            result => {
+                if let Poll::Ready(Ok(len)) = &result {
+                    write_watch.progress(*len);
+                }
+                result
+            }
+        }
+    }
+
+    /// Flushes the connection, which has accepted all that hyper has written.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = &mut *self.lock();
+        state.write_watch.complete(state.written);
+        state.under_way = [None, None];
+        if let Some(next_request) = state.next_request.take() {
+            next_request.wake();
+        }
+        Pin::new(&mut state.connection).poll_flush(cx)
+    }
+
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.lock().connection).poll_shutdown(cx)
+    }
+
+    /// Keeps what a response holds until the socket has accepted the response. To be called right
+    /// before hyper gets it.
+    pub(crate) fn hold(&self, under_way: [Option<Held>; 2], is_stream: bool) {
+        let state = &mut *self.lock();
+        state.under_way = under_way;
+        if is_stream {
+            state.written = Written::Stream;
+        }
+    }
+
+    /// Waits until the socket has accepted the response before this request: hyper would read and
+    /// answer further requests, and collect the heads of their responses without a bound.
+    pub(crate) fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut *self.lock();
+        if !state.write_watch.is_blocked() {
+            return Poll::Ready(());
+        }
+        state.next_request = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Returns the connection; `None` while another handle exists.

@@ -1,11 +1,30 @@
 //! The byte stream of a connection. Plain TCP is the only kind; an encrypted one would be another
 //! variant, so that nothing else in `connection` names a kind of socket.
 
+use rustix::net::sockopt::set_socket_linger;
+use socket2::SockRef;
 use std::io;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+/// The most bytes that the kernel keeps for a client: sent and not acknowledged, or received and not
+/// read. The kernel doubles it for its own structures. A client that is 50 ms away transfers 2 MiB/s.
+const KERNEL_BUFFER: usize = 128 << 10;
+/// How many bytes that are not sent the kernel accepts: a client that reads nothing leaves them.
+const UNSENT_MAX: u32 = 16 << 10;
+
+/// Bounds what the kernel keeps for each connection that the listener accepts from now on, which is
+/// memory of the server's control group. By default it is up to 10 MiB.
+pub(crate) fn bound_kernel_buffers(listener: &TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_send_buffer_size(KERNEL_BUFFER)?;
+    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
+    socket.set_tcp_notsent_lowat(UNSENT_MAX)
+}
 
 /// The byte stream between a client and the server.
 #[derive(Debug)]
@@ -19,6 +38,14 @@ impl Connection {
     pub(super) fn plain(socket: std::net::TcpStream) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         TcpStream::from_std(socket).map(Self::Plain)
+    }
+
+    /// Makes the end of this connection discard what the client has not read: the kernel would keep
+    /// it for minutes.
+    pub(super) fn discard_unread(&self) {
+        let Self::Plain(socket) = self;
+        // If it fails, the connection has ended already.
+        let _ = set_socket_linger(socket, Some(Duration::ZERO));
     }
 }
 

@@ -52,7 +52,6 @@ pub(super) struct WatchedConnection {
     /// Its part of the memory of all heads.
     head_room: Vec<Held>,
     caller: CallerId,
-    write_timer: Timer,
 }
 
 /// A timer that exists only while something is awaited.
@@ -81,7 +80,6 @@ impl WatchedConnection {
             head_len: bytes_len,
             head_room: Vec::new(),
             caller: CallerId::of_address(Some(ip)),
-            write_timer: None,
         }
     }
 
@@ -194,8 +192,7 @@ impl AsyncWrite for WatchedConnection {
         if this.error_filter.intercept(bytes, this.framing.is_http2()) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = this.peer.with(|connection| connection.poll_write(cx, bytes));
-        this.watch_write(written, cx)
+        this.peer.poll_write(&this.timeouts, cx, |connection, cx| connection.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -209,8 +206,9 @@ impl AsyncWrite for WatchedConnection {
         {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = this.peer.with(|connection| connection.poll_write_vectored(cx, bytes));
-        this.watch_write(written, cx)
+        this.peer.poll_write(&this.timeouts, cx, |connection, cx| {
+            connection.poll_write_vectored(cx, bytes)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -220,13 +218,13 @@ impl AsyncWrite for WatchedConnection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        this.peer.with(|connection| connection.poll_flush(cx))
+        this.peer.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        this.peer.with(|connection| connection.poll_shutdown(cx))
+        this.peer.poll_shutdown(cx)
     }
 }
 
@@ -265,25 +263,14 @@ impl WatchedConnection {
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.error_filter.unsent().is_empty() {
             let unsent = self.error_filter.unsent();
-            let written = self.peer.with(|connection| connection.poll_write(cx, unsent));
-            match ready!(self.watch_write(written, cx))? {
+            let written = self
+                .peer
+                .poll_write(&self.timeouts, cx, |connection, cx| connection.poll_write(cx, unsent));
+            match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 len => self.error_filter.mark_sent(len),
             }
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// Applies the write timeout to the result of a write.
-    fn watch_write(
-        &mut self,
-        written: Poll<io::Result<usize>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_pending() {
-            return poll_timer(&mut self.write_timer, self.timeouts.write, cx).map(Err);
-        }
-        self.write_timer = None;
-        written
     }
 }

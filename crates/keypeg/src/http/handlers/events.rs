@@ -25,12 +25,14 @@ pub(crate) async fn subscribe(
         context.execute(Call::get_pool(pool)).await?;
         Body::default()
     } else {
+        let place = context.stream_place()?;
         let subscription = context.execute(Call::subscribe(pool)).await?;
         // An unreadable id counts as unknown: the stream starts with the counts.
         let last = request.headers().get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
-        let subscriber = subscription.subscribe(last).map_err(Problem::too_many_subscribers)?;
+        let subscriber = subscription.subscribe(last);
+        let subscriber = subscriber.map_err(|refused| Problem::too_many_streams(refused.max))?;
         let peer = request.body().peer().clone();
-        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit(), peer)))
+        Body::Events(Box::new(EventStream::new(subscriber, context.stream_permit(), place, peer)))
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -25,6 +25,10 @@ use std::collections::HashSet;
 
 /// The page size if the request gives none.
 const DEFAULT_LIMIT: usize = 100;
+/// What one key of a page takes while the page is built: its view, its wire type and its JSON.
+const LISTED_KEY_BYTES: u64 = 1 << 10;
+/// What one new key takes while the response is built, apart from its value.
+const NEW_KEY_BYTES: u64 = 512;
 
 /// Lists keys, without their values.
 pub(crate) async fn list(
@@ -34,10 +38,11 @@ pub(crate) async fn list(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let options = context.or_unknown_pool(&pool, list_options(query)).await?;
+    let room = context.answer_room(options.limit as u64 * LISTED_KEY_BYTES)?;
     let page = context.execute(Call::list_keys(pool.clone(), options)).await?;
     let next_cursor = page.next.map(|cursor| cursor.to_string());
     let keys = page.keys.into_iter().map(|key| wire_key(&pool, key)).collect();
-    Ok(json_response(StatusCode::OK, &wire::KeyPage { keys, next_cursor }))
+    Ok(room.fill(json_response(StatusCode::OK, &wire::KeyPage { keys, next_cursor })))
 }
 
 fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
@@ -69,6 +74,7 @@ pub(crate) async fn add(
     let path = routes::keys(pool.as_str());
     let (idempotency, new) =
         context.or_unknown_pool(&pool, read_add(context, request).await).await?;
+    let room = context.answer_room(new_keys_bytes(&new))?;
     let call = match new {
         KeysToAdd::Generated(count) => Call::generate(pool, count),
         KeysToAdd::Imported(values, options) => {
@@ -81,11 +87,21 @@ pub(crate) async fn add(
     let keys = context.execute_once(call, idempotency).await?;
     let path = if let [key] = &keys[..] { Some(format!("{path}/{}", key.id)) } else { None };
     let keys = keys.iter().map(new_key).collect();
-    let response = json_response(StatusCode::CREATED, &wire::NewKeys { keys });
+    let response = room.fill(json_response(StatusCode::CREATED, &wire::NewKeys { keys }));
     Ok(match path {
         Some(path) => with_location(response, &path),
         None => response,
     })
+}
+
+/// Estimates the bytes of a response with new keys, which has their values twice until it is sent.
+fn new_keys_bytes(new: &KeysToAdd) -> u64 {
+    match new {
+        KeysToAdd::Generated(count) => u64::from(*count) * NEW_KEY_BYTES,
+        KeysToAdd::Imported(values, _) => {
+            values.iter().map(|value| NEW_KEY_BYTES + 2 * value.reveal().len() as u64).sum()
+        }
+    }
 }
 
 /// Shows a key without its value.

@@ -19,6 +19,9 @@ use keypeg_core::{PoolListOptions, PoolName, Refusal};
 use keypeg_fields::POOL_NAMES;
 use keypeg_store::{Call, PAGE_MAX, PoolChange, PoolView, RequestError};
 
+/// What one pool of a page takes while the page is built: its view, its wire type and its JSON.
+const LISTED_POOL_BYTES: u64 = 1 << 10;
+
 /// Lists the pools that the token may see.
 pub(crate) async fn list(context: &RequestContext<'_>, query: Option<&str>) -> HandlerResult {
     let query = Query::read(query, &["limit", "cursor"])?;
@@ -26,12 +29,13 @@ pub(crate) async fn list(context: &RequestContext<'_>, query: Option<&str>) -> H
     let limit = query.limit(PAGE_MAX)?;
     let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let from = query.get("cursor").map(|text| PoolName::parse(text).ok_or_else(bad_cursor));
+    let room = context.answer_room(limit as u64 * LISTED_POOL_BYTES)?;
     let filter = context.listed_pools();
     let options = PoolListOptions { from: from.transpose()?, limit, filter };
     let page = context.execute(Call::list_pools(options)).await?;
     let next_cursor = page.next.map(|name| name.as_str().into());
     let pools = page.pools.into_iter().map(wire_pool).collect();
-    Ok(json_response(StatusCode::OK, &wire::Pools { pools, next_cursor }))
+    Ok(room.fill(json_response(StatusCode::OK, &wire::Pools { pools, next_cursor })))
 }
 
 /// Shows a pool.

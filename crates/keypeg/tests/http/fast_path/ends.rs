@@ -197,7 +197,8 @@ fn a_head_behind_unread_answers_has_its_full_time(addr: SocketAddr, via: Via, _:
 /// All slow clients run at once on one server, because they spend their time waiting.
 #[test]
 fn slow_clients_are_closed_at_their_time_limit_and_not_before() {
-    let server = Server::in_memory(&[]);
+    // One of them reads nothing for longer than the lowest rate of reading allows.
+    let server = Server::in_memory(&["--write-rate", "0"]);
     let keys = server.client().send("POST /v1/pools/default/keys", &json!({ "count": 50 })).json();
     let key = keys["keys"][0]["id"].as_str().unwrap();
     let line = format!("POST /v1/pools/default/keys/{key}/keepalive");

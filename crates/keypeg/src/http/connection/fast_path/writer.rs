@@ -77,7 +77,7 @@ impl ResponseWriter {
         }
         let closes = info.closes || has_close_header;
         let body = match response.body() {
-            Body::Complete(body) => body,
+            Body::Complete(body) | Body::Counted(body, _) => body,
             Body::Events(_) => unreachable!("invariant: no call of the fast path streams events"),
         };
         self.end(Some(body.len()), closes && !has_close_header, info.now);

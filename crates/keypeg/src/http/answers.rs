@@ -1,0 +1,90 @@
+//! Room for large responses: the bytes that the server holds for all callers are bounded, and so is
+//! each caller's share of them.
+//!
+//! A handler takes room before it asks the engine, as far as it can estimate its response; what a
+//! response takes in the end counts until its client has accepted it. Small responses do not count:
+//! each connection has one at most.
+
+use super::admit::RequestContext;
+use super::error::Problem;
+use super::message::{Body, Response};
+use super::metrics::Family;
+use crate::share::{Exceeded, Held};
+use keypeg_client::Code;
+
+/// The largest response that does not count, in bytes.
+const SMALL_MAX: u64 = 4 << 10;
+
+/// Room for one response.
+#[derive(Debug)]
+pub(super) struct AnswerRoom(Option<Held>);
+
+impl RequestContext<'_> {
+    /// Takes room for a response of about `bytes`, in all forms that it has until it is sent. A
+    /// response that is larger than all room must be possible too, alone.
+    pub(super) fn answer_room(&self, bytes: u64) -> Result<AnswerRoom, Problem> {
+        if bytes <= SMALL_MAX {
+            return Ok(AnswerRoom(None));
+        }
+        let answers = &self.server.answers;
+        let held = answers.admit(&self.caller(), bytes.min(answers.max()));
+        held.map(|held| AnswerRoom(Some(held))).map_err(|exceeded| self.no_room(exceeded))
+    }
+
+    /// Counts a response whose handler has taken no room. The response to a change is sent in any
+    /// case, because the change is applied; those that operators need may exceed the caller's share.
+    pub(super) fn count_answer(
+        &self,
+        mut response: Response,
+        is_change: bool,
+        family: Family,
+    ) -> Result<Response, Problem> {
+        let Body::Complete(bytes) = response.body_mut() else { return Ok(response) };
+        let len = bytes.len() as u64;
+        // A text that is part of the program takes no memory.
+        if len <= SMALL_MAX || !bytes.is_unique() {
+            return Ok(response);
+        }
+        let (answers, caller) = (&self.server.answers, self.caller());
+        let held = match answers.admit(&caller, len) {
+            Ok(held) => held,
+            Err(_) if is_change => answers.charge(&caller, len),
+            Err(Exceeded::Share) if family == Family::Ops => answers.charge(&caller, len),
+            Err(exceeded) => return Err(self.no_room(exceeded)),
+        };
+        Ok(AnswerRoom(Some(held)).fill(response))
+    }
+
+    fn no_room(&self, exceeded: Exceeded) -> Problem {
+        match exceeded {
+            Exceeded::Bound => Problem::new(
+                Code::Overloaded,
+                "The server has no memory left for a response of this size. Try again later, or \
+                 request less (limit).",
+            ),
+            Exceeded::Share => Problem::new(
+                Code::RateLimited,
+                format!(
+                    "The responses to {} that are not read yet take its share of the server's \
+                     memory. Read them, or request less (limit).",
+                    self.caller_kind()
+                ),
+            ),
+        }
+        .retry_after_ms(1_000)
+    }
+}
+
+impl AnswerRoom {
+    /// Returns the response with the room that it takes.
+    pub(super) fn fill(self, mut response: Response) -> Response {
+        if let Some(mut held) = self.0
+            && let Body::Complete(bytes) = response.body_mut()
+            && bytes.len() as u64 > SMALL_MAX
+        {
+            held.resize(bytes.len() as u64);
+            *response.body_mut() = Body::Counted(std::mem::take(bytes), Box::new(held));
+        }
+        response
+    }
+}
