@@ -114,7 +114,7 @@ class Pool:
         for _ in range(20):
             status, pool, _ = await self.keeper.request("GET", self.path)
             if status == 200:
-                return KEYS - pool["counts"]["total"]
+                return KEYS - pool["total"]
             await asyncio.sleep(0.25)
         return None
 
@@ -163,8 +163,12 @@ class Victim:
         self.process.start()
         child.close()
 
-    def ready(self):
-        assert self.report.recv() == "ready"
+    def is_ready(self):
+        """Waits until the client has its pools; returns false where the server did not create them."""
+        try:
+            return self.report.recv() == "ready"
+        except EOFError:
+            return False
 
     def result(self, seconds):
         try:
