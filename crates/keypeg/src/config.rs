@@ -31,6 +31,8 @@ const AUDIT_KEEP: u32 = 8;
 pub struct Config {
     /// The listen address.
     pub listen: SocketAddr,
+    /// The listen address for operations alone, if there is one.
+    pub ops_listen: Option<SocketAddr>,
     /// The data directory; `None` keeps all data in memory.
     pub data: Option<PathBuf>,
     /// Whether the data directory must already exist.
@@ -65,8 +67,14 @@ impl Config {
         let is_on = |switch: Option<Switch>| switch.is_some_and(|switch| switch.0);
         let tokens =
             options.tokens.map(|path| path.0).or_else(|| credentials::path(credentials::TOKENS));
-        if !listen.ip().is_loopback() && !is_on(options.insecure_listen) {
-            return Err(insecure_listen(listen, tokens.is_some()));
+        let ops_listen = options.ops_listen.map(|listen| listen.0);
+        let named = [("--listen", Some(listen)), ("--ops-listen", ops_listen)];
+        for (option, address) in named {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback())
+                && !is_on(options.insecure_listen)
+            {
+                return Err(insecure_listen(option, address, tokens.is_some()));
+            }
         }
         // A page with a name that resolves to this server (DNS rebinding) has no access token.
         let allow_host = options.allow_host.map_or_else(
@@ -106,6 +114,7 @@ impl Config {
         let data = options.data.map_or_else(|| DATA.into(), |path| path.0);
         Ok(Self {
             listen,
+            ops_listen,
             data: (!is_on(options.ephemeral)).then_some(data),
             existing: is_on(options.existing),
             default_policy,
@@ -122,14 +131,14 @@ impl Config {
 }
 
 /// Returns the failure for a listen address beyond this machine that is not explicitly allowed.
-fn insecure_listen(listen: SocketAddr, has_tokens: bool) -> Failure {
+fn insecure_listen(option: &str, listen: SocketAddr, has_tokens: bool) -> Failure {
     let risk = if has_tokens {
         "there is no TLS, and keys and tokens could be read on the network"
     } else {
         "without --tokens, every client that can connect would get every key"
     };
     let message = format!(
-        "--listen {listen} is refused: {risk}; listen on 127.0.0.1 or [::1], or add --insecure-listen"
+        "{option} {listen} is refused: {risk}; listen on 127.0.0.1 or [::1], or add --insecure-listen"
     );
     Failure::new(exit::CONFIG, message)
 }
@@ -183,10 +192,20 @@ mod tests {
         assert_eq!(both.default_policy.keepalive_ttl_ms, Some(1_000));
         assert!(both.policy_given);
         assert_eq!(config("--ephemeral").unwrap().data, None);
-        for line in ["--listen 0.0.0.0:8000", "--listen [::]:0", "--allow-host a:1"] {
+        for line in [
+            "--listen 0.0.0.0:8000",
+            "--listen [::]:0",
+            "--ops-listen 0.0.0.0:9000",
+            "--allow-host a:1",
+        ] {
             assert_eq!(config(line).map(drop).map_err(|failure| failure.exit), Err(exit::CONFIG));
         }
-        for line in ["--listen [::1]:0", "--listen 0.0.0.0:0 --insecure-listen"] {
+        for line in [
+            "--listen [::1]:0",
+            "--ops-listen [::1]:0",
+            "--ops-listen 0.0.0.0:0 --insecure-listen",
+            "--listen 0.0.0.0:0 --insecure-listen",
+        ] {
             assert!(config(line).is_ok(), "{line}");
         }
     }

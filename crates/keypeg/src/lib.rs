@@ -71,6 +71,8 @@ use std::sync::Arc;
 pub struct Ready {
     /// The address the server listens on.
     pub addr: SocketAddr,
+    /// The address for operations alone, if there is one.
+    pub ops_addr: Option<SocketAddr>,
     /// What the store found when it opened.
     pub report: StartReport,
     /// The data directory; `None` when all data is in memory.
@@ -90,7 +92,7 @@ pub fn raise_descriptor_limit() -> Result<(), Failure> {
 
 /// Binds the listen address; connections wait in the backlog until [`serve`].
 pub fn listen(config: &Config) -> Result<TcpListener, Failure> {
-    let listener = bind(config)?;
+    let listener = bind("--listen", config.listen)?;
     // On a socket that already listens, this changes only the backlog.
     rustix::net::listen(&listener, BACKLOG).map_err(|error| {
         Failure::new(exit::OS, format!("cannot set the listen backlog: {error}"))
@@ -101,13 +103,13 @@ pub fn listen(config: &Config) -> Result<TcpListener, Failure> {
     Ok(listener)
 }
 
-fn bind(config: &Config) -> Result<TcpListener, Failure> {
-    TcpListener::bind(config.listen).map_err(|error| {
-        let listen = config.listen;
+/// Binds the address of an option.
+fn bind(option: &str, listen: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(listen).map_err(|error| {
         let kind = error.kind();
         if kind == ErrorKind::AddrInUse {
             let message = format!(
-                "{listen} is in use by another process: stop that process, or use another --listen"
+                "{listen} is in use by another process: stop that process, or use another {option}"
             );
             Failure::new(exit::UNAVAILABLE, message)
         } else if kind == ErrorKind::PermissionDenied {
@@ -135,6 +137,7 @@ pub fn serve(
     memory::keep_private();
     tracing::info!("memory: {}", config.memory);
     clock::check_wall_clock()?;
+    let ops = config.ops_listen.map(|listen| bind("--ops-listen", listen)).transpose()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let access = Arc::new(access(config)?);
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
@@ -159,9 +162,13 @@ pub fn serve(
              the default pool keeps its stored policy; change it with PUT /v1/pools/default"
         );
     }
-    let addr = listener.local_addr().map_err(|error| {
-        Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
-    })?;
+    let addr_of = |listener: &TcpListener| {
+        listener.local_addr().map_err(|error| {
+            Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
+        })
+    };
+    let addr = addr_of(&listener)?;
+    let ops_addr = ops.as_ref().map(addr_of).transpose()?;
     let start_info = http::StartInfo {
         recovery: report.clone(),
         access,
@@ -169,13 +176,19 @@ pub fn serve(
         memory: config.memory,
         store_metrics: store.metrics(),
     };
-    ready(&Ready { addr, report, data: config.data.clone() });
+    ready(&Ready { addr, ops_addr, report, data: config.data.clone() });
     let stop = async {
         stop.await;
         // Waiting acquires end now, so that they do not delay the stop.
         store.cancel_waits();
     };
-    let served = http::accept::run(listener, lanes, start_info, config.timeouts, stop);
+    let served = http::accept::run(
+        http::accept::Listeners { clients: listener, ops },
+        lanes,
+        start_info,
+        config.timeouts,
+        stop,
+    );
     store.stop();
     if let Some(writer) = writer {
         writer.end();
@@ -243,7 +256,8 @@ impl fmt::Display for Ready {
             None => f.write_str(" (in memory only)"),
             Some(data) if *created => write!(f, " (created {})", data.display()),
             Some(data) => write!(f, " (recovered from {})", data.display()),
-        }
+        }?;
+        self.ops_addr.map_or(Ok(()), |addr| write!(f, ", operations on http://{addr}"))
     }
 }
 
@@ -282,6 +296,7 @@ mod tests {
     fn the_ready_line_has_singular_and_plural_counts() {
         let ready = |keys, created, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
+            ops_addr: None,
             report: StartReport { keys, pools: 1, leases: 1, created, ..StartReport::default() },
             data: data.map(Into::into),
         };

@@ -27,6 +27,12 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_LISTEN", value_name = "ADDR:PORT")]
     pub(crate) listen: Option<ListenAddr>,
 
+    /// Second address and port, for /livez, /readyz, /metrics and /version only
+    ///
+    /// It has connections of its own, so it answers while clients fill those of --listen.
+    #[arg(long, env = "KEYPEG_OPS_LISTEN", value_name = "ADDR:PORT")]
+    pub(crate) ops_listen: Option<ListenAddr>,
+
     /// Data directory, created if it does not exist [default: ./keypeg-data]
     #[arg(long, env = "KEYPEG_DATA", value_name = "DIR")]
     pub(crate) data: Option<FilePath>,
@@ -130,6 +136,7 @@ impl Options {
         Self {
             config: self.config.or(other.config),
             listen: self.listen.or(other.listen),
+            ops_listen: self.ops_listen.or(other.ops_listen),
             data: self.data.or(other.data),
             existing: self.existing.or(other.existing),
             ephemeral: self.ephemeral.or(other.ephemeral),
@@ -212,14 +219,14 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "listen = \"[::1]:9\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
+        let text = "listen = \"[::1]:9\"\nops_listen = \"[::1]:10\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
                     insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
                     audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
-        let line = "--listen [::1]:9 --data d --existing=false --ephemeral --lease-ttl 2s \
+        let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --memory 1GiB --insecure-listen=false --tokens t \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";

@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(super) struct App {
     pub(super) lane: Lane,
     pub(super) server: Arc<Server>,
+    /// Whether only the operations endpoints are served.
+    pub(super) is_for_ops: bool,
     core: usize,
     /// The next request's number on this core.
     requests: AtomicU64,
@@ -61,7 +63,12 @@ impl App {
         counts: Arc<CoreCounts>,
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
-        Self { lane, server, core, requests, counts, long_work }
+        Self { lane, server, is_for_ops: false, core, requests, counts, long_work }
+    }
+
+    /// Returns this core's part for the listener for operations.
+    pub(super) fn for_ops(self) -> Self {
+        Self { is_for_ops: true, ..self }
     }
 
     /// Counts a problem and returns its response.

@@ -71,6 +71,13 @@ impl Problem {
         Self::new(Code::NotFound, "There is no such route. See /docs for the routes.")
     }
 
+    /// The route is not one of those that the listener for operations serves.
+    pub(super) fn not_for_ops() -> Self {
+        let detail = "This address serves /livez, /readyz, /metrics and /version only: use the \
+                      address of --listen for all other routes.";
+        Self::new(Code::NotFound, detail)
+    }
+
     /// The route exists but does not support the method; `allow` lists the methods that it
     /// supports.
     pub(super) fn method_not_allowed(allow: String) -> Self {

@@ -22,6 +22,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
+/// What the listener for operations serves.
+const OPS_PATHS: [&str; 4] = [routes::LIVEZ, routes::READYZ, routes::METRICS, routes::VERSION];
+
 /// Answers one request that hyper has read. `ambiguous` is set when its framing can be read in two
 /// ways, see `WatchedConnection::ambiguous`.
 pub(super) async fn handle(
@@ -42,6 +45,9 @@ pub(super) async fn handle(
         check_framing(ambiguous, &request)?;
         check_host(hosts, &request)?;
         path?;
+        if app.is_for_ops && !OPS_PATHS.contains(&request.uri().path()) {
+            return Err(Problem::not_for_ops());
+        }
         if *request.method() == Method::OPTIONS {
             return options(request.uri().path());
         }

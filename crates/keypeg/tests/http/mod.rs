@@ -5,6 +5,7 @@ mod browser;
 mod fast_path;
 mod framing;
 mod fuzz;
+mod ops_listen;
 mod places;
 mod slow_readers;
 mod timeouts;

@@ -7,7 +7,7 @@
 //! A head that is incomplete then has a second.
 
 use super::client::Client;
-use super::fast_path::{Buffers, ConnEnd, FastPath};
+use super::fast_path::{Buffers, ConnEnd, FastPath, ReadAhead};
 use super::hyper_errors::HyperErrorFilter;
 use super::places::{Arrived, Place, Places};
 use super::stream::Connection;
@@ -55,6 +55,8 @@ const DESCRIPTORS_RESERVED: usize = 64;
 const DESCRIPTORS_OF_CORE: usize = 4;
 /// A server with room for fewer connections is not worth a start.
 const CONNECTIONS_MIN: usize = 16;
+/// The most connections of the listener for operations, whose descriptors are reserved too.
+const OPS_CONNECTIONS_MAX: usize = 16;
 /// The most accepted connections in the queue of one core.
 const ARRIVALS_MAX: usize = 1_024;
 /// The largest request head in bytes; hyper also reads about that much of a body ahead.
@@ -67,6 +69,14 @@ struct Arrival {
     socket: TcpStream,
     client_ip: IpAddr,
     place: Place,
+}
+
+/// The sockets that the server listens on.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) clients: TcpListener,
+    /// For operations alone, if there is one.
+    pub(crate) ops: Option<TcpListener>,
 }
 
 /// Raises the soft limit of file descriptors to the hard limit: shells often set 1024, and each
@@ -104,17 +114,18 @@ fn connections_of_descriptors() -> usize {
     limit - DESCRIPTORS_RESERVED.min(limit / 2)
 }
 
-/// Serves `listener` with one core per lane until `stop` is ready, then until the requests in
+/// Serves the listeners with one core per lane until `stop` is ready, then until the requests in
 /// progress are answered or [`DRAIN_TIME`] has passed.
 pub(crate) fn run(
-    listener: TcpListener,
+    listeners: Listeners,
     lanes: Vec<Lane>,
     start_info: StartInfo,
     timeouts: Timeouts,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
-    let connections_max = connections_max(start_info.memory.connections);
+    let reserved = listeners.ops.as_ref().map_or(0, |_| OPS_CONNECTIONS_MAX + DESCRIPTORS_OF_CORE);
+    let connections_max = connections_max(start_info.memory.connections) - reserved;
     if connections_of_descriptors() <= connections_max && connections_max < CONNECTIONS_MAX {
         let (max, needed) = (connections_max, CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
         tracing::warn!(
@@ -123,6 +134,8 @@ pub(crate) fn run(
              raise it to {needed} (`ulimit -n`, LimitNOFILE)"
         );
     }
+    let ops_counts = Arc::<CoreCounts>::default();
+    let all_counts = counts.iter().chain([&ops_counts]).map(Arc::clone).collect();
     let memory = start_info.memory;
     let places = Places::new(connections_max, clock::stopwatch());
     let (access, audit) = (Arc::clone(&start_info.access), start_info.audit.clone());
@@ -136,8 +149,10 @@ pub(crate) fn run(
         heads: Budget::new(memory.connections / 2),
         answers: Budget::new(memory.answers),
         streams: Budget::new(memory.event_streams()),
-        metrics: Metrics::new(start_info, counts.clone(), Arc::clone(&places)),
+        metrics: Metrics::new(start_info, all_counts, Arc::clone(&places)),
     });
+    let ops = OpsStart { lane: lanes[0].clone(), core: lanes.len(), counts: ops_counts };
+    let ops = listeners.ops.map(|listener| ops.spawn(listener, &server)).transpose()?;
     let (phase, watched) = watch::channel(ServerPhase::Serving);
     let mut cores = Vec::new();
     let mut senders = Vec::new();
@@ -164,7 +179,7 @@ pub(crate) fn run(
         });
         let accepted = tokio::select! {
             () = stop => Ok(()),
-            failed = accept(listener, senders, &places, &first_lane) => failed,
+            failed = accept(listeners.clients, senders, &places, &first_lane) => failed,
         };
         server.stopping.store(true, Ordering::Relaxed);
         phase.send_replace(ServerPhase::Draining);
@@ -179,7 +194,93 @@ pub(crate) fn run(
     for thread in threads {
         thread.join().expect("invariant: a panic of a core's thread ends the process");
     }
+    if let Some((phase, thread)) = ops {
+        phase.send_replace(ServerPhase::Stopped);
+        thread.join().expect("invariant: a panic of this thread ends the process");
+    }
     outcome
+}
+
+/// What the listener for operations starts with.
+struct OpsStart {
+    lane: Lane,
+    /// The number that distinguishes its requests from those of the cores.
+    core: usize,
+    counts: Arc<CoreCounts>,
+}
+
+impl OpsStart {
+    /// Serves the listener on a thread of its own until the phase that is returned is `Stopped`. It
+    /// also answers while the server drains.
+    fn spawn(
+        self,
+        listener: TcpListener,
+        server: &Arc<Server>,
+    ) -> io::Result<(watch::Sender<ServerPhase>, JoinHandle<()>)> {
+        let Self { lane, core, counts } = self;
+        let app = Arc::new(App::new(lane, Arc::clone(server), core, counts).for_ops());
+        let (phase, mut watched) = watch::channel(ServerPhase::Serving);
+        let runtime = runtime()?;
+        let serve = async move {
+            read_clock_in_hyper().await;
+            let connections_phase = watched.clone();
+            tokio::select! {
+                failed = accept_ops(listener, app, connections_phase) => {
+                    tracing::warn!(?failed, "the listener for operations ended");
+                }
+                () = reached(&mut watched, ServerPhase::Stopped) => {}
+            }
+        };
+        let thread = vital::spawn("keypeg-ops", move || runtime.block_on(serve))?;
+        Ok((phase, thread))
+    }
+}
+
+/// Accepts and serves the connections of the listener for operations.
+async fn accept_ops(
+    listener: TcpListener,
+    app: Arc<App>,
+    phase: watch::Receiver<ServerPhase>,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let places = Places::new(OPS_CONNECTIONS_MAX, clock::stopwatch());
+    loop {
+        let Some((socket, ip)) = next_arrival(&listener).await else { continue };
+        let _ = timeout(SHORTAGE_PAUSE, places.displaced_ended()).await;
+        let caller = CallerId::of_address(Some(ip));
+        let Some(Arrived { place, .. }) = places.enter(caller, clock::stopwatch()) else {
+            continue;
+        };
+        let Ok(connection) = Connection::plain(socket) else { continue };
+        let place = Arc::new(place);
+        let client = Client { ip, place: Arc::clone(&place) };
+        let filter = HyperErrorFilter::new(Arc::clone(&app));
+        let (read_ahead, timeouts) = (ReadAhead::default(), app.server.timeouts);
+        let watched =
+            WatchedConnection::new(connection, filter, read_ahead, timeouts, client.clone());
+        let served = serve_by_hyper(Arc::clone(&app), client, watched, phase.clone());
+        place.served_by(tokio::spawn(served).abort_handle());
+    }
+}
+
+/// Waits for the next connection; `None` after a pause because the process or the system is short of
+/// something.
+async fn next_arrival(listener: &tokio::net::TcpListener) -> Option<(TcpStream, IpAddr)> {
+    loop {
+        let accepted = listener.accept().await;
+        // The socket moves from this core's reactor to that of the core that will serve it.
+        match accepted.and_then(|(socket, address)| Ok((socket.into_std()?, address.ip()))) {
+            Ok(arrived) => return Some(arrived),
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                let pause_ms = SHORTAGE_PAUSE.as_millis();
+                tracing::warn!(%error, "cannot accept a connection: retrying in {pause_ms} ms");
+                sleep(SHORTAGE_PAUSE).await;
+                return None;
+            }
+        }
+    }
 }
 
 fn random_run_id() -> u64 {
@@ -209,33 +310,23 @@ async fn accept(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut next = cores.iter().cycle();
     loop {
-        // The socket moves from this core's reactor to that of the core that will serve it.
-        let accepted = listener.accept().await;
-        match accepted.and_then(|(socket, address)| Ok((socket.into_std()?, address.ip()))) {
-            Ok((socket, client_ip)) => {
-                let caller = CallerId::of_address(Some(client_ip));
-                // The tasks of displaced connections end as soon as their cores have time.
-                let _ = timeout(SHORTAGE_PAUSE, places.displaced_ended()).await;
-                let arrived = places.enter(caller, clock::stopwatch());
-                let Some(Arrived { place, was_hasty }) = arrived else {
-                    tracing::debug!("connection limit reached: closed a new connection");
-                    lane.note_refused_keep_alive();
-                    continue;
-                };
-                let core = next.next().expect("invariant: a server has a core");
-                // A full queue means that the core is overloaded: the connection is closed.
-                let is_full = core.try_send(Arrival { socket, client_ip, place }).is_err();
-                if was_hasty || is_full {
-                    lane.note_refused_keep_alive();
-                }
-            }
-            Err(error) if concerns_one_connection(&error) => {}
-            Err(error) => {
-                let pause_ms = SHORTAGE_PAUSE.as_millis();
-                tracing::warn!(%error, "cannot accept a connection: retrying in {pause_ms} ms");
-                lane.note_refused_keep_alive();
-                sleep(SHORTAGE_PAUSE).await;
-            }
+        let Some((socket, client_ip)) = next_arrival(&listener).await else {
+            lane.note_refused_keep_alive();
+            continue;
+        };
+        let caller = CallerId::of_address(Some(client_ip));
+        // The tasks of displaced connections end as soon as their cores have time.
+        let _ = timeout(SHORTAGE_PAUSE, places.displaced_ended()).await;
+        let Some(Arrived { place, was_hasty }) = places.enter(caller, clock::stopwatch()) else {
+            tracing::debug!("connection limit reached: closed a new connection");
+            lane.note_refused_keep_alive();
+            continue;
+        };
+        let core = next.next().expect("invariant: a server has a core");
+        // A full queue means that the core is overloaded: the connection is closed.
+        let is_full = core.try_send(Arrival { socket, client_ip, place }).is_err();
+        if was_hasty || is_full {
+            lane.note_refused_keep_alive();
         }
     }
 }

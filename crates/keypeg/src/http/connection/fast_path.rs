@@ -61,7 +61,7 @@ pub(super) enum ConnEnd {
 }
 
 /// The bytes that the fast path read but did not consume.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ReadAhead {
     pub(super) bytes: Vec<u8>,
     /// How long ago the first of them arrived.
