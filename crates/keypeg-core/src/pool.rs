@@ -202,11 +202,17 @@ impl Pool {
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
         let mut values = PackedValuesBuilder::default();
         let mut value_bytes = 0;
+        // Most of the cost of a long value is its hash, so each is hashed once.
+        let mut ids = Vec::with_capacity(imported.len());
         for (index, value) in imported.iter().enumerate() {
             let id = shared.ids.key_id(self.id, value.bytes());
-            // Purges a key with this value that is due, which retires the value.
-            let _ = self.find_live(shared, step, &KeyRef::Value(value.clone()));
-            let exists = self.find_value(id, value.bytes()).is_some();
+            ids.push(id);
+            let found = self.find_value(id, value.bytes());
+            let exists = found.is_some_and(|slot| {
+                // Purges the key if it is due, which retires the value.
+                self.expire_key(shared, step, slot);
+                self.find_value(id, value.bytes()).is_some()
+            });
             let is_retired =
                 || first_retired == Some(index) || self.is_retired(&shared.ids, id, value.bytes());
             if exists || !options.allow_retired && is_retired() || !seen.insert(id) {
@@ -219,9 +225,9 @@ impl Pool {
         let first = shared.allocate_keys(count);
         let keys: Vec<_> = first
             .range(count)
-            .zip(imported)
-            .map(|(number, value)| {
-                let (id, value) = (shared.ids.key_id(self.id, value.bytes()), value.bytes());
+            .zip(imported.iter().zip(ids))
+            .map(|(number, (value, id))| {
+                let value = value.bytes();
                 let (imported, keepalive) = (true, options.keepalive);
                 let key = IncomingKey { number, id, value, imported, keepalive };
                 let slot = self.insert_key(&shared.ids, step.now, key);
