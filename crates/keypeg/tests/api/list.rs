@@ -100,3 +100,22 @@ fn a_cursor_is_valid_for_its_pool_and_run_only() {
     let client = &mut server.client();
     client.ask(&format!("GET {KEYS}?cursor={next}")).problem(400, "bad_cursor");
 }
+
+/// A long list of keys to keep alive is executed in parts: each key counts once, and a missing id is
+/// listed once, in whichever parts they are.
+#[test]
+fn a_long_list_of_keys_to_keep_alive_counts_each_key_once() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let created =
+        client.send(&format!("POST {KEYS}"), &json!({ "count": 1_500 })).is(201, &json!({}));
+    let ids: Vec<&Value> =
+        created["keys"].as_array().unwrap().iter().map(|key| &key["id"]).collect();
+    let unknown = json!("0".repeat(26));
+    let named: Vec<&Value> =
+        [&unknown].into_iter().chain(ids.iter().copied()).chain(ids.iter().copied()).collect();
+    let named = [named, vec![&unknown]].concat();
+    let kept = json!({ "kept": 1_500, "missing": [unknown] });
+    let path = "POST /v1/pools/default/keepalive";
+    assert_eq!(client.send(path, &json!({ "ids": named })).is(200, &kept), kept);
+}
