@@ -91,6 +91,39 @@ mod durability {
         assert_eq!(supervisor.next(), ["STATUS=recovering the data directory"]);
         assert!(!supervisor.hears_within(Duration::from_millis(1)));
     }
+
+    /// The engine's thread hangs in a write to a frozen file system. All other threads run, and
+    /// `/livez` answers.
+    #[test]
+    fn a_server_whose_engine_hangs_reports_nothing_until_the_engine_answers() {
+        const NAME: &str = "a_server_whose_engine_hangs_reports_nothing_until_the_engine_answers";
+        let supervisor = Supervisor::new();
+        let volume = match Volume::new(200) {
+            Ok(volume) => volume,
+            Err(why) => return skipped(NAME, &why),
+        };
+        let data = volume.path().join("data");
+        let args = ["--data", data.to_str().unwrap()];
+        let server = supervisor.start(&args, &[("WATCHDOG_USEC", "60000")]);
+        while supervisor.next()[0] != "READY=1" {}
+        assert_eq!(supervisor.next(), ["WATCHDOG=1"]);
+        let Some(frozen) = Frozen::new(volume.path()) else {
+            return skipped(NAME, "fsfreeze does not work here");
+        };
+        let addr = server.addr();
+        let change = std::thread::spawn(move || {
+            crate::support::Client::new(addr).ask("POST /v1/pools/default/keys").status
+        });
+        // Answers that were on their way may still count.
+        eventually("the engine hangs", || {
+            (!supervisor.hears_within(Duration::from_millis(500))).then_some(())
+        });
+        server.client().ask("GET /livez").is(200, &json!({}));
+        assert!(!change.is_finished() && !supervisor.hears_within(Duration::from_millis(500)));
+        drop(frozen);
+        assert_eq!(supervisor.next(), ["WATCHDOG=1"]);
+        assert_eq!(change.join().unwrap(), 201);
+    }
 }
 
 /// `systemctl reload` returns at the second READY=1, so the new tokens must apply by then.
@@ -156,39 +189,6 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
     }
-}
-
-/// The engine's thread hangs in a write to a frozen file system. All other threads run, and
-/// `/livez` answers.
-#[test]
-fn a_server_whose_engine_hangs_reports_nothing_until_the_engine_answers() {
-    const NAME: &str = "a_server_whose_engine_hangs_reports_nothing_until_the_engine_answers";
-    let supervisor = Supervisor::new();
-    let volume = match Volume::new(200) {
-        Ok(volume) => volume,
-        Err(why) => return skipped(NAME, &why),
-    };
-    let data = volume.path().join("data");
-    let args = ["--data", data.to_str().unwrap()];
-    let server = supervisor.start(&args, &[("WATCHDOG_USEC", "60000")]);
-    while supervisor.next()[0] != "READY=1" {}
-    assert_eq!(supervisor.next(), ["WATCHDOG=1"]);
-    let Some(frozen) = Frozen::new(volume.path()) else {
-        return skipped(NAME, "fsfreeze does not work here");
-    };
-    let addr = server.addr();
-    let change = std::thread::spawn(move || {
-        crate::support::Client::new(addr).ask("POST /v1/pools/default/keys").status
-    });
-    // Answers that were on their way may still count.
-    eventually("the engine hangs", || {
-        (!supervisor.hears_within(Duration::from_millis(500))).then_some(())
-    });
-    server.client().ask("GET /livez").is(200, &json!({}));
-    assert!(!change.is_finished() && !supervisor.hears_within(Duration::from_millis(500)));
-    drop(frozen);
-    assert_eq!(supervisor.next(), ["WATCHDOG=1"]);
-    assert_eq!(change.join().unwrap(), 201);
 }
 
 #[test]
