@@ -53,7 +53,7 @@ impl LongBudget {
         self.spent = self.spent.saturating_add(units);
     }
 
-    fn allows(&self, units: u32) -> bool {
+    fn allows(self, units: u32) -> bool {
         self.spent == 0 || self.spent.saturating_add(units) <= self.max
     }
 }
@@ -69,15 +69,16 @@ impl LongCalls {
         !self.checked.is_empty() || self.len > 0 && self.in_lookup < IN_LOOKUP_MAX
     }
 
-    /// Queues a call; returns it where its caller has its share of the queue already.
-    pub(super) fn push(&mut self, queued: QueuedRequest) -> Result<(), QueuedRequest> {
+    /// Queues a call; returns false, and drops it, where its caller has its share of the queue
+    /// already.
+    pub(super) fn push(&mut self, queued: QueuedRequest) -> bool {
         let max = usize::try_from(limit(TestLimit::LongCalls, QUEUED_MAX as u64));
         let max = max.unwrap_or(QUEUED_MAX);
         let callers = self.by_caller.len().max(1);
         let calls = self.by_caller.get(&queued.request.caller).map_or(0, VecDeque::len);
         let share = (max / 2 / callers).max(1);
         if self.len >= max || self.len >= max / 2 && calls >= share {
-            return Err(queued);
+            return false;
         }
         let caller = queued.request.caller;
         if calls == 0 {
@@ -85,7 +86,7 @@ impl LongCalls {
         }
         self.by_caller.entry(caller).or_default().push_back(queued);
         self.len += 1;
-        Ok(())
+        true
     }
 
     /// Queues an import whose lookup is complete.

@@ -127,7 +127,7 @@ impl EngineState {
             return;
         }
         if queued.is_long && !is_older {
-            if self.long_calls.push(queued).is_err() {
+            if !self.long_calls.push(queued) {
                 replies.push((call_id, Reply::Refused(RequestError::Overloaded)));
             }
             return;

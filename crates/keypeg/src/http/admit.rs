@@ -237,7 +237,8 @@ impl RequestContext<'_> {
             (Principal::Anyone, Some(address)) => {
                 let network = network(address);
                 // An IPv4 address is in the lower half, a network of IPv6 in the upper one.
-                CallerNumber((network >> 64) as u64 ^ (network & u128::from(u64::MAX)) as u64)
+                let folded = (network >> 64) ^ (network & u128::from(u64::MAX));
+                CallerNumber(u64::try_from(folded).expect("invariant: 64 bits"))
             }
             _ => by.caller_number(),
         }
