@@ -65,6 +65,18 @@ jobs *args:
     cargo build --release -p keypeg
     bench/jobs {{args}}
 
+# Builds the Debian package from a release and prints its path, below target/debian.
+package *args:
+    deploy/debian/build {{args}}
+
+# Builds the container image from a release, target/oci/keypeg.tar, and prints its digest.
+image *args:
+    deploy/oci/build {{args}}
+
+# Lists the components of the program, with versions and licences: target/sbom/keypeg.cdx.json.
+sbom:
+    deploy/sbom
+
 # Runs exactly what CI runs.
 ci:
     .ci/run

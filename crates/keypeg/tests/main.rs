@@ -10,6 +10,8 @@ mod access;
 mod api;
 mod bad_input;
 mod cli;
+#[cfg(feature = "cli")]
+mod deploy;
 mod durability;
 mod http;
 mod meta;
