@@ -73,6 +73,12 @@ package *args:
 image *args:
     deploy/oci/build {{args}}
 
+# Boots systemd in namespaces and checks the unit there: needs root and mmdebstrap.
+systemd:
+    mkdir -p target/systemd
+    [ -f target/systemd/root.tar ] || mmdebstrap --variant=minbase --include=systemd,adduser,dbus bookworm target/systemd/root.tar
+    deploy/systemd/test "$(deploy/debian/build)" target/systemd/root.tar
+
 # Lists the components of the program, with versions and licences: target/sbom/keypeg.cdx.json.
 sbom:
     deploy/sbom

@@ -110,7 +110,7 @@ fn the_debian_package_installs_upgrades_and_leaves_as_it_should() {
     const NAME: &str = "the_debian_package_installs_upgrades_and_leaves_as_it_should";
     let dir = TempDir::new();
     let [out, binary] = [dir.path().to_str().unwrap(), &binary().into_string().unwrap()];
-    let args = ["--binary", binary, "--out", out, "--compression", "none"];
+    let args = ["--binary", binary, "--out", out, "--compression", "gzip"];
     let built = script(NAME, "debian/build", &args);
     let Some(built) = built else { return };
     let package = String::from_utf8(built.stdout).unwrap();
