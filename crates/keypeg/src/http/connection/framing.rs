@@ -14,8 +14,8 @@ pub(super) struct Framing {
     phase: MessagePhase,
     /// The start of an incomplete line, at most [`LINE_KEPT`] bytes.
     line: Vec<u8>,
-    /// Whether the incomplete line is longer.
-    is_cut: bool,
+    /// The number of bytes of the incomplete line that are not kept.
+    cut_len: usize,
     head: HeadState,
     /// Whether any head has been complete.
     had_head: bool,
@@ -130,13 +130,13 @@ impl Framing {
 
     fn keep(&mut self, bytes: &[u8]) {
         let len = bytes.len().min(LINE_KEPT - self.line.len());
-        self.is_cut |= len < bytes.len();
+        self.cut_len = self.cut_len.saturating_add(bytes.len() - len);
         self.line.extend_from_slice(&bytes[..len]);
     }
 
     fn end_line(&mut self, line: &[u8]) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let is_cut = std::mem::take(&mut self.is_cut);
+        let is_cut = std::mem::take(&mut self.cut_len) > 0;
         if line.is_empty() {
             if self.head.begun {
                 self.end_head();

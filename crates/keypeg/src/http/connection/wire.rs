@@ -248,13 +248,11 @@ impl WatchedConnection {
     fn has_head_room(&mut self) -> bool {
         let heads = self.error_filter.heads();
         while self.head_len >= HEAD_FREE + self.head_room.len() * HEAD_PART {
-            match heads.admit(&self.caller, HEAD_PART as u64) {
-                Ok(held) => self.head_room.push(held),
-                Err(_) => {
-                    self.error_filter.refuse_head();
-                    return false;
-                }
-            }
+            let Ok(held) = heads.admit(&self.caller, HEAD_PART as u64) else {
+                self.error_filter.refuse_head();
+                return false;
+            };
+            self.head_room.push(held);
         }
         true
     }
