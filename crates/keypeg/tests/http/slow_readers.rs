@@ -4,7 +4,7 @@
 //! Once such clients took all memory of the server: 3 000 unread pages of keys killed it.
 
 use crate::support::{Answer, Client, Server, eventually, now, pause};
-use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -114,6 +114,24 @@ fn pipelined_requests_are_not_answered_while_the_client_does_not_read() {
         let counts = metrics.lines().filter(|line| line.starts_with("keypeg_http_requests_total"));
         let answered: usize = counts.map(count).sum();
         assert!(answered < 2_000, "{request}: {answered} answers that nothing reads");
+    }
+}
+
+/// The server went on to read what such a client sends: 16 MiB for each connection.
+#[test]
+fn a_client_that_is_too_slow_gets_no_more_of_its_requests_read() {
+    let server = with_keys(&["--write-timeout", "300ms"]);
+    for request in [get(LIST), "HEAD /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".into()] {
+        let mut client = unread(&server, Ipv4Addr::LOCALHOST, &request);
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        set_socket_send_buffer_size(&client, 64 << 10).unwrap();
+        let bytes = request.repeat(1_000);
+        let (mut sent, started) = (0, now());
+        while let Ok(len) = client.write(bytes.as_bytes()) {
+            sent += len;
+            assert!(started.elapsed() < PATIENCE, "the server reads on: {sent} bytes");
+        }
+        assert!(sent < 4 << 20, "{request}: {sent} bytes were read");
     }
 }
 

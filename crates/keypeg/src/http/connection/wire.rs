@@ -97,6 +97,9 @@ impl WatchedConnection {
     /// Ends the connection after hyper has. A client that is still sending gets the time to receive
     /// its response, see [`linger`].
     pub(super) async fn end(mut self) {
+        if self.peer.was_too_slow() {
+            return;
+        }
         let is_refused_http2 = self.framing.is_http2() && self.error_filter.refuse_http2();
         if is_refused_http2 || !self.error_filter.unsent().is_empty() {
             // hyper sends nothing to the complete preface of HTTP/2, nor when it cannot read.
