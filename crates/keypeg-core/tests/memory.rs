@@ -117,14 +117,14 @@ fn pool_name(name: &str) -> PoolName {
 /// bytes more than it asks for.
 #[track_caller]
 fn check_against_the_allocator(what: &str, build: impl FnOnce(&mut Server)) {
-    let mut server = None;
+    let mut kept = None;
     let info = allocation_counter::measure(|| {
-        let mut built = Server::new(u64::MAX);
-        build(&mut built);
-        server = Some(built);
+        let mut server = Server::new(u64::MAX);
+        build(&mut server);
+        kept = Some(server);
     });
     let [least, most] = [8, 24].map(|more| info.bytes_current + more * info.count_current);
-    let server: Server = server.expect("built");
+    let server: Server = kept.expect("built");
     let counted = i64::try_from(server.pools.bytes()).expect("small");
     let allowed = least - least / 50 - 4_096..=most + most / 50 + 4_096;
     assert!(allowed.contains(&counted), "{what}: {counted} bytes are counted, not {allowed:?}");

@@ -173,12 +173,13 @@ fn description(driver: &mut Driver) -> String {
     let side_pool = PoolName::parse("side").unwrap();
     let reply =
         driver.call(Call::Import { pool: side_pool, values, options: ImportOptions::default() });
-    match reply {
-        Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) => {
-            writeln!(text, "Refused(Denied(KeyExists {{ at: {index} }}))").unwrap();
-        }
-        Reply::Refused(RequestError::Refused(Refusal::UnknownPool)) => {}
-        reply => panic!("the value is retired: {reply:?}"),
+    let Reply::Refused(RequestError::Refused(refusal)) = reply else {
+        panic!("the value is retired: {reply:?}");
+    };
+    if let Refusal::KeyExists { index } = refusal {
+        writeln!(text, "Refused(Denied(KeyExists {{ at: {index} }}))").unwrap();
+    } else {
+        assert_eq!(refusal, Refusal::UnknownPool);
     }
     text
 }

@@ -263,13 +263,13 @@ mod tests {
              cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         const TWO: &str = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
         const NONE_ONE: &str = "9223372036854771712\n";
+        type Files<'a> = &'a [(&'a str, &'a str)];
         let one = "4:cpu:/x\n3:hugetlb,memory:/docker/abc\n0::/y\n";
         let in_one = "/sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes";
         let root_one = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
         let in_two = "/sys/fs/cgroup/system.slice/keypeg.service/memory.max";
         let above_two = "/sys/fs/cgroup/system.slice/memory.high";
         let two = "0::/system.slice/keypeg.service\n";
-        type Files<'a> = &'a [(&'a str, &'a str)];
         let cases: [(&str, &str, Files<'_>, Option<u64>); 8] = [
             (ONE, one, &[(in_one, "134217728\n"), (root_one, NONE_ONE)], Some(128 * MIB)),
             // The path of the host, of which the container sees the last group as the root.

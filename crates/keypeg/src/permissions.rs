@@ -151,7 +151,7 @@ fn components(path: &Path) -> Vec<OsString> {
 }
 
 fn is_proc(directory: &Path) -> bool {
-    statfs(directory).is_ok_and(|found| i64::from(found.f_type) == PROC_SUPER_MAGIC)
+    statfs(directory).is_ok_and(|found| found.f_type == PROC_SUPER_MAGIC)
 }
 
 /// The words of a message about one step of the way.

@@ -91,6 +91,7 @@ pub(crate) struct Candidate {
 
 /// The clocks at a turn.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
 struct LastTurn {
     serving_ms: u64,
     boot_ms: u64,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Callers with lines of their own: as many tokens, and as many networks.
 const CALLERS_MAX: usize = 64;
 /// The time that one summary covers.
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_mins(1);
 
 /// An instant, and the wall clock at that instant.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +130,7 @@ mod tests {
         CallerId::of_address(Some(address.parse::<IpAddr>().unwrap()))
     }
 
-    fn json(summaries: Vec<Summary>) -> Vec<serde_json::Value> {
+    fn json(summaries: &[Summary]) -> Vec<serde_json::Value> {
         let of = |summary: &Summary| serde_json::to_value(summary).unwrap();
         summaries.iter().map(of).collect()
     }
@@ -150,7 +150,7 @@ mod tests {
             assert!(!refusals.note(&caller, code, after(1 + n / 10_000)));
         }
         assert!(refusals.take_due(after(59)).is_empty());
-        let [line] = &json(refusals.take_due(after(60)))[..] else { panic!("one line") };
+        let [line] = &json(&refusals.take_due(after(60)))[..] else { panic!("one line") };
         assert_eq!((&line["count"], &line["address"]), (&190_000.into(), &"192.0.2.1".into()));
         assert_eq!(line["codes"], serde_json::json!({"unauthorized": 20, "rate_limited": 189_980}));
         assert_eq!(line["first_at"], "1970-01-01T00:16:41.000Z");
@@ -158,7 +158,7 @@ mod tests {
         // The caller continues: it has no line before the next minute has passed.
         assert!(!refusals.note(&caller, "unauthorized", after(61)));
         assert!(refusals.take_due(after(119)).is_empty());
-        assert_eq!(json(refusals.take_due(after(120)))[0]["count"], 1);
+        assert_eq!(json(&refusals.take_due(after(120)))[0]["count"], 1);
         // After a minute of silence it is forgotten, and its next refusal is a first one.
         assert!(refusals.take_due(after(180)).is_empty());
         assert!(refusals.note(&caller, "unauthorized", after(181)));
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(first, [true, false, true]);
         let token = CallerId::Token(Arc::from("ci"));
         assert_eq!([0, 1].map(|_| refusals.note(&token, "forbidden", now)), [true, false]);
-        let lines = json(refusals.take_all(now));
+        let lines = json(&refusals.take_all(now));
         let of = |line: &serde_json::Value| (line["token"].clone(), line["address"].clone());
         let all: Vec<_> = lines.iter().map(of).collect();
         assert_eq!(all, [("ci".into(), ().into()), (().into(), "2001:db8::/64".into())]);
@@ -185,21 +185,26 @@ mod tests {
     fn the_number_of_lines_and_the_memory_have_a_bound() {
         let now = Moment { at: clock::stopwatch(), wall_ms: 0 };
         let mut refusals = Refusals::default();
-        let count = 1_000_000;
+        let count: u32 = 1_000_000;
         let firsts = (0..count)
-            .filter(|n| refusals.note(&CallerId::Network(n << 64), "unauthorized", now))
+            .filter(|n| {
+                refusals.note(&CallerId::Network(u128::from(*n) << 64), "unauthorized", now)
+            })
             .count();
         assert_eq!((firsts, refusals.networks.callers.len()), (CALLERS_MAX, CALLERS_MAX));
         assert!(refusals.note(&CallerId::Token(Arc::from("ci")), "forbidden", now));
         for n in 0..count {
-            refusals.note(&CallerId::Network(n << 64), "unauthorized", now);
+            refusals.note(&CallerId::Network(u128::from(n) << 64), "unauthorized", now);
         }
-        let lines = json(refusals.take_all(now));
+        let lines = json(&refusals.take_all(now));
         assert_eq!(lines.len(), CALLERS_MAX + 1);
         let others: Vec<_> = lines.iter().filter(|line| line["others"] == true).collect();
         assert_eq!(others.len(), 1);
-        assert_eq!(others[0]["count"].as_u64().unwrap(), 2 * (count as u64 - CALLERS_MAX as u64));
+        assert_eq!(
+            others[0]["count"].as_u64().unwrap(),
+            2 * (u64::from(count) - CALLERS_MAX as u64)
+        );
         let all: u64 = lines.iter().map(|line| line["count"].as_u64().unwrap()).sum();
-        assert_eq!(all + firsts as u64, 2 * count as u64, "no refusal is lost");
+        assert_eq!(all + firsts as u64, 2 * u64::from(count), "no refusal is lost");
     }
 }

@@ -114,7 +114,7 @@ impl Body {
                 *self = Self::Complete(bytes);
                 Some(*held)
             }
-            other => {
+            other @ (Self::Complete(_) | Self::Events(_)) => {
                 *self = other;
                 None
             }

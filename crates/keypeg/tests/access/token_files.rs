@@ -137,9 +137,12 @@ fn the_hash_of_no_token_is_refused() {
     let tokens = Tokens::new();
     tokens.add("ci", "*", &["read"], &[]);
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let line = |line: &str| match line.starts_with("sha256") {
-        true => format!("sha256 = \"{empty}\"\n"),
-        false => format!("{line}\n"),
+    let line = |line: &str| {
+        if line.starts_with("sha256") {
+            format!("sha256 = \"{empty}\"\n")
+        } else {
+            format!("{line}\n")
+        }
     };
     tokens.replace(&tokens.text().lines().map(line).collect::<String>());
     chmod(&tokens.path(), 0o600);

@@ -56,19 +56,19 @@ impl ExecArgs {
         let token = if self.server.token_file.is_none() { self.server.token()? } else { None };
         let pipe = token.as_deref().map(filled_pipe).transpose();
         let pipe = pipe.map_err(|error| failure("pass the access token on", &error))?;
-        Err(failure("start keypeg again without its access token", &start_again(pipe)))
+        Err(failure("start keypeg again without its access token", &start_again(pipe.as_ref())))
     }
 }
 
 /// Starts this program again in this process; returns only if that fails.
-fn start_again(pipe: Option<OwnedFd>) -> io::Error {
+fn start_again(pipe: Option<&OwnedFd>) -> io::Error {
     let mut arguments = std::env::args_os();
     let mut program = Command::new(OWN_PROGRAM);
     program.arg0(arguments.next().unwrap_or_else(|| "keypeg".into())).args(arguments);
     for name in SECRET {
         program.env_remove(name);
     }
-    if let Some(pipe) = &pipe {
+    if let Some(pipe) = pipe {
         program.env(variables::TOKEN_DESCRIPTOR, pipe.as_raw_fd().to_string());
     }
     program.exec()

@@ -98,11 +98,11 @@ impl Peer {
                 *was_too_slow = true;
                 Poll::Ready(Err(error))
             }
-            result => {
-                if let Poll::Ready(Ok(len)) = &result {
+            Poll::Ready(result) => {
+                if let Ok(len) = &result {
                     write_watch.progress(*len);
                 }
-                result
+                Poll::Ready(result)
             }
         }
     }

@@ -118,12 +118,10 @@ fn a_token_from_a_descriptor_is_not_passed_on() {
         assert_eq!(refused.status.code(), Some(64), "{said}");
         assert!(said.contains("the command would inherit") && refused.stdout.is_empty(), "{said}");
     }
-    let line = format!(
-        "cat \"$FILE\" | (exec 3<&0 </dev/null; exec \"$KEYPEG\" exec --pool ci -q \
-                        --token-file /dev/fd/3 -- /bin/sh -c \"$LOOK\")"
-    );
+    let line = "cat \"$FILE\" | (exec 3<&0 </dev/null; exec \"$KEYPEG\" exec --pool ci -q \
+                --token-file /dev/fd/3 -- /bin/sh -c \"$LOOK\")";
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", &line]).env_clear().env("KEYPEG", binary()).env("LOOK", LOOK);
+    command.args(["-c", line]).env_clear().env("KEYPEG", binary()).env("LOOK", LOOK);
     command.env("KEYPEG_SERVER", &case.url).env("FILE", &case.file).env("MARK", "seen");
     command.env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
     let found = output(command.env("TEST", std::process::id().to_string()));
