@@ -257,8 +257,11 @@ fn an_unknown_parameter_is_refused_on_every_canonical_route() {
             }
             let problem = answer.problem(422, "invalid");
             assert_eq!(problem["field"], "dry_run", "{request}");
-            let lists_keys = route.operation == "listKeys";
-            let allowed = if lists_keys { "state, limit, cursor" } else { "no parameters" };
+            let allowed = match route.operation {
+                "listKeys" => "state, limit, cursor",
+                "listPools" => "limit, cursor",
+                _ => "no parameters",
+            };
             assert_eq!(problem["allowed"], allowed, "{request}");
         }
     }
