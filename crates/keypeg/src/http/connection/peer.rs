@@ -36,8 +36,6 @@ pub(super) struct PeerState {
     write_watch: WriteWatch,
     /// What hyper writes.
     written: Written,
-    /// Whether the client was too slow, so that its connection ends at once.
-    was_too_slow: bool,
     /// What the response holds that hyper writes: its place among the requests in flight, and its
     /// bytes. Given back when the socket has accepted it.
     under_way: [Option<Held>; 2],
@@ -55,7 +53,6 @@ impl Peer {
             has_unread_body: false,
             write_watch: WriteWatch::default(),
             written: Written::Response,
-            was_too_slow: false,
             under_way: [None, None],
             next_request: None,
         };
@@ -90,12 +87,11 @@ impl Peer {
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let PeerState { connection, write_watch, written, was_too_slow, .. } = &mut *self.lock();
+        let PeerState { connection, write_watch, written, .. } = &mut *self.lock();
         match write(Pin::new(&mut *connection), cx) {
             Poll::Pending => {
                 let error = ready!(write_watch.poll_blocked(limits, *written, cx));
                 connection.discard_unread();
-                *was_too_slow = true;
                 Poll::Ready(Err(error))
             }
             Poll::Ready(result) => {
@@ -109,7 +105,7 @@ impl Peer {
 
     /// Returns whether the client was too slow. Then it gets no time to read the rest.
     pub(super) fn was_too_slow(&self) -> bool {
-        self.lock().was_too_slow
+        self.lock().write_watch.has_failed()
     }
 
     /// Flushes the connection, which has accepted all that hyper has written.

@@ -36,6 +36,8 @@ struct Blocking {
     pace: Pace,
     /// Fires at the deadline or earlier, so that it need not be reset for each write.
     timer: Pin<Box<Sleep>>,
+    /// Whether the client was too slow.
+    has_failed: bool,
 }
 
 impl WriteWatch {
@@ -50,9 +52,9 @@ impl WriteWatch {
         let blocking = self.0.get_or_insert_with(|| {
             let pace = Pace::new(now);
             let timer = Box::pin(sleep_until(pace.deadline(limits, what).into()));
-            Box::new(Blocking { pace, timer })
+            Box::new(Blocking { pace, timer, has_failed: false })
         });
-        let Blocking { pace, timer } = &mut **blocking;
+        let Blocking { pace, timer, has_failed } = &mut **blocking;
         pace.block(now);
         let deadline = pace.deadline(limits, what);
         if timer.deadline() > deadline.into() {
@@ -61,6 +63,7 @@ impl WriteWatch {
         loop {
             ready!(timer.as_mut().poll(cx));
             if clock::stopwatch() >= deadline {
+                *has_failed = true;
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             timer.as_mut().reset(deadline.into());
@@ -70,6 +73,11 @@ impl WriteWatch {
     /// Returns whether the socket has accepted nothing since the last write.
     pub(super) fn is_blocked(&self) -> bool {
         self.0.as_ref().is_some_and(|blocking| blocking.pace.blocked_since.is_some())
+    }
+
+    /// Returns whether the client was too slow.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.as_ref().is_some_and(|blocking| blocking.has_failed)
     }
 
     /// Notes that the socket has accepted `len` bytes.
