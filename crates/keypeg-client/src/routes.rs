@@ -229,10 +229,23 @@ impl Route {
     /// reveals a secret that was not lent. A keep-alive only moves the time at which a key is
     /// purged, so it is not recorded.
     pub fn is_audited(&self) -> bool {
-        let keeps_alive = self.path.ends_with("/keepalive")
+        (self.method != "GET" || self.lends()) && !self.keeps_alive()
+    }
+
+    /// Returns whether the route keeps keys alive, extends a lease or returns a key: late, such a
+    /// request loses keys or keeps them from other clients, so a server refuses it last.
+    pub fn is_urgent(&self) -> bool {
+        self.keeps_alive()
+            || matches!(
+                self.operation,
+                "release" | "renew" | "releaseKey" | "seedRelease" | "plainRelease"
+            )
+    }
+
+    fn keeps_alive(&self) -> bool {
+        self.path.ends_with("/keepalive")
             || self.path.starts_with("/keepalive/")
-            || self.method == "PATCH";
-        (self.method != "GET" || self.lends()) && !keeps_alive
+            || self.method == "PATCH"
     }
 
     /// Returns the pool that a path of this route names; the compatibility APIs use the default
@@ -388,5 +401,24 @@ mod tests {
         }
         assert!(find("GET", "/keys").unwrap().is_audited());
         assert!(find("POST", "/v1/pools/a/keys/b/reveal").unwrap().is_audited());
+    }
+
+    #[test]
+    fn keep_alives_renewals_and_releases_are_urgent() {
+        let mut urgent: Vec<_> =
+            all_routes().filter(|route| route.is_urgent()).map(|route| route.operation).collect();
+        urgent.sort_unstable();
+        let expected = [
+            "keepAlive",
+            "keepKeyAlive",
+            "plainKeepAlive",
+            "plainRelease",
+            "release",
+            "releaseKey",
+            "renew",
+            "seedKeepAlive",
+            "seedRelease",
+        ];
+        assert_eq!(urgent, expected);
     }
 }

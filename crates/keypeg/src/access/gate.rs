@@ -72,7 +72,7 @@ pub(crate) enum Refused {
     Pool,
     /// The token's rate limit is reached; retry after this time.
     TooOften(Duration),
-    /// The token has its fair share of the requests in flight.
+    /// The token has its fair share of the requests in flight, and the request is not urgent.
     TooMany,
 }
 
@@ -80,7 +80,8 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) shown: Shown,
-    pub(crate) in_flight: Held,
+    /// `None` for an urgent request beyond the token's share.
+    pub(crate) in_flight: Option<Held>,
 }
 
 impl Gate {
@@ -122,7 +123,7 @@ impl Gate {
         token: &Token,
         Attempt { route, pool, .. }: Attempt<'_>,
         now_ns: u64,
-    ) -> Result<Held, Refused> {
+    ) -> Result<Option<Held>, Refused> {
         if let Some(rate_limit) = &token.rate_limit {
             rate_limit.admit(now_ns).map_err(Refused::TooOften)?;
         }
@@ -134,7 +135,14 @@ impl Gate {
         if pool.is_some_and(|pool| !token.is_for(pool)) {
             return Err(Refused::Pool);
         }
-        self.in_flight.admit_account(&token.in_flight, 1).map_err(|_| Refused::TooMany)
+        match self.in_flight.admit_account(&token.in_flight, 1) {
+            Ok(held) => Ok(Some(held)),
+            // A token that waits for keys on all connections of its share must still return keys
+            // and keep them alive. The number of connections bounds these requests; uncounted, they
+            // take nothing from the shares of other tokens.
+            Err(_) if route.is_urgent() => Ok(None),
+            Err(_) => Err(Refused::TooMany),
+        }
     }
 
     /// Returns whether a request admitted earlier would be admitted now, its limits aside.

@@ -68,7 +68,7 @@ pub(super) async fn handle(
         let result = route(&context, request).await;
         let result = result.and_then(|response| context.count_answer(response, is_change, family));
         let admitted = context.finish_audit(result.as_ref().map(Response::status));
-        in_flight = admitted.map(|admitted| admitted.in_flight);
+        in_flight = admitted.and_then(|admitted| admitted.in_flight);
         result
     });
     let handled = handled.await;

@@ -83,7 +83,11 @@ fn a_noisy_token_leaves_the_others_their_share() {
             "a third token can connect"
         );
     }
-    let metrics = client.with(&calm, "GET /metrics").body;
+    // While the last answer to the third token is on its way, three tokens divide the half.
+    let metrics = eventually("two tokens divide the half", || {
+        let answer = server.client().with(&calm, "GET /metrics");
+        (answer.status == 200).then_some(answer.body)
+    });
     assert!(metric(&metrics, "keypeg_refusals_total{code=\"rate_limited\"}") >= 90);
     // Closed connections are free for every token; none was lost.
     noisy_waits.clear();
@@ -134,4 +138,62 @@ fn an_unread_answer_counts_as_a_request_in_flight() {
     eventually("none is left", || {
         (server.client().with(&noisy, &format!("GET {POOL}")).status == 200).then_some(())
     });
+}
+
+/// A token whose waiting acquires took its share got 429 for its keep-alives and releases too: its
+/// keys were purged, and its own waiters waited for the keys that it could not return.
+#[test]
+fn a_token_with_its_share_in_flight_can_still_keep_alive_renew_and_release() {
+    const NAME: &str = "a_token_with_its_share_in_flight_can_still_keep_alive_renew_and_release";
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return skipped(NAME, "no prlimit");
+    }
+    let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let [busy, calm] = ["busy", "calm"].map(|name| tokens.add(name, "*", &["admin"], &[]));
+    let mut command = keypeg_under(&["prlimit", "--nofile=400:400", "--"], &["--ephemeral"]);
+    let server = Server::logged(command.args(tokens.args()), &dir.path().join("log"));
+    let client = &mut server.client();
+    let bearer = format!("Bearer {calm}");
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    let created = client.try_send("PUT /v1/pools/ci", &headers, "{\"max_hold_seconds\": 600}");
+    created.unwrap().is(201, &json!({}));
+    let leases: Vec<_> = (0..2)
+        .map(|_| {
+            client.with(&busy, "POST /v1/pools/ci/keys").is(201, &json!({}));
+            let lease = client.with(&busy, "POST /v1/pools/ci/leases").json();
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            (text(&lease["id"]), text(&lease["key_id"]))
+        })
+        .collect();
+    let mut waits = Vec::new();
+    eventually("half is taken", || {
+        let pool = client.with(&calm, &format!("GET {POOL}")).json();
+        let is_half = pool["waiting"] == HALF;
+        if !is_half {
+            waits.push(wait(&server, &busy));
+        }
+        is_half.then_some(())
+    });
+    let send = |by_hyper: bool, request: &str| {
+        let bearer = format!("Bearer {busy}");
+        let mut headers = vec![("authorization", &*bearer)];
+        headers.extend(by_hyper.then_some(("prefer", "wait=0")));
+        server.client().try_send(request, &headers, "").unwrap()
+    };
+    for (by_hyper, (lease, key)) in [false, true].into_iter().zip(&leases) {
+        let refused = send(by_hyper, "POST /v1/pools/ci/leases");
+        let problem = refused.problem(429, "rate_limited");
+        assert!(problem["detail"].as_str().unwrap().contains("requests in progress"), "{problem}");
+        let (of_key, of_lease) =
+            (format!("POST /v1/pools/ci/keys/{key}"), format!("POST /v1/pools/ci/leases/{lease}"));
+        send(by_hyper, &format!("{of_key}/keepalive")).is(200, &json!({}));
+        assert_eq!(send(by_hyper, &format!("{of_lease}/renew")).status, 200);
+        assert_eq!(send(by_hyper, &format!("{of_lease}/release")).status, 204);
+        send(by_hyper, &format!("{of_key}/release")).is(200, &json!({ "released": false }));
+        send(by_hyper, &format!("PUT /keepalive/{key}")).is(404, &json!({}));
+    }
+    let bearer = format!("Bearer {busy}");
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    let all = server.client().try_send("POST /v1/pools/ci/keepalive", &headers, "{\"all\":true}");
+    all.unwrap().is(200, &json!({ "kept": 2 }));
 }
