@@ -65,8 +65,6 @@ pub struct SharedState {
     pub(crate) pool_bytes: usize,
     /// The bytes of `waiters`, as last counted.
     pub(crate) waiter_bytes: usize,
-    /// The bytes of `ended_leases`, as last counted.
-    pub(crate) ended_bytes: usize,
     /// Distinguishes this run's cursors from those of other runs, whose slots may differ.
     pub(crate) run_id: u64,
     pub(crate) ended_leases: EndedLeases,
@@ -108,7 +106,6 @@ impl SharedState {
             key_count: 0,
             pool_bytes: 0,
             waiter_bytes: 0,
-            ended_bytes: 0,
             run_id: 0,
             ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
@@ -140,7 +137,7 @@ impl SharedState {
     /// Returns the bytes of all pools, of the table of waiters and of the record of ended leases. O(1).
     #[inline]
     pub(crate) fn bytes(&self) -> u64 {
-        (self.pool_bytes + self.waiter_bytes + self.ended_bytes) as u64
+        (self.pool_bytes + self.waiter_bytes + self.ended_leases.bytes()) as u64
     }
 
     /// Returns whether `more` bytes fit into the memory.
@@ -192,6 +189,7 @@ pub(crate) struct EndedLease {
 }
 
 impl EndedLeases {
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.ring.capacity() * size_of::<EndedLease>()
     }

@@ -119,11 +119,12 @@ impl Pools {
 
     /// Updates a pool's next deadlines; a pool in rotation is examined anyway.
     pub(crate) fn schedule(&mut self, index: PoolIndex) {
-        self.count_bytes(index);
-        let entry = self.entries.get(index);
-        let size = entry.pool.counts().total() + self.shared.waiters.len() as u64;
+        let Self { entries, shared, .. } = self;
+        let entry = entries.get_mut(index);
+        entry.pool.count_bytes(shared);
+        let size = entry.pool.counts().total() + shared.waiters.len() as u64;
         if cfg!(debug_assertions) && size <= CHECKED_MAX {
-            entry.pool.check_invariants(&self.shared);
+            entry.pool.check_invariants(shared);
         }
         if entry.in_rotation {
             return;
