@@ -1,5 +1,5 @@
-//! Borrowers, and how much each one has: of leases, those that run and the requests that wait for
-//! one; of stored answers, their weight.
+//! Borrowers, and how much each one has: of leases, the number of leases and of requests that wait
+//! for one; of stored answers, their weight.
 //!
 //! What has no borrower is not counted. A borrower that has nothing takes no memory, so a table is
 //! bounded by the number of things that it counts. Knows nothing of how a client proves its name.

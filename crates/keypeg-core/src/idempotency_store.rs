@@ -26,8 +26,8 @@ pub(crate) const STORED_ANSWER_BYTES: usize = 256;
 /// How long an answer with keys is stored: an hour. Also the least for an answer with a lease,
 /// while there is room.
 pub(crate) const KEPT_US: u64 = 3_600 * US_PER_S;
-/// The most stored answers in all pools together, if no other limit is set; each range of slots with its keys counts as one
-/// more.
+/// The most stored answers in all pools together, if no other limit is set; each range of slots with
+/// its keys counts as one more.
 pub const ANSWERS_MAX: usize = 1 << 20;
 /// The most stored answers of ended leases in all pools together.
 pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;

@@ -161,8 +161,9 @@ impl EngineState {
         self.lookups.wakeup()
     }
 
-    /// Notes that the server refused keep-alives for want of room since the last turn: the time since
-    /// then purges no key, nor the time until their clients have tried again.
+    /// Notes that the server refused keep-alives since the last turn, because a limit was reached.
+    /// The time since that turn purges no key, and neither does the time until the clients have
+    /// tried again.
     pub fn note_refused_keep_alives(&mut self, count: u64) {
         self.metrics.refused_keep_alives.fetch_add(count, Ordering::Relaxed);
         self.times.note_refused_keep_alives();

@@ -129,7 +129,8 @@ impl Lane {
         self.shared.capacity_cut.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
     }
 
-    /// Notes that the server refused a keep-alive, or what could have become one, for want of room.
+    /// Notes that the server refused a keep-alive, or what could have become one, because a limit
+    /// was reached.
     /// Time during which clients cannot keep their keys alive purges no key: see
     /// [`EngineLane::take_refused_keep_alives`].
     pub fn note_refused_keep_alive(&self) {
@@ -242,9 +243,9 @@ impl EngineLane {
         }
     }
 
-    /// Returns the number of keep-alives that were refused for want of room since the last call. If
-    /// there are any, the time since the last turn must not count towards a purge, nor the time
-    /// until their clients have tried again.
+    /// Returns the number of keep-alives that the server refused since the last call, because a
+    /// limit was reached. If there are any, the time since the last turn must not count towards a
+    /// purge, nor the time until their clients have tried again.
     pub fn take_refused_keep_alives(&mut self) -> u64 {
         let count = self.shared.refused_keep_alives.load(Ordering::Relaxed);
         count - mem::replace(&mut self.seen_refusals, count)

@@ -28,8 +28,8 @@ pub struct StoreMetrics {
     pub subscribers: AtomicU64,
     /// Events delivered, counted once for each subscriber.
     pub events: AtomicU64,
-    /// Keep-alives, and connections that could have brought them, that the server refused for want
-    /// of room. Serving time stands still meanwhile.
+    /// Keep-alives, and connections that could have brought them, that the server refused because a
+    /// limit was reached. Serving time stands still meanwhile.
     pub refused_keep_alives: AtomicU64,
     /// Resyncs: a subscriber got the counts, because events before it were missing.
     pub resyncs: AtomicU64,

@@ -34,7 +34,7 @@ impl Principal {
         }
     }
 
-    /// Returns the party whose part of the store's time a request of this principal takes, where
+    /// Returns the caller whose share of the store's time a request of this principal takes, where
     /// nothing else distinguishes its clients.
     pub fn caller_number(&self) -> CallerNumber {
         match self {
@@ -79,8 +79,8 @@ impl Caller {
     }
 }
 
-/// The party with which a store's time is shared: one for each access token, or for each client
-/// network of a server without tokens. Two parties with the same number share one part.
+/// The number of a caller, for its share of a store's time: one for each access token, or for each
+/// client network of a server without tokens. Two callers with the same number have one share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallerNumber(pub u64);
 
@@ -89,7 +89,7 @@ pub struct CallerNumber(pub u64);
 pub struct Request {
     /// The sender.
     pub by: Principal,
-    /// The party whose part of the store's time the request takes.
+    /// The caller whose share of the store's time the request takes.
     pub caller: CallerNumber,
     /// Executes the call at most once: a repeated request with the same Idempotency-Key gets the
     /// first one's answer. It applies to [`Call::Generate`], [`Call::Import`] and

@@ -1,7 +1,8 @@
 //! The audit log: one line of JSON per requested change, with the caller and the outcome.
 //!
 //! A change reserves its place in the queue of lines before it is made, so that no change lacks its
-//! line. Refusals at admission are summed up. A thread of its own writes the lines. Knows nothing of HTTP or access tokens.
+//! line. Refusals at admission are summed up. A separate thread writes the lines. Knows nothing of
+//! HTTP or access tokens.
 
 mod file;
 mod line;

@@ -1,8 +1,8 @@
 //! The server as a library: `main.rs` is thin, and tests can start [`serve`] on their own port.
 //!
 //! keypeg-core owns the rules of pools, keypeg-store the requests and their lanes, keypeg-engine
-//! durability and keypeg-client the wire format. This crate owns the rest: HTTP, configuration, the system's clock and random
-//! source, signals.
+//! durability and keypeg-client the wire format. This crate owns the rest: HTTP, configuration, the
+//! system's clock and random source, signals.
 
 mod access;
 mod audit;

@@ -44,9 +44,8 @@ pub(crate) struct MemoryPlan {
 impl MemoryPlan {
     /// Divides `total` bytes; an amount below [`MEMORY_MIN`] is divided like that amount.
     ///
-    /// Of little memory, each part takes a share that grows with the amount, and at least what one
-    /// request of the largest size needs. Of much memory, each takes what it can use at most, and
-    /// the keys take the rest.
+    /// A part grows with the total, from what one request of the largest size needs to the most that
+    /// the part can use. The keys get the rest.
     pub(crate) fn new(total: u64) -> Self {
         let total = total.max(MEMORY_MIN);
         let share = |part: u64, least_mib: u64, most_mib: u64| {
@@ -182,7 +181,7 @@ enum Version {
 
 impl Version {
     /// The files of a group that limit its memory. Without a limit they have the text `max`, or a
-    /// number above the memory of every machine. A group above `memory.high` is slowed down a lot.
+    /// number above the memory of every machine. The kernel slows down a group above `memory.high`.
     fn files(&self) -> &'static [&'static str] {
         match self {
             Self::One => &["memory.limit_in_bytes"],

@@ -16,7 +16,7 @@ const LINKS_MAX: u32 = 40;
 /// The file system type of `/proc`, see statfs(2).
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// What other users could do with a path.
+/// Whether other users could change or replace what a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing.

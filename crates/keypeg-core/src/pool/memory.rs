@@ -1,7 +1,7 @@
 //! The memory of a pool: what it takes now, and what a call may add.
 //!
-//! Each structure counts its own bytes where it takes and returns them; this file only adds them up.
-//! Calls that end or keep something are never refused for want of memory.
+//! Each structure counts its own bytes when it takes and returns them; this file only adds them up.
+//! Calls that end or keep something are never refused because the memory is full.
 
 use super::Pool;
 use crate::heap::{Changed, allocated, allocated_text};

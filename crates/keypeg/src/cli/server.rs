@@ -92,8 +92,8 @@ impl ServerArgs {
 /// The content of a file with an access token.
 struct TokenFile {
     token: String,
-    /// What other users could do with the file. Not refused: secrets are mounted into containers
-    /// and put into directories of build jobs this way, and those have one user.
+    /// A warning if other users could read or replace the file. A command does not refuse such a
+    /// file: containers and build jobs often have such files, and only one user.
     warnings: Vec<String>,
 }
 

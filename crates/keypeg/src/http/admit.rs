@@ -231,7 +231,7 @@ impl RequestContext<'_> {
         })
     }
 
-    /// Returns the party whose part of the time the request takes: its token, or its network.
+    /// Returns the caller whose share of the time the request takes: its token, or its network.
     fn caller_number(&self, by: &Principal) -> CallerNumber {
         match (by, self.client_ip) {
             (Principal::Anyone, Some(address)) => {
@@ -290,8 +290,9 @@ impl RequestContext<'_> {
         self.admitted.as_ref().map(|admitted| Arc::clone(&admitted.shown.token.pools))
     }
 
-    /// Begins the request on the place of its connection. Returns `false` if the connection must end
-    /// without it. On a server with tokens, a request without one keeps no place.
+    /// Begins the request on the place of its connection. Returns `false` if the server must close
+    /// the connection without a response. On a server with tokens, a request without a valid one
+    /// does not keep its connection open.
     pub(super) fn begins_on(&self, place: &Place, now: Instant) -> bool {
         if self.admitted.is_none() && self.app.server.access.gate.is_some() {
             return true;
@@ -316,7 +317,7 @@ impl RequestContext<'_> {
             Exceeded::Bound => Problem::too_many_streams(streams.max()),
             Exceeded::Share => {
                 let detail = format!(
-                    "The event streams of {} take its share of the {} of the server. Close a \
+                    "The event streams of {} use its share of the {} of the server. Close a \
                      stream, or try again later.",
                     self.caller_kind(),
                     streams.max()

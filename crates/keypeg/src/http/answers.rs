@@ -1,5 +1,5 @@
-//! Room for large responses: the bytes that the server holds for all callers are bounded, and so is
-//! each caller's share of them.
+//! The memory of large responses: the bytes that the server holds for all callers have a bound, and
+//! each caller has a share of it.
 //!
 //! A handler takes room before it asks the engine, as far as it can estimate its response; what a
 //! response takes in the end counts until its client has accepted it. Small responses do not count:
@@ -59,14 +59,14 @@ impl RequestContext<'_> {
         match exceeded {
             Exceeded::Bound => Problem::new(
                 Code::Overloaded,
-                "The server has no memory left for a response of this size. Try again later, or \
-                 request less (limit).",
+                "The memory for responses of this server is full. Try again later, or request a \
+                 smaller page (limit).",
             ),
             Exceeded::Share => Problem::new(
                 Code::RateLimited,
                 format!(
-                    "The responses to {} that are not read yet take its share of the server's \
-                     memory. Read them, or request less (limit).",
+                    "The unread responses of {} use its share of the server's memory. Read them, \
+                     or request smaller pages (limit).",
                     self.caller_kind()
                 ),
             ),

@@ -199,14 +199,14 @@ impl Problem {
             Refusal::PoolFull { max, of_server } => Self::pool_full(max, of_server),
             Refusal::KeyMemoryFull { max } => {
                 let detail = format!(
-                    "The {max} bytes of memory for keys are used up on this server. Delete keys \
-                     first, or start the server with a larger --memory."
+                    "The {max} bytes of memory for keys of this server are full. Delete keys first, \
+                     or start the server with a larger --memory."
                 );
                 Self::new(Code::PoolFull, detail)
             }
             Refusal::MemoryFull { max } => {
                 let detail = format!(
-                    "The {max} bytes of memory for pools and leases are used up on this server. Try \
+                    "The {max} bytes of memory for pools and leases of this server are full. Try \
                      again later, or start the server with a larger --memory."
                 );
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)

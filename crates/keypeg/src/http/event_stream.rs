@@ -1,9 +1,9 @@
 //! The event stream of one client: reads the engine's feed of a pool.
 //!
 //! A stream reads the feed at its client's pace and buffers one frame at most (back-pressure):
-//! while the client does not read, the stream does not read the feed either, and a client that does
-//! not read a frame within the connection's write timeout is disconnected. A stream ends when the pool is deleted, the server stops, or the client closes its sending
-//! side.
+//! while the client does not read, the stream does not read the feed either. A client that does not
+//! read a frame within the connection's write timeout is disconnected. A stream ends when the pool
+//! is deleted, the server stops, or the client closes its sending side.
 
 mod frame;
 

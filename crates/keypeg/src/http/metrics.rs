@@ -294,9 +294,9 @@ impl Scrape {
         gauge(to, "http_connections", "Open connections", open)?;
         let help = "Open connections of which the server has admitted no request";
         gauge(to, "http_connections_unproven", help, unproven)?;
-        let help = "Silent or idle connections closed to make room for new ones";
+        let help = "Idle connections closed to give their places to new ones";
         counter(to, "http_connections_displaced", help, displaced)?;
-        let help = "New connections closed at once, because no other gave way";
+        let help = "New connections closed at once, because none could be displaced";
         counter(to, "http_connections_refused", help, refused)?;
         let help = "Lines of the log that stderr or stdout did not take";
         counter(to, "log_lines_lost", help, self.log_lines_lost)
@@ -320,7 +320,7 @@ impl Scrape {
         let help =
             "Resync events sent to subscribers that could not continue from an earlier event";
         counter(to, "resyncs", help, self.resyncs)?;
-        let help = "Keep-alives refused for want of room, while which keep-alive time stands still";
+        let help = "Keep-alives refused because a limit was reached; serving time stands still";
         counter(to, "refused_keepalives", help, self.refused_keep_alives)?;
         let help = "Starts of the server on this data directory, including this one";
         gauge(to, "starts", help, self.starts)?;

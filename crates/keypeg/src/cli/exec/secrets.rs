@@ -26,7 +26,7 @@ pub(super) const NOT_FOR_COMMANDS: [&str; 5] = [
     variables::KEY,
     variables::LEASE_ID,
 ];
-/// Those that have a secret as their value.
+/// The variables among them whose value is a secret.
 const SECRET: [&str; 3] = [variables::TOKEN, variables::KEY, variables::LEASE_ID];
 
 impl ExecArgs {

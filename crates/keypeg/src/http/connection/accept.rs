@@ -2,9 +2,9 @@
 //! hyper.
 //!
 //! Each core has a current-thread runtime and its own lane to the engine. [`Places`] bounds the
-//! connections: a new one takes the place of a silent one, or is closed at once. When the server stops, it accepts no
-//! connection, closes idle ones, and gives requests in progress [`DRAIN_TIME`] to finish.
-//! A head that is incomplete then has a second.
+//! connections: when places run short, a new one displaces an idle one, or is closed at once. When
+//! the server stops, it accepts no connection, closes idle ones, and gives requests in progress
+//! [`DRAIN_TIME`] to finish. A head that is incomplete then has a second.
 
 use super::client::Client;
 use super::fast_path::{Buffers, ConnEnd, FastPath, ReadAhead};
@@ -45,8 +45,8 @@ use tokio::time::{sleep, timeout};
 
 /// The most connections at once.
 const CONNECTIONS_MAX: usize = 10_000;
-/// What a connection takes, in bytes, with the first bytes of a head; the other half of the memory of
-/// connections is for the rest of heads.
+/// The bytes that a connection takes, with the first bytes of a head. They are half of the memory of
+/// connections; the other half is for the rest of heads.
 const CONNECTION_BYTES: u64 = 8 << 10;
 /// File descriptors reserved for the journal and the key set, which must be able to open files
 /// whatever clients do.

@@ -1,4 +1,4 @@
-//! The client of a connection, as the layers of the connection pass it on: its address and its place.
+//! The client of a connection, which the layers of the connection pass on: its address and place.
 
 use super::places::Place;
 use std::net::IpAddr;

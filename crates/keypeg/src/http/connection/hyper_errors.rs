@@ -60,8 +60,8 @@ impl HyperErrorFilter {
     pub(super) fn refuse_head(&mut self) {
         self.app.lane.note_refused_keep_alive();
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let detail = "Large request heads use all the memory that they may: send shorter headers, \
-                      or try again later.";
+        let detail = "The memory for large request heads is full: send shorter headers, or try \
+                      again later.";
         let problem = Problem::new(Code::Overloaded, detail).retry_after_ms(1_000);
         let start = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1";
         self.replacement = response(&self.app, status, problem, (start, "\r\n"));

@@ -1,10 +1,10 @@
-//! The places of connections: their number is bounded, callers share them, and the connection that
-//! has been silent longest is closed when they run short.
+//! The places of connections: their number is bounded, and callers share them. When places run
+//! short, a new connection displaces the one that has been idle longest.
 //!
 //! A connection belongs to its client's network until it has shown a valid token, then to the token.
-//! It is proven once the server has admitted a request of it. Unproven connections give way first,
-//! then idle ones, never one with an admitted request in progress. A displacement costs O(log n); a
-//! request costs two atomic operations. Knows no sockets; time is an argument.
+//! It is proven once the server has admitted a request of it. Unproven connections are displaced
+//! first, then idle ones, never one with an admitted request in progress. A displacement costs
+//! O(log n); a request costs two atomic operations. Knows no sockets; time is an argument.
 
 mod queue;
 mod state;
@@ -59,7 +59,7 @@ pub(in crate::http) struct PlaceCounts {
     pub(in crate::http) open: u64,
     /// Open connections of which the server has admitted no request.
     pub(in crate::http) unproven: u64,
-    /// Connections that gave way to others.
+    /// Connections that were displaced.
     pub(in crate::http) displaced: u64,
     /// Connections that got no place.
     pub(in crate::http) refused: u64,
@@ -79,7 +79,7 @@ impl Places {
         })
     }
 
-    /// Gives a new connection a place, if need be that of a silent one; `None` if it must be closed.
+    /// Gives a new connection a place, which can be that of a displaced one; `None` if there is none.
     pub(super) fn enter(self: &Arc<Self>, caller: CallerId, now: Instant) -> Option<Arrived> {
         let now_ms = self.ms(now);
         let mut queue = self.lock();

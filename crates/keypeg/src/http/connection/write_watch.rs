@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep_until};
 /// By how much a client may fall behind the lowest rate; less if the write timeout is shorter.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What is written.
+/// What the server writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Written {
     /// A response of a known length, for which the lowest rate applies.

@@ -1,8 +1,9 @@
 //! Sums over all pools for a scrape: one walk over the pools at a time, whatever the number of
 //! scrapers.
 //!
-//! `/metrics` needs no access token, so its cost for the store must not grow with its callers. A
-//! scrape that arrives during a walk shares the next one: a walk never began before its scrape.
+//! On a server without access tokens every client can scrape, so the cost for the store must not
+//! grow with the number of scrapes. A scrape that arrives during a walk shares the next one: a walk
+//! never began before its scrape.
 
 use crate::http::error::Problem;
 use keypeg_core::{KeyCounts, PoolListOptions};

@@ -1,7 +1,8 @@
 //! Query strings: percent-decoding, and parameters that may each appear once, so that every error
 //! names its parameter.
 //!
-//! Knows of a route's parameters only `limit`, which all listings share. No error repeats a value: it may be a secret.
+//! Knows of a route's parameters only `limit`, which all listings share. No error repeats a value: it
+//! may be a secret.
 
 use super::json::echo;
 use crate::http::error::Problem;

@@ -1,5 +1,5 @@
-//! The order in which connections give way, as balanced trees: one over all connections and one for
-//! each caller.
+//! The order in which connections are displaced, as balanced trees: one over all connections and
+//! one for each caller.
 //!
 //! A request changes no tree. A position becomes stale when its connection serves a request, and is
 //! corrected when it comes first (lazy LRU). Entries of callers exist only while they have
@@ -11,10 +11,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// How many connections an arrival examines at most to find one that gives way.
+/// How many connections an arrival examines at most to find one to displace.
 const EXAMINED_MAX: usize = 64;
 
-/// Which connections give way before others.
+/// Which connections are displaced before others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     /// The server has admitted no request of it.
@@ -63,7 +63,7 @@ struct Entry {
     task: Option<AbortHandle>,
 }
 
-/// A connection that gives way.
+/// A displaced connection.
 #[derive(Debug)]
 pub(super) struct Displaced {
     pub(super) rank: Rank,
@@ -174,7 +174,7 @@ impl Queue {
         of_caller.order.len() >= (short / active).max(1)
     }
 
-    /// Finds the connection that gives way to one of `caller`, and marks its state: of the caller
+    /// Finds the connection to displace for one of `caller`, and marks its state: of the caller
     /// itself if it has its share, else the unproven one that has been silent longest, else the
     /// idle one that has been silent longest, first of the caller with the most connections.
     pub(super) fn find_displaced(
