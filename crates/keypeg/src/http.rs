@@ -6,6 +6,7 @@
 mod admit;
 mod answers;
 mod app;
+mod body_memory;
 mod checks;
 mod connection;
 mod date;

@@ -6,6 +6,7 @@
 //! them, belong to `access`.
 
 use super::app::App;
+use super::body_memory::{BodyMemory, until_reply};
 use super::connection::places::Place;
 use super::error::Problem;
 use super::event_stream::StreamPermit;
@@ -35,6 +36,8 @@ pub(super) struct RequestContext<'a> {
     client_ip: Option<IpAddr>,
     /// The turn of the request's long work, until its response is built.
     turn: Mutex<Option<Turn>>,
+    /// The memory of the request's body, until its response is built.
+    body: Mutex<Option<Arc<BodyMemory>>>,
     /// The audit entry. Only this request locks it, and briefly: the mutex makes the handler's
     /// future `Send`.
     entry: Option<Box<Mutex<Entry>>>,
@@ -180,7 +183,8 @@ impl<'a> RequestContext<'a> {
         admitted: Option<Admitted>,
         entry: Option<Box<Mutex<Entry>>>,
     ) -> Self {
-        Self { app, admitted, client_ip: origin.client_ip, turn: Mutex::new(None), entry }
+        let (turn, body) = (Mutex::new(None), Mutex::new(None));
+        Self { app, admitted, client_ip: origin.client_ip, turn, body, entry }
     }
 }
 
@@ -201,7 +205,12 @@ impl RequestContext<'_> {
         if call.is_long() {
             self.begin_long_work(call.units()).await;
         }
-        let reply = self.submit(call, idempotency.map(Box::new)).await;
+        let pending = self.submit(call, idempotency.map(Box::new));
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reply = match body {
+            None => pending.await,
+            Some(memory) => until_reply(pending, memory).await,
+        };
         self.answer(reply)
     }
 
@@ -223,6 +232,14 @@ impl RequestContext<'_> {
         let by = self.principal();
         let caller = self.caller_number(&by);
         self.app.lane.submit(Request { by, caller, idempotency, call })
+    }
+
+    /// Keeps the memory of the request's body until the request has its answer, and until each of
+    /// its calls has its reply.
+    pub(super) fn hold_body(&self, memory: BodyMemory) {
+        if !memory.is_empty() {
+            *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(memory));
+        }
     }
 
     fn principal(&self) -> Principal {
@@ -445,3 +462,6 @@ impl Problem {
         Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
     }
 }
+
+#[cfg(test)]
+mod tests;

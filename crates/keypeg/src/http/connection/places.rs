@@ -67,7 +67,7 @@ pub(in crate::http) struct PlaceCounts {
 
 impl Places {
     /// Creates `max` places, which run short above seven eighths.
-    pub(super) fn new(max: usize, started: Instant) -> Arc<Self> {
+    pub(in crate::http) fn new(max: usize, started: Instant) -> Arc<Self> {
         Arc::new(Self {
             max,
             short: (max - max / 8).max(1),

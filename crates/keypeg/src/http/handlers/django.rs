@@ -62,7 +62,7 @@ impl BodyFields for CreateBody {
 
 async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerResult {
     let pool = PoolName::default_pool();
-    let call = match body::read::<CreateBody>(request).await?.api_key {
+    let call = match body::read::<CreateBody>(context, request).await?.api_key {
         None => Call::generate(pool, 1),
         Some(value) => match secret_of(&value) {
             Ok(secret) => Call::import(pool, vec![secret], ImportOptions::default()),

@@ -168,7 +168,7 @@ async fn key_only(
     request: Request,
 ) -> Result<(PoolName, KeyRef), Problem> {
     let pool = pool_name(pool)?;
-    let parsed = body::read(request).await.and_then(|NoFields| key_ref(key));
+    let parsed = body::read(context, request).await.and_then(|NoFields| key_ref(key));
     let key = context.or_unknown_pool(&pool, parsed).await?;
     Ok((pool, key))
 }

@@ -23,7 +23,8 @@ pub(crate) async fn acquire(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let peer = request.body().peer().clone();
-    let (key, acquire) = context.or_unknown_pool(&pool, read_acquire(request).await).await?;
+    let (key, acquire) =
+        context.or_unknown_pool(&pool, read_acquire(context, request).await).await?;
     let applied = acquire.preference_applied();
     match run_or_abandon(context, Operation::acquire(pool, acquire, key), &peer).await {
         Ok(payload) => {
@@ -68,7 +69,7 @@ pub(crate) async fn release(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let options = body::read(request).await.map(ReleaseBody::into_options);
+    let options = body::read(context, request).await.map(ReleaseBody::into_options);
     let (lease, options) = lease_and(context, &pool, lease, options).await?;
     Ok(Operation::release(pool, lease, options).run(context).await?.to_response())
 }
@@ -81,7 +82,7 @@ pub(crate) async fn renew(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let ttl_ms = body::read(request).await.map(|body: RenewBody| body.ttl_ms);
+    let ttl_ms = body::read(context, request).await.map(|body: RenewBody| body.ttl_ms);
     let (lease, ttl_ms) = lease_and(context, &pool, lease, ttl_ms).await?;
     Ok(Operation::renew(pool, lease, ttl_ms).run(context).await?.to_response())
 }

@@ -53,7 +53,7 @@ pub(crate) async fn create_or_update(
 ) -> HandlerResult {
     let pool = PoolName::parse(pool).ok_or_else(|| Problem::out_of_range("pool", POOL_NAMES))?;
     let condition = PoolCondition::of(request.headers());
-    let patch = body::read::<PolicyBody>(request).await?.into_patch();
+    let patch = body::read::<PolicyBody>(context, request).await?.into_patch();
     let call = match condition {
         PoolCondition::None => Call::put_pool(pool, patch),
         PoolCondition::Exists => Call::put_pool_if(pool, patch, true),
@@ -83,7 +83,7 @@ pub(crate) async fn delete(
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
     let condition = PoolCondition::of(request.headers());
-    let NoFields = context.or_unknown_pool(&pool, body::read(request).await).await?;
+    let NoFields = context.or_unknown_pool(&pool, body::read(context, request).await).await?;
     if matches!(condition, PoolCondition::Missing | PoolCondition::Never) {
         return context.or_unknown_pool(&pool, Err(precondition::failed(condition))).await;
     }

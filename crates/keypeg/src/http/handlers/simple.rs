@@ -57,7 +57,7 @@ pub(crate) async fn keep_alive(
 }
 
 async fn create_key(context: &RequestContext<'_>, request: Request) -> HandlerResult {
-    let NoFields = body::read(request).await?;
+    let NoFields = body::read(context, request).await?;
     let call = Call::generate(PoolName::default_pool(), 1);
     let key = default_pool::create(context, call).await?;
     let body = json!({ "keyId": key.id.to_string(), "key": key.value.reveal() });

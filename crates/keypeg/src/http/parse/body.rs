@@ -6,40 +6,38 @@
 use super::json;
 use super::members::BodyFields;
 use crate::http::admit::RequestContext;
+use crate::http::body_memory::BodyMemory;
 use crate::http::error::Problem;
 use crate::http::message::{Request, RequestBody};
-use crate::share::{CallerId, Held, ReservedBudget};
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use keypeg_client::Code;
-use keypeg_store::RequestError;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
-/// The first bytes of a body, which are always accepted; most bodies are not longer.
-const BODY_FREE: usize = 4 << 10;
 /// The size up to which a body is read at once, in bytes.
 const LONG_BODY: usize = 16 << 10;
 /// The bytes of a body that are read for one unit of work.
 const BYTES_PER_UNIT: usize = 128;
-/// The largest body that may use the reserve of the memory of bodies.
-const SMALL_MAX: usize = 16 << 10;
 /// How often the rate of a body is checked.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// The fewest bytes that must arrive in [`RATE_WINDOW`]: 1 KiB a second.
 const RATE_MIN: usize = 5 << 10;
 
-/// Reads the body of a request.
-pub(crate) async fn read<B: BodyFields>(request: Request) -> Result<B, Problem> {
+/// Reads the body of a request, which has its memory until the request has its answer.
+pub(crate) async fn read<B: BodyFields>(
+    context: &RequestContext<'_>,
+    request: Request,
+) -> Result<B, Problem> {
     let (head, body) = request.into_parts();
     if body.is_end_stream() {
         return Ok(B::default());
     }
-    let (bytes, _reserved) = collect(body, B::BYTES_MAX).await?;
+    let (bytes, memory) = collect(body, B::BYTES_MAX).await?;
+    context.hold_body(memory);
     parse(&head.headers, &bytes)
 }
 
@@ -52,7 +50,8 @@ pub(crate) async fn read_long<B: BodyFields>(
     if body.is_end_stream() {
         return Ok(B::default());
     }
-    let (bytes, _reserved) = collect(body, B::BYTES_MAX).await?;
+    let (bytes, memory) = collect(body, B::BYTES_MAX).await?;
+    context.hold_body(memory);
     if bytes.len() > LONG_BODY {
         let units = u32::try_from(bytes.len() / BYTES_PER_UNIT).unwrap_or(u32::MAX);
         context.begin_long_work(units).await;
@@ -102,8 +101,8 @@ fn is_json(value: &[u8]) -> bool {
     value.iter().all(is_visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// Reads the bytes of a body. The second value is its share of the memory of bodies.
-async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, Reservation), Problem> {
+/// Reads the bytes of a body. The second value is the memory that it takes.
+async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, BodyMemory), Problem> {
     let too_large = || {
         let detail = format!("The body is larger than the {max} bytes that this route allows.");
         Problem::new(Code::TooLarge, detail).closing()
@@ -120,7 +119,7 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, Reservat
         let len_max = body.size_hint().exact().and_then(|len| usize::try_from(len).ok());
         let len_max = len_max.unwrap_or(max);
         let mut bytes = Vec::new();
-        let mut reserved = Reservation::new(body.room());
+        let mut memory = BodyMemory::new(body.room());
         let mut pace = Pace::new();
         while let Some(frame) = pace.next(&mut body, bytes.len()).await? {
             let frame = frame.map_err(|_| malformed())?;
@@ -132,12 +131,12 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, Reservat
             if len > bytes.capacity() {
                 // Doubled, so that copying stays cheap, but not beyond the end of the body.
                 let capacity = len.max(len_max.min(2 * bytes.capacity()));
-                reserved.grow(capacity)?;
+                memory.grow(capacity)?;
                 bytes.reserve_exact(capacity - bytes.len());
             }
             bytes.extend_from_slice(&data);
         }
-        Ok((bytes, reserved))
+        Ok((bytes, memory))
     };
     tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
         let detail = format!("The body did not arrive within {} s.", time.as_secs_f64());
@@ -182,82 +181,5 @@ impl Pace {
             Poll::Pending
         })
         .await
-    }
-}
-
-/// One body's share of the memory of bodies, returned on drop.
-#[derive(Default)]
-struct Reservation {
-    room: Option<(Arc<ReservedBudget>, CallerId)>,
-    /// What is admitted, in steps.
-    held: Vec<Held>,
-    bytes: usize,
-}
-
-impl Reservation {
-    fn new(room: Option<(Arc<ReservedBudget>, CallerId)>) -> Self {
-        Self { room, ..Self::default() }
-    }
-
-    /// Reserves memory for a body that takes `capacity` bytes. A small body, such as a keep-alive's,
-    /// also has the reserve.
-    fn grow(&mut self, capacity: usize) -> Result<(), Problem> {
-        let more = capacity.saturating_sub(BODY_FREE).saturating_sub(self.bytes);
-        let Some((bodies, caller)) = self.room.as_ref().filter(|_| more > 0) else {
-            return Ok(());
-        };
-        let admitted = if capacity <= SMALL_MAX {
-            bodies.admit_urgent(caller, more as u64)
-        } else {
-            bodies.admit(caller, more as u64)
-        };
-        let refuse = |_| Problem::refused(&RequestError::Overloaded).closing();
-        self.held.push(admitted.map_err(refuse)?);
-        self.bytes += more;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reservation(bodies: &Arc<ReservedBudget>, caller: u128) -> Reservation {
-        Reservation::new(Some((Arc::clone(bodies), CallerId::Network(caller))))
-    }
-
-    /// A body grows in steps, and each byte counts once. What was refused or has ended counts no
-    /// more, or the server would refuse bodies until its next start.
-    #[test]
-    fn the_memory_of_all_bodies_is_bounded_and_returned() {
-        let bodies = Arc::new(ReservedBudget::new(9 << 20, 1 << 20));
-        let mut one = reservation(&bodies, 1);
-        for capacity in [BODY_FREE, 1 << 20, 1 << 20, 4 << 20] {
-            one.grow(capacity).unwrap();
-            assert_eq!(bodies.ordinary().held(), ((capacity - BODY_FREE) as u64));
-        }
-        let held = bodies.ordinary().held();
-        assert!(one.grow(6 << 20).is_err(), "half of the memory is for other callers");
-        let mut other = reservation(&bodies, 2);
-        assert!(other.grow(6 << 20).is_err(), "more than there is");
-        assert_eq!(bodies.ordinary().held(), held, "a refusal takes nothing");
-        other.grow(3 << 20).unwrap();
-        reservation(&bodies, 3).grow(BODY_FREE).unwrap();
-        drop((one, other));
-        assert_eq!(bodies.ordinary().held(), 0);
-    }
-
-    /// Slow uploads of one token once filled the memory, and the keep-alives of others were refused.
-    #[test]
-    fn a_small_body_has_room_when_large_ones_take_all_the_rest() {
-        let bodies = Arc::new(ReservedBudget::new(9 << 20, 1 << 20));
-        let mut large: Vec<_> = (1..200).map(|caller| reservation(&bodies, caller)).collect();
-        for body in &mut large {
-            let _ = body.grow(1 << 20);
-        }
-        assert!(reservation(&bodies, 500).grow(1 << 20).is_err());
-        let mut small = reservation(&bodies, 500);
-        small.grow(SMALL_MAX).unwrap();
-        assert!(small.grow(1 << 20).is_err(), "the reserve is for small bodies");
     }
 }

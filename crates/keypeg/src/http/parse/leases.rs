@@ -6,6 +6,7 @@ use super::body;
 use super::idempotency;
 use super::members::{BodyFields, Member};
 use super::prefer;
+use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use hyper::header::HeaderValue;
@@ -73,11 +74,12 @@ pub(crate) struct AcquireArgs {
 
 /// Reads the arguments of an acquire from its headers and body.
 pub(crate) async fn read_acquire(
+    context: &RequestContext<'_>,
     request: Request,
 ) -> Result<(Option<Idempotency>, AcquireArgs), Problem> {
     let key = idempotency::header(request.headers())?;
     let preferred = prefer::wait_s(request.headers());
-    let mut body: AcquireBody = body::read(request).await?;
+    let mut body: AcquireBody = body::read(context, request).await?;
     let key = idempotency::with_body(key, &mut body);
     let acquire = AcquireArgs::of(body);
     let wait = match (acquire.wait, preferred) {
