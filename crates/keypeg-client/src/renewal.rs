@@ -168,8 +168,8 @@ mod tests {
     use tokio::task::yield_now;
     use tokio::time::timeout;
 
-    /// A server that accepts connections and answers none got a further renewal whenever one was
-    /// due.
+    /// Regression: if a server accepted connections but answered no request, the guard sent a further
+    /// renewal at each event.
     #[tokio::test]
     async fn renewals_without_an_answer_are_limited_and_end_with_the_lease() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

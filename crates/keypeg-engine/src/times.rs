@@ -3,7 +3,7 @@
 //! Lease time is boot time plus an offset, so that it continues where the journal's last clock
 //! stood: downtime counts over a restart in the same boot, but not over a reboot, so a lease can
 //! end late but never early. Serving time advances by at most a second in each step, and not while
-//! keep-alives are refused, so that no key loses life while no client can keep it alive. Neither
+//! keep-alives are refused, so that no purge comes nearer while no client can prevent it. Neither
 //! clock ever goes back.
 
 use crate::clock::{Clock, ClockReading};

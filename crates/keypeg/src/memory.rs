@@ -1,9 +1,9 @@
-//! The plan of the server's memory: the bound of each of its users, in bytes; and protection of that
+//! The memory plan of the server: the bound of each part, in bytes; and protection of that
 //! memory from other programs.
 //!
 //! The amount is `--memory`, or follows from the machine and the control group (cgroup v1 and v2).
-//! It is divided once, at a start. The parts never add up to more than the whole. Who takes a part,
-//! and how callers share it, is decided where the memory is taken.
+//! A start divides it once. The parts never add up to more than the whole. The code that takes the
+//! memory of a part decides how callers share that part.
 
 use bytesize::ByteSize;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};

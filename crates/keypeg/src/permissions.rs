@@ -1,9 +1,9 @@
 //! Which other user could change or replace a file that gives power over the server or a client:
 //! the one check for token files, the configuration, the data directory and the audit log.
 //!
-//! A path is safe if root or the user of this process owns every directory on its way, and no other
-//! user can rename an entry there. Symbolic links are followed, and both ways count. Does not know
-//! what the files contain.
+//! A path is safe if root or the user of this process owns every directory on the way to it, and no
+//! other user can rename an entry there. The way to a symbolic link counts, and so does the way to
+//! its target. Does not know what the files contain.
 
 use rustix::fs::{FileType, Mode, Stat, statfs};
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// Whether other users could change or replace what a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing.
+    /// No other user can.
     Safe,
     /// The members of a group could replace it; in words, with the next step.
     Doubtful(String),

@@ -11,9 +11,9 @@ use tokio::sync::{Notify, watch};
 
 /// The number of requests so far.
 static REQUESTS: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
-/// Of each part: the number of the last request that it has met.
+/// The number of the last request that each part has completed.
 static PARTS: Mutex<Vec<Weak<AtomicU64>>> = Mutex::new(Vec::new());
-/// Notified when a part has met a request, or has ended.
+/// Notified when a part has completed a request, or has ended.
 static PROGRESS: Notify = Notify::const_new();
 
 /// A part that rereads its files. A part that is dropped delays no reload.

@@ -1,8 +1,8 @@
 //! Messages to the supervisor of the process, such as systemd, by the protocol of `sd_notify(3)`:
 //! ready, reloading, stopping, alive.
 //!
-//! A thread of its own sends them, so that a supervisor that does not read blocks nothing. Without
-//! `NOTIFY_SOCKET` in the environment nothing is sent. Does not know what makes a server alive.
+//! A separate thread sends them, so that a supervisor that does not read blocks nothing. Without
+//! `NOTIFY_SOCKET` in the environment it sends nothing. Does not know what makes a server alive.
 
 use crate::clock;
 use crate::failure::{Failure, exit};

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 /// another long call executes one of any cost.
 pub const LONG_UNITS_MAX: u32 = 4_096;
 /// The most long calls that are queued. Above half of them, no caller may have more than that half
-/// divided by the callers that have some.
+/// divided by the number of callers with queued calls.
 const QUEUED_MAX: usize = 4_096;
 /// The most long imports that wait for a lookup or have its result: the others stay in the
 /// rotation.

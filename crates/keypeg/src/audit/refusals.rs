@@ -1,5 +1,6 @@
-//! Refusals at admission, counted per caller, so that no caller without permission moves the audit
-//! log: the first refusal of a caller has its own line, the further ones share a line per minute.
+//! Refusals at admission, counted per caller, so that no caller without permission can fill the
+//! audit log: the first refusal of a caller has its own line, and one line per minute sums up the
+//! further ones.
 //!
 //! Each table has room for [`CALLERS_MAX`] callers, and one more line for all others. So the number
 //! of lines per minute has a bound, whatever clients send. Time is an argument. Knows neither the

@@ -1,8 +1,8 @@
-//! Turns for long work on one core: reading large bodies, and calls whose answers are large.
+//! The long work of one core: reading large bodies, and calls whose answers are large.
 //!
-//! A core handles its requests one after another, each until it waits. So the long work of many
-//! requests would delay the short ones of others by its sum. Here a bounded amount of it is in
-//! progress at a time, and callers take turns. Knows nothing of what the work is.
+//! A core executes a request until the request waits, then the next one. So the long work of many
+//! requests would delay the short requests of other callers by its sum. This file bounds the work in
+//! progress, and admits waiting work from the callers in rotation. Knows nothing of what the work is.
 
 use keypeg_store::CallerNumber;
 use std::collections::{HashMap, VecDeque};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// The most units of work in progress on one core, about eight milliseconds. Work of more units is
-/// alone.
+/// in progress alone.
 const UNITS_MAX: u32 = 32_768;
 
 /// The long work of one core.

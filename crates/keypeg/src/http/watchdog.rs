@@ -2,7 +2,7 @@
 //! answer from the engine through its own lane, as a client's request does.
 //!
 //! Knows no supervisor beyond [`supervisor::notify`]. The supervisor gets a message only after all
-//! cores got an answer since the last one, so a hanging engine and one hanging core both end it.
+//! cores got an answer since the last message. So it ends the process if the engine or a core hangs.
 
 use crate::supervisor::{self, Message};
 use keypeg_core::PoolName;
@@ -19,7 +19,7 @@ const QUESTIONS: u32 = 3;
 #[derive(Debug)]
 struct Watchdog {
     interval: Duration,
-    /// Of each core: whether it got an answer since the last message.
+    /// Whether each core got an answer since the last message.
     answered: Box<[AtomicBool]>,
 }
 

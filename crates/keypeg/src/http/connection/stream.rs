@@ -14,11 +14,12 @@ use tokio::net::TcpStream;
 /// The most bytes that the kernel keeps for a client: sent and not acknowledged, or received and not
 /// read. The kernel doubles it for its own structures. A client that is 50 ms away transfers 2 MiB/s.
 const KERNEL_BUFFER: usize = 128 << 10;
-/// How many bytes that are not sent the kernel accepts: a client that reads nothing leaves them.
+/// The most bytes that the kernel accepts before it sends them. It keeps them for a client that
+/// reads nothing.
 const UNSENT_MAX: u32 = 16 << 10;
 
 /// Bounds what the kernel keeps for each connection that the listener accepts from now on, which is
-/// memory of the server's control group. By default it is up to 10 MiB.
+/// memory of the server's control group. By default the kernel keeps up to 10 MiB.
 pub(crate) fn bound_kernel_buffers(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
     socket.set_send_buffer_size(KERNEL_BUFFER)?;

@@ -1,8 +1,8 @@
 //! Ends the response of a client that does not read it, or reads it too slowly.
 //!
-//! The time counts only while the socket accepts nothing. It goes on from response to response until
-//! one is accepted at once, so that a client which pipelines requests gets no further grace. Knows
-//! neither sockets nor responses.
+//! Time counts only while the socket accepts no byte. The count continues from response to response
+//! until the socket accepts a response at once, so that a client that pipelines requests gets no
+//! further grace. Knows neither sockets nor responses.
 
 use crate::clock;
 use crate::http::timeouts::Timeouts;
