@@ -56,7 +56,7 @@ soak-server length="30m":
 overload:
     bench/overload
 
-# Runs loads that try to take what others need, in memory control groups; `just abuse --list` names them. Needs root.
+# Runs loads that try to take memory, time or places from other callers, in memory control groups; `just abuse --list` names them. Needs root.
 abuse *args:
     bench/abuse {{args}}
 

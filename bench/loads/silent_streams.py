@@ -38,4 +38,4 @@ def attack(target):
             pairs += 1
         except (OSError, http.client.HTTPException, KeyError, ValueError):
             client.close()
-    return f"{len(streams)} streams requested; {pairs / target.seconds:.0f} acquires and releases a second"
+    return f"{len(streams)} streams requested; {pairs / target.seconds:.0f} acquires and releases per second"
