@@ -99,8 +99,8 @@ pub(super) fn call(operation: &str) -> Call {
 fn pools(operation: &str) -> Option<Call> {
     Some(match operation {
         "listPools" => Call::new(
-            "Sorted by name; with an access token, only the pools of the token. The cost does not \
-             depend on the pools that are not on the page. A page can have fewer than `limit` \
+            "Pools are sorted by name. With an access token, the list has only the pools of the \
+             token. The cost does not depend on the pools that are not on the page. A page can have fewer than `limit` \
              pools, even none, although `next_cursor` is set. On the last page `next_cursor` is \
              null. A pool that exists during the whole listing is on exactly one page.",
             vec![referenced(200, "A page of pools.", "Pools", examples::pools())],

@@ -194,12 +194,11 @@ const INVALID: ProblemPage = ProblemPage::new(
 ]);
 
 const RATE_LIMITED: ProblemPage = ProblemPage::new(
-    "A limit for the caller is reached. The access token has used up its `requests_per_second` or \
-     its share of the requests in progress, or it holds its maximum of leases, or too many wrong \
-     tokens came from this address. Requests that wait for a key count as leases. Or the token has \
-     its share of the event streams, or of the memory for responses that clients have not read; \
-     without access tokens, each client address has such a share. Half of each limit is for any \
-     caller; beyond it, all active callers have equal shares of the other half.",
+    "A limit for the caller is reached, and `detail` names it. The access token has used up its \
+     `requests_per_second`, or it holds its maximum of leases, or too many wrong tokens came from \
+     this address. Requests that wait for a key count as leases. For requests in progress, event \
+     streams and the memory of unread responses, the limit is the share of the caller. A caller is \
+     an access token, or a client address if the server has no tokens.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",
         "If the problem has `max`, release a lease, or wait until one expires.",
@@ -392,7 +391,7 @@ const POOL_FULL: ProblemPage = ProblemPage::new(
     &[
         "Delete keys that are not needed, or stop keeping them alive, so that they are purged.",
         "If the limit is the pool's, raise `max_keys` with `PUT /v1/pools/{pool}`.",
-        "If the limit is the server's, delete long values, or start the server with a larger `--memory`.",
+        "If the limit is the server's, delete keys with long values, or start the server with a larger `--memory`.",
     ],
     "No. The server added none of the keys.",
 )
@@ -412,11 +411,12 @@ const STORAGE_FULL: ProblemPage = ProblemPage::new(
 .headers(&[("Retry-After", "Seconds to wait; only with status 503.")]);
 
 const OVERLOADED: ProblemPage = ProblemPage::new(
-    "A limit of the server is reached: the request queue, the memory for request bodies, the \
-     memory for large responses, the backlog of new keys to store, the wait queue, the event \
-     streams, the stored answers of Idempotency-Keys (of all callers, or the share of this one), or \
-     the audit log. The server rejects requests early instead of becoming \
-     slow.",
+    "A limit of the server is reached, and `detail` names it. It is the request queue, the wait \
+     queue, the event streams, the audit log, the backlog of new keys to store, the stored answers \
+     of Idempotency-Keys, or a part of the memory: that of pools, leases and waiting requests, of \
+     request heads, of request bodies or of large responses. For stored answers and for the queue \
+     of long calls, the share of the caller is a limit too. The server rejects requests early, so \
+     that accepted requests stay fast.",
     &[
         "Wait for the seconds in `Retry-After`, then send the request again.",
         "Make the pause longer after each such answer, and add a random time to the pause.",

@@ -10,7 +10,7 @@ use super::body_memory::{BodyMemory, until_reply};
 use super::connection::places::Place;
 use super::error::Problem;
 use super::event_stream::StreamPermit;
-use super::long_work::Turn;
+use super::long_work::WorkPermit;
 use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
@@ -34,8 +34,8 @@ pub(super) struct RequestContext<'a> {
     admitted: Option<Admitted>,
     /// The client's address: without tokens, its network is the caller.
     client_ip: Option<IpAddr>,
-    /// The turn of the request's long work, until its response is built.
-    turn: Mutex<Option<Turn>>,
+    /// The permit of the request's long work, until its response is built.
+    permit: Mutex<Option<WorkPermit>>,
     /// The memory of the request's body, until its response is built.
     body: Mutex<Option<Arc<BodyMemory>>>,
     /// The audit entry. Only this request locks it, and briefly: the mutex makes the handler's
@@ -183,8 +183,8 @@ impl<'a> RequestContext<'a> {
         admitted: Option<Admitted>,
         entry: Option<Box<Mutex<Entry>>>,
     ) -> Self {
-        let (turn, body) = (Mutex::new(None), Mutex::new(None));
-        Self { app, admitted, client_ip: origin.client_ip, turn, body, entry }
+        let (permit, body) = (Mutex::new(None), Mutex::new(None));
+        Self { app, admitted, client_ip: origin.client_ip, permit, body, entry }
     }
 }
 
@@ -264,11 +264,11 @@ impl RequestContext<'_> {
     /// Waits until the caller's long work may begin. It is in progress until the response is built,
     /// or until the next long work of the same request.
     pub(super) async fn begin_long_work(&self, units: u32) {
-        // Work that waits must not hold a turn, or all could wait for each other.
-        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // Work that waits must not hold a permit, or all could wait for each other.
+        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let caller = self.caller_number(&self.principal());
-        let turn = self.app.long_work.turn(caller, units).await;
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+        let permit = self.app.long_work.permit(caller, units).await;
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
     }
 
     /// Takes the answer from a reply and notes it for the audit log; a refusal becomes its problem.

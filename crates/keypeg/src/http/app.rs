@@ -26,7 +26,7 @@ pub(super) struct App {
     /// The next request's number on this core.
     requests: AtomicU64,
     pub(super) counts: Arc<CoreCounts>,
-    /// The turns of this core's long work.
+    /// The permits of this core's long work.
     pub(super) long_work: LongWork,
 }
 

@@ -21,19 +21,19 @@ pub(super) struct LongWork(Arc<Mutex<State>>);
 struct State {
     free: u32,
     waiting: HashMap<CallerNumber, VecDeque<Waiting>>,
-    /// The callers whose work waits; the first is the next to get a turn.
+    /// The callers whose work waits; the first is the next to get a permit.
     rotation: VecDeque<CallerNumber>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     units: u32,
-    turn: oneshot::Sender<Turn>,
+    permit: oneshot::Sender<WorkPermit>,
 }
 
 /// Work in progress, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct WorkPermit {
     work: LongWork,
     units: u32,
 }
@@ -44,32 +44,32 @@ impl LongWork {
         Self(Arc::new(Mutex::new(State { free: UNITS_MAX, waiting, rotation })))
     }
 
-    /// Waits until it is the caller's turn.
-    pub(super) async fn turn(&self, caller: CallerNumber, units: u32) -> Turn {
+    /// Waits until the caller gets a permit.
+    pub(super) async fn permit(&self, caller: CallerNumber, units: u32) -> WorkPermit {
         let units = units.min(UNITS_MAX);
-        let turn = {
+        let permit = {
             let mut state = self.state();
             if state.rotation.is_empty() && state.free >= units {
                 state.free -= units;
-                return Turn { work: self.clone(), units };
+                return WorkPermit { work: self.clone(), units };
             }
-            let (turn, receiver) = oneshot::channel();
+            let (permit, receiver) = oneshot::channel();
             if !state.waiting.contains_key(&caller) {
                 state.rotation.push_back(caller);
             }
-            state.waiting.entry(caller).or_default().push_back(Waiting { units, turn });
+            state.waiting.entry(caller).or_default().push_back(Waiting { units, permit });
             receiver
         };
-        turn.await.expect("invariant: a waiting turn is granted or its future is dropped")
+        permit.await.expect("invariant: a waiting permit is granted or its future is dropped")
     }
 
-    /// Grants turns while there is room.
+    /// Grants permits while there is room.
     fn grant(&self) {
         loop {
             let next = self.state().next();
-            let Some(Waiting { units, turn }) = next else { return };
-            // A turn that nothing waits for any more is dropped, which grants the next one.
-            drop(turn.send(Turn { work: self.clone(), units }));
+            let Some(Waiting { units, permit }) = next else { return };
+            // A permit that nothing waits for any more is dropped, which grants the next one.
+            drop(permit.send(WorkPermit { work: self.clone(), units }));
         }
     }
 
@@ -85,7 +85,7 @@ impl State {
         loop {
             let caller = *self.rotation.front()?;
             let waiting = self.waiting.get_mut(&caller).expect(WAITS);
-            while waiting.front().is_some_and(|first| first.turn.is_closed()) {
+            while waiting.front().is_some_and(|first| first.permit.is_closed()) {
                 waiting.pop_front();
             }
             let Some(first) = waiting.front() else {
@@ -109,7 +109,7 @@ impl State {
     }
 }
 
-impl Drop for Turn {
+impl Drop for WorkPermit {
     fn drop(&mut self) {
         self.work.state().free += self.units;
         self.work.grant();
@@ -128,18 +128,18 @@ mod tests {
     const MANY: CallerNumber = CallerNumber(1);
     const OTHER: CallerNumber = CallerNumber(2);
 
-    type Waits = Pin<Box<dyn Future<Output = Turn>>>;
+    type Waits = Pin<Box<dyn Future<Output = WorkPermit>>>;
 
     fn wait(work: &LongWork, caller: CallerNumber, units: u32) -> Waits {
         let work = work.clone();
-        let mut turn: Waits = Box::pin(async move { work.turn(caller, units).await });
-        assert!(poll(&mut turn).is_none(), "there is no room");
-        turn
+        let mut permit: Waits = Box::pin(async move { work.permit(caller, units).await });
+        assert!(poll(&mut permit).is_none(), "there is no room");
+        permit
     }
 
-    fn poll(turn: &mut Waits) -> Option<Turn> {
-        match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(turn) => Some(turn),
+    fn poll(permit: &mut Waits) -> Option<WorkPermit> {
+        match permit.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(permit) => Some(permit),
             Poll::Pending => None,
         }
     }
@@ -147,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn callers_take_turns_however_much_work_one_of_them_has() {
         let work = LongWork::new();
-        let first = work.turn(MANY, u32::MAX).await;
+        let first = work.permit(MANY, u32::MAX).await;
         let mut many: VecDeque<_> = (0..3).map(|_| wait(&work, MANY, UNITS_MAX)).collect();
         let mut other = wait(&work, OTHER, UNITS_MAX);
         drop(first);
@@ -160,14 +160,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nothing_waits_for_any_more_gets_no_turn() {
+    async fn work_that_nothing_waits_for_any_more_gets_no_permit() {
         let work = LongWork::new();
-        let first = work.turn(MANY, UNITS_MAX / 2).await;
+        let first = work.permit(MANY, UNITS_MAX / 2).await;
         let large = wait(&work, MANY, UNITS_MAX);
         let mut small = wait(&work, MANY, 1);
         drop(large);
         drop(first);
-        drop(poll(&mut small).expect("its turn"));
+        drop(poll(&mut small).expect("its permit"));
         let state = work.state();
         assert!(state.free == UNITS_MAX && state.waiting.is_empty() && state.rotation.is_empty());
     }
