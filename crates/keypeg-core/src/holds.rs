@@ -98,12 +98,18 @@ impl Holds {
         self.by_token.find(hash_token(token), |hold| self.records[hold].token == token)
     }
 
-    /// Turns the hold of a lease into that of a rest, with the reason if one was given.
-    pub(crate) fn set_rest_reason(&mut self, hold: HoldIndex, reason: Option<&str>) {
+    /// Turns the hold of a lease into that of a rest, with the reason if one was given. Returns the
+    /// holder.
+    pub(crate) fn set_rest_reason(
+        &mut self,
+        hold: HoldIndex,
+        reason: Option<&str>,
+    ) -> Option<Box<str>> {
         let record = &mut self.records[hold];
         self.text_bytes -= record.text_bytes();
-        record.holder_or_reason = reason.map(Into::into);
+        let holder = std::mem::replace(&mut record.holder_or_reason, reason.map(Into::into));
         self.text_bytes += record.text_bytes();
+        holder
     }
 
     /// Replaces the terms of the lease by those of a snapshot record.

@@ -61,6 +61,22 @@ pub struct Granted {
     pub redelivered: bool,
 }
 
+/// The outcome of a call that ends a lease by its id, or deletes a key with its lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// The holder of the lease that ended, as its request named it.
+    pub holder: Option<Box<str>>,
+}
+
+/// The outcome of a force-release.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForceReleased {
+    /// Whether the key's state changed: false when it was available already.
+    pub released: bool,
+    /// The holder of the lease that ended, as its request named it.
+    pub holder: Option<Box<str>>,
+}
+
 /// A running lease as it is shown. Instants are wall time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {

@@ -51,7 +51,9 @@ pub use ids::{
 pub use incoming::{ImportOptions, StoredKey};
 pub use key::{KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey};
 pub use key_counts::KeyCounts;
-pub use lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions, WaitOptions};
+pub use lease::{
+    AcquireOptions, ForceReleased, Granted, LeaseView, ReleaseOptions, Released, WaitOptions,
+};
 pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
 pub use policy::{OutOfRange, Policy, PolicyPatch, PoolName};
 pub use pool::Pool;

@@ -41,7 +41,7 @@ use crate::index::Index;
 use crate::indices::{HoldIndex, PoolIndex, SlotIndex};
 use crate::key::{KeptAlive, KeptAliveMany, KeyRef, KeyState, KeyView, NewKey};
 use crate::key_counts::KeyCounts;
-use crate::lease::{AcquireOptions, Granted, LeaseView, ReleaseOptions};
+use crate::lease::{AcquireOptions, ForceReleased, Granted, LeaseView, ReleaseOptions, Released};
 use crate::numbers::{BorrowerId, PoolId};
 use crate::policy::{Policy, PoolName};
 use crate::reasons::Reasons;
@@ -377,35 +377,37 @@ impl Pool {
         Ok(view)
     }
 
-    /// Ends a running lease; its key becomes available, rests or is quarantined. O(log n).
+    /// Ends a running lease; its key becomes available, rests or is quarantined. Returns the
+    /// holder, which is moved out of the pool. O(log n).
     pub fn release(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
         lease: LeaseId,
         options: &ReleaseOptions,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Released, Refusal> {
         options.check().map_err(Refusal::Invalid)?;
         let hold = self.running_hold(shared, step, lease)?;
         // The journal cannot distinguish an empty reason from none.
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(|reason| Self::reason_that_fits(shared, reason));
-        if options.quarantine {
+        let holder = if options.quarantine {
             let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
             let key = self.slots.number(slot);
-            self.quarantine(shared, slot, reason);
+            let holder = self.quarantine(shared, slot, reason);
             step.facts.record(&Fact::Quarantined { pool: self.id, key, reason });
             let id = || self.key_id(&shared.ids, slot);
             self.emit(step, || Event::Quarantined { key: id(), token, reason });
+            holder
         } else {
             let granted_rest_us = self.holds.get(hold).rest_us;
             let rest_us = options.rest_ms.map_or(granted_rest_us, |ms| ms * US_PER_MS);
-            self.end_by_call(shared, step, hold, rest_us, reason);
-        }
-        Ok(())
+            self.end_by_call(shared, step, hold, rest_us, reason)
+        };
+        Ok(Released { holder })
     }
 
-    /// Ends a lease by a call; its key rests for `rest_us`, with this reason.
+    /// Ends a lease by a call; its key rests for `rest_us`, with this reason. Returns the holder.
     fn end_by_call(
         &mut self,
         shared: &mut SharedState,
@@ -413,34 +415,36 @@ impl Pool {
         hold: HoldIndex,
         rest_us: u64,
         reason: Option<&str>,
-    ) {
+    ) -> Option<Box<str>> {
         let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
         let key = self.slots.number(slot);
         let rest_until_us = if rest_us > 0 { after(step.now.lease_us, rest_us) } else { 0 };
         let reason = reason.filter(|_| rest_us > 0);
         let rest = Rest { until_us: rest_until_us, reason };
-        self.end_lease(shared, hold, rest, EndCause::Released);
+        let holder = self.end_lease(shared, hold, rest, EndCause::Released);
         let pool = self.id;
         step.facts.record(&Fact::Released { pool, key, token, rest_until_us, reason });
         let id = || self.key_id(&shared.ids, slot);
         self.emit(step, || Event::Released { key: id(), token, rest_until_us, reason });
+        holder
     }
 
     /// Makes a key available whatever its holder, and also ends rest and quarantine. Returns
-    /// whether that changed anything. O(log n).
+    /// whether that changed anything, and the holder of the lease that ended. O(log n).
     pub fn force_release(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
         key: &KeyRef,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<ForceReleased, Refusal> {
         let slot = self.find_live(shared, step, key)?;
+        let mut holder = None;
         match self.slots.state(slot).expect("invariant: a found key exists") {
-            KeyState::Available => return Ok(false),
+            KeyState::Available => return Ok(ForceReleased::default()),
             KeyState::Leased => {
                 let hold = self.slots.hold(slot);
                 let rest_us = self.holds.get(hold).rest_us;
-                self.end_by_call(shared, step, hold, rest_us, None);
+                holder = self.end_by_call(shared, step, hold, rest_us, None);
             }
             was @ (KeyState::Resting | KeyState::Quarantined) => {
                 self.make_available(shared, slot, EndCause::Released);
@@ -449,7 +453,7 @@ impl Pool {
                 self.emit(step, || Event::KeyFreed { key: self.key_id(&shared.ids, slot), was });
             }
         }
-        Ok(true)
+        Ok(ForceReleased { released: true, holder })
     }
 
     /// Restarts one key's keep-alive time, unless it has none. O(log n).
@@ -505,19 +509,19 @@ impl Pool {
         Ok(self.counts().total())
     }
 
-    /// Deletes a key in any state; a lease on it ends. O(log n).
+    /// Deletes a key in any state; a lease on it ends, and its holder is returned. O(log n).
     pub fn delete(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
         key: &KeyRef,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Released, Refusal> {
         let slot = self.find_live(shared, step, key)?;
         let number = self.slots.number(slot);
-        let (key, was) = self.remove_key(shared, slot);
+        let (key, was, released) = self.remove_key(shared, slot);
         step.facts.record(&Fact::KeyDeleted { pool: self.id, key: number });
         self.emit(step, || Event::Deleted { key, was });
-        Ok(())
+        Ok(released)
     }
 
     /// Returns everything about a key but its value. O(1) beside what is due of it.

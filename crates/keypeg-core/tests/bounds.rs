@@ -5,8 +5,8 @@
 
 use keypeg_core::{
     AcquireOptions, Fact, IdHashKey, ImportOptions, KeyId, KeyRef, LeaseId, Limits, NextDue, Now,
-    Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Secret,
-    SharedState, StepContext,
+    Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions, Released,
+    Secret, SharedState, StepContext,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -257,7 +257,7 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_consistent() {
                 let result = world.with_pool("default", |pool, shared, step| {
                     pool.release(shared, step, lease, &ReleaseOptions::default())
                 });
-                assert_eq!(result, Ok(()));
+                assert_eq!(result, Ok(Released::default()));
             }
         }
         while keys.len() > 1_000 {
@@ -265,7 +265,7 @@ fn a_pool_that_grows_and_shrinks_by_many_keys_stays_consistent() {
             let key = KeyRef::Id(keys.swap_remove(index));
             let result =
                 world.with_pool("default", |pool, shared, step| pool.delete(shared, step, &key));
-            assert_eq!(result, Ok(()));
+            assert_eq!(result, Ok(Released::default()));
         }
         world.pools.check_invariants();
     }

@@ -84,7 +84,7 @@ impl Server {
 
     fn release(&mut self, lease: LeaseId, quarantine: bool, reason: &str) -> Result<(), Refusal> {
         let options = ReleaseOptions { quarantine, reason: Some(reason.into()), rest_ms: None };
-        self.with_pool(|pool, shared, step| pool.release(shared, step, lease, &options))
+        self.with_pool(|pool, shared, step| pool.release(shared, step, lease, &options)).map(drop)
     }
 
     fn add_idempotent(&mut self) -> Result<(), Refusal> {
@@ -101,7 +101,7 @@ impl Server {
     }
 
     fn delete(&mut self, key: KeyId) -> Result<(), Refusal> {
-        self.with_pool(|pool, shared, step| pool.delete(shared, step, &KeyRef::Id(key)))
+        self.with_pool(|pool, shared, step| pool.delete(shared, step, &KeyRef::Id(key))).map(drop)
     }
 
     fn keys(&self) -> Vec<KeyId> {

@@ -4,7 +4,7 @@
 use keypeg_core::{
     AcquireOptions, Cursor, Fact, IdHashKey, KeyId, KeyPage, KeyRef, KeyState, Limits, ListOptions,
     Now, Policy, PolicyPatch, Pool, PoolName, Pools, RandomSource, Refusal, ReleaseOptions,
-    SharedState, StepContext, US_PER_S,
+    Released, SharedState, StepContext, US_PER_S,
 };
 use keypeg_testkit::ScaledRandom;
 use std::collections::HashMap;
@@ -75,7 +75,7 @@ impl World {
                 let key = KeyRef::Id(temporary.swap_remove(index as usize));
                 let deleted =
                     self.with_pool("default", |pool, shared, step| pool.delete(shared, step, &key));
-                assert_eq!(deleted, Ok(()));
+                assert_eq!(deleted, Ok(Released::default()));
             }
             2 => self.now.lease_us += US_PER_S,
             quarantine => {
@@ -233,7 +233,7 @@ fn no_key_is_skipped_where_the_bound_on_examined_keys_ends_a_page() {
             let ended = world.with_pool("default", |pool, shared, step| {
                 pool.release(shared, step, lease.id, &options)
             });
-            assert_eq!(ended, Ok(()));
+            assert_eq!(ended, Ok(Released::default()));
         }
     }
     let expected: Vec<_> = wanted.iter().map(|index| ids[*index]).collect();

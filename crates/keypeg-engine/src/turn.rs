@@ -5,9 +5,9 @@
 //! Requests are executed in the order of their arrival, after what is due has expired.
 
 use keypeg_core::{
-    AcquireOptions, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany, ListOptions,
-    NewKey, Policy, Pool, PoolListOptions, PoolName, Pools, Refusal, SharedState, StepContext,
-    WaitOptions, WaiterId,
+    AcquireOptions, ForceReleased, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany,
+    ListOptions, NewKey, Policy, Pool, PoolListOptions, PoolName, Pools, Refusal, Released,
+    SharedState, StepContext, WaitOptions, WaiterId,
 };
 use keypeg_store::{
     Call, Idempotency, PoolPage, PoolView, Principal, Reply, Request, RequestError,
@@ -163,17 +163,21 @@ fn execute_on_pool(
             pool.revoke_undelivered(shared, step, *lease).map(|()| Reply::Done)
         }
         Call::Release { lease, options, .. } => {
-            pool.release(shared, step, *lease, options).map(|()| Reply::Done)
+            let Released { holder } = pool.release(shared, step, *lease, options)?;
+            Ok(Reply::Released { holder })
         }
         Call::Renew { lease, ttl_ms, .. } => {
             let lease = pool.renew(shared, step, *lease, *ttl_ms)?;
             Ok(Reply::Renewed(Box::new(lease)))
         }
         Call::ForceRelease { key, .. } => {
-            let released = pool.force_release(shared, step, key)?;
-            Ok(Reply::KeyReleased { released })
+            let ForceReleased { released, holder } = pool.force_release(shared, step, key)?;
+            Ok(Reply::KeyReleased { released, holder })
         }
-        Call::DeleteKey { key, .. } => pool.delete(shared, step, key).map(|()| Reply::Done),
+        Call::DeleteKey { key, .. } => {
+            let Released { holder } = pool.delete(shared, step, key)?;
+            Ok(Reply::Released { holder })
+        }
         Call::KeepAlive { key, .. } => {
             let KeptAlive { id, expires_at_ms } = pool.keep_alive(shared, step, key)?;
             Ok(Reply::KeptAlive { id, expires_at_ms })

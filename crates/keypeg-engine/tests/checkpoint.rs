@@ -162,7 +162,7 @@ fn only_new_keys_are_refused_while_the_checkpointer_lags() {
             lease,
             options: ReleaseOptions::default()
         }),
-        Reply::Done
+        Reply::Released { holder: Some(holder) } if &*holder == "holder-2"
     ));
     driver.checkpoint().unwrap();
     assert!(

@@ -95,10 +95,10 @@ fn new_keys_then_grants_are_refused_releases_continue_and_all_resumes() {
             lease,
             options: ReleaseOptions::default(),
         });
-        assert!(matches!(reply, Reply::Done), "{reply:?}");
+        assert!(matches!(reply, Reply::Released { .. }), "{reply:?}");
     }
     let reply = driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(ids[0]) });
-    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    assert!(matches!(reply, Reply::Released { .. }), "{reply:?}");
     let keys = driver.engine.pools().key_count();
     drop(driver);
     let mut driver = open(&disk, &clock);

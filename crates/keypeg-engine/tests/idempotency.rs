@@ -198,7 +198,7 @@ fn a_revoked_grant_is_granted_again_after_a_start() {
     driver.call(Call::RevokeUndelivered { pool: default_pool(), lease: lease.id });
     let (id, options) = (lease.id, ReleaseOptions::default());
     let release = Call::Release { pool: default_pool(), lease: id, options };
-    assert!(matches!(driver.call(release), Reply::Done));
+    assert!(matches!(driver.call(release), Reply::Released { .. }));
     let reply = driver.call(acquire("k"));
     let cause = Refusal::LeaseEnded { cause: Some(EndCause::Released) };
     assert!(matches!(&reply, Reply::Refused(RequestError::Refused(refusal)) if *refusal == cause));

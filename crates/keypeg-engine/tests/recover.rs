@@ -184,7 +184,7 @@ fn a_lease_keeps_its_id_across_a_restart_and_its_token_is_never_reused() {
             lease,
             options: ReleaseOptions::default()
         }),
-        Reply::Done
+        Reply::Released { holder: Some(holder) } if &*holder == "job-7"
     ));
     assert!(driver.acquire("other").expect("a key is available").2 > token);
 }

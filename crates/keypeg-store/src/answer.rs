@@ -7,8 +7,9 @@
 use crate::request::{Call, PoolPage, PoolView, Reply, RequestError};
 use crate::subscription::Subscription;
 use keypeg_core::{
-    ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView, LeaseId, LeaseView,
-    ListOptions, NewKey, PolicyPatch, PoolListOptions, PoolName, ReleaseOptions, Secret,
+    ForceReleased, ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView,
+    LeaseId, LeaseView, ListOptions, NewKey, PolicyPatch, PoolListOptions, PoolName,
+    ReleaseOptions, Released, Secret,
 };
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ macro_rules! answers {
 
 answers! {
     (): Reply::Done => ();
+    Released: Reply::Released { holder } => Released { holder };
     PoolPage: Reply::Pools(page) => page;
     Box<PoolView>: Reply::Pool { pool, .. } => pool;
     PoolChange: Reply::Pool { pool, created } => PoolChange { pool, created };
@@ -70,7 +72,7 @@ answers! {
         LeaseGrant { pool, lease, value, waited_ms, redelivered };
     Box<LeaseView>: Reply::Renewed(lease) => lease;
     Revealed: Reply::Revealed { id, value } => Revealed { id, value };
-    ForceReleased: Reply::KeyReleased { released } => ForceReleased { released };
+    ForceReleased: Reply::KeyReleased { released, holder } => ForceReleased { released, holder };
     KeptAlive: Reply::KeptAlive { id, expires_at_ms } => KeptAlive { id, expires_at_ms };
     KeptAliveMany: Reply::KeptAliveMany { kept, missing } => KeptAliveMany { kept, missing };
     KeyPage: Reply::Page(page) => page;
@@ -109,13 +111,6 @@ pub struct Revealed {
     pub id: KeyId,
     /// The key's value.
     pub value: Secret,
-}
-
-/// The answer of [`Call::ForceRelease`].
-#[derive(Clone, Copy, Debug)]
-pub struct ForceReleased {
-    /// Whether the key's state changed: false when it was available already.
-    pub released: bool,
 }
 
 /// What an acquire requests; the default is the policy's TTL, no holder and no wait.
@@ -182,7 +177,7 @@ impl Call {
     }
 
     /// Returns a [`Call::Release`].
-    pub fn release(pool: PoolName, lease: LeaseId, options: ReleaseOptions) -> TypedCall<()> {
+    pub fn release(pool: PoolName, lease: LeaseId, options: ReleaseOptions) -> TypedCall<Released> {
         TypedCall::new(Self::Release { pool, lease, options })
     }
 
@@ -202,7 +197,7 @@ impl Call {
     }
 
     /// Returns a [`Call::DeleteKey`].
-    pub fn delete_key(pool: PoolName, key: KeyRef) -> TypedCall<()> {
+    pub fn delete_key(pool: PoolName, key: KeyRef) -> TypedCall<Released> {
         TypedCall::new(Self::DeleteKey { pool, key })
     }
 

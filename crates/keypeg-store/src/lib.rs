@@ -14,9 +14,7 @@ mod store;
 mod subscription;
 mod wakeup;
 
-pub use answer::{
-    AcquireTerms, Answer, ForceReleased, LeaseGrant, PoolChange, Revealed, TypedCall,
-};
+pub use answer::{AcquireTerms, Answer, LeaseGrant, PoolChange, Revealed, TypedCall};
 pub use cost::{KEEP_ALIVE_MAX, SHORT_UNITS_MAX};
 pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,

@@ -207,7 +207,7 @@ pub enum Call {
         /// The pool.
         pool: PoolName,
     },
-    /// Releases a lease; the reply is [`Reply::Done`].
+    /// Releases a lease; the reply is [`Reply::Released`].
     Release {
         /// The pool.
         pool: PoolName,
@@ -239,7 +239,7 @@ pub enum Call {
         /// The key.
         key: KeyRef,
     },
-    /// Deletes a key in any state; the reply is [`Reply::Done`].
+    /// Deletes a key in any state; the reply is [`Reply::Released`].
     DeleteKey {
         /// The pool.
         pool: PoolName,
@@ -363,6 +363,11 @@ pub enum Reply {
     },
     /// The operation is complete.
     Done,
+    /// A lease has ended, or a key was deleted with its lease.
+    Released {
+        /// The holder of the lease that ended, as its request named it.
+        holder: Option<Box<str>>,
+    },
     /// The created keys, in the order of the request.
     Keys(Vec<NewKey>),
     /// A new lease.
@@ -392,6 +397,8 @@ pub enum Reply {
     KeyReleased {
         /// Whether the key's state changed: false when it was available already.
         released: bool,
+        /// The holder of the lease that ended, as its request named it.
+        holder: Option<Box<str>>,
     },
     /// A key kept alive.
     KeptAlive {

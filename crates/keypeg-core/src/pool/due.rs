@@ -168,7 +168,7 @@ impl Pool {
         slot: SlotIndex,
     ) {
         let number = self.slots.number(slot);
-        let (key, was) = self.remove_key(shared, slot);
+        let (key, was, _) = self.remove_key(shared, slot);
         if !enabled(Sabotage::ForgetPurge) {
             step.facts.record(&Fact::KeyPurged { pool: self.id, key: number });
         }

@@ -10,6 +10,7 @@ use crate::ids::{IdHashKey, KeyId};
 use crate::incoming::IncomingKey;
 use crate::indices::SlotIndex;
 use crate::key::{KeyRef, KeyState, NewKey};
+use crate::lease::Released;
 use crate::refusal::{EndCause, Refusal};
 use crate::retired::must_remember;
 use crate::sabotage::{Sabotage, enabled};
@@ -115,17 +116,18 @@ impl Pool {
         self.policy.keepalive_ttl_ms.map_or(NEVER_US, |ms| after(now.serving_us, ms * US_PER_MS))
     }
 
-    /// Removes a key, and retires its value if the pool would not recognise it. Returns its id and
-    /// the state before.
+    /// Removes a key, and retires its value if the pool would not recognise it. Returns its id,
+    /// the state before, and the holder of its lease.
     pub(super) fn remove_key(
         &mut self,
         shared: &mut SharedState,
         slot: SlotIndex,
-    ) -> (KeyId, KeyState) {
+    ) -> (KeyId, KeyState, Released) {
         self.note_change(Changed::KEYS);
         let id = self.key_id(&shared.ids, slot);
         let was = self.slots.state(slot).expect("invariant: a removed key exists");
-        self.detach(shared, slot, EndCause::KeyGone);
+        let text = self.detach(shared, slot, EndCause::KeyGone);
+        let holder = text.filter(|_| was == KeyState::Leased);
         self.key_ends.cancel(slot, &mut self.slots);
         let (slots, pool, ids) = (&self.slots, self.id, &shared.ids);
         self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
@@ -137,6 +139,6 @@ impl Pool {
         }
         self.slots.remove(slot);
         shared.key_count -= 1;
-        (id, was)
+        (id, was, Released { holder })
     }
 }

@@ -38,61 +38,69 @@ impl Pool {
         }
     }
 
-    /// Ends a lease: its key rests or becomes available.
+    /// Ends a lease: its key rests or becomes available. Returns the holder.
     pub(super) fn end_lease(
         &mut self,
         shared: &mut SharedState,
         hold: HoldIndex,
         rest: Rest<'_>,
         cause: EndCause,
-    ) {
+    ) -> Option<Box<str>> {
         if rest.until_us == 0 {
             let slot = self.holds.get(hold).slot;
-            self.make_available(shared, slot, cause);
-            return;
+            return self.make_available(shared, slot, cause);
         }
         self.note_lease_end(shared, hold, cause);
-        self.begin_rest(hold, rest);
+        self.begin_rest(hold, rest)
     }
 
-    /// Lets the key of a lease that has ended rest.
-    pub(super) fn begin_rest(&mut self, hold: HoldIndex, rest: Rest<'_>) {
+    /// Lets the key of a lease that has ended rest. Returns the holder.
+    pub(super) fn begin_rest(&mut self, hold: HoldIndex, rest: Rest<'_>) -> Option<Box<str>> {
         let slot = self.holds.get(hold).slot;
         self.slots.set_state(slot, KeyState::Resting);
         self.resting += 1;
         self.note_change(Changed::LEASES);
-        self.holds.set_rest_reason(hold, rest.reason);
+        let holder = self.holds.set_rest_reason(hold, rest.reason);
         self.hold_ends.set(hold, rest.until_us, &mut self.holds);
+        holder
     }
 
-    /// Quarantines a key in any state.
+    /// Quarantines a key in any state. Returns the holder or the reason that it had.
     pub(super) fn quarantine(
         &mut self,
         shared: &mut SharedState,
         slot: SlotIndex,
         reason: Option<&str>,
-    ) {
-        self.detach(shared, slot, EndCause::Released);
+    ) -> Option<Box<str>> {
+        let text = self.detach(shared, slot, EndCause::Released);
         self.note_change(Changed::OTHER);
         self.slots.set_state(slot, KeyState::Quarantined);
         self.slots.set_reason(slot, self.reasons.add(reason));
         self.quarantined += 1;
+        text
     }
 
-    /// Makes a key in any state available.
+    /// Makes a key in any state available. Returns the holder or the reason that it had.
     pub(super) fn make_available(
         &mut self,
         shared: &mut SharedState,
         slot: SlotIndex,
         cause: EndCause,
-    ) {
-        self.detach(shared, slot, cause);
+    ) -> Option<Box<str>> {
+        let text = self.detach(shared, slot, cause);
         self.slots.set_state(slot, KeyState::Available);
         self.available.insert(slot, &mut self.slots);
+        text
     }
 
-    /// Removes a key from the structures of its state; a lease on it ends for this cause.
-    pub(super) fn detach(&mut self, shared: &mut SharedState, slot: SlotIndex, cause: EndCause) {
+    /// Removes a key from the structures of its state; a lease on it ends for this cause. Returns
+    /// the holder of the lease, or the reason of the rest.
+    pub(super) fn detach(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+        cause: EndCause,
+    ) -> Option<Box<str>> {
         self.note_change(Changed::LEASES);
         match self.slots.state(slot).expect("invariant: a detached key exists") {
             KeyState::Available => self.available.remove(slot, &mut self.slots),
@@ -109,9 +117,10 @@ impl Pool {
                     self.resting -= 1;
                 }
                 self.hold_ends.cancel(hold, &mut self.holds);
-                self.holds.remove(hold);
+                return self.holds.remove(hold).holder_or_reason;
             }
         }
+        None
     }
 
     fn note_lease_end(&mut self, shared: &mut SharedState, hold: HoldIndex, cause: EndCause) {

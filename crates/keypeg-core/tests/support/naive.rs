@@ -5,9 +5,9 @@
 //! the real pools' answers after checking them.
 
 use keypeg_core::{
-    EndCause, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyRef, KeyState, KeyView, LeaseId,
-    LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, PoolId, Refusal,
-    ReleaseOptions,
+    EndCause, ForceReleased, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyRef, KeyState, KeyView,
+    LeaseId, LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, PoolId,
+    Refusal, ReleaseOptions, Released,
 };
 use keypeg_fields::Field;
 use std::collections::HashSet;
@@ -352,15 +352,16 @@ impl Naive {
         name: &str,
         id: LeaseId,
         options: &ReleaseOptions,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Released, Refusal> {
         self.pool(name)?;
         if options.rest_ms.is_some_and(|ms| ms > WEEK_MS) {
             let field = Field::Seconds(&keypeg_fields::REST);
             return Err(Refusal::Invalid(OutOfRange { field }));
         }
         let (pool, key) = self.running(name, id)?;
+        let holder = self.pools[pool].keys[key].holder();
         self.end_lease(now, pool, key, options);
-        Ok(())
+        Ok(Released { holder })
     }
 
     fn end_lease(&mut self, now: Now, pool: usize, key: usize, options: &ReleaseOptions) {
@@ -436,16 +437,17 @@ impl Naive {
         now: Now,
         name: &str,
         key: &KeyRef,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<ForceReleased, Refusal> {
         let (pool, key) = self.find(name, key)?;
+        let holder = self.pools[pool].keys[key].holder();
         match self.pools[pool].keys[key].state {
-            State::Available => return Ok(false),
+            State::Available => return Ok(ForceReleased::default()),
             State::Leased(_) => self.end_lease(now, pool, key, &ReleaseOptions::default()),
             State::Resting(..) | State::Quarantined(_) => {
                 self.pools[pool].keys[key].state = State::Available;
             }
         }
-        Ok(true)
+        Ok(ForceReleased { released: true, holder })
     }
 
     pub(crate) fn keep_alive(
@@ -488,10 +490,11 @@ impl Naive {
         Ok(pool.keys.len() as u64)
     }
 
-    pub(crate) fn delete(&mut self, name: &str, key: &KeyRef) -> Result<(), Refusal> {
+    pub(crate) fn delete(&mut self, name: &str, key: &KeyRef) -> Result<Released, Refusal> {
         let (pool, key) = self.find(name, key)?;
+        let holder = self.pools[pool].keys[key].holder();
         self.pools[pool].remove(key, &mut self.ended);
-        Ok(())
+        Ok(Released { holder })
     }
 
     pub(crate) fn list(&self, now: Now, name: &str, state: Option<KeyState>) -> Vec<KeyView> {
@@ -558,6 +561,11 @@ impl NaivePool {
 }
 
 impl Key {
+    fn holder(&self) -> Option<Box<str>> {
+        let State::Leased(lease) = &self.state else { return None };
+        lease.holder.as_deref().map(Into::into)
+    }
+
     pub(crate) fn hold_end(&self) -> Option<u64> {
         match &self.state {
             State::Available | State::Quarantined(_) => None,

@@ -111,9 +111,9 @@ impl World {
             }
             "force_release" => {
                 let key = self.key(args[0]);
-                let changed =
+                let outcome =
                     self.with_pool(|pool, shared, step| pool.force_release(shared, step, &key))?;
-                Ok(if changed { "freed" } else { "already_available" }.into())
+                Ok(if outcome.released { "freed" } else { "already_available" }.into())
             }
             "delete" => {
                 let key = self.key(args[0]);

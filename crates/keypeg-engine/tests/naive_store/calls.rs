@@ -63,7 +63,7 @@ impl NaiveStore {
                 if !pool.revoke_answer(lease) {
                     return Ok(Reply::Done);
                 }
-                pool.release(lease, &ReleaseOptions::default(), now)
+                pool.release(lease, &ReleaseOptions::default(), now).map(|_| Reply::Done)
             }
             Call::Renew { lease, ttl_ms, .. } => pool.renew(lease, ttl_ms, now),
             Call::GetKey { key, .. } => {
@@ -71,12 +71,14 @@ impl NaiveStore {
             }
             Call::ForceRelease { key, .. } => {
                 let index = pool.find(&key)?;
-                Ok(Reply::KeyReleased { released: pool.force_release(index, now) })
+                let holder = pool.holder(index);
+                Ok(Reply::KeyReleased { released: pool.force_release(index, now), holder })
             }
             Call::DeleteKey { key, .. } => {
                 let index = pool.find(&key)?;
+                let holder = pool.holder(index);
                 pool.remove_key(index, false);
-                Ok(Reply::Done)
+                Ok(Reply::Released { holder })
             }
             Call::KeepAlive { key, .. } => {
                 let index = pool.find(&key)?;

@@ -285,6 +285,12 @@ impl NaivePool {
         Err(Refusal::LeaseEnded { cause })
     }
 
+    /// Returns the holder of a key's lease, if one runs.
+    pub(super) fn holder(&self, index: usize) -> Option<Box<str>> {
+        let State::Leased(lease) = &self.keys[index].state else { return None };
+        lease.holder.clone()
+    }
+
     pub(super) fn release(
         &mut self,
         id: LeaseId,
@@ -293,6 +299,7 @@ impl NaivePool {
     ) -> Result<Reply, Refusal> {
         options.check().map_err(Refusal::Invalid)?;
         let index = self.leased(id)?;
+        let holder = self.holder(index);
         let reason = options.reason.clone().filter(|reason| !reason.is_empty());
         if options.quarantine {
             let (id, token) = self.note_lease_end(index, EndCause::Released);
@@ -303,7 +310,7 @@ impl NaivePool {
         } else {
             self.end_by_call(index, options.rest_ms, reason, now);
         }
-        Ok(Reply::Done)
+        Ok(Reply::Released { holder })
     }
 
     /// Ends a lease by a call; the key rests as the lease's terms say unless `rest_ms` is given.

@@ -119,6 +119,12 @@ pub(crate) enum State {
     Quarantined { reason: Option<String> },
 }
 
+impl State {
+    fn lease(&self) -> Option<&Lease> {
+        if let Self::Leased(lease) = self { Some(lease) } else { None }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     /// `None` while no reply contained it.
@@ -179,6 +185,20 @@ impl Observation<'_, '_> {
             _ => Err("expected `Done`".into()),
         })
     }
+
+    /// Checks the answer to a call that ended this lease.
+    pub(crate) fn released(&mut self, slot: u32, lease: Option<&Lease>) -> Checked {
+        self.check(slot, |reply| match reply {
+            Reply::Released { holder } => is_holder(holder.as_deref(), lease),
+            _ => Err("expected `Released`".into()),
+        })
+    }
+}
+
+fn is_holder(actual: Option<&str>, lease: Option<&Lease>) -> Checked {
+    let holder = lease.and_then(|lease| lease.holder.as_deref());
+    ensure!(actual == holder, "the lease of {holder:?} ended, not of {actual:?}");
+    Ok(())
 }
 
 use keypeg_core::Refusal;
@@ -853,12 +873,13 @@ impl Model {
         };
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(ToOwned::to_owned);
+        let before = self.pools[name].keys[index].state.clone();
         if options.quarantine {
             self.end_hold(now, (name, index), State::Quarantined { reason });
         } else {
             self.release_lease(now, (name, index), options.rest_ms, reason);
         }
-        observed.done(slot)
+        observed.released(slot, before.lease())
     }
 
     /// Ends a lease by a call: the key rests for `rest_ms`, or as long as its grant said.
@@ -1036,10 +1057,11 @@ impl Model {
                     self.ended.insert(id.0, Ended { serial: key.serial, by_call: true });
                 }
                 self.durable = now.lease;
-                observed.done(slot)
+                observed.released(slot, key.state.lease())
             }
             Call::ForceRelease { .. } => {
-                let released = pool.keys[index].state != State::Available;
+                let before = pool.keys[index].state.clone();
+                let released = before != State::Available;
                 match &pool.keys[index].state {
                     State::Available => {}
                     State::Leased(_) => self.release_lease(now, (name, index), None, None),
@@ -1048,7 +1070,9 @@ impl Model {
                     }
                 }
                 observed.check(slot, |reply| match reply {
-                    Reply::KeyReleased { released: actual } if *actual == released => Ok(()),
+                    Reply::KeyReleased { released: actual, holder } if *actual == released => {
+                        is_holder(holder.as_deref(), before.lease())
+                    }
                     _ => Err(format!("expected released = {released}")),
                 })
             }

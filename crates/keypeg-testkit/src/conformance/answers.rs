@@ -14,9 +14,9 @@ impl Suite {
     pub(super) fn text(&mut self, verb: &str, args: &[&str], reply: Reply) -> Answer {
         let now_ms = self.store.now_ms();
         Ok(match reply {
+            Reply::Released { .. } if verb == "delete" => "deleted".into(),
+            Reply::Released { .. } => "released".into(),
             Reply::Done => match verb {
-                "release" => "released",
-                "delete" => "deleted",
                 "revoke" => "revoked",
                 _ => "done",
             }
@@ -34,7 +34,7 @@ impl Suite {
                 let known = &self.keys[self.name_of(id)].1;
                 format!("revealed key={} same={}", self.name_of(id), *known == value)
             }
-            Reply::KeyReleased { released } => {
+            Reply::KeyReleased { released, .. } => {
                 if released { "freed" } else { "already_available" }.into()
             }
             Reply::KeptAlive { expires_at_ms, .. } => {

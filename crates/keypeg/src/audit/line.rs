@@ -38,7 +38,7 @@ pub(crate) struct Line {
     pub(crate) address: Option<IpAddr>,
     pub(crate) operation: &'static str,
     pub(crate) pool: Option<String>,
-    /// The lease's holder as its client named it, where the server knows it.
+    /// The holder of the granted, renewed or ended lease, as its client named it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) holder: Option<Box<str>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

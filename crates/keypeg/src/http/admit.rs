@@ -411,6 +411,9 @@ impl RequestContext<'_> {
             line.fencing_token = Some(lease.token);
             line.holder.clone_from(&lease.holder);
         }
+        if let Reply::Released { holder } | Reply::KeyReleased { holder, .. } = reply {
+            line.holder.clone_from(holder);
+        }
     }
 
     /// Notes the lease that a request is about: its fencing token, never its id, with which a

@@ -14,7 +14,7 @@ use crate::http::parse::query::decoded;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::{Method, StatusCode};
 use keypeg_client::{Code, UnixMs};
-use keypeg_core::{ImportOptions, KeptAlive, KeyRef, PoolName, Secret, VALUE_MAX};
+use keypeg_core::{ImportOptions, KeptAlive, KeyRef, PoolName, Released, Secret, VALUE_MAX};
 use keypeg_store::{Answer, Call, TypedCall};
 use serde_json::{Value, json};
 
@@ -114,7 +114,7 @@ async fn delete_key(context: &RequestContext<'_>, request: &Request) -> HandlerR
         context,
         request,
         Call::delete_key,
-        |_, ()| json!({ "message": "Given key has been deleted" }),
+        |_, Released { .. }| json!({ "message": "Given key has been deleted" }),
     )
     .await
 }

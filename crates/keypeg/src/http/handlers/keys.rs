@@ -17,10 +17,10 @@ use keypeg_client as wire;
 use keypeg_client::UnixMs;
 use keypeg_client::routes::{self, Scope};
 use keypeg_core::{
-    Cursor, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions, NewKey,
-    PoolName, Refusal,
+    Cursor, ForceReleased, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions,
+    NewKey, PoolName, Refusal,
 };
-use keypeg_store::{Call, ForceReleased, KEEP_ALIVE_MAX, RequestError, Revealed};
+use keypeg_store::{Call, KEEP_ALIVE_MAX, RequestError, Revealed};
 use std::collections::HashSet;
 
 /// The page size if the request gives none.
@@ -145,7 +145,7 @@ pub(crate) async fn force_release(
     request: Request,
 ) -> HandlerResult {
     let (pool, key) = key_only(context, pool, key, request).await?;
-    let ForceReleased { released } = context.execute(Call::force_release(pool, key)).await?;
+    let ForceReleased { released, .. } = context.execute(Call::force_release(pool, key)).await?;
     Ok(json_response(StatusCode::OK, &wire::KeyReleased { released }))
 }
 

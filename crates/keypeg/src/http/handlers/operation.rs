@@ -8,7 +8,7 @@ use super::payload::{Payload, kept_alive, renewed_lease};
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::parse::leases::AcquireArgs;
-use keypeg_core::{KeyRef, LeaseId, LeaseView, PoolName, ReleaseOptions};
+use keypeg_core::{KeyRef, LeaseId, LeaseView, PoolName, ReleaseOptions, Released};
 use keypeg_store::{Call, Idempotency, Reply};
 use std::pin::Pin;
 
@@ -88,7 +88,7 @@ impl OperationKind {
                 Payload::Renewed(Box::new(renewed_lease(pool, *lease)))
             }
             Self::Release(lease) => {
-                let () = context.answer(reply)?;
+                let Released { .. } = context.answer(reply)?;
                 context.audit_lease(lease.token());
                 Payload::Released
             }

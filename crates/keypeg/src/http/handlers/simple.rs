@@ -39,7 +39,7 @@ pub(crate) async fn key(
             call_on_key(context, key, Call::get_key, |view| key_body(&view)).await
         }
         Method::PUT => call_on_key(context, key, Call::force_release, |_| json!({})).await,
-        Method::DELETE => call_on_key(context, key, Call::delete_key, |()| json!({})).await,
+        Method::DELETE => call_on_key(context, key, Call::delete_key, |_| json!({})).await,
         _ => Err(Problem::unrouted(request.uri().path())),
     }
 }
