@@ -26,6 +26,8 @@ mod replay;
 mod transitions;
 mod wait;
 
+pub use memory::KEY_BYTES_MIN;
+
 use crate::available::Available;
 use crate::borrowers::Borrowers;
 use crate::clocks::{NEVER_US, US_PER_MS, after};

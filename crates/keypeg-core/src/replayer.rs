@@ -157,6 +157,23 @@ impl Replayer {
         &self.pools
     }
 
+    /// Counts the bytes that were added to a pool, and returns those of all pools as last counted.
+    /// O(1).
+    pub fn count_bytes(&mut self, pool: PoolId) -> Result<u64, ReplayError> {
+        let (pool, shared) = self.pools.pool_mut(self.find_pool(pool)?);
+        pool.count_bytes(shared);
+        Ok(shared.bytes())
+    }
+
+    /// Counts the bytes that were added to all pools, and returns them. O(pools).
+    pub fn count_all_bytes(&mut self) -> u64 {
+        for &ReplayedPool { index, .. } in self.by_id.values() {
+            let (pool, shared) = self.pools.pool_mut(index);
+            pool.count_bytes(shared);
+        }
+        self.pools.bytes()
+    }
+
     /// Returns the last segment of the journal that can be deleted, as the facts so far say.
     pub fn droppable_through(&self) -> u64 {
         self.droppable_through

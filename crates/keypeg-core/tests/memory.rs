@@ -5,9 +5,9 @@
 //! holder and a reason takes fifty times as much, and the kernel killed the server.
 
 use keypeg_core::{
-    AcquireOptions, BodyDigest, BorrowerId, Fact, IdHashKey, IdempotencyKey, ImportOptions, KeyId,
-    KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch, Pool, PoolName, Pools, Refusal,
-    ReleaseOptions, Secret, SharedState, StepContext, WaitOptions, WaiterId,
+    AcquireOptions, BodyDigest, BorrowerId, Fact, IdHashKey, IdempotencyKey, ImportOptions,
+    KEY_BYTES_MIN, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
+    Refusal, ReleaseOptions, Secret, SharedState, StepContext, WaitOptions, WaiterId,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -178,6 +178,18 @@ fn the_bytes_that_are_counted_are_those_that_are_allocated() {
             server.pool(&format!("pool-{number}")).expect("room");
         }
     });
+}
+
+/// A start refuses a number of keys by this number alone.
+#[test]
+fn every_key_takes_the_bytes_that_the_smallest_key_takes() {
+    let mut server = Server::new(u64::MAX);
+    let before = server.pools.bytes();
+    for _ in 0..6 {
+        server.import(5_000, 5).expect("room");
+    }
+    let bytes = server.pools.bytes() - before;
+    assert!(bytes >= 30_000 * KEY_BYTES_MIN, "{} bytes for each key", bytes / 30_000);
 }
 
 /// What ended gives its bytes back: a server that is full once is not full for good.

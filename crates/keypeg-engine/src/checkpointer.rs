@@ -347,7 +347,9 @@ impl From<KeySetError> for CheckpointError {
     fn from(error: KeySetError) -> Self {
         match error {
             KeySetError::Io(ref error) if is_full(error) => Self::Full,
-            KeySetError::Io(_) | KeySetError::Damaged(_) => Self::KeySet(error.to_string()),
+            KeySetError::Io(_) | KeySetError::Damaged(_) | KeySetError::TooLarge { .. } => {
+                Self::KeySet(error.to_string())
+            }
         }
     }
 }

@@ -138,6 +138,7 @@ pub fn check_data_dir(
         default_policy: Policy::default(),
         max_keys: u64::MAX,
         memory: u64::MAX,
+        memory_max: u64::MAX,
         cache: 64 << 20,
         must_exist: true,
     };

@@ -15,6 +15,7 @@ use crate::layout::KEYSET;
 use backend::Backend;
 use error::{damaged, failed, replay_error};
 use keypeg_core::{Counters, IdHashKey, KeyId, KeyNumber, Lsn, PoolId, Replayer, StoredPool};
+use load::LoadMemory;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
@@ -119,12 +120,13 @@ impl KeySetDb {
         self.database.as_ref().expect("invariant: present until it is dropped")
     }
 
-    /// Loads all pools and keys into `replayer`; returns the checkpointed position. O(keys).
-    pub(crate) fn load(&self, replayer: &mut Replayer) -> Result<Lsn, KeySetError> {
-        catch_panic(|| self.read_into(replayer))
+    /// Loads all pools and keys into `replayer`, unless they need more than `bytes_max` of memory;
+    /// returns the checkpointed position. O(keys).
+    pub(crate) fn load(&self, replayer: &mut Replayer, bytes_max: u64) -> Result<Lsn, KeySetError> {
+        catch_panic(|| self.read_into(replayer, bytes_max))
     }
 
-    fn read_into(&self, replayer: &mut Replayer) -> Result<Lsn, KeySetError> {
+    fn read_into(&self, replayer: &mut Replayer, bytes_max: u64) -> Result<Lsn, KeySetError> {
         let transaction = self.database().begin_read().map_err(failed)?;
         let (checkpointed, counters) = read_position(&transaction)?;
         self.check_owner(&transaction)?;
@@ -134,6 +136,13 @@ impl KeySetDb {
         let retired = transaction.open_table(RETIRED).map_err(failed)?;
         let counts = transaction.open_table(COUNTS).map_err(failed)?;
         let quarantined = open_quarantined(&transaction)?;
+        let load = LoadMemory { key_count: keys.len().map_err(failed)?, bytes_max };
+        let deleted_pools = transaction.open_table(DELETED_POOLS).map_err(failed)?;
+        // Rows of deleted pools are counted too, but not loaded.
+        let counts_loaded_only = deleted_pools.is_empty().map_err(failed)?;
+        if counts_loaded_only {
+            load.check_count()?;
+        }
         let mut ids = Vec::new();
         for row in pools.iter().map_err(failed)? {
             let (pool, record) = row.map_err(failed)?;
@@ -144,7 +153,7 @@ impl KeySetDb {
             replayer.load_pool(id, row).map_err(replay_error)?;
             ids.push(id);
         }
-        let loaded = load::keys(&keys, &ids, &self.ids, replayer)?;
+        let loaded = load::keys(&keys, &ids, &self.ids, &load, replayer)?;
         for pool in ids {
             if let Some(quarantined) = &quarantined {
                 for row in quarantined.range(rows_of(pool)).map_err(failed)? {
@@ -159,8 +168,7 @@ impl KeySetDb {
                 replayer.set_has_retired(pool).map_err(replay_error)?;
             }
         }
-        let deleted_pools = transaction.open_table(DELETED_POOLS).map_err(failed)?;
-        if deleted_pools.is_empty().map_err(failed)? && loaded != keys.len().map_err(failed)? {
+        if counts_loaded_only && loaded != load.key_count {
             return Err(damaged("rows of keys are missing"));
         }
         Ok(checkpointed)

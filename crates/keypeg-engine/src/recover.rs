@@ -116,17 +116,19 @@ pub(crate) fn open_keyset(
     Ok(keyset)
 }
 
-/// Loads the key set and replays the whole journal on top of it. O(keys + journal).
+/// Loads the key set and replays the whole journal on top of it. Pools that need more than
+/// `memory_max` bytes are refused. O(keys + journal).
 pub(crate) fn replay(
     disk: &dyn Disk,
     meta: &Meta,
     limits: Limits,
+    memory_max: u64,
     keyset: &KeySetDb,
 ) -> Result<ReplayedJournal, StartError> {
     let Segments { heads, all, unused, stranded } = segments(disk, meta)?;
     let first = *heads.first().ok_or_else(|| missing("the journal"))?;
     let mut replayer = Replayer::new(IdHashKey::new(meta.id_key), limits, 1);
-    let checkpointed = keyset.load(&mut replayer)?;
+    let checkpointed = keyset.load(&mut replayer, memory_max)?;
     if next_lsn(checkpointed) < first.starts_at {
         return Err(missing(&file_name(first.segment.previous())));
     }
@@ -154,6 +156,10 @@ pub(crate) fn replay(
     }
     if SegmentNumber(journal.replayer.droppable_through()).next() < first.segment {
         return Err(missing(&file_name(first.segment.previous())));
+    }
+    let needed = journal.replayer.count_all_bytes();
+    if needed > memory_max {
+        return Err(StartError::TooLarge { needed, given: memory_max });
     }
     Ok(journal)
 }
@@ -375,6 +381,7 @@ impl From<KeySetError> for StartError {
         match error {
             KeySetError::Io(error) => Self::Io { doing: KEYSET.into(), error },
             KeySetError::Damaged(_) => Self::Corrupt(error.to_string()),
+            KeySetError::TooLarge { needed, given } => Self::TooLarge { needed, given },
         }
     }
 }

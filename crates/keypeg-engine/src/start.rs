@@ -5,6 +5,8 @@
 use keypeg_core::Policy;
 use std::path::PathBuf;
 
+const MIB: u64 = 1 << 20;
+
 /// The options of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -19,6 +21,8 @@ pub struct EngineConfig {
     /// The most bytes of all pools together, with their keys, leases and stored answers. A start
     /// accepts more, and refuses what would add to it.
     pub memory: u64,
+    /// All memory of the server, in bytes: data that needs more is refused by a start.
+    pub memory_max: u64,
     /// Bytes of pages that the database keeps in memory at most.
     pub cache: usize,
     /// Whether the data directory must exist; a start then creates none.
@@ -46,6 +50,18 @@ pub enum StartError {
     /// The directory's data is damaged or incomplete, or has a newer format.
     #[error("{0}")]
     Corrupt(String),
+    /// The pools need more memory than the server may take at all.
+    #[error(
+        "the data needs about {} MiB of memory, and the server may take {} MiB: raise --memory \
+         above {} MiB; nothing was changed",
+        .needed.div_ceil(MIB), given / MIB, .needed.div_ceil(MIB)
+    )]
+    TooLarge {
+        /// The bytes that all pools need, estimated from those loaded so far.
+        needed: u64,
+        /// The option [`EngineConfig::memory_max`].
+        given: u64,
+    },
     /// An operation on the disk failed.
     #[error("{doing} failed: {error}")]
     Io {

@@ -12,7 +12,7 @@ use crate::http::Timeouts;
 use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
 use crate::options::value::Switch;
-use keypeg_core::{Policy, PolicyPatch};
+use keypeg_core::{KEY_BYTES_MIN, Policy, PolicyPatch};
 use keypeg_store::LANE_MAX;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -119,7 +119,7 @@ impl Config {
             existing: is_on(options.existing),
             default_policy,
             policy_given: options.lease_ttl.is_some() || options.keepalive_ttl.is_some(),
-            max_keys: memory.keys / memory::KEY_BYTES_MIN,
+            max_keys: memory.keys / KEY_BYTES_MIN,
             memory,
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             tokens,

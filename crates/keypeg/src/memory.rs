@@ -11,9 +11,6 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The fewest bytes that a key takes, in the pools: more keys than this allows cannot exist. Their
-/// bytes are counted, and bounded, by the pools themselves.
-pub(crate) const KEY_BYTES_MIN: u64 = 64;
 /// The memory size assumed when the system does not report one.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 /// The smallest amount of memory that can be divided, in bytes.

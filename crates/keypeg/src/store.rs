@@ -24,6 +24,7 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         default_policy: config.default_policy.clone(),
         max_keys: config.max_keys,
         memory: config.memory.keys,
+        memory_max: config.memory.total,
         cache: config.memory.database_cache(),
         must_exist: config.existing,
     };
@@ -71,7 +72,7 @@ impl From<StartError> for Failure {
             StartError::InUse { .. } => exit::TEMPORARY,
             StartError::NotFound { .. } => exit::NO_INPUT,
             StartError::Corrupt(_) => exit::DATA,
-            StartError::Exposed(_) => exit::CONFIG,
+            StartError::Exposed(_) | StartError::TooLarge { .. } => exit::CONFIG,
             StartError::Io { error: cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
                 let message = format!(
                     "{error}: run the command as the owner of the data directory, or give the \
@@ -98,4 +99,19 @@ fn is_path_error(kind: ErrorKind) -> bool {
         ErrorKind::InvalidFilename,
     ]
     .contains(&kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_beyond_the_memory_is_a_fault_of_the_configuration_and_names_the_option() {
+        let failure =
+            Failure::from(StartError::TooLarge { needed: (100 << 20) + 1, given: 64 << 20 });
+        assert_eq!(failure.exit, exit::CONFIG);
+        let message = "the data needs about 101 MiB of memory, and the server may take 64 MiB: raise \
+                       --memory above 101 MiB; nothing was changed";
+        assert_eq!(failure.to_string(), message);
+    }
 }

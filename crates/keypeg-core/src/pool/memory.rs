@@ -9,6 +9,9 @@ use crate::refusal::Refusal;
 use crate::shared::SharedState;
 use crate::slots::Slots;
 
+/// The fewest bytes that a key takes: its slot, its entry in the index by id, its place among the
+/// available keys or its lease. More keys than the memory divided by this cannot exist.
+pub const KEY_BYTES_MIN: u64 = 64;
 /// The most bytes that a key takes beside its value outside a slot: slot, indices, heap.
 const KEY_BYTES: usize = 112;
 /// The most bytes that a lease takes: hold, indices, heap, and a holder of 128 characters.

@@ -27,6 +27,7 @@ impl StartedEngine {
             default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
             max_keys,
             memory: u64::MAX,
+            memory_max: u64::MAX,
             cache: 64 << 20,
             must_exist: false,
         };

@@ -13,6 +13,13 @@ pub(crate) enum KeySetError {
     /// The content is not what was written.
     #[error("{KEYSET} is damaged: {0}. Restore the data directory from a backup")]
     Damaged(String),
+    /// The keys need more memory than there is.
+    #[error("the keys need about {needed} bytes of memory, and there are {given}")]
+    TooLarge {
+        /// Estimated from the keys loaded so far.
+        needed: u64,
+        given: u64,
+    },
 }
 
 pub(super) fn damaged(why: &str) -> KeySetError {

@@ -6,7 +6,7 @@
 
 use super::error::{KeySetError, damaged, failed, replay_error};
 use super::rows::{RowKey, read_key, rows_of};
-use keypeg_core::{IdHashKey, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
+use keypeg_core::{IdHashKey, KEY_BYTES_MIN, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Keys in a batch.
@@ -15,6 +15,38 @@ const BATCH_KEYS: usize = 1_024;
 const BATCHES_MAX: usize = 16;
 
 pub(super) type KeyRows = redb::ReadOnlyTable<RowKey, &'static [u8]>;
+
+/// The keys of a load, and the memory for them.
+pub(super) struct LoadMemory {
+    /// The keys of all pools.
+    pub(super) key_count: u64,
+    /// The most bytes that all pools may take.
+    pub(super) bytes_max: u64,
+}
+
+impl LoadMemory {
+    /// Refuses more keys than the memory has room for, whatever their values are.
+    pub(super) fn check_count(&self) -> Result<(), KeySetError> {
+        self.check(self.key_count.saturating_mul(KEY_BYTES_MIN))
+    }
+
+    /// Refuses a load of which the first `loaded` keys take `bytes` already, with an estimate of
+    /// what all keys need.
+    fn check_loaded(&self, loaded: u64, bytes: u64) -> Result<(), KeySetError> {
+        if bytes <= self.bytes_max {
+            return Ok(());
+        }
+        let all = u128::from(bytes) * u128::from(self.key_count) / u128::from(loaded.max(1));
+        self.check(u64::try_from(all).unwrap_or(u64::MAX).max(bytes))
+    }
+
+    fn check(&self, needed: u64) -> Result<(), KeySetError> {
+        if needed <= self.bytes_max {
+            return Ok(());
+        }
+        Err(KeySetError::TooLarge { needed, given: self.bytes_max })
+    }
+}
 
 /// Keys of one pool, as read from the database.
 struct Batch {
@@ -39,6 +71,7 @@ pub(super) fn keys(
     rows: &KeyRows,
     pools: &[PoolId],
     ids: &IdHashKey,
+    memory: &LoadMemory,
     replayer: &mut Replayer,
 ) -> Result<u64, KeySetError> {
     std::thread::scope(|scope| {
@@ -46,7 +79,7 @@ pub(super) fn keys(
         let reader = std::thread::Builder::new()
             .name("keypeg-rows".into())
             .spawn_scoped(scope, move || read_all(rows, pools, ids, &sender))?;
-        let inserted = insert_all(batches, replayer);
+        let inserted = insert_all(batches, memory, replayer);
         // An error of the reader is the first in the order of the rows, so it is reported first.
         let read = reader.join().map_err(|_| damaged("a page is damaged"))?;
         read.and(inserted)
@@ -83,7 +116,11 @@ fn read_all(
     Ok(())
 }
 
-fn insert_all(batches: Receiver<Batch>, replayer: &mut Replayer) -> Result<u64, KeySetError> {
+fn insert_all(
+    batches: Receiver<Batch>,
+    memory: &LoadMemory,
+    replayer: &mut Replayer,
+) -> Result<u64, KeySetError> {
     let mut loaded = 0;
     for batch in batches {
         let mut start = 0;
@@ -95,6 +132,8 @@ fn insert_all(batches: Receiver<Batch>, replayer: &mut Replayer) -> Result<u64, 
             replayer.load_key(batch.pool, key.number, &row).map_err(replay_error)?;
         }
         loaded += batch.keys.len() as u64;
+        let bytes = replayer.count_bytes(batch.pool).map_err(replay_error)?;
+        memory.check_loaded(loaded, bytes)?;
     }
     Ok(loaded)
 }

@@ -49,7 +49,7 @@ impl EngineState {
         match (disk, found) {
             (Some(disk), Some(mut meta)) => {
                 let keyset = recover::open_keyset(&*disk, &mut meta, config.cache)?;
-                let replayed = recover::replay(&*disk, &meta, limits, &keyset)?;
+                let replayed = recover::replay(&*disk, &meta, limits, config.memory_max, &keyset)?;
                 let mut times = Times::resume(clock, reading, Some(replayed.last));
                 let now = times.now(true);
                 let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
@@ -61,6 +61,7 @@ impl EngineState {
                 let checkpointer = Some(new_checkpointer(disk, keyset, &meta, oldest_segment)?);
                 let mut state = Self::new(pools, Some(journal), checkpointer, times, random);
                 state.sizes = sizes;
+                warn_if_full(state.pools.bytes(), config.memory);
                 // The first batch proves that the records written to the new segment are durable.
                 state
                     .write_proof()
@@ -169,6 +170,18 @@ impl EngineState {
             default_policy_kept: stored.filter(|kept| **kept != config.default_policy).cloned(),
             ..StartReport::default()
         }
+    }
+}
+
+/// Warns that a server accepts no keys and leases until enough of them have ended.
+fn warn_if_full(bytes: u64, max: u64) {
+    if bytes > max {
+        tracing::warn!(
+            bytes,
+            max,
+            "the data takes more than the part of the memory for keys: the server refuses new keys, \
+             leases and waiting requests; raise --memory, or delete keys"
+        );
     }
 }
 

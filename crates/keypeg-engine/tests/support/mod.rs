@@ -90,6 +90,7 @@ pub(crate) fn engine_config() -> EngineConfig {
         default_policy: Policy::default(),
         max_keys: 1_000_000,
         memory: u64::MAX,
+        memory_max: u64::MAX,
         cache: 4 << 20,
         must_exist: false,
     }

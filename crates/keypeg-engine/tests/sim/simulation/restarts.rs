@@ -129,6 +129,7 @@ impl Simulation {
             default_policy: self.plan.policy.clone(),
             max_keys: 1_000_000,
             memory: u64::MAX,
+            memory_max: u64::MAX,
             cache: 4 << 20,
             must_exist: false,
         };
