@@ -26,15 +26,22 @@ pub(crate) const STORED_ANSWER_BYTES: usize = 256;
 /// How long an answer with keys is stored: an hour. Also the least for an answer with a lease,
 /// while there is room.
 pub(crate) const KEPT_US: u64 = 3_600 * US_PER_S;
-/// The most stored answers in all pools together, if no other limit is set; each range of slots with
-/// its keys counts as one more.
+/// The most stored answers in all pools together, however much memory there is; each range of slots
+/// with its keys counts as one more.
 pub const ANSWERS_MAX: usize = 1 << 20;
-/// The most stored answers of ended leases in all pools together.
-pub(crate) const ENDED_ANSWERS_MAX: usize = 1 << 18;
+/// Stored answers for each one that can be of an ended lease.
+const ANSWERS_PER_ENDED: usize = 4;
 /// Stored answers of ended leases that each pool keeps, however many the other pools have.
 const ENDED_ANSWERS_MIN: usize = 64;
 /// Expired answers of each kind that a request which needs room removes, at most.
 const REMOVED_MAX: usize = 1_024;
+
+/// Returns the most stored answers of pools that may take `bytes` of memory: they take half of it, so
+/// that callers reach their shares of the answers before the memory for leases is used up.
+pub fn answers_max(bytes: u64) -> usize {
+    let answers = bytes / 2 / STORED_ANSWER_BYTES as u64;
+    usize::try_from(answers).unwrap_or(usize::MAX).min(ANSWERS_MAX)
+}
 
 /// An Idempotency-Key and the request that it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +109,11 @@ impl AnswerCounts {
     /// Returns the counts of no answers, with this limit of their weight.
     pub(crate) fn new(max: usize) -> Self {
         Self { max, weight: 0, borrowers: Borrowers::default(), ended: 0 }
+    }
+
+    /// Returns the most stored answers of ended leases.
+    fn ended_max(&self) -> usize {
+        self.max / ANSWERS_PER_ENDED
     }
 }
 
@@ -251,7 +263,7 @@ impl IdempotencyStore {
         self.ended.push_back(answer);
         counts.ended += 1;
         // No pool has more than all pools leave free, so one pool does not evict what others need.
-        while self.ended.len() > ENDED_ANSWERS_MAX.saturating_sub(counts.ended)
+        while self.ended.len() > counts.ended_max().saturating_sub(counts.ended)
             && self.ended.len() > ENDED_ANSWERS_MIN
             && self.remove_oldest_ended(counts)
         {}

@@ -43,7 +43,7 @@ pub use borrowers::Borrower;
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
 pub use event::Event;
 pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, PackedValues};
-pub use idempotency_store::{ANSWERS_MAX, IdempotencyKey};
+pub use idempotency_store::{ANSWERS_MAX, IdempotencyKey, answers_max};
 pub use ids::{
     BodyDigest, BodyHasher, Cursor, IdHashKey, IdempotencyId, IdempotentCall, KeyId, LeaseId,
     TOKEN_MAX,

@@ -376,12 +376,6 @@ impl Pools {
         }
     }
 
-    /// Sets the most stored answers in all pools together; the default is
-    /// [`ANSWERS_MAX`](crate::ANSWERS_MAX). Answers beyond it stay until they expire.
-    pub fn set_answers_max(&mut self, max: usize) {
-        self.shared.answers.max = max;
-    }
-
     /// Sets whether no fact can be stored. Then no key is purged and no lease expires in memory,
     /// but requests still treat due leases and keys as ended.
     pub fn set_clocks_frozen(&mut self, frozen: bool) {

@@ -3,7 +3,7 @@
 
 use crate::borrowers::Borrowers;
 use crate::fact::{Fact, FactSink};
-use crate::idempotency_store::{ANSWERS_MAX, AnswerCounts};
+use crate::idempotency_store::AnswerCounts;
 use crate::ids::{IdHashKey, TOKEN_MAX};
 use crate::indices::{PoolIndex, SlotIndex, WaiterIndex};
 use crate::numbers::{KeyNumber, Lsn, PoolId, WaiterId};
@@ -30,6 +30,8 @@ pub struct Limits {
     /// The most bytes of all pools together. New keys and pools get three quarters of it; the rest
     /// is for the leases on them.
     pub bytes: u64,
+    /// The most stored answers of all pools together, see [`answers_max`](crate::answers_max).
+    pub answers: usize,
 }
 
 /// The counters that never decrease, not even across restarts.
@@ -109,7 +111,7 @@ impl SharedState {
             run_id: 0,
             ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
-            answers: AnswerCounts::new(ANSWERS_MAX),
+            answers: AnswerCounts::new(limits.answers),
             positions: JournalPositions { current: Lsn(1), checkpointed: Lsn(0) },
             clocks_frozen: false,
             borrowers: Borrowers::default(),

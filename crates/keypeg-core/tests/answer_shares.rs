@@ -11,7 +11,10 @@ use keypeg_core::{
 };
 use keypeg_testkit::{ScaledRandom, SeededRandom};
 
-const LIMITS: Limits = Limits { pools: 9, keys: 1_000_000, bytes: u64::MAX };
+/// Returns limits of which only that of the stored answers is reached.
+fn limits(answers: usize) -> Limits {
+    Limits { pools: 9, keys: 1_000_000, bytes: u64::MAX, answers }
+}
 const HOUR_US: u64 = 3_600_000_000;
 
 /// A caller: a token, a network without a token, or neither.
@@ -34,8 +37,7 @@ struct Server {
 
 impl Server {
     fn new(answers_max: usize) -> Self {
-        let mut pools = Pools::new(IdHashKey::new([1; 32]), LIMITS, 1);
-        pools.set_answers_max(answers_max);
+        let pools = Pools::new(IdHashKey::new([1; 32]), limits(answers_max), 1);
         let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
         Self { pools, now, answers_max, journal: Journal::default(), random: ScaledRandom::new(1) }
     }
@@ -99,9 +101,8 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        let installation = (IdHashKey::new([1; 32]), LIMITS, 1);
+        let installation = (IdHashKey::new([1; 32]), limits(self.answers_max), 1);
         self.pools = self.journal.replay(installation, self.now).expect("consistent facts");
-        self.pools.set_answers_max(self.answers_max);
     }
 }
 

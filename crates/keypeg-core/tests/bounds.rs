@@ -24,7 +24,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits { pools: 10, keys: 1_000_000, bytes: u64::MAX };
+        let limits = Limits {
+            pools: 10,
+            keys: 1_000_000,
+            bytes: u64::MAX,
+            answers: keypeg_core::ANSWERS_MAX,
+        };
         let mut world = Self {
             pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             now: Now::default(),

@@ -85,7 +85,7 @@ impl Server {
 /// all pools.
 #[test]
 fn a_deleted_pool_takes_its_answers_out_of_the_shared_counts() {
-    let limits = Limits { pools: 10, keys: 1_000, bytes: u64::MAX };
+    let limits = Limits { pools: 10, keys: 1_000, bytes: u64::MAX, answers: ANSWERS_MAX };
     let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
     let mut server = Server { pools, now: Now::default(), facts: 0, random: ScaledRandom::new(1) };
     for pool in ["default", "other"] {
@@ -104,7 +104,7 @@ fn a_deleted_pool_takes_its_answers_out_of_the_shared_counts() {
 /// While no fact can be stored no lease expires in memory, but a due lease is not redelivered.
 #[test]
 fn a_due_lease_is_not_redelivered_while_the_clocks_are_frozen() {
-    let limits = Limits { pools: 1, keys: 10, bytes: u64::MAX };
+    let limits = Limits { pools: 1, keys: 10, bytes: u64::MAX, answers: ANSWERS_MAX };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
     let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
     let mut server = Server { pools, now, facts: 0, random: ScaledRandom::new(1) };
@@ -126,7 +126,7 @@ fn a_due_lease_is_not_redelivered_while_the_clocks_are_frozen() {
 /// hour and when their pool is deleted. Answers of ended leases are evicted, oldest first.
 #[test]
 fn stored_answers_are_limited() {
-    let limits = Limits { pools: 9, keys: 10_000_000, bytes: u64::MAX };
+    let limits = Limits { pools: 9, keys: 10_000_000, bytes: u64::MAX, answers: ANSWERS_MAX };
     let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
     let mut server = Server {
         pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),

@@ -5,9 +5,10 @@
 //! holder and a reason takes fifty times as much, and the kernel killed the server.
 
 use keypeg_core::{
-    AcquireOptions, BodyDigest, BorrowerId, Fact, IdHashKey, IdempotencyKey, ImportOptions,
-    KEY_BYTES_MIN, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
-    Refusal, ReleaseOptions, Secret, SharedState, StepContext, WaitOptions, WaiterId,
+    ANSWERS_MAX, AcquireOptions, BodyDigest, BorrowerId, Fact, IdHashKey, IdempotencyKey,
+    ImportOptions, KEY_BYTES_MIN, KeyId, KeyRef, LeaseId, Limits, Now, Policy, PolicyPatch, Pool,
+    PoolName, Pools, Refusal, ReleaseOptions, Secret, SharedState, StepContext, WaitOptions,
+    WaiterId, answers_max,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -23,7 +24,12 @@ struct Server {
 
 impl Server {
     fn new(bytes: u64) -> Self {
-        let limits = Limits { pools: 10_000, keys: u64::from(u32::MAX), bytes };
+        Self::with_answers(bytes, answers_max(bytes))
+    }
+
+    /// Creates a server that stores this number of answers at most.
+    fn with_answers(bytes: u64, answers: usize) -> Self {
+        let limits = Limits { pools: 10_000, keys: u64::from(u32::MAX), bytes, answers };
         let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
         let now = Now { lease_us: 1, serving_us: 0, wall_us: 1 << 50 };
         let mut server = Self { pools, now, random: ScaledRandom::new(1), next: 0 };
@@ -192,6 +198,21 @@ fn every_key_takes_the_bytes_that_the_smallest_key_takes() {
     assert!(bytes >= 30_000 * KEY_BYTES_MIN, "{} bytes for each key", bytes / 30_000);
 }
 
+/// Stored answers once had a limit of their own, which a server with little memory never reached:
+/// then the answers of one caller used up the memory for the leases of all.
+#[test]
+fn stored_answers_leave_memory_for_leases() {
+    const BYTES: u64 = 8 << 20;
+    let mut server = Server::new(BYTES);
+    let refused = (0..1_000_000).find_map(|_| server.add_idempotent().err());
+    let max = answers_max(BYTES);
+    assert_eq!(refused, Some(Refusal::TooManyAnswers { max, is_share: false }));
+    assert!(server.pools.bytes() < BYTES / 4 * 3, "{} bytes", server.pools.bytes());
+    for _ in 0..1_000 {
+        server.acquire("job").expect("memory for leases");
+    }
+}
+
 /// What ended gives its bytes back: a server that is full once is not full for good.
 #[test]
 fn bytes_are_given_back() {
@@ -221,7 +242,8 @@ fn a_full_server_refuses_keys_of_every_kind_before_its_memory_is_used_up() {
         ("under an Idempotency-Key", Server::add_idempotent),
     ];
     for (what, add) in ways {
-        let mut server = Server::new(MAX);
+        // The limit of the stored answers is not what this test is about.
+        let mut server = Server::with_answers(MAX, ANSWERS_MAX);
         let refused = (0..100_000).find_map(|_| add(&mut server).err());
         let max = MAX / 4 * 3;
         assert_eq!(refused, Some(Refusal::KeyMemoryFull { max }), "{what}");

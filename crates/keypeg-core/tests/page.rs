@@ -18,7 +18,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits { pools: 10, keys: 1_000_000, bytes: u64::MAX };
+        let limits = Limits {
+            pools: 10,
+            keys: 1_000_000,
+            bytes: u64::MAX,
+            answers: keypeg_core::ANSWERS_MAX,
+        };
         let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
         let mut world = Self { pools, now: Now::default(), random: ScaledRandom::new(1), facts: 0 };
         for name in ["default", "other"] {

@@ -22,7 +22,8 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let limits = Limits { pools: 1, keys: 100_000, bytes: u64::MAX };
+        let limits =
+            Limits { pools: 1, keys: 100_000, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
         let pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
         let mut world = Self { pools, now: Now::default(), rng: ScaledRandom::new(seed) };
         let (base, patch) = (Policy::default(), PolicyPatch::default());

@@ -11,7 +11,8 @@ use keypeg_core::{
 };
 use keypeg_testkit::ScaledRandom;
 
-const LIMITS: Limits = Limits { pools: 10, keys: 100, bytes: u64::MAX };
+const LIMITS: Limits =
+    Limits { pools: 10, keys: 100, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
 /// Three values as a journal stores them.
 const ABC: &[u8] = b"\x01\x00a\x01\x00b\x01\x00c";
 const D: &[u8] = b"\x01\x00d";

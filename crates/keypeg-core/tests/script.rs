@@ -139,7 +139,7 @@ fn the_cause_of_a_leases_end_depends_on_the_present_state_of_its_key() {
 #[test]
 fn a_pool_purges_its_own_due_keys_before_the_server_is_full() {
     check_within(
-        Limits { pools: 2, keys: 5, bytes: u64::MAX },
+        Limits { pools: 2, keys: 5, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX },
         "
         generate 4
         pool other

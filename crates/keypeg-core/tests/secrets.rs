@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 #[test]
 fn debug_shows_no_value_no_lease_id_and_no_hash_key() {
-    let limits = Limits { pools: 1, keys: 100, bytes: u64::MAX };
+    let limits = Limits { pools: 1, keys: 100, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
     let mut pools = Pools::new(IdHashKey::new([251; 32]), limits, 1);
     let name = PoolName::default_pool();
     let mut output = String::new();

@@ -65,7 +65,8 @@ fn options() -> AcquireOptions<'static> {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let limits = Limits { pools: 3, keys: 1_000, bytes: u64::MAX };
+        let limits =
+            Limits { pools: 3, keys: 1_000, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
         let mut run = Self {
             pools: Pools::new(IdHashKey::new([3; 32]), limits, 1),
             random: ScaledRandom::new(seed),

@@ -27,7 +27,15 @@ use support::{Driver, ManualClock, SeededRandom, engine_config};
 /// Runs a script on each store.
 #[track_caller]
 fn check(script: &str) {
-    check_within(Limits { pools: 10_000, keys: 1_000_000, bytes: u64::MAX }, script);
+    check_within(
+        Limits {
+            pools: 10_000,
+            keys: 1_000_000,
+            bytes: u64::MAX,
+            answers: keypeg_core::ANSWERS_MAX,
+        },
+        script,
+    );
 }
 
 /// Runs a script on each store, with this limit of keys. No store can be given a limit of pools.

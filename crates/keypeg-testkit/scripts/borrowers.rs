@@ -93,7 +93,8 @@ fn a_resting_key_counts_for_no_borrower() {
 fn a_deleted_pools_leases_and_waits_count_no_more() {
     for restart in ["", "restart"] {
         // Created again at a limit that leaves room only because the pool was deleted.
-        let limits = Limits { pools: 2, keys: 5, bytes: u64::MAX };
+        let limits =
+            Limits { pools: 2, keys: 5, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
         let script = format!(
             "
             generate a b c

@@ -146,7 +146,7 @@ fn a_refusal_is_not_stored() {
         ",
     );
     check_within(
-        Limits { pools: 3, keys: 2, bytes: u64::MAX },
+        Limits { pools: 3, keys: 2, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX },
         "
         generate a b c once=g -> full of=server
         generate a b once=g   -> created

@@ -149,7 +149,7 @@ fn a_pool_accepts_all_or_none_up_to_its_limit() {
 
 #[test]
 fn the_server_limits_the_keys_of_all_pools() {
-    let limits = Limits { pools: 2, keys: 5, bytes: u64::MAX };
+    let limits = Limits { pools: 2, keys: 5, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
     check_within(
         limits,
         "

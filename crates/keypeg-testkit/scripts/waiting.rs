@@ -176,7 +176,7 @@ fn a_grant_to_a_waiter_follows_the_present_policy() {
 #[test]
 fn a_key_that_is_due_is_not_granted_to_a_waiter() {
     check_within(
-        Limits { pools: 3, keys: 10, bytes: u64::MAX },
+        Limits { pools: 3, keys: 10, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX },
         "
         generate a
         tick 250s

@@ -45,7 +45,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let limits = Limits { pools: 1, keys: 20_000_000, bytes: u64::MAX };
+        let limits = Limits {
+            pools: 1,
+            keys: 20_000_000,
+            bytes: u64::MAX,
+            answers: keypeg_core::ANSWERS_MAX,
+        };
         let mut world = Self {
             pools: Pools::new(IdHashKey::new([1; 32]), limits, 1),
             name: PoolName::default_pool(),

@@ -183,7 +183,8 @@ mod tests {
     }
 
     fn pools(names: &[&str]) -> Pools {
-        let limits = Limits { pools: names.len(), keys: 1, bytes: u64::MAX };
+        let limits =
+            Limits { pools: names.len(), keys: 1, bytes: u64::MAX, answers: crate::ANSWERS_MAX };
         let mut pools = Pools::new(IdHashKey::new([7; 32]), limits, 1);
         let mut facts = |_: &Fact<'_>| ();
         let mut step = StepContext {

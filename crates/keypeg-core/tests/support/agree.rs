@@ -12,7 +12,8 @@ use keypeg_core::{
 use keypeg_testkit::ScaledRandom;
 
 /// The limits of both.
-pub(crate) const LIMITS: Limits = Limits { pools: 3, keys: 40, bytes: u64::MAX };
+pub(crate) const LIMITS: Limits =
+    Limits { pools: 3, keys: 40, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
 
 /// The names of borrowers.
 pub(crate) const BORROWERS: [&str; 2] = ["ci", "web"];

@@ -25,7 +25,10 @@ const BUDGET: u32 = 1_000;
 
 /// Runs a script on a pool `default` with the default policy and checks every answer.
 pub(crate) fn check(script: &str) {
-    check_within(Limits { pools: 3, keys: 1_000_000, bytes: u64::MAX }, script);
+    check_within(
+        Limits { pools: 3, keys: 1_000_000, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX },
+        script,
+    );
 }
 
 /// Runs a script with other limits of the server.

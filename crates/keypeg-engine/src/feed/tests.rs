@@ -18,7 +18,8 @@ impl RandomSource for ZeroRandom {
 }
 
 fn pools(count: usize) -> (Pools, Vec<PoolName>) {
-    let limits = Limits { pools: count, keys: 1, bytes: u64::MAX };
+    let limits =
+        Limits { pools: count, keys: 1, bytes: u64::MAX, answers: keypeg_core::ANSWERS_MAX };
     let mut pools = Pools::new(IdHashKey::new([1; 32]), limits, 1);
     let names: Vec<_> =
         (0..count).map(|index| PoolName::parse(&format!("p{index}")).expect("a name")).collect();

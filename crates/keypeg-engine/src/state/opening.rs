@@ -18,7 +18,7 @@ use crate::recover;
 use crate::start::{EngineConfig, StartError, io};
 use crate::times::Times;
 use keypeg_core::RandomSource;
-use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools};
+use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools, answers_max};
 use keypeg_store::StartReport;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -37,7 +37,8 @@ impl EngineState {
         mut clock: Box<dyn Clock>,
         mut random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, StartReport), StartError> {
-        let limits = Limits { pools: POOLS_MAX, keys: config.max_keys, bytes: config.memory };
+        let (keys, bytes) = (config.max_keys, config.memory);
+        let limits = Limits { pools: POOLS_MAX, keys, bytes, answers: answers_max(bytes) };
         let reading = clock.read();
         let found =
             disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, config.must_exist))?;
