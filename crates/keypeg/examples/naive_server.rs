@@ -19,6 +19,10 @@ use std::time::Duration;
 /// How often the store looks for what has expired.
 const TICK: Duration = Duration::from_millis(5);
 
+/// How far the store's instant is behind the clock at most: it is rounded down to a millisecond, and
+/// a request can arrive after it was read.
+const CLOCK_LAG_MS: u64 = 2;
+
 /// What the server requests of the store's thread.
 #[derive(Debug, Default)]
 struct Signals {
@@ -72,6 +76,7 @@ fn run(
     wakeup: &Wakeup,
     signals: &Signals,
 ) {
+    store.clock_lag_ms = CLOCK_LAG_MS;
     wakeup.listen();
     loop {
         let is_last = signals.stop.load(Ordering::Acquire);

@@ -29,6 +29,8 @@ type CallId = (usize, CallSlot);
 pub(crate) struct NaiveStore {
     /// Lease time, serving time and wall time, in milliseconds: in memory they are one clock.
     pub(crate) now: u64,
+    /// How far `now` can be behind the clock, so that nothing ends early.
+    pub(crate) clock_lag_ms: u64,
     /// Whether the server stops: then no request waits, and there are no subscriptions.
     pub(crate) cancels_waits: bool,
     /// The most keys of all pools.
@@ -70,6 +72,7 @@ impl NaiveStore {
     pub(crate) fn new(default_policy: Policy, max_keys: u64, metrics: Arc<StoreMetrics>) -> Self {
         let mut store = Self {
             now: 0,
+            clock_lag_ms: 0,
             cancels_waits: false,
             max_keys,
             run_id: random(),
@@ -145,7 +148,8 @@ impl NaiveStore {
 
     fn expire(&mut self) {
         let now = self.now;
-        self.pools.values_mut().for_each(|pool| pool.expire(now));
+        let due = now.saturating_sub(self.clock_lag_ms);
+        self.pools.values_mut().for_each(|pool| pool.expire(due));
         self.grant_to_waiters();
         for pool in self.pools.values_mut() {
             while let Some(index) = pool.waiters.iter().position(|waiter| waiter.until <= now) {

@@ -30,7 +30,7 @@ impl Key {
             holder: lease.holder.clone(),
             granted_at_ms: lease.granted_at,
             expires_at_ms: lease.until,
-            expires_in_ms: lease.until - now,
+            expires_in_ms: lease.until.saturating_sub(now),
             key_expires_at_ms: self.purge_at,
         })
     }
@@ -79,7 +79,7 @@ impl NaivePool {
             _ if counts.quarantined == total => NoKeyCause::AllQuarantined,
             _ => NoKeyCause::NoneFree,
         };
-        let next_hold_end_in_ms = self.next_hold_end().map(|end| end - now);
+        let next_hold_end_in_ms = self.next_hold_end().map(|end| end.saturating_sub(now));
         Refusal::NoKey { cause, counts, next_hold_end_in_ms }
     }
 
