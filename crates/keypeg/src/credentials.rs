@@ -11,7 +11,9 @@ pub(crate) const TOKENS: &str = "tokens";
 pub(crate) fn path(name: &str) -> Option<PathBuf> {
     let dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)?;
     let path = dir.join(name);
-    // Not only a path that exists: a credential that cannot be read must not start a server
-    // without access control.
-    (dir.is_absolute() && path.symlink_metadata().is_ok()).then_some(path)
+    // A credential that cannot be read must not start a server without access control: only a path
+    // that certainly does not exist is none.
+    let is_absent =
+        path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    (dir.is_absolute() && !is_absent).then_some(path)
 }

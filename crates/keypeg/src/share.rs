@@ -1,9 +1,8 @@
 //! Bounds that callers share: bytes of answers and bodies, connections, event streams, requests in
 //! flight.
 //!
-//! Below half of a [`Budget`] a caller may hold any amount. Above it, no caller may hold more than
-//! that half divided by the number of active callers, so one caller never keeps the others from
-//! their shares. Memory is bounded: a caller has an entry only while it holds something. Knows
+//! Of a [`Budget`], a caller may hold at most as much as stays free for all others: alone half of it.
+//! So callers never keep a further one from its share, however many they are. Memory is bounded: a caller has an entry only while it holds something. Knows
 //! nothing of what the amounts mean.
 
 use std::collections::HashMap;
@@ -140,15 +139,16 @@ impl Budget {
         (Held { budget: Arc::clone(self), account, amount }, load)
     }
 
-    /// Decides about an amount. A caller that holds nothing may hold one amount beyond its share.
+    /// Decides about an amount. A caller may hold at most what stays free for all others, so every
+    /// further caller finds room. One that holds nothing may hold one amount beyond that.
     fn check(&self, load: Load, amount: u64) -> Result<(), Exceeded> {
-        let half = self.max / 2;
         let total = load.total.saturating_add(amount);
-        let share = half / load.active;
-        if total <= half {
-            Ok(())
-        } else if load.of_caller > 0 && load.of_caller.saturating_add(amount) > share {
-            Err(Exceeded::Share)
+        let of_caller = load.of_caller.saturating_add(amount);
+        let free = self.max.saturating_sub(total);
+        if load.of_caller > 0 && of_caller > free {
+            // Where nothing is free, who holds less than an equal part is not the cause.
+            let is_cause = of_caller > self.max / load.active.saturating_add(1);
+            Err(if total <= self.max || is_cause { Exceeded::Share } else { Exceeded::Bound })
         } else if total > self.max {
             Err(Exceeded::Bound)
         } else {
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(of_calm.len(), 10, "half of that half");
         drop(alone);
         let late = fill(&budget, &noisy, 1);
-        assert_eq!((late.len(), of_calm.len()), (10, 10), "with two active callers");
+        assert_eq!((late.len(), of_calm.len()), (15, 10), "as much as stays free");
         drop((late, of_calm));
         assert_eq!((budget.held(), budget.active_callers()), (0, 0));
     }
@@ -308,10 +308,10 @@ mod tests {
         let of_large = fill(&budget, &large, 200);
         assert_eq!(of_large.len(), 2, "400 of 500; the next would cross the half");
         let of_small = fill(&budget, &small, 10);
-        assert_eq!(of_small.len(), 25, "250, half of the half, with two active callers");
+        assert_eq!(of_small.len(), 30, "300, half of what the other caller leaves");
         drop(of_large);
         let first = budget.admit(&large, 700).unwrap();
-        assert_eq!(budget.held(), 950, "one amount of an idle caller may exceed its share");
+        assert_eq!(budget.held(), 1_000, "one amount of an idle caller may exceed its share");
         assert_eq!(budget.admit(&token("third"), 100).unwrap_err(), Exceeded::Bound);
         assert_eq!(budget.admit(&large, 1).unwrap_err(), Exceeded::Share);
         drop(first);
@@ -324,6 +324,19 @@ mod tests {
             (0..1_000u128).filter_map(|n| budget.admit(&CallerId::Network(n), 7).ok()).collect();
         assert_eq!((held.len(), budget.held(), budget.max()), (14, 98, 100));
         assert_eq!(budget.admit(&token("late"), u64::MAX).unwrap_err(), Exceeded::Bound);
+    }
+
+    /// Streams have no end: four callers once took all places, each within its share.
+    #[test]
+    fn a_further_caller_finds_room_however_many_callers_take_all_they_may() {
+        let budget = Budget::new(1_000);
+        let mut held = Vec::new();
+        for n in 0..8 {
+            let of_caller = fill(&budget, &CallerId::Network(n), 1);
+            assert!(!of_caller.is_empty(), "caller {n}");
+            held.extend(of_caller);
+        }
+        assert!(budget.held() < budget.max());
     }
 
     /// A million callers that come and go leave nothing behind.

@@ -13,8 +13,7 @@ use std::collections::VecDeque;
 /// The most units of work that the long calls of one turn cost, about a millisecond. A turn without
 /// another long call executes one of any cost.
 pub const LONG_UNITS_MAX: u32 = 4_096;
-/// The most long calls that are queued. Above half of them, no caller may have more than that half
-/// divided by the number of callers with queued calls.
+/// The most long calls that are queued. A caller may have at most as many as stay free for others.
 const QUEUED_MAX: usize = 4_096;
 /// The most long imports that wait for a lookup or have its result: the others stay in the
 /// rotation.
@@ -29,6 +28,8 @@ pub(super) struct LongCalls {
     /// The callers with a queued call; the first is the next to have one executed.
     rotation: VecDeque<CallerNumber>,
     len: usize,
+    /// Whether the last turn ended because of a bound, not because every caller waits for a lookup.
+    was_cut_short: bool,
     /// Imports whose lookups are complete. They are executed before all others.
     checked: VecDeque<QueuedRequest>,
     /// Imports that wait for their lookups.
@@ -66,7 +67,8 @@ impl LongCalls {
 
     /// Returns whether a turn can execute one.
     pub(super) fn has_ready(&self) -> bool {
-        !self.checked.is_empty() || self.len > 0 && self.in_lookup < IN_LOOKUP_MAX
+        let may_go_on = self.in_lookup < IN_LOOKUP_MAX || self.was_cut_short;
+        !self.checked.is_empty() || self.len > 0 && may_go_on
     }
 
     /// Queues a call; returns false, and drops it, where its caller has its share of the queue
@@ -74,10 +76,10 @@ impl LongCalls {
     pub(super) fn push(&mut self, queued: QueuedRequest) -> bool {
         let max = usize::try_from(limit(TestLimit::LongCalls, QUEUED_MAX as u64));
         let max = max.unwrap_or(QUEUED_MAX);
-        let callers = self.by_caller.len().max(1);
         let calls = self.by_caller.get(&queued.request.caller).map_or(0, VecDeque::len);
-        let share = (max / 2 / callers).max(1);
-        if self.len >= max || self.len >= max / 2 && calls >= share {
+        let free = max.saturating_sub(self.len);
+        // A caller without a queued call finds a place, and so does the server itself.
+        if free == 0 || calls > 0 && calls >= free {
             return false;
         }
         let caller = queued.request.caller;
@@ -118,6 +120,7 @@ impl LongCalls {
                 continue;
             }
             if !budget.allows(first.units) {
+                self.was_cut_short = true;
                 return None;
             }
             let queued = calls.pop_front().expect(HAS_CALLS);
@@ -131,6 +134,7 @@ impl LongCalls {
             budget.spend(queued.units);
             return Some(queued);
         }
+        self.was_cut_short = self.rotation.len() > PASSED_OVER_MAX;
         None
     }
 }

@@ -202,16 +202,34 @@ impl RequestContext<'_> {
     ) -> Result<A, Problem> {
         let call = call.into_call();
         self.audit_target(&call).await;
-        if call.is_long() {
-            self.begin_long_work(call.units()).await;
+        let (is_long, units) = (call.is_long(), call.units());
+        // An import waits for the disk, maybe twice: other long work goes on meanwhile.
+        let is_import = matches!(call, Call::Import { .. });
+        if is_import {
+            self.end_long_work();
+        } else if is_long {
+            self.begin_long_work(units).await;
         }
+        let reply = self.reply_to(call, idempotency).await;
+        if is_import && is_long {
+            self.begin_long_work(units).await;
+        }
+        self.answer(reply)
+    }
+
+    /// Like [`execute`](RequestContext::execute), for a further part of long work that has begun.
+    pub(super) async fn execute_next<A: Answer>(&self, call: TypedCall<A>) -> Result<A, Problem> {
+        let reply = self.reply_to(call.into_call(), None).await;
+        self.answer(reply)
+    }
+
+    async fn reply_to(&self, call: Call, idempotency: Option<Idempotency>) -> Reply {
         let pending = self.submit(call, idempotency.map(Box::new));
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let reply = match body {
+        match body {
             None => pending.await,
             Some(memory) => until_reply(pending, memory).await,
-        };
-        self.answer(reply)
+        }
     }
 
     /// Submits a call that needs no audit note beforehand. The caller must pass the reply to
@@ -265,10 +283,14 @@ impl RequestContext<'_> {
     /// or until the next long work of the same request.
     pub(super) async fn begin_long_work(&self, units: u32) {
         // Work that waits must not hold a permit, or all could wait for each other.
-        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.end_long_work();
         let caller = self.caller_number(&self.principal());
         let permit = self.app.long_work.permit(caller, units).await;
         *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+    }
+
+    fn end_long_work(&self) {
+        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Takes the answer from a reply and notes it for the audit log; a refusal becomes its problem.

@@ -4,7 +4,8 @@
 //! until that call has its reply. Does not know what is in a body.
 
 use super::error::Problem;
-use crate::share::{CallerId, Held, ReservedBudget};
+use crate::share::{CallerId, Exceeded, Held, ReservedBudget};
+use keypeg_client::Code;
 use keypeg_store::{PendingReply, Reply, RequestError};
 use std::sync::Arc;
 
@@ -39,8 +40,7 @@ impl BodyMemory {
         } else {
             bodies.admit(caller, more as u64)
         };
-        let refuse = |_| Problem::refused(&RequestError::Overloaded).closing();
-        self.held.push(admitted.map_err(refuse)?);
+        self.held.push(admitted.map_err(|exceeded| no_room(exceeded, caller).closing())?);
         self.bytes += more;
         Ok(())
     }
@@ -48,6 +48,22 @@ impl BodyMemory {
     /// Returns whether the body takes no more than is free for every request.
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
+    }
+}
+
+/// The share of a token is the token's own limit. That of an address is the server's: many clients
+/// can have it.
+fn no_room(exceeded: Exceeded, caller: &CallerId) -> Problem {
+    match (exceeded, caller) {
+        (Exceeded::Share, CallerId::Token(_)) => Problem::new(
+            Code::RateLimited,
+            "The request bodies of this access token use its share of the server's memory. Send \
+             fewer large bodies at the same time.",
+        )
+        .retry_after_ms(1_000),
+        (Exceeded::Share, CallerId::Network(_)) | (Exceeded::Bound, _) => {
+            Problem::refused(&RequestError::Overloaded)
+        }
     }
 }
 

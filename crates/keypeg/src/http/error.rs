@@ -332,6 +332,12 @@ impl Problem {
         problem
     }
 
+    /// Marks the problem of a later part of a change: the parts before it are applied.
+    pub(super) fn after_a_part(mut self) -> Self {
+        self.0.outcome = Some(Outcome::Unknown);
+        self
+    }
+
     /// Marks the problem of an acquire: nothing was applied, although the method can be GET, and a
     /// full disk is 503 because a grant can succeed later.
     pub(super) fn of_grant(mut self) -> Self {

@@ -128,9 +128,7 @@ impl Peer {
     pub(crate) fn hold(&self, under_way: [Option<Held>; 2], is_stream: bool) {
         let state = &mut *self.lock();
         state.under_way = under_way;
-        if is_stream {
-            state.written = Written::Stream;
-        }
+        state.written = if is_stream { Written::Stream } else { Written::Response };
     }
 
     /// Waits until the socket has accepted the response before this request: hyper would read and

@@ -187,7 +187,13 @@ pub(crate) async fn keep_alive_many(
             let KeptAliveMany { kept, .. } = context.execute(Call::keep_alive_all(pool)).await?;
             (kept, Vec::new())
         }
-        KeepAliveTargets::Keys(ids) => keep_alive_listed(context, pool, ids).await?,
+        KeepAliveTargets::Keys(ids) => {
+            // The answer can repeat every id of the request.
+            let room = context.answer_room(ids.bytes())?;
+            let (kept, missing) = keep_alive_listed(context, pool, ids).await?;
+            let answer = json_response(StatusCode::OK, &wire::KeptAliveMany { kept, missing });
+            return Ok(room.fill(answer));
+        }
     };
     Ok(json_response(StatusCode::OK, &wire::KeptAliveMany { kept, missing }))
 }
@@ -209,9 +215,15 @@ async fn keep_alive_listed(
     let mut seen = HashSet::with_capacity(keys.len());
     keys.retain(|key| seen.insert(*key));
     let mut kept_count = 0;
-    for part in keys.chunks(KEEP_ALIVE_MAX) {
+    for (index, part) in keys.chunks(KEEP_ALIVE_MAX).enumerate() {
         let call = Call::keep_alive_many(pool.clone(), part.to_vec());
-        let KeptAliveMany { kept, missing: unknown } = context.execute(call).await?;
+        // One permit is enough for all parts.
+        let executed = if index == 0 {
+            context.execute(call).await
+        } else {
+            context.execute_next(call).await.map_err(Problem::after_a_part)
+        };
+        let KeptAliveMany { kept, missing: unknown } = executed?;
         kept_count += kept;
         missing.extend(unknown.iter().map(KeyId::to_string));
     }

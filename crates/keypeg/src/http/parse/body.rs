@@ -117,10 +117,14 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, BodyMemo
     let time = body.time();
     let reading = async {
         let len_max = body.size_hint().exact().and_then(|len| usize::try_from(len).ok());
-        let len_max = len_max.unwrap_or(max);
         let mut bytes = Vec::new();
         let mut memory = BodyMemory::new(body.room());
-        let mut pace = Pace::new();
+        if let Some(len) = len_max {
+            // As one amount, which a caller without another body has even beyond its share.
+            memory.grow(len)?;
+        }
+        let len_max = len_max.unwrap_or(max);
+        let mut pace = Pace::new(len_max);
         while let Some(frame) = pace.next(&mut body, bytes.len()).await? {
             let frame = frame.map_err(|_| malformed())?;
             let Ok(data) = frame.into_data() else { continue };
@@ -144,15 +148,19 @@ async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, BodyMemo
     })
 }
 
-/// Watches that a body arrives at [`RATE_MIN`] at least.
+/// Watches that a large body arrives at [`RATE_MIN`] at least.
 struct Pace {
     window: Pin<Box<Sleep>>,
     len_before: usize,
+    /// Whether the body is larger than [`LONG_BODY`], or can be.
+    is_large: bool,
 }
 
 impl Pace {
-    fn new() -> Self {
-        Self { window: Box::pin(sleep(RATE_WINDOW)), len_before: 0 }
+    /// `len_max` is the length of the body, or the most that it can have.
+    fn new(len_max: usize) -> Self {
+        let is_large = len_max > LONG_BODY;
+        Self { window: Box::pin(sleep(RATE_WINDOW)), len_before: 0, is_large }
     }
 
     /// Returns the next frame of a body of which `len` bytes have arrived, or the problem of a body
@@ -167,7 +175,8 @@ impl Pace {
                 return Poll::Ready(Ok(frame));
             }
             while self.window.as_mut().poll(cx).is_ready() {
-                if len - self.len_before < RATE_MIN {
+                // A small body takes little, and a lost segment can delay it for seconds.
+                if self.is_large && len - self.len_before < RATE_MIN {
                     let seconds = RATE_WINDOW.as_secs();
                     let detail = format!(
                         "The body arrived too slowly: send at least {RATE_MIN} bytes in {seconds} s."

@@ -60,6 +60,17 @@ pub(crate) struct Ids {
     pub(crate) malformed: Vec<String>,
 }
 
+impl Ids {
+    /// Returns about how many bytes these ids have as JSON.
+    pub(crate) fn bytes(&self) -> u64 {
+        let malformed: usize = self.malformed.iter().map(|id| id.len() + 3).sum();
+        (self.keys.len() * KEY_ID_JSON + malformed) as u64
+    }
+}
+
+/// The bytes of a key id as JSON: its 26 symbols, quotes and a comma.
+const KEY_ID_JSON: usize = 29;
+
 /// A value that a compatibility API checks by itself.
 #[derive(Debug)]
 pub(crate) enum Unchecked {
