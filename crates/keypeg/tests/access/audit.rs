@@ -115,9 +115,10 @@ fn a_change_that_cannot_be_logged_is_refused() {
     let args = ["--audit", log.to_str().unwrap(), "--audit-mib", "1", "--audit-keep", "0"];
     let mut server = Server::in_memory(&args);
     let client = &mut server.client();
+    let (mut created, body) = (100, json!({ "count": 100 }));
+    assert_eq!(client.send("POST /v1/pools/default/keys", &body).status, 201);
     // The next file would be created in a directory that does not exist.
     std::fs::remove_dir_all(&subdir).unwrap();
-    let (mut created, body) = (0, json!({ "count": 100 }));
     let refused = loop {
         let answer = client.send("POST /v1/pools/default/keys", &body);
         if answer.status != 201 {
