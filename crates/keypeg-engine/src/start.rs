@@ -53,7 +53,7 @@ pub enum StartError {
     /// The pools need more memory than the server may take at all.
     #[error(
         "the data needs about {} MiB of memory, and the server may take {} MiB: raise --memory \
-         above {} MiB; nothing was changed",
+         above {} MiB; no data was changed",
         .needed.div_ceil(MIB), given / MIB, .needed.div_ceil(MIB)
     )]
     TooLarge {

@@ -60,10 +60,13 @@ fn open(config: &Config, lane_count: usize) -> Result<OpenedStore, Failure> {
     let metrics = Arc::<StoreMetrics>::default();
     let (lanes, engine_lanes) = (0..lane_count).map(|_| lane(&wakeup)).unzip();
     let clock = SystemClock::new()?;
+    let refusals = Arc::clone(&metrics);
     let store =
         NaiveStore::new(config.default_policy.clone(), config.max_keys, Arc::clone(&metrics));
     let (listener, received) = (wakeup.clone(), Arc::clone(&signals));
-    let thread = std::thread::spawn(move || run(store, engine_lanes, clock, &listener, &received));
+    let thread = std::thread::spawn(move || {
+        run(store, engine_lanes, clock, &listener, &received, &refusals);
+    });
     let report = StartReport { created: true, pools: 1, ..StartReport::default() };
     let store = Box::new(NaiveThread { wakeup, metrics, signals, thread });
     Ok(OpenedStore { store, lanes, report })
@@ -75,6 +78,7 @@ fn run(
     mut clock: SystemClock,
     wakeup: &Wakeup,
     signals: &Signals,
+    metrics: &StoreMetrics,
 ) {
     store.clock_lag_ms = CLOCK_LAG_MS;
     wakeup.listen();
@@ -85,6 +89,9 @@ fn run(
         }
         store.cancels_waits = is_last || signals.cancel_waits.load(Ordering::Acquire);
         store.now = clock.read().wall_us / 1_000;
+        // It counts refused keep-alives, although no key of it is purged by serving time.
+        let refused = lanes.iter_mut().map(EngineLane::take_refused_keep_alives).sum();
+        metrics.refused_keep_alives.fetch_add(refused, Ordering::Relaxed);
         store.run(&mut lanes);
         if is_last {
             break;

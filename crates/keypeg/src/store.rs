@@ -111,7 +111,7 @@ mod tests {
             Failure::from(StartError::TooLarge { needed: (100 << 20) + 1, given: 64 << 20 });
         assert_eq!(failure.exit, exit::CONFIG);
         let message = "the data needs about 101 MiB of memory, and the server may take 64 MiB: raise \
-                       --memory above 101 MiB; nothing was changed";
+                       --memory above 101 MiB; no data was changed";
         assert_eq!(failure.to_string(), message);
     }
 }
