@@ -65,7 +65,7 @@ fn data_that_needs_more_than_all_memory_is_refused_and_unchanged() {
         let Err(error) = open(&disk, &clock, max / 2, max) else { panic!("{case}: it starts") };
         let stated = format!(", and the server may take {} MiB: raise --memory above ", max / MIB);
         assert!(
-            error.contains(&stated) && error.ends_with("nothing was changed"),
+            error.contains(&stated) && error.ends_with("no data was changed"),
             "{case}: {error}"
         );
         let estimate = error.split(' ').find_map(|word| word.parse::<u64>().ok());
