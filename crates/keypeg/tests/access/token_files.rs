@@ -106,7 +106,8 @@ fn the_configuration_is_checked_as_the_token_file_is() {
     // An audit log in a shared volume is better than none.
     chmod(outer.path(), 0o777);
     let (audit, log) = (inner.join("audit"), outer.path().join("log"));
-    drop(Server::logged(keypeg(&["--ephemeral", "--audit"]).arg(&audit), &log));
+    // Ended in order, so that its log is complete.
+    Server::logged(keypeg(&["--ephemeral", "--audit"]).arg(&audit), &log).terminate();
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.contains("WARN") && said.contains("other users can replace this file"), "{said}");
 }

@@ -51,7 +51,11 @@ fn silent_connections_make_room_and_those_in_use_stay() {
             assert_eq!(fast.ask("GET /livez").status, 200);
         }
     }
-    assert!(metric(fast, "keypeg_http_connections_displaced_total") >= CONNECTIONS);
+    // The last ones may still be in the queue of the listener.
+    eventually("the silent ones gave way", || {
+        let displaced = metric(fast, "keypeg_http_connections_displaced_total");
+        (displaced >= CONNECTIONS).then_some(())
+    });
     assert_eq!(metric(fast, "keypeg_http_connections_refused_total"), 0);
     eventually("the rest is free", || {
         (metric(fast, "keypeg_http_connections") <= SHORT + 1).then_some(())
