@@ -131,7 +131,10 @@ fn a_value_deleted_during_a_database_lookup_is_not_imported_again() {
     }
     let mut replies = Vec::new();
     driver.engine.turn(&mut requests, &mut replies).unwrap();
-    assert!(matches!(replies[..], [(CallId { slot: 1, .. }, Reply::Released { .. })]), "{replies:?}");
+    assert!(
+        matches!(replies[..], [(CallId { slot: 1, .. }, Reply::Released { .. })]),
+        "{replies:?}"
+    );
     assert_eq!(driver.engine.pending_count(), 1, "the import waits");
     driver.checkpointer.as_ref().unwrap().serve_lookups().unwrap();
     driver.checkpoint().unwrap();
