@@ -227,7 +227,6 @@ pub(crate) struct ReservedBudget {
     reserve: Arc<Budget>,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "bodies and connections use it next"))]
 impl ReservedBudget {
     /// Divides `max` into the part for all requests, and `reserve` for urgent ones only.
     pub(crate) fn new(max: u64, reserve: u64) -> Self {
@@ -238,6 +237,7 @@ impl ReservedBudget {
     }
 
     /// Returns the part that all requests may use.
+    #[cfg(test)]
     pub(crate) fn ordinary(&self) -> &Arc<Budget> {
         &self.ordinary
     }

@@ -117,6 +117,34 @@ fn pipelined_requests_are_not_answered_while_the_client_does_not_read() {
     }
 }
 
+/// The answer to a list of unknown ids repeats them: it had no bound, because a keep-alive is a
+/// change.
+#[test]
+fn unread_answers_to_lists_of_ids_have_the_same_share() {
+    let args = ["--memory", "64MiB", "--write-rate", "0", "--write-timeout", "1h"];
+    let server = Server::in_memory(&args);
+    let ids: Vec<_> = (0..9_000).map(|n| format!("{n:0>90}")).collect();
+    let body = json!({ "ids": ids });
+    let list = format!(
+        "POST /v1/pools/default/keepalive HTTP/1.1\r\nHost: localhost\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.to_string().len()
+    );
+    let mut unread_answers = Vec::new();
+    eventually("the caller has its share", || {
+        unread_answers.push(unread(&server, Ipv4Addr::LOCALHOST, &list));
+        assert!(unread_answers.len() < 100, "unread answers have no bound");
+        let answer = server.client().send("POST /v1/pools/default/keepalive", &body);
+        (answer.status == 429).then_some(())
+    });
+    // A list whose answer is small is not refused, nor one of another caller.
+    let few = json!({ "ids": ids[..20] });
+    let same = server.client().send("POST /v1/pools/default/keepalive", &few);
+    assert_eq!(same.status, 200);
+    let other = Client::from(server.addr(), OTHER).send("POST /v1/pools/default/keepalive", &body);
+    assert_eq!(other.status, 200);
+}
+
 /// The server went on to read what such a client sends: 16 MiB for each connection.
 #[test]
 fn a_client_that_is_too_slow_gets_no_more_of_its_requests_read() {

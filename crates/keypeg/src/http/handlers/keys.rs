@@ -180,7 +180,7 @@ pub(crate) async fn keep_alive_many(
     request: Request,
 ) -> HandlerResult {
     let pool = pool_name(pool)?;
-    let body = body::read_long::<KeepAliveBody>(context, request).await;
+    let body = body::read::<KeepAliveBody>(context, request).await;
     let targets = context.or_unknown_pool(&pool, body.and_then(KeepAliveBody::targets)).await?;
     let (kept, missing) = match targets {
         KeepAliveTargets::All => {

@@ -27,22 +27,9 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// The fewest bytes that must arrive in [`RATE_WINDOW`]: 1 KiB a second.
 const RATE_MIN: usize = 5 << 10;
 
-/// Reads the body of a request, which has its memory until the request has its answer.
+/// Reads the body of a request, which has its memory until the request has its answer. A core reads
+/// few large bodies at a time, callers in rotation.
 pub(crate) async fn read<B: BodyFields>(
-    context: &RequestContext<'_>,
-    request: Request,
-) -> Result<B, Problem> {
-    let (head, body) = request.into_parts();
-    if body.is_end_stream() {
-        return Ok(B::default());
-    }
-    let (bytes, memory) = collect(body, B::BYTES_MAX).await?;
-    context.hold_body(memory);
-    parse(&head.headers, &bytes)
-}
-
-/// Reads a body that can be large: a core reads one large body at a time, callers in rotation.
-pub(crate) async fn read_long<B: BodyFields>(
     context: &RequestContext<'_>,
     request: Request,
 ) -> Result<B, Problem> {

@@ -59,7 +59,7 @@ pub(crate) async fn read_add(
     request: Request,
 ) -> Result<(Option<Idempotency>, KeysToAdd), Problem> {
     let key = idempotency::header(request.headers())?;
-    let mut body: AddKeysBody = body::read_long(context, request).await?;
+    let mut body: AddKeysBody = body::read(context, request).await?;
     let key = idempotency::with_body(key, &mut body);
     let options = body.import_options()?;
     let new = match (body.count, body.values) {
