@@ -3,7 +3,7 @@
 //!
 //! The key in the file is the flag with `_` in place of `-`. The type owns the range and the text
 //! of an error, see [`value`]. Defaults are applied in `config.rs`; a test compares them with the
-//! help texts, and another the help texts with `docs/operations.md`.
+//! help texts, and another the help texts with `docs/operations/options.md`.
 
 pub(crate) mod value;
 
@@ -164,7 +164,8 @@ mod tests {
     use super::*;
     use clap::{Arg, Command, FromArgMatches as _};
 
-    const OPERATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+    const OPERATIONS: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations/options.md");
 
     /// Returns the cells of an option's row in the document: flag, variable, file key, default.
     fn row(argument: &Arg) -> [String; 4] {
@@ -186,8 +187,7 @@ mod tests {
     #[test]
     fn the_document_has_a_row_for_each_option() {
         let document = std::fs::read_to_string(OPERATIONS).unwrap();
-        let (_, section) = document.split_once("## Options of `keypeg serve`").unwrap();
-        let (table, _) = section.split_once("###").unwrap();
+        let (table, _) = document.split_once("\n## ").unwrap();
         let rows = table.lines().filter(|line| line.starts_with("| `--"));
         let documented: Vec<_> = rows
             .map(|row| row.split('|').skip(1).map(|cell| cell.trim().to_owned()))

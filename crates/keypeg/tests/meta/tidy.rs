@@ -2,7 +2,7 @@
 //! unfinished, no text has a banned word, and the documents and the map of ARCHITECTURE.md agree
 //! with the files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Returns the root of the workspace.
@@ -244,15 +244,51 @@ fn the_map_names_every_source_file() {
     assert!(missing.is_empty(), "not on the map: {missing:#?}");
 }
 
+/// Returns the anchors of a document: its headings, as GitHub names them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let mut anchors = BTreeSet::new();
+    for line in text.lines() {
+        is_code ^= line.trim_start().starts_with("```");
+        let heading = line.trim_start_matches('#');
+        if is_code || heading == line || !heading.starts_with(' ') {
+            continue;
+        }
+        // A link in a heading counts as its text.
+        let shown: String = heading.trim().split("](").fold(String::new(), |shown, part| {
+            let rest =
+                part.split_once(')').filter(|_| !shown.is_empty()).map_or(part, |(_, it)| it);
+            shown + rest
+        });
+        let kept = shown.chars().filter(|sign| sign.is_alphanumeric() || " -_".contains(*sign));
+        anchors.insert(kept.collect::<String>().to_lowercase().replace(' ', "-"));
+    }
+    anchors
+}
+
 #[test]
 fn links_between_documents_are_valid() {
-    for (path, text) in texts("md") {
-        let dir = root().join(&path).parent().expect("a directory").to_owned();
+    let documents: BTreeMap<_, _> =
+        texts("md").into_iter().map(|(path, text)| (root().join(path), text)).collect();
+    for (path, text) in &documents {
+        let dir = path.parent().expect("a directory");
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().expect("a path");
-            if !target.is_empty() && !target.contains("://") {
-                assert!(dir.join(target).exists(), "{path} links to {link}");
+            if link.contains("://") {
+                continue;
             }
+            let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if target.is_empty() { path.clone() } else { dir.join(target) };
+            let found = target.canonicalize();
+            let found = found.unwrap_or_else(|_| panic!("{} links to {link}", path.display()));
+            let is_known = || documents.get(&found).is_some_and(|it| anchors(it).contains(anchor));
+            assert!(anchor.is_empty() || is_known(), "{}: no {link}", path.display());
         }
     }
+}
+
+#[test]
+fn an_anchor_is_named_as_github_names_it() {
+    let text = "# One `two --three`\n```\n# code\n```\n### Four: [five](six.md) (seven)\n#eight\n";
+    let expected = ["one-two---three", "four-five-seven"].map(str::to_owned);
+    assert_eq!(anchors(text), BTreeSet::from(expected));
 }
