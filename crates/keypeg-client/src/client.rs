@@ -9,7 +9,7 @@ use crate::error::{Error, root_cause};
 use crate::{
     AcquireRequest, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
-    RenewRequest, RevealedKey, Secret, routes,
+    RenewRequest, RevealedKey, Secret, Verification, VerifyRequest, routes,
 };
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
@@ -163,6 +163,12 @@ impl Client {
     /// Reveals the value of a key in any state.
     pub async fn reveal(&self, pool: &str, key: &str) -> Result<RevealedKey, Error> {
         self.post_empty(routes::key_reveal(path_segment(pool)?, path_segment(key)?)).await
+    }
+
+    /// Returns whether a key with this value exists in the pool and is leased, and to which holder.
+    pub async fn verify(&self, pool: &str, value: Secret) -> Result<Verification, Error> {
+        let request = VerifyRequest { key: value };
+        self.post(routes::verify(path_segment(pool)?), &request).await
     }
 
     /// Keeps one key alive.

@@ -1,7 +1,7 @@
 //! Keys on the wire.
 //!
-//! The value of a key is in [`NewKey`] and [`RevealedKey`] only, as a [`Secret`], which `Debug`
-//! never shows.
+//! The value of a key is in [`NewKey`], [`RevealedKey`] and the requests that import or verify it
+//! only, as a [`Secret`], which `Debug` never shows.
 
 use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
@@ -189,6 +189,31 @@ pub struct RevealedKey {
     pub id: String,
     /// The value of the key.
     pub key: Secret,
+}
+
+/// A request to verify a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+pub struct VerifyRequest {
+    /// The value of the key.
+    pub key: Secret,
+}
+
+/// Whether a key is active. The members after `active` are present if it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+pub struct Verification {
+    /// True if the key exists, and its state is one of `states` of the request: leased, by default.
+    pub active: bool,
+    /// The state of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<KeyState>,
+    /// The id of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// The running lease of the key; absent if the key is not leased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<KeyLease>,
 }
 
 /// The result of a force-release.

@@ -51,7 +51,7 @@ pub use events::Events;
 pub use guard::{GuardOptions, LeaseGuard};
 pub use key::{
     GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
-    KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret,
+    KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret, Verification, VerifyRequest,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 #[cfg(feature = "client")]

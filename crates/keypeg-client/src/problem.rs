@@ -20,6 +20,10 @@ pub enum Code {
     Unauthorized,
     /// The access token lacks the scope or the pool, or a page of another site sent the request.
     Forbidden,
+    /// The forwarded request has no key: the header `X-Api-Key` is missing.
+    KeyRequired,
+    /// The key of the forwarded request is not active.
+    KeyNotActive,
     /// There is no such route.
     NotFound,
     /// The route does not support the method; the `Allow` header lists those it supports.
@@ -76,11 +80,13 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::Malformed,
         Self::BadCursor,
         Self::Unauthorized,
         Self::Forbidden,
+        Self::KeyRequired,
+        Self::KeyNotActive,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Timeout,
@@ -116,6 +122,8 @@ impl Code {
             Self::BadCursor => ("bad_cursor", 400, "Invalid cursor"),
             Self::Unauthorized => ("unauthorized", 401, "Access token required"),
             Self::Forbidden => ("forbidden", 403, "Forbidden"),
+            Self::KeyRequired => ("key_required", 401, "Key required"),
+            Self::KeyNotActive => ("key_not_active", 403, "Key not active"),
             Self::NotFound => ("not_found", 404, "No such route"),
             Self::UnknownPool => ("unknown_pool", 404, "No such pool"),
             Self::UnknownKey => ("unknown_key", 404, "No such key"),

@@ -63,6 +63,11 @@ pub fn keepalive(pool: &str) -> String {
     format!("{POOLS}/{pool}/keepalive")
 }
 
+/// Returns the path that verifies a key.
+pub fn verify(pool: &str) -> String {
+    format!("{POOLS}/{pool}/verify")
+}
+
 /// Returns the path of the event stream of a pool.
 pub fn events(pool: &str) -> String {
     format!("{POOLS}/{pool}/events")
@@ -101,6 +106,8 @@ pub enum Scope {
     Force,
     /// Reveal the value of a key that the caller does not hold.
     Reveal,
+    /// Verify keys: learn whether a value is that of a key, and who holds it.
+    Verify,
     /// Read the metrics, which cover all pools.
     Metrics,
     /// Everything; the only scope that can create, change and delete pools.
@@ -109,8 +116,16 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Lend, Self::Keys, Self::Force, Self::Reveal, Self::Metrics, Self::Admin];
+    pub const ALL: [Self; 8] = [
+        Self::Read,
+        Self::Lend,
+        Self::Keys,
+        Self::Force,
+        Self::Reveal,
+        Self::Verify,
+        Self::Metrics,
+        Self::Admin,
+    ];
 
     /// Returns the word for the scope in the token file.
     pub fn as_str(self) -> &'static str {
@@ -120,6 +135,7 @@ impl Scope {
             Self::Keys => "keys",
             Self::Force => "force",
             Self::Reveal => "reveal",
+            Self::Verify => "verify",
             Self::Metrics => "metrics",
             Self::Admin => "admin",
         }
@@ -167,6 +183,8 @@ pub const ROUTES: &[Route] = &[
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/keepalive", "keepKeyAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/reveal", "revealKey", "Reveals the value of a key", Access::Scope(Scope::Reveal)),
     Route::new("POST", "/v1/pools/{pool}/keepalive", "keepAlive", "Keeps many keys alive, or all keys of the pool", Access::Scope(Scope::Lend)),
+    Route::new("GET", "/v1/pools/{pool}/verify", "authorize", "Verifies the key of a forwarded request", Access::Scope(Scope::Verify)),
+    Route::new("POST", "/v1/pools/{pool}/verify", "verify", "Verifies a key", Access::Scope(Scope::Verify)),
     Route::new("GET", "/v1/pools/{pool}/events", "followEvents", "Streams the events of a pool", Access::Scope(Scope::Read)),
     Route::new("POST", "/v1/pools/{pool}/leases", "acquire", "Acquires a random available key", Access::Scope(Scope::Lend)),
     Route::new("POST", "/v1/pools/{pool}/leases/{lease}/release", "release", "Releases a lease", Access::Scope(Scope::Lend)),
@@ -227,9 +245,13 @@ impl Route {
 
     /// Returns whether the audit log records the route: it changes something for other callers, or
     /// reveals a secret that was not lent. A keep-alive only moves the time at which a key is
-    /// purged, so it is not recorded.
+    /// purged, and a verification changes nothing, so neither is recorded.
     pub fn is_audited(&self) -> bool {
-        (self.method != "GET" || self.lends()) && !self.keeps_alive()
+        (self.method != "GET" || self.lends()) && !self.keeps_alive() && !self.verifies()
+    }
+
+    fn verifies(&self) -> bool {
+        self.access == Access::Scope(Scope::Verify)
     }
 
     /// Returns whether the route keeps keys alive, extends a lease or returns a key: late, such a
@@ -333,6 +355,7 @@ mod tests {
             (key_keepalive("a", "b"), "POST"),
             (key_reveal("a", "b"), "POST"),
             (keepalive("a"), "POST"),
+            (verify("a"), "GET, HEAD, POST"),
             (events("a"), "GET, HEAD"),
             (leases("a"), "POST"),
             (lease_release("a", "b"), "POST"),
@@ -397,7 +420,8 @@ mod tests {
         let keep_alives = ["keepKeyAlive", "keepAlive", "seedKeepAlive", "plainKeepAlive"];
         for route in not_audited {
             let reads = route.method == "GET" && !route.lends();
-            assert!(reads || keep_alives.contains(&route.operation), "{}", route.operation);
+            let harmless = keep_alives.contains(&route.operation) || route.operation == "verify";
+            assert!(reads || harmless, "{}", route.operation);
         }
         assert!(find("GET", "/keys").unwrap().is_audited());
         assert!(find("POST", "/v1/pools/a/keys/b/reveal").unwrap().is_audited());

@@ -16,6 +16,8 @@ pub enum Field {
     Text(&'static TextField),
     /// A truth value.
     Flag(&'static FlagField),
+    /// The value of a key.
+    Value(&'static ValueField),
     /// A list of texts.
     List(&'static ListField),
 }
@@ -28,6 +30,7 @@ impl Field {
             Self::Integer(field) => field.name,
             Self::Text(field) => field.name,
             Self::Flag(field) => field.name,
+            Self::Value(field) => field.name,
             Self::List(field) => field.name,
         }
     }
@@ -40,6 +43,7 @@ impl fmt::Display for Field {
             Self::Integer(field) => field.fmt(f),
             Self::Text(field) => field.fmt(f),
             Self::Flag(field) => field.fmt(f),
+            Self::Value(field) => field.fmt(f),
             Self::List(field) => field.fmt(f),
         }
     }
@@ -224,6 +228,21 @@ impl FlagField {
 impl fmt::Display for FlagField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.only_true { "true" } else { "true or false" })
+    }
+}
+
+/// The value of a key, which no error repeats. Null means that the field is left out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ValueField {
+    /// The name in requests.
+    pub name: &'static str,
+    /// The greatest number of bytes; the least is 1.
+    pub bytes_max: usize,
+}
+
+impl fmt::Display for ValueField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Item::Value { bytes_max: self.bytes_max }.fmt(f)
     }
 }
 

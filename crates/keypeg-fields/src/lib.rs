@@ -9,5 +9,6 @@ mod table;
 
 pub use kinds::{
     Field, FlagField, IntegerField, Item, Least, ListField, Most, SecondsField, Symbols, TextField,
+    ValueField,
 };
 pub use table::*;

@@ -5,6 +5,7 @@
 
 use crate::kinds::{
     Field, FlagField, IntegerField, Item, Least, ListField, Most, SecondsField, Symbols, TextField,
+    ValueField,
 };
 
 /// The least length of time above zero, in milliseconds.
@@ -82,6 +83,9 @@ pub static KEEPALIVE: FlagField = FlagField { name: "keepalive", only_true: fals
 /// Whether an import accepts values whose keys were deleted or purged.
 pub static ALLOW_RETIRED: FlagField = FlagField { name: "allow_retired", only_true: false };
 
+/// The value of the key to verify.
+pub static KEY: ValueField = ValueField { name: "key", bytes_max: VALUE_MAX };
+
 /// The ids of the keys to keep alive.
 pub static IDS: ListField =
     ListField { name: "ids", least: 0, most: GENERATE_MAX as usize, item: Item::KeyId };
@@ -144,6 +148,8 @@ pub static ADD_KEYS: [Field; 4] = [
     Field::Flag(&KEEPALIVE),
     Field::Flag(&ALLOW_RETIRED),
 ];
+/// The fields of a request that verifies a key.
+pub static VERIFY: [Field; 1] = [Field::Value(&KEY)];
 /// The fields of a request that keeps keys alive.
 pub static KEEP_ALIVE: [Field; 2] = [Field::List(&IDS), Field::Flag(&ALL)];
 /// The fields of an acquire.
@@ -171,6 +177,7 @@ mod tests {
             (POLICY[6], "null, or 1..1000000000"),
             (ADD_KEYS[0], "1..10000"),
             (ADD_KEYS[1], "an array of 1..10000 strings of 1..4096 bytes"),
+            (VERIFY[0], "a string of 1..4096 bytes"),
             (KEEP_ALIVE[0], "an array of at most 10000 key ids"),
             (KEEP_ALIVE[1], "true"),
             (ACQUIRE[0], "0.001..lease_ttl_seconds of the pool"),

@@ -4,6 +4,7 @@
 //! The server does not build the document: it embeds `docs/openapi.json`, and a test compares that
 //! file with [`document_json`].
 
+mod call;
 mod calls;
 mod examples;
 mod links;
@@ -12,7 +13,8 @@ mod schemas;
 
 pub(crate) use schemas::code_meanings;
 
-use calls::{Answer, Call, RequestBody, call};
+use call::{Answer, Call, RequestBody};
+use calls::call;
 use keypeg_client::Code;
 use keypeg_client::routes::{Access, ROUTES, Route, Scope};
 use schemas::CodeMeanings;

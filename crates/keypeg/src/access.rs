@@ -19,11 +19,21 @@ pub(crate) use reload::watch;
 pub(crate) use token_file::read_token_file;
 pub(crate) use tokens::Shown;
 
+use limits::UnknownKeys;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The checks before a request is admitted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Access {
     pub(crate) hosts: Hosts,
     pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) unknown_keys: UnknownKeys,
+}
+
+impl Access {
+    /// `now` is the origin of the times that limits use.
+    pub(crate) fn new(hosts: Hosts, gate: Option<Arc<Gate>>, now: Instant) -> Self {
+        Self { hosts, gate, unknown_keys: UnknownKeys::new(now) }
+    }
 }

@@ -206,7 +206,7 @@ fn access(config: &Config) -> Result<Access, Failure> {
     });
     let gate = gate.transpose()?;
     gate.as_ref().map_or(Ok(()), access::watch)?;
-    Ok(Access { hosts: config.hosts.clone(), gate })
+    Ok(Access::new(config.hosts.clone(), gate, clock::stopwatch()))
 }
 
 /// The result of [`check`]; its `Display` is the line that `keypeg check` prints.

@@ -4,86 +4,15 @@
 //! Statuses and titles of problems come from the table of codes. The problems that all routes share
 //! are added when the document is built.
 
+use super::call::{Answer, Call, RequestBody, inline, no_content, plain_text, referenced};
 use super::examples;
 use super::parameters::{
-    api_key, idempotency_key, last_event_id, listing, pages, pool_condition, prefer,
+    api_key, forwarded_key, idempotency_key, last_event_id, listing, pages, pool_condition, prefer,
+    states,
 };
 use keypeg_client::Code;
 use keypeg_fields::PAGE_MAX;
 use serde_json::{Value, json};
-
-/// The part of the document that is specific to one operation.
-pub(super) struct Call {
-    /// What the summary does not say.
-    pub(super) description: &'static str,
-    pub(super) body: RequestBody,
-    /// Parameters in the query and in headers.
-    pub(super) parameters: Vec<Value>,
-    /// The answers on success, and the errors that have a text of their own.
-    pub(super) answers: Vec<Answer>,
-    /// The problem codes that not every route has.
-    pub(super) problems: &'static [Code],
-}
-
-/// Which body an operation reads: schema and named examples.
-pub(super) enum RequestBody {
-    /// No body: the server ignores what is sent.
-    None,
-    /// An object that may be left out.
-    Optional(&'static str, Vec<(&'static str, Value)>),
-    /// An object.
-    Required(&'static str, Vec<(&'static str, Value)>),
-}
-
-/// One answer of an operation.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) text: &'static str,
-    /// Content type, schema and example.
-    pub(super) content: Option<(&'static str, Value, Value)>,
-}
-
-impl Call {
-    fn new(description: &'static str, answers: Vec<Answer>, problems: &'static [Code]) -> Self {
-        Self { description, body: RequestBody::None, parameters: Vec::new(), answers, problems }
-    }
-
-    fn with_optional_body(
-        mut self,
-        schema: &'static str,
-        examples: Vec<(&'static str, Value)>,
-    ) -> Self {
-        self.body = RequestBody::Optional(schema, examples);
-        self
-    }
-
-    fn with_parameters(mut self, parameters: Vec<Value>) -> Self {
-        self.parameters = parameters;
-        self
-    }
-}
-
-fn referenced(status: u16, text: &'static str, schema: &str, example: Value) -> Answer {
-    let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
-    Answer { status, text, content: Some(("application/json", schema, example)) }
-}
-
-/// Returns an answer with a schema that no other operation has. All members of the example are
-/// required.
-fn inline(status: u16, text: &'static str, members: &Value, example: Value) -> Answer {
-    let names: Vec<_> = example.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect();
-    let schema = json!({ "type": "object", "properties": members, "required": names });
-    Answer { status, text, content: Some(("application/json", schema, example)) }
-}
-
-fn plain_text(content_type: &'static str, text: &'static str, example: &str) -> Answer {
-    let content = (content_type, json!({ "type": "string" }), example.into());
-    Answer { status: 200, text, content: Some(content) }
-}
-
-fn no_content(text: &'static str) -> Answer {
-    Answer { status: 204, text, content: None }
-}
 
 /// Returns the specific part of an operation; every operation of the table has one.
 pub(super) fn call(operation: &str) -> Call {
@@ -228,6 +157,34 @@ fn keys(operation: &str) -> Option<Call> {
             call.body = RequestBody::Required("KeepAliveRequest", examples::keep_alives());
             call
         }
+        "verify" => {
+            let mut call = Call::new(
+                "For the service that accepts the keys of a pool: is this value an active key, and \
+                 who holds it? A value that is unknown, deleted, purged or in another state gets \
+                 `{\"active\": false}`. Changes nothing and is not in the audit log. An address that \
+                 sends too many unknown values gets 429.",
+                vec![referenced(
+                    200,
+                    "Whether the key is active.",
+                    "Verification",
+                    examples::verification(),
+                )],
+                &[],
+            )
+            .with_parameters(vec![states()]);
+            call.body = RequestBody::Required("VerifyRequest", examples::verifies());
+            call
+        }
+        "authorize" => Call::new(
+            "For gateways that ask about each request, such as `auth_request` of nginx, \
+             `forward_auth` of Caddy, `forwardAuth` of Traefik or `ext_authz` of Envoy. The gateway \
+             passes the key of its client on in `X-Api-Key`. The headers of the answer say who holds \
+             the key; the gateway can pass them on to the service. In `Keypeg-Holder` all but \
+             visible ASCII characters, and `%`, are percent-encoded.",
+            vec![no_content("The key is active.")],
+            &[Code::KeyRequired, Code::KeyNotActive],
+        )
+        .with_parameters(vec![states(), forwarded_key()]),
         _ => return None,
     })
 }

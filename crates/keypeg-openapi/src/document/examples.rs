@@ -4,7 +4,7 @@
 use keypeg_client::{
     AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyPage, KeyReleased, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem,
-    ReleaseRequest, RenewRequest, RevealedKey,
+    ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -90,6 +90,19 @@ pub(super) fn page() -> Value {
 
 pub(super) fn revealed() -> Value {
     through_type::<RevealedKey>(json!({ "id": KEY_ID, "key": VALUE }))
+}
+
+pub(super) fn verification() -> Value {
+    through_type::<Verification>(json!({
+        "active": true, "state": "leased", "key_id": KEY_ID,
+        "lease": {
+            "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": LEASE_END,
+        },
+    }))
+}
+
+pub(super) fn verifies() -> Vec<(&'static str, Value)> {
+    vec![("a key", through_type::<VerifyRequest>(json!({ "key": VALUE })))]
 }
 
 pub(super) fn freed() -> Value {

@@ -31,6 +31,23 @@ pub(super) fn pages(items: &str, default: usize) -> Vec<Value> {
     ]
 }
 
+/// Returns the parameter for the states in which a key is active.
+pub(super) fn states() -> Value {
+    query(
+        "states",
+        &json!({ "type": "string", "default": "leased" }),
+        "The states in which a key is active, separated by commas: `leased`, `available`, `resting`, \
+         `quarantined`.",
+    )
+}
+
+pub(super) fn forwarded_key() -> Value {
+    json!({
+        "name": "X-Api-Key", "in": "header", "schema": { "type": "string" },
+        "description": "The key of the forwarded request. Without it the answer is 401.",
+    })
+}
+
 fn query(name: &str, schema: &Value, text: &str) -> Value {
     json!({ "name": name, "in": "query", "schema": schema, "description": text })
 }

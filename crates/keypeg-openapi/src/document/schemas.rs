@@ -7,7 +7,8 @@
 use keypeg_client::{
     AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
-    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds,
+    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds, Verification,
+    VerifyRequest,
 };
 use keypeg_fields::{Field, Item, Symbols};
 use schemars::generate::SchemaSettings;
@@ -44,6 +45,7 @@ pub(super) fn all() -> Map<String, Value> {
     }
     // A member that does not apply is absent, never null.
     absent_not_null(&mut schemas["Problem"]);
+    absent_not_null(&mut schemas["Verification"]);
     // Null counts as left out. Generators of clients do not support more: that `keepalive` and
     // `allow_retired` need `values` stands in their descriptions.
     schemas["GenerateRequest"]["not"] = json!({
@@ -114,6 +116,7 @@ fn add_written(generator: &mut SchemaGenerator) {
     add::<KeptAliveMany>(generator);
     add::<KeyReleased>(generator);
     add::<RevealedKey>(generator);
+    add::<Verification>(generator);
     add::<Grant>(generator);
     add::<Lease>(generator);
     add::<Problem>(generator);
@@ -128,16 +131,18 @@ fn add_read(generator: &mut SchemaGenerator) {
     add::<AcquireRequest>(generator);
     add::<ReleaseRequest>(generator);
     add::<RenewRequest>(generator);
+    add::<VerifyRequest>(generator);
 }
 
 /// The requests and their fields.
-const REQUESTS: [(&str, &[Field]); 6] = [
+const REQUESTS: [(&str, &[Field]); 7] = [
     ("PolicyRequest", &keypeg_fields::POLICY),
     ("GenerateRequest", &keypeg_fields::ADD_KEYS),
     ("KeepAliveRequest", &keypeg_fields::KEEP_ALIVE),
     ("AcquireRequest", &keypeg_fields::ACQUIRE),
     ("ReleaseRequest", &keypeg_fields::RELEASE),
     ("RenewRequest", &keypeg_fields::RENEW),
+    ("VerifyRequest", &keypeg_fields::VERIFY),
 ];
 
 /// Returns the keywords of a field of a request. Null is allowed everywhere: it is a value, or
@@ -162,6 +167,9 @@ fn keywords(field: Field) -> Value {
         // Also of a flag that must be true: generators of clients do not support a boolean with one
         // value.
         Field::Flag(_) => json!({ "type": ["boolean", "null"] }),
+        Field::Value(field) => json!({
+            "type": "string", "minLength": 1, "maxLength": field.bytes_max,
+        }),
         Field::List(field) => {
             let mut keywords = json!({ "type": ["array", "null"], "maxItems": field.most });
             if field.least > 0 {

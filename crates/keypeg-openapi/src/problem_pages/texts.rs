@@ -24,6 +24,8 @@ pub(super) fn page(code: Code) -> ProblemPage {
         Code::BadCursor => BAD_CURSOR,
         Code::Unauthorized => UNAUTHORIZED,
         Code::Forbidden => FORBIDDEN,
+        Code::KeyRequired => KEY_REQUIRED,
+        Code::KeyNotActive => KEY_NOT_ACTIVE,
         Code::NotFound => NOT_FOUND,
         Code::MethodNotAllowed => METHOD_NOT_ALLOWED,
         Code::Timeout => TIMEOUT,
@@ -112,6 +114,29 @@ const FORBIDDEN: ProblemPage = ProblemPage::new(
     "WWW-Authenticate",
     "`Bearer error=\"insufficient_scope\"`; absent for a page of another site.",
 )]);
+
+const KEY_REQUIRED: ProblemPage = ProblemPage::new(
+    "A gateway asked whether the key of a request is active, and the header `X-Api-Key` is \
+     missing.",
+    &[
+        "Send the key of your lease to the service in `X-Api-Key`.",
+        "If your clients send the key in another header, configure the gateway to pass it on in \
+         `X-Api-Key`.",
+    ],
+    NOT_APPLIED,
+)
+.headers(&[("WWW-Authenticate", "`ApiKey header=\"X-Api-Key\"`.")]);
+
+const KEY_NOT_ACTIVE: ProblemPage = ProblemPage::new(
+    "A gateway asked whether the key of a request is active, and it is not: no key of the pool has \
+     this value, the key was deleted or purged, or it has no running lease. The answer is the same \
+     in all these cases. With the parameter `states`, keys in other states are active too.",
+    &[
+        "Acquire a new lease, and use its key.",
+        "Renew a lease before it ends, if the work takes longer.",
+    ],
+    NOT_APPLIED,
+);
 
 const NOT_FOUND: ProblemPage = ProblemPage::new(
     "The server has no route at this path. The path may be misspelt, or may have an additional \

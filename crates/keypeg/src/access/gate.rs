@@ -94,7 +94,7 @@ impl Gate {
             tokens: RwLock::new(Arc::new(tokens)),
             is_broken: AtomicBool::new(false),
             reloads: AtomicU64::new(0),
-            failed_attempts: FailedAttempts::new(),
+            failed_attempts: FailedAttempts::of_tokens(),
             in_flight: Budget::new(in_flight_max as u64),
             started: clock::stopwatch(),
         })

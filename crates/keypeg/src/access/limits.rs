@@ -1,4 +1,4 @@
-//! Limits on requests: the rate of a token, and invalid tokens from one address.
+//! Limits on requests: the rate of a token, and invalid tokens and unknown keys from one address.
 //!
 //! Time is an argument, and memory is bounded whatever clients send. Knows nothing of HTTP.
 
@@ -7,11 +7,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Invalid tokens that an address may send in a burst; after it, one per second.
 const FAILURE_BURST: u64 = 20;
+/// Unknown keys that an address may have verified in a burst; after it, 100 per second. A gateway
+/// sends the requests of many clients, so both are large.
+const UNKNOWN_KEY_BURST: u64 = 1_000;
+const UNKNOWN_KEY_INTERVAL_NS: u64 = SECOND_NS / 100;
 /// The table of addresses is set-associative: an address can be in any of the `WAYS` slots of its
 /// set.
 const SETS: usize = 1_024;
@@ -54,12 +58,14 @@ impl RateLimit {
     }
 }
 
-/// Counts invalid tokens by client address, with GCRA in a table of fixed size.
+/// Counts failed attempts by client address, with GCRA in a table of fixed size.
 ///
 /// An address over its limit has to wait. A client with many addresses can evict others from the
-/// table, and gains no more than a 401 from it.
+/// table, and gains no more than a refusal from it.
 #[derive(Debug)]
 pub(crate) struct FailedAttempts {
+    interval_ns: u64,
+    burst_ns: u64,
     hasher: RandomState,
     sets: Mutex<Box<[[Slot; WAYS]]>>,
 }
@@ -72,13 +78,30 @@ struct Slot {
 }
 
 impl FailedAttempts {
-    pub(crate) fn new() -> Self {
-        let sets = vec![[Slot::default(); WAYS]; SETS].into_boxed_slice();
-        Self { hasher: RandomState::new(), sets: Mutex::new(sets) }
+    /// Counts invalid tokens.
+    pub(crate) fn of_tokens() -> Self {
+        Self::new(SECOND_NS, FAILURE_BURST)
     }
 
-    /// Counts an invalid token; over the limit, returns the time to wait.
+    fn new(interval_ns: u64, burst: u64) -> Self {
+        let sets = vec![[Slot::default(); WAYS]; SETS].into_boxed_slice();
+        let burst_ns = burst * interval_ns;
+        Self { interval_ns, burst_ns, hasher: RandomState::new(), sets: Mutex::new(sets) }
+    }
+
+    /// Counts a failed attempt; over the limit, returns the time to wait.
     pub(crate) fn count(&self, address: IpAddr, now_ns: u64) -> Result<(), Duration> {
+        self.next(address, now_ns, true)
+    }
+
+    /// Like [`count`](Self::count), without counting an attempt.
+    fn check(&self, address: IpAddr, now_ns: u64) -> Result<(), Duration> {
+        self.next(address, now_ns, false)
+    }
+
+    /// Moves the TAT of an address one interval ahead, if `counts`; over the limit, returns the time
+    /// to wait.
+    fn next(&self, address: IpAddr, now_ns: u64, counts: bool) -> Result<(), Duration> {
         let address = network(address);
         let set_index = usize::try_from(self.hasher.hash_one(address) % SETS as u64)
             .expect("invariant: below the number of sets");
@@ -90,13 +113,46 @@ impl FailedAttempts {
             earliest.expect("invariant: a set has slots")
         });
         let before_ns = if known.is_some() { set[way].tat_ns } else { 0 };
-        let tat_ns = before_ns.max(now_ns) + SECOND_NS;
-        let over_ns = (tat_ns - now_ns).saturating_sub(FAILURE_BURST * SECOND_NS);
+        let tat_ns = before_ns.max(now_ns) + self.interval_ns;
+        let over_ns = (tat_ns - now_ns).saturating_sub(self.burst_ns);
         if over_ns > 0 {
             return Err(Duration::from_nanos(over_ns));
         }
-        set[way] = Slot { address, tat_ns };
+        if counts {
+            set[way] = Slot { address, tat_ns };
+        }
         Ok(())
+    }
+}
+
+/// Counts by client address the verified values that no key has, so that guessing takes long.
+#[derive(Debug)]
+pub(crate) struct UnknownKeys {
+    attempts: FailedAttempts,
+    /// The origin of the times.
+    started: Instant,
+}
+
+impl UnknownKeys {
+    pub(crate) fn new(started: Instant) -> Self {
+        let attempts = FailedAttempts::new(UNKNOWN_KEY_INTERVAL_NS, UNKNOWN_KEY_BURST);
+        Self { attempts, started }
+    }
+
+    /// Refuses an address that has sent too many unknown values; returns the time to wait.
+    pub(crate) fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        self.attempts.check(address, self.since_start_ns(now))
+    }
+
+    /// Counts an unknown value.
+    pub(crate) fn count(&self, address: IpAddr, now: Instant) {
+        // Requests that were checked at the same time can be over the limit together.
+        let _ = self.attempts.count(address, self.since_start_ns(now));
+    }
+
+    fn since_start_ns(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.started);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -119,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_address_with_many_invalid_tokens_has_to_wait_and_no_other_does() {
-        let failures = FailedAttempts::new();
+        let failures = FailedAttempts::of_tokens();
         let (one, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let admitted = (0..100).filter(|_| failures.count(one, 0).is_ok()).count();
@@ -136,7 +192,7 @@ mod tests {
     /// A million addresses take no more memory than one, and a guessing address is still counted.
     #[test]
     fn failed_attempts_are_counted_in_bounded_memory() {
-        let failures = FailedAttempts::new();
+        let failures = FailedAttempts::of_tokens();
         for n in 0..1_000_000u32 {
             let _ = failures.count(IpAddr::V4(n.into()), 0);
         }
@@ -146,5 +202,22 @@ mod tests {
         let guesser: IpAddr = "192.0.2.1".parse().unwrap();
         let admitted = (0..1_000).filter(|_| failures.count(guesser, 0).is_ok()).count();
         assert_eq!(admitted as u64, FAILURE_BURST);
+    }
+
+    #[test]
+    fn an_address_with_many_unknown_keys_has_to_wait_and_known_keys_do_not_count() {
+        let started = crate::clock::stopwatch();
+        let keys = UnknownKeys::new(started);
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let at = |ms: u64| started + Duration::from_millis(ms);
+        for _ in 0..10 * UNKNOWN_KEY_BURST {
+            assert_eq!(keys.check(address, at(0)), Ok(()), "a check does not count");
+        }
+        (0..UNKNOWN_KEY_BURST).for_each(|_| keys.count(address, at(0)));
+        assert_eq!(keys.check(address, at(0)), Err(Duration::from_millis(10)));
+        assert_eq!(keys.check("192.0.2.2".parse().unwrap(), at(0)), Ok(()));
+        assert_eq!(keys.check(address, at(10)), Ok(()));
+        keys.count(address, at(10));
+        assert_eq!(keys.check(address, at(10)), Err(Duration::from_millis(10)));
     }
 }

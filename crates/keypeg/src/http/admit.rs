@@ -366,6 +366,11 @@ impl RequestContext<'_> {
         })
     }
 
+    /// Returns the address of the client, if it is known.
+    pub(super) fn client_ip(&self) -> Option<IpAddr> {
+        self.client_ip
+    }
+
     /// Returns the permit that a long-lived response checks repeatedly; `None` without access
     /// tokens.
     pub(super) fn stream_permit(&self) -> Option<StreamPermit> {
@@ -477,7 +482,7 @@ impl Problem {
             .challenging("Bearer error=\"insufficient_scope\"".into())
     }
 
-    fn rate_limited(detail: &'static str, wait: Duration) -> Self {
+    pub(super) fn rate_limited(detail: &'static str, wait: Duration) -> Self {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
         Self::new(Code::RateLimited, detail).retry_after_ms(wait_ms)
     }

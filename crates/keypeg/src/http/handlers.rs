@@ -14,3 +14,4 @@ pub(crate) mod ops;
 pub(crate) mod payload;
 pub(crate) mod pools;
 pub(crate) mod simple;
+pub(crate) mod verify;

@@ -44,6 +44,7 @@ pub(super) enum Family {
     Keys,
     Leases,
     KeepAlive,
+    Verify,
     Events,
     /// The Django API.
     Django,
@@ -56,11 +57,12 @@ pub(super) enum Family {
 impl Family {
     /// Every family with its value of the label `route`. The values are part of the published
     /// metrics and keep the older names of the compatibility APIs.
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Pools, "pools"),
         (Self::Keys, "keys"),
         (Self::Leases, "leases"),
         (Self::KeepAlive, "keepalive"),
+        (Self::Verify, "verify"),
         (Self::Events, "events"),
         (Self::Django, "seed"),
         (Self::Simple, "plain"),
@@ -76,6 +78,7 @@ impl Family {
                 Some("keys") => Self::Keys,
                 Some("leases") => Self::Leases,
                 Some("keepalive") => Self::KeepAlive,
+                Some("verify") => Self::Verify,
                 Some("events") => Self::Events,
                 Some(_) => Self::Other,
             };

@@ -7,7 +7,7 @@
 use super::admit::RequestContext;
 use super::docs;
 use super::error::Problem;
-use super::handlers::{django, events, keys, leases, ops, pools, simple};
+use super::handlers::{django, events, keys, leases, ops, pools, simple, verify};
 use super::message::Request;
 use super::parse::path::pool_name;
 use super::parse::precondition;
@@ -89,6 +89,10 @@ async fn canonical(
             keys::reveal(context, pool, key, request).await
         }
         (Method::POST, [pool, "keepalive"]) => keys::keep_alive_many(context, pool, request).await,
+        (Method::POST, [pool, "verify"]) => verify::verify(context, pool, request).await,
+        (Method::GET | Method::HEAD, [pool, "verify"]) => {
+            verify::authorize(context, pool, &request).await
+        }
         (Method::POST, [pool, "leases"]) => leases::acquire(context, pool, request).await,
         (Method::POST, [pool, "leases", lease, "release"]) => {
             leases::release(context, pool, lease, request).await
@@ -109,7 +113,8 @@ async fn check_target(
     request: &Request,
 ) -> Result<(), Problem> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let has_parameters = is_read && matches!(segments, [] | [_, "keys"]);
+    let has_parameters =
+        matches!(segments, [_, "verify"]) || (is_read && matches!(segments, [] | [_, "keys"]));
     if let Some(query) = request.uri().query().filter(|_| !has_parameters) {
         let checked = Query::read(Some(query), &[]).map(drop);
         match segments.first() {

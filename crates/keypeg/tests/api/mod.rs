@@ -19,4 +19,5 @@ mod problems;
 mod refusals;
 mod simple;
 mod timing;
+mod verify;
 mod wait;

@@ -1,6 +1,7 @@
 //! Tests of a request's memory and calls, with a store that answers by hand.
 
 use super::*;
+use crate::clock;
 use crate::http::metrics::{Metrics, StartInfo};
 use crate::http::origin::RequestId;
 use crate::http::timeouts::Timeouts;
@@ -15,7 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 fn app(lane: keypeg_store::Lane) -> App {
     let memory = MemoryPlan::new(1 << 30);
-    let access = Arc::<crate::access::Access>::default();
+    let access =
+        crate::access::Access::new(crate::access::Hosts::default(), None, clock::stopwatch());
+    let access = Arc::new(access);
     let start_info = StartInfo {
         recovery: keypeg_store::StartReport::default(),
         access: Arc::clone(&access),
@@ -23,7 +26,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         memory,
         store_metrics: Arc::default(),
     };
-    let now = crate::clock::stopwatch();
+    let now = clock::stopwatch();
     let server = Server {
         stopping: AtomicBool::new(false),
         run_id: 1,
@@ -41,7 +44,7 @@ fn app(lane: keypeg_store::Lane) -> App {
 
 fn admitted(app: &App, sequence: u64) -> RequestContext<'_> {
     let id = RequestId { run_id: 1, core: 0, sequence };
-    let origin = Origin { client_ip: None, id, started: crate::clock::stopwatch() };
+    let origin = Origin { client_ip: None, id, started: clock::stopwatch() };
     let target = Target { method: "POST", path: "/v1/pools/default/keys" };
     admit(app, target, || Ok(None), &origin).expect("a server without tokens")
 }

@@ -20,6 +20,8 @@ pub(super) fn page(code: Code) -> &'static str {
         Code::BadCursor => embedded!("bad_cursor"),
         Code::Unauthorized => embedded!("unauthorized"),
         Code::Forbidden => embedded!("forbidden"),
+        Code::KeyRequired => embedded!("key_required"),
+        Code::KeyNotActive => embedded!("key_not_active"),
         Code::NotFound => embedded!("not_found"),
         Code::MethodNotAllowed => embedded!("method_not_allowed"),
         Code::Timeout => embedded!("timeout"),

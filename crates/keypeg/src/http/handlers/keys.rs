@@ -3,6 +3,7 @@
 //! A key's value leaves the server only when the key is created or granted, or by reveal.
 
 use super::operation::Operation;
+use super::payload::{wire_lease, wire_state};
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
@@ -17,8 +18,8 @@ use keypeg_client as wire;
 use keypeg_client::UnixMs;
 use keypeg_client::routes::{self, Scope};
 use keypeg_core::{
-    Cursor, ForceReleased, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, LeaseView, ListOptions,
-    NewKey, PoolName, Refusal,
+    Cursor, ForceReleased, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, ListOptions, NewKey,
+    PoolName, Refusal,
 };
 use keypeg_store::{Call, KEEP_ALIVE_MAX, RequestError, Revealed};
 use std::collections::HashSet;
@@ -244,26 +245,12 @@ fn wire_key(pool: &PoolName, view: KeyView) -> wire::Key {
     wire::Key {
         id: view.id.to_string(),
         pool: pool.as_str().into(),
-        state: match view.state {
-            KeyState::Available => wire::KeyState::Available,
-            KeyState::Leased => wire::KeyState::Leased,
-            KeyState::Resting => wire::KeyState::Resting,
-            KeyState::Quarantined => wire::KeyState::Quarantined,
-        },
+        state: wire_state(view.state),
         created_at: UnixMs(view.created_at_ms),
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),
         reason: view.reason.map(Into::into),
         keepalive: view.keepalive,
         lease: view.lease.map(wire_lease),
-    }
-}
-
-fn wire_lease(lease: LeaseView) -> wire::KeyLease {
-    wire::KeyLease {
-        holder: lease.holder.map(Into::into),
-        fencing_token: lease.token,
-        granted_at: UnixMs(lease.granted_at_ms),
-        expires_at: UnixMs(lease.expires_at_ms),
     }
 }

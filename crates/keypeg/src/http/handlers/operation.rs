@@ -1,16 +1,21 @@
-//! The four frequent operations: acquire, renew, release, and the keep-alive of one key.
+//! The frequent operations: acquire, renew, release, verify, and the keep-alive of one key.
 //!
 //! Both paths run them here. Each path parses its request into an [`Operation`] and sends the
 //! [`Payload`] that it returns; how the engine's reply becomes a payload or a problem stands here
 //! only. Does not know HTTP requests or responses.
 
-use super::payload::{Payload, kept_alive, renewed_lease};
+use super::payload::{Payload, kept_alive, renewed_lease, verification};
+use crate::clock;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
+use crate::http::parse::keys::ActiveStates;
 use crate::http::parse::leases::AcquireArgs;
-use keypeg_core::{KeyRef, LeaseId, LeaseView, PoolName, ReleaseOptions, Released};
-use keypeg_store::{Call, Idempotency, Reply};
+use keypeg_core::{
+    KeyRef, KeyView, LeaseId, LeaseView, PoolName, Refusal, ReleaseOptions, Released, Secret,
+};
+use keypeg_store::{Call, Idempotency, Reply, RequestError};
 use std::pin::Pin;
+use std::task::Poll;
 
 /// An operation with its parsed arguments.
 pub(crate) struct Operation {
@@ -25,6 +30,7 @@ enum OperationKind {
     Renew(PoolName),
     Release(LeaseId),
     KeepAlive,
+    Verify(ActiveStates),
 }
 
 impl Operation {
@@ -57,6 +63,12 @@ impl Operation {
         Self { call, idempotency: None, kind: OperationKind::KeepAlive }
     }
 
+    /// Verifies a key by its value.
+    pub(crate) fn verify(pool: PoolName, value: Secret, active: ActiveStates) -> Self {
+        let call = Call::get_key(pool, KeyRef::Value(value)).into_call();
+        Self { call, idempotency: None, kind: OperationKind::Verify(active) }
+    }
+
     /// Returns whether the operation can wait for a key.
     pub(crate) fn may_wait(&self) -> bool {
         self.call.may_wait()
@@ -71,9 +83,21 @@ impl Operation {
         context: &RequestContext<'_>,
     ) -> impl Future<Output = Result<Payload, Problem>> + Unpin {
         let Self { call, idempotency, kind } = self;
-        let mut reply = context.submit(call, idempotency);
-        std::future::poll_fn(move |cx| {
-            Pin::new(&mut reply).poll(cx).map(|reply| kind.payload(context, reply))
+        let mut pending = match &kind {
+            OperationKind::Verify(_) => check_unknown_keys(context),
+            OperationKind::Acquire
+            | OperationKind::Renew(_)
+            | OperationKind::Release(_)
+            | OperationKind::KeepAlive => Ok(()),
+        }
+        .map(|()| context.submit(call, idempotency))
+        .map_err(Some);
+        std::future::poll_fn(move |cx| match &mut pending {
+            Ok(reply) => Pin::new(reply).poll(cx).map(|reply| kind.payload(context, reply)),
+            Err(problem) => {
+                let problem = problem.take();
+                Poll::Ready(Err(problem.expect("invariant: a future is polled until it is ready")))
+            }
         })
     }
 }
@@ -93,6 +117,34 @@ impl OperationKind {
                 Payload::Released
             }
             Self::KeepAlive => Payload::KeptAlive(kept_alive(context.answer(reply)?)),
+            Self::Verify(active) => {
+                let key = match reply {
+                    Reply::Refused(RequestError::Refused(Refusal::UnknownKey)) => {
+                        count_unknown_key(context);
+                        None
+                    }
+                    reply => Some(*context.answer::<Box<KeyView>>(reply)?),
+                };
+                Payload::Verified(Box::new(verification(key, *active)))
+            }
         })
+    }
+}
+
+/// Refuses to verify a key for an address that has sent too many unknown values.
+fn check_unknown_keys(context: &RequestContext<'_>) -> Result<(), Problem> {
+    let Some(address) = context.client_ip() else { return Ok(()) };
+    let unknown_keys = &context.server.access.unknown_keys;
+    unknown_keys.check(address, clock::stopwatch()).map_err(|wait| {
+        let detail = "Too many unknown keys from this address: wait, then retry. A gateway is one \
+                      address for all its clients.";
+        Problem::rate_limited(detail, wait)
+    })
+}
+
+/// Counts a value that no key has.
+fn count_unknown_key(context: &RequestContext<'_>) {
+    if let Some(address) = context.client_ip() {
+        context.server.access.unknown_keys.count(address, clock::stopwatch());
     }
 }

@@ -5,11 +5,12 @@
 #[cfg(feature = "bench-constant")]
 use super::constant::Constant;
 use crate::http::message::Response;
+use crate::http::parse::keys::ActiveStates;
 use crate::http::respond::{json_bytes, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_core::{KeptAlive, KeyId, LeaseId, LeaseView, PoolName};
+use keypeg_core::{KeptAlive, KeyId, KeyState, KeyView, LeaseId, LeaseView, PoolName};
 use keypeg_store::LeaseGrant;
 use serde::{Serialize, Serializer};
 
@@ -18,6 +19,7 @@ pub(crate) enum Payload {
     Granted(LeaseGrant),
     Renewed(Box<wire::Lease>),
     KeptAlive(wire::KeptAlive),
+    Verified(Box<wire::Verification>),
     Released,
     #[cfg(feature = "bench-constant")]
     Constant(Constant),
@@ -28,7 +30,7 @@ impl Payload {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Granted(_) => StatusCode::CREATED,
-            Self::Renewed(_) | Self::KeptAlive(_) => StatusCode::OK,
+            Self::Renewed(_) | Self::KeptAlive(_) | Self::Verified(_) => StatusCode::OK,
             Self::Released => StatusCode::NO_CONTENT,
             #[cfg(feature = "bench-constant")]
             Self::Constant(constant) => constant.status(),
@@ -41,6 +43,7 @@ impl Payload {
             Self::Granted(grant) => serde_json::to_writer(body, &wire_grant(grant)),
             Self::Renewed(lease) => serde_json::to_writer(body, lease),
             Self::KeptAlive(kept_alive) => serde_json::to_writer(body, kept_alive),
+            Self::Verified(verification) => serde_json::to_writer(body, verification),
             Self::Released => Ok(()),
             #[cfg(feature = "bench-constant")]
             Self::Constant(constant) => {
@@ -112,4 +115,36 @@ pub(super) fn renewed_lease(pool: &PoolName, lease: LeaseView) -> wire::Lease {
 /// Returns the answer of a keep-alive as its wire type.
 pub(super) fn kept_alive(KeptAlive { id, expires_at_ms }: KeptAlive) -> wire::KeptAlive {
     wire::KeptAlive { id: id.to_string(), expires_at: expires_at_ms.map(UnixMs) }
+}
+
+/// Returns whether a key is active, as its wire type. What is not active shows no more than that.
+pub(super) fn verification(key: Option<KeyView>, active: ActiveStates) -> wire::Verification {
+    let key = key.filter(|key| active.contain(wire_state(key.state)));
+    let Some(KeyView { id, state, lease, .. }) = key else { return wire::Verification::default() };
+    wire::Verification {
+        active: true,
+        state: Some(wire_state(state)),
+        key_id: Some(id.to_string()),
+        lease: lease.map(wire_lease),
+    }
+}
+
+/// Returns the state of a key as its wire type.
+pub(super) fn wire_state(state: KeyState) -> wire::KeyState {
+    match state {
+        KeyState::Available => wire::KeyState::Available,
+        KeyState::Leased => wire::KeyState::Leased,
+        KeyState::Resting => wire::KeyState::Resting,
+        KeyState::Quarantined => wire::KeyState::Quarantined,
+    }
+}
+
+/// Returns the public part of a lease as its wire type.
+pub(super) fn wire_lease(lease: LeaseView) -> wire::KeyLease {
+    wire::KeyLease {
+        holder: lease.holder.map(Into::into),
+        fencing_token: lease.token,
+        granted_at: UnixMs(lease.granted_at_ms),
+        expires_at: UnixMs(lease.expires_at_ms),
+    }
 }

@@ -5,11 +5,15 @@
 use super::body;
 use super::idempotency;
 use super::members::{BodyFields, Ids, Member};
+use super::query::Query;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
+use keypeg_client as wire;
 use keypeg_core::{ImportOptions, Secret};
-use keypeg_fields::{ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, VALUES, VALUES_BODY_MAX};
+use keypeg_fields::{
+    ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, KEY, VALUES, VALUES_BODY_MAX,
+};
 use keypeg_store::Idempotency;
 
 /// The body of a request that adds keys.
@@ -105,5 +109,59 @@ impl KeepAliveBody {
             }
             (None, None) => Err(Problem::out_of_range(IDS.name, "given, unless all is true")),
         }
+    }
+}
+
+/// The body of a request that verifies a key.
+#[derive(Debug, Default)]
+pub(crate) struct VerifyBody {
+    key: Option<Secret>,
+}
+
+impl BodyFields for VerifyBody {
+    const MEMBERS: &'static [Member<Self>] = &[Member::Value(&KEY, |body| &mut body.key)];
+}
+
+impl VerifyBody {
+    /// Returns the value to verify.
+    pub(crate) fn value(self) -> Result<Secret, Problem> {
+        self.key.ok_or_else(|| Problem::not_allowed(Field::Value(&KEY)))
+    }
+}
+
+/// The states in which a verified key is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ActiveStates([bool; wire::KeyState::ALL.len()]);
+
+impl Default for ActiveStates {
+    /// Leased keys only.
+    fn default() -> Self {
+        Self(wire::KeyState::ALL.map(|state| state == wire::KeyState::Leased))
+    }
+}
+
+impl ActiveStates {
+    /// Reads the parameter `states`: states, separated by commas.
+    pub(crate) fn read(query: Option<&str>) -> Result<Self, Problem> {
+        let query = Query::read(query, &["states"])?;
+        let Some(list) = query.get("states") else { return Ok(Self::default()) };
+        let mut states = Self([false; wire::KeyState::ALL.len()]);
+        for word in list.split(',') {
+            let index = wire::KeyState::ALL.iter().position(|state| state.as_str() == word);
+            let Some(index) = index else {
+                let all = wire::KeyState::ALL.map(wire::KeyState::as_str).join(", ");
+                return Err(Problem::out_of_range(
+                    "states",
+                    &format!("a list, by commas, of {all}"),
+                ));
+            };
+            states.0[index] = true;
+        }
+        Ok(states)
+    }
+
+    /// Returns whether a key in this state is active.
+    pub(crate) fn contain(self, state: wire::KeyState) -> bool {
+        wire::KeyState::ALL.iter().zip(self.0).any(|(listed, active)| active && *listed == state)
     }
 }

@@ -7,6 +7,7 @@
 use crate::http::error::Problem;
 use keypeg_client::Seconds;
 use keypeg_core::{BodyDigest, BodyHasher, KeyId, Secret};
+use keypeg_fields::ValueField;
 use keypeg_fields::{BODY_MAX, Field, FlagField, IntegerField, ListField, SecondsField, TextField};
 use serde::{Serialize, Serializer};
 use std::io;
@@ -91,6 +92,7 @@ pub(crate) enum Member<B> {
     Text(&'static TextField, fn(&mut B) -> &mut Option<Box<str>>),
     /// Whether false is allowed is checked by the request: it can depend on another field.
     Flag(&'static FlagField, fn(&mut B) -> &mut Option<bool>),
+    Value(&'static ValueField, fn(&mut B) -> &mut Option<Secret>),
     Values(&'static ListField, fn(&mut B) -> &mut Option<Vec<Secret>>),
     Ids(&'static ListField, fn(&mut B) -> &mut Option<Ids>),
     Unchecked(&'static str, fn(&mut B) -> &mut Option<Unchecked>),
@@ -104,6 +106,7 @@ impl<B> Member<B> {
             Self::Integer(field, _) | Self::IntegerOrNull(field, _) => field.name,
             Self::Text(field, _) => field.name,
             Self::Flag(field, _) => field.name,
+            Self::Value(field, _) => field.name,
             Self::Values(field, _) | Self::Ids(field, _) => field.name,
             Self::Unchecked(name, _) => name,
         }
@@ -118,6 +121,7 @@ impl<B> Member<B> {
             Self::IntegerOrNull(field, place) => Place::IntegerOrNull(field, place(body)),
             Self::Text(field, place) => Place::Text(field, place(body)),
             Self::Flag(field, place) => Place::Flag(field, place(body)),
+            Self::Value(field, place) => Place::Value(field, place(body)),
             Self::Values(field, place) => Place::Values(field, place(body)),
             Self::Ids(field, place) => Place::Ids(field, place(body)),
             Self::Unchecked(_, place) => Place::Unchecked(place(body)),
@@ -134,6 +138,7 @@ pub(super) enum Place<'a> {
     IntegerOrNull(&'static IntegerField, &'a mut OrNull<u64>),
     Text(&'static TextField, &'a mut Option<Box<str>>),
     Flag(&'static FlagField, &'a mut Option<bool>),
+    Value(&'static ValueField, &'a mut Option<Secret>),
     Values(&'static ListField, &'a mut Option<Vec<Secret>>),
     Ids(&'static ListField, &'a mut Option<Ids>),
     Unchecked(&'a mut Option<Unchecked>),
@@ -146,6 +151,7 @@ impl Place<'_> {
             Self::MsOrNull(_, into) | Self::IntegerOrNull(_, into) => into.is_some(),
             Self::Text(_, into) => into.is_some(),
             Self::Flag(_, into) => into.is_some(),
+            Self::Value(_, into) => into.is_some(),
             Self::Values(_, into) => into.is_some(),
             Self::Ids(_, into) => into.is_some(),
             Self::Unchecked(into) => into.is_some(),
@@ -159,6 +165,7 @@ impl Place<'_> {
             Self::Integer(field, _) | Self::IntegerOrNull(field, _) => Field::Integer(field),
             Self::Text(field, _) => Field::Text(field),
             Self::Flag(field, _) => Field::Flag(field),
+            Self::Value(field, _) => Field::Value(field),
             Self::Values(field, _) | Self::Ids(field, _) => Field::List(field),
             Self::Unchecked(_) => return None,
         })
@@ -266,6 +273,10 @@ pub(super) fn put(place: Place<'_>, found: Found<'_>) -> Result<(), Problem> {
             *into = field.allows(text).then(|| text.into());
             into.is_some()
         }
+        (Place::Value(_, into), Found::Text(text)) => {
+            *into = Secret::new(text);
+            into.is_some()
+        }
         (Place::Flag(_, into), Found::Flag(flag)) => {
             *into = Some(flag);
             true
@@ -292,6 +303,7 @@ impl Serialize for Place<'_> {
             Self::IntegerOrNull(_, into) => into.serialize(serializer),
             Self::Text(_, into) => into.serialize(serializer),
             Self::Flag(_, into) => into.serialize(serializer),
+            Self::Value(_, into) => into.as_ref().map(Secret::reveal).serialize(serializer),
             Self::Values(_, into) => {
                 serializer.collect_seq(into.iter().flatten().map(Secret::reveal))
             }

@@ -12,6 +12,7 @@ const RENEW: &str = "POST /v1/pools/<pool>/leases/<lease>/renew";
 const KEEP: &str = "POST /v1/pools/<pool>/keys/<key>/keepalive";
 pub(super) const CALLS: [(&str, &str); 4] =
     [(ACQUIRE, "201"), (RELEASE, "204"), (RENEW, "200"), (KEEP, "200")];
+const VERIFY: &str = "POST /v1/pools/<pool>/verify";
 const JSON: &str = "Content-Type: application/json\r\n";
 
 pub(super) type Case = (String, Vec<u8>, &'static str);
@@ -137,6 +138,10 @@ fn valid_requests() -> Vec<Case> {
         case(RELEASE, "Idempotency-Key: a\r\n", "", "204"),
         case(RELEASE, "", r#"{"rest_seconds":1.5,"quarantine":false,"reason":"429"}"#, "204"),
         case(RELEASE, "", r#"{"quarantine":true,"reason":"401"}"#, "204"),
+        case(VERIFY, "", r#"{"key":"unknown"}"#, "200"),
+        case(VERIFY, "", r#"{"key":"\u00e4 \" \\ /"}"#, "200"),
+        case(VERIFY, "Accept: x\r\n", r#" {"key":"unknown"} "#, "200"),
+        case(&format!("{VERIFY}?states=available"), "", r#"{"key":"unknown"}"#, "200"),
         case(RENEW, "", r#"{"ttl_seconds":60}"#, "200"),
         case(RENEW, "Expect: 100-continue\r\n", r#"{"ttl_seconds":60}"#, "100"),
     ]);
@@ -227,6 +232,11 @@ fn invalid_requests() -> Vec<Case> {
     ] {
         cases.push(case(ACQUIRE, "", body, "422"));
     }
+    for body in ["", "{}", r#"{"key":null}"#, r#"{"key":""}"#, r#"{"key":["x"]}"#] {
+        cases.push(case(VERIFY, "", body, "422"));
+    }
+    cases.push(case(&VERIFY.replace("<pool>", "nope"), "", r#"{"key":"x"}"#, "404"));
+    cases.push(case(VERIFY, "If-Match: *\r\n", r#"{"key":"x"}"#, "412"));
     cases.push(case(ACQUIRE, "", r#"{"ttl_seconds":null}"#, "201"));
     cases.push(case(ACQUIRE, "", r#"{"holder":null,"holder":null}"#, "400"));
     cases.push(case(ACQUIRE, "Idempotency-Key:\r\n", "", "422"));

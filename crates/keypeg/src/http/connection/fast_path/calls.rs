@@ -7,6 +7,7 @@ use super::head::RequestHead;
 use crate::http::handlers::constant;
 use crate::http::handlers::operation::Operation;
 use crate::http::parse::body;
+use crate::http::parse::keys::{ActiveStates, VerifyBody};
 use crate::http::parse::leases::{AcquireArgs, ReleaseBody, RenewBody};
 use crate::http::parse::members::{BodyFields, NoFields};
 use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName};
@@ -45,6 +46,10 @@ impl FastCall {
             [Some("keys"), Some(key), Some("keepalive"), None] => {
                 let NoFields = read_body(head)?;
                 Operation::keep_alive(pool, KeyRef::Id(KeyId::parse(key)?))
+            }
+            [Some("verify"), None, ..] => {
+                let value = read_body::<VerifyBody>(head)?.value().ok()?;
+                Operation::verify(pool, value, ActiveStates::default())
             }
             _ => return None,
         };

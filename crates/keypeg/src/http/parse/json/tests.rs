@@ -125,7 +125,7 @@ fn read_naively(
         let is_nullable = match field {
             Field::Seconds(field) => field.is_nullable,
             Field::Integer(field) => field.is_nullable,
-            Field::Text(_) | Field::Flag(_) | Field::List(_) => false,
+            Field::Text(_) | Field::Flag(_) | Field::Value(_) | Field::List(_) => false,
         };
         if !value.is_null() {
             set.insert(field.name(), naive_value(*field, value)?);
@@ -151,6 +151,10 @@ fn naive_value(field: Field, value: Value) -> Option<Value> {
         }
         Field::Text(field) => field.allows(value.as_str()?).then_some(value),
         Field::Flag(_) => value.is_boolean().then_some(value),
+        Field::Value(field) => {
+            let len = value.as_str()?.len();
+            (1..=field.bytes_max).contains(&len).then_some(value)
+        }
         Field::List(field) => {
             let items = value.as_array()?;
             let is_item = |item: &Value| match field.item {

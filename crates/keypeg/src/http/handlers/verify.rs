@@ -1,0 +1,135 @@
+//! Verifies keys: for the service behind them, and for the gateway in front of that service.
+//!
+//! A value that is unknown, deleted, purged or not in one of the requested states gets one and the
+//! same answer. No answer and no error repeats the value.
+
+use super::operation::Operation;
+use super::payload::Payload;
+use crate::http::admit::RequestContext;
+use crate::http::error::Problem;
+use crate::http::message::{Request, Response};
+use crate::http::parse::body;
+use crate::http::parse::keys::{ActiveStates, VerifyBody};
+use crate::http::parse::path::pool_name;
+use crate::http::respond::{HandlerResult, no_content};
+use hyper::header::{HeaderName, HeaderValue};
+use keypeg_client::{Code, Verification};
+use keypeg_core::Secret;
+use std::fmt::Write;
+
+/// The header with the key of a forwarded request.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const STATE: HeaderName = HeaderName::from_static("keypeg-state");
+const KEY_ID: HeaderName = HeaderName::from_static("keypeg-key-id");
+const HOLDER: HeaderName = HeaderName::from_static("keypeg-holder");
+const FENCING_TOKEN: HeaderName = HeaderName::from_static("keypeg-fencing-token");
+const EXPIRES_AT: HeaderName = HeaderName::from_static("keypeg-expires-at");
+
+/// Verifies the key in the body.
+pub(crate) async fn verify(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: Request,
+) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let parsed = match ActiveStates::read(request.uri().query()) {
+        Ok(states) => {
+            let value = body::read(context, request).await.and_then(VerifyBody::value);
+            value.map(|value| (states, value))
+        }
+        Err(problem) => Err(problem),
+    };
+    let (states, value) = context.or_unknown_pool(&pool, parsed).await?;
+    Ok(Operation::verify(pool, value, states).run(context).await?.to_response())
+}
+
+/// Verifies the key in the header of a request that a gateway asks about: 204 if it is active.
+pub(crate) async fn authorize(
+    context: &RequestContext<'_>,
+    pool: &str,
+    request: &Request,
+) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let states = ActiveStates::read(request.uri().query());
+    let parsed = states.and_then(|states| Ok((states, forwarded_key(request)?)));
+    let (states, value) = context.or_unknown_pool(&pool, parsed).await?;
+    match Operation::verify(pool, value, states).run(context).await? {
+        Payload::Verified(verification) if verification.active => Ok(authorized(*verification)),
+        _ => Err(Problem::key_not_active()),
+    }
+}
+
+/// Returns the key of the forwarded request. A key that no pool can have is not active.
+fn forwarded_key(request: &Request) -> Result<Secret, Problem> {
+    let mut keys = request.headers().get_all(API_KEY).iter();
+    let key = keys.next().ok_or_else(Problem::key_required)?;
+    if keys.next().is_some() {
+        return Err(Problem::key_not_active());
+    }
+    let text = std::str::from_utf8(key.as_bytes()).ok();
+    text.and_then(Secret::new).ok_or_else(Problem::key_not_active)
+}
+
+/// Returns the answer to a gateway, which can pass the headers on to the service.
+fn authorized(Verification { state, key_id, lease, .. }: Verification) -> Response {
+    let mut response = no_content();
+    let mut add = |name: HeaderName, value: &str| {
+        let value = HeaderValue::try_from(value).expect("invariant: visible ASCII");
+        response.headers_mut().insert(name, value);
+    };
+    if let Some(state) = state {
+        add(STATE, state.as_str());
+    }
+    if let Some(id) = key_id {
+        add(KEY_ID, &id);
+    }
+    if let Some(lease) = lease {
+        if let Some(holder) = lease.holder {
+            add(HOLDER, &encoded(&holder));
+        }
+        add(FENCING_TOKEN, &lease.fencing_token.to_string());
+        add(EXPIRES_AT, &lease.expires_at.to_string());
+    }
+    response
+}
+
+/// Percent-encodes what is not a visible ASCII character, and `%` itself.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("invariant: writing to a string never fails");
+        }
+    }
+    encoded
+}
+
+impl Problem {
+    fn key_required() -> Self {
+        let detail = "The request has no key: the gateway passes the client's key on in X-Api-Key.";
+        Self::new(Code::KeyRequired, detail).challenging("ApiKey header=\"X-Api-Key\"".into())
+    }
+
+    /// Does not say why: the answer for an unknown key is that for a key without a lease.
+    fn key_not_active() -> Self {
+        let detail =
+            "The key is not active: it is unknown, was deleted or purged, or has no lease.";
+        Self::new(Code::KeyNotActive, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_encoded_for_a_header() {
+        for (holder, header) in
+            [("job-7", "job-7"), ("a b", "a%20b"), ("100%", "100%25"), ("\u{e4},\"", "%C3%A4,\"")]
+        {
+            assert_eq!(encoded(holder), header);
+        }
+    }
+}

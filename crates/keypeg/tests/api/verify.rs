@@ -1,0 +1,207 @@
+//! Verifying keys: what is active, what an answer shows, and what it hides.
+
+use crate::support::tokens::Tokens;
+use crate::support::{Answer, Client, Server, TempDir, eventually};
+use serde_json::{Value, json};
+
+const VERIFY: &str = "POST /v1/pools/ci/verify";
+const AUTHORIZE: &str = "GET /v1/pools/ci/verify";
+const INACTIVE: &str = r#"{"active":false}"#;
+
+/// Returns a client of a server whose pool `ci` has one key, with the key's value and id.
+fn with_key(server: &Server, policy: &Value) -> (Client, String, String) {
+    let mut client = server.client();
+    client.send("PUT /v1/pools/ci", policy).is(201, &json!({}));
+    let added = client.send("POST /v1/pools/ci/keys", &json!({ "count": 1 }));
+    let key = &added.is(201, &json!({}))["keys"][0];
+    let text = |name: &str| key[name].as_str().unwrap().to_owned();
+    let (value, id) = (text("key"), text("id"));
+    (client, value, id)
+}
+
+/// Returns the whole body of the answer about a value.
+fn verify(client: &mut Client, request: &str, value: &str) -> String {
+    let answer = client.send(request, &json!({ "key": value }));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!answer.body.contains(value) && answer.header("cache-control") == Some("no-store"));
+    answer.body
+}
+
+fn authorize(client: &mut Client, request: &str, value: &str) -> Answer {
+    client.try_send(request, &[("x-api-key", value)], "").unwrap()
+}
+
+#[test]
+fn a_key_is_active_from_its_grant_to_the_end_of_its_lease() {
+    let server = Server::in_memory(&[]);
+    let (mut client, value, id) = with_key(&server, &json!({ "rest_seconds": 600 }));
+    assert_eq!(verify(&mut client, VERIFY, &value), INACTIVE, "an available key");
+    let holder = json!({ "holder": "job 7" });
+    let lease = client.send("POST /v1/pools/ci/leases", &holder).is(201, &json!({}));
+    let shown: Value = serde_json::from_str(&verify(&mut client, VERIFY, &value)).unwrap();
+    let (token, end) = (&lease["fencing_token"], lease["expires_at"].as_str().unwrap());
+    let expected = json!({
+        "active": true, "state": "leased", "key_id": id,
+        "lease": {
+            "holder": "job 7", "fencing_token": token, "granted_at": lease["granted_at"],
+            "expires_at": end,
+        },
+    });
+    assert_eq!(shown, expected);
+    let answer = authorize(&mut client, AUTHORIZE, &value);
+    assert_eq!((answer.status, &*answer.body), (204, ""));
+    for (name, shown) in [
+        ("keypeg-state", "leased"),
+        ("keypeg-key-id", &*id),
+        ("keypeg-holder", "job%207"),
+        ("keypeg-fencing-token", &token.to_string()),
+        ("keypeg-expires-at", end),
+    ] {
+        assert_eq!(answer.header(name), Some(shown), "{name}");
+    }
+    let lease = lease["id"].as_str().unwrap();
+    client.ask(&format!("POST /v1/pools/ci/leases/{lease}/release")).is(204, &Value::Null);
+    assert_eq!(verify(&mut client, VERIFY, &value), INACTIVE, "a resting key");
+    authorize(&mut client, AUTHORIZE, &value).problem(403, "key_not_active");
+}
+
+/// One answer for all of them, so that it does not show which values exist or existed.
+#[test]
+fn an_unknown_a_deleted_a_purged_and_a_free_key_get_the_same_answer() {
+    let server = Server::in_memory(&[]);
+    let (mut client, free, _) = with_key(&server, &json!({}));
+    let added = client.send("POST /v1/pools/ci/keys", &json!({ "values": ["an account"] }));
+    let deleted = added.is(201, &json!({}))["keys"][0]["id"].as_str().unwrap().to_owned();
+    client.ask(&format!("DELETE /v1/pools/ci/keys/{deleted}")).is(204, &Value::Null);
+    client.send("PUT /v1/pools/short", &json!({ "keepalive_ttl_seconds": 0.01 }));
+    client.send("POST /v1/pools/short/keys", &json!({ "values": ["a purged one"] }));
+    eventually("purged", || {
+        let pool = client.ask("GET /v1/pools/short").is(200, &json!({}));
+        (pool["total"] == 0).then_some(())
+    });
+    let mut refusals = Vec::new();
+    for (pool, value) in
+        [("ci", "never a key"), ("ci", "an account"), ("short", "a purged one"), ("ci", &*free)]
+    {
+        let body = verify(&mut client, &format!("POST /v1/pools/{pool}/verify"), value);
+        assert_eq!(body, INACTIVE, "{value}");
+        let answer = authorize(&mut client, &format!("GET /v1/pools/{pool}/verify"), value);
+        let mut problem = answer.problem(403, "key_not_active");
+        problem.as_object_mut().unwrap().remove("request_id");
+        refusals.push(problem);
+    }
+    assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
+}
+
+#[test]
+fn a_key_whose_lease_has_just_expired_is_not_active() {
+    let server = Server::in_memory(&[]);
+    let (mut client, value, _) = with_key(&server, &json!({ "lease_ttl_seconds": 0.2 }));
+    let lease = client.send("POST /v1/pools/ci/leases", &json!({})).is(201, &json!({}));
+    let end: jiff::Timestamp = lease["expires_at"].as_str().unwrap().parse().unwrap();
+    eventually("inactive", || (verify(&mut client, VERIFY, &value) == INACTIVE).then_some(()));
+    let now = jiff::Timestamp::now();
+    assert!(now >= end, "inactive before {end}, at {now}");
+}
+
+#[test]
+fn other_states_are_active_where_the_request_says_so() {
+    let server = Server::in_memory(&[]);
+    let (mut client, value, id) = with_key(&server, &json!({}));
+    for (states, active) in [
+        ("available", true),
+        ("leased,available", true),
+        ("available%2Cleased", true),
+        ("resting,quarantined,leased", false),
+    ] {
+        let body = verify(&mut client, &format!("{VERIFY}?states={states}"), &value);
+        let expected = json!({ "active": true, "state": "available", "key_id": id });
+        let expected = if active { expected } else { json!({ "active": false }) };
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected, "{states}");
+        let answer = authorize(&mut client, &format!("{AUTHORIZE}?states={states}"), &value);
+        assert_eq!(answer.status, if active { 204 } else { 403 }, "{states}");
+        assert_eq!(answer.header("keypeg-state"), active.then_some("available"));
+        assert_eq!(answer.header("keypeg-fencing-token"), None);
+    }
+    for states in ["", "Leased", "leased,", "leased;available", "all"] {
+        let request = format!("{VERIFY}?states={states}");
+        let problem = client.send(&request, &json!({ "key": value })).problem(422, "invalid");
+        assert_eq!(problem["field"], "states", "{states}");
+        let request = format!("{AUTHORIZE}?states={states}");
+        authorize(&mut client, &request, &value).problem(422, "invalid");
+    }
+}
+
+#[test]
+fn an_invalid_verification_names_what_is_wrong() {
+    let server = Server::in_memory(&[]);
+    let (mut client, _, _) = with_key(&server, &json!({}));
+    let long = "x".repeat(4097);
+    for body in [
+        json!({}),
+        json!({ "key": null }),
+        json!({ "key": "" }),
+        json!({ "key": long }),
+        json!({ "key": 7 }),
+    ] {
+        let problem = client.send(VERIFY, &body).problem(422, "invalid");
+        assert_eq!(
+            (&problem["field"], &problem["allowed"]),
+            (&json!("key"), &json!("a string of 1..4096 bytes"))
+        );
+    }
+    client.send(VERIFY, &json!({ "key": "x", "value": "x" })).problem(422, "invalid");
+    client.send("POST /v1/pools/none/verify", &json!({ "key": "x" })).problem(404, "unknown_pool");
+    client.send("POST /v1/pools/none/verify", &json!({})).problem(404, "unknown_pool");
+    let answer = client.ask(AUTHORIZE);
+    assert_eq!(answer.header("www-authenticate"), Some("ApiKey header=\"X-Api-Key\""));
+    answer.problem(401, "key_required");
+    authorize(&mut client, "GET /v1/pools/none/verify", "x").problem(404, "unknown_pool");
+    let twice = [("x-api-key", "a"), ("x-api-key", "a")];
+    client.try_send(AUTHORIZE, &twice, "").unwrap().problem(403, "key_not_active");
+    for odd in ["", &long, "\u{7f}"] {
+        let answer = authorize(&mut client, AUTHORIZE, odd);
+        assert!([400, 403].contains(&answer.status), "{answer:?}");
+    }
+}
+
+/// A gateway needs no other right: its token cannot acquire or reveal a key.
+#[test]
+fn the_scope_verify_allows_to_verify_and_nothing_else() {
+    let tokens = Tokens::new();
+    let gateway = tokens.add("gateway", "ci", &["verify"], &[]);
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let dir = TempDir::new();
+    let audit = dir.path().join("audit");
+    let [option, file] = tokens.args();
+    let server = Server::in_memory(&[&option, &file, "--audit", audit.to_str().unwrap()]);
+    let mut client = server.client();
+    client.with(&admin, "PUT /v1/pools/ci").is(201, &json!({}));
+    let added = client.with(&admin, "POST /v1/pools/ci/keys").is(201, &json!({}));
+    let value = added["keys"][0]["key"].as_str().unwrap().to_owned();
+    client.with(&admin, "POST /v1/pools/ci/leases").is(201, &json!({}));
+    let bearer = format!("Bearer {gateway}");
+    let headers = [("authorization", &*bearer), ("x-api-key", &value)];
+    client.try_send(AUTHORIZE, &headers, "").unwrap().is(204, &Value::Null);
+    client.with(&gateway, "POST /v1/pools/ci/leases").problem(403, "forbidden");
+    let lines = std::fs::read_to_string(&audit).unwrap();
+    assert!(!lines.contains("authorize") && !lines.contains(&value), "{lines}");
+}
+
+#[test]
+fn an_address_that_guesses_keys_has_to_wait() {
+    let server = Server::in_memory(&[]);
+    let (mut client, value, _) = with_key(&server, &json!({}));
+    client.send("POST /v1/pools/ci/leases", &json!({})).is(201, &json!({}));
+    // The burst is 1000, and 100 a second come back.
+    let limited = (0..100_000).find_map(|guess| {
+        let answer = client.send(VERIFY, &json!({ "key": format!("guess {guess}") }));
+        (answer.status != 200).then_some(answer)
+    });
+    let limited = limited.expect("guesses are limited");
+    assert!(limited.header("retry-after").is_some(), "{limited:?}");
+    limited.problem(429, "rate_limited");
+    let active = || client.send(VERIFY, &json!({ "key": value })).status == 200;
+    let mut active = active;
+    eventually("the limit recovers", || active().then_some(()));
+}
