@@ -118,12 +118,12 @@ impl OperationKind {
             }
             Self::KeepAlive => Payload::KeptAlive(kept_alive(context.answer(reply)?)),
             Self::Verify(active) => {
-                let key = match reply {
-                    Reply::Refused(RequestError::Refused(Refusal::UnknownKey)) => {
-                        count_unknown_key(context);
-                        None
-                    }
-                    reply => Some(*context.answer::<Box<KeyView>>(reply)?),
+                let unknown = RequestError::Refused(Refusal::UnknownKey);
+                let key = if matches!(&reply, Reply::Refused(refused) if *refused == unknown) {
+                    count_unknown_key(context);
+                    None
+                } else {
+                    Some(*context.answer::<Box<KeyView>>(reply)?)
                 };
                 Payload::Verified(Box::new(verification(key, *active)))
             }

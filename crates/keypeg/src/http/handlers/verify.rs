@@ -53,10 +53,13 @@ pub(crate) async fn authorize(
     let states = ActiveStates::read(request.uri().query());
     let parsed = states.and_then(|states| Ok((states, forwarded_key(request)?)));
     let (states, value) = context.or_unknown_pool(&pool, parsed).await?;
-    match Operation::verify(pool, value, states).run(context).await? {
-        Payload::Verified(verification) if verification.active => Ok(authorized(*verification)),
-        _ => Err(Problem::key_not_active()),
+    let payload = Operation::verify(pool, value, states).run(context).await?;
+    if let Payload::Verified(verification) = payload
+        && verification.active
+    {
+        return Ok(authorized(*verification));
     }
+    Err(Problem::key_not_active())
 }
 
 /// Returns the key of the forwarded request. A key that no pool can have is not active.
