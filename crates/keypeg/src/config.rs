@@ -11,7 +11,8 @@ use crate::file;
 use crate::http::Timeouts;
 use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
-use crate::options::value::Switch;
+use crate::options::value::{FilePath, Switch};
+use crate::tls::TlsFiles;
 use keypeg_core::{KEY_BYTES_MIN, Policy, PolicyPatch};
 use keypeg_store::LANE_MAX;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -49,6 +50,8 @@ pub struct Config {
     pub max_queued: usize,
     /// The access token file; `None` lets every client do everything.
     pub tokens: Option<PathBuf>,
+    /// The files of TLS; `None` is plain HTTP.
+    pub(crate) tls: Option<TlsFiles>,
     /// The settings of the audit log; `None` writes none.
     pub(crate) audit: Option<AuditSettings>,
     /// The host names of this server.
@@ -67,13 +70,15 @@ impl Config {
         let is_on = |switch: Option<Switch>| switch.is_some_and(|switch| switch.0);
         let tokens =
             options.tokens.map(|path| path.0).or_else(|| credentials::path(credentials::TOKENS));
+        let tls = tls_files(options.tls_cert, options.tls_key)?;
         let ops_listen = options.ops_listen.map(|listen| listen.0);
         let named = [("--listen", Some(listen)), ("--ops-listen", ops_listen)];
+        let has = Protection { tls: tls.is_some(), tokens: tokens.is_some() };
         for (option, address) in named {
             if let Some(address) = address.filter(|address| !address.ip().is_loopback())
                 && !is_on(options.insecure_listen)
             {
-                return Err(insecure_listen(option, address, tokens.is_some()));
+                has.check(option, address)?;
             }
         }
         // A page with a name that resolves to this server (DNS rebinding) has no access token.
@@ -123,6 +128,7 @@ impl Config {
             memory,
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             tokens,
+            tls,
             audit,
             hosts,
             timeouts,
@@ -130,17 +136,61 @@ impl Config {
     }
 }
 
-/// Returns the failure for a listen address beyond this machine that is not explicitly allowed.
-fn insecure_listen(option: &str, listen: SocketAddr, has_tokens: bool) -> Failure {
-    let risk = if has_tokens {
-        "there is no TLS, and keys and tokens could be read on the network"
-    } else {
-        "without --tokens, every client that can connect would get every key"
+/// Returns the files of TLS: of both options, or of both credentials of the service.
+fn tls_files(
+    certificate: Option<FilePath>,
+    key: Option<FilePath>,
+) -> Result<Option<TlsFiles>, Failure> {
+    let is_given = certificate.is_some() || key.is_some();
+    let or_credential = |path: Option<FilePath>, name| {
+        path.map(|path| path.0).or_else(|| credentials::path(name).filter(|_| !is_given))
     };
-    let message = format!(
-        "{option} {listen} is refused: {risk}; listen on 127.0.0.1 or [::1], or add --insecure-listen"
-    );
-    Failure::new(exit::CONFIG, message)
+    let certificate = or_credential(certificate, credentials::TLS_CERTIFICATE);
+    let key = or_credential(key, credentials::TLS_KEY);
+    match (certificate, key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (certificate, _) => {
+            let [given, missing] = match certificate {
+                Some(_) => ["--tls-cert", "--tls-key"],
+                None => ["--tls-key", "--tls-cert"],
+            };
+            let message = format!("{given} is given without {missing}: TLS needs both files");
+            Err(Failure::new(exit::CONFIG, message))
+        }
+    }
+}
+
+/// What protects a server that other machines can reach.
+struct Protection {
+    tls: bool,
+    tokens: bool,
+}
+
+impl Protection {
+    /// Refuses a listen address beyond this machine unless the server has both.
+    fn check(&self, option: &str, listen: SocketAddr) -> Result<(), Failure> {
+        let (risk, step) = match (self.tls, self.tokens) {
+            (true, true) => return Ok(()),
+            (false, true) => (
+                "there is no TLS, and keys and tokens could be read on the network",
+                "add --tls-cert and --tls-key",
+            ),
+            (true, false) => (
+                "without --tokens, every client that can connect would get every key",
+                "add --tokens",
+            ),
+            (false, false) => (
+                "without --tokens, every client that can connect would get every key",
+                "add --tokens, --tls-cert and --tls-key",
+            ),
+        };
+        let message = format!(
+            "{option} {listen} is refused: {risk}; {step}, listen on 127.0.0.1 or [::1], or add \
+             --insecure-listen"
+        );
+        Err(Failure::new(exit::CONFIG, message))
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +246,11 @@ mod tests {
             "--listen 0.0.0.0:8000",
             "--listen [::]:0",
             "--ops-listen 0.0.0.0:9000",
+            "--listen 0.0.0.0:0 --tokens t",
+            "--listen 0.0.0.0:0 --tls-cert c --tls-key k",
+            "--ops-listen 0.0.0.0:0 --tls-cert c --tls-key k",
+            "--tls-cert c",
+            "--tls-key k --tokens t",
             "--allow-host a:1",
         ] {
             assert_eq!(config(line).map(drop).map_err(|failure| failure.exit), Err(exit::CONFIG));
@@ -205,6 +260,8 @@ mod tests {
             "--ops-listen [::1]:0",
             "--ops-listen 0.0.0.0:0 --insecure-listen",
             "--listen 0.0.0.0:0 --insecure-listen",
+            "--listen 0.0.0.0:0 --ops-listen [::]:0 --tls-cert c --tls-key k --tokens t",
+            "--tls-cert c --tls-key k",
         ] {
             assert!(config(line).is_ok(), "{line}");
         }

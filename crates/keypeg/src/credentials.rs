@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 /// The access token file.
 pub(crate) const TOKENS: &str = "tokens";
+/// The certificate chain of the server.
+pub(crate) const TLS_CERTIFICATE: &str = "tls-cert";
+/// The private key of the server.
+pub(crate) const TLS_KEY: &str = "tls-key";
 
 /// Returns the path of a credential, if the service has one of this name.
 pub(crate) fn path(name: &str) -> Option<PathBuf> {

@@ -32,7 +32,9 @@ mod store;
 mod streams;
 mod supervisor;
 mod text_file;
+mod tls;
 mod toml_text;
+mod trusted_file;
 mod variables;
 mod vital;
 
@@ -65,12 +67,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tls::{TlsAcceptor, TlsFilesError};
 
 /// The state of a server at the moment it is ready; its `Display` is the ready line on stdout.
 #[derive(Clone, Debug)]
 pub struct Ready {
     /// The address the server listens on.
     pub addr: SocketAddr,
+    /// Whether it speaks HTTPS.
+    pub has_tls: bool,
     /// The address for operations alone, if there is one.
     pub ops_addr: Option<SocketAddr>,
     /// What the store found when it opened.
@@ -140,6 +145,7 @@ pub fn serve(
     let ops = config.ops_listen.map(|listen| bind("--ops-listen", listen)).transpose()?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let access = Arc::new(access(config)?);
+    let tls = tls(config)?;
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
     let audit = audit.map(Arc::new);
     match &config.tokens {
@@ -173,10 +179,12 @@ pub fn serve(
         recovery: report.clone(),
         access,
         audit,
+        tls,
         memory: config.memory,
         store_metrics: store.metrics(),
     };
-    ready(&Ready { addr, ops_addr, report, data: config.data.clone() });
+    let has_tls = config.tls.is_some();
+    ready(&Ready { addr, has_tls, ops_addr, report, data: config.data.clone() });
     let stop = async {
         stop.await;
         // Waiting acquires end now, so that they do not delay the stop.
@@ -200,13 +208,28 @@ pub fn serve(
 /// Reads the token file, if one is configured.
 fn access(config: &Config) -> Result<Access, Failure> {
     let gate = config.tokens.clone().map(|path| {
-        let opened =
-            Gate::open(path.clone(), http::accept::connections_max(config.memory.connections));
+        let opened = Gate::open(path.clone(), connections_max(config));
         opened.map(Arc::new).map_err(|error| error.into_failure(&path))
     });
     let gate = gate.transpose()?;
     gate.as_ref().map_or(Ok(()), access::watch)?;
     Ok(Access::new(config.hosts.clone(), gate, clock::stopwatch()))
+}
+
+/// Reads the certificate, if one is configured.
+fn tls(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, Failure> {
+    let Some(files) = config.tls.clone() else { return Ok(None) };
+    tracing::info!("the TLS certificate is in {}", files.certificate.display());
+    // A quarter of the connections may be in their handshake; at least some of few.
+    let handshakes_max = (connections_max(config) / 4).max(16);
+    let opened = TlsAcceptor::open(files, handshakes_max).map_err(TlsFilesError::into_failure)?;
+    let opened = Arc::new(opened);
+    tls::watch(&opened)?;
+    Ok(Some(opened))
+}
+
+fn connections_max(config: &Config) -> usize {
+    http::accept::connections_max(config.memory.connections, config.tls.is_some())
 }
 
 /// The result of [`check`]; its `Display` is the line that `keypeg check` prints.
@@ -243,9 +266,10 @@ impl fmt::Display for CheckReport {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StartReport { keys, pools, leases, created, .. } = &self.report;
+        let scheme = if self.has_tls { "https" } else { "http" };
         write!(
             f,
-            "keypeg {} ready on http://{}: {} in {}, {} active",
+            "keypeg {} ready on {scheme}://{}: {} in {}, {} active",
             build_info::VERSION,
             self.addr,
             Count(*keys, "key"),
@@ -257,7 +281,7 @@ impl fmt::Display for Ready {
             Some(data) if *created => write!(f, " (created {})", data.display()),
             Some(data) => write!(f, " (recovered from {})", data.display()),
         }?;
-        self.ops_addr.map_or(Ok(()), |addr| write!(f, ", operations on http://{addr}"))
+        self.ops_addr.map_or(Ok(()), |addr| write!(f, ", operations on {scheme}://{addr}"))
     }
 }
 
@@ -296,6 +320,7 @@ mod tests {
     fn the_ready_line_has_singular_and_plural_counts() {
         let ready = |keys, created, data: Option<&str>| Ready {
             addr: "127.0.0.1:8000".parse().unwrap(),
+            has_tls: false,
             ops_addr: None,
             report: StartReport { keys, pools: 1, leases: 1, created, ..StartReport::default() },
             data: data.map(Into::into),

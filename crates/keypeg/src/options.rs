@@ -79,6 +79,16 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_TOKENS", value_name = "FILE")]
     pub(crate) tokens: Option<FilePath>,
 
+    /// Certificate chain in PEM, the server's first; with --tls-key the server speaks HTTPS
+    ///
+    /// Both files are reloaded within a second of a change.
+    #[arg(long, env = "KEYPEG_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<FilePath>,
+
+    /// Private key of the certificate in PEM, not encrypted
+    #[arg(long, env = "KEYPEG_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<FilePath>,
+
     /// Audit log file: one line of JSON per change, with caller, operation and outcome
     #[arg(long, env = "KEYPEG_AUDIT", value_name = "FILE")]
     pub(crate) audit: Option<FilePath>,
@@ -121,10 +131,10 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_WRITE_RATE", value_name = "N")]
     pub(crate) write_rate: Option<Bounded<0, 1_048_576>>,
 
-    /// Allow a --listen address beyond this machine, although there is no TLS
+    /// Allow an address beyond this machine without TLS or without tokens
     ///
-    /// Keys and tokens can be read on the network. Without --tokens, every client that can connect
-    /// gets every key.
+    /// Without TLS, keys and tokens can be read on the network. Without --tokens, every client that
+    /// can connect gets every key.
     #[arg(long, env = "KEYPEG_INSECURE_LISTEN", value_name = "BOOL")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure_listen: Option<Switch>,
@@ -145,6 +155,8 @@ impl Options {
             max_queued: self.max_queued.or(other.max_queued),
             memory: self.memory.or(other.memory),
             tokens: self.tokens.or(other.tokens),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
             audit: self.audit.or(other.audit),
             audit_mib: self.audit_mib.or(other.audit_mib),
             audit_keep: self.audit_keep.or(other.audit_keep),
@@ -221,13 +233,15 @@ mod tests {
     fn every_key_is_read() {
         let text = "listen = \"[::1]:9\"\nops_listen = \"[::1]:10\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
-                    insecure_listen = false\ntokens = 't'\naudit = 'a'\naudit_mib = 1\n\
+                    insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
+                    tls_key = 'k'\naudit = 'a'\naudit_mib = 1\n\
                     audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --memory 1GiB --insecure-listen=false --tokens t \
+                    --tls-cert c --tls-key k \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));

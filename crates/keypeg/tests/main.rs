@@ -16,3 +16,4 @@ mod durability;
 mod http;
 mod meta;
 mod support;
+mod tls;

@@ -1,13 +1,12 @@
 //! The token file: reads it, if no other user can write or replace it.
 //!
-//! `permissions.rs` judges the owners and the modes. Does not know what the text means.
+//! `trusted_file.rs` reads it and judges who else could. Does not know what the text means.
 
 use crate::failure::{Failure, exit};
-use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
+use crate::permissions::Trusted;
 use crate::text_file;
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
-use std::fs::File;
-use std::io::{self, Read};
+use crate::trusted_file::{self, TrustedFile, TrustedFileError};
+use std::io;
 use std::path::Path;
 
 /// The largest token file, in bytes.
@@ -58,43 +57,22 @@ pub(crate) struct TokenFile {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads the token file, if only `trusted` users can write or replace it. Symbolic links are
-/// followed, because secrets are mounted into containers that way; the permissions of the target
-/// count too.
+/// Reads the token file, if only `trusted` users can write or replace it.
 pub(crate) fn read_token_file(path: &Path, trusted: Trusted) -> Result<TokenFile, TokenFileError> {
-    let mut warnings = Vec::new();
-    match examine_way(path, "file", trusted).map_err(TokenFileError::Io)? {
-        Verdict::Safe => {}
-        Verdict::Doubtful(warning) => warnings.push(warning),
-        Verdict::Exposed(reason) => return Err(TokenFileError::Mode(reason)),
-    }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file =
-        open(path, flags, Mode::empty()).map_err(|error| TokenFileError::Io(error.into()))?;
-    let stat = fstat(&file).map_err(|error| TokenFileError::Io(error.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(TokenFileError::Mode("not a regular file".into()));
-    }
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    if let Verdict::Exposed(reason) = examine_file(stat, trusted) {
-        return Err(TokenFileError::Mode(reason));
-    }
-    if mode.contains(Mode::WGRP) {
-        return Err(TokenFileError::Mode(
-            "other users can write this file: run chmod 0600 on it".into(),
-        ));
-    }
-    if mode.contains(Mode::ROTH) {
+    let TrustedFile { bytes, mut warnings, is_public } =
+        trusted_file::read(path, FILE_MAX, trusted).map_err(|error| match error {
+            TrustedFileError::Io(error) => TokenFileError::Io(error),
+            TrustedFileError::Mode(reason) => TokenFileError::Mode(reason),
+            TrustedFileError::TooLarge(max) => {
+                TokenFileError::Content(format!("the file is larger than {max} bytes"))
+            }
+        })?;
+    if is_public {
         warnings.push(
             "every user of this machine can read the names and hashes of the tokens: run chmod \
              0640 or 0600 on it"
                 .into(),
         );
-    }
-    let mut bytes = Vec::new();
-    File::from(file).take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(TokenFileError::Io)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(TokenFileError::Content(format!("the file is larger than {FILE_MAX} bytes")));
     }
     let text = text_file::decode(bytes);
     let text = text.map_err(|error| TokenFileError::Content(error.to_string()))?;

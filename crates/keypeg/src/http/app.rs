@@ -11,6 +11,7 @@ use super::timeouts::Timeouts;
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::share::{Budget, ReservedBudget};
+use crate::tls::TlsAcceptor;
 use keypeg_store::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +42,8 @@ pub(super) struct Server {
     pub(super) access: Arc<Access>,
     /// The audit log, if there is one.
     pub(super) audit: Option<Arc<Audit>>,
+    /// The certificate of the server; `None` is plain HTTP.
+    pub(super) tls: Option<Arc<TlsAcceptor>>,
     /// The time limits of connections.
     pub(super) timeouts: Timeouts,
     /// The bytes of bodies that arrive, shared by the callers.

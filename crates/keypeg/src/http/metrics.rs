@@ -13,6 +13,7 @@ use crate::build_info;
 use crate::http::error::Problem;
 use crate::log;
 use crate::memory::MemoryPlan;
+use crate::tls::{TlsAcceptor, TlsCounters};
 use hyper::StatusCode;
 use keypeg_client::Code;
 use keypeg_store::{
@@ -129,6 +130,8 @@ pub(crate) struct StartInfo {
     pub(crate) access: Arc<Access>,
     /// The audit log, if there is one.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// The certificate of the server, if it speaks HTTPS.
+    pub(crate) tls: Option<Arc<TlsAcceptor>>,
     /// The bounds of the server's memory.
     pub(crate) memory: MemoryPlan,
     /// The store's metrics.
@@ -167,7 +170,7 @@ impl Metrics {
     fn scrape(&self, totals: PoolTotals) -> Scrape {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let PoolTotals { pools, keys, waiting } = totals;
-        let StartInfo { recovery, access, audit, memory, store_metrics } = &self.start_info;
+        let StartInfo { recovery, access, audit, tls, memory, store_metrics } = &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
             answered: std::array::from_fn(|family| {
@@ -194,6 +197,7 @@ impl Metrics {
             batches_cut: recovery.batches_cut,
             tokens: access.gate.as_ref().map(|gate| gate.counters()),
             audit: audit.as_ref().map(|audit| audit.counters()),
+            tls: tls.as_ref().map(|tls| tls.counters()),
             log_lines_lost: log::lines_lost(),
             memory: *memory,
             pool_bytes: load(&store_metrics.pool_bytes),
@@ -227,6 +231,7 @@ struct Scrape {
     tokens: Option<GateCounters>,
     /// Lines written, changes refused, and whether the log cannot be written.
     audit: Option<AuditCounters>,
+    tls: Option<TlsCounters>,
     log_lines_lost: u64,
     memory: MemoryPlan,
     pool_bytes: u64,
@@ -271,7 +276,8 @@ impl Collector for Scrape {
         self.encode_http(&mut encoder)?;
         self.encode_engine(&mut encoder)?;
         self.encode_memory(&mut encoder)?;
-        self.encode_access(&mut encoder)
+        self.encode_access(&mut encoder)?;
+        self.encode_tls(&mut encoder)
     }
 }
 
@@ -357,6 +363,25 @@ impl Scrape {
             counter(to, "audit_refusals", help, refused)?;
             let help = "1 while the audit log cannot be written and changes are refused, else 0";
             gauge(to, "audit_failing", help, is_failing.into())?;
+        }
+        Ok(())
+    }
+}
+
+impl Scrape {
+    fn encode_tls(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(tls) = self.tls else { return Ok(()) };
+        let help = "When the first certificate of the chain expires, in seconds since 1970";
+        gauge(to, "tls_certificate_not_after_seconds", help, tls.not_after)?;
+        let help = "1 while the certificate or its key is unusable and the last good one applies";
+        gauge(to, "tls_certificate_broken", help, tls.is_broken.into())?;
+        counter(to, "tls_certificate_reloads", "Reloads of the certificate", tls.reloads)?;
+        let help = "TLS handshakes, by result";
+        let mut family = to.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
+        for (result, count) in
+            [("completed", tls.completed), ("failed", tls.failed), ("timed_out", tls.timed_out)]
+        {
+            ConstCounter::new(count).encode(family.encode_family(&[("result", result)])?)?;
         }
         Ok(())
     }

@@ -33,12 +33,7 @@ impl Client {
 
     /// Returns a client that connects from `source`. A later connection uses the default address.
     pub(crate) fn from(addr: SocketAddr, source: Ipv4Addr) -> Self {
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
-        connect(&socket, &addr).unwrap();
-        let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { addr, stream: Some(BufReader::new(stream)) }
+        Self { addr, stream: Some(BufReader::new(socket_from(addr, source))) }
     }
 
     /// Sends `METHOD path` with an access token.
@@ -129,7 +124,18 @@ impl Client {
     }
 }
 
-fn read_answer(stream: &mut impl BufRead, head_only: bool) -> io::Result<Answer> {
+/// Connects from `source`.
+pub(crate) fn socket_from(addr: SocketAddr, source: Ipv4Addr) -> TcpStream {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
+    connect(&socket, &addr).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads one answer with a Content-Length.
+pub(crate) fn read_answer(stream: &mut impl BufRead, head_only: bool) -> io::Result<Answer> {
     let status_line = line(stream)?;
     let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
     let mut headers = Vec::new();

@@ -3,6 +3,7 @@
 //! Each server has its own directory and a free port, and ends with its test. The HTTP client is in
 //! `http`, the checked history of clients under load in `history`.
 
+pub(crate) mod certificates;
 pub(crate) mod history;
 mod http;
 #[cfg(feature = "cli")]
@@ -11,7 +12,7 @@ pub(crate) mod stderr;
 pub(crate) mod tokens;
 pub(crate) mod volume;
 
-pub(crate) use http::{Answer, Client};
+pub(crate) use http::{Answer, Client, read_answer, socket_from};
 pub(crate) use keypeg_testkit::TempDir;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -82,7 +83,7 @@ impl Server {
         let mut ready = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let addr =
-            ready.split_once("http://").and_then(|(_, rest)| rest.split_once(": ")?.0.parse().ok());
+            ready.split_once("://").and_then(|(_, rest)| rest.split_once(": ")?.0.parse().ok());
         let Some(addr) = addr else { return Err((process.wait().unwrap(), ready)) };
         Ok(Self { process, addr, ready: ready.trim_end().into() })
     }

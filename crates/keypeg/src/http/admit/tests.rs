@@ -23,6 +23,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         recovery: keypeg_store::StartReport::default(),
         access: Arc::clone(&access),
         audit: None,
+        tls: None,
         memory,
         store_metrics: Arc::default(),
     };
@@ -32,6 +33,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         run_id: 1,
         access,
         audit: None,
+        tls: None,
         timeouts: Timeouts::default(),
         bodies: Arc::new(ReservedBudget::new(memory.bodies, memory.bodies / 8)),
         heads: Budget::new(memory.connections),

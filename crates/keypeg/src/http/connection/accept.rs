@@ -1,5 +1,4 @@
-//! Connections: accepted on the first core, distributed round-robin, served by the fast path and
-//! hyper.
+//! Connections: accepted on the first core, and distributed round-robin; `serve.rs` serves them.
 //!
 //! Each core has a current-thread runtime and its own lane to the engine. [`Places`] bounds the
 //! connections: when places run short, a new one displaces an idle one, or is closed at once. When
@@ -7,16 +6,12 @@
 //! [`DRAIN_TIME`] to finish. A head that is incomplete then has a second.
 
 use super::client::Client;
-use super::fast_path::{Buffers, ConnEnd, FastPath, ReadAhead};
-use super::hyper_errors::HyperErrorFilter;
+use super::fast_path::Buffers;
 use super::places::{Arrived, Place, Places};
-use super::stream::Connection;
-use super::wire::{WatchedConnection, linger};
+use super::serve::{read_clock_in_hyper, serve, serve_ops};
 use crate::clock;
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
-use crate::http::handle::handle;
-use crate::http::message::{Body, RequestBody, Response};
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
@@ -24,19 +19,14 @@ use crate::http::watchdog::{CoreWatch, watches};
 use crate::random::SystemRandom;
 use crate::share::{Budget, CallerId, ReservedBudget};
 use crate::vital;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use keypeg_core::RandomSource;
 use keypeg_store::Lane;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -48,6 +38,8 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// The bytes that a connection takes, with the first bytes of a head. They are half of the memory of
 /// connections; the other half is for the rest of heads.
 const CONNECTION_BYTES: u64 = 8 << 10;
+/// The bytes that a connection with TLS takes.
+const TLS_CONNECTION_BYTES: u64 = 32 << 10;
 /// File descriptors reserved for the journal and the key set, which must be able to open files
 /// whatever clients do.
 const DESCRIPTORS_RESERVED: usize = 64;
@@ -59,8 +51,6 @@ const CONNECTIONS_MIN: usize = 16;
 const OPS_CONNECTIONS_MAX: usize = 16;
 /// The most accepted connections in the queue of one core.
 const ARRIVALS_MAX: usize = 1_024;
-/// The largest request head in bytes; hyper also reads about that much of a body ahead.
-const HEAD_MAX: usize = 64 << 10;
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -103,8 +93,9 @@ pub(crate) fn check_descriptor_limit() -> Result<(), Failure> {
 }
 
 /// Returns the most connections at once that the descriptor limit and `memory` bytes allow.
-pub(crate) fn connections_max(memory: u64) -> usize {
-    let in_memory = usize::try_from(memory / 2 / CONNECTION_BYTES).unwrap_or(usize::MAX);
+pub(crate) fn connections_max(memory: u64, has_tls: bool) -> usize {
+    let bytes = if has_tls { TLS_CONNECTION_BYTES } else { CONNECTION_BYTES };
+    let in_memory = usize::try_from(memory / 2 / bytes).unwrap_or(usize::MAX);
     CONNECTIONS_MAX.min(in_memory).min(connections_of_descriptors())
 }
 
@@ -125,7 +116,8 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     let counts: Vec<_> = lanes.iter().map(|_| Arc::<CoreCounts>::default()).collect();
     let reserved = listeners.ops.as_ref().map_or(0, |_| OPS_CONNECTIONS_MAX + DESCRIPTORS_OF_CORE);
-    let connections_max = connections_max(start_info.memory.connections) - reserved;
+    let has_tls = start_info.tls.is_some();
+    let connections_max = connections_max(start_info.memory.connections, has_tls) - reserved;
     if connections_of_descriptors() <= connections_max && connections_max < CONNECTIONS_MAX {
         let (max, needed) = (connections_max, CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
         tracing::warn!(
@@ -142,6 +134,7 @@ pub(crate) fn run(
     let server = Arc::new(Server {
         access,
         audit,
+        tls: start_info.tls.clone(),
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),
         timeouts,
@@ -252,14 +245,9 @@ async fn accept_ops(
         let Some(Arrived { place, .. }) = places.enter(caller, clock::stopwatch()) else {
             continue;
         };
-        let Ok(connection) = Connection::plain(socket) else { continue };
         let place = Arc::new(place);
         let client = Client { ip, place: Arc::clone(&place) };
-        let filter = HyperErrorFilter::new(Arc::clone(&app));
-        let (read_ahead, timeouts) = (ReadAhead::default(), app.server.timeouts);
-        let watched =
-            WatchedConnection::new(connection, filter, read_ahead, timeouts, client.clone());
-        let served = serve_by_hyper(Arc::clone(&app), client, watched, phase.clone());
+        let served = serve_ops(Arc::clone(&app), socket, client, phase.clone());
         place.served_by(tokio::spawn(served).abort_handle());
     }
 }
@@ -373,106 +361,4 @@ impl Core {
         }
         reached(&mut self.phase, ServerPhase::Stopped).await;
     }
-}
-
-/// Serves one connection: the fast path first, then hyper if needed.
-async fn serve(
-    app: Arc<App>,
-    buffers: Arc<Buffers>,
-    socket: TcpStream,
-    client: Client,
-    mut phase: watch::Receiver<ServerPhase>,
-) {
-    let client_ip = Some(client.ip);
-    let Ok(mut connection) = Connection::plain(socket) else { return };
-    let fast_path = FastPath { app: &app, buffers: &buffers, client_ip, place: &client.place };
-    match fast_path.serve(&mut connection, &mut phase).await {
-        ConnEnd::Closed { has_unread: false } => {}
-        // Boxed, like the next arm: few connections get here, and every connection's future would
-        // have room for it.
-        ConnEnd::Closed { has_unread: true } => Box::pin(linger(connection)).await,
-        ConnEnd::HandToHyper { read_ahead } => {
-            let filter = HyperErrorFilter::new(Arc::clone(&app));
-            let timeouts = app.server.timeouts;
-            let watched =
-                WatchedConnection::new(connection, filter, read_ahead, timeouts, client.clone());
-            Box::pin(serve_by_hyper(app, client, watched, phase)).await;
-        }
-    }
-}
-
-/// Serves a connection with hyper until its end.
-pub(super) async fn serve_by_hyper(
-    app: Arc<App>,
-    Client { ip, place }: Client,
-    watched: WatchedConnection,
-    mut phase: watch::Receiver<ServerPhase>,
-) {
-    let (peer, clear_heads) = (watched.peer(), watched.clear_heads());
-    let Timeouts { idle, body: body_time, .. } = app.server.timeouts;
-    let heads = AtomicU64::new(0);
-    let client = peer.clone();
-    let service = service_fn(move |request: hyper::Request<_>| {
-        let earlier_heads = heads.fetch_add(1, Ordering::Relaxed);
-        let ambiguous = earlier_heads >= clear_heads.load(Ordering::Relaxed);
-        let app = Arc::clone(&app);
-        let (client, place) = (client.clone(), Arc::clone(&place));
-        async move {
-            std::future::poll_fn(|cx| client.poll_accepted(cx)).await;
-            let request = request.map(|body| RequestBody::new(body, client, place, body_time));
-            Ok::<_, Infallible>(handle(&app, Some(ip), ambiguous, request).await)
-        }
-    });
-    let mut connection = http(idle).serve_connection(TokioIo::new(watched), service);
-    let mut is_stopping = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = &mut connection => break ended,
-            // The request in progress, polled with the connection, may have set the flag.
-            () = std::future::poll_fn(|_| ready_if(peer.is_abandoned())) => return,
-            () = reached(&mut phase, ServerPhase::Draining), if !is_stopping => {
-                is_stopping = true;
-                peer.stop();
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-        }
-    };
-    drop(peer);
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended with an error");
-    }
-    let http1::Parts { io, service, .. } = connection.into_parts();
-    drop(service);
-    io.into_inner().end().await;
-}
-
-fn ready_if(condition: bool) -> Poll<()> {
-    if condition { Poll::Ready(()) } else { Poll::Pending }
-}
-
-/// Serves an empty connection, in which hyper reads the wall clock for the first time on this
-/// thread. It would panic in each connection if the clock were stepped to before 1970 until then;
-/// later it keeps the date that it has, which `auto_date_header(false)` does not send.
-async fn read_clock_in_hyper() {
-    let (_, server) = tokio::io::duplex(1);
-    let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::default())) });
-    // It ends at once: the other end is closed. hyper adds the idle time to the present instant, so
-    // that must not overflow.
-    let _ = http(Timeouts::default().idle).serve_connection(TokioIo::new(server), service).await;
-}
-
-/// Configures hyper, without `pipeline_flush`: with it, hyper 1.12 delays finished responses while
-/// any byte after their requests is unread, even half a request or a stray line end. A client that
-/// has closed its sending side is answered: requests that must not wait for such a client watch it.
-fn http(idle_time: Duration) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(idle_time)
-        .half_close(true)
-        // `handle` writes it, for any clock.
-        .auto_date_header(false)
-        .max_header_size(HEAD_MAX)
-        .max_buf_size(HEAD_MAX);
-    http
 }

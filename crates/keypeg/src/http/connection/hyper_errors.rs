@@ -128,6 +128,14 @@ fn http2_response(app: &App) -> Vec<u8> {
     response(app, status, Problem::new(Code::Malformed, detail), (&before, "\r\n"))
 }
 
+/// Returns the response to a client that sends plain HTTP to a server with TLS.
+pub(super) fn plain_http_response(app: &App) -> Vec<u8> {
+    let detail = "This server accepts HTTPS only: use an address that begins with https://.";
+    let problem = Problem::new(Code::Malformed, detail);
+    let start = "HTTP/1.1 400 Bad Request\r\nconnection: close";
+    response(app, StatusCode::BAD_REQUEST, problem, (start, "\r\n"))
+}
+
 /// Writes a problem between the start and the end of a head.
 fn response(
     app: &App,

@@ -43,6 +43,23 @@ pub(super) struct PeerState {
     next_request: Option<Waker>,
 }
 
+impl PeerState {
+    /// Passes on the result of writing, or fails once the client has accepted too little.
+    fn unless_too_slow<T>(
+        &mut self,
+        result: Poll<io::Result<T>>,
+        limits: &Timeouts,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_pending() {
+            let error = ready!(self.write_watch.poll_blocked(limits, self.written, cx));
+            self.connection.discard_unread();
+            return Poll::Ready(Err(error));
+        }
+        result
+    }
+}
+
 impl Peer {
     pub(super) fn new(connection: Connection, read_ahead: Vec<u8>) -> Self {
         let state = PeerState {
@@ -87,20 +104,13 @@ impl Peer {
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let PeerState { connection, write_watch, written, .. } = &mut *self.lock();
-        match write(Pin::new(&mut *connection), cx) {
-            Poll::Pending => {
-                let error = ready!(write_watch.poll_blocked(limits, *written, cx));
-                connection.discard_unread();
-                Poll::Ready(Err(error))
-            }
-            Poll::Ready(result) => {
-                if let Ok(len) = &result {
-                    write_watch.progress(*len);
-                }
-                Poll::Ready(result)
-            }
+        let state = &mut *self.lock();
+        let written = write(Pin::new(&mut state.connection), cx);
+        let written = ready!(state.unless_too_slow(written, limits, cx));
+        if let Ok(len) = &written {
+            state.write_watch.progress(*len);
         }
+        Poll::Ready(written)
     }
 
     /// Returns whether the client was too slow. Then it gets no time to read the rest.
@@ -108,19 +118,33 @@ impl Peer {
         self.lock().write_watch.has_failed()
     }
 
-    /// Flushes the connection, which has accepted all that hyper has written.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Flushes what hyper has written: TLS keeps some of it until the socket accepts it. Ends the
+    /// response of a client that is too slow.
+    pub(super) fn poll_flush(
+        &self,
+        limits: &Timeouts,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let state = &mut *self.lock();
+        let flushed = Pin::new(&mut state.connection).poll_flush(cx);
+        let flushed = ready!(state.unless_too_slow(flushed, limits, cx));
         state.write_watch.complete(state.written);
         state.under_way = [None, None];
         if let Some(next_request) = state.next_request.take() {
             next_request.wake();
         }
-        Pin::new(&mut state.connection).poll_flush(cx)
+        Poll::Ready(flushed)
     }
 
-    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().connection).poll_shutdown(cx)
+    /// Closes the sending side, for which TLS writes too.
+    pub(super) fn poll_shutdown(
+        &self,
+        limits: &Timeouts,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let state = &mut *self.lock();
+        let shut_down = Pin::new(&mut state.connection).poll_shutdown(cx);
+        state.unless_too_slow(shut_down, limits, cx)
     }
 
     /// Keeps what a response holds until the socket has accepted the response. To be called right

@@ -1,5 +1,5 @@
-//! The byte stream of a connection. Plain TCP is the only kind; an encrypted one would be another
-//! variant, so that nothing else in `connection` names a kind of socket.
+//! The byte stream of a connection: plain TCP, or TLS. Nothing else in `connection` but the handshake
+//! names a kind of socket.
 
 use rustix::net::sockopt::set_socket_linger;
 use socket2::SockRef;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// The most bytes that the kernel keeps for a client: sent and not acknowledged, or received and not
 /// read. The kernel doubles it for its own structures. A client that is 50 ms away transfers 2 MiB/s.
@@ -31,23 +32,33 @@ pub(crate) fn bound_kernel_buffers(listener: &TcpListener) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) enum Connection {
     Plain(TcpStream),
+    /// Boxed: the state of TLS has more than a kilobyte.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection {
     /// Takes over an accepted socket; each response is sent at once (no Nagle delay). Must be
     /// called on the runtime of the core that serves the connection.
     pub(super) fn plain(socket: std::net::TcpStream) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        TcpStream::from_std(socket).map(Self::Plain)
+        socket_of(socket).map(Self::Plain)
     }
 
     /// Makes the end of this connection discard what the client has not read: the kernel would keep
     /// it for minutes.
     pub(super) fn discard_unread(&self) {
-        let Self::Plain(socket) = self;
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
         // If it fails, the connection has ended already.
         let _ = set_socket_linger(socket, Some(Duration::ZERO));
     }
+}
+
+/// Takes over an accepted socket for the runtime of this thread, without Nagle delay.
+pub(super) fn socket_of(socket: std::net::TcpStream) -> io::Result<TcpStream> {
+    socket.set_nodelay(true)?;
+    TcpStream::from_std(socket)
 }
 
 impl AsyncRead for Connection {
@@ -58,6 +69,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -70,6 +82,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -80,24 +93,28 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -221,13 +221,13 @@ impl AsyncWrite for WatchedConnection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        this.peer.poll_flush(cx)
+        this.peer.poll_flush(&this.timeouts, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
-        this.peer.poll_shutdown(cx)
+        this.peer.poll_shutdown(&this.timeouts, cx)
     }
 }
 

@@ -1,0 +1,12 @@
+//! TLS: the server's certificate and key, the authority of client certificates, and their reload.
+//!
+//! `files` reads and checks the files, `acceptor` keeps what new connections use,
+//! `reload` replaces it. Does not know HTTP; `http/connection/handshake.rs` runs the handshakes.
+
+mod acceptor;
+mod files;
+mod reload;
+
+pub(crate) use acceptor::{TlsAcceptor, TlsCounters};
+pub(crate) use files::{TlsFiles, TlsFilesError};
+pub(crate) use reload::watch;

@@ -1,0 +1,5 @@
+//! TLS: which connections the server accepts, its certificate and the reload of it, and the clients
+//! that speak https.
+
+mod certificate;
+mod connections;
