@@ -239,7 +239,7 @@ pub(crate) fn explain(
     }
     let (mut left, mut rejections) = (Vec::new(), Vec::new());
     for (option, lost_turn_took_effect) in options {
-        match agreeing_model(&option, recovered, lease_time) {
+        match agreeing_model(option, recovered, lease_time) {
             Ok((model, lease_ms)) => {
                 let new = Explanation { model, lease_ms, lost_turn_took_effect };
                 if !left.iter().any(|known: &Explanation| known.is_same(&new)) {
@@ -290,17 +290,20 @@ fn named_in(call: &Call) -> Option<KeyRef> {
 
 /// Returns the model and the lease time that agree with the recovered state.
 fn agreeing_model(
-    model: &Model,
+    model: Model,
     recovered: &RecoveredData,
     lease_time: LeaseTime,
 ) -> Checked<(Model, u64)> {
     let (times, latest) = match lease_time {
         LeaseTime::Known(ms) => (vec![ms], ms),
-        LeaseTime::AtMost(ms) => (lease_times(model, recovered, ms), ms),
+        LeaseTime::AtMost(ms) => (lease_times(&model, recovered, ms), ms),
     };
     let mut why = format!("no lease time from {} to {latest} fits", model.durable);
-    for lease in times {
-        let mut model = model.clone();
+    let (mut before, count) = (Some(model), times.len());
+    for (index, lease) in times.into_iter().enumerate() {
+        // The last time, often the only one, needs no copy of the model.
+        let model = if index + 1 == count { before.take() } else { before.clone() };
+        let mut model = model.expect("taken by the last time");
         model.restart();
         model.turned = lease;
         let now = Instant { lease, serving: recovered.serving, wall: recovered.wall };

@@ -159,7 +159,7 @@ pub(crate) struct Ended {
 /// Where the results of a turn come from.
 pub(crate) enum Observation<'a, 'f> {
     /// From its replies, by slot.
-    Replies(&'a mut BTreeMap<u32, Reply>),
+    Replies(&'a mut BTreeMap<u32, &'f Reply>),
     /// From a hypothesis: the replies were lost.
     Lost(&'a mut Hypothesis<'f>),
 }
@@ -169,7 +169,7 @@ impl Observation<'_, '_> {
     pub(crate) fn check(&mut self, slot: u32, check: impl FnOnce(&Reply) -> Checked) -> Checked {
         let Observation::Replies(replies) = self else { return Ok(()) };
         let reply = replies.remove(&slot).ok_or_else(|| format!("#{slot} got no reply"))?;
-        check(&reply).map_err(|why| format!("#{slot}: {why}; the reply was {reply:?}"))
+        check(reply).map_err(|why| format!("#{slot}: {why}; the reply was {reply:?}"))
     }
 
     pub(crate) fn refusal(&mut self, slot: u32, refusal: &Refusal) -> Checked {
@@ -325,7 +325,7 @@ impl Model {
     }
 
     /// Removes the waiters that the engine cancelled because the disk is full: all or none.
-    fn cancel_waits_on_full_disk(&mut self, replies: &mut BTreeMap<u32, Reply>) -> Checked {
+    fn cancel_waits_on_full_disk(&mut self, replies: &mut BTreeMap<u32, &Reply>) -> Checked {
         let slots = self.pools.values().flat_map(|pool| &pool.wait_queue).map(|waiter| waiter.slot);
         let waiting: Vec<u32> = slots.chain(self.orphaned_waiters.iter().copied()).collect();
         let is_full = |slot: &&u32| {

@@ -117,6 +117,8 @@ pub(crate) struct SentTurn {
 
 /// The trace: its last lines, and a hash of all lines.
 pub(crate) struct Trace {
+    /// Whether lines are formatted and kept. A run without a trace takes the same steps.
+    is_kept: bool,
     pub(crate) hash: u64,
     pub(crate) lines: VecDeque<String>,
 }
@@ -126,7 +128,11 @@ const TRACE_LINES: usize = 60;
 const MODELS_MAX: usize = 64;
 
 impl Trace {
-    fn note(&mut self, line: String) {
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if !self.is_kept {
+            return;
+        }
+        let line = line();
         for byte in line.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
@@ -168,8 +174,14 @@ impl Simulation {
             undelivered: Vec::new(),
             next: None,
             coverage: Coverage::default(),
-            trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new() },
+            trace: Trace { is_kept: true, hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new() },
         }
+    }
+
+    /// Keeps no trace: formatting it takes longer than the engine's turns.
+    pub(crate) fn without_trace(mut self) -> Self {
+        self.trace.is_kept = false;
+        self
     }
 
     /// Runs the simulation to its end. The error names the broken promise.
@@ -195,7 +207,7 @@ impl Simulation {
 
     fn note(&mut self, line: &str) {
         let true_ms = self.clock.true_ms();
-        self.trace.note(format!("{true_ms:>9} {line}"));
+        self.trace.note(|| format!("{true_ms:>9} {line}"));
     }
 
     fn advance(&mut self, ms: u64) {
@@ -323,7 +335,7 @@ impl Simulation {
         let turn_start = self.clock.true_ms();
         let instants = self.instants();
         for (slot, _, action) in &sent {
-            self.note(&format!("#{slot} {action:?}"));
+            self.trace.note(|| format!("{turn_start:>9} #{slot} {action:?}"));
             if let Some(call) = action.call() {
                 self.clients.send(*slot, call, turn_start);
                 self.count_call(call);
@@ -412,15 +424,20 @@ impl Simulation {
             }
         }
         for (slot, reply) in &by_slot {
-            self.trace.note(format!("          #{slot} -> {reply:?}"));
+            self.trace.note(|| format!("          #{slot} -> {reply:?}"));
         }
         self.count_replies(&by_slot);
         let mut left = Vec::new();
         let mut why = None;
         for (candidate, now) in std::mem::take(&mut self.models).into_iter().zip(&sent.instants) {
             let mut explained: Vec<Model> = Vec::new();
-            for delay in &sent.delays {
-                let (mut model, mut unchecked) = (candidate.model.clone(), by_slot.clone());
+            let mut before = Some(candidate.model);
+            for (index, delay) in sent.delays.iter().enumerate() {
+                // The last delay, usually the only one, needs no copy of the model.
+                let is_last = index + 1 == sent.delays.len();
+                let model = if is_last { before.take() } else { before.clone() };
+                let mut model = model.expect("taken by the last delay");
+                let mut unchecked = by_slot.iter().map(|(slot, reply)| (*slot, reply)).collect();
                 let observed = &mut Observation::Replies(&mut unchecked);
                 match model.turn(now.later(*delay), actions, observed) {
                     Ok(()) if explained.iter().any(|known| known.is_equivalent(&model)) => {}

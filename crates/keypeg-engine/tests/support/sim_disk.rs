@@ -3,7 +3,7 @@
 
 use super::SeededRandom;
 use keypeg_engine::disk::{Disk, DiskFile};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -137,15 +137,14 @@ impl SimDisk {
 
     /// Cuts the power: the next process finds what was synced, and a random part of the rest.
     pub(crate) fn cut_power(&self, random: &mut SeededRandom) {
-        let after = self.after_crash(random);
-        let mut after = after.lock().clone();
-        after.capacity = self.lock().capacity;
-        for (index, inode) in after.inodes.iter_mut().enumerate() {
-            if !after.names.values().any(|named| *named == index) {
+        let mut state = self.lock();
+        state.lose_unsynced(random);
+        let named: BTreeSet<_> = state.names.values().copied().collect();
+        for (index, inode) in state.inodes.iter_mut().enumerate() {
+            if !named.contains(&index) {
                 *inode = Inode::default();
             }
         }
-        *self.lock() = after;
     }
 
     /// Sets when it crashes, counted from now.
@@ -175,16 +174,9 @@ impl SimDisk {
 
     /// Returns the disk that a new start finds: what was synced, and a random part of the rest.
     pub(crate) fn after_crash(&self, random: &mut SeededRandom) -> Self {
-        let state = self.lock();
-        let surviving = random.below(state.changes.len() as u64 + 1);
-        let mut names = state.durable_names.clone();
-        for change in &state.changes[..usize::try_from(surviving).unwrap()] {
-            apply(&mut names, change);
-        }
-        let sector = if state.sector == 0 { SECTOR } else { state.sector };
-        let inodes = state.inodes.iter().map(|inode| inode.after_crash(sector, random)).collect();
-        let after =
-            State { inodes, durable_names: names.clone(), names, sector, ..State::default() };
+        let mut after = self.lock().clone();
+        after.lose_unsynced(random);
+        after.capacity = None;
         Self { state: Arc::new(Mutex::new(after)), fault_policy: self.fault_policy.clone() }
     }
 
@@ -301,22 +293,23 @@ impl Inode {
         }
     }
 
-    fn after_crash(&self, sector: usize, random: &mut SeededRandom) -> Self {
-        let mut bytes = self.durable.clone();
+    /// Keeps what was synced and a random part of the rest.
+    fn lose_unsynced(&mut self, sector: usize, random: &mut SeededRandom) {
         // Drawn for each file.
         let survival = Survival::draw(random);
-        for change in &self.dirty {
-            match change {
+        for change in std::mem::take(&mut self.dirty) {
+            match &change {
                 Change::Len(_) if survival.keeps(random) => {
-                    change.apply(&mut bytes);
+                    change.apply(&mut self.durable);
                 }
                 Change::Len(_) => {}
                 Change::Write(offset, part) => {
-                    keep_some(&mut bytes, (*offset, part), (sector, survival), random);
+                    keep_some(&mut self.durable, (*offset, part), (sector, survival), random);
                 }
             }
         }
-        Self::with_contents(bytes)
+        self.phantom.clear();
+        self.seen.clone_from(&self.durable);
     }
 }
 
@@ -395,6 +388,22 @@ fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
 }
 
 impl State {
+    /// Cuts the power: keeps what was synced, and a random part of the rest.
+    fn lose_unsynced(&mut self, random: &mut SeededRandom) {
+        let surviving = random.below(self.changes.len() as u64 + 1);
+        self.changes.truncate(usize::try_from(surviving).unwrap());
+        for change in self.changes.drain(..) {
+            apply(&mut self.durable_names, &change);
+        }
+        self.names.clone_from(&self.durable_names);
+        let sector = if self.sector == 0 { SECTOR } else { self.sector };
+        for inode in &mut self.inodes {
+            inode.lose_unsynced(sector, random);
+        }
+        (self.operations, self.crash_at, self.fail_sync_at) = (0, None, None);
+        self.crashed = false;
+    }
+
     fn change(&mut self, change: NameChange) {
         apply(&mut self.names, &change);
         self.changes.push(change);
