@@ -24,6 +24,7 @@ use job::Job;
 use keypeg_client::{
     Client, ClientSource, Code, Error, GuardOptions, LeaseEnd, LeaseGuard, Pool, ReleaseRequest,
 };
+use rustix::process::Signal;
 use signals::Signals;
 use std::time::Duration;
 use supervision::{Outcome, Supervision};
@@ -63,7 +64,7 @@ pub(super) async fn run(args: ExecArgs) -> Result<u8, Failure> {
             Duration::from_millis(max_hold.ms)
         ));
     }
-    let outcome = match start(&args, &guard, &mut signals) {
+    let outcome = match start(&args, &guard, &mut signals).await {
         Ok((job, watchdog)) => {
             let key_gone = keep_alive(&source, &guard, interval);
             let grace = Duration::from_millis(args.grace.ms());
@@ -142,7 +143,8 @@ fn is_refused_for_now(error: &Error) -> bool {
         || matches!(error, Error::Unexpected { status: 502..=504, .. })
 }
 
-fn start(
+/// Starts the command, once its watchdog knows the end of the lease.
+async fn start(
     args: &ExecArgs,
     guard: &LeaseGuard,
     signals: &mut Signals,
@@ -157,15 +159,25 @@ fn start(
     if args.pass_lease_id {
         given.push((variables::LEASE_ID, grant.id.clone()));
     }
-    let job = Job::start(&args.command, &given, &secrets::NOT_FOR_COMMANDS)?;
-    let mut watchdog = Watchdog::start(job.group(), Duration::from_millis(args.grace.ms()))
-        .map_err(|error| {
-            job.signal_all(rustix::process::Signal::KILL, None);
-            Failure::new(exit::OS, format!("cannot start the watchdog of the command: {error}"))
-        })?;
-    if let Some(end) = guard.valid_until() {
-        watchdog.extend(end - Instant::now());
+    let mut job = Job::start(&args.command, &given, &secrets::NOT_FOR_COMMANDS)?;
+    let failed = |error: std::io::Error| {
+        Failure::new(exit::OS, format!("cannot start the watchdog of the command: {error}"))
+    };
+    let mut watchdog =
+        Watchdog::start(job.group(), Duration::from_millis(args.grace.ms())).map_err(failed)?;
+    watchdog.extend(guard.valid_until().map_or(Duration::ZERO, |end| end - Instant::now()));
+    let ready = tokio::select! {
+        ready = watchdog.ready() => ready.map_err(failed),
+        cause = guard.ended() => {
+            let message = format!("the lease has ended before the command began: {cause}");
+            Err(Failure::new(exit::TEMPORARY, message))
+        }
+    };
+    if let Err(failure) = ready {
+        job.signal_all(Signal::KILL, None);
+        return Err(failure);
     }
+    job.proceed();
     Ok((job, watchdog))
 }
 

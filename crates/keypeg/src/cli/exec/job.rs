@@ -5,6 +5,7 @@
 //! subreaper of its descendants, so it waits for all of them, and none is out of reach. The file
 //! knows no lease.
 
+use super::launcher::{Gate, gate_argument};
 use super::processes::{OWN_PROGRAM, Process, descendants};
 use super::terminal::{self, Terminal};
 use crate::failure::{Failure, exit};
@@ -21,6 +22,8 @@ use std::process::Command;
 pub(super) struct Job {
     /// The process of the command, which is also the id of its group.
     leader: Pid,
+    /// What the command waits for before it runs.
+    gate: Option<Gate>,
     /// How the command has ended.
     exited: Option<WaitStatus>,
     /// The signal by which the command has stopped.
@@ -33,7 +36,8 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Starts a command with these variables.
+    /// Starts the process that becomes the command, with these variables. The command runs from
+    /// [`Self::proceed`].
     pub(super) fn start(
         command: &[OsString],
         variables: &[(&str, String)],
@@ -45,8 +49,10 @@ impl Job {
         set_child_subreaper(Some(getpid())).map_err(|error| failed(error.into()))?;
         let terminal = Terminal::of_stdin();
         let has_terminal = terminal::is_given_at_start(terminal);
+        let (gate, launcher_end) = Gate::new().map_err(failed)?;
         let mut launcher = Command::new(OWN_PROGRAM);
         launcher.args(["exec-launcher", "--parent", &getpid().as_raw_pid().to_string()]);
+        launcher.args(["--gate", &gate_argument(&launcher_end)]);
         if has_terminal {
             launcher.arg("--terminal");
         }
@@ -59,12 +65,20 @@ impl Job {
         let leader = Pid::from_child(&process);
         Ok(Self {
             leader,
+            gate: Some(gate),
             exited: None,
             stopped: None,
             terminal,
             has_terminal,
             is_stop_requested: false,
         })
+    }
+
+    /// Lets the command run.
+    pub(super) fn proceed(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            gate.open();
+        }
     }
 
     /// Returns the process group of the command.

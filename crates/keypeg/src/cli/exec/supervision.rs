@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long processes may still exist after SIGKILL, for example while they wait for a disk.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// The exit code of a command that was ended by SIGKILL.
+const KILLED: u8 = 128 + 9;
 
 /// How a command has ended.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ pub(super) enum Outcome {
         /// Its exit code, as a shell reports it.
         code: u8,
     },
-    /// The lease has ended, or was about to end, so the command was ended.
-    LeaseEnded(LeaseEnd),
+    /// The lease has ended, or was about to end, so the command was ended; why, in words.
+    LeaseEnded(String),
     /// Some processes do not end, not even by SIGKILL; in words.
     Stuck(String),
 }
@@ -76,7 +78,6 @@ impl Supervision {
                 break outcome;
             }
             tokio::select! {
-                arrived = signals.next() => self.on_signal(arrived, guard),
                 cause = &mut lease_end, if self.lease_end.is_none() => {
                     self.lose(cause, guard.valid_until(), lead);
                 }
@@ -84,12 +85,25 @@ impl Supervision {
                     known_end = Some(end);
                     self.watchdog.extend(end - Instant::now());
                 }
+                arrived = signals.next() => self.on_signal(arrived, guard),
                 () = sleep(LOOK_EVERY), if self.kill_at.is_some() => {}
             }
         };
         self.job.take_terminal_back();
         self.watchdog.finish();
-        outcome
+        match &outcome {
+            // exec was stopped, and the watchdog has ended the command. Both ends are seen at once.
+            Outcome::Ended { .. } if guard.valid_until().is_none() => {
+                Outcome::LeaseEnded(guard.ended().await.to_string())
+            }
+            // It was stopped after a renewal, before the watchdog knew of that.
+            Outcome::Ended { code: KILLED }
+                if known_end.is_some_and(|end| end <= Instant::now()) =>
+            {
+                Outcome::LeaseEnded("keypeg exec was stopped and could not use its renewal".into())
+            }
+            Outcome::Ended { .. } | Outcome::LeaseEnded(_) | Outcome::Stuck(_) => outcome,
+        }
     }
 
     /// Returns how long before the end of the lease the command has to end.
@@ -108,7 +122,8 @@ impl Supervision {
         let remaining = self.job.remaining(self.watchdog.pid);
         if let Some(code) = exited.filter(|_| remaining.is_none()) {
             let lease_end = self.lease_end.take();
-            return Some(lease_end.map_or(Outcome::Ended { code }, Outcome::LeaseEnded));
+            let outcome = lease_end.map(|cause| Outcome::LeaseEnded(cause.to_string()));
+            return Some(outcome.unwrap_or(Outcome::Ended { code }));
         }
         match self.kill_at {
             None => {

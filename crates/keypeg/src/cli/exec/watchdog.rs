@@ -1,26 +1,30 @@
 //! The process that ends the command if `exec` cannot: `keypeg exec-watchdog`, an internal command.
 //!
-//! It reads a pipe from `exec`. When the pipe closes without a farewell, `exec` was killed; when
-//! the lease ends and no line has extended it, `exec` is stopped or does not run. In both cases the
-//! process group of the command ends. It knows neither the server nor the key.
+//! It reads a pipe from `exec`, and says once that it knows the end of the lease. When the pipe closes
+//! without a farewell, `exec` was killed; when the lease ends and no line has extended it, `exec` is
+//! stopped or does not run. In both cases the process group of the command ends. Each end is an
+//! instant of the monotonic clock, so a line that is read late moves no end. Knows no server, no key.
 
 use super::processes::OWN_PROGRAM;
+use crate::clock::monotonic_us;
 use crate::failure::{Failure, exit};
 use clap::Args;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The line after which the watchdog is no longer needed.
 const FAREWELL: &str = "done";
+/// What the watchdog writes on stdout once it knows the end of the lease.
+const READY: &[u8] = b"ready\n";
 
 /// The arguments of the watchdog.
 #[derive(Debug, Args)]
@@ -38,18 +42,20 @@ pub struct WatchdogArgs {
 pub(super) struct Watchdog {
     pub(super) pid: Option<Pid>,
     pipe: Option<File>,
+    /// The watchdog's stdout, until it was ready.
+    output: Option<ChildStdout>,
 }
 
 impl Watchdog {
     /// Starts a watchdog of a process group.
-    pub(super) fn start(group: Pid, grace: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(group: Pid, grace: Duration) -> io::Result<Self> {
         let mut command = Command::new(OWN_PROGRAM);
         command
             .args(["exec-watchdog", "--group", &group.as_raw_pid().to_string()])
             .args(["--grace-ms", &grace.as_millis().to_string()])
             .env_clear()
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             // Signals of a terminal are for the command.
             .process_group(0);
@@ -60,12 +66,26 @@ impl Watchdog {
             // A watchdog that is stopped must not block exec.
             fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
         }
-        Ok(Self { pid, pipe: pipe.map(File::from) })
+        Ok(Self { pid, pipe: pipe.map(File::from), output: process.stdout.take() })
+    }
+
+    /// Waits until the watchdog knows the end that was reported to it first.
+    pub(super) async fn ready(&mut self) -> io::Result<()> {
+        let Some(output) = self.output.take() else { return Ok(()) };
+        let mut output = pipe::Receiver::from_owned_fd(output.into())?;
+        match output.read_exact(&mut [0; READY.len()]).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                Err(io::Error::other("it has ended"))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reports how long the lease still lasts.
     pub(super) fn extend(&mut self, remaining: Duration) {
-        self.write(&remaining.as_millis().to_string());
+        let remaining = u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX);
+        self.write(&monotonic_us().saturating_add(remaining).to_string());
     }
 
     /// Reports that the command has ended.
@@ -86,13 +106,14 @@ impl WatchdogArgs {
     /// Watches until the command or `exec` has ended.
     pub(crate) async fn watch(self) -> Result<u8, Failure> {
         let failed = |error| Failure::new(exit::OS, format!("cannot read stdin: {error}"));
-        let pipe = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+        let pipe = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
         let pipe = pipe::Receiver::from_owned_fd(pipe).map_err(failed)?;
         let group = Pid::from_raw(self.group).ok_or_else(|| {
             Failure::new(exit::USAGE, "--group must be the id of a process group")
         })?;
         let mut lines = BufReader::new(pipe).lines();
         let mut end: Option<Instant> = None;
+        let mut is_ready = false;
         loop {
             let line = match end {
                 Some(end) => timeout_at(end, lines.next_line()).await,
@@ -101,7 +122,12 @@ impl WatchdogArgs {
             match line {
                 Ok(Ok(Some(line))) if line == FAREWELL => return Ok(0),
                 Ok(Ok(Some(line))) => {
-                    end = line.parse().ok().map(|ms| Instant::now() + Duration::from_millis(ms));
+                    end = line.parse().ok().map(from_monotonic_us);
+                    if !is_ready {
+                        // Fails if exec was killed, which the pipe shows.
+                        let _ = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
+                        is_ready = true;
+                    }
                 }
                 // exec was killed: the command may still clean up.
                 Ok(Ok(None) | Err(_)) => {
@@ -118,4 +144,9 @@ impl WatchdogArgs {
         let _ = kill_process_group(group, Signal::KILL);
         Ok(0)
     }
+}
+
+/// Converts an instant of the monotonic clock, in microseconds.
+fn from_monotonic_us(end_us: u64) -> Instant {
+    Instant::now() + Duration::from_micros(end_us.saturating_sub(monotonic_us()))
 }

@@ -63,6 +63,19 @@ struct Run {
 impl Run {
     /// Starts exec and waits until its command runs; `None` if this kind does not work here.
     fn start(kind: Kind, url: &str, more: &str) -> Option<Self> {
+        let mut run = Self::spawn(kind, url, more, PROBE)?;
+        eventually("the command runs", || {
+            assert!(run.process.try_wait().unwrap().is_none(), "{kind:?}: {}", run.output());
+            (run.count("ready") == 1).then_some(())
+        });
+        let probe =
+            run.processes().into_iter().find(|(_, line)| line.starts_with("/bin/sh\0-c\0\nfor"));
+        run.exec = parent_of(probe.expect("the probe runs").0);
+        Some(run)
+    }
+
+    /// Starts exec with a script as its command; `None` if this kind does not work here.
+    fn spawn(kind: Kind, url: &str, more: &str, script: &str) -> Option<Self> {
         let dir = TempDir::new();
         let mut command = match kind {
             Kind::Plain | Kind::Children => words(&["/bin/sh", "-c", LINE]),
@@ -82,7 +95,7 @@ impl Run {
             .env("KEYPEG", binary())
             .env("KEYPEG_SERVER", url)
             .env("LOG", dir.path().join("log"))
-            .env("PROBE", PROBE)
+            .env("PROBE", script)
             .env("MORE", more)
             .env("CHILDREN", if kind == Kind::Children { "yes" } else { "" })
             .stdin(if kind == Kind::Terminal { Stdio::piped() } else { Stdio::null() })
@@ -90,15 +103,7 @@ impl Run {
             .stderr(output)
             .process_group(0);
         let process = command.spawn().unwrap();
-        let mut run = Self { exec: Pid::from_child(&process), process, dir, kind };
-        eventually("the command runs", || {
-            assert!(run.process.try_wait().unwrap().is_none(), "{kind:?}: {}", run.output());
-            (run.count("ready") == 1).then_some(())
-        });
-        let probe =
-            run.processes().into_iter().find(|(_, line)| line.starts_with("/bin/sh\0-c\0\nfor"));
-        run.exec = parent_of(probe.expect("the probe runs").0);
-        Some(run)
+        Some(Self { exec: Pid::from_child(&process), process, dir, kind })
     }
 
     fn output(&self) -> String {
@@ -124,6 +129,12 @@ impl Run {
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         let own = pids.filter(|pid| read(*pid, "environ").contains(&mark));
         own.map(|pid| (pid, read(pid, "cmdline"))).collect()
+    }
+
+    /// Returns whether exec is stopped.
+    fn is_stopped(&self) -> bool {
+        let path = format!("/proc/{}/stat", self.exec.as_raw_pid());
+        std::fs::read_to_string(path).is_ok_and(|stat| stat.contains(") T "))
     }
 
     fn send(&self, signal: Signal) {

@@ -2,9 +2,14 @@
 
 use super::{Kind, Run, key, server, url, words};
 use crate::support::{TempDir, binary, eventually, skipped};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -22,7 +27,7 @@ fn ctrl_z_stops_the_command_and_exec_and_fg_continues_both() {
         .env("KEYPEG", binary())
         .env("KEYPEG_SERVER", url(&server))
         .stdin(Stdio::piped())
-        .stdout(std::fs::File::create(&output).unwrap());
+        .stdout(File::create(&output).unwrap());
     let Ok(mut shell) = command.spawn() else {
         return skipped("cli::exec::stops", "there is no script");
     };
@@ -64,16 +69,72 @@ fn ctrl_z_stops_the_command_and_exec_and_fg_continues_both() {
     assert_eq!(key(&server)["state"], "available");
 }
 
-/// exec that does not run cannot see the end of the lease; the watchdog does.
+/// exec that does not run cannot see the end of the lease; the watchdog does. The command stops exec,
+/// at once or after the lease was extended. If this machine cannot renew the lease in time, exec ends
+/// the command, with the same result. Regression: an exec that was stopped as soon as its command
+/// ran had not yet passed the end of the lease to the watchdog, so the command outlived the lease.
 #[test]
 fn a_command_ends_with_its_lease_also_while_exec_is_stopped() {
     let server = server(&[], 2.0);
-    let run = Run::start(Kind::Plain, &url(&server), "").unwrap();
-    run.send(Signal::STOP);
-    eventually("the command ends", || (run.processes().len() == 1).then_some(()));
-    let mut run = run;
-    run.send(Signal::CONT);
-    run.ends(75, "the lease has ended");
+    for seconds in [0, 3] {
+        eventually("the key is free", || (key(&server)["state"] == "available").then_some(()));
+        let script = format!("sleep {seconds}; kill -STOP $PPID; while :; do sleep 0.02; done");
+        let mut run = Run::spawn(Kind::Plain, &url(&server), "", &script).unwrap();
+        eventually("the command ends while exec is stopped, or exec ends", || {
+            let is_alone = run.is_stopped() && run.processes().len() == 1;
+            (is_alone || run.process.try_wait().unwrap().is_some()).then_some(())
+        });
+        let _ = kill_process(run.exec, Signal::CONT);
+        run.ends(75, "the lease has ended");
+    }
+}
+
+/// Starts an internal command of exec.
+fn internal(args: &[&str], stdin: Stdio) -> Child {
+    let mut command = Command::new(binary());
+    command.args(args).env_clear().stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_command_does_not_run_before_exec_lets_it() {
+    for is_let in [false, true] {
+        // The test's end is not inherited, so that no other process keeps it open.
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        fcntl_setfd(&read, FdFlags::empty()).unwrap();
+        let (parent, gate) = (std::process::id().to_string(), read.as_raw_fd().to_string());
+        let args = ["exec-launcher", "--parent", &parent, "--gate", &gate, "--", "echo", "it runs"];
+        let launcher = internal(&args, Stdio::null());
+        if is_let {
+            File::from(write).write_all(b"\n").unwrap();
+        } else {
+            drop(write);
+        }
+        let output = launcher.wait_with_output().unwrap();
+        let code = if is_let { 0 } else { 71 };
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(output.stdout == b"it runs\n", is_let, "{output:?}");
+    }
+}
+
+/// Regression: the watchdog got the time that remained, and counted it from when it read that. On a
+/// busy machine, a command whose exec was stopped outlived the lease by the delay.
+#[test]
+fn a_watchdog_is_ready_once_it_knows_the_end_and_counts_no_delay_of_its_own() {
+    let mut command = words(&["sleep", "1000"]).process_group(0).spawn().unwrap();
+    let group = command.id().to_string();
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    // One second after the machine has started: long ago.
+    let mut write = File::from(write);
+    write.write_all(b"1000000\n").unwrap();
+    let mut watchdog =
+        internal(&["exec-watchdog", "--group", &group, "--grace-ms", "3600000"], read.into());
+    let mut ready = String::new();
+    watchdog.stdout.take().unwrap().read_to_string(&mut ready).unwrap();
+    assert_eq!((&*ready, watchdog.wait().unwrap().code()), ("ready\n", Some(0)));
+    assert_eq!(command.wait().unwrap().signal(), Some(9));
+    // The pipe was open until the end, so the watchdog saw no death of exec.
+    drop(write);
 }
 
 #[test]
