@@ -122,10 +122,21 @@ impl Volume {
         std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "test").expect("triggers");
     }
 
-    /// Unmounts it as soon as no process uses it.
+    /// Unmounts it as soon as no process uses it, and waits until the kernel has dropped the file
+    /// system. A mount namespace that another test has made meanwhile keeps a copy of the mount; a
+    /// mount would then return the old file system, still without power or read-only.
     pub(crate) fn unmount(&mut self) {
         eventually("unmounted", || run("umount", &[&text(&self.path())]).ok());
         self.mounted = false;
+        eventually("no loop device has the image", || (!self.is_attached()).then_some(()));
+    }
+
+    /// Returns whether a loop device has the image.
+    fn is_attached(&self) -> bool {
+        let image = self.image().canonicalize().expect("an image");
+        let devices = std::fs::read_dir("/sys/block").expect("block devices").flatten();
+        let files = devices.map(|device| device.path().join("loop/backing_file"));
+        files.flat_map(std::fs::read_to_string).any(|file| Path::new(file.trim()) == image)
     }
 }
 
