@@ -1,0 +1,116 @@
+"""Keypeg: borrow a free API key or test account from a pool, and give it back.
+
+```python
+from keypeg import Client
+
+with Client().lease("ci", wait=600) as lease:
+    test(account=lease.key)
+```
+
+`Client` blocks, `AsyncClient` is for asyncio. Both renew leases in the background. The address of
+the server and the access token are those of the command `keypeg`: KEYPEG_SERVER, KEYPEG_TOKEN_FILE,
+KEYPEG_TOKEN.
+"""
+
+from .__about__ import __version__
+from ._aio import AsyncClient, AsyncLease
+from ._errors import (
+    BadCursor,
+    DefaultPool,
+    Forbidden,
+    IdempotencyMismatch,
+    Internal,
+    Invalid,
+    InvalidInput,
+    KeyExists,
+    KeyNotActive,
+    KeypegError,
+    KeyRequired,
+    KeysGone,
+    LeaseEnd,
+    LeaseEnded,
+    LeaseLost,
+    Malformed,
+    MaxHoldReached,
+    MethodNotAllowed,
+    Misdirected,
+    NoKeyAvailable,
+    NotFound,
+    Overloaded,
+    PoolFull,
+    PreconditionFailed,
+    RateLimited,
+    Refused,
+    RequestTimeout,
+    Settling,
+    ShuttingDown,
+    StorageFull,
+    TakenOver,
+    TooLarge,
+    TooManyPools,
+    Unauthorized,
+    UnexpectedAnswer,
+    UnknownKey,
+    UnknownPool,
+    Unreachable,
+    UnsupportedMediaType,
+    WaitEnded,
+)
+from ._models import Kept, Key, KeyLease, KeyState, NewKey, Pool, ServerVersion, Verification
+from ._sync import Client, Lease
+
+__all__ = [
+    "AsyncClient",
+    "AsyncLease",
+    "BadCursor",
+    "Client",
+    "DefaultPool",
+    "Forbidden",
+    "IdempotencyMismatch",
+    "Internal",
+    "Invalid",
+    "InvalidInput",
+    "Kept",
+    "Key",
+    "KeyExists",
+    "KeyLease",
+    "KeyNotActive",
+    "KeyRequired",
+    "KeyState",
+    "KeypegError",
+    "KeysGone",
+    "Lease",
+    "LeaseEnd",
+    "LeaseEnded",
+    "LeaseLost",
+    "Malformed",
+    "MaxHoldReached",
+    "MethodNotAllowed",
+    "Misdirected",
+    "NewKey",
+    "NoKeyAvailable",
+    "NotFound",
+    "Overloaded",
+    "Pool",
+    "PoolFull",
+    "PreconditionFailed",
+    "RateLimited",
+    "Refused",
+    "RequestTimeout",
+    "ServerVersion",
+    "Settling",
+    "ShuttingDown",
+    "StorageFull",
+    "TakenOver",
+    "TooLarge",
+    "TooManyPools",
+    "Unauthorized",
+    "UnexpectedAnswer",
+    "UnknownKey",
+    "UnknownPool",
+    "Unreachable",
+    "UnsupportedMediaType",
+    "Verification",
+    "WaitEnded",
+    "__version__",
+]
