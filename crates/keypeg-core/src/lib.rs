@@ -56,7 +56,7 @@ pub use lease::{
 };
 pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
 pub use policy::{OutOfRange, Policy, PolicyPatch, PoolName};
-pub use pool::{KEY_BYTES_MIN, Pool};
+pub use pool::{HeldKeys, KEY_BYTES_MIN, Pool, RESTORED_HOLDER, RestoredHolds};
 pub use pools::{
     IdsToCheck, NextDue, PoolFilter, PoolListOptions, PoolPattern, Pools, SnapshotCursor,
 };

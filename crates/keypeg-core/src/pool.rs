@@ -23,10 +23,12 @@ mod keys;
 mod memory;
 mod page;
 mod replay;
+mod restored;
 mod transitions;
 mod wait;
 
 pub use memory::KEY_BYTES_MIN;
+pub use restored::{HeldKeys, RESTORED_HOLDER, RestoredHolds};
 
 use crate::available::Available;
 use crate::borrowers::Borrowers;

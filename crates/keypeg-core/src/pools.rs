@@ -14,7 +14,7 @@ use crate::ids::{IdHashKey, IdempotentCall, KeyId};
 use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
 use crate::numbers::{PoolId, WaiterId};
 use crate::policy::{Policy, PolicyPatch, PoolName};
-use crate::pool::{Pool, PoolCursor};
+use crate::pool::{HeldKeys, Pool, PoolCursor, RestoredHolds};
 use crate::random::RandomSource;
 use crate::refusal::Refusal;
 use crate::sabotage::{Sabotage, enabled};
@@ -340,6 +340,15 @@ impl Pools {
         }
         let next = first + max;
         (next < len).then(|| start(next))
+    }
+
+    /// Writes the holds of all pools after a restore, as facts. O(keys).
+    pub fn write_restored_holds(&self, terms: RestoredHolds, facts: &mut dyn FactSink) -> HeldKeys {
+        let mut held = HeldKeys::default();
+        for pool in self.iter() {
+            pool.write_restored_holds(terms, &mut held, facts);
+        }
+        held
     }
 
     pub(crate) fn shared_mut(&mut self) -> &mut SharedState {

@@ -363,6 +363,12 @@ impl Replayer {
         }
     }
 
+    /// Returns the pools as the facts so far left them: no end by time is applied, and no token is
+    /// chosen. For a restore, which decides about them.
+    pub fn into_pools(self) -> Pools {
+        self.pools
+    }
+
     /// Returns the pools as they are after a start: every key with its full keep-alive time, the
     /// next token beyond all that may have been granted. Leases continue.
     pub fn finish(mut self, now: Now) -> Pools {

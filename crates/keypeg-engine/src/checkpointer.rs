@@ -5,18 +5,18 @@
 //! many batches as one transaction. The database stores the position reached, so a crash at any
 //! point only makes it read batches again. Lease records are skipped.
 
-use crate::disk::{Disk, DiskFile, is_full};
-use crate::frame::{
-    ALIGN, BATCH_HEAD, BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn,
-    previous_lsn,
-};
+use crate::backup::BackupDesk;
+use crate::disk::{Disk, is_full};
+use crate::frame::SegmentNumber;
+use crate::journal_reader::{JournalReader, ReadBatch, invalid};
 use crate::keyset::{KeySetDb, KeySetDelta, KeySetError, KeySetState, PoolRows};
 use crate::layout::{BALLAST, file_name};
 use crate::lookups::{LookupResult, Lookups};
 use crate::progress::CheckpointProgress;
 use crate::record::{self, RecordError};
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use keypeg_core::{Counters, IdHashKey, Lsn};
+use keypeg_core::{Counters, IdHashKey};
+use keypeg_store::BackupRefused;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,6 +44,7 @@ pub struct Checkpointer {
     checkpointed_segment: SegmentNumber,
     progress: Arc<CheckpointProgress>,
     lookups: Arc<Lookups>,
+    desk: Arc<BackupDesk>,
     /// The pools after the batches read so far.
     pools: PoolRows,
     counters: Counters,
@@ -60,26 +61,6 @@ pub(crate) struct CheckpointerOptions {
     pub(crate) installation: u128,
     /// The segment at which it starts to read.
     pub(crate) segment: SegmentNumber,
-}
-
-/// The position in the segment being read.
-struct JournalReader {
-    installation: u128,
-    segment: SegmentNumber,
-    file: Box<dyn DiskFile>,
-    /// The byte offset of the next batch.
-    offset: u64,
-    /// The position of the last batch read.
-    lsn: Lsn,
-    /// The first position of the next segment, if it had been started when this one was opened.
-    ends_before: Option<Lsn>,
-}
-
-/// A batch read from the journal.
-struct ReadBatch {
-    lsn: Lsn,
-    lease_us: u64,
-    records: Vec<u8>,
 }
 
 /// Why a checkpoint failed.
@@ -103,6 +84,8 @@ impl Checkpointer {
         let KeySetState { pools, checkpointed, counters } = keyset.state()?;
         let reader = JournalReader::open(&*disk, installation, segment)?;
         let progress = Arc::new(CheckpointProgress::default());
+        let lookups = Arc::<Lookups>::default();
+        let desk = Arc::new(BackupDesk::new(lookups.wakeup()));
         progress.set_checkpointed(checkpointed);
         Ok(Self {
             disk,
@@ -110,7 +93,8 @@ impl Checkpointer {
             ids,
             checkpointed_segment: segment,
             progress,
-            lookups: Arc::default(),
+            lookups,
+            desk,
             pools,
             counters,
             reader,
@@ -126,6 +110,23 @@ impl Checkpointer {
     /// Returns the queue of lookups that the engine fills.
     pub(crate) fn lookups(&self) -> Arc<Lookups> {
         Arc::clone(&self.lookups)
+    }
+
+    /// Returns the desk of backups.
+    pub(crate) fn desk(&self) -> Arc<BackupDesk> {
+        Arc::clone(&self.desk)
+    }
+
+    /// Begins the snapshot that a backup waits for.
+    pub fn serve_backup(&self) {
+        if !self.desk.take_snapshot_request() {
+            return;
+        }
+        match self.keyset.as_ref().map(KeySetDb::snapshot) {
+            Some(Ok(snapshot)) => self.desk.give_snapshot(snapshot),
+            Some(Err(error)) => self.desk.fail(BackupRefused::Failed(error.to_string())),
+            None => self.desk.fail(BackupRefused::StorageFull),
+        }
     }
 
     /// Answers all queued lookups from the database.
@@ -152,6 +153,8 @@ impl Checkpointer {
         let result = self.checkpoint_next();
         if matches!(result, Err(CheckpointError::Full)) {
             // The database accepts no call after a failed write; its committed content is kept.
+            // The pages that a backup reads may be overwritten then, and they need space.
+            self.desk.fail(BackupRefused::StorageFull);
             self.keyset = None;
             self.delete_ballast()?;
         }
@@ -234,8 +237,10 @@ impl Checkpointer {
     pub(crate) fn run(mut self) -> Result<(), CheckpointError> {
         self.ensure_ballast()?;
         self.lookups.listen();
+        self.desk.listen();
         while !self.progress.stopping.load(Ordering::Acquire) {
             self.serve_lookups()?;
+            self.serve_backup();
             let pause = match self.step() {
                 Ok(true) => PAUSE_BETWEEN_CHECKPOINTS,
                 Ok(false) => PAUSE_WHEN_IDLE,
@@ -253,94 +258,6 @@ impl Checkpointer {
         }
         Ok(())
     }
-}
-
-impl JournalReader {
-    fn open(disk: &dyn Disk, installation: u128, segment: SegmentNumber) -> io::Result<Self> {
-        let name = file_name(segment);
-        let file = disk.open(&name)?;
-        let mut head = vec![0; SEGMENT_HEAD];
-        file.read_at(0, &mut head)?;
-        let head = SegmentHead::read(&head)
-            .map_err(|_| invalid(format!("{name}: the segment header is damaged")))?;
-        let mut reader = Self {
-            installation,
-            segment,
-            file,
-            offset: SEGMENT_HEAD as u64,
-            lsn: previous_lsn(head.starts_at),
-            ends_before: None,
-        };
-        reader.ends_before = reader.next_segment(disk)?.map(|(_, starts_at)| starts_at);
-        Ok(reader)
-    }
-
-    /// Returns the next batch, which must exist.
-    fn next(&mut self, disk: &dyn Disk) -> io::Result<ReadBatch> {
-        loop {
-            let in_segment = self.ends_before.is_none_or(|end| next_lsn(self.lsn) < end);
-            if in_segment && let Some(batch) = self.read()? {
-                return Ok(batch);
-            }
-            let missing = || {
-                let (file, lsn) = (file_name(self.segment), next_lsn(self.lsn).0);
-                invalid(format!("{file}: batch {lsn} is missing at byte {}", self.offset))
-            };
-            let (segment, starts_at) = self.next_segment(disk)?.ok_or_else(missing)?;
-            if starts_at != next_lsn(self.lsn) {
-                return Err(missing());
-            }
-            *self = Self::open(disk, self.installation, segment)?;
-        }
-    }
-
-    /// Returns the next batch of this segment; `None` if there is no complete one.
-    fn read(&mut self) -> io::Result<Option<ReadBatch>> {
-        let end = self.file.length()?;
-        let mut frame = vec![0; BATCH_HEAD];
-        if self.offset + BATCH_HEAD as u64 > end {
-            return Ok(None);
-        }
-        self.file.read_at(self.offset, &mut frame)?;
-        let len = BatchHead::body_len(&frame);
-        if self.offset + (BATCH_HEAD + len) as u64 > end {
-            return Ok(None);
-        }
-        frame.resize(BATCH_HEAD + len, 0);
-        self.file.read_at(self.offset + BATCH_HEAD as u64, &mut frame[BATCH_HEAD..])?;
-        let Some(frame) = BatchHead::read(&frame) else { return Ok(None) };
-        let BatchFrame { head, records, padded_len } = frame;
-        let is_ours = head.installation == self.installation && head.segment == self.segment;
-        if !is_ours || head.lsn != next_lsn(self.lsn) {
-            return Ok(None);
-        }
-        debug_assert_eq!(padded_len % ALIGN, 0);
-        let batch = ReadBatch { lsn: head.lsn, lease_us: head.lease_us, records: records.to_vec() };
-        self.offset += padded_len as u64;
-        self.lsn = head.lsn;
-        Ok(Some(batch))
-    }
-
-    /// Returns the next segment that has been started, and its first position.
-    fn next_segment(&self, disk: &dyn Disk) -> io::Result<Option<(SegmentNumber, Lsn)>> {
-        // One preallocated and never used segment may lie between; see `recover.rs`.
-        for segment in [self.segment.next(), self.segment.plus(2)] {
-            match disk.read_head(&file_name(segment), SEGMENT_HEAD) {
-                Ok(head) => {
-                    if let Ok(head) = SegmentHead::read(&head) {
-                        return Ok(Some((segment, head.starts_at)));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn invalid(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 impl From<KeySetError> for CheckpointError {

@@ -3,6 +3,7 @@
 //! An error of the journal or the checkpointer ends the process, and a panic of a thread aborts it:
 //! no reply leaves that is not durable.
 
+use crate::backup::EngineBackups;
 use crate::checkpointer::Checkpointer;
 use crate::clock::Clock;
 use crate::disk::{Directory, Disk};
@@ -14,7 +15,7 @@ use crate::start::{EngineConfig, StartError};
 use crate::state::{EngineState, JournalSizes};
 use crate::thread::Run;
 use keypeg_core::{Policy, RandomSource};
-use keypeg_store::{Lane, StartReport, Store, StoreMetrics, Wakeup};
+use keypeg_store::{BackupSource, Lane, StartReport, Store, StoreMetrics, Wakeup};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub struct Engine {
     thread: JoinHandle<()>,
     progress: Arc<CheckpointProgress>,
     checkpointer: Option<JoinHandle<()>>,
+    backups: Option<Arc<EngineBackups>>,
 }
 
 impl Engine {
@@ -56,6 +58,7 @@ impl Engine {
         })?;
         let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
         let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
+        let backups = state.backup_parts().map(|parts| Arc::new(EngineBackups(parts)));
         let metrics = state.metrics();
         let wakeup = state.wakeup();
         let stopping = Arc::<AtomicBool>::default();
@@ -76,7 +79,16 @@ impl Engine {
                 error,
             })?;
         Ok((
-            Self { wakeup, metrics, stopping, cancels_waits, thread, progress, checkpointer },
+            Self {
+                wakeup,
+                metrics,
+                stopping,
+                cancels_waits,
+                thread,
+                progress,
+                checkpointer,
+                backups,
+            },
             lanes,
             report,
         ))
@@ -87,9 +99,11 @@ impl Engine {
         Arc::clone(&self.metrics)
     }
 
-    /// Refuses all requests in the wait queues, and every request that would wait from now on.
+    /// Refuses all requests in the wait queues, and every request that would wait from now on. Ends
+    /// a backup that runs.
     /// The server calls it when it begins to stop, so that no waiter delays the stop.
     pub fn cancel_waits(&self) {
+        self.close_backups();
         self.cancels_waits.store(true, Ordering::Release);
         self.wakeup.notify();
     }
@@ -97,6 +111,7 @@ impl Engine {
     /// Refuses new requests, executes those already queued, syncs, and waits for the engine's
     /// threads to end.
     pub fn stop(self) {
+        self.close_backups();
         self.stopping.store(true, Ordering::Release);
         self.wakeup.notify();
         self.thread.join().expect("invariant: a panic of the engine's thread aborts");
@@ -108,6 +123,14 @@ impl Engine {
     }
 }
 
+impl Engine {
+    fn close_backups(&self) {
+        if let Some(backups) = &self.backups {
+            backups.close();
+        }
+    }
+}
+
 impl Store for Engine {
     fn metrics(&self) -> Arc<StoreMetrics> {
         Self::metrics(self)
@@ -115,6 +138,10 @@ impl Store for Engine {
 
     fn cancel_waits(&self) {
         Self::cancel_waits(self);
+    }
+
+    fn backups(&self) -> Option<Arc<dyn BackupSource>> {
+        self.backups.clone().map(|backups| backups as Arc<dyn BackupSource>)
     }
 
     fn stop(self: Box<Self>) {

@@ -251,6 +251,16 @@ impl Journal {
         Some(bytes.saturating_sub(last_segment_reserve()))
     }
 
+    /// Returns the oldest segment.
+    pub(crate) fn oldest_segment(&self) -> SegmentNumber {
+        self.segments.front().map_or(self.head.segment, |segment| segment.number)
+    }
+
+    /// Returns the starts of the server so far.
+    pub(crate) fn starts(&self) -> u64 {
+        self.head.starts
+    }
+
     /// Returns the last segment before the present one whose batches are all checkpointed.
     pub(crate) fn droppable_through(&self, checkpointed: Lsn) -> Option<SegmentNumber> {
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));

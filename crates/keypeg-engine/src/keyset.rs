@@ -5,6 +5,7 @@
 //! decides what is read from the journal and when.
 
 mod backend;
+mod copy;
 mod delta;
 mod error;
 mod load;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub(crate) use copy::{KeySetCopy, KeySetSnapshot, TableNumber};
 pub(crate) use delta::KeySetDelta;
 pub(crate) use error::KeySetError;
 pub(crate) use rows::{PoolRow, PoolRows};

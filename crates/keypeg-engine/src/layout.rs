@@ -11,6 +11,8 @@ pub(crate) const META: &str = "meta";
 pub(crate) const KEYSET: &str = "keyset";
 /// The name of a file that only reserves space: it is deleted when the disk is full.
 pub(crate) const BALLAST: &str = "ballast";
+/// The file that exists while a restore is not complete.
+pub(crate) const RESTORING: &str = "restoring";
 /// The prefix of the names of the journal's segments.
 pub(crate) const JOURNAL_PREFIX: &str = "journal-";
 /// The suffix of the name of a file that is not complete yet.
@@ -30,5 +32,5 @@ pub(crate) fn parse_file_name(name: &str) -> Option<SegmentNumber> {
 /// Returns whether a file with this name belongs to a data directory.
 pub(crate) fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(TEMPORARY).unwrap_or(name);
-    [META, KEYSET, BALLAST].contains(&name) || parse_file_name(name).is_some()
+    [META, KEYSET, BALLAST, RESTORING].contains(&name) || parse_file_name(name).is_some()
 }

@@ -5,6 +5,7 @@
 //! knows nothing of tokio or HTTP. Time and randomness are arguments: [`Clock`] and
 //! [`RandomSource`](keypeg_core::RandomSource).
 
+pub mod backup;
 mod batch;
 pub mod checkpointer;
 mod clock;
@@ -14,6 +15,7 @@ mod engine;
 pub mod feed;
 mod frame;
 mod journal;
+mod journal_reader;
 mod keyset;
 mod layout;
 mod lookups;
@@ -24,6 +26,7 @@ mod preview;
 mod progress;
 mod record;
 mod recover;
+mod restore;
 mod start;
 pub mod state;
 mod thread;
@@ -34,4 +37,7 @@ pub use clock::{Clock, ClockReading};
 pub use end::set_exit_hook;
 pub use engine::{Engine, check_data_dir};
 pub use journal::SEGMENT_LEN;
+pub use restore::{
+    BackupCheck, RestoreError, RestoreOptions, RestoreReport, check_backup, restore, restore_onto,
+};
 pub use start::{EngineConfig, StartError};

@@ -27,6 +27,43 @@ struct Names {
     removed: BTreeSet<String>,
 }
 
+/// A disk without files, for a preview of a directory that does not exist.
+pub(crate) struct NoFiles;
+
+impl Disk for NoFiles {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn read(&self, _name: &str) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn read_head(&self, _name: &str, _len: usize) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn open(&self, _name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn create(&self, _name: &str, _len: u64) -> io::Result<Box<dyn DiskFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn remove(&self, _name: &str) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A file and its changed blocks.
 struct Overlay {
     below: Option<Box<dyn DiskFile>>,

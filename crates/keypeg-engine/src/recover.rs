@@ -14,7 +14,9 @@ use crate::disk::Disk;
 use crate::frame::{BatchFrame, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn};
 use crate::journal::{FreshSegment, Journal, SegmentInfo, UnprovenBatch};
 use crate::keyset::{KeySetDb, KeySetError};
-use crate::layout::{BALLAST, JOURNAL_PREFIX, KEYSET, META, TEMPORARY, file_name, parse_file_name};
+use crate::layout::{
+    BALLAST, JOURNAL_PREFIX, KEYSET, META, RESTORING, TEMPORARY, file_name, parse_file_name,
+};
 use crate::meta::Meta;
 use crate::preallocator::ReadySegment;
 use crate::record::{self, KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX, RecordError};
@@ -69,6 +71,13 @@ pub(crate) fn examine(disk: &dyn Disk, must_exist: bool) -> Result<Option<Meta>,
     if has(META) {
         let bytes = disk.read(META).map_err(io("reading meta"))?;
         return Meta::read(&bytes).map(Some);
+    }
+    if has(RESTORING) {
+        return Err(StartError::Corrupt(
+            "the data directory holds an incomplete restore: run keypeg restore again with the \
+             same --data, or remove the directory"
+                .into(),
+        ));
     }
     let mut segments = names.iter().filter(|name| parse_file_name(name).is_some());
     if !has(&temporary) && segments.next().is_some() {

@@ -5,6 +5,7 @@
 //! commit it must not be used any more.
 
 mod admission;
+mod backup;
 mod disk_space;
 mod long_calls;
 mod opening;
@@ -14,6 +15,7 @@ mod subscribe;
 mod waits;
 mod work;
 
+use crate::backup::BackupParts;
 use crate::batch::Batch;
 use crate::checkpointer::Checkpointer;
 use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stamp};
@@ -35,7 +37,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 pub use work::CallId;
-use work::{ParkedImport, QueuedRequest, SegmentDrop};
+use work::{BackupProgress, ParkedImport, QueuedRequest, SegmentDrop};
 
 /// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;
@@ -87,6 +89,9 @@ pub struct EngineState {
     progress: Arc<CheckpointProgress>,
     sizes: JournalSizes,
     segment_drop: Option<SegmentDrop>,
+    backup: BackupProgress,
+    /// What backups read; `None` in memory.
+    backup_parts: Option<BackupParts>,
     /// The average size of a record in the last snapshot, in bytes.
     snapshot_record_bytes: u64,
     /// Deleted pools whose memory another thread frees.
@@ -206,6 +211,7 @@ impl EngineState {
         self.take_lookup_results(replies);
         let clock_matters =
             by_time | self.execute_requests(requests, replies) | self.proof_is_due();
+        self.continue_backup();
         self.write_snapshot_records();
         let committed = self.commit(clock_matters);
         if let Err(error) = committed.and_then(|()| self.drop_snapshotted_segments()) {

@@ -6,6 +6,7 @@
 //! answers each exactly once, and only after all that the reply reports is durable.
 
 mod answer;
+mod backup;
 mod cost;
 mod lanes;
 mod metrics;
@@ -15,6 +16,7 @@ mod subscription;
 mod wakeup;
 
 pub use answer::{AcquireTerms, Answer, LeaseGrant, PoolChange, Revealed, TypedCall};
+pub use backup::{BackupRefused, BackupSource, BackupStream};
 pub use cost::{KEEP_ALIVE_MAX, SHORT_UNITS_MAX};
 pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,

@@ -4,6 +4,7 @@
 //! object. These methods are called at the start, at the stop and for metrics. How a store is
 //! opened depends on its own settings, so opening is not part of the trait.
 
+use crate::backup::BackupSource;
 use crate::lanes::Lane;
 use crate::metrics::StoreMetrics;
 use keypeg_core::Policy;
@@ -19,9 +20,12 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Refuses all requests in the wait queues with
     /// [`ShuttingDown`](crate::RequestError::ShuttingDown), and every request that would wait from
-    /// now on, and ends all subscriptions. The server calls it when it begins to stop, so that no
+    /// now on, and ends all subscriptions and backups. The server calls it when it begins to stop, so that no
     /// waiter delays the stop.
     fn cancel_waits(&self);
+
+    /// Returns the source of backups; `None` for a store that has no data to back up.
+    fn backups(&self) -> Option<Arc<dyn BackupSource>>;
 
     /// Closes the inboxes of all lanes, answers the requests already queued, closes the outboxes,
     /// and returns when all threads have ended.

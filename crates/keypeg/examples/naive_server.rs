@@ -8,7 +8,9 @@ mod naive_store;
 
 use keypeg::{Config, Failure, SystemClock};
 use keypeg_engine::Clock;
-use keypeg_store::{EngineLane, OpenedStore, StartReport, Store, StoreMetrics, Wakeup, lane};
+use keypeg_store::{
+    BackupSource, EngineLane, OpenedStore, StartReport, Store, StoreMetrics, Wakeup, lane,
+};
 use naive_store::NaiveStore;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,6 +41,10 @@ struct NaiveThread {
 }
 
 impl Store for NaiveThread {
+    fn backups(&self) -> Option<Arc<dyn BackupSource>> {
+        None
+    }
+
     fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
     }

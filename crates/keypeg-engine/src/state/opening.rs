@@ -5,7 +5,9 @@
 
 use super::long_calls::LongCalls;
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
+use super::work::BackupProgress;
 use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
+use crate::backup::BackupParts;
 use crate::batch::Batch;
 use crate::checkpointer::{Checkpointer, CheckpointerOptions};
 use crate::clock::{Clock, ClockReading};
@@ -59,8 +61,10 @@ impl EngineState {
                 let reading = ClockReading { boot_us: times.boot_us(), ..reading };
                 let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
                 let oldest_segment = journal.segment_with(checkpoint_lsn);
-                let checkpointer = Some(new_checkpointer(disk, keyset, &meta, oldest_segment)?);
+                let checkpointer =
+                    Some(new_checkpointer(Arc::clone(&disk), keyset, &meta, oldest_segment)?);
                 let mut state = Self::new(pools, Some(journal), checkpointer, times, random);
+                state.allow_backups(disk, &meta);
                 state.sizes = sizes;
                 warn_if_full(state.pools.bytes(), config.memory);
                 // The first batch proves that the records written to the new segment are durable.
@@ -92,6 +96,7 @@ impl EngineState {
                 state.sizes = sizes;
                 state.create_default_pool(config)?;
                 if let Some(disk) = disk {
+                    state.allow_backups(Arc::clone(&disk), &meta);
                     Meta::finish(&*disk).map_err(io("creating the data directory"))?;
                 }
                 let report = state.report(config);
@@ -133,6 +138,8 @@ impl EngineState {
             progress,
             sizes: JournalSizes::default(),
             segment_drop: None,
+            backup: BackupProgress::None,
+            backup_parts: None,
             snapshot_record_bytes: SNAPSHOT_RECORD_BYTES,
             deleted_pools: Vec::new(),
             unproven: false,
@@ -142,6 +149,17 @@ impl EngineState {
             clocks_frozen: false,
             metrics: Arc::default(),
         }
+    }
+
+    /// Sets what backups read.
+    fn allow_backups(&mut self, disk: Arc<dyn Disk>, meta: &Meta) {
+        let (progress, installation) = (self.progress(), meta.installation);
+        self.backup_parts = self.checkpointer.as_ref().map(|checkpointer| BackupParts {
+            desk: checkpointer.desk(),
+            disk,
+            installation,
+            progress,
+        });
     }
 
     fn create_default_pool(&mut self, config: &EngineConfig) -> Result<(), StartError> {

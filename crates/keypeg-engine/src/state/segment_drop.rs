@@ -28,7 +28,9 @@ impl EngineState {
             let cursor = SnapshotCursor::default();
             let start =
                 |through| SegmentDrop { cursor, through, bytes: 0, records: 0, complete: false };
-            self.segment_drop = self.segments_to_drop().map(start);
+            let through = self.segments_to_drop().or_else(|| self.snapshot_for_backup());
+            self.segment_drop = through.map(start);
+            self.note_snapshot_begins();
             return;
         };
         let bytes_before = self.batch.bytes().len();
@@ -62,7 +64,7 @@ impl EngineState {
         if bytes <= bytes_max && !journal.is_starved() {
             return None;
         }
-        let through = journal.droppable_through(self.progress.checkpointed())?;
+        let through = self.droppable_through(journal)?;
         let snapshot_bytes = self.snapshot_record_count() * self.snapshot_record_bytes;
         let is_large = journal.is_starved() || bytes > bytes_max.max(2 * snapshot_bytes);
         let frees = journal.bytes_through(through) > snapshot_bytes;
@@ -91,6 +93,7 @@ impl EngineState {
         self.journal
             .as_mut()
             .map_or(Ok(()), |journal: &mut Journal| journal.drop_through(through))?;
+        self.give_backup_ticket();
         Ok(())
     }
 }

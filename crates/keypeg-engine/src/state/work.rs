@@ -81,6 +81,23 @@ pub(super) struct ParkedImport {
     pub(super) bytes: usize,
 }
 
+/// What the engine does for a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BackupProgress {
+    /// Nothing: no backup runs, or it has read the journal.
+    None,
+    /// It writes snapshot records as soon as no drop is in progress.
+    Requested,
+    /// It writes snapshot records, the first of them at this position or later.
+    Writes { first: Lsn },
+    /// It keeps the segments from `segment` on.
+    Keeps {
+        segment: SegmentNumber,
+        /// The bytes of all segments above which the backup ends.
+        journal_max: u64,
+    },
+}
+
 /// A drop in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SegmentDrop {
