@@ -50,7 +50,9 @@ impl FromStr for Target {
     /// lookup.
     fn from_str(url: &str) -> Result<Self, TargetError> {
         let rest = url.strip_prefix("http://");
-        let rest = rest.ok_or_else(|| TargetError("use a URL that starts with http://".into()))?;
+        let rest = rest.ok_or_else(|| {
+            TargetError("use a URL that starts with http://: it has no TLS".into())
+        })?;
         let (host, path) = match rest.split_once('/') {
             Some((host, path)) => (host, path.trim_end_matches('/')),
             None => (rest, ""),

@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-/// The address of a server: `http://HOST:PORT`, with a path if a proxy in front of it adds one.
+/// The address of a server: `http://HOST:PORT` or `https://HOST:PORT`, with a path if a proxy in
+/// front of it adds one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerAddress {
     /// Without a slash at the end.
@@ -25,13 +26,12 @@ impl ServerAddress {
             );
         }
         let invalid = |hint: &str| format!("invalid server address {address:?}: {hint}");
-        let Some(rest) = address.strip_prefix("http://") else {
-            if address.starts_with("https://") {
-                return Err(invalid("use http://HOST:PORT (TLS is not supported yet)"));
-            }
+        let schemes = ["http://", "https://"];
+        let scheme = schemes.into_iter().find(|scheme| address.starts_with(scheme));
+        let Some((scheme, rest)) = scheme.map(|scheme| (scheme, &address[scheme.len()..])) else {
             let is_bare = !address.is_empty() && !address.contains("://");
             let given = if is_bare { address } else { "HOST:PORT" };
-            return Err(invalid(&format!("use http://{given}")));
+            return Err(invalid(&format!("use http://{given}, or https://{given} with TLS")));
         };
         let (authority, path) = match rest.split_once('/') {
             Some((authority, path)) => (authority, path.trim_end_matches('/')),
@@ -40,14 +40,20 @@ impl ServerAddress {
         let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
         let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
         if authority.is_empty() || !rest.bytes().all(is_allowed) || has_dots {
-            return Err(invalid("use http://HOST:PORT, or http://HOST:PORT/PATH behind a proxy"));
+            let forms = format!("use {scheme}HOST:PORT, or {scheme}HOST:PORT/PATH behind a proxy");
+            return Err(invalid(&forms));
         }
         let base = match path {
-            "" => format!("http://{authority}"),
-            path => format!("http://{authority}/{path}"),
+            "" => format!("{scheme}{authority}"),
+            path => format!("{scheme}{authority}/{path}"),
         };
         let host = if authority.ends_with(']') { authority } else { without_port(authority) };
         Ok(Self { base, is_loopback: is_loopback(host) })
+    }
+
+    /// Returns whether the server speaks TLS.
+    pub(crate) fn is_https(&self) -> bool {
+        self.base.starts_with("https://")
     }
 }
 
@@ -65,9 +71,10 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 }
 
 /// Returns the variable that names a proxy for requests to other machines, if one does.
-pub(crate) fn proxy_variable() -> Option<&'static str> {
+pub(crate) fn proxy_variable(is_https: bool) -> Option<&'static str> {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().find(is_set)
+    let own = if is_https { ["https_proxy", "HTTPS_PROXY"] } else { ["http_proxy", "HTTP_PROXY"] };
+    own.into_iter().chain(["all_proxy", "ALL_PROXY"]).find(is_set)
 }
 
 #[cfg(test)]
@@ -89,6 +96,8 @@ mod tests {
             ("http://10.0.0.1:80/keys//", "http://10.0.0.1:80/keys", false),
             ("http://keys.example/a/b", "http://keys.example/a/b", false),
             ("http://localhost.example", "http://localhost.example", false),
+            ("https://localhost:8443/", "https://localhost:8443", true),
+            ("https://keys.example/a", "https://keys.example/a", false),
         ] {
             let expected = ServerAddress { base: base.into(), is_loopback };
             assert_eq!(ServerAddress::parse(address).unwrap(), expected, "{address}");
@@ -96,7 +105,8 @@ mod tests {
         for (address, says) in [
             ("", "use http://HOST:PORT"),
             ("localhost:8000", "use http://localhost:8000"),
-            ("https://a", "TLS is not supported yet"),
+            ("https://", "use https://HOST:PORT"),
+            ("https://a/?b", "https://HOST:PORT/PATH"),
             ("ftp://a", "use http://HOST:PORT"),
             ("http://", "use http://HOST:PORT"),
             ("http:///a", "use http://HOST:PORT"),

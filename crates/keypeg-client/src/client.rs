@@ -1,11 +1,11 @@
 //! The client: each route of the canonical API as a method.
 //!
 //! A method sends one request and returns its result. It never retries: only the caller knows
-//! whether a change may be applied twice. Clones share a pool of connections. There is no TLS yet,
-//! so only `http://` is supported.
+//! whether a change may be applied twice. Clones share a pool of connections.
 
 use crate::address::{ServerAddress, is_loopback, proxy_variable};
 use crate::error::{Error, root_cause};
+use crate::tls::{TlsSettings, unused_config};
 use crate::{
     AcquireRequest, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
     KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
@@ -14,8 +14,10 @@ use crate::{
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The timeout of opening a connection.
@@ -32,6 +34,7 @@ const STREAM_READ_TIMEOUT: Duration = Duration::from_secs(45);
 pub struct Client {
     http: reqwest::Client,
     address: ServerAddress,
+    tls: Arc<ClientConfig>,
     /// The Idempotency-Key of each request.
     idempotency_key: Option<String>,
     /// The `Authorization` header; marked as sensitive, so that `Debug` does not show it.
@@ -57,16 +60,35 @@ pub struct ServerVersion {
 }
 
 impl Client {
-    /// Creates a client of the server at `base`, for example `http://127.0.0.1:8000`, or
-    /// `http://keys.example/keypeg` behind a proxy that adds a path. It does not connect yet.
+    /// Creates a client of the server at `base`, for example `http://127.0.0.1:8000`,
+    /// `https://keys.example`, or `https://keys.example/keypeg` behind a proxy that adds a path. It
+    /// does not connect yet. Over `https` it trusts the authorities of the operating system.
     ///
     /// Requests to a server on another machine go through the proxy that the environment names
-    /// (`http_proxy`, except for `no_proxy`). Requests to this machine never do.
+    /// (`http_proxy` or `https_proxy`, except for `no_proxy`). Requests to this machine never do.
     pub fn new(base: &str) -> Result<Self, Error> {
+        Self::with_tls(base, &TlsSettings::default())
+    }
+
+    /// Like [`Client::new`], with settings for `https`.
+    pub fn with_tls(base: &str, settings: &TlsSettings) -> Result<Self, Error> {
         let address = ServerAddress::parse(base).map_err(Error::InvalidInput)?;
-        let http = http_client(&address).build();
+        let tls = if address.is_https() {
+            settings.config()?
+        } else if settings.is_default() {
+            unused_config()
+        } else {
+            let message = format!(
+                "the address {} has no TLS: an authority and a client certificate need an address \
+                 that begins with https://",
+                address.base
+            );
+            return Err(Error::InvalidInput(message));
+        };
+        let tls = Arc::new(tls);
+        let http = http_client(&address, &tls).build();
         let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
-        Ok(Self { http, address, idempotency_key: None, authorization: None })
+        Ok(Self { http, address, tls, idempotency_key: None, authorization: None })
     }
 
     /// Returns a client that sends this access token with each request.
@@ -274,7 +296,7 @@ impl Client {
         after: Option<&str>,
     ) -> Result<Response, Error> {
         // A separate HTTP client, because only this request has a read timeout and no total one.
-        let http = http_client(&self.address).read_timeout(STREAM_READ_TIMEOUT).build();
+        let http = http_client(&self.address, &self.tls).read_timeout(STREAM_READ_TIMEOUT).build();
         let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
         let mut request = http.get(format!("{}{route}", self.address.base));
         if let Some(after) = after {
@@ -308,9 +330,11 @@ impl Client {
     }
 }
 
-fn http_client(address: &ServerAddress) -> ClientBuilder {
-    let builder =
-        reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none());
+fn http_client(address: &ServerAddress, tls: &ClientConfig) -> ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(Policy::none())
+        .tls_backend_preconfigured(tls.clone());
     if address.is_loopback { builder.no_proxy() } else { builder }
 }
 
@@ -337,6 +361,7 @@ struct AnswerOrigin {
     status: u16,
     content_type: String,
     is_loopback: bool,
+    is_https: bool,
 }
 
 impl AnswerOrigin {
@@ -347,18 +372,19 @@ impl AnswerOrigin {
         Self {
             status: response.status().as_u16(),
             content_type: media_type.trim().chars().take(100).collect(),
+            is_https: response.url().scheme() == "https",
             is_loopback: response.url().host_str().is_some_and(is_loopback),
         }
     }
 
     fn unexpected(self, body: &[u8]) -> Error {
-        let Self { status, content_type, is_loopback } = self;
+        let Self { status, content_type, is_loopback, is_https } = self;
         let what = match &*content_type {
             _ if body.is_empty() => "its body is empty".into(),
             "" => "it has no content type".into(),
             content_type => format!("its content type is {content_type}"),
         };
-        let origin = match proxy_variable() {
+        let origin = match proxy_variable(is_https) {
             Some(variable) if !is_loopback => format!(
                 "the variable {variable} sends requests through a proxy; if the proxy answered, add \
                  the server to no_proxy"

@@ -3,6 +3,7 @@
 
 use crate::address::{is_loopback, proxy_variable};
 use crate::problem::Problem;
+use crate::tls_error::{explain, tls_error};
 use std::time::Duration;
 
 /// Why a request failed.
@@ -46,18 +47,32 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Returns whether client and server could not agree on TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Unreachable(error) if tls_error(error).is_some())
+    }
+}
+
 fn reason(last: Option<&Error>) -> String {
     last.map_or_else(String::new, |error| format!("; the last attempt: {error}"))
 }
 
 /// Names the server without the path of the request, which can contain the id of a lease.
 fn unreachable(error: &reqwest::Error) -> String {
-    let host = error.url().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-    let (server, is_local) = match host {
-        Some((host, port)) => (format!(" at http://{host}:{port}"), is_loopback(host)),
-        None => (String::new(), true),
+    let host = error
+        .url()
+        .and_then(|url| Some((url.scheme(), url.host_str()?, url.port_or_known_default()?)));
+    let (server, is_local, is_https) = match host {
+        Some((scheme, host, port)) => {
+            (format!(" at {scheme}://{host}:{port}"), is_loopback(host), scheme == "https")
+        }
+        None => (String::new(), true, false),
     };
-    let proxy = match proxy_variable().filter(|_| !is_local) {
+    if let Some(error) = tls_error(error) {
+        return format!("no TLS connection to the server{server}: {}", explain(error));
+    }
+    let proxy = match proxy_variable(is_https).filter(|_| !is_local) {
         Some(variable) => format!(" through the proxy that the variable {variable} names"),
         None => String::new(),
     };

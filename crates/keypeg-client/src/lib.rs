@@ -35,6 +35,10 @@ pub mod routes;
 mod source;
 mod time;
 #[cfg(feature = "client")]
+mod tls;
+#[cfg(feature = "client")]
+mod tls_error;
+#[cfg(feature = "client")]
 mod wait;
 
 #[cfg(feature = "client")]
@@ -63,5 +67,7 @@ pub use problem::{Code, Outcome, Problem, ProblemExtensions};
 #[cfg(feature = "client")]
 pub use source::ClientSource;
 pub use time::{Seconds, UnixMs};
+#[cfg(feature = "client")]
+pub use tls::{ClientIdentity, TlsSettings};
 #[cfg(feature = "client")]
 pub use wait::{LongWait, SentGrant};

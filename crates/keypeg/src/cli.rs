@@ -13,6 +13,7 @@ mod new_keys;
 mod output;
 mod purge_warning;
 mod server;
+mod tls;
 
 pub use bench::BenchArgs;
 pub use exec::{ExecArgs, LauncherArgs, WatchdogArgs};
@@ -370,6 +371,7 @@ impl From<Error> for Failure {
                 "" => format!(" ({})", problem.code.as_str()),
                 step => format!(" ({}); {step}", problem.code.as_str()),
             },
+            error if error.is_tls() => String::new(),
             Error::Unreachable(_) => {
                 "; start it with \"keypeg serve\", or name it with --server or KEYPEG_SERVER".into()
             }

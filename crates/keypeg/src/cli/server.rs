@@ -3,6 +3,7 @@
 //! An access token is never an argument, because every user of the machine can see those.
 
 use super::output::OutputFormat;
+use super::tls::TlsArgs;
 use crate::failure::{Failure, exit};
 use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
 use crate::variables::TOKEN as TOKEN_VARIABLE;
@@ -22,7 +23,7 @@ const TOKEN_FILE_MAX: u64 = 4_096;
 /// The server, the token, the pool and the output format.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// URL of the server
+    /// URL of the server, http://HOST:PORT or https://HOST:PORT
     #[arg(
         long = "server",
         env = "KEYPEG_SERVER",
@@ -30,6 +31,8 @@ pub struct ServerArgs {
         default_value = "http://127.0.0.1:8000"
     )]
     pub(super) url: String,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
     /// File that contains one access token and nothing else [without it: `KEYPEG_TOKEN` is the token]
     #[arg(long, env = TOKEN_FILE_VARIABLE, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
@@ -48,7 +51,7 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// Returns a client of the server, with the access token if one is given.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let client = Client::new(&self.url)?;
+        let client = Client::with_tls(&self.url, &self.tls.settings()?)?;
         match self.token()? {
             None => Ok(client),
             Some(token) => Ok(client.with_token(&token)?),

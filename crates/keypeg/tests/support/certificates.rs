@@ -20,10 +20,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The longest time to wait for an answer before the test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The number of authorities so far.
+static AUTHORITIES: AtomicU64 = AtomicU64::new(0);
 
 /// An authority, and a directory for its certificates.
 pub(crate) struct Authority {
@@ -48,7 +52,9 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "Test authority");
+        // An authority with the name of another one would seem to have issued its certificates.
+        let name = format!("Test authority {}", AUTHORITIES.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.not_after = rcgen::date_time_ymd(VALID.1, 1, 1);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { issuer, dir: TempDir::new() }
@@ -63,6 +69,13 @@ impl Authority {
     pub(crate) fn server(&self, (from, to): (i32, i32)) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
         params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params, from, to)
+    }
+
+    /// Issues the certificate of a server with another name.
+    pub(crate) fn named(&self, name: &str, (from, to): (i32, i32)) -> Issued {
+        let mut params = CertificateParams::new(vec![name.into()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(params, from, to)
     }

@@ -2,4 +2,6 @@
 //! that speak https.
 
 mod certificate;
+#[cfg(feature = "cli")]
+mod clients;
 mod connections;

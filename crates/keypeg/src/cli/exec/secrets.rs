@@ -7,6 +7,7 @@
 use super::options::ExecArgs;
 use super::processes::OWN_PROGRAM;
 use crate::cli::server::TOKEN_FILE_VARIABLE;
+use crate::cli::tls::{CLIENT_CERT_VARIABLE, CLIENT_KEY_VARIABLE};
 use crate::failure::{Failure, exit};
 use crate::variables;
 use rustix::pipe::pipe;
@@ -17,12 +18,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The variables that a command does not get: the access token, and what an `exec` around this one
-/// has passed to it.
-pub(super) const NOT_FOR_COMMANDS: [&str; 5] = [
+/// The variables that a command does not get: the access token, the client certificate, and what an
+/// `exec` around this one has passed to it.
+pub(super) const NOT_FOR_COMMANDS: [&str; 7] = [
     variables::TOKEN,
     variables::TOKEN_DESCRIPTOR,
     TOKEN_FILE_VARIABLE,
+    CLIENT_CERT_VARIABLE,
+    CLIENT_KEY_VARIABLE,
     variables::KEY,
     variables::LEASE_ID,
 ];
