@@ -38,4 +38,6 @@ with tempfile.TemporaryDirectory() as directory:
 
 assert metadata.version("keypeg") == keypeg.__version__
 assert resources.files("keypeg").joinpath("py.typed").is_file()
+(entry,) = metadata.entry_points(group="pytest11", name="keypeg")
+assert entry.value == "keypeg_pytest"
 assert metadata.metadata("keypeg").get_all("License-File") == ["LICENSE-APACHE", "LICENSE-MIT"]

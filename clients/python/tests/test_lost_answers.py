@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 from conftest import PATIENCE, Proxy, Server, wait_for
@@ -164,21 +165,28 @@ def test_a_repeat_keeps_the_place_in_the_wait_queue(direct: Client, server: Serv
         http = Http(Settings(server.url, None, None, None), 60)
         order: list[str] = []
 
-        async def wait(name: str, request_wait: float) -> None:
-            acquire = Acquire(http, "ci", ttl=None, holder=name, wait=600, request_wait=request_wait)
+        async def use(name: str, acquire: Acquire) -> None:
             sent = await acquire.run()
             order.append(name)
             await http.call("POST", f"/v1/pools/ci/leases/{sent.grant.id}/release")
 
-        async def waiting(number: int) -> None:
-            while (await http.call("GET", "/v1/pools/ci"))["waiting"] < number:
-                await asyncio.sleep(0.01)
+        async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+            async with asyncio.timeout(PATIENCE):
+                while not await condition():
+                    await asyncio.sleep(0.01)
 
-        first = asyncio.create_task(wait("first", 1.0))
-        await asyncio.wait_for(waiting(1), PATIENCE)
-        second = asyncio.create_task(wait("second", 300.0))
-        await asyncio.wait_for(waiting(2), PATIENCE)
-        await asyncio.sleep(2.0)
+        async def is_waiting(number: int) -> bool:
+            return bool((await http.call("GET", "/v1/pools/ci"))["waiting"] == number)
+
+        async def has_repeated() -> bool:
+            return repeating.attempts > 3
+
+        repeating = Acquire(http, "ci", ttl=None, holder=None, wait=600, repeat_at=0.001)
+        first = asyncio.create_task(use("first", repeating))
+        await until(lambda: is_waiting(1))
+        second = asyncio.create_task(use("second", Acquire(http, "ci", ttl=None, holder=None, wait=600)))
+        await until(lambda: is_waiting(2))
+        await until(has_repeated)
         await asyncio.to_thread(held.release)
         await asyncio.wait_for(asyncio.gather(first, second), PATIENCE)
         await http.aclose()

@@ -34,6 +34,8 @@ log = logging.getLogger("keypeg")
 
 REQUEST_WAIT_MAX = 300.0
 """The longest wait that a server allows for one request, in seconds."""
+REPEAT_AT = 0.8
+"""The part of the wait of a request after which a repeat takes its place."""
 PAUSE = (0.1, 5.0)
 """The range of the pauses between attempts that failed."""
 GRACE = 0.05
@@ -70,6 +72,7 @@ class Acquire:
         wait: float,
         on_retry: Callable[[KeypegError], None] | None = None,
         request_wait: float = REQUEST_WAIT_MAX,
+        repeat_at: float = REPEAT_AT,
     ) -> None:
         self._http = http
         self._path = f"/v1/pools/{segment(pool)}/leases"
@@ -81,10 +84,12 @@ class Acquire:
             self._body["holder"] = holder
         self._wait = wait
         self._request_wait = request_wait
+        self._repeat_at = repeat_at
         self._on_retry = on_retry
         self._key = new_key()
         self._deadline = 0.0
-        self._attempts = 0
+        self.attempts = 0
+        """How many requests were sent."""
         self._is_unsettled = False
         """Whether a request may have a grant whose answer did not arrive."""
 
@@ -157,7 +162,7 @@ class Acquire:
                 remaining = self._deadline - sent_at
                 wait = min(self._request_wait, max(remaining, 0.0))
                 is_last = wait >= remaining
-                pause = wait * 4 / 5
+                pause = wait * self._repeat_at
                 if is_last:
                     # A call that does not wait is limited by its own timeout.
                     pause = remaining + GRACE if self._wait > 0 else self._http.timeout * 2
@@ -190,18 +195,18 @@ class Acquire:
     async def _send(self, wait: int) -> SentGrant:
         sent_at = _clock.now()
         was_unsettled, self._is_unsettled = self._is_unsettled, True
-        self._attempts += 1
-        attempt = self._attempts
+        self.attempts += 1
+        attempt = self.attempts
         try:
             answer = await self._http.call("POST", self._path, self._body, wait=wait, key=self._key)
         except Refused as error:
             # Only a defect leaves the outcome open. The place of an earlier attempt belongs to the
             # last one, so the refusal of the last one settles all.
-            if error.outcome != "unknown" and attempt == self._attempts:
+            if error.outcome != "unknown" and attempt == self.attempts:
                 self._is_unsettled = False
             raise
         except Unreachable as error:
-            if not error.was_sent and attempt == self._attempts:
+            if not error.was_sent and attempt == self.attempts:
                 self._is_unsettled = was_unsettled
             raise
         return SentGrant(Grant.of(answer), sent_at)

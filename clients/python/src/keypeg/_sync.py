@@ -398,7 +398,7 @@ class Lease(LeaseView):
         ends by time. Does nothing after a release. Raises `LeaseLost` if the lease had ended before.
         """
         held = self._require()
-        self._disarm()
+        self.disarm()
         self._client._release(held, release_body(rest, quarantine, reason))
 
     def _on_lost(self, lost: LeaseLost) -> None:
@@ -408,7 +408,18 @@ class Lease(LeaseView):
         elif interrupter is not None:
             interrupter.interrupt(lost)
 
-    def _disarm(self) -> None:
+    def arm(self) -> None:
+        """Raises `LeaseLost` in the present thread when the lease is lost, until `disarm`, if
+        `on_lost` is `"raise"`. `with` does so by itself.
+        """
+        if self._options.on_lost == "raise" and self._interrupter is None:
+            interrupter = Interrupter()
+            interrupter.arm()
+            self._interrupter = interrupter
+        self.check()
+
+    def disarm(self) -> None:
+        """Ends what `arm` began; must be called in the same thread."""
         interrupter, self._interrupter = self._interrupter, None
         if interrupter is not None:
             interrupter.disarm()
@@ -417,13 +428,9 @@ class Lease(LeaseView):
         self.acquire()
         held = self._require()
         try:
-            if self._options.on_lost == "raise":
-                interrupter = Interrupter()
-                interrupter.arm()
-                self._interrupter = interrupter
-            self.check()
+            self.arm()
         except BaseException:
-            self._disarm()
+            self.disarm()
             if not held.lost:
                 self._client._release(held, {})
             raise
@@ -438,7 +445,7 @@ class Lease(LeaseView):
         held = self._held
         if held is None or self._pid != os.getpid():
             return
-        self._disarm()
+        self.disarm()
         if held.is_released:
             return
         try:
