@@ -391,6 +391,10 @@ impl AnswerOrigin {
             ),
             _ => "another server or a proxy answered: check the address of the server".into(),
         };
+        let origin = match status {
+            502..=504 => origin + ", and whether the server behind it runs",
+            _ => origin,
+        };
         Error::Unexpected { status, detail: format!("{what}; {origin}") }
     }
 }

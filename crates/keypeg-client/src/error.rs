@@ -37,6 +37,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether a proxy answered because it cannot reach its server, or because its server
+    /// does not answer: the server may restart, so the same request can succeed later.
+    pub fn is_proxy_failure(&self) -> bool {
+        matches!(self, Self::Unexpected { status: 502..=504, .. })
+    }
+
     /// Returns the problem that the server answered, if it refused the request.
     pub fn problem(&self) -> Option<&Problem> {
         match self {

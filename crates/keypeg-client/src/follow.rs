@@ -102,7 +102,23 @@ async fn read(events: &mut Events, grant: &Grant, state: &watch::Sender<Stream>)
 fn is_lasting(error: &Error) -> bool {
     match error {
         Error::Refused(problem) => matches!(problem.status, 400..=499),
-        Error::Unexpected { .. } | Error::InvalidInput(_) => true,
+        Error::Unexpected { .. } => !error.is_proxy_failure(),
+        Error::InvalidInput(_) => true,
         Error::Unreachable(_) | Error::WaitEnded { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: after a 502 of a proxy whose server restarted, no events were followed for a minute.
+    #[test]
+    fn a_proxy_without_its_server_is_asked_again_soon() {
+        for (status, lasts) in [(502, false), (503, false), (504, false), (200, true), (404, true)]
+        {
+            let error = Error::Unexpected { status, detail: String::new() };
+            assert_eq!(is_lasting(&error), lasts, "{status}");
+        }
     }
 }

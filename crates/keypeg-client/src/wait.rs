@@ -184,8 +184,7 @@ fn is_temporary(error: &Error) -> bool {
         Error::Refused(problem) => {
             problem.code == Code::TakenOver || matches!(problem.status, 408 | 429 | 500 | 503)
         }
-        // A proxy answers for a server that restarts.
-        Error::Unexpected { status, .. } => matches!(status, 502..=504),
+        Error::Unexpected { .. } => error.is_proxy_failure(),
         Error::WaitEnded { .. } | Error::InvalidInput(_) => false,
     }
 }

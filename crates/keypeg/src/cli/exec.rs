@@ -140,7 +140,7 @@ async fn acquire(args: &ExecArgs, source: &ClientSource) -> Result<(Pool, LeaseG
 
 fn is_refused_for_now(error: &Error) -> bool {
     error.problem().is_some_and(|problem| matches!(problem.status, 401 | 429 | 503))
-        || matches!(error, Error::Unexpected { status: 502..=504, .. })
+        || error.is_proxy_failure()
 }
 
 /// Starts the command, once its watchdog knows the end of the lease.
