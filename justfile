@@ -65,6 +65,10 @@ jobs *args:
     cargo build --release -p keypeg
     bench/jobs {{args}}
 
+# Runs the tests of the proxies with one wait of 70 s, longer than proxies wait without a configuration.
+proxies seconds="70":
+    KEYPEG_PROXY_WAIT={{seconds}} cargo test -p keypeg --test server -- --nocapture deploy::proxies::
+
 # Builds the Debian package from a release and prints its path, below target/debian.
 package *args:
     deploy/debian/build {{args}}

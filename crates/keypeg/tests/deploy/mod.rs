@@ -1,6 +1,8 @@
 //! What `deploy/` ships: the unit, the Debian package, the image and the Kubernetes example are
 //! built from the binary under test, and used as an operator uses them.
 
+mod proxies;
+
 use crate::support::{Server, TempDir, binary, keypeg, skipped};
 use serde_json::json;
 use std::path::{Path, PathBuf};
