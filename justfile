@@ -68,6 +68,15 @@ jobs *args:
 # Runs the tests of the proxies with one wait of 70 s, longer than proxies wait without a configuration.
 proxies seconds="70":
     KEYPEG_PROXY_WAIT={{seconds}} cargo test -p keypeg --test server -- --nocapture deploy::proxies::
+# Builds the wheel of the Python package with the program from a release, and prints its path, below target/python.
+python-wheel *args:
+    clients/python/wheel {{args}}
+
+# 200 processes share 20 keys for a minute by the Python package, while some of them and the server are killed.
+python-share *args:
+    cargo build --release -p keypeg
+    clients/python/test --collect-only -q
+    KEYPEG_BINARY={{justfile_directory()}}/target/release/keypeg target/python/venv/bin/python clients/python/tests/share.py {{args}}
 
 # Builds the Debian package from a release and prints its path, below target/debian.
 package *args:

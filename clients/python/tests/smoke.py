@@ -1,4 +1,4 @@
-"""Uses the installed package, without the tools of the tests: one lease, and the command if it is there."""
+"""Uses the installed package, without the tools of the tests: the server of the wheel, and a lease."""
 
 import asyncio
 import os
@@ -36,6 +36,10 @@ with tempfile.TemporaryDirectory() as directory:
         server.wait()
         server.stdout.close()
 
+printed = subprocess.run(
+    [os.environ["KEYPEG_BINARY"], "--version"], capture_output=True, text=True, check=True
+)
+assert keypeg.__version__ in printed.stdout, printed.stdout
 assert metadata.version("keypeg") == keypeg.__version__
 assert resources.files("keypeg").joinpath("py.typed").is_file()
 (entry,) = metadata.entry_points(group="pytest11", name="keypeg")

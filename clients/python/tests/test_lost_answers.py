@@ -146,7 +146,7 @@ def test_a_release_waits_for_a_server_that_restarts(direct: Client, proxy: Proxy
 
 def test_renewals_without_an_answer_end_the_lease_before_its_time(direct: Client, proxy: Proxy) -> None:
     with Client(proxy.url) as client:
-        lease = client.lease("ci", ttl=1.5)
+        lease = client.lease("ci", ttl=4)
         with pytest.raises(LeaseLost) as lost, lease:
             held = lease._held
             proxy.holds = RENEW
