@@ -5,6 +5,7 @@
 
 use crate::feed::Feed;
 use crate::record;
+use crate::seal::ValueSeal;
 use keypeg_core::{Event, Fact, FactSink, Now, PoolId};
 
 /// The records of one turn, and the feed events of the same turn.
@@ -14,9 +15,15 @@ pub(crate) struct Batch {
     pub(crate) feed: Feed,
     /// Lease time of the turn: a grant stores its times relative to it.
     lease_us: u64,
+    seal: ValueSeal,
 }
 
 impl Batch {
+    /// Creates a batch whose values are sealed like this.
+    pub(crate) fn new(seal: ValueSeal) -> Self {
+        Self { seal, ..Self::default() }
+    }
+
     /// Starts the batch of a turn; the batch is committed with the clock `now`.
     pub(crate) fn begin(&mut self, now: Now) {
         self.bytes.clear();
@@ -31,7 +38,7 @@ impl Batch {
 
 impl FactSink for Batch {
     fn record(&mut self, fact: &Fact<'_>) {
-        record::write(&mut self.bytes, fact, self.lease_us);
+        record::write(&mut self.bytes, fact, self.lease_us, &self.seal);
         self.feed.record(fact);
     }
 

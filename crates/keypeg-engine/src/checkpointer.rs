@@ -13,9 +13,10 @@ use crate::keyset::{KeySetDb, KeySetDelta, KeySetError, KeySetState, PoolRows};
 use crate::layout::{BALLAST, file_name};
 use crate::lookups::{LookupResult, Lookups};
 use crate::progress::CheckpointProgress;
-use crate::record::{self, RecordError};
+use crate::record::{RecordError, RecordReader};
+use crate::seal::Installation;
+use keypeg_core::Counters;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
-use keypeg_core::{Counters, IdHashKey};
 use keypeg_store::BackupRefused;
 use std::io;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub struct Checkpointer {
     disk: Arc<dyn Disk>,
     /// `None` from the time the disk was full until the next step.
     keyset: Option<KeySetDb>,
-    ids: IdHashKey,
+    installation: Installation,
+    records: RecordReader,
     /// The segment of the last checkpointed batch: reading continues there after a failure.
     checkpointed_segment: SegmentNumber,
     progress: Arc<CheckpointProgress>,
@@ -57,8 +59,7 @@ pub struct Checkpointer {
 pub(crate) struct CheckpointerOptions {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) keyset: KeySetDb,
-    pub(crate) ids: IdHashKey,
-    pub(crate) installation: u128,
+    pub(crate) installation: Installation,
     /// The segment at which it starts to read.
     pub(crate) segment: SegmentNumber,
 }
@@ -80,9 +81,9 @@ pub enum CheckpointError {
 impl Checkpointer {
     /// Creates a checkpointer that continues at the position stored in the database.
     pub(crate) fn new(options: CheckpointerOptions) -> Result<Self, KeySetError> {
-        let CheckpointerOptions { disk, keyset, ids, installation, segment } = options;
+        let CheckpointerOptions { disk, keyset, installation, segment } = options;
         let KeySetState { pools, checkpointed, counters } = keyset.state()?;
-        let reader = JournalReader::open(&*disk, installation, segment)?;
+        let reader = JournalReader::open(&*disk, installation.id, segment)?;
         let progress = Arc::new(CheckpointProgress::default());
         let lookups = Arc::<Lookups>::default();
         let desk = Arc::new(BackupDesk::new(lookups.wakeup()));
@@ -90,7 +91,8 @@ impl Checkpointer {
         Ok(Self {
             disk,
             keyset: Some(keyset),
-            ids,
+            records: RecordReader::new(installation.seal.clone()),
+            installation,
             checkpointed_segment: segment,
             progress,
             lookups,
@@ -161,14 +163,23 @@ impl Checkpointer {
         result
     }
 
+    /// Checkpoints all durable batches, and rewrites the database into a new file with every value
+    /// sealed. O(bytes).
+    pub(crate) fn seal_all(&mut self, cache: usize) -> Result<(), CheckpointError> {
+        while self.step()? {}
+        let keyset = self.keyset.take().expect("invariant: opened before a step");
+        self.keyset = Some(keyset.rewrite(&*self.disk, cache)?);
+        Ok(())
+    }
+
     /// Opens the database again and continues at the position stored in it.
     fn reopen(&mut self) -> Result<(), CheckpointError> {
-        let keyset = KeySetDb::reopen(&*self.disk, self.ids.clone(), REOPENED_CACHE)?;
+        let keyset = KeySetDb::reopen(&*self.disk, &self.installation, REOPENED_CACHE)?;
         let KeySetState { pools, counters, .. } = keyset.state()?;
         (self.pools, self.counters) = (pools, counters);
         self.keyset = Some(keyset);
-        let installation = self.reader.installation;
-        self.reader = JournalReader::open(&*self.disk, installation, self.checkpointed_segment)?;
+        let (installation, segment) = (self.installation.id, self.checkpointed_segment);
+        self.reader = JournalReader::open(&*self.disk, installation, segment)?;
         Ok(())
     }
 
@@ -220,15 +231,16 @@ impl Checkpointer {
         Ok(delta.lsn < synced || self.is_trimming)
     }
 
-    fn apply(&mut self, batch: &ReadBatch, delta: &mut KeySetDelta) -> io::Result<()> {
+    fn apply(&mut self, batch: &ReadBatch, delta: &mut KeySetDelta) -> Result<(), CheckpointError> {
         let mut rest = &batch.records[..];
         while !rest.is_empty() {
             let fact;
-            (fact, rest) = record::read(rest, batch.lease_us).map_err(|RecordError(why)| {
-                let (file, lsn) = (file_name(self.reader.segment), batch.lsn.0);
-                invalid(format!("{file}: batch {lsn}: {why}"))
-            })?;
-            delta.apply(&fact, &self.ids, &mut self.pools);
+            (fact, rest) =
+                self.records.read(rest, batch.lease_us).map_err(|RecordError(why)| {
+                    let (file, lsn) = (file_name(self.reader.segment), batch.lsn.0);
+                    invalid(format!("{file}: batch {lsn}: {why}"))
+                })?;
+            delta.apply(&fact, &self.installation, &mut self.pools).map_err(KeySetError::from)?;
         }
         Ok(())
     }

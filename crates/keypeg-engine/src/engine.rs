@@ -11,9 +11,13 @@ use crate::end::{AbortOnPanic, end_process};
 use crate::permissions;
 use crate::preview::Preview;
 use crate::progress::CheckpointProgress;
-use crate::start::{EngineConfig, StartError};
+use crate::recover;
+use crate::rotation::{RotationError, SealControl, SealUse};
+use crate::seal::{SealKeys, SealOptions};
+use crate::start::{EngineConfig, StartError, io};
 use crate::state::{EngineState, JournalSizes};
 use crate::thread::Run;
+use crate::unlock::unlock;
 use keypeg_core::{Policy, RandomSource};
 use keypeg_store::{BackupSource, Lane, StartReport, Store, StoreMetrics, Wakeup};
 use std::io::{self, ErrorKind};
@@ -33,6 +37,7 @@ pub struct Engine {
     progress: Arc<CheckpointProgress>,
     checkpointer: Option<JoinHandle<()>>,
     backups: Option<Arc<EngineBackups>>,
+    seal: Option<Arc<SealControl>>,
 }
 
 impl Engine {
@@ -59,7 +64,7 @@ impl Engine {
         let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
         let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
         let backups = state.backup_parts().map(|parts| Arc::new(EngineBackups(parts)));
-        let metrics = state.metrics();
+        let (metrics, seal) = (state.metrics(), state.seal());
         let wakeup = state.wakeup();
         let stopping = Arc::<AtomicBool>::default();
         let cancels_waits = Arc::<AtomicBool>::default();
@@ -88,6 +93,7 @@ impl Engine {
                 progress,
                 checkpointer,
                 backups,
+                seal,
             },
             lanes,
             report,
@@ -97,6 +103,11 @@ impl Engine {
     /// Returns the engine's counters.
     pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Returns the seal of the data directory; `None` if it is not sealed.
+    pub fn seal(&self) -> Option<Arc<SealControl>> {
+        self.seal.clone()
     }
 
     /// Refuses all requests in the wait queues, and every request that would wait from now on. Ends
@@ -153,6 +164,7 @@ impl Store for Engine {
 /// it would end with. O(keys), like a start.
 pub fn check_data_dir(
     path: &Path,
+    seal: Option<SealOptions>,
     clock: Box<dyn Clock>,
     random: Box<dyn RandomSource + Send>,
 ) -> Result<StartReport, StartError> {
@@ -168,10 +180,37 @@ pub fn check_data_dir(
         memory_max: u64::MAX,
         cache: 64 << 20,
         must_exist: true,
+        seal,
     };
     let (_, report) =
-        EngineState::open(Some(preview), JournalSizes::default(), &config, clock, random)?;
+        EngineState::open_as_it_is(Some(preview), JournalSizes::default(), &config, clock, random)?;
     Ok(report)
+}
+
+/// Seals a data directory, which no server uses, with the first of the new keys. One of the old
+/// keys must be that which seals it now. O(1).
+pub fn rotate_seal_key(
+    path: &Path,
+    old: &SealKeys,
+    new: &SealKeys,
+    random: &mut dyn RandomSource,
+) -> Result<SealUse, StartError> {
+    require_dir(path)?;
+    let dir = path.display().to_string();
+    let disk = open_dir(path)?;
+    let found = recover::examine(&*disk, true)?;
+    let mut meta = found.ok_or_else(|| StartError::NotFound { dir: dir.clone() })?;
+    let options = SealOptions { keys: old.clone(), seals_existing: false };
+    let stored = meta.clone();
+    let secrets = unlock(&mut meta, Some(&options), random)?.secrets;
+    let control = secrets.and_then(|secrets| SealControl::of(disk, &stored, secrets));
+    let control = control.ok_or_else(|| StartError::Seal(format!("{dir} is not sealed")))?;
+    let mut keys = new.clone();
+    keys.add_old(old);
+    control.use_keys(&keys, random).map_err(|error| match error {
+        RotationError::Io(error) => io("writing meta")(error),
+        missing @ RotationError::MissingKey { .. } => StartError::Seal(missing.to_string()),
+    })
 }
 
 /// Returns an error unless the path is a directory.

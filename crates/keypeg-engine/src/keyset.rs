@@ -9,13 +9,15 @@ mod copy;
 mod delta;
 mod error;
 mod load;
+mod rewrite;
 mod rows;
 
 use crate::disk::{Disk, DiskFile};
 use crate::layout::KEYSET;
+use crate::seal::Installation;
 use backend::Backend;
 use error::{damaged, failed, replay_error};
-use keypeg_core::{Counters, IdHashKey, KeyId, KeyNumber, Lsn, PoolId, Replayer, StoredPool};
+use keypeg_core::{Counters, KeyId, KeyNumber, Lsn, PoolId, Replayer, StoredPool};
 use load::LoadMemory;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -71,7 +73,7 @@ pub(crate) struct KeySetState {
 pub(crate) struct KeySetDb {
     /// `Some` until the value is dropped.
     database: Option<Database>,
-    ids: IdHashKey,
+    installation: Installation,
 }
 
 /// Which pages are compared with their checksums when the database is opened.
@@ -85,22 +87,26 @@ impl KeySetDb {
     /// Opens the database at a start, or creates an empty one if the file does not exist. Compares
     /// every page with its checksum, because redb does not when it reads one later. redb keeps at
     /// most `cache` bytes of pages in memory. O(bytes).
-    pub(crate) fn open(disk: &dyn Disk, ids: IdHashKey, cache: usize) -> Result<Self, KeySetError> {
-        Self::open_with(disk, ids, cache, PageCheck::EveryPage)
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        installation: &Installation,
+        cache: usize,
+    ) -> Result<Self, KeySetError> {
+        Self::open_with(disk, installation, cache, PageCheck::EveryPage)
     }
 
     /// Opens the database again in the process that had it open, after a write failed. O(1).
     pub(crate) fn reopen(
         disk: &dyn Disk,
-        ids: IdHashKey,
+        installation: &Installation,
         cache: usize,
     ) -> Result<Self, KeySetError> {
-        Self::open_with(disk, ids, cache, PageCheck::None)
+        Self::open_with(disk, installation, cache, PageCheck::None)
     }
 
     fn open_with(
         disk: &dyn Disk,
-        ids: IdHashKey,
+        installation: &Installation,
         cache: usize,
         check: PageCheck,
     ) -> Result<Self, KeySetError> {
@@ -111,7 +117,7 @@ impl KeySetDb {
         builder.set_check_integrity_on_open(check == PageCheck::EveryPage);
         let database = catch_panic(|| builder.create_with_backend(Backend(file)).map_err(failed))?;
         disk.sync_dir()?;
-        let this = Self { database: Some(database), ids };
+        let this = Self { database: Some(database), installation: installation.clone() };
         if !exists {
             this.commit(&KeySetDelta::default())?;
         }
@@ -155,7 +161,7 @@ impl KeySetDb {
             replayer.load_pool(id, row).map_err(replay_error)?;
             ids.push(id);
         }
-        let loaded = load::keys(&keys, &ids, &self.ids, &load, replayer)?;
+        let loaded = load::keys(&keys, &ids, &self.installation, &load, replayer)?;
         for pool in ids {
             if let Some(quarantined) = &quarantined {
                 for row in quarantined.range(rows_of(pool)).map_err(failed)? {
@@ -209,7 +215,7 @@ impl KeySetDb {
 
     /// Returns the owner number: derived from the hash key of ids, so it identifies the directory.
     fn owner(&self) -> u64 {
-        let KeyId(digest) = self.ids.key_id(PoolId(0), OWNER.as_bytes());
+        let KeyId(digest) = self.installation.ids.key_id(PoolId(0), OWNER.as_bytes());
         u64::try_from(digest >> 64).expect("invariant: half of the bits")
     }
 
@@ -234,7 +240,7 @@ impl KeySetDb {
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         // Without quick repair, an open after a failed write reads the whole file.
         transaction.set_quick_repair(true);
-        let rows_left = self.write(&transaction, delta).map_err(KeySetError::from)?;
+        let rows_left = self.write(&transaction, delta)?;
         transaction.commit().map_err(failed)?;
         Ok(rows_left)
     }
@@ -243,7 +249,7 @@ impl KeySetDb {
         &self,
         transaction: &redb::WriteTransaction,
         delta: &KeySetDelta,
-    ) -> Result<bool, redb::Error> {
+    ) -> Result<bool, KeySetError> {
         let mut pools = transaction.open_table(POOLS)?;
         let mut keys = transaction.open_table(KEYS)?;
         let mut retired = transaction.open_table(RETIRED)?;
@@ -257,9 +263,10 @@ impl KeySetDb {
         for row_key in &delta.removed {
             let Some(row) = keys.remove(row_key)? else { continue };
             let (pool, _) = *row_key;
+            let retired_value = retired_key(*row_key, row.value(), &self.installation)?;
             *count_changes.entry(pool).or_default() -= 1;
             quarantined.remove(row_key)?;
-            if let Some(value_key) = retired_key(pool, row.value(), &self.ids) {
+            if let Some(value_key) = retired_value {
                 retired.insert(value_key, retired_crc(value_key))?;
             }
         }

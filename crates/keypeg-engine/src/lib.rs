@@ -27,17 +27,22 @@ mod progress;
 mod record;
 mod recover;
 mod restore;
+mod rotation;
+mod seal;
 mod start;
 pub mod state;
 mod thread;
 mod times;
 mod turn;
+mod unlock;
 
 pub use clock::{Clock, ClockReading};
 pub use end::set_exit_hook;
-pub use engine::{Engine, check_data_dir};
+pub use engine::{Engine, check_data_dir, rotate_seal_key};
 pub use journal::SEGMENT_LEN;
 pub use restore::{
     BackupCheck, RestoreError, RestoreOptions, RestoreReport, check_backup, restore, restore_onto,
 };
+pub use rotation::{RotationError, SealControl, SealUse};
+pub use seal::{SEAL_KEY_LEN, SEAL_KEYS_MAX, SealKey, SealKeyId, SealKeys, SealOptions};
 pub use start::{EngineConfig, StartError};

@@ -1,13 +1,14 @@
 //! The file `meta`: identifies a data directory, as a few lines of text with a CRC.
 //!
-//! It is written once, after all other files of a new directory. A directory without `meta` is
-//! therefore either new or has lost a file.
+//! It is written after all other files of a new directory, so a directory without `meta` is either
+//! new or has lost a file. Later it is replaced as a whole, when the seal of the directory changes.
+//! It does not know what an envelope contains.
 
 use crate::disk::Disk;
 use crate::frame::FORMAT;
 use crate::layout::{META, TEMPORARY};
+use crate::seal::{Envelope, Unsealed};
 use crate::start::StartError;
-use keypeg_core::RandomSource;
 use std::fmt::Write as _;
 use std::io;
 
@@ -16,11 +17,33 @@ use std::io;
 pub(crate) struct Meta {
     /// A random number that identifies the directory; every frame contains it.
     pub(crate) installation: u128,
-    /// The hash key of all ids, a secret: with it one can compute the id of a value.
-    pub(crate) id_key: [u8; 32],
+    pub(crate) protection: Protection,
     /// Whether the directory has a key set; the first version of Keypeg wrote none.
     pub(crate) has_keyset: bool,
 }
+
+/// How the secrets of a directory are stored.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Protection {
+    /// As they are.
+    Plain {
+        /// The hash key of all ids, a secret: with it one can compute the id of a value.
+        id_key: [u8; 32],
+    },
+    /// Encrypted with a seal key.
+    Sealed {
+        /// The data key and the hash key of all ids.
+        envelope: Envelope,
+        /// What happens to values that are not sealed.
+        unsealed: Unsealed,
+    },
+}
+
+/// The format of a sealed directory. Others have [`FORMAT`], so that earlier versions read them.
+const SEALED_FORMAT: u32 = 2;
+/// Whether all values are sealed, as the file says it.
+const ALL: &str = "all";
+const PARTLY: &str = "partly";
 
 /// The parts of a directory; a start refuses a directory in which one is missing.
 const PARTS: &str = "journal keyset";
@@ -28,22 +51,24 @@ const PARTS: &str = "journal keyset";
 const PARTS_WITHOUT_KEYSET: &str = "journal";
 
 impl Meta {
-    /// Creates the identity of a new directory.
-    pub(crate) fn generate(random: &mut dyn RandomSource) -> Self {
-        let (mut installation, mut id_key) = ([0; 16], [0; 32]);
-        random.fill(&mut installation);
-        random.fill(&mut id_key);
-        Self { installation: u128::from_le_bytes(installation), id_key, has_keyset: true }
-    }
-
     fn write(&self) -> Vec<u8> {
         let mut text = String::from("keypeg data directory: do not edit, back up with the rest\n");
         let mut line = |name: &str, value: &str| {
             writeln!(text, "{name} {value}").expect("invariant: text grows");
         };
-        line("format", &FORMAT.to_string());
+        let format = match self.protection {
+            Protection::Plain { .. } => FORMAT,
+            Protection::Sealed { .. } => SEALED_FORMAT,
+        };
+        line("format", &format.to_string());
         line("installation", &format!("{:032x}", self.installation));
-        line("id_key", &hex(&self.id_key));
+        match &self.protection {
+            Protection::Plain { id_key } => line("id_key", &hex(id_key)),
+            Protection::Sealed { envelope, unsealed } => {
+                line("seal", &hex(envelope.bytes()));
+                line("sealed", if *unsealed == Unsealed::Accepted { PARTLY } else { ALL });
+            }
+        }
         line("parts", PARTS);
         let sum = crc32fast::hash(text.as_bytes());
         writeln!(text, "sum {sum:08x}").expect("invariant: text grows");
@@ -68,16 +93,27 @@ impl Meta {
         };
         let format: u32 = field("format")?.parse().map_err(|_| damaged())?;
         let parts = field("parts")?;
-        if format > FORMAT || ![PARTS, PARTS_WITHOUT_KEYSET].contains(&parts) {
+        if format > SEALED_FORMAT || ![PARTS, PARTS_WITHOUT_KEYSET].contains(&parts) {
             return Err(StartError::Corrupt(format!(
                 "{META}: the data directory has format {format}, and this version of keypeg reads \
-                 formats up to {FORMAT}: use a newer version of keypeg. Nothing was changed"
+                 formats up to {SEALED_FORMAT}: use a newer version of keypeg. Nothing was changed"
             )));
         }
         let installation = u128::from_str_radix(field("installation")?, 16);
-        let id_key = unhex(field("id_key")?).ok_or_else(damaged)?;
-        let has_keyset = parts == PARTS;
-        Ok(Self { installation: installation.map_err(|_| damaged())?, id_key, has_keyset })
+        let protection = if format == SEALED_FORMAT {
+            let envelope = unhex(field("seal")?).ok_or_else(damaged)?;
+            let unsealed = match field("sealed")? {
+                ALL => Unsealed::Refused,
+                PARTLY => Unsealed::Accepted,
+                _ => return Err(damaged()),
+            };
+            Protection::Sealed { envelope: Envelope::from_bytes(envelope), unsealed }
+        } else {
+            let id_key = unhex(field("id_key")?).and_then(|bytes| bytes.try_into().ok());
+            Protection::Plain { id_key: id_key.ok_or_else(damaged)? }
+        };
+        let installation = installation.map_err(|_| damaged())?;
+        Ok(Self { installation, protection, has_keyset: parts == PARTS })
     }
 
     /// Writes the file under its temporary name, durably.
@@ -90,6 +126,12 @@ impl Meta {
         file.write_at(0, &bytes)?;
         file.sync()?;
         disk.sync_dir()
+    }
+
+    /// Replaces the file durably: after a crash it is the old one or this one.
+    pub(crate) fn replace(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.prepare(disk)?;
+        Self::finish(disk)
     }
 
     /// Renames the file to its final name: the directory is then complete.
@@ -110,15 +152,13 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(bytes)
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let digit =
+        |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some(digit(high)? << 4 | digit(low)?);
+    rest.is_empty().then(|| pairs.iter().map(byte).collect())?
 }
 
 impl std::fmt::Debug for Meta {
@@ -133,25 +173,33 @@ mod tests {
 
     #[test]
     fn meta_reads_back_and_any_flipped_bit_is_refused() {
-        let meta = Meta { installation: 7 << 100, id_key: [0xa5; 32], has_keyset: true };
-        let bytes = meta.write();
-        assert_eq!(Meta::read(&bytes).expect("whole"), meta);
-        for offset in 0..bytes.len() - 1 {
-            let mut damaged = bytes.clone();
-            damaged[offset] ^= 1;
-            assert!(Meta::read(&damaged).is_err(), "byte {offset}");
+        let envelope = Envelope::from_bytes(vec![0x5a; 101]);
+        for protection in [
+            Protection::Plain { id_key: [0xa5; 32] },
+            Protection::Sealed { envelope: envelope.clone(), unsealed: Unsealed::Accepted },
+            Protection::Sealed { envelope, unsealed: Unsealed::Refused },
+        ] {
+            let meta = Meta { installation: 7 << 100, protection, has_keyset: true };
+            let bytes = meta.write();
+            assert_eq!(Meta::read(&bytes).expect("whole"), meta);
+            for offset in 0..bytes.len() - 1 {
+                let mut damaged = bytes.clone();
+                damaged[offset] ^= 1;
+                assert!(Meta::read(&damaged).is_err(), "byte {offset}");
+            }
         }
         assert!(Meta::read(b"").is_err());
     }
 
     #[test]
     fn the_error_for_a_newer_format_names_the_format() {
-        let meta = Meta { installation: 1, id_key: [0; 32], has_keyset: true };
+        let protection = Protection::Plain { id_key: [0; 32] };
+        let meta = Meta { installation: 1, protection, has_keyset: true };
         let text = String::from_utf8(meta.write()).expect("text");
         let (summed_text, _) = text.rsplit_once("sum ").expect("a sum");
-        let newer = summed_text.replace("format 1", "format 2");
+        let newer = summed_text.replace("format 1", "format 3");
         let newer = format!("{newer}sum {:08x}\n", crc32fast::hash(newer.as_bytes()));
         let error = Meta::read(newer.as_bytes()).expect_err("newer").to_string();
-        assert!(error.contains("format 2"), "{error}");
+        assert!(error.contains("format 3"), "{error}");
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! A record is a kind, a length and tagged fields. A field that is zero or absent is not written.
 //! An unknown kind or tag is an error, so an older server never misreads the journal of a newer
-//! one. The core types do not know this encoding.
+//! one. The core types do not know this encoding. Values are sealed when they are written, and opened
+//! when they are read; how is the business of `seal/values.rs`.
 
 mod error;
 mod fields;
 #[cfg(test)]
 mod tests;
 
+use crate::seal::{OpenError, ValueSeal};
 pub(crate) use error::RecordError;
 use error::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, TRUNCATED};
 use fields::{Fields, LeaseTimes, Writer, tag};
@@ -17,6 +19,7 @@ use keypeg_core::{
     TOKEN_MAX,
 };
 use keypeg_store::GENERATE_MAX;
+use zeroize::Zeroizing;
 
 /// The greatest key number accepted from disk: no server ever creates so many keys.
 pub(crate) const KEY_NUMBER_MAX: u64 = u64::MAX / 2;
@@ -48,7 +51,7 @@ const ANSWER_REVOKED: u8 = 18;
 const QUARANTINED: u8 = 20;
 
 /// Appends a fact as a record of a batch that is committed with the clock `lease_us`.
-pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
+pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64, seal: &ValueSeal) {
     let start = out.len();
     out.extend_from_slice(&[kind(fact), 0, 0, 0, 0]);
     let mut fields = Writer { out };
@@ -68,7 +71,7 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
             fields.number(tag::AT, *at_ms);
             fields.number(tag::IMPORTED, u64::from(*imported));
             fields.number(tag::NO_KEEPALIVE, u64::from(!*keepalive));
-            fields.bytes(tag::VALUES, values.packed());
+            fields.values((*pool, *first), values.packed(), seal);
         }
         Fact::KeyDeleted { pool, key }
         | Fact::KeyPurged { pool, key }
@@ -121,7 +124,7 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
         Fact::SegmentsDropped { through } => fields.number(tag::SEGMENT, *through),
         Fact::AnswerStored { pool, answer } => {
             fields.number(tag::POOL, u64::from(pool.0));
-            fields.answer(answer);
+            fields.answer(answer, seal);
         }
         Fact::AnswerRevoked { pool, id } => {
             fields.number(tag::POOL, u64::from(pool.0));
@@ -133,10 +136,10 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64) {
     out[start + 1..start + RECORD_HEAD].copy_from_slice(&len.to_le_bytes());
 }
 
-/// Encodes one fact as a record, for a row of the database.
+/// Encodes one fact without values as a record, for a row of the database.
 pub(crate) fn encode(fact: &Fact<'_>) -> Vec<u8> {
     let mut out = Vec::new();
-    write(&mut out, fact, 0);
+    write(&mut out, fact, 0, &ValueSeal::default());
     out
 }
 
@@ -173,14 +176,104 @@ fn kind(fact: &Fact<'_>) -> u8 {
     }
 }
 
-/// Parses the first record of `bytes`, which was committed with the clock `lease_us`; returns the
-/// fact and the remaining bytes.
+/// Parses records, and opens their values.
+pub(crate) struct RecordReader {
+    seal: ValueSeal,
+    /// The opened values of the last record with values.
+    values: Zeroizing<Vec<u8>>,
+    /// The opened digest of the last record with a digest.
+    digest: [u8; 16],
+}
+
+impl RecordReader {
+    /// Creates a reader of the records of a directory with this seal.
+    pub(crate) fn new(seal: ValueSeal) -> Self {
+        Self { seal, values: Zeroizing::default(), digest: [0; 16] }
+    }
+
+    /// Parses the first record of `bytes`, which was committed with the clock `lease_us`; returns
+    /// the fact and the remaining bytes.
+    pub(crate) fn read<'f, 'b: 'f>(
+        &'f mut self,
+        bytes: &'b [u8],
+        lease_us: u64,
+    ) -> Result<(Fact<'f>, &'b [u8]), RecordError> {
+        let (kind, mut fields, rest) = fields(bytes)?;
+        self.open(&mut fields)?;
+        Ok((fact(kind, &fields, lease_us)?, rest))
+    }
+
+    /// Replaces sealed fields by plain ones.
+    fn open<'f>(&'f mut self, fields: &mut Fields<'f>) -> Result<(), RecordError> {
+        if !fields.bytes(tag::VALUES).is_empty() {
+            self.seal.check_plain()?;
+        }
+        let sealed = fields.bytes(tag::SEALED_VALUES);
+        if !sealed.is_empty() {
+            let pool = PoolId(fields.narrow(tag::POOL)?);
+            let first = KeyNumber(fields.number(tag::KEY));
+            self.seal.open_record((pool, first), sealed, &mut self.values)?;
+            fields.set_bytes(tag::VALUES, &self.values);
+        }
+        if !fields.bytes(tag::SEALED_BODY).is_empty() {
+            let digest = self.seal.open_digest(fields.wide(tag::SEALED_BODY)?)?;
+            self.digest = digest.to_le_bytes();
+            fields.set_bytes(tag::BODY_DIGEST, &self.digest);
+        } else if !fields.bytes(tag::BODY_DIGEST).is_empty() {
+            self.seal.check_plain()?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether values are sealed.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.seal.is_on()
+    }
+
+    /// Encodes the records of a batch again, sealed: their values may be plain.
+    pub(crate) fn seal_again(
+        &mut self,
+        records: &[u8],
+        lease_us: u64,
+    ) -> Result<Vec<u8>, RecordError> {
+        let seal = self.seal.clone();
+        let (mut rest, mut out) = (records, Vec::with_capacity(records.len()));
+        while !rest.is_empty() {
+            let fact;
+            (fact, rest) = self.read(rest, lease_us)?;
+            write(&mut out, &fact, lease_us, &seal);
+        }
+        Ok(out)
+    }
+}
+
+/// Parses the first record of `bytes`, one without values, which was committed with the clock
+/// `lease_us`; returns the fact and the remaining bytes.
 pub(crate) fn read(bytes: &[u8], lease_us: u64) -> Result<(Fact<'_>, &[u8]), RecordError> {
+    let (kind, fields, rest) = fields(bytes)?;
+    Ok((fact(kind, &fields, lease_us)?, rest))
+}
+
+/// Returns the bytes after the first record, whose fields are not parsed.
+pub(crate) fn after_first(bytes: &[u8]) -> Result<&[u8], RecordError> {
+    let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>().ok_or(TRUNCATED)?;
+    let [_, len @ ..] = *head;
+    rest.get(u32::from_le_bytes(len) as usize..).ok_or(TRUNCATED)
+}
+
+/// Splits the first record off: its kind and its fields, and the remaining bytes.
+fn fields(bytes: &[u8]) -> Result<(u8, Fields<'_>, &[u8]), RecordError> {
     let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>().ok_or(TRUNCATED)?;
     let [kind, len @ ..] = *head;
     let len = u32::from_le_bytes(len) as usize;
     let (fields, rest) = rest.split_at_checked(len).ok_or(TRUNCATED)?;
-    Ok((fact(kind, &Fields::read(fields)?, lease_us)?, rest))
+    Ok((kind, Fields::read(fields)?, rest))
+}
+
+impl From<OpenError> for RecordError {
+    fn from(error: OpenError) -> Self {
+        Self(error.why())
+    }
 }
 
 /// The greatest instant or duration that a record may contain, in any unit.

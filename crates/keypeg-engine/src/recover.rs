@@ -19,13 +19,14 @@ use crate::layout::{
 };
 use crate::meta::Meta;
 use crate::preallocator::ReadySegment;
-use crate::record::{self, KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX, RecordError};
+use crate::record::{KEY_NUMBER_MAX, REPLAYED_TOKEN_MAX, RecordError, RecordReader};
+use crate::seal::Installation;
 use crate::start::{StartError, corrupt, io, missing};
 use crate::times::LastClock;
 use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{
-    Checkpointed, Counters, IdHashKey, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools,
-    ReplayError, Replayer,
+    Checkpointed, Counters, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools, ReplayError,
+    Replayer,
 };
 use segments::{Segments, UnusedSegment, segments};
 use std::collections::VecDeque;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 /// The result of a replay.
 pub(crate) struct ReplayedJournal {
     pub(crate) replayer: Replayer,
+    records: RecordReader,
     pub(crate) last: LastClock,
     pub(crate) starts: u64,
     pub(crate) batches_cut: u64,
@@ -105,23 +107,23 @@ pub(crate) fn examine(disk: &dyn Disk, must_exist: bool) -> Result<Option<Meta>,
 pub(crate) fn open_keyset(
     disk: &dyn Disk,
     meta: &mut Meta,
+    installation: &Installation,
     cache: usize,
 ) -> Result<KeySetDb, StartError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let exists = names.iter().any(|name| name == KEYSET);
-    let ids = IdHashKey::new(meta.id_key);
     if meta.has_keyset {
         if !exists {
             return Err(missing(KEYSET));
         }
-        return KeySetDb::open(disk, ids, cache).map_err(StartError::from);
+        return KeySetDb::open(disk, installation, cache).map_err(StartError::from);
     }
     if exists {
         disk.remove(KEYSET).map_err(io("removing an incomplete key set"))?;
     }
-    let keyset = KeySetDb::open(disk, ids, cache)?;
+    let keyset = KeySetDb::open(disk, installation, cache)?;
     meta.has_keyset = true;
-    meta.prepare(disk).and_then(|()| Meta::finish(disk)).map_err(io("writing meta"))?;
+    meta.replace(disk).map_err(io("writing meta"))?;
     Ok(keyset)
 }
 
@@ -129,14 +131,14 @@ pub(crate) fn open_keyset(
 /// `memory_max` bytes are refused. O(keys + journal).
 pub(crate) fn replay(
     disk: &dyn Disk,
-    meta: &Meta,
+    installation: &Installation,
     limits: Limits,
     memory_max: u64,
     keyset: &KeySetDb,
 ) -> Result<ReplayedJournal, StartError> {
-    let Segments { heads, all, unused, stranded } = segments(disk, meta)?;
+    let Segments { heads, all, unused, stranded } = segments(disk, installation.id)?;
     let first = *heads.first().ok_or_else(|| missing("the journal"))?;
-    let mut replayer = Replayer::new(IdHashKey::new(meta.id_key), limits, 1);
+    let mut replayer = Replayer::new(installation.ids.clone(), limits, 1);
     let checkpointed = keyset.load(&mut replayer, memory_max)?;
     if next_lsn(checkpointed) < first.starts_at {
         return Err(missing(&file_name(first.segment.previous())));
@@ -146,6 +148,7 @@ pub(crate) fn replay(
     }
     let mut journal = ReplayedJournal {
         replayer,
+        records: RecordReader::new(installation.seal.clone()),
         last: LastClock { boot_id: 0, boot_us: 0, lease_us: 0 },
         starts: 0,
         batches_cut: 0,
@@ -245,7 +248,7 @@ impl ReplayedJournal {
         let mut rest = records;
         while !rest.is_empty() {
             let fact;
-            (fact, rest) = record::read(rest, lease_us).map_err(|RecordError(why)| why)?;
+            (fact, rest) = self.records.read(rest, lease_us).map_err(|RecordError(why)| why)?;
             self.replayer.apply(&fact, checkpointed).map_err(|ReplayError(why)| why)?;
         }
         Ok(())
@@ -295,8 +298,15 @@ impl ReplayedJournal {
         now: Now,
     ) -> Result<(Journal, Pools), StartError> {
         let counters_now = self.replayer.pools().counters();
+        let mut records = self.records;
         let counters = self.unproven.front().map_or(counters_now, |first| first.counters);
         let mut unproven: Vec<_> = self.unproven.into_iter().map(|entry| entry.batch).collect();
+        let is_sealed = records.is_sealed();
+        for batch in unproven.iter_mut().filter(|_| is_sealed) {
+            let name = file_name(self.head.segment);
+            let sealed = records.seal_again(&batch.records, batch.lease_us);
+            batch.records = sealed.map_err(|RecordError(why)| corrupt(&name, 0, why))?;
+        }
         if enabled(Sabotage::TrustUnprovenTail) {
             unproven.clear();
         }

@@ -13,15 +13,16 @@ use crate::backup::{BackupError, ChunkParser, inconsistent};
 use crate::disk::{Directory, Disk};
 use crate::keyset::KeySetDb;
 use crate::layout::{META, RESTORING, is_ours};
-use crate::meta::Meta;
 use crate::preview::{NoFiles, Preview};
 use crate::record::{self, REPLAYED_TOKEN_MAX};
 use crate::recover;
+use crate::seal::{Installation, SealKeys, ValueSeal};
 use crate::start::{StartError, io};
 use crate::state::POOLS_MAX;
+use crate::unlock::adopt;
 pub use error::RestoreError;
 use keypeg_core::{
-    Fact, FactSink, HeldKeys, IdHashKey, Limits, Pools, RandomSource, RestoredHolds, answers_max,
+    Fact, FactSink, HeldKeys, Limits, Pools, RandomSource, RestoredHolds, answers_max,
 };
 use read::{BackupReading, ReadBackup};
 use segments::{NewBatch, SegmentWriter};
@@ -41,7 +42,7 @@ const CACHE: usize = 64 << 20;
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// The options of a restore.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RestoreOptions {
     /// How long each key is held, in microseconds; `None` is the longest that a lease of its pool
     /// can run.
@@ -50,6 +51,8 @@ pub struct RestoreOptions {
     pub token_floor: Option<u64>,
     /// The time of the restore, wall time in milliseconds.
     pub wall_ms: u64,
+    /// The seal keys of a sealed backup: the first one seals the new directory.
+    pub seal: Option<SealKeys>,
 }
 
 /// What a backup contains, and what a restore makes of it.
@@ -174,15 +177,19 @@ fn remove_all(disk: &dyn Disk) -> std::io::Result<()> {
 fn write(
     backup: &mut dyn Read,
     disk: &Arc<dyn Disk>,
-    options: RestoreOptions,
+    mut options: RestoreOptions,
     random: &mut dyn RandomSource,
 ) -> Result<RestoreReport, RestoreError> {
-    let installation = Meta::generate(random).installation;
-    let ReadBackup { head, meta, mut segments, lease_us } =
-        BackupReading::new(disk, installation)?.read(backup)?;
-    let pools = replay(&**disk, &meta)?;
+    let mut number = [0; 16];
+    random.fill(&mut number);
+    let number = u128::from_le_bytes(number);
+    let ReadBackup { head, mut meta, mut segments, lease_us } =
+        BackupReading::new(disk, number)?.read(backup)?;
+    let keys = options.seal.take();
+    let installation = adopt(&mut meta, keys.as_ref(), number, random)?.installation;
+    let pools = replay(&**disk, &installation)?;
     let reserved = pools.counters().tokens_reserved;
-    let first_token = first_token(reserved, head.wall_ms, options)?;
+    let first_token = first_token(reserved, head.wall_ms, &options)?;
     let next_token = first_token.saturating_add(pools.key_count()).max(reserved + 1);
     if next_token > REPLAYED_TOKEN_MAX {
         let message = format!(
@@ -195,7 +202,7 @@ fn write(
     let held = write_holds(&pools, terms, next_token, &mut segments)?;
     drop(pools);
     // What the first start will find: it is checked once more as it is on the disk.
-    let pools = replay(&**disk, &meta)?;
+    let pools = replay(&**disk, &installation)?;
     let sum = |of: fn(keypeg_core::KeyCounts) -> u64| {
         pools.iter().map(|pool| of(pool.counts())).sum::<u64>()
     };
@@ -210,23 +217,24 @@ fn write(
         quarantined: sum(|counts| counts.quarantined),
         first_token: next_token,
     };
-    let placed = meta.prepare(&**disk).and_then(|()| Meta::finish(&**disk));
+    let placed = meta.replace(&**disk);
     let placed = placed.and_then(|()| disk.remove(RESTORING)).and_then(|()| disk.sync_dir());
     placed.map_err(io("writing meta"))?;
     Ok(report)
 }
 
 /// Replays the directory as a start does.
-fn replay(disk: &dyn Disk, meta: &Meta) -> Result<Pools, RestoreError> {
+fn replay(disk: &dyn Disk, installation: &Installation) -> Result<Pools, RestoreError> {
     let limits = Limits {
         pools: POOLS_MAX,
         keys: u64::MAX,
         bytes: u64::MAX,
         answers: answers_max(u64::MAX),
     };
-    let keyset = KeySetDb::open(disk, IdHashKey::new(meta.id_key), CACHE);
+    let keyset = KeySetDb::open(disk, installation, CACHE);
     let keyset = keyset.map_err(StartError::from).map_err(of_backup)?;
-    let replayed = recover::replay(disk, meta, limits, u64::MAX, &keyset).map_err(of_backup)?;
+    let replayed =
+        recover::replay(disk, installation, limits, u64::MAX, &keyset).map_err(of_backup)?;
     Ok(replayed.replayer.into_pools())
 }
 
@@ -239,7 +247,7 @@ fn of_backup(error: StartError) -> RestoreError {
 fn first_token(
     reserved: u64,
     backup_wall_ms: u64,
-    options: RestoreOptions,
+    options: &RestoreOptions,
 ) -> Result<u64, RestoreError> {
     if let Some(floor) = options.token_floor {
         if floor < reserved {
@@ -304,7 +312,8 @@ impl Batches<'_> {
 
 impl FactSink for Batches<'_> {
     fn record(&mut self, fact: &Fact<'_>) {
-        record::write(&mut self.records, fact, self.lease_us);
+        // Holds have no values.
+        record::write(&mut self.records, fact, self.lease_us, &ValueSeal::default());
         if self.records.len() >= BATCH_FULL {
             self.end();
         }

@@ -2,6 +2,7 @@
 //!
 //! It knows only the texts of the errors, not when one occurs.
 
+use crate::seal::SealOptions;
 use keypeg_core::Policy;
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ pub struct EngineConfig {
     pub cache: usize,
     /// Whether the data directory must exist; a start then creates none.
     pub must_exist: bool,
+    /// The seal keys; `None` for a directory that is not sealed.
+    pub seal: Option<SealOptions>,
 }
 
 /// The reason why an engine does not start. The messages name the file and the next step.
@@ -47,6 +50,9 @@ pub enum StartError {
     /// Other users can replace the files of the directory.
     #[error("{0}")]
     Exposed(String),
+    /// The seal keys do not fit the directory.
+    #[error("{0}")]
+    Seal(String),
     /// The directory's data is damaged or incomplete, or has a newer format.
     #[error("{0}")]
     Corrupt(String),

@@ -10,6 +10,7 @@ mod disk_space;
 mod long_calls;
 mod opening;
 mod requests;
+mod sealing;
 mod segment_drop;
 mod subscribe;
 mod waits;
@@ -23,6 +24,7 @@ use crate::lookups::Lookups;
 use crate::preallocator::RETRY_US;
 use crate::progress::CheckpointProgress;
 use crate::record;
+use crate::rotation::SealControl;
 use crate::times::Times;
 use crate::turn::EXPIRE_MAX;
 use keypeg_core::RandomSource;
@@ -67,6 +69,8 @@ pub struct EngineState {
     times: Times,
     random: Box<dyn RandomSource + Send>,
     batch: Batch,
+    /// The seal of the directory, if it is sealed.
+    seal: Option<Arc<SealControl>>,
     /// Requests that are carried over into the next turn, because more was due than this turn
     /// could expire.
     carried_over: VecDeque<QueuedRequest>,
@@ -268,7 +272,7 @@ impl EngineState {
             let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
             let started_us = self.times.stopwatch_us();
             if enabled(Sabotage::HalfBatch)
-                && let Ok((_, rest)) = record::read(records, stamp.lease_us)
+                && let Ok(rest) = record::after_first(records)
             {
                 journal.commit(&records[..records.len() - rest.len()], stamp)?;
                 records = rest;
@@ -345,6 +349,11 @@ impl EngineState {
     /// Returns the engine's counters.
     pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Returns the seal of the directory; `None` if it is not sealed.
+    pub fn seal(&self) -> Option<Arc<SealControl>> {
+        self.seal.clone()
     }
 
     /// Returns the pools, to inspect them.

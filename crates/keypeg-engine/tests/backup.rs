@@ -399,7 +399,7 @@ fn a_restore_into_a_directory_with_files_is_refused_and_changes_nothing() {
     let before = original.disk.used();
     let onto: Arc<dyn Disk> = Arc::new(original.disk.clone());
     let options = options(&original.driver.clock);
-    let error = restore_onto(&mut &bytes[..], &onto, "dir", options, &mut SeededRandom(5));
+    let error = restore_onto(&mut &bytes[..], &onto, "dir", options.clone(), &mut SeededRandom(5));
     assert!(error.unwrap_err().to_string().contains("dir is not empty"));
     assert_eq!(original.disk.used(), before);
     let disk = SimDisk::new();

@@ -230,6 +230,7 @@ fn a_check_reports_what_a_start_would_do_and_changes_nothing() {
     let check = || {
         keypeg_engine::check_data_dir(
             &dir,
+            None,
             Box::new(clock.clone()),
             Box::new(support::SeededRandom(1)),
         )

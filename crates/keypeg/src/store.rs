@@ -27,6 +27,7 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         memory_max: config.memory.total,
         cache: config.memory.database_cache(),
         must_exist: config.existing,
+        seal: None,
     };
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
     keypeg_engine::set_exit_hook(log::flush_streams);
@@ -54,7 +55,7 @@ fn refuse_exposed(data: &Path) -> Result<(), Failure> {
 /// in it. O(keys).
 pub(crate) fn check(data: &Path) -> Result<StartReport, Failure> {
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    keypeg_engine::check_data_dir(data, clock, random).map_err(|error| {
+    keypeg_engine::check_data_dir(data, None, clock, random).map_err(|error| {
         if let StartError::InUse { dir } = error {
             let message = format!(
                 "{dir} is in use by another process, such as a server: stop that process, or check a \
@@ -72,7 +73,9 @@ impl From<StartError> for Failure {
             StartError::InUse { .. } => exit::TEMPORARY,
             StartError::NotFound { .. } => exit::NO_INPUT,
             StartError::Corrupt(_) => exit::DATA,
-            StartError::Exposed(_) | StartError::TooLarge { .. } => exit::CONFIG,
+            StartError::Exposed(_) | StartError::Seal(_) | StartError::TooLarge { .. } => {
+                exit::CONFIG
+            }
             StartError::Io { error: cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
                 let message = format!(
                     "{error}: run the command as the owner of the data directory, or give the \

@@ -30,6 +30,7 @@ impl StartedEngine {
             memory_max: u64::MAX,
             cache: 64 << 20,
             must_exist: false,
+            seal: None,
         };
         let (engine, lanes, _) =
             Engine::start(&config, Box::new(SystemClock), Box::new(CheapRandom(1)))

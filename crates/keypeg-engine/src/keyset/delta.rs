@@ -4,7 +4,8 @@
 //! the rows of the database but not its tables or transactions.
 
 use super::rows::{CreatedKey, PoolRow, PoolRows, RowKey, retired_key, rows_of, write_key};
-use keypeg_core::{Counters, Fact, IdHashKey, KeyNumber, Lsn, PoolId};
+use crate::seal::{Installation, OpenError};
+use keypeg_core::{Counters, Fact, KeyNumber, Lsn, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The changes of one checkpoint: the net effect of many facts.
@@ -39,7 +40,12 @@ impl KeySetDelta {
 
     /// Applies a fact; a fact that does not change the key set only counts. `pools` are the pools
     /// after all facts so far.
-    pub(crate) fn apply(&mut self, fact: &Fact<'_>, ids: &IdHashKey, pools: &mut PoolRows) {
+    pub(crate) fn apply(
+        &mut self,
+        fact: &Fact<'_>,
+        installation: &Installation,
+        pools: &mut PoolRows,
+    ) -> Result<(), OpenError> {
         self.facts += 1;
         match fact {
             Fact::PoolCreated { pool, name, policy } => {
@@ -65,13 +71,13 @@ impl KeySetDelta {
                     let row_key = (pool.0, number.0);
                     let (created_at_ms, imported, keepalive) = (*at_ms, *imported, *keepalive);
                     let key = CreatedKey { created_at_ms, imported, keepalive, value };
-                    self.created.insert(row_key, write_key(row_key, key));
+                    self.created.insert(row_key, write_key(row_key, key, &installation.seal));
                     self.counters.next_key = self.counters.next_key.max(KeyNumber(number.0 + 1));
                     self.facts += 1;
                 }
             }
             Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
-                self.remove_key((pool.0, key.0), ids);
+                self.remove_key((pool.0, key.0), installation)?;
             }
             Fact::Quarantined { pool, key, reason } => {
                 let reason = reason.unwrap_or_default().to_owned();
@@ -93,6 +99,7 @@ impl KeySetDelta {
             | Fact::SegmentsDropped { .. }
             | Fact::Stopped { .. } => {}
         }
+        Ok(())
     }
 
     fn set_pool(&mut self, pool: PoolId, row: PoolRow, pools: &mut PoolRows) {
@@ -100,13 +107,18 @@ impl KeySetDelta {
         self.pools.insert(pool, row);
     }
 
-    fn remove_key(&mut self, row_key: RowKey, ids: &IdHashKey) {
+    fn remove_key(
+        &mut self,
+        row_key: RowKey,
+        installation: &Installation,
+    ) -> Result<(), OpenError> {
         self.quarantined.remove(&row_key);
         match self.created.remove(&row_key) {
             None => {
                 self.removed.insert(row_key);
             }
-            Some(row) => self.retired.extend(retired_key(row_key.0, &row, ids)),
+            Some(row) => self.retired.extend(retired_key(row_key, &row, installation)?),
         }
+        Ok(())
     }
 }

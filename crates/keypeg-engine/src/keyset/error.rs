@@ -1,6 +1,7 @@
 //! Why the key set cannot be used, and how errors of redb and of the replay become that.
 
 use crate::layout::KEYSET;
+use crate::seal::OpenError;
 use keypeg_core::ReplayError;
 use std::io;
 
@@ -50,5 +51,23 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> KeySetError {
 impl From<redb::Error> for KeySetError {
     fn from(error: redb::Error) -> Self {
         failed(error)
+    }
+}
+
+impl From<redb::StorageError> for KeySetError {
+    fn from(error: redb::StorageError) -> Self {
+        failed(error)
+    }
+}
+
+impl From<redb::TableError> for KeySetError {
+    fn from(error: redb::TableError) -> Self {
+        failed(error)
+    }
+}
+
+impl From<OpenError> for KeySetError {
+    fn from(error: OpenError) -> Self {
+        damaged(error.why())
     }
 }

@@ -6,8 +6,10 @@
 
 use super::error::{KeySetError, damaged, failed, replay_error};
 use super::rows::{RowKey, read_key, rows_of};
-use keypeg_core::{IdHashKey, KEY_BYTES_MIN, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
+use crate::seal::Installation;
+use keypeg_core::{KEY_BYTES_MIN, KeyId, KeyNumber, PoolId, Replayer, StoredKey};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use zeroize::Zeroizing;
 
 /// Keys in a batch.
 const BATCH_KEYS: usize = 1_024;
@@ -53,7 +55,7 @@ struct Batch {
     pool: PoolId,
     keys: Vec<ReadKey>,
     /// The values of the keys, concatenated.
-    values: Vec<u8>,
+    values: Zeroizing<Vec<u8>>,
 }
 
 struct ReadKey {
@@ -70,7 +72,7 @@ struct ReadKey {
 pub(super) fn keys(
     rows: &KeyRows,
     pools: &[PoolId],
-    ids: &IdHashKey,
+    installation: &Installation,
     memory: &LoadMemory,
     replayer: &mut Replayer,
 ) -> Result<u64, KeySetError> {
@@ -78,7 +80,7 @@ pub(super) fn keys(
         let (sender, batches) = sync_channel(BATCHES_MAX);
         let reader = std::thread::Builder::new()
             .name("keypeg-rows".into())
-            .spawn_scoped(scope, move || read_all(rows, pools, ids, &sender))?;
+            .spawn_scoped(scope, move || read_all(rows, pools, installation, &sender))?;
         let inserted = insert_all(batches, memory, replayer);
         // An error of the reader is the first in the order of the rows, so it is reported first.
         let read = reader.join().map_err(|_| damaged("a page is damaged"))?;
@@ -89,14 +91,15 @@ pub(super) fn keys(
 fn read_all(
     rows: &KeyRows,
     pools: &[PoolId],
-    ids: &IdHashKey,
+    installation: &Installation,
     batches: &SyncSender<Batch>,
 ) -> Result<(), KeySetError> {
+    let mut opened = Zeroizing::default();
     for &pool in pools {
         let mut batch = Batch::new(pool);
         for row in rows.range(rows_of(pool)).map_err(failed)? {
             let (row_key, row) = row.map_err(failed)?;
-            let key = read_key(row_key.value(), row.value(), ids)?;
+            let key = read_key(row_key.value(), row.value(), installation, &mut opened)?;
             batch.values.extend_from_slice(key.value);
             let StoredKey { id, created_at_ms, imported, keepalive, .. } = key;
             let (number, end) = (KeyNumber(row_key.value().1), batch.values.len());
@@ -141,6 +144,6 @@ fn insert_all(
 impl Batch {
     fn new(pool: PoolId) -> Self {
         // No capacity is reserved: most pools are small, and a large batch grows only once.
-        Self { pool, keys: Vec::new(), values: Vec::new() }
+        Self { pool, keys: Vec::new(), values: Zeroizing::default() }
     }
 }

@@ -4,14 +4,18 @@
 
 use super::error::{KeySetError, damaged};
 use crate::record::{self, RecordError};
-use keypeg_core::{Fact, IdHashKey, Policy, PoolId, StoredKey, must_remember};
+use crate::seal::{Installation, OpenError, SEAL_LEN, ValueSeal};
+use keypeg_core::{Fact, KeyNumber, Policy, PoolId, StoredKey, must_remember};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use zeroize::Zeroizing;
 
 /// The flag of an imported key.
 const IMPORTED: u8 = 1;
 /// The flag of a key that is never purged.
 const NO_KEEPALIVE: u8 = 2;
+/// The flag of a sealed value.
+const SEALED: u8 = 4;
 const CRC_LEN: usize = 4;
 /// Bytes of the row of a key before its value: CRC, flags (1), creation time (6).
 const KEY_HEAD: usize = CRC_LEN + 1 + 6;
@@ -57,17 +61,43 @@ pub(super) fn read_quarantined(row_key: RowKey, row: &[u8]) -> Result<&str, KeyS
     std::str::from_utf8(reason).map_err(|_| mismatch())
 }
 
-pub(super) fn write_key(row_key: RowKey, key: CreatedKey<'_>) -> Vec<u8> {
+/// Encodes the row of a key, with its value sealed if the directory is.
+pub(super) fn write_key(row_key: RowKey, key: CreatedKey<'_>, seal: &ValueSeal) -> Vec<u8> {
     let CreatedKey { created_at_ms, imported, keepalive, value } = key;
-    let flags = if imported { IMPORTED } else { 0 } | if keepalive { 0 } else { NO_KEEPALIVE };
+    let flags = if imported { IMPORTED } else { 0 }
+        | if keepalive { 0 } else { NO_KEEPALIVE }
+        | if seal.is_on() { SEALED } else { 0 };
     let [m0, m1, m2, m3, m4, m5, ..] = created_at_ms.to_le_bytes();
-    let mut row = Vec::with_capacity(KEY_HEAD + value.len());
+    // Room for all, so that no copy of a plain value is left behind.
+    let seal_len = if seal.is_on() { SEAL_LEN } else { 0 };
+    let mut row = Vec::with_capacity(KEY_HEAD + value.len() + seal_len);
     row.extend_from_slice(&[0; CRC_LEN]);
     row.extend_from_slice(&[flags, m0, m1, m2, m3, m4, m5]);
     row.extend_from_slice(value);
+    seal.seal_row(key_of(row_key), &mut row, KEY_HEAD);
     let crc = key_crc(row_key, &row[CRC_LEN..]);
     row[..CRC_LEN].copy_from_slice(&crc.to_le_bytes());
     row
+}
+
+/// Seals a row whose value is plain; `None` if it is sealed already.
+pub(super) fn seal_key(
+    row_key: RowKey,
+    row: &[u8],
+    installation: &Installation,
+    value: &mut Zeroizing<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, KeySetError> {
+    let StoredKey { created_at_ms, imported, keepalive, value, .. } =
+        read_key(row_key, row, installation, value)?;
+    if row[CRC_LEN] & SEALED != 0 {
+        return Ok(None);
+    }
+    let key = CreatedKey { created_at_ms, imported, keepalive, value };
+    Ok(Some(write_key(row_key, key, &installation.seal)))
+}
+
+fn key_of((pool, key): RowKey) -> (PoolId, KeyNumber) {
+    (PoolId(pool), KeyNumber(key))
 }
 
 /// Computes the CRC of a row in a table by key number; it covers the key of the row too.
@@ -79,10 +109,12 @@ fn key_crc((pool, key): RowKey, rest: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// Parses the row of a key. A sealed value is opened into `opened`. O(length).
 pub(super) fn read_key<'a>(
     row_key: RowKey,
     row: &'a [u8],
-    ids: &IdHashKey,
+    installation: &Installation,
+    opened: &'a mut Zeroizing<Vec<u8>>,
 ) -> Result<StoredKey<'a>, KeySetError> {
     let truncated = || damaged("the row of a key is truncated");
     let (crc, rest) = row.split_first_chunk::<CRC_LEN>().ok_or_else(truncated)?;
@@ -92,19 +124,36 @@ pub(super) fn read_key<'a>(
     let [flags, m0, m1, m2, m3, m4, m5, value @ ..] = rest else {
         return Err(truncated());
     };
-    if flags & !(IMPORTED | NO_KEEPALIVE) != 0 {
+    if flags & !(IMPORTED | NO_KEEPALIVE | SEALED) != 0 {
         return Err(damaged(
             "the row of a key has an unknown flag: a newer version of keypeg may have written it",
         ));
     }
+    let value = open_value(row_key, *flags, value, &installation.seal, opened)?;
     let (pool, _) = row_key;
     Ok(StoredKey {
         value,
-        id: ids.key_id(PoolId(pool), value),
+        id: installation.ids.key_id(PoolId(pool), value),
         created_at_ms: u64::from_le_bytes([*m0, *m1, *m2, *m3, *m4, *m5, 0, 0]),
         imported: flags & IMPORTED != 0,
         keepalive: flags & NO_KEEPALIVE == 0,
     })
+}
+
+/// Returns the value of a row, opened if it is sealed.
+fn open_value<'a>(
+    row_key: RowKey,
+    flags: u8,
+    value: &'a [u8],
+    seal: &ValueSeal,
+    opened: &'a mut Zeroizing<Vec<u8>>,
+) -> Result<&'a [u8], OpenError> {
+    if flags & SEALED == 0 {
+        seal.check_plain()?;
+        return Ok(value);
+    }
+    seal.open_row(key_of(row_key), value, opened)?;
+    Ok(opened)
 }
 
 pub(super) fn retired_crc((pool, id): (u32, u128)) -> u32 {
@@ -116,11 +165,18 @@ pub(super) fn retired_crc((pool, id): (u32, u128)) -> u32 {
 
 /// Returns the row key under which the value of a removed key is retired; `None` for a value that
 /// its pool recognises without a row.
-pub(super) fn retired_key(pool: u32, row: &[u8], ids: &IdHashKey) -> Option<(u32, u128)> {
-    let (head, value) = row.split_at_checked(KEY_HEAD)?;
-    let imported = head[CRC_LEN] & IMPORTED != 0;
-    must_remember(ids, PoolId(pool), value, imported)
-        .then(|| (pool, ids.key_id(PoolId(pool), value).0))
+pub(super) fn retired_key(
+    row_key: RowKey,
+    row: &[u8],
+    installation: &Installation,
+) -> Result<Option<(u32, u128)>, OpenError> {
+    let Some((head, value)) = row.split_at_checked(KEY_HEAD) else { return Ok(None) };
+    let (flags, (pool, _), ids) = (head[CRC_LEN], row_key, &installation.ids);
+    let mut opened = Zeroizing::default();
+    let value = open_value(row_key, flags, value, &installation.seal, &mut opened)?;
+    let imported = flags & IMPORTED != 0;
+    Ok(must_remember(ids, PoolId(pool), value, imported)
+        .then(|| (pool, ids.key_id(PoolId(pool), value).0)))
 }
 
 pub(super) fn write_pool(pool: PoolId, row: &PoolRow) -> Vec<u8> {
@@ -156,40 +212,107 @@ pub(super) fn state_crc(numbers: [u64; 4]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keypeg_core::IdHashKey;
+
+    fn installation() -> Installation {
+        Installation { id: 1, ids: IdHashKey::new([7; 32]), seal: ValueSeal::default() }
+    }
 
     #[test]
     fn a_row_keeps_its_flags_and_an_unknown_one_is_refused() {
-        let (ids, row_key) = (IdHashKey::new([7; 32]), (3, 4));
+        let (installation, row_key) = (installation(), (3, 4));
         for (imported, keepalive) in [(false, true), (true, true), (true, false)] {
             let key = CreatedKey { created_at_ms: 5, imported, keepalive, value: b"v" };
-            let mut row = write_key(row_key, key);
-            let read = read_key(row_key, &row, &ids).expect("whole");
+            let mut row = write_key(row_key, key, &installation.seal);
+            let mut opened = Zeroizing::default();
+            let read = read_key(row_key, &row, &installation, &mut opened).expect("whole");
             assert_eq!(
                 (read.imported, read.keepalive, read.value),
                 (imported, keepalive, &b"v"[..])
             );
-            row[CRC_LEN] |= 4;
+            row[CRC_LEN] |= 8;
             let crc = key_crc(row_key, &row[CRC_LEN..]);
             row[..CRC_LEN].copy_from_slice(&crc.to_le_bytes());
-            let error = read_key(row_key, &row, &ids).err().expect("unknown").to_string();
+            let read = read_key(row_key, &row, &installation, &mut opened);
+            let error = read.err().expect("unknown").to_string();
             assert!(error.contains("newer version"), "{error}");
         }
     }
 
     #[test]
     fn only_a_value_that_its_pool_does_not_recognise_needs_a_row() {
-        let ids = IdHashKey::new([7; 32]);
-        let row = |imported, value| {
-            write_key((3, 4), CreatedKey { created_at_ms: 5, imported, keepalive: true, value })
+        let installation = installation();
+        let row = |pool, imported, value| {
+            let key = CreatedKey { created_at_ms: 5, imported, keepalive: true, value };
+            write_key((pool, 4), key, &installation.seal)
         };
+        let retired = |pool, row: &[u8]| retired_key((pool, 4), row, &installation).expect("opens");
         // The tag of pool 3, as in the tests of the pools.
         let generated = b"ci_0123456789abcdefWT7y";
-        assert_eq!(retired_key(3, &row(false, generated), &ids), None);
+        assert_eq!(retired(3, &row(3, false, generated)), None);
         for (pool, imported, value) in
             [(3, true, &generated[..]), (4, false, generated), (3, false, b"0123456789abcdef0123")]
         {
-            let id = ids.key_id(PoolId(pool), value).0;
-            assert_eq!(retired_key(pool, &row(imported, value), &ids), Some((pool, id)));
+            let id = installation.ids.key_id(PoolId(pool), value).0;
+            assert_eq!(retired(pool, &row(pool, imported, value)), Some((pool, id)));
         }
+    }
+
+    fn sealed() -> Installation {
+        Installation { seal: ValueSeal::for_tests(7), ..installation() }
+    }
+
+    /// The CRC of a row does not detect a value that was moved and given a new CRC.
+    #[test]
+    fn a_sealed_row_reads_back_and_its_value_belongs_to_it_alone() {
+        let (installation, row_key) = (sealed(), (3, 4));
+        let key =
+            CreatedKey { created_at_ms: 5, imported: true, keepalive: false, value: b"sk-123" };
+        let row = write_key(row_key, key, &installation.seal);
+        assert!(!row.windows(6).any(|part| part == b"sk-123"));
+        let mut opened = Zeroizing::default();
+        let read = read_key(row_key, &row, &installation, &mut opened).expect("whole");
+        assert_eq!((read.value, read.imported, read.keepalive), (&b"sk-123"[..], true, false));
+        let id = installation.ids.key_id(PoolId(3), b"sk-123");
+        assert_eq!(read.id, id);
+        assert_eq!(retired_key(row_key, &row, &installation), Ok(Some((3, id.0))));
+        let with_crc = |row_key, mut row: Vec<u8>| {
+            let crc = key_crc(row_key, &row[CRC_LEN..]);
+            row[..CRC_LEN].copy_from_slice(&crc.to_le_bytes());
+            row
+        };
+        let other = Installation { seal: ValueSeal::for_tests(8), ..sealed() };
+        let mut flipped = row.clone();
+        flipped[KEY_HEAD] ^= 1;
+        for (row_key, row, by) in [
+            ((3, 5), &row, &installation),
+            ((4, 4), &row, &installation),
+            ((3, 4), &row, &other),
+            ((3, 4), &flipped, &installation),
+        ] {
+            let moved = with_crc(row_key, row.clone());
+            let error =
+                read_key(row_key, &moved, by, &mut opened).err().expect("moved").to_string();
+            assert!(error.contains("another key, pool or data directory"), "{error}");
+            assert_eq!(retired_key(row_key, &moved, by), Err(OpenError::Mismatch));
+        }
+        let plain = write_key(row_key, key, &ValueSeal::default());
+        let error = read_key(row_key, &plain, &installation, &mut opened).err().expect("plain");
+        assert!(error.to_string().contains("is not sealed"), "{error}");
+    }
+
+    #[test]
+    fn a_rewrite_seals_plain_rows_and_keeps_sealed_ones() {
+        use crate::seal::Unsealed;
+        let seal = ValueSeal::for_tests(7).accepting(Unsealed::Accepted);
+        let (installation, row_key) = (Installation { seal, ..installation() }, (3, 4));
+        let key =
+            CreatedKey { created_at_ms: 5, imported: true, keepalive: false, value: b"sk-123" };
+        let plain = write_key(row_key, key, &ValueSeal::default());
+        let sealed = write_key(row_key, key, &installation.seal);
+        let mut opened = Zeroizing::default();
+        let mut again = |row| seal_key(row_key, row, &installation, &mut opened).expect("opens");
+        assert_eq!(again(&plain), Some(sealed.clone()));
+        assert_eq!(again(&sealed), None);
     }
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::disk::Directory;
-use keypeg_core::{Fact, PackedValues, Policy};
+use crate::seal::ValueSeal;
+use keypeg_core::{Fact, IdHashKey, PackedValues, Policy};
 use keypeg_testkit::TempDir;
 
 const POOL: PoolId = PoolId(7);
@@ -10,7 +11,8 @@ const KEPT: PoolId = PoolId(8);
 
 fn open(dir: &TempDir) -> KeySetDb {
     let disk = Directory::open(dir.path()).expect("a directory");
-    KeySetDb::open(&disk, IdHashKey::new([1; 32]), 1 << 20).expect("opens")
+    let (ids, seal) = (IdHashKey::new([1; 32]), ValueSeal::default());
+    KeySetDb::open(&disk, &Installation { id: 1, ids, seal }, 1 << 20).expect("opens")
 }
 
 /// Commits facts as one checkpoint.
@@ -18,7 +20,7 @@ fn commit(keyset: &KeySetDb, facts: &[Fact<'_>]) -> bool {
     let KeySetState { mut pools, checkpointed, counters } = keyset.state().expect("reads");
     let mut delta = KeySetDelta::after(checkpointed, counters);
     for fact in facts {
-        delta.apply(fact, &keyset.ids, &mut pools);
+        delta.apply(fact, &keyset.installation, &mut pools).expect("opens");
     }
     keyset.commit(&delta).expect("commits")
 }

@@ -4,6 +4,7 @@
 //! fields of a policy, a lease and a stored answer, but not the kinds of records.
 
 use super::error::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, RecordError};
+use crate::seal::{SEAL_LEN, ValueSeal};
 use keypeg_core::{
     BodyDigest, BorrowerId, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber,
     NEVER_US, Policy, PoolId,
@@ -37,10 +38,23 @@ pub(super) mod tag {
     pub(crate) const KEY_EXPIRES: u8 = 24;
     pub(crate) const BORROWER: u8 = 25;
     pub(crate) const NO_KEEPALIVE: u8 = 26;
+    /// In place of `VALUES`, in a sealed directory.
+    pub(crate) const SEALED_VALUES: u8 = 27;
+    /// In place of `BODY_DIGEST`, in a sealed directory.
+    pub(crate) const SEALED_BODY: u8 = 28;
     pub(crate) const REASON: u8 = 30;
     /// The tags of fields that are bytes with a length prefix; all other fields are numbers.
-    pub(crate) const BYTES: [u8; 7] =
-        [HOLDER, VALUES, NAME, KEY_PREFIX, IDEMPOTENCY_ID, BODY_DIGEST, REASON];
+    pub(crate) const BYTES: [u8; 9] = [
+        HOLDER,
+        VALUES,
+        NAME,
+        KEY_PREFIX,
+        IDEMPOTENCY_ID,
+        BODY_DIGEST,
+        SEALED_VALUES,
+        SEALED_BODY,
+        REASON,
+    ];
 }
 
 /// Writes the fields of one record.
@@ -64,6 +78,20 @@ impl Writer<'_> {
         }
     }
 
+    /// Writes the packed values of new keys, sealed if the directory is. O(bytes).
+    pub(super) fn values(&mut self, first: (PoolId, KeyNumber), packed: &[u8], seal: &ValueSeal) {
+        if !seal.is_on() {
+            return self.bytes(tag::VALUES, packed);
+        }
+        self.out.push(tag::SEALED_VALUES);
+        self.varint((packed.len() + SEAL_LEN) as u64);
+        // Room for all, so that no copy of plain values is left behind.
+        self.out.reserve(packed.len() + SEAL_LEN);
+        let start = self.out.len();
+        self.out.extend_from_slice(packed);
+        seal.seal_record(first, self.out, start);
+    }
+
     pub(super) fn key(&mut self, pool: PoolId, key: KeyNumber) {
         self.number(tag::POOL, u64::from(pool.0));
         self.number(tag::KEY, key.0);
@@ -82,10 +110,11 @@ impl Writer<'_> {
     }
 
     /// Writes a stored answer. An optional instant is written plus one, and `None` is not written.
-    pub(super) fn answer(&mut self, answer: &IdempotencyRecord) {
+    pub(super) fn answer(&mut self, answer: &IdempotencyRecord, seal: &ValueSeal) {
         let plus_one = |at_ms: &Option<u64>| at_ms.map_or(0, |ms| ms + 1);
         self.bytes(tag::IDEMPOTENCY_ID, &answer.id.0.to_le_bytes());
-        self.bytes(tag::BODY_DIGEST, &answer.body.0.to_le_bytes());
+        let body = if seal.is_on() { tag::SEALED_BODY } else { tag::BODY_DIGEST };
+        self.bytes(body, &seal.seal_digest(answer.body.0).to_le_bytes());
         self.number(tag::BORROWER, answer.borrower.0);
         self.number(tag::KEPT_UNTIL, answer.until_us);
         match &answer.result {
@@ -144,7 +173,7 @@ const _: () = assert!(tag::REASON as usize + 1 == TAGS, "REASON is the greatest 
 
 /// Returns true if this version knows the tag.
 fn is_known(tag: u8) -> bool {
-    (tag::POOL..=tag::NO_KEEPALIVE).contains(&tag) || tag == tag::REASON
+    (tag::POOL..=tag::SEALED_BODY).contains(&tag) || tag == tag::REASON
 }
 
 impl<'a> Fields<'a> {
@@ -177,6 +206,11 @@ impl<'a> Fields<'a> {
     /// Returns a number as a narrower integer type.
     pub(super) fn narrow<T: TryFrom<u64>>(&self, tag: u8) -> Result<T, RecordError> {
         T::try_from(self.number(tag)).map_err(|_| NUMBER_OUT_OF_RANGE)
+    }
+
+    /// Sets the field of a tag.
+    pub(super) fn set_bytes(&mut self, tag: u8, bytes: &'a [u8]) {
+        self.bytes[usize::from(tag)] = bytes;
     }
 
     pub(super) fn bytes(&self, tag: u8) -> &'a [u8] {

@@ -130,7 +130,7 @@ fn facts() -> Vec<Fact<'static>> {
 fn every_fact_reads_back_unchanged() {
     let mut bytes = Vec::new();
     for fact in facts() {
-        write(&mut bytes, &fact, NOW);
+        write(&mut bytes, &fact, NOW, &ValueSeal::default());
     }
     let mut rest = &bytes[..];
     for fact in facts() {
@@ -157,7 +157,7 @@ fn a_grant_for_a_borrower_has_these_bytes() {
     let bytes = [7, 14, 0, 0, 0, 1, 1, 2, 7, 3, 9, 5, 5, 8, 1, b'a', 25, 0xac, 2];
     assert_eq!(read(&bytes, NOW), Ok((fact.clone(), &[][..])));
     let mut written = Vec::new();
-    write(&mut written, &fact, NOW);
+    write(&mut written, &fact, NOW, &ValueSeal::default());
     assert_eq!(written, bytes);
 }
 
@@ -165,7 +165,7 @@ fn a_grant_for_a_borrower_has_these_bytes() {
 fn a_truncated_record_is_an_error_and_a_damaged_record_never_panics() {
     for fact in facts() {
         let mut whole = Vec::new();
-        write(&mut whole, &fact, NOW);
+        write(&mut whole, &fact, NOW, &ValueSeal::default());
         for len in 0..whole.len() {
             assert!(read(&whole[..len], NOW).is_err(), "{fact:?} truncated to {len} bytes");
         }
@@ -225,4 +225,63 @@ fn a_shorter_key_length_of_an_earlier_version_is_read_as_the_least_one() {
     };
     assert_eq!(read(&encode(&changed(16)), 0), Ok((changed(20), &[][..])));
     assert_eq!(read(&encode(&changed(15)), 0), Err(RecordError("a pool policy is out of range")));
+}
+
+fn seal() -> ValueSeal {
+    ValueSeal::for_tests(7)
+}
+
+#[test]
+fn every_fact_reads_back_from_its_sealed_record_which_contains_no_value() {
+    let mut bytes = Vec::new();
+    for fact in facts() {
+        write(&mut bytes, &fact, NOW, &seal());
+    }
+    let mut reader = RecordReader::new(seal());
+    let mut rest = &bytes[..];
+    for fact in facts() {
+        let found;
+        (found, rest) = reader.read(rest, NOW).expect("whole");
+        assert_eq!(found, fact);
+    }
+    let packed = [1, 0, b'a', 2, 0, b'b', b'c'];
+    assert!(!bytes.windows(packed.len()).any(|part| part == packed));
+    assert_eq!(reader.seal_again(&bytes, NOW), Ok(bytes));
+}
+
+/// The CRC of a frame does not detect a record that was moved and given a new one.
+#[test]
+fn values_of_a_record_that_was_changed_or_moved_are_refused() {
+    let created = |pool, first| Fact::KeysCreated {
+        pool: PoolId(pool),
+        first: KeyNumber(first),
+        at_ms: 1,
+        imported: true,
+        keepalive: true,
+        values: PackedValues::parse(&[2, 0, b'b', b'c']).expect("whole"),
+    };
+    let written = |fact: &Fact<'_>, seal: &ValueSeal| {
+        let mut bytes = Vec::new();
+        write(&mut bytes, fact, NOW, seal);
+        bytes
+    };
+    let whole = written(&created(1, 5), &seal());
+    let read = |bytes: &[u8], seal| RecordReader::new(seal).read(bytes, NOW).map(drop);
+    assert_eq!(read(&whole, seal()), Ok(()));
+    // The pool is the byte after its tag, the first key the byte after the next tag.
+    for (at, what) in
+        [(6, "pool"), (8, "key"), (whole.len() - 20, "value"), (whole.len() - 1, "tag")]
+    {
+        let mut moved = whole.clone();
+        moved[at] ^= 2;
+        let RecordError(why) = read(&moved, seal()).expect_err(what);
+        assert!(why.contains("another key, pool or data directory"), "{what}: {why}");
+    }
+    let RecordError(why) = read(&whole, ValueSeal::for_tests(8)).expect_err("another directory");
+    assert!(why.contains("another key, pool or data directory"), "{why}");
+    let RecordError(why) = read(&whole, ValueSeal::default()).expect_err("no seal");
+    assert!(why.contains("is sealed, but the data directory is not"), "{why}");
+    let plain = written(&created(1, 5), &ValueSeal::default());
+    let RecordError(why) = read(&plain, seal()).expect_err("not sealed");
+    assert!(why.contains("is not sealed, but the data directory is"), "{why}");
 }

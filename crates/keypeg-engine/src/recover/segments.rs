@@ -6,7 +6,6 @@ use crate::disk::Disk;
 use crate::frame::{BadHead, FORMAT, SEGMENT_HEAD, SegmentHead, SegmentNumber};
 use crate::journal::SegmentInfo;
 use crate::layout::{TEMPORARY, file_name, parse_file_name};
-use crate::meta::Meta;
 use crate::start::{StartError, corrupt, io, missing};
 
 /// A segment that was preallocated and never used.
@@ -31,7 +30,7 @@ pub(super) struct Segments {
 }
 
 /// Reads the headers of all segments; a gap between them is an error.
-pub(super) fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartError> {
+pub(super) fn segments(disk: &dyn Disk, installation: u128) -> Result<Segments, StartError> {
     let names = disk.list().map_err(io("listing the data directory"))?;
     let mut numbers: Vec<_> = names.iter().filter_map(|name| parse_file_name(name)).collect();
     numbers.sort_unstable();
@@ -49,7 +48,7 @@ pub(super) fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartEr
             let after_gap = numbers.iter().copied().filter(|after| after >= number);
             let mut is_used = false;
             for after in after_gap.clone() {
-                is_used |= read_head(disk, meta, after)?.is_some();
+                is_used |= read_head(disk, installation, after)?.is_some();
             }
             if is_used || !names.contains(&temporary) {
                 return Err(missing(&file_name(expected)));
@@ -61,7 +60,7 @@ pub(super) fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartEr
         let number = *number;
         let len = disk.open(&file_name(number)).and_then(|file| file.length());
         let len = len.map_err(io(&file_name(number)))?;
-        match read_head(disk, meta, number)? {
+        match read_head(disk, installation, number)? {
             None => without_head.push(UnusedSegment { number, len }),
             Some(head) => {
                 let starts_at = head.starts_at;
@@ -82,15 +81,13 @@ pub(super) fn segments(disk: &dyn Disk, meta: &Meta) -> Result<Segments, StartEr
 /// Reads the header of a segment; `None` if the segment was never used.
 fn read_head(
     disk: &dyn Disk,
-    meta: &Meta,
+    installation: u128,
     segment: SegmentNumber,
 ) -> Result<Option<SegmentHead>, StartError> {
     let name = file_name(segment);
     let bytes = disk.read_head(&name, SEGMENT_HEAD).map_err(io(&name))?;
     match SegmentHead::read(&bytes) {
-        Ok(head) if head.installation == meta.installation && head.segment == segment => {
-            Ok(Some(head))
-        }
+        Ok(head) if head.installation == installation && head.segment == segment => Ok(Some(head)),
         Ok(_) => Err(corrupt(&name, 0, "it belongs to another data directory or file name")),
         Err(BadHead::Newer(format)) => Err(StartError::Corrupt(format!(
             "{name} has format {format}, and this version of keypeg reads formats up to {FORMAT}: \

@@ -25,7 +25,7 @@ const PIECE: usize = 256 << 10;
 /// What was read.
 pub(super) struct ReadBackup {
     pub(super) head: BackupHead,
-    /// The identity of the new directory.
+    /// The identity of the original directory.
     pub(super) meta: Meta,
     pub(super) segments: SegmentWriter,
     /// Lease time of the last batch.
@@ -108,7 +108,7 @@ impl<'a> BackupReading<'a> {
             }
             ChunkKind::Meta if self.head.is_some() && self.meta.is_none() => {
                 let meta = Meta::read(body).map_err(|error| inconsistent(error.to_string()))?;
-                self.meta = Some(Meta { installation: self.installation, ..meta });
+                self.meta = Some(meta);
             }
             ChunkKind::Batches if self.meta.is_some() && self.table.is_none() => {
                 self.read_batches(body)?;

@@ -17,10 +17,13 @@ use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
 use crate::recover;
+use crate::rotation::SealControl;
+use crate::seal::ValueSeal;
 use crate::start::{EngineConfig, StartError, io};
 use crate::times::Times;
+use crate::unlock::{create as create_identity, unlock};
 use keypeg_core::RandomSource;
-use keypeg_core::{IdHashKey, Limits, Lsn, PolicyPatch, Pool, PoolName, Pools, answers_max};
+use keypeg_core::{Limits, Lsn, PolicyPatch, Pool, PoolName, Pools, answers_max};
 use keypeg_store::StartReport;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -29,15 +32,51 @@ use std::sync::Arc;
 /// up the tokens.
 const FIRST_TOKEN_MAX: u64 = 1 << 52;
 
+/// What a start is given.
+#[derive(Clone, Copy)]
+struct Options<'a> {
+    sizes: JournalSizes,
+    limits: Limits,
+    config: &'a EngineConfig,
+}
+
+/// The source of time, and the reading with which the start began.
+struct ReadClock {
+    clock: Box<dyn Clock>,
+    reading: ClockReading,
+}
+
+/// The parts of an opened engine.
+struct Parts {
+    pools: Pools,
+    journal: Option<Journal>,
+    checkpointer: Option<Checkpointer>,
+    seal: ValueSeal,
+    control: Option<Arc<SealControl>>,
+}
+
 impl EngineState {
     /// Opens a data directory, creates a new one, or, if `disk` is `None`, starts in memory only.
-    /// O(keys).
+    /// Completes the sealing of a directory. O(keys).
     pub fn open(
         disk: Option<Arc<dyn Disk>>,
         sizes: JournalSizes,
         config: &EngineConfig,
+        clock: Box<dyn Clock>,
+        random: Box<dyn RandomSource + Send>,
+    ) -> Result<(Self, StartReport), StartError> {
+        let (mut state, report) = Self::open_as_it_is(disk, sizes, config, clock, random)?;
+        state.complete_sealing(config.cache)?;
+        Ok((state, report))
+    }
+
+    /// Opens a data directory like [`EngineState::open`], and leaves values that are not sealed.
+    pub(crate) fn open_as_it_is(
+        disk: Option<Arc<dyn Disk>>,
+        sizes: JournalSizes,
+        config: &EngineConfig,
         mut clock: Box<dyn Clock>,
-        mut random: Box<dyn RandomSource + Send>,
+        random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, StartReport), StartError> {
         let (keys, bytes) = (config.max_keys, config.memory);
         let limits = Limits { pools: POOLS_MAX, keys, bytes, answers: answers_max(bytes) };
@@ -49,69 +88,100 @@ impl EngineState {
                 config.data.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
             return Err(StartError::NotFound { dir });
         }
+        let options = Options { sizes, limits, config };
+        let times = ReadClock { clock, reading };
         match (disk, found) {
-            (Some(disk), Some(mut meta)) => {
-                let keyset = recover::open_keyset(&*disk, &mut meta, config.cache)?;
-                let replayed = recover::replay(&*disk, &meta, limits, config.memory_max, &keyset)?;
-                let mut times = Times::resume(clock, reading, Some(replayed.last));
-                let now = times.now(true);
-                let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
-                let checkpoint_lsn = replayed.checkpointed;
-                // The replay took time: the header pairs lease time with the boot time of `now`.
-                let reading = ClockReading { boot_us: times.boot_us(), ..reading };
-                let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
-                let oldest_segment = journal.segment_with(checkpoint_lsn);
-                let checkpointer =
-                    Some(new_checkpointer(Arc::clone(&disk), keyset, &meta, oldest_segment)?);
-                let mut state = Self::new(pools, Some(journal), checkpointer, times, random);
-                state.allow_backups(disk, &meta);
-                state.sizes = sizes;
-                warn_if_full(state.pools.bytes(), config.memory);
-                // The first batch proves that the records written to the new segment are durable.
-                state
-                    .write_proof()
-                    .map_err(|CommitError(error)| io("writing the journal")(error))?;
-                let report = state.report(config);
-                Ok((state, StartReport { batches_cut, starts_before, ..report }))
-            }
-            (disk, _) => {
-                let meta = Meta::generate(&mut *random);
-                let ids = IdHashKey::new(meta.id_key);
-                let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
-                let times = Times::resume(clock, reading, None);
-                let (mut journal, mut checkpointer) = (None, None);
-                if let Some(disk) = &disk {
-                    let new = new_journal(disk, sizes.segment, &meta, reading, &pools);
-                    journal = Some(new.map_err(io("creating the data directory"))?);
-                    let ids = IdHashKey::new(meta.id_key);
-                    let keyset = KeySetDb::open(&**disk, ids, config.cache)?;
-                    checkpointer = Some(new_checkpointer(
-                        Arc::clone(disk),
-                        keyset,
-                        &meta,
-                        SegmentNumber::FIRST,
-                    )?);
-                }
-                let mut state = Self::new(pools, journal, checkpointer, times, random);
-                state.sizes = sizes;
-                state.create_default_pool(config)?;
-                if let Some(disk) = disk {
-                    state.allow_backups(Arc::clone(&disk), &meta);
-                    Meta::finish(&*disk).map_err(io("creating the data directory"))?;
-                }
-                let report = state.report(config);
-                Ok((state, StartReport { created: true, ..report }))
-            }
+            (Some(disk), Some(meta)) => Self::open_existing(disk, meta, &options, times, random),
+            (disk, _) => Self::create(disk, &options, times, random),
         }
     }
 
-    fn new(
-        mut pools: Pools,
-        mut journal: Option<Journal>,
-        checkpointer: Option<Checkpointer>,
-        mut times: Times,
+    fn open_existing(
+        disk: Arc<dyn Disk>,
+        mut meta: Meta,
+        options: &Options<'_>,
+        times: ReadClock,
         mut random: Box<dyn RandomSource + Send>,
-    ) -> Self {
+    ) -> Result<(Self, StartReport), StartError> {
+        let Options { sizes, limits, config } = *options;
+        let ReadClock { clock, reading } = times;
+        let unlocked = unlock(&mut meta, config.seal.as_ref(), &mut *random)?;
+        let installation = unlocked.installation;
+        let keyset = recover::open_keyset(&*disk, &mut meta, &installation, config.cache)?;
+        let replayed = recover::replay(&*disk, &installation, limits, config.memory_max, &keyset)?;
+        if unlocked.changes_meta {
+            // Before the first sealed value is written, and after nothing can refuse the start.
+            meta.replace(&*disk).map_err(io("writing meta"))?;
+        }
+        let mut times = Times::resume(clock, reading, Some(replayed.last));
+        let now = times.now(true);
+        let (batches_cut, starts_before) = (replayed.batches_cut, replayed.starts);
+        let checkpoint_lsn = replayed.checkpointed;
+        // The replay took time: the header pairs lease time with the boot time of `now`.
+        let reading = ClockReading { boot_us: times.boot_us(), ..reading };
+        let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
+        let segment = journal.segment_with(checkpoint_lsn);
+        let control = unlocked
+            .secrets
+            .and_then(|secrets| SealControl::of(Arc::clone(&disk), &meta, secrets))
+            .map(Arc::new);
+        let (seal, id) = (installation.seal.clone(), installation.id);
+        let options =
+            CheckpointerOptions { disk: Arc::clone(&disk), keyset, installation, segment };
+        let checkpointer = Some(Checkpointer::new(options)?);
+        let parts = Parts { pools, journal: Some(journal), checkpointer, seal, control };
+        let mut state = Self::new(parts, times, random);
+        state.allow_backups(disk, id);
+        state.sizes = sizes;
+        warn_if_full(state.pools.bytes(), config.memory);
+        // The first batch proves that the records written to the new segment are durable.
+        state.write_proof().map_err(|CommitError(error)| io("writing the journal")(error))?;
+        let report = state.report(config);
+        Ok((state, StartReport { batches_cut, starts_before, ..report }))
+    }
+
+    fn create(
+        disk: Option<Arc<dyn Disk>>,
+        options: &Options<'_>,
+        times: ReadClock,
+        mut random: Box<dyn RandomSource + Send>,
+    ) -> Result<(Self, StartReport), StartError> {
+        let Options { sizes, limits, config } = *options;
+        let ReadClock { clock, reading } = times;
+        let seal = config.seal.as_ref().filter(|_| disk.is_some());
+        let (meta, unlocked) = create_identity(seal, &mut *random);
+        let installation = unlocked.installation;
+        let (ids, seal) = (installation.ids.clone(), installation.seal.clone());
+        let id = installation.id;
+        let pools = Pools::new(ids, limits, reading.wall_us.min(FIRST_TOKEN_MAX));
+        let times = Times::resume(clock, reading, None);
+        let (mut journal, mut checkpointer, mut control) = (None, None, None);
+        if let Some(disk) = &disk {
+            let new = new_journal(disk, sizes.segment, &meta, reading, &pools);
+            journal = Some(new.map_err(io("creating the data directory"))?);
+            let keyset = KeySetDb::open(&**disk, &installation, config.cache)?;
+            let (disk, segment) = (Arc::clone(disk), SegmentNumber::FIRST);
+            control = unlocked
+                .secrets
+                .and_then(|secrets| SealControl::of(Arc::clone(&disk), &meta, secrets))
+                .map(Arc::new);
+            let options = CheckpointerOptions { disk, keyset, installation, segment };
+            checkpointer = Some(Checkpointer::new(options)?);
+        }
+        let parts = Parts { pools, journal, checkpointer, seal, control };
+        let mut state = Self::new(parts, times, random);
+        state.sizes = sizes;
+        state.create_default_pool(config)?;
+        if let Some(disk) = disk {
+            state.allow_backups(Arc::clone(&disk), id);
+            Meta::finish(&*disk).map_err(io("creating the data directory"))?;
+        }
+        let report = state.report(config);
+        Ok((state, StartReport { created: true, ..report }))
+    }
+
+    fn new(parts: Parts, mut times: Times, mut random: Box<dyn RandomSource + Send>) -> Self {
+        let Parts { mut pools, mut journal, checkpointer, seal, control } = parts;
         pools.set_run_id(&mut *random);
         let now = times.now(true);
         let progress = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::progress);
@@ -124,7 +194,8 @@ impl EngineState {
             journal,
             times,
             random,
-            batch: Batch::default(),
+            batch: Batch::new(seal),
+            seal: control,
             carried_over: VecDeque::new(),
             parked_imports: VecDeque::new(),
             parked_bytes: 0,
@@ -152,8 +223,8 @@ impl EngineState {
     }
 
     /// Sets what backups read.
-    fn allow_backups(&mut self, disk: Arc<dyn Disk>, meta: &Meta) {
-        let (progress, installation) = (self.progress(), meta.installation);
+    fn allow_backups(&mut self, disk: Arc<dyn Disk>, installation: u128) {
+        let progress = self.progress();
         self.backup_parts = self.checkpointer.as_ref().map(|checkpointer| BackupParts {
             desk: checkpointer.desk(),
             disk,
@@ -202,16 +273,6 @@ fn warn_if_full(bytes: u64, max: u64) {
              leases and waiting requests; raise --memory, or delete keys"
         );
     }
-}
-
-fn new_checkpointer(
-    disk: Arc<dyn Disk>,
-    keyset: KeySetDb,
-    meta: &Meta,
-    segment: SegmentNumber,
-) -> Result<Checkpointer, StartError> {
-    let (ids, installation) = (IdHashKey::new(meta.id_key), meta.installation);
-    Ok(Checkpointer::new(CheckpointerOptions { disk, keyset, ids, installation, segment })?)
 }
 
 fn new_journal(

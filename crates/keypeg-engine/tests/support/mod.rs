@@ -93,6 +93,7 @@ pub(crate) fn engine_config() -> EngineConfig {
         memory_max: u64::MAX,
         cache: 4 << 20,
         must_exist: false,
+        seal: None,
     }
 }
 
