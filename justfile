@@ -68,6 +68,7 @@ jobs *args:
 # Runs the tests of the proxies with one wait of 70 s, longer than proxies wait without a configuration.
 proxies seconds="70":
     KEYPEG_PROXY_WAIT={{seconds}} cargo test -p keypeg --test server -- --nocapture deploy::proxies::
+
 # Builds the wheel of the Python package with the program from a release, and prints its path, below target/python.
 python-wheel *args:
     clients/python/wheel {{args}}

@@ -49,7 +49,7 @@ class Server:
                 [*command, *self.options], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
         assert self.process.stdout is not None
-        ready = re.search(r"http://127\.0\.0\.1:(\d+)", self.process.stdout.readline())
+        ready = re.search(r"https?://127\.0\.0\.1:(\d+)", self.process.stdout.readline())
         assert ready is not None, (self.directory / "log").read_text()
         self.url = ready.group()
         self.port = int(ready.group(1))

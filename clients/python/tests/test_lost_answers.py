@@ -23,7 +23,7 @@ from keypeg import (
 )
 from keypeg._acquire import Acquire
 from keypeg._http import Http
-from keypeg._settings import Settings
+from keypeg._settings import Settings, TlsFiles
 
 ACQUIRE = r"POST /v1/pools/ci/leases "
 RELEASE = r"POST /v1/pools/ci/leases/[^ ]+/release "
@@ -162,7 +162,7 @@ def test_a_repeat_keeps_the_place_in_the_wait_queue(direct: Client, server: Serv
     """The first waiter repeats its request three times before the second one is served."""
 
     async def run() -> list[str]:
-        http = Http(Settings(server.url, None, None, None), 60)
+        http = Http(Settings(server.url, None, None, TlsFiles(None, None, None)), 60)
         order: list[str] = []
 
         async def use(name: str, acquire: Acquire) -> None:

@@ -21,7 +21,7 @@ from ._http import REQUEST_TIMEOUT
 from ._models import Kept, Key, KeyState, NewKey, Pool, ServerVersion, Verification
 from ._options import LeaseOptions, OnLost, QuarantineOn, RestOn, release_body
 from ._session import Session
-from ._settings import Settings
+from ._settings import PathLike, Settings, TlsFiles
 from ._view import LeaseView
 
 T = TypeVar("T")
@@ -52,7 +52,11 @@ class AsyncClient:
         token_file: A file with one access token; it is read again after the server has refused the
             token. Default: `KEYPEG_TOKEN_FILE`.
         timeout: The longest time of a request in seconds, without its wait for a key.
-        ssl_context: The context of https; default: the certificates of the system.
+        ca_file: Certificates of authorities in PEM, the only ones to trust for https. Default:
+            `KEYPEG_CA_FILE`, else those of the system.
+        client_cert: A client certificate in PEM, with `client_key`. Default: `KEYPEG_CLIENT_CERT`.
+        client_key: Its private key in PEM. Default: `KEYPEG_CLIENT_KEY`.
+        ssl_context: The context of https, instead of these files.
 
     Raises:
         InvalidInput: An argument, a variable or the token file is invalid. The constructor does not
@@ -64,13 +68,17 @@ class AsyncClient:
         server: str | None = None,
         *,
         token: str | None = None,
-        token_file: str | os.PathLike[str] | None = None,
-        timeout: float = REQUEST_TIMEOUT,
+        token_file: PathLike | None = None,
+        ca_file: PathLike | None = None,
+        client_cert: PathLike | None = None,
+        client_key: PathLike | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        timeout: float = REQUEST_TIMEOUT,
     ) -> None:
         if not timeout > 0:
             raise InvalidInput(f"timeout is {timeout!r}: use more than 0 seconds")
-        self._settings = Settings(server, token, token_file, ssl_context)
+        tls = ssl_context or TlsFiles(ca_file, client_cert, client_key)
+        self._settings = Settings(server, token, token_file, tls)
         self._timeout = timeout
         self._session: Session | None = None
 

@@ -11,6 +11,8 @@ import asyncio
 import json
 import math
 import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -216,8 +218,12 @@ def _reason(error: BaseException) -> str:
     words = str(error) or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted: {cause.verify_message}; check KEYPEG_CA_FILE"
+        if isinstance(cause, ssl.SSLError | socket.gaierror):
+            return cause.strerror or str(cause)
         if isinstance(cause, OSError) and cause.errno:
             # The loop puts its own words, with an address, in place of the reason.
-            words = os.strerror(cause.errno) if cause.errno > 0 else str(cause)
+            words = os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__
     return words

@@ -64,15 +64,52 @@ class Settings:
         server: str | None,
         token: str | None,
         token_file: str | os.PathLike[str] | None,
-        ssl_context: ssl.SSLContext | None,
+        tls: TlsFiles | ssl.SSLContext,
     ) -> None:
         if server is None:
             server = os.environ.get("KEYPEG_SERVER") or DEFAULT_SERVER
         self.address = ServerAddress.parse(server)
         self.tokens = token_source(token, token_file)
-        self.ssl_context = ssl_context
-        if self.address.is_tls and ssl_context is None:
-            self.ssl_context = ssl.create_default_context()
+        self.ssl_context: ssl.SSLContext | None = None
+        """`None` for plain HTTP."""
+        if isinstance(tls, ssl.SSLContext):
+            self.ssl_context = tls
+        elif self.address.is_tls:
+            self.ssl_context = tls.context()
+
+
+PathLike = str | os.PathLike[str]
+
+
+class TlsFiles:
+    """The files of a client for https: arguments first, then variables."""
+
+    def __init__(
+        self, ca_file: PathLike | None, client_cert: PathLike | None, client_key: PathLike | None
+    ) -> None:
+        self.ca_file = ca_file or os.environ.get("KEYPEG_CA_FILE") or None
+        self.client_cert = client_cert or os.environ.get("KEYPEG_CLIENT_CERT") or None
+        self.client_key = client_key or os.environ.get("KEYPEG_CLIENT_KEY") or None
+        if (self.client_cert is None) != (self.client_key is None):
+            raise InvalidInput("client_cert and client_key belong together: give both, or neither")
+
+    def context(self) -> ssl.SSLContext:
+        """Reads the files. With `ca_file` only the authorities of that file are trusted."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                f"cannot read certificates in PEM from {self.ca_file}: {error}; check KEYPEG_CA_FILE"
+            ) from error
+        if self.client_cert is not None and self.client_key is not None:
+            try:
+                context.load_cert_chain(self.client_cert, self.client_key)
+            except (OSError, ValueError) as error:
+                raise InvalidInput(
+                    f"cannot use the client certificate {self.client_cert} with the key "
+                    f"{self.client_key}: {error}; both must be in PEM, and belong together"
+                ) from error
+        return context
 
 
 def token_source(token: str | None, token_file: str | os.PathLike[str] | None) -> TokenSource:

@@ -26,6 +26,7 @@ from ._interrupt import Interrupter
 from ._models import Kept, Key, KeyState, NewKey, Pool, ServerVersion, Verification
 from ._options import LeaseOptions, OnLost, QuarantineOn, RestOn, release_body
 from ._runtime import Runtime
+from ._settings import PathLike
 from ._view import LeaseView
 
 T = TypeVar("T")
@@ -58,7 +59,11 @@ class Client:
         token_file: A file with one access token; it is read again after the server has refused the
             token. Default: `KEYPEG_TOKEN_FILE`.
         timeout: The longest time of a request in seconds, without its wait for a key.
-        ssl_context: The context of https; default: the certificates of the system.
+        ca_file: Certificates of authorities in PEM, the only ones to trust for https. Default:
+            `KEYPEG_CA_FILE`, else those of the system.
+        client_cert: A client certificate in PEM, with `client_key`. Default: `KEYPEG_CLIENT_CERT`.
+        client_key: Its private key in PEM. Default: `KEYPEG_CLIENT_KEY`.
+        ssl_context: The context of https, instead of these files.
 
     Raises:
         InvalidInput: An argument, a variable or the token file is invalid. The constructor does not
@@ -70,12 +75,22 @@ class Client:
         server: str | None = None,
         *,
         token: str | None = None,
-        token_file: str | os.PathLike[str] | None = None,
-        timeout: float = REQUEST_TIMEOUT,
+        token_file: PathLike | None = None,
+        ca_file: PathLike | None = None,
+        client_cert: PathLike | None = None,
+        client_key: PathLike | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        timeout: float = REQUEST_TIMEOUT,
     ) -> None:
         self._async = AsyncClient(
-            server, token=token, token_file=token_file, timeout=timeout, ssl_context=ssl_context
+            server,
+            token=token,
+            token_file=token_file,
+            ca_file=ca_file,
+            client_cert=client_cert,
+            client_key=client_key,
+            ssl_context=ssl_context,
+            timeout=timeout,
         )
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
