@@ -35,6 +35,7 @@ pub fn run_program(open: OpenStore) -> ExitCode {
         // The hook has reported it.
         Err(_) => exit::PANIC,
     };
+    supervisor::flush();
     crate::flush_streams();
     ExitCode::from(code)
 }

@@ -14,8 +14,17 @@ use std::time::Duration;
 
 /// Messages that may wait for the thread; a supervisor that has not read so many is stuck itself.
 const QUEUED_MAX: usize = 64;
+/// How long the end of the process waits for the messages before it.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
 
-static MESSAGES: OnceLock<SyncSender<Message>> = OnceLock::new();
+static MESSAGES: OnceLock<SyncSender<Queued>> = OnceLock::new();
+
+/// What the thread gets.
+enum Queued {
+    Message(Message),
+    /// Answered when the messages before it were sent.
+    Flush(SyncSender<()>),
+}
 
 /// What the supervisor learns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +60,17 @@ pub(crate) fn start() -> Result<(), Failure> {
 /// Sends a message. Never blocks: it is lost if the supervisor does not read.
 pub(crate) fn notify(message: Message) {
     if let Some(messages) = MESSAGES.get() {
-        let _ = messages.try_send(message);
+        let _ = messages.try_send(Queued::Message(message));
+    }
+}
+
+/// Waits briefly until all messages are sent, before the process ends.
+pub(crate) fn flush() {
+    let (sent, is_sent) = sync_channel(1);
+    if let Some(messages) = MESSAGES.get()
+        && messages.try_send(Queued::Flush(sent)).is_ok()
+    {
+        let _ = is_sent.recv_timeout(FLUSH_TIME);
     }
 }
 
@@ -67,9 +86,16 @@ pub(crate) fn watchdog_time() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|time| !time.is_zero())
 }
 
-fn send_all(messages: &Receiver<Message>) {
+fn send_all(messages: &Receiver<Queued>) {
     let mut is_failing = false;
-    for message in messages {
+    for queued in messages {
+        let message = match queued {
+            Queued::Message(message) => message,
+            Queued::Flush(sent) => {
+                let _ = sent.try_send(());
+                continue;
+            }
+        };
         let sent = send(&message);
         if let (Err(error), false) = (&sent, is_failing) {
             tracing::warn!(

@@ -88,14 +88,9 @@ mod durability {
         command.arg(&data).env("NOTIFY_SOCKET", supervisor.dir.path().join("notify"));
         let (code, said) = exit_of(&mut command);
         assert_eq!(code, 66, "{said}");
-        // What a process has sent is in the queue of the socket when the process has ended. Its
-        // last message may be lost.
-        supervisor.socket.set_nonblocking(true).unwrap();
-        let mut bytes = [0; 4_096];
-        while let Ok(length) = supervisor.socket.recv(&mut bytes) {
-            let message = String::from_utf8_lossy(&bytes[..length]);
-            assert_eq!(message, "STATUS=recovering the data directory\n");
-        }
+        // What a process has sent is in the queue of the socket when the process has ended.
+        assert_eq!(supervisor.next(), ["STATUS=recovering the data directory"]);
+        assert!(!supervisor.hears_within(Duration::from_millis(1)));
     }
 
     /// The engine's thread hangs in a write to a frozen file system. All other threads run, and
