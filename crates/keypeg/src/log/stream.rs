@@ -182,7 +182,7 @@ fn write_all(stream: &impl AsFd, bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-    use rustix::pipe::pipe;
+    use rustix::pipe::{PipeFlags, pipe_with};
     use std::fs::File;
     use std::io::Read;
     use std::os::fd::OwnedFd;
@@ -193,7 +193,7 @@ mod tests {
 
     /// Fills a pipe, and leaves it blocking or not.
     fn full_pipe(is_blocking: bool) -> (OwnedFd, OwnedFd, usize) {
-        let (reader, writer) = pipe().unwrap();
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let flags = fcntl_getfl(&writer).unwrap();
         fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
         let mut filled = 0;
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn lines_that_a_stream_refuses_are_counted_and_nothing_else() {
-        let (reader, writer) = pipe().unwrap();
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         drop(reader);
         for stream in [writer, File::options().write(true).open("/dev/full").unwrap().into()] {
             let queue = queue();

@@ -402,7 +402,7 @@ fn a_silent_stream_ends_with_its_token() {
     tokens.add("kept", "*", &["admin"], &[]);
     let revoked = tokens.add("revoked", "*", &["read"], &[]);
     let narrowed = tokens.add("narrowed", "*", &["read", "keys"], &[]);
-    let [flag, end] = expiring_in(5);
+    let [flag, end] = expiring_in(12);
     let expiring = tokens.add("expiring", "*", &["read"], &[&flag, &end]);
     let server = start(&tokens);
     let mut streams = [&revoked, &narrowed, &expiring].map(|token| open_events(&server, token));
@@ -425,7 +425,7 @@ fn expiring_in(seconds: i64) -> [String; 2] {
 fn a_stream_gets_no_event_after_its_token_has_expired() {
     let tokens = Tokens::new();
     let kept = tokens.add("kept", "*", &["keys"], &[]);
-    let [flag, end] = expiring_in(5);
+    let [flag, end] = expiring_in(12);
     let expiring = tokens.add("expiring", "*", &["read"], &[&flag, &end]);
     let server = start(&tokens);
     let status = || server.client().with(&expiring, "GET /v1/pools/default").status;

@@ -6,10 +6,9 @@ use keypeg_client::{
     AcquireRequest, Client, Code, Event, Events, GenerateRequest, KeyState, KeysAdded,
     PolicyRequest, Seconds,
 };
-use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 /// The longest time to wait for an event before the test fails.
@@ -113,12 +112,7 @@ fn open_raw(server: &Server, headers: &str) -> BufReader<TcpStream> {
 
 fn open_raw_from(server: &Server, source: Ipv4Addr, headers: &str) -> BufReader<TcpStream> {
     // A small receive buffer, so that unread events stay with the server.
-    let address = server.addr();
-    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    sockopt::set_socket_recv_buffer_size(&socket, 4_096).unwrap();
-    net::bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
-    net::connect(&socket, &address).unwrap();
-    let mut stream = TcpStream::from(socket);
+    let mut stream = support::small_socket_from(server.addr(), source);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = "GET /v1/pools/default/events HTTP/1.1\r\nhost: localhost\r\n";
     stream.write_all(format!("{head}{headers}\r\n").as_bytes()).unwrap();

@@ -3,6 +3,7 @@
 //! Once, the guard could have counted a lease from the answer instead of the sending, or could have
 //! noticed its end a second late after a renewal without an answer, and no test would have failed.
 
+use crate::support::late::unless_late_async;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir};
@@ -17,6 +18,8 @@ use tokio::time::{Instant, timeout};
 const PATIENCE: Duration = Duration::from_mins(1);
 const LEASE_MS: u64 = 2_000;
 const LEASE: Duration = Duration::from_millis(LEASE_MS);
+/// A tenth of the time that a renewal has at least.
+const LATE: Duration = Duration::from_millis(LEASE_MS / 20);
 
 /// Fails instead of hanging.
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -48,95 +51,107 @@ async fn following(source: ClientSource, pool: &str) -> LeaseGuard {
     LeaseGuard::new(source, granted, &options)
 }
 
-#[tokio::test]
-async fn a_lease_counts_from_the_sending_of_its_request_not_from_the_answer() {
-    let (_server, proxy, _, client) = setup(LEASE_MS).await;
-    let delay = Duration::from_millis(400);
-    proxy.fail("POST /v1/pools/ci/leases", Fault::Delay(delay), usize::MAX);
-    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
-    let mut end = guard.valid_until().unwrap();
-    assert!(end <= Instant::now() + LEASE - delay, "the grant");
-    for round in 0..2 {
-        end = soon("a renewal", guard.next_end(Some(end))).await;
-        assert!(end <= Instant::now() + LEASE - delay, "renewal {round}");
-    }
-    guard.release().await.unwrap();
+#[test]
+fn a_lease_counts_from_the_sending_of_its_request_not_from_the_answer() {
+    unless_late_async(LATE, || async {
+        let (_server, proxy, _, client) = setup(LEASE_MS).await;
+        let delay = Duration::from_millis(400);
+        proxy.fail("POST /v1/pools/ci/leases", Fault::Delay(delay), usize::MAX);
+        let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+        let mut end = guard.valid_until().unwrap();
+        assert!(end <= Instant::now() + LEASE - delay, "the grant");
+        for round in 0..2 {
+            end = soon("a renewal", guard.next_end(Some(end))).await;
+            assert!(end <= Instant::now() + LEASE - delay, "renewal {round}");
+        }
+        guard.release().await.unwrap();
+    });
 }
 
-#[tokio::test]
-async fn a_renewal_without_an_answer_does_not_delay_the_end_of_the_lease() {
-    let (_server, proxy, direct, client) = setup(LEASE_MS).await;
-    proxy.fail("/renew", Fault::StallRequest, usize::MAX);
-    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
-    let end = guard.valid_until().unwrap();
-    let next = AcquireRequest {
-        wait_seconds: Some(Seconds::from_ms(60_000)),
-        ..AcquireRequest::default()
-    };
-    let ended = async { (soon("ended", guard.ended()).await, Instant::now()) };
-    let lent = async { (direct.acquire("ci", &next).await.unwrap(), Instant::now()) };
-    let ((cause, ended_at), (_, lent_at)) = tokio::join!(ended, lent);
-    assert_eq!(cause, LeaseEnd::NotRenewed(None));
-    assert!(ended_at >= end, "not early");
-    // The tolerance is for a slow machine; the fault was a second.
-    assert!(ended_at <= lent_at + Duration::from_millis(500), "{:?}", ended_at - lent_at);
-    assert!(proxy.faults() >= 2, "a renewal without an answer is repeated");
-}
-
-#[tokio::test]
-async fn a_lease_survives_an_answer_that_is_stalled_cut_halved_or_late() {
-    let (_server, proxy, _, client) = setup(LEASE_MS).await;
-    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
-    let faults = [Fault::StallRequest, Fault::StallAnswer, Fault::Cut, Fault::Half];
-    for (index, fault) in faults.into_iter().enumerate() {
-        proxy.fail("/renew", fault, 1);
+#[test]
+fn a_renewal_without_an_answer_does_not_delay_the_end_of_the_lease() {
+    unless_late_async(LATE, || async {
+        let (_server, proxy, direct, client) = setup(LEASE_MS).await;
+        proxy.fail("/renew", Fault::StallRequest, usize::MAX);
+        let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
         let end = guard.valid_until().unwrap();
-        soon("a renewal", guard.next_end(Some(end))).await;
-        assert!(guard.valid_until().is_some(), "{fault:?}");
-        assert!(proxy.faults() > index, "{fault:?} was applied");
-    }
-    guard.release().await.unwrap();
+        let next = AcquireRequest {
+            wait_seconds: Some(Seconds::from_ms(60_000)),
+            ..AcquireRequest::default()
+        };
+        let ended = async { (soon("ended", guard.ended()).await, Instant::now()) };
+        let lent = async { (direct.acquire("ci", &next).await.unwrap(), Instant::now()) };
+        let ((cause, ended_at), (_, lent_at)) = tokio::join!(ended, lent);
+        assert_eq!(cause, LeaseEnd::NotRenewed(None));
+        assert!(ended_at >= end, "not early");
+        // The tolerance is for a slow machine; the fault was a second.
+        assert!(ended_at <= lent_at + Duration::from_millis(500), "{:?}", ended_at - lent_at);
+        assert!(proxy.faults() >= 2, "a renewal without an answer is repeated");
+    });
 }
 
-#[tokio::test]
-async fn a_failure_before_a_successful_renewal_is_not_why_a_lease_ended() {
-    let (_server, proxy, _, client) = setup(LEASE_MS).await;
-    let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
-    proxy.fail("/renew", Fault::Half, 1);
-    let end = guard.valid_until();
-    soon("a renewal after a failed one", guard.next_end(end)).await;
-    assert_eq!(proxy.faults(), 1);
-    proxy.fail("/renew", Fault::StallRequest, usize::MAX);
-    assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::NotRenewed(None));
+#[test]
+fn a_lease_survives_an_answer_that_is_stalled_cut_halved_or_late() {
+    unless_late_async(LATE, || async {
+        let (_server, proxy, _, client) = setup(LEASE_MS).await;
+        let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+        let faults = [Fault::StallRequest, Fault::StallAnswer, Fault::Cut, Fault::Half];
+        for (index, fault) in faults.into_iter().enumerate() {
+            proxy.fail("/renew", fault, 1);
+            let end = guard.valid_until().unwrap();
+            soon("a renewal", guard.next_end(Some(end))).await;
+            assert!(guard.valid_until().is_some(), "{fault:?}");
+            assert!(proxy.faults() > index, "{fault:?} was applied");
+        }
+        guard.release().await.unwrap();
+    });
 }
 
-#[tokio::test]
-async fn each_renewal_asks_for_the_ttl_of_the_guard() {
-    let (_server, _proxy, _, client) = setup(3_600_000).await;
-    let ttl_seconds = Some(Seconds::from_ms(LEASE_MS));
-    let request = AcquireRequest { ttl_seconds, ..AcquireRequest::default() };
-    let guard = client.acquire_guard("ci", &request).await.unwrap();
-    let mut end = guard.valid_until();
-    for round in 0..2 {
-        end = Some(soon("a renewal", guard.next_end(end)).await);
-        assert!(end <= Some(Instant::now() + LEASE), "renewal {round}: {end:?}");
-    }
-    guard.release().await.unwrap();
+#[test]
+fn a_failure_before_a_successful_renewal_is_not_why_a_lease_ended() {
+    unless_late_async(LATE, || async {
+        let (_server, proxy, _, client) = setup(LEASE_MS).await;
+        let guard = client.acquire_guard("ci", &AcquireRequest::default()).await.unwrap();
+        proxy.fail("/renew", Fault::Half, 1);
+        let end = guard.valid_until();
+        soon("a renewal after a failed one", guard.next_end(end)).await;
+        assert_eq!(proxy.faults(), 1);
+        proxy.fail("/renew", Fault::StallRequest, usize::MAX);
+        assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::NotRenewed(None));
+    });
 }
 
-#[tokio::test]
-async fn a_lease_after_a_wait_counts_from_the_end_of_the_wait() {
-    let (_server, _proxy, direct, client) = setup(LEASE_MS).await;
-    // Its lease expires, and the waiter gets the key.
-    direct.acquire("ci", &AcquireRequest::default()).await.unwrap();
-    let wait_seconds = Some(Seconds::from_ms(60_000));
-    let request = AcquireRequest { wait_seconds, ..AcquireRequest::default() };
-    let sent_at = Instant::now();
-    let guard = client.acquire_guard("ci", &request).await.unwrap();
-    let waited = Duration::from_millis(guard.grant().waited_seconds.ms);
-    assert!(waited > LEASE / 2, "{waited:?}");
-    assert!(guard.valid_until() >= Some(sent_at + waited + LEASE));
-    guard.release().await.unwrap();
+#[test]
+fn each_renewal_asks_for_the_ttl_of_the_guard() {
+    unless_late_async(LATE, || async {
+        let (_server, _proxy, _, client) = setup(3_600_000).await;
+        let ttl_seconds = Some(Seconds::from_ms(LEASE_MS));
+        let request = AcquireRequest { ttl_seconds, ..AcquireRequest::default() };
+        let guard = client.acquire_guard("ci", &request).await.unwrap();
+        let mut end = guard.valid_until();
+        for round in 0..2 {
+            end = Some(soon("a renewal", guard.next_end(end)).await);
+            assert!(end <= Some(Instant::now() + LEASE), "renewal {round}: {end:?}");
+        }
+        guard.release().await.unwrap();
+    });
+}
+
+#[test]
+fn a_lease_after_a_wait_counts_from_the_end_of_the_wait() {
+    unless_late_async(LATE, || async {
+        let (_server, _proxy, direct, client) = setup(LEASE_MS).await;
+        // Its lease expires, and the waiter gets the key.
+        direct.acquire("ci", &AcquireRequest::default()).await.unwrap();
+        let wait_seconds = Some(Seconds::from_ms(60_000));
+        let request = AcquireRequest { wait_seconds, ..AcquireRequest::default() };
+        let sent_at = Instant::now();
+        let guard = client.acquire_guard("ci", &request).await.unwrap();
+        let waited = Duration::from_millis(guard.grant().waited_seconds.ms);
+        assert!(waited > LEASE / 2, "{waited:?}");
+        assert!(guard.valid_until() >= Some(sent_at + waited + LEASE));
+        guard.release().await.unwrap();
+    });
 }
 
 /// A release that the server refused has not released: the guard still does, when it is dropped, and
@@ -235,41 +250,43 @@ async fn without_events_short_renewals_report_the_end() {
     assert_eq!(soon("ended", guard.ended()).await, LeaseEnd::Released, "no scope read");
 }
 
-#[tokio::test]
-async fn a_refused_token_is_read_again_and_not_sent_faster_and_faster() {
-    let tokens = Tokens::new();
-    let admin = tokens.add("admin", "*", &["admin"], &[]);
-    let first = tokens.add("first", "*", &["lend", "read"], &[]);
-    let second = tokens.add("second", "*", &["lend", "read"], &[]);
-    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
-    let proxy = Proxy::to(server.addr());
-    let client = Client::new(&proxy.url()).unwrap();
-    let admin = client.with_token(&admin).unwrap();
-    admin.put_pool("ci", &policy(LEASE_MS)).await.unwrap();
-    admin.generate("ci", &GenerateRequest::default()).await.unwrap();
-    let dir = TempDir::new();
-    let file = dir.path().join("token");
-    std::fs::write(&file, &first).unwrap();
-    let read = {
-        let file = file.clone();
-        move || std::fs::read_to_string(&file).ok()
-    };
-    let source = ClientSource::with_token_reader(client.with_token(&first).unwrap(), read);
-    let granted = source.acquire("ci", &AcquireRequest::default()).await.unwrap();
-    let guard = LeaseGuard::new(source, granted, &GuardOptions::default());
-    tokens.revoke("first");
-    std::fs::write(&file, &second).unwrap();
-    let mut end = guard.valid_until();
-    for _ in 0..2 {
-        end = Some(soon("a renewal with the second token", guard.next_end(end)).await);
-    }
-    tokens.revoke("second");
-    let before = proxy.requests("/renew");
-    let cause = soon("ended", guard.ended()).await;
-    let LeaseEnd::NotRenewed(Some(words)) = &cause else { panic!("{cause:?}") };
-    assert!(words.contains("status 401, unauthorized"), "{words}");
-    let attempts = proxy.requests("/renew") - before;
-    assert!((2..=24).contains(&attempts), "{attempts} attempts within half a lease");
+#[test]
+fn a_refused_token_is_read_again_and_not_sent_faster_and_faster() {
+    unless_late_async(LATE, || async {
+        let tokens = Tokens::new();
+        let admin = tokens.add("admin", "*", &["admin"], &[]);
+        let first = tokens.add("first", "*", &["lend", "read"], &[]);
+        let second = tokens.add("second", "*", &["lend", "read"], &[]);
+        let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+        let proxy = Proxy::to(server.addr());
+        let client = Client::new(&proxy.url()).unwrap();
+        let admin = client.with_token(&admin).unwrap();
+        admin.put_pool("ci", &policy(LEASE_MS)).await.unwrap();
+        admin.generate("ci", &GenerateRequest::default()).await.unwrap();
+        let dir = TempDir::new();
+        let file = dir.path().join("token");
+        std::fs::write(&file, &first).unwrap();
+        let read = {
+            let file = file.clone();
+            move || std::fs::read_to_string(&file).ok()
+        };
+        let source = ClientSource::with_token_reader(client.with_token(&first).unwrap(), read);
+        let granted = source.acquire("ci", &AcquireRequest::default()).await.unwrap();
+        let guard = LeaseGuard::new(source, granted, &GuardOptions::default());
+        tokens.revoke("first");
+        std::fs::write(&file, &second).unwrap();
+        let mut end = guard.valid_until();
+        for _ in 0..2 {
+            end = Some(soon("a renewal with the second token", guard.next_end(end)).await);
+        }
+        tokens.revoke("second");
+        let before = proxy.requests("/renew");
+        let cause = soon("ended", guard.ended()).await;
+        let LeaseEnd::NotRenewed(Some(words)) = &cause else { panic!("{cause:?}") };
+        assert!(words.contains("status 401, unauthorized"), "{words}");
+        let attempts = proxy.requests("/renew") - before;
+        assert!((2..=24).contains(&attempts), "{attempts} attempts within half a lease");
+    });
 }
 
 fn key_of(counter: &AtomicUsize) -> String {
@@ -278,40 +295,42 @@ fn key_of(counter: &AtomicUsize) -> String {
 
 /// The server lets one request wait for 300 s at most. A repeat takes the place of the request
 /// before that ends, so a long wait neither ends early nor loses its place to a later one.
-#[tokio::test]
-async fn a_wait_longer_than_a_request_keeps_its_place_in_the_queue() {
-    let (_server, _proxy, direct, client) = setup(3_600_000).await;
-    let held = direct.acquire("ci", &AcquireRequest::default()).await.unwrap();
-    let source = ClientSource::fixed(client);
-    let counter = AtomicUsize::new(0);
-    let (mut new_key, mut on_retry) = (|| key_of(&counter), |error: &Error| panic!("{error}"));
-    let mut wait = LongWait::new(PATIENCE, &mut new_key, &mut on_retry);
-    wait.per_request = Duration::from_millis(200);
-    let request = AcquireRequest { holder: Some("first".into()), ..AcquireRequest::default() };
-    let first = source.acquire_within("ci", &request, wait);
-    let waiting = async |expected: u64| {
-        while direct.pool("ci").await.unwrap().waiting != expected {
-            tokio::task::yield_now().await;
-        }
-    };
-    let second = AcquireRequest {
-        wait_seconds: Some(Seconds::from_ms(60_000)),
-        ..AcquireRequest::default()
-    };
-    let release = async {
-        soon("first waits", waiting(1)).await;
-        let later = direct.acquire("ci", &second);
-        let after_several_requests = async {
-            soon("both wait", waiting(2)).await;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            direct.release("ci", &held.id).await.unwrap();
+#[test]
+fn a_wait_longer_than_a_request_keeps_its_place_in_the_queue() {
+    unless_late_async(LATE, || async {
+        let (_server, _proxy, direct, client) = setup(3_600_000).await;
+        let held = direct.acquire("ci", &AcquireRequest::default()).await.unwrap();
+        let source = ClientSource::fixed(client);
+        let counter = AtomicUsize::new(0);
+        let (mut new_key, mut on_retry) = (|| key_of(&counter), |error: &Error| panic!("{error}"));
+        let mut wait = LongWait::new(PATIENCE, &mut new_key, &mut on_retry);
+        wait.per_request = Duration::from_secs(1);
+        let request = AcquireRequest { holder: Some("first".into()), ..AcquireRequest::default() };
+        let first = source.acquire_within("ci", &request, wait);
+        let waiting = async |expected: u64| {
+            while direct.pool("ci").await.unwrap().waiting != expected {
+                tokio::task::yield_now().await;
+            }
         };
-        let ((), later) =
-            tokio::join!(after_several_requests, timeout(Duration::from_secs(3), later));
-        assert!(later.is_err(), "the later request was served first");
-    };
-    let (granted, ()) = tokio::join!(first, release);
-    assert_eq!(granted.unwrap().grant.holder.as_deref(), Some("first"));
+        let second = AcquireRequest {
+            wait_seconds: Some(Seconds::from_ms(60_000)),
+            ..AcquireRequest::default()
+        };
+        let release = async {
+            soon("first waits", waiting(1)).await;
+            let later = direct.acquire("ci", &second);
+            let after_several_requests = async {
+                soon("both wait", waiting(2)).await;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                direct.release("ci", &held.id).await.unwrap();
+            };
+            let ((), later) =
+                tokio::join!(after_several_requests, timeout(Duration::from_secs(6), later));
+            assert!(later.is_err(), "the later request was served first");
+        };
+        let (granted, ()) = tokio::join!(first, release);
+        assert_eq!(granted.unwrap().grant.holder.as_deref(), Some("first"));
+    });
 }
 
 #[tokio::test]
@@ -361,7 +380,7 @@ async fn a_wait_goes_on_after_the_lease_of_a_lost_answer_has_ended() {
         }
     };
     proxy.fail("POST /v1/pools/ci/leases", Fault::Cut, 1);
-    let wait = LongWait::new(Duration::from_secs(5), &mut new_key, &mut on_retry);
+    let wait = LongWait::new(PATIENCE, &mut new_key, &mut on_retry);
     let source = ClientSource::fixed(client);
     source.acquire_within("ci", &AcquireRequest::default(), wait).await.unwrap();
     assert_eq!(counter.load(Ordering::Relaxed), 2, "one new Idempotency-Key");

@@ -3,19 +3,18 @@
 //!
 //! Once such clients took all memory of the server: 3 000 unread pages of keys killed it.
 
-use crate::support::{Answer, Client, Server, eventually, now, pause};
-use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use crate::support::{Answer, Client, Server, eventually, now, pause, small_socket_from};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 const LIST: &str = "/v1/pools/default/keys?limit=1000";
 /// Another address than the default one of a client.
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// What an unlimited wait would exceed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A server with a full page of keys.
 fn with_keys(args: &[&str]) -> Server {
@@ -27,11 +26,7 @@ fn with_keys(args: &[&str]) -> Server {
 
 /// Connects a client for which the kernel keeps few bytes, and sends requests for it.
 fn unread(server: &Server, source: Ipv4Addr, requests: &str) -> TcpStream {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    set_socket_recv_buffer_size(&socket, 4 << 10).unwrap();
-    bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
-    connect(&socket, &server.addr()).unwrap();
-    let mut stream = TcpStream::from(socket);
+    let mut stream = small_socket_from(server.addr(), source);
     stream.write_all(requests.as_bytes()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream

@@ -3,7 +3,8 @@
 //! It opens a new connection when the server has closed the last one. It follows no redirect and
 //! sends no header of its own but Host and Content-Length, so that a test controls every byte.
 
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -93,6 +94,11 @@ impl Client {
         stream.get_mut().write_all(bytes)
     }
 
+    /// Returns the connection on which a request was sent.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        self.stream.as_ref().expect("a request was sent").get_ref()
+    }
+
     /// Reads one answer; drops the connection after an error or `Connection: close`.
     pub(crate) fn read(&mut self, head_only: bool) -> io::Result<Answer> {
         let stream = self.stream.as_mut().expect("a request was sent");
@@ -126,7 +132,22 @@ impl Client {
 
 /// Connects from `source`.
 pub(crate) fn socket_from(addr: SocketAddr, source: Ipv4Addr) -> TcpStream {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    connected(addr, source, None)
+}
+
+/// Connects a socket for which the kernel keeps few bytes, so that unread answers soon block the
+/// server's writes.
+pub(crate) fn small_socket_from(addr: SocketAddr, source: Ipv4Addr) -> TcpStream {
+    connected(addr, source, Some(4 << 10))
+}
+
+/// No process that another test starts inherits the socket: it would keep the connection open.
+fn connected(addr: SocketAddr, source: Ipv4Addr, receive_buffer: Option<usize>) -> TcpStream {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    if let Some(size) = receive_buffer {
+        set_socket_recv_buffer_size(&socket, size).unwrap();
+    }
     bind(&socket, &SocketAddr::new(source.into(), 0)).unwrap();
     connect(&socket, &addr).unwrap();
     let stream = TcpStream::from(socket);

@@ -6,14 +6,17 @@
 pub(crate) mod certificates;
 pub(crate) mod history;
 mod http;
+pub(crate) mod late;
 #[cfg(feature = "cli")]
 pub(crate) mod proxy;
+mod sockets;
 pub(crate) mod stderr;
 pub(crate) mod tokens;
 pub(crate) mod volume;
 
-pub(crate) use http::{Answer, Client, read_answer, socket_from};
+pub(crate) use http::{Answer, Client, read_answer, small_socket_from, socket_from};
 pub(crate) use keypeg_testkit::TempDir;
+pub(crate) use sockets::has_read;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;

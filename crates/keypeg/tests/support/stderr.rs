@@ -2,7 +2,7 @@
 //! an operator.
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::pipe::pipe;
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -52,7 +52,7 @@ impl BadStderr {
                 (writer.into(), Some(reader))
             }
             Self::ReaderLeaves => {
-                let (reader, writer) = pipe().unwrap();
+                let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
                 std::thread::spawn(move || File::from(reader).read(&mut [0; 64]));
                 (writer.into(), None)
             }
@@ -62,7 +62,7 @@ impl BadStderr {
 
 /// Returns a pipe without room for one more byte.
 fn full_pipe(is_blocking: bool) -> (OwnedFd, OwnedFd) {
-    let (reader, writer) = pipe().unwrap();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
     fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}

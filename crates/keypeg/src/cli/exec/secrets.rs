@@ -10,7 +10,7 @@ use crate::cli::server::TOKEN_FILE_VARIABLE;
 use crate::cli::tls::{CLIENT_CERT_VARIABLE, CLIENT_KEY_VARIABLE};
 use crate::failure::{Failure, exit};
 use crate::variables;
-use rustix::pipe::pipe;
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::{File, canonicalize, metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -79,7 +79,7 @@ fn start_again(pipe: Option<&OwnedFd>) -> io::Error {
 
 /// Returns the end of a pipe, kept open by execve, from which the token can be read once.
 fn filled_pipe(token: &str) -> io::Result<OwnedFd> {
-    let (read, write) = pipe()?;
+    let (read, write) = pipe_with(PipeFlags::empty())?;
     // The token has at most 4096 bytes, which fit into every pipe.
     File::from(write).write_all(token.as_bytes())?;
     Ok(read)

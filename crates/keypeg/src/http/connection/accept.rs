@@ -170,12 +170,16 @@ pub(crate) fn run(
                 vital::end_process("the first core panicked");
             }
         });
+        let drain = || {
+            server.stopping.store(true, Ordering::Relaxed);
+            phase.send_replace(ServerPhase::Draining);
+        };
         let accepted = tokio::select! {
-            () = stop => Ok(()),
+            // Before the listener closes, which shows clients that the server stops.
+            () = async { stop.await; drain() } => Ok(()),
             failed = accept(listeners.clients, senders, &places, &first_lane) => failed,
         };
-        server.stopping.store(true, Ordering::Relaxed);
-        phase.send_replace(ServerPhase::Draining);
+        drain();
         if timeout(DRAIN_TIME, places.emptied()).await.is_err() {
             let open = places.open();
             let seconds = DRAIN_TIME.as_secs();

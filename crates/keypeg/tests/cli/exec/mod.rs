@@ -9,6 +9,7 @@ mod options;
 mod secrets;
 mod stops;
 
+use crate::support::late::unless_late;
 use crate::support::proxy::Proxy;
 use crate::support::tokens::Tokens;
 use crate::support::{Server, TempDir, binary, eventually, skipped};
@@ -19,6 +20,7 @@ use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// How exec is started, and what it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,19 @@ enum Kind {
 }
 
 const KINDS: [Kind; 5] = [Kind::Plain, Kind::Children, Kind::Terminal, Kind::Ignoring, Kind::Init];
+
+/// A part of the time that a renewal has in the tests whose lease is short.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Checks all kinds at once, because they spend their time waiting.
+fn each_kind_unless_late(check: impl Fn(Kind) + Sync) {
+    std::thread::scope(|scope| {
+        for kind in KINDS {
+            let check = &check;
+            scope.spawn(move || unless_late(LATE, || check(kind)));
+        }
+    });
+}
 
 /// Writes each signal that it gets; ends with 43 at SIGTERM.
 const PROBE: &str = r#"
@@ -315,12 +330,12 @@ fn a_command_ends_with_all_its_processes_when_the_key_is_deleted() {
 
 #[test]
 fn a_command_ends_with_all_its_processes_before_its_lease_when_the_server_is_gone() {
-    for kind in KINDS {
-        let mut server = server(&[], 2.0);
-        let Some(mut run) = Run::start(kind, &url(&server), "") else { continue };
+    each_kind_unless_late(|kind| {
+        let mut server = server(&[], 4.0);
+        let Some(mut run) = Run::start(kind, &url(&server), "") else { return };
         server.kill();
         run.ends(75, "cannot be reached: ");
-    }
+    });
 }
 
 /// What needs a store that keeps its data: see CONTRIBUTING.md.
@@ -329,12 +344,12 @@ mod durability {
 
     #[test]
     fn a_command_continues_when_the_server_restarts() {
-        for kind in KINDS {
+        each_kind_unless_late(|kind| {
             let dir = TempDir::new();
             let mut server = Server::on(&dir, &[]);
-            prepare(&server, 6.0);
+            prepare(&server, 20.0);
             let proxy = Proxy::to(server.addr());
-            let Some(mut run) = Run::start(kind, &proxy.url(), "") else { continue };
+            let Some(mut run) = Run::start(kind, &proxy.url(), "") else { return };
             server.terminate();
             let server = Server::on(&dir, &[]);
             proxy.replace_server(server.addr());
@@ -342,13 +357,13 @@ mod durability {
             run.send(Signal::TERM);
             run.ends(43, "");
             assert_eq!(key(&server)["state"], "available", "{kind:?}");
-        }
+        });
     }
 }
 
 #[test]
 fn a_command_continues_when_its_token_is_replaced() {
-    for kind in KINDS {
+    each_kind_unless_late(|kind| {
         let tokens = Tokens::new();
         let [first, second] =
             ["first", "second"].map(|name| tokens.add(name, "*", &["admin", "read", "lend"], &[]));
@@ -371,7 +386,7 @@ fn a_command_continues_when_its_token_is_replaced() {
         };
         write(&first);
         let more = format!("--token-file {}", file.display());
-        let Some(mut run) = Run::start(kind, &url(&server), &more) else { continue };
+        let Some(mut run) = Run::start(kind, &url(&server), &more) else { return };
         write(&second);
         tokens.revoke("first");
         let end =
@@ -385,5 +400,5 @@ fn a_command_continues_when_its_token_is_replaced() {
         tokens.revoke("second");
         run.ends(75, "status 401");
         assert!(run.output().contains("unauthorized"), "{kind:?}: {}", run.output());
-    }
+    });
 }

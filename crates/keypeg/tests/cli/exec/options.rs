@@ -175,8 +175,8 @@ mod durability {
 fn a_wait_that_ends_says_why() {
     let mut server = server(&[], 3600.0);
     server.client().send("POST /v1/pools/ci/leases", &json!({}));
-    let all_leased = check(exec(&url(&server), &["--wait=300ms"], ""), 75, "no_key_available");
-    assert!(String::from_utf8_lossy(&all_leased.stderr).contains("within 300ms"));
+    let all_leased = check(exec(&url(&server), &["--wait=3s"], ""), 75, "no_key_available");
+    assert!(String::from_utf8_lossy(&all_leased.stderr).contains("within 3s"));
     let url = url(&server);
     server.kill();
     check(exec(&url, &["--wait=300ms"], ""), 69, "cannot be reached: ");

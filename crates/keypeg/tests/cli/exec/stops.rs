@@ -1,6 +1,7 @@
 //! Stopping and continuing a command of `exec`: by a shell with job control, and by accident.
 
-use super::{Kind, Run, key, server, url, words};
+use super::{Kind, LATE, Run, key, server, url, words};
+use crate::support::late::unless_late;
 use crate::support::{TempDir, binary, eventually, skipped};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -180,6 +181,10 @@ fn a_repeated_sigterm_does_not_extend_the_grace() {
 /// The grace is for a command that cleans up; behind the lease another client uses the key.
 #[test]
 fn a_command_whose_exec_was_killed_has_its_grace_within_the_lease_only() {
+    unless_late(LATE, its_grace_ends_with_the_lease);
+}
+
+fn its_grace_ends_with_the_lease() {
     let server = server(&[], 2.0);
     let (mut process, command) = deaf(&url(&server), "1h");
     process.kill().unwrap();
