@@ -24,6 +24,9 @@ BINARY = os.environ.get("KEYPEG_BINARY", str(ROOT / "target/debug/keypeg"))
 PATIENCE = 30.0
 """How long a test waits for what must happen, in seconds: far more than it takes."""
 
+DELAY = 0.5
+"""How late the answers are that a proxy delays, in seconds."""
+
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
     """Waits until the condition holds."""
@@ -72,6 +75,8 @@ class Proxy:
         request, then its connection is cut."""
         self.holds = ""
         """The start of the requests that are passed on, and whose answers never arrive."""
+        self.delays = ""
+        """The start of the requests whose answers arrive late, by half a second."""
         self.lost = 0
         """How many answers were lost or held."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -113,6 +118,7 @@ class Proxy:
                     if re.match(r"[A-Z]+ /", line):
                         fate.is_lost = bool(self.loses) and re.match(self.loses, line) is not None
                         fate.is_held = bool(self.holds) and re.match(self.holds, line) is not None
+                        fate.is_late = bool(self.delays) and re.match(self.delays, line) is not None
                     server.sendall(data)
                 # The client has left; so does its connection to the server.
 
@@ -124,6 +130,8 @@ class Proxy:
                     if fate.is_held:
                         continue
                     break
+                if fate.is_late:
+                    time.sleep(DELAY)
                 client.sendall(data)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
@@ -134,6 +142,7 @@ class Fate:
 
     is_lost = False
     is_held = False
+    is_late = False
 
 
 @pytest.fixture(autouse=True)

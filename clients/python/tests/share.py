@@ -12,6 +12,7 @@ handed over. A key of a killed worker is not idle until its lease has ended.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -94,14 +95,17 @@ def play(server: Server, run: Run) -> Result:
                     server.start()
                     proxy.upstream = server.port
                 else:
-                    os.kill(processes[victim], signal.SIGKILL)
-                    killed_at[victim] = time.monotonic()
+                    # On a slow machine it may have finished before.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(processes[victim], signal.SIGKILL)
+                        killed_at[victim] = time.monotonic()
             try:
                 workers.wait(run.seconds + PATIENCE * 4)
             finally:
                 if workers.poll() is None:
                     for process in processes:
-                        os.kill(process, signal.SIGKILL)
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(process, signal.SIGKILL)
         proxy.close()
         return evaluate(Path(directory), run, killed_at, stop_at)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from conftest import PATIENCE, Proxy, Server, wait_for
+from conftest import DELAY, PATIENCE, Proxy, Server, wait_for
 
 from keypeg import (
     AsyncClient,
@@ -20,6 +20,7 @@ from keypeg import (
     UnexpectedAnswer,
     Unreachable,
     WaitEnded,
+    _clock,
 )
 from keypeg._acquire import Acquire
 from keypeg._http import Http
@@ -151,11 +152,45 @@ def test_renewals_without_an_answer_end_the_lease_before_its_time(direct: Client
             held = lease._held
             proxy.holds = RENEW
             time.sleep(PATIENCE)
+            pytest.fail("the block went on")
         assert lost.value.cause is LeaseEnd.NOT_RENEWED
         assert held is not None
         assert 1 <= len(held._attempts) <= 4
         key = direct.key("ci", lease.key_id)
         assert key.lease is None or key.lease.fencing_token == lease.fencing_token
+
+
+def test_a_lease_counts_from_the_sending_of_its_request(direct: Client, proxy: Proxy) -> None:
+    """An answer that is late must not make the lease end later here than on the server."""
+    proxy.delays = r"POST /v1/pools/ci/leases"
+    with Client(proxy.url) as client, client.lease("ci") as lease:
+        held = lease._held
+        assert held is not None
+        assert held.end - 60 <= _clock.now() - DELAY
+        end = held.end
+        wait_for(lambda: held.end > end, "a renewal")
+        assert held.end - 60 <= _clock.now() - DELAY
+
+
+def test_a_lease_whose_time_passed_during_a_suspend_is_lost_at_once(
+    direct: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suspend stops the timers of the client, and not the clock of its leases."""
+    lost: list[LeaseLost] = []
+    direct.put_pool("ci", lease_ttl_seconds=600)
+    with Client(proxy.url) as client:
+        lease = client.lease("ci", on_lost=lost.append).acquire()
+        held = lease._held
+        assert held is not None
+        # While the lease follows the events, the next renewal is far away.
+        wait_for(lambda: held.next_at > _clock.now() + 2 * PATIENCE, "a renewal with an event stream")
+        real = _clock.now
+        lease.check()
+        monkeypatch.setattr(_clock, "now", lambda: real() + 601)
+        with pytest.raises(LeaseLost):
+            _ = lease.key
+        # The watch of the clock ends the lease, long before its next renewal or the end by a timer.
+        wait_for(lambda: lost, "the report of the loss")
 
 
 def test_a_repeat_keeps_the_place_in_the_wait_queue(direct: Client, server: Server) -> None:
@@ -255,6 +290,7 @@ def test_a_loss_cancels_the_task_in_the_block_and_only_there(direct: Client, ser
                 async with lease:
                     await client.force_release("ci", lease.key_id)
                     await asyncio.sleep(PATIENCE)
+                    pytest.fail("the block went on")
             assert lost.value.cause is LeaseEnd.RELEASED
             task = asyncio.current_task()
             assert task is not None

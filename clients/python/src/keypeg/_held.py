@@ -76,6 +76,8 @@ class Held:
         """When the lease ends, as far as an answer has confirmed it, by `_clock`."""
         self._margin = min(margin, self._length / 4)
         self._granted_at = _clock.now()
+        self.next_at = self._granted_at + min(CHECK_EVERY, self._length / 2)
+        """When the next renewal is sent, by `_clock`."""
         self.lost: LeaseLost | None = None
         self._failure = (LeaseEnd.NOT_RENEWED, "the server did not answer")
         self.is_released = False
@@ -177,26 +179,25 @@ class Held:
 
     async def _renew_until_the_end(self) -> None:
         backoff = self._retries()
-        next_at = self._granted_at + min(CHECK_EVERY, self._length / 2)
         while True:
             now = _clock.now()
             if now >= self.usable_until:
                 self.lose(*self._failure)
                 return
-            answered = await self._any_answer(min(next_at, self.usable_until) - now)
+            answered = await self._any_answer(min(self.next_at, self.usable_until) - now)
             now = _clock.now()
             is_woken = self._wake.is_set()
             self._wake.clear()
             if is_woken:
-                next_at = now
+                self.next_at = now
             if answered is None:
-                if now >= next_at:
+                if now >= self.next_at:
                     if now - self._granted_at >= FOLLOW_AFTER:
                         self._followers.join(self)
                     # An earlier attempt may still be answered. It must not be waited for alone.
                     if len(self._attempts) < ATTEMPTS_MAX:
                         self._attempts.add(asyncio.create_task(self._attempt()))
-                    next_at = now + min(max(self._length / 8, ATTEMPT[0]), ATTEMPT[1])
+                    self.next_at = now + min(max(self._length / 8, ATTEMPT[0]), ATTEMPT[1])
                 continue
             self._attempts.discard(answered)
             try:
@@ -207,11 +208,11 @@ class Held:
                     return
                 if isinstance(error, MaxHoldReached):
                     self._failure = (LeaseEnd.MAX_HOLD, "")
-                    next_at = now + max(min(self._pause(), (self.end - now) / 2), RETRY[0])
+                    self.next_at = now + max(min(self._pause(), (self.end - now) / 2), RETRY[0])
                 else:
                     self._failure = (LeaseEnd.NOT_RENEWED, str(error))
                     advice = error.retry_after if isinstance(error, Refused) else None
-                    next_at = now + backoff.pause(min(advice or 0.0, self._length / 8))
+                    self.next_at = now + backoff.pause(min(advice or 0.0, self._length / 8))
                 continue
             for attempt in self._attempts:
                 attempt.cancel()
@@ -221,7 +222,7 @@ class Held:
             self._length = length
             backoff = self._retries()
             self._failure = (LeaseEnd.NOT_RENEWED, "the server did not answer")
-            next_at = now if is_woken else now + self._pause()
+            self.next_at = now if is_woken else now + self._pause()
 
     async def _any_answer(self, timeout: float) -> asyncio.Task[tuple[float, dict[str, Any]]] | None:
         """Waits for an answer to a renewal, a reason to renew, or the time."""
