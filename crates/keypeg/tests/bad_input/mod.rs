@@ -5,6 +5,7 @@
 //! changes, nothing panics, and the server continues to serve.
 
 mod http;
+mod refusals;
 mod start;
 
 use crate::support::TempDir;

@@ -1,6 +1,7 @@
 //! Command lines, configuration files and data directories that a start must refuse with the given
 //! text and exit code, and damaged data directories that it must recover.
 
+use super::refusals::assert_explained;
 use super::{Log, Piece, cases, each, long_values, unhex};
 use crate::support::{Server, TempDir, binary, exit_within, keypeg};
 use serde::Deserialize;
@@ -64,6 +65,9 @@ fn command_lines_are_refused(file: &str) {
             assert!(said.contains(&line.says), "{said}");
             assert!(!said.contains("panicked"), "{said}");
             assert_eq!(out, "", "on stdout: {said}");
+            if line.args.first().is_some_and(|first| first.bytes() == b"serve") {
+                assert_explained(line.exit, &said);
+            }
         },
     );
     assert_eq!(std::fs::read_dir(path("dir")).unwrap().count(), 0, "a file was created");
@@ -103,6 +107,7 @@ fn invalid_configuration_files_are_refused() {
                 assert!(said.contains(word), "{word}: {said:.2000}");
             }
             assert!(!said.contains("panicked") && said.len() < 4_000, "{said:.4000}");
+            assert_explained(78, &said);
             assert_eq!(out, "");
         },
     );
@@ -265,6 +270,7 @@ impl Damage {
         };
         let (code, _, said) = exit_within(serve.args(["--listen", "127.0.0.1:0"]));
         assert_eq!(code, Some(exit), "{said}");
+        assert_explained(exit, &said);
         for said in [said, check.2] {
             assert!(said.contains(&self.says), "{said}");
             assert!(!said.contains("panicked"), "{said}");

@@ -241,7 +241,7 @@ fn the_name_that_the_client_uses_reaches_the_server(kind: Kind) {
 }
 
 fn the_log_has_request_ids_but_no_lease_ids_and_no_queries(kind: Kind) {
-    let server = Server::in_memory(&[]);
+    let mut server = Server::in_memory(&[]);
     let Some(proxy) = Proxy::start(kind, server.addr()) else { return };
     let mut client = proxy.client();
     client.send("POST /v1/pools/default/keys", &json!({"values": ["s3cret"]})).is(201, &json!({}));
@@ -256,6 +256,13 @@ fn the_log_has_request_ids_but_no_lease_ids_and_no_queries(kind: Kind) {
     });
     assert!(log.contains(released.header("x-request-id").unwrap()), "{log}");
     assert!(log.contains("/release") && log.contains("random_api_key"), "{log}");
+    // An error of the proxy has no more of the request.
+    server.kill();
+    let late = format!("POST /v1/pools/default/leases/{lease}/release?s3cret");
+    assert_ne!(proxy.client().try_send(&late, &[], "").map_or(502, |answer| answer.status), 204);
+    let log = eventually("the log has the failed request", || {
+        Some(proxy.output()).filter(|log| log.matches("/release").count() >= 2)
+    });
     for secret in [&lease, "s3cret", "t0ken", "n3ver"] {
         assert!(!log.contains(secret), "{secret}: {log}");
     }

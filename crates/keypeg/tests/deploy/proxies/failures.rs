@@ -24,6 +24,8 @@ fn a_connection_is_kept_and_no_request_is_repeated(kind: Kind) {
     // Caddy can get a request before it has put the last connection back among the kept ones.
     assert_eq!(recorder.heads().len(), 50);
     assert!(recorder.connections() < 50, "no connection was kept");
+    let closes = |head: &String| head.to_lowercase().contains("\r\nconnection: close");
+    assert!(!recorder.heads().iter().any(closes), "{:?}", recorder.heads().first());
     for request in ["POST /lost-1", "DELETE /lost-2", "GET /lost-3"] {
         client.ask("POST /v1/pools/p/leases").is(200, &json!({}));
         // HAProxy closes the client's connection instead of an answer.
