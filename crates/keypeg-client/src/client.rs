@@ -29,6 +29,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// interval at which the server sends comments.
 const STREAM_READ_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// The read timeout of a backup: a server first writes its leases to its journal again.
+const BACKUP_READ_TIMEOUT: Duration = Duration::from_mins(5);
+
 /// A client of one server. A clone is cheap.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -302,6 +305,17 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        send_request(request).await
+    }
+
+    /// Opens a backup.
+    pub(crate) async fn open_backup(&self) -> Result<Response, Error> {
+        let http = http_client(&self.address, &self.tls).read_timeout(BACKUP_READ_TIMEOUT).build();
+        let http = http.map_err(|error| Error::InvalidInput(root_cause(&error)))?;
+        let mut request = http.get(format!("{}{}", self.address.base, routes::BACKUP));
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }

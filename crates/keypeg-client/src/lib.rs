@@ -10,6 +10,8 @@ mod address;
 #[cfg(feature = "client")]
 mod backoff;
 #[cfg(feature = "client")]
+mod backup;
+#[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
 mod error;
@@ -41,6 +43,8 @@ mod tls_error;
 #[cfg(feature = "client")]
 mod wait;
 
+#[cfg(feature = "client")]
+pub use backup::Backup;
 #[cfg(feature = "client")]
 pub use client::{Client, ServerVersion};
 #[cfg(feature = "client")]

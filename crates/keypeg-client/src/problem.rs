@@ -74,13 +74,17 @@ pub enum Code {
     ShuttingDown,
     /// More keys or leases are due than the server can expire within one request.
     Settling,
+    /// Another backup is running.
+    BackupRunning,
+    /// The server has no data that could be backed up.
+    BackupUnsupported,
     /// A defect in the server.
     Internal,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Malformed,
         Self::BadCursor,
         Self::Unauthorized,
@@ -112,6 +116,8 @@ impl Code {
         Self::Overloaded,
         Self::ShuttingDown,
         Self::Settling,
+        Self::BackupRunning,
+        Self::BackupUnsupported,
         Self::Internal,
     ];
 
@@ -133,6 +139,7 @@ impl Code {
             Self::MaxHoldReached => ("max_hold_reached", 409, "Maximum hold reached"),
             Self::DefaultPool => ("default_pool", 409, "The default pool cannot be deleted"),
             Self::KeyExists => ("key_exists", 409, "Key already exists"),
+            Self::BackupRunning => ("backup_running", 409, "Another backup is running"),
             Self::TakenOver => ("taken_over", 409, "Replaced by a repeated request"),
             Self::KeysGone => ("keys_gone", 410, "Keys no longer exist"),
             Self::LeaseEnded => ("lease_ended", 410, "Lease ended"),
@@ -148,6 +155,7 @@ impl Code {
                 ("idempotency_mismatch", 422, "Idempotency key reused with another body")
             }
             Self::Internal => ("internal", 500, "Internal error"),
+            Self::BackupUnsupported => ("backup_unsupported", 501, "No backups"),
             Self::Overloaded => ("overloaded", 503, "Overloaded"),
             Self::ShuttingDown => ("shutting_down", 503, "Shutting down"),
             Self::Settling => ("settling", 503, "Expiry backlog"),

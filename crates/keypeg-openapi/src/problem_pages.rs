@@ -3,6 +3,7 @@
 //! `texts` owns the text of each page; `html` and `markdown` render it, so the two forms cannot
 //! differ. This file knows neither HTML nor Markdown, nor which codes exist.
 
+mod backup_texts;
 pub mod html;
 pub mod markdown;
 mod texts;

@@ -14,7 +14,7 @@ pub trait BackupSource: fmt::Debug + Send + Sync {
 }
 
 /// The bytes of a backup. Dropping it ends the backup.
-pub trait BackupStream: fmt::Debug + Send {
+pub trait BackupStream: fmt::Debug + Send + Sync {
     /// Polls for the next bytes. Returns `None` after the last ones. After an error the backup is
     /// not complete, and a reader of its bytes detects that.
     fn poll_next(

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr; the exit code gives the kind of a failure, see
 //! [`exit`].
 
+mod backup;
 mod bench;
 mod characters;
 mod exec;
@@ -15,6 +16,7 @@ mod purge_warning;
 mod server;
 mod tls;
 
+pub use backup::BackupArgs;
 pub use bench::BenchArgs;
 pub use exec::{ExecArgs, LauncherArgs, WatchdogArgs};
 pub use health::HealthArgs;
@@ -160,6 +162,11 @@ pub enum ClientCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Create a backup of a running server
+    ///
+    /// The file contains all pools and the values of all keys, as of one moment. Restore it with
+    /// `keypeg restore`, check it with `keypeg check`. The server goes on meanwhile.
+    Backup(Box<BackupArgs>),
     /// Exit with 0 if the server accepts requests, with 1 if it does not
     ///
     /// For health checks where there is no HTTP client, as in a container.
@@ -253,6 +260,7 @@ impl ClientCommand {
                 server.format.print_fields(&server.client()?.pool(&server.pool).await?)
             }
             Self::Pools { limit, server } => pools(&server, limit).await,
+            Self::Backup(args) => args.run().await,
             Self::Health(args) => args.run().await,
             Self::Exec(args) => exec::run(*args).await,
             Self::ExecLauncher(args) => Err(args.launch()),

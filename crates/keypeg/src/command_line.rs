@@ -10,6 +10,7 @@ use crate::cli::ClientCommand;
 use crate::config::DATA;
 use crate::manual::{CompletionsArgs, ManArgs};
 use crate::options::Options;
+use crate::restore::{ContinueArgs, RestoreArgs};
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
@@ -33,8 +34,14 @@ pub enum Command {
     #[cfg(feature = "cli")]
     #[command(flatten)]
     Client(ClientCommand),
-    /// Check a data directory without changing it, and report what a start would recover
+    /// Check a data directory or a backup without changing it, and report what a start or a restore
+    /// would recover
     Check(CheckArgs),
+    /// Create a data directory from a backup
+    ///
+    /// Each key counts as leased for as long as a client of the original server can still hold it.
+    /// Stop the original server first.
+    Restore(RestoreArgs),
     /// Create access tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -47,9 +54,15 @@ pub enum Command {
 /// The options of `keypeg check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Backup to check in place of a data directory; - is stdin
+    #[arg(value_name = "BACKUP")]
+    pub backup: Option<PathBuf>,
     /// Data directory
     #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = DATA)]
     pub data: PathBuf,
+    /// How the restored server would continue.
+    #[command(flatten)]
+    pub how: ContinueArgs,
 }
 
 impl Cli {

@@ -6,6 +6,7 @@
 mod admit;
 mod answers;
 mod app;
+mod backup;
 mod body_memory;
 mod checks;
 mod connection;

@@ -26,6 +26,7 @@ mod permissions;
 mod program;
 mod random;
 mod reloads;
+mod restore;
 mod share;
 mod signals;
 mod store;
@@ -41,8 +42,8 @@ mod vital;
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{
-    BenchArgs, ClientCommand, ExecArgs, HealthArgs, ImportArgs, LauncherArgs, LeaseArgs,
-    ServerArgs, WatchdogArgs,
+    BackupArgs, BenchArgs, ClientCommand, ExecArgs, HealthArgs, ImportArgs, LauncherArgs,
+    LeaseArgs, ServerArgs, WatchdogArgs,
 };
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
@@ -55,6 +56,7 @@ pub use options::Options;
 pub use panics::install as install_panic_hook;
 pub use program::run_program;
 pub use random::SystemRandom;
+pub use restore::{ContinueArgs, RestoreArgs, check_backup};
 pub use signals::stop_signal;
 pub use store::open as open_store;
 
@@ -182,6 +184,7 @@ pub fn serve(
         tls,
         memory: config.memory,
         store_metrics: store.metrics(),
+        backups: store.backups(),
     };
     let has_tls = config.tls.is_some();
     ready(&Ready { addr, has_tls, ops_addr, report, data: config.data.clone() });

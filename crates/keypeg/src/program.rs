@@ -2,7 +2,7 @@
 //!
 //! Does not know which store `serve` opens. Exit codes are those of sysexits.h.
 
-use crate::command_line::{Cli, Command};
+use crate::command_line::{CheckArgs, Cli, Command};
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::log::{print_line, report_usage, start_streams};
@@ -14,7 +14,6 @@ use clap::error::ErrorKind;
 use keypeg_store::OpenedStore;
 use std::io::Write;
 use std::panic::catch_unwind;
-use std::path::Path;
 use std::process::ExitCode;
 
 /// Opens the store of `serve`, for a configuration and a number of lanes.
@@ -58,7 +57,11 @@ fn run(open: OpenStore) -> Result<u8, Failure> {
     };
     match cli.command {
         Command::Serve(options) => serve(*options, open).map(|()| 0),
-        Command::Check(args) => check(&args.data).map(|()| 0),
+        Command::Check(args) => check(&args).map(|()| 0),
+        Command::Restore(args) => {
+            print_result(&args.run()?);
+            Ok(0)
+        }
         Command::Token(command) => command.run().map(|()| 0),
         Command::Completions(args) => args.print(&Cli::command()).map(|()| 0),
         Command::Man(args) => args.write(Cli::command()).map(|()| 0),
@@ -67,11 +70,18 @@ fn run(open: OpenStore) -> Result<u8, Failure> {
     }
 }
 
-fn check(data: &Path) -> Result<(), Failure> {
-    let report = crate::check(data)?;
-    // A closed stdout is not a failure: the exit code carries the result too.
-    let _ = writeln!(std::io::stdout(), "{report}");
+fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let report = match &args.backup {
+        Some(backup) => crate::check_backup(backup, args.how)?,
+        None => crate::check(&args.data)?.to_string(),
+    };
+    print_result(&report);
     Ok(())
+}
+
+/// Prints a result whose success the exit code carries too: a closed stdout is not a failure.
+fn print_result(result: &str) {
+    let _ = writeln!(std::io::stdout(), "{result}");
 }
 
 fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {

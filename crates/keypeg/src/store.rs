@@ -8,10 +8,15 @@ use crate::failure::{Failure, exit};
 use crate::log;
 use crate::permissions::{Trusted, Verdict, examine_way};
 use crate::random::SystemRandom;
-use keypeg_engine::{Engine, EngineConfig, StartError};
+#[cfg(feature = "cli")]
+pub(crate) use keypeg_engine::BackupCheck;
+pub(crate) use keypeg_engine::RestoreReport;
+use keypeg_engine::backup::BackupError;
+use keypeg_engine::{Clock, Engine, EngineConfig, RestoreError, RestoreOptions, StartError};
 use keypeg_store::{OpenedStore, StartReport};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::time::Duration;
 
 /// Opens the store that the configuration names, with this number of lanes. O(keys).
 pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
@@ -65,6 +70,59 @@ pub(crate) fn check(data: &Path) -> Result<StartReport, Failure> {
         }
         error.into()
     })
+}
+
+/// How a restored store continues.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RestoreTerms {
+    /// How long each key is held; `None` is the longest that a lease of its pool can run.
+    pub(crate) hold: Option<Duration>,
+    /// The first token; `None` computes it.
+    pub(crate) token_floor: Option<u64>,
+}
+
+impl RestoreTerms {
+    fn options(self) -> Result<RestoreOptions, Failure> {
+        let hold = |hold: Duration| u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
+        Ok(RestoreOptions {
+            hold_us: self.hold.map(hold),
+            token_floor: self.token_floor,
+            wall_ms: SystemClock::new()?.read().wall_us / 1_000,
+            seal: None,
+        })
+    }
+}
+
+/// Restores a backup into a data directory that is empty or does not exist. O(keys).
+pub(crate) fn restore(
+    backup: &mut dyn Read,
+    data: &Path,
+    terms: RestoreTerms,
+) -> Result<RestoreReport, Failure> {
+    refuse_exposed(data)?;
+    let restored = keypeg_engine::restore(backup, data, terms.options()?, &mut SystemRandom::new());
+    Ok(restored?)
+}
+
+/// Checks a backup, and returns what a restore would make of it. O(keys), in memory.
+pub(crate) fn check_backup(
+    backup: &mut dyn Read,
+    terms: RestoreTerms,
+) -> Result<RestoreReport, Failure> {
+    Ok(keypeg_engine::check_backup(backup, terms.options()?, &mut SystemRandom::new())?)
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            RestoreError::Backup(BackupError::Io(_)) => Self::new(exit::IO, message),
+            RestoreError::Backup(_) => Self::new(exit::DATA, message),
+            RestoreError::NotEmpty(_) => Self::new(exit::CANNOT_CREATE, message),
+            RestoreError::Tokens(_) => Self::new(exit::CONFIG, message),
+            RestoreError::Directory(error) => error.into(),
+        }
+    }
 }
 
 impl From<StartError> for Failure {

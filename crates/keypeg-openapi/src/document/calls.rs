@@ -384,6 +384,14 @@ fn simple(operation: &str) -> Option<Call> {
 fn server(operation: &str) -> Option<Call> {
     let status = json!({ "status": { "type": "string" } });
     Some(match operation {
+        "backup" => Call::new(
+            "A consistent copy of all pools and keys, with the values of all keys, while everything \
+             goes on. The bytes are for `keypeg restore` and `keypeg check`. A backup is complete if \
+             the response is: a failure ends the connection before its end. The server runs one \
+             backup at a time. HEAD begins none.",
+            vec![plain_text("application/octet-stream", "The backup.", "KEYPEGBK…")],
+            &[Code::StorageFull, Code::BackupRunning, Code::BackupUnsupported],
+        ),
         "index" => {
             let names = ["name", "docs", "openapi", "pools", "ready", "version"];
             let members = names.map(|name| (name.to_owned(), json!({ "type": "string" })));

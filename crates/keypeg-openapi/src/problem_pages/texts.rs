@@ -5,6 +5,7 @@
 //! is code, and nothing else is markup. A code without a page does not compile.
 
 use super::ProblemPage;
+use super::backup_texts::{BACKUP_RUNNING, BACKUP_UNSUPPORTED};
 use keypeg_client::Code;
 
 /// The answer for a code that is only returned before anything is changed.
@@ -51,6 +52,8 @@ pub(super) fn page(code: Code) -> ProblemPage {
         Code::Overloaded => OVERLOADED,
         Code::ShuttingDown => SHUTTING_DOWN,
         Code::Settling => SETTLING,
+        Code::BackupRunning => BACKUP_RUNNING,
+        Code::BackupUnsupported => BACKUP_UNSUPPORTED,
         Code::Internal => INTERNAL,
     }
 }

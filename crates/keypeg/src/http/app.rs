@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::audit::Audit;
 use crate::share::{Budget, ReservedBudget};
 use crate::tls::TlsAcceptor;
-use keypeg_store::Lane;
+use keypeg_store::{BackupSource, Lane};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -54,6 +54,8 @@ pub(super) struct Server {
     pub(super) answers: Arc<Budget>,
     /// The places of event streams, shared by the callers.
     pub(super) streams: Arc<Budget>,
+    /// The source of backups, if the store has one.
+    pub(super) backups: Option<Arc<dyn BackupSource>>,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

@@ -12,7 +12,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RE
 use keypeg_client::{Code, Outcome, Problem as Wire, ProblemExtensions, UnixMs, routes};
 use keypeg_core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
 use keypeg_fields::{Field, ListField};
-use keypeg_store::RequestError;
+use keypeg_store::{BackupRefused, RequestError};
 use std::borrow::Cow;
 
 /// The header that confirms a `Prefer` (RFC 7240).
@@ -175,6 +175,30 @@ impl Problem {
                 Code::StorageFull,
                 "The disk of the server is full. Free disk space, or try again later.",
             ),
+        }
+    }
+
+    /// The store of this server has no backups.
+    pub(super) fn backup_unsupported() -> Self {
+        let detail = "This server keeps its data in memory only, so there is nothing to back up. \
+                      Start it with --data.";
+        Self::new(Code::BackupUnsupported, detail)
+    }
+
+    /// Converts the refusal of a backup.
+    pub(super) fn backup_refused(refused: &BackupRefused) -> Self {
+        match refused {
+            BackupRefused::Running => {
+                let detail = "Another backup is running, and a server runs one at a time. Try \
+                              again when it has ended.";
+                Self::new(Code::BackupRunning, detail).retry_after_ms(10_000)
+            }
+            BackupRefused::StorageFull => Self::refused(&RequestError::StorageFull),
+            BackupRefused::ShuttingDown => Self::refused(&RequestError::ShuttingDown),
+            BackupRefused::Failed(why) => {
+                tracing::error!(error = %why, "a backup failed");
+                Self::new(Code::Internal, "The backup failed; see the log of the server.")
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! maps the reply.
 
 pub(crate) mod abandon;
+pub(crate) mod backup;
 #[cfg(feature = "bench-constant")]
 pub(crate) mod constant;
 mod default_pool;

@@ -1,16 +1,18 @@
-//! The types of requests and responses; a response body is complete bytes or a stream of events.
+//! The types of requests and responses; a response body is complete bytes, a stream of events or a
+//! backup.
 //! The body of a request knows the client that sends it.
 //!
 //! A complete body, which nearly every response has, costs no more allocation or indirection than
 //! its bytes alone.
 
+use super::backup::BackupBody;
 use super::connection::peer::Peer;
 use super::connection::places::Place;
 use super::event_stream::EventStream;
 use crate::share::{CallerId, Held, ReservedBudget};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use std::convert::Infallible;
+use keypeg_store::BackupRefused;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -104,6 +106,8 @@ pub(super) enum Body {
     Counted(Bytes, Box<Held>),
     /// Events, sent as they occur.
     Events(Box<EventStream>),
+    /// A backup, sent as it is read.
+    Backup(Box<BackupBody>),
 }
 
 impl Body {
@@ -114,7 +118,7 @@ impl Body {
                 *self = Self::Complete(bytes);
                 Some(*held)
             }
-            other @ (Self::Complete(_) | Self::Events(_)) => {
+            other @ (Self::Complete(_) | Self::Events(_) | Self::Backup(_)) => {
                 *self = other;
                 None
             }
@@ -136,12 +140,13 @@ impl<T: Into<Bytes>> From<T> for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    /// A backup can fail; the client then gets an incomplete response.
+    type Error = BackupRefused;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BackupRefused>>> {
         match self.get_mut() {
             Self::Complete(bytes) | Self::Counted(bytes, _) if bytes.is_empty() => {
                 Poll::Ready(None)
@@ -152,13 +157,14 @@ impl HttpBody for Body {
             Self::Events(stream) => {
                 stream.poll_bytes(cx).map(|bytes| bytes.map(Frame::data).map(Ok))
             }
+            Self::Backup(backup) => backup.poll_bytes(cx).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Complete(bytes) | Self::Counted(bytes, _) => bytes.is_empty(),
-            Self::Events(_) => false,
+            Self::Events(_) | Self::Backup(_) => false,
         }
     }
 
@@ -167,7 +173,7 @@ impl HttpBody for Body {
             Self::Complete(bytes) | Self::Counted(bytes, _) => {
                 SizeHint::with_exact(bytes.len() as u64)
             }
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Backup(_) => SizeHint::default(),
         }
     }
 }

@@ -15,9 +15,10 @@ use crate::log;
 use crate::memory::MemoryPlan;
 use crate::tls::{TlsAcceptor, TlsCounters};
 use hyper::StatusCode;
-use keypeg_client::Code;
+use keypeg_client::{Code, routes};
 use keypeg_store::{
-    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, Lane, StartReport, StoreMetrics,
+    ANSWERS_PER_TURN_BUCKETS, BackupSource, COMMIT_BUCKETS_US, Histogram, Lane, StartReport,
+    StoreMetrics,
 };
 use pool_totals::{PoolTotals, SharedPoolTotals};
 use prometheus_client::collector::Collector;
@@ -88,6 +89,7 @@ impl Family {
             Some("api") => Self::Django,
             Some("keys" | "keepalive") => Self::Simple,
             Some("") if path == "/" => Self::Ops,
+            Some("v1") if path == routes::BACKUP => Self::Ops,
             Some(
                 "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems",
             ) => Self::Ops,
@@ -97,12 +99,19 @@ impl Family {
 }
 
 /// One core's counters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct CoreCounts {
     answered: [[AtomicU64; STATUS_CLASSES.len()]; Family::ALL.len()],
     refused: [AtomicU64; Code::ALL.len()],
     latency_us: Histogram<16>,
+}
+
+impl Default for CoreCounts {
+    fn default() -> Self {
+        let refused = std::array::from_fn(|_| AtomicU64::default());
+        Self { answered: Default::default(), refused, latency_us: Histogram::default() }
+    }
 }
 
 impl CoreCounts {
@@ -136,6 +145,8 @@ pub(crate) struct StartInfo {
     pub(crate) memory: MemoryPlan,
     /// The store's metrics.
     pub(crate) store_metrics: Arc<StoreMetrics>,
+    /// The source of backups.
+    pub(crate) backups: Option<Arc<dyn BackupSource>>,
 }
 
 /// The sources of a scrape.
@@ -170,7 +181,8 @@ impl Metrics {
     fn scrape(&self, totals: PoolTotals) -> Scrape {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let PoolTotals { pools, keys, waiting } = totals;
-        let StartInfo { recovery, access, audit, tls, memory, store_metrics } = &self.start_info;
+        let StartInfo { recovery, access, audit, tls, memory, store_metrics, .. } =
+            &self.start_info;
         let latencies = self.cores.iter().map(|core| &core.latency_us);
         Scrape {
             answered: std::array::from_fn(|family| {

@@ -7,7 +7,7 @@
 use super::admit::RequestContext;
 use super::docs;
 use super::error::Problem;
-use super::handlers::{django, events, keys, leases, ops, pools, simple, verify};
+use super::handlers::{backup, django, events, keys, leases, ops, pools, simple, verify};
 use super::message::Request;
 use super::parse::path::pool_name;
 use super::parse::precondition;
@@ -32,6 +32,7 @@ pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> Han
         ["v1", "pools", rest @ ..] if !rest.contains(&"") => {
             canonical(context, rest, request).await
         }
+        ["v1", "backup"] => backup::create(context, &request).await,
         ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
             django::keys(context, request).await
         }

@@ -1,6 +1,8 @@
 //! What is acknowledged survives: restarts, SIGKILL, power cuts, and faults of disk, memory and
 //! clocks.
 
+#[cfg(feature = "cli")]
+mod backup;
 mod directories;
 mod faults;
 mod file_size;

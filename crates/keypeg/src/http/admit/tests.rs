@@ -26,6 +26,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         tls: None,
         memory,
         store_metrics: Arc::default(),
+        backups: None,
     };
     let now = clock::stopwatch();
     let server = Server {

@@ -142,6 +142,7 @@ pub(crate) fn run(
         heads: Budget::new(memory.connections / 2),
         answers: Budget::new(memory.answers),
         streams: Budget::new(memory.event_streams()),
+        backups: start_info.backups.clone(),
         metrics: Metrics::new(start_info, all_counts, Arc::clone(&places)),
     });
     let ops = OpsStart { lane: lanes[0].clone(), core: lanes.len(), counts: ops_counts };

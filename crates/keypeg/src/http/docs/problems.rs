@@ -43,6 +43,8 @@ pub(super) fn page(code: Code) -> &'static str {
         Code::KeyExists => embedded!("key_exists"),
         Code::TooManyPools => embedded!("too_many_pools"),
         Code::PoolFull => embedded!("pool_full"),
+        Code::BackupRunning => embedded!("backup_running"),
+        Code::BackupUnsupported => embedded!("backup_unsupported"),
         Code::StorageFull => embedded!("storage_full"),
         Code::Overloaded => embedded!("overloaded"),
         Code::ShuttingDown => embedded!("shutting_down"),

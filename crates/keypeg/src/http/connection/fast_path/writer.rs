@@ -78,7 +78,9 @@ impl ResponseWriter {
         let closes = info.closes || has_close_header;
         let body = match response.body() {
             Body::Complete(body) | Body::Counted(body, _) => body,
-            Body::Events(_) => unreachable!("invariant: no call of the fast path streams events"),
+            Body::Events(_) | Body::Backup(_) => {
+                unreachable!("invariant: no call of the fast path streams")
+            }
         };
         self.end(Some(body.len()), closes && !has_close_header, info.now);
         self.head.extend_from_slice(body);

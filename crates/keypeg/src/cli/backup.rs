@@ -1,0 +1,148 @@
+//! `keypeg backup`: writes a backup of a server to a file or to stdout, and checks it on the way.
+//!
+//! A file appears under its name only when the backup is complete and durable. It contains the
+//! values of all keys, so only its owner can read it.
+
+use super::new_keys::require_stdout;
+use super::server::ServerArgs;
+use crate::failure::{Failure, exit};
+use crate::store::BackupCheck;
+use crate::streams;
+use clap::Args;
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+/// The options of `keypeg backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// File to create; - is stdout
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Replace the file if it exists, once the new backup is complete
+    #[arg(long)]
+    force: bool,
+    /// The server and the token, which needs the scope `admin`.
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl BackupArgs {
+    /// Creates the backup.
+    pub(super) async fn run(&self) -> Result<u8, Failure> {
+        if self.file == Path::new("-") {
+            require_stdout()?;
+            if io::stdout().is_terminal() {
+                let message = "a backup is binary and contains the values of all keys: redirect \
+                               stdout, or name a file";
+                return Err(Failure::new(exit::USAGE, message));
+            }
+            let failed = |error| write_error("stdout", &error);
+            let mut out = io::stdout();
+            self.copy(&mut |bytes| out.write_all(bytes).map_err(failed)).await?;
+            io::stdout().flush().map_err(failed)?;
+            return Ok(0);
+        }
+        if !self.force && self.file.symlink_metadata().is_ok() {
+            let message = format!(
+                "{} exists: use another name, or --force to replace it",
+                self.file.display()
+            );
+            return Err(Failure::new(exit::CANNOT_CREATE, message));
+        }
+        let partial = PartialFile::create(&self.file)?;
+        let mut file = &partial.file;
+        let failed = |error| write_error(&partial.path.display().to_string(), &error);
+        let bytes = self.copy(&mut |bytes| file.write_all(bytes).map_err(failed)).await?;
+        partial.keep(&self.file)?;
+        streams::print_message(&format!("{bytes} bytes written to {}", self.file.display()));
+        Ok(0)
+    }
+
+    /// Passes the bytes of a backup to `write`; returns their number once the backup is complete.
+    async fn copy(
+        &self,
+        write: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<u64, Failure> {
+        let mut backup = self.server.client()?.backup().await?;
+        let (mut check, mut count) = (BackupCheck::default(), 0);
+        let damaged = |error| {
+            let message = format!("the backup did not arrive as the server sent it: {error}");
+            Failure::new(exit::PROTOCOL, message)
+        };
+        while let Some(bytes) = backup.next().await? {
+            let bytes = bytes.as_ref();
+            check.feed(bytes).map_err(damaged)?;
+            write(bytes)?;
+            count += bytes.len() as u64;
+        }
+        check.finish().map_err(damaged)?;
+        Ok(count)
+    }
+}
+
+fn write_error(name: &str, error: &io::Error) -> Failure {
+    Failure::new(exit::IO, format!("cannot write to {name}: {error}; the backup is incomplete"))
+}
+
+/// A file that is not complete yet, beside the file that it becomes. It is removed unless it is
+/// kept.
+struct PartialFile {
+    path: PathBuf,
+    file: File,
+    is_kept: std::cell::Cell<bool>,
+}
+
+impl PartialFile {
+    /// Creates the file, or takes over the one that an interrupted backup left.
+    fn create(target: &Path) -> Result<Self, Failure> {
+        let mut name = target.as_os_str().to_owned();
+        name.push(".partial");
+        let path = PathBuf::from(name);
+        let failed = |error: rustix::io::Errno| {
+            let is_denied = error == rustix::io::Errno::ACCESS;
+            let code = if is_denied { exit::PERMISSION } else { exit::CANNOT_CREATE };
+            Failure::new(code, format!("cannot create {}: {error}", path.display()))
+        };
+        let mode = Mode::RUSR | Mode::WUSR;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = File::from(open(&path, flags, mode).map_err(failed)?);
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                let message =
+                    format!("another backup writes to {}: wait until it ends", path.display());
+                return Failure::new(exit::TEMPORARY, message);
+            }
+            failed(error)
+        })?;
+        // Whatever the umask is, and whoever created it: before the first value is written.
+        fchmod(&file, mode).map_err(failed)?;
+        file.set_len(0).map_err(|error| write_error(&path.display().to_string(), &error))?;
+        Ok(Self { path, file, is_kept: std::cell::Cell::new(false) })
+    }
+
+    /// Makes the file durable under its final name.
+    fn keep(&self, target: &Path) -> Result<(), Failure> {
+        let kept = self.file.sync_all().and_then(|()| std::fs::rename(&self.path, target));
+        kept.map_err(|error| write_error(&target.display().to_string(), &error))?;
+        self.is_kept.set(true);
+        let parent = target.parent().filter(|parent| *parent != Path::new(""));
+        let synced = File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| {
+            let message = format!(
+                "{} is complete, but its name may not survive a power cut: {error}",
+                target.display()
+            );
+            Failure::new(exit::IO, message)
+        })
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if !self.is_kept.get() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
