@@ -116,7 +116,7 @@ impl PartialFile {
             }
             failed(error)
         })?;
-        // Whatever the umask is, and whoever created it: before the first value is written.
+        // Whatever the umask is: before the first value is written.
         fchmod(&file, mode).map_err(failed)?;
         file.set_len(0).map_err(|error| write_error(&path.display().to_string(), &error))?;
         Ok(Self { path, file, is_kept: std::cell::Cell::new(false) })

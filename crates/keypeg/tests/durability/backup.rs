@@ -252,7 +252,7 @@ fn unread_backup(server: &Server) -> TcpStream {
 #[test]
 fn a_client_that_does_not_read_its_backup_keeps_out_other_backups_and_nothing_else() {
     let dir = TempDir::new();
-    let mut server = Server::on(&dir, &["--max-keys", "100000"]);
+    let mut server = Server::on(&dir, &[]);
     let client = &mut server.client();
     for _ in 0..10 {
         let many = json!({ "count": 10_000 });

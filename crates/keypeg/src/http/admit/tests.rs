@@ -40,6 +40,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         heads: Budget::new(memory.connections),
         answers: Budget::new(memory.answers),
         streams: Budget::new(1),
+        backups: None,
         metrics: Metrics::new(start_info, Vec::new(), Places::new(8, now)),
     };
     App::new(lane, Arc::new(server), 0, Arc::default())
