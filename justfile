@@ -43,6 +43,11 @@ kills rounds="500":
     cargo build --release -p keypeg
     KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_KILL_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture durability::kill::
 
+# Rotates the seal key under SIGKILL.
+rotations rounds="50":
+    cargo build --release -p keypeg
+    KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_ROTATION_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture durability::sealing::a_rotation
+
 # Tests many more mutants of directories, requests, configurations and ids than ./test does.
 soak-fuzz runs="100000" seed="2":
     KEYPEG_FUZZ_RUNS={{runs}} KEYPEG_SEED={{seed}} cargo test --release -p keypeg-core -p keypeg-engine --test fuzz -- --nocapture

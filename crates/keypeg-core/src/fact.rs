@@ -9,6 +9,7 @@ use crate::ids::{BodyDigest, IdempotencyId};
 use crate::numbers::{BorrowerId, KeyNumber, PoolId};
 use crate::policy::Policy;
 use crate::sabotage::{Sabotage, enabled};
+use zeroize::Zeroize as _;
 
 /// A change to a pool or a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -364,6 +365,12 @@ impl PackedValuesBuilder {
 
     pub(crate) fn values(&self) -> PackedValues<'_> {
         PackedValues { packed: &self.packed, count: self.count }
+    }
+}
+
+impl Drop for PackedValuesBuilder {
+    fn drop(&mut self) {
+        self.packed.zeroize();
     }
 }
 

@@ -7,6 +7,7 @@
 
 use crate::numbers::{BorrowerId, PoolId};
 use std::fmt;
+use zeroize::Zeroize as _;
 
 /// A key's public id: 128 bits that reveal nothing of the value. Written as 26 of `0-9a-v`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -264,6 +265,12 @@ impl fmt::Debug for LeaseId {
     /// Shows only the token, which is not secret: the id authorises its bearer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LeaseId(token {})", self.token())
+    }
+}
+
+impl Drop for IdHashKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -4,8 +4,10 @@
 
 pub use keypeg_fields::VALUE_MAX;
 use std::fmt;
+use zeroize::Zeroize as _;
 
-/// A key's value. It has no `Display`, and `Debug` does not show it.
+/// A key's value. It has no `Display`, `Debug` does not show it, and its memory is overwritten when
+/// it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(Box<[u8]>);
 
@@ -28,6 +30,12 @@ impl Secret {
     /// Returns the value's bytes, for hashing or storing.
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

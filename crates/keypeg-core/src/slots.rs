@@ -13,6 +13,7 @@ use crate::indices::{
 };
 use crate::key::KeyState;
 use crate::numbers::KeyNumber;
+use zeroize::Zeroize as _;
 
 /// Bytes of a value that a slot stores inline.
 const INLINE: usize = 20;
@@ -104,6 +105,7 @@ impl Slots {
         if record.len == OUTSIDE {
             let long = long_value_index(&record.value);
             self.long_value_bytes -= allocated(self.long_values[long].len());
+            self.long_values[long].zeroize();
             self.long_values[long] = Box::default();
             self.free_long_values.push(long);
         }
@@ -232,6 +234,18 @@ impl Slots {
     /// Returns the slots that contain a key, in order.
     pub(crate) fn used(&self) -> impl Iterator<Item = SlotIndex> + '_ {
         (0..self.len()).map(SlotIndex::new).filter(|slot| self.state(*slot).is_some())
+    }
+}
+
+/// Overwrites all values, so that none stays in free memory. O(keys).
+impl Drop for Slots {
+    fn drop(&mut self) {
+        for slot in (0..self.len()).map(SlotIndex::new) {
+            self.records[slot].value.zeroize();
+        }
+        for long in (0..self.long_values.len()).map(LongValueIndex::of) {
+            self.long_values[long].zeroize();
+        }
     }
 }
 

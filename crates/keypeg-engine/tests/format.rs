@@ -1,6 +1,6 @@
 //! A data directory of each format that this version must read, kept as files: it opens, and holds
 //! the same data. `fixtures/format-1` was written by the first version and never changes;
-//! `format-1-answers` has stored answers with their borrowers. A new
+//! `format-1-answers` has stored answers with their borrowers, `format-2-sealed` is sealed. A new
 //! format gets its own fixture by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test format`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -12,6 +12,7 @@ use keypeg_core::{
     ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Directory;
+use keypeg_engine::{EngineConfig, SealKey, SealKeys, SealOptions};
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use keypeg_testkit::TempDir;
 use std::fmt::Write as _;
@@ -24,8 +25,17 @@ fn fixtures() -> PathBuf {
 }
 
 fn open(path: &Path, clock: &ManualClock) -> Result<Driver, String> {
+    let is_sealed =
+        std::fs::read_to_string(path.join("meta")).is_ok_and(|meta| meta.contains("seal "));
+    open_with(path, clock, is_sealed)
+}
+
+fn open_with(path: &Path, clock: &ManualClock, is_sealed: bool) -> Result<Driver, String> {
     let disk = Directory::open(path).map_err(|error| error.to_string())?;
-    Driver::open(Arc::new(disk), clock, 3)
+    let keys = SealKeys::new(vec![SealKey::new([7; 32])]).unwrap();
+    let seal = is_sealed.then_some(SealOptions { keys, seals_existing: false });
+    let config = EngineConfig { seal, ..engine_config() };
+    Driver::open_with(Some(Arc::new(disk)), clock, 3, &config)
 }
 
 /// Writes every kind of fact, so that the fixture holds one of each.
@@ -210,9 +220,15 @@ fn make_fixture(fixture: &Path) {
     let data = fixture.join("data");
     std::fs::create_dir_all(fixture).unwrap();
     let clock = ManualClock::new();
-    let mut driver = open(&data, &clock).unwrap();
+    let is_sealed = fixture.ends_with("format-2-sealed");
+    let mut driver = open_with(&data, &clock, is_sealed).unwrap();
     if fixture.ends_with("format-1-answers") {
         write_answers(&mut driver);
+    } else if is_sealed {
+        // Sealed rows in the database, and sealed records after them.
+        write_every_fact(&mut driver, &clock);
+        driver.checkpoint().unwrap();
+        driver.generate(2);
     } else {
         write_every_fact(&mut driver, &clock);
     }

@@ -11,6 +11,7 @@ use crate::config::DATA;
 use crate::manual::{CompletionsArgs, ManArgs};
 use crate::options::Options;
 use crate::restore::{ContinueArgs, RestoreArgs};
+use crate::seal::SealCommand;
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
@@ -45,6 +46,9 @@ pub enum Command {
     /// Create access tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Create seal keys, and replace that of a data directory
+    #[command(subcommand)]
+    Seal(SealCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages of all commands

@@ -12,6 +12,7 @@ use crate::http::Timeouts;
 use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
 use crate::options::value::{FilePath, Switch};
+use crate::seal::SealSettings;
 use crate::tls::TlsFiles;
 use keypeg_core::{KEY_BYTES_MIN, Policy, PolicyPatch};
 use keypeg_store::LANE_MAX;
@@ -52,6 +53,8 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     /// The files of TLS; `None` is plain HTTP.
     pub(crate) tls: Option<TlsFiles>,
+    /// The seal of the data directory; `None` for values as they are.
+    pub(crate) seal: Option<SealSettings>,
     /// The settings of the audit log; `None` writes none.
     pub(crate) audit: Option<AuditSettings>,
     /// The host names of this server.
@@ -71,6 +74,7 @@ impl Config {
         let tokens =
             options.tokens.map(|path| path.0).or_else(|| credentials::path(credentials::TOKENS));
         let tls = tls_files(options.tls_cert, options.tls_key)?;
+        let seal = seal_settings(options.seal_key, is_on(options.seal_existing))?;
         let ops_listen = options.ops_listen.map(|listen| listen.0);
         let named = [("--listen", Some(listen)), ("--ops-listen", ops_listen)];
         let has = Protection { tls: tls.is_some(), tokens: tokens.is_some() };
@@ -129,11 +133,26 @@ impl Config {
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
             tokens,
             tls,
+            seal,
             audit,
             hosts,
             timeouts,
         })
     }
+}
+
+/// Returns the seal key file, of its option or of the credential of the service.
+fn seal_settings(
+    path: Option<FilePath>,
+    seals_existing: bool,
+) -> Result<Option<SealSettings>, Failure> {
+    let path = path.map(|path| path.0).or_else(|| credentials::path(credentials::SEAL_KEY));
+    if path.is_none() && seals_existing {
+        let message = "--seal-existing is given without --seal-key: name the file of the key that \
+                       is to seal the data directory";
+        return Err(Failure::new(exit::CONFIG, message));
+    }
+    Ok(path.map(|path| SealSettings { path, seals_existing }))
 }
 
 /// Returns the files of TLS: of both options, or of both credentials of the service.
@@ -250,6 +269,7 @@ mod tests {
             "--listen 0.0.0.0:0 --tls-cert c --tls-key k",
             "--ops-listen 0.0.0.0:0 --tls-cert c --tls-key k",
             "--tls-cert c",
+            "--seal-existing",
             "--tls-key k --tokens t",
             "--allow-host a:1",
         ] {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub(crate) const TOKENS: &str = "tokens";
 /// The certificate chain of the server.
 pub(crate) const TLS_CERTIFICATE: &str = "tls-cert";
+/// The file of the seal key.
+pub(crate) const SEAL_KEY: &str = "seal-key";
 /// The private key of the server.
 pub(crate) const TLS_KEY: &str = "tls-key";
 

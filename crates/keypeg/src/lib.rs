@@ -27,6 +27,7 @@ mod program;
 mod random;
 mod reloads;
 mod restore;
+mod seal;
 mod share;
 mod signals;
 mod store;
@@ -57,6 +58,7 @@ pub use panics::install as install_panic_hook;
 pub use program::run_program;
 pub use random::SystemRandom;
 pub use restore::{ContinueArgs, RestoreArgs, check_backup};
+pub use seal::{NewSealKey, RotateSealKey, SealCommand};
 pub use signals::stop_signal;
 pub use store::open as open_store;
 
@@ -243,8 +245,8 @@ pub struct CheckReport {
 }
 
 /// Reports what a start would recover from a data directory, and changes nothing in it.
-pub fn check(data: &Path) -> Result<CheckReport, Failure> {
-    Ok(CheckReport { data: data.to_owned(), report: store::check(data)? })
+pub fn check(data: &Path, seal_key: Option<&Path>) -> Result<CheckReport, Failure> {
+    Ok(CheckReport { data: data.to_owned(), report: store::check(data, seal_key)? })
 }
 
 impl fmt::Display for CheckReport {

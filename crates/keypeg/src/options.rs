@@ -73,6 +73,18 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_MEMORY", value_name = "SIZE")]
     pub(crate) memory: Option<MemorySize>,
 
+    /// File with the key that encrypts the values of keys on the disk; see `keypeg seal new`
+    ///
+    /// A new data directory is sealed with the first key of the file. A sealed one starts only with
+    /// its key.
+    #[arg(long, env = "KEYPEG_SEAL_KEY", value_name = "FILE")]
+    pub(crate) seal_key: Option<FilePath>,
+
+    /// Seal a data directory that is not sealed with --seal-key, before the server listens
+    #[arg(long, env = "KEYPEG_SEAL_EXISTING", value_name = "BOOL")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) seal_existing: Option<Switch>,
+
     /// Access token file, reloaded within a second of a change; see `keypeg token new`
     ///
     /// Without it, every client that can connect may do everything.
@@ -154,6 +166,8 @@ impl Options {
             keepalive_ttl: self.keepalive_ttl.or(other.keepalive_ttl),
             max_queued: self.max_queued.or(other.max_queued),
             memory: self.memory.or(other.memory),
+            seal_key: self.seal_key.or(other.seal_key),
+            seal_existing: self.seal_existing.or(other.seal_existing),
             tokens: self.tokens.or(other.tokens),
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
@@ -233,6 +247,7 @@ mod tests {
     fn every_key_is_read() {
         let text = "listen = \"[::1]:9\"\nops_listen = \"[::1]:10\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
+                    seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
                     tls_key = 'k'\naudit = 'a'\naudit_mib = 1\n\
                     audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
@@ -240,7 +255,7 @@ mod tests {
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral --lease-ttl 2s \
-                    --keepalive-ttl 1h --max-queued 64 --memory 1GiB --insecure-listen=false --tokens t \
+                    --keepalive-ttl 1h --max-queued 64 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
                     --tls-cert c --tls-key k \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";

@@ -63,6 +63,7 @@ fn run(open: OpenStore) -> Result<u8, Failure> {
             Ok(0)
         }
         Command::Token(command) => command.run().map(|()| 0),
+        Command::Seal(command) => command.run().map(|()| 0),
         Command::Completions(args) => args.print(&Cli::command()).map(|()| 0),
         Command::Man(args) => args.write(Cli::command()).map(|()| 0),
         #[cfg(feature = "cli")]
@@ -72,8 +73,8 @@ fn run(open: OpenStore) -> Result<u8, Failure> {
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let report = match &args.backup {
-        Some(backup) => crate::check_backup(backup, args.how)?,
-        None => crate::check(&args.data)?.to_string(),
+        Some(backup) => crate::check_backup(backup, &args.how)?,
+        None => crate::check(&args.data, args.how.seal_key.as_deref())?.to_string(),
     };
     print_result(&report);
     Ok(())

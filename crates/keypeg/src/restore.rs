@@ -5,6 +5,7 @@
 use crate::config::DATA;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
+use crate::seal::read_seal_keys;
 use crate::store;
 use crate::store::{RestoreReport, RestoreTerms};
 use clap::Args;
@@ -30,7 +31,7 @@ pub struct RestoreArgs {
 }
 
 /// How a restored server continues.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ContinueArgs {
     /// How long each key counts as leased from the first start on, such as 10m [default: the
     /// longest that a lease of its pool can run]
@@ -40,13 +41,16 @@ pub struct ContinueArgs {
     /// granted since the backup]
     #[arg(long, value_name = "N")]
     pub token_floor: Option<u64>,
+    /// Seal key file, if the data is sealed; a restore seals with its first key
+    #[arg(long, env = "KEYPEG_SEAL_KEY", value_name = "FILE")]
+    pub seal_key: Option<PathBuf>,
 }
 
 impl RestoreArgs {
     /// Restores the backup.
     pub fn run(&self) -> Result<String, Failure> {
         let mut backup = open(&self.file)?;
-        let report = store::restore(&mut *backup, &self.data, self.how.terms())?;
+        let report = store::restore(&mut *backup, &self.data, self.how.terms()?)?;
         let data = self.data.display();
         let Summary { found, result } = Summary::of(&report);
         Ok(format!("restored into {data}: {found}. {result}. Start the server with --data {data}."))
@@ -54,16 +58,18 @@ impl RestoreArgs {
 }
 
 impl ContinueArgs {
-    fn terms(self) -> RestoreTerms {
+    fn terms(&self) -> Result<RestoreTerms, Failure> {
         let hold = self.hold.map(|hold| Duration::from_millis(hold.ms()));
-        RestoreTerms { hold, token_floor: self.token_floor }
+        let seal_key = self.seal_key.as_deref();
+        let seal = seal_key.map(|path| read_seal_keys("--seal-key", path)).transpose()?;
+        Ok(RestoreTerms { hold, token_floor: self.token_floor, seal })
     }
 }
 
 /// Checks a backup, and returns what it contains and what a restore would make of it.
-pub fn check_backup(file: &Path, how: ContinueArgs) -> Result<String, Failure> {
+pub fn check_backup(file: &Path, how: &ContinueArgs) -> Result<String, Failure> {
     let mut backup = open(file)?;
-    let report = store::check_backup(&mut *backup, how.terms())?;
+    let report = store::check_backup(&mut *backup, how.terms()?)?;
     let Summary { found, result } = Summary::of(&report);
     Ok(format!("{} is complete: {found}. After a restore now: {result}.", file.display()))
 }

@@ -82,7 +82,9 @@ async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
     loop {
         match (signals.next().await, stop.take()) {
             (Wanted::Reload, stop_later) => {
-                tracing::info!("SIGHUP: rereads the token file and reopens the audit log, if any");
+                tracing::info!(
+                    "SIGHUP: rereads the files of tokens, certificate and seal key, and reopens the audit log, if any"
+                );
                 // A task: this one must stay free for the next signal.
                 tokio::spawn(reload());
                 stop = stop_later;

@@ -8,11 +8,14 @@ use crate::failure::{Failure, exit};
 use crate::log;
 use crate::permissions::{Trusted, Verdict, examine_way};
 use crate::random::SystemRandom;
+use crate::seal::{self, SealSettings, read_seal_keys};
 #[cfg(feature = "cli")]
 pub(crate) use keypeg_engine::BackupCheck;
 pub(crate) use keypeg_engine::RestoreReport;
 use keypeg_engine::backup::BackupError;
-use keypeg_engine::{Clock, Engine, EngineConfig, RestoreError, RestoreOptions, StartError};
+use keypeg_engine::{
+    Clock, Engine, EngineConfig, RestoreError, RestoreOptions, SealKeys, SealOptions, StartError,
+};
 use keypeg_store::{OpenedStore, StartReport};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -32,12 +35,21 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         memory_max: config.memory.total,
         cache: config.memory.database_cache(),
         must_exist: config.existing,
-        seal: None,
+        seal: config.data.as_ref().and(config.seal.as_ref()).map(seal_options).transpose()?,
     };
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
     keypeg_engine::set_exit_hook(log::flush_streams);
     let (engine, lanes, report) = Engine::start(&engine_config, clock, random)?;
+    if let (Some(control), Some(settings)) = (engine.seal(), &config.seal) {
+        tracing::info!(key = %control.key(), "the values of keys are sealed on the disk");
+        seal::watch(&control, settings.path.clone())?;
+    }
     Ok(OpenedStore { store: Box::new(engine), lanes, report })
+}
+
+fn seal_options(settings: &SealSettings) -> Result<SealOptions, Failure> {
+    let keys = read_seal_keys("--seal-key", &settings.path)?;
+    Ok(SealOptions { keys, seals_existing: settings.seals_existing })
 }
 
 /// Refuses a data directory that another user could replace as a whole. The engine judges what is
@@ -58,9 +70,11 @@ fn refuse_exposed(data: &Path) -> Result<(), Failure> {
 
 /// Returns what a start would find in a data directory of the embedded engine, and changes nothing
 /// in it. O(keys).
-pub(crate) fn check(data: &Path) -> Result<StartReport, Failure> {
+pub(crate) fn check(data: &Path, seal_key: Option<&Path>) -> Result<StartReport, Failure> {
+    let keys = seal_key.map(|path| read_seal_keys("--seal-key", path)).transpose()?;
+    let seal = keys.map(|keys| SealOptions { keys, seals_existing: false });
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
-    keypeg_engine::check_data_dir(data, None, clock, random).map_err(|error| {
+    keypeg_engine::check_data_dir(data, seal, clock, random).map_err(|error| {
         if let StartError::InUse { dir } = error {
             let message = format!(
                 "{dir} is in use by another process, such as a server: stop that process, or check a \
@@ -73,12 +87,14 @@ pub(crate) fn check(data: &Path) -> Result<StartReport, Failure> {
 }
 
 /// How a restored store continues.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RestoreTerms {
     /// How long each key is held; `None` is the longest that a lease of its pool can run.
     pub(crate) hold: Option<Duration>,
     /// The first token; `None` computes it.
     pub(crate) token_floor: Option<u64>,
+    /// The seal keys of a sealed backup.
+    pub(crate) seal: Option<SealKeys>,
 }
 
 impl RestoreTerms {
@@ -88,7 +104,7 @@ impl RestoreTerms {
             hold_us: self.hold.map(hold),
             token_floor: self.token_floor,
             wall_ms: SystemClock::new()?.read().wall_us / 1_000,
-            seal: None,
+            seal: self.seal,
         })
     }
 }

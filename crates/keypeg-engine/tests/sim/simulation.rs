@@ -7,6 +7,7 @@
 mod instants;
 mod reached_states;
 mod restarts;
+mod sealing;
 mod stories;
 
 use crate::clients::{Action, ClientBehavior, Clients};
@@ -57,6 +58,7 @@ pub(crate) struct Simulation {
     clock: SimClock,
     faults: FaultInjector,
     disk: SimDisk,
+    sealing: sealing::Sealing,
     engine: Option<EngineState>,
     /// The models that can be true.
     models: Vec<Candidate>,
@@ -161,6 +163,7 @@ impl Simulation {
             clock,
             faults,
             disk,
+            sealing: sealing::Sealing::of(seed),
             engine: None,
             models: vec![Candidate { model, lease_ms: 0 }],
             lease_time_known: false,

@@ -10,3 +10,4 @@ mod kill;
 mod logging;
 mod power;
 mod restart;
+mod sealing;

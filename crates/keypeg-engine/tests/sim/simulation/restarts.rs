@@ -132,7 +132,7 @@ impl Simulation {
             memory_max: u64::MAX,
             cache: 4 << 20,
             must_exist: false,
-            seal: None,
+            seal: self.sealing.next(),
         };
         let (clock, random) =
             (Box::new(self.clock.clone()), Box::new(SeededRandom(self.random.next())));
