@@ -12,7 +12,9 @@ mod tls;
 mod waiting;
 
 use crate::support::{Client, TempDir, eventually, skipped};
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -179,7 +181,8 @@ impl Drop for Proxy {
 /// Reserves a port that no other program gets: a socket that is bound but does not listen. A proxy
 /// can listen on its port, because both allow the reuse of the address.
 fn reserve_port() -> (OwnedFd, SocketAddr) {
-    let reserved = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let flags = SocketFlags::CLOEXEC;
+    let reserved = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
     sockopt::set_socket_reuseaddr(&reserved, true).unwrap();
     bind(&reserved, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let addr = SocketAddr::try_from(getsockname(&reserved).unwrap()).unwrap();
