@@ -24,6 +24,7 @@ mod idempotency;
 mod lost_turns;
 mod model;
 mod simulation;
+mod trace;
 mod views;
 
 /// A seed spends a third of its time in the C library's allocator: most of it in the database, which

@@ -18,6 +18,7 @@ use crate::lost_turns::TOO_MANY;
 use crate::model::{Checked, Instant, Model, Observation, Rules, State, ensure, pool_of};
 use crate::support::SeededRandom;
 use crate::support::sim_disk::SimDisk;
+use crate::trace::Trace;
 use keypeg_core::sabotage::TestLimit;
 use keypeg_core::{LeaseId, Policy};
 use keypeg_engine::state::{CallId, EngineState, JournalSizes, NextWakeup};
@@ -117,33 +118,8 @@ pub(crate) struct SentTurn {
     pub(crate) actions: Vec<(u32, Action)>,
 }
 
-/// The trace: its last lines, and a hash of all lines.
-pub(crate) struct Trace {
-    /// Whether lines are formatted and kept. A run without a trace takes the same steps.
-    is_kept: bool,
-    pub(crate) hash: u64,
-    pub(crate) lines: VecDeque<String>,
-}
-
-const TRACE_LINES: usize = 60;
 /// Most models that can be true at once.
 const MODELS_MAX: usize = 64;
-
-impl Trace {
-    fn note(&mut self, line: impl FnOnce() -> String) {
-        if !self.is_kept {
-            return;
-        }
-        let line = line();
-        for byte in line.bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        if self.lines.len() >= TRACE_LINES {
-            self.lines.pop_front();
-        }
-        self.lines.push_back(line);
-    }
-}
 
 impl Simulation {
     pub(crate) fn new(plan: Plan, seed: u64) -> Self {
@@ -177,7 +153,7 @@ impl Simulation {
             undelivered: Vec::new(),
             next: None,
             coverage: Coverage::default(),
-            trace: Trace { is_kept: true, hash: 0xcbf2_9ce4_8422_2325, lines: VecDeque::new() },
+            trace: Trace::new(),
         }
     }
 
