@@ -25,6 +25,7 @@ mod numbers;
 mod policy;
 mod pool;
 mod pools;
+mod prepared;
 mod random;
 mod reasons;
 mod refusal;
@@ -60,6 +61,7 @@ pub use pool::{HeldKeys, KEY_BYTES_MIN, Pool, RESTORED_HOLDER, RestoredHolds};
 pub use pools::{
     IdsToCheck, NextDue, PoolFilter, PoolListOptions, PoolPattern, Pools, SnapshotCursor,
 };
+pub use prepared::{KeysToAdd, PreparedKeys};
 pub use random::RandomSource;
 pub use refusal::{EndCause, NoKeyCause, Refusal};
 pub use replayer::{Checkpointed, ReplayError, Replayer, StoredPool};

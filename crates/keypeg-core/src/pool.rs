@@ -22,6 +22,7 @@ mod idempotent;
 mod keys;
 mod memory;
 mod page;
+mod prepare;
 mod replay;
 mod restored;
 mod transitions;
@@ -48,6 +49,7 @@ use crate::key_counts::KeyCounts;
 use crate::lease::{AcquireOptions, ForceReleased, Granted, LeaseView, ReleaseOptions, Released};
 use crate::numbers::{BorrowerId, PoolId};
 use crate::policy::{Policy, PoolName};
+use crate::prepared::PreparedKeys;
 use crate::reasons::Reasons;
 use crate::refusal::{EndCause, NoKeyCause, Refusal};
 use crate::retired::Retired;
@@ -56,7 +58,7 @@ use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::slots::Slots;
 use crate::step::StepContext;
-use crate::symbols::Symbols;
+use crate::symbols::{Symbols, has_tag};
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 pub(crate) use replay::PoolCursor;
@@ -162,6 +164,17 @@ impl Pool {
         step: &mut StepContext<'_>,
         count: u32,
     ) -> Result<Vec<NewKey>, Refusal> {
+        self.generate_prepared(shared, step, count, None)
+    }
+
+    /// Like [`Pool::generate`], with values that are prepared: as many as there are.
+    pub fn generate_prepared(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        count: u32,
+        prepared: Option<&PreparedKeys>,
+    ) -> Result<Vec<NewKey>, Refusal> {
         self.check_room(shared, step, count, self.bytes_of_generated(count))?;
         let length = self.policy.key_prefix.len() + usize::from(self.policy.key_length);
         let mut values = PackedValuesBuilder::with_capacity(count as usize, length);
@@ -169,13 +182,16 @@ impl Pool {
         let first = shared.allocate_keys(count);
         let mut symbols = Symbols::default();
         let mut value = Vec::with_capacity(length);
-        for number in first.range(count) {
-            let id = loop {
-                symbols.generate((&shared.ids, self.id), &self.policy, step.random, &mut value);
-                let id = shared.ids.key_id(self.id, &value);
-                if !self.has_or_had(id, &value) {
-                    break id;
-                }
+        for (index, number) in first.range(count).enumerate() {
+            let ready =
+                prepared.and_then(|prepared| prepared.generated(self.id, &self.policy, index));
+            let ready = ready.filter(|(value, id)| !self.has_or_had(*id, value));
+            let id = if let Some((ready, id)) = ready {
+                value.clear();
+                value.extend_from_slice(ready);
+                id
+            } else {
+                self.draw_value(shared, step.random, &mut symbols, &mut value)
             };
             values.push(&value);
             let (value, imported, keepalive) = (&value[..], false, true);
@@ -202,6 +218,18 @@ impl Pool {
         options: ImportOptions,
         first_retired: Option<usize>,
     ) -> Result<Vec<NewKey>, Refusal> {
+        self.import_prepared(shared, step, imported, options, (first_retired, None))
+    }
+
+    /// Like [`Pool::import`], with ids that are prepared: as many as there are.
+    pub fn import_prepared(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        imported: &[Secret],
+        options: ImportOptions,
+        (first_retired, prepared): (Option<usize>, Option<&PreparedKeys>),
+    ) -> Result<Vec<NewKey>, Refusal> {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
         let mut values = PackedValuesBuilder::default();
@@ -209,7 +237,8 @@ impl Pool {
         // Most of the cost of a long value is its hash, so each is hashed once.
         let mut ids = Vec::with_capacity(imported.len());
         for (index, value) in imported.iter().enumerate() {
-            let id = shared.ids.key_id(self.id, value.bytes());
+            let ready = prepared.and_then(|prepared| prepared.imported(self.id, index));
+            let id = ready.map_or_else(|| shared.ids.key_id(self.id, value.bytes()), |key| key.id);
             ids.push(id);
             let found = self.find_value(id, value.bytes());
             let exists = found.is_some_and(|slot| {
@@ -217,8 +246,11 @@ impl Pool {
                 self.expire_key(shared, step, slot);
                 self.find_value(id, value.bytes()).is_some()
             });
-            let is_retired =
-                || first_retired == Some(index) || self.is_retired(&shared.ids, id, value.bytes());
+            let has_tag = || match ready {
+                Some(ready) => ready.has_tag,
+                None => has_tag(&shared.ids, self.id, value.bytes()),
+            };
+            let is_retired = || first_retired == Some(index) || self.is_retired(id, has_tag);
             if exists || !options.allow_retired && is_retired() || !seen.insert(id) {
                 return Err(Refusal::KeyExists { index });
             }
@@ -247,9 +279,17 @@ impl Pool {
 
     /// Returns the ids that the database must look up before an import of these values; `None` when
     /// it contains no retired values of this pool. O(values).
-    pub fn ids_to_check(&self, shared: &SharedState, values: &[Secret]) -> Option<Vec<KeyId>> {
-        let id = |value: &Secret| shared.ids.key_id(self.id, value.bytes());
-        self.retired.is_in_database().then(|| values.iter().map(id).collect())
+    pub fn ids_to_check(
+        &self,
+        shared: &SharedState,
+        values: &[Secret],
+        prepared: Option<&PreparedKeys>,
+    ) -> Option<Vec<KeyId>> {
+        let id = |(index, value): (usize, &Secret)| {
+            let ready = prepared.and_then(|prepared| prepared.imported(self.id, index));
+            ready.map_or_else(|| shared.ids.key_id(self.id, value.bytes()), |key| key.id)
+        };
+        self.retired.is_in_database().then(|| values.iter().enumerate().map(id).collect())
     }
 
     /// Grants a uniformly random available key for the requested TTL. O(log n).
@@ -480,21 +520,24 @@ impl Pool {
         Ok(KeptAlive { id, expires_at_ms: step.now.serving_to_wall_ms(until_us) })
     }
 
-    /// Restarts the keep-alive time of several keys. O(k log n).
+    /// Restarts the keep-alive time of several keys. O(k log n). [`Refusal::StorageFull`] where one
+    /// of them is due and that cannot be recorded.
     pub fn keep_alive_many(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
         keys: &[KeyId],
-    ) -> KeptAliveMany {
+    ) -> Result<KeptAliveMany, Refusal> {
         let mut seen = HashSet::with_capacity_and_hasher(keys.len(), Hasher::default());
         let mut missing = Vec::new();
         for id in keys.iter().filter(|id| seen.insert(**id)) {
-            if self.keep_alive(shared, step, &KeyRef::Id(*id)).is_err() {
-                missing.push(*id);
+            match self.keep_alive(shared, step, &KeyRef::Id(*id)) {
+                Ok(_) => {}
+                Err(Refusal::StorageFull) => return Err(Refusal::StorageFull),
+                Err(_) => missing.push(*id),
             }
         }
-        KeptAliveMany { kept: (seen.len() - missing.len()) as u64, missing }
+        Ok(KeptAliveMany { kept: (seen.len() - missing.len()) as u64, missing })
     }
 
     /// Restarts the keep-alive time of every key in one step, after purging the due ones. Returns
@@ -507,7 +550,7 @@ impl Pool {
     ) -> Result<u64, Refusal> {
         self.expire_keys(shared, step);
         if self.has_due_keys(step.now) {
-            return Err(Refusal::Settling);
+            return Err(Self::unless_frozen(shared, Refusal::Settling));
         }
         self.key_ends.raise_all(self.key_end_us(step.now));
         Ok(self.counts().total())
@@ -547,8 +590,7 @@ impl Pool {
         key: &KeyRef,
     ) -> Result<(KeyId, Secret), Refusal> {
         let slot = self.find_live(shared, step, key)?;
-        let value = self.slots.value(slot);
-        Ok((shared.ids.key_id(self.id, value), Secret::from_stored(value)))
+        Ok((self.key_id(&shared.ids, slot), Secret::from_stored(self.slots.value(slot))))
     }
 
     /// Emits the event that the closure creates, if the pool has subscribers.

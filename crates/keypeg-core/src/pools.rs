@@ -15,6 +15,7 @@ use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
 use crate::numbers::{PoolId, WaiterId};
 use crate::policy::{Policy, PolicyPatch, PoolName};
 use crate::pool::{HeldKeys, Pool, PoolCursor, RestoredHolds};
+use crate::prepared::{KeysToAdd, PreparedKeys};
 use crate::random::RandomSource;
 use crate::refusal::Refusal;
 use crate::sabotage::{Sabotage, enabled};
@@ -404,9 +405,33 @@ impl Pools {
 
     /// Returns the ids that the database must look up before an import into the pool of that name;
     /// `None` when there is nothing to look up. O(values).
-    pub fn ids_to_check(&self, name: &PoolName, values: &[Secret]) -> Option<IdsToCheck> {
+    pub fn ids_to_check(
+        &self,
+        name: &PoolName,
+        values: &[Secret],
+        prepared: Option<&PreparedKeys>,
+    ) -> Option<IdsToCheck> {
         let pool = self.get(name)?;
-        pool.ids_to_check(&self.shared, values).map(|ids| IdsToCheck { pool: pool.id(), ids })
+        let ids = pool.ids_to_check(&self.shared, values, prepared)?;
+        Some(IdsToCheck { pool: pool.id(), ids })
+    }
+
+    /// Prepares more of the keys that a call adds to the pool of that name, see
+    /// [`Pool::prepare_keys`]; returns the units of work that it took. Prepares none where the pool
+    /// does not exist or has no room for all of them.
+    pub fn prepare_keys(
+        &self,
+        name: &PoolName,
+        keys: KeysToAdd<'_>,
+        prepared: &mut Option<Box<PreparedKeys>>,
+        random: &mut dyn RandomSource,
+        units_max: u32,
+    ) -> u32 {
+        let Some(pool) = self.get(name) else { return 0 };
+        if !pool.seems_to_have_room(&self.shared, keys.count()) {
+            return 0;
+        }
+        pool.prepare_keys(&self.shared, keys, prepared, random, units_max)
     }
 
     /// Returns the id of this run of the server, which is not secret.

@@ -77,6 +77,9 @@ pub enum Refusal {
         /// Milliseconds until the first lease or rest ends; `None` when no key is leased or rests.
         next_hold_end_in_ms: Option<u64>,
     },
+    /// A deadline has passed that this call depends on, and the disk is too full to record that. A
+    /// crash could still undo it, so no answer may rely on it.
+    StorageFull,
     /// The server's limit of waiting requests is reached.
     WaitQueueFull {
         /// The limit.

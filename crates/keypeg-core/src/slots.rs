@@ -1,4 +1,5 @@
-//! The keys of a pool in little memory: 44 bytes a slot, with values of up to 20 bytes inline.
+//! The keys of a pool in little memory: 44 bytes a slot, with values of up to 20 bytes inline. A
+//! longer value is stored with its id, so that it is hashed once, when it enters.
 //!
 //! A slab with a free list: a slot is reused after its key is deleted or purged, a key's number
 //! never is. Which state allows which transition is the business of `pool.rs`.
@@ -6,6 +7,7 @@
 use crate::chunks::Chunks;
 use crate::deadlines::HeapIndex;
 use crate::heap::allocated;
+use crate::ids::KeyId;
 use crate::incoming::IncomingKey;
 use crate::indices::{
     AvailablePosition, HeapPosition, HoldIndex, ItemIndex, LongValueIndex, NOT_IN_HEAP,
@@ -19,6 +21,8 @@ use zeroize::Zeroize as _;
 const INLINE: usize = 20;
 /// The length that marks a value stored outside its slot.
 const OUTSIDE: u8 = u8::MAX;
+/// Bytes of the id before a value that is stored outside its slot.
+const ID: usize = size_of::<KeyId>();
 
 /// One key. The first four fields are in the journal; the positions are derived from the state.
 #[derive(Clone)]
@@ -48,6 +52,7 @@ pub(crate) struct Slots {
     first_free: SlotIndex,
     /// Whether empty slots are not reused, so that slots keep the order of insertion.
     keep_order: bool,
+    /// Each is the id of its key, little-endian, then the value.
     long_values: Chunks<LongValueIndex, Box<[u8]>>,
     free_long_values: Chunks<u32, LongValueIndex>,
     /// The bytes of the values outside the slots.
@@ -71,7 +76,7 @@ impl Slots {
     /// Inserts a key and returns its slot. The key is available, but neither among the available
     /// keys nor in the heap yet.
     pub(crate) fn add(&mut self, key: &IncomingKey<'_>, created_ms: u64) -> SlotIndex {
-        let (inline, len) = self.store(key.value);
+        let (inline, len) = self.store(key.id, key.value);
         let [c0, c1, c2, c3, c4, c5, ..] = created_ms.to_le_bytes();
         let record = Slot {
             value: inline,
@@ -115,18 +120,19 @@ impl Slots {
         self.first_free = slot;
     }
 
-    fn store(&mut self, value: &[u8]) -> ([u8; INLINE], u8) {
+    fn store(&mut self, id: KeyId, value: &[u8]) -> ([u8; INLINE], u8) {
         let mut inline = [0; INLINE];
         if value.len() <= INLINE {
             inline[..value.len()].copy_from_slice(value);
             return (inline, u8::try_from(value.len()).expect("invariant: at most 20"));
         }
-        self.long_value_bytes += allocated(value.len());
+        let stored = [&id.0.to_le_bytes()[..], value].concat().into_boxed_slice();
+        self.long_value_bytes += allocated(stored.len());
         let long = if let Some(long) = self.free_long_values.pop() {
-            self.long_values[long] = value.into();
+            self.long_values[long] = stored;
             long
         } else {
-            self.long_values.push(value.into())
+            self.long_values.push(stored)
         };
         inline[..4].copy_from_slice(&long.get().to_le_bytes());
         (inline, OUTSIDE)
@@ -135,10 +141,21 @@ impl Slots {
     pub(crate) fn value(&self, slot: SlotIndex) -> &[u8] {
         let record = &self.records[slot];
         if record.len == OUTSIDE {
-            &self.long_values[long_value_index(&record.value)]
+            &self.long_values[long_value_index(&record.value)][ID..]
         } else {
             &record.value[..usize::from(record.len)]
         }
+    }
+
+    /// Returns the id of a key whose value is stored outside its slot. To hash a shorter value, of
+    /// one block, costs less than the memory for its id.
+    pub(crate) fn stored_id(&self, slot: SlotIndex) -> Option<KeyId> {
+        let record = &self.records[slot];
+        (record.len == OUTSIDE).then(|| {
+            let stored = &self.long_values[long_value_index(&record.value)];
+            let (id, _) = stored.split_first_chunk::<ID>().expect("invariant: an id comes first");
+            KeyId(u128::from_le_bytes(*id))
+        })
     }
 
     pub(crate) fn number(&self, slot: SlotIndex) -> KeyNumber {
@@ -217,7 +234,7 @@ impl Slots {
 
     /// Returns the bytes that a value of this length takes outside its slot, its place included.
     pub(crate) fn bytes_of_value(len: usize) -> usize {
-        if len <= INLINE { 0 } else { allocated(len) + size_of::<Box<[u8]>>() }
+        if len <= INLINE { 0 } else { allocated(ID + len) + size_of::<Box<[u8]>>() }
     }
 
     /// Returns the number of slots, empty ones included.
@@ -287,10 +304,9 @@ fn long_value_index(inline: &[u8; INLINE]) -> LongValueIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::KeyId;
 
     fn key(number: u64, value: &[u8]) -> IncomingKey<'_> {
-        let (number, id) = (KeyNumber(number), KeyId(0));
+        let (id, number) = (KeyId(u128::from(number)), KeyNumber(number));
         IncomingKey { number, id, value, imported: false, keepalive: true }
     }
 
@@ -307,6 +323,8 @@ mod tests {
             let slot = slots.add(&key, created);
             slots.set_state(slot, KeyState::Quarantined);
             assert_eq!(slots.value(slot), value(len));
+            let id = (len > INLINE).then_some(KeyId(u128::from(number)));
+            assert_eq!(slots.stored_id(slot), id, "a long value has its id beside it");
             assert_eq!(slots.number(slot), KeyNumber(number));
             assert_eq!(slots.created_ms(slot), created);
             assert_eq!((slots.imported(slot), slots.keepalive(slot)), (len > 20, len < 254));

@@ -120,7 +120,7 @@ const CALLS: [(&str, usize, Call); 11] = [
         pool.keep_alive(shared, step, &KeyRef::Id(keys[0])).is_ok()
     }),
     ("keep_alive_many", 3, |pool, shared, step, keys, _| {
-        pool.keep_alive_many(shared, step, &keys[..3]).kept > 0
+        pool.keep_alive_many(shared, step, &keys[..3]).is_ok_and(|answer| answer.kept > 0)
     }),
     ("keep_alive_all", 0, |pool, shared, step, _, _| pool.keep_alive_all(shared, step).is_ok()),
     ("delete", 1, |pool, shared, step, keys, _| {

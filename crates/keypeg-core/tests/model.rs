@@ -572,7 +572,7 @@ impl Run {
         }
         self.last = format!("keep {ids:?} of {name} alive");
         let outcome =
-            self.call(name, |pool, shared, step| Ok(pool.keep_alive_many(shared, step, &ids)));
+            self.call(name, |pool, shared, step| pool.keep_alive_many(shared, step, &ids));
         let expected = self.naive.keep_alive_many(self.now, name, &ids);
         Self::compare(&outcome, &expected, (ids.len(), 0));
     }
@@ -749,6 +749,7 @@ fn kind(refusal: &Refusal) -> String {
         | Refusal::TooManyAnswers { .. }
         | Refusal::KeyMemoryFull { .. }
         | Refusal::MemoryFull { .. }
+        | Refusal::StorageFull
         | Refusal::Settling => {
             format!("{refusal:?}")
         }

@@ -160,7 +160,7 @@ fn the_draw_is_uniform_with_an_expiry_backlog() {
     let (mut world, available) = churned(7);
     world.now.serving_us += 200_000_000;
     let kept: Vec<KeyId> = available.iter().copied().step_by(2).collect();
-    world.with_pool(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &kept)));
+    world.with_pool(|pool, shared, step| pool.keep_alive_many(shared, step, &kept));
     world.now.serving_us += 100_000_000;
     let counts = count_draws(&world, &kept, &mut ScaledRandom::new(7));
     assert!(is_uniform(&counts), "{}", chi_square(&counts));

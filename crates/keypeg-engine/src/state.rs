@@ -84,6 +84,8 @@ pub struct EngineState {
     long_calls: LongCalls,
     /// The long calls that the last turn executed, in their order: for tests.
     executed_long_calls: Vec<CallId>,
+    /// What the long calls of the last turn cost, in units: for tests.
+    long_units: u32,
     /// Calls that were abandoned while their requests are carried over or queued.
     abandoned: HashSet<CallId>,
     /// Whether all waiting requests are refused, because the server stops.
@@ -339,6 +341,11 @@ impl EngineState {
     /// Returns the long calls that the last turn executed, in their order: for tests.
     pub fn executed_long_calls(&self) -> &[CallId] {
         &self.executed_long_calls
+    }
+
+    /// Returns what the long calls of the last turn cost, in units: for tests.
+    pub fn long_units(&self) -> u32 {
+        self.long_units
     }
 
     /// Takes the deleted pools; freeing their memory takes O(keys).

@@ -6,8 +6,8 @@
 
 use keypeg_core::{
     AcquireOptions, ForceReleased, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany,
-    ListOptions, NewKey, Policy, Pool, PoolListOptions, PoolName, Pools, Refusal, Released,
-    SharedState, StepContext, WaitOptions, WaiterId,
+    ListOptions, NewKey, Policy, Pool, PoolListOptions, PoolName, Pools, PreparedKeys, Refusal,
+    Released, SharedState, StepContext, WaitOptions, WaiterId,
 };
 use keypeg_store::{
     Call, Idempotency, PoolPage, PoolView, Principal, Reply, Request, RequestError,
@@ -25,6 +25,8 @@ pub(crate) struct TurnRequest<'a> {
     pub(crate) request: &'a Request,
     /// Of an import: the index of the first value that the database knows as retired.
     pub(crate) first_retired: Option<usize>,
+    /// What is prepared of the keys that the request adds.
+    pub(crate) prepared: Option<&'a PreparedKeys>,
 }
 
 /// Executes one request; returns `None` when it now waits in a wait queue.
@@ -36,7 +38,7 @@ pub(crate) fn execute(
     request: TurnRequest<'_>,
     deleted_pools: &mut Vec<Pool>,
 ) -> Option<Reply> {
-    let TurnRequest { waiter_id, request, first_retired } = request;
+    let TurnRequest { waiter_id, request, first_retired, prepared } = request;
     let Request { by, idempotency, call, .. } = request;
     let key = idempotency.as_deref().map(|idempotency| idempotency_key(by, idempotency));
     let key = key.as_ref();
@@ -85,13 +87,14 @@ pub(crate) fn execute(
         }
         Call::Generate { pool, count } => pools.with_pool(pool, step, |pool, shared, step| {
             add_keys(pool, shared, step, key, |pool, shared, step| {
-                pool.generate(shared, step, *count)
+                pool.generate_prepared(shared, step, *count, prepared)
             })
         }),
         Call::Import { pool, values, options } => {
             pools.with_pool(pool, step, |pool, shared, step| {
                 add_keys(pool, shared, step, key, |pool, shared, step| {
-                    pool.import(shared, step, values, *options, first_retired)
+                    let checks = (first_retired, prepared);
+                    pool.import_prepared(shared, step, values, *options, checks)
                 })
             })
         }
@@ -183,7 +186,7 @@ fn execute_on_pool(
             Ok(Reply::KeptAlive { id, expires_at_ms })
         }
         Call::KeepAliveMany { keys, .. } => {
-            let KeptAliveMany { kept, missing } = pool.keep_alive_many(shared, step, keys);
+            let KeptAliveMany { kept, missing } = pool.keep_alive_many(shared, step, keys)?;
             Ok(Reply::KeptAliveMany { kept, missing })
         }
         Call::KeepAliveAll { .. } => {

@@ -248,18 +248,100 @@ fn a_purge_backlog_is_frozen_too_while_purges_cannot_be_written() {
     }
     let left = driver.engine.pools().key_count();
     assert!(left > 0, "there is no space for all purges");
-    // A read purges nothing either, although a due key no longer exists for the reader.
-    let mut cursor = None;
-    loop {
-        let call = Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor };
-        let Reply::Page(page) = driver.call(call) else { panic!("listing continues") };
-        assert!(page.keys.is_empty(), "due keys are not listed");
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
+    // A read purges nothing either.
+    let call = Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor: None };
+    let reply = driver.call(call);
+    assert!(is_full(&reply), "due keys are neither listed nor left out: {reply:?}");
+    assert_eq!(driver.engine.pools().key_count(), left);
+}
+
+/// Fills the disk until no release and no deletion fits, or until `calls_max` of them; returns their
+/// number. The keys of the pool `side` are a second away from their purge.
+fn fill_beside_old_keys(calls_max: Option<usize>) -> (SimDisk, ManualClock, Driver, usize) {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = open(&disk, &clock);
+    let patch = PolicyPatch { keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
+    driver.call(Call::PutPool { pool: default_pool(), patch });
+    let patch = PolicyPatch { keepalive_ttl_ms: Some(Some(2_000)), ..PolicyPatch::default() };
+    driver.call(Call::PutPool { pool: side(), patch });
+    let ids = driver.generate(10_000);
+    let Reply::Keys(_) = driver.call(repeatable_call()) else { panic!("keys") };
+    clock.advance_ms(1_000);
+    fill(&disk, &mut driver);
+    // Long texts, so that few calls fill a segment.
+    let long = || Some("x".repeat(512).into());
+    let grant = || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: long(), wait_ms: 0 };
+    let mut calls = Vec::new();
+    while let Reply::Granted { lease, .. } = driver.call(grant()) {
+        let options =
+            ReleaseOptions { quarantine: true, reason: long(), ..ReleaseOptions::default() };
+        calls.push(Call::Release { pool: default_pool(), lease: lease.id, options });
+    }
+    calls.extend(
+        ids.into_iter().map(|id| Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(id) }),
+    );
+    for (count, call) in calls.into_iter().enumerate() {
+        if calls_max == Some(count) || is_full(&driver.call(call)) {
+            return (disk, clock, driver, count);
         }
     }
-    assert_eq!(driver.engine.pools().key_count(), left);
+    panic!("the disk does not fill");
+}
+
+fn side() -> PoolName {
+    PoolName::parse("side").expect("valid")
+}
+
+fn repeatable_call() -> SentCall {
+    SentCall::with_key("keys", BodyDigest(1), Call::Generate { pool: side(), count: 10_000 })
+}
+
+/// A key was due, and no record of its purge fitted on the disk: requests for it got 404, and a crash
+/// took that back, because the next start found the key.
+#[test]
+fn no_answer_relies_on_a_purge_that_cannot_be_recorded() {
+    let (.., calls) = fill_beside_old_keys(None);
+    let (disk, clock, mut driver, _) = fill_beside_old_keys(Some(calls - 1));
+    // One turn finds ten thousand due keys. It purges some, and leaves no space for the others.
+    clock.advance_ms(1_000);
+    driver.call(Call::GetPool { pool: side() });
+    let left = driver.engine.pools().key_ids(&side());
+    assert!((1..10_000).contains(&left.len()), "{} keys are due and not purged", left.len());
+    let key = || KeyRef::Id(left[0]);
+    let calls: Vec<SentCall> = vec![
+        Call::GetKey { pool: side(), key: key() }.into(),
+        Call::Reveal { pool: side(), key: key() }.into(),
+        Call::KeepAlive { pool: side(), key: key() }.into(),
+        Call::KeepAliveMany { pool: side(), keys: vec![left[0]] }.into(),
+        Call::KeepAliveAll { pool: side() }.into(),
+        Call::ListKeys { pool: side(), state: None, limit: 1_000, cursor: None }.into(),
+        Call::DeleteKey { pool: side(), key: key() }.into(),
+        Call::ForceRelease { pool: side(), key: key() }.into(),
+        Call::Acquire { pool: side(), ttl_ms: None, holder: None, wait_ms: 0 }.into(),
+        repeatable_call(),
+    ];
+    for call in calls {
+        let reply = driver.call(call.clone());
+        // One of the generated keys is purged, and that is recorded.
+        let gone = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeysGone)));
+        let is_repeat = call.idempotency.is_some();
+        assert!(is_full(&reply) || is_repeat && gone, "{:?}: {reply:?}", call.call);
+    }
+    assert_eq!(driver.engine.pools().key_ids(&side()), left);
+    // A crash, then space: the keys exist again, as no answer has denied.
+    drop(driver);
+    disk.set_capacity(None);
+    let mut driver = open(&disk, &clock);
+    let get = || Call::GetKey { pool: side(), key: key() };
+    assert!(matches!(driver.call(get()), Reply::Key(_)));
+    // With space a purge is recorded before the answer.
+    for _ in 0..5 {
+        clock.advance_ms(1_000);
+        driver.call(Call::GetPool { pool: side() });
+    }
+    let reply = driver.call(get());
+    let unknown = matches!(reply, Reply::Refused(RequestError::Refused(Refusal::UnknownKey)));
+    assert!(unknown, "{reply:?}");
 }
 
 /// A stored answer is returned again whatever space there is: a client that received "not applied"

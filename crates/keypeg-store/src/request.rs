@@ -466,6 +466,11 @@ pub struct PoolView {
 
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(RequestError::Refused(refusal))
+        let is_full = refusal == Refusal::StorageFull;
+        Self::Refused(if is_full {
+            RequestError::StorageFull
+        } else {
+            RequestError::Refused(refusal)
+        })
     }
 }

@@ -110,11 +110,15 @@ impl Pool {
         }
         if let Some(hold) = self.holds.find_by_token(lease.token()) {
             let slot = self.holds.get(hold).slot;
-            if self.expire_key(shared, step, slot)
-                && self.slots.state(slot) == Some(KeyState::Leased)
-                && !(shared.clocks_frozen
-                    && step.now.has_expired(self.hold_ends.deadline(hold, &self.holds)))
-            {
+            let key_exists = self.expire_key(shared, step, slot);
+            let leased = key_exists && self.slots.state(slot) == Some(KeyState::Leased);
+            let cannot_end = shared.clocks_frozen
+                && (!key_exists
+                    || step.now.has_expired(self.hold_ends.deadline(hold, &self.holds)));
+            if cannot_end {
+                return Err(Refusal::StorageFull);
+            }
+            if leased {
                 return Ok(hold);
             }
         } else if let Some(ended) = shared.ended_leases.find(lease.token())

@@ -222,8 +222,11 @@ impl Pool {
         });
         for (number, slot) in first.range(count).zip(slots) {
             let exists = self.slots.state(slot).is_some() && self.slots.number(slot) == number;
-            if !exists || !self.expire_key(shared, step, slot) {
+            if !exists {
                 return Err(Refusal::KeysGone);
+            }
+            if !self.expire_key(shared, step, slot) {
+                return Err(Self::unless_frozen(shared, Refusal::KeysGone));
             }
             keys.push(NewKey {
                 id: self.key_id(&shared.ids, slot),

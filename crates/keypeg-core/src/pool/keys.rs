@@ -11,13 +11,19 @@ use crate::incoming::IncomingKey;
 use crate::indices::SlotIndex;
 use crate::key::{KeyRef, KeyState, NewKey};
 use crate::lease::Released;
+use crate::numbers::PoolId;
 use crate::refusal::{EndCause, Refusal};
 use crate::retired::must_remember;
 use crate::sabotage::{Sabotage, enabled};
 use crate::secret::Secret;
 use crate::shared::SharedState;
+use crate::slots::Slots;
 use crate::step::StepContext;
-use crate::symbols::has_tag;
+
+/// Returns the id of a key of this pool. Hashes at most one block, whatever the value's length is.
+fn id_of(slots: &Slots, (ids, pool): (&IdHashKey, PoolId), slot: SlotIndex) -> KeyId {
+    slots.stored_id(slot).unwrap_or_else(|| ids.key_id(pool, slots.value(slot)))
+}
 
 impl Pool {
     /// Returns whether this value is in the pool, or is retired as far as memory knows.
@@ -27,8 +33,9 @@ impl Pool {
 
     /// Returns whether this value, which is not in the pool, was in it before: its key was imported
     /// or generated, and is deleted or purged. The database may know of more imported ones.
-    pub(super) fn is_retired(&self, ids: &IdHashKey, id: KeyId, value: &[u8]) -> bool {
-        let was_generated = has_tag(ids, self.id, value) && !enabled(Sabotage::ForgetGenerated);
+    /// `has_tag` returns whether the value ends in the pool's tag.
+    pub(super) fn is_retired(&self, id: KeyId, has_tag: impl FnOnce() -> bool) -> bool {
+        let was_generated = has_tag() && !enabled(Sabotage::ForgetGenerated);
         was_generated || self.retired.contains(id)
     }
 
@@ -54,6 +61,14 @@ impl Pool {
         }
     }
 
+    /// Returns whether the limits allow `count` more keys, as far as this is known before any due
+    /// key is purged. O(1).
+    pub(crate) fn seems_to_have_room(&self, shared: &SharedState, count: usize) -> bool {
+        let (total, count) = (self.counts().total(), count as u64);
+        let fits = self.policy.max_keys.is_none_or(|max| total + count <= max);
+        fits && shared.key_count + count <= shared.limits.keys
+    }
+
     /// Inserts a key: available, with its full keep-alive time unless it has none.
     pub(super) fn insert_key(
         &mut self,
@@ -65,7 +80,7 @@ impl Pool {
         self.note_change(Changed::LEASES);
         let slot = self.slots.add(&key, now.wall_us / US_PER_MS);
         let (slots, pool) = (&self.slots, self.id);
-        self.by_id.insert(key.id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        self.by_id.insert(key.id.hash(), slot, |slot| id_of(slots, (ids, pool), slot).hash());
         self.available.insert(slot, &mut self.slots);
         if key.keepalive {
             self.key_ends.set(slot, self.key_end_us(now), &mut self.slots);
@@ -82,7 +97,8 @@ impl Pool {
         }
     }
 
-    /// Finds a key and ends its due lease or rest; a key that is itself due counts as unknown.
+    /// Finds a key and ends its due lease or rest; a key that is itself due counts as unknown, once
+    /// that is recorded.
     pub(super) fn find_live(
         &mut self,
         shared: &mut SharedState,
@@ -96,7 +112,17 @@ impl Pool {
                 self.find_value(id, value.bytes())
             }
         };
-        found.filter(|&slot| self.expire_key(shared, step, slot)).ok_or(Refusal::UnknownKey)
+        let slot = found.ok_or(Refusal::UnknownKey)?;
+        if self.expire_key(shared, step, slot) {
+            return Ok(slot);
+        }
+        Err(Self::unless_frozen(shared, Refusal::UnknownKey))
+    }
+
+    /// Returns the refusal of a call that found a passed deadline: while the disk is too full to
+    /// record that, a crash could undo it.
+    pub(super) fn unless_frozen(shared: &SharedState, refusal: Refusal) -> Refusal {
+        if shared.clocks_frozen { Refusal::StorageFull } else { refusal }
     }
 
     pub(super) fn find(&self, ids: &IdHashKey, id: KeyId) -> Option<SlotIndex> {
@@ -108,7 +134,7 @@ impl Pool {
     }
 
     pub(super) fn key_id(&self, ids: &IdHashKey, slot: SlotIndex) -> KeyId {
-        ids.key_id(self.id, self.slots.value(slot))
+        id_of(&self.slots, (ids, self.id), slot)
     }
 
     /// Returns when a key that is kept alive now is purged, in serving time.
@@ -130,7 +156,7 @@ impl Pool {
         let holder = text.filter(|_| was == KeyState::Leased);
         self.key_ends.cancel(slot, &mut self.slots);
         let (slots, pool, ids) = (&self.slots, self.id, &shared.ids);
-        self.by_id.remove(id.hash(), slot, |slot| ids.key_id(pool, slots.value(slot)).hash());
+        self.by_id.remove(id.hash(), slot, |slot| id_of(slots, (ids, pool), slot).hash());
         let (value, imported) = (self.slots.value(slot), self.slots.imported(slot));
         let is_retired = must_remember(ids, pool, value, imported);
         if is_retired && !enabled(Sabotage::ForgetRetired) {

@@ -45,10 +45,12 @@ impl Pool {
         let mut keys = Vec::new();
         while next < end && keys.len() < limit {
             let slot = SlotIndex::new(next);
-            if self.slots.state(slot).is_some()
-                && (!has_due || self.expire_key(shared, step, slot))
-                && state.is_none_or(|state| self.slots.state(slot) == Some(state))
-            {
+            let was_used = self.slots.state(slot).is_some();
+            let exists = was_used && (!has_due || self.expire_key(shared, step, slot));
+            if was_used && !exists && shared.clocks_frozen {
+                return Err(Refusal::StorageFull);
+            }
+            if exists && state.is_none_or(|state| self.slots.state(slot) == Some(state)) {
                 keys.push(self.key_view(shared, step.now, slot));
             }
             next += 1;

@@ -335,8 +335,8 @@ impl World {
             }
             many => {
                 let ids: Vec<KeyId> = many.iter().map(|name| self.keys[*name].0).collect();
-                let KeptAliveMany { kept, missing } = self
-                    .with_pool(|pool, shared, step| Ok(pool.keep_alive_many(shared, step, &ids)))?;
+                let KeptAliveMany { kept, missing } =
+                    self.with_pool(|pool, shared, step| pool.keep_alive_many(shared, step, &ids))?;
                 let missing: Vec<&str> = missing.iter().map(|id| self.name_of(*id)).collect();
                 Ok(format!("kept count={kept} missing={}", missing.join(",")))
             }

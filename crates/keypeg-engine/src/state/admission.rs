@@ -76,7 +76,10 @@ impl EngineState {
     }
 
     /// Returns whether there is a stored answer for this request's Idempotency-Key.
-    fn has_stored_answer(&self, Request { by, idempotency, call, .. }: &Request) -> bool {
+    pub(super) fn has_stored_answer(
+        &self,
+        Request { by, idempotency, call, .. }: &Request,
+    ) -> bool {
         let Some(idempotency) = idempotency else { return false };
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these three can be idempotent")]
         let (pool, kind) = match call {
@@ -103,7 +106,8 @@ impl EngineState {
         if queued.checked.is_some_and(|checked| Some(checked.pool) == pool_id) {
             return Admission::Execute(queued);
         }
-        let Some(IdsToCheck { pool, ids }) = self.pools.ids_to_check(pool, values) else {
+        let prepared = queued.prepared.as_deref();
+        let Some(IdsToCheck { pool, ids }) = self.pools.ids_to_check(pool, values, prepared) else {
             // An earlier lookup's result is of a deleted pool with the same name.
             return Admission::Execute(QueuedRequest { checked: None, ..queued });
         };

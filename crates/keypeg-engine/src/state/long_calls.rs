@@ -1,8 +1,10 @@
 //! Long calls: each turn executes some of them, within a budget of work, callers in rotation.
 //!
-//! A call is executed whole, in one turn, so a change of many keys stays all or nothing. Short calls
-//! do not pass through here, and each turn executes them first. So a long call delays a short one
-//! by one budget of work, and delays long calls of other callers by its own cost. Knows no pools.
+//! A call is executed whole, in one turn, so a change of many keys stays all or nothing. What a call
+//! that adds many keys computes before that, such as ids, is prepared within the budgets of several
+//! turns, one call after the other. Short calls do not pass through here, and each turn executes
+//! them first. So a long call delays a short one by one budget of work, and delays long calls of
+//! other callers by its own cost. Knows no pools.
 
 use super::work::QueuedRequest;
 use hashbrown::HashMap;
@@ -28,6 +30,11 @@ pub(super) struct LongCalls {
     /// The callers with a queued call; the first is the next to have one executed.
     rotation: VecDeque<CallerNumber>,
     len: usize,
+    /// The call that is being prepared, or that is prepared and waits for a turn with enough budget.
+    current: Option<QueuedRequest>,
+    /// The caller of that call, if it has more: it joins the rotation again when the call is
+    /// executed, behind callers that come until then.
+    caller_of_current: Option<CallerNumber>,
     /// Whether the last turn ended because of a bound, not because every caller waits for a lookup.
     was_cut_short: bool,
     /// Imports whose lookups are complete. They are executed before all others.
@@ -54,7 +61,17 @@ impl LongBudget {
         self.spent = self.spent.saturating_add(units);
     }
 
-    fn allows(self, units: u32) -> bool {
+    /// Returns the units that are spent.
+    pub(super) fn spent(self) -> u32 {
+        self.spent
+    }
+
+    /// Returns the units that are not spent.
+    pub(super) fn left(self) -> u32 {
+        self.max.saturating_sub(self.spent)
+    }
+
+    pub(super) fn allows(self, units: u32) -> bool {
         self.spent == 0 || self.spent.saturating_add(units) <= self.max
     }
 }
@@ -62,13 +79,13 @@ impl LongBudget {
 impl LongCalls {
     /// Returns the number of queued calls.
     pub(super) fn len(&self) -> usize {
-        self.len + self.checked.len()
+        self.len + self.checked.len() + usize::from(self.current.is_some())
     }
 
     /// Returns whether a turn can execute one.
     pub(super) fn has_ready(&self) -> bool {
         let may_go_on = self.in_lookup < IN_LOOKUP_MAX || self.was_cut_short;
-        !self.checked.is_empty() || self.len > 0 && may_go_on
+        self.current.is_some() || !self.checked.is_empty() || self.len > 0 && may_go_on
     }
 
     /// Queues a call; returns false, and drops it, where its caller has its share of the queue
@@ -102,8 +119,18 @@ impl LongCalls {
         self.checked.front()
     }
 
-    /// Takes the next call that the budget allows; its cost is spent.
+    /// Keeps a call whose preparation goes on in the next turn.
+    pub(super) fn set_current(&mut self, queued: QueuedRequest) {
+        self.current = Some(queued);
+    }
+
+    /// Takes the next call that the budget allows. Its cost is spent, unless it adds keys: such a
+    /// call is prepared first, see [`QueuedRequest::keys_to_add`].
     pub(super) fn next(&mut self, budget: &mut LongBudget) -> Option<QueuedRequest> {
+        if let Some(current) = self.current.take() {
+            return Some(current);
+        }
+        self.rotation.extend(self.caller_of_current.take());
         if let Some(first) = self.checked.front() {
             return budget.allows(first.units).then(|| {
                 let queued = self.checked.pop_front().expect("invariant: not empty");
@@ -119,7 +146,9 @@ impl LongCalls {
                 self.rotation.rotate_left(1);
                 continue;
             }
-            if !budget.allows(first.units) {
+            let adds_keys = first.keys_to_add().is_some();
+            let allows = if adds_keys { budget.left() > 0 } else { budget.allows(first.units) };
+            if !allows {
                 self.was_cut_short = true;
                 return None;
             }
@@ -127,11 +156,15 @@ impl LongCalls {
             self.rotation.pop_front();
             if calls.is_empty() {
                 self.by_caller.remove(&caller);
+            } else if adds_keys {
+                self.caller_of_current = Some(caller);
             } else {
                 self.rotation.push_back(caller);
             }
             self.len -= 1;
-            budget.spend(queued.units);
+            if !adds_keys {
+                budget.spend(queued.units);
+            }
             return Some(queued);
         }
         self.was_cut_short = self.rotation.len() > PASSED_OVER_MAX;

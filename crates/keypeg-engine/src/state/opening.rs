@@ -202,6 +202,7 @@ impl EngineState {
             checked_imports: VecDeque::new(),
             long_calls: LongCalls::default(),
             executed_long_calls: Vec::new(),
+            long_units: 0,
             lookups,
             abandoned: HashSet::new(),
             cancels_waits: false,

@@ -6,11 +6,16 @@
 
 use super::long_calls::LongBudget;
 use super::work::{Admission, CallId, QueuedRequest};
-use super::{BATCH_FULL, EngineState, SETTLE_MAX_US, SHORT_UNITS_PER_TURN, TURN_MAX, step};
+use super::{
+    BATCH_FULL, EngineState, SETTLE_MAX_US, SHORT_UNITS_PER_TURN, TURN_MAX, disk_space, step,
+};
 use crate::journal::DiskSpace;
 use crate::turn::{self, TurnRequest};
 use keypeg_store::{LaneItem, Reply, RequestError};
 use std::collections::VecDeque;
+
+/// The units that it costs to add one prepared key.
+const ADD_UNITS: u32 = 2;
 
 /// What the requests of one turn have in common.
 struct TurnLimits {
@@ -48,6 +53,7 @@ impl EngineState {
         self.execute_older_requests(&mut turn, replies);
         self.execute_new_requests(&mut turn, requests, replies);
         self.execute_long_calls(&mut turn, replies);
+        self.long_units = turn.long.spent();
         if self.carried_over.is_empty() && self.long_calls.len() == 0 {
             self.abandoned.clear();
         }
@@ -106,10 +112,45 @@ impl EngineState {
         while self.batch.bytes().len() < BATCH_FULL
             && let Some(queued) = self.long_calls.next(&mut turn.long)
         {
+            let Some(queued) = self.prepare(turn, queued) else { break };
             // Settling begins now: the wait in the queue is not part of it.
             let queued = QueuedRequest { since_us: turn.now_us, ..queued };
             self.execute_request(turn, queued, true, replies);
         }
+    }
+
+    /// Prepares the keys that a long call adds, within the turn's budget. Returns the call where it
+    /// can be executed in this turn; otherwise it is the first of the next turn.
+    fn prepare(
+        &mut self,
+        turn: &mut TurnLimits,
+        mut queued: QueuedRequest,
+    ) -> Option<QueuedRequest> {
+        if queued.keys_to_add().is_none() {
+            return Some(queued);
+        }
+        let refusal =
+            disk_space::refusal(&queued.request.call, turn.disk_space, turn.checkpointer_lags);
+        // A call that is answered without changing a pool needs no keys.
+        if refusal.is_some() || self.has_stored_answer(&queued.request) {
+            return Some(queued);
+        }
+        let mut prepared = queued.prepared.take();
+        let (pool, keys) = queued.keys_to_add()?;
+        let left = turn.long.left();
+        let random = &mut *self.random;
+        let spent = self.pools.prepare_keys(pool, keys, &mut prepared, random, left);
+        turn.long.spend(spent);
+        let count = prepared.as_ref().map_or(0, |prepared| prepared.count());
+        let is_complete = count >= keys.count() || spent == 0 && left > 0;
+        let units = u32::try_from(keys.count()).unwrap_or(u32::MAX).saturating_mul(ADD_UNITS);
+        queued.prepared = prepared;
+        if !is_complete || !turn.long.allows(units) {
+            self.long_calls.set_current(queued);
+            return None;
+        }
+        turn.long.spend(units);
+        Some(queued)
     }
 
     /// Executes or refuses a request, or puts it where it waits: for a lookup, for the next turn,
@@ -148,6 +189,7 @@ impl EngineState {
         let request = TurnRequest {
             waiter_id: call_id.waiter_id(),
             request: &queued.request,
+            prepared: queued.prepared.as_deref(),
             first_retired: queued.checked.and_then(|checked| checked.first_retired),
         };
         let reply = turn::execute(&mut self.pools, &mut step, request, &mut self.deleted_pools);

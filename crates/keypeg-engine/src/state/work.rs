@@ -2,8 +2,8 @@
 //! of segments in progress. Plain data; the files beside this one act on it.
 
 use crate::frame::SegmentNumber;
-use keypeg_core::{Lsn, PoolId, SnapshotCursor, WaiterId};
-use keypeg_store::{Reply, Request};
+use keypeg_core::{KeysToAdd, Lsn, PoolId, PoolName, PreparedKeys, SnapshotCursor, WaiterId};
+use keypeg_store::{Call, Reply, Request};
 
 /// The address of a call, to which its reply is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +34,8 @@ pub(super) struct QueuedRequest {
     pub(super) since_us: u64,
     /// The result of an import's lookup.
     pub(super) checked: Option<CheckedImport>,
+    /// What is prepared of the keys that it adds.
+    pub(super) prepared: Option<Box<PreparedKeys>>,
     /// What it costs.
     pub(super) units: u32,
     /// Whether it is a long call.
@@ -44,7 +46,19 @@ impl QueuedRequest {
     /// Wraps a new request; `since_us` is the lease time at which it was taken.
     pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
         let (units, is_long) = (request.call.units(), request.call.is_long());
-        Self { call_id, request, since_us, checked: None, units, is_long }
+        Self { call_id, request, since_us, checked: None, prepared: None, units, is_long }
+    }
+
+    /// Returns the keys that a call adds, and their pool, if they are to be prepared: those of a
+    /// long call whose lookup is not complete.
+    pub(super) fn keys_to_add(&self) -> Option<(&PoolName, KeysToAdd<'_>)> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only these two add keys")]
+        let keys = match &self.request.call {
+            Call::Generate { pool, count } => (pool, KeysToAdd::Generated(*count)),
+            Call::Import { pool, values, .. } => (pool, KeysToAdd::Imported(values)),
+            _ => return None,
+        };
+        (self.is_long && self.checked.is_none()).then_some(keys)
     }
 }
 

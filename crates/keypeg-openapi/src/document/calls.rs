@@ -84,7 +84,7 @@ fn keys(operation: &str) -> Option<Call> {
              keys, even none, although `next_cursor` is set. On the last page `next_cursor` is \
              null. A key that exists during the whole listing is on exactly one page.",
             vec![referenced(200, "A page of keys.", "KeyPage", examples::page())],
-            &[Code::BadCursor, Code::Invalid],
+            &[Code::BadCursor, Code::Invalid, Code::StorageFull],
         )
         .with_parameters(listing()),
         "addKeys" => Call::new(
@@ -113,7 +113,7 @@ fn keys(operation: &str) -> Option<Call> {
         "showKey" => Call::new(
             "",
             vec![referenced(200, "The key.", "Key", examples::key())],
-            &[Code::UnknownKey],
+            &[Code::UnknownKey, Code::StorageFull],
         ),
         "deleteKey" => Call::new(
             "A running lease of the key ends.",
@@ -131,14 +131,14 @@ fn keys(operation: &str) -> Option<Call> {
         "revealKey" => Call::new(
             "Works in any state and does not affect a lease. The audit log records it.",
             vec![referenced(200, "The key's value.", "Revealed", examples::revealed())],
-            &[Code::UnknownKey],
+            &[Code::UnknownKey, Code::StorageFull],
         )
         .with_optional_body("Empty", Vec::new()),
         "keepKeyAlive" => Call::new(
             "Resets the keep-alive deadline to its full length. A key whose deadline has passed is \
              purged; a keep-alive does not bring it back.",
             vec![referenced(200, "The key is kept alive.", "Kept", examples::kept())],
-            &[Code::UnknownKey],
+            &[Code::UnknownKey, Code::StorageFull],
         )
         .with_optional_body("Empty", Vec::new()),
         "keepAlive" => {
@@ -152,7 +152,7 @@ fn keys(operation: &str) -> Option<Call> {
                     "KeptMany",
                     examples::kept_many(),
                 )],
-                &[Code::Settling],
+                &[Code::Settling, Code::StorageFull],
             );
             call.body = RequestBody::Required("KeepAliveRequest", examples::keep_alives());
             call
@@ -299,7 +299,7 @@ fn django(operation: &str) -> Option<Call> {
                 "An addition to the Django version: resets the keep-alive deadline to its full \
                  length.",
                 vec![inline(200, "The key is kept alive.", &with_end, kept_alive), unknown()],
-                &[],
+                &[Code::StorageFull],
             )
             .with_parameters(by_value)
         }
@@ -360,7 +360,11 @@ fn simple(operation: &str) -> Option<Call> {
             });
             let shown =
                 json!({ "isBlocked": true, "blockedAt": examples::AT, "createdAt": examples::AT });
-            Call::new("", vec![inline(200, "The key.", &members, shown), no_such()], &[])
+            Call::new(
+                "",
+                vec![inline(200, "The key.", &members, shown), no_such()],
+                &[Code::StorageFull],
+            )
         }
         "plainRelease" => Call::new(
             "It is not an error if the key is already available.",
@@ -375,7 +379,7 @@ fn simple(operation: &str) -> Option<Call> {
         "plainKeepAlive" => Call::new(
             "Resets the keep-alive deadline to its full length.",
             vec![empty("The key is kept alive."), no_such()],
-            &[],
+            &[Code::StorageFull],
         ),
         _ => return None,
     })

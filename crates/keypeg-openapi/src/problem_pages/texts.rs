@@ -428,7 +428,8 @@ const POOL_FULL: ProblemPage = ProblemPage::new(
 const STORAGE_FULL: ProblemPage = ProblemPage::new(
     "The disk of the server is almost full, so the server rejects new work: new keys and pools \
      first, then grants and renewals. The server rejects releases and deletions last. Keep-alives \
-     and reads always work. The status is 503 when a key is acquired, and 507 for everything else.",
+     and reads work, except for keys whose keep-alive deadline has passed: until the server can \
+     record that they are purged, it neither shows them nor says that they do not exist. The status is 503 when a key is acquired, and 507 for everything else.",
     &[
         "An operator frees disk space, or enlarges the volume of the data directory.",
         "The server accepts requests again when there is space, without a restart.",

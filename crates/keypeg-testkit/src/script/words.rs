@@ -78,6 +78,7 @@ pub fn refused_text(now_ms: u64, refusal: &Refusal) -> String {
         Refusal::MaxHoldReached { expires_at_ms } => {
             format!("max_hold_reached ends={}", duration(expires_at_ms - now_ms))
         }
+        Refusal::StorageFull => "storage_full".into(),
         Refusal::Settling => "settling".into(),
     }
 }

@@ -260,6 +260,7 @@ impl Problem {
                 problem.0.extensions.expires_at = Some(UnixMs(expires_at_ms));
                 problem
             }
+            Refusal::StorageFull => Self::refused(&RequestError::StorageFull),
             Refusal::Settling => Self::new(Code::Settling, SETTLING).retry_after_ms(1_000),
         }
     }

@@ -118,12 +118,17 @@ impl OperationKind {
             }
             Self::KeepAlive => Payload::KeptAlive(kept_alive(context.answer(reply)?)),
             Self::Verify(active) => {
-                let unknown = RequestError::Refused(Refusal::UnknownKey);
-                let key = if matches!(&reply, Reply::Refused(refused) if *refused == unknown) {
-                    count_unknown_key(context);
-                    None
-                } else {
-                    Some(*context.answer::<Box<KeyView>>(reply)?)
+                let refusal =
+                    if let Reply::Refused(refusal) = &reply { Some(refusal) } else { None };
+                let key = match refusal {
+                    Some(RequestError::Refused(Refusal::UnknownKey)) => {
+                        count_unknown_key(context);
+                        None
+                    }
+                    // Its keep-alive deadline has passed. It is not active now, whatever a crash
+                    // of a server with a full disk would do to it.
+                    Some(RequestError::StorageFull) => None,
+                    _ => Some(*context.answer::<Box<KeyView>>(reply)?),
                 };
                 Payload::Verified(Box::new(verification(key, *active)))
             }
