@@ -56,6 +56,8 @@ pub(super) struct Server {
     pub(super) streams: Arc<Budget>,
     /// The source of backups, if the store has one.
     pub(super) backups: Option<Arc<dyn BackupSource>>,
+    /// The requests in progress on connections that carry many at once, shared by the addresses.
+    pub(super) streamed_requests: Arc<Budget>,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

@@ -7,7 +7,7 @@
 
 mod frame;
 
-use super::connection::peer::Peer;
+use super::connection::request_peer::RequestPeer;
 use crate::access::{Gate, Shown};
 use crate::share::Held;
 use bytes::Bytes;
@@ -57,7 +57,7 @@ pub(super) struct EventStream {
     permit: Option<StreamPermit>,
     #[expect(dead_code, reason = "kept for its drop")]
     place: Held,
-    peer: Peer,
+    peer: RequestPeer,
     opened: bool,
     /// Whether the stream collects events until `batch_timer` fires.
     collecting: bool,
@@ -70,7 +70,7 @@ impl EventStream {
         subscriber: Box<dyn Subscriber>,
         permit: Option<StreamPermit>,
         place: Held,
-        peer: Peer,
+        peer: RequestPeer,
     ) -> Self {
         let batch_timer = Box::pin(sleep(BATCH_DELAY));
         let heartbeat_timer = Box::pin(sleep(HEARTBEAT_TIME));

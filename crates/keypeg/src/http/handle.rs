@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 /// What the listener for operations serves.
 const OPS_PATHS: [&str; 4] = [routes::LIVEZ, routes::READYZ, routes::METRICS, routes::VERSION];
@@ -85,8 +86,7 @@ pub(super) async fn handle(
     };
     app.counts.answered(family, response.status(), started.elapsed());
     add_standard_headers(&mut response, ResponseTraits { id, is_change });
-    let date = HttpDate::now().text;
-    response.headers_mut().insert(DATE, HeaderValue::try_from(date).expect("invariant: ASCII"));
+    response.headers_mut().insert(DATE, date());
     // hyper closes a connection rather than read the rest of a chunked body that no handler wanted.
     if peer.take_unread_body() && is_chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -94,6 +94,25 @@ pub(super) async fn handle(
     let is_stream = matches!(response.body(), Body::Events(_));
     peer.hold([in_flight, response.body_mut().take_held()], is_stream);
     response
+}
+
+/// Refuses a request before its admission, for a reason of its connection.
+pub(super) fn refuse<B>(app: &App, problem: Problem, request: &hyper::Request<B>) -> Response {
+    let family = Family::of(request.uri().path());
+    if family == Family::KeepAlive {
+        app.lane.note_refused_keep_alive();
+    }
+    let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let id = app.next_request_id();
+    let mut response = app.refuse(problem, id, is_change);
+    app.counts.answered(family, response.status(), Duration::ZERO);
+    add_standard_headers(&mut response, ResponseTraits { id, is_change });
+    response.headers_mut().insert(DATE, date());
+    response
+}
+
+fn date() -> HeaderValue {
+    HeaderValue::try_from(HttpDate::now().text).expect("invariant: ASCII")
 }
 
 /// Answers OPTIONS with the methods of a path. It needs no access token: the table of routes is

@@ -6,8 +6,8 @@
 //! its bytes alone.
 
 use super::backup::BackupBody;
-use super::connection::peer::Peer;
 use super::connection::places::Place;
+use super::connection::request_peer::RequestPeer;
 use super::event_stream::EventStream;
 use crate::share::{CallerId, Held, ReservedBudget};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ pub(super) type Response = hyper::Response<Body>;
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Incoming,
-    peer: Peer,
+    peer: RequestPeer,
     place: Arc<Place>,
     /// The memory of bodies and the caller to count for, once the request is admitted.
     room: Option<(Arc<ReservedBudget>, CallerId)>,
@@ -35,13 +35,18 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     /// Wraps a body that must be complete within `time`.
-    pub(super) fn new(incoming: Incoming, peer: Peer, place: Arc<Place>, time: Duration) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        peer: RequestPeer,
+        place: Arc<Place>,
+        time: Duration,
+    ) -> Self {
         let was_read = incoming.is_end_stream();
         Self { incoming, peer, place, room: None, time, was_read }
     }
 
     /// Returns the client that sends the body.
-    pub(super) fn peer(&self) -> &Peer {
+    pub(super) fn peer(&self) -> &RequestPeer {
         &self.peer
     }
 

@@ -151,7 +151,7 @@ impl TlsFiles {
             );
             TlsFilesError::content(KEY, &self.key, message)
         })?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // A ticket keeps no state in the server. Its key is lost with this configuration, so that no
         // session outlives a change of the files.
         if let Ok(ticketer) = ring::Ticketer::new() {

@@ -5,3 +5,4 @@ mod certificate;
 #[cfg(feature = "cli")]
 mod clients;
 mod connections;
+mod http2;

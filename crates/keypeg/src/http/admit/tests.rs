@@ -41,6 +41,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         answers: Budget::new(memory.answers),
         streams: Budget::new(1),
         backups: None,
+        streamed_requests: Budget::new(1),
         metrics: Metrics::new(start_info, Vec::new(), Places::new(8, now)),
     };
     App::new(lane, Arc::new(server), 0, Arc::default())

@@ -143,6 +143,7 @@ pub(crate) fn run(
         answers: Budget::new(memory.answers),
         streams: Budget::new(memory.event_streams()),
         backups: start_info.backups.clone(),
+        streamed_requests: Budget::new(connections_max as u64),
         metrics: Metrics::new(start_info, all_counts, Arc::clone(&places)),
     });
     let ops = OpsStart { lane: lanes[0].clone(), core: lanes.len(), counts: ops_counts };

@@ -149,7 +149,7 @@ impl Peer {
 
     /// Keeps what a response holds until the socket has accepted the response. To be called right
     /// before hyper gets it.
-    pub(crate) fn hold(&self, under_way: [Option<Held>; 2], is_stream: bool) {
+    pub(super) fn hold(&self, under_way: [Option<Held>; 2], is_stream: bool) {
         let state = &mut *self.lock();
         state.under_way = under_way;
         state.written = if is_stream { Written::Stream } else { Written::Response };
@@ -157,7 +157,7 @@ impl Peer {
 
     /// Waits until the socket has accepted the response before this request: hyper would read and
     /// answer further requests, and collect the heads of their responses without a bound.
-    pub(crate) fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.lock();
         if !state.write_watch.is_blocked() {
             return Poll::Ready(());
@@ -174,7 +174,7 @@ impl Peer {
 
     /// Becomes ready when the client has closed its sending side, or with the error of a broken
     /// connection. Not while [`READ_AHEAD_MAX`] bytes are kept.
-    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let PeerState { connection, read_ahead, .. } = &mut *self.lock();
         while read_ahead.len() < READ_AHEAD_MAX {
             let mut bytes = [0; 1 << 10];
@@ -190,7 +190,7 @@ impl Peer {
     }
 
     /// Ends the connection without an answer to the request in progress, which never completes.
-    pub(crate) async fn abandon<T>(&self) -> T {
+    pub(super) async fn abandon<T>(&self) -> T {
         self.lock().is_abandoned = true;
         std::future::pending().await
     }
@@ -211,12 +211,12 @@ impl Peer {
     }
 
     /// Notes that a request ended before its body was read to the end.
-    pub(crate) fn leave_body_unread(&self) {
+    pub(super) fn leave_body_unread(&self) {
         self.lock().has_unread_body = true;
     }
 
     /// Returns whether the last request ended before its body was read to the end.
-    pub(crate) fn take_unread_body(&self) -> bool {
+    pub(super) fn take_unread_body(&self) -> bool {
         std::mem::take(&mut self.lock().has_unread_body)
     }
 }

@@ -1,12 +1,15 @@
 //! Serves one connection: the handshake of TLS, or the fast path, then hyper.
 //!
-//! The fast path is for plain TCP; hyper serves every encrypted connection. Does not know how
+//! The fast path is for plain TCP; hyper serves every encrypted connection, by HTTP/1.1 or HTTP/2 as
+//! the client selects. Does not know how
 //! connections are accepted and distributed.
 
 use super::client::Client;
 use super::fast_path::{Buffers, ConnEnd, FastPath, ReadAhead};
 use super::handshake;
+use super::http2;
 use super::hyper_errors::HyperErrorFilter;
+use super::request_peer::RequestPeer;
 use super::stream::Connection;
 use super::wire::{WatchedConnection, linger};
 use crate::http::app::App;
@@ -81,6 +84,9 @@ async fn serve_tls(
         () = reached(&mut phase, ServerPhase::Draining) => None,
     };
     let Some(connection) = connection else { return };
+    if connection.speaks_http2() {
+        return Box::pin(http2::serve(app, client, connection, phase)).await;
+    }
     serve_by_hyper(app, client, connection, ReadAhead::default(), phase).await;
 }
 
@@ -107,7 +113,8 @@ async fn serve_by_hyper(
         let (client, place) = (client.clone(), Arc::clone(&place));
         async move {
             std::future::poll_fn(|cx| client.poll_accepted(cx)).await;
-            let request = request.map(|body| RequestBody::new(body, client, place, body_time));
+            let peer = RequestPeer::Connection(client);
+            let request = request.map(|body| RequestBody::new(body, peer, place, body_time));
             Ok::<_, Infallible>(handle(&app, Some(ip), ambiguous, request).await)
         }
     });

@@ -43,6 +43,14 @@ impl Connection {
         socket_of(socket).map(Self::Plain)
     }
 
+    /// Returns whether client and server have agreed on HTTP/2 (ALPN).
+    pub(super) fn speaks_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
     /// Makes the end of this connection discard what the client has not read: the kernel would keep
     /// it for minutes.
     pub(super) fn discard_unread(&self) {

@@ -4,7 +4,7 @@ use super::abandon::Abandoning;
 use super::operation::Operation;
 use super::payload::Payload;
 use crate::http::admit::RequestContext;
-use crate::http::connection::peer::Peer;
+use crate::http::connection::request_peer::RequestPeer;
 use crate::http::error::{PREFERENCE_APPLIED, Problem};
 use crate::http::message::Request;
 use crate::http::parse::body;
@@ -43,7 +43,7 @@ pub(crate) async fn acquire(
 async fn run_or_abandon(
     context: &RequestContext<'_>,
     operation: Operation,
-    peer: &Peer,
+    peer: &RequestPeer,
 ) -> Result<Payload, Problem> {
     if !operation.may_wait() {
         return operation.run(context).await;
