@@ -74,6 +74,7 @@ impl Config {
         let tokens =
             options.tokens.map(|path| path.0).or_else(|| credentials::path(credentials::TOKENS));
         let tls = tls_files(options.tls_cert, options.tls_key)?;
+        let tls = with_client_ca(tls, options.tls_client_ca, tokens.is_some())?;
         let seal = seal_settings(options.seal_key, is_on(options.seal_existing))?;
         let ops_listen = options.ops_listen.map(|listen| listen.0);
         let named = [("--listen", Some(listen)), ("--ops-listen", ops_listen)];
@@ -168,7 +169,7 @@ fn tls_files(
     let key = or_credential(key, credentials::TLS_KEY);
     match (certificate, key) {
         (None, None) => Ok(None),
-        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, client_ca: None })),
         (certificate, _) => {
             let [given, missing] = match certificate {
                 Some(_) => ["--tls-cert", "--tls-key"],
@@ -178,6 +179,23 @@ fn tls_files(
             Err(Failure::new(exit::CONFIG, message))
         }
     }
+}
+
+/// Adds the authorities of client certificates. Only the token file gives a certificate its rights.
+fn with_client_ca(
+    tls: Option<TlsFiles>,
+    client_ca: Option<FilePath>,
+    has_tokens: bool,
+) -> Result<Option<TlsFiles>, Failure> {
+    let Some(FilePath(client_ca)) = client_ca else { return Ok(tls) };
+    let missing = match (&tls, has_tokens) {
+        (None, _) => "--tls-cert and --tls-key",
+        (_, false) => "--tokens, whose entries name the certificates (certificate = \"NAME\")",
+        (Some(_), true) => {
+            return Ok(tls.map(|tls| TlsFiles { client_ca: Some(client_ca), ..tls }));
+        }
+    };
+    Err(Failure::new(exit::CONFIG, format!("--tls-client-ca needs {missing}")))
 }
 
 /// What protects a server that other machines can reach.
@@ -271,6 +289,8 @@ mod tests {
             "--tls-cert c",
             "--seal-existing",
             "--tls-key k --tokens t",
+            "--tls-client-ca c --tokens t",
+            "--tls-client-ca c --tls-cert c --tls-key k",
             "--allow-host a:1",
         ] {
             assert_eq!(config(line).map(drop).map_err(|failure| failure.exit), Err(exit::CONFIG));
@@ -282,6 +302,7 @@ mod tests {
             "--listen 0.0.0.0:0 --insecure-listen",
             "--listen 0.0.0.0:0 --ops-listen [::]:0 --tls-cert c --tls-key k --tokens t",
             "--tls-cert c --tls-key k",
+            "--tls-client-ca c --tls-cert c --tls-key k --tokens t",
         ] {
             assert!(config(line).is_ok(), "{line}");
         }

@@ -101,6 +101,10 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<FilePath>,
 
+    /// Authorities of client certificates in PEM; the token file names the certificates
+    #[arg(long, env = "KEYPEG_TLS_CLIENT_CA", value_name = "FILE")]
+    pub(crate) tls_client_ca: Option<FilePath>,
+
     /// Audit log file: one line of JSON per change, with caller, operation and outcome
     #[arg(long, env = "KEYPEG_AUDIT", value_name = "FILE")]
     pub(crate) audit: Option<FilePath>,
@@ -171,6 +175,7 @@ impl Options {
             tokens: self.tokens.or(other.tokens),
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
             audit: self.audit.or(other.audit),
             audit_mib: self.audit_mib.or(other.audit_mib),
             audit_keep: self.audit_keep.or(other.audit_keep),
@@ -249,14 +254,14 @@ mod tests {
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
                     seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
-                    tls_key = 'k'\naudit = 'a'\naudit_mib = 1\n\
+                    tls_key = 'k'\ntls_client_ca = 'ca'\naudit = 'a'\naudit_mib = 1\n\
                     audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
-                    --tls-cert c --tls-key k \
+                    --tls-cert c --tls-key k --tls-client-ca ca \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));

@@ -4,9 +4,11 @@
 //! `reload` replaces it. Does not know HTTP; `http/connection/handshake.rs` runs the handshakes.
 
 mod acceptor;
+mod client_certificate;
 mod files;
 mod reload;
 
 pub(crate) use acceptor::{TlsAcceptor, TlsCounters};
+pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use files::{TlsFiles, TlsFilesError};
 pub(crate) use reload::watch;

@@ -9,6 +9,7 @@ use super::tokens::{Shown, Token, Tokens};
 use crate::clock;
 use crate::permissions::Trusted;
 use crate::share::{Budget, Held};
+use crate::tls::ClientCertificate;
 use keypeg_client::routes::{Access as RouteAccess, Route};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) pool: Option<&'a str>,
     /// The token that the request sent.
     pub(crate) token: Option<&'a [u8]>,
+    /// The certificate that its client showed, which counts without a token.
+    pub(crate) certificate: Option<&'a ClientCertificate>,
     /// The client's address.
     pub(crate) from: Option<IpAddr>,
     /// The instant of the request.
@@ -64,6 +67,8 @@ pub(crate) enum Refused {
     NoToken,
     /// The token is unknown, revoked or expired.
     BadToken,
+    /// There is no token, and the client certificate is in no entry, or has expired.
+    Certificate,
     /// The token is invalid, and the address has sent too many invalid ones; retry after this time.
     Guesses(Duration),
     /// The token lacks this scope.
@@ -102,13 +107,19 @@ impl Gate {
 
     /// Decides about a request. A refusal contains the token if it is known.
     pub(crate) fn admit(&self, attempt: Attempt<'_>) -> Result<Admitted, (Option<Shown>, Refused)> {
-        let Attempt { token, from, now, .. } = attempt;
+        let Attempt { token, certificate, from, now, .. } = attempt;
         let now = now.saturating_duration_since(self.started);
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let token = token.ok_or((None, Refused::NoToken))?;
-        let found = self.tokens().find(token);
-        let found = found.filter(|found| !found.token.is_expired(clock::wall_ms));
+        let found = match (token, certificate) {
+            (Some(token), _) => self.tokens().find(token),
+            (None, Some(certificate)) => self.tokens().find_certificate(certificate),
+            (None, None) => return Err((None, Refused::NoToken)),
+        };
+        let found = found.filter(|found| !found.is_expired(clock::wall_ms));
         let Some(found) = found else {
+            if token.is_none() {
+                return Err((None, Refused::Certificate));
+            }
             let counted = from.map_or(Ok(()), |from| self.failed_attempts.count(from, now_ns));
             return Err((None, counted.map_or_else(Refused::Guesses, |()| Refused::BadToken)));
         };
@@ -147,7 +158,7 @@ impl Gate {
 
     /// Returns whether a request admitted earlier would be admitted now, its limits aside.
     pub(crate) fn still_admits(&self, shown: &Shown) -> bool {
-        self.tokens().still_has(shown) && !shown.token.is_expired(clock::wall_ms)
+        self.tokens().still_has(shown) && !shown.is_expired(clock::wall_ms)
     }
 
     fn tokens(&self) -> Arc<Tokens> {

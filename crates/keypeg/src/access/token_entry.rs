@@ -9,14 +9,25 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The fields of an entry.
-const FIELDS: [&str; 7] =
-    ["name", "sha256", "pools", "scopes", "expires_at", "requests_per_second", "max_leases"];
+const FIELDS: [&str; 8] = [
+    "name",
+    "sha256",
+    "certificate",
+    "pools",
+    "scopes",
+    "expires_at",
+    "requests_per_second",
+    "max_leases",
+];
 
 /// A `[[token]]` entry whose values have the right types.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: String,
-    pub(super) sha256: Vec<String>,
+    /// The hashes of its tokens. Without any, it has certificates.
+    pub(super) sha256: Option<Vec<String>>,
+    /// The names of its client certificates.
+    pub(super) certificates: Option<Vec<String>>,
     pub(super) pools: Vec<String>,
     pub(super) scopes: Vec<String>,
     /// Milliseconds since 1970.
@@ -66,12 +77,21 @@ fn entry(text: &str, start: usize, table: &DeTable<'_>) -> Result<Entry, String>
         }
     }
     let fields = Fields { text, start, table };
+    let name = fields.required("name", |value| {
+        value.as_str().map(str::to_owned).ok_or_else(|| "must be a string, in quotes".into())
+    })?;
+    if !table.contains_key("sha256") && !table.contains_key("certificate") {
+        let line = line_at(text, start);
+        let missing = "missing field `sha256` (or `certificate`) in this [[token]]";
+        return Err(format!("line {line}: {missing}"));
+    }
     Ok(Entry {
-        name: fields.required("name", |value| {
-            value.as_str().map(str::to_owned).ok_or_else(|| "must be a string, in quotes".into())
-        })?,
-        sha256: fields.required("sha256", |value| {
+        name,
+        sha256: fields.optional("sha256", |value| {
             list(value, "must be 64 hexadecimal digits in quotes, or a list of such strings")
+        })?,
+        certificates: fields.optional("certificate", |value| {
+            list(value, "must be the name of a client certificate in quotes, or a list of names")
         })?,
         pools: fields.required("pools", |value| {
             list(value, "must be a list of names in quotes, such as [\"ci-*\", \"default\"]")

@@ -7,6 +7,7 @@
 use super::limits::RateLimit;
 use super::token_entry::{self, Entry};
 use crate::share::Account;
+use crate::tls::ClientCertificate;
 use keypeg_client::routes::Scope;
 use keypeg_core::{PoolFilter, PoolPattern};
 use keypeg_store::Caller;
@@ -25,11 +26,14 @@ const PER_SECOND_MAX: u32 = 1_000_000;
 pub(crate) const LEASES_MAX: u32 = 10_000_000;
 /// The longest token that is looked up, in bytes.
 const SHOWN_MAX: usize = 512;
+/// The longest name of a certificate, in bytes.
+const CERTIFICATE_NAME_MAX: usize = 512;
 
 /// The tokens of a token file.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     by_hash: HashMap<TokenHash, Arc<Token>>,
+    by_certificate: HashMap<Box<str>, Arc<Token>>,
 }
 
 /// A token's SHA-256.
@@ -50,8 +54,32 @@ impl PartialEq for TokenHash {
 /// A known token that a request sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
-    pub(crate) hash: TokenHash,
+    credential: Credential,
     pub(crate) token: Arc<Token>,
+}
+
+/// What a request proves its token with.
+#[derive(Clone, Debug)]
+enum Credential {
+    Hash(TokenHash),
+    /// A client certificate with this name.
+    Certificate {
+        name: Box<str>,
+        /// When it expires, in milliseconds since 1970: a connection can outlive it.
+        not_after_ms: u64,
+    },
+}
+
+impl Shown {
+    /// Returns whether the token or its certificate has expired; reads the clock only for what can
+    /// expire.
+    pub(crate) fn is_expired(&self, wall_ms: impl Fn() -> u64) -> bool {
+        let certificate = match self.credential {
+            Credential::Hash(_) => false,
+            Credential::Certificate { not_after_ms, .. } => wall_ms() >= not_after_ms,
+        };
+        certificate || self.token.is_expired(wall_ms)
+    }
 }
 
 /// The name, permissions and limits of one token.
@@ -120,16 +148,20 @@ impl Tokens {
         }
         let known: HashMap<_, _> = before
             .into_iter()
-            .flat_map(|tokens| tokens.by_hash.values())
+            .flat_map(|tokens| tokens.by_hash.values().chain(tokens.by_certificate.values()))
             .map(|token| (&*token.name, token))
             .collect();
         let of_no_token = TokenHash::of_no_token();
-        let (mut by_hash, mut names) = (HashMap::new(), HashSet::new());
+        let (mut by_hash, mut by_certificate) = (HashMap::new(), HashMap::new());
+        let mut names = HashSet::new();
         for entry in entries {
             let name = entry.name.clone();
             let invalid = |what: String| format!("token {name:?}: {what}");
             let before = known.get(&*entry.name).copied();
-            let hashes = TokenHash::parse_all(&entry.sha256).map_err(invalid)?;
+            let hashes = entry.sha256.as_deref().map(TokenHash::parse_all).transpose();
+            let hashes = hashes.map_err(invalid)?.unwrap_or_default();
+            let certificates = entry.certificates.as_deref().map(certificate_names).transpose();
+            let certificates = certificates.map_err(invalid)?.unwrap_or_default();
             if hashes.iter().any(|hash| of_no_token.contains(hash)) {
                 return Err(invalid(
                     "its sha256 is the hash of an empty text, which every client could send: \
@@ -148,12 +180,29 @@ impl Tokens {
                     ));
                 }
             }
+            for name in certificates {
+                if by_certificate.insert(name.clone(), Arc::clone(&token)).is_some() {
+                    let twice = format!("its certificate {name:?} occurs twice: remove one");
+                    return Err(invalid(twice));
+                }
+            }
         }
-        Ok(Self { by_hash })
+        Ok(Self { by_hash, by_certificate })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_hash.len()
+        self.by_hash.len() + self.by_certificate.len()
+    }
+
+    /// Finds the token of a client certificate: that of its first name that a token has.
+    pub(crate) fn find_certificate(&self, certificate: &ClientCertificate) -> Option<Shown> {
+        let ClientCertificate { names, not_after_ms } = certificate;
+        let found = names.iter().find_map(|name| self.by_certificate.get_key_value(name));
+        found.map(|(name, token)| {
+            let (name, not_after_ms) = (name.clone(), *not_after_ms);
+            let credential = Credential::Certificate { name, not_after_ms };
+            Shown { credential, token: Arc::clone(token) }
+        })
     }
 
     /// Finds the token a request sent; the caller checks whether it has expired.
@@ -164,12 +213,16 @@ impl Tokens {
         let hash = TokenHash::of(shown);
         // The table hashes this hash under a random key of this run, so timing reveals nothing.
         let token = Arc::clone(self.by_hash.get(&hash)?);
-        Some(Shown { hash, token })
+        Some(Shown { credential: Credential::Hash(hash), token })
     }
 
     /// Returns whether the token still exists with the same permissions.
-    pub(crate) fn still_has(&self, Shown { hash, token }: &Shown) -> bool {
-        self.by_hash.get(hash).is_some_and(|now| {
+    pub(crate) fn still_has(&self, Shown { credential, token }: &Shown) -> bool {
+        let now = match credential {
+            Credential::Hash(hash) => self.by_hash.get(hash),
+            Credential::Certificate { name, .. } => self.by_certificate.get(name),
+        };
+        now.is_some_and(|now| {
             now.name == token.name && now.scopes == token.scopes && now.pools == token.pools
         })
     }
@@ -223,6 +276,26 @@ impl Token {
     pub(crate) fn is_expired(&self, wall_ms: impl FnOnce() -> u64) -> bool {
         self.expires_at_ms.is_some_and(|end| wall_ms() >= end)
     }
+}
+
+/// Checks the names of client certificates; DNS names become lower case, as in certificates.
+fn certificate_names(names: &[String]) -> Result<Vec<Box<str>>, String> {
+    if names.is_empty() {
+        return Err("certificate must contain at least one name".into());
+    }
+    let check = |name: &String| {
+        let is_visible = !name.is_empty() && !name.chars().any(char::is_control);
+        if !is_visible || name.contains('*') || name.len() > CERTIFICATE_NAME_MAX {
+            return Err(format!(
+                "{name:?} is not the name of a certificate: use one DNS name, URI or common name, \
+                 without *, of at most {CERTIFICATE_NAME_MAX} bytes"
+            ));
+        }
+        let is_dns =
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        Ok(if is_dns { name.to_ascii_lowercase().into() } else { name.as_str().into() })
+    };
+    names.iter().map(check).collect()
 }
 
 /// Parses the pools that a token is for: one by its name, or all whose names have a prefix.

@@ -5,6 +5,8 @@
 //! row reaches no handler. Does not know what the calls do. Which tokens exist, and the rules for
 //! them, belong to `access`.
 
+mod problems;
+
 use super::app::App;
 use super::body_memory::{BodyMemory, until_reply};
 use super::connection::places::Place;
@@ -15,6 +17,7 @@ use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
 use crate::share::{CallerId, Exceeded, Held, network};
+use crate::tls::ClientCertificate;
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
 use keypeg_client::Code;
@@ -59,11 +62,13 @@ pub(super) struct Target<'a> {
 }
 
 /// Admits a request, or returns the problem to report. `bearer` reads the token that the request
-/// presents; it is not called for a route that needs no token.
+/// presents; it is not called for a route that needs no token. Without a token, the `certificate` of
+/// the client counts.
 pub(super) fn admit<'a, 'b>(
     app: &'a App,
     Target { method, path }: Target<'_>,
     bearer: impl FnOnce() -> Result<Option<&'b [u8]>, Problem>,
+    certificate: Option<&ClientCertificate>,
     origin: &Origin,
 ) -> Result<RequestContext<'a>, Problem> {
     let (access, audit) = (&app.server.access, app.server.audit.as_ref());
@@ -86,7 +91,7 @@ pub(super) fn admit<'a, 'b>(
     let admitted = gate.map(|gate| {
         let token = bearer().map_err(|problem| (None, problem))?;
         let (from, now) = (client_ip, origin.started);
-        check_token(gate, Attempt { route, pool, token, from, now })
+        check_token(gate, Attempt { route, pool, token, certificate, from, now })
     });
     let admitted = admitted.transpose().map_err(|(shown, problem)| {
         if let Some(audit) = audit {
@@ -137,6 +142,7 @@ fn check_token(gate: &Gate, attempt: Attempt<'_>) -> Result<Admitted, (Option<Sh
         let problem = match refused {
             Refused::NoToken => Problem::unauthorized(None),
             Refused::BadToken => Problem::unauthorized(Some("invalid_token")),
+            Refused::Certificate => Problem::unknown_certificate(),
             Refused::Guesses(wait) => {
                 let detail = "Too many invalid access tokens from this address: wait, then retry.";
                 Problem::rate_limited(detail, wait).closing()
@@ -450,46 +456,6 @@ impl RequestContext<'_> {
             let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
             entry.line.fencing_token = Some(fencing_token);
         }
-    }
-}
-
-impl Problem {
-    /// Reports a missing or invalid token; `error` is the RFC 6750, 3.1 code if one was presented.
-    fn unauthorized(error: Option<&'static str>) -> Self {
-        let (detail, challenge) = match error {
-            None => (
-                "This request needs an access token: send `Authorization: Bearer TOKEN`.",
-                "Bearer".into(),
-            ),
-            Some(error) => (
-                "The access token is unknown, expired or revoked: `keypeg token new` creates one.",
-                format!("Bearer error=\"{error}\""),
-            ),
-        };
-        Self::new(Code::Unauthorized, detail).challenging(challenge)
-    }
-
-    fn missing_scope(scope: &'static str) -> Self {
-        let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
-        let detail = format!("The access token lacks the scope {scope}, which this request needs.");
-        Self::new(Code::Forbidden, detail).of_scope(scope).challenging(challenge)
-    }
-
-    /// Reports a pool outside the token's list. The response is the same whether or not the pool
-    /// exists.
-    fn other_pool() -> Self {
-        Self::new(Code::Forbidden, "The access token is not valid for this pool.")
-            .challenging("Bearer error=\"insufficient_scope\"".into())
-    }
-
-    pub(super) fn rate_limited(detail: &'static str, wait: Duration) -> Self {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-        Self::new(Code::RateLimited, detail).retry_after_ms(wait_ms)
-    }
-
-    fn audit_unavailable() -> Self {
-        let detail = "The audit log cannot be written, so the server refuses changes: retry later.";
-        Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
     }
 }
 

@@ -9,7 +9,7 @@ use super::date::HttpDate;
 use super::error::Problem;
 use super::message::{Body, Request, Response};
 use super::metrics::Family;
-use super::origin::Origin;
+use super::origin::{Origin, Sender};
 use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_content};
 use super::route::route;
 use crate::clock;
@@ -17,7 +17,6 @@ use hyper::Method;
 use hyper::body::Body as _;
 use hyper::header::{ALLOW, CONNECTION, DATE, HeaderValue, TRANSFER_ENCODING};
 use keypeg_client::{Code, routes};
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
@@ -30,7 +29,7 @@ const OPS_PATHS: [&str; 4] = [routes::LIVEZ, routes::READYZ, routes::METRICS, ro
 /// ways, see `WatchedConnection::ambiguous`.
 pub(super) async fn handle(
     app: &App,
-    client_ip: Option<IpAddr>,
+    sender: &Sender,
     ambiguous: bool,
     mut request: Request,
 ) -> Response {
@@ -57,8 +56,9 @@ pub(super) async fn handle(
         }
         let target = Target { method: request.method().as_str(), path: request.uri().path() };
         let bearer = || admit::bearer_of(request.headers());
-        let origin = Origin { client_ip, id, started };
-        let context = admit::admit(app, target, bearer, &origin)?;
+        let origin = Origin { client_ip: Some(sender.ip), id, started };
+        let certificate = sender.certificate.as_deref();
+        let context = admit::admit(app, target, bearer, certificate, &origin)?;
         if !context.begins_on(request.body().place(), started) {
             return peer.abandon().await;
         }

@@ -1,7 +1,9 @@
-//! The identity and the origin of a request.
+//! The identity and the origin of a request, and the client of a connection.
 
+use crate::tls::ClientCertificate;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Identifies a request uniquely, also across runs of the server.
@@ -17,6 +19,14 @@ impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:012x}-{:x}-{:x}", self.run_id, self.core, self.sequence)
     }
+}
+
+/// The client of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    pub(super) ip: IpAddr,
+    /// The verified certificate that it showed.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Where a request came from, and when.

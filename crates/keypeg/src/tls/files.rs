@@ -7,10 +7,12 @@
 use crate::failure::{Failure, exit};
 use crate::permissions::Trusted;
 use crate::trusted_file::{self, TrustedFile, TrustedFileError};
-use rustls::crypto::ring;
+use rustls::RootCertStore;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::io;
@@ -30,6 +32,8 @@ pub(crate) struct TlsFiles {
     pub(crate) certificate: PathBuf,
     /// The private key, in PEM.
     pub(crate) key: PathBuf,
+    /// The authorities of client certificates, in PEM; `None` requests none.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// The reason why the files cannot be used.
@@ -51,6 +55,7 @@ enum Cause {
 pub(super) struct TlsBytes {
     certificate: Vec<u8>,
     key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
     /// Identifies the content: equal bytes have equal hashes.
     pub(super) hash: [u8; 32],
     /// What an operator should correct.
@@ -102,6 +107,7 @@ impl TlsFilesError {
 
 const CERTIFICATE: &str = "--tls-cert";
 const KEY: &str = "--tls-key";
+const CLIENT_CA: &str = "--tls-client-ca";
 
 impl TlsFiles {
     /// Reads the files, and checks who else could change them.
@@ -113,8 +119,14 @@ impl TlsFiles {
                            on it, or 0640 with a group of its own";
             return Err(TlsFilesError::content(KEY, &self.key, message));
         }
+        let client_ca = self
+            .client_ca
+            .as_ref()
+            .map(|path| Ok((path, read_file(CLIENT_CA, path)?)))
+            .transpose()?;
         let mut hasher = Sha256::new();
-        for file in [&certificate, &key] {
+        for file in [&certificate, &key].into_iter().chain(client_ca.as_ref().map(|(_, file)| file))
+        {
             hasher.update((file.bytes.len() as u64).to_le_bytes());
             hasher.update(&file.bytes);
         }
@@ -122,11 +134,15 @@ impl TlsFiles {
             let path = path.display().to_string();
             warnings.into_iter().map(move |warning| format!("{option} {path}: {warning}"))
         };
-        let warnings = named(CERTIFICATE, &self.certificate, certificate.warnings)
+        let mut warnings: Vec<_> = named(CERTIFICATE, &self.certificate, certificate.warnings)
             .chain(named(KEY, &self.key, key.warnings))
             .collect();
+        let client_ca = client_ca.map(|(path, file)| {
+            warnings.extend(named(CLIENT_CA, path, file.warnings));
+            file.bytes
+        });
         let (certificate, key) = (certificate.bytes, key.bytes);
-        Ok(TlsBytes { certificate, key, hash: hasher.finalize().into(), warnings })
+        Ok(TlsBytes { certificate, key, client_ca, hash: hasher.finalize().into(), warnings })
     }
 
     /// Makes the configuration of new connections.
@@ -134,10 +150,17 @@ impl TlsFiles {
         let chain = self.chain(&bytes.certificate)?;
         let (not_before, not_after) = self.validity(&chain)?;
         let key = self.key(&bytes.key)?;
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("invariant: ring supports TLS 1.2 and 1.3");
-        let config = builder.with_no_client_auth().with_single_cert(chain, key);
+        let verifier = self.client_verifier(bytes.client_ca.as_deref(), provider)?;
+        let requests_certificates = verifier.is_some();
+        let builder = match verifier {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+        };
+        let config = builder.with_single_cert(chain, key);
         let mut config = config.map_err(|error| {
             if !matches!(error, rustls::Error::InconsistentKeys(_)) {
                 let message = format!("cannot use this certificate and its key: {error}");
@@ -152,9 +175,13 @@ impl TlsFiles {
             TlsFilesError::content(KEY, &self.key, message)
         })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // A ticket keeps no state in the server. Its key is lost with this configuration, so that no
-        // session outlives a change of the files.
-        if let Ok(ticketer) = ring::Ticketer::new() {
+        if requests_certificates {
+            // A session that is resumed would not verify the certificate again.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else if let Ok(ticketer) = ring::Ticketer::new() {
+            // A ticket keeps no state in the server. Its key is lost with this configuration, so that
+            // no session outlives a change of the files.
             config.ticketer = ticketer;
         }
         Ok(Loaded { config: Arc::new(config), not_after, not_before, hash: bytes.hash })
@@ -189,6 +216,36 @@ impl TlsFiles {
             return Err(invalid(message));
         }
         Ok(chain)
+    }
+
+    /// Returns what verifies the certificates of clients. A client may show none: it can have an
+    /// access token, and probes need neither.
+    fn client_verifier(
+        &self,
+        authorities: Option<&[u8]>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsFilesError> {
+        let (Some(path), Some(bytes)) = (&self.client_ca, authorities) else { return Ok(None) };
+        let invalid = |message: String| TlsFilesError::content(CLIENT_CA, path, message);
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(bytes) {
+            let added = certificate
+                .map_err(|error| invalid(format!("the file is not valid PEM: {error}")))
+                .map(|certificate| roots.add(certificate))?;
+            added.map_err(|error| invalid(format!("cannot use a certificate of it: {error}")))?;
+        }
+        if roots.is_empty() {
+            return Err(invalid(
+                "the file has no certificate: it must be PEM, with the certificates of the \
+                 authorities of clients (-----BEGIN CERTIFICATE-----)"
+                    .into(),
+            ));
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build();
+        let verifier = verifier.map_err(|error| invalid(format!("cannot use it: {error}")))?;
+        Ok(Some(verifier))
     }
 
     /// Returns the time in which all certificates of the chain are valid.

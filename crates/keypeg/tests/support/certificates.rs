@@ -4,9 +4,10 @@
 //! [`Client`](super::Client).
 
 use super::{Answer, TempDir, read_answer};
+use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -77,6 +78,28 @@ impl Authority {
     pub(crate) fn named(&self, name: &str, (from, to): (i32, i32)) -> Issued {
         let mut params = CertificateParams::new(vec![name.into()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params, from, to)
+    }
+
+    /// Issues the certificate of a client with these DNS names and URIs, and this common name.
+    pub(crate) fn client_named(
+        &self,
+        names: &[&str],
+        common_name: &str,
+        (from, to): (i32, i32),
+    ) -> Issued {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        if !common_name.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, common_name);
+        }
+        let names = names.iter().map(|name| (*name).try_into().unwrap());
+        let kind = |name: Ia5String| {
+            let is_uri = name.as_str().contains("://");
+            if is_uri { SanType::URI(name) } else { SanType::DnsName(name) }
+        };
+        params.subject_alt_names = names.map(kind).collect();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, from, to)
     }
 

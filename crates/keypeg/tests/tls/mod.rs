@@ -6,3 +6,4 @@ mod certificate;
 mod clients;
 mod connections;
 mod http2;
+mod mutual;

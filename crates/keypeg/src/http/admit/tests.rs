@@ -51,7 +51,7 @@ fn admitted(app: &App, sequence: u64) -> RequestContext<'_> {
     let id = RequestId { run_id: 1, core: 0, sequence };
     let origin = Origin { client_ip: None, id, started: clock::stopwatch() };
     let target = Target { method: "POST", path: "/v1/pools/default/keys" };
-    admit(app, target, || Ok(None), &origin).expect("a server without tokens")
+    admit(app, target, || Ok(None), None, &origin).expect("a server without tokens")
 }
 
 /// Reserves the memory of a body, as its reader does, and imports the value in it.

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
+use crate::http::origin::Sender;
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
 use crate::http::watchdog::{CoreWatch, watches};
@@ -252,7 +253,8 @@ async fn accept_ops(
             continue;
         };
         let place = Arc::new(place);
-        let client = Client { ip, place: Arc::clone(&place) };
+        let sender = Sender { ip, certificate: None };
+        let client = Client { sender, place: Arc::clone(&place) };
         let served = serve_ops(Arc::clone(&app), socket, client, phase.clone());
         place.served_by(tokio::spawn(served).abort_handle());
     }
@@ -361,7 +363,8 @@ impl Core {
             let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
             let Arrival { socket, client_ip, place } = arrival;
             let place = Arc::new(place);
-            let client = Client { ip: client_ip, place: Arc::clone(&place) };
+            let sender = Sender { ip: client_ip, certificate: None };
+            let client = Client { sender, place: Arc::clone(&place) };
             let served = tokio::spawn(serve(app, buffers, socket, client, self.phase.clone()));
             place.served_by(served.abort_handle());
         }

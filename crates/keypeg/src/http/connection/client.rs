@@ -1,12 +1,12 @@
-//! The client of a connection, which the layers of the connection pass on: its address and place.
+//! The client of a connection, which the layers of the connection pass on: who it is, and its place.
 
 use super::places::Place;
-use std::net::IpAddr;
+use crate::http::origin::Sender;
 use std::sync::Arc;
 
 /// The client of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    pub(super) ip: IpAddr,
+    pub(super) sender: Sender,
     pub(super) place: Arc<Place>,
 }

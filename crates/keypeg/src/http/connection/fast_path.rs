@@ -300,7 +300,7 @@ impl<'a> FastPath<'a> {
         let origin = Origin { client_ip, id: app.next_request_id(), started };
         let target = Target { method: "POST", path: head.path };
         let bearer = || Ok(head.authorization.and_then(admit::bearer));
-        let context = admit::admit(app, target, bearer, &origin);
+        let context = admit::admit(app, target, bearer, None, &origin);
         Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
     }
 }

@@ -35,7 +35,7 @@ pub(super) async fn accept(
     let socket = socket_of(socket).ok()?;
     let counts = &tls.handshakes;
     let time = app.server.timeouts.head;
-    match timeout(time, handshake(app, tls, socket, client.ip)).await {
+    match timeout(time, handshake(app, tls, socket, client.sender.ip)).await {
         Ok(Ended::Completed(connection)) => {
             count(&counts.completed);
             Some(connection)

@@ -118,21 +118,21 @@ fn http() -> http2::Builder<TokioExecutor> {
 /// Answers one request. hyper drops the future when the client resets the stream.
 fn answer(
     app: Arc<App>,
-    Client { ip, place }: Client,
+    Client { sender, place }: Client,
     streams: &Arc<Streams>,
     request: hyper::Request<Incoming>,
 ) -> impl Future<Output = Result<hyper::Response<StreamBody>, Infallible>> + Send + use<> {
     let stream = streams.begin();
     let is_head = *request.method() == Method::HEAD;
     async move {
-        let admitted = admit(&app, &CallerId::of_address(Some(ip)), &request);
+        let admitted = admit(&app, &CallerId::of_address(Some(sender.ip)), &request);
         let (mut response, in_progress) = match admitted {
             Err(problem) => (refuse(&app, problem, &request), None),
             Ok(in_progress) => {
                 let peer = RequestPeer::Stream(Arc::clone(&stream));
                 let time = app.server.timeouts.body;
                 let request = request.map(|body| RequestBody::new(body, peer, place, time));
-                (handle(&app, Some(ip), false, request).await, Some(in_progress))
+                (handle(&app, &sender, false, request).await, Some(in_progress))
             }
         };
         stream.hold([in_progress]);

@@ -43,7 +43,7 @@ pub(super) async fn serve(
         // Boxed, as below.
         return Box::pin(serve_tls(app, socket, client, phase)).await;
     }
-    let client_ip = Some(client.ip);
+    let client_ip = Some(client.sender.ip);
     let Ok(mut connection) = Connection::plain(socket) else { return };
     let fast_path = FastPath { app: &app, buffers: &buffers, client_ip, place: &client.place };
     match fast_path.serve(&mut connection, &mut phase).await {
@@ -75,7 +75,7 @@ pub(super) async fn serve_ops(
 async fn serve_tls(
     app: Arc<App>,
     socket: TcpStream,
-    client: Client,
+    mut client: Client,
     mut phase: watch::Receiver<ServerPhase>,
 ) {
     let handshake = handshake::accept(&app, socket, &client);
@@ -84,6 +84,7 @@ async fn serve_tls(
         () = reached(&mut phase, ServerPhase::Draining) => None,
     };
     let Some(connection) = connection else { return };
+    client.sender.certificate = connection.client_certificate().map(Arc::new);
     if connection.speaks_http2() {
         return Box::pin(http2::serve(app, client, connection, phase)).await;
     }
@@ -101,7 +102,7 @@ async fn serve_by_hyper(
     let filter = HyperErrorFilter::new(Arc::clone(&app));
     let timeouts = app.server.timeouts;
     let watched = WatchedConnection::new(connection, filter, read_ahead, timeouts, client.clone());
-    let Client { ip, place } = client;
+    let Client { sender, place } = client;
     let (peer, clear_heads) = (watched.peer(), watched.clear_heads());
     let Timeouts { idle, body: body_time, .. } = app.server.timeouts;
     let heads = AtomicU64::new(0);
@@ -110,12 +111,12 @@ async fn serve_by_hyper(
         let earlier_heads = heads.fetch_add(1, Ordering::Relaxed);
         let ambiguous = earlier_heads >= clear_heads.load(Ordering::Relaxed);
         let app = Arc::clone(&app);
-        let (client, place) = (client.clone(), Arc::clone(&place));
+        let (client, place, sender) = (client.clone(), Arc::clone(&place), sender.clone());
         async move {
             std::future::poll_fn(|cx| client.poll_accepted(cx)).await;
             let peer = RequestPeer::Connection(client);
             let request = request.map(|body| RequestBody::new(body, peer, place, body_time));
-            Ok::<_, Infallible>(handle(&app, Some(ip), ambiguous, request).await)
+            Ok::<_, Infallible>(handle(&app, &sender, ambiguous, request).await)
         }
     });
     let mut connection = http(idle).serve_connection(TokioIo::new(watched), service);

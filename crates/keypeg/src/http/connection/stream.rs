@@ -1,6 +1,7 @@
 //! The byte stream of a connection: plain TCP, or TLS. Nothing else in `connection` but the handshake
 //! names a kind of socket.
 
+use crate::tls::ClientCertificate;
 use rustix::net::sockopt::set_socket_linger;
 use socket2::SockRef;
 use std::io;
@@ -48,6 +49,17 @@ impl Connection {
         match self {
             Self::Plain(_) => false,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
+    /// Returns the certificate that the client showed, which the handshake has verified.
+    pub(super) fn client_certificate(&self) -> Option<ClientCertificate> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => {
+                let shown = stream.get_ref().1.peer_certificates()?.first()?;
+                ClientCertificate::parse(shown)
+            }
         }
     }
 

@@ -64,7 +64,7 @@ impl WatchedConnection {
         error_filter: HyperErrorFilter,
         read_ahead: ReadAhead,
         timeouts: Timeouts,
-        Client { ip, place }: Client,
+        Client { sender, place }: Client,
     ) -> Self {
         let ReadAhead { bytes, waited, answered_any } = read_ahead;
         let bytes_len = bytes.len();
@@ -79,7 +79,7 @@ impl WatchedConnection {
             head_timer: None,
             head_len: bytes_len,
             head_room: Vec::new(),
-            caller: CallerId::of_address(Some(ip)),
+            caller: CallerId::of_address(Some(sender.ip)),
         }
     }
 
