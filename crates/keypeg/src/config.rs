@@ -12,6 +12,7 @@ use crate::http::Timeouts;
 use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
 use crate::options::value::{FilePath, Switch};
+use crate::proxies::Proxies;
 use crate::seal::SealSettings;
 use crate::tls::TlsFiles;
 use keypeg_core::{KEY_BYTES_MIN, Policy, PolicyPatch};
@@ -59,6 +60,8 @@ pub struct Config {
     pub(crate) audit: Option<AuditSettings>,
     /// The host names of this server.
     pub hosts: Hosts,
+    /// The proxies in front of the server.
+    pub(crate) proxies: Proxies,
     /// The time limits of connections.
     pub(crate) timeouts: Timeouts,
 }
@@ -78,7 +81,10 @@ impl Config {
         let seal = seal_settings(options.seal_key, is_on(options.seal_existing))?;
         let ops_listen = options.ops_listen.map(|listen| listen.0);
         let named = [("--listen", Some(listen)), ("--ops-listen", ops_listen)];
-        let has = Protection { tls: tls.is_some(), tokens: tokens.is_some() };
+        let proxies = Proxies::new(options.behind_proxy.unwrap_or_default());
+        // Such a proxy has ended TLS before.
+        let has_tls = tls.is_some() || !proxies.is_empty();
+        let has = Protection { tls: has_tls, tokens: tokens.is_some() };
         for (option, address) in named {
             if let Some(address) = address.filter(|address| !address.ip().is_loopback())
                 && !is_on(options.insecure_listen)
@@ -137,6 +143,7 @@ impl Config {
             seal,
             audit,
             hosts,
+            proxies,
             timeouts,
         })
     }
@@ -211,7 +218,7 @@ impl Protection {
             (true, true) => return Ok(()),
             (false, true) => (
                 "there is no TLS, and keys and tokens could be read on the network",
-                "add --tls-cert and --tls-key",
+                "add --tls-cert and --tls-key, name the proxies that speak TLS with --behind-proxy",
             ),
             (true, false) => (
                 "without --tokens, every client that can connect would get every key",
@@ -284,6 +291,7 @@ mod tests {
             "--listen [::]:0",
             "--ops-listen 0.0.0.0:9000",
             "--listen 0.0.0.0:0 --tokens t",
+            "--listen 0.0.0.0:0 --behind-proxy 10.0.0.1",
             "--listen 0.0.0.0:0 --tls-cert c --tls-key k",
             "--ops-listen 0.0.0.0:0 --tls-cert c --tls-key k",
             "--tls-cert c",
@@ -303,6 +311,7 @@ mod tests {
             "--listen 0.0.0.0:0 --ops-listen [::]:0 --tls-cert c --tls-key k --tokens t",
             "--tls-cert c --tls-key k",
             "--tls-client-ca c --tls-cert c --tls-key k --tokens t",
+            "--listen 0.0.0.0:0 --tokens t --behind-proxy 10.0.0.1,10.1.0.0/16",
         ] {
             assert!(config(line).is_ok(), "{line}");
         }

@@ -24,6 +24,7 @@ mod options;
 mod panics;
 mod permissions;
 mod program;
+mod proxies;
 mod random;
 mod reloads;
 mod restore;
@@ -184,6 +185,7 @@ pub fn serve(
         access,
         audit,
         tls,
+        proxies: config.proxies.clone(),
         memory: config.memory,
         store_metrics: store.metrics(),
         backups: store.backups(),

@@ -8,6 +8,7 @@
 pub(crate) mod value;
 
 use crate::duration::HumanDuration;
+use crate::proxies::ProxyNet;
 use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -122,6 +123,13 @@ pub struct Options {
     #[serde(default, deserialize_with = "value::host_names")]
     pub(crate) allow_host: Option<Vec<String>>,
 
+    /// Addresses or networks of proxies, whose Forwarded or X-Forwarded-For name the caller
+    ///
+    /// The caller's address counts for the audit log, limits and shares. These proxies speak TLS with
+    /// the clients: with --tokens, the server may listen beyond this machine without TLS of its own.
+    #[arg(long, env = "KEYPEG_BEHIND_PROXY", value_name = "ADDR", value_delimiter = ',')]
+    pub(crate) behind_proxy: Option<Vec<ProxyNet>>,
+
     /// Time after which an idle connection is closed, 100ms to 24h [default: 75s]
     ///
     /// Use more than the idle time of the load balancer or proxy in front of the server.
@@ -180,6 +188,7 @@ impl Options {
             audit_mib: self.audit_mib.or(other.audit_mib),
             audit_keep: self.audit_keep.or(other.audit_keep),
             allow_host: self.allow_host.or(other.allow_host),
+            behind_proxy: self.behind_proxy.or(other.behind_proxy),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
             head_timeout: self.head_timeout.or(other.head_timeout),
             body_timeout: self.body_timeout.or(other.body_timeout),
@@ -255,14 +264,14 @@ mod tests {
                     seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
                     tls_key = 'k'\ntls_client_ca = 'ca'\naudit = 'a'\naudit_mib = 1\n\
-                    audit_keep = 0\nallow_host = ['h']\nidle_timeout = \"10m\"\n\
+                    audit_keep = 0\nallow_host = ['h']\nbehind_proxy = ['::1']\nidle_timeout = \"10m\"\n\
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
                     --tls-cert c --tls-key k --tls-client-ca ca \
-                    --audit a --audit-mib 1 --audit-keep 0 --allow-host h --idle-timeout 10m \
+                    --audit a --audit-mib 1 --audit-keep 0 --allow-host h --behind-proxy ::1 --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));
         let matches = command.try_get_matches_from(line.split_whitespace()).unwrap();

@@ -10,6 +10,7 @@ use super::origin::RequestId;
 use super::timeouts::Timeouts;
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::proxies::Proxies;
 use crate::share::{Budget, ReservedBudget};
 use crate::tls::TlsAcceptor;
 use keypeg_store::{BackupSource, Lane};
@@ -44,6 +45,8 @@ pub(super) struct Server {
     pub(super) audit: Option<Arc<Audit>>,
     /// The certificate of the server; `None` is plain HTTP.
     pub(super) tls: Option<Arc<TlsAcceptor>>,
+    /// The proxies in front of the server.
+    pub(super) proxies: Proxies,
     /// The time limits of connections.
     pub(super) timeouts: Timeouts,
     /// The bytes of bodies that arrive, shared by the callers.

@@ -56,7 +56,8 @@ pub(super) async fn handle(
         }
         let target = Target { method: request.method().as_str(), path: request.uri().path() };
         let bearer = || admit::bearer_of(request.headers());
-        let origin = Origin { client_ip: Some(sender.ip), id, started };
+        let caller = app.server.proxies.caller_of(sender.ip, request.headers());
+        let origin = Origin { client_ip: Some(caller), id, started };
         let certificate = sender.certificate.as_deref();
         let context = admit::admit(app, target, bearer, certificate, &origin)?;
         if !context.begins_on(request.body().place(), started) {

@@ -13,6 +13,7 @@ use crate::build_info;
 use crate::http::error::Problem;
 use crate::log;
 use crate::memory::MemoryPlan;
+use crate::proxies::Proxies;
 use crate::tls::{TlsAcceptor, TlsCounters};
 use hyper::StatusCode;
 use keypeg_client::{Code, routes};
@@ -141,6 +142,8 @@ pub(crate) struct StartInfo {
     pub(crate) audit: Option<Arc<Audit>>,
     /// The certificate of the server, if it speaks HTTPS.
     pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    /// The proxies in front of the server.
+    pub(crate) proxies: Proxies,
     /// The bounds of the server's memory.
     pub(crate) memory: MemoryPlan,
     /// The store's metrics.

@@ -4,6 +4,7 @@
 use crate::access::Hosts;
 use crate::duration::HumanDuration;
 use crate::memory::MEMORY_MIN;
+use crate::proxies::ProxyNet;
 use bytesize::ByteSize;
 use clap::builder::{
     BoolishValueParser, MapValueParser, PathBufValueParser, TypedValueParser as _,
@@ -95,6 +96,15 @@ impl TryFrom<Value> for FilePath {
     fn try_from(value: Value) -> Result<Self, Self::Error> {
         let text = value.as_str().filter(|text| !text.is_empty());
         text.map(|text| Self(text.into())).ok_or("must be a path, in quotes")
+    }
+}
+
+impl TryFrom<Value> for ProxyNet {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
     }
 }
 

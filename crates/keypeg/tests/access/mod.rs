@@ -2,6 +2,7 @@
 //! audit log, and no leaked secret.
 
 mod audit;
+mod behind_proxy;
 mod leaks;
 mod max_leases;
 mod shares;

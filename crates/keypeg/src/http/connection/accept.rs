@@ -136,6 +136,7 @@ pub(crate) fn run(
         access,
         audit,
         tls: start_info.tls.clone(),
+        proxies: start_info.proxies.clone(),
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),
         timeouts,

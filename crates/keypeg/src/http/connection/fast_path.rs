@@ -297,6 +297,13 @@ impl<'a> FastPath<'a> {
             remember(last_host, head.host);
         }
         let call = FastCall::read(&head).ok_or(NotFast::Unsupported)?;
+        let proxies = &app.server.proxies;
+        let client_ip = client_ip.map(|ip| {
+            if proxies.is_empty() {
+                return ip;
+            }
+            proxies.caller(ip, head.forwarded.into_iter(), head.x_forwarded_for.into_iter())
+        });
         let origin = Origin { client_ip, id: app.next_request_id(), started };
         let target = Target { method: "POST", path: head.path };
         let bearer = || Ok(head.authorization.and_then(admit::bearer));

@@ -125,7 +125,8 @@ fn answer(
     let stream = streams.begin();
     let is_head = *request.method() == Method::HEAD;
     async move {
-        let admitted = admit(&app, &CallerId::of_address(Some(sender.ip)), &request);
+        let caller = app.server.proxies.caller_of(sender.ip, request.headers());
+        let admitted = admit(&app, &CallerId::of_address(Some(caller)), &request);
         let (mut response, in_progress) = match admitted {
             Err(problem) => (refuse(&app, problem, &request), None),
             Ok(in_progress) => {

@@ -49,6 +49,8 @@ pub(super) struct RequestHead<'a> {
     pub(super) host: &'a [u8],
     pub(super) authorization: Option<&'a [u8]>,
     pub(super) content_type: Option<&'a [u8]>,
+    pub(super) forwarded: Option<&'a [u8]>,
+    pub(super) x_forwarded_for: Option<&'a [u8]>,
     pub(super) body: &'a [u8],
 }
 
@@ -80,12 +82,15 @@ fn with_body<'a>(
     }
     let (mut host, mut length) = (None, None);
     let (mut authorization, mut content_type) = (None, None);
+    let (mut forwarded, mut x_forwarded_for) = (None, None);
     for header in &*request.headers {
         let slot = match kind(header.name) {
             HeaderKind::Host => &mut host,
             HeaderKind::Length => &mut length,
             HeaderKind::Authorization => &mut authorization,
             HeaderKind::ContentType => &mut content_type,
+            HeaderKind::Forwarded => &mut forwarded,
+            HeaderKind::XForwardedFor => &mut x_forwarded_for,
             HeaderKind::Connection if header.value.eq_ignore_ascii_case(b"keep-alive") => continue,
             HeaderKind::Connection | HeaderKind::Hyper => return None,
             HeaderKind::Ignored => continue,
@@ -98,7 +103,8 @@ fn with_body<'a>(
     let length = length.map_or(Some(0), digits).filter(|&length| length <= BODY_MAX)?;
     let (host, body_end) = (host?, head_end + length);
     let Some(body) = bytes.get(head_end..body_end) else { return Some(Parsed::Incomplete) };
-    let head = RequestHead { path, host, authorization, content_type, body };
+    let head =
+        RequestHead { path, host, authorization, content_type, forwarded, x_forwarded_for, body };
     Some(Parsed::Complete { head, len: body_end })
 }
 
@@ -107,6 +113,8 @@ enum HeaderKind {
     Length,
     Authorization,
     ContentType,
+    Forwarded,
+    XForwardedFor,
     Connection,
     /// Only the hyper path knows its meaning.
     Hyper,
@@ -122,6 +130,8 @@ fn kind(name: &str) -> HeaderKind {
         13 if is("authorization") => HeaderKind::Authorization,
         12 if is("content-type") => HeaderKind::ContentType,
         10 if is("connection") => HeaderKind::Connection,
+        9 if is("forwarded") => HeaderKind::Forwarded,
+        15 if is("x-forwarded-for") => HeaderKind::XForwardedFor,
         len if HYPER_HEADERS.iter().any(|other| other.len() == len && is(other)) => {
             HeaderKind::Hyper
         }

@@ -37,7 +37,7 @@ impl FastPath<'_> {
         });
         let (sent, rest) = written.await?;
         if !rest.is_empty() {
-            let caller = admit::caller(admitted, self.client_ip);
+            let caller = admit::caller(admitted, origin.client_ip);
             // Boxed, because few clients do not accept a response at once.
             Box::pin(self.send_rest(connection, write_watch, &rest, &caller)).await?;
         }
