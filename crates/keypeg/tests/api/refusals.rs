@@ -260,6 +260,7 @@ fn an_unknown_parameter_is_refused_on_every_canonical_route() {
             let allowed = match route.operation {
                 "listKeys" => "state, limit, cursor",
                 "listPools" => "limit, cursor",
+                "verify" | "authorize" => "states",
                 _ => "no parameters",
             };
             assert_eq!(problem["allowed"], allowed, "{request}");
