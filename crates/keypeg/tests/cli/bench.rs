@@ -13,6 +13,18 @@ fn bench(server: &Server, args: &[&str]) -> Output {
     command.env("KEYPEG_SERVER", format!("http://{}", server.addr())).output().unwrap()
 }
 
+/// A busy machine may answer nothing within a short run, so the runs get longer.
+const TIMES: [&str; 3] = ["200ms", "3s", "30s"];
+
+/// Runs a load for some time; returns its report, or `None` if no good answer arrived in time.
+#[track_caller]
+fn report_for(server: &Server, args: &[&str], time: &str) -> Option<Value> {
+    let output = bench(server, &[args, &["--for", time]].concat());
+    let code = output.status.code();
+    assert!([Some(0), Some(70)].contains(&code), "{output:?}");
+    (code == Some(0)).then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
 #[track_caller]
 fn report(server: &Server, args: &[&str]) -> Value {
     let output = bench(server, args);
@@ -37,11 +49,18 @@ fn the_report_agrees_with_the_counters_of_the_server() {
     let dir = TempDir::new();
     let server = Server::on(&dir, &[]);
     let client = &mut server.client();
-    let report =
-        report(&server, &["--for", "300ms", "--connections", "4", "--keys", "100", "--pool", "b"]);
-    let (good, after) = (count(&report, "requests"), count(&report, "after"));
-    assert!(good > 0 && after <= 8, "{report}");
-    assert_eq!(good + after, answered(client, "leases", "2xx"), "{report}");
+    let report = TIMES.into_iter().find_map(|time| {
+        let before = answered(client, "leases", "2xx");
+        let args = ["--connections", "4", "--keys", "100", "--pool", "b"];
+        let report = report_for(&server, &args, time)?;
+        let (good, after) = (count(&report, "requests"), count(&report, "after"));
+        assert!(after <= 8, "{report}");
+        assert_eq!(before + good + after, answered(client, "leases", "2xx"), "{report}");
+        let is_measured = report["process"]["cpu_seconds"].as_f64().unwrap() > 0.0;
+        (good > 0 && is_measured).then_some(report)
+    });
+    let report = report.expect("a run with answers");
+    let good = count(&report, "requests");
     assert_eq!((count(&report, "broken"), &report["refused"]), (0, &json!({})));
     let by = |kind: &str| report["by"][kind]["count"].as_u64().unwrap();
     assert_eq!(by("acquire") + by("release"), good);
@@ -51,7 +70,6 @@ fn the_report_agrees_with_the_counters_of_the_server() {
     client.ask("GET /v1/pools/b").is(200, &all_available);
     let process = &report["process"];
     assert!(process["resident_bytes"].as_u64().unwrap() > 1_000_000, "{report}");
-    assert!(process["cpu_seconds"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 /// The measured requests had no token, so on a server with tokens each of them was refused.
@@ -64,9 +82,10 @@ fn every_request_has_the_access_token() {
     std::fs::write(&file, &token).unwrap();
     for scenario in ["acquire-release", "seed", "keepalive", "generate", "constant"] {
         let named = ["--keys", "100", "--token-file", file.to_str().unwrap()];
-        let args = [&[scenario, "--for", "100ms", "--connections", "2"], &named[..]].concat();
-        let report = report(&server, &args);
-        assert!(count(&report, "requests") > 0, "{report}");
+        let report = TIMES.into_iter().find_map(|time| {
+            report_for(&server, &[&[scenario, "--connections", "2"], &named[..]].concat(), time)
+        });
+        let report = report.expect("a run with answers");
         assert_eq!(report["refused"], json!({}), "{scenario}: {report}");
         assert!(!report.to_string().contains(&token), "{report}");
     }
@@ -109,10 +128,15 @@ fn each_scenario_calls_the_routes_it_is_named_after() {
         (&["keepalive"], "keys"),
         (&["constant", "--path", "/livez"], "ops"),
     ] {
-        let before = answered(client, route, "2xx");
-        let keys = client.ask("GET /v1/pools/default").json()["total"].as_u64().unwrap();
-        let all_args = [args, &["--for", "150ms", "--connections", "2", "--threads", "2"]].concat();
-        let report = report(&server, &all_args);
+        let all_args = [args, &["--connections", "2", "--threads", "2"]].concat();
+        let (before, keys, report) = TIMES
+            .into_iter()
+            .find_map(|time| {
+                let before = answered(client, route, "2xx");
+                let keys = client.ask("GET /v1/pools/default").json()["total"].as_u64().unwrap();
+                Some((before, keys, report_for(&server, &all_args, time)?))
+            })
+            .expect("a run with answers");
         let good = count(&report, "requests") + count(&report, "after");
         assert!(good > 0 && answered(client, route, "2xx") >= before + good, "{args:?}: {report}");
         let created = client.ask("GET /v1/pools/default").json()["total"].as_u64().unwrap() - keys;

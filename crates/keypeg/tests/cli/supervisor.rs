@@ -42,7 +42,13 @@ impl Supervisor {
     /// Returns the next message, as its lines.
     fn next(&self) -> Vec<String> {
         let mut bytes = [0; 4_096];
-        let length = self.socket.recv(&mut bytes).expect("a message");
+        let length = loop {
+            match self.socket.recv(&mut bytes) {
+                // A stop of this process interrupts the call.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.expect("a message"),
+            }
+        };
         String::from_utf8(bytes[..length].to_vec()).unwrap().lines().map(str::to_owned).collect()
     }
 
@@ -52,7 +58,10 @@ impl Supervisor {
         let heard = self.socket.recv(&mut [0; 4_096]);
         self.socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let is_silence = |error: &std::io::Error| {
-            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+            matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+            )
         };
         assert!(heard.is_ok() || heard.as_ref().is_err_and(is_silence), "{heard:?}");
         heard.is_ok()

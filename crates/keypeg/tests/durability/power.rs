@@ -10,7 +10,7 @@ use crate::support::history::{
     SERVER_ARGS, SeededRandom, SharedHistory, env_number, run_clients, start_round,
 };
 use crate::support::volume::{Volume, run};
-use crate::support::{Client, Server, TempDir, keypeg, keypeg_under, pause, skipped};
+use crate::support::{Client, Server, TempDir, eventually, keypeg, keypeg_under, pause, skipped};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -141,6 +141,7 @@ fn a_server_that_does_not_sync_loses_data() {
         assert_eq!(server.terminate().code(), Some(0));
         let mut server = Server::logged(&mut serve(&NO_SYNC, &data), &log);
         run_clients(&mut server, &history, random, |server| {
+            eventually("keys to lose", || (history.lock().unwrap().key_count() > 0).then_some(()));
             pause(Duration::from_millis(300));
             volume.cut(0, 0);
             server.kill();

@@ -247,14 +247,22 @@ impl History {
         (self.acked, self.holds.len(), self.refused)
     }
 
+    /// Returns the number of acknowledged keys that exist for certain.
+    pub(crate) fn key_count(&self) -> usize {
+        self.existing().count()
+    }
+
+    fn existing(&self) -> impl Iterator<Item = &String> {
+        let exists =
+            |(_, key): &(&String, &KeyRecord)| key.pool == POOLS[0] && !key.gone && !key.deleting;
+        self.keys.iter().filter(exists).map(|(id, _)| id)
+    }
+
     /// Counts acknowledged keys that the server does not know, for a control that must lose some.
     pub(crate) fn lost_keys(&self, server: &Server) -> usize {
         let client = &mut server.client();
-        let exists =
-            |(_, key): &(&String, &KeyRecord)| key.pool == POOLS[0] && !key.gone && !key.deleting;
-        let expected = self.keys.iter().filter(exists);
-        expected
-            .filter(|(id, _)| client.ask(&format!("GET /v1/pools/default/keys/{id}")).status != 200)
+        self.existing()
+            .filter(|id| client.ask(&format!("GET /v1/pools/default/keys/{id}")).status != 200)
             .count()
     }
 

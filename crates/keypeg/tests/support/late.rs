@@ -37,12 +37,15 @@ fn measured<T>(case: impl Fn() -> T) -> (std::thread::Result<T>, Duration) {
     std::thread::scope(|scope| {
         let meter = scope.spawn(|| {
             let mut late = Duration::ZERO;
-            while !ended.load(Ordering::Relaxed) {
+            // At least one reading, also beside a case that ends before this thread runs.
+            loop {
                 let start = now();
                 pause(EVERY);
                 late = late.max(start.elapsed().saturating_sub(EVERY));
+                if ended.load(Ordering::Relaxed) {
+                    break late;
+                }
             }
-            late
         });
         let outcome = catch_unwind(AssertUnwindSafe(case));
         ended.store(true, Ordering::Relaxed);
@@ -51,6 +54,7 @@ fn measured<T>(case: impl Fn() -> T) -> (std::thread::Result<T>, Duration) {
 }
 
 /// Like [`unless_late`], for a case on a tokio runtime of its own.
+#[cfg(feature = "cli")]
 pub(crate) fn unless_late_async<F: Future>(limit: Duration, case: impl Fn() -> F) -> F::Output {
     unless_late(limit, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
