@@ -1080,6 +1080,11 @@ impl Model {
         }
     }
 
+    /// Returns the calls that were deferred to the next turn.
+    pub(crate) fn deferred_calls(&self) -> impl Iterator<Item = &Call> {
+        self.deferred.iter().map(|(_, sent)| &sent.call)
+    }
+
     /// Applies a restart: no call waits, and every key has its full keep-alive TTL again.
     pub(crate) fn restart(&mut self) {
         self.orphaned_waiters.clear();

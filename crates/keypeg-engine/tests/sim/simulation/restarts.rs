@@ -5,7 +5,7 @@ use super::{Candidate, Interrupted, LastTurn, SentTurn, Simulation};
 use crate::clients::Action;
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
-use crate::model::{Checked, State, ensure};
+use crate::model::{Checked, Model, State, ensure};
 use crate::support::{SeededRandom, list_pools};
 use keypeg_core::{KeyRef, KeyState, KeyView, PoolName};
 use keypeg_engine::EngineConfig;
@@ -243,7 +243,14 @@ impl Simulation {
             }
             recovered.pools.push((view, keys));
         }
-        for call in lost.unwrap_or_default().iter().filter_map(|(_, action)| action.call()) {
+        let mut calls: Vec<Call> = Vec::new();
+        if let Some(lost) = lost {
+            calls.extend(lost.iter().filter_map(|(_, action)| action.call().cloned()));
+            // Imports of turns before, whose lookups were complete, belong to the lost turn too.
+            let models = self.models.iter().map(|candidate| &candidate.model);
+            calls.extend(models.flat_map(Model::deferred_calls).cloned());
+        }
+        for call in &calls {
             let Call::Import { pool, values, .. } = call else { continue };
             let show = |value| Call::GetKey { pool: pool.clone(), key: KeyRef::Value(value) };
             let shown = self.query(values.iter().cloned().map(show).collect())?;
