@@ -79,7 +79,7 @@ fn the_unit_agrees_with_the_server() {
     let connections: u64 = of("LimitNOFILE")[0].parse().unwrap();
     assert!(connections >= 10_000 + 64);
     assert_eq!(of("RestartPreventExitStatus"), ["64 65 77 78"]);
-    assert_eq!(of("LoadCredential"), ["tokens:keypeg.tokens"]);
+    assert_eq!(of("LoadCredential"), ["tokens:keypeg.tokens", "seal-key:keypeg.seal-key"]);
     assert_eq!((of("Type"), of("KillSignal")), (vec!["notify"], vec!["SIGTERM"]));
 }
 
