@@ -1,5 +1,6 @@
 //! The parameters in queries and headers that operations have.
 
+use keypeg_client::KeyState;
 use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT};
 use serde_json::{Value, json};
 
@@ -33,9 +34,10 @@ pub(super) fn pages(items: &str, default: usize) -> Vec<Value> {
 
 /// Returns the parameter for the states in which a key is active.
 pub(super) fn states() -> Value {
+    let state = format!("({})", KeyState::ALL.map(KeyState::as_str).join("|"));
     query(
         "states",
-        &json!({ "type": "string", "default": "leased" }),
+        &json!({ "type": "string", "default": "leased", "pattern": format!("^{state}(,{state})*$") }),
         "The states in which a key is active, separated by commas: `leased`, `available`, `resting`, \
          `quarantined`.",
     )
