@@ -15,6 +15,8 @@ KEYPEG_TOKEN.
 from .__about__ import __version__
 from ._aio import AsyncClient, AsyncLease
 from ._errors import (
+    BackupRunning,
+    BackupUnsupported,
     BadCursor,
     DefaultPool,
     Forbidden,
@@ -62,6 +64,8 @@ from ._sync import Client, Lease
 __all__ = [
     "AsyncClient",
     "AsyncLease",
+    "BackupRunning",
+    "BackupUnsupported",
     "BadCursor",
     "Client",
     "DefaultPool",

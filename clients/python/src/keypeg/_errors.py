@@ -256,6 +256,18 @@ class RequestTimeout(Refused, code="timeout"):
     next_step = "Send the request again."
 
 
+class BackupRunning(Refused, code="backup_running"):
+    """Another backup of the server is running; one runs at a time."""
+
+    next_step = "Wait until it has ended, then try again."
+
+
+class BackupUnsupported(Refused, code="backup_unsupported"):
+    """The server keeps its keys in memory alone, so it has no backups."""
+
+    next_step = "Start the server with a data directory."
+
+
 class DefaultPool(Refused, code="default_pool"):
     """The pool `default` cannot be deleted."""
 
