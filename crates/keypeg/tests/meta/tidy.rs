@@ -53,10 +53,6 @@ const LONG: &[(&str, &str)] = &[
     ),
     ("crates/keypeg-core/tests/support/naive.rs", "the whole contract as a simple model"),
     ("crates/keypeg-engine/tests/support/sim_disk.rs", "one simulated disk with all its faults"),
-    (
-        "crates/keypeg-engine/tests/sim/model.rs",
-        "the whole contract, as far as a client can see it",
-    ),
 ];
 const LINES_MAX: usize = 500;
 

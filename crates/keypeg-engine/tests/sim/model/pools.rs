@@ -1,0 +1,207 @@
+//! Pools in the model, and the keys that enter them: by generation or by import.
+//!
+//! A random value is taken from the reply, and must be new.
+
+use super::{Checked, Instant, Key, Model, Observation, Pool, Rules, State, ensure};
+use crate::idempotency::StoredAnswers;
+use keypeg_core::{ImportOptions, KeyId, Policy, PoolName, Refusal};
+use keypeg_store::{Reply, RequestError};
+use std::collections::{BTreeSet, VecDeque};
+
+impl Model {
+    pub(super) fn put_pool(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        (name, patch): (&str, &keypeg_core::PolicyPatch),
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        let created = !self.pools.contains_key(name);
+        let base = self.pools.get(name).map_or_else(Policy::default, |pool| pool.policy.clone());
+        let policy = Policy {
+            lease_ttl_ms: patch.lease_ttl_ms.unwrap_or(base.lease_ttl_ms),
+            max_hold_ms: patch.max_hold_ms.unwrap_or(base.max_hold_ms),
+            keepalive_ttl_ms: patch.keepalive_ttl_ms.unwrap_or(base.keepalive_ttl_ms),
+            rest_ms: patch.rest_ms.unwrap_or(base.rest_ms),
+            key_length: patch.key_length.unwrap_or(base.key_length),
+            key_prefix: patch.key_prefix.clone().unwrap_or(base.key_prefix),
+            max_keys: patch.max_keys.unwrap_or(base.max_keys),
+        };
+        if policy.max_hold_ms.is_some_and(|hold| hold < policy.lease_ttl_ms) {
+            return observed.check(slot, |reply| match reply {
+                Reply::Refused(RequestError::Refused(Refusal::Invalid(_))) => Ok(()),
+                _ => Err("max_hold is shorter than lease_ttl".into()),
+            });
+        }
+        self.durable = now.lease;
+        let empty = Pool {
+            policy: policy.clone(),
+            keys: Vec::new(),
+            wait_queue: VecDeque::new(),
+            retired: BTreeSet::new(),
+            removed_guesses: BTreeSet::new(),
+            answers: StoredAnswers::default(),
+        };
+        let pool = self.pools.entry(name.to_owned()).or_insert(empty);
+        pool.policy = policy;
+        let expiry_can_lag = self.rules.expiry_can_lag;
+        observed.check(slot, |reply| {
+            crate::views::pool_reply(reply, (name, pool), now, (created, expiry_can_lag))
+        })
+    }
+
+    pub(super) fn delete_pool(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        if name == PoolName::DEFAULT {
+            return observed.refusal(slot, &Refusal::DefaultPool);
+        }
+        let pool = self.pools.remove(name).expect("an existing pool");
+        self.durable = now.lease;
+        self.orphaned_waiters.extend(pool.wait_queue.iter().map(|waiter| waiter.slot));
+        self.removed_keys.extend(pool.keys.iter().filter_map(|key| key.id));
+        observed.done(slot)
+    }
+
+    pub(super) fn has_capacity(&self, name: &str, count: usize) -> bool {
+        let pool = &self.pools[name];
+        pool.policy.max_keys.is_none_or(|max| (pool.keys.len() + count) as u64 <= max)
+    }
+
+    pub(super) fn add_key(
+        &mut self,
+        now: Instant,
+        name: &str,
+        (id, value, keepalive): (Option<KeyId>, Option<String>, bool),
+    ) {
+        self.durable = now.lease;
+        self.next_key += 1;
+        let pool = self.pools.get_mut(name).expect("an existing pool");
+        let serial = self.next_key;
+        let guessed = (id.is_none() && value.is_none()).then_some(now.lease);
+        let state = State::Available;
+        let mut key = Key { serial, id, value, keepalive, guessed, purge_at: None, state };
+        key.keep_alive(now, &pool.policy);
+        pool.keys.push(key);
+        if let Some(id) = id {
+            // The value of a removed key came back.
+            self.removed_keys.remove(&id);
+        }
+    }
+
+    pub(crate) fn exists(&self, id: KeyId) -> bool {
+        self.pools.values().flat_map(|pool| &pool.keys).any(|key| key.id == Some(id))
+    }
+
+    pub(super) fn is_new(&self, id: KeyId) -> bool {
+        !self.removed_keys.contains(&id) && !self.exists(id)
+    }
+
+    pub(crate) fn was_removed(&self, id: KeyId) -> bool {
+        self.removed_keys.contains(&id)
+    }
+
+    /// Creates the model with the default pool.
+    pub(crate) fn new(policy: Policy, rules: Rules) -> Self {
+        let mut model = Self { rules, ..Self::default() };
+        let (keys, wait_queue, retired) = (Vec::new(), VecDeque::new(), BTreeSet::new());
+        let (removed_guesses, answers) = (BTreeSet::new(), StoredAnswers::default());
+        let pool = Pool { policy, keys, wait_queue, retired, removed_guesses, answers };
+        model.pools.insert(PoolName::DEFAULT.into(), pool);
+        model
+    }
+
+    pub(crate) fn generate(
+        &mut self,
+        now: Instant,
+        (slot, name): (u32, &str),
+        count: u32,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        let count = count as usize;
+        if !self.has_capacity(name, count) {
+            return self.pool_full(slot, name, observed);
+        }
+        let mut created: Vec<(Option<KeyId>, Option<String>)> = vec![(None, None); count];
+        let this = &*self;
+        observed.check(slot, |reply| {
+            let Reply::Keys(keys) = reply else { return Err("the pool is not full".into()) };
+            ensure!(keys.len() == count, "expected {count} keys");
+            for (key, created) in keys.iter().zip(&mut created) {
+                let value = key.value.reveal();
+                let policy = &this.pools[name].policy;
+                let symbols = value.strip_prefix(&*policy.key_prefix);
+                let fits = symbols.is_some_and(|rest| rest.len() == usize::from(policy.key_length));
+                ensure!(fits, "the value does not match the policy");
+                ensure!(this.is_new(key.id), "key id {} was reused", key.id);
+                crate::views::new_key(key, (policy, true), now)?;
+                *created = (Some(key.id), Some(value.to_owned()));
+            }
+            Ok(())
+        })?;
+        for (id, value) in created {
+            self.add_key(now, name, (id, value, true));
+        }
+        Ok(())
+    }
+
+    pub(super) fn pool_full(
+        &self,
+        slot: u32,
+        name: &str,
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        let max = self.pools[name].policy.max_keys.unwrap_or_default();
+        observed.refusal(slot, &Refusal::PoolFull { max, of_server: false })
+    }
+
+    pub(crate) fn import(
+        &mut self,
+        now: Instant,
+        (slot, name): (u32, &str),
+        (values, options): (&[&str], ImportOptions),
+        observed: &mut Observation<'_, '_>,
+    ) -> Checked {
+        let pool = &self.pools[name];
+        let known = |index: usize, value: &str| {
+            pool.retired.contains(value) && !options.allow_retired
+                || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
+                || values[..index].contains(&value)
+        };
+        if let Some(index) =
+            values.iter().enumerate().position(|(index, value)| known(index, value))
+        {
+            return observed.refusal(slot, &Refusal::KeyExists { index });
+        }
+        if !self.has_capacity(name, values.len()) {
+            return self.pool_full(slot, name, observed);
+        }
+        let mut ids = vec![None; values.len()];
+        if let Observation::Lost(hypothesis) = observed {
+            ids = values.iter().map(|value| hypothesis.imported(name, value)).collect();
+        }
+        let this = &*self;
+        observed.check(slot, |reply| {
+            let Reply::Keys(keys) = reply else { return Err("all values are new".into()) };
+            ensure!(keys.len() == values.len(), "all values are imported");
+            for ((key, value), id) in keys.iter().zip(values).zip(&mut ids) {
+                ensure!(key.value.reveal() == *value, "expected the value {value}");
+                let comes_back = this.pools[name].retired.contains(*value);
+                let is_new = this.is_new(key.id) || comes_back && !this.exists(key.id);
+                ensure!(is_new, "key id {} was reused", key.id);
+                let keepalive = options.keepalive;
+                crate::views::new_key(key, (&this.pools[name].policy, keepalive), now)?;
+                *id = Some(key.id);
+            }
+            Ok(())
+        })?;
+        for (id, value) in ids.into_iter().zip(values) {
+            self.add_key(now, name, (id, Some((*value).to_owned()), options.keepalive));
+        }
+        Ok(())
+    }
+}
