@@ -12,7 +12,7 @@ check:
 test:
     ./test
 
-# Runs the tests of the server on the naive store, except those that need a store that keeps its data.
+# Runs the tests of the server, `durability` excepted, on a store without a journal: they pass because of what the boundary of stores says, not because of the embedded engine.
 naive-store *args:
     cargo build -p keypeg --example naive_server
     KEYPEG_BINARY={{justfile_directory()}}/target/debug/examples/naive_server cargo test -p keypeg --test server -- --skip durability:: {{args}}
