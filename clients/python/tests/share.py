@@ -80,8 +80,8 @@ def play(server: Server, run: Run) -> Result:
         command = [sys.executable, worker, proxy.url, directory, json.dumps(options)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as workers:
             assert workers.stdout is not None
-            stop_at = float(workers.stdout.readline())
             processes = [int(workers.stdout.readline()) for _ in range(run.workers)]
+            stop_at = float(workers.stdout.readline())
             begin = stop_at - run.seconds
             at = [begin + dice.uniform(0.3, 0.9) * run.seconds for _ in range(run.killed)]
             faults = list(zip(at, dice.sample(range(run.workers), run.killed), strict=True))
