@@ -1,4 +1,5 @@
-//! `keypeg token new`: generates a token, prints it once, and stores only its hash.
+//! `keypeg token new`: generates a token, prints it once, and stores only its hash; or makes the
+//! entry of a client certificate, which needs no token.
 //!
 //! An entry is checked with the whole token file before it is added, so the file stays valid.
 
@@ -25,7 +26,8 @@ use std::path::{Path, PathBuf};
 pub enum TokenCommand {
     /// Create a token; print it, and its entry for the token file, which contains only the hash
     ///
-    /// The token cannot be printed again.
+    /// The token cannot be printed again. With --certificate the entry names client certificates,
+    /// and there is no token.
     New(NewToken),
 }
 
@@ -56,6 +58,12 @@ pub struct NewToken {
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(tokens::LEASES_MAX)))]
     max_leases: Option<u32>,
+    /// Name of a client certificate, in place of a token; may be repeated
+    ///
+    /// A DNS name or URI of the certificate, or its common name if it has neither. The server needs
+    /// --tls-client-ca.
+    #[arg(long = "certificate", value_name = "NAME")]
+    certificates: Vec<String>,
     /// Token file to add the entry to, created if it does not exist; only the token is printed
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
@@ -65,13 +73,17 @@ impl TokenCommand {
     /// Runs the command and prints its result to stdout.
     pub fn run(&self) -> Result<(), Failure> {
         let Self::New(options) = self;
+        if !options.certificates.is_empty() {
+            return options.add_certificates();
+        }
         let mut bytes = [0; TOKEN_LEN];
         SystemRandom::new().fill(&mut bytes);
         let mut token = PREFIX.to_owned();
         for byte in bytes {
             write!(token, "{byte:02x}").expect("invariant: writing to a string never fails");
         }
-        let entry = options.entry(&token)?;
+        let hash = TokenHash::of(token.as_bytes());
+        let entry = options.entry(&format!("sha256 = \"{hash}\""))?;
         let failed = |error: std::io::Error| {
             let message = format!("cannot write to stdout: {error}; the token was not added");
             Failure::new(exit::IO, message)
@@ -90,8 +102,35 @@ impl TokenCommand {
 }
 
 impl NewToken {
-    /// Returns the token's entry for the token file.
-    fn entry(&self, token: &str) -> Result<String, Failure> {
+    /// Prints the entry of client certificates, or adds it to the token file.
+    fn add_certificates(&self) -> Result<(), Failure> {
+        let names = tokens::certificate_names(&self.certificates);
+        let names = names.map_err(|message| Failure::new(exit::USAGE, message))?;
+        for name in names.iter().filter(|name| Path::new(&***name).is_file()) {
+            streams::print_message(&format!(
+                "{name} is a file: the entry is for certificates with this name, not for that file"
+            ));
+        }
+        // A name has no control characters, so TOML requires no other escapes.
+        let quoted =
+            |name: &str| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
+        let names: Vec<_> = names.iter().map(|name| quoted(name)).collect();
+        let field = match &*names {
+            [name] => format!("certificate = {name}"),
+            names => format!("certificate = [{}]", names.join(", ")),
+        };
+        let entry = self.entry(&field)?;
+        // Two names that differ only in case are the same name.
+        tokens::Tokens::parse(&entry, None).map_err(|error| Failure::new(exit::USAGE, error))?;
+        let Some(path) = &self.tokens else {
+            let failed = |error| Failure::new(exit::IO, format!("cannot write to stdout: {error}"));
+            return streams::print(&entry).map_err(failed);
+        };
+        add(path, &entry).map(drop)
+    }
+
+    /// Returns an entry for the token file; `proof` is its field with a hash or with certificates.
+    fn entry(&self, proof: &str) -> Result<String, Failure> {
         let invalid = |message| Failure::new(exit::USAGE, message);
         tokens::check_name(&self.name).map_err(invalid)?;
         for pool in &self.pools {
@@ -111,9 +150,8 @@ impl NewToken {
             all.join(", ")
         };
         let mut entry = format!(
-            "[[token]]\nname = \"{}\"\nsha256 = \"{}\"\npools = [{}]\nscopes = [{}]\n",
+            "[[token]]\nname = \"{}\"\n{proof}\npools = [{}]\nscopes = [{}]\n",
             self.name,
-            TokenHash::of(token.as_bytes()),
             list(&self.pools),
             list(&self.scopes),
         );

@@ -279,7 +279,7 @@ impl Token {
 }
 
 /// Checks the names of client certificates; DNS names become lower case, as in certificates.
-fn certificate_names(names: &[String]) -> Result<Vec<Box<str>>, String> {
+pub(crate) fn certificate_names(names: &[String]) -> Result<Vec<Box<str>>, String> {
     if names.is_empty() {
         return Err("certificate must contain at least one name".into());
     }

@@ -93,6 +93,60 @@ fn a_certificate_has_the_rights_of_the_entry_with_its_name() {
     });
 }
 
+/// Only an editor could write such an entry, and the first error showed at the reload.
+#[test]
+fn token_new_writes_the_entry_of_a_certificate() {
+    let mutual = Mutual::new("");
+    let path = mutual.tokens.args()[1].clone();
+    let new = |names: &[&str], more: &[&str]| {
+        let mut command = std::process::Command::new(crate::support::binary());
+        command.args(["token", "new", "--pool", "*", "--scope", "read"]).args(more);
+        for name in names {
+            command.args(["--certificate", name]);
+        }
+        exit_within(command.env_clear())
+    };
+    let quoted = r#"CN="x"\y"#;
+    for (entry, names) in [
+        ("ci", &["CI.example"][..]),
+        ("job", &["spiffe://example/job", "old.example"]),
+        ("person", &["Ada Lovelace"]),
+        ("odd", &[quoted]),
+    ] {
+        let (code, out, said) = new(names, &["--name", entry, "--tokens", &path]);
+        // There is no token, so nothing is printed.
+        assert_eq!((code, &*out, &*said), (Some(0), "", ""), "{entry}");
+    }
+    kill_process(mutual.server.pid(), Signal::HUP).unwrap();
+    for (names, common) in [
+        (&["ci.example"][..], ""),
+        (&["spiffe://example/job"], ""),
+        (&["old.example"], ""),
+        (&[], "Ada Lovelace"),
+        (&[], quoted),
+    ] {
+        let certificate = mutual.clients.client_named(names, common, VALID);
+        eventually("the rights of the entry", || {
+            (mutual.list(Some(&certificate)).0 == 200).then_some(())
+        });
+    }
+    // Without a file the command prints the entry, and nothing that could be a token.
+    let (code, out, _) = new(&["ci.example"], &["--name", "ci"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        out,
+        "[[token]]\nname = \"ci\"\ncertificate = \"ci.example\"\npools = [\"*\"]\nscopes = [\"read\"]\n"
+    );
+    // An entry with the same certificate is refused, and the file stays as it is.
+    let before = mutual.tokens.text();
+    let (code, _, said) = new(&["OLD.example"], &["--name", "again", "--tokens", &path]);
+    assert!(code == Some(78) && said.contains("\"old.example\" occurs twice"), "{said}");
+    assert_eq!(mutual.tokens.text(), before);
+    let file = mutual.clients.write("ci.pem", "");
+    let (code, _, said) = new(&[&file], &["--name", "ci"]);
+    assert!(code == Some(0) && said.contains("is a file: the entry is for certificates"), "{said}");
+}
+
 #[test]
 fn a_client_without_a_certificate_needs_a_token_and_a_wrong_token_is_refused() {
     let mutual = Mutual::new(&entry("ci", "\"ci.example\""));
