@@ -13,7 +13,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Invalid tokens that an address may send in a burst; after it, one per second.
 const FAILURE_BURST: u64 = 20;
 /// Unknown keys that an address may have verified in a burst; after it, 100 per second. A gateway
-/// sends the requests of many clients, so both are large.
+/// that the server does not name as a proxy is one address for many clients, so both are large.
 const UNKNOWN_KEY_BURST: u64 = 1_000;
 const UNKNOWN_KEY_INTERVAL_NS: u64 = SECOND_NS / 100;
 /// The table of addresses is set-associative: an address can be in any of the `WAYS` slots of its

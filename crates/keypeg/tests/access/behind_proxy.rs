@@ -90,6 +90,23 @@ fn wrong_tokens_count_for_the_caller_and_not_for_the_proxy() {
     }
 }
 
+/// The refusal said that all clients of a gateway share one limit, also where they do not.
+#[test]
+fn unknown_keys_count_for_the_caller_and_not_for_the_gateway() {
+    let behind = Behind::new(&[]);
+    let client = &mut behind.server.client();
+    let mut ask = |address: &str| {
+        let headers = [("x-api-key", "guess"), ("x-forwarded-for", address)];
+        client.try_send("GET /v1/pools/default/verify", &headers, "").unwrap()
+    };
+    // The burst is 1000, and 100 a second come back.
+    let limited = (0..100_000).map(|_| ask("1.2.3.4")).find(|answer| answer.status != 403);
+    let problem = limited.expect("guesses are limited").problem(429, "rate_limited");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("--behind-proxy"), "{detail}");
+    assert_eq!(ask("1.2.3.5").status, 403);
+}
+
 #[test]
 fn an_address_that_is_not_one_is_refused_at_the_start() {
     for (value, says) in [("proxy", "must be the address"), ("0.0.0.0/0", "must be the address")] {

@@ -141,8 +141,9 @@ fn check_unknown_keys(context: &RequestContext<'_>) -> Result<(), Problem> {
     let Some(address) = context.client_ip() else { return Ok(()) };
     let unknown_keys = &context.server.access.unknown_keys;
     unknown_keys.check(address, clock::stopwatch()).map_err(|wait| {
-        let detail = "Too many unknown keys from this address: wait, then retry. A gateway is one \
-                      address for all its clients.";
+        let detail = "Too many unknown keys from this address: wait, then retry. All clients of a \
+                      gateway count as one address, unless the server names the gateway with \
+                      --behind-proxy and the gateway sends X-Forwarded-For.";
         Problem::rate_limited(detail, wait)
     })
 }
