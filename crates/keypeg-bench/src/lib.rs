@@ -1,4 +1,4 @@
-//! The load generator: loads a server over TCP and reports what it measured.
+//! The load generator: loads a server over TCP or TLS and reports what it measured.
 //!
 //! Sees only bytes of a wire protocol, so it measures what any client would see; it depends on no
 //! other crate of the workspace. A closed loop sends the next request when the last is answered. An
@@ -14,6 +14,7 @@ mod process;
 mod protocol;
 mod report;
 mod schedule;
+mod stream;
 mod target;
 mod workload;
 
@@ -27,13 +28,17 @@ pub use workload::Workload;
 use load::Plan;
 use report::RunInfo;
 use schedule::Schedule;
+use std::sync::Arc;
 use std::time::Duration;
+use stream::Endpoint;
 
 /// The load of a run.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// The server to load.
     pub target: Target,
+    /// How the connections to an `https` target check its certificate; not used for `http`.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Connections, each with one request in flight; at least 1.
     pub connections: u16,
     /// Threads that generate the load; at least 1. More than there are connections are not used.
@@ -47,11 +52,14 @@ pub struct LoadOptions {
     pub server_pids: Vec<u32>,
 }
 
-/// Runs a load and returns its report; fails if a connection cannot be opened.
+/// Runs a load and returns its report; fails if a connection cannot be opened, and for an `https`
+/// target without the options of TLS.
 ///
 /// Blocks the thread for the duration of the run, and up to 10 seconds more for late responses.
 pub fn run(workload: Workload, options: LoadOptions) -> Result<Report, RunError> {
-    let LoadOptions { target, connections, threads, duration, rate, server_pids } = options;
+    let LoadOptions { target, tls, connections, threads, duration, rate, server_pids } = options;
+    let endpoint = Endpoint::new(&target, tls)
+        .ok_or_else(|| RunError::from("an https target needs the options of TLS"))?;
     let info = RunInfo {
         scenario: workload.name,
         server: target.url,
@@ -62,7 +70,7 @@ pub fn run(workload: Workload, options: LoadOptions) -> Result<Report, RunError>
     };
     let pids = if server_pids.is_empty() { process::listening(target.addr) } else { server_pids };
     let plan = Plan {
-        addr: target.addr,
+        endpoint,
         connections: info.connections,
         threads: info.threads.min(info.connections),
         duration,

@@ -10,15 +10,13 @@ use crate::histogram::Histogram;
 use crate::process;
 use crate::protocol::{ExchangeError, Protocol, Response};
 use crate::schedule::{Dispatcher, Schedule};
+use crate::stream::{Endpoint, Stream};
 use crate::workload::NewProtocol;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::timeout_at;
 
@@ -26,14 +24,12 @@ use tokio::time::timeout_at;
 const GRACE: Duration = Duration::from_secs(10);
 /// Time after the end in which requests that were due in time are still sent.
 const LATE: Duration = Duration::from_secs(5);
-/// Time for a connection to open.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest response, in bytes.
 const RESPONSE_MAX: usize = 64 << 20;
 
 /// The options of a run.
 pub(crate) struct Plan {
-    pub(crate) addr: SocketAddr,
+    pub(crate) endpoint: Endpoint,
     pub(crate) connections: usize,
     pub(crate) threads: usize,
     pub(crate) duration: Duration,
@@ -48,8 +44,17 @@ pub(crate) struct Plan {
 
 /// The reason why a run did not take place.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RunError(String);
+#[error("{message}")]
+pub struct RunError {
+    message: String,
+    source: Option<ExchangeError>,
+}
+
+impl From<&str> for RunError {
+    fn from(message: &str) -> Self {
+        Self { message: message.to_owned(), source: None }
+    }
+}
 
 /// The outcome of a run.
 #[derive(Debug)]
@@ -83,7 +88,7 @@ pub(crate) struct Tally {
     /// Requests whose connection failed or whose response could not be parsed.
     pub(crate) broken: u64,
     /// The error of the last of them.
-    pub(crate) broken_why: Option<String>,
+    pub(crate) broken_why: Option<ExchangeError>,
 }
 
 impl Tally {
@@ -184,7 +189,7 @@ fn run_thread(run: &Arc<Run>, thread: usize) -> Tally {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let opened = match &runtime {
         Ok(runtime) => runtime.block_on(open_all(run, thread)),
-        Err(error) => Err(RunError(error.to_string())),
+        Err(error) => Err(RunError::from(&*error.to_string())),
     };
     let connections = opened.unwrap_or_else(|error| {
         // Only the first error of all threads is reported.
@@ -207,9 +212,10 @@ fn run_thread(run: &Arc<Run>, thread: usize) -> Tally {
 async fn open_all(run: &Run, thread: usize) -> Result<Vec<Connection>, RunError> {
     let mut connections = Vec::new();
     for number in (thread..run.plan.connections).step_by(run.plan.threads) {
-        let addr = run.plan.addr;
+        let addr = run.plan.endpoint.addr;
         let opened = Connection::open(&run.plan, number).await.map_err(|error| {
-            RunError(format!("cannot open connection {} to {addr}: {error}", number + 1))
+            let message = format!("cannot open connection {} to {addr}: {error}", number + 1);
+            RunError { message, source: Some(error) }
         });
         connections.push(opened?);
     }
@@ -239,7 +245,8 @@ async fn drive_all(
         } else {
             let mut tally = tally.borrow_mut();
             tally.broken += 1;
-            tally.broken_why = Some("no response within 10 s after the end".into());
+            let why = ExchangeError::Protocol("no response within 10 s after the end");
+            tally.broken_why = Some(why);
         }
     }
     still_open
@@ -288,7 +295,7 @@ async fn drive(
             Err(error) => {
                 let mut tally = tally.borrow_mut();
                 tally.broken += 1;
-                tally.broken_why = Some(error.to_string());
+                tally.broken_why = Some(error);
                 true
             }
         };
@@ -301,7 +308,7 @@ async fn drive(
 /// A connection with the state of its protocol.
 struct Connection {
     number: usize,
-    stream: TcpStream,
+    stream: Stream,
     protocol: Box<dyn Protocol>,
     out: Vec<u8>,
     input: Vec<u8>,
@@ -311,7 +318,7 @@ struct Connection {
 
 impl Connection {
     async fn open(plan: &Plan, number: usize) -> Result<Self, ExchangeError> {
-        let stream = connect(plan.addr).await?;
+        let stream = plan.endpoint.connect().await?;
         let protocol = (plan.new_protocol)(number);
         let (out, input) = (Vec::new(), vec![0; 4096]);
         let mut connection = Self { number, stream, protocol, out, input, filled: 0 };
@@ -321,7 +328,7 @@ impl Connection {
 
     /// Connects again. A lease stays held if the response to its release never came.
     async fn reopen(&mut self, plan: &Plan) -> Result<(), ExchangeError> {
-        self.stream = connect(plan.addr).await?;
+        self.stream = plan.endpoint.connect().await?;
         self.filled = 0;
         if !self.protocol.must_release() {
             self.protocol = (plan.new_protocol)(self.number);
@@ -363,11 +370,4 @@ impl Connection {
             self.filled += read;
         }
     }
-}
-
-async fn connect(addr: SocketAddr) -> Result<TcpStream, ExchangeError> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await;
-    let stream = stream.map_err(|_| ExchangeError::Protocol("no connection within 10 s"))??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

@@ -96,6 +96,7 @@ fn main() -> ExitCode {
     let workload = cli.workload();
     let options = LoadOptions {
         target: cli.server,
+        tls: None,
         connections: cli.connections,
         threads: cli.threads,
         duration: Duration::from_millis(cli.duration_ms),

@@ -3,6 +3,7 @@
 //! Knows nothing of sockets and time. A response is parsed only as far as needed: its end, its
 //! success, and the values that the next request uses.
 
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// The requests and responses of one connection.
@@ -39,7 +40,7 @@ pub struct Response {
 }
 
 /// The reason why a request has no usable response.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ExchangeError {
     /// The response could not be parsed, or never came.
     #[error("{0}")]
@@ -47,10 +48,22 @@ pub enum ExchangeError {
     /// The connection failed.
     #[error("{0}")]
     Io(std::io::ErrorKind),
+    /// TLS failed: one of the two sides refused the other.
+    #[error("{0}")]
+    Tls(#[source] rustls::Error),
+}
+
+/// A report has the text of the error.
+impl Serialize for ExchangeError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl From<std::io::Error> for ExchangeError {
     fn from(error: std::io::Error) -> Self {
-        Self::Io(error.kind())
+        // An error of TLS is the content of an I/O error, not its source.
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        tls.map_or_else(|| Self::Io(error.kind()), |tls| Self::Tls(tls.clone()))
     }
 }

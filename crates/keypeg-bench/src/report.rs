@@ -4,6 +4,7 @@
 
 use crate::histogram::Histogram;
 use crate::load::{Outcome, ServerUsage};
+use crate::protocol::ExchangeError;
 use crate::schedule::Rate;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ pub struct Report {
     refused: BTreeMap<u16, u64>,
     /// Lost connections and responses that could not be parsed; then the last error.
     broken: u64,
-    broken_why: Option<String>,
+    broken_why: Option<ExchangeError>,
     /// Requests due within the time and not sent even seconds after it. More than 0 means that the
     /// server, or this client, cannot keep up with the rate; then the latencies are lower bounds.
     unsent: u64,
@@ -111,6 +112,11 @@ impl Report {
     /// Returns whether no request succeeded within the time.
     pub fn is_empty(&self) -> bool {
         self.requests == 0
+    }
+
+    /// Returns the error of the last request whose connection failed.
+    pub fn last_error(&self) -> Option<&ExchangeError> {
+        self.broken_why.as_ref()
     }
 
     /// Returns the report with nested members named `outer.inner`, for a table.

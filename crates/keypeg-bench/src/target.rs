@@ -2,6 +2,7 @@
 //!
 //! The host is resolved once, before the run, so that no lookup is measured.
 
+use rustls::pki_types::ServerName;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -16,6 +17,8 @@ pub struct Target {
     /// The URL's path without a slash at the end; the path of each request begins with it.
     pub(crate) path: String,
     pub(crate) addr: SocketAddr,
+    /// The name that the server's certificate must have; `None` for plain HTTP.
+    pub(crate) server_name: Option<ServerName<'static>>,
     pub(crate) token: Option<Token>,
 }
 
@@ -46,28 +49,42 @@ pub struct TargetError(String);
 impl FromStr for Target {
     type Err = TargetError;
 
-    /// Resolves the host of an `http` URL; the port is 80 if the URL has none. Blocks during a
+    /// Resolves the host of a URL; without a port it is 80, or 443 for `https`. Blocks during a
     /// lookup.
     fn from_str(url: &str) -> Result<Self, TargetError> {
-        let rest = url.strip_prefix("http://");
-        let rest = rest.ok_or_else(|| {
-            TargetError("use a URL that starts with http://: it has no TLS".into())
-        })?;
+        let schemes = [("http://", 80), ("https://", 443)];
+        let found = schemes
+            .into_iter()
+            .find_map(|(scheme, port)| url.strip_prefix(scheme).map(|rest| (scheme, port, rest)));
+        let (scheme, port, rest) = found
+            .ok_or_else(|| TargetError("use a URL that starts with http:// or https://".into()))?;
         let (host, path) = match rest.split_once('/') {
             Some((host, path)) => (host, path.trim_end_matches('/')),
             None => (rest, ""),
         };
         if rest.bytes().any(|byte| !byte.is_ascii_graphic() || b"?#*@".contains(&byte)) {
-            return Err(TargetError("use http://HOST:PORT or http://HOST:PORT/PATH".into()));
+            let forms = format!("use {scheme}HOST:PORT or {scheme}HOST:PORT/PATH");
+            return Err(TargetError(forms));
         }
         let path = if path.is_empty() { String::new() } else { format!("/{path}") };
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let with_port = if has_port { host.to_owned() } else { format!("{host}:80") };
+        let with_port = if has_port { host.to_owned() } else { format!("{host}:{port}") };
         let mut addrs =
             with_port.to_socket_addrs().map_err(|error| TargetError(error.to_string()))?;
         let addr = addrs.next().ok_or_else(|| TargetError("the host has no address".into()))?;
-        Ok(Self { url: url.to_owned(), host: host.to_owned(), path, addr, token: None })
+        let server_name =
+            if scheme == "https://" { Some(server_name(host, has_port)?) } else { None };
+        let (url, host) = (url.to_owned(), host.to_owned());
+        Ok(Self { url, host, path, addr, server_name, token: None })
     }
+}
+
+/// Returns the name of a host without its port and the brackets of an IPv6 address.
+fn server_name(host: &str, has_port: bool) -> Result<ServerName<'static>, TargetError> {
+    let name = host.rsplit_once(':').filter(|_| has_port).map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| TargetError(format!("{name:?} is neither a DNS name nor an address")))
 }
 
 #[cfg(test)]
@@ -76,20 +93,29 @@ mod tests {
 
     #[test]
     fn a_server_url_has_an_address_with_or_without_a_port() {
-        for (url, host, path, addr) in [
-            ("http://127.0.0.1:8000", "127.0.0.1:8000", "", "127.0.0.1:8000"),
-            ("http://127.0.0.1/", "127.0.0.1", "", "127.0.0.1:80"),
-            ("http://[::1]:9", "[::1]:9", "", "[::1]:9"),
-            ("http://[::1]:9/a/b/", "[::1]:9", "/a/b", "[::1]:9"),
+        for (url, host, path, addr, name) in [
+            ("http://127.0.0.1:8000", "127.0.0.1:8000", "", "127.0.0.1:8000", None),
+            ("http://127.0.0.1/", "127.0.0.1", "", "127.0.0.1:80", None),
+            ("http://[::1]:9", "[::1]:9", "", "[::1]:9", None),
+            ("http://[::1]:9/a/b/", "[::1]:9", "/a/b", "[::1]:9", None),
+            ("https://127.0.0.1", "127.0.0.1", "", "127.0.0.1:443", Some("127.0.0.1")),
+            ("https://[::1]:9/a", "[::1]:9", "/a", "[::1]:9", Some("::1")),
+            ("https://[::1]", "[::1]", "", "[::1]:443", Some("::1")),
         ] {
             let found = url.parse::<Target>().unwrap();
             let (url, host, path) = (url.to_owned(), host.to_owned(), path.to_owned());
             let addr = addr.parse().unwrap();
-            assert_eq!(found, Target { url, host, path, addr, token: None });
+            let server_name = name.map(|name| ServerName::try_from(name).unwrap());
+            assert_eq!(found, Target { url, host, path, addr, server_name, token: None });
         }
-        for bad in
-            ["127.0.0.1:8000", "https://127.0.0.1", "http://", "http://a@b", "http://127.0.0.1/?a"]
-        {
+        for bad in [
+            "127.0.0.1:8000",
+            "ftp://127.0.0.1",
+            "https://",
+            "http://",
+            "http://a@b",
+            "http://127.0.0.1/?a",
+        ] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }
         let shown =

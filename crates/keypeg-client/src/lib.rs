@@ -74,4 +74,6 @@ pub use time::{Seconds, UnixMs};
 #[cfg(feature = "client")]
 pub use tls::{ClientIdentity, TlsSettings};
 #[cfg(feature = "client")]
+pub use tls_error::tls_next_step;
+#[cfg(feature = "client")]
 pub use wait::{LongWait, SentGrant};

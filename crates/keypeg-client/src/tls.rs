@@ -87,9 +87,9 @@ impl TlsSettings {
         Ok(Self { identity: Some(Arc::new(identity)), ..self })
     }
 
-    /// Makes the configuration of the connections. Reads the authorities of the operating system if
-    /// it needs them.
-    pub(crate) fn config(&self) -> Result<ClientConfig, Error> {
+    /// Makes the configuration of the connections, also for a program that opens its own ones. Reads
+    /// the authorities of the operating system if it needs them.
+    pub fn config(&self) -> Result<ClientConfig, Error> {
         let builder = builder();
         let builder = match &self.authorities {
             Some(authorities) => builder.with_root_certificates(authorities.clone()),

@@ -23,10 +23,19 @@ pub(crate) fn tls_error<'a>(
 
 /// Returns why TLS failed and the next step.
 pub(crate) fn explain(error: &rustls::Error) -> String {
+    format!("{error}; {}", next_step(error))
+}
+
+/// Returns the next step after an error, if an error of TLS is among its causes.
+pub fn tls_next_step(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    tls_error(error).map(next_step)
+}
+
+fn next_step(error: &rustls::Error) -> &'static str {
     use rustls::AlertDescription as Alert;
     use rustls::CertificateError as Certificate;
     use rustls::{Error, InvalidMessage};
-    let step = if let Error::InvalidCertificate(certificate) = error {
+    if let Error::InvalidCertificate(certificate) = error {
         if matches!(certificate, Certificate::UnknownIssuer | Certificate::BadSignature) {
             "this client does not trust the authority of the server's certificate: name the \
              certificate of the authority with --ca-file"
@@ -68,8 +77,7 @@ pub(crate) fn explain(error: &rustls::Error) -> String {
         "the server does not speak TLS at this address: use http://"
     } else {
         "client and server do not agree on TLS"
-    };
-    format!("{error}; {step}")
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use super::output::OutputFormat;
 use super::server::ServerArgs;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
+use crate::streams;
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
-use keypeg_client::{Client, Code, Error, GenerateRequest, PolicyRequest, Seconds};
+use keypeg_client::{Client, Code, Error, GenerateRequest, PolicyRequest, Seconds, tls_next_step};
 use keypeg_fields::GENERATE_MAX;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,8 @@ impl BenchArgs {
     pub(super) async fn run(self) -> Result<u8, Failure> {
         let url = &self.server.url;
         // Refuses an address with a password, which no message may repeat.
-        Client::new(url)?;
+        let tls = self.server.tls.settings()?;
+        Client::with_tls(url, &tls)?;
         let target: Target = url
             .parse()
             .map_err(|error| Failure::new(exit::USAGE, format!("--server {url}: {error}")))?;
@@ -99,8 +101,10 @@ impl BenchArgs {
             Vec::new().into()
         };
         let workload = self.workload(&target, key_ids);
+        let tls = url.starts_with("https://").then(|| tls.config());
         let options = LoadOptions {
             target,
+            tls: tls.transpose()?.map(Arc::new),
             connections: self.connections,
             threads: self.threads,
             duration: Duration::from_millis(self.duration.ms()),
@@ -114,7 +118,15 @@ impl BenchArgs {
             OutputFormat::Json => format.print_fields(&report)?,
             OutputFormat::Table => format.print_fields(&report.flat())?,
         };
-        Ok(if report.is_empty() { exit::SOFTWARE } else { 0 })
+        if !report.is_empty() {
+            return Ok(0);
+        }
+        if let Some(error) = report.last_error()
+            && let Some(step) = tls_next_step(error)
+        {
+            streams::print_message(&format!("no request succeeded: {error}; {step}"));
+        }
+        Ok(exit::SOFTWARE)
     }
 
     /// Creates the pool and generates keys, as far as they are missing.
@@ -172,7 +184,8 @@ impl BenchArgs {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        Self::new(exit::UNAVAILABLE, error.to_string())
+        let step = tls_next_step(&error).map_or_else(String::new, |step| format!("; {step}"));
+        Self::new(exit::UNAVAILABLE, format!("{error}{step}"))
     }
 }
 

@@ -150,7 +150,7 @@ fn mistakes_have_the_exit_codes_of_sysexits() {
     let server = Server::in_memory(&[]);
     let code = |args: &[&str]| bench(&server, args).status.code();
     assert_eq!(code(&["--server", "http://127.0.0.1:1", "--for", "50ms"]), Some(69));
-    assert_eq!(code(&["--server", "https://127.0.0.1"]), Some(64));
+    assert_eq!(code(&["--server", "https://127.0.0.1:1", "--for", "50ms"]), Some(69));
     assert_eq!(code(&["keepalive"]), Some(66), "no key to keep alive");
     assert_eq!(code(&["--rate", "0"]), Some(64));
     assert_eq!(code(&["--for", "8d"]), Some(64));

@@ -1,7 +1,7 @@
 //! Commands and keypeg-client over https: which server they trust, and what they say if they do not.
 
 use crate::support::certificates::{Authority, EXPIRED, Issued, VALID};
-use crate::support::{Server, TempDir, binary, eventually, exit_within};
+use crate::support::{Server, TempDir, binary, exit_within};
 use keypeg_client::{AcquireRequest, Client, Error, Event, GenerateRequest, TlsSettings};
 use std::process::Command;
 
@@ -144,13 +144,36 @@ async fn the_library_follows_events_and_waits_over_https() {
     assert!(!error.is_tls(), "{error}");
 }
 
-/// A load generator that speaks plain HTTP to a server with TLS would measure refusals.
+/// The load generator spoke plain HTTP only, so the cost of TLS could not be measured.
 #[test]
-fn the_load_generator_refuses_https() {
+fn the_load_generator_speaks_https() {
     let authority = Authority::new();
     let server = server(&authority, &authority.server(VALID), &[]);
-    fails(tool(&authority, &server, &["bench", "--for", "50ms"]), 64, &["it has no TLS"]);
-    eventually("the server is alive", || {
-        (exit_within(&mut tool(&authority, &server, &["health"])).0 == Some(0)).then_some(())
+    let load = |more: &[&str], trusted: &Authority| {
+        let args = ["bench", "--connections", "2", "--output", "json"];
+        tool(trusted, &server, &[&args[..], more].concat())
+    };
+    // A busy machine may answer nothing within a short run.
+    let report = ["200ms", "3s", "30s"].into_iter().find_map(|time| {
+        let (code, report, said) =
+            exit_within(&mut load(&["--for", time, "--keys", "10"], &authority));
+        assert!([Some(0), Some(70)].contains(&code), "{said}");
+        (code == Some(0)).then(|| serde_json::from_str::<serde_json::Value>(&report).unwrap())
     });
+    let report = report.expect("a run with answers");
+    assert_eq!(report["refused"], serde_json::json!({}), "{report}");
+    assert_eq!(report["broken"], 0, "{report}");
+    let short = ["--for", "50ms"];
+    fails(load(&short, &Authority::new()), 69, &["cannot open connection 1", "--ca-file"]);
+    let named = self::server(&authority, &authority.named("keys.example", VALID), &[]);
+    let mut command = load(&short, &authority);
+    command.env("KEYPEG_SERVER", format!("https://{}", named.addr()));
+    fails(command, 69, &["use a name of the certificate as the address of the server"]);
+    let mut command = load(&short, &authority);
+    command.env("KEYPEG_SERVER", format!("http://{}", server.addr()));
+    fails(command, 64, &["begins with https://"]);
+    let plain = Server::in_memory(&[]);
+    let mut command = load(&short, &authority);
+    command.env("KEYPEG_SERVER", format!("https://{}", plain.addr()));
+    fails(command, 69, &["the server does not speak TLS at this address: use http://"]);
 }
