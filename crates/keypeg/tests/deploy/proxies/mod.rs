@@ -4,6 +4,7 @@
 //! Only addresses, files and certificates of a configuration are replaced, and each replacement must
 //! find its text. A proxy that is not installed is a skipped test.
 
+mod callers;
 mod calls;
 mod configuration;
 mod failures;
