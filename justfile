@@ -100,7 +100,8 @@ systemd:
 
 # Lists the components of the program, with versions and licences: target/sbom/keypeg.cdx.json.
 sbom:
-    deploy/sbom
+    mkdir -p target/sbom
+    deploy/sbom >target/sbom/keypeg.cdx.json
 
 # Runs exactly what CI runs.
 ci:

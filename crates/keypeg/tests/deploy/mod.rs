@@ -2,6 +2,7 @@
 //! built from the binary under test, and used as an operator uses them.
 
 mod proxies;
+mod sbom;
 
 use crate::support::{Server, TempDir, binary, keypeg, skipped};
 use serde_json::json;
@@ -117,6 +118,7 @@ fn the_containerfile_makes_the_same_image() {
         "KEYPEG_DATA=/var/lib/keypeg",
         "65532",
         "SIGTERM",
+        "deploy/sbom",
         "\"serve\"",
     ] {
         assert!(file.contains(part) && build.contains(part), "{part}");
@@ -142,6 +144,7 @@ mod durability {
         let built = script(NAME, "debian/build", &args);
         let Some(built) = built else { return };
         let package = String::from_utf8(built.stdout).unwrap();
+        sbom::names_every_crate(&sbom::of_package(package.trim_end()), &[]);
         script(NAME, "debian/test", &[package.trim_end()]);
     }
 
@@ -159,6 +162,10 @@ mod durability {
         let Some(first) = build("first.tar") else { return };
         let Some(second) = build("second.tar") else { return };
         assert!(first == second, "two builds have one digest and the same bytes");
+        sbom::names_every_crate(
+            &sbom::of_image(&dir.path().join("first.tar")),
+            &["libc6", "libgcc-s1"],
+        );
         script(NAME, "oci/test", &[dir.path().join("first.tar").to_str().unwrap()]);
     }
 }
