@@ -10,6 +10,9 @@ impl Shard {
     /// The first shard.
     pub const FIRST: Self = Self(0);
 
+    /// The shard of [`SharedLog::probe`](crate::SharedLog::probe). It never has pools.
+    pub const PROBE: Self = Self(u16::MAX);
+
     /// Returns the shard with a number.
     pub const fn new(number: u16) -> Self {
         Self(number)

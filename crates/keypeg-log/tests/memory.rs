@@ -50,6 +50,17 @@ fn the_log_in_memory_keeps_the_contract_with_lost_and_late_messages() {
 }
 
 #[test]
+fn a_probe_refuses_a_log_that_ignores_the_condition_of_an_append() {
+    for guarantee in GUARANTEES {
+        let log = MemoryLog::new(guarantee);
+        assert!(log.run(log.probe([3; 16])).is_ok(), "{guarantee:?}");
+        let log = MemoryLog::new(guarantee).with_defect(Defect::IgnoreCondition);
+        let error = log.run(log.probe([3; 16])).unwrap_err();
+        assert!(error.to_string().contains("two frames at position 1"), "{error}");
+    }
+}
+
+#[test]
 fn the_suite_detects_each_defect() {
     for defect in Defect::ALL {
         for guarantee in GUARANTEES.into_iter().filter(|it| defect.applies_to(*it)) {

@@ -8,6 +8,7 @@ use crate::error::LogError;
 use crate::frame::{Frame, Tail};
 use crate::heartbeat::{Heartbeat, ServerName};
 use crate::log::{Append, Call, Completed, Guarantee, ProbeReport, SharedLog};
+use crate::race::race;
 use crate::shard::Shard;
 use crate::snapshot::{Snapshot, SnapshotId};
 use bytes::Bytes;
@@ -56,13 +57,9 @@ impl SharedLog for MemoryLog {
         self.rules.guarantee
     }
 
-    fn probe(&self, _nonce: [u8; 16]) -> Call<'_, Result<ProbeReport, LogError>> {
-        let rules = self.rules;
-        self.query(move |_| {
-            if rules.has(Defect::IgnoreCondition) {
-                let text = "the store in memory ignores the condition of an append";
-                return Err(LogError::Unsuitable(text.to_owned()));
-            }
+    fn probe(&self, nonce: [u8; 16]) -> Call<'_, Result<ProbeReport, LogError>> {
+        Box::pin(async move {
+            race(self, Shard::PROBE, nonce).await?;
             Ok(ProbeReport { store: "memory".to_owned(), warnings: vec![] })
         })
     }

@@ -1,0 +1,28 @@
+//! Errors of PostgreSQL: which of them another attempt can cure, and which an operator must.
+
+use keypeg_log::LogError;
+use std::error::Error as _;
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+/// Returns the error of a log for one of PostgreSQL.
+pub(crate) fn fault(error: &Error) -> LogError {
+    let Some(found) = error.as_db_error() else {
+        // `{error}` alone says only "error connecting to server".
+        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        return LogError::Unavailable(format!("{error}{cause}"));
+    };
+    let text = format!("{} ({})", found.message(), found.code().code());
+    let next_step = match found.code().code() {
+        "28P01" | "28000" => "check user and password in the URL, and pg_hba.conf",
+        "3D000" => "create the database, or name another one in the URL",
+        "42501" => "grant the user this right, or let an owner create the schema",
+        "42P01" | "42703" => "the tables are not those of this version: use another schema=NAME",
+        "53300" => "raise max_connections: a server needs one for each of its shards, and two more",
+        _ => return LogError::Unavailable(text),
+    };
+    if *found.code() == SqlState::TOO_MANY_CONNECTIONS {
+        return LogError::Unavailable(format!("{text}: {next_step}"));
+    }
+    LogError::Unsuitable(format!("PostgreSQL refuses: {text}: {next_step}"))
+}
