@@ -5,6 +5,7 @@
 //! [`Client`], and [`LeaseGuard`], which renews a lease while it exists. The feature `openapi` adds
 //! the JSON Schema of each type, for keypeg-openapi.
 
+mod access;
 #[cfg(feature = "client")]
 mod address;
 #[cfg(feature = "client")]
@@ -22,6 +23,7 @@ mod events;
 mod follow;
 #[cfg(feature = "client")]
 mod guard;
+mod history;
 mod key;
 mod lease;
 #[cfg(feature = "client")]
@@ -43,6 +45,7 @@ mod tls_error;
 #[cfg(feature = "client")]
 mod wait;
 
+pub use access::Access;
 #[cfg(feature = "client")]
 pub use backup::Backup;
 #[cfg(feature = "client")]
@@ -57,6 +60,7 @@ pub use event::{
 pub use events::Events;
 #[cfg(feature = "client")]
 pub use guard::{GuardOptions, LeaseGuard};
+pub use history::History;
 pub use key::{
     GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
     KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret, Verification, VerifyRequest,

@@ -10,8 +10,12 @@ use crate::Code;
 pub const BACKUP: &str = "/v1/backup";
 /// Path of the list of pools.
 pub const POOLS: &str = "/v1/pools";
-/// Path of the links to everything else.
+/// Path of the dashboard; a client that is not a browser gets links to everything else.
 pub const INDEX: &str = "/";
+/// Path of what the access token of a request allows.
+pub const ACCESS: &str = "/v1/access";
+/// Path of the history of all pools.
+pub const HISTORY: &str = "/v1/history";
 /// Path of the liveness probe.
 pub const LIVEZ: &str = "/livez";
 /// Path of the readiness probe.
@@ -73,6 +77,11 @@ pub fn verify(pool: &str) -> String {
 /// Returns the path of the event stream of a pool.
 pub fn events(pool: &str) -> String {
     format!("{POOLS}/{pool}/events")
+}
+
+/// Returns the path of the history of a pool.
+pub fn history(pool: &str) -> String {
+    format!("{POOLS}/{pool}/history")
 }
 
 /// Returns the path of the leases of a pool.
@@ -188,6 +197,7 @@ pub const ROUTES: &[Route] = &[
     Route::new("GET", "/v1/pools/{pool}/verify", "authorize", "Verifies the key of a forwarded request", Access::Scope(Scope::Verify)),
     Route::new("POST", "/v1/pools/{pool}/verify", "verify", "Verifies a key", Access::Scope(Scope::Verify)),
     Route::new("GET", "/v1/pools/{pool}/events", "followEvents", "Streams the events of a pool", Access::Scope(Scope::Read)),
+    Route::new("GET", "/v1/pools/{pool}/history", "showPoolHistory", "Shows the last 15 minutes of a pool", Access::Scope(Scope::Read)),
     Route::new("POST", "/v1/pools/{pool}/leases", "acquire", "Acquires a random available key", Access::Scope(Scope::Lend)),
     Route::new("POST", "/v1/pools/{pool}/leases/{lease}/release", "release", "Releases a lease", Access::Scope(Scope::Lend)),
     Route::new("POST", "/v1/pools/{pool}/leases/{lease}/renew", "renew", "Renews a lease", Access::Scope(Scope::Lend)),
@@ -203,8 +213,10 @@ pub const ROUTES: &[Route] = &[
     Route::new("PUT", "/keys/{id}", "plainRelease", "Force-releases (unblocks) a key", Access::Scope(Scope::Force)),
     Route::new("DELETE", "/keys/{id}", "plainDelete", "Deletes a key", Access::Scope(Scope::Keys)),
     Route::new("PUT", "/keepalive/{id}", "plainKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
+    Route::new("GET", HISTORY, "showHistory", "Shows the last 15 minutes of all pools together", Access::Scope(Scope::Read)),
     Route::new("GET", BACKUP, "backup", "Streams a backup of all data", Access::Scope(Scope::Admin)),
-    Route::new("GET", INDEX, "index", "Returns links to the documentation and to the API", Access::Open),
+    Route::new("GET", ACCESS, "showAccess", "Shows what the access token of the request allows", Access::Token),
+    Route::new("GET", INDEX, "index", "Shows the dashboard to a browser; returns links otherwise", Access::Open),
     Route::new("GET", LIVEZ, "live", "Reports that the process runs", Access::Open),
     Route::new("GET", READYZ, "ready", "Reports whether the server accepts requests", Access::Open),
     Route::new("GET", VERSION, "version", "Returns the version of the server", Access::Token),
@@ -221,9 +233,19 @@ pub const PROBLEM_ROUTES: &[Route] = &[
     Route::new("GET", "/problems/{code}", "problem", "Explains an error code", Access::Open),
 ];
 
+/// The routes of the files of the dashboard, which are no operations either. Their names contain a
+/// digest of their content.
+pub const DASHBOARD_ROUTES: &[Route] = &[Route::new(
+    "GET",
+    "/ui/{asset}",
+    "dashboardFile",
+    "Returns a file of the dashboard",
+    Access::Open,
+)];
+
 /// Returns every route of the server.
 fn all_routes() -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().chain(PROBLEM_ROUTES)
+    ROUTES.iter().chain(PROBLEM_ROUTES).chain(DASHBOARD_ROUTES)
 }
 
 impl Route {

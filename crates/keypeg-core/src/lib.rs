@@ -4,6 +4,7 @@
 //! randomness ([`RandomSource`]) are arguments; changes are emitted as [`Fact`]s, and facts
 //! replayed in order rebuild the pools. Start reading at `pool.rs`.
 
+mod activity;
 mod available;
 mod borrowers;
 mod chunks;
@@ -40,6 +41,7 @@ mod symbols;
 mod wait_outcome;
 mod wait_queue;
 
+pub use activity::PoolActivity;
 pub use borrowers::Borrower;
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
 pub use event::Event;

@@ -31,6 +31,7 @@ mod wait;
 pub use memory::KEY_BYTES_MIN;
 pub use restored::{HeldKeys, RESTORED_HOLDER, RestoredHolds};
 
+use crate::activity::PoolActivity;
 use crate::available::Available;
 use crate::borrowers::Borrowers;
 use crate::clocks::{NEVER_US, US_PER_MS, after};
@@ -90,6 +91,7 @@ pub struct Pool {
     bytes: CountedBytes,
     /// Values that were deleted or purged, where the value itself does not show it.
     retired: Retired,
+    activity: PoolActivity,
 }
 
 impl Pool {
@@ -113,6 +115,7 @@ impl Pool {
             borrowers: Borrowers::default(),
             bytes: CountedBytes::default(),
             retired: Retired::default(),
+            activity: PoolActivity::default(),
         }
     }
 
@@ -145,6 +148,11 @@ impl Pool {
             resting: self.resting,
             quarantined: self.quarantined,
         }
+    }
+
+    /// Returns what has happened in the pool since the start of the server. O(1).
+    pub fn activity(&self) -> PoolActivity {
+        self.activity
     }
 
     /// Returns when the next lease or rest ends, in lease time.
@@ -348,6 +356,7 @@ impl Pool {
         terms: LeaseTerms<'_>,
     ) -> Granted {
         let LeaseTerms { ttl_us, holder, borrower } = terms;
+        self.activity.grants += 1;
         let token = shared.take_token(step.facts);
         let lease = Grant {
             granted_us: step.now.lease_us,
@@ -388,6 +397,7 @@ impl Pool {
         let next_hold_end_in_ms = self
             .next_hold_end_us()
             .map(|at_us| at_us.saturating_sub(step.now.lease_us).div_ceil(US_PER_MS));
+        self.activity.refusals += 1;
         Refusal::NoKey { cause, counts, next_hold_end_in_ms }
     }
 

@@ -238,6 +238,7 @@ fn view(pool: &Pool, step: &StepContext<'_>) -> PoolView {
         policy: pool.policy().clone(),
         counts: pool.counts(),
         waiting: pool.waiter_count(),
+        activity: pool.activity(),
         next_hold_end_at_ms: pool.next_hold_end_us().map(|us| step.now.lease_to_wall_ms(us)),
         next_purge_at_ms: pool.next_purge_us().and_then(|us| step.now.serving_to_wall_ms(us)),
     }

@@ -26,6 +26,8 @@ pub const VALUES_BODY_MAX: usize = 8 << 20;
 pub const PAGE_MAX: usize = 1_000;
 /// The longest Idempotency-Key, in bytes.
 pub const IDEMPOTENCY_KEY_MAX: usize = 128;
+/// The most seconds of history that one request reads: what a server keeps.
+pub const HISTORY_SECONDS_MAX: u32 = 900;
 /// The names of pools, as a regular expression without its anchors.
 pub const POOL_NAMES: &str = "[a-z0-9][a-z0-9_.-]{0,63}";
 
@@ -117,6 +119,14 @@ pub static REASON: TextField = TextField { name: "reason", most: 256, symbols: S
 pub static LIMIT: IntegerField =
     IntegerField { name: "limit", least: 1, most: PAGE_MAX as u64, is_nullable: false };
 
+/// The parameter of a history for the number of seconds, up to the present.
+pub static SECONDS: IntegerField = IntegerField {
+    name: "seconds",
+    least: 1,
+    most: HISTORY_SECONDS_MAX as u64,
+    is_nullable: false,
+};
+
 /// The fields of a policy.
 pub static POLICY: [Field; 7] = [
     Field::Seconds(&LEASE_TTL),
@@ -186,6 +196,7 @@ mod tests {
             (RELEASE[1], "true or false"),
             (RELEASE[2], "at most 256 printable characters"),
             (Field::Integer(&LIMIT), "1..1000"),
+            (Field::Integer(&SECONDS), "1..900"),
         ] {
             assert_eq!(field.to_string(), allowed, "{}", field.name());
         }

@@ -196,7 +196,7 @@ fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
 fn tag(path: &str) -> &'static str {
     let tag = match path {
         _ if path.contains("/leases") => "Leases",
-        _ if path.ends_with("/events") => "Pools",
+        _ if path.ends_with("/events") || path.ends_with("/history") => "Pools",
         _ if path.starts_with("/v1/pools/{pool}/") => "Keys",
         _ if path.starts_with("/v1/pools") => "Pools",
         _ if path.starts_with("/api/") => "Django API",

@@ -7,8 +7,8 @@
 use crate::subscription::Subscription;
 use keypeg_core::{
     BodyDigest, Borrower, Cursor, ImportOptions, KeyCounts, KeyId, KeyPage, KeyRef, KeyState,
-    KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolFilter, PoolName, Refusal,
-    ReleaseOptions, Secret,
+    KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolActivity, PoolFilter, PoolName,
+    Refusal, ReleaseOptions, Secret,
 };
 pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
@@ -458,6 +458,8 @@ pub struct PoolView {
     pub counts: KeyCounts,
     /// The number of requests in the wait queue.
     pub waiting: u64,
+    /// What has happened in the pool since the start; a store that does not count returns zeros.
+    pub activity: PoolActivity,
     /// When the next lease expires or the next rest ends.
     pub next_hold_end_at_ms: Option<u64>,
     /// When the next key is purged, unless it is kept alive.

@@ -66,6 +66,12 @@ impl MemoryPlan {
         usize::try_from(bytes).expect("invariant: at most 64 MiB")
     }
 
+    /// Returns the bytes of the history of pools, which are part of the process: little of a small
+    /// server, and at most what 1 000 busy pools take.
+    pub(crate) fn history(&self) -> u64 {
+        (self.process / 8).min(48 * MIB)
+    }
+
     /// Returns the number of event streams. Half of the bytes for subscriptions are for the streams,
     /// the other half for the events that their pools keep.
     pub(crate) fn event_streams(&self) -> u64 {

@@ -149,6 +149,7 @@ impl Pool {
         let leased = self.slots.state(slot) == Some(KeyState::Leased);
         let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
         if leased {
+            self.activity.expiries += 1;
             let rest = Rest { until_us: rest_until_us, reason: None };
             self.end_lease(shared, hold, rest, EndCause::Expired);
         } else {
@@ -172,6 +173,7 @@ impl Pool {
         slot: SlotIndex,
     ) {
         let number = self.slots.number(slot);
+        self.activity.purges += 1;
         let (key, was, _) = self.remove_key(shared, slot);
         if !enabled(Sabotage::ForgetPurge) {
             step.facts.record(&Fact::KeyPurged { pool: self.id, key: number });

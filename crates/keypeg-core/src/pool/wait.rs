@@ -60,6 +60,8 @@ impl Pool {
             return Err(Refusal::WaitQueueFull { max });
         }
         Self::check_waiter_memory(shared, waiter.holder.as_deref())?;
+        // It was refused as a request that does not wait, and is not refused yet.
+        self.activity.refusals -= 1;
         self.note_change(Changed::OTHER);
         self.count_lease(shared, waiter.borrower);
         let waiter_id = waiter.id;
@@ -144,7 +146,9 @@ impl Pool {
             if let Some(request) = waiter.request {
                 self.store_grant(shared, step, *request, &lease);
             }
-            let waited_ms = (step.now.lease_us - waiter.since_us) / US_PER_MS;
+            let wait_us = step.now.lease_us - waiter.since_us;
+            self.activity.waited_us += wait_us;
+            let waited_ms = wait_us / US_PER_MS;
             let granted = GrantedLease { pool: self.name.clone(), lease, value, waited_ms };
             let (waiter_id, outcome) = (waiter.id, Ok(granted));
             shared.wait_outcomes.push(WaitOutcome { waiter_id, outcome });

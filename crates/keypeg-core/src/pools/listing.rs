@@ -68,6 +68,20 @@ impl PoolFilter {
         Self(patterns.into())
     }
 
+    /// Returns the patterns as text, in order.
+    pub fn texts(&self) -> Vec<String> {
+        let text = |pattern: &PoolPattern| match pattern {
+            PoolPattern::Exact(name) => name.as_str().to_owned(),
+            PoolPattern::Prefix(prefix) => format!("{prefix}*"),
+        };
+        self.0.iter().map(text).collect()
+    }
+
+    /// Returns whether the filter allows every pool.
+    pub fn allows_all(&self) -> bool {
+        matches!(&*self.0, [PoolPattern::Prefix(prefix)] if prefix.is_empty())
+    }
+
     /// Returns whether the filter allows this pool. O(log patterns).
     pub fn allows(&self, name: &str) -> bool {
         self.position(name).is_ok_and(|index| self.0[index].allows(name))

@@ -7,8 +7,8 @@
 use super::call::{Answer, Call, RequestBody, inline, no_content, plain_text, referenced};
 use super::examples;
 use super::parameters::{
-    api_key, forwarded_key, idempotency_key, last_event_id, listing, pages, pool_condition, prefer,
-    states,
+    api_key, forwarded_key, history_seconds, idempotency_key, last_event_id, listing, pages,
+    pool_condition, prefer, states,
 };
 use keypeg_client::Code;
 use keypeg_fields::PAGE_MAX;
@@ -53,6 +53,21 @@ fn pools(operation: &str) -> Option<Call> {
         )
         .with_optional_body("PolicyRequest", examples::policies())
         .with_parameters(pool_condition(true)),
+        "showPoolHistory" => Call::new(
+            "The server reads the pool once a second, and keeps the last 15 minutes in memory, for \
+             the 1 000 busiest pools, or fewer on a server with little memory. Another pool, and a second before \
+             the server had a record, has null. A start begins an empty history.",
+            vec![referenced(200, "The history.", "History", examples::history(Some("ci")))],
+            &[Code::Invalid],
+        )
+        .with_parameters(vec![history_seconds()]),
+        "showHistory" => Call::new(
+            "The sums of all pools. With an access token for certain pools, the sums of those of \
+             its pools that have a history.",
+            vec![referenced(200, "The history.", "History", examples::history(None))],
+            &[Code::Invalid],
+        )
+        .with_parameters(vec![history_seconds()]),
         "followEvents" => Call::new(
             "Server-sent events. An event is sent when the change is durable; a lease or key that \
              ends by time is an event too. A stream begins with one `resync`, which has the \
@@ -404,7 +419,12 @@ fn server(operation: &str) -> Option<Call> {
                 "pools": "/v1/pools", "ready": "/readyz", "version": "/version",
             });
             let members = Value::from(serde_json::Map::from_iter(members));
-            Call::new("", vec![inline(200, "The links.", &members, links)], &[])
+            Call::new(
+                "A client that accepts `text/html` and does not name `application/json` before it \
+                 gets the dashboard, a page.",
+                vec![inline(200, "The links.", &members, links)],
+                &[],
+            )
         }
         "live" => Call::new(
             "",
@@ -420,6 +440,11 @@ fn server(operation: &str) -> Option<Call> {
                 json!({ "status": "ready" }),
             )],
             &[Code::ShuttingDown],
+        ),
+        "showAccess" => Call::new(
+            "A server without access tokens allows everything.",
+            vec![referenced(200, "What the token allows.", "Access", examples::access())],
+            &[],
         ),
         "version" => {
             let members = json!({

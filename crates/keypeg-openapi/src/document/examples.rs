@@ -2,9 +2,9 @@
 //! write or read it.
 
 use keypeg_client::{
-    AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
-    KeyPage, KeyReleased, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem,
-    ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
+    Access, AcquireRequest, Code, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
+    KeptAliveMany, Key, KeyPage, KeyReleased, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools,
+    Problem, ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,6 +40,21 @@ pub(super) fn pool() -> Value {
 
 pub(super) fn pools() -> Value {
     through_type::<Pools>(json!({ "pools": [pool()], "next_cursor": null }))
+}
+
+pub(super) fn history(pool: Option<&str>) -> Value {
+    through_type::<History>(json!({
+        "pool": pool, "pools": 1, "from_at": AT, "available": [null, 3, 2],
+        "leased": [null, 1, 2], "resting": [null, 0, 0], "quarantined": [null, 0, 0],
+        "waiting": [null, 0, 0], "grants": [null, 0, 2], "refusals": [null, 0, 0],
+        "expiries": [null, 0, 1], "purges": [null, 0, 0], "waited_seconds": [null, 0.0, 0.25],
+    }))
+}
+
+pub(super) fn access() -> Value {
+    through_type::<Access>(json!({
+        "token": "ci-runner", "scopes": ["read", "lend"], "pools": ["ci-*"], "expires_at": null,
+    }))
 }
 
 pub(super) fn policies() -> Vec<(&'static str, Value)> {

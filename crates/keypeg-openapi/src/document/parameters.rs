@@ -1,7 +1,7 @@
 //! The parameters in queries and headers that operations have.
 
 use keypeg_client::KeyState;
-use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT};
+use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT, SECONDS};
 use serde_json::{Value, json};
 
 pub(super) fn listing() -> Vec<Value> {
@@ -30,6 +30,15 @@ pub(super) fn pages(items: &str, default: usize) -> Vec<Value> {
             "`next_cursor` of the previous page. Default: the first page.",
         ),
     ]
+}
+
+/// Returns the parameter for the length of a history.
+pub(super) fn history_seconds() -> Value {
+    let schema = json!({
+        "type": "integer", "minimum": SECONDS.least, "maximum": SECONDS.most,
+        "default": SECONDS.most,
+    });
+    query(SECONDS.name, &schema, "The last seconds to return.")
 }
 
 /// Returns the parameter for the states in which a key is active.

@@ -5,10 +5,10 @@
 //! A limit on a member that does not exist is a panic, so no limit outlives its member.
 
 use keypeg_client::{
-    AcquireRequest, Code, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
-    KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
-    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds, Verification,
-    VerifyRequest,
+    Access, AcquireRequest, Code, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
+    KeptAliveMany, Key, KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome,
+    PolicyRequest, Pool, Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds,
+    Verification, VerifyRequest,
 };
 use keypeg_fields::{Field, Item, Symbols};
 use schemars::generate::SchemaSettings;
@@ -105,6 +105,8 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
 
 fn add_written(generator: &mut SchemaGenerator) {
     add::<Pools>(generator);
+    add::<Access>(generator);
+    add::<History>(generator);
     add::<Pool>(generator);
     add::<KeyState>(generator);
     add::<Key>(generator);
@@ -202,7 +204,7 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
     for schema in ["Grant", "Lease", "KeyLease"] {
         limits.push((schema, "fencing_token", token.clone()));
     }
-    for schema in ["Pool", "Key", "Grant", "Lease"] {
+    for schema in ["Pool", "Key", "Grant", "Lease", "History"] {
         limits.push((schema, "pool", json!({ "pattern": pool_name() })));
     }
     limits

@@ -272,6 +272,11 @@ impl Token {
         self.pools.allows(pool)
     }
 
+    /// Returns when the token expires, in milliseconds since 1970.
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
+        self.expires_at_ms
+    }
+
     /// Returns whether the token has expired; reads the clock only for a token that can expire.
     pub(crate) fn is_expired(&self, wall_ms: impl FnOnce() -> u64) -> bool {
         self.expires_at_ms.is_some_and(|end| wall_ms() >= end)

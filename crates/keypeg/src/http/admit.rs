@@ -20,8 +20,9 @@ use crate::share::{CallerId, Exceeded, Held, network};
 use crate::tls::ClientCertificate;
 use hyper::header::AUTHORIZATION;
 use hyper::{StatusCode, http::HeaderMap};
-use keypeg_client::Code;
+use keypeg_client as wire;
 use keypeg_client::routes::{self, Access, Scope};
+use keypeg_client::{Code, UnixMs};
 use keypeg_core::{KeyRef, PoolFilter, PoolName};
 use keypeg_store::{Answer, Call, CallerNumber, Idempotency, PendingReply, Principal};
 use keypeg_store::{Reply, Request, TypedCall};
@@ -333,6 +334,23 @@ impl RequestContext<'_> {
     /// Returns the pools that the token may list; `None` allows all pools.
     pub(super) fn listed_pools(&self) -> Option<Arc<PoolFilter>> {
         self.admitted.as_ref().map(|admitted| Arc::clone(&admitted.shown.token.pools))
+    }
+
+    /// Returns what the token allows; without tokens, everything.
+    pub(super) fn allowed(&self) -> wire::Access {
+        let token = self.admitted.as_ref().map(|admitted| &admitted.shown.token);
+        let allows = |scope: &Scope| token.is_none_or(|token| token.allows(*scope));
+        let pools = token.map_or_else(|| vec!["*".into()], |token| token.pools.texts());
+        wire::Access {
+            token: token.map(|token| token.name.as_ref().into()),
+            scopes: Scope::ALL
+                .iter()
+                .filter(|scope| allows(scope))
+                .map(|it| it.as_str().into())
+                .collect(),
+            pools,
+            expires_at: token.and_then(|token| token.expires_at_ms()).map(UnixMs),
+        }
     }
 
     /// Begins the request on the place of its connection. Returns `false` if the server must close

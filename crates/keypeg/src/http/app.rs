@@ -3,6 +3,7 @@
 //! Does not know connections, routes or handlers.
 
 use super::error::Problem;
+use super::history::History;
 use super::long_work::LongWork;
 use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
@@ -61,6 +62,8 @@ pub(super) struct Server {
     pub(super) backups: Option<Arc<dyn BackupSource>>,
     /// The requests in progress on connections that carry many at once, shared by the addresses.
     pub(super) streamed_requests: Arc<Budget>,
+    /// The last minutes of the pools.
+    pub(super) history: History,
     /// The source of `/metrics`.
     pub(super) metrics: Metrics,
 }

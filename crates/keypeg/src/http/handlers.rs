@@ -8,6 +8,7 @@ pub(crate) mod constant;
 mod default_pool;
 pub(crate) mod django;
 pub(crate) mod events;
+pub(crate) mod history;
 pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod operation;

@@ -77,7 +77,7 @@ impl Family {
     pub(super) fn of(path: &str) -> Self {
         if let Some(below) = path.strip_prefix("/v1/pools") {
             return match below.split('/').nth(2) {
-                None => Self::Pools,
+                None | Some("history") => Self::Pools,
                 Some("keys") => Self::Keys,
                 Some("leases") => Self::Leases,
                 Some("keepalive") => Self::KeepAlive,
@@ -90,9 +90,11 @@ impl Family {
             Some("api") => Self::Django,
             Some("keys" | "keepalive") => Self::Simple,
             Some("") if path == "/" => Self::Ops,
-            Some("v1") if path == routes::BACKUP => Self::Ops,
+            Some("v1") if [routes::BACKUP, routes::ACCESS].contains(&path) => Self::Ops,
+            Some("v1") if path == routes::HISTORY => Self::Pools,
             Some(
-                "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems",
+                "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems"
+                | "ui",
             ) => Self::Ops,
             _ => Self::Other,
         }

@@ -5,9 +5,10 @@
 //! table decides between 404 and 405 with its `Allow` header.
 
 use super::admit::RequestContext;
+use super::dashboard;
 use super::docs;
 use super::error::Problem;
-use super::handlers::{backup, django, events, keys, leases, ops, pools, simple, verify};
+use super::handlers::{backup, django, events, history, keys, leases, ops, pools, simple, verify};
 use super::message::Request;
 use super::parse::path::pool_name;
 use super::parse::precondition;
@@ -32,6 +33,8 @@ pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> Han
         ["v1", "pools", rest @ ..] if !rest.contains(&"") => {
             canonical(context, rest, request).await
         }
+        ["v1", "access"] => ops::access(context, &request),
+        ["v1", "history"] => history::all(context, &request),
         ["v1", "backup"] => backup::create(context, &request).await,
         ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
             django::keys(context, request).await
@@ -42,7 +45,9 @@ pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> Han
         ["keys"] => simple::keys(context, request).await,
         ["keys", key] if !key.is_empty() => simple::key(context, key, &request).await,
         ["keepalive", key] if !key.is_empty() => simple::keep_alive(context, key, &request).await,
+        [""] if dashboard::is_for_browser(&request) => dashboard::page(&request),
         [""] => ops::index(&request),
+        ["ui", asset] => dashboard::asset(&request, asset),
         ["metrics"] => ops::metrics(context, &request).await,
         ["livez"] => ops::live(&request),
         ["readyz"] => ops::ready(context, &request),
@@ -71,6 +76,9 @@ async fn canonical(
         (Method::GET | Method::HEAD, [pool]) => pools::show(context, pool).await,
         (Method::GET | Method::HEAD, [pool, "events"]) => {
             events::subscribe(context, pool, request).await
+        }
+        (Method::GET | Method::HEAD, [pool, "history"]) => {
+            history::of_pool(context, pool, request.uri().query()).await
         }
         (Method::PUT, [pool]) => pools::create_or_update(context, pool, request).await,
         (Method::DELETE, [pool]) => pools::delete(context, pool, request).await,
@@ -114,8 +122,8 @@ async fn check_target(
     request: &Request,
 ) -> Result<(), Problem> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let has_parameters =
-        matches!(segments, [_, "verify"]) || (is_read && matches!(segments, [] | [_, "keys"]));
+    let has_parameters = matches!(segments, [_, "verify"])
+        || (is_read && matches!(segments, [] | [_, "keys" | "history"]));
     if let Some(query) = request.uri().query().filter(|_| !has_parameters) {
         let checked = Query::read(Some(query), &[]).map(drop);
         match segments.first() {

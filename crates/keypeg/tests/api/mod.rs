@@ -10,6 +10,7 @@ mod events;
 #[cfg(feature = "cli")]
 mod guard;
 mod health;
+mod history;
 mod idempotency;
 mod import;
 mod list;

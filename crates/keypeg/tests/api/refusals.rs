@@ -261,6 +261,7 @@ fn an_unknown_parameter_is_refused_on_every_canonical_route() {
                 "listKeys" => "state, limit, cursor",
                 "listPools" => "limit, cursor",
                 "verify" | "authorize" => "states",
+                "showHistory" | "showPoolHistory" => "seconds",
                 _ => "no parameters",
             };
             assert_eq!(problem["allowed"], allowed, "{request}");

@@ -2,6 +2,7 @@
 //! of browsers.
 
 mod browser;
+mod dashboard;
 mod fast_path;
 mod framing;
 mod fuzz;

@@ -16,7 +16,8 @@ fn files(dir: &Path, is_wanted: &dyn Fn(&Path) -> bool, found: &mut Vec<PathBuf>
     for entry in std::fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        let is_skipped = ["target", "fixtures"].contains(&name) || name.starts_with('.');
+        let is_skipped =
+            ["target", "fixtures", "node_modules"].contains(&name) || name.starts_with('.');
         if path.is_dir() && (!is_skipped || name == ".ci") {
             files(&path, is_wanted, found);
         } else if path.is_file() && is_wanted(&path) {
@@ -113,7 +114,9 @@ const BANNED: [&str; 14] = [
 fn is_checked(path: &Path) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => path.ends_with("docs/openapi.json"),
-        Some(extension) => ["rs", "md", "toml", "html", "css", "py"].contains(&extension),
+        Some(extension) => {
+            ["rs", "md", "toml", "html", "css", "py", "ts", "tsx", "mjs"].contains(&extension)
+        }
         None => {
             let is_script = || std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!"));
             path.ends_with("justfile") || is_script()

@@ -44,6 +44,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         streams: Budget::new(1),
         backups: None,
         streamed_requests: Budget::new(1),
+        history: crate::http::history::History::new(1 << 20, now),
         metrics: Metrics::new(start_info, Vec::new(), Places::new(8, now)),
     };
     App::new(lane, Arc::new(server), 0, Arc::default())

@@ -12,8 +12,10 @@ use super::serve::{read_clock_in_hyper, serve, serve_ops};
 use crate::clock;
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
+use crate::http::history::History;
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::origin::Sender;
+use crate::http::sampler;
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::{DRAIN_TIME, Timeouts};
 use crate::http::watchdog::{CoreWatch, watches};
@@ -146,6 +148,7 @@ pub(crate) fn run(
         streams: Budget::new(memory.event_streams()),
         backups: start_info.backups.clone(),
         streamed_requests: Budget::new(connections_max as u64),
+        history: History::new(memory.history(), clock::stopwatch()),
         metrics: Metrics::new(start_info, all_counts, Arc::clone(&places)),
     });
     let ops = OpsStart { lane: lanes[0].clone(), core: lanes.len(), counts: ops_counts };
@@ -168,6 +171,7 @@ pub(crate) fn run(
         threads.push(spawn(core, index + 1)?);
     }
     let outcome = runtime()?.block_on(async {
+        tokio::spawn(sampler::sample(Arc::clone(&server), first_lane.clone()));
         let first = tokio::spawn(first.run());
         tokio::spawn(async move {
             if first.await.is_err_and(|error| error.is_panic()) {

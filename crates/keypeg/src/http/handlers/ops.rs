@@ -1,4 +1,4 @@
-//! The operations endpoints: liveness, readiness, version, and metrics.
+//! The operations endpoints: liveness, readiness, version, metrics, and what a token allows.
 //!
 //! All of them answer GET and HEAD only, and none changes anything.
 
@@ -7,6 +7,7 @@ use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
 use crate::http::metrics::exposition::Format;
+use crate::http::parse::query::Query;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{Method, StatusCode};
@@ -26,7 +27,10 @@ pub(crate) fn index(request: &Request) -> HandlerResult {
         "ready": routes::READYZ,
         "version": routes::VERSION,
     });
-    Ok(json_response(StatusCode::OK, &links))
+    let mut response = json_response(StatusCode::OK, &links);
+    // A browser gets the dashboard.
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
 }
 
 /// Answers `/livez`: the process runs.
@@ -55,6 +59,13 @@ pub(crate) fn version(request: &Request) -> HandlerResult {
         "target": build_info::TARGET,
     });
     Ok(json_response(StatusCode::OK, &version))
+}
+
+/// Answers `/v1/access`: what the access token of the request allows.
+pub(crate) fn access(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
+    require_read(request)?;
+    Query::read(request.uri().query(), &[])?;
+    Ok(json_response(StatusCode::OK, &context.allowed()))
 }
 
 /// Answers `/metrics`, in the format that the scraper prefers.

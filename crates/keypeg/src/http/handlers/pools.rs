@@ -92,7 +92,8 @@ pub(crate) async fn delete(
 }
 
 fn wire_pool(view: PoolView) -> wire::Pool {
-    let PoolView { name, policy, counts, waiting, next_hold_end_at_ms, next_purge_at_ms } = view;
+    let PoolView { name, policy, counts, waiting, next_hold_end_at_ms, next_purge_at_ms, .. } =
+        view;
     wire::Pool {
         pool: name.as_str().into(),
         lease_ttl_seconds: Seconds::from_ms(policy.lease_ttl_ms),

@@ -85,7 +85,7 @@ impl PoolTotals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keypeg_core::PoolName;
+    use keypeg_core::{PoolActivity, PoolName};
     use keypeg_store::{CallSlot, EngineLane, PoolView, Reply, Wakeup, lane};
     use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker};
@@ -106,6 +106,7 @@ mod tests {
             policy: keypeg_core::Policy::default(),
             counts: KeyCounts { available, ..KeyCounts::default() },
             waiting: 1,
+            activity: PoolActivity::default(),
             next_hold_end_at_ms: None,
             next_purge_at_ms: None,
         };

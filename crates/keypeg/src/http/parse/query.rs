@@ -6,7 +6,7 @@
 
 use super::json::echo;
 use crate::http::error::Problem;
-use keypeg_fields::{Field, LIMIT, PAGE_MAX};
+use keypeg_fields::{Field, IntegerField, LIMIT};
 
 /// A query's parameters.
 #[derive(Debug, Default)]
@@ -46,12 +46,22 @@ impl Query {
 impl Query {
     /// Returns the most items that the client wants on a page; `default` if it sends no `limit`.
     pub(crate) fn limit(&self, default: usize) -> Result<usize, Problem> {
-        self.get("limit").map_or(Ok(default), |text| {
+        self.integer(&LIMIT, default)
+    }
+
+    /// Returns an integer parameter, which is small; `default` if the client does not send it.
+    pub(crate) fn integer(
+        &self,
+        field: &'static IntegerField,
+        default: usize,
+    ) -> Result<usize, Problem> {
+        self.get(field.name).map_or(Ok(default), |text| {
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let limit = is_number.then(|| text.parse().ok()).flatten();
-            limit
-                .filter(|limit| (1..=PAGE_MAX).contains(limit))
-                .ok_or_else(|| Problem::not_allowed(Field::Integer(&LIMIT)))
+            let number = is_number.then(|| text.parse().ok()).flatten();
+            let number = number.filter(|&number| field.allows(number));
+            number
+                .and_then(|number| usize::try_from(number).ok())
+                .ok_or_else(|| Problem::not_allowed(Field::Integer(field)))
         })
     }
 }
