@@ -9,10 +9,11 @@ mod error;
 mod read;
 mod segments;
 
-use crate::backup::{BackupError, ChunkParser, inconsistent};
+use crate::backup::{BackupError, ChunkKind, ChunkParser, inconsistent};
 use crate::disk::{Directory, Disk};
 use crate::keyset::KeySetDb;
 use crate::layout::{META, RESTORING, is_ours};
+use crate::meta::Meta;
 use crate::preview::{NoFiles, Preview};
 use crate::record::{self, REPLAYED_TOKEN_MAX};
 use crate::recover;
@@ -26,7 +27,7 @@ use keypeg_core::{
 };
 use read::{BackupReading, ReadBackup};
 use segments::{NewBatch, SegmentWriter};
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ const CLOCK_ERROR_MS: u64 = 24 * 3_600 * 1_000;
 const BATCH_FULL: usize = 256 << 10;
 /// Bytes of pages that the database keeps in memory while it is replayed.
 const CACHE: usize = 64 << 20;
+/// Bytes that are read at once until the identity in a backup is known.
+const OPENING: usize = 4 << 10;
 /// A directory that a new file system has.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -107,6 +110,7 @@ pub fn restore(
     options: RestoreOptions,
     random: &mut dyn RandomSource,
 ) -> Result<RestoreReport, RestoreError> {
+    let opening = read_opening(backup, &options, random)?;
     let dir = path.display().to_string();
     let opened = Directory::open(path).map_err(|error| {
         if error.kind() == std::io::ErrorKind::WouldBlock {
@@ -115,7 +119,7 @@ pub fn restore(
         StartError::Io { doing: format!("opening {dir}"), error }
     })?;
     let disk: Arc<dyn Disk> = Arc::new(opened);
-    restore_onto(backup, &disk, &dir, options, random)
+    restore_all(&mut opening.chain(backup), &disk, &dir, options, random)
 }
 
 /// Checks a backup as a restore would, in memory, and returns what the restore would make of it.
@@ -131,6 +135,49 @@ pub fn check_backup(
 
 /// Restores a backup onto a disk; `dir` is its name in messages.
 pub fn restore_onto(
+    backup: &mut dyn Read,
+    disk: &Arc<dyn Disk>,
+    dir: &str,
+    options: RestoreOptions,
+    random: &mut dyn RandomSource,
+) -> Result<RestoreReport, RestoreError> {
+    let opening = read_opening(backup, &options, random)?;
+    restore_all(&mut opening.chain(backup), disk, dir, options, random)
+}
+
+/// Reads a backup up to the identity in it, and refuses seal keys that do not open it, before the
+/// restore creates or changes anything. Returns the bytes, which are to be read again.
+fn read_opening(
+    backup: &mut dyn Read,
+    options: &RestoreOptions,
+    random: &mut dyn RandomSource,
+) -> Result<Cursor<Vec<u8>>, RestoreError> {
+    let (mut parser, mut bytes, mut piece) = (ChunkParser::new(), Vec::new(), vec![0; OPENING]);
+    // `None` until the chunk after the head has arrived.
+    let (mut chunks, mut meta) = (0, None);
+    while chunks < 2 {
+        let len = read::read_piece(backup, &mut piece)?;
+        if len == 0 {
+            // The reader of the whole backup says what is missing.
+            break;
+        }
+        bytes.extend_from_slice(&piece[..len]);
+        parser.feed(&piece[..len], &mut |kind, body| {
+            chunks += 1;
+            if kind == ChunkKind::Meta {
+                meta.get_or_insert(Meta::read(body));
+            }
+            Ok::<(), RestoreError>(())
+        })?;
+    }
+    if let Some(Ok(mut meta)) = meta {
+        let installation = meta.installation;
+        adopt(&mut meta, options.seal.as_ref(), installation, random)?;
+    }
+    Ok(Cursor::new(bytes))
+}
+
+fn restore_all(
     backup: &mut dyn Read,
     disk: &Arc<dyn Disk>,
     dir: &str,

@@ -8,7 +8,7 @@ use crate::failure::{Failure, exit};
 use crate::log::{print_line, report_usage, start_streams};
 use crate::options::Options;
 use crate::supervisor::{self, Message};
-use crate::{memory, streams, variables};
+use crate::{memory, signals, streams, variables};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use keypeg_store::OpenedStore;
@@ -55,6 +55,10 @@ fn run(open: OpenStore) -> Result<u8, Failure> {
             return Ok(if is_requested { 0 } else { exit::USAGE });
         }
     };
+    // A server catches it with its other signals, after its streams have started.
+    if !matches!(cli.command, Command::Serve(_)) {
+        signals::catch_file_size_limit();
+    }
     match cli.command {
         Command::Serve(options) => serve(*options, open).map(|()| 0),
         Command::Check(args) => check(&args).map(|()| 0),

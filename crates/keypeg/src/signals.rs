@@ -2,7 +2,7 @@
 //!
 //! A thread of its own receives them and waits for nothing else, so that the second signal works
 //! whatever all other threads do. SIGHUP never ends the server: it reloads files
-//! (`reloads.rs`). SIGXFSZ is caught, so that a write past the limit of `ulimit -f`
+//! (`reloads.rs`). Every command catches SIGXFSZ, so that a write past the limit of `ulimit -f`
 //! fails with an error.
 
 use crate::failure::{Failure, exit};
@@ -33,6 +33,19 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
+/// Catches SIGXFSZ, which would kill the process before it can report the error or remove a file that
+/// is not complete. Programs that it executes do not inherit the handler.
+pub(crate) fn catch_file_size_limit() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Without a handler the command can still run.
+    let _ = runtime.map(|runtime| runtime.block_on(async { file_size_limit() }));
+}
+
+/// The handler stays installed without a receiver.
+fn file_size_limit() -> io::Result<()> {
+    signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop)
+}
+
 struct Signals {
     term: Signal,
     int: Signal,
@@ -48,8 +61,7 @@ enum Wanted {
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        // The handler stays installed without a receiver.
-        drop(signal(SignalKind::from_raw(Number::XFSZ.as_raw()))?);
+        file_size_limit()?;
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,

@@ -32,6 +32,16 @@ pub(super) struct ReadBackup {
     pub(super) lease_us: u64,
 }
 
+/// Reads the next bytes; 0 is the end.
+pub(super) fn read_piece(from: &mut dyn Read, piece: &mut [u8]) -> Result<usize, BackupError> {
+    loop {
+        match from.read(piece) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => return read.map_err(BackupError::Io),
+        }
+    }
+}
+
 /// The state of reading.
 pub(super) struct BackupReading<'a> {
     disk: &'a Arc<dyn Disk>,
@@ -73,11 +83,7 @@ impl<'a> BackupReading<'a> {
         let mut parser = ChunkParser::new();
         let mut piece = vec![0; PIECE];
         loop {
-            let len = match from.read(&mut piece) {
-                Ok(len) => len,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(BackupError::Io(error).into()),
-            };
+            let len = read_piece(from, &mut piece)?;
             if len == 0 {
                 break;
             }

@@ -11,7 +11,7 @@ use crate::streams;
 use clap::Args;
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 /// The options of `keypeg backup`.
@@ -53,7 +53,7 @@ impl BackupArgs {
         }
         let partial = PartialFile::create(&self.file)?;
         let mut file = &partial.file;
-        let failed = |error| write_error(&partial.path.display().to_string(), &error);
+        let failed = |error| file_error(&partial.path, &error);
         let bytes = self.copy(&mut |bytes| file.write_all(bytes).map_err(failed)).await?;
         partial.keep(&self.file)?;
         streams::print_message(&format!("{bytes} bytes written to {}", self.file.display()));
@@ -84,6 +84,21 @@ impl BackupArgs {
 
 fn write_error(name: &str, error: &io::Error) -> Failure {
     Failure::new(exit::IO, format!("cannot write to {name}: {error}; the backup is incomplete"))
+}
+
+/// Returns the error of a write to the file of a backup, which then does not get its name.
+fn file_error(path: &Path, error: &io::Error) -> Failure {
+    let no_space = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+    let step = if no_space.contains(&error.kind()) {
+        "free space there, or name a file on another disk"
+    } else {
+        "check the disk of this file, or name a file on another one"
+    };
+    let path = path.display();
+    let message = format!(
+        "cannot write to {path}: {error}; the backup is incomplete and was removed: {step}"
+    );
+    Failure::new(exit::IO, message)
 }
 
 /// A file that is not complete yet, beside the file that it becomes. It is removed unless it is
@@ -118,14 +133,14 @@ impl PartialFile {
         })?;
         // Whatever the umask is: before the first value is written.
         fchmod(&file, mode).map_err(failed)?;
-        file.set_len(0).map_err(|error| write_error(&path.display().to_string(), &error))?;
+        file.set_len(0).map_err(|error| file_error(&path, &error))?;
         Ok(Self { path, file, is_kept: std::cell::Cell::new(false) })
     }
 
     /// Makes the file durable under its final name.
     fn keep(&self, target: &Path) -> Result<(), Failure> {
         let kept = self.file.sync_all().and_then(|()| std::fs::rename(&self.path, target));
-        kept.map_err(|error| write_error(&target.display().to_string(), &error))?;
+        kept.map_err(|error| file_error(target, &error))?;
         self.is_kept.set(true);
         let parent = target.parent().filter(|parent| *parent != Path::new(""));
         let synced = File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());

@@ -1,7 +1,7 @@
 //! Backups of the real server: over HTTP and by the command line, restored and compared key by key.
 
 use crate::support::tokens::Tokens;
-use crate::support::{Client, Server, TempDir, binary, eventually, keypeg};
+use crate::support::{Client, Server, TempDir, binary, eventually, keypeg, skipped, volume};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -166,6 +166,89 @@ fn an_existing_file_is_replaced_only_on_request_and_only_by_a_complete_backup() 
     assert_eq!(std::fs::read(&file).unwrap(), bytes, "the old backup stays");
     assert!(!partial.exists());
     run(backup(&server, &["/nonexistent/a.backup"]), 73, "cannot create");
+}
+
+/// A small file system, on which a backup does not fit; `None` where none can be mounted.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount(test: &str) -> Option<Self> {
+        let dir = TempDir::new();
+        let path = text(dir.path());
+        match volume::run("mount", &["-t", "tmpfs", "-o", "size=256k", "tmpfs", path]) {
+            Ok(()) => Some(Self(dir)),
+            Err(why) => {
+                skipped(test, &why);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = volume::run("umount", &["-l", text(self.0.path())]);
+    }
+}
+
+#[test]
+fn a_full_disk_at_the_file_of_a_backup_leaves_the_file_before_and_nothing_else() {
+    const NAME: &str =
+        "a_full_disk_at_the_file_of_a_backup_leaves_the_file_before_and_nothing_else";
+    let dir = TempDir::new();
+    let server = original(&dir);
+    let many = json!({ "count": 10_000 });
+    server.client().send("POST /v1/pools/ci/keys", &many).is(201, &json!({}));
+    let Some(small) = SmallDisk::mount(NAME) else { return };
+    let file = small.0.path().join("a.backup");
+    std::fs::write(&file, "old").unwrap();
+    let output = run(backup(&server, &[text(&file), "--force"]), 74, "No space left on device");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for says in ["a.backup.partial", "is incomplete and was removed", "free space there"] {
+        assert!(said.contains(says), "{says:?} is missing: {said}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"old", "the previous backup stays");
+    assert_eq!(std::fs::read_dir(small.0.path()).unwrap().count(), 1, "no half file is left");
+    // The server has ended that backup, and makes the next one.
+    let other = dir.path().join("b.backup");
+    eventually("the next backup", || {
+        let output = backup(&server, &[text(&other), "--force"]).output().unwrap();
+        output.status.success().then_some(())
+    });
+    // A restore there fails too, and leaves a directory that a restore accepts.
+    let data = small.0.path().join("data");
+    let restore = |into: &Path| tool(&["restore", text(&other), "--data", text(into)]);
+    run(restore(&data), 74, "No space left on device");
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+    run(restore(&dir.path().join("restored")), 0, "10042 keys in 2 pools");
+}
+
+/// The signal of the limit killed the command, which left a half file and said nothing.
+#[test]
+fn a_limit_of_the_size_of_files_is_an_error_of_a_command_and_leaves_no_half_file() {
+    let dir = TempDir::new();
+    let server = original(&dir);
+    let many = json!({ "count": 10_000 });
+    server.client().send("POST /v1/pools/ci/keys", &many).is(201, &json!({}));
+    let file = dir.path().join("a.backup");
+    run(backup(&server, &[text(&dir.path().join("whole"))]), 0, "");
+    let limited = |args: &[&str]| {
+        // In blocks of 512 bytes.
+        let script = "ulimit -f 100 && exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", &binary().into_string().unwrap()]).args(args);
+        command.env_clear().env("KEYPEG_SERVER", format!("http://{}", server.addr()));
+        command
+    };
+    run(limited(&["backup", text(&file)]), 74, "File too large");
+    assert!(!file.exists() && !dir.path().join("a.backup.partial").exists());
+    let (whole, data) = (dir.path().join("whole"), dir.path().join("restored"));
+    let restore = ["restore", text(&whole), "--data", text(&data)];
+    run(limited(&restore), 74, "File too large");
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+    let mut stdout = limited(&["backup", "-"]);
+    stdout.stdout(File::create(dir.path().join("stdout")).unwrap());
+    run(stdout, 74, "cannot write to stdout: File too large");
 }
 
 #[test]

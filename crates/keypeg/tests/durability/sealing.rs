@@ -257,6 +257,82 @@ fn a_rotation_under_sigkill_loses_nothing() {
     println!("{rounds} rotations under SIGKILL, {keys} keys, 0 lost");
 }
 
+/// Returns a backup of the server and whether a command on it succeeds, with what it says.
+fn back_up(dir: &TempDir, server: &Server) -> PathBuf {
+    let file = dir.path().join("a.backup");
+    let mut command = Command::new(binary());
+    command.arg("backup").arg(&file).env_clear();
+    command.env("KEYPEG_SERVER", format!("http://{}", server.addr()));
+    let (code, _, stderr) = exit_within(&mut command);
+    assert_eq!(code, Some(0), "{stderr}");
+    file
+}
+
+/// The restore of a backup once wrote all of its files before it looked at the seal key.
+#[test]
+fn a_sealed_backup_is_restored_with_its_key_and_refused_with_another_before_anything_is_written() {
+    let dir = TempDir::new();
+    let (key, other) = (new_key(&dir, "key"), new_key(&dir, "other"));
+    let server = start(&dir, &key, &[]);
+    let values = add_keys(&server);
+    let file = back_up(&dir, &server);
+    drop(server);
+    let text = std::fs::read(&file).unwrap();
+    let find = |value: &String| text.windows(value.len()).any(|found| found == value.as_bytes());
+    assert!(!values.iter().any(find), "a value is in the backup");
+    let run = |word: &str, key: Option<&Path>| {
+        let mut command = Command::new(binary());
+        command.arg(word).arg(&file).env_clear();
+        if word == "restore" {
+            command.arg("--data").arg(dir.path().join("new/data"));
+        }
+        exit_within(command.args(key.map(|_| "--seal-key")).args(key))
+    };
+    std::fs::create_dir(dir.path().join("new")).unwrap();
+    let cases = [(None, "is sealed with the key"), (Some(&*other), "is sealed with the key")];
+    for (wrong, says) in cases {
+        for word in ["check", "restore"] {
+            let (code, _, stderr) = run(word, wrong);
+            assert!(code == Some(78) && stderr.contains(says), "{word} {code:?}: {stderr}");
+        }
+    }
+    assert!(!dir.path().join("new/data").exists(), "a refused restore created the directory");
+    let (code, stdout, stderr) = run("check", Some(&key));
+    assert!(code == Some(0) && stdout.contains("23 keys in 1 pool"), "{stdout}{stderr}");
+    let (code, _, stderr) = run("restore", Some(&key));
+    assert_eq!(code, Some(0), "{stderr}");
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    std::fs::rename(dir.path().join("new/data"), dir.path().join("data")).unwrap();
+    assert_eq!(hits(&dir, &values), 0);
+    let (code, stderr) = exit_of(&mut sealed(&dir, &other, &[]));
+    assert!(code == 78 && stderr.contains("is sealed with the key"), "{code}: {stderr}");
+    let server = start(&dir, &key, &[]);
+    let client = &mut server.client();
+    let page = client.ask("GET /v1/pools/default/keys?limit=100").json();
+    let reveal = |listed: &serde_json::Value| {
+        let id = listed["id"].as_str().unwrap();
+        let shown = client.ask(&format!("POST /v1/pools/default/keys/{id}/reveal")).json();
+        shown["key"].as_str().unwrap().to_owned()
+    };
+    let restored: BTreeSet<_> = page["keys"].as_array().unwrap().iter().map(reveal).collect();
+    assert_eq!(restored, values.into_iter().collect());
+}
+
+#[test]
+fn a_backup_that_is_not_sealed_is_refused_with_a_key_before_anything_is_written() {
+    let dir = TempDir::new();
+    let key = new_key(&dir, "key");
+    let server = Server::on(&dir, &[]);
+    add_keys(&server);
+    let file = back_up(&dir, &server);
+    let mut command = Command::new(binary());
+    command.arg("restore").arg(&file).arg("--data").arg(dir.path().join("restored"));
+    let (code, _, stderr) = exit_within(command.arg("--seal-key").arg(&key));
+    let says = "the backup is not sealed: restore it without --seal-key";
+    assert!(code == Some(78) && stderr.contains(says), "{code:?}: {stderr}");
+    assert!(!dir.path().join("restored").exists());
+}
+
 /// A core image would contain every value.
 #[test]
 fn a_server_that_aborts_writes_no_core_image() {
