@@ -94,12 +94,22 @@ impl Backup {
     ) -> Result<(), BackupRefused> {
         let stage = std::mem::replace(&mut self.stage, Stage::WaitsForTicket);
         let Stage::Ready(ready) = stage else { panic!("the backup is prepared first") };
+        let written = self.write_all(&ready, &mut send);
+        // Why the backup must end comes before what it meets then, such as a closed database.
+        written.map_err(|error| self.parts.desk.check().err().unwrap_or(error))
+    }
+
+    fn write_all(
+        &self,
+        ready: &Ready,
+        send: &mut impl FnMut(Vec<u8>) -> Result<(), BackupRefused>,
+    ) -> Result<(), BackupRefused> {
         let desk = &self.parts.desk;
         let mut out = ChunkWriter::begin(|bytes| {
             desk.check()?;
             send(bytes)
         })?;
-        self.write_batches(&ready, &mut out)?;
+        self.write_batches(ready, &mut out)?;
         desk.free_segments();
         for table in TableNumber::ALL {
             write_rows(&ready.snapshot, table, &mut out)?;

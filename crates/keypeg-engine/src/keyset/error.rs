@@ -42,6 +42,10 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> KeySetError {
         }
         return KeySetError::Io(error);
     }
+    // The database has failed or was closed before: its content is not damaged.
+    if let redb::Error::PreviousIo | redb::Error::DatabaseClosed = error {
+        return KeySetError::Io(io::Error::other(error.to_string()));
+    }
     if let redb::Error::Corrupted(why) = error {
         return KeySetError::Damaged(format!("its pages do not match their checksums: {why}"));
     }
