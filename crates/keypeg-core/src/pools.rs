@@ -118,6 +118,12 @@ impl Pools {
         }
     }
 
+    /// Reserves more fencing tokens and records it, as a backup needs: before the first grant no fact
+    /// says where the tokens begin.
+    pub fn reserve_tokens(&mut self, facts: &mut dyn FactSink) {
+        self.shared.reserve_tokens(facts);
+    }
+
     /// Creates a pool, or changes the policy of an existing one; returns whether it was created. A
     /// new pool takes the fields that the patch omits from `base`.
     pub fn create_or_update(

@@ -225,8 +225,16 @@ impl Replayer {
                 Ok(())
             }
             Fact::Stopped { next_token } => {
-                let reserved = self.pools.counters().tokens_reserved;
-                ensure(*next_token <= reserved, "token is granted beyond its reservation")?;
+                let counters = &mut self.pools.shared_mut().counters;
+                if counters.tokens_reserved <= 1 {
+                    // A backup has no segment headers, and only the first of them says where the
+                    // tokens of a directory begin that has granted none.
+                    counters.tokens_reserved = *next_token;
+                }
+                ensure(
+                    *next_token <= counters.tokens_reserved,
+                    "token is granted beyond its reservation",
+                )?;
                 let decreases = *next_token < self.pools.next_token();
                 ensure(!decreases, "granted token would be granted again")?;
                 self.stopped_at = Some(*next_token);

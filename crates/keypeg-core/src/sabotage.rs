@@ -59,11 +59,17 @@ pub enum Sabotage {
     RaiseAtDeadline,
     /// A grant that no client received is not revoked.
     KeepUndelivered,
+    /// A restore holds no key.
+    HoldNothingAtRestore,
+    /// A restored server grants tokens from those on that were reserved at the backup.
+    KeepTokensAtRestore,
+    /// The engine deletes segments that a backup reads.
+    DropUnderBackup,
 }
 
 impl Sabotage {
     /// All defects.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -90,6 +96,9 @@ impl Sabotage {
         Self::NewcomerFirst,
         Self::RaiseAtDeadline,
         Self::KeepUndelivered,
+        Self::HoldNothingAtRestore,
+        Self::KeepTokensAtRestore,
+        Self::DropUnderBackup,
     ];
 }
 

@@ -126,14 +126,23 @@ impl SharedState {
                 self.next_token < TOKEN_MAX,
                 "fencing tokens are exhausted, which takes centuries"
             );
-            let until = (self.next_token + limit(TestLimit::TokenReservation, TOKEN_RESERVATION))
-                .min(TOKEN_MAX);
-            self.counters.tokens_reserved = until;
-            facts.record(&Fact::TokensReserved { until });
+            self.reserve_tokens(facts);
         }
         let token = self.next_token;
         self.next_token += 1;
         token
+    }
+
+    /// Reserves more tokens, whether or not some are left, so that a fact names all that can have been
+    /// granted.
+    pub(crate) fn reserve_tokens(&mut self, facts: &mut dyn FactSink) {
+        let reserved = self.counters.tokens_reserved.max(self.next_token);
+        let until =
+            (reserved + limit(TestLimit::TokenReservation, TOKEN_RESERVATION)).min(TOKEN_MAX);
+        if until > self.counters.tokens_reserved {
+            self.counters.tokens_reserved = until;
+            facts.record(&Fact::TokensReserved { until });
+        }
     }
 
     /// Returns the bytes of all pools, of the table of waiters and of the record of ended leases. O(1).

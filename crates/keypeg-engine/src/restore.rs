@@ -19,9 +19,10 @@ use crate::record::{self, REPLAYED_TOKEN_MAX};
 use crate::recover;
 use crate::seal::{Installation, SealKeys, ValueSeal};
 use crate::start::{StartError, io};
-use crate::state::POOLS_MAX;
+use crate::state::{FIRST_TOKEN_MAX, POOLS_MAX};
 use crate::unlock::adopt;
 pub use error::RestoreError;
+use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{
     Fact, FactSink, HeldKeys, Limits, Pools, RandomSource, RestoredHolds, answers_max,
 };
@@ -315,8 +316,15 @@ fn first_token(
         );
         return Err(RestoreError::Tokens(message));
     }
+    if enabled(Sabotage::KeepTokensAtRestore) {
+        return Ok(reserved);
+    }
     let elapsed_ms = options.wall_ms.saturating_sub(backup_wall_ms) + CLOCK_ERROR_MS;
     let granted = u128::from(elapsed_ms) * u128::from(TOKENS_PER_S) / 1_000;
+    // A backup of an early version, before its first grant: tokens begin at the wall time in
+    // microseconds, which grows more slowly than `granted`.
+    let begins_at = backup_wall_ms.saturating_mul(1_000).min(FIRST_TOKEN_MAX);
+    let reserved = if reserved > 1 { reserved } else { begins_at };
     Ok(reserved.saturating_add(u64::try_from(granted).unwrap_or(u64::MAX)))
 }
 
@@ -330,7 +338,11 @@ fn write_holds(
     let lease_us = terms.now_us;
     let mut batches = Batches { segments, records: Vec::new(), lease_us, result: Ok(()) };
     batches.record(&Fact::TokensReserved { until: next_token });
-    let held = pools.write_restored_holds(terms, &mut batches);
+    let held = if enabled(Sabotage::HoldNothingAtRestore) {
+        HeldKeys::default()
+    } else {
+        pools.write_restored_holds(terms, &mut batches)
+    };
     batches.end();
     // An empty batch, whose frame says that the holds are durable.
     batches.end();

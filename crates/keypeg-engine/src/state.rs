@@ -43,6 +43,9 @@ use work::{BackupProgress, ParkedImport, QueuedRequest, SegmentDrop};
 
 /// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;
+/// The greatest first token of a new directory: a wall clock that is centuries ahead must not use
+/// up the tokens.
+pub(crate) const FIRST_TOKEN_MAX: u64 = 1 << 52;
 /// The most new requests that one turn takes.
 const TURN_MAX: usize = 8_192;
 /// The units of work of short calls after which a turn takes no further request: a batch of 4 096

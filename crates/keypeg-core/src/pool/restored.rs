@@ -63,7 +63,8 @@ impl Pool {
     /// rests for longer.
     fn restored_hold_end(&self, slot: SlotIndex, terms: RestoredHolds) -> Option<u64> {
         let RestoredHolds { now_us, hold_us, .. } = terms;
-        let until_us = after(now_us, hold_us.unwrap_or_else(|| self.policy().hold_us()));
+        // A record contains no end at 0, where a directory begins.
+        let until_us = after(now_us, hold_us.unwrap_or_else(|| self.policy().hold_us())).max(1);
         let state = self.slots.state(slot)?;
         if matches!(state, KeyState::Available) {
             return Some(until_us);
@@ -76,9 +77,10 @@ impl Pool {
         let record = self.holds.get(hold);
         let is_leased = matches!(state, KeyState::Leased);
         if is_leased && end_us > now_us {
-            // Its terms can be longer than those of the present policy. A hold whose length is
-            // given ends no earlier than the lease that is known.
-            let known_us = if hold_us.is_some() { end_us } else { record.latest_us };
+            // Its terms can be longer than those of the present policy. With a shorter hold the
+            // operator says that no client renews, so only the lease that is known runs to its end.
+            let is_shorter = hold_us.is_some_and(|hold_us| hold_us < self.policy().hold_us());
+            let known_us = if is_shorter { end_us } else { record.latest_us };
             return Some(until_us.max(known_us));
         }
         // The end of a lease by time is not a fact: its key has begun to rest.

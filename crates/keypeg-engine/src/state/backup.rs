@@ -11,6 +11,7 @@ use crate::backup::{Backup, BackupParts, EngineTask, Ticket};
 use crate::frame::{SegmentNumber, next_lsn};
 use crate::journal::Journal;
 use keypeg_core::US_PER_MS;
+use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_store::BackupRefused;
 
 /// How much the journal may grow while a backup reads it, in full journals.
@@ -66,6 +67,9 @@ impl EngineState {
     pub(super) fn droppable_through(&self, journal: &Journal) -> Option<SegmentNumber> {
         let through = journal.droppable_through(self.progress.checkpointed())?;
         let BackupProgress::Keeps { segment, .. } = self.backup else { return Some(through) };
+        if enabled(Sabotage::DropUnderBackup) {
+            return Some(through);
+        }
         let through = through.min(segment.previous());
         (through >= journal.oldest_segment()).then_some(through)
     }
@@ -88,6 +92,7 @@ impl EngineState {
             && let Some(journal) = &self.journal
         {
             self.backup = BackupProgress::Writes { first: journal.next_lsn() };
+            self.pools.reserve_tokens(&mut self.batch);
         }
     }
 

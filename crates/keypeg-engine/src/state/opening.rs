@@ -6,7 +6,7 @@
 use super::long_calls::LongCalls;
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
 use super::work::BackupProgress;
-use super::{CommitError, EngineState, JournalSizes, POOLS_MAX, step};
+use super::{CommitError, EngineState, FIRST_TOKEN_MAX, JournalSizes, POOLS_MAX, step};
 use crate::backup::BackupParts;
 use crate::batch::Batch;
 use crate::checkpointer::{Checkpointer, CheckpointerOptions};
@@ -27,10 +27,6 @@ use keypeg_core::{Limits, Lsn, PolicyPatch, Pool, PoolName, Pools, answers_max};
 use keypeg_store::StartReport;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-
-/// The greatest first token of a new directory: a wall clock that is centuries ahead must not use
-/// up the tokens.
-const FIRST_TOKEN_MAX: u64 = 1 << 52;
 
 /// What a start is given.
 #[derive(Clone, Copy)]

@@ -375,6 +375,11 @@ impl Clients {
         }
     }
 
+    /// Returns the calls that were sent with an Idempotency-Key.
+    pub(crate) fn idempotent_calls(&self) -> &[SentCall] {
+        &self.idempotent_calls
+    }
+
     /// Forgets all open calls: the server ended, and no reply arrives any more.
     pub(crate) fn forget_open_calls(&mut self) {
         self.sent.clear();

@@ -31,6 +31,15 @@ impl SimClock {
         Self(Arc::new(Mutex::new(start)))
     }
 
+    /// Returns a separate clock with the same time: of the same machine, or of another one.
+    pub(crate) fn apart(&self, same_machine: bool) -> Self {
+        let mut now = self.0.lock().unwrap().clone();
+        if !same_machine {
+            (now.boot_id, now.boot_ms) = (now.boot_id ^ (1 << 64), now.true_ms % 977);
+        }
+        Self(Arc::new(Mutex::new(now)))
+    }
+
     pub(crate) fn advance(&self, ms: u64) {
         let mut now = self.0.lock().unwrap();
         now.true_ms += ms;

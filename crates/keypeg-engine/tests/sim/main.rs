@@ -254,6 +254,14 @@ const RARE: &[&str] = &[
     "all keys were kept alive, one of them without a deadline",
     "a long call was executed while others were queued",
     "a long call was refused, because too many were queued",
+    "a backup was completed",
+    "a turn ran while a backup was written",
+    "the process ended while a backup was written",
+    "a server was restored",
+    "a restore was interrupted",
+    "a restore got the length of its holds",
+    "a restore got its first token",
+    "a restored server lent a key after its holds",
 ];
 
 /// A seed determines the whole simulation.
@@ -342,6 +350,11 @@ fn detected_by(why: &str) -> &'static str {
         ("not quiescent", "without faults everything becomes quiescent"),
         ("an invariant", "an invariant of the pools"),
         ("uncounted", "every lease counts for its caller"),
+        ("restored: a held key", "a restored server lends no key that it must hold"),
+        ("restored: it is not held", "a restored server holds every key"),
+        ("restored: its token", "the tokens of a restored server are above all before"),
+        ("a backup failed", "a backup ends only on a full disk or for a slow client"),
+        ("restored", "a restored server has the data of the backup"),
     ];
     let found = checks.iter().find(|(begins, _)| why.starts_with(begins));
     found.map_or("the reply differs from the model", |(_, check)| check)

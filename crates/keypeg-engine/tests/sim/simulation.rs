@@ -4,9 +4,11 @@
 //! process or of its machine can occur at any disk operation. Every reply is checked against the
 //! model, and after every start all pools and keys are read and compared with it.
 
+mod backups;
 mod instants;
 mod reached_states;
 mod restarts;
+mod restored;
 mod sealing;
 mod stories;
 
@@ -15,7 +17,7 @@ use crate::clocks::SimClock;
 use crate::coverage::Coverage;
 use crate::faults::{Fault, FaultInjector, Part};
 use crate::lost_turns::TOO_MANY;
-use crate::model::{Checked, Instant, Model, Observation, Rules, State, ensure, pool_of};
+use crate::model::{Checked, Instant, Model, Observation, Rules, ensure, pool_of};
 use crate::support::SeededRandom;
 use crate::support::sim_disk::SimDisk;
 use crate::trace::Trace;
@@ -60,6 +62,7 @@ pub(crate) struct Simulation {
     faults: FaultInjector,
     disk: SimDisk,
     sealing: sealing::Sealing,
+    backups: backups::Backups,
     engine: Option<EngineState>,
     /// The models that can be true.
     models: Vec<Candidate>,
@@ -140,6 +143,7 @@ impl Simulation {
             faults,
             disk,
             sealing: sealing::Sealing::of(seed),
+            backups: backups::Backups::of(seed),
             engine: None,
             models: vec![Candidate { model, lease_ms: 0 }],
             lease_time_known: false,
@@ -177,6 +181,7 @@ impl Simulation {
             }
             result?;
         }
+        self.end_backups()?;
         self.check_quiescence()
     }
 
@@ -218,18 +223,8 @@ impl Simulation {
             self.disk.set_capacity(capacity);
             self.note(&format!("the disk capacity is {capacity:?}"));
         }
-        let faulted = self.one_in(self.plan.fault_one_in);
-        if faulted {
-            let fails = self.plan.fails && self.one_in(3);
-            let after = self.one_in(2);
-            let fault = if fails { Fault::Failure } else { Fault::Crash { after } };
-            let within = [3, 8, 30][self.random.below(3) as usize];
-            self.faults.schedule(Some((self.random.below(within), fault)));
-        }
-        let count = self.random.below(if self.plan.rules.expiry_can_lag { 9 } else { 5 });
-        let key_count = self.models[0].model.pools.values().map(|pool| pool.keys.len()).sum();
-        let actions: Vec<_> =
-            (0..count).map(|_| self.clients.new_action(&mut self.random, key_count)).collect();
+        self.schedule_fault();
+        let actions = self.draw_actions();
         self.turn(actions)?;
         if self.engine.is_some() && self.one_in(self.plan.checkpoint_between_turns_one_in) {
             self.faults.step_checkpointer();
@@ -243,48 +238,24 @@ impl Simulation {
             self.note("killed between turns");
             self.restart(None)?;
         }
-        Ok(())
+        self.step_backup()
     }
 
-    /// Draws the time until the next turn: often exactly up to a deadline, or a millisecond beside
-    /// it.
-    fn draw_elapsed_ms(&mut self) -> u64 {
-        let drawn = self.random.below(100);
-        match drawn {
-            0..10 => 0,
-            10..45 => self.random.below(300),
-            45..85 => self.draw_ms_to_deadline(),
-            85..97 => self.random.below(1_500),
-            _ if self.plan.pauses => {
-                self.coverage.count("the process was paused for long");
-                self.random.below(600_000)
-            }
-            _ => 1,
+    /// Sometimes schedules a fault at one of the next operations.
+    fn schedule_fault(&mut self) {
+        if self.one_in(self.plan.fault_one_in) {
+            let fails = self.plan.fails && self.one_in(3);
+            let after = self.one_in(2);
+            let fault = if fails { Fault::Failure } else { Fault::Crash { after } };
+            let within = [3, 8, 30][self.random.below(3) as usize];
+            self.faults.schedule(Some((self.random.below(within), fault)));
         }
     }
 
-    fn draw_ms_to_deadline(&mut self) -> u64 {
-        let Candidate { model, lease_ms: lease } = &self.models[0];
-        let serving = self.serving_ms_now();
-        let mut lengths = Vec::new();
-        for pool in model.pools.values() {
-            lengths.extend(pool.wait_queue.iter().map(|waiter| waiter.end.saturating_sub(*lease)));
-            for key in &pool.keys {
-                match &key.state {
-                    State::Leased(lease_of) => lengths.push(lease_of.until.saturating_sub(*lease)),
-                    State::Resting { until, .. } => lengths.push(until.saturating_sub(*lease)),
-                    State::Available | State::Quarantined { .. } => {}
-                }
-                lengths.extend(key.purge_at.map(|purge_at| purge_at.saturating_sub(serving)));
-            }
-        }
-        lengths.sort_unstable();
-        let near = lengths.len().min(3) as u64;
-        if near == 0 {
-            return 100;
-        }
-        let length = lengths[self.random.below(near) as usize].min(1_000);
-        (length + self.random.below(3)).saturating_sub(1)
+    fn draw_actions(&mut self) -> Vec<Action> {
+        let count = self.random.below(if self.plan.rules.expiry_can_lag { 9 } else { 5 });
+        let key_count = self.models[0].model.pools.values().map(|pool| pool.keys.len()).sum();
+        (0..count).map(|_| self.clients.new_action(&mut self.random, key_count)).collect()
     }
 
     fn turn(&mut self, actions: Vec<Action>) -> Checked {
@@ -317,6 +288,7 @@ impl Simulation {
             self.trace.note(|| format!("{turn_start:>9} #{slot} {action:?}"));
             if let Some(call) = action.call() {
                 self.clients.send(*slot, call, turn_start);
+                self.backups.send(call);
                 self.count_call(call);
             }
         }
@@ -406,6 +378,7 @@ impl Simulation {
             self.trace.note(|| format!("          #{slot} -> {reply:?}"));
         }
         self.count_replies(&by_slot);
+        self.backups.receive(by_slot.values(), self.clock.true_ms());
         let mut left = Vec::new();
         let mut why = None;
         for (candidate, now) in std::mem::take(&mut self.models).into_iter().zip(&sent.instants) {

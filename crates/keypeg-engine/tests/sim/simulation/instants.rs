@@ -1,10 +1,52 @@
-//! The instants of turns: when the engine reads its clocks, and when they are frozen.
+//! The instants of turns: how much time passes before one, when the engine reads its clocks, and
+//! when they are frozen. Calls at the very deadline are the interesting ones, so it often draws one.
 
 use super::{Candidate, LastTurn, Simulation};
-use crate::model::Instant;
+use crate::model::{Instant, State};
 use keypeg_engine::state::EngineState;
 
 impl Simulation {
+    /// Draws the time until the next turn: often exactly up to a deadline, or a millisecond beside
+    /// it.
+    pub(super) fn draw_elapsed_ms(&mut self) -> u64 {
+        let drawn = self.random.below(100);
+        match drawn {
+            0..10 => 0,
+            10..45 => self.random.below(300),
+            45..85 => self.draw_ms_to_deadline(),
+            85..97 => self.random.below(1_500),
+            _ if self.plan.pauses => {
+                self.coverage.count("the process was paused for long");
+                self.random.below(600_000)
+            }
+            _ => 1,
+        }
+    }
+
+    fn draw_ms_to_deadline(&mut self) -> u64 {
+        let Candidate { model, lease_ms: lease } = &self.models[0];
+        let serving = self.serving_ms_now();
+        let mut lengths = Vec::new();
+        for pool in model.pools.values() {
+            lengths.extend(pool.wait_queue.iter().map(|waiter| waiter.end.saturating_sub(*lease)));
+            for key in &pool.keys {
+                match &key.state {
+                    State::Leased(lease_of) => lengths.push(lease_of.until.saturating_sub(*lease)),
+                    State::Resting { until, .. } => lengths.push(until.saturating_sub(*lease)),
+                    State::Available | State::Quarantined { .. } => {}
+                }
+                lengths.extend(key.purge_at.map(|purge_at| purge_at.saturating_sub(serving)));
+            }
+        }
+        lengths.sort_unstable();
+        let near = lengths.len().min(3) as u64;
+        if near == 0 {
+            return 100;
+        }
+        let length = lengths[self.random.below(near) as usize].min(1_000);
+        (length + self.random.below(3)).saturating_sub(1)
+    }
+
     /// The instant of a turn that runs now, for each model.
     pub(super) fn instants(&self) -> Vec<Instant> {
         let (serving, wall) = (self.last_turn.serving_ms, self.clock.wall_ms());

@@ -6,7 +6,7 @@ use crate::clients::Action;
 use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, Model, State, ensure};
-use crate::support::{SeededRandom, list_pools};
+use crate::support::{SeededRandom, engine_config, list_pools};
 use keypeg_core::{KeyRef, KeyState, KeyView, PoolName};
 use keypeg_engine::EngineConfig;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
@@ -53,6 +53,7 @@ impl Simulation {
             lost = turn;
         }
         self.end_process();
+        self.restore_sometimes()?;
         self.start(lost)
     }
 
@@ -61,6 +62,7 @@ impl Simulation {
         let machine = self.plan.power_cuts && self.one_in(2);
         self.count_lease_time();
         self.disk.end_process();
+        self.end_running_backup();
         self.engine = None;
         *self.faults.checkpointer.lock().unwrap() = None;
         self.clients.forget_open_calls();
@@ -122,18 +124,13 @@ impl Simulation {
         self.check_recovery(lost)
     }
 
+    /// Returns the options of a start without a seal.
+    pub(super) fn config(&self) -> EngineConfig {
+        EngineConfig { default_policy: self.plan.policy.clone(), ..engine_config() }
+    }
+
     pub(super) fn open(&mut self) -> Result<EngineState, String> {
-        let config = EngineConfig {
-            data: None,
-            lanes: 1,
-            default_policy: self.plan.policy.clone(),
-            max_keys: 1_000_000,
-            memory: u64::MAX,
-            memory_max: u64::MAX,
-            cache: 4 << 20,
-            must_exist: false,
-            seal: self.sealing.next(),
-        };
+        let config = EngineConfig { seal: self.sealing.next(), ..self.config() };
         let (clock, random) =
             (Box::new(self.clock.clone()), Box::new(SeededRandom(self.random.next())));
         let disk = Arc::new(self.disk.clone());
@@ -351,13 +348,10 @@ impl Simulation {
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
         let create = Call::PutPool { pool: pool.clone(), patch };
         let generate = Call::Generate { pool, count: 1 };
+        // Long calls that are queued would take the place of the new one.
+        self.execute_queued()?;
         self.turn(vec![Action::Call(create.into()), Action::Call(generate.into())])?;
-        for _ in 0..100 {
-            // The checkpointer serves lookups.
-            while self.faults.step_checkpointer() {}
-            self.turn(Vec::new())?;
-        }
-        ensure!(self.queued.is_empty(), "long calls are never executed: {:?}", self.queued);
+        self.execute_queued()?;
         self.turn(vec![Action::Call(acquire.into())])?;
         let model = &self.models[0].model;
         let served = model
@@ -365,6 +359,17 @@ impl Simulation {
             .get("last")
             .is_some_and(|pool| pool.keys.iter().any(|key| matches!(key.state, State::Leased(_))));
         ensure!(served, "no key can be acquired any more");
+        Ok(())
+    }
+
+    /// Plays turns until all long calls are executed.
+    fn execute_queued(&mut self) -> Checked {
+        for _ in 0..100 {
+            // The checkpointer serves lookups.
+            while self.faults.step_checkpointer() {}
+            self.turn(Vec::new())?;
+        }
+        ensure!(self.queued.is_empty(), "long calls are never executed: {:?}", self.queued);
         Ok(())
     }
 }

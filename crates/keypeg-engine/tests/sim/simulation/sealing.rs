@@ -21,14 +21,23 @@ impl Sealing {
 
     /// Returns the options of the next start.
     pub(super) fn next(&mut self) -> Option<SealOptions> {
-        let start = self.starts;
         self.starts += 1;
+        Some(SealOptions { keys: self.keys()?, seals_existing: true })
+    }
+
+    /// Returns the number of starts so far.
+    pub(super) fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    /// Returns the keys of the last start; `None` if it had no seal.
+    pub(super) fn keys(&self) -> Option<SealKeys> {
+        let start = self.starts.checked_sub(1)?;
         if start < self.from? {
             return None;
         }
         // The first key seals, and both open.
         let order = if start.is_multiple_of(2) { [1, 2] } else { [2, 1] };
-        let keys = order.map(|byte| SealKey::new([byte; 32])).to_vec();
-        Some(SealOptions { keys: SealKeys::new(keys)?, seals_existing: true })
+        SealKeys::new(order.map(|byte| SealKey::new([byte; 32])).to_vec())
     }
 }
