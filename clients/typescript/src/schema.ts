@@ -11,7 +11,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Returns links to the documentation and to the API */
+        /**
+         * Shows the dashboard to a browser; returns links otherwise
+         * @description A client that accepts `text/html` and does not name `application/json` before it gets the dashboard, a page.
+         */
         get: operations["index"];
         put?: never;
         post?: never;
@@ -276,6 +279,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/access": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Shows what the access token of the request allows
+         * @description A server without access tokens allows everything.
+         */
+        get: operations["showAccess"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/backup": {
         parameters: {
             query?: never;
@@ -290,6 +313,28 @@ export interface paths {
          *     Required scope of the access token: `admin`.
          */
         get: operations["backup"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Shows the last 15 minutes of all pools together
+         * @description The sums of all pools. With an access token for certain pools, the sums of those of its pools that have a history.
+         *
+         *     Required scope of the access token: `read`.
+         */
+        get: operations["showHistory"];
         put?: never;
         post?: never;
         delete?: never;
@@ -368,6 +413,28 @@ export interface paths {
          *     Required scope of the access token: `read`.
          */
         get: operations["followEvents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/pools/{pool}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Shows the last 15 minutes of a pool
+         * @description The server reads the pool once a second, and keeps the last 15 minutes in memory, for the 1 000 busiest pools, or fewer on a server with little memory. Another pool, and a second before the server had a record, has null. A start begins an empty history.
+         *
+         *     Required scope of the access token: `read`.
+         */
+        get: operations["showPoolHistory"];
         put?: never;
         post?: never;
         delete?: never;
@@ -636,6 +703,20 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description What the access token of a request allows. A server without access tokens allows everything. */
+        Access: {
+            /**
+             * Format: date-time
+             * @description When the token expires; null: never.
+             */
+            expires_at: string | null;
+            /** @description The pools that the token is for: names, and prefixes that end in `*`. */
+            pools: string[];
+            /** @description The scopes that the token has. `admin` includes all others, which are listed too. */
+            scopes: string[];
+            /** @description The name of the token; null on a server without access tokens. */
+            token: string | null;
+        };
         /** @description A request to acquire a key. */
         AcquireRequest: {
             /** @description A name for the holder: printable characters. */
@@ -796,6 +877,38 @@ export interface components {
             pool: string;
             /** @description How long the request waited in the wait queue. */
             waited_seconds: number;
+        };
+        /** @description What happened in the last seconds, second by second, the oldest first. All arrays have the same length. Null: the server has no record of this second. */
+        History: {
+            /** @description Available keys at each instant. */
+            available: (number | null)[];
+            /** @description Leases that ended by time in that second. */
+            expiries: (number | null)[];
+            /**
+             * Format: date-time
+             * @description The instant of the first element of each array; each further element is a second later.
+             */
+            from_at: string;
+            /** @description Leases granted in the second before each instant. */
+            grants: (number | null)[];
+            /** @description Leased keys at each instant. */
+            leased: (number | null)[];
+            /** @description The pool; null if the numbers are sums of several pools. */
+            pool: string | null;
+            /** @description How many pools the last second is the sum of. */
+            pools: number;
+            /** @description Keys purged by time in that second. */
+            purges: (number | null)[];
+            /** @description Quarantined keys at each instant. */
+            quarantined: (number | null)[];
+            /** @description Requests refused in that second because no key was available. */
+            refusals: (number | null)[];
+            /** @description Resting keys at each instant. */
+            resting: (number | null)[];
+            /** @description The seconds that the requests granted in that second had waited in the wait queue, summed up. */
+            waited_seconds: (number | null)[];
+            /** @description Requests in the wait queue at each instant. */
+            waiting: (number | null)[];
         };
         /** @description A request to keep keys alive: those in `ids`, or all. Neither or both are rejected. */
         KeepAliveRequest: {
@@ -2417,6 +2530,47 @@ export interface operations {
             503: components["responses"]["Status503ShuttingDown"];
         };
     };
+    showAccess: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What the token allows. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "expires_at": null,
+                     *       "pools": [
+                     *         "ci-*"
+                     *       ],
+                     *       "scopes": [
+                     *         "read",
+                     *         "lend"
+                     *       ],
+                     *       "token": "ci-runner"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Access"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+        };
+    };
     backup: {
         parameters: {
             query?: never;
@@ -2449,6 +2603,96 @@ export interface operations {
             501: components["responses"]["Status501BackupUnsupported"];
             503: components["responses"]["Status503OverloadedShuttingDown"];
             507: components["responses"]["Status507StorageFull"];
+        };
+    };
+    showHistory: {
+        parameters: {
+            query?: {
+                /** @description The last seconds to return. */
+                seconds?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The history. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "available": [
+                     *         null,
+                     *         3,
+                     *         2
+                     *       ],
+                     *       "expiries": [
+                     *         null,
+                     *         0,
+                     *         1
+                     *       ],
+                     *       "from_at": "2026-11-22T21:29:00.000Z",
+                     *       "grants": [
+                     *         null,
+                     *         0,
+                     *         2
+                     *       ],
+                     *       "leased": [
+                     *         null,
+                     *         1,
+                     *         2
+                     *       ],
+                     *       "pool": null,
+                     *       "pools": 1,
+                     *       "purges": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "quarantined": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "refusals": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "resting": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "waited_seconds": [
+                     *         null,
+                     *         0,
+                     *         0.25
+                     *       ],
+                     *       "waiting": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["History"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDown"];
         };
     };
     listPools: {
@@ -2750,6 +2994,103 @@ export interface operations {
                      *     data: {"at":"2026-11-22T21:29:00.000Z","pool":"ci","key_id":"3q2v7m0c9t41p8sdk5h6rj2unb","holder":"job-7","fencing_token":1763847000000123,"expires_at":"2026-11-22T21:30:00.000Z"}
                      */
                     "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            404: components["responses"]["Status404UnknownPool"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDown"];
+        };
+    };
+    showPoolHistory: {
+        parameters: {
+            query?: {
+                /** @description The last seconds to return. */
+                seconds?: number;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The name of the pool.
+                 * @example default
+                 */
+                pool: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The history. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "available": [
+                     *         null,
+                     *         3,
+                     *         2
+                     *       ],
+                     *       "expiries": [
+                     *         null,
+                     *         0,
+                     *         1
+                     *       ],
+                     *       "from_at": "2026-11-22T21:29:00.000Z",
+                     *       "grants": [
+                     *         null,
+                     *         0,
+                     *         2
+                     *       ],
+                     *       "leased": [
+                     *         null,
+                     *         1,
+                     *         2
+                     *       ],
+                     *       "pool": "ci",
+                     *       "pools": 1,
+                     *       "purges": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "quarantined": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "refusals": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "resting": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ],
+                     *       "waited_seconds": [
+                     *         null,
+                     *         0,
+                     *         0.25
+                     *       ],
+                     *       "waiting": [
+                     *         null,
+                     *         0,
+                     *         0
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["History"];
                 };
             };
             400: components["responses"]["Status400Malformed"];
