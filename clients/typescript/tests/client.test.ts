@@ -105,7 +105,7 @@ test("a token that was replaced is asked for again after a refusal", async () =>
 test("keys are kept alive until the signal is aborted", async () => {
   const pool = await poolOf(client, 0);
   const path = { pool };
-  await client.call("put", "/v1/pools/{pool}", { path, body: { keepalive_ttl_seconds: 6 } });
+  await client.call("put", "/v1/pools/{pool}", { path, body: { keepalive_ttl_seconds: 10 } });
   const { keys } = await client.call("post", "/v1/pools/{pool}/keys", { path, body: { count: 1 } });
   const abort = new AbortController();
   const keeping = client.keepAlive(pool, { signal: abort.signal });
