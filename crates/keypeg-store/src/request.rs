@@ -458,7 +458,7 @@ pub struct PoolView {
     pub counts: KeyCounts,
     /// The number of requests in the wait queue.
     pub waiting: u64,
-    /// What has happened in the pool since the start; a store that does not count returns zeros.
+    /// What has happened in the pool since the start of the store. It is not durable.
     pub activity: PoolActivity,
     /// When the next lease expires or the next rest ends.
     pub next_hold_end_at_ms: Option<u64>,

@@ -154,6 +154,7 @@ impl NaiveStore {
         for pool in self.pools.values_mut() {
             while let Some(index) = pool.waiters.iter().position(|waiter| waiter.until <= now) {
                 let waiter = pool.waiters.remove(index).expect("found");
+                pool.activity.refusals += 1;
                 let refusal = pool.no_key(now);
                 self.replies.push((waiter.slot, refusal.into()));
             }
@@ -213,6 +214,9 @@ impl NaiveStore {
                 pool.waiters.push_back(Waiter { slot, terms, since, until });
                 return Ok(None);
             }
+            if let (Err(Refusal::NoKey { .. }), Some(pool)) = (&reply, self.pools.get_mut(&pool)) {
+                pool.activity.refusals += 1;
+            }
             return reply.map(Some);
         }
         let reply = self.execute_now(call)?;
@@ -255,6 +259,8 @@ impl NaivePool {
         if available.is_empty() {
             return Err(self.no_key(now));
         }
+        self.activity.grants += 1;
+        self.activity.waited_us += waited_ms * 1_000;
         let drawn = random() % available.len() as u64;
         let index = available[usize::try_from(drawn).expect("an index")];
         *last_token += 1;

@@ -7,8 +7,8 @@ use super::Waiter;
 use super::feed::Feed;
 use super::idempotency::StoredAnswer;
 use keypeg_core::{
-    EndCause, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, Policy, Refusal,
-    ReleaseOptions, Secret,
+    EndCause, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, Policy,
+    PoolActivity, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_store::{FeedEventKind, Principal, Reply};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -31,6 +31,7 @@ pub(super) struct NaivePool {
     pub(super) feed: Arc<Feed>,
     /// Events that are not published yet.
     pub(super) events: Vec<FeedEventKind>,
+    pub(super) activity: PoolActivity,
 }
 
 /// How many keys a store may still add.
@@ -102,6 +103,7 @@ impl NaivePool {
             ended: Vec::new(),
             feed: Arc::new(feed),
             events: Vec::new(),
+            activity: PoolActivity::default(),
         }
     }
 
@@ -112,6 +114,7 @@ impl NaivePool {
                 && lease.until <= now
             {
                 let rest_until = Some(lease.until + lease.rest).filter(|until| *until > now);
+                self.activity.expiries += 1;
                 self.end_lease(index, true, rest_until, None);
             }
             if matches!(self.keys[index].state, State::Resting(until) if until <= now) {
@@ -120,6 +123,7 @@ impl NaivePool {
         }
         let is_due = |key: &Key| key.purge_at.is_some_and(|at| at <= now);
         while let Some(index) = self.keys.iter().position(is_due) {
+            self.activity.purges += 1;
             self.remove_key(index, true);
         }
         self.remove_expired_answers(now);

@@ -1,9 +1,7 @@
 //! What the naive store reports: keys, leases, counts, and why no key is available.
 
 use super::pool::{Key, NaivePool, State};
-use keypeg_core::{
-    Borrower, KeyCounts, KeyView, LeaseView, NoKeyCause, PoolActivity, PoolName, Refusal,
-};
+use keypeg_core::{Borrower, KeyCounts, KeyView, LeaseView, NoKeyCause, PoolName, Refusal};
 use keypeg_store::PoolView;
 
 impl Key {
@@ -91,8 +89,7 @@ impl NaivePool {
             policy: self.policy.clone(),
             counts: self.counts(),
             waiting: self.waiters.len() as u64,
-            // The naive store counts nothing.
-            activity: PoolActivity::default(),
+            activity: self.activity,
             next_hold_end_at_ms: self.next_hold_end(),
             next_purge_at_ms: self.keys.iter().filter_map(|key| key.purge_at).min(),
         }
