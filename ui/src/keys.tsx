@@ -76,6 +76,8 @@ export function Keys({ pool, only, changed }: Props) {
 }
 
 async function found(pool: string, id: string, signal: AbortSignal): Promise<KeyPage> {
+  // No other text is an id, and the server refuses some of it as a path.
+  if (!/^[0-9a-z]+$/.test(id)) return { keys: [], next_cursor: null };
   try {
     return { keys: [await call<Key>("GET", keyPath(pool, id), { signal })], next_cursor: null };
   } catch (error) {
@@ -153,12 +155,12 @@ function KeyRow({ pool, item, only, session, ask }: RowProps) {
     <tr>
       <th scope="row"><code class="id">{item.id}</code></th>
       {only === null && <td><StateName state={item.state} /></td>}
-      <td class="text">{who ? <bdi>{visible(who)}</bdi> : <span class="muted">{empty}</span>}</td>
+      <td class="text" data-name={lease ? "Holder" : item.reason ? "Reason" : ""}>{who ? <bdi>{visible(who)}</bdi> : <span class="muted">{empty}</span>}</td>
       {only === "leased"
-        ? <td class="number" title={lease ? instant(lease.granted_at) : undefined}>{lease ? length(Math.max(0, (serverNow() - Date.parse(lease.granted_at)) / 1000)) : ""}</td>
-        : <td class="nowrap">{untilOf(item)}</td>}
-      {only === "leased" && <td class="number">{lease ? left(lease.expires_at) : ""}</td>}
-      <td class="number">{only === "leased" ? lease?.fencing_token : left(item.expires_at)}</td>
+        ? <td class="number" data-name="Held for" title={lease ? instant(lease.granted_at) : undefined}>{lease ? length(Math.max(0, (serverNow() - Date.parse(lease.granted_at)) / 1000)) : ""}</td>
+        : <td class="nowrap" data-name={item.state === "available" ? "" : "Until"}>{untilOf(item)}</td>}
+      {only === "leased" && <td class="number" data-name="Ends in">{lease ? left(lease.expires_at) : ""}</td>}
+      <td class="number" data-name={only === "leased" ? "Token" : "Purged in"}>{only === "leased" ? lease?.fencing_token : left(item.expires_at)}</td>
       <td class="actions">
         {actionsOf(item, only, session, ask).map(({ text, name, run }) => (
           <button key={text} type="button" class="small" aria-label={name} onClick={run}>{text}</button>

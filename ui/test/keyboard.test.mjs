@@ -1,0 +1,80 @@
+// Everything by the keyboard alone.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { closeBrowser, open, Server } from "./support.mjs";
+
+let server;
+before(async () => {
+  server = await Server.start();
+  await server.call("PUT", "/v1/pools/ci", { lease_ttl_seconds: 3600 });
+  await server.call("POST", "/v1/pools/ci/keys", { count: 1 });
+});
+after(async () => {
+  await closeBrowser();
+  await server.stop();
+});
+
+/** Presses Tab until the focus is on the element of this name. */
+async function tabTo(page, wanted) {
+  const names = [];
+  for (let step = 0; step < 80; step += 1) {
+    await page.keyboard.press("Tab");
+    const { name, ring } = await page.evaluate(() => {
+      const element = document.activeElement;
+      const label = element?.labels?.[0]?.textContent ?? "";
+      return {
+        name: element?.getAttribute("aria-label") ?? (label || element?.textContent) ?? "",
+        ring: element && element !== document.body ? getComputedStyle(element).outlineStyle : "solid",
+      };
+    });
+    assert.notEqual(ring, "none", `no focus ring on ${name}`);
+    if (wanted.test(name.trim())) return;
+    names.push(name.trim().slice(0, 30));
+  }
+  assert.fail(`no way to ${wanted} by Tab: ${names.join(" | ")}`);
+}
+
+test("from the first screen to a force-release without a pointer", async () => {
+  const page = await open(server);
+  await page.locator(".pool-table").getByRole("link", { name: "ci" }).waitFor();
+  await tabTo(page, /^Skip to the content$/);
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement?.id), "content");
+  await tabTo(page, /^ci$/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "ci", exact: true }).waitFor();
+  await server.call("POST", "/v1/pools/ci/leases", { holder: "job" });
+  await page.locator(".key-table").getByText("job").waitFor();
+  await tabTo(page, /^Force-release key/);
+  const focused = await page.evaluate(() => document.activeElement?.getAttribute("aria-label"));
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.equal(await page.evaluate(() => document.activeElement?.getAttribute("aria-label")), focused, "the focus returns");
+  await page.keyboard.press("Enter");
+  await tabTo(page, /^Force-release$/);
+  await page.keyboard.press("Space");
+  await page.getByText("No key is leased.").waitFor();
+  assert.equal((await server.call("GET", "/v1/pools/ci")).leased, 0);
+  await tabTo(page, /^Policy$/);
+  await page.keyboard.press("Enter");
+  await tabTo(page, /^Rest/);
+  await page.keyboard.type("5");
+  await page.keyboard.press("Enter");
+  await page.getByText("The policy is changed.").waitFor();
+  assert.equal((await server.call("GET", "/v1/pools/ci")).rest_seconds, 5);
+  assert.deepEqual(page.faults, []);
+});
+
+test("the focus stays inside a question", async () => {
+  const page = await open(server);
+  await page.getByRole("button", { name: "Create pool" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  for (let step = 0; step < 12; step += 1) {
+    await page.keyboard.press("Tab");
+    const inside = await page.evaluate(() => document.activeElement === document.body || document.querySelector("dialog")?.contains(document.activeElement));
+    assert.ok(inside);
+  }
+});
