@@ -143,16 +143,23 @@ async fn paused_owner(steps: &mut Steps<'_>) -> Outcome {
     Ok(())
 }
 
+/// The predecessor of the late frame is trimmed with the rest, or is a takeover frame, which stays.
 async fn late_takeover(steps: &mut Steps<'_>) -> Outcome {
-    let tail = steps.append_many(Tail::EMPTY, 2).await?;
-    let late = steps.frame_with(tail, FrameKind::Takeover, 10);
-    let end = steps.append_many(tail, 3).await?;
-    steps.snapshot(end).await?;
-    steps.trim(end.position).await.map_err(|error| error.to_string())?;
-    ensure!(!steps.append(&late).await?, "{late:?} is appended where a frame was trimmed");
-    let found = surely(|| steps.log.tail(steps.shard)).await;
-    ensure!(found == Ok(end), "the tail is {found:?}, not {end:?}");
-    let next = steps.frame(end);
+    let mut tail = Tail::EMPTY;
+    for kind in [FrameKind::Turn, FrameKind::Takeover] {
+        let before = steps.frame_with(tail, kind, 10);
+        ensure!(steps.append(&before).await?, "{before:?} is taken");
+        let late = steps.takeover(before.tail());
+        let end = steps.append_many(before.tail(), 3).await?;
+        steps.snapshot(end).await?;
+        steps.trim(end.position).await.map_err(|error| error.to_string())?;
+        let is_appended = steps.append(&late).await?;
+        ensure!(!is_appended, "{late:?} is appended where a frame was trimmed");
+        let found = surely(|| steps.log.tail(steps.shard)).await;
+        ensure!(found == Ok(end), "the tail is {found:?}, not {end:?}");
+        tail = end;
+    }
+    let next = steps.frame(tail);
     ensure!(steps.append(&next).await?, "the next frame is taken");
     Ok(())
 }
