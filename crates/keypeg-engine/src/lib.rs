@@ -41,7 +41,8 @@ pub use end::set_exit_hook;
 pub use engine::{Engine, check_data_dir, rotate_seal_key};
 pub use journal::SEGMENT_LEN;
 pub use restore::{
-    BackupCheck, RestoreError, RestoreOptions, RestoreReport, check_backup, restore, restore_onto,
+    BackupCheck, RestoreError, RestoreOptions, RestoreReport, check_backup, check_backup_in,
+    restore, restore_onto,
 };
 pub use rotation::{RotationError, SealControl, SealUse};
 pub use seal::{SEAL_KEY_LEN, SEAL_KEYS_MAX, SealKey, SealKeyId, SealKeys, SealOptions};

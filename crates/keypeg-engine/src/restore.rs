@@ -14,7 +14,7 @@ use crate::disk::{Directory, Disk};
 use crate::keyset::KeySetDb;
 use crate::layout::{META, RESTORING, is_ours};
 use crate::meta::Meta;
-use crate::preview::{NoFiles, Preview};
+use crate::preview::{NoFiles, Preview, Spill};
 use crate::record::{self, REPLAYED_TOKEN_MAX};
 use crate::recover;
 use crate::seal::{Installation, SealKeys, ValueSeal};
@@ -28,6 +28,7 @@ use keypeg_core::{
 };
 use read::{BackupReading, ReadBackup};
 use segments::{NewBatch, SegmentWriter};
+use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -132,6 +133,19 @@ pub fn check_backup(
 ) -> Result<RestoreReport, RestoreError> {
     let preview: Arc<dyn Disk> = Arc::new(Preview::over(Arc::new(NoFiles)));
     restore_onto(backup, &preview, "memory", options, random)
+}
+
+/// Like [`check_backup`], with the memory of a start alone. `scratch` is an empty file, which gets
+/// what a restore would write, encrypted with a key that exists only here.
+pub fn check_backup_in(
+    backup: &mut dyn Read,
+    scratch: File,
+    options: RestoreOptions,
+    random: &mut dyn RandomSource,
+) -> Result<RestoreReport, RestoreError> {
+    let spill = Spill::new(scratch, random);
+    let preview: Arc<dyn Disk> = Arc::new(Preview::spilling(Arc::new(NoFiles), spill));
+    restore_onto(backup, &preview, "the temporary file", options, random)
 }
 
 /// Restores a backup onto a disk; `dir` is its name in messages.

@@ -42,7 +42,7 @@ pub enum StartError {
         dir: String,
     },
     /// The directory has no data, and the start must not create any.
-    #[error("{dir} holds no data: check the path and its mount, or omit --existing")]
+    #[error("{dir} holds no data: check the path and its mount")]
     NotFound {
         /// The directory.
         dir: String,

@@ -69,9 +69,22 @@ impl ContinueArgs {
 /// Checks a backup, and returns what it contains and what a restore would make of it.
 pub fn check_backup(file: &Path, how: &ContinueArgs) -> Result<String, Failure> {
     let mut backup = open(file)?;
-    let report = store::check_backup(&mut *backup, how.terms()?)?;
+    let report = store::check_backup(&mut *backup, scratch()?, how.terms()?)?;
     let Summary { found, result } = Summary::of(&report);
     Ok(format!("{} is complete: {found}. After a restore now: {result}.", file.display()))
+}
+
+/// Creates a file without a name. Not in `/tmp`, which is memory on many systems.
+fn scratch() -> Result<File, Failure> {
+    let named = std::env::var_os("TMPDIR").filter(|name| !name.is_empty());
+    let dir = named.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    tempfile::tempfile_in(&dir).map_err(|error| {
+        let message = format!(
+            "cannot create a temporary file in {}: {error}; name a directory for it with TMPDIR",
+            dir.display()
+        );
+        Failure::new(exit::CANNOT_CREATE, message)
+    })
 }
 
 /// Opens a backup; `-` is stdin.

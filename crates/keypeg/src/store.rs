@@ -17,6 +17,7 @@ use keypeg_engine::{
     Clock, Engine, EngineConfig, RestoreError, RestoreOptions, SealKeys, SealOptions, StartError,
 };
 use keypeg_store::{OpenedStore, StartReport};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +40,14 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     };
     let (clock, random) = (Box::new(SystemClock::new()?), Box::new(SystemRandom::new()));
     keypeg_engine::set_exit_hook(log::flush_streams);
-    let (engine, lanes, report) = Engine::start(&engine_config, clock, random)?;
+    let started = Engine::start(&engine_config, clock, random);
+    let (engine, lanes, report) = started.map_err(|error| {
+        if let StartError::NotFound { .. } = &error {
+            let message = format!("{error}, or omit --existing to create it");
+            return Failure::new(exit::NO_INPUT, message);
+        }
+        error.into()
+    })?;
     if let (Some(control), Some(settings)) = (engine.seal(), &config.seal) {
         tracing::info!(key = %control.key(), "the values of keys are sealed on the disk");
         seal::watch(&control, settings.path.clone())?;
@@ -120,12 +128,14 @@ pub(crate) fn restore(
     Ok(restored?)
 }
 
-/// Checks a backup, and returns what a restore would make of it. O(keys), in memory.
+/// Checks a backup, and returns what a restore would make of it. O(keys). An empty file without a
+/// name, `scratch`, gets what a restore would write, encrypted.
 pub(crate) fn check_backup(
     backup: &mut dyn Read,
+    scratch: File,
     terms: RestoreTerms,
 ) -> Result<RestoreReport, Failure> {
-    Ok(keypeg_engine::check_backup(backup, terms.options()?, &mut SystemRandom::new())?)
+    Ok(keypeg_engine::check_backup_in(backup, scratch, terms.options()?, &mut SystemRandom::new())?)
 }
 
 impl From<RestoreError> for Failure {

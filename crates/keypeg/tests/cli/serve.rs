@@ -181,7 +181,7 @@ mod durability {
         let dir = TempDir::new();
         let data = dir.path().join("data");
         let args = ["--data", data.to_str().unwrap(), "--existing", "--listen", "127.0.0.1:0"];
-        check(&args, &[], 66, "holds no data");
+        check(&args, &[], 66, "holds no data: check the path and its mount, or omit --existing");
         assert!(!data.exists());
         std::fs::create_dir(&data).unwrap();
         check(&args, &[], 66, "holds no data");

@@ -215,6 +215,12 @@ fn a_full_disk_at_the_file_of_a_backup_leaves_the_file_before_and_nothing_else()
         let output = backup(&server, &[text(&other), "--force"]).output().unwrap();
         output.status.success().then_some(())
     });
+    let mut check = tool(&["check", text(&other)]);
+    check.env("TMPDIR", small.0.path());
+    run(check, 74, "No space left on device (os error 28) in the temporary file of this check");
+    let mut check = tool(&["check", text(&other)]);
+    check.env("TMPDIR", "/nonexistent");
+    run(check, 73, "name a directory for it with TMPDIR");
     // A restore there fails too, and leaves a directory that a restore accepts.
     let data = small.0.path().join("data");
     let restore = |into: &Path| tool(&["restore", text(&other), "--data", text(into)]);
