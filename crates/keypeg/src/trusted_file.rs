@@ -58,7 +58,9 @@ pub(crate) fn read(
             "other users can write this file: run chmod 0600 on it".into(),
         ));
     }
-    let mut bytes = Vec::new();
+    // In one allocation: a buffer that grows would leave parts of a seal key in free memory.
+    let size = u64::try_from(stat.st_size).unwrap_or(0).min(max);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 64);
     File::from(file).take(max + 1).read_to_end(&mut bytes).map_err(TrustedFileError::Io)?;
     if bytes.len() as u64 > max {
         return Err(TrustedFileError::TooLarge(max));
