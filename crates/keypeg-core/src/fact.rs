@@ -345,7 +345,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Builds [`PackedValues`].
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct PackedValuesBuilder {
     packed: Vec<u8>,
     count: u32,

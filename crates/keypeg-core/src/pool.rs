@@ -25,6 +25,7 @@ mod page;
 mod prepare;
 mod replay;
 mod restored;
+mod stage;
 mod transitions;
 mod wait;
 
@@ -50,7 +51,7 @@ use crate::key_counts::KeyCounts;
 use crate::lease::{AcquireOptions, ForceReleased, Granted, LeaseView, ReleaseOptions, Released};
 use crate::numbers::{BorrowerId, PoolId};
 use crate::policy::{Policy, PoolName};
-use crate::prepared::PreparedKeys;
+use crate::prepared::{KeysToAdd, PreparedKeys};
 use crate::reasons::Reasons;
 use crate::refusal::{EndCause, NoKeyCause, Refusal};
 use crate::retired::Retired;
@@ -58,8 +59,9 @@ use crate::sabotage::{Sabotage, enabled};
 use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::slots::Slots;
+use crate::staged::{AddKeys, StagedKeys};
 use crate::step::StepContext;
-use crate::symbols::{Symbols, has_tag};
+use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
 pub(crate) use replay::PoolCursor;
@@ -92,6 +94,8 @@ pub struct Pool {
     /// Values that were deleted or purged, where the value itself does not show it.
     retired: Retired,
     activity: PoolActivity,
+    /// The keys of a call that adds many, before they exist.
+    staged: Option<Box<StagedKeys>>,
 }
 
 impl Pool {
@@ -116,6 +120,7 @@ impl Pool {
             bytes: CountedBytes::default(),
             retired: Retired::default(),
             activity: PoolActivity::default(),
+            staged: None,
         }
     }
 
@@ -244,24 +249,19 @@ impl Pool {
         let mut value_bytes = 0;
         // Most of the cost of a long value is its hash, so each is hashed once.
         let mut ids = Vec::with_capacity(imported.len());
+        let call = AddKeys {
+            keys: KeysToAdd::Imported(imported),
+            options,
+            first_retired,
+            prepared,
+            idempotency: None,
+        };
         for (index, value) in imported.iter().enumerate() {
-            let ready = prepared.and_then(|prepared| prepared.imported(self.id, index));
-            let id = ready.map_or_else(|| shared.ids.key_id(self.id, value.bytes()), |key| key.id);
-            ids.push(id);
-            let found = self.find_value(id, value.bytes());
-            let exists = found.is_some_and(|slot| {
-                // Purges the key if it is due, which retires the value.
-                self.expire_key(shared, step, slot);
-                self.find_value(id, value.bytes()).is_some()
-            });
-            let has_tag = || match ready {
-                Some(ready) => ready.has_tag,
-                None => has_tag(&shared.ids, self.id, value.bytes()),
-            };
-            let is_retired = || first_retired == Some(index) || self.is_retired(id, has_tag);
-            if exists || !options.allow_retired && is_retired() || !seen.insert(id) {
+            let id = self.check_imported(shared, step, &call, index)?;
+            if !seen.insert(id) {
                 return Err(Refusal::KeyExists { index });
             }
+            ids.push(id);
             values.push(value.bytes());
             value_bytes += Slots::bytes_of_value(value.bytes().len());
         }
@@ -272,6 +272,7 @@ impl Pool {
             .zip(imported.iter().zip(ids))
             .map(|(number, (value, id))| {
                 let value = value.bytes();
+                self.take_staged_value(shared, id, value);
                 let (imported, keepalive) = (true, options.keepalive);
                 let key = IncomingKey { number, id, value, imported, keepalive };
                 let slot = self.insert_key(&shared.ids, step.now, key);

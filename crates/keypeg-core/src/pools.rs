@@ -3,6 +3,7 @@
 //! After each step it serves the pool's wait queue and updates the pool's deadlines, by which
 //! `pools/schedule.rs` expires it in time.
 
+mod adding;
 mod listing;
 mod schedule;
 
@@ -15,15 +16,14 @@ use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
 use crate::numbers::{PoolId, WaiterId};
 use crate::policy::{Policy, PolicyPatch, PoolName};
 use crate::pool::{HeldKeys, Pool, PoolCursor, RestoredHolds};
-use crate::prepared::{KeysToAdd, PreparedKeys};
 use crate::random::RandomSource;
 use crate::refusal::Refusal;
 use crate::sabotage::{Sabotage, enabled};
-use crate::secret::Secret;
 use crate::shared::{Counters, JournalPositions, Limits, SharedState, WaiterLocation};
 use crate::step::StepContext;
 use crate::wait_outcome::WaitOutcome;
 use crate::wait_queue::WaitQueue;
+pub use adding::IdsToCheck;
 use hashbrown::HashMap;
 pub use listing::{PoolFilter, PoolListOptions, PoolPattern};
 pub use schedule::NextDue;
@@ -62,15 +62,6 @@ pub struct Pools {
 pub struct SnapshotCursor {
     pool: PoolIndex,
     within: PoolCursor,
-}
-
-/// The ids that the database must look up before an import.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdsToCheck {
-    /// The pool.
-    pub pool: PoolId,
-    /// One id for each value, in the order of the request.
-    pub ids: Vec<KeyId>,
 }
 
 #[derive(Clone, Debug)]
@@ -407,37 +398,6 @@ impl Pools {
         now_us: u64,
     ) -> bool {
         self.get(name).is_some_and(|pool| pool.has_stored_answer(&self.shared, call, key, now_us))
-    }
-
-    /// Returns the ids that the database must look up before an import into the pool of that name;
-    /// `None` when there is nothing to look up. O(values).
-    pub fn ids_to_check(
-        &self,
-        name: &PoolName,
-        values: &[Secret],
-        prepared: Option<&PreparedKeys>,
-    ) -> Option<IdsToCheck> {
-        let pool = self.get(name)?;
-        let ids = pool.ids_to_check(&self.shared, values, prepared)?;
-        Some(IdsToCheck { pool: pool.id(), ids })
-    }
-
-    /// Prepares more of the keys that a call adds to the pool of that name, see
-    /// [`Pool::prepare_keys`]; returns the units of work that it took. Prepares none where the pool
-    /// does not exist or has no room for all of them.
-    pub fn prepare_keys(
-        &self,
-        name: &PoolName,
-        keys: KeysToAdd<'_>,
-        prepared: &mut Option<Box<PreparedKeys>>,
-        random: &mut dyn RandomSource,
-        units_max: u32,
-    ) -> u32 {
-        let Some(pool) = self.get(name) else { return 0 };
-        if !pool.seems_to_have_room(&self.shared, keys.count()) {
-            return 0;
-        }
-        pool.prepare_keys(&self.shared, keys, prepared, random, units_max)
     }
 
     /// Returns the id of this run of the server, which is not secret.

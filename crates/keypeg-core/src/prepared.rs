@@ -73,6 +73,12 @@ impl PreparedKeys {
         self.is_for(pool, policy).then_some((value, id))
     }
 
+    /// Returns whether the key at this place is prepared.
+    pub(crate) fn is_ready(&self, pool: PoolId, policy: &Policy, index: usize) -> bool {
+        let is_imported = self.imported(pool, index).is_some();
+        is_imported || self.generated(pool, policy, index).is_some()
+    }
+
     /// Returns whether it is for this pool and the form of its values.
     pub(crate) fn is_for(&self, pool: PoolId, policy: &Policy) -> bool {
         let Self { prefix, key_length, .. } = self;

@@ -33,14 +33,19 @@ struct Slot {
     len: u8,
     flags: u8,
     /// By state: the position among the available keys, the hold of a leased or resting key, the
-    /// reason of a quarantined key, the next slot of the free list.
+    /// reason of a quarantined key, the place of a staged value in its call, the next slot of the
+    /// free list.
     link: u32,
     /// The position in the heap of key ends.
     heap_position: HeapPosition,
 }
 
 const STATE: u8 = 0b111;
+/// The slot has a value that a call stages: no key for any other call.
+const STAGED: u8 = 0b100;
 const EMPTY: u8 = 0b111;
+/// The slot has a staged value and never had a key, so that nothing refers to it.
+const NEVER_USED: u8 = 0b10_0000;
 const IMPORTED: u8 = 0b1000;
 /// The key has no keep-alive deadline.
 const NO_KEEPALIVE: u8 = 0b1_0000;
@@ -89,6 +94,10 @@ impl Slots {
             link: AvailablePosition::NONE.get(),
             heap_position: NOT_IN_HEAP,
         };
+        self.place(record)
+    }
+
+    fn place(&mut self, record: Slot) -> SlotIndex {
         if self.first_free == SlotIndex::NONE || self.keep_order {
             self.records.push(record)
         } else {
@@ -96,6 +105,46 @@ impl Slots {
             self.first_free = SlotIndex::new(self.records[slot].link);
             self.records[slot] = record;
             slot
+        }
+    }
+
+    /// Stores a value that is no key yet, the one at `place` of its call; returns its slot.
+    pub(crate) fn stage(&mut self, key: &IncomingKey<'_>, place: u32) -> SlotIndex {
+        let len = self.len();
+        let slot = self.add(key, 0);
+        let never_used = if self.len() > len { NEVER_USED } else { 0 };
+        let record = &mut self.records[slot];
+        record.flags = record.flags & !STATE | STAGED | never_used;
+        record.link = place;
+        slot
+    }
+
+    /// Returns the place of a staged value in its call; `None` for any other slot.
+    pub(crate) fn staged_place(&self, slot: SlotIndex) -> Option<u32> {
+        let record = &self.records[slot];
+        (record.flags & STATE == STAGED).then_some(record.link)
+    }
+
+    /// Makes a staged value a key: available, but neither among the available keys nor in the heap
+    /// yet.
+    pub(crate) fn publish(&mut self, slot: SlotIndex, number: KeyNumber, created_ms: u64) {
+        let [c0, c1, c2, c3, c4, c5, ..] = created_ms.to_le_bytes();
+        let record = &mut self.records[slot];
+        debug_assert!(record.flags & STATE == STAGED, "a staged value becomes a key once");
+        record.number = number.0.to_le_bytes();
+        record.created_ms = [c0, c1, c2, c3, c4, c5];
+        record.flags = record.flags & !(STATE | NEVER_USED) | state_bits(KeyState::Available);
+        record.link = AvailablePosition::NONE.get();
+    }
+
+    /// Removes a staged value. Its slot goes too where it is the last one and never had a key: an
+    /// ended lease and a stored answer refer to slots whose keys are gone.
+    pub(crate) fn withdraw(&mut self, slot: SlotIndex) {
+        let never_used = self.records[slot].flags & NEVER_USED != 0;
+        self.remove(slot);
+        if never_used && slot.get() + 1 == self.len() {
+            self.first_free = SlotIndex::new(self.records[slot].link);
+            self.records.pop();
         }
     }
 
@@ -176,7 +225,7 @@ impl Slots {
         self.records[slot].flags & NO_KEEPALIVE == 0
     }
 
-    /// Returns the state of a key; `None` for an empty slot.
+    /// Returns the state of a key; `None` for a slot that is empty or has a staged value.
     pub(crate) fn state(&self, slot: SlotIndex) -> Option<KeyState> {
         match self.records[slot].flags & STATE {
             0 => Some(KeyState::Available),

@@ -20,7 +20,7 @@ const FAIR_BELOW: u8 = 62 * 4;
 const TAG_LEN: usize = 4;
 
 /// Random bytes that are not used yet. A value of 20 symbols carries 95 bits before its tag.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Symbols {
     bytes: Vec<u8>,
 }

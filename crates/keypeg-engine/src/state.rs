@@ -4,6 +4,7 @@
 //! requests, commit the batch, and only then return the replies (group commit). After a failed
 //! commit it must not be used any more.
 
+mod adding;
 mod admission;
 mod backup;
 mod disk_space;
@@ -39,7 +40,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 pub use work::CallId;
-use work::{BackupProgress, ParkedImport, QueuedRequest, SegmentDrop};
+use work::{BackupProgress, ParkedImport, QueuedRequest, SegmentDrop, Withdrawal};
 
 /// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;
@@ -85,6 +86,8 @@ pub struct EngineState {
     lookups: Arc<Lookups>,
     /// Calls that cost more than a turn has for one of them, while others wait.
     long_calls: LongCalls,
+    /// What refused calls have staged.
+    withdrawals: VecDeque<Withdrawal>,
     /// The long calls that the last turn executed, in their order: for tests.
     executed_long_calls: Vec<CallId>,
     /// What the long calls of the last turn cost, in units: for tests.
@@ -323,6 +326,7 @@ impl EngineState {
         let retry = starved.then_some(RETRY_US);
         let has_requests = !self.carried_over.is_empty()
             || !self.checked_imports.is_empty()
+            || !self.withdrawals.is_empty()
             || self.long_calls.has_ready();
         let unfinished = (has_requests || self.segment_drop.is_some()).then_some(0);
         let proof_at_us = self.committed_us + PROVE_AFTER_US;

@@ -6,7 +6,7 @@ use crate::deadlines::HeapIndex;
 use crate::fact::IdempotentResult;
 use crate::idempotency_store::AnswerCounts;
 use crate::ids::KeyId;
-use crate::indices::{AnswerIndex, ItemIndex, NOT_IN_HEAP};
+use crate::indices::{AnswerIndex, ItemIndex, NOT_IN_HEAP, SlotIndex};
 use crate::key::KeyState;
 use crate::shared::SharedState;
 
@@ -53,8 +53,9 @@ impl Pool {
         let counts = self.counts();
         let counted = [counts.available, counts.leased, counts.resting, counts.quarantined];
         assert_eq!(counted, by_state, "the counters agree with the keys");
-        let total = usize::try_from(counts.total()).expect("small");
-        assert_eq!(self.by_id.len(), total, "the index contains every key once");
+        let total = usize::try_from(counts.total() + self.staged_count()).expect("small");
+        assert_eq!(self.by_id.len(), total, "the index contains every key and staged value once");
+        self.check_staged();
         assert_eq!(self.key_ends.len(), kept_alive, "each of them has one deadline");
         assert_eq!(self.hold_ends.len(), self.holds.len(), "every hold has one end");
         let here = shared.waiters.values().filter(|waiter| waiter.pool == self.index).count();
@@ -65,6 +66,18 @@ impl Pool {
         self.available.check_invariants(&self.slots);
         self.key_ends.check_invariants(&self.slots);
         self.hold_ends.check_invariants(&self.holds);
+    }
+
+    fn check_staged(&self) {
+        let Some(staged) = &self.staged else { return };
+        let has_slot = |(_, slot): &(usize, &SlotIndex)| **slot != SlotIndex::NONE;
+        for (place, slot) in staged.slots.iter().enumerate().filter(has_slot) {
+            let stored = self.slots.staged_place(*slot).map(|place| place as usize);
+            assert_eq!(stored, Some(place), "a slot and its place agree");
+            assert_eq!(self.slots.heap_position(*slot), NOT_IN_HEAP, "a staged value has no end");
+            let (id, value) = (staged.keys[place].id, self.slots.value(*slot));
+            assert_eq!(self.find_any_value(id, value), Some(*slot), "a staged value is found");
+        }
     }
 
     /// Adds this pool's stored answers to counts.

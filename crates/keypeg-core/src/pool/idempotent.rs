@@ -21,9 +21,15 @@ use crate::numbers::{BorrowerId, KeyNumber};
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::shared::{SharedState, WaiterLocation};
+use crate::staged::{RepeatedKeys, StageOutcome};
 use crate::step::StepContext;
 use crate::wait_outcome::WaitOutcome;
 use crate::wait_queue::Waiter;
+
+/// The units of work that it costs to return one key again, see `keypeg-store`.
+const REPEAT: u32 = 2;
+/// The keys for which the last step of a repeat looks again, for one unit.
+const CHECKED: u32 = 8;
 
 impl Pool {
     /// Generates or imports keys by `add`, once: a repeat returns the same keys. O(keys log n).
@@ -45,11 +51,8 @@ impl Pool {
         self.check_room_for_answer(shared, step, request.borrower)?;
         let first = shared.counters.next_key;
         let keys = add(self, shared, step)?;
-        let count = u32::try_from(keys.len()).expect("invariant: a request is bounded");
-        let expires_at_ms = keys.first().and_then(|key| key.expires_at_ms);
-        let slots = ranges(keys.iter().filter_map(|key| self.find(&shared.ids, key.id)));
-        let result = IdempotentResult::Keys { first, count, expires_at_ms };
-        self.store_answer(shared, step, request, result, slots);
+        let slots: Vec<_> = keys.iter().filter_map(|key| self.find(&shared.ids, key.id)).collect();
+        self.store_new_keys(shared, step, request, (first, &keys), slots.into_iter());
         Ok(keys)
     }
 
@@ -130,7 +133,7 @@ impl Pool {
         self.idempotency.find(request.id, now_us).is_some()
     }
 
-    fn idempotent_request(
+    pub(super) fn idempotent_request(
         &self,
         shared: &SharedState,
         call: IdempotentCall,
@@ -145,7 +148,7 @@ impl Pool {
     }
 
     /// Finds the stored answer to this request.
-    fn find_answer(
+    pub(super) fn find_answer(
         &self,
         step: &StepContext<'_>,
         request: IdempotentRequest,
@@ -156,7 +159,7 @@ impl Pool {
         Ok(Some(answer))
     }
 
-    fn check_room_for_answer(
+    pub(super) fn check_room_for_answer(
         &mut self,
         shared: &mut SharedState,
         step: &StepContext<'_>,
@@ -187,6 +190,21 @@ impl Pool {
         self.store_answer(shared, step, request, result, Box::default());
     }
 
+    /// Stores the answer with keys that were just created, in these slots.
+    pub(super) fn store_new_keys(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        request: IdempotentRequest,
+        (first, keys): (KeyNumber, &[NewKey]),
+        slots: impl Iterator<Item = SlotIndex>,
+    ) {
+        let count = u32::try_from(keys.len()).expect("invariant: a request is bounded");
+        let expires_at_ms = keys.first().and_then(|key| key.expires_at_ms);
+        let result = IdempotentResult::Keys { first, count, expires_at_ms };
+        self.store_answer(shared, step, request, result, ranges(slots));
+    }
+
     fn store_answer(
         &mut self,
         shared: &mut SharedState,
@@ -211,31 +229,97 @@ impl Pool {
         step: &mut StepContext<'_>,
         answer: AnswerIndex,
     ) -> Result<Vec<NewKey>, Refusal> {
+        let mut repeated = RepeatedKeys::default();
+        let is_complete =
+            self.repeat_some(shared, step, (answer, &mut repeated), &mut { u32::MAX })?;
+        debug_assert!(is_complete, "the units suffice");
+        Ok(repeated.keys)
+    }
+
+    /// Collects more of the keys of the stored answer to a repeated call, for about `units` of work,
+    /// which it subtracts. The call is refused when a key is removed before the last step.
+    pub fn repeat_keys(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        (key, repeated): (&IdempotencyKey<'_>, &mut RepeatedKeys),
+        units: &mut u32,
+    ) -> StageOutcome {
+        let request = self.idempotent_request(shared, IdempotentCall::AddKeys, key);
+        let answer = match self.find_answer(step, request) {
+            Ok(Some(answer)) => answer,
+            // It was removed since: the call is a new one.
+            Ok(None) => return StageOutcome::PoolChanged,
+            Err(refusal) => return StageOutcome::Refused(refusal),
+        };
+        match self.repeat_some(shared, step, (answer, repeated), units) {
+            Ok(true) => StageOutcome::Complete(std::mem::take(&mut repeated.keys)),
+            Ok(false) => StageOutcome::Incomplete,
+            Err(refusal) => StageOutcome::Refused(refusal),
+        }
+    }
+
+    /// Collects keys of a stored answer; returns whether all are collected and exist in this step.
+    fn repeat_some(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        (answer, repeated): (AnswerIndex, &mut RepeatedKeys),
+        units: &mut u32,
+    ) -> Result<bool, Refusal> {
         let StoredAnswer { record, slots, .. } = self.idempotency.get(answer);
         let IdempotentResult::Keys { first, count, expires_at_ms } = record.result else {
             unreachable!("{ID_IMPLIES_CALL}")
         };
+        if repeated.first != first {
+            *repeated = RepeatedKeys { first, keys: Vec::with_capacity(count as usize) };
+        }
         let slots = slots.clone();
-        let mut keys = Vec::with_capacity(count as usize);
-        let slots = slots.iter().flat_map(|SlotRange { first, count }| {
-            (first.get()..first.get() + count).map(SlotIndex::new)
-        });
-        for (number, slot) in first.range(count).zip(slots) {
-            let exists = self.slots.state(slot).is_some() && self.slots.number(slot) == number;
-            if !exists {
-                return Err(Refusal::KeysGone);
+        let slots = || {
+            let ranges = slots.iter().map(|SlotRange { first, count }| (first.get(), *count));
+            let slots = ranges.flat_map(|(first, count)| first..first + count);
+            first.range(count).zip(slots.map(SlotIndex::new))
+        };
+        let collected = repeated.keys.len();
+        for (number, slot) in slots().skip(collected) {
+            if *units == 0 {
+                return Ok(false);
             }
-            if !self.expire_key(shared, step, slot) {
-                return Err(Self::unless_frozen(shared, Refusal::KeysGone));
-            }
-            keys.push(NewKey {
+            *units = units.saturating_sub(REPEAT);
+            self.check_still_there(shared, step, (number, slot))?;
+            repeated.keys.push(NewKey {
                 id: self.key_id(&shared.ids, slot),
                 value: Secret::from_stored(self.slots.value(slot)),
                 created_at_ms: self.slots.created_ms(slot),
                 expires_at_ms,
             });
         }
-        if keys.len() < count as usize { Err(Refusal::KeysGone) } else { Ok(keys) }
+        if repeated.keys.len() < count as usize {
+            return Err(Refusal::KeysGone);
+        }
+        // Some of those that earlier steps collected may be removed since.
+        for key in slots().take(collected) {
+            self.check_still_there(shared, step, key)?;
+        }
+        *units = units.saturating_sub(u32::try_from(collected).unwrap_or(u32::MAX) / CHECKED);
+        Ok(true)
+    }
+
+    /// Refuses a repeat if this key of its answer is removed, or due.
+    fn check_still_there(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        (number, slot): (KeyNumber, SlotIndex),
+    ) -> Result<(), Refusal> {
+        let exists = self.slots.state(slot).is_some() && self.slots.number(slot) == number;
+        if !exists {
+            return Err(Refusal::KeysGone);
+        }
+        if !self.expire_key(shared, step, slot) {
+            return Err(Self::unless_frozen(shared, Refusal::KeysGone));
+        }
+        Ok(())
     }
 
     /// Returns the lease of a stored answer as it contained it, except for the time left; if the

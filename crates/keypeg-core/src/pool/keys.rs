@@ -12,13 +12,18 @@ use crate::indices::SlotIndex;
 use crate::key::{KeyRef, KeyState, NewKey};
 use crate::lease::Released;
 use crate::numbers::PoolId;
+use crate::prepared::KeysToAdd;
 use crate::refusal::{EndCause, Refusal};
 use crate::retired::must_remember;
 use crate::sabotage::{Sabotage, enabled};
 use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::slots::Slots;
+use crate::staged::AddKeys;
 use crate::step::StepContext;
+use crate::symbols::has_tag;
+
+const IMPORTED: &str = "invariant: only an import has values to check";
 
 /// Returns the id of a key of this pool. Hashes at most one block, whatever the value's length is.
 fn id_of(slots: &Slots, (ids, pool): (&IdHashKey, PoolId), slot: SlotIndex) -> KeyId {
@@ -26,9 +31,44 @@ fn id_of(slots: &Slots, (ids, pool): (&IdHashKey, PoolId), slot: SlotIndex) -> K
 }
 
 impl Pool {
-    /// Returns whether this value is in the pool, or is retired as far as memory knows.
+    /// Returns whether this value is in the pool, staged or not, or is retired as far as memory
+    /// knows.
     pub(super) fn has_or_had(&self, id: KeyId, value: &[u8]) -> bool {
-        self.find_value(id, value).is_some() || self.retired.contains(id)
+        self.find_any_value(id, value).is_some() || self.retired.contains(id)
+    }
+
+    /// Checks one value of an import, and returns its id. A value that is in the pool is refused,
+    /// and a retired one too, unless the options allow it.
+    pub(super) fn check_imported(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        call: &AddKeys<'_>,
+        index: usize,
+    ) -> Result<KeyId, Refusal> {
+        let KeysToAdd::Imported(values) = call.keys else { unreachable!("{IMPORTED}") };
+        let value = values[index].bytes();
+        let ready = call.prepared.and_then(|prepared| prepared.imported(self.id, index));
+        let id = ready.map_or_else(|| shared.ids.key_id(self.id, value), |key| key.id);
+        let exists = self.find_any_value(id, value).is_some_and(|slot| {
+            if self.slots.staged_place(slot).is_some() {
+                // While a call stages values, `staged` is not here: the value is its own.
+                return self.staged.is_none();
+            }
+            // Purges the key if it is due, which retires the value.
+            self.expire_key(shared, step, slot);
+            self.find_value(id, value).is_some()
+        });
+        let has_tag = || match ready {
+            Some(ready) => ready.has_tag,
+            None => has_tag(&shared.ids, self.id, value),
+        };
+        let allows_retired = call.options.allow_retired;
+        let is_retired = || call.first_retired == Some(index) || self.is_retired(id, has_tag);
+        if exists || !allows_retired && is_retired() {
+            return Err(Refusal::KeyExists { index });
+        }
+        Ok(id)
     }
 
     /// Returns whether this value, which is not in the pool, was in it before: its key was imported
@@ -79,13 +119,22 @@ impl Pool {
         self.note_change(Changed::KEYS);
         self.note_change(Changed::LEASES);
         let slot = self.slots.add(&key, now.wall_us / US_PER_MS);
-        let (slots, pool) = (&self.slots, self.id);
-        self.by_id.insert(key.id.hash(), slot, |slot| id_of(slots, (ids, pool), slot).hash());
+        self.insert_into_index(ids, key.id, slot);
         self.available.insert(slot, &mut self.slots);
         if key.keepalive {
             self.key_ends.set(slot, self.key_end_us(now), &mut self.slots);
         }
         slot
+    }
+
+    pub(super) fn insert_into_index(&mut self, ids: &IdHashKey, id: KeyId, slot: SlotIndex) {
+        let (slots, pool) = (&self.slots, self.id);
+        self.by_id.insert(id.hash(), slot, |slot| id_of(slots, (ids, pool), slot).hash());
+    }
+
+    pub(super) fn remove_from_index(&mut self, ids: &IdHashKey, id: KeyId, slot: SlotIndex) {
+        let (slots, pool) = (&self.slots, self.id);
+        self.by_id.remove(id.hash(), slot, |slot| id_of(slots, (ids, pool), slot).hash());
     }
 
     pub(super) fn new_key(&self, now: Now, id: KeyId, slot: SlotIndex) -> NewKey {
@@ -125,11 +174,19 @@ impl Pool {
         if shared.clocks_frozen { Refusal::StorageFull } else { refusal }
     }
 
+    /// Finds a key. A staged value is none.
     pub(super) fn find(&self, ids: &IdHashKey, id: KeyId) -> Option<SlotIndex> {
-        self.by_id.find(id.hash(), |slot| self.key_id(ids, slot) == id)
+        let found = self.by_id.find(id.hash(), |slot| self.key_id(ids, slot) == id);
+        found.filter(|slot| self.slots.state(*slot).is_some())
     }
 
+    /// Finds a key by its value.
     pub(super) fn find_value(&self, id: KeyId, value: &[u8]) -> Option<SlotIndex> {
+        self.find_any_value(id, value).filter(|slot| self.slots.state(*slot).is_some())
+    }
+
+    /// Finds a key or a staged value.
+    pub(super) fn find_any_value(&self, id: KeyId, value: &[u8]) -> Option<SlotIndex> {
         self.by_id.find(id.hash(), |slot| self.slots.value(slot) == value)
     }
 
@@ -155,8 +212,8 @@ impl Pool {
         let text = self.detach(shared, slot, EndCause::KeyGone);
         let holder = text.filter(|_| was == KeyState::Leased);
         self.key_ends.cancel(slot, &mut self.slots);
-        let (slots, pool, ids) = (&self.slots, self.id, &shared.ids);
-        self.by_id.remove(id.hash(), slot, |slot| id_of(slots, (ids, pool), slot).hash());
+        self.remove_from_index(&shared.ids, id, slot);
+        let (ids, pool) = (&shared.ids, self.id);
         let (value, imported) = (self.slots.value(slot), self.slots.imported(slot));
         let is_retired = must_remember(ids, pool, value, imported);
         if is_retired && !enabled(Sabotage::ForgetRetired) {

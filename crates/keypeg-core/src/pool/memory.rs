@@ -97,7 +97,8 @@ impl Pool {
         value_bytes: usize,
     ) -> Result<(), Refusal> {
         // A pool keeps the slots of removed keys for other keys.
-        let more = count.saturating_sub(self.slots.free_count(self.counts().total()));
+        let used = self.counts().total() + self.staged_count();
+        let more = count.saturating_sub(self.slots.free_count(used));
         let bytes = (more as usize).saturating_mul(KEY_BYTES).saturating_add(value_bytes);
         if bytes == 0 || shared.has_memory_for_keys(bytes) {
             return Ok(());

@@ -10,9 +10,9 @@ use crate::shared::SharedState;
 use crate::symbols::{Symbols, has_tag};
 
 /// The units that the hashes of one value cost, see `keypeg-store`.
-const HASHES: u32 = 3;
+pub(super) const HASHES: u32 = 3;
 /// The bytes of a value that are hashed for one unit: its id, and often its tag.
-const VALUE_BYTES: usize = 128;
+pub(super) const VALUE_BYTES: usize = 128;
 
 impl Pool {
     /// Generates a value that the pool does not have and did not have; returns its id.

@@ -25,7 +25,8 @@ impl EngineState {
         let checked = self.checked_imports.front().and_then(|queued| queued.checked);
         let long = self.long_calls.first_checked().and_then(|queued| queued.checked);
         let checked = [checked, long].map(|checked| checked.map(|checked| checked.checkpointed));
-        let lookups = [parked, checked[0], checked[1]];
+        let current = self.long_calls.current().and_then(QueuedRequest::checkpointed);
+        let lookups = [parked, checked[0], checked[1], current];
         lookups.into_iter().flatten().fold(self.progress.checkpointed(), Lsn::min)
     }
 

@@ -1,10 +1,10 @@
 //! Long calls: each turn executes some of them, within a budget of work, callers in rotation.
 //!
-//! A call is executed whole, in one turn, so a change of many keys stays all or nothing. What a call
-//! that adds many keys computes before that, such as ids, is prepared within the budgets of several
-//! turns, one call after the other. Short calls do not pass through here, and each turn executes
-//! them first. So a long call delays a short one by one budget of work, and delays long calls of
-//! other callers by its own cost. Knows no pools.
+//! Most calls cost less than one budget and are executed whole, in one turn. A call that adds many
+//! keys, or repeats such a call, takes the budgets of several turns, one call after the other, see
+//! `adding.rs`. Short calls do not pass through here, and each turn executes them first. So a long
+//! call delays a short one by one budget of work, and delays long calls of other callers by its own
+//! cost. Knows no pools.
 
 use super::work::QueuedRequest;
 use hashbrown::HashMap;
@@ -12,8 +12,7 @@ use keypeg_core::sabotage::{TestLimit, limit};
 use keypeg_store::{Call, CallerNumber};
 use std::collections::VecDeque;
 
-/// The most units of work that the long calls of one turn cost, about a millisecond. A turn without
-/// another long call executes one of any cost.
+/// The most units of work that the long calls of one turn cost, about a millisecond.
 pub const LONG_UNITS_MAX: u32 = 4_096;
 /// The most long calls that are queued. A caller may have at most as many as stay free for others.
 const QUEUED_MAX: usize = 4_096;
@@ -30,7 +29,7 @@ pub(super) struct LongCalls {
     /// The callers with a queued call; the first is the next to have one executed.
     rotation: VecDeque<CallerNumber>,
     len: usize,
-    /// The call that is being prepared, or that is prepared and waits for a turn with enough budget.
+    /// The call that adds keys over several turns.
     current: Option<QueuedRequest>,
     /// The caller of that call, if it has more: it joins the rotation again when the call is
     /// executed, behind callers that come until then.
@@ -119,24 +118,29 @@ impl LongCalls {
         self.checked.front()
     }
 
-    /// Keeps a call whose preparation goes on in the next turn.
+    /// Returns the call that adds keys over several turns.
+    pub(super) fn current(&self) -> Option<&QueuedRequest> {
+        self.current.as_ref()
+    }
+
+    /// Keeps a call that goes on in the next turn.
     pub(super) fn set_current(&mut self, queued: QueuedRequest) {
         self.current = Some(queued);
     }
 
     /// Takes the next call that the budget allows. Its cost is spent, unless it adds keys: such a
-    /// call is prepared first, see [`QueuedRequest::keys_to_add`].
+    /// call takes what is left, and goes on in the next turn.
     pub(super) fn next(&mut self, budget: &mut LongBudget) -> Option<QueuedRequest> {
+        if budget.left() == 0 {
+            self.was_cut_short = true;
+            return None;
+        }
         if let Some(current) = self.current.take() {
             return Some(current);
         }
         self.rotation.extend(self.caller_of_current.take());
-        if let Some(first) = self.checked.front() {
-            return budget.allows(first.units).then(|| {
-                let queued = self.checked.pop_front().expect("invariant: not empty");
-                budget.spend(queued.units);
-                queued
-            });
+        if let Some(checked) = self.checked.pop_front() {
+            return Some(checked);
         }
         for _ in 0..PASSED_OVER_MAX.min(self.rotation.len()) {
             let caller = *self.rotation.front()?;
@@ -147,8 +151,7 @@ impl LongCalls {
                 continue;
             }
             let adds_keys = first.keys_to_add().is_some();
-            let allows = if adds_keys { budget.left() > 0 } else { budget.allows(first.units) };
-            if !allows {
+            if !adds_keys && !budget.allows(first.units) {
                 self.was_cut_short = true;
                 return None;
             }

@@ -196,6 +196,7 @@ impl EngineState {
             parked_imports: VecDeque::new(),
             parked_bytes: 0,
             checked_imports: VecDeque::new(),
+            withdrawals: VecDeque::new(),
             long_calls: LongCalls::default(),
             executed_long_calls: Vec::new(),
             long_units: 0,

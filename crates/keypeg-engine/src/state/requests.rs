@@ -6,31 +6,26 @@
 
 use super::long_calls::LongBudget;
 use super::work::{Admission, CallId, QueuedRequest};
-use super::{
-    BATCH_FULL, EngineState, SETTLE_MAX_US, SHORT_UNITS_PER_TURN, TURN_MAX, disk_space, step,
-};
+use super::{BATCH_FULL, EngineState, SETTLE_MAX_US, SHORT_UNITS_PER_TURN, TURN_MAX, step};
 use crate::journal::DiskSpace;
 use crate::turn::{self, TurnRequest};
 use keypeg_store::{LaneItem, Reply, RequestError};
 use std::collections::VecDeque;
 
-/// The units that it costs to add one prepared key.
-const ADD_UNITS: u32 = 2;
-
 /// What the requests of one turn have in common.
-struct TurnLimits {
+pub(super) struct TurnLimits {
     /// The expiries that requests may still cause.
-    expiries: u32,
+    pub(super) expiries: u32,
     /// The work of long calls.
-    long: LongBudget,
+    pub(super) long: LongBudget,
     /// The work of short calls so far, in units.
     short_units: u32,
-    ended_by_time: bool,
-    disk_space: DiskSpace,
-    checkpointer_lags: bool,
+    pub(super) ended_by_time: bool,
+    pub(super) disk_space: DiskSpace,
+    pub(super) checkpointer_lags: bool,
     /// This clock continues while the deciding ones are frozen, so that no request is carried over
     /// without end.
-    now_us: u64,
+    pub(super) now_us: u64,
 }
 
 impl EngineState {
@@ -109,48 +104,17 @@ impl EngineState {
 
     /// Executes long calls within the turn's budget.
     fn execute_long_calls(&mut self, turn: &mut TurnLimits, replies: &mut Vec<(CallId, Reply)>) {
-        while self.batch.bytes().len() < BATCH_FULL
-            && let Some(queued) = self.long_calls.next(&mut turn.long)
-        {
-            let Some(queued) = self.prepare(turn, queued) else { break };
-            // Settling begins now: the wait in the queue is not part of it.
-            let queued = QueuedRequest { since_us: turn.now_us, ..queued };
-            self.execute_request(turn, queued, true, replies);
+        while self.batch.bytes().len() < BATCH_FULL {
+            self.withdraw_staged(turn);
+            let Some(queued) = self.long_calls.next(&mut turn.long) else { break };
+            if queued.keys_to_add().is_some() {
+                self.add_keys(turn, queued, replies);
+            } else {
+                // Settling begins now: the wait in the queue is not part of it.
+                let queued = QueuedRequest { since_us: turn.now_us, ..queued };
+                self.execute_request(turn, queued, true, replies);
+            }
         }
-    }
-
-    /// Prepares the keys that a long call adds, within the turn's budget. Returns the call where it
-    /// can be executed in this turn; otherwise it is the first of the next turn.
-    fn prepare(
-        &mut self,
-        turn: &mut TurnLimits,
-        mut queued: QueuedRequest,
-    ) -> Option<QueuedRequest> {
-        if queued.keys_to_add().is_none() {
-            return Some(queued);
-        }
-        let refusal =
-            disk_space::refusal(&queued.request.call, turn.disk_space, turn.checkpointer_lags);
-        // A call that is answered without changing a pool needs no keys.
-        if refusal.is_some() || self.has_stored_answer(&queued.request) {
-            return Some(queued);
-        }
-        let mut prepared = queued.prepared.take();
-        let (pool, keys) = queued.keys_to_add()?;
-        let left = turn.long.left();
-        let random = &mut *self.random;
-        let spent = self.pools.prepare_keys(pool, keys, &mut prepared, random, left);
-        turn.long.spend(spent);
-        let count = prepared.as_ref().map_or(0, |prepared| prepared.count());
-        let is_complete = count >= keys.count() || spent == 0 && left > 0;
-        let units = u32::try_from(keys.count()).unwrap_or(u32::MAX).saturating_mul(ADD_UNITS);
-        queued.prepared = prepared;
-        if !is_complete || !turn.long.allows(units) {
-            self.long_calls.set_current(queued);
-            return None;
-        }
-        turn.long.spend(units);
-        Some(queued)
     }
 
     /// Executes or refuses a request, or puts it where it waits: for a lookup, for the next turn,
@@ -181,6 +145,17 @@ impl EngineState {
                 return;
             }
         };
+        self.execute_admitted(turn, queued, replies);
+    }
+
+    /// Executes a request in one step.
+    pub(super) fn execute_admitted(
+        &mut self,
+        turn: &mut TurnLimits,
+        queued: QueuedRequest,
+        replies: &mut Vec<(CallId, Reply)>,
+    ) {
+        let call_id = queued.call_id;
         if queued.is_long {
             self.executed_long_calls.push(call_id);
         }

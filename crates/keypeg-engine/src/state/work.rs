@@ -2,7 +2,9 @@
 //! of segments in progress. Plain data; the files beside this one act on it.
 
 use crate::frame::SegmentNumber;
-use keypeg_core::{KeysToAdd, Lsn, PoolId, PoolName, PreparedKeys, SnapshotCursor, WaiterId};
+use keypeg_core::{
+    KeysToAdd, Lsn, PoolId, PoolName, PreparedKeys, RepeatedKeys, SnapshotCursor, WaiterId,
+};
 use keypeg_store::{Call, Reply, Request};
 
 /// The address of a call, to which its reply is sent.
@@ -36,6 +38,8 @@ pub(super) struct QueuedRequest {
     pub(super) checked: Option<CheckedImport>,
     /// What is prepared of the keys that it adds.
     pub(super) prepared: Option<Box<PreparedKeys>>,
+    /// How far a long call that adds keys has come beyond that.
+    pub(super) adding: Adding,
     /// What it costs.
     pub(super) units: u32,
     /// Whether it is a long call.
@@ -46,20 +50,56 @@ impl QueuedRequest {
     /// Wraps a new request; `since_us` is the lease time at which it was taken.
     pub(super) fn new(call_id: CallId, request: Request, since_us: u64) -> Self {
         let (units, is_long) = (request.call.units(), request.call.is_long());
-        Self { call_id, request, since_us, checked: None, prepared: None, units, is_long }
+        let adding = Adding::NotBegun;
+        Self { call_id, request, since_us, checked: None, prepared: None, adding, units, is_long }
     }
 
-    /// Returns the keys that a call adds, and their pool, if they are to be prepared: those of a
-    /// long call whose lookup is not complete.
+    /// Returns what was checkpointed when the retired values were last known that the call must not
+    /// import.
+    pub(super) fn checkpointed(&self) -> Option<Lsn> {
+        let checked = self.checked.map(|checked| checked.checkpointed);
+        match self.adding {
+            Adding::Staged { checkpointed, .. } => Some(checkpointed),
+            Adding::NotBegun | Adding::Settles | Adding::Repeats(_) | Adding::InOneStep => checked,
+        }
+    }
+
+    /// Returns the keys that a call adds, and their pool.
     pub(super) fn keys_to_add(&self) -> Option<(&PoolName, KeysToAdd<'_>)> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these two add keys")]
-        let keys = match &self.request.call {
-            Call::Generate { pool, count } => (pool, KeysToAdd::Generated(*count)),
-            Call::Import { pool, values, .. } => (pool, KeysToAdd::Imported(values)),
-            _ => return None,
-        };
-        (self.is_long && self.checked.is_none()).then_some(keys)
+        match &self.request.call {
+            Call::Generate { pool, count } => Some((pool, KeysToAdd::Generated(*count))),
+            Call::Import { pool, values, .. } => Some((pool, KeysToAdd::Imported(values))),
+            _ => None,
+        }
     }
+}
+
+/// How far a long call that adds keys has come.
+#[derive(Debug)]
+pub(super) enum Adding {
+    /// It is being prepared, or waits for a lookup.
+    NotBegun,
+    /// It was refused because much is due, and is tried again in the next turn.
+    Settles,
+    /// Some of its keys are staged.
+    Staged {
+        /// The pool, from the first step on.
+        pool: Option<PoolId>,
+        /// What was checkpointed when it began: a value that is retired later stays in memory.
+        checkpointed: Lsn,
+    },
+    /// It is a repeat, and some keys of its stored answer are collected.
+    Repeats(RepeatedKeys),
+    /// Its pool changed while it was staged: it is executed in one step.
+    InOneStep,
+}
+
+/// What a refused call left in a pool, to be removed within the budgets of turns.
+#[derive(Debug)]
+pub(super) struct Withdrawal {
+    pub(super) name: PoolName,
+    pub(super) pool: PoolId,
 }
 
 /// The result of an import's lookup, with what it is valid for.

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
 
 pub(crate) mod sim_disk;
+pub(crate) mod turns;
 pub(crate) mod unsynced_batch;
 pub(crate) mod workload;
 
