@@ -9,6 +9,7 @@
 mod arrival;
 mod calls;
 mod ends;
+mod gateways;
 mod half_closed;
 mod mutants;
 mod targets;
@@ -161,7 +162,11 @@ impl Connection {
                     length = value.parse().unwrap();
                     "*"
                 }
-                "date" | "x-request-id" => "*",
+                "date"
+                | "x-request-id"
+                | "keypeg-key-id"
+                | "keypeg-fencing-token"
+                | "keypeg-expires-at" => "*",
                 "retry-after" if value.parse::<u64>().is_ok() => "seconds",
                 compared => {
                     headers.push((compared.to_owned(), value.to_owned()));

@@ -1,4 +1,5 @@
-//! The fast path: acquire, renew, release and the keep-alive of one key, answered without hyper.
+//! The fast path: acquire, renew, release, the keep-alive of one key and both forms of verify,
+//! answered without hyper.
 //!
 //! A request is accepted here if it has arrived completely, has one of the plain forms that nearly
 //! every client sends ([`head`]), and is valid. Any other request goes to hyper with the same
@@ -24,6 +25,7 @@ use crate::http::checks::accepts_host;
 use crate::http::error::Problem;
 use crate::http::handlers::abandon::Abandoning;
 use crate::http::handlers::payload::Payload;
+use crate::http::handlers::verify;
 use crate::http::metrics::Family;
 use crate::http::origin::Origin;
 use crate::http::respond::{ResponseTraits, add_standard_headers};
@@ -305,7 +307,7 @@ impl<'a> FastPath<'a> {
             proxies.caller(ip, head.forwarded.into_iter(), head.x_forwarded_for.into_iter())
         });
         let origin = Origin { client_ip, id: app.next_request_id(), started };
-        let target = Target { method: "POST", path: head.path };
+        let target = Target { method: head.method, path: head.path };
         let bearer = || Ok(head.authorization.and_then(admit::bearer));
         let context = admit::admit(app, target, bearer, None, &origin);
         Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
@@ -343,14 +345,21 @@ impl FastPath<'_> {
         unconsumed: &mut Vec<u8>,
     ) -> io::Result<Sent> {
         let FastRequest { origin, family, context, call } = request;
+        let is_change = !matches!(call, FastCall::Authorize(_));
         // The request is in flight until its response is sent.
         let (result, admitted) = match context {
             Ok(context) => self.run_call(context, call, client.connection, unconsumed).await?,
             Err(problem) => (Err(problem), None),
         };
-        let result = result.map_err(|problem| {
-            let mut response = self.app.refuse(problem, origin.id, true);
-            let traits = ResponseTraits { id: origin.id, is_change: true };
+        let refuse = |problem| self.app.refuse(problem, origin.id, is_change);
+        let result = match result {
+            Ok(payload) if is_change => Ok(payload),
+            // Its content is in headers, so it is sent as a complete response.
+            Ok(payload) => Err(verify::authorization(payload).unwrap_or_else(refuse)),
+            Err(problem) => Err(refuse(problem)),
+        };
+        let result = result.map_err(|mut response| {
+            let traits = ResponseTraits { id: origin.id, is_change };
             add_standard_headers(&mut response, traits);
             response
         });
@@ -374,7 +383,9 @@ impl FastPath<'_> {
         // In a block, so that the future keeps no room for the operation while it runs.
         let (may_wait, mut running) = {
             match call {
-                FastCall::Operation(operation) => (operation.may_wait(), operation.run(&context)),
+                FastCall::Operation(operation) | FastCall::Authorize(operation) => {
+                    (operation.may_wait(), operation.run(&context))
+                }
                 #[cfg(feature = "bench-constant")]
                 FastCall::Constant(constant) => return Ok((Ok(Payload::Constant(constant)), None)),
             }

@@ -53,13 +53,22 @@ pub(crate) async fn authorize(
     let states = ActiveStates::read(request.uri().query());
     let parsed = states.and_then(|states| Ok((states, forwarded_key(request)?)));
     let (states, value) = context.or_unknown_pool(&pool, parsed).await?;
-    let payload = Operation::verify(pool, value, states).run(context).await?;
+    authorization(Operation::verify(pool, value, states).run(context).await?)
+}
+
+/// Returns the answer to a gateway for the payload of a verification.
+pub(crate) fn authorization(payload: Payload) -> HandlerResult {
     if let Payload::Verified(verification) = payload
         && verification.active
     {
         return Ok(authorized(*verification));
     }
     Err(Problem::key_not_active())
+}
+
+/// Returns the key in a header; `None` if no pool can have it.
+pub(crate) fn key_of_header(value: &[u8]) -> Option<Secret> {
+    std::str::from_utf8(value).ok().and_then(Secret::new)
 }
 
 /// Returns the key of the forwarded request. A key that no pool can have is not active.
@@ -69,8 +78,7 @@ fn forwarded_key(request: &Request) -> Result<Secret, Problem> {
     if keys.next().is_some() {
         return Err(Problem::key_not_active());
     }
-    let text = std::str::from_utf8(key.as_bytes()).ok();
-    text.and_then(Secret::new).ok_or_else(Problem::key_not_active)
+    key_of_header(key.as_bytes()).ok_or_else(Problem::key_not_active)
 }
 
 /// Returns the answer to a gateway, which can pass the headers on to the service.

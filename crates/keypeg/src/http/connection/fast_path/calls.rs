@@ -6,6 +6,7 @@ use super::head::RequestHead;
 #[cfg(feature = "bench-constant")]
 use crate::http::handlers::constant;
 use crate::http::handlers::operation::Operation;
+use crate::http::handlers::verify;
 use crate::http::parse::body;
 use crate::http::parse::keys::{ActiveStates, VerifyBody};
 use crate::http::parse::leases::{AcquireArgs, ReleaseBody, RenewBody};
@@ -15,6 +16,8 @@ use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName};
 /// A call that the fast path answers.
 pub(super) enum FastCall {
     Operation(Operation),
+    /// A verification for a gateway, whose answer is in headers.
+    Authorize(Operation),
     #[cfg(feature = "bench-constant")]
     Constant(constant::Constant),
 }
@@ -27,11 +30,21 @@ impl FastCall {
         let pool = PoolName::parse(segments.next()?)?;
         let below_pool = [segments.next(), segments.next(), segments.next(), segments.next()];
         #[cfg(feature = "bench-constant")]
-        if pool.as_str() == constant::POOL {
+        if pool.as_str() == constant::POOL && head.method == "POST" {
             return constant::Constant::read(below_pool, head.body, head.content_type)
                 .map(Self::Constant);
         }
+        let is_get = head.method == "GET";
         let operation = match below_pool {
+            [Some("verify"), None, ..] if is_get => {
+                let value = verify::key_of_header(head.api_key.filter(|_| head.body.is_empty())?)?;
+                return Some(Self::Authorize(Operation::verify(
+                    pool,
+                    value,
+                    ActiveStates::default(),
+                )));
+            }
+            _ if is_get => return None,
             [Some("leases"), None, ..] => {
                 Operation::acquire(pool, AcquireArgs::of(read_body(head)?), None)
             }

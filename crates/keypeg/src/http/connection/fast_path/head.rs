@@ -1,8 +1,8 @@
 //! Parses a request head for the fast path, given the complete request.
 //!
-//! Accepts a subset of HTTP, and nothing that two readers could interpret differently: a `POST` of
-//! HTTP/1.1 to a plain path below the pools, with one Host, at most one Content-Length in digits,
-//! and no header whose meaning only the hyper path knows. Refuses nothing: any other request is
+//! Accepts a subset of HTTP, and nothing that two readers could interpret differently: a `POST`, or a
+//! `GET` without a body, of HTTP/1.1 to a plain path below the pools, with one Host, at most one
+//! Content-Length in digits, and no header whose meaning only the hyper path knows. Refuses nothing: any other request is
 //! left to hyper.
 
 use httparse::Status;
@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 const HEADERS_MAX: usize = 32;
 /// The largest body on the fast path, in bytes: the bodies of its calls are far smaller.
 const BODY_MAX: usize = 4 << 10;
-/// The first bytes of every request on the fast path.
-const PREFIX: &[u8] = b"POST /v1/pools/";
+/// The first bytes of the requests on the fast path.
+const PREFIXES: [&[u8]; 2] = [b"POST /v1/pools/", b"GET /v1/pools/"];
 /// Headers whose meaning only the hyper path knows.
 const HYPER_HEADERS: [&str; 13] = [
     "transfer-encoding",
@@ -45,19 +45,25 @@ pub(super) enum Parsed<'a> {
 /// The parts of a request that the fast path uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RequestHead<'a> {
+    /// `POST` or `GET`.
+    pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) host: &'a [u8],
     pub(super) authorization: Option<&'a [u8]>,
     pub(super) content_type: Option<&'a [u8]>,
     pub(super) forwarded: Option<&'a [u8]>,
     pub(super) x_forwarded_for: Option<&'a [u8]>,
+    pub(super) api_key: Option<&'a [u8]>,
     pub(super) body: &'a [u8],
 }
 
 /// Parses the first request of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
-    let prefix_len = bytes.len().min(PREFIX.len());
-    if bytes[..prefix_len] != PREFIX[..prefix_len] {
+    let begins_with = |prefix: &[u8]| {
+        let len = bytes.len().min(prefix.len());
+        bytes[..len] == prefix[..len]
+    };
+    if !PREFIXES.into_iter().any(begins_with) {
         return Parsed::Unsupported;
     }
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
@@ -75,14 +81,14 @@ fn with_body<'a>(
     bytes: &'a [u8],
     head_end: usize,
 ) -> Option<Parsed<'a>> {
-    let path = request.path?;
+    let (method, path) = (request.method?, request.path?);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
     if request.version != Some(1) || !path.bytes().all(is_plain) {
         return None;
     }
     let (mut host, mut length) = (None, None);
     let (mut authorization, mut content_type) = (None, None);
-    let (mut forwarded, mut x_forwarded_for) = (None, None);
+    let (mut forwarded, mut x_forwarded_for, mut api_key) = (None, None, None);
     for header in &*request.headers {
         let slot = match kind(header.name) {
             HeaderKind::Host => &mut host,
@@ -91,6 +97,7 @@ fn with_body<'a>(
             HeaderKind::ContentType => &mut content_type,
             HeaderKind::Forwarded => &mut forwarded,
             HeaderKind::XForwardedFor => &mut x_forwarded_for,
+            HeaderKind::ApiKey => &mut api_key,
             HeaderKind::Connection if header.value.eq_ignore_ascii_case(b"keep-alive") => continue,
             HeaderKind::Connection | HeaderKind::Hyper => return None,
             HeaderKind::Ignored => continue,
@@ -103,8 +110,17 @@ fn with_body<'a>(
     let length = length.map_or(Some(0), digits).filter(|&length| length <= BODY_MAX)?;
     let (host, body_end) = (host?, head_end + length);
     let Some(body) = bytes.get(head_end..body_end) else { return Some(Parsed::Incomplete) };
-    let head =
-        RequestHead { path, host, authorization, content_type, forwarded, x_forwarded_for, body };
+    let head = RequestHead {
+        method,
+        path,
+        host,
+        authorization,
+        content_type,
+        forwarded,
+        x_forwarded_for,
+        api_key,
+        body,
+    };
     Some(Parsed::Complete { head, len: body_end })
 }
 
@@ -115,6 +131,7 @@ enum HeaderKind {
     ContentType,
     Forwarded,
     XForwardedFor,
+    ApiKey,
     Connection,
     /// Only the hyper path knows its meaning.
     Hyper,
@@ -132,6 +149,7 @@ fn kind(name: &str) -> HeaderKind {
         10 if is("connection") => HeaderKind::Connection,
         9 if is("forwarded") => HeaderKind::Forwarded,
         15 if is("x-forwarded-for") => HeaderKind::XForwardedFor,
+        9 if is("x-api-key") => HeaderKind::ApiKey,
         len if HYPER_HEADERS.iter().any(|other| other.len() == len && is(other)) => {
             HeaderKind::Hyper
         }
@@ -184,6 +202,17 @@ mod tests {
         assert_eq!(classify(&"X: y\r\n".repeat(HEADERS_MAX - 1), ""), "complete");
     }
 
+    #[test]
+    fn a_get_has_its_method_and_the_key_of_the_forwarded_request() {
+        let text = "GET /v1/pools/ci/verify HTTP/1.1\r\nHost: a\r\nx-API-key: k\r\n\r\n";
+        for cut in 0..text.len() {
+            assert_eq!(parse(&text.as_bytes()[..cut]), Parsed::Incomplete, "{cut}");
+        }
+        let Parsed::Complete { head, len } = parse(text.as_bytes()) else { panic!("{text}") };
+        assert_eq!((head.method, head.path, len), ("GET", "/v1/pools/ci/verify", text.len()));
+        assert_eq!(head.api_key, Some(&b"k"[..]));
+    }
+
     /// The fast path would ignore the meaning of these headers.
     #[test]
     fn a_request_with_a_header_that_only_hyper_handles_is_left_to_hyper() {
@@ -220,6 +249,7 @@ mod tests {
             "Content-Length: 99999999999999999999\r\n",
             "Content-Type: a\r\nContent-Type: a\r\n",
             "Authorization: a\r\nAuthorization: a\r\n",
+            "X-Api-Key: a\r\nX-Api-Key: a\r\n",
             " folded\r\n",
             "X : y\r\n",
         ] {
@@ -232,7 +262,10 @@ mod tests {
     fn a_request_line_of_another_form_is_left_to_hyper() {
         let host = "Host: a\r\n\r\n";
         for line in [
-            "GET /v1/pools/ci HTTP/1.1\r\n",
+            "GET /v1/pool/ci HTTP/1.1\r\n",
+            "HEAD /v1/pools/ci/verify HTTP/1.1\r\n",
+            "GET /v1/pools/ci/verify?states=leased HTTP/1.1\r\n",
+            "PUT /v1/pools/ci HTTP/1.1\r\n",
             "POST /v1/pools HTTP/1.1\r\n",
             "POST /v1/pools/ci/leases HTTP/1.0\r\n",
             "POST /v1/pools/ci/leases?x HTTP/1.1\r\n",

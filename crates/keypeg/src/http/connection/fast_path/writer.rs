@@ -82,7 +82,8 @@ impl ResponseWriter {
                 unreachable!("invariant: no call of the fast path streams")
             }
         };
-        self.end(Some(body.len()), closes && !has_close_header, info.now);
+        let length = Some(body.len()).filter(|_| response.status() != StatusCode::NO_CONTENT);
+        self.end(length, closes && !has_close_header, info.now);
         self.head.extend_from_slice(body);
         (&self.head, closes)
     }
