@@ -1,5 +1,5 @@
 //! The proxies nginx, `HAProxy` and Caddy with the configurations of `deploy/proxies`, in front of the binary under
-//! test or of a server that records what it gets.
+//! test or of a server that records what it gets; and nginx with that of `deploy/gateways`.
 //!
 //! Only addresses, files and certificates of a configuration are replaced, and each replacement must
 //! find its text. A proxy that is not installed is a skipped test.
@@ -8,6 +8,7 @@ mod callers;
 mod calls;
 mod configuration;
 mod failures;
+mod gateway;
 mod recorder;
 mod tls;
 mod waiting;
@@ -76,6 +77,16 @@ impl Kind {
         command.status().is_ok_and(|status| status.success())
     }
 
+    /// Returns whether the program is installed, and reports a skipped test otherwise.
+    fn can_run(self) -> bool {
+        let is_installed = self.is_installed();
+        if !is_installed {
+            let test = std::thread::current().name().unwrap_or("a test of a proxy").to_owned();
+            skipped(&test, &format!("{} is not installed", self.program()));
+        }
+        is_installed
+    }
+
     fn command(self) -> Command {
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         let mut command = Command::new(self.program());
@@ -120,17 +131,23 @@ impl Proxy {
         certificate: Option<&Certificate>,
         changes: &[(&str, &str)],
     ) -> Option<Self> {
-        if !kind.is_installed() {
-            let test = std::thread::current().name().unwrap_or("a test of a proxy").to_owned();
-            skipped(&test, &format!("{} is not installed", kind.program()));
+        if !kind.can_run() {
             return None;
         }
+        Some(Self::run(kind, |dir, addr| {
+            let mut text = placed(kind, dir, addr, server, certificate);
+            for (from, to) in changes {
+                text = replaced(&text, from, to);
+            }
+            text
+        }))
+    }
+
+    /// Starts a proxy with a configuration for its directory and its address.
+    fn run(kind: Kind, configuration: impl FnOnce(&Path, SocketAddr) -> String) -> Self {
         let dir = TempDir::new();
         let (port, addr) = reserve_port();
-        let mut text = placed(kind, dir.path(), addr, server, certificate);
-        for (from, to) in changes {
-            text = replaced(&text, from, to);
-        }
+        let text = configuration(dir.path(), addr);
         let file = dir.path().join("configuration");
         std::fs::write(&file, text).unwrap();
         let log = File::create(dir.path().join("output")).unwrap();
@@ -144,7 +161,7 @@ impl Proxy {
         let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let mut proxy = Self { kind, process, addr, dir, _port: port };
         proxy.until_it_listens();
-        Some(proxy)
+        proxy
     }
 
     fn until_it_listens(&mut self) {
@@ -222,14 +239,7 @@ fn placed(
                 Some(_) => text,
                 None => without(&text, "    ssl_"),
             };
-            let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .map(|part| format!("{part}_temp_path {};\n", file(part)))
-                .concat();
-            format!(
-                "daemon off; master_process off; pid {};\nevents {{ worker_connections 1000; }}\n\
-                 http {{\n{temp}{text}}}\n",
-                file("pid")
-            )
+            of_nginx(&text, dir)
         }
         Kind::Haproxy => {
             let (bind, _) = text.split_once(" alpn").unwrap();
@@ -256,6 +266,19 @@ fn placed(
             replaced(&text, &format!("\n{NAME} {{\n"), &bind)
         }
     }
+}
+
+/// Returns a whole configuration of nginx, with its files below `dir`.
+fn of_nginx(text: &str, dir: &Path) -> String {
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|part| format!("{part}_temp_path {};\n", file(part)))
+        .concat();
+    format!(
+        "daemon off; master_process off; pid {};\nevents {{ worker_connections 1000; }}\n\
+         http {{\n{temp}{text}}}\n",
+        file("pid")
+    )
 }
 
 /// Returns the text without the lines that begin with `start`.
