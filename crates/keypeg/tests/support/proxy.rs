@@ -33,7 +33,8 @@ struct Rule {
 }
 
 struct Shared {
-    server: Mutex<SocketAddr>,
+    /// `None` while there is no server.
+    server: Mutex<Option<SocketAddr>>,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<String>>,
     faults: AtomicUsize,
@@ -51,7 +52,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            server: Mutex::new(server),
+            server: Mutex::new(Some(server)),
             rules: Mutex::default(),
             requests: Mutex::default(),
             faults: AtomicUsize::new(0),
@@ -95,9 +96,15 @@ impl Proxy {
         requests.iter().filter(|line| line.contains(text)).count()
     }
 
+    /// Refuses further connections: the server is about to end, and a server of another test can get
+    /// its port.
+    pub(crate) fn remove_server(&self) {
+        *self.shared.server.lock().unwrap() = None;
+    }
+
     /// Sends further connections to another server.
     pub(crate) fn replace_server(&self, server: SocketAddr) {
-        *self.shared.server.lock().unwrap() = server;
+        *self.shared.server.lock().unwrap() = Some(server);
     }
 }
 
@@ -111,7 +118,8 @@ impl Drop for Proxy {
 /// Carries one connection. The server's side is carried by a second thread, which knows the fault of
 /// the last request.
 fn carry(client: &TcpStream, shared: &Arc<Shared>) {
-    let Ok(server) = TcpStream::connect(*shared.server.lock().unwrap()) else { return };
+    let Some(server) = *shared.server.lock().unwrap() else { return };
+    let Ok(server) = TcpStream::connect(server) else { return };
     let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
     let answers = {
         let (mut server, mut client) = (server.try_clone().unwrap(), client.try_clone().unwrap());

@@ -148,6 +148,7 @@ mod durability {
             });
         };
         both_wait(&server);
+        proxy.remove_server();
         server.kill();
         let server = Server::on(&dir, &[]);
         proxy.replace_server(server.addr());

@@ -109,6 +109,7 @@ mod durability {
         command.args(["acquire", "--wait", "10m", "--server", &proxy.url()]).env_clear();
         let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         until_waiting(&server, 1);
+        address.remove_server();
         server.kill();
         let server = Server::on(&dir, &[]);
         address.replace_server(server.addr());
