@@ -4,6 +4,7 @@
 //! A failed write or sync is final: after an error the engine acknowledges nothing more and ends.
 //! Reading is done elsewhere: by `recover.rs` at a start and by `checkpointer.rs` afterwards.
 
+use crate::commit_log::{CommitLog, LogBatch};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{
     ALIGN, BATCH_HEAD, BatchHead, SEGMENT_HEAD, SegmentHead, SegmentNumber, next_lsn, previous_lsn,
@@ -47,6 +48,8 @@ pub(crate) struct Journal {
     segments: VecDeque<SegmentInfo>,
     /// Where the position of the last durable batch is published for the checkpointer.
     progress: Option<Arc<CheckpointProgress>>,
+    /// The log of the shard, which makes batches durable; `None` where the files do.
+    log: Option<Box<dyn CommitLog>>,
 }
 
 /// A segment of the journal.
@@ -167,11 +170,21 @@ impl Journal {
             frame,
             segments: segments.into(),
             progress: None,
+            log: None,
         })
     }
 
-    /// Appends one batch and makes it durable.
+    /// Appends one batch and makes it durable. The batch of a shard stands in the shard's log before
+    /// anything is written to a file.
     pub(crate) fn commit(&mut self, records: &[u8], stamp: Stamp) -> io::Result<()> {
+        if let Some(log) = &mut self.log {
+            log.append(LogBatch { lease_us: stamp.lease_us, records })?;
+        }
+        self.write(records, stamp)
+    }
+
+    /// Writes one batch, which the log of the shard already contains if there is a log, and syncs.
+    pub(crate) fn write(&mut self, records: &[u8], stamp: Stamp) -> io::Result<()> {
         let padded_len = (BATCH_HEAD + records.len()).next_multiple_of(ALIGN) as u64;
         if self.offset + padded_len > self.len {
             self.roll(padded_len, stamp)?;
@@ -216,6 +229,21 @@ impl Journal {
     pub(crate) fn set_progress(&mut self, progress: Arc<CheckpointProgress>) {
         self.progress = Some(progress);
         self.publish();
+    }
+
+    /// Appends to the log of a shard from now on.
+    pub(crate) fn set_log(&mut self, log: Box<dyn CommitLog>) {
+        self.log = Some(log);
+    }
+
+    /// Returns whether a log makes the batches durable; the files are scratch then.
+    pub(crate) fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Returns the position of the last batch.
+    pub(crate) fn lsn(&self) -> Lsn {
+        self.lsn
     }
 
     /// Adds the segments from before this start, oldest first.

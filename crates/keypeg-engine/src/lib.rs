@@ -9,6 +9,7 @@ pub mod backup;
 mod batch;
 pub mod checkpointer;
 mod clock;
+mod commit_log;
 pub mod disk;
 mod end;
 mod engine;
@@ -26,6 +27,7 @@ mod preview;
 mod progress;
 mod record;
 mod recover;
+mod replica;
 mod restore;
 mod rotation;
 mod seal;
@@ -37,9 +39,11 @@ mod turn;
 mod unlock;
 
 pub use clock::{Clock, ClockReading};
+pub use commit_log::{CommitLog, LogBatch};
 pub use end::set_exit_hook;
 pub use engine::{Engine, check_data_dir, rotate_seal_key};
 pub use journal::SEGMENT_LEN;
+pub use replica::{Replica, ReplicaConfig, ReplicaError, SHARDS_MAX, ShardIdentity};
 pub use restore::{
     BackupCheck, RestoreError, RestoreOptions, RestoreReport, check_backup, check_backup_in,
     restore, restore_onto,

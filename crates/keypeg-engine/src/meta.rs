@@ -51,7 +51,8 @@ const PARTS: &str = "journal keyset";
 const PARTS_WITHOUT_KEYSET: &str = "journal";
 
 impl Meta {
-    fn write(&self) -> Vec<u8> {
+    /// Returns the content of the file.
+    pub(crate) fn write(&self) -> Vec<u8> {
         let mut text = String::from("keypeg data directory: do not edit, back up with the rest\n");
         let mut line = |name: &str, value: &str| {
             writeln!(text, "{name} {value}").expect("invariant: text grows");

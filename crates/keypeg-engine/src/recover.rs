@@ -25,8 +25,7 @@ use crate::start::{StartError, corrupt, io, missing};
 use crate::times::LastClock;
 use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{
-    Checkpointed, Counters, KeyNumber, Limits, Lsn, NEVER_US, Now, PoolId, Pools, ReplayError,
-    Replayer,
+    Checkpointed, Counters, KeyNumber, Lsn, NEVER_US, PoolId, ReplayError, Replayer,
 };
 use segments::{Segments, UnusedSegment, segments};
 use std::collections::VecDeque;
@@ -127,18 +126,17 @@ pub(crate) fn open_keyset(
     Ok(keyset)
 }
 
-/// Loads the key set and replays the whole journal on top of it. Pools that need more than
+/// Loads the key set into a new replay, and replays the whole journal on top of it. Pools that need more than
 /// `memory_max` bytes are refused. O(keys + journal).
 pub(crate) fn replay(
     disk: &dyn Disk,
     installation: &Installation,
-    limits: Limits,
+    mut replayer: Replayer,
     memory_max: u64,
     keyset: &KeySetDb,
 ) -> Result<ReplayedJournal, StartError> {
     let Segments { heads, all, unused, stranded } = segments(disk, installation.id)?;
     let first = *heads.first().ok_or_else(|| missing("the journal"))?;
-    let mut replayer = Replayer::new(installation.ids.clone(), limits, 1);
     let checkpointed = keyset.load(&mut replayer, memory_max)?;
     if next_lsn(checkpointed) < first.starts_at {
         return Err(missing(&file_name(first.segment.previous())));
@@ -288,15 +286,15 @@ impl ReplayedJournal {
         }
     }
 
-    /// Starts a new segment with the unproven batches; returns the journal and the pools as they
-    /// are at a start.
+    /// Starts a new segment with the unproven batches; returns the journal, and the replay, which
+    /// can go on or be finished.
     pub(crate) fn resume(
         self,
         disk: &Arc<dyn Disk>,
         segment_len: u64,
         reading: ClockReading,
-        now: Now,
-    ) -> Result<(Journal, Pools), StartError> {
+        lease_us: u64,
+    ) -> Result<(Journal, Replayer), StartError> {
         let counters_now = self.replayer.pools().counters();
         let mut records = self.records;
         let counters = self.unproven.front().map_or(counters_now, |first| first.counters);
@@ -318,7 +316,7 @@ impl ReplayedJournal {
             starts: self.starts + 1,
             boot_id: reading.boot_id,
             boot_us: reading.boot_us,
-            lease_us: now.lease_us,
+            lease_us,
             counters,
         };
         remove_stranded(&**disk, head.segment, &self.stranded)?;
@@ -341,7 +339,7 @@ impl ReplayedJournal {
         journal
             .drop_through(SegmentNumber(self.replayer.droppable_through()))
             .map_err(io("removing journal segments that are no longer needed"))?;
-        Ok((journal, self.replayer.finish(now)))
+        Ok((journal, self.replayer))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::unlock::adopt;
 pub use error::RestoreError;
 use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{
-    Fact, FactSink, HeldKeys, Limits, Pools, RandomSource, RestoredHolds, answers_max,
+    Fact, FactSink, HeldKeys, Limits, Pools, RandomSource, Replayer, RestoredHolds, answers_max,
 };
 use read::{BackupReading, ReadBackup};
 use segments::{NewBatch, SegmentWriter};
@@ -236,6 +236,16 @@ fn remove_all(disk: &dyn Disk) -> std::io::Result<()> {
     disk.sync_dir()
 }
 
+/// Reads a snapshot of a shard into the scratch files of a replica; returns the installation that
+/// it belongs to.
+pub(crate) fn read_into(
+    disk: &Arc<dyn Disk>,
+    installation: u128,
+    snapshot: &mut dyn Read,
+) -> Result<u128, RestoreError> {
+    Ok(BackupReading::new(disk, installation)?.read(snapshot)?.meta.installation)
+}
+
 fn write(
     backup: &mut dyn Read,
     disk: &Arc<dyn Disk>,
@@ -295,8 +305,9 @@ fn replay(disk: &dyn Disk, installation: &Installation) -> Result<Pools, Restore
     };
     let keyset = KeySetDb::open(disk, installation, CACHE);
     let keyset = keyset.map_err(StartError::from).map_err(of_backup)?;
+    let begun = Replayer::new(installation.ids.clone(), limits, 1);
     let replayed =
-        recover::replay(disk, installation, limits, u64::MAX, &keyset).map_err(of_backup)?;
+        recover::replay(disk, installation, begun, u64::MAX, &keyset).map_err(of_backup)?;
     Ok(replayed.replayer.into_pools())
 }
 

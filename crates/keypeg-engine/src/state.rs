@@ -13,6 +13,7 @@ mod opening;
 mod requests;
 mod sealing;
 mod segment_drop;
+mod shared;
 mod subscribe;
 mod waits;
 mod work;
@@ -36,6 +37,8 @@ use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
 use keypeg_store::{LaneItem, Reply, RequestError};
 pub use long_calls::LONG_UNITS_MAX;
 use long_calls::LongCalls;
+pub(crate) use opening::limits_of;
+pub(crate) use shared::Takeover;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -223,8 +226,10 @@ impl EngineState {
         self.take_lookup_results(replies);
         let clock_matters =
             by_time | self.execute_requests(requests, replies) | self.proof_is_due();
+        let clock_matters =
+            clock_matters | (self.appends_to_a_log() && replies.len() > replies_before);
         self.continue_backup();
-        self.write_snapshot_records();
+        let clock_matters = clock_matters | self.write_snapshot_records();
         let committed = self.commit(clock_matters);
         if let Err(error) = committed.and_then(|()| self.drop_snapshotted_segments()) {
             replies.truncate(replies_before);
@@ -288,14 +293,16 @@ impl EngineState {
             journal.commit(records, stamp)?;
             let took_us = self.times.stopwatch_us().saturating_sub(started_us);
             self.metrics.commit_us.observe(&COMMIT_BUCKETS_US, took_us);
-            self.unproven = !records.is_empty();
+            // What stands in the log of a shard needs no proof.
+            self.unproven = !records.is_empty() && !journal.has_log();
             self.committed_us = self.now.lease_us;
         }
         Ok(())
     }
 
     fn proof_is_due(&self) -> bool {
-        self.unproven && self.now.lease_us - self.committed_us >= PROVE_AFTER_US
+        let passed_us = self.now.lease_us - self.committed_us;
+        (self.unproven && passed_us >= PROVE_AFTER_US) || self.clock_frame_is_due(passed_us)
     }
 
     /// Writes an empty batch, whose frame proves that the one before it is durable.
@@ -331,7 +338,8 @@ impl EngineState {
         let unfinished = (has_requests || self.segment_drop.is_some()).then_some(0);
         let proof_at_us = self.committed_us + PROVE_AFTER_US;
         let proof = self.unproven.then(|| proof_at_us.saturating_sub(self.now.lease_us));
-        let due = [hold_end, purge, unfinished, proof, retry];
+        let clock_frame = hold_end.and_then(|_| self.clock_frame_in_us());
+        let due = [hold_end, purge, unfinished, proof, clock_frame, retry];
         NextWakeup {
             due_in_us: due.into_iter().flatten().min(),
             counts_serving: serving_us.is_some(),

@@ -84,6 +84,12 @@ impl Backup {
         Ok(matches!(self.stage, Stage::Ready(_)))
     }
 
+    /// Returns the position of the last batch that the backup contains, once it is prepared.
+    pub fn through(&self) -> Option<Lsn> {
+        let Stage::Ready(Ready { through, .. }) = &self.stage else { return None };
+        Some(*through)
+    }
+
     /// Passes the bytes of the backup to `send`, piece by piece. O(keys), in bounded memory.
     ///
     /// # Panics

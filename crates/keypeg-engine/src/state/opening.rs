@@ -23,7 +23,7 @@ use crate::start::{EngineConfig, StartError, io};
 use crate::times::Times;
 use crate::unlock::{create as create_identity, unlock};
 use keypeg_core::RandomSource;
-use keypeg_core::{Limits, Lsn, PolicyPatch, Pool, PoolName, Pools, answers_max};
+use keypeg_core::{Limits, Lsn, Policy, PolicyPatch, Pool, PoolName, Pools, Replayer, answers_max};
 use keypeg_store::StartReport;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -43,12 +43,12 @@ struct ReadClock {
 }
 
 /// The parts of an opened engine.
-struct Parts {
-    pools: Pools,
-    journal: Option<Journal>,
-    checkpointer: Option<Checkpointer>,
-    seal: ValueSeal,
-    control: Option<Arc<SealControl>>,
+pub(super) struct Parts {
+    pub(super) pools: Pools,
+    pub(super) journal: Option<Journal>,
+    pub(super) checkpointer: Option<Checkpointer>,
+    pub(super) seal: ValueSeal,
+    pub(super) control: Option<Arc<SealControl>>,
 }
 
 impl EngineState {
@@ -74,8 +74,7 @@ impl EngineState {
         mut clock: Box<dyn Clock>,
         random: Box<dyn RandomSource + Send>,
     ) -> Result<(Self, StartReport), StartError> {
-        let (keys, bytes) = (config.max_keys, config.memory);
-        let limits = Limits { pools: POOLS_MAX, keys, bytes, answers: answers_max(bytes) };
+        let limits = limits_of(config.max_keys, config.memory);
         let reading = clock.read();
         let found =
             disk.as_deref().map_or(Ok(None), |disk| recover::examine(disk, config.must_exist))?;
@@ -104,7 +103,8 @@ impl EngineState {
         let unlocked = unlock(&mut meta, config.seal.as_ref(), &mut *random)?;
         let installation = unlocked.installation;
         let keyset = recover::open_keyset(&*disk, &mut meta, &installation, config.cache)?;
-        let replayed = recover::replay(&*disk, &installation, limits, config.memory_max, &keyset)?;
+        let begun = Replayer::new(installation.ids.clone(), limits, 1);
+        let replayed = recover::replay(&*disk, &installation, begun, config.memory_max, &keyset)?;
         if unlocked.changes_meta {
             // Before the first sealed value is written, and after nothing can refuse the start.
             meta.replace(&*disk).map_err(io("writing meta"))?;
@@ -115,7 +115,8 @@ impl EngineState {
         let checkpoint_lsn = replayed.checkpointed;
         // The replay took time: the header pairs lease time with the boot time of `now`.
         let reading = ClockReading { boot_us: times.boot_us(), ..reading };
-        let (journal, pools) = replayed.resume(&disk, sizes.segment, reading, now)?;
+        let (journal, replay) = replayed.resume(&disk, sizes.segment, reading, now.lease_us)?;
+        let pools = replay.finish(now);
         let segment = journal.segment_with(checkpoint_lsn);
         let control = unlocked
             .secrets
@@ -167,7 +168,7 @@ impl EngineState {
         let parts = Parts { pools, journal, checkpointer, seal, control };
         let mut state = Self::new(parts, times, random);
         state.sizes = sizes;
-        state.create_default_pool(config)?;
+        state.create_default_pool(&config.default_policy)?;
         if let Some(disk) = disk {
             state.allow_backups(Arc::clone(&disk), id);
             Meta::finish(&*disk).map_err(io("creating the data directory"))?;
@@ -176,7 +177,11 @@ impl EngineState {
         Ok((state, StartReport { created: true, ..report }))
     }
 
-    fn new(parts: Parts, mut times: Times, mut random: Box<dyn RandomSource + Send>) -> Self {
+    pub(super) fn new(
+        parts: Parts,
+        mut times: Times,
+        mut random: Box<dyn RandomSource + Send>,
+    ) -> Self {
         let Parts { mut pools, mut journal, checkpointer, seal, control } = parts;
         pools.set_run_id(&mut *random);
         let now = times.now(true);
@@ -221,7 +226,7 @@ impl EngineState {
     }
 
     /// Sets what backups read.
-    fn allow_backups(&mut self, disk: Arc<dyn Disk>, installation: u128) {
+    pub(super) fn allow_backups(&mut self, disk: Arc<dyn Disk>, installation: u128) {
         let progress = self.progress();
         self.backup_parts = self.checkpointer.as_ref().map(|checkpointer| BackupParts {
             desk: checkpointer.desk(),
@@ -231,16 +236,11 @@ impl EngineState {
         });
     }
 
-    fn create_default_pool(&mut self, config: &EngineConfig) -> Result<(), StartError> {
+    pub(super) fn create_default_pool(&mut self, policy: &Policy) -> Result<(), StartError> {
         self.begin_step();
         let mut step = step(self.now, &mut *self.random, &mut self.batch);
         self.pools
-            .create_or_update(
-                &mut step,
-                &PoolName::default_pool(),
-                &config.default_policy,
-                PolicyPatch::default(),
-            )
+            .create_or_update(&mut step, &PoolName::default_pool(), policy, PolicyPatch::default())
             .map_err(|refusal| {
                 StartError::Corrupt(format!(
                     "the default pool cannot be created: {refusal:?}; correct the pool options"
@@ -259,6 +259,11 @@ impl EngineState {
             ..StartReport::default()
         }
     }
+}
+
+/// Returns the limits of a server that holds so many keys, and takes so many bytes for its pools.
+pub(crate) fn limits_of(keys: u64, bytes: u64) -> Limits {
+    Limits { pools: POOLS_MAX, keys, bytes, answers: answers_max(bytes) }
 }
 
 /// Warns that a server accepts no keys and leases until enough of them have ended.

@@ -19,19 +19,24 @@ pub(super) const SNAPSHOT_RECORD_BYTES: u64 = 64;
 
 impl EngineState {
     /// Starts a drop when the journal is too large, or writes the next snapshot records of the
-    /// current drop to this turn's batch.
-    pub(super) fn write_snapshot_records(&mut self) {
+    /// current drop to this turn's batch. Returns whether the batch must be written although it may
+    /// be empty: a backup reads the last batch of its snapshot records.
+    pub(super) fn write_snapshot_records(&mut self) -> bool {
         if self.disk_space() == DiskSpace::Full {
-            return;
+            return false;
+        }
+        if self.appends_to_a_log() {
+            self.drop_scratch_segments();
         }
         let Some(mut segment_drop) = self.segment_drop else {
             let cursor = SnapshotCursor::default();
             let start =
                 |through| SegmentDrop { cursor, through, bytes: 0, records: 0, complete: false };
-            let through = self.segments_to_drop().or_else(|| self.snapshot_for_backup());
+            let for_space = if self.appends_to_a_log() { None } else { self.segments_to_drop() };
+            let through = for_space.or_else(|| self.snapshot_for_backup());
             self.segment_drop = through.map(start);
             self.note_snapshot_begins();
-            return;
+            return false;
         };
         let bytes_before = self.batch.bytes().len();
         let records_max = limit(TestLimit::SnapshotRecords, u64::from(SNAPSHOT_RECORDS_MAX));
@@ -47,14 +52,16 @@ impl EngineState {
         {
             segment_drop.cursor = next;
         } else {
-            FactSink::record(
-                &mut self.batch,
-                &Fact::SegmentsDropped { through: segment_drop.through.0 },
-            );
+            // The segments of a shard are scratch: no other owner has them.
+            if !self.appends_to_a_log() {
+                let through = segment_drop.through.0;
+                FactSink::record(&mut self.batch, &Fact::SegmentsDropped { through });
+            }
             segment_drop.complete = true;
         }
         segment_drop.bytes += (self.batch.bytes().len() - bytes_before) as u64;
         self.segment_drop = Some(segment_drop);
+        segment_drop.complete
     }
 
     /// Returns the last segment to delete, if a drop must start now. O(pools).

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
 
+pub(crate) mod shared_log;
 pub(crate) mod sim_disk;
 pub(crate) mod turns;
 pub(crate) mod unsynced_batch;
