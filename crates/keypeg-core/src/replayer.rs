@@ -174,6 +174,11 @@ impl Replayer {
         self.pools.bytes()
     }
 
+    /// Returns whether the last fact was a clean stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped_at.is_some()
+    }
+
     /// Returns the last segment of the journal that can be deleted, as the facts so far say.
     pub fn droppable_through(&self) -> u64 {
         self.droppable_through

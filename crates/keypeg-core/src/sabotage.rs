@@ -65,10 +65,31 @@ pub enum Sabotage {
     KeepTokensAtRestore,
     /// The engine deletes segments that a backup reads.
     DropUnderBackup,
+    /// A turn of a shard answers without a frame of its own, if it changed nothing.
+    AnswerWithoutFrame,
+    /// A shard is served before its takeover frame stands.
+    SkipTakeoverFrame,
+    /// The clock of another machine counts as the own one at a takeover.
+    CountForeignClock,
+    /// An append whose outcome is not known is treated as durable.
+    TrustUnknownAppend,
+    /// An append whose outcome is not known is followed by another frame in its place.
+    OtherFrameAfterUnknown,
+    /// A follower applies frames that do not follow what it has applied.
+    FollowWithoutChain,
 }
 
 impl Sabotage {
-    /// All defects.
+    /// The defects of servers that share a log.
+    pub const OF_SHARDS: [Self; 6] = [
+        Self::AnswerWithoutFrame,
+        Self::SkipTakeoverFrame,
+        Self::CountForeignClock,
+        Self::TrustUnknownAppend,
+        Self::OtherFrameAfterUnknown,
+        Self::FollowWithoutChain,
+    ];
+    /// All defects of one server.
     pub const ALL: [Self; 29] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,

@@ -23,6 +23,7 @@ use crate::seal::{Installation, SealOptions};
 use crate::start::{StartError, io};
 use crate::state::{EngineState, JournalSizes, Takeover, limits_of};
 use crate::times::{LastClock, Times};
+use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{
     Checkpointed, Counters, Lsn, Policy, Pools, RandomSource, ReplayError, Replayer,
 };
@@ -205,6 +206,11 @@ impl Replica {
         self.replayer.pools()
     }
 
+    /// Returns whether the last batch says that the engine has stopped: no server owns the shard then.
+    pub fn is_stopped(&self) -> bool {
+        self.replayer.is_stopped()
+    }
+
     /// Returns the checkpointer, which the owner of the replica steps now and then.
     pub fn checkpointer(&mut self) -> &mut Checkpointer {
         &mut self.checkpointer
@@ -254,7 +260,9 @@ impl Replica {
     ) -> Result<EngineState, ReplicaError> {
         let reading = clock.read();
         // The clock of another machine never counts, and this one's may have been stopped.
-        let last = LastClock { boot_id: !reading.boot_id, boot_us: 0, lease_us: self.lease_us };
+        let boot_id =
+            if enabled(Sabotage::CountForeignClock) { reading.boot_id } else { !reading.boot_id };
+        let last = LastClock { boot_id, boot_us: 0, lease_us: self.lease_us };
         let mut times = Times::resume(clock, reading, Some(last));
         let now = times.now(true);
         let takeover = Takeover {

@@ -227,7 +227,7 @@ impl EngineState {
         let clock_matters =
             by_time | self.execute_requests(requests, replies) | self.proof_is_due();
         let clock_matters =
-            clock_matters | (self.appends_to_a_log() && replies.len() > replies_before);
+            clock_matters | (self.answers_need_a_frame() && replies.len() > replies_before);
         self.continue_backup();
         let clock_matters = clock_matters | self.write_snapshot_records();
         let committed = self.commit(clock_matters);

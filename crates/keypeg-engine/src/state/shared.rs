@@ -15,6 +15,7 @@ use crate::rotation::SealControl;
 use crate::seal::Installation;
 use crate::start::{StartError, io};
 use crate::times::Times;
+use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{Lsn, Policy, Pools};
 use std::sync::Arc;
 
@@ -57,7 +58,9 @@ impl EngineState {
         let mut state = Self::new(parts, times, random);
         state.allow_backups(disk, id);
         state.sizes = takeover.sizes;
-        state.write_proof().map_err(|CommitError(error)| io("taking the shard over")(error))?;
+        if !enabled(Sabotage::SkipTakeoverFrame) {
+            state.write_proof().map_err(|CommitError(error)| io("taking the shard over")(error))?;
+        }
         if let Some(policy) = &takeover.default_policy
             && state.pools.get(&keypeg_core::PoolName::default_pool()).is_none()
         {
@@ -69,6 +72,11 @@ impl EngineState {
     /// Returns whether the batches become durable in the log of a shard.
     pub(super) fn appends_to_a_log(&self) -> bool {
         self.journal.as_ref().is_some_and(Journal::has_log)
+    }
+
+    /// Returns whether a turn that answers anything must append a frame.
+    pub(super) fn answers_need_a_frame(&self) -> bool {
+        self.appends_to_a_log() && !enabled(Sabotage::AnswerWithoutFrame)
     }
 
     /// Returns the position of the last batch in the engine's own files; `None` in memory.

@@ -1,0 +1,133 @@
+//! Which server should own which shard. It is a hint that keeps servers from duels; it never decides.
+//!
+//! A server counts as live while its heartbeat changes, by the clock of the server that watches. The
+//! shards are spread by rendezvous hashing: a server that comes or goes moves only its own share.
+
+use keypeg_log::{Heartbeat, ServerName, Shard};
+use std::collections::BTreeMap;
+
+/// How long the heartbeat of a server may stand still before its shards are taken over.
+const SILENT_MAX_US: u64 = 4_000_000;
+
+/// The servers that were seen.
+#[derive(Clone, Debug, Default)]
+pub struct LiveServers(BTreeMap<ServerName, Seen>);
+
+#[derive(Clone, Debug)]
+struct Seen {
+    address: String,
+    count: u64,
+    changed_us: u64,
+}
+
+impl LiveServers {
+    /// Notes what the log lists, at this time of the watching server's own clock in microseconds.
+    pub fn observe(&mut self, heartbeats: &[Heartbeat], now_us: u64) {
+        self.0.retain(|name, _| heartbeats.iter().any(|beat| beat.server == *name));
+        for Heartbeat { server, address, count } in heartbeats {
+            let changed = Seen { address: address.clone(), count: *count, changed_us: now_us };
+            let seen = self.0.entry(server.clone()).or_insert_with(|| changed.clone());
+            if seen.count != *count || seen.address != *address {
+                *seen = changed;
+            }
+        }
+    }
+
+    /// Returns the servers whose heartbeats change, by name.
+    pub fn at(&self, now_us: u64) -> impl Iterator<Item = &ServerName> {
+        let is_live = move |seen: &Seen| now_us.saturating_sub(seen.changed_us) < SILENT_MAX_US;
+        self.0.iter().filter(move |(_, seen)| is_live(seen)).map(|(name, _)| name)
+    }
+
+    /// Returns the address of a server that was seen.
+    pub fn address(&self, server: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(name, _)| name.as_str() == server);
+        found.map(|(_, seen)| seen.address.as_str())
+    }
+}
+
+/// Returns the server that should own a shard; `None` without servers.
+pub fn owner_of<'a>(
+    shard: Shard,
+    servers: impl Iterator<Item = &'a ServerName>,
+) -> Option<&'a ServerName> {
+    servers.max_by_key(|name| (rank(shard, name), *name))
+}
+
+fn rank(shard: Shard, name: &ServerName) -> u64 {
+    mixed(
+        name.as_str()
+            .bytes()
+            .fold(u64::from(shard.get()) + 1, |sum, byte| mixed(sum ^ u64::from(byte))),
+    )
+}
+
+/// Returns the shard of a pool: the same for all versions of the server.
+pub fn shard_of_pool(pool: &str, shards: u16) -> Shard {
+    let hash = pool.bytes().fold(0x006b_6579_7065_6700, |sum, byte| mixed(sum ^ u64::from(byte)));
+    let shard = u128::from(hash) * u128::from(shards) >> 64;
+    Shard::new(u16::try_from(shard).expect("invariant: below the number of shards"))
+}
+
+/// Mixes 64 bits (the finalizer of splitmix64).
+fn mixed(bits: u64) -> u64 {
+    let mut mixed = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(count: usize) -> Vec<ServerName> {
+        (0..count).map(|index| ServerName::new(&format!("node-{index}")).expect("a name")).collect()
+    }
+
+    #[test]
+    fn a_server_counts_as_live_while_its_heartbeat_changes_by_the_watchers_clock() {
+        let [name, other] = [0, 1].map(|index| names(2)[index].clone());
+        let beat = |server: &ServerName, count| Heartbeat::new(server.clone(), "", count).unwrap();
+        let mut live = LiveServers::default();
+        live.observe(&[beat(&name, 7), beat(&other, 1)], 100);
+        live.observe(&[beat(&name, 7), beat(&other, 2)], 3_000_000);
+        assert_eq!(live.at(3_000_000).count(), 2);
+        assert_eq!(live.at(100 + SILENT_MAX_US - 1).count(), 2);
+        let left: Vec<_> = live.at(100 + SILENT_MAX_US).collect();
+        assert_eq!(left, [&other], "the heartbeat of the first has not changed for four seconds");
+        live.observe(&[beat(&name, 8)], 5_000_000);
+        assert_eq!(live.at(5_000_000).collect::<Vec<_>>(), [&name], "the other was removed");
+    }
+
+    #[test]
+    fn a_server_that_leaves_moves_its_own_shards_alone() {
+        let servers = names(4);
+        let all = |servers: &[ServerName]| -> Vec<_> {
+            let owner = |shard| owner_of(Shard::new(shard), servers.iter()).cloned();
+            (0..128).map(owner).collect()
+        };
+        let before = all(&servers);
+        for server in &servers {
+            let share = before.iter().filter(|owner| owner.as_ref() == Some(server)).count();
+            assert!((16..=56).contains(&share), "{server}: {share} of 128 shards");
+        }
+        let after = all(&servers[..3]);
+        for (was, is) in before.iter().zip(&after) {
+            assert!(was == is || was.as_ref() == Some(&servers[3]));
+        }
+        assert_eq!(owner_of(Shard::FIRST, [].iter()), None);
+    }
+
+    #[test]
+    fn pools_are_spread_evenly_and_keep_their_shard() {
+        let mut counts = [0; 16];
+        for pool in 0..16_000 {
+            counts[usize::from(shard_of_pool(&format!("pool-{pool}"), 16).get())] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
+        // Another result would lose every pool of an existing installation.
+        let fixed = ["default", "ci", "gpu", "a"].map(|pool| shard_of_pool(pool, 16).get());
+        assert_eq!(fixed, [1, 8, 2, 6]);
+    }
+}
