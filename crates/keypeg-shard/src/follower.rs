@@ -107,9 +107,9 @@ impl<E: Executor> Follower<E> {
     pub fn follow(&mut self) -> Result<Progress, FollowError> {
         let above = self.tail.position;
         let read = self.executor.run(self.log.read(self.shard, above, READ_BYTES));
-        let frames = read.map_err(|error| match error {
-            LogError::Hole { .. } => self.begin_again(error.to_string()),
-            other => FollowError::Log(other),
+        let frames = read.map_err(|error| {
+            let is_hole = matches!(error, LogError::Hole { .. });
+            if is_hole { self.begin_again(error.to_string()) } else { FollowError::Log(error) }
         })?;
         if !enabled(Sabotage::FollowWithoutChain) {
             let chain = Frame::check_chain(self.shard, self.tail, &frames);

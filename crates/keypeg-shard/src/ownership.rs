@@ -65,7 +65,7 @@ fn rank(shard: Shard, name: &ServerName) -> u64 {
 /// Returns the shard of a pool: the same for all versions of the server.
 pub fn shard_of_pool(pool: &str, shards: u16) -> Shard {
     let hash = pool.bytes().fold(0x006b_6579_7065_6700, |sum, byte| mixed(sum ^ u64::from(byte)));
-    let shard = u128::from(hash) * u128::from(shards) >> 64;
+    let shard = (u128::from(hash) * u128::from(shards)) >> 64;
     Shard::new(u16::try_from(shard).expect("invariant: below the number of shards"))
 }
 

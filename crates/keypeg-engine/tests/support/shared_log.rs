@@ -1,7 +1,7 @@
 //! The log of one shard in memory, as all its servers see it, and replicas of the shard.
 //!
 //! An append succeeds only behind the whole log: a server that has not read the last batch is
-//! fenced. An append can be made to get lost, or to stand although its server is told otherwise.
+//! fenced. An append can be made to get lost, or to stand although its server gets an error.
 
 use super::{ManualClock, SMALL_JOURNAL, SMALL_SEGMENT, SeededRandom};
 use keypeg_engine::backup::Backup;

@@ -16,7 +16,7 @@ const KEYS_MAX: usize = 12;
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) call: Call,
-    sent_us: u64,
+    at_us: u64,
     /// The keys that must exist when it is answered, and those that may exist.
     keys_least: u64,
     keys_most: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Sent {
 
 impl Sent {
     pub(crate) fn of(call: Call) -> Self {
-        Self { call, sent_us: 0, keys_least: 0, keys_most: u64::MAX }
+        Self { call, at_us: 0, keys_least: 0, keys_most: u64::MAX }
     }
 }
 
@@ -98,7 +98,7 @@ impl Clients {
         };
         let keys_least = self.keys.difference(&self.deletions).count() as u64;
         let keys_most = self.asked - self.deleted.len() as u64;
-        Sent { call, sent_us: now_us, keys_least, keys_most }
+        Sent { call, at_us: now_us, keys_least, keys_most }
     }
 
     fn running(&self, now_us: u64) -> impl Iterator<Item = (KeyId, &Held)> {
@@ -126,10 +126,10 @@ impl Clients {
         let Answered { sent, reply, now_us } = answered;
         match (&sent.call, reply) {
             (_, Reply::Granted { lease, .. }) => {
-                let (from_us, until_us) = (*now_us, sent.sent_us + TTL_MS * 1_000);
+                let (from_us, until_us) = (*now_us, sent.at_us + TTL_MS * 1_000);
                 let (id, token) = (lease.id, lease.token);
                 let held = Held { lease: id, token, from_us, until_us, may_be_gone: false };
-                self.granted(lease.key_id, held, sent.sent_us)
+                self.granted(lease.key_id, held, sent.at_us)
             }
             (Call::Generate { .. }, Reply::Keys(keys)) => {
                 self.keys.extend(keys.iter().map(|key| key.id));
@@ -143,7 +143,7 @@ impl Clients {
                 Ok(())
             }
             (Call::Renew { lease, .. }, Reply::Renewed(_)) => {
-                let until_us = sent.sent_us + TTL_MS * 1_000;
+                let until_us = sent.at_us + TTL_MS * 1_000;
                 let all = self.held.values_mut().flatten();
                 for held in all.filter(|held| held.lease == *lease && !held.may_be_gone) {
                     held.until_us = held.until_us.max(until_us);

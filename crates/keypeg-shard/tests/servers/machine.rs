@@ -211,19 +211,16 @@ impl Machine {
         let answered = self.answer(&sent);
         let now_us = world.now_us();
         let mut shared = world.shared();
-        match answered {
-            Some(reply) => {
-                shared.counts.answers += 1;
-                shared.counts.grants += u32::from(matches!(reply, Reply::Granted { .. }));
-                if let Err(why) = shared.clients.receive(&Answered { sent, reply, now_us }) {
-                    shared.violation.get_or_insert(why);
-                }
-            }
-            None => {
-                shared.counts.fenced += 1;
-                drop(shared);
-                self.owned = None;
-            }
+        let Some(reply) = answered else {
+            shared.counts.fenced += 1;
+            drop(shared);
+            self.owned = None;
+            return;
+        };
+        shared.counts.answers += 1;
+        shared.counts.grants += u32::from(matches!(reply, Reply::Granted { .. }));
+        if let Err(why) = shared.clients.receive(&Answered { sent, reply, now_us }) {
+            shared.violation.get_or_insert(why);
         }
     }
 

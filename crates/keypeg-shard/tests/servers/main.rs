@@ -6,12 +6,13 @@
 //! One thread and one seed: while a server waits for the store, others act. `KEYPEG_SEED=n` repeats a
 //! seed, `KEYPEG_SEEDS=n` plays so many.
 
-#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "the counts of a run are its report")]
 
 mod clients;
 mod machine;
 #[path = "../../../keypeg-engine/tests/support/sim_disk.rs"]
-#[allow(dead_code, reason = "the crashes of a disk are tested with the engine")]
+#[expect(dead_code, reason = "the crashes of a disk are tested with the engine")]
 mod sim_disk;
 mod world;
 
@@ -64,13 +65,13 @@ fn each_sabotage_of_a_shard_is_seen() {
     let mut missed = Vec::new();
     for sabotage in Sabotage::OF_SHARDS {
         configure(Some(sabotage), Vec::new());
-        let seen = (0..SEEN_WITHIN).find_map(|seed| {
+        let first = (0..SEEN_WITHIN).find_map(|seed| {
             let played = std::panic::catch_unwind(|| World::play(seed, Store::Chained, STEPS).1);
             let why = played.unwrap_or_else(|_| Some("an invariant".into()))?;
             Some((seed, why))
         });
         configure(None, Vec::new());
-        match seen {
+        match first {
             Some((seed, why)) => println!("| {sabotage:?} | {} | {why} |", seed + 1),
             None => missed.push(sabotage),
         }

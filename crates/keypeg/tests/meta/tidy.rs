@@ -200,7 +200,7 @@ fn a_banned_word_is_found_in_names_and_across_lines() {
 /// `src/http/{keys,pools}.rs`.
 fn paths_on_the_map() -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the map");
-    assert!(text.lines().count() <= 240, "the map is a page, not a book");
+    assert!(text.lines().count() <= 260, "the map is a page, not a book");
     let map = text.split("\n## ").find(|section| section.starts_with("The map")).expect("a map");
     let (mut paths, mut crate_dir) = (BTreeSet::new(), "");
     for row in map.lines().filter(|line| line.starts_with("| `")) {
