@@ -8,6 +8,12 @@ use tokio_postgres::error::SqlState;
 /// Returns the error of a log for one of PostgreSQL.
 pub(crate) fn fault(error: &Error) -> LogError {
     let Some(found) = error.as_db_error() else {
+        if let Some(refusal) = certificate_refusal(error) {
+            return LogError::Unsuitable(format!(
+                "the certificate of PostgreSQL is refused: {refusal}: set sslrootcert=FILE to the \
+                 authority that signed it, and use a host name of the certificate in the URL"
+            ));
+        }
         // `{error}` alone says only "error connecting to server".
         let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
         return LogError::Unavailable(format!("{error}{cause}"));
@@ -25,4 +31,11 @@ pub(crate) fn fault(error: &Error) -> LogError {
         return LogError::Unavailable(format!("{text}: {next_step}"));
     }
     LogError::Unsuitable(format!("PostgreSQL refuses: {text}: {next_step}"))
+}
+
+/// Returns why the certificate of the server is refused, if that is the cause of an error.
+fn certificate_refusal(error: &Error) -> Option<&rustls::Error> {
+    let io = error.source()?.downcast_ref::<std::io::Error>()?;
+    let cause = io.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(cause, rustls::Error::InvalidCertificate(_)).then_some(cause)
 }

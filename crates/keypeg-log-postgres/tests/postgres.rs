@@ -6,6 +6,10 @@ mod support;
 use keypeg_log::conformance;
 use keypeg_log::{Append, Frame, FrameId, FrameKind, LogError, Shard, SharedLog as _, Tail, wait};
 use keypeg_log_postgres::PostgresLog;
+use keypeg_testkit::TempDir;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Server, programs, runtime};
 
@@ -106,6 +110,63 @@ fn a_start_refuses_what_it_cannot_use_and_says_what_to_do() {
     server.wait_for("select setting = 'off' from pg_settings where name = 'fsync'");
     let error = refusal(&url);
     assert!(error.contains("fsync is off") && error.contains("Set fsync = on"), "{error}");
+}
+
+#[test]
+fn tls_checks_the_certificate_and_the_name_of_the_server() {
+    let Some(programs) = programs("tls_checks_the_certificate") else { return };
+    let (server, runtime) = (Server::start(&programs), runtime());
+    let (dir, authority, other) = (TempDir::new(), authority("ours"), authority("other"));
+    let key = KeyPair::generate().expect("a key");
+    let names = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let certificate = names.signed_by(&key, &authority).expect("a certificate");
+    let port = server.serve_tls(&certificate.pem(), &key.serialize_pem());
+    let file = |name: &str, pem: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, pem).expect("a file");
+        path.display().to_string()
+    };
+    let (ours, others) = (file("ours.pem", authority.pem()), file("other.pem", other.pem()));
+    let probe = |host: &str, parameters: &str| {
+        let url = format!(
+            "postgres://postgres@{host}:{port}/postgres?durability=storage&timeout_s=60&{parameters}"
+        );
+        let log = PostgresLog::new(url.parse().expect("a URL"), runtime.handle().clone());
+        wait(log.expect("a log").probe([1; 16]))
+    };
+    let report = probe("localhost", &format!("sslmode=require&sslrootcert={ours}"));
+    assert!(report.is_ok(), "{report:?}");
+    for (host, parameters, expected) in [
+        (
+            "localhost",
+            format!("sslmode=require&sslrootcert={others}"),
+            "is refused: invalid peer certificate: UnknownIssuer: set sslrootcert=FILE",
+        ),
+        (
+            "127.0.0.1",
+            format!("sslmode=require&sslrootcert={ours}"),
+            "use a host name of the certificate",
+        ),
+        // The server accepts TLS alone.
+        (
+            "localhost",
+            "sslmode=disable".to_owned(),
+            "check user and password in the URL, and pg_hba",
+        ),
+    ] {
+        let error = probe(host, &parameters).expect_err(&parameters).to_string();
+        assert!(error.contains(expected), "{host}, {parameters}: {error}");
+    }
+}
+
+/// Makes an authority for certificates.
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().expect("a key");
+    CertifiedIssuer::self_signed(params, key).expect("an authority")
 }
 
 #[test]

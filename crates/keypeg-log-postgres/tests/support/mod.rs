@@ -3,10 +3,12 @@
 
 use keypeg_log_postgres::PostgresLog;
 use keypeg_testkit::TempDir;
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::chown;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, NoTls};
 
@@ -77,6 +79,37 @@ impl Server {
     pub(crate) fn up(&self) {
         let log = self.dir.with_extension("log").display().to_string();
         self.run("pg_ctl", &["-D", &self.data(), "-s", "-w", "-t", "60", "-l", &log, "start"]);
+    }
+
+    /// Starts again with TLS alone, on a port of the loopback address, and returns the port.
+    pub(crate) fn serve_tls(&self, certificate: &str, key: &str) -> u16 {
+        self.stop("fast");
+        self.write("server.crt", certificate);
+        self.write("server.key", key);
+        self.write("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n");
+        let tls = "ssl = on\nlisten_addresses = '127.0.0.1'\n";
+        for _ in 0..10 {
+            // PostgreSQL cannot choose a port itself: another process may take this one first.
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            let port = free.expect("a free port").port();
+            self.append_settings(&format!("{tls}port = {port}\n"));
+            let log = self.dir.with_extension("log").display().to_string();
+            let start = ["-D", &self.data(), "-s", "-w", "-t", "60", "-l", &log, "start"];
+            if self.output("pg_ctl", &start).status.success() {
+                return port;
+            }
+        }
+        panic!("no port was free");
+    }
+
+    /// Writes a file of the data directory, which only the server's user may read.
+    fn write(&self, name: &str, text: &str) {
+        let path = self.dir.join(name);
+        std::fs::write(&path, text).expect("a file");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its mode");
+        if is_root() {
+            chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).expect("a file of that user");
+        }
     }
 
     /// Stops the server, in the mode `fast` or `immediate`.
@@ -161,16 +194,28 @@ impl Server {
             chown(&sockets, Some(UNPRIVILEGED), Some(UNPRIVILEGED))
                 .expect("a directory of that user");
         }
+        self.append_settings(&format!(
+            "listen_addresses = ''\nunix_socket_directories = '{sockets}'\n\
+             max_connections = 50\nshared_buffers = 16MB\nautovacuum = off\n{lines}"
+        ));
+    }
+
+    fn append_settings(&self, lines: &str) {
         let file = self.dir.join("postgresql.conf");
         let mut file = std::fs::File::options().append(true).open(file).expect("its settings");
-        let common = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{sockets}'\n\
-             max_connections = 50\nshared_buffers = 16MB\nautovacuum = off\n"
-        );
-        write!(file, "{common}{lines}").expect("written settings");
+        file.write_all(lines.as_bytes()).expect("written settings");
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.output(program, arguments);
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let log = std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {text}{stderr}\n{log}");
+        text
+    }
+
+    fn output(&self, program: &str, arguments: &[&str]) -> Output {
         let program = self.programs.join(program);
         let mut command = Command::new(&program);
         if is_root() {
@@ -181,7 +226,7 @@ impl Server {
         let is_daemon = arguments.contains(&"start");
         let out = if is_daemon { Stdio::null() } else { Stdio::piped() };
         let err = if is_daemon { Stdio::null() } else { Stdio::piped() };
-        let output = command
+        command
             .args(arguments)
             .current_dir("/")
             .env("LC_ALL", "C")
@@ -189,16 +234,7 @@ impl Server {
             .stdout(out)
             .stderr(err)
             .output()
-            .expect("a program of PostgreSQL");
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let log = std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{} {arguments:?}: {text}{stderr}\n{log}",
-            program.display()
-        );
-        text
+            .expect("a program of PostgreSQL")
     }
 }
 
