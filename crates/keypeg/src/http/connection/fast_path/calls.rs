@@ -73,3 +73,37 @@ impl FastCall {
 fn read_body<B: BodyFields>(head: &RequestHead<'_>) -> Option<B> {
     body::of_complete_body(head.body, head.content_type)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::{Parsed, parse};
+    use super::*;
+
+    /// Returns whether the fast path reads a call, and whether it is for a gateway.
+    fn read(line: &str, headers: &str, body: &str) -> Option<bool> {
+        let length = body.len();
+        let text = format!(
+            "{line} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        );
+        let Parsed::Complete { head, .. } = parse(text.as_bytes()) else { return None };
+        FastCall::read(&head).map(|call| matches!(call, FastCall::Authorize(_)))
+    }
+
+    #[test]
+    fn a_get_is_only_a_verification_for_a_gateway() {
+        let verify = "GET /v1/pools/ci/verify";
+        assert_eq!(read(verify, "X-Api-Key: k\r\n", ""), Some(true));
+        assert_eq!(read("POST /v1/pools/ci/leases", "X-Api-Key: k\r\n", ""), Some(false));
+        for (line, headers, body) in [
+            (verify, "", ""),
+            (verify, "X-Api-Key:\r\n", ""),
+            (verify, "X-Api-Key: k\r\nContent-Type: application/json\r\n", "{}"),
+            ("GET /v1/pools/ci/verify/x", "X-Api-Key: k\r\n", ""),
+            ("GET /v1/pools/ci", "X-Api-Key: k\r\n", ""),
+            ("GET /v1/pools/ci/leases", "X-Api-Key: k\r\n", ""),
+            ("GET /v1/pools/ci/keys/k/keepalive", "X-Api-Key: k\r\n", ""),
+        ] {
+            assert_eq!(read(line, headers, body), None, "{line} {headers}");
+        }
+    }
+}
