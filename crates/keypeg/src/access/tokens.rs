@@ -341,6 +341,17 @@ mod tests {
     const CI: &str = "pools = [\"ci-*\", \"default\"]\nscopes = [\"lend\"]";
 
     #[test]
+    fn a_certificate_has_rights_until_it_expires_or_its_entry_is_removed() {
+        let entry = |name| format!("[[token]]\nname = \"a\"\ncertificate = \"{name}\"\n{CI}\n");
+        let tokens = Tokens::parse(&entry("ci.example"), None).unwrap();
+        let certificate = ClientCertificate { names: vec!["ci.example".into()], not_after_ms: 100 };
+        let shown = tokens.find_certificate(&certificate).unwrap();
+        assert!(!shown.is_expired(|| 99) && shown.is_expired(|| 100));
+        assert!(tokens.still_has(&shown));
+        assert!(!Tokens::parse(&entry("other.example"), None).unwrap().still_has(&shown));
+    }
+
+    #[test]
     fn a_token_is_found_by_its_hash() {
         let text = entry("a", "one", CI) + &entry("b", "two", CI);
         let tokens = Tokens::parse(&text, None).unwrap();

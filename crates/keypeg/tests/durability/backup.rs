@@ -257,6 +257,50 @@ fn a_limit_of_the_size_of_files_is_an_error_of_a_command_and_leaves_no_half_file
     run(stdout, 74, "cannot write to stdout: File too large");
 }
 
+/// Returns the address of a server that answers one request with these bytes.
+fn answering(body: Vec<u8>) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        // The command closes the connection at the first damage.
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+    });
+    addr
+}
+
+/// A proxy can end an answer that is too long for it as if it were complete.
+#[test]
+fn bytes_that_are_not_what_the_server_sent_make_no_backup() {
+    let dir = TempDir::new();
+    let server = original(&dir);
+    let (good, file) = (dir.path().join("good"), dir.path().join("a.backup"));
+    run(backup(&server, &[text(&good)]), 0, "");
+    let bytes = std::fs::read(&good).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 4;
+    let cut = bytes[..bytes.len() - 1].to_vec();
+    for (content, says) in [(cut, "is incomplete"), (flipped, "is damaged at byte")] {
+        let mut command = tool(&["backup", text(&file)]);
+        command.env("KEYPEG_SERVER", format!("http://{}", answering(content)));
+        let output = run(command, 76, "did not arrive as the server sent it");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(says), "{said}");
+        assert!(!file.exists() && !dir.path().join("a.backup.partial").exists());
+    }
+    let mut command = tool(&["backup", text(&file)]);
+    command.env("KEYPEG_SERVER", format!("http://{}", answering(bytes)));
+    run(command, 0, "bytes written to");
+}
+
 #[test]
 fn what_is_not_a_complete_backup_is_refused_and_leaves_no_directory_that_a_start_accepts() {
     let dir = TempDir::new();

@@ -129,6 +129,37 @@ fn unfinished_handshakes_leave_room_for_others() {
     drop(unfinished);
 }
 
+/// Without the bound, a network could make the server compute any number of handshakes at once.
+#[test]
+fn a_client_waits_for_its_turn_while_its_network_has_its_share_of_handshakes() {
+    let authority = Authority::new();
+    // 64 MiB has places for 128 connections, of which 32 may be in their handshakes.
+    let server = server(&authority, &["--memory", "64MiB", "--head-timeout", "1h"]);
+    let config = std::sync::Arc::new(authority.client(&[&TLS13], None));
+    let other = socket_from(server.addr(), Ipv4Addr::new(127, 0, 0, 2));
+    let mut other = TlsClient::over(other, &config).unwrap();
+    let unfinished: Vec<_> = (0..60)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.addr()).unwrap();
+            stream.write_all(&[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).unwrap();
+            stream
+        })
+        .collect();
+    // The first clients may be faster than those before them.
+    let waiting = (0..50).find_map(|_| {
+        let (addr, config) = (server.addr(), std::sync::Arc::clone(&config));
+        let connect = move || TlsClient::connect_shared(addr, &config);
+        let client = std::thread::spawn(connect);
+        for _ in 0..100 {
+            other.ask("GET /readyz").is(200, &json!({}));
+        }
+        (!client.is_finished()).then_some(client)
+    });
+    let waiting = waiting.expect("a client that waits");
+    drop(unfinished);
+    waiting.join().unwrap().unwrap().ask("GET /readyz").is(200, &json!({}));
+}
+
 /// TLS keeps a part of a response that the socket did not accept. Such a client once had no limit.
 #[test]
 fn a_client_that_reads_nothing_is_disconnected() {

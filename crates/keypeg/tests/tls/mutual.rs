@@ -6,6 +6,7 @@ use crate::support::{Server, TempDir, eventually, exit_within, keypeg};
 use rustix::process::{Signal, kill_process};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
+use std::io::BufRead as _;
 use std::sync::Arc;
 
 /// A server that knows two authorities: of its own certificate, and of those of clients.
@@ -248,6 +249,40 @@ fn an_entry_that_is_removed_ends_the_rights_of_open_connections() {
     eventually("the entry is removed", || {
         (client.ask("GET /v1/pools").status == 401).then_some(())
     });
+}
+
+#[test]
+fn an_entry_that_is_removed_ends_the_event_streams_of_its_certificate() {
+    let entries = entry("ci", "\"ci.example\"") + &entry("kept", "\"kept.example\"");
+    let mutual = Mutual::new(&entries);
+    let [removed, kept] =
+        ["ci.example", "kept.example"].map(|name| mutual.clients.client_named(&[name], "", VALID));
+    let mut events = mutual.connect(Some(&removed)).unwrap();
+    let request = "GET /v1/pools/default/events HTTP/1.1\r\nhost: localhost\r\nconnection: close";
+    events.write(format!("{request}\r\n\r\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    while !line.starts_with("event: resync") {
+        line.clear();
+        assert_ne!(events.stream.read_line(&mut line).unwrap(), 0, "the stream ends too early");
+    }
+    mutual.tokens.revoke("ci");
+    kill_process(mutual.server.pid(), Signal::HUP).unwrap();
+    eventually("the entry is removed", || (mutual.list(Some(&removed)).0 == 401).then_some(()));
+    let mut client = mutual.connect(Some(&kept)).unwrap();
+    let keys = r#"{"count": 1}"#;
+    client.try_send("POST /v1/pools/default/keys", &[], keys).unwrap().is(201, &json!({}));
+    loop {
+        line.clear();
+        match events.stream.read_line(&mut line) {
+            Ok(0) => break,
+            Ok(_) => assert!(!line.contains("event: generated"), "the stream goes on"),
+            // The server may close the connection without an alert.
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it does not end");
+                break;
+            }
+        }
+    }
 }
 
 #[test]
