@@ -33,8 +33,8 @@ impl Pools {
     }
 
     /// Prepares more of the keys that a call adds to the pool of that name, see
-    /// [`Pool::prepare_keys`]; returns the units of work that it took. Prepares none where the pool
-    /// does not exist or has no room for all of them.
+    /// [`Pool::prepare_keys`](crate::Pool::prepare_keys); returns the units of work that it took.
+    /// Prepares none where the pool does not exist or has no room for all of them.
     pub fn prepare_keys(
         &self,
         name: &PoolName,
