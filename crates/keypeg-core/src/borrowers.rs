@@ -44,13 +44,27 @@ impl Borrower {
     }
 }
 
+/// Borrowers of a deleted pool that are subtracted at once.
+const AT_ONCE_MAX: usize = 1_024;
+/// Deleted pools whose borrowers can wait to be subtracted.
+const REMOVED_MAX: usize = 16;
+
+type Counts = HashMap<BorrowerId, u64, foldhash::fast::RandomState>;
+
 /// The number of leases, or the weight of stored answers, of each borrower.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Borrowers(HashMap<BorrowerId, u64, foldhash::fast::RandomState>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Borrowers {
+    counts: Counts,
+    /// What deleted pools counted, as far as it is not subtracted from `counts` yet.
+    removed: Vec<Counts>,
+}
 
 impl Borrowers {
+    /// Returns the count of a borrower. O(1): few deleted pools wait to be subtracted.
     pub(crate) fn count(&self, id: BorrowerId) -> u64 {
-        self.0.get(&id).copied().unwrap_or(0)
+        let count_in = |counts: &Counts| counts.get(&id).copied().unwrap_or(0);
+        let removed: u64 = self.removed.iter().map(count_in).sum();
+        count_in(&self.counts) - removed
     }
 
     /// Counts one lease more.
@@ -61,7 +75,7 @@ impl Borrowers {
     /// Counts this number more.
     pub(crate) fn add_many(&mut self, id: BorrowerId, count: u64) {
         if id != BorrowerId::NONE {
-            *self.0.entry(id).or_insert(0) += count;
+            *self.counts.entry(id).or_insert(0) += count;
         }
     }
 
@@ -77,31 +91,60 @@ impl Borrowers {
         }
     }
 
-    /// Subtracts all counts of `others`. O(borrowers in `others`).
-    pub(crate) fn remove_all(&mut self, others: &Self) {
-        for (id, count) in &others.0 {
-            self.subtract(*id, *count);
+    /// Subtracts all counts of `others`: few of them at once, many within later calls of
+    /// [`Self::settle`]. Until then, [`Self::count`] subtracts them.
+    pub(crate) fn remove_all(&mut self, others: Self) {
+        debug_assert!(others.removed.is_empty(), "a pool subtracts its own at once");
+        if others.counts.is_empty() {
+            return;
+        }
+        self.removed.push(others.counts);
+        let last = self.removed.last().map_or(0, Counts::len);
+        if last <= AT_ONCE_MAX || self.removed.len() > REMOVED_MAX {
+            self.settle(last);
+        }
+    }
+
+    /// Subtracts what deleted pools counted, at most `max` borrowers, the last pool first.
+    pub(crate) fn settle(&mut self, max: usize) {
+        let Some(mut removed) = self.removed.pop() else { return };
+        let taken: Vec<_> = removed.extract_if(|_, _| true).take(max).collect();
+        for (id, count) in taken {
+            self.subtract(id, count);
+        }
+        if !removed.is_empty() {
+            self.removed.push(removed);
         }
     }
 
     fn subtract(&mut self, id: BorrowerId, count: u64) {
-        let counted = self.0.get_mut(&id).expect("invariant: what ends was counted");
+        let counted = self.counts.get_mut(&id).expect("invariant: what ends was counted");
         *counted -= count;
         if *counted == 0 {
-            self.0.remove(&id);
-            if self.0.is_empty() && self.0.capacity() > KEPT_MAX {
+            self.counts.remove(&id);
+            if self.counts.is_empty() && self.counts.capacity() > KEPT_MAX {
                 // Frees a large table; a small one would be allocated again at the next grant.
-                self.0 = HashMap::default();
+                self.counts = HashMap::default();
             }
         }
     }
 
     pub(crate) fn add_all(&mut self, others: &Self) {
-        for (id, count) in &others.0 {
-            *self.0.entry(*id).or_insert(0) += count;
+        for (id, count) in &others.counts {
+            *self.counts.entry(*id).or_insert(0) += count;
         }
     }
 }
+
+/// Compares the counts that [`Borrowers::count`] returns. O(borrowers): for tests.
+impl PartialEq for Borrowers {
+    fn eq(&self, other: &Self) -> bool {
+        let mut ids = self.counts.keys().chain(other.counts.keys());
+        ids.all(|id| self.count(*id) == other.count(*id))
+    }
+}
+
+impl Eq for Borrowers {}
 
 #[cfg(test)]
 mod tests {
@@ -119,7 +162,38 @@ mod tests {
             all.remove(BorrowerId(number));
             all.remove(BorrowerId::NONE);
         }
-        assert!(all.0.is_empty() && all.0.capacity() <= KEPT_MAX, "{}", all.0.capacity());
+        let capacity = all.counts.capacity();
+        assert!(all.counts.is_empty() && capacity <= KEPT_MAX, "{capacity}");
+    }
+
+    /// A pool with a million borrowers was deleted, and one turn subtracted all of them.
+    #[test]
+    fn the_borrowers_of_a_deleted_pool_are_subtracted_in_slices_and_never_count() {
+        let count = 10 * AT_ONCE_MAX as u64;
+        let [mut all, mut pool] = [Borrowers::default(), Borrowers::default()];
+        for number in 1..=count {
+            all.add_many(BorrowerId(number), 3);
+            pool.add_many(BorrowerId(number), 2);
+        }
+        all.remove_all(pool);
+        assert_eq!(all.removed[0].len() as u64, count, "the deletion subtracts none");
+        let mut slices = 0;
+        while !all.removed.is_empty() {
+            assert!((1..=count).all(|number| all.count(BorrowerId(number)) == 1));
+            // What ends meanwhile is another pool's.
+            all.remove(BorrowerId(slices + 1));
+            all.add(BorrowerId(slices + 1));
+            all.settle(1_000);
+            slices += 1;
+        }
+        assert_eq!(slices, count.div_ceil(1_000));
+        (1..=count).for_each(|number| all.remove(BorrowerId(number)));
+        assert!(all.counts.is_empty());
+        let mut few = Borrowers::default();
+        few.add(BorrowerId(7));
+        all.add(BorrowerId(7));
+        all.remove_all(few);
+        assert!(all.counts.is_empty() && all.removed.is_empty(), "few are subtracted at once");
     }
 
     #[test]

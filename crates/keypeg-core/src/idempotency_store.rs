@@ -111,6 +111,11 @@ impl AnswerCounts {
         Self { max, weight: 0, borrowers: Borrowers::default(), ended: 0 }
     }
 
+    /// Subtracts what the answers of deleted pools counted, for at most `max` borrowers.
+    pub(crate) fn settle_removed(&mut self, max: usize) {
+        self.borrowers.settle(max);
+    }
+
     /// Returns the most stored answers of ended leases.
     fn ended_max(&self) -> usize {
         self.max / ANSWERS_PER_ENDED
@@ -361,9 +366,9 @@ impl IdempotencyStore {
     }
 
     /// Subtracts the answers from the shared counts, because their pool is deleted.
-    pub(crate) fn uncount(&self, counts: &mut AnswerCounts) {
+    pub(crate) fn uncount(&mut self, counts: &mut AnswerCounts) {
         counts.weight -= self.weight;
-        counts.borrowers.remove_all(&self.borrowers);
+        counts.borrowers.remove_all(std::mem::take(&mut self.borrowers));
         counts.ended -= self.ended.len();
     }
 

@@ -199,7 +199,7 @@ impl Pools {
 
     pub(crate) fn remove_at(&mut self, index: PoolIndex) -> Pool {
         self.unschedule(index);
-        let entry = self.entries.0[index.get() as usize].take().expect(EXISTS);
+        let mut entry = self.entries.0[index.get() as usize].take().expect(EXISTS);
         self.by_name.remove(entry.pool.name());
         self.by_order.remove(entry.pool.name());
         self.free.push(index);
@@ -250,8 +250,12 @@ impl Pools {
         self.shared.wait_outcomes.drain(..)
     }
 
-    /// Removes all waiting requests and passes each one's id to `each`. O(waiters): for a stop.
+    /// Removes all waiting requests and passes each one's id to `each`. O(waiters and pools), or O(1)
+    /// where none waits: for a stop and a full disk.
     pub fn cancel_all_waits(&mut self, mut each: impl FnMut(WaiterId)) {
+        if self.shared.waiters.is_empty() {
+            return;
+        }
         for (waiter_id, _) in self.shared.waiters.drain() {
             each(waiter_id);
         }

@@ -25,7 +25,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let limits = Limits {
-            pools: 10,
+            pools: 3_000,
             keys: 1_000_000,
             bytes: u64::MAX,
             answers: keypeg_core::ANSWERS_MAX,
@@ -219,6 +219,30 @@ fn a_pool_with_a_backlog_delays_no_other() {
 
 /// The entry of a pool that was deleted with a backlog is reused: its old index in the rotation
 /// must neither apply to the new pool nor stay in the rotation.
+/// Leases of ten thousand pools ended at the same instant, and one turn looked at all these pools.
+#[test]
+fn few_of_many_due_pools_are_expired_in_one_step_and_all_in_some() {
+    let mut world = World::new();
+    let names: Vec<_> = (0..2_500).map(|number| format!("pool-{number}")).collect();
+    for name in &names {
+        world.pool(name, PolicyPatch::default());
+        world.generate(name, 1);
+        world.acquire(name);
+    }
+    world.now.lease_us += 60_000_000;
+    world.budget = u32::MAX;
+    let mut left = names.len();
+    while left > 0 {
+        let due = world.pools.next_due().lease_us.expect("leases are due");
+        assert!(due <= world.now.lease_us, "the next step follows at once");
+        world.expire();
+        let leased = names.iter().filter(|name| world.leased(name) > 0).count();
+        assert!(left - leased <= 1_024 && leased < left, "{leased} of {left} are left");
+        left = leased;
+    }
+    world.pools.check_invariants();
+}
+
 #[test]
 fn a_pool_deleted_with_a_backlog_leaves_nothing_behind() {
     let mut world = World::new();

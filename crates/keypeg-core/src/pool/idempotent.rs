@@ -391,7 +391,7 @@ impl Pool {
     }
 
     /// Subtracts this pool's answers from the shared counts, because the pool is deleted.
-    pub(crate) fn uncount_answers(&self, shared: &mut SharedState) {
+    pub(crate) fn uncount_answers(&mut self, shared: &mut SharedState) {
         self.idempotency.uncount(&mut shared.answers);
     }
 

@@ -12,8 +12,13 @@ use crate::step::StepContext;
 
 /// The budget that one pool gets before it is the next one's turn.
 const SLICE: u32 = 256;
+/// Pools that one call moves into the rotation, at most.
+const ROTATED_MAX: usize = 1_024;
 /// Expired answers of each kind that one turn removes, at most.
 const REMOVED_ANSWERS_MAX: usize = 2_048;
+/// Borrowers of deleted pools that one turn subtracts from the shared counts, at most, of leases and
+/// of stored answers.
+const SETTLED_MAX: usize = 2_048;
 /// Keys and waiters up to which a debug build checks a pool after each step.
 const CHECKED_MAX: u64 = 32;
 
@@ -38,6 +43,8 @@ impl Pools {
     pub fn expire(&mut self, step: &mut StepContext<'_>) -> bool {
         self.rotate_in_due_pools(step.now);
         self.sweep_answers(step.now);
+        self.shared.borrowers.settle(SETTLED_MAX);
+        self.shared.answers.settle_removed(SETTLED_MAX);
         self.refuse_removed_waiters(step);
         while step.budget > 0
             && let Some(index) = self.rotation.pop_front()
@@ -87,15 +94,13 @@ impl Pools {
         }
     }
 
+    /// Moves pools of which something is due into the rotation: some in each call.
     fn rotate_in_due_pools(&mut self, now: Now) {
-        while let Some((at_us, index)) = self.lease_deadlines.first()
-            && now.has_expired(at_us)
-        {
-            self.rotate_in(index);
-        }
-        while let Some((at_us, index)) = self.serving_deadlines.first()
-            && now.is_purge_due(at_us)
-        {
+        for _ in 0..ROTATED_MAX {
+            let lease = self.lease_deadlines.first().filter(|(at_us, _)| now.has_expired(*at_us));
+            let serving = || self.serving_deadlines.first();
+            let purge = || serving().filter(|(at_us, _)| now.is_purge_due(*at_us));
+            let Some((_, index)) = lease.or_else(purge) else { return };
             self.rotate_in(index);
         }
     }
