@@ -177,12 +177,19 @@ impl Pool {
     /// Finds a key. A staged value is none.
     pub(super) fn find(&self, ids: &IdHashKey, id: KeyId) -> Option<SlotIndex> {
         let found = self.by_id.find(id.hash(), |slot| self.key_id(ids, slot) == id);
-        found.filter(|slot| self.slots.state(*slot).is_some())
+        found.filter(|slot| self.is_key(*slot))
     }
 
     /// Finds a key by its value.
     pub(super) fn find_value(&self, id: KeyId, value: &[u8]) -> Option<SlotIndex> {
-        self.find_any_value(id, value).filter(|slot| self.slots.state(*slot).is_some())
+        self.find_any_value(id, value).filter(|slot| self.is_key(*slot))
+    }
+
+    /// Returns whether a slot that is in the index has a key. Most pools have no staged value, and
+    /// then the slot is not read.
+    #[inline]
+    fn is_key(&self, slot: SlotIndex) -> bool {
+        self.staged.is_none() || self.slots.state(slot).is_some()
     }
 
     /// Finds a key or a staged value.
