@@ -150,10 +150,12 @@ fn a_client_waits_for_its_turn_while_its_network_has_its_share_of_handshakes() {
         let (addr, config) = (server.addr(), std::sync::Arc::clone(&config));
         let connect = move || TlsClient::connect_shared(addr, &config);
         let client = std::thread::spawn(connect);
-        for _ in 0..100 {
+        // Long enough that a client which need not wait is served meanwhile, also on a busy machine.
+        let waits = (0..3_000).all(|_| {
             other.ask("GET /readyz").is(200, &json!({}));
-        }
-        (!client.is_finished()).then_some(client)
+            !client.is_finished()
+        });
+        waits.then_some(client)
     });
     let waiting = waiting.expect("a client that waits");
     drop(unfinished);
