@@ -163,7 +163,9 @@ pub(crate) fn duration(seconds: Seconds) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::UnixMs;
     use std::pin::pin;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::yield_now;
     use tokio::time::timeout;
@@ -208,5 +210,62 @@ mod tests {
         assert_eq!(connections.len(), ATTEMPTS_MAX);
         let ended = timeout(Duration::from_mins(1), run).await.expect("it ends with the lease");
         assert!(matches!(ended, LeaseEnd::NotRenewed(None)), "{ended:?}");
+    }
+
+    /// The server counts the lease from its answer, which the client cannot know: an end counted from
+    /// the arrival would be later than that of the server.
+    #[tokio::test]
+    async fn a_renewal_extends_the_lease_from_when_it_was_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (changes, stream) = watch::channel(Stream::default());
+        let renewal = Renewal {
+            source: ClientSource::fixed(Client::new(&url).unwrap()),
+            pool: "p".into(),
+            lease: "l".into(),
+            request: RenewRequest::default(),
+            stream: Some(stream),
+        };
+        let before = Instant::now() + Duration::from_mins(10);
+        let (term, mut terms) = watch::channel(Term::Until { end: before, failure: None });
+        let length = Seconds { ms: 3_600_000 };
+        let lease = Lease {
+            id: "l".into(),
+            pool: "p".into(),
+            key_id: "k".into(),
+            fencing_token: 1,
+            holder: None,
+            granted_at: UnixMs(0),
+            expires_at: UnixMs(0),
+            expires_in_seconds: length,
+            key_expires_at: None,
+        };
+        let body = serde_json::to_string(&lease).unwrap();
+        let answered = async {
+            // The change makes a renewal due.
+            changes.send_replace(Stream::default());
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert!(connection.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let received = Instant::now();
+            // The answer leaves later than the request arrives.
+            while Instant::now() <= received {
+                yield_now().await;
+            }
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+            let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            connection.write_all(answer.as_bytes()).await.unwrap();
+            terms.changed().await.unwrap();
+            let Term::Until { end, .. } = terms.borrow().clone() else { panic!("it runs") };
+            (received, end, connection)
+        };
+        let (received, end, _) = tokio::select! {
+            ended = renewal.run(before, &term) => panic!("{ended:?}"),
+            answered = timeout(Duration::from_mins(1), answered) => answered.expect("an answer"),
+        };
+        assert!(end > before, "it is renewed");
+        assert!(end <= received + duration(length), "counted from the answer");
     }
 }

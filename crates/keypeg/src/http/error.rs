@@ -469,3 +469,23 @@ impl Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Not applied" after a part of a change would let a client drop what was applied.
+    #[test]
+    fn the_outcome_of_a_later_part_of_a_change_is_unknown() {
+        let outcome = |problem: Problem| {
+            let id = RequestId { run_id: 1, core: 0, sequence: 1 };
+            let body: serde_json::Value = serde_json::from_slice(&problem.into_body(id, true))
+                .expect("a body of this server");
+            body["outcome"].clone()
+        };
+        let full = || Problem::refused(&RequestError::StorageFull);
+        assert_eq!(outcome(full()), "not_applied");
+        assert_eq!(outcome(full().after_a_part()), "unknown");
+        assert_eq!(outcome(Problem::panicked()), "unknown");
+    }
+}

@@ -150,6 +150,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
 
     const LIMITS: Timeouts = Timeouts {
         idle: Duration::ZERO,
@@ -231,6 +232,26 @@ mod tests {
         assert!(!pace.complete());
         pace.progress(at(8_000), 400);
         assert!(pace.complete(), "accepted at once: nothing is left to watch");
+    }
+
+    /// The timer is armed for the deadline that was known when the socket first accepted nothing, and
+    /// a later one can come earlier.
+    #[tokio::test]
+    async fn a_client_that_accepts_nothing_is_too_slow_at_its_deadline_which_can_come_earlier() {
+        let limits = |write| Timeouts { write, write_rate: 0, ..LIMITS };
+        let (short, long) = (limits(Duration::from_millis(10)), limits(Duration::from_hours(1)));
+        for is_earlier in [false, true] {
+            let mut watch = WriteWatch::default();
+            if is_earlier {
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                assert!(watch.poll_blocked(&long, Written::Response, &mut cx).is_pending());
+            }
+            let too_slow = poll_fn(|cx| watch.poll_blocked(&short, Written::Response, cx));
+            let ended = tokio::time::timeout(Duration::from_mins(1), too_slow).await;
+            let error = ended.unwrap_or_else(|_| panic!("never, {is_earlier}"));
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(watch.has_failed());
+        }
     }
 
     #[tokio::test]
