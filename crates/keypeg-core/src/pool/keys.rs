@@ -175,6 +175,7 @@ impl Pool {
     }
 
     /// Finds a key. A staged value is none.
+    #[inline]
     pub(super) fn find(&self, ids: &IdHashKey, id: KeyId) -> Option<SlotIndex> {
         let found = self.by_id.find(id.hash(), |slot| self.key_id(ids, slot) == id);
         found.filter(|slot| self.is_key(*slot))
