@@ -1,6 +1,6 @@
 //! A shared log in memory, with the faults of a network and of a replicated store, for tests.
 //!
-//! Time is given ([`MemoryLog::advance`]) and every fault follows from a seed, so one thread can run
+//! Time is given ([`MemoryLog::advance_to`]) and every fault follows from a seed, so one thread can run
 //! several servers, in an order that repeats. The log has two states: what a read shows, and what is
 //! replicated. Only what is replicated is acknowledged, and only that survives
 //! [`MemoryLog::fail_over`].
