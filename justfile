@@ -29,6 +29,10 @@ cost *args:
 soak seeds="2000" rounds="1":
     crates/keypeg-engine/tests/sim/soak {{seeds}} {{rounds}}
 
+# Plays several servers on one shared log under many seeds, with failovers, lost answers and pauses.
+soak-shards seeds="850":
+    KEYPEG_SEEDS={{seeds}} cargo test --release -p keypeg-shard --test servers -- --nocapture nothing
+
 # Sends many more requests from the OpenAPI document than ./test does, under a new seed each time.
 soak-api cases="500" seconds="1800":
     KEYPEG_API_CASES={{cases}} KEYPEG_API_SECONDS={{seconds}} KEYPEG_API_SEED=$(date +%s) crates/keypeg/tests/schemathesis/run

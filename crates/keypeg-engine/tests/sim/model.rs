@@ -90,8 +90,8 @@ pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) keys: Vec<Key>,
     pub(crate) wait_queue: VecDeque<Waiter>,
-    /// Values of keys that are gone.
-    pub(crate) retired: BTreeSet<String>,
+    /// Values of keys that are gone, with the ids that they had.
+    pub(crate) retired: BTreeMap<String, Option<KeyId>>,
     /// The lost turns of which a generated key was removed, see [`Key::guessed`].
     pub(crate) removed_guesses: BTreeSet<u64>,
     /// Stored answers of Idempotency-Keys.

@@ -95,7 +95,7 @@ impl Model {
         }
         let is_due = |key: &Key| key.purge_at.is_some_and(|purge_at| purge_at <= now.serving);
         for key in pool.keys.extract_if(.., |key| is_due(key)) {
-            pool.retired.extend(key.value);
+            pool.retired.extend(key.value.map(|value| (value, key.id)));
             pool.removed_guesses.extend(key.guessed);
             self.removed_keys.extend(key.id);
             changed = true;

@@ -109,7 +109,7 @@ impl Model {
             Call::DeleteKey { .. } => {
                 let key = pool.keys.remove(index);
                 pool.removed_guesses.extend(key.guessed);
-                pool.retired.extend(key.value);
+                pool.retired.extend(key.value.map(|value| (value, key.id)));
                 self.removed_keys.extend(key.id);
                 if let State::Leased(Lease { id: Some(id), .. }) = key.state {
                     self.ended.insert(id.0, Ended { serial: key.serial, by_call: true });

@@ -6,7 +6,7 @@ use super::{Checked, Instant, Key, Model, Observation, Pool, Rules, State, ensur
 use crate::idempotency::StoredAnswers;
 use keypeg_core::{ImportOptions, KeyId, Policy, PoolName, Refusal};
 use keypeg_store::{Reply, RequestError};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 impl Model {
     pub(super) fn put_pool(
@@ -38,7 +38,7 @@ impl Model {
             policy: policy.clone(),
             keys: Vec::new(),
             wait_queue: VecDeque::new(),
-            retired: BTreeSet::new(),
+            retired: BTreeMap::new(),
             removed_guesses: BTreeSet::new(),
             answers: StoredAnswers::default(),
         };
@@ -108,7 +108,7 @@ impl Model {
     /// Creates the model with the default pool.
     pub(crate) fn new(policy: Policy, rules: Rules) -> Self {
         let mut model = Self { rules, ..Self::default() };
-        let (keys, wait_queue, retired) = (Vec::new(), VecDeque::new(), BTreeSet::new());
+        let (keys, wait_queue, retired) = (Vec::new(), VecDeque::new(), BTreeMap::new());
         let (removed_guesses, answers) = (BTreeSet::new(), StoredAnswers::default());
         let pool = Pool { policy, keys, wait_queue, retired, removed_guesses, answers };
         model.pools.insert(PoolName::DEFAULT.into(), pool);
@@ -168,7 +168,7 @@ impl Model {
     ) -> Checked {
         let pool = &self.pools[name];
         let known = |index: usize, value: &str| {
-            pool.retired.contains(value) && !options.allow_retired
+            pool.retired.contains_key(value) && !options.allow_retired
                 || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
                 || values[..index].contains(&value)
         };
@@ -182,7 +182,11 @@ impl Model {
         }
         let mut ids = vec![None; values.len()];
         if let Observation::Lost(hypothesis) = observed {
-            ids = values.iter().map(|value| hypothesis.imported(name, value)).collect();
+            // A value that comes back has the id that it had, and a call of this turn can have
+            // deleted it again by that id.
+            let before = |value: &str| pool.retired.get(value).copied().flatten();
+            let id = |value: &&str| hypothesis.imported(name, value).or_else(|| before(value));
+            ids = values.iter().map(id).collect();
         }
         let this = &*self;
         observed.check(slot, |reply| {
@@ -190,7 +194,7 @@ impl Model {
             ensure!(keys.len() == values.len(), "all values are imported");
             for ((key, value), id) in keys.iter().zip(values).zip(&mut ids) {
                 ensure!(key.value.reveal() == *value, "expected the value {value}");
-                let comes_back = this.pools[name].retired.contains(*value);
+                let comes_back = this.pools[name].retired.contains_key(*value);
                 let is_new = this.is_new(key.id) || comes_back && !this.exists(key.id);
                 ensure!(is_new, "key id {} was reused", key.id);
                 let keepalive = options.keepalive;

@@ -86,7 +86,7 @@ impl Simulation {
                 self.coverage.count("a pool was deleted while a call waited");
             }
             Call::Import { values, options, .. } => {
-                let is_retired = |value: &&Secret| pool.retired.contains(value.reveal());
+                let is_retired = |value: &&Secret| pool.retired.contains_key(value.reveal());
                 let is_generated = |value: &Secret| !value.reveal().starts_with("value-");
                 if let Some(value) = values.iter().find(is_retired) {
                     self.coverage.count(match (options.allow_retired, is_generated(value)) {

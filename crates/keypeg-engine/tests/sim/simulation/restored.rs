@@ -340,7 +340,7 @@ fn check_key(
 
 /// The value of a key that was gone at the backup is still refused.
 fn check_retired(server: &mut Restored, (name, pool): (&PoolName, &model::Pool)) -> Checked {
-    let Some(value) = pool.retired.first() else { return Ok(()) };
+    let Some((value, _)) = pool.retired.first_key_value() else { return Ok(()) };
     let values = vec![Secret::new(value).expect("a value that was accepted")];
     let options = ImportOptions { keepalive: false, allow_retired: false };
     let reply = server.call(Call::Import { pool: name.clone(), values, options })?;

@@ -8,7 +8,7 @@ use crate::model::{Checked, Rules, ensure};
 use crate::simulation::Plan;
 use crate::support::{SentCall, list_pools};
 use keypeg_core::{
-    BodyDigest, KeyRef, KeyState, KeyView, Policy, PoolName, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, KeyView, Policy, PoolName, ReleaseOptions, Secret,
 };
 use keypeg_engine::state::JournalSizes;
 use keypeg_store::{Call, Reply};
@@ -157,6 +157,26 @@ fn a_stored_answer_distinguishes_the_keys_of_a_lost_turn() -> Checked {
             simulation.send(vec![first(), list_pools().into()])?;
         }
     }
+    Ok(())
+}
+
+/// A lost turn imported a value that had been deleted, and deleted it again by its id. The model did
+/// not know the id of the value that came back, and expected the key.
+#[test]
+fn a_lost_turn_can_import_a_value_again_and_delete_it_by_its_id() -> Checked {
+    let import = |allow_retired| -> SentCall {
+        let values = vec![Secret::new("comes back").expect("a value")];
+        let options = ImportOptions { allow_retired, keepalive: true };
+        Call::Import { pool: pool(), values, options }.into()
+    };
+    let mut simulation = started(1);
+    simulation.send(vec![import(false)])?;
+    let key = KeyRef::Id(simulation.keys()?.remove(0).id);
+    let delete = || SentCall::from(Call::DeleteKey { pool: pool(), key: key.clone() });
+    simulation.send(vec![delete()])?;
+    simulation.send_and_lose(vec![generate(1), import(true), delete()])?;
+    let count = simulation.keys()?.len();
+    ensure!(count <= 1, "{count} keys");
     Ok(())
 }
 
