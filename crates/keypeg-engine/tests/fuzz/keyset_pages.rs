@@ -7,7 +7,8 @@
 use super::support::sim_disk::SimDisk;
 use super::support::{Driver, ManualClock, SeededRandom, list_pools};
 use keypeg_core::{
-    ImportOptions, KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions, Secret,
+    ImportOptions, KeyRef, KeyState, PolicyPatch, PoolActivity, PoolName, Refusal, ReleaseOptions,
+    Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
@@ -108,7 +109,12 @@ fn corpus() -> Corpus {
 
 /// Describes everything that a client sees: pools, keys, quarantines, and which values are retired.
 fn description(driver: &mut Driver) -> String {
-    let mut text = format!("{:?}\n", driver.call(list_pools()));
+    let Reply::Pools(mut page) = driver.call(list_pools()) else { panic!("expected the pools") };
+    for pool in &mut page.pools {
+        // What has happened since the start is counted in memory alone.
+        pool.activity = PoolActivity::default();
+    }
+    let mut text = format!("{page:?}\n");
     for pool in pools() {
         let mut ids = driver.engine.pools().key_ids(&pool);
         ids.sort();
