@@ -14,6 +14,10 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+/// Bytes of a file that are synced together. The disk can be that of the server's journal: its
+/// commits would wait for one long sync at the end.
+const SYNC_EVERY: usize = 1 << 20;
+
 /// The options of `keypeg backup`.
 #[derive(Debug, Args)]
 pub struct BackupArgs {
@@ -54,7 +58,17 @@ impl BackupArgs {
         let partial = PartialFile::create(&self.file)?;
         let mut file = &partial.file;
         let failed = |error| file_error(&partial.path, &error);
-        let bytes = self.copy(&mut |bytes| file.write_all(bytes).map_err(failed)).await?;
+        let mut unsynced = 0;
+        let mut write = |bytes: &[u8]| {
+            file.write_all(bytes).map_err(failed)?;
+            unsynced += bytes.len();
+            if unsynced < SYNC_EVERY {
+                return Ok(());
+            }
+            unsynced = 0;
+            file.sync_data().map_err(failed)
+        };
+        let bytes = self.copy(&mut write).await?;
         partial.keep(&self.file)?;
         streams::print_message(&format!("{bytes} bytes written to {}", self.file.display()));
         Ok(0)
