@@ -165,18 +165,7 @@ fn back_up(is_sealed: bool) -> Vec<u8> {
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock, is_sealed);
     write_everything(&mut driver);
-    let mut backup = driver.engine.begin_backup().unwrap().unwrap();
-    while !backup.prepare().unwrap() {
-        driver.call(list_pools());
-        driver.checkpointer.as_ref().unwrap().serve_backup();
-    }
-    let mut bytes = Vec::new();
-    let send = |piece: Vec<u8>| {
-        bytes.extend(piece);
-        Ok(())
-    };
-    backup.write(send).unwrap();
-    bytes
+    driver.back_up()
 }
 
 /// Restores a backup on another machine, a day after it was created, and starts the server.

@@ -13,7 +13,7 @@ use keypeg_engine::{RestoreOptions, check_backup, restore_onto};
 use keypeg_store::{Call, Reply};
 use std::sync::Arc;
 use support::sim_disk::SimDisk;
-use support::{Driver, ManualClock, SeededRandom, default_pool, list_pools};
+use support::{Driver, ManualClock, SeededRandom, default_pool};
 
 const TTL_MS: u64 = 5_000;
 /// The longest time of a lease when it was granted, and at the backup.
@@ -32,21 +32,6 @@ fn set_hold(driver: &mut Driver, hold_ms: u64) {
     ));
 }
 
-fn write_backup(driver: &mut Driver) -> Vec<u8> {
-    let mut backup = driver.engine.begin_backup().unwrap().unwrap();
-    while !backup.prepare().unwrap() {
-        driver.call(list_pools());
-        driver.checkpointer.as_ref().unwrap().serve_backup();
-    }
-    let mut bytes = Vec::new();
-    let send = |piece: Vec<u8>| {
-        bytes.extend(piece);
-        Ok(())
-    };
-    backup.write(send).unwrap();
-    bytes
-}
-
 /// Returns a backup of a server that lent a key under older, longer terms, and that key.
 fn back_up(clock: &ManualClock) -> (Vec<u8>, KeyId) {
     let mut driver = Driver::open(Arc::new(SimDisk::new()), clock, 1).unwrap();
@@ -55,7 +40,7 @@ fn back_up(clock: &ManualClock) -> (Vec<u8>, KeyId) {
     clock.advance_ms(1_000);
     let (_, key, _) = driver.acquire("old").unwrap();
     set_hold(&mut driver, PRESENT_HOLD_MS);
-    (write_backup(&mut driver), key)
+    (driver.back_up(), key)
 }
 
 /// Returns after how many milliseconds the key with the older lease and the other key are lent.
@@ -106,7 +91,7 @@ fn the_tokens_of_a_backup_before_the_first_grant_begin_above_all_of_the_original
     let clock = ManualClock::new();
     let mut driver = Driver::open(Arc::new(SimDisk::new()), &clock, 1).unwrap();
     driver.generate(2);
-    let bytes = write_backup(&mut driver);
+    let bytes = driver.back_up();
     let (_, _, token) = driver.acquire("first").unwrap();
     let options = RestoreOptions { wall_ms: clock.wall_ms(), ..RestoreOptions::default() };
     let report = check_backup(&mut &bytes[..], options.clone(), &mut SeededRandom(5)).unwrap();
@@ -122,7 +107,7 @@ fn a_hold_of_no_length_can_be_given_at_the_first_instant() {
     let clock = ManualClock::new();
     let mut driver = Driver::open(Arc::new(SimDisk::new()), &clock, 1).unwrap();
     driver.generate(2);
-    let bytes = write_backup(&mut driver);
+    let bytes = driver.back_up();
     let wall_ms = clock.wall_ms();
     let options = RestoreOptions { hold_us: Some(0), wall_ms, ..RestoreOptions::default() };
     let report = check_backup(&mut &bytes[..], options, &mut SeededRandom(5)).unwrap();
@@ -138,7 +123,7 @@ fn a_backup_after_a_stop_before_the_first_grant_is_restored() {
     driver.engine.close().unwrap();
     drop(driver);
     let mut driver = Driver::open(Arc::new(disk), &clock, 2).unwrap();
-    let bytes = write_backup(&mut driver);
+    let bytes = driver.back_up();
     let (_, _, token) = driver.acquire("first").unwrap();
     let options = RestoreOptions { wall_ms: clock.wall_ms(), ..RestoreOptions::default() };
     let report = check_backup(&mut &bytes[..], options, &mut SeededRandom(5)).unwrap();

@@ -173,6 +173,22 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns a backup, on a disk that does not fail.
+    pub(crate) fn back_up(&mut self) -> Vec<u8> {
+        let mut backup = self.engine.begin_backup().unwrap().unwrap();
+        while !backup.prepare().unwrap() {
+            self.call(list_pools());
+            self.checkpointer.as_ref().unwrap().serve_backup();
+        }
+        let mut bytes = Vec::new();
+        let send = |piece: Vec<u8>| {
+            bytes.extend(piece);
+            Ok(())
+        };
+        backup.write(send).unwrap();
+        bytes
+    }
+
     /// Runs turns until these calls are answered, and returns the replies in their order.
     pub(crate) fn turn(&mut self, calls: Vec<Call>) -> Result<Vec<Reply>, CommitError> {
         self.turn_with_keys(calls.into_iter().map(SentCall::from).collect())
