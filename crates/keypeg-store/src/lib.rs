@@ -7,6 +7,7 @@
 
 mod answer;
 mod backup;
+mod cluster;
 mod cost;
 mod lanes;
 mod metrics;
@@ -17,6 +18,9 @@ mod wakeup;
 
 pub use answer::{AcquireTerms, Answer, LeaseGrant, PoolChange, Revealed, TypedCall};
 pub use backup::{BackupRefused, BackupSource, BackupStream};
+pub use cluster::{
+    Cluster, ClusterStatus, MoveError, Peer, Place, ServerStatus, ShardRole, ShardStatus,
+};
 pub use cost::{KEEP_ALIVE_MAX, SHORT_UNITS_MAX};
 pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
@@ -27,7 +31,7 @@ pub use request::{
     Call, Caller, CallerNumber, GENERATE_MAX, Idempotency, PAGE_MAX, PoolPage, PoolView, Principal,
     Reply, Request, RequestError, WAIT_MAX_MS,
 };
-pub use store::{OpenedStore, StartReport, Store};
+pub use store::{CoreLanes, OpenedStore, StartReport, Store};
 pub use subscription::{
     FeedBatch, FeedEvent, FeedEventKind, Subscriber, Subscription, TooManySubscribers,
 };

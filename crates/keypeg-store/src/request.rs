@@ -436,6 +436,12 @@ pub enum RequestError {
     ShuttingDown,
     /// The disk is full.
     StorageFull,
+    /// This server does not own the shard of the pool: nothing was applied, and another server may
+    /// answer.
+    NotOwner,
+    /// This server has lost the shard of the pool while it made the outcome durable: the request was
+    /// applied or not. Its Idempotency-Key shows which.
+    OutcomeUnknown,
 }
 
 /// A page of pools.

@@ -5,6 +5,7 @@
 //! opened depends on its own settings, so opening is not part of the trait.
 
 use crate::backup::BackupSource;
+use crate::cluster::Cluster;
 use crate::lanes::Lane;
 use crate::metrics::StoreMetrics;
 use keypeg_core::Policy;
@@ -37,10 +38,32 @@ pub trait Store: fmt::Debug + Send + Sync {
 pub struct OpenedStore {
     /// The store.
     pub store: Box<dyn Store>,
-    /// The server's ends of its lanes: one for each core of the server.
-    pub lanes: Vec<Lane>,
+    /// The server's ends of its lanes, for each core of the server.
+    pub lanes: Vec<CoreLanes>,
     /// What it found.
     pub report: StartReport,
+    /// The servers that share the pools; `None` if this server has all of them.
+    pub cluster: Option<Arc<dyn Cluster>>,
+}
+
+/// The lanes of one core: one for each shard of the store.
+#[derive(Clone, Debug)]
+pub struct CoreLanes {
+    /// The lanes in the order of the shards; never empty.
+    pub shards: Vec<Lane>,
+}
+
+impl CoreLanes {
+    /// Returns the lane of the first shard, which is the only one of an embedded store.
+    pub fn first(&self) -> &Lane {
+        &self.shards[0]
+    }
+}
+
+impl From<Lane> for CoreLanes {
+    fn from(lane: Lane) -> Self {
+        Self { shards: vec![lane] }
+    }
 }
 
 /// What a store found when it opened.

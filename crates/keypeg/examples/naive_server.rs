@@ -64,7 +64,7 @@ impl Store for NaiveThread {
 fn open(config: &Config, lane_count: usize) -> Result<OpenedStore, Failure> {
     let (wakeup, signals) = (Wakeup::default(), Arc::<Signals>::default());
     let metrics = Arc::<StoreMetrics>::default();
-    let (lanes, engine_lanes) = (0..lane_count).map(|_| lane(&wakeup)).unzip();
+    let (lanes, engine_lanes): (Vec<_>, _) = (0..lane_count).map(|_| lane(&wakeup)).unzip();
     let clock = SystemClock::new()?;
     let refusals = Arc::clone(&metrics);
     let store =
@@ -75,7 +75,8 @@ fn open(config: &Config, lane_count: usize) -> Result<OpenedStore, Failure> {
     });
     let report = StartReport { created: true, pools: 1, ..StartReport::default() };
     let store = Box::new(NaiveThread { wakeup, metrics, signals, thread });
-    Ok(OpenedStore { store, lanes, report })
+    let lanes = lanes.into_iter().map(Into::into).collect();
+    Ok(OpenedStore { store, lanes, report, cluster: None })
 }
 
 fn run(

@@ -157,7 +157,8 @@ pub fn serve(
         None => tracing::info!("no --tokens: every client that can connect may make every call"),
         Some(path) => tracing::info!("access tokens are in {}", path.display()),
     }
-    let OpenedStore { store, lanes, report } = open(cores)?;
+    let OpenedStore { store, lanes, report, .. } = open(cores)?;
+    let lanes: Vec<_> = lanes.iter().map(|lanes| lanes.first().clone()).collect();
     for lane in &lanes {
         lane.set_capacity(config.max_queued);
     }

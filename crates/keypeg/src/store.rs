@@ -52,7 +52,8 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         tracing::info!(key = %control.key(), "the values of keys are sealed on the disk");
         seal::watch(&control, settings.path.clone())?;
     }
-    Ok(OpenedStore { store: Box::new(engine), lanes, report })
+    let lanes = lanes.into_iter().map(Into::into).collect();
+    Ok(OpenedStore { store: Box::new(engine), lanes, report, cluster: None })
 }
 
 fn seal_options(settings: &SealSettings) -> Result<SealOptions, Failure> {

@@ -61,6 +61,8 @@ impl Suite {
             RequestError::ShuttingDown => "shutting_down".into(),
             RequestError::Overloaded => "overloaded".into(),
             RequestError::StorageFull => "storage_full".into(),
+            RequestError::NotOwner => "not_owner".into(),
+            RequestError::OutcomeUnknown => "outcome_unknown".into(),
         }
     }
 

@@ -175,6 +175,17 @@ impl Problem {
                 Code::StorageFull,
                 "The disk of the server is full. Free disk space, or try again later.",
             ),
+            RequestError::NotOwner => retry_later(
+                Code::ShuttingDown,
+                "No server serves the pool at the moment. Try again later.",
+            ),
+            RequestError::OutcomeUnknown => {
+                let detail = "The server has lost the pool to another server while it handled \
+                              this request.";
+                let mut problem = retry_later(Code::ShuttingDown, detail);
+                problem.0.outcome = Some(Outcome::Unknown);
+                problem
+            }
         }
     }
 

@@ -1,0 +1,130 @@
+//! A store whose pools are spread over several servers: which server serves which shard.
+//!
+//! All of it is a hint. A shard that this server does not serve refuses a request with
+//! [`NotOwner`](crate::RequestError::NotOwner), and only the store's log decides who owns it.
+
+use keypeg_core::PoolName;
+use std::fmt;
+use std::sync::Arc;
+
+/// The pools' way to the servers that serve them. The methods are cheap: they read what the store's
+/// threads have published.
+pub trait Cluster: fmt::Debug + Send + Sync {
+    /// Returns the name of this server.
+    fn server(&self) -> &str;
+
+    /// Returns the number of shards.
+    fn shards(&self) -> usize;
+
+    /// Returns the shard of a pool, below [`Cluster::shards`]. O(length of the name).
+    fn shard_of(&self, pool: &PoolName) -> usize;
+
+    /// Returns where a shard is served, as far as this server knows. O(1).
+    fn place(&self, shard: usize) -> Place;
+
+    /// Asks the thread of a shard to read the log now: another server has said that it does not own
+    /// the shard, or cannot be reached. O(1).
+    fn look(&self, shard: usize);
+
+    /// Returns what `keypeg cluster status` shows.
+    fn status(&self) -> ClusterStatus;
+
+    /// Hands a shard that this server serves over to another server, and keeps it there until that
+    /// server stops.
+    fn move_shard(&self, shard: usize, server: &str) -> Result<(), MoveError>;
+
+    /// Returns the secret that only the servers of one installation know: a request that presents it
+    /// was forwarded by one of them.
+    fn peer_secret(&self) -> [u8; 32];
+}
+
+/// Where a shard is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// By this server.
+    Here,
+    /// By another server.
+    There(Arc<Peer>),
+    /// By no server that this one knows: it is being taken over.
+    Unknown,
+}
+
+/// A server of the same installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// The URL at which it is reached by the other servers.
+    pub address: String,
+}
+
+/// The shards and servers of an installation, as one server sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// The store, in words, such as `PostgreSQL 15.14, synchronous standbys s1`.
+    pub store: String,
+    /// The servers, by name.
+    pub servers: Vec<ServerStatus>,
+    /// The shards, by number.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// A server of the installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// Its name and address.
+    pub peer: Peer,
+    /// Whether its heartbeat changes.
+    pub is_live: bool,
+}
+
+/// A shard as one server sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// What this server does with the shard.
+    pub role: ShardRole,
+    /// The server that has taken the shard over last; `None` before the first takeover.
+    pub owner: Option<String>,
+    /// The server that should own the shard.
+    pub preferred: Option<String>,
+    /// Whether the preferred server was chosen by hand.
+    pub is_pinned: bool,
+    /// The position of the last frame that this server has appended or applied.
+    pub position: u64,
+    /// The position of the newest snapshot that this server knows of; 0 for none.
+    pub snapshot: u64,
+    /// How long ago this server has read the log to its end, in milliseconds; 0 as the owner.
+    pub behind_ms: u64,
+    /// Why this server cannot follow the shard now; empty if it can.
+    pub error: String,
+}
+
+/// What a server does with a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardRole {
+    /// It reads the newest snapshot.
+    Loading,
+    /// It follows the shard's log.
+    Following,
+    /// It serves the shard.
+    Owner,
+}
+
+/// Why a shard cannot be moved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// There is no such shard.
+    #[error("there is no shard {shard}: the shards are 0 to {last}")]
+    UnknownShard {
+        /// The number.
+        shard: usize,
+        /// The greatest number.
+        last: usize,
+    },
+    /// No live server has this name.
+    #[error("no live server has the name {0}")]
+    UnknownServer(String),
+    /// This server does not serve the shard.
+    #[error("this server does not serve shard {0}")]
+    NotOwner(usize),
+}
