@@ -3,6 +3,7 @@
 //! All of it is a hint. A shard that this server does not serve refuses a request with
 //! [`NotOwner`](crate::RequestError::NotOwner), and only the store's log decides who owns it.
 
+use crate::request::Call;
 use keypeg_core::PoolName;
 use std::fmt;
 use std::sync::Arc;
@@ -127,4 +128,32 @@ pub enum MoveError {
     /// This server does not serve the shard.
     #[error("this server does not serve shard {0}")]
     NotOwner(usize),
+}
+
+impl Call {
+    /// Returns the pool that the call concerns, whose shard answers it; `None` for all pools.
+    pub fn pool(&self) -> Option<&PoolName> {
+        match self {
+            Self::ListPools { .. } => None,
+            Self::PutPool { pool, .. }
+            | Self::PutPoolIf { pool, .. }
+            | Self::GetPool { pool }
+            | Self::DeletePool { pool }
+            | Self::Generate { pool, .. }
+            | Self::Import { pool, .. }
+            | Self::Acquire { pool, .. }
+            | Self::RevokeUndelivered { pool, .. }
+            | Self::Subscribe { pool }
+            | Self::Release { pool, .. }
+            | Self::Renew { pool, .. }
+            | Self::Reveal { pool, .. }
+            | Self::ForceRelease { pool, .. }
+            | Self::DeleteKey { pool, .. }
+            | Self::KeepAlive { pool, .. }
+            | Self::KeepAliveMany { pool, .. }
+            | Self::KeepAliveAll { pool }
+            | Self::ListKeys { pool, .. }
+            | Self::GetKey { pool, .. } => Some(pool),
+        }
+    }
 }

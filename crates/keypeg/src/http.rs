@@ -18,6 +18,7 @@ mod event_stream;
 mod handle;
 mod handlers;
 mod history;
+mod lanes;
 mod long_work;
 mod message;
 mod metrics;
@@ -31,5 +32,6 @@ mod timeouts;
 mod watchdog;
 
 pub(crate) use connection::{accept, bound_kernel_buffers};
+pub(crate) use lanes::Lanes;
 pub(crate) use metrics::StartInfo;
 pub(crate) use timeouts::Timeouts;

@@ -157,9 +157,10 @@ pub fn serve(
         None => tracing::info!("no --tokens: every client that can connect may make every call"),
         Some(path) => tracing::info!("access tokens are in {}", path.display()),
     }
-    let OpenedStore { store, lanes, report, .. } = open(cores)?;
-    let lanes: Vec<_> = lanes.iter().map(|lanes| lanes.first().clone()).collect();
-    for lane in &lanes {
+    let OpenedStore { store, lanes, report, cluster } = open(cores)?;
+    let lanes: Vec<_> =
+        lanes.into_iter().map(|lanes| http::Lanes::new(lanes, cluster.clone())).collect();
+    for lane in lanes.iter().flat_map(http::Lanes::all) {
         lane.set_capacity(config.max_queued);
     }
     if report.batches_cut > 0 {

@@ -256,7 +256,7 @@ impl RequestContext<'_> {
         }
         let by = self.principal();
         let caller = self.caller_number(&by);
-        self.app.lane.submit(Request { by, caller, idempotency, call })
+        self.app.lanes.of_call(&call).submit(Request { by, caller, idempotency, call })
     }
 
     /// Keeps the memory of the request's body until the request has its answer, and until each of

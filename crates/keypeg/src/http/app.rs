@@ -4,6 +4,7 @@
 
 use super::error::Problem;
 use super::history::History;
+use super::lanes::Lanes;
 use super::long_work::LongWork;
 use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
@@ -14,14 +15,14 @@ use crate::audit::Audit;
 use crate::proxies::Proxies;
 use crate::share::{Budget, ReservedBudget};
 use crate::tls::TlsAcceptor;
-use keypeg_store::{BackupSource, Lane};
+use keypeg_store::BackupSource;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One core's share of the server.
 #[derive(Debug)]
 pub(super) struct App {
-    pub(super) lane: Lane,
+    pub(super) lanes: Lanes,
     pub(super) server: Arc<Server>,
     /// Whether only the operations endpoints are served.
     pub(super) is_for_ops: bool,
@@ -70,13 +71,13 @@ pub(super) struct Server {
 
 impl App {
     pub(super) fn new(
-        lane: Lane,
+        lanes: Lanes,
         server: Arc<Server>,
         core: usize,
         counts: Arc<CoreCounts>,
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
-        Self { lane, server, is_for_ops: false, core, requests, counts, long_work }
+        Self { lanes, server, is_for_ops: false, core, requests, counts, long_work }
     }
 
     /// Returns this core's part for the listener for operations.

@@ -4,6 +4,8 @@
 //! and the page of each code are a table of keypeg-client. A problem reveals no internals and no
 //! secret.
 
+mod shards;
+
 use super::message::Response;
 use super::origin::RequestId;
 use hyper::StatusCode;
@@ -175,17 +177,8 @@ impl Problem {
                 Code::StorageFull,
                 "The disk of the server is full. Free disk space, or try again later.",
             ),
-            RequestError::NotOwner => retry_later(
-                Code::ShuttingDown,
-                "No server serves the pool at the moment. Try again later.",
-            ),
-            RequestError::OutcomeUnknown => {
-                let detail = "The server has lost the pool to another server while it handled \
-                              this request.";
-                let mut problem = retry_later(Code::ShuttingDown, detail);
-                problem.0.outcome = Some(Outcome::Unknown);
-                problem
-            }
+            RequestError::NotOwner => Self::not_owner(),
+            RequestError::OutcomeUnknown => Self::owner_lost(),
         }
     }
 

@@ -78,7 +78,7 @@ pub(super) async fn handle(
         && problem.code() == Code::Overloaded
         && family == Family::KeepAlive
     {
-        app.lane.note_refused_keep_alive();
+        app.lanes.note_refused_keep_alive();
     }
     let mut response = match handled {
         Some(Ok(response)) => response,
@@ -101,7 +101,7 @@ pub(super) async fn handle(
 pub(super) fn refuse<B>(app: &App, problem: Problem, request: &hyper::Request<B>) -> Response {
     let family = Family::of(request.uri().path());
     if family == Family::KeepAlive {
-        app.lane.note_refused_keep_alive();
+        app.lanes.note_refused_keep_alive();
     }
     let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let id = app.next_request_id();

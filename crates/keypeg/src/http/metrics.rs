@@ -7,6 +7,7 @@ pub(super) mod exposition;
 mod pool_totals;
 
 use super::connection::places::{PlaceCounts, Places};
+use super::lanes::Lanes;
 use crate::access::{Access, GateCounters};
 use crate::audit::{Audit, AuditCounters};
 use crate::build_info;
@@ -18,8 +19,7 @@ use crate::tls::{TlsAcceptor, TlsCounters};
 use hyper::StatusCode;
 use keypeg_client::{Code, routes};
 use keypeg_store::{
-    ANSWERS_PER_TURN_BUCKETS, BackupSource, COMMIT_BUCKETS_US, Histogram, Lane, StartReport,
-    StoreMetrics,
+    ANSWERS_PER_TURN_BUCKETS, BackupSource, COMMIT_BUCKETS_US, Histogram, StartReport, StoreMetrics,
 };
 use pool_totals::{PoolTotals, SharedPoolTotals};
 use prometheus_client::collector::Collector;
@@ -172,10 +172,10 @@ impl Metrics {
         Self { start_info, cores, places, pools: SharedPoolTotals::default() }
     }
 
-    /// Returns all metrics as `OpenMetrics` text; reads the pools through a lane. O(pools) for all
+    /// Returns all metrics as `OpenMetrics` text; reads the pools through the lanes. O(pools) for all
     /// simultaneous scrapes together.
-    pub(super) async fn text(&self, lane: &Lane) -> Result<String, Problem> {
-        let pools = self.pools.read(lane).await?;
+    pub(super) async fn text(&self, lanes: &Lanes) -> Result<String, Problem> {
+        let pools = self.pools.read(lanes).await?;
         let mut registry = Registry::with_prefix("keypeg");
         registry.register_collector(Box::new(self.scrape(pools)));
         let mut text = String::with_capacity(16 << 10);

@@ -4,11 +4,14 @@
 //! Knows no supervisor beyond [`supervisor::notify`]. The supervisor gets a message only after all
 //! cores got an answer since the last message. So it ends the process if the engine or a core hangs.
 
+use super::lanes::Lanes;
 use crate::supervisor::{self, Message};
 use keypeg_core::PoolName;
-use keypeg_store::{Call, Lane, Principal, Reply, Request, RequestError};
+use keypeg_store::{Call, Lane, PendingReply, Principal, Reply, Request, RequestError};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -36,19 +39,36 @@ pub(super) fn watches(cores: usize) -> impl Iterator<Item = CoreWatch> {
 
 impl CoreWatch {
     /// Asks the engine again and again, on the core itself. Returns only if no supervisor wants it.
-    pub(super) async fn run(self, lane: Lane) {
+    pub(super) async fn run(self, lanes: Lanes) {
         let Some((watchdog, core)) = self.0 else { return };
         let mut ticks = interval(watchdog.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let by_server = Request::new(Principal::Server, question());
-            let reply = lane.submit(by_server).await;
-            if is_of_engine(&reply) && watchdog.note_answer(core) {
+            if any_answers(&lanes).await && watchdog.note_answer(core) {
                 supervisor::notify(Message::Alive);
             }
         }
     }
+}
+
+/// Asks all shards, and returns whether one of them answers: the engine of another one may wait for
+/// the shared log meanwhile, which can take long and is no defect.
+async fn any_answers(lanes: &Lanes) -> bool {
+    let ask = |lane: &Lane| lane.submit(Request::new(Principal::Server, question()));
+    let mut pending: Vec<PendingReply> = lanes.all().map(ask).collect();
+    std::future::poll_fn(|cx| {
+        let mut any = false;
+        pending.retain_mut(|reply| match Pin::new(reply).poll(cx) {
+            Poll::Ready(reply) => {
+                any |= is_of_engine(&reply);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if any || pending.is_empty() { Poll::Ready(any) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// A call in constant time that changes nothing.
@@ -81,6 +101,7 @@ impl Watchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keypeg_store::{CoreLanes, Wakeup, lane};
 
     #[test]
     fn the_supervisor_gets_a_message_after_each_core_got_an_answer() {
@@ -107,7 +128,41 @@ mod tests {
         for error in [RequestError::Overloaded, RequestError::ShuttingDown] {
             assert!(!is_of_engine(&Reply::Refused(error)));
         }
-        assert!(is_of_engine(&Reply::Refused(RequestError::StorageFull)));
+        for error in [RequestError::StorageFull, RequestError::NotOwner] {
+            assert!(is_of_engine(&Reply::Refused(error)));
+        }
         assert!(is_of_engine(&Reply::Done));
+    }
+
+    /// A shard that another server serves refuses; one whose log is out of reach does not answer.
+    #[tokio::test]
+    async fn one_shard_that_answers_shows_that_the_server_works() {
+        let wakeup = Wakeup::default();
+        let (lanes, mut engines): (Vec<_>, Vec<_>) = (0..3).map(|_| lane(&wakeup)).unzip();
+        let deliveries = lanes.clone();
+        let lanes = Lanes::new(CoreLanes { shards: lanes }, None);
+        for lane in deliveries {
+            tokio::spawn(async move { lane.run_delivery().await });
+        }
+        let asked = tokio::spawn({
+            let lanes = lanes.clone();
+            async move { any_answers(&lanes).await }
+        });
+        let mut refuse = |shard: usize, error: RequestError| {
+            let mut slots = Vec::new();
+            engines[shard].take(|slot, _| slots.push(slot));
+            for &slot in &slots {
+                engines[shard].answer(slot, Reply::Refused(error.clone()));
+            }
+            engines[shard].flush();
+            slots.len()
+        };
+        while refuse(0, RequestError::ShuttingDown) == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        assert!(!asked.is_finished(), "a lane that refuses is no answer");
+        assert_eq!(refuse(1, RequestError::NotOwner), 1);
+        assert!(asked.await.unwrap(), "the third shard has not answered");
     }
 }

@@ -47,7 +47,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         history: crate::http::history::History::new(1 << 20, now),
         metrics: Metrics::new(start_info, Vec::new(), Places::new(8, now)),
     };
-    App::new(lane, Arc::new(server), 0, Arc::default())
+    App::new(lane.into(), Arc::new(server), 0, Arc::default())
 }
 
 fn admitted(app: &App, sequence: u64) -> RequestContext<'_> {

@@ -1,6 +1,6 @@
 //! Connections: accepted on the first core, and distributed round-robin; `serve.rs` serves them.
 //!
-//! Each core has a current-thread runtime and its own lane to the engine. [`Places`] bounds the
+//! Each core has a current-thread runtime and its own lanes to the engine. [`Places`] bounds the
 //! connections: when places run short, a new one displaces an idle one, or is closed at once. When
 //! the server stops, it accepts no connection, closes idle ones, and gives requests in progress
 //! [`DRAIN_TIME`] to finish. A head that is incomplete then has a second.
@@ -13,6 +13,7 @@ use crate::clock;
 use crate::failure::{Failure, exit};
 use crate::http::app::{App, Server};
 use crate::http::history::History;
+use crate::http::lanes::Lanes;
 use crate::http::metrics::{CoreCounts, Metrics, StartInfo};
 use crate::http::origin::Sender;
 use crate::http::sampler;
@@ -23,7 +24,6 @@ use crate::random::SystemRandom;
 use crate::share::{Budget, CallerId, ReservedBudget};
 use crate::vital;
 use keypeg_core::RandomSource;
-use keypeg_store::Lane;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -108,11 +108,11 @@ fn connections_of_descriptors() -> usize {
     limit - DESCRIPTORS_RESERVED.min(limit / 2)
 }
 
-/// Serves the listeners with one core per lane until `stop` is ready, then until the requests in
+/// Serves the listeners with one core for each of `lanes` until `stop` is ready, then until the requests in
 /// progress are answered or [`DRAIN_TIME`] has passed.
 pub(crate) fn run(
     listeners: Listeners,
-    lanes: Vec<Lane>,
+    lanes: Vec<Lanes>,
     start_info: StartInfo,
     timeouts: Timeouts,
     stop: impl Future<Output = ()>,
@@ -151,27 +151,28 @@ pub(crate) fn run(
         history: History::new(memory.history(), clock::stopwatch()),
         metrics: Metrics::new(start_info, all_counts, Arc::clone(&places)),
     });
-    let ops = OpsStart { lane: lanes[0].clone(), core: lanes.len(), counts: ops_counts };
+    let ops = OpsStart { lanes: lanes[0].clone(), core: lanes.len(), counts: ops_counts };
     let ops = listeners.ops.map(|listener| ops.spawn(listener, &server)).transpose()?;
     let (phase, watched) = watch::channel(ServerPhase::Serving);
     let mut cores = Vec::new();
     let mut senders = Vec::new();
     let mut threads = Vec::new();
     let watchers = watches(lanes.len());
-    for (core, ((lane, counts), watch)) in lanes.into_iter().zip(counts).zip(watchers).enumerate() {
+    for (core, ((lanes, counts), watch)) in lanes.into_iter().zip(counts).zip(watchers).enumerate()
+    {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         senders.push(sender);
-        let app = Arc::new(App::new(lane, Arc::clone(&server), core, counts));
+        let app = Arc::new(App::new(lanes, Arc::clone(&server), core, counts));
         cores.push(Core { app, buffers: Arc::default(), arrivals, phase: watched.clone(), watch });
     }
     let mut cores = cores.into_iter();
     let first = cores.next().expect("invariant: a server has a core");
-    let first_lane = first.app.lane.clone();
+    let first_lanes = first.app.lanes.clone();
     for (index, core) in cores.enumerate() {
         threads.push(spawn(core, index + 1)?);
     }
     let outcome = runtime()?.block_on(async {
-        tokio::spawn(sampler::sample(Arc::clone(&server), first_lane.clone()));
+        tokio::spawn(sampler::sample(Arc::clone(&server), first_lanes.clone()));
         let first = tokio::spawn(first.run());
         tokio::spawn(async move {
             if first.await.is_err_and(|error| error.is_panic()) {
@@ -185,7 +186,7 @@ pub(crate) fn run(
         let accepted = tokio::select! {
             // Before the listener closes, which shows clients that the server stops.
             () = async { stop.await; drain() } => Ok(()),
-            failed = accept(listeners.clients, senders, &places, &first_lane) => failed,
+            failed = accept(listeners.clients, senders, &places, &first_lanes) => failed,
         };
         drain();
         if timeout(DRAIN_TIME, places.emptied()).await.is_err() {
@@ -208,7 +209,7 @@ pub(crate) fn run(
 
 /// What the listener for operations starts with.
 struct OpsStart {
-    lane: Lane,
+    lanes: Lanes,
     /// The number that distinguishes its requests from those of the cores.
     core: usize,
     counts: Arc<CoreCounts>,
@@ -222,8 +223,8 @@ impl OpsStart {
         listener: TcpListener,
         server: &Arc<Server>,
     ) -> io::Result<(watch::Sender<ServerPhase>, JoinHandle<()>)> {
-        let Self { lane, core, counts } = self;
-        let app = Arc::new(App::new(lane, Arc::clone(server), core, counts).for_ops());
+        let Self { lanes, core, counts } = self;
+        let app = Arc::new(App::new(lanes, Arc::clone(server), core, counts).for_ops());
         let (phase, mut watched) = watch::channel(ServerPhase::Serving);
         let runtime = runtime()?;
         let serve = async move {
@@ -305,14 +306,14 @@ async fn accept(
     listener: TcpListener,
     cores: Vec<mpsc::Sender<Arrival>>,
     places: &Arc<Places>,
-    lane: &Lane,
+    lanes: &Lanes,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut next = cores.iter().cycle();
     loop {
         let Some((socket, client_ip)) = next_arrival(&listener).await else {
-            lane.note_refused_keep_alive();
+            lanes.note_refused_keep_alive();
             continue;
         };
         let caller = CallerId::of_address(Some(client_ip));
@@ -320,14 +321,14 @@ async fn accept(
         let _ = timeout(SHORTAGE_PAUSE, places.displaced_ended()).await;
         let Some(Arrived { place, was_hasty }) = places.enter(caller, clock::stopwatch()) else {
             tracing::debug!("connection limit reached: closed a new connection");
-            lane.note_refused_keep_alive();
+            lanes.note_refused_keep_alive();
             continue;
         };
         let core = next.next().expect("invariant: a server has a core");
         // A full queue means that the core is overloaded: the connection is closed.
         let is_full = core.try_send(Arrival { socket, client_ip, place }).is_err();
         if was_hasty || is_full {
-            lane.note_refused_keep_alive();
+            lanes.note_refused_keep_alive();
         }
     }
 }
@@ -342,7 +343,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// One core: its lane and the connections it serves.
+/// One core: its lanes and the connections it serves.
 struct Core {
     app: Arc<App>,
     buffers: Arc<Buffers>,
@@ -355,15 +356,17 @@ impl Core {
     /// Serves connections until the server has stopped.
     async fn run(mut self) {
         read_clock_in_hyper().await;
-        tokio::spawn(self.watch.run(self.app.lane.clone()));
-        let lane = self.app.lane.clone();
-        let delivery = tokio::spawn(async move { lane.run_delivery().await });
-        tokio::spawn(async move {
-            // Without it no request of this core would be answered again.
-            if delivery.await.is_err_and(|error| error.is_panic()) {
-                vital::end_process("the delivery of replies panicked");
-            }
-        });
+        tokio::spawn(self.watch.run(self.app.lanes.clone()));
+        for lane in self.app.lanes.all() {
+            let lane = lane.clone();
+            let delivery = tokio::spawn(async move { lane.run_delivery().await });
+            tokio::spawn(async move {
+                // Without it no request of this core would be answered again.
+                if delivery.await.is_err_and(|error| error.is_panic()) {
+                    vital::end_process("the delivery of replies panicked");
+                }
+            });
+        }
         while let Some(arrival) = self.arrivals.recv().await {
             let (app, buffers) = (Arc::clone(&self.app), Arc::clone(&self.buffers));
             let Arrival { socket, client_ip, place } = arrival;

@@ -381,10 +381,11 @@ impl FastPath<'_> {
         unconsumed: &mut Vec<u8>,
     ) -> io::Result<(Result<Payload, Problem>, Option<Admitted>)> {
         // In a block, so that the future keeps no room for the operation while it runs.
-        let (may_wait, mut running) = {
+        let (may_wait, lane, mut running) = {
             match call {
                 FastCall::Operation(operation) | FastCall::Authorize(operation) => {
-                    (operation.may_wait(), operation.run(&context))
+                    let lane = operation.lane(&self.app.lanes);
+                    (operation.may_wait(), lane, operation.run(&context))
                 }
                 #[cfg(feature = "bench-constant")]
                 FastCall::Constant(constant) => return Ok((Ok(Payload::Constant(constant)), None)),
@@ -397,7 +398,7 @@ impl FastPath<'_> {
                 Ok(Poll::Pending) if may_wait => {
                     let closed =
                         |cx: &mut Context<'_>| self.poll_closed(connection, unconsumed, cx);
-                    abandoning.poll(&self.app.lane, closed, cx).map(Err)
+                    abandoning.poll(lane, closed, cx).map(Err)
                 }
                 Ok(Poll::Pending) => Poll::Pending,
                 Err(_) => Poll::Ready(Ok(Err(Problem::panicked()))),
@@ -413,7 +414,7 @@ impl FastPath<'_> {
     fn revoke_undelivered(&self, grant: &LeaseGrant) {
         let LeaseGrant { pool, lease, .. } = grant;
         let call = Call::RevokeUndelivered { pool: pool.clone(), lease: lease.id };
-        drop(self.app.lane.submit(Request::new(Principal::Server, call)));
+        drop(self.app.lanes.of(pool).submit(Request::new(Principal::Server, call)));
     }
 
     /// Reads from a client whose call can wait: keeps pipelined bytes, and becomes ready when the

@@ -58,7 +58,7 @@ impl HyperErrorFilter {
 
     /// Prepares the response to a head for which there is no memory. It could be a keep-alive's.
     pub(super) fn refuse_head(&mut self) {
-        self.app.lane.note_refused_keep_alive();
+        self.app.lanes.note_refused_keep_alive();
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let detail = "The memory for large request heads is full: send shorter headers, or try \
                       again later.";

@@ -48,12 +48,13 @@ async fn run_or_abandon(
     if !operation.may_wait() {
         return operation.run(context).await;
     }
+    let lane = operation.lane(&context.lanes);
     let (mut running, mut abandoning) = (operation.run(context), Abandoning::default());
     let result = std::future::poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut running).poll(cx) {
             return Poll::Ready(Some(result));
         }
-        abandoning.poll(&context.lane, |cx| peer.poll_closed(cx), cx).map(|_| None)
+        abandoning.poll(lane, |cx| peer.poll_closed(cx), cx).map(|_| None)
     });
     match result.await {
         Some(result) => result,

@@ -8,12 +8,13 @@ use super::payload::{Payload, kept_alive, renewed_lease, verification};
 use crate::clock;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
+use crate::http::lanes::Lanes;
 use crate::http::parse::keys::ActiveStates;
 use crate::http::parse::leases::AcquireArgs;
 use keypeg_core::{
     KeyRef, KeyView, LeaseId, LeaseView, PoolName, Refusal, ReleaseOptions, Released, Secret,
 };
-use keypeg_store::{Call, Idempotency, Reply, RequestError};
+use keypeg_store::{Call, Idempotency, Lane, Reply, RequestError};
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -72,6 +73,11 @@ impl Operation {
     /// Returns whether the operation can wait for a key.
     pub(crate) fn may_wait(&self) -> bool {
         self.call.may_wait()
+    }
+
+    /// Returns the lane that the operation's call goes to.
+    pub(crate) fn lane<'a>(&self, lanes: &'a Lanes) -> &'a Lane {
+        lanes.of_call(&self.call)
     }
 
     /// Runs the operation. Dropping the future removes its call from the wait queue.

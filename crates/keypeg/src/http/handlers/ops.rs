@@ -72,7 +72,7 @@ pub(crate) fn access(context: &RequestContext<'_>, request: &Request) -> Handler
 pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     require_read(request)?;
     let format = Format::of(request.headers());
-    let text = format.encode(context.server.metrics.text(&context.lane).await?);
+    let text = format.encode(context.server.metrics.text(&context.lanes).await?);
     let mut response = Response::new(text.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));

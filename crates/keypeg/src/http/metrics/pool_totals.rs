@@ -6,8 +6,9 @@
 //! never began before its scrape.
 
 use crate::http::error::Problem;
+use crate::http::lanes::Lanes;
 use keypeg_core::{KeyCounts, PoolListOptions};
-use keypeg_store::{Answer as _, Call, Lane, PoolPage, Principal, Request};
+use keypeg_store::{Answer as _, Call, Lane, PoolPage, Principal, Request, RequestError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
@@ -40,32 +41,44 @@ struct Walk {
 
 impl SharedPoolTotals {
     /// Returns sums that were read after this call began.
-    pub(crate) async fn read(&self, lane: &Lane) -> Result<PoolTotals, Problem> {
+    pub(crate) async fn read(&self, lanes: &Lanes) -> Result<PoolTotals, Problem> {
         let begun_before = self.begun.load(Ordering::Acquire);
         let mut last = self.last.lock().await;
         if last.number <= begun_before {
             let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
-            let totals = walk(lane).await?;
+            let totals = walk(lanes).await?;
             *last = Walk { number, totals };
         }
         Ok(last.totals)
     }
 }
 
-/// Reads all pools, page by page.
-async fn walk(lane: &Lane) -> Result<PoolTotals, Problem> {
-    let (mut totals, mut options) = (PoolTotals::default(), PoolListOptions::default());
+/// Reads all pools of the shards that this server serves.
+async fn walk(lanes: &Lanes) -> Result<PoolTotals, Problem> {
+    let mut totals = PoolTotals::default();
+    for lane in lanes.all() {
+        match walk_shard(lane, &mut totals).await {
+            Ok(()) | Err(RequestError::NotOwner) => {}
+            Err(refusal) => return Err(Problem::refused(&refusal)),
+        }
+    }
+    Ok(totals)
+}
+
+/// Reads all pools of a shard, page by page.
+async fn walk_shard(lane: &Lane, totals: &mut PoolTotals) -> Result<(), RequestError> {
+    let mut options = PoolListOptions::default();
     loop {
         let call = Call::list_pools(options).into_call();
         // As the server, whose calls a full lane does not refuse: metrics matter most under
         // overload.
         let reply = lane.submit(Request::new(Principal::Server, call)).await;
-        let page = PoolPage::of(reply).map_err(|refusal| Problem::refused(&refusal))?;
+        let page = PoolPage::of(reply)?;
         for pool in &page.pools {
             totals.add(pool.counts, pool.waiting);
         }
         if page.next.is_none() {
-            return Ok(totals);
+            return Ok(());
         }
         options = PoolListOptions { from: page.next, ..PoolListOptions::default() };
     }
@@ -119,15 +132,15 @@ mod tests {
     fn simultaneous_scrapes_share_a_walk_that_began_after_all_of_them() {
         let (lane, mut engine) = lane(&Wakeup::default());
         let mut delivery = pin!(lane.run_delivery());
-        let totals = SharedPoolTotals::default();
+        let (totals, lanes) = (SharedPoolTotals::default(), Lanes::from(lane.clone()));
         let mut answer = |engine: &mut EngineLane, slot, reply| {
             engine.answer(slot, reply);
             engine.flush();
             assert!(poll(delivery.as_mut()).is_pending());
         };
-        let mut first = Box::pin(totals.read(&lane));
+        let mut first = Box::pin(totals.read(&lanes));
         assert!(poll(first.as_mut()).is_pending());
-        let mut later: Vec<_> = (0..100).map(|_| Box::pin(totals.read(&lane))).collect();
+        let mut later: Vec<_> = (0..100).map(|_| Box::pin(totals.read(&lanes))).collect();
         assert!(later.iter_mut().all(|read| poll(read.as_mut()).is_pending()));
         let [slot] = taken(&mut engine)[..] else { panic!("one walk") };
         answer(&mut engine, slot, page(1, None));
