@@ -31,7 +31,8 @@ pub(crate) fn end_process(error: &impl std::fmt::Display, promise: &str) -> ! {
 }
 
 /// Aborts the process when its thread panics, since the state it shares may be inconsistent.
-pub(crate) struct AbortOnPanic;
+#[derive(Debug)]
+pub struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {

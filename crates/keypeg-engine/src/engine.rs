@@ -16,10 +16,10 @@ use crate::rotation::{RotationError, SealControl, SealUse};
 use crate::seal::{SealKeys, SealOptions};
 use crate::start::{EngineConfig, StartError, io};
 use crate::state::{EngineState, JournalSizes};
-use crate::thread::Run;
+use crate::thread::{LaneEnd, Run};
 use crate::unlock::unlock;
 use keypeg_core::{Policy, RandomSource};
-use keypeg_store::{BackupSource, Lane, StartReport, Store, StoreMetrics, Wakeup};
+use keypeg_store::{BackupSource, EngineLane, Lane, StartReport, Store, StoreMetrics, Wakeup};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -69,20 +69,12 @@ impl Engine {
         let stopping = Arc::<AtomicBool>::default();
         let cancels_waits = Arc::<AtomicBool>::default();
         let (lanes, engine_lanes) = (0..config.lanes).map(|_| keypeg_store::lane(&wakeup)).unzip();
-        let run = Run {
-            state,
-            lanes: engine_lanes,
-            wakeup: wakeup.clone(),
-            stopping: Arc::clone(&stopping),
-            cancels_waits: Arc::clone(&cancels_waits),
-        };
-        let thread = std::thread::Builder::new()
-            .name("keypeg-engine".into())
-            .spawn(move || run_or_exit(run))
-            .map_err(|error| StartError::Io {
-                doing: "starting the engine thread".into(),
-                error,
-            })?;
+        let (wakeup_of_run, signals) =
+            (wakeup.clone(), (Arc::clone(&stopping), Arc::clone(&cancels_waits)));
+        let run = move || run_or_exit(state, engine_lanes, wakeup_of_run, signals);
+        let thread = std::thread::Builder::new().name("keypeg-engine".into()).spawn(run).map_err(
+            |error| StartError::Io { doing: "starting the engine thread".into(), error },
+        )?;
         Ok((
             Self {
                 wakeup,
@@ -258,8 +250,15 @@ fn spawn_checkpointer(checkpointer: Checkpointer) -> Result<JoinHandle<()>, Star
 }
 
 /// Runs the engine's loop. An error of the journal ends the process.
-fn run_or_exit(run: Run) {
+fn run_or_exit(
+    state: EngineState,
+    mut lanes: Vec<EngineLane>,
+    wakeup: Wakeup,
+    (stopping, cancels_waits): (Arc<AtomicBool>, Arc<AtomicBool>),
+) {
     let _guard = AbortOnPanic;
+    let (lanes, end) = (&mut lanes[..], LaneEnd::Closed);
+    let mut run = Run { state, lanes, wakeup, lookups: None, stopping, cancels_waits, end };
     if let Err(error) = run.run() {
         end_process(&error, "no change of the last batch was acknowledged");
     }

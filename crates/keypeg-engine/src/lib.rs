@@ -31,6 +31,7 @@ mod replica;
 mod restore;
 mod rotation;
 mod seal;
+mod shard;
 mod start;
 pub mod state;
 mod thread;
@@ -40,7 +41,7 @@ mod unlock;
 
 pub use clock::{Clock, ClockReading};
 pub use commit_log::{CommitLog, LogBatch};
-pub use end::set_exit_hook;
+pub use end::{AbortOnPanic, set_exit_hook};
 pub use engine::{Engine, check_data_dir, rotate_seal_key};
 pub use journal::SEGMENT_LEN;
 pub use replica::{Replica, ReplicaConfig, ReplicaError, SHARDS_MAX, ShardIdentity};
@@ -50,4 +51,5 @@ pub use restore::{
 };
 pub use rotation::{RotationError, SealControl, SealUse};
 pub use seal::{SEAL_KEY_LEN, SEAL_KEYS_MAX, SealKey, SealKeyId, SealKeys, SealOptions};
+pub use shard::{ShardControl, ShardEnd, ShardEngine};
 pub use start::{EngineConfig, StartError};

@@ -121,6 +121,8 @@ pub struct EngineState {
     /// Whether the deciding clocks are frozen in this turn, because the disk is full.
     clocks_frozen: bool,
     metrics: Arc<StoreMetrics>,
+    /// What this engine has added to the bytes of all pools in the metrics.
+    published_bytes: u64,
 }
 
 /// The sizes of the journal, in bytes.
@@ -236,7 +238,7 @@ impl EngineState {
             return Err(error);
         }
         self.batch.feed.publish(&self.pools);
-        self.metrics.pool_bytes.store(self.pools.bytes(), Ordering::Relaxed);
+        self.publish_bytes(self.pools.bytes());
         let answers = replies.len() - replies_before;
         if answers > 0 {
             self.metrics.answers.observe(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
@@ -298,6 +300,15 @@ impl EngineState {
             self.committed_us = self.now.lease_us;
         }
         Ok(())
+    }
+
+    /// Publishes the bytes of the pools. The engines of several shards share the counter.
+    fn publish_bytes(&mut self, bytes: u64) {
+        if bytes != self.published_bytes {
+            let change = bytes.wrapping_sub(self.published_bytes);
+            self.metrics.pool_bytes.fetch_add(change, Ordering::Relaxed);
+            self.published_bytes = bytes;
+        }
     }
 
     fn proof_is_due(&self) -> bool {
@@ -368,6 +379,11 @@ impl EngineState {
         std::mem::take(&mut self.deleted_pools)
     }
 
+    /// Returns a time that never goes back, in microseconds.
+    pub(crate) fn stopwatch_us(&mut self) -> u64 {
+        self.times.stopwatch_us()
+    }
+
     /// Returns the engine's counters.
     pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
@@ -390,6 +406,13 @@ fn step<'a>(now: Now, random: &'a mut dyn RandomSource, facts: &'a mut Batch) ->
 
 fn expire_max() -> u32 {
     u32::try_from(limit(TestLimit::Expire, u64::from(EXPIRE_MAX))).unwrap_or(EXPIRE_MAX)
+}
+
+/// Takes its bytes out of the counter, which the engines of other shards share.
+impl Drop for EngineState {
+    fn drop(&mut self) {
+        self.publish_bytes(0);
+    }
 }
 
 impl std::fmt::Debug for EngineState {

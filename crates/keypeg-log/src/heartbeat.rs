@@ -6,8 +6,8 @@ use std::fmt;
 
 /// The greatest length of a server's name in bytes.
 pub const NAME_MAX: usize = 64;
-/// The greatest length of a server's address in bytes.
-pub const ADDRESS_MAX: usize = 256;
+/// The greatest length of a heartbeat's text in bytes.
+pub const ADDRESS_MAX: usize = 512;
 
 /// The name of a server, unique in its installation: 1 to 64 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +46,8 @@ impl fmt::Display for ServerName {
 pub struct Heartbeat {
     /// Its name.
     pub server: ServerName,
-    /// The URL at which other servers reach it.
+    /// What the other servers must know of it, such as the URL at which they reach it. The log does
+    /// not read it.
     pub address: String,
     /// A number that the server increases with each heartbeat.
     pub count: u64,
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_long_address_is_refused_with_the_limit() {
-        let error = Heartbeat::new(ServerName::new("a").unwrap(), &"x".repeat(257), 1);
-        assert!(error.unwrap_err().to_string().contains("at most 256"));
+        let error = Heartbeat::new(ServerName::new("a").unwrap(), &"x".repeat(513), 1);
+        assert!(error.unwrap_err().to_string().contains("at most 512"));
     }
 }

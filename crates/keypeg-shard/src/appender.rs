@@ -48,7 +48,7 @@ impl<E: Executor + Send, P: Patience + Send> CommitLog for Appender<E, P> {
         loop {
             match self.executor.run(self.log.append(&frame)) {
                 Append::Appended => {
-                    self.tails.push(frame.tail());
+                    self.tails.push(frame.tail(), self.payload.len());
                     self.owns = true;
                     return Ok(());
                 }
@@ -60,7 +60,7 @@ impl<E: Executor + Send, P: Patience + Send> CommitLog for Appender<E, P> {
                 }
                 Append::Unknown(error) => {
                     if enabled(Sabotage::TrustUnknownAppend) {
-                        self.tails.push(frame.tail());
+                        self.tails.push(frame.tail(), self.payload.len());
                         self.owns = true;
                         return Ok(());
                     }

@@ -74,8 +74,12 @@ pub struct Follower<E> {
     shard: Shard,
     replica: Replica,
     tail: Tail,
+    /// The position at which it began: that of a snapshot, or 0.
+    began_at: u64,
     /// The server whose takeover frame was applied last; empty before the first one.
     owner: String,
+    /// Whether that server has recorded nothing since.
+    has_just_begun: bool,
 }
 
 impl<E: Executor> Follower<E> {
@@ -100,7 +104,8 @@ impl<E: Executor> Follower<E> {
                 (replica, newest.id.at)
             }
         };
-        Ok(Self { log, executor, shard, replica, tail, owner: String::new() })
+        let (began_at, owner) = (tail.position, String::new());
+        Ok(Self { log, executor, shard, replica, tail, began_at, owner, has_just_begun: false })
     }
 
     /// Reads the next frames and applies them.
@@ -123,6 +128,9 @@ impl<E: Executor> Follower<E> {
             };
             if frame.kind() == FrameKind::Takeover {
                 server.clone_into(&mut self.owner);
+                self.has_just_begun = true;
+            } else if !batch.records.is_empty() {
+                self.has_just_begun = false;
             }
             self.replica.apply(batch)?;
             self.tail = frame.tail();
@@ -139,15 +147,25 @@ impl<E: Executor> Follower<E> {
         self.tail
     }
 
+    /// Returns the position at which it began: that of a snapshot, or 0.
+    pub fn began_at(&self) -> u64 {
+        self.began_at
+    }
+
+    /// Returns how many frames it has applied.
+    pub fn applied(&self) -> u64 {
+        self.replica.applied()
+    }
+
     /// Returns the name of the server that has taken the shard over last, as far as this follower
     /// has read; `None` before the first takeover after the snapshot.
     pub fn owner(&self) -> Option<&str> {
         Some(self.owner.as_str()).filter(|name| !name.is_empty())
     }
 
-    /// Returns whether the last frame says that its owner has stopped.
+    /// Returns whether the last owner has stopped and no server has taken the shard over since.
     pub fn is_released(&self) -> bool {
-        self.replica.is_stopped()
+        !self.has_just_begun && self.replica.is_stopped()
     }
 
     /// Returns the checkpointer of the scratch files, to be stepped now and then.

@@ -8,6 +8,7 @@
 mod appender;
 mod executor;
 mod follower;
+mod node;
 mod ownership;
 mod payload;
 mod snapshot;
@@ -16,6 +17,7 @@ mod tails;
 pub use appender::Appender;
 pub use executor::{Executor, Patience};
 pub use follower::{EngineOptions, FollowError, FollowOptions, Follower, Progress};
-pub use ownership::{LiveServers, owner_of, shard_of_pool};
+pub use node::{MakeClock, MakeRandom, MakeScratch, Node, NodeError, NodeOptions, NodeView};
+pub use ownership::{LiveServers, owner_of, owner_order, shard_of_pool};
 pub use snapshot::{SnapshotWriter, remove_older};
 pub use tails::Tails;

@@ -46,6 +46,17 @@ impl LiveServers {
     }
 }
 
+/// Returns the servers in the order in which they should own a shard, each once.
+pub fn owner_order<'a>(
+    shard: Shard,
+    servers: impl Iterator<Item = &'a ServerName>,
+) -> Vec<ServerName> {
+    let mut order: Vec<_> = servers.cloned().collect();
+    order.sort_by_cached_key(|name| std::cmp::Reverse((rank(shard, name), name.clone())));
+    order.dedup();
+    order
+}
+
 /// Returns the server that should own a shard; `None` without servers.
 pub fn owner_of<'a>(
     shard: Shard,

@@ -37,6 +37,21 @@ pub struct EngineLane {
     replies: Vec<(CallSlot, Reply)>,
     /// The refused keep-alives that the store knows of.
     seen_refusals: u64,
+    /// The calls that were taken and are not answered; `None` if nothing asks for them.
+    taken: Option<TakenCalls>,
+}
+
+/// Calls as a set of their slots.
+#[derive(Debug, Default)]
+struct TakenCalls(Vec<bool>);
+
+impl TakenCalls {
+    fn set(&mut self, slot: CallSlot, is_taken: bool) {
+        if slot.index() >= self.0.len() {
+            self.0.resize(slot.index() + 1, false);
+        }
+        self.0[slot.index()] = is_taken;
+    }
 }
 
 /// What a store takes from a lane.
@@ -82,7 +97,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inbox {
     queue: Vec<(CallSlot, LaneItem)>,
-    closed: bool,
+    /// Why it takes no request; `None` if it does.
+    refusal: Option<RequestError>,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +134,13 @@ pub fn lane(wakeup: &Wakeup) -> (Lane, EngineLane) {
     let shared = Arc::new(Shared { wakeup: wakeup.clone(), ..Shared::default() });
     (
         Lane { shared: Arc::clone(&shared) },
-        EngineLane { shared, items: Vec::new(), replies: Vec::new(), seen_refusals: 0 },
+        EngineLane {
+            shared,
+            items: Vec::new(),
+            replies: Vec::new(),
+            seen_refusals: 0,
+            taken: None,
+        },
     )
 }
 
@@ -169,8 +191,14 @@ impl Lane {
         };
         {
             let mut inbox = locked(&self.shared.inbox);
-            if inbox.closed {
-                return Err(RequestError::ShuttingDown);
+            if let Some(why) = &inbox.refusal {
+                let why = why.clone();
+                drop(inbox);
+                if why == RequestError::NotOwner {
+                    // The store looks whether that is still so.
+                    self.shared.wakeup.notify();
+                }
+                return Err(why);
             }
             if inbox.queue.len() >= queue_max {
                 drop(inbox);
@@ -191,7 +219,7 @@ impl Lane {
     fn abandon(&self, slot: CallSlot) {
         {
             let mut inbox = locked(&self.shared.inbox);
-            if inbox.closed {
+            if inbox.refusal.is_some() {
                 return;
             }
             inbox.queue.push((slot, LaneItem::Abandoned));
@@ -239,8 +267,48 @@ impl EngineLane {
     pub fn take(&mut self, mut each: impl FnMut(CallSlot, LaneItem)) {
         mem::swap(&mut locked(&self.shared.inbox).queue, &mut self.items);
         for (slot, item) in self.items.drain(..) {
+            if let (Some(taken), LaneItem::Request(_)) = (&mut self.taken, &item) {
+                taken.set(slot, true);
+            }
             each(slot, item);
         }
+    }
+
+    /// Remembers from now on which calls are taken and not answered, so that
+    /// [`EngineLane::fail_taken`] can answer them.
+    pub fn remember_taken(&mut self) {
+        self.taken.get_or_insert_default();
+    }
+
+    /// Buffers a reply to each call that was taken and is not answered: the store has lost them.
+    pub fn fail_taken(&mut self, reply: &Reply) {
+        let Some(TakenCalls(taken)) = &mut self.taken else { return };
+        for (index, is_taken) in (0..).zip(taken) {
+            if mem::take(is_taken) {
+                self.replies.push((CallSlot(index), reply.clone()));
+            }
+        }
+    }
+
+    /// Refuses the queued requests, and every further one at once. Those that were taken stay.
+    pub fn refuse(&mut self, why: &RequestError) {
+        {
+            let mut inbox = locked(&self.shared.inbox);
+            inbox.refusal = Some(why.clone());
+            mem::swap(&mut inbox.queue, &mut self.items);
+        }
+        for (slot, item) in self.items.drain(..) {
+            // A call that is abandoned is one that was taken.
+            if let LaneItem::Request(_) = item {
+                self.replies.push((slot, Reply::Refused(why.clone())));
+            }
+        }
+        self.flush();
+    }
+
+    /// Takes requests again after [`EngineLane::refuse`].
+    pub fn accept(&mut self) {
+        locked(&self.shared.inbox).refusal = None;
     }
 
     /// Returns the number of keep-alives that the server refused since the last call, because a
@@ -253,6 +321,9 @@ impl EngineLane {
 
     /// Buffers a reply until [`EngineLane::flush`].
     pub fn answer(&mut self, slot: CallSlot, reply: Reply) {
+        if let Some(taken) = &mut self.taken {
+            taken.set(slot, false);
+        }
         self.replies.push((slot, reply));
     }
 
@@ -277,7 +348,7 @@ impl EngineLane {
 
     /// Refuses further requests; those already queued can still be taken and answered.
     pub fn close_inbox(&self) {
-        locked(&self.shared.inbox).closed = true;
+        locked(&self.shared.inbox).refusal = Some(RequestError::ShuttingDown);
     }
 
     /// Marks the replies flushed so far as the last ones.

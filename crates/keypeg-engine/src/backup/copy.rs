@@ -212,6 +212,10 @@ impl fmt::Debug for Backup {
 pub(crate) struct EngineBackups(pub(crate) BackupParts);
 
 impl EngineBackups {
+    pub(crate) fn parts(&self) -> &BackupParts {
+        &self.0
+    }
+
     /// Ends the backup that runs, and refuses further ones, because the server stops.
     pub(crate) fn close(&self) {
         self.0.desk.close();

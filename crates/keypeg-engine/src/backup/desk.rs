@@ -124,7 +124,7 @@ impl BackupDesk {
     }
 
     /// Waits until a ticket or a snapshot can be taken, or the backup must end.
-    pub(super) fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let waits = |state: &mut DeskState| {
             state.ticket.is_none() && state.snapshot.is_none() && state.failure.is_none()
         };

@@ -4,7 +4,7 @@
 //! It is created once and stored in the log of the installation, where a second one is refused. It
 //! contains the `meta` of a data directory, so that secrets are sealed in it as they are there.
 
-use crate::meta::Meta;
+use crate::meta::{Meta, Protection};
 use crate::seal::SealOptions;
 use crate::start::StartError;
 use crate::state::FIRST_TOKEN_MAX;
@@ -86,6 +86,24 @@ impl ShardIdentity {
     /// Returns the number of shards.
     pub fn shards(&self) -> u16 {
         self.shards
+    }
+
+    /// Returns the secret that only the servers of this installation know: it follows from the key
+    /// of the ids, and does not reveal it.
+    pub fn peer_secret(
+        &self,
+        seal: Option<&SealOptions>,
+        random: &mut dyn RandomSource,
+    ) -> Result<[u8; 32], StartError> {
+        const CONTEXT: &str = "keypeg 2026 secret of the servers of an installation";
+        let (meta, unlocked) = self.unlock(seal, random)?;
+        Ok(match (&unlocked.secrets, &meta.protection) {
+            (Some(secrets), _) => blake3::derive_key(CONTEXT, &*secrets.id_key),
+            (None, Protection::Plain { id_key }) => blake3::derive_key(CONTEXT, id_key),
+            (None, Protection::Sealed { .. }) => {
+                unreachable!("invariant: a seal that was opened has secrets")
+            }
+        })
     }
 
     pub(super) fn first_token(&self) -> u64 {

@@ -222,6 +222,7 @@ impl EngineState {
             unfrozen_us: now.lease_us,
             clocks_frozen: false,
             metrics: Arc::default(),
+            published_bytes: 0,
         }
     }
 

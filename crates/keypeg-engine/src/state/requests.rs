@@ -53,7 +53,7 @@ impl EngineState {
             self.abandoned.clear();
         }
         if self.cancels_waits {
-            self.cancel_all_waits(&RequestError::ShuttingDown, replies);
+            self.cancel_all_waits(&self.why_no_waits(), replies);
         }
         turn.ended_by_time
     }

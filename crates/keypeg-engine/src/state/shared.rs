@@ -17,6 +17,7 @@ use crate::start::{StartError, io};
 use crate::times::Times;
 use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{Lsn, Policy, Pools};
+use keypeg_store::StoreMetrics;
 use std::sync::Arc;
 
 /// How long after the last frame another one carries the clock, while a lease or a rest runs. A
@@ -67,6 +68,11 @@ impl EngineState {
             state.create_default_pool(policy)?;
         }
         Ok(state)
+    }
+
+    /// Counts in the counters of all shards of a server from now on.
+    pub fn share_metrics(&mut self, metrics: Arc<StoreMetrics>) {
+        self.metrics = metrics;
     }
 
     /// Returns whether the batches become durable in the log of a shard.

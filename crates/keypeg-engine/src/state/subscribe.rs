@@ -10,7 +10,7 @@ impl EngineState {
     /// Returns a handle to the pool's feed, from this point of the turn on.
     pub(super) fn subscribe(&mut self, name: &PoolName) -> Reply {
         if self.batch.feed.is_closed() {
-            return Reply::Refused(RequestError::ShuttingDown);
+            return Reply::Refused(self.why_no_waits());
         }
         let Some(pool) = self.pools.get(name) else { return Refusal::UnknownPool.into() };
         let subscription = self.batch.feed.subscribe(pool, self.pools.run_id(), &self.metrics);

@@ -16,6 +16,19 @@ impl EngineState {
         self.batch.feed.close();
     }
 
+    /// Returns why no request can wait any more. The next owner of a shard has wait queues of its
+    /// own.
+    pub(super) fn why_no_waits(&self) -> RequestError {
+        if self.appends_to_a_log() { RequestError::NotOwner } else { RequestError::ShuttingDown }
+    }
+
+    /// Refuses, in an engine that must not be used any more, what is still in the wait queues, and
+    /// ends all subscriptions and the backup. O(waiters).
+    pub(crate) fn abandon_waits(&mut self, replies: &mut Vec<(CallId, Reply)>) {
+        self.cancel_waits();
+        self.cancel_all_waits(&RequestError::NotOwner, replies);
+    }
+
     /// Refuses all waiting requests. O(waiters). Used for a stop, and for a full disk, on which no
     /// grant could be logged.
     pub(super) fn cancel_all_waits(

@@ -221,3 +221,34 @@ fn refused_keep_alives_are_counted_until_the_store_takes_the_count() {
     assert_eq!([engine.take_refused_keep_alives(), engine.take_refused_keep_alives()], [1, 0]);
     drop(queued);
 }
+
+#[test]
+fn a_store_that_loses_its_calls_answers_each_that_it_has_taken_once() {
+    let (lane, mut engine) = lane(&Wakeup::default());
+    engine.remember_taken();
+    let mut delivery = pin!(lane.run_delivery());
+    let mut pending: Vec<_> = (0..4).map(|_| Box::pin(lane.submit(acquire()))).collect();
+    let taken = take_all(&mut engine);
+    engine.answer(taken[1].0, granted(7));
+    let mut queued = Box::pin(lane.submit(acquire()));
+    engine.fail_taken(&Reply::Refused(RequestError::OutcomeUnknown));
+    engine.fail_taken(&Reply::Refused(RequestError::Overloaded));
+    engine.refuse(&RequestError::NotOwner);
+    let mut late = Box::pin(lane.submit(acquire()));
+    let refused = poll(late.as_mut());
+    assert!(matches!(refused, Poll::Ready(Reply::Refused(RequestError::NotOwner))), "{refused:?}");
+    assert!(poll(delivery.as_mut()).is_pending());
+    for (index, reply) in pending.iter_mut().enumerate() {
+        match poll(reply.as_mut()) {
+            Poll::Ready(Reply::Granted { .. }) => assert_eq!(index, 1),
+            Poll::Ready(Reply::Refused(RequestError::OutcomeUnknown)) => assert_ne!(index, 1),
+            other => panic!("call {index}: {other:?}"),
+        }
+    }
+    let refused = poll(queued.as_mut());
+    assert!(matches!(refused, Poll::Ready(Reply::Refused(RequestError::NotOwner))), "{refused:?}");
+    engine.accept();
+    let again = Box::pin(lane.submit(acquire()));
+    assert_eq!(take_all(&mut engine).len(), 1);
+    drop(again);
+}

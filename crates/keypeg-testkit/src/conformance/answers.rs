@@ -58,10 +58,10 @@ impl Suite {
     pub(super) fn refusal_text(&self, refusal: &RequestError) -> String {
         match refusal {
             RequestError::Refused(refusal) => refused_text(self.store.now_ms(), refusal),
-            RequestError::ShuttingDown => "shutting_down".into(),
+            // A shard that stops leaves its callers to the next owner.
+            RequestError::ShuttingDown | RequestError::NotOwner => "shutting_down".into(),
             RequestError::Overloaded => "overloaded".into(),
             RequestError::StorageFull => "storage_full".into(),
-            RequestError::NotOwner => "not_owner".into(),
             RequestError::OutcomeUnknown => "outcome_unknown".into(),
         }
     }

@@ -1,0 +1,73 @@
+//! What a node is started with.
+
+use keypeg_core::{Policy, RandomSource};
+use keypeg_engine::disk::Disk;
+use keypeg_engine::state::JournalSizes;
+use keypeg_engine::{Clock, SealOptions, ShardIdentity};
+use keypeg_log::{ServerName, SharedLog};
+use keypeg_store::StoreMetrics;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Gives an empty directory for the scratch files of a shard, each time that a replica begins.
+pub type MakeScratch = Box<dyn Fn(u16) -> io::Result<Arc<dyn Disk>> + Send + Sync>;
+/// Creates a clock of this machine.
+pub type MakeClock = Box<dyn Fn() -> Box<dyn Clock> + Send + Sync>;
+/// Creates a source of random numbers.
+pub type MakeRandom = Box<dyn Fn() -> Box<dyn RandomSource + Send> + Send + Sync>;
+
+/// What a node is started with.
+pub struct NodeOptions {
+    /// The log. Its probe has succeeded.
+    pub log: Arc<dyn SharedLog>,
+    /// The store in words, for operators.
+    pub store: String,
+    /// The identity of the installation.
+    pub identity: ShardIdentity,
+    /// The name of this server, unique in the installation.
+    pub server: ServerName,
+    /// The URL at which other servers reach this one: at most 100 bytes, without a blank.
+    pub address: String,
+    /// The lanes of each shard: one for each core.
+    pub lanes: usize,
+    /// The policy of the default pool when its shard is created.
+    pub default_policy: Policy,
+    /// The most keys of a shard.
+    pub max_keys: u64,
+    /// The most bytes of a shard's pools.
+    pub memory: u64,
+    /// Data that needs more bytes is refused.
+    pub memory_max: u64,
+    /// Bytes of pages that the database of a shard keeps in memory at most.
+    pub cache: usize,
+    /// The sizes of the scratch files of a shard's journal.
+    pub sizes: JournalSizes,
+    /// The seal keys.
+    pub seal: Option<SealOptions>,
+    /// How often a shard's log is read while another server owns it.
+    pub follow_every: Duration,
+    /// Gives scratch directories.
+    pub scratch: MakeScratch,
+    /// Creates clocks.
+    pub clock: MakeClock,
+    /// Creates sources of random numbers.
+    pub random: MakeRandom,
+    /// The counters of all shards that this server serves.
+    pub metrics: Arc<StoreMetrics>,
+    /// How often this server has taken a shard over.
+    pub takeovers: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { log, server, address, .. } = self;
+        f.debug_struct("NodeOptions")
+            .field("log", log)
+            .field("server", server)
+            .field("address", address)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,313 @@
+//! Running nodes on one log in memory: they take over, hand over and fence each other by the real
+//! clock.
+
+#[path = "../../../keypeg-engine/tests/support/sim_disk.rs"]
+#[expect(dead_code, reason = "the crashes of a disk are tested with the engine")]
+mod sim_disk;
+
+use super::clock::{now, passed_since, sleep};
+use super::{Node, NodeOptions, NodeView};
+use bytes::Bytes;
+use keypeg_core::{Policy, PoolName};
+use keypeg_engine::state::JournalSizes;
+use keypeg_engine::{Clock, ClockReading, ShardIdentity};
+use keypeg_log::memory::MemoryLog;
+use keypeg_log::{
+    Append, Call as LogCall, Completed, Frame, LogError, ProbeReport, Shard, Snapshot, SnapshotId,
+    Tail,
+};
+use keypeg_log::{Guarantee, Heartbeat, ServerName, SharedLog};
+use keypeg_store::{
+    Call, Cluster, CoreLanes, MoveError, Place, Principal, Reply, Request, RequestError, ShardRole,
+    Store,
+};
+use keypeg_testkit::SeededRandom;
+use sim_disk::SimDisk;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const SHARDS: u16 = 4;
+/// Only a hang takes so long.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+struct RealClock(Instant);
+
+impl Clock for RealClock {
+    fn read(&mut self) -> ClockReading {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap();
+        let boot_us = 1_000_000 + us(passed_since(self.0));
+        ClockReading { boot_us, boot_id: 1, wall_us: 1_795_000_000_000_000 + boot_us }
+    }
+}
+
+static SEEDS: AtomicU64 = AtomicU64::new(1);
+
+fn random() -> SeededRandom {
+    SeededRandom(SEEDS.fetch_add(1, Ordering::Relaxed) * 7_919)
+}
+
+/// A node with one lane for each shard.
+struct Server {
+    node: Box<Node>,
+    view: Arc<NodeView>,
+    lanes: CoreLanes,
+}
+
+impl Server {
+    fn start(name: &str, log: Arc<dyn SharedLog>, identity: &ShardIdentity) -> Self {
+        let options = NodeOptions {
+            log,
+            store: "memory".into(),
+            identity: identity.clone(),
+            server: ServerName::new(name).unwrap(),
+            address: format!("http://{name}:1"),
+            lanes: 1,
+            default_policy: Policy { keepalive_ttl_ms: None, ..Policy::default() },
+            max_keys: 10_000,
+            memory: 64 << 20,
+            memory_max: 64 << 20,
+            cache: 1 << 20,
+            sizes: JournalSizes { segment: 64 << 10, journal: 256 << 10 },
+            seal: None,
+            follow_every: Duration::from_millis(30),
+            scratch: Box::new(|_| Ok(Arc::new(SimDisk::new()))),
+            clock: Box::new(|| Box::new(RealClock(now()))),
+            random: Box::new(|| Box::new(random())),
+            metrics: Arc::default(),
+            takeovers: Arc::default(),
+        };
+        let (node, mut cores) = Node::start(options).unwrap();
+        let lanes = cores.pop().unwrap();
+        for lane in &lanes.shards {
+            let lane = lane.clone();
+            std::thread::spawn(move || keypeg_log::wait(lane.run_delivery()));
+        }
+        Self { view: node.view(), node: Box::new(node), lanes }
+    }
+
+    /// Sends a call to the shard of its pool once.
+    fn call_once(&self, pool: &PoolName, call: Call) -> Reply {
+        let lane = &self.lanes.shards[self.view.shard_of(pool)];
+        keypeg_log::wait(lane.submit(Request::new(Principal::Anyone, call)))
+    }
+
+    fn call(&self, pool: &PoolName, call: &Call) -> Reply {
+        wait_for("an answer of the owner", || {
+            let reply = self.call_once(pool, call.clone());
+            let is_elsewhere = matches!(reply, Reply::Refused(RequestError::NotOwner));
+            (!is_elsewhere).then_some(reply)
+        })
+    }
+
+    fn owned(&self) -> usize {
+        let status = self.view.status();
+        status.shards.iter().filter(|shard| shard.role == ShardRole::Owner).count()
+    }
+
+    fn stop(self) {
+        self.node.stop();
+    }
+}
+
+fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let began = now();
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(passed_since(began) < DEADLINE, "{what}: not within {DEADLINE:?}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn installation(log: &Arc<dyn SharedLog>) -> ShardIdentity {
+    let proposed = ShardIdentity::create(SHARDS, None, 1_000, &mut random());
+    let stored = keypeg_log::wait(log.installation(&proposed.bytes())).unwrap();
+    ShardIdentity::read(&stored).unwrap()
+}
+
+fn pool() -> PoolName {
+    PoolName::default_pool()
+}
+
+fn generate(server: &Server, count: u32) {
+    let reply = server.call(&pool(), &Call::Generate { pool: pool(), count });
+    assert!(matches!(reply, Reply::Keys(_)), "{reply:?}");
+}
+
+fn acquire(wait_ms: u64) -> Call {
+    Call::Acquire { pool: pool(), ttl_ms: Some(60_000), holder: None, wait_ms }
+}
+
+fn token(reply: &Reply) -> u64 {
+    let Reply::Granted { lease, .. } = reply else { panic!("{reply:?}") };
+    lease.token
+}
+
+#[test]
+fn a_second_node_goes_on_when_the_first_has_stopped() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    wait_for("all shards", || (first.owned() == usize::from(SHARDS)).then_some(()));
+    generate(&first, 2);
+    let before = token(&first.call(&pool(), &acquire(0)));
+    let second = Server::start("two", Arc::clone(&log), &identity);
+    let shard = second.view.shard_of(&pool());
+    let refused = second.call_once(&pool(), acquire(0));
+    assert!(matches!(refused, Reply::Refused(RequestError::NotOwner)), "{refused:?}");
+    wait_for("the place of the shard", || match second.view.place(shard) {
+        Place::There(peer) => {
+            assert_eq!((&*peer.name, &*peer.address), ("one", "http://one:1"));
+            Some(())
+        }
+        Place::Here | Place::Unknown => None,
+    });
+    first.stop();
+    let after = token(&second.call(&pool(), &acquire(0)));
+    assert!(after > before, "{after} after {before}");
+    let none_left = second.call(&pool(), &acquire(0));
+    assert!(matches!(none_left, Reply::Refused(RequestError::Refused(_))), "{none_left:?}");
+    wait_for("all shards", || (second.owned() == usize::from(SHARDS)).then_some(()));
+    assert_eq!(second.view.place(shard), Place::Here);
+    second.stop();
+}
+
+/// A log whose heartbeats show no other server.
+#[derive(Debug)]
+struct Alone(Arc<dyn SharedLog>);
+
+impl SharedLog for Alone {
+    fn guarantee(&self) -> Guarantee {
+        self.0.guarantee()
+    }
+
+    fn probe(&self, nonce: [u8; 16]) -> LogCall<'_, Result<ProbeReport, LogError>> {
+        self.0.probe(nonce)
+    }
+
+    fn installation<'a>(&'a self, proposed: &'a [u8]) -> LogCall<'a, Result<Bytes, LogError>> {
+        self.0.installation(proposed)
+    }
+
+    fn append<'a>(&'a self, frame: &'a Frame) -> LogCall<'a, Append> {
+        self.0.append(frame)
+    }
+
+    fn tail(&self, shard: Shard) -> LogCall<'_, Result<Tail, LogError>> {
+        self.0.tail(shard)
+    }
+
+    fn read(
+        &self,
+        shard: Shard,
+        above: u64,
+        bytes_max: usize,
+    ) -> LogCall<'_, Result<Vec<Frame>, LogError>> {
+        self.0.read(shard, above, bytes_max)
+    }
+
+    fn put_part(
+        &self,
+        snapshot: SnapshotId,
+        part: u32,
+        bytes: Bytes,
+    ) -> LogCall<'_, Result<(), LogError>> {
+        self.0.put_part(snapshot, part, bytes)
+    }
+
+    fn complete(&self, snapshot: Snapshot) -> LogCall<'_, Result<Completed, LogError>> {
+        self.0.complete(snapshot)
+    }
+
+    fn snapshots(&self, shard: Shard) -> LogCall<'_, Result<Vec<Snapshot>, LogError>> {
+        self.0.snapshots(shard)
+    }
+
+    fn get_part(&self, snapshot: Snapshot, part: u32) -> LogCall<'_, Result<Bytes, LogError>> {
+        self.0.get_part(snapshot, part)
+    }
+
+    fn trim(&self, shard: Shard, through: u64) -> LogCall<'_, Result<(), LogError>> {
+        self.0.trim(shard, through)
+    }
+
+    fn beat<'a>(
+        &'a self,
+        heartbeat: &'a Heartbeat,
+    ) -> LogCall<'a, Result<Vec<Heartbeat>, LogError>> {
+        Box::pin(async move {
+            let mut all = self.0.beat(heartbeat).await?;
+            all.retain(|beat| beat.server == heartbeat.server);
+            Ok(all)
+        })
+    }
+
+    fn forget<'a>(&'a self, server: &'a ServerName) -> LogCall<'a, Result<(), LogError>> {
+        self.0.forget(server)
+    }
+}
+
+#[test]
+fn a_node_that_another_one_does_not_see_is_fenced_and_answers_nothing_wrong() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    generate(&first, 3);
+    let before = token(&first.call(&pool(), &acquire(0)));
+    // It waits in line at the first node when the shard goes.
+    let shard = first.view.shard_of(&pool());
+    let waiting = {
+        let call =
+            Call::Acquire { pool: pool(), ttl_ms: Some(60_000), holder: None, wait_ms: 60_000 };
+        for _ in 0..2 {
+            token(&first.call(&pool(), &acquire(0)));
+        }
+        first.lanes.shards[shard].submit(Request::new(Principal::Anyone, call))
+    };
+    let second = Server::start("two", Arc::new(Alone(Arc::clone(&log))), &identity);
+    wait_for("all shards", || (second.owned() == usize::from(SHARDS)).then_some(()));
+    // The first node does not know it yet: its next turn is refused by the log.
+    let late = first.call_once(&pool(), Call::ListPools { from: None, limit: 10, filter: None });
+    assert!(
+        matches!(late, Reply::Refused(RequestError::OutcomeUnknown | RequestError::NotOwner)),
+        "{late:?}"
+    );
+    let waited = keypeg_log::wait(waiting);
+    assert!(matches!(waited, Reply::Refused(RequestError::NotOwner)), "{waited:?}");
+    let none_left = second.call(&pool(), &acquire(0));
+    assert!(matches!(none_left, Reply::Refused(RequestError::Refused(_))), "{none_left:?}");
+    generate(&second, 1);
+    let after = token(&second.call(&pool(), &acquire(0)));
+    assert!(after > before + 2, "{after} after {before}");
+    // The first sees the heartbeat of the second, and leaves the shards to it.
+    wait_for("the place", || matches!(first.view.place(shard), Place::There(_)).then_some(()));
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn a_shard_moves_by_hand_and_stays() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    let second = Server::start("two", Arc::clone(&log), &identity);
+    let shard = first.view.shard_of(&pool());
+    generate(&first, 1);
+    wait_for("the other server", || first.view.move_shard(shard, "two").is_ok().then_some(()));
+    wait_for("the shard", || (second.view.place(shard) == Place::Here).then_some(()));
+    let status = wait_for("the mark", || {
+        let status = first.view.status().shards.swap_remove(shard);
+        (status.owner.as_deref() == Some("two")).then_some(status)
+    });
+    assert_eq!(status.role, ShardRole::Following);
+    assert!(second.view.move_shard(shard, "three").is_err());
+    assert!(matches!(first.view.move_shard(shard, "two"), Err(MoveError::NotOwner(_))));
+    assert!(first.view.move_shard(usize::from(SHARDS), "two").is_err());
+    let reply = second.call(&pool(), &acquire(0));
+    assert!(matches!(reply, Reply::Granted { .. }), "{reply:?}");
+    second.stop();
+    wait_for("the shard again", || (first.view.place(shard) == Place::Here).then_some(()));
+    first.stop();
+}

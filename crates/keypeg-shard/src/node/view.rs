@@ -1,0 +1,347 @@
+//! What a node knows of the shards and servers of its installation: its threads publish it, and the
+//! server's calls read it. It decides who should take a shard over, which is only a hint.
+
+use super::clock::{now, passed_since};
+use super::presence::{Presence, ShardSet};
+use crate::ownership::{LiveServers, owner_order};
+use keypeg_engine::ShardControl;
+use keypeg_log::{Heartbeat, ServerName, Shard};
+use keypeg_store::{Peer, Place, ServerStatus, ShardRole, ShardStatus, Wakeup};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// How long a server that has taken a shard over may leave it out of its heartbeat.
+const CLAIM_MAX: Duration = Duration::from_secs(4);
+/// How much later each further server takes over a shard that the first one should.
+const NEXT_AFTER: Duration = Duration::from_secs(3);
+
+/// How long the other server has to take over a shard that is moved by hand.
+const MOVE_MAX: Duration = Duration::from_mins(1);
+
+/// What all threads of a node share.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) me: ServerName,
+    shards: Vec<ShardView>,
+    servers: RwLock<Servers>,
+    started: Instant,
+}
+
+/// What is known of one shard.
+#[derive(Debug)]
+pub(super) struct ShardView {
+    /// Whether this server serves it.
+    is_here: AtomicBool,
+    facts: Mutex<Facts>,
+    /// Wakes the shard's thread.
+    pub(super) wakeup: Wakeup,
+}
+
+/// What the shard's thread has found out.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) role: ShardRole,
+    /// The server that has taken the shard over last, as far as this server has read.
+    pub(super) owner: Option<String>,
+    /// When this server has read of that takeover, or has begun.
+    pub(super) owner_since: Instant,
+    /// Whether the owner has handed the shard over.
+    pub(super) is_released: bool,
+    /// Whether there is anything in the log.
+    pub(super) position: u64,
+    /// The position of the newest snapshot.
+    pub(super) snapshot: u64,
+    /// When the end of the log was read last; `None` before the first time.
+    pub(super) at_end: Option<Instant>,
+    /// Since when no server seems to own the shard.
+    pub(super) vacant_since: Option<Instant>,
+    pub(super) error: String,
+    /// What can end the engine of the shard, while this server owns it.
+    pub(super) control: Option<ShardControl>,
+    /// Whether the shard was moved here by hand.
+    pub(super) is_pinned: bool,
+}
+
+/// The servers, from their heartbeats.
+#[derive(Debug, Default)]
+struct Servers {
+    live: LiveServers,
+    presences: BTreeMap<ServerName, Presence>,
+    peers: BTreeMap<ServerName, Arc<Peer>>,
+    /// The shard that this server hands over by hand, and when it began.
+    moved: Option<(Shard, String, Instant)>,
+}
+
+/// What the thread of a shard that this server does not own should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    TakeOver,
+    /// Look again at the latest after this time.
+    Wait(Duration),
+}
+
+impl ShardView {
+    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View {
+    pub(super) fn new(me: ServerName, shards: u16) -> Self {
+        let began = now();
+        let facts = || Facts {
+            role: ShardRole::Loading,
+            owner: None,
+            owner_since: began,
+            is_released: false,
+            position: 0,
+            snapshot: 0,
+            at_end: None,
+            vacant_since: None,
+            error: String::new(),
+            control: None,
+            is_pinned: false,
+        };
+        let shard = |_| ShardView {
+            is_here: AtomicBool::new(false),
+            facts: Mutex::new(facts()),
+            wakeup: Wakeup::default(),
+        };
+        let shards = (0..shards).map(shard).collect();
+        Self { me, shards, servers: RwLock::default(), started: began }
+    }
+
+    pub(super) fn shard(&self, shard: Shard) -> &ShardView {
+        &self.shards[usize::from(shard.get())]
+    }
+
+    pub(super) fn shards(&self) -> impl Iterator<Item = (Shard, &ShardView)> {
+        (0..).map(Shard::new).zip(&self.shards)
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(passed_since(self.started).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes that this server serves a shard, or no longer.
+    pub(super) fn set_here(&self, shard: Shard, control: Option<ShardControl>) {
+        let view = self.shard(shard);
+        let mut facts = view.facts();
+        facts.role = if control.is_some() { ShardRole::Owner } else { ShardRole::Loading };
+        view.is_here.store(control.is_some(), Ordering::Release);
+        facts.is_pinned &= control.is_some();
+        facts.control = control;
+    }
+
+    /// Returns what this server says about itself.
+    pub(super) fn presence(&self, address: &str) -> Presence {
+        let mut presence = Presence { address: address.to_owned(), ..Presence::default() };
+        for (shard, view) in self.shards() {
+            let facts = view.facts();
+            let is_owned = facts.role == ShardRole::Owner;
+            let sets: [(bool, &mut ShardSet); 3] = [
+                (is_owned, &mut presence.owned),
+                (is_owned || facts.at_end.is_some(), &mut presence.ready),
+                (is_owned && facts.is_pinned, &mut presence.pinned),
+            ];
+            for (is_member, set) in sets {
+                if is_member {
+                    set.insert(shard);
+                }
+            }
+        }
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let moved = servers.moved.as_ref();
+        presence.moved = moved.map(|(shard, server, _)| (*shard, server.clone()));
+        presence
+    }
+
+    /// Notes the heartbeats of all servers.
+    pub(super) fn observe(&self, heartbeats: &[Heartbeat]) {
+        let now_us = self.now_us();
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        servers.live.observe(heartbeats, now_us);
+        let read = |beat: &Heartbeat| (beat.server.clone(), Presence::read(&beat.address));
+        servers.presences = heartbeats.iter().map(read).collect();
+        let peer = |(name, presence): (&ServerName, &Presence)| {
+            let (text, address) = (name.to_string(), presence.address.clone());
+            (name.clone(), Arc::new(Peer { name: text, address }))
+        };
+        servers.peers = servers.presences.iter().map(peer).collect();
+        let is_done = |(shard, server, since): &(Shard, String, Instant)| {
+            let target = servers.presences.iter().find(|(name, _)| name.as_str() == server);
+            passed_since(*since) > MOVE_MAX
+                || target.is_none_or(|(_, presence)| presence.owned.contains(*shard))
+        };
+        if servers.moved.as_ref().is_some_and(is_done) {
+            servers.moved = None;
+        }
+    }
+
+    /// Returns the servers that should own a shard, the best one first.
+    fn candidates(&self, servers: &Servers, shard: Shard) -> Vec<ServerName> {
+        let now_us = self.now_us();
+        let mut order = owner_order(shard, servers.live.at(now_us).chain([&self.me]));
+        let is_first = |name: &ServerName| {
+            let mut moves =
+                servers.presences.values().filter_map(|presence| presence.moved.as_ref());
+            moves.any(|(moved, to)| *moved == shard && to == name.as_str())
+        };
+        let is_pinned = |name: &ServerName| {
+            servers.presences.get(name).is_some_and(|presence| presence.pinned.contains(shard))
+        };
+        order.sort_by_key(|name| (!is_first(name), !is_pinned(name)));
+        order
+    }
+
+    /// Returns the server that should own a shard, and whether it was chosen by hand.
+    fn preferred(&self, servers: &Servers, shard: Shard) -> (Option<ServerName>, bool) {
+        let first = self.candidates(servers, shard).into_iter().next();
+        let by_hash = owner_order(shard, servers.live.at(self.now_us()).chain([&self.me]));
+        let is_by_hand = first.as_ref() != by_hash.first();
+        (first, is_by_hand)
+    }
+
+    /// Decides what the thread of a shard that this server does not own should do now. `noise` is
+    /// random, from 0 to 1.
+    pub(super) fn decide(&self, shard: Shard, noise: f64) -> Decision {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut facts = self.shard(shard).facts();
+        let live: Vec<_> = servers.live.at(self.now_us()).cloned().collect();
+        let claims = |name: &ServerName| {
+            name != &self.me
+                && servers.presences.get(name).is_some_and(|it| it.owned.contains(shard))
+        };
+        let is_owned = match &facts.owner {
+            _ if facts.is_released => false,
+            Some(owner) if owner == self.me.as_str() => false,
+            // Its heartbeat may not show the takeover yet.
+            Some(_) if passed_since(facts.owner_since) < CLAIM_MAX => true,
+            Some(owner) => live.iter().any(|name| name.as_str() == owner && claims(name)),
+            // Its takeover lies before the snapshot: only its heartbeat shows it.
+            None if facts.position > 0 && passed_since(facts.owner_since) < CLAIM_MAX => true,
+            None => live.iter().any(claims),
+        };
+        if is_owned {
+            facts.vacant_since = None;
+            return Decision::Wait(Duration::from_secs(1));
+        }
+        let vacant = passed_since(*facts.vacant_since.get_or_insert_with(now));
+        let mut order = self.candidates(&servers, shard);
+        if facts.is_released && order.len() > 1 {
+            // It has just handed the shard over.
+            order.retain(|name| facts.owner.as_deref() != Some(name.as_str()));
+        }
+        let rank = order.iter().position(|name| *name == self.me).unwrap_or(order.len());
+        let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+        let noise = if rank == 0 { 0.0 } else { noise };
+        let after = NEXT_AFTER.saturating_mul(rank) + Duration::from_millis(500).mul_f64(noise);
+        match after.saturating_sub(vacant) {
+            Duration::ZERO => Decision::TakeOver,
+            left => Decision::Wait(left),
+        }
+    }
+
+    /// Returns the server to which this server should hand a shard over that it owns.
+    pub(super) fn better_owner(&self, shard: Shard) -> Option<ServerName> {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let first = self.preferred(&servers, shard).0?;
+        let is_ready = servers.presences.get(&first).is_some_and(|it| it.ready.contains(shard));
+        let is_pinned = self.shard(shard).facts().is_pinned;
+        (first != self.me && is_ready && !is_pinned).then_some(first)
+    }
+
+    /// Returns whether a server hands this shard over to this one by hand.
+    pub(super) fn is_moved_here(&self, shard: Shard) -> bool {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut moves = servers.presences.values().filter_map(|presence| presence.moved.as_ref());
+        moves.any(|(moved, to)| *moved == shard && to == self.me.as_str())
+    }
+
+    /// Notes that this server hands a shard over by hand. Returns false if the other server is not
+    /// live.
+    pub(super) fn begin_move(&self, shard: Shard, server: &str) -> bool {
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        let is_live = servers.live.at(self.now_us()).any(|name| name.as_str() == server);
+        if is_live {
+            servers.moved = Some((shard, server.to_owned(), now()));
+        }
+        is_live
+    }
+
+    /// Returns the shard that this server hands over by hand, and since when.
+    pub(super) fn moved(&self) -> Option<(Shard, Instant)> {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        servers.moved.as_ref().map(|(shard, _, since)| (*shard, *since))
+    }
+
+    pub(super) fn place(&self, shard: Shard) -> Place {
+        let view = self.shard(shard);
+        if view.is_here.load(Ordering::Acquire) {
+            return Place::Here;
+        }
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let facts = view.facts();
+        let now_us = self.now_us();
+        let mut live = servers.live.at(now_us).filter(|name| **name != self.me);
+        let found = match &facts.owner {
+            Some(owner) if !facts.is_released => live.find(|name| name.as_str() == owner),
+            _ => None,
+        };
+        let claims = |name: &&ServerName| {
+            servers.presences.get(*name).is_some_and(|it| it.owned.contains(shard))
+        };
+        // A heartbeat may be newer than what this server has read of the log.
+        let found = found.filter(claims).or_else(|| {
+            servers.live.at(now_us).filter(|name| **name != self.me).find(claims).or(found)
+        });
+        let found = found.or_else(|| {
+            let first = self
+                .candidates(&servers, shard)
+                .into_iter()
+                .find(|name| !facts.is_released || facts.owner.as_deref() != Some(name.as_str()));
+            servers.peers.keys().find(|name| Some(*name) == first.as_ref() && **name != self.me)
+        });
+        let peer = found.and_then(|name| servers.peers.get(name));
+        peer.map_or(Place::Unknown, |peer| Place::There(Arc::clone(peer)))
+    }
+
+    pub(super) fn server_status(&self) -> Vec<ServerStatus> {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let now_us = self.now_us();
+        let status = |(name, peer): (&ServerName, &Arc<Peer>)| ServerStatus {
+            peer: Peer::clone(peer),
+            is_live: servers.live.at(now_us).any(|live| live == name),
+        };
+        servers.peers.iter().map(status).collect()
+    }
+
+    pub(super) fn shard_status(&self) -> Vec<ShardStatus> {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        let status = |(shard, view): (Shard, &ShardView)| {
+            let (preferred, is_pinned) = self.preferred(&servers, shard);
+            let facts = view.facts();
+            let is_owner = facts.role == ShardRole::Owner;
+            let claimed = || {
+                let owner = servers.presences.iter().find(|(_, it)| it.owned.contains(shard));
+                owner.map(|(name, _)| name.to_string())
+            };
+            let owner = if is_owner { Some(self.me.to_string()) } else { facts.owner.clone() };
+            let behind = passed_since(facts.at_end.unwrap_or(facts.owner_since));
+            let behind = if is_owner { Duration::ZERO } else { behind };
+            ShardStatus {
+                role: facts.role,
+                owner: owner.filter(|_| is_owner || !facts.is_released).or_else(claimed),
+                preferred: preferred.map(|name| name.to_string()),
+                is_pinned,
+                position: facts.position,
+                snapshot: facts.snapshot,
+                behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
+                error: facts.error.clone(),
+            }
+        };
+        self.shards().map(status).collect()
+    }
+}

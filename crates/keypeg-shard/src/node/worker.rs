@@ -1,0 +1,277 @@
+//! The thread of one shard: it follows the shard's log, takes the shard over when it should, and
+//! serves it until another server owns it.
+
+use super::clock::{now, passed_since, sleep};
+use super::options::NodeOptions;
+use super::snapshots::{Tenure, write_snapshots};
+use super::thread_wait::{ClockPatience, ParkingExecutor};
+use super::view::{Decision, View};
+use crate::follower::{EngineOptions, FollowError, FollowOptions, Follower, Progress};
+use crate::ownership::shard_of_pool;
+use keypeg_core::{PoolName, RandomSource};
+use keypeg_engine::{ReplicaConfig, ReplicaError, ShardEnd, ShardEngine};
+use keypeg_log::Shard;
+use keypeg_store::{EngineLane, RequestError, ShardRole};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// The pause after an error.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+/// Frames after which a replica is made again from a newer snapshot, if there is one: what has ended
+/// by time stays in a replica.
+const FRAMES_MAX: u64 = 500_000;
+/// The shortest time between two looks at the log that requests have asked for.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The thread of one shard.
+pub(super) struct Worker {
+    pub(super) shard: Shard,
+    pub(super) options: Arc<NodeOptions>,
+    pub(super) view: Arc<View>,
+    pub(super) stopping: Arc<AtomicBool>,
+    pub(super) lanes: Vec<EngineLane>,
+    pub(super) random: Box<dyn RandomSource + Send>,
+}
+
+/// How the life of a replica has ended.
+enum LifeEnd {
+    Stopping,
+    /// Another one begins at the newest snapshot.
+    Again,
+}
+
+impl Worker {
+    /// Runs until the node stops.
+    pub(super) fn run(mut self) {
+        self.view.shard(self.shard).wakeup.listen();
+        loop {
+            match self.live() {
+                Ok(LifeEnd::Stopping) => break,
+                Ok(LifeEnd::Again) => self.note_error(String::new()),
+                Err(error) => {
+                    let is_usual = matches!(error, FollowError::BeginAgain { .. });
+                    let text = error.to_string();
+                    if is_usual {
+                        tracing::info!(shard = %self.shard, "{text}");
+                    } else {
+                        self.note_error(text);
+                        self.rest(PAUSE_AFTER_ERROR);
+                    }
+                }
+            }
+            if self.is_stopping() {
+                break;
+            }
+        }
+        self.lanes.iter().for_each(EngineLane::close_inbox);
+        for lane in &mut self.lanes {
+            lane.refuse(&RequestError::ShuttingDown);
+            lane.close_outbox();
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Shows an error, and logs it when it is another one than before.
+    fn note_error(&self, text: String) {
+        let mut facts = self.view.shard(self.shard).facts();
+        if !text.is_empty() && facts.error != text {
+            tracing::warn!(shard = %self.shard, "a shard cannot be followed: {text}");
+        }
+        facts.error = text;
+    }
+
+    /// Lives with one replica.
+    fn live(&mut self) -> Result<LifeEnd, FollowError> {
+        for lane in &mut self.lanes {
+            lane.refuse(&RequestError::NotOwner);
+        }
+        let mut follower = self.begin()?;
+        loop {
+            if self.is_stopping() {
+                return Ok(LifeEnd::Stopping);
+            }
+            let progress = follower.follow()?;
+            self.publish(&follower, progress);
+            if progress == Progress::Applied {
+                follower.checkpointer().step()?;
+                continue;
+            }
+            while follower.checkpointer().step()? {}
+            if follower.applied() >= FRAMES_MAX && self.has_newer_snapshot(&follower)? {
+                return Ok(LifeEnd::Again);
+            }
+            let noise = self.noise();
+            match self.view.decide(self.shard, noise) {
+                Decision::TakeOver => return self.own(follower),
+                Decision::Wait(wait) => self.wait_for_frames(wait),
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<Follower<ParkingExecutor>, FollowError> {
+        let options = &*self.options;
+        let scratch_error = |error| FollowError::Replica(ReplicaError::Scratch(error));
+        let follow = FollowOptions {
+            log: Arc::clone(&options.log),
+            identity: &options.identity,
+            replica: ReplicaConfig {
+                shard: self.shard.get(),
+                max_keys: options.max_keys,
+                memory: options.memory,
+                memory_max: options.memory_max,
+                cache: options.cache,
+                sizes: options.sizes,
+                seal: options.seal.clone(),
+                on_a_thread: false,
+            },
+            scratch: (options.scratch)(self.shard.get()).map_err(scratch_error)?,
+        };
+        let follower = Follower::begin(follow, ParkingExecutor, &mut *self.random)?;
+        let mut facts = self.view.shard(self.shard).facts();
+        facts.role = ShardRole::Loading;
+        (facts.owner, facts.owner_since) = (None, now());
+        (facts.is_released, facts.at_end) = (false, None);
+        (facts.position, facts.snapshot) = (follower.tail().position, follower.began_at());
+        Ok(follower)
+    }
+
+    fn publish(&self, follower: &Follower<ParkingExecutor>, progress: Progress) {
+        let mut facts = self.view.shard(self.shard).facts();
+        if facts.owner.as_deref() != follower.owner() {
+            facts.owner = follower.owner().map(str::to_owned);
+            facts.owner_since = now();
+        }
+        facts.is_released = follower.is_released();
+        facts.position = follower.tail().position;
+        if progress == Progress::AtEnd {
+            facts.role = ShardRole::Following;
+            facts.at_end = Some(now());
+            facts.error.clear();
+        }
+    }
+
+    fn has_newer_snapshot(
+        &self,
+        follower: &Follower<ParkingExecutor>,
+    ) -> Result<bool, FollowError> {
+        let snapshots = keypeg_log::wait(self.options.log.snapshots(self.shard));
+        let newest = snapshots.map_err(FollowError::Log)?.last().map_or(0, |it| it.id.at.position);
+        Ok(newest > follower.began_at() + FRAMES_MAX / 2)
+    }
+
+    /// Takes the shard over and serves it.
+    fn own(&mut self, follower: Follower<ParkingExecutor>) -> Result<LifeEnd, FollowError> {
+        let options = Arc::clone(&self.options);
+        let began = now();
+        let default_pool = PoolName::default_pool();
+        let has_default = shard_of_pool(default_pool.as_str(), options.identity.shards());
+        let engine = EngineOptions {
+            clock: (options.clock)(),
+            random: (options.random)(),
+            default_policy: (has_default == self.shard).then(|| options.default_policy.clone()),
+        };
+        let snapshot = follower.began_at();
+        let server = options.server.clone();
+        let patience = ClockPatience::default();
+        let taken = follower.take_over(server, patience, (options.random)(), engine);
+        let (mut state, tails) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                // Usually another server was faster.
+                tracing::info!(shard = %self.shard, "the shard was not taken over: {error}");
+                let pause = PAUSE_AFTER_ERROR.mul_f64(self.noise());
+                self.rest(pause);
+                return Ok(LifeEnd::Again);
+            }
+        };
+        state.share_metrics(Arc::clone(&options.metrics));
+        let wakeup = &self.view.shard(self.shard).wakeup;
+        let scratch_error = |error| FollowError::Replica(ReplicaError::Scratch(error));
+        let engine = ShardEngine::start(state, wakeup).map_err(scratch_error)?;
+        let control = engine.control();
+        if self.is_stopping() {
+            control.hand_over();
+        }
+        let tenure = Arc::new(Tenure::new(self.shard, engine.last_batch(), tails, snapshot));
+        let is_pinned = self.view.is_moved_here(self.shard);
+        {
+            let mut facts = self.view.shard(self.shard).facts();
+            (facts.owner, facts.owner_since) = (Some(options.server.to_string()), now());
+            (facts.is_released, facts.vacant_since) = (false, None);
+            facts.error.clear();
+            facts.is_pinned = is_pinned;
+        }
+        self.view.set_here(self.shard, Some(control.clone()));
+        self.lanes.iter_mut().for_each(EngineLane::accept);
+        options.takeovers.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(shard = %self.shard, position = tenure.position(),
+            took_ms = passed_since(began).as_millis(), "this server owns the shard");
+        let snapshots = self.start_snapshots(control, Arc::clone(&tenure));
+        let (view, shard) = (&self.view, self.shard);
+        engine.run(&mut self.lanes, |end| {
+            view.set_here(shard, None);
+            tenure.end();
+            match end {
+                ShardEnd::Released => {
+                    view.shard(shard).facts().is_released = true;
+                    tracing::info!(%shard, "this server has handed the shard over");
+                }
+                ShardEnd::Lost(error) => {
+                    tracing::warn!(%shard, %error, "this server has lost the shard");
+                }
+            }
+        });
+        if let Some(thread) = snapshots {
+            thread.thread().unpark();
+        }
+        Ok(if self.is_stopping() { LifeEnd::Stopping } else { LifeEnd::Again })
+    }
+
+    fn start_snapshots(
+        &self,
+        control: keypeg_engine::ShardControl,
+        tenure: Arc<Tenure>,
+    ) -> Option<thread::JoinHandle<()>> {
+        let (options, view) = (Arc::clone(&self.options), Arc::clone(&self.view));
+        let run = move || write_snapshots(&options, &view, &control, &tenure);
+        let spawned: io::Result<_> =
+            thread::Builder::new().name("keypeg-snapshot".into()).spawn(run);
+        spawned
+            .inspect_err(|error| tracing::error!(%error, "no thread for the snapshots of a shard"))
+            .ok()
+    }
+
+    /// Waits until the log is to be read again: after the usual time, or because a request or the
+    /// steward asks for it.
+    fn wait_for_frames(&self, at_most: Duration) {
+        let began = now();
+        self.rest(self.options.follow_every.min(at_most));
+        // Requests that are refused ask again and again.
+        sleep(LOOK_PAUSE.saturating_sub(passed_since(began)));
+    }
+
+    fn rest(&self, at_most: Duration) {
+        let wakeup = &self.view.shard(self.shard).wakeup;
+        let until = now() + at_most;
+        while !wakeup.take() && !self.is_stopping() {
+            let left = until.saturating_duration_since(now());
+            if left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left);
+        }
+    }
+
+    /// Returns a random number from 0 to 1.
+    fn noise(&mut self) -> f64 {
+        let mut bytes = [0; 2];
+        self.random.fill(&mut bytes);
+        f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX)
+    }
+}
