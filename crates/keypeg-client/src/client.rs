@@ -7,11 +7,11 @@ use crate::address::{ServerAddress, is_loopback, proxy_variable};
 use crate::error::{Error, root_cause};
 use crate::tls::{TlsSettings, unused_config};
 use crate::{
-    AcquireRequest, GenerateRequest, Grant, KeepAliveRequest, KeptAlive, KeptAliveMany, Key,
-    KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
-    RenewRequest, RevealedKey, Secret, Verification, VerifyRequest, routes,
+    AcquireRequest, Existence, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
+    KeptAliveMany, Key, KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools,
+    ReleaseRequest, RenewRequest, RevealedKey, Secret, Verification, VerifyRequest, routes,
 };
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response};
 use rustls::ClientConfig;
@@ -138,6 +138,32 @@ impl Client {
     pub async fn put_pool(&self, pool: &str, policy: &PolicyRequest) -> Result<Pool, Error> {
         parse_json(self.send(Method::PUT, routes::pool(path_segment(pool)?), Some(policy)).await?)
             .await
+    }
+
+    /// Creates a pool that does not exist, or changes the policy of one that does. Otherwise the
+    /// server refuses with [`Code::PreconditionFailed`](crate::Code::PreconditionFailed).
+    pub async fn put_pool_if(
+        &self,
+        pool: &str,
+        policy: &PolicyRequest,
+        existence: Existence,
+    ) -> Result<Pool, Error> {
+        let route = routes::pool(path_segment(pool)?);
+        let name = match existence {
+            Existence::Missing => IF_NONE_MATCH,
+            Existence::Present => IF_MATCH,
+        };
+        let request = self.request(REQUEST_TIMEOUT, Method::PUT, &route, Some(policy));
+        parse_json(send_request(request.header(name, "*")).await?).await
+    }
+
+    /// Returns the last seconds of a pool, or of all pools together; at most `seconds` of them.
+    pub async fn history(&self, pool: Option<&str>, seconds: u32) -> Result<History, Error> {
+        let route = match pool {
+            Some(pool) => routes::history(path_segment(pool)?),
+            None => routes::HISTORY.into(),
+        };
+        self.get(format!("{route}?seconds={seconds}")).await
     }
 
     /// Deletes a pool and all its keys.
@@ -329,6 +355,16 @@ impl Client {
         route: String,
         body: Option<&B>,
     ) -> Result<Response, Error> {
+        send_request(self.request(timeout, method, &route, body)).await
+    }
+
+    fn request<B: Serialize>(
+        &self,
+        timeout: Duration,
+        method: Method,
+        route: &str,
+        body: Option<&B>,
+    ) -> RequestBuilder {
         let mut request =
             self.http.request(method, format!("{}{route}", self.address.base)).timeout(timeout);
         if let Some(body) = body {
@@ -340,7 +376,7 @@ impl Client {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        send_request(request).await
+        request
     }
 }
 

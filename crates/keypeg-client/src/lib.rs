@@ -70,6 +70,8 @@ pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 pub use lease_end::LeaseEnd;
 #[cfg(feature = "client")]
 pub use pages::{KeyPages, PoolPages};
+#[cfg(feature = "client")]
+pub use pool::Existence;
 pub use pool::{PolicyRequest, Pool, Pools};
 pub use problem::{Code, Outcome, Problem, ProblemExtensions};
 #[cfg(feature = "client")]

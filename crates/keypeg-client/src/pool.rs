@@ -89,6 +89,16 @@ pub struct PolicyRequest {
     pub max_keys: Option<Option<u64>>,
 }
 
+/// What must be so for a change of a pool.
+#[cfg(feature = "client")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existence {
+    /// The pool does not exist: it is created.
+    Missing,
+    /// The pool exists: it is changed.
+    Present,
+}
+
 /// Reads a field that is present, so that null differs from absent.
 #[expect(clippy::option_option, reason = "absent, null and a value are three cases here")]
 fn nullable<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>

@@ -43,7 +43,7 @@ pub enum Command {
     /// Each key counts as leased for as long as a client of the original server can still hold it.
     /// Stop the original server first.
     Restore(RestoreArgs),
-    /// Create access tokens
+    /// Create, list and revoke access tokens
     #[command(subcommand)]
     Token(TokenCommand),
     /// Create seal keys, and replace that of a data directory
@@ -78,9 +78,10 @@ impl Cli {
     }
 }
 
-/// Returns the arguments of the commands, without those of nested ones, which have no variables.
+/// Returns the arguments of the commands and of those below them.
 fn arguments(command: &clap::Command) -> impl Iterator<Item = &Arg> {
-    command.get_subcommands().flat_map(clap::Command::get_arguments)
+    let below = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+    command.get_subcommands().chain(below).flat_map(clap::Command::get_arguments)
 }
 
 fn refuse_empty_variables(command: &clap::Command) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 mod access;
 mod audit;
 mod build_info;
+mod characters;
 #[cfg(feature = "cli")]
 mod cli;
 mod clock;
@@ -21,6 +22,7 @@ mod log;
 mod manual;
 mod memory;
 mod options;
+mod output;
 mod panics;
 mod permissions;
 mod program;
@@ -44,8 +46,9 @@ mod vital;
 pub use access::{Hosts, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{
-    BackupArgs, BenchArgs, ClientCommand, ExecArgs, HealthArgs, ImportArgs, LauncherArgs,
-    LeaseArgs, ServerArgs, WatchdogArgs,
+    BackupArgs, BenchArgs, ClientCommand, ConnectionArgs, DeleteArgs, EventsArgs, ExecArgs,
+    GenerateArgs, HealthArgs, ImportArgs, LauncherArgs, LeaseArgs, ListArgs, PolicyArgs,
+    PoolCommand, PoolPlace, PoolsArgs, ServerArgs, WatchdogArgs,
 };
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};

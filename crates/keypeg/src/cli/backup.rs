@@ -4,6 +4,7 @@
 //! values of all keys, so only its owner can read it.
 
 use super::new_keys::require_stdout;
+use super::progress::{Progress, Unit};
 use super::server::ServerArgs;
 use crate::failure::{Failure, exit};
 use crate::store::BackupCheck;
@@ -70,7 +71,9 @@ impl BackupArgs {
         };
         let bytes = self.copy(&mut write).await?;
         partial.keep(&self.file)?;
-        streams::print_message(&format!("{bytes} bytes written to {}", self.file.display()));
+        if !self.server.output.quiet {
+            streams::print_message(&format!("{bytes} bytes written to {}", self.file.display()));
+        }
         Ok(0)
     }
 
@@ -81,6 +84,9 @@ impl BackupArgs {
     ) -> Result<u64, Failure> {
         let mut backup = self.server.client()?.backup().await?;
         let (mut check, mut count) = (BackupCheck::default(), 0);
+        // The server does not know beforehand how long its backup will be.
+        let mut progress =
+            Progress::new(self.server.output.quiet, "writing the backup", Unit::Bytes, None);
         let damaged = |error| {
             let message = format!("the backup did not arrive as the server sent it: {error}");
             Failure::new(exit::PROTOCOL, message)
@@ -90,6 +96,7 @@ impl BackupArgs {
             check.feed(bytes).map_err(damaged)?;
             write(bytes)?;
             count += bytes.len() as u64;
+            progress.set(count);
         }
         check.finish().map_err(damaged)?;
         Ok(count)

@@ -3,22 +3,27 @@
 //! Owns the options, and prepares the keys over `keypeg-client`; how the load is generated and
 //! measured is the concern of `keypeg-bench`.
 
-use super::output::OutputFormat;
+use super::progress::{Progress, Unit};
 use super::server::ServerArgs;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
-use crate::streams;
+use crate::output::OutputFormat;
+use crate::{clock, streams};
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
 use keypeg_client::{Client, Code, Error, GenerateRequest, PolicyRequest, Seconds, tls_next_step};
 use keypeg_fields::GENERATE_MAX;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Keep-alive TTL of a pool created here: the largest, so that no key is purged during the run.
 const KEEPALIVE_TTL_MS: u64 = 7 * 24 * 3_600_000;
 /// Keys that the scenario `keepalive` uses in turn.
 const KEY_IDS_MAX: usize = 100_000;
+/// The time between two drawings of the progress.
+const REDRAW: Duration = Duration::from_millis(250);
 
 /// The scenario, its load and its duration.
 #[derive(Debug, Args)]
@@ -81,14 +86,14 @@ enum Scenario {
 impl BenchArgs {
     /// Runs the load and prints the report. The exit code is 70 if no request succeeded.
     pub(super) async fn run(self) -> Result<u8, Failure> {
-        let url = &self.server.url;
+        let url = &self.server.connection.url;
         // Refuses an address with a password, which no message may repeat.
-        let tls = self.server.tls.settings()?;
+        let tls = self.server.connection.tls.settings()?;
         Client::with_tls(url, &tls)?;
         let target: Target = url
             .parse()
             .map_err(|error| Failure::new(exit::USAGE, format!("--server {url}: {error}")))?;
-        let target = match self.server.token()? {
+        let target = match self.server.connection.token()? {
             Some(token) => target.with_token(&token),
             None => target,
         };
@@ -111,12 +116,15 @@ impl BenchArgs {
             rate: self.rate,
             server_pids: self.server_pid,
         };
+        let output = &self.server.output;
+        let progress = RunProgress::begin(output.quiet, options.duration);
         // Blocks the thread: no other task runs on this runtime.
-        let report = keypeg_bench::run(workload, options)?;
-        let format = self.server.format;
-        match format {
-            OutputFormat::Json => format.print_fields(&report)?,
-            OutputFormat::Table => format.print_fields(&report.flat())?,
+        let report = keypeg_bench::run(workload, options);
+        progress.end();
+        let report = report?;
+        match output.format {
+            OutputFormat::Json => output.print_fields(&report)?,
+            OutputFormat::Table => output.print_fields(&report.flat())?,
         };
         if !report.is_empty() {
             return Ok(0);
@@ -142,12 +150,15 @@ impl BenchArgs {
             Err(error) => return Err(error.into()),
         };
         let mut missing = keys.saturating_sub(total);
+        let is_quiet = self.server.output.quiet;
+        let mut progress = Progress::new(is_quiet, "generating", Unit::Keys, Some(missing));
         while missing > 0 {
             let count = missing.min(GENERATE_MAX.into());
             let request =
                 GenerateRequest { count: u32::try_from(count).ok(), ..GenerateRequest::default() };
             client.generate(pool, &request).await?;
             missing -= count;
+            progress.add(count);
         }
         Ok(())
     }
@@ -179,6 +190,35 @@ impl BenchArgs {
             Scenario::Generate => Workload::generate(target, pool, self.count),
             Scenario::Constant => Workload::constant(target, &self.path),
         }
+    }
+}
+
+/// Draws the progress of a run, whose length is known, from a thread of its own.
+struct RunProgress {
+    ends: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl RunProgress {
+    fn begin(is_quiet: bool, duration: Duration) -> Self {
+        // Nothing is sent: the sender is dropped at the end.
+        let (ends, ended) = sync_channel(0);
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let thread = std::thread::spawn(move || {
+            let started = clock::stopwatch();
+            let mut progress = Progress::new(is_quiet, "measuring", Unit::Time, Some(ms(duration)));
+            while ended.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
+                progress.set(ms(started.elapsed()));
+            }
+        });
+        Self { ends, thread }
+    }
+
+    /// Removes the line.
+    fn end(self) {
+        drop(self.ends);
+        // A panic of the thread has printed its message; the report is still right.
+        let _ = self.thread.join();
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn run(args: ExecArgs) -> Result<u8, Failure> {
         }
     };
     let interval = pool.keepalive_every_seconds.map(|every| Duration::from_millis(every.ms));
-    if !args.quiet {
+    if !args.server.output.quiet {
         let max_hold = pool.max_hold_seconds.unwrap_or(pool.lease_ttl_seconds);
         print_message(&format!(
             "a lease of this pool lasts {:?} at most; a command that runs longer is ended",
@@ -68,7 +68,7 @@ pub(super) async fn run(args: ExecArgs) -> Result<u8, Failure> {
         Ok((job, watchdog)) => {
             let key_gone = keep_alive(&source, &guard, interval);
             let grace = Duration::from_millis(args.grace.ms());
-            Supervision::new(job, watchdog, grace, args.quiet)
+            Supervision::new(job, watchdog, grace, args.server.output.quiet)
                 .run(&mut signals, &guard, key_gone)
                 .await
         }
@@ -119,7 +119,7 @@ async fn acquire(args: &ExecArgs, source: &ClientSource) -> Result<(Pool, LeaseG
         Err(error) => return Err(error.into()),
     };
     let mut report = |message: &str| {
-        if !args.quiet {
+        if !args.server.output.quiet {
             print_message(message);
         }
     };

@@ -30,7 +30,9 @@ impl HealthArgs {
             Ok(Ok(())) => Ok(0),
             Ok(Err(error @ Error::InvalidInput(_))) => Err(error.into()),
             Ok(Err(error)) => unhealthy(Failure::from(error).to_string()),
-            Err(_) => unhealthy(format!("no answer from {} within {time:?}", self.server.url)),
+            Err(_) => {
+                unhealthy(format!("no answer from {} within {time:?}", self.server.connection.url))
+            }
         }
     }
 }

@@ -6,10 +6,11 @@
 
 mod lines;
 
-use super::new_keys::{self, NewKeyRow};
-use super::output::{OutputFormat, RowPrinter};
+use super::new_keys::{self, COLUMNS, COLUMNS_WITH_KEYS, NewKeyRow};
+use super::progress::{Progress, Unit};
 use super::purge_warning::PurgeWarning;
 use crate::failure::{Failure, exit};
+use crate::output::{OutputArgs, PrintError, RowPrinter};
 use crate::{streams, text_file};
 use keypeg_client::{Client, Code, Error, GenerateRequest, Outcome};
 use keypeg_fields::VALUES_BODY_MAX;
@@ -73,10 +74,11 @@ struct Import<'a> {
     args: &'a ImportArgs,
     rows: RowPrinter,
     /// The first error of stdout; the import goes on without output.
-    unprinted: Option<io::Error>,
-    imported: usize,
+    unprinted: Option<PrintError>,
+    progress: Progress,
+    imported: u64,
     /// The lines of values that are in the pool, or were in it once.
-    skipped: usize,
+    skipped: u64,
     warning: PurgeWarning,
 }
 
@@ -84,16 +86,18 @@ struct Import<'a> {
 pub(super) async fn run(
     client: &Client,
     pool: &str,
-    format: OutputFormat,
+    output: &OutputArgs,
     args: &ImportArgs,
 ) -> Result<u8, Failure> {
-    if args.show_keys {
+    if new_keys::shows_values(args.show_keys, output)? {
         new_keys::require_stdout()?;
     }
     let file = if args.file == "-" { "stdin" } else { &args.file };
     let options = LineOptions { raw: args.raw, skip_comments: args.skip_comments };
     let lines = lines::parse(file, &read(&args.file, file)?, options)?;
-    let rows = RowPrinter::new(format, Some("keys"), new_keys::columns(args.show_keys));
+    let columns = if args.show_keys { COLUMNS_WITH_KEYS } else { COLUMNS };
+    let rows = RowPrinter::new(output, Some("keys"), columns);
+    let total = Some(lines.len() as u64);
     let mut import = Import {
         client,
         pool,
@@ -101,12 +105,13 @@ pub(super) async fn run(
         args,
         rows,
         unprinted: None,
+        progress: Progress::new(output.quiet, "importing", Unit::Keys, total),
         imported: 0,
         skipped: 0,
         warning: PurgeWarning::default(),
     };
     let imported = import.all(&lines).await;
-    import.finish(format, imported)
+    import.finish(output, imported)
 }
 
 impl Import<'_> {
@@ -119,13 +124,15 @@ impl Import<'_> {
             let batch: Vec<_> = rest.iter().copied().take(len).collect();
             match self.client.generate(self.pool, &self.args.request(&batch)).await {
                 Ok(new) => {
-                    self.imported += batch.len();
+                    self.imported += batch.len() as u64;
                     self.warning.note(&new.keys);
+                    self.progress.clear();
                     let rows = new.keys.iter().map(|key| NewKeyRow::of(key, self.args.show_keys));
                     let printed = self.rows.print(&rows.collect::<Vec<_>>());
                     self.unprinted = self.unprinted.take().or(printed.err());
                     rest.drain(..len);
                     limit = limit.saturating_mul(2).min(VALUES_MAX);
+                    self.progress.set(self.imported + self.skipped);
                 }
                 Err(error) => match known_index(&error).filter(|index| *index < len) {
                     Some(index) if self.args.skip_existing => {
@@ -144,32 +151,33 @@ impl Import<'_> {
 
     /// Ends the output, and reports what was skipped or not printed. The output is complete for the
     /// batches that were imported, also if a later one failed.
-    fn finish(self, format: OutputFormat, result: Result<(), Failure>) -> Result<u8, Failure> {
+    fn finish(mut self, output: &OutputArgs, result: Result<(), Failure>) -> Result<u8, Failure> {
+        self.progress.clear();
         let Self { file, imported, skipped, .. } = self;
         if let Some(text) = self.warning.text(self.pool) {
             streams::print_message(&text);
         }
         let unprinted = self.unprinted.or_else(|| self.rows.finish().err());
         let keys = new_keys::count(imported);
-        if skipped > 0 {
+        if skipped > 0 && !output.quiet {
             let values =
                 if skipped == 1 { "1 value was".into() } else { format!("{skipped} values were") };
             streams::print_message(&format!(
                 "{file}: {keys} imported; {values} skipped: in the pool {:?}, or in it once",
                 self.pool
             ));
-        } else if format == OutputFormat::Table && result.is_ok() {
+        } else if output.is_for_people() && result.is_ok() {
             new_keys::print_count(&format!("{keys} imported"), self.args.show_keys);
         }
         result?;
         match unprinted {
             None => Ok(0),
-            Some(error) if error.kind() == ErrorKind::BrokenPipe && !self.args.show_keys => Ok(0),
+            Some(error) if error.is_broken_pipe() && !self.args.show_keys => Ok(0),
             Some(error) => Err(Failure::new(
                 exit::IO,
                 format!(
-                    "{file} was imported completely, {keys}, but the output is not complete: cannot \
-                     write to stdout: {error}; \"keypeg list --pool {}\" prints the ids",
+                    "{file} was imported completely, {keys}, but the output is not complete: {error}; \
+                     \"keypeg list --pool {}\" prints the ids",
                     self.pool
                 ),
             )),

@@ -3,6 +3,7 @@
 //! By default no value is printed, because output often ends in the logs of a CI system.
 
 use crate::failure::{Failure, exit};
+use crate::output::{Fit, OutputArgs};
 use crate::streams;
 use keypeg_client::{KeyState, NewKey, Secret, UnixMs};
 use serde::Serialize;
@@ -31,13 +32,28 @@ impl<'a> NewKeyRow<'a> {
     }
 }
 
-/// Returns the columns of a table of new keys.
-pub(super) fn columns(shows_keys: bool) -> &'static [&'static str] {
-    if shows_keys { &["id", "key", "expires_at"] } else { &["id", "expires_at"] }
+/// The columns of a table of new keys.
+pub(super) const COLUMNS: &[(&str, Fit)] = &[("id", Fit::Whole), ("expires_at", Fit::Whole)];
+/// The same with their values.
+pub(super) const COLUMNS_WITH_KEYS: &[(&str, Fit)] =
+    &[("id", Fit::Whole), ("key", Fit::Whole), ("expires_at", Fit::Whole)];
+/// The fields of a new key.
+const FIELDS: [&str; 5] = ["id", "key", "state", "created_at", "expires_at"];
+
+/// Returns whether values are printed. `--field key` without `--show-keys` is an error, before
+/// anything is changed.
+pub(super) fn shows_values(show_keys: bool, output: &OutputArgs) -> Result<bool, Failure> {
+    if !show_keys && output.field.as_deref() == Some("key") {
+        let message =
+            "--field key prints the values of the keys: add --show-keys; nothing was changed";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    output.require_field(&FIELDS)?;
+    Ok(show_keys)
 }
 
 /// Returns a number of keys in words.
-pub(super) fn count(keys: usize) -> String {
+pub(super) fn count(keys: u64) -> String {
     if keys == 1 { "1 key".into() } else { format!("{keys} keys") }
 }
 

@@ -9,7 +9,7 @@ use keypeg_client::{NewKey, UnixMs};
 /// The imported keys that the server purges unless they are kept alive.
 #[derive(Debug, Default)]
 pub(super) struct PurgeWarning {
-    keys: usize,
+    keys: u64,
     /// The first of their deadlines.
     first: Option<UnixMs>,
 }
@@ -18,7 +18,7 @@ impl PurgeWarning {
     /// Notes the keys of one answer.
     pub(super) fn note(&mut self, keys: &[NewKey]) {
         let deadlines = keys.iter().filter_map(|key| key.expires_at);
-        self.keys += deadlines.clone().count();
+        self.keys += deadlines.clone().count() as u64;
         self.first = self.first.into_iter().chain(deadlines).min_by_key(|at| at.0);
     }
 
@@ -28,8 +28,9 @@ impl PurgeWarning {
         Some(format!(
             "warning: the server will purge {keys} of the pool \"{pool}\" at {first} or later unless \
              they are kept alive: run \"keypeg keepalive --all --pool {pool}\" before that, and \
-             repeat it. To keep them without that, set keepalive_ttl_seconds of the pool to null \
-             and run this command once. Import with --no-keepalive next time"
+             repeat it. To keep them without that, run \"keypeg pool set {pool} --keepalive-ttl \
+             none\", which sets keepalive_ttl_seconds of the pool to null, and run keypeg keepalive \
+             once. Import with --no-keepalive next time"
         ))
     }
 }

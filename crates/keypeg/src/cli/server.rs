@@ -1,10 +1,11 @@
-//! The server that a command calls: its URL, the access token, the pool and the output format.
+//! The server that a command calls: its URL and the access token; the pool, and how the result is
+//! printed.
 //!
 //! An access token is never an argument, because every user of the machine can see those.
 
-use super::output::OutputFormat;
 use super::tls::TlsArgs;
 use crate::failure::{Failure, exit};
+use crate::output::OutputArgs;
 use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
 use crate::variables::TOKEN as TOKEN_VARIABLE;
 use crate::{streams, text_file};
@@ -20,9 +21,9 @@ pub(super) const TOKEN_FILE_VARIABLE: &str = "KEYPEG_TOKEN_FILE";
 /// The largest file with an access token, in bytes.
 const TOKEN_FILE_MAX: u64 = 4_096;
 
-/// The server, the token, the pool and the output format.
+/// The server and the token.
 #[derive(Debug, Args)]
-pub struct ServerArgs {
+pub struct ConnectionArgs {
     /// URL of the server, http://HOST:PORT or https://HOST:PORT
     #[arg(
         long = "server",
@@ -36,19 +37,36 @@ pub struct ServerArgs {
     /// File that contains one access token and nothing else [without it: `KEYPEG_TOKEN` is the token]
     #[arg(long, env = TOKEN_FILE_VARIABLE, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// Name of the pool
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub(super) pool: String,
-    /// Output format
-    #[arg(long = "output", value_name = "FORMAT")]
-    #[arg(value_enum, default_value_t = OutputFormat::Table)]
-    pub(super) format: OutputFormat,
     /// The access token, where it is not in the environment any more.
     #[arg(skip)]
     pub(super) given_token: Option<String>,
 }
 
+/// The server, the token, the pool and the output format.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+    /// Name of the pool
+    #[arg(short, long, env = "KEYPEG_POOL", value_name = "NAME", default_value = "default")]
+    pub(super) pool: String,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
 impl ServerArgs {
+    /// Returns a client of the server, with the access token if one is given.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        self.connection.client()
+    }
+
+    /// Returns a client whose token is read again from its file after the server has refused it.
+    pub(super) fn source(&self) -> Result<ClientSource, Failure> {
+        self.connection.source()
+    }
+}
+
+impl ConnectionArgs {
     /// Returns a client of the server, with the access token if one is given.
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let client = Client::with_tls(&self.url, &self.tls.settings()?)?;

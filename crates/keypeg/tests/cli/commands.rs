@@ -151,9 +151,12 @@ fn list_prints_the_keys_of_all_pages_or_those_in_one_state() {
     let table = utf8(&check(tool(&server, &["list", "--state", "leased"]), 0, "").stdout);
     let (head, row) = table.trim_end().split_once('\n').unwrap();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(words(head), ["ID", "STATE", "EXPIRES_AT", "RESTS_UNTIL", "LEASE.HOLDER", "REASON"]);
+    let columns =
+        ["ID", "STATE", "LEASE.EXPIRES_AT", "LEASE.HOLDER", "RESTS_UNTIL", "EXPIRES_AT", "REASON"];
+    assert_eq!(words(head), columns);
     assert_eq!(words(row)[..2], [grant["key_id"].as_str().unwrap(), "leased"]);
-    assert_eq!(words(row)[3..], ["-", "job-7", "-"]);
+    assert_eq!(words(row)[2..5], [grant["expires_at"].as_str().unwrap(), "job-7", "-"]);
+    assert_eq!(words(row)[6], "-");
     check(tool(&server, &["list", "--state", "blocked"]), 64, "quarantined");
     check(tool(&server, &["list", "--pool", "nope"]), 66, "(unknown_pool)");
 }

@@ -5,6 +5,8 @@ mod bench;
 #[cfg(feature = "cli")]
 mod commands;
 #[cfg(feature = "cli")]
+mod events;
+#[cfg(feature = "cli")]
 mod exec;
 #[cfg(feature = "cli")]
 mod health;
@@ -16,6 +18,8 @@ mod import_options;
 mod manual;
 #[cfg(feature = "cli")]
 mod output;
+#[cfg(feature = "cli")]
+mod pools;
 #[cfg(feature = "cli")]
 mod proxy;
 mod serve;

@@ -37,6 +37,7 @@ struct Shared {
     server: Mutex<Option<SocketAddr>>,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<String>>,
+    clients: Mutex<Vec<TcpStream>>,
     faults: AtomicUsize,
     stopped: AtomicBool,
 }
@@ -55,6 +56,7 @@ impl Proxy {
             server: Mutex::new(Some(server)),
             rules: Mutex::default(),
             requests: Mutex::default(),
+            clients: Mutex::default(),
             faults: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
         });
@@ -78,6 +80,13 @@ impl Proxy {
     /// Applies a fault to the next `count` requests that contain `text` in their first line.
     pub(crate) fn fail(&self, text: &'static str, fault: Fault, count: usize) {
         self.shared.rules.lock().unwrap().push(Rule { text, fault, left: count });
+    }
+
+    /// Closes all connections that are open now.
+    pub(crate) fn cut_all(&self) {
+        for client in self.shared.clients.lock().unwrap().drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
     }
 
     /// Removes all rules.
@@ -120,6 +129,7 @@ impl Drop for Proxy {
 fn carry(client: &TcpStream, shared: &Arc<Shared>) {
     let Some(server) = *shared.server.lock().unwrap() else { return };
     let Ok(server) = TcpStream::connect(server) else { return };
+    shared.clients.lock().unwrap().push(client.try_clone().unwrap());
     let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
     let answers = {
         let (mut server, mut client) = (server.try_clone().unwrap(), client.try_clone().unwrap());

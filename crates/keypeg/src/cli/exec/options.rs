@@ -33,9 +33,6 @@ pub struct ExecArgs {
     /// Quarantine the key if the command exits with this code; repeatable
     #[arg(long, value_name = "CODE")]
     pub(super) quarantine_on: Vec<u8>,
-    /// Print errors only
-    #[arg(short, long)]
-    pub(super) quiet: bool,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]
     pub(super) server: ServerArgs,

@@ -36,7 +36,9 @@ impl ExecArgs {
     /// Takes the secrets out of the environment of this process. If there are any, the program
     /// starts again, so this returns only without secrets or with an error.
     pub(crate) fn hide_secrets(&mut self) -> Result<(), Failure> {
-        if let Some(path) = self.server.token_file.as_deref().filter(|path| is_inherited(path)) {
+        if let Some(path) =
+            self.server.connection.token_file.as_deref().filter(|path| is_inherited(path))
+        {
             let message = format!(
                 "the command would inherit {}, an open file with the access token: name the file \
                  itself with --token-file, or set {}",
@@ -49,14 +51,18 @@ impl ExecArgs {
             let descriptor = descriptor.to_str().and_then(|number| number.parse().ok());
             let token = descriptor.ok_or(io::ErrorKind::InvalidInput.into()).and_then(take);
             let failed = |error| failure("read the access token from a pipe", &error);
-            self.server.given_token = Some(token.map_err(failed)?);
+            self.server.connection.given_token = Some(token.map_err(failed)?);
         }
         if SECRET.iter().all(|name| std::env::var_os(name).is_none()) {
             // Started again as /proc/self/exe, the process would be named exe.
             let _ = rustix::thread::set_name(c"keypeg");
             return Ok(());
         }
-        let token = if self.server.token_file.is_none() { self.server.token()? } else { None };
+        let token = if self.server.connection.token_file.is_none() {
+            self.server.connection.token()?
+        } else {
+            None
+        };
         let pipe = token.as_deref().map(filled_pipe).transpose();
         let pipe = pipe.map_err(|error| failure("pass the access token on", &error))?;
         Err(failure("start keypeg again without its access token", &start_again(pipe.as_ref())))

@@ -4,7 +4,7 @@
 //! characters or with blanks at its ends would be a second key for the same credential. No message
 //! contains a value.
 
-use crate::cli::characters::{is_invisible, number};
+use crate::characters::{is_invisible, number};
 use crate::failure::{Failure, exit};
 use keypeg_client::Secret;
 use keypeg_fields::VALUE_MAX;

@@ -32,13 +32,13 @@ const INVISIBLE: [(u32, u32); 23] = [
 ];
 
 /// Returns whether a character is a control or format character, or a line separator.
-pub(super) fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     let code = u32::from(c);
     c.is_control() || INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&code))
 }
 
 /// Returns the number of a character as Unicode writes it: `U+200B`.
-pub(super) fn number(c: char) -> String {
+pub(crate) fn number(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
 

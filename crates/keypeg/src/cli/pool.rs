@@ -1,0 +1,199 @@
+//! `keypeg pool`: creates, changes and deletes pools.
+//!
+//! `create` refuses a pool that exists, and `set` one that does not, so that a typing error changes
+//! nothing. The server owns the ranges of the values.
+
+use super::confirm::confirm;
+use super::new_keys::count;
+use super::server::ConnectionArgs;
+use crate::duration::HumanDuration;
+use crate::failure::{Failure, exit};
+use crate::output::OutputArgs;
+use clap::{Args, Subcommand};
+use keypeg_client::{Code, Error, Existence, PolicyRequest, Pool, Seconds};
+use std::str::FromStr;
+
+/// A command on one pool.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Create a pool; it must not exist yet
+    Create {
+        /// The pool and its server.
+        #[command(flatten)]
+        place: PoolPlace,
+        /// The fields of the policy.
+        #[command(flatten)]
+        policy: PolicyArgs,
+    },
+    /// Change the policy of a pool; what no option names stays
+    Set {
+        /// The pool and its server.
+        #[command(flatten)]
+        place: PoolPlace,
+        /// The fields of the policy.
+        #[command(flatten)]
+        policy: PolicyArgs,
+    },
+    /// Delete a pool with all its keys, also those that clients hold
+    Delete {
+        /// The pool and its server.
+        #[command(flatten)]
+        place: PoolPlace,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// The pool, its server, and how the result is printed.
+#[derive(Debug, Args)]
+pub struct PoolPlace {
+    /// Name of the pool
+    #[arg(value_name = "POOL")]
+    name: String,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The policy of a pool. A field without an option keeps its value.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// Longest time of a lease, and its TTL if an acquire names none; 60s in a new pool
+    #[arg(long, value_name = "DURATION")]
+    lease_ttl: Option<HumanDuration>,
+    /// Longest time of a renewed lease from its grant, or none: the lease TTL; none in a new pool
+    #[arg(long, value_name = "DURATION|none")]
+    max_hold: Option<OrNone<HumanDuration>>,
+    /// Time after which a key without keep-alive is purged, or none: never; 5m in a new pool
+    #[arg(long, value_name = "DURATION|none")]
+    keepalive_ttl: Option<OrNone<HumanDuration>>,
+    /// Rest of a key after each lease; 0s in a new pool
+    #[arg(long, value_name = "DURATION")]
+    rest: Option<HumanDuration<0>>,
+    /// Number of random symbols in a generated value; 20 in a new pool
+    #[arg(long, value_name = "N")]
+    key_length: Option<u16>,
+    /// Text before the random symbols of a generated value
+    #[arg(long, value_name = "TEXT")]
+    key_prefix: Option<String>,
+    /// Largest number of keys, or none: the limit of the server; none in a new pool
+    #[arg(long, value_name = "N|none")]
+    max_keys: Option<OrNone<u64>>,
+}
+
+/// A value, or the word `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OrNone<T>(Option<T>);
+
+impl<T: FromStr<Err: ToString>> FromStr for OrNone<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        text.parse()
+            .map(|value| Self(Some(value)))
+            .map_err(|error: T::Err| format!("{}, or none", error.to_string()))
+    }
+}
+
+impl PolicyArgs {
+    fn request(&self) -> PolicyRequest {
+        let or_none = |length: OrNone<HumanDuration>| length.0.map(seconds);
+        PolicyRequest {
+            lease_ttl_seconds: self.lease_ttl.map(seconds),
+            max_hold_seconds: self.max_hold.map(or_none),
+            keepalive_ttl_seconds: self.keepalive_ttl.map(or_none),
+            rest_seconds: self.rest.map(seconds),
+            key_length: self.key_length,
+            key_prefix: self.key_prefix.clone(),
+            max_keys: self.max_keys.map(|max| max.0),
+        }
+    }
+}
+
+impl PoolCommand {
+    /// Makes the change and prints the pool.
+    pub(super) async fn run(&self) -> Result<u8, Failure> {
+        match self {
+            Self::Create { place, policy } => place.put(policy, Existence::Missing).await,
+            Self::Set { place, policy } => {
+                if policy.request() == PolicyRequest::default() {
+                    let message = "nothing to set: name a field of the policy, such as --lease-ttl \
+                                   1m; \"keypeg pool set --help\" lists them";
+                    return Err(Failure::new(exit::USAGE, message));
+                }
+                place.put(policy, Existence::Present).await
+            }
+            Self::Delete { place, yes } => place.delete(*yes).await,
+        }
+    }
+}
+
+impl PoolPlace {
+    async fn put(&self, policy: &PolicyArgs, existence: Existence) -> Result<u8, Failure> {
+        let (client, name) = (self.connection.client()?, &self.name);
+        let request = policy.request();
+        let pool = client.put_pool_if(name, &request, existence).await;
+        let pool = pool.map_err(|error| match (code(&error), existence) {
+            (Some(Code::PreconditionFailed), Existence::Missing) => {
+                let message = format!(
+                    "the pool {name:?} exists already: \"keypeg pool set {name}\" changes its policy"
+                );
+                Failure::new(exit::CANNOT_CREATE, message)
+            }
+            (Some(Code::PreconditionFailed), Existence::Present) => no_pool(name),
+            _ => error.into(),
+        })?;
+        self.output.print_fields(&pool)
+    }
+
+    async fn delete(&self, has_yes: bool) -> Result<u8, Failure> {
+        let (client, name) = (self.connection.client()?, &self.name);
+        let named = |error: Error| match code(&error) {
+            Some(Code::UnknownPool) => no_pool(name),
+            _ => error.into(),
+        };
+        if !has_yes {
+            let Pool { total, leased, .. } = client.pool(name).await.map_err(named)?;
+            let change =
+                format!("the pool {name:?} with {}, {leased} of them leased", count(total));
+            confirm(&change, false)?;
+        }
+        client.delete_pool(name).await.map_err(named)?;
+        Ok(0)
+    }
+}
+
+fn no_pool(name: &str) -> Failure {
+    let message = format!("no pool {name:?}: create it with \"keypeg pool create {name}\"");
+    Failure::new(exit::NO_INPUT, message)
+}
+
+fn code(error: &Error) -> Option<Code> {
+    error.problem().map(|problem| problem.code)
+}
+
+fn seconds<const MIN_MS: u64>(length: HumanDuration<MIN_MS>) -> Seconds {
+    Seconds::from_ms(length.ms())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_or_none_names_both_when_it_is_wrong() {
+        assert_eq!("none".parse(), Ok(OrNone::<u64>(None)));
+        assert_eq!("7".parse(), Ok(OrNone(Some(7_u64))));
+        for bad in ["", "None", "seven", "-1"] {
+            let error = bad.parse::<OrNone<u64>>().unwrap_err();
+            assert!(error.ends_with(", or none"), "{bad}: {error}");
+            let error = bad.parse::<OrNone<HumanDuration>>().unwrap_err();
+            assert!(error.contains("500ms") && error.ends_with(", or none"), "{bad}: {error}");
+        }
+    }
+}
