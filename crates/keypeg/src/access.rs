@@ -8,14 +8,16 @@ mod hosts;
 mod limits;
 mod new_token;
 mod reload;
+mod token_commands;
 mod token_entry;
 mod token_file;
 mod tokens;
 
 pub(crate) use gate::{Admitted, Attempt, Gate, GateCounters, Refused};
 pub use hosts::Hosts;
-pub use new_token::TokenCommand;
+pub use new_token::{NewToken, TokenCommand};
 pub(crate) use reload::watch;
+pub use token_commands::{ListTokens, RevokeToken};
 pub(crate) use token_file::read_token_file;
 pub(crate) use tokens::Shown;
 

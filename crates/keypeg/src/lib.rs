@@ -43,7 +43,7 @@ mod trusted_file;
 mod variables;
 mod vital;
 
-pub use access::{Hosts, TokenCommand};
+pub use access::{Hosts, ListTokens, NewToken, RevokeToken, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{
     BackupArgs, BenchArgs, ClientCommand, ConnectionArgs, DeleteArgs, EventsArgs, ExecArgs,

@@ -3,6 +3,7 @@
 //!
 //! An entry is checked with the whole token file before it is added, so the file stays valid.
 
+use super::token_commands::{self, ListTokens, RevokeToken};
 use super::token_entry::parse_timestamp;
 use super::tokens::{self, PREFIX, TOKEN_LEN, TokenHash};
 use crate::SystemRandom;
@@ -29,6 +30,10 @@ pub enum TokenCommand {
     /// The token cannot be printed again. With --certificate the entry names client certificates,
     /// and there is no token.
     New(NewToken),
+    /// List the entries of a token file, without their hashes
+    List(ListTokens),
+    /// Remove an entry from a token file: a server that uses the file refuses the token
+    Revoke(RevokeToken),
 }
 
 /// The name, permissions and limits of a new token.
@@ -72,7 +77,11 @@ pub struct NewToken {
 impl TokenCommand {
     /// Runs the command and prints its result to stdout.
     pub fn run(&self) -> Result<(), Failure> {
-        let Self::New(options) = self;
+        let options = match self {
+            Self::New(options) => options,
+            Self::List(options) => return options.run(),
+            Self::Revoke(options) => return options.run(),
+        };
         if !options.certificates.is_empty() {
             return options.add_certificates();
         }
@@ -214,6 +223,8 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
     };
     // Root may prepare the file of a server that runs as another user, the owner of the file.
     let trusted = Trusted::and_owner_of(path);
+    // Before the file is opened: a command that revokes a token replaces it. An error shows there.
+    let locked = token_commands::lock(path).ok();
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let created = open(path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
     let is_new = created.is_ok();
@@ -226,6 +237,10 @@ fn add(path: &Path, entry: &str) -> Result<Added, Failure> {
         created => created,
     };
     let file = file.map_err(|error| failed(error.into()))?;
+    let _locked = match locked {
+        None => token_commands::lock(path).ok(),
+        locked => locked,
+    };
     let before = super::read_token_file(path, trusted).map_err(|error| {
         if is_new {
             // A token file must not remain in a directory where others could replace it.

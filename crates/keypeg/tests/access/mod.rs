@@ -6,5 +6,6 @@ mod behind_proxy;
 mod leaks;
 mod max_leases;
 mod shares;
+mod token_commands;
 mod token_files;
 mod tokens;
