@@ -181,6 +181,11 @@ impl Pools {
         self.shared.bytes()
     }
 
+    /// Sets how many bytes the other shards of this server take of the limit.
+    pub fn set_bytes_elsewhere(&mut self, bytes: u64) {
+        self.shared.bytes_elsewhere = bytes;
+    }
+
     /// Deletes a pool with all its keys and returns it, so that the caller can free its memory,
     /// which is O(n), elsewhere. O(log pools).
     pub fn remove(&mut self, step: &mut StepContext<'_>, name: &PoolName) -> Result<Pool, Refusal> {

@@ -67,6 +67,8 @@ pub struct SharedState {
     pub(crate) pool_bytes: usize,
     /// The bytes of `waiters`, as last counted.
     pub(crate) waiter_bytes: usize,
+    /// What the other shards of this server take of `limits.bytes`.
+    pub(crate) bytes_elsewhere: u64,
     /// Distinguishes this run's cursors from those of other runs, whose slots may differ.
     pub(crate) run_id: u64,
     pub(crate) ended_leases: EndedLeases,
@@ -108,6 +110,7 @@ impl SharedState {
             key_count: 0,
             pool_bytes: 0,
             waiter_bytes: 0,
+            bytes_elsewhere: 0,
             run_id: 0,
             ended_leases: EndedLeases::default(),
             waiters: HashMap::default(),
@@ -154,7 +157,7 @@ impl SharedState {
     /// Returns whether `more` bytes fit into the memory.
     #[inline]
     pub(crate) fn has_memory(&self, more: usize) -> bool {
-        self.bytes() + more as u64 <= self.limits.bytes
+        self.bytes() + self.bytes_elsewhere + more as u64 <= self.limits.bytes
     }
 
     /// Returns the most bytes with which keys and pools may still be added.
@@ -164,7 +167,8 @@ impl SharedState {
 
     /// Returns whether keys or pools that take `more` bytes may be added.
     pub(crate) fn has_memory_for_keys(&self, more: usize) -> bool {
-        self.bytes().saturating_add(more as u64) <= self.key_bytes_max()
+        let taken = self.bytes() + self.bytes_elsewhere;
+        taken.saturating_add(more as u64) <= self.key_bytes_max()
     }
 
     /// Refuses a lease, a waiting request or a stored answer that takes `more` bytes, where the

@@ -25,6 +25,7 @@ mod permissions;
 mod preallocator;
 mod preview;
 mod progress;
+mod published;
 mod record;
 mod recover;
 mod replica;

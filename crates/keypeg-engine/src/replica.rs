@@ -15,6 +15,7 @@ use crate::frame::{SegmentHead, SegmentNumber};
 use crate::journal::{FreshSegment, Journal, Stamp};
 use crate::keyset::KeySetDb;
 use crate::progress::CheckpointProgress;
+use crate::published::PublishedBytes;
 use crate::record::{RecordError, RecordReader};
 use crate::recover;
 use crate::restore::{RestoreError, read_into};
@@ -27,6 +28,7 @@ use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{
     Checkpointed, Counters, Lsn, Policy, Pools, RandomSource, ReplayError, Replayer,
 };
+use keypeg_store::StoreMetrics;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -39,7 +41,7 @@ pub struct ReplicaConfig {
     pub shard: u16,
     /// The most keys of the shard.
     pub max_keys: u64,
-    /// The most bytes of the shard's pools.
+    /// The most bytes of the pools of all shards of the server.
     pub memory: u64,
     /// Data that needs more bytes is refused.
     pub memory_max: u64,
@@ -51,6 +53,8 @@ pub struct ReplicaConfig {
     pub seal: Option<SealOptions>,
     /// Whether a thread creates the scratch segments; otherwise, for tests, each batch does.
     pub on_a_thread: bool,
+    /// The counters of all shards of the server.
+    pub metrics: Arc<StoreMetrics>,
 }
 
 /// Why a replica cannot follow its shard.
@@ -91,6 +95,7 @@ pub struct Replica {
     lease_us: u64,
     /// The position, in the scratch files, of the last batch of the snapshot.
     base: Lsn,
+    published: PublishedBytes,
 }
 
 /// What a replica begins with, before its files are open.
@@ -179,6 +184,7 @@ impl Replica {
         let progress = checkpointer.progress();
         journal.set_progress(Arc::clone(&progress));
         journal.start_preallocation(config.on_a_thread)?;
+        let published = PublishedBytes::new(Arc::clone(&config.metrics));
         Ok(Self {
             disk,
             control,
@@ -191,6 +197,7 @@ impl Replica {
             checkpointer,
             progress,
             lease_us,
+            published,
         })
     }
 
@@ -214,6 +221,13 @@ impl Replica {
     /// Returns the checkpointer, which the owner of the replica steps now and then.
     pub fn checkpointer(&mut self) -> &mut Checkpointer {
         &mut self.checkpointer
+    }
+
+    /// Counts the bytes of the pools for the other shards of this server, and returns them. O(pools).
+    pub fn count_bytes(&mut self) -> u64 {
+        let bytes = self.replayer.count_all_bytes();
+        self.published.set(bytes);
+        bytes
     }
 
     /// Applies the next batch of the log. After an error the replica must not be used any more.
@@ -274,6 +288,7 @@ impl Replica {
             control: self.control,
             sizes: self.sizes,
             log,
+            published: self.published,
             default_policy,
         };
         Ok(EngineState::take_over(takeover, times, random)?)

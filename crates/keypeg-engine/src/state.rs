@@ -25,6 +25,7 @@ use crate::journal::{DiskSpace, Journal, LAST_SEGMENT_RESERVE, SEGMENT_LEN, Stam
 use crate::lookups::Lookups;
 use crate::preallocator::RETRY_US;
 use crate::progress::CheckpointProgress;
+use crate::published::PublishedBytes;
 use crate::record;
 use crate::rotation::SealControl;
 use crate::times::Times;
@@ -121,8 +122,7 @@ pub struct EngineState {
     /// Whether the deciding clocks are frozen in this turn, because the disk is full.
     clocks_frozen: bool,
     metrics: Arc<StoreMetrics>,
-    /// What this engine has added to the bytes of all pools in the metrics.
-    published_bytes: u64,
+    published: PublishedBytes,
 }
 
 /// The sizes of the journal, in bytes.
@@ -238,7 +238,7 @@ impl EngineState {
             return Err(error);
         }
         self.batch.feed.publish(&self.pools);
-        self.publish_bytes(self.pools.bytes());
+        self.published.set(self.pools.bytes());
         let answers = replies.len() - replies_before;
         if answers > 0 {
             self.metrics.answers.observe(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
@@ -273,6 +273,7 @@ impl EngineState {
         let checkpointed = self.checkpointed_for_lookups();
         let current = self.journal.as_ref().map_or(Lsn(u64::MAX), Journal::next_lsn);
         self.pools.set_positions(JournalPositions { current, checkpointed });
+        self.pools.set_bytes_elsewhere(self.published.elsewhere());
         self.batch.begin(self.now);
     }
 
@@ -300,15 +301,6 @@ impl EngineState {
             self.committed_us = self.now.lease_us;
         }
         Ok(())
-    }
-
-    /// Publishes the bytes of the pools. The engines of several shards share the counter.
-    fn publish_bytes(&mut self, bytes: u64) {
-        if bytes != self.published_bytes {
-            let change = bytes.wrapping_sub(self.published_bytes);
-            self.metrics.pool_bytes.fetch_add(change, Ordering::Relaxed);
-            self.published_bytes = bytes;
-        }
     }
 
     fn proof_is_due(&self) -> bool {
@@ -406,13 +398,6 @@ fn step<'a>(now: Now, random: &'a mut dyn RandomSource, facts: &'a mut Batch) ->
 
 fn expire_max() -> u32 {
     u32::try_from(limit(TestLimit::Expire, u64::from(EXPIRE_MAX))).unwrap_or(EXPIRE_MAX)
-}
-
-/// Takes its bytes out of the counter, which the engines of other shards share.
-impl Drop for EngineState {
-    fn drop(&mut self) {
-        self.publish_bytes(0);
-    }
 }
 
 impl std::fmt::Debug for EngineState {

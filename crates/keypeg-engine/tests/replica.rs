@@ -5,10 +5,10 @@
 
 mod support;
 
-use keypeg_core::{KeyId, KeyRef, Policy, PolicyPatch, ReleaseOptions, Secret};
+use keypeg_core::{KeyId, KeyRef, Policy, PolicyPatch, Refusal, ReleaseOptions, Secret};
 use keypeg_engine::state::CallId;
 use keypeg_engine::{LogBatch, ReplicaConfig, ReplicaError, ShardIdentity};
-use keypeg_store::{Call, Principal, Reply, StartReport};
+use keypeg_store::{Call, Principal, Reply, RequestError, StartReport};
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -304,6 +304,57 @@ fn the_same_value_has_different_ids_in_the_pools_of_two_shards() {
         key
     });
     assert_ne!(ids[0], ids[1]);
+}
+
+/// A server has one memory for all of its shards, those that it follows too.
+#[test]
+fn the_shards_of_a_server_share_its_memory() {
+    let identity = ShardIdentity::create(2, None, WALL_US, &mut SeededRandom(5));
+    let metrics = Arc::<keypeg_store::StoreMetrics>::default();
+    let bytes = || metrics.pool_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let shards = [0, 1].map(|number| {
+        let config = ReplicaConfig {
+            shard: number,
+            memory: 200_000,
+            metrics: Arc::clone(&metrics),
+            ..replica_config()
+        };
+        let shard = Shard { log: SharedLog::default(), identity: identity.clone() };
+        (shard, config)
+    });
+    let begin = |(shard, config): &(Shard, ReplicaConfig)| {
+        let disk = Arc::new(SimDisk::new());
+        let mut follower = Follower::begin(&shard.log, &shard.identity, disk, config).unwrap();
+        follower.follow(&shard.log).unwrap();
+        follower.replica.count_bytes();
+        follower
+    };
+    let own = |of: &(Shard, ReplicaConfig)| {
+        of.0.take_over_with(begin(of), &ManualClock::new(), 1).unwrap()
+    };
+    let mut first = own(&shards[0]);
+    let generate = || Call::Generate { pool: default_pool(), count: 100 };
+    let mut full = 0;
+    while matches!(first.call(generate()), Reply::Keys(_)) {
+        full += 1;
+        assert!(full < 1_000, "the memory has no bound");
+    }
+    assert!(full > 5 && bytes() > 100_000, "{full} times, {} bytes", bytes());
+    let mut second = own(&shards[1]);
+    let is_full = |reply: &Reply| {
+        let Reply::Refused(RequestError::Refused(why)) = reply else { return false };
+        matches!(why, Refusal::MemoryFull { .. } | Refusal::KeyMemoryFull { .. })
+    };
+    let refused = second.call(generate());
+    assert!(is_full(&refused), "{refused:?}");
+    drop(first);
+    assert!(matches!(second.call(generate()), Reply::Keys(_)));
+    // A replica takes as much as an engine.
+    let follower = begin(&shards[0]);
+    let refused = second.call(generate());
+    assert!(is_full(&refused), "{refused:?}");
+    drop((follower, second));
+    assert_eq!(bytes(), 0);
 }
 
 /// The scratch files are deleted as soon as they are checkpointed, but not what a snapshot needs.

@@ -173,6 +173,11 @@ impl<E: Executor> Follower<E> {
         self.replica.checkpointer()
     }
 
+    /// Counts the bytes of the pools for the other shards of this server. O(pools).
+    pub fn count_bytes(&mut self) -> u64 {
+        self.replica.count_bytes()
+    }
+
     /// Takes the shard over: appends the takeover frame behind the last frame that was applied, and
     /// returns the engine once it stands, with the list of its frames. O(keys).
     ///

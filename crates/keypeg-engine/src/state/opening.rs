@@ -16,6 +16,7 @@ use crate::frame::{SegmentHead, SegmentNumber};
 use crate::journal::{FreshSegment, Journal};
 use crate::keyset::KeySetDb;
 use crate::meta::Meta;
+use crate::published::PublishedBytes;
 use crate::recover;
 use crate::rotation::SealControl;
 use crate::seal::ValueSeal;
@@ -24,7 +25,7 @@ use crate::times::Times;
 use crate::unlock::{create as create_identity, unlock};
 use keypeg_core::RandomSource;
 use keypeg_core::{Limits, Lsn, Policy, PolicyPatch, Pool, PoolName, Pools, Replayer, answers_max};
-use keypeg_store::StartReport;
+use keypeg_store::{StartReport, StoreMetrics};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -185,6 +186,7 @@ impl EngineState {
         let Parts { mut pools, mut journal, checkpointer, seal, control } = parts;
         pools.set_run_id(&mut *random);
         let now = times.now(true);
+        let metrics = Arc::<StoreMetrics>::default();
         let progress = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::progress);
         let lookups = checkpointer.as_ref().map_or_else(Arc::default, Checkpointer::lookups);
         if let Some(journal) = &mut journal {
@@ -221,8 +223,8 @@ impl EngineState {
             now,
             unfrozen_us: now.lease_us,
             clocks_frozen: false,
-            metrics: Arc::default(),
-            published_bytes: 0,
+            published: PublishedBytes::new(Arc::clone(&metrics)),
+            metrics,
         }
     }
 

@@ -11,13 +11,13 @@ use crate::checkpointer::Checkpointer;
 use crate::commit_log::CommitLog;
 use crate::disk::Disk;
 use crate::journal::Journal;
+use crate::published::PublishedBytes;
 use crate::rotation::SealControl;
 use crate::seal::Installation;
 use crate::start::{StartError, io};
 use crate::times::Times;
 use keypeg_core::sabotage::{Sabotage, enabled};
 use keypeg_core::{Lsn, Policy, Pools};
-use keypeg_store::StoreMetrics;
 use std::sync::Arc;
 
 /// How long after the last frame another one carries the clock, while a lease or a rest runs. A
@@ -34,6 +34,7 @@ pub(crate) struct Takeover {
     pub(crate) control: Option<Arc<SealControl>>,
     pub(crate) sizes: JournalSizes,
     pub(crate) log: Box<dyn CommitLog>,
+    pub(crate) published: PublishedBytes,
     /// The default pool's policy, in the shard that has this pool.
     pub(crate) default_policy: Option<Policy>,
 }
@@ -59,6 +60,8 @@ impl EngineState {
         let mut state = Self::new(parts, times, random);
         state.allow_backups(disk, id);
         state.sizes = takeover.sizes;
+        state.metrics = Arc::clone(&takeover.published.metrics);
+        state.published = takeover.published;
         if !enabled(Sabotage::SkipTakeoverFrame) {
             state.write_proof().map_err(|CommitError(error)| io("taking the shard over")(error))?;
         }
@@ -68,11 +71,6 @@ impl EngineState {
             state.create_default_pool(policy)?;
         }
         Ok(state)
-    }
-
-    /// Counts in the counters of all shards of a server from now on.
-    pub fn share_metrics(&mut self, metrics: Arc<StoreMetrics>) {
-        self.metrics = metrics;
     }
 
     /// Returns whether the batches become durable in the log of a shard.

@@ -106,6 +106,7 @@ pub(crate) fn replica_config() -> ReplicaConfig {
         sizes: JournalSizes { segment: SMALL_SEGMENT, journal: SMALL_JOURNAL },
         seal: None,
         on_a_thread: false,
+        metrics: Arc::default(),
     }
 }
 

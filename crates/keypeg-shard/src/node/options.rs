@@ -37,7 +37,7 @@ pub struct NodeOptions {
     pub default_policy: Policy,
     /// The most keys of a shard.
     pub max_keys: u64,
-    /// The most bytes of a shard's pools.
+    /// The most bytes of the pools of all shards.
     pub memory: u64,
     /// Data that needs more bytes is refused.
     pub memory_max: u64,

@@ -103,6 +103,7 @@ impl Worker {
                 continue;
             }
             while follower.checkpointer().step()? {}
+            follower.count_bytes();
             if follower.applied() >= FRAMES_MAX && self.has_newer_snapshot(&follower)? {
                 return Ok(LifeEnd::Again);
             }
@@ -129,6 +130,7 @@ impl Worker {
                 sizes: options.sizes,
                 seal: options.seal.clone(),
                 on_a_thread: false,
+                metrics: Arc::clone(&options.metrics),
             },
             scratch: (options.scratch)(self.shard.get()).map_err(scratch_error)?,
         };
@@ -180,7 +182,7 @@ impl Worker {
         let server = options.server.clone();
         let patience = ClockPatience::default();
         let taken = follower.take_over(server, patience, (options.random)(), engine);
-        let (mut state, tails) = match taken {
+        let (state, tails) = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 // Usually another server was faster.
@@ -190,7 +192,6 @@ impl Worker {
                 return Ok(LifeEnd::Again);
             }
         };
-        state.share_metrics(Arc::clone(&options.metrics));
         let wakeup = &self.view.shard(self.shard).wakeup;
         let scratch_error = |error| FollowError::Replica(ReplicaError::Scratch(error));
         let engine = ShardEngine::start(state, wakeup).map_err(scratch_error)?;

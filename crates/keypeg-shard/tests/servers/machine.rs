@@ -100,6 +100,7 @@ impl Machine {
                     sizes: JournalSizes { segment: 4_096 + 768, journal: 4 * (4_096 + 768) },
                     seal: None,
                     on_a_thread: false,
+                    metrics: Arc::default(),
                 },
                 scratch: Arc::new(SimDisk::new()),
             };
