@@ -8,25 +8,39 @@ use std::collections::BTreeMap;
 
 /// How long the heartbeat of a server may stand still before its shards are taken over.
 const SILENT_MAX_US: u64 = 4_000_000;
+/// The most time that counts between two looks at the heartbeats. While the store does not answer,
+/// no heartbeat can change.
+const GAP_MAX_US: u64 = 1_500_000;
 
 /// The servers that were seen.
 #[derive(Clone, Debug, Default)]
-pub struct LiveServers(BTreeMap<ServerName, Seen>);
+pub struct LiveServers {
+    seen: BTreeMap<ServerName, Seen>,
+    /// When the heartbeats were looked at last, by the clock of the watching server.
+    looked_us: Option<u64>,
+    /// The time during which the heartbeats could be looked at.
+    watched_us: u64,
+}
 
 #[derive(Clone, Debug)]
 struct Seen {
     address: String,
     count: u64,
+    /// In watched time.
     changed_us: u64,
 }
 
 impl LiveServers {
     /// Notes what the log lists, at this time of the watching server's own clock in microseconds.
     pub fn observe(&mut self, heartbeats: &[Heartbeat], now_us: u64) {
-        self.0.retain(|name, _| heartbeats.iter().any(|beat| beat.server == *name));
+        let gap_us = now_us.saturating_sub(self.looked_us.unwrap_or(now_us));
+        self.looked_us = Some(now_us);
+        self.watched_us += gap_us.min(GAP_MAX_US);
+        self.seen.retain(|name, _| heartbeats.iter().any(|beat| beat.server == *name));
         for Heartbeat { server, address, count } in heartbeats {
-            let changed = Seen { address: address.clone(), count: *count, changed_us: now_us };
-            let seen = self.0.entry(server.clone()).or_insert_with(|| changed.clone());
+            let changed =
+                Seen { address: address.clone(), count: *count, changed_us: self.watched_us };
+            let seen = self.seen.entry(server.clone()).or_insert_with(|| changed.clone());
             if seen.count != *count || seen.address != *address {
                 *seen = changed;
             }
@@ -34,14 +48,14 @@ impl LiveServers {
     }
 
     /// Returns the servers whose heartbeats change, by name.
-    pub fn at(&self, now_us: u64) -> impl Iterator<Item = &ServerName> {
-        let is_live = move |seen: &Seen| now_us.saturating_sub(seen.changed_us) < SILENT_MAX_US;
-        self.0.iter().filter(move |(_, seen)| is_live(seen)).map(|(name, _)| name)
+    pub fn names(&self) -> impl Iterator<Item = &ServerName> {
+        let is_live = |seen: &Seen| self.watched_us - seen.changed_us < SILENT_MAX_US;
+        self.seen.iter().filter(move |(_, seen)| is_live(seen)).map(|(name, _)| name)
     }
 
     /// Returns the address of a server that was seen.
     pub fn address(&self, server: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(name, _)| name.as_str() == server);
+        let found = self.seen.iter().find(|(name, _)| name.as_str() == server);
         found.map(|(_, seen)| seen.address.as_str())
     }
 }
@@ -101,14 +115,30 @@ mod tests {
         let [name, other] = [0, 1].map(|index| names(2)[index].clone());
         let beat = |server: &ServerName, count| Heartbeat::new(server.clone(), "", count).unwrap();
         let mut live = LiveServers::default();
-        live.observe(&[beat(&name, 7), beat(&other, 1)], 100);
-        live.observe(&[beat(&name, 7), beat(&other, 2)], 3_000_000);
-        assert_eq!(live.at(3_000_000).count(), 2);
-        assert_eq!(live.at(100 + SILENT_MAX_US - 1).count(), 2);
-        let left: Vec<_> = live.at(100 + SILENT_MAX_US).collect();
+        for second in 0..4 {
+            live.observe(&[beat(&name, 7), beat(&other, second)], 100 + second * 1_000_000);
+            assert_eq!(live.names().count(), 2);
+        }
+        live.observe(&[beat(&name, 7), beat(&other, 4)], 100 + 4_000_000);
+        let left: Vec<_> = live.names().collect();
         assert_eq!(left, [&other], "the heartbeat of the first has not changed for four seconds");
         live.observe(&[beat(&name, 8)], 5_000_000);
-        assert_eq!(live.at(5_000_000).collect::<Vec<_>>(), [&name], "the other was removed");
+        assert_eq!(live.names().collect::<Vec<_>>(), [&name], "the other was removed");
+    }
+
+    /// Otherwise all servers would take each other's shards over after each outage of the store.
+    #[test]
+    fn no_server_is_silent_because_the_store_was_down() {
+        let [name, other] = [0, 1].map(|index| names(2)[index].clone());
+        let beat = |server: &ServerName, count| Heartbeat::new(server.clone(), "", count).unwrap();
+        let mut live = LiveServers::default();
+        live.observe(&[beat(&name, 7), beat(&other, 1)], 1_000_000);
+        live.observe(&[beat(&name, 7), beat(&other, 2)], 61_000_000);
+        assert_eq!(live.names().count(), 2);
+        live.observe(&[beat(&name, 7), beat(&other, 3)], 62_000_000);
+        live.observe(&[beat(&name, 7), beat(&other, 4)], 63_000_000);
+        live.observe(&[beat(&name, 7), beat(&other, 5)], 64_000_000);
+        assert_eq!(live.names().collect::<Vec<_>>(), [&other], "it is silent since then too");
     }
 
     #[test]

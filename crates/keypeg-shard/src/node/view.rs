@@ -182,8 +182,7 @@ impl View {
 
     /// Returns the servers that should own a shard, the best one first.
     fn candidates(&self, servers: &Servers, shard: Shard) -> Vec<ServerName> {
-        let now_us = self.now_us();
-        let mut order = owner_order(shard, servers.live.at(now_us).chain([&self.me]));
+        let mut order = owner_order(shard, servers.live.names().chain([&self.me]));
         let is_first = |name: &ServerName| {
             let mut moves =
                 servers.presences.values().filter_map(|presence| presence.moved.as_ref());
@@ -199,7 +198,7 @@ impl View {
     /// Returns the server that should own a shard, and whether it was chosen by hand.
     fn preferred(&self, servers: &Servers, shard: Shard) -> (Option<ServerName>, bool) {
         let first = self.candidates(servers, shard).into_iter().next();
-        let by_hash = owner_order(shard, servers.live.at(self.now_us()).chain([&self.me]));
+        let by_hash = owner_order(shard, servers.live.names().chain([&self.me]));
         let is_by_hand = first.as_ref() != by_hash.first();
         (first, is_by_hand)
     }
@@ -209,7 +208,7 @@ impl View {
     pub(super) fn decide(&self, shard: Shard, noise: f64) -> Decision {
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
         let mut facts = self.shard(shard).facts();
-        let live: Vec<_> = servers.live.at(self.now_us()).cloned().collect();
+        let live: Vec<_> = servers.live.names().cloned().collect();
         let claims = |name: &ServerName| {
             name != &self.me
                 && servers.presences.get(name).is_some_and(|it| it.owned.contains(shard))
@@ -264,7 +263,7 @@ impl View {
     /// live.
     pub(super) fn begin_move(&self, shard: Shard, server: &str) -> bool {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        let is_live = servers.live.at(self.now_us()).any(|name| name.as_str() == server);
+        let is_live = servers.live.names().any(|name| name.as_str() == server);
         if is_live {
             servers.moved = Some((shard, server.to_owned(), now()));
         }
@@ -284,8 +283,7 @@ impl View {
         }
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
         let facts = view.facts();
-        let now_us = self.now_us();
-        let mut live = servers.live.at(now_us).filter(|name| **name != self.me);
+        let mut live = servers.live.names().filter(|name| **name != self.me);
         let found = match &facts.owner {
             Some(owner) if !facts.is_released => live.find(|name| name.as_str() == owner),
             _ => None,
@@ -295,7 +293,7 @@ impl View {
         };
         // A heartbeat may be newer than what this server has read of the log.
         let found = found.filter(claims).or_else(|| {
-            servers.live.at(now_us).filter(|name| **name != self.me).find(claims).or(found)
+            servers.live.names().filter(|name| **name != self.me).find(claims).or(found)
         });
         let found = found.or_else(|| {
             let first = self
@@ -310,10 +308,9 @@ impl View {
 
     pub(super) fn server_status(&self) -> Vec<ServerStatus> {
         let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
-        let now_us = self.now_us();
         let status = |(name, peer): (&ServerName, &Arc<Peer>)| ServerStatus {
             peer: Peer::clone(peer),
-            is_live: servers.live.at(now_us).any(|live| live == name),
+            is_live: servers.live.names().any(|live| live == name),
         };
         servers.peers.iter().map(status).collect()
     }
