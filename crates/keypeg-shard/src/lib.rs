@@ -17,7 +17,9 @@ mod tails;
 pub use appender::Appender;
 pub use executor::{Executor, Patience};
 pub use follower::{EngineOptions, FollowError, FollowOptions, Follower, Progress};
-pub use node::{MakeClock, MakeRandom, MakeScratch, Node, NodeError, NodeOptions, NodeView};
+pub use node::{
+    MakeClock, MakeRandom, MakeScratch, Node, NodeError, NodeOptions, NodeView, SNAPSHOT_AFTER,
+};
 pub use ownership::{LiveServers, owner_of, owner_order, shard_of_pool};
 pub use snapshot::{SnapshotWriter, remove_older};
 pub use tails::Tails;

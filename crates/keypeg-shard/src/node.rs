@@ -13,7 +13,7 @@ mod thread_wait;
 mod view;
 mod worker;
 
-pub use options::{MakeClock, MakeRandom, MakeScratch, NodeOptions};
+pub use options::{MakeClock, MakeRandom, MakeScratch, NodeOptions, SNAPSHOT_AFTER};
 
 use crate::ownership::shard_of_pool;
 use keypeg_core::PoolName;

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+/// The usual distance of snapshots: 32 MiB of frames, which are read in less than a second.
+pub const SNAPSHOT_AFTER: u64 = 32 << 20;
+
 /// Gives an empty directory for the scratch files of a shard, each time that a replica begins.
 pub type MakeScratch = Box<dyn Fn(u16) -> io::Result<Arc<dyn Disk>> + Send + Sync>;
 /// Creates a clock of this machine.
@@ -49,6 +52,9 @@ pub struct NodeOptions {
     pub seal: Option<SealOptions>,
     /// How often a shard's log is read while another server owns it.
     pub follow_every: Duration,
+    /// What a server that begins has to read above the newest snapshot, in bytes, before the owner
+    /// writes another one; more if the snapshots are larger. Usually [`SNAPSHOT_AFTER`].
+    pub snapshot_after: u64,
     /// Gives scratch directories.
     pub scratch: MakeScratch,
     /// Creates clocks.

@@ -18,9 +18,6 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked whether a snapshot is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What a follower has to read above the newest snapshot, in bytes of frames, before another one is
-/// due; more if the snapshots are larger than that.
-const BYTES_BETWEEN: u64 = 32 << 20;
 /// What a frame costs a follower beside its bytes.
 const FRAME_BYTES: u64 = 512;
 /// After this time a snapshot is due if there are some frames above the newest one.
@@ -65,8 +62,8 @@ impl Tenure {
 struct Schedule {
     /// Frames and bytes of the tenure at the newest snapshot.
     at: (u64, u64),
-    /// The bytes of the newest snapshot.
-    size: u64,
+    /// The cost of reading frames after which the next one is due.
+    due_at: u64,
     since: Instant,
 }
 
@@ -74,7 +71,7 @@ impl Schedule {
     fn is_due(&self, (frames, bytes): (u64, u64), age: Duration) -> bool {
         let (frames, bytes) = (frames.saturating_sub(self.at.0), bytes.saturating_sub(self.at.1));
         let cost = bytes + frames * FRAME_BYTES;
-        cost >= BYTES_BETWEEN.max(self.size / 2) || (age >= AGE_MAX && frames >= FRAMES_MIN)
+        cost >= self.due_at || (age >= AGE_MAX && frames >= FRAMES_MIN)
     }
 }
 
@@ -88,7 +85,7 @@ pub(super) fn write_snapshots(
     let mut random = (options.random)();
     // What the takeover has read above its snapshot counts too.
     let mut read = tenure.position().saturating_sub(tenure.snapshot) * FRAME_BYTES * 2;
-    let mut schedule = Schedule { at: (0, 0), size: 0, since: now() };
+    let mut schedule = Schedule { at: (0, 0), due_at: options.snapshot_after, since: now() };
     while !tenure.has_ended() {
         thread::park_timeout(LOOK_EVERY);
         view.shard(tenure.shard).facts().position = tenure.position();
@@ -100,7 +97,8 @@ pub(super) fn write_snapshots(
         }
         match write(options, control, tenure, &mut *random) {
             Ok((position, size)) => {
-                (read, schedule) = (0, Schedule { at: (frames, bytes), size, since: now() });
+                let due_at = options.snapshot_after.max(size / 2);
+                (read, schedule) = (0, Schedule { at: (frames, bytes), due_at, since: now() });
                 view.shard(tenure.shard).facts().snapshot = position;
                 tracing::debug!(shard = %tenure.shard, position, size, "a snapshot is complete");
             }

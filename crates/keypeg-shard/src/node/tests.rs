@@ -71,6 +71,7 @@ impl Server {
             sizes: JournalSizes { segment: 64 << 10, journal: 256 << 10 },
             seal: None,
             follow_every: Duration::from_millis(30),
+            snapshot_after: 20_000,
             scratch: Box::new(|_| Ok(Arc::new(SimDisk::new()))),
             clock: Box::new(|| Box::new(RealClock(now()))),
             random: Box::new(|| Box::new(random())),
@@ -310,4 +311,48 @@ fn a_shard_moves_by_hand_and_stays() {
     second.stop();
     wait_for("the shard again", || (first.view.place(shard) == Place::Here).then_some(()));
     first.stop();
+}
+
+#[test]
+fn an_owner_writes_snapshots_at_which_a_new_server_begins() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    generate(&first, 20);
+    let shard = first.view.shard_of(&pool());
+    let held: Vec<u64> = (0..5).map(|_| token(&first.call(&pool(), &acquire(0)))).collect();
+    // Two snapshots, since the log is trimmed below the newest but one.
+    let newest = |above: u64| {
+        wait_for("a snapshot", || {
+            token(&first.call(&pool(), &acquire(0)));
+            release_newest(&first);
+            let snapshot = first.view.status().shards[shard].snapshot;
+            (snapshot > above).then_some(snapshot)
+        })
+    };
+    newest(newest(0));
+    wait_for("the trim", || {
+        let read = keypeg_log::wait(log.read(Shard::new(u16::try_from(shard).unwrap()), 0, 1));
+        matches!(read, Err(LogError::Hole { .. })).then_some(())
+    });
+    let second = Server::start("two", Arc::clone(&log), &identity);
+    first.stop();
+    let after = token(&second.call(&pool(), &acquire(0)));
+    assert!(after > *held.last().unwrap());
+    let Reply::Pool { pool: view, .. } = second.call(&pool(), &Call::GetPool { pool: pool() })
+    else {
+        panic!("the pool exists")
+    };
+    assert_eq!((view.counts.leased, view.counts.available), (6, 14));
+    second.stop();
+}
+
+/// Releases the lease with the greatest token.
+fn release_newest(server: &Server) {
+    let list = Call::ListKeys { pool: pool(), state: None, limit: 100, cursor: None };
+    let Reply::Page(page) = server.call(&pool(), &list) else { panic!("a page") };
+    let newest = page.keys.iter().max_by_key(|key| key.lease.as_ref().map(|lease| lease.token));
+    let key = keypeg_core::KeyRef::Id(newest.unwrap().id);
+    let reply = server.call(&pool(), &Call::ForceRelease { pool: pool(), key });
+    assert!(matches!(reply, Reply::KeyReleased { .. }), "{reply:?}");
 }
