@@ -1,13 +1,17 @@
 //! Public ids of keys and leases, and other values derived from the installation's hash key.
 //!
-//! The id of a key is a keyed hash (BLAKE3) of its pool and its value. So one index finds a key by
-//! its id or by its value. An attacker does not have the hash key, and so cannot choose values whose
-//! ids collide. The id of a lease is its token with a MAC of 75 bits, so it cannot be guessed. The hash
-//! key never leaves the installation.
+//! The id of a key is a keyed hash of its pool and its value. So one index finds a key by its id or by
+//! its value. An attacker does not have the hash key, and so cannot choose values whose ids collide.
+//! The id of a lease is its token with a MAC of 75 bits, so it cannot be guessed. The hash key never
+//! leaves the installation, and an installation never changes its [`IdHash`].
+
+mod cmac;
 
 use crate::numbers::{BorrowerId, PoolId};
+use cmac::Cmac;
 use std::fmt;
-use zeroize::Zeroize as _;
+use std::sync::Arc;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// A key's public id: 128 bits that reveal nothing of the value. Written as 26 of `0-9a-v`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,9 +102,45 @@ impl Cursor {
     }
 }
 
+/// How an installation computes the ids of keys and leases, and the tags of generated values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdHash {
+    /// BLAKE3 in keyed mode: installations of earlier versions, and of processors without AES
+    /// instructions.
+    Blake3,
+    /// AES-CMAC; for a lease AES of one block.
+    AesCmac,
+}
+
 /// The installation's hash key: created once, stored in the data directory and its backups.
 #[derive(Clone)]
-pub struct IdHashKey([u8; 32]);
+pub struct IdHashKey {
+    key: [u8; 32],
+    /// `None` for [`IdHash::Blake3`].
+    aes: Option<Arc<AesKeys>>,
+}
+
+/// The keys of [`IdHash::AesCmac`], one for each kind of input, so that no two kinds collide.
+struct AesKeys {
+    keys: Cmac,
+    leases: Cmac,
+    tags: Cmac,
+}
+
+impl AesKeys {
+    fn new(key: &[u8; 32]) -> Self {
+        let derive = |context| {
+            let derived = Zeroizing::new(blake3::derive_key(context, key));
+            let (half, _) = derived.split_first_chunk().expect("invariant: 32 bytes");
+            Cmac::new(*half)
+        };
+        Self {
+            keys: derive("keypeg 2026 ids of keys"),
+            leases: derive("keypeg 2026 ids of leases"),
+            tags: derive("keypeg 2026 tags of values"),
+        }
+    }
+}
 
 /// The kinds of calls that accept an Idempotency-Key; the same key for both names two answers.
 ///
@@ -114,24 +154,42 @@ pub enum IdempotentCall {
 }
 
 impl IdHashKey {
-    /// Creates a hash key from 32 random bytes.
+    /// Creates a hash key of [`IdHash::AesCmac`] from 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self::of(IdHash::AesCmac, bytes)
+    }
+
+    /// Creates a hash key from the 32 random bytes of an installation.
+    pub fn of(hash: IdHash, key: [u8; 32]) -> Self {
+        let aes = (hash == IdHash::AesCmac).then(|| Arc::new(AesKeys::new(&key)));
+        Self { key, aes }
     }
 
     /// Computes the id of the key with this value in this pool.
     pub fn key_id(&self, pool: PoolId, value: &[u8]) -> KeyId {
-        KeyId(self.keyed([b"key:", &pool.0.to_le_bytes(), value]))
+        let pool = pool.0.to_le_bytes();
+        KeyId(match &self.aes {
+            Some(aes) => aes.keys.mac(pool, value),
+            None => self.blake3([b"key:", &pool, value]),
+        })
     }
 
     /// Computes the hash from which the tag of a value follows, given the bytes before the tag.
     pub(crate) fn value_hash(&self, pool: PoolId, head: &[u8]) -> u128 {
-        self.keyed([b"value:", &pool.0.to_le_bytes(), head])
+        let pool = pool.0.to_le_bytes();
+        match &self.aes {
+            Some(aes) => aes.tags.mac(pool, head),
+            None => self.blake3([b"value:", &pool, head]),
+        }
     }
 
     /// Computes the id of the lease with this token in this pool.
     pub fn lease_id(&self, pool: PoolId, token: u64) -> LeaseId {
-        let mac = self.keyed([b"lease:", &pool.0.to_le_bytes(), &token.to_le_bytes()]);
+        let mac = match &self.aes {
+            // All inputs have this length, so that one block needs no more than its encryption.
+            Some(aes) => aes.leases.encrypt(u128::from(pool.0) << 64 | u128::from(token)),
+            None => self.blake3([b"lease:", &pool.0.to_le_bytes(), &token.to_le_bytes()]),
+        };
         LeaseId((mac << TOKEN_BITS) | u128::from(token & TOKEN_MAX))
     }
 
@@ -144,7 +202,7 @@ impl IdHashKey {
         caller: &str,
         key: &str,
     ) -> IdempotencyId {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(b"answer:").update(&pool.0.to_le_bytes()).update(&[call as u8]);
         hasher.update(&(caller.len() as u64).to_le_bytes()).update(caller.as_bytes());
         IdempotencyId(first_128(&hasher.update(key.as_bytes()).finalize()))
@@ -152,14 +210,14 @@ impl IdHashKey {
 
     /// Computes the borrower that a network counts as, for a client without a name.
     pub(crate) fn network_id(&self, network: u128) -> BorrowerId {
-        let hash = self.keyed([b"network:", &network.to_le_bytes(), b""]);
+        let hash = self.blake3([b"network:", &network.to_le_bytes(), b""]);
         // 56 bits take 8 bytes as a varint in the journal.
         BorrowerId(((hash >> 72) as u64).max(1))
     }
 
     /// Computes the cursor of a page of this pool that starts at the position `slot`, in this run.
     pub fn cursor(&self, pool: PoolId, run_id: u64, slot: u32) -> Cursor {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(b"page:").update(&pool.0.to_le_bytes()).update(&run_id.to_le_bytes());
         hasher.update(&slot.to_le_bytes());
         Cursor((first_128(&hasher.finalize()) << SLOT_BITS) | u128::from(slot))
@@ -171,13 +229,13 @@ impl IdHashKey {
         (self.cursor(pool, run_id, slot) == cursor).then_some(slot)
     }
 
-    /// Computes the keyed hash of concatenated parts. Most fit into one block, and hashing one
+    /// Computes the BLAKE3 hash of concatenated parts. Most fit into one block, and hashing one
     /// block at once is faster than hashing its parts one by one.
-    fn keyed(&self, parts: [&[u8]; 3]) -> u128 {
+    fn blake3(&self, parts: [&[u8]; 3]) -> u128 {
         let mut block = [0; blake3::BLOCK_LEN];
         let len = parts.iter().map(|part| part.len()).sum();
         let Some(mut rest) = block.get_mut(..len) else {
-            let mut hasher = blake3::Hasher::new_keyed(&self.0);
+            let mut hasher = blake3::Hasher::new_keyed(&self.key);
             for part in parts {
                 hasher.update(part);
             }
@@ -188,7 +246,7 @@ impl IdHashKey {
             start.copy_from_slice(part);
             rest = remaining;
         }
-        first_128(&blake3::keyed_hash(&self.0, &block[..len]))
+        first_128(&blake3::keyed_hash(&self.key, &block[..len]))
     }
 
     /// Returns whether this installation issued the lease id for this pool.
@@ -270,7 +328,7 @@ impl fmt::Debug for LeaseId {
 
 impl Drop for IdHashKey {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.key.zeroize();
     }
 }
 
@@ -283,6 +341,11 @@ impl fmt::Debug for IdHashKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The same 32 bytes for both ways to compute ids.
+    fn both() -> [IdHashKey; 2] {
+        [IdHash::Blake3, IdHash::AesCmac].map(|hash| IdHashKey::of(hash, [7; 32]))
+    }
 
     #[test]
     fn ids_parse_what_they_write_and_nothing_else() {
@@ -299,6 +362,61 @@ mod tests {
         }
     }
 
+    /// Clients and data directories contain ids: they must never change.
+    #[test]
+    fn an_installation_computes_the_same_ids_in_every_version() {
+        let written = both().map(|ids| {
+            let key = ids.key_id(PoolId(3), b"ci_0123456789abcdefghij");
+            let long = ids.key_id(PoolId(3), &[b'x'; 4_096]);
+            let cursor = ids.cursor(PoolId(3), 9, 42);
+            [
+                key.to_string(),
+                long.to_string(),
+                ids.lease_id(PoolId(3), 42).to_string(),
+                cursor.to_string(),
+            ]
+        });
+        assert_eq!(
+            written,
+            [
+                [
+                    "2u4ndd5rn1enimnogebm4cl29a",
+                    "4gdgc20a9mm9b3qojje5ub511o",
+                    "0slssn2ai7v1jkv8000000001a",
+                    "1n6lebo5jaqmtj7b6b2s00001a"
+                ],
+                [
+                    "01d73672ps448mf3q0s19gh53s",
+                    "6uv9if01andht56qe8cioblil6",
+                    "2vfrhpfge68n4hpo000000001a",
+                    "1n6lebo5jaqmtj7b6b2s00001a"
+                ]
+            ]
+        );
+    }
+
+    #[test]
+    fn both_hashes_compute_different_ids_from_the_same_hash_key() {
+        let [blake3, aes] = both();
+        assert_ne!(blake3.key_id(PoolId(1), b"a"), aes.key_id(PoolId(1), b"a"));
+        assert_ne!(blake3.lease_id(PoolId(1), 1), aes.lease_id(PoolId(1), 1));
+        assert!(!blake3.has_issued(PoolId(1), aes.lease_id(PoolId(1), 1)));
+    }
+
+    /// A value can be the same bytes as the input of a tag or of a lease id.
+    #[test]
+    fn ids_of_different_kinds_do_not_follow_from_each_other() {
+        for ids in both() {
+            let (pool, token) = (PoolId(3), 42_u64);
+            assert_ne!(ids.key_id(pool, b"a").0, ids.value_hash(pool, b"a"));
+            let mac = ids.lease_id(pool, token).0 >> TOKEN_BITS;
+            for value in [&token.to_le_bytes()[..], &[&[0; 4], &token.to_le_bytes()[..]].concat()] {
+                let key = ids.key_id(pool, value).0;
+                assert_ne!(key & (u128::MAX >> TOKEN_BITS), mac, "{value:?}");
+            }
+        }
+    }
+
     /// Data directories contain ids: values that fit into one block must hash like longer ones.
     #[test]
     fn an_id_is_the_keyed_hash_of_its_parts_at_any_length() {
@@ -308,7 +426,7 @@ mod tests {
             let whole = [&b"key:"[..], &9_u32.to_le_bytes(), &value].concat();
             let hash = blake3::Hasher::new_keyed(&key).update(&whole).finalize();
             assert_eq!(
-                IdHashKey::new(key).key_id(PoolId(9), &value),
+                IdHashKey::of(IdHash::Blake3, key).key_id(PoolId(9), &value),
                 KeyId(first_128(&hash)),
                 "{len} bytes"
             );
@@ -317,13 +435,15 @@ mod tests {
 
     #[test]
     fn a_lease_id_is_valid_only_for_its_pool_and_token() {
-        let ids = IdHashKey::new([7; 32]);
-        let lease = ids.lease_id(PoolId(3), 42);
-        assert_eq!(lease.token(), 42);
-        assert!(ids.has_issued(PoolId(3), lease));
-        assert!(!ids.has_issued(PoolId(4), lease));
-        assert!(!ids.has_issued(PoolId(3), LeaseId(lease.0 ^ (1 << 60))));
-        assert!(!ids.has_issued(PoolId(3), LeaseId(lease.0 + 1)));
+        for ids in both() {
+            let lease = ids.lease_id(PoolId(3), 42);
+            assert_eq!(lease.token(), 42);
+            assert!(ids.has_issued(PoolId(3), lease));
+            assert!(!ids.has_issued(PoolId(4), lease));
+            for bit in 0..128 {
+                assert!(!ids.has_issued(PoolId(3), LeaseId(lease.0 ^ (1 << bit))), "bit {bit}");
+            }
+        }
     }
 
     #[test]
@@ -341,8 +461,11 @@ mod tests {
 
     #[test]
     fn the_same_value_has_different_ids_in_different_pools_and_installations() {
-        let ids = IdHashKey::new([7; 32]);
-        assert_ne!(ids.key_id(PoolId(1), b"a"), ids.key_id(PoolId(2), b"a"));
-        assert_ne!(ids.key_id(PoolId(1), b"a"), IdHashKey::new([8; 32]).key_id(PoolId(1), b"a"));
+        for hash in [IdHash::Blake3, IdHash::AesCmac] {
+            let [ids, others] = [7, 8].map(|byte| IdHashKey::of(hash, [byte; 32]));
+            assert_ne!(ids.key_id(PoolId(1), b"a"), ids.key_id(PoolId(2), b"a"));
+            assert_ne!(ids.key_id(PoolId(1), b"a"), others.key_id(PoolId(1), b"a"));
+            assert_ne!(ids.lease_id(PoolId(1), 1), others.lease_id(PoolId(1), 1));
+        }
     }
 }

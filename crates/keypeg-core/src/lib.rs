@@ -49,8 +49,8 @@ pub use event::Event;
 pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, PackedValues};
 pub use idempotency_store::{ANSWERS_MAX, IdempotencyKey, answers_max};
 pub use ids::{
-    BodyDigest, BodyHasher, Cursor, IdHashKey, IdempotencyId, IdempotentCall, KeyId, LeaseId,
-    TOKEN_MAX,
+    BodyDigest, BodyHasher, Cursor, IdHash, IdHashKey, IdempotencyId, IdempotentCall, KeyId,
+    LeaseId, TOKEN_MAX,
 };
 pub use incoming::{ImportOptions, StoredKey};
 pub use key::{KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey};

@@ -18,6 +18,8 @@ const SYMBOL_COUNT: usize = 62;
 const FAIR_BELOW: u8 = 62 * 4;
 /// Symbols of the tag: one of 14 776 336 values of other origin ends in its valid tag by chance.
 const TAG_LEN: usize = 4;
+/// The number of different tags.
+const TAGS: u128 = (SYMBOL_COUNT as u128).pow(4);
 
 /// Random bytes that are not used yet. A value of 20 symbols carries 95 bits before its tag.
 #[derive(Clone, Default)]
@@ -64,27 +66,35 @@ pub(crate) fn has_tag(ids: &IdHashKey, pool: PoolId, value: &[u8]) -> bool {
 /// Computes the tag of a value, given the bytes before it. All tags are equally likely, up to one
 /// part in 2^104.
 fn tag_of(ids: &IdHashKey, pool: PoolId, head: &[u8]) -> [u8; TAG_LEN] {
-    let mut rest = ids.value_hash(pool, head);
+    let low = ids.value_hash(pool, head) % TAGS;
+    let mut rest = usize::try_from(low).expect("invariant: below 62^4");
     [(); TAG_LEN].map(|()| {
-        let symbol = usize::try_from(rest % SYMBOL_COUNT as u128).expect("invariant: below 62");
-        rest /= SYMBOL_COUNT as u128;
-        SYMBOLS[symbol]
+        let symbol = SYMBOLS[rest % SYMBOL_COUNT];
+        rest /= SYMBOL_COUNT;
+        symbol
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::IdHash;
 
     /// A directory contains values with tags: the tag of a value must never change.
     #[test]
     fn a_tag_belongs_to_its_pool_its_installation_and_every_byte_before_it() {
-        let ids = IdHashKey::new([7; 32]);
+        for (hash, tag) in [(IdHash::Blake3, *b"WT7y"), (IdHash::AesCmac, *b"7PoV")] {
+            check_tag(hash, tag);
+        }
+    }
+
+    fn check_tag(hash: IdHash, tag: [u8; TAG_LEN]) {
+        let ids = IdHashKey::of(hash, [7; 32]);
         let (pool, head) = (PoolId(3), b"ci_0123456789abcdef");
         let value = [&head[..], &tag_of(&ids, pool, head)].concat();
         assert!(value.is_ascii() && has_tag(&ids, pool, &value));
         assert!(!has_tag(&ids, PoolId(4), &value));
-        assert!(!has_tag(&IdHashKey::new([8; 32]), pool, &value));
+        assert!(!has_tag(&IdHashKey::of(hash, [8; 32]), pool, &value));
         for index in 0..value.len() {
             let mut other = value.clone();
             other[index] = if other[index] == b'x' { b'y' } else { b'x' };
@@ -93,6 +103,6 @@ mod tests {
         for short in [&b""[..], b"abc", b"abcd"] {
             assert!(!has_tag(&ids, pool, short), "{short:?}");
         }
-        assert_eq!(tag_of(&ids, pool, head), *b"WT7y");
+        assert_eq!(tag_of(&ids, pool, head), tag);
     }
 }

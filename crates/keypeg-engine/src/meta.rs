@@ -9,6 +9,7 @@ use crate::frame::FORMAT;
 use crate::layout::{META, TEMPORARY};
 use crate::seal::{Envelope, Unsealed};
 use crate::start::StartError;
+use keypeg_core::IdHash;
 use std::fmt::Write as _;
 use std::io;
 
@@ -17,6 +18,8 @@ use std::io;
 pub(crate) struct Meta {
     /// A random number that identifies the directory; every frame contains it.
     pub(crate) installation: u128,
+    /// How its ids are computed, which never changes: clients have stored them.
+    pub(crate) id_hash: IdHash,
     pub(crate) protection: Protection,
     /// Whether the directory has a key set; the first version of Keypeg wrote none.
     pub(crate) has_keyset: bool,
@@ -39,8 +42,13 @@ pub(crate) enum Protection {
     },
 }
 
-/// The format of a sealed directory. Others have [`FORMAT`], so that earlier versions read them.
+/// The format of a sealed directory whose ids are BLAKE3 hashes. One that is not sealed has
+/// [`FORMAT`], so that earlier versions read it.
 const SEALED_FORMAT: u32 = 2;
+/// The format of a directory that names the hash of its ids.
+const NAMED_HASH_FORMAT: u32 = 3;
+/// AES-CMAC, as the file says it.
+const AES_CMAC: &str = "aes-cmac";
 /// Whether all values are sealed, as the file says it.
 const ALL: &str = "all";
 const PARTLY: &str = "partly";
@@ -57,12 +65,16 @@ impl Meta {
         let mut line = |name: &str, value: &str| {
             writeln!(text, "{name} {value}").expect("invariant: text grows");
         };
-        let format = match self.protection {
-            Protection::Plain { .. } => FORMAT,
-            Protection::Sealed { .. } => SEALED_FORMAT,
+        let format = match (self.id_hash, &self.protection) {
+            (IdHash::AesCmac, _) => NAMED_HASH_FORMAT,
+            (IdHash::Blake3, Protection::Plain { .. }) => FORMAT,
+            (IdHash::Blake3, Protection::Sealed { .. }) => SEALED_FORMAT,
         };
         line("format", &format.to_string());
         line("installation", &format!("{:032x}", self.installation));
+        if self.id_hash == IdHash::AesCmac {
+            line("id_hash", AES_CMAC);
+        }
         match &self.protection {
             Protection::Plain { id_key } => line("id_key", &hex(id_key)),
             Protection::Sealed { envelope, unsealed } => {
@@ -94,14 +106,23 @@ impl Meta {
         };
         let format: u32 = field("format")?.parse().map_err(|_| damaged())?;
         let parts = field("parts")?;
-        if format > SEALED_FORMAT || ![PARTS, PARTS_WITHOUT_KEYSET].contains(&parts) {
+        if format > NAMED_HASH_FORMAT || ![PARTS, PARTS_WITHOUT_KEYSET].contains(&parts) {
             return Err(StartError::Corrupt(format!(
                 "{META}: the data directory has format {format}, and this version of keypeg reads \
-                 formats up to {SEALED_FORMAT}: use a newer version of keypeg. Nothing was changed"
+                 formats up to {NAMED_HASH_FORMAT}: use a newer version of keypeg. Nothing was changed"
             )));
         }
         let installation = u128::from_str_radix(field("installation")?, 16);
-        let protection = if format == SEALED_FORMAT {
+        let id_hash = match format {
+            NAMED_HASH_FORMAT if field("id_hash")? == AES_CMAC => IdHash::AesCmac,
+            NAMED_HASH_FORMAT => return Err(damaged()),
+            _ => IdHash::Blake3,
+        };
+        let is_sealed = match format {
+            NAMED_HASH_FORMAT => field("seal").is_ok(),
+            _ => format == SEALED_FORMAT,
+        };
+        let protection = if is_sealed {
             let envelope = unhex(field("seal")?).ok_or_else(damaged)?;
             let unsealed = match field("sealed")? {
                 ALL => Unsealed::Refused,
@@ -114,7 +135,7 @@ impl Meta {
             Protection::Plain { id_key: id_key.ok_or_else(damaged)? }
         };
         let installation = installation.map_err(|_| damaged())?;
-        Ok(Self { installation, protection, has_keyset: parts == PARTS })
+        Ok(Self { installation, id_hash, protection, has_keyset: parts == PARTS })
     }
 
     /// Writes the file under its temporary name, durably.
@@ -175,12 +196,14 @@ mod tests {
     #[test]
     fn meta_reads_back_and_any_flipped_bit_is_refused() {
         let envelope = Envelope::from_bytes(vec![0x5a; 101]);
-        for protection in [
+        let protections = [
             Protection::Plain { id_key: [0xa5; 32] },
             Protection::Sealed { envelope: envelope.clone(), unsealed: Unsealed::Accepted },
             Protection::Sealed { envelope, unsealed: Unsealed::Refused },
-        ] {
-            let meta = Meta { installation: 7 << 100, protection, has_keyset: true };
+        ];
+        let with = |id_hash| protections.clone().map(|protection| (id_hash, protection));
+        for (id_hash, protection) in with(IdHash::Blake3).into_iter().chain(with(IdHash::AesCmac)) {
+            let meta = Meta { installation: 7 << 100, id_hash, protection, has_keyset: true };
             let bytes = meta.write();
             assert_eq!(Meta::read(&bytes).expect("whole"), meta);
             for offset in 0..bytes.len() - 1 {
@@ -192,15 +215,30 @@ mod tests {
         assert!(Meta::read(b"").is_err());
     }
 
-    #[test]
-    fn the_error_for_a_newer_format_names_the_format() {
+    /// Returns the file of a directory with this change, and the sum of the changed file.
+    fn changed(id_hash: IdHash, from: &str, to: &str) -> String {
         let protection = Protection::Plain { id_key: [0; 32] };
-        let meta = Meta { installation: 1, protection, has_keyset: true };
+        let meta = Meta { installation: 1, id_hash, protection, has_keyset: true };
         let text = String::from_utf8(meta.write()).expect("text");
         let (summed_text, _) = text.rsplit_once("sum ").expect("a sum");
-        let newer = summed_text.replace("format 1", "format 3");
-        let newer = format!("{newer}sum {:08x}\n", crc32fast::hash(newer.as_bytes()));
+        let changed = summed_text.replace(from, to);
+        assert_ne!(changed, summed_text, "{from:?} is in the file");
+        format!("{changed}sum {:08x}\n", crc32fast::hash(changed.as_bytes()))
+    }
+
+    #[test]
+    fn the_error_for_a_newer_format_names_the_format() {
+        let newer = changed(IdHash::Blake3, "format 1", "format 4");
         let error = Meta::read(newer.as_bytes()).expect_err("newer").to_string();
-        assert!(error.contains("format 3"), "{error}");
+        assert!(error.contains("format 4"), "{error}");
+    }
+
+    /// An id computed with another hash would name no key: clients would lose all of theirs.
+    #[test]
+    fn a_directory_without_a_known_hash_of_ids_is_refused() {
+        for (from, to) in [("id_hash aes-cmac\n", ""), ("id_hash aes-cmac", "id_hash sha3")] {
+            let refused = Meta::read(changed(IdHash::AesCmac, from, to).as_bytes());
+            assert!(refused.is_err(), "{to:?}");
+        }
     }
 }

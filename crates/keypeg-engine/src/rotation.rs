@@ -6,7 +6,7 @@
 use crate::disk::Disk;
 use crate::meta::{Meta, Protection};
 use crate::seal::{Envelope, SealKeyId, SealKeys, Secrets, Unsealed};
-use keypeg_core::RandomSource;
+use keypeg_core::{IdHash, RandomSource};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct SealControl {
     disk: Arc<dyn Disk>,
     installation: u128,
+    id_hash: IdHash,
     secrets: Secrets,
     stored: Mutex<Stored>,
 }
@@ -67,7 +68,8 @@ impl SealControl {
         let Protection::Sealed { envelope, unsealed } = &meta.protection else { return None };
         let (key, envelope) = (envelope.key_id()?, envelope.clone());
         let stored = Mutex::new(Stored { envelope, key, unsealed: *unsealed });
-        Some(Self { disk, installation: meta.installation, secrets, stored })
+        let Meta { installation, id_hash, .. } = *meta;
+        Some(Self { disk, installation, id_hash, secrets, stored })
     }
 
     /// Seals the directory with the first of the keys, durably. One of them must be the key that
@@ -111,7 +113,8 @@ impl SealControl {
 
     fn write(&self, Stored { envelope, unsealed, .. }: &Stored) -> io::Result<()> {
         let protection = Protection::Sealed { envelope: envelope.clone(), unsealed: *unsealed };
-        let meta = Meta { installation: self.installation, protection, has_keyset: true };
+        let Self { installation, id_hash, .. } = *self;
+        let meta = Meta { installation, id_hash, protection, has_keyset: true };
         meta.replace(&*self.disk)
     }
 

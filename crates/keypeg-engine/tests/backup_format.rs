@@ -1,6 +1,6 @@
 //! A backup of each format that this version must restore, kept as a file: it restores, and the
-//! restored server has the same keys. The files were written by the first version with backups and
-//! never change; `format-1-sealed` is sealed.
+//! restored server has the same keys. The files never change; `…-sealed` is sealed, and the directory
+//! of `format-1-aes-ids` computes its ids with AES.
 //!
 //! A new format gets its own file by `KEYPEG_MAKE_FIXTURE=format-N cargo test --test backup_format`.
 
@@ -210,7 +210,10 @@ fn every_backup_format_ever_written_restores_and_holds_the_same_data() {
         formats.push(name);
     }
     formats.sort();
-    assert_eq!(formats, ["format-1", "format-1-sealed"]);
+    assert_eq!(
+        formats,
+        ["format-1", "format-1-aes-ids", "format-1-aes-ids-sealed", "format-1-sealed"]
+    );
 }
 
 /// Checks what clients of the restored server get.

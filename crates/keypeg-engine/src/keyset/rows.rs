@@ -248,7 +248,7 @@ mod tests {
         };
         let retired = |pool, row: &[u8]| retired_key((pool, 4), row, &installation).expect("opens");
         // The tag of pool 3, as in the tests of the pools.
-        let generated = b"ci_0123456789abcdefWT7y";
+        let generated = b"ci_0123456789abcdef7PoV";
         assert_eq!(retired(3, &row(3, false, generated)), None);
         for (pool, imported, value) in
             [(3, true, &generated[..]), (4, false, generated), (3, false, b"0123456789abcdef0123")]
