@@ -1,10 +1,20 @@
-# Sourced by the test scripts: starts a server of the debug build on a free port, with a data
-# directory of its own, and stops it. Sets `url`, `dir` and `server`.
+# Sourced by the test scripts: the program to test, and a server of it on a free port with a data
+# directory of its own. Sets `KEYPEG_BINARY`, `url`, `dir` and `server`.
+
+# Builds the program, unless KEYPEG_BINARY names one: with other features than the build of all tests,
+# cargo would compile the server once more.
+find_keypeg() {
+  if [ -z "${KEYPEG_BINARY:-}" ]; then
+    (cd "$root" && cargo build --locked -q -p keypeg) || return 1
+    KEYPEG_BINARY=$root/target/debug/keypeg
+  fi
+  KEYPEG_BINARY=$(realpath -e "$KEYPEG_BINARY") && export KEYPEG_BINARY
+}
 
 # Starts the server, or returns 1 after printing its log.
 start_server() {
   dir=$(mktemp -d)
-  "$root/target/debug/keypeg" serve --listen 127.0.0.1:0 --data "$dir/data" >"$dir/ready" 2>"$dir/log" &
+  "$KEYPEG_BINARY" serve --listen 127.0.0.1:0 --data "$dir/data" >"$dir/ready" 2>"$dir/log" &
   server=$!
   for _ in $(seq 300); do
     [ -s "$dir/ready" ] && break
