@@ -89,8 +89,8 @@ def play(server: Server, run: Run) -> Result:
             for when, victim in sorted([*faults, (begin + 0.5 * run.seconds, -1)]):
                 time.sleep(max(0.0, when - time.monotonic()))
                 if victim < 0:
-                    server.kill()
                     proxy.upstream = None
+                    server.kill()
                     proxy.cut()
                     server.start()
                     proxy.upstream = server.port

@@ -113,8 +113,8 @@ def test_a_wait_and_a_lease_survive_a_kill_of_the_server(
         waiter = threading.Thread(target=use)
         waiter.start()
         wait_for(lambda: direct.pool("ci").waiting == 1, "a waiter")
-        server.kill()
         proxy.upstream = None
+        server.kill()
         proxy.cut()
         wait_for(lambda: len(retries) > 2, "attempts without a server")
         server.start()
@@ -133,8 +133,8 @@ def test_a_wait_and_a_lease_survive_a_kill_of_the_server(
 def test_a_release_waits_for_a_server_that_restarts(direct: Client, proxy: Proxy, server: Server) -> None:
     with Client(proxy.url) as client:
         lease = client.lease("ci").acquire()
-        server.kill()
         proxy.upstream = None
+        server.kill()
         proxy.cut()
         release = threading.Thread(target=lease.release)
         release.start()

@@ -20,6 +20,9 @@ export async function waitFor(what: string, condition: () => unknown): Promise<v
   }
 }
 
+// An address of loopback that no other process uses: no server of another test gets the port of a killed one.
+const host = `127.${64 + (process.pid >> 16)}.${(process.pid >> 8) & 255}.${process.pid & 255}`;
+
 /** A server process on a free port, with a data directory that survives a restart. */
 export class Server {
   readonly #directory = mkdtempSync(join(tmpdir(), "keypeg-typescript-"));
@@ -30,10 +33,10 @@ export class Server {
     const binary = process.env["KEYPEG_BINARY"];
     assert.ok(binary, "KEYPEG_BINARY names the server to test with");
     const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("KEYPEG")));
-    const options = ["serve", "--data", join(this.#directory, "data"), "--listen", "127.0.0.1:0"];
+    const options = ["serve", "--data", join(this.#directory, "data"), "--listen", `${host}:0`];
     this.#process = spawn(binary, options, { env: environment, stdio: ["ignore", "pipe", "ignore"] });
     const [line] = (await once(this.#process.stdout!, "data")) as [Buffer];
-    this.url = /http:\/\/127\.0\.0\.1:\d+/.exec(line.toString())?.[0] ?? assert.fail(line.toString());
+    this.url = /http:\/\/127\.[\d.]+:\d+/.exec(line.toString())?.[0] ?? assert.fail(line.toString());
     return this;
   }
 
@@ -89,7 +92,7 @@ export class Proxy {
       client.destroy();
       return;
     }
-    const server = net.connect({ port: this.upstream, host: "127.0.0.1", noDelay: true });
+    const server = net.connect({ port: this.upstream, host, noDelay: true });
     let isLost = false;
     const pairs: [net.Socket, net.Socket][] = [
       [client, server],

@@ -1,6 +1,7 @@
 //! Shared test support: starting and stopping the real binary, and waiting.
 //!
-//! Each server has its own directory and a free port, and ends with its test. The HTTP client is in
+//! Each server has its own directory and a port that no other program gets while its test runs, also
+//! after the server was killed, and ends with its test. The HTTP client is in
 //! `http`, the checked history of clients under load in `history`.
 
 pub(crate) mod certificates;
@@ -16,13 +17,14 @@ pub(crate) mod volume;
 
 pub(crate) use http::{Answer, Client, read_answer, small_socket_from, socket_from};
 pub(crate) use keypeg_testkit::TempDir;
-pub(crate) use sockets::has_read;
+pub(crate) use sockets::{has_read, reserve_port};
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
@@ -37,6 +39,7 @@ pub(crate) struct Server {
     process: Child,
     addr: SocketAddr,
     ready: String,
+    _port: OwnedFd,
 }
 
 impl Server {
@@ -81,14 +84,16 @@ impl Server {
     }
 
     fn start(command: &mut Command, log: Stdio) -> Result<Self, (ExitStatus, String)> {
-        command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(log);
+        let (port, reserved) = reserve_port();
+        let listen = format!("--listen={reserved}");
+        command.arg(listen).stdout(Stdio::piped()).stderr(log);
         let mut process = command.spawn().unwrap();
         let mut ready = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let addr =
             ready.split_once("://").and_then(|(_, rest)| rest.split_once(": ")?.0.parse().ok());
         let Some(addr) = addr else { return Err((process.wait().unwrap(), ready)) };
-        Ok(Self { process, addr, ready: ready.trim_end().into() })
+        Ok(Self { process, addr, ready: ready.trim_end().into(), _port: port })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

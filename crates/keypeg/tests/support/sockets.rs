@@ -1,8 +1,25 @@
-//! What the kernel knows about a connection of a test: whether the server has read everything.
+//! Ports of the tests, and what the kernel knows about a connection: whether the server has read
+//! everything.
 //!
 //! No event of the protocol shows that a server has read half a request.
 
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
+};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::OwnedFd;
+
+/// Reserves a port of loopback that no other program gets: a socket that is bound but does not
+/// listen. A server can listen on the port, because both allow the reuse of the address. When it has
+/// ended, connections are refused, and it can be started again.
+pub(crate) fn reserve_port() -> (OwnedFd, SocketAddr) {
+    let flags = SocketFlags::CLOEXEC;
+    let reserved = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    sockopt::set_socket_reuseaddr(&reserved, true).unwrap();
+    bind(&reserved, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let addr = SocketAddr::try_from(getsockname(&reserved).unwrap()).unwrap();
+    (reserved, addr)
+}
 
 /// Returns whether the other side has read all bytes that were sent on this connection.
 pub(crate) fn has_read(stream: &TcpStream) -> bool {

@@ -13,13 +13,10 @@ mod recorder;
 mod tls;
 mod waiting;
 
-use crate::support::{Client, TempDir, eventually, skipped};
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
-};
+use crate::support::{Client, TempDir, eventually, reserve_port, skipped};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -194,17 +191,6 @@ impl Drop for Proxy {
         let _ = kill_process(Pid::from_child(&self.process), Signal::KILL);
         let _ = self.process.wait();
     }
-}
-
-/// Reserves a port that no other program gets: a socket that is bound but does not listen. A proxy
-/// can listen on its port, because both allow the reuse of the address.
-fn reserve_port() -> (OwnedFd, SocketAddr) {
-    let flags = SocketFlags::CLOEXEC;
-    let reserved = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
-    sockopt::set_socket_reuseaddr(&reserved, true).unwrap();
-    bind(&reserved, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let addr = SocketAddr::try_from(getsockname(&reserved).unwrap()).unwrap();
-    (reserved, addr)
 }
 
 #[track_caller]
