@@ -111,6 +111,64 @@ fn is_lasting(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Resync;
+    use crate::{Client, Seconds, Secret, UnixMs};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    /// A lease can end by an event that the stream has lost: a renewal finds it.
+    #[tokio::test]
+    async fn each_resync_within_a_stream_asks_for_a_renewal() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let source = ClientSource::fixed(Client::new(&url).unwrap());
+        let length = Seconds { ms: 600_000 };
+        let grant = Grant {
+            id: "l".into(),
+            pool: "p".into(),
+            key_id: "k".into(),
+            key: Secret("a value".into()),
+            fencing_token: 1,
+            holder: None,
+            granted_at: UnixMs(0),
+            waited_seconds: Seconds { ms: 0 },
+            expires_at: UnixMs(0),
+            expires_in_seconds: length,
+            key_expires_at: None,
+        };
+        let (state, mut states) = watch::channel(Stream::default());
+        let resync = Resync {
+            at: UnixMs(0),
+            pool: "p".into(),
+            available: 0,
+            leased: 1,
+            resting: 0,
+            quarantined: 0,
+            total: 1,
+        };
+        let data = serde_json::to_string(&Event::Resync(resync)).unwrap();
+        let served = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert!(connection.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+            connection.write_all(head.as_bytes()).await.unwrap();
+            states.changed().await.unwrap();
+            for id in 1..=3 {
+                let frame = format!("id: {id}\nevent: resync\ndata: {data}\n\n");
+                connection.write_all(frame.as_bytes()).await.unwrap();
+                states.changed().await.unwrap();
+                assert!(states.borrow().is_connected, "resync {id} is no end of the stream");
+            }
+        };
+        tokio::select! {
+            ended = follow(&source, &grant, &state) => panic!("{ended:?}"),
+            done = timeout(Duration::from_mins(1), served) => done.expect("a change at each resync"),
+        }
+    }
 
     /// Regression: after a 502 of a proxy whose server restarted, no events were followed for a minute.
     #[test]

@@ -326,7 +326,8 @@ impl Subscription for Shared {
         let number = ring.last_subscriber;
         let read_seq = last
             .and_then(|last| parse_event_id(last, self.run_id, self.pool))
-            .filter(|seq| (ring.lost_through..=ring.last_seq).contains(seq));
+            // An event that the ring has lost leads to a resync at the first read.
+            .filter(|seq| *seq <= ring.last_seq);
         drop(ring);
         Ok(Box::new(RingReader { shared: self, number, read_seq }))
     }

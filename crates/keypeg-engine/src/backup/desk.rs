@@ -224,3 +224,26 @@ impl std::fmt::Debug for DeskState {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_ends_its_backup_and_begins_no_further_one() {
+        for is_running in [true, false] {
+            let desk = BackupDesk::new(Wakeup::default());
+            if is_running {
+                assert_eq!(desk.begin(None), Ok(()));
+                assert_eq!(desk.begin(None), Err(BackupRefused::Running));
+            }
+            desk.close();
+            assert_eq!(desk.engine_task(), EngineTask::None);
+            if is_running {
+                assert_eq!(desk.check(), Err(BackupRefused::ShuttingDown));
+                desk.end();
+            }
+            assert_eq!(desk.begin(None), Err(BackupRefused::ShuttingDown));
+        }
+    }
+}

@@ -180,3 +180,6 @@ fn may_need_lookup(call: &Call) -> bool {
 }
 
 const HAS_CALLS: &str = "invariant: a caller in the rotation has a queued call";
+
+#[cfg(test)]
+mod tests;

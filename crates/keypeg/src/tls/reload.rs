@@ -40,6 +40,16 @@ struct Seen {
     warnings: Vec<String>,
 }
 
+impl Seen {
+    /// Notes what a read found. Returns whether its error, if it is one, is certain; `None` if it is
+    /// known already, and a reload is not requested.
+    fn note(&mut self, found: &Found, is_requested: bool) -> Option<bool> {
+        let is_stable = self.last.replace(found.clone()).as_ref() == Some(found);
+        let is_new = self.applied != *found;
+        (is_requested || is_new).then_some(is_requested || is_stable)
+    }
+}
+
 async fn reload_on_change(acceptor: Weak<TlsAcceptor>, mut reloads: Reloads) {
     let mut ticks = interval(RELOAD_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,10 +69,8 @@ async fn reload_on_change(acceptor: Weak<TlsAcceptor>, mut reloads: Reloads) {
             seen.warnings.clone_from(&bytes.warnings);
         }
         let found = found(&bytes);
-        let is_stable = seen.last.replace(found.clone()).as_ref() == Some(&found);
-        let is_new = seen.applied != found;
-        if is_requested || is_new {
-            apply(&acceptor, bytes, is_requested || is_stable, &mut seen, found);
+        if let Some(is_certain) = seen.note(&found, is_requested) {
+            apply(&acceptor, bytes, is_certain, &mut seen, found);
         }
         if is_requested {
             reloads.done();
@@ -104,6 +112,33 @@ fn apply(
                 "reading the certificate failed by a defect of the server; the certificate loaded \
                  before stays in use"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two files are replaced one after the other: a read between the two finds a key that does not
+    /// belong to the certificate, which must neither be logged nor set the metric of unusable files.
+    #[test]
+    fn an_error_of_the_files_is_certain_when_two_reads_find_it_or_a_reload_is_requested() {
+        let [old, new, pair] = [Ok([1; 32]), Ok([2; 32]), Err("they do not belong together")];
+        let found = |it: Result<[u8; 32], &str>| it.map_err(str::to_owned);
+        let mut seen = Seen { last: None, applied: found(old), warnings: Vec::new() };
+        let reads = [
+            (old, false, None),
+            (old, false, None),
+            (pair, false, Some(false)),
+            (new, false, Some(false)),
+            (pair, false, Some(false)),
+            (pair, false, Some(true)),
+            (old, true, Some(true)),
+            (pair, true, Some(true)),
+        ];
+        for (index, (read, is_requested, expected)) in reads.into_iter().enumerate() {
+            assert_eq!(seen.note(&found(read), is_requested), expected, "read {index}");
         }
     }
 }

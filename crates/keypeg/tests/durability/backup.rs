@@ -4,7 +4,7 @@ use crate::support::tokens::Tokens;
 use crate::support::{Client, Server, TempDir, binary, eventually, keypeg, skipped, volume};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -156,11 +156,17 @@ fn an_existing_file_is_replaced_only_on_request_and_only_by_a_complete_backup() 
     let mut server = original(&dir);
     std::fs::write(&file, "old").unwrap();
     run(backup(&server, &[text(&file)]), 73, "--force");
-    std::fs::write(&partial, "left by an interrupted backup").unwrap();
+    // It is longer than a backup, so that none of it may stay behind the new bytes, and others can
+    // read it.
+    std::fs::write(&partial, "left by an interrupted backup".repeat(10_000)).unwrap();
+    std::fs::set_permissions(&partial, Permissions::from_mode(0o644)).unwrap();
     run(backup(&server, &[text(&file), "--force"]), 0, "");
     run(tool(&["check", text(&file)]), 0, "is complete");
     assert!(!partial.exists());
     let bytes = std::fs::read(&file).unwrap();
+    assert!(bytes.len() < 100_000, "{} bytes", bytes.len());
+    let mode = file.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600, "it contains the values of all keys");
     server.kill();
     run(backup(&server, &[text(&file), "--force"]), 69, "");
     assert_eq!(std::fs::read(&file).unwrap(), bytes, "the old backup stays");
