@@ -36,6 +36,8 @@ pub(super) struct LongCalls {
     caller_of_current: Option<CallerNumber>,
     /// Whether the last turn ended because of a bound, not because every caller waits for a lookup.
     was_cut_short: bool,
+    /// The callers passed over in a row, since a call was executed or a caller joined the rotation.
+    passed_over: usize,
     /// Imports whose lookups are complete. They are executed before all others.
     checked: VecDeque<QueuedRequest>,
     /// Imports that wait for their lookups.
@@ -101,6 +103,7 @@ impl LongCalls {
         let caller = queued.request.caller;
         if calls == 0 {
             self.rotation.push_back(caller);
+            self.passed_over = 0;
         }
         self.by_caller.entry(caller).or_default().push_back(queued);
         self.len += 1;
@@ -138,7 +141,10 @@ impl LongCalls {
         if let Some(current) = self.current.take() {
             return Some(current);
         }
-        self.rotation.extend(self.caller_of_current.take());
+        if let Some(caller) = self.caller_of_current.take() {
+            self.rotation.push_back(caller);
+            self.passed_over = 0;
+        }
         if let Some(checked) = self.checked.pop_front() {
             return Some(checked);
         }
@@ -148,6 +154,7 @@ impl LongCalls {
             let first = calls.front().expect(HAS_CALLS);
             if may_need_lookup(&first.request.call) && self.in_lookup >= IN_LOOKUP_MAX {
                 self.rotation.rotate_left(1);
+                self.passed_over += 1;
                 continue;
             }
             let adds_keys = first.keys_to_add().is_some();
@@ -157,6 +164,7 @@ impl LongCalls {
             }
             let queued = calls.pop_front().expect(HAS_CALLS);
             self.rotation.pop_front();
+            self.passed_over = 0;
             if calls.is_empty() {
                 self.by_caller.remove(&caller);
             } else if adds_keys {
@@ -170,7 +178,7 @@ impl LongCalls {
             }
             return Some(queued);
         }
-        self.was_cut_short = self.rotation.len() > PASSED_OVER_MAX;
+        self.was_cut_short = self.passed_over < self.rotation.len();
         None
     }
 }
