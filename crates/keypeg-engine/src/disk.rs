@@ -104,6 +104,18 @@ impl Directory {
         Ok(File::from(rustix::fs::openat(&self.dir, name, flags, FILE_MODE)?))
     }
 
+    /// Opens an existing file to read and write it.
+    pub(crate) fn open_to_write(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, self.access)
+    }
+
+    /// Creates a new, empty file, which only its owner can read.
+    pub(crate) fn create_empty(&self, name: &str) -> io::Result<File> {
+        let file = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        rustix::fs::fchmod(&file, FILE_MODE)?;
+        Ok(file)
+    }
+
     /// Returns the owner and the mode of the directory.
     pub(crate) fn stat(&self) -> io::Result<Stat> {
         Ok(rustix::fs::fstat(&self.dir)?)
@@ -162,12 +174,11 @@ impl Disk for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(self.open_file(name, self.access)?))
+        Ok(Box::new(self.open_to_write(name)?))
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn DiskFile>> {
-        let mut file = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
-        rustix::fs::fchmod(&file, FILE_MODE)?;
+        let mut file = self.create_empty(name)?;
         // Written zeros, not a hole: later writes then change no metadata of the file.
         let zeros = vec![0; ZEROS_LEN.min(usize::try_from(len).unwrap_or(ZEROS_LEN))];
         let mut left = len;

@@ -31,6 +31,7 @@ mod recover;
 mod replica;
 mod restore;
 mod rotation;
+mod scratch;
 mod seal;
 mod shard;
 mod start;
@@ -51,6 +52,7 @@ pub use restore::{
     restore, restore_onto,
 };
 pub use rotation::{RotationError, SealControl, SealUse};
+pub use scratch::Scratch;
 pub use seal::{SEAL_KEY_LEN, SEAL_KEYS_MAX, SealKey, SealKeyId, SealKeys, SealOptions};
 pub use shard::{ShardControl, ShardEnd, ShardEngine};
 pub use start::{EngineConfig, StartError};

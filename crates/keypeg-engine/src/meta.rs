@@ -59,6 +59,11 @@ const PARTS: &str = "journal keyset";
 const PARTS_WITHOUT_KEYSET: &str = "journal";
 
 impl Meta {
+    /// Returns whether the secrets are encrypted.
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.protection, Protection::Sealed { .. })
+    }
+
     /// Returns the content of the file.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut text = String::from("keypeg data directory: do not edit, back up with the rest\n");

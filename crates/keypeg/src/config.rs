@@ -2,6 +2,10 @@
 //!
 //! A flag takes precedence over a variable, a variable over the file, the file over the default.
 
+mod cluster;
+
+pub use cluster::ClusterSettings;
+
 use crate::access::Hosts;
 use crate::audit::AuditSettings;
 use crate::credentials;
@@ -36,9 +40,11 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The listen address for operations alone, if there is one.
     pub ops_listen: Option<SocketAddr>,
-    /// The data directory; `None` keeps all data in memory.
+    /// The data directory; `None` keeps all data in memory, or in the store of several servers.
     pub data: Option<PathBuf>,
-    /// Whether the data directory must already exist.
+    /// The store that several servers share, if this server has one.
+    pub cluster: Option<ClusterSettings>,
+    /// Whether the data directory, or the installation in the store, must already exist.
     pub existing: bool,
     /// The default pool's policy in a new data directory.
     pub default_policy: Policy,
@@ -72,6 +78,7 @@ impl Config {
     pub fn new(given: Options) -> Result<Self, Failure> {
         let file = given.config.as_deref().map(file::read).transpose()?.unwrap_or_default();
         let options = given.or(file);
+        let cluster = ClusterSettings::new(&options)?;
         let listen = options.listen.map_or(LISTEN, |listen| listen.0);
         let is_on = |switch: Option<Switch>| switch.is_some_and(|switch| switch.0);
         let tokens =
@@ -127,11 +134,13 @@ impl Config {
         };
         let memory = options.memory.map_or_else(memory::of_machine, |size| size.0);
         let memory = MemoryPlan::new(memory);
+        let has_data = !is_on(options.ephemeral) && cluster.is_none();
         let data = options.data.map_or_else(|| DATA.into(), |path| path.0);
         Ok(Self {
             listen,
             ops_listen,
-            data: (!is_on(options.ephemeral)).then_some(data),
+            data: has_data.then_some(data),
+            cluster,
             existing: is_on(options.existing),
             default_policy,
             policy_given: options.lease_ttl.is_some() || options.keepalive_ttl.is_some(),
@@ -262,6 +271,9 @@ mod tests {
     fn the_defaults_are_those_of_the_help_texts() {
         let without_given = |mut config: Config| {
             config.policy_given = false;
+            if let Some(cluster) = &mut config.cluster {
+                cluster.shards = Some(cluster.new_shards());
+            }
             format!("{config:?}")
         };
         let command = Options::augment_args(Command::new("serve"));
@@ -270,13 +282,17 @@ mod tests {
             let help = argument.get_help().expect("a help text").to_string();
             let Some((_, default)) = help.split_once("[default: ") else { continue };
             let flag = argument.get_long().expect("a long flag");
-            let audit = if flag.starts_with("audit") { "--audit a" } else { "" };
+            let audit = match flag {
+                "shards" => "--store s3://b --advertise http://h:1",
+                _ if flag.starts_with("audit") => "--audit a",
+                _ => "",
+            };
             let with_flag = format!("{audit} --{flag} {}", default.trim_end_matches(']'));
             let [given, default] = [&*with_flag, audit].map(|line| config(line).unwrap());
             assert_eq!(without_given(given), without_given(default), "{with_flag}");
             count += 1;
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 13);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use cli::{
 };
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
-pub use config::Config;
+pub use config::{ClusterSettings, Config};
 pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
 pub use log::{flush_streams, log_to_stderr, print_line, report_usage, start_streams};

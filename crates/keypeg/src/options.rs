@@ -12,7 +12,9 @@ use crate::proxies::ProxyNet;
 use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
-use value::{Bounded, FilePath, ListenAddr, MemorySize, QUEUE_MAX, Switch, Timeout};
+use value::{
+    Bounded, FilePath, ListenAddr, MemorySize, QUEUE_MAX, SHARDS_MAX, StoreUrl, Switch, Timeout,
+};
 
 /// The options that a source gives: the command line with its variables, or the file. An option
 /// that the source omits is `None`.
@@ -35,10 +37,14 @@ pub struct Options {
     pub(crate) ops_listen: Option<ListenAddr>,
 
     /// Data directory, created if it does not exist [default: ./keypeg-data]
+    ///
+    /// With --store: a directory for temporary files, by default one that the server creates.
     #[arg(long, env = "KEYPEG_DATA", value_name = "DIR")]
     pub(crate) data: Option<FilePath>,
 
     /// Stop with an error if the data directory does not exist (a volume may not be mounted yet)
+    ///
+    /// With --store: if the store has no installation yet.
     #[arg(long, env = "KEYPEG_EXISTING", value_name = "BOOL")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) existing: Option<Switch>,
@@ -47,6 +53,35 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_EPHEMERAL", value_name = "BOOL")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) ephemeral: Option<Switch>,
+
+    /// Store that several servers share: postgres://USER@HOST/DATABASE or s3://BUCKET/PREFIX
+    ///
+    /// Also gs:// and az://. The pools are in the store, and --data has only temporary files. Give a
+    /// URL with a password by the variable: other users of the machine can read a command line.
+    #[arg(long, env = "KEYPEG_STORE", value_name = "URL", hide_env_values = true)]
+    pub(crate) store: Option<StoreUrl>,
+
+    /// URL at which the other servers reach this one; required with --store
+    ///
+    /// http:// or https:// with a host and a port; port 0 stands for the port of --listen.
+    #[arg(long, env = "KEYPEG_ADVERTISE", value_name = "URL")]
+    pub(crate) advertise: Option<String>,
+
+    /// Name of this server among those of --store; without it, host name and port of --advertise
+    #[arg(long, env = "KEYPEG_SERVER_NAME", value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+
+    /// Number of shards of a new installation, 1 to 128, fixed from then on [default: 16]
+    ///
+    /// The pools are spread over the shards, and a shard is served by one server at a time.
+    #[arg(long, env = "KEYPEG_SHARDS", value_name = "N")]
+    pub(crate) shards: Option<Bounded<1, SHARDS_MAX>>,
+
+    /// Authorities in PEM that sign the certificates of the other servers
+    ///
+    /// Without it, those that the operating system trusts.
+    #[arg(long, env = "KEYPEG_CLUSTER_CA", value_name = "FILE")]
+    pub(crate) cluster_ca: Option<FilePath>,
 
     /// Lease TTL of the default pool, 1ms to 168h, such as 500ms or 1m30s [default: 60s]
     ///
@@ -174,6 +209,11 @@ impl Options {
             data: self.data.or(other.data),
             existing: self.existing.or(other.existing),
             ephemeral: self.ephemeral.or(other.ephemeral),
+            store: self.store.or(other.store),
+            advertise: self.advertise.or(other.advertise),
+            server_name: self.server_name.or(other.server_name),
+            shards: self.shards.or(other.shards),
+            cluster_ca: self.cluster_ca.or(other.cluster_ca),
             lease_ttl: self.lease_ttl.or(other.lease_ttl),
             keepalive_ttl: self.keepalive_ttl.or(other.keepalive_ttl),
             max_queued: self.max_queued.or(other.max_queued),
@@ -260,6 +300,8 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "listen = \"[::1]:9\"\nops_listen = \"[::1]:10\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
+                    store = 'postgres://h/d'\nadvertise = 'http://h:1'\nserver_name = 'n'\nshards = 4\n\
+                    cluster_ca = 'cca'\n\
                     lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
                     seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
@@ -268,7 +310,8 @@ mod tests {
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
-        let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral --lease-ttl 2s \
+        let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral \
+                    --store postgres://h/d --advertise http://h:1 --server-name n --shards 4 --cluster-ca cca --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
                     --tls-cert c --tls-key k --tls-client-ca ca \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --behind-proxy ::1 --idle-timeout 10m \

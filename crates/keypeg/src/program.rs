@@ -92,7 +92,7 @@ fn print_result(result: &str) {
 fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     // First, so that no message of a start can block it.
     start_streams();
-    let config = Config::new(options)?;
+    let mut config = Config::new(options)?;
     crate::log_to_stderr()?;
     // Before the first runtime, which needs descriptors.
     crate::raise_descriptor_limit()?;
@@ -101,7 +101,17 @@ fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     supervisor::start()?;
     let stop = crate::stop_signal()?;
     let listener = crate::listen(&config)?;
-    supervisor::notify(Message::Status("recovering the data directory".into()));
+    let opening = match &mut config.cluster {
+        Some(cluster) => {
+            let addr = listener.local_addr().map_err(|error| {
+                Failure::new(exit::OS, format!("cannot read the listen address: {error}"))
+            })?;
+            cluster.set_port(addr.port())?;
+            "opening the store"
+        }
+        None => "recovering the data directory",
+    };
+    supervisor::notify(Message::Status(opening.into()));
     crate::serve(
         &config,
         |lanes| open(&config, lanes),

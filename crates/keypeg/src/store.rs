@@ -2,13 +2,16 @@
 //!
 //! All other files know a store by its lanes, its metrics and its start report (keypeg-store).
 
+mod exposed;
+mod shared;
+
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{ClusterSettings, Config};
 use crate::failure::{Failure, exit};
 use crate::log;
-use crate::permissions::{Trusted, Verdict, examine_way};
 use crate::random::SystemRandom;
 use crate::seal::{self, SealSettings, read_seal_keys};
+use exposed::refuse_exposed;
 #[cfg(feature = "cli")]
 pub(crate) use keypeg_engine::BackupCheck;
 pub(crate) use keypeg_engine::RestoreReport;
@@ -26,6 +29,9 @@ use std::time::Duration;
 pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     if let Some(data) = &config.data {
         refuse_exposed(data)?;
+    }
+    if let Some(settings) = &config.cluster {
+        return open_shared(config, settings);
     }
     let engine_config = EngineConfig {
         data: config.data.clone(),
@@ -56,25 +62,17 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
     Ok(OpenedStore { store: Box::new(engine), lanes, report, cluster: None })
 }
 
+/// Opens a store that several servers share.
+fn open_shared(config: &Config, settings: &ClusterSettings) -> Result<OpenedStore, Failure> {
+    let seal = config.seal.as_ref().map(seal_options).transpose()?;
+    let (installation, scratch) = shared::open_for(config, settings, seal.as_ref())?;
+    drop((installation.log, installation.runtime, scratch));
+    Err(Failure::new(exit::SOFTWARE, "--store: this version does not serve shards yet"))
+}
+
 fn seal_options(settings: &SealSettings) -> Result<SealOptions, Failure> {
     let keys = read_seal_keys("--seal-key", &settings.path)?;
     Ok(SealOptions { keys, seals_existing: settings.seals_existing })
-}
-
-/// Refuses a data directory that another user could replace as a whole. The engine judges what is
-/// inside, whose owner it trusts, and reports a directory that cannot be read.
-fn refuse_exposed(data: &Path) -> Result<(), Failure> {
-    let data_path = data.display();
-    match examine_way(data, "directory", Trusted::and_owner_of(data)) {
-        Ok(Verdict::Exposed(reason)) => {
-            Err(Failure::new(exit::CONFIG, format!("data directory {data_path}: {reason}")))
-        }
-        Ok(Verdict::Doubtful(warning)) => {
-            tracing::warn!("data directory {data_path}: {warning}");
-            Ok(())
-        }
-        Ok(Verdict::Safe) | Err(_) => Ok(()),
-    }
 }
 
 /// Returns what a start would find in a data directory of the embedded engine, and changes nothing

@@ -117,6 +117,24 @@ impl ShardIdentity {
         PoolId((u32::from(shard) << POOL_BITS) + 1)
     }
 
+    /// Checks that the seal keys of a server open the seal of the installation: an installation is
+    /// sealed, or not, when it is created.
+    pub fn check_seal(
+        &self,
+        seal: Option<&SealOptions>,
+        random: &mut dyn RandomSource,
+    ) -> Result<(), StartError> {
+        if seal.is_some() && !self.meta.is_sealed() {
+            return Err(StartError::Seal(
+                "the installation in the store is not sealed: omit --seal-key. To seal it, restore \
+                 its backup into a data directory, start a server there with --seal-existing, and \
+                 restore a backup of that server into an empty store"
+                    .into(),
+            ));
+        }
+        self.unlock(seal, random).map(|_| ())
+    }
+
     /// Opens its seal.
     pub(super) fn unlock(
         &self,

@@ -13,6 +13,8 @@ use clap::builder::{
 use keypeg_store::LANE_MAX;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use std::convert::Infallible;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -25,6 +27,9 @@ pub(crate) const QUEUE_MAX: u32 = 16_384;
 /// The amounts of memory for which [`MemoryPlan`](crate::memory::MemoryPlan) has bounds, in bytes.
 const MEMORY_RANGE: RangeInclusive<u64> = MEMORY_MIN..=16 << 40;
 const _: () = assert!(QUEUE_MAX as usize == LANE_MAX);
+/// The most shards of an installation.
+pub(crate) const SHARDS_MAX: u32 = 128;
+const _: () = assert!(SHARDS_MAX == keypeg_engine::SHARDS_MAX as u32);
 
 /// An address and a port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -45,6 +50,11 @@ pub(crate) struct Switch(pub(crate) bool);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct Timeout(pub(crate) Duration);
+
+/// The URL of a shared store. It can contain a password, so no error and no log shows it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(crate) struct StoreUrl(pub(crate) String);
 
 /// An amount of memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -96,6 +106,30 @@ impl TryFrom<Value> for FilePath {
     fn try_from(value: Value) -> Result<Self, Self::Error> {
         let text = value.as_str().filter(|text| !text.is_empty());
         text.map(|text| Self(text.into())).ok_or("must be a path, in quotes")
+    }
+}
+
+/// Every text is accepted here: an error of the parser would show it. The configuration checks it.
+impl FromStr for StoreUrl {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<Value> for StoreUrl {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        value.as_str().map(|text| Self(text.to_owned())).ok_or("must be a URL, in quotes")
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.0.split("://").next().filter(|scheme| scheme.len() < 16);
+        write!(f, "StoreUrl({}://…)", scheme.unwrap_or_default())
     }
 }
 

@@ -23,6 +23,7 @@ mod pools;
 #[cfg(feature = "cli")]
 mod proxy;
 mod serve;
+mod store;
 mod supervisor;
 #[cfg(feature = "cli")]
 mod tool;
