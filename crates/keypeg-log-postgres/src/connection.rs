@@ -4,7 +4,7 @@
 //! a timeout the connection is closed, and nothing that ran on it at that time counts. Closing is
 //! all that ends a call: no cancel request is ever sent.
 
-use crate::fault::fault;
+use crate::fault::{POOLED, fault};
 use crate::settings::{Durability, Settings};
 use futures_util::{StreamExt as _, stream};
 use keypeg_log::LogError;
@@ -23,7 +23,13 @@ pub(crate) struct Connection {
     notice: Arc<Mutex<Option<String>>>,
     driver: JoinHandle<()>,
     limit: Duration,
+    /// The value of [`MARK`] in the session that has the settings.
+    mark: String,
 }
+
+/// A setting of the session that only this connection has. A pooler that gives each transaction
+/// another session loses it, and with it `synchronous_commit`.
+pub(crate) const MARK: &str = "keypeg.session";
 
 /// What a server says about its replication.
 #[derive(Clone, Debug)]
@@ -58,7 +64,7 @@ impl Connection {
                 }
             }
         });
-        let connection = Self { client, notice, driver, limit };
+        let mut connection = Self { client, notice, driver, limit, mark: String::new() };
         let facts = connection.set_up(settings).await?;
         // A notice about the session itself, such as one about a collation, means no append.
         *connection.notice.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -66,7 +72,7 @@ impl Connection {
     }
 
     /// Sets what the log depends on, and refuses a server that could lose what it acknowledges.
-    async fn set_up(&self, settings: &Settings) -> Result<Facts, LogError> {
+    async fn set_up(&mut self, settings: &Settings) -> Result<Facts, LogError> {
         // lock_timeout ends a wait for the row of another append before anything is written, so a
         // server that hangs does not collect a session for each attempt. Nothing else may end a
         // statement: the wait for a standby comes after the commit.
@@ -78,6 +84,10 @@ impl Connection {
             settings.timeout.as_secs()
         );
         self.batch(&session).await?;
+        let mark = format!(
+            "select set_config('{MARK}', md5(random()::text || clock_timestamp()::text), false)"
+        );
+        self.mark = self.query_one(&mark, &[]).await?.get(0);
         let facts = "select pg_is_in_recovery(), current_setting('fsync') = 'on', \
                      current_setting('server_version'), \
                      current_setting('synchronous_standby_names'), \
@@ -95,6 +105,18 @@ impl Connection {
             return Err(not_replicated());
         }
         Ok(Facts { version: row.get(2), standbys, has_full_page_writes: row.get(4) })
+    }
+
+    /// Returns the value of [`MARK`] that each append compares.
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Checks that this is still the session that was set up.
+    pub(crate) async fn check_session(&self) -> Result<(), LogError> {
+        let sql = format!("select coalesce(current_setting('{MARK}', true), '')");
+        let found: String = self.query_one(&sql, &[]).await?.get(0);
+        if found == self.mark { Ok(()) } else { Err(LogError::Unsuitable(POOLED.to_owned())) }
     }
 
     /// Prepares a statement for many calls.

@@ -5,6 +5,11 @@ use std::error::Error as _;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
+/// The error of a pooler between the server and PostgreSQL.
+pub(crate) const POOLED: &str = "a connection pooler gives each transaction another session of \
+    PostgreSQL, which has not the settings of the first: connect to PostgreSQL directly, or set \
+    pool_mode = session for this database in PgBouncer";
+
 /// Returns the error of a log for one of PostgreSQL.
 pub(crate) fn fault(error: &Error) -> LogError {
     let Some(found) = error.as_db_error() else {
@@ -24,6 +29,8 @@ pub(crate) fn fault(error: &Error) -> LogError {
         "3D000" => "create the database, or name another one in the URL",
         "42501" => "grant the user this right, or let an owner create the schema",
         "42P01" | "42703" => "the tables are not those of this version: use another schema=NAME",
+        // A statement that another session has prepared.
+        "26000" | "42P05" => POOLED,
         "53300" => "raise max_connections: a server needs one for each of its shards, and two more",
         _ => return LogError::Unavailable(text),
     };

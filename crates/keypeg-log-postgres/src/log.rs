@@ -117,9 +117,20 @@ impl Inner {
         Appender::open(connection, &self.settings, i32::from(shard.get())).await
     }
 
+    /// Refuses a pooler that gives each transaction another session: while another connection is in a
+    /// transaction, at most one of the two has the session that it was given first.
+    async fn refuse_pooler(&self, connection: &Connection) -> Result<(), LogError> {
+        let (other, _) = self.open().await?;
+        other.batch("begin").await?;
+        other.check_session().await?;
+        connection.check_session().await?;
+        other.batch("rollback").await
+    }
+
     /// Creates the tables, and returns what the server says about itself.
     async fn prepare(&self) -> Result<ProbeReport, LogError> {
         let (connection, facts) = self.open().await?;
+        self.refuse_pooler(&connection).await?;
         schema::prepare(&connection, &self.settings.schema).await?;
         let mut warnings = Vec::new();
         if !facts.has_full_page_writes {

@@ -10,8 +10,9 @@ use keypeg_testkit::TempDir;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Server, programs, runtime};
+use support::{Pooler, Server, programs, runtime};
 
 const SHARD: Shard = Shard::FIRST;
 /// For calls that succeed, however slow the machine is.
@@ -167,6 +168,26 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().expect("a key");
     CertifiedIssuer::self_signed(params, key).expect("an authority")
+}
+
+/// In transaction mode, `synchronous_commit = on` is set in one session, and an append runs in another.
+#[test]
+fn a_pooler_that_mixes_sessions_is_refused_and_one_that_keeps_them_is_used() {
+    let test = "a_pooler_that_mixes_sessions_is_refused";
+    let Some(programs) = programs(test) else { return };
+    let (server, runtime) = (Server::start(&programs), runtime());
+    let Some(pooler) = Pooler::start(&server, "transaction") else {
+        let _ = writeln!(std::io::stderr(), "\nskipped test: {test}: no pgbouncer");
+        return;
+    };
+    let error = wait(pooler.log(&runtime).probe([1; 16])).expect_err("sessions without settings");
+    assert!(matches!(error, LogError::Unsuitable(_)), "{error}");
+    assert!(error.to_string().contains("set pool_mode = session"), "{error}");
+    drop(pooler);
+    let pooler = Pooler::start(&server, "session").expect("it is installed");
+    let log = pooler.log(&runtime);
+    wait(log.probe([2; 16])).expect("sessions that are kept");
+    assert_eq!(wait(conformance::run(&log, 20, 5)), []);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, NoTls};
 
@@ -26,6 +26,56 @@ pub(crate) fn programs(test: &str) -> Option<PathBuf> {
         let _ = writeln!(std::io::stderr(), "\nskipped test: {test}: no postgresql package");
     }
     newest
+}
+
+/// A `PgBouncer` in front of a server, stopped when dropped.
+pub(crate) struct Pooler {
+    process: Child,
+    sockets: TempDir,
+}
+
+impl Pooler {
+    /// Starts a pooler with a `pool_mode`; `None` where `PgBouncer` is not installed.
+    pub(crate) fn start(server: &Server, pool_mode: &str) -> Option<Self> {
+        let sockets = TempDir::new();
+        let (dir, upstream) = (sockets.path().display(), server.sockets());
+        let settings = format!(
+            "[databases]\npostgres = host={upstream} port=5432 user=postgres\n[pgbouncer]\n\
+             unix_socket_dir = {dir}\nlisten_port = 5432\nauth_type = any\npool_mode = {pool_mode}\n"
+        );
+        let file = sockets.path().join("pgbouncer.ini");
+        std::fs::write(&file, settings).expect("a file of settings");
+        let mut command = Command::new("pgbouncer");
+        if is_root() {
+            chown(sockets.path(), Some(UNPRIVILEGED), Some(UNPRIVILEGED)).expect("its directory");
+            std::fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("its mode");
+            command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "pgbouncer"]);
+        }
+        let is_installed = Command::new("pgbouncer").arg("-V").output().is_ok();
+        let started = command.arg("-q").arg(file).current_dir("/").stderr(Stdio::null()).spawn();
+        let process = started.ok().filter(|_| is_installed)?;
+        let pooler = Self { process, sockets };
+        while !pooler.sockets.path().join(".s.PGSQL.5432").exists() {
+            std::thread::yield_now();
+        }
+        Some(pooler)
+    }
+
+    /// Returns a log through the pooler.
+    pub(crate) fn log(&self, runtime: &Runtime) -> PostgresLog {
+        let host = self.sockets.path().display().to_string().replace('/', "%2F");
+        let url = format!("postgres://postgres@{host}/postgres?durability=storage&timeout_s=60");
+        PostgresLog::new(url.parse().expect("a valid URL"), runtime.handle().clone())
+            .expect("a log")
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// A runtime for the log and for the sessions of the test.
