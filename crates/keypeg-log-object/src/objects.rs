@@ -5,6 +5,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 use keypeg_log::LogError;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -106,6 +107,13 @@ impl Objects {
 
 /// Returns the error of a log for one of the store.
 pub(crate) fn fault(error: &Error) -> LogError {
+    if let Some(refusal) = certificate_refusal(error) {
+        return LogError::Unsuitable(format!(
+            "the certificate of the object store is refused: {refusal}: use a host name of the \
+             certificate in endpoint, and let the operating system trust the authority that signed \
+             it, or name the file of the authority in the variable SSL_CERT_FILE"
+        ));
+    }
     let text = chain(error);
     match error {
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
@@ -127,6 +135,21 @@ pub(crate) fn fault(error: &Error) -> LogError {
         | Error::UnknownConfigurationKey { .. }
         | _ => LogError::Unavailable(text),
     }
+}
+
+/// Returns why the certificate of the store is refused, if that is the cause of an error.
+fn certificate_refusal(error: &Error) -> Option<&rustls::Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(next) = cause {
+        // The source of an I/O error is that of the error in it, not that error itself.
+        let inner = next.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.map_or_else(|| next.downcast_ref(), |inner| inner.downcast_ref());
+        if let Some(tls @ rustls::Error::InvalidCertificate(_)) = tls {
+            return Some(tls);
+        }
+        cause = next.source();
+    }
+    None
 }
 
 /// Returns the text of an error with its causes, without line breaks.

@@ -13,6 +13,7 @@ use keypeg_testkit::TempDir;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Fault, Faulty};
@@ -141,4 +142,36 @@ fn a_damaged_frame_is_named_with_its_position() {
     runtime.block_on(store.put(&name, "damage".into())).expect("an object");
     let error = wait(log.read(SHARD, 1, 1 << 20)).expect_err("damage");
     assert!(matches!(error, LogError::Damaged { position: 2, .. }), "{error}");
+}
+
+/// The error said "the store does not answer", although it had answered.
+#[test]
+fn a_certificate_that_is_refused_is_named_with_the_next_step() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = stream.unwrap();
+            while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
+        }
+    });
+    let url = format!("s3://b/p?endpoint=https://localhost:{port}&region=r&skip_signature=true");
+    let runtime = runtime();
+    let log = ObjectLog::new(url.parse().unwrap(), runtime.handle().clone());
+    let error = wait(log.probe([1; 16])).unwrap_err();
+    assert!(matches!(error, LogError::Unsuitable(_)), "{error}");
+    for says in ["the certificate of the object store is refused", "SSL_CERT_FILE"] {
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
