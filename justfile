@@ -47,6 +47,17 @@ kills rounds="500":
     cargo build --release -p keypeg
     KEYPEG_BINARY=$PWD/target/release/keypeg KEYPEG_KILL_ROUNDS={{rounds}} cargo test -p keypeg --test server -- --nocapture durability::kill::
 
+# Kills, pauses and parts servers that share PostgreSQL, and the primary, under recorded load; `just cluster kill=2` is short. Parting needs root.
+cluster *scenarios="kill=50 pause=20 failover=20 partition=60 restart=3 handover=10":
+    cargo build --release -p keypeg
+    bench/cluster {{scenarios}}
+
+# Measures 1, 2 and 4 servers on PostgreSQL and on an S3 double: requests, processor time, latency, takeovers.
+cluster-load *args:
+    cargo build --release -p keypeg
+    bench/cluster load {{args}}
+    bench/cluster load --store s3 {{args}}
+
 # Rotates the seal key under SIGKILL.
 rotations rounds="50":
     cargo build --release -p keypeg

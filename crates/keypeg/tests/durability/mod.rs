@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cli")]
 mod backup;
+mod cluster;
 mod directories;
 mod faults;
 mod file_size;

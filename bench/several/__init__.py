@@ -1,0 +1,1 @@
+"""What bench/cluster needs: hosts, PostgreSQL with standbys, servers, clients that record, and their checker."""
