@@ -88,8 +88,10 @@ pub struct Ready {
     pub ops_addr: Option<SocketAddr>,
     /// What the store found when it opened.
     pub report: StartReport,
-    /// The data directory; `None` when all data is in memory.
+    /// The data directory; `None` when all data is in memory, or in a store.
     pub data: Option<PathBuf>,
+    /// The name of this server, if several share a store.
+    pub server: Option<String>,
 }
 
 /// Connections that may wait to be accepted, as far as the system allows. The standard library
@@ -196,7 +198,8 @@ pub fn serve(
         backups: store.backups(),
     };
     let has_tls = config.tls.is_some();
-    ready(&Ready { addr, has_tls, ops_addr, report, data: config.data.clone() });
+    let name = config.cluster.as_ref().map(|cluster| cluster.server.to_string());
+    ready(&Ready { addr, has_tls, ops_addr, report, data: config.data.clone(), server: name });
     let stop = async {
         stop.await;
         // Waiting acquires end now, so that they do not delay the stop.
@@ -279,11 +282,15 @@ impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StartReport { keys, pools, leases, created, .. } = &self.report;
         let scheme = if self.has_tls { "https" } else { "http" };
+        write!(f, "keypeg {} ready on {scheme}://{}: ", build_info::VERSION, self.addr)?;
+        if let Some(server) = &self.server {
+            let verb = if *created { "created" } else { "joins" };
+            write!(f, "server {server} {verb} the installation in the store")?;
+            return self.ops(f, scheme);
+        }
         write!(
             f,
-            "keypeg {} ready on {scheme}://{}: {} in {}, {} active",
-            build_info::VERSION,
-            self.addr,
+            "{} in {}, {} active",
             Count(*keys, "key"),
             Count(*pools, "pool"),
             Count(*leases, "lease"),
@@ -293,6 +300,12 @@ impl fmt::Display for Ready {
             Some(data) if *created => write!(f, " (created {})", data.display()),
             Some(data) => write!(f, " (recovered from {})", data.display()),
         }?;
+        self.ops(f, scheme)
+    }
+}
+
+impl Ready {
+    fn ops(&self, f: &mut fmt::Formatter<'_>, scheme: &str) -> fmt::Result {
         self.ops_addr.map_or(Ok(()), |addr| write!(f, ", operations on {scheme}://{addr}"))
     }
 }
@@ -336,6 +349,7 @@ mod tests {
             ops_addr: None,
             report: StartReport { keys, pools: 1, leases: 1, created, ..StartReport::default() },
             data: data.map(Into::into),
+            server: None,
         };
         let start = format!("keypeg {} ready on http://127.0.0.1:8000:", build_info::VERSION);
         for (ready, rest) in [

@@ -54,10 +54,11 @@ pub struct Options {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) ephemeral: Option<Switch>,
 
-    /// Store that several servers share: postgres://USER@HOST/DATABASE or s3://BUCKET/PREFIX
+    /// URL of a store that several servers share: PostgreSQL or an object store
     ///
-    /// Also gs:// and az://. The pools are in the store, and --data has only temporary files. Give a
-    /// URL with a password by the variable: other users of the machine can read a command line.
+    /// `postgres://USER@HOST/DATABASE`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or
+    /// `az://CONTAINER/PREFIX`. The pools are in the store, and --data has only temporary files. Give
+    /// a URL with a password by the variable: other users of the machine can read a command line.
     #[arg(long, env = "KEYPEG_STORE", value_name = "URL", hide_env_values = true)]
     pub(crate) store: Option<StoreUrl>,
 

@@ -1,8 +1,9 @@
-//! The choice of the store: the only file of the server that names the embedded engine as one.
+//! The choice of the store: the embedded engine, or one that several servers share.
 //!
 //! All other files know a store by its lanes, its metrics and its start report (keypeg-store).
 
 mod exposed;
+mod node;
 mod shared;
 
 use crate::clock::SystemClock;
@@ -31,7 +32,7 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
         refuse_exposed(data)?;
     }
     if let Some(settings) = &config.cluster {
-        return open_shared(config, settings);
+        return open_shared(config, settings, lanes);
     }
     let engine_config = EngineConfig {
         data: config.data.clone(),
@@ -63,11 +64,14 @@ pub fn open(config: &Config, lanes: usize) -> Result<OpenedStore, Failure> {
 }
 
 /// Opens a store that several servers share.
-fn open_shared(config: &Config, settings: &ClusterSettings) -> Result<OpenedStore, Failure> {
+fn open_shared(
+    config: &Config,
+    settings: &ClusterSettings,
+    lanes: usize,
+) -> Result<OpenedStore, Failure> {
     let seal = config.seal.as_ref().map(seal_options).transpose()?;
-    let (installation, scratch) = shared::open_for(config, settings, seal.as_ref())?;
-    drop((installation.log, installation.runtime, scratch));
-    Err(Failure::new(exit::SOFTWARE, "--store: this version does not serve shards yet"))
+    let opened = shared::open_for(config, settings, seal.as_ref())?;
+    node::start(config, settings, opened, seal, lanes)
 }
 
 fn seal_options(settings: &SealSettings) -> Result<SealOptions, Failure> {

@@ -57,7 +57,7 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
     let mut random = SystemRandom::new();
     let mut nonce = [0; 16];
     random.fill(&mut nonce);
-    let report = wait(log.probe(nonce)).map_err(unusable)?;
+    let report = wait(log.probe(nonce)).map_err(|error| unusable(&error))?;
     for warning in &report.warnings {
         tracing::warn!("--store: {warning}");
     }
@@ -67,7 +67,7 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
     let wall_us = SystemClock::new()?.read().wall_us;
     let proposed =
         ShardIdentity::create(expected.new_shards, expected.seal, wall_us, &mut random).bytes();
-    let stored = wait(log.installation(&proposed)).map_err(unusable)?;
+    let stored = wait(log.installation(&proposed)).map_err(|error| unusable(&error))?;
     let identity = ShardIdentity::read(&stored)?;
     let found = identity.shards();
     if let Some(given) = expected.shards.filter(|given| *given != found) {
@@ -86,8 +86,8 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
 /// Refuses a store whose first shard no server has ever served: a mistake in the URL would otherwise
 /// create a second installation.
 fn refuse_empty(log: &dyn SharedLog) -> Result<(), Failure> {
-    let tail = wait(log.tail(Shard::FIRST)).map_err(unusable)?;
-    let snapshots = wait(log.snapshots(Shard::FIRST)).map_err(unusable)?;
+    let tail = wait(log.tail(Shard::FIRST)).map_err(|error| unusable(&error))?;
+    let snapshots = wait(log.snapshots(Shard::FIRST)).map_err(|error| unusable(&error))?;
     if tail != Tail::EMPTY || !snapshots.is_empty() {
         return Ok(());
     }
@@ -125,14 +125,14 @@ fn connect(url: &StoreUrl, runtime: &Handle) -> Result<Arc<dyn SharedLog>, Failu
 #[cfg(feature = "store-postgres")]
 fn postgres(url: &StoreUrl, runtime: &Handle) -> Result<Arc<dyn SharedLog>, Failure> {
     use keypeg_log_postgres::PostgresLog;
-    let settings = url.0.parse().map_err(unusable)?;
-    Ok(Arc::new(PostgresLog::new(settings, runtime.clone()).map_err(unusable)?))
+    let settings = url.0.parse().map_err(|error| unusable(&error))?;
+    Ok(Arc::new(PostgresLog::new(settings, runtime.clone()).map_err(|error| unusable(&error))?))
 }
 
 #[cfg(feature = "store-object")]
 fn object(url: &StoreUrl, runtime: &Handle) -> Result<Arc<dyn SharedLog>, Failure> {
     use keypeg_log_object::ObjectLog;
-    let settings = url.0.parse().map_err(unusable)?;
+    let settings = url.0.parse().map_err(|error| unusable(&error))?;
     Ok(Arc::new(ObjectLog::new(settings, runtime.clone())))
 }
 
@@ -156,8 +156,8 @@ fn not_built(feature: &str) -> Failure {
 }
 
 /// Returns the failure of a start for an error of the store.
-pub(super) fn unusable(error: LogError) -> Failure {
-    let code = match &error {
+pub(super) fn unusable(error: &LogError) -> Failure {
+    let code = match error {
         LogError::Unavailable(_) => {
             let message = format!("--store: {error}; check the URL, and that the store runs");
             return Failure::new(exit::UNAVAILABLE, message);
@@ -217,18 +217,16 @@ impl ScratchDirectory {
 fn open_scratch(path: &Path) -> Result<Scratch, Failure> {
     Scratch::open(path).map_err(|error| {
         let shown = path.display();
-        let (code, step) = match error.kind() {
-            ErrorKind::WouldBlock => {
-                let message = format!(
-                    "--data {shown} is in use by another process: {SCRATCH}, and each server needs \
-                     its own"
-                );
-                return Failure::new(exit::TEMPORARY, message);
-            }
-            ErrorKind::PermissionDenied => (exit::PERMISSION, "give it to the user of the server"),
-            _ => (exit::IO, "check the path"),
-        };
-        Failure::new(code, format!("--data {shown}: {error}: {SCRATCH}; {step}"))
+        let kind = error.kind();
+        if kind == ErrorKind::WouldBlock {
+            let message = format!(
+                "--data {shown} is in use by another process: {SCRATCH}, and each server needs its own"
+            );
+            return Failure::new(exit::TEMPORARY, message);
+        }
+        let is_denied = kind == ErrorKind::PermissionDenied;
+        let code = if is_denied { exit::PERMISSION } else { exit::IO };
+        Failure::new(code, format!("--data {shown}: {error}: {SCRATCH}; check the path and its owner"))
     })
 }
 
