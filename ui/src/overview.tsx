@@ -46,7 +46,7 @@ function useServerFindings(session: Session): Finding[] {
       found.push({ level: "error", text: textOf(error) });
     }
     if (!canRead) return found;
-    const response = await request("GET", "/metrics", { headers: { accept: "text/plain" }, signal });
+    const response = await request("GET", "/metrics?pools=0", { headers: { accept: "text/plain" }, signal });
     const metrics = parseMetrics(await response.text());
     found.push(...serverFindings(metrics, before.current, serverNow()));
     before.current = metrics;

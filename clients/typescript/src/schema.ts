@@ -232,7 +232,7 @@ export interface paths {
         };
         /**
          * Returns the metrics of the server
-         * @description The text format of Prometheus, or OpenMetrics if `Accept` prefers it. Labels never contain text from clients.
+         * @description The text format of Prometheus, or OpenMetrics if `Accept` prefers it. The values of the label `pool` are the pools that the token may use; no other label contains text from clients.
          *
          *     Required scope of the access token: `metrics`.
          */
@@ -2445,7 +2445,10 @@ export interface operations {
     };
     metrics: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Whether the metrics contain the series of single pools. */
+                pools?: number;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -2468,6 +2471,7 @@ export interface operations {
             401: components["responses"]["Status401Unauthorized"];
             403: components["responses"]["Status403Forbidden"];
             421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
             503: components["responses"]["Status503OverloadedShuttingDown"];

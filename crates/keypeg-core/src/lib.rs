@@ -42,7 +42,7 @@ mod symbols;
 mod wait_outcome;
 mod wait_queue;
 
-pub use activity::PoolActivity;
+pub use activity::{HOLD_BUCKETS_US, PoolActivity, WAIT_BUCKETS_US};
 pub use borrowers::Borrower;
 pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
 pub use event::Event;

@@ -398,7 +398,7 @@ impl Pool {
         let next_hold_end_in_ms = self
             .next_hold_end_us()
             .map(|at_us| at_us.saturating_sub(step.now.lease_us).div_ceil(US_PER_MS));
-        self.activity.refusals += 1;
+        self.activity.count_refusal(cause);
         Refusal::NoKey { cause, counts, next_hold_end_in_ms }
     }
 
@@ -447,9 +447,10 @@ impl Pool {
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(|reason| Self::reason_that_fits(shared, reason));
         let holder = if options.quarantine {
-            let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
+            let Hold { slot, token, granted_us, .. } = *self.holds.get(hold);
             let key = self.slots.number(slot);
             let holder = self.quarantine(shared, slot, reason);
+            self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
             step.facts.record(&Fact::Quarantined { pool: self.id, key, reason });
             let id = || self.key_id(&shared.ids, slot);
             self.emit(step, || Event::Quarantined { key: id(), token, reason });
@@ -471,7 +472,8 @@ impl Pool {
         rest_us: u64,
         reason: Option<&str>,
     ) -> Option<Box<str>> {
-        let (slot, token) = (self.holds.get(hold).slot, self.holds.get(hold).token);
+        let Hold { slot, token, granted_us, .. } = *self.holds.get(hold);
+        self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
         let key = self.slots.number(slot);
         let rest_until_us = if rest_us > 0 { after(step.now.lease_us, rest_us) } else { 0 };
         let reason = reason.filter(|_| rest_us > 0);

@@ -19,6 +19,23 @@ pub enum NoKeyCause {
     NoneFree,
 }
 
+impl NoKeyCause {
+    /// Every cause.
+    pub const ALL: [Self; 5] =
+        [Self::PoolEmpty, Self::AllLeased, Self::AllResting, Self::AllQuarantined, Self::NoneFree];
+
+    /// Returns the name of the cause, as metrics write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PoolEmpty => "pool_empty",
+            Self::AllLeased => "all_leased",
+            Self::AllResting => "all_resting",
+            Self::AllQuarantined => "all_quarantined",
+            Self::NoneFree => "none_free",
+        }
+    }
+}
+
 /// How a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndCause {

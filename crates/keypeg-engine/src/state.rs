@@ -9,6 +9,7 @@ mod admission;
 mod backup;
 mod disk_space;
 mod long_calls;
+mod measure;
 mod opening;
 mod requests;
 mod sealing;
@@ -34,7 +35,9 @@ use keypeg_core::RandomSource;
 use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use keypeg_store::Wakeup;
-use keypeg_store::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, StoreMetrics};
+use keypeg_store::{
+    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_BYTES, COMMIT_BUCKETS_US, StoreMetrics,
+};
 use keypeg_store::{LaneItem, Reply, RequestError};
 pub use long_calls::LONG_UNITS_MAX;
 use long_calls::LongCalls;
@@ -44,7 +47,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 pub use work::CallId;
-use work::{BackupProgress, ParkedImport, QueuedRequest, SegmentDrop, Withdrawal};
+use work::{BackupProgress, Measured, ParkedImport, QueuedRequest, SegmentDrop, Withdrawal};
 
 /// The most pools of a server.
 pub const POOLS_MAX: usize = 10_000;
@@ -123,6 +126,7 @@ pub struct EngineState {
     clocks_frozen: bool,
     metrics: Arc<StoreMetrics>,
     published: PublishedBytes,
+    measured: Measured,
 }
 
 /// The sizes of the journal, in bytes.
@@ -219,6 +223,7 @@ impl EngineState {
         {
             self.cancel_all_waits(&RequestError::StorageFull, replies);
         }
+        self.measure_lateness();
         let budget = self.expiry_budget();
         let mut step = step(self.now, &mut *self.random, &mut self.batch);
         step.budget = budget;
@@ -239,6 +244,7 @@ impl EngineState {
         }
         self.batch.feed.publish(&self.pools);
         self.published.set(self.pools.bytes());
+        self.measure_sizes();
         let answers = replies.len() - replies_before;
         if answers > 0 {
             self.metrics.answers.observe(&ANSWERS_PER_TURN_BUCKETS, answers as u64);
@@ -284,6 +290,7 @@ impl EngineState {
         if records.is_empty() && (!clock_matters || enabled(Sabotage::ForgetTheClock)) {
             return Ok(());
         }
+        let records_len = records.len() as u64;
         if let Some(journal) = &mut self.journal {
             let stamp = Stamp { lease_us: self.now.lease_us, counters: self.pools.counters() };
             let started_us = self.times.stopwatch_us();
@@ -296,6 +303,7 @@ impl EngineState {
             journal.commit(records, stamp)?;
             let took_us = self.times.stopwatch_us().saturating_sub(started_us);
             self.metrics.commit_us.observe(&COMMIT_BUCKETS_US, took_us);
+            self.metrics.commit_bytes.observe(&COMMIT_BUCKETS_BYTES, records_len);
             // What stands in the log of a shard needs no proof.
             self.unproven = !records.is_empty() && !journal.has_log();
             self.committed_us = self.now.lease_us;
@@ -322,10 +330,11 @@ impl EngineState {
         self.commit(true)
     }
 
-    fn next_wakeup(&self) -> NextWakeup {
+    fn next_wakeup(&mut self) -> NextWakeup {
         let NextDue { lease_us, serving_us } = self.pools.next_due();
         // While the clocks are frozen no deadline comes nearer.
         let clocks_run = self.disk_space() > DiskSpace::Full;
+        self.measured.due_us = lease_us.filter(|_| clocks_run);
         let hold_end =
             lease_us.filter(|_| clocks_run).map(|us| us.saturating_sub(self.now.lease_us));
         let purge =

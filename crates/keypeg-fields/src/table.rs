@@ -127,6 +127,10 @@ pub static SECONDS: IntegerField = IntegerField {
     is_nullable: false,
 };
 
+/// The parameter of the metrics: whether they contain the series of pools.
+pub static POOLS: IntegerField =
+    IntegerField { name: "pools", least: 0, most: 1, is_nullable: false };
+
 /// The fields of a policy.
 pub static POLICY: [Field; 7] = [
     Field::Seconds(&LEASE_TTL),
@@ -197,6 +201,7 @@ mod tests {
             (RELEASE[2], "at most 256 printable characters"),
             (Field::Integer(&LIMIT), "1..1000"),
             (Field::Integer(&SECONDS), "1..900"),
+            (Field::Integer(&POOLS), "0..1"),
         ] {
             assert_eq!(field.to_string(), allowed, "{}", field.name());
         }

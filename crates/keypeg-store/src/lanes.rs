@@ -151,6 +151,11 @@ impl Lane {
         self.shared.capacity_cut.store(LANE_MAX - requests.min(LANE_MAX), Ordering::Relaxed);
     }
 
+    /// Returns the number of requests that the store has not taken yet, at this instant.
+    pub fn depth(&self) -> usize {
+        locked(&self.shared.inbox).queue.len()
+    }
+
     /// Notes that the server refused a keep-alive, or what could have become one, because a limit
     /// was reached.
     /// Time during which clients cannot keep their keys alive purges no key: see

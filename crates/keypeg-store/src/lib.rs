@@ -26,7 +26,10 @@ pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
     undo_undelivered,
 };
-pub use metrics::{ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_US, Histogram, StoreMetrics};
+pub use metrics::{
+    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_BYTES, COMMIT_BUCKETS_US, Histogram,
+    LATENESS_BUCKETS_US, StoreMetrics,
+};
 pub use request::{
     Call, Caller, CallerNumber, GENERATE_MAX, Idempotency, PAGE_MAX, PoolPage, PoolView, Principal,
     Reply, Request, RequestError, WAIT_MAX_MS,

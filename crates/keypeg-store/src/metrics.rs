@@ -15,15 +15,38 @@ pub const COMMIT_BUCKETS_US: [u64; 14] = [
 pub const ANSWERS_PER_TURN_BUCKETS: [u64; 14] =
     [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192];
 
+/// The upper bounds of [`StoreMetrics::commit_bytes`], in bytes.
+pub const COMMIT_BUCKETS_BYTES: [u64; 9] =
+    [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+/// The upper bounds of [`StoreMetrics::expiry_lateness_us`], in microseconds.
+pub const LATENESS_BUCKETS_US: [u64; 9] =
+    [500, 1_000, 2_500, 10_000, 50_000, 250_000, 1_000_000, 5_000_000, 60_000_000];
+
 /// A store's counters since its start.
 #[derive(Debug, Default)]
 pub struct StoreMetrics {
     /// The duration of each batch's write and sync; one value for each batch.
     pub commit_us: Histogram<15>,
+    /// The bytes of the records of each batch.
+    pub commit_bytes: Histogram<10>,
+    /// How long a deadline of a lease, a rest or a wait had passed when a turn executed it; one
+    /// value for each turn that executes some, of the first of them.
+    pub expiry_lateness_us: Histogram<10>,
     /// The number of answers of each turn that answered a request.
     pub answers: Histogram<15>,
     /// The bytes of all pools, with their keys, leases and stored answers, after the last turn.
     pub pool_bytes: AtomicU64,
+    /// The bytes of the journal; this and the next four are read from time to time, and 0 for a
+    /// store without a journal.
+    pub journal_bytes: AtomicU64,
+    /// The bytes above which the store shrinks the journal.
+    pub journal_bytes_max: AtomicU64,
+    /// The bytes of the journal that are not in the database yet.
+    pub checkpoint_lag_bytes: AtomicU64,
+    /// The lag above which the store refuses new keys, in bytes.
+    pub checkpoint_lag_bytes_max: AtomicU64,
+    /// What a full disk refuses: 0 nothing, 1 new keys, 2 grants too, 3 all changes.
+    pub disk_refuses: AtomicU64,
     /// The number of current subscribers. Subscribers write this and the next two.
     pub subscribers: AtomicU64,
     /// Events delivered, counted once for each subscriber.

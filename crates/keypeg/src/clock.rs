@@ -37,6 +37,14 @@ pub(crate) fn monotonic_us() -> u64 {
         + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
 }
 
+/// Reads the processor time that this process has used, in microseconds.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+pub(crate) fn process_cpu_us() -> u64 {
+    let time = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
+}
+
 /// Reads the wall clock, for display and for dated expiry: milliseconds since 1970, and 0 before.
 pub(crate) fn wall_ms() -> u64 {
     u64::try_from(wall_since_1970().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)

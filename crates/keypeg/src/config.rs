@@ -30,6 +30,8 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000
 pub(crate) const DATA: &str = "./keypeg-data";
 /// The default size of an audit log file, in MiB.
 const AUDIT_MIB: u32 = 64;
+/// The most pools with series of their own in the metrics.
+const METRICS_POOLS: usize = 1_000;
 /// The default number of rotated audit log files to keep.
 const AUDIT_KEEP: u32 = 8;
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub(crate) memory: MemoryPlan,
     /// Requests of a core that may wait for the engine.
     pub max_queued: usize,
+    /// The most pools with series of their own in the metrics.
+    pub metrics_pools: usize,
     /// The access token file; `None` lets every client do everything.
     pub tokens: Option<PathBuf>,
     /// The files of TLS; `None` is plain HTTP.
@@ -147,6 +151,7 @@ impl Config {
             max_keys: memory.keys / KEY_BYTES_MIN,
             memory,
             max_queued: options.max_queued.map_or(LANE_MAX, |max| max.0 as usize),
+            metrics_pools: options.metrics_pools.map_or(METRICS_POOLS, |max| max.0 as usize),
             tokens,
             tls,
             seal,

@@ -162,7 +162,9 @@ pub fn serve(
         None => tracing::info!("no --tokens: every client that can connect may make every call"),
         Some(path) => tracing::info!("access tokens are in {}", path.display()),
     }
+    let opening = clock::stopwatch();
     let OpenedStore { store, lanes, report, cluster } = open(cores)?;
+    let recovery_time = opening.elapsed();
     let lanes: Vec<_> =
         lanes.into_iter().map(|lanes| http::Lanes::new(lanes, cluster.clone())).collect();
     for lane in lanes.iter().flat_map(http::Lanes::all) {
@@ -193,6 +195,8 @@ pub fn serve(
         audit,
         tls,
         proxies: config.proxies.clone(),
+        recovery_time,
+        metrics_pools: config.metrics_pools,
         memory: config.memory,
         store_metrics: store.metrics(),
         backups: store.backups(),

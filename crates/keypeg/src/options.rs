@@ -103,6 +103,10 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_MAX_QUEUED", value_name = "N")]
     pub(crate) max_queued: Option<Bounded<16, QUEUE_MAX>>,
 
+    /// Pools with metrics of their own, 0 to 10000; all others are summed up [default: 1000]
+    #[arg(long, env = "KEYPEG_METRICS_POOLS", value_name = "N")]
+    pub(crate) metrics_pools: Option<Bounded<0, 10_000>>,
+
     /// Memory that the server may take, 64MiB to 16TiB, such as 512MiB
     ///
     /// By default half of the machine's memory, or three quarters of the limit of the control group
@@ -218,6 +222,7 @@ impl Options {
             lease_ttl: self.lease_ttl.or(other.lease_ttl),
             keepalive_ttl: self.keepalive_ttl.or(other.keepalive_ttl),
             max_queued: self.max_queued.or(other.max_queued),
+            metrics_pools: self.metrics_pools.or(other.metrics_pools),
             memory: self.memory.or(other.memory),
             seal_key: self.seal_key.or(other.seal_key),
             seal_existing: self.seal_existing.or(other.seal_existing),
@@ -303,7 +308,7 @@ mod tests {
         let text = "listen = \"[::1]:9\"\nops_listen = \"[::1]:10\"\ndata = 'd'\nexisting = false\nephemeral = true\n\
                     store = 'postgres://h/d'\nadvertise = 'http://h:1'\nserver_name = 'n'\nshards = 4\n\
                     cluster_ca = 'cca'\n\
-                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmemory = '1GiB'\n\
+                    lease_ttl = \"2s\"\nkeepalive_ttl = \"1h\"\nmax_queued = 64\nmetrics_pools = 7\nmemory = '1GiB'\n\
                     seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
                     tls_key = 'k'\ntls_client_ca = 'ca'\naudit = 'a'\naudit_mib = 1\n\
@@ -313,7 +318,7 @@ mod tests {
         let file: Options = toml::from_str(text).unwrap();
         let line = "--listen [::1]:9 --ops-listen [::1]:10 --data d --existing=false --ephemeral \
                     --store postgres://h/d --advertise http://h:1 --server-name n --shards 4 --cluster-ca cca --lease-ttl 2s \
-                    --keepalive-ttl 1h --max-queued 64 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
+                    --keepalive-ttl 1h --max-queued 64 --metrics-pools 7 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
                     --tls-cert c --tls-key k --tls-client-ca ca \
                     --audit a --audit-mib 1 --audit-keep 0 --allow-host h --behind-proxy ::1 --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";

@@ -145,11 +145,11 @@ impl Pool {
         at_us: u64,
     ) {
         step.ended_by_time = true;
-        let Hold { slot, token, rest_us, .. } = *self.holds.get(hold);
+        let Hold { slot, token, rest_us, granted_us, .. } = *self.holds.get(hold);
         let leased = self.slots.state(slot) == Some(KeyState::Leased);
         let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
         if leased {
-            self.activity.expiries += 1;
+            self.activity.count_expiry(at_us.saturating_sub(granted_us));
             let rest = Rest { until_us: rest_until_us, reason: None };
             self.end_lease(shared, hold, rest, EndCause::Expired);
         } else {

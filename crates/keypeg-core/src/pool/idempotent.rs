@@ -87,10 +87,10 @@ impl Pool {
                 self.store_grant(shared, step, request, &granted.lease);
                 Ok(Some(granted))
             }
-            Err(Refusal::NoKey { .. }) if wait.wait_ms > 0 => {
+            Err(Refusal::NoKey { cause, .. }) if wait.wait_ms > 0 => {
                 let now_us = step.now.lease_us;
                 let waiter = Waiter::new(waiter_id, now_us, options, Some(request));
-                let waiter = self.enqueue(shared, waiter, until_us)?;
+                let waiter = self.enqueue(shared, waiter, until_us, cause)?;
                 let waiting = WaitingRequest { waiter, body: request.body };
                 self.idempotency.waiting.insert(request.id, waiting);
                 Ok(None)

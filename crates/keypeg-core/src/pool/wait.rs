@@ -10,7 +10,7 @@ use crate::heap::Changed;
 use crate::indices::WaiterIndex;
 use crate::lease::{AcquireOptions, Granted, WaitOptions};
 use crate::numbers::WaiterId;
-use crate::refusal::Refusal;
+use crate::refusal::{NoKeyCause, Refusal};
 use crate::sabotage::{Sabotage, TestLimit, enabled, limit};
 use crate::shared::{SharedState, WAITERS_MAX, WaiterLocation};
 use crate::step::StepContext;
@@ -40,20 +40,21 @@ impl Pool {
     ) -> Result<Option<Granted>, Refusal> {
         match self.acquire(shared, step, options) {
             Ok(granted) => Ok(Some(granted)),
-            Err(Refusal::NoKey { .. }) if wait.wait_ms > 0 => {
+            Err(Refusal::NoKey { cause, .. }) if wait.wait_ms > 0 => {
                 let waiter = Waiter::new(wait.waiter_id, step.now.lease_us, options, None);
-                self.enqueue(shared, waiter, wait_end_us(step, wait)).map(|_| None)
+                self.enqueue(shared, waiter, wait_end_us(step, wait), cause).map(|_| None)
             }
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// Appends a waiter to the wait queue, until a deadline.
+    /// Appends a waiter to the wait queue, until a deadline. `cause` is why no key was available.
     pub(super) fn enqueue(
         &mut self,
         shared: &mut SharedState,
         waiter: Waiter,
         until_us: u64,
+        cause: NoKeyCause,
     ) -> Result<WaiterIndex, Refusal> {
         let max = waiters_max();
         if shared.waiters.len() >= max {
@@ -61,7 +62,7 @@ impl Pool {
         }
         Self::check_waiter_memory(shared, waiter.holder.as_deref())?;
         // It was refused as a request that does not wait, and is not refused yet.
-        self.activity.refusals -= 1;
+        self.activity.uncount_refusal(cause);
         self.note_change(Changed::OTHER);
         self.count_lease(shared, waiter.borrower);
         let waiter_id = waiter.id;
@@ -147,7 +148,7 @@ impl Pool {
                 self.store_grant(shared, step, *request, &lease);
             }
             let wait_us = step.now.lease_us - waiter.since_us;
-            self.activity.waited_us += wait_us;
+            self.activity.count_wait(wait_us);
             let waited_ms = wait_us / US_PER_MS;
             let granted = GrantedLease { pool: self.name.clone(), lease, value, waited_ms };
             let (waiter_id, outcome) = (waiter.id, Ok(granted));

@@ -5,7 +5,7 @@
 
 use super::long_calls::LongCalls;
 use super::segment_drop::SNAPSHOT_RECORD_BYTES;
-use super::work::BackupProgress;
+use super::work::{BackupProgress, Measured};
 use super::{CommitError, EngineState, FIRST_TOKEN_MAX, JournalSizes, POOLS_MAX, step};
 use crate::backup::BackupParts;
 use crate::batch::Batch;
@@ -225,6 +225,7 @@ impl EngineState {
             clocks_frozen: false,
             published: PublishedBytes::new(Arc::clone(&metrics)),
             metrics,
+            measured: Measured::default(),
         }
     }
 

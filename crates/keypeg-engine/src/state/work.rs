@@ -1,5 +1,5 @@
 //! What the engine has taken and not completed: calls, queued requests, parked imports, and a drop
-//! of segments in progress. Plain data; the files beside this one act on it.
+//! of segments in progress; and what its measurements remember. Plain data; the files beside this one act on it.
 
 use crate::frame::SegmentNumber;
 use keypeg_core::{
@@ -164,4 +164,13 @@ pub(super) struct SegmentDrop {
     pub(super) records: u64,
     /// Whether all snapshot records are written; the last of them may still be in the batch.
     pub(super) complete: bool,
+}
+
+/// What the measurements for metrics remember.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    /// When the sizes of the journal were read, in lease time.
+    pub(super) sizes_us: Option<u64>,
+    /// The first deadline that was left at the end of the last turn, in lease time.
+    pub(super) due_us: Option<u64>,
 }

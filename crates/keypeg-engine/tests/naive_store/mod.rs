@@ -154,8 +154,8 @@ impl NaiveStore {
         for pool in self.pools.values_mut() {
             while let Some(index) = pool.waiters.iter().position(|waiter| waiter.until <= now) {
                 let waiter = pool.waiters.remove(index).expect("found");
-                pool.activity.refusals += 1;
                 let refusal = pool.no_key(now);
+                pool.count_refusal(&refusal);
                 self.replies.push((waiter.slot, refusal.into()));
             }
         }
@@ -214,8 +214,8 @@ impl NaiveStore {
                 pool.waiters.push_back(Waiter { slot, terms, since, until });
                 return Ok(None);
             }
-            if let (Err(Refusal::NoKey { .. }), Some(pool)) = (&reply, self.pools.get_mut(&pool)) {
-                pool.activity.refusals += 1;
+            if let (Err(refusal), Some(pool)) = (&reply, self.pools.get_mut(&pool)) {
+                pool.count_refusal(refusal);
             }
             return reply.map(Some);
         }
@@ -260,7 +260,9 @@ impl NaivePool {
             return Err(self.no_key(now));
         }
         self.activity.grants += 1;
-        self.activity.waited_us += waited_ms * 1_000;
+        if waited_ms > 0 {
+            self.activity.count_wait(waited_ms * 1_000);
+        }
         let drawn = random() % available.len() as u64;
         let index = available[usize::try_from(drawn).expect("an index")];
         *last_token += 1;

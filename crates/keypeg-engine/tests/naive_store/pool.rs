@@ -113,8 +113,9 @@ impl NaivePool {
             if let State::Leased(lease) = &self.keys[index].state
                 && lease.until <= now
             {
+                let held_ms = lease.until - lease.granted_at;
                 let rest_until = Some(lease.until + lease.rest).filter(|until| *until > now);
-                self.activity.expiries += 1;
+                self.activity.count_expiry(held_ms * 1_000);
                 self.end_lease(index, true, rest_until, None);
             }
             if matches!(self.keys[index].state, State::Resting(until) if until <= now) {
@@ -306,6 +307,7 @@ impl NaivePool {
         let holder = self.holder(index);
         let reason = options.reason.clone().filter(|reason| !reason.is_empty());
         if options.quarantine {
+            self.count_release(index, now);
             let (id, token) = self.note_lease_end(index, EndCause::Released);
             let event_reason = reason.as_deref().map(Arc::from);
             self.events.push(FeedEventKind::Quarantined { key: id, token, reason: event_reason });
@@ -327,7 +329,20 @@ impl NaivePool {
     ) {
         let State::Leased(lease) = &self.keys[index].state else { unreachable!("it is leased") };
         let rest = rest_ms.unwrap_or(lease.rest);
+        self.count_release(index, now);
         self.end_lease(index, false, (rest > 0).then_some(now + rest), reason);
+    }
+
+    fn count_release(&mut self, index: usize, now: u64) {
+        let State::Leased(lease) = &self.keys[index].state else { unreachable!("it is leased") };
+        self.activity.count_release((now - lease.granted_at) * 1_000);
+    }
+
+    /// Counts a refusal because no key was available.
+    pub(super) fn count_refusal(&mut self, refusal: &Refusal) {
+        if let Refusal::NoKey { cause, .. } = refusal {
+            self.activity.count_refusal(*cause);
+        }
     }
 
     /// Makes a key available, or lets it rest after a lease. Returns whether its state changed.

@@ -7,8 +7,8 @@
 use super::call::{Answer, Call, RequestBody, inline, no_content, plain_text, referenced};
 use super::examples;
 use super::parameters::{
-    api_key, forwarded_key, history_seconds, idempotency_key, last_event_id, listing, pages,
-    pool_condition, prefer, states,
+    api_key, forwarded_key, history_seconds, idempotency_key, last_event_id, listing,
+    metrics_pools, pages, pool_condition, prefer, states,
 };
 use keypeg_client::Code;
 use keypeg_fields::PAGE_MAX;
@@ -466,11 +466,13 @@ fn server(operation: &str) -> Option<Call> {
             Call::new(text, vec![inline(200, "The version.", &members, which)], &[])
         }
         "metrics" => Call::new(
-            "The text format of Prometheus, or OpenMetrics if `Accept` prefers it. Labels never \
-             contain text from clients.",
+            "The text format of Prometheus, or OpenMetrics if `Accept` prefers it. The values of \
+             the label `pool` are the pools that the token may use; no other label contains text \
+             from clients.",
             vec![plain_text("text/plain", "The metrics.", "# TYPE keypeg_pools gauge\n")],
-            &[],
-        ),
+            &[Code::Invalid],
+        )
+        .with_parameters(vec![metrics_pools()]),
         "openapi" => {
             let schema = json!({ "type": "object", "required": ["openapi", "info", "paths"] });
             let content = Some(("application/json", schema, Value::Null));

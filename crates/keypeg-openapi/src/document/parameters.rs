@@ -1,7 +1,7 @@
 //! The parameters in queries and headers that operations have.
 
 use keypeg_client::KeyState;
-use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT, SECONDS};
+use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT, POOLS, SECONDS};
 use serde_json::{Value, json};
 
 pub(super) fn listing() -> Vec<Value> {
@@ -39,6 +39,14 @@ pub(super) fn history_seconds() -> Value {
         "default": SECONDS.most,
     });
     query(SECONDS.name, &schema, "The last seconds to return.")
+}
+
+/// Returns the parameter for the series of pools in the metrics.
+pub(super) fn metrics_pools() -> Value {
+    let schema = json!({
+        "type": "integer", "minimum": POOLS.least, "maximum": POOLS.most, "default": POOLS.most,
+    });
+    query(POOLS.name, &schema, "Whether the metrics contain the series of single pools.")
 }
 
 /// Returns the parameter for the states in which a key is active.

@@ -31,6 +31,17 @@ impl RequestContext<'_> {
         held.map(|held| AnswerRoom(Some(held))).map_err(|exceeded| self.no_room(exceeded))
     }
 
+    /// Takes room for a response that operators need: it may exceed the share of its caller.
+    pub(super) fn operator_room(&self, bytes: u64) -> Result<AnswerRoom, Problem> {
+        let (answers, caller) = (&self.server.answers, self.caller());
+        let bytes = bytes.min(answers.max());
+        match answers.admit(&caller, bytes) {
+            Ok(held) => Ok(AnswerRoom(Some(held))),
+            Err(Exceeded::Share) => Ok(AnswerRoom(Some(answers.charge(&caller, bytes)))),
+            Err(exceeded @ Exceeded::Bound) => Err(self.no_room(exceeded)),
+        }
+    }
+
     /// Counts a response whose handler has taken no room. The response to a change is sent in any
     /// case, because the change is applied; those that operators need may exceed the caller's share.
     pub(super) fn count_answer(

@@ -6,7 +6,7 @@
 
 mod shards;
 
-use super::message::Response;
+use super::message::{Response, after_wait};
 use super::origin::RequestId;
 use hyper::StatusCode;
 use hyper::header::WWW_AUTHENTICATE;
@@ -16,6 +16,7 @@ use keypeg_core::{EndCause, KeyCounts, NoKeyCause, OutOfRange, Refusal};
 use keypeg_fields::{Field, ListField};
 use keypeg_store::{BackupRefused, RequestError};
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// The header that confirms a `Prefer` (RFC 7240).
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -51,6 +52,8 @@ struct Parts {
     preference_applied: Option<HeaderValue>,
     challenge: Option<String>,
     close: bool,
+    /// How long the request waited for a key before it was refused.
+    waited: Duration,
 }
 
 impl Problem {
@@ -66,6 +69,7 @@ impl Problem {
             preference_applied: None,
             challenge: None,
             close: false,
+            waited: Duration::ZERO,
         }))
     }
 
@@ -306,26 +310,20 @@ impl Problem {
     }
 
     fn no_key(cause: NoKeyCause, counts: KeyCounts, available_in_ms: Option<u64>) -> Self {
-        let (cause, detail) = match cause {
+        let detail = match cause {
             NoKeyCause::PoolEmpty => {
-                ("pool_empty", "The pool has no keys. Add some with POST /v1/pools/{pool}/keys.")
+                "The pool has no keys. Add some with POST /v1/pools/{pool}/keys."
             }
-            NoKeyCause::AllLeased => {
-                ("all_leased", "All keys are leased. Try again later, or send wait_seconds.")
-            }
+            NoKeyCause::AllLeased => "All keys are leased. Try again later, or send wait_seconds.",
             NoKeyCause::AllResting => {
-                ("all_resting", "All keys are resting. Try again later, or send wait_seconds.")
+                "All keys are resting. Try again later, or send wait_seconds."
             }
-            NoKeyCause::AllQuarantined => {
-                ("all_quarantined", "All keys are quarantined. Force-release one of them.")
-            }
-            NoKeyCause::NoneFree => {
-                ("none_free", "No key is available. Try again later, or send wait_seconds.")
-            }
+            NoKeyCause::AllQuarantined => "All keys are quarantined. Force-release one of them.",
+            NoKeyCause::NoneFree => "No key is available. Try again later, or send wait_seconds.",
         };
         let mut problem = Self::new(Code::NoKeyAvailable, detail);
         problem.0.extensions = ProblemExtensions {
-            cause: Some(cause.into()),
+            cause: Some(cause.as_str().into()),
             available: Some(counts.available),
             leased: Some(counts.leased),
             resting: Some(counts.resting),
@@ -390,6 +388,12 @@ impl Problem {
         self
     }
 
+    /// Notes how long the request waited for a key before it was refused.
+    pub(super) fn after_wait(mut self, waited: Duration) -> Self {
+        self.0.waited = waited;
+        self
+    }
+
     pub(super) fn code(&self) -> Code {
         self.0.code
     }
@@ -439,7 +443,7 @@ impl Problem {
     /// Builds the response; `change` says whether the request would have changed something.
     pub(super) fn into_response(mut self, request_id: RequestId, change: bool) -> Response {
         let status = self.status();
-        let Parts { retry_after_s, close, .. } = *self.0;
+        let Parts { retry_after_s, close, waited, .. } = *self.0;
         let allow = self.0.allow.take();
         let preference_applied = self.0.preference_applied.take();
         let challenge = self.0.challenge.take();
@@ -470,7 +474,7 @@ impl Problem {
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response
+        after_wait(response, waited)
     }
 }
 

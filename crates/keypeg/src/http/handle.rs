@@ -7,7 +7,7 @@ use super::app::App;
 use super::checks::{check_framing, check_host, decode_path, refuse_cross_site};
 use super::date::HttpDate;
 use super::error::Problem;
-use super::message::{Body, Request, Response};
+use super::message::{Body, Request, Response, waited};
 use super::metrics::Family;
 use super::origin::{Origin, Sender};
 use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_content};
@@ -85,7 +85,8 @@ pub(super) async fn handle(
         Some(Err(problem)) => app.refuse(problem, id, is_change),
         None => app.refuse(Problem::panicked(), id, is_change),
     };
-    app.counts.answered(family, response.status(), started.elapsed());
+    let took = started.elapsed().saturating_sub(waited(&response));
+    app.counts.answered(family, response.status(), took);
     add_standard_headers(&mut response, ResponseTraits { id, is_change });
     response.headers_mut().insert(DATE, date());
     // hyper closes a connection rather than read the rest of a chunked body that no handler wanted.

@@ -148,7 +148,7 @@ impl State {
         };
         // What a pool did before the first walk belongs to no second of the history.
         let before = if is_first_walk { pool.activity } else { tracked.before };
-        let added = added(before, pool.activity);
+        let added = pool.activity.since(&before);
         let walks = second.saturating_sub(tracked.seen).max(1);
         let decay = DECAY.powi(i32::try_from(walks).unwrap_or(i32::MAX));
         tracked.load = tracked.load * decay + changes(added);
@@ -238,26 +238,9 @@ impl State {
     }
 }
 
-/// Returns what was added to counters. A pool that was created again under its name begins at zero.
-fn added(before: PoolActivity, now: PoolActivity) -> PoolActivity {
-    let pairs = |of: fn(&PoolActivity) -> u64| (of(&before), of(&now));
-    let all = [
-        pairs(|activity| activity.grants),
-        pairs(|activity| activity.refusals),
-        pairs(|activity| activity.expiries),
-        pairs(|activity| activity.purges),
-        pairs(|activity| activity.waited_us),
-    ];
-    if all.iter().any(|(before, now)| now < before) {
-        return now;
-    }
-    let [grants, refusals, expiries, purges, waited_us] = all.map(|(before, now)| now - before);
-    PoolActivity { grants, refusals, expiries, purges, waited_us }
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a load is an estimate")]
 fn changes(added: PoolActivity) -> f32 {
-    (added.grants + added.refusals + added.expiries + added.purges) as f32
+    (added.grants + added.refusals() + added.expiries + added.purges) as f32
 }
 
 #[cfg(test)]

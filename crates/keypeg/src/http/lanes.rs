@@ -50,6 +50,11 @@ impl Lanes {
         std::iter::once(&self.first).chain(&self.others)
     }
 
+    /// Returns the number of requests that the store has not taken yet, at this instant.
+    pub(crate) fn depth(&self) -> usize {
+        self.all().map(Lane::depth).sum()
+    }
+
     /// Notes that the server refused a keep-alive, or what could have become one, of some pool.
     pub(crate) fn note_refused_keep_alive(&self) {
         self.all().for_each(Lane::note_refused_keep_alive);

@@ -21,6 +21,23 @@ use std::time::Duration;
 pub(super) type Request = hyper::Request<RequestBody>;
 pub(super) type Response = hyper::Response<Body>;
 
+/// How long the request of a response waited for a key: not a part of the time of the server.
+#[derive(Clone, Copy, Debug)]
+struct Waited(Duration);
+
+/// Notes how long the request of a response waited for a key.
+pub(super) fn after_wait(mut response: Response, waited: Duration) -> Response {
+    if !waited.is_zero() {
+        response.extensions_mut().insert(Waited(waited));
+    }
+    response
+}
+
+/// Returns how long the request of a response waited for a key.
+pub(super) fn waited(response: &Response) -> Duration {
+    response.extensions().get::<Waited>().map_or(Duration::ZERO, |waited| waited.0)
+}
+
 /// The body of a request.
 #[derive(Debug)]
 pub(super) struct RequestBody {

@@ -25,6 +25,8 @@ fn app(lane: keypeg_store::Lane) -> App {
         audit: None,
         tls: None,
         proxies: crate::proxies::Proxies::default(),
+        recovery_time: Duration::ZERO,
+        metrics_pools: 10,
         memory,
         store_metrics: Arc::default(),
         backups: None,
@@ -45,7 +47,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         backups: None,
         streamed_requests: Budget::new(1),
         history: crate::http::history::History::new(1 << 20, now),
-        metrics: Metrics::new(start_info, Vec::new(), Places::new(8, now)),
+        metrics: Metrics::new(start_info, Vec::new(), Vec::new(), Places::new(8, now)),
     };
     App::new(lane.into(), Arc::new(server), 0, Arc::default())
 }

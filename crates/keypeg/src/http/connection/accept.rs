@@ -149,7 +149,7 @@ pub(crate) fn run(
         backups: start_info.backups.clone(),
         streamed_requests: Budget::new(connections_max as u64),
         history: History::new(memory.history(), clock::stopwatch()),
-        metrics: Metrics::new(start_info, all_counts, Arc::clone(&places)),
+        metrics: Metrics::new(start_info, all_counts, lanes.clone(), Arc::clone(&places)),
     });
     let ops = OpsStart { lanes: lanes[0].clone(), core: lanes.len(), counts: ops_counts };
     let ops = listeners.ops.map(|listener| ops.spawn(listener, &server)).transpose()?;

@@ -17,6 +17,7 @@ use keypeg_core::{
 use keypeg_store::{Call, Idempotency, Lane, Reply, RequestError};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 /// An operation with its parsed arguments.
 pub(crate) struct Operation {
@@ -27,7 +28,10 @@ pub(crate) struct Operation {
 
 /// The kind of an operation, with what its payload needs from the request.
 enum OperationKind {
-    Acquire,
+    /// Since when the request may have waited for a key.
+    Acquire {
+        since: Option<Instant>,
+    },
     Renew(PoolName),
     Release(LeaseId),
     KeepAlive,
@@ -43,7 +47,8 @@ impl Operation {
     ) -> Self {
         let call = Call::acquire(pool, args.into_terms()).into_call();
         let idempotency = idempotency.map(Box::new);
-        Self { call, idempotency, kind: OperationKind::Acquire }
+        let since = call.may_wait().then(clock::stopwatch);
+        Self { call, idempotency, kind: OperationKind::Acquire { since } }
     }
 
     /// Renews a lease; without a TTL, for the pool's.
@@ -91,7 +96,7 @@ impl Operation {
         let Self { call, idempotency, kind } = self;
         let mut pending = match &kind {
             OperationKind::Verify(_) => check_unknown_keys(context),
-            OperationKind::Acquire
+            OperationKind::Acquire { .. }
             | OperationKind::Renew(_)
             | OperationKind::Release(_)
             | OperationKind::KeepAlive => Ok(()),
@@ -112,7 +117,13 @@ impl OperationKind {
     /// Maps the engine's reply to the payload.
     fn payload(&self, context: &RequestContext<'_>, reply: Reply) -> Result<Payload, Problem> {
         Ok(match self {
-            Self::Acquire => Payload::Granted(context.answer(reply).map_err(Problem::of_grant)?),
+            Self::Acquire { since } => {
+                let refused = |problem| {
+                    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+                    Problem::of_grant(problem).after_wait(waited)
+                };
+                Payload::Granted(context.answer(reply).map_err(refused)?)
+            }
             Self::Renew(pool) => {
                 let lease: Box<LeaseView> = context.answer(reply)?;
                 Payload::Renewed(Box::new(renewed_lease(pool, *lease)))

@@ -6,12 +6,14 @@ use crate::build_info;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::{Request, Response};
+use crate::http::metrics::ScrapedPools;
 use crate::http::metrics::exposition::Format;
 use crate::http::parse::query::Query;
 use crate::http::respond::{HandlerResult, json_response};
 use hyper::header::{CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{Method, StatusCode};
 use keypeg_client::routes;
+use keypeg_fields::POOLS;
 use keypeg_store::RequestError;
 use serde_json::json;
 use std::sync::atomic::Ordering;
@@ -71,13 +73,22 @@ pub(crate) fn access(context: &RequestContext<'_>, request: &Request) -> Handler
 /// Answers `/metrics`, in the format that the scraper prefers.
 pub(crate) async fn metrics(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     require_read(request)?;
+    let query = Query::read(request.uri().query(), &[POOLS.name])?;
+    let has_pools = query.integer(&POOLS, 1)? == 1;
     let format = Format::of(request.headers());
-    let text = format.encode(context.server.metrics.text(&context.lanes).await?);
-    let mut response = Response::new(text.into());
+    let filter = context.listed_pools().filter(|filter| !filter.allows_all());
+    let pools = match &filter {
+        _ if !has_pools => ScrapedPools::None,
+        None => ScrapedPools::All,
+        Some(filter) => ScrapedPools::Allowed(filter),
+    };
+    let reading = context.server.metrics.read(&context.lanes).await?;
+    let room = context.operator_room(reading.text_bytes(pools))?;
+    let mut response = Response::new(reading.text(format, pools).await.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     headers.insert(VARY, HeaderValue::from_static("accept"));
-    Ok(response)
+    Ok(room.fill(response))
 }
 
 fn require_read(request: &Request) -> Result<(), Problem> {

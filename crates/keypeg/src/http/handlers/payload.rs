@@ -4,7 +4,7 @@
 
 #[cfg(feature = "bench-constant")]
 use super::constant::Constant;
-use crate::http::message::Response;
+use crate::http::message::{Response, after_wait};
 use crate::http::parse::keys::ActiveStates;
 use crate::http::respond::{json_bytes, no_content};
 use hyper::StatusCode;
@@ -13,6 +13,7 @@ use keypeg_client::{Seconds, UnixMs};
 use keypeg_core::{KeptAlive, KeyId, KeyState, KeyView, LeaseId, LeaseView, PoolName};
 use keypeg_store::LeaseGrant;
 use serde::{Serialize, Serializer};
+use std::time::Duration;
 
 /// The content of a success response.
 pub(crate) enum Payload {
@@ -54,11 +55,24 @@ impl Payload {
         written.expect("invariant: wire types always serialise");
     }
 
+    /// Returns how long the request waited for a key.
+    pub(crate) fn waited(&self) -> Duration {
+        match self {
+            Self::Granted(grant) => Duration::from_millis(grant.waited_ms),
+            Self::Renewed(_) | Self::KeptAlive(_) | Self::Verified(_) | Self::Released => {
+                Duration::ZERO
+            }
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(_) => Duration::ZERO,
+        }
+    }
+
     /// Returns the response for hyper.
     pub(crate) fn to_response(&self) -> Response {
         let mut body = Vec::new();
         self.write_body(&mut body);
-        if body.is_empty() { no_content() } else { json_bytes(self.status(), body) }
+        let response = if body.is_empty() { no_content() } else { json_bytes(self.status(), body) };
+        after_wait(response, self.waited())
     }
 }
 

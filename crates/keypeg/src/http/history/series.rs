@@ -35,8 +35,8 @@ impl Point {
     }
 
     pub(super) fn new(second: u32, counts: KeyCounts, waiting: u64, added: PoolActivity) -> Self {
-        let PoolActivity { grants, refusals, expiries, purges, waited_us } = added;
-        let changes = [grants, refusals, expiries, purges, waited_us / 1_000];
+        let PoolActivity { grants, expiries, purges, waited_us, .. } = added;
+        let changes = [grants, added.refusals(), expiries, purges, waited_us / 1_000];
         let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
         let KeyCounts { available, leased, resting, quarantined } = counts;
         let counts = [available, leased, resting, quarantined, waiting].map(number);

@@ -11,7 +11,11 @@ fn view(name: &str, available: u64, grants: u64) -> PoolView {
         policy: Policy::default(),
         counts: KeyCounts { available, leased: 1, resting: 2, quarantined: 3 },
         waiting: 4,
-        activity: PoolActivity { grants, refusals: 2 * grants, ..PoolActivity::default() },
+        activity: PoolActivity {
+            grants,
+            refusals_by_cause: [grants, 0, 0, grants, 0],
+            ..PoolActivity::default()
+        },
         next_hold_end_at_ms: None,
         next_purge_at_ms: None,
     }

@@ -33,11 +33,19 @@ impl Format {
         }
     }
 
-    /// Returns metrics in this format, given `OpenMetrics` text.
-    pub(crate) fn encode(self, open_metrics: String) -> String {
+    /// Returns `OpenMetrics` text without its end mark in this format.
+    pub(super) fn of_open_metrics(self, text: &str) -> String {
         match self {
-            Self::Text => classic(&open_metrics),
-            Self::OpenMetrics => open_metrics,
+            Self::Text => classic(text),
+            Self::OpenMetrics => text.to_owned(),
+        }
+    }
+
+    /// Returns what the text ends with.
+    pub(super) fn end_mark(self) -> &'static str {
+        match self {
+            Self::Text => "",
+            Self::OpenMetrics => "# EOF\n",
         }
     }
 }
