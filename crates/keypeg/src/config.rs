@@ -297,7 +297,7 @@ mod tests {
             assert_eq!(without_given(given), without_given(default), "{with_flag}");
             count += 1;
         }
-        assert_eq!(count, 13);
+        assert_eq!(count, 14);
     }
 
     #[test]
