@@ -9,6 +9,7 @@ mod copy;
 mod desk;
 mod format;
 mod head;
+mod split;
 
 pub use copy::Backup;
 pub(crate) use copy::{BackupParts, EngineBackups};
@@ -16,3 +17,5 @@ pub(crate) use desk::{BackupDesk, EngineTask, Ticket};
 pub use format::BackupError;
 pub(crate) use format::{BackupCounts, ChunkKind, ChunkParser, read_trailer};
 pub(crate) use head::{BackupHead, batches, inconsistent, split_row};
+pub(crate) use split::meta_of;
+pub use split::{PoolShards, SplitError};

@@ -60,6 +60,11 @@ const STATE_CRC_NAME: &str = "sum";
 /// The names of the numbers that the CRC covers, in its order.
 const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
 
+/// Returns the name in the row of a pool.
+pub(crate) fn pool_name(pool: PoolId, row: &[u8]) -> Result<String, KeySetError> {
+    Ok(read_pool(pool, row)?.name)
+}
+
 /// The content of the database without the keys.
 pub(crate) struct KeySetState {
     pub(crate) pools: PoolRows,

@@ -254,6 +254,25 @@ pub(crate) fn read(bytes: &[u8], lease_us: u64) -> Result<(Fact<'_>, &[u8]), Rec
     Ok((fact(kind, &fields, lease_us)?, rest))
 }
 
+/// Returns the pool of the first record; `None` for a record that belongs to no pool.
+pub(crate) fn pool_of(bytes: &[u8]) -> Result<Option<PoolId>, RecordError> {
+    let (_, fields, _) = fields(bytes)?;
+    // No pool has the number 0.
+    let pool: u32 = fields.narrow(tag::POOL)?;
+    Ok((pool != 0).then_some(PoolId(pool)))
+}
+
+/// Returns the pool that the first record creates, with its name; `None` for another record.
+pub(crate) fn created_pool(bytes: &[u8]) -> Result<Option<(PoolId, &str)>, RecordError> {
+    let (kind, fields, _) = fields(bytes)?;
+    if kind != POOL_CREATED {
+        return Ok(None);
+    }
+    let name = std::str::from_utf8(fields.bytes(tag::NAME));
+    let name = name.map_err(|_| RecordError("the name of a pool is not text"))?;
+    Ok(Some((PoolId(fields.narrow(tag::POOL)?), name)))
+}
+
 /// Returns the bytes after the first record, whose fields are not parsed.
 pub(crate) fn after_first(bytes: &[u8]) -> Result<&[u8], RecordError> {
     let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>().ok_or(TRUNCATED)?;

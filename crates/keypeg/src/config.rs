@@ -5,6 +5,7 @@
 mod cluster;
 
 pub use cluster::ClusterSettings;
+pub(crate) use cluster::SHARDS;
 
 use crate::access::Hosts;
 use crate::audit::AuditSettings;

@@ -5,6 +5,7 @@
 use crate::config::DATA;
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
+use crate::options::value::{Bounded, SHARDS_MAX, StoreUrl};
 use crate::seal::read_seal_keys;
 use crate::store;
 use crate::store::{RestoreReport, RestoreTerms};
@@ -25,6 +26,14 @@ pub struct RestoreArgs {
     /// Data directory to create: it must be empty, or not exist
     #[arg(long, env = "KEYPEG_DATA", value_name = "DIR", default_value = DATA)]
     pub data: PathBuf,
+    /// URL of an empty store that several servers share, in place of a data directory
+    ///
+    /// As for `keypeg serve`. Temporary files are in TMPDIR, by default /var/tmp.
+    #[arg(long, env = "KEYPEG_STORE", value_name = "URL", hide_env_values = true)]
+    pub(crate) store: Option<StoreUrl>,
+    /// Number of shards in the store, 1 to 128 [default: 16]
+    #[arg(long, env = "KEYPEG_SHARDS", value_name = "N", requires = "store")]
+    pub(crate) shards: Option<Bounded<1, SHARDS_MAX>>,
     /// How the restored server continues.
     #[command(flatten)]
     pub how: ContinueArgs,
@@ -50,6 +59,16 @@ impl RestoreArgs {
     /// Restores the backup.
     pub fn run(&self) -> Result<String, Failure> {
         let mut backup = open(&self.file)?;
+        if let Some(store) = &self.store {
+            // The range is that of the option.
+            let shards = self.shards.and_then(|shards| u16::try_from(shards.0).ok());
+            let report = store::restore_shared(&mut *backup, store, shards, self.how.terms()?)?;
+            let Summary { found, result } = Summary::of(&report);
+            return Ok(format!(
+                "restored into the store: {found}. {result}. Start servers with --store and \
+                 --advertise."
+            ));
+        }
         let report = store::restore(&mut *backup, &self.data, self.how.terms()?)?;
         let data = self.data.display();
         let Summary { found, result } = Summary::of(&report);

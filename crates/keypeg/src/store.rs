@@ -3,13 +3,15 @@
 //! All other files know a store by its lanes, its metrics and its start report (keypeg-store).
 
 mod exposed;
+mod moving;
 mod node;
 mod shared;
 
 use crate::clock::SystemClock;
-use crate::config::{ClusterSettings, Config};
+use crate::config::{ClusterSettings, Config, SHARDS};
 use crate::failure::{Failure, exit};
 use crate::log;
+use crate::options::value::StoreUrl;
 use crate::random::SystemRandom;
 use crate::seal::{self, SealSettings, read_seal_keys};
 use exposed::refuse_exposed;
@@ -129,6 +131,17 @@ pub(crate) fn restore(
     refuse_exposed(data)?;
     let restored = keypeg_engine::restore(backup, data, terms.options()?, &mut SystemRandom::new());
     Ok(restored?)
+}
+
+/// Restores a backup into an empty store that several servers share, with this number of shards, or
+/// the default. O(keys).
+pub(crate) fn restore_shared(
+    backup: &mut dyn Read,
+    store: &StoreUrl,
+    shards: Option<u16>,
+    terms: RestoreTerms,
+) -> Result<RestoreReport, Failure> {
+    moving::restore_shared(backup, store, shards.unwrap_or(SHARDS), terms.options()?)
 }
 
 /// Checks a backup, and returns what a restore would make of it. O(keys). An empty file without a

@@ -4,12 +4,14 @@
 //! It is created once and stored in the log of the installation, where a second one is refused. It
 //! contains the `meta` of a data directory, so that secrets are sealed in it as they are there.
 
+use crate::backup::{BackupError, meta_of};
 use crate::meta::{Meta, Protection};
 use crate::seal::SealOptions;
 use crate::start::StartError;
 use crate::state::FIRST_TOKEN_MAX;
 use crate::unlock::{self, Unlocked};
 use keypeg_core::{PoolId, RandomSource};
+use std::io::Read;
 
 /// The most shards of an installation: each has numbers of pools of its own.
 pub const SHARDS_MAX: u16 = 128;
@@ -47,6 +49,21 @@ impl ShardIdentity {
         assert!((1..=SHARDS_MAX).contains(&shards), "from 1 to {SHARDS_MAX} shards");
         let (meta, _) = unlock::create(seal, random);
         Self { meta, shards, first_token: wall_us.min(FIRST_TOKEN_MAX) }
+    }
+
+    /// Creates the identity of an installation that continues with the data of a backup: its number
+    /// and its keys stay, so that ids, tags and stored answers keep their meaning. O(bytes).
+    ///
+    /// # Panics
+    /// If there is no shard, or more than [`SHARDS_MAX`].
+    pub fn of_backup(
+        backup: &mut dyn Read,
+        shards: u16,
+        wall_us: u64,
+    ) -> Result<Self, BackupError> {
+        assert!((1..=SHARDS_MAX).contains(&shards), "from 1 to {SHARDS_MAX} shards");
+        let meta = meta_of(backup)?;
+        Ok(Self { meta, shards, first_token: wall_us.min(FIRST_TOKEN_MAX) })
     }
 
     /// Returns the bytes to store.
@@ -126,9 +143,8 @@ impl ShardIdentity {
     ) -> Result<(), StartError> {
         if seal.is_some() && !self.meta.is_sealed() {
             return Err(StartError::Seal(
-                "the installation in the store is not sealed: omit --seal-key. To seal it, restore \
-                 its backup into a data directory, start a server there with --seal-existing, and \
-                 restore a backup of that server into an empty store"
+                "the installation in the store is not sealed, and it can be sealed only when it is \
+                 created: omit --seal-key"
                     .into(),
             ));
         }

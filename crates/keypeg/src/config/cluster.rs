@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// The greatest length of an address in bytes: a heartbeat also says which shards a server serves.
 const ADDRESS_MAX: usize = 100;
 /// The number of shards of a new installation.
-const SHARDS: u16 = 16;
+pub(crate) const SHARDS: u16 = 16;
 /// The schemes of stores, in the words of an error.
 const STORES: &str = "postgres://USER@HOST/DATABASE, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or \
                       az://CONTAINER/PREFIX";
@@ -128,8 +128,7 @@ fn refuse_beside_store(options: &Options) -> Result<(), Failure> {
     if options.seal_existing.is_some_and(|switch| switch.0) {
         return Err(refused(
             "--seal-existing does not work with --store: an installation is sealed when it is \
-             created, with --seal-key. To seal an existing one, restore its backup into a store \
-             that is empty",
+             created, with --seal-key",
         ));
     }
     Ok(())

@@ -48,9 +48,18 @@ pub(super) struct Expected<'a> {
     pub(super) must_exist: bool,
 }
 
-/// Opens the log of a URL, checks that its store keeps what it acknowledges, and creates the
-/// installation if there is none.
-pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installation, Failure> {
+/// A log whose store keeps what it acknowledges.
+#[derive(Debug)]
+pub(super) struct OpenedLog {
+    pub(super) log: Arc<dyn SharedLog>,
+    /// The store in words.
+    store: String,
+    /// Runs the calls of the log.
+    runtime: Runtime,
+}
+
+/// Opens the log of a URL, and checks its store.
+pub(super) fn open_log(url: &StoreUrl) -> Result<OpenedLog, Failure> {
     warn_of_visible_password(url);
     let runtime = runtime()?;
     let log = connect(url, runtime.handle())?;
@@ -61,6 +70,13 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
     for warning in &report.warnings {
         tracing::warn!("--store: {warning}");
     }
+    Ok(OpenedLog { log, store: report.store, runtime })
+}
+
+/// Opens the log of a URL, and creates the installation if there is none.
+pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installation, Failure> {
+    let OpenedLog { log, store, runtime } = open_log(url)?;
+    let mut random = SystemRandom::new();
     if expected.must_exist {
         refuse_empty(&*log)?;
     }
@@ -73,14 +89,13 @@ pub(super) fn open(url: &StoreUrl, expected: &Expected<'_>) -> Result<Installati
     if let Some(given) = expected.shards.filter(|given| *given != found) {
         let message = format!(
             "--shards {given}: the installation in the store has {found} shards, and their number \
-             is fixed: use --shards {found} or omit it. For another number, restore a backup into \
-             an empty store"
+             is fixed: use --shards {found} or omit it"
         );
         return Err(Failure::new(exit::CONFIG, message));
     }
     identity.check_seal(expected.seal, &mut random)?;
     let is_new = *stored == *proposed;
-    Ok(Installation { log, identity, store: report.store, is_new, runtime })
+    Ok(Installation { log, identity, store, is_new, runtime })
 }
 
 /// Refuses a store whose first shard no server has ever served: a mistake in the URL would otherwise

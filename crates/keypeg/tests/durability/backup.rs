@@ -114,6 +114,50 @@ fn a_backup_restores_every_key_and_the_restored_server_lends_none_at_first() {
 }
 
 #[test]
+fn a_backup_of_one_server_becomes_the_store_of_several_and_no_key_is_lent_at_first() {
+    let (dir, store) = (TempDir::new(), TempDir::new());
+    let file = dir.path().join("a.backup");
+    let mut server = original(&dir);
+    let before = keys(&mut server.client());
+    run(backup(&server, &[text(&file)]), 0, "bytes written to");
+    let highest = acquire(&mut server.client(), 20);
+    server.terminate();
+    let url = format!("file://{}", text(store.path()));
+    let restore = || {
+        let mut command = tool(&["restore", text(&file), "--shards", "4"]);
+        command.env("KEYPEG_STORE", &url);
+        command
+    };
+    run(restore(), 0, "restored into the store: 42 keys in 2 pools");
+    run(restore(), 73, "the store is not empty");
+    let start = || {
+        let args = ["--advertise", "http://127.0.0.1:0", "--existing"];
+        let server = Server::given(&args, &[("KEYPEG_STORE", &url)]);
+        let client = &mut server.client();
+        eventually("the shard of the pool is served", || {
+            (client.ask("GET /v1/pools/ci").status == 200).then_some(())
+        });
+        server
+    };
+    let first = start();
+    let client = &mut first.client();
+    let after = keys(client);
+    assert_eq!(after.len(), 42);
+    for (id, (value, created_at, was)) in &before {
+        let (same_value, same_time, is) = &after[id];
+        assert_eq!((same_value, same_time), (value, created_at));
+        let expected = if was == "quarantined" || was == "resting" { was } else { "leased" };
+        assert_eq!(is, expected, "{id}");
+    }
+    client.ask("POST /v1/pools/ci/leases").problem(404, "no_key_available");
+    client.ask("POST /v1/pools/ci/keys").is(201, &json!({}));
+    assert!(acquire(client, 1) > highest);
+    // The next server reads the same snapshot, and the frames after it.
+    drop(first);
+    assert_eq!(keys(&mut start().client()).len(), 43);
+}
+
+#[test]
 fn the_length_of_the_hold_can_be_given() {
     let dir = TempDir::new();
     let file = dir.path().join("a.backup");
