@@ -195,7 +195,8 @@ class Postgres:
         old.start()
         time.sleep(beside)
         old.stop("immediate" if beside else "fast")
-        # It needs a clean end before it can be rewound.
+        # Until its first checkpoint, the new primary names its old timeline, and there is nothing to rewind.
+        self.primary.sql("checkpoint")
         source = f"host={self.primary.host.address} port={self.primary.port} user=postgres dbname=postgres"
         # Otherwise it would copy the file of settings with the address of the source.
         settings = {name: (old.dir / name).read_text() for name in ("postgresql.conf", "postgresql.auto.conf")}
