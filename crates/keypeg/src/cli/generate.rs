@@ -49,7 +49,9 @@ impl GenerateArgs {
             Ok(printed) => printed.and_then(|()| rows.finish()),
             Err(failure) => {
                 // What is printed stays valid, also as JSON.
-                let _ = rows.finish();
+                if made.generated > 0 {
+                    let _ = rows.finish();
+                }
                 return Err(failure);
             }
         };
