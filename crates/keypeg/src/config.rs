@@ -14,6 +14,7 @@ use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use crate::file;
 use crate::http::Timeouts;
+use crate::log::LogFormat;
 use crate::memory::{self, MemoryPlan};
 use crate::options::Options;
 use crate::options::value::{FilePath, Switch};
@@ -69,6 +70,8 @@ pub struct Config {
     pub(crate) seal: Option<SealSettings>,
     /// The settings of the audit log; `None` writes none.
     pub(crate) audit: Option<AuditSettings>,
+    /// The format of the log.
+    pub(crate) log_format: LogFormat,
     /// The host names of this server.
     pub hosts: Hosts,
     /// The proxies in front of the server.
@@ -157,6 +160,7 @@ impl Config {
             tls,
             seal,
             audit,
+            log_format: options.log_format.unwrap_or_default(),
             hosts,
             proxies,
             timeouts,
@@ -298,7 +302,7 @@ mod tests {
             assert_eq!(without_given(given), without_given(default), "{with_flag}");
             count += 1;
         }
-        assert_eq!(count, 14);
+        assert_eq!(count, 15);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod message;
 mod metrics;
 mod origin;
 mod parse;
+mod request_log;
 mod respond;
 mod route;
 mod sampler;

@@ -8,6 +8,7 @@
 pub(crate) mod value;
 
 use crate::duration::HumanDuration;
+use crate::log::LogFormat;
 use crate::proxies::ProxyNet;
 use clap::Args;
 use serde::Deserialize;
@@ -158,6 +159,10 @@ pub struct Options {
     #[arg(long, env = "KEYPEG_AUDIT_KEEP", value_name = "N")]
     pub(crate) audit_keep: Option<Bounded<0, 1_000>>,
 
+    /// Format of the log on stderr: text, or json for one object per line [default: text]
+    #[arg(long, env = "KEYPEG_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+
     /// Accept requests whose Host header has this name; may be repeated, * accepts any name
     #[arg(long, env = "KEYPEG_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     #[serde(default, deserialize_with = "value::host_names")]
@@ -233,6 +238,7 @@ impl Options {
             audit: self.audit.or(other.audit),
             audit_mib: self.audit_mib.or(other.audit_mib),
             audit_keep: self.audit_keep.or(other.audit_keep),
+            log_format: self.log_format.or(other.log_format),
             allow_host: self.allow_host.or(other.allow_host),
             behind_proxy: self.behind_proxy.or(other.behind_proxy),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
@@ -312,7 +318,7 @@ mod tests {
                     seal_key = 's'\nseal_existing = true\n\
                     insecure_listen = false\ntokens = 't'\ntls_cert = 'c'\n\
                     tls_key = 'k'\ntls_client_ca = 'ca'\naudit = 'a'\naudit_mib = 1\n\
-                    audit_keep = 0\nallow_host = ['h']\nbehind_proxy = ['::1']\nidle_timeout = \"10m\"\n\
+                    audit_keep = 0\nlog_format = 'json'\nallow_host = ['h']\nbehind_proxy = ['::1']\nidle_timeout = \"10m\"\n\
                     head_timeout = \"1s\"\nbody_timeout = \"2s\"\nwrite_timeout = \"3s\"\n\
                     write_rate = 8\n";
         let file: Options = toml::from_str(text).unwrap();
@@ -320,7 +326,7 @@ mod tests {
                     --store postgres://h/d --advertise http://h:1 --server-name n --shards 4 --cluster-ca cca --lease-ttl 2s \
                     --keepalive-ttl 1h --max-queued 64 --metrics-pools 7 --memory 1GiB --seal-key s --seal-existing --insecure-listen=false --tokens t \
                     --tls-cert c --tls-key k --tls-client-ca ca \
-                    --audit a --audit-mib 1 --audit-keep 0 --allow-host h --behind-proxy ::1 --idle-timeout 10m \
+                    --audit a --audit-mib 1 --audit-keep 0 --log-format json --allow-host h --behind-proxy ::1 --idle-timeout 10m \
                     --head-timeout 1s --body-timeout 2s --write-timeout 3s --write-rate 8";
         let command = Options::augment_args(Command::new("serve").no_binary_name(true));
         let matches = command.try_get_matches_from(line.split_whitespace()).unwrap();

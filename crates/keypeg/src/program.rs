@@ -5,7 +5,7 @@
 use crate::command_line::{CheckArgs, Cli, Command};
 use crate::config::Config;
 use crate::failure::{Failure, exit};
-use crate::log::{print_line, report_usage, start_streams};
+use crate::log::{self, log_to_stderr, print_line, report_usage, start_streams};
 use crate::options::Options;
 use crate::supervisor::{self, Message};
 use crate::{memory, signals, streams, variables};
@@ -92,8 +92,10 @@ fn print_result(result: &str) {
 fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     // First, so that no message of a start can block it.
     start_streams();
+    // An error of the configuration has the format too, unless only the file names it.
+    log::set_format(options.log_format.unwrap_or_default());
     let mut config = Config::new(options)?;
-    crate::log_to_stderr()?;
+    log_to_stderr(config.log_format)?;
     // Before the first runtime, which needs descriptors.
     crate::raise_descriptor_limit()?;
     variables::warn_of_unknown(&Cli::command());

@@ -41,7 +41,7 @@ mod tests {
             let ends = spawn("ends", || {}).unwrap();
             ends.join().unwrap();
             log::start_streams();
-            log::log_to_stderr().unwrap();
+            log::log_to_stderr(log::LogFormat::Text).unwrap();
             // Many writes: the end has to wait for the thread of the stream.
             log::report(&"x".repeat(32 << 10));
             let _panics = spawn("panics", || panic!("on purpose")).unwrap();

@@ -267,6 +267,11 @@ impl RequestContext<'_> {
         }
     }
 
+    /// Returns the name of the caller's token, if the server needs one.
+    pub(super) fn token_name(&self) -> Option<&Arc<str>> {
+        self.admitted.as_ref().map(|admitted| &admitted.shown.token.name)
+    }
+
     fn principal(&self) -> Principal {
         self.admitted.as_ref().map_or(Principal::Anyone, |admitted| {
             Principal::Token(Arc::clone(&admitted.shown.token.caller))

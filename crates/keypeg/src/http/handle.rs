@@ -10,6 +10,7 @@ use super::error::Problem;
 use super::message::{Body, Request, Response, waited};
 use super::metrics::Family;
 use super::origin::{Origin, Sender};
+use super::request_log::RequestLog;
 use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_content};
 use super::route::route;
 use crate::clock;
@@ -40,6 +41,9 @@ pub(super) async fn handle(
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let peer = request.body().peer().clone();
     let mut in_flight = None;
+    let caller = app.server.proxies.caller_of(sender.ip, request.headers());
+    let origin = Origin { client_ip: Some(caller), id, started };
+    let mut log = RequestLog::begin(request.method().as_str(), request.uri().path(), &origin);
     let handled = catch_panic(async {
         let hosts = &app.server.access.hosts;
         check_framing(ambiguous, &request)?;
@@ -56,10 +60,9 @@ pub(super) async fn handle(
         }
         let target = Target { method: request.method().as_str(), path: request.uri().path() };
         let bearer = || admit::bearer_of(request.headers());
-        let caller = app.server.proxies.caller_of(sender.ip, request.headers());
-        let origin = Origin { client_ip: Some(caller), id, started };
         let certificate = sender.certificate.as_deref();
         let context = admit::admit(app, target, bearer, certificate, &origin)?;
+        log.set_token(context.token_name());
         if !context.begins_on(request.body().place(), started) {
             return peer.abandon().await;
         }
@@ -87,6 +90,7 @@ pub(super) async fn handle(
     };
     let took = started.elapsed().saturating_sub(waited(&response));
     app.counts.answered(family, response.status(), took);
+    log.set_status(response.status());
     add_standard_headers(&mut response, ResponseTraits { id, is_change });
     response.headers_mut().insert(DATE, date());
     // hyper closes a connection rather than read the rest of a chunked body that no handler wanted.

@@ -28,6 +28,8 @@ pub(super) struct LineQueue {
     state: Mutex<State>,
     changed: Condvar,
     lost: AtomicU64,
+    /// Returns the line in place of a number of lost lines.
+    note: fn(u64) -> Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -42,10 +44,10 @@ struct State {
 }
 
 impl LineQueue {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(note: fn(u64) -> Vec<u8>) -> Self {
         let state =
             State { lines: VecDeque::new(), bytes: 0, is_started: false, is_writing: false };
-        Self { state: Mutex::new(state), changed: Condvar::new(), lost: AtomicU64::new(0) }
+        Self { state: Mutex::new(state), changed: Condvar::new(), lost: AtomicU64::new(0), note }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,7 +122,7 @@ fn run(queue: &LineQueue, stream: &impl AsFd) {
     loop {
         let line = queue.next();
         let lost = queue.lost();
-        let text = end.text_of(&line, lost);
+        let text = end.text_of(&line, lost, queue.note);
         let written = write_all(stream, &text);
         if written < text.len() {
             queue.count_lost();
@@ -140,11 +142,10 @@ struct StreamEnd {
 
 impl StreamEnd {
     /// Returns the text to write for a line, when `lost` lines have been lost.
-    fn text_of(&self, line: &[u8], lost: u64) -> Vec<u8> {
+    fn text_of(&self, line: &[u8], lost: u64, note: fn(u64) -> Vec<u8>) -> Vec<u8> {
         let mut text = if self.is_torn { vec![b'\n'] } else { Vec::new() };
         if lost > self.reported {
-            let count = lost - self.reported;
-            text.extend_from_slice(format!("keypeg: {count} lines were lost here\n").as_bytes());
+            text.extend_from_slice(&note(lost - self.reported));
         }
         text.extend_from_slice(line);
         text
@@ -187,8 +188,12 @@ mod tests {
     use std::io::Read;
     use std::os::fd::OwnedFd;
 
+    fn note(lost: u64) -> Vec<u8> {
+        format!("keypeg: {lost} lines were lost here\n").into_bytes()
+    }
+
     fn queue() -> &'static LineQueue {
-        Box::leak(Box::new(LineQueue::new()))
+        Box::leak(Box::new(LineQueue::new(note)))
     }
 
     /// Fills a pipe, and leaves it blocking or not.
@@ -290,7 +295,7 @@ mod tests {
             ("four\n", 2, usize::MAX),
             ("five\n", 2, usize::MAX),
         ] {
-            let text = end.text_of(line.as_bytes(), lost);
+            let text = end.text_of(line.as_bytes(), lost, note);
             let written = written.min(text.len());
             stream.extend_from_slice(&text[..written]);
             end.advance(&text, written, lost);

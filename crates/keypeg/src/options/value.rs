@@ -3,6 +3,7 @@
 
 use crate::access::Hosts;
 use crate::duration::HumanDuration;
+use crate::log::LogFormat;
 use crate::memory::MEMORY_MIN;
 use crate::proxies::ProxyNet;
 use bytesize::ByteSize;
@@ -156,6 +157,27 @@ impl FromStr for Timeout {
 }
 
 impl TryFrom<Value> for Timeout {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(|allowed| format!("{allowed}, in quotes"))
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("must be text or json"),
+        }
+    }
+}
+
+impl TryFrom<Value> for LogFormat {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {

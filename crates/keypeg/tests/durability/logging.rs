@@ -92,6 +92,21 @@ fn a_failed_start_needs_no_stderr() {
     }
 }
 
+/// The other format of the log has the same queue.
+#[test]
+fn a_log_of_json_needs_no_stderr_either() {
+    for stderr in BadStderr::ALL {
+        let muted = Muted::start(stderr, &["--ephemeral", "--log-format", "json"]);
+        for _ in 0..3 {
+            muted.is_live();
+        }
+        if stderr == BadStderr::DevFull {
+            eventually("lost lines are counted", || (muted.lost() >= 3).then_some(()));
+        }
+        muted.stop(stderr);
+    }
+}
+
 #[test]
 fn signals_work_without_a_stderr() {
     for stderr in BadStderr::ALL {

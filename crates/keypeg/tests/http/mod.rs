@@ -8,5 +8,6 @@ mod framing;
 mod fuzz;
 mod ops_listen;
 mod places;
+mod request_log;
 mod slow_readers;
 mod timeouts;

@@ -26,8 +26,10 @@ use crate::http::error::Problem;
 use crate::http::handlers::abandon::Abandoning;
 use crate::http::handlers::payload::Payload;
 use crate::http::handlers::verify;
+use crate::http::message::Response;
 use crate::http::metrics::Family;
 use crate::http::origin::Origin;
+use crate::http::request_log::RequestLog;
 use crate::http::respond::{ResponseTraits, add_standard_headers};
 use crate::http::shutdown::{ServerPhase, reached};
 use crate::http::timeouts::Timeouts;
@@ -261,6 +263,7 @@ struct FastRequest<'a> {
     /// The admitted request, or why it is refused.
     context: Result<RequestContext<'a>, Problem>,
     call: FastCall,
+    log: RequestLog,
 }
 
 impl FastRequest<'_> {
@@ -309,8 +312,10 @@ impl<'a> FastPath<'a> {
         let origin = Origin { client_ip, id: app.next_request_id(), started };
         let target = Target { method: head.method, path: head.path };
         let bearer = || Ok(head.authorization.and_then(admit::bearer));
+        let mut log = RequestLog::begin(head.method, head.path, &origin);
         let context = admit::admit(app, target, bearer, None, &origin);
-        Ok((FastRequest { origin, family: Family::of(head.path), context, call }, len))
+        log.set_token(context.as_ref().ok().and_then(RequestContext::token_name));
+        Ok((FastRequest { origin, family: Family::of(head.path), context, call, log }, len))
     }
 }
 
@@ -344,7 +349,7 @@ impl FastPath<'_> {
         client: Client<'_>,
         unconsumed: &mut Vec<u8>,
     ) -> io::Result<Sent> {
-        let FastRequest { origin, family, context, call } = request;
+        let FastRequest { origin, family, context, call, mut log } = request;
         let is_change = !matches!(call, FastCall::Authorize(_));
         // The request is in flight until its response is sent.
         let (result, admitted) = match context {
@@ -363,6 +368,7 @@ impl FastPath<'_> {
             add_standard_headers(&mut response, traits);
             response
         });
+        log.set_status(result.as_ref().map_or_else(Response::status, Payload::status));
         let sent = self.send(client, &result, &origin, family, admitted.as_ref()).await;
         if sent.is_err()
             && let Ok(Payload::Granted(grant)) = &result
