@@ -21,6 +21,7 @@ mod purge_warning;
 mod refusals;
 mod server;
 mod tls;
+mod top;
 
 pub use backup::BackupArgs;
 pub use bench::BenchArgs;
@@ -34,6 +35,7 @@ pub use lease::LeaseArgs;
 pub use list::{ListArgs, PoolsArgs};
 pub use pool::{PolicyArgs, PoolCommand, PoolPlace};
 pub use server::{ConnectionArgs, ServerArgs};
+pub use top::TopArgs;
 
 use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
@@ -154,6 +156,11 @@ pub enum ClientCommand {
     /// The first event is resync, with the number of keys in each state. No event has the value of a
     /// key or the id of a lease. With --output json each event is one line.
     Events(EventsArgs),
+    /// Show live how full the pools are and what ends next
+    ///
+    /// The terminal shows all pools, or the leases of one, with the last 15 minutes. q ends, the arrow
+    /// keys scroll. Without a terminal the command prints one table and ends.
+    Top(TopArgs),
     /// Create a backup of a running server
     ///
     /// The file contains all pools and the values of all keys, as of one moment. Restore it with
@@ -254,6 +261,7 @@ impl ClientCommand {
             Self::Pools(args) => args.run().await,
             Self::Pool(command) => command.run().await,
             Self::Events(args) => args.run().await,
+            Self::Top(args) => args.run().await,
             Self::Backup(args) => args.run().await,
             Self::Health(args) => args.run().await,
             Self::Exec(args) => exec::run(*args).await,

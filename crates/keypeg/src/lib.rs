@@ -48,14 +48,14 @@ pub use access::{Hosts, ListTokens, NewToken, RevokeToken, TokenCommand};
 pub use cli::{
     BackupArgs, BenchArgs, ClientCommand, ConnectionArgs, DeleteArgs, EventsArgs, ExecArgs,
     GenerateArgs, HealthArgs, ImportArgs, LauncherArgs, LeaseArgs, ListArgs, PolicyArgs,
-    PoolCommand, PoolPlace, PoolsArgs, ServerArgs, WatchdogArgs,
+    PoolCommand, PoolPlace, PoolsArgs, ServerArgs, TopArgs, WatchdogArgs,
 };
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};
 pub use config::{ClusterSettings, Config};
 pub use duration::HumanDuration;
 pub use failure::{Failure, exit};
-pub use log::{flush_streams, log_to_stderr, print_line, report_usage, start_streams};
+pub use log::{LogFormat, flush_streams, log_to_stderr, print_line, report_usage, start_streams};
 pub use manual::{CompletionsArgs, ManArgs};
 pub use options::Options;
 pub use panics::install as install_panic_hook;

@@ -26,4 +26,6 @@ mod serve;
 mod store;
 mod supervisor;
 #[cfg(feature = "cli")]
+mod terminal;
+#[cfg(feature = "cli")]
 mod tool;

@@ -12,6 +12,8 @@ pub(crate) mod late;
 pub(crate) mod proxy;
 mod sockets;
 pub(crate) mod stderr;
+#[cfg(feature = "cli")]
+pub(crate) mod terminal;
 pub(crate) mod tokens;
 pub(crate) mod volume;
 
