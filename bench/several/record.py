@@ -228,3 +228,30 @@ def running(servers, pools, record, clients_per_pool=3, hold=0.01):
             client.stop()
         for client in clients:
             client.join(TTL)
+
+
+def test():
+    """The checker sees each kind of fault. Run this file to check it."""
+
+    def grant(token, sent, received, release_sent, key="k"):
+        return Grant("p", key, token, 1, sent, sent, received, release_sent)
+
+    for name, grants in {
+        "overlaps": [grant(1, 0, 1, 5), grant(2, 3, 4, 6)],
+        "tokens repeated": [grant(1, 0, 1, 2), grant(1, 3, 4, 5, "other")],
+        "tokens decreased": [grant(2, 0, 1, 2), grant(1, 3, 4, 5, "other")],
+    }.items():
+        found, wrong = check(Record(grants=grants))
+        assert found[name] == 1 and wrong, (name, found)
+    # The next grant can be on its way when the release is sent.
+    found, wrong = check(Record(grants=[grant(1, 0, 1, 5), grant(2, 3, 5.5, 6)]))
+    assert not wrong, wrong
+    # A lease that was never released ends with its TTL.
+    found, _ = check(Record(grants=[grant(1, 0, 1, 0), grant(2, 3, TTL - 1, 0)]))
+    assert found["overlaps"] == 1
+    found, wrong = check(Record(grants=[grant(1, 0, 1, 0), grant(2, 3, TTL + 1, 0)]))
+    assert not wrong, wrong
+
+
+if __name__ == "__main__":
+    test()

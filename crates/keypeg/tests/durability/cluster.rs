@@ -31,3 +31,10 @@ fn when_a_server_of_several_is_killed_another_goes_on_and_no_key_is_lent_twice()
 fn is_naive(binary: &Path) -> bool {
     binary.file_name().is_some_and(|name| name == "naive_server")
 }
+
+#[test]
+fn the_checker_of_recorded_grants_sees_each_kind_of_fault() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/several/record.py");
+    let output = Command::new("python3").arg(file).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
