@@ -433,6 +433,27 @@ export class ShuttingDown extends Refused {
   }
 }
 
+/** A server that does not serve the pool got a forwarded request; nothing was applied. */
+export class NotOwner extends Refused {
+  override get nextStep(): string {
+    return "Send the request again after retryAfter seconds.";
+  }
+}
+
+/** No server serves the pool at the moment; nothing was applied. */
+export class NoOwner extends Refused {
+  override get nextStep(): string {
+    return "Send the request again after retryAfter seconds.";
+  }
+}
+
+/** The server of the pool was lost meanwhile; it is unknown whether a change was applied. */
+export class OwnerLost extends Refused {
+  override get nextStep(): string {
+    return "Send the request again with the same idempotency key, or look at the pool first.";
+  }
+}
+
 /** The server has many deadlines to process; nothing was applied. */
 export class Settling extends Refused {
   override get nextStep(): string {
@@ -493,6 +514,9 @@ const CLASSES: Readonly<Record<Code, typeof Refused>> = {
   internal: Internal,
   overloaded: Overloaded,
   shutting_down: ShuttingDown,
+  not_owner: NotOwner,
+  no_owner: NoOwner,
+  owner_lost: OwnerLost,
   settling: Settling,
   too_many_pools: TooManyPools,
   pool_full: PoolFull,

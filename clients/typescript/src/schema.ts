@@ -813,6 +813,12 @@ export interface components {
          *
          *     `shutting_down`: The server is shutting down.
          *
+         *     `not_owner`: The server that got the forwarded request does not serve the pool.
+         *
+         *     `no_owner`: No server serves the pool at the moment.
+         *
+         *     `owner_lost`: The server of the pool was lost while it handled the request.
+         *
          *     `settling`: More keys or leases are due than the server can expire within one request.
          *
          *     `backup_running`: Another backup is running.
@@ -822,7 +828,7 @@ export interface components {
          *     `internal`: A defect in the server.
          * @enum {string}
          */
-        Code: "malformed" | "bad_cursor" | "unauthorized" | "forbidden" | "key_required" | "key_not_active" | "not_found" | "method_not_allowed" | "timeout" | "too_large" | "unsupported_media_type" | "misdirected" | "invalid" | "rate_limited" | "unknown_pool" | "unknown_key" | "no_key_available" | "lease_ended" | "max_hold_reached" | "idempotency_mismatch" | "keys_gone" | "taken_over" | "precondition_failed" | "default_pool" | "key_exists" | "too_many_pools" | "pool_full" | "storage_full" | "overloaded" | "shutting_down" | "settling" | "backup_running" | "backup_unsupported" | "internal";
+        Code: "malformed" | "bad_cursor" | "unauthorized" | "forbidden" | "key_required" | "key_not_active" | "not_found" | "method_not_allowed" | "timeout" | "too_large" | "unsupported_media_type" | "misdirected" | "invalid" | "rate_limited" | "unknown_pool" | "unknown_key" | "no_key_available" | "lease_ended" | "max_hold_reached" | "idempotency_mismatch" | "keys_gone" | "taken_over" | "precondition_failed" | "default_pool" | "key_exists" | "too_many_pools" | "pool_full" | "storage_full" | "overloaded" | "shutting_down" | "not_owner" | "no_owner" | "owner_lost" | "settling" | "backup_running" | "backup_unsupported" | "internal";
         /** @description An object without fields. */
         Empty: Record<string, never>;
         /** @description The result of a force-release. */
@@ -1518,9 +1524,49 @@ export interface components {
          *
          *     `shutting_down`: The server is shutting down.
          *
+         *     `no_owner`: No server serves the pool at the moment.
+         */
+        Status503OverloadedShuttingDownNoOwner: {
+            headers: {
+                "Retry-After": components["headers"]["RetryAfter"];
+                "x-request-id": components["headers"]["RequestId"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /**
+         * @description `overloaded`: A queue or another limit of the server is reached.
+         *
+         *     `shutting_down`: The server is shutting down.
+         *
+         *     `no_owner`: No server serves the pool at the moment.
+         *
+         *     `owner_lost`: The server of the pool was lost while it handled the request.
+         */
+        Status503OverloadedShuttingDownNoOwnerOwnerLost: {
+            headers: {
+                "Retry-After": components["headers"]["RetryAfter"];
+                "x-request-id": components["headers"]["RequestId"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /**
+         * @description `overloaded`: A queue or another limit of the server is reached.
+         *
+         *     `shutting_down`: The server is shutting down.
+         *
+         *     `no_owner`: No server serves the pool at the moment.
+         *
+         *     `owner_lost`: The server of the pool was lost while it handled the request.
+         *
          *     `settling`: More keys or leases are due than the server can expire within one request.
          */
-        Status503OverloadedShuttingDownSettling: {
+        Status503OverloadedShuttingDownNoOwnerOwnerLostSettling: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
                 "x-request-id": components["headers"]["RequestId"];
@@ -1548,9 +1594,13 @@ export interface components {
          *
          *     `shutting_down`: The server is shutting down.
          *
+         *     `no_owner`: No server serves the pool at the moment.
+         *
+         *     `owner_lost`: The server of the pool was lost while it handled the request.
+         *
          *     `settling`: More keys or leases are due than the server can expire within one request.
          */
-        Status503StorageFullOverloadedShuttingDownSettling: {
+        Status503StorageFullOverloadedShuttingDownNoOwnerOwnerLostSettling: {
             headers: {
                 "Preference-Applied": components["headers"]["PreferenceApplied"];
                 "Retry-After": components["headers"]["RetryAfter"];
@@ -1568,9 +1618,13 @@ export interface components {
          *
          *     `shutting_down`: The server is shutting down.
          *
+         *     `no_owner`: No server serves the pool at the moment.
+         *
+         *     `owner_lost`: The server of the pool was lost while it handled the request.
+         *
          *     `settling`: More keys or leases are due than the server can expire within one request.
          */
-        Status503StorageFullOverloadedShuttingDownSettlingOfPlainAcquire: {
+        Status503StorageFullOverloadedShuttingDownNoOwnerOwnerLostSettlingOfPlainAcquire: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
                 "x-request-id": components["headers"]["RequestId"];
@@ -1587,9 +1641,13 @@ export interface components {
          *
          *     `shutting_down`: The server is shutting down.
          *
+         *     `no_owner`: No server serves the pool at the moment.
+         *
+         *     `owner_lost`: The server of the pool was lost while it handled the request.
+         *
          *     `settling`: More keys or leases are due than the server can expire within one request.
          */
-        Status503StorageFullOverloadedShuttingDownSettlingOfSeedAcquire: {
+        Status503StorageFullOverloadedShuttingDownNoOwnerOwnerLostSettlingOfSeedAcquire: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
                 "x-request-id": components["headers"]["RequestId"];
@@ -1751,7 +1809,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503StorageFullOverloadedShuttingDownSettlingOfSeedAcquire"];
+            503: components["responses"]["Status503StorageFullOverloadedShuttingDownNoOwnerOwnerLostSettlingOfSeedAcquire"];
         };
     };
     seedRelease: {
@@ -1813,7 +1871,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -1889,7 +1947,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDownSettling"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLostSettling"];
             507: components["responses"]["Status507PoolFullStorageFull"];
         };
     };
@@ -1952,7 +2010,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -2018,7 +2076,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -2151,7 +2209,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -2202,7 +2260,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503StorageFullOverloadedShuttingDownSettlingOfPlainAcquire"];
+            503: components["responses"]["Status503StorageFullOverloadedShuttingDownNoOwnerOwnerLostSettlingOfPlainAcquire"];
         };
     };
     plainGenerate: {
@@ -2248,7 +2306,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDownSettling"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLostSettling"];
             507: components["responses"]["Status507PoolFullStorageFull"];
         };
     };
@@ -2309,7 +2367,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -2358,7 +2416,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -2407,7 +2465,7 @@ export interface operations {
             421: components["responses"]["Status421Misdirected"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -2815,7 +2873,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
         };
     };
     putPool: {
@@ -2918,7 +2976,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507TooManyPoolsStorageFull"];
         };
     };
@@ -2962,7 +3020,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3008,7 +3066,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
         };
     };
     showPoolHistory: {
@@ -3105,7 +3163,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
         };
     };
     keepAlive: {
@@ -3158,7 +3216,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDownSettling"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLostSettling"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3226,7 +3284,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3291,7 +3349,7 @@ export interface operations {
             422: components["responses"]["Status422InvalidIdempotencyMismatch"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDownSettling"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLostSettling"];
             507: components["responses"]["Status507PoolFullStorageFull"];
         };
     };
@@ -3352,7 +3410,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3397,7 +3455,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3454,7 +3512,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3510,7 +3568,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3567,7 +3625,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3639,7 +3697,7 @@ export interface operations {
             422: components["responses"]["Status422InvalidIdempotencyMismatch"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503StorageFullOverloadedShuttingDownSettling"];
+            503: components["responses"]["Status503StorageFullOverloadedShuttingDownNoOwnerOwnerLostSettling"];
         };
     };
     release: {
@@ -3688,7 +3746,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3754,7 +3812,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
         };
     };
@@ -3796,7 +3854,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwner"];
         };
     };
     verify: {
@@ -3857,7 +3915,7 @@ export interface operations {
             422: components["responses"]["Status422Invalid"];
             429: components["responses"]["Status429RateLimited"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503OverloadedShuttingDown"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
         };
     };
     version: {

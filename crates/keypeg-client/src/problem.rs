@@ -72,6 +72,12 @@ pub enum Code {
     Overloaded,
     /// The server is shutting down.
     ShuttingDown,
+    /// The server that got the forwarded request does not serve the pool.
+    NotOwner,
+    /// No server serves the pool at the moment.
+    NoOwner,
+    /// The server of the pool was lost while it handled the request.
+    OwnerLost,
     /// More keys or leases are due than the server can expire within one request.
     Settling,
     /// Another backup is running.
@@ -84,7 +90,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::Malformed,
         Self::BadCursor,
         Self::Unauthorized,
@@ -115,6 +121,9 @@ impl Code {
         Self::StorageFull,
         Self::Overloaded,
         Self::ShuttingDown,
+        Self::NotOwner,
+        Self::NoOwner,
+        Self::OwnerLost,
         Self::Settling,
         Self::BackupRunning,
         Self::BackupUnsupported,
@@ -149,6 +158,7 @@ impl Code {
                 ("unsupported_media_type", 415, "Unsupported content type")
             }
             Self::Misdirected => ("misdirected", 421, "Host not allowed"),
+            Self::NotOwner => ("not_owner", 421, "Pool served elsewhere"),
             Self::RateLimited => ("rate_limited", 429, "Too many requests"),
             Self::Invalid => ("invalid", 422, "Invalid field"),
             Self::IdempotencyMismatch => {
@@ -158,6 +168,8 @@ impl Code {
             Self::BackupUnsupported => ("backup_unsupported", 501, "No backups"),
             Self::Overloaded => ("overloaded", 503, "Overloaded"),
             Self::ShuttingDown => ("shutting_down", 503, "Shutting down"),
+            Self::NoOwner => ("no_owner", 503, "No server for the pool"),
+            Self::OwnerLost => ("owner_lost", 503, "Server of the pool lost"),
             Self::Settling => ("settling", 503, "Expiry backlog"),
             Self::TooManyPools => ("too_many_pools", 507, "Too many pools"),
             Self::PoolFull => ("pool_full", 507, "Pool full"),

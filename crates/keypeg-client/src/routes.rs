@@ -264,7 +264,8 @@ impl Route {
         self.method == "GET" && !self.lends()
     }
 
-    fn lends(&self) -> bool {
+    /// Returns whether the route acquires a key, or renews or releases a lease.
+    pub fn lends(&self) -> bool {
         self.access == Access::Scope(Scope::Lend)
     }
 

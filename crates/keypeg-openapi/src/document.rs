@@ -36,7 +36,7 @@ the path of a page of this server that explains it. Every answer has an `x-reque
 const PROBLEM: &str = "application/problem+json";
 
 /// The codes that no listed route answers: they are for paths and methods that do not exist.
-const CODES_WITHOUT_ROUTE: [Code; 2] = [Code::NotFound, Code::MethodNotAllowed];
+const CODES_WITHOUT_ROUTE: [Code; 3] = [Code::NotFound, Code::MethodNotAllowed, Code::NotOwner];
 
 /// The groups of operations, in order: name and description.
 const TAGS: [(&str, &str); 6] = [
@@ -240,6 +240,12 @@ fn codes(route: &Route, call: &Call) -> Vec<Code> {
     }
     if matches!(route.access, Access::Scope(_)) {
         codes.extend([Code::Overloaded, Code::ShuttingDown]);
+    }
+    if route.pool_of(route.path).is_some() {
+        codes.push(Code::NoOwner);
+        if route.method != "GET" || route.lends() {
+            codes.push(Code::OwnerLost);
+        }
     }
     if route.path.contains("{pool}") && route.operation != "putPool" {
         codes.push(Code::UnknownPool);

@@ -6,6 +6,7 @@
 mod backup_texts;
 pub mod html;
 pub mod markdown;
+mod shard_texts;
 mod texts;
 
 /// The explanation of one error code. Its status and title are those of

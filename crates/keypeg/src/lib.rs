@@ -194,6 +194,7 @@ pub fn serve(
         access,
         audit,
         tls,
+        peer_tls: None,
         proxies: config.proxies.clone(),
         recovery_time,
         metrics_pools: config.metrics_pools,

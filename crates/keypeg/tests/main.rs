@@ -10,6 +10,7 @@ mod access;
 mod api;
 mod bad_input;
 mod cli;
+mod cluster;
 #[cfg(feature = "cli")]
 mod deploy;
 mod durability;

@@ -368,6 +368,24 @@ class ShuttingDown(Refused, code="shutting_down"):
     next_step = "Send the request again when the server runs."
 
 
+class NotOwner(Refused, code="not_owner"):
+    """A server that does not serve the pool got a forwarded request; nothing was applied."""
+
+    next_step = "Send the request again after retry_after seconds."
+
+
+class NoOwner(Refused, code="no_owner"):
+    """No server serves the pool at the moment; nothing was applied."""
+
+    next_step = "Send the request again after retry_after seconds."
+
+
+class OwnerLost(Refused, code="owner_lost"):
+    """The server of the pool was lost meanwhile; it is unknown whether a change was applied."""
+
+    next_step = "Send the request again with the same idempotency key, or look at the pool first."
+
+
 class Settling(Refused, code="settling"):
     """The server has many deadlines to process; nothing was applied."""
 

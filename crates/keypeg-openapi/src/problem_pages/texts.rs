@@ -6,6 +6,7 @@
 
 use super::ProblemPage;
 use super::backup_texts::{BACKUP_RUNNING, BACKUP_UNSUPPORTED};
+use super::shard_texts::{NO_OWNER, NOT_OWNER, OWNER_LOST};
 use keypeg_client::Code;
 
 /// The answer for a code that is only returned before anything is changed.
@@ -51,6 +52,9 @@ pub(super) fn page(code: Code) -> ProblemPage {
         Code::StorageFull => STORAGE_FULL,
         Code::Overloaded => OVERLOADED,
         Code::ShuttingDown => SHUTTING_DOWN,
+        Code::NotOwner => NOT_OWNER,
+        Code::NoOwner => NO_OWNER,
+        Code::OwnerLost => OWNER_LOST,
         Code::Settling => SETTLING,
         Code::BackupRunning => BACKUP_RUNNING,
         Code::BackupUnsupported => BACKUP_UNSUPPORTED,

@@ -62,6 +62,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Gives the place back without a line: another server handles the request.
+    pub(crate) fn discard(mut self) {
+        self.permit = None;
+    }
+
     /// Sets the outcome and queues the line.
     pub(crate) fn end(mut self, outcome: Outcome, status: u16, code: Option<&'static str>) {
         self.line.end(outcome, status, code);

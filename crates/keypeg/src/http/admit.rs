@@ -5,6 +5,8 @@
 //! row reaches no handler. Does not know what the calls do. Which tokens exist, and the rules for
 //! them, belong to `access`.
 
+mod lines;
+mod notes;
 mod problems;
 
 use super::app::App;
@@ -15,15 +17,15 @@ use super::event_stream::StreamPermit;
 use super::long_work::WorkPermit;
 use super::origin::Origin;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
-use crate::audit::{Audit, Entry, Line, Outcome, Refusal};
+use crate::audit::Entry;
 use crate::share::{CallerId, Exceeded, Held, network};
 use crate::tls::ClientCertificate;
 use hyper::header::AUTHORIZATION;
-use hyper::{StatusCode, http::HeaderMap};
+use hyper::http::HeaderMap;
 use keypeg_client as wire;
-use keypeg_client::routes::{self, Access, Scope};
+use keypeg_client::routes::{self, Access, Route, Scope};
 use keypeg_client::{Code, UnixMs};
-use keypeg_core::{KeyRef, PoolFilter, PoolName};
+use keypeg_core::{PoolFilter, PoolName};
 use keypeg_store::{Answer, Call, CallerNumber, Idempotency, PendingReply, Principal};
 use keypeg_store::{Reply, Request, TypedCall};
 use std::net::IpAddr;
@@ -38,6 +40,8 @@ pub(super) struct RequestContext<'a> {
     admitted: Option<Admitted>,
     /// The client's address: without tokens, its network is the caller.
     client_ip: Option<IpAddr>,
+    /// How long the request has waited at servers that then lost the pool.
+    waited_ms: u64,
     /// The permit of the request's long work, until its response is built.
     permit: Mutex<Option<WorkPermit>>,
     /// The memory of the request's body, until its response is built.
@@ -72,22 +76,42 @@ pub(super) fn admit<'a, 'b>(
     certificate: Option<&ClientCertificate>,
     origin: &Origin,
 ) -> Result<RequestContext<'a>, Problem> {
+    let target = Target { method, path };
+    let (mut context, route) = admit_unaudited(app, target, bearer, certificate, origin)?;
+    if let Some(route) = route {
+        context.begin_line(route, path, origin)?;
+    }
+    Ok(context)
+}
+
+/// Like [`admit`], for a request that another server may handle. Only a refusal has a line in the
+/// audit log of this one, until [`RequestContext::begin_audit`].
+pub(super) fn admit_elsewhere<'a, 'b>(
+    app: &'a App,
+    target: Target<'_>,
+    bearer: impl FnOnce() -> Result<Option<&'b [u8]>, Problem>,
+    certificate: Option<&ClientCertificate>,
+    origin: &Origin,
+) -> Result<RequestContext<'a>, Problem> {
+    admit_unaudited(app, target, bearer, certificate, origin).map(|(context, _)| context)
+}
+
+/// Admits a request without a line in the audit log. Returns its route if it was needed.
+fn admit_unaudited<'a, 'b>(
+    app: &'a App,
+    Target { method, path }: Target<'_>,
+    bearer: impl FnOnce() -> Result<Option<&'b [u8]>, Problem>,
+    certificate: Option<&ClientCertificate>,
+    origin: &Origin,
+) -> Result<(RequestContext<'a>, Option<&'static Route>), Problem> {
     let (access, audit) = (&app.server.access, app.server.audit.as_ref());
     let client_ip = origin.client_ip;
     if access.gate.is_none() && audit.is_none() {
-        return Ok(RequestContext::new(app, origin, None, None));
+        return Ok((RequestContext::new(app, origin, None), None));
     }
     let route = routes::find(method, path).ok_or_else(|| Problem::unrouted(path))?;
     let pool = route.pool_of(path);
     let audit = audit.filter(|_| route.is_audited());
-    let fill = |line: &mut Line| {
-        line.request_id = origin.id.to_string();
-        line.address = client_ip.map(|ip| ip.to_canonical());
-        line.operation = route.operation;
-        if let Some(pool) = pool {
-            line.pool(pool);
-        }
-    };
     let gate = access.gate.as_ref().filter(|_| route.access != Access::Open);
     let admitted = gate.map(|gate| {
         let token = bearer().map_err(|problem| (None, problem))?;
@@ -96,37 +120,13 @@ pub(super) fn admit<'a, 'b>(
     });
     let admitted = admitted.transpose().map_err(|(shown, problem)| {
         if let Some(audit) = audit {
-            audit_refusal(audit, shown.as_ref(), &problem, origin, fill);
+            lines::refusal(audit, shown.as_ref(), &problem, origin, |line| {
+                lines::fill(line, route, path, origin);
+            });
         }
         problem
     })?;
-    let entry = audit.map(|audit| {
-        let mut entry = audit.begin().ok_or_else(Problem::audit_unavailable)?;
-        fill(&mut entry.line);
-        entry.line.token = admitted.as_ref().map(|it| Arc::clone(&it.shown.token.name));
-        Ok(Box::new(Mutex::new(entry)))
-    });
-    Ok(RequestContext::new(app, origin, admitted, entry.transpose()?))
-}
-
-/// Logs a refusal at admission. Its caller is the token, or the address without a valid one.
-fn audit_refusal(
-    audit: &Audit,
-    shown: Option<&Shown>,
-    problem: &Problem,
-    origin: &Origin,
-    fill: impl FnOnce(&mut Line),
-) {
-    let token = shown.map(|shown| Arc::clone(&shown.token.name));
-    let caller = match &token {
-        Some(name) => CallerId::Token(Arc::clone(name)),
-        None => CallerId::of_address(origin.client_ip),
-    };
-    let (status, code) = (problem.status().as_u16(), problem.code().as_str());
-    audit.refused(&caller, Refusal { status, code, at: origin.started }, |line| {
-        fill(line);
-        line.token = token;
-    });
+    Ok((RequestContext::new(app, origin, admitted), Some(route)))
 }
 
 /// Returns the caller of a request: its token, or its address where the server needs no token.
@@ -184,14 +184,10 @@ pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl<'a> RequestContext<'a> {
-    fn new(
-        app: &'a App,
-        origin: &Origin,
-        admitted: Option<Admitted>,
-        entry: Option<Box<Mutex<Entry>>>,
-    ) -> Self {
+    fn new(app: &'a App, origin: &Origin, admitted: Option<Admitted>) -> Self {
         let (permit, body) = (Mutex::new(None), Mutex::new(None));
-        Self { app, admitted, client_ip: origin.client_ip, permit, body, entry }
+        let client_ip = origin.client_ip;
+        Self { app, admitted, client_ip, waited_ms: 0, permit, body, entry: None }
     }
 }
 
@@ -395,6 +391,16 @@ impl RequestContext<'_> {
         })
     }
 
+    /// Notes how long the request has waited at servers that then lost the pool, in milliseconds.
+    pub(super) fn set_waited_ms(&mut self, waited_ms: u64) {
+        self.waited_ms = waited_ms;
+    }
+
+    /// Returns how long the request has waited before, in milliseconds.
+    pub(super) fn waited_ms(&self) -> u64 {
+        self.waited_ms
+    }
+
     /// Returns the address of the client, if it is known.
     pub(super) fn client_ip(&self) -> Option<IpAddr> {
         self.client_ip
@@ -415,70 +421,6 @@ impl RequestContext<'_> {
     /// Returns what a message calls the caller.
     pub(super) fn caller_kind(&self) -> &'static str {
         if self.admitted.is_some() { "the access token" } else { "your address" }
-    }
-
-    /// Completes the audit entry with the outcome of the request. Returns the admission, which
-    /// counts as in flight until the response is sent.
-    pub(super) fn finish_audit(self, result: Result<StatusCode, &Problem>) -> Option<Admitted> {
-        let Self { admitted, entry, .. } = self;
-        let Some(entry) = entry else { return admitted };
-        let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (status, code) = match result {
-            Ok(status) => (status, None),
-            Err(problem) => (problem.status(), Some(problem.code())),
-        };
-        // A compatibility API may refuse with a response of its own instead of a problem.
-        let is_applied = code.is_none() && status < StatusCode::BAD_REQUEST;
-        let outcome = if is_applied { Outcome::Applied } else { Outcome::Refused };
-        entry.end(outcome, status.as_u16(), code.map(Code::as_str));
-        admitted
-    }
-
-    /// Notes the key that a call is about, before the call can delete it.
-    async fn audit_target(&self, call: &Call) {
-        let Some(entry) = &self.entry else { return };
-        // The replies of all other calls name their keys, if they concern any.
-        let (Call::ForceRelease { pool, key }
-        | Call::DeleteKey { pool, key }
-        | Call::Reveal { pool, key }) = call
-        else {
-            return;
-        };
-        let id = match key {
-            KeyRef::Id(id) => *id,
-            // The Django API names keys by their values, which must not be logged.
-            KeyRef::Value(_) => {
-                let show = Call::GetKey { pool: pool.clone(), key: key.clone() };
-                let Reply::Key(view) = self.submit(show, None).await else { return };
-                view.id
-            }
-        };
-        entry.lock().unwrap_or_else(PoisonError::into_inner).line.keys([id].into_iter());
-    }
-
-    fn audit_reply(&self, reply: &Reply) {
-        let Some(entry) = &self.entry else { return };
-        let line = &mut entry.lock().unwrap_or_else(PoisonError::into_inner).line;
-        if let Reply::Keys(keys) = reply {
-            line.keys(keys.iter().map(|key| key.id));
-        }
-        if let Reply::Granted { lease, .. } | Reply::Renewed(lease) = reply {
-            line.keys([lease.key_id].into_iter());
-            line.fencing_token = Some(lease.token);
-            line.holder.clone_from(&lease.holder);
-        }
-        if let Reply::Released { holder } | Reply::KeyReleased { holder, .. } = reply {
-            line.holder.clone_from(holder);
-        }
-    }
-
-    /// Notes the lease that a request is about: its fencing token, never its id, with which a
-    /// reader of the log could release the lease.
-    pub(super) fn audit_lease(&self, fencing_token: u64) {
-        if let Some(entry) = &self.entry {
-            let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
-            entry.line.fencing_token = Some(fencing_token);
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Does not know connections, routes or handlers.
 
 use super::error::Problem;
+use super::forward::Links;
 use super::history::History;
 use super::lanes::Lanes;
 use super::long_work::LongWork;
@@ -16,6 +17,7 @@ use crate::proxies::Proxies;
 use crate::share::{Budget, ReservedBudget};
 use crate::tls::TlsAcceptor;
 use keypeg_store::BackupSource;
+use rustls::ClientConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -30,6 +32,8 @@ pub(super) struct App {
     /// The next request's number on this core.
     requests: AtomicU64,
     pub(super) counts: Arc<CoreCounts>,
+    /// The connections to the other servers.
+    pub(super) links: Links,
     /// The permits of this core's long work.
     pub(super) long_work: LongWork,
 }
@@ -47,6 +51,8 @@ pub(super) struct Server {
     pub(super) audit: Option<Arc<Audit>>,
     /// The certificate of the server; `None` is plain HTTP.
     pub(super) tls: Option<Arc<TlsAcceptor>>,
+    /// How the certificates of the other servers are checked; `None` if this server is alone.
+    pub(super) peer_tls: Option<Arc<ClientConfig>>,
     /// The proxies in front of the server.
     pub(super) proxies: Proxies,
     /// The time limits of connections.
@@ -77,7 +83,8 @@ impl App {
         counts: Arc<CoreCounts>,
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
-        Self { lanes, server, is_for_ops: false, core, requests, counts, long_work }
+        let links = Links::new(server.peer_tls.clone());
+        Self { links, lanes, server, is_for_ops: false, core, requests, counts, long_work }
     }
 
     /// Returns this core's part for the listener for operations.

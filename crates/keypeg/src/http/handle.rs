@@ -2,26 +2,26 @@
 //!
 //! Every response carries an `x-request-id`; a panic becomes a 500 for its own request only.
 
-use super::admit::{self, Target};
 use super::app::App;
 use super::checks::{check_framing, check_host, decode_path, refuse_cross_site};
 use super::date::HttpDate;
+use super::dispatch::Checked;
 use super::error::Problem;
-use super::message::{Body, Request, Response, waited};
+use super::forward::{self, Forwarded};
+use super::message::{Request, Response, waited};
 use super::metrics::Family;
 use super::origin::{Origin, Sender};
 use super::request_log::RequestLog;
 use super::respond::{HandlerResult, ResponseTraits, add_standard_headers, no_content};
-use super::route::route;
 use crate::clock;
+use crate::tls::ClientCertificate;
 use hyper::Method;
-use hyper::body::Body as _;
 use hyper::header::{ALLOW, CONNECTION, DATE, HeaderValue, TRANSFER_ENCODING};
 use keypeg_client::{Code, routes};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the listener for operations serves.
 const OPS_PATHS: [&str; 4] = [routes::LIVEZ, routes::READYZ, routes::METRICS, routes::VERSION];
@@ -34,20 +34,25 @@ pub(super) async fn handle(
     ambiguous: bool,
     mut request: Request,
 ) -> Response {
-    let (id, started) = (app.next_request_id(), clock::stopwatch());
+    let started = clock::stopwatch();
+    let secret = app.lanes.cluster().map(|cluster| cluster.peer_secret());
+    let forwarded = secret.and_then(|secret| Forwarded::of(request.headers(), &secret));
+    let (origin, certificate) = origin_of(app, sender, forwarded.as_ref(), &request, started);
+    let id = origin.id;
     let path = decode_path(&mut request);
     let family = Family::of(request.uri().path());
     let is_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let peer = request.body().peer().clone();
     let mut in_flight = None;
-    let caller = app.server.proxies.caller_of(sender.ip, request.headers());
-    let origin = Origin { client_ip: Some(caller), id, started };
     let mut log = RequestLog::begin(request.method().as_str(), request.uri().path(), &origin);
     let handled = catch_panic(async {
         let hosts = &app.server.access.hosts;
         check_framing(ambiguous, &request)?;
-        check_host(hosts, &request)?;
+        // Of a forwarded request, the server that received it has checked the host.
+        if forwarded.is_none() {
+            check_host(hosts, &request)?;
+        }
         path?;
         if app.is_for_ops && !OPS_PATHS.contains(&request.uri().path()) {
             return Err(Problem::not_for_ops());
@@ -58,23 +63,13 @@ pub(super) async fn handle(
         if is_change {
             refuse_cross_site(hosts, &request)?;
         }
-        let target = Target { method: request.method().as_str(), path: request.uri().path() };
-        let bearer = || admit::bearer_of(request.headers());
-        let certificate = sender.certificate.as_deref();
-        let context = admit::admit(app, target, bearer, certificate, &origin)?;
-        log.set_token(context.token_name());
-        if !context.begins_on(request.body().place(), started) {
-            return peer.abandon().await;
-        }
-        if !request.body().is_end_stream() {
-            let caller = context.owner(&origin);
-            request.body_mut().set_room(&app.server.bodies, caller);
-        }
-        let result = route(&context, request).await;
-        let result = result.and_then(|response| context.count_answer(response, is_change, family));
-        let admitted = context.finish_audit(result.as_ref().map(Response::status));
-        in_flight = admitted.and_then(|admitted| admitted.in_flight);
-        result
+        let in_flight = &mut in_flight;
+        let forwarded = forwarded.as_ref();
+        let log = &mut log;
+        let origin = &origin;
+        Checked { app, origin, certificate, forwarded, family, is_change, in_flight, log }
+            .answer(request)
+            .await
     });
     let handled = handled.await;
     if let Some(Err(problem)) = &handled
@@ -83,6 +78,7 @@ pub(super) async fn handle(
     {
         app.lanes.note_refused_keep_alive();
     }
+    let is_refused = is_refused_here(handled.as_ref()) && forwarded.is_some();
     let mut response = match handled {
         Some(Ok(response)) => response,
         Some(Err(problem)) => app.refuse(problem, id, is_change),
@@ -93,13 +89,40 @@ pub(super) async fn handle(
     log.set_status(response.status());
     add_standard_headers(&mut response, ResponseTraits { id, is_change });
     response.headers_mut().insert(DATE, date());
+    if is_refused {
+        forward::mark_refused(response.headers_mut());
+    }
     // hyper closes a connection rather than read the rest of a chunked body that no handler wanted.
     if peer.take_unread_body() && is_chunked {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let is_stream = matches!(response.body(), Body::Events(_));
+    let is_stream = response.body().is_event_stream();
     peer.hold([in_flight, response.body_mut().take_held()], is_stream);
     response
+}
+
+/// Returns where a request came from, and the certificate of its client: of a forwarded one, what the
+/// server says that received it.
+fn origin_of<'a>(
+    app: &App,
+    sender: &'a Sender,
+    forwarded: Option<&'a Forwarded>,
+    request: &Request,
+    started: Instant,
+) -> (Origin, Option<&'a ClientCertificate>) {
+    if let Some(Forwarded { client_ip, id, certificate, .. }) = forwarded {
+        let id = id.unwrap_or_else(|| app.next_request_id());
+        return (Origin { client_ip: *client_ip, id, started }, certificate.as_deref());
+    }
+    let caller = app.server.proxies.caller_of(sender.ip, request.headers());
+    let id = app.next_request_id();
+    (Origin { client_ip: Some(caller), id, started }, sender.certificate.as_deref())
+}
+
+/// Returns whether this server has refused a request that another one may handle.
+fn is_refused_here(handled: Option<&HandlerResult>) -> bool {
+    let code = handled.and_then(|result| result.as_ref().err()).map(Problem::code);
+    matches!(code, Some(Code::NotOwner | Code::ShuttingDown))
 }
 
 /// Refuses a request before its admission, for a reason of its connection.

@@ -24,6 +24,11 @@ impl Lanes {
         Self { first, others: shards.collect(), cluster }
     }
 
+    /// Returns the servers that share the pools; `None` if this server has all of them.
+    pub(crate) fn cluster(&self) -> Option<&Arc<dyn Cluster>> {
+        self.cluster.as_ref()
+    }
+
     /// Returns the lane of a pool.
     pub(crate) fn of(&self, pool: &PoolName) -> &Lane {
         match &self.cluster {

@@ -9,6 +9,8 @@ use super::backup::BackupBody;
 use super::connection::places::Place;
 use super::connection::request_peer::RequestPeer;
 use super::event_stream::EventStream;
+use super::forwarded_answer::ForwardedAnswer;
+use super::kept_body::{KeptBody, Reader};
 use crate::share::{CallerId, Held, ReservedBudget};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -38,10 +40,49 @@ pub(super) fn waited(response: &Response) -> Duration {
     response.extensions().get::<Waited>().map_or(Duration::ZERO, |waited| waited.0)
 }
 
+/// Where the bytes of a body come from.
+#[derive(Debug)]
+enum Source {
+    /// The client.
+    Incoming(Incoming),
+    /// The client, and what was read before: another server may have to read it too.
+    Kept(Reader),
+    /// None: the body is kept elsewhere.
+    Taken,
+}
+
+/// A body that is read again for each attempt to have its request answered.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) body: Arc<KeptBody>,
+    pub(super) peer: RequestPeer,
+    pub(super) place: Arc<Place>,
+    time: Duration,
+}
+
+impl Kept {
+    /// Returns the body as a handler reads it.
+    pub(super) fn request_body(&self, reader: Reader) -> RequestBody {
+        let (peer, place) = (self.peer.clone(), Arc::clone(&self.place));
+        // Whether the client has sent all is known by the kept body alone.
+        let was_read = true;
+        let source = Source::Kept(reader);
+        RequestBody { source, peer, place, room: None, time: self.time, was_read }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.body.was_read() {
+            self.peer.leave_body_unread();
+        }
+    }
+}
+
 /// The body of a request.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    incoming: Incoming,
+    source: Source,
     peer: RequestPeer,
     place: Arc<Place>,
     /// The memory of bodies and the caller to count for, once the request is admitted.
@@ -59,7 +100,19 @@ impl RequestBody {
         time: Duration,
     ) -> Self {
         let was_read = incoming.is_end_stream();
-        Self { incoming, peer, place, room: None, time, was_read }
+        Self { source: Source::Incoming(incoming), peer, place, room: None, time, was_read }
+    }
+
+    /// Keeps what is read of the body from now on, so that it can be read again.
+    pub(super) fn keep(mut self) -> Kept {
+        // The reading of the kept body decides whether it is read to its end.
+        self.was_read = true;
+        let (peer, place, time) = (self.peer.clone(), Arc::clone(&self.place), self.time);
+        let source = std::mem::replace(&mut self.source, Source::Taken);
+        let Source::Incoming(incoming) = source else {
+            unreachable!("invariant: a body is kept once")
+        };
+        Kept { body: KeptBody::new(incoming), peer, place, time }
     }
 
     /// Returns the client that sends the body.
@@ -105,18 +158,41 @@ impl HttpBody for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
+        let frame = ready!(match &mut this.source {
+            Source::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Source::Kept(reader) => Pin::new(reader).poll_frame(cx),
+            Source::Taken => Poll::Ready(None),
+        });
         this.was_read |= frame.is_none();
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Kept(reader) => reader.is_end_stream(),
+            Source::Taken => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Kept(reader) => reader.size_hint(),
+            Source::Taken => SizeHint::with_exact(0),
+        }
     }
+}
+
+/// Why a response ends before it is complete.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The backup failed.
+    #[error("the backup failed: {0}")]
+    Backup(BackupRefused),
+    /// The server that answers the request has gone.
+    #[error("the answer of another server ended: {0}")]
+    Forwarded(hyper::Error),
 }
 
 /// The body of a response.
@@ -130,9 +206,20 @@ pub(super) enum Body {
     Events(Box<EventStream>),
     /// A backup, sent as it is read.
     Backup(Box<BackupBody>),
+    /// The answer of another server, sent as it arrives.
+    Forwarded(Box<ForwardedAnswer>),
 }
 
 impl Body {
+    /// Returns whether it is a stream of events, which a client reads for as long as it likes.
+    pub(super) fn is_event_stream(&self) -> bool {
+        match self {
+            Self::Events(_) => true,
+            Self::Forwarded(answer) => answer.is_stream(),
+            Self::Complete(_) | Self::Counted(..) | Self::Backup(_) => false,
+        }
+    }
+
     /// Takes the part of the bytes that the server holds for all callers, if the body has one.
     pub(super) fn take_held(&mut self) -> Option<Held> {
         match std::mem::take(self) {
@@ -140,7 +227,8 @@ impl Body {
                 *self = Self::Complete(bytes);
                 Some(*held)
             }
-            other @ (Self::Complete(_) | Self::Events(_) | Self::Backup(_)) => {
+            other
+            @ (Self::Complete(_) | Self::Events(_) | Self::Backup(_) | Self::Forwarded(_)) => {
                 *self = other;
                 None
             }
@@ -162,13 +250,13 @@ impl<T: Into<Bytes>> From<T> for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    /// A backup can fail; the client then gets an incomplete response.
-    type Error = BackupRefused;
+    /// The client then gets an incomplete response.
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BackupRefused>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Complete(bytes) | Self::Counted(bytes, _) if bytes.is_empty() => {
                 Poll::Ready(None)
@@ -179,7 +267,12 @@ impl HttpBody for Body {
             Self::Events(stream) => {
                 stream.poll_bytes(cx).map(|bytes| bytes.map(Frame::data).map(Ok))
             }
-            Self::Backup(backup) => backup.poll_bytes(cx).map_ok(Frame::data),
+            Self::Backup(backup) => {
+                backup.poll_bytes(cx).map_ok(Frame::data).map_err(BodyError::Backup)
+            }
+            Self::Forwarded(answer) => {
+                answer.poll_bytes(cx).map_ok(Frame::data).map_err(BodyError::Forwarded)
+            }
         }
     }
 
@@ -187,6 +280,7 @@ impl HttpBody for Body {
         match self {
             Self::Complete(bytes) | Self::Counted(bytes, _) => bytes.is_empty(),
             Self::Events(_) | Self::Backup(_) => false,
+            Self::Forwarded(answer) => answer.is_end_stream(),
         }
     }
 
@@ -196,6 +290,7 @@ impl HttpBody for Body {
                 SizeHint::with_exact(bytes.len() as u64)
             }
             Self::Events(_) | Self::Backup(_) => SizeHint::default(),
+            Self::Forwarded(answer) => answer.size_hint(),
         }
     }
 }

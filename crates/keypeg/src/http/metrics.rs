@@ -27,6 +27,7 @@ use exposition::Format;
 use keypeg_core::PoolFilter;
 use keypeg_store::{BackupSource, StartReport, StoreMetrics};
 use pools::{PoolPlaces, PoolReading, PoolRow};
+use rustls::ClientConfig;
 use shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub(crate) struct StartInfo {
     pub(crate) audit: Option<Arc<Audit>>,
     /// The certificate of the server, if it speaks HTTPS.
     pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    /// How the certificates of the other servers are checked; `None` if the server is alone.
+    pub(crate) peer_tls: Option<Arc<ClientConfig>>,
     /// The proxies in front of the server.
     pub(crate) proxies: Proxies,
     /// How long the store took to open.

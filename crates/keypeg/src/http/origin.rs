@@ -15,6 +15,17 @@ pub(super) struct RequestId {
     pub(super) sequence: u64,
 }
 
+impl RequestId {
+    /// Parses the id that another server of the installation gave a request.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let run_id = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let core = usize::from_str_radix(parts.next()?, 16).ok()?;
+        let sequence = u64::from_str_radix(parts.next()?, 16).ok()?;
+        parts.next().is_none().then_some(Self { run_id, core, sequence })
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:012x}-{:x}-{:x}", self.run_id, self.core, self.sequence)

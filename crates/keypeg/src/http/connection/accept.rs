@@ -138,6 +138,7 @@ pub(crate) fn run(
         access,
         audit,
         tls: start_info.tls.clone(),
+        peer_tls: start_info.peer_tls.clone(),
         proxies: start_info.proxies.clone(),
         stopping: AtomicBool::new(false),
         run_id: random_run_id(),

@@ -37,6 +37,7 @@ pub(super) use buffers::Buffers;
 use buffers::READ_MAX;
 use calls::FastCall;
 use head::Parsed;
+use keypeg_client::Code;
 use keypeg_store::{Call, LeaseGrant, Principal, Request};
 use std::io;
 use std::net::IpAddr;
@@ -107,23 +108,26 @@ impl FastPath<'_> {
         };
         let mut write_watch = WriteWatch::default();
         loop {
-            let request = match std::future::poll_fn(|cx| reader.poll_next(connection, cx)).await {
-                Ok(request) => request,
-                Err(end) => return end,
-            };
-            reader.answered_any = true;
+            let mut request =
+                match std::future::poll_fn(|cx| reader.poll_next(connection, cx)).await {
+                    Ok(request) => request,
+                    Err(end) => return end,
+                };
+            let bytes = std::mem::take(&mut request.bytes);
             let len_before = reader.unconsumed.len();
             let client = Client { connection, write_watch: &mut write_watch };
             let sent = self.respond(request, client, &mut reader.unconsumed).await;
             reader.scanned &= reader.unconsumed.len() == len_before;
             match sent {
-                Ok(Sent { closes: false, at }) => {
+                Ok(Some(Sent { closes: false, at })) => {
+                    reader.answered_any = true;
                     self.place.end(at);
                     reader.deadline = at + idle_time;
                 }
-                Ok(Sent { closes: true, .. }) => {
+                Ok(Some(Sent { closes: true, .. })) => {
                     return ConnEnd::Closed { has_unread: !reader.unconsumed.is_empty() };
                 }
+                Ok(None) => return reader.hand_back(bytes),
                 Err(_) => return ConnEnd::Closed { has_unread: false },
             }
         }
@@ -207,9 +211,13 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
             catch_unwind(AssertUnwindSafe(|| fast_path.parse_request(now, bytes, last_host)));
         self.scanned = true;
         match scanned.unwrap_or(Err(NotFast::Unsupported)) {
-            Ok((request, len)) => {
+            Ok((mut request, len)) => {
                 if !request.begins_on(self.fast_path.place) {
                     return Some(Err(ConnEnd::Closed { has_unread: false }));
+                }
+                // Another server may have to answer it, which hyper's path asks.
+                if self.fast_path.app.lanes.cluster().is_some() {
+                    request.bytes = bytes[..len].to_vec();
                 }
                 self.unconsumed = bytes[len..].to_vec();
                 self.scanned = self.unconsumed.is_empty();
@@ -244,6 +252,15 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
         Poll::Ready(self.end())
     }
 
+    /// Ends the fast path with a request that this server has surely not applied: hyper continues
+    /// with it.
+    fn hand_back(mut self, mut bytes: Vec<u8>) -> ConnEnd {
+        bytes.append(&mut self.unconsumed);
+        self.unconsumed = bytes;
+        self.first_byte_at = clock::stopwatch();
+        self.end()
+    }
+
     /// Ends the fast path: hyper continues with a request that has begun.
     fn end(&mut self) -> ConnEnd {
         let bytes = std::mem::take(&mut self.unconsumed);
@@ -264,6 +281,8 @@ struct FastRequest<'a> {
     context: Result<RequestContext<'a>, Problem>,
     call: FastCall,
     log: RequestLog,
+    /// The bytes of the request, if other servers share the pools.
+    bytes: Vec<u8>,
 }
 
 impl FastRequest<'_> {
@@ -302,6 +321,9 @@ impl<'a> FastPath<'a> {
             remember(last_host, head.host);
         }
         let call = FastCall::read(&head).ok_or(NotFast::Unsupported)?;
+        if !call.is_served_here(&app.lanes) {
+            return Err(NotFast::Unsupported);
+        }
         let proxies = &app.server.proxies;
         let client_ip = client_ip.map(|ip| {
             if proxies.is_empty() {
@@ -315,7 +337,8 @@ impl<'a> FastPath<'a> {
         let mut log = RequestLog::begin(head.method, head.path, &origin);
         let context = admit::admit(app, target, bearer, None, &origin);
         log.set_token(context.as_ref().ok().and_then(RequestContext::token_name));
-        Ok((FastRequest { origin, family: Family::of(head.path), context, call, log }, len))
+        let family = Family::of(head.path);
+        Ok((FastRequest { origin, family, context, call, log, bytes: Vec::new() }, len))
     }
 }
 
@@ -342,20 +365,23 @@ struct Sent {
 }
 
 impl FastPath<'_> {
-    /// Runs a request and sends its response.
+    /// Runs a request and sends its response; `None` if another server has to answer it.
     async fn respond(
         &self,
         request: FastRequest<'_>,
         client: Client<'_>,
         unconsumed: &mut Vec<u8>,
-    ) -> io::Result<Sent> {
-        let FastRequest { origin, family, context, call, mut log } = request;
+    ) -> io::Result<Option<Sent>> {
+        let FastRequest { origin, family, context, call, mut log, .. } = request;
         let is_change = !matches!(call, FastCall::Authorize(_));
         // The request is in flight until its response is sent.
         let (result, admitted) = match context {
             Ok(context) => self.run_call(context, call, client.connection, unconsumed).await?,
             Err(problem) => (Err(problem), None),
         };
+        if result.as_ref().is_err_and(|problem| self.is_for_hyper(problem)) {
+            return Ok(None);
+        }
         let refuse = |problem| self.app.refuse(problem, origin.id, is_change);
         let result = match result {
             Ok(payload) if is_change => Ok(payload),
@@ -375,13 +401,13 @@ impl FastPath<'_> {
         {
             self.revoke_undelivered(grant);
         }
-        sent
+        sent.map(Some)
     }
 
     /// Runs a call; fails if its client closes its sending side while the call is in a wait queue.
     async fn run_call(
         &self,
-        context: RequestContext<'_>,
+        mut context: RequestContext<'_>,
         call: FastCall,
         connection: &mut Connection,
         unconsumed: &mut Vec<u8>,
@@ -412,8 +438,18 @@ impl FastPath<'_> {
         });
         let result = result.await?;
         drop(running);
+        if result.as_ref().is_err_and(|problem| self.is_for_hyper(problem)) {
+            context.discard_audit();
+            return Ok((result, None));
+        }
         let admitted = context.finish_audit(result.as_ref().map(Payload::status));
         Ok((result, admitted))
+    }
+
+    /// Returns whether another server may answer what this one has refused. Hyper's path asks it.
+    fn is_for_hyper(&self, problem: &Problem) -> bool {
+        self.app.lanes.cluster().is_some()
+            && matches!(problem.code(), Code::NotOwner | Code::ShuttingDown)
     }
 
     /// Revokes a grant that its client did not receive.

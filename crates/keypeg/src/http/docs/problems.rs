@@ -48,6 +48,9 @@ pub(super) fn page(code: Code) -> &'static str {
         Code::StorageFull => embedded!("storage_full"),
         Code::Overloaded => embedded!("overloaded"),
         Code::ShuttingDown => embedded!("shutting_down"),
+        Code::NotOwner => embedded!("not_owner"),
+        Code::NoOwner => embedded!("no_owner"),
+        Code::OwnerLost => embedded!("owner_lost"),
         Code::Settling => embedded!("settling"),
         Code::Internal => embedded!("internal"),
     }

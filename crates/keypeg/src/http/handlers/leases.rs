@@ -26,6 +26,7 @@ pub(crate) async fn acquire(
     let (key, acquire) =
         context.or_unknown_pool(&pool, read_acquire(context, request).await).await?;
     let applied = acquire.preference_applied();
+    let acquire = acquire.after_waiting(context.waited_ms());
     match run_or_abandon(context, Operation::acquire(pool, acquire, key), &peer).await {
         Ok(payload) => {
             let mut response = payload.to_response();

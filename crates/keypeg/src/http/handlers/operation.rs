@@ -80,6 +80,11 @@ impl Operation {
         self.call.may_wait()
     }
 
+    /// Returns the pool of the operation.
+    pub(crate) fn pool(&self) -> Option<&PoolName> {
+        self.call.pool()
+    }
+
     /// Returns the lane that the operation's call goes to.
     pub(crate) fn lane<'a>(&self, lanes: &'a Lanes) -> &'a Lane {
         lanes.of_call(&self.call)

@@ -98,6 +98,17 @@ impl AcquireArgs {
         Self { ttl_ms, holder, wait }
     }
 
+    /// Shortens the wait by what the request has waited before, at a server that then lost the pool.
+    pub(crate) fn after_waiting(self, waited_ms: u64) -> Self {
+        let wait = match self.wait {
+            Wait::Unset => Wait::Unset,
+            wait @ (Wait::Field { .. } | Wait::Preferred { .. }) => {
+                Wait::Field { ms: wait.ms().saturating_sub(waited_ms) }
+            }
+        };
+        Self { wait, ..self }
+    }
+
     /// Returns the value of the header that reports the effect of `Prefer: wait`.
     pub(crate) fn preference_applied(&self) -> Option<HeaderValue> {
         self.wait.preference_applied()

@@ -7,11 +7,13 @@ use super::head::RequestHead;
 use crate::http::handlers::constant;
 use crate::http::handlers::operation::Operation;
 use crate::http::handlers::verify;
+use crate::http::lanes::Lanes;
 use crate::http::parse::body;
 use crate::http::parse::keys::{ActiveStates, VerifyBody};
 use crate::http::parse::leases::{AcquireArgs, ReleaseBody, RenewBody};
 use crate::http::parse::members::{BodyFields, NoFields};
 use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName};
+use keypeg_store::Place;
 
 /// A call that the fast path answers.
 pub(super) enum FastCall {
@@ -23,6 +25,18 @@ pub(super) enum FastCall {
 }
 
 impl FastCall {
+    /// Returns whether this server serves the pool of the call, as far as it knows.
+    pub(super) fn is_served_here(&self, lanes: &Lanes) -> bool {
+        let Some(cluster) = lanes.cluster() else { return true };
+        match self {
+            Self::Operation(operation) | Self::Authorize(operation) => operation
+                .pool()
+                .is_some_and(|pool| cluster.place(cluster.shard_of(pool)) == Place::Here),
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(_) => true,
+        }
+    }
+
     /// Reads the call from a request; returns `None` for any other call and for one that would be
     /// refused.
     pub(super) fn read(head: &RequestHead<'_>) -> Option<Self> {

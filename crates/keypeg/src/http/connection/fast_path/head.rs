@@ -15,7 +15,7 @@ const BODY_MAX: usize = 4 << 10;
 /// The first bytes of the requests on the fast path.
 const PREFIXES: [&[u8]; 2] = [b"POST /v1/pools/", b"GET /v1/pools/"];
 /// Headers whose meaning only the hyper path knows.
-const HYPER_HEADERS: [&str; 13] = [
+const HYPER_HEADERS: [&str; 14] = [
     "transfer-encoding",
     "content-encoding",
     "idempotency-key",
@@ -29,6 +29,7 @@ const HYPER_HEADERS: [&str; 13] = [
     "trailer",
     "upgrade",
     "te",
+    "keypeg-forwarded",
 ];
 
 /// What the received bytes are.
@@ -230,6 +231,7 @@ mod tests {
             "Trailer",
             "Upgrade",
             "TE",
+            "Keypeg-Forwarded",
         ] {
             for name in [name.to_owned(), name.to_ascii_lowercase(), name.to_ascii_uppercase()] {
                 assert_eq!(classify(&format!("{name}: x\r\n"), ""), "unsupported", "{name}");

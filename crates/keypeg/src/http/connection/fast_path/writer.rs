@@ -78,7 +78,7 @@ impl ResponseWriter {
         let closes = info.closes || has_close_header;
         let body = match response.body() {
             Body::Complete(body) | Body::Counted(body, _) => body,
-            Body::Events(_) | Body::Backup(_) => {
+            Body::Events(_) | Body::Backup(_) | Body::Forwarded(_) => {
                 unreachable!("invariant: no call of the fast path streams")
             }
         };

@@ -5,10 +5,9 @@
 
 use super::streams::Stream;
 use crate::clock;
-use crate::http::message::Body;
+use crate::http::message::{Body, BodyError};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use keypeg_store::BackupRefused;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -46,7 +45,7 @@ impl StreamBody {
         if body.is_end_stream() {
             stream.complete();
         } else {
-            stream.wait(!matches!(body, Body::Events(_)), clock::stopwatch());
+            stream.wait(!body.is_event_stream(), clock::stopwatch());
         }
         Self { body, stream }
     }
@@ -54,13 +53,13 @@ impl StreamBody {
 
 impl HttpBody for StreamBody {
     type Data = Bytes;
-    /// A backup can fail; the client then gets a reset stream.
-    type Error = BackupRefused;
+    /// The client then gets a reset stream.
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BackupRefused>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self { body, stream } = self.get_mut();
         let (bytes, is_rated) = match body {
             Body::Complete(bytes) | Body::Counted(bytes, _) => {
@@ -68,7 +67,16 @@ impl HttpBody for StreamBody {
                 (Some(bytes.split_to(len)).filter(|part| !part.is_empty()), true)
             }
             Body::Backup(backup) => match backup.poll_bytes(cx) {
-                Poll::Ready(bytes) => (bytes.transpose()?, true),
+                Poll::Ready(bytes) => (bytes.transpose().map_err(BodyError::Backup)?, true),
+                Poll::Pending => {
+                    stream.catch_up();
+                    return Poll::Pending;
+                }
+            },
+            Body::Forwarded(answer) => match answer.poll_bytes(cx) {
+                Poll::Ready(bytes) => {
+                    (bytes.transpose().map_err(BodyError::Forwarded)?, !answer.is_stream())
+                }
                 Poll::Pending => {
                     stream.catch_up();
                     return Poll::Pending;

@@ -1,0 +1,45 @@
+//! The pages of the error codes of several servers that share their pools.
+
+use super::ProblemPage;
+
+const RETRY_AFTER: (&str, &str) =
+    ("Retry-After", "Seconds after which the same request can succeed.");
+const NOT_APPLIED: &str =
+    "No. No server changed anything, so it is safe to send the same request again.";
+
+pub(super) const NOT_OWNER: ProblemPage = ProblemPage::new(
+    "Several servers share the pools, and the server that got a forwarded request does not serve \
+     its pool any more. The servers use this code among themselves: the server that received the \
+     request of a client looks for the other one, so a client does not see it.",
+    &["Send the request again, to any server of the installation."],
+    NOT_APPLIED,
+)
+.headers(&[RETRY_AFTER]);
+
+pub(super) const NO_OWNER: ProblemPage = ProblemPage::new(
+    "Several servers share the pools, and for some seconds this server has found none that serves \
+     the pool: the server of the pool has stopped and another one takes over, or the servers do not \
+     reach each other. A request with a large body is refused at once when its pool moves.",
+    &[
+        "Send the request again after a second, to this or another server of the installation.",
+        "If it does not end, look at `keypeg cluster status`: it shows which server serves which \
+         shard, and what a server cannot do now.",
+    ],
+    NOT_APPLIED,
+)
+.headers(&[RETRY_AFTER]);
+
+pub(super) const OWNER_LOST: ProblemPage = ProblemPage::new(
+    "Several servers share the pools. This server forwarded the request to the server of its pool, \
+     and the connection broke before the answer, or the other server lost the pool while it made \
+     the change durable.",
+    &[
+        "Send the same request again with the same `Idempotency-Key`, if it had one: the answer is \
+         that of the first request if that was applied.",
+        "Send a release, a renewal or a keep-alive again: a repeat does no harm.",
+        "Otherwise look at the pool first. An acquired key whose answer was lost is available again \
+         when its lease ends.",
+    ],
+    "It is unknown: the change was applied completely or not at all.",
+)
+.headers(&[RETRY_AFTER]);

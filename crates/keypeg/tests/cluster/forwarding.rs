@@ -1,0 +1,277 @@
+//! A request reaches the server of its pool, whichever server gets it, and is applied once.
+
+use super::double::{Installation, SECRET};
+use crate::support::{Answer, TempDir};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
+use std::time::Duration;
+
+const NOTHING: Value = Value::Null;
+const P1: &str = "/v1/pools/p1";
+
+/// Two servers, and a pool with keys on shard 1 of the first.
+fn installation(keys: u32) -> Installation {
+    let servers = Installation::start(&[&[], &[]]);
+    with_pool(&servers, keys);
+    servers
+}
+
+fn with_pool(servers: &Installation, keys: u32) {
+    let mut owner = servers.client(0);
+    owner.send(&format!("PUT {P1}"), &json!({})).is(201, &json!({ "pool": "p1" }));
+    if keys > 0 {
+        let generate = json!({ "count": keys });
+        owner.send(&format!("POST {P1}/keys"), &generate).is(201, &json!({}));
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn acquire(answer: Answer) -> String {
+    answer.is(201, &json!({ "key": "*" }))["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_server_answers_every_call_on_a_pool() {
+    let servers = installation(2);
+    let mut other = servers.client(1);
+    other.ask("GET /v1/pools/p1").is(200, &json!({ "pool": "p1", "total": 2 }));
+    let head = other.ask("HEAD /v1/pools/p1");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    assert!(head.header("content-length").is_some(), "{head:?}");
+    let lease = acquire(other.send(&format!("POST {P1}/leases"), &json!({ "ttl_seconds": 9 })));
+    servers.client(0).ask("GET /v1/pools/p1").is(200, &json!({ "leased": 1 }));
+    other
+        .send(&format!("POST {P1}/leases/{lease}/renew"), &NOTHING)
+        .is(200, &json!({ "id": lease }));
+    other.send(&format!("POST {P1}/leases/{lease}/release"), &NOTHING).is(204, &NOTHING);
+    other.send(&format!("POST {P1}/leases/{lease}/release"), &NOTHING).problem(410, "lease_ended");
+    other
+        .send(&format!("POST {P1}/keepalive"), &json!({ "all": true }))
+        .is(200, &json!({ "kept": 2 }));
+    let keys = other.ask(&format!("GET {P1}/keys")).is(200, &json!({}));
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 2, "{keys}");
+    other.ask("GET /v1/pools/none1").problem(404, "unknown_pool");
+    other.send(&format!("POST {P1}/keys"), &json!({ "count": 0 })).problem(422, "invalid");
+    other.send("PUT /v1/pools/new3", &json!({})).is(201, &json!({ "pool": "new3" }));
+    let created = other.send("POST /v1/pools/new3/keys", &json!({ "values": ["v"] }));
+    assert_eq!(created.status, 201, "{created:?}");
+    other.ask("DELETE /v1/pools/new3").is(204, &NOTHING);
+}
+
+#[test]
+fn the_older_apis_are_forwarded_like_the_default_pool() {
+    let servers = installation(0);
+    let mut other = servers.client(1);
+    let key = other.ask("POST /api/v1/random_api_key/").is(201, &json!({ "api_key": "*" }));
+    let key = key["api_key"].as_str().unwrap().to_owned();
+    other.ask("GET /api/v1/random_api_key/").is(200, &json!({ "api_key": key }));
+    other.ask("GET /api/v1/random_api_key/").is(404, &json!({ "message": "*" }));
+    other.ask(&format!("PUT /api/v1/random_api_key/?api_key={key}")).is(200, &json!({}));
+    let id = other.ask("GET /keys").is(200, &json!({ "key": key }))["keyId"].clone();
+    other
+        .ask(&format!("GET /keys/{}", id.as_str().unwrap()))
+        .is(200, &json!({ "isBlocked": true }));
+    servers.client(0).ask("GET /v1/pools/default").is(200, &json!({ "leased": 1 }));
+}
+
+/// An import that does not fit into a socket's buffers.
+#[test]
+fn a_large_body_is_streamed_to_the_server_of_the_pool() {
+    let servers = installation(0);
+    let values: Vec<_> = (0..8_000).map(|index| format!("{index:064}")).collect();
+    let mut other = servers.client(1);
+    let import = json!({ "values": values });
+    let created = other.send(&format!("POST {P1}/keys"), &import);
+    assert_eq!(created.status, 201, "{:?}", created.headers);
+    other.ask(&format!("GET {P1}")).is(200, &json!({ "total": 8_000 }));
+    let mut chunked = format!("POST {P1}/keys HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n").replace("host: a", "host: localhost");
+    chunked.push_str("b\r\n{\"count\":3}\r\n0\r\n\r\n");
+    other.write(chunked.as_bytes()).unwrap();
+    let first = other.line().unwrap();
+    assert_eq!((first.as_str(), other.line().as_deref()), ("HTTP/1.1 100 Continue", Some("")));
+    let answer = other.read(false).unwrap();
+    assert_eq!(answer.json()["keys"].as_array().unwrap().len(), 3);
+}
+
+/// Each request of a client is first tried where its server believes the pool to be.
+#[test]
+fn a_server_that_believes_wrongly_looks_again_and_sends_the_request_elsewhere() {
+    let servers = Installation::start(&[&[], &[], &[]]);
+    with_pool(&servers, 9);
+    for (server, believed) in [(1, 2), (1, 1), (2, 1), (2, 2)] {
+        let mut client = servers.client(server);
+        // The other path than that of frequent calls, and that path.
+        servers.believe(server, 1, believed);
+        let before = servers.looks();
+        client.ask(&format!("GET {P1}/keys?limit=1")).is(200, &json!({}));
+        assert!(servers.looks() > before, "{server} {believed}");
+        servers.believe(server, 1, believed);
+        let mut client = servers.client(server);
+        acquire(client.send(&format!("POST {P1}/leases"), &json!({ "holder": "b" })));
+        servers.believe(server, 1, believed);
+        let body = r#"{"holder":"c"}"#;
+        let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
+        let path = format!("POST {P1}/leases");
+        let first = acquire(client.try_send(&path, &headers, body).unwrap());
+        let second = acquire(servers.client(0).try_send(&path, &headers, body).unwrap());
+        assert_eq!(first, second, "one answer under one Idempotency-Key");
+    }
+    // Four without a key and one under it.
+    servers.client(0).ask(&format!("GET {P1}")).is(200, &json!({ "leased": 5 }));
+}
+
+#[test]
+fn a_forwarded_request_is_never_forwarded_again() {
+    let servers = installation(1);
+    let secret = hex(&SECRET);
+    let path = format!("POST {P1}/leases");
+    let forwarded = |secret: &str| {
+        servers.client(1).try_send(&path, &[("keypeg-forwarded", secret)], "").unwrap()
+    };
+    let refused = forwarded(&secret);
+    assert_eq!(refused.header("keypeg-refused"), Some("not_owner"));
+    let problem = refused.problem(421, "not_owner");
+    assert_eq!(problem["outcome"], "not_applied");
+    // A client that does not know the secret is an ordinary one.
+    for wrong in ["", "00", "zz", &hex(&[8; 32]), &secret[..62], &format!("{secret}00")] {
+        let answer = forwarded(wrong);
+        assert_eq!(answer.header("keypeg-refused"), None, "{wrong}");
+        let lease = acquire(answer);
+        let release = format!("POST {P1}/leases/{lease}/release");
+        servers.client(1).ask(&release).is(204, &NOTHING);
+    }
+}
+
+#[test]
+fn the_owner_logs_a_forwarded_change_once_with_the_address_of_its_client() {
+    let dir = TempDir::new();
+    let paths = [0, 1].map(|index| dir.path().join(format!("audit-{index}")));
+    let [first, second] = paths.each_ref().map(|path| path.to_str().unwrap());
+    let servers = Installation::start(&[&["--audit", first], &["--audit", second]]);
+    with_pool(&servers, 1);
+    let headers = [
+        ("content-type", "application/json"),
+        ("keypeg-client", "10.9.8.7"),
+        ("x-request-id", "0-0-0"),
+        ("keypeg-waited-ms", "1"),
+    ];
+    let mut client = crate::support::Client::from(servers.addr(1), [127, 0, 0, 5].into());
+    let answer = client.try_send(&format!("POST {P1}/leases"), &headers, "{}").unwrap();
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    acquire(answer);
+    client.send(&format!("POST {P1}/leases/x/release"), &NOTHING);
+    drop((client, servers));
+    let [first, second] = paths.map(|path| std::fs::read_to_string(path).unwrap());
+    let lines: Vec<Value> = first.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_request: Vec<_> = lines.iter().filter(|line| line["request_id"] == *id).collect();
+    assert_eq!(of_request.len(), 1, "{first}");
+    assert_eq!(of_request[0]["address"], "127.0.0.5", "{first}");
+    assert_eq!(of_request[0]["outcome"], "applied");
+    assert_eq!(second, "", "the server that forwards writes no line");
+}
+
+#[test]
+fn events_are_passed_on_as_they_occur_and_end_with_their_client() {
+    let servers = installation(1);
+    let mut events = servers.client(1);
+    events
+        .write(format!("GET {P1}/events HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut until = |wanted: &str| {
+        while !events.line().expect("the stream goes on").contains(wanted) {}
+    };
+    until("event: resync");
+    let lease = acquire(servers.client(1).send(&format!("POST {P1}/leases"), &json!({})));
+    until("event: granted");
+    servers.client(0).ask(&format!("POST {P1}/leases/{lease}/release"));
+    until("event: released");
+    events.stream().shutdown(Shutdown::Write).unwrap();
+    assert!(events.rest().ends_with("0\r\n\r\n"), "a complete response");
+}
+
+#[test]
+fn a_waiter_whose_pool_moves_waits_on_at_the_new_server() {
+    let servers = installation(1);
+    let path = format!("POST {P1}/leases");
+    let mut lease = acquire(servers.client(0).send(&path, &json!({})));
+    for owner in [1, 0] {
+        // One waits at the server of the pool, and one at the other.
+        let mut waiting = [0, 1].map(|server| servers.client(server));
+        let body = r#"{"wait_seconds":30}"#;
+        for client in &mut waiting {
+            let length = body.len();
+            let head = format!(
+                "{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                 content-length: {length}\r\n\r\n{body}"
+            );
+            client.write(head.as_bytes()).unwrap();
+        }
+        let mut client = servers.client(0);
+        let mut until = |waiting: u64| {
+            while client.ask(&format!("GET {P1}")).is(200, &json!({}))["waiting"] != waiting {}
+        };
+        until(2);
+        servers.move_shard(1, owner);
+        until(2);
+        let [one, mut two] = waiting;
+        // A client that leaves makes its request leave the wait queue.
+        one.stream().shutdown(Shutdown::Both).unwrap();
+        drop(one);
+        until(1);
+        let release = format!("POST {P1}/leases/{lease}/release");
+        servers.client(1).ask(&release).is(204, &NOTHING);
+        lease = acquire(two.read(false).unwrap());
+    }
+}
+
+/// A server that reads a request and closes the connection.
+#[test]
+fn a_change_whose_server_is_lost_has_an_unknown_outcome_and_a_read_is_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let servers = Installation::start_with(&[&[], &[]], &[addr]);
+    with_pool(&servers, 1);
+    let lost = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut seen = Vec::new();
+            while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
+                let mut bytes = [0; 4 << 10];
+                let len = stream.read(&mut bytes).unwrap();
+                seen.extend_from_slice(&bytes[..len]);
+            }
+        }
+    });
+    servers.believe(1, 1, 2);
+    let mut client = servers.client(1);
+    let problem = client.send(&format!("POST {P1}/leases"), &NOTHING).problem(503, "owner_lost");
+    assert_eq!(problem["outcome"], "unknown");
+    client.ask(&format!("GET {P1}")).is(200, &json!({ "leased": 0 }));
+    lost.join().unwrap();
+    // The listener has gone: the request has surely not been applied.
+    servers.believe(1, 1, 2);
+    acquire(client.send(&format!("POST {P1}/leases"), &NOTHING));
+}
+
+#[test]
+fn a_client_that_half_closes_after_a_release_has_it_applied_elsewhere() {
+    let servers = installation(1);
+    let lease = acquire(servers.client(0).send(&format!("POST {P1}/leases"), &json!({})));
+    let mut stream = std::net::TcpStream::connect(servers.addr(1)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    let request = format!("POST {P1}/leases/{lease}/release HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    servers.client(1).ask(&format!("GET {P1}")).is(200, &json!({ "available": 1 }));
+}
