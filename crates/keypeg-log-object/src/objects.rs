@@ -141,13 +141,15 @@ pub(crate) fn fault(error: &Error) -> LogError {
 fn certificate_refusal(error: &Error) -> Option<&rustls::Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(next) = cause {
+        if let Some(refusal @ rustls::Error::InvalidCertificate(_)) = next.downcast_ref() {
+            return Some(refusal);
+        }
         // The source of an I/O error is that of the error in it, not that error itself.
         let inner = next.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inner.map_or_else(|| next.downcast_ref(), |inner| inner.downcast_ref());
-        if let Some(tls @ rustls::Error::InvalidCertificate(_)) = tls {
-            return Some(tls);
-        }
-        cause = next.source();
+        cause = match inner {
+            Some(inner) => Some(inner),
+            None => next.source(),
+        };
     }
     None
 }
