@@ -162,6 +162,15 @@ def _ci(outputs: list[str], states: States, calls: str) -> None:
     assert calls.count("run-tests") == 2
 
 
+def _first_tasks(outputs: list[str], states: States, calls: str) -> None:
+    assert states["accounts"] == {"available": 5}
+    assert outputs[0].splitlines()[-1] == "5"
+    assert "job-21" in outputs[2]
+    assert "the login fails" in outputs[3]
+    assert "team-a" in outputs[5]
+    assert "resync" in outputs[6]
+
+
 def _llm_keys(outputs: list[str], states: States, calls: str) -> None:
     assert states["llm"]["quarantined"] == 1
     assert states["llm"]["resting"] == 1
@@ -193,6 +202,7 @@ def _migrate(outputs: list[str], states: States, calls: str) -> None:
 
 CHECKS = {
     "ci": _ci,
+    "first-tasks": _first_tasks,
     "llm-keys": _llm_keys,
     "licence-seats": _seats,
     "gateway": _gateway,
