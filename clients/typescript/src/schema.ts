@@ -408,7 +408,7 @@ export interface paths {
         };
         /**
          * Streams the events of a pool
-         * @description Server-sent events. An event is sent when the change is durable; a lease or key that ends by time is an event too. A stream begins with one `resync`, which has the counts, unless `Last-Event-ID` names an event and the server still has all later ones. The events are `resync`, `generated`, `imported`, `granted`, `renewed`, `released`, `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No event contains the value of a key or the id of a lease. If nothing happens for 15 s, the server sends a comment.
+         * @description Server-sent events. An event is sent when the change is durable; a lease or key that ends by time is an event too. A stream begins with one `resync`, which has the counts, unless `Last-Event-ID` names an event and the server still has all later ones. The events are `resync`, `generated`, `imported`, `labelled`, `granted`, `renewed`, `released`, `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No event contains the value of a key or the id of a lease. If nothing happens for 15 s, the server sends a comment.
          *
          *     Required scope of the access token: `read`.
          */
@@ -474,7 +474,7 @@ export interface paths {
         };
         /**
          * Lists keys, without their values
-         * @description One request scans a bounded number of keys, so a page can have fewer than `limit` keys, even none, although `next_cursor` is set. On the last page `next_cursor` is null. A key that exists during the whole listing is on exactly one page.
+         * @description One request scans at most 4096 keys, whatever the filters are, so a page can have fewer than `limit` keys, even none, although `next_cursor` is set. On the last page `next_cursor` is null. A key that exists during the whole listing is on exactly one page.
          *
          *     Required scope of the access token: `read`.
          */
@@ -482,7 +482,7 @@ export interface paths {
         put?: never;
         /**
          * Generates keys, or imports values
-         * @description All or nothing. Without `values` the server generates `count` keys, one by default, from random bytes of the operating system. With `values` it imports them in their order. A value that was in the pool before, generated or imported, and was deleted or purged, is refused while the pool exists, unless `allow_retired` is true. `allow_retired` needs the scope `admin` on a server with access tokens.
+         * @description All or nothing. Without `values` the server generates `count` keys, one by default, from random bytes of the operating system. With `values` it imports them in their order. A value that was in the pool before, generated or imported, and was deleted or purged, is refused while the pool exists, unless `allow_retired` is true. `allow_retired` needs the scope `admin` on a server with access tokens. `label` gives all new keys one label; `labels` gives each its own.
          *
          *     Required scope of the access token: `keys`.
          */
@@ -516,7 +516,13 @@ export interface paths {
         delete: operations["deleteKey"];
         options?: never;
         head?: never;
-        patch?: never;
+        /**
+         * Changes the label of a key
+         * @description A label changes nothing about how the key is lent. Several keys can have the same label.
+         *
+         *     Required scope of the access token: `keys`.
+         */
+        patch: operations["changeKey"];
         trace?: never;
     };
     "/v1/pools/{pool}/keys/{id}/keepalive": {
@@ -742,6 +748,8 @@ export interface components {
             id: string;
             /** @description The value of the key. */
             key: string;
+            /** @description The label of the key; null: none. */
+            label: string | null;
             /** @description The state of the key. */
             state: components["schemas"]["KeyState"];
         };
@@ -844,6 +852,10 @@ export interface components {
             count?: number | null;
             /** @description Only with `values`: false imports keys that are never purged by time. Default: true. */
             keepalive?: boolean | null;
+            /** @description The label of all new keys: printable characters. Default, and empty: no label. */
+            label?: string | null;
+            /** @description The labels of the new keys instead, where they differ: one for each key, in their order. Empty: no label. */
+            labels?: string[] | null;
             /** @description Values to import instead. Their limit counts bytes of UTF-8. */
             values?: string[] | null;
         };
@@ -879,6 +891,8 @@ export interface components {
             key_expires_at: string | null;
             /** @description The id of the key. */
             key_id: string;
+            /** @description The label of the key; null: none. */
+            label: string | null;
             /** @description The pool. */
             pool: string;
             /** @description How long the request waited in the wait queue. */
@@ -959,6 +973,8 @@ export interface components {
              * @default true
              */
             keepalive: boolean;
+            /** @description The label of the key: a text that operators choose; null: none. */
+            label: string | null;
             /** @description The running lease of the key, if any. */
             lease: components["schemas"]["KeyLease"] | null;
             /** @description The pool of the key. */
@@ -999,6 +1015,11 @@ export interface components {
             keys: components["schemas"]["Key"][];
             /** @description The `cursor` of the next page; null on the last page. */
             next_cursor: string | null;
+        };
+        /** @description A request to change a key. */
+        KeyRequest: {
+            /** @description The new label: printable characters. Null and empty: no label. */
+            label: string | null;
         };
         /**
          * @description The state of a key.
@@ -1043,6 +1064,8 @@ export interface components {
             key_expires_at: string | null;
             /** @description The id of the key. */
             key_id: string;
+            /** @description The label of the key; null: none. */
+            label: string | null;
             /** @description The pool. */
             pool: string;
         };
@@ -1197,6 +1220,8 @@ export interface components {
             active: boolean;
             /** @description The id of the key. */
             key_id?: string;
+            /** @description The label of the key; absent if it has none. */
+            label?: string;
             /** @description The running lease of the key; absent if the key is not leased. */
             lease?: components["schemas"]["KeyLease"];
             /** @description The state of the key. */
@@ -3225,6 +3250,8 @@ export interface operations {
             query?: {
                 /** @description Only keys in this state. Default: all keys. */
                 state?: components["schemas"]["KeyState"];
+                /** @description Only keys with exactly this label. Default, and empty: all keys. */
+                label?: string;
                 /** @description The maximum number of keys on a page. */
                 limit?: number;
                 /** @description `next_cursor` of the previous page. Default: the first page. */
@@ -3258,6 +3285,7 @@ export interface operations {
                      *           "expires_at": "2026-11-22T21:34:00.000Z",
                      *           "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
                      *           "keepalive": true,
+                     *           "label": "account 4",
                      *           "lease": {
                      *             "expires_at": "2026-11-22T21:30:00.000Z",
                      *             "fencing_token": 1763847000000123,
@@ -3327,6 +3355,7 @@ export interface operations {
                      *           "expires_at": "2026-11-22T21:34:00.000Z",
                      *           "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
                      *           "key": "x5Tq0ZbW8mKd3RfYc1Lh",
+                     *           "label": null,
                      *           "state": "available"
                      *         }
                      *       ]
@@ -3387,6 +3416,7 @@ export interface operations {
                      *       "expires_at": "2026-11-22T21:34:00.000Z",
                      *       "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
                      *       "keepalive": true,
+                     *       "label": "account 4",
                      *       "lease": {
                      *         "expires_at": "2026-11-22T21:30:00.000Z",
                      *         "fencing_token": 1763847000000123,
@@ -3457,6 +3487,76 @@ export interface operations {
             500: components["responses"]["Status500Internal"];
             503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
             507: components["responses"]["Status507StorageFull"];
+        };
+    };
+    changeKey: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The name of the pool.
+                 * @example default
+                 */
+                pool: string;
+                /**
+                 * @description The id of the key.
+                 * @example 3q2v7m0c9t41p8sdk5h6rj2unb
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["KeyRequest"];
+            };
+        };
+        responses: {
+            /** @description The key, with its new label. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "created_at": "2026-11-22T21:29:00.000Z",
+                     *       "expires_at": "2026-11-22T21:34:00.000Z",
+                     *       "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
+                     *       "keepalive": true,
+                     *       "label": "account 4",
+                     *       "lease": {
+                     *         "expires_at": "2026-11-22T21:30:00.000Z",
+                     *         "fencing_token": 1763847000000123,
+                     *         "granted_at": "2026-11-22T21:29:00.000Z",
+                     *         "holder": "job-7"
+                     *       },
+                     *       "pool": "ci",
+                     *       "reason": null,
+                     *       "rests_until": null,
+                     *       "state": "leased"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Key"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            404: components["responses"]["Status404UnknownPoolUnknownKey"];
+            408: components["responses"]["Status408Timeout"];
+            412: components["responses"]["Status412PreconditionFailed"];
+            413: components["responses"]["Status413TooLarge"];
+            415: components["responses"]["Status415UnsupportedMediaType"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
+            507: components["responses"]["Status507PoolFullStorageFull"];
         };
     };
     keepKeyAlive: {
@@ -3676,6 +3776,7 @@ export interface operations {
                      *       "key": "x5Tq0ZbW8mKd3RfYc1Lh",
                      *       "key_expires_at": "2026-11-22T21:34:00.000Z",
                      *       "key_id": "3q2v7m0c9t41p8sdk5h6rj2unb",
+                     *       "label": "account 4",
                      *       "pool": "ci",
                      *       "waited_seconds": 0
                      *     }
@@ -3792,6 +3893,7 @@ export interface operations {
                      *       "id": "5b81tmlg0pavb3d7n2oqk4c6hs",
                      *       "key_expires_at": "2026-11-22T21:34:00.000Z",
                      *       "key_id": "3q2v7m0c9t41p8sdk5h6rj2unb",
+                     *       "label": "account 4",
                      *       "pool": "ci"
                      *     }
                      */
@@ -3891,6 +3993,7 @@ export interface operations {
                      * @example {
                      *       "active": true,
                      *       "key_id": "3q2v7m0c9t41p8sdk5h6rj2unb",
+                     *       "label": "account 4",
                      *       "lease": {
                      *         "expires_at": "2026-11-22T21:30:00.000Z",
                      *         "fencing_token": 1763847000000123,

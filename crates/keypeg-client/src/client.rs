@@ -8,8 +8,8 @@ use crate::error::{Error, root_cause};
 use crate::tls::{TlsSettings, unused_config};
 use crate::{
     AcquireRequest, Existence, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
-    KeptAliveMany, Key, KeyPage, KeyReleased, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools,
-    ReleaseRequest, RenewRequest, RevealedKey, Secret, Verification, VerifyRequest, routes,
+    KeptAliveMany, KeyPage, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
+    RenewRequest, Secret, Verification, VerifyRequest, routes,
 };
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use reqwest::redirect::Policy;
@@ -195,27 +195,6 @@ impl Client {
         self.get(page_of(&route, state, limit, cursor)?).await
     }
 
-    /// Returns one key, without its value.
-    pub async fn key(&self, pool: &str, key: &str) -> Result<Key, Error> {
-        self.get(routes::key(path_segment(pool)?, path_segment(key)?)).await
-    }
-
-    /// Deletes a key in any state, permanently.
-    pub async fn delete_key(&self, pool: &str, key: &str) -> Result<(), Error> {
-        let route = routes::key(path_segment(pool)?, path_segment(key)?);
-        self.send::<()>(Method::DELETE, route, None).await.map(drop)
-    }
-
-    /// Force-releases a key: ends its lease, rest or quarantine.
-    pub async fn force_release(&self, pool: &str, key: &str) -> Result<KeyReleased, Error> {
-        self.post_empty(routes::key_release(path_segment(pool)?, path_segment(key)?)).await
-    }
-
-    /// Reveals the value of a key in any state.
-    pub async fn reveal(&self, pool: &str, key: &str) -> Result<RevealedKey, Error> {
-        self.post_empty(routes::key_reveal(path_segment(pool)?, path_segment(key)?)).await
-    }
-
     /// Returns whether a key with this value exists in the pool and is leased, and to which holder.
     pub async fn verify(&self, pool: &str, value: Secret) -> Result<Verification, Error> {
         let request = VerifyRequest { key: value };
@@ -293,11 +272,11 @@ impl Client {
         response.text().await.map_err(Error::Unreachable)
     }
 
-    async fn get<T: DeserializeOwned>(&self, route: String) -> Result<T, Error> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, route: String) -> Result<T, Error> {
         parse_json(self.send::<()>(Method::GET, route, None).await?).await
     }
 
-    async fn post_empty<T: DeserializeOwned>(&self, route: String) -> Result<T, Error> {
+    pub(crate) async fn post_empty<T: DeserializeOwned>(&self, route: String) -> Result<T, Error> {
         parse_json(self.send::<()>(Method::POST, route, None).await?).await
     }
 
@@ -309,7 +288,7 @@ impl Client {
         parse_json(self.send(Method::POST, route, Some(body)).await?).await
     }
 
-    async fn send<B: Serialize>(
+    pub(crate) async fn send<B: Serialize>(
         &self,
         method: Method,
         route: String,
@@ -463,7 +442,7 @@ fn page_of(
     Ok(if query.is_empty() { route.into() } else { format!("{route}?{}", query.join("&")) })
 }
 
-async fn parse_json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {
+pub(crate) async fn parse_json<T: DeserializeOwned>(response: Response) -> Result<T, Error> {
     let origin = AnswerOrigin::of(&response);
     let body = response.bytes().await.map_err(Error::Unreachable)?;
     serde_json::from_slice(&body).map_err(|_| origin.unexpected(&body))

@@ -17,6 +17,8 @@ pub enum Event {
     Generated(KeysAdded),
     /// `imported`: values were imported.
     Imported(KeysAdded),
+    /// `labelled`: a key got another label, or lost its label.
+    Labelled(Labelled),
     /// `granted`: an available key was leased.
     Granted(Granted),
     /// `renewed`: a lease was renewed.
@@ -41,10 +43,11 @@ pub enum Event {
 
 impl Event {
     /// All names, in the order of the variants.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "resync",
         "generated",
         "imported",
+        "labelled",
         "granted",
         "renewed",
         "released",
@@ -63,6 +66,7 @@ impl Event {
             Self::Resync(_) => "resync",
             Self::Generated(_) => "generated",
             Self::Imported(_) => "imported",
+            Self::Labelled(_) => "labelled",
             Self::Granted(_) => "granted",
             Self::Renewed(_) => "renewed",
             Self::Released(_) => "released",
@@ -84,6 +88,7 @@ impl Event {
             "resync" => serde_json::from_str(data).map(Self::Resync),
             "generated" => serde_json::from_str(data).map(Self::Generated),
             "imported" => serde_json::from_str(data).map(Self::Imported),
+            "labelled" => serde_json::from_str(data).map(Self::Labelled),
             "granted" => serde_json::from_str(data).map(Self::Granted),
             "renewed" => serde_json::from_str(data).map(Self::Renewed),
             "released" => serde_json::from_str(data).map(Self::Released),
@@ -130,8 +135,24 @@ pub struct KeysAdded {
     pub count: u64,
     /// The ids of the keys, in order; at most 100.
     pub key_ids: Vec<String>,
+    /// The labels of the keys, in the same order; absent if no key has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<Option<String>>>,
     /// When the keys are purged unless they are kept alive; null: never.
     pub expires_at: Option<UnixMs>,
+}
+
+/// A key with another label. Its state stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labelled {
+    /// When it happened.
+    pub at: UnixMs,
+    /// The pool.
+    pub pool: String,
+    /// The id of the key.
+    pub key_id: String,
+    /// The label; null: none.
+    pub label: Option<String>,
 }
 
 /// A key that was leased.
@@ -143,6 +164,8 @@ pub struct Granted {
     pub pool: String,
     /// The id of the key.
     pub key_id: String,
+    /// The label of the key; null: none.
+    pub label: Option<String>,
     /// The holder, as the acquire request named it.
     pub holder: Option<String>,
     /// The fencing token of the lease.

@@ -131,6 +131,7 @@ mod tests {
             key: Secret("a value".into()),
             fencing_token: 1,
             holder: None,
+            label: None,
             granted_at: UnixMs(0),
             waited_seconds: Seconds { ms: 0 },
             expires_at: UnixMs(0),

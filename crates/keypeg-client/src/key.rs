@@ -60,6 +60,8 @@ pub struct Key {
     pub pool: String,
     /// The state of the key.
     pub state: KeyState,
+    /// The label of the key: a text that operators choose; null: none.
+    pub label: Option<String>,
     /// When the key was created.
     pub created_at: UnixMs,
     /// When the key is purged unless it is kept alive; null: never.
@@ -116,6 +118,8 @@ pub struct NewKey {
     pub key: Secret,
     /// The state of the key.
     pub state: KeyState,
+    /// The label of the key; null: none.
+    pub label: Option<String>,
     /// When the key was created.
     pub created_at: UnixMs,
     /// When the key is purged unless it is kept alive; null: never.
@@ -147,6 +151,22 @@ pub struct GenerateRequest {
     /// were deleted or purged. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_retired: Option<bool>,
+    /// The label of all new keys: printable characters. Default, and empty: no label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The labels of the new keys instead, where they differ: one for each key, in their order.
+    /// Empty: no label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+}
+
+/// A request to change a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+pub struct KeyRequest {
+    /// The new label: printable characters. Null and empty: no label.
+    #[cfg_attr(feature = "openapi", schemars(required))]
+    pub label: Option<String>,
 }
 
 /// A request to keep keys alive: those in `ids`, or all. Neither or both are rejected.
@@ -211,6 +231,9 @@ pub struct Verification {
     /// The id of the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
+    /// The label of the key; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// The running lease of the key; absent if the key is not leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<KeyLease>,
@@ -243,6 +266,7 @@ mod tests {
             id: "0".into(),
             key: Secret("hunter2".into()),
             state: KeyState::Available,
+            label: None,
             created_at: UnixMs(0),
             expires_at: None,
         };

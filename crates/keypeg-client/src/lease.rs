@@ -25,6 +25,8 @@ pub struct Grant<Text = String> {
     pub fencing_token: u64,
     /// The holder, as the acquire request named it.
     pub holder: Option<Text>,
+    /// The label of the key; null: none.
+    pub label: Option<Text>,
     /// When the lease was granted.
     pub granted_at: UnixMs,
     /// How long the request waited in the wait queue.
@@ -51,6 +53,8 @@ pub struct Lease {
     pub fencing_token: u64,
     /// The holder, as the acquire request named it.
     pub holder: Option<String>,
+    /// The label of the key; null: none.
+    pub label: Option<String>,
     /// When the lease was granted.
     pub granted_at: UnixMs,
     /// When the lease ends.

@@ -59,6 +59,7 @@ impl LeaseEnd {
             | Event::Resync(_)
             | Event::Generated(_)
             | Event::Imported(_)
+            | Event::Labelled(_)
             | Event::Renewed(_)
             | Event::Restored(_)
             | Event::Policy(_) => None,

@@ -25,6 +25,8 @@ mod follow;
 mod guard;
 mod history;
 mod key;
+#[cfg(feature = "client")]
+mod key_calls;
 mod lease;
 #[cfg(feature = "client")]
 mod lease_end;
@@ -53,8 +55,8 @@ pub use client::{Client, ServerVersion};
 #[cfg(feature = "client")]
 pub use error::Error;
 pub use event::{
-    Event, Granted, KeyChanged, KeysAdded, LeaseEnded, PolicyChanged, PoolDeleted, Quarantined,
-    Renewed, Resync,
+    Event, Granted, KeyChanged, KeysAdded, Labelled, LeaseEnded, PolicyChanged, PoolDeleted,
+    Quarantined, Renewed, Resync,
 };
 #[cfg(feature = "client")]
 pub use events::Events;
@@ -63,7 +65,8 @@ pub use guard::{GuardOptions, LeaseGuard};
 pub use history::History;
 pub use key::{
     GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
-    KeyReleased, KeyState, NewKey, NewKeys, RevealedKey, Secret, Verification, VerifyRequest,
+    KeyReleased, KeyRequest, KeyState, NewKey, NewKeys, RevealedKey, Secret, Verification,
+    VerifyRequest,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 #[cfg(feature = "client")]

@@ -235,6 +235,7 @@ mod tests {
             key_id: "k".into(),
             fencing_token: 1,
             holder: None,
+            label: None,
             granted_at: UnixMs(0),
             expires_at: UnixMs(0),
             expires_in_seconds: length,

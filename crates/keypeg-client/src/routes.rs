@@ -111,7 +111,7 @@ pub enum Scope {
     Read,
     /// Acquire, renew and release leases, and keep keys alive.
     Lend,
-    /// Create, import and delete keys.
+    /// Create, import, label and delete keys.
     Keys,
     /// Force-release a key.
     Force,
@@ -189,6 +189,7 @@ pub const ROUTES: &[Route] = &[
     Route::new("GET", "/v1/pools/{pool}/keys", "listKeys", "Lists keys, without their values", Access::Scope(Scope::Read)),
     Route::new("POST", "/v1/pools/{pool}/keys", "addKeys", "Generates keys, or imports values", Access::Scope(Scope::Keys)),
     Route::new("GET", "/v1/pools/{pool}/keys/{id}", "showKey", "Shows a key, without its value", Access::Scope(Scope::Read)),
+    Route::new("PATCH", "/v1/pools/{pool}/keys/{id}", "changeKey", "Changes the label of a key", Access::Scope(Scope::Keys)),
     Route::new("DELETE", "/v1/pools/{pool}/keys/{id}", "deleteKey", "Deletes a key in any state, permanently", Access::Scope(Scope::Keys)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/release", "releaseKey", "Force-releases a key", Access::Scope(Scope::Force)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/keepalive", "keepKeyAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
@@ -299,7 +300,7 @@ impl Route {
     fn keeps_alive(&self) -> bool {
         self.path.ends_with("/keepalive")
             || self.path.starts_with("/keepalive/")
-            || self.method == "PATCH"
+            || self.operation == "seedKeepAlive"
     }
 
     /// Returns the pool that a path of this route names; the compatibility APIs use the default
@@ -382,7 +383,7 @@ mod tests {
             (POOLS.into(), "GET, HEAD"),
             (pool("a"), "GET, HEAD, PUT, DELETE"),
             (keys("a"), "GET, HEAD, POST"),
-            (key("a", "b"), "GET, HEAD, DELETE"),
+            (key("a", "b"), "GET, HEAD, PATCH, DELETE"),
             (key_release("a", "b"), "POST"),
             (key_keepalive("a", "b"), "POST"),
             (key_reveal("a", "b"), "POST"),

@@ -28,8 +28,17 @@ pub enum Event<'a> {
         token: u64,
         /// The holder, as the request named it.
         holder: Option<&'a str>,
+        /// The label of the key, if it has one.
+        label: Option<&'a str>,
         /// The end of the lease.
         until_us: u64,
+    },
+    /// A call gave a key a label, or removed it. The state of the key stays.
+    Labelled {
+        /// The key.
+        key: KeyId,
+        /// The label; `None` for no label.
+        label: Option<&'a str>,
     },
     /// A lease was renewed.
     Renewed {

@@ -6,6 +6,7 @@
 
 use crate::event::Event;
 use crate::ids::{BodyDigest, IdempotencyId};
+use crate::labels::RecordedLabels;
 use crate::numbers::{BorrowerId, KeyNumber, PoolId};
 use crate::policy::Policy;
 use crate::sabotage::{Sabotage, enabled};
@@ -47,8 +48,19 @@ pub enum Fact<'a> {
         imported: bool,
         /// Whether they are purged unless they are kept alive.
         keepalive: bool,
+        /// Their labels.
+        labels: RecordedLabels<'a>,
         /// Their values.
         values: PackedValues<'a>,
+    },
+    /// A call gave a key a label, or removed it.
+    KeyLabelled {
+        /// The pool.
+        pool: PoolId,
+        /// The key.
+        key: KeyNumber,
+        /// The label, which is not empty; `None` for no label.
+        label: Option<&'a str>,
     },
     /// A call deleted a key.
     KeyDeleted {
@@ -261,30 +273,42 @@ pub(crate) struct CreatedKeys<'a> {
     pub(crate) at_ms: u64,
     pub(crate) imported: bool,
     pub(crate) keepalive: bool,
+    pub(crate) labels: RecordedLabels<'a>,
     pub(crate) values: PackedValues<'a>,
 }
 
 impl CreatedKeys<'_> {
     /// Records the keys as one fact, so that no batch can contain only some of them.
     pub(crate) fn record(self, pool: PoolId, facts: &mut dyn FactSink) {
-        let Self { first, at_ms, imported, keepalive, values } = self;
+        let Self { first, at_ms, imported, keepalive, labels, values } = self;
         if enabled(Sabotage::HalfBatch) {
-            for (first, value) in first.range(values.count()).zip(values.iter()) {
+            let labelled = values.iter().zip(labels.iter());
+            for (first, (value, label)) in first.range(values.count()).zip(labelled) {
                 let mut single = PackedValuesBuilder::default();
                 single.push(value);
                 let values = single.values();
+                let labels = label.map_or(RecordedLabels::None, RecordedLabels::All);
                 facts.record(&Fact::KeysCreated {
                     pool,
                     first,
                     at_ms,
                     imported,
                     keepalive,
+                    labels,
                     values,
                 });
             }
             return;
         }
-        facts.record(&Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values });
+        facts.record(&Fact::KeysCreated {
+            pool,
+            first,
+            at_ms,
+            imported,
+            keepalive,
+            labels,
+            values,
+        });
     }
 }
 

@@ -72,6 +72,8 @@ index_types! {
     AvailablePosition
     /// The reason of a quarantined key among those of its pool.
     ReasonIndex
+    /// A text that slots have, among those of its pool.
+    TextIndex
     /// A value too long for its slot, among those of its pool.
     LongValueIndex
     /// A retired value among those of its pool; wraps around.

@@ -39,6 +39,8 @@ pub struct NewKey {
     pub created_at_ms: u64,
     /// When it is purged without a keep-alive; `None` never.
     pub expires_at_ms: Option<u64>,
+    /// Its label, if it has one.
+    pub label: Option<Box<str>>,
 }
 
 /// A key as it is shown: everything but its value. Instants are wall time in milliseconds.
@@ -48,6 +50,8 @@ pub struct KeyView {
     pub id: KeyId,
     /// Its state.
     pub state: KeyState,
+    /// Its label, if it has one.
+    pub label: Option<Box<str>>,
     /// The time of creation.
     pub created_at_ms: u64,
     /// When it is purged without a keep-alive; `None` never.
@@ -63,10 +67,12 @@ pub struct KeyView {
 }
 
 /// Which keys a page of a listing contains.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ListOptions {
     /// The state of the keys; any state when `None`.
     pub state: Option<KeyState>,
+    /// The label of the keys; any label and none when `None`.
+    pub label: Option<Box<str>>,
     /// The most keys in the page.
     pub limit: usize,
     /// The start of the page; the first key of the pool when `None`.
@@ -76,7 +82,8 @@ pub struct ListOptions {
 /// A page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPage {
-    /// The keys; may be empty when the page examined only keys in other states.
+    /// The keys; may be empty when the page examined only keys in other states or with other
+    /// labels.
     pub keys: Vec<KeyView>,
     /// The start of the next page; `None` at the end of the listing.
     pub next: Option<Cursor>,

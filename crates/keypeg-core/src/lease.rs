@@ -88,6 +88,8 @@ pub struct LeaseView {
     pub token: u64,
     /// The holder, as the request named it.
     pub holder: Option<Box<str>>,
+    /// The label of the key, if it has one.
+    pub label: Option<Box<str>>,
     /// The instant of the grant.
     pub granted_at_ms: u64,
     /// The end of the lease.

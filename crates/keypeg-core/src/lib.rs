@@ -21,6 +21,7 @@ mod index;
 mod indices;
 mod key;
 mod key_counts;
+mod labels;
 mod lease;
 mod numbers;
 mod policy;
@@ -35,6 +36,7 @@ mod retired;
 pub mod sabotage;
 mod secret;
 mod shared;
+mod slot_texts;
 mod slots;
 mod staged;
 mod step;
@@ -55,6 +57,7 @@ pub use ids::{
 pub use incoming::{ImportOptions, StoredKey};
 pub use key::{KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey};
 pub use key_counts::KeyCounts;
+pub use labels::{NewLabels, PackedLabels, RecordedLabels};
 pub use lease::{
     AcquireOptions, ForceReleased, Granted, LeaseView, ReleaseOptions, Released, WaitOptions,
 };

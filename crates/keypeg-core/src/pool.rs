@@ -20,6 +20,7 @@ mod check;
 mod due;
 mod idempotent;
 mod keys;
+mod label;
 mod memory;
 mod page;
 mod prepare;
@@ -38,7 +39,7 @@ use crate::borrowers::Borrowers;
 use crate::clocks::{NEVER_US, US_PER_MS, after};
 use crate::deadlines::Deadlines;
 use crate::event::Event;
-use crate::fact::{CreatedKeys, Fact, Grant, PackedValuesBuilder};
+use crate::fact::{Fact, Grant, PackedValuesBuilder};
 use crate::heap::CountedBytes;
 use crate::holds::{Hold, Holds, Rest};
 use crate::idempotency_store::IdempotencyStore;
@@ -58,6 +59,7 @@ use crate::retired::Retired;
 use crate::sabotage::{Sabotage, enabled};
 use crate::secret::Secret;
 use crate::shared::SharedState;
+use crate::slot_texts::SlotTexts;
 use crate::slots::Slots;
 use crate::staged::{AddKeys, StagedKeys};
 use crate::step::StepContext;
@@ -85,6 +87,7 @@ pub struct Pool {
     resting: u64,
     quarantined: u64,
     reasons: Reasons,
+    labels: SlotTexts,
     wait_queue: WaitQueue,
     idempotency: IdempotencyStore,
     /// What this pool's leases and waiters contribute to the shared counts.
@@ -114,6 +117,7 @@ impl Pool {
             resting: 0,
             quarantined: 0,
             reasons: Reasons::default(),
+            labels: SlotTexts::default(),
             wait_queue: WaitQueue::default(),
             idempotency: IdempotencyStore::default(),
             borrowers: Borrowers::default(),
@@ -177,46 +181,7 @@ impl Pool {
         step: &mut StepContext<'_>,
         count: u32,
     ) -> Result<Vec<NewKey>, Refusal> {
-        self.generate_prepared(shared, step, count, None)
-    }
-
-    /// Like [`Pool::generate`], with values that are prepared: as many as there are.
-    pub fn generate_prepared(
-        &mut self,
-        shared: &mut SharedState,
-        step: &mut StepContext<'_>,
-        count: u32,
-        prepared: Option<&PreparedKeys>,
-    ) -> Result<Vec<NewKey>, Refusal> {
-        self.check_room(shared, step, count, self.bytes_of_generated(count))?;
-        let length = self.policy.key_prefix.len() + usize::from(self.policy.key_length);
-        let mut values = PackedValuesBuilder::with_capacity(count as usize, length);
-        let mut keys = Vec::with_capacity(count as usize);
-        let first = shared.allocate_keys(count);
-        let mut symbols = Symbols::default();
-        let mut value = Vec::with_capacity(length);
-        for (index, number) in first.range(count).enumerate() {
-            let ready =
-                prepared.and_then(|prepared| prepared.generated(self.id, &self.policy, index));
-            let ready = ready.filter(|(value, id)| !self.has_or_had(*id, value));
-            let id = if let Some((ready, id)) = ready {
-                value.clear();
-                value.extend_from_slice(ready);
-                id
-            } else {
-                self.draw_value(shared, step.random, &mut symbols, &mut value)
-            };
-            values.push(&value);
-            let (value, imported, keepalive) = (&value[..], false, true);
-            let key = IncomingKey { number, id, value, imported, keepalive };
-            let slot = self.insert_key(&shared.ids, step.now, key);
-            keys.push(self.new_key(step.now, id, slot));
-        }
-        let (at_ms, values) = (step.now.wall_us / US_PER_MS, values.values());
-        let created = CreatedKeys { first, at_ms, imported: false, keepalive: true, values };
-        created.record(self.id, step.facts);
-        self.emit(step, || Event::KeysCreated { imported: false, keys: &keys });
-        Ok(keys)
+        self.add_keys(shared, step, &AddKeys::new(KeysToAdd::Generated(count)))
     }
 
     /// Imports values, all or none. A value that is in the pool is refused, and so is a retired one
@@ -231,33 +196,77 @@ impl Pool {
         options: ImportOptions,
         first_retired: Option<usize>,
     ) -> Result<Vec<NewKey>, Refusal> {
-        self.import_prepared(shared, step, imported, options, (first_retired, None))
+        let call = AddKeys::new(KeysToAdd::Imported(imported));
+        self.add_keys(shared, step, &AddKeys { options, first_retired, ..call })
     }
 
-    /// Like [`Pool::import`], with ids that are prepared: as many as there are.
-    pub fn import_prepared(
+    /// Generates or imports keys in one step, with what is prepared of them, all or none; like
+    /// [`Pool::generate`] and [`Pool::import`]. The Idempotency-Key of the call is the caller's
+    /// business.
+    pub fn add_keys(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
+        call: &AddKeys<'_>,
+    ) -> Result<Vec<NewKey>, Refusal> {
+        match call.keys {
+            KeysToAdd::Generated(count) => self.add_generated(shared, step, call, count),
+            KeysToAdd::Imported(values) => self.add_imported(shared, step, call, values),
+        }
+    }
+
+    fn add_generated(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        call: &AddKeys<'_>,
+        count: u32,
+    ) -> Result<Vec<NewKey>, Refusal> {
+        let label_bytes = call.labels.bytes(count as usize);
+        self.check_room(shared, step, count, self.bytes_of_generated(count) + label_bytes)?;
+        let length = self.policy.key_prefix.len() + usize::from(self.policy.key_length);
+        let mut values = PackedValuesBuilder::with_capacity(count as usize, length);
+        let mut keys = Vec::with_capacity(count as usize);
+        let first = shared.allocate_keys(count);
+        let mut symbols = Symbols::default();
+        let mut value = Vec::with_capacity(length);
+        for (index, number) in first.range(count).enumerate() {
+            let ready =
+                call.prepared.and_then(|prepared| prepared.generated(self.id, &self.policy, index));
+            let ready = ready.filter(|(value, id)| !self.has_or_had(*id, value));
+            let id = if let Some((ready, id)) = ready {
+                value.clear();
+                value.extend_from_slice(ready);
+                id
+            } else {
+                self.draw_value(shared, step.random, &mut symbols, &mut value)
+            };
+            values.push(&value);
+            let (value, imported, keepalive) = (&value[..], false, true);
+            let key = IncomingKey { number, id, value, imported, keepalive };
+            let slot = self.insert_key(&shared.ids, step.now, key);
+            self.put_label(slot, call.labels.get(index));
+            keys.push(self.new_key(step.now, id, slot));
+        }
+        self.record_created(step, call, (first, &keys), values.values());
+        Ok(keys)
+    }
+
+    fn add_imported(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        call: &AddKeys<'_>,
         imported: &[Secret],
-        options: ImportOptions,
-        (first_retired, prepared): (Option<usize>, Option<&PreparedKeys>),
     ) -> Result<Vec<NewKey>, Refusal> {
         let count = u32::try_from(imported.len()).expect("invariant: a request is bounded");
         let mut seen = HashSet::with_capacity_and_hasher(imported.len(), Hasher::default());
         let mut values = PackedValuesBuilder::default();
-        let mut value_bytes = 0;
+        let mut value_bytes = call.labels.bytes(imported.len());
         // Most of the cost of a long value is its hash, so each is hashed once.
         let mut ids = Vec::with_capacity(imported.len());
-        let call = AddKeys {
-            keys: KeysToAdd::Imported(imported),
-            options,
-            first_retired,
-            prepared,
-            idempotency: None,
-        };
         for (index, value) in imported.iter().enumerate() {
-            let id = self.check_imported(shared, step, &call, index)?;
+            let id = self.check_imported(shared, step, call, index)?;
             if !seen.insert(id) {
                 return Err(Refusal::KeyExists { index });
             }
@@ -267,22 +276,17 @@ impl Pool {
         }
         self.check_room(shared, step, count, value_bytes)?;
         let first = shared.allocate_keys(count);
-        let keys: Vec<_> = first
-            .range(count)
-            .zip(imported.iter().zip(ids))
-            .map(|(number, (value, id))| {
-                let value = value.bytes();
-                self.take_staged_value(shared, id, value);
-                let (imported, keepalive) = (true, options.keepalive);
-                let key = IncomingKey { number, id, value, imported, keepalive };
-                let slot = self.insert_key(&shared.ids, step.now, key);
-                self.new_key(step.now, id, slot)
-            })
-            .collect();
-        let (at_ms, values) = (step.now.wall_us / US_PER_MS, values.values());
-        let (imported, keepalive) = (true, options.keepalive);
-        CreatedKeys { first, at_ms, imported, keepalive, values }.record(self.id, step.facts);
-        self.emit(step, || Event::KeysCreated { imported: true, keys: &keys });
+        let mut keys = Vec::with_capacity(imported.len());
+        for (index, (number, id)) in first.range(count).zip(ids).enumerate() {
+            let value = imported[index].bytes();
+            self.take_staged_value(shared, id, value);
+            let (imported, keepalive) = (true, call.options.keepalive);
+            let key = IncomingKey { number, id, value, imported, keepalive };
+            let slot = self.insert_key(&shared.ids, step.now, key);
+            self.put_label(slot, call.labels.get(index));
+            keys.push(self.new_key(step.now, id, slot));
+        }
+        self.record_created(step, call, (first, &keys), values.values());
         Ok(keys)
     }
 
@@ -372,7 +376,8 @@ impl Pool {
         step.facts.record(&Fact::Granted { pool: self.id, key, token, lease });
         let view = self.lease_view(&shared.ids, step.now, self.slots.hold(slot));
         let (key, until_us) = (view.key_id, lease.until_us);
-        self.emit(step, || Event::Granted { key, token, holder, until_us });
+        let label = view.label.as_deref();
+        self.emit(step, || Event::Granted { key, token, holder, label, until_us });
         let value = Secret::from_stored(self.slots.value(slot));
         Granted { lease: view, value, redelivered: false }
     }

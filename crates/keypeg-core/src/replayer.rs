@@ -132,6 +132,19 @@ impl Replayer {
         Ok(())
     }
 
+    /// Gives a key that was loaded before its label.
+    pub fn load_label(
+        &mut self,
+        pool: PoolId,
+        key: KeyNumber,
+        label: &str,
+    ) -> Result<(), ReplayError> {
+        let KeyLocation { pool, slot } = self.find_key(pool, key)?;
+        let label = Some(label).filter(|label| !label.is_empty());
+        self.pools.pool_mut(pool).0.replay_labelled(slot, label);
+        Ok(())
+    }
+
     /// Notes that the database contains retired values of a pool.
     pub fn set_has_retired(&mut self, pool: PoolId) -> Result<(), ReplayError> {
         let index = self.find_pool(pool)?;
@@ -198,12 +211,13 @@ impl Replayer {
                     Checkpointed::No => self.apply_to_pool(fact),
                 }
             }
-            Fact::KeysCreated { .. } | Fact::KeyDeleted { .. } | Fact::KeyPurged { .. } => {
-                match checkpointed {
-                    Checkpointed::Yes => Ok(()),
-                    Checkpointed::No => self.apply_to_key_set(fact),
-                }
-            }
+            Fact::KeysCreated { .. }
+            | Fact::KeyLabelled { .. }
+            | Fact::KeyDeleted { .. }
+            | Fact::KeyPurged { .. } => match checkpointed {
+                Checkpointed::Yes => Ok(()),
+                Checkpointed::No => self.apply_to_key_set(fact),
+            },
             Fact::Granted { pool, key, .. }
             | Fact::LeaseSnapshot { pool, key, .. }
             | Fact::RestSnapshot { pool, key, .. }
@@ -271,9 +285,9 @@ impl Replayer {
     }
 
     fn apply_to_key_set(&mut self, fact: &Fact<'_>) -> Result<(), ReplayError> {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these three only")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these four only")]
         match fact {
-            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, labels, values } => {
                 let index = self.find_pool(*pool)?;
                 let (pool, shared) = self.pools.pool_mut(index);
                 let created = &mut self.created;
@@ -281,14 +295,19 @@ impl Replayer {
                     created.insert(number, KeyLocation { pool: index, slot });
                 };
                 let (first, at_ms, values) = (*first, *at_ms, *values);
-                let (imported, keepalive) = (*imported, *keepalive);
-                let keys = CreatedKeys { first, at_ms, imported, keepalive, values };
+                let (imported, keepalive, labels) = (*imported, *keepalive, *labels);
+                let keys = CreatedKeys { first, at_ms, imported, keepalive, labels, values };
                 let is_new = pool.replay_created(shared, keys, note);
                 ensure(is_new, "key is created twice")?;
                 let end = first.plus(u64::from(values.count()));
                 ensure(first >= shared.counters.next_key, "key number is used twice")?;
                 shared.counters.next_key = end;
                 shared.key_count += u64::from(values.count());
+                Ok(())
+            }
+            Fact::KeyLabelled { pool, key, label } => {
+                let KeyLocation { pool, slot } = self.find_key(*pool, *key)?;
+                self.pools.pool_mut(pool).0.replay_labelled(slot, *label);
                 Ok(())
             }
             Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {

@@ -49,6 +49,8 @@ pub enum Sabotage {
     ForgetRetired,
     /// A generated value is accepted by an import after its key was deleted or purged.
     ForgetGenerated,
+    /// A change of a label is not recorded.
+    ForgetLabel,
     /// A keep-alive gives a deadline to a key without one.
     GiveDeadline,
     /// "No key" is returned although something in the pool is due.
@@ -90,7 +92,7 @@ impl Sabotage {
         Self::FollowWithoutChain,
     ];
     /// All defects of one server.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -112,6 +114,7 @@ impl Sabotage {
         Self::ForgetPurge,
         Self::ForgetRetired,
         Self::ForgetGenerated,
+        Self::ForgetLabel,
         Self::GiveDeadline,
         Self::FalseNone,
         Self::NewcomerFirst,

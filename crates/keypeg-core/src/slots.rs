@@ -49,6 +49,8 @@ const NEVER_USED: u8 = 0b10_0000;
 const IMPORTED: u8 = 0b1000;
 /// The key has no keep-alive deadline.
 const NO_KEEPALIVE: u8 = 0b1_0000;
+/// The key has a label.
+const LABELLED: u8 = 0b1000_0000;
 
 /// All slots of a pool. `Debug` shows only their number, because a slot contains a secret.
 #[derive(Clone)]
@@ -223,6 +225,20 @@ impl Slots {
     /// Returns whether a key is purged unless it is kept alive.
     pub(crate) fn keepalive(&self, slot: SlotIndex) -> bool {
         self.records[slot].flags & NO_KEEPALIVE == 0
+    }
+
+    #[inline]
+    pub(crate) fn has_label(&self, slot: SlotIndex) -> bool {
+        self.records[slot].flags & LABELLED != 0
+    }
+
+    pub(crate) fn set_has_label(&mut self, slot: SlotIndex, has_label: bool) {
+        self.set_flag(slot, LABELLED, has_label);
+    }
+
+    fn set_flag(&mut self, slot: SlotIndex, flag: u8, set: bool) {
+        let record = &mut self.records[slot];
+        record.flags = record.flags & !flag | if set { flag } else { 0 };
     }
 
     /// Returns the state of a key; `None` for a slot that is empty or has a staged value.

@@ -10,6 +10,7 @@ use crate::ids::KeyId;
 use crate::incoming::ImportOptions;
 use crate::indices::SlotIndex;
 use crate::key::NewKey;
+use crate::labels::{NO_LABELS, NewLabels};
 use crate::numbers::KeyNumber;
 use crate::policy::Policy;
 use crate::prepared::{KeysToAdd, PreparedKeys};
@@ -24,12 +25,23 @@ pub struct AddKeys<'a> {
     pub keys: KeysToAdd<'a>,
     /// The options of an import.
     pub options: ImportOptions,
+    /// The labels of the keys.
+    pub labels: &'a NewLabels,
     /// Of an import: the index of the first value that the database knows to be retired.
     pub first_retired: Option<usize>,
     /// What is prepared of the keys.
     pub prepared: Option<&'a PreparedKeys>,
     /// The Idempotency-Key of the call. Its answer is not stored when the first step begins.
     pub idempotency: Option<&'a IdempotencyKey<'a>>,
+}
+
+impl<'a> AddKeys<'a> {
+    /// Returns a call with default options: nothing is prepared, no key has a label.
+    pub fn new(keys: KeysToAdd<'a>) -> Self {
+        let options = ImportOptions::default();
+        let (first_retired, prepared, idempotency) = (None, None, None);
+        Self { keys, options, labels: &NO_LABELS, first_retired, prepared, idempotency }
+    }
 }
 
 /// How far a step came with the keys of a call.

@@ -16,9 +16,10 @@ mod naive;
 use agree::{BORROWERS, LIMITS, drain, ids, pool_name};
 use journal::Journal;
 use keypeg_core::{
-    AcquireOptions, Borrower, Fact, FactSink, Granted, ImportOptions, KeyId, KeyRef, KeyState,
-    LeaseId, ListOptions, NewKey, NextDue, Now, Policy, PolicyPatch, Pool, PoolId, Pools,
-    RandomSource, Refusal, ReleaseOptions, Secret, SharedState, StepContext,
+    AcquireOptions, AddKeys, Borrower, Fact, FactSink, Granted, ImportOptions, KeyId, KeyRef,
+    KeyState, KeysToAdd, LeaseId, ListOptions, NewKey, NewLabels, NextDue, Now, Policy,
+    PolicyPatch, Pool, PoolId, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
+    StepContext,
 };
 use keypeg_testkit::{ScaledRandom, env_number};
 use naive::{NEVER, Naive};
@@ -185,7 +186,8 @@ impl Run {
             148..154 => self.keep_alive_many(name),
             154..159 => self.keep_alive_all(name),
             159..169 => self.delete(name),
-            169..173 => self.get_key(name),
+            169..171 => self.get_key(name),
+            171..173 => self.set_label(name),
             173..175 => self.list(name),
             175..185 => {
                 let patch = self.random_patch();
@@ -307,7 +309,11 @@ impl Run {
     fn generate(&mut self, name: &str) {
         let count = [1, 1, 2, 3, 9][self.random_below(5)];
         self.last = format!("generate {count} in {name}");
-        let outcome = self.call(name, |pool, shared, step| pool.generate(shared, step, count));
+        let labels = self.random_labels();
+        let outcome = self.call(name, |pool, shared, step| {
+            let call = AddKeys::new(KeysToAdd::Generated(count));
+            pool.add_keys(shared, step, &AddKeys { labels: &labels, ..call })
+        });
         let room = self.naive.check_room(name, u64::from(count));
         let Some(keys) = self.check_new_keys(name, &outcome, &room, 0) else { return };
         assert_eq!(keys.len(), count as usize);
@@ -318,7 +324,39 @@ impl Run {
             assert_eq!(random.len(), usize::from(policy.key_length));
             assert!(random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         }
+        Self::check_labels(&keys, &labels);
         self.add_keys(name, &keys, true);
+    }
+
+    fn check_labels(keys: &[NewKey], labels: &NewLabels) {
+        for (place, key) in keys.iter().enumerate() {
+            assert_eq!(key.label.as_deref(), labels.get(place));
+        }
+    }
+
+    /// Returns the labels of new keys: mostly none, or a few that recur.
+    fn random_labels(&mut self) -> NewLabels {
+        let each = (0..self.random_below(4)).map(|_| self.random_label()).collect();
+        match self.random_below(4) {
+            0 => NewLabels::All(self.random_label().unwrap_or_default()),
+            1 => NewLabels::Each(each),
+            _ => NewLabels::None,
+        }
+    }
+
+    fn random_label(&mut self) -> Option<Box<str>> {
+        self.pick(&[None, Some("".into()), Some("a".into()), Some("a".into()), Some("ä b".into())])
+    }
+
+    fn set_label(&mut self, name: &str) {
+        let (key, label) = (self.random_key(), self.random_label());
+        self.last = format!("label {key:?} of {name} {label:?}");
+        let outcome = self
+            .call(name, |pool, shared, step| pool.set_label(shared, step, &key, label.as_deref()));
+        let expected = self.naive.set_label(self.now, name, (&key, label.as_deref()));
+        let is_change = expected.as_ref().is_ok_and(|(_, is_change)| *is_change);
+        let expected = expected.map(|(view, _)| view);
+        Self::compare(&outcome, &expected, (1, u32::from(is_change)));
     }
 
     fn import(&mut self, name: &str) {
@@ -328,13 +366,17 @@ impl Run {
         let allow_retired = self.random_below(4) == 0;
         let options = ImportOptions { keepalive, allow_retired };
         self.last = format!("import {count} into {name}: {options:?}");
-        let outcome =
-            self.call(name, |pool, shared, step| pool.import(shared, step, &values, options, None));
+        let labels = self.random_labels();
+        let outcome = self.call(name, |pool, shared, step| {
+            let call = AddKeys::new(KeysToAdd::Imported(&values));
+            pool.add_keys(shared, step, &AddKeys { options, labels: &labels, ..call })
+        });
         let texts: Vec<String> = values.iter().map(|value| value.reveal().into()).collect();
         let room = self.naive.check_new(name, &texts, allow_retired);
         let room = room.and_then(|()| self.naive.check_room(name, count as u64));
         let Some(keys) = self.check_new_keys(name, &outcome, &room, count) else { return };
         assert!(keys.iter().map(|key| &key.value).eq(&values), "in order");
+        Self::check_labels(&keys, &labels);
         for key in &keys {
             let before = self.keys.iter().find(|(id, _)| *id == key.id);
             assert!(before.is_none_or(|(_, value)| *value == key.value), "an id has one value");
@@ -607,11 +649,14 @@ impl Run {
     fn list(&mut self, name: &str) {
         let states = [None, None, Some(KeyState::Available), Some(KeyState::Leased)];
         let (state, limit) = (self.pick(&states), self.random_below(9) + 1);
-        self.last = format!("list {limit} a page of {name}, {state:?}");
+        let labels = [None, None, Some("a".into()), Some("unused".into())];
+        let label: Option<Box<str>> = self.pick(&labels);
+        self.last = format!("list {limit} a page of {name}, {state:?}, {label:?}");
         let (mut found, mut cursor) = (vec![], None);
         loop {
             let outcome = self.call(name, |pool, shared, step| {
-                pool.list_keys(shared, step, ListOptions { state, limit, cursor })
+                let label = label.clone();
+                pool.list_keys(shared, step, ListOptions { state, label, limit, cursor })
             });
             assert_eq!(outcome.facts, 0, "a listing changes nothing");
             let Ok(page) = outcome.reply else {
@@ -625,7 +670,7 @@ impl Run {
                 break;
             }
         }
-        let mut expected = self.naive.list(self.now, name, state);
+        let mut expected = self.naive.list(self.now, name, (state, label.as_deref()));
         found.sort_by_key(|key| key.id);
         expected.sort_by_key(|key| key.id);
         assert_eq!(found, expected);

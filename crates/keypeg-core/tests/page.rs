@@ -67,7 +67,7 @@ impl World {
         cursor: Option<Cursor>,
     ) -> Result<KeyPage, Refusal> {
         self.with_pool(name, |pool, shared, step| {
-            pool.list_keys(shared, step, ListOptions { state, limit, cursor })
+            pool.list_keys(shared, step, ListOptions { state, label: None, limit, cursor })
         })
     }
 

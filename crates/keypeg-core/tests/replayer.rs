@@ -7,7 +7,8 @@
 use keypeg_core::{
     AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, ImportOptions,
     KeyNumber, KeyRef, Limits, Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools,
-    Refusal, ReplayError, Replayer, Secret, StepContext, TOKEN_MAX, TOKEN_RESERVATION,
+    RecordedLabels, Refusal, ReplayError, Replayer, Secret, StepContext, TOKEN_MAX,
+    TOKEN_RESERVATION,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -30,6 +31,7 @@ fn keys_created(first: u64, packed: &[u8]) -> Fact<'_> {
         at_ms: 0,
         imported: false,
         keepalive: true,
+        labels: RecordedLabels::None,
         values,
     }
 }
@@ -202,7 +204,8 @@ fn values_that_an_earlier_version_generated_are_remembered_when_they_are_removed
     let Fact::KeysCreated { pool, first, at_ms, keepalive, values, .. } = again else {
         unreachable!("created keys")
     };
-    let again = Fact::KeysCreated { pool, first, at_ms, imported: true, keepalive, values };
+    let labels = RecordedLabels::None;
+    let again = Fact::KeysCreated { pool, first, at_ms, imported: true, keepalive, labels, values };
     assert_eq!(replayer.apply(&again, Checkpointed::No), Ok(()));
     let mut pools = replayer.finish(Now::default());
     pools.check_invariants();

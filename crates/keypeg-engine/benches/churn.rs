@@ -5,7 +5,7 @@
 
 mod support;
 
-use keypeg_core::{PoolName, ReleaseOptions};
+use keypeg_core::{NewLabels, PoolName, ReleaseOptions};
 use keypeg_store::{Call, Lane, Reply};
 use std::path::Path;
 use support::{StartedEngine, argument, block_on, directory, now, report, submit};
@@ -39,7 +39,10 @@ fn main() {
     let started = StartedEngine::open(dir.clone(), 100_000);
     let lane = started.lane.clone();
     let (start, mut greatest) = (now(), DirSize::default());
-    block_on(submit(&lane, Call::Generate { pool: PoolName::default_pool(), count: KEYS }));
+    block_on(submit(
+        &lane,
+        Call::Generate { pool: PoolName::default_pool(), count: KEYS, labels: NewLabels::None },
+    ));
     let mut done = 0;
     while done < cycles {
         done += acquire_and_release(&lane);

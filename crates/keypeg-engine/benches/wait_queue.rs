@@ -5,7 +5,7 @@
 
 mod support;
 
-use keypeg_core::PoolName;
+use keypeg_core::{NewLabels, PoolName};
 use keypeg_store::{Call, Reply};
 use std::collections::HashSet;
 use support::{StartedEngine, argument, block_on, directory, now, report, submit};
@@ -42,7 +42,7 @@ fn main() {
     let mut left = waiters;
     while left > 0 {
         let count = left.min(10_000);
-        block_on(submit(&lane, Call::Generate { pool: pool(), count }));
+        block_on(submit(&lane, Call::Generate { pool: pool(), count, labels: NewLabels::None }));
         left -= count;
     }
     let mut keys = HashSet::new();

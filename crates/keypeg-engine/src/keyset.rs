@@ -23,8 +23,8 @@ use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 use rows::{
-    RowKey, read_pool, read_quarantined, retired_crc, retired_key, rows_of, state_crc, write_pool,
-    write_quarantined,
+    RowKey, read_pool, read_text, retired_crc, retired_key, rows_of, state_crc, write_pool,
+    write_text,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +35,9 @@ pub(crate) use delta::KeySetDelta;
 pub(crate) use error::KeySetError;
 pub(crate) use rows::{PoolRow, PoolRows};
 
+/// What the text of a row is, for errors.
+const QUARANTINED_KEY: &str = "the row of a quarantined key does not match its CRC";
+const LABEL: &str = "the row of a label does not match its CRC";
 /// Rows of deleted pools that one transaction deletes at most.
 const TRIM_ROWS: usize = 20_000;
 
@@ -46,6 +49,8 @@ const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
 const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
 /// Quarantined keys: CRC (4 bytes), reason.
 const QUARANTINED: TableDefinition<RowKey, &[u8]> = TableDefinition::new("aside");
+/// The labels of keys: CRC (4 bytes), label.
+const LABELS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("labels");
 /// The number of keys of a pool, by pool id: a hint for the load.
 const COUNTS: TableDefinition<u32, u64> = TableDefinition::new("counts");
 /// Deleted pools with rows that are not deleted yet, by pool id.
@@ -148,7 +153,8 @@ impl KeySetDb {
         let keys = transaction.open_table(KEYS).map_err(failed)?;
         let retired = transaction.open_table(RETIRED).map_err(failed)?;
         let counts = transaction.open_table(COUNTS).map_err(failed)?;
-        let quarantined = open_quarantined(&transaction)?;
+        let quarantined = open_later(&transaction, QUARANTINED)?;
+        let labels = open_later(&transaction, LABELS)?;
         let load = LoadMemory { key_count: keys.len().map_err(failed)?, bytes_max };
         let deleted_pools = transaction.open_table(DELETED_POOLS).map_err(failed)?;
         // Rows of deleted pools are counted too, but not loaded.
@@ -171,9 +177,17 @@ impl KeySetDb {
             if let Some(quarantined) = &quarantined {
                 for row in quarantined.range(rows_of(pool)).map_err(failed)? {
                     let (row_key, row) = row.map_err(failed)?;
-                    let reason = read_quarantined(row_key.value(), row.value())?;
+                    let reason = read_text(QUARANTINED_KEY, row_key.value(), row.value())?;
                     let key = KeyNumber(row_key.value().1);
                     replayer.load_quarantined(pool, key, reason).map_err(replay_error)?;
+                }
+            }
+            if let Some(labels) = &labels {
+                for row in labels.range(rows_of(pool)).map_err(failed)? {
+                    let (row_key, row) = row.map_err(failed)?;
+                    let label = read_text(LABEL, row_key.value(), row.value())?;
+                    let key = KeyNumber(row_key.value().1);
+                    replayer.load_label(pool, key, label).map_err(replay_error)?;
                 }
             }
             let mut retired = retired.range((pool.0, 0)..=(pool.0, u128::MAX)).map_err(failed)?;
@@ -261,6 +275,7 @@ impl KeySetDb {
         let mut deleted_pools = transaction.open_table(DELETED_POOLS)?;
         let mut counts = transaction.open_table(COUNTS)?;
         let mut quarantined = transaction.open_table(QUARANTINED)?;
+        let mut labels = transaction.open_table(LABELS)?;
         let mut count_changes: BTreeMap<u32, i64> = BTreeMap::new();
         for (pool, row) in &delta.pools {
             pools.insert(pool.0, write_pool(*pool, row).as_slice())?;
@@ -271,6 +286,7 @@ impl KeySetDb {
             let retired_value = retired_key(*row_key, row.value(), &self.installation)?;
             *count_changes.entry(pool).or_default() -= 1;
             quarantined.remove(row_key)?;
+            labels.remove(row_key)?;
             if let Some(value_key) = retired_value {
                 retired.insert(value_key, retired_crc(value_key))?;
             }
@@ -279,14 +295,8 @@ impl KeySetDb {
             keys.insert(row_key, row.as_slice())?;
             *count_changes.entry(row_key.0).or_default() += 1;
         }
-        for (row_key, reason) in &delta.quarantined {
-            match reason {
-                Some(reason) => {
-                    quarantined.insert(row_key, write_quarantined(*row_key, reason).as_slice())?
-                }
-                None => quarantined.remove(row_key)?,
-            };
-        }
+        write_texts(&mut quarantined, &delta.quarantined)?;
+        write_texts(&mut labels, &delta.labels)?;
         for value_key in &delta.retired {
             retired.insert(value_key, retired_crc(*value_key))?;
         }
@@ -299,7 +309,8 @@ impl KeySetDb {
             counts.remove(pool)?;
             deleted_pools.insert(pool, ())?;
         }
-        let rows_left = trim(&mut deleted_pools, &mut keys, &mut quarantined, &mut retired)?;
+        let rows_left =
+            trim(&mut deleted_pools, &mut keys, [&mut quarantined, &mut labels], &mut retired)?;
         let mut state = transaction.open_table(STATE)?;
         let Counters { next_key, next_pool, tokens_reserved } = delta.counters;
         let numbers = [delta.lsn.0, next_key.0, u64::from(next_pool.0), tokens_reserved];
@@ -360,11 +371,25 @@ impl Drop for KeySetDb {
     }
 }
 
+/// Writes the texts of keys, and removes those of keys that have none.
+fn write_texts(
+    table: &mut redb::Table<'_, RowKey, &'static [u8]>,
+    texts: &BTreeMap<RowKey, Option<String>>,
+) -> Result<(), redb::Error> {
+    for (row_key, text) in texts {
+        match text {
+            Some(text) => table.insert(row_key, write_text(*row_key, text).as_slice())?,
+            None => table.remove(row_key)?,
+        };
+    }
+    Ok(())
+}
+
 /// Deletes up to [`TRIM_ROWS`] rows of the first deleted pool; returns true when rows are left.
 fn trim(
     deleted_pools: &mut redb::Table<'_, u32, ()>,
     keys: &mut redb::Table<'_, RowKey, &'static [u8]>,
-    quarantined: &mut redb::Table<'_, RowKey, &'static [u8]>,
+    of_keys: [&mut redb::Table<'_, RowKey, &'static [u8]>; 2],
     retired: &mut redb::Table<'_, (u32, u128), u32>,
 ) -> Result<bool, redb::Error> {
     let first = deleted_pools.first()?.map(|(pool, _)| PoolId(pool.value()));
@@ -375,8 +400,12 @@ fn trim(
     }
     for row_key in &row_keys {
         keys.remove(row_key)?;
-        // Every quarantined key has a row among the keys, so this finds all of them.
-        quarantined.remove(row_key)?;
+    }
+    // Each key with a reason or a label has a row among the keys, so this finds all of them.
+    for table in of_keys {
+        for row_key in &row_keys {
+            table.remove(row_key)?;
+        }
     }
     let mut value_keys = Vec::new();
     let range = (pool.0, 0)..=(pool.0, u128::MAX);
@@ -392,13 +421,14 @@ fn trim(
     Ok(deleted_pools.first()?.is_some())
 }
 
-type QuarantinedRows = redb::ReadOnlyTable<RowKey, &'static [u8]>;
+type TextRows = redb::ReadOnlyTable<RowKey, &'static [u8]>;
 
-/// Opens the table of quarantined keys; `None` in a database of an early version without it.
-fn open_quarantined(
+/// Opens a table that earlier versions did not have; `None` in a database without it.
+fn open_later(
     transaction: &redb::ReadTransaction,
-) -> Result<Option<QuarantinedRows>, KeySetError> {
-    match transaction.open_table(QUARANTINED) {
+    table: TableDefinition<'static, RowKey, &'static [u8]>,
+) -> Result<Option<TextRows>, KeySetError> {
+    match transaction.open_table(table) {
         Ok(table) => Ok(Some(table)),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(failed(error)),

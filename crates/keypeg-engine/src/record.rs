@@ -16,7 +16,7 @@ use error::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, TRUNCATED};
 use fields::{Fields, LeaseTimes, Writer, tag};
 use keypeg_core::{
     Fact, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber, PackedValues, PoolId,
-    TOKEN_MAX,
+    RecordedLabels, TOKEN_MAX,
 };
 use keypeg_store::GENERATE_MAX;
 use zeroize::Zeroizing;
@@ -49,6 +49,7 @@ const LEASE_ANSWER_STORED: u8 = 16;
 const KEYS_ANSWER_STORED: u8 = 17;
 const ANSWER_REVOKED: u8 = 18;
 const QUARANTINED: u8 = 20;
+const KEY_LABELLED: u8 = 21;
 
 /// Appends a fact as a record of a batch that is committed with the clock `lease_us`.
 pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64, seal: &ValueSeal) {
@@ -66,12 +67,21 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64, seal: &Va
             fields.policy(policy);
         }
         Fact::PoolDeleted { pool } => fields.number(tag::POOL, u64::from(pool.0)),
-        Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
+        Fact::KeysCreated { pool, first, at_ms, imported, keepalive, labels, values } => {
             fields.key(*pool, *first);
             fields.number(tag::AT, *at_ms);
             fields.number(tag::IMPORTED, u64::from(*imported));
             fields.number(tag::NO_KEEPALIVE, u64::from(!*keepalive));
+            match labels {
+                RecordedLabels::None => {}
+                RecordedLabels::All(label) => fields.bytes(tag::LABEL, label.as_bytes()),
+                RecordedLabels::Each(labels) => fields.bytes(tag::LABELS, labels.packed()),
+            }
             fields.values((*pool, *first), values.packed(), seal);
+        }
+        Fact::KeyLabelled { pool, key, label } => {
+            fields.key(*pool, *key);
+            fields.bytes(tag::LABEL, label.unwrap_or_default().as_bytes());
         }
         Fact::KeyDeleted { pool, key }
         | Fact::KeyPurged { pool, key }
@@ -152,6 +162,7 @@ fn kind(fact: &Fact<'_>) -> u8 {
         Fact::PolicyChanged { .. } => POLICY_CHANGED,
         Fact::PoolDeleted { .. } => POOL_DELETED,
         Fact::KeysCreated { .. } => KEYS_CREATED,
+        Fact::KeyLabelled { .. } => KEY_LABELLED,
         Fact::KeyDeleted { .. } => KEY_DELETED,
         Fact::KeyPurged { .. } => KEY_PURGED,
         Fact::Granted { .. } => GRANTED,
@@ -326,8 +337,10 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
             let (first, at_ms) = (key, fields.number(AT));
             let imported = fields.number(IMPORTED) != 0;
             let keepalive = fields.number(tag::NO_KEEPALIVE) == 0;
-            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values }
+            let labels = fields.labels(values.count())?;
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, labels, values }
         }
+        KEY_LABELLED => Fact::KeyLabelled { pool, key, label: fields.optional_text(tag::LABEL)? },
         KEY_DELETED => Fact::KeyDeleted { pool, key },
         KEY_PURGED => Fact::KeyPurged { pool, key },
         GRANTED => {

@@ -5,9 +5,9 @@
 //! Requests are executed in the order of their arrival, after what is due has expired.
 
 use keypeg_core::{
-    AcquireOptions, ForceReleased, Granted, GrantedLease, IdempotencyKey, KeptAlive, KeptAliveMany,
-    ListOptions, NewKey, Policy, Pool, PoolListOptions, PoolName, Pools, PreparedKeys, Refusal,
-    Released, SharedState, StepContext, WaitOptions, WaiterId,
+    AcquireOptions, AddKeys, ForceReleased, Granted, GrantedLease, IdempotencyKey, KeptAlive,
+    KeptAliveMany, KeysToAdd, ListOptions, Policy, Pool, PoolListOptions, PoolName, Pools,
+    PreparedKeys, Refusal, Released, SharedState, StepContext, WaitOptions, WaiterId,
 };
 use keypeg_store::{
     Call, Idempotency, PoolPage, PoolView, Principal, Reply, Request, RequestError,
@@ -85,18 +85,15 @@ pub(crate) fn execute(
                 Err(refusal) => Err(refusal),
             }
         }
-        Call::Generate { pool, count } => pools.with_pool(pool, step, |pool, shared, step| {
-            add_keys(pool, shared, step, key, |pool, shared, step| {
-                pool.generate_prepared(shared, step, *count, prepared)
-            })
-        }),
-        Call::Import { pool, values, options } => {
-            pools.with_pool(pool, step, |pool, shared, step| {
-                add_keys(pool, shared, step, key, |pool, shared, step| {
-                    let checks = (first_retired, prepared);
-                    pool.import_prepared(shared, step, values, *options, checks)
-                })
-            })
+        Call::Generate { pool, count, labels } => {
+            let keys = KeysToAdd::Generated(*count);
+            let add = AddKeys { labels, prepared, ..AddKeys::new(keys) };
+            add_keys(pools, step, pool, key, &add)
+        }
+        Call::Import { pool, values, options, labels } => {
+            let (keys, options) = (KeysToAdd::Imported(values), *options);
+            let add = AddKeys { keys, options, labels, first_retired, prepared, idempotency: None };
+            add_keys(pools, step, pool, key, &add)
         }
         Call::Subscribe { .. } => {
             unreachable!("invariant: a subscription is not executed on the pools")
@@ -111,6 +108,7 @@ pub(crate) fn execute(
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
         | Call::GetKey { pool, .. }
+        | Call::SetLabel { pool, .. }
         | Call::Reveal { pool, .. } => pools
             .with_pool(pool, step, |pool, shared, step| execute_on_pool(pool, shared, step, call)),
     };
@@ -128,17 +126,19 @@ pub(crate) fn idempotency_key<'a>(
 
 /// Creates keys, at most once under an Idempotency-Key.
 fn add_keys(
-    pool: &mut Pool,
-    shared: &mut SharedState,
+    pools: &mut Pools,
     step: &mut StepContext<'_>,
+    pool: &PoolName,
     key: Option<&IdempotencyKey<'_>>,
-    add: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<Vec<NewKey>, Refusal>,
+    add: &AddKeys<'_>,
 ) -> Result<Reply, Refusal> {
-    match key {
-        None => add(pool, shared, step),
-        Some(key) => pool.add_idempotent(shared, step, key, add),
-    }
-    .map(Reply::Keys)
+    let keys = pools.with_pool(pool, step, |pool, shared, step| match key {
+        None => pool.add_keys(shared, step, add),
+        Some(key) => pool.add_idempotent(shared, step, key, |pool, shared, step| {
+            pool.add_keys(shared, step, add)
+        }),
+    });
+    keys.map(Reply::Keys)
 }
 
 /// Returns the reply to a request that has left its wait queue.
@@ -193,11 +193,16 @@ fn execute_on_pool(
             let kept = pool.keep_alive_all(shared, step)?;
             Ok(Reply::KeptAliveMany { kept, missing: Vec::new() })
         }
-        Call::ListKeys { state, limit, cursor, .. } => {
-            let options = ListOptions { state: *state, limit: *limit, cursor: *cursor };
+        Call::ListKeys { state, label, limit, cursor, .. } => {
+            let (label, limit, cursor) = (label.clone(), *limit, *cursor);
+            let options = ListOptions { state: *state, label, limit, cursor };
             pool.list_keys(shared, step, options).map(Reply::Page)
         }
         Call::GetKey { key, .. } => Ok(Reply::Key(Box::new(pool.get_key(shared, step, key)?))),
+        Call::SetLabel { key, label, .. } => {
+            let key = pool.set_label(shared, step, key, label.as_deref())?;
+            Ok(Reply::Key(Box::new(key)))
+        }
         Call::Reveal { key, .. } => {
             let (id, value) = pool.reveal(shared, step, key)?;
             Ok(Reply::Revealed { id, value })

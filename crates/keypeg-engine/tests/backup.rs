@@ -9,8 +9,8 @@
 mod support;
 
 use keypeg_core::{
-    ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, RESTORED_HOLDER,
-    ReleaseOptions, Secret,
+    ImportOptions, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName,
+    RESTORED_HOLDER, ReleaseOptions, Secret,
 };
 use keypeg_engine::backup::Backup;
 use keypeg_engine::disk::Disk;
@@ -78,7 +78,7 @@ impl Original {
                 ..PolicyPatch::default()
             };
             this.driver.call(Call::PutPool { pool: pool.clone(), patch });
-            this.driver.call(Call::Generate { pool, count: 8 });
+            this.driver.call(Call::Generate { pool, count: 8, labels: NewLabels::None });
         }
         this
     }
@@ -106,11 +106,20 @@ impl Original {
                 Call::Release { pool, lease, options }
             }
             7 => Call::ForceRelease { key: self.pick_key(&pool)?, pool },
-            8 => Call::Generate { pool, count: 1 + u32::try_from(self.random.below(4)).unwrap() },
+            8 => Call::Generate {
+                pool,
+                count: 1 + u32::try_from(self.random.below(4)).unwrap(),
+                labels: NewLabels::None,
+            },
             9 | 10 => {
                 self.values += 1;
                 let values = vec![Secret::new(&format!("imported-{}", self.values)).unwrap()];
-                Call::Import { pool, values, options: ImportOptions::default() }
+                Call::Import {
+                    pool,
+                    values,
+                    options: ImportOptions::default(),
+                    labels: NewLabels::None,
+                }
             }
             _ => Call::DeleteKey { key: self.pick_key(&pool)?, pool },
         })

@@ -9,7 +9,8 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyRef, KeyState, PolicyPatch, PoolName, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, NewLabels, PolicyPatch, PoolName, ReleaseOptions,
+    Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_engine::{
@@ -70,7 +71,12 @@ fn write_everything(driver: &mut Driver) {
     let values = ["imported", "resting", "quarantined", "retired"];
     let values = values.map(|value| Secret::new(value).unwrap());
     let options = ImportOptions { keepalive: false, allow_retired: false };
-    driver.call(Call::Import { pool: side_pool(), values: values.to_vec(), options });
+    driver.call(Call::Import {
+        pool: side_pool(),
+        values: values.to_vec(),
+        options,
+        labels: NewLabels::None,
+    });
     let retired = KeyRef::Value(values[3].clone());
     driver.call(Call::DeleteKey { pool: side_pool(), key: retired });
     for _ in 0..3 {
@@ -98,7 +104,7 @@ fn write_everything(driver: &mut Driver) {
 /// Sends calls with an Idempotency-Key.
 fn repeat_calls(driver: &mut Driver) -> Vec<Reply> {
     driver.by = Principal::Token(Arc::new(Caller::new("ci", None)));
-    let generate = Call::Generate { pool: default_pool(), count: 2 };
+    let generate = Call::Generate { pool: default_pool(), count: 2, labels: NewLabels::None };
     let calls = [generate, acquire(default_pool())]
         .map(|call| SentCall::with_key("once", BodyDigest(7), call));
     let replies = driver.turn_with_keys(calls.into()).unwrap();
@@ -220,7 +226,8 @@ fn every_backup_format_ever_written_restores_and_holds_the_same_data() {
 fn check_behavior(driver: &mut Driver, name: &str) {
     let values = vec![Secret::new("retired").unwrap()];
     let options = ImportOptions::default();
-    let again = driver.call(Call::Import { pool: side_pool(), values, options });
+    let again =
+        driver.call(Call::Import { pool: side_pool(), values, options, labels: NewLabels::None });
     assert!(matches!(again, Reply::Refused(_)), "{name}: a retired value stays retired");
     let replies = repeat_calls(driver);
     assert!(matches!(replies[0], Reply::Keys(_)), "{name}: the stored answer of keys goes on");

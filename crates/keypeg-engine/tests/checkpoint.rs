@@ -5,7 +5,7 @@
 
 mod support;
 
-use keypeg_core::{KeyRef, KeyState, PolicyPatch, PoolName, Refusal, ReleaseOptions};
+use keypeg_core::{KeyRef, KeyState, NewLabels, PolicyPatch, PoolName, Refusal, ReleaseOptions};
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
 use std::sync::Arc;
@@ -148,7 +148,7 @@ fn the_journal_stays_small_and_a_lease_outlives_the_segment_it_was_granted_in() 
 fn only_new_keys_are_refused_while_the_checkpointer_lags() {
     let (disk, clock) = (SimDisk::new(), ManualClock::new());
     let mut driver = open(&disk, &clock);
-    let generate = || Call::Generate { pool: default_pool(), count: 20 };
+    let generate = || Call::Generate { pool: default_pool(), count: 20, labels: NewLabels::None };
     let mut rounds = 0;
     while matches!(driver.call(generate()), Reply::Keys(_)) {
         rounds += 1;
@@ -228,7 +228,7 @@ fn a_rest_outlives_the_segment_it_was_written_in() {
     let side = PoolName::parse("side").unwrap();
     let patch = PolicyPatch { rest_ms: Some(3_600_000), ..PolicyPatch::default() };
     driver.call(Call::PutPool { pool: side.clone(), patch });
-    driver.call(Call::Generate { pool: side.clone(), count: 1 });
+    driver.call(Call::Generate { pool: side.clone(), count: 1, labels: NewLabels::None });
     let call = Call::Acquire { pool: side.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
     let Reply::Granted { lease, .. } = driver.call(call) else { panic!("a key is available") };
     driver.call(Call::Release {
@@ -270,7 +270,7 @@ fn a_quarantine_outlives_the_segment_it_was_written_in_and_so_does_its_end() {
     // In another pool, so that no later grant writes a record about these keys.
     let side_pool = || PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
-    driver.call(Call::Generate { pool: side_pool(), count: 1 });
+    driver.call(Call::Generate { pool: side_pool(), count: 1, labels: NewLabels::None });
     let replace_segments = |driver: &mut Driver| {
         for _ in 0..300 {
             let call = Call::Acquire { pool: side_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
@@ -307,13 +307,13 @@ fn a_deleted_pool_is_removed_from_the_database_in_parts_and_its_name_is_free_at_
     let side_pool = || PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
     for _ in 0..3 {
-        driver.call(Call::Generate { pool: side_pool(), count: 10_000 });
+        driver.call(Call::Generate { pool: side_pool(), count: 10_000, labels: NewLabels::None });
         driver.checkpoint().unwrap();
     }
     driver.checkpoint().unwrap();
     driver.call(Call::DeletePool { pool: side_pool() });
     driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
-    driver.call(Call::Generate { pool: side_pool(), count: 2 });
+    driver.call(Call::Generate { pool: side_pool(), count: 2, labels: NewLabels::None });
     let checkpointer = driver.checkpointer.as_mut().unwrap();
     let mut steps = 0;
     while checkpointer.step().unwrap() {
@@ -449,7 +449,9 @@ fn keys_of_several_pools_are_loaded_from_the_database() {
         let pool = PoolName::parse(name).unwrap();
         driver.call(Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() });
         if count > 0 {
-            let Reply::Keys(new) = driver.call(Call::Generate { pool: pool.clone(), count }) else {
+            let Reply::Keys(new) =
+                driver.call(Call::Generate { pool: pool.clone(), count, labels: NewLabels::None })
+            else {
                 panic!("{name}: no keys")
             };
             keys.extend(new.into_iter().map(|key| (pool.clone(), key)));

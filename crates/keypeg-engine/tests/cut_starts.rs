@@ -41,7 +41,13 @@ fn open(disk: &SimDisk, clock: &ManualClock) -> Result<Driver, String> {
 
 /// Returns the leases that a client can see.
 fn visible_leases(driver: &mut Driver) -> Vec<Option<LeaseView>> {
-    let call = Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor: None };
+    let call = Call::ListKeys {
+        pool: default_pool(),
+        state: None,
+        limit: 1_000,
+        cursor: None,
+        label: None,
+    };
     let Reply::Page(page) = driver.call(call) else { panic!("expected a page") };
     page.keys.into_iter().map(|key| key.lease).collect()
 }

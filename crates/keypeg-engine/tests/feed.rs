@@ -6,7 +6,8 @@
 mod support;
 
 use keypeg_core::{
-    KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions,
+    KeyCounts, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName, Refusal,
+    ReleaseOptions,
 };
 use keypeg_engine::feed::SUBSCRIBERS_MAX;
 use keypeg_store::{Call, Reply, RequestError};
@@ -117,8 +118,14 @@ fn every_event_of_a_lease_is_sent_in_order_including_its_expiry() {
     let kinds: Vec<_> = sent.iter().map(|event| event.kind.clone()).collect();
     let created_at = at_ms(&driver) - 63_000;
     let [
-        FeedEventKind::KeysCreated { imported: false, keys, expires_at_ms },
-        FeedEventKind::Granted { key: granted, token: first, holder, expires_at_ms: until },
+        FeedEventKind::KeysCreated { imported: false, keys, labels: None, expires_at_ms },
+        FeedEventKind::Granted {
+            key: granted,
+            token: first,
+            holder,
+            label: None,
+            expires_at_ms: until,
+        },
         FeedEventKind::PolicyChanged(policy),
         FeedEventKind::LeaseEnded {
             by_time: false,
@@ -216,7 +223,11 @@ fn a_turn_whose_commit_fails_sends_no_event() {
         assert_eq!(events(&mut subscriber).len(), 2);
         clock.advance_ms(60_000);
         disk.crash_at(Some(CrashAt { operation, after }));
-        let result = driver.turn(vec![Call::Generate { pool: default_pool(), count: 1 }]);
+        let result = driver.turn(vec![Call::Generate {
+            pool: default_pool(),
+            count: 1,
+            labels: NewLabels::None,
+        }]);
         let event_count = events(&mut subscriber).len();
         if result.is_ok() {
             assert_eq!(event_count, 2, "the expiry of the lease and the new key");
@@ -324,7 +335,11 @@ fn a_deleted_pool_sends_its_deletion_and_no_further_event() {
     let put = Call::PutPool { pool: name("ci"), patch: PolicyPatch::default() };
     let drop = Call::DeletePool { pool: name("ci") };
     driver
-        .turn(vec![drop, put, Call::Generate { pool: name("ci"), count: 1 }])
+        .turn(vec![
+            drop,
+            put,
+            Call::Generate { pool: name("ci"), count: 1, labels: NewLabels::None },
+        ])
         .expect("an engine in memory does not fail");
     assert_eq!(event_kinds_of_batch(next(&mut fast))[0], FeedEventKind::PoolDeleted);
     assert_eq!(next(&mut fast), Poll::Ready(None));
@@ -434,7 +449,7 @@ fn a_waiting_subscriber_is_woken_once_per_turn_with_events_of_its_pool() {
         assert!(subscriber.poll_next(&mut Context::from_waker(&waker), 9).is_pending());
     };
     waits(&mut subscriber);
-    driver.call(Call::Generate { pool: name("other"), count: 3 });
+    driver.call(Call::Generate { pool: name("other"), count: 3, labels: NewLabels::None });
     assert_eq!(wake_counter.0.load(Ordering::Relaxed), 0, "another pool");
     driver.generate(3);
     assert_eq!(wake_counter.0.load(Ordering::Relaxed), 1);

@@ -6,7 +6,8 @@
 mod support;
 
 use keypeg_core::{
-    ImportOptions, KeyCounts, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, ReleaseOptions, Secret,
+    ImportOptions, KeyCounts, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch,
+    ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use keypeg_store::{FeedBatch, FeedEventKind, Subscriber};
@@ -69,6 +70,7 @@ impl Replica {
             FeedEventKind::KeyFreed { key, was } => self.moved(*key, *was, Some(Available)),
             FeedEventKind::KeyRemoved { key, was, .. } => self.moved(*key, *was, None),
             FeedEventKind::Renewed { key, .. } => assert_eq!(self.states[key], Leased),
+            FeedEventKind::Labelled { key, .. } => assert!(self.states.contains_key(key)),
             FeedEventKind::PolicyChanged(_) => {}
             FeedEventKind::PoolDeleted => panic!("the default pool cannot be deleted"),
         }
@@ -130,11 +132,20 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
     let lease = leases.get(leases.len().saturating_sub(1 + pick(random, 6))).copied();
     let lease = lease.unwrap_or(LeaseId(0));
     match random.below(12) {
-        0 => Call::Generate { pool, count: 1 + u32::try_from(random.below(3)).expect("small") },
+        0 => Call::Generate {
+            pool,
+            count: 1 + u32::try_from(random.below(3)).expect("small"),
+            labels: NewLabels::None,
+        },
         1 => {
             let value = format!("imported-{}", random.below(30));
             let value = Secret::new(&value).expect("in range");
-            Call::Import { pool, values: vec![value], options: ImportOptions::default() }
+            Call::Import {
+                pool,
+                values: vec![value],
+                options: ImportOptions::default(),
+                labels: NewLabels::None,
+            }
         }
         2..=5 => Call::Acquire { pool, ttl_ms: None, holder: None, wait_ms: 0 },
         6 | 7 => {

@@ -8,7 +8,7 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyRef, KeyState, Policy, PolicyPatch, PoolName, Refusal,
+    BodyDigest, ImportOptions, KeyRef, KeyState, NewLabels, Policy, PolicyPatch, PoolName, Refusal,
     ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Directory;
@@ -66,6 +66,7 @@ fn write_every_fact(driver: &mut Driver, clock: &ManualClock) {
         pool: side_pool(),
         values: values.into(),
         options: ImportOptions::default(),
+        labels: NewLabels::None,
     });
     driver.call(Call::DeleteKey { pool: side_pool(), key: retired });
     for key in ["imported", "imported too"].map(|v| KeyRef::Value(Secret::new(v).unwrap())) {
@@ -112,7 +113,7 @@ fn repeat_calls(driver: &mut Driver) -> Vec<Reply> {
         driver.by = by;
         let pool = default_pool;
         let acquire = Call::Acquire { pool: pool(), ttl_ms: None, holder: None, wait_ms: 0 };
-        let calls = [Call::Generate { pool: pool(), count: 2 }, acquire]
+        let calls = [Call::Generate { pool: pool(), count: 2, labels: NewLabels::None }, acquire]
             .map(|call| SentCall::with_key("once", BodyDigest(7), call));
         replies.extend(driver.turn_with_keys(calls.into()).unwrap());
     }
@@ -181,8 +182,12 @@ fn description(driver: &mut Driver) -> String {
     }
     let values = vec![Secret::new("retired").unwrap()];
     let side_pool = PoolName::parse("side").unwrap();
-    let reply =
-        driver.call(Call::Import { pool: side_pool, values, options: ImportOptions::default() });
+    let reply = driver.call(Call::Import {
+        pool: side_pool,
+        values,
+        options: ImportOptions::default(),
+        labels: NewLabels::None,
+    });
     let Reply::Refused(RequestError::Refused(refusal)) = reply else {
         panic!("the value is retired: {reply:?}");
     };

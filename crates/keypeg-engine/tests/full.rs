@@ -3,7 +3,9 @@
 
 mod support;
 
-use keypeg_core::{BodyDigest, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal, ReleaseOptions};
+use keypeg_core::{
+    BodyDigest, KeyRef, LeaseId, NewLabels, PolicyPatch, PoolName, Refusal, ReleaseOptions,
+};
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
 use keypeg_engine::state::{EngineState, JournalSizes};
@@ -41,7 +43,7 @@ fn is_full(reply: &Reply) -> bool {
 }
 
 fn generate(driver: &mut Driver, count: u32) -> Reply {
-    driver.call(Call::Generate { pool: default_pool(), count })
+    driver.call(Call::Generate { pool: default_pool(), count, labels: NewLabels::None })
 }
 
 fn acquire(driver: &mut Driver) -> Reply {
@@ -249,7 +251,13 @@ fn a_purge_backlog_is_frozen_too_while_purges_cannot_be_written() {
     let left = driver.engine.pools().key_count();
     assert!(left > 0, "there is no space for all purges");
     // A read purges nothing either.
-    let call = Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor: None };
+    let call = Call::ListKeys {
+        pool: default_pool(),
+        state: None,
+        limit: 1_000,
+        cursor: None,
+        label: None,
+    };
     let reply = driver.call(call);
     assert!(is_full(&reply), "due keys are neither listed nor left out: {reply:?}");
     assert_eq!(driver.engine.pools().key_count(), left);
@@ -293,7 +301,11 @@ fn side() -> PoolName {
 }
 
 fn repeatable_call() -> SentCall {
-    SentCall::with_key("keys", BodyDigest(1), Call::Generate { pool: side(), count: 10_000 })
+    SentCall::with_key(
+        "keys",
+        BodyDigest(1),
+        Call::Generate { pool: side(), count: 10_000, labels: NewLabels::None },
+    )
 }
 
 /// A key was due, and no record of its purge fitted on the disk: requests for it got 404, and a crash
@@ -314,7 +326,8 @@ fn no_answer_relies_on_a_purge_that_cannot_be_recorded() {
         Call::KeepAlive { pool: side(), key: key() }.into(),
         Call::KeepAliveMany { pool: side(), keys: vec![left[0]] }.into(),
         Call::KeepAliveAll { pool: side() }.into(),
-        Call::ListKeys { pool: side(), state: None, limit: 1_000, cursor: None }.into(),
+        Call::ListKeys { pool: side(), state: None, limit: 1_000, cursor: None, label: None }
+            .into(),
         Call::DeleteKey { pool: side(), key: key() }.into(),
         Call::ForceRelease { pool: side(), key: key() }.into(),
         Call::Acquire { pool: side(), ttl_ms: None, holder: None, wait_ms: 0 }.into(),
@@ -353,7 +366,8 @@ fn a_stored_answer_is_returned_again_on_a_full_disk() {
     let with_key = |key: &str, call| SentCall::with_key(key, BodyDigest(1), call);
     let acquire_call =
         || Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
-    let generate_call = || Call::Generate { pool: default_pool(), count: 40_000 };
+    let generate_call =
+        || Call::Generate { pool: default_pool(), count: 40_000, labels: NewLabels::None };
     let Reply::Keys(keys) = driver.call(with_key("keys", generate_call())) else {
         panic!("expected keys")
     };

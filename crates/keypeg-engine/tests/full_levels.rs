@@ -4,7 +4,7 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName,
+    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName,
     ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
@@ -126,9 +126,11 @@ impl World {
         for _ in 0..400 {
             let refused = match level {
                 Level::All => return,
-                Level::Grants => is_full(
-                    &self.driver.call(Call::Generate { pool: default_pool(), count: 2_000 }),
-                ),
+                Level::Grants => is_full(&self.driver.call(Call::Generate {
+                    pool: default_pool(),
+                    count: 2_000,
+                    labels: NewLabels::None,
+                })),
                 Level::Releases => {
                     let granted = self.grant(100, LONG);
                     let is_refused = granted.len() < 100;
@@ -166,12 +168,14 @@ impl World {
                 pool: default_pool(),
                 values: vec![value],
                 options: ImportOptions::default(),
+                labels: NewLabels::None,
             }
         };
         let key = |(_, key): (LeaseId, KeyId)| KeyRef::Id(key);
         let known = key(*self.leases.first().expect("a lease that stays"));
         let KeyRef::Id(id) = known else { unreachable!("an id") };
-        let generate = || Call::Generate { pool: default_pool(), count: 1 };
+        let generate =
+            || Call::Generate { pool: default_pool(), count: 1, labels: NewLabels::None };
         let once = |kind: &str, call: Call| {
             SentCall::with_key(&format!("{kind}-{unique}"), BodyDigest(1), call)
         };
@@ -185,6 +189,14 @@ impl World {
             (
                 Level::All,
                 Call::PutPoolIf { pool: pool.clone(), patch: PolicyPatch::default(), exists: true },
+            ),
+            (
+                Level::All,
+                Call::SetLabel {
+                    pool: pool.clone(),
+                    key: known.clone(),
+                    label: Some("x".repeat(usize::try_from(unique % 100).expect("small")).into()),
+                },
             ),
             (Level::All, Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() }),
             (Level::Grants, acquire(0)),
@@ -205,6 +217,7 @@ impl World {
                     state: Some(KeyState::Leased),
                     limit: 1,
                     cursor: None,
+                    label: None,
                 },
             ),
             (Level::Full, Call::GetKey { pool: pool.clone(), key: known.clone() }),
@@ -259,7 +272,7 @@ impl World {
 }
 
 /// Kinds of calls.
-const KINDS: usize = 19;
+const KINDS: usize = 20;
 
 /// Returns the kind of a call: a new one must get a row in the table.
 fn kind(sent: &SentCall) -> &'static str {
@@ -282,6 +295,7 @@ fn kind(sent: &SentCall) -> &'static str {
         Call::DeleteKey { .. } => "delete key",
         Call::ListKeys { .. } => "list keys",
         Call::GetKey { .. } => "get key",
+        Call::SetLabel { .. } => "set label",
         Call::Reveal { .. } => "reveal",
         Call::KeepAlive { .. } | Call::KeepAliveMany { .. } | Call::KeepAliveAll { .. } => {
             "keep alive"

@@ -9,6 +9,7 @@
 mod keyset_pages;
 mod support;
 
+use keypeg_core::NewLabels;
 use keypeg_engine::disk::Disk;
 use keypeg_store::Call;
 use keypeg_testkit::{env_number, mutate};
@@ -120,7 +121,11 @@ fn a_start_survives_every_damaged_directory() {
             Err(error) => assert!(!error.is_empty(), "run {run}"),
             Ok(mut driver) => {
                 driver.engine.pools().check_invariants();
-                driver.call(Call::Generate { pool: default_pool(), count: 2 });
+                driver.call(Call::Generate {
+                    pool: default_pool(),
+                    count: 2,
+                    labels: NewLabels::None,
+                });
                 let _ = driver.acquire("after");
                 opened[usize::from(correct_checksums)] += 1;
             }

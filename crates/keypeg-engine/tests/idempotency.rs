@@ -6,8 +6,8 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, EndCause, ImportOptions, KeyRef, LeaseId, PolicyPatch, PoolName, Refusal,
-    ReleaseOptions, Secret,
+    BodyDigest, EndCause, ImportOptions, KeyRef, LeaseId, NewLabels, PolicyPatch, PoolName,
+    Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
@@ -24,7 +24,7 @@ fn with_key(key: &str, call: Call) -> SentCall {
 }
 
 fn generate(key: &str, count: u32) -> SentCall {
-    with_key(key, Call::Generate { pool: default_pool(), count })
+    with_key(key, Call::Generate { pool: default_pool(), count, labels: NewLabels::None })
 }
 
 fn acquire(key: &str) -> SentCall {
@@ -61,7 +61,7 @@ fn answer_text(reply: Reply) -> String {
 fn replace_segments(driver: &mut Driver, disk: &SimDisk) {
     let side_pool = || PoolName::parse("side").unwrap();
     driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
-    driver.call(Call::Generate { pool: side_pool(), count: 1 });
+    driver.call(Call::Generate { pool: side_pool(), count: 1, labels: NewLabels::None });
     for _ in 0..300 {
         let call = Call::Acquire { pool: side_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
         let Reply::Granted { lease, .. } = driver.call(call) else { panic!("a key is available") };
@@ -87,6 +87,7 @@ fn an_answer_is_the_same_after_a_start_wherever_its_facts_are_stored() {
                     pool: default_pool(),
                     values: values.clone(),
                     options: ImportOptions::default(),
+                    labels: NewLabels::None,
                 },
             )
         };

@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_core::{ImportOptions, KeyId, KeyRef, PolicyPatch, PoolName, Secret};
+use keypeg_core::{ImportOptions, KeyId, KeyRef, NewLabels, PolicyPatch, PoolName, Secret};
 use keypeg_engine::state::{CallId, LONG_UNITS_MAX};
 use keypeg_store::{
     Call, CallerNumber, KEEP_ALIVE_MAX, LaneItem, Reply, RequestError, SHORT_UNITS_MAX,
@@ -32,11 +32,11 @@ fn unknown_keys() -> Call {
 }
 
 fn page() -> Call {
-    Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor: None }
+    Call::ListKeys { pool: default_pool(), state: None, limit: 1_000, cursor: None, label: None }
 }
 
 fn generate(count: u32) -> Call {
-    Call::Generate { pool: default_pool(), count }
+    Call::Generate { pool: default_pool(), count, labels: NewLabels::None }
 }
 
 /// Returns a value of a length.
@@ -46,7 +46,12 @@ fn value(number: u32, len: usize) -> Secret {
 
 fn import_of(numbers: std::ops::Range<u32>, len: usize) -> Call {
     let values = numbers.map(|number| value(number, len)).collect();
-    Call::Import { pool: default_pool(), values, options: ImportOptions::default() }
+    Call::Import {
+        pool: default_pool(),
+        values,
+        options: ImportOptions::default(),
+        labels: NewLabels::None,
+    }
 }
 
 fn import(first: u32) -> Call {
@@ -166,7 +171,8 @@ fn a_queued_call_meets_the_pool_that_exists_when_it_is_executed() {
     let put = || Call::PutPool { pool: side(), patch: PolicyPatch::default() };
     turns.send(OTHER_CALLER, put());
     turns.send(LONG_CALLER, generate(5_000));
-    let queued = turns.send(LONG_CALLER, Call::Generate { pool: side(), count: 1_000 });
+    let queued = turns
+        .send(LONG_CALLER, Call::Generate { pool: side(), count: 1_000, labels: NewLabels::None });
     turns.run();
     turns.send(OTHER_CALLER, Call::DeletePool { pool: side() });
     let mut replies = HashMap::new();
@@ -216,8 +222,13 @@ fn a_pool_that_changes_while_keys_are_prepared_gets_keys_of_its_own() {
     let put = |patch| Call::PutPool { pool: side(), patch };
     let value = |number| Secret::new(&format!("value-{number:0>600}")).expect("short");
     let values: Vec<_> = (0..900).map(value).collect();
-    let import = Call::Import { pool: side(), values, options: ImportOptions::default() };
-    let generate = Call::Generate { pool: side(), count: 3_000 };
+    let import = Call::Import {
+        pool: side(),
+        values,
+        options: ImportOptions::default(),
+        labels: NewLabels::None,
+    };
+    let generate = Call::Generate { pool: side(), count: 3_000, labels: NewLabels::None };
     for (call, is_import) in [(generate, false), (import, true)] {
         for deletes in [false, true] {
             let mut turns = Turns::new();

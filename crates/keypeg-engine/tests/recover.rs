@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_core::{KeyRef, KeyState, Policy, Refusal, ReleaseOptions};
+use keypeg_core::{KeyRef, KeyState, NewLabels, Policy, Refusal, ReleaseOptions};
 use keypeg_engine::EngineConfig;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::CallId;
@@ -348,7 +348,7 @@ fn a_failed_commit_sends_no_reply() {
     disk.crash_at(Some(CrashAt { operation: 1, after: false }));
     let mut requests = (0..5)
         .map(|slot| {
-            let call = Call::Generate { pool: default_pool(), count: 1 };
+            let call = Call::Generate { pool: default_pool(), count: 1, labels: NewLabels::None };
             (CallId { lane: 0, slot }, Request::new(Principal::Anyone, call).into())
         })
         .collect();

@@ -5,7 +5,7 @@
 
 mod support;
 
-use keypeg_core::{KeyId, KeyRef, Policy, PolicyPatch, Refusal, ReleaseOptions, Secret};
+use keypeg_core::{KeyId, KeyRef, NewLabels, Policy, PolicyPatch, Refusal, ReleaseOptions, Secret};
 use keypeg_engine::state::CallId;
 use keypeg_engine::{LogBatch, ReplicaConfig, ReplicaError, ShardIdentity};
 use keypeg_store::{Call, Principal, Reply, RequestError, StartReport};
@@ -107,9 +107,12 @@ fn keys(driver: &mut Driver) -> BTreeMap<KeyId, String> {
 
 #[test]
 fn a_paused_owner_answers_nothing_after_a_takeover() {
-    for call in
-        [get_pool(), list_pools(), acquire(), Call::Generate { pool: default_pool(), count: 1 }]
-    {
+    for call in [
+        get_pool(),
+        list_pools(),
+        acquire(),
+        Call::Generate { pool: default_pool(), count: 1, labels: NewLabels::None },
+    ] {
         let shard = Shard::new();
         let mut paused = shard.take_over();
         paused.generate(1);
@@ -298,6 +301,7 @@ fn the_same_value_has_different_ids_in_the_pools_of_two_shards() {
             pool: default_pool(),
             values,
             options: keypeg_core::ImportOptions::default(),
+            labels: NewLabels::None,
         });
         let (_, key, token) = owner.acquire("a").unwrap();
         assert!(token >= WALL_US, "tokens begin at the time of the installation: {token}");
@@ -333,7 +337,7 @@ fn the_shards_of_a_server_share_its_memory() {
         of.0.take_over_with(begin(of), &ManualClock::new(), 1).unwrap()
     };
     let mut first = own(&shards[0]);
-    let generate = || Call::Generate { pool: default_pool(), count: 100 };
+    let generate = || Call::Generate { pool: default_pool(), count: 100, labels: NewLabels::None };
     let mut full = 0;
     while matches!(first.call(generate()), Reply::Keys(_)) {
         full += 1;
@@ -377,6 +381,7 @@ fn a_snapshot_is_complete_although_scratch_files_are_deleted_meanwhile() {
             pool: default_pool(),
             values: vec![long],
             options: keypeg_core::ImportOptions::default(),
+            labels: NewLabels::None,
         };
         let request = keypeg_store::Request::new(Principal::Anyone, call);
         let mut requests = VecDeque::from([(CallId { lane: 0, slot: 0 }, request.into())]);

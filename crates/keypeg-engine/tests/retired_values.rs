@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_core::{ImportOptions, KeyRef, PolicyPatch, PoolName, Refusal, Secret};
+use keypeg_core::{ImportOptions, KeyRef, NewLabels, PolicyPatch, PoolName, Refusal, Secret};
 use keypeg_engine::state::CallId;
 use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ fn open(disk: &SimDisk, clock: &ManualClock) -> Driver {
 }
 
 fn import_of(pool: PoolName, values: Vec<Secret>) -> Call {
-    Call::Import { pool, values, options: ImportOptions::default() }
+    Call::Import { pool, values, options: ImportOptions::default(), labels: NewLabels::None }
 }
 
 #[test]
@@ -68,15 +68,19 @@ fn a_generated_value_stays_retired_wherever_its_deletion_was_written() {
                 driver.checkpoint().unwrap();
             }
         };
-        let generate = Call::Generate { pool: default_pool(), count: 1 };
+        let generate = Call::Generate { pool: default_pool(), count: 1, labels: NewLabels::None };
         let Reply::Keys(keys) = driver.call(generate) else { panic!("expected a key") };
         let (id, value) = (keys[0].id, keys[0].value.clone());
         let (.., token) = driver.acquire("before").unwrap();
         checkpoint_at(&mut driver, 1);
         driver.call(Call::DeleteKey { pool: default_pool(), key: KeyRef::Id(id) });
         checkpoint_at(&mut driver, 2);
-        let import =
-            |options| Call::Import { pool: default_pool(), values: vec![value.clone()], options };
+        let import = |options| Call::Import {
+            pool: default_pool(),
+            values: vec![value.clone()],
+            options,
+            labels: NewLabels::None,
+        };
         let is_refused = |driver: &mut Driver| {
             let reply = driver.call(import(ImportOptions::default()));
             let expected = Refusal::KeyExists { index: 0 };

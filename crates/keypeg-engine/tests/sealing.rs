@@ -6,7 +6,7 @@
 
 mod support;
 
-use keypeg_core::{BodyDigest, ImportOptions, KeyRef, Secret};
+use keypeg_core::{BodyDigest, ImportOptions, KeyRef, NewLabels, Secret};
 use keypeg_engine::disk::{Directory, Disk};
 use keypeg_engine::{
     EngineConfig, RestoreOptions, SealKey, SealKeys, SealOptions, SealUse, restore_onto,
@@ -65,7 +65,7 @@ fn hits(disk: &dyn Disk, values: &[Vec<u8>]) -> Vec<String> {
 /// values, and the digest of the body.
 fn write_values(driver: &mut Driver) -> Vec<Vec<u8>> {
     let mut values = vec![BODY.0.to_le_bytes().to_vec()];
-    let call = Call::Generate { pool: default_pool(), count: 20 };
+    let call = Call::Generate { pool: default_pool(), count: 20, labels: NewLabels::None };
     let Reply::Keys(generated) = driver.call(call) else { panic!("expected keys") };
     let long = format!("sk-long-{}", "x".repeat(3_000));
     let imported: Vec<_> = ["sk-live-0123456789", &long, "hunter2-hunter2"]
@@ -74,8 +74,12 @@ fn write_values(driver: &mut Driver) -> Vec<Vec<u8>> {
         .collect();
     values.extend(generated.iter().map(|key| key.value.bytes().to_vec()));
     values.extend(imported.iter().map(|value| value.bytes().to_vec()));
-    let import =
-        Call::Import { pool: default_pool(), values: imported, options: ImportOptions::default() };
+    let import = Call::Import {
+        pool: default_pool(),
+        values: imported,
+        options: ImportOptions::default(),
+        labels: NewLabels::None,
+    };
     let Reply::Keys(imported) = driver.call(SentCall::with_key("again", BODY, import)) else {
         panic!("expected keys")
     };
@@ -84,7 +88,12 @@ fn write_values(driver: &mut Driver) -> Vec<Vec<u8>> {
     values.push(gone.bytes().to_vec());
     let values_of_import = vec![gone.clone()];
     let options = ImportOptions::default();
-    driver.call(Call::Import { pool: default_pool(), values: values_of_import, options });
+    driver.call(Call::Import {
+        pool: default_pool(),
+        values: values_of_import,
+        options,
+        labels: NewLabels::None,
+    });
     for key in [KeyRef::Id(generated[0].id), KeyRef::Value(gone)] {
         driver.call(Call::DeleteKey { pool: default_pool(), key });
     }
@@ -111,7 +120,11 @@ fn no_value_reaches_a_file_of_a_sealed_directory() {
         }
         // The answer of the import is still known, for the same body alone.
         let import = |body| {
-            SentCall::with_key("again", body, Call::Generate { pool: default_pool(), count: 1 })
+            SentCall::with_key(
+                "again",
+                body,
+                Call::Generate { pool: default_pool(), count: 1, labels: NewLabels::None },
+            )
         };
         assert!(matches!(driver.call(import(BODY)), Reply::Keys(_)));
         assert!(matches!(driver.call(import(BodyDigest(1))), Reply::Refused(_)));
@@ -120,7 +133,7 @@ fn no_value_reaches_a_file_of_a_sealed_directory() {
 
 /// Writes keys after a checkpoint, which the next start replays.
 fn write_values_again(driver: &mut Driver) -> Vec<Vec<u8>> {
-    let call = Call::Generate { pool: default_pool(), count: 3 };
+    let call = Call::Generate { pool: default_pool(), count: 3, labels: NewLabels::None };
     let Reply::Keys(keys) = driver.call(call) else { panic!("expected keys") };
     keys.iter().map(|key| key.value.bytes().to_vec()).collect()
 }

@@ -4,8 +4,8 @@
 mod support;
 
 use keypeg_core::{
-    BodyDigest, EndCause, ImportOptions, KeyRef, NoKeyCause, PolicyPatch, PoolName, Refusal,
-    ReleaseOptions, Secret,
+    BodyDigest, EndCause, ImportOptions, KeyRef, NewLabels, NoKeyCause, PolicyPatch, PoolName,
+    Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::state::LONG_UNITS_MAX;
 use keypeg_store::{Call, CallerNumber, Reply, RequestError};
@@ -37,7 +37,7 @@ fn import_into(
 ) -> Call {
     let values = numbers.into_iter().map(value).collect();
     let options = ImportOptions { allow_retired, ..ImportOptions::default() };
-    Call::Import { pool, values, options }
+    Call::Import { pool, values, options, labels: NewLabels::None }
 }
 
 fn import(numbers: impl IntoIterator<Item = u32>) -> Call {
@@ -45,7 +45,7 @@ fn import(numbers: impl IntoIterator<Item = u32>) -> Call {
 }
 
 fn generate(count: u32) -> Call {
-    Call::Generate { pool: default_pool(), count }
+    Call::Generate { pool: default_pool(), count, labels: NewLabels::None }
 }
 
 fn put(pool: PoolName, patch: PolicyPatch) -> Call {
@@ -115,7 +115,7 @@ fn no_call_sees_a_staged_value() {
     assert!(matches!(why, Refusal::NoKey { cause: NoKeyCause::PoolEmpty, .. }), "{why:?}");
     assert!(matches!(replies[&all], Reply::KeptAliveMany { kept: 0, .. }), "{:?}", replies[&all]);
     let limit = 20;
-    let list = Call::ListKeys { pool: pool(), state: None, limit, cursor: None };
+    let list = Call::ListKeys { pool: pool(), state: None, limit, cursor: None, label: None };
     let list = turns.send(OTHER_CALLER, list);
     // The page is a long call: it comes behind the import.
     assert_eq!(count_of(&turns.reply(slot)), COUNT as usize);
@@ -242,7 +242,7 @@ fn a_crash_between_two_turns_leaves_no_key_and_a_reply_means_all() {
 fn a_pool_that_changes_while_values_are_staged_gets_the_keys_that_it_allows_then() {
     let form = PolicyPatch { key_length: Some(30), ..PolicyPatch::default() };
     let full = PolicyPatch { max_keys: Some(Some(100)), ..PolicyPatch::default() };
-    let generate = || Call::Generate { pool: side(), count: COUNT };
+    let generate = || Call::Generate { pool: side(), count: COUNT, labels: NewLabels::None };
     let import = || import_into(side(), 0..COUNT, false);
     let deleted = || vec![Call::DeletePool { pool: side() }];
     let renewed =

@@ -3,7 +3,7 @@
 
 mod support;
 
-use keypeg_core::{KeyId, LeaseId, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
+use keypeg_core::{KeyId, LeaseId, NewLabels, PolicyPatch, Refusal, ReleaseOptions, WAITERS_MAX};
 use keypeg_engine::state::CallId;
 use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -55,7 +55,10 @@ impl DeferredDriver {
     }
 
     fn generate(&mut self, count: u32) {
-        self.send(u32::MAX, Call::Generate { pool: default_pool(), count });
+        self.send(
+            u32::MAX,
+            Call::Generate { pool: default_pool(), count, labels: NewLabels::None },
+        );
     }
 
     fn waiter_count(&mut self) -> u64 {

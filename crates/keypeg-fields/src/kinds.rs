@@ -166,7 +166,7 @@ impl fmt::Display for IntegerField {
     }
 }
 
-/// A text. Null means that the field is left out.
+/// A text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TextField {
     /// The name in requests.
@@ -175,6 +175,8 @@ pub struct TextField {
     pub most: usize,
     /// The allowed characters.
     pub symbols: Symbols,
+    /// Whether null is a value. Otherwise null means that the field is left out.
+    pub is_nullable: bool,
 }
 
 /// The characters of a [`TextField`].
@@ -202,6 +204,7 @@ impl TextField {
 
 impl fmt::Display for TextField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        or_null(f, self.is_nullable)?;
         match self.symbols {
             Symbols::Printable => write!(f, "at most {} printable characters", self.most),
             Symbols::WordAndHyphen => write!(f, "at most {} of A-Z a-z 0-9 _ -", self.most),
@@ -267,6 +270,8 @@ pub enum Item {
         /// The greatest number of bytes.
         bytes_max: usize,
     },
+    /// A text, such as this field has.
+    Text(&'static TextField),
     /// The id of a key. An unknown id is no error, and nor is a malformed one.
     KeyId,
 }
@@ -280,6 +285,7 @@ impl fmt::Display for ListField {
         }
         match self.item {
             Item::Value { bytes_max } => write!(f, "strings of 1..{bytes_max} bytes"),
+            Item::Text(field) => write!(f, "strings of {field}"),
             Item::KeyId => f.write_str("key ids"),
         }
     }
@@ -289,6 +295,7 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Value { bytes_max } => write!(f, "a string of 1..{bytes_max} bytes"),
+            Self::Text(field) => write!(f, "a string of {field}"),
             Self::KeyId => f.write_str("a key id"),
         }
     }

@@ -65,7 +65,7 @@ pub static KEY_LENGTH: IntegerField =
     IntegerField { name: "key_length", least: 20, most: 128, is_nullable: false };
 /// The prefix of a generated value.
 pub static KEY_PREFIX: TextField =
-    TextField { name: "key_prefix", most: 32, symbols: Symbols::WordAndHyphen };
+    TextField { name: "key_prefix", most: 32, symbols: Symbols::WordAndHyphen, is_nullable: false };
 /// The limit of keys in a pool; the server's own limit may be lower.
 pub static MAX_KEYS: IntegerField =
     IntegerField { name: "max_keys", least: 1, most: 1_000_000_000, is_nullable: true };
@@ -84,6 +84,15 @@ pub static VALUES: ListField = ListField {
 pub static KEEPALIVE: FlagField = FlagField { name: "keepalive", only_true: false };
 /// Whether an import accepts values whose keys were deleted or purged.
 pub static ALLOW_RETIRED: FlagField = FlagField { name: "allow_retired", only_true: false };
+/// The label of all new keys; also the parameter of a listing for the label of its keys.
+pub static LABEL: TextField =
+    TextField { name: "label", most: 128, symbols: Symbols::Printable, is_nullable: false };
+/// The labels of new keys, where they differ: one for each key.
+pub static LABELS: ListField =
+    ListField { name: "labels", least: 1, most: GENERATE_MAX as usize, item: Item::Text(&LABEL) };
+/// The new label of a key; null, like an empty one, is none.
+pub static NEW_LABEL: TextField =
+    TextField { name: "label", most: 128, symbols: Symbols::Printable, is_nullable: true };
 
 /// The value of the key to verify.
 pub static KEY: ValueField = ValueField { name: "key", bytes_max: VALUE_MAX };
@@ -109,11 +118,13 @@ pub static WAIT: SecondsField = SecondsField {
     is_nullable: false,
 };
 /// The name of a holder.
-pub static HOLDER: TextField = TextField { name: "holder", most: 128, symbols: Symbols::Printable };
+pub static HOLDER: TextField =
+    TextField { name: "holder", most: 128, symbols: Symbols::Printable, is_nullable: false };
 /// Whether a release quarantines its key.
 pub static QUARANTINE: FlagField = FlagField { name: "quarantine", only_true: false };
 /// The reason of a rest or a quarantine.
-pub static REASON: TextField = TextField { name: "reason", most: 256, symbols: Symbols::Printable };
+pub static REASON: TextField =
+    TextField { name: "reason", most: 256, symbols: Symbols::Printable, is_nullable: false };
 
 /// The parameter of a listing for the most keys on a page.
 pub static LIMIT: IntegerField =
@@ -156,12 +167,16 @@ pub static POOL_READ_ONLY: [&str; 10] = [
     "next_purge_at",
 ];
 /// The fields of a request that adds keys.
-pub static ADD_KEYS: [Field; 4] = [
+pub static ADD_KEYS: [Field; 6] = [
     Field::Integer(&COUNT),
     Field::List(&VALUES),
     Field::Flag(&KEEPALIVE),
     Field::Flag(&ALLOW_RETIRED),
+    Field::Text(&LABEL),
+    Field::List(&LABELS),
 ];
+/// The fields of a request that changes a key.
+pub static CHANGE_KEY: [Field; 1] = [Field::Text(&NEW_LABEL)];
 /// The fields of a request that verifies a key.
 pub static VERIFY: [Field; 1] = [Field::Value(&KEY)];
 /// The fields of a request that keeps keys alive.
@@ -191,6 +206,9 @@ mod tests {
             (POLICY[6], "null, or 1..1000000000"),
             (ADD_KEYS[0], "1..10000"),
             (ADD_KEYS[1], "an array of 1..10000 strings of 1..4096 bytes"),
+            (ADD_KEYS[4], "at most 128 printable characters"),
+            (ADD_KEYS[5], "an array of 1..10000 strings of at most 128 printable characters"),
+            (CHANGE_KEY[0], "null, or at most 128 printable characters"),
             (VERIFY[0], "a string of 1..4096 bytes"),
             (KEEP_ALIVE[0], "an array of at most 10000 key ids"),
             (KEEP_ALIVE[1], "true"),

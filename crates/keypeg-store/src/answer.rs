@@ -8,7 +8,7 @@ use crate::request::{Call, PoolPage, PoolView, Reply, RequestError};
 use crate::subscription::Subscription;
 use keypeg_core::{
     ForceReleased, ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView,
-    LeaseId, LeaseView, ListOptions, NewKey, PolicyPatch, PoolListOptions, PoolName,
+    LeaseId, LeaseView, ListOptions, NewKey, NewLabels, PolicyPatch, PoolListOptions, PoolName,
     ReleaseOptions, Released, Secret,
 };
 use std::marker::PhantomData;
@@ -29,6 +29,17 @@ impl<A: Answer> TypedCall<A> {
     /// Returns the call, to be submitted.
     pub fn into_call(self) -> Call {
         self.call
+    }
+}
+
+impl TypedCall<Vec<NewKey>> {
+    /// Gives the new keys labels; by default they have none.
+    #[must_use]
+    pub fn with_labels(mut self, new: NewLabels) -> Self {
+        if let Call::Generate { labels, .. } | Call::Import { labels, .. } = &mut self.call {
+            *labels = new;
+        }
+        self
     }
 }
 
@@ -153,7 +164,7 @@ impl Call {
 
     /// Returns a [`Call::Generate`].
     pub fn generate(pool: PoolName, count: u32) -> TypedCall<Vec<NewKey>> {
-        TypedCall::new(Self::Generate { pool, count })
+        TypedCall::new(Self::Generate { pool, count, labels: NewLabels::None })
     }
 
     /// Returns a [`Call::Import`].
@@ -162,7 +173,8 @@ impl Call {
         values: Vec<Secret>,
         options: ImportOptions,
     ) -> TypedCall<Vec<NewKey>> {
-        TypedCall::new(Self::Import { pool, values, options })
+        let labels = NewLabels::None;
+        TypedCall::new(Self::Import { pool, values, options, labels })
     }
 
     /// Returns a [`Call::Acquire`].
@@ -218,8 +230,17 @@ impl Call {
 
     /// Returns a [`Call::ListKeys`].
     pub fn list_keys(pool: PoolName, options: ListOptions) -> TypedCall<KeyPage> {
-        let ListOptions { state, limit, cursor } = options;
-        TypedCall::new(Self::ListKeys { pool, state, limit, cursor })
+        let ListOptions { state, label, limit, cursor } = options;
+        TypedCall::new(Self::ListKeys { pool, state, label, limit, cursor })
+    }
+
+    /// Returns a [`Call::SetLabel`].
+    pub fn set_label(
+        pool: PoolName,
+        key: KeyRef,
+        label: Option<Box<str>>,
+    ) -> TypedCall<Box<KeyView>> {
+        TypedCall::new(Self::SetLabel { pool, key, label })
     }
 
     /// Returns a [`Call::GetKey`].

@@ -153,7 +153,8 @@ impl Call {
             | Self::KeepAliveMany { pool, .. }
             | Self::KeepAliveAll { pool }
             | Self::ListKeys { pool, .. }
-            | Self::GetKey { pool, .. } => Some(pool),
+            | Self::GetKey { pool, .. }
+            | Self::SetLabel { pool, .. } => Some(pool),
         }
     }
 }

@@ -23,6 +23,8 @@ const READ: u32 = 2;
 const GENERATE: u32 = 5;
 /// Creating a key with a given value, beside hashing the value.
 const IMPORT: u32 = 4;
+/// Storing and recording the label of one key.
+const LABEL: u32 = 1;
 /// The bytes of a value that are hashed, compared and logged for one unit.
 const VALUE_BYTES: usize = 256;
 /// The slots that a page examines for one unit.
@@ -42,6 +44,7 @@ impl Call {
             | Self::Renew { .. }
             | Self::ForceRelease { .. }
             | Self::DeleteKey { .. }
+            | Self::SetLabel { .. }
             | Self::Subscribe { .. }
             | Self::PutPool { .. }
             | Self::PutPoolIf { .. }
@@ -52,10 +55,15 @@ impl Call {
             | Self::GetKey { .. }
             | Self::Reveal { .. } => READ,
             Self::KeepAliveMany { keys, .. } => cost_of(keys.len(), READ),
-            Self::Generate { count, .. } => count.saturating_mul(GENERATE),
-            Self::Import { values, .. } => {
+            Self::Generate { count, labels, .. } => {
+                let labels = cost_of(labels.count(*count as usize), LABEL);
+                count.saturating_mul(GENERATE).saturating_add(labels)
+            }
+            Self::Import { values, labels, .. } => {
                 let bytes: usize = values.iter().map(|value: &Secret| value.bytes().len()).sum();
-                cost_of(values.len(), IMPORT).saturating_add(cost_of(bytes / VALUE_BYTES, 1))
+                let labels = cost_of(labels.count(values.len()), LABEL);
+                let values = cost_of(values.len(), IMPORT);
+                values.saturating_add(cost_of(bytes / VALUE_BYTES, 1)).saturating_add(labels)
             }
             Self::ListKeys { limit, .. } => cost_of(*limit, READ).saturating_add(PAGE_SLOTS),
             Self::ListPools { limit, filter, .. } => {

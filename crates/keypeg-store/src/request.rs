@@ -4,11 +4,13 @@
 //! [`Reply::Subscription`], which carries a handle to a pool's live feed. Every engine answers the
 //! same requests with the same replies.
 
+mod kinds;
+
 use crate::subscription::Subscription;
 use keypeg_core::{
     BodyDigest, Borrower, Cursor, ImportOptions, KeyCounts, KeyId, KeyPage, KeyRef, KeyState,
-    KeyView, LeaseId, LeaseView, NewKey, Policy, PolicyPatch, PoolActivity, PoolFilter, PoolName,
-    Refusal, ReleaseOptions, Secret,
+    KeyView, LeaseId, LeaseView, NewKey, NewLabels, Policy, PolicyPatch, PoolActivity, PoolFilter,
+    PoolName, Refusal, ReleaseOptions, Secret,
 };
 pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
@@ -173,6 +175,8 @@ pub enum Call {
         pool: PoolName,
         /// How many, 1 to [`GENERATE_MAX`].
         count: u32,
+        /// The labels of the keys.
+        labels: NewLabels,
     },
     /// Creates keys with given values, all or none; the reply is [`Reply::Keys`].
     Import {
@@ -182,6 +186,8 @@ pub enum Call {
         values: Vec<Secret>,
         /// Whether the keys need keep-alives, and whether retired values are allowed.
         options: ImportOptions,
+        /// The labels of the keys.
+        labels: NewLabels,
     },
     /// Leases a random available key; the reply is [`Reply::Granted`].
     Acquire {
@@ -271,6 +277,8 @@ pub enum Call {
         pool: PoolName,
         /// The state to filter by; `None` lists all keys.
         state: Option<KeyState>,
+        /// The label to filter by; `None` lists all keys.
+        label: Option<Box<str>>,
         /// The most keys to return, 1 to [`PAGE_MAX`].
         limit: usize,
         /// Where the page starts; `None` is the beginning of the listing.
@@ -283,69 +291,15 @@ pub enum Call {
         /// The key.
         key: KeyRef,
     },
-}
-
-impl Call {
-    /// Returns whether the reply can take long and changes nothing while it is awaited, so that the
-    /// engine must learn of a client that disconnects before it.
-    pub fn may_wait(&self) -> bool {
-        match self {
-            Self::Acquire { wait_ms, .. } => *wait_ms > 0,
-            Self::ListPools { .. } | Self::ListKeys { .. } => self.is_long(),
-            Self::PutPool { .. }
-            | Self::PutPoolIf { .. }
-            | Self::GetPool { .. }
-            | Self::DeletePool { .. }
-            | Self::Generate { .. }
-            | Self::Import { .. }
-            | Self::RevokeUndelivered { .. }
-            | Self::Subscribe { .. }
-            | Self::Release { .. }
-            | Self::Renew { .. }
-            | Self::Reveal { .. }
-            | Self::ForceRelease { .. }
-            | Self::DeleteKey { .. }
-            | Self::KeepAlive { .. }
-            | Self::KeepAliveMany { .. }
-            | Self::KeepAliveAll { .. }
-            | Self::GetKey { .. } => false,
-        }
-    }
-
-    /// Returns whether the call only moves the keep-alive deadlines of keys.
-    pub fn keeps_alive(&self) -> bool {
-        matches!(
-            self,
-            Self::KeepAlive { .. } | Self::KeepAliveMany { .. } | Self::KeepAliveAll { .. }
-        )
-    }
-
-    /// Returns whether a full lane refuses this call first. Calls that release or keep alive have
-    /// the reserve [`LANE_RESERVE`](crate::LANE_RESERVE) instead.
-    pub fn is_new_work(&self) -> bool {
-        match self {
-            Self::ListPools { .. }
-            | Self::PutPool { .. }
-            | Self::PutPoolIf { .. }
-            | Self::GetPool { .. }
-            | Self::DeletePool { .. }
-            | Self::Generate { .. }
-            | Self::Import { .. }
-            | Self::Acquire { .. }
-            | Self::Subscribe { .. }
-            | Self::ListKeys { .. }
-            | Self::GetKey { .. }
-            | Self::Reveal { .. } => true,
-            Self::RevokeUndelivered { .. }
-            | Self::Release { .. }
-            | Self::Renew { .. }
-            | Self::ForceRelease { .. }
-            | Self::DeleteKey { .. }
-            | Self::KeepAlive { .. }
-            | Self::KeepAliveMany { .. }
-            | Self::KeepAliveAll { .. } => false,
-        }
-    }
+    /// Gives a key a label, or removes it; the reply is [`Reply::Key`].
+    SetLabel {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+        /// The label; an empty one is none.
+        label: Option<Box<str>>,
+    },
 }
 
 /// The engine's answer to a request. All it reports is durable. Instants are wall time in

@@ -77,6 +77,8 @@ pub enum FeedEventKind {
         imported: bool,
         /// The keys, at most 100.
         keys: Arc<[KeyId]>,
+        /// The labels of the keys, in the same order; `None` where no key has one.
+        labels: Option<Arc<[Option<Box<str>>]>>,
         /// When they are purged unless kept alive; `None` means never.
         expires_at_ms: Option<u64>,
     },
@@ -88,8 +90,17 @@ pub enum FeedEventKind {
         token: u64,
         /// The holder's name, as the client gave it.
         holder: Option<Arc<str>>,
+        /// The label of the key, if it has one.
+        label: Option<Arc<str>>,
         /// When the lease expires.
         expires_at_ms: u64,
+    },
+    /// A key got a label, or lost it.
+    Labelled {
+        /// The key.
+        key: KeyId,
+        /// The label, if the key has one now.
+        label: Option<Arc<str>>,
     },
     /// The extension of a lease.
     Renewed {

@@ -419,3 +419,43 @@ fn a_key_without_keep_alive_is_never_purged_by_time() {
         ",
     );
 }
+
+#[test]
+fn a_label_is_shown_with_its_key_and_its_lease_until_it_is_changed() {
+    check(
+        "
+        generate a label=team  -> created
+        import v w label=other -> created
+        generate b
+        show b                -> available label=-
+        show a                -> available label=team
+        label b label=team    -> available label=team
+        show v                -> available label=other
+        keepalive a b v w
+        delete w
+        acquire A
+        label of:A label=mine -> leased label=mine
+        show of:A             -> leased label=mine
+        restart
+        show of:A             -> leased label=mine
+        release A rest=5s
+        show of:A             -> resting label=mine
+        label of:A label=     -> resting label=-
+        label of:A label=x    -> resting label=x
+        label of:A            -> resting label=-             # no label is none
+        tick 5s
+        label a label=a
+        label b label=a
+        label v label=a
+        import w allow_retired label=w -> created
+        acquire B             -> granted
+        delete w
+        import w allow_retired -> created
+        restart
+        show w                -> available label=-           # the label left with the key
+        label unknown label=x -> unknown_key
+        in nowhere
+        label a label=x       -> unknown_pool
+        ",
+    );
+}

@@ -56,6 +56,35 @@ fn a_listing_of_a_state_has_only_its_keys() {
 }
 
 #[test]
+fn a_listing_of_a_label_has_only_its_keys() {
+    check(
+        "
+        generate a b label=team
+        generate c
+        import v label=other
+        list label=team       -> listed keys=a,b
+        list label=other      -> listed keys=v
+        list label=tea        -> listed count=0
+        label c label=team
+        label a
+        list label=team limit=1 -> listed keys=b,c
+        restart
+        list label=team       -> listed keys=b,c
+        delete b
+        delete c
+        list label=team       -> listed count=0
+        list                  -> listed count=2
+        label a label=team
+        label v label=team
+        acquire A
+        list label=team state=available -> listed count=1
+        list label=team state=leased -> listed count=1
+        list label=team state=resting -> listed count=0
+        ",
+    );
+}
+
+#[test]
 fn pools_are_listed_by_name_each_once_whatever_the_size_of_their_pages() {
     for limit in 1..7 {
         check(&format!(

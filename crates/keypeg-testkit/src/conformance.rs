@@ -8,8 +8,8 @@
 mod answers;
 
 use crate::script::words::{
-    borrower_limit_of, idempotency_key_of, import_options_of, micros, millis, patch_of,
-    release_options_of, ttl_of, without_idempotency_key,
+    borrower_limit_of, idempotency_key_of, import_options_of, label_of, labels_of, micros, millis,
+    patch_of, release_options_of, ttl_of, without_idempotency_key,
 };
 use crate::script::{self, Line};
 use keypeg_core::{
@@ -177,12 +177,12 @@ impl Suite {
                 let names = without_idempotency_key(args);
                 let count = first.parse().ok();
                 let count = count.unwrap_or_else(|| u32::try_from(names.len()).expect("few"));
-                Call::Generate { pool, count }
+                Call::Generate { pool, count, labels: labels_of(args) }
             }
             "import" => {
                 let (values, options) = import_options_of(&without_idempotency_key(args));
                 let values = values.iter().map(|word| self.value(word)).collect();
-                Call::Import { pool, values, options }
+                Call::Import { pool, values, options, labels: labels_of(args) }
             }
             "acquire" => acquire(pool, 0),
             "wait" => {
@@ -197,6 +197,10 @@ impl Suite {
             "revoke" => Call::RevokeUndelivered { pool, lease: self.lease(first) },
             "force_release" => Call::ForceRelease { pool, key: self.key(first) },
             "delete" => Call::DeleteKey { pool, key: self.key(first) },
+            "label" => {
+                let (key, label) = (self.key(first), label_of(args).map(Into::into));
+                Call::SetLabel { pool, key, label }
+            }
             "show" => Call::GetKey { pool, key: self.key(first) },
             "reveal" => Call::Reveal { pool, key: self.key(first) },
             "keepalive" => match args {
@@ -294,7 +298,7 @@ impl Suite {
         }
     }
 
-    /// Lists all keys, in pages: `list limit=2 state=leased`. `cursor=NAME` begins with the cursor of
+    /// Lists all keys, in pages: `list limit=2 state=leased label=x`. `cursor=NAME` begins with the cursor of
     /// that pool's first page.
     fn list(&mut self, args: &[&str]) -> Answer {
         let arg = |name| args.iter().find_map(|arg| arg.strip_prefix(name));
@@ -307,7 +311,10 @@ impl Suite {
             other => panic!("no such state: {other}"),
         });
         let pool = self.pool.clone();
-        let page = |pool, cursor| Call::ListKeys { pool, state, limit, cursor };
+        let page = |pool, cursor| {
+            let label = arg("label=").map(Into::into);
+            Call::ListKeys { pool, state, label, limit, cursor }
+        };
         let mut cursor = match arg("cursor=") {
             None => None,
             Some(other) => {

@@ -19,7 +19,7 @@ impl Pool {
     /// Panics unless the pool's structures agree with each other. O(n).
     pub fn check_invariants(&self, shared: &SharedState) {
         let mut by_state = [0_u64; 4];
-        let (mut reasons, mut kept_alive) = (0, 0);
+        let (mut reasons, mut kept_alive, mut labels) = (0, 0, 0);
         let mut borrowers = Borrowers::default();
         self.wait_queue.borrowers().for_each(|borrower| borrowers.add(borrower));
         for slot in self.slots.used() {
@@ -33,6 +33,7 @@ impl Pool {
             let keepalive = self.slots.keepalive(slot);
             assert_eq!(has_deadline, keepalive, "the keys with a keep-alive have a deadline");
             kept_alive += usize::from(keepalive);
+            labels += usize::from(self.label(slot).is_some_and(|label| !label.is_empty()));
             let quarantined = state == KeyState::Quarantined;
             reasons += usize::from(quarantined && self.reason(slot).is_some());
             if matches!(state, KeyState::Leased | KeyState::Resting) {
@@ -50,6 +51,8 @@ impl Pool {
         }
         assert_eq!(borrowers, self.borrowers, "leases and waits are counted by borrower");
         assert_eq!(self.reasons.len(), reasons, "every reason belongs to a quarantined key");
+        assert_eq!(self.labels.len(), labels, "every label belongs to a key");
+        self.labels.check_invariants();
         let counts = self.counts();
         let counted = [counts.available, counts.leased, counts.resting, counts.quarantined];
         assert_eq!(counted, by_state, "the counters agree with the keys");

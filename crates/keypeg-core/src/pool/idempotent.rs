@@ -292,6 +292,7 @@ impl Pool {
                 value: Secret::from_stored(self.slots.value(slot)),
                 created_at_ms: self.slots.created_ms(slot),
                 expires_at_ms,
+                label: self.label(slot).map(Into::into),
             });
         }
         if repeated.keys.len() < count as usize {

@@ -143,6 +143,7 @@ impl Pool {
             value: Secret::from_stored(self.slots.value(slot)),
             created_at_ms: self.slots.created_ms(slot),
             expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
+            label: self.label(slot).map(Into::into),
         }
     }
 
@@ -220,6 +221,7 @@ impl Pool {
         let text = self.detach(shared, slot, EndCause::KeyGone);
         let holder = text.filter(|_| was == KeyState::Leased);
         self.key_ends.cancel(slot, &mut self.slots);
+        self.put_label(slot, None);
         self.remove_from_index(&shared.ids, id, slot);
         let (ids, pool) = (&shared.ids, self.id);
         let (value, imported) = (self.slots.value(slot), self.slots.imported(slot));

@@ -31,7 +31,7 @@ impl Pool {
         step: &mut StepContext<'_>,
         options: ListOptions,
     ) -> Result<KeyPage, Refusal> {
-        let ListOptions { state, limit, cursor } = options;
+        let ListOptions { state, label, limit, cursor } = options;
         let mut next = match cursor {
             None => 0,
             Some(cursor) => {
@@ -40,6 +40,9 @@ impl Pool {
             }
         };
         let end = self.slots.len().min(next.saturating_add(examined_max()));
+        // `None` where no key of the pool has the label. The page examines its slots all the same,
+        // so that it ends what is due of them.
+        let label = label.map(|label| self.labels.find(&label));
         // Where nothing in the pool is due, no key of the page is.
         let has_due = self.has_due(step.now);
         let mut keys = Vec::new();
@@ -50,7 +53,13 @@ impl Pool {
             if was_used && !exists && shared.clocks_frozen {
                 return Err(Refusal::StorageFull);
             }
-            if exists && state.is_none_or(|state| self.slots.state(slot) == Some(state)) {
+            let has_label = || match label {
+                None => true,
+                Some(None) => false,
+                Some(Some(text)) => self.slots.has_label(slot) && self.labels.is(slot, text),
+            };
+            let is_in_state = || state.is_none_or(|state| self.slots.state(slot) == Some(state));
+            if exists && is_in_state() && has_label() {
                 keys.push(self.key_view(shared, step.now, slot));
             }
             next += 1;
@@ -72,6 +81,7 @@ impl Pool {
         KeyView {
             id: self.key_id(&shared.ids, slot),
             state,
+            label: self.label(slot).map(Into::into),
             created_at_ms: self.slots.created_ms(slot),
             expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
             rests_until_ms,
@@ -89,6 +99,7 @@ impl Pool {
             key_id: self.key_id(ids, slot),
             token,
             holder: holder_or_reason.clone(),
+            label: self.label(slot).map(Into::into),
             granted_at_ms: now.lease_to_wall_ms(granted_us),
             expires_at_ms: now.lease_to_wall_ms(until_us),
             expires_in_ms: until_us.saturating_sub(now.lease_us) / US_PER_MS,

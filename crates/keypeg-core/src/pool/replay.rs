@@ -82,17 +82,24 @@ impl Pool {
         created: CreatedKeys<'_>,
         mut each: impl FnMut(KeyNumber, SlotIndex),
     ) -> bool {
-        let CreatedKeys { first, at_ms, imported, keepalive, values } = created;
+        let CreatedKeys { first, at_ms, imported, keepalive, labels, values } = created;
         let now = Now { wall_us: at_ms * US_PER_MS, ..Now::default() };
-        for (number, value) in first.range(values.count()).zip(values.iter()) {
+        let labelled = values.iter().zip(labels.iter());
+        for (number, (value, label)) in first.range(values.count()).zip(labelled) {
             let id = shared.ids.key_id(self.id, value);
             if self.find_value(id, value).is_some() {
                 return false;
             }
             let key = IncomingKey { number, id, value, imported, keepalive };
-            each(number, self.insert_key(&shared.ids, now, key));
+            let slot = self.insert_key(&shared.ids, now, key);
+            self.put_label(slot, label);
+            each(number, slot);
         }
         true
+    }
+
+    pub(crate) fn replay_labelled(&mut self, slot: SlotIndex, label: Option<&str>) {
+        self.put_label(slot, label);
     }
 
     pub(crate) fn replay_granted(

@@ -8,8 +8,6 @@
 use super::Pool;
 use super::prepare::{HASHES, VALUE_BYTES as HASHED_BYTES};
 use crate::clocks::{NEVER_US, US_PER_MS};
-use crate::event::Event;
-use crate::fact::CreatedKeys;
 use crate::heap::Changed;
 use crate::idempotency_store::IdempotentRequest;
 use crate::ids::{IdempotentCall, KeyId};
@@ -31,6 +29,8 @@ const STAGE: u32 = 3;
 const COPIED_BYTES: usize = 1_024;
 /// The staged keys that the last step makes visible for one unit.
 const PUBLISHED: usize = 4;
+/// The labels that the last step stores for one unit.
+const LABELLED: usize = 2;
 /// The bytes of their values that the last step copies into the journal for one unit.
 const RECORDED_BYTES: usize = 8_192;
 
@@ -139,6 +139,7 @@ impl Pool {
             KeysToAdd::Generated(count) => self.bytes_of_generated(count),
             KeysToAdd::Imported(_) => bytes_of(call.keys),
         };
+        let value_bytes = value_bytes + call.labels.bytes(call.keys.count());
         let room = self.check_room(shared, step, bounded(call.keys.count()), value_bytes);
         if matches!(call.keys, KeysToAdd::Generated(_)) {
             room.clone()?;
@@ -168,6 +169,7 @@ impl Pool {
         }
         let last =
             staged.slots.len() / PUBLISHED + staged.values.values().packed().len() / RECORDED_BYTES;
+        let last = last + call.labels.count(staged.slots.len()) / LABELLED;
         let last = bounded(last);
         if !was_complete && *units < last {
             *units = 0;
@@ -243,7 +245,8 @@ impl Pool {
             staged.slot_count += 1;
             staged.values.push(value);
             let value = Secret::from_stored(value);
-            staged.keys.push(NewKey { id, value, created_at_ms: 0, expires_at_ms: None });
+            let label = call.labels.get(place).map(Into::into);
+            staged.keys.push(NewKey { id, value, created_at_ms: 0, expires_at_ms: None, label });
         }
         Ok(())
     }
@@ -300,6 +303,7 @@ impl Pool {
         let count = bounded(staged.slots.len());
         // The slots of staged values count as free ones here.
         let value_bytes = if staged.no_room.is_some() { bytes_of(call.keys) } else { 0 };
+        let value_bytes = value_bytes + call.labels.bytes(call.keys.count());
         self.check_room(shared, step, count, value_bytes)?;
         if staged.no_room.is_some() {
             return Err(Obstacle::PoolChanged);
@@ -317,11 +321,10 @@ impl Pool {
             if keepalive {
                 self.key_ends.set(slot, end_us, &mut self.slots);
             }
+            self.put_label(slot, key.label.as_deref());
             (key.created_at_ms, key.expires_at_ms) = (at_ms, expires_at_ms);
         }
-        let values = staged.values.values();
-        CreatedKeys { first, at_ms, imported, keepalive, values }.record(self.id, step.facts);
-        self.emit(step, || Event::KeysCreated { imported, keys: &keys });
+        self.record_created(step, call, (first, &keys), staged.values.values());
         if let Some(request) = request {
             let slots = staged.slots.iter().copied();
             self.store_new_keys(shared, step, request, (first, &keys), slots);

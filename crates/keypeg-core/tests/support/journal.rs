@@ -3,7 +3,8 @@
 //! Facts borrow, so their borrowed parts are stored beside them. Knows nothing of bytes on a disk.
 
 use keypeg_core::{
-    Fact, FactSink, Grant, IdHashKey, Limits, Now, PackedValues, Pools, ReplayError, Replayer,
+    Fact, FactSink, Grant, IdHashKey, Limits, Now, PackedLabels, PackedValues, Pools,
+    RecordedLabels, ReplayError, Replayer,
 };
 
 /// All facts so far, in order.
@@ -16,8 +17,10 @@ pub(crate) struct Journal {
 struct Entry {
     /// The fact with its borrowed parts empty.
     fact: Fact<'static>,
-    /// The borrowed part: a name, packed values, a holder, a reason.
+    /// The borrowed part: a name, packed values, a holder, a reason, a label.
     borrowed: Option<Vec<u8>>,
+    /// The labels of created keys, packed.
+    packed_labels: Vec<u8>,
 }
 
 impl Journal {
@@ -43,16 +46,27 @@ impl FactSink for Journal {
 
 impl Entry {
     fn of(fact: &Fact<'_>) -> Self {
-        let mut borrowed = None;
+        let (mut borrowed, mut packed_labels) = (None, Vec::new());
         let fact = match fact.clone() {
             Fact::PoolCreated { pool, name, policy } => {
                 borrowed = Some(name.as_bytes().to_vec());
                 Fact::PoolCreated { pool, name: "", policy }
             }
-            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, labels: of, values } => {
                 borrowed = Some(values.packed().to_vec());
-                let values = PackedValues::parse(&[]).expect("no values");
-                Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values }
+                for label in of.iter().take(values.count() as usize) {
+                    let label = label.unwrap_or_default().as_bytes();
+                    let len = u16::try_from(label.len()).expect("short");
+                    packed_labels.extend_from_slice(&len.to_le_bytes());
+                    packed_labels.extend_from_slice(label);
+                }
+                let (labels, values) = (RecordedLabels::None, PackedValues::parse(&[]));
+                let values = values.expect("no values");
+                Fact::KeysCreated { pool, first, at_ms, imported, keepalive, labels, values }
+            }
+            Fact::KeyLabelled { pool, key, label } => {
+                borrowed = label.map(|label| label.as_bytes().to_vec());
+                Fact::KeyLabelled { pool, key, label: None }
             }
             Fact::Granted { pool, key, token, lease } => {
                 borrowed = lease.holder.map(|holder| holder.as_bytes().to_vec());
@@ -85,7 +99,7 @@ impl Entry {
             Fact::TokensReserved { until } => Fact::TokensReserved { until },
             Fact::Stopped { next_token } => Fact::Stopped { next_token },
         };
-        Self { fact, borrowed }
+        Self { fact, borrowed, packed_labels }
     }
 
     fn whole(&self) -> Fact<'_> {
@@ -93,10 +107,15 @@ impl Entry {
         let mut fact: Fact<'_> = self.fact.clone();
         match &mut fact {
             Fact::PoolCreated { name, .. } => *name = text().expect("a pool has a name"),
-            Fact::KeysCreated { values, .. } => {
+            Fact::KeysCreated { values, labels, .. } => {
                 let packed = self.borrowed.as_deref().expect("created keys have values");
                 *values = PackedValues::parse(packed).expect("whole values");
+                if !self.packed_labels.is_empty() {
+                    let packed = PackedLabels::parse(&self.packed_labels, values.count());
+                    *labels = RecordedLabels::Each(packed.expect("whole labels"));
+                }
             }
+            Fact::KeyLabelled { label, .. } => *label = text(),
             Fact::Granted { lease, .. } => lease.holder = text(),
             Fact::Released { reason, .. } | Fact::Quarantined { reason, .. } => *reason = text(),
             Fact::PolicyChanged { .. }

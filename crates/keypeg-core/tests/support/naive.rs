@@ -46,6 +46,7 @@ pub(crate) struct Key {
     serial: u64,
     pub(crate) id: KeyId,
     pub(crate) value: String,
+    label: Option<Box<str>>,
     keepalive: bool,
     created_ms: u64,
     /// When it is purged, in serving time.
@@ -261,6 +262,7 @@ impl Naive {
                 serial: self.created,
                 id: new.id,
                 value: new.value.reveal().into(),
+                label: new.label.clone(),
                 keepalive,
                 created_ms: new.created_at_ms,
                 end,
@@ -497,10 +499,31 @@ impl Naive {
         Ok(Released { holder })
     }
 
-    pub(crate) fn list(&self, now: Now, name: &str, state: Option<KeyState>) -> Vec<KeyView> {
+    /// Gives a key a label; returns whether that changed anything.
+    pub(crate) fn set_label(
+        &mut self,
+        now: Now,
+        name: &str,
+        (key, label): (&KeyRef, Option<&str>),
+    ) -> Result<(KeyView, bool), Refusal> {
+        let (pool, key) = self.find(name, key)?;
+        let key = &mut self.pools[pool].keys[key];
+        let label = label.filter(|label| !label.is_empty());
+        let is_change = key.label.as_deref() != label;
+        key.label = label.map(Into::into);
+        Ok((key.view(now), is_change))
+    }
+
+    pub(crate) fn list(
+        &self,
+        now: Now,
+        name: &str,
+        (state, label): (Option<KeyState>, Option<&str>),
+    ) -> Vec<KeyView> {
         let keys = &self.pool(name).expect("a pool").keys;
         let views = keys.iter().map(|key| key.view(now));
-        views.filter(|view| state.is_none_or(|state| view.state == state)).collect()
+        let in_state = views.filter(|view| state.is_none_or(|state| view.state == state));
+        in_state.filter(|view| label.is_none() || view.label.as_deref() == label).collect()
     }
 
     pub(crate) fn get_key(&self, now: Now, name: &str, key: &KeyRef) -> Result<KeyView, Refusal> {
@@ -586,6 +609,7 @@ impl Key {
         KeyView {
             id: self.id,
             state,
+            label: self.label.clone(),
             created_at_ms: self.created_ms,
             expires_at_ms: wall_of_serving(now, self.end),
             rests_until_ms,
@@ -602,6 +626,7 @@ impl Key {
             key_id: self.id,
             token: lease.token,
             holder: lease.holder.as_deref().map(Into::into),
+            label: self.label.clone(),
             granted_at_ms: wall_of_lease(now, lease.granted),
             expires_at_ms: wall_of_lease(now, lease.until),
             expires_in_ms: (lease.until - now.lease_us) / 1_000,

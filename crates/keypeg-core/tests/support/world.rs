@@ -6,14 +6,15 @@
 
 use super::journal::Journal;
 use keypeg_core::{
-    AcquireOptions, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany, KeyId,
-    KeyRef, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool, PoolName, Pools,
-    Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
+    AcquireOptions, AddKeys, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany,
+    KeyId, KeyRef, KeysToAdd, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool,
+    PoolName, Pools, Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
 };
 use keypeg_testkit::ScaledRandom;
 use keypeg_testkit::script::words::{
-    borrower_of, duration, form_text, idempotency_key_of, import_options_of, life_text, micros,
-    millis, patch_of, refused_text, release_options_of, ttl_of, view_text, without_idempotency_key,
+    borrower_of, duration, form_text, idempotency_key_of, import_options_of, label_of, label_text,
+    labels_of, life_text, micros, millis, patch_of, refused_text, release_options_of, ttl_of,
+    view_text, without_idempotency_key,
 };
 use keypeg_testkit::script::{self, Line};
 use std::collections::HashMap;
@@ -123,6 +124,13 @@ impl World {
                 self.with_pool(|pool, shared, step| pool.delete(shared, step, &key))?;
                 Ok("deleted".into())
             }
+            "label" => {
+                let (key, label) = (self.key(args[0]), label_of(args));
+                let view =
+                    self.with_pool(|pool, shared, step| pool.set_label(shared, step, &key, label))?;
+                let token_number = |token: u64| (token - FIRST_TOKEN + 1).to_string();
+                Ok(view_text(self.now_ms(), &view, token_number))
+            }
             "show" => {
                 let key = self.key(args[0]);
                 let view = self.with_pool(|pool, shared, step| pool.get_key(shared, step, &key))?;
@@ -221,7 +229,11 @@ impl World {
         let count = args.first().and_then(|arg| arg.parse().ok());
         let unnamed = count.is_some();
         let count = count.unwrap_or_else(|| u32::try_from(args.len()).expect("few"));
-        let keys = self.add(all, |pool, shared, step| pool.generate(shared, step, count))?;
+        let labels = labels_of(all);
+        let keys = self.add(all, |pool, shared, step| {
+            let call = AddKeys::new(KeysToAdd::Generated(count));
+            pool.add_keys(shared, step, &AddKeys { labels: &labels, ..call })
+        })?;
         assert_eq!(keys.len(), count as usize);
         if let Some(answer) = self.redelivered_text(args, all, &keys) {
             return Ok(answer);
@@ -237,8 +249,11 @@ impl World {
         let (args, options) = import_options_of(&without_idempotency_key(args));
         let args = &args[..];
         let values: Vec<Secret> = args.iter().map(|arg| self.value(arg)).collect();
-        let keys =
-            self.add(all, |pool, shared, step| pool.import(shared, step, &values, options, None))?;
+        let labels = labels_of(all);
+        let keys = self.add(all, |pool, shared, step| {
+            let call = AddKeys::new(KeysToAdd::Imported(&values));
+            pool.add_keys(shared, step, &AddKeys { options, labels: &labels, ..call })
+        })?;
         assert!(keys.iter().map(|key| &key.value).eq(&values), "values are in order");
         if let Some(answer) = self.redelivered_text(args, all, &keys) {
             return Ok(answer);
@@ -312,10 +327,11 @@ impl World {
             name
         });
         let text = format!(
-            "granted key={key} token={} ttl={} life={}",
+            "granted key={key} token={} ttl={} life={}{}",
             lease.token - FIRST_TOKEN + 1,
             duration(lease.expires_in_ms),
             self.life(lease.key_expires_at_ms),
+            label_text(lease.label.as_deref()),
         );
         self.leases.insert(name.into(), lease);
         text

@@ -13,18 +13,24 @@ pub(super) fn each_feed_event(event: &Event<'_>, now: Now, mut each: impl FnMut(
     each(match *event {
         Event::KeysCreated { imported, keys } => {
             for chunk in keys.chunks(EVENT_KEYS_MAX) {
+                let has_label = chunk.iter().any(|key| key.label.is_some());
                 each(FeedEventKind::KeysCreated {
                     imported,
                     keys: chunk.iter().map(|key| key.id).collect(),
+                    labels: has_label.then(|| chunk.iter().map(|key| key.label.clone()).collect()),
                     expires_at_ms: chunk[0].expires_at_ms,
                 });
             }
             return;
         }
-        Event::Granted { key, token, holder, until_us } => FeedEventKind::Granted {
+        Event::Labelled { key, label } => {
+            FeedEventKind::Labelled { key, label: label.map(Arc::from) }
+        }
+        Event::Granted { key, token, holder, label, until_us } => FeedEventKind::Granted {
             key,
             token,
             holder: holder.map(Arc::from),
+            label: label.map(Arc::from),
             expires_at_ms: now.lease_to_wall_ms(until_us),
         },
         Event::Renewed { key, token, until_us } => {
@@ -57,13 +63,18 @@ pub(super) fn size_of_event(event: &FeedEvent) -> usize {
 
 /// Returns the heap memory of the event, in bytes.
 fn heap_bytes(kind: &FeedEventKind) -> usize {
+    let len = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
     match kind {
-        FeedEventKind::KeysCreated { keys, .. } => size_of_val::<[KeyId]>(keys),
-        FeedEventKind::Granted { holder: text, .. }
-        | FeedEventKind::LeaseEnded { reason: text, .. }
-        | FeedEventKind::Quarantined { reason: text, .. } => {
-            text.as_ref().map_or(0, |text| text.len())
+        FeedEventKind::KeysCreated { keys, labels, .. } => {
+            let texts = labels.iter().flat_map(|labels| labels.iter().flatten());
+            let texts: usize = texts.map(|label| label.len()).sum();
+            let labels = labels.as_ref().map_or(0, |labels| size_of_val(&**labels));
+            size_of_val::<[KeyId]>(keys) + labels + texts
         }
+        FeedEventKind::Granted { holder, label, .. } => len(holder) + len(label),
+        FeedEventKind::Labelled { label: text, .. }
+        | FeedEventKind::LeaseEnded { reason: text, .. }
+        | FeedEventKind::Quarantined { reason: text, .. } => len(text),
         FeedEventKind::PolicyChanged(policy) => size_of::<Policy>() + policy.key_prefix.len(),
         FeedEventKind::Renewed { .. }
         | FeedEventKind::KeyFreed { .. }

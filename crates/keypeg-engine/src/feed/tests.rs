@@ -49,7 +49,8 @@ fn rings_are_bounded_one_by_one_and_together_and_each_keeps_a_minimum() {
     };
     let mut subscribers: Vec<_> = names.iter().map(|name| open(&mut feed, name)).collect();
     let holder = "h".repeat(512);
-    let grant = Event::Granted { key: KeyId(1), token: 1, holder: Some(&holder), until_us: 1 };
+    let grant =
+        Event::Granted { key: KeyId(1), token: 1, holder: Some(&holder), label: None, until_us: 1 };
     for name in &names {
         let pool = pools.get(name).expect("a pool").id();
         for _ in 0..20 {

@@ -5,8 +5,8 @@
 //! their rows, except that a restore must parse the keys of rows.
 
 use super::error::{KeySetError, damaged, failed};
-use super::{COUNTS, DELETED_POOLS, KEYS, POOLS, QUARANTINED, RETIRED, STATE};
-use super::{KeySetDb, catch_panic, open_quarantined, read_position};
+use super::{COUNTS, DELETED_POOLS, KEYS, LABELS, POOLS, QUARANTINED, RETIRED, STATE};
+use super::{KeySetDb, catch_panic, open_later, read_position};
 use crate::disk::Disk;
 use crate::layout::KEYSET;
 use keypeg_core::Lsn;
@@ -26,11 +26,12 @@ pub(crate) enum TableNumber {
     Counts = 5,
     DeletedPools = 6,
     State = 7,
+    Labels = 8,
 }
 
 impl TableNumber {
     /// All tables, in the order of a backup.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Pools,
         Self::Keys,
         Self::Quarantined,
@@ -38,6 +39,7 @@ impl TableNumber {
         Self::Counts,
         Self::DeletedPools,
         Self::State,
+        Self::Labels,
     ];
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
@@ -105,7 +107,11 @@ impl KeySetSnapshot {
             }
             TableNumber::Quarantined => {
                 // A database of an early version has no such table.
-                let Some(rows) = open_quarantined(from)? else { return Ok(()) };
+                let Some(rows) = open_later(from, QUARANTINED)? else { return Ok(()) };
+                each_row!(rows, |key, value| (number_key(key), value), each);
+            }
+            TableNumber::Labels => {
+                let Some(rows) = open_later(from, LABELS)? else { return Ok(()) };
                 each_row!(rows, |key, value| (number_key(key), value), each);
             }
             TableNumber::Retired => {
@@ -151,6 +157,7 @@ impl KeySetCopy {
             transaction.open_table(POOLS).map_err(failed)?;
             transaction.open_table(KEYS).map_err(failed)?;
             transaction.open_table(QUARANTINED).map_err(failed)?;
+            transaction.open_table(LABELS).map_err(failed)?;
             transaction.open_table(RETIRED).map_err(failed)?;
             transaction.open_table(COUNTS).map_err(failed)?;
             transaction.open_table(DELETED_POOLS).map_err(failed)?;
@@ -208,6 +215,7 @@ fn insert<'a>(
         TableNumber::Quarantined => {
             insert_all!(QUARANTINED, |key, value| (number_key_of(key)?, value));
         }
+        TableNumber::Labels => insert_all!(LABELS, |key, value| (number_key_of(key)?, value)),
         TableNumber::Retired => {
             insert_all!(RETIRED, |key, value| (id_key_of(key)?, u32_of(value)?));
         }

@@ -24,6 +24,8 @@ pub(crate) struct KeySetDelta {
     pub(super) retired: BTreeSet<(u32, u128)>,
     /// Quarantined keys with the reason; `None` for keys that left quarantine.
     pub(super) quarantined: BTreeMap<RowKey, Option<String>>,
+    /// Keys whose label changed, with the label; `None` for no label.
+    pub(super) labels: BTreeMap<RowKey, Option<String>>,
     facts: usize,
 }
 
@@ -64,17 +66,25 @@ impl KeySetDelta {
                 // Only the rows of this pool are visited: a batch may delete many small pools.
                 self.created.extract_if(rows_of(*pool), |_, _| true).for_each(drop);
                 self.quarantined.extract_if(rows_of(*pool), |_, _| true).for_each(drop);
+                self.labels.extract_if(rows_of(*pool), |_, _| true).for_each(drop);
                 self.deleted_pools.insert(*pool);
             }
-            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, values } => {
-                for (number, value) in first.range(values.count()).zip(values.iter()) {
+            Fact::KeysCreated { pool, first, at_ms, imported, keepalive, labels, values } => {
+                let labelled = values.iter().zip(labels.iter());
+                for (number, (value, label)) in first.range(values.count()).zip(labelled) {
                     let row_key = (pool.0, number.0);
                     let (created_at_ms, imported, keepalive) = (*at_ms, *imported, *keepalive);
                     let key = CreatedKey { created_at_ms, imported, keepalive, value };
                     self.created.insert(row_key, write_key(row_key, key, &installation.seal));
                     self.counters.next_key = self.counters.next_key.max(KeyNumber(number.0 + 1));
                     self.facts += 1;
+                    if let Some(label) = label {
+                        self.labels.insert(row_key, Some(label.to_owned()));
+                    }
                 }
+            }
+            Fact::KeyLabelled { pool, key, label } => {
+                self.labels.insert((pool.0, key.0), label.map(str::to_owned));
             }
             Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
                 self.remove_key((pool.0, key.0), installation)?;
@@ -113,6 +123,7 @@ impl KeySetDelta {
         installation: &Installation,
     ) -> Result<(), OpenError> {
         self.quarantined.remove(&row_key);
+        self.labels.remove(&row_key);
         match self.created.remove(&row_key) {
             None => {
                 self.removed.insert(row_key);

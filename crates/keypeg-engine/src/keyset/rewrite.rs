@@ -7,7 +7,8 @@
 use super::error::{damaged, failed};
 use super::rows::{RowKey, seal_key};
 use super::{
-    Backend, COUNTS, DELETED_POOLS, KEYS, KeySetDb, POOLS, QUARANTINED, RETIRED, STATE, catch_panic,
+    Backend, COUNTS, DELETED_POOLS, KEYS, KeySetDb, LABELS, POOLS, QUARANTINED, RETIRED, STATE,
+    catch_panic,
 };
 use super::{KeySetError, PageCheck};
 use crate::disk::Disk;
@@ -52,6 +53,7 @@ impl KeySetDb {
         copy(&from, new, RETIRED)?;
         copy(&from, new, POOLS)?;
         copy(&from, new, QUARANTINED)?;
+        copy(&from, new, LABELS)?;
         copy(&from, new, COUNTS)?;
         copy(&from, new, DELETED_POOLS)?;
         copy(&from, new, STATE)

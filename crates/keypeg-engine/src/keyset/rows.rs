@@ -48,17 +48,23 @@ pub(super) struct CreatedKey<'a> {
     pub(super) value: &'a [u8],
 }
 
-pub(super) fn write_quarantined(row_key: RowKey, reason: &str) -> Vec<u8> {
-    [&key_crc(row_key, reason.as_bytes()).to_le_bytes(), reason.as_bytes()].concat()
+/// Encodes the row of a text of a key: the reason of its quarantine, or its label.
+pub(super) fn write_text(row_key: RowKey, text: &str) -> Vec<u8> {
+    [&key_crc(row_key, text.as_bytes()).to_le_bytes(), text.as_bytes()].concat()
 }
 
-pub(super) fn read_quarantined(row_key: RowKey, row: &[u8]) -> Result<&str, KeySetError> {
-    let mismatch = || damaged("the row of a quarantined key does not match its CRC");
-    let (crc, reason) = row.split_first_chunk::<CRC_LEN>().ok_or_else(mismatch)?;
-    if u32::from_le_bytes(*crc) != key_crc(row_key, reason) {
+/// Parses the row of a text of a key; `mismatch` is the error for a row that does not match its CRC.
+pub(super) fn read_text<'a>(
+    mismatch: &'static str,
+    row_key: RowKey,
+    row: &'a [u8],
+) -> Result<&'a str, KeySetError> {
+    let mismatch = || damaged(mismatch);
+    let (crc, text) = row.split_first_chunk::<CRC_LEN>().ok_or_else(mismatch)?;
+    if u32::from_le_bytes(*crc) != key_crc(row_key, text) {
         return Err(mismatch());
     }
-    std::str::from_utf8(reason).map_err(|_| mismatch())
+    std::str::from_utf8(text).map_err(|_| mismatch())
 }
 
 /// Encodes the row of a key, with its value sealed if the directory is.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::Directory;
 use crate::seal::ValueSeal;
-use keypeg_core::{Fact, IdHashKey, PackedValues, Policy};
+use keypeg_core::{Fact, IdHashKey, PackedValues, Policy, RecordedLabels};
 use keypeg_testkit::TempDir;
 
 const POOL: PoolId = PoolId(7);
@@ -43,6 +43,7 @@ fn imported(pool: PoolId, first: u64, packed: &[u8]) -> Fact<'_> {
         at_ms: 1,
         imported: true,
         keepalive: true,
+        labels: RecordedLabels::None,
         values,
     }
 }

@@ -7,7 +7,7 @@ use super::error::{INSTANT_OUT_OF_RANGE, NUMBER_OUT_OF_RANGE, RecordError};
 use crate::seal::{SEAL_LEN, ValueSeal};
 use keypeg_core::{
     BodyDigest, BorrowerId, Grant, IdempotencyId, IdempotencyRecord, IdempotentResult, KeyNumber,
-    NEVER_US, Policy, PoolId,
+    NEVER_US, PackedLabels, Policy, PoolId, RecordedLabels,
 };
 
 /// The tags. A tag has one meaning in all kinds of records and is never reused for another.
@@ -43,8 +43,12 @@ pub(super) mod tag {
     /// In place of `BODY_DIGEST`, in a sealed directory.
     pub(crate) const SEALED_BODY: u8 = 28;
     pub(crate) const REASON: u8 = 30;
+    /// The label of one key, or of all new keys.
+    pub(crate) const LABEL: u8 = 31;
+    /// The labels of new keys, where they differ.
+    pub(crate) const LABELS: u8 = 32;
     /// The tags of fields that are bytes with a length prefix; all other fields are numbers.
-    pub(crate) const BYTES: [u8; 9] = [
+    pub(crate) const BYTES: [u8; 11] = [
         HOLDER,
         VALUES,
         NAME,
@@ -54,6 +58,8 @@ pub(super) mod tag {
         SEALED_VALUES,
         SEALED_BODY,
         REASON,
+        LABEL,
+        LABELS,
     ];
 }
 
@@ -167,13 +173,13 @@ pub(super) struct LeaseTimes {
 }
 
 /// Slots of the tables that tags index.
-const TAGS: usize = 31;
+const TAGS: usize = 33;
 
-const _: () = assert!(tag::REASON as usize + 1 == TAGS, "REASON is the greatest tag");
+const _: () = assert!(tag::LABELS as usize + 1 == TAGS, "LABELS is the greatest tag");
 
 /// Returns true if this version knows the tag.
 fn is_known(tag: u8) -> bool {
-    (tag::POOL..=tag::SEALED_BODY).contains(&tag) || tag == tag::REASON
+    (tag::POOL..=tag::SEALED_BODY).contains(&tag) || (tag::REASON..=tag::LABELS).contains(&tag)
 }
 
 impl<'a> Fields<'a> {
@@ -246,6 +252,19 @@ impl<'a> Fields<'a> {
     /// Returns optional text; an empty text is `None`.
     pub(super) fn optional_text(&self, tag: u8) -> Result<Option<&'a str>, RecordError> {
         Ok(Some(self.text(tag)?).filter(|text| !text.is_empty()))
+    }
+
+    /// Returns the labels of `count` new keys.
+    pub(super) fn labels(&self, count: u32) -> Result<RecordedLabels<'a>, RecordError> {
+        if let Some(label) = self.optional_text(tag::LABEL)? {
+            return Ok(RecordedLabels::All(label));
+        }
+        match self.bytes(tag::LABELS) {
+            [] => Ok(RecordedLabels::None),
+            packed => PackedLabels::parse(packed, count)
+                .map(RecordedLabels::Each)
+                .ok_or(RecordError("the labels of new keys are invalid")),
+        }
     }
 
     /// Returns a lease with these times; an error if they are not in order.

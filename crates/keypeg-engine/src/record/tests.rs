@@ -1,9 +1,11 @@
 //! Tests of the record encoding: round trips, damage, limits and the bytes of existing journals.
 
 use super::*;
-use keypeg_core::{BodyDigest, BorrowerId, Grant, Policy};
+use keypeg_core::{BodyDigest, BorrowerId, Grant, PackedLabels, Policy};
 
 const NOW: u64 = 1_000_000;
+/// The labels of two keys: of the first none.
+const EACH_LABEL: [u8; 5] = [0, 0, 1, 0, b'x'];
 
 fn facts() -> Vec<Fact<'static>> {
     let policy = Policy {
@@ -57,14 +59,20 @@ fn facts() -> Vec<Fact<'static>> {
             at_ms: 1 << 40,
             imported: true,
             keepalive: false,
+            labels: RecordedLabels::Each(
+                PackedLabels::parse(&EACH_LABEL, values.count()).expect("whole"),
+            ),
             values,
         },
+        Fact::KeyLabelled { pool: PoolId(1), key: KeyNumber(7), label: Some("team ä") },
+        Fact::KeyLabelled { pool: PoolId(1), key: KeyNumber(7), label: None },
         Fact::KeysCreated {
             pool: PoolId(1),
             first: KeyNumber(1),
             at_ms: 0,
             imported: false,
             keepalive: true,
+            labels: RecordedLabels::None,
             values,
         },
         Fact::KeyDeleted { pool: PoolId(1), key: KeyNumber(u64::MAX / 2) },
@@ -258,6 +266,7 @@ fn values_of_a_record_that_was_changed_or_moved_are_refused() {
         at_ms: 1,
         imported: true,
         keepalive: true,
+        labels: RecordedLabels::None,
         values: PackedValues::parse(&[2, 0, b'b', b'c']).expect("whole"),
     };
     let written = |fact: &Fact<'_>, seal: &ValueSeal| {

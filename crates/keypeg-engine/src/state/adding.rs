@@ -9,7 +9,7 @@ use super::requests::TurnLimits;
 use super::work::{Adding, Admission, CallId, QueuedRequest, Withdrawal};
 use super::{EngineState, SETTLE_MAX_US, disk_space, step};
 use crate::turn;
-use keypeg_core::{AddKeys, ImportOptions, Refusal, RepeatedKeys, StageOutcome};
+use keypeg_core::{AddKeys, Refusal, RepeatedKeys, StageOutcome};
 use keypeg_store::{Call, Reply, Request};
 
 impl EngineState {
@@ -157,18 +157,19 @@ impl EngineState {
         let Request { by, idempotency, call, .. } = &queued.request;
         let idempotency = idempotency.as_deref();
         let idempotency = idempotency.map(|idempotency| turn::idempotency_key(by, idempotency));
-        let options = if let Call::Import { options, .. } = call {
-            *options
-        } else {
-            ImportOptions::default()
-        };
         let (name, keys) = queued.keys_to_add().expect("invariant: the call adds keys");
+        let mut add = AddKeys::new(keys);
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only these two add keys")]
+        match call {
+            Call::Generate { labels, .. } => add.labels = labels,
+            Call::Import { options, labels, .. } => (add.options, add.labels) = (*options, labels),
+            _ => {}
+        }
         let add = AddKeys {
-            keys,
-            options,
             first_retired: queued.checked.and_then(|checked| checked.first_retired),
             prepared: queued.prepared.as_deref(),
             idempotency: idempotency.as_ref(),
+            ..add
         };
         let outcome = self.pools.with_pool(name, &mut step, |pool, shared, step| {
             Ok(match (&mut adding, add.idempotency) {

@@ -97,7 +97,7 @@ impl EngineState {
     /// Parks an import when the database may have retired keys with its values and the import does
     /// not allow them; admits all other requests.
     fn admit_import(&mut self, queued: QueuedRequest) -> Admission {
-        let Call::Import { pool, values, options } = &queued.request.call else {
+        let Call::Import { pool, values, options, .. } = &queued.request.call else {
             return Admission::Execute(queued);
         };
         if options.allow_retired {

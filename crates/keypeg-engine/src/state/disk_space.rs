@@ -43,6 +43,7 @@ fn required_for(call: &Call) -> DiskSpace {
     match call {
         Call::Generate { .. }
         | Call::Import { .. }
+        | Call::SetLabel { .. }
         | Call::PutPool { .. }
         | Call::PutPoolIf { .. } => DiskSpace::Normal,
         Call::Acquire { .. } | Call::Renew { .. } => DiskSpace::NoNewKeys,

@@ -68,7 +68,7 @@ impl QueuedRequest {
     pub(super) fn keys_to_add(&self) -> Option<(&PoolName, KeysToAdd<'_>)> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these two add keys")]
         match &self.request.call {
-            Call::Generate { pool, count } => Some((pool, KeysToAdd::Generated(*count))),
+            Call::Generate { pool, count, .. } => Some((pool, KeysToAdd::Generated(*count))),
             Call::Import { pool, values, .. } => Some((pool, KeysToAdd::Imported(values))),
             _ => None,
         }

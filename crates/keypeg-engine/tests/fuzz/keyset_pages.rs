@@ -7,8 +7,8 @@
 use super::support::sim_disk::SimDisk;
 use super::support::{Driver, ManualClock, SeededRandom, list_pools};
 use keypeg_core::{
-    ImportOptions, KeyRef, KeyState, PolicyPatch, PoolActivity, PoolName, Refusal, ReleaseOptions,
-    Secret,
+    ImportOptions, KeyRef, KeyState, NewLabels, PolicyPatch, PoolActivity, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
@@ -70,7 +70,12 @@ fn delete(driver: &mut Driver, numbers: std::ops::Range<usize>) {
 fn import(driver: &mut Driver, numbers: std::ops::Range<usize>) {
     for pool in pools() {
         let values = numbers.clone().map(value).collect();
-        let reply = driver.call(Call::Import { pool, values, options: ImportOptions::default() });
+        let reply = driver.call(Call::Import {
+            pool,
+            values,
+            options: ImportOptions::default(),
+            labels: NewLabels::None,
+        });
         assert!(matches!(reply, Reply::Keys(_)), "{reply:?}");
     }
 }
@@ -127,7 +132,12 @@ fn description(driver: &mut Driver) -> String {
         // and changes nothing.
         let import = |number| {
             let values = vec![value(number), value(number)];
-            Call::Import { pool: pool.clone(), values, options: ImportOptions::default() }
+            Call::Import {
+                pool: pool.clone(),
+                values,
+                options: ImportOptions::default(),
+                labels: NewLabels::None,
+            }
         };
         let imports: Vec<_> = (0..VALUES).map(import).collect();
         // A bounded number of imports may wait for the database.

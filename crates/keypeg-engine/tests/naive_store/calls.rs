@@ -1,6 +1,6 @@
 //! The calls of the naive store that are answered at once.
 
-use super::pool::Room;
+use super::pool::{Key, Room};
 use super::{NaiveStore, random};
 use keypeg_core::{
     Cursor, KeyId, KeyPage, KeyState, Policy, PoolName, Refusal, ReleaseOptions, Secret,
@@ -20,7 +20,7 @@ impl NaiveStore {
             Call::GetPool { .. } => {
                 Ok(Reply::Pool { pool: Box::new(pool.view(&name)), created: false })
             }
-            Call::Generate { count, .. } => {
+            Call::Generate { count, labels, .. } => {
                 pool.check_room(count as usize, room)?;
                 let mut used = pool.used_values(false);
                 let mut values = Vec::new();
@@ -30,17 +30,18 @@ impl NaiveStore {
                         values.push(value);
                     }
                 }
-                Ok(Reply::Keys(pool.add_keys(values, None, &mut self.last_number, now)))
+                Ok(Reply::Keys(pool.add_keys((values, &labels), None, &mut self.last_number, now)))
             }
-            Call::Import { values, options, .. } => {
+            Call::Import { values, options, labels, .. } => {
                 let mut used = pool.used_values(options.allow_retired);
                 if let Some(index) = values.iter().position(|value| !used.insert(value.clone())) {
                     return Err(Refusal::KeyExists { index });
                 }
                 pool.check_room(values.len(), room)?;
-                Ok(Reply::Keys(pool.add_keys(values, Some(options), &mut self.last_number, now)))
+                let (values, options) = ((values, &labels), Some(options));
+                Ok(Reply::Keys(pool.add_keys(values, options, &mut self.last_number, now)))
             }
-            Call::ListKeys { state, limit, cursor, .. } => {
+            Call::ListKeys { state, label, limit, cursor, .. } => {
                 // A cursor consists of the run, the pool and the number of the next key.
                 let first_cursor = u128::from(self.run_id) << 64 | u128::from(pool.number) << 32;
                 let first = cursor.map_or(0, |cursor| cursor.0 ^ first_cursor);
@@ -49,10 +50,17 @@ impl NaiveStore {
                 }
                 let has_state = |found: KeyState| state.is_none_or(|state| found == state);
                 let from_cursor = pool.keys.iter().filter(|key| u128::from(key.number) >= first);
-                let mut matching = from_cursor.filter(|key| has_state(key.state()));
+                let has_label = |key: &Key| label.is_none() || key.label == label;
+                let in_state = from_cursor.filter(|key| has_state(key.state()));
+                let mut matching = in_state.filter(|key| has_label(key));
                 let keys = matching.by_ref().take(limit).map(|key| key.view(now)).collect();
                 let next = matching.next().map(|key| Cursor(first_cursor | u128::from(key.number)));
                 Ok(Reply::Page(KeyPage { keys, next }))
+            }
+            Call::SetLabel { key, label, .. } => {
+                let index = pool.find(&key)?;
+                pool.set_label(index, label);
+                Ok(Reply::Key(Box::new(pool.keys[index].view(now))))
             }
             Call::Reveal { key, .. } => {
                 let key = &pool.keys[pool.find(&key)?];
@@ -190,6 +198,7 @@ pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::RevokeUndelivered { pool, .. }
         | Call::Renew { pool, .. }
         | Call::GetKey { pool, .. }
+        | Call::SetLabel { pool, .. }
         | Call::ForceRelease { pool, .. }
         | Call::DeleteKey { pool, .. }
         | Call::KeepAlive { pool, .. }

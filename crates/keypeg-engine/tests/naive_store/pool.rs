@@ -7,8 +7,8 @@ use super::Waiter;
 use super::feed::Feed;
 use super::idempotency::StoredAnswer;
 use keypeg_core::{
-    EndCause, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, Policy,
-    PoolActivity, Refusal, ReleaseOptions, Secret,
+    EndCause, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, NewLabels,
+    Policy, PoolActivity, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_store::{FeedEventKind, Principal, Reply};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -52,6 +52,7 @@ pub(super) struct Key {
     pub(super) purge_at: Option<u64>,
     pub(super) state: State,
     pub(super) reason: Option<Box<str>>,
+    pub(super) label: Option<Box<str>>,
 }
 
 #[derive(Clone)]
@@ -160,7 +161,7 @@ impl NaivePool {
     /// Adds keys, numbered after `last_number`; `import` has the options of an import.
     pub(super) fn add_keys(
         &mut self,
-        values: Vec<Secret>,
+        (values, labels): (Vec<Secret>, &NewLabels),
         import: Option<ImportOptions>,
         last_number: &mut u64,
         now: u64,
@@ -169,7 +170,8 @@ impl NaivePool {
         let ttl_ms = self.policy.keepalive_ttl_ms.filter(|_| keepalive);
         let purge_at = ttl_ms.map(|ms| now + ms);
         let mut created = Vec::new();
-        for value in values {
+        for (place, value) in values.into_iter().enumerate() {
+            let label: Option<Box<str>> = labels.get(place).map(Into::into);
             *last_number += 1;
             let number = *last_number;
             // A value that comes back has its old id.
@@ -179,6 +181,7 @@ impl NaivePool {
                 value: value.clone(),
                 created_at_ms: now,
                 expires_at_ms: purge_at,
+                label: label.clone(),
             });
             let (state, reason) = (State::Available, None);
             let created_at = now;
@@ -191,17 +194,32 @@ impl NaivePool {
                 purge_at,
                 state,
                 reason,
+                label,
             });
         }
         for chunk in created.chunks(EVENT_KEYS_MAX) {
             let keys = chunk.iter().map(|key| key.id).collect();
+            let labels: Arc<[_]> = chunk.iter().map(|key| key.label.clone()).collect();
+            let labels = Some(labels).filter(|labels| labels.iter().any(Option::is_some));
             self.events.push(FeedEventKind::KeysCreated {
                 imported,
                 keys,
+                labels,
                 expires_at_ms: purge_at,
             });
         }
         created
+    }
+
+    /// Gives a key a label; an empty one is none.
+    pub(super) fn set_label(&mut self, index: usize, label: Option<Box<str>>) {
+        let label = label.filter(|label| !label.is_empty());
+        let key = &mut self.keys[index];
+        if key.label != label {
+            let event_label = label.as_deref().map(Arc::from);
+            self.events.push(FeedEventKind::Labelled { key: key.id, label: event_label });
+            key.label = label;
+        }
     }
 
     /// Leases an available key.
@@ -211,6 +229,7 @@ impl NaivePool {
             key: key.id,
             token: lease.token,
             holder: lease.holder.as_deref().map(Arc::from),
+            label: key.label.as_deref().map(Arc::from),
             expires_at_ms: lease.until,
         });
         key.state = State::Leased(lease);

@@ -11,6 +11,7 @@ impl Key {
         KeyView {
             id: self.id,
             state: self.state(),
+            label: self.label.clone(),
             created_at_ms: self.created_at,
             expires_at_ms: self.purge_at,
             rests_until_ms,
@@ -28,6 +29,7 @@ impl Key {
             key_id: self.id,
             token: lease.token,
             holder: lease.holder.clone(),
+            label: self.label.clone(),
             granted_at_ms: lease.granted_at,
             expires_at_ms: lease.until,
             expires_in_ms: lease.until.saturating_sub(now),

@@ -4,8 +4,8 @@
 
 use crate::support::{SeededRandom, SentCall};
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, PolicyPatch, PoolFilter, PoolName,
-    PoolPattern, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch,
+    PoolFilter, PoolName, PoolPattern, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub(crate) struct ClientBehavior {
 }
 
 /// Kinds of calls.
-pub(crate) const KINDS: usize = 17;
+pub(crate) const KINDS: usize = 18;
 /// Most items of each kind that clients remember.
 const KNOWN_MAX: usize = 40;
 
@@ -61,7 +61,7 @@ impl ClientBehavior {
     /// Draws weights: some calls are frequent, some never occur.
     pub(crate) fn draw(random: &mut SeededRandom, waits: bool, purges: bool) -> Self {
         // In the order of `Clients::new_call`.
-        let usual = [10, 4, 30, 16, 8, 5, 4, 8, 3, 2, 3, 2, 2, 2, 1, 6, 2];
+        let usual = [10, 4, 30, 16, 8, 5, 4, 8, 3, 2, 3, 2, 2, 2, 1, 6, 4, 2];
         let mut weights = usual.map(|weight: u64| weight * [0, 1, 1, 2][random.below(4) as usize]);
         for required in [0, 2] {
             weights[required] = weights[required].max(usual[required]);
@@ -113,6 +113,19 @@ fn patch(random: &mut SeededRandom, purges: bool) -> PolicyPatch {
         patch.key_length = Some([20, 24][random.below(2) as usize]);
     }
     patch
+}
+
+fn label(random: &mut SeededRandom) -> Option<Box<str>> {
+    [None, Some("a".into()), Some("a".into()), Some("b".into())][random.below(4) as usize].clone()
+}
+
+/// Returns the labels of new keys: mostly none.
+fn labels(random: &mut SeededRandom) -> NewLabels {
+    match random.below(4) {
+        0 => NewLabels::Each(vec![label(random), None, label(random)]),
+        1 => NewLabels::All("all".into()),
+        _ => NewLabels::None,
+    }
 }
 
 /// What a client does in a turn.
@@ -179,7 +192,7 @@ impl Clients {
         Some(match kind.unwrap() {
             0 if key_count < self.behavior.keys_max => {
                 let count = 1 + u32::try_from(random.below(4)).unwrap();
-                Call::Generate { pool, count }
+                Call::Generate { pool, count, labels: NewLabels::None }
             }
             1 if key_count < self.behavior.keys_max => {
                 let (keepalive, allow_retired) = (random.below(3) > 0, random.below(4) == 0);
@@ -189,13 +202,14 @@ impl Clients {
                 {
                     // Any value that a client knows, also of a key that is gone.
                     let pool = if random.below(8) == 0 { pool } else { of };
-                    return Some(Call::Import { pool, values: vec![value], options });
+                    let (values, labels) = (vec![value], labels(random));
+                    return Some(Call::Import { pool, values, options, labels });
                 }
                 let value = |random: &mut SeededRandom| {
                     Secret::new(&format!("value-{}", random.below(12))).unwrap()
                 };
                 let values = (0..=random.below(3)).map(|_| value(random)).collect();
-                Call::Import { pool, values, options }
+                Call::Import { pool, values, options, labels: labels(random) }
             }
             0..=2 => self.acquire(random, pool),
             3 => self.release(random, pool),
@@ -245,7 +259,8 @@ impl Clients {
                 ];
                 let state = states[random.below(5) as usize];
                 let limit = [1, 3, 1_000][random.below(3) as usize];
-                Call::ListKeys { pool, state, limit, cursor: None }
+                let label = if random.below(3) == 0 { label(random) } else { None };
+                Call::ListKeys { pool, state, label, limit, cursor: None }
             }
             14 => Call::DeletePool {
                 pool: if pool == name { PoolName::parse("b").unwrap() } else { pool },
@@ -253,6 +268,10 @@ impl Clients {
             15 => {
                 let (pool, key) = self.key(random, pool);
                 Call::GetKey { pool, key }
+            }
+            16 => {
+                let (pool, key) = self.key(random, pool);
+                Call::SetLabel { pool, key, label: label(random) }
             }
             _ => return None,
         })

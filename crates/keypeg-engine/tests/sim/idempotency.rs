@@ -121,10 +121,10 @@ impl Model {
                 self.store_created_keys(now, (name, before), idempotency);
                 Ok(())
             }
-            Call::Import { values, options, .. } => {
+            Call::Import { values, options, labels, .. } => {
                 let before = pool.keys.len();
                 let values: Vec<_> = values.iter().map(Secret::reveal).collect();
-                self.import(now, (slot, name), (&values, *options), observed)?;
+                self.import(now, (slot, name), (&values, *options, labels), observed)?;
                 self.store_created_keys(now, (name, before), idempotency);
                 Ok(())
             }

@@ -141,7 +141,7 @@ impl<'a> Hypothesis<'a> {
     pub(crate) fn was_refused(&self, call: &Call) -> bool {
         match call {
             Call::Generate { .. } | Call::Import { .. } => self.space < 3 || self.overloaded,
-            Call::PutPool { .. } | Call::PutPoolIf { .. } => self.space < 3,
+            Call::PutPool { .. } | Call::PutPoolIf { .. } | Call::SetLabel { .. } => self.space < 3,
             Call::Acquire { .. } | Call::Renew { .. } => self.space < 2,
             Call::Release { .. }
             | Call::RevokeUndelivered { .. }

@@ -105,6 +105,7 @@ pub(crate) struct Key {
     /// `None` while no reply contained it.
     pub(crate) id: Option<KeyId>,
     pub(crate) value: Option<String>,
+    pub(crate) label: Option<String>,
     /// Whether it is purged unless it is kept alive.
     pub(crate) keepalive: bool,
     /// Lease time of the lost turn that generated it: which of that turn's keys has which id is a
@@ -341,9 +342,9 @@ impl Model {
                 })?;
             }
             Call::Generate { count, .. } => self.generate(now, (slot, name), *count, observed)?,
-            Call::Import { values, options, .. } => {
+            Call::Import { values, options, labels, .. } => {
                 let values: Vec<_> = values.iter().map(Secret::reveal).collect();
-                self.import(now, (slot, name), (&values, *options), observed)?;
+                self.import(now, (slot, name), (&values, *options, labels), observed)?;
             }
             Call::Acquire { ttl_ms, holder, wait_ms, .. } => {
                 let terms = (*ttl_ms, holder.as_deref(), *wait_ms);
@@ -362,15 +363,16 @@ impl Model {
                 self.keep_alive_many(now, (slot, name), keys, observed)?;
             }
             Call::KeepAliveAll { .. } => self.keep_alive_all(now, (slot, name), observed)?,
-            Call::ListKeys { state, limit, cursor, .. } => {
+            Call::ListKeys { state, label, limit, cursor, .. } => {
                 let pool = &self.pools[name];
-                let query = (*state, *limit, cursor.is_some());
+                let query = (*state, label.as_deref(), *limit, cursor.is_some());
                 observed.check(slot, |reply| crate::views::page(reply, pool, query, now))?;
             }
             Call::ForceRelease { key, .. }
             | Call::DeleteKey { key, .. }
             | Call::KeepAlive { key, .. }
             | Call::Reveal { key, .. }
+            | Call::SetLabel { key, .. }
             | Call::GetKey { key, .. } => {
                 self.apply_key_call(now, (slot, name), (call, key), observed)?;
             }
@@ -457,6 +459,7 @@ pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
         | Call::KeepAliveAll { pool }
         | Call::ListKeys { pool, .. }
         | Call::Reveal { pool, .. }
+        | Call::SetLabel { pool, .. }
         | Call::GetKey { pool, .. } => Some(pool),
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn lease(view: &LeaseView, lease: &Lease, key: &Key, now: Instant) ->
     ensure!(lease.id.is_none_or(|id| id == view.id), "another lease: {:?} is {:?}", lease, key);
     ensure!(lease.token.is_none_or(|token| token == view.token), "expected the token of {lease:?}");
     ensure!(view.holder.as_deref() == lease.holder.as_deref(), "expected the holder of {lease:?}");
+    ensure!(view.label.as_deref() == key.label.as_deref(), "expected the label of {key:?}");
     ensure!(view.granted_at_ms == wall_of_lease(now, lease.granted), "granted as in {lease:?}");
     ensure!(view.expires_at_ms == wall_of_lease(now, lease.until), "expires as in {lease:?}");
     ensure!(view.expires_in_ms == lease.until - now.lease, "expires as in {lease:?}, now {now:?}");
@@ -50,6 +51,12 @@ pub(crate) fn key(view: &KeyView, key: &Key, now: Instant) -> Checked {
     };
     ensure!(view.rests_until_ms == rests_until, "{} rests until {rests_until:?}", view.id);
     ensure!(view.reason.as_deref() == why.as_deref(), "{}: the reason is {why:?}", view.id);
+    ensure!(
+        view.label.as_deref() == key.label.as_deref(),
+        "{}: not the label {:?}",
+        view.id,
+        key.label
+    );
     ensure!(view.keepalive == key.keepalive, "{}: keep-alive is {}", view.id, key.keepalive);
     purge_time(view.expires_at_ms, key.purge_at, now)?;
     match (&key.state, &view.lease) {
@@ -177,7 +184,7 @@ pub(crate) fn pools(
 pub(crate) fn page(
     reply: &Reply,
     pool: &Pool,
-    (state, limit, has_cursor): (Option<KeyState>, usize, bool),
+    (state, label, limit, has_cursor): (Option<KeyState>, Option<&str>, usize, bool),
     now: Instant,
 ) -> Checked {
     let page = match reply {
@@ -191,6 +198,8 @@ pub(crate) fn page(
     for view in &page.keys {
         ensure!(seen.insert(view.id), "{} is listed twice", view.id);
         ensure!(state.is_none_or(|state| state == view.state), "{} is not {state:?}", view.id);
+        let has_label = label.is_none() || view.label.as_deref() == label;
+        ensure!(has_label, "{} has not the label {label:?}", view.id);
         let known = pool.keys.iter().find(|key| key.id == Some(view.id));
         key(view, known.ok_or_else(|| format!("{} does not exist", view.id))?, now)?;
     }
@@ -202,7 +211,8 @@ pub(crate) fn page(
         | (State::Quarantined { .. }, Some(KeyState::Quarantined)) => true,
         (_, Some(_)) => false,
     };
-    let all = pool.keys.iter().filter(matches).count();
+    let has_label = |key: &&Key| label.is_none() || key.label.as_deref() == label;
+    let all = pool.keys.iter().filter(matches).filter(has_label).count();
     let is_complete = page.next.is_none() && !has_cursor;
     ensure!(!is_complete || all == page.keys.len(), "expected {all} keys");
     ensure!(

@@ -10,7 +10,7 @@ pub(crate) mod turns;
 pub(crate) mod unsynced_batch;
 pub(crate) mod workload;
 
-use keypeg_core::{BodyDigest, KeyId, LeaseId, Policy, PoolListOptions, PoolName};
+use keypeg_core::{BodyDigest, KeyId, LeaseId, NewLabels, Policy, PoolListOptions, PoolName};
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{CallId, CommitError, EngineState, JournalSizes};
@@ -230,7 +230,7 @@ impl Driver {
     }
 
     pub(crate) fn generate(&mut self, count: u32) -> Vec<KeyId> {
-        match self.call(Call::Generate { pool: default_pool(), count }) {
+        match self.call(Call::Generate { pool: default_pool(), count, labels: NewLabels::None }) {
             Reply::Keys(keys) => keys.iter().map(|key| key.id).collect(),
             other => panic!("{other:?}"),
         }

@@ -5,6 +5,7 @@
 
 use super::sim_disk::{FaultPolicy, Operation, Outcome, SimDisk};
 use super::{Driver, ManualClock, SeededRandom, default_pool};
+use keypeg_core::NewLabels;
 use keypeg_store::Call;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,11 @@ pub(crate) fn checkpoint_beside_an_unsynced_batch() -> Result<(), String> {
     driver.generate(3);
     driver.checkpoint()?;
     faults.0.store(true, Ordering::Relaxed);
-    let lost = driver.turn(vec![Call::Generate { pool: default_pool(), count: 2 }]);
+    let lost = driver.turn(vec![Call::Generate {
+        pool: default_pool(),
+        count: 2,
+        labels: NewLabels::None,
+    }]);
     assert!(lost.is_err(), "the engine ends when a sync fails");
     // The page cache still has the batch, and the checkpointer's thread may still run.
     driver.checkpoint()?;

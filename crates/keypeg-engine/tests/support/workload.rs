@@ -4,8 +4,8 @@
 use super::sim_disk::SimDisk;
 use super::{Driver, ManualClock, SentCall, default_pool, list_pools};
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyRef, KeyState, LeaseId, PolicyPatch, PoolName, Refusal,
-    ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName,
+    Refusal, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn key_of(turn: usize) -> String {
 fn has_stored_answer(driver: &mut Driver, turn: usize) -> bool {
     let count = u32::MAX;
     let call = match turn % 10 {
-        0 => Call::Generate { pool: default_pool(), count },
+        0 => Call::Generate { pool: default_pool(), count, labels: NewLabels::None },
         _ => Call::Acquire { pool: default_pool(), ttl_ms: Some(0), holder: None, wait_ms: 0 },
     };
     driver.by = Principal::Token(Arc::new(caller(turn % 2)));
@@ -72,11 +72,11 @@ pub(crate) fn run_turn(
     };
     let import = |value: String, options| {
         let values = vec![Secret::new(&value).unwrap()];
-        Call::Import { pool: side_pool(), values, options }
+        Call::Import { pool: side_pool(), values, options, labels: NewLabels::None }
     };
     let usual = ImportOptions::default();
     let calls = match turn % 10 {
-        0 => vec![Call::Generate { pool: default_pool(), count: 7 }],
+        0 => vec![Call::Generate { pool: default_pool(), count: 7, labels: NewLabels::None }],
         1 => vec![
             acquire(default_pool(), "a"),
             acquire(default_pool(), "b"),

@@ -72,7 +72,7 @@ fn pools(operation: &str) -> Option<Call> {
             "Server-sent events. An event is sent when the change is durable; a lease or key that \
              ends by time is an event too. A stream begins with one `resync`, which has the \
              counts, unless `Last-Event-ID` names an event and the server still has all later \
-             ones. The events are `resync`, `generated`, `imported`, `granted`, `renewed`, \
+             ones. The events are `resync`, `generated`, `imported`, `labelled`, `granted`, `renewed`, \
              `released`, `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and \
              `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No \
              event contains the value of a key or the id of a lease. If nothing happens for 15 s, \
@@ -95,8 +95,8 @@ fn pools(operation: &str) -> Option<Call> {
 fn keys(operation: &str) -> Option<Call> {
     Some(match operation {
         "listKeys" => Call::new(
-            "One request scans a bounded number of keys, so a page can have fewer than `limit` \
-             keys, even none, although `next_cursor` is set. On the last page `next_cursor` is \
+            "One request scans at most 4096 keys, whatever the filters are, so a page can have \
+             fewer than `limit` keys, even none, although `next_cursor` is set. On the last page `next_cursor` is \
              null. A key that exists during the whole listing is on exactly one page.",
             vec![referenced(200, "A page of keys.", "KeyPage", examples::page())],
             &[Code::BadCursor, Code::Invalid, Code::StorageFull],
@@ -107,7 +107,8 @@ fn keys(operation: &str) -> Option<Call> {
              from random bytes of the operating system. With `values` it imports them in their \
              order. A value that was in the pool before, generated or imported, and was deleted or \
              purged, is refused while the pool exists, unless `allow_retired` is true. \
-             `allow_retired` needs the scope `admin` on a server with access tokens.",
+             `allow_retired` needs the scope `admin` on a server with access tokens. `label` gives \
+             all new keys one label; `labels` gives each its own.",
             vec![referenced(
                 201,
                 "The new keys, with their values.",
@@ -130,6 +131,16 @@ fn keys(operation: &str) -> Option<Call> {
             vec![referenced(200, "The key.", "Key", examples::key())],
             &[Code::UnknownKey, Code::StorageFull],
         ),
+        "changeKey" => {
+            let mut call = Call::new(
+                "A label changes nothing about how the key is lent. Several keys can have the same \
+                 label.",
+                vec![referenced(200, "The key, with its new label.", "Key", examples::key())],
+                &[Code::UnknownKey, Code::PoolFull, Code::StorageFull],
+            );
+            call.body = RequestBody::Required("KeyRequest", examples::key_changes());
+            call
+        }
         "deleteKey" => Call::new(
             "A running lease of the key ends.",
             vec![no_content("The key is deleted.")],

@@ -3,8 +3,8 @@
 
 use keypeg_client::{
     Access, AcquireRequest, Code, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
-    KeptAliveMany, Key, KeyPage, KeyReleased, Lease, NewKeys, Outcome, PolicyRequest, Pool, Pools,
-    Problem, ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
+    KeptAliveMany, Key, KeyPage, KeyReleased, KeyRequest, Lease, NewKeys, Outcome, PolicyRequest,
+    Pool, Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,7 +73,8 @@ pub(super) fn policies() -> Vec<(&'static str, Value)> {
 pub(super) fn new_keys() -> Value {
     through_type::<NewKeys>(json!({
         "keys": [{
-            "id": KEY_ID, "key": VALUE, "state": "available", "created_at": AT, "expires_at": LATER,
+            "id": KEY_ID, "key": VALUE, "state": "available", "label": null, "created_at": AT,
+            "expires_at": LATER,
         }],
     }))
 }
@@ -86,12 +87,26 @@ pub(super) fn generates() -> Vec<(&'static str, Value)> {
             "import_without_keepalive",
             through_type::<GenerateRequest>(json!({ "values": ["alpha-3"], "keepalive": false })),
         ),
+        (
+            "import_with_labels",
+            through_type::<GenerateRequest>(json!({
+                "values": ["alpha-4", "alpha-5"], "labels": ["account 4", "account 5"],
+            })),
+        ),
+    ]
+}
+
+pub(super) fn key_changes() -> Vec<(&'static str, Value)> {
+    vec![
+        ("label", through_type::<KeyRequest>(json!({ "label": "account 4" }))),
+        ("no label", through_type::<KeyRequest>(json!({ "label": null }))),
     ]
 }
 
 pub(super) fn key() -> Value {
     through_type::<Key>(json!({
-        "id": KEY_ID, "pool": "ci", "state": "leased", "created_at": AT, "expires_at": LATER,
+        "id": KEY_ID, "pool": "ci", "state": "leased", "label": "account 4",
+        "created_at": AT, "expires_at": LATER,
         "rests_until": null, "reason": null, "keepalive": true,
         "lease": {
             "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": LEASE_END,
@@ -109,7 +124,7 @@ pub(super) fn revealed() -> Value {
 
 pub(super) fn verification() -> Value {
     through_type::<Verification>(json!({
-        "active": true, "state": "leased", "key_id": KEY_ID,
+        "active": true, "state": "leased", "key_id": KEY_ID, "label": "account 4",
         "lease": {
             "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": LEASE_END,
         },
@@ -143,7 +158,8 @@ pub(super) fn keep_alives() -> Vec<(&'static str, Value)> {
 pub(super) fn grant() -> Value {
     through_type::<Grant>(json!({
         "id": LEASE_ID, "pool": "ci", "key_id": KEY_ID, "key": VALUE, "fencing_token": TOKEN,
-        "holder": "job-7", "granted_at": AT, "waited_seconds": 0, "expires_at": LEASE_END,
+        "holder": "job-7", "label": "account 4", "granted_at": AT, "waited_seconds": 0,
+        "expires_at": LEASE_END,
         "expires_in_seconds": 60, "key_expires_at": LATER,
     }))
 }
@@ -151,7 +167,7 @@ pub(super) fn grant() -> Value {
 pub(super) fn lease() -> Value {
     through_type::<Lease>(json!({
         "id": LEASE_ID, "pool": "ci", "key_id": KEY_ID, "fencing_token": TOKEN, "holder": "job-7",
-        "granted_at": AT, "expires_at": LEASE_END, "expires_in_seconds": 60,
+        "label": "account 4", "granted_at": AT, "expires_at": LEASE_END, "expires_in_seconds": 60,
         "key_expires_at": LATER,
     }))
 }

@@ -1,7 +1,7 @@
 //! The parameters in queries and headers that operations have.
 
 use keypeg_client::KeyState;
-use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LIMIT, POOLS, SECONDS};
+use keypeg_fields::{IDEMPOTENCY_KEY_MAX, LABEL, LIMIT, POOLS, SECONDS};
 use serde_json::{Value, json};
 
 pub(super) fn listing() -> Vec<Value> {
@@ -10,7 +10,12 @@ pub(super) fn listing() -> Vec<Value> {
         &json!({ "$ref": "#/components/schemas/KeyState" }),
         "Only keys in this state. Default: all keys.",
     );
-    [vec![state], pages("keys", 100)].concat()
+    let label = query(
+        LABEL.name,
+        &json!({ "type": "string", "maxLength": LABEL.most }),
+        "Only keys with exactly this label. Default, and empty: all keys.",
+    );
+    [vec![state, label], pages("keys", 100)].concat()
 }
 
 /// Returns the parameters of a listing of these items, with its page size if a request gives none.

@@ -6,11 +6,11 @@
 
 use keypeg_client::{
     Access, AcquireRequest, Code, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
-    KeptAliveMany, Key, KeyLease, KeyPage, KeyReleased, KeyState, Lease, NewKey, NewKeys, Outcome,
-    PolicyRequest, Pool, Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds,
-    Verification, VerifyRequest,
+    KeptAliveMany, Key, KeyLease, KeyPage, KeyReleased, KeyRequest, KeyState, Lease, NewKey,
+    NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest, RenewRequest,
+    RevealedKey, Seconds, Verification, VerifyRequest,
 };
-use keypeg_fields::{Field, Item, Symbols};
+use keypeg_fields::{Field, Item, Symbols, TextField};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -129,6 +129,7 @@ fn add_written(generator: &mut SchemaGenerator) {
 fn add_read(generator: &mut SchemaGenerator) {
     add::<PolicyRequest>(generator);
     add::<GenerateRequest>(generator);
+    add::<KeyRequest>(generator);
     add::<KeepAliveRequest>(generator);
     add::<AcquireRequest>(generator);
     add::<ReleaseRequest>(generator);
@@ -137,9 +138,10 @@ fn add_read(generator: &mut SchemaGenerator) {
 }
 
 /// The requests and their fields.
-const REQUESTS: [(&str, &[Field]); 7] = [
+const REQUESTS: [(&str, &[Field]); 8] = [
     ("PolicyRequest", &keypeg_fields::POLICY),
     ("GenerateRequest", &keypeg_fields::ADD_KEYS),
+    ("KeyRequest", &keypeg_fields::CHANGE_KEY),
     ("KeepAliveRequest", &keypeg_fields::KEEP_ALIVE),
     ("AcquireRequest", &keypeg_fields::ACQUIRE),
     ("ReleaseRequest", &keypeg_fields::RELEASE),
@@ -160,11 +162,9 @@ fn keywords(field: Field) -> Value {
             "type": ["integer", "null"], "minimum": field.least, "maximum": field.most,
         }),
         Field::Text(field) => {
-            let pattern = match field.symbols {
-                Symbols::Printable => r"^[^\u0000-\u001f\u007f-\u009f]*$",
-                Symbols::WordAndHyphen => "^[A-Za-z0-9_-]*$",
-            };
-            json!({ "type": ["string", "null"], "maxLength": field.most, "pattern": pattern })
+            json!({
+                "type": ["string", "null"], "maxLength": field.most, "pattern": pattern(field),
+            })
         }
         // Also of a flag that must be true: generators of clients do not support a boolean with one
         // value.
@@ -181,10 +181,21 @@ fn keywords(field: Field) -> Value {
                 Item::Value { bytes_max } => {
                     json!({ "type": "string", "minLength": 1, "maxLength": bytes_max })
                 }
+                Item::Text(field) => json!({
+                    "type": "string", "maxLength": field.most, "pattern": pattern(field),
+                }),
                 Item::KeyId => json!({ "type": "string" }),
             };
             keywords
         }
+    }
+}
+
+/// Returns the regular expression of a text.
+fn pattern(field: &TextField) -> &'static str {
+    match field.symbols {
+        Symbols::Printable => r"^[^\u0000-\u001f\u007f-\u009f]*$",
+        Symbols::WordAndHyphen => "^[A-Za-z0-9_-]*$",
     }
 }
 

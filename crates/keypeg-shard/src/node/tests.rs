@@ -133,7 +133,10 @@ fn pool() -> PoolName {
 }
 
 fn generate(server: &Server, count: u32) {
-    let reply = server.call(&pool(), &Call::Generate { pool: pool(), count });
+    let reply = server.call(
+        &pool(),
+        &Call::Generate { pool: pool(), count, labels: keypeg_core::NewLabels::None },
+    );
     assert!(matches!(reply, Reply::Keys(_)), "{reply:?}");
 }
 
@@ -349,7 +352,7 @@ fn an_owner_writes_snapshots_at_which_a_new_server_begins() {
 
 /// Releases the lease with the greatest token.
 fn release_newest(server: &Server) {
-    let list = Call::ListKeys { pool: pool(), state: None, limit: 100, cursor: None };
+    let list = Call::ListKeys { pool: pool(), state: None, limit: 100, cursor: None, label: None };
     let Reply::Page(page) = server.call(&pool(), &list) else { panic!("a page") };
     let newest = page.keys.iter().max_by_key(|key| key.lease.as_ref().map(|lease| lease.token));
     let key = keypeg_core::KeyRef::Id(newest.unwrap().id);

@@ -4,7 +4,7 @@
 //! sends a release. A call without an answer may have been applied or not.
 
 use crate::SeededRandom;
-use keypeg_core::{KeyId, KeyRef, LeaseId, PoolName, Refusal, ReleaseOptions};
+use keypeg_core::{KeyId, KeyRef, LeaseId, NewLabels, PoolName, Refusal, ReleaseOptions};
 use keypeg_store::{Call, Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,7 +79,7 @@ impl Clients {
         let call = match (random.below(12), lease, key) {
             (0 | 1, _, _) if can_create => {
                 self.asked += 1;
-                Call::Generate { pool, count: 1 }
+                Call::Generate { pool, count: 1, labels: NewLabels::None }
             }
             (2 | 3, Some((_, held)), _) => {
                 self.stop_using(held.lease, now_us);

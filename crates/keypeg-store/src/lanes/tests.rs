@@ -23,6 +23,7 @@ fn granted(token: u128) -> Reply {
         key_id: KeyId(1),
         token: 1,
         holder: None,
+        label: None,
         granted_at_ms: 0,
         expires_at_ms: 0,
         expires_in_ms: 0,

@@ -3,8 +3,8 @@
 use super::{Answer, Suite};
 use crate::script::Line;
 use crate::script::words::{
-    duration, form_text, idempotency_key_of, import_options_of, life_text, refused_text, view_text,
-    without_idempotency_key,
+    duration, form_text, idempotency_key_of, import_options_of, label_text, life_text,
+    refused_text, view_text, without_idempotency_key,
 };
 use keypeg_core::{LeaseView, NewKey, PoolListOptions, Secret};
 use keypeg_store::{Answer as _, Call, PoolPage, PoolView, Reply, RequestError};
@@ -96,10 +96,11 @@ impl Suite {
             name
         });
         let text = format!(
-            "granted key={key} token={} ttl={} life={}",
+            "granted key={key} token={} ttl={} life={}{}",
             lease.token,
             duration(lease.expires_in_ms),
             life_text(self.store.now_ms(), lease.key_expires_at_ms),
+            label_text(lease.label.as_deref()),
         );
         self.leases.insert(name.into(), lease);
         text

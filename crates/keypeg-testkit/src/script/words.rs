@@ -4,7 +4,7 @@
 
 use keypeg_core::{
     BodyDigest, Borrower, BorrowerId, IdempotencyKey, ImportOptions, KeyState, KeyView, NewKey,
-    OutOfRange, PolicyPatch, Refusal, ReleaseOptions,
+    NewLabels, OutOfRange, PolicyPatch, Refusal, ReleaseOptions,
 };
 
 /// Formats when a key is purged, as the time left.
@@ -23,9 +23,10 @@ pub fn form_text(key: &NewKey) -> String {
 
 /// Formats a key as it is shown; `token_number` is the number of a token in the script.
 pub fn view_text(now_ms: u64, view: &KeyView, token_number: impl Fn(u64) -> String) -> String {
+    let label = label_text(view.label.as_deref());
     let life = life_text(now_ms, view.expires_at_ms);
     let reason = view.reason.as_deref();
-    match (view.state, &view.lease, view.rests_until_ms) {
+    let text = match (view.state, &view.lease, view.rests_until_ms) {
         (KeyState::Available, None, None) if reason.is_none() => format!("available life={life}"),
         (KeyState::Leased, Some(lease), None) if reason.is_none() => format!(
             "leased by={} token={} ttl={} life={life}",
@@ -41,7 +42,13 @@ pub fn view_text(now_ms: u64, view: &KeyView, token_number: impl Fn(u64) -> Stri
             format!("quarantined life={life} why={}", reason.unwrap_or("-"))
         }
         other => panic!("a contradictory view: {other:?}"),
-    }
+    };
+    text + &label
+}
+
+/// Formats the label of a key, as the last fact of an answer.
+pub fn label_text(label: Option<&str>) -> String {
+    format!(" label={}", label.unwrap_or("-"))
 }
 
 /// Formats a refusal.
@@ -104,10 +111,21 @@ pub fn idempotency_key_of<'a>(args: &[&'a str]) -> Option<IdempotencyKey<'a>> {
     Some(IdempotencyKey { caller, key, body, borrower: BorrowerId::NONE, network: 0 })
 }
 
-/// Returns the arguments that do not belong to an Idempotency-Key.
+/// Parses `label=x`: the label of new keys, or of a key. `label=` is none.
+pub fn label_of<'a>(args: &[&'a str]) -> Option<&'a str> {
+    args.iter().find_map(|arg| arg.strip_prefix("label="))
+}
+
+/// Parses `label=x`: the label of all new keys.
+pub fn labels_of(args: &[&str]) -> NewLabels {
+    label_of(args).map_or(NewLabels::None, |label| NewLabels::All(label.into()))
+}
+
+/// Returns the arguments that name keys: all but those of an Idempotency-Key, and a label.
 pub fn without_idempotency_key<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let belongs =
-        |arg: &str| ["once=", "body=", "caller="].iter().any(|name| arg.starts_with(name));
+    let belongs = |arg: &str| {
+        ["once=", "body=", "caller=", "label="].iter().any(|name| arg.starts_with(name))
+    };
     args.iter().copied().filter(|arg| !belongs(arg)).collect()
 }
 

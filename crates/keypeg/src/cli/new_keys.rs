@@ -15,17 +15,19 @@ pub(super) struct NewKeyRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a Secret>,
     state: KeyState,
+    label: Option<&'a str>,
     created_at: UnixMs,
     expires_at: Option<UnixMs>,
 }
 
 impl<'a> NewKeyRow<'a> {
     pub(super) fn of(key: &'a NewKey, shows_key: bool) -> Self {
-        let NewKey { id, key, state, created_at, expires_at } = key;
+        let NewKey { id, key, state, label, created_at, expires_at } = key;
         Self {
             id,
             key: shows_key.then_some(key),
             state: *state,
+            label: label.as_deref(),
             created_at: *created_at,
             expires_at: *expires_at,
         }

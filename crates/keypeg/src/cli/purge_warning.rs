@@ -42,7 +42,8 @@ mod tests {
 
     fn key(expires_at: Option<u64>) -> NewKey {
         let (id, key, state) = ("0".into(), Secret("a".into()), KeyState::Available);
-        NewKey { id, key, state, created_at: UnixMs(0), expires_at: expires_at.map(UnixMs) }
+        let expires_at = expires_at.map(UnixMs);
+        NewKey { id, key, state, label: None, created_at: UnixMs(0), expires_at }
     }
 
     #[test]

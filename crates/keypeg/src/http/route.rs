@@ -87,6 +87,7 @@ async fn canonical(
         }
         (Method::POST, [pool, "keys"]) => keys::add(context, pool, request).await,
         (Method::GET | Method::HEAD, [pool, "keys", key]) => keys::show(context, pool, key).await,
+        (Method::PATCH, [pool, "keys", key]) => keys::change(context, pool, key, request).await,
         (Method::DELETE, [pool, "keys", key]) => keys::delete(context, pool, key, request).await,
         (Method::POST, [pool, "keys", key, "release"]) => {
             keys::force_release(context, pool, key, request).await

@@ -89,10 +89,13 @@ fn a_key_is_generated_shown_kept_alive_and_deleted() {
         &Value::Null,
         201,
         &json!({
-            "keys": [{ "id": "*", "key": "*", "state": "available", "created_at": "*", "expires_at": "*" }],
+            "keys": [{
+                "id": "*", "key": "*", "state": "available", "label": null, "created_at": "*",
+                "expires_at": "*",
+            }],
         }),
     );
-    assert_eq!(names(&one["keys"][0]), ["created_at", "expires_at", "id", "key", "state"]);
+    assert_eq!(names(&one["keys"][0]), ["created_at", "expires_at", "id", "key", "label", "state"]);
     let keys = generate(client, "default", 100);
     let values: HashSet<&str> = keys.iter().map(|key| text(&key["key"])).collect();
     assert_eq!(values.len(), 100);
@@ -194,11 +197,11 @@ fn a_lease_is_granted_renewed_and_released_and_then_has_ended() {
         201,
         &json!({
             "id": "*", "pool": "default", "key_id": keys[0]["id"], "key": keys[0]["key"],
-            "fencing_token": "*", "holder": "job-7 ✓", "granted_at": "*", "waited_seconds": 0,
+            "fencing_token": "*", "holder": "job-7 ✓", "label": null, "granted_at": "*", "waited_seconds": 0,
             "expires_at": "*", "expires_in_seconds": 30, "key_expires_at": keys[0]["expires_at"],
         }),
     );
-    assert_eq!(grant.as_object().unwrap().len(), 11, "no further member");
+    assert_eq!(grant.as_object().unwrap().len(), 12, "no further member");
     let key = format!("/v1/pools/default/keys/{}", text(&grant["key_id"]));
     check(
         client,

@@ -13,6 +13,7 @@ mod health;
 mod history;
 mod idempotency;
 mod import;
+mod labels;
 mod list;
 mod metrics;
 mod ops;

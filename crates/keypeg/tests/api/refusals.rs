@@ -25,7 +25,12 @@ fn every_invalid_field_is_named_with_its_allowed_values() {
         (generate, json!({ "count": -1 }), "count", "1..10000"),
         (generate, json!({ "count": 1.5 }), "count", "1..10000"),
         (generate, json!({ "count": "1" }), "count", "1..10000"),
-        (generate, json!({ "n": 1 }), "n", "count, values, keepalive, allow_retired"),
+        (
+            generate,
+            json!({ "n": 1 }),
+            "n",
+            "count, values, keepalive, allow_retired, label, labels",
+        ),
         (
             generate,
             json!({ "count": 1, "values": ["a"] }),
@@ -94,8 +99,8 @@ fn every_invalid_parameter_is_named() {
         ("limit=1&limit=1", "limit", "given at most once"),
         ("state=blocked", "state", "available, leased, resting, quarantined"),
         ("state=", "state", "available, leased, resting, quarantined"),
-        ("stat%65=leased&page=2", "page", "state, limit, cursor"),
-        ("page", "page", "state, limit, cursor"),
+        ("stat%65=leased&page=2", "page", "state, label, limit, cursor"),
+        ("page", "page", "state, label, limit, cursor"),
     ] {
         let answer = client.ask(&format!("GET /v1/pools/default/keys?{query}"));
         let problem = answer.problem(422, "invalid");
@@ -181,7 +186,7 @@ fn unknown_routes_get_404_and_wrong_methods_405() {
         ("GET /v1/pools/default/leases", "POST, OPTIONS"),
         ("HEAD /v1/pools/default/leases", "POST, OPTIONS"),
         ("PUT /v1/pools/default/keepalive", "POST, OPTIONS"),
-        ("PATCH /v1/pools/default/keys/x", "GET, HEAD, DELETE, OPTIONS"),
+        ("PUT /v1/pools/default/keys/x", "GET, HEAD, PATCH, DELETE, OPTIONS"),
         ("GET /v1/pools/default/keys/x/release", "POST, OPTIONS"),
         ("DELETE /v1/pools/default/keys/x/keepalive", "POST, OPTIONS"),
         ("GET /v1/pools/default/leases/x/renew", "POST, OPTIONS"),
@@ -258,7 +263,7 @@ fn an_unknown_parameter_is_refused_on_every_canonical_route() {
             let problem = answer.problem(422, "invalid");
             assert_eq!(problem["field"], "dry_run", "{request}");
             let allowed = match route.operation {
-                "listKeys" => "state, limit, cursor",
+                "listKeys" => "state, label, limit, cursor",
                 "listPools" => "limit, cursor",
                 "verify" | "authorize" => "states",
                 "showHistory" | "showPoolHistory" => "seconds",

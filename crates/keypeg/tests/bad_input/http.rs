@@ -400,9 +400,10 @@ fn field_values_at_the_limits_are_accepted() {
             client.ask(&format!("POST {pool}/keys")).is(201, &json!({}));
             let mut request = field.request.replace("/v1/pools/default", &pool);
             let mut body = field.body(value);
-            if request.contains("{lease}") || body.contains("{key}") {
+            if request.contains("{lease}") || request.contains("{key}") || body.contains("{key}") {
                 let grant = client.ask(&format!("POST {pool}/leases")).json();
                 request = request.replace("{lease}", grant["id"].as_str().unwrap());
+                request = request.replace("{key}", grant["key_id"].as_str().unwrap());
                 body = body.replace("{key}", grant["key_id"].as_str().unwrap());
             }
             let answer = client.try_send(&request, &json_type, &body).unwrap();

@@ -78,7 +78,8 @@ fn the_limits_of_every_body_field_are_exactly_those_of_the_server() {
     let server = Server::in_memory(&["--lease-ttl", "604800s"]);
     let client = &mut server.client();
     let document: Value = serde_json::from_str(&published()).unwrap();
-    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let key = client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let change = format!("PATCH /v1/pools/default/keys/{}", key["keys"][0]["id"].as_str().unwrap());
     let lease = client.ask("POST /v1/pools/default/leases").text("id");
     let renew = format!("POST /v1/pools/default/leases/{lease}/renew");
     let release = "POST /v1/pools/default/leases/00000000000000000000000000/release";
@@ -86,6 +87,7 @@ fn the_limits_of_every_body_field_are_exactly_those_of_the_server() {
     for (schema, request) in [
         ("PolicyRequest", "PUT /v1/pools/edges"),
         ("GenerateRequest", "POST /v1/pools/default/keys"),
+        ("KeyRequest", &change),
         ("KeepAliveRequest", "POST /v1/pools/default/keepalive"),
         ("AcquireRequest", "POST /v1/pools/default/leases"),
         ("ReleaseRequest", release),
@@ -100,12 +102,16 @@ fn the_limits_of_every_body_field_are_exactly_those_of_the_server() {
                     client.ask("DELETE /v1/pools/edges");
                     client.send("PUT /v1/pools/edges", &json!({ "lease_ttl_seconds": 0.001 }));
                 }
-                let mut body = json!({ name.as_str(): value });
+                let mut body = json!({ name.as_str(): &value });
                 // Null leaves one of the two fields out, so the other one must be given.
                 if value.is_null() && schema == "KeepAliveRequest" {
                     let other =
                         if name == "ids" { ("all", json!(true)) } else { ("ids", json!([])) };
                     body[other.0] = other.1;
+                }
+                // One label for each new key.
+                if let (Some(labels), "labels") = (value.as_array(), &**name) {
+                    body["count"] = labels.len().into();
                 }
                 let (status, field) = sent(client, request, &body);
                 assert_ne!(status, 422, "{request} {name} {field}: {}", short(&value));

@@ -14,12 +14,20 @@ fn queue(calls: &mut LongCalls, caller: u64, call: Call) {
 fn queue_import(calls: &mut LongCalls, caller: u64) {
     let values = vec![Secret::new("an imported value").expect("a length")];
     let (pool, options) = (PoolName::default_pool(), ImportOptions::default());
-    queue(calls, caller, Call::Import { pool, values, options });
+    queue(
+        calls,
+        caller,
+        Call::Import { pool, values, options, labels: keypeg_core::NewLabels::None },
+    );
 }
 
 fn queue_page(calls: &mut LongCalls, caller: u64) {
     let pool = PoolName::default_pool();
-    queue(calls, caller, Call::ListKeys { pool, state: None, limit: 1_000, cursor: None });
+    queue(
+        calls,
+        caller,
+        Call::ListKeys { pool, state: None, limit: 1_000, cursor: None, label: None },
+    );
 }
 
 /// Returns a queue whose lookups are as many as are allowed at once.

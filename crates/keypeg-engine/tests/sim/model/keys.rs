@@ -83,6 +83,19 @@ impl Model {
                     _ => Err("the key exists".into()),
                 })
             }
+            Call::SetLabel { label, .. } => {
+                let key = &mut pool.keys[index];
+                let label = label.as_deref().filter(|label| !label.is_empty());
+                if key.label.as_deref() != label {
+                    key.label = label.map(Into::into);
+                    self.durable = now.lease;
+                }
+                let key = &pool.keys[index];
+                observed.check(slot, |reply| match reply {
+                    Reply::Key(view) => crate::views::key(view, key, now),
+                    _ => Err("the key exists".into()),
+                })
+            }
             Call::Reveal { .. } => {
                 let key = &pool.keys[index];
                 observed.check(slot, |reply| match reply {

@@ -4,7 +4,7 @@
 
 use super::{Checked, Instant, Key, Model, Observation, Pool, Rules, State, ensure};
 use crate::idempotency::StoredAnswers;
-use keypeg_core::{ImportOptions, KeyId, Policy, PoolName, Refusal};
+use keypeg_core::{ImportOptions, KeyId, NewLabels, Policy, PoolName, Refusal};
 use keypeg_store::{Reply, RequestError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -84,7 +84,8 @@ impl Model {
         let serial = self.next_key;
         let guessed = (id.is_none() && value.is_none()).then_some(now.lease);
         let state = State::Available;
-        let mut key = Key { serial, id, value, keepalive, guessed, purge_at: None, state };
+        let mut key =
+            Key { serial, id, value, label: None, keepalive, guessed, purge_at: None, state };
         key.keep_alive(now, &pool.policy);
         pool.keys.push(key);
         if let Some(id) = id {
@@ -163,7 +164,7 @@ impl Model {
         &mut self,
         now: Instant,
         (slot, name): (u32, &str),
-        (values, options): (&[&str], ImportOptions),
+        (values, options, labels): (&[&str], ImportOptions, &NewLabels),
         observed: &mut Observation<'_, '_>,
     ) -> Checked {
         let pool = &self.pools[name];
@@ -203,8 +204,10 @@ impl Model {
             }
             Ok(())
         })?;
-        for (id, value) in ids.into_iter().zip(values) {
+        for (place, (id, value)) in ids.into_iter().zip(values).enumerate() {
             self.add_key(now, name, (id, Some((*value).to_owned()), options.keepalive));
+            let added = self.pools.get_mut(name).and_then(|pool| pool.keys.last_mut());
+            added.expect("just added").label = labels.get(place).map(Into::into);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::faults::{Fault, Part};
 use crate::lost_turns::{Explanation, LeaseTime, LostTurn, RecoveredData, explain};
 use crate::model::{Checked, Model, State, ensure};
 use crate::support::{SeededRandom, engine_config, list_pools};
-use keypeg_core::{KeyRef, KeyState, KeyView, PoolName};
+use keypeg_core::{KeyRef, KeyState, KeyView, NewLabels, PoolName};
 use keypeg_engine::EngineConfig;
 use keypeg_engine::state::{CallId, EngineState, JournalSizes};
 use keypeg_store::{Call, PoolPage, Principal, Reply, Request};
@@ -265,7 +265,8 @@ impl Simulation {
     fn list(&mut self, pool: &PoolName, state: Option<KeyState>) -> Checked<Vec<KeyView>> {
         let (mut keys, mut cursor) = (Vec::new(), None);
         loop {
-            let call = Call::ListKeys { pool: pool.clone(), state, limit: 1_000, cursor };
+            let call =
+                Call::ListKeys { pool: pool.clone(), state, limit: 1_000, cursor, label: None };
             match self.query(vec![call])?.pop() {
                 Some(Reply::Page(page)) => {
                     keys.extend(page.keys);
@@ -347,7 +348,7 @@ impl Simulation {
         let patch = keypeg_core::PolicyPatch::default();
         let acquire = Call::Acquire { pool: pool.clone(), ttl_ms: None, holder: None, wait_ms: 0 };
         let create = Call::PutPool { pool: pool.clone(), patch };
-        let generate = Call::Generate { pool, count: 1 };
+        let generate = Call::Generate { pool, count: 1, labels: NewLabels::None };
         // Long calls that are queued would take the place of the new one.
         self.execute_queued()?;
         self.turn(vec![Action::Call(create.into()), Action::Call(generate.into())])?;

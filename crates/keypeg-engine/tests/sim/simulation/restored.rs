@@ -11,7 +11,7 @@ use crate::model::{self, Checked, Model, ensure};
 use crate::support::sim_disk::{CrashAt, SimDisk};
 use crate::support::{SeededRandom, SentCall, list_pools};
 use keypeg_core::{
-    ImportOptions, KeyRef, KeyState, KeyView, PoolName, RESTORED_HOLDER, Refusal, Secret,
+    ImportOptions, KeyRef, KeyState, KeyView, NewLabels, PoolName, RESTORED_HOLDER, Refusal, Secret,
 };
 use keypeg_engine::checkpointer::Checkpointer;
 use keypeg_engine::disk::Disk;
@@ -81,7 +81,13 @@ impl Restored {
     fn keys(&mut self, pool: &PoolName) -> Checked<Vec<KeyView>> {
         let (mut keys, mut cursor) = (Vec::new(), None);
         loop {
-            let call = Call::ListKeys { pool: pool.clone(), state: None, limit: 1_000, cursor };
+            let call = Call::ListKeys {
+                pool: pool.clone(),
+                state: None,
+                limit: 1_000,
+                cursor,
+                label: None,
+            };
             let Reply::Page(page) = self.call(call)? else { return Err("no list of keys".into()) };
             keys.extend(page.keys);
             cursor = page.next;
@@ -343,7 +349,12 @@ fn check_retired(server: &mut Restored, (name, pool): (&PoolName, &model::Pool))
     let Some((value, _)) = pool.retired.first_key_value() else { return Ok(()) };
     let values = vec![Secret::new(value).expect("a value that was accepted")];
     let options = ImportOptions { keepalive: false, allow_retired: false };
-    let reply = server.call(Call::Import { pool: name.clone(), values, options })?;
+    let reply = server.call(Call::Import {
+        pool: name.clone(),
+        values,
+        options,
+        labels: NewLabels::None,
+    })?;
     let is_refused =
         matches!(reply, Reply::Refused(RequestError::Refused(Refusal::KeyExists { index: 0 })));
     ensure!(is_refused, "a retired value is accepted: {reply:?}");

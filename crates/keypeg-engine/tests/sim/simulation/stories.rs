@@ -8,7 +8,8 @@ use crate::model::{Checked, Rules, ensure};
 use crate::simulation::Plan;
 use crate::support::{SentCall, list_pools};
 use keypeg_core::{
-    BodyDigest, ImportOptions, KeyRef, KeyState, KeyView, Policy, PoolName, ReleaseOptions, Secret,
+    BodyDigest, ImportOptions, KeyRef, KeyState, KeyView, NewLabels, Policy, PoolName,
+    ReleaseOptions, Secret,
 };
 use keypeg_engine::state::JournalSizes;
 use keypeg_store::{Call, Reply};
@@ -18,7 +19,7 @@ fn pool() -> PoolName {
 }
 
 fn generate(count: u32) -> SentCall {
-    Call::Generate { pool: pool(), count }.into()
+    Call::Generate { pool: pool(), count, labels: NewLabels::None }.into()
 }
 
 fn acquire(holder: &str, wait_ms: u64) -> SentCall {
@@ -75,7 +76,8 @@ impl Simulation {
     }
 
     fn keys(&mut self) -> Checked<Vec<KeyView>> {
-        let list = Call::ListKeys { pool: pool(), state: None, limit: 1_000, cursor: None };
+        let list =
+            Call::ListKeys { pool: pool(), state: None, limit: 1_000, cursor: None, label: None };
         let Some(Reply::Page(page)) = self.query(vec![list])?.pop() else {
             return Err("expected a page".into());
         };
@@ -167,7 +169,7 @@ fn a_lost_turn_can_import_a_value_again_and_delete_it_by_its_id() -> Checked {
     let import = |allow_retired| -> SentCall {
         let values = vec![Secret::new("comes back").expect("a value")];
         let options = ImportOptions { allow_retired, keepalive: true };
-        Call::Import { pool: pool(), values, options }.into()
+        Call::Import { pool: pool(), values, options, labels: NewLabels::None }.into()
     };
     let mut simulation = started(1);
     simulation.send(vec![import(false)])?;

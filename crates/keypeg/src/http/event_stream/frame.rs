@@ -51,21 +51,30 @@ fn wire_event(pool: &str, event: FeedEvent) -> wire::Event {
     let (at, pool) = (UnixMs(event.at_ms), String::from(pool));
     let owned = |text: Option<Arc<str>>| text.map(|text| text.as_ref().to_owned());
     match event.kind {
-        FeedEventKind::KeysCreated { imported, keys, expires_at_ms } => {
+        FeedEventKind::KeysCreated { imported, keys, labels, expires_at_ms } => {
+            let owned = |label: &Option<Box<str>>| label.as_deref().map(Into::into);
             let added = wire::KeysAdded {
                 at,
                 pool,
                 count: keys.len() as u64,
                 key_ids: keys.iter().map(ToString::to_string).collect(),
+                labels: labels.map(|labels| labels.iter().map(owned).collect()),
                 expires_at: expires_at_ms.map(UnixMs),
             };
             if imported { wire::Event::Imported(added) } else { wire::Event::Generated(added) }
         }
-        FeedEventKind::Granted { key, token, holder, expires_at_ms } => {
+        FeedEventKind::Labelled { key, label } => wire::Event::Labelled(wire::Labelled {
+            at,
+            pool,
+            key_id: key.to_string(),
+            label: owned(label),
+        }),
+        FeedEventKind::Granted { key, token, holder, label, expires_at_ms } => {
             wire::Event::Granted(wire::Granted {
                 at,
                 pool,
                 key_id: key.to_string(),
+                label: owned(label),
                 holder: owned(holder),
                 fencing_token: token,
                 expires_at: UnixMs(expires_at_ms),

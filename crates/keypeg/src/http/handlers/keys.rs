@@ -8,7 +8,9 @@ use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body;
-use crate::http::parse::keys::{KeepAliveBody, KeepAliveTargets, KeysToAdd, read_add};
+use crate::http::parse::keys::{
+    ChangeKeyBody, KeepAliveBody, KeepAliveTargets, KeysToAdd, read_add,
+};
 use crate::http::parse::members::{Ids, NoFields};
 use crate::http::parse::path::{key_ref, pool_name};
 use crate::http::parse::query::Query;
@@ -19,8 +21,9 @@ use keypeg_client::UnixMs;
 use keypeg_client::routes::{self, Scope};
 use keypeg_core::{
     Cursor, ForceReleased, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, ListOptions, NewKey,
-    PoolName, Refusal,
+    NewLabels, PoolName, Refusal, Secret,
 };
+use keypeg_fields::{Field, LABEL};
 use keypeg_store::{Call, KEEP_ALIVE_MAX, RequestError, Revealed};
 use std::collections::HashSet;
 
@@ -47,7 +50,7 @@ pub(crate) async fn list(
 }
 
 fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
-    let query = Query::read(query, &["state", "limit", "cursor"])?;
+    let query = Query::read(query, &["state", "label", "limit", "cursor"])?;
     let state = match query.get("state") {
         None => None,
         Some("available") => Some(KeyState::Available),
@@ -59,10 +62,15 @@ fn list_options(query: Option<&str>) -> Result<ListOptions, Problem> {
             return Err(Problem::out_of_range("state", &states));
         }
     };
+    let label = query.get("label").filter(|label| !label.is_empty());
+    if label.is_some_and(|label| !LABEL.allows(label)) {
+        return Err(Problem::not_allowed(Field::Text(&LABEL)));
+    }
     let limit = query.limit(DEFAULT_LIMIT);
     let bad_cursor = || Problem::refused(&RequestError::Refused(Refusal::BadCursor));
     let cursor = query.get("cursor").map(|text| Cursor::parse(text).ok_or_else(bad_cursor));
-    Ok(ListOptions { state, limit: limit?, cursor: cursor.transpose()? })
+    let (limit, label) = (limit?, label.map(Into::into));
+    Ok(ListOptions { state, label, limit, cursor: cursor.transpose()? })
 }
 
 /// Generates keys or imports values.
@@ -77,12 +85,12 @@ pub(crate) async fn add(
         context.or_unknown_pool(&pool, read_add(context, request).await).await?;
     let room = context.answer_room(new_keys_bytes(&new))?;
     let call = match new {
-        KeysToAdd::Generated(count) => Call::generate(pool, count),
-        KeysToAdd::Imported(values, options) => {
+        KeysToAdd::Generated(count, labels) => Call::generate(pool, count).with_labels(labels),
+        KeysToAdd::Imported(values, options, labels) => {
             if options.allow_retired {
                 context.require(Scope::Admin)?;
             }
-            Call::import(pool, values, options)
+            Call::import(pool, values, options).with_labels(labels)
         }
     };
     let keys = context.execute_once(call, idempotency).await?;
@@ -98,11 +106,39 @@ pub(crate) async fn add(
 /// Estimates the bytes of a response with new keys, which has their values twice until it is sent.
 fn new_keys_bytes(new: &KeysToAdd) -> u64 {
     match new {
-        KeysToAdd::Generated(count) => u64::from(*count) * NEW_KEY_BYTES,
-        KeysToAdd::Imported(values, _) => {
-            values.iter().map(|value| NEW_KEY_BYTES + 2 * value.reveal().len() as u64).sum()
+        KeysToAdd::Generated(count, labels) => {
+            u64::from(*count) * NEW_KEY_BYTES + labels_bytes(labels, *count as usize)
+        }
+        KeysToAdd::Imported(values, _, labels) => {
+            let of_value = |value: &Secret| NEW_KEY_BYTES + 2 * value.reveal().len() as u64;
+            values.iter().map(of_value).sum::<u64>() + labels_bytes(labels, values.len())
         }
     }
+}
+
+/// Returns the bytes of labels in a response, where each is in the wire type and in its JSON.
+fn labels_bytes(labels: &NewLabels, count: usize) -> u64 {
+    let bytes: usize = match labels {
+        NewLabels::None => 0,
+        NewLabels::All(label) => count * label.len(),
+        NewLabels::Each(labels) => labels.iter().flatten().map(|label| label.len()).sum(),
+    };
+    2 * bytes as u64
+}
+
+/// Changes the label of a key.
+pub(crate) async fn change(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let body = body::read(context, request).await.and_then(ChangeKeyBody::label);
+    let parsed = body.and_then(|label| Ok((label, key_ref(key)?)));
+    let (label, key) = context.or_unknown_pool(&pool, parsed).await?;
+    let view = context.execute(Call::set_label(pool.clone(), key, label)).await?;
+    Ok(json_response(StatusCode::OK, &wire_key(&pool, *view)))
 }
 
 /// Shows a key without its value.
@@ -236,6 +272,7 @@ fn new_key(key: &NewKey) -> wire::NewKey {
         id: key.id.to_string(),
         key: wire::Secret(key.value.reveal().into()),
         state: wire::KeyState::Available,
+        label: key.label.as_deref().map(Into::into),
         created_at: UnixMs(key.created_at_ms),
         expires_at: key.expires_at_ms.map(UnixMs),
     }
@@ -246,6 +283,7 @@ fn wire_key(pool: &PoolName, view: KeyView) -> wire::Key {
         id: view.id.to_string(),
         pool: pool.as_str().into(),
         state: wire_state(view.state),
+        label: view.label.map(Into::into),
         created_at: UnixMs(view.created_at_ms),
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),

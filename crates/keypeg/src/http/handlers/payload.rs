@@ -86,6 +86,7 @@ fn wire_grant(grant: &LeaseGrant) -> wire::Grant<WireText<'_>> {
         key: wire::Secret(WireText::Text(value.reveal())),
         fencing_token: lease.token,
         holder: lease.holder.as_deref().map(WireText::Text),
+        label: lease.label.as_deref().map(WireText::Text),
         granted_at: UnixMs(lease.granted_at_ms),
         waited_seconds: Seconds::from_ms(*waited_ms),
         expires_at: UnixMs(lease.expires_at_ms),
@@ -119,6 +120,7 @@ pub(super) fn renewed_lease(pool: &PoolName, lease: LeaseView) -> wire::Lease {
         key_id: lease.key_id.to_string(),
         fencing_token: lease.token,
         holder: lease.holder.map(Into::into),
+        label: lease.label.map(Into::into),
         granted_at: UnixMs(lease.granted_at_ms),
         expires_at: UnixMs(lease.expires_at_ms),
         expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
@@ -134,11 +136,14 @@ pub(super) fn kept_alive(KeptAlive { id, expires_at_ms }: KeptAlive) -> wire::Ke
 /// Returns whether a key is active, as its wire type. What is not active shows no more than that.
 pub(super) fn verification(key: Option<KeyView>, active: ActiveStates) -> wire::Verification {
     let key = key.filter(|key| active.contain(wire_state(key.state)));
-    let Some(KeyView { id, state, lease, .. }) = key else { return wire::Verification::default() };
+    let Some(KeyView { id, state, label, lease, .. }) = key else {
+        return wire::Verification::default();
+    };
     wire::Verification {
         active: true,
         state: Some(wire_state(state)),
         key_id: Some(id.to_string()),
+        label: label.map(Into::into),
         lease: lease.map(wire_lease),
     }
 }

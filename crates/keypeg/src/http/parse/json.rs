@@ -9,7 +9,7 @@ use super::members::{BodyFields, Found, Member, Number, Place, put};
 use crate::http::error::Problem;
 use keypeg_client::Code;
 use keypeg_core::{KeyId, Secret};
-use keypeg_fields::{Field, ListField};
+use keypeg_fields::{Field, Item, ListField};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
@@ -271,6 +271,19 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
             let values = into.get_or_insert_default();
             read_list(seq, field, fault, |text| {
                 Secret::new(text).map(|value| values.push(value)).is_some()
+            })
+        } else if let Place::Texts(field, into) = place {
+            let texts = into.get_or_insert_default();
+            let allows = |text: &str| match field.item {
+                Item::Text(field) => field.allows(text),
+                Item::Value { .. } | Item::KeyId => true,
+            };
+            read_list(seq, field, fault, |text| {
+                let allowed = allows(text);
+                if allowed {
+                    texts.push(text.into());
+                }
+                allowed
             })
         } else if let Place::Ids(field, into) = place {
             let ids = into.get_or_insert_default();

@@ -4,15 +4,16 @@
 
 use super::body;
 use super::idempotency;
-use super::members::{BodyFields, Ids, Member};
+use super::members::{BodyFields, Ids, Member, OrNull};
 use super::query::Query;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use keypeg_client as wire;
-use keypeg_core::{ImportOptions, Secret};
+use keypeg_core::{ImportOptions, NewLabels, Secret};
 use keypeg_fields::{
-    ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, KEY, VALUES, VALUES_BODY_MAX,
+    ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, KEY, LABEL, LABELS, NEW_LABEL, VALUES,
+    VALUES_BODY_MAX,
 };
 use keypeg_store::Idempotency;
 
@@ -23,6 +24,8 @@ pub(crate) struct AddKeysBody {
     values: Option<Vec<Secret>>,
     keepalive: Option<bool>,
     allow_retired: Option<bool>,
+    label: Option<Box<str>>,
+    labels: Option<Vec<Box<str>>>,
 }
 
 impl BodyFields for AddKeysBody {
@@ -31,6 +34,8 @@ impl BodyFields for AddKeysBody {
         Member::Values(&VALUES, |body| &mut body.values),
         Member::Flag(&KEEPALIVE, |body| &mut body.keepalive),
         Member::Flag(&ALLOW_RETIRED, |body| &mut body.allow_retired),
+        Member::Text(&LABEL, |body| &mut body.label),
+        Member::Texts(&LABELS, |body| &mut body.labels),
     ];
     const BYTES_MAX: usize = VALUES_BODY_MAX;
 }
@@ -49,12 +54,48 @@ impl AddKeysBody {
             allow_retired: self.allow_retired.unwrap_or(allow_retired),
         })
     }
+
+    /// Takes the labels of `count` new keys.
+    fn take_labels(&mut self, count: usize) -> Result<NewLabels, Problem> {
+        match (self.label.take(), self.labels.take()) {
+            (None, None) => Ok(NewLabels::None),
+            (Some(label), None) => Ok(NewLabels::All(label)),
+            (Some(_), Some(_)) => {
+                Err(Problem::out_of_range(LABEL.name, "left out when labels is given"))
+            }
+            (None, Some(labels)) if labels.len() == count => {
+                Ok(NewLabels::Each(labels.into_iter().map(Some).collect()))
+            }
+            (None, Some(_)) => {
+                let allowed = format!("one label for each new key, {count} here");
+                Err(Problem::out_of_range(LABELS.name, &allowed))
+            }
+        }
+    }
+}
+
+/// The body of a request that changes a key.
+#[derive(Debug, Default)]
+pub(crate) struct ChangeKeyBody {
+    label: OrNull<Box<str>>,
+}
+
+impl BodyFields for ChangeKeyBody {
+    const MEMBERS: &'static [Member<Self>] =
+        &[Member::TextOrNull(&NEW_LABEL, |body| &mut body.label)];
+}
+
+impl ChangeKeyBody {
+    /// Returns the new label.
+    pub(crate) fn label(self) -> Result<Option<Box<str>>, Problem> {
+        self.label.ok_or_else(|| Problem::not_allowed(Field::Text(&NEW_LABEL)))
+    }
 }
 
 /// The keys that a request adds.
 pub(crate) enum KeysToAdd {
-    Generated(u32),
-    Imported(Vec<Secret>, ImportOptions),
+    Generated(u32, NewLabels),
+    Imported(Vec<Secret>, ImportOptions, NewLabels),
 }
 
 /// Reads a request that adds keys.
@@ -66,14 +107,18 @@ pub(crate) async fn read_add(
     let mut body: AddKeysBody = body::read(context, request).await?;
     let key = idempotency::with_body(key, &mut body);
     let options = body.import_options()?;
-    let new = match (body.count, body.values) {
-        (None, Some(values)) => KeysToAdd::Imported(values, options),
+    let new = match (body.count, body.values.take()) {
+        (None, Some(values)) => {
+            let labels = body.take_labels(values.len())?;
+            KeysToAdd::Imported(values, options, labels)
+        }
         (Some(_), Some(_)) => {
             return Err(Problem::out_of_range(COUNT.name, "left out when values is given"));
         }
         (count, None) => {
             let count = u32::try_from(count.unwrap_or(1));
-            KeysToAdd::Generated(count.expect("invariant: the range of the field fits"))
+            let count = count.expect("invariant: the range of the field fits");
+            KeysToAdd::Generated(count, body.take_labels(count as usize)?)
         }
     };
     Ok((key, new))

@@ -81,7 +81,7 @@ pub(crate) enum Unchecked {
 }
 
 /// An optional value that can be null.
-type OrNull<T> = Option<Option<T>>;
+pub(super) type OrNull<T> = Option<Option<T>>;
 
 /// A field of the body `B`: its row, and where its value goes.
 pub(crate) enum Member<B> {
@@ -90,6 +90,8 @@ pub(crate) enum Member<B> {
     Integer(&'static IntegerField, fn(&mut B) -> &mut Option<u64>),
     IntegerOrNull(&'static IntegerField, fn(&mut B) -> &mut OrNull<u64>),
     Text(&'static TextField, fn(&mut B) -> &mut Option<Box<str>>),
+    TextOrNull(&'static TextField, fn(&mut B) -> &mut OrNull<Box<str>>),
+    Texts(&'static ListField, fn(&mut B) -> &mut Option<Vec<Box<str>>>),
     /// Whether false is allowed is checked by the request: it can depend on another field.
     Flag(&'static FlagField, fn(&mut B) -> &mut Option<bool>),
     Value(&'static ValueField, fn(&mut B) -> &mut Option<Secret>),
@@ -104,10 +106,10 @@ impl<B> Member<B> {
         match self {
             Self::Ms(field, _) | Self::MsOrNull(field, _) => field.name,
             Self::Integer(field, _) | Self::IntegerOrNull(field, _) => field.name,
-            Self::Text(field, _) => field.name,
+            Self::Text(field, _) | Self::TextOrNull(field, _) => field.name,
             Self::Flag(field, _) => field.name,
             Self::Value(field, _) => field.name,
-            Self::Values(field, _) | Self::Ids(field, _) => field.name,
+            Self::Texts(field, _) | Self::Values(field, _) | Self::Ids(field, _) => field.name,
             Self::Unchecked(name, _) => name,
         }
     }
@@ -120,6 +122,8 @@ impl<B> Member<B> {
             Self::Integer(field, place) => Place::Integer(field, place(body)),
             Self::IntegerOrNull(field, place) => Place::IntegerOrNull(field, place(body)),
             Self::Text(field, place) => Place::Text(field, place(body)),
+            Self::TextOrNull(field, place) => Place::TextOrNull(field, place(body)),
+            Self::Texts(field, place) => Place::Texts(field, place(body)),
             Self::Flag(field, place) => Place::Flag(field, place(body)),
             Self::Value(field, place) => Place::Value(field, place(body)),
             Self::Values(field, place) => Place::Values(field, place(body)),
@@ -137,6 +141,8 @@ pub(super) enum Place<'a> {
     Integer(&'static IntegerField, &'a mut Option<u64>),
     IntegerOrNull(&'static IntegerField, &'a mut OrNull<u64>),
     Text(&'static TextField, &'a mut Option<Box<str>>),
+    TextOrNull(&'static TextField, &'a mut OrNull<Box<str>>),
+    Texts(&'static ListField, &'a mut Option<Vec<Box<str>>>),
     Flag(&'static FlagField, &'a mut Option<bool>),
     Value(&'static ValueField, &'a mut Option<Secret>),
     Values(&'static ListField, &'a mut Option<Vec<Secret>>),
@@ -150,6 +156,8 @@ impl Place<'_> {
             Self::Ms(_, into) | Self::Integer(_, into) => into.is_some(),
             Self::MsOrNull(_, into) | Self::IntegerOrNull(_, into) => into.is_some(),
             Self::Text(_, into) => into.is_some(),
+            Self::TextOrNull(_, into) => into.is_some(),
+            Self::Texts(_, into) => into.is_some(),
             Self::Flag(_, into) => into.is_some(),
             Self::Value(_, into) => into.is_some(),
             Self::Values(_, into) => into.is_some(),
@@ -163,10 +171,12 @@ impl Place<'_> {
         Some(match self {
             Self::Ms(field, _) | Self::MsOrNull(field, _) => Field::Seconds(field),
             Self::Integer(field, _) | Self::IntegerOrNull(field, _) => Field::Integer(field),
-            Self::Text(field, _) => Field::Text(field),
+            Self::Text(field, _) | Self::TextOrNull(field, _) => Field::Text(field),
             Self::Flag(field, _) => Field::Flag(field),
             Self::Value(field, _) => Field::Value(field),
-            Self::Values(field, _) | Self::Ids(field, _) => Field::List(field),
+            Self::Texts(field, _) | Self::Values(field, _) | Self::Ids(field, _) => {
+                Field::List(field)
+            }
             Self::Unchecked(_) => return None,
         })
     }
@@ -251,6 +261,10 @@ pub(super) fn put(place: Place<'_>, found: Found<'_>) -> Result<(), Problem> {
             *into = Some(None);
             true
         }
+        (Place::TextOrNull(_, into), Found::Null) => {
+            *into = Some(None);
+            true
+        }
         // The field is left out.
         (_, Found::Null) => true,
         (Place::Ms(field, into), Found::Number(number)) => {
@@ -271,6 +285,10 @@ pub(super) fn put(place: Place<'_>, found: Found<'_>) -> Result<(), Problem> {
         }
         (Place::Text(field, into), Found::Text(text)) => {
             *into = field.allows(text).then(|| text.into());
+            into.is_some()
+        }
+        (Place::TextOrNull(field, into), Found::Text(text)) => {
+            *into = field.allows(text).then(|| Some(text.into()));
             into.is_some()
         }
         (Place::Value(_, into), Found::Text(text)) => {
@@ -302,6 +320,8 @@ impl Serialize for Place<'_> {
             Self::Integer(_, into) => into.serialize(serializer),
             Self::IntegerOrNull(_, into) => into.serialize(serializer),
             Self::Text(_, into) => into.serialize(serializer),
+            Self::TextOrNull(_, into) => into.serialize(serializer),
+            Self::Texts(_, into) => into.serialize(serializer),
             Self::Flag(_, into) => into.serialize(serializer),
             Self::Value(_, into) => into.as_ref().map(Secret::reveal).serialize(serializer),
             Self::Values(_, into) => {

@@ -1,7 +1,7 @@
 //! Tests of the reader of bodies: what it accepts, in comparison with a naive reader that builds a
 //! tree; what it reports; and how much memory it takes.
 
-use super::super::keys::{AddKeysBody, KeepAliveBody};
+use super::super::keys::{AddKeysBody, ChangeKeyBody, KeepAliveBody};
 use super::super::leases::{AcquireBody, ReleaseBody, RenewBody};
 use super::super::members::NoFields;
 use super::super::pools::PolicyBody;
@@ -36,6 +36,7 @@ fn each_request_reads_the_fields_of_its_table() {
     let names = |fields: &[Field]| fields.iter().map(|field| field.name()).collect::<Vec<_>>();
     assert_eq!(rows::<PolicyBody>(), names(&keypeg_fields::POLICY));
     assert_eq!(rows::<AddKeysBody>(), names(&keypeg_fields::ADD_KEYS));
+    assert_eq!(rows::<ChangeKeyBody>(), names(&keypeg_fields::CHANGE_KEY));
     assert_eq!(rows::<KeepAliveBody>(), names(&keypeg_fields::KEEP_ALIVE));
     assert_eq!(rows::<AcquireBody>(), names(&keypeg_fields::ACQUIRE));
     assert_eq!(rows::<ReleaseBody>(), names(&keypeg_fields::RELEASE));
@@ -158,10 +159,11 @@ fn naive_value(field: Field, value: Value) -> Option<Value> {
         Field::List(field) => {
             let items = value.as_array()?;
             let is_item = |item: &Value| match field.item {
-                keypeg_fields::Item::Value { bytes_max } => {
+                Item::Value { bytes_max } => {
                     item.as_str().is_some_and(|text| (1..=bytes_max).contains(&text.len()))
                 }
-                keypeg_fields::Item::KeyId => item.is_string(),
+                Item::Text(field) => item.as_str().is_some_and(|text| field.allows(text)),
+                Item::KeyId => item.is_string(),
             };
             let fits = (field.least..=field.most).contains(&items.len());
             (fits && items.iter().all(is_item)).then_some(value)
@@ -272,6 +274,9 @@ fn the_reader_accepts_and_refuses_what_a_naive_reader_does() {
         check(compare::<PolicyBody>(&random_body(&mut random, &policy), &keypeg_fields::POLICY));
         let add = names(&keypeg_fields::ADD_KEYS, &[]);
         check(compare::<AddKeysBody>(&random_body(&mut random, &add), &keypeg_fields::ADD_KEYS));
+        let change = names(&keypeg_fields::CHANGE_KEY, &[]);
+        let body = random_body(&mut random, &change);
+        check(compare::<ChangeKeyBody>(&body, &keypeg_fields::CHANGE_KEY));
         let keep = names(&keypeg_fields::KEEP_ALIVE, &[]);
         check(compare::<KeepAliveBody>(
             &random_body(&mut random, &keep),
