@@ -1,6 +1,7 @@
 //! What `deploy/` ships: the unit, the Debian package, the image and the Kubernetes example are
 //! built from the binary under test, and used as an operator uses them.
 
+mod prometheus;
 mod proxies;
 mod sbom;
 
