@@ -124,6 +124,20 @@ pub enum ClientCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Give a key a label, or another one
+    Label {
+        /// Id of the key
+        key: String,
+        /// Label, printable characters
+        #[arg(required_unless_present = "remove", conflicts_with = "remove")]
+        label: Option<String>,
+        /// Remove the label
+        #[arg(long)]
+        remove: bool,
+        /// The server, the token, the pool and the output format.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
     /// Send a keep-alive for keys, which postpones their purge
     Keepalive {
         /// Ids of the keys
@@ -236,6 +250,11 @@ impl ClientCommand {
                 server.output.require_field(&["id", "key"])?;
                 server.output.print_fields(&server.client()?.reveal(&server.pool, &key).await?)
             }
+            Self::Label { key, label, remove: _, server } => {
+                let client = server.client()?;
+                let labelled = client.set_label(&server.pool, &key, label.as_deref()).await?;
+                server.output.print_fields(&labelled)
+            }
             Self::Keepalive { keys, all, server } => {
                 let named = keys.len();
                 let request =
@@ -273,11 +292,12 @@ impl ClientCommand {
 }
 
 /// The fields of a grant.
-const GRANT_FIELDS: [&str; 11] = [
+const GRANT_FIELDS: [&str; 12] = [
     "id",
     "pool",
     "key_id",
     "key",
+    "label",
     "fencing_token",
     "holder",
     "granted_at",

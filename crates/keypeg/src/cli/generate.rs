@@ -25,6 +25,9 @@ pub struct GenerateArgs {
     /// Print the values of the keys
     #[arg(long)]
     show_keys: bool,
+    /// Label of the keys
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
     /// The server, the token, the pool and the output format.
     #[command(flatten)]
     server: ServerArgs,
@@ -33,7 +36,7 @@ pub struct GenerateArgs {
 impl GenerateArgs {
     /// Generates the keys and prints them.
     pub(super) async fn run(&self) -> Result<u8, Failure> {
-        let Self { count: wanted, show_keys, server } = self;
+        let Self { count: wanted, show_keys, label, server } = self;
         let output = &server.output;
         if new_keys::shows_values(*show_keys, output)? {
             new_keys::require_stdout()?;
@@ -41,7 +44,9 @@ impl GenerateArgs {
         let columns = if *show_keys { COLUMNS_WITH_KEYS } else { COLUMNS };
         let mut rows = RowPrinter::new(output, Some("keys"), columns);
         let progress = Progress::new(output.quiet, "generating", Unit::Keys, Some(*wanted));
-        let mut made = Made { wanted: *wanted, generated: 0, shows_values: *show_keys, progress };
+        let label = label.clone();
+        let mut made =
+            Made { label, wanted: *wanted, generated: 0, shows_values: *show_keys, progress };
         let generated = made.all(&server.client()?, &server.pool, &mut rows).await;
         drop(made.progress);
         let happened = format!("{} generated", count(made.generated));
@@ -77,6 +82,7 @@ impl GenerateArgs {
 
 /// Keys that are being generated.
 struct Made {
+    label: Option<String>,
     wanted: u64,
     generated: u64,
     shows_values: bool,
@@ -95,8 +101,11 @@ impl Made {
         let mut printed = Ok(());
         while self.generated < self.wanted {
             let part = (self.wanted - self.generated).min(GENERATE_MAX.into());
-            let request =
-                GenerateRequest { count: u32::try_from(part).ok(), ..GenerateRequest::default() };
+            let request = GenerateRequest {
+                count: u32::try_from(part).ok(),
+                label: self.label.clone(),
+                ..GenerateRequest::default()
+            };
             let new = client.generate(pool, &request).await;
             let new = new.map_err(|error| self.failure(error, part))?;
             self.generated += part;

@@ -45,6 +45,9 @@ pub struct ImportArgs {
     /// Print the values of the imported keys
     #[arg(long)]
     show_keys: bool,
+    /// Label of all keys of the file
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
     /// Import keys that are never purged by time and need no keep-alives
     #[arg(long)]
     no_keepalive: bool,
@@ -58,6 +61,7 @@ impl ImportArgs {
     fn request(&self, batch: &[&Line]) -> GenerateRequest {
         GenerateRequest {
             values: Some(batch.iter().map(|line| line.value.clone()).collect()),
+            label: self.label.clone(),
             keepalive: self.no_keepalive.then_some(false),
             allow_retired: self.allow_retired.then_some(true),
             ..GenerateRequest::default()

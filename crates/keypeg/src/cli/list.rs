@@ -35,6 +35,7 @@ pub struct PoolsArgs {
 const KEYS: &[(&str, Fit)] = &[
     ("id", Fit::Whole),
     ("state", Fit::Whole),
+    ("label", Fit::Text),
     ("lease.expires_at", Fit::Whole),
     ("lease.holder", Fit::Text),
     ("rests_until", Fit::Whole),

@@ -40,7 +40,7 @@ pub(super) const COLUMNS: &[(&str, Fit)] = &[("id", Fit::Whole), ("expires_at", 
 pub(super) const COLUMNS_WITH_KEYS: &[(&str, Fit)] =
     &[("id", Fit::Whole), ("key", Fit::Whole), ("expires_at", Fit::Whole)];
 /// The fields of a new key.
-const FIELDS: [&str; 5] = ["id", "key", "state", "created_at", "expires_at"];
+const FIELDS: [&str; 6] = ["id", "key", "state", "label", "created_at", "expires_at"];
 
 /// Returns whether values are printed. `--field key` without `--show-keys` is an error, before
 /// anything is changed.

@@ -157,6 +157,25 @@ fn a_field_is_printed_alone_and_an_unknown_one_changes_nothing() {
 }
 
 #[test]
+fn keys_get_labels_when_they_are_made_and_later() {
+    let server = Server::in_memory(&[]);
+    let made = json_of(&server, &["generate", "-n", "2", "--label", "acct 3"]);
+    assert_eq!(made["keys"][1]["label"], "acct 3");
+    let id = made["keys"][0]["id"].as_str().unwrap();
+    assert_eq!(json_of(&server, &["label", id, "acct 4"])["label"], "acct 4");
+    let listed = utf8(&check(tool(&server, &["list", "--field", "label"]), 0, "").stdout);
+    let mut labels: Vec<_> = listed.lines().collect();
+    labels.sort_unstable();
+    assert_eq!(labels, ["acct 3", "acct 4"]);
+    assert_eq!(json_of(&server, &["label", id, "--remove"])["label"], json!(null));
+    let granted = check(tool(&server, &["acquire", "--field", "label"]), 0, "");
+    assert!(["acct 3\n", "\n"].contains(&&*utf8(&granted.stdout)), "{granted:?}");
+    check(tool(&server, &["label", id]), 64, "LABEL");
+    check(tool(&server, &["label", id, "a\nb"]), 65, "label");
+    check(tool(&server, &["label", "x", "a"]), 66, "(unknown_key)");
+}
+
+#[test]
 fn a_quiet_command_prints_its_result_and_no_count() {
     let server = Server::in_memory(&[]);
     let output = check(tool(&server, &["generate", "-q"]), 0, "");
