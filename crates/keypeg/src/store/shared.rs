@@ -13,6 +13,7 @@ use crate::random::SystemRandom;
 use keypeg_core::RandomSource as _;
 use keypeg_engine::{Clock as _, Scratch, SealOptions, ShardIdentity};
 use keypeg_log::{LogError, Shard, SharedLog, Tail, wait};
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt as _;
@@ -192,8 +193,8 @@ fn warn_of_visible_password(url: &StoreUrl) {
     let authority = base.split("://").nth(1).and_then(|rest| rest.split('/').next());
     let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
     let has_password = user.is_some_and(|user| user.contains(':')) || query.contains("password=");
-    let is_argument = |argument: String| argument.contains(&url.0);
-    if has_password && std::env::args().any(is_argument) {
+    let is_argument = |argument: OsString| argument.to_string_lossy().contains(&url.0);
+    if has_password && std::env::args_os().any(is_argument) {
         tracing::warn!(
             "other users of this machine can read the password in --store: give the URL by the \
              variable KEYPEG_STORE or in the file of --config"
