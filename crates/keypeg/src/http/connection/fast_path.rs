@@ -36,7 +36,7 @@ use crate::http::timeouts::Timeouts;
 pub(super) use buffers::Buffers;
 use buffers::READ_MAX;
 use calls::FastCall;
-use head::Parsed;
+use head::{Parsed, remember};
 use keypeg_client::Code;
 use keypeg_store::{Call, LeaseGrant, Principal, Request};
 use std::io;
@@ -49,8 +49,6 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
-/// The longest Host that a connection remembers: a name of 253 bytes, a dot, a colon and a port.
-const HOST_MAX: usize = 260;
 /// The most bytes of an incomplete request that the fast path keeps; hyper's path counts more.
 const INCOMPLETE_MAX: usize = 8 << 10;
 /// How long the fast path waits for the rest of a request: many clients send the body right after
@@ -342,15 +340,6 @@ impl<'a> FastPath<'a> {
     }
 }
 
-/// Remembers an accepted Host unless it is longer than any name with a port: an idle connection
-/// holds no buffer. An empty value stands for none; the server accepts an empty Host anyway.
-fn remember(last_host: &mut Vec<u8>, host: &[u8]) {
-    last_host.clear();
-    if host.len() <= HOST_MAX {
-        last_host.extend_from_slice(host);
-    }
-}
-
 /// The client of a request.
 struct Client<'a> {
     connection: &'a mut Connection,
@@ -479,26 +468,5 @@ impl FastPath<'_> {
             }
         }
         Poll::Pending
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A Host of `localhost:` and 15 000 more bytes was once kept for the life of its connection.
-    #[test]
-    fn a_connection_remembers_no_host_longer_than_a_name_and_port() {
-        let mut last_host = Vec::new();
-        for (host, expected) in [
-            (&b"localhost:8000"[..], &b"localhost:8000"[..]),
-            (&[b'a'; HOST_MAX], &[b'a'; HOST_MAX]),
-            (&[b'a'; HOST_MAX + 1], b""),
-            (&[b'a'; READ_MAX], b""),
-        ] {
-            remember(&mut last_host, host);
-            assert_eq!(last_host, expected);
-            assert!(last_host.capacity() <= 2 * HOST_MAX, "{}", last_host.capacity());
-        }
     }
 }

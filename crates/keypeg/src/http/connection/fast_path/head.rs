@@ -8,6 +8,9 @@
 use httparse::Status;
 use std::mem::MaybeUninit;
 
+/// The longest Host that a connection remembers: a name of 253 bytes, a dot, a colon and a port.
+const HOST_MAX: usize = 260;
+
 /// The most headers of a request on the fast path.
 const HEADERS_MAX: usize = 32;
 /// The largest body on the fast path, in bytes: the bodies of its calls are far smaller.
@@ -165,6 +168,15 @@ fn digits(value: &[u8]) -> Option<usize> {
     is_number.then(|| value.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
 }
 
+/// Remembers an accepted Host unless it is longer than any name with a port: an idle connection
+/// holds no buffer. An empty value stands for none; the server accepts an empty Host anyway.
+pub(super) fn remember(last_host: &mut Vec<u8>, host: &[u8]) {
+    last_host.clear();
+    if host.len() <= HOST_MAX {
+        last_host.extend_from_slice(host);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +305,22 @@ mod tests {
             let bytes = [text.as_bytes(), more.as_bytes()].concat();
             let Parsed::Complete { head, len } = parse(&bytes) else { panic!("{more:?}") };
             assert_eq!((head.body, len), (&b"{}"[..], text.len()));
+        }
+    }
+
+    /// A Host of `localhost:` and 15 000 more bytes was once kept for the life of its connection.
+    #[test]
+    fn a_connection_remembers_no_host_longer_than_a_name_and_port() {
+        let mut last_host = Vec::new();
+        for (host, expected) in [
+            (&b"localhost:8000"[..], &b"localhost:8000"[..]),
+            (&[b'a'; HOST_MAX], &[b'a'; HOST_MAX]),
+            (&[b'a'; HOST_MAX + 1], b""),
+            (&[b'a'; super::super::buffers::READ_MAX], b""),
+        ] {
+            remember(&mut last_host, host);
+            assert_eq!(last_host, expected);
+            assert!(last_host.capacity() <= 2 * HOST_MAX, "{}", last_host.capacity());
         }
     }
 }
