@@ -158,6 +158,10 @@ pub fn serve(
     let tls = tls(config)?;
     let (audit, writer) = config.audit.clone().map(audit::open).transpose()?.unzip();
     let audit = audit.map(Arc::new);
+    let peer_tls = match &config.cluster {
+        Some(cluster) => tls::peer_config(cluster.ca.as_deref())?,
+        None => None,
+    };
     match &config.tokens {
         None => tracing::info!("no --tokens: every client that can connect may make every call"),
         Some(path) => tracing::info!("access tokens are in {}", path.display()),
@@ -194,7 +198,7 @@ pub fn serve(
         access,
         audit,
         tls,
-        peer_tls: None,
+        peer_tls,
         proxies: config.proxies.clone(),
         recovery_time,
         metrics_pools: config.metrics_pools,

@@ -6,9 +6,11 @@
 mod acceptor;
 mod client_certificate;
 mod files;
+mod peers;
 mod reload;
 
 pub(crate) use acceptor::{TlsAcceptor, TlsCounters};
 pub(crate) use client_certificate::ClientCertificate;
 pub(crate) use files::{TlsFiles, TlsFilesError};
+pub(crate) use peers::peer_config;
 pub(crate) use reload::watch;

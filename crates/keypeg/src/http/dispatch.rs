@@ -4,6 +4,8 @@
 //! here has a line in the audit log; one elsewhere has it there. Does not know how a request is
 //! forwarded, nor what the handlers do.
 
+mod list;
+
 use super::admit::{self, RequestContext, Target};
 use super::app::App;
 use super::error::Problem;
@@ -17,9 +19,10 @@ use super::route::route;
 use crate::clock;
 use crate::share::Held;
 use crate::tls::ClientCertificate;
+use hyper::Method;
 use hyper::body::Body as _;
 use hyper::http::request::Parts;
-use keypeg_client::Code;
+use keypeg_client::{Code, routes};
 use keypeg_store::{Cluster, Place};
 use std::sync::Arc;
 
@@ -47,6 +50,13 @@ impl Checked<'_> {
         {
             // Boxed, so that no other request has room for it.
             return Box::pin(self.answer_for_shard(request, cluster, shard)).await;
+        }
+        if self.forwarded.is_none()
+            && let Some(cluster) = self.app.lanes.cluster()
+            && matches!(*request.method(), Method::GET | Method::HEAD)
+            && request.uri().path() == routes::POOLS
+        {
+            return Box::pin(self.list_all(request, cluster)).await;
         }
         self.answer_here(request).await
     }

@@ -8,9 +8,10 @@
 mod headers;
 mod link;
 
-pub(crate) use headers::{Forwarded, mark_refused};
+pub(crate) use headers::{Forwarded, mark_refused, mark_shards};
 pub(crate) use link::Links;
 
+use super::all_pools::ListedShards;
 use super::app::App;
 use super::connection::request_peer::RequestPeer;
 use super::forwarded_answer::{ForwardedAnswer, StreamWatch};
@@ -133,8 +134,12 @@ impl Outbound<'_> {
             Ok(Err(SendError::Abandoned)) => return Attempt::Abandoned,
             Ok(Err(SendError::Lost)) | Err(_) => return self.lost(),
         };
-        if Answered::take(&mut head.headers).is_refused {
+        let Answered { is_refused, shards } = Answered::take(&mut head.headers);
+        if is_refused {
             return Attempt::NotThere;
+        }
+        if !shards.is_empty() {
+            head.extensions.insert(ListedShards(shards));
         }
         let is_head = self.head.method == Method::HEAD;
         match incoming.size_hint().exact() {

@@ -2,6 +2,7 @@
 //!
 //! Every response carries an `x-request-id`; a panic becomes a 500 for its own request only.
 
+use super::all_pools::ListedShards;
 use super::app::App;
 use super::checks::{check_framing, check_host, decode_path, refuse_cross_site};
 use super::date::HttpDate;
@@ -91,6 +92,11 @@ pub(super) async fn handle(
     response.headers_mut().insert(DATE, date());
     if is_refused {
         forward::mark_refused(response.headers_mut());
+    }
+    if let Some(ListedShards(shards)) = response.extensions_mut().remove()
+        && forwarded.is_some()
+    {
+        forward::mark_shards(response.headers_mut(), &shards);
     }
     // hyper closes a connection rather than read the rest of a chunked body that no handler wanted.
     if peer.take_unread_body() && is_chunked {

@@ -275,3 +275,30 @@ fn a_client_that_half_closes_after_a_release_has_it_applied_elsewhere() {
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
     servers.client(1).ask(&format!("GET {P1}")).is(200, &json!({ "available": 1 }));
 }
+
+#[test]
+fn a_list_has_the_pools_of_all_servers_in_the_order_of_their_names() {
+    let servers = Installation::start(&[&[], &[], &[]]);
+    let mut client = servers.client(0);
+    for number in 0..12 {
+        client.send(&format!("PUT /v1/pools/x{number:02}"), &json!({})).is(201, &json!({}));
+    }
+    servers.move_shard(1, 1);
+    servers.move_shard(2, 2);
+    for server in 0..3 {
+        let mut client = servers.client(server);
+        let (mut names, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = client.ask(&format!("GET /v1/pools?limit=5{cursor}")).is(200, &json!({}));
+            let pools = page["pools"].as_array().unwrap();
+            names.extend(pools.iter().map(|pool| pool["pool"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        let mut expected: Vec<_> = (0..12).map(|number| format!("x{number:02}")).collect();
+        expected.insert(0, "default".into());
+        assert_eq!(names, expected, "{server}");
+        client.ask("GET /v1/pools?limit=0").problem(422, "invalid");
+        assert_eq!(client.ask("HEAD /v1/pools").status, 200);
+    }
+}

@@ -124,6 +124,13 @@ pub(crate) fn mark_refused(headers: &mut HeaderMap) {
     headers.insert(REFUSED, HeaderValue::from_static("not_owner"));
 }
 
+/// Says to the server that forwarded a list which shards it has.
+pub(crate) fn mark_shards(headers: &mut HeaderMap, shards: &[usize]) {
+    let text: Vec<_> = shards.iter().map(ToString::to_string).collect();
+    let text = HeaderValue::try_from(text.join(",")).expect("invariant: digits and commas");
+    headers.insert(SHARDS, text);
+}
+
 /// What the headers of an answer say to the server that forwarded the request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Answered {

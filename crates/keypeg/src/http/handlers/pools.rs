@@ -3,6 +3,7 @@
 //! The reader checks each field of a policy, and the engine the limits between them.
 
 use crate::http::admit::RequestContext;
+use crate::http::all_pools::{ListedShards, merge};
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body;
@@ -17,7 +18,7 @@ use keypeg_client as wire;
 use keypeg_client::{Code, Seconds, UnixMs, routes};
 use keypeg_core::{PoolListOptions, PoolName, Refusal};
 use keypeg_fields::POOL_NAMES;
-use keypeg_store::{Call, PAGE_MAX, PoolChange, PoolView, RequestError};
+use keypeg_store::{Answer as _, Call, PAGE_MAX, PoolChange, PoolPage, PoolView, RequestError};
 
 /// What one pool of a page takes while the page is built: its view, its wire type and its JSON.
 const LISTED_POOL_BYTES: u64 = 1 << 10;
@@ -32,10 +33,44 @@ pub(crate) async fn list(context: &RequestContext<'_>, query: Option<&str>) -> H
     let room = context.answer_room(limit as u64 * LISTED_POOL_BYTES)?;
     let filter = context.listed_pools();
     let options = PoolListOptions { from: from.transpose()?, limit, filter };
+    if let Some(cluster) = context.lanes.cluster() {
+        let (pools, shards) = list_served_here(context, cluster.shards(), options).await?;
+        let mut response = room.fill(json_response(StatusCode::OK, &pools));
+        response.extensions_mut().insert(shards);
+        return Ok(response);
+    }
     let page = context.execute(Call::list_pools(options)).await?;
     let next_cursor = page.next.map(|name| name.as_str().into());
     let pools = page.pools.into_iter().map(wire_pool).collect();
     Ok(room.fill(json_response(StatusCode::OK, &wire::Pools { pools, next_cursor })))
+}
+
+/// Lists the pools of the shards that this server serves, and which shards these are.
+async fn list_served_here(
+    context: &RequestContext<'_>,
+    shards: usize,
+    options: PoolListOptions,
+) -> Result<(wire::Pools, ListedShards), Problem> {
+    let limit = options.limit;
+    let call = Call::list_pools(options).into_call();
+    context.begin_long_work(call.units()).await;
+    let pending: Vec<_> =
+        (0..shards).map(|shard| context.submit_to_shard(shard, call.clone())).collect();
+    let (mut pages, mut listed) = (Vec::new(), Vec::new());
+    for (shard, reply) in pending.into_iter().enumerate() {
+        match PoolPage::of(reply.await) {
+            Ok(PoolPage { pools, next }) => {
+                let pools = pools.into_iter().map(wire_pool).collect();
+                let next_cursor = next.map(|name| name.as_str().into());
+                pages.push(wire::Pools { pools, next_cursor });
+                listed.push(shard);
+            }
+            // The caller asks the server of this shard.
+            Err(RequestError::NotOwner | RequestError::OutcomeUnknown) => {}
+            Err(refusal) => return Err(Problem::refused(&refusal)),
+        }
+    }
+    Ok((merge(pages, limit), ListedShards(listed)))
 }
 
 /// Shows a pool.
