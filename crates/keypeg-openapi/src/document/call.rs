@@ -45,6 +45,16 @@ impl Call {
         Self { description, body: RequestBody::None, parameters: Vec::new(), answers, problems }
     }
 
+    /// Sets the body, which every request has.
+    pub(super) fn with_required_body(
+        mut self,
+        schema: &'static str,
+        examples: Vec<(&'static str, Value)>,
+    ) -> Self {
+        self.body = RequestBody::Required(schema, examples);
+        self
+    }
+
     pub(super) fn with_optional_body(
         mut self,
         schema: &'static str,

@@ -4,7 +4,7 @@
 //! Statuses and titles of problems come from the table of codes. The problems that all routes share
 //! are added when the document is built.
 
-use super::call::{Answer, Call, RequestBody, inline, no_content, plain_text, referenced};
+use super::call::{Answer, Call, inline, no_content, plain_text, referenced};
 use super::examples;
 use super::parameters::{
     api_key, forwarded_key, history_seconds, idempotency_key, last_event_id, listing,
@@ -131,16 +131,12 @@ fn keys(operation: &str) -> Option<Call> {
             vec![referenced(200, "The key.", "Key", examples::key())],
             &[Code::UnknownKey, Code::StorageFull],
         ),
-        "changeKey" => {
-            let mut call = Call::new(
-                "A label changes nothing about how the key is lent. Several keys can have the same \
-                 label.",
-                vec![referenced(200, "The key, with its new label.", "Key", examples::key())],
-                &[Code::UnknownKey, Code::PoolFull, Code::StorageFull],
-            );
-            call.body = RequestBody::Required("KeyRequest", examples::key_changes());
-            call
-        }
+        "changeKey" => Call::new(
+            "A label changes nothing about how the key is lent. Several keys can have the same label.",
+            vec![referenced(200, "The key, with its new label.", "Key", examples::key())],
+            &[Code::UnknownKey, Code::PoolFull, Code::StorageFull],
+        )
+        .with_required_body("KeyRequest", examples::key_changes()),
         "deleteKey" => Call::new(
             "A running lease of the key ends.",
             vec![no_content("The key is deleted.")],
@@ -168,7 +164,7 @@ fn keys(operation: &str) -> Option<Call> {
         )
         .with_optional_body("Empty", Vec::new()),
         "keepAlive" => {
-            let mut call = Call::new(
+            let call = Call::new(
                 "Either `ids` or `all`. The cost of `all` does not depend on the size of the pool. \
                  Keys whose deadline has passed are purged; a keep-alive does not bring them \
                  back.",
@@ -180,11 +176,10 @@ fn keys(operation: &str) -> Option<Call> {
                 )],
                 &[Code::Settling, Code::StorageFull],
             );
-            call.body = RequestBody::Required("KeepAliveRequest", examples::keep_alives());
-            call
+            call.with_required_body("KeepAliveRequest", examples::keep_alives())
         }
         "verify" => {
-            let mut call = Call::new(
+            let call = Call::new(
                 "For the service that accepts the keys of a pool: is this value an active key, and \
                  who holds it? A value that is unknown, deleted, purged or in another state gets \
                  `{\"active\": false}`. Changes nothing and is not in the audit log. An address that \
@@ -198,8 +193,7 @@ fn keys(operation: &str) -> Option<Call> {
                 &[],
             )
             .with_parameters(vec![states()]);
-            call.body = RequestBody::Required("VerifyRequest", examples::verifies());
-            call
+            call.with_required_body("VerifyRequest", examples::verifies())
         }
         "authorize" => Call::new(
             "For gateways that ask about each request, such as `auth_request` of nginx, \
