@@ -104,12 +104,12 @@ impl<I: ItemIndex> Deadlines<I> {
         match positions.heap_position(item) {
             NOT_IN_HEAP => {
                 let position = self.heap.push(entry);
-                self.sift(position, positions);
+                self.sift_up(position, entry, positions);
             }
-            position => {
-                self.heap[position] = entry;
-                self.sift(position, positions);
+            position if at_us < self.due(self.heap[position]) => {
+                self.sift_up(position, entry, positions);
             }
+            position => self.sift_down(position, entry, positions),
         }
     }
 
@@ -119,11 +119,16 @@ impl<I: ItemIndex> Deadlines<I> {
         if position == NOT_IN_HEAP {
             return;
         }
-        let removed = self.heap.swap_remove(position);
+        let (removed, last) = (self.heap[position], self.heap.pop());
+        let last = last.expect("invariant: the position is below the length");
         debug_assert!(removed.item::<I>() == item, "an item is at its heap position");
         positions.set_heap_position(item, NOT_IN_HEAP);
         if (position.get() as usize) < self.heap.len() {
-            self.sift(position, positions);
+            if self.due(last) < self.due(removed) {
+                self.sift_up(position, last, positions);
+            } else {
+                self.sift_down(position, last, positions);
+            }
         }
     }
 
@@ -140,11 +145,14 @@ impl<I: ItemIndex> Deadlines<I> {
         if entry.epoch() == self.epoch { entry.at_us() } else { self.raised_us }
     }
 
-    /// Moves the entry at `position` up or down until the heap is in order.
-    fn sift(&mut self, position: HeapPosition, positions: &mut impl HeapIndex<Item = I>) {
-        let entry = self.heap[position];
-        let due = self.due(entry);
-        let mut hole = position;
+    /// Places an entry at `position` or above it: it is due no later than what is below.
+    fn sift_up(
+        &mut self,
+        position: HeapPosition,
+        entry: Entry,
+        positions: &mut impl HeapIndex<Item = I>,
+    ) {
+        let (due, mut hole) = (self.due(entry), position);
         while hole.get() > 0 {
             let parent = parent_of(hole);
             let above = self.heap[parent];
@@ -154,13 +162,22 @@ impl<I: ItemIndex> Deadlines<I> {
             self.place(hole, above, positions);
             hole = parent;
         }
-        if hole == position {
-            while let Some((child, below)) = self.earliest_child(hole)
-                && self.due(below) < due
-            {
-                self.place(hole, below, positions);
-                hole = child;
-            }
+        self.place(hole, entry, positions);
+    }
+
+    /// Places an entry at `position` or below it: it is due no earlier than what is above.
+    fn sift_down(
+        &mut self,
+        position: HeapPosition,
+        entry: Entry,
+        positions: &mut impl HeapIndex<Item = I>,
+    ) {
+        let (due, mut hole) = (self.due(entry), position);
+        while let Some((child, below)) = self.earliest_child(hole)
+            && self.due(below) < due
+        {
+            self.place(hole, below, positions);
+            hole = child;
         }
         self.place(hole, entry, positions);
     }

@@ -12,6 +12,9 @@ use crate::index::Index;
 use crate::indices::{HeapPosition, HoldIndex, ItemIndex, NOT_IN_HEAP, SlotIndex};
 use crate::numbers::BorrowerId;
 
+/// The token of a record that no hold uses.
+const UNUSED: u64 = TOKEN_MAX + 1;
+
 /// What keeps a key from being available for a time: a lease or a rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Hold {
@@ -85,13 +88,17 @@ impl Holds {
         hold
     }
 
-    /// Removes a hold.
-    pub(crate) fn remove(&mut self, hold: HoldIndex) -> Hold {
+    /// Removes a hold that is not in the heap. Returns the holder or the reason.
+    pub(crate) fn remove(&mut self, hold: HoldIndex) -> Option<Box<str>> {
         let token = self.records[hold].token;
         self.by_token.remove(hash_token(token), hold, |hold| hash_token(self.records[hold].token));
         self.free.push(hold);
-        self.text_bytes -= self.records[hold].text_bytes();
-        std::mem::replace(&mut self.records[hold], Hold::unused())
+        let record = &mut self.records[hold];
+        debug_assert_eq!(record.heap_position, NOT_IN_HEAP, "its end is cancelled first");
+        self.text_bytes -= record.text_bytes();
+        record.slot = SlotIndex::NONE;
+        record.token = UNUSED;
+        record.holder_or_reason.take()
     }
 
     pub(crate) fn find_by_token(&self, token: u64) -> Option<HoldIndex> {
@@ -143,19 +150,6 @@ impl Hold {
 
     fn text_bytes(&self) -> usize {
         allocated_text(self.holder_or_reason.as_deref())
-    }
-
-    fn unused() -> Self {
-        Self {
-            slot: SlotIndex::NONE,
-            heap_position: NOT_IN_HEAP,
-            token: TOKEN_MAX + 1,
-            granted_us: 0,
-            latest_us: 0,
-            rest_us: 0,
-            borrower: BorrowerId::NONE,
-            holder_or_reason: None,
-        }
     }
 }
 

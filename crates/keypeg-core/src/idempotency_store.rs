@@ -103,17 +103,24 @@ pub(crate) struct AnswerCounts {
     borrowers: Borrowers,
     /// Stored answers of ended leases.
     ended: usize,
+    /// All stored answers.
+    all: usize,
 }
 
 impl AnswerCounts {
     /// Returns the counts of no answers, with this limit of their weight.
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, weight: 0, borrowers: Borrowers::default(), ended: 0 }
+        Self { max, weight: 0, borrowers: Borrowers::default(), ended: 0, all: 0 }
     }
 
     /// Subtracts what the answers of deleted pools counted, for at most `max` borrowers.
     pub(crate) fn settle_removed(&mut self, max: usize) {
         self.borrowers.settle(max);
+    }
+
+    /// Returns the number of stored answers.
+    pub(crate) fn len(&self) -> usize {
+        self.all
     }
 
     /// Returns the most stored answers of ended leases.
@@ -232,6 +239,7 @@ impl IdempotencyStore {
     ) {
         self.remove_by_id(counts, stored.record.id);
         let (weight, borrower) = (weight(&stored), stored.record.borrower);
+        counts.all += 1;
         counts.weight += weight;
         counts.borrowers.add_many(borrower, weight as u64);
         self.weight += weight;
@@ -291,6 +299,7 @@ impl IdempotencyStore {
         let (id, token, weight) = (stored.record.id, token_of(stored), weight(stored));
         let borrower = stored.record.borrower;
         self.range_bytes -= range_bytes(stored);
+        counts.all -= 1;
         counts.weight -= weight;
         counts.borrowers.remove_many(borrower, weight as u64);
         self.weight -= weight;
@@ -360,6 +369,7 @@ impl IdempotencyStore {
 
     /// Adds the answers to counts: for tests, since the shared counts change with each answer.
     pub(crate) fn add_to(&self, counts: &mut AnswerCounts) {
+        counts.all += self.len();
         counts.weight += self.weight;
         counts.borrowers.add_all(&self.borrowers);
         counts.ended += self.ended.len();
@@ -367,6 +377,7 @@ impl IdempotencyStore {
 
     /// Subtracts the answers from the shared counts, because their pool is deleted.
     pub(crate) fn uncount(&mut self, counts: &mut AnswerCounts) {
+        counts.all -= self.len();
         counts.weight -= self.weight;
         counts.borrowers.remove_all(std::mem::take(&mut self.borrowers));
         counts.ended -= self.ended.len();

@@ -66,6 +66,7 @@ use crate::step::StepContext;
 use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
+use page::ShownLease;
 pub(crate) use replay::PoolCursor;
 
 /// A pool's keys and leases.
@@ -372,9 +373,9 @@ impl Pool {
             borrower,
         };
         let key = self.slots.number(slot);
-        self.start_lease(shared, slot, token, &lease);
+        self.lease_available(shared, slot, token, &lease);
         step.facts.record(&Fact::Granted { pool: self.id, key, token, lease });
-        let view = self.lease_view(&shared.ids, step.now, self.slots.hold(slot));
+        let view = self.view_of_lease(&shared.ids, step.now, (slot, token), ShownLease::of(&lease));
         let (key, until_us) = (view.key_id, lease.until_us);
         let label = view.label.as_deref();
         self.emit(step, || Event::Granted { key, token, holder, label, until_us });

@@ -40,6 +40,9 @@ pub struct Pools {
     entries: PoolEntries,
     free: Vec<PoolIndex>,
     by_name: HashMap<PoolName, PoolIndex, foldhash::fast::RandomState>,
+    /// The pool that was looked up last: most servers have one busy pool, whose name is then not
+    /// hashed.
+    latest: PoolIndex,
     /// The same pools in the order of their names, for listings.
     by_order: BTreeMap<PoolName, PoolIndex>,
     shared: SharedState,
@@ -70,6 +73,8 @@ struct PoolEntry {
     lease_position: HeapPosition,
     serving_position: HeapPosition,
     in_rotation: bool,
+    /// Its deadlines in the heaps.
+    scheduled: NextDue,
 }
 
 /// A slab of pools; the free list is beside it. An entry is large, so that the slab has only its
@@ -98,6 +103,7 @@ impl Pools {
             entries: PoolEntries::default(),
             free: Vec::new(),
             by_name: HashMap::default(),
+            latest: PoolIndex::default(),
             by_order: BTreeMap::new(),
             shared: SharedState::new(ids, limits, first_token),
             lease_deadlines: Deadlines::default(),
@@ -154,6 +160,7 @@ impl Pools {
             lease_position: NOT_IN_HEAP,
             serving_position: NOT_IN_HEAP,
             in_rotation: false,
+            scheduled: NextDue::NOTHING,
         };
         let index = if let Some(index) = self.free.pop() {
             self.entries.0[index.get() as usize] = Some(Box::new(entry));
@@ -209,7 +216,9 @@ impl Pools {
         self.by_order.remove(entry.pool.name());
         self.free.push(index);
         self.shared.pool_bytes -= entry.pool.counted_bytes() + POOL_BYTES;
-        self.shared.key_count -= entry.pool.counts().total();
+        let counts = entry.pool.counts();
+        self.shared.key_count -= counts.total();
+        self.shared.hold_count -= counts.leased_or_resting();
         entry.pool.uncount_answers(&mut self.shared);
         entry.pool.uncount_borrowers(&mut self.shared);
         entry.pool
@@ -222,7 +231,7 @@ impl Pools {
         step: &mut StepContext<'_>,
         apply: impl FnOnce(&mut Pool, &mut SharedState, &mut StepContext<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let index = *self.by_name.get(name).ok_or(Refusal::UnknownPool)?;
+        let index = self.find(name).ok_or(Refusal::UnknownPool)?;
         let pool = &mut self.entries.get_mut(index).pool;
         let result = apply(pool, &mut self.shared, step);
         if !enabled(Sabotage::NewcomerFirst) {
@@ -234,6 +243,15 @@ impl Pools {
             return Err(Refusal::Settling);
         }
         result
+    }
+
+    /// Finds a pool.
+    fn find(&mut self, name: &PoolName) -> Option<PoolIndex> {
+        let latest = self.entries.0.get(self.latest.get() as usize)?.as_deref();
+        if latest.is_none_or(|entry| entry.pool.name() != name) {
+            self.latest = *self.by_name.get(name)?;
+        }
+        Some(self.latest)
     }
 
     /// Removes a waiting request from its wait queue; returns false when it does not wait. O(log
@@ -429,6 +447,12 @@ impl Pools {
         self.shared.key_count
     }
 
+    /// Returns how many records [`Self::write_snapshot`] writes: one for each lease, rest and stored
+    /// answer. O(1).
+    pub fn snapshot_record_count(&self) -> u64 {
+        self.shared.hold_count + self.shared.answers.len() as u64
+    }
+
     /// Returns the ids of a pool's keys, in no order: for tests. O(n).
     pub fn key_ids(&self, name: &PoolName) -> Vec<KeyId> {
         self.get(name).map_or_else(Vec::new, |pool| pool.key_ids(&self.shared))
@@ -441,6 +465,8 @@ impl Pools {
         }
         let keys: u64 = self.iter().map(|pool| pool.counts().total()).sum();
         assert_eq!(keys, self.shared.key_count, "the shared state counts the keys of all pools");
+        let holds: u64 = self.iter().map(|pool| pool.counts().leased_or_resting()).sum();
+        assert_eq!(holds, self.shared.hold_count, "the shared state counts the holds of all pools");
         let mut borrowers = Borrowers::default();
         for pool in self.iter() {
             borrowers.add_all(pool.borrowers());

@@ -63,6 +63,8 @@ pub struct SharedState {
     pub(crate) next_token: u64,
     /// Keys in all pools together.
     pub(crate) key_count: u64,
+    /// Leases and rests of all pools together.
+    pub(crate) hold_count: u64,
     /// The bytes of all pools, as last counted.
     pub(crate) pool_bytes: usize,
     /// The bytes of `waiters`, as last counted.
@@ -108,6 +110,7 @@ impl SharedState {
             },
             next_token: first,
             key_count: 0,
+            hold_count: 0,
             pool_bytes: 0,
             waiter_bytes: 0,
             bytes_elsewhere: 0,

@@ -110,6 +110,12 @@ impl Pool {
         }
         if let Some(hold) = self.holds.find_by_token(lease.token()) {
             let slot = self.holds.get(hold).slot;
+            if !self.has_due_keys(step.now)
+                && !step.now.has_expired(self.hold_ends.deadline(hold, &self.holds))
+                && self.slots.state(slot) == Some(KeyState::Leased)
+            {
+                return Ok(hold);
+            }
             let key_exists = self.expire_key(shared, step, slot);
             let leased = key_exists && self.slots.state(slot) == Some(KeyState::Leased);
             let cannot_end = shared.clocks_frozen

@@ -6,6 +6,7 @@
 
 use super::Pool;
 use crate::clocks::{Now, US_PER_MS};
+use crate::fact::Grant;
 use crate::holds::Hold;
 use crate::ids::IdHashKey;
 use crate::indices::{HoldIndex, ItemIndex, SlotIndex};
@@ -21,6 +22,21 @@ const EXAMINED_MAX: u32 = 4_096;
 
 fn examined_max() -> u32 {
     u32::try_from(limit(TestLimit::PageSlots, u64::from(EXAMINED_MAX))).unwrap_or(EXAMINED_MAX)
+}
+
+/// What a view shows of a lease.
+#[derive(Clone, Copy)]
+pub(super) struct ShownLease<'a> {
+    granted_us: u64,
+    until_us: u64,
+    holder: Option<&'a str>,
+}
+
+impl<'a> ShownLease<'a> {
+    /// Returns what is shown of a lease that has just been granted.
+    pub(super) fn of(&Grant { granted_us, until_us, holder, .. }: &Grant<'a>) -> Self {
+        Self { granted_us, until_us, holder }
+    }
 }
 
 impl Pool {
@@ -94,11 +110,23 @@ impl Pool {
     pub(super) fn lease_view(&self, ids: &IdHashKey, now: Now, hold: HoldIndex) -> LeaseView {
         let Hold { slot, token, granted_us, ref holder_or_reason, .. } = *self.holds.get(hold);
         let until_us = self.hold_ends.deadline(hold, &self.holds);
+        let lease = ShownLease { granted_us, until_us, holder: holder_or_reason.as_deref() };
+        self.view_of_lease(ids, now, (slot, token), lease)
+    }
+
+    /// Returns the view of a lease of a key, given what the pool would have to look up.
+    pub(super) fn view_of_lease(
+        &self,
+        ids: &IdHashKey,
+        now: Now,
+        (slot, token): (SlotIndex, u64),
+        ShownLease { granted_us, until_us, holder }: ShownLease<'_>,
+    ) -> LeaseView {
         LeaseView {
             id: ids.lease_id(self.id, token),
             key_id: self.key_id(ids, slot),
             token,
-            holder: holder_or_reason.clone(),
+            holder: holder.map(Into::into),
             label: self.label(slot).map(Into::into),
             granted_at_ms: now.lease_to_wall_ms(granted_us),
             expires_at_ms: now.lease_to_wall_ms(until_us),

@@ -24,7 +24,32 @@ impl Pool {
     ) {
         // A key of every state is detached first, which notes that leases change.
         self.detach(shared, slot, EndCause::Expired);
+        self.add_lease(shared, slot, token, lease);
+    }
+
+    /// Leases a key that is available.
+    pub(super) fn lease_available(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+        token: u64,
+        lease: &Grant<'_>,
+    ) {
+        self.note_change(Changed::LEASES);
+        self.available.remove(slot, &mut self.slots);
+        self.add_lease(shared, slot, token, lease);
+    }
+
+    /// Leases a key that is removed from the structures of its state.
+    fn add_lease(
+        &mut self,
+        shared: &mut SharedState,
+        slot: SlotIndex,
+        token: u64,
+        lease: &Grant<'_>,
+    ) {
         let hold = self.holds.add(Hold::new(slot, token, lease));
+        shared.hold_count += 1;
         self.count_lease(shared, lease.borrower);
         self.slots.set_state(slot, KeyState::Leased);
         self.slots.set_hold(slot, hold);
@@ -117,7 +142,8 @@ impl Pool {
                     self.resting -= 1;
                 }
                 self.hold_ends.cancel(hold, &mut self.holds);
-                return self.holds.remove(hold).holder_or_reason;
+                shared.hold_count -= 1;
+                return self.holds.remove(hold);
             }
         }
         None

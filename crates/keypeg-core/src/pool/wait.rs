@@ -127,11 +127,18 @@ impl Pool {
 
     /// Grants available keys to waiters, in order. Bounded by the keys that became available since
     /// the last step; purging due keys on the way costs the budget.
+    #[inline]
     pub(crate) fn serve_wait_queue(
         &mut self,
         shared: &mut SharedState,
         step: &mut StepContext<'_>,
     ) {
+        if !self.wait_queue.is_empty() {
+            self.serve_waiters(shared, step);
+        }
+    }
+
+    fn serve_waiters(&mut self, shared: &mut SharedState, step: &mut StepContext<'_>) {
         while let Some(head) = self.wait_queue.head() {
             // Without a key, none is available or the budget is spent.
             let Ok(slot) = self.draw_key(shared, step) else { return };

@@ -7,7 +7,7 @@
 use super::{PoolEntries, Pools, SWEPT_POOLS_MAX};
 use crate::clocks::Now;
 use crate::deadlines::{Deadlines, HeapIndex};
-use crate::indices::{HeapPosition, ItemIndex, NOT_IN_HEAP, PoolIndex};
+use crate::indices::{HeapPosition, ItemIndex, PoolIndex};
 use crate::step::StepContext;
 
 /// The budget that one pool gets before it is the next one's turn.
@@ -31,6 +31,10 @@ pub struct NextDue {
     pub serving_us: Option<u64>,
 }
 
+impl NextDue {
+    pub(super) const NOTHING: Self = Self { lease_us: None, serving_us: None };
+}
+
 impl Pools {
     /// Returns whether anything in any pool is due. O(1).
     pub(super) fn has_due(&self, now: Now) -> bool {
@@ -45,6 +49,11 @@ impl Pools {
         self.sweep_answers(step.now);
         self.shared.borrowers.settle(SETTLED_MAX);
         self.shared.answers.settle_removed(SETTLED_MAX);
+        self.continue_expiry(step)
+    }
+
+    /// Continues [`Self::expire`] in the same turn, with a new budget.
+    pub fn continue_expiry(&mut self, step: &mut StepContext<'_>) -> bool {
         self.refuse_removed_waiters(step);
         while step.budget > 0
             && let Some(index) = self.rotation.pop_front()
@@ -134,31 +143,36 @@ impl Pools {
         if entry.in_rotation {
             return;
         }
-        let (lease_us, purge_us) =
-            (entry.pool.next_lease_deadline_us(), entry.pool.next_purge_us());
+        let due = NextDue {
+            lease_us: entry.pool.next_lease_deadline_us(),
+            serving_us: entry.pool.next_purge_us(),
+        };
+        let before = std::mem::replace(&mut entry.scheduled, due);
         let Self { entries, lease_deadlines, serving_deadlines, .. } = self;
-        update(lease_deadlines, index, lease_us, &mut LeasePositions(entries));
-        update(serving_deadlines, index, purge_us, &mut ServingPositions(entries));
+        if due.lease_us != before.lease_us {
+            update(lease_deadlines, index, due.lease_us, &mut LeasePositions(entries));
+        }
+        if due.serving_us != before.serving_us {
+            update(serving_deadlines, index, due.serving_us, &mut ServingPositions(entries));
+        }
     }
 
     /// Removes a pool from both heaps of deadlines.
     pub(super) fn unschedule(&mut self, index: PoolIndex) {
+        self.entries.get_mut(index).scheduled = NextDue::NOTHING;
         self.lease_deadlines.cancel(index, &mut LeasePositions(&mut self.entries));
         self.serving_deadlines.cancel(index, &mut ServingPositions(&mut self.entries));
     }
 }
 
-/// Sets or cancels a pool's deadline, without touching the heap where nothing changed.
+/// Sets or cancels a pool's deadline.
 fn update(
     heap: &mut Deadlines<PoolIndex>,
     index: PoolIndex,
     due_us: Option<u64>,
     positions: &mut impl HeapIndex<Item = PoolIndex>,
 ) {
-    let in_heap = positions.heap_position(index) != NOT_IN_HEAP;
-    let present_us = in_heap.then(|| heap.deadline(index, positions));
     match due_us {
-        _ if due_us == present_us => {}
         Some(due_us) => heap.set(index, due_us, positions),
         None => heap.cancel(index, positions),
     }

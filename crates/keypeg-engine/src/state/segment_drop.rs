@@ -64,7 +64,7 @@ impl EngineState {
         segment_drop.complete
     }
 
-    /// Returns the last segment to delete, if a drop must start now. O(pools).
+    /// Returns the last segment to delete, if a drop must start now. O(segments).
     fn segments_to_drop(&self) -> Option<SegmentNumber> {
         let journal = self.journal.as_ref()?;
         let (bytes, bytes_max) = (journal.bytes(), self.sizes.journal / 4 * 3);
@@ -72,19 +72,11 @@ impl EngineState {
             return None;
         }
         let through = self.droppable_through(journal)?;
-        let snapshot_bytes = self.snapshot_record_count() * self.snapshot_record_bytes;
+        let snapshot_bytes = self.pools.snapshot_record_count() * self.snapshot_record_bytes;
         let is_large = journal.is_starved() || bytes > bytes_max.max(2 * snapshot_bytes);
         let frees = journal.bytes_through(through) > snapshot_bytes;
         let fits = journal.writable_bytes().is_none_or(|room| snapshot_bytes <= room);
         (is_large && frees && fits).then_some(through)
-    }
-
-    /// Returns how many records a snapshot has: one for each lease, rest and stored answer.
-    fn snapshot_record_count(&self) -> u64 {
-        self.pools
-            .iter()
-            .map(|pool| pool.counts().leased_or_resting() + pool.stored_answer_count())
-            .sum()
     }
 
     /// Deletes the old segments once all snapshot records are durable.
