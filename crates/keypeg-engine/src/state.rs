@@ -8,6 +8,7 @@ mod adding;
 mod admission;
 mod backup;
 mod disk_space;
+mod due;
 mod long_calls;
 mod measure;
 mod opening;
@@ -82,6 +83,10 @@ pub struct EngineState {
     batch: Batch,
     /// The seal of the directory, if it is sealed.
     seal: Option<Arc<SealControl>>,
+    /// Notified when a request arrives.
+    arrivals: Wakeup,
+    /// What the requests of this turn may end by time.
+    expiries_left: u32,
     /// Requests that are carried over into the next turn, because more was due than this turn
     /// could expire.
     carried_over: VecDeque<QueuedRequest>,
@@ -224,11 +229,8 @@ impl EngineState {
             self.cancel_all_waits(&RequestError::StorageFull, replies);
         }
         self.measure_lateness();
-        let budget = self.expiry_budget();
-        let mut step = step(self.now, &mut *self.random, &mut self.batch);
-        step.budget = budget;
-        self.pools.expire(&mut step);
-        let by_time = step.ended_by_time;
+        let has_requests = !(requests.is_empty() && self.carried_over.is_empty());
+        let by_time = self.end_what_is_due(has_requests);
         self.drain_wait_outcomes(replies);
         self.take_lookup_results(replies);
         let clock_matters =
@@ -256,12 +258,6 @@ impl EngineState {
     /// full.
     pub fn clocks_frozen(&self) -> bool {
         self.clocks_frozen
-    }
-
-    /// Returns how many deadlines may be executed: none while they cannot be logged, even if they
-    /// were due before the clocks froze.
-    fn expiry_budget(&self) -> u32 {
-        if self.disk_space() > DiskSpace::Full { expire_max() } else { 0 }
     }
 
     fn begin_step(&mut self) {

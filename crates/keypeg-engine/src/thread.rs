@@ -42,6 +42,7 @@ impl Run<'_> {
     /// Runs turns until a stop is requested and every request is answered.
     pub(crate) fn run(&mut self) -> Result<(), CommitError> {
         self.wakeup.listen();
+        self.state.set_arrivals(self.wakeup.clone());
         if let Some(lookups) = &self.lookups {
             lookups.listen();
         }

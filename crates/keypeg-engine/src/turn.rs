@@ -14,7 +14,7 @@ use keypeg_store::{
 };
 
 /// The most leases, rests and keys that a turn ends by time before its requests; during the
-/// requests it ends at most as many again.
+/// requests it ends at most as many again. `state/due.rs` ends fewer while requests wait.
 pub(crate) const EXPIRE_MAX: u32 = 4_096;
 
 /// A request with what its execution needs besides the pools.

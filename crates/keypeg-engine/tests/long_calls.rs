@@ -6,7 +6,7 @@ mod support;
 use keypeg_core::{ImportOptions, KeyId, KeyRef, NewLabels, PolicyPatch, PoolName, Secret};
 use keypeg_engine::state::{CallId, LONG_UNITS_MAX};
 use keypeg_store::{
-    Call, CallerNumber, KEEP_ALIVE_MAX, LaneItem, Reply, RequestError, SHORT_UNITS_MAX,
+    Call, CallerNumber, KEEP_ALIVE_MAX, LaneItem, Reply, RequestError, SHORT_UNITS_MAX, Wakeup,
 };
 use std::collections::HashMap;
 use support::turns::Turns;
@@ -290,4 +290,49 @@ fn no_call_on_one_key_is_long() {
         assert!(call.units() * 10 <= SHORT_UNITS_MAX, "{call:?}");
     }
     assert!(page().is_long() && unknown_keys().is_long() && list_pools().is_long());
+}
+
+/// Returns an engine with this many leases, all due, whose clock advances by a millisecond at each
+/// reading.
+fn with_due_leases(count: u32) -> Turns {
+    let mut turns = Turns::new();
+    turns.driver.generate(count);
+    for _ in 0..count {
+        turns.driver.acquire("job").expect("a key is available");
+    }
+    turns.driver.clock.advance_ms(86_400_000);
+    turns.driver.clock.set_reading_time_ms(1);
+    turns
+}
+
+fn leased(turns: &Turns) -> u64 {
+    let pool = turns.driver.engine.pools().get(&default_pool()).expect("it always exists");
+    pool.counts().leased
+}
+
+/// A million keys ended at once, and each turn ended 4 096 of them before it answered a request.
+#[test]
+fn a_turn_ends_what_is_due_for_a_bounded_time_while_requests_wait() {
+    let mut turns = with_due_leases(2_000);
+    turns.ask(OTHER_CALLER, keep_alive(KeyId(1)));
+    assert_eq!(leased(&turns), 2_000 - 256, "one slice takes the time of a turn");
+    let acquire = Call::Acquire { pool: default_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+    let reply = turns.ask(OTHER_CALLER, acquire);
+    assert!(matches!(reply, Reply::Granted { .. }), "{reply:?}");
+    assert_eq!(leased(&turns), 2_000 - 3 * 256 + 1, "an acquire ends one slice more");
+    turns.run();
+    assert_eq!(leased(&turns), 1, "without requests a turn ends more");
+}
+
+#[test]
+fn a_request_that_arrives_during_a_turn_shortens_it() {
+    let mut turns = with_due_leases(2_000);
+    let arrivals = Wakeup::default();
+    turns.driver.engine.set_arrivals(arrivals.clone());
+    arrivals.notify();
+    turns.run();
+    assert_eq!(leased(&turns), 2_000 - 256);
+    assert!(arrivals.take(), "the thread still takes the notification");
+    turns.run();
+    assert_eq!(leased(&turns), 0);
 }

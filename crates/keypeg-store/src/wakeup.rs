@@ -73,6 +73,11 @@ impl Wakeup {
         }
     }
 
+    /// Returns whether there was a notification since it was last taken.
+    pub fn is_notified(&self) -> bool {
+        self.inner.notified.load(Ordering::Acquire)
+    }
+
     /// Returns whether there was a notification since the last call, and resets it.
     pub fn take(&self) -> bool {
         self.inner.notified.swap(false, Ordering::AcqRel)

@@ -36,7 +36,7 @@ impl EngineState {
         replies: &mut Vec<(CallId, Reply)>,
     ) -> bool {
         let mut turn = TurnLimits {
-            expiries: self.expiry_budget(),
+            expiries: self.expiries_left,
             long: LongBudget::of_turn(),
             short_units: 0,
             ended_by_time: false,
