@@ -65,3 +65,17 @@ fn shifted(wall_us: u64, now_us: u64, then_us: u64) -> u64 {
 pub(crate) fn after(at_us: u64, duration_us: u64) -> u64 {
     at_us.saturating_add(duration_us).min(NEVER_US)
 }
+
+/// The next deadline of all pools on each clock, in microseconds; `None` when there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextDue {
+    /// The next end of a lease, a rest or a wait, in lease time.
+    pub lease_us: Option<u64>,
+    /// The next purge, in serving time.
+    pub serving_us: Option<u64>,
+}
+
+impl NextDue {
+    /// No deadline on either clock.
+    pub(crate) const NOTHING: Self = Self { lease_us: None, serving_us: None };
+}

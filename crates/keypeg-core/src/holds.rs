@@ -42,6 +42,21 @@ pub(crate) struct Rest<'a> {
     pub(crate) reason: Option<&'a str>,
 }
 
+/// What a view shows of a lease.
+#[derive(Clone, Copy)]
+pub(crate) struct ShownLease<'a> {
+    pub(crate) granted_us: u64,
+    pub(crate) until_us: u64,
+    pub(crate) holder: Option<&'a str>,
+}
+
+impl<'a> ShownLease<'a> {
+    /// Returns what is shown of a lease that has just been granted.
+    pub(crate) fn of(&Grant { granted_us, until_us, holder, .. }: &Grant<'a>) -> Self {
+        Self { granted_us, until_us, holder }
+    }
+}
+
 /// All holds of a pool: a slab with a free list. An index is stable while its hold exists.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holds {

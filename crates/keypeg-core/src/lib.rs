@@ -46,7 +46,7 @@ mod wait_queue;
 
 pub use activity::{HOLD_BUCKETS_US, PoolActivity, WAIT_BUCKETS_US};
 pub use borrowers::Borrower;
-pub use clocks::{NEVER_US, Now, US_PER_MS, US_PER_S};
+pub use clocks::{NEVER_US, NextDue, Now, US_PER_MS, US_PER_S};
 pub use event::Event;
 pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, PackedValues};
 pub use idempotency_store::{ANSWERS_MAX, IdempotencyKey, answers_max};
@@ -64,9 +64,7 @@ pub use lease::{
 pub use numbers::{BorrowerId, KeyNumber, Lsn, PoolId, WaiterId};
 pub use policy::{OutOfRange, Policy, PolicyPatch, PoolName};
 pub use pool::{HeldKeys, KEY_BYTES_MIN, Pool, RESTORED_HOLDER, RestoredHolds};
-pub use pools::{
-    IdsToCheck, NextDue, PoolFilter, PoolListOptions, PoolPattern, Pools, SnapshotCursor,
-};
+pub use pools::{IdsToCheck, PoolFilter, PoolListOptions, PoolPattern, Pools, SnapshotCursor};
 pub use prepared::{KeysToAdd, PreparedKeys};
 pub use random::RandomSource;
 pub use refusal::{EndCause, NoKeyCause, Refusal};

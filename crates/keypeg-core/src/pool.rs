@@ -41,7 +41,7 @@ use crate::deadlines::Deadlines;
 use crate::event::Event;
 use crate::fact::{Fact, Grant, PackedValuesBuilder};
 use crate::heap::CountedBytes;
-use crate::holds::{Hold, Holds, Rest};
+use crate::holds::{Hold, Holds, Rest, ShownLease};
 use crate::idempotency_store::IdempotencyStore;
 use crate::ids::{KeyId, LeaseId};
 use crate::incoming::{ImportOptions, IncomingKey};
@@ -66,7 +66,6 @@ use crate::step::StepContext;
 use crate::symbols::Symbols;
 use crate::wait_queue::WaitQueue;
 use hashbrown::HashSet;
-use page::ShownLease;
 pub(crate) use replay::PoolCursor;
 
 /// A pool's keys and leases.

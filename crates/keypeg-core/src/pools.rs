@@ -8,6 +8,7 @@ mod listing;
 mod schedule;
 
 use crate::borrowers::{Borrower, Borrowers};
+use crate::clocks::NextDue;
 use crate::deadlines::Deadlines;
 use crate::fact::{Fact, FactSink};
 use crate::idempotency_store::{AnswerCounts, IdempotencyKey};
@@ -26,7 +27,6 @@ use crate::wait_queue::WaitQueue;
 pub use adding::IdsToCheck;
 use hashbrown::HashMap;
 pub use listing::{PoolFilter, PoolListOptions, PoolPattern};
-pub use schedule::NextDue;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Pools that one call of a sweep examines.

@@ -6,8 +6,7 @@
 
 use super::Pool;
 use crate::clocks::{Now, US_PER_MS};
-use crate::fact::Grant;
-use crate::holds::Hold;
+use crate::holds::{Hold, ShownLease};
 use crate::ids::IdHashKey;
 use crate::indices::{HoldIndex, ItemIndex, SlotIndex};
 use crate::key::{KeyPage, KeyState, KeyView, ListOptions};
@@ -22,21 +21,6 @@ const EXAMINED_MAX: u32 = 4_096;
 
 fn examined_max() -> u32 {
     u32::try_from(limit(TestLimit::PageSlots, u64::from(EXAMINED_MAX))).unwrap_or(EXAMINED_MAX)
-}
-
-/// What a view shows of a lease.
-#[derive(Clone, Copy)]
-pub(super) struct ShownLease<'a> {
-    granted_us: u64,
-    until_us: u64,
-    holder: Option<&'a str>,
-}
-
-impl<'a> ShownLease<'a> {
-    /// Returns what is shown of a lease that has just been granted.
-    pub(super) fn of(&Grant { granted_us, until_us, holder, .. }: &Grant<'a>) -> Self {
-        Self { granted_us, until_us, holder }
-    }
 }
 
 impl Pool {

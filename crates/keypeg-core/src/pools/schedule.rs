@@ -5,7 +5,7 @@
 //! other. A pool is either in the rotation or, by its deadlines, in the heaps.
 
 use super::{PoolEntries, Pools, SWEPT_POOLS_MAX};
-use crate::clocks::Now;
+use crate::clocks::{NextDue, Now};
 use crate::deadlines::{Deadlines, HeapIndex};
 use crate::indices::{HeapPosition, ItemIndex, PoolIndex};
 use crate::step::StepContext;
@@ -21,19 +21,6 @@ const REMOVED_ANSWERS_MAX: usize = 2_048;
 const SETTLED_MAX: usize = 2_048;
 /// Keys and waiters up to which a debug build checks a pool after each step.
 const CHECKED_MAX: u64 = 32;
-
-/// The next deadline of all pools on each clock, in microseconds; `None` when there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextDue {
-    /// The next end of a lease, a rest or a wait, in lease time.
-    pub lease_us: Option<u64>,
-    /// The next purge, in serving time.
-    pub serving_us: Option<u64>,
-}
-
-impl NextDue {
-    pub(super) const NOTHING: Self = Self { lease_us: None, serving_us: None };
-}
 
 impl Pools {
     /// Returns whether anything in any pool is due. O(1).
