@@ -38,6 +38,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
 }
 
 /// Returns the number of a character as Unicode writes it: `U+200B`.
+#[cfg(any(feature = "cli", test))]
 pub(crate) fn number(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }

@@ -22,6 +22,10 @@ mod log;
 mod manual;
 mod memory;
 mod options;
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "the commands that call a server use all of it")
+)]
 mod output;
 mod panics;
 mod permissions;

@@ -7,7 +7,9 @@ mod rows;
 mod table;
 
 pub(crate) use rows::RowPrinter;
-pub(crate) use table::{Fit, cell_of, cut, padded, terminal_width};
+pub(crate) use table::Fit;
+#[cfg(feature = "cli")]
+pub(crate) use table::{cell_of, cut, padded, terminal_width};
 
 use crate::failure::{Failure, exit};
 use crate::streams;
