@@ -126,7 +126,8 @@ fn read_naively(
         let is_nullable = match field {
             Field::Seconds(field) => field.is_nullable,
             Field::Integer(field) => field.is_nullable,
-            Field::Text(_) | Field::Flag(_) | Field::Value(_) | Field::List(_) => false,
+            Field::Text(field) => field.is_nullable,
+            Field::Flag(_) | Field::Value(_) | Field::List(_) => false,
         };
         if !value.is_null() {
             set.insert(field.name(), naive_value(*field, value)?);
@@ -330,7 +331,7 @@ fn malformed_json_is_reported_first_and_then_the_first_wrong_field() {
         (
             r#"{"cuont":0,"count":0}"#,
             "invalid",
-            "Unknown field cuont; allowed: count, values, keepalive, allow_retired.",
+            "Unknown field cuont; allowed: count, values, keepalive, allow_retired, label, labels.",
         ),
         (r#"{"count":"1"}"#, "invalid", "count must be 1..10000, not a string."),
         (
@@ -361,7 +362,7 @@ fn malformed_json_is_reported_first_and_then_the_first_wrong_field() {
         (
             r#"{"x":0,"y":1,"count":0}"#,
             "invalid",
-            "Unknown field x; allowed: count, values, keepalive, allow_retired.",
+            "Unknown field x; allowed: count, values, keepalive, allow_retired, label, labels.",
         ),
         ("7", "invalid", "body must be an object, not a number."),
     ] {
