@@ -56,14 +56,12 @@ impl ShardIdentity {
     ///
     /// # Panics
     /// If there is no shard, or more than [`SHARDS_MAX`].
-    pub fn of_backup(
-        backup: &mut dyn Read,
-        shards: u16,
-        wall_us: u64,
-    ) -> Result<Self, BackupError> {
+    pub fn of_backup(backup: &mut dyn Read, shards: u16) -> Result<Self, BackupError> {
         assert!((1..=SHARDS_MAX).contains(&shards), "from 1 to {SHARDS_MAX} shards");
         let meta = meta_of(backup)?;
-        Ok(Self { meta, shards, first_token: wall_us.min(FIRST_TOKEN_MAX) })
+        // The first snapshot of each shard reserves the tokens of the backup, which can be below
+        // those of the present time.
+        Ok(Self { meta, shards, first_token: 1 })
     }
 
     /// Returns the bytes to store.

@@ -13,7 +13,7 @@ use crate::random::SystemRandom;
 use keypeg_core::{Policy, RandomSource as _};
 use keypeg_engine::backup::{BackupError, PoolShards, SplitError};
 use keypeg_engine::{
-    Clock as _, Engine, EngineConfig, RestoreOptions, RestoreReport, SealOptions, ShardIdentity,
+    Engine, EngineConfig, RestoreOptions, RestoreReport, SealOptions, ShardIdentity,
 };
 use keypeg_log::{Call, Completed, FrameId, LogError, Shard, SharedLog, Tail, wait};
 use keypeg_shard::{Executor, SnapshotWriter, shard_of_pool};
@@ -42,9 +42,8 @@ pub(crate) fn restore_shared(
     // With holds and reserved tokens, as for a server with a data directory.
     let report = keypeg_engine::restore(backup, &data, options, &mut SystemRandom::new())?;
     let mut whole = back_up(&data, seal, &temporary.path().join("backup"))?;
-    let wall_us = SystemClock::new()?.read().wall_us;
     let damaged = |error: BackupError| Failure::new(exit::DATA, error.to_string());
-    let identity = ShardIdentity::of_backup(&mut whole, shards, wall_us).map_err(damaged)?;
+    let identity = ShardIdentity::of_backup(&mut whole, shards).map_err(damaged)?;
     rewind(&mut whole)?;
     let shard_of = |pool: &str| shard_of_pool(pool, shards).get();
     let pools = PoolShards::read(&mut whole, &shard_of).map_err(damaged)?;
