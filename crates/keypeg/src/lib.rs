@@ -153,7 +153,6 @@ pub fn serve(
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Failure> {
-    memory::keep_private();
     tracing::info!("memory: {}", config.memory);
     clock::check_wall_clock()?;
     let ops = config.ops_listen.map(|listen| bind("--ops-listen", listen)).transpose()?;

@@ -96,6 +96,8 @@ fn serve(options: Options, open: OpenStore) -> Result<(), Failure> {
     log::set_format(options.log_format.unwrap_or_default());
     let mut config = Config::new(options)?;
     log_to_stderr(config.log_format)?;
+    // Before the store opens: it reads keys. For the whole process, which can run other servers.
+    memory::keep_private();
     // Before the first runtime, which needs descriptors.
     crate::raise_descriptor_limit()?;
     variables::warn_of_unknown(&Cli::command());

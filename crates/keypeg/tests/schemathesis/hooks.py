@@ -16,8 +16,8 @@ EXTERNAL_LIMIT = {
     "putPool": ["max_hold_seconds"],
     # Exactly one of them, and `all` only as true: generators of clients do not support such schemas.
     "keepAlive": ["ids", "all"],
-    # Only beside `values`, which is not null.
-    "addKeys": ["keepalive", "allow_retired"],
+    # Only beside `values`, which is not null; `label` or `labels`, and one label for each new key.
+    "addKeys": ["keepalive", "allow_retired", "label", "labels"],
 }
 # Codes of paths and methods that the document does not list.
 OF_NO_OPERATION = ["not_found", "method_not_allowed"]
