@@ -27,7 +27,7 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// the shard, or cannot be reached. O(1).
     fn look(&self, shard: usize);
 
-    /// Returns what `keypeg cluster status` shows.
+    /// Returns the shards and servers as this server sees them.
     fn status(&self) -> ClusterStatus;
 
     /// Hands a shard that this server serves over to another server, and keeps it there until that

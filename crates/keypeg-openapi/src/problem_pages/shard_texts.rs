@@ -22,8 +22,8 @@ pub(super) const NO_OWNER: ProblemPage = ProblemPage::new(
      reach each other. A request with a large body is refused at once when its pool moves.",
     &[
         "Send the request again after a second, to this or another server of the installation.",
-        "If it does not end, look at `keypeg cluster status`: it shows which server serves which \
-         shard, and what a server cannot do now.",
+        "If it does not end, read the logs of the servers: each writes which shards it takes over or \
+         loses, and why it cannot follow one.",
     ],
     NOT_APPLIED,
 )
