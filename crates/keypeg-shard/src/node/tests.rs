@@ -24,7 +24,7 @@ use keypeg_store::{
 use keypeg_testkit::SeededRandom;
 use sim_disk::SimDisk;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const SHARDS: u16 = 4;
@@ -178,9 +178,10 @@ fn a_second_node_goes_on_when_the_first_has_stopped() {
     second.stop();
 }
 
-/// A log whose heartbeats show no other server.
+/// A log whose heartbeats show no other server, and that can refuse appends as if another one owned
+/// the shard.
 #[derive(Debug)]
-struct Alone(Arc<dyn SharedLog>);
+struct Alone(Arc<dyn SharedLog>, Arc<AtomicBool>);
 
 impl SharedLog for Alone {
     fn guarantee(&self) -> Guarantee {
@@ -196,6 +197,9 @@ impl SharedLog for Alone {
     }
 
     fn append<'a>(&'a self, frame: &'a Frame) -> LogCall<'a, Append> {
+        if self.1.load(Ordering::Relaxed) {
+            return Box::pin(async { Append::Taken });
+        }
         self.0.append(frame)
     }
 
@@ -270,7 +274,7 @@ fn a_node_that_another_one_does_not_see_is_fenced_and_answers_nothing_wrong() {
         }
         first.lanes.shards[shard].submit(Request::new(Principal::Anyone, call))
     };
-    let second = Server::start("two", Arc::new(Alone(Arc::clone(&log))), &identity);
+    let second = Server::start("two", Arc::new(Alone(Arc::clone(&log), Arc::default())), &identity);
     wait_for("all shards", || (second.owned() == usize::from(SHARDS)).then_some(()));
     // The first node does not know it yet: its next turn is refused by the log.
     let late = first.call_once(&pool(), Call::ListPools { from: None, limit: 10, filter: None });
@@ -358,4 +362,24 @@ fn release_newest(server: &Server) {
     let key = keypeg_core::KeyRef::Id(newest.unwrap().id);
     let reply = server.call(&pool(), &Call::ForceRelease { pool: pool(), key });
     assert!(matches!(reply, Reply::KeyReleased { .. }), "{reply:?}");
+}
+
+/// "Not applied" on the word of a server that does not know would make its client repeat a change.
+#[test]
+fn the_outcome_of_a_change_whose_append_was_refused_is_unknown_and_a_waiter_was_not_served() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let (identity, refuses) = (installation(&log), Arc::<AtomicBool>::default());
+    let server = Server::start("one", Arc::new(Alone(log, Arc::clone(&refuses))), &identity);
+    generate(&server, 1);
+    token(&server.call(&pool(), &acquire(0)));
+    let lane = &server.lanes.shards[server.view.shard_of(&pool())];
+    let waiting = lane.submit(Request::new(Principal::Anyone, acquire(60_000)));
+    refuses.store(true, Ordering::Relaxed);
+    let lost = server.call_once(&pool(), Call::KeepAliveAll { pool: pool() });
+    assert!(matches!(lost, Reply::Refused(RequestError::OutcomeUnknown)), "{lost:?}");
+    let waited = keypeg_log::wait(waiting);
+    assert!(matches!(waited, Reply::Refused(RequestError::NotOwner)), "{waited:?}");
+    refuses.store(false, Ordering::Relaxed);
+    generate(&server, 1);
+    server.stop();
 }
