@@ -20,6 +20,6 @@ pub use follower::{EngineOptions, FollowError, FollowOptions, Follower, Progress
 pub use node::{
     MakeClock, MakeRandom, MakeScratch, Node, NodeError, NodeOptions, NodeView, SNAPSHOT_AFTER,
 };
-pub use ownership::{LiveServers, owner_of, owner_order, shard_of_pool};
+pub use ownership::{LiveServers, owner_order, shard_of_pool};
 pub use snapshot::{SnapshotWriter, remove_older};
 pub use tails::Tails;

@@ -136,11 +136,6 @@ impl NodeView {
             }
         }
     }
-
-    /// Returns how often this server has taken a shard over.
-    pub fn takeovers(&self) -> u64 {
-        self.options.takeovers.load(Ordering::Relaxed)
-    }
 }
 
 impl Cluster for NodeView {

@@ -9,7 +9,6 @@ use keypeg_store::StoreMetrics;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// The usual distance of snapshots: 32 MiB of frames, which are read in less than a second.
@@ -63,8 +62,6 @@ pub struct NodeOptions {
     pub random: MakeRandom,
     /// The counters of all shards that this server serves.
     pub metrics: Arc<StoreMetrics>,
-    /// How often this server has taken a shard over.
-    pub takeovers: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for NodeOptions {

@@ -76,7 +76,6 @@ impl Server {
             clock: Box::new(|| Box::new(RealClock(now()))),
             random: Box::new(|| Box::new(random())),
             metrics: Arc::default(),
-            takeovers: Arc::default(),
         };
         let (node, mut cores) = Node::start(options).unwrap();
         let lanes = cores.pop().unwrap();

@@ -210,7 +210,6 @@ impl Worker {
         }
         self.view.set_here(self.shard, Some(control.clone()));
         self.lanes.iter_mut().for_each(EngineLane::accept);
-        options.takeovers.fetch_add(1, Ordering::Relaxed);
         tracing::info!(shard = %self.shard, position = tenure.position(),
             took_ms = passed_since(began).as_millis(), "this server owns the shard");
         let snapshots = self.start_snapshots(control, Arc::clone(&tenure));

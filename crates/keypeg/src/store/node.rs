@@ -71,7 +71,6 @@ pub(super) fn start(
         }),
         random: Box::new(|| Box::new(SystemRandom::new())),
         metrics: Arc::default(),
-        takeovers: Arc::default(),
     };
     let (node, lanes) = Node::start(options).map_err(|error| match error {
         NodeError::Log(error) => super::shared::unusable(&error),
