@@ -60,6 +60,17 @@ impl MemoryPlan {
         Self { total, keys, answers, bodies, connections, subscriptions, process }
     }
 
+    /// Returns the bytes of responses that all callers share.
+    pub(crate) fn answers_of_all(&self) -> u64 {
+        self.answers - self.answers_of_operators()
+    }
+
+    /// Returns the bytes of responses that only operators need, such as metrics: a caller whose
+    /// other responses use its share gets them from these.
+    pub(crate) fn answers_of_operators(&self) -> u64 {
+        self.answers / 4
+    }
+
     /// Returns the bytes of pages that the database may keep, which are part of the process.
     pub(crate) fn database_cache(&self) -> usize {
         let bytes = (self.process / 4).min(64 * MIB);

@@ -9,8 +9,9 @@ use super::admit::RequestContext;
 use super::error::Problem;
 use super::message::{Body, Response};
 use super::metrics::Family;
-use crate::share::{Exceeded, Held};
+use crate::share::{Budget, Exceeded, Held};
 use keypeg_client::Code;
+use std::sync::Arc;
 
 /// The largest response that does not count, in bytes.
 const SMALL_MAX: u64 = 4 << 10;
@@ -31,19 +32,17 @@ impl RequestContext<'_> {
         held.map(|held| AnswerRoom(Some(held))).map_err(|exceeded| self.no_room(exceeded))
     }
 
-    /// Takes room for a response that operators need: it may exceed the share of its caller.
+    /// Takes room for a response that operators need: where other responses use the share of its
+    /// caller, it takes room that only such responses have.
     pub(super) fn operator_room(&self, bytes: u64) -> Result<AnswerRoom, Problem> {
-        let (answers, caller) = (&self.server.answers, self.caller());
-        let bytes = bytes.min(answers.max());
-        match answers.admit(&caller, bytes) {
-            Ok(held) => Ok(AnswerRoom(Some(held))),
-            Err(Exceeded::Share) => Ok(AnswerRoom(Some(answers.charge(&caller, bytes)))),
-            Err(exceeded @ Exceeded::Bound) => Err(self.no_room(exceeded)),
-        }
+        let (server, caller) = (&self.server, self.caller());
+        let admit = |budget: &Arc<Budget>| budget.admit(&caller, bytes.min(budget.max()));
+        let held = admit(&server.answers).or_else(|_| admit(&server.operator_answers));
+        held.map(|held| AnswerRoom(Some(held))).map_err(|exceeded| self.no_room(exceeded))
     }
 
     /// Counts a response whose handler has taken no room. The response to a change is sent in any
-    /// case, because the change is applied; those that operators need may exceed the caller's share.
+    /// case, because the change is applied; those that operators need have room of their own too.
     pub(super) fn count_answer(
         &self,
         mut response: Response,
@@ -56,11 +55,13 @@ impl RequestContext<'_> {
         if len <= SMALL_MAX || !bytes.is_unique() {
             return Ok(response);
         }
+        if family == Family::Ops && !is_change {
+            return Ok(self.operator_room(len)?.fill(response));
+        }
         let (answers, caller) = (&self.server.answers, self.caller());
         let held = match answers.admit(&caller, len) {
             Ok(held) => held,
             Err(_) if is_change => answers.charge(&caller, len),
-            Err(Exceeded::Share) if family == Family::Ops => answers.charge(&caller, len),
             Err(exceeded) => return Err(self.no_room(exceeded)),
         };
         Ok(AnswerRoom(Some(held)).fill(response))

@@ -63,6 +63,8 @@ pub(super) struct Server {
     pub(super) heads: Arc<Budget>,
     /// The bytes of large responses that are built or sent, shared by the callers.
     pub(super) answers: Arc<Budget>,
+    /// Further bytes of responses that operators need, shared by the callers.
+    pub(super) operator_answers: Arc<Budget>,
     /// The places of event streams, shared by the callers.
     pub(super) streams: Arc<Budget>,
     /// The source of backups, if the store has one.

@@ -71,6 +71,36 @@ fn unread_answers_of_one_caller_leave_room_for_the_others() {
     });
 }
 
+/// Regression: a scrape could exceed the share of its caller, and a scrape of many pools is large.
+#[test]
+fn unread_scrapes_of_one_caller_have_a_share_too() {
+    // A scrape of 300 pools takes nearly 1 MB.
+    let args = ["--memory", "64MiB", "--write-rate", "0", "--write-timeout", "1h"];
+    let server = with_keys(&args);
+    let mut client = server.client();
+    for pool in 0..300 {
+        client.send(&format!("PUT /v1/pools/scraped-{pool}"), &json!({})).is(201, &json!({}));
+    }
+    let scrape = |source| Client::from(server.addr(), source).ask("GET /metrics");
+    let mut unread_answers = Vec::new();
+    let refused: Answer = eventually("the caller has its share", || {
+        unread_answers.push(unread(&server, Ipv4Addr::LOCALHOST, &get("/metrics")));
+        assert!(unread_answers.len() < 50, "unread scrapes have no bound");
+        let answer = scrape(Ipv4Addr::LOCALHOST);
+        (answer.status != 200).then_some(answer)
+    });
+    refused.problem(429, "rate_limited");
+    // Two or more are under way, without the pools it is small, and another caller has its share.
+    assert!(unread_answers.len() >= 2, "{} unread scrapes", unread_answers.len());
+    assert_eq!(client.ask("GET /livez").status, 200);
+    assert_eq!(scrape(OTHER).status, 200);
+    assert_eq!(Client::from(server.addr(), OTHER).ask(&format!("GET {LIST}")).status, 200);
+    drop(unread_answers);
+    eventually("the room is free again", || {
+        (scrape(Ipv4Addr::LOCALHOST).status == 200).then_some(())
+    });
+}
+
 /// Reads 2 000 bytes every 50 ms: an answer of 300 KB once lasted as long as the client wanted.
 #[test]
 fn a_client_that_reads_slower_than_the_lowest_rate_is_disconnected() {
