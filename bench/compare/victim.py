@@ -91,7 +91,9 @@ class Pool:
     async def prepare(self):
         policy = {"keepalive_ttl_seconds": KEEPALIVE_TTL, "lease_ttl_seconds": 30}
         await self.keeper.request("PUT", self.path, policy)
-        _, added, _ = await self.keeper.request("POST", f"{self.path}/keys", {"count": KEYS})
+        status, added, _ = await self.keeper.request("POST", f"{self.path}/keys", {"count": KEYS})
+        if status != 201:
+            raise RuntimeError(f"the server refused the client's keys: {status} {added}")
         self.keys = [key["id"] for key in added["keys"]]
         await self.lender.request("GET", self.path)
 

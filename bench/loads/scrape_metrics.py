@@ -1,12 +1,11 @@
-"""Scrapes the metrics of 9 900 pools from 400 connections without a token."""
+"""Scrapes the metrics of 9 900 pools (6 000 in a small control group) from 400 connections without a token."""
 
 from compare import callers
 
-POOLS = 9_900
-
 
 def prepare(target):
-    for number in range(POOLS):
+    # A small control group has room for fewer.
+    for number in range(9_900 if target.memory is None or target.memory > 200 << 20 else 6_000):
         target.request("PUT", f"/v1/pools/load-{number}", {})
 
 
