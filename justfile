@@ -80,6 +80,10 @@ overload:
 abuse *args:
     bench/abuse {{args}}
 
+# Measures what ten open dashboards and a scraper cost, with one pool and with 10 000; about four minutes.
+observe *args:
+    bench/observe {{args}}
+
 # Twenty jobs of two minutes share five accounts by `keypeg exec --wait`, 8 minutes; fails if accounts are idle.
 jobs *args:
     cargo build --release -p keypeg
