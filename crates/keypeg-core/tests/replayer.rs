@@ -7,8 +7,8 @@
 use keypeg_core::{
     AcquireOptions, BorrowerId, Checkpointed, Counters, Fact, Grant, IdHashKey, ImportOptions,
     KeyNumber, KeyRef, Limits, Now, PackedValues, Policy, PolicyPatch, PoolId, PoolName, Pools,
-    RecordedLabels, Refusal, ReplayError, Replayer, Secret, StepContext, TOKEN_MAX,
-    TOKEN_RESERVATION,
+    RecordedLabels, Refusal, ReplayError, Replayer, Secret, StepContext, StoredKey, StoredPool,
+    TOKEN_MAX, TOKEN_RESERVATION,
 };
 use keypeg_testkit::ScaledRandom;
 
@@ -192,6 +192,43 @@ fn counters_never_decrease() {
     let pools = replayer.finish(Now::default());
     let expected = Counters { next_key: KeyNumber(41), next_pool: PoolId(7), tokens_reserved: 500 };
     assert_eq!((pools.counters(), pools.next_token(), pools.key_count()), (expected, 500, 3));
+}
+
+/// A binary search over all keys once took half of a start, with a cache miss at each step.
+#[test]
+fn a_key_of_the_database_is_found_whatever_numbers_are_missing_before_and_after_it() {
+    let far = 5_000_000_000;
+    for numbers in [
+        &[][..],
+        &[1],
+        &[7],
+        &[u64::MAX / 2],
+        &[3, 4, 5, 6],
+        &[3, 5, 6, 7, 8, 9],
+        &[3, 4, 5, 6, 7, 9],
+        &[1, 2, 3, 90, 91, 92, far, far + 1, far + 10],
+        &[1, far],
+    ] {
+        let ids = IdHashKey::new([1; 32]);
+        let mut replayer = Replayer::new(ids.clone(), LIMITS, 1);
+        let key_count = numbers.len() as u64;
+        let row = StoredPool { name: "ci", policy: Policy::default(), key_count };
+        replayer.load_pool(PoolId(1), row).expect("a pool");
+        for &number in numbers {
+            let value = number.to_string();
+            let id = ids.key_id(PoolId(1), value.as_bytes());
+            let (created_at_ms, imported, keepalive) = (0, false, true);
+            let value = value.as_bytes();
+            let row = StoredKey { value, id, created_at_ms, imported, keepalive };
+            replayer.load_key(PoolId(1), KeyNumber(number), &row).expect("a key");
+        }
+        let near = numbers.iter().flat_map(|&at| [at - 1, at, at + 1]);
+        for number in near.chain([0, 2, 50, far / 2, u64::MAX]) {
+            let exists = numbers.contains(&number);
+            let found = replayer.load_label(PoolId(1), KeyNumber(number), "x").is_ok();
+            assert_eq!(found, exists, "{number} of {numbers:?}");
+        }
+    }
 }
 
 /// Values that earlier versions generated have no tag, and these versions accepted an import of
