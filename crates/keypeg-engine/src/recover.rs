@@ -356,9 +356,9 @@ struct Tail<'a> {
 
 /// Passes a preallocated segment to the journal if all its bytes are zero.
 fn adopt(disk: &dyn Disk, journal: &mut Journal, unused: UnusedSegment) -> Result<(), StartError> {
-    let UnusedSegment { number, len } = unused;
-    let name = file_name(number);
-    if disk.read(&name).map_err(io(&name))?.iter().all(|byte| *byte == 0) {
+    let UnusedSegment { number, len, is_zero } = unused;
+    if is_zero {
+        let name = file_name(number);
         let file = disk.open(&name).map_err(io(&name))?;
         journal.adopt(ReadySegment { number, file, len });
     }

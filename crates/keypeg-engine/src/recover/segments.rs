@@ -14,6 +14,8 @@ pub(super) struct UnusedSegment {
     pub(super) number: SegmentNumber,
     /// Its length in bytes.
     pub(super) len: u64,
+    /// Whether all its bytes are zero.
+    pub(super) is_zero: bool,
 }
 
 /// The segments of a journal.
@@ -48,7 +50,7 @@ pub(super) fn segments(disk: &dyn Disk, installation: u128) -> Result<Segments, 
             let after_gap = numbers.iter().copied().filter(|after| after >= number);
             let mut is_used = false;
             for after in after_gap.clone() {
-                is_used |= read_head(disk, installation, after)?.is_some();
+                is_used |= matches!(read_head(disk, installation, after)?, Found::Head(_));
             }
             if is_used || !names.contains(&temporary) {
                 return Err(missing(&file_name(expected)));
@@ -61,11 +63,11 @@ pub(super) fn segments(disk: &dyn Disk, installation: u128) -> Result<Segments, 
         let len = disk.open(&file_name(number)).and_then(|file| file.length());
         let len = len.map_err(io(&file_name(number)))?;
         match read_head(disk, installation, number)? {
-            None => without_head.push(UnusedSegment { number, len }),
-            Some(head) => {
+            Found::Unused { is_zero } => without_head.push(UnusedSegment { number, len, is_zero }),
+            Found::Head(head) => {
                 let starts_at = head.starts_at;
                 let empty = without_head.drain(..);
-                all.extend(empty.map(|UnusedSegment { number, len }| SegmentInfo {
+                all.extend(empty.map(|UnusedSegment { number, len, .. }| SegmentInfo {
                     number,
                     starts_at,
                     len,
@@ -78,16 +80,28 @@ pub(super) fn segments(disk: &dyn Disk, installation: u128) -> Result<Segments, 
     Ok(Segments { heads, all, unused: without_head, stranded })
 }
 
-/// Reads the header of a segment; `None` if the segment was never used.
+/// What a segment begins with.
+enum Found {
+    Head(SegmentHead),
+    /// No header, and nothing after its place: the segment was never used.
+    Unused {
+        /// Whether the place of the header is zero too.
+        is_zero: bool,
+    },
+}
+
+/// Reads the header of a segment.
 fn read_head(
     disk: &dyn Disk,
     installation: u128,
     segment: SegmentNumber,
-) -> Result<Option<SegmentHead>, StartError> {
+) -> Result<Found, StartError> {
     let name = file_name(segment);
     let bytes = disk.read_head(&name, SEGMENT_HEAD).map_err(io(&name))?;
     match SegmentHead::read(&bytes) {
-        Ok(head) if head.installation == installation && head.segment == segment => Ok(Some(head)),
+        Ok(head) if head.installation == installation && head.segment == segment => {
+            Ok(Found::Head(head))
+        }
         Ok(_) => Err(corrupt(&name, 0, "it belongs to another data directory or file name")),
         Err(BadHead::Newer(format)) => Err(StartError::Corrupt(format!(
             "{name} has format {format}, and this version of keypeg reads formats up to {FORMAT}: \
@@ -95,10 +109,17 @@ fn read_head(
         ))),
         Err(BadHead::Unused | BadHead::Damaged) => {
             let bytes = disk.read(&name).map_err(io(&name))?;
-            if bytes.get(SEGMENT_HEAD..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+            let (head, rest) = bytes.split_at(SEGMENT_HEAD.min(bytes.len()));
+            if !is_zero(rest) {
                 return Err(corrupt(&name, 0, "the segment header is damaged"));
             }
-            Ok(None)
+            Ok(Found::Unused { is_zero: is_zero(head) })
         }
     }
+}
+
+/// Returns whether all bytes are zero. It compares blocks, for which the compiler uses vectors: a
+/// start looks at all preallocated segments.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4_096).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }
