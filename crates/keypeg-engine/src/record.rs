@@ -291,6 +291,24 @@ pub(crate) fn after_first(bytes: &[u8]) -> Result<&[u8], RecordError> {
     rest.get(u32::from_le_bytes(len) as usize..).ok_or(TRUNCATED)
 }
 
+/// Returns whether the first record changes nothing in the key set: its kind shows that.
+pub(crate) fn spares_key_set(bytes: &[u8]) -> bool {
+    let kind = bytes.first().copied().unwrap_or_default();
+    matches!(
+        kind,
+        GRANTED
+            | RENEWED
+            | RELEASED
+            | LEASE_SNAPSHOT
+            | REST_SNAPSHOT
+            | LEASE_ANSWER_STORED
+            | KEYS_ANSWER_STORED
+            | ANSWER_REVOKED
+            | SEGMENTS_DROPPED
+            | STOPPED
+    )
+}
+
 /// Splits the first record off: its kind and its fields, and the remaining bytes.
 fn fields(bytes: &[u8]) -> Result<(u8, Fields<'_>, &[u8]), RecordError> {
     let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD>().ok_or(TRUNCATED)?;

@@ -40,6 +40,11 @@ impl KeySetDelta {
         self.facts
     }
 
+    /// Counts a fact that does not change the key set.
+    pub(crate) fn skip(&mut self) {
+        self.facts += 1;
+    }
+
     /// Applies a fact; a fact that does not change the key set only counts. `pools` are the pools
     /// after all facts so far.
     pub(crate) fn apply(

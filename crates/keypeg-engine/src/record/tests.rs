@@ -1,7 +1,9 @@
 //! Tests of the record encoding: round trips, damage, limits and the bytes of existing journals.
 
 use super::*;
-use keypeg_core::{BodyDigest, BorrowerId, Grant, PackedLabels, Policy};
+use crate::keyset::{KeySetDelta, PoolRows};
+use crate::seal::Installation;
+use keypeg_core::{BodyDigest, BorrowerId, Counters, Grant, IdHashKey, Lsn, PackedLabels, Policy};
 
 const NOW: u64 = 1_000_000;
 /// The labels of two keys: of the first none.
@@ -132,6 +134,35 @@ fn facts() -> Vec<Fact<'static>> {
         },
         Fact::AnswerRevoked { pool: PoolId(1), id: IdempotencyId(1) },
     ]
+}
+
+/// The checkpointer does not parse the others.
+#[test]
+fn a_record_spares_the_key_set_exactly_if_its_fact_changes_nothing_there() {
+    let (id, ids, seal) = (1, IdHashKey::new([1; 32]), ValueSeal::default());
+    let installation = Installation { id, ids, seal };
+    let counters = Counters { next_key: KeyNumber(1), next_pool: PoolId(1), tokens_reserved: 1 };
+    // No server has as many pools: the number after it would not fit.
+    let last = |fact: &Fact<'_>| matches!(fact, Fact::PoolCreated { pool: PoolId(u32::MAX), .. });
+    for fact in facts().into_iter().filter(|fact| !last(fact)) {
+        let collect = |change: &dyn Fn(&mut KeySetDelta, &mut PoolRows)| {
+            let mut delta = KeySetDelta::after(Lsn(0), counters);
+            let mut pools = PoolRows::default();
+            // Its policy changes, and it is deleted.
+            let other =
+                Fact::PoolCreated { pool: PoolId(2), name: "other", policy: Policy::default() };
+            delta.apply(&other, &installation, &mut pools).expect("not sealed");
+            change(&mut delta, &mut pools);
+            format!("{delta:?}")
+        };
+        let applied = collect(&|delta, pools| {
+            delta.apply(&fact, &installation, pools).expect("not sealed");
+        });
+        let skipped = collect(&|delta, _| delta.skip());
+        let mut bytes = Vec::new();
+        write(&mut bytes, &fact, NOW, &installation.seal);
+        assert_eq!(spares_key_set(&bytes), applied == skipped, "{fact:?}");
+    }
 }
 
 #[test]
