@@ -454,6 +454,20 @@ export class OwnerLost extends Refused {
   }
 }
 
+/** The server has all pools alone: it has no other servers and no shards. */
+export class NoCluster extends Refused {
+  override get nextStep(): string {
+    return "Ask a server that was started with --store.";
+  }
+}
+
+/** The shard was not moved to the other server; the outcome says whether the move began. */
+export class NotMoved extends Refused {
+  override get nextStep(): string {
+    return "Look at the servers and shards, then send the request again.";
+  }
+}
+
 /** The server has many deadlines to process; nothing was applied. */
 export class Settling extends Refused {
   override get nextStep(): string {
@@ -517,6 +531,8 @@ const CLASSES: Readonly<Record<Code, typeof Refused>> = {
   not_owner: NotOwner,
   no_owner: NoOwner,
   owner_lost: OwnerLost,
+  no_cluster: NoCluster,
+  not_moved: NotMoved,
   settling: Settling,
   too_many_pools: TooManyPools,
   pool_full: PoolFull,

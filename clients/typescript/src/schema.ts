@@ -269,7 +269,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Reports whether the server accepts requests */
+        /**
+         * Reports whether the server accepts requests
+         * @description A server that shares its pools with others answers 200 once each shard has a live owner, and 503 when one has had none for more than 10 s, or the store has not answered for more than 30 s: until then requests wait. Only such a server has the lists of shards.
+         */
         get: operations["ready"];
         put?: never;
         post?: never;
@@ -315,6 +318,50 @@ export interface paths {
         get: operations["backup"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/cluster": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Shows the servers and shards of the installation
+         * @description What the server that gets the request knows: its own role in each shard, and what the heartbeats of the other servers say. Only the log of a shard decides who owns it.
+         *
+         *     Required scope of the access token: `metrics`.
+         */
+        get: operations["showCluster"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/cluster/shards/{shard}/move": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Moves a shard to another server
+         * @description Any server takes the request, and forwards it to the owner. The answer comes when the other server owns the shard, after about 3 s. The shard stays there until that server stops. Leases go on, waiting acquires queue again, and requests wait meanwhile.
+         *
+         *     Required scope of the access token: `admin`.
+         */
+        post: operations["moveShard"];
         delete?: never;
         options?: never;
         head?: never;
@@ -758,6 +805,61 @@ export interface components {
             /** @description The keys. */
             keys: components["schemas"]["AddedKey"][];
         };
+        /** @description The servers and shards of an installation, as the server that was asked sees them. */
+        Cluster: {
+            /** @description The name of the server that was asked. */
+            server: string;
+            /** @description The servers, by name. */
+            servers: components["schemas"]["ClusterServer"][];
+            /** @description The shards, by number. */
+            shards: components["schemas"]["ClusterShard"][];
+            /** @description The store of the logs, in words for people. */
+            store: string;
+            /** @description For how long the store has not answered a heartbeat of this server. A heartbeat is sent each second. */
+            store_silent_seconds: number;
+        };
+        /** @description A server of an installation. */
+        ClusterServer: {
+            /** @description The URL at which the other servers reach it. */
+            address: string;
+            /** @description The shards that it follows and could take over at once, as its heartbeat says. */
+            follows: number[];
+            /** @description Whether its heartbeat changes. */
+            live: boolean;
+            /** @description The shards that it serves, as its heartbeat says. */
+            owns: number[];
+            /** @description Its name. */
+            server: string;
+            /** @description For how long its heartbeat has not changed. */
+            silent_seconds: number;
+        };
+        /** @description A shard, as one server sees it. */
+        ClusterShard: {
+            /** @description The frames above this position that it knows of; 0 as the owner. */
+            behind_frames: number;
+            /** @description How long ago it has read the log to its end; 0 as the owner. */
+            behind_seconds: number;
+            /** @description Why it cannot follow the shard now; null if it can. */
+            error: string | null;
+            /** @description The live server that serves it; null while no server does. */
+            owner: string | null;
+            /** @description Whether that server was chosen by hand. */
+            pinned: boolean;
+            /** @description The position of the last frame that the server that was asked has appended or applied. */
+            position: number;
+            /** @description The server that should own the shard. */
+            preferred: string | null;
+            /** @description What the server that was asked does with the shard. */
+            role: components["schemas"]["ShardRole"];
+            /** @description Its number, from 0. */
+            shard: number;
+            /** @description The position of the newest snapshot that it knows of; 0 for none. */
+            snapshot_position: number;
+            /** @description The takeovers of the shard, by any server, that it has seen since its start. */
+            takeovers: number;
+            /** @description For how long no live server has served it; 0 if one does. */
+            unowned_seconds: number;
+        };
         /**
          * @description The stable word for a kind of error.
          *
@@ -827,6 +929,10 @@ export interface components {
          *
          *     `owner_lost`: The server of the pool was lost while it handled the request.
          *
+         *     `no_cluster`: The server has all pools alone: it has no other servers and no shards.
+         *
+         *     `not_moved`: The shard was not moved to the other server.
+         *
          *     `settling`: More keys or leases are due than the server can expire within one request.
          *
          *     `backup_running`: Another backup is running.
@@ -836,7 +942,7 @@ export interface components {
          *     `internal`: A defect in the server.
          * @enum {string}
          */
-        Code: "malformed" | "bad_cursor" | "unauthorized" | "forbidden" | "key_required" | "key_not_active" | "not_found" | "method_not_allowed" | "timeout" | "too_large" | "unsupported_media_type" | "misdirected" | "invalid" | "rate_limited" | "unknown_pool" | "unknown_key" | "no_key_available" | "lease_ended" | "max_hold_reached" | "idempotency_mismatch" | "keys_gone" | "taken_over" | "precondition_failed" | "default_pool" | "key_exists" | "too_many_pools" | "pool_full" | "storage_full" | "overloaded" | "shutting_down" | "not_owner" | "no_owner" | "owner_lost" | "settling" | "backup_running" | "backup_unsupported" | "internal";
+        Code: "malformed" | "bad_cursor" | "unauthorized" | "forbidden" | "key_required" | "key_not_active" | "not_found" | "method_not_allowed" | "timeout" | "too_large" | "unsupported_media_type" | "misdirected" | "invalid" | "rate_limited" | "unknown_pool" | "unknown_key" | "no_key_available" | "lease_ended" | "max_hold_reached" | "idempotency_mismatch" | "keys_gone" | "taken_over" | "precondition_failed" | "default_pool" | "key_exists" | "too_many_pools" | "pool_full" | "storage_full" | "overloaded" | "shutting_down" | "not_owner" | "no_owner" | "owner_lost" | "no_cluster" | "not_moved" | "settling" | "backup_running" | "backup_unsupported" | "internal";
         /** @description An object without fields. */
         Empty: Record<string, never>;
         /** @description The result of a force-release. */
@@ -1069,6 +1175,11 @@ export interface components {
             /** @description The pool. */
             pool: string;
         };
+        /** @description A request that moves a shard to another server. */
+        MoveShardRequest: {
+            /** @description The name of the server that is to own the shard. Required. */
+            server?: string | null;
+        };
         /**
          * @description Whether a failed change was applied.
          *
@@ -1214,6 +1325,17 @@ export interface components {
         SeedAdd: {
             api_key?: string;
         };
+        /**
+         * @description What a server does with a shard.
+         *
+         *     `loading`: It reads the newest snapshot and the log above it.
+         *
+         *     `following`: It follows the log, and could take the shard over at once.
+         *
+         *     `owner`: It serves the shard.
+         * @enum {string}
+         */
+        ShardRole: "loading" | "following" | "owner";
         /** @description Whether a key is active. The members after `active` are present if it is. */
         Verification: {
             /** @description True if the key exists, and its state is one of `states` of the request: leased, by default. */
@@ -1314,6 +1436,16 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description `no_cluster`: The server has all pools alone: it has no other servers and no shards. */
+        Status404NoCluster: {
+            headers: {
+                "x-request-id": components["headers"]["RequestId"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description `unknown_pool`: There is no such pool. */
         Status404UnknownPool: {
             headers: {
@@ -1396,6 +1528,16 @@ export interface components {
         };
         /** @description `max_hold_reached`: The renewal cannot extend the lease: the maximum hold is reached. */
         Status409MaxHoldReached: {
+            headers: {
+                "x-request-id": components["headers"]["RequestId"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description `not_moved`: The shard was not moved to the other server. */
+        Status409NotMoved: {
             headers: {
                 "x-request-id": components["headers"]["RequestId"];
                 [name: string]: unknown;
@@ -1601,8 +1743,12 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description `shutting_down`: The server is shutting down. */
-        Status503ShuttingDown: {
+        /**
+         * @description `shutting_down`: The server is shutting down.
+         *
+         *     `no_owner`: No server serves the pool at the moment.
+         */
+        Status503ShuttingDownNoOwner: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
                 "x-request-id": components["headers"]["RequestId"];
@@ -2607,6 +2753,12 @@ export interface operations {
                      *     }
                      */
                     "application/json": {
+                        /** @description The shards that other live servers serve. */
+                        shards_elsewhere?: number[];
+                        /** @description The shards that this server serves. */
+                        shards_here?: number[];
+                        /** @description The shards that no live server serves now. */
+                        shards_without_owner?: number[];
                         status: string;
                     };
                 };
@@ -2614,7 +2766,7 @@ export interface operations {
             400: components["responses"]["Status400Malformed"];
             421: components["responses"]["Status421Misdirected"];
             500: components["responses"]["Status500Internal"];
-            503: components["responses"]["Status503ShuttingDown"];
+            503: components["responses"]["Status503ShuttingDownNoOwner"];
         };
     };
     showAccess: {
@@ -2690,6 +2842,162 @@ export interface operations {
             501: components["responses"]["Status501BackupUnsupported"];
             503: components["responses"]["Status503OverloadedShuttingDown"];
             507: components["responses"]["Status507StorageFull"];
+        };
+    };
+    showCluster: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The servers and shards. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "server": "keys-1",
+                     *       "servers": [
+                     *         {
+                     *           "address": "http://keys-1.example:8000",
+                     *           "follows": [
+                     *             1
+                     *           ],
+                     *           "live": true,
+                     *           "owns": [
+                     *             0
+                     *           ],
+                     *           "server": "keys-1",
+                     *           "silent_seconds": 0.4
+                     *         },
+                     *         {
+                     *           "address": "http://keys-2.example:8000",
+                     *           "follows": [
+                     *             0
+                     *           ],
+                     *           "live": true,
+                     *           "owns": [
+                     *             1
+                     *           ],
+                     *           "server": "keys-2",
+                     *           "silent_seconds": 0.4
+                     *         }
+                     *       ],
+                     *       "shards": [
+                     *         {
+                     *           "behind_frames": 0,
+                     *           "behind_seconds": 0,
+                     *           "error": null,
+                     *           "owner": "keys-1",
+                     *           "pinned": false,
+                     *           "position": 90210,
+                     *           "preferred": "keys-1",
+                     *           "role": "owner",
+                     *           "shard": 0,
+                     *           "snapshot_position": 81920,
+                     *           "takeovers": 1,
+                     *           "unowned_seconds": 0
+                     *         },
+                     *         {
+                     *           "behind_frames": 0,
+                     *           "behind_seconds": 0.2,
+                     *           "error": null,
+                     *           "owner": "keys-2",
+                     *           "pinned": false,
+                     *           "position": 90210,
+                     *           "preferred": "keys-2",
+                     *           "role": "following",
+                     *           "shard": 1,
+                     *           "snapshot_position": 81920,
+                     *           "takeovers": 1,
+                     *           "unowned_seconds": 0
+                     *         }
+                     *       ],
+                     *       "store": "PostgreSQL 15.14, synchronous standbys s1",
+                     *       "store_silent_seconds": 0.2
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Cluster"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            404: components["responses"]["Status404NoCluster"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDown"];
+        };
+    };
+    moveShard: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The number of the shard.
+                 * @example 1
+                 */
+                shard: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MoveShardRequest"];
+            };
+        };
+        responses: {
+            /** @description The shard has moved. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "behind_frames": 0,
+                     *       "behind_seconds": 0.2,
+                     *       "error": null,
+                     *       "owner": "keys-2",
+                     *       "pinned": false,
+                     *       "position": 90210,
+                     *       "preferred": "keys-2",
+                     *       "role": "owner",
+                     *       "shard": 1,
+                     *       "snapshot_position": 81920,
+                     *       "takeovers": 1,
+                     *       "unowned_seconds": 0
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ClusterShard"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            404: components["responses"]["Status404NoCluster"];
+            408: components["responses"]["Status408Timeout"];
+            409: components["responses"]["Status409NotMoved"];
+            412: components["responses"]["Status412PreconditionFailed"];
+            413: components["responses"]["Status413TooLarge"];
+            415: components["responses"]["Status415UnsupportedMediaType"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
         };
     };
     showHistory: {

@@ -7,9 +7,10 @@ use crate::address::{ServerAddress, is_loopback, proxy_variable};
 use crate::error::{Error, root_cause};
 use crate::tls::{TlsSettings, unused_config};
 use crate::{
-    AcquireRequest, Existence, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
-    KeptAliveMany, KeyPage, KeyState, Lease, NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest,
-    RenewRequest, Secret, Verification, VerifyRequest, routes,
+    AcquireRequest, Cluster, ClusterShard, Existence, GenerateRequest, Grant, History,
+    KeepAliveRequest, KeptAlive, KeptAliveMany, KeyPage, KeyState, Lease, MoveShardRequest,
+    NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest, RenewRequest, Secret, Verification,
+    VerifyRequest, routes,
 };
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use reqwest::redirect::Policy;
@@ -249,6 +250,20 @@ impl Client {
         request: &RenewRequest,
     ) -> Result<Lease, Error> {
         self.post(routes::lease_renew(path_segment(pool)?, path_segment(lease)?), request).await
+    }
+
+    /// Returns the servers and shards of the installation, as this server sees them.
+    pub async fn cluster(&self) -> Result<Cluster, Error> {
+        self.get(routes::CLUSTER.into()).await
+    }
+
+    /// Moves a shard to the server with this name; returns the shard when that server owns it.
+    pub async fn move_shard(&self, shard: u32, server: &str) -> Result<ClusterShard, Error> {
+        let (request, route) =
+            (MoveShardRequest { server: Some(server.into()) }, routes::shard_move(shard));
+        let timeout = 2 * REQUEST_TIMEOUT;
+        let sent = self.send_with_timeout(timeout, Method::POST, route, Some(&request)).await?;
+        parse_json(sent).await
     }
 
     /// Succeeds if the process of the server runs.

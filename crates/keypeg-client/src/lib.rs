@@ -14,6 +14,7 @@ mod backoff;
 mod backup;
 #[cfg(feature = "client")]
 mod client;
+mod cluster;
 #[cfg(feature = "client")]
 mod error;
 mod event;
@@ -52,6 +53,7 @@ pub use access::Access;
 pub use backup::Backup;
 #[cfg(feature = "client")]
 pub use client::{Client, ServerVersion};
+pub use cluster::{Cluster, ClusterServer, ClusterShard, MoveShardRequest, ShardRole};
 #[cfg(feature = "client")]
 pub use error::Error;
 pub use event::{

@@ -78,6 +78,10 @@ pub enum Code {
     NoOwner,
     /// The server of the pool was lost while it handled the request.
     OwnerLost,
+    /// The server has all pools alone: it has no other servers and no shards.
+    NoCluster,
+    /// The shard was not moved to the other server.
+    NotMoved,
     /// More keys or leases are due than the server can expire within one request.
     Settling,
     /// Another backup is running.
@@ -90,7 +94,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::Malformed,
         Self::BadCursor,
         Self::Unauthorized,
@@ -124,6 +128,8 @@ impl Code {
         Self::NotOwner,
         Self::NoOwner,
         Self::OwnerLost,
+        Self::NoCluster,
+        Self::NotMoved,
         Self::Settling,
         Self::BackupRunning,
         Self::BackupUnsupported,
@@ -143,12 +149,14 @@ impl Code {
             Self::UnknownPool => ("unknown_pool", 404, "No such pool"),
             Self::UnknownKey => ("unknown_key", 404, "No such key"),
             Self::NoKeyAvailable => ("no_key_available", 404, "No key available"),
+            Self::NoCluster => ("no_cluster", 404, "No other servers"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "Method not allowed"),
             Self::Timeout => ("timeout", 408, "Request timed out"),
             Self::MaxHoldReached => ("max_hold_reached", 409, "Maximum hold reached"),
             Self::DefaultPool => ("default_pool", 409, "The default pool cannot be deleted"),
             Self::KeyExists => ("key_exists", 409, "Key already exists"),
             Self::BackupRunning => ("backup_running", 409, "Another backup is running"),
+            Self::NotMoved => ("not_moved", 409, "Shard not moved"),
             Self::TakenOver => ("taken_over", 409, "Replaced by a repeated request"),
             Self::KeysGone => ("keys_gone", 410, "Keys no longer exist"),
             Self::LeaseEnded => ("lease_ended", 410, "Lease ended"),

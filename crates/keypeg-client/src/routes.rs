@@ -16,6 +16,8 @@ pub const INDEX: &str = "/";
 pub const ACCESS: &str = "/v1/access";
 /// Path of the history of all pools.
 pub const HISTORY: &str = "/v1/history";
+/// Path of the servers and shards of an installation.
+pub const CLUSTER: &str = "/v1/cluster";
 /// Path of the liveness probe.
 pub const LIVEZ: &str = "/livez";
 /// Path of the readiness probe.
@@ -99,6 +101,11 @@ pub fn lease_renew(pool: &str, lease: &str) -> String {
     format!("{POOLS}/{pool}/leases/{lease}/renew")
 }
 
+/// Returns the path that moves a shard to another server.
+pub fn shard_move(shard: u32) -> String {
+    format!("{CLUSTER}/shards/{shard}/move")
+}
+
 /// Returns the path of the page that explains an error code.
 pub fn problem(code: Code) -> String {
     format!("{PROBLEMS}/{}", code.as_str())
@@ -119,7 +126,7 @@ pub enum Scope {
     Reveal,
     /// Verify keys: learn whether a value is that of a key, and who holds it.
     Verify,
-    /// Read the metrics, which cover all pools.
+    /// Read the metrics, which cover all pools, and the servers and shards of an installation.
     Metrics,
     /// Everything; the only scope that can create, change and delete pools.
     Admin,
@@ -215,6 +222,8 @@ pub const ROUTES: &[Route] = &[
     Route::new("DELETE", "/keys/{id}", "plainDelete", "Deletes a key", Access::Scope(Scope::Keys)),
     Route::new("PUT", "/keepalive/{id}", "plainKeepAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
     Route::new("GET", HISTORY, "showHistory", "Shows the last 15 minutes of all pools together", Access::Scope(Scope::Read)),
+    Route::new("GET", CLUSTER, "showCluster", "Shows the servers and shards of the installation", Access::Scope(Scope::Metrics)),
+    Route::new("POST", "/v1/cluster/shards/{shard}/move", "moveShard", "Moves a shard to another server", Access::Scope(Scope::Admin)),
     Route::new("GET", BACKUP, "backup", "Streams a backup of all data", Access::Scope(Scope::Admin)),
     Route::new("GET", ACCESS, "showAccess", "Shows what the access token of the request allows", Access::Token),
     Route::new("GET", INDEX, "index", "Shows the dashboard to a browser; returns links otherwise", Access::Open),
@@ -317,6 +326,11 @@ impl Route {
         path.split('/').nth(3)
     }
 
+    /// Returns the shard that a path of this route names.
+    pub fn shard_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        self.path.contains("/{shard}/").then(|| path.split('/').nth(4)).flatten()
+    }
+
     /// Returns whether the route has this path. `{code}` matches the known error codes, any other
     /// parameter matches any segment that is not empty.
     pub fn matches(&self, path: &str) -> bool {
@@ -393,6 +407,7 @@ mod tests {
             (leases("a"), "POST"),
             (lease_release("a", "b"), "POST"),
             (lease_renew("a", "b"), "POST"),
+            (shard_move(3), "POST"),
         ] {
             assert_eq!(allow(&path), Some(format!("{methods}, OPTIONS")), "{path}");
         }
@@ -440,6 +455,8 @@ mod tests {
             let route = find(method, path).unwrap();
             assert_eq!((route.operation, route.pool_of(path)), (operation, pool), "{path}");
         }
+        let moves = find("POST", "/v1/cluster/shards/3/move").unwrap();
+        assert_eq!(moves.shard_of("/v1/cluster/shards/3/move"), Some("3"));
         for (method, path) in
             [("HEAD", "/keys"), ("HEAD", "/v1/pools/ci/leases"), ("PUT", POOLS), ("GET", "/nope")]
         {

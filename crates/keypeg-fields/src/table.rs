@@ -126,6 +126,10 @@ pub static QUARANTINE: FlagField = FlagField { name: "quarantine", only_true: fa
 pub static REASON: TextField =
     TextField { name: "reason", most: 256, symbols: Symbols::Printable, is_nullable: false };
 
+/// The name of the server that a shard moves to.
+pub static SERVER: TextField =
+    TextField { name: "server", most: 64, symbols: Symbols::Printable, is_nullable: false };
+
 /// The parameter of a listing for the most keys on a page.
 pub static LIMIT: IntegerField =
     IntegerField { name: "limit", least: 1, most: PAGE_MAX as u64, is_nullable: false };
@@ -189,6 +193,8 @@ pub static RELEASE: [Field; 3] =
     [Field::Seconds(&REST), Field::Flag(&QUARANTINE), Field::Text(&REASON)];
 /// The fields of a renewal.
 pub static RENEW: [Field; 1] = [Field::Seconds(&TTL)];
+/// The fields of a request that moves a shard.
+pub static MOVE_SHARD: [Field; 1] = [Field::Text(&SERVER)];
 
 #[cfg(test)]
 mod tests {

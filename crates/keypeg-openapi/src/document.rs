@@ -6,6 +6,7 @@
 
 mod call;
 mod calls;
+mod cluster_calls;
 mod examples;
 mod links;
 mod parameters;
@@ -181,10 +182,14 @@ fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
         let (schema, example, text) = match name {
             "pool" => {
                 let name = json!({ "type": "string", "pattern": schemas::pool_name() });
-                (name, "default", "The name of the pool.")
+                (name, "default".into(), "The name of the pool.")
             }
-            "lease" => (id, examples::LEASE_ID, "The id of the lease."),
-            _ => (id, examples::KEY_ID, "The id of the key."),
+            "lease" => (id, examples::LEASE_ID.into(), "The id of the lease."),
+            "shard" => {
+                let number = json!({ "type": "integer", "minimum": 0, "maximum": 127 });
+                (number, json!(1), "The number of the shard.")
+            }
+            _ => (id, examples::KEY_ID.into(), "The id of the key."),
         };
         Some(json!({
             "name": name, "in": "path", "required": true, "schema": schema, "example": example,
@@ -241,7 +246,7 @@ fn codes(route: &Route, call: &Call) -> Vec<Code> {
     if matches!(route.access, Access::Scope(_)) {
         codes.extend([Code::Overloaded, Code::ShuttingDown]);
     }
-    if route.pool_of(route.path).is_some() {
+    if route.pool_of(route.path).is_some() || route.shard_of(route.path).is_some() {
         codes.push(Code::NoOwner);
         if route.method != "GET" || route.lends() {
             codes.push(Code::OwnerLost);

@@ -6,6 +6,7 @@
 mod backup_texts;
 pub mod html;
 pub mod markdown;
+mod server_texts;
 mod shard_texts;
 mod texts;
 

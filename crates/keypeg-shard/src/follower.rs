@@ -78,6 +78,8 @@ pub struct Follower<E> {
     began_at: u64,
     /// The server whose takeover frame was applied last; empty before the first one.
     owner: String,
+    /// The position of that frame.
+    taken_over_at: u64,
     /// Whether that server has recorded nothing since.
     has_just_begun: bool,
 }
@@ -104,8 +106,17 @@ impl<E: Executor> Follower<E> {
                 (replica, newest.id.at)
             }
         };
-        let (began_at, owner) = (tail.position, String::new());
-        Ok(Self { log, executor, shard, replica, tail, began_at, owner, has_just_begun: false })
+        Ok(Self {
+            log,
+            executor,
+            shard,
+            replica,
+            tail,
+            began_at: tail.position,
+            owner: String::new(),
+            taken_over_at: 0,
+            has_just_begun: false,
+        })
     }
 
     /// Reads the next frames and applies them.
@@ -128,6 +139,7 @@ impl<E: Executor> Follower<E> {
             };
             if frame.kind() == FrameKind::Takeover {
                 server.clone_into(&mut self.owner);
+                self.taken_over_at = frame.position();
                 self.has_just_begun = true;
             } else if !batch.records.is_empty() {
                 self.has_just_begun = false;
@@ -161,6 +173,11 @@ impl<E: Executor> Follower<E> {
     /// has read; `None` before the first takeover after the snapshot.
     pub fn owner(&self) -> Option<&str> {
         Some(self.owner.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// Returns the position of the last takeover that was applied; 0 before the first one.
+    pub fn taken_over_at(&self) -> u64 {
+        self.taken_over_at
     }
 
     /// Returns whether the last owner has stopped and no server has taken the shard over since.

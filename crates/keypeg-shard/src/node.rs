@@ -162,11 +162,7 @@ impl Cluster for NodeView {
     }
 
     fn status(&self) -> ClusterStatus {
-        ClusterStatus {
-            store: self.options.store.clone(),
-            servers: self.view.server_status(),
-            shards: self.view.shard_status(),
-        }
+        self.view.status(&self.options.store)
     }
 
     fn move_shard(&self, shard: usize, server: &str) -> Result<(), MoveError> {
@@ -180,10 +176,7 @@ impl Cluster for NodeView {
             return Ok(());
         }
         // The steward hands the shard over once the other servers have read of it.
-        if !self.view.begin_move(number, server) {
-            return Err(MoveError::UnknownServer(server.to_owned()));
-        }
-        Ok(())
+        self.view.begin_move(number, server)
     }
 
     fn peer_secret(&self) -> [u8; 32] {

@@ -47,6 +47,12 @@ impl LiveServers {
         }
     }
 
+    /// Returns for how long the heartbeat of a server has not changed, in microseconds of watched
+    /// time; `None` for a server without a heartbeat.
+    pub fn silent_us(&self, name: &ServerName) -> Option<u64> {
+        self.seen.get(name).map(|seen| self.watched_us - seen.changed_us)
+    }
+
     /// Returns the servers whose heartbeats change, by name.
     pub fn names(&self) -> impl Iterator<Item = &ServerName> {
         let is_live = |seen: &Seen| self.watched_us - seen.changed_us < SILENT_MAX_US;
@@ -108,7 +114,9 @@ mod tests {
         live.observe(&[beat(&name, 7), beat(&other, 4)], 100 + 4_000_000);
         let left: Vec<_> = live.names().collect();
         assert_eq!(left, [&other], "the heartbeat of the first has not changed for four seconds");
+        assert_eq!([&name, &other].map(|name| live.silent_us(name)), [Some(4_000_000), Some(0)]);
         live.observe(&[beat(&name, 8)], 5_000_000);
+        assert_eq!(live.silent_us(&other), None);
         assert_eq!(live.names().collect::<Vec<_>>(), [&name], "the other was removed");
     }
 

@@ -30,8 +30,8 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// Returns the shards and servers as this server sees them.
     fn status(&self) -> ClusterStatus;
 
-    /// Hands a shard that this server serves over to another server, and keeps it there until that
-    /// server stops.
+    /// Begins to hand a shard that this server serves over to another server, which keeps it until it
+    /// stops. [`Cluster::status`] shows when it has taken the shard over.
     fn move_shard(&self, shard: usize, server: &str) -> Result<(), MoveError>;
 
     /// Returns the secret that only the servers of one installation know: a request that presents it
@@ -64,6 +64,8 @@ pub struct Peer {
 pub struct ClusterStatus {
     /// The store, in words, such as `PostgreSQL 15.14, synchronous standbys s1`.
     pub store: String,
+    /// For how long the store has not answered a heartbeat of this server, in milliseconds.
+    pub store_silent_ms: u64,
     /// The servers, by name.
     pub servers: Vec<ServerStatus>,
     /// The shards, by number.
@@ -77,6 +79,12 @@ pub struct ServerStatus {
     pub peer: Peer,
     /// Whether its heartbeat changes.
     pub is_live: bool,
+    /// For how long this server has not seen its heartbeat change, in milliseconds.
+    pub silent_ms: u64,
+    /// The shards that it serves, as its heartbeat says.
+    pub owns: Vec<usize>,
+    /// The shards that it follows and could take over at once, as its heartbeat says.
+    pub follows: Vec<usize>,
 }
 
 /// A shard as one server sees it.
@@ -84,18 +92,24 @@ pub struct ServerStatus {
 pub struct ShardStatus {
     /// What this server does with the shard.
     pub role: ShardRole,
-    /// The server that has taken the shard over last; `None` before the first takeover.
+    /// The live server that serves the shard; `None` while no server does.
     pub owner: Option<String>,
+    /// For how long no live server has served it, in milliseconds; 0 if one does.
+    pub unowned_ms: u64,
     /// The server that should own the shard.
     pub preferred: Option<String>,
     /// Whether the preferred server was chosen by hand.
     pub is_pinned: bool,
     /// The position of the last frame that this server has appended or applied.
     pub position: u64,
-    /// The position of the newest snapshot that this server knows of; 0 for none.
-    pub snapshot: u64,
+    /// The frames above it that this server knows of; 0 as the owner.
+    pub behind_frames: u64,
     /// How long ago this server has read the log to its end, in milliseconds; 0 as the owner.
     pub behind_ms: u64,
+    /// The position of the newest snapshot that this server knows of; 0 for none.
+    pub snapshot: u64,
+    /// The takeovers of the shard, by any server, that this one has seen since its start.
+    pub takeovers: u64,
     /// Why this server cannot follow the shard now; empty if it can.
     pub error: String,
 }
@@ -128,6 +142,17 @@ pub enum MoveError {
     /// This server does not serve the shard.
     #[error("this server does not serve shard {0}")]
     NotOwner(usize),
+    /// The other server has not read the log of the shard to its end.
+    #[error("{server} has not read shard {shard} to its end")]
+    NotReady {
+        /// The shard.
+        shard: usize,
+        /// The other server.
+        server: String,
+    },
+    /// This server moves another shard at the moment, or this one to another server.
+    #[error("this server moves shard {0} at the moment")]
+    Busy(usize),
 }
 
 impl Call {

@@ -47,6 +47,8 @@ pub struct StoreMetrics {
     pub checkpoint_lag_bytes_max: AtomicU64,
     /// What a full disk refuses: 0 nothing, 1 new keys, 2 grants too, 3 all changes.
     pub disk_refuses: AtomicU64,
+    /// Appends to a shared log that were repeated because their outcome was unknown.
+    pub append_retries: AtomicU64,
     /// The number of current subscribers. Subscribers write this and the next two.
     pub subscribers: AtomicU64,
     /// Events delivered, counted once for each subscriber.

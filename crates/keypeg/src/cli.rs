@@ -5,6 +5,7 @@
 
 mod backup;
 mod bench;
+mod cluster;
 mod confirm;
 mod delete;
 mod events;
@@ -25,6 +26,7 @@ mod top;
 
 pub use backup::BackupArgs;
 pub use bench::BenchArgs;
+pub use cluster::{ClusterCommand, ClusterPlace};
 pub use delete::DeleteArgs;
 pub use events::EventsArgs;
 pub use exec::{ExecArgs, LauncherArgs, WatchdogArgs};
@@ -165,6 +167,9 @@ pub enum ClientCommand {
     /// Create, change and delete pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Show the servers that share their pools, and move shards between them
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Print the events of a pool as they happen
     ///
     /// The first event is resync, with the number of keys in each state. No event has the value of a
@@ -279,6 +284,7 @@ impl ClientCommand {
             }
             Self::Pools(args) => args.run().await,
             Self::Pool(command) => command.run().await,
+            Self::Cluster(command) => command.run().await,
             Self::Events(args) => args.run().await,
             Self::Top(args) => args.run().await,
             Self::Backup(args) => args.run().await,

@@ -4,6 +4,7 @@
 //! which use `parse` and `respond`. This file only lists the modules: none of them imports from it.
 
 mod admit;
+mod all_histories;
 mod all_pools;
 mod answers;
 mod app;

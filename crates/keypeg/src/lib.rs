@@ -50,9 +50,9 @@ mod vital;
 pub use access::{Hosts, ListTokens, NewToken, RevokeToken, TokenCommand};
 #[cfg(feature = "cli")]
 pub use cli::{
-    BackupArgs, BenchArgs, ClientCommand, ConnectionArgs, DeleteArgs, EventsArgs, ExecArgs,
-    GenerateArgs, HealthArgs, ImportArgs, LauncherArgs, LeaseArgs, ListArgs, PolicyArgs,
-    PoolCommand, PoolPlace, PoolsArgs, ServerArgs, TopArgs, WatchdogArgs,
+    BackupArgs, BenchArgs, ClientCommand, ClusterCommand, ClusterPlace, ConnectionArgs, DeleteArgs,
+    EventsArgs, ExecArgs, GenerateArgs, HealthArgs, ImportArgs, LauncherArgs, LeaseArgs, ListArgs,
+    PolicyArgs, PoolCommand, PoolPlace, PoolsArgs, ServerArgs, TopArgs, WatchdogArgs,
 };
 pub use clock::SystemClock;
 pub use command_line::{CheckArgs, Cli, Command};

@@ -386,6 +386,18 @@ class OwnerLost(Refused, code="owner_lost"):
     next_step = "Send the request again with the same idempotency key, or look at the pool first."
 
 
+class NoCluster(Refused, code="no_cluster"):
+    """The server has all pools alone: it has no other servers and no shards."""
+
+    next_step = "Ask a server that was started with --store."
+
+
+class NotMoved(Refused, code="not_moved"):
+    """The shard was not moved to the other server; the outcome says whether the move began."""
+
+    next_step = "Look at the servers and shards, then send the request again."
+
+
 class Settling(Refused, code="settling"):
     """The server has many deadlines to process; nothing was applied."""
 

@@ -5,6 +5,7 @@
 //! are added when the document is built.
 
 use super::call::{Answer, Call, inline, no_content, plain_text, referenced};
+use super::cluster_calls::{cluster, ready};
 use super::examples;
 use super::parameters::{
     api_key, forwarded_key, history_seconds, idempotency_key, last_event_id, listing,
@@ -22,6 +23,7 @@ pub(super) fn call(operation: &str) -> Call {
         .or_else(|| django(operation))
         .or_else(|| simple(operation))
         .or_else(|| server(operation))
+        .or_else(|| cluster(operation))
         .unwrap_or_else(|| panic!("invariant: {operation} has a description"))
 }
 
@@ -436,16 +438,7 @@ fn server(operation: &str) -> Option<Call> {
             vec![inline(200, "The process runs.", &status, json!({ "status": "live" }))],
             &[],
         ),
-        "ready" => Call::new(
-            "",
-            vec![inline(
-                200,
-                "The server accepts requests.",
-                &status,
-                json!({ "status": "ready" }),
-            )],
-            &[Code::ShuttingDown],
-        ),
+        "ready" => ready(&status),
         "showAccess" => Call::new(
             "A server without access tokens allows everything.",
             vec![referenced(200, "What the token allows.", "Access", examples::access())],

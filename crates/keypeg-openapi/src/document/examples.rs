@@ -2,9 +2,10 @@
 //! write or read it.
 
 use keypeg_client::{
-    Access, AcquireRequest, Code, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
-    KeptAliveMany, Key, KeyPage, KeyReleased, KeyRequest, Lease, NewKeys, Outcome, PolicyRequest,
-    Pool, Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
+    Access, AcquireRequest, Cluster, ClusterShard, Code, GenerateRequest, Grant, History,
+    KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyPage, KeyReleased, KeyRequest, Lease,
+    MoveShardRequest, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest,
+    RenewRequest, RevealedKey, Verification, VerifyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,6 +56,33 @@ pub(super) fn access() -> Value {
     through_type::<Access>(json!({
         "token": "ci-runner", "scopes": ["read", "lend"], "pools": ["ci-*"], "expires_at": null,
     }))
+}
+
+pub(super) fn cluster() -> Value {
+    let server = |name: &str, owns: &[u32], follows: &[u32]| {
+        json!({
+            "server": name, "address": format!("http://{name}.example:8000"), "live": true,
+            "silent_seconds": 0.4, "owns": owns, "follows": follows,
+        })
+    };
+    through_type::<Cluster>(json!({
+        "server": "keys-1", "store": "PostgreSQL 15.14, synchronous standbys s1",
+        "store_silent_seconds": 0.2, "servers": [server("keys-1", &[0], &[1]), server("keys-2", &[1], &[0])],
+        "shards": [shard(0, "owner"), shard(1, "following")],
+    }))
+}
+
+pub(super) fn shard(number: u32, role: &str) -> Value {
+    through_type::<ClusterShard>(json!({
+        "shard": number, "owner": format!("keys-{}", number + 1), "unowned_seconds": 0, "role": role,
+        "preferred": format!("keys-{}", number + 1), "pinned": false, "position": 90_210,
+        "behind_frames": 0, "behind_seconds": 0.2 * f64::from(number), "snapshot_position": 81_920,
+        "takeovers": 1, "error": null,
+    }))
+}
+
+pub(super) fn shard_moves() -> Vec<(&'static str, Value)> {
+    vec![("a_server", through_type::<MoveShardRequest>(json!({ "server": "keys-2" })))]
 }
 
 pub(super) fn policies() -> Vec<(&'static str, Value)> {

@@ -5,10 +5,11 @@
 //! A limit on a member that does not exist is a panic, so no limit outlives its member.
 
 use keypeg_client::{
-    Access, AcquireRequest, Code, GenerateRequest, Grant, History, KeepAliveRequest, KeptAlive,
-    KeptAliveMany, Key, KeyLease, KeyPage, KeyReleased, KeyRequest, KeyState, Lease, NewKey,
-    NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest, RenewRequest,
-    RevealedKey, Seconds, Verification, VerifyRequest,
+    Access, AcquireRequest, Cluster, ClusterServer, ClusterShard, Code, GenerateRequest, Grant,
+    History, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage, KeyReleased,
+    KeyRequest, KeyState, Lease, MoveShardRequest, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
+    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds, ShardRole, Verification,
+    VerifyRequest,
 };
 use keypeg_fields::{Field, Item, Symbols, TextField};
 use schemars::generate::SchemaSettings;
@@ -124,6 +125,10 @@ fn add_written(generator: &mut SchemaGenerator) {
     add::<Problem>(generator);
     add::<Code>(generator);
     add::<Outcome>(generator);
+    add::<Cluster>(generator);
+    add::<ClusterServer>(generator);
+    add::<ClusterShard>(generator);
+    add::<ShardRole>(generator);
 }
 
 fn add_read(generator: &mut SchemaGenerator) {
@@ -135,10 +140,11 @@ fn add_read(generator: &mut SchemaGenerator) {
     add::<ReleaseRequest>(generator);
     add::<RenewRequest>(generator);
     add::<VerifyRequest>(generator);
+    add::<MoveShardRequest>(generator);
 }
 
 /// The requests and their fields.
-const REQUESTS: [(&str, &[Field]); 8] = [
+const REQUESTS: [(&str, &[Field]); 9] = [
     ("PolicyRequest", &keypeg_fields::POLICY),
     ("GenerateRequest", &keypeg_fields::ADD_KEYS),
     ("KeyRequest", &keypeg_fields::CHANGE_KEY),
@@ -147,6 +153,7 @@ const REQUESTS: [(&str, &[Field]); 8] = [
     ("ReleaseRequest", &keypeg_fields::RELEASE),
     ("RenewRequest", &keypeg_fields::RENEW),
     ("VerifyRequest", &keypeg_fields::VERIFY),
+    ("MoveShardRequest", &keypeg_fields::MOVE_SHARD),
 ];
 
 /// Returns the keywords of a field of a request. Null is allowed everywhere: it is a value, or

@@ -22,8 +22,9 @@ pub(super) const NO_OWNER: ProblemPage = ProblemPage::new(
      reach each other. A request with a large body is refused at once when its pool moves.",
     &[
         "Send the request again after a second, to this or another server of the installation.",
-        "If it does not end, read the logs of the servers: each writes which shards it takes over or \
-         loses, and why it cannot follow one.",
+        "If it does not end, look at `keypeg cluster status` of a server that runs, or at `GET \
+         /v1/cluster`: they show which shards have no owner, which servers are live, and why a server \
+         cannot follow a shard.",
     ],
     NOT_APPLIED,
 )
@@ -43,3 +44,25 @@ pub(super) const OWNER_LOST: ProblemPage = ProblemPage::new(
     "It is unknown: the change was applied completely or not at all.",
 )
 .headers(&[RETRY_AFTER]);
+
+pub(super) const NO_CLUSTER: ProblemPage = ProblemPage::new(
+    "The server was started without `--store`: it has all pools alone, and there are no other \
+     servers and no shards that a request could show or move.",
+    &[
+        "Use `GET /metrics` and `GET /readyz` to watch a single server.",
+        "If the server should share its pools, check that it was started with `--store`.",
+    ],
+    "No.",
+);
+
+pub(super) const NOT_MOVED: ProblemPage = ProblemPage::new(
+    "The shard did not move: the other server has not read its log to the end, this server moves \
+     another shard, or the other server did not take the shard over in time. `detail` says which.",
+    &[
+        "Look at `keypeg cluster status` or `GET /v1/cluster`: the other server should follow the \
+         shard, without an error.",
+        "Send the request again. A move that is in progress already is not begun twice.",
+    ],
+    "`outcome` says it: `not_applied` if the move did not begin. With `unknown` the other server may \
+     still take the shard over. No lease and no key is lost in either case.",
+);

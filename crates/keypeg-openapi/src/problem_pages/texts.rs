@@ -6,7 +6,8 @@
 
 use super::ProblemPage;
 use super::backup_texts::{BACKUP_RUNNING, BACKUP_UNSUPPORTED};
-use super::shard_texts::{NO_OWNER, NOT_OWNER, OWNER_LOST};
+use super::server_texts::{INTERNAL, OVERLOADED, SETTLING, SHUTTING_DOWN};
+use super::shard_texts::{NO_CLUSTER, NO_OWNER, NOT_MOVED, NOT_OWNER, OWNER_LOST};
 use keypeg_client::Code;
 
 /// The answer for a code that is only returned before anything is changed.
@@ -55,6 +56,8 @@ pub(super) fn page(code: Code) -> ProblemPage {
         Code::NotOwner => NOT_OWNER,
         Code::NoOwner => NO_OWNER,
         Code::OwnerLost => OWNER_LOST,
+        Code::NoCluster => NO_CLUSTER,
+        Code::NotMoved => NOT_MOVED,
         Code::Settling => SETTLING,
         Code::BackupRunning => BACKUP_RUNNING,
         Code::BackupUnsupported => BACKUP_UNSUPPORTED,
@@ -442,59 +445,3 @@ const STORAGE_FULL: ProblemPage = ProblemPage::new(
     NOT_APPLIED_RETRY,
 )
 .headers(&[("Retry-After", "Seconds to wait; only with status 503.")]);
-
-const OVERLOADED: ProblemPage = ProblemPage::new(
-    "A limit of the server is reached, and `detail` names it. It is the request queue, the wait \
-     queue, the event streams, the audit log, the backlog of new keys to store, the stored answers \
-     of Idempotency-Keys, or a part of the memory: that of pools, leases and waiting requests, of \
-     request heads, of request bodies or of large responses. For stored answers and for the queue \
-     of long calls, the share of the caller is a limit too. The server rejects requests early, so \
-     that accepted requests stay fast.",
-    &[
-        "Wait for the seconds in `Retry-After`, then send the request again.",
-        "Make the pause longer after each such answer, and add a random time to the pause.",
-        "If the request queue is full often, send fewer requests at the same time, or ask an \
-         operator to raise `--max-queued`.",
-        "If the audit log cannot be written, an operator checks its disk and its permissions.",
-    ],
-    NOT_APPLIED_RETRY,
-)
-.headers(&[RETRY_AFTER]);
-
-const SHUTTING_DOWN: ProblemPage = ProblemPage::new(
-    "The server is stopping and accepts no new requests. Requests that wait for a key get this \
-     answer too. Keys and leases are durable: they still exist after a restart, unless the server \
-     runs with `--ephemeral`.",
-    &[
-        "Wait for the seconds in `Retry-After`, then send the request again.",
-        "Stop sending requests until `GET /readyz` returns 200.",
-    ],
-    NOT_APPLIED_RETRY,
-)
-.headers(&[RETRY_AFTER]);
-
-const SETTLING: ProblemPage = ProblemPage::new(
-    "The deadlines of many keys and leases of the pool have passed, and the server cannot expire \
-     all of them within one request. The work per request is bounded, so that no request becomes \
-     slow. The answer to this request needs all expiries. The server continues to expire keys and \
-     leases in the background.",
-    &[
-        "Wait for the seconds in `Retry-After`, then send the request again.",
-        "If this happens often, spread the deadlines: do not create or keep alive all keys at the \
-         same instant.",
-    ],
-    NOT_APPLIED_RETRY,
-)
-.headers(&[RETRY_AFTER]);
-
-const INTERNAL: ProblemPage = ProblemPage::new(
-    "The server failed while it handled this request. This is a defect of Keypeg. The other \
-     requests are not affected.",
-    &[
-        "Check whether the change was applied before you repeat the request, or repeat it with the \
-         same Idempotency-Key.",
-        "Search the log of the server for entries at the time of the request.",
-        "Report the defect, with the log.",
-    ],
-    "Unknown. `outcome` is `unknown`: read the pool or the key to find out.",
-);

@@ -13,6 +13,11 @@ impl ShardSet {
         self.0 >> shard.get() & 1 == 1
     }
 
+    /// Returns the numbers of its shards.
+    pub(super) fn numbers(self) -> impl Iterator<Item = usize> {
+        (0..128).filter(move |number| self.0 >> number & 1 == 1)
+    }
+
     pub(super) fn insert(&mut self, shard: Shard) {
         self.0 |= 1 << shard.get();
     }

@@ -54,6 +54,7 @@ impl Steward {
                     error_text = text;
                 }
             }
+            self.view.note_owners();
             self.spread(&mut better);
         }
         // The other servers need not wait until the heartbeat is old.

@@ -4,6 +4,9 @@
 use super::clock::{now, passed_since, sleep};
 use crate::executor::{Executor, Patience};
 use keypeg_log::Call;
+use keypeg_store::StoreMetrics;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The pause before the first repetition of an append; each further one is twice as long.
@@ -23,14 +26,22 @@ impl Executor for ParkingExecutor {
 }
 
 /// Repeats an append for half a minute, then gives the shard up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ClockPatience {
+    metrics: Arc<StoreMetrics>,
     /// When the append began whose outcome is not known.
     since: Option<Instant>,
 }
 
+impl ClockPatience {
+    pub(super) fn new(metrics: Arc<StoreMetrics>) -> Self {
+        Self { metrics, since: None }
+    }
+}
+
 impl Patience for ClockPatience {
     fn wait(&mut self, attempt: u32) -> bool {
+        self.metrics.append_retries.fetch_add(1, Ordering::Relaxed);
         if attempt == 1 {
             self.since = None;
         }

@@ -1,12 +1,14 @@
 //! What a node knows of the shards and servers of its installation: its threads publish it, and the
 //! server's calls read it. It decides who should take a shard over, which is only a hint.
 
+mod status;
+
 use super::clock::{now, passed_since};
 use super::presence::{Presence, ShardSet};
 use crate::ownership::{LiveServers, owner_order};
 use keypeg_engine::ShardControl;
 use keypeg_log::{Heartbeat, ServerName, Shard};
-use keypeg_store::{Peer, Place, ServerStatus, ShardRole, ShardStatus, Wakeup};
+use keypeg_store::{MoveError, Peer, Place, ShardRole, Wakeup};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -49,14 +51,24 @@ pub(super) struct Facts {
     pub(super) owner_since: Instant,
     /// Whether the owner has handed the shard over.
     pub(super) is_released: bool,
-    /// Whether there is anything in the log.
+    /// The position of the last frame that was appended or applied.
     pub(super) position: u64,
+    /// The end of the log, as it was known last.
+    pub(super) end: u64,
     /// The position of the newest snapshot.
     pub(super) snapshot: u64,
     /// When the end of the log was read last; `None` before the first time.
     pub(super) at_end: Option<Instant>,
     /// Since when no server seems to own the shard.
     pub(super) vacant_since: Option<Instant>,
+    /// Since when no live server is known to serve it.
+    unowned_since: Option<Instant>,
+    /// The takeovers that were seen since the log was read to its end for the first time.
+    takeovers: u64,
+    /// The position of the last one.
+    taken_over_at: u64,
+    /// Whether the log was read to its end once.
+    was_at_end: bool,
     pub(super) error: String,
     /// What can end the engine of the shard, while this server owns it.
     pub(super) control: Option<ShardControl>,
@@ -72,6 +84,8 @@ struct Servers {
     peers: BTreeMap<ServerName, Arc<Peer>>,
     /// The shard that this server hands over by hand, and when it began.
     moved: Option<(Shard, String, Instant)>,
+    /// When the store has answered a heartbeat.
+    heard: Option<Instant>,
 }
 
 /// What the thread of a shard that this server does not own should do.
@@ -97,9 +111,14 @@ impl View {
             owner_since: began,
             is_released: false,
             position: 0,
+            end: 0,
             snapshot: 0,
             at_end: None,
             vacant_since: None,
+            unowned_since: Some(began),
+            takeovers: 0,
+            taken_over_at: 0,
+            was_at_end: false,
             error: String::new(),
             control: None,
             is_pinned: false,
@@ -162,6 +181,7 @@ impl View {
     pub(super) fn observe(&self, heartbeats: &[Heartbeat]) {
         let now_us = self.now_us();
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        servers.heard = Some(now());
         servers.live.observe(heartbeats, now_us);
         let read = |beat: &Heartbeat| (beat.server.clone(), Presence::read(&beat.address));
         servers.presences = heartbeats.iter().map(read).collect();
@@ -259,15 +279,23 @@ impl View {
         moves.any(|(moved, to)| *moved == shard && to == self.me.as_str())
     }
 
-    /// Notes that this server hands a shard over by hand. Returns false if the other server is not
-    /// live.
-    pub(super) fn begin_move(&self, shard: Shard, server: &str) -> bool {
+    /// Notes that this server hands a shard over by hand.
+    pub(super) fn begin_move(&self, shard: Shard, server: &str) -> Result<(), MoveError> {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        let is_live = servers.live.names().any(|name| name.as_str() == server);
-        if is_live {
-            servers.moved = Some((shard, server.to_owned(), now()));
+        let number = usize::from(shard.get());
+        match &servers.moved {
+            Some((moved, to, _)) if *moved == shard && to == server => return Ok(()),
+            Some((moved, ..)) => return Err(MoveError::Busy(usize::from(moved.get()))),
+            None => {}
         }
-        is_live
+        let live = servers.live.names().find(|name| name.as_str() == server);
+        let name = live.ok_or_else(|| MoveError::UnknownServer(server.to_owned()))?;
+        let presence = servers.presences.get(name);
+        if !presence.is_some_and(|it| it.ready.contains(shard)) {
+            return Err(MoveError::NotReady { shard: number, server: server.to_owned() });
+        }
+        servers.moved = Some((shard, server.to_owned(), now()));
+        Ok(())
     }
 
     /// Returns the shard that this server hands over by hand, and since when.
@@ -304,41 +332,5 @@ impl View {
         });
         let peer = found.and_then(|name| servers.peers.get(name));
         peer.map_or(Place::Unknown, |peer| Place::There(Arc::clone(peer)))
-    }
-
-    pub(super) fn server_status(&self) -> Vec<ServerStatus> {
-        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
-        let status = |(name, peer): (&ServerName, &Arc<Peer>)| ServerStatus {
-            peer: Peer::clone(peer),
-            is_live: servers.live.names().any(|live| live == name),
-        };
-        servers.peers.iter().map(status).collect()
-    }
-
-    pub(super) fn shard_status(&self) -> Vec<ShardStatus> {
-        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
-        let status = |(shard, view): (Shard, &ShardView)| {
-            let (preferred, is_pinned) = self.preferred(&servers, shard);
-            let facts = view.facts();
-            let is_owner = facts.role == ShardRole::Owner;
-            let claimed = || {
-                let owner = servers.presences.iter().find(|(_, it)| it.owned.contains(shard));
-                owner.map(|(name, _)| name.to_string())
-            };
-            let owner = if is_owner { Some(self.me.to_string()) } else { facts.owner.clone() };
-            let behind = passed_since(facts.at_end.unwrap_or(facts.owner_since));
-            let behind = if is_owner { Duration::ZERO } else { behind };
-            ShardStatus {
-                role: facts.role,
-                owner: owner.filter(|_| is_owner || !facts.is_released).or_else(claimed),
-                preferred: preferred.map(|name| name.to_string()),
-                is_pinned,
-                position: facts.position,
-                snapshot: facts.snapshot,
-                behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
-                error: facts.error.clone(),
-            }
-        };
-        self.shards().map(status).collect()
     }
 }

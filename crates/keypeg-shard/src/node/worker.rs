@@ -16,13 +16,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The pause after an error.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Frames after which a replica is made again from a newer snapshot, if there is one: what has ended
 /// by time stays in a replica.
 const FRAMES_MAX: u64 = 500_000;
+/// The shortest time between two questions for the end of a log that is far ahead.
+const ASK_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two looks at the log that requests have asked for.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -92,6 +94,7 @@ impl Worker {
             lane.refuse(&RequestError::NotOwner);
         }
         let mut follower = self.begin()?;
+        let mut asked = None;
         loop {
             if self.is_stopping() {
                 return Ok(LifeEnd::Stopping);
@@ -99,6 +102,7 @@ impl Worker {
             let progress = follower.follow()?;
             self.publish(&follower, progress);
             if progress == Progress::Applied {
+                self.ask_for_end(&mut asked);
                 follower.checkpointer().step()?;
                 continue;
             }
@@ -140,6 +144,7 @@ impl Worker {
         (facts.owner, facts.owner_since) = (None, now());
         (facts.is_released, facts.at_end) = (false, None);
         (facts.position, facts.snapshot) = (follower.tail().position, follower.began_at());
+        facts.end = facts.end.max(facts.position);
         Ok(follower)
     }
 
@@ -151,10 +156,25 @@ impl Worker {
         }
         facts.is_released = follower.is_released();
         facts.position = follower.tail().position;
+        facts.note_takeover(follower.taken_over_at());
         if progress == Progress::AtEnd {
             facts.role = ShardRole::Following;
-            facts.at_end = Some(now());
+            facts.note_end();
             facts.error.clear();
+        }
+    }
+
+    /// Asks where the log ends, now and then while this server is far behind: operators see how much
+    /// is left to read.
+    fn ask_for_end(&self, asked: &mut Option<Instant>) {
+        let at_end = self.view.shard(self.shard).facts().at_end;
+        let is_near = |at: Instant| passed_since(at) < 3 * self.options.follow_every;
+        if at_end.is_some_and(is_near) || asked.is_some_and(|at| passed_since(at) < ASK_PAUSE) {
+            return;
+        }
+        *asked = Some(now());
+        if let Ok(tail) = keypeg_log::wait(self.options.log.tail(self.shard)) {
+            self.view.shard(self.shard).facts().end = tail.position;
         }
     }
 
@@ -180,7 +200,7 @@ impl Worker {
         };
         let snapshot = follower.began_at();
         let server = options.server.clone();
-        let patience = ClockPatience::default();
+        let patience = ClockPatience::new(Arc::clone(&options.metrics));
         let taken = follower.take_over(server, patience, (options.random)(), engine);
         let (state, tails) = match taken {
             Ok(taken) => taken,
@@ -205,6 +225,9 @@ impl Worker {
             let mut facts = self.view.shard(self.shard).facts();
             (facts.owner, facts.owner_since) = (Some(options.server.to_string()), now());
             (facts.is_released, facts.vacant_since) = (false, None);
+            facts.position = tenure.position();
+            facts.note_end();
+            facts.note_takeover(tenure.position());
             facts.error.clear();
             facts.is_pinned = is_pinned;
         }

@@ -48,6 +48,12 @@ pub(crate) struct Line {
     keys: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fencing_token: Option<u64>,
+    /// The shard that is moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shard: Option<usize>,
+    /// The server that is to own it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<Box<str>>,
     outcome: Outcome,
     status: Option<u16>,
     code: Option<&'static str>,

@@ -57,6 +57,8 @@ fn next_step(problem: &Problem) -> &'static str {
             "\"keypeg list --state quarantined\" prints them, \"keypeg unblock\" releases one"
         }
         ("no_key_available", _) => "add --wait to wait for a key",
+        ("no_owner" | "not_moved", _) => "\"keypeg cluster status\" prints the servers and shards",
+        ("no_cluster", _) => "name a server that was started with --store with --server",
         ("misdirected", _) => "start the server with --allow-host and this name",
         _ => "",
     }
@@ -65,7 +67,7 @@ fn next_step(problem: &Problem) -> &'static str {
 /// Maps a problem to an exit code, mostly by its status, so that future codes are covered.
 fn exit_of(problem: &Problem) -> u8 {
     match problem.status {
-        _ if problem.code == Code::NoKeyAvailable => exit::TEMPORARY,
+        _ if matches!(problem.code, Code::NoKeyAvailable | Code::NotMoved) => exit::TEMPORARY,
         401 | 403 => exit::PERMISSION,
         404 | 410 => exit::NO_INPUT,
         408 | 429 | 503 => exit::TEMPORARY,

@@ -43,6 +43,8 @@ pub(super) struct App {
 pub(super) struct Server {
     /// Set when the server starts to shut down.
     pub(super) stopping: AtomicBool,
+    /// Whether a probe has found an owner for each shard since the start.
+    pub(super) was_ready: AtomicBool,
     /// A random number that keeps request ids of different runs apart.
     pub(super) run_id: u64,
     /// The access rules.

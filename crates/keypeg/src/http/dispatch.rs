@@ -4,6 +4,7 @@
 //! here has a line in the audit log; one elsewhere has it there. Does not know how a request is
 //! forwarded, nor what the handlers do.
 
+mod history;
 mod list;
 
 use super::admit::{self, RequestContext, Target};
@@ -54,9 +55,12 @@ impl Checked<'_> {
         if self.forwarded.is_none()
             && let Some(cluster) = self.app.lanes.cluster()
             && matches!(*request.method(), Method::GET | Method::HEAD)
-            && request.uri().path() == routes::POOLS
         {
-            return Box::pin(self.list_all(request, cluster)).await;
+            match request.uri().path() {
+                routes::POOLS => return Box::pin(self.list_all(request, cluster)).await,
+                routes::HISTORY => return Box::pin(self.sum_histories(request, cluster)).await,
+                _ => {}
+            }
         }
         self.answer_here(request).await
     }

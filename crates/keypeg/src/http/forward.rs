@@ -17,7 +17,9 @@ use super::connection::request_peer::RequestPeer;
 use super::forwarded_answer::{ForwardedAnswer, StreamWatch};
 use super::kept_body::{KeptBody, Reader};
 use super::message::{Body, Response};
+use super::metrics::ForwardOutcome;
 use super::origin::Origin;
+use super::parse::path::shard_number;
 use crate::tls::ClientCertificate;
 use headers::{Answered, Forwarding};
 use http_body_util::BodyExt as _;
@@ -36,7 +38,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{interval, sleep, timeout};
 
 /// How long this server looks for the server of a pool.
-const SEARCH_TIME: Duration = Duration::from_secs(10);
+pub(crate) const SEARCH_TIME: Duration = Duration::from_secs(10);
 /// The pauses between two attempts: the first one, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
 /// An attempt that took longer than this has reached a server of the pool, so the search begins
@@ -53,9 +55,13 @@ const ANSWER_TIME: Duration = Duration::from_millis(WAIT_MAX_MS + 30_000);
 /// The largest answer that is read as a whole before the client gets any of it, in bytes.
 const WHOLE_MAX: u64 = 16 << 10;
 
-/// Returns the shard of the pool that a request concerns; `None` if every server answers it alike.
+/// Returns the shard that a request concerns, by its pool or by its number; `None` if every server
+/// answers it alike.
 pub(super) fn shard_of(cluster: &dyn Cluster, method: &Method, path: &str) -> Option<usize> {
     let route = routes::find(method.as_str(), path)?;
+    if let Some(shard) = route.shard_of(path) {
+        return shard_number(shard, cluster.shards());
+    }
     let pool = PoolName::parse(route.pool_of(path)?)?;
     Some(cluster.shard_of(&pool))
 }
@@ -122,9 +128,26 @@ impl Search {
     }
 }
 
+impl Attempt {
+    fn outcome(&self) -> ForwardOutcome {
+        match self {
+            Self::Answered(_) => ForwardOutcome::Answered,
+            Self::NotThere => ForwardOutcome::NotThere,
+            Self::Lost => ForwardOutcome::Lost,
+            Self::Abandoned => ForwardOutcome::Abandoned,
+        }
+    }
+}
+
 impl Outbound<'_> {
-    /// Sends the request to the server `to`.
+    /// Sends the request to the server `to`, and counts how that ended.
     pub(super) async fn send(&self, to: &Peer, body: Reader, waited_ms: u64) -> Attempt {
+        let attempt = self.attempt(to, body, waited_ms).await;
+        self.app.counts.forwarded(attempt.outcome());
+        attempt
+    }
+
+    async fn attempt(&self, to: &Peer, body: Reader, waited_ms: u64) -> Attempt {
         let links = &self.app.links;
         let Ok(mut link) = links.link(&to.address).await else { return Attempt::NotThere };
         let answered = timeout(ANSWER_TIME, self.answer(&mut link, to, body, waited_ms)).await;
@@ -188,6 +211,7 @@ impl Outbound<'_> {
             host: host.split_once("://").map_or(host, |(_, host)| host),
         };
         *request.headers_mut() = forwarding.headers(&self.head.headers);
+        let is_move = self.moves_the_shard();
         let closing = link.closing();
         let mut sending = pin!(link.send(request));
         let mut looks = interval(LOOK_TIME);
@@ -207,7 +231,7 @@ impl Outbound<'_> {
                 }
             }
             while let Poll::Ready(now) = looks.poll_tick(cx) {
-                if self.is_served_by(to) {
+                if is_move || self.is_served_by(to) {
                     moved_at = None;
                 } else if *moved_at.get_or_insert(now) + FORMER_TIME <= now {
                     return Poll::Ready(Err(SendError::Lost));
@@ -217,6 +241,12 @@ impl Outbound<'_> {
         })
         .await
         .map_err(|error| if is_closed { SendError::Abandoned } else { error })
+    }
+
+    /// Returns whether the owner answers after it has handed the shard over.
+    fn moves_the_shard(&self) -> bool {
+        let route = routes::find(self.head.method.as_str(), self.head.uri.path());
+        route.is_some_and(|route| route.shard_of(self.head.uri.path()).is_some())
     }
 
     fn is_served_by(&self, to: &Peer) -> bool {

@@ -3,6 +3,7 @@
 
 pub(crate) mod abandon;
 pub(crate) mod backup;
+pub(crate) mod cluster;
 #[cfg(feature = "bench-constant")]
 pub(crate) mod constant;
 mod default_pool;
@@ -15,5 +16,6 @@ pub(crate) mod operation;
 pub(crate) mod ops;
 pub(crate) mod payload;
 pub(crate) mod pools;
+mod readiness;
 pub(crate) mod simple;
 pub(crate) mod verify;

@@ -4,6 +4,7 @@
 //! text. No label comes from client input but the names of pools, whose number is bounded, which
 //! bounds the number of series. Knows no metric by its name.
 
+mod cluster;
 mod counts;
 pub(super) mod exposition;
 mod pool_text;
@@ -22,7 +23,7 @@ use crate::memory::MemoryPlan;
 use crate::proxies::Proxies;
 use crate::tls::TlsAcceptor;
 use bytes::Bytes;
-pub(super) use counts::{CoreCounts, Family};
+pub(super) use counts::{CoreCounts, Family, ForwardOutcome};
 use exposition::Format;
 use keypeg_core::PoolFilter;
 use keypeg_store::{BackupSource, StartReport, StoreMetrics};
@@ -131,7 +132,7 @@ impl Reading {
             ScrapedPools::All | ScrapedPools::Allowed(_) => self.pools.rows.len() + 1,
             ScrapedPools::None => 0,
         };
-        (SERVER_BYTES + rows * pool_text::POOL_BYTES) as u64
+        (self.server.len().max(SERVER_BYTES) + rows * pool_text::POOL_BYTES) as u64
     }
 
     /// Returns the text in a format. All scrapes that get all pools share one.

@@ -2,6 +2,7 @@
 //! what is allowed.
 
 pub(crate) mod body;
+pub(crate) mod cluster;
 pub(crate) mod idempotency;
 pub(crate) mod json;
 pub(crate) mod keys;

@@ -8,7 +8,9 @@ use super::admit::RequestContext;
 use super::dashboard;
 use super::docs;
 use super::error::Problem;
-use super::handlers::{backup, django, events, history, keys, leases, ops, pools, simple, verify};
+use super::handlers::{
+    backup, cluster, django, events, history, keys, leases, ops, pools, simple, verify,
+};
 use super::message::Request;
 use super::parse::path::pool_name;
 use super::parse::precondition;
@@ -35,6 +37,10 @@ pub(super) async fn route(context: &RequestContext<'_>, request: Request) -> Han
         }
         ["v1", "access"] => ops::access(context, &request),
         ["v1", "history"] => history::all(context, &request),
+        ["v1", "cluster"] => cluster::show(context, &request),
+        ["v1", "cluster", "shards", shard, "move"] if !shard.is_empty() => {
+            cluster::move_shard(context, shard, request).await
+        }
         ["v1", "backup"] => backup::create(context, &request).await,
         ["api", "v1", "random_api_key"] | ["api", "v1", "random_api_key", ""] => {
             django::keys(context, request).await

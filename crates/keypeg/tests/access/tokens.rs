@@ -26,7 +26,7 @@ fn requests(route: &Route) -> Vec<String> {
     };
     let request = |id: &&str| {
         let path = route.path.replace("{pool}", "default");
-        let path = path.replace("{id}", id).replace("{lease}", id);
+        let path = path.replace("{id}", id).replace("{lease}", id).replace("{shard}", "0");
         format!("{} {path}", route.method)
     };
     ids.iter().map(request).collect()

@@ -54,6 +54,18 @@ fn options_needs_no_token_and_does_not_depend_on_what_exists() {
 }
 
 #[test]
+fn a_server_alone_says_that_it_has_no_other_servers_and_no_shards() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    client.ask("GET /v1/cluster").problem(404, "no_cluster");
+    assert_eq!(client.ask("HEAD /v1/cluster").status, 404);
+    for body in [Value::Null, json!({ "server": "a" })] {
+        let problem = client.send("POST /v1/cluster/shards/0/move", &body);
+        assert_eq!(problem.problem(404, "no_cluster")["outcome"], "not_applied");
+    }
+}
+
+#[test]
 fn an_answer_that_creates_one_resource_names_its_path() {
     let server = Server::in_memory(&[]);
     let client = &mut server.client();

@@ -250,7 +250,7 @@ fn an_unknown_parameter_is_refused_on_every_canonical_route() {
     let mut count = 0;
     for route in ROUTES.iter().filter(|route| route.path.starts_with("/v1/")) {
         let path = route.path.replace("{pool}", "q1").replace("{id}", UNKNOWN_ID);
-        let path = path.replace("{lease}", UNKNOWN_ID);
+        let path = path.replace("{lease}", UNKNOWN_ID).replace("{shard}", "0");
         let methods = [route.method, "HEAD"];
         for method in &methods[..=usize::from(route.has_head())] {
             let request = format!("{method} {path}?dry_run=true");

@@ -13,7 +13,8 @@ use keypeg_core::{Policy, PoolName};
 use keypeg_engine::Clock as _;
 use keypeg_store::{
     BackupSource, Cluster, ClusterStatus, CoreLanes, EngineLane, LaneItem, MoveError, OpenedStore,
-    Peer, Place, Reply, RequestError, StartReport, Store, StoreMetrics, Wakeup, lane,
+    Peer, Place, Reply, RequestError, ServerStatus, ShardRole, ShardStatus, StartReport, Store,
+    StoreMetrics, Wakeup, lane,
 };
 use naive_store::NaiveStore;
 use std::collections::HashMap;
@@ -55,6 +56,8 @@ struct Shared {
     beliefs: Mutex<HashMap<(usize, usize), usize>>,
     peers: Vec<Arc<Peer>>,
     looks: AtomicU64,
+    /// What the next moves are refused with.
+    refusals: Mutex<Vec<MoveError>>,
 }
 
 struct Shard {
@@ -94,6 +97,7 @@ impl Installation {
             beliefs: Mutex::default(),
             peers: addrs.iter().chain(others).enumerate().map(peer).collect(),
             looks: AtomicU64::new(0),
+            refusals: Mutex::default(),
         });
         let servers = configs.into_iter().zip(listeners).enumerate();
         let servers = servers.map(|(index, (config, listener))| {
@@ -114,11 +118,17 @@ impl Installation {
 
     /// Moves a shard to a server, and returns when its former server has given it up.
     pub(super) fn move_shard(&self, shard: usize, server: usize) {
-        self.shared.owners[shard].store(NONE, Ordering::SeqCst);
-        while self.shared.stores[shard].lock().unwrap().served_by != NONE {
-            std::thread::yield_now();
-        }
-        self.shared.owners[shard].store(server, Ordering::SeqCst);
+        self.shared.hand_over(shard, server);
+    }
+
+    /// Makes the next moves fail, one for each error, the last one first.
+    pub(super) fn refuse_moves(&self, errors: Vec<MoveError>) {
+        *self.shared.refusals.lock().unwrap() = errors;
+    }
+
+    /// Returns how many of these moves are left.
+    pub(super) fn refusals_left(&self) -> usize {
+        self.shared.refusals.lock().unwrap().len()
     }
 
     /// Makes a server believe that another one, or itself, serves a shard, until it looks.
@@ -129,6 +139,34 @@ impl Installation {
     /// Returns how often the servers have looked at the log of a shard.
     pub(super) fn looks(&self) -> u64 {
         self.shared.looks.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn hand_over(&self, shard: usize, server: usize) {
+        self.owners[shard].store(NONE, Ordering::SeqCst);
+        while self.stores[shard].lock().unwrap().served_by != NONE {
+            std::thread::yield_now();
+        }
+        self.owners[shard].store(server, Ordering::SeqCst);
+    }
+
+    fn shard_status(&self, shard: usize, server: usize) -> ShardStatus {
+        let owner = self.owners[shard].load(Ordering::SeqCst);
+        let name = self.peers.get(owner).map(|peer| peer.name.clone());
+        ShardStatus {
+            role: if owner == server { ShardRole::Owner } else { ShardRole::Following },
+            unowned_ms: if name.is_some() { 0 } else { 7 },
+            owner: name.clone(),
+            preferred: name,
+            is_pinned: false,
+            position: 10 + shard as u64,
+            behind_frames: u64::from(owner != server),
+            behind_ms: if owner == server { 0 } else { 250 },
+            snapshot: 5,
+            takeovers: 1,
+            error: String::new(),
+        }
     }
 }
 
@@ -308,11 +346,38 @@ impl Cluster for View {
     }
 
     fn status(&self) -> ClusterStatus {
-        ClusterStatus { store: "memory".into(), servers: Vec::new(), shards: Vec::new() }
+        let shared = &self.shared;
+        let server = |(index, peer): (usize, &Arc<Peer>)| ServerStatus {
+            peer: Peer::clone(peer),
+            is_live: true,
+            silent_ms: 300,
+            owns: (0..SHARDS)
+                .filter(|shard| shared.owners[*shard].load(Ordering::SeqCst) == index)
+                .collect(),
+            follows: Vec::new(),
+        };
+        ClusterStatus {
+            store: "memory".into(),
+            store_silent_ms: 200,
+            servers: shared.peers.iter().enumerate().map(server).collect(),
+            shards: (0..SHARDS).map(|shard| shared.shard_status(shard, self.server)).collect(),
+        }
     }
 
-    fn move_shard(&self, shard: usize, _: &str) -> Result<(), MoveError> {
-        Err(MoveError::NotOwner(shard))
+    fn move_shard(&self, shard: usize, server: &str) -> Result<(), MoveError> {
+        if let Some(error) = self.shared.refusals.lock().unwrap().pop() {
+            return Err(error);
+        }
+        let to = self.shared.peers.iter().position(|peer| peer.name == server);
+        let to = to.ok_or_else(|| MoveError::UnknownServer(server.to_owned()))?;
+        if self.shared.owners[shard].load(Ordering::SeqCst) != self.server {
+            return Err(MoveError::NotOwner(shard));
+        }
+        if to != self.server {
+            let installation = Arc::clone(&self.shared);
+            std::thread::spawn(move || installation.hand_over(shard, to));
+        }
+        Ok(())
     }
 
     fn peer_secret(&self) -> [u8; 32] {

@@ -1,7 +1,7 @@
 //! A request reaches the server of its pool, whichever server gets it, and is applied once.
 
 use super::double::{Installation, SECRET};
-use crate::support::{Answer, TempDir};
+use crate::support::{Answer, TempDir, eventually};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -274,6 +274,29 @@ fn a_client_that_half_closes_after_a_release_has_it_applied_elsewhere() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
     servers.client(1).ask(&format!("GET {P1}")).is(200, &json!({ "available": 1 }));
+}
+
+#[test]
+fn the_history_of_all_pools_is_the_sum_of_all_servers() {
+    let servers = Installation::start(&[&[], &[], &[]]);
+    let mut client = servers.client(0);
+    for (pool, keys) in [("p1", 3), ("p2", 4)] {
+        client.send(&format!("PUT /v1/pools/{pool}"), &json!({})).is(201, &json!({}));
+        let path = format!("POST /v1/pools/{pool}/keys");
+        client.send(&path, &json!({ "count": keys })).is(201, &json!({}));
+    }
+    servers.move_shard(2, 1);
+    for server in [0, 1, 2] {
+        let mut client = servers.client(server);
+        eventually("the sum", || {
+            let history = client.ask("GET /v1/history?seconds=3").is(200, &json!({}));
+            let available = history["available"].as_array().unwrap();
+            (available.last() == Some(&json!(7))).then_some(())
+        });
+        client.ask("GET /v1/history?seconds=0").problem(422, "invalid");
+        assert_eq!(client.ask("HEAD /v1/history").status, 200);
+        client.ask("GET /v1/pools/p2/history").is(200, &json!({ "pool": "p2" }));
+    }
 }
 
 #[test]

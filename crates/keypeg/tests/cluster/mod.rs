@@ -1,6 +1,9 @@
 //! Several servers that share their pools: a client may ask any of them.
 //!
-//! The servers run in this process on naive stores, so a test can move a shard at a chosen moment.
+//! The servers run in this process on naive stores, so a test can move a shard at a chosen moment. Those
+//! of `https` are real processes on a directory as their store.
 
 mod double;
 mod forwarding;
+mod https;
+mod shards;

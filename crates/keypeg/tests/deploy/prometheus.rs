@@ -33,13 +33,19 @@ fn is_missing(test: &str) -> bool {
     is_missing
 }
 
-/// Returns a scrape of a server that has all metrics but those of TLS, and leases of each kind.
+/// Returns a scrape of a server that has all metrics but those of TLS, and leases of each kind. One
+/// that shares its pools has the data of a directory.
 fn scrape() -> String {
     let (tokens, dir) = (Tokens::new(), TempDir::new());
+    let store = dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let store = format!("file://{}", store.display());
     let token = tokens.add("all", "*", &["admin"], &[]);
     let [flag, file] = tokens.args();
     let audit = dir.path().join("audit");
-    let server = Server::in_memory(&[&flag, &file, "--audit", audit.to_str().unwrap()]);
+    let args = ["--advertise", "http://127.0.0.1:0", "--shards", "2", &flag, &file];
+    let args = [&args[..], &["--audit", audit.to_str().unwrap()]].concat();
+    let server = Server::given(&args, &[("KEYPEG_STORE", &store)]);
     let client = &mut server.client();
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", &*bearer), ("content-type", "application/json")];

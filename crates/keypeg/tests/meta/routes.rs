@@ -14,6 +14,7 @@ fn paths() -> BTreeSet<String> {
     for route in ROUTES.iter().chain(PROBLEM_ROUTES) {
         let path = route.path.replace("{pool}", "default").replace("{id}", "x");
         let path = path.replace("{lease}", "x").replace("{code}", "internal");
+        let path = path.replace("{shard}", "0");
         if path != "/" {
             paths.insert(path.trim_end_matches('/').to_owned());
         }

@@ -113,6 +113,14 @@ impl RequestContext<'_> {
         }
     }
 
+    /// Notes the shard that a request moves, and the server that is to own it.
+    pub(in crate::http) fn audit_move(&self, shard: usize, server: &str) {
+        if let Some(entry) = &self.entry {
+            let line = &mut entry.lock().unwrap_or_else(PoisonError::into_inner).line;
+            (line.shard, line.server) = (Some(shard), Some(server.into()));
+        }
+    }
+
     /// Notes the lease that a request is about: its fencing token, never its id, with which a
     /// reader of the log could release the lease.
     pub(in crate::http) fn audit_lease(&self, fencing_token: u64) {

@@ -35,6 +35,7 @@ fn app(lane: keypeg_store::Lane) -> App {
     let now = clock::stopwatch();
     let server = Server {
         stopping: AtomicBool::new(false),
+        was_ready: AtomicBool::new(false),
         run_id: 1,
         access,
         audit: None,

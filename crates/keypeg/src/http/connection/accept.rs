@@ -141,6 +141,7 @@ pub(crate) fn run(
         peer_tls: start_info.peer_tls.clone(),
         proxies: start_info.proxies.clone(),
         stopping: AtomicBool::new(false),
+        was_ready: AtomicBool::new(false),
         run_id: random_run_id(),
         timeouts,
         bodies: Arc::new(ReservedBudget::new(memory.bodies, memory.bodies / 8)),

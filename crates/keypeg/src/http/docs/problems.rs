@@ -51,6 +51,8 @@ pub(super) fn page(code: Code) -> &'static str {
         Code::NotOwner => embedded!("not_owner"),
         Code::NoOwner => embedded!("no_owner"),
         Code::OwnerLost => embedded!("owner_lost"),
+        Code::NoCluster => embedded!("no_cluster"),
+        Code::NotMoved => embedded!("not_moved"),
         Code::Settling => embedded!("settling"),
         Code::Internal => embedded!("internal"),
     }

@@ -4,6 +4,8 @@
 
 use super::Problem;
 use keypeg_client::{Code, Outcome};
+use keypeg_store::MoveError;
+use std::time::Duration;
 
 impl Problem {
     /// This server does not serve the shard of the pool. Nothing was applied.
@@ -26,6 +28,73 @@ impl Problem {
         let detail = "No server serves the pool at the moment: another server takes it over, or \
                       cannot be reached. Try again later.";
         Self::new(Code::NoOwner, detail).retry_after_ms(1_000)
+    }
+
+    /// The store has not answered for longer than requests wait for it.
+    pub(in crate::http) fn store_silent(silent: Duration) -> Self {
+        let detail = format!(
+            "The store has not answered a heartbeat of this server for {} s: check that it runs, and \
+             that this server reaches it.",
+            silent.as_secs()
+        );
+        Self::new(Code::NoOwner, detail).retry_after_ms(1_000)
+    }
+
+    /// Shards have no owner, for longer than requests wait for one.
+    pub(in crate::http) fn shards_without_owner(shards: &[usize]) -> Self {
+        let shards: Vec<_> = shards.iter().map(ToString::to_string).collect();
+        let detail = format!(
+            "This server knows of no server that serves the shards {}. GET /v1/cluster shows why.",
+            shards.join(", ")
+        );
+        Self::new(Code::NoOwner, detail).retry_after_ms(1_000)
+    }
+
+    /// The server has all pools alone.
+    pub(in crate::http) fn no_cluster() -> Self {
+        let detail = "This server has all pools alone: it was started without --store, so there are \
+                      no other servers and no shards.";
+        Self::new(Code::NoCluster, detail)
+    }
+
+    /// A move did not begin. `live` are the names of the live servers.
+    pub(in crate::http) fn not_moved(error: &MoveError, live: &[String]) -> Self {
+        let detail = match error {
+            MoveError::UnknownShard { last, .. } => {
+                return Self::out_of_range("shard", &format!("0..{last}"));
+            }
+            MoveError::UnknownServer(_) => {
+                let allowed = format!("the name of a live server: {}", live.join(", "));
+                return Self::out_of_range("server", &allowed);
+            }
+            MoveError::NotOwner(_) => return Self::not_owner(),
+            MoveError::NotReady { shard, server } => format!(
+                "The server {server} has not read the log of shard {shard} to its end. Try again when \
+                 GET /v1/cluster shows the shard among those that it follows."
+            ),
+            MoveError::Busy(shard) => {
+                format!(
+                    "The server moves shard {shard} at the moment. Try again when it has moved."
+                )
+            }
+        };
+        Self::new(Code::NotMoved, detail)
+    }
+
+    /// The new owner did not take the shard over in time.
+    pub(in crate::http) fn move_unfinished(
+        shard: usize,
+        server: &str,
+        owner: Option<&str>,
+    ) -> Self {
+        let owner = owner.map_or_else(|| "no server".into(), |owner| format!("the server {owner}"));
+        let detail = format!(
+            "The server {server} has not taken shard {shard} over in time: {owner} has it. See its log, \
+             and GET /v1/cluster."
+        );
+        let mut problem = Self::new(Code::NotMoved, detail);
+        problem.0.outcome = Some(Outcome::Unknown);
+        problem
     }
 
     /// The server that handled the request lost the pool, or the connection to it broke: the request

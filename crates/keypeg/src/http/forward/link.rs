@@ -46,6 +46,8 @@ pub(crate) struct Links {
     idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
     /// How the certificates of servers are checked; `None` if no server has one.
     tls: Option<Arc<ClientConfig>>,
+    /// Why a server could not be reached at the last attempt, by address.
+    faults: Arc<Mutex<HashMap<String, String>>>,
 }
 
 struct Idle {
@@ -109,7 +111,35 @@ impl Links {
                 return Ok(link);
             }
         }
-        timeout(CONNECT_TIME, self.connect(address)).await?
+        let connected = match timeout(CONNECT_TIME, self.connect(address)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        self.note(address, connected.as_ref().err());
+        connected
+    }
+
+    /// Logs why a server cannot be reached, once for each reason, and when it is reached again.
+    fn note(&self, address: &str, error: Option<&io::Error>) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error else {
+            if faults.remove(address).is_some() {
+                tracing::info!(address, "another server is reached again");
+            }
+            return;
+        };
+        let text = error.to_string();
+        if faults.get(address) == Some(&text) {
+            return;
+        }
+        let step = if is_about_certificate(error) {
+            "name the authority of its certificate with --cluster-ca, and check that the certificate \
+             has the host of its --advertise"
+        } else {
+            "check that it runs, and that its --advertise leads to it"
+        };
+        tracing::warn!(address, "another server cannot be reached: {text}; {step}");
+        faults.insert(address.to_owned(), text);
     }
 
     /// Keeps a connection whose request has its complete answer.
@@ -149,6 +179,11 @@ impl Links {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
         Link::open(TlsConnector::from(tls).connect(name, stream).await?, socket).await
     }
+}
+
+fn is_about_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Sets the options of a socket, and returns a second descriptor of it.

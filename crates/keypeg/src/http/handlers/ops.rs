@@ -2,6 +2,7 @@
 //!
 //! All of them answer GET and HEAD only, and none changes anything.
 
+use super::readiness;
 use crate::build_info;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
@@ -41,13 +42,17 @@ pub(crate) fn live(request: &Request) -> HandlerResult {
     Ok(json_response(StatusCode::OK, &json!({ "status": "live" })))
 }
 
-/// Answers `/readyz`: the server has recovered and is not stopping.
+/// Answers `/readyz`: the server has recovered and is not stopping. One that shares its pools must
+/// reach the servers of all shards.
 pub(crate) fn ready(context: &RequestContext<'_>, request: &Request) -> HandlerResult {
     require_read(request)?;
     if context.server.stopping.load(Ordering::Relaxed) {
         return Err(Problem::refused(&RequestError::ShuttingDown));
     }
-    Ok(json_response(StatusCode::OK, &json!({ "status": "ready" })))
+    match context.lanes.cluster() {
+        None => Ok(json_response(StatusCode::OK, &json!({ "status": "ready" }))),
+        Some(cluster) => readiness::answer(&cluster.status(), &context.server.was_ready),
+    }
 }
 
 /// Answers `/version`.

@@ -14,6 +14,8 @@ pub(super) const LATENCY_BUCKETS_US: [u64; 15] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
     10_000_000, 60_000_000,
 ];
+/// How a forwarded request can end, as values of the label `outcome`.
+pub(super) const FORWARD_OUTCOMES: [&str; 4] = ["answered", "not_there", "lost", "abandoned"];
 pub(super) const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 /// The part of the API that a request is for.
@@ -67,6 +69,7 @@ impl Family {
             Some("keys" | "keepalive") => Self::Simple,
             Some("") if path == "/" => Self::Ops,
             Some("v1") if [routes::BACKUP, routes::ACCESS].contains(&path) => Self::Ops,
+            Some("v1") if path.starts_with(routes::CLUSTER) => Self::Ops,
             Some("v1") if path == routes::HISTORY => Self::Pools,
             Some(
                 "livez" | "readyz" | "version" | "metrics" | "openapi.json" | "docs" | "problems"
@@ -84,12 +87,27 @@ pub(in crate::http) struct CoreCounts {
     pub(super) answered: [[AtomicU64; STATUS_CLASSES.len()]; Family::ALL.len()],
     pub(super) refused: [AtomicU64; Code::ALL.len()],
     pub(super) latency_us: Histogram<16>,
+    /// By [`ForwardOutcome`].
+    pub(super) forwarded: [AtomicU64; FORWARD_OUTCOMES.len()],
+}
+
+/// How one attempt to have another server answer has ended.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) enum ForwardOutcome {
+    Answered,
+    /// The request was surely not applied there.
+    NotThere,
+    /// The request may have been applied there.
+    Lost,
+    /// The client has left.
+    Abandoned,
 }
 
 impl Default for CoreCounts {
     fn default() -> Self {
         let refused = std::array::from_fn(|_| AtomicU64::default());
-        Self { answered: Default::default(), refused, latency_us: Histogram::default() }
+        let forwarded = Default::default();
+        Self { answered: Default::default(), refused, latency_us: Histogram::default(), forwarded }
     }
 }
 
@@ -101,6 +119,11 @@ impl CoreCounts {
         self.answered[family as usize][class].fetch_add(1, Ordering::Relaxed);
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency_us.observe(&LATENCY_BUCKETS_US, latency_us);
+    }
+
+    /// Counts an attempt to have another server answer.
+    pub(in crate::http) fn forwarded(&self, outcome: ForwardOutcome) {
+        self.forwarded[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a problem by its code.
@@ -138,6 +161,8 @@ mod tests {
             ("/keys/x", Family::Simple),
             ("/keepalive/x", Family::Simple),
             ("/metrics", Family::Ops),
+            ("/v1/cluster", Family::Ops),
+            ("/v1/cluster/shards/0/move", Family::Ops),
             ("/", Family::Ops),
             ("//", Family::Other),
             ("*", Family::Other),

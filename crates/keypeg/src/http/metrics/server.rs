@@ -2,6 +2,7 @@
 //!
 //! Each number is read once for a scrape. Does not know the metrics of single pools.
 
+use super::cluster::ClusterScrape;
 use super::counts::{CoreCounts, Family, LATENCY_BUCKETS_US, STATUS_CLASSES};
 use super::pools::PoolReading;
 use super::process::Process;
@@ -115,7 +116,15 @@ impl Metrics {
             log_lines_lost: log::lines_lost(),
             memory: *memory,
             pool_bytes: load(&store_metrics.pool_bytes),
+            cluster: self.cluster(load(&store_metrics.append_retries)),
         }
+    }
+
+    /// Returns the values of a server that shares its pools.
+    fn cluster(&self, append_retries: u64) -> Option<ClusterScrape> {
+        let status = self.lanes.first()?.cluster()?.status();
+        let forwarded = std::array::from_fn(|outcome| self.total(|core| &core.forwarded[outcome]));
+        Some(ClusterScrape { status, forwarded, append_retries })
     }
 
     fn total(&self, of: impl Fn(&CoreCounts) -> &AtomicU64) -> u64 {
@@ -156,6 +165,7 @@ struct Scrape {
     log_lines_lost: u64,
     memory: MemoryPlan,
     pool_bytes: u64,
+    cluster: Option<ClusterScrape>,
 }
 
 /// A summed histogram. Each bucket has its upper bound and the number of values between the
@@ -199,7 +209,8 @@ impl Collector for Scrape {
         self.encode_store(&mut encoder)?;
         self.encode_memory(&mut encoder)?;
         self.encode_access(&mut encoder)?;
-        self.encode_tls(&mut encoder)
+        self.encode_tls(&mut encoder)?;
+        self.cluster.as_ref().map_or(Ok(()), |cluster| cluster.encode(&mut encoder))
     }
 }
 

@@ -52,9 +52,26 @@ pub(crate) fn lease_id(text: &str) -> Result<LeaseId, Problem> {
     LeaseId::parse(text).ok_or_else(|| Problem::lease_ended(None))
 }
 
+/// Parses the number of a shard; `None` unless it is below `shards`.
+pub(crate) fn shard_number(text: &str, shards: usize) -> Option<usize> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| *number < shards);
+    number.filter(|_| is_number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_is_a_number_below_the_number_of_shards() {
+        for (text, number) in [("0", Some(0)), ("15", Some(15)), ("16", None), ("03", Some(3))] {
+            assert_eq!(shard_number(text, 16), number, "{text}");
+        }
+        for text in ["", "+1", "-1", "x", "1.0", "99999999999999999999999"] {
+            assert_eq!(shard_number(text, 16), None, "{text}");
+        }
+    }
 
     #[test]
     fn only_characters_that_need_no_escape_are_decoded() {

@@ -1,0 +1,227 @@
+//! What operators see of the shards and servers: who serves what, and how far this server has read.
+//!
+//! It decides nothing. Invariant: an owner that is shown is live by the watcher's own clock.
+
+use super::{CLAIM_MAX, Facts, Servers, ShardView, View};
+use crate::node::clock::{now, passed_since};
+use keypeg_log::{ServerName, Shard};
+use keypeg_store::{ClusterStatus, Peer, ServerStatus, ShardRole, ShardStatus};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+impl Facts {
+    /// Notes the last takeover that was read. What lies before the first end of the log has happened
+    /// before this server began.
+    pub(in crate::node) fn note_takeover(&mut self, at: u64) {
+        if at > self.taken_over_at {
+            self.taken_over_at = at;
+            self.takeovers += u64::from(self.was_at_end);
+        }
+    }
+
+    /// Notes that the log was read to its end.
+    pub(in crate::node) fn note_end(&mut self) {
+        self.at_end = Some(now());
+        self.end = self.position;
+        self.was_at_end = true;
+    }
+}
+
+impl View {
+    /// Returns what operators see. O(shards × servers).
+    pub(in crate::node) fn status(&self, store: &str) -> ClusterStatus {
+        self.note_owners();
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        ClusterStatus {
+            store: store.to_owned(),
+            store_silent_ms: millis(passed_since(servers.heard.unwrap_or(self.started))),
+            servers: servers.peers.iter().map(|(name, peer)| servers.status(name, peer)).collect(),
+            shards: self
+                .shards()
+                .map(|(shard, view)| self.shard_status(&servers, shard, view))
+                .collect(),
+        }
+    }
+
+    /// Notes since when the shards have no live owner.
+    pub(in crate::node) fn note_owners(&self) {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        for (shard, view) in self.shards() {
+            let mut facts = view.facts();
+            facts.unowned_since = match self.owner(&servers, shard, &facts) {
+                Some(_) => None,
+                None => facts.unowned_since.or_else(|| Some(now())),
+            };
+        }
+    }
+
+    /// Returns the live server that serves a shard.
+    fn owner<'a>(
+        &'a self,
+        servers: &'a Servers,
+        shard: Shard,
+        facts: &Facts,
+    ) -> Option<&'a ServerName> {
+        if facts.role == ShardRole::Owner {
+            return Some(&self.me);
+        }
+        let last = facts.owner.as_deref();
+        let claims = |name: &ServerName| {
+            servers.presences.get(name).is_some_and(|it| it.owned.contains(shard))
+        };
+        // Its heartbeat may not show the takeover, or the end of it, yet.
+        let is_new = passed_since(facts.owner_since) < CLAIM_MAX;
+        let is_owner = |name: &&ServerName| {
+            let is_last = last == Some(name.as_str());
+            **name != self.me
+                && (claims(name) || is_last && is_new)
+                && !(is_last && facts.is_released)
+        };
+        let live = || servers.live.names();
+        let found = live().filter(is_owner).find(|name| last == Some(name.as_str()));
+        found.or_else(|| live().find(is_owner))
+    }
+
+    fn shard_status(&self, servers: &Servers, shard: Shard, view: &ShardView) -> ShardStatus {
+        let (preferred, is_pinned) = self.preferred(servers, shard);
+        let facts = view.facts();
+        let behind = match facts.role {
+            ShardRole::Owner => Duration::ZERO,
+            ShardRole::Following | ShardRole::Loading => {
+                passed_since(facts.at_end.unwrap_or(facts.owner_since))
+            }
+        };
+        ShardStatus {
+            role: facts.role,
+            owner: self.owner(servers, shard, &facts).map(ToString::to_string),
+            unowned_ms: facts.unowned_since.map_or(0, since_ms),
+            preferred: preferred.map(|name| name.to_string()),
+            is_pinned,
+            position: facts.position,
+            behind_frames: facts.end.saturating_sub(facts.position),
+            behind_ms: millis(behind),
+            snapshot: facts.snapshot,
+            takeovers: facts.takeovers,
+            error: facts.error.clone(),
+        }
+    }
+}
+
+impl Servers {
+    fn status(&self, name: &ServerName, peer: &Arc<Peer>) -> ServerStatus {
+        let presence = self.presences.get(name);
+        let owned = presence.map(|presence| presence.owned).unwrap_or_default();
+        let ready = presence.map(|presence| presence.ready).unwrap_or_default();
+        let owns: Vec<_> = owned.numbers().collect();
+        ServerStatus {
+            peer: Peer::clone(peer),
+            is_live: self.live.names().any(|live| live == name),
+            silent_ms: self.live.silent_us(name).unwrap_or(0) / 1_000,
+            follows: ready.numbers().filter(|shard| !owns.contains(shard)).collect(),
+            owns,
+        }
+    }
+}
+
+fn since_ms(since: Instant) -> u64 {
+    millis(passed_since(since))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keypeg_log::Heartbeat;
+    use keypeg_store::MoveError;
+
+    fn name(name: &str) -> ServerName {
+        ServerName::new(name).expect("a name")
+    }
+
+    /// A view of the server `one` with four shards, after heartbeats of these servers.
+    fn view(heartbeats: &[(&str, &str)]) -> View {
+        let view = View::new(name("one"), 4);
+        observe(&view, heartbeats, 1);
+        view
+    }
+
+    fn observe(view: &View, heartbeats: &[(&str, &str)], count: u64) {
+        let beat = |(server, text): &(&str, &str)| Heartbeat::new(name(server), text, count);
+        let beats: Result<Vec<_>, _> = heartbeats.iter().map(beat).collect();
+        view.observe(&beats.expect("short texts"));
+    }
+
+    #[test]
+    fn an_owner_is_shown_while_a_live_server_serves_the_shard() {
+        let view = view(&[("two", "http://two:1 owned=2 ready=f")]);
+        let status = view.status("a store");
+        let owners: Vec<_> = status.shards.iter().map(|shard| shard.owner.as_deref()).collect();
+        assert_eq!(owners, [None, Some("two"), None, None]);
+        assert_eq!((&*status.store, status.servers.len()), ("a store", 1));
+        assert_eq!(status.servers[0].owns, [1]);
+        assert_eq!(status.servers[0].follows, [0, 2, 3]);
+        assert!(view.shard(Shard::new(0)).facts().unowned_since.is_some());
+        assert_eq!(status.shards[1].unowned_ms, 0);
+        // It has handed the shard over, which its heartbeat does not show yet.
+        {
+            let mut facts = view.shard(Shard::new(1)).facts();
+            (facts.owner, facts.is_released) = (Some("two".into()), true);
+        }
+        assert_eq!(view.status("").shards[1].owner, None);
+        // Its takeover was read, which its heartbeat does not show yet.
+        {
+            let mut facts = view.shard(Shard::new(2)).facts();
+            (facts.owner, facts.owner_since) = (Some("two".into()), now());
+        }
+        assert_eq!(view.status("").shards[2].owner.as_deref(), Some("two"));
+        observe(&view, &[], 2);
+        assert!(view.status("").shards.iter().all(|shard| shard.owner.is_none()));
+    }
+
+    #[test]
+    fn a_takeover_counts_once_and_only_after_the_log_was_read_to_its_end() {
+        let view = view(&[]);
+        let shard = view.shard(Shard::FIRST);
+        shard.facts().note_takeover(7);
+        shard.facts().note_end();
+        for at in [7, 9, 9, 12] {
+            shard.facts().note_takeover(at);
+        }
+        // Another replica reads the log again.
+        for at in [7, 9, 12] {
+            shard.facts().note_takeover(at);
+        }
+        assert_eq!(view.status("").shards[0].takeovers, 2);
+    }
+
+    #[test]
+    fn the_frames_that_are_left_to_read_are_shown() {
+        let view = view(&[]);
+        {
+            let mut facts = view.shard(Shard::FIRST).facts();
+            (facts.position, facts.end) = (40, 100);
+        }
+        assert_eq!(view.status("").shards[0].behind_frames, 60);
+        view.shard(Shard::FIRST).facts().note_end();
+        assert_eq!(view.status("").shards[0].behind_frames, 0);
+    }
+
+    #[test]
+    fn one_shard_moves_at_a_time_and_only_to_a_server_that_has_read_it() {
+        let two = ("two", "http://two:1 ready=6");
+        let view = view(&[two]);
+        let begin = |shard, server: &str| view.begin_move(Shard::new(shard), server);
+        assert_eq!(begin(1, "three"), Err(MoveError::UnknownServer("three".into())));
+        let not_ready = MoveError::NotReady { shard: 0, server: "two".into() };
+        assert_eq!(begin(0, "two"), Err(not_ready));
+        assert_eq!(begin(1, "two"), Ok(()));
+        assert_eq!(begin(1, "two"), Ok(()), "the same move again");
+        assert_eq!(begin(2, "two"), Err(MoveError::Busy(1)));
+        assert_eq!(begin(1, "three"), Err(MoveError::Busy(1)));
+        observe(&view, &[("two", "http://two:1 owned=2 ready=6")], 2);
+        assert_eq!(begin(2, "two"), Ok(()), "the first one has ended");
+    }
+}

@@ -1,0 +1,101 @@
+//! Whether a server that shares its pools can answer: the state of the store and of each shard.
+//!
+//! Pure. A server stays ready as long as the requests that it takes wait for an answer instead of
+//! being refused: a takeover of seconds must not make a load balancer drop all servers at once.
+
+use crate::http::error::Problem;
+use crate::http::forward::SEARCH_TIME;
+use crate::http::respond::{HandlerResult, json_response};
+use hyper::StatusCode;
+use keypeg_store::{ClusterStatus, ShardRole};
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long a turn waits for the store before its shard ends.
+const STORE_SILENT_MAX: Duration = Duration::from_secs(30);
+
+/// Answers a probe. `was_ready` is whether an earlier probe has found an owner for each shard.
+pub(super) fn answer(status: &ClusterStatus, was_ready: &AtomicBool) -> HandlerResult {
+    let silent = Duration::from_millis(status.store_silent_ms);
+    if silent > STORE_SILENT_MAX {
+        return Err(Problem::store_silent(silent));
+    }
+    let (mut here, mut elsewhere, mut unowned) = (Vec::new(), Vec::new(), Vec::new());
+    let mut longest = Duration::ZERO;
+    for (number, shard) in status.shards.iter().enumerate() {
+        let list = match (&shard.owner, shard.role) {
+            (Some(_), ShardRole::Owner) => &mut here,
+            (Some(_), ShardRole::Following | ShardRole::Loading) => &mut elsewhere,
+            (None, _) => {
+                longest = longest.max(Duration::from_millis(shard.unowned_ms));
+                &mut unowned
+            }
+        };
+        list.push(number);
+    }
+    if unowned.is_empty() {
+        was_ready.store(true, Ordering::Relaxed);
+    } else if longest > SEARCH_TIME || !was_ready.load(Ordering::Relaxed) {
+        return Err(Problem::shards_without_owner(&unowned));
+    }
+    let body = json!({
+        "status": "ready",
+        "shards_here": here,
+        "shards_elsewhere": elsewhere,
+        "shards_without_owner": unowned,
+    });
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keypeg_client::Code;
+    use keypeg_store::ShardStatus;
+
+    fn shard(role: ShardRole, owner: Option<&str>, unowned_ms: u64) -> ShardStatus {
+        ShardStatus {
+            role,
+            owner: owner.map(str::to_owned),
+            unowned_ms,
+            preferred: None,
+            is_pinned: false,
+            position: 0,
+            behind_frames: 0,
+            behind_ms: 0,
+            snapshot: 0,
+            takeovers: 0,
+            error: String::new(),
+        }
+    }
+
+    fn status(store_silent_ms: u64, unowned_ms: Option<u64>) -> ClusterStatus {
+        let last = match unowned_ms {
+            None => shard(ShardRole::Following, Some("b"), 0),
+            Some(ms) => shard(ShardRole::Following, None, ms),
+        };
+        let shards = vec![shard(ShardRole::Owner, Some("a"), 0), last];
+        ClusterStatus { store: String::new(), store_silent_ms, servers: Vec::new(), shards }
+    }
+
+    #[test]
+    fn a_server_is_ready_once_each_shard_has_an_owner_and_while_requests_wait_for_one() {
+        let was_ready = AtomicBool::new(false);
+        let code = |status| answer(&status, &was_ready).map_err(|problem| problem.code()).err();
+        for (store_silent_ms, unowned_ms, expected) in [
+            // At a start no request waits yet: the probe says when the first one is welcome.
+            (0, Some(1), Some(Code::NoOwner)),
+            (0, None, None),
+            (0, Some(1), None),
+            (0, Some(10_000), None),
+            (0, Some(10_001), Some(Code::NoOwner)),
+            (30_000, None, None),
+            (30_001, None, Some(Code::NoOwner)),
+            (0, None, None),
+        ] {
+            let found = code(status(store_silent_ms, unowned_ms));
+            assert_eq!(found, expected, "{store_silent_ms} {unowned_ms:?}");
+        }
+    }
+}

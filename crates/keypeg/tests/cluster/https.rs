@@ -1,0 +1,71 @@
+//! Servers reach each other by HTTPS, and trust only the authority that `--cluster-ca` names.
+//!
+//! Real processes, whose store is a directory.
+
+use crate::support::certificates::{Authority, TlsClient, VALID};
+use crate::support::{Server, TempDir, eventually, keypeg};
+use rustls::version::TLS13;
+use std::path::PathBuf;
+
+/// A server, its log, and an authority that issued its certificate.
+struct HttpsServer<'a> {
+    server: Server,
+    log: PathBuf,
+    authority: &'a Authority,
+}
+
+impl<'a> HttpsServer<'a> {
+    /// Starts a server that trusts the servers whose certificates `trusted` has issued.
+    fn start(dir: &TempDir, name: &str, authority: &'a Authority, trusted: &Authority) -> Self {
+        let store = dir.path().join("store");
+        std::fs::create_dir_all(&store).unwrap();
+        let log = dir.path().join(format!("{name}.log"));
+        let ca = trusted.write("ca.pem", &trusted.pem());
+        let mut command = keypeg(&["--advertise", "https://localhost:0", "--server-name", name]);
+        command.args(authority.args(&authority.server(VALID)));
+        command.args(["--cluster-ca", &ca, "--shards", "2", "--memory", "256MiB"]);
+        command.env("KEYPEG_STORE", format!("file://{}", store.display()));
+        Self { server: Server::logged(&mut command, &log), log, authority }
+    }
+
+    fn client(&self) -> TlsClient {
+        let config = self.authority.client(&[&TLS13], None);
+        TlsClient::connect(self.server.addr(), config).unwrap()
+    }
+
+    /// Returns whether a line of the log has all of these words.
+    fn has_logged(&self, words: &[&str]) -> bool {
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        log.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+}
+
+#[test]
+fn servers_forward_by_https_and_refuse_a_server_of_another_authority_with_the_reason() {
+    let (dir, right, wrong) = (TempDir::new(), Authority::new(), Authority::new());
+    let owner = HttpsServer::start(&dir, "a", &right, &right);
+    let mut client = owner.client();
+    eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
+    let other = HttpsServer::start(&dir, "b", &right, &right);
+    let stranger = HttpsServer::start(&dir, "c", &right, &wrong);
+    let mut client = other.client();
+    let mut names = (0..).map(|number| format!("pool-{number}"));
+    eventually("a forwarded request", || {
+        let created = client.try_send(&format!("PUT /v1/pools/{}", names.next()?), &[], "{}");
+        assert_eq!(created.unwrap().status, 201);
+        let metrics = client.ask("GET /metrics?pools=0").body;
+        let line = "keypeg_forwarded_requests_total{outcome=\"answered\"} ";
+        let count = metrics.lines().find_map(|it| it.strip_prefix(line)?.parse::<f64>().ok());
+        (count.unwrap() > 0.0).then_some(())
+    });
+    // Nothing answers before the search ends: the log says why.
+    let mut clients = Vec::new();
+    eventually("the reason in the log", || {
+        let mut client = stranger.client();
+        let path = format!("GET /v1/pools/{}", names.next()?);
+        client.write(format!("{path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
+        clients.push(client);
+        stranger.has_logged(&["cannot be reached", "UnknownIssuer", "--cluster-ca"]).then_some(())
+    });
+    assert!(!other.has_logged(&["cannot be reached"]));
+}
