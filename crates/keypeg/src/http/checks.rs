@@ -84,38 +84,45 @@ pub(super) fn decode_path(request: &mut Request) -> Result<(), Problem> {
 /// which need no body and so no CORS preflight, and grants by GET.
 ///
 /// Browsers send `Sec-Fetch-Site` over HTTPS and to loopback only, but `Origin` with every change.
-/// A client that is no browser sends neither. Headers that a proxy adds, such as
+/// A client that is no browser sends neither. A page on another port, or on another name of the same
+/// domain, is `same-site`: it needs the `Origin` of this server. Headers that a proxy adds, such as
 /// `X-Forwarded-Host`, do not count: a page can set them too.
 pub(super) fn refuse_cross_site(hosts: &Hosts, request: &Request) -> Result<(), Problem> {
-    let mut sites = request.headers().get_all("sec-fetch-site").iter();
-    let mut is_own_site = false;
-    if sites.any(|site| {
-        is_own_site |= ["same-origin", "same-site", "none"].iter().any(|own| site == own);
-        site == "cross-site"
-    }) {
-        let detail = "Cross-site requests from a browser cannot acquire or change keys \
-                      (Sec-Fetch-Site: cross-site).";
-        return Err(Problem::new(Code::Forbidden, detail));
+    let (mut is_own, mut is_same_site, mut is_cross_site) = (false, false, false);
+    for site in request.headers().get_all("sec-fetch-site") {
+        is_own |= site == "same-origin" || site == "none";
+        is_same_site |= site == "same-site";
+        is_cross_site |= site == "cross-site";
     }
-    if is_own_site {
+    if is_cross_site {
+        return Err(cross_site("Sec-Fetch-Site: cross-site"));
+    }
+    if is_own && !is_same_site {
         return Ok(());
     }
     let uri = request.uri();
     let header = || request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = uri.authority().map(Authority::as_str).or_else(header).unwrap_or_default();
-    let mut origins = request.headers().get_all(ORIGIN).iter();
+    let mut origins = request.headers().get_all(ORIGIN).iter().peekable();
+    if is_same_site && origins.peek().is_none() {
+        return Err(cross_site("Sec-Fetch-Site: same-site, without an Origin"));
+    }
     let is_own = |origin: &HeaderValue| {
         origin.to_str().is_ok_and(|origin| is_own_origin(hosts, origin, host))
     };
     let Some(other) = origins.find(|origin| !is_own(origin)) else { return Ok(()) };
-    let detail = format!(
-        "Cross-site requests from a browser cannot acquire or change keys: the Origin {:?} is not \
-         the Host {:?}. Behind a proxy, pass the Host of the request on, or name it with \
-         --allow-host.",
+    Err(cross_site(&format!(
+        "the Origin {:?} is not the Host {:?}. Behind a proxy, pass the Host of the request on, or \
+         name it with --allow-host",
         echo(other.to_str().unwrap_or("?")),
         echo(host),
-    );
-    Err(Problem::new(Code::Forbidden, detail))
+    )))
+}
+
+fn cross_site(why: &str) -> Problem {
+    let detail =
+        format!("Requests from a page of another site cannot acquire or change keys: {why}.");
+    Problem::new(Code::Forbidden, detail)
 }
 
 /// Returns whether an origin is this server: its host and port are those of the `Host`, or it is a

@@ -234,10 +234,41 @@ fn a_cross_site_page_changes_nothing() {
         .try_send("GET /v1/pools/default", &from_site("cross-site"), "")
         .unwrap()
         .is(200, &counts);
-    for site in ["none", "same-origin", "same-site"] {
+    for site in ["none", "same-origin"] {
         let created = client.try_send("POST /v1/pools/default/keys", &from_site(site), "").unwrap();
         created.is(201, &json!({}));
     }
+}
+
+/// Regression: `same-site` was accepted without a look at the Origin, and a page on another port of
+/// this machine, or on another name of the same domain, is `same-site`.
+#[test]
+fn a_page_of_the_same_site_changes_something_only_with_the_servers_own_origin() {
+    let server = Server::in_memory(&["--allow-host", "keys.example"]);
+    let client = &mut server.client();
+    client.ask("POST /v1/pools/default/keys").is(201, &json!({}));
+    let own = format!("http://{}", server.addr());
+    for (origin, is_own) in [
+        (Some(&*own), true),
+        (Some("https://keys.example"), true),
+        (Some("http://127.0.0.1:1"), false),
+        (Some("https://evil.example"), false),
+        (Some("null"), false),
+        (None, false),
+    ] {
+        for request in ["POST /v1/pools/default/keys", "GET /keys"] {
+            let mut headers = vec![("sec-fetch-site", "same-site")];
+            headers.extend(origin.map(|origin| ("origin", origin)));
+            let answer = client.try_send(request, &headers, "").unwrap();
+            let context = format!("{request}, {origin:?}: {answer:?}");
+            if is_own {
+                assert!(answer.status < 300, "{context}");
+            } else {
+                answer.problem(403, "forbidden");
+            }
+        }
+    }
+    client.ask("GET /v1/pools/default").is(200, &json!({ "total": 3, "leased": 2 }));
 }
 
 /// Regression: `DELETE /v1/pools/q1?dry_run=true` deleted the pool, and `?ttl_seconds=5` was ignored.
