@@ -41,6 +41,9 @@ pub(crate) struct Line {
     /// The holder of the granted, renewed or ended lease, as its client named it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) holder: Option<Box<str>>,
+    /// The label of the key, for an operation on one key that shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) label: Option<Box<str>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     key_ids: Vec<String>,
     /// The number of keys, for an operation on keys.

@@ -107,6 +107,11 @@ impl RequestContext<'_> {
             line.keys([lease.key_id].into_iter());
             line.fencing_token = Some(lease.token);
             line.holder.clone_from(&lease.holder);
+            line.label = lease.label.as_deref().map(Into::into);
+        }
+        if let Reply::Key(key) = reply {
+            line.keys([key.id].into_iter());
+            line.label = key.label.as_deref().map(Into::into);
         }
         if let Reply::Released { holder } | Reply::KeyReleased { holder, .. } = reply {
             line.holder.clone_from(holder);

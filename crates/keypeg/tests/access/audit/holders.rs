@@ -107,3 +107,36 @@ fn the_line_of_a_release_or_a_deletion_names_the_holder_of_the_lease_that_ended(
         .collect();
     assert_eq!(ended, expected);
 }
+
+/// Regression: no line had a label, and that of a changed label did not name the key.
+#[test]
+fn a_line_about_one_key_has_its_label() {
+    let (dir, tokens) = (TempDir::new(), Tokens::new());
+    let admin = tokens.add("admin", "*", &["admin"], &[]);
+    let file = tokens.args();
+    let mut server = audited(&dir, &[&file[0], &file[1]]);
+    let send = |by_hyper, request: &str, body: &str| {
+        let status = send_by(&server, by_hyper, request, &admin, body);
+        assert!(status < 300, "{request}: {status}");
+    };
+    send(false, "POST /v1/pools/default/keys", "{\"values\": [\"v-1\"], \"label\": \"a\\\"b\"}");
+    let list = server.client().with(&admin, "GET /v1/pools/default/keys").json();
+    let id = list["keys"][0]["id"].as_str().unwrap().to_owned();
+    for by_hyper in [false, true] {
+        send(by_hyper, "POST /v1/pools/default/leases", "{}");
+        send(by_hyper, &format!("POST /v1/pools/default/keys/{id}/release"), "");
+    }
+    send(true, &format!("PATCH /v1/pools/default/keys/{id}"), "{\"label\": \"c\"}");
+    send(true, &format!("PATCH /v1/pools/default/keys/{id}"), "{\"label\": null}");
+    server.terminate();
+    let log = lines(&dir.path().join("audit"));
+    let labels = |operation: &str| -> Vec<_> {
+        let of_operation = log.iter().filter(|line| line["operation"] == operation);
+        of_operation.map(|line| (line["label"].clone(), line["key_ids"][0] == *id)).collect()
+    };
+    assert_eq!(labels("acquire"), [(json!("a\"b"), true), (json!("a\"b"), true)]);
+    let changes = log.iter().filter(|line| line["key_ids"] == json!([id]));
+    let changes: Vec<_> = changes.filter(|line| line["operation"] == "changeKey").collect();
+    assert_eq!(changes.len(), 2, "{log:?}");
+    assert_eq!((&changes[0]["label"], changes[1].get("label")), (&json!("c"), None));
+}
