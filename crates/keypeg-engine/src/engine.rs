@@ -174,9 +174,15 @@ pub fn check_data_dir(
         must_exist: true,
         seal,
     };
-    let (_, report) =
-        EngineState::open_as_it_is(Some(preview), JournalSizes::default(), &config, clock, random)?;
-    Ok(report)
+    let sizes = JournalSizes::default();
+    match EngineState::open_as_it_is(Some(preview), sizes, &config, clock, random) {
+        Ok((_, report)) => Ok(report),
+        // The preview has no path.
+        Err(StartError::NotFound { .. }) => {
+            Err(StartError::NotFound { dir: path.display().to_string() })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Seals a data directory, which no server uses, with the first of the new keys. One of the old
