@@ -240,12 +240,7 @@ fn curl(route: &routes::Route, operation: &Value) -> String {
         let (name, example) = (text_of(parameter, "name"), text_of(parameter, "example"));
         path = path.replace(&format!("{{{name}}}"), example);
     }
-    let examples = operation["requestBody"]["content"]["application/json"]["examples"].as_object();
-    let body = examples.and_then(|examples| {
-        let values = examples.values().map(|example| &example["value"]);
-        values.into_iter().find(|value| value.as_object().is_some_and(|value| !value.is_empty()))
-    });
-    if let Some(body) = body {
+    if let Some(body) = shown_body(operation) {
         headers = format!(" \\\n  -H 'content-type: application/json' -d '{body}'");
     }
     let method =
@@ -253,17 +248,26 @@ fn curl(route: &routes::Route, operation: &Value) -> String {
     escaped(&format!("curl{method} {BASE_URL}{path}{headers}"))
 }
 
-/// Returns the example of the successful answer.
+/// Returns the body of the request that is shown: the first example by name that has a field.
+fn shown_body(operation: &Value) -> Option<&Value> {
+    let examples = operation["requestBody"]["content"]["application/json"]["examples"].as_object();
+    let mut values = examples?.values().map(|example| &example["value"]);
+    values.find(|value| value.as_object().is_some_and(|value| !value.is_empty()))
+}
+
+/// Returns the example of the successful answer, as text.
 fn success(operation: &Value) -> String {
-    let Some(answers) = operation["responses"].as_object() else { return String::new() };
-    let success = answers.iter().find(|(status, _)| status.starts_with('2'));
-    let Some((_, answer)) = success else { return String::new() };
+    let text = success_example(operation).map(|example| serde_json::to_string_pretty(example));
+    let text = text.and_then(Result::ok);
+    text.map_or_else(String::new, |text| format!("<pre>{}</pre>\n", escaped(&text)))
+}
+
+/// Returns the example of the successful answer.
+fn success_example(operation: &Value) -> Option<&Value> {
+    let answers = operation["responses"].as_object()?;
+    let (_, answer) = answers.iter().find(|(status, _)| status.starts_with('2'))?;
     let example = &answer["content"]["application/json"]["example"];
-    if example.is_null() {
-        return String::new();
-    }
-    let text = serde_json::to_string_pretty(example).unwrap_or_default();
-    format!("<pre>{}</pre>\n", escaped(&text))
+    (!example.is_null()).then_some(example)
 }
 
 fn text_of<'v>(value: &'v Value, member: &str) -> &'v str {
@@ -273,6 +277,41 @@ fn text_of<'v>(value: &'v Value, member: &str) -> &'v str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Regression: the page showed `{"all":true}` above an answer with a missing key, and a time of
+    /// 30 seconds above a lease of 60.
+    #[test]
+    fn each_answer_fits_the_request_that_is_shown_above_it() {
+        let document = document();
+        let mut compared = 0;
+        for route in routes::ROUTES {
+            let operation = &document["paths"][route.path][route.method.to_ascii_lowercase()];
+            let (Some(body), Some(answer)) = (shown_body(operation), success_example(operation))
+            else {
+                continue;
+            };
+            for (field, value) in body.as_object().unwrap() {
+                let context = format!("{} {}: {field}", route.method, route.path);
+                let answered = match field.as_str() {
+                    "ttl_seconds" => answer["expires_in_seconds"].clone(),
+                    "count" | "values" => answer["keys"].as_array().unwrap().len().into(),
+                    "ids" => {
+                        let missing = answer["missing"].as_array().unwrap().len() as u64;
+                        (answer["kept"].as_u64().unwrap() + missing).into()
+                    }
+                    _ => answer[field].clone(),
+                };
+                let expected = value.as_array().map_or(value.clone(), |list| list.len().into());
+                // What the answer does not repeat cannot contradict it.
+                if !answered.is_null() {
+                    assert_eq!(answered, expected, "{context}");
+                    compared += 1;
+                }
+                assert_ne!(field, "all", "{context}: the answer names a missing key");
+            }
+        }
+        assert!(compared > 6, "{compared} fields");
+    }
 
     #[test]
     fn the_page_lists_each_route_and_each_code() {

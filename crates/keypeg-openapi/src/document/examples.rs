@@ -1,5 +1,6 @@
 //! Examples for the document. Each is parsed and serialised by its wire type, so the server can
-//! write or read it.
+//! write or read it. The reference shows the first example of a request by name, beside that of the
+//! answer: the two belong together.
 
 use keypeg_client::{
     Access, AcquireRequest, Cluster, ClusterShard, Code, GenerateRequest, Grant, History,
@@ -89,6 +90,12 @@ pub(super) fn policies() -> Vec<(&'static str, Value)> {
     vec![
         ("defaults", through_type::<PolicyRequest>(json!({}))),
         (
+            "generated keys",
+            through_type::<PolicyRequest>(json!({
+                "lease_ttl_seconds": 60, "keepalive_ttl_seconds": 300,
+            })),
+        ),
+        (
             "imported accounts",
             through_type::<PolicyRequest>(json!({
                 "lease_ttl_seconds": 600, "max_hold_seconds": 3600, "keepalive_ttl_seconds": null,
@@ -109,7 +116,7 @@ pub(super) fn new_keys() -> Value {
 
 pub(super) fn generates() -> Vec<(&'static str, Value)> {
     vec![
-        ("generate", through_type::<GenerateRequest>(json!({ "count": 3 }))),
+        ("generate", through_type::<GenerateRequest>(json!({ "count": 1 }))),
         ("import", through_type::<GenerateRequest>(json!({ "values": ["alpha-1", "alpha-2"] }))),
         (
             "import_without_keepalive",
@@ -179,7 +186,7 @@ pub(super) fn keep_alives() -> Vec<(&'static str, Value)> {
     let ids = json!({ "ids": [KEY_ID, "00000000000000000000000000"] });
     vec![
         ("some keys", through_type::<KeepAliveRequest>(ids)),
-        ("all keys", through_type::<KeepAliveRequest>(json!({ "all": true }))),
+        ("the whole pool", through_type::<KeepAliveRequest>(json!({ "all": true }))),
     ]
 }
 
@@ -201,7 +208,7 @@ pub(super) fn lease() -> Value {
 }
 
 pub(super) fn acquires() -> Vec<(&'static str, Value)> {
-    let waits = json!({ "ttl_seconds": 30, "wait_seconds": 0.5, "holder": "job-7" });
+    let waits = json!({ "ttl_seconds": 60, "wait_seconds": 0.5, "holder": "job-7" });
     vec![
         ("no wait", through_type::<AcquireRequest>(json!({}))),
         ("wait for a key", through_type::<AcquireRequest>(waits)),
@@ -219,7 +226,7 @@ pub(super) fn releases() -> Vec<(&'static str, Value)> {
 }
 
 pub(super) fn renews() -> Vec<(&'static str, Value)> {
-    vec![("30 seconds", through_type::<RenewRequest>(json!({ "ttl_seconds": 30 })))]
+    vec![("60 seconds", through_type::<RenewRequest>(json!({ "ttl_seconds": 60 })))]
 }
 
 pub(super) fn django_adds() -> Vec<(&'static str, Value)> {
