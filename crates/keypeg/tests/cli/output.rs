@@ -36,6 +36,29 @@ fn a_key_that_cannot_be_printed_is_released() {
     assert_counts(&server, "default", &json!({ "leased": 1 }));
 }
 
+/// Programs that start others without their streams open `/dev/null` once, for reading and writing,
+/// and give it to all three. The command took that for a closed stdout.
+#[test]
+fn null_devices_in_place_of_all_streams_are_not_a_closed_stdout() {
+    let server = Server::in_memory(&[]);
+    json_of(&server, &["generate", "-n", "3"]);
+    let dir = TempDir::new();
+    let file = dir.path().join("tokens");
+    let shared = ["0<>/dev/null 1>&0 2>&0", "0<>/dev/null 1>&0", "1<>/dev/null 2>&1"];
+    for (name, streams) in ["a", "b", "c"].into_iter().zip(shared) {
+        let file = file.to_str().unwrap();
+        let new =
+            ["token", "new", "--name", name, "--pool", "*", "--scope", "read", "--tokens", file];
+        for args in [&["acquire"][..], &["generate", "--show-keys"], &new, &["list"], &["pools"]] {
+            // The message of a failure may be lost with the streams.
+            check(redirected(&server, args, streams), 0, "");
+        }
+    }
+    assert_counts(&server, "default", &json!({ "leased": 3 }));
+    check(redirected(&server, &["acquire"], ">&-"), 74, "stdout is closed");
+    assert_counts(&server, "default", &json!({ "leased": 3 }));
+}
+
 #[test]
 fn an_import_or_a_generate_whose_output_fails_says_what_it_did() {
     let server = Server::in_memory(&[]);
