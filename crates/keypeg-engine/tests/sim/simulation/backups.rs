@@ -1,15 +1,17 @@
 //! Backups of the simulated server: turns, checkpoints and ends of the process go on while one is
 //! created. At the end, and after some crashes, a second server is restored from the last one.
 //!
-//! It draws from a source of its own. It knows of each lease only what the replies to clients said.
+//! It draws from a source of its own. It knows of each lease what the replies to clients said, and of
+//! those before the backup which of them ran at the backup.
 
 use super::Simulation;
-use crate::model::{Checked, Model};
+use crate::model::{Checked, Model, State};
 use crate::support::SeededRandom;
 use keypeg_core::{KeyId, Policy};
 use keypeg_engine::SealKeys;
 use keypeg_engine::backup::Backup;
 use keypeg_store::{BackupRefused, Call, Reply};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// The backups of one simulation.
@@ -18,8 +20,9 @@ pub(super) struct Backups {
     random: Option<SeededRandom>,
     running: Option<Backup>,
     saved: Option<SavedBackup>,
-    /// The latest true time at which a lease of each key can end, by the replies to clients.
-    lent_until_ms: BTreeMap<KeyId, u64>,
+    /// The token of the last lease of each key, and the latest true time at which it can end, by the
+    /// replies to clients.
+    lent_until_ms: BTreeMap<KeyId, (u64, u64)>,
     /// The longest time of a lease that a client asked a pool for since the saved backup.
     longest_ms: u64,
 }
@@ -64,14 +67,30 @@ impl Backups {
             if let Reply::Granted { lease, .. } | Reply::Renewed(lease) = reply {
                 let until_ms = now_ms + lease.expires_in_ms;
                 let known = self.lent_until_ms.entry(lease.key_id).or_default();
-                *known = until_ms.max(*known);
+                *known = match lease.token.cmp(&known.0) {
+                    Ordering::Greater => (lease.token, until_ms),
+                    Ordering::Equal => (lease.token, until_ms.max(known.1)),
+                    Ordering::Less => *known,
+                };
             }
         }
     }
 
+    /// Forgets the leases that no model has when a backup is taken: each was released, or ended by time
+    /// or with its key. The policy may have become shorter since, and with it the hold of the restore.
+    fn forget_ended(&mut self, models: &[Model]) {
+        self.lent_until_ms.retain(|id, _| {
+            let keys = || {
+                let pools = models.iter().flat_map(|model| model.pools.values());
+                pools.flat_map(|pool| &pool.keys).filter(|key| key.id == Some(*id))
+            };
+            keys().next().is_none() || keys().any(|key| matches!(key.state, State::Leased(_)))
+        });
+    }
+
     /// Returns until when the server that was backed up may have lent a key, in true time.
     pub(super) fn lent_until_ms(&self, key: KeyId) -> u64 {
-        self.lent_until_ms.get(&key).copied().unwrap_or_default()
+        self.lent_until_ms.get(&key).map(|(_, until_ms)| *until_ms).unwrap_or_default()
     }
 }
 
@@ -99,12 +118,30 @@ impl Simulation {
         }
     }
 
+    /// Takes a backup at once, for a story.
+    pub(super) fn back_up(&mut self) -> Checked {
+        let engine = self.engine.as_ref().expect("the engine runs");
+        let begun = engine.begin_backup().expect("the engine has a disk");
+        self.backups.running = Some(begun.map_err(|why| format!("a backup is refused: {why}"))?);
+        loop {
+            if let Some(checkpointer) = &*self.faults.checkpointer.lock().unwrap() {
+                checkpointer.serve_backup();
+            }
+            let backup = self.backups.running.as_mut().expect("begun");
+            if backup.prepare().map_err(|why| format!("a backup failed: {why}"))? {
+                return self.write_backup();
+            }
+            self.turn(Vec::new())?;
+        }
+    }
+
     /// Copies the data of this moment, while clients go on.
     fn write_backup(&mut self) -> Checked {
         let backup = self.backups.running.take().expect("a backup runs");
         let models: Vec<_> = self.models.iter().map(|of| of.model.clone()).collect();
         let (seal, process) = (self.sealing.keys(), self.sealing.starts());
         (self.backups.saved, self.backups.longest_ms) = (None, 0);
+        self.backups.forget_ended(&models);
         let (mut bytes, mut outcome, mut has_ended) = (Vec::new(), Ok(()), false);
         let written = backup.write(|piece| {
             bytes.extend(piece);
