@@ -95,6 +95,14 @@ class KeypegEphemeral(Keypeg):
     durable = False
 
 
+class KeypegVerify(Keypeg):
+    """Verifies leased keys, as a gateway does for each request."""
+
+    name = "Keypeg, verify"
+    workload = "verify"
+    scenario = "verify"
+
+
 class KeypegConstant(Peer):
     name = "Keypeg's HTTP, constant answer"
     workload = "constant answer"
@@ -284,7 +292,7 @@ def all_peers(sizes, django=1_000):
     """Returns every peer of the comparison, one per row."""
     rows = [KeypegConstant(), Nginx()]
     for size in sizes:
-        for peer in (Keypeg, KeypegEphemeral, RedisAlways, RedisEverysec, ValkeyAlways, ValkeyIoThreads, Beanstalkd,
-                     Postgres):
+        for peer in (Keypeg, KeypegEphemeral, KeypegVerify, RedisAlways, RedisEverysec, ValkeyAlways, ValkeyIoThreads,
+                     Beanstalkd, Postgres):
             rows.append(peer(size))
     return [*rows, Django(django)]

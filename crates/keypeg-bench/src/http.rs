@@ -104,6 +104,45 @@ impl Protocol for AcquireRelease {
     }
 }
 
+/// Acquires a key, verifies its value as a gateway does, repeatedly, and acquires again when it is
+/// refused. Does not release: the lease ends by time.
+pub(crate) struct AcquireVerify {
+    acquire: Vec<u8>,
+    verify: Template,
+    /// The value of the acquired key; empty without one.
+    value: Vec<u8>,
+}
+
+impl AcquireVerify {
+    /// `verify` has a `*` in the place of the value.
+    pub(crate) fn new(acquire: Vec<u8>, verify: &[u8]) -> Self {
+        Self { acquire, verify: Template::new(verify), value: Vec::new() }
+    }
+}
+
+impl Protocol for AcquireVerify {
+    fn write_request(&mut self, out: &mut Vec<u8>) -> usize {
+        if self.value.is_empty() {
+            out.extend_from_slice(&self.acquire);
+            return 0;
+        }
+        self.verify.write(&self.value, out);
+        1
+    }
+
+    fn parse_response(&mut self, bytes: &[u8]) -> Result<Option<Response>, ExchangeError> {
+        let Some((response, body)) = parse_http(bytes)? else { return Ok(None) };
+        if response.status >= 300 {
+            self.value.clear();
+        } else if self.value.is_empty() {
+            let value = json_string_after(body, "\"key\":");
+            let value = value.ok_or(ExchangeError::Protocol("a response without the key"))?;
+            self.value.extend_from_slice(value);
+        }
+        Ok(Some(response))
+    }
+}
+
 /// Repeats one request, or one request with each of several ids.
 pub(crate) struct Repeat {
     request: Template,
@@ -223,6 +262,28 @@ mod tests {
         assert!(!protocol.must_release());
         let without_id = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}";
         assert!(protocol.parse_response(without_id).is_err());
+    }
+
+    #[test]
+    fn an_acquired_value_is_verified_until_it_is_refused() {
+        let verify = request("GET", "/verify", "Host: h\r\nX-Api-Key: *\r\n", "");
+        let mut protocol = AcquireVerify::new(request("POST", "/take", "", ""), &verify);
+        let mut sends = |answer: &[u8]| {
+            let mut out = Vec::new();
+            let kind = protocol.write_request(&mut out);
+            assert!(protocol.parse_response(answer).unwrap().is_some());
+            (kind, String::from_utf8(out).unwrap())
+        };
+        let none = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
+        let lent = b"HTTP/1.1 201 Created\r\nContent-Length: 11\r\n\r\n{\"key\":\"V\"}";
+        let (active, refused) =
+            (b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!([sends(none).0, sends(lent).0], [0, 0]);
+        for answer in [&active[..], active, refused] {
+            let (kind, sent) = sends(answer);
+            assert_eq!((kind, sent.contains("\r\nX-Api-Key: V\r\n")), (1, true), "{sent}");
+        }
+        assert_eq!(sends(lent).0, 0);
     }
 
     #[test]

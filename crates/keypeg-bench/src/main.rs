@@ -40,7 +40,7 @@ struct Cli {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// Name of the pool in the scenario `acquire-release`, of the table in `postgres`
+    /// Name of the pool in the scenarios `acquire-release` and `verify`, of the table in `postgres`
     #[arg(long, value_name = "NAME", default_value = "default")]
     pool: String,
     /// Rows of the table in the scenario `postgres`
@@ -59,6 +59,8 @@ enum Scenario {
     /// Acquire and release with the Django API: GET and PUT of `/api/v1/random_api_key/`
     #[value(name = "seed")]
     Django,
+    /// Verify the value of a leased key by GET, as gateways do
+    Verify,
     /// Acquire and release members of a Redis set, with scripts
     Redis,
     /// Reserve and release jobs of beanstalkd
@@ -77,6 +79,7 @@ impl Cli {
                 Workload::acquire_release(&self.server, &self.pool, HOLDER_LENGTH)
             }
             Scenario::Django => Workload::django(&self.server),
+            Scenario::Verify => Workload::verify(&self.server, &self.pool),
             Scenario::Redis => Workload::of_acquire_release("redis", |_| peers::Redis::default()),
             Scenario::Beanstalk => {
                 Workload::of_acquire_release("beanstalk", |_| peers::Beanstalk::default())

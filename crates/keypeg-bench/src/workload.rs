@@ -3,7 +3,7 @@
 //! A workload is a name, the kinds of its requests, and a constructor of the protocol of one
 //! connection. It knows nothing of schedules and reports.
 
-use crate::http::{AcquireRelease, Repeat, headers, request};
+use crate::http::{AcquireRelease, AcquireVerify, Repeat, headers, request};
 use crate::protocol::Protocol;
 use crate::target::Target;
 use std::fmt;
@@ -71,6 +71,19 @@ impl Workload {
         let acquire = request("GET", &path, &headers, "");
         Self::of_acquire_release("seed", move |_| {
             AcquireRelease::new(acquire.clone(), "\"api_key\":", &release)
+        })
+    }
+
+    /// Verifies the value of a leased key as a gateway does, repeatedly. Each connection acquires a
+    /// key of its own first, and does not release it.
+    pub fn verify(target: &Target, pool: &str) -> Self {
+        let headers = headers(target);
+        let pool = format!("{}/v1/pools/{pool}", target.path);
+        let verify = format!("{headers}X-Api-Key: *\r\n");
+        let verify = request("GET", &format!("{pool}/verify"), &verify, "");
+        let acquire = request("POST", &format!("{pool}/leases"), &headers, "{}");
+        Self::new("verify", &["acquire", "verify"], move |_| {
+            AcquireVerify::new(acquire.clone(), &verify)
         })
     }
 

@@ -75,6 +75,8 @@ enum Scenario {
     /// Acquire and release with the Django API: GET and PUT of `/api/v1/random_api_key/`
     #[value(name = "seed")]
     Django,
+    /// Verify the value of a leased key by GET, as gateways do
+    Verify,
     /// Keep the keys of the pool alive, one per request
     Keepalive,
     /// Generate keys, which remain in the pool
@@ -184,6 +186,7 @@ impl BenchArgs {
         match self.scenario {
             Scenario::AcquireRelease => Workload::acquire_release(target, pool, self.holder),
             Scenario::Django => Workload::django(target),
+            Scenario::Verify => Workload::verify(target, pool),
             Scenario::Keepalive => {
                 Workload::keepalive(target, pool, key_ids, self.connections.into())
             }

@@ -80,7 +80,7 @@ fn every_request_has_the_access_token() {
     let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
     let file = dir.path().join("token");
     std::fs::write(&file, &token).unwrap();
-    for scenario in ["acquire-release", "seed", "keepalive", "generate", "constant"] {
+    for scenario in ["acquire-release", "seed", "verify", "keepalive", "generate", "constant"] {
         let named = ["--keys", "100", "--token-file", file.to_str().unwrap()];
         let report = TIMES.into_iter().find_map(|time| {
             report_for(&server, &[&[scenario, "--connections", "2"], &named[..]].concat(), time)
@@ -143,6 +143,28 @@ fn each_scenario_calls_the_routes_it_is_named_after() {
         assert_eq!(created, if args[0] == "generate" { 3 * good } else { 0 }, "{args:?}");
     }
     client.ask("GET /v1/pools/default").is(200, &json!({ "leased": 0 }));
+}
+
+#[test]
+fn verify_asks_for_a_leased_key_of_each_connection() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let args = ["verify", "--connections", "3", "--keys", "100"];
+    let routes = |client: &mut Client| ["leases", "verify"].map(|it| answered(client, it, "2xx"));
+    let (report, leases, verified) = TIMES
+        .into_iter()
+        .find_map(|time| {
+            let before = routes(client);
+            let report = report_for(&server, &args, time)?;
+            let after = routes(client);
+            let [leases, verified] = [0, 1].map(|route| after[route] - before[route]);
+            (verified > 0).then_some((report, leases, verified))
+        })
+        .expect("a run that verifies");
+    let good = count(&report, "requests") + count(&report, "after");
+    assert!(leases + verified >= good && (1..=3).contains(&leases), "{leases} leases: {report}");
+    assert_eq!(report["refused"], json!({}), "{report}");
+    assert_eq!(answered(client, "verify", "4xx"), 0, "{report}");
 }
 
 #[test]
