@@ -1277,10 +1277,14 @@ export interface components {
             field?: string;
             /** @description The index of the rejected item in its array, from 0. */
             index?: number;
+            /** @description The indices of the rejected items that were found, from 0; at most 1 000. */
+            indices?: number[];
             /** @description Leased keys. */
             leased?: number;
             /** @description The limit that is reached. */
             max?: number;
+            /** @description Whether items after the last of `indices` were not examined. */
+            more?: boolean;
             /** @description Whether the change was applied; only for requests that change something. */
             outcome?: components["schemas"]["Outcome"];
             /** @description Quarantined keys: not lent until they are force-released. */

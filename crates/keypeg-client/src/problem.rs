@@ -263,6 +263,12 @@ pub struct ProblemExtensions {
     /// The index of the rejected item in its array, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
+    /// The indices of the rejected items that were found, from 0; at most 1 000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indices: Option<Vec<u64>>,
+    /// Whether items after the last of `indices` were not examined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub more: Option<bool>,
     /// When the lease that cannot be extended ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<UnixMs>,

@@ -72,6 +72,6 @@ pub use replayer::{Checkpointed, ReplayError, Replayer, StoredPool};
 pub use retired::must_remember;
 pub use secret::{Secret, VALUE_MAX};
 pub use shared::{Counters, JournalPositions, Limits, SharedState, TOKEN_RESERVATION, WAITERS_MAX};
-pub use staged::{AddKeys, RepeatedKeys, StageOutcome};
+pub use staged::{AddKeys, KNOWN_MAX, KnownValues, RepeatedKeys, StageOutcome};
 pub use step::StepContext;
 pub use wait_outcome::{GrantedLease, WaitOutcome};

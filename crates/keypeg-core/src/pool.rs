@@ -196,8 +196,9 @@ impl Pool {
         options: ImportOptions,
         first_retired: Option<usize>,
     ) -> Result<Vec<NewKey>, Refusal> {
-        let call = AddKeys::new(KeysToAdd::Imported(imported));
-        self.add_keys(shared, step, &AddKeys { options, first_retired, ..call })
+        let retired = first_retired.map(|index| u32::try_from(index).expect("invariant: bounded"));
+        let (call, retired) = (AddKeys::new(KeysToAdd::Imported(imported)), retired.as_slice());
+        self.add_keys(shared, step, &AddKeys { options, retired, ..call })
     }
 
     /// Generates or imports keys in one step, with what is prepared of them, all or none; like

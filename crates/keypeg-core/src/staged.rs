@@ -27,8 +27,9 @@ pub struct AddKeys<'a> {
     pub options: ImportOptions,
     /// The labels of the keys.
     pub labels: &'a NewLabels,
-    /// Of an import: the index of the first value that the database knows to be retired.
-    pub first_retired: Option<usize>,
+    /// Of an import: the indices of values that the database knows to be retired, in their order. It
+    /// has the first ones, [`KNOWN_MAX`] at most.
+    pub retired: &'a [u32],
     /// What is prepared of the keys.
     pub prepared: Option<&'a PreparedKeys>,
     /// The Idempotency-Key of the call. Its answer is not stored when the first step begins.
@@ -39,9 +40,21 @@ impl<'a> AddKeys<'a> {
     /// Returns a call with default options: nothing is prepared, no key has a label.
     pub fn new(keys: KeysToAdd<'a>) -> Self {
         let options = ImportOptions::default();
-        let (first_retired, prepared, idempotency) = (None, None, None);
-        Self { keys, options, labels: &NO_LABELS, first_retired, prepared, idempotency }
+        let (retired, prepared, idempotency) = (&[], None, None);
+        Self { keys, options, labels: &NO_LABELS, retired, prepared, idempotency }
     }
+}
+
+/// The most values of a refused import that are listed as known.
+pub const KNOWN_MAX: usize = 1_000;
+
+/// The values of an import that the pool has or had, or that occur twice in the import.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownValues {
+    /// Their indices in the request, in their order; the first is the reason of the refusal.
+    pub indices: Vec<u32>,
+    /// Whether values after the last of them were not examined.
+    pub more: bool,
 }
 
 /// How far a step came with the keys of a call.

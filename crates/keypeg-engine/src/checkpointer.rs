@@ -136,9 +136,7 @@ impl Checkpointer {
         while let Some(lookup) = self.lookups.next_request() {
             let found = match &self.keyset {
                 None => LookupResult::StorageFull,
-                Some(keyset) => {
-                    LookupResult::FirstRetired(keyset.first_retired(lookup.pool, &lookup.ids)?)
-                }
+                Some(keyset) => LookupResult::Retired(keyset.retired(lookup.pool, &lookup.ids)?),
             };
             self.lookups.answer(found);
         }

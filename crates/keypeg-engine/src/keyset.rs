@@ -17,7 +17,7 @@ use crate::layout::KEYSET;
 use crate::seal::Installation;
 use backend::Backend;
 use error::{damaged, failed, replay_error};
-use keypeg_core::{Counters, KeyId, KeyNumber, Lsn, PoolId, Replayer, StoredPool};
+use keypeg_core::{Counters, KNOWN_MAX, KeyId, KeyNumber, Lsn, PoolId, Replayer, StoredPool};
 use load::LoadMemory;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -201,24 +201,25 @@ impl KeySetDb {
         Ok(checkpointed)
     }
 
-    /// Returns the index of the first id whose value was in the pool before and is retired. Knows
-    /// the values that have rows, not those that their pool recognises. O(ids log n).
-    pub(crate) fn first_retired(
-        &self,
-        pool: PoolId,
-        ids: &[KeyId],
-    ) -> Result<Option<usize>, KeySetError> {
+    /// Returns the indices of the ids whose values were in the pool before and are retired: the
+    /// first [`KNOWN_MAX`] of them. Knows the values that have rows, not those that their pool
+    /// recognises. O(ids log n).
+    pub(crate) fn retired(&self, pool: PoolId, ids: &[KeyId]) -> Result<Box<[u32]>, KeySetError> {
         let transaction = self.database().begin_read().map_err(failed)?;
         let retired = transaction.open_table(RETIRED).map_err(failed)?;
-        for (index, id) in ids.iter().enumerate() {
+        let mut found = Vec::new();
+        for (index, id) in (0..).zip(ids) {
+            if found.len() == KNOWN_MAX {
+                break;
+            }
             let row_key = (pool.0, id.0);
             let Some(row) = retired.get(row_key).map_err(failed)? else { continue };
             if row.value() != retired_crc(row_key) {
                 return Err(damaged("the row of a retired value does not match its CRC"));
             }
-            return Ok(Some(index));
+            found.push(index);
         }
-        Ok(None)
+        Ok(found.into())
     }
 
     /// Refuses the key set of another data directory: it has other keys, and its position belongs

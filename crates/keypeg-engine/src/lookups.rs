@@ -4,6 +4,8 @@
 //! Requests and results have the same order. The two threads never wait for each other: a lookup
 //! unparks the checkpointer, a result notifies the engine's [`Wakeup`].
 
+#[cfg(doc)]
+use keypeg_core::KNOWN_MAX;
 use keypeg_core::{KeyId, PoolId};
 use keypeg_store::Wakeup;
 use std::collections::VecDeque;
@@ -27,10 +29,10 @@ pub(crate) struct Lookup {
 }
 
 /// The result of a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LookupResult {
-    /// The index of the first id that was in the pool before, if any.
-    FirstRetired(Option<usize>),
+    /// The indices of the ids that were in the pool before: the first [`KNOWN_MAX`] of them.
+    Retired(Box<[u32]>),
     /// The disk is full: the database cannot be opened.
     StorageFull,
 }

@@ -23,8 +23,8 @@ pub(crate) struct TurnRequest<'a> {
     /// The id under which the request waits for a key, if it must.
     pub(crate) waiter_id: WaiterId,
     pub(crate) request: &'a Request,
-    /// Of an import: the index of the first value that the database knows as retired.
-    pub(crate) first_retired: Option<usize>,
+    /// Of an import: the indices of the values that the database knows as retired.
+    pub(crate) retired: &'a [u32],
     /// What is prepared of the keys that the request adds.
     pub(crate) prepared: Option<&'a PreparedKeys>,
 }
@@ -38,7 +38,7 @@ pub(crate) fn execute(
     request: TurnRequest<'_>,
     deleted_pools: &mut Vec<Pool>,
 ) -> Option<Reply> {
-    let TurnRequest { waiter_id, request, first_retired, prepared } = request;
+    let TurnRequest { waiter_id, request, retired, prepared } = request;
     let Request { by, idempotency, call, .. } = request;
     let key = idempotency.as_deref().map(|idempotency| idempotency_key(by, idempotency));
     let key = key.as_ref();
@@ -92,7 +92,7 @@ pub(crate) fn execute(
         }
         Call::Import { pool, values, options, labels } => {
             let (keys, options) = (KeysToAdd::Imported(values), *options);
-            let add = AddKeys { keys, options, labels, first_retired, prepared, idempotency: None };
+            let add = AddKeys { keys, options, labels, retired, prepared, idempotency: None };
             add_keys(pools, step, pool, key, &add)
         }
         Call::Subscribe { .. } => {

@@ -279,6 +279,29 @@ fn values_that_another_call_adds_while_they_are_prepared_are_refused() {
     assert_eq!(turns.driver.engine.pools().key_count(), 500);
 }
 
+/// An import of known values lists them, also without much left of its turn's budget, and within the
+/// budget in any case.
+#[test]
+fn the_known_values_of_a_refused_import_are_listed_in_one_turn() {
+    for len in [40, 600, 1_000] {
+        let mut turns = Turns::new();
+        let import = || import_of(0..3_000, len);
+        let added = turns.send(LONG_CALLER, import());
+        assert!(matches!(turns.reply(added), Reply::Keys(_)));
+        let refused = turns.send(LONG_CALLER, import());
+        let reply = loop {
+            let mut turn = turns.run();
+            assert!(turn.long_units < UNITS_MAX + 768, "{} units", turn.long_units);
+            if let Some(reply) = turn.replies.remove(&refused) {
+                break reply;
+            }
+        };
+        let Reply::Refused(RequestError::KeysExist(known)) = reply else { panic!("{reply:?}") };
+        assert!((256..=1_000).contains(&known.indices.len()), "{}", known.indices.len());
+        assert!(known.more && (0..).zip(&known.indices).all(|(at, index)| at == *index));
+    }
+}
+
 /// The limit of a short call is where the calls of most clients are: none of the frequent ones is
 /// long.
 #[test]

@@ -9,8 +9,8 @@ mod kinds;
 use crate::subscription::Subscription;
 use keypeg_core::{
     BodyDigest, Borrower, Cursor, ImportOptions, KeyCounts, KeyId, KeyPage, KeyRef, KeyState,
-    KeyView, LeaseId, LeaseView, NewKey, NewLabels, Policy, PolicyPatch, PoolActivity, PoolFilter,
-    PoolName, Refusal, ReleaseOptions, Secret,
+    KeyView, KnownValues, LeaseId, LeaseView, NewKey, NewLabels, Policy, PolicyPatch, PoolActivity,
+    PoolFilter, PoolName, Refusal, ReleaseOptions, Secret,
 };
 pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
@@ -384,6 +384,9 @@ pub enum RequestError {
     /// The pools refuse the request. After [`Refusal::Settling`] the client should retry in a
     /// second.
     Refused(Refusal),
+    /// Several values of an import are known: [`Refusal::KeyExists`] with all that were found. A store
+    /// may answer with the first one alone.
+    KeysExist(Box<KnownValues>),
     /// A queue or limit of the engine is full; the client should retry in a second.
     Overloaded,
     /// The engine is stopping.

@@ -64,7 +64,11 @@ impl Pool {
             None => has_tag(&shared.ids, self.id, value),
         };
         let allows_retired = call.options.allow_retired;
-        let is_retired = || call.first_retired == Some(index) || self.is_retired(id, has_tag);
+        let in_database = || {
+            let index = u32::try_from(index).expect("invariant: a request is bounded");
+            call.retired.binary_search(&index).is_ok()
+        };
+        let is_retired = || in_database() || self.is_retired(id, has_tag);
         if exists || !allows_retired && is_retired() {
             return Err(Refusal::KeyExists { index });
         }

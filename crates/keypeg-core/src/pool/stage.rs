@@ -20,8 +20,9 @@ use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::shared::SharedState;
 use crate::slots::Slots;
-use crate::staged::{AddKeys, StageOutcome, StagedKeys};
+use crate::staged::{AddKeys, KNOWN_MAX, KnownValues, StageOutcome, StagedKeys};
 use crate::step::StepContext;
+use hashbrown::HashSet;
 
 /// The units of work that it costs to stage or to withdraw one value, see `keypeg-store`.
 const STAGE: u32 = 3;
@@ -74,6 +75,33 @@ impl Pool {
         staged.is_withdrawn = outcome != StageOutcome::Incomplete;
         self.staged = Some(staged);
         outcome
+    }
+
+    /// Returns the values of a refused import that are known, from the one on that is the reason of
+    /// the refusal, for about `units` of work. A value that is known because it occurs before that
+    /// one is missing. What is staged does not count as known.
+    pub fn known_values(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        (call, first): (&AddKeys<'_>, usize),
+        units: &mut u32,
+    ) -> KnownValues {
+        let mut known = KnownValues { indices: vec![bounded(first)], more: false };
+        let mut seen = HashSet::<_, foldhash::fast::RandomState>::default();
+        for index in first + 1..call.keys.count() {
+            if *units == 0 || known.indices.len() == KNOWN_MAX {
+                known.more = true;
+                break;
+            }
+            let is_ready = call.prepared.is_some_and(|it| it.imported(self.id, index).is_some());
+            *units = units.saturating_sub(STAGE + if is_ready { 0 } else { HASHES });
+            let checked = self.check_imported(shared, step, call, index);
+            if !checked.is_ok_and(|id| seen.insert(id)) {
+                known.indices.push(bounded(index));
+            }
+        }
+        known
     }
 
     /// Removes what the last call staged, for about `units` of work; returns whether nothing is left.

@@ -9,8 +9,12 @@ use super::requests::TurnLimits;
 use super::work::{Adding, Admission, CallId, QueuedRequest, Withdrawal};
 use super::{EngineState, SETTLE_MAX_US, disk_space, step};
 use crate::turn;
-use keypeg_core::{AddKeys, Refusal, RepeatedKeys, StageOutcome};
-use keypeg_store::{Call, Reply, Request};
+use keypeg_core::{AddKeys, KeysToAdd, Refusal, RepeatedKeys, StageOutcome};
+use keypeg_store::{Call, Reply, Request, RequestError};
+
+/// The units of work that listing the known values of a refused import may always take, beyond the
+/// budget of its turn: they are 256 values.
+const LISTED_UNITS_MIN: u32 = 768;
 
 impl EngineState {
     /// Removes what refused calls have staged, within the turn's budget.
@@ -64,7 +68,10 @@ impl EngineState {
                     turn.long.spend(turn.long.left());
                     return self.long_calls.set_current(queued);
                 }
-                Reply::from(refusal)
+                let units = turn.long.left().max(LISTED_UNITS_MIN);
+                let (reply, spent) = self.with_known_values(turn, &queued, refusal.into(), units);
+                turn.long.spend(spent);
+                reply
             }
             Err(refusal) => Reply::from(refusal),
         };
@@ -106,7 +113,7 @@ impl EngineState {
             Adding::Repeats(RepeatedKeys::default())
         } else {
             let checkpointed = self.progress.checkpointed();
-            let checked = queued.checked.map(|checked| checked.checkpointed);
+            let checked = queued.checked.as_ref().map(|checked| checked.checkpointed);
             let checkpointed = checked.unwrap_or(checkpointed);
             Adding::Staged { pool: None, checkpointed }
         };
@@ -166,7 +173,7 @@ impl EngineState {
             _ => {}
         }
         let add = AddKeys {
-            first_retired: queued.checked.and_then(|checked| checked.first_retired),
+            retired: queued.retired(),
             prepared: queued.prepared.as_deref(),
             idempotency: idempotency.as_ref(),
             ..add
@@ -191,6 +198,46 @@ impl EngineState {
         turn.long.spend(turn.long.left() - units);
         queued.adding = adding;
         outcome
+    }
+
+    /// Adds the further known values to the refusal of an import that brings one, for about
+    /// `units_max` units of work: a client that skips them needs no call for each. Returns the units
+    /// that it took.
+    pub(super) fn with_known_values(
+        &mut self,
+        turn: &mut TurnLimits,
+        queued: &QueuedRequest,
+        reply: Reply,
+        units_max: u32,
+    ) -> (Reply, u32) {
+        let (
+            Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })),
+            Call::Import { pool, values, options, .. },
+        ) = (&reply, &queued.request.call)
+        else {
+            return (reply, 0);
+        };
+        let mut step = step(self.now, &mut *self.random, &mut self.batch);
+        step.budget = turn.expiries;
+        let import = AddKeys {
+            options: *options,
+            retired: queued.retired(),
+            prepared: queued.prepared.as_deref(),
+            ..AddKeys::new(KeysToAdd::Imported(values))
+        };
+        let mut units = units_max;
+        let known = self.pools.with_pool(pool, &mut step, |pool, shared, step| {
+            Ok(pool.known_values(shared, step, (&import, *index), &mut units))
+        });
+        turn.expiries = step.budget;
+        turn.ended_by_time |= step.ended_by_time;
+        match known {
+            Ok(known) if known.more || known.indices.len() > 1 => {
+                let refusal = RequestError::KeysExist(Box::new(known));
+                (Reply::Refused(refusal), units_max - units)
+            }
+            _ => (reply, units_max - units),
+        }
     }
 
     /// Notes that what a call has staged is to be removed.

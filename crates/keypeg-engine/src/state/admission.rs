@@ -22,9 +22,8 @@ impl EngineState {
     /// retired after that stay in memory.
     pub(super) fn checkpointed_for_lookups(&self) -> Lsn {
         let parked = self.parked_imports.front().map(|import| import.checkpointed);
-        let checked = self.checked_imports.front().and_then(|queued| queued.checked);
-        let long = self.long_calls.first_checked().and_then(|queued| queued.checked);
-        let checked = [checked, long].map(|checked| checked.map(|checked| checked.checkpointed));
+        let checked = [self.checked_imports.front(), self.long_calls.first_checked()];
+        let checked = checked.map(|queued| Some(queued?.checked.as_ref()?.checkpointed));
         let current = self.long_calls.current().and_then(QueuedRequest::checkpointed);
         let lookups = [parked, checked[0], checked[1], current];
         lookups.into_iter().flatten().fold(self.progress.checkpointed(), Lsn::min)
@@ -43,8 +42,8 @@ impl EngineState {
                     self.long_calls.in_lookup -= usize::from(queued.is_long);
                     replies.push((queued.call_id, Reply::Refused(RequestError::StorageFull)));
                 }
-                LookupResult::FirstRetired(first_retired) => {
-                    let checked = Some(CheckedImport { first_retired, pool, checkpointed });
+                LookupResult::Retired(retired) => {
+                    let checked = Some(CheckedImport { retired, pool, checkpointed });
                     let queued = QueuedRequest { checked, ..queued };
                     if queued.is_long {
                         self.long_calls.push_checked(queued);
@@ -104,7 +103,7 @@ impl EngineState {
             return Admission::Execute(queued);
         }
         let pool_id = self.pools.get(pool).map(Pool::id);
-        if queued.checked.is_some_and(|checked| Some(checked.pool) == pool_id) {
+        if queued.checked.as_ref().is_some_and(|checked| Some(checked.pool) == pool_id) {
             return Admission::Execute(queued);
         }
         let prepared = queued.prepared.as_deref();

@@ -165,7 +165,7 @@ impl EngineState {
             waiter_id: call_id.waiter_id(),
             request: &queued.request,
             prepared: queued.prepared.as_deref(),
-            first_retired: queued.checked.and_then(|checked| checked.first_retired),
+            retired: queued.retired(),
         };
         let reply = turn::execute(&mut self.pools, &mut step, request, &mut self.deleted_pools);
         turn.expiries = step.budget;
@@ -177,7 +177,11 @@ impl EngineState {
             {
                 self.carried_over.push_back(QueuedRequest { checked: None, ..queued });
             }
-            reply => replies.extend(reply.map(|reply| (call_id, reply))),
+            Some(reply) => {
+                let (reply, _) = self.with_known_values(turn, &queued, reply, u32::MAX);
+                replies.push((call_id, reply));
+            }
+            None => {}
         }
     }
 }

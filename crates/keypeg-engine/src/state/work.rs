@@ -57,11 +57,16 @@ impl QueuedRequest {
     /// Returns what was checkpointed when the retired values were last known that the call must not
     /// import.
     pub(super) fn checkpointed(&self) -> Option<Lsn> {
-        let checked = self.checked.map(|checked| checked.checkpointed);
+        let checked = self.checked.as_ref().map(|checked| checked.checkpointed);
         match self.adding {
             Adding::Staged { checkpointed, .. } => Some(checkpointed),
             Adding::NotBegun | Adding::Settles | Adding::Repeats(_) | Adding::InOneStep => checked,
         }
+    }
+
+    /// Returns the indices of the values of an import that the database knows to be retired.
+    pub(super) fn retired(&self) -> &[u32] {
+        self.checked.as_ref().map_or(&[], |checked| &checked.retired)
     }
 
     /// Returns the keys that a call adds, and their pool.
@@ -103,10 +108,10 @@ pub(super) struct Withdrawal {
 }
 
 /// The result of an import's lookup, with what it is valid for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct CheckedImport {
-    /// The index of the first retired value.
-    pub(super) first_retired: Option<usize>,
+    /// The indices of its retired values.
+    pub(super) retired: Box<[u32]>,
     /// The pool that was searched.
     pub(super) pool: PoolId,
     /// What was checkpointed when the lookup was requested.

@@ -3,7 +3,8 @@
 use super::pool::{Key, Room};
 use super::{NaiveStore, random};
 use keypeg_core::{
-    Cursor, KeyId, KeyPage, KeyState, Policy, PoolName, Refusal, ReleaseOptions, Secret,
+    Cursor, KNOWN_MAX, KeyId, KeyPage, KeyState, KnownValues, Policy, PoolName, Refusal,
+    ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, FeedEventKind, PoolPage, Reply, RequestError, Subscription};
 use std::collections::HashSet;
@@ -34,8 +35,9 @@ impl NaiveStore {
             }
             Call::Import { values, options, labels, .. } => {
                 let mut used = pool.used_values(options.allow_retired);
-                if let Some(index) = values.iter().position(|value| !used.insert(value.clone())) {
-                    return Err(Refusal::KeyExists { index });
+                let before = used.clone();
+                if let Some(first) = values.iter().position(|value| !used.insert(value.clone())) {
+                    return known_values(&values, first, before);
                 }
                 pool.check_room(values.len(), room)?;
                 let (values, options) = ((values, &labels), Some(options));
@@ -208,6 +210,29 @@ pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::PutPool { .. }
         | Call::PutPoolIf { .. }
         | Call::DeletePool { .. } => None,
+    }
+}
+
+/// Refuses an import because of its value at `first`, and names all known ones from there on: those
+/// that were used before, or occur twice among them.
+fn known_values(
+    values: &[Secret],
+    first: usize,
+    mut used: HashSet<Secret>,
+) -> Result<Reply, Refusal> {
+    let mut known = KnownValues::default();
+    for (index, value) in (0..).zip(values).skip(first) {
+        if known.indices.is_empty() || !used.insert(value.clone()) {
+            if known.indices.len() == KNOWN_MAX {
+                known.more = true;
+                break;
+            }
+            known.indices.push(index);
+        }
+    }
+    match known.indices[..] {
+        [_] if !known.more => Err(Refusal::KeyExists { index: first }),
+        _ => Ok(Reply::Refused(RequestError::KeysExist(Box::new(known)))),
     }
 }
 

@@ -183,6 +183,24 @@ impl Observation<'_, '_> {
         })
     }
 
+    /// Checks the refusal of an import whose values at these indices are known.
+    pub(crate) fn known_values(&mut self, slot: u32, known: &[usize]) -> Checked {
+        self.check(slot, |reply| match reply {
+            Reply::Refused(RequestError::Refused(Refusal::KeyExists { index }))
+                if known == [*index] =>
+            {
+                Ok(())
+            }
+            Reply::Refused(RequestError::KeysExist(found))
+                if found.indices.iter().map(|index| *index as usize).eq(known.iter().copied())
+                    && !found.more =>
+            {
+                Ok(())
+            }
+            _ => Err(format!("expected the known values {known:?}")),
+        })
+    }
+
     pub(crate) fn done(&mut self, slot: u32) -> Checked {
         self.check(slot, |reply| match reply {
             Reply::Done => Ok(()),

@@ -252,7 +252,7 @@ pub(super) fn problem(code: Code) -> Value {
         (Code::Forbidden, json!({ "scope": "lend" })),
         (Code::Invalid, json!({ "field": "count", "allowed": "1..10000" })),
         (Code::LeaseEnded, json!({ "cause": "expired" })),
-        (Code::KeyExists, json!({ "index": 0 })),
+        (Code::KeyExists, json!({ "index": 0, "indices": [0, 7], "more": false })),
         (Code::MaxHoldReached, json!({ "expires_at": LEASE_END })),
         (Code::PoolFull, json!({ "max": 10_000 })),
         (Code::TooManyPools, json!({ "max": 10_000 })),

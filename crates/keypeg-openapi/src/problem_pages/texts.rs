@@ -394,19 +394,26 @@ const KEY_EXISTS: ProblemPage = ProblemPage::new(
      the deletion may still use it. The server adds all values of a request or none, so it added \
      none of them.",
     &[
-        "Remove the value at `index` from `values`, and send the request again.",
-        "The server reports the first such value only, so the next request may report another one.",
-        "`keypeg import` imports a file and reports the line of such a value.",
+        "Remove the values at `indices` from `values`, and send the request again.",
+        "If `more` is true, the server has not examined the values after the last of `indices`, so \
+         the next request may report further ones.",
+        "`keypeg import` imports a file and reports the line of such a value; with \
+         `--skip-existing` it imports the others.",
         "To bring the value of a deleted or purged key back on purpose, send `\"allow_retired\": \
          true`, or use `keypeg import --allow-retired`. This needs the scope `admin` on a server \
          with access tokens. Make sure first that no earlier holder still uses the value.",
     ],
     "No. The server added none of the values.",
 )
-.members(&[(
-    "index",
-    "The index of the value in `values`, from 0. The value itself is a secret and is not repeated.",
-)]);
+.members(&[
+    (
+        "index",
+        "The index of the first such value in `values`, from 0. The value itself is a secret and is \
+         not repeated.",
+    ),
+    ("indices", "The indices of such values, as far as the server examined them, in their order; at most 1 000."),
+    ("more", "Whether the server has not examined the values after the last of `indices`."),
+]);
 
 const TOO_MANY_POOLS: ProblemPage = ProblemPage::new(
     "The server has reached its maximum number of pools, which `max` gives. Existing pools are not \

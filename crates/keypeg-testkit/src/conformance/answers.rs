@@ -58,6 +58,7 @@ impl Suite {
     pub(super) fn refusal_text(&self, refusal: &RequestError) -> String {
         match refusal {
             RequestError::Refused(refusal) => refused_text(self.store.now_ms(), refusal),
+            RequestError::KeysExist(known) => format!("key_exists at={}", known.indices[0]),
             // A shard that stops leaves its callers to the next owner.
             RequestError::ShuttingDown | RequestError::NotOwner => "shutting_down".into(),
             RequestError::Overloaded => "overloaded".into(),

@@ -15,7 +15,7 @@ use crate::{streams, text_file};
 use keypeg_client::{Client, Code, Error, GenerateRequest, Outcome};
 use keypeg_fields::VALUES_BODY_MAX;
 use lines::{Line, LineOptions};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read};
 
 /// The largest number of values in a batch, which is the server's limit.
@@ -122,9 +122,8 @@ impl Import<'_> {
     /// Imports the lines in batches.
     async fn all(&mut self, lines: &[Line]) -> Result<(), Failure> {
         let mut rest: VecDeque<&Line> = lines.iter().collect();
-        let mut limit = VALUES_MAX;
         while !rest.is_empty() {
-            let len = batch_len(&rest).min(limit);
+            let len = batch_len(&rest);
             let batch: Vec<_> = rest.iter().copied().take(len).collect();
             match self.client.generate(self.pool, &self.args.request(&batch)).await {
                 Ok(new) => {
@@ -135,19 +134,17 @@ impl Import<'_> {
                     let printed = self.rows.print(&rows.collect::<Vec<_>>());
                     self.unprinted = self.unprinted.take().or(printed.err());
                     rest.drain(..len);
-                    limit = limit.saturating_mul(2).min(VALUES_MAX);
                     self.progress.set(self.imported + self.skipped);
                 }
-                Err(error) => match known_index(&error).filter(|index| *index < len) {
-                    Some(index) if self.args.skip_existing => {
-                        rest.remove(index);
-                        self.skipped += 1;
-                        // The values before it can be imported. After several known values in a row
-                        // the batches are small, so that no batch is sent often.
-                        limit = if index > 0 { index } else { (limit / 2).max(1) };
+                Err(error) => {
+                    let known = known_indices(&error, len);
+                    if known.is_empty() || !self.args.skip_existing {
+                        return Err(self.batch_failure(error, &batch));
                     }
-                    _ => return Err(self.batch_failure(error, &batch)),
-                },
+                    self.skipped += known.len() as u64;
+                    let mut indices = 0..;
+                    rest.retain(|_| indices.next().is_none_or(|index| !known.contains(&index)));
+                }
             }
         }
         Ok(())
@@ -206,7 +203,7 @@ impl Import<'_> {
             imported => format!("The {imported} values before line {first} were imported."),
         };
         let file = self.file;
-        let is_known = known_index(&error).is_some();
+        let is_known = problem.is_some_and(|problem| problem.code == Code::KeyExists);
         let cause = Failure::from(error);
         let said = match line {
             Some(line) if is_known => format!(
@@ -230,10 +227,15 @@ impl Import<'_> {
     }
 }
 
-/// Returns the index of a value that is in the pool already, if the server refused it.
-fn known_index(error: &Error) -> Option<usize> {
-    let problem = error.problem().filter(|problem| problem.code == Code::KeyExists)?;
-    usize::try_from(problem.extensions.index?).ok()
+/// Returns the indices of the values of a batch that the server refused because the pool has or had
+/// them; none, if it refused the batch for another reason.
+fn known_indices(error: &Error, len: usize) -> HashSet<usize> {
+    let problem = error.problem().filter(|problem| problem.code == Code::KeyExists);
+    let extensions = problem.map(|problem| &problem.extensions);
+    let indices = extensions.and_then(|it| it.indices.as_deref()).unwrap_or_default();
+    let first = extensions.and_then(|it| it.index);
+    let all = indices.iter().copied().chain(first);
+    all.filter_map(|index| usize::try_from(index).ok()).filter(|index| *index < len).collect()
 }
 
 /// Reads the file, or stdin for `-`.

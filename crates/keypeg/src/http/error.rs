@@ -4,6 +4,7 @@
 //! and the page of each code are a table of keypeg-client. A problem reveals no internals and no
 //! secret.
 
+mod known;
 mod shards;
 
 use super::message::{Response, after_wait};
@@ -170,6 +171,7 @@ impl Problem {
             |code, detail: &'static str| Self::new(code, detail).retry_after_ms(1_000);
         match refusal {
             RequestError::Refused(denied) => Self::denied(denied),
+            RequestError::KeysExist(known) => Self::keys_exist(&known.indices, known.more),
             RequestError::Overloaded => {
                 retry_later(Code::Overloaded, "The request queue is full. Try again later.")
             }
@@ -243,7 +245,9 @@ impl Problem {
                 );
                 Self::new(Code::Overloaded, detail).retry_after_ms(1_000)
             }
-            Refusal::KeyExists { index } => Self::key_exists(index),
+            Refusal::KeyExists { index } => {
+                Self::keys_exist(&[u32::try_from(index).unwrap_or(u32::MAX)], false)
+            }
             Refusal::NoKey { cause, counts, next_hold_end_in_ms } => {
                 Self::no_key(cause, counts, next_hold_end_in_ms)
             }
@@ -283,17 +287,6 @@ impl Problem {
         };
         let mut problem = Self::new(Code::PoolFull, detail);
         problem.0.extensions.max = Some(max);
-        problem
-    }
-
-    /// Names the value by its index: the value itself is a secret.
-    fn key_exists(index: usize) -> Self {
-        let detail = format!(
-            "values[{index}] is in the pool, occurs twice, or was in the pool before. Remove it from \
-             the request. A value of a deleted or purged key comes back with allow_retired."
-        );
-        let mut problem = Self::new(Code::KeyExists, detail);
-        problem.0.extensions.index = u64::try_from(index).ok();
         problem
     }
 

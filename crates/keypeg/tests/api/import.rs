@@ -63,6 +63,50 @@ fn an_existing_retired_or_repeated_value_is_refused_by_its_index_and_nothing_is_
     client.send("POST /v1/pools/else/keys", &json!({ "values": ["gone"] })).is(201, &json!({}));
 }
 
+/// A client that skips known values asked once for each of them.
+#[test]
+fn a_refused_import_names_its_known_values_by_their_indices() {
+    let server = Server::in_memory(&[]);
+    let client = &mut server.client();
+    let value = |n: usize| format!("value-{n}");
+    let refused = |client: &mut Client, sent: Vec<String>| {
+        let problem = client.send(KEYS, &json!({ "values": sent })).problem(409, "key_exists");
+        assert_eq!(problem["index"], problem["indices"][0], "{problem}");
+        problem
+    };
+    let known: Vec<_> = (0..3_000).filter(|n| n % 7 == 3).map(value).collect();
+    client.send(KEYS, &json!({ "values": known })).is(201, &json!({}));
+    let few = refused(client, [1, 3, 4, 10, 4].map(value).to_vec());
+    assert_eq!((&few["indices"], &few["more"]), (&json!([1, 3, 4]), &json!(false)));
+    let one = refused(client, [1, 3, 4].map(value).to_vec());
+    assert_eq!((&one["indices"], &one["more"]), (&json!([1]), &json!(false)));
+    assert!(one["detail"].as_str().unwrap().starts_with("values[1] is in the pool"), "{one}");
+
+    // Many requests name all of them in the end, each a part in its order.
+    let mut rest: Vec<usize> = (0..3_000).collect();
+    let mut requests = 0;
+    loop {
+        requests += 1;
+        let sent: Vec<_> = rest.iter().copied().map(value).collect();
+        let answer = client.send(KEYS, &json!({ "values": sent }));
+        if answer.status == 201 {
+            break;
+        }
+        let problem = answer.problem(409, "key_exists");
+        let indices = problem["indices"].as_array().unwrap();
+        let indices: Vec<_> =
+            indices.iter().map(|it| usize::try_from(it.as_u64().unwrap()).unwrap()).collect();
+        assert!(indices.len() <= 1_000 && indices.is_sorted(), "{indices:?}");
+        assert!(indices.iter().all(|index| rest[*index] % 7 == 3), "{indices:?}");
+        let examined = if problem["more"] == true { indices[indices.len() - 1] } else { 2_999 };
+        let known = (0..=examined).filter(|index| rest.get(*index).is_some_and(|n| n % 7 == 3));
+        assert_eq!(known.count(), indices.len(), "none up to the last is missing");
+        rest = (0..).zip(rest).filter(|(at, _)| !indices.contains(at)).map(|(_, n)| n).collect();
+    }
+    assert!(requests <= 14, "{requests} requests for {} known values", known.len());
+    client.ask("GET /v1/pools/default").is(200, &json!({ "total": 3_000 }));
+}
+
 /// What needs a store that keeps its data: see CONTRIBUTING.md.
 mod durability {
     use super::{KEYS, Server, Value, json, values, wait_for_total};

@@ -173,10 +173,12 @@ impl Model {
                 || pool.keys.iter().any(|key| key.value.as_deref() == Some(value))
                 || values[..index].contains(&value)
         };
-        if let Some(index) =
-            values.iter().enumerate().position(|(index, value)| known(index, value))
-        {
-            return observed.refusal(slot, &Refusal::KeyExists { index });
+        let found: Vec<_> = (0..values.len()).filter(|&at| known(at, values[at])).collect();
+        if let [index, ..] = found[..] {
+            // A value that occurs before the first known one is not listed.
+            let is_listed = |at: &usize| *at == index || !values[..index].contains(&values[*at]);
+            let listed: Vec<_> = found.into_iter().filter(is_listed).collect();
+            return observed.known_values(slot, &listed);
         }
         if !self.has_capacity(name, values.len()) {
             return self.pool_full(slot, name, observed);
