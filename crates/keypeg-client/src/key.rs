@@ -7,14 +7,14 @@ use crate::time::UnixMs;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The value of a key, in any type that holds text. `Debug` does not show it.
+/// The value of a key. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 #[cfg_attr(feature = "openapi", schemars(inline))]
-pub struct Secret<Text = String>(pub Text);
+pub struct Secret(pub String);
 
-impl<Text> fmt::Debug for Secret<Text> {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }

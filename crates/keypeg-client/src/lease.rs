@@ -4,29 +4,24 @@ use crate::key::Secret;
 use crate::time::{Seconds, UnixMs};
 use serde::{Deserialize, Serialize};
 
-/// A new lease, with the value of its key. `Text` is any type that holds text: the server writes
-/// borrowed text, a client reads strings.
+/// A new lease, with the value of its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[cfg_attr(
-    feature = "openapi",
-    schemars(rename = "Grant", description = "A new lease, with the value of its key.")
-)]
-pub struct Grant<Text = String> {
+pub struct Grant {
     /// The id of the lease. It is a secret: it gives the right to renew and release it.
-    pub id: Text,
+    pub id: String,
     /// The pool.
-    pub pool: Text,
+    pub pool: String,
     /// The id of the key.
-    pub key_id: Text,
+    pub key_id: String,
     /// The value of the key.
-    pub key: Secret<Text>,
+    pub key: Secret,
     /// The fencing token: it grows with every grant of the key.
     pub fencing_token: u64,
     /// The holder, as the acquire request named it.
-    pub holder: Option<Text>,
+    pub holder: Option<String>,
     /// The label of the key; null: none.
-    pub label: Option<Text>,
+    pub label: Option<String>,
     /// When the lease was granted.
     pub granted_at: UnixMs,
     /// How long the request waited in the wait queue.

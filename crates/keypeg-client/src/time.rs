@@ -3,13 +3,9 @@
 //!
 //! Both are stored as whole milliseconds, so a value does not change between server and client.
 
-use jiff::fmt::StdFmtWrite;
-use jiff::fmt::temporal::DateTimePrinter;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-
-const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 
 /// An instant: milliseconds since 1970-01-01 UTC, written `2026-11-22T21:30:00.000Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,14 +18,37 @@ pub struct Seconds {
     pub ms: u64,
 }
 
-impl fmt::Display for UnixMs {
-    /// Writes RFC 3339; an instant after the year 9999 is written as the end of that year.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl UnixMs {
+    /// Returns the instant as RFC 3339; one after the year 9999 as the end of that year.
+    pub fn text(self) -> [u8; 24] {
         let instant = i64::try_from(self.0)
             .ok()
             .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
             .unwrap_or(jiff::Timestamp::MAX);
-        PRINTER.print_timestamp(&instant, StdFmtWrite(f)).map_err(|_| fmt::Error)
+        let at = jiff::tz::Offset::UTC.to_datetime(instant);
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let mut write = |place: std::ops::Range<usize>, number: i16| {
+            let mut rest = number.unsigned_abs();
+            for digit in text[place].iter_mut().rev() {
+                *digit += (rest % 10) as u8;
+                rest /= 10;
+            }
+        };
+        write(0..4, at.year());
+        write(5..7, at.month().into());
+        write(8..10, at.day().into());
+        write(11..13, at.hour().into());
+        write(14..16, at.minute().into());
+        write(17..19, at.second().into());
+        write(20..23, at.millisecond());
+        text
+    }
+}
+
+impl fmt::Display for UnixMs {
+    /// Writes RFC 3339; an instant after the year 9999 is written as the end of that year.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.text()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -151,12 +170,19 @@ mod tests {
             (0, "\"1970-01-01T00:00:00.000Z\""),
             (1_795_383_000_000, "\"2026-11-22T21:30:00.000Z\""),
             (1_795_383_000_007, "\"2026-11-22T21:30:00.007Z\""),
+            (951_782_400_000, "\"2000-02-29T00:00:00.000Z\""),
+            (4_107_542_399_999, "\"2100-02-28T23:59:59.999Z\""),
             (253_402_207_200_999, "\"9999-12-30T22:00:00.999Z\""),
         ] {
             assert_eq!(serde_json::to_string(&UnixMs(ms)).unwrap(), text);
             assert_eq!(serde_json::from_str::<UnixMs>(text).unwrap(), UnixMs(ms));
         }
         assert!(UnixMs(u64::MAX).to_string().starts_with("9999-12-30T"));
+        for ms in (0..253_402_207_200_999).step_by(86_400_001 * 97) {
+            let instant = jiff::Timestamp::from_millisecond(ms).unwrap();
+            let ms = u64::try_from(ms).unwrap();
+            assert_eq!(UnixMs(ms).to_string(), format!("{instant:.3}"));
+        }
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl KeyId {
         parse_128(text).map(Self)
     }
 
+    /// Returns the written form.
+    pub fn digits(self) -> [u8; DIGITS_LEN] {
+        digits(self.0)
+    }
+
     /// Returns the bits by which an index places this key.
     pub(crate) fn hash(self) -> u64 {
         (self.0 >> 64) as u64
@@ -87,6 +92,11 @@ impl LeaseId {
     /// Parses the written form; `None` for any text that [`Display`](fmt::Display) does not write.
     pub fn parse(text: &str) -> Option<Self> {
         parse_128(text).map(Self)
+    }
+
+    /// Returns the written form.
+    pub fn digits(self) -> [u8; DIGITS_LEN] {
+        digits(self.0)
     }
 
     /// Returns the fencing token in the id; untrusted until [`IdHashKey::has_issued`].
@@ -264,14 +274,27 @@ const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 /// Digits of 5 bits that 128 bits take; the first carries three.
 const DIGITS_LEN: usize = 26;
 
-fn write_128(bits: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The bits of twelve digits: arithmetic on 64 bits is cheaper than on 128.
+const TWELVE: u32 = 60;
+
+/// Returns the digits of an id.
+fn digits(bits: u128) -> [u8; DIGITS_LEN] {
     let mut text = [0; DIGITS_LEN];
-    let mut rest = bits;
-    for digit in text.iter_mut().rev() {
-        *digit = DIGITS[(rest & 31) as usize];
-        rest >>= 5;
+    let low = |bits: u128| (bits & ((1 << TWELVE) - 1)) as u64;
+    let parts = [low(bits >> (2 * TWELVE)), low(bits >> TWELVE), low(bits)];
+    let (first, rest) = text.split_at_mut(2);
+    let (second, third) = rest.split_at_mut(12);
+    for (text, mut rest) in [first, second, third].into_iter().zip(parts) {
+        for digit in text.iter_mut().rev() {
+            *digit = DIGITS[(rest & 31) as usize];
+            rest >>= 5;
+        }
     }
-    f.write_str(std::str::from_utf8(&text).expect("invariant: ASCII digits"))
+    text
+}
+
+fn write_128(bits: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(std::str::from_utf8(&digits(bits)).expect("invariant: ASCII digits"))
 }
 
 fn parse_128(text: &str) -> Option<u128> {
@@ -279,14 +302,20 @@ fn parse_128(text: &str) -> Option<u128> {
     if text[0] > b'7' {
         return None;
     }
-    text.iter().try_fold(0, |bits, byte| {
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'v' => byte - b'a' + 10,
-            _ => return None,
-        };
-        Some((bits << 5) | u128::from(digit))
-    })
+    let parse = |text: &[u8]| {
+        text.iter().try_fold(0_u64, |bits, byte| {
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'v' => byte - b'a' + 10,
+                _ => return None,
+            };
+            Some((bits << 5) | u64::from(digit))
+        })
+    };
+    let (first, rest) = text.split_at(2);
+    let (second, third) = rest.split_at(12);
+    let high = u128::from(parse(first)?) << TWELVE | u128::from(parse(second)?);
+    Some(high << TWELVE | u128::from(parse(third)?))
 }
 
 impl fmt::Display for KeyId {

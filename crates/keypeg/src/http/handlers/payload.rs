@@ -10,9 +10,8 @@ use crate::http::respond::{json_bytes, no_content};
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
-use keypeg_core::{KeptAlive, KeyId, KeyState, KeyView, LeaseId, LeaseView, PoolName};
+use keypeg_core::{KeptAlive, KeyState, KeyView, LeaseView, PoolName};
 use keypeg_store::LeaseGrant;
-use serde::{Serialize, Serializer};
 use std::time::Duration;
 
 /// The content of a success response.
@@ -41,7 +40,7 @@ impl Payload {
     /// Writes the response's body: JSON, or nothing.
     pub(crate) fn write_body(&self, body: &mut Vec<u8>) {
         let written = match self {
-            Self::Granted(grant) => serde_json::to_writer(body, &wire_grant(grant)),
+            Self::Granted(grant) => write_grant(grant, body),
             Self::Renewed(lease) => serde_json::to_writer(body, lease),
             Self::KeptAlive(kept_alive) => serde_json::to_writer(body, kept_alive),
             Self::Verified(verification) => serde_json::to_writer(body, verification),
@@ -76,40 +75,41 @@ impl Payload {
     }
 }
 
-/// Returns a grant as its wire type, without copying text.
-fn wire_grant(grant: &LeaseGrant) -> wire::Grant<WireText<'_>> {
+/// Writes a grant as JSON, exactly as [`wire::Grant`] is serialised. It is the largest answer of the
+/// frequent calls: most of its bytes are names of members and digits, which need no escapes.
+fn write_grant(grant: &LeaseGrant, body: &mut Vec<u8>) -> serde_json::Result<()> {
     let LeaseGrant { pool, lease, value, waited_ms, .. } = grant;
-    wire::Grant {
-        id: WireText::Lease(lease.id),
-        pool: WireText::Text(pool.as_str()),
-        key_id: WireText::Key(lease.key_id),
-        key: wire::Secret(WireText::Text(value.reveal())),
-        fencing_token: lease.token,
-        holder: lease.holder.as_deref().map(WireText::Text),
-        label: lease.label.as_deref().map(WireText::Text),
-        granted_at: UnixMs(lease.granted_at_ms),
-        waited_seconds: Seconds::from_ms(*waited_ms),
-        expires_at: UnixMs(lease.expires_at_ms),
-        expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
-        key_expires_at: lease.key_expires_at_ms.map(UnixMs),
-    }
-}
-
-/// A value that is serialised as text, without allocating a string first.
-enum WireText<'a> {
-    Lease(LeaseId),
-    Key(KeyId),
-    Text(&'a str),
-}
-
-impl Serialize for WireText<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Lease(id) => serializer.collect_str(id),
-            Self::Key(id) => serializer.collect_str(id),
-            Self::Text(text) => serializer.serialize_str(text),
+    body.extend_from_slice(b"{\"id\":\"");
+    body.extend_from_slice(&lease.id.digits());
+    body.extend_from_slice(b"\",\"pool\":\"");
+    body.extend_from_slice(pool.as_str().as_bytes());
+    body.extend_from_slice(b"\",\"key_id\":\"");
+    body.extend_from_slice(&lease.key_id.digits());
+    body.extend_from_slice(b"\",\"key\":");
+    serde_json::to_writer(&mut *body, value.reveal())?;
+    body.extend_from_slice(b",\"fencing_token\":");
+    serde_json::to_writer(&mut *body, &lease.token)?;
+    body.extend_from_slice(b",\"holder\":");
+    serde_json::to_writer(&mut *body, &lease.holder)?;
+    body.extend_from_slice(b",\"label\":");
+    serde_json::to_writer(&mut *body, &lease.label)?;
+    body.extend_from_slice(b",\"granted_at\":\"");
+    body.extend_from_slice(&UnixMs(lease.granted_at_ms).text());
+    body.extend_from_slice(b"\",\"waited_seconds\":");
+    serde_json::to_writer(&mut *body, &Seconds::from_ms(*waited_ms))?;
+    body.extend_from_slice(b",\"expires_at\":\"");
+    body.extend_from_slice(&UnixMs(lease.expires_at_ms).text());
+    body.extend_from_slice(b"\",\"expires_in_seconds\":");
+    serde_json::to_writer(&mut *body, &Seconds::from_ms(lease.expires_in_ms))?;
+    match lease.key_expires_at_ms {
+        None => body.extend_from_slice(b",\"key_expires_at\":null}"),
+        Some(at_ms) => {
+            body.extend_from_slice(b",\"key_expires_at\":\"");
+            body.extend_from_slice(&UnixMs(at_ms).text());
+            body.extend_from_slice(b"\"}");
         }
     }
+    Ok(())
 }
 
 /// Returns a renewed lease as its wire type.
@@ -165,5 +165,54 @@ pub(super) fn wire_lease(lease: LeaseView) -> wire::KeyLease {
         fencing_token: lease.token,
         granted_at: UnixMs(lease.granted_at_ms),
         expires_at: UnixMs(lease.expires_at_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keypeg_core::{KeyId, LeaseId, Secret};
+
+    #[test]
+    fn a_grant_is_written_exactly_as_its_wire_type_is_serialised() {
+        let id = |text: &str| LeaseId::parse(text).expect("an id");
+        let texts = [None, Some(""), Some("job-7"), Some("a\"b\\c\u{0}\u{1f}\n ü €\u{1f600}/")];
+        for (index, text) in texts.into_iter().enumerate() {
+            let number = index as u64;
+            let lease = LeaseView {
+                id: id(["0", "7"][index % 2].repeat(26).as_str()),
+                key_id: KeyId::parse("6674ecnpkeibtvvpj0t7ngvphl").expect("an id"),
+                token: number << 50,
+                holder: text.map(Into::into),
+                label: texts[3 - index].map(Into::into),
+                granted_at_ms: 1_795_383_000_007 + number,
+                expires_at_ms: number,
+                expires_in_ms: 500 + 500 * number,
+                key_expires_at_ms: (index != 1).then_some(u64::MAX),
+            };
+            let value = texts[index].filter(|text| !text.is_empty()).unwrap_or("k");
+            let pool = PoolName::parse("a.b_c-1").expect("a name");
+            let wire = wire::Grant {
+                id: lease.id.to_string(),
+                pool: pool.as_str().to_owned(),
+                key_id: lease.key_id.to_string(),
+                key: wire::Secret(value.to_owned()),
+                fencing_token: lease.token,
+                holder: lease.holder.clone().map(Into::into),
+                label: lease.label.clone().map(Into::into),
+                granted_at: UnixMs(lease.granted_at_ms),
+                waited_seconds: Seconds::from_ms(number * 250),
+                expires_at: UnixMs(lease.expires_at_ms),
+                expires_in_seconds: Seconds::from_ms(lease.expires_in_ms),
+                key_expires_at: lease.key_expires_at_ms.map(UnixMs),
+            };
+            let value = Secret::new(value).expect("a value");
+            let (waited_ms, redelivered) = (number * 250, false);
+            let lease = Box::new(lease);
+            let grant = LeaseGrant { pool, lease, value, waited_ms, redelivered };
+            let mut body = Vec::new();
+            write_grant(&grant, &mut body).expect("writes");
+            assert_eq!(String::from_utf8(body), Ok(serde_json::to_string(&wire).expect("writes")));
+        }
     }
 }
