@@ -43,6 +43,7 @@ use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -103,6 +104,7 @@ impl FastPath<'_> {
             deadline: now + head_time,
             timer: pin!(sleep(head_time.min(idle_time))),
             draining: pin!(reached(phase, ServerPhase::Draining)),
+            watches_draining: false,
         };
         let mut write_watch = WriteWatch::default();
         loop {
@@ -152,6 +154,8 @@ struct RequestReader<'a, D> {
     /// Fires at the deadline or earlier, so that it need not be reset for each request.
     timer: Pin<&'a mut Sleep>,
     draining: Pin<&'a mut D>,
+    /// Whether `draining` was polled, and so wakes this task.
+    watches_draining: bool,
 }
 
 impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
@@ -246,6 +250,11 @@ impl<'a, D: Future<Output = ()>> RequestReader<'a, D> {
             let idle_time = self.fast_path.app.server.timeouts.idle;
             self.timer.as_mut().reset(self.deadline.min(now + idle_time).into());
         }
+        // The server sets the flag before it wakes the tasks.
+        if self.watches_draining && !self.fast_path.app.server.stopping.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        self.watches_draining = true;
         ready!(self.draining.as_mut().poll(cx));
         Poll::Ready(self.end())
     }
@@ -335,7 +344,7 @@ impl<'a> FastPath<'a> {
         let mut log = RequestLog::begin(head.method, head.path, &origin);
         let context = admit::admit(app, target, bearer, None, &origin);
         log.set_token(context.as_ref().ok().and_then(RequestContext::token_name));
-        let family = Family::of(head.path);
+        let family = call.family();
         Ok((FastRequest { origin, family, context, call, log, bytes: Vec::new() }, len))
     }
 }

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::lanes::Lanes;
+use crate::http::metrics::Family;
 use crate::http::parse::keys::ActiveStates;
 use crate::http::parse::leases::AcquireArgs;
 use keypeg_core::{
@@ -73,6 +74,17 @@ impl Operation {
     pub(crate) fn verify(pool: PoolName, value: Secret, active: ActiveStates) -> Self {
         let call = Call::get_key(pool, KeyRef::Value(value)).into_call();
         Self { call, idempotency: None, kind: OperationKind::Verify(active) }
+    }
+
+    /// Returns the part of the API that the operation belongs to.
+    pub(crate) fn family(&self) -> Family {
+        match self.kind {
+            OperationKind::Acquire { .. } | OperationKind::Renew(_) | OperationKind::Release(_) => {
+                Family::Leases
+            }
+            OperationKind::KeepAlive => Family::Keys,
+            OperationKind::Verify(_) => Family::Verify,
+        }
     }
 
     /// Returns whether the operation can wait for a key.

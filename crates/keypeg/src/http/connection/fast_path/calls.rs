@@ -8,6 +8,7 @@ use crate::http::handlers::constant;
 use crate::http::handlers::operation::Operation;
 use crate::http::handlers::verify;
 use crate::http::lanes::Lanes;
+use crate::http::metrics::Family;
 use crate::http::parse::body;
 use crate::http::parse::keys::{ActiveStates, VerifyBody};
 use crate::http::parse::leases::{AcquireArgs, ReleaseBody, RenewBody};
@@ -34,6 +35,15 @@ impl FastCall {
                 .is_some_and(|pool| cluster.place(cluster.shard_of(pool)) == Place::Here),
             #[cfg(feature = "bench-constant")]
             Self::Constant(_) => true,
+        }
+    }
+
+    /// Returns the part of the API that the call belongs to.
+    pub(super) fn family(&self) -> Family {
+        match self {
+            Self::Operation(operation) | Self::Authorize(operation) => operation.family(),
+            #[cfg(feature = "bench-constant")]
+            Self::Constant(_) => Family::Leases,
         }
     }
 
@@ -101,6 +111,28 @@ mod tests {
         );
         let Parsed::Complete { head, .. } = parse(text.as_bytes()) else { return None };
         FastCall::read(&head).map(|call| matches!(call, FastCall::Authorize(_)))
+    }
+
+    #[test]
+    fn a_call_belongs_to_the_family_of_its_path() {
+        let (lease, key) = ("1".repeat(26), "6674ecnpkeibtvvpj0t7ngvphl");
+        for (path, body) in [
+            ("leases".to_owned(), ""),
+            (format!("leases/{lease}/release"), ""),
+            (format!("leases/{lease}/renew"), ""),
+            (format!("keys/{key}/keepalive"), ""),
+            ("verify".to_owned(), r#"{"key":"k"}"#),
+        ] {
+            let path = &*format!("/v1/pools/ci/{path}");
+            let length = body.len();
+            let headers = "Content-Type: application/json\r\n";
+            let text = format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+            );
+            let Parsed::Complete { head, .. } = parse(text.as_bytes()) else { panic!("{path}") };
+            let call = FastCall::read(&head).unwrap_or_else(|| panic!("{path}"));
+            assert_eq!(call.family(), Family::of(path), "{path}");
+        }
     }
 
     #[test]

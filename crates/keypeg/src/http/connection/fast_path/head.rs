@@ -35,6 +35,16 @@ const HYPER_HEADERS: [&str; 14] = [
     "keypeg-forwarded",
 ];
 
+/// The lengths of these names, a bit for each: most other headers have another one.
+const HYPER_LENGTHS: u64 = {
+    let (mut lengths, mut index) = (0, 0);
+    while index < HYPER_HEADERS.len() {
+        lengths |= 1 << HYPER_HEADERS[index].len();
+        index += 1;
+    }
+    lengths
+};
+
 /// What the received bytes are.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed<'a> {
@@ -154,7 +164,10 @@ fn kind(name: &str) -> HeaderKind {
         9 if is("forwarded") => HeaderKind::Forwarded,
         15 if is("x-forwarded-for") => HeaderKind::XForwardedFor,
         9 if is("x-api-key") => HeaderKind::ApiKey,
-        len if HYPER_HEADERS.iter().any(|other| other.len() == len && is(other)) => {
+        len if len < 64
+            && HYPER_LENGTHS & (1 << len) != 0
+            && HYPER_HEADERS.iter().any(|other| other.len() == len && is(other)) =>
+        {
             HeaderKind::Hyper
         }
         _ => HeaderKind::Ignored,
