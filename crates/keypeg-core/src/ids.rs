@@ -6,9 +6,11 @@
 //! leaves the installation, and an installation never changes its [`IdHash`].
 
 mod cmac;
+mod digits;
 
 use crate::numbers::{BorrowerId, PoolId};
 use cmac::Cmac;
+use digits::{DIGITS_LEN, digits, parse_128};
 use std::fmt;
 use std::sync::Arc;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -270,52 +272,8 @@ fn first_128(hash: &blake3::Hash) -> u128 {
     u128::from_le_bytes(*head)
 }
 
-const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-/// Digits of 5 bits that 128 bits take; the first carries three.
-const DIGITS_LEN: usize = 26;
-
-/// The bits of twelve digits: arithmetic on 64 bits is cheaper than on 128.
-const TWELVE: u32 = 60;
-
-/// Returns the digits of an id.
-fn digits(bits: u128) -> [u8; DIGITS_LEN] {
-    let mut text = [0; DIGITS_LEN];
-    let low = |bits: u128| (bits & ((1 << TWELVE) - 1)) as u64;
-    let parts = [low(bits >> (2 * TWELVE)), low(bits >> TWELVE), low(bits)];
-    let (first, rest) = text.split_at_mut(2);
-    let (second, third) = rest.split_at_mut(12);
-    for (text, mut rest) in [first, second, third].into_iter().zip(parts) {
-        for digit in text.iter_mut().rev() {
-            *digit = DIGITS[(rest & 31) as usize];
-            rest >>= 5;
-        }
-    }
-    text
-}
-
 fn write_128(bits: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(std::str::from_utf8(&digits(bits)).expect("invariant: ASCII digits"))
-}
-
-fn parse_128(text: &str) -> Option<u128> {
-    let text: &[u8; DIGITS_LEN] = text.as_bytes().try_into().ok()?;
-    if text[0] > b'7' {
-        return None;
-    }
-    let parse = |text: &[u8]| {
-        text.iter().try_fold(0_u64, |bits, byte| {
-            let digit = match byte {
-                b'0'..=b'9' => byte - b'0',
-                b'a'..=b'v' => byte - b'a' + 10,
-                _ => return None,
-            };
-            Some((bits << 5) | u64::from(digit))
-        })
-    };
-    let (first, rest) = text.split_at(2);
-    let (second, third) = rest.split_at(12);
-    let high = u128::from(parse(first)?) << TWELVE | u128::from(parse(second)?);
-    Some(high << TWELVE | u128::from(parse(third)?))
 }
 
 impl fmt::Display for KeyId {
