@@ -17,6 +17,10 @@ naive-store *args:
     cargo build -p keypeg --example naive_server
     KEYPEG_BINARY={{justfile_directory()}}/target/debug/examples/naive_server cargo test -p keypeg --test server -- --skip durability:: {{args}}
 
+# Runs the tests of the server on one of two servers that share a log in memory and forward to each other, 10 minutes.
+cluster-server *args:
+    crates/keypeg/tests/cluster/run {{args}}
+
 # Runs all benchmarks and writes bench/RESULTS.md, 40 minutes; or only some: `just bench cost tail`.
 bench *parts:
     bench/all {{parts}}

@@ -33,6 +33,8 @@ class Cluster:
     """A store with some servers."""
 
     def __init__(self, args, place, directory, servers):
+        # PostgreSQL runs as another user.
+        directory.parent.chmod(0o711)
         directory.mkdir()
         self.shards = args.shards
         self.store = postgres.Postgres(place, directory) if args.store == "postgres" else s3.Moto(place, directory)

@@ -8,6 +8,22 @@
 #[repr(transparent)]
 pub struct PoolId(pub u32);
 
+impl PoolId {
+    /// The bits of a number that count the pools of one block.
+    const BLOCK_BITS: u32 = 24;
+
+    /// Returns the first number of a block. Each shard of an installation has a block of its own.
+    pub fn first_of(block: u16) -> Self {
+        Self((u32::from(block) << Self::BLOCK_BITS) + 1)
+    }
+
+    /// Returns the block that a number belongs to.
+    pub fn block(self) -> u16 {
+        // A number of 32 bits has 8 bits above those of the block.
+        u16::try_from(self.0.saturating_sub(1) >> Self::BLOCK_BITS).unwrap_or(u16::MAX)
+    }
+}
+
 /// A key's number; unique on the server and never used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]

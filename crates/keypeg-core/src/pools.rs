@@ -153,8 +153,7 @@ impl Pools {
 
     /// Inserts a new pool and returns its index.
     pub(crate) fn insert(&mut self, id: PoolId, name: PoolName, policy: Policy) -> PoolIndex {
-        let counters = &mut self.shared.counters;
-        counters.next_pool = counters.next_pool.max(PoolId(id.0 + 1));
+        self.shared.raise_next_pool(PoolId(id.0 + 1));
         let entry = PoolEntry {
             pool: Pool::new(id, name.clone(), policy),
             lease_position: NOT_IN_HEAP,

@@ -83,6 +83,13 @@ impl Replayer {
         }
     }
 
+    /// Gives new pools numbers of one block alone, from its first one on.
+    pub fn set_pool_block(&mut self, block: u16) {
+        let shared = self.pools.shared_mut();
+        shared.pool_block = Some(block);
+        shared.raise_next_pool(PoolId::first_of(block));
+    }
+
     /// Notes that the journal's first segments have been deleted.
     pub fn set_truncated(&mut self) {
         self.truncated = true;
@@ -159,9 +166,10 @@ impl Replayer {
 
     /// Raises the counters to those in a segment's header.
     pub fn raise_counters(&mut self, counters: Counters) {
-        let ours = &mut self.pools.shared_mut().counters;
+        let shared = self.pools.shared_mut();
+        shared.raise_next_pool(counters.next_pool);
+        let ours = &mut shared.counters;
         ours.next_key = ours.next_key.max(counters.next_key);
-        ours.next_pool = ours.next_pool.max(counters.next_pool);
         ours.tokens_reserved = ours.tokens_reserved.max(counters.tokens_reserved);
     }
 

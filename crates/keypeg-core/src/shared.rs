@@ -60,6 +60,9 @@ pub struct SharedState {
     pub(crate) ids: IdHashKey,
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
+    /// The block of the numbers that new pools get; `None` for any. A restore into another number of
+    /// shards leaves pools with numbers of other blocks in a shard.
+    pub(crate) pool_block: Option<u16>,
     pub(crate) next_token: u64,
     /// Keys in all pools together.
     pub(crate) key_count: u64,
@@ -108,6 +111,7 @@ impl SharedState {
                 next_pool: PoolId(1),
                 tokens_reserved: first,
             },
+            pool_block: None,
             next_token: first,
             key_count: 0,
             hold_count: 0,
@@ -122,6 +126,13 @@ impl SharedState {
             clocks_frozen: false,
             borrowers: Borrowers::default(),
             wait_outcomes: Vec::new(),
+        }
+    }
+
+    /// Gives new pools numbers from here on, if this is a number that new pools can get.
+    pub(crate) fn raise_next_pool(&mut self, next: PoolId) {
+        if self.pool_block.is_none_or(|block| next.block() == block) {
+            self.counters.next_pool = self.counters.next_pool.max(next);
         }
     }
 

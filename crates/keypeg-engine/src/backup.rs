@@ -9,7 +9,9 @@ mod copy;
 mod desk;
 mod format;
 mod head;
+mod shards;
 mod split;
+mod thread;
 
 pub use copy::Backup;
 pub(crate) use copy::{BackupParts, EngineBackups};
@@ -17,5 +19,7 @@ pub(crate) use desk::{BackupDesk, EngineTask, Ticket};
 pub use format::BackupError;
 pub(crate) use format::{BackupCounts, ChunkKind, ChunkParser, read_trailer};
 pub(crate) use head::{BackupHead, batches, inconsistent, split_row};
+pub use shards::{EachBatch, ShardParts, ShardsBackup};
 pub(crate) use split::meta_of;
 pub use split::{PoolShards, SplitError};
+pub use thread::{BackupThread, SendBytes};

@@ -170,6 +170,12 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Checkpoints all durable batches, and returns the database. O(bytes).
+    pub(crate) fn finish(mut self) -> Result<KeySetDb, CheckpointError> {
+        while self.step()? {}
+        Ok(self.keyset.take().expect("invariant: opened before a step"))
+    }
+
     /// Opens the database again and continues at the position stored in it.
     fn reopen(&mut self) -> Result<(), CheckpointError> {
         let keyset = KeySetDb::reopen(&*self.disk, &self.installation, REOPENED_CACHE)?;

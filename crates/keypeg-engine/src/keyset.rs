@@ -23,8 +23,8 @@ use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 use rows::{
-    RowKey, read_pool, read_text, retired_crc, retired_key, rows_of, state_crc, write_pool,
-    write_text,
+    RowKey, STATE_CRC_NAME, STATE_NAMES, read_pool, read_text, retired_crc, retired_key, rows_of,
+    state_crc, write_pool, write_text,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) use copy::{KeySetCopy, KeySetSnapshot, TableNumber};
 pub(crate) use delta::KeySetDelta;
 pub(crate) use error::KeySetError;
-pub(crate) use rows::{PoolRow, PoolRows};
+pub(crate) use rows::{NEXT_POOL, PoolRow, PoolRows, set_next_pool};
 
 /// What the text of a row is, for errors.
 const QUARANTINED_KEY: &str = "the row of a quarantined key does not match its CRC";
@@ -59,11 +59,6 @@ const DELETED_POOLS: TableDefinition<u32, ()> = TableDefinition::new("gone");
 const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 /// The name of the row that identifies the data directory of this key set.
 const OWNER: &str = "owner";
-
-/// The name of the row with the CRC of the numbers in the state.
-const STATE_CRC_NAME: &str = "sum";
-/// The names of the numbers that the CRC covers, in its order.
-const STATE_NAMES: [&str; 4] = ["position", "next_key", "next_pool", "tokens_reserved"];
 
 /// Returns the name in the row of a pool.
 pub(crate) fn pool_name(pool: PoolId, row: &[u8]) -> Result<String, KeySetError> {

@@ -25,9 +25,7 @@ use crate::start::{StartError, io};
 use crate::state::{EngineState, JournalSizes, Takeover, limits_of};
 use crate::times::{LastClock, Times};
 use keypeg_core::sabotage::{Sabotage, enabled};
-use keypeg_core::{
-    Checkpointed, Counters, Lsn, Policy, Pools, RandomSource, ReplayError, Replayer,
-};
+use keypeg_core::{Checkpointed, Lsn, Policy, Pools, RandomSource, ReplayError, Replayer};
 use keypeg_store::StoreMetrics;
 use std::io::Read;
 use std::sync::Arc;
@@ -303,8 +301,9 @@ fn new_replay(
 ) -> Replayer {
     let limits = limits_of(config.max_keys, config.memory);
     let mut replayer = Replayer::new(installation.ids.clone(), limits, identity.first_token());
-    let next_pool = identity.first_pool(config.shard);
-    replayer.raise_counters(Counters { next_pool, ..replayer.pools().counters() });
+    assert!(config.shard < identity.shards(), "a shard of this installation");
+    // No two shards give a pool the same number, so ids of keys, leases and pages never collide.
+    replayer.set_pool_block(config.shard);
     replayer
 }
 

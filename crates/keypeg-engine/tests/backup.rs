@@ -6,6 +6,10 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
 
+#[path = "backup_parts/refused.rs"]
+mod refused;
+#[path = "backup_parts/shards.rs"]
+mod shards;
 mod support;
 
 use keypeg_core::{
@@ -20,7 +24,7 @@ use keypeg_testkit::env_number;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use support::sim_disk::{CrashAt, SimDisk};
-use support::{Driver, ManualClock, SeededRandom, WALL_US, default_pool, list_pools};
+use support::{Driver, ManualClock, SeededRandom, WALL_US, default_pool};
 
 /// The longest hold of the two pools.
 const HOLD_MS: u64 = 20_000;
@@ -28,10 +32,10 @@ const TTL_MS: u64 = 5_000;
 const REST_MS: u64 = 3_000;
 
 /// Returns the seeds of a run: `KEYPEG_SEED=n` repeats one, `KEYPEG_SEEDS=n` runs that many.
-fn seeds() -> std::ops::Range<u64> {
+fn seeds(runs: u64) -> std::ops::Range<u64> {
     match env_number("KEYPEG_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..env_number("KEYPEG_SEEDS").unwrap_or(40),
+        None => 0..env_number("KEYPEG_SEEDS").unwrap_or(runs),
     }
 }
 
@@ -268,8 +272,13 @@ fn check_keys(driver: &mut Driver, expected: &BTreeMap<KeyId, KeyLine>) {
 
 #[test]
 fn a_restored_server_has_the_same_keys_and_lends_none_within_the_hold() {
+    restored_servers_have_the_same_keys(<[u8]>::to_vec, 40);
+}
+
+/// Restores what `form` makes of a backup, with so many seeds.
+fn restored_servers_have_the_same_keys(form: fn(&[u8]) -> Vec<u8>, runs: u64) {
     let (mut granted_since, mut resting) = (0, 0);
-    for seed in seeds() {
+    for seed in seeds(runs) {
         let mut original = Original::new(seed);
         for _ in 0..original.random.below(120) {
             original.step(true);
@@ -278,6 +287,7 @@ fn a_restored_server_has_the_same_keys_and_lends_none_within_the_hold() {
             original.restart();
         }
         let (bytes, keys) = original.back_up();
+        let bytes = form(&bytes);
         // The original goes on: it lends keys that were available at the backup.
         for _ in 0..original.random.below(60) {
             original.step(false);
@@ -326,7 +336,8 @@ fn a_restored_server_has_the_same_keys_and_lends_none_within_the_hold() {
             assert!(is_granted, "the holds end: {reply:?}");
         }
     }
-    assert!(granted_since > 100 && resting > 0, "{granted_since} grants, {resting} rests");
+    let is_rich = granted_since as u64 > 5 * runs / 2 && resting > 0;
+    assert!(is_rich, "{granted_since} grants, {resting} rests");
 }
 
 /// The restored directory is as good as any other: a crash at any operation of a restore leaves one
@@ -418,16 +429,6 @@ fn a_restore_into_a_directory_with_files_is_refused_and_changes_nothing() {
     assert_eq!(disk.list().unwrap(), ["notes"]);
 }
 
-#[test]
-fn a_second_backup_at_the_same_time_is_refused_and_a_later_one_is_not() {
-    let mut original = Original::new(4);
-    let backup = original.prepared();
-    let second = original.driver.engine.begin_backup().unwrap();
-    assert_eq!(second.unwrap_err(), BackupRefused::Running);
-    drop(backup);
-    original.back_up();
-}
-
 /// The engine keeps the segments for a backup, but not without a bound: the journal would grow for
 /// as long as a client does not read.
 #[test]
@@ -488,12 +489,4 @@ fn a_given_hold_replaces_the_longest_one_but_ends_no_known_lease_early() {
     assert_ne!(other.key_id, key, "the lease that was known goes on");
     let release = Call::Release { pool: default_pool(), lease, options: ReleaseOptions::default() };
     assert!(matches!(driver.call(release), Reply::Refused(_)), "but no client holds it");
-}
-
-#[test]
-fn an_engine_in_memory_has_no_backups() {
-    let clock = ManualClock::new();
-    let mut driver = Driver::open_with(None, &clock, 1, &support::engine_config()).expect("opens");
-    assert!(driver.engine.begin_backup().is_none());
-    assert!(matches!(driver.call(list_pools()), Reply::Pools(_)));
 }

@@ -4,6 +4,7 @@
 //! It knows no HTTP: it is a store behind lanes. Invariant: only the log decides who serves a shard;
 //! all that the threads know of other servers are hints.
 
+mod backup;
 mod clock;
 mod options;
 mod presence;
@@ -16,6 +17,7 @@ mod worker;
 pub use options::{MakeClock, MakeRandom, MakeScratch, NodeOptions, SNAPSHOT_AFTER};
 
 use crate::ownership::shard_of_pool;
+use backup::NodeBackups;
 use keypeg_core::PoolName;
 use keypeg_engine::{AbortOnPanic, SHARDS_MAX, StartError};
 use keypeg_log::{LogError, Shard};
@@ -50,6 +52,7 @@ pub enum NodeError {
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<NodeView>,
+    backups: NodeBackups,
     workers: Vec<JoinHandle<()>>,
     steward: JoinHandle<()>,
 }
@@ -104,8 +107,9 @@ impl Node {
             workers.push(spawn(format!("keypeg-shard-{shard}"), move || worker.run())?);
         }
         let steward = spawn("keypeg-steward".into(), move || steward.run())?;
+        let backups = NodeBackups::new(Arc::clone(&options));
         let shared = Arc::new(NodeView { options, view, stopping, secret });
-        Ok((Self { shared, workers, steward }, cores))
+        Ok((Self { shared, backups, workers, steward }, cores))
     }
 
     /// Returns what the server's calls read.
@@ -197,16 +201,18 @@ impl Store for Node {
 
     fn cancel_waits(&self) {
         self.shared.stopping.store(true, Ordering::Release);
+        self.backups.close();
         self.shared.hand_over();
     }
 
     fn backups(&self) -> Option<Arc<dyn BackupSource>> {
-        None
+        Some(Arc::new(self.backups.clone()))
     }
 
     fn stop(self: Box<Self>) {
-        let Self { shared, workers, steward } = *self;
+        let Self { shared, backups, workers, steward } = *self;
         shared.stopping.store(true, Ordering::Release);
+        backups.close();
         shared.hand_over();
         for (_, shard) in shared.view.shards() {
             shard.wakeup.notify();

@@ -166,6 +166,19 @@ impl Config {
             timeouts,
         })
     }
+
+    /// Returns the most bytes of the keys of all pools.
+    pub fn memory_of_keys(&self) -> u64 {
+        self.memory.keys
+    }
+
+    /// Returns the configuration of a second server in this process, which only this one calls: on a
+    /// free port of the loopback address, without TLS, an audit log and an address for operations.
+    #[must_use]
+    pub fn of_neighbour(&self) -> Self {
+        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        Self { listen, ops_listen: None, tls: None, audit: None, ..self.clone() }
+    }
 }
 
 /// Returns the seal key file, of its option or of the credential of the service.

@@ -7,8 +7,12 @@
 use std::fmt;
 use std::io;
 
-/// The format that this version writes, and the newest that it reads.
-pub(crate) const BACKUP_FORMAT: u32 = 1;
+/// The format of the backup of one server.
+const ONE_SERVER: u32 = 1;
+/// The format of a backup with several shards.
+const SHARDS: u32 = 2;
+/// The newest format that this version reads.
+pub(crate) const BACKUP_FORMAT: u32 = SHARDS;
 const MAGIC: &[u8; 8] = b"KEYPEGBK";
 /// Bytes before the first chunk: magic (8), format (4), zeros (4).
 const PREFIX: usize = 16;
@@ -32,6 +36,10 @@ pub(crate) enum ChunkKind {
     Rows,
     /// The counts and the digest: the last chunk.
     Trailer,
+    /// The begin of a shard, with its number: the chunks of its own backup follow.
+    Shard,
+    /// The counts of a shard: its last chunk.
+    ShardEnd,
 }
 
 impl ChunkKind {
@@ -42,13 +50,15 @@ impl ChunkKind {
             Self::Batches => 3,
             Self::Rows => 4,
             Self::Trailer => 5,
+            Self::Shard => 6,
+            Self::ShardEnd => 7,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Head, Self::Meta, Self::Batches, Self::Rows, Self::Trailer]
-            .into_iter()
-            .find(|kind| kind.byte() == byte)
+        let kinds = [Self::Head, Self::Meta, Self::Batches, Self::Rows, Self::Trailer];
+        let of_shards = [Self::Shard, Self::ShardEnd];
+        kinds.into_iter().chain(of_shards).find(|kind| kind.byte() == byte)
     }
 }
 
@@ -59,6 +69,20 @@ pub(crate) struct BackupCounts {
     pub(crate) keys: u64,
     /// The batches of the journal.
     pub(crate) batches: u64,
+}
+
+impl BackupCounts {
+    /// Adds the counts of a shard; `None` if they are not valid, which its reader has refused.
+    pub(crate) fn add(&mut self, counts: Option<Self>) {
+        let Self { keys, batches } = counts.unwrap_or_default();
+        self.keys += keys;
+        self.batches += batches;
+    }
+
+    /// Returns the bytes before the digest of a trailer, which are those of the end of a shard too.
+    pub(crate) fn write(self) -> Vec<u8> {
+        [self.keys, self.batches].into_iter().flat_map(u64::to_le_bytes).collect()
+    }
 }
 
 /// Why bytes are not a complete backup.
@@ -105,12 +129,21 @@ pub(crate) struct ChunkWriter<W> {
 }
 
 impl<E, W: FnMut(Vec<u8>) -> Result<(), E>> ChunkWriter<W> {
-    /// Begins a backup.
+    /// Begins the backup of one server, or of one shard alone.
     pub(crate) fn begin(send: W) -> Result<Self, E> {
+        Self::begin_format(send, ONE_SERVER)
+    }
+
+    /// Begins a backup with several shards.
+    pub(super) fn begin_shards(send: W) -> Result<Self, E> {
+        Self::begin_format(send, SHARDS)
+    }
+
+    fn begin_format(send: W, format: u32) -> Result<Self, E> {
         let (digest, counts) = (blake3::Hasher::new(), BackupCounts::default());
         let mut this = Self { send, digest, number: 0, counts };
         let mut prefix = MAGIC.to_vec();
-        prefix.extend_from_slice(&BACKUP_FORMAT.to_le_bytes());
+        prefix.extend_from_slice(&format.to_le_bytes());
         prefix.resize(PREFIX, 0);
         this.digest.update(&prefix);
         (this.send)(prefix)?;
@@ -134,9 +167,7 @@ impl<E, W: FnMut(Vec<u8>) -> Result<(), E>> ChunkWriter<W> {
 
     /// Writes the trailer, which ends the backup.
     pub(crate) fn finish(mut self) -> Result<BackupCounts, E> {
-        let mut body = Vec::with_capacity(TRAILER);
-        body.extend_from_slice(&self.counts.keys.to_le_bytes());
-        body.extend_from_slice(&self.counts.batches.to_le_bytes());
+        let mut body = self.counts.write();
         body.extend_from_slice(self.digest.finalize().as_bytes());
         self.chunk(ChunkKind::Trailer, &body)?;
         Ok(self.counts)
@@ -267,7 +298,7 @@ impl ChunkParser {
     }
 }
 
-/// Returns the counts in the body of a trailer.
+/// Returns the counts in the body of a trailer, or of the end of a shard.
 pub(crate) fn read_trailer(body: &[u8]) -> Option<BackupCounts> {
     let (keys, rest) = body.split_first_chunk()?;
     let (batches, _) = rest.split_first_chunk()?;
@@ -375,9 +406,9 @@ mod tests {
         let (mut bytes, _) = sample();
         assert!(matches!(parse(b"KPGB", 1), Err(BackupError::NotABackup)));
         assert!(matches!(parse(b"keypeg data directory", 64), Err(BackupError::NotABackup)));
-        bytes[8] = 2;
+        bytes[8] = 3;
         let error = parse(&bytes, 64).expect_err("newer");
-        assert!(error.to_string().contains("format 2"), "{error}");
+        assert!(error.to_string().contains("format 3"), "{error}");
     }
 
     /// A length that no chunk has would let a file of a few bytes take gigabytes of memory.

@@ -6,7 +6,7 @@
 
 use super::format::{BackupError, ChunkKind, ChunkParser, ChunkWriter, EachChunk};
 use super::head::{BackupBatch, batches, inconsistent, split_row, write_row};
-use crate::keyset::TableNumber;
+use crate::keyset::{NEXT_POOL, TableNumber, set_next_pool};
 use crate::meta::Meta;
 use crate::record::{self, RecordError};
 use keypeg_core::PoolId;
@@ -28,8 +28,12 @@ pub enum SplitError<E> {
 }
 
 /// The pools of a backup, with the shard of each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolShards(BTreeMap<PoolId, u16>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolShards {
+    pools: BTreeMap<PoolId, u16>,
+    /// The first number that is free in each block of numbers.
+    next: BTreeMap<u16, PoolId>,
+}
 
 impl PoolShards {
     /// Reads which pools a backup has, and assigns them by their names. O(bytes).
@@ -37,16 +41,17 @@ impl PoolShards {
         backup: &mut dyn Read,
         shard_of: &dyn Fn(&str) -> u16,
     ) -> Result<Self, BackupError> {
-        let mut pools = BTreeMap::new();
+        let mut this = Self::default();
         each_chunk(backup, &mut |kind, body| {
-            let mut note = |(pool, name): (PoolId, &str)| pools.insert(pool, shard_of(name));
             match kind {
                 ChunkKind::Batches => {
                     for batch in batches(body) {
                         let mut rest = batch.ok_or_else(cut)?.records;
                         while !rest.is_empty() {
                             let found = record::created_pool(rest).map_err(damaged)?;
-                            found.map(&mut note);
+                            if let Some((pool, name)) = found {
+                                this.note(pool, shard_of(name));
+                            }
                             rest = record::after_first(rest).map_err(damaged)?;
                         }
                     }
@@ -55,15 +60,31 @@ impl PoolShards {
                     if table == TableNumber::Pools {
                         let pool = PoolId(pool_of(key)?);
                         let name = crate::keyset::pool_name(pool, value);
-                        note((pool, &name.map_err(|error| inconsistent(error.to_string()))?));
+                        let name = name.map_err(|error| inconsistent(error.to_string()))?;
+                        this.note(pool, shard_of(&name));
+                    } else if table == TableNumber::DeletedPools {
+                        this.raise_next(PoolId(pool_of(key)?.saturating_add(1)));
+                    } else if table == TableNumber::State && key == NEXT_POOL.as_bytes() {
+                        this.raise_next(PoolId(pool_of(value)?));
                     }
                     Ok(())
                 })?,
                 ChunkKind::Head | ChunkKind::Meta | ChunkKind::Trailer => {}
+                ChunkKind::Shard | ChunkKind::ShardEnd => return Err(several()),
             }
             Ok::<(), BackupError>(())
         })?;
-        Ok(Self(pools))
+        Ok(this)
+    }
+
+    fn note(&mut self, pool: PoolId, shard: u16) {
+        self.pools.insert(pool, shard);
+        self.raise_next(PoolId(pool.0.saturating_add(1)));
+    }
+
+    fn raise_next(&mut self, next: PoolId) {
+        let found = self.next.entry(next.block()).or_insert(next);
+        *found = next.max(*found);
     }
 
     /// Passes the backup of one shard to `send`, piece by piece. O(bytes of the whole backup).
@@ -82,6 +103,7 @@ impl PoolShards {
                 ChunkKind::Head | ChunkKind::Meta => return out.chunk(kind, body),
                 // The last chunk: the writer has its own.
                 ChunkKind::Trailer => return Ok(()),
+                ChunkKind::Shard | ChunkKind::ShardEnd => return Err(several().into()),
                 ChunkKind::Batches => {
                     for batch in batches(body) {
                         let batch = batch.ok_or_else(cut)?;
@@ -93,14 +115,21 @@ impl PoolShards {
                 }
                 ChunkKind::Rows => {
                     kept.extend_from_slice(&body[..1]);
-                    let mut keys = 0;
+                    let (mut keys, mut state) = (0, Vec::new());
                     each_row(body, &mut |table, key, value| {
-                        if table == TableNumber::State || self.is_in(shard, pool_of(key)?) {
+                        if table == TableNumber::State {
+                            state.push((key.to_vec(), value.to_vec()));
+                        } else if self.is_in(shard, pool_of(key)?) {
                             write_row(key, value, &mut kept);
                             keys += u64::from(table == TableNumber::Keys);
                         }
                         Ok(())
                     })?;
+                    let next = self.next.get(&shard).copied();
+                    set_next_pool(&mut state, next.unwrap_or(PoolId::first_of(shard)));
+                    for (name, number) in &state {
+                        write_row(name, number, &mut kept);
+                    }
                     out.counts.keys += keys;
                     if kept.len() == 1 {
                         return Ok(());
@@ -114,7 +143,7 @@ impl PoolShards {
 
     fn is_in(&self, shard: u16, pool: u32) -> bool {
         // A pool without a name is deleted already.
-        self.0.get(&PoolId(pool)) == Some(&shard)
+        self.pools.get(&PoolId(pool)) == Some(&shard)
     }
 
     /// Returns the records of a batch that belong to the pools of a shard, or to no pool.
@@ -146,7 +175,7 @@ pub(crate) fn meta_of(backup: &mut dyn Read) -> Result<Meta, BackupError> {
 }
 
 /// Reads a backup to its end, and passes each chunk on.
-fn each_chunk<E: From<BackupError>>(
+pub(super) fn each_chunk<E: From<BackupError>>(
     backup: &mut dyn Read,
     each: &mut EachChunk<'_, E>,
 ) -> Result<(), E> {
@@ -184,6 +213,10 @@ fn pool_of(key: &[u8]) -> Result<u32, BackupError> {
 
 fn cut() -> BackupError {
     inconsistent("a batch or a row is cut")
+}
+
+fn several() -> BackupError {
+    inconsistent("it has several shards")
 }
 
 fn damaged(error: RecordError) -> BackupError {

@@ -10,6 +10,12 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use zeroize::Zeroizing;
 
+/// The name of the row with the CRC of the numbers in the state.
+pub(super) const STATE_CRC_NAME: &str = "sum";
+/// The names of the numbers that the CRC covers, in its order.
+pub(super) const STATE_NAMES: [&str; 4] = ["position", "next_key", NEXT_POOL, "tokens_reserved"];
+/// The name of the number of the next pool.
+pub(crate) const NEXT_POOL: &str = "next_pool";
 /// The flag of an imported key.
 const IMPORTED: u8 = 1;
 /// The flag of a key that is never purged.
@@ -207,6 +213,22 @@ pub(super) fn read_pool(id: PoolId, row: &[u8]) -> Result<PoolRow, KeySetError> 
 }
 
 /// Computes the CRC over the numbers of the state.
+/// Changes the number of the next pool among the rows of the state.
+pub(crate) fn set_next_pool(rows: &mut [(Vec<u8>, Vec<u8>)], next_pool: PoolId) {
+    let mut numbers = [0; 4];
+    for (number, name) in numbers.iter_mut().zip(STATE_NAMES) {
+        let found = rows.iter_mut().find(|(key, _)| key == name.as_bytes());
+        let Some((_, value)) = found else { continue };
+        if name == NEXT_POOL {
+            *value = u64::from(next_pool.0).to_le_bytes().to_vec();
+        }
+        *number = value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    }
+    if let Some((_, value)) = rows.iter_mut().find(|(key, _)| key == STATE_CRC_NAME.as_bytes()) {
+        *value = state_crc(numbers).to_le_bytes().to_vec();
+    }
+}
+
 pub(super) fn state_crc(numbers: [u64; 4]) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
     for number in numbers {

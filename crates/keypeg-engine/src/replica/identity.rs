@@ -10,20 +10,16 @@ use crate::seal::SealOptions;
 use crate::start::StartError;
 use crate::state::FIRST_TOKEN_MAX;
 use crate::unlock::{self, Unlocked};
-use keypeg_core::{PoolId, RandomSource};
+use keypeg_core::RandomSource;
 use std::io::Read;
 
 /// The most shards of an installation: each has numbers of pools of its own.
 pub const SHARDS_MAX: u16 = 128;
-/// The bits of a pool's number that count the pools of one shard.
-const POOL_BITS: u32 = 24;
 const MAGIC: &[u8; 8] = b"KEYPEGSH";
 /// The form of the bytes.
 const VERSION: u8 = 1;
 /// Magic (8), version (1), number of shards (2), first token (8).
 const HEAD: usize = 8 + 1 + 2 + 8;
-
-const _: () = assert!((SHARDS_MAX as u64) << POOL_BITS <= 1 << 31, "a replay accepts the numbers");
 
 /// What all shards of an installation have in common.
 #[derive(Clone, PartialEq, Eq)]
@@ -121,15 +117,13 @@ impl ShardIdentity {
         })
     }
 
-    pub(super) fn first_token(&self) -> u64 {
-        self.first_token
+    /// Returns the `meta` of a data directory with this identity.
+    pub(crate) fn meta(&self) -> Vec<u8> {
+        self.meta.write()
     }
 
-    /// Returns the number of a shard's first pool: no two shards give a pool the same number, so
-    /// ids of keys, leases and pages never collide.
-    pub(super) fn first_pool(&self, shard: u16) -> PoolId {
-        assert!(shard < self.shards, "a shard of this installation");
-        PoolId((u32::from(shard) << POOL_BITS) + 1)
+    pub(super) fn first_token(&self) -> u64 {
+        self.first_token
     }
 
     /// Checks that the seal keys of a server open the seal of the installation: an installation is

@@ -1,6 +1,6 @@
 //! Why a backup is not restored. The messages reach the terminal of the operator.
 
-use crate::backup::BackupError;
+use crate::backup::{BackupError, inconsistent};
 use crate::start::StartError;
 
 /// Why a backup was not restored. Nothing was created that a start accepts.
@@ -21,4 +21,9 @@ pub enum RestoreError {
     /// The first token cannot be chosen safely.
     #[error("{0}")]
     Tokens(String),
+}
+
+/// Returns an error of a replay: the files are new, so damage in them comes from the backup.
+pub(super) fn of_backup(error: StartError) -> RestoreError {
+    if let StartError::Corrupt(why) = error { inconsistent(why).into() } else { error.into() }
 }

@@ -43,8 +43,8 @@ pub(super) fn read_piece(from: &mut dyn Read, piece: &mut [u8]) -> Result<usize,
 }
 
 /// The state of reading.
-pub(super) struct BackupReading<'a> {
-    disk: &'a Arc<dyn Disk>,
+pub(super) struct BackupReading {
+    disk: Arc<dyn Disk>,
     /// The installation of the new directory.
     installation: u128,
     head: Option<BackupHead>,
@@ -59,12 +59,12 @@ pub(super) struct BackupReading<'a> {
     is_complete: bool,
 }
 
-impl<'a> BackupReading<'a> {
-    pub(super) fn new(disk: &'a Arc<dyn Disk>, installation: u128) -> Result<Self, RestoreError> {
+impl BackupReading {
+    pub(super) fn new(disk: &Arc<dyn Disk>, installation: u128) -> Result<Self, RestoreError> {
         let keyset = KeySetCopy::create(&**disk)
             .map_err(|error| RestoreError::Directory(StartError::from(error)))?;
         Ok(Self {
-            disk,
+            disk: Arc::clone(disk),
             installation,
             head: None,
             meta: None,
@@ -90,6 +90,11 @@ impl<'a> BackupReading<'a> {
             parser.feed(&piece[..len], &mut |kind, body| self.chunk(kind, body))?;
         }
         parser.finish()?;
+        self.finish()
+    }
+
+    /// Makes the files durable, after the last chunk.
+    pub(super) fn finish(self) -> Result<ReadBackup, RestoreError> {
         let (Some(head), Some(meta), Some(mut segments), true) =
             (self.head, self.meta, self.segments, self.is_complete)
         else {
@@ -106,7 +111,8 @@ impl<'a> BackupReading<'a> {
         Ok(ReadBackup { head, meta, segments, lease_us: self.lease_us })
     }
 
-    fn chunk(&mut self, kind: ChunkKind, body: &[u8]) -> Result<(), RestoreError> {
+    /// Reads the next chunk.
+    pub(super) fn chunk(&mut self, kind: ChunkKind, body: &[u8]) -> Result<(), RestoreError> {
         match kind {
             ChunkKind::Head if self.head.is_none() => {
                 let head = BackupHead::read(body);
@@ -120,7 +126,7 @@ impl<'a> BackupReading<'a> {
                 self.read_batches(body)?;
             }
             ChunkKind::Rows if self.segments.is_some() => self.read_rows(body)?,
-            ChunkKind::Trailer => {
+            ChunkKind::Trailer | ChunkKind::ShardEnd => {
                 self.insert_rows()?;
                 let through = self.head.as_ref().map(|head| head.through);
                 let next = self.segments.as_ref().map(|it| Lsn(it.next().0 - 1));
@@ -129,7 +135,11 @@ impl<'a> BackupReading<'a> {
                 }
                 self.is_complete = true;
             }
-            ChunkKind::Head | ChunkKind::Meta | ChunkKind::Batches | ChunkKind::Rows => {
+            ChunkKind::Head
+            | ChunkKind::Meta
+            | ChunkKind::Batches
+            | ChunkKind::Rows
+            | ChunkKind::Shard => {
                 return Err(inconsistent("its parts are out of order").into());
             }
         }
@@ -140,7 +150,7 @@ impl<'a> BackupReading<'a> {
         let head = self.head.as_ref().expect("invariant: the head comes first");
         let segments = self.segments.get_or_insert_with(|| {
             let at = (head.segment.next(), head.first);
-            SegmentWriter::new(Arc::clone(self.disk), self.installation, head.starts, at)
+            SegmentWriter::new(Arc::clone(&self.disk), self.installation, head.starts, at)
         });
         for batch in batches(body) {
             let batch = batch.ok_or_else(|| inconsistent("a batch is cut"))?;

@@ -8,8 +8,8 @@ use std::process::Command;
 #[test]
 fn when_a_server_of_several_is_killed_another_goes_on_and_no_key_is_lent_twice() {
     let test = "when_a_server_of_several_is_killed";
-    if std::env::var_os("KEYPEG_BINARY").is_some_and(|binary| is_naive(Path::new(&binary))) {
-        return skipped(test, "the naive store is not shared");
+    if std::env::var_os("KEYPEG_BINARY").is_some_and(|binary| is_example(Path::new(&binary))) {
+        return skipped(test, "the server of an example has no store");
     }
     if !Path::new("/usr/lib/postgresql").exists() {
         return skipped(test, "no postgresql package");
@@ -28,8 +28,8 @@ fn when_a_server_of_several_is_killed_another_goes_on_and_no_key_is_lent_twice()
     }
 }
 
-fn is_naive(binary: &Path) -> bool {
-    binary.file_name().is_some_and(|name| name == "naive_server")
+fn is_example(binary: &Path) -> bool {
+    binary.file_name().is_some_and(|name| name == "naive_server" || name == "cluster_server")
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod faults;
 mod file_size;
 mod kill;
 mod logging;
+#[cfg(feature = "cli")]
+mod moving;
 mod power;
 mod restart;
 mod sealing;

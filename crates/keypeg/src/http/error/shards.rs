@@ -15,13 +15,6 @@ impl Problem {
         Self::new(Code::NotOwner, detail).retry_after_ms(1_000)
     }
 
-    /// The pools are in a store that several servers share.
-    pub(in crate::http) fn backup_of_shared_pools() -> Self {
-        let detail = "The pools are in a store that several servers share, which keeps every \
-                      acknowledged change. Back up that store with its own tools.";
-        Self::new(Code::BackupUnsupported, detail)
-    }
-
     /// No server of the pool was found, or the body of the request is too large to be sent to
     /// another one after the first. Nothing was applied.
     pub(in crate::http) fn no_owner() -> Self {

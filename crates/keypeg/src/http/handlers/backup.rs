@@ -21,13 +21,7 @@ pub(crate) async fn create(context: &RequestContext<'_>, request: &Request) -> H
     Query::read(request.uri().query(), &[])?;
     // A page of another site cannot read the answer, but must not make the server work either.
     refuse_cross_site(&context.server.access.hosts, request)?;
-    let source = context.server.backups.as_ref().ok_or_else(|| {
-        if context.lanes.cluster().is_some() {
-            Problem::backup_of_shared_pools()
-        } else {
-            Problem::backup_unsupported()
-        }
-    })?;
+    let source = context.server.backups.as_ref().ok_or_else(Problem::backup_unsupported)?;
     let body = if request.method() == Method::HEAD {
         Body::default()
     } else {
