@@ -80,7 +80,7 @@ impl PoolActivity {
     /// Counts the wait of a request that was granted after it.
     pub fn count_wait(&mut self, wait_us: u64) {
         self.waited_us += wait_us;
-        self.waits[WAIT_BUCKETS.of(wait_us)] += 1;
+        self.waits[bucket(&WAIT_BUCKETS_US, wait_us)] += 1;
     }
 
     /// Counts the end of a lease by a call.
@@ -100,7 +100,7 @@ impl PoolActivity {
     #[inline]
     fn count_hold(&mut self, held_us: u64) {
         self.held_us += held_us;
-        self.holds[HOLD_BUCKETS.of(held_us)] += 1;
+        self.holds[bucket(&HOLD_BUCKETS_US, held_us)] += 1;
     }
 
     /// Adds the counters of another pool.
@@ -142,42 +142,10 @@ impl PoolActivity {
 const COUNTERS: usize =
     6 + HOLD_BUCKETS_US.len() + 1 + NoKeyCause::ALL.len() + WAIT_BUCKETS_US.len() + 1;
 
-const WAIT_BUCKETS: Buckets<{ WAIT_BUCKETS_US.len() }> = Buckets::new(WAIT_BUCKETS_US);
-const HOLD_BUCKETS: Buckets<{ HOLD_BUCKETS_US.len() }> = Buckets::new(HOLD_BUCKETS_US);
-
-/// The buckets of a histogram, found without a search: each upper bound is at least twice the one
-/// before, so among the numbers of one length in bits there is one bound at most.
-struct Buckets<const N: usize> {
-    bounds: [u64; N],
-    /// For each length in bits, how many bounds are below all numbers of that length.
-    below: [u8; 65],
-}
-
-impl<const N: usize> Buckets<N> {
-    const fn new(bounds: [u64; N]) -> Self {
-        let mut below = [0; 65];
-        let mut index = 0;
-        while index < N {
-            let bits = u64::BITS - bounds[index].leading_zeros();
-            assert!(bits > 0 && bits < u64::BITS, "a bound has a next power of two");
-            let is_apart = index == 0 || bounds[index] / 2 >= bounds[index - 1];
-            assert!(is_apart, "each bound is at least twice the one before");
-            let mut longer = bits as usize + 1;
-            while longer < below.len() {
-                below[longer] += 1;
-                longer += 1;
-            }
-            index += 1;
-        }
-        Self { bounds, below }
-    }
-
-    /// Returns the first bucket whose upper bound is not below the value.
-    #[inline]
-    fn of(&self, value: u64) -> usize {
-        let first = usize::from(self.below[(u64::BITS - value.leading_zeros()) as usize]);
-        first + usize::from(self.bounds.get(first).is_some_and(|&bound| bound < value))
-    }
+/// Returns the first bucket whose upper bound is not below the value.
+#[inline]
+fn bucket<const N: usize>(bounds: &[u64; N], value: u64) -> usize {
+    bounds.partition_point(|&bound| bound < value)
 }
 
 #[cfg(test)]
@@ -193,22 +161,6 @@ mod tests {
         assert_eq!(activity.holds, [2, 1, 0, 0, 0, 0, 0, 0, 1, 2]);
         activity.count_expiry(60_000_000);
         assert_eq!((activity.releases, activity.expiries, activity.holds[4]), (6, 1, 1));
-    }
-
-    #[test]
-    fn a_bucket_is_found_without_a_search_as_with_one() {
-        fn check<const N: usize>(bounds: [u64; N]) {
-            let buckets = Buckets::new(bounds);
-            let powers = (0..64).map(|bits| 1_u64 << bits);
-            let near = bounds.into_iter().chain(powers).chain([0, u64::MAX]);
-            for value in near.flat_map(|at| [at.saturating_sub(1), at, at.saturating_add(1)]) {
-                let searched = bounds.partition_point(|&bound| bound < value);
-                assert_eq!(buckets.of(value), searched, "{value} in {bounds:?}");
-            }
-        }
-        check(WAIT_BUCKETS_US);
-        check(HOLD_BUCKETS_US);
-        check([1, 2, 4, 8, 1 << 62]);
     }
 
     #[test]
