@@ -324,7 +324,7 @@ export class DefaultPool extends Refused {
   }
 }
 
-/** A value to import is or was in the pool; `problem` has its `index`. */
+/** Values to import are or were in the pool; `problem` has their `indices`, and `more`. */
 export class KeyExists extends Refused {
   override get nextStep(): string {
     return "Leave this value out, or import it with allow_retired after a deletion.";

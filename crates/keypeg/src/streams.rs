@@ -30,7 +30,7 @@ pub(crate) fn require_open() -> io::Result<()> {
     {
         return Ok(());
     }
-    let message = "stdout is closed; to discard the output, redirect it: >/dev/null";
+    let message = "stdout is closed (redirect it to /dev/null to discard the output)";
     Err(io::Error::new(ErrorKind::NotConnected, message))
 }
 

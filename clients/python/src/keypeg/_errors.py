@@ -275,7 +275,7 @@ class DefaultPool(Refused, code="default_pool"):
 
 
 class KeyExists(Refused, code="key_exists"):
-    """A value to import is or was in the pool; `members` has its `index`."""
+    """Values to import are or were in the pool; `members` has their `indices`, and `more`."""
 
     next_step = "Leave this value out, or import it with allow_retired=True after a deletion."
 
