@@ -9,6 +9,7 @@ export type NewKey = Schemas["AddedKey"];
 export type KeyState = Schemas["KeyState"];
 export type History = Schemas["History"];
 export type Access = Schemas["Access"];
+export type Cluster = Schemas["Cluster"];
 export type PolicyRequest = Schemas["PolicyRequest"];
 
 export class Failure extends Error {

@@ -1,6 +1,7 @@
 // The first screen: what is wrong, the sums of all pools, the last 15 minutes, and every pool as a bar.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { call, type Pool, poolPath, request, serverNow, textOf } from "./api";
+import { call, type Cluster, type Pool, poolPath, request, serverNow, textOf } from "./api";
+import { clusterFindings, Servers } from "./cluster";
 import { Command } from "./commands";
 import { Confirm } from "./dialog";
 import { count, length, short } from "./format";
@@ -16,7 +17,7 @@ export function Overview() {
   const session = useSession();
   const all = usePools();
   const [creating, setCreating] = useState(false);
-  const server = useServerFindings(session);
+  const { findings: server, cluster } = useServer(session);
   const findings = useMemo(() => poolFindings(all.pools.values()), [all.pools]);
   const failed: Finding[] = all.error === null ? [] : [{ level: "error", text: textOf(all.error) }];
   return (
@@ -29,30 +30,40 @@ export function Overview() {
       <Totals pools={all.pools} />
       <HistoryCharts pool={null} theme={session.theme} />
       <EndsNext pools={all.pools} />
+      {cluster !== null && <Servers cluster={cluster} />}
       <PoolTable all={all} />
       {creating && <CreatePool close={() => setCreating(false)} done={all.refresh} />}
     </main>
   );
 }
 
-function useServerFindings(session: Session): Finding[] {
+interface ServerState {
+  findings: Finding[];
+  /** The servers that share the pools, if this one is not alone and the token may see them. */
+  cluster: Cluster | null;
+}
+
+function useServer(session: Session): ServerState {
   const before = useRef<Metrics | null>(null);
   const canRead = session.allows("metrics");
-  const { data } = usePoll<Finding[]>(`metrics ${canRead}`, 10_000, async (signal) => {
+  const { data } = usePoll<ServerState>(`metrics ${canRead}`, 10_000, async (signal) => {
     const found: Finding[] = [];
     try {
       await request("GET", "/readyz", { signal });
     } catch (error) {
       found.push({ level: "error", text: textOf(error) });
     }
-    if (!canRead) return found;
+    if (!canRead) return { findings: found, cluster: null };
     const response = await request("GET", "/metrics?pools=0", { headers: { accept: "text/plain" }, signal });
     const metrics = parseMetrics(await response.text());
     found.push(...serverFindings(metrics, before.current, serverNow()));
     before.current = metrics;
-    return found;
+    // Only a server of several has this metric.
+    if (!metrics.has("keypeg_store_silent_seconds")) return { findings: found, cluster: null };
+    const cluster = await call<Cluster>("GET", "/v1/cluster", { signal });
+    return { findings: [...clusterFindings(cluster), ...found], cluster };
   });
-  return data ?? [];
+  return data ?? { findings: [], cluster: null };
 }
 
 const FINDINGS_MAX = 5;

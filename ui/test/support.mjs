@@ -17,12 +17,14 @@ const shots = join(root, "target/ui-screenshots");
 export const PATIENCE_MS = 60_000;
 
 export class Server {
-  /** Starts a server in memory. With `tokens`, a list of `[name, pools, scopes]`, it asks for tokens. */
-  static async start({ tokens = [] } = {}) {
+  /** Starts a server in memory. With `tokens`, a list of `[name, pools, scopes]`, it asks for tokens.
+   * With `store`, a URL, it shares its pools. */
+  static async start({ tokens = [], store = null } = {}) {
     const server = new Server();
     server.dir = mkdtempSync(join(tmpdir(), "keypeg-ui-"));
     server.tokens = {};
-    const args = ["serve", "--listen", "127.0.0.1:0", "--ephemeral"];
+    const shared = ["--store", store, "--advertise", "http://127.0.0.1:0", "--shards", "4", "--memory", "256MiB"];
+    const args = ["serve", "--listen", "127.0.0.1:0", ...(store === null ? ["--ephemeral"] : shared)];
     if (tokens.length > 0) {
       const file = join(server.dir, "tokens.toml");
       let text = "";
