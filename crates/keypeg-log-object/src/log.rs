@@ -84,6 +84,10 @@ impl Inner {
         bytes.put_u64_le(heartbeat.count);
         bytes.put_slice(heartbeat.address.as_bytes());
         self.objects.put(&self.names.server(&heartbeat.server), bytes.freeze()).await?;
+        self.heartbeats().await
+    }
+
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, LogError> {
         let listed = self.objects.list(&self.names.servers(), None, usize::MAX).await?;
         let read = listed.iter().map(|found| async move {
             let bytes = self.objects.get(&found.location).await?;
@@ -181,6 +185,10 @@ impl SharedLog for ObjectLog {
     fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<Vec<Heartbeat>, LogError>> {
         let heartbeat = heartbeat.clone();
         self.run(|inner| async move { inner.beat(heartbeat).await })
+    }
+
+    fn heartbeats(&self) -> Call<'_, Result<Vec<Heartbeat>, LogError>> {
+        self.run(|inner| async move { inner.heartbeats().await })
     }
 
     fn forget<'a>(&'a self, server: &'a ServerName) -> Call<'a, Result<(), LogError>> {

@@ -253,6 +253,13 @@ impl SharedLog for PostgresLog {
         })
     }
 
+    fn heartbeats(&self) -> Call<'_, Result<Vec<Heartbeat>, LogError>> {
+        self.run(|inner| async move {
+            let connection = inner.shared(&inner.control).await?;
+            inner.tables(&connection).heartbeats().await
+        })
+    }
+
     fn forget<'a>(&'a self, server: &'a ServerName) -> Call<'a, Result<(), LogError>> {
         let server = server.clone();
         self.run(|inner| async move {

@@ -185,10 +185,16 @@ impl Tables<'_> {
         // database.
         let remove =
             format!("delete from {schema}.server where beaten_at < now() - interval '1 day'");
-        let list =
-            format!("select name, address, count from {schema}.server order by name collate \"C\"");
         self.connection.execute(&beat, &[&server.as_str(), address, &count]).await?;
         self.connection.execute(&remove, &[]).await?;
+        self.heartbeats().await
+    }
+
+    pub(crate) async fn heartbeats(&self) -> Result<Vec<Heartbeat>, LogError> {
+        let list = format!(
+            "select name, address, count from {}.server order by name collate \"C\"",
+            self.schema
+        );
         let rows = self.connection.query(&list, &[]).await?;
         rows.iter()
             .map(|row| {

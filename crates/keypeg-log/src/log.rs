@@ -94,6 +94,9 @@ pub trait SharedLog: fmt::Debug + Send + Sync {
     /// watches others looks at whether their count changes, by its own clock.
     fn beat<'a>(&'a self, heartbeat: &'a Heartbeat) -> Call<'a, Result<Vec<Heartbeat>, LogError>>;
 
+    /// Returns the heartbeats of all servers, by name, and stores none.
+    fn heartbeats(&self) -> Call<'_, Result<Vec<Heartbeat>, LogError>>;
+
     /// Removes the heartbeat of a server that has stopped.
     fn forget<'a>(&'a self, server: &'a ServerName) -> Call<'a, Result<(), LogError>>;
 }

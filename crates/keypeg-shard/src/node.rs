@@ -6,6 +6,7 @@
 
 mod backup;
 mod clock;
+mod namesake;
 mod options;
 mod presence;
 mod snapshots;
@@ -25,6 +26,7 @@ use keypeg_store::{
     BackupSource, Cluster, ClusterStatus, CoreLanes, EngineLane, Lane, MoveError, Place, Store,
     StoreMetrics,
 };
+use namesake::{NAMESAKE_TIME, find_namesake};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -43,6 +45,14 @@ pub enum NodeError {
     /// The identity cannot be opened.
     #[error(transparent)]
     Identity(#[from] StartError),
+    /// Another process sends heartbeats under the name of this server.
+    #[error("the server name {server} is in use by a server at {address}")]
+    NameInUse {
+        /// The name.
+        server: String,
+        /// The URL at which the other server is reached.
+        address: String,
+    },
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -71,6 +81,9 @@ impl Node {
     pub fn start(options: NodeOptions) -> Result<(Self, Vec<CoreLanes>), NodeError> {
         let mut random = (options.random)();
         let secret = options.identity.peer_secret(options.seal.as_ref(), &mut *random)?;
+        if let Some(address) = find_namesake(&*options.log, &options.server, NAMESAKE_TIME)? {
+            return Err(NodeError::NameInUse { server: options.server.to_string(), address });
+        }
         let options = Arc::new(options);
         let view = Arc::new(View::new(options.server.clone(), options.identity.shards()));
         let stopping = Arc::<AtomicBool>::default();

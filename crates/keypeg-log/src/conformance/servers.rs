@@ -55,6 +55,8 @@ async fn heartbeats(steps: &mut Steps<'_>) -> Outcome {
         let own = beat("conformance-a", count);
         let after_own = surely(|| steps.log.beat(&own)).await.map_err(|error| error.to_string())?;
         ensure!(after_own.contains(&own), "own heartbeat {own:?} is not in {after_own:?}");
+        let read = surely(|| steps.log.heartbeats()).await.map_err(|error| error.to_string())?;
+        ensure!(read == after_own, "a reader sees {read:?}, the server {after_own:?}");
         let all = surely(|| steps.log.beat(&other)).await.map_err(|error| error.to_string())?;
         ensure!(all.contains(&other), "{other:?} is not in {all:?}");
         let is_sorted = all.is_sorted_by_key(|heartbeat| &heartbeat.server);

@@ -146,6 +146,10 @@ impl SharedLog for MemoryLog {
         })
     }
 
+    fn heartbeats(&self) -> Call<'_, Result<Vec<Heartbeat>, LogError>> {
+        self.query(|contents| Ok(contents.heartbeats()))
+    }
+
     fn forget<'a>(&'a self, server: &'a ServerName) -> Call<'a, Result<(), LogError>> {
         if self.rules.has(Defect::ForgetNothing) {
             return self.change(Change::Prove);

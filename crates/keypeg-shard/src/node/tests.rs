@@ -6,7 +6,7 @@
 mod sim_disk;
 
 use super::clock::{now, passed_since, sleep};
-use super::{Node, NodeOptions, NodeView};
+use super::{Node, NodeError, NodeOptions, NodeView};
 use bytes::Bytes;
 use keypeg_core::{Policy, PoolName};
 use keypeg_engine::state::JournalSizes;
@@ -56,6 +56,14 @@ struct Server {
 
 impl Server {
     fn start(name: &str, log: Arc<dyn SharedLog>, identity: &ShardIdentity) -> Self {
+        Self::try_start(name, log, identity).unwrap()
+    }
+
+    fn try_start(
+        name: &str,
+        log: Arc<dyn SharedLog>,
+        identity: &ShardIdentity,
+    ) -> Result<Self, NodeError> {
         let options = NodeOptions {
             log,
             store: "memory".into(),
@@ -77,13 +85,13 @@ impl Server {
             random: Box::new(|| Box::new(random())),
             metrics: Arc::default(),
         };
-        let (node, mut cores) = Node::start(options).unwrap();
+        let (node, mut cores) = Node::start(options)?;
         let lanes = cores.pop().unwrap();
         for lane in &lanes.shards {
             let lane = lane.clone();
             std::thread::spawn(move || keypeg_log::wait(lane.run_delivery()));
         }
-        Self { view: node.view(), node: Box::new(node), lanes }
+        Ok(Self { view: node.view(), node: Box::new(node), lanes })
     }
 
     /// Sends a call to the shard of its pool once.
@@ -251,6 +259,10 @@ impl SharedLog for Alone {
         })
     }
 
+    fn heartbeats(&self) -> LogCall<'_, Result<Vec<Heartbeat>, LogError>> {
+        self.0.heartbeats()
+    }
+
     fn forget<'a>(&'a self, server: &'a ServerName) -> LogCall<'a, Result<(), LogError>> {
         self.0.forget(server)
     }
@@ -292,6 +304,22 @@ fn a_node_that_another_one_does_not_see_is_fenced_and_answers_nothing_wrong() {
     wait_for("the place", || matches!(first.view.place(shard), Place::There(_)).then_some(()));
     first.stop();
     second.stop();
+}
+
+/// Two servers of one name would take each other's shards again and again.
+#[test]
+fn a_second_server_of_one_name_does_not_start_while_the_first_runs() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Server::start("one", Arc::clone(&log), &identity);
+    wait_for("all shards", || (first.owned() == usize::from(SHARDS)).then_some(()));
+    let refused = Server::try_start("one", Arc::clone(&log), &identity).err();
+    let Some(NodeError::NameInUse { server, address }) = refused else { panic!("{refused:?}") };
+    assert_eq!((&*server, &*address), ("one", "http://one:1"));
+    assert_eq!(first.owned(), usize::from(SHARDS), "the first one goes on");
+    first.stop();
+    // A clean stop removes the heartbeat.
+    Server::start("one", log, &identity).stop();
 }
 
 #[test]

@@ -75,6 +75,10 @@ pub(super) fn start(
     let (node, lanes) = Node::start(options).map_err(|error| match error {
         NodeError::Log(error) => super::shared::unusable(&error),
         NodeError::Identity(error) => error.into(),
+        NodeError::NameInUse { .. } => {
+            let step = "stop that server, or give each server its own --advertise or --server-name";
+            Failure::new(exit::TEMPORARY, format!("{error}: {step}"))
+        }
         NodeError::Thread(_) => Failure::new(exit::OS, error.to_string()),
     })?;
     let cluster = node.view();

@@ -8,6 +8,8 @@ mod http;
 mod refusals;
 mod start;
 
+pub(crate) use refusals::assert_explained;
+
 use crate::support::TempDir;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -50,7 +50,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 /// Asserts that the table has the refusal that a start printed on stderr.
 #[track_caller]
-pub(super) fn assert_explained(exit: i32, stderr: &str) {
+pub(crate) fn assert_explained(exit: i32, stderr: &str) {
     let stderr = format!("\n{}", stderr.trim_end());
     let of_program = stderr.rsplit_once("\nkeypeg: ").map(|(_, message)| message);
     let of_arguments = || stderr.find("\nerror: ").map(|at| &stderr[at + 1..]);

@@ -2,8 +2,9 @@
 //!
 //! Real processes, whose store is a directory.
 
+use crate::bad_input::assert_explained;
 use crate::support::certificates::{Authority, TlsClient, VALID};
-use crate::support::{Server, TempDir, eventually, keypeg};
+use crate::support::{Server, TempDir, eventually, exit_of, keypeg};
 use rustls::version::TLS13;
 use std::path::PathBuf;
 
@@ -38,6 +39,26 @@ impl<'a> HttpsServer<'a> {
         let log = std::fs::read_to_string(&self.log).unwrap();
         log.lines().any(|line| words.iter().all(|word| line.contains(word)))
     }
+}
+
+/// The heartbeat of the first one changes while the second one starts.
+#[test]
+fn a_second_server_of_one_name_ends_and_the_first_goes_on() {
+    let (dir, authority) = (TempDir::new(), Authority::new());
+    let first = HttpsServer::start(&dir, "a", &authority, &authority);
+    let store = format!("file://{}", dir.path().join("store").display());
+    let args = ["--advertise", "http://127.0.0.1:0", "--server-name", "a"];
+    let mut second = keypeg(&args);
+    second.args(["--listen", "127.0.0.1:0", "--memory", "256MiB"]).env("KEYPEG_STORE", store);
+    let (code, said) = exit_of(&mut second);
+    assert_eq!(code, 75, "{said}");
+    assert_explained(code, &said);
+    assert!(
+        said.contains("the server name a is in use by a server at https://localhost"),
+        "{said}"
+    );
+    let mut client = first.client();
+    eventually("all shards are served", || (client.ask("GET /readyz").status == 200).then_some(()));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Operators see the servers and shards at any server, and move a shard from any server.
 
 use super::double::Installation;
-use crate::support::{TempDir, binary, exit_within};
+use crate::support::{TempDir, binary, eventually, exit_within};
 use keypeg_store::MoveError;
 use serde_json::{Value, json};
 use std::process::Command;
@@ -91,6 +91,21 @@ fn a_move_waits_for_the_one_in_progress() {
     let moved = servers.client(1).send("POST /v1/cluster/shards/1/move", &to("s1"));
     moved.is(200, &json!({ "owner": "s1" }));
     assert_eq!(servers.refusals_left(), 0);
+}
+
+/// The servers between see that the shard is elsewhere before its former owner answers.
+#[test]
+fn a_move_is_answered_although_its_server_no_longer_serves_the_shard() {
+    const LOOKS: usize = 18;
+    let servers = installation();
+    servers.refuse_moves(vec![MoveError::Busy(1); LOOKS]);
+    std::thread::scope(|scope| {
+        let moved =
+            scope.spawn(|| servers.client(1).send("POST /v1/cluster/shards/1/move", &to("s2")));
+        eventually("the move", || (servers.refusals_left() < LOOKS).then_some(()));
+        servers.believe(1, 1, 2);
+        moved.join().unwrap().is(200, &json!({ "owner": "s2" }));
+    });
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! Whether another process runs under the name of a server that starts.
+//!
+//! Heartbeats decide nothing about shards, but two servers of one name overwrite each other's, and
+//! then take each other's shards. The log still fences them.
+
+use super::clock::{now, passed_since, sleep};
+use super::presence::Presence;
+use keypeg_log::{Heartbeat, LogError, ServerName, SharedLog};
+use std::time::Duration;
+
+/// How long the heartbeat of a server of this name must stand still: more than two heartbeats.
+pub(super) const NAMESAKE_TIME: Duration = Duration::from_millis(2_500);
+/// The pause between two looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// Returns the address of a server of this name, if its heartbeat changes. Returns at once if there is
+/// no heartbeat, as after a clean stop.
+pub(super) fn find_namesake(
+    log: &dyn SharedLog,
+    name: &ServerName,
+    time: Duration,
+) -> Result<Option<String>, LogError> {
+    let read = || -> Result<Option<Heartbeat>, LogError> {
+        let all = keypeg_log::wait(log.heartbeats())?;
+        Ok(all.into_iter().find(|heartbeat| heartbeat.server == *name))
+    };
+    let Some(found) = read()? else { return Ok(None) };
+    let began = now();
+    while passed_since(began) < time {
+        sleep(LOOK_PAUSE.min(time));
+        match read()? {
+            None => return Ok(None),
+            Some(next) if next.count != found.count => {
+                return Ok(Some(Presence::read(&next.address).address));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keypeg_log::Guarantee;
+    use keypeg_log::memory::MemoryLog;
+
+    #[test]
+    fn a_server_that_was_killed_starts_again_under_its_name() {
+        let log = MemoryLog::new(Guarantee::Chained);
+        let name = ServerName::new("one").expect("a name");
+        let left = Heartbeat::new(name.clone(), "http://one:1", 7).expect("short");
+        keypeg_log::wait(log.beat(&left)).expect("the log answers");
+        let found = find_namesake(&log, &name, Duration::from_millis(10));
+        assert_eq!(found.expect("the log answers"), None);
+    }
+}
