@@ -85,6 +85,24 @@ def test_every_call_of_the_api_has_its_answer(client: Client, pool: str) -> None
     assert pool not in [item.pool for item in client.pools()]
 
 
+def test_a_key_is_drained_quarantined_and_put_back(client: Client, pool: str) -> None:
+    new = client.generate(pool, 1, label="account 7")[0]
+    assert new.label == "account 7"
+    assert [key.id for key in client.keys(pool, label="account 7")] == [new.id]
+    assert list(client.keys(pool, "leased", label="account 7")) == []
+    assert client.set_label(pool, new.id, "b&b ä").label == "b&b ä"
+    assert [key.id for key in client.keys(pool, label="b&b ä")] == [new.id]
+    key = client.quarantine(pool, new.id, reason="401")
+    assert (key.state, key.reason, key.draining) == ("quarantined", "401", False)
+    assert client.end_quarantine(pool, new.id).state == "available"
+    with client.lease(pool) as lease:
+        key = client.quarantine(pool, lease.key_id, when="free", reason="rotation")
+        assert (key.state, key.reason, key.draining) == ("leased", "rotation", True)
+        assert client.pool(pool).draining_keys == 1
+        drained = lease.key_id
+    assert client.key(pool, drained).state == "quarantined"
+
+
 def test_nothing_that_is_printed_has_a_value_or_a_lease_id(client: Client, pool: str) -> None:
     lease = client.lease(pool)
     texts = [repr(lease)]

@@ -25,6 +25,14 @@ export interface ClientOptions {
   fetch?: typeof fetch;
 }
 
+/** Which keys are listed; by default all. */
+export interface KeyFilter {
+  /** Only keys in this state. */
+  state?: Schemas["KeyState"];
+  /** Only keys with exactly this label. */
+  label?: string;
+}
+
 /** What an acquire asks for. */
 export interface LeaseOptions {
   /** How long to wait for a free key, up to 7 days, over restarts of the server. Default: not at all. */
@@ -167,15 +175,29 @@ export class Client implements AsyncDisposable {
     return this.call("post", "/v1/pools/{pool}/verify", options);
   }
 
-  /** Yields the keys of a pool without their values, page by page; only those in `state`. */
-  async *keys(pool: string, state?: Schemas["KeyState"]): AsyncGenerator<Schemas["Key"]> {
+  /** Yields the keys of a pool without their values, page by page; only those in this state, or that pass this filter. */
+  async *keys(pool: string, filter: Schemas["KeyState"] | KeyFilter = {}): AsyncGenerator<Schemas["Key"]> {
+    const wanted = typeof filter === "string" ? { state: filter } : filter;
     let cursor: string | undefined;
     do {
-      const query = { ...(state && { state }), ...(cursor !== undefined && { cursor }) };
+      const query = { ...wanted, ...(cursor !== undefined && { cursor }) };
       const page = await this.call("get", "/v1/pools/{pool}/keys", { path: { pool }, query });
       yield* page.keys;
       cursor = page.next_cursor ?? undefined;
     } while (cursor !== undefined);
+  }
+
+  /**
+   * Takes a key out of rotation until it is put back. A leased key loses its lease, or with `when: "free"`
+   * is draining: it is quarantined when the lease ends.
+   */
+  quarantine(pool: string, id: string, body: Schemas["QuarantineRequest"] = {}): Promise<Schemas["Key"]> {
+    return this.call("post", "/v1/pools/{pool}/keys/{id}/quarantine", { path: { pool, id }, body });
+  }
+
+  /** Puts a quarantined key back, or cancels the draining of a leased one. */
+  endQuarantine(pool: string, id: string): Promise<Schemas["Key"]> {
+    return this.call("delete", "/v1/pools/{pool}/keys/{id}/quarantine", { path: { pool, id } });
   }
 
   /**

@@ -455,7 +455,7 @@ export interface paths {
         };
         /**
          * Streams the events of a pool
-         * @description Server-sent events. An event is sent when the change is durable; a lease or key that ends by time is an event too. A stream begins with one `resync`, which has the counts, unless `Last-Event-ID` names an event and the server still has all later ones. The events are `resync`, `generated`, `imported`, `labelled`, `granted`, `renewed`, `released`, `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No event contains the value of a key or the id of a lease. If nothing happens for 15 s, the server sends a comment.
+         * @description Server-sent events. An event is sent when the change is durable; a lease or key that ends by time is an event too. A stream begins with one `resync`, which has the counts, unless `Last-Event-ID` names an event and the server still has all later ones. The events are `resync`, `generated`, `imported`, `labelled`, `granted`, `renewed`, `released`, `expired`, `quarantined`, `draining`, `drain_cancelled`, `restored`, `deleted`, `purged`, `policy` and `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No event contains the value of a key or the id of a lease. If nothing happens for 15 s, the server sends a comment.
          *
          *     Required scope of the access token: `read`.
          */
@@ -589,6 +589,34 @@ export interface paths {
          */
         post: operations["keepKeyAlive"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/pools/{pool}/keys/{id}/quarantine": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Quarantines a key
+         * @description The server does not lend a quarantined key. A leased key with `when` `free` is draining: its lease continues, renewals too, and when it ends in any way the key is quarantined. A key that is quarantined or draining already gets the new reason, if the request has one.
+         *
+         *     Required scope of the access token: `force`.
+         */
+        post: operations["quarantineKey"];
+        /**
+         * Puts a quarantined or draining key back
+         * @description A quarantined key becomes available. A draining key keeps its lease, and is not quarantined after it. Any other key stays as it is.
+         *
+         *     Required scope of the access token: `force`.
+         */
+        delete: operations["endQuarantine"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1068,6 +1096,11 @@ export interface components {
              */
             created_at: string;
             /**
+             * @description True: it is leased, and is quarantined when its lease ends.
+             * @default false
+             */
+            draining: boolean;
+            /**
              * Format: date-time
              * @description When the key is purged unless it is kept alive; null: never.
              */
@@ -1085,7 +1118,7 @@ export interface components {
             lease: components["schemas"]["KeyLease"] | null;
             /** @description The pool of the key. */
             pool: string;
-            /** @description The reason that the last holder gave for the rest or the quarantine. */
+            /** @description The reason that a request gave for the rest, the quarantine or the draining. */
             reason: string | null;
             /**
              * Format: date-time
@@ -1136,7 +1169,7 @@ export interface components {
          *
          *     `resting`: It was released, and is not lent before its rest ends.
          *
-         *     `quarantined`: It is not lent until it is force-released.
+         *     `quarantined`: It is not lent until it is put back or force-released.
          * @enum {string}
          */
         KeyState: "available" | "leased" | "resting" | "quarantined";
@@ -1210,6 +1243,11 @@ export interface components {
         Pool: {
             /** @description Available keys. */
             available: number;
+            /**
+             * @description The leased keys that are quarantined when their leases end: a part of `leased`.
+             * @default 0
+             */
+            draining_keys: number;
             /** @description The recommended interval of keep-alives: two fifths of `keepalive_ttl_seconds`. */
             keepalive_every_seconds: number | null;
             /** @description How long a key lives without a keep-alive; null: it is never purged by time. */
@@ -1238,7 +1276,7 @@ export interface components {
             next_return_at: string | null;
             /** @description The name of the pool. */
             pool: string;
-            /** @description Quarantined keys: not lent until they are force-released. */
+            /** @description Quarantined keys: not lent until they are put back or force-released. */
             quarantined: number;
             /** @description How long a key rests after each lease. */
             rest_seconds: number;
@@ -1287,7 +1325,7 @@ export interface components {
             more?: boolean;
             /** @description Whether the change was applied; only for requests that change something. */
             outcome?: components["schemas"]["Outcome"];
-            /** @description Quarantined keys: not lent until they are force-released. */
+            /** @description Quarantined keys: not lent until they are put back or force-released. */
             quarantined?: number;
             /** @description The id of the request, as in the `x-request-id` header. */
             request_id: string;
@@ -1303,6 +1341,16 @@ export interface components {
             total?: number;
             /** @description `/problems/<code>`: the path of a page that explains the code. */
             type: string;
+        };
+        /** @description A request to quarantine a key. */
+        QuarantineRequest: {
+            /** @description A text that is shown with the key. Default: none, or the reason that it has. */
+            reason?: string | null;
+            /**
+             * @description What happens to a running lease. `now` ends it, and `free` lets it end by itself: until then the key is draining. A key that is not leased is quarantined at once. Default: `now`.
+             * @enum {string|null}
+             */
+            when?: "now" | "free" | null;
         };
         /** @description A request to release a key, with what the holder reports about it. */
         ReleaseRequest: {
@@ -3122,6 +3170,7 @@ export interface operations {
                      *       "pools": [
                      *         {
                      *           "available": 2,
+                     *           "draining_keys": 0,
                      *           "keepalive_every_seconds": 120,
                      *           "keepalive_ttl_seconds": 300,
                      *           "key_length": 20,
@@ -3181,6 +3230,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "available": 2,
+                     *       "draining_keys": 0,
                      *       "keepalive_every_seconds": 120,
                      *       "keepalive_ttl_seconds": 300,
                      *       "key_length": 20,
@@ -3248,6 +3298,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "available": 2,
+                     *       "draining_keys": 0,
                      *       "keepalive_every_seconds": 120,
                      *       "keepalive_ttl_seconds": 300,
                      *       "key_length": 20,
@@ -3281,6 +3332,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "available": 2,
+                     *       "draining_keys": 0,
                      *       "keepalive_every_seconds": 120,
                      *       "keepalive_ttl_seconds": 300,
                      *       "key_length": 20,
@@ -3594,6 +3646,7 @@ export interface operations {
                      *       "keys": [
                      *         {
                      *           "created_at": "2026-11-22T21:29:00.000Z",
+                     *           "draining": false,
                      *           "expires_at": "2026-11-22T21:34:00.000Z",
                      *           "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
                      *           "keepalive": true,
@@ -3725,6 +3778,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "created_at": "2026-11-22T21:29:00.000Z",
+                     *       "draining": false,
                      *       "expires_at": "2026-11-22T21:34:00.000Z",
                      *       "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
                      *       "keepalive": true,
@@ -3836,6 +3890,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "created_at": "2026-11-22T21:29:00.000Z",
+                     *       "draining": false,
                      *       "expires_at": "2026-11-22T21:34:00.000Z",
                      *       "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
                      *       "keepalive": true,
@@ -3910,6 +3965,139 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["Kept"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            404: components["responses"]["Status404UnknownPoolUnknownKey"];
+            408: components["responses"]["Status408Timeout"];
+            412: components["responses"]["Status412PreconditionFailed"];
+            413: components["responses"]["Status413TooLarge"];
+            415: components["responses"]["Status415UnsupportedMediaType"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
+            507: components["responses"]["Status507StorageFull"];
+        };
+    };
+    quarantineKey: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The name of the pool.
+                 * @example default
+                 */
+                pool: string;
+                /**
+                 * @description The id of the key.
+                 * @example 3q2v7m0c9t41p8sdk5h6rj2unb
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["QuarantineRequest"];
+            };
+        };
+        responses: {
+            /** @description The key. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "created_at": "2026-11-22T21:29:00.000Z",
+                     *       "draining": false,
+                     *       "expires_at": "2026-11-22T21:34:00.000Z",
+                     *       "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
+                     *       "keepalive": true,
+                     *       "label": "account 4",
+                     *       "lease": null,
+                     *       "pool": "ci",
+                     *       "reason": "rotation",
+                     *       "rests_until": null,
+                     *       "state": "quarantined"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Key"];
+                };
+            };
+            400: components["responses"]["Status400Malformed"];
+            401: components["responses"]["Status401Unauthorized"];
+            403: components["responses"]["Status403Forbidden"];
+            404: components["responses"]["Status404UnknownPoolUnknownKey"];
+            408: components["responses"]["Status408Timeout"];
+            412: components["responses"]["Status412PreconditionFailed"];
+            413: components["responses"]["Status413TooLarge"];
+            415: components["responses"]["Status415UnsupportedMediaType"];
+            421: components["responses"]["Status421Misdirected"];
+            422: components["responses"]["Status422Invalid"];
+            429: components["responses"]["Status429RateLimited"];
+            500: components["responses"]["Status500Internal"];
+            503: components["responses"]["Status503OverloadedShuttingDownNoOwnerOwnerLost"];
+            507: components["responses"]["Status507PoolFullStorageFull"];
+        };
+    };
+    endQuarantine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The name of the pool.
+                 * @example default
+                 */
+                pool: string;
+                /**
+                 * @description The id of the key.
+                 * @example 3q2v7m0c9t41p8sdk5h6rj2unb
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The key. */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    "x-request-id": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "created_at": "2026-11-22T21:29:00.000Z",
+                     *       "draining": false,
+                     *       "expires_at": "2026-11-22T21:34:00.000Z",
+                     *       "id": "3q2v7m0c9t41p8sdk5h6rj2unb",
+                     *       "keepalive": true,
+                     *       "label": "account 4",
+                     *       "lease": {
+                     *         "expires_at": "2026-11-22T21:30:00.000Z",
+                     *         "fencing_token": 1763847000000123,
+                     *         "granted_at": "2026-11-22T21:29:00.000Z",
+                     *         "holder": "job-7"
+                     *       },
+                     *       "pool": "ci",
+                     *       "reason": null,
+                     *       "rests_until": null,
+                     *       "state": "leased"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Key"];
                 };
             };
             400: components["responses"]["Status400Malformed"];

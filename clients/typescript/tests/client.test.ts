@@ -138,6 +138,20 @@ test("a listing reads all pages", async () => {
   assert.equal(ids.size, 1_200);
 });
 
+test("a key is drained, quarantined and put back", async () => {
+  const pool = await poolOf(client, 1);
+  const lease = await client.lease(pool);
+  const draining = await client.quarantine(pool, lease.keyId, { when: "free", reason: "rotation" });
+  assert.deepEqual([draining.state, draining.draining, draining.reason], ["leased", true, "rotation"]);
+  await lease.release();
+  for await (const key of client.keys(pool, { state: "quarantined" })) assert.equal(key.id, lease.keyId);
+  assert.equal((await client.endQuarantine(pool, lease.keyId)).state, "available");
+  assert.equal((await client.quarantine(pool, lease.keyId)).state, "quarantined");
+  const labels = [];
+  for await (const key of client.keys(pool, { label: "no such label" })) labels.push(key);
+  assert.deepEqual(labels, []);
+});
+
 test("an event is read from any pieces of the stream", () => {
   const text = 'id: 1\r\nevent: released\r\ndata: {"key_id":"\u{e4}"}\r\n\r\n: comment\n\ndata: a\ndata: b\n\n';
   const bytes = new TextEncoder().encode(text);

@@ -8,7 +8,7 @@ use crate::error::{Error, root_cause};
 use crate::tls::{TlsSettings, unused_config};
 use crate::{
     AcquireRequest, Cluster, ClusterShard, Existence, GenerateRequest, Grant, History,
-    KeepAliveRequest, KeptAlive, KeptAliveMany, KeyPage, KeyState, Lease, MoveShardRequest,
+    KeepAliveRequest, KeptAlive, KeptAliveMany, KeyFilter, KeyPage, Lease, MoveShardRequest,
     NewKeys, PolicyRequest, Pool, Pools, ReleaseRequest, RenewRequest, Secret, Verification,
     VerifyRequest, routes,
 };
@@ -127,7 +127,7 @@ impl Client {
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<Pools, Error> {
-        self.get(page_of(routes::POOLS, None, limit, cursor)?).await
+        self.get(page_of(routes::POOLS, &KeyFilter::default(), limit, cursor)?).await
     }
 
     /// Returns one pool with its counts.
@@ -184,16 +184,17 @@ impl Client {
     }
 
     /// Returns one page of the keys of a pool, without their values: at most `limit` keys (100 by
-    /// default), from `cursor` on. [`Client::list_all_keys`] returns all pages.
+    /// default), from `cursor` on. The filter can be a state. [`Client::list_all_keys`] returns all
+    /// pages.
     pub async fn list_keys(
         &self,
         pool: &str,
-        state: Option<KeyState>,
+        filter: impl Into<KeyFilter>,
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<KeyPage, Error> {
         let route = routes::keys(path_segment(pool)?);
-        self.get(page_of(&route, state, limit, cursor)?).await
+        self.get(page_of(&route, &filter.into(), limit, cursor)?).await
     }
 
     /// Returns whether a key with this value exists in the pool and is leased, and to which holder.
@@ -446,12 +447,12 @@ impl AnswerOrigin {
 /// Returns the path and the query of a page.
 fn page_of(
     route: &str,
-    state: Option<KeyState>,
+    filter: &KeyFilter,
     limit: Option<u32>,
     cursor: Option<&str>,
 ) -> Result<String, Error> {
     let mut query = Vec::new();
-    query.extend(state.map(|state| format!("state={}", state.as_str())));
+    query.extend(filter.query());
     query.extend(limit.map(|limit| format!("limit={limit}")));
     query.extend(cursor.map(path_segment).transpose()?.map(|cursor| format!("cursor={cursor}")));
     Ok(if query.is_empty() { route.into() } else { format!("{route}?{}", query.join("&")) })

@@ -27,8 +27,12 @@ pub enum Event {
     Released(LeaseEnded),
     /// `expired`: a lease ended by time.
     Expired(LeaseEnded),
-    /// `quarantined`: a leased key was quarantined.
+    /// `quarantined`: a key was quarantined.
     Quarantined(Quarantined),
+    /// `draining`: a leased key is quarantined when its lease ends.
+    Draining(Draining),
+    /// `drain_cancelled`: a draining key is not quarantined when its lease ends.
+    DrainCancelled(DrainCancelled),
     /// `restored`: a resting or quarantined key is available again.
     Restored(KeyChanged),
     /// `deleted`: a key was deleted by a request.
@@ -43,7 +47,7 @@ pub enum Event {
 
 impl Event {
     /// All names, in the order of the variants.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 16] = [
         "resync",
         "generated",
         "imported",
@@ -53,6 +57,8 @@ impl Event {
         "released",
         "expired",
         "quarantined",
+        "draining",
+        "drain_cancelled",
         "restored",
         "deleted",
         "purged",
@@ -72,6 +78,8 @@ impl Event {
             Self::Released(_) => "released",
             Self::Expired(_) => "expired",
             Self::Quarantined(_) => "quarantined",
+            Self::Draining(_) => "draining",
+            Self::DrainCancelled(_) => "drain_cancelled",
             Self::Restored(_) => "restored",
             Self::Deleted(_) => "deleted",
             Self::Purged(_) => "purged",
@@ -94,6 +102,8 @@ impl Event {
             "released" => serde_json::from_str(data).map(Self::Released),
             "expired" => serde_json::from_str(data).map(Self::Expired),
             "quarantined" => serde_json::from_str(data).map(Self::Quarantined),
+            "draining" => serde_json::from_str(data).map(Self::Draining),
+            "drain_cancelled" => serde_json::from_str(data).map(Self::DrainCancelled),
             "restored" => serde_json::from_str(data).map(Self::Restored),
             "deleted" => serde_json::from_str(data).map(Self::Deleted),
             "purged" => serde_json::from_str(data).map(Self::Purged),
@@ -118,8 +128,11 @@ pub struct Resync {
     pub leased: u64,
     /// Resting keys: released, and not lent before their rest ends.
     pub resting: u64,
-    /// Quarantined keys: not lent until they are force-released.
+    /// Quarantined keys: not lent until they are put back or force-released.
     pub quarantined: u64,
+    /// The leased keys that are quarantined when their leases end: a part of `leased`.
+    #[serde(default)]
+    pub draining_keys: u64,
     /// All keys of the pool.
     pub total: u64,
 }
@@ -208,7 +221,7 @@ pub struct LeaseEnded {
     pub reason: Option<String>,
 }
 
-/// A leased key that was quarantined.
+/// A key that was quarantined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// When it happened.
@@ -217,10 +230,46 @@ pub struct Quarantined {
     pub pool: String,
     /// The id of the key.
     pub key_id: String,
-    /// The fencing token of the lease that ended.
-    pub fencing_token: u64,
-    /// The reason that the holder gave.
+    /// The old state of the key.
+    #[serde(default = "leased")]
+    pub was: KeyState,
+    /// The fencing token of the lease that this ended; null if the key was not leased.
+    pub fencing_token: Option<u64>,
+    /// The reason that the request gave.
     pub reason: Option<String>,
+}
+
+/// What a server of an earlier version means, which does not name the old state.
+fn leased() -> KeyState {
+    KeyState::Leased
+}
+
+/// A leased key that is quarantined when its lease ends. Its state stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// When it happened.
+    pub at: UnixMs,
+    /// The pool.
+    pub pool: String,
+    /// The id of the key.
+    pub key_id: String,
+    /// The fencing token of the lease.
+    pub fencing_token: u64,
+    /// The reason that the request gave.
+    pub reason: Option<String>,
+}
+
+/// A draining key that is not quarantined when its lease ends. Its state stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainCancelled {
+    /// When it happened.
+    pub at: UnixMs,
+    /// The pool.
+    pub pool: String,
+    /// The id of the key.
+    pub key_id: String,
+    /// The fencing token of the lease.
+    pub fencing_token: u64,
 }
 
 /// A key that became available, was deleted or was purged; the name of the event says which.

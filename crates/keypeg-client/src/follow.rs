@@ -146,6 +146,7 @@ mod tests {
             leased: 1,
             resting: 0,
             quarantined: 0,
+            draining_keys: 0,
             total: 1,
         };
         let data = serde_json::to_string(&Event::Resync(resync)).unwrap();

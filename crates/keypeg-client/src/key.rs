@@ -31,7 +31,7 @@ pub enum KeyState {
     Leased,
     /// It was released, and is not lent before its rest ends.
     Resting,
-    /// It is not lent until it is force-released.
+    /// It is not lent until it is put back or force-released.
     Quarantined,
 }
 
@@ -68,7 +68,11 @@ pub struct Key {
     pub expires_at: Option<UnixMs>,
     /// When the rest ends; null if the key does not rest.
     pub rests_until: Option<UnixMs>,
-    /// The reason that the last holder gave for the rest or the quarantine.
+    /// True: it is leased, and is quarantined when its lease ends.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schemars(required))]
+    pub draining: bool,
+    /// The reason that a request gave for the rest, the quarantine or the draining.
     pub reason: Option<String>,
     /// Whether the key needs keep-alives where its pool has a keep-alive TTL. False: it is never
     /// purged by time.
@@ -82,6 +86,48 @@ pub struct Key {
 /// What a server of an earlier version means, which does not show the field.
 fn true_by_default() -> bool {
     true
+}
+
+/// Which keys a listing has; by default all.
+#[cfg(feature = "client")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyFilter {
+    /// Only keys in this state.
+    pub state: Option<KeyState>,
+    /// Only keys with exactly this label; an empty one is no filter.
+    pub label: Option<String>,
+}
+
+#[cfg(feature = "client")]
+impl KeyFilter {
+    /// Returns the parts of the query.
+    pub(crate) fn query(&self) -> impl Iterator<Item = String> {
+        let state = self.state.map(|state| format!("state={}", state.as_str()));
+        let label = self.label.as_deref().map(|label| format!("label={}", escape(label)));
+        state.into_iter().chain(label)
+    }
+}
+
+/// Escapes a text for a query: each byte but letters and digits.
+#[cfg(feature = "client")]
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            escaped.push(char::from(byte));
+        } else {
+            let digit = |nibble: u8| char::from_digit(nibble.into(), 16).expect("four bits");
+            escaped.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    escaped
+}
+
+#[cfg(feature = "client")]
+impl From<Option<KeyState>> for KeyFilter {
+    fn from(state: Option<KeyState>) -> Self {
+        Self { state, label: None }
+    }
 }
 
 /// One page of a list of keys.
@@ -167,6 +213,30 @@ pub struct KeyRequest {
     /// The new label: printable characters. Null and empty: no label.
     #[cfg_attr(feature = "openapi", schemars(required))]
     pub label: Option<String>,
+}
+
+/// A request to quarantine a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
+pub struct QuarantineRequest {
+    /// What happens to a running lease. `now` ends it, and `free` lets it end by itself: until then
+    /// the key is draining. A key that is not leased is quarantined at once. Default: `now`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schemars(with = "Option<String>"))]
+    pub when: Option<QuarantineWhen>,
+    /// A text that is shown with the key. Default: none, or the reason that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// When the quarantine of a leased key begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuarantineWhen {
+    /// At once: the lease ends.
+    Now,
+    /// When the lease ends.
+    Free,
 }
 
 /// A request to keep keys alive: those in `ids`, or all. Neither or both are rejected.

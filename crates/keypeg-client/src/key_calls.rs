@@ -4,7 +4,7 @@
 
 use crate::client::{Client, parse_json, path_segment};
 use crate::error::Error;
-use crate::{Key, KeyReleased, KeyRequest, RevealedKey, routes};
+use crate::{Key, KeyReleased, KeyRequest, QuarantineRequest, RevealedKey, routes};
 use reqwest::Method;
 
 impl Client {
@@ -36,8 +36,29 @@ impl Client {
         self.post_empty(routes::key_release(path_segment(pool)?, path_segment(key)?)).await
     }
 
+    /// Quarantines a key: at once, or when its lease ends; returns the key.
+    pub async fn quarantine(
+        &self,
+        pool: &str,
+        key: &str,
+        request: &QuarantineRequest,
+    ) -> Result<Key, Error> {
+        let route = quarantine_of(path_segment(pool)?, path_segment(key)?);
+        parse_json(self.send(Method::POST, route, Some(request)).await?).await
+    }
+
+    /// Puts a quarantined key back, or cancels the draining of a leased one; returns the key.
+    pub async fn end_quarantine(&self, pool: &str, key: &str) -> Result<Key, Error> {
+        let route = quarantine_of(path_segment(pool)?, path_segment(key)?);
+        parse_json(self.send::<()>(Method::DELETE, route, None).await?).await
+    }
+
     /// Reveals the value of a key in any state.
     pub async fn reveal(&self, pool: &str, key: &str) -> Result<RevealedKey, Error> {
         self.post_empty(routes::key_reveal(path_segment(pool)?, path_segment(key)?)).await
     }
+}
+
+fn quarantine_of(pool: &str, key: &str) -> String {
+    format!("{}/quarantine", routes::key(pool, key))
 }

@@ -40,7 +40,9 @@ impl LeaseEnd {
             Event::Expired(ended) if is_own(&ended.key_id) && ended.fencing_token == token => {
                 Some(Self::Expired)
             }
-            Event::Quarantined(ended) if is_own(&ended.key_id) && ended.fencing_token == token => {
+            Event::Quarantined(ended)
+                if is_own(&ended.key_id) && ended.fencing_token == Some(token) =>
+            {
                 Some(Self::Released)
             }
             // A later lease of the key exists, so this one has ended.
@@ -53,6 +55,8 @@ impl LeaseEnd {
             Event::Released(_)
             | Event::Expired(_)
             | Event::Quarantined(_)
+            | Event::Draining(_)
+            | Event::DrainCancelled(_)
             | Event::Granted(_)
             | Event::Deleted(_)
             | Event::Purged(_)

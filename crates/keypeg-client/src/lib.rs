@@ -57,18 +57,20 @@ pub use cluster::{Cluster, ClusterServer, ClusterShard, MoveShardRequest, ShardR
 #[cfg(feature = "client")]
 pub use error::Error;
 pub use event::{
-    Event, Granted, KeyChanged, KeysAdded, Labelled, LeaseEnded, PolicyChanged, PoolDeleted,
-    Quarantined, Renewed, Resync,
+    DrainCancelled, Draining, Event, Granted, KeyChanged, KeysAdded, Labelled, LeaseEnded,
+    PolicyChanged, PoolDeleted, Quarantined, Renewed, Resync,
 };
 #[cfg(feature = "client")]
 pub use events::Events;
 #[cfg(feature = "client")]
 pub use guard::{GuardOptions, LeaseGuard};
 pub use history::History;
+#[cfg(feature = "client")]
+pub use key::KeyFilter;
 pub use key::{
     GenerateRequest, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage,
-    KeyReleased, KeyRequest, KeyState, NewKey, NewKeys, RevealedKey, Secret, Verification,
-    VerifyRequest,
+    KeyReleased, KeyRequest, KeyState, NewKey, NewKeys, QuarantineRequest, QuarantineWhen,
+    RevealedKey, Secret, Verification, VerifyRequest,
 };
 pub use lease::{AcquireRequest, Grant, Lease, ReleaseRequest, RenewRequest};
 #[cfg(feature = "client")]

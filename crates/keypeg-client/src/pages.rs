@@ -5,7 +5,7 @@
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::{Key, KeyPage, KeyState, Pool, Pools};
+use crate::{Key, KeyFilter, KeyPage, Pool, Pools};
 
 impl Client {
     /// Returns all pools that the token may see, sorted by name: the pools of all pages.
@@ -22,10 +22,11 @@ impl Client {
         PoolPages { client: self.clone(), rest: Rest::default() }
     }
 
-    /// Returns the pages of all keys of a pool, or of the keys in one state. It sends no request
-    /// yet.
-    pub fn list_all_keys(&self, pool: &str, state: Option<KeyState>) -> KeyPages {
-        KeyPages { client: self.clone(), pool: pool.into(), state, rest: Rest::default() }
+    /// Returns the pages of the keys of a pool that pass a filter, which can be a state. It sends no
+    /// request yet.
+    pub fn list_all_keys(&self, pool: &str, filter: impl Into<KeyFilter>) -> KeyPages {
+        let filter = filter.into();
+        KeyPages { client: self.clone(), pool: pool.into(), filter, rest: Rest::default() }
     }
 }
 
@@ -34,7 +35,7 @@ impl Client {
 pub struct KeyPages {
     client: Client,
     pool: String,
-    state: Option<KeyState>,
+    filter: KeyFilter,
     rest: Rest,
 }
 
@@ -49,8 +50,8 @@ impl KeyPages {
     /// same page can be requested again.
     pub async fn next(&mut self) -> Result<Option<Vec<Key>>, Error> {
         let Some(limit) = self.rest.page_limit() else { return Ok(None) };
-        let (state, cursor) = (self.state, self.rest.cursor.as_deref());
-        let page = self.client.list_keys(&self.pool, state, Some(limit), cursor).await?;
+        let (filter, cursor) = (self.filter.clone(), self.rest.cursor.as_deref());
+        let page = self.client.list_keys(&self.pool, filter, Some(limit), cursor).await?;
         let KeyPage { keys, next_cursor } = page;
         self.rest.advance(keys.len(), next_cursor);
         Ok(Some(keys))

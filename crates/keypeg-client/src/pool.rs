@@ -31,8 +31,12 @@ pub struct Pool {
     pub leased: u64,
     /// Resting keys: released, and not lent before their rest ends.
     pub resting: u64,
-    /// Quarantined keys: not lent until they are force-released.
+    /// Quarantined keys: not lent until they are put back or force-released.
     pub quarantined: u64,
+    /// The leased keys that are quarantined when their leases end: a part of `leased`.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schemars(required))]
+    pub draining_keys: u64,
     /// All keys of the pool.
     pub total: u64,
     /// Requests in the wait queue.

@@ -284,7 +284,7 @@ pub struct ProblemExtensions {
     /// Resting keys: released, and not lent before their rest ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resting: Option<u64>,
-    /// Quarantined keys: not lent until they are force-released.
+    /// Quarantined keys: not lent until they are put back or force-released.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<u64>,
     /// All keys of the pool.

@@ -24,7 +24,6 @@ pub const LIVEZ: &str = "/livez";
 pub const READYZ: &str = "/readyz";
 /// Path of the server's version.
 pub const VERSION: &str = "/version";
-
 /// Path of the metrics.
 pub const METRICS: &str = "/metrics";
 /// Path of the `OpenAPI` document.
@@ -120,7 +119,7 @@ pub enum Scope {
     Lend,
     /// Create, import, label and delete keys.
     Keys,
-    /// Force-release a key.
+    /// Force-release or quarantine a key.
     Force,
     /// Reveal the value of a key that the caller does not hold.
     Reveal,
@@ -199,6 +198,8 @@ pub const ROUTES: &[Route] = &[
     Route::new("PATCH", "/v1/pools/{pool}/keys/{id}", "changeKey", "Changes the label of a key", Access::Scope(Scope::Keys)),
     Route::new("DELETE", "/v1/pools/{pool}/keys/{id}", "deleteKey", "Deletes a key in any state, permanently", Access::Scope(Scope::Keys)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/release", "releaseKey", "Force-releases a key", Access::Scope(Scope::Force)),
+    Route::new("POST", "/v1/pools/{pool}/keys/{id}/quarantine", "quarantineKey", "Quarantines a key", Access::Scope(Scope::Force)),
+    Route::new("DELETE", "/v1/pools/{pool}/keys/{id}/quarantine", "endQuarantine", "Puts a quarantined or draining key back", Access::Scope(Scope::Force)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/keepalive", "keepKeyAlive", "Keeps a key alive", Access::Scope(Scope::Lend)),
     Route::new("POST", "/v1/pools/{pool}/keys/{id}/reveal", "revealKey", "Reveals the value of a key", Access::Scope(Scope::Reveal)),
     Route::new("POST", "/v1/pools/{pool}/keepalive", "keepAlive", "Keeps many keys alive, or all keys of the pool", Access::Scope(Scope::Lend)),

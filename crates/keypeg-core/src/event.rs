@@ -69,14 +69,32 @@ pub enum Event<'a> {
         /// The end of the key's rest; 0 when it does not rest and is available.
         rest_until_us: u64,
     },
-    /// A call quarantined a leased key.
+    /// A key was quarantined: by a call, or because it was draining and its lease ended.
     Quarantined {
         /// The key.
         key: KeyId,
-        /// The fencing token of the lease that ended.
+        /// The state before.
+        was: KeyState,
+        /// The fencing token of the lease that this ended, if the key was leased.
+        token: Option<u64>,
+        /// The reason, where the call gave one.
+        reason: Option<&'a str>,
+    },
+    /// A leased key is quarantined when its lease ends. The state of the key stays.
+    Draining {
+        /// The key.
+        key: KeyId,
+        /// The fencing token of the lease.
         token: u64,
         /// The reason, where the call gave one.
         reason: Option<&'a str>,
+    },
+    /// A draining key is not quarantined when its lease ends. The state of the key stays.
+    DrainCancelled {
+        /// The key.
+        key: KeyId,
+        /// The fencing token of the lease.
+        token: u64,
     },
     /// A resting or quarantined key became available, by a call or by time.
     KeyFreed {

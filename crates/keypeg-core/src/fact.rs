@@ -144,6 +144,22 @@ pub enum Fact<'a> {
         /// The reason, where the call gave one.
         reason: Option<&'a str>,
     },
+    /// A call quarantined a key from the end of its lease on: at once where no lease runs.
+    QuarantinedWhenFree {
+        /// The pool.
+        pool: PoolId,
+        /// The key.
+        key: KeyNumber,
+        /// The reason, where the call gave one.
+        reason: Option<&'a str>,
+    },
+    /// A call ended the draining of a key: its lease continues.
+    DrainCancelled {
+        /// The pool.
+        pool: PoolId,
+        /// The key.
+        key: KeyNumber,
+    },
     /// A call made a resting or quarantined key available.
     KeyFreed {
         /// The pool.

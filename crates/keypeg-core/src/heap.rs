@@ -27,7 +27,7 @@ impl Changed {
     pub(crate) const LEASES: Self = Self(1);
     /// Slots, their index and the ends of keys.
     pub(crate) const KEYS: Self = Self(2);
-    /// Waiters, stored answers, reasons of quarantines, labels and retired values.
+    /// Waiters, stored answers, reasons of quarantines and of draining keys, labels and retired values.
     pub(crate) const OTHER: Self = Self(4);
 
     #[inline]

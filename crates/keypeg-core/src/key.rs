@@ -58,12 +58,32 @@ pub struct KeyView {
     pub expires_at_ms: Option<u64>,
     /// The end of its rest, if it rests.
     pub rests_until_ms: Option<u64>,
-    /// Why it rests or is quarantined, where the release gave a reason.
+    /// Whether it is leased, and is quarantined when its lease ends.
+    pub draining: bool,
+    /// Why it rests, is quarantined or is draining, where a call gave a reason.
     pub reason: Option<Box<str>>,
     /// Whether it is purged unless it is kept alive: false for a key that no time ends.
     pub keepalive: bool,
     /// Its running lease, if any.
     pub lease: Option<LeaseView>,
+}
+
+/// How a call takes a key out of rotation; by default at once, without a reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QuarantineOptions {
+    /// Whether the lease of a leased key continues, so that the quarantine begins when it ends.
+    pub when_free: bool,
+    /// The reason, shown while the key is draining or quarantined.
+    pub reason: Option<Box<str>>,
+}
+
+/// The outcome of a quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyQuarantined {
+    /// The key.
+    pub key: KeyView,
+    /// The holder of the lease that ended, as its request named it.
+    pub holder: Option<Box<str>>,
 }
 
 /// Which keys a page of a listing contains.

@@ -11,6 +11,8 @@ pub struct KeyCounts {
     pub resting: u64,
     /// Keys out of rotation.
     pub quarantined: u64,
+    /// The leased keys that are quarantined when their leases end: a part of `leased`.
+    pub draining: u64,
 }
 
 impl KeyCounts {

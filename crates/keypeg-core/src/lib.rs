@@ -55,7 +55,10 @@ pub use ids::{
     LeaseId, TOKEN_MAX,
 };
 pub use incoming::{ImportOptions, StoredKey};
-pub use key::{KeptAlive, KeptAliveMany, KeyPage, KeyRef, KeyState, KeyView, ListOptions, NewKey};
+pub use key::{
+    KeptAlive, KeptAliveMany, KeyPage, KeyQuarantined, KeyRef, KeyState, KeyView, ListOptions,
+    NewKey, QuarantineOptions,
+};
 pub use key_counts::KeyCounts;
 pub use labels::{NewLabels, PackedLabels, RecordedLabels};
 pub use lease::{

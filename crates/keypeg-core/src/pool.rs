@@ -10,7 +10,7 @@
 //!            acquire                    release, expire
 //! available ─────────► leased ───────────────────────────► available
 //!     ▲                   ├──── where it rests ───────────► resting ──────┐ time, a call
-//!     │                   └──── where the holder asks ────► quarantined ──┤ a call
+//!     │                   └──── asked for, or draining ───► quarantined ──┤ a call
 //!     └───────────────────────────────────────────────────────────────────┘
 //! any state ── delete (a call) · purge (no keep-alive) ──► removed; its value is retired
 //! ```
@@ -24,6 +24,7 @@ mod label;
 mod memory;
 mod page;
 mod prepare;
+mod quarantine;
 mod replay;
 mod restored;
 mod stage;
@@ -88,6 +89,10 @@ pub struct Pool {
     quarantined: u64,
     reasons: Reasons,
     labels: SlotTexts,
+    /// The number of draining keys: leased, and quarantined when their leases end.
+    draining: u64,
+    /// The reasons of draining keys, as far as they have one.
+    drain_reasons: SlotTexts,
     wait_queue: WaitQueue,
     idempotency: IdempotencyStore,
     /// What this pool's leases and waiters contribute to the shared counts.
@@ -118,6 +123,8 @@ impl Pool {
             quarantined: 0,
             reasons: Reasons::default(),
             labels: SlotTexts::default(),
+            draining: 0,
+            drain_reasons: SlotTexts::default(),
             wait_queue: WaitQueue::default(),
             idempotency: IdempotencyStore::default(),
             borrowers: Borrowers::default(),
@@ -156,6 +163,7 @@ impl Pool {
             leased: held - self.resting,
             resting: self.resting,
             quarantined: self.quarantined,
+            draining: self.draining,
         }
     }
 
@@ -453,14 +461,7 @@ impl Pool {
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(|reason| Self::reason_that_fits(shared, reason));
         let holder = if options.quarantine {
-            let Hold { slot, token, granted_us, .. } = *self.holds.get(hold);
-            let key = self.slots.number(slot);
-            let holder = self.quarantine(shared, slot, reason);
-            self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
-            step.facts.record(&Fact::Quarantined { pool: self.id, key, reason });
-            let id = || self.key_id(&shared.ids, slot);
-            self.emit(step, || Event::Quarantined { key: id(), token, reason });
-            holder
+            self.quarantine_leased(shared, step, hold, reason)
         } else {
             let granted_rest_us = self.holds.get(hold).rest_us;
             let rest_us = options.rest_ms.map_or(granted_rest_us, |ms| ms * US_PER_MS);
@@ -469,7 +470,26 @@ impl Pool {
         Ok(Released { holder })
     }
 
-    /// Ends a lease by a call; its key rests for `rest_us`, with this reason. Returns the holder.
+    /// Ends a lease by a call and quarantines its key, with this reason. Returns the holder.
+    fn quarantine_leased(
+        &mut self,
+        shared: &mut SharedState,
+        step: &mut StepContext<'_>,
+        hold: HoldIndex,
+        reason: Option<&str>,
+    ) -> Option<Box<str>> {
+        let Hold { slot, token, granted_us, .. } = *self.holds.get(hold);
+        let key = self.slots.number(slot);
+        let holder = self.quarantine(shared, slot, reason, EndCause::Released);
+        self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
+        step.facts.record(&Fact::Quarantined { pool: self.id, key, reason });
+        let (id, was) = (|| self.key_id(&shared.ids, slot), KeyState::Leased);
+        self.emit(step, || Event::Quarantined { key: id(), was, token: Some(token), reason });
+        holder
+    }
+
+    /// Ends a lease by a call; its key rests for `rest_us`, with this reason, or is quarantined if
+    /// it is draining. Returns the holder.
     fn end_by_call(
         &mut self,
         shared: &mut SharedState,
@@ -481,14 +501,19 @@ impl Pool {
         let Hold { slot, token, granted_us, .. } = *self.holds.get(hold);
         self.activity.count_release(step.now.lease_us.saturating_sub(granted_us));
         let key = self.slots.number(slot);
-        let rest_until_us = if rest_us > 0 { after(step.now.lease_us, rest_us) } else { 0 };
-        let reason = reason.filter(|_| rest_us > 0);
+        let is_draining = self.slots.is_draining(slot);
+        let rests = rest_us > 0 && !is_draining;
+        let rest_until_us = if rests { after(step.now.lease_us, rest_us) } else { 0 };
+        let reason = reason.filter(|_| rests);
         let rest = Rest { until_us: rest_until_us, reason };
         let holder = self.end_lease(shared, hold, rest, EndCause::Released);
         let pool = self.id;
         step.facts.record(&Fact::Released { pool, key, token, rest_until_us, reason });
         let id = || self.key_id(&shared.ids, slot);
         self.emit(step, || Event::Released { key: id(), token, rest_until_us, reason });
+        if is_draining {
+            self.emit_quarantined(shared, step, slot, KeyState::Available);
+        }
         holder
     }
 

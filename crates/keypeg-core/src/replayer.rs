@@ -125,7 +125,8 @@ impl Replayer {
         Ok(())
     }
 
-    /// Quarantines a key that was loaded before.
+    /// Quarantines a key that was loaded before. If a snapshot record of its lease follows, the key
+    /// is draining instead.
     pub fn load_quarantined(
         &mut self,
         pool: PoolId,
@@ -232,6 +233,8 @@ impl Replayer {
             | Fact::Renewed { pool, key, .. }
             | Fact::Released { pool, key, .. }
             | Fact::Quarantined { pool, key, .. }
+            | Fact::QuarantinedWhenFree { pool, key, .. }
+            | Fact::DrainCancelled { pool, key }
             | Fact::KeyFreed { pool, key } => match (self.find_key(*pool, *key), checkpointed) {
                 (Ok(location), _) => self.apply_to_lease(location, fact),
                 (Err(_), Checkpointed::Yes) => Ok(()),
@@ -340,7 +343,7 @@ impl Replayer {
         let truncated = self.truncated;
         let KeyLocation { pool, slot } = location;
         let (pool, shared) = self.pools.pool_mut(pool);
-        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these seven only")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "called for these nine only")]
         match fact {
             Fact::Granted { token, lease, .. } => {
                 ensure(*token < shared.counters.tokens_reserved, NOT_RESERVED)?;
@@ -354,7 +357,7 @@ impl Replayer {
                 let holder = pool.slot_with_token(*token);
                 ensure(holder.is_none_or(|other| other == slot), TWO_KEYS)?;
                 shared.next_token = shared.next_token.max(token + 1);
-                pool.replay_granted(shared, slot, *token, lease);
+                pool.replay_lease_snapshot(shared, slot, *token, lease);
                 Ok(())
             }
             Fact::RestSnapshot { token, until_us, reason, .. } => {
@@ -377,6 +380,14 @@ impl Replayer {
             }
             Fact::Quarantined { reason, .. } => {
                 pool.replay_quarantined(shared, slot, *reason);
+                Ok(())
+            }
+            Fact::QuarantinedWhenFree { reason, .. } => {
+                pool.replay_quarantined_when_free(shared, slot, *reason);
+                Ok(())
+            }
+            Fact::DrainCancelled { .. } => {
+                pool.replay_drain_cancelled(shared, slot);
                 Ok(())
             }
             Fact::KeyFreed { .. } => {

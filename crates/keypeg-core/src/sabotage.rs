@@ -51,6 +51,8 @@ pub enum Sabotage {
     ForgetGenerated,
     /// A change of a label is not recorded.
     ForgetLabel,
+    /// A quarantine that begins when a lease ends is not recorded.
+    ForgetDrain,
     /// A keep-alive gives a deadline to a key without one.
     GiveDeadline,
     /// "No key" is returned although something in the pool is due.
@@ -92,7 +94,7 @@ impl Sabotage {
         Self::FollowWithoutChain,
     ];
     /// All defects of one server.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AnswerBeforeSync,
         Self::IgnoreFailedSync,
         Self::TrustUnprovenTail,
@@ -115,6 +117,7 @@ impl Sabotage {
         Self::ForgetRetired,
         Self::ForgetGenerated,
         Self::ForgetLabel,
+        Self::ForgetDrain,
         Self::GiveDeadline,
         Self::FalseNone,
         Self::NewcomerFirst,

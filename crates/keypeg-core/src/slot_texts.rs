@@ -77,6 +77,13 @@ impl SlotTexts {
         &table.texts[table.entries[table.entry_of(slot)].text].text
     }
 
+    /// Returns the text of a slot, if it has one.
+    pub(crate) fn text_of(&self, slot: SlotIndex) -> Option<&str> {
+        let table = self.0.as_ref()?;
+        let entry = table.find_entry(slot)?;
+        Some(&table.texts[table.entries[entry].text].text)
+    }
+
     /// Finds a text, to be compared with those of slots; `None` where no slot has it.
     pub(crate) fn find(&self, text: &str) -> Option<TextIndex> {
         self.0.as_ref().and_then(|table| table.find(text))
@@ -119,8 +126,11 @@ impl Table {
     }
 
     fn entry_of(&self, slot: SlotIndex) -> u32 {
-        let found = self.by_slot.find(hash_of(slot), |entry| self.entries[entry].slot == slot);
-        found.expect(HAS_TEXT)
+        self.find_entry(slot).expect(HAS_TEXT)
+    }
+
+    fn find_entry(&self, slot: SlotIndex) -> Option<u32> {
+        self.by_slot.find(hash_of(slot), |entry| self.entries[entry].slot == slot)
     }
 
     fn add(&mut self, slot: SlotIndex, text: &str) {

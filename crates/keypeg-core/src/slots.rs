@@ -49,6 +49,8 @@ const NEVER_USED: u8 = 0b10_0000;
 const IMPORTED: u8 = 0b1000;
 /// The key has no keep-alive deadline.
 const NO_KEEPALIVE: u8 = 0b1_0000;
+/// The key is leased, and is quarantined when its lease ends.
+const DRAINING: u8 = 0b100_0000;
 /// The key has a label.
 const LABELLED: u8 = 0b1000_0000;
 
@@ -234,6 +236,15 @@ impl Slots {
 
     pub(crate) fn set_has_label(&mut self, slot: SlotIndex, has_label: bool) {
         self.set_flag(slot, LABELLED, has_label);
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self, slot: SlotIndex) -> bool {
+        self.records[slot].flags & DRAINING != 0
+    }
+
+    pub(crate) fn set_draining(&mut self, slot: SlotIndex, draining: bool) {
+        self.set_flag(slot, DRAINING, draining);
     }
 
     fn set_flag(&mut self, slot: SlotIndex, flag: u8, set: bool) {

@@ -18,8 +18,8 @@ use journal::Journal;
 use keypeg_core::{
     AcquireOptions, AddKeys, Borrower, Fact, FactSink, Granted, ImportOptions, KeyId, KeyRef,
     KeyState, KeysToAdd, LeaseId, ListOptions, NewKey, NewLabels, NextDue, Now, Policy,
-    PolicyPatch, Pool, PoolId, Pools, RandomSource, Refusal, ReleaseOptions, Secret, SharedState,
-    StepContext,
+    PolicyPatch, Pool, PoolId, Pools, QuarantineOptions, RandomSource, Refusal, ReleaseOptions,
+    Secret, SharedState, StepContext,
 };
 use keypeg_testkit::{ScaledRandom, env_number};
 use naive::{NEVER, Naive};
@@ -181,13 +181,14 @@ impl Run {
             98..112 => self.release(name),
             112..114 => self.quarantine_all(name),
             114..128 => self.renew(name),
-            128..136 => self.force_release(name),
+            128..134 => self.force_release(name),
+            134..136 | 172..173 => self.quarantine(name),
             136..148 => self.keep_alive(name),
             148..154 => self.keep_alive_many(name),
             154..159 => self.keep_alive_all(name),
             159..169 => self.delete(name),
             169..171 => self.get_key(name),
-            171..173 => self.set_label(name),
+            171..172 => self.set_label(name),
             173..175 => self.list(name),
             175..185 => {
                 let patch = self.random_patch();
@@ -594,6 +595,27 @@ impl Run {
         let expected = self.naive.force_release(self.now, name, &key);
         let is_change = u32::from(expected.as_ref().is_ok_and(|outcome| outcome.released));
         Self::compare(&outcome, &expected, (1, is_change));
+    }
+
+    fn quarantine(&mut self, name: &str) {
+        let key = self.random_key();
+        if self.random_below(4) == 0 {
+            self.last = format!("end the quarantine of {key:?} of {name}");
+            let outcome =
+                self.call(name, |pool, shared, step| pool.end_quarantine(shared, step, &key));
+            let expected = self.naive.end_quarantine(self.now, name, &key);
+            let is_change = u32::from(expected.as_ref().is_ok_and(|(_, is_change)| *is_change));
+            Self::compare(&outcome, &expected.map(|(view, _)| view), (1, is_change));
+            return;
+        }
+        let reason = self.random_label();
+        let options = QuarantineOptions { when_free: self.random_below(4) > 0, reason };
+        self.last = format!("quarantine {key:?} of {name}: {options:?}");
+        let outcome =
+            self.call(name, |pool, shared, step| pool.quarantine_key(shared, step, &key, &options));
+        let expected = self.naive.quarantine_key(self.now, name, (&key, &options));
+        let is_change = u32::from(expected.as_ref().is_ok_and(|(_, is_change)| *is_change));
+        Self::compare(&outcome, &expected.map(|(done, _)| done), (1, is_change));
     }
 
     fn keep_alive(&mut self, name: &str) {

@@ -47,7 +47,7 @@ const KEYS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("keys");
 const POOLS: TableDefinition<u32, &[u8]> = TableDefinition::new("pools");
 /// Values that were deleted or purged and have no tag, or were imported, by pool and key id: CRC.
 const RETIRED: TableDefinition<(u32, u128), u32> = TableDefinition::new("retired");
-/// Quarantined keys: CRC (4 bytes), reason.
+/// Keys that are quarantined, or will be when their leases end: CRC (4 bytes), reason.
 const QUARANTINED: TableDefinition<RowKey, &[u8]> = TableDefinition::new("aside");
 /// The labels of keys: CRC (4 bytes), label.
 const LABELS: TableDefinition<RowKey, &[u8]> = TableDefinition::new("labels");

@@ -50,6 +50,8 @@ const KEYS_ANSWER_STORED: u8 = 17;
 const ANSWER_REVOKED: u8 = 18;
 const QUARANTINED: u8 = 20;
 const KEY_LABELLED: u8 = 21;
+const QUARANTINED_WHEN_FREE: u8 = 22;
+const DRAIN_CANCELLED: u8 = 23;
 
 /// Appends a fact as a record of a batch that is committed with the clock `lease_us`.
 pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64, seal: &ValueSeal) {
@@ -85,6 +87,7 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64, seal: &Va
         }
         Fact::KeyDeleted { pool, key }
         | Fact::KeyPurged { pool, key }
+        | Fact::DrainCancelled { pool, key }
         | Fact::KeyFreed { pool, key } => {
             fields.key(*pool, *key);
         }
@@ -115,7 +118,8 @@ pub(crate) fn write(out: &mut Vec<u8>, fact: &Fact<'_>, lease_us: u64, seal: &Va
             fields.number(tag::REST, *rest_until_us);
             fields.bytes(tag::REASON, reason.unwrap_or_default().as_bytes());
         }
-        Fact::Quarantined { pool, key, reason } => {
+        Fact::Quarantined { pool, key, reason }
+        | Fact::QuarantinedWhenFree { pool, key, reason } => {
             fields.key(*pool, *key);
             fields.bytes(tag::REASON, reason.unwrap_or_default().as_bytes());
         }
@@ -172,6 +176,8 @@ fn kind(fact: &Fact<'_>) -> u8 {
         Fact::TokensReserved { .. } => TOKENS_RESERVED,
         Fact::Stopped { .. } => STOPPED,
         Fact::Quarantined { .. } => QUARANTINED,
+        Fact::QuarantinedWhenFree { .. } => QUARANTINED_WHEN_FREE,
+        Fact::DrainCancelled { .. } => DRAIN_CANCELLED,
         Fact::LeaseSnapshot { .. } => LEASE_SNAPSHOT,
         Fact::RestSnapshot { .. } => REST_SNAPSHOT,
         Fact::SegmentsDropped { .. } => SEGMENTS_DROPPED,
@@ -393,6 +399,11 @@ fn fact<'a>(kind: u8, fields: &Fields<'a>, lease_us: u64) -> Result<Fact<'a>, Re
             }
         }
         QUARANTINED => Fact::Quarantined { pool, key, reason: fields.optional_text(tag::REASON)? },
+        QUARANTINED_WHEN_FREE => {
+            let reason = fields.optional_text(tag::REASON)?;
+            Fact::QuarantinedWhenFree { pool, key, reason }
+        }
+        DRAIN_CANCELLED => Fact::DrainCancelled { pool, key },
         KEY_FREED => Fact::KeyFreed { pool, key },
         TOKENS_RESERVED => Fact::TokensReserved { until: token },
         STOPPED => Fact::Stopped { next_token: token },

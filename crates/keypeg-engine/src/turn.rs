@@ -6,8 +6,8 @@
 
 use keypeg_core::{
     AcquireOptions, AddKeys, ForceReleased, Granted, GrantedLease, IdempotencyKey, KeptAlive,
-    KeptAliveMany, KeysToAdd, ListOptions, Policy, Pool, PoolListOptions, PoolName, Pools,
-    PreparedKeys, Refusal, Released, SharedState, StepContext, WaitOptions, WaiterId,
+    KeptAliveMany, KeyQuarantined, KeysToAdd, ListOptions, Policy, Pool, PoolListOptions, PoolName,
+    Pools, PreparedKeys, Refusal, Released, SharedState, StepContext, WaitOptions, WaiterId,
 };
 use keypeg_store::{
     Call, Idempotency, PoolPage, PoolView, Principal, Reply, Request, RequestError,
@@ -102,6 +102,8 @@ pub(crate) fn execute(
         | Call::RevokeUndelivered { pool, .. }
         | Call::Renew { pool, .. }
         | Call::ForceRelease { pool, .. }
+        | Call::QuarantineKey { pool, .. }
+        | Call::EndQuarantine { pool, .. }
         | Call::DeleteKey { pool, .. }
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }
@@ -202,6 +204,13 @@ fn execute_on_pool(
         Call::SetLabel { key, label, .. } => {
             let key = pool.set_label(shared, step, key, label.as_deref())?;
             Ok(Reply::Key(Box::new(key)))
+        }
+        Call::QuarantineKey { key, options, .. } => {
+            let KeyQuarantined { key, holder } = pool.quarantine_key(shared, step, key, options)?;
+            Ok(Reply::KeyQuarantined { key: Box::new(key), holder })
+        }
+        Call::EndQuarantine { key, .. } => {
+            Ok(Reply::Key(Box::new(pool.end_quarantine(shared, step, key)?)))
         }
         Call::Reveal { key, .. } => {
             let (id, value) = pool.reveal(shared, step, key)?;

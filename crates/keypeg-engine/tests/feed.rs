@@ -178,7 +178,12 @@ fn rests_quarantine_deletions_and_purges_name_the_former_state_of_the_key() {
             reason,
             ..
         },
-        FeedEventKind::Quarantined { key: second, token, reason: second_reason },
+        FeedEventKind::Quarantined {
+            key: second,
+            was: KeyState::Leased,
+            token: Some(token),
+            reason: second_reason,
+        },
         FeedEventKind::KeyRemoved { by_time: false, key: deleted, was: KeyState::Leased },
     ] = &event_kinds(&mut subscriber)[..]
     else {

@@ -7,11 +7,11 @@ mod support;
 
 use keypeg_core::{
     ImportOptions, KeyCounts, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch,
-    ReleaseOptions, Secret,
+    QuarantineOptions, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use keypeg_store::{FeedBatch, FeedEventKind, Subscriber};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::task::{Context, Poll, Waker};
 use support::{Driver, ManualClock, SeededRandom, default_pool, engine_config};
 
@@ -30,6 +30,7 @@ fn next(subscriber: &mut Reader) -> Option<FeedBatch> {
 struct Replica {
     counts: KeyCounts,
     states: HashMap<KeyId, KeyState>,
+    draining: HashSet<KeyId>,
 }
 
 impl Replica {
@@ -46,6 +47,8 @@ impl Replica {
         let known = self.states.remove(&key);
         assert_eq!(known, Some(from), "the event names another former state of {key}");
         *self.count_of(from) -= 1;
+        self.draining.remove(&key);
+        self.counts.draining = self.draining.len() as u64;
         if let Some(state) = to {
             *self.count_of(state) += 1;
             self.states.insert(key, state);
@@ -66,7 +69,19 @@ impl Replica {
                 let state = if rests_until_ms.is_some() { Resting } else { Available };
                 self.moved(*key, Leased, Some(state));
             }
-            FeedEventKind::Quarantined { key, .. } => self.moved(*key, Leased, Some(Quarantined)),
+            FeedEventKind::Quarantined { key, was, token, .. } => {
+                assert_eq!(token.is_some(), *was == Leased, "the lease that this ended");
+                self.moved(*key, *was, Some(Quarantined));
+            }
+            FeedEventKind::Draining { key, .. } => {
+                assert_eq!(self.states[key], Leased);
+                self.draining.insert(*key);
+                self.counts.draining = self.draining.len() as u64;
+            }
+            FeedEventKind::DrainCancelled { key, .. } => {
+                assert!(self.draining.remove(key), "{key} was draining");
+                self.counts.draining = self.draining.len() as u64;
+            }
             FeedEventKind::KeyFreed { key, was } => self.moved(*key, *was, Some(Available)),
             FeedEventKind::KeyRemoved { key, was, .. } => self.moved(*key, *was, None),
             FeedEventKind::Renewed { key, .. } => assert_eq!(self.states[key], Leased),
@@ -131,7 +146,7 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
     let key = keys.get(pick(random, keys.len())).copied().unwrap_or(KeyId(0));
     let lease = leases.get(leases.len().saturating_sub(1 + pick(random, 6))).copied();
     let lease = lease.unwrap_or(LeaseId(0));
-    match random.below(12) {
+    match random.below(14) {
         0 => Call::Generate {
             pool,
             count: 1 + u32::try_from(random.below(3)).expect("small"),
@@ -157,6 +172,12 @@ fn call(random: &mut SeededRandom, keys: &[KeyId], leases: &[LeaseId]) -> Call {
         8 => Call::Renew { pool, lease, ttl_ms: None },
         9 => Call::ForceRelease { pool, key: KeyRef::Id(key) },
         10 => Call::DeleteKey { pool, key: KeyRef::Id(key) },
+        11 => {
+            let reason = [None, Some("401".into())][pick(random, 2)].clone();
+            let options = QuarantineOptions { when_free: random.below(4) > 0, reason };
+            Call::QuarantineKey { pool, key: KeyRef::Id(key), options }
+        }
+        12 => Call::EndQuarantine { pool, key: KeyRef::Id(key) },
         _ => Call::KeepAlive { pool, key: KeyRef::Id(key) },
     }
 }

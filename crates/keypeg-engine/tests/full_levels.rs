@@ -5,7 +5,7 @@ mod support;
 
 use keypeg_core::{
     BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName,
-    ReleaseOptions, Secret,
+    QuarantineOptions, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_engine::state::{EngineState, JournalSizes};
@@ -201,6 +201,18 @@ impl World {
             (Level::All, Call::PutPool { pool: pool.clone(), patch: PolicyPatch::default() }),
             (Level::Grants, acquire(0)),
             (Level::Grants, Call::Renew { pool: pool.clone(), lease: renewed, ttl_ms: None }),
+            (
+                Level::Grants,
+                Call::QuarantineKey {
+                    pool: pool.clone(),
+                    key: known.clone(),
+                    options: QuarantineOptions {
+                        when_free: true,
+                        reason: Some(unique.to_string().into()),
+                    },
+                },
+            ),
+            (Level::Grants, Call::EndQuarantine { pool: pool.clone(), key: known.clone() }),
             (Level::Releases, release(released)),
             (Level::Releases, quarantine(quarantined, 0)),
             (Level::Releases, Call::RevokeUndelivered { pool: pool.clone(), lease: undelivered }),
@@ -272,7 +284,7 @@ impl World {
 }
 
 /// Kinds of calls.
-const KINDS: usize = 20;
+const KINDS: usize = 22;
 
 /// Returns the kind of a call: a new one must get a row in the table.
 fn kind(sent: &SentCall) -> &'static str {
@@ -292,6 +304,8 @@ fn kind(sent: &SentCall) -> &'static str {
         Call::Release { .. } => "release",
         Call::RevokeUndelivered { .. } => "revoke undelivered",
         Call::ForceRelease { .. } => "force-release",
+        Call::QuarantineKey { .. } => "quarantine",
+        Call::EndQuarantine { .. } => "put back",
         Call::DeleteKey { .. } => "delete key",
         Call::ListKeys { .. } => "list keys",
         Call::GetKey { .. } => "get key",

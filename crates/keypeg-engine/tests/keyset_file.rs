@@ -1,11 +1,16 @@
 //! The file of the key set over kills, failed syncs and power cuts: whatever length it is left with,
-//! the next start opens it and finds every acknowledged key.
+//! the next start opens it and finds every acknowledged key. What its rows say of draining keys.
 
 mod support;
 
+use keypeg_core::{
+    KeyRef, KeyState, NewLabels, PolicyPatch, PoolName, QuarantineOptions, ReleaseOptions,
+};
+use keypeg_engine::disk::Disk;
+use keypeg_store::{Call, Reply};
 use std::sync::{Arc, Mutex};
 use support::sim_disk::{FaultPolicy, Operation, Outcome, SimDisk};
-use support::{Driver, ManualClock, SeededRandom};
+use support::{Driver, ManualClock, SeededRandom, default_pool};
 
 /// The sectors of these disks: smaller than a page of the key set, so that a page can tear.
 const SECTOR: usize = 512;
@@ -132,4 +137,62 @@ fn a_key_set_that_was_growing_when_its_process_was_killed_survives_a_power_cut()
         after_set_len: false,
         outcome: Outcome::Crashes { after: true },
     });
+}
+
+/// The row of a draining key does not say that its lease runs: a record of the lease does.
+#[test]
+fn a_draining_key_stays_draining_when_the_segments_of_its_grant_and_its_drain_are_gone() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new());
+    let mut driver = open(&disk, &clock).unwrap();
+    driver.generate(3);
+    let hour = Some(3_600_000);
+    let patch =
+        PolicyPatch { lease_ttl_ms: hour, keepalive_ttl_ms: Some(None), ..PolicyPatch::default() };
+    driver.call(Call::PutPool { pool: default_pool(), patch });
+    let keys: Vec<_> = (0..3).map(|_| driver.acquire("holder").unwrap()).collect();
+    let quarantine = |key, reason: Option<&str>| {
+        let options = QuarantineOptions { when_free: true, reason: reason.map(Into::into) };
+        Call::QuarantineKey { pool: default_pool(), key: KeyRef::Id(key), options }
+    };
+    let [(released, first, _), (_, second, _), (_, third, _)] = keys[..] else { panic!("three") };
+    driver.call(quarantine(first, Some("old ✗")));
+    driver.call(quarantine(second, None));
+    driver.call(quarantine(third, Some("mistake")));
+    driver.call(Call::EndQuarantine { pool: default_pool(), key: KeyRef::Id(third) });
+    let side_pool = || PoolName::parse("side").unwrap();
+    driver.call(Call::PutPool { pool: side_pool(), patch: PolicyPatch::default() });
+    driver.call(Call::Generate { pool: side_pool(), count: 1, labels: NewLabels::None });
+    let replace_segments = |driver: &mut Driver| {
+        for _ in 0..300 {
+            let call = Call::Acquire { pool: side_pool(), ttl_ms: None, holder: None, wait_ms: 0 };
+            let Reply::Granted { lease, .. } = driver.call(call) else {
+                panic!("a key is available")
+            };
+            let (lease, options) = (lease.id, ReleaseOptions::default());
+            driver.call(Call::Release { pool: side_pool(), lease, options });
+            driver.checkpoint().unwrap();
+        }
+    };
+    let shown = |driver: &mut Driver, key| {
+        let call = Call::GetKey { pool: default_pool(), key: KeyRef::Id(key) };
+        let Reply::Key(shown) = driver.call(call) else { panic!("expected a key") };
+        (shown.state, shown.draining, shown.reason)
+    };
+    replace_segments(&mut driver);
+    let has_first = disk.list().unwrap().iter().any(|name| name == "journal-000000000001");
+    assert!(!has_first, "the first segment is deleted");
+    let mut driver = open(&disk, &clock).unwrap();
+    assert_eq!(shown(&mut driver, first), (KeyState::Leased, true, Some("old ✗".into())));
+    assert_eq!(shown(&mut driver, second), (KeyState::Leased, true, None));
+    assert_eq!(shown(&mut driver, third), (KeyState::Leased, false, None));
+    let options = ReleaseOptions::default();
+    driver.call(Call::Release { pool: default_pool(), lease: released, options });
+    // The lease of the second ends by time, which no record says.
+    clock.advance_ms(3_600_000);
+    replace_segments(&mut driver);
+    let mut driver = open(&disk, &clock).unwrap();
+    assert_eq!(shown(&mut driver, first), (KeyState::Quarantined, false, Some("old ✗".into())));
+    assert_eq!(shown(&mut driver, second), (KeyState::Quarantined, false, None));
+    assert_eq!(shown(&mut driver, third), (KeyState::Available, false, None));
+    driver.engine.pools().check_invariants();
 }

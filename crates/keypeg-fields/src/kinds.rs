@@ -18,6 +18,8 @@ pub enum Field {
     Flag(&'static FlagField),
     /// The value of a key.
     Value(&'static ValueField),
+    /// One of a few words.
+    Word(&'static WordField),
     /// A list of texts.
     List(&'static ListField),
 }
@@ -31,6 +33,7 @@ impl Field {
             Self::Text(field) => field.name,
             Self::Flag(field) => field.name,
             Self::Value(field) => field.name,
+            Self::Word(field) => field.name,
             Self::List(field) => field.name,
         }
     }
@@ -44,6 +47,7 @@ impl fmt::Display for Field {
             Self::Text(field) => field.fmt(f),
             Self::Flag(field) => field.fmt(f),
             Self::Value(field) => field.fmt(f),
+            Self::Word(field) => field.fmt(f),
             Self::List(field) => field.fmt(f),
         }
     }
@@ -231,6 +235,28 @@ impl FlagField {
 impl fmt::Display for FlagField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.only_true { "true" } else { "true or false" })
+    }
+}
+
+/// One of a few words. Null means that the field is left out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WordField {
+    /// The name in requests.
+    pub name: &'static str,
+    /// The words.
+    pub words: &'static [&'static str],
+}
+
+impl WordField {
+    /// Returns the index of a word; `None` for a text that is not allowed.
+    pub fn find(&self, text: &str) -> Option<usize> {
+        self.words.iter().position(|word| *word == text)
+    }
+}
+
+impl fmt::Display for WordField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" or "))
     }
 }
 

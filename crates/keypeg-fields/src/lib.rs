@@ -9,6 +9,6 @@ mod table;
 
 pub use kinds::{
     Field, FlagField, IntegerField, Item, Least, ListField, Most, SecondsField, Symbols, TextField,
-    ValueField,
+    ValueField, WordField,
 };
 pub use table::*;

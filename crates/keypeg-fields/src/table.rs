@@ -5,7 +5,7 @@
 
 use crate::kinds::{
     Field, FlagField, IntegerField, Item, Least, ListField, Most, SecondsField, Symbols, TextField,
-    ValueField,
+    ValueField, WordField,
 };
 
 /// The least length of time above zero, in milliseconds.
@@ -122,6 +122,8 @@ pub static HOLDER: TextField =
     TextField { name: "holder", most: 128, symbols: Symbols::Printable, is_nullable: false };
 /// Whether a release quarantines its key.
 pub static QUARANTINE: FlagField = FlagField { name: "quarantine", only_true: false };
+/// When the quarantine of a leased key begins: at once, which ends its lease, or when its lease ends.
+pub static WHEN: WordField = WordField { name: "when", words: &["now", "free"] };
 /// The reason of a rest or a quarantine.
 pub static REASON: TextField =
     TextField { name: "reason", most: 256, symbols: Symbols::Printable, is_nullable: false };
@@ -158,13 +160,14 @@ pub static POLICY: [Field; 7] = [
 ];
 /// The fields of a pool that only the server sets. A change of a policy ignores them, so that a
 /// client can send back the pool that it has read.
-pub static POOL_READ_ONLY: [&str; 10] = [
+pub static POOL_READ_ONLY: [&str; 11] = [
     "pool",
     "keepalive_every_seconds",
     "available",
     "leased",
     "resting",
     "quarantined",
+    "draining_keys",
     "total",
     "waiting",
     "next_return_at",
@@ -181,6 +184,8 @@ pub static ADD_KEYS: [Field; 6] = [
 ];
 /// The fields of a request that changes a key.
 pub static CHANGE_KEY: [Field; 1] = [Field::Text(&NEW_LABEL)];
+/// The fields of a request that quarantines a key.
+pub static QUARANTINE_KEY: [Field; 2] = [Field::Word(&WHEN), Field::Text(&REASON)];
 /// The fields of a request that verifies a key.
 pub static VERIFY: [Field; 1] = [Field::Value(&KEY)];
 /// The fields of a request that keeps keys alive.
@@ -252,6 +257,7 @@ mod tests {
             assert_eq!(HOLDER.allows(text), is_allowed, "{text}");
         }
         assert!(KEY_PREFIX.allows("aZ_-9") && !KEY_PREFIX.allows("a b") && !KEY_PREFIX.allows("ä"));
+        assert_eq!((WHEN.find("free"), WHEN.find("Now")), (Some(1), None));
         assert!(ALL.allows(true) && !ALL.allows(false) && QUARANTINE.allows(false));
     }
 }

@@ -7,9 +7,9 @@
 use crate::request::{Call, PoolPage, PoolView, Reply, RequestError};
 use crate::subscription::Subscription;
 use keypeg_core::{
-    ForceReleased, ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyRef, KeyView,
-    LeaseId, LeaseView, ListOptions, NewKey, NewLabels, PolicyPatch, PoolListOptions, PoolName,
-    ReleaseOptions, Released, Secret,
+    ForceReleased, ImportOptions, KeptAlive, KeptAliveMany, KeyId, KeyPage, KeyQuarantined, KeyRef,
+    KeyView, LeaseId, LeaseView, ListOptions, NewKey, NewLabels, PolicyPatch, PoolListOptions,
+    PoolName, QuarantineOptions, ReleaseOptions, Released, Secret,
 };
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -84,6 +84,7 @@ answers! {
     Box<LeaseView>: Reply::Renewed(lease) => lease;
     Revealed: Reply::Revealed { id, value } => Revealed { id, value };
     ForceReleased: Reply::KeyReleased { released, holder } => ForceReleased { released, holder };
+    KeyQuarantined: Reply::KeyQuarantined { key, holder } => KeyQuarantined { key: *key, holder };
     KeptAlive: Reply::KeptAlive { id, expires_at_ms } => KeptAlive { id, expires_at_ms };
     KeptAliveMany: Reply::KeptAliveMany { kept, missing } => KeptAliveMany { kept, missing };
     KeyPage: Reply::Page(page) => page;
@@ -206,6 +207,20 @@ impl Call {
     /// Returns a [`Call::ForceRelease`].
     pub fn force_release(pool: PoolName, key: KeyRef) -> TypedCall<ForceReleased> {
         TypedCall::new(Self::ForceRelease { pool, key })
+    }
+
+    /// Returns a [`Call::QuarantineKey`].
+    pub fn quarantine_key(
+        pool: PoolName,
+        key: KeyRef,
+        options: QuarantineOptions,
+    ) -> TypedCall<KeyQuarantined> {
+        TypedCall::new(Self::QuarantineKey { pool, key, options })
+    }
+
+    /// Returns a [`Call::EndQuarantine`].
+    pub fn end_quarantine(pool: PoolName, key: KeyRef) -> TypedCall<Box<KeyView>> {
+        TypedCall::new(Self::EndQuarantine { pool, key })
     }
 
     /// Returns a [`Call::DeleteKey`].

@@ -173,6 +173,8 @@ impl Call {
             | Self::Renew { pool, .. }
             | Self::Reveal { pool, .. }
             | Self::ForceRelease { pool, .. }
+            | Self::QuarantineKey { pool, .. }
+            | Self::EndQuarantine { pool, .. }
             | Self::DeleteKey { pool, .. }
             | Self::KeepAlive { pool, .. }
             | Self::KeepAliveMany { pool, .. }

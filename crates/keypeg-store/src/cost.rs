@@ -43,6 +43,8 @@ impl Call {
             | Self::Release { .. }
             | Self::Renew { .. }
             | Self::ForceRelease { .. }
+            | Self::QuarantineKey { .. }
+            | Self::EndQuarantine { .. }
             | Self::DeleteKey { .. }
             | Self::SetLabel { .. }
             | Self::Subscribe { .. }

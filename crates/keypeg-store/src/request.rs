@@ -10,7 +10,7 @@ use crate::subscription::Subscription;
 use keypeg_core::{
     BodyDigest, Borrower, Cursor, ImportOptions, KeyCounts, KeyId, KeyPage, KeyRef, KeyState,
     KeyView, KnownValues, LeaseId, LeaseView, NewKey, NewLabels, Policy, PolicyPatch, PoolActivity,
-    PoolFilter, PoolName, Refusal, ReleaseOptions, Secret,
+    PoolFilter, PoolName, QuarantineOptions, Refusal, ReleaseOptions, Secret,
 };
 pub use keypeg_fields::{GENERATE_MAX, PAGE_MAX, WAIT_MAX_MS};
 use std::sync::Arc;
@@ -245,6 +245,22 @@ pub enum Call {
         /// The key.
         key: KeyRef,
     },
+    /// Takes a key out of rotation; the reply is [`Reply::KeyQuarantined`].
+    QuarantineKey {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+        /// When the quarantine begins, and why.
+        options: QuarantineOptions,
+    },
+    /// Puts a quarantined key back, or cancels its draining; the reply is [`Reply::Key`].
+    EndQuarantine {
+        /// The pool.
+        pool: PoolName,
+        /// The key.
+        key: KeyRef,
+    },
     /// Deletes a key in any state; the reply is [`Reply::Released`].
     DeleteKey {
         /// The pool.
@@ -351,6 +367,13 @@ pub enum Reply {
     KeyReleased {
         /// Whether the key's state changed: false when it was available already.
         released: bool,
+        /// The holder of the lease that ended, as its request named it.
+        holder: Option<Box<str>>,
+    },
+    /// The outcome of a quarantine.
+    KeyQuarantined {
+        /// The key.
+        key: Box<KeyView>,
         /// The holder of the lease that ended, as its request named it.
         holder: Option<Box<str>>,
     },

@@ -124,14 +124,32 @@ pub enum FeedEventKind {
         /// The reason, if the client gave one.
         reason: Option<Arc<str>>,
     },
-    /// The quarantine of a leased key.
+    /// The quarantine of a key.
     Quarantined {
         /// The key.
         key: KeyId,
-        /// The fencing token of the lease that this ended.
+        /// The key's state before.
+        was: KeyState,
+        /// The fencing token of the lease that this ended, if the key was leased.
+        token: Option<u64>,
+        /// The reason, if the client gave one.
+        reason: Option<Arc<str>>,
+    },
+    /// A leased key is quarantined when its lease ends.
+    Draining {
+        /// The key.
+        key: KeyId,
+        /// The fencing token of the lease.
         token: u64,
         /// The reason, if the client gave one.
         reason: Option<Arc<str>>,
+    },
+    /// A draining key is not quarantined when its lease ends.
+    DrainCancelled {
+        /// The key.
+        key: KeyId,
+        /// The fencing token of the lease.
+        token: u64,
     },
     /// A resting or quarantined key became available.
     KeyFreed {

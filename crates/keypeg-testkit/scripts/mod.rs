@@ -13,4 +13,5 @@ mod idempotency;
 mod keys;
 mod leases;
 mod pools;
+mod quarantine;
 mod waiting;

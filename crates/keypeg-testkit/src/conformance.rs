@@ -9,7 +9,7 @@ mod answers;
 
 use crate::script::words::{
     borrower_limit_of, idempotency_key_of, import_options_of, label_of, labels_of, micros, millis,
-    patch_of, release_options_of, ttl_of, without_idempotency_key,
+    patch_of, quarantine_options_of, release_options_of, ttl_of, without_idempotency_key,
 };
 use crate::script::{self, Line};
 use keypeg_core::{
@@ -201,6 +201,11 @@ impl Suite {
                 let (key, label) = (self.key(first), label_of(args).map(Into::into));
                 Call::SetLabel { pool, key, label }
             }
+            "quarantine" => {
+                let (key, options) = (self.key(first), quarantine_options_of(&args[1..]));
+                Call::QuarantineKey { pool, key, options }
+            }
+            "put_back" => Call::EndQuarantine { pool, key: self.key(first) },
             "show" => Call::GetKey { pool, key: self.key(first) },
             "reveal" => Call::Reveal { pool, key: self.key(first) },
             "keepalive" => match args {

@@ -43,7 +43,9 @@ use crate::duration::HumanDuration;
 use crate::failure::{Failure, exit};
 use crate::streams;
 use clap::Subcommand;
-use keypeg_client::{KeepAliveRequest, ReleaseRequest, RenewRequest, Seconds};
+use keypeg_client::{
+    KeepAliveRequest, QuarantineRequest, QuarantineWhen, ReleaseRequest, RenewRequest, Seconds,
+};
 
 /// A command that calls a running server.
 #[derive(Debug, Subcommand)]
@@ -84,7 +86,7 @@ pub enum ClientCommand {
         /// Rest time of the key, such as 0s, 30s or 1m30s [default: the pool's]
         #[arg(long, value_name = "DURATION")]
         rest: Option<HumanDuration<0>>,
-        /// Quarantine the key: it is not lent until `keypeg unblock` force-releases it
+        /// Quarantine the key: it is not lent until `keypeg quarantine --undo` puts it back
         #[arg(long)]
         quarantine: bool,
         /// Reason, shown with the key
@@ -110,6 +112,26 @@ pub enum ClientCommand {
     Unblock {
         /// Id of the key
         key: String,
+        /// The server, the token, the pool and the output format.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Quarantine a key, so that it is not lent, or put it back
+    ///
+    /// A key that is leased loses its lease, or with --when free keeps it: it is draining, and is
+    /// quarantined when the lease ends in any way.
+    Quarantine {
+        /// Id of the key
+        key: String,
+        /// Start of the quarantine of a leased key: now, or free (when its lease ends)
+        #[arg(long, value_name = "WHEN", value_parser = when, default_value = "now")]
+        when: QuarantineWhen,
+        /// Reason, shown with the key
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Put the key back: end its quarantine, or cancel its draining
+        #[arg(long, conflicts_with_all = ["when", "reason"])]
+        undo: bool,
         /// The server, the token, the pool and the output format.
         #[command(flatten)]
         server: ServerArgs,
@@ -249,6 +271,15 @@ impl ClientCommand {
                 let released = server.client()?.force_release(&server.pool, &key).await?;
                 server.output.print_fields(&released)
             }
+            Self::Quarantine { key, undo: true, server, .. } => {
+                let back = server.client()?.end_quarantine(&server.pool, &key).await?;
+                server.output.print_fields(&back)
+            }
+            Self::Quarantine { key, when, reason, undo: false, server } => {
+                let request = QuarantineRequest { when: Some(when), reason };
+                let shown = server.client()?.quarantine(&server.pool, &key, &request).await?;
+                server.output.print_fields(&shown)
+            }
             Self::Delete(args) => args.run().await,
             Self::Reveal { key, server } => {
                 new_keys::require_stdout()?;
@@ -294,6 +325,15 @@ impl ClientCommand {
             Self::ExecWatchdog(args) => args.watch().await,
             Self::Bench(args) => args.run().await,
         }
+    }
+}
+
+/// Parses when a quarantine begins.
+fn when(word: &str) -> Result<QuarantineWhen, String> {
+    match word {
+        "now" => Ok(QuarantineWhen::Now),
+        "free" => Ok(QuarantineWhen::Free),
+        _ => Err("use now or free".into()),
     }
 }
 

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from types import EllipsisType, TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 from ._acquire import new_key
 from ._address import segment
 from ._errors import InvalidInput, KeypegError, LeaseLost, UnexpectedAnswer, UnknownPool
 from ._held import log
 from ._http import REQUEST_TIMEOUT
-from ._models import Kept, Key, KeyState, NewKey, Pool, ServerVersion, Verification
+from ._models import Kept, Key, KeyState, NewKey, Pool, QuarantineWhen, ServerVersion, Verification
 from ._options import LeaseOptions, OnLost, QuarantineOn, RestOn, release_body
 from ._session import Session
 from ._settings import PathLike, Settings, TlsFiles
@@ -183,9 +184,12 @@ class AsyncClient:
         """Deletes a pool and all its keys."""
         await self._call("DELETE", _pool(pool))
 
-    async def generate(self, pool: str = "default", count: int = 1) -> list[NewKey]:
+    async def generate(self, pool: str = "default", count: int = 1, *, label: str | None = None) -> list[NewKey]:
         """Generates 1 to 10 000 keys, all or none, and returns them with their values."""
-        return await self._add(pool, {"count": count})
+        body: dict[str, Any] = {"count": count}
+        if label is not None:
+            body["label"] = label
+        return await self._add(pool, body)
 
     async def import_values(
         self,
@@ -194,6 +198,7 @@ class AsyncClient:
         *,
         keepalive: bool = True,
         allow_retired: bool = False,
+        label: str | None = None,
     ) -> list[NewKey]:
         """Imports 1 to 10 000 values, all or none, and returns their keys in this order.
 
@@ -207,6 +212,8 @@ class AsyncClient:
             body["keepalive"] = False
         if allow_retired:
             body["allow_retired"] = True
+        if label is not None:
+            body["label"] = label
         return await self._add(pool, body)
 
     async def _add(self, pool: str, body: dict[str, Any]) -> list[NewKey]:
@@ -214,13 +221,17 @@ class AsyncClient:
         answer = await self._call("POST", path, body, key=new_key(), is_repeatable=True)
         return _read(lambda answer: [NewKey.of(key) for key in answer["keys"]], answer)
 
-    async def keys(self, pool: str = "default", state: KeyState | None = None) -> AsyncIterator[Key]:
-        """Yields the keys of a pool without their values, page by page; only those in `state`."""
+    async def keys(
+        self, pool: str = "default", state: KeyState | None = None, *, label: str | None = None
+    ) -> AsyncIterator[Key]:
+        """Yields the keys of a pool without their values, page by page; only those in `state` and with `label`."""
         cursor = None
         while True:
             query = "limit=1000"
             if state is not None:
                 query += f"&state={segment(state)}"
+            if label is not None:
+                query += f"&label={quote(label, safe='')}"
             if cursor is not None:
                 query += f"&cursor={segment(cursor)}"
             page = await self._call("GET", f"{_pool(pool)}/keys?{query}", is_repeatable=True)
@@ -242,6 +253,28 @@ class AsyncClient:
         """Ends the lease, rest or quarantine of a key; `False` if it was available already."""
         answer = await self._call("POST", f"{_key(pool, key_id)}/release")
         return _read(lambda answer: bool(answer["released"]), answer)
+
+    async def quarantine(
+        self, pool: str, key_id: str, *, when: QuarantineWhen = "now", reason: str | None = None
+    ) -> Key:
+        """Takes a key out of rotation, until it is put back, and returns it.
+
+        A leased key loses its lease, or with `when="free"` is draining: it is quarantined when the
+        lease ends.
+        """
+        body = {"when": when, "reason": reason}
+        answer = await self._call("POST", f"{_key(pool, key_id)}/quarantine", body)
+        return _read(Key.of, answer)
+
+    async def end_quarantine(self, pool: str, key_id: str) -> Key:
+        """Puts a quarantined key back, or cancels the draining of a leased one, and returns it."""
+        path = f"{_key(pool, key_id)}/quarantine"
+        return _read(Key.of, await self._call("DELETE", path))
+
+    async def set_label(self, pool: str, key_id: str, label: str | None) -> Key:
+        """Gives a key a label, or removes it, and returns the key."""
+        answer = await self._call("PATCH", _key(pool, key_id), {"label": label}, is_repeatable=True)
+        return _read(Key.of, answer)
 
     async def reveal(self, pool: str, key_id: str) -> str:
         """Returns the value of a key, also while another client holds it."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 KeyState = Literal["available", "leased", "resting", "quarantined"]
+QuarantineWhen = Literal["now", "free"]
 
 
 def _instant(text: Any) -> datetime:
@@ -96,10 +97,13 @@ class Key:
     """When the server purges the key unless it is kept alive; `None`: never."""
     rests_until: datetime | None
     reason: str | None
-    """Why the key rests or is quarantined, in the words of its last holder."""
+    """Why the key rests, is quarantined or is draining, in the words of a request."""
     keepalive: bool
     """Whether keep-alives change `expires_at`."""
     lease: KeyLease | None
+    label: str | None = None
+    draining: bool = False
+    """Whether the key is leased, and is quarantined when its lease ends."""
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> Key:
@@ -114,6 +118,8 @@ class Key:
             reason=answer["reason"],
             keepalive=bool(answer.get("keepalive", True)),
             lease=None if lease is None else KeyLease.of(lease),
+            label=answer.get("label"),
+            draining=bool(answer.get("draining", False)),
         )
 
 
@@ -127,6 +133,7 @@ class NewKey:
     state: KeyState
     created_at: datetime
     expires_at: datetime | None
+    label: str | None = None
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> NewKey:
@@ -136,6 +143,7 @@ class NewKey:
             state=answer["state"],
             created_at=_instant(answer["created_at"]),
             expires_at=_optional_instant(answer["expires_at"]),
+            label=answer.get("label"),
         )
 
 
@@ -163,6 +171,8 @@ class Pool:
     """Requests in the wait queue."""
     next_return_at: datetime | None
     next_purge_at: datetime | None
+    draining_keys: int = 0
+    """The leased keys that are quarantined when their leases end; `leased` contains them too."""
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> Pool:
@@ -184,6 +194,7 @@ class Pool:
             waiting=int(answer["waiting"]),
             next_return_at=_optional_instant(answer["next_return_at"]),
             next_purge_at=_optional_instant(answer["next_purge_at"]),
+            draining_keys=int(answer.get("draining_keys", 0)),
         )
 
 

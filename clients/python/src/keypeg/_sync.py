@@ -23,7 +23,7 @@ from ._errors import InvalidInput, KeypegError, LeaseLost
 from ._held import Held
 from ._http import REQUEST_TIMEOUT
 from ._interrupt import Interrupter
-from ._models import Kept, Key, KeyState, NewKey, Pool, ServerVersion, Verification
+from ._models import Kept, Key, KeyState, NewKey, Pool, QuarantineWhen, ServerVersion, Verification
 from ._options import LeaseOptions, OnLost, QuarantineOn, RestOn, release_body
 from ._runtime import Runtime
 from ._settings import PathLike
@@ -210,9 +210,9 @@ class Client:
         """Deletes a pool and all its keys."""
         self._run(lambda: self._async.delete_pool(pool))
 
-    def generate(self, pool: str = "default", count: int = 1) -> list[NewKey]:
+    def generate(self, pool: str = "default", count: int = 1, *, label: str | None = None) -> list[NewKey]:
         """Generates 1 to 10 000 keys, all or none, and returns them with their values."""
-        return self._run(lambda: self._async.generate(pool, count))
+        return self._run(lambda: self._async.generate(pool, count, label=label))
 
     def import_values(
         self,
@@ -221,6 +221,7 @@ class Client:
         *,
         keepalive: bool = True,
         allow_retired: bool = False,
+        label: str | None = None,
     ) -> list[NewKey]:
         """Imports 1 to 10 000 values, all or none, and returns their keys in this order.
 
@@ -228,12 +229,16 @@ class Client:
         values whose keys were deleted or purged. Raises `KeyExists`.
         """
         return self._run(
-            lambda: self._async.import_values(pool, values, keepalive=keepalive, allow_retired=allow_retired)
+            lambda: self._async.import_values(
+                pool, values, keepalive=keepalive, allow_retired=allow_retired, label=label
+            )
         )
 
-    def keys(self, pool: str = "default", state: KeyState | None = None) -> Iterator[Key]:
-        """Yields the keys of a pool without their values, page by page; only those in `state`."""
-        keys = self._async.keys(pool, state)
+    def keys(
+        self, pool: str = "default", state: KeyState | None = None, *, label: str | None = None
+    ) -> Iterator[Key]:
+        """Yields the keys of a pool without their values, page by page; only those in `state` and with `label`."""
+        keys = self._async.keys(pool, state, label=label)
         while True:
             key = self._run(lambda: _next(keys))
             if key is None:
@@ -251,6 +256,24 @@ class Client:
     def force_release(self, pool: str, key_id: str) -> bool:
         """Ends the lease, rest or quarantine of a key; `False` if it was available already."""
         return self._run(lambda: self._async.force_release(pool, key_id))
+
+    def quarantine(
+        self, pool: str, key_id: str, *, when: QuarantineWhen = "now", reason: str | None = None
+    ) -> Key:
+        """Takes a key out of rotation, until it is put back, and returns it.
+
+        A leased key loses its lease, or with `when="free"` is draining: it is quarantined when the
+        lease ends.
+        """
+        return self._run(lambda: self._async.quarantine(pool, key_id, when=when, reason=reason))
+
+    def end_quarantine(self, pool: str, key_id: str) -> Key:
+        """Puts a quarantined key back, or cancels the draining of a leased one, and returns it."""
+        return self._run(lambda: self._async.end_quarantine(pool, key_id))
+
+    def set_label(self, pool: str, key_id: str, label: str | None) -> Key:
+        """Gives a key a label, or removes it, and returns the key."""
+        return self._run(lambda: self._async.set_label(pool, key_id, label))
 
     def reveal(self, pool: str, key_id: str) -> str:
         """Returns the value of a key, also while another client holds it."""

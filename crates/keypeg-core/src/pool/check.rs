@@ -20,6 +20,7 @@ impl Pool {
     pub fn check_invariants(&self, shared: &SharedState) {
         let mut by_state = [0_u64; 4];
         let (mut reasons, mut kept_alive, mut labels) = (0, 0, 0);
+        let (mut draining, mut drain_reasons) = (0, 0);
         let mut borrowers = Borrowers::default();
         self.wait_queue.borrowers().for_each(|borrower| borrowers.add(borrower));
         for slot in self.slots.used() {
@@ -34,6 +35,10 @@ impl Pool {
             assert_eq!(has_deadline, keepalive, "the keys with a keep-alive have a deadline");
             kept_alive += usize::from(keepalive);
             labels += usize::from(self.label(slot).is_some_and(|label| !label.is_empty()));
+            let is_draining = self.slots.is_draining(slot);
+            assert!(!is_draining || state == KeyState::Leased, "only a leased key is draining");
+            draining += u64::from(is_draining);
+            drain_reasons += usize::from(is_draining && self.reason(slot).is_some());
             let quarantined = state == KeyState::Quarantined;
             reasons += usize::from(quarantined && self.reason(slot).is_some());
             if matches!(state, KeyState::Leased | KeyState::Resting) {
@@ -53,6 +58,13 @@ impl Pool {
         assert_eq!(self.reasons.len(), reasons, "every reason belongs to a quarantined key");
         assert_eq!(self.labels.len(), labels, "every label belongs to a key");
         self.labels.check_invariants();
+        assert_eq!(self.draining, draining, "the draining keys are counted");
+        assert_eq!(
+            self.drain_reasons.len(),
+            drain_reasons,
+            "each reason belongs to a draining key"
+        );
+        self.drain_reasons.check_invariants();
         let counts = self.counts();
         let counted = [counts.available, counts.leased, counts.resting, counts.quarantined];
         assert_eq!(counted, by_state, "the counters agree with the keys");

@@ -153,7 +153,9 @@ impl Pool {
         step.ended_by_time = true;
         let Hold { slot, token, rest_us, granted_us, .. } = *self.holds.get(hold);
         let leased = self.slots.state(slot) == Some(KeyState::Leased);
-        let rest_until_us = if leased && rest_us > 0 { after(at_us, rest_us) } else { 0 };
+        let is_draining = self.slots.is_draining(slot);
+        let rests = leased && rest_us > 0 && !is_draining;
+        let rest_until_us = if rests { after(at_us, rest_us) } else { 0 };
         if leased {
             self.activity.count_expiry(at_us.saturating_sub(granted_us));
             let rest = Rest { until_us: rest_until_us, reason: None };
@@ -169,6 +171,9 @@ impl Pool {
                 Event::KeyFreed { key, was: KeyState::Resting }
             }
         });
+        if is_draining {
+            self.emit_quarantined(shared, step, slot, KeyState::Available);
+        }
     }
 
     /// Removes a key that is due, because no client kept it alive.

@@ -45,7 +45,8 @@ impl Pool {
 
     fn other_bytes(&self) -> usize {
         let waiting = self.wait_queue.bytes() + self.idempotency.bytes();
-        waiting + self.reasons.bytes() + self.labels.bytes() + self.retired.bytes()
+        let texts = self.reasons.bytes() + self.labels.bytes() + self.drain_reasons.bytes();
+        waiting + texts + self.retired.bytes()
     }
 
     /// Counts the bytes of what has changed since the last call, for the pool and for all pools.

@@ -85,6 +85,7 @@ impl Pool {
             created_at_ms: self.slots.created_ms(slot),
             expires_at_ms: now.serving_to_wall_ms(self.key_ends.deadline(slot, &self.slots)),
             rests_until_ms,
+            draining: self.slots.is_draining(slot),
             reason: self.reason(slot).map(Into::into),
             keepalive: self.slots.keepalive(slot),
             lease,

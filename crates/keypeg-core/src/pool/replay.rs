@@ -185,7 +185,7 @@ impl Pool {
         slot: SlotIndex,
         reason: Option<&str>,
     ) {
-        self.quarantine(shared, slot, reason);
+        self.quarantine(shared, slot, reason, EndCause::Released);
     }
 
     pub(crate) fn replay_freed(&mut self, shared: &mut SharedState, slot: SlotIndex) {

@@ -83,7 +83,10 @@ impl Pool {
             let known_us = if is_shorter { end_us } else { record.latest_us };
             return Some(until_us.max(known_us));
         }
-        // The end of a lease by time is not a fact: its key has begun to rest.
+        // The end of a lease by time is not a fact: its key has begun to rest, or is quarantined.
+        if is_leased && self.slots.is_draining(slot) {
+            return None;
+        }
         let rest_end_us = if is_leased { after(end_us, record.rest_us) } else { end_us };
         (rest_end_us < until_us).then_some(until_us)
     }

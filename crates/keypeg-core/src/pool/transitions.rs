@@ -1,7 +1,7 @@
 //! The transitions of a key between its states, and the reasons of rest and quarantine.
 //!
 //! Public calls, expiry and replay share them. The reason of a rest is in its hold, that of a
-//! quarantine in `reasons.rs`.
+//! quarantine in `reasons.rs`, that of a draining key in `slot_texts.rs`.
 
 use super::Pool;
 use crate::fact::Grant;
@@ -63,7 +63,8 @@ impl Pool {
         }
     }
 
-    /// Ends a lease: its key rests or becomes available. Returns the holder.
+    /// Ends a lease: its key rests, becomes available or, if it is draining, is quarantined. Returns
+    /// the holder.
     pub(super) fn end_lease(
         &mut self,
         shared: &mut SharedState,
@@ -71,8 +72,11 @@ impl Pool {
         rest: Rest<'_>,
         cause: EndCause,
     ) -> Option<Box<str>> {
+        let slot = self.holds.get(hold).slot;
+        if self.slots.is_draining(slot) {
+            return self.end_drain(shared, slot, cause);
+        }
         if rest.until_us == 0 {
-            let slot = self.holds.get(hold).slot;
             return self.make_available(shared, slot, cause);
         }
         self.note_lease_end(shared, hold, cause);
@@ -90,14 +94,16 @@ impl Pool {
         holder
     }
 
-    /// Quarantines a key in any state. Returns the holder or the reason that it had.
+    /// Quarantines a key in any state; a lease on it ends for this cause. Returns the holder or the
+    /// reason that it had.
     pub(super) fn quarantine(
         &mut self,
         shared: &mut SharedState,
         slot: SlotIndex,
         reason: Option<&str>,
+        cause: EndCause,
     ) -> Option<Box<str>> {
-        let text = self.detach(shared, slot, EndCause::Released);
+        let text = self.detach(shared, slot, cause);
         self.note_change(Changed::OTHER);
         self.slots.set_state(slot, KeyState::Quarantined);
         self.slots.set_reason(slot, self.reasons.add(reason));
@@ -138,6 +144,9 @@ impl Pool {
                 let hold = self.slots.hold(slot);
                 if state == KeyState::Leased {
                     self.note_lease_end(shared, hold, cause);
+                    if self.slots.is_draining(slot) {
+                        self.stop_drain(slot);
+                    }
                 } else {
                     self.resting -= 1;
                 }
@@ -175,11 +184,13 @@ impl Pool {
         })
     }
 
-    /// Returns the reason of a rest or a quarantine, where one was given.
+    /// Returns the reason of a rest, of a quarantine, or of the quarantine that begins when the lease
+    /// ends, where one was given.
     pub(super) fn reason(&self, slot: SlotIndex) -> Option<&str> {
         match self.slots.state(slot)? {
             KeyState::Resting => self.holds.get(self.slots.hold(slot)).holder_or_reason.as_deref(),
             KeyState::Quarantined => self.reasons.get(self.slots.reason(slot)),
+            KeyState::Leased if self.slots.is_draining(slot) => self.drain_reasons.text_of(slot),
             KeyState::Available | KeyState::Leased => None,
         }
     }

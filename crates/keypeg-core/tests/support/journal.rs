@@ -93,6 +93,11 @@ impl Entry {
                 borrowed = reason.map(|reason| reason.as_bytes().to_vec());
                 Fact::Quarantined { pool, key, reason: None }
             }
+            Fact::QuarantinedWhenFree { pool, key, reason } => {
+                borrowed = reason.map(|reason| reason.as_bytes().to_vec());
+                Fact::QuarantinedWhenFree { pool, key, reason: None }
+            }
+            Fact::DrainCancelled { pool, key } => Fact::DrainCancelled { pool, key },
             Fact::KeyFreed { pool, key } => Fact::KeyFreed { pool, key },
             Fact::AnswerStored { pool, answer } => Fact::AnswerStored { pool, answer },
             Fact::AnswerRevoked { pool, id } => Fact::AnswerRevoked { pool, id },
@@ -117,12 +122,15 @@ impl Entry {
             }
             Fact::KeyLabelled { label, .. } => *label = text(),
             Fact::Granted { lease, .. } => lease.holder = text(),
-            Fact::Released { reason, .. } | Fact::Quarantined { reason, .. } => *reason = text(),
+            Fact::Released { reason, .. }
+            | Fact::Quarantined { reason, .. }
+            | Fact::QuarantinedWhenFree { reason, .. } => *reason = text(),
             Fact::PolicyChanged { .. }
             | Fact::PoolDeleted { .. }
             | Fact::KeyDeleted { .. }
             | Fact::KeyPurged { .. }
             | Fact::Renewed { .. }
+            | Fact::DrainCancelled { .. }
             | Fact::KeyFreed { .. }
             | Fact::AnswerStored { .. }
             | Fact::AnswerRevoked { .. }

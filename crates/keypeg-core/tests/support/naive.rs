@@ -5,9 +5,9 @@
 //! the real pools' answers after checking them.
 
 use keypeg_core::{
-    EndCause, ForceReleased, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyRef, KeyState, KeyView,
-    LeaseId, LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy, PolicyPatch, PoolId,
-    Refusal, ReleaseOptions, Released,
+    EndCause, ForceReleased, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyQuarantined, KeyRef,
+    KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy,
+    PolicyPatch, PoolId, QuarantineOptions, Refusal, ReleaseOptions, Released,
 };
 use keypeg_fields::Field;
 use std::collections::HashSet;
@@ -52,6 +52,9 @@ pub(crate) struct Key {
     /// When it is purged, in serving time.
     pub(crate) end: u64,
     pub(crate) state: State,
+    /// While it is draining, the reason.
+    #[expect(clippy::option_option, reason = "no drain, no reason and a reason are three cases")]
+    drain: Option<Option<String>>,
 }
 
 /// The state of a key.
@@ -125,7 +128,8 @@ impl Naive {
                         serial: key.serial,
                         cause,
                     });
-                    key.state = State::Resting(lease.until + lease.rest, None);
+                    let rest = State::Resting(lease.until + lease.rest, None);
+                    key.state = key.drain.take().map_or(rest, State::Quarantined);
                 }
                 if matches!(key.state, State::Resting(until, _) if until <= now.lease_us) {
                     key.state = State::Available;
@@ -267,6 +271,7 @@ impl Naive {
                 created_ms: new.created_at_ms,
                 end,
                 state: State::Available,
+                drain: None,
             });
         }
     }
@@ -375,8 +380,9 @@ impl Naive {
         let rest = options.rest_ms.map_or(lease.rest, |ms| ms * 1_000);
         let reason = options.reason.as_deref().filter(|reason| !reason.is_empty());
         let reason = reason.map(String::from);
-        key.state = match options {
-            ReleaseOptions { quarantine: true, .. } => State::Quarantined(reason),
+        key.state = match (options, key.drain.take()) {
+            (ReleaseOptions { quarantine: true, .. }, _) => State::Quarantined(reason),
+            (_, Some(reason)) => State::Quarantined(reason),
             _ if rest > 0 => State::Resting(now.lease_us + rest, reason),
             _ => State::Available,
         };
@@ -450,6 +456,57 @@ impl Naive {
             }
         }
         Ok(ForceReleased { released: true, holder })
+    }
+
+    /// Quarantines a key; returns whether that changed anything.
+    pub(crate) fn quarantine_key(
+        &mut self,
+        now: Now,
+        name: &str,
+        (key, options): (&KeyRef, &QuarantineOptions),
+    ) -> Result<(KeyQuarantined, bool), Refusal> {
+        let (pool, index) = self.find(name, key)?;
+        let key = &mut self.pools[pool].keys[index];
+        let before = match &key.state {
+            State::Quarantined(reason) => Some(reason.clone()),
+            State::Available | State::Leased(_) | State::Resting(..) => key.drain.clone(),
+        };
+        let given = options.reason.as_deref().filter(|reason| !reason.is_empty());
+        let reason = given.map(Into::into).or_else(|| before.clone().flatten());
+        let mut holder = None;
+        let is_change = if matches!(key.state, State::Leased(_)) && !options.when_free {
+            holder = key.holder();
+            let reason = reason.as_deref().map(Into::into);
+            let options = ReleaseOptions { quarantine: true, reason, ..ReleaseOptions::default() };
+            self.end_lease(now, pool, index, &options);
+            true
+        } else {
+            let is_change = before.as_ref() != Some(&reason);
+            if matches!(key.state, State::Leased(_)) {
+                key.drain = Some(reason);
+            } else {
+                key.state = State::Quarantined(reason);
+            }
+            is_change
+        };
+        let key = self.pools[pool].keys[index].view(now);
+        Ok((KeyQuarantined { key, holder }, is_change))
+    }
+
+    /// Ends a quarantine, or the draining of a key; returns whether that changed anything.
+    pub(crate) fn end_quarantine(
+        &mut self,
+        now: Now,
+        name: &str,
+        key: &KeyRef,
+    ) -> Result<(KeyView, bool), Refusal> {
+        let (pool, key) = self.find(name, key)?;
+        let key = &mut self.pools[pool].keys[key];
+        let mut is_change = key.drain.take().is_some();
+        if let State::Quarantined(_) = key.state {
+            (key.state, is_change) = (State::Available, true);
+        }
+        Ok((key.view(now), is_change))
     }
 
     pub(crate) fn keep_alive(
@@ -570,6 +627,7 @@ impl NaivePool {
                 State::Resting(..) => counts.resting += 1,
                 State::Quarantined(_) => counts.quarantined += 1,
             }
+            counts.draining += u64::from(key.drain.is_some());
         }
         counts
     }
@@ -600,7 +658,7 @@ impl Key {
     fn view(&self, now: Now) -> KeyView {
         let (state, rests_until_ms, reason) = match &self.state {
             State::Available => (KeyState::Available, None, &None),
-            State::Leased(_) => (KeyState::Leased, None, &None),
+            State::Leased(_) => (KeyState::Leased, None, self.drain.as_ref().unwrap_or(&None)),
             State::Resting(until, reason) => {
                 (KeyState::Resting, Some(wall_of_lease(now, *until)), reason)
             }
@@ -613,6 +671,7 @@ impl Key {
             created_at_ms: self.created_ms,
             expires_at_ms: wall_of_serving(now, self.end),
             rests_until_ms,
+            draining: self.drain.is_some(),
             reason: reason.as_deref().map(Into::into),
             keepalive: self.keepalive,
             lease: self.lease_view(now),

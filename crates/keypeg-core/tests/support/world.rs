@@ -7,14 +7,15 @@
 use super::journal::Journal;
 use keypeg_core::{
     AcquireOptions, AddKeys, Borrower, Granted, GrantedLease, IdHashKey, KeptAlive, KeptAliveMany,
-    KeyId, KeyRef, KeysToAdd, LeaseId, LeaseView, Limits, NewKey, Now, Policy, PolicyPatch, Pool,
-    PoolName, Pools, Refusal, Secret, SharedState, StepContext, WaitOptions, WaitOutcome, WaiterId,
+    KeyId, KeyQuarantined, KeyRef, KeysToAdd, LeaseId, LeaseView, Limits, NewKey, Now, Policy,
+    PolicyPatch, Pool, PoolName, Pools, Refusal, Secret, SharedState, StepContext, WaitOptions,
+    WaitOutcome, WaiterId,
 };
 use keypeg_testkit::ScaledRandom;
 use keypeg_testkit::script::words::{
     borrower_of, duration, form_text, idempotency_key_of, import_options_of, label_of, label_text,
-    labels_of, life_text, micros, millis, patch_of, refused_text, release_options_of, ttl_of,
-    view_text, without_idempotency_key,
+    labels_of, life_text, micros, millis, patch_of, quarantine_options_of, refused_text,
+    release_options_of, ttl_of, view_text, without_idempotency_key,
 };
 use keypeg_testkit::script::{self, Line};
 use std::collections::HashMap;
@@ -128,6 +129,21 @@ impl World {
                 let (key, label) = (self.key(args[0]), label_of(args));
                 let view =
                     self.with_pool(|pool, shared, step| pool.set_label(shared, step, &key, label))?;
+                let token_number = |token: u64| (token - FIRST_TOKEN + 1).to_string();
+                Ok(view_text(self.now_ms(), &view, token_number))
+            }
+            "quarantine" => {
+                let (key, options) = (self.key(args[0]), quarantine_options_of(&args[1..]));
+                let KeyQuarantined { key: view, .. } = self.with_pool(|pool, shared, step| {
+                    pool.quarantine_key(shared, step, &key, &options)
+                })?;
+                let token_number = |token: u64| (token - FIRST_TOKEN + 1).to_string();
+                Ok(view_text(self.now_ms(), &view, token_number))
+            }
+            "put_back" => {
+                let key = self.key(args[0]);
+                let view =
+                    self.with_pool(|pool, shared, step| pool.end_quarantine(shared, step, &key))?;
                 let token_number = |token: u64| (token - FIRST_TOKEN + 1).to_string();
                 Ok(view_text(self.now_ms(), &view, token_number))
             }
@@ -367,12 +383,13 @@ impl World {
             Some(at) => at.checked_sub(now).map_or("past".into(), |left| duration(left / 1_000)),
         };
         Ok(format!(
-            "counts available={} leased={} resting={} quarantined={} total={} server={} \
+            "counts available={} leased={} resting={} quarantined={} draining={} total={} server={} \
              waiting={} hold_end={} purge={}",
             counts.available,
             counts.leased,
             counts.resting,
             counts.quarantined,
+            counts.draining,
             counts.total(),
             self.pools.key_count(),
             pool.waiter_count(),

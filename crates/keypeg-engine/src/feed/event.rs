@@ -47,9 +47,13 @@ pub(super) fn each_feed_event(event: &Event<'_>, now: Now, mut each: impl FnMut(
             let rests_until_ms = rests(rest_until_us);
             FeedEventKind::LeaseEnded { by_time: true, key, token, rests_until_ms, reason: None }
         }
-        Event::Quarantined { key, token, reason } => {
-            FeedEventKind::Quarantined { key, token, reason: reason.map(Arc::from) }
+        Event::Quarantined { key, was, token, reason } => {
+            FeedEventKind::Quarantined { key, was, token, reason: reason.map(Arc::from) }
         }
+        Event::Draining { key, token, reason } => {
+            FeedEventKind::Draining { key, token, reason: reason.map(Arc::from) }
+        }
+        Event::DrainCancelled { key, token } => FeedEventKind::DrainCancelled { key, token },
         Event::KeyFreed { key, was } => FeedEventKind::KeyFreed { key, was },
         Event::Deleted { key, was } => FeedEventKind::KeyRemoved { by_time: false, key, was },
         Event::Purged { key, was } => FeedEventKind::KeyRemoved { by_time: true, key, was },
@@ -74,10 +78,12 @@ fn heap_bytes(kind: &FeedEventKind) -> usize {
         FeedEventKind::Granted { holder, label, .. } => len(holder) + len(label),
         FeedEventKind::Labelled { label: text, .. }
         | FeedEventKind::LeaseEnded { reason: text, .. }
-        | FeedEventKind::Quarantined { reason: text, .. } => len(text),
+        | FeedEventKind::Quarantined { reason: text, .. }
+        | FeedEventKind::Draining { reason: text, .. } => len(text),
         FeedEventKind::PolicyChanged(policy) => size_of::<Policy>() + policy.key_prefix.len(),
         FeedEventKind::Renewed { .. }
         | FeedEventKind::KeyFreed { .. }
+        | FeedEventKind::DrainCancelled { .. }
         | FeedEventKind::KeyRemoved { .. }
         | FeedEventKind::PoolDeleted => 0,
     }

@@ -22,7 +22,8 @@ pub(crate) struct KeySetDelta {
     pub(super) removed: BTreeSet<RowKey>,
     /// Values to retire that were created and removed within this delta, by pool and key id.
     pub(super) retired: BTreeSet<(u32, u128)>,
-    /// Quarantined keys with the reason; `None` for keys that left quarantine.
+    /// Keys that are quarantined or draining, with the reason; `None` for keys that are neither any
+    /// more.
     pub(super) quarantined: BTreeMap<RowKey, Option<String>>,
     /// Keys whose label changed, with the label; `None` for no label.
     pub(super) labels: BTreeMap<RowKey, Option<String>>,
@@ -94,11 +95,12 @@ impl KeySetDelta {
             Fact::KeyDeleted { pool, key } | Fact::KeyPurged { pool, key } => {
                 self.remove_key((pool.0, key.0), installation)?;
             }
-            Fact::Quarantined { pool, key, reason } => {
+            Fact::Quarantined { pool, key, reason }
+            | Fact::QuarantinedWhenFree { pool, key, reason } => {
                 let reason = reason.unwrap_or_default().to_owned();
                 self.quarantined.insert((pool.0, key.0), Some(reason));
             }
-            Fact::KeyFreed { pool, key } => {
+            Fact::KeyFreed { pool, key } | Fact::DrainCancelled { pool, key } => {
                 self.quarantined.insert((pool.0, key.0), None);
             }
             Fact::TokensReserved { until } => {

@@ -46,7 +46,10 @@ fn required_for(call: &Call) -> DiskSpace {
         | Call::SetLabel { .. }
         | Call::PutPool { .. }
         | Call::PutPoolIf { .. } => DiskSpace::Normal,
-        Call::Acquire { .. } | Call::Renew { .. } => DiskSpace::NoNewKeys,
+        Call::Acquire { .. }
+        | Call::Renew { .. }
+        | Call::QuarantineKey { .. }
+        | Call::EndQuarantine { .. } => DiskSpace::NoNewKeys,
         Call::Release { .. }
         | Call::RevokeUndelivered { .. }
         | Call::ForceRelease { .. }

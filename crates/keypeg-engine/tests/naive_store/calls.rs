@@ -84,6 +84,17 @@ impl NaiveStore {
                 let holder = pool.holder(index);
                 Ok(Reply::KeyReleased { released: pool.force_release(index, now), holder })
             }
+            Call::QuarantineKey { key, options, .. } => {
+                let index = pool.find(&key)?;
+                let holder = pool.quarantine(index, options, now);
+                let key = Box::new(pool.keys[index].view(now));
+                Ok(Reply::KeyQuarantined { key, holder })
+            }
+            Call::EndQuarantine { key, .. } => {
+                let index = pool.find(&key)?;
+                pool.end_quarantine(index);
+                Ok(Reply::Key(Box::new(pool.keys[index].view(now))))
+            }
             Call::DeleteKey { key, .. } => {
                 let index = pool.find(&key)?;
                 let holder = pool.holder(index);
@@ -202,6 +213,8 @@ pub(super) fn pool_of(call: &Call) -> Option<PoolName> {
         | Call::GetKey { pool, .. }
         | Call::SetLabel { pool, .. }
         | Call::ForceRelease { pool, .. }
+        | Call::QuarantineKey { pool, .. }
+        | Call::EndQuarantine { pool, .. }
         | Call::DeleteKey { pool, .. }
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }

@@ -8,7 +8,7 @@ use super::feed::Feed;
 use super::idempotency::StoredAnswer;
 use keypeg_core::{
     EndCause, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, LeaseView, NewKey, NewLabels,
-    Policy, PoolActivity, Refusal, ReleaseOptions, Secret,
+    Policy, PoolActivity, QuarantineOptions, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_store::{FeedEventKind, Principal, Reply};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -51,6 +51,8 @@ pub(super) struct Key {
     pub(super) created_at: u64,
     pub(super) purge_at: Option<u64>,
     pub(super) state: State,
+    /// Whether it is leased, and is quarantined when its lease ends, with `reason`.
+    pub(super) draining: bool,
     pub(super) reason: Option<Box<str>>,
     pub(super) label: Option<Box<str>>,
 }
@@ -193,6 +195,7 @@ impl NaivePool {
                 created_at,
                 purge_at,
                 state,
+                draining: false,
                 reason,
                 label,
             });
@@ -246,6 +249,9 @@ impl NaivePool {
         let cause = if by_time { EndCause::Expired } else { EndCause::Released };
         let (id, token) = self.note_lease_end(index, cause);
         let key = &mut self.keys[index];
+        let rest_until = rest_until.filter(|_| !key.draining);
+        let drained = key.draining.then(|| key.reason.take());
+        key.draining = false;
         key.state = rest_until.map_or(State::Available, State::Resting);
         key.reason = reason.filter(|_| rest_until.is_some());
         self.events.push(FeedEventKind::LeaseEnded {
@@ -255,6 +261,9 @@ impl NaivePool {
             rests_until_ms: rest_until,
             reason: key.reason.as_deref().map(Arc::from),
         });
+        if let Some(reason) = drained {
+            self.set_quarantined(index, None, reason);
+        }
     }
 
     fn note_lease_end(&mut self, index: usize, cause: EndCause) -> (KeyId, u64) {
@@ -263,6 +272,69 @@ impl NaivePool {
         };
         self.ended.push((lease.id, *id, cause));
         (*id, lease.token)
+    }
+
+    /// Quarantines a key; `token` is that of the lease that this ends.
+    fn set_quarantined(&mut self, index: usize, token: Option<u64>, reason: Option<Box<str>>) {
+        let key = &mut self.keys[index];
+        let event_reason = reason.as_deref().map(Arc::from);
+        let was = key.state();
+        self.events.push(FeedEventKind::Quarantined {
+            key: key.id,
+            was,
+            token,
+            reason: event_reason,
+        });
+        (key.state, key.draining, key.reason) = (State::Quarantined, false, reason);
+    }
+
+    /// Quarantines a key, or lets it drain; returns the holder of the lease that this ends.
+    pub(super) fn quarantine(
+        &mut self,
+        index: usize,
+        options: QuarantineOptions,
+        now: u64,
+    ) -> Option<Box<str>> {
+        let key = &self.keys[index];
+        let had_one = key.draining || matches!(key.state, State::Quarantined);
+        let old = key.reason.clone().filter(|_| had_one);
+        let reason = options.reason.filter(|reason| !reason.is_empty()).or_else(|| old.clone());
+        let stays = had_one && reason == old;
+        let State::Leased(lease) = &key.state else {
+            if !stays {
+                self.set_quarantined(index, None, reason);
+            }
+            return None;
+        };
+        let token = lease.token;
+        if !options.when_free {
+            let holder = self.holder(index);
+            self.count_release(index, now);
+            self.note_lease_end(index, EndCause::Released);
+            self.set_quarantined(index, Some(token), reason);
+            return holder;
+        }
+        if !stays {
+            let event_reason = reason.as_deref().map(Arc::from);
+            let key = &mut self.keys[index];
+            self.events.push(FeedEventKind::Draining { key: key.id, token, reason: event_reason });
+            (key.draining, key.reason) = (true, reason);
+        }
+        None
+    }
+
+    /// Puts a quarantined key back, or cancels the draining of a leased one.
+    pub(super) fn end_quarantine(&mut self, index: usize) {
+        let key = &mut self.keys[index];
+        if let State::Leased(lease) = &key.state {
+            if key.draining {
+                let event = FeedEventKind::DrainCancelled { key: key.id, token: lease.token };
+                self.events.push(event);
+                (key.draining, key.reason) = (false, None);
+            }
+        } else if matches!(key.state, State::Quarantined) {
+            self.free(index);
+        }
     }
 
     /// Makes a resting or quarantined key available.
@@ -327,11 +399,8 @@ impl NaivePool {
         let reason = options.reason.clone().filter(|reason| !reason.is_empty());
         if options.quarantine {
             self.count_release(index, now);
-            let (id, token) = self.note_lease_end(index, EndCause::Released);
-            let event_reason = reason.as_deref().map(Arc::from);
-            self.events.push(FeedEventKind::Quarantined { key: id, token, reason: event_reason });
-            let key = &mut self.keys[index];
-            (key.state, key.reason) = (State::Quarantined, reason);
+            let (_, token) = self.note_lease_end(index, EndCause::Released);
+            self.set_quarantined(index, Some(token), reason);
         } else {
             self.end_by_call(index, options.rest_ms, reason, now);
         }

@@ -15,6 +15,7 @@ impl Key {
             created_at_ms: self.created_at,
             expires_at_ms: self.purge_at,
             rests_until_ms,
+            draining: self.draining,
             reason: self.reason.clone(),
             keepalive: self.keepalive,
             lease: self.lease_view(now),
@@ -48,6 +49,7 @@ impl NaivePool {
                 State::Resting(_) => counts.resting += 1,
                 State::Quarantined => counts.quarantined += 1,
             }
+            counts.draining += u64::from(key.draining);
         }
         counts
     }

@@ -5,7 +5,7 @@
 use crate::support::{SeededRandom, SentCall};
 use keypeg_core::{
     BodyDigest, ImportOptions, KeyId, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch,
-    PoolFilter, PoolName, PoolPattern, ReleaseOptions, Secret,
+    PoolFilter, PoolName, PoolPattern, QuarantineOptions, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Reply};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub(crate) struct ClientBehavior {
 }
 
 /// Kinds of calls.
-pub(crate) const KINDS: usize = 18;
+pub(crate) const KINDS: usize = 20;
 /// Most items of each kind that clients remember.
 const KNOWN_MAX: usize = 40;
 
@@ -62,12 +62,17 @@ impl ClientBehavior {
     pub(crate) fn draw(random: &mut SeededRandom, waits: bool, purges: bool) -> Self {
         // In the order of `Clients::new_call`.
         let usual = [10, 4, 30, 16, 8, 5, 4, 8, 3, 2, 3, 2, 2, 2, 1, 6, 4, 2];
-        let mut weights = usual.map(|weight: u64| weight * [0, 1, 1, 2][random.below(4) as usize]);
+        let weights = usual.map(|weight: u64| weight * [0, 1, 1, 2][random.below(4) as usize]);
+        let repeat_one_in = [8, 20, 1 << 40][random.below(3) as usize];
+        let keys_max = 4 + random.below(10) as usize;
+        // Not drawn, so that the seeds of the stories draw the rest as before.
+        let quarantines = [4, 2].map(|weight| weight * [0, 1, 1, 2][keys_max % 4]);
+        let mut weights = [&weights[..], &quarantines].concat();
         for required in [0, 2] {
             weights[required] = weights[required].max(usual[required]);
         }
-        let repeat_one_in = [8, 20, 1 << 40][random.below(3) as usize];
-        Self { weights, waits, repeat_one_in, purges, keys_max: 4 + random.below(10) as usize }
+        let weights = weights.try_into().expect("a weight for each kind of call");
+        Self { weights, waits, repeat_one_in, purges, keys_max }
     }
 }
 
@@ -273,6 +278,15 @@ impl Clients {
                 let (pool, key) = self.key(random, pool);
                 Call::SetLabel { pool, key, label: label(random) }
             }
+            18 => {
+                let (pool, key) = self.key(random, pool);
+                let (when_free, reason) = (random.below(4) > 0, label(random));
+                Call::QuarantineKey { pool, key, options: QuarantineOptions { when_free, reason } }
+            }
+            19 => {
+                let (pool, key) = self.key(random, pool);
+                Call::EndQuarantine { pool, key }
+            }
             _ => return None,
         })
     }
@@ -416,7 +430,13 @@ fn takes_away(
         Call::Release { lease: released, .. } | Call::RevokeUndelivered { lease: released, .. } => {
             *released == held.lease
         }
-        Call::ForceRelease { key: named, .. } | Call::DeleteKey { key: named, .. } => match named {
+        Call::ForceRelease { key: named, .. }
+        | Call::QuarantineKey {
+            key: named,
+            options: QuarantineOptions { when_free: false, .. },
+            ..
+        }
+        | Call::DeleteKey { key: named, .. } => match named {
             KeyRef::Id(id) => *id == key,
             KeyRef::Value(value) => keys.iter().any(|(_, id, known)| *id == key && known == value),
         },

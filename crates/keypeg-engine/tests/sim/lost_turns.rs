@@ -142,7 +142,10 @@ impl<'a> Hypothesis<'a> {
         match call {
             Call::Generate { .. } | Call::Import { .. } => self.space < 3 || self.overloaded,
             Call::PutPool { .. } | Call::PutPoolIf { .. } | Call::SetLabel { .. } => self.space < 3,
-            Call::Acquire { .. } | Call::Renew { .. } => self.space < 2,
+            Call::Acquire { .. }
+            | Call::Renew { .. }
+            | Call::QuarantineKey { .. }
+            | Call::EndQuarantine { .. } => self.space < 2,
             Call::Release { .. }
             | Call::RevokeUndelivered { .. }
             | Call::ForceRelease { .. }
@@ -283,7 +286,10 @@ fn hypotheses_of(model: &Model, lost: &LostTurn, recovered: &RecoveredData) -> C
 
 fn named_in(call: &Call) -> Option<KeyRef> {
     match call {
-        Call::ForceRelease { key, .. } | Call::DeleteKey { key, .. } => Some(key.clone()),
+        Call::ForceRelease { key, .. }
+        | Call::QuarantineKey { key, .. }
+        | Call::EndQuarantine { key, .. }
+        | Call::DeleteKey { key, .. } => Some(key.clone()),
         _ => None,
     }
 }

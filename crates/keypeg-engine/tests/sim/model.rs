@@ -113,6 +113,9 @@ pub(crate) struct Key {
     pub(crate) guessed: Option<u64>,
     pub(crate) purge_at: Option<u64>,
     pub(crate) state: State,
+    /// While it is draining, the reason.
+    #[expect(clippy::option_option, reason = "no drain, no reason and a reason are three cases")]
+    pub(crate) drain: Option<Option<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -387,6 +390,8 @@ impl Model {
                 observed.check(slot, |reply| crate::views::page(reply, pool, query, now))?;
             }
             Call::ForceRelease { key, .. }
+            | Call::QuarantineKey { key, .. }
+            | Call::EndQuarantine { key, .. }
             | Call::DeleteKey { key, .. }
             | Call::KeepAlive { key, .. }
             | Call::Reveal { key, .. }
@@ -471,6 +476,8 @@ pub(crate) fn pool_of(call: &Call) -> Option<&PoolName> {
         | Call::RevokeUndelivered { pool, .. }
         | Call::Renew { pool, .. }
         | Call::ForceRelease { pool, .. }
+        | Call::QuarantineKey { pool, .. }
+        | Call::EndQuarantine { pool, .. }
         | Call::DeleteKey { pool, .. }
         | Call::KeepAlive { pool, .. }
         | Call::KeepAliveMany { pool, .. }

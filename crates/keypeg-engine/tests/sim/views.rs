@@ -40,15 +40,15 @@ pub(crate) fn lease(view: &LeaseView, lease: &Lease, key: &Key, now: Instant) ->
 pub(crate) fn key(view: &KeyView, key: &Key, now: Instant) -> Checked {
     ensure!(Some(view.id) == key.id, "another key");
     let (rests_until, why) = match (&key.state, view.state) {
-        (State::Available, KeyState::Available) | (State::Leased(_), KeyState::Leased) => {
-            (None, None)
-        }
+        (State::Available, KeyState::Available) => (None, None),
+        (State::Leased(_), KeyState::Leased) => (None, key.drain.clone().flatten()),
         (State::Resting { until, reason }, KeyState::Resting) => {
             (Some(wall_of_lease(now, *until)), reason.clone())
         }
         (State::Quarantined { reason }, KeyState::Quarantined) => (None, reason.clone()),
         (state, shown) => return Err(format!("key {} is {state:?}, not {shown:?}", view.id)),
     };
+    ensure!(view.draining == key.drain.is_some(), "{}: draining as in {key:?}", view.id);
     ensure!(view.rests_until_ms == rests_until, "{} rests until {rests_until:?}", view.id);
     ensure!(view.reason.as_deref() == why.as_deref(), "{}: the reason is {why:?}", view.id);
     ensure!(
@@ -136,6 +136,8 @@ pub(crate) fn pool(
     let shown = view.counts;
     let shown = [shown.available, shown.leased, shown.resting, shown.quarantined];
     ensure!(shown == counts(pool), "{name}'s counts are {:?}", counts(pool));
+    let draining = pool.keys.iter().filter(|key| key.drain.is_some()).count() as u64;
+    ensure!(view.counts.draining == draining, "{draining} keys of {name} are draining");
     let expected = next_hold_end(pool).map(|at| wall_of_lease(now, at));
     ensure!(view.next_hold_end_at_ms == expected, "{name}'s next hold ends at {expected:?}");
     let purge = pool.keys.iter().filter_map(|key| key.purge_at).min();

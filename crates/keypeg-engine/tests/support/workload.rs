@@ -5,7 +5,7 @@ use super::sim_disk::SimDisk;
 use super::{Driver, ManualClock, SentCall, default_pool, list_pools};
 use keypeg_core::{
     BodyDigest, ImportOptions, KeyRef, KeyState, LeaseId, NewLabels, PolicyPatch, PoolName,
-    Refusal, ReleaseOptions, Secret,
+    QuarantineOptions, Refusal, ReleaseOptions, Secret,
 };
 use keypeg_store::{Call, Caller, Principal, Reply, RequestError};
 use std::sync::Arc;
@@ -74,6 +74,11 @@ pub(crate) fn run_turn(
         let values = vec![Secret::new(&value).unwrap()];
         Call::Import { pool: side_pool(), values, options, labels: NewLabels::None }
     };
+    // Of keys that are leased, and of others.
+    let quarantine = |key| {
+        let options = QuarantineOptions { when_free: true, reason: Some("rotation".into()) };
+        Call::QuarantineKey { pool: default_pool(), key, options }
+    };
     let usual = ImportOptions::default();
     let calls = match turn % 10 {
         0 => vec![Call::Generate { pool: default_pool(), count: 7, labels: NewLabels::None }],
@@ -112,7 +117,15 @@ pub(crate) fn run_turn(
             Call::DeleteKey { pool: default_pool(), key: workload.keys[1].clone() },
             acquire(side_pool(), "d"),
         ],
-        6 | 7 => vec![acquire(default_pool(), ""), Call::GetPool { pool: side_pool() }],
+        6 => {
+            let mut calls = vec![acquire(default_pool(), ""), Call::GetPool { pool: side_pool() }];
+            calls.extend(workload.keys.iter().rev().take(5).map(|key| quarantine(key.clone())));
+            calls
+        }
+        7 => {
+            let key = workload.keys.last().expect("turn 0 generates keys").clone();
+            vec![acquire(default_pool(), ""), Call::EndQuarantine { pool: default_pool(), key }]
+        }
         8 => vec![Call::KeepAliveAll { pool: default_pool() }, acquire(default_pool(), "e")],
         _ if turn > 15 => vec![Call::DeletePool { pool: side_pool() }],
         // The key with this value is purged.
@@ -161,8 +174,9 @@ pub(crate) fn visible_state(driver: &mut Driver) -> Vec<String> {
             assert_eq!(leased, key.state == KeyState::Leased);
             let (state, rest, reason) = (key.state, key.rests_until_ms, key.reason);
             let (created_at_ms, keepalive) = (key.created_at_ms, key.keepalive);
+            let draining = key.draining;
             lines.push(format!(
-                "  {id} {state:?} {created_at_ms} {keepalive} {lease:?} {rest:?} {reason:?}"
+                "  {id} {state:?} {created_at_ms} {keepalive} {lease:?} {rest:?} {reason:?} {draining}"
             ));
         }
     }

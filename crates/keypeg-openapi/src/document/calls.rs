@@ -75,8 +75,8 @@ fn pools(operation: &str) -> Option<Call> {
              ends by time is an event too. A stream begins with one `resync`, which has the \
              counts, unless `Last-Event-ID` names an event and the server still has all later \
              ones. The events are `resync`, `generated`, `imported`, `labelled`, `granted`, `renewed`, \
-             `released`, `expired`, `quarantined`, `restored`, `deleted`, `purged`, `policy` and \
-             `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No \
+             `released`, `expired`, `quarantined`, `draining`, `drain_cancelled`, `restored`, \
+             `deleted`, `purged`, `policy` and `dropped`. After `dropped` the stream ends. Ignore events with an unknown name. No \
              event contains the value of a key or the id of a lease. If nothing happens for 15 s, \
              the server sends a comment.",
             vec![plain_text("text/event-stream", "The stream; it has no end.", examples::EVENT)],
@@ -97,9 +97,8 @@ fn pools(operation: &str) -> Option<Call> {
 fn keys(operation: &str) -> Option<Call> {
     Some(match operation {
         "listKeys" => Call::new(
-            "One request scans at most 4096 keys, whatever the filters are, so a page can have \
-             fewer than `limit` keys, even none, although `next_cursor` is set. On the last page `next_cursor` is \
-             null. A key that exists during the whole listing is on exactly one page.",
+            "One request scans at most 4096 keys, whatever the filters are, so a page can have fewer than `limit` keys, even none, although \
+             `next_cursor` is set. On the last page `next_cursor` is null. A key that exists during the whole listing is on exactly one page.",
             vec![referenced(200, "A page of keys.", "KeyPage", examples::page())],
             &[Code::BadCursor, Code::Invalid, Code::StorageFull],
         )
@@ -145,13 +144,24 @@ fn keys(operation: &str) -> Option<Call> {
             &[Code::UnknownKey, Code::StorageFull],
         ),
         "releaseKey" => Call::new(
-            "Ends the lease, the rest or the quarantine of the key, even if another client holds \
-             it. After a lease that is ended this way the key rests as the policy says, as after \
-             any lease.",
+            "Ends the lease, the rest or the quarantine of the key, even if another client holds it. After a \
+             lease that is ended this way the key rests as the policy says, as after any lease.",
             vec![referenced(200, "The key is released.", "Freed", examples::freed())],
             &[Code::UnknownKey, Code::StorageFull],
         )
         .with_optional_body("Empty", Vec::new()),
+        "quarantineKey" => Call::new(
+            "The server does not lend a quarantined key. A leased key with `when` `free` is draining: its lease continues, renewals too, and when it ends \
+             in any way the key is quarantined. A key that is quarantined or draining already gets the new reason, if the request has one.",
+            vec![referenced(200, "The key.", "Key", examples::quarantined_key())],
+            &[Code::UnknownKey, Code::PoolFull, Code::StorageFull],
+        )
+        .with_optional_body("QuarantineRequest", examples::quarantines()),
+        "endQuarantine" => Call::new(
+            "A quarantined key becomes available. A draining key keeps its lease, and is not quarantined after it. Any other key stays as it is.",
+            vec![referenced(200, "The key.", "Key", examples::key())],
+            &[Code::UnknownKey, Code::StorageFull],
+        ),
         "revealKey" => Call::new(
             "Works in any state and does not affect a lease. The audit log records it.",
             vec![referenced(200, "The key's value.", "Revealed", examples::revealed())],
@@ -159,17 +169,15 @@ fn keys(operation: &str) -> Option<Call> {
         )
         .with_optional_body("Empty", Vec::new()),
         "keepKeyAlive" => Call::new(
-            "Resets the keep-alive deadline to its full length. A key whose deadline has passed is \
-             purged; a keep-alive does not bring it back.",
+            "Resets the keep-alive deadline to its full length. A key whose deadline has passed is purged; a keep-alive does not bring it back.",
             vec![referenced(200, "The key is kept alive.", "Kept", examples::kept())],
             &[Code::UnknownKey, Code::StorageFull],
         )
         .with_optional_body("Empty", Vec::new()),
         "keepAlive" => {
             let call = Call::new(
-                "Either `ids` or `all`. The cost of `all` does not depend on the size of the pool. \
-                 Keys whose deadline has passed are purged; a keep-alive does not bring them \
-                 back.",
+                "Either `ids` or `all`. The cost of `all` does not depend on the size of the pool. Keys \
+                 whose deadline has passed are purged; a keep-alive does not bring them back.",
                 vec![referenced(
                     200,
                     "The keys that exist are kept alive.",

@@ -5,8 +5,8 @@
 use keypeg_client::{
     Access, AcquireRequest, Cluster, ClusterShard, Code, GenerateRequest, Grant, History,
     KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyPage, KeyReleased, KeyRequest, Lease,
-    MoveShardRequest, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, ReleaseRequest,
-    RenewRequest, RevealedKey, Verification, VerifyRequest,
+    MoveShardRequest, NewKeys, Outcome, PolicyRequest, Pool, Pools, Problem, QuarantineRequest,
+    ReleaseRequest, RenewRequest, RevealedKey, Verification, VerifyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -142,11 +142,28 @@ pub(super) fn key() -> Value {
     through_type::<Key>(json!({
         "id": KEY_ID, "pool": "ci", "state": "leased", "label": "account 4",
         "created_at": AT, "expires_at": LATER,
-        "rests_until": null, "reason": null, "keepalive": true,
+        "rests_until": null, "draining": false, "reason": null, "keepalive": true,
         "lease": {
             "holder": "job-7", "fencing_token": TOKEN, "granted_at": AT, "expires_at": LEASE_END,
         },
     }))
+}
+
+pub(super) fn quarantined_key() -> Value {
+    through_type::<Key>(json!({
+        "id": KEY_ID, "pool": "ci", "state": "quarantined", "label": "account 4",
+        "created_at": AT, "expires_at": LATER,
+        "rests_until": null, "draining": false, "reason": "rotation", "keepalive": true,
+        "lease": null,
+    }))
+}
+
+pub(super) fn quarantines() -> Vec<(&'static str, Value)> {
+    let drain = json!({ "when": "free", "reason": "rotation" });
+    vec![
+        ("at once", through_type::<QuarantineRequest>(json!({ "reason": "rotation" }))),
+        ("when its lease ends", through_type::<QuarantineRequest>(drain)),
+    ]
 }
 
 pub(super) fn page() -> Value {

@@ -30,6 +30,7 @@ pub(super) fn links(operation: &str) -> Value {
             "release": lease("release"),
             "renew": lease("renew"),
             "releaseKey": key("releaseKey", "$response.body#/key_id"),
+            "quarantineKey": key("quarantineKey", "$response.body#/key_id"),
         }),
         "plainGenerate" => json!({
             "show": simple("plainShow"),

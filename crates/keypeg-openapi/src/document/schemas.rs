@@ -8,8 +8,8 @@ use keypeg_client::{
     Access, AcquireRequest, Cluster, ClusterServer, ClusterShard, Code, GenerateRequest, Grant,
     History, KeepAliveRequest, KeptAlive, KeptAliveMany, Key, KeyLease, KeyPage, KeyReleased,
     KeyRequest, KeyState, Lease, MoveShardRequest, NewKey, NewKeys, Outcome, PolicyRequest, Pool,
-    Pools, Problem, ReleaseRequest, RenewRequest, RevealedKey, Seconds, ShardRole, Verification,
-    VerifyRequest,
+    Pools, Problem, QuarantineRequest, ReleaseRequest, RenewRequest, RevealedKey, Seconds,
+    ShardRole, Verification, VerifyRequest,
 };
 use keypeg_fields::{Field, Item, Symbols, TextField};
 use schemars::generate::SchemaSettings;
@@ -135,6 +135,7 @@ fn add_read(generator: &mut SchemaGenerator) {
     add::<PolicyRequest>(generator);
     add::<GenerateRequest>(generator);
     add::<KeyRequest>(generator);
+    add::<QuarantineRequest>(generator);
     add::<KeepAliveRequest>(generator);
     add::<AcquireRequest>(generator);
     add::<ReleaseRequest>(generator);
@@ -144,10 +145,11 @@ fn add_read(generator: &mut SchemaGenerator) {
 }
 
 /// The requests and their fields.
-const REQUESTS: [(&str, &[Field]); 9] = [
+const REQUESTS: [(&str, &[Field]); 10] = [
     ("PolicyRequest", &keypeg_fields::POLICY),
     ("GenerateRequest", &keypeg_fields::ADD_KEYS),
     ("KeyRequest", &keypeg_fields::CHANGE_KEY),
+    ("QuarantineRequest", &keypeg_fields::QUARANTINE_KEY),
     ("KeepAliveRequest", &keypeg_fields::KEEP_ALIVE),
     ("AcquireRequest", &keypeg_fields::ACQUIRE),
     ("ReleaseRequest", &keypeg_fields::RELEASE),
@@ -176,6 +178,10 @@ fn keywords(field: Field) -> Value {
         // Also of a flag that must be true: generators of clients do not support a boolean with one
         // value.
         Field::Flag(_) => json!({ "type": ["boolean", "null"] }),
+        Field::Word(field) => {
+            let words = field.words.iter().map(|word| json!(word)).chain([Value::Null]);
+            json!({ "type": ["string", "null"], "enum": words.collect::<Vec<_>>() })
+        }
         Field::Value(field) => json!({
             "type": "string", "minLength": 1, "maxLength": field.bytes_max,
         }),

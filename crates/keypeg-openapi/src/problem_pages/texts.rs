@@ -276,8 +276,8 @@ const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
         "Wait for a key: send `wait_seconds` (at most 300) or `Prefer: wait=N`.",
         "Or send the request again after `Retry-After`, if the answer has it.",
         "If `cause` is `pool_empty`, add keys with `POST /v1/pools/{pool}/keys`.",
-        "If `cause` is `all_quarantined`, force-release a key with `POST \
-         /v1/pools/{pool}/keys/{id}/release`.",
+        "If `cause` is `all_quarantined`, put a key back with `DELETE \
+         /v1/pools/{pool}/keys/{id}/quarantine`.",
     ],
     NOT_APPLIED_RETRY,
 )
@@ -290,7 +290,7 @@ const NO_KEY_AVAILABLE: ProblemPage = ProblemPage::new(
     ("available", "Available keys."),
     ("leased", "Leased keys."),
     ("resting", "Resting keys: released, and not granted before their rest ends."),
-    ("quarantined", "Quarantined keys: not granted until they are force-released."),
+    ("quarantined", "Quarantined keys: not granted until they are put back."),
     ("total", "All keys of the pool."),
 ])
 .headers(&[(

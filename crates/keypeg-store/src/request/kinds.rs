@@ -24,6 +24,8 @@ impl Call {
             | Self::Renew { .. }
             | Self::Reveal { .. }
             | Self::ForceRelease { .. }
+            | Self::QuarantineKey { .. }
+            | Self::EndQuarantine { .. }
             | Self::DeleteKey { .. }
             | Self::KeepAlive { .. }
             | Self::KeepAliveMany { .. }
@@ -62,6 +64,8 @@ impl Call {
             | Self::Release { .. }
             | Self::Renew { .. }
             | Self::ForceRelease { .. }
+            | Self::QuarantineKey { .. }
+            | Self::EndQuarantine { .. }
             | Self::DeleteKey { .. }
             | Self::KeepAlive { .. }
             | Self::KeepAliveMany { .. }

@@ -47,6 +47,7 @@ impl Suite {
             Reply::Pool { created: true, .. } => "created".into(),
             Reply::Pool { .. } if verb == "pool" => "changed".into(),
             Reply::Pool { .. } => "done".into(),
+            Reply::KeyQuarantined { key, .. } => view_text(now_ms, &key, |token| token.to_string()),
             Reply::Key(view) => view_text(now_ms, &view, |token| token.to_string()),
             Reply::Refused(refusal) => return Err(self.refusal_text(&refusal)),
             other @ (Reply::Pools(_) | Reply::Page(_) | Reply::Subscription(_)) => {
@@ -129,12 +130,13 @@ impl Suite {
         let now_ms = self.store.now_ms();
         let PoolView { counts, waiting, next_hold_end_at_ms, next_purge_at_ms, .. } = view;
         Ok(format!(
-            "counts available={} leased={} resting={} quarantined={} total={} server={} \
-             waiting={waiting} hold_end={} purge={}",
+            "counts available={} leased={} resting={} quarantined={} draining={} \
+             total={} server={} waiting={waiting} hold_end={} purge={}",
             counts.available,
             counts.leased,
             counts.resting,
             counts.quarantined,
+            counts.draining,
             counts.total(),
             pools.iter().map(|pool| pool.counts.total()).sum::<u64>(),
             life_text(now_ms, next_hold_end_at_ms),

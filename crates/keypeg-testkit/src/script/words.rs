@@ -4,7 +4,7 @@
 
 use keypeg_core::{
     BodyDigest, Borrower, BorrowerId, IdempotencyKey, ImportOptions, KeyState, KeyView, NewKey,
-    NewLabels, OutOfRange, PolicyPatch, Refusal, ReleaseOptions,
+    NewLabels, OutOfRange, PolicyPatch, QuarantineOptions, Refusal, ReleaseOptions,
 };
 
 /// Formats when a key is purged, as the time left.
@@ -28,12 +28,15 @@ pub fn view_text(now_ms: u64, view: &KeyView, token_number: impl Fn(u64) -> Stri
     let reason = view.reason.as_deref();
     let text = match (view.state, &view.lease, view.rests_until_ms) {
         (KeyState::Available, None, None) if reason.is_none() => format!("available life={life}"),
-        (KeyState::Leased, Some(lease), None) if reason.is_none() => format!(
-            "leased by={} token={} ttl={} life={life}",
-            lease.holder.as_deref().unwrap_or("-"),
-            token_number(lease.token),
-            duration(lease.expires_in_ms),
-        ),
+        (KeyState::Leased, Some(lease), None) if reason.is_none() || view.draining => {
+            let draining = if view.draining { reason.unwrap_or("-") } else { "no" };
+            format!(
+                "leased by={} token={} ttl={} life={life} draining={draining}",
+                lease.holder.as_deref().unwrap_or("-"),
+                token_number(lease.token),
+                duration(lease.expires_in_ms),
+            )
+        }
         (KeyState::Resting, None, Some(until)) => {
             let left = duration(until - now_ms);
             format!("resting left={left} life={life} why={}", reason.unwrap_or("-"))
@@ -43,6 +46,7 @@ pub fn view_text(now_ms: u64, view: &KeyView, token_number: impl Fn(u64) -> Stri
         }
         other => panic!("a contradictory view: {other:?}"),
     };
+    assert!(!view.draining || view.state == KeyState::Leased, "a contradictory view: {view:?}");
     text + &label
 }
 
@@ -100,6 +104,12 @@ pub fn borrower_of(args: &[&str]) -> Borrower {
 pub fn borrower_limit_of(args: &[&str]) -> Option<u32> {
     let max = args.iter().find_map(|arg| arg.strip_prefix("max="));
     max.map(|max| max.parse().expect("a number"))
+}
+
+/// Parses `free why=TEXT`: when a quarantine begins, and its reason.
+pub fn quarantine_options_of(args: &[&str]) -> QuarantineOptions {
+    let reason = args.iter().find_map(|arg| arg.strip_prefix("why=")).map(Into::into);
+    QuarantineOptions { when_free: args.contains(&"free"), reason }
 }
 
 /// Parses `once=K body=B caller=C`: an Idempotency-Key, a body and a caller.

@@ -4,7 +4,7 @@ use super::server::ServerArgs;
 use crate::failure::Failure;
 use crate::output::{Fit, RowPrinter, printed};
 use clap::{Args, value_parser};
-use keypeg_client::KeyState;
+use keypeg_client::{KeyFilter, KeyState};
 
 /// The options of `keypeg list`.
 #[derive(Debug, Args)]
@@ -12,6 +12,9 @@ pub struct ListArgs {
     /// State of the keys to list: available, leased, resting or quarantined
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<KeyState>,
+    /// Label of the keys to list
+    #[arg(long, value_name = "LABEL")]
+    label: Option<String>,
     /// Number of keys after which the list ends [default: all]
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -40,6 +43,7 @@ const KEYS: &[(&str, Fit)] = &[
     ("lease.holder", Fit::Text),
     ("rests_until", Fit::Whole),
     ("expires_at", Fit::Whole),
+    ("draining", Fit::Whole),
     ("reason", Fit::Text),
 ];
 
@@ -57,9 +61,10 @@ const POOLS: &[(&str, Fit)] = &[
 impl ListArgs {
     /// Prints the keys of the pool.
     pub(super) async fn run(&self) -> Result<u8, Failure> {
-        let Self { state, limit, server } = self;
+        let Self { state, label, limit, server } = self;
         let mut rows = RowPrinter::new(&server.output, Some("keys"), KEYS);
-        let pages = server.client()?.list_all_keys(&server.pool, *state);
+        let filter = KeyFilter { state: *state, label: label.clone() };
+        let pages = server.client()?.list_all_keys(&server.pool, filter);
         let mut pages = pages.with_limit(limit.unwrap_or(u64::MAX));
         while let Some(keys) = pages.next().await? {
             if let Err(error) = rows.print(&keys) {

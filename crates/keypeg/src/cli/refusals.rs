@@ -54,7 +54,7 @@ fn next_step(problem: &Problem) -> &'static str {
             "\"keypeg generate\" or \"keypeg import\" adds keys"
         }
         ("no_key_available", Some("all_quarantined")) => {
-            "\"keypeg list --state quarantined\" prints them, \"keypeg unblock\" releases one"
+            "\"keypeg list --state quarantined\" prints them, \"keypeg quarantine --undo\" puts one back"
         }
         ("no_key_available", _) => "add --wait to wait for a key",
         ("no_owner" | "not_moved", _) => "\"keypeg cluster status\" prints the servers and shards",

@@ -311,7 +311,7 @@ impl Problem {
             NoKeyCause::AllResting => {
                 "All keys are resting. Try again later, or send wait_seconds."
             }
-            NoKeyCause::AllQuarantined => "All keys are quarantined. Force-release one of them.",
+            NoKeyCause::AllQuarantined => "All keys are quarantined. Put one of them back.",
             NoKeyCause::NoneFree => "No key is available. Try again later, or send wait_seconds.",
         };
         let mut problem = Self::new(Code::NoKeyAvailable, detail);

@@ -98,6 +98,12 @@ async fn canonical(
         (Method::POST, [pool, "keys", key, "release"]) => {
             keys::force_release(context, pool, key, request).await
         }
+        (Method::POST, [pool, "keys", key, "quarantine"]) => {
+            keys::quarantine(context, pool, key, request).await
+        }
+        (Method::DELETE, [pool, "keys", key, "quarantine"]) => {
+            keys::end_quarantine(context, pool, key, request).await
+        }
         (Method::POST, [pool, "keys", key, "keepalive"]) => {
             keys::keep_alive(context, pool, key, request).await
         }

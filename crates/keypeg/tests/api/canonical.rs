@@ -39,7 +39,7 @@ fn a_pool_is_created_changed_shown_listed_and_deleted() {
         "pool": "ci", "lease_ttl_seconds": 60, "max_hold_seconds": null,
         "keepalive_ttl_seconds": 300, "keepalive_every_seconds": 120, "rest_seconds": 0,
         "key_length": 20, "key_prefix": "", "max_keys": null,
-        "available": 0, "leased": 0, "resting": 0, "quarantined": 0, "total": 0, "waiting": 0,
+        "available": 0, "leased": 0, "resting": 0, "quarantined": 0, "draining_keys": 0, "total": 0, "waiting": 0,
         "next_return_at": null, "next_purge_at": null,
     });
     let created = check(client, "PUT /v1/pools/ci", &Value::Null, 201, &fresh);

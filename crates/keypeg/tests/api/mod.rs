@@ -18,6 +18,7 @@ mod list;
 mod metrics;
 mod ops;
 mod problems;
+mod quarantine;
 mod refusals;
 mod simple;
 mod timing;

@@ -142,7 +142,7 @@ fn a_field_is_printed_alone_and_an_unknown_one_changes_nothing() {
     for (args, says) in [
         (&["acquire"][..], "no field \"ids\": --field takes id, pool, key_id, key"),
         (&["generate"], "no field \"ids\": --field takes id, key, state"),
-        (&["list"], "no field \"ids\": --field takes created_at, expires_at, id"),
+        (&["list"], "no field \"ids\": --field takes created_at, draining, expires_at, id"),
         (&["show"], "no field \"ids\""),
     ] {
         check(tool(&server, &[args, &["--field", "ids"]].concat()), 64, says);
@@ -167,12 +167,36 @@ fn keys_get_labels_when_they_are_made_and_later() {
     let mut labels: Vec<_> = listed.lines().collect();
     labels.sort_unstable();
     assert_eq!(labels, ["acct 3", "acct 4"]);
+    let of_label = ["list", "--label", "acct 4", "--field", "id"];
+    assert_eq!(utf8(&check(tool(&server, &of_label), 0, "").stdout).trim(), id);
     assert_eq!(json_of(&server, &["label", id, "--remove"])["label"], json!(null));
     let granted = check(tool(&server, &["acquire", "--field", "label"]), 0, "");
     assert!(["acct 3\n", "\n"].contains(&&*utf8(&granted.stdout)), "{granted:?}");
     check(tool(&server, &["label", id]), 64, "LABEL");
     check(tool(&server, &["label", id, "a\nb"]), 65, "label");
     check(tool(&server, &["label", "x", "a"]), 66, "(unknown_key)");
+}
+
+#[test]
+fn a_key_is_quarantined_drained_and_put_back_by_its_id() {
+    let server = Server::in_memory(&[]);
+    let made = json_of(&server, &["generate"]);
+    let id = made["keys"][0]["id"].as_str().unwrap();
+    let quarantined = json_of(&server, &["quarantine", id, "--reason", "401"]);
+    assert_eq!(
+        (&quarantined["state"], &quarantined["reason"]),
+        (&json!("quarantined"), &json!("401"))
+    );
+    check(tool(&server, &["acquire"]), 75, "keypeg quarantine --undo");
+    assert_eq!(json_of(&server, &["quarantine", id, "--undo"])["state"], json!("available"));
+    let lease = utf8(&check(tool(&server, &["acquire", "--field", "id"]), 0, "").stdout);
+    let draining = json_of(&server, &["quarantine", id, "--when", "free"]);
+    assert_eq!((&draining["state"], &draining["draining"]), (&json!("leased"), &json!(true)));
+    check(tool(&server, &["release", lease.trim()]), 0, "");
+    assert_eq!(json_of(&server, &["show", id])["state"], json!("quarantined"));
+    check(tool(&server, &["quarantine", id, "--when", "later"]), 64, "use now or free");
+    check(tool(&server, &["quarantine", id, "--undo", "--reason", "x"]), 64, "--undo");
+    check(tool(&server, &["quarantine", "x"]), 66, "(unknown_key)");
 }
 
 #[test]

@@ -80,9 +80,10 @@ impl Model {
                     let ended = Ended { serial: key.serial, by_call: false };
                     self.ended.insert(id.0, ended);
                 }
-                key.state = match lease.rest {
-                    0 => State::Available,
-                    rest => State::Resting { until: lease.until + rest, reason: None },
+                key.state = match (key.drain.take(), lease.rest) {
+                    (Some(reason), _) => State::Quarantined { reason },
+                    (None, 0) => State::Available,
+                    (None, rest) => State::Resting { until: lease.until + rest, reason: None },
                 };
                 changed = true;
             }

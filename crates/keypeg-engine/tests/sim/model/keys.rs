@@ -1,10 +1,10 @@
-//! Calls on keys in the model: keep-alives, force-release, deletion, reading.
+//! Calls on keys in the model: keep-alives, force-release, quarantine, deletion, reading.
 //!
 //! It knows keys by the ids and values of replies; deadlines and leases change in `expiry.rs` and
 //! `leases.rs`.
 
 use super::{Checked, Ended, Instant, Key, Lease, Model, Observation, State, ensure, is_holder};
-use keypeg_core::{KeyId, KeyRef, Refusal};
+use keypeg_core::{KeyId, KeyRef, QuarantineOptions, Refusal};
 use keypeg_store::{Call, Reply};
 use std::collections::BTreeSet;
 
@@ -96,6 +96,33 @@ impl Model {
                     _ => Err("the key exists".into()),
                 })
             }
+            Call::QuarantineKey { options, .. } => {
+                let before = pool.keys[index].state.clone();
+                let ends = !options.when_free && before.lease().is_some();
+                self.quarantine(now, (name, index), options);
+                let key = &self.pools[name].keys[index];
+                observed.check(slot, |reply| match reply {
+                    Reply::KeyQuarantined { key: view, holder } => {
+                        is_holder(holder.as_deref(), before.lease().filter(|_| ends))?;
+                        crate::views::key(view, key, now)
+                    }
+                    _ => Err("the key exists".into()),
+                })
+            }
+            Call::EndQuarantine { .. } => {
+                let key = &mut pool.keys[index];
+                let was_draining = key.drain.take().is_some();
+                if was_draining {
+                    self.durable = now.lease;
+                } else if let State::Quarantined { .. } = key.state {
+                    self.end_hold(now, (name, index), State::Available);
+                }
+                let key = &self.pools[name].keys[index];
+                observed.check(slot, |reply| match reply {
+                    Reply::Key(view) => crate::views::key(view, key, now),
+                    _ => Err("the key exists".into()),
+                })
+            }
             Call::Reveal { .. } => {
                 let key = &pool.keys[index];
                 observed.check(slot, |reply| match reply {
@@ -148,6 +175,33 @@ impl Model {
                 })
             }
             _ => unreachable!("all other calls name a key"),
+        }
+    }
+
+    /// Quarantines a key, or lets it drain.
+    fn quarantine(
+        &mut self,
+        now: Instant,
+        (name, index): (&str, usize),
+        options: &QuarantineOptions,
+    ) {
+        let key = &mut self.pools.get_mut(name).expect("an existing pool").keys[index];
+        let before = match &key.state {
+            State::Quarantined { reason } => Some(reason.clone()),
+            State::Available | State::Leased(_) | State::Resting { .. } => key.drain.clone(),
+        };
+        let given = options.reason.as_deref().filter(|reason| !reason.is_empty());
+        let reason = given.map(Into::into).or_else(|| before.clone().flatten());
+        let is_leased = key.state.lease().is_some();
+        if is_leased && !options.when_free {
+            self.end_hold(now, (name, index), State::Quarantined { reason });
+        } else if before.as_ref() == Some(&reason) {
+            // Nothing changes.
+        } else if is_leased {
+            key.drain = Some(reason);
+            self.durable = now.lease;
+        } else {
+            self.end_hold(now, (name, index), State::Quarantined { reason });
         }
     }
 }

@@ -93,12 +93,12 @@ impl Model {
         rest: Option<u64>,
         reason: Option<String>,
     ) {
-        let State::Leased(lease) = &self.pools[name].keys[index].state else {
-            unreachable!("a running lease")
-        };
-        let state = match rest.unwrap_or(lease.rest) {
-            0 => State::Available,
-            rest => State::Resting { until: now.lease + rest, reason },
+        let key = &self.pools[name].keys[index];
+        let State::Leased(lease) = &key.state else { unreachable!("a running lease") };
+        let state = match (key.drain.clone(), rest.unwrap_or(lease.rest)) {
+            (Some(reason), _) => State::Quarantined { reason },
+            (None, 0) => State::Available,
+            (None, rest) => State::Resting { until: now.lease + rest, reason },
         };
         self.end_hold(now, (name, index), state);
     }
@@ -110,7 +110,7 @@ impl Model {
         if let State::Leased(Lease { id: Some(id), .. }) = key.state {
             self.ended.insert(id.0, Ended { serial: key.serial, by_call: true });
         }
-        key.state = state;
+        (key.state, key.drain) = (state, None);
     }
 
     pub(super) fn renew(

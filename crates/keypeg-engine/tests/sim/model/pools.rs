@@ -84,8 +84,17 @@ impl Model {
         let serial = self.next_key;
         let guessed = (id.is_none() && value.is_none()).then_some(now.lease);
         let state = State::Available;
-        let mut key =
-            Key { serial, id, value, label: None, keepalive, guessed, purge_at: None, state };
+        let mut key = Key {
+            serial,
+            id,
+            value,
+            label: None,
+            keepalive,
+            guessed,
+            purge_at: None,
+            state,
+            drain: None,
+        };
         key.keep_alive(now, &pool.policy);
         pool.keys.push(key);
         if let Some(id) = id {

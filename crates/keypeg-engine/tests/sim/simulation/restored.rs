@@ -335,6 +335,11 @@ fn check_key(
         );
         return Ok(());
     }
+    if known.drain.is_some() && key.state == KeyState::Quarantined {
+        // Its lease ended before the restore.
+        return Ok(());
+    }
+    ensure!(key.draining == known.drain.is_some(), "draining as in {known:?}: {key:?}");
     let holder = key.lease.as_ref().and_then(|lease| lease.holder.as_deref());
     let is_held = key.state == KeyState::Leased
         && holder == Some(RESTORED_HOLDER)

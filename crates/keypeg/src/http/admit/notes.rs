@@ -80,6 +80,8 @@ impl RequestContext<'_> {
         let Some(entry) = &self.entry else { return };
         // The replies of all other calls name their keys, if they concern any.
         let (Call::ForceRelease { pool, key }
+        | Call::QuarantineKey { pool, key, .. }
+        | Call::EndQuarantine { pool, key }
         | Call::DeleteKey { pool, key }
         | Call::Reveal { pool, key }) = call
         else {
@@ -113,7 +115,10 @@ impl RequestContext<'_> {
             line.keys([key.id].into_iter());
             line.label = key.label.as_deref().map(Into::into);
         }
-        if let Reply::Released { holder } | Reply::KeyReleased { holder, .. } = reply {
+        if let Reply::Released { holder }
+        | Reply::KeyReleased { holder, .. }
+        | Reply::KeyQuarantined { holder, .. } = reply
+        {
             line.holder.clone_from(holder);
         }
     }

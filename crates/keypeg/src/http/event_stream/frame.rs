@@ -43,6 +43,7 @@ fn resync(pool: &str, at_ms: u64, counts: KeyCounts) -> wire::Event {
         leased: counts.leased,
         resting: counts.resting,
         quarantined: counts.quarantined,
+        draining_keys: counts.draining,
         total: counts.total(),
     })
 }
@@ -102,13 +103,29 @@ fn wire_event(pool: &str, event: FeedEvent) -> wire::Event {
             };
             if by_time { wire::Event::Expired(ended) } else { wire::Event::Released(ended) }
         }
-        FeedEventKind::Quarantined { key, token, reason } => {
+        FeedEventKind::Quarantined { key, was, token, reason } => {
             wire::Event::Quarantined(wire::Quarantined {
                 at,
                 pool,
                 key_id: key.to_string(),
+                was: wire_state(was),
                 fencing_token: token,
                 reason: owned(reason),
+            })
+        }
+        FeedEventKind::Draining { key, token, reason } => wire::Event::Draining(wire::Draining {
+            at,
+            pool,
+            key_id: key.to_string(),
+            fencing_token: token,
+            reason: owned(reason),
+        }),
+        FeedEventKind::DrainCancelled { key, token } => {
+            wire::Event::DrainCancelled(wire::DrainCancelled {
+                at,
+                pool,
+                key_id: key.to_string(),
+                fencing_token: token,
             })
         }
         FeedEventKind::KeyFreed { key, was } => wire::Event::Restored(wire::KeyChanged {

@@ -1,4 +1,5 @@
-//! The key routes: generate, import, list, show, reveal, delete, force-release, keep alive.
+//! The key routes: generate, import, list, show, label, reveal, delete, force-release, quarantine,
+//! keep alive.
 //!
 //! A key's value leaves the server only when the key is created or granted, or by reveal.
 
@@ -9,7 +10,7 @@ use crate::http::error::Problem;
 use crate::http::message::Request;
 use crate::http::parse::body;
 use crate::http::parse::keys::{
-    ChangeKeyBody, KeepAliveBody, KeepAliveTargets, KeysToAdd, read_add,
+    ChangeKeyBody, KeepAliveBody, KeepAliveTargets, KeysToAdd, QuarantineBody, read_add,
 };
 use crate::http::parse::members::{Ids, NoFields};
 use crate::http::parse::path::{key_ref, pool_name};
@@ -20,8 +21,8 @@ use keypeg_client as wire;
 use keypeg_client::UnixMs;
 use keypeg_client::routes::{self, Scope};
 use keypeg_core::{
-    Cursor, ForceReleased, KeptAliveMany, KeyId, KeyRef, KeyState, KeyView, ListOptions, NewKey,
-    NewLabels, PoolName, Refusal, Secret,
+    Cursor, ForceReleased, KeptAliveMany, KeyId, KeyQuarantined, KeyRef, KeyState, KeyView,
+    ListOptions, NewKey, NewLabels, PoolName, Refusal, Secret,
 };
 use keypeg_fields::{Field, LABEL};
 use keypeg_store::{Call, KEEP_ALIVE_MAX, RequestError, Revealed};
@@ -186,6 +187,34 @@ pub(crate) async fn force_release(
     Ok(json_response(StatusCode::OK, &wire::KeyReleased { released }))
 }
 
+/// Quarantines a key: at once, or when its lease ends.
+pub(crate) async fn quarantine(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> HandlerResult {
+    let pool = pool_name(pool)?;
+    let body = body::read::<QuarantineBody>(context, request).await;
+    let parsed = body.and_then(|body| Ok((body.into_options(), key_ref(key)?)));
+    let (options, key) = context.or_unknown_pool(&pool, parsed).await?;
+    let call = Call::quarantine_key(pool.clone(), key, options);
+    let KeyQuarantined { key, .. } = context.execute(call).await?;
+    Ok(json_response(StatusCode::OK, &wire_key(&pool, key)))
+}
+
+/// Puts a quarantined key back, or cancels its draining.
+pub(crate) async fn end_quarantine(
+    context: &RequestContext<'_>,
+    pool: &str,
+    key: &str,
+    request: Request,
+) -> HandlerResult {
+    let (pool, key) = key_only(context, pool, key, request).await?;
+    let view = context.execute(Call::end_quarantine(pool.clone(), key)).await?;
+    Ok(json_response(StatusCode::OK, &wire_key(&pool, *view)))
+}
+
 /// Keeps one key alive.
 pub(crate) async fn keep_alive(
     context: &RequestContext<'_>,
@@ -287,6 +316,7 @@ fn wire_key(pool: &PoolName, view: KeyView) -> wire::Key {
         created_at: UnixMs(view.created_at_ms),
         expires_at: view.expires_at_ms.map(UnixMs),
         rests_until: view.rests_until_ms.map(UnixMs),
+        draining: view.draining,
         reason: view.reason.map(Into::into),
         keepalive: view.keepalive,
         lease: view.lease.map(wire_lease),

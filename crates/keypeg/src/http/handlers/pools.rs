@@ -143,6 +143,7 @@ fn wire_pool(view: PoolView) -> wire::Pool {
         leased: counts.leased,
         resting: counts.resting,
         quarantined: counts.quarantined,
+        draining_keys: counts.draining,
         total: counts.total(),
         waiting,
         next_return_at: next_hold_end_at_ms.map(UnixMs),

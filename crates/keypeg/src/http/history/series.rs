@@ -38,7 +38,7 @@ impl Point {
         let PoolActivity { grants, expiries, purges, waited_us, .. } = added;
         let changes = [grants, added.refusals(), expiries, purges, waited_us / 1_000];
         let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        let KeyCounts { available, leased, resting, quarantined } = counts;
+        let KeyCounts { available, leased, resting, quarantined, draining: _ } = counts;
         let counts = [available, leased, resting, quarantined, waiting].map(number);
         Self { second, counts, changes: changes.map(number) }
     }

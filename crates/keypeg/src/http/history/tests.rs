@@ -9,7 +9,7 @@ fn view(name: &str, available: u64, grants: u64) -> PoolView {
     PoolView {
         name: PoolName::parse(name).expect("a name"),
         policy: Policy::default(),
-        counts: KeyCounts { available, leased: 1, resting: 2, quarantined: 3 },
+        counts: KeyCounts { available, leased: 1, resting: 2, quarantined: 3, draining: 0 },
         waiting: 4,
         activity: PoolActivity {
             grants,

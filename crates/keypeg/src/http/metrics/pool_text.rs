@@ -175,7 +175,7 @@ mod tests {
         activity.count_release(90_000_000);
         activity.count_expiry(1_500);
         activity.count_refusal(NoKeyCause::AllLeased);
-        let keys = KeyCounts { available: 1, leased: 2, resting: 3, quarantined: 4 };
+        let keys = KeyCounts { available: 1, leased: 2, resting: 3, quarantined: 4, draining: 0 };
         let row = PoolRow { name: "ci".into(), keys, waiting: 6, activity };
         text(&[&row], format).await.lines().map(str::to_owned).collect()
     }

@@ -236,7 +236,7 @@ mod tests {
         PoolView {
             name: PoolName::parse(name).expect("a name"),
             policy: keypeg_core::Policy::default(),
-            counts: KeyCounts { available: 10, leased: 1, resting: 2, quarantined: 3 },
+            counts: KeyCounts { available: 10, leased: 1, resting: 2, quarantined: 3, draining: 0 },
             waiting: 4,
             activity: PoolActivity { grants, ..PoolActivity::default() },
             next_hold_end_at_ms: None,

@@ -258,7 +258,7 @@ impl Scrape {
         gauge(to, "pools", "Number of pools", self.pools)?;
         let mut family =
             to.encode_descriptor("keys", "Keys of all pools, by state", None, MetricType::Gauge)?;
-        let KeyCounts { available, leased, resting, quarantined } = self.keys;
+        let KeyCounts { available, leased, resting, quarantined, draining: _ } = self.keys;
         for (state, count) in [
             ("available", available),
             ("leased", leased),

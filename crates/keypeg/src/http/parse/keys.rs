@@ -10,10 +10,10 @@ use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
 use crate::http::message::Request;
 use keypeg_client as wire;
-use keypeg_core::{ImportOptions, NewLabels, Secret};
+use keypeg_core::{ImportOptions, NewLabels, QuarantineOptions, Secret};
 use keypeg_fields::{
-    ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, KEY, LABEL, LABELS, NEW_LABEL, VALUES,
-    VALUES_BODY_MAX,
+    ALL, ALLOW_RETIRED, COUNT, Field, IDS, KEEPALIVE, KEY, LABEL, LABELS, NEW_LABEL, REASON,
+    VALUES, VALUES_BODY_MAX, WHEN,
 };
 use keypeg_store::Idempotency;
 
@@ -89,6 +89,29 @@ impl ChangeKeyBody {
     /// Returns the new label.
     pub(crate) fn label(self) -> Result<Option<Box<str>>, Problem> {
         self.label.ok_or_else(|| Problem::not_allowed(Field::Text(&NEW_LABEL)))
+    }
+}
+
+/// The body of a request that quarantines a key.
+#[derive(Debug, Default)]
+pub(crate) struct QuarantineBody {
+    when: Option<usize>,
+    reason: Option<Box<str>>,
+}
+
+impl BodyFields for QuarantineBody {
+    const MEMBERS: &'static [Member<Self>] = &[
+        Member::Word(&WHEN, |body| &mut body.when),
+        Member::Text(&REASON, |body| &mut body.reason),
+    ];
+}
+
+impl QuarantineBody {
+    /// Returns the options of the quarantine.
+    pub(crate) fn into_options(self) -> QuarantineOptions {
+        let Self { when, reason } = self;
+        let when_free = when.is_some_and(|index| WHEN.words[index] == "free");
+        QuarantineOptions { when_free, reason }
     }
 }
 

@@ -8,7 +8,9 @@ use crate::http::error::Problem;
 use keypeg_client::Seconds;
 use keypeg_core::{BodyDigest, BodyHasher, KeyId, Secret};
 use keypeg_fields::ValueField;
-use keypeg_fields::{BODY_MAX, Field, FlagField, IntegerField, ListField, SecondsField, TextField};
+use keypeg_fields::{
+    BODY_MAX, Field, FlagField, IntegerField, ListField, SecondsField, TextField, WordField,
+};
 use serde::{Serialize, Serializer};
 use std::io;
 
@@ -94,6 +96,8 @@ pub(crate) enum Member<B> {
     Texts(&'static ListField, fn(&mut B) -> &mut Option<Vec<Box<str>>>),
     /// Whether false is allowed is checked by the request: it can depend on another field.
     Flag(&'static FlagField, fn(&mut B) -> &mut Option<bool>),
+    /// The value is the index of the word.
+    Word(&'static WordField, fn(&mut B) -> &mut Option<usize>),
     Value(&'static ValueField, fn(&mut B) -> &mut Option<Secret>),
     Values(&'static ListField, fn(&mut B) -> &mut Option<Vec<Secret>>),
     Ids(&'static ListField, fn(&mut B) -> &mut Option<Ids>),
@@ -108,6 +112,7 @@ impl<B> Member<B> {
             Self::Integer(field, _) | Self::IntegerOrNull(field, _) => field.name,
             Self::Text(field, _) | Self::TextOrNull(field, _) => field.name,
             Self::Flag(field, _) => field.name,
+            Self::Word(field, _) => field.name,
             Self::Value(field, _) => field.name,
             Self::Texts(field, _) | Self::Values(field, _) | Self::Ids(field, _) => field.name,
             Self::Unchecked(name, _) => name,
@@ -125,6 +130,7 @@ impl<B> Member<B> {
             Self::TextOrNull(field, place) => Place::TextOrNull(field, place(body)),
             Self::Texts(field, place) => Place::Texts(field, place(body)),
             Self::Flag(field, place) => Place::Flag(field, place(body)),
+            Self::Word(field, place) => Place::Word(field, place(body)),
             Self::Value(field, place) => Place::Value(field, place(body)),
             Self::Values(field, place) => Place::Values(field, place(body)),
             Self::Ids(field, place) => Place::Ids(field, place(body)),
@@ -144,6 +150,7 @@ pub(super) enum Place<'a> {
     TextOrNull(&'static TextField, &'a mut OrNull<Box<str>>),
     Texts(&'static ListField, &'a mut Option<Vec<Box<str>>>),
     Flag(&'static FlagField, &'a mut Option<bool>),
+    Word(&'static WordField, &'a mut Option<usize>),
     Value(&'static ValueField, &'a mut Option<Secret>),
     Values(&'static ListField, &'a mut Option<Vec<Secret>>),
     Ids(&'static ListField, &'a mut Option<Ids>),
@@ -159,6 +166,7 @@ impl Place<'_> {
             Self::TextOrNull(_, into) => into.is_some(),
             Self::Texts(_, into) => into.is_some(),
             Self::Flag(_, into) => into.is_some(),
+            Self::Word(_, into) => into.is_some(),
             Self::Value(_, into) => into.is_some(),
             Self::Values(_, into) => into.is_some(),
             Self::Ids(_, into) => into.is_some(),
@@ -173,6 +181,7 @@ impl Place<'_> {
             Self::Integer(field, _) | Self::IntegerOrNull(field, _) => Field::Integer(field),
             Self::Text(field, _) | Self::TextOrNull(field, _) => Field::Text(field),
             Self::Flag(field, _) => Field::Flag(field),
+            Self::Word(field, _) => Field::Word(field),
             Self::Value(field, _) => Field::Value(field),
             Self::Texts(field, _) | Self::Values(field, _) | Self::Ids(field, _) => {
                 Field::List(field)
@@ -291,6 +300,10 @@ pub(super) fn put(place: Place<'_>, found: Found<'_>) -> Result<(), Problem> {
             *into = field.allows(text).then(|| Some(text.into()));
             into.is_some()
         }
+        (Place::Word(field, into), Found::Text(text)) => {
+            *into = field.find(text);
+            into.is_some()
+        }
         (Place::Value(_, into), Found::Text(text)) => {
             *into = Secret::new(text);
             into.is_some()
@@ -323,6 +336,7 @@ impl Serialize for Place<'_> {
             Self::TextOrNull(_, into) => into.serialize(serializer),
             Self::Texts(_, into) => into.serialize(serializer),
             Self::Flag(_, into) => into.serialize(serializer),
+            Self::Word(field, into) => into.map(|index| field.words[index]).serialize(serializer),
             Self::Value(_, into) => into.as_ref().map(Secret::reveal).serialize(serializer),
             Self::Values(_, into) => {
                 serializer.collect_seq(into.iter().flatten().map(Secret::reveal))

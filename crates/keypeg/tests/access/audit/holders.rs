@@ -79,11 +79,15 @@ fn the_line_of_a_release_or_a_deletion_names_the_holder_of_the_lease_that_ended(
         ("releaseKey", format!("POST /v1/pools/default/keys/{id}/release")),
         ("seedRelease", format!("PUT /api/v1/random_api_key/?api_key={value}")),
         ("plainRelease", format!("PUT /keys/{id}")),
+        ("quarantineKey", format!("POST /v1/pools/default/keys/{id}/quarantine")),
         ("deleteKey", format!("DELETE /v1/pools/default/keys/{id}")),
     ];
     for (operation, request) in &force_releases {
         ends(operation, &format!("holder of {operation}"));
         send(request, "");
+        if *operation == "quarantineKey" {
+            send(&format!("DELETE /v1/pools/default/keys/{id}/quarantine"), "");
+        }
     }
     for delete in ["seedDelete", "plainDelete"] {
         let key = send("POST /v1/pools/default/keys", "{}").json()["keys"][0].clone();

@@ -127,7 +127,7 @@ fn read_naively(
             Field::Seconds(field) => field.is_nullable,
             Field::Integer(field) => field.is_nullable,
             Field::Text(field) => field.is_nullable,
-            Field::Flag(_) | Field::Value(_) | Field::List(_) => false,
+            Field::Flag(_) | Field::Word(_) | Field::Value(_) | Field::List(_) => false,
         };
         if !value.is_null() {
             set.insert(field.name(), naive_value(*field, value)?);
@@ -153,6 +153,7 @@ fn naive_value(field: Field, value: Value) -> Option<Value> {
         }
         Field::Text(field) => field.allows(value.as_str()?).then_some(value),
         Field::Flag(_) => value.is_boolean().then_some(value),
+        Field::Word(field) => field.find(value.as_str()?).map(|_| value),
         Field::Value(field) => {
             let len = value.as_str()?.len();
             (1..=field.bytes_max).contains(&len).then_some(value)
