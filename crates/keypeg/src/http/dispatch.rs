@@ -14,6 +14,7 @@ use super::forward::{self, Attempt, Forwarded, Outbound, Search};
 use super::message::{Kept, Request};
 use super::metrics::Family;
 use super::origin::Origin;
+use super::parse::body::malformed;
 use super::request_log::RequestLog;
 use super::respond::HandlerResult;
 use super::route::route;
@@ -131,6 +132,9 @@ impl Checked<'_> {
             };
             match attempt {
                 Attempt::Answered(response) => return self.finish(context, Ok(response)),
+                Attempt::Lost | Attempt::NotThere if kept.body.has_failed() => {
+                    return Err(malformed());
+                }
                 Attempt::Lost => return Err(Problem::owner_lost()),
                 Attempt::Abandoned => return kept.peer.abandon().await,
                 Attempt::NotThere => {}

@@ -32,6 +32,8 @@ struct State {
     is_lost: bool,
     /// Whether the client has sent all of it.
     was_read: bool,
+    /// Whether what the client sent is no body, or it left before the end of it.
+    has_failed: bool,
     /// The number of the reader that may read.
     reader: u64,
 }
@@ -56,6 +58,7 @@ impl KeptBody {
             held: Vec::new(),
             is_lost: false,
             was_read,
+            has_failed: false,
             reader: 0,
         })))
     }
@@ -79,6 +82,11 @@ impl KeptBody {
         }
         state.reader += 1;
         Some(Reader { body: Arc::clone(self), number: state.reader, next: 0 })
+    }
+
+    /// Returns whether the client has not sent a whole and valid body. No server applies such a request.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed
     }
 
     /// Returns whether the whole body has been read from the client.
@@ -133,8 +141,9 @@ impl Body for Reader {
             return Poll::Ready(None);
         }
         loop {
-            let frame = ready!(Pin::new(&mut state.incoming).poll_frame(cx));
-            let Some(frame) = frame.transpose()? else {
+            let frame = ready!(Pin::new(&mut state.incoming).poll_frame(cx)).transpose();
+            state.has_failed |= frame.is_err();
+            let Some(frame) = frame? else {
                 state.was_read = true;
                 return Poll::Ready(None);
             };

@@ -261,6 +261,21 @@ fn a_change_whose_server_is_lost_has_an_unknown_outcome_and_a_read_is_sent_again
     acquire(client.send(&format!("POST {P1}/leases"), &NOTHING));
 }
 
+/// It was called lost, and its outcome unknown.
+#[test]
+fn a_body_that_is_malformed_is_refused_as_such_by_the_server_that_forwards() {
+    let servers = installation(1);
+    let request = format!(
+        "POST {P1}/leases HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         transfer-encoding: chunked\r\n\r\n2\r\n{{ \r\nno size\r\n"
+    );
+    for server in [0, 1] {
+        let problem = servers.client(server).raw(request.as_bytes()).unwrap();
+        problem.problem(400, "malformed");
+    }
+    servers.client(1).ask(&format!("GET {P1}")).is(200, &json!({ "leased": 0 }));
+}
+
 #[test]
 fn a_client_that_half_closes_after_a_release_has_it_applied_elsewhere() {
     let servers = installation(1);

@@ -88,15 +88,17 @@ fn is_json(value: &[u8]) -> bool {
     value.iter().all(is_visible) && essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
+/// Returns the refusal of a body that is not whole or not valid.
+pub(crate) fn malformed() -> Problem {
+    let detail = "The body is incomplete, or its chunks are malformed.";
+    Problem::new(Code::Malformed, detail).closing()
+}
+
 /// Reads the bytes of a body. The second value is the memory that it takes.
 async fn collect(mut body: RequestBody, max: usize) -> Result<(Vec<u8>, BodyMemory), Problem> {
     let too_large = || {
         let detail = format!("The body is larger than the {max} bytes that this route allows.");
         Problem::new(Code::TooLarge, detail).closing()
-    };
-    let malformed = || {
-        let detail = "The body is incomplete, or its chunks are malformed.";
-        Problem::new(Code::Malformed, detail).closing()
     };
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
