@@ -2,8 +2,8 @@
 
 import contextlib
 import http.client
+import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +12,38 @@ import time
 from .postgres import children, cpu_seconds
 
 
+# Moto compares the condition of a creation and stores the object in two steps, and answers many requests at once: without
+# the lock, two servers create one object now and then, which the probe of a start sees.
+SERVER = """
+import sys, threading
+from moto.s3 import responses
+lock, put = threading.Lock(), responses.S3Response.put_object
+written = 0
+
+def put_object(self, *arguments, **named):
+    global written
+    with lock:
+        written += len(self.body or b"")
+        with open(sys.argv[1], "w") as file:
+            file.write(str(written))
+        return put(self, *arguments, **named)
+
+responses.S3Response.put_object = put_object
+from moto.server import main
+main(sys.argv[2:])
+"""
+
+
 class Moto:
     kind = "s3"
 
     def __init__(self, hosts, parent):
         self.host = hosts.add("s3")
         self.port = self.host.port(9000)
-        program = shutil.which("moto_server")
-        if program is None:
-            sys.exit("cluster: moto_server is not on the PATH: pip install 'moto[s3,server]'")
-        words = [*self.host.prefix, program, "-H", self.host.address, "-p", str(self.port)]
+        if importlib.util.find_spec("moto") is None:
+            sys.exit(f"cluster: {sys.executable} has no moto: pip install 'moto[s3,server]'")
+        self.written = parent / "s3.written"
+        words = [*self.host.prefix, sys.executable, "-c", SERVER, str(self.written), "-H", self.host.address, "-p", str(self.port)]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while True:
@@ -49,7 +71,7 @@ class Moto:
         return cpu_seconds([self.process.pid, *children(self.process.pid)])
 
     def bytes_written(self):
-        return 0
+        return int(self.written.read_text() or 0) if self.written.exists() else 0
 
     def stop(self):
         os.kill(self.process.pid, signal.SIGKILL)
