@@ -163,8 +163,8 @@ async fn start(
     let failed = |error: std::io::Error| {
         Failure::new(exit::OS, format!("cannot start the watchdog of the command: {error}"))
     };
-    let mut watchdog =
-        Watchdog::start(job.group(), Duration::from_millis(args.grace.ms())).map_err(failed)?;
+    let mut watchdog = Watchdog::start(job.group(), Duration::from_millis(args.grace.ms()), grant)
+        .map_err(failed)?;
     watchdog.extend(guard.valid_until().map_or(Duration::ZERO, |end| end - Instant::now()));
     let ready = tokio::select! {
         ready = watchdog.ready() => ready.map_err(failed),

@@ -216,6 +216,38 @@ impl Remaining {
         matches!(self, Self::Known(found) if found.is_empty())
     }
 
+    /// Returns the ids of the processes, as far as they are known.
+    pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.known().iter().map(|process| process.pid)
+    }
+
+    /// Returns the ids of the processes in a process group, as far as they are known.
+    pub(super) fn in_group(&self, group: Pid) -> impl Iterator<Item = Pid> {
+        let is_in = move |process: &&Process| process.group == group.as_raw_pid();
+        self.known().iter().filter(is_in).map(|process| process.pid)
+    }
+
+    /// Returns the known processes without those with these ids.
+    pub(super) fn without(&self, pids: &[Pid]) -> Self {
+        let others = self.known().iter().filter(|process| !pids.contains(&process.pid));
+        Self::Known(others.copied().collect())
+    }
+
+    /// Sends a signal to each known process.
+    pub(super) fn signal(&self, signal: Signal) {
+        for pid in self.pids() {
+            // Fails if the process has just ended.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn known(&self) -> &[Process] {
+        match self {
+            Self::Known(found) => found,
+            Self::Group => &[],
+        }
+    }
+
     /// Returns the processes in words.
     pub(super) fn words(&self) -> String {
         match self {

@@ -1,9 +1,11 @@
-//! The processes below `exec`, as `/proc` shows them.
+//! The processes of a command, as `/proc` shows them.
 //!
 //! `exec` is the subreaper of its command: a process that the command leaves behind becomes a child
-//! of `exec`, also if it has left the process group and the session. So all of them are found.
+//! of `exec`, also if it has left the process group and the session. So all of them are found. After
+//! the death of `exec` those that have left the group are found by their environment.
 
-use rustix::process::{Pid, getpid};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+use std::os::fd::OwnedFd;
 
 /// This program, also after its file was replaced.
 pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -26,12 +28,37 @@ pub(super) fn descendants() -> Option<Vec<Process>> {
     if link.to_str()?.parse() != Ok(own.as_raw_pid()) {
         return None;
     }
-    let mut others = Vec::new();
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        others.extend(pid.and_then(Pid::from_raw).and_then(stat));
-    }
+    let others: Vec<_> = all_pids().ok()?.filter_map(stat).collect();
     Some(below(own, &others))
+}
+
+fn all_pids() -> std::io::Result<impl Iterator<Item = Pid>> {
+    let entries = std::fs::read_dir("/proc")?.flatten();
+    Ok(entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)))
+}
+
+/// Returns the processes outside a process group that were started with all these variables, each
+/// as `NAME=value`, and whose environment this process may read: those of the same user.
+pub(super) fn with_environment(variables: &[String], except_group: Pid) -> Vec<OwnedFd> {
+    let own = getpid();
+    let is_other = |pid: &Pid| {
+        *pid != own && stat(*pid).is_some_and(|it| it.group != except_group.as_raw_pid())
+    };
+    let open = |pid: Pid| {
+        // Opened before the environment is read, so it can mean no later process with this id.
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).ok()?;
+        has_all(&environment, variables).then_some(process)
+    };
+    all_pids().into_iter().flatten().filter(is_other).filter_map(open).collect()
+}
+
+/// Returns whether an environment, as in `/proc/PID/environ` (proc(5)), has all these variables.
+fn has_all(environment: &[u8], variables: &[String]) -> bool {
+    let has = |variable: &String| {
+        environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+    };
+    variables.iter().all(has)
 }
 
 /// Returns the processes below `root` that still run.
@@ -101,6 +128,15 @@ mod tests {
         ];
         let found: Vec<_> = below(pid(1), &all).iter().map(|process| process.pid).collect();
         assert_eq!(found, [pid(2), pid(4)]);
+    }
+
+    #[test]
+    fn an_environment_has_a_variable_only_with_its_whole_value() {
+        let both = ["A=1".to_owned(), "B=2".to_owned()];
+        assert!(has_all(b"X=\0B=2\0A=1\0", &both));
+        for other in [&b""[..], b"A=1\0", b"A=1\0B=22\0", b"A=1\0XB=2\0", b"A=1\0C=B=2\0"] {
+            assert!(!has_all(other, &both), "{other:?}");
+        }
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! grace. An end of the lease that is known beforehand begins so early that the grace fits into the
 //! lease, or a quarter of a short lease.
 
-use super::job::Job;
+use super::job::{Job, Remaining};
 use super::signals::{Arrived, Signals};
 use super::terminal::print_message;
 use super::watchdog::Watchdog;
 use keypeg_client::{LeaseEnd, LeaseGuard};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -45,11 +45,13 @@ pub(super) struct Supervision {
     lease_end: Option<LeaseEnd>,
     /// When all processes get SIGKILL.
     kill_at: Option<Instant>,
+    /// The processes that have got SIGTERM. A second one can end a process that cleans up.
+    asked: Vec<Pid>,
 }
 
 impl Supervision {
     pub(super) fn new(job: Job, watchdog: Watchdog, grace: Duration, is_quiet: bool) -> Self {
-        Self { job, watchdog, grace, is_quiet, lease_end: None, kill_at: None }
+        Self { job, watchdog, grace, is_quiet, lease_end: None, kill_at: None, asked: Vec::new() }
     }
 
     /// Waits until no process of the command runs. `key_gone` is ready when the key is gone.
@@ -127,10 +129,7 @@ impl Supervision {
         }
         match self.kill_at {
             None => {
-                self.print(&format!(
-                    "the command has ended; {} are left and are ended",
-                    remaining.words()
-                ));
+                self.print_left(&remaining);
                 self.end_by(now + self.grace);
             }
             Some(kill_at) if now >= kill_at + KILL_PATIENCE => {
@@ -139,9 +138,22 @@ impl Supervision {
             Some(kill_at) if now >= kill_at => {
                 self.job.signal_all(Signal::KILL, self.watchdog.pid);
             }
-            Some(_) => {}
+            Some(_) => self.ask_others(&remaining),
         }
         None
+    }
+
+    /// Sends SIGTERM to the processes that have not got it: a SIGTERM for `exec` reaches only the
+    /// process group, and a process can start another one while it ends.
+    fn ask_others(&mut self, remaining: &Remaining) {
+        let others = remaining.without(&self.asked);
+        if others.is_none() || self.grace.is_zero() {
+            return;
+        }
+        self.print_left(&others);
+        others.signal(Signal::TERM);
+        others.signal(Signal::CONT);
+        self.asked.extend(others.pids());
     }
 
     fn on_signal(&mut self, arrived: Arrived, guard: &LeaseGuard) {
@@ -152,6 +164,10 @@ impl Supervision {
                 self.job.resume();
             }
             return;
+        }
+        if signal == Signal::TERM {
+            // Before the signal: a process that is started because of it has not got it.
+            self.asked.extend(self.job.remaining(self.watchdog.pid).in_group(self.job.group()));
         }
         self.job.signal(signal);
         if signal == Signal::TERM {
@@ -175,6 +191,7 @@ impl Supervision {
     fn end_by(&mut self, kill_at: Instant) {
         self.kill_by(kill_at);
         if !self.grace.is_zero() {
+            self.asked.extend(self.job.remaining(self.watchdog.pid).pids());
             self.job.signal_all(Signal::TERM, self.watchdog.pid);
             self.job.signal_all(Signal::CONT, self.watchdog.pid);
         }
@@ -184,9 +201,10 @@ impl Supervision {
         self.kill_at = Some(self.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
     }
 
-    fn print(&self, message: &str) {
+    fn print_left(&self, remaining: &Remaining) {
         if !self.is_quiet {
-            print_message(message);
+            let words = remaining.words();
+            print_message(&format!("the command has ended; {words} are left and are ended"));
         }
     }
 }

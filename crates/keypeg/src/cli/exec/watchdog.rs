@@ -2,15 +2,19 @@
 //!
 //! It reads a pipe from `exec`, and says once that it knows the end of the lease. When the pipe closes
 //! without a farewell, `exec` was killed; when the lease ends and no line has extended it, `exec` is
-//! stopped or does not run. In both cases the process group of the command ends. Each end is an
-//! instant of the monotonic clock, so a line that is read late moves no end. Knows no server, no key.
+//! stopped or does not run. In both cases the process group of the command ends, and all processes
+//! whose environment names this lease, because those that have left the group are no children of
+//! `exec` any more. Each end is an instant of the monotonic clock, so a line that is read late moves
+//! no end. Knows no server, and no value of a key.
 
-use super::processes::OWN_PROGRAM;
+use super::processes::{OWN_PROGRAM, with_environment};
 use crate::clock::monotonic_us;
 use crate::failure::{Failure, exit};
+use crate::variables;
 use clap::Args;
+use keypeg_client::Grant;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,12 +23,16 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// The line after which the watchdog is no longer needed.
 const FAREWELL: &str = "done";
 /// What the watchdog writes on stdout once it knows the end of the lease.
 const READY: &[u8] = b"ready\n";
+/// The time between two looks for processes that have started while others were killed.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long processes may still exist after SIGKILL, for example while they wait for a disk.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The arguments of the watchdog.
 #[derive(Debug, Args)]
@@ -35,6 +43,40 @@ pub struct WatchdogArgs {
     /// Time between SIGTERM and SIGKILL, in milliseconds
     #[arg(long)]
     grace_ms: u64,
+    /// Id of the key
+    #[arg(long)]
+    key_id: String,
+    /// Fencing token of the lease
+    #[arg(long)]
+    fencing_token: u64,
+}
+
+/// What a watchdog ends: a process group, and the processes with these variables.
+#[derive(Debug)]
+struct Target {
+    group: Pid,
+    variables: [String; 2],
+}
+
+impl Target {
+    /// Sends a signal to all processes; returns whether there were any outside the group.
+    fn signal(&self, signal: Signal) -> bool {
+        // Fails if no process of the group is left.
+        let _ = kill_process_group(self.group, signal);
+        let others = with_environment(&self.variables, self.group);
+        for process in &others {
+            let _ = pidfd_send_signal(process, signal);
+        }
+        !others.is_empty()
+    }
+
+    /// Kills all processes, also those that are started meanwhile.
+    async fn kill(&self) {
+        let until = Instant::now() + KILL_PATIENCE;
+        while self.signal(Signal::KILL) && Instant::now() < until {
+            sleep(LOOK_EVERY).await;
+        }
+    }
 }
 
 /// The side of `exec`.
@@ -47,12 +89,14 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts a watchdog of a process group.
-    pub(super) fn start(group: Pid, grace: Duration) -> io::Result<Self> {
+    /// Starts a watchdog of a process group and of the processes that know this lease.
+    pub(super) fn start(group: Pid, grace: Duration, grant: &Grant) -> io::Result<Self> {
         let mut command = Command::new(OWN_PROGRAM);
         command
             .args(["exec-watchdog", "--group", &group.as_raw_pid().to_string()])
             .args(["--grace-ms", &grace.as_millis().to_string()])
+            .arg(format!("--key-id={}", grant.key_id))
+            .arg(format!("--fencing-token={}", grant.fencing_token))
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -111,6 +155,11 @@ impl WatchdogArgs {
         let group = Pid::from_raw(self.group).ok_or_else(|| {
             Failure::new(exit::USAGE, "--group must be the id of a process group")
         })?;
+        let variables = [
+            format!("{}={}", variables::KEY_ID, self.key_id),
+            format!("{}={}", variables::FENCING_TOKEN, self.fencing_token),
+        ];
+        let target = Target { group, variables };
         let mut lines = BufReader::new(pipe).lines();
         let mut end: Option<Instant> = None;
         let mut is_ready = false;
@@ -131,8 +180,8 @@ impl WatchdogArgs {
                 }
                 // exec was killed: the command may still clean up.
                 Ok(Ok(None) | Err(_)) => {
-                    let _ = kill_process_group(group, Signal::TERM);
-                    let _ = kill_process_group(group, Signal::CONT);
+                    target.signal(Signal::TERM);
+                    target.signal(Signal::CONT);
                     let grace = Instant::now() + Duration::from_millis(self.grace_ms);
                     sleep_until(end.map_or(grace, |end| end.min(grace))).await;
                     break;
@@ -141,7 +190,7 @@ impl WatchdogArgs {
                 Err(_) => break,
             }
         }
-        let _ = kill_process_group(group, Signal::KILL);
+        target.kill().await;
         Ok(0)
     }
 }

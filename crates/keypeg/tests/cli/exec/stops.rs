@@ -118,6 +118,53 @@ fn a_command_does_not_run_before_exec_lets_it() {
     }
 }
 
+/// Starts a watchdog of a process group and of the lease `k`, 7.
+fn watchdog(group: &str, stdin: Stdio) -> Child {
+    let lease = ["--key-id=k", "--fencing-token=7"];
+    let group = ["exec-watchdog", "--group", group, "--grace-ms", "3600000"];
+    internal(&[&group[..], &lease].concat(), stdin)
+}
+
+/// Starts a process in a group of its own, with the variables that `exec` sets.
+fn outside(key_id: &str, fencing_token: &str) -> Child {
+    let mut command = words(&["sleep", "1000"]);
+    command.env("KEYPEG_KEY_ID", key_id).env("KEYPEG_FENCING_TOKEN", fencing_token);
+    command.process_group(0).spawn().unwrap()
+}
+
+/// Regression: a process in a session of its own outlived an exec that was killed, and used the key
+/// after the end of the lease, while another client had it.
+#[test]
+fn a_watchdog_ends_the_processes_outside_the_group_that_have_the_lease_and_no_others() {
+    for is_exec_killed in [true, false] {
+        let mut command = words(&["sleep", "1000"]).process_group(0).spawn().unwrap();
+        let mut own = outside("k", "7");
+        let mut others = [outside("k", "8"), outside("k", "77"), outside("other", "7")];
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut write = File::from(write);
+        // Far in the future, or one second after the machine has started.
+        let end: &[u8] = if is_exec_killed { b"900000000000000\n" } else { b"1000000\n" };
+        write.write_all(end).unwrap();
+        let mut watchdog = watchdog(&command.id().to_string(), read.into());
+        let pipe = (!is_exec_killed).then_some(write);
+        let signal = if is_exec_killed { 15 } else { 9 };
+        for process in [&mut command, &mut own] {
+            assert_eq!(process.wait().unwrap().signal(), Some(signal), "{is_exec_killed}");
+        }
+        if is_exec_killed {
+            // It waits for the grace.
+            watchdog.kill().unwrap();
+        }
+        watchdog.wait().unwrap();
+        drop(pipe);
+        for process in &mut others {
+            assert_eq!(process.try_wait().unwrap(), None, "of another lease");
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+}
+
 /// Regression: the watchdog got the time that remained, and counted it from when it read that. On a
 /// busy machine, a command whose exec was stopped outlived the lease by the delay.
 #[test]
@@ -128,8 +175,7 @@ fn a_watchdog_is_ready_once_it_knows_the_end_and_counts_no_delay_of_its_own() {
     // One second after the machine has started: long ago.
     let mut write = File::from(write);
     write.write_all(b"1000000\n").unwrap();
-    let mut watchdog =
-        internal(&["exec-watchdog", "--group", &group, "--grace-ms", "3600000"], read.into());
+    let mut watchdog = watchdog(&group, read.into());
     let mut ready = String::new();
     watchdog.stdout.take().unwrap().read_to_string(&mut ready).unwrap();
     assert_eq!((&*ready, watchdog.wait().unwrap().code()), ("ready\n", Some(0)));
@@ -175,6 +221,40 @@ fn a_repeated_sigterm_does_not_extend_the_grace() {
         process.try_wait().unwrap()
     });
     assert_eq!(status.code(), Some(128 + 9));
+    assert_eq!(key(&server)["state"], "available");
+}
+
+/// Regression: SIGTERM for exec reached the process group only. A process in a session of its own got
+/// no SIGTERM, and after the whole grace SIGKILL. In the group a process that cleans up must not get
+/// a second one.
+#[test]
+fn after_a_sigterm_each_process_that_is_left_gets_sigterm_once() {
+    let server = server(&[], 3600.0);
+    let dir = TempDir::new();
+    let script = r#"
+        trap 'exit 43' TERM
+        setsid sh -c 'trap "echo outside >>\"$LOG\"; exit" TERM; echo up >>"$LOG"
+                      while :; do sleep 0.02; done' &
+        sh -c 'trap "echo inside >>\"$LOG\"" TERM; echo up >>"$LOG"
+               until grep -q outside "$LOG"; do sleep 0.02; done' &
+        while :; do sleep 0.02; done"#;
+    let log = dir.path().join("log");
+    let mut command = Command::new(binary());
+    command.args(["exec", "--pool", "ci", "--grace", "1h", "--", "/bin/sh", "-c", script]);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
+    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    let lines = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    eventually("both run", || (lines() == ["up", "up"]).then_some(()));
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    let status = eventually("all processes end", || process.try_wait().unwrap());
+    assert_eq!(status.code(), Some(43));
+    assert_eq!(lines(), ["inside", "outside", "up", "up"]);
     assert_eq!(key(&server)["state"], "available");
 }
 
