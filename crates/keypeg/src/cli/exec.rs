@@ -60,8 +60,9 @@ pub(super) async fn run(args: ExecArgs) -> Result<u8, Failure> {
     if !args.server.output.quiet {
         let max_hold = pool.max_hold_seconds.unwrap_or(pool.lease_ttl_seconds);
         print_message(&format!(
-            "a lease of this pool lasts {:?} at most; a command that runs longer is ended",
-            Duration::from_millis(max_hold.ms)
+            "a lease of this pool lasts {:?} at most; a command that runs longer is ended: {}",
+            Duration::from_millis(max_hold.ms),
+            allow_more(&args.server.pool)
         ));
     }
     let outcome = match start(&args, &guard, &mut signals).await {
@@ -94,7 +95,19 @@ async fn finish(args: &ExecArgs, guard: &mut LeaseGuard, outcome: Outcome) -> Re
         Outcome::LeaseEnded(cause) => {
             // The lease may still run for the moment in which it was no longer safe to use.
             let _ = release(guard, &ReleaseRequest::default()).await;
-            let message = format!("the lease has ended before the command: {cause}");
+            let is_max_hold = cause == LeaseEnd::MaxHold;
+            let step = if is_max_hold {
+                format!(": {}", allow_more(&args.server.pool))
+            } else {
+                String::new()
+            };
+            let message = format!("the lease has ended before the command: {cause}{step}");
+            Err(Failure::new(exit::TEMPORARY, message))
+        }
+        Outcome::Stopped => {
+            let _ = release(guard, &ReleaseRequest::default()).await;
+            let message = "the lease has ended before the command: keypeg exec was stopped and \
+                           could not use its renewal";
             Err(Failure::new(exit::TEMPORARY, message))
         }
         Outcome::Stuck(processes) => {
@@ -106,6 +119,11 @@ async fn finish(args: &ExecArgs, guard: &mut LeaseGuard, outcome: Outcome) -> Re
             Err(Failure::new(exit::OS, message))
         }
     }
+}
+
+/// Returns the command that allows longer leases in a pool.
+fn allow_more(pool: &str) -> String {
+    format!("\"keypeg pool set {pool} --max-hold DURATION\" allows more")
 }
 
 /// Acquires a key. The policy of the pool is read first, because that can fail without a lease; a

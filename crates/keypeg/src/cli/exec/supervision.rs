@@ -28,8 +28,10 @@ pub(super) enum Outcome {
         /// Its exit code, as a shell reports it.
         code: u8,
     },
-    /// The lease has ended, or was about to end, so the command was ended; why, in words.
-    LeaseEnded(String),
+    /// The lease has ended, or was about to end, so the command was ended; why.
+    LeaseEnded(LeaseEnd),
+    /// `exec` was stopped, and its watchdog ended the command before the renewed lease was used.
+    Stopped,
     /// Some processes do not end, not even by SIGKILL; in words.
     Stuck(String),
 }
@@ -96,15 +98,18 @@ impl Supervision {
         match &outcome {
             // exec was stopped, and the watchdog has ended the command. Both ends are seen at once.
             Outcome::Ended { .. } if guard.valid_until().is_none() => {
-                Outcome::LeaseEnded(guard.ended().await.to_string())
+                Outcome::LeaseEnded(guard.ended().await)
             }
             // It was stopped after a renewal, before the watchdog knew of that.
             Outcome::Ended { code: KILLED }
                 if known_end.is_some_and(|end| end <= Instant::now()) =>
             {
-                Outcome::LeaseEnded("keypeg exec was stopped and could not use its renewal".into())
+                Outcome::Stopped
             }
-            Outcome::Ended { .. } | Outcome::LeaseEnded(_) | Outcome::Stuck(_) => outcome,
+            Outcome::Ended { .. }
+            | Outcome::LeaseEnded(_)
+            | Outcome::Stopped
+            | Outcome::Stuck(_) => outcome,
         }
     }
 
@@ -124,7 +129,7 @@ impl Supervision {
         let remaining = self.job.remaining(self.watchdog.pid);
         if let Some(code) = exited.filter(|_| remaining.is_none()) {
             let lease_end = self.lease_end.take();
-            let outcome = lease_end.map(|cause| Outcome::LeaseEnded(cause.to_string()));
+            let outcome = lease_end.map(Outcome::LeaseEnded);
             return Some(outcome.unwrap_or(Outcome::Ended { code }));
         }
         match self.kill_at {

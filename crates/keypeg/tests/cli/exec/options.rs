@@ -1,6 +1,7 @@
 //! The options of `exec`, and what its exit code says about the lease.
 
-use super::{key, prepare, server, url};
+use super::{LATE, key, prepare, server, url};
+use crate::support::late::unless_late;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{Server, TempDir, binary, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -124,6 +125,21 @@ fn without_grace_a_command_is_killed_at_once() {
     eventually("leased", || (key(&server)["state"] == "leased").then_some(()));
     unblock(&server);
     assert_eq!(process.wait().unwrap().code(), Some(75));
+}
+
+#[test]
+fn a_command_that_reaches_the_maximum_hold_learns_how_to_allow_more() {
+    unless_late(LATE, || {
+        let server = server(&[], 2.0);
+        let policy = json!({ "max_hold_seconds": null });
+        server.client().send("PUT /v1/pools/ci", &policy).is(200, &json!({}));
+        let step = "\"keypeg pool set ci --max-hold DURATION\" allows more";
+        let end = format!("it reached the maximum hold of its pool: {step}");
+        let output = check(exec(&url(&server), &[], "exec sleep 1000"), 75, &end);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let start = format!("lasts 2s at most; a command that runs longer is ended: {step}");
+        assert!(stderr.contains(&start), "{stderr}");
+    });
 }
 
 /// What needs a store that keeps its data: see CONTRIBUTING.md.
