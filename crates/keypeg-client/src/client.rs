@@ -429,16 +429,24 @@ impl AnswerOrigin {
             "" => "it has no content type".into(),
             content_type => format!("its content type is {content_type}"),
         };
+        // The failures of a proxy that does not reach its server.
+        let is_gateway = matches!(status, 502..=504);
         let origin = match proxy_variable(is_https) {
-            Some(variable) if !is_loopback => format!(
-                "the variable {variable} sends requests through a proxy; if the proxy answered, add \
-                 the server to no_proxy"
-            ),
+            Some(variable) if !is_loopback => {
+                let other = if is_gateway {
+                    "; otherwise check whether the server behind the proxy runs"
+                } else {
+                    ""
+                };
+                format!(
+                    "the variable {variable} sends requests through a proxy; if the proxy answered, \
+                     add the server to no_proxy{other}"
+                )
+            }
+            _ if is_gateway => "another server or a proxy answered: check the address of the \
+                                server, and whether the server behind it runs"
+                .into(),
             _ => "another server or a proxy answered: check the address of the server".into(),
-        };
-        let origin = match status {
-            502..=504 => origin + ", and whether the server behind it runs",
-            _ => origin,
         };
         Error::Unexpected { status, detail: format!("{what}; {origin}") }
     }

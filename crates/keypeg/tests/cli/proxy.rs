@@ -77,6 +77,11 @@ fn an_error_of_a_proxy_is_named_as_such() {
         let stderr = utf8(&output.stderr);
         assert!(stderr.contains("the answer did not come from Keypeg"), "{stderr}");
         assert!(!stderr.contains("expected value"), "{stderr}");
+        let step = match answer {
+            HTML | EMPTY => "add the server to no_proxy; otherwise check whether the server behind",
+            _ => "add the server to no_proxy\n",
+        };
+        assert!(stderr.contains(step), "{stderr}");
         assert!(thread.join().unwrap().contains("keypeg.invalid"), "sent through the proxy");
         // Without a proxy in the environment another server answered, such as a reverse proxy.
         let (url, thread) = proxy(answer);
