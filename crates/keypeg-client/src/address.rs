@@ -3,6 +3,7 @@
 //! A request to this machine never goes through the proxy that the environment names: the proxy
 //! would get the access token, and would look for the server on its own machine. Sends nothing.
 
+use reqwest::Url;
 use std::net::IpAddr;
 
 /// The address of a server: `http://HOST:PORT` or `https://HOST:PORT`, with a path if a proxy in
@@ -13,6 +14,12 @@ pub(crate) struct ServerAddress {
     pub(crate) base: String,
     /// Whether the server is on this machine.
     pub(crate) is_loopback: bool,
+}
+
+/// Checks the address of a server. The error has the address, except for one that may contain a
+/// password, and the forms that are allowed.
+pub fn check_server_address(address: &str) -> Result<(), String> {
+    ServerAddress::parse(address).map(|_| ())
 }
 
 impl ServerAddress {
@@ -39,10 +46,12 @@ impl ServerAddress {
         };
         let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
         let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+        let forms = format!("use {scheme}HOST:PORT, or {scheme}HOST:PORT/PATH behind a proxy");
         if authority.is_empty() || !rest.bytes().all(is_allowed) || has_dots {
-            let forms = format!("use {scheme}HOST:PORT, or {scheme}HOST:PORT/PATH behind a proxy");
             return Err(invalid(&forms));
         }
+        // What the HTTP client would refuse, without a name of the value.
+        Url::parse(address).map_err(|error| invalid(&format!("{error}; {forms}")))?;
         let base = match path {
             "" => format!("{scheme}{authority}"),
             path => format!("{scheme}{authority}/{path}"),
@@ -116,6 +125,11 @@ mod tests {
             ("http://a/?b", "http://HOST:PORT/PATH"),
             ("http://a/../b", "http://HOST:PORT/PATH"),
             ("http://a b", "http://HOST:PORT/PATH"),
+            ("http://127.0.0.1:80a", "invalid port number; use http://HOST:PORT"),
+            ("https://a:99999/b", "invalid port number; use https://HOST:PORT"),
+            ("http://[::1", "invalid IPv6 address; use"),
+            ("http://1.2.3.256", "invalid IPv4 address; use"),
+            ("http://a%zz", "use http://HOST:PORT"),
         ] {
             let error = ServerAddress::parse(address).unwrap_err();
             assert!(error.starts_with("invalid server address"), "{address}: {error}");

@@ -50,6 +50,8 @@ mod wait;
 
 pub use access::Access;
 #[cfg(feature = "client")]
+pub use address::check_server_address;
+#[cfg(feature = "client")]
 pub use backup::Backup;
 #[cfg(feature = "client")]
 pub use client::{Client, ServerVersion};

@@ -15,6 +15,8 @@ use crate::seal::SealCommand;
 use clap::builder::{PossibleValue, StyledStr};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
+use std::error::Error as _;
+use std::num::ParseIntError;
 use std::path::PathBuf;
 
 /// Server that lends API keys from pools under exclusive, durable leases with fencing tokens
@@ -95,8 +97,8 @@ fn refuse_empty_variables(command: &clap::Command) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds to an error about a value what clap does not report: the allowed values of a switch, and the
-/// variable that gives the value if no flag does.
+/// Adds to an error about a value what clap does not report: the allowed values of a switch, the
+/// form of a number, and the variable that gives the value if no flag does.
 fn with_tips(mut error: Error, command: &clap::Command) -> Error {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return error;
@@ -111,6 +113,9 @@ fn with_tips(mut error: Error, command: &clap::Command) -> Error {
         let shown = allowed.iter().filter(|value| !value.is_hide_set());
         let allowed: Vec<_> = shown.map(PossibleValue::get_name).collect();
         tips.extend((!allowed.is_empty()).then(|| format!("use {}", allowed.join(" or "))));
+    }
+    if error.source().is_some_and(<dyn std::error::Error>::is::<ParseIntError>) {
+        tips.push("use a whole number without a unit".to_owned());
     }
     let is_given = std::env::args_os().any(|arg| {
         arg.to_str().and_then(|arg| arg.split('=').next()).is_some_and(|name| name == flag)

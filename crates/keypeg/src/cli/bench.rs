@@ -11,7 +11,7 @@ use crate::output::OutputFormat;
 use crate::{clock, streams};
 use clap::{Args, ValueEnum, value_parser};
 use keypeg_bench::{LoadOptions, Rate, RunError, Target, Workload};
-use keypeg_client::{Client, Code, Error, GenerateRequest, PolicyRequest, Seconds, tls_next_step};
+use keypeg_client::{Code, Error, GenerateRequest, PolicyRequest, Seconds, tls_next_step};
 use keypeg_fields::GENERATE_MAX;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -91,7 +91,7 @@ impl BenchArgs {
         let url = &self.server.connection.url;
         // Refuses an address with a password, which no message may repeat.
         let tls = self.server.connection.tls.settings()?;
-        Client::with_tls(url, &tls)?;
+        self.server.connection.client_without_token()?;
         let target: Target = url
             .parse()
             .map_err(|error| Failure::new(exit::USAGE, format!("--server {url}: {error}")))?;

@@ -11,6 +11,8 @@ use crate::failure::{Failure, exit};
 use crate::output::OutputArgs;
 use clap::{Args, Subcommand};
 use keypeg_client::{Code, Error, Existence, PolicyRequest, Pool, Seconds};
+use std::any::Any;
+use std::num::ParseIntError;
 use std::str::FromStr;
 
 /// A command on one pool.
@@ -87,16 +89,19 @@ pub struct PolicyArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct OrNone<T>(Option<T>);
 
-impl<T: FromStr<Err: ToString>> FromStr for OrNone<T> {
+impl<T: FromStr<Err: ToString + 'static>> FromStr for OrNone<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "none" {
             return Ok(Self(None));
         }
-        text.parse()
-            .map(|value| Self(Some(value)))
-            .map_err(|error: T::Err| format!("{}, or none", error.to_string()))
+        text.parse().map(|value| Self(Some(value))).map_err(|error: T::Err| {
+            let is_number = (&error as &dyn Any).is::<ParseIntError>();
+            let allowed =
+                if is_number { "must be a whole number".into() } else { error.to_string() };
+            format!("{allowed}, or none")
+        })
     }
 }
 
@@ -191,7 +196,7 @@ mod tests {
         assert_eq!("7".parse(), Ok(OrNone(Some(7_u64))));
         for bad in ["", "None", "seven", "-1"] {
             let error = bad.parse::<OrNone<u64>>().unwrap_err();
-            assert!(error.ends_with(", or none"), "{bad}: {error}");
+            assert_eq!(error, "must be a whole number, or none", "{bad}");
             let error = bad.parse::<OrNone<HumanDuration>>().unwrap_err();
             assert!(error.contains("500ms") && error.ends_with(", or none"), "{bad}: {error}");
         }

@@ -10,7 +10,7 @@ use crate::permissions::{Trusted, Verdict, examine_file, examine_way};
 use crate::variables::TOKEN as TOKEN_VARIABLE;
 use crate::{streams, text_file};
 use clap::Args;
-use keypeg_client::{Client, ClientSource};
+use keypeg_client::{Client, ClientSource, check_server_address};
 use rustix::fs::{Mode, Stat};
 use std::fs::File;
 use std::io::{self, Read};
@@ -69,11 +69,19 @@ impl ServerArgs {
 impl ConnectionArgs {
     /// Returns a client of the server, with the access token if one is given.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let client = Client::with_tls(&self.url, &self.tls.settings()?)?;
+        let client = self.client_without_token()?;
         match self.token()? {
             None => Ok(client),
             Some(token) => Ok(client.with_token(&token)?),
         }
+    }
+
+    /// Returns a client of the server that sends no access token.
+    pub(super) fn client_without_token(&self) -> Result<Client, Failure> {
+        check_server_address(&self.url).map_err(|error| {
+            Failure::new(exit::USAGE, format!("{error}; check --server or KEYPEG_SERVER"))
+        })?;
+        Ok(Client::with_tls(&self.url, &self.tls.settings()?)?)
     }
 
     /// Returns a client whose token is read again from its file after the server has refused it.
