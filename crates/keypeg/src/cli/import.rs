@@ -208,7 +208,7 @@ impl Import<'_> {
         let said = match line {
             Some(line) if is_known => format!(
                 "{file}:{}: the value is in the pool, or was in it once: remove the line, or add \
-                 --skip-existing (key_exists).",
+                 --skip-existing, or --allow-retired if its key was deleted or purged (key_exists).",
                 line.number
             ),
             // The server names the value by its index in a list that the user does not see.

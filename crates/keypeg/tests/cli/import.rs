@@ -115,6 +115,7 @@ fn known_values_are_named_by_their_line_or_skipped() {
     let output = check(tool(&server, &import), 65, "values:8: the value is in the pool");
     let stderr = utf8(&output.stderr);
     assert!(stderr.contains("--skip-existing"), "{stderr}");
+    assert!(stderr.contains("--allow-retired if its key was deleted or purged"), "{stderr}");
     assert!(stderr.contains("Lines 1 to 3000 were not imported"), "{stderr}");
     let skipping = [&import[..], &["--skip-existing"]].concat();
     let new = 3_000 - known.len() - 1;
@@ -125,4 +126,7 @@ fn known_values_are_named_by_their_line_or_skipped() {
     assert_counts(&server, "default", &json!({ "total": 2_999 }));
     let again = check(tool(&server, &skipping), 0, "0 keys imported; 3000 values were skipped");
     assert_eq!(utf8(&again.stdout), "{\"keys\":[]}\n");
+    // The message names this option, and with it the deleted value comes back.
+    let retired = [&skipping[..], &["--allow-retired"]].concat();
+    check(tool(&server, &retired), 0, "1 key imported; 2999 values were skipped");
 }
