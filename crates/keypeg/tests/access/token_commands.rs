@@ -70,6 +70,36 @@ fn a_revoked_token_is_refused_by_a_running_server_and_the_others_stay() {
     eventually("the server has read the file", || (status(&again) == 200).then_some(()));
 }
 
+#[test]
+fn a_token_with_a_relative_end_is_accepted_until_then() {
+    let tokens = Tokens::new();
+    let day = |days: i64| {
+        let time = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        time.to_string()
+    };
+    let before = day(30);
+    let valid = tokens.add("valid", "*", &["read"], &["--expires-at", "30d"]);
+    let after = day(30);
+    // Its end has passed when its command has ended, or soon after that.
+    let short = tokens.add("short", "*", &["read"], &["--expires-at", "1ms"]);
+    let server = Server::in_memory(&tokens.args().each_ref().map(String::as_str));
+    let status = |token: &str| server.client().with(token, "GET /v1/pools").status;
+    assert_eq!(status(&valid), 200);
+    eventually("the end of the short one", || (status(&short) == 401).then_some(()));
+    let listed = token(&["list", "--output", "json"], &tokens);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let row = |name: &str| {
+        let rows = listed["tokens"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap()
+    };
+    assert_eq!(
+        (&row("valid")["state"], &row("short")["state"]),
+        (&json!("valid"), &json!("expired"))
+    );
+    let end = row("valid")["expires_at"].as_str().unwrap();
+    assert!(before[..19] <= end[..19] && end[..19] <= after[..19], "{before} {end} {after}");
+}
+
 /// Without any entry a file is invalid, and a server goes on with the tokens that it had: the last
 /// token would stay valid although its entry is gone.
 #[test]
