@@ -257,7 +257,7 @@ fn shown_body(operation: &Value) -> Option<&Value> {
 
 /// Returns the example of the successful answer, as text.
 fn success(operation: &Value) -> String {
-    let text = success_example(operation).map(|example| serde_json::to_string_pretty(example));
+    let text = success_example(operation).map(serde_json::to_string_pretty);
     let text = text.and_then(Result::ok);
     text.map_or_else(String::new, |text| format!("<pre>{}</pre>\n", escaped(&text)))
 }
