@@ -233,10 +233,12 @@ impl EngineState {
         let by_time = self.end_what_is_due(has_requests);
         self.drain_wait_outcomes(replies);
         self.take_lookup_results(replies);
-        let clock_matters =
-            by_time | self.execute_requests(requests, replies) | self.proof_is_due();
-        let clock_matters =
-            clock_matters | (self.answers_need_a_frame() && replies.len() > replies_before);
+        let executed = self.execute_requests(requests, replies);
+        let has_answers = replies.len() > replies_before + executed.own_reads;
+        let clock_matters = by_time
+            | executed.ended_by_time
+            | self.proof_is_due()
+            | (self.answers_need_a_frame() && has_answers);
         self.continue_backup();
         let clock_matters = clock_matters | self.write_snapshot_records();
         let committed = self.commit(clock_matters);

@@ -209,6 +209,36 @@ fn no_clock_frame_is_written_while_no_lease_runs() {
     assert_eq!(shard.log.len(), before);
 }
 
+/// Regression: the history reads the pools of each shard once a second, so a server without
+/// requests appended a frame to each of its shards every second.
+#[test]
+fn a_read_of_the_server_itself_appends_no_frame_and_one_of_a_client_does() {
+    let shard = Shard::new();
+    let mut owner = shard.take_over();
+    owner.generate(1);
+    owner.clock.advance_ms(1_000);
+    idle_turn(&mut owner);
+    let mut frames_of = |by, call: Call| {
+        let before = shard.log.len();
+        owner.by = by;
+        for _ in 0..10 {
+            owner.clock.advance_ms(1_000);
+            let reply = owner.call(call.clone());
+            assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+        }
+        shard.log.len() - before
+    };
+    let show = Call::GetPool { pool: default_pool() };
+    for call in [list_pools(), show] {
+        assert_eq!(frames_of(Principal::Server, call.clone()), 0, "{call:?}");
+        assert_eq!(frames_of(Principal::Anyone, call.clone()), 10, "{call:?}");
+    }
+    // What the server changes is in the log.
+    let pool = default_pool();
+    let generate = Call::Generate { pool, count: 1, labels: NewLabels::None };
+    assert_eq!(frames_of(Principal::Server, generate), 10);
+}
+
 #[test]
 fn every_key_has_its_whole_keep_alive_time_after_a_takeover() {
     let shard = Shard::new();

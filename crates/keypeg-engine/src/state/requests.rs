@@ -9,7 +9,7 @@ use super::work::{Admission, CallId, QueuedRequest};
 use super::{BATCH_FULL, EngineState, SETTLE_MAX_US, SHORT_UNITS_PER_TURN, TURN_MAX, step};
 use crate::journal::DiskSpace;
 use crate::turn::{self, TurnRequest};
-use keypeg_store::{LaneItem, Reply, RequestError};
+use keypeg_store::{Call, LaneItem, Principal, Reply, Request, RequestError};
 use std::collections::VecDeque;
 
 /// What the requests of one turn have in common.
@@ -21,6 +21,8 @@ pub(super) struct TurnLimits {
     /// The work of short calls so far, in units.
     short_units: u32,
     pub(super) ended_by_time: bool,
+    /// The answers so far to reads of the server itself.
+    own_reads: usize,
     pub(super) disk_space: DiskSpace,
     pub(super) checkpointer_lags: bool,
     /// This clock continues while the deciding ones are frozen, so that no request is carried over
@@ -28,18 +30,35 @@ pub(super) struct TurnLimits {
     pub(super) now_us: u64,
 }
 
+/// What the requests of one turn did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Executed {
+    /// Whether a deadline ended something.
+    pub(super) ended_by_time: bool,
+    /// The answers to reads of the server itself, which no client sees as the state of its keys.
+    pub(super) own_reads: usize,
+}
+
+/// Returns whether a request is a read that the server makes for its metrics, its history or its
+/// watchdog.
+fn is_own_read(request: &Request) -> bool {
+    request.by == Principal::Server
+        && matches!(request.call, Call::ListPools { .. } | Call::GetPool { .. })
+}
+
 impl EngineState {
-    /// Executes the requests of this turn; returns whether a deadline ended something.
+    /// Executes the requests of this turn.
     pub(super) fn execute_requests(
         &mut self,
         requests: &mut VecDeque<(CallId, LaneItem)>,
         replies: &mut Vec<(CallId, Reply)>,
-    ) -> bool {
+    ) -> Executed {
         let mut turn = TurnLimits {
             expiries: self.expiries_left,
             long: LongBudget::of_turn(),
             short_units: 0,
             ended_by_time: false,
+            own_reads: 0,
             disk_space: self.disk_space(),
             checkpointer_lags: self.checkpointer_lags(),
             now_us: self.unfrozen_us,
@@ -55,7 +74,7 @@ impl EngineState {
         if self.cancels_waits {
             self.cancel_all_waits(&self.why_no_waits(), replies);
         }
-        turn.ended_by_time
+        Executed { ended_by_time: turn.ended_by_time, own_reads: turn.own_reads }
     }
 
     /// Executes checked imports, then carried-over requests: all of them.
@@ -178,6 +197,7 @@ impl EngineState {
                 self.carried_over.push_back(QueuedRequest { checked: None, ..queued });
             }
             Some(reply) => {
+                turn.own_reads += usize::from(is_own_read(&queued.request));
                 let (reply, _) = self.with_known_values(turn, &queued, reply, u32::MAX);
                 replies.push((call_id, reply));
             }

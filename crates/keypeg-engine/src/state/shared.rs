@@ -78,7 +78,9 @@ impl EngineState {
         self.journal.as_ref().is_some_and(Journal::has_log)
     }
 
-    /// Returns whether a turn that answers anything must append a frame.
+    /// Returns whether a turn that answers a client must append a frame. Reads of the server itself
+    /// need none: they are numbers for operators, and without this a server without requests would
+    /// append a frame to each of its shards every second.
     pub(super) fn answers_need_a_frame(&self) -> bool {
         self.appends_to_a_log() && !enabled(Sabotage::AnswerWithoutFrame)
     }
