@@ -217,7 +217,7 @@ mod tests {
         assert!(
             resync.contains(
                 "resync       events before this line may be missing; the counts are \
-                             now  available=1  leased=2"
+                             now  available=1  draining_keys=0  leased=2"
             ),
             "{resync}"
         );
