@@ -49,10 +49,13 @@ impl RequestContext<'_> {
         is_change: bool,
         family: Family,
     ) -> Result<Response, Problem> {
-        let Body::Complete(bytes) = response.body_mut() else { return Ok(response) };
-        let len = bytes.len() as u64;
-        // A text that is part of the program takes no memory.
-        if len <= SMALL_MAX || !bytes.is_unique() {
+        let len = match response.body_mut() {
+            // A text that is part of the program takes no memory.
+            Body::Complete(bytes) if bytes.is_unique() => bytes.len() as u64,
+            Body::Forwarded(answer) => answer.counted_bytes().unwrap_or(0),
+            Body::Complete(_) | Body::Counted(..) | Body::Events(_) | Body::Backup(_) => 0,
+        };
+        if len <= SMALL_MAX {
             return Ok(response);
         }
         if family == Family::Ops && !is_change {
@@ -90,12 +93,14 @@ impl RequestContext<'_> {
 impl AnswerRoom {
     /// Returns the response with the room that it takes.
     pub(super) fn fill(self, mut response: Response) -> Response {
-        if let Some(mut held) = self.0
-            && let Body::Complete(bytes) = response.body_mut()
-            && bytes.len() as u64 > SMALL_MAX
-        {
-            held.resize(bytes.len() as u64);
-            *response.body_mut() = Body::Counted(std::mem::take(bytes), Box::new(held));
+        let Some(mut held) = self.0 else { return response };
+        match response.body_mut() {
+            Body::Complete(bytes) if bytes.len() as u64 > SMALL_MAX => {
+                held.resize(bytes.len() as u64);
+                *response.body_mut() = Body::Counted(std::mem::take(bytes), Box::new(held));
+            }
+            Body::Forwarded(answer) => answer.set_room(held),
+            Body::Complete(_) | Body::Counted(..) | Body::Events(_) | Body::Backup(_) => {}
         }
         response
     }

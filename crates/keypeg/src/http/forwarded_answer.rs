@@ -5,6 +5,7 @@
 //! longer served there: a server that hangs must not look like a pool without events.
 
 use super::connection::request_peer::RequestPeer;
+use crate::share::Held;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::fmt;
@@ -16,6 +17,9 @@ use tokio::time::{Interval, interval};
 /// How often a stream of events looks whether the pool is still served where it comes from.
 const LOOK_TIME: Duration = Duration::from_secs(2);
 
+/// What an answer of unknown length counts as: about what the kernel keeps of it between the servers.
+const UNKNOWN_BYTES: u64 = 256 << 10;
+
 /// What to do with the connection once the answer is complete.
 type OnEnd = Box<dyn FnOnce() + Send + Sync>;
 
@@ -24,6 +28,8 @@ pub(super) struct ForwardedAnswer {
     incoming: Incoming,
     on_end: Option<OnEnd>,
     stream: Option<StreamWatch>,
+    /// The room that the answer takes until the client has accepted it.
+    room: Option<Box<Held>>,
 }
 
 /// What ends a stream of events before its sender does.
@@ -70,12 +76,26 @@ impl ForwardedAnswer {
         on_end: impl FnOnce() + Send + Sync + 'static,
         stream: Option<StreamWatch>,
     ) -> Self {
-        Self { incoming, on_end: Some(Box::new(on_end)), stream }
+        Self { incoming, on_end: Some(Box::new(on_end)), stream, room: None }
     }
 
     /// Returns whether it is a stream of events.
     pub(super) fn is_stream(&self) -> bool {
         self.stream.is_some()
+    }
+
+    /// Returns the bytes that the answer counts as: those that it has, or a part of an answer of
+    /// unknown length. Event streams have a share of their own, at the server that sends them.
+    pub(super) fn counted_bytes(&self) -> Option<u64> {
+        (!self.is_stream()).then(|| self.incoming.size_hint().exact().unwrap_or(UNKNOWN_BYTES))
+    }
+
+    pub(super) fn set_room(&mut self, room: Held) {
+        self.room = Some(Box::new(room));
+    }
+
+    pub(super) fn take_room(&mut self) -> Option<Held> {
+        self.room.take().map(|room| *room)
     }
 
     /// Returns the next bytes to send; `None` at the end.

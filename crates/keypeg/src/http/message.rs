@@ -227,8 +227,12 @@ impl Body {
                 *self = Self::Complete(bytes);
                 Some(*held)
             }
-            other
-            @ (Self::Complete(_) | Self::Events(_) | Self::Backup(_) | Self::Forwarded(_)) => {
+            Self::Forwarded(mut answer) => {
+                let room = answer.take_room();
+                *self = Self::Forwarded(answer);
+                room
+            }
+            other @ (Self::Complete(_) | Self::Events(_) | Self::Backup(_)) => {
                 *self = other;
                 None
             }
