@@ -151,11 +151,12 @@ fn list_prints_the_keys_of_all_pages_or_those_in_one_state() {
     let table = utf8(&check(tool(&server, &["list", "--state", "leased"]), 0, "").stdout);
     let (head, row) = table.trim_end().split_once('\n').unwrap();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let columns = "ID STATE LABEL LEASE.EXPIRES_AT LEASE.HOLDER RESTS_UNTIL EXPIRES_AT REASON";
+    let columns = "ID STATE LABEL LEASE.EXPIRES_AT LEASE.HOLDER RESTS_UNTIL EXPIRES_AT DRAINING \
+                   REASON";
     assert_eq!(words(head), words(columns));
     assert_eq!(words(row)[..2], [grant["key_id"].as_str().unwrap(), "leased"]);
     assert_eq!(words(row)[2..6], ["-", grant["expires_at"].as_str().unwrap(), "job-7", "-"]);
-    assert_eq!(words(row)[7], "-");
+    assert_eq!(words(row)[7..], ["false", "-"]);
     check(tool(&server, &["list", "--state", "blocked"]), 64, "quarantined");
     check(tool(&server, &["list", "--pool", "nope"]), 66, "(unknown_pool)");
 }
