@@ -184,7 +184,9 @@ class AsyncClient:
         """Deletes a pool and all its keys."""
         await self._call("DELETE", _pool(pool))
 
-    async def generate(self, pool: str = "default", count: int = 1, *, label: str | None = None) -> list[NewKey]:
+    async def generate(
+        self, pool: str = "default", count: int = 1, *, label: str | None = None
+    ) -> list[NewKey]:
         """Generates 1 to 10 000 keys, all or none, and returns them with their values."""
         body: dict[str, Any] = {"count": count}
         if label is not None:
@@ -224,7 +226,7 @@ class AsyncClient:
     async def keys(
         self, pool: str = "default", state: KeyState | None = None, *, label: str | None = None
     ) -> AsyncIterator[Key]:
-        """Yields the keys of a pool without their values, page by page; only those in `state` and with `label`."""
+        """Yields the keys of a pool without their values, page by page; of a `state` or a `label` alone."""
         cursor = None
         while True:
             query = "limit=1000"

@@ -237,7 +237,7 @@ class Client:
     def keys(
         self, pool: str = "default", state: KeyState | None = None, *, label: str | None = None
     ) -> Iterator[Key]:
-        """Yields the keys of a pool without their values, page by page; only those in `state` and with `label`."""
+        """Yields the keys of a pool without their values, page by page; of a `state` or a `label` alone."""
         keys = self._async.keys(pool, state, label=label)
         while True:
             key = self._run(lambda: _next(keys))
