@@ -7,8 +7,8 @@
 use super::support::sim_disk::SimDisk;
 use super::support::{Driver, ManualClock, SeededRandom, list_pools};
 use keypeg_core::{
-    ImportOptions, KeyRef, KeyState, NewLabels, PolicyPatch, PoolActivity, PoolName, Refusal,
-    ReleaseOptions, Secret,
+    ImportOptions, KeyRef, KeyState, KeyView, NewLabels, PolicyPatch, PoolActivity, PoolName,
+    Refusal, ReleaseOptions, Secret,
 };
 use keypeg_engine::disk::Disk;
 use keypeg_store::{Call, Reply, RequestError};
@@ -126,7 +126,8 @@ fn description(driver: &mut Driver) -> String {
         let get = |id| Call::GetKey { pool: pool.clone(), key: KeyRef::Id(id) };
         for reply in driver.turn(ids.into_iter().map(get).collect()).expect("no disk fails") {
             let Reply::Key(key) = reply else { panic!("expected a key") };
-            writeln!(text, "{} {:?} {:?}", key.id, key.state, key.reason).expect("text grows");
+            let KeyView { id, state, label, draining, reason, .. } = &*key;
+            writeln!(text, "{id} {state:?} {label:?} {draining} {reason:?}").expect("text grows");
         }
         // An import of two equal values is always refused: it says which of its values is retired,
         // and changes nothing.
@@ -143,10 +144,14 @@ fn description(driver: &mut Driver) -> String {
         // A bounded number of imports may wait for the database.
         let replies = imports.chunks(200).map(|some| driver.turn(some.to_vec()));
         for reply in replies.flat_map(|replies| replies.expect("no disk fails")) {
-            let Reply::Refused(RequestError::Refused(Refusal::KeyExists { index })) = reply else {
-                panic!("expected a refusal: {reply:?}")
-            };
-            write!(text, "{index}").expect("text grows");
+            let Reply::Refused(refusal) = reply else { panic!("expected a refusal: {reply:?}") };
+            if let RequestError::KeysExist(known) = &refusal {
+                write!(text, "{}", known.indices[0]).expect("text grows");
+            } else if let RequestError::Refused(Refusal::KeyExists { index }) = refusal {
+                write!(text, "{index}").expect("text grows");
+            } else {
+                panic!("expected a value that exists: {refusal:?}");
+            }
         }
         text.push('\n');
     }
