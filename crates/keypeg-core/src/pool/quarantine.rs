@@ -111,6 +111,7 @@ impl Pool {
     }
 
     /// Emits the event of a quarantine that ended no lease.
+    #[cold]
     pub(super) fn emit_quarantined(
         &self,
         shared: &SharedState,

@@ -76,11 +76,23 @@ impl Pool {
         if self.slots.is_draining(slot) {
             return self.end_drain(shared, slot, cause);
         }
-        if rest.until_us == 0 {
-            return self.make_available(shared, slot, cause);
-        }
+        self.note_change(Changed::LEASES);
         self.note_lease_end(shared, hold, cause);
-        self.begin_rest(hold, rest)
+        if rest.until_us != 0 {
+            return self.begin_rest(hold, rest);
+        }
+        let holder = self.remove_hold(shared, hold);
+        self.slots.set_state(slot, KeyState::Available);
+        self.available.insert(slot, &mut self.slots);
+        holder
+    }
+
+    /// Removes a lease or a rest. Returns the holder or the reason that it had.
+    #[inline]
+    fn remove_hold(&mut self, shared: &mut SharedState, hold: HoldIndex) -> Option<Box<str>> {
+        self.hold_ends.cancel(hold, &mut self.holds);
+        shared.hold_count -= 1;
+        self.holds.remove(hold)
     }
 
     /// Lets the key of a lease that has ended rest. Returns the holder.
@@ -150,9 +162,7 @@ impl Pool {
                 } else {
                     self.resting -= 1;
                 }
-                self.hold_ends.cancel(hold, &mut self.holds);
-                shared.hold_count -= 1;
-                return self.holds.remove(hold);
+                return self.remove_hold(shared, hold);
             }
         }
         None
