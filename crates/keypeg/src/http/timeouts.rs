@@ -34,8 +34,11 @@ impl Default for Timeouts {
     }
 }
 
-/// How long an incomplete head may still take once the server stops.
-pub(super) const STOP_HEAD_TIME: Duration = Duration::from_secs(1);
+/// How long an incomplete head may still take once the server stops: the rest of its packets can be
+/// on their way, but a client that sends no more must not delay the stop.
+pub(super) const STOP_HEAD_TIME: Duration = Duration::from_millis(100);
+/// How long an idle connection of HTTP/2 may take to accept the GOAWAY of a server that stops.
+pub(super) const GOAWAY_TIME: Duration = Duration::from_secs(1);
 /// How long requests in progress may take once the server stops: container runtimes kill a process
 /// 10 s after SIGTERM.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(8);

@@ -1,6 +1,7 @@
 //! Each time limit of a connection, set to a short time: an operator can change it, and it ends what
 //! it is for and nothing else. The times that the clients measure have generous bounds.
 
+use crate::support::late::unless_late;
 use crate::support::{Client, Server, eventually, has_read, now, pause, small_socket_from};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
@@ -124,26 +125,31 @@ fn a_client_that_reads_nothing_is_disconnected_after_its_limit() {
 }
 
 /// Regression: half a head delayed a stop by 10 s, when container runtimes kill the process.
+/// A stop took three seconds: one for the rest of the head, two to discard what else arrives.
 #[test]
 fn half_a_head_does_not_delay_a_stop() {
     for first in ["", FAST, HYPER] {
         for head in ["POST /v1/pools/default/leases HTTP/1.1\r\nHos", "GET /li"] {
-            let mut server = Server::in_memory(&["--head-timeout", LONG, "--idle-timeout", LONG]);
-            let client = &mut server.client();
-            if !first.is_empty() {
-                client.raw(first.as_bytes()).unwrap();
-            }
-            client.write(head.as_bytes()).unwrap();
-            eventually("the server has read it", || has_read(client.stream()).then_some(()));
-            let start = now();
-            kill_process(server.pid(), Signal::TERM).unwrap();
-            let ended = eventually("the server ends", || server.ended());
-            assert_eq!(ended.code(), Some(0), "{first} {head}");
-            // The requests in progress have 8 s.
-            assert!(start.elapsed() < Duration::from_secs(6), "{first} {head}");
-            assert!(client.is_closed(), "{first} {head}");
+            unless_late(Duration::from_millis(200), || stops_at_once(first, head));
         }
     }
+}
+
+fn stops_at_once(first: &str, head: &str) {
+    let mut server = Server::in_memory(&["--head-timeout", LONG, "--idle-timeout", LONG]);
+    let client = &mut server.client();
+    if !first.is_empty() {
+        client.raw(first.as_bytes()).unwrap();
+    }
+    client.write(head.as_bytes()).unwrap();
+    eventually("the server has read it", || has_read(client.stream()).then_some(()));
+    let start = now();
+    kill_process(server.pid(), Signal::TERM).unwrap();
+    let ended = eventually("the server ends", || server.ended());
+    assert_eq!(ended.code(), Some(0), "{first} {head}");
+    let time = start.elapsed();
+    assert!(time < Duration::from_millis(2_500), "{first} {head}: {time:?}");
+    assert!(client.is_closed(), "{first} {head}");
 }
 
 #[test]

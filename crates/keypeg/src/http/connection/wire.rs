@@ -52,6 +52,8 @@ pub(super) struct WatchedConnection {
     /// Its part of the memory of all heads.
     head_room: Vec<Held>,
     caller: CallerId,
+    /// Whether the server stopped before a head was complete.
+    is_cut_off: bool,
 }
 
 /// A timer that exists only while something is awaited.
@@ -80,6 +82,7 @@ impl WatchedConnection {
             head_len: bytes_len,
             head_room: Vec::new(),
             caller: CallerId::of_address(Some(sender.ip)),
+            is_cut_off: false,
         }
     }
 
@@ -107,11 +110,13 @@ impl WatchedConnection {
             let sent = std::future::poll_fn(|cx| self.poll_replacement(cx));
             let _ = timeout(write_time, sent).await;
         }
-        let Self { peer, framing, .. } = self;
+        let Self { peer, framing, is_cut_off, .. } = self;
         if let Some(connection) = peer.into_connection()
             && !framing.is_between_messages()
         {
-            Box::pin(linger(connection)).await;
+            // A head that a stop has cut off has no response that could be lost.
+            let time = if is_cut_off { STOP_HEAD_TIME } else { LINGER_TIME };
+            Box::pin(linger_for(connection, time)).await;
         }
     }
 }
@@ -119,7 +124,11 @@ impl WatchedConnection {
 /// Lets a client that is still sending receive its response (lingering close): a close with unread
 /// bytes would reset the connection, and the client could lose the response. To be called when the
 /// whole response has been sent.
-pub(super) async fn linger(mut connection: Connection) {
+pub(super) async fn linger(connection: Connection) {
+    linger_for(connection, LINGER_TIME).await;
+}
+
+async fn linger_for(mut connection: Connection, time: Duration) {
     let discard = async move {
         // A client whose request timed out gets no response, but learns of the end at once.
         let _ = connection.shutdown().await;
@@ -131,8 +140,8 @@ pub(super) async fn linger(mut connection: Connection) {
             left = left.saturating_sub(len);
         }
     };
-    // After `LINGER_TIME` the connection is closed, also if the client still sends.
-    let _ = timeout(LINGER_TIME, discard).await;
+    // After `time` the connection is closed, also if the client still sends.
+    let _ = timeout(time, discard).await;
 }
 
 /// Fails once `time` has passed since the first call that found no running timer.
@@ -179,7 +188,9 @@ impl AsyncRead for WatchedConnection {
         }
         if this.framing.awaits_head() && read.is_pending() {
             let time = this.head_time;
-            return poll_timer(&mut this.head_timer, time, cx).map(Err);
+            let ended = poll_timer(&mut this.head_timer, time, cx);
+            this.is_cut_off = ended.is_ready() && this.peer.is_stopping();
+            return ended.map(Err);
         }
         read
     }

@@ -6,7 +6,7 @@
 
 use crate::clock;
 use crate::http::connection::places::Place;
-use crate::http::timeouts::{STOP_HEAD_TIME, Timeouts};
+use crate::http::timeouts::{GOAWAY_TIME, Timeouts};
 use crate::share::Held;
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -174,7 +174,7 @@ impl State {
             return (None, End::Now);
         }
         if self.is_stopping {
-            return (Some(self.idle_since + STOP_HEAD_TIME), End::Now);
+            return (Some(self.idle_since + GOAWAY_TIME), End::Now);
         }
         let time = if self.next == 0 { limits.head.min(limits.idle) } else { limits.idle };
         (Some(self.idle_since + time), End::WhenAnswered)
