@@ -148,17 +148,23 @@ impl Supervision {
         None
     }
 
-    /// Sends SIGTERM to the processes that have not got it: a SIGTERM for `exec` reaches only the
-    /// process group, and a process can start another one while it ends.
+    /// Sends SIGTERM to the processes that have not got it: a process can start another one while it
+    /// ends.
     fn ask_others(&mut self, remaining: &Remaining) {
         let others = remaining.without(&self.asked);
         if others.is_none() || self.grace.is_zero() {
             return;
         }
         self.print_left(&others);
-        others.signal(Signal::TERM);
-        others.signal(Signal::CONT);
-        self.asked.extend(others.pids());
+        self.ask(&others);
+    }
+
+    fn ask(&mut self, others: &Remaining) {
+        if !self.grace.is_zero() {
+            others.signal(Signal::TERM);
+            others.signal(Signal::CONT);
+            self.asked.extend(others.pids());
+        }
     }
 
     fn on_signal(&mut self, arrived: Arrived, guard: &LeaseGuard) {
@@ -172,7 +178,10 @@ impl Supervision {
         }
         if signal == Signal::TERM {
             // Before the signal: a process that is started because of it has not got it.
-            self.asked.extend(self.job.remaining(self.watchdog.pid).in_group(self.job.group()));
+            let remaining = self.job.remaining(self.watchdog.pid);
+            self.asked.extend(remaining.in_group(self.job.group()));
+            // A command that ignores SIGTERM leaves them no other time to clean up.
+            self.ask(&remaining.without(&self.asked));
         }
         self.job.signal(signal);
         if signal == Signal::TERM {

@@ -194,9 +194,11 @@ impl Drop for Run {
     }
 }
 
+/// Returns a command that ignores no signal, also where the caller of the tests does: a job in the
+/// background of a shell ignores SIGINT, and no shell can trap an ignored signal.
 fn words(words: &[&str]) -> Command {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]);
+    let mut command = Command::new("env");
+    command.arg("--default-signal").args(words);
     command
 }
 

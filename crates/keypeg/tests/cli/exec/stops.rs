@@ -258,6 +258,31 @@ fn after_a_sigterm_each_process_that_is_left_gets_sigterm_once() {
     assert_eq!(key(&server)["state"], "available");
 }
 
+/// Regression: under a command that ignores SIGTERM, a process in a session of its own got SIGKILL
+/// at the end of the grace, and no SIGTERM.
+#[test]
+fn a_process_outside_the_group_gets_sigterm_also_under_a_command_that_ignores_it() {
+    let server = server(&[], 3600.0);
+    let dir = TempDir::new();
+    let script = r#"
+        setsid sh -c 'trap "echo outside >>\"$LOG\"; exit" TERM; echo up >>"$LOG"
+                      while :; do sleep 0.02; done' &
+        trap '' TERM
+        until grep -q outside "$LOG"; do sleep 0.02; done
+        exit 43"#;
+    let log = dir.path().join("log");
+    let mut command = Command::new(binary());
+    command.args(["exec", "--pool", "ci", "--grace", "1h", "--", "/bin/sh", "-c", script]);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
+    command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("it runs", || (text() == "up\n").then_some(()));
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    let status = eventually("the command ends", || process.try_wait().unwrap());
+    assert_eq!((status.code(), &*text()), (Some(43), "up\noutside\n"));
+}
+
 /// The grace is for a command that cleans up; behind the lease another client uses the key.
 #[test]
 fn a_command_whose_exec_was_killed_has_its_grace_within_the_lease_only() {
