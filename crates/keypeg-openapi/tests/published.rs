@@ -61,3 +61,24 @@ fn the_published_problem_pages_match_the_code() {
     check_directory("docs/problems", &problem_pages::markdown::files());
     check_directory("crates/keypeg/ui/docs/problems", &problem_pages::html::files());
 }
+
+/// Linters require both. `security: []` says that a call takes no token; the licence is an expression
+/// of SPDX. The generators that the tests run accept both.
+#[test]
+fn the_document_names_its_licence_and_the_security_of_each_operation() {
+    let text = std::fs::read_to_string(workspace("docs/openapi.json")).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["info"]["license"]["identifier"], "MIT OR Apache-2.0");
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
+    let operations = operations.filter(|operation| operation.get("operationId").is_some());
+    let (mut open, mut guarded) = (0, 0);
+    for operation in operations {
+        let security = operation["security"].as_array();
+        let security = security.unwrap_or_else(|| panic!("{} has none", operation["operationId"]));
+        *(if security.is_empty() { &mut open } else { &mut guarded }) += 1;
+        let is_plain = security.is_empty() || security[0] == serde_json::json!({});
+        assert!(is_plain, "a server without tokens requires none: {}", operation["operationId"]);
+    }
+    assert!(open > 0 && guarded > open, "{open} {guarded}");
+}
