@@ -12,10 +12,18 @@ use tokio::runtime::Builder;
 /// The version of moto, with which the test has passed.
 const MOTO: &str = "moto[s3,server]==5.2.5";
 
-/// Starts the server on a free port, makes a bucket, prints the port, and ends with its input.
+/// Starts the server on a free port, makes a bucket, prints the port, and ends with its input. Moto
+/// checks the condition of a PUT in one step and stores the object in a later one: without the lock,
+/// two PUTs at the same time can both create one object, which the probe reports.
 const SERVER: &str = "
-import sys, urllib.request
+import sys, threading, urllib.request
+from moto.s3 import responses
 from moto.server import ThreadedMotoServer
+lock, put = threading.Lock(), responses.S3Response.put_object
+def put_alone(self, *args, **kwargs):
+    with lock:
+        return put(self, *args, **kwargs)
+responses.S3Response.put_object = put_alone
 server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
 server.start()
 port = server.get_host_and_port()[1]
