@@ -148,7 +148,7 @@ fn stops_at_once(first: &str, head: &str) {
     let ended = eventually("the server ends", || server.ended());
     assert_eq!(ended.code(), Some(0), "{first} {head}");
     let time = start.elapsed();
-    assert!(time < Duration::from_millis(2_500), "{first} {head}: {time:?}");
+    assert!(time < Duration::from_millis(1_500), "{first} {head}: {time:?}");
     assert!(client.is_closed(), "{first} {head}");
 }
 

@@ -52,8 +52,8 @@ pub(super) struct WatchedConnection {
     /// Its part of the memory of all heads.
     head_room: Vec<Held>,
     caller: CallerId,
-    /// Whether the server stopped before a head was complete.
-    is_cut_off: bool,
+    /// Whether something was sent since the present head began.
+    has_sent_in_head: bool,
 }
 
 /// A timer that exists only while something is awaited.
@@ -82,7 +82,7 @@ impl WatchedConnection {
             head_len: bytes_len,
             head_room: Vec::new(),
             caller: CallerId::of_address(Some(sender.ip)),
-            is_cut_off: false,
+            has_sent_in_head: false,
         }
     }
 
@@ -110,11 +110,12 @@ impl WatchedConnection {
             let sent = std::future::poll_fn(|cx| self.poll_replacement(cx));
             let _ = timeout(write_time, sent).await;
         }
-        let Self { peer, framing, is_cut_off, .. } = self;
+        let Self { peer, framing, has_sent_in_head, .. } = self;
+        // A head that a stop has cut off has no response that could be lost.
+        let is_cut_off = peer.is_stopping() && framing.awaits_head() && !has_sent_in_head;
         if let Some(connection) = peer.into_connection()
             && !framing.is_between_messages()
         {
-            // A head that a stop has cut off has no response that could be lost.
             let time = if is_cut_off { STOP_HEAD_TIME } else { LINGER_TIME };
             Box::pin(linger_for(connection, time)).await;
         }
@@ -181,6 +182,7 @@ impl AsyncRead for WatchedConnection {
             this.head_time = this.timeouts.head;
             this.head_len = 0;
             this.head_room = Vec::new();
+            this.has_sent_in_head = false;
         }
         if this.peer.is_stopping() && this.head_time > STOP_HEAD_TIME {
             this.head_timer = None;
@@ -188,9 +190,7 @@ impl AsyncRead for WatchedConnection {
         }
         if this.framing.awaits_head() && read.is_pending() {
             let time = this.head_time;
-            let ended = poll_timer(&mut this.head_timer, time, cx);
-            this.is_cut_off = ended.is_ready() && this.peer.is_stopping();
-            return ended.map(Err);
+            return poll_timer(&mut this.head_timer, time, cx).map(Err);
         }
         read
     }
@@ -203,6 +203,7 @@ impl AsyncWrite for WatchedConnection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.has_sent_in_head |= this.framing.awaits_head();
         if this.error_filter.intercept(bytes, this.framing.is_http2()) {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -215,6 +216,7 @@ impl AsyncWrite for WatchedConnection {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.has_sent_in_head |= this.framing.awaits_head();
         if let [bytes] = bytes
             && this.error_filter.intercept(bytes, this.framing.is_http2())
         {

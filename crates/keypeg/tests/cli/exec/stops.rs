@@ -272,7 +272,7 @@ fn a_process_outside_the_group_gets_sigterm_also_under_a_command_that_ignores_it
         exit 43"#;
     let log = dir.path().join("log");
     let mut command = Command::new(binary());
-    command.args(["exec", "--pool", "ci", "--grace", "1h", "--", "/bin/sh", "-c", script]);
+    command.args(["exec", "--pool", "ci", "--grace", "2m", "--", "/bin/sh", "-c", script]);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("LOG", &log);
     command.env("KEYPEG_SERVER", url(&server)).stdin(Stdio::null()).stderr(Stdio::null());
     let mut process = command.spawn().unwrap();
