@@ -119,7 +119,7 @@ def run(args, place, directory):
                 measure(args, cluster, connections)
             if servers == 2:
                 forwarded(args, cluster)
-    for keys in (10_000, 1_000_000):
+    for keys in args.takeover:
         takeover(args, place, directory / f"takeover-{keys}", keys)
 
 
