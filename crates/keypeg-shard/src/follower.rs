@@ -58,11 +58,17 @@ pub enum FollowError {
     Checkpoint(#[from] CheckpointError),
 }
 
+/// A read that returned fewer bytes of frames has usually reached the end of the log.
+const NEAR_END_BYTES: usize = READ_BYTES / 4;
+
 /// How far a follower has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It has applied frames, and there may be more.
-    Applied,
+    /// It has applied many frames, and there are probably more.
+    Behind,
+    /// It has applied a few frames. The log showed no more at that moment, unless a large frame
+    /// follows.
+    NearEnd,
     /// It has applied everything that the log shows.
     AtEnd,
 }
@@ -147,7 +153,12 @@ impl<E: Executor> Follower<E> {
             self.replica.apply(batch)?;
             self.tail = frame.tail();
         }
-        Ok(if frames.is_empty() { Progress::AtEnd } else { Progress::Applied })
+        let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
+        Ok(match bytes {
+            0 => Progress::AtEnd,
+            1..NEAR_END_BYTES => Progress::NearEnd,
+            NEAR_END_BYTES.. => Progress::Behind,
+        })
     }
 
     fn begin_again(&self, why: String) -> FollowError {

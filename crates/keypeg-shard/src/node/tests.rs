@@ -23,6 +23,7 @@ use keypeg_store::{
 };
 use keypeg_testkit::SeededRandom;
 use sim_disk::SimDisk;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -64,6 +65,15 @@ impl Server {
         log: Arc<dyn SharedLog>,
         identity: &ShardIdentity,
     ) -> Result<Self, NodeError> {
+        Self::start_with(name, log, identity, Duration::from_millis(30))
+    }
+
+    fn start_with(
+        name: &str,
+        log: Arc<dyn SharedLog>,
+        identity: &ShardIdentity,
+        follow_every: Duration,
+    ) -> Result<Self, NodeError> {
         let options = NodeOptions {
             log,
             store: "memory".into(),
@@ -78,7 +88,7 @@ impl Server {
             cache: 1 << 20,
             sizes: JournalSizes { segment: 64 << 10, journal: 256 << 10 },
             seal: None,
-            follow_every: Duration::from_millis(30),
+            follow_every,
             snapshot_after: 20_000,
             scratch: Box::new(|_| Ok(Arc::new(SimDisk::new()))),
             clock: Box::new(|| Box::new(RealClock(now()))),
@@ -185,33 +195,59 @@ fn a_second_node_goes_on_when_the_first_has_stopped() {
     second.stop();
 }
 
-/// A log whose heartbeats show no other server, and that can refuse appends as if another one owned
-/// the shard.
-#[derive(Debug)]
-struct Alone(Arc<dyn SharedLog>, Arc<AtomicBool>);
+/// What happens before a read.
+#[derive(Clone, Default)]
+struct BeforeRead(Option<Arc<dyn Fn() + Send + Sync>>);
 
-impl SharedLog for Alone {
+impl fmt::Debug for BeforeRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BeforeRead").finish_non_exhaustive()
+    }
+}
+
+/// A log that can hide the heartbeats of the other servers, refuse appends as if another server owned
+/// the shard, and let something happen before each read.
+#[derive(Debug)]
+struct Watched {
+    log: Arc<dyn SharedLog>,
+    hides_others: bool,
+    refuses: Arc<AtomicBool>,
+    before_read: BeforeRead,
+}
+
+impl Watched {
+    fn new(log: Arc<dyn SharedLog>) -> Self {
+        let before_read = BeforeRead::default();
+        Self { log, hides_others: false, refuses: Arc::default(), before_read }
+    }
+
+    fn alone(log: Arc<dyn SharedLog>, refuses: Arc<AtomicBool>) -> Self {
+        Self { hides_others: true, refuses, ..Self::new(log) }
+    }
+}
+
+impl SharedLog for Watched {
     fn guarantee(&self) -> Guarantee {
-        self.0.guarantee()
+        self.log.guarantee()
     }
 
     fn probe(&self, nonce: [u8; 16]) -> LogCall<'_, Result<ProbeReport, LogError>> {
-        self.0.probe(nonce)
+        self.log.probe(nonce)
     }
 
     fn installation<'a>(&'a self, proposed: &'a [u8]) -> LogCall<'a, Result<Bytes, LogError>> {
-        self.0.installation(proposed)
+        self.log.installation(proposed)
     }
 
     fn append<'a>(&'a self, frame: &'a Frame) -> LogCall<'a, Append> {
-        if self.1.load(Ordering::Relaxed) {
+        if self.refuses.load(Ordering::Relaxed) {
             return Box::pin(async { Append::Taken });
         }
-        self.0.append(frame)
+        self.log.append(frame)
     }
 
     fn tail(&self, shard: Shard) -> LogCall<'_, Result<Tail, LogError>> {
-        self.0.tail(shard)
+        self.log.tail(shard)
     }
 
     fn read(
@@ -220,7 +256,10 @@ impl SharedLog for Alone {
         above: u64,
         bytes_max: usize,
     ) -> LogCall<'_, Result<Vec<Frame>, LogError>> {
-        self.0.read(shard, above, bytes_max)
+        if let Some(act) = &self.before_read.0 {
+            act();
+        }
+        self.log.read(shard, above, bytes_max)
     }
 
     fn put_part(
@@ -229,23 +268,23 @@ impl SharedLog for Alone {
         part: u32,
         bytes: Bytes,
     ) -> LogCall<'_, Result<(), LogError>> {
-        self.0.put_part(snapshot, part, bytes)
+        self.log.put_part(snapshot, part, bytes)
     }
 
     fn complete(&self, snapshot: Snapshot) -> LogCall<'_, Result<Completed, LogError>> {
-        self.0.complete(snapshot)
+        self.log.complete(snapshot)
     }
 
     fn snapshots(&self, shard: Shard) -> LogCall<'_, Result<Vec<Snapshot>, LogError>> {
-        self.0.snapshots(shard)
+        self.log.snapshots(shard)
     }
 
     fn get_part(&self, snapshot: Snapshot, part: u32) -> LogCall<'_, Result<Bytes, LogError>> {
-        self.0.get_part(snapshot, part)
+        self.log.get_part(snapshot, part)
     }
 
     fn trim(&self, shard: Shard, through: u64) -> LogCall<'_, Result<(), LogError>> {
-        self.0.trim(shard, through)
+        self.log.trim(shard, through)
     }
 
     fn beat<'a>(
@@ -253,18 +292,18 @@ impl SharedLog for Alone {
         heartbeat: &'a Heartbeat,
     ) -> LogCall<'a, Result<Vec<Heartbeat>, LogError>> {
         Box::pin(async move {
-            let mut all = self.0.beat(heartbeat).await?;
-            all.retain(|beat| beat.server == heartbeat.server);
+            let mut all = self.log.beat(heartbeat).await?;
+            all.retain(|beat| !self.hides_others || beat.server == heartbeat.server);
             Ok(all)
         })
     }
 
     fn heartbeats(&self) -> LogCall<'_, Result<Vec<Heartbeat>, LogError>> {
-        self.0.heartbeats()
+        self.log.heartbeats()
     }
 
     fn forget<'a>(&'a self, server: &'a ServerName) -> LogCall<'a, Result<(), LogError>> {
-        self.0.forget(server)
+        self.log.forget(server)
     }
 }
 
@@ -285,7 +324,8 @@ fn a_node_that_another_one_does_not_see_is_fenced_and_answers_nothing_wrong() {
         }
         first.lanes.shards[shard].submit(Request::new(Principal::Anyone, call))
     };
-    let second = Server::start("two", Arc::new(Alone(Arc::clone(&log), Arc::default())), &identity);
+    let second =
+        Server::start("two", Arc::new(Watched::alone(Arc::clone(&log), Arc::default())), &identity);
     wait_for("all shards", || (second.owned() == usize::from(SHARDS)).then_some(()));
     // The first node does not know it yet: its next turn is refused by the log.
     let late = first.call_once(&pool(), Call::ListPools { from: None, limit: 10, filter: None });
@@ -347,6 +387,52 @@ fn a_shard_moves_by_hand_and_stays() {
     first.stop();
 }
 
+/// A follower that reads on while the owner appends reads each frame by itself, and keeps the store
+/// busy with that.
+#[test]
+fn a_follower_of_a_busy_shard_reads_its_log_at_the_usual_times_only() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
+    let identity = installation(&log);
+    let first = Arc::new(Server::start("one", Arc::clone(&log), &identity));
+    let shard = first.view.shard_of(&pool());
+    generate(&first, 1_000);
+    first.view.move_shard(shard, "one").expect("the owner keeps the shard");
+    // Each read of the follower finds one more grant.
+    let (is_busy, reads) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+    let before_read = {
+        let (owner, is_busy, reads) =
+            (Arc::clone(&first), Arc::clone(&is_busy), Arc::clone(&reads));
+        move || {
+            if is_busy.load(Ordering::Acquire) && reads.fetch_add(1, Ordering::AcqRel) < 500 {
+                token(&owner.call(&pool(), &acquire(0)));
+            }
+        }
+    };
+    let mut watched = Watched::new(Arc::clone(&log));
+    watched.before_read = BeforeRead(Some(Arc::new(before_read)));
+    // It does not read again by itself.
+    let never = Duration::from_hours(1);
+    let second = Server::start_with("two", Arc::new(watched), &identity, never).unwrap();
+    wait_for("the ends of the logs", || {
+        let mut status = second.view.status().shards.into_iter();
+        status.all(|shard| shard.role == ShardRole::Following).then_some(())
+    });
+    is_busy.store(true, Ordering::Release);
+    second.view.look(shard);
+    wait_for("a read", || (reads.load(Ordering::Acquire) > 0).then_some(()));
+    // In this time a follower that reads on reads hundreds of frames.
+    sleep(Duration::from_millis(300));
+    is_busy.store(false, Ordering::Release);
+    let found = reads.load(Ordering::Acquire);
+    assert!(found < 50, "one look made {found} reads");
+    // The heartbeats show that the owner has left: the follower reads what it lacks.
+    let last = token(&first.call(&pool(), &acquire(0)));
+    first.node.cancel_waits();
+    let after = token(&second.call(&pool(), &acquire(0)));
+    assert!(after > last, "{after} after {last}");
+    second.stop();
+}
+
 #[test]
 fn an_owner_writes_snapshots_at_which_a_new_server_begins() {
     let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
@@ -396,7 +482,8 @@ fn release_newest(server: &Server) {
 fn the_outcome_of_a_change_whose_append_was_refused_is_unknown_and_a_waiter_was_not_served() {
     let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new(Guarantee::Chained));
     let (identity, refuses) = (installation(&log), Arc::<AtomicBool>::default());
-    let server = Server::start("one", Arc::new(Alone(log, Arc::clone(&refuses))), &identity);
+    let server =
+        Server::start("one", Arc::new(Watched::alone(log, Arc::clone(&refuses))), &identity);
     generate(&server, 1);
     token(&server.call(&pool(), &acquire(0)));
     let lane = &server.lanes.shards[server.view.shard_of(&pool())];

@@ -92,8 +92,10 @@ struct Servers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     TakeOver,
-    /// Look again at the latest after this time.
+    /// No server seems to own it: look again at the latest after this time.
     Wait(Duration),
+    /// Another server owns it.
+    Follow,
 }
 
 impl ShardView {
@@ -245,7 +247,7 @@ impl View {
         };
         if is_owned {
             facts.vacant_since = None;
-            return Decision::Wait(Duration::from_secs(1));
+            return Decision::Follow;
         }
         let vacant = passed_since(*facts.vacant_since.get_or_insert_with(now));
         let mut order = self.candidates(&servers, shard);

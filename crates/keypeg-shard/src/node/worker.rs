@@ -25,6 +25,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 const FRAMES_MAX: u64 = 500_000;
 /// The shortest time between two questions for the end of a log that is far ahead.
 const ASK_PAUSE: Duration = Duration::from_secs(2);
+/// The time between two looks at the heartbeats of the owner.
+const HEARTBEAT_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest time between two looks at the log that requests have asked for.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -101,7 +103,7 @@ impl Worker {
             }
             let progress = follower.follow()?;
             self.publish(&follower, progress);
-            if progress == Progress::Applied {
+            if progress == Progress::Behind {
                 self.ask_for_end(&mut asked);
                 follower.checkpointer().step()?;
                 continue;
@@ -113,8 +115,10 @@ impl Worker {
             }
             let noise = self.noise();
             match self.view.decide(self.shard, noise) {
+                // The log may have grown since: a takeover needs its end.
+                Decision::TakeOver if progress == Progress::NearEnd => {}
                 Decision::TakeOver => return self.own(follower),
-                Decision::Wait(wait) => self.wait_for_frames(wait),
+                Decision::Wait(_) | Decision::Follow => self.wait_for_frames(),
             }
         }
     }
@@ -157,7 +161,7 @@ impl Worker {
         facts.is_released = follower.is_released();
         facts.position = follower.tail().position;
         facts.note_takeover(follower.taken_over_at());
-        if progress == Progress::AtEnd {
+        if progress != Progress::Behind {
             facts.role = ShardRole::Following;
             facts.note_end();
             facts.error.clear();
@@ -270,25 +274,41 @@ impl Worker {
             .ok()
     }
 
-    /// Waits until the log is to be read again: after the usual time, or because a request or the
-    /// steward asks for it.
-    fn wait_for_frames(&self, at_most: Duration) {
+    /// Waits until the log is to be read again: after the usual time while another server owns the
+    /// shard, because a request asks for it, or because the shard seems to have no owner.
+    fn wait_for_frames(&mut self) {
         let began = now();
-        self.rest(self.options.follow_every.min(at_most));
+        loop {
+            let left = self.options.follow_every.saturating_sub(passed_since(began));
+            let noise = self.noise();
+            let is_due = match self.view.decide(self.shard, noise) {
+                Decision::TakeOver => return,
+                Decision::Wait(wait) => {
+                    self.rest(left.min(wait));
+                    true
+                }
+                Decision::Follow => left.is_zero() || self.rest(left.min(HEARTBEAT_PAUSE)),
+            };
+            if is_due {
+                break;
+            }
+        }
         // Requests that are refused ask again and again.
         sleep(LOOK_PAUSE.saturating_sub(passed_since(began)));
     }
 
-    fn rest(&self, at_most: Duration) {
+    /// Waits for this time; returns earlier, and `true`, when this thread is woken.
+    fn rest(&self, at_most: Duration) -> bool {
         let wakeup = &self.view.shard(self.shard).wakeup;
         let until = now() + at_most;
-        while !wakeup.take() && !self.is_stopping() {
+        while !wakeup.take() {
             let left = until.saturating_duration_since(now());
             if left.is_zero() {
-                return;
+                return false;
             }
             thread::park_timeout(left);
         }
+        true
     }
 
     /// Returns a random number from 0 to 1.

@@ -116,7 +116,7 @@ impl Machine {
 
     /// Takes the shard over, from wherever its follower is.
     fn take_over(&mut self, world: &World) -> Result<(), FollowError> {
-        while self.follow(world)? == Progress::Applied {}
+        while self.follow(world)? != Progress::AtEnd {}
         let follower = self.follower.take().unwrap();
         self.owned = None;
         let server = ServerName::new(&format!("machine-{}", self.index)).unwrap();
