@@ -200,6 +200,45 @@ pub enum Fact<'a> {
     },
 }
 
+/// Which views of keys a fact changes, apart from what time changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangedViews {
+    /// None that existed before.
+    None,
+    /// That of one key.
+    Key(KeyNumber),
+    /// Those of all keys of a pool.
+    Pool,
+}
+
+impl Fact<'_> {
+    /// Returns which [views of keys](crate::KeyView) the fact changes.
+    pub fn changed_views(&self) -> ChangedViews {
+        match *self {
+            Self::PolicyChanged { .. } | Self::PoolDeleted { .. } => ChangedViews::Pool,
+            Self::KeyLabelled { key, .. }
+            | Self::KeyDeleted { key, .. }
+            | Self::KeyPurged { key, .. }
+            | Self::Granted { key, .. }
+            | Self::Renewed { key, .. }
+            | Self::Released { key, .. }
+            | Self::Quarantined { key, .. }
+            | Self::QuarantinedWhenFree { key, .. }
+            | Self::DrainCancelled { key, .. }
+            | Self::KeyFreed { key, .. } => ChangedViews::Key(key),
+            Self::PoolCreated { .. }
+            | Self::KeysCreated { .. }
+            | Self::LeaseSnapshot { .. }
+            | Self::RestSnapshot { .. }
+            | Self::AnswerStored { .. }
+            | Self::AnswerRevoked { .. }
+            | Self::TokensReserved { .. }
+            | Self::SegmentsDropped { .. }
+            | Self::Stopped { .. } => ChangedViews::None,
+        }
+    }
+}
+
 /// The terms of a lease. Instants are lease time in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant<'a> {

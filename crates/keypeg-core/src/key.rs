@@ -4,6 +4,7 @@
 
 use crate::ids::{Cursor, KeyId};
 use crate::lease::LeaseView;
+use crate::numbers::KeyNumber;
 use crate::secret::Secret;
 
 /// The state of a key.
@@ -48,6 +49,8 @@ pub struct NewKey {
 pub struct KeyView {
     /// Its id.
     pub id: KeyId,
+    /// Its number, which names it in facts and is not shown.
+    pub number: KeyNumber,
     /// Its state.
     pub state: KeyState,
     /// Its label, if it has one.
@@ -66,6 +69,18 @@ pub struct KeyView {
     pub keepalive: bool,
     /// Its running lease, if any.
     pub lease: Option<LeaseView>,
+}
+
+impl KeyView {
+    /// Returns for how long, in milliseconds, the view of a leased key stays as it is, unless a fact
+    /// [changes](crate::ChangedViews) it; `None` for a key without a lease.
+    pub fn stands_for_ms(&self) -> Option<u64> {
+        let lease = self.lease.as_ref()?;
+        let now_ms = lease.expires_at_ms.saturating_sub(lease.expires_in_ms);
+        let key_ms = self.expires_at_ms.map_or(u64::MAX, |at| at.saturating_sub(now_ms));
+        // Each time is rounded, so the difference of two is up to a millisecond too long.
+        Some(lease.expires_in_ms.min(key_ms.saturating_sub(1)))
+    }
 }
 
 /// How a call takes a key out of rotation; by default at once, without a reason.

@@ -48,7 +48,9 @@ pub use activity::{HOLD_BUCKETS_US, PoolActivity, WAIT_BUCKETS_US};
 pub use borrowers::Borrower;
 pub use clocks::{NEVER_US, NextDue, Now, US_PER_MS, US_PER_S};
 pub use event::Event;
-pub use fact::{Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, PackedValues};
+pub use fact::{
+    ChangedViews, Fact, FactSink, Grant, IdempotencyRecord, IdempotentResult, PackedValues,
+};
 pub use idempotency_store::{ANSWERS_MAX, IdempotencyKey, answers_max};
 pub use ids::{
     BodyDigest, BodyHasher, Cursor, IdHash, IdHashKey, IdempotencyId, IdempotentCall, KeyId,

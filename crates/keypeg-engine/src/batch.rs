@@ -7,6 +7,8 @@ use crate::feed::Feed;
 use crate::record;
 use crate::seal::ValueSeal;
 use keypeg_core::{Event, Fact, FactSink, Now, PoolId};
+use keypeg_store::KeyVersions;
+use std::sync::Arc;
 
 /// The records of one turn, and the feed events of the same turn.
 #[derive(Debug, Default)]
@@ -16,6 +18,7 @@ pub(crate) struct Batch {
     /// Lease time of the turn: a grant stores its times relative to it.
     lease_us: u64,
     seal: ValueSeal,
+    versions: Arc<KeyVersions>,
 }
 
 impl Batch {
@@ -31,6 +34,11 @@ impl Batch {
         self.feed.begin(now);
     }
 
+    /// Returns the versions of the keys, which each record of a change raises.
+    pub(crate) fn versions(&self) -> Arc<KeyVersions> {
+        Arc::clone(&self.versions)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -40,6 +48,7 @@ impl FactSink for Batch {
     fn record(&mut self, fact: &Fact<'_>) {
         record::write(&mut self.bytes, fact, self.lease_us, &self.seal);
         self.feed.record(fact);
+        self.versions.raise(fact.changed_views());
     }
 
     fn has_subscribers(&self, pool: PoolId) -> bool {

@@ -19,7 +19,9 @@ use crate::state::{EngineState, JournalSizes};
 use crate::thread::{LaneEnd, Run};
 use crate::unlock::unlock;
 use keypeg_core::{Policy, RandomSource};
-use keypeg_store::{BackupSource, EngineLane, Lane, StartReport, Store, StoreMetrics, Wakeup};
+use keypeg_store::{
+    BackupSource, EngineLane, KeyVersions, Lane, StartReport, Store, StoreMetrics, Wakeup,
+};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +40,7 @@ pub struct Engine {
     checkpointer: Option<JoinHandle<()>>,
     backups: Option<Arc<EngineBackups>>,
     seal: Option<Arc<SealControl>>,
+    versions: Arc<KeyVersions>,
 }
 
 impl Engine {
@@ -64,7 +67,7 @@ impl Engine {
         let (progress, checkpointer) = (state.progress(), state.take_checkpointer());
         let checkpointer = checkpointer.map(spawn_checkpointer).transpose()?;
         let backups = state.backup_parts().map(|parts| Arc::new(EngineBackups(parts)));
-        let (metrics, seal) = (state.metrics(), state.seal());
+        let (metrics, seal, versions) = (state.metrics(), state.seal(), state.key_versions());
         let wakeup = state.wakeup();
         let stopping = Arc::<AtomicBool>::default();
         let cancels_waits = Arc::<AtomicBool>::default();
@@ -86,6 +89,7 @@ impl Engine {
                 checkpointer,
                 backups,
                 seal,
+                versions,
             },
             lanes,
             report,
@@ -145,6 +149,10 @@ impl Store for Engine {
 
     fn backups(&self) -> Option<Arc<dyn BackupSource>> {
         self.backups.clone().map(|backups| backups as Arc<dyn BackupSource>)
+    }
+
+    fn key_versions(&self) -> Option<Arc<KeyVersions>> {
+        Some(Arc::clone(&self.versions))
     }
 
     fn stop(self: Box<Self>) {

@@ -37,7 +37,7 @@ use keypeg_core::sabotage::{Sabotage, TestLimit, enabled, limit};
 use keypeg_core::{Fact, FactSink, JournalPositions, Lsn, NextDue, Now, Pool, Pools, StepContext};
 use keypeg_store::Wakeup;
 use keypeg_store::{
-    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_BYTES, COMMIT_BUCKETS_US, StoreMetrics,
+    ANSWERS_PER_TURN_BUCKETS, COMMIT_BUCKETS_BYTES, COMMIT_BUCKETS_US, KeyVersions, StoreMetrics,
 };
 use keypeg_store::{LaneItem, Reply, RequestError};
 pub use long_calls::LONG_UNITS_MAX;
@@ -386,6 +386,11 @@ impl EngineState {
     /// Returns the engine's counters.
     pub fn metrics(&self) -> Arc<StoreMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Returns the versions of the keys.
+    pub fn key_versions(&self) -> Arc<KeyVersions> {
+        self.batch.versions()
     }
 
     /// Returns the seal of the directory; `None` if it is not sealed.

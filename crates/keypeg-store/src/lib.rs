@@ -9,6 +9,7 @@ mod answer;
 mod backup;
 mod cluster;
 mod cost;
+mod key_versions;
 mod lanes;
 mod metrics;
 mod request;
@@ -22,6 +23,7 @@ pub use cluster::{
     Cluster, ClusterStatus, MoveError, Peer, Place, ServerStatus, ShardRole, ShardStatus,
 };
 pub use cost::{KEEP_ALIVE_MAX, SHORT_UNITS_MAX};
+pub use key_versions::{KeyVersion, KeyVersions};
 pub use lanes::{
     CallSlot, EngineLane, LANE_MAX, LANE_RESERVE, Lane, LaneItem, PendingReply, lane,
     undo_undelivered,

@@ -6,6 +6,7 @@
 
 use crate::backup::BackupSource;
 use crate::cluster::Cluster;
+use crate::key_versions::KeyVersions;
 use crate::lanes::Lane;
 use crate::metrics::StoreMetrics;
 use keypeg_core::Policy;
@@ -27,6 +28,12 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Returns the source of backups; `None` for a store that has no data to back up.
     fn backups(&self) -> Option<Arc<dyn BackupSource>>;
+
+    /// Returns the versions of its keys, by which cores keep answers; `None` if each answer has to come
+    /// from the store, as from one whose pools another server can take over.
+    fn key_versions(&self) -> Option<Arc<KeyVersions>> {
+        None
+    }
 
     /// Closes the inboxes of all lanes, answers the requests already queued, closes the outboxes,
     /// and returns when all threads have ended.

@@ -37,6 +37,14 @@ pub(crate) fn monotonic_us() -> u64 {
         + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
 }
 
+/// Reads the time since boot in microseconds, including suspend: the clock of the engine's deadlines.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
+pub(crate) fn boot_us() -> u64 {
+    let boot = rustix::time::clock_gettime(ClockId::Boottime);
+    u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(boot.tv_nsec).unwrap_or(0) / 1_000
+}
+
 /// Reads the processor time that this process has used, in microseconds.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
 pub(crate) fn process_cpu_us() -> u64 {
@@ -109,11 +117,8 @@ impl Wall {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads time")]
 fn read_us() -> (u64, u64) {
-    let boot = rustix::time::clock_gettime(ClockId::Boottime);
-    let boot_us = u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000
-        + u64::try_from(boot.tv_nsec).unwrap_or(0) / 1_000;
+    let boot_us = boot_us();
     // Through the C library, unlike boot time: a test can step it there for this process only.
     let wall = wall_since_1970().unwrap_or_default();
     (boot_us, u64::try_from(wall.as_micros()).unwrap_or(u64::MAX))

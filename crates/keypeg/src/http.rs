@@ -36,6 +36,7 @@ mod route;
 mod sampler;
 mod shutdown;
 mod timeouts;
+mod verified_keys;
 mod watchdog;
 
 pub(crate) use connection::{accept, bound_kernel_buffers};

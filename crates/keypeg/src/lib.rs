@@ -208,6 +208,7 @@ pub fn serve(
         memory: config.memory,
         store_metrics: store.metrics(),
         backups: store.backups(),
+        key_versions: store.key_versions(),
     };
     let has_tls = config.tls.is_some();
     let name = config.cluster.as_ref().map(|cluster| cluster.server.to_string());

@@ -80,6 +80,7 @@ impl Pool {
         });
         KeyView {
             id: self.key_id(&shared.ids, slot),
+            number: self.slots.number(slot),
             state,
             label: self.label(slot).map(Into::into),
             created_at_ms: self.slots.created_ms(slot),

@@ -5,9 +5,9 @@
 //! the real pools' answers after checking them.
 
 use keypeg_core::{
-    EndCause, ForceReleased, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyQuarantined, KeyRef,
-    KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange, Policy,
-    PolicyPatch, PoolId, QuarantineOptions, Refusal, ReleaseOptions, Released,
+    EndCause, ForceReleased, KeptAlive, KeptAliveMany, KeyCounts, KeyId, KeyNumber, KeyQuarantined,
+    KeyRef, KeyState, KeyView, LeaseId, LeaseView, Limits, NewKey, NoKeyCause, Now, OutOfRange,
+    Policy, PolicyPatch, PoolId, QuarantineOptions, Refusal, ReleaseOptions, Released,
 };
 use keypeg_fields::Field;
 use std::collections::HashSet;
@@ -666,6 +666,7 @@ impl Key {
         };
         KeyView {
             id: self.id,
+            number: KeyNumber(self.serial),
             state,
             label: self.label.clone(),
             created_at_ms: self.created_ms,

@@ -1,7 +1,9 @@
 //! What the naive store reports: keys, leases, counts, and why no key is available.
 
 use super::pool::{Key, NaivePool, State};
-use keypeg_core::{Borrower, KeyCounts, KeyView, LeaseView, NoKeyCause, PoolName, Refusal};
+use keypeg_core::{
+    Borrower, KeyCounts, KeyNumber, KeyView, LeaseView, NoKeyCause, PoolName, Refusal,
+};
 use keypeg_store::PoolView;
 
 impl Key {
@@ -10,6 +12,7 @@ impl Key {
             if let State::Resting(until) = self.state { Some(until) } else { None };
         KeyView {
             id: self.id,
+            number: KeyNumber::default(),
             state: self.state(),
             label: self.label.clone(),
             created_at_ms: self.created_at,

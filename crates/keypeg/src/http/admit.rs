@@ -16,6 +16,7 @@ use super::error::Problem;
 use super::event_stream::StreamPermit;
 use super::long_work::WorkPermit;
 use super::origin::Origin;
+use super::verified_keys::VerifiedKeys;
 use crate::access::{Admitted, Attempt, Gate, Refused, Shown};
 use crate::audit::Entry;
 use crate::share::{CallerId, Exceeded, Held, network};
@@ -233,6 +234,11 @@ impl RequestContext<'_> {
             None => pending.await,
             Some(memory) => until_reply(pending, memory).await,
         }
+    }
+
+    /// Returns the leased keys that this core has verified.
+    pub(super) fn verified_keys(&self) -> &VerifiedKeys {
+        &self.app.verified_keys
     }
 
     /// Submits a call that needs no audit note beforehand. The caller must pass the reply to

@@ -11,12 +11,14 @@ use super::message::Response;
 use super::metrics::{CoreCounts, Metrics};
 use super::origin::RequestId;
 use super::timeouts::Timeouts;
+use super::verified_keys::VerifiedKeys;
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::proxies::Proxies;
+use crate::random::SystemRandom;
 use crate::share::{Budget, ReservedBudget};
 use crate::tls::TlsAcceptor;
-use keypeg_store::BackupSource;
+use keypeg_store::{BackupSource, KeyVersions};
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +38,8 @@ pub(super) struct App {
     pub(super) links: Links,
     /// The permits of this core's long work.
     pub(super) long_work: LongWork,
+    /// The leased keys that this core has verified.
+    pub(super) verified_keys: VerifiedKeys,
 }
 
 /// State that all cores share.
@@ -67,6 +71,8 @@ pub(super) struct Server {
     pub(super) answers: Arc<Budget>,
     /// Further bytes of responses that operators need, shared by the callers.
     pub(super) operator_answers: Arc<Budget>,
+    /// The versions of the store's keys, if cores may keep answers by them.
+    pub(super) key_versions: Option<Arc<KeyVersions>>,
     /// The places of event streams, shared by the callers.
     pub(super) streams: Arc<Budget>,
     /// The source of backups, if the store has one.
@@ -88,7 +94,19 @@ impl App {
     ) -> Self {
         let (requests, long_work) = (AtomicU64::new(0), LongWork::new());
         let links = Links::new(server.peer_tls.clone());
-        Self { links, lanes, server, is_for_ops: false, core, requests, counts, long_work }
+        let verified_keys =
+            VerifiedKeys::new(server.key_versions.clone(), &mut SystemRandom::new());
+        Self {
+            links,
+            lanes,
+            server,
+            is_for_ops: false,
+            core,
+            requests,
+            counts,
+            long_work,
+            verified_keys,
+        }
     }
 
     /// Returns this core's part for the listener for operations.

@@ -26,7 +26,7 @@ use bytes::Bytes;
 pub(super) use counts::{CoreCounts, Family, ForwardOutcome};
 use exposition::Format;
 use keypeg_core::PoolFilter;
-use keypeg_store::{BackupSource, StartReport, StoreMetrics};
+use keypeg_store::{BackupSource, KeyVersions, StartReport, StoreMetrics};
 use pools::{PoolPlaces, PoolReading, PoolRow};
 use rustls::ClientConfig;
 use shared::Shared;
@@ -62,6 +62,8 @@ pub(crate) struct StartInfo {
     pub(crate) store_metrics: Arc<StoreMetrics>,
     /// The source of backups.
     pub(crate) backups: Option<Arc<dyn BackupSource>>,
+    /// The versions of the store's keys, if it has them.
+    pub(crate) key_versions: Option<Arc<KeyVersions>>,
 }
 
 /// The sources of a scrape.

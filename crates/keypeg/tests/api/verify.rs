@@ -65,6 +65,102 @@ fn a_key_is_active_from_its_grant_to_the_end_of_its_lease() {
     authorize(&mut client, AUTHORIZE, &value).problem(403, "key_not_active");
 }
 
+/// Each core keeps the answers for leased keys. None may outlive the change of its key: a gateway
+/// would admit a holder whose lease has ended.
+#[test]
+fn a_kept_answer_ends_with_the_change_of_its_key_on_every_core() {
+    let server = Server::in_memory(&[]);
+    let mut client = server.client();
+    let policy = json!({ "lease_ttl_seconds": 3600, "rest_seconds": 0 });
+    client.send("PUT /v1/pools/ci", &policy);
+    // Several connections, which the server spreads over its cores.
+    let mut clients: Vec<_> = (0..4).map(|_| server.client()).collect();
+    for (line, body, is_active) in [
+        ("POST /v1/pools/ci/leases/<lease>/release", json!({}), false),
+        ("POST /v1/pools/ci/leases/<lease>/release", json!({ "rest_seconds": 60 }), false),
+        ("POST /v1/pools/ci/leases/<lease>/release", json!({ "quarantine": true }), false),
+        ("POST /v1/pools/ci/keys/<key>/release", json!({}), false),
+        ("POST /v1/pools/ci/keys/<key>/quarantine", json!({}), false),
+        ("DELETE /v1/pools/ci/keys/<key>", Value::Null, false),
+        ("DELETE /v1/pools/ci", Value::Null, false),
+        ("POST /v1/pools/ci/leases/<lease>/renew", json!({ "ttl_seconds": 600 }), true),
+        ("PATCH /v1/pools/ci/keys/<key>", json!({ "label": "team-a" }), true),
+        ("PUT /v1/pools/ci", json!({ "rest_seconds": 1 }), true),
+    ] {
+        client.send("PUT /v1/pools/ci", &policy);
+        let added = client.send("POST /v1/pools/ci/keys", &json!({ "count": 1 }));
+        let key = added.is(201, &json!({}))["keys"][0].clone();
+        let lease = client.send("POST /v1/pools/ci/leases", &json!({ "ttl_seconds": 300 }));
+        let lease = lease.is(201, &json!({ "key": key["key"] }));
+        let value = key["key"].as_str().unwrap();
+        let mut before = Vec::new();
+        for client in &mut clients {
+            // The first two answers come from the engine, the others are kept.
+            let answers: Vec<_> = (0..4).map(|_| shown(client, value)).collect();
+            assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+            before.push(answers[0].clone());
+        }
+        let id = key["id"].as_str().unwrap();
+        let line = line.replace("<lease>", lease["id"].as_str().unwrap()).replace("<key>", id);
+        let changed =
+            client.try_send(&line, &[("content-type", "application/json")], &body.to_string());
+        let changed = changed.unwrap();
+        assert!((200..300).contains(&changed.status), "{line}: {changed:?}");
+        for (client, before) in clients.iter_mut().zip(before) {
+            let after = shown(client, value);
+            assert_eq!(after.0.starts_with(r#"{"active":true"#), is_active, "{line}: {after:?}");
+            assert_eq!(after.1 == 204, is_active, "{line}: {after:?}");
+            let is_shown = !line.starts_with("PUT");
+            assert_eq!(after == before, is_active && !is_shown, "{line}: {after:?}");
+        }
+        client.ask("DELETE /v1/pools/ci");
+    }
+}
+
+/// Returns the body of one form of verification, and status and headers of the other, in their order.
+fn shown(client: &mut Client, value: &str) -> (String, u16, Vec<(String, String)>) {
+    let body = client.send(VERIFY, &json!({ "key": value })).body;
+    let Answer { status, mut headers, .. } = authorize(client, AUTHORIZE, value);
+    for (name, value) in &mut headers {
+        if ["date", "x-request-id"].contains(&&**name) {
+            value.clear();
+        }
+    }
+    (body, status, headers)
+}
+
+#[test]
+fn a_kept_answer_ends_with_the_lease_and_with_the_key() {
+    let server = Server::in_memory(&[]);
+    for (pool, policy) in [
+        ("lease", json!({ "lease_ttl_seconds": 0.3 })),
+        ("key", json!({ "lease_ttl_seconds": 60, "keepalive_ttl_seconds": 0.3 })),
+    ] {
+        let mut client = server.client();
+        let path = format!("/v1/pools/{pool}");
+        client.send(&format!("PUT {path}"), &policy).is(201, &json!({}));
+        let added = client.send(&format!("POST {path}/keys"), &json!({ "count": 1 }));
+        let added = added.is(201, &json!({}));
+        let value = added["keys"][0]["key"].as_str().unwrap();
+        let lease = client.send(&format!("POST {path}/leases"), &json!({})).is(201, &json!({}));
+        let end = if pool == "lease" { &lease["expires_at"] } else { &lease["key_expires_at"] };
+        let end: jiff::Timestamp = end.as_str().unwrap().parse().unwrap();
+        let request = format!("POST {path}/verify");
+        let mut active = 0;
+        loop {
+            let before = jiff::Timestamp::now();
+            let body = verify(&mut client, &request, value);
+            if body == INACTIVE {
+                break;
+            }
+            // Both times have whole milliseconds.
+            assert!(before < end + jiff::SignedDuration::from_millis(1), "{before}, ended {end}");
+            active += 1;
+        }
+        assert!(active > 3 && jiff::Timestamp::now() >= end, "{active} before {end}");
+    }
+}
+
 /// One answer for all of them, so that it does not show which values exist or existed.
 #[test]
 fn an_unknown_a_deleted_a_purged_and_a_free_key_get_the_same_answer() {

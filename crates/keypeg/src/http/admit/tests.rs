@@ -31,6 +31,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         memory,
         store_metrics: Arc::default(),
         backups: None,
+        key_versions: None,
     };
     let now = clock::stopwatch();
     let server = Server {
@@ -49,6 +50,7 @@ fn app(lane: keypeg_store::Lane) -> App {
         operator_answers: Budget::new(memory.answers_of_operators()),
         streams: Budget::new(1),
         backups: None,
+        key_versions: None,
         streamed_requests: Budget::new(1),
         history: crate::http::history::History::new(1 << 20, now),
         metrics: Metrics::new(start_info, Vec::new(), Vec::new(), Places::new(8, now)),

@@ -150,6 +150,7 @@ pub(crate) fn run(
         operator_answers: Budget::new(memory.answers_of_operators()),
         streams: Budget::new(memory.event_streams()),
         backups: start_info.backups.clone(),
+        key_versions: start_info.key_versions.clone(),
         streamed_requests: Budget::new(connections_max as u64),
         history: History::new(memory.history(), clock::stopwatch()),
         metrics: Metrics::new(start_info, all_counts, lanes.clone(), Arc::clone(&places)),

@@ -383,6 +383,7 @@ impl FastPath<'_> {
         let refuse = |problem| self.app.refuse(problem, origin.id, is_change);
         let result = match result {
             Ok(payload) if is_change => Ok(payload),
+            Ok(Payload::Kept(key)) => Ok(Payload::Authorized(key)),
             // Its content is in headers, so it is sent as a complete response.
             Ok(payload) => Err(verify::authorization(payload).unwrap_or_else(refuse)),
             Err(problem) => Err(refuse(problem)),

@@ -12,6 +12,8 @@ use crate::http::lanes::Lanes;
 use crate::http::metrics::Family;
 use crate::http::parse::keys::ActiveStates;
 use crate::http::parse::leases::AcquireArgs;
+use crate::http::verified_keys::Question;
+use keypeg_client::KeyState;
 use keypeg_core::{
     KeyRef, KeyView, LeaseId, LeaseView, PoolName, Refusal, ReleaseOptions, Released, Secret,
 };
@@ -36,7 +38,13 @@ enum OperationKind {
     Renew(PoolName),
     Release(LeaseId),
     KeepAlive,
-    Verify(ActiveStates),
+    Verify(Verify),
+}
+
+/// A verification: the states that are active, and what the answer is kept by.
+struct Verify {
+    active: ActiveStates,
+    question: Option<Question>,
 }
 
 impl Operation {
@@ -73,7 +81,11 @@ impl Operation {
     /// Verifies a key by its value.
     pub(crate) fn verify(pool: PoolName, value: Secret, active: ActiveStates) -> Self {
         let call = Call::get_key(pool, KeyRef::Value(value)).into_call();
-        Self { call, idempotency: None, kind: OperationKind::Verify(active) }
+        Self {
+            call,
+            idempotency: None,
+            kind: OperationKind::Verify(Verify { active, question: None }),
+        }
     }
 
     /// Returns the part of the API that the operation belongs to.
@@ -110,21 +122,23 @@ impl Operation {
         self,
         context: &RequestContext<'_>,
     ) -> impl Future<Output = Result<Payload, Problem>> + Unpin {
-        let Self { call, idempotency, kind } = self;
-        let mut pending = match &kind {
-            OperationKind::Verify(_) => check_unknown_keys(context),
+        let Self { call, idempotency, mut kind } = self;
+        let answered = match &mut kind {
+            OperationKind::Verify(verify) => verify.begin(context, &call).transpose(),
             OperationKind::Acquire { .. }
             | OperationKind::Renew(_)
             | OperationKind::Release(_)
-            | OperationKind::KeepAlive => Ok(()),
-        }
-        .map(|()| context.submit(call, idempotency))
-        .map_err(Some);
+            | OperationKind::KeepAlive => None,
+        };
+        let mut pending = match answered {
+            None => Ok(context.submit(call, idempotency)),
+            answered => Err(answered),
+        };
         std::future::poll_fn(move |cx| match &mut pending {
             Ok(reply) => Pin::new(reply).poll(cx).map(|reply| kind.payload(context, reply)),
-            Err(problem) => {
-                let problem = problem.take();
-                Poll::Ready(Err(problem.expect("invariant: a future is polled until it is ready")))
+            Err(answered) => {
+                let answered = answered.take();
+                Poll::Ready(answered.expect("invariant: a future is polled until it is ready"))
             }
         })
     }
@@ -151,7 +165,7 @@ impl OperationKind {
                 Payload::Released
             }
             Self::KeepAlive => Payload::KeptAlive(kept_alive(context.answer(reply)?)),
-            Self::Verify(active) => {
+            Self::Verify(Verify { active, question }) => {
                 let refusal =
                     if let Reply::Refused(refusal) = &reply { Some(refusal) } else { None };
                 let key = match refusal {
@@ -164,9 +178,33 @@ impl OperationKind {
                     Some(RequestError::StorageFull) => None,
                     _ => Some(*context.answer::<Box<KeyView>>(reply)?),
                 };
+                if let (Some(key), Some(question)) = (&key, question) {
+                    context.verified_keys().keep(*question, key);
+                }
                 Payload::Verified(Box::new(verification(key, *active)))
             }
         })
+    }
+}
+
+impl Verify {
+    /// Returns the kept answer, if there is one.
+    fn begin(
+        &mut self,
+        context: &RequestContext<'_>,
+        call: &Call,
+    ) -> Result<Option<Payload>, Problem> {
+        check_unknown_keys(context)?;
+        let Call::GetKey { pool, key: KeyRef::Value(value) } = call else { return Ok(None) };
+        // Only answers for leased keys are kept.
+        if !self.active.contain(KeyState::Leased) {
+            return Ok(None);
+        }
+        match context.verified_keys().find(pool, value) {
+            Ok(key) => return Ok(Some(Payload::Kept(key))),
+            Err(question) => self.question = question,
+        }
+        Ok(None)
     }
 }
 

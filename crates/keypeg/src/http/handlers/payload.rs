@@ -7,11 +7,13 @@ use super::constant::Constant;
 use crate::http::message::{Response, after_wait};
 use crate::http::parse::keys::ActiveStates;
 use crate::http::respond::{json_bytes, no_content};
+use crate::http::verified_keys::ActiveKey;
 use hyper::StatusCode;
 use keypeg_client as wire;
 use keypeg_client::{Seconds, UnixMs};
 use keypeg_core::{KeptAlive, KeyState, KeyView, LeaseView, PoolName};
 use keypeg_store::LeaseGrant;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The content of a success response.
@@ -20,6 +22,10 @@ pub(crate) enum Payload {
     Renewed(Box<wire::Lease>),
     KeptAlive(wire::KeptAlive),
     Verified(Box<wire::Verification>),
+    /// A verification that this core has kept.
+    Kept(Arc<ActiveKey>),
+    /// The same as the answer to a gateway, on the fast path.
+    Authorized(Arc<ActiveKey>),
     Released,
     #[cfg(feature = "bench-constant")]
     Constant(Constant),
@@ -30,8 +36,10 @@ impl Payload {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Granted(_) => StatusCode::CREATED,
-            Self::Renewed(_) | Self::KeptAlive(_) | Self::Verified(_) => StatusCode::OK,
-            Self::Released => StatusCode::NO_CONTENT,
+            Self::Renewed(_) | Self::KeptAlive(_) | Self::Verified(_) | Self::Kept(_) => {
+                StatusCode::OK
+            }
+            Self::Released | Self::Authorized(_) => StatusCode::NO_CONTENT,
             #[cfg(feature = "bench-constant")]
             Self::Constant(constant) => constant.status(),
         }
@@ -44,7 +52,11 @@ impl Payload {
             Self::Renewed(lease) => serde_json::to_writer(body, lease),
             Self::KeptAlive(kept_alive) => serde_json::to_writer(body, kept_alive),
             Self::Verified(verification) => serde_json::to_writer(body, verification),
-            Self::Released => Ok(()),
+            Self::Kept(key) => {
+                body.extend_from_slice(&key.json);
+                Ok(())
+            }
+            Self::Released | Self::Authorized(_) => Ok(()),
             #[cfg(feature = "bench-constant")]
             Self::Constant(constant) => {
                 body.extend_from_slice(constant.body());
@@ -54,13 +66,26 @@ impl Payload {
         written.expect("invariant: wire types always serialise");
     }
 
+    /// Returns the header lines of the response's content, if it is there and not in the body.
+    pub(crate) fn lines(&self) -> &[u8] {
+        if let Self::Authorized(key) = self { &key.lines } else { b"" }
+    }
+
+    /// Returns whether the response is one for a method that can change something.
+    pub(crate) fn is_of_change(&self) -> bool {
+        !matches!(self, Self::Authorized(_))
+    }
+
     /// Returns how long the request waited for a key.
     pub(crate) fn waited(&self) -> Duration {
         match self {
             Self::Granted(grant) => Duration::from_millis(grant.waited_ms),
-            Self::Renewed(_) | Self::KeptAlive(_) | Self::Verified(_) | Self::Released => {
-                Duration::ZERO
-            }
+            Self::Renewed(_)
+            | Self::KeptAlive(_)
+            | Self::Verified(_)
+            | Self::Kept(_)
+            | Self::Authorized(_)
+            | Self::Released => Duration::ZERO,
             #[cfg(feature = "bench-constant")]
             Self::Constant(_) => Duration::ZERO,
         }
@@ -134,7 +159,7 @@ pub(super) fn kept_alive(KeptAlive { id, expires_at_ms }: KeptAlive) -> wire::Ke
 }
 
 /// Returns whether a key is active, as its wire type. What is not active shows no more than that.
-pub(super) fn verification(key: Option<KeyView>, active: ActiveStates) -> wire::Verification {
+pub(crate) fn verification(key: Option<KeyView>, active: ActiveStates) -> wire::Verification {
     let key = key.filter(|key| active.contain(wire_state(key.state)));
     let Some(KeyView { id, state, label, lease, .. }) = key else {
         return wire::Verification::default();

@@ -58,10 +58,13 @@ pub(crate) async fn authorize(
 
 /// Returns the answer to a gateway for the payload of a verification.
 pub(crate) fn authorization(payload: Payload) -> HandlerResult {
+    if let Payload::Kept(key) = payload {
+        return Ok(authorized(&key.verification));
+    }
     if let Payload::Verified(verification) = payload
         && verification.active
     {
-        return Ok(authorized(*verification));
+        return Ok(authorized(&verification));
     }
     Err(Problem::key_not_active())
 }
@@ -82,26 +85,44 @@ fn forwarded_key(request: &Request) -> Result<Secret, Problem> {
 }
 
 /// Returns the answer to a gateway, which can pass the headers on to the service.
-fn authorized(Verification { state, key_id, lease, .. }: Verification) -> Response {
+fn authorized(verification: &Verification) -> Response {
     let mut response = no_content();
-    let mut add = |name: HeaderName, value: &str| {
+    for_each_header(verification, |name, value| {
         let value = HeaderValue::try_from(value).expect("invariant: visible ASCII");
         response.headers_mut().insert(name, value);
-    };
+    });
+    response
+}
+
+/// Returns the header lines that [`authorized`] adds.
+pub(crate) fn authorized_lines(verification: &Verification) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for_each_header(verification, |name, value| {
+        for part in [name.as_str(), ": ", value, "\r\n"] {
+            lines.extend_from_slice(part.as_bytes());
+        }
+    });
+    lines
+}
+
+/// Calls `add` for each header that shows an active key.
+fn for_each_header(
+    Verification { state, key_id, lease, .. }: &Verification,
+    mut add: impl FnMut(HeaderName, &str),
+) {
     if let Some(state) = state {
         add(STATE, state.as_str());
     }
     if let Some(id) = key_id {
-        add(KEY_ID, &id);
+        add(KEY_ID, id);
     }
     if let Some(lease) = lease {
-        if let Some(holder) = lease.holder {
-            add(HOLDER, &encoded(&holder));
+        if let Some(holder) = &lease.holder {
+            add(HOLDER, &encoded(holder));
         }
         add(FENCING_TOKEN, &lease.fencing_token.to_string());
         add(EXPIRES_AT, &lease.expires_at.to_string());
     }
-    response
 }
 
 /// Percent-encodes what is not a visible ASCII character, and `%` itself.

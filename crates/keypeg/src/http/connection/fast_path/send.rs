@@ -4,7 +4,7 @@
 //! Nearly every response is accepted at once, and then takes no memory of its own. Knows neither
 //! requests nor operations.
 
-use super::writer::ResponseInfo;
+use super::writer::{ReplyLines, ResponseInfo};
 use super::{Client, FastPath, Sent};
 use crate::access::Admitted;
 use crate::clock;
@@ -104,7 +104,10 @@ impl FastPath<'_> {
         let info = ResponseInfo { id: origin.id, closes, now };
         let (bytes, closes) = match result {
             Ok(payload) => {
-                (buffers.writer.write_reply(status, |body| payload.write_body(body), &info), closes)
+                let lines =
+                    ReplyLines { first: payload.lines(), is_change: payload.is_of_change() };
+                let write_body = |body: &mut Vec<u8>| payload.write_body(body);
+                (buffers.writer.write_reply(status, lines, write_body, &info), closes)
             }
             Err(response) => buffers.writer.write_response(response, &info),
         };

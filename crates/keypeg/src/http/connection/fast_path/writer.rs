@@ -6,6 +6,7 @@
 use crate::http::date::HttpDate;
 use crate::http::message::{Body, Response};
 use crate::http::origin::RequestId;
+use crate::http::respond::CSP_DENY_ALL;
 use hyper::StatusCode;
 use hyper::header::CONNECTION;
 use std::io::Write as _;
@@ -33,26 +34,43 @@ pub(super) struct ResponseInfo {
     pub(super) now: Instant,
 }
 
+/// The header lines of a success response that depend on its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplyLines<'a> {
+    /// The lines of its content.
+    pub(super) first: &'a [u8],
+    /// Whether the request may have changed something.
+    pub(super) is_change: bool,
+}
+
 /// Panic text for a failed write to a buffer.
 const INFALLIBLE: &str = "invariant: writing to a buffer never fails";
 
 impl ResponseWriter {
-    /// Writes the response to a change that may carry secrets; its body is JSON or empty. Returns
-    /// its bytes.
+    /// Writes a success response that may carry secrets; its body is JSON or empty. Returns its
+    /// bytes.
     pub(super) fn write_reply(
         &mut self,
         status: StatusCode,
+        lines: ReplyLines<'_>,
         write_body: impl FnOnce(&mut Vec<u8>),
         info: &ResponseInfo,
     ) -> &[u8] {
         self.begin(status);
+        self.head.extend_from_slice(lines.first);
         self.body.clear();
         write_body(&mut self.body);
         let length = Some(self.body.len()).filter(|&length| length > 0);
         if length.is_some() {
             self.head.extend_from_slice(b"content-type: application/json\r\n");
         }
-        self.head.extend_from_slice(b"x-content-type-options: nosniff\r\nx-request-id: ");
+        self.head.extend_from_slice(b"x-content-type-options: nosniff\r\n");
+        if !lines.is_change {
+            self.head.extend_from_slice(b"content-security-policy: ");
+            self.head.extend_from_slice(CSP_DENY_ALL.as_bytes());
+            self.head.extend_from_slice(b"\r\n");
+        }
+        self.head.extend_from_slice(b"x-request-id: ");
         self.push_id(info.id);
         self.head.extend_from_slice(b"\r\ncache-control: no-store\r\n");
         self.end(length, info.closes, info.now);
@@ -155,7 +173,12 @@ mod tests {
             let info = ResponseInfo { id, closes: true, now: clock::stopwatch() };
             let mut writer = ResponseWriter::default();
             let write_body = |body: &mut Vec<u8>| body.extend_from_slice(b"{}");
-            let response = writer.write_reply(StatusCode::OK, write_body, &info);
+            let response = writer.write_reply(
+                StatusCode::OK,
+                ReplyLines { first: b"", is_change: true },
+                write_body,
+                &info,
+            );
             let response = String::from_utf8(response.to_vec()).unwrap();
             let (before, date) = response.split_once("date: ").unwrap();
             let expected = format!(
