@@ -9,6 +9,7 @@ pub(crate) mod constant;
 mod default_pool;
 pub(crate) mod django;
 pub(crate) mod events;
+mod gateway;
 pub(crate) mod history;
 pub(crate) mod keys;
 pub(crate) mod leases;

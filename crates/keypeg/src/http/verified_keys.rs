@@ -1,14 +1,11 @@
 //! What one core keeps of the leased keys that it has verified: the next verification of such a key
 //! is answered without a call to the engine.
 //!
-//! Knows neither requests nor connections, and keeps no value: a keyed hash stands for pool and
+//! Knows neither requests nor how an answer is written, and keeps no value: a keyed hash stands for pool and
 //! value. Invariant: an answer is used only while the version that was read before its question is
 //! current, and before its lease or its key can end by time. So it is the answer that the engine
 //! would give, and no later request sees a lease whose end was answered.
 
-use super::handlers::payload::verification;
-use super::handlers::verify::authorized_lines;
-use super::parse::keys::ActiveStates;
 use crate::clock;
 use keypeg_client::Verification;
 use keypeg_core::{KeyNumber, KeyView, PoolName, RandomSource, Secret};
@@ -116,16 +113,21 @@ impl VerifiedKeys {
         Err(question)
     }
 
-    /// Keeps the store's answer to a question. The first answer about a key shows its number, so that
-    /// the next question has a version.
-    pub(super) fn keep(&self, question: Question, view: &KeyView) {
+    /// Keeps the store's answer to a question, as `write` writes it. The first answer about a key shows
+    /// its number, so that the next question has a version.
+    pub(super) fn keep(
+        &self,
+        question: Question,
+        view: &KeyView,
+        write: impl FnOnce() -> ActiveKey,
+    ) {
         let Some(stands_for_ms) = view.stands_for_ms() else { return };
         let number = view.number;
         let answer =
             question.version.filter(|version| version.key() == number).and_then(|version| {
                 let kept_for_us = stands_for_ms.saturating_mul(1_000).min(KEEP_MAX_US);
                 let until_us = question.asked_us.saturating_add(kept_for_us);
-                let key = Arc::new(ActiveKey::new(view));
+                let key = Arc::new(write());
                 let is_small = key.json.len() + key.lines.len() <= ANSWER_MAX;
                 is_small.then_some(KeptAnswer { key, version, until_us })
             });
@@ -150,15 +152,6 @@ impl VerifiedKeys {
 impl fmt::Debug for VerifiedKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifiedKeys").finish_non_exhaustive()
-    }
-}
-
-impl ActiveKey {
-    fn new(view: &KeyView) -> Self {
-        let verification = verification(Some(view.clone()), ActiveStates::default());
-        let json = serde_json::to_vec(&verification).expect("invariant: wire types serialise");
-        let lines = authorized_lines(&verification);
-        Self { verification, json: json.into(), lines: lines.into() }
     }
 }
 
@@ -226,6 +219,15 @@ mod tests {
         }
     }
 
+    fn written(view: &KeyView) -> ActiveKey {
+        let json = format!("{:?} {:?}", view.lease, view.label).into_bytes();
+        ActiveKey {
+            verification: Verification::default(),
+            json: json.into(),
+            lines: Box::default(),
+        }
+    }
+
     struct World {
         keys: VerifiedKeys,
         versions: Arc<KeyVersions>,
@@ -244,11 +246,11 @@ mod tests {
             let value = Secret::new(value).unwrap();
             match self.keys.find_at(&self.pool, &value, now_us) {
                 Ok(key) => {
-                    assert_eq!(*key, ActiveKey::new(answer));
+                    assert_eq!(*key, written(answer));
                     true
                 }
                 Err(question) => {
-                    self.keys.keep(question, answer);
+                    self.keys.keep(question, answer, || written(answer));
                     false
                 }
             }
@@ -305,14 +307,15 @@ mod tests {
             // The store answers, and the key changes before the answer arrives.
             let question = world.keys.find_at(&world.pool, &value, 0).unwrap_err();
             world.versions.raise(changed);
-            world.keys.keep(question, &key);
+            world.keys.keep(question, &key, || written(&key));
             assert!(!kept(&world), "{changed:?}");
         }
         // The value belongs to another key now: the version that was read is that of the old one.
         let question = world.keys.find_at(&world.pool, &value, 0).unwrap_err();
-        world.keys.keep(question, &view(6, 60_000));
+        let other = view(6, 60_000);
+        world.keys.keep(question, &other, || written(&other));
         assert!(!kept(&world));
-        world.verify("a", 0, &view(6, 60_000));
+        world.verify("a", 0, &other);
         assert!(kept(&world));
     }
 

@@ -4,6 +4,7 @@
 //! [`Payload`] that it returns; how the engine's reply becomes a payload or a problem stands here
 //! only. Does not know HTTP requests or responses.
 
+use super::gateway::authorized_lines;
 use super::payload::{Payload, kept_alive, renewed_lease, verification};
 use crate::clock;
 use crate::http::admit::RequestContext;
@@ -12,7 +13,7 @@ use crate::http::lanes::Lanes;
 use crate::http::metrics::Family;
 use crate::http::parse::keys::ActiveStates;
 use crate::http::parse::leases::AcquireArgs;
-use crate::http::verified_keys::Question;
+use crate::http::verified_keys::{ActiveKey, Question};
 use keypeg_client::KeyState;
 use keypeg_core::{
     KeyRef, KeyView, LeaseId, LeaseView, PoolName, Refusal, ReleaseOptions, Released, Secret,
@@ -179,7 +180,7 @@ impl OperationKind {
                     _ => Some(*context.answer::<Box<KeyView>>(reply)?),
                 };
                 if let (Some(key), Some(question)) = (&key, question) {
-                    context.verified_keys().keep(*question, key);
+                    context.verified_keys().keep(*question, key, || active_key(key));
                 }
                 Payload::Verified(Box::new(verification(key, *active)))
             }
@@ -206,6 +207,14 @@ impl Verify {
         }
         Ok(None)
     }
+}
+
+/// Writes both answers for a leased key.
+fn active_key(key: &KeyView) -> ActiveKey {
+    let verification = verification(Some(key.clone()), ActiveStates::default());
+    let json = serde_json::to_vec(&verification).expect("invariant: wire types always serialise");
+    let lines = authorized_lines(&verification);
+    ActiveKey { verification, json: json.into(), lines: lines.into() }
 }
 
 /// Refuses to verify a key for an address that has sent too many unknown values.

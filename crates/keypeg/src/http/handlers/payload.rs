@@ -159,7 +159,7 @@ pub(super) fn kept_alive(KeptAlive { id, expires_at_ms }: KeptAlive) -> wire::Ke
 }
 
 /// Returns whether a key is active, as its wire type. What is not active shows no more than that.
-pub(crate) fn verification(key: Option<KeyView>, active: ActiveStates) -> wire::Verification {
+pub(super) fn verification(key: Option<KeyView>, active: ActiveStates) -> wire::Verification {
     let key = key.filter(|key| active.contain(wire_state(key.state)));
     let Some(KeyView { id, state, label, lease, .. }) = key else {
         return wire::Verification::default();

@@ -3,27 +3,22 @@
 //! A value that is unknown, deleted, purged or not in one of the requested states gets one and the
 //! same answer. No answer and no error repeats the value.
 
+use super::gateway::authorized;
 use super::operation::Operation;
 use super::payload::Payload;
 use crate::http::admit::RequestContext;
 use crate::http::error::Problem;
-use crate::http::message::{Request, Response};
+use crate::http::message::Request;
 use crate::http::parse::body;
 use crate::http::parse::keys::{ActiveStates, VerifyBody};
 use crate::http::parse::path::pool_name;
-use crate::http::respond::{HandlerResult, no_content};
-use hyper::header::{HeaderName, HeaderValue};
-use keypeg_client::{Code, Verification};
+use crate::http::respond::HandlerResult;
+use hyper::header::HeaderName;
+use keypeg_client::Code;
 use keypeg_core::Secret;
-use std::fmt::Write;
 
 /// The header with the key of a forwarded request.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const STATE: HeaderName = HeaderName::from_static("keypeg-state");
-const KEY_ID: HeaderName = HeaderName::from_static("keypeg-key-id");
-const HOLDER: HeaderName = HeaderName::from_static("keypeg-holder");
-const FENCING_TOKEN: HeaderName = HeaderName::from_static("keypeg-fencing-token");
-const EXPIRES_AT: HeaderName = HeaderName::from_static("keypeg-expires-at");
 
 /// Verifies the key in the body.
 pub(crate) async fn verify(
@@ -84,60 +79,6 @@ fn forwarded_key(request: &Request) -> Result<Secret, Problem> {
     key_of_header(key.as_bytes()).ok_or_else(Problem::key_not_active)
 }
 
-/// Returns the answer to a gateway, which can pass the headers on to the service.
-fn authorized(verification: &Verification) -> Response {
-    let mut response = no_content();
-    for_each_header(verification, |name, value| {
-        let value = HeaderValue::try_from(value).expect("invariant: visible ASCII");
-        response.headers_mut().insert(name, value);
-    });
-    response
-}
-
-/// Returns the header lines that [`authorized`] adds.
-pub(crate) fn authorized_lines(verification: &Verification) -> Vec<u8> {
-    let mut lines = Vec::new();
-    for_each_header(verification, |name, value| {
-        for part in [name.as_str(), ": ", value, "\r\n"] {
-            lines.extend_from_slice(part.as_bytes());
-        }
-    });
-    lines
-}
-
-/// Calls `add` for each header that shows an active key.
-fn for_each_header(
-    Verification { state, key_id, lease, .. }: &Verification,
-    mut add: impl FnMut(HeaderName, &str),
-) {
-    if let Some(state) = state {
-        add(STATE, state.as_str());
-    }
-    if let Some(id) = key_id {
-        add(KEY_ID, id);
-    }
-    if let Some(lease) = lease {
-        if let Some(holder) = &lease.holder {
-            add(HOLDER, &encoded(holder));
-        }
-        add(FENCING_TOKEN, &lease.fencing_token.to_string());
-        add(EXPIRES_AT, &lease.expires_at.to_string());
-    }
-}
-
-/// Percent-encodes what is not a visible ASCII character, and `%` itself.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        if byte.is_ascii_graphic() && byte != b'%' {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").expect("invariant: writing to a string never fails");
-        }
-    }
-    encoded
-}
-
 impl Problem {
     fn key_required() -> Self {
         let detail = "The request has no key: the gateway passes the client's key on in X-Api-Key.";
@@ -149,19 +90,5 @@ impl Problem {
         let detail =
             "The key is not active: it is unknown, was deleted or purged, or has no lease.";
         Self::new(Code::KeyNotActive, detail)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_holder_is_encoded_for_a_header() {
-        for (holder, header) in
-            [("job-7", "job-7"), ("a b", "a%20b"), ("100%", "100%25"), ("\u{e4},\"", "%C3%A4,\"")]
-        {
-            assert_eq!(encoded(holder), header);
-        }
     }
 }
